@@ -1,0 +1,18 @@
+// Package virtq is the device's side of a virtqueue: it takes chains of
+// descriptors that the driver made available and gives back used elements
+// (virtio 1.2, 2.7 "Split Virtqueues").
+//
+// A Split belongs to one goroutine. The driver, in another process, writes the
+// descriptor table and the available ring at any time; we write the used ring.
+// So every field of the driver's is read once, copied, checked, and the copy
+// is used; the cursors that decide anything are private to the Split and never
+// read back from the ring. What cannot be a driver's honest mistake of timing
+// (an index that jumped, a loop, an address outside memory) breaks the queue
+// for good: ErrBroken, and the queue touches the ring no more.
+//
+// The order of a request's steps is Next, Load, the work, Push, and one
+// Publish per batch. Which word is written by whom, and which barrier orders
+// it, is argued beside each access in split.go and notify.go.
+//
+// unsafe is confined to internal/word.
+package virtq

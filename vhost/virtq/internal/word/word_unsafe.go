@@ -1,0 +1,55 @@
+//go:build 386 || amd64 || arm || arm64 || loong64 || mipsle || mips64le || ppc64le || riscv64
+
+// Package word reaches the 16-bit fields of a virtqueue that both sides use at
+// the same time. Go has no 16-bit atomics, so a field is read or written
+// through the aligned 32-bit word that contains it. Rings are little-endian
+// (virtio 1.2, 2.4) and so are the words, hence the list of architectures.
+//
+// Offsets are in bytes from p[0]; p[0] must be 4-byte aligned, and the whole
+// word must lie within p. Go's atomics are sequentially consistent: a Load is
+// an acquire, a Store a release, and a Store (or Store16) is not passed by a
+// later Load, which is the full barrier that notification suppression needs.
+package word
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// ptr returns the word at off; the conversion to an array checks the bounds.
+func ptr(p []byte, off int) *uint32 {
+	return (*uint32)(unsafe.Pointer((*[4]byte)(p[off:])))
+}
+
+// Load32 reads the word at off, a multiple of 4.
+func Load32(p []byte, off int) uint32 { return atomic.LoadUint32(ptr(p, off)) }
+
+// Store32 writes the word at off, a multiple of 4. Both halves must belong to
+// the caller: the other side's write to one of them would be lost.
+func Store32(p []byte, off int, v uint32) { atomic.StoreUint32(ptr(p, off), v) }
+
+// Load16 reads the field at off, a multiple of 2.
+func Load16(p []byte, off int) uint16 {
+	return uint16(Load32(p, off&^3) >> (8 * uint(off&2)))
+}
+
+// Store16 writes the field at off, a multiple of 2, and preserves its
+// neighbour in the word whoever writes that: if it changes in between, the
+// swap fails and is tried again.
+func Store16(p []byte, off int, v uint16) {
+	w := ptr(p, off&^3)
+	shift := 8 * uint(off&2)
+	for {
+		old := atomic.LoadUint32(w)
+		if atomic.CompareAndSwapUint32(w, old, old&^(0xffff<<shift)|uint32(v)<<shift) {
+			return
+		}
+	}
+}
+
+// Aligned says whether p[0] lies on a multiple of n bytes, a power of two. It
+// is about this process's address, not the front-end's: the two differ when a
+// region's offset in its file is odd.
+func Aligned(p []byte, n uintptr) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))&(n-1) == 0
+}
