@@ -1,0 +1,27 @@
+// Package store keeps images and disks by name in one directory.
+//
+// # Layout
+//
+//	STORE/lock                     flock: whoever changes the store holds it exclusively
+//	STORE/images/NAME/image.json   what the image is (Image)
+//	STORE/images/NAME/data         its content, raw, sparse, read-only
+//	STORE/layers/UUID/{map,data}   one layer; which disks use it is in their manifests
+//	STORE/disks/NAME/disk.json     the disk's manifest (Manifest)
+//	STORE/disks/NAME/lock          flock: whoever has the disk open holds it exclusively; its content says who serves it
+//	STORE/tmp/UUID/                work in progress of one process
+//
+// # Nothing half-made
+//
+// Everything is built under tmp and renamed into its place; the rename of a disk's directory (or the atomic
+// replacement of its manifest) is the one step that makes a change true. Layers are renamed before the manifest that
+// names them, so a crash in between leaves layers that nobody names: the work directory holds a list of them (its
+// journal), and a work directory whose process is gone is found by its free flock and cleaned, list included, by the
+// next command that changes the store. Nothing is ever deleted merely because it is not referenced.
+//
+// # Locks
+//
+// The store's lock is held for the time of renames and manifest writes, never while content is copied or hashed.
+// Lock order: disk, then store. A process that has a disk open holds the disk's lock for as long.
+//
+// The package starts no goroutine.
+package store

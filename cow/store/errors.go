@@ -1,0 +1,54 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
+var (
+	// ErrInvalid: the request itself makes no sense (a name, a size, options that exclude each other).
+	ErrInvalid = errors.New("invalid request")
+	// ErrNotFound: no image, disk or tag of that name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the name is taken.
+	ErrExists = errors.New("already exists")
+	// ErrInUse: a process has the disk open, or other disks use the image.
+	ErrInUse = errors.New("in use")
+	// ErrBusy: another process is changing the store and did not finish in time.
+	ErrBusy = errors.New("store is busy")
+	// ErrRefused: what is on disk is damaged or is not what was recorded; see Mismatch.
+	ErrRefused = errors.New("refused")
+)
+
+// Mismatch is an ErrRefused that says what a person needs: which file, what was expected, what was found, what to do.
+type Mismatch struct {
+	File     string // path of the file that is wrong
+	What     string // which property of it
+	Expected string
+	Found    string
+	Advice   string // what to do next; may be empty
+}
+
+func (m *Mismatch) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: expected %s, found %s", m.File, m.What, m.Expected, m.Found)
+	if m.Advice != "" {
+		b.WriteString("\n" + m.Advice)
+	}
+	return b.String()
+}
+
+// Unwrap makes errors.Is(err, ErrRefused) true.
+func (m *Mismatch) Unwrap() error { return ErrRefused }
+
+// usageError is an ErrInvalid with a message that does not repeat the sentinel's text.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+func (e *usageError) Unwrap() error { return ErrInvalid }
+
+func invalidf(format string, args ...any) error {
+	return &usageError{msg: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,59 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+)
+
+// MaxName is the length limit of image, disk and tag names, in bytes. A socket path (108 bytes) holds one.
+const MaxName = 64
+
+// CheckName returns an ErrInvalid unless name may be given to an image, a disk or a tag (kind, for the message):
+// [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most MaxName bytes. Such a name is also a safe file name.
+func CheckName(kind, name string) error {
+	switch {
+	case name == "":
+		return invalidf("%s name is empty", kind)
+	case len(name) > MaxName:
+		return invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
+	}
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '_' || c == '.' || c == '-'):
+		default:
+			return invalidf("%s name %q: character %q at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, c, i+1)
+		}
+	}
+	return nil
+}
+
+// Ref names an image or a disk, or with a tag one sealed layer of a disk: "vm1@before-upgrade".
+type Ref struct {
+	Name string
+	Tag  string // empty: none
+}
+
+// String is the form that ParseRef reads.
+func (r Ref) String() string {
+	if r.Tag == "" {
+		return r.Name
+	}
+	return r.Name + "@" + r.Tag
+}
+
+// ParseRef reads NAME or NAME@TAG; anything else is an ErrInvalid.
+func ParseRef(s string) (Ref, error) {
+	name, tag, tagged := strings.Cut(s, "@")
+	r := Ref{Name: name, Tag: tag}
+	if err := CheckName("image or disk", name); err != nil {
+		return Ref{}, fmt.Errorf("%q: %w", s, err)
+	}
+	if tagged {
+		if err := CheckName("tag", tag); err != nil {
+			return Ref{}, fmt.Errorf("%q: %w", s, err)
+		}
+	}
+	return r, nil
+}
