@@ -1,0 +1,48 @@
+package vfs
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// tempSuffix marks a file that WriteAtomic had not renamed yet when it was
+// interrupted. The next WriteAtomic of the same name overwrites it.
+const tempSuffix = ".new"
+
+// WriteAtomic implements FS.WriteFileAtomic with the other operations of fsys:
+// write-new, sync, rename, sync of the directory. Writers of one name must
+// exclude each other.
+func WriteAtomic(fsys FS, name string, data []byte, perm fs.FileMode) error {
+	temp := name + tempSuffix
+	if err := writeNew(fsys, temp, data, perm); err != nil {
+		// A remnant is harmless, so the reason for the failure is what counts.
+		_ = fsys.Remove(temp)
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := fsys.Rename(temp, name); err != nil {
+		_ = fsys.Remove(temp)
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := fsys.SyncDir(filepath.Dir(name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func writeNew(fsys FS, name string, data []byte, perm fs.FileMode) error {
+	f, err := fsys.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(data, 0); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Datasync(); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,114 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// OS is the file system of the machine.
+type OS struct{}
+
+var _ FS = OS{}
+
+// OpenFile implements FS. Errors are *fs.PathError.
+func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	fd, err := retryOpen(name, flag|unix.O_CLOEXEC, uint32(perm.Perm()))
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := &osFile{fd: fd, name: name}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFBLK:
+		f.block = true
+	default:
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotFile}
+	}
+	return f, nil
+}
+
+var errNotFile = errors.New("neither a regular file nor a block device")
+
+func retryOpen(name string, flag int, perm uint32) (int, error) {
+	for {
+		// O_NONBLOCK keeps a FIFO from hanging the open; it means nothing
+		// to the regular files and block devices that are accepted.
+		fd, err := unix.Open(name, flag|unix.O_NONBLOCK, perm)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// Rename implements FS.
+func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+
+// Remove implements FS.
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// RemoveAll implements FS.
+func (OS) RemoveAll(name string) error { return os.RemoveAll(name) }
+
+// MkdirAll implements FS.
+func (o OS) MkdirAll(name string, perm fs.FileMode) error {
+	name = filepath.Clean(name)
+	if st, err := os.Stat(name); err == nil {
+		if !st.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: name, Err: unix.ENOTDIR}
+		}
+		return nil
+	}
+	parent := filepath.Dir(name)
+	if parent != name {
+		if err := o.MkdirAll(parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(name, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return o.SyncDir(parent)
+}
+
+// SyncDir implements FS.
+func (OS) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		// devtmpfs and a few others know no fsync of a directory and have
+		// nothing to make durable either.
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil
+		}
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}
+
+// ReadFile implements FS.
+func (OS) ReadFile(name string) ([]byte, error) { return os.ReadFile(name) }
+
+// WriteFileAtomic implements FS.
+func (o OS) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	return WriteAtomic(o, name, data, perm)
+}
+
+// Stat implements FS.
+func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// ReadDir implements FS.
+func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }

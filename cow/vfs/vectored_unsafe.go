@@ -1,0 +1,26 @@
+package vfs
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// vectored runs preadv or pwritev on the caller's iovec array. It uses
+// Syscall6 rather than its raw form because the call may block: the garbage
+// collector must be able to go on without this thread.
+//
+// The offset goes into the low word alone. On the 64-bit machines this package
+// is for the kernel ignores the high one (pos_from_hilo, fs/read_write.c).
+func vectored(trap uintptr, fd int, iov []Iovec, off int64) (int, unix.Errno) {
+	if len(iov) == 0 {
+		return 0, 0
+	}
+	count := min(len(iov), MaxIovecs)
+	for {
+		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(count), uintptr(off), 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
