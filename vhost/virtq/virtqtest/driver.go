@@ -2,6 +2,7 @@ package virtqtest
 
 import (
 	"errors"
+	"fmt"
 
 	"cowblk/vhost/virtq"
 )
@@ -15,6 +16,8 @@ type Driver struct {
 	*Ring
 	// EventIdx says that VIRTIO_F_RING_EVENT_IDX was negotiated.
 	EventIdx bool
+	// Err is set when the device gave back what it was never given.
+	Err error
 
 	next, last uint16 // next available index to fill; next used index to take
 	kicked     uint16 // available index at the last Kick
@@ -61,12 +64,12 @@ func (d *Driver) Add(ds ...virtq.Desc) (head uint16, err error) {
 // AddIndirect writes ds, linked, as an indirect table at guest address gpa,
 // and adds the one descriptor that refers to it.
 func (d *Driver) AddIndirect(gpa uint64, ds ...virtq.Desc) (head uint16, err error) {
-	for i := range ds[:len(ds)-1] {
-		ds[i].Flags |= virtq.DescNext
-		ds[i].Next = uint16(i + 1)
-	}
 	if len(d.free) == 0 {
 		return 0, ErrFull
+	}
+	for i := 0; i+1 < len(ds); i++ {
+		ds[i].Flags |= virtq.DescNext
+		ds[i].Next = uint16(i + 1)
 	}
 	d.WriteTable(gpa, ds)
 	return d.Add(virtq.Desc{Addr: gpa, Len: uint32(virtq.DescSize * len(ds)), Flags: virtq.DescIndirect})
@@ -86,15 +89,19 @@ func (d *Driver) Expose() (kick bool) {
 	return d.next != old && d.UsedFlags()&virtq.UsedNoNotify == 0
 }
 
-// Take takes one used element back and frees its descriptors.
+// Take takes one used element back and frees its descriptors. A used element
+// that names no chain of ours sets Err, and nothing is taken after that.
 func (d *Driver) Take() (head uint16, written uint32, ok bool) {
-	if d.UsedIdx() == d.last {
+	if d.Err != nil || d.UsedIdx() == d.last {
 		return 0, 0, false
 	}
 	id, written := d.UsedElem(d.last)
+	if id >= uint32(d.Num) || len(d.chain[id]) == 0 {
+		d.Err = fmt.Errorf("used element %d names head %d, which is not in flight", d.last, id)
+		return 0, 0, false
+	}
 	d.last++
 	head = uint16(id)
-	// Pushed back in reverse: the next chain gets them in the same order.
 	c := d.chain[head]
 	d.free = append(d.free, c...)
 	d.chain[head] = c[:0]

@@ -33,9 +33,10 @@ func Load16(p []byte, off int) uint16 {
 	return uint16(Load32(p, off&^3) >> (8 * uint(off&2)))
 }
 
-// Store16 writes the field at off, a multiple of 2, and preserves its
-// neighbour in the word whoever writes that: if it changes in between, the
-// swap fails and is tried again.
+// Store16 writes the field at off, a multiple of 2, at one stroke, and
+// preserves its neighbour in the word whoever writes that: if it changes in
+// between, the swap fails and is tried again. A device does not use it, as a
+// guest that keeps changing the neighbour would keep it here.
 func Store16(p []byte, off int, v uint16) {
 	w := ptr(p, off&^3)
 	shift := 8 * uint(off&2)
@@ -45,6 +46,18 @@ func Store16(p []byte, off int, v uint16) {
 			return
 		}
 	}
+}
+
+// Replace16 writes the field at off, a multiple of 2, in a bounded number of
+// steps whatever others do to its neighbour, which is preserved. Between two of
+// them the field reads as 0, so it is for event indexes: their reader takes a
+// wrong value for a needless notification, or acts on what it wrote before,
+// which the writer's next Load sees.
+func Replace16(p []byte, off int, v uint16) {
+	w := ptr(p, off&^3)
+	shift := 8 * uint(off&2)
+	atomic.AndUint32(w, ^(uint32(0xffff) << shift))
+	atomic.OrUint32(w, uint32(v)<<shift)
 }
 
 // Aligned says whether p[0] lies on a multiple of n bytes, a power of two. It

@@ -1,0 +1,162 @@
+package virtq
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"cowblk/vhost/virtq/internal/word"
+)
+
+// ErrBroken reports that the driver did what no sound driver does. It is final
+// for the queue: every later Next returns it again, until the driver resets
+// the device and the ring is set up anew.
+var ErrBroken = errors.New("virtqueue is broken")
+
+// SplitConfig says where a split ring is and how it is used. Desc, Avail and
+// Used come from MapSplit.
+type SplitConfig struct {
+	Num               uint16 // descriptors: a power of two, at most MaxNum
+	Desc, Avail, Used []byte
+	Base              uint16 // index of the next available entry (SET_VRING_BASE)
+	EventIdx          bool   // VIRTIO_F_RING_EVENT_IDX negotiated
+	Indirect          bool   // VIRTIO_F_RING_INDIRECT_DESC negotiated
+}
+
+// Split is a split virtqueue, the device's side. It belongs to one goroutine.
+type Split struct {
+	num, mask         uint16
+	eventIdx          bool
+	indirect          bool
+	desc, avail, used []byte
+	usedEvent         int // offset in avail, bytes
+	availEvent        int // offset in used, bytes
+
+	// Cursors, free-running modulo 2^16 as in the rings. They are ours: the
+	// ring's own indexes are never trusted back.
+	next      uint16 // next available entry to take
+	seen      uint16 // available index as last read and checked
+	pushed    uint16 // used index after the elements pushed so far
+	published uint16 // used index that the driver sees
+	usedFlags uint16
+	signalled bool // a Publish has decided about a call since the start
+
+	busy     []uint64 // one bit per head: taken by Next, not yet pushed
+	inFlight int      // bits set in busy
+	raw      [DescSize]byte
+	broken   error
+}
+
+// NewSplit starts a split ring. The available index starts at cfg.Base; the
+// used index is read from the ring itself, because a device that took over
+// from another must go on where the driver expects it, and the protocol does
+// not pass that index. Nothing is written to the ring yet. Errors wrap ErrRing.
+func NewSplit(cfg SplitConfig) (*Split, error) {
+	if err := checkNum(cfg.Num); err != nil {
+		return nil, err
+	}
+	q := &Split{
+		num: cfg.Num, mask: cfg.Num - 1,
+		eventIdx: cfg.EventIdx, indirect: cfg.Indirect,
+		usedEvent: UsedEventOffset(cfg.Num), availEvent: AvailEventOffset(cfg.Num),
+		next: cfg.Base, seen: cfg.Base,
+		busy: make([]uint64, (int(cfg.Num)+63)/64),
+	}
+	if err := q.SetMemory(cfg.Desc, cfg.Avail, cfg.Used); err != nil {
+		return nil, err
+	}
+	q.published = word.Load16(q.used, RingIdx)
+	q.pushed = q.published
+	return q, nil
+}
+
+// SetMemory moves the live ring to a new mapping of the same guest memory (the
+// memory table was replaced). Cursors and requests in flight stay as they are.
+// On an error, which wraps ErrRing, the old mapping stays in use.
+func (q *Split) SetMemory(desc, avail, used []byte) error {
+	if err := checkPart("descriptor table", desc, DescTableSize(q.num), descAlign); err != nil {
+		return err
+	}
+	if err := checkPart("available ring", avail, AvailSize(q.num), availAlign); err != nil {
+		return err
+	}
+	if err := checkPart("used ring", used, UsedSize(q.num), usedAlign); err != nil {
+		return err
+	}
+	q.desc, q.avail, q.used = desc, avail, used
+	return nil
+}
+
+// Next takes the head of the next available chain; ok is false when there is
+// none. The driver's index is read once per batch: again only when all that it
+// showed has been taken. Errors wrap ErrBroken.
+func (q *Split) Next() (head uint16, ok bool, err error) {
+	if q.broken != nil {
+		return 0, false, q.broken
+	}
+	if q.next == q.seen {
+		if err := q.look(); err != nil {
+			return 0, false, err
+		}
+		if q.next == q.seen {
+			return 0, false, nil
+		}
+	}
+	// Ordered after the load of the index in look, an acquire that pairs
+	// with the driver's write barrier before it moved the index (2.7.13.1):
+	// the entry, and the descriptors it leads to, are complete.
+	head = word.Load16(q.avail, RingEntries+2*int(q.next&q.mask))
+	if head >= q.num {
+		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d, the ring has %d descriptors: %w",
+			q.next, head, q.num, ErrBroken))
+	}
+	bit := uint64(1) << (head & 63)
+	if q.busy[head>>6]&bit != 0 {
+		// The caller keeps a request's state by its head; two at once
+		// would share it.
+		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d is still in flight: %w",
+			q.next, head, ErrBroken))
+	}
+	q.busy[head>>6] |= bit
+	q.inFlight++
+	q.next++
+	return head, true, nil
+}
+
+// look reads the available index, which only the driver writes.
+func (q *Split) look() error {
+	idx := word.Load16(q.avail, RingIdx)
+	if n := idx - q.next; n > q.num {
+		return q.fail(fmt.Errorf("available index %d is %d past %d, the ring has %d entries: %w",
+			idx, n, q.next, q.num, ErrBroken))
+	}
+	q.seen = idx
+	return nil
+}
+
+// Push adds the used element of a completed chain: written is the bytes
+// written to its device-writable part, counted from its start without a gap.
+// The driver sees the element after the next Publish, not before. head must be
+// one that Next gave and that was not pushed yet, so the used ring, as long as
+// the available one, never overflows.
+func (q *Split) Push(head uint16, written uint32) {
+	off := RingEntries + UsedElemSize*int(q.pushed&q.mask)
+	binary.LittleEndian.PutUint64(q.used[off:], uint64(head)|uint64(written)<<32)
+	q.busy[head>>6] &^= 1 << (head & 63)
+	q.inFlight--
+	q.pushed++
+}
+
+// Base returns the index of the next available entry that has not been taken,
+// which GET_VRING_BASE answers once everything in flight has been pushed and
+// published.
+func (q *Split) Base() uint16 { return q.next }
+
+// InFlight returns the number of chains taken by Next and not yet pushed.
+func (q *Split) InFlight() int { return q.inFlight }
+
+// fail makes err the queue's last word.
+func (q *Split) fail(err error) error {
+	q.broken = err
+	return err
+}
