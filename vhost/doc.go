@@ -1,0 +1,89 @@
+// Package vhost speaks the back-end's side of the vhost-user protocol (QEMU,
+// docs/interop/vhost-user.rst) for a virtio-blk device: it reads messages and
+// their file descriptors from a UNIX socket, checks them, keeps the state of
+// the connection and of each ring, and tells a [Backend] what to do. It never
+// touches guest memory itself and knows nothing about requests: ring layouts
+// are in vhost/virtq, the memory table in vhost/guest, the device's requests
+// in vhost/blk.
+//
+// # Goroutines
+//
+// [Serve] runs a whole session in the caller's goroutine and starts none. All
+// calls of a Backend come from it, one at a time. It ends when the front-end
+// disconnects, when a message is bad, or when somebody closes the connection;
+// by then every running queue has been stopped and every descriptor that came
+// with a message has been closed.
+//
+// # Rings
+//
+// A ring runs when it is started (size, addresses and a kick descriptor, or
+// the bit that says there is none, have arrived, and memory is shared) and
+// enabled (SET_VRING_ENABLE 1; always, if VHOST_USER_F_PROTOCOL_FEATURES was
+// not negotiated). The messages may come in any order, so every handler only
+// notes what it was told and then lets the ring settle into the state that
+// follows (ring.go). GET_VRING_BASE, SET_VRING_ENABLE 0 and resets stop it,
+// which takes as long as its requests in flight.
+//
+// # Refusing
+//
+// A message that breaks the framing (unknown, version, size, number of
+// descriptors, truncated) closes the connection. A message that is well formed
+// but cannot be obeyed (ring size 3, regions that overlap, a feature that was
+// never offered) leaves everything as it was; it is answered with a non-zero
+// u64 if REPLY_ACK was negotiated and the front-end asked for an answer, and
+// closes the connection otherwise, since the front-end could not know that it
+// failed. GET_CONFIG has its own error answer, an empty payload.
+//
+// # Messages
+//
+//	id  message                 payload (bytes)            fds   answer
+//	 1  GET_FEATURES            -                          -     u64
+//	 2  SET_FEATURES            u64                        -     ack
+//	 3  SET_OWNER               -                          -     ack
+//	 4  RESET_OWNER             -                          -     ack; stops and disables all rings
+//	 5  SET_MEM_TABLE           8 + 32 per region          0-8   ack
+//	 8  SET_VRING_NUM           ring state (8)             -     ack
+//	 9  SET_VRING_ADDR          ring addresses (40)        -     ack
+//	10  SET_VRING_BASE          ring state (8)             -     ack
+//	11  GET_VRING_BASE          ring state (8)             -     ring state, after the last request in flight
+//	12  SET_VRING_KICK          u64: index, bit 8 = no fd  0-1   ack
+//	13  SET_VRING_CALL          u64: index, bit 8 = no fd  0-1   ack
+//	14  SET_VRING_ERR           u64: index, bit 8 = no fd  0-1   ack
+//	15  GET_PROTOCOL_FEATURES   -                          -     u64
+//	16  SET_PROTOCOL_FEATURES   u64                        -     ack
+//	17  GET_QUEUE_NUM           -                          -     u64 (MQ)
+//	18  SET_VRING_ENABLE        ring state (8)             -     ack
+//	21  SET_BACKEND_REQ_FD      -                          1     ack (BACKEND_REQ)
+//	24  GET_CONFIG              12 + up to 256             -     same, or empty: error (CONFIG)
+//	25  SET_CONFIG              12 + up to 256             -     ack (CONFIG)
+//	34  RESET_DEVICE            -                          -     ack (RESET_DEVICE)
+//	36  GET_MAX_MEM_SLOTS       -                          -     u64 (CONFIGURE_MEM_SLOTS)
+//	37  ADD_MEM_REG             40                         1     ack (CONFIGURE_MEM_SLOTS)
+//	38  REM_MEM_REG             40                         0-1   ack (CONFIGURE_MEM_SLOTS)
+//	39  SET_STATUS              u64                        -     ack (STATUS)
+//	40  GET_STATUS              -                          -     u64 (STATUS)
+//
+// "ack" is a u64, zero for success, sent only when REPLY_ACK is negotiated and
+// the message has need_reply set. A name in parentheses is the protocol
+// feature without which the message is refused.
+//
+// # Protocol features
+//
+//	bit  feature              offered
+//	 0   MQ                   yes
+//	 1   LOG_SHMFD            no (dirty log for live migration)
+//	 3   REPLY_ACK            yes
+//	 5   BACKEND_REQ          yes; the channel is accepted and kept
+//	 8   PAGEFAULT            no (postcopy)
+//	 9   CONFIG               yes
+//	12   INFLIGHT_SHMFD       no (requests in flight)
+//	13   RESET_DEVICE         yes
+//	14   INBAND_NOTIFICATIONS no
+//	15   CONFIGURE_MEM_SLOTS  yes
+//	16   STATUS               yes
+//	19   DEVICE_STATE         no
+//
+// The virtio feature bits are the Backend's; the session adds
+// VHOST_USER_F_PROTOCOL_FEATURES (30) to the offer and keeps it from the
+// Backend.
+package vhost
