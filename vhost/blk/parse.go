@@ -1,0 +1,207 @@
+package blk
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"cowblk/vhost/virtq"
+)
+
+// Sizes in bytes (5.2.6): of le32 type, le32 reserved, le64 sector; and of
+// struct virtio_blk_discard_write_zeroes.
+const (
+	headerSize  = 16
+	segmentSize = 16
+)
+
+// segmentUnmap is the one flag of a segment.
+const segmentUnmap = 1
+
+// ErrMalformed reports a chain that has no room for a header or a status: it
+// cannot be answered, and no driver builds it.
+var ErrMalformed = errors.New("malformed request")
+
+// Parser turns chains into requests. One per queue: it is not for concurrent
+// use.
+type Parser struct {
+	sectors     uint64
+	readOnly    bool
+	discard     rangeLimits
+	writeZeroes rangeLimits
+	id          [IDSize]byte
+	raw         [headerSize]byte // private copy of the header or a segment
+}
+
+// rangeLimits is what a DISCARD or WRITE_ZEROES may contain.
+type rangeLimits struct {
+	offered    bool
+	maxSeg     uint64 // segments
+	maxSectors uint64 // per segment
+	flags      uint32 // known flags
+}
+
+// NewParser returns a parser for the device c, which passed Check, and the
+// features that the driver accepted. Of these only DISCARD and WRITE_ZEROES
+// matter here: a FLUSH is honoured also if it was not negotiated.
+func NewParser(c *Config, features uint64) *Parser {
+	features &= c.Features()
+	p := &Parser{
+		sectors:  c.Sectors,
+		readOnly: c.ReadOnly,
+		discard: rangeLimits{
+			offered:    features&FeatureDiscard != 0,
+			maxSeg:     uint64(max(c.MaxDiscardSeg, 1)),
+			maxSectors: uint64(c.MaxDiscardSectors),
+		},
+		writeZeroes: rangeLimits{
+			offered:    features&FeatureWriteZeroes != 0,
+			maxSeg:     uint64(max(c.MaxWriteZeroesSeg, 1)),
+			maxSectors: uint64(c.MaxWriteZeroesSectors),
+			flags:      segmentUnmap,
+		},
+	}
+	copy(p.id[:], c.ID)
+	return p
+}
+
+// Parse reads the request in c into r. StatusPending means that it is sound
+// and has to be carried out; any other status is the answer already, to be
+// passed to Finish. An error, which wraps ErrMalformed, means that there is no
+// place for an answer.
+//
+// The slices of c are trimmed in place and shared with r.Data; c has to be
+// loaded again before it can be parsed again. Parse allocates only while
+// r.Ranges grows, to at most the device's limit of segments.
+func (p *Parser) Parse(c *virtq.Chain, r *Request) (Status, error) {
+	*r = Request{Ranges: r.Ranges[:0]}
+	readable, ok := p.take(c.Readable)
+	if !ok {
+		return StatusIOErr, fmt.Errorf("chain %d: %d readable bytes, a header takes %d: %w",
+			c.Head, c.ReadLen, headerSize, ErrMalformed)
+	}
+	r.Type = binary.LittleEndian.Uint32(p.raw[0:])
+	r.Sector = binary.LittleEndian.Uint64(p.raw[8:])
+	readLen := c.ReadLen - headerSize
+
+	writable, status := splitStatus(c.Writable)
+	if status == nil {
+		return StatusIOErr, fmt.Errorf("chain %d: no writable byte for the status: %w", c.Head, ErrMalformed)
+	}
+	r.status, r.statusAt = status, c.WriteLen-1
+
+	switch r.Type {
+	case TypeIn:
+		return p.transfer(r, writable, r.statusAt), nil
+	case TypeOut:
+		if p.readOnly { // 5.2.6.2
+			return StatusIOErr, nil
+		}
+		return p.transfer(r, readable, readLen), nil
+	case TypeFlush:
+		return StatusPending, nil
+	case TypeGetID:
+		return p.answerID(r, writable), nil
+	case TypeDiscard:
+		return p.ranges(r, readable, readLen, &p.discard), nil
+	case TypeWriteZeroes:
+		return p.ranges(r, readable, readLen, &p.writeZeroes), nil
+	}
+	return StatusUnsupp, nil
+}
+
+// transfer checks the range of a read or write of n bytes. One of no bytes is
+// done when it is parsed.
+func (p *Parser) transfer(r *Request, data [][]byte, n uint64) Status {
+	if n%SectorSize != 0 || !p.inside(r.Sector, n/SectorSize) {
+		return StatusIOErr
+	}
+	if n == 0 {
+		return StatusOK
+	}
+	r.Data, r.DataLen = data, n
+	return StatusPending
+}
+
+// inside says whether n sectors from sector lie on the disk; nothing overflows.
+func (p *Parser) inside(sector, n uint64) bool {
+	return sector <= p.sectors && n <= p.sectors-sector
+}
+
+// answerID writes the identifier, padded with NULs to IDSize bytes.
+func (p *Parser) answerID(r *Request, data [][]byte) Status {
+	if r.statusAt < IDSize {
+		return StatusIOErr
+	}
+	rest := p.id[:]
+	for _, seg := range data {
+		rest = rest[copy(seg, rest):]
+	}
+	r.answered = IDSize
+	return StatusOK
+}
+
+// ranges reads the n bytes of segments of a DISCARD or WRITE_ZEROES. Unknown
+// flags make the whole request unsupported, wherever they are, as 5.2.6.2
+// demands; so nothing of a request that fails here is carried out.
+func (p *Parser) ranges(r *Request, data [][]byte, n uint64, lim *rangeLimits) Status {
+	if !lim.offered {
+		return StatusUnsupp
+	}
+	if n == 0 || n%segmentSize != 0 || n/segmentSize > lim.maxSeg {
+		return StatusIOErr
+	}
+	verdict := StatusPending
+	for range n / segmentSize {
+		data, _ = p.take(data)
+		sector := binary.LittleEndian.Uint64(p.raw[0:])
+		sectors := uint64(binary.LittleEndian.Uint32(p.raw[8:]))
+		flags := binary.LittleEndian.Uint32(p.raw[12:])
+		switch {
+		case flags&^lim.flags != 0:
+			return StatusUnsupp
+		case sectors > lim.maxSectors || !p.inside(sector, sectors):
+			verdict = StatusIOErr
+		case sectors > 0:
+			r.Ranges = append(r.Ranges, Range{sector, sectors, flags&segmentUnmap != 0})
+		}
+	}
+	if verdict == StatusPending && len(r.Ranges) == 0 {
+		return StatusOK
+	}
+	return verdict
+}
+
+// take copies the first 16 bytes of segs to p.raw, and returns what follows
+// them; segs is trimmed in place. ok is false if there are fewer.
+func (p *Parser) take(segs [][]byte) (rest [][]byte, ok bool) {
+	for got := 0; ; segs = segs[1:] {
+		if len(segs) == 0 {
+			return nil, false
+		}
+		n := copy(p.raw[got:], segs[0])
+		got += n
+		if got == len(p.raw) {
+			if segs[0] = segs[0][n:]; len(segs[0]) == 0 {
+				segs = segs[1:]
+			}
+			return segs, true
+		}
+	}
+}
+
+// splitStatus cuts the last byte off segs, in place; status is nil if there is
+// none.
+func splitStatus(segs [][]byte) (data [][]byte, status []byte) {
+	last := len(segs) - 1
+	if last < 0 {
+		return nil, nil
+	}
+	seg := segs[last]
+	end := len(seg) - 1
+	if end == 0 {
+		return segs[:last], seg
+	}
+	segs[last] = seg[:end]
+	return segs, seg[end:]
+}
