@@ -1,0 +1,192 @@
+package layer
+
+import (
+	"fmt"
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bitmap is a layer's map in memory: bit i of word w is block 64·w+i. Bits
+// only go from 0 to 1. Set, Test, Count and TakeDirty may run concurrently.
+//
+// The words lie in an anonymous mapping of which only what is used is
+// resident: 32 MiB per TiB of 4 KiB blocks at most. It is unmapped when the
+// Bitmap becomes unreachable, so a view that still holds one is safe; methods
+// therefore end with KeepAlive.
+type Bitmap struct {
+	blocks uint64
+	words  []uint64 // whole map pages; bits beyond blocks stay 0
+	count  atomic.Uint64
+
+	// Marks of the map pages that changed since TakeDirty: bit i of dirty[d]
+	// is page 64·d+i, and bit i of summary[s] says that dirty[64·s+i] is not
+	// zero, so that taking costs what is dirty and not what exists.
+	dirty, summary []uint64
+	// touched marks the pages that may hold a set bit.
+	touched []uint64
+}
+
+// DirtyPage is a copy of one 4 KiB page of a map.
+type DirtyPage struct {
+	Page  uint64 // of the bitmap, from 0
+	Words [wordsPerPage]uint64
+}
+
+// NewBitmap returns an empty map of a number of blocks.
+func NewBitmap(blocks uint64) (*Bitmap, error) {
+	pages := max(mapPages(blocks), 1)
+	words, mapping, err := mapWords(pages * wordsPerPage)
+	if err != nil {
+		return nil, fmt.Errorf("allocate a map of %d blocks: %w", blocks, err)
+	}
+	marks := (pages + 63) / 64
+	b := &Bitmap{
+		blocks:  blocks,
+		words:   words,
+		dirty:   make([]uint64, marks),
+		summary: make([]uint64, (marks+63)/64),
+		touched: make([]uint64, marks),
+	}
+	runtime.AddCleanup(b, func(m []byte) { _ = unix.Munmap(m) }, mapping)
+	return b, nil
+}
+
+// Blocks is the number of blocks of the map.
+func (b *Bitmap) Blocks() uint64 { return b.blocks }
+
+// Count is the number of set bits.
+func (b *Bitmap) Count() uint64 { return b.count.Load() }
+
+// Test reports whether the bit of block is set. A block beyond the last has
+// none.
+func (b *Bitmap) Test(block uint64) bool {
+	if block >= b.blocks {
+		return false
+	}
+	set := atomic.LoadUint64(&b.words[block/64])>>(block%64)&1 != 0
+	runtime.KeepAlive(b)
+	return set
+}
+
+// Set sets the bits of n blocks from first; what lies beyond the last block is
+// left out. When it returns, the next TakeDirty covers all of them, also those
+// that another goroutine is setting at the same moment.
+func (b *Bitmap) Set(first, n uint64) {
+	if first >= b.blocks {
+		return
+	}
+	end := first + min(n, b.blocks-first)
+	var added int
+	for first < end {
+		page := first / blocksPerPage
+		pageEnd := min(end, (page+1)*blocksPerPage)
+		for first < pageEnd {
+			bit := first % 64
+			run := min(64-bit, pageEnd-first)
+			mask := (^uint64(0) >> (64 - run)) << bit
+			if w := &b.words[first/64]; atomic.LoadUint64(w)&mask != mask {
+				old := atomic.OrUint64(w, mask)
+				added += bits.OnesCount64(mask &^ old)
+			}
+			first += run
+		}
+		b.markDirty(page)
+	}
+	if added != 0 {
+		b.count.Add(uint64(added))
+	}
+	runtime.KeepAlive(b)
+}
+
+// markDirty marks a page whose bits have been set before. Each level is set
+// after the one below it, and TakeDirty clears them in the opposite order, so
+// a mark found set here will still be seen by a TakeDirty that copies the page
+// after the bits were set.
+func (b *Bitmap) markDirty(page uint64) {
+	d, mask := page/64, uint64(1)<<(page%64)
+	if atomic.LoadUint64(&b.dirty[d])&mask == 0 {
+		if atomic.LoadUint64(&b.touched[d])&mask == 0 {
+			atomic.OrUint64(&b.touched[d], mask)
+		}
+		atomic.OrUint64(&b.dirty[d], mask)
+	}
+	s, mask := d/64, uint64(1)<<(d%64)
+	if atomic.LoadUint64(&b.summary[s])&mask == 0 {
+		atomic.OrUint64(&b.summary[s], mask)
+	}
+}
+
+// TakeDirty appends a copy of each page that changed since the last call to
+// dst, in ascending order, and clears the marks. Every bit that was set before
+// the call is in a copy or was in an earlier one. Not for concurrent use with
+// itself.
+func (b *Bitmap) TakeDirty(dst []DirtyPage) []DirtyPage {
+	for s := range b.summary {
+		for dirtyWords := take(&b.summary[s]); dirtyWords != 0; dirtyWords &= dirtyWords - 1 {
+			d := uint64(s*64 + bits.TrailingZeros64(dirtyWords))
+			for pages := take(&b.dirty[d]); pages != 0; pages &= pages - 1 {
+				page := d*64 + uint64(bits.TrailingZeros64(pages))
+				dst = append(dst, DirtyPage{Page: page})
+				b.read(dst[len(dst)-1].Words[:], page*wordsPerPage)
+			}
+		}
+	}
+	return dst
+}
+
+// MarkDirty takes pages back that could not be written.
+func (b *Bitmap) MarkDirty(pages []DirtyPage) {
+	for i := range pages {
+		b.markDirty(pages[i].Page)
+	}
+}
+
+func take(word *uint64) uint64 {
+	if atomic.LoadUint64(word) == 0 {
+		return 0
+	}
+	return atomic.SwapUint64(word, 0)
+}
+
+// read copies words from first on; beyond the end of the map they are zero.
+func (b *Bitmap) read(dst []uint64, first uint64) {
+	have := uint64(0)
+	if first < uint64(len(b.words)) {
+		have = min(uint64(len(dst)), uint64(len(b.words))-first)
+	}
+	for i := range have {
+		dst[i] = atomic.LoadUint64(&b.words[first+i])
+	}
+	clear(dst[have:])
+	runtime.KeepAlive(b)
+}
+
+// load fills a page of a map that nobody else uses yet.
+func (b *Bitmap) load(page uint64, words []uint64) {
+	copy(b.words[page*wordsPerPage:], words)
+	added := 0
+	for _, w := range words {
+		added += bits.OnesCount64(w)
+	}
+	b.touched[page/64] |= 1 << (page % 64)
+	b.count.Add(uint64(added))
+	runtime.KeepAlive(b)
+}
+
+// nextTouched returns the first page at or after page that may hold a set bit,
+// or false.
+func (b *Bitmap) nextTouched(page uint64) (uint64, bool) {
+	for d := page / 64; d < uint64(len(b.touched)); d++ {
+		marks := atomic.LoadUint64(&b.touched[d])
+		if d == page/64 {
+			marks &= ^uint64(0) << (page % 64)
+		}
+		if marks != 0 {
+			return d*64 + uint64(bits.TrailingZeros64(marks)), true
+		}
+	}
+	return 0, false
+}

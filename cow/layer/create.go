@@ -1,0 +1,263 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// CreateParams say what a new head is.
+type CreateParams struct {
+	UUID      uuid.UUID // zero: a random one
+	Parent    uuid.UUID // layer below; zero: none, the layer lies on the base or on nothing
+	Size      int64     // of the disk, bytes: a multiple of 512
+	BlockSize uint32    // bytes; zero: DefaultBlockSize
+	Base      Fingerprint
+	BaseSize  int64       // bytes of the base that were fingerprinted
+	Created   time.Time   // zero: now
+	Perm      fs.FileMode // of the new files; zero: 0600
+}
+
+// header fills in the defaults and checks the rest. Errors wrap ErrInvalid.
+func (c *CreateParams) header(p Paths) (Header, error) {
+	h := Header{
+		UUID: c.UUID, Parent: c.Parent, Size: c.Size, BlockSize: c.BlockSize, State: Head,
+		DataOffset: p.DataOffset, Created: c.Created, Base: c.Base, BaseSize: c.BaseSize,
+	}
+	if h.UUID == uuid.Nil {
+		id, err := uuid.NewRandom()
+		if err != nil {
+			return Header{}, fmt.Errorf("create layer %s: %w", p.Map, err)
+		}
+		h.UUID = id
+	}
+	if h.BlockSize == 0 {
+		h.BlockSize = DefaultBlockSize
+	}
+	if h.Created.IsZero() {
+		h.Created = time.Now()
+	}
+	h.Created = instant(nanoseconds(h.Created))
+	if err := checkFields(&h, MapOffset, 0); err != nil {
+		return Header{}, &Fault{Path: p.Map, What: err.Error(), Advice: adviceParams, Err: ErrInvalid}
+	}
+	if filepath.Clean(p.Map) == filepath.Clean(p.Data) {
+		return Header{}, &Fault{Path: p.Map, What: "paths", Expected: "a map and a data file", Found: "the same file for both", Advice: adviceParams, Err: ErrInvalid}
+	}
+	return h, nil
+}
+
+// CreateHead creates both files of a new, empty head and returns it open for
+// writing. Files and directory entries are durable when it returns. Neither
+// file may exist; what it created it removes again when it fails.
+func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
+	h, err := c.header(p)
+	if err != nil {
+		return nil, err
+	}
+	l := &Layer{fs: fsys, paths: p, write: true}
+	var made []string
+	undo := func(err error) error {
+		_ = l.abandon()
+		for _, name := range made {
+			_ = fsys.Remove(name)
+		}
+		return fmt.Errorf("create layer: %w", err)
+	}
+	perm := c.Perm
+	if perm == 0 {
+		perm = 0o600
+	}
+	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	if l.mapf, err = fsys.OpenFile(p.Map, flags, perm); err != nil {
+		return nil, undo(err)
+	}
+	made = append(made, p.Map)
+	if l.data, err = fsys.OpenFile(p.Data, flags, perm); err != nil {
+		return nil, undo(err)
+	}
+	made = append(made, p.Data)
+	if err := l.lock(true); err != nil {
+		return nil, undo(err)
+	}
+	if err := l.format(h); err != nil {
+		return nil, undo(err)
+	}
+	for i, name := range []string{p.Map, p.Data} {
+		dir := filepath.Dir(name)
+		if i > 0 && dir == filepath.Dir(p.Map) {
+			continue
+		}
+		if err := fsys.SyncDir(dir); err != nil {
+			return nil, undo(err)
+		}
+	}
+	return l, nil
+}
+
+// format gives the open, empty files their lengths and writes the header last,
+// so that there is no header before everything it promises is durable.
+func (l *Layer) format(h Header) error {
+	if err := ensureSize(l.data, h.DataOffset+h.Size); err != nil {
+		return err
+	}
+	if err := ensureSize(l.mapf, h.MapSize()); err != nil {
+		return err
+	}
+	var err error
+	if l.bitmap, err = NewBitmap(h.Blocks()); err != nil {
+		return err
+	}
+	if err := l.sync(l.data); err != nil {
+		return err
+	}
+	if err := l.writeHeader(h); err != nil {
+		return err
+	}
+	return l.data.AdviseRandom()
+}
+
+// ensureSize makes a file at least n bytes long. A device must be already.
+func ensureSize(f vfs.File, n int64) error {
+	size, err := f.Size()
+	if err != nil || size >= n {
+		return err
+	}
+	return f.Truncate(n)
+}
+
+// FormatIfZero makes a head of a map and a data file, or device, that exist
+// already. The part of the map that the layer will use must be all zero, else
+// the error wraps ErrNotZero, unless force is set. The data is not looked at:
+// no block is owned. Files that are too short are extended.
+func FormatIfZero(fsys vfs.FS, p Paths, c CreateParams, force bool) (*Layer, error) {
+	h, err := c.header(p)
+	if err != nil {
+		return nil, err
+	}
+	l := &Layer{fs: fsys, paths: p, write: true}
+	if err := l.formatExisting(h, force); err != nil {
+		_ = l.abandon()
+		return nil, fmt.Errorf("format layer: %w", err)
+	}
+	return l, nil
+}
+
+func (l *Layer) formatExisting(h Header, force bool) error {
+	var err error
+	if l.mapf, err = l.fs.OpenFile(l.paths.Map, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	if err := l.lock(true); err != nil {
+		return err
+	}
+	if l.data, err = l.fs.OpenFile(l.paths.Data, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		vfs.File
+		need int64
+	}{{l.mapf, h.MapSize()}, {l.data, h.DataOffset + h.Size}} {
+		if err := checkRoom(f.File, f.need); err != nil {
+			return err
+		}
+	}
+	dirty, err := firstNonZero(l.mapf, h.MapSize())
+	if err != nil {
+		return err
+	}
+	if dirty >= 0 {
+		if !force {
+			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
+				Advice: "zero the map yourself, or format it by force if nothing in it is needed", Err: ErrNotZero}
+		}
+		if err := wipe(l.mapf, h.MapSize()); err != nil {
+			return err
+		}
+	}
+	return l.format(h)
+}
+
+// checkRoom refuses a device that is too small before anything is changed. A
+// regular file can grow.
+func checkRoom(f vfs.File, need int64) error {
+	id, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	if id.Block && id.Size < need {
+		return &Fault{Path: f.Name(), What: "capacity of the device", Expected: fmt.Sprintf("at least %d bytes", need), Found: fmt.Sprintf("%d", id.Size),
+			Advice: "use a larger device or a smaller disk", Err: ErrInvalid}
+	}
+	return nil
+}
+
+// wipe zeroes the first n bytes of a map. Its header goes first, durably: a
+// crash must not leave an old header over a bitmap that is half gone.
+func wipe(f vfs.File, n int64) error {
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(make([]byte, min(size, SectorSize)), 0); err != nil {
+		return err
+	}
+	if err := f.Datasync(); err != nil {
+		return err
+	}
+	if err := f.PunchHole(0, min(size, n)); err != nil {
+		return err
+	}
+	return f.Datasync()
+}
+
+// firstNonZero returns the offset of the first byte before end that is not
+// zero, or -1.
+func firstNonZero(f vfs.File, end int64) (int64, error) {
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	end = min(end, size)
+	buf := make([]byte, scanChunk)
+	for off := int64(0); off < end; {
+		start, stop, err := f.NextData(off)
+		if isEOF(err) || err == nil && start >= end {
+			return -1, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		for off = start; off < min(stop, end); {
+			n := min(min(stop, end)-off, scanChunk)
+			if _, err := f.ReadAt(buf[:n], off); err != nil {
+				return 0, err
+			}
+			for i, b := range buf[:n] {
+				if b != 0 {
+					return off + int64(i), nil
+				}
+			}
+			off += n
+		}
+	}
+	return -1, nil
+}
+
+// lock excludes every other writer, and for a writer every other user, of the
+// map. Locks are on the map alone: several data areas may share one device.
+func (l *Layer) lock(exclusive bool) error {
+	err := l.mapf.Lock(exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return &Fault{Path: l.paths.Map, What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
+			Advice: "stop the process that serves this disk, or use its control socket", Err: ErrInUse}
+	}
+	return err
+}

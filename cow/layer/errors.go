@@ -1,0 +1,74 @@
+package layer
+
+import (
+	"errors"
+	"strings"
+)
+
+// The sentinels below are one per decision a caller may take; every error of
+// this package that is about a layer's content wraps exactly one of them.
+var (
+	ErrNotLayer    = errors.New("not a cowblk map")        // another file, or never formatted
+	ErrUnsupported = errors.New("unsupported map format")  // written by a newer program
+	ErrDamaged     = errors.New("damaged layer")           // checksum, truncation, impossible values
+	ErrMismatch    = errors.New("not the expected layer")  // sound, but not the one that belongs here
+	ErrSealed      = errors.New("the layer is sealed")     // it may be read, never written
+	ErrNotSealed   = errors.New("the layer is not sealed") // a head where a sealed layer was asked for
+	ErrInUse       = errors.New("the layer is in use")     // locked through another open file
+	ErrNotZero     = errors.New("the map is not empty")    // formatting would destroy something
+	ErrInvalid     = errors.New("invalid layer parameters")
+	ErrSyncFailed  = errors.New("an earlier sync of the layer failed")
+)
+
+// Fault says what is wrong with a layer in the way a person needs it.
+type Fault struct {
+	Path     string // the file
+	What     string // the property that was checked
+	Expected string
+	Found    string
+	Advice   string // what to do next
+	Err      error  // one of the sentinels of this package
+}
+
+func (f *Fault) Error() string {
+	var b strings.Builder
+	if f.Path != "" {
+		b.WriteString(f.Path)
+		b.WriteString(": ")
+	}
+	b.WriteString(f.Err.Error())
+	b.WriteString(": ")
+	b.WriteString(f.What)
+	if f.Expected != "" {
+		b.WriteString(": expected ")
+		b.WriteString(f.Expected)
+	}
+	if f.Found != "" {
+		b.WriteString(", found ")
+		b.WriteString(f.Found)
+	}
+	if f.Advice != "" {
+		b.WriteString("; ")
+		b.WriteString(f.Advice)
+	}
+	return b.String()
+}
+
+func (f *Fault) Unwrap() error { return f.Err }
+
+// Advice is shared by the checks that lead to the same next step.
+const (
+	adviceRestore = "restore the layer from a copy"
+	adviceUpgrade = "use the program that wrote it, or a newer cowblk"
+	adviceFiles   = "check that the disk's manifest names the right files"
+	adviceParams  = "choose another value"
+)
+
+// at fills in the file of a Fault that was found in memory.
+func at(path string, err error) error {
+	var f *Fault
+	if errors.As(err, &f) && f.Path == "" {
+		f.Path = path
+	}
+	return err
+}

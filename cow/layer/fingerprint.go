@@ -1,0 +1,93 @@
+package layer
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"cowblk/cow/vfs"
+)
+
+// Fingerprint identifies the content of a base by its size and by samples.
+// The zero value stands for no base.
+type Fingerprint [sha256.Size]byte
+
+// IsZero reports whether f stands for no base.
+func (f Fingerprint) IsZero() bool { return f == Fingerprint{} }
+
+// String is the lower-case hexadecimal form.
+func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
+
+// MarshalText and UnmarshalText use the hexadecimal form, and nothing at all
+// for the zero value.
+func (f Fingerprint) MarshalText() ([]byte, error) {
+	if f.IsZero() {
+		return nil, nil
+	}
+	return []byte(f.String()), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (f *Fingerprint) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*f = Fingerprint{}
+		return nil
+	}
+	var g Fingerprint
+	if len(text) != hex.EncodedLen(len(g)) {
+		return fmt.Errorf("fingerprint: expected %d hexadecimal digits, found %d characters", hex.EncodedLen(len(g)), len(text))
+	}
+	if _, err := hex.Decode(g[:], text); err != nil {
+		return fmt.Errorf("fingerprint: %w", err)
+	}
+	*f = g
+	return nil
+}
+
+// What a fingerprint samples, in bytes and in number. Part of the format.
+const (
+	fingerprintEdge    = 64 << 10
+	fingerprintSample  = 4096
+	fingerprintSamples = 256
+)
+
+// ComputeFingerprint hashes, with SHA-256, size as a 64-bit little-endian
+// number and then these pieces of the size bytes from offset of f, each cut at
+// the end: the first 64 KiB; the last 64 KiB; and for i from 0 to 255 the 4
+// KiB at 4096 × ⌊⌊size/4096⌋ × i / 256⌋. It reads at most 1.2 MB.
+func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
+	if offset < 0 || size < 0 || offset > MaxSize || size > MaxSize {
+		return Fingerprint{}, &Fault{Path: f.Name(), What: "range to fingerprint", Expected: fmt.Sprintf("offset and size from 0 to %d", int64(MaxSize)),
+			Found: fmt.Sprintf("offset %d, size %d", offset, size), Advice: adviceParams, Err: ErrInvalid}
+	}
+	sum := sha256.New()
+	var le [8]byte
+	binary.LittleEndian.PutUint64(le[:], uint64(size))
+	sum.Write(le[:])
+
+	buf := make([]byte, fingerprintEdge)
+	add := func(start, n int64) error {
+		n = min(n, size-start)
+		got, err := f.ReadAt(buf[:n], offset+start)
+		if err == io.EOF {
+			return &Fault{Path: f.Name(), What: "length", Expected: fmt.Sprintf("%d bytes from offset %d", size, offset),
+				Found: fmt.Sprintf("the end after %d", start+int64(got)), Advice: "put back the file that the layers were made on", Err: ErrMismatch}
+		}
+		sum.Write(buf[:got])
+		return err
+	}
+	if err := add(0, fingerprintEdge); err != nil {
+		return Fingerprint{}, err
+	}
+	if err := add(max(0, size-fingerprintEdge), fingerprintEdge); err != nil {
+		return Fingerprint{}, err
+	}
+	for i := range int64(fingerprintSamples) {
+		if err := add(size/fingerprintSample*i/fingerprintSamples*fingerprintSample, fingerprintSample); err != nil {
+			return Fingerprint{}, err
+		}
+	}
+	return Fingerprint(sum.Sum(nil)), nil
+}

@@ -1,0 +1,226 @@
+package layer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// State is the life stage of a layer. The values are those of the file.
+type State uint32
+
+const (
+	Head   State = 1 // may be written
+	Sealed State = 2 // never changes again
+)
+
+func (s State) String() string {
+	switch s {
+	case Head:
+		return "head"
+	case Sealed:
+		return "sealed"
+	default:
+		return fmt.Sprintf("state %d", uint32(s))
+	}
+}
+
+// Header is what the first sector of a map file says.
+type Header struct {
+	Features Features
+	UUID     uuid.UUID
+	Parent   uuid.UUID // layer below; all zero: the layer lies on the base, or on nothing
+
+	Size       int64  // of the disk, bytes
+	BlockSize  uint32 // bytes
+	State      State
+	Clean      bool   // head: closed in order, OwnedBlocks holds; always true when sealed
+	Owned      uint64 // number of set bits; meaningful when Clean
+	MapCRC     uint32 // of the bitmap, see FORMAT.md; sealed only
+	DataOffset int64  // of block 0 in the data file, bytes
+
+	Created  time.Time // to the nanosecond
+	SealedAt time.Time // zero while a head
+
+	Base     Fingerprint // zero: no base
+	BaseSize int64       // bytes of the base that were fingerprinted
+}
+
+// Features are the three feature words of a map. This version defines none.
+type Features struct {
+	MustRefuse  uint64 // a reader that does not know a set bit refuses the map
+	MayIgnore   uint64 // may be ignored, and is kept
+	ClearOnOpen uint64 // a writer clears the bits it does not know before its first change
+}
+
+const (
+	formatVersion = 1
+
+	knownMustRefuse  = 0
+	knownClearOnOpen = 0
+
+	flagClean  = 1 << 0
+	knownFlags = flagClean
+)
+
+// Offsets of the header's fields in bytes; FORMAT.md has the same table and a
+// test compares them. All fields are little endian.
+const (
+	offMagic       = 0
+	offVersion     = 8
+	offMapOffset   = 12
+	offMustRefuse  = 16
+	offMayIgnore   = 24
+	offClearOnOpen = 32
+	offUUID        = 40
+	offParent      = 56
+	offSize        = 72
+	offBlockSize   = 80
+	offState       = 84
+	offFlags       = 88
+	offMapCRC      = 92
+	offOwned       = 96
+	offDataOffset  = 104
+	offCreated     = 112
+	offSealedAt    = 120
+	offBaseSize    = 128
+	offBase        = 136
+	offReserved    = 168
+	offHeaderCRC   = 508
+)
+
+const magic = "COWBLK\x00L"
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// encode writes h over the first sector of a map and leaves the reserved bytes
+// of sector as they are: they may belong to a feature that may be ignored.
+func (h *Header) encode(sector *[SectorSize]byte) {
+	le := binary.LittleEndian
+	copy(sector[offMagic:], magic)
+	le.PutUint32(sector[offVersion:], formatVersion)
+	le.PutUint32(sector[offMapOffset:], MapOffset)
+	le.PutUint64(sector[offMustRefuse:], h.Features.MustRefuse)
+	le.PutUint64(sector[offMayIgnore:], h.Features.MayIgnore)
+	le.PutUint64(sector[offClearOnOpen:], h.Features.ClearOnOpen)
+	copy(sector[offUUID:], h.UUID[:])
+	copy(sector[offParent:], h.Parent[:])
+	le.PutUint64(sector[offSize:], uint64(h.Size))
+	le.PutUint32(sector[offBlockSize:], h.BlockSize)
+	le.PutUint32(sector[offState:], uint32(h.State))
+	var flags uint32
+	if h.Clean {
+		flags |= flagClean
+	}
+	le.PutUint32(sector[offFlags:], flags)
+	le.PutUint32(sector[offMapCRC:], h.MapCRC)
+	le.PutUint64(sector[offOwned:], h.Owned)
+	le.PutUint64(sector[offDataOffset:], uint64(h.DataOffset))
+	le.PutUint64(sector[offCreated:], uint64(nanoseconds(h.Created)))
+	le.PutUint64(sector[offSealedAt:], uint64(nanoseconds(h.SealedAt)))
+	le.PutUint64(sector[offBaseSize:], uint64(h.BaseSize))
+	copy(sector[offBase:], h.Base[:])
+	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
+}
+
+// decodeHeader checks and decodes the first sector of a map. Its errors are
+// Faults without a path, wrapping ErrNotLayer, ErrUnsupported or ErrDamaged.
+func decodeHeader(sector *[SectorSize]byte) (Header, error) {
+	le := binary.LittleEndian
+	if !bytes.Equal(sector[:len(magic)], []byte(magic)) {
+		return Header{}, notLayer(sector)
+	}
+	if v := le.Uint32(sector[offVersion:]); v != formatVersion {
+		return Header{}, &Fault{What: "format version", Expected: "1", Found: fmt.Sprint(v), Advice: adviceUpgrade, Err: ErrUnsupported}
+	}
+	sum := crc32.Checksum(sector[:offHeaderCRC], castagnoli())
+	if found := le.Uint32(sector[offHeaderCRC:]); found != sum {
+		return Header{}, &Fault{What: "header checksum", Expected: hex32(sum), Found: hex32(found), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	h := Header{
+		Features: Features{
+			MustRefuse:  le.Uint64(sector[offMustRefuse:]),
+			MayIgnore:   le.Uint64(sector[offMayIgnore:]),
+			ClearOnOpen: le.Uint64(sector[offClearOnOpen:]),
+		},
+		UUID:       uuid.UUID(sector[offUUID : offUUID+16]),
+		Parent:     uuid.UUID(sector[offParent : offParent+16]),
+		Size:       int64(le.Uint64(sector[offSize:])),
+		BlockSize:  le.Uint32(sector[offBlockSize:]),
+		State:      State(le.Uint32(sector[offState:])),
+		Clean:      le.Uint32(sector[offFlags:])&flagClean != 0,
+		MapCRC:     le.Uint32(sector[offMapCRC:]),
+		Owned:      le.Uint64(sector[offOwned:]),
+		DataOffset: int64(le.Uint64(sector[offDataOffset:])),
+		Created:    instant(int64(le.Uint64(sector[offCreated:]))),
+		SealedAt:   instant(int64(le.Uint64(sector[offSealedAt:]))),
+		BaseSize:   int64(le.Uint64(sector[offBaseSize:])),
+		Base:       Fingerprint(sector[offBase : offBase+32]),
+	}
+	if unknown := h.Features.MustRefuse &^ knownMustRefuse; unknown != 0 {
+		return Header{}, &Fault{What: "must-refuse features", Expected: hex64(knownMustRefuse), Found: hex64(h.Features.MustRefuse), Advice: adviceUpgrade, Err: ErrUnsupported}
+	}
+	if err := checkFields(&h, le.Uint32(sector[offMapOffset:]), le.Uint32(sector[offFlags:])); err != nil {
+		return Header{}, &Fault{What: err.Error(), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	return h, nil
+}
+
+// checkFields looks for values that no writer of this version can have put
+// under a right checksum.
+func checkFields(h *Header, mapOffset, flags uint32) error {
+	if err := checkGeometry(h.Size, h.BlockSize); err != nil {
+		return err
+	}
+	switch {
+	case mapOffset != MapOffset:
+		return fmt.Errorf("map offset: expected %d, found %d", MapOffset, mapOffset)
+	case flags&^knownFlags != 0:
+		return fmt.Errorf("flags: expected none but %#x, found %#x", knownFlags, flags)
+	case h.State != Head && h.State != Sealed:
+		return fmt.Errorf("state: expected 1 or 2, found %d", uint32(h.State))
+	case h.State == Sealed && !h.Clean:
+		return fmt.Errorf("flags: expected a sealed layer to be clean, found %#x", flags)
+	case h.UUID == uuid.Nil:
+		return fmt.Errorf("UUID: expected one, found none")
+	case h.UUID == h.Parent:
+		return fmt.Errorf("parent: expected another layer, found the layer's own UUID %v", h.UUID)
+	case h.Owned > h.Blocks():
+		return fmt.Errorf("owned blocks: expected at most %d, found %d", h.Blocks(), h.Owned)
+	case h.DataOffset < 0 || h.DataOffset > MaxSize || h.DataOffset%SectorSize != 0:
+		return fmt.Errorf("data offset: expected a multiple of 512 up to %d, found %d", int64(MaxSize), h.DataOffset)
+	case h.BaseSize < 0 || h.BaseSize > MaxSize:
+		return fmt.Errorf("base size: expected 0 to %d bytes, found %d", int64(MaxSize), h.BaseSize)
+	}
+	return nil
+}
+
+func notLayer(sector *[SectorSize]byte) error {
+	f := &Fault{What: "magic", Expected: fmt.Sprintf("%q", magic), Found: fmt.Sprintf("%q", sector[:len(magic)]), Advice: adviceFiles, Err: ErrNotLayer}
+	if *sector == [SectorSize]byte{} {
+		f.Found = "zeros: the map was never formatted"
+	}
+	return f
+}
+
+// nanoseconds and instant keep the zero time at 0.
+func nanoseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func instant(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}
+
+func hex32(v uint32) string { return fmt.Sprintf("%#08x", v) }
+func hex64(v uint64) string { return fmt.Sprintf("%#x", v) }

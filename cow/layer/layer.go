@@ -1,0 +1,241 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"cowblk/cow/vfs"
+)
+
+// Paths are the two files of a layer. Map and data may be on block devices.
+type Paths struct {
+	Map  string
+	Data string
+	// DataOffset is where block 0 lies in Data, in bytes: a multiple of 512.
+	DataOffset int64
+}
+
+// Layer is one open layer. Header, Data, Bitmap, Source and Err may be called
+// by anybody; WriteMap, SyncData, SyncMap, Seal and Close are for one caller
+// at a time.
+type Layer struct {
+	fs     vfs.FS
+	paths  Paths
+	mapf   vfs.File
+	write  bool             // opened for writing, and not sealed since
+	sector [SectorSize]byte // the header as it is in the file
+	broken atomic.Bool      // a sync failed: the files' state is unknown
+
+	mu     sync.RWMutex // guards what follows; never held during I/O
+	header Header
+	data   vfs.File
+	bitmap *Bitmap // nil when sealed
+
+	retired vfs.File // data as it was open before Seal; views may still read it
+}
+
+// Paths are the paths that the layer was opened with.
+func (l *Layer) Paths() Paths { return l.paths }
+
+// Header returns the header as it is in the file.
+func (l *Layer) Header() Header {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.header
+}
+
+// Data is the data file. After Seal it is another one, opened read-only; the
+// former stays usable for reads until Close.
+func (l *Layer) Data() vfs.File {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.data
+}
+
+// DataOffset is where block 0 lies in the data file, in bytes.
+func (l *Layer) DataOffset() int64 { return l.paths.DataOffset }
+
+// Bitmap is the map of an unsealed layer in memory, and nil for a sealed one.
+func (l *Layer) Bitmap() *Bitmap {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.bitmap
+}
+
+// Writable reports whether the layer was opened for writing and has not been
+// sealed since.
+func (l *Layer) Writable() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.write
+}
+
+// Err is nil, or ErrSyncFailed once a sync has failed. From then on nothing of
+// this layer is reported durable again: the kernel may have dropped what it
+// could not write, so a later sync that succeeds would prove nothing.
+func (l *Layer) Err() error {
+	if l.broken.Load() {
+		return fmt.Errorf("%s: %w", l.paths.Map, ErrSyncFailed)
+	}
+	return nil
+}
+
+// writable is Err for operations that only a writable layer has.
+func (l *Layer) writable() error {
+	if !l.Writable() {
+		return fmt.Errorf("%s: %w or opened read-only", l.paths.Map, ErrSealed)
+	}
+	return l.Err()
+}
+
+// SyncData makes the data written so far durable. A failure is sticky: see
+// Err.
+func (l *Layer) SyncData() error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	return l.sync(l.Data())
+}
+
+// SyncMap makes the map pages written so far durable. A failure is sticky.
+func (l *Layer) SyncMap() error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	return l.sync(l.mapf)
+}
+
+func (l *Layer) sync(f vfs.File) error {
+	if err := f.Datasync(); err != nil {
+		l.broken.Store(true)
+		return err
+	}
+	return nil
+}
+
+// maxPagesPerWrite is the number of map pages one write may carry.
+const maxPagesPerWrite = 256
+
+// WriteMap writes pages that TakeDirty returned, adjacent ones together. Only
+// call it when the data of their blocks is durable. On failure all of them are
+// dirty again, so that a later round (after room was made, say) repeats them.
+func (l *Layer) WriteMap(pages []DirtyPage) error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	iov := make([]vfs.Iovec, 0, min(len(pages), maxPagesPerWrite))
+	for i := 0; i < len(pages); {
+		first := pages[i].Page
+		iov = iov[:0]
+		for i < len(pages) && len(iov) < maxPagesPerWrite && pages[i].Page == first+uint64(len(iov)) {
+			littleEndian(pages[i].Words[:])
+			raw := wordBytes(pages[i].Words[:])
+			v := vfs.Iovec{Base: &raw[0]}
+			v.SetLen(len(raw))
+			iov = append(iov, v)
+			i++
+		}
+		if err := writeAll(l.mapf, iov, MapOffset+int64(first)*MapPageSize); err != nil {
+			l.Bitmap().MarkDirty(pages)
+			return err
+		}
+	}
+	return nil
+}
+
+// writeAll writes all of iov, which it uses up.
+func writeAll(f vfs.File, iov []vfs.Iovec, off int64) error {
+	for len(iov) > 0 {
+		n, err := f.Pwritev(iov, off)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("write %s at offset %d: no progress", f.Name(), off)
+		}
+		off += int64(n)
+		for n > 0 {
+			if have := int(iov[0].Len); n < have {
+				advance(&iov[0], n)
+				break
+			} else {
+				n -= have
+				iov = iov[1:]
+			}
+		}
+	}
+	return nil
+}
+
+// writeHeader changes the header with one write of its one sector, which a
+// power cut leaves old or new, and makes it durable.
+func (l *Layer) writeHeader(h Header) error {
+	sector := l.sector
+	h.encode(&sector)
+	if _, err := l.mapf.WriteAt(sector[:], 0); err != nil {
+		return err
+	}
+	if err := l.sync(l.mapf); err != nil {
+		return err
+	}
+	l.sector = sector
+	l.mu.Lock()
+	l.header = h
+	l.mu.Unlock()
+	return nil
+}
+
+// flush makes everything durable: data first, then the bits.
+func (l *Layer) flush() error {
+	pages := l.Bitmap().TakeDirty(nil)
+	if err := l.SyncData(); err != nil {
+		return err
+	}
+	if len(pages) == 0 {
+		return nil
+	}
+	if err := l.WriteMap(pages); err != nil {
+		return err
+	}
+	return l.SyncMap()
+}
+
+// Close closes the files. A head is flushed before and marked clean; after an
+// earlier failed sync it is left as it is, and Close returns ErrSyncFailed.
+// Nothing may use the layer any more.
+func (l *Layer) Close() error {
+	var errs []error
+	if l.Writable() {
+		errs = append(errs, l.closeHead())
+	}
+	return errors.Join(append(errs, l.abandon())...)
+}
+
+func (l *Layer) closeHead() error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	h := l.Header()
+	h.Clean, h.Owned = true, l.Bitmap().Count()
+	return l.writeHeader(h)
+}
+
+// Abandon closes the files and writes nothing: what was not flushed may be
+// lost, and a head is not marked clean. It is how a failed disk is let go.
+func (l *Layer) Abandon() error { return l.abandon() }
+
+func (l *Layer) abandon() error {
+	var errs []error
+	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	l.data, l.retired = nil, nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,207 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// OpenParams say how to open a layer. The zero value opens anything read-only.
+type OpenParams struct {
+	// Write opens a head for writing, under an exclusive lock. Otherwise the
+	// layer is opened read-only under a shared lock, be it sealed or a head.
+	Write  bool
+	Expect Expect
+}
+
+// Expect is what the caller knows about the layer; anything else is refused
+// with ErrMismatch, ErrSealed or ErrNotSealed. Zero values are not checked.
+type Expect struct {
+	State     State
+	UUID      uuid.UUID
+	Parent    *uuid.UUID // nil: not checked; the zero UUID: lowest layer
+	Size      int64      // bytes
+	BlockSize uint32     // bytes
+	Base      *Fingerprint
+}
+
+// Open opens a layer. It checks the header, what the caller expects of it, the
+// length of both files, and the whole map: its checksum if the layer is
+// sealed, that no bit lies beyond the last block, that the data file reaches
+// the last owned block. Opening for writing takes the clean mark away once all
+// checks have passed; a refused open modifies nothing.
+func Open(fsys vfs.FS, p Paths, o OpenParams) (*Layer, error) {
+	l := &Layer{fs: fsys, paths: p, write: o.Write}
+	if err := l.open(o); err != nil {
+		_ = l.abandon()
+		return nil, fmt.Errorf("open layer: %w", err)
+	}
+	return l, nil
+}
+
+func (l *Layer) open(o OpenParams) error {
+	flags := os.O_RDONLY
+	if o.Write {
+		flags = os.O_RDWR
+	}
+	var err error
+	if l.mapf, err = l.fs.OpenFile(l.paths.Map, flags, 0); err != nil {
+		return err
+	}
+	if err := l.lock(o.Write); err != nil {
+		return err
+	}
+	if l.header, err = readHeader(l.mapf, &l.sector); err != nil {
+		return err
+	}
+	if err := l.checkExpected(o); err != nil {
+		return err
+	}
+	if l.data, err = l.fs.OpenFile(l.paths.Data, flags, 0); err != nil {
+		return err
+	}
+	if err := l.checkMap(); err != nil {
+		return at(l.paths.Map, err)
+	}
+	if !o.Write {
+		return nil
+	}
+	if err := l.data.AdviseRandom(); err != nil {
+		return err
+	}
+	h := l.header
+	h.Clean, h.Owned = false, 0
+	h.Features.ClearOnOpen &= knownClearOnOpen
+	return l.writeHeader(h)
+}
+
+// ReadHeader reads and checks the header of a map alone: no lock, no check of
+// the bitmap or of the data. It is for listing.
+func ReadHeader(fsys vfs.FS, name string) (Header, error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return Header{}, fmt.Errorf("read layer header: %w", err)
+	}
+	defer f.Close()
+	var sector [SectorSize]byte
+	h, err := readHeader(f, &sector)
+	if err != nil {
+		return Header{}, fmt.Errorf("read layer header: %w", err)
+	}
+	return h, nil
+}
+
+func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
+	if n, err := f.ReadAt(sector[:], 0); err != nil {
+		if isEOF(err) {
+			return Header{}, &Fault{Path: f.Name(), What: "header", Expected: "512 bytes", Found: fmt.Sprintf("%d", n), Advice: adviceFiles, Err: ErrNotLayer}
+		}
+		return Header{}, err
+	}
+	h, err := decodeHeader(sector)
+	return h, at(f.Name(), err)
+}
+
+func (l *Layer) checkExpected(o OpenParams) error {
+	h, e := &l.header, &o.Expect
+	mismatch := func(what string, expected, found any, advice string) error {
+		return &Fault{Path: l.paths.Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found), Advice: advice, Err: ErrMismatch}
+	}
+	switch {
+	case o.Write && h.State == Sealed:
+		return &Fault{Path: l.paths.Map, What: "state", Expected: "head", Found: "sealed", Advice: "put a new head on top of it", Err: ErrSealed}
+	case e.State != 0 && e.State != h.State:
+		sentinel := ErrNotSealed
+		if h.State == Sealed {
+			sentinel = ErrSealed
+		}
+		return &Fault{Path: l.paths.Map, What: "state", Expected: e.State.String(), Found: h.State.String(), Advice: adviceFiles, Err: sentinel}
+	case e.UUID != uuid.Nil && e.UUID != h.UUID:
+		return mismatch("UUID", e.UUID, h.UUID, adviceFiles)
+	case e.Parent != nil && *e.Parent != h.Parent:
+		return mismatch("parent", parentName(*e.Parent), parentName(h.Parent), "put the layers in the order in which they were made")
+	case e.Size != 0 && e.Size != h.Size:
+		return mismatch("size of the disk in bytes", e.Size, h.Size, adviceFiles)
+	case e.BlockSize != 0 && e.BlockSize != h.BlockSize:
+		return mismatch("block size in bytes", e.BlockSize, h.BlockSize, adviceFiles)
+	case e.Base != nil && *e.Base != h.Base:
+		return mismatch("fingerprint of the base", baseName(*e.Base), baseName(h.Base), "put back the base that the layer was made on")
+	case h.DataOffset != l.paths.DataOffset:
+		return mismatch("offset of the data in bytes", l.paths.DataOffset, h.DataOffset, "give the offset that the layer was made with")
+	}
+	return nil
+}
+
+func parentName(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return "none (the lowest layer)"
+	}
+	return "layer " + id.String()
+}
+
+func baseName(f Fingerprint) string {
+	if f.IsZero() {
+		return "none"
+	}
+	return f.String()
+}
+
+// checkMap verifies the bitmap, loads it unless the layer is sealed, and
+// checks that the data file is long enough for it.
+func (l *Layer) checkMap() error {
+	h := &l.header
+	size, err := l.mapf.Size()
+	if err != nil {
+		return err
+	}
+	if size < h.MapSize() {
+		return &Fault{What: "length of the map", Expected: fmt.Sprintf("at least %d bytes", h.MapSize()), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	sealed := h.State == Sealed
+	if !sealed {
+		if l.bitmap, err = NewBitmap(h.Blocks()); err != nil {
+			return err
+		}
+	}
+	c := census{blocks: h.Blocks()}
+	err = scanMap(l.mapf, h.MapPages(), func(page uint64, words []uint64) error {
+		if err := c.add(page, words, sealed); err != nil {
+			return err
+		}
+		if !sealed {
+			l.bitmap.load(page, words)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if sealed && c.crc != h.MapCRC {
+		return &Fault{What: "checksum of the sealed map", Expected: hex32(h.MapCRC), Found: hex32(c.crc), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	if h.Clean && c.count != h.Owned {
+		return &Fault{What: "number of owned blocks", Expected: fmt.Sprint(h.Owned), Found: fmt.Sprint(c.count), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	return l.checkData(c.end)
+}
+
+// checkData takes one more than the last owned block.
+func (l *Layer) checkData(end uint64) error {
+	size, err := l.data.Size()
+	if err != nil {
+		return err
+	}
+	need := l.header.DataOffset + min(int64(end)*int64(l.header.BlockSize), l.header.Size)
+	if end > 0 && size < need {
+		return &Fault{Path: l.paths.Data, What: fmt.Sprintf("length of the data (last owned block is %d)", end-1),
+			Expected: fmt.Sprintf("at least %d bytes", need), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	return nil
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }

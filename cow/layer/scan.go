@@ -1,0 +1,112 @@
+package layer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/bits"
+
+	"cowblk/cow/vfs"
+)
+
+// scanChunk is how much of a map one read takes, in bytes.
+const scanChunk = 256 << 10
+
+// scanMap reads the bitmap of a map file page by page in ascending order and
+// calls visit for each page that is not all zero. The words are only valid
+// during the call. Holes are not read.
+func scanMap(f vfs.File, pages uint64, visit func(page uint64, words []uint64) error) error {
+	words := make([]uint64, scanChunk/8)
+	raw := wordBytes(words)
+	end := int64(MapOffset) + int64(pages)*MapPageSize
+	for off := int64(MapOffset); off < end; {
+		start, stop, err := f.NextData(off)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// Data may start or end within a page where the file system's blocks
+		// are smaller.
+		off = max(off, start/MapPageSize*MapPageSize)
+		stop = min(end, (stop+MapPageSize-1)/MapPageSize*MapPageSize)
+		for off < stop {
+			n := min(stop-off, scanChunk)
+			if _, err := f.ReadAt(raw[:n], off); err != nil {
+				return readError(f, "map", off, n, err)
+			}
+			littleEndian(words[:n/8])
+			for i := int64(0); i < n; i += MapPageSize {
+				page := words[i/8 : (i+MapPageSize)/8]
+				if allZero(page) {
+					continue
+				}
+				if err := visit(uint64((off+i-MapOffset)/MapPageSize), page); err != nil {
+					return err
+				}
+			}
+			off += n
+		}
+	}
+	return nil
+}
+
+// readError turns the end of a file into a Fault.
+func readError(f vfs.File, what string, off, n int64, err error) error {
+	if err != io.EOF {
+		return err
+	}
+	return &Fault{Path: f.Name(), What: what + " is truncated", Expected: fmt.Sprintf("%d bytes at offset %d", n, off), Found: "the end of the file",
+		Advice: adviceRestore, Err: ErrDamaged}
+}
+
+func allZero(words []uint64) bool {
+	for _, w := range words {
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// census adds up what a map says, page by page.
+type census struct {
+	blocks uint64 // of the disk
+	count  uint64 // set bits
+	end    uint64 // one more than the last owned block
+	crc    uint32 // see FORMAT.md, "map checksum"
+}
+
+// add takes the next page that is not all zero. It fails on a bit beyond the
+// last block.
+func (c *census) add(page uint64, words []uint64, withCRC bool) error {
+	last := 0
+	for i, w := range words {
+		if w != 0 {
+			c.count += uint64(bits.OnesCount64(w))
+			last = i
+		}
+	}
+	c.end = page*blocksPerPage + uint64(last)*64 + uint64(bits.Len64(words[last]))
+	if c.end > c.blocks {
+		return &Fault{What: "bitmap", Expected: fmt.Sprintf("no bit beyond block %d, the last", c.blocks-1), Found: fmt.Sprintf("a bit for block %d", c.end-1),
+			Advice: adviceRestore, Err: ErrDamaged}
+	}
+	if withCRC {
+		c.crc = addPageCRC(c.crc, page, words)
+	}
+	return nil
+}
+
+// addPageCRC continues a map checksum with a page.
+func addPageCRC(crc uint32, page uint64, words []uint64) uint32 {
+	var index [8]byte
+	binary.LittleEndian.PutUint64(index[:], page)
+	crc = crc32.Update(crc, castagnoli(), index[:])
+	littleEndian(words)
+	crc = crc32.Update(crc, castagnoli(), wordBytes(words))
+	littleEndian(words)
+	return crc
+}

@@ -1,0 +1,63 @@
+package layer
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// Seal ends the layer's life as a head: everything is made durable, the map's
+// checksum and the state go into the header with one durable write, the lock
+// becomes shared and Data a read-only file. The caller guarantees that no
+// write to the layer is in flight and none follows. A crash at any point
+// leaves a sound head or a sound sealed layer; after an error Seal may be
+// called again, unless a sync failed.
+func (l *Layer) Seal(now time.Time) error {
+	if err := l.writable(); err != nil {
+		return fmt.Errorf("seal layer: %w", err)
+	}
+	if err := l.seal(now); err != nil {
+		return fmt.Errorf("seal layer: %w", err)
+	}
+	return nil
+}
+
+func (l *Layer) seal(now time.Time) error {
+	if err := l.flush(); err != nil {
+		return err
+	}
+	b := l.Bitmap()
+	h := l.Header()
+	h.State, h.Clean, h.SealedAt = Sealed, true, instant(nanoseconds(now))
+	h.Owned, h.MapCRC = b.Count(), b.checksum()
+
+	// Opened before the header says sealed: a failure then changes nothing.
+	data, err := l.fs.OpenFile(l.paths.Data, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	if err := l.writeHeader(h); err != nil {
+		data.Close()
+		return err
+	}
+	l.mu.Lock()
+	l.write, l.bitmap = false, nil
+	l.retired, l.data = l.data, data
+	l.mu.Unlock()
+	// Linux converts an exclusive lock without giving it up in between, so
+	// this cannot be refused.
+	return l.mapf.Lock(false)
+}
+
+// checksum is the map checksum of FORMAT.md.
+func (b *Bitmap) checksum() uint32 {
+	var crc uint32
+	var words [wordsPerPage]uint64
+	for page, ok := b.nextTouched(0); ok; page, ok = b.nextTouched(page + 1) {
+		b.read(words[:], page*wordsPerPage)
+		if !allZero(words[:]) {
+			crc = addPageCRC(crc, page, words[:])
+		}
+	}
+	return crc
+}
