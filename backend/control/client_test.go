@@ -1,0 +1,253 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qmp"
+)
+
+func TestClient(t *testing.T) {
+	s, path := start(t, Options{}, map[string]Handler{
+		"echo": echo,
+		"fail": func(context.Context, json.RawMessage) (any, error) {
+			return nil, &Error{DeviceNotFound, "disk vm9 is not served here"}
+		},
+	})
+	c, err := Dial(path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := c.Version(); v != "1.2.3" {
+		t.Errorf("version %q", v)
+	}
+	ctx := context.Background()
+	for i := range 50 {
+		s.Emit("NOISE", strings.Repeat("n", i*100)) // muted on this connection
+		var out struct{ N int }
+		if err := c.Run(ctx, "echo", map[string]int{"N": i}, &out); err != nil || out.N != i {
+			t.Fatalf("echo %d: %d, %v", i, out.N, err)
+		}
+		var e *Error
+		if err := c.Run(ctx, "fail", nil, nil); !errors.As(err, &e) || *e != (Error{DeviceNotFound, "disk vm9 is not served here"}) {
+			t.Fatalf("fail: %#v", err)
+		}
+		if err := c.Run(ctx, "missing", nil, nil); !errors.As(err, &e) || e.Class != CommandNotFound {
+			t.Fatalf("missing: %#v", err)
+		}
+	}
+	if err := c.Run(ctx, "echo", map[string]int{"N": 1}, new([]string)); err == nil || !strings.Contains(err.Error(), "reply") {
+		t.Errorf("reply of another type: %v", err)
+	}
+	if err := c.Run(ctx, "echo", func() {}, nil); err == nil || !strings.Contains(err.Error(), "arguments") {
+		t.Errorf("arguments that JSON does not know: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Run(ctx, "echo", nil, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestClientEvents(t *testing.T) {
+	s, path := start(t, Options{}, nil)
+	c, err := Dial(path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	events, err := c.Events(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connection takes events", func() bool { return listening(s) == 1 })
+	for i := range 100 {
+		s.Emit("COW_TEST", map[string]int{"n": i})
+	}
+	for i := range 100 {
+		if e := <-events; e.Event != "COW_TEST" || e.Data["n"] != float64(i) || e.Timestamp.Seconds == 0 {
+			t.Fatalf("event %d: %+v", i, e)
+		}
+	}
+	// Cancelled with events under way that nobody receives: commands still run, and
+	// nothing is left (checked when the test ends).
+	for range 100 {
+		s.Emit("COW_TEST", nil)
+	}
+	if err := c.Run(ctx, "query-version", nil, nil); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	for range events {
+	}
+}
+
+func TestClientEventsEndWithServer(t *testing.T) {
+	s, path := start(t, Options{}, nil)
+	c, err := Dial(path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	events, err := c.Events(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for range events {
+	}
+	if err := c.Run(context.Background(), "query-version", nil, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("Run without a daemon: %v", err)
+	}
+}
+
+func TestClientCancel(t *testing.T) {
+	cancelled := make(chan struct{})
+	_, path := start(t, Options{}, map[string]Handler{
+		"wait": func(ctx context.Context, _ json.RawMessage) (any, error) {
+			<-ctx.Done()
+			close(cancelled)
+			return nil, ctx.Err()
+		},
+	})
+	c, err := Dial(path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Run(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Run: %v", err)
+	}
+	<-cancelled
+	if err := c.Run(context.Background(), "wait", nil, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("the next Run: %v", err)
+	}
+}
+
+func TestDialNobody(t *testing.T) {
+	checkLeaks(t)
+	path := filepath.Join(t.TempDir(), "ctl")
+	if _, err := Dial(path, 0); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("no socket: %v", err)
+	}
+	stale(t, path)
+	if _, err := Dial(path, 0); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("stale socket: %v", err)
+	}
+}
+
+// TestDialOdd dials peers that are no server of ours.
+func TestDialOdd(t *testing.T) {
+	const greeting = `{"QMP":{"version":{},"capabilities":[]}}` + "\n"
+	for name, tc := range map[string]struct {
+		lines   []string // each sent after something was read, except the first
+		wantErr string
+	}{
+		"mute":          {wantErr: "no greeting"},
+		"gone":          {lines: []string{"close"}, wantErr: "no greeting"},
+		"garbage":       {lines: []string{"220 mail.example.org ESMTP\n"}, wantErr: "no greeting"},
+		"half greeting": {lines: []string{`{"QMP":`}, wantErr: "no greeting"},
+		"refuses":       {lines: []string{greeting, `{"error":{"class":"GenericError","desc":"not you"}}` + "\n"}, wantErr: "not you"},
+		"then mute":     {lines: []string{greeting, `{"return":{}}` + "\n"}, wantErr: "deadline"},
+		"then gone":     {lines: []string{greeting, `{"return":{}}` + "\n", "close"}, wantErr: "closed"},
+		"reply too long": {lines: []string{greeting, `{"return":{}}` + "\n",
+			strings.Repeat("x", 1<<17)}, wantErr: "closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			path := filepath.Join(t.TempDir(), "ctl")
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				buf := make([]byte, 4096)
+				for i, line := range tc.lines {
+					if i > 0 {
+						conn.Read(buf)
+					}
+					if line == "close" {
+						return
+					}
+					io.WriteString(conn, line)
+				}
+				io.Copy(io.Discard, conn)
+			}()
+			c, err := Dial(path, 200*time.Millisecond)
+			if err == nil {
+				c.Close()
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), tc.wantErr) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%v, want %q", err, tc.wantErr)
+			}
+			l.Close()
+			<-ended
+		})
+	}
+}
+
+// TestForeignServer: Run works, without classes, on a QMP server that has none of our
+// own commands.
+func TestForeignServer(t *testing.T) {
+	checkLeaks(t)
+	path := filepath.Join(t.TempDir(), "qmp")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintln(conn, `{"QMP":{"version":{},"capabilities":[]}}`)
+		for d := json.NewDecoder(bufio.NewReader(conn)); ; {
+			var r qmp.Command
+			if d.Decode(&r) != nil {
+				return
+			}
+			switch r.Execute {
+			case "qmp_capabilities", "known":
+				fmt.Fprintln(conn, `{"return":{}}`)
+			default:
+				fmt.Fprintf(conn, `{"error":{"class":"CommandNotFound","desc":"no %s"}}`+"\n", r.Execute)
+			}
+		}
+	}()
+	c, err := Dial(path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Run(context.Background(), "known", nil, nil); err != nil {
+		t.Error(err)
+	}
+	var e *Error
+	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{GenericError, "no other"}) {
+		t.Errorf("%#v", err)
+	}
+}

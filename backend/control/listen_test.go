@@ -1,0 +1,160 @@
+package control
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestSocketMode(t *testing.T) {
+	gid := strconv.Itoa(os.Getgid())
+	for _, tc := range []struct {
+		umask int
+		group string
+		want  os.FileMode
+	}{
+		{0o000, "", 0o600}, {0o022, "", 0o600}, {0o777, "", 0o600}, {0o000, gid, 0o660}, {0o077, gid, 0o660},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		old := unix.Umask(tc.umask)
+		l, err := ListenUnix(path, tc.group)
+		unix.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Mode() != os.ModeSocket|tc.want {
+			t.Errorf("umask %o, group %q: mode %v, want %v", tc.umask, tc.group, fi.Mode(), tc.want)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	busy := filepath.Join(dir, "busy")
+	b, err := net.Listen("unix", busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(busy, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ path, group, want string }{
+		{file, "", "expected a socket"},
+		{link, "", "expected a socket"},
+		{dir, "", "expected a socket"},
+		{busy, "", "in use"},
+		{filepath.Join(dir, "none", "s"), "", "no such file"},
+		{filepath.Join(dir, strings.Repeat("x", 108)), "", "shorter"},
+		{filepath.Join(dir, "s"), "no-such-group-here", "no-such-group-here"},
+	} {
+		l, err := ListenUnix(tc.path, tc.group)
+		if err == nil {
+			l.Close()
+			t.Errorf("%s: no error", tc.path)
+			continue
+		}
+		if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), filepath.Base(tc.path)) {
+			t.Errorf("%s: %v, want %q", tc.path, err, tc.want)
+		}
+		if (tc.want == "in use") != errors.Is(err, ErrInUse) {
+			t.Errorf("%s: %v is ErrInUse: %v", tc.path, err, errors.Is(err, ErrInUse))
+		}
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
+		t.Errorf("file: %q, %v", b, err)
+	}
+	if c, err := net.Dial("unix", busy); err != nil {
+		t.Errorf("the other's socket: %v", err)
+	} else {
+		c.Close()
+	}
+}
+
+// stale leaves a socket file behind that nobody listens on.
+func stale(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+}
+
+// TestStaleRace: many start at once over a stale file; one gets the socket and keeps
+// it, the rest are told that it is in use.
+func TestStaleRace(t *testing.T) {
+	checkLeaks(t)
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "s")
+		stale(t, path)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var won []*Listener
+		for range 8 {
+			wg.Go(func() {
+				l, err := ListenUnix(path, "")
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					won = append(won, l)
+				} else if !errors.Is(err, ErrInUse) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(won) != 1 {
+			t.Fatalf("%d listen, want 1", len(won))
+		}
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatalf("the winner's socket: %v", err)
+		}
+		c.Close()
+		won[0].Close()
+	}
+}
+
+// TestCloseLeavesAnothersFile: a file that took our socket's place is not removed.
+func TestCloseLeavesAnothersFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := ListenUnix(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Keep the inode in use, lest the new file get its number.
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	stale(t, path)
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the other's file: %v", err)
+	}
+}

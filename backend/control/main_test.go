@@ -1,0 +1,148 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait in these tests; reaching it is a failure.
+const patience = 20 * time.Second
+
+// eventually polls cond until it holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+func countFDs(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// checkLeaks fails the test if goroutines or file descriptors are left when it ends.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	// The first use of the network poller opens descriptors that stay.
+	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
+		l.Close()
+	}
+	goroutines, fds := runtime.NumGoroutine(), countFDs(t)
+	t.Cleanup(func() {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			g, f := runtime.NumGoroutine(), countFDs(t)
+			if g <= goroutines && f <= fds {
+				return
+			}
+			if time.Now().After(end) {
+				buf := make([]byte, 1<<16)
+				t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s",
+					g, goroutines, f, fds, buf[:runtime.Stack(buf, true)])
+				return
+			}
+		}
+	})
+}
+
+// start runs a server until the test ends, and checks that it leaves nothing.
+func start(t *testing.T, o Options, handlers map[string]Handler) (*Server, string) {
+	t.Helper()
+	checkLeaks(t)
+	if o.Version == (Version{}) {
+		o.Version = Version{1, 2, 3, "cowblk"}
+	}
+	s := NewServer(o)
+	for name, h := range handlers {
+		s.Register(name, h)
+	}
+	path := filepath.Join(t.TempDir(), "ctl")
+	if err := s.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if err := <-served; err != nil && err != ErrClosed {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("socket file after Close: %v", err)
+		}
+	})
+	return s, path
+}
+
+// script is a bare connection, without any QMP library.
+type script struct {
+	t    *testing.T
+	conn *net.UnixConn
+	in   *bufio.Reader
+}
+
+func dialScript(t *testing.T, path string) *script {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	return &script{t, conn.(*net.UnixConn), bufio.NewReaderSize(conn, 1<<17)}
+}
+
+func (s *script) send(text string) {
+	s.t.Helper()
+	if _, err := io.WriteString(s.conn, text); err != nil {
+		s.t.Fatalf("send: %v", err)
+	}
+}
+
+func (s *script) line() string {
+	s.t.Helper()
+	l, err := s.in.ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("read: %v (got %q)", err, l)
+	}
+	return strings.TrimSuffix(l, "\n")
+}
+
+func (s *script) want(line string) {
+	s.t.Helper()
+	if got := s.line(); got != line {
+		s.t.Fatalf("got  %s\nwant %s", got, line)
+	}
+}
+
+// ready reads the greeting and negotiates.
+func (s *script) ready() *script {
+	s.t.Helper()
+	s.line()
+	s.send(`{"execute":"qmp_capabilities"}`)
+	s.want(`{"return":{}}`)
+	return s
+}
+
+var stamp = regexp.MustCompile(`"timestamp":\{"seconds":\d+,"microseconds":\d+\}`)
+
+// echo is a command that returns its arguments.
+func echo(_ context.Context, args json.RawMessage) (any, error) { return args, nil }

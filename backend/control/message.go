@@ -1,0 +1,215 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxText bounds one JSON text in either direction, in bytes, its newline included.
+// go-qemu reads replies with a bufio.Scanner, which ends the connection at 64 KiB.
+const maxText = 64<<10 - 2
+
+// Error classes of the dialect (QEMU's QapiErrorClass). GenericError is for everything
+// that a program need not tell apart.
+const (
+	GenericError    = "GenericError"
+	CommandNotFound = "CommandNotFound"
+	DeviceNotFound  = "DeviceNotFound"
+	DeviceNotActive = "DeviceNotActive"
+)
+
+// Error is a command's failure as it crosses the socket. A handler returns one to
+// choose the class; any other error becomes a GenericError with its text.
+type Error struct {
+	Class string `json:"class"` // one of the classes above
+	Desc  string `json:"desc"`  // for a person
+}
+
+func (e *Error) Error() string { return e.Desc }
+
+// errorf is a GenericError.
+func errorf(format string, args ...any) *Error {
+	return &Error{Class: GenericError, Desc: fmt.Sprintf(format, args...)}
+}
+
+// asError gives err the form it has on the wire. A description is never empty, because
+// go-qemu takes an error without one for success.
+func asError(err error) *Error {
+	out := &Error{Class: GenericError, Desc: err.Error()}
+	var e *Error
+	if errors.As(err, &e) {
+		out.Class = e.Class
+	}
+	if out.Class == "" {
+		out.Class = GenericError
+	}
+	if out.Desc == "" {
+		out.Desc = "unknown error"
+	}
+	return out
+}
+
+// Version is what the greeting and query-version say about the daemon. On the wire the
+// numbers stand where QEMU puts its own, so that QMP clients can print them.
+type Version struct {
+	Major, Minor, Micro int
+	Package             string // free text, such as "cowblk"
+}
+
+// MarshalJSON writes QEMU's VersionInfo.
+func (v Version) MarshalJSON() ([]byte, error) {
+	var w struct {
+		QEMU struct {
+			Major int `json:"major"`
+			Minor int `json:"minor"`
+			Micro int `json:"micro"`
+		} `json:"qemu"`
+		Package string `json:"package"`
+	}
+	w.QEMU.Major, w.QEMU.Minor, w.QEMU.Micro, w.Package = v.Major, v.Minor, v.Micro, v.Package
+	return json.Marshal(w)
+}
+
+// Decode fills v from a command's arguments. A member that v does not have, or one of
+// the wrong type, is refused with an *Error that names it.
+func Decode(args json.RawMessage, v any) error {
+	if len(args) == 0 {
+		args = json.RawMessage("{}")
+	}
+	d := json.NewDecoder(bytes.NewReader(args))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		return nil
+	}
+	var te *json.UnmarshalTypeError
+	if errors.As(err, &te) {
+		return errorf("Invalid parameter type for '%s', expected: %s, found: %s", te.Field, te.Type, te.Value)
+	}
+	// encoding/json has no error type for an unknown member, only this text.
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return errorf("Parameter '%s' is unexpected", strings.Trim(name, `"`))
+	}
+	return errorf("Invalid arguments: %v", err)
+}
+
+// request is one command as it came in. ID is set even when parsing failed, as long as
+// the text was an object, so that the error can be matched to it.
+type request struct {
+	Execute string
+	Args    json.RawMessage // an object
+	ID      json.RawMessage // nil: none given
+}
+
+// parseRequest takes one JSON text apart, with the checks and words of QEMU's
+// qmp_dispatch_check_obj.
+func parseRequest(text []byte) (request, *Error) {
+	r := request{Args: json.RawMessage("{}")}
+	if text[0] != '{' {
+		if !json.Valid(text) {
+			return r, errorf("JSON parse error, invalid text")
+		}
+		return r, errorf("QMP input must be a JSON object")
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return r, errorf("JSON parse error, %v", err)
+	}
+	r.ID = members["id"]
+	for name, value := range members {
+		switch name {
+		case "id":
+		case "execute":
+			// A null would leave the string empty without an error.
+			if value[0] != '"' || json.Unmarshal(value, &r.Execute) != nil {
+				return r, errorf("QMP input member 'execute' must be a string")
+			}
+		case "arguments":
+			if value[0] != '{' {
+				return r, errorf("QMP input member 'arguments' must be an object")
+			}
+			r.Args = value
+		default:
+			return r, errorf("QMP input member '%s' is unexpected", name)
+		}
+	}
+	if _, ok := members["execute"]; !ok {
+		return r, errorf("QMP input lacks member 'execute'")
+	}
+	return r, nil
+}
+
+// encodeLine writes v as one line, <, > and & as they are.
+func encodeLine(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// encodeReply returns the line for a command's result and the error it carries, which
+// may be a new one: a value that JSON cannot hold, or one too long for a line.
+func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error) {
+	if failure == nil {
+		if value == nil {
+			value = struct{}{}
+		}
+		line, err := encodeLine(struct {
+			Return any             `json:"return"`
+			ID     json.RawMessage `json:"id,omitempty"`
+		}{value, id})
+		switch {
+		case err != nil:
+			failure = errorf("reply cannot be written as JSON: %v", err)
+		case len(line) > maxText:
+			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for less at once", len(line), maxText)
+		default:
+			return line, nil
+		}
+	}
+	type errorReply struct {
+		Error *Error          `json:"error"`
+		ID    json.RawMessage `json:"id,omitempty"`
+	}
+	line, err := encodeLine(errorReply{failure, id})
+	if err == nil && len(line) <= maxText {
+		return line, failure
+	}
+	// An id or a description nearly as long as a line may be: keep the head of the
+	// description, and give up the id, which its sender knows to be that long.
+	failure = &Error{failure.Class, truncate(failure.Desc, 1024)}
+	line, err = encodeLine(errorReply{failure, nil})
+	if err != nil {
+		return []byte(`{"error":{"class":"GenericError","desc":"internal error"}}` + "\n"), failure
+	}
+	return line, failure
+}
+
+// truncate cuts s after at most n bytes, at a character.
+func truncate(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+// appendEvent appends an event's line to dst; name and data are JSON already.
+func appendEvent(dst, name, data []byte, at time.Time) []byte {
+	dst = append(dst, `{"event":`...)
+	dst = append(dst, name...)
+	dst = append(dst, `,"data":`...)
+	dst = append(dst, data...)
+	dst = append(dst, `,"timestamp":{"seconds":`...)
+	dst = strconv.AppendInt(dst, at.Unix(), 10)
+	dst = append(dst, `,"microseconds":`...)
+	dst = strconv.AppendInt(dst, int64(at.Nanosecond()/1000), 10)
+	return append(dst, "}}\n"...)
+}

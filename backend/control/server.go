@@ -1,0 +1,298 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrClosed says that the server or the client was closed.
+var ErrClosed = errors.New("control socket is closed")
+
+// closeGrace is how long Close lets a client read what is queued for it.
+const closeGrace = 2 * time.Second
+
+// Options configure a Server.
+type Options struct {
+	Log          *slog.Logger  // nil: nothing is logged
+	Version      Version       // the daemon's
+	Group        string        // name or number of the group that may connect; empty: the owner only
+	MaxClients   int           // 0: 32; more are turned away with an error
+	MaxQueue     int           // bytes a client may leave unread before it is closed, 0: 1 MiB
+	WriteTimeout time.Duration // of one write to a client that does not read, 0: 30 s
+}
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxClients == 0 {
+		o.MaxClients = 32
+	}
+	if o.MaxQueue == 0 {
+		o.MaxQueue = 1 << 20
+	}
+	// Two of the longest lines must fit, one on each side of outbox's half.
+	o.MaxQueue = max(o.MaxQueue, 4*maxText)
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = 30 * time.Second
+	}
+	return o
+}
+
+// Handler runs one command. args is a JSON object (see [Decode]). The result must be
+// something encoding/json can write; nil stands for the empty object.
+//
+// A client's commands run one at a time, different clients' at the same time. ctx ends
+// when the client goes away (half-closing, as socat does at the end of its input, is
+// not going away) or the server closes, and the handler must then return soon: Close
+// waits for it. A handler must not call [Server.Close] itself; the one of quit signals
+// the main goroutine, and its reply is sent before the socket closes.
+type Handler func(ctx context.Context, args json.RawMessage) (any, error)
+
+// Server speaks the dialect on any number of sockets. All methods may be called from
+// any goroutine.
+type Server struct {
+	opts Options
+	wg   sync.WaitGroup // accept loops and clients
+
+	mu        sync.Mutex
+	handlers  map[string]Handler
+	listeners []*Listener
+	sessions  map[*session]struct{}
+	full      bool // clients are being turned away; said once in the log
+	closed    bool
+	done      chan struct{} // closed by Close
+	event     []byte        // Emit's buffer
+}
+
+// NewServer returns a server with no socket, and the commands qmp_capabilities,
+// query-version, query-commands and the two that this package's client needs.
+func NewServer(o Options) *Server {
+	s := &Server{
+		opts:     o.withDefaults(),
+		handlers: make(map[string]Handler),
+		sessions: make(map[*session]struct{}),
+		done:     make(chan struct{}),
+	}
+	s.Register("query-version", s.queryVersion)
+	s.Register("query-commands", s.queryCommands)
+	return s
+}
+
+// Register adds a command; of two with one name the later stays.
+func (s *Server) Register(name string, h func(ctx context.Context, args json.RawMessage) (any, error)) {
+	s.mu.Lock()
+	s.handlers[name] = h
+	s.mu.Unlock()
+}
+
+// Listen makes a socket, see [ListenUnix]; Serve accepts on all there are when it is
+// called. Clients that come before wait.
+func (s *Server) Listen(path string) error {
+	l, err := ListenUnix(path, s.opts.Group)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		l.Close()
+		return ErrClosed
+	}
+	s.listeners = append(s.listeners, l)
+	return nil
+}
+
+// Serve accepts clients until Close, and then returns nil. It is called once, after
+// the last Listen.
+func (s *Server) Serve() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	for _, l := range s.listeners {
+		s.wg.Go(func() { s.accept(l) })
+	}
+	s.mu.Unlock()
+	<-s.done
+	return nil
+}
+
+// accept is one socket's accept loop.
+func (s *Server) accept(l *Listener) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err == nil {
+			s.admit(conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Most likely out of file descriptors; the client stays in the backlog.
+		s.opts.Log.Warn("control socket cannot accept", "socket", l.path, "err", err)
+		select {
+		case <-s.done:
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// admit starts a client's goroutines, or turns it away.
+func (s *Server) admit(conn *net.UnixConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return
+	}
+	if n := len(s.sessions); n >= s.opts.MaxClients {
+		if !s.full {
+			s.full = true
+			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
+		}
+		// A new socket's buffer is empty, so this does not wait.
+		line, _ := encodeReply(nil, nil, errorf("%d clients are connected and no more are allowed: end one of them", n))
+		conn.SetWriteDeadline(time.Now().Add(time.Second))
+		conn.Write(line)
+		conn.Close()
+		return
+	}
+	c := newSession(s, conn)
+	s.sessions[c] = struct{}{}
+	s.wg.Go(c.run)
+}
+
+// forget is the last thing that a client's goroutine does.
+func (s *Server) forget(c *session) {
+	s.mu.Lock()
+	delete(s.sessions, c)
+	s.full = false
+	s.mu.Unlock()
+}
+
+// Emit sends an event to every client that has finished negotiation. data is a JSON
+// object or nil. Emit never waits: a client whose queue is full is closed. Events
+// reach each client in the order of the calls.
+func (s *Server) Emit(event string, data any) {
+	if data == nil {
+		data = struct{}{}
+	}
+	name, err := json.Marshal(event)
+	var raw []byte
+	if err == nil {
+		raw, err = json.Marshal(data)
+	}
+	if err != nil {
+		s.opts.Log.Error("event cannot be written as JSON", "event", event, "err", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The time is taken under the lock: timestamps never go back within a stream.
+	s.event = appendEvent(s.event[:0], name, raw, time.Now())
+	if len(s.event) > maxText {
+		s.opts.Log.Error("event is too long to be sent", "event", event, "bytes", len(s.event), "max", maxText)
+		return
+	}
+	for c := range s.sessions {
+		if c.events && !c.out.offer(s.event) {
+			s.opts.Log.Warn("control client does not read and is closed", "unread_max", s.opts.MaxQueue)
+			c.abort()
+		}
+	}
+}
+
+// setEvents turns a client's events on or off. When it returns, an Emit before is
+// queued and one after sees the change.
+func (s *Server) setEvents(c *session, on bool) {
+	s.mu.Lock()
+	c.events = on
+	s.mu.Unlock()
+}
+
+// Close removes the sockets, ends the contexts of running commands, waits until these
+// have returned and their replies and the events before are sent (or, with a client
+// that does not read, for two seconds), and closes every connection.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.wg.Wait()
+		return nil
+	}
+	s.closed = true
+	close(s.done)
+	var first error
+	for _, l := range s.listeners {
+		if err := l.Close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	for c := range s.sessions {
+		c.drain()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return first
+}
+
+// lookup finds a command's handler.
+func (s *Server) lookup(name string) (Handler, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.handlers[name]
+	return h, ok
+}
+
+func (s *Server) queryVersion(_ context.Context, args json.RawMessage) (any, error) {
+	return s.opts.Version, Decode(args, &struct{}{})
+}
+
+func (s *Server) queryCommands(_ context.Context, args json.RawMessage) (any, error) {
+	if err := Decode(args, &struct{}{}); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	names := []string{cmdCapabilities, cmdSetEvents, cmdLastError}
+	for name := range s.handlers {
+		names = append(names, name)
+	}
+	s.mu.Unlock()
+	slices.Sort(names)
+	type info struct {
+		Name string `json:"name"`
+	}
+	list := make([]info, len(names))
+	for i, name := range names {
+		list[i].Name = name
+	}
+	return list, nil
+}
+
+// hungUp reports whether the peer has closed the connection for good: POLLHUP, which
+// unlike the end of its output does not come of shutdown(SHUT_WR) alone.
+func hungUp(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		if n, err := unix.Poll(p, 0); err == nil && n > 0 {
+			gone = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+		}
+	})
+	return err != nil || gone
+}

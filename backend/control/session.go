@@ -1,0 +1,281 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// Commands that act on the session itself. The last two are for this package's client,
+// because of what go-qemu's SocketMonitor does with events and error classes; see Client.
+const (
+	cmdCapabilities = "qmp_capabilities"
+	cmdSetEvents    = "cow-set-events"
+	cmdLastError    = "cow-last-error"
+)
+
+const (
+	maxPending = 8                      // commands read ahead, as many as QEMU's monitor queues
+	hangupPoll = 100 * time.Millisecond // how often a client that may be gone is looked at
+)
+
+// session is the server's side of one connection.
+type session struct {
+	srv    *Server
+	conn   *net.UnixConn
+	out    *outbox
+	ctx    context.Context // ends when the client is gone or the server closes
+	cancel context.CancelFunc
+	inputs chan input   // reader to executor
+	grace  atomic.Int64 // one write's time limit, a time.Duration
+
+	events bool // wants events; under srv.mu
+
+	// The executor's own.
+	negotiated bool
+	lastErr    *Error
+}
+
+// input is one text from the client, or what was wrong with the stream in its place.
+type input struct {
+	text []byte
+	err  error
+}
+
+func newSession(s *Server, conn *net.UnixConn) *session {
+	c := &session{srv: s, conn: conn, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending)}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.grace.Store(int64(s.opts.WriteTimeout))
+	return c
+}
+
+// run is the reader, and ends the other two. The order: no more input, the executor
+// finishes, the writer sends what it left, the connection closes.
+func (c *session) run() {
+	defer c.srv.forget(c)
+	defer c.conn.Close()
+	executed, written := make(chan struct{}), make(chan struct{})
+	go func() { defer close(written); c.write() }()
+	go func() { defer close(executed); c.execute() }()
+
+	c.read()
+	close(c.inputs)
+	tick := time.NewTicker(hangupPoll)
+	defer tick.Stop()
+	for running := true; running; {
+		if hungUp(c.conn) {
+			c.cancel()
+		}
+		select {
+		case <-executed:
+			running = false
+		case <-tick.C:
+		}
+	}
+	c.cancel()
+	c.out.end()
+	<-written
+}
+
+// abort ends a client that is of no use any more. It never waits.
+func (c *session) abort() {
+	c.cancel()
+	c.out.close()
+	c.conn.Close() // wakes reader and writer
+}
+
+// drain lets the running command end and what is queued be sent, and no more.
+func (c *session) drain() {
+	c.cancel()
+	c.grace.Store(int64(min(closeGrace, c.srv.opts.WriteTimeout)))
+	c.conn.SetReadDeadline(time.Unix(1, 0))
+	c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
+}
+
+// read cuts the input up until there is no more, or too much of it.
+func (c *session) read() {
+	var sp splitter
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.conn.Read(buf)
+		for p := buf[:n]; len(p) > 0; {
+			used, done, serr := sp.scan(p)
+			p = p[used:]
+			switch {
+			case serr != nil:
+				if !c.queue(input{err: serr}) || errors.Is(serr, errTooLong) {
+					return
+				}
+			case done:
+				if !c.queue(input{text: append([]byte(nil), sp.text...)}) {
+					return
+				}
+			}
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+				c.cancel() // such as a reset: nobody waits for replies
+			}
+			return
+		}
+	}
+}
+
+// queue hands in to the executor, waiting while maxPending are ahead of it. false:
+// there is nobody to answer any more.
+func (c *session) queue(in input) bool {
+	select {
+	case c.inputs <- in:
+		return true
+	default:
+	}
+	// While nothing is read, the end of the stream is not seen.
+	tick := time.NewTicker(hangupPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case c.inputs <- in:
+			return true
+		case <-c.ctx.Done():
+			return false
+		case <-tick.C:
+			if hungUp(c.conn) {
+				c.cancel()
+			}
+		}
+	}
+}
+
+// execute greets the client and runs its commands in their order.
+func (c *session) execute() {
+	if line, err := c.greeting(); err == nil {
+		c.out.put(line)
+	}
+	for in := range c.inputs {
+		if c.ctx.Err() != nil {
+			return // the reader sees the same and stops filling the channel
+		}
+		if in.err != nil {
+			c.reply(nil, nil, errorf("%v", in.err))
+			continue
+		}
+		r, failure := parseRequest(in.text)
+		if failure != nil {
+			c.reply(r.ID, nil, failure)
+			continue
+		}
+		c.dispatch(r)
+	}
+}
+
+// dispatch runs one command and queues its reply.
+func (c *session) dispatch(r request) {
+	var value any
+	var err error
+	switch {
+	case r.Execute == cmdCapabilities && !c.negotiated:
+		if err = negotiate(r.Args); err == nil {
+			c.negotiated = true
+			c.reply(r.ID, nil, nil)
+			// After the reply: a client expects no event before it.
+			c.srv.setEvents(c, true)
+			return
+		}
+	case r.Execute == cmdCapabilities:
+		err = &Error{CommandNotFound, "Capabilities negotiation is already complete, command ignored"}
+	case !c.negotiated:
+		err = &Error{CommandNotFound, "Expecting capabilities negotiation with 'qmp_capabilities'"}
+	case r.Execute == cmdSetEvents:
+		err = c.switchEvents(r.Args)
+	case r.Execute == cmdLastError:
+		value = c.lastErr
+	default:
+		h, ok := c.srv.lookup(r.Execute)
+		if !ok {
+			err = &Error{CommandNotFound, "The command " + truncate(r.Execute, 128) + " has not been found"}
+			break
+		}
+		value, err = h(c.ctx, r.Args)
+	}
+	if err != nil {
+		c.reply(r.ID, nil, asError(err))
+		return
+	}
+	c.reply(r.ID, value, nil)
+}
+
+// reply queues a result, and keeps an error for cow-last-error.
+func (c *session) reply(id json.RawMessage, value any, failure *Error) {
+	line, sent := encodeReply(id, value, failure)
+	if sent != nil {
+		c.lastErr = sent
+	}
+	c.out.put(line)
+}
+
+// switchEvents is cow-set-events {"enable": bool}.
+func (c *session) switchEvents(args json.RawMessage) error {
+	var p struct {
+		Enable *bool `json:"enable"`
+	}
+	if err := Decode(args, &p); err != nil {
+		return err
+	}
+	if p.Enable == nil {
+		return errorf("Parameter 'enable' is missing")
+	}
+	c.srv.setEvents(c, *p.Enable)
+	return nil
+}
+
+// negotiate checks the arguments of qmp_capabilities. The greeting offers none.
+func negotiate(args json.RawMessage) error {
+	var p struct {
+		Enable []string `json:"enable"`
+	}
+	if err := Decode(args, &p); err != nil {
+		return err
+	}
+	if len(p.Enable) > 0 {
+		return errorf("Capability '%s' not available", truncate(p.Enable[0], 128))
+	}
+	return nil
+}
+
+// greeting is the first line a client gets.
+func (c *session) greeting() ([]byte, error) {
+	type hello struct {
+		Version      Version  `json:"version"`
+		Capabilities []string `json:"capabilities"`
+	}
+	return encodeLine(struct {
+		QMP hello `json:"QMP"`
+	}{hello{c.srv.opts.Version, []string{}}})
+}
+
+// write sends what is queued until there will be no more, or the client does not take it.
+func (c *session) write() {
+	for {
+		lines := c.out.take()
+		if lines == nil {
+			return
+		}
+		// drain may shorten the time between the two lines.
+		for grace := int64(-1); grace != c.grace.Load(); {
+			grace = c.grace.Load()
+			c.conn.SetWriteDeadline(time.Now().Add(time.Duration(grace)))
+		}
+		if _, err := c.conn.Write(lines); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.srv.opts.Log.Warn("control client does not read and is closed", "err", err)
+			}
+			c.abort()
+			return
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package control
+
+import "errors"
+
+// maxDepth bounds the nesting of a text. No command needs more than a handful.
+const maxDepth = 64
+
+// Errors of the splitter. After errTooLong the stream is given up; after the others it
+// goes on behind the next newline.
+var (
+	errTooLong = errors.New("JSON parse error, text longer than 64 KiB")
+	errTooDeep = errors.New("JSON parse error, text nested too deep")
+	errGarbage = errors.New("JSON parse error, expected an object")
+	errNewline = errors.New("JSON parse error, newline in a string")
+)
+
+// splitter cuts a byte stream into JSON texts by counting brackets outside strings, as
+// QEMU's json-streamer does: what delimits a text is its end, not a newline. It checks
+// nothing else; the parser behind it does. The byte 0xFF, which JSON cannot contain,
+// drops whatever is incomplete (qmp-spec, "Session re-synchronization").
+type splitter struct {
+	text     []byte // the text so far, empty between texts
+	depth    int    // open brackets
+	inString bool
+	escaped  bool // the last byte was a backslash inside a string
+	skipping bool // everything up to the next newline belongs to an error
+}
+
+// scan consumes bytes of p up to the end of a text, an error or the end of p. With
+// done, s.text holds a whole text, valid until the next call. n counts what was
+// consumed, on an error too.
+func (s *splitter) scan(p []byte) (n int, done bool, err error) {
+	if s.depth == 0 {
+		s.text = s.text[:0]
+	}
+	for i, b := range p {
+		switch {
+		case b == 0xff:
+			s.reset()
+		case s.skipping:
+			s.skipping = b != '\n'
+		case s.depth == 0:
+			switch b {
+			case ' ', '\t', '\r', '\n':
+			case '{', '[':
+				s.text = append(s.text, b)
+				s.depth = 1
+			default:
+				return i + 1, false, s.fail(errGarbage)
+			}
+		case len(s.text) >= maxText:
+			return i + 1, false, s.fail(errTooLong)
+		default:
+			s.text = append(s.text, b)
+			switch {
+			case s.escaped:
+				s.escaped = false
+			case s.inString:
+				switch b {
+				case '\\':
+					s.escaped = true
+				case '"':
+					s.inString = false
+				case '\n':
+					s.reset() // the newline is where the stream goes on
+					return i + 1, false, errNewline
+				}
+			case b == '"':
+				s.inString = true
+			case b == '{' || b == '[':
+				if s.depth++; s.depth > maxDepth {
+					return i + 1, false, s.fail(errTooDeep)
+				}
+			case b == '}' || b == ']':
+				if s.depth--; s.depth == 0 {
+					return i + 1, true, nil
+				}
+			}
+		}
+	}
+	return len(p), false, nil
+}
+
+// fail drops the text and skips to the next newline.
+func (s *splitter) fail(err error) error {
+	s.reset()
+	s.skipping = true
+	return err
+}
+
+func (s *splitter) reset() { *s = splitter{text: s.text[:0]} }
