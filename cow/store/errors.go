@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
@@ -51,4 +54,34 @@ func (e *usageError) Unwrap() error { return ErrInvalid }
 
 func invalidf(format string, args ...any) error {
 	return &usageError{msg: fmt.Sprintf(format, args...)}
+}
+
+// classified is an error of the packages below with this package's sentinel added, its text unchanged.
+type classified struct {
+	error
+	as error
+}
+
+func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
+
+// classify gives errors of cow and cow/layer the sentinel that decides what a caller does.
+func classify(err error) error {
+	for _, c := range []struct {
+		as   error
+		from []error
+	}{
+		{ErrRefused, []error{
+			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
+			layer.ErrSealed, layer.ErrNotZero, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated,
+		}},
+		{ErrInUse, []error{layer.ErrInUse}},
+		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},
+	} {
+		for _, from := range c.from {
+			if errors.Is(err, from) {
+				return &classified{err, c.as}
+			}
+		}
+	}
+	return err
 }

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// Image is an imported base: the content of image.json.
+type Image struct {
+	Version     int               `json:"version"`
+	Name        string            `json:"name"`
+	Size        int64             `json:"size"`        // bytes, of the guest's disk
+	SHA256      string            `json:"sha256"`      // of the whole content, holes included
+	Fingerprint layer.Fingerprint `json:"fingerprint"` // of the same
+	// Identity is the state of the data file when SHA256 was last known to be right.
+	Identity vfs.Identity `json:"identity"`
+	Source   string       `json:"source"` // path it was imported from
+	Format   string       `json:"format"` // of the source: raw or qcow2
+	Imported time.Time    `json:"imported"`
+}
+
+func (m *Image) check(name string) error {
+	switch {
+	case m.Name != name:
+		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
+		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
+	case len(m.SHA256) != 64:
+		return fmt.Errorf("sha256: expected 64 digits, found %q", m.SHA256)
+	case m.Fingerprint.IsZero():
+		return errors.New("fingerprint: expected one, found none")
+	}
+	return nil
+}
+
+// Image reads what the store knows about an image: an ErrNotFound if there is none, an ErrRefused if it is damaged.
+func (s *Store) Image(name string) (*Image, error) {
+	if err := CheckName("image", name); err != nil {
+		return nil, err
+	}
+	m := new(Image)
+	err := s.readDocument(s.path(imagesDir, name, imageFile), m, func() error { return m.check(name) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, s.notFound("image", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Images reads all images, in the order of names; errors as Disks.
+func (s *Store) Images() ([]*Image, error) {
+	names, err := s.names(imagesDir)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Image
+	var errs []error
+	for _, name := range names {
+		m, err := s.Image(name)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, m)
+	}
+	return all, errors.Join(errs...)
+}
+
+// ImageData is the path of an image's raw content.
+func (s *Store) ImageData(name string) string { return s.path(imagesDir, name, dataFile) }
+
+// imageUsers are the names of the disks on an image, sorted. An error means that it may be incomplete.
+func (s *Store) imageUsers(name string) ([]string, error) {
+	disks, err := s.Disks()
+	var users []string
+	for _, m := range disks {
+		if m.Base != nil && m.Base.Image == name {
+			users = append(users, m.Name)
+		}
+	}
+	return users, err
+}
+
+// allocated is the space a file takes on its file system, in bytes; 0 if unknown.
+func (s *Store) allocated(path string) int64 {
+	st, err := s.fs.Stat(path)
+	if err != nil {
+		return 0
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Blocks * 512
+	}
+	return st.Size()
+}

@@ -1,0 +1,145 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"cowblk/cow/vfs"
+)
+
+// Serving is the content of a disk's lock file: who has the disk open.
+type Serving struct {
+	PID     int    `json:"pid"`
+	Control string `json:"control,omitempty"` // path of the control socket; empty: none
+	Socket  string `json:"socket,omitempty"`  // path of the vhost-user socket; empty: not serving, only using the disk
+}
+
+// String says it for a person: "served by process 42 on /run/cowblk/vm1.sock".
+func (v Serving) String() string {
+	switch {
+	case v.PID == 0:
+		return "open in another process"
+	case v.Socket == "":
+		return fmt.Sprintf("open in process %d", v.PID)
+	}
+	return fmt.Sprintf("served by process %d on %s", v.PID, v.Socket)
+}
+
+// Lock is the right to open one disk. It ends with Unlock or with the process.
+type Lock struct {
+	file vfs.File
+	name string
+}
+
+// lockTries bounds the wait for a disk's lock: Serving takes the lock for a moment to see whether it is free, which
+// must not make an opener fail.
+const lockTries = 30
+
+// LockDisk takes the disk's lock. ErrInUse names who holds it; ErrNotFound.
+func (s *Store) LockDisk(name string) (*Lock, error) {
+	if err := CheckName("disk", name); err != nil {
+		return nil, err
+	}
+	path := s.path(disksDir, name, lockFile)
+	for range lockTries {
+		f, err := s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, s.notFound("disk", name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("disk %q: %w", name, err)
+		}
+		err = f.Lock(true)
+		if err == nil && s.sameFile(f, path) {
+			l := &Lock{file: f, name: name}
+			if err := l.SetServing(Serving{PID: os.Getpid()}); err != nil {
+				f.Close()
+				return nil, err
+			}
+			return l, nil
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, vfs.ErrLocked) {
+			return nil, fmt.Errorf("disk %q: %w", name, err)
+		}
+		// Locked, or removed and made anew between open and lock.
+		time.Sleep(lockPoll)
+	}
+	return nil, s.inUse(name)
+}
+
+func (s *Store) inUse(name string) error {
+	v := s.readServing(name)
+	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
+	if v.PID != 0 {
+		err = fmt.Errorf("%w\nstop it first: kill %d", err, v.PID)
+	}
+	return err
+}
+
+// sameFile reports whether path still leads to the open file f.
+func (s *Store) sameFile(f vfs.File, path string) bool {
+	id, err := f.Identity()
+	if err != nil {
+		return false
+	}
+	st, err := s.fs.Stat(path)
+	if err != nil {
+		return false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return !ok || sys.Ino == id.Inode && sys.Dev == id.Dev
+}
+
+// SetServing records who serves the disk, for other processes to find.
+func (l *Lock) SetServing(v Serving) error {
+	data, err := json.Marshal(v)
+	if err == nil {
+		if err = l.file.Truncate(0); err == nil {
+			_, err = l.file.WriteAt(append(data, '\n'), 0)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("disk %q: lock file: %w", l.name, err)
+	}
+	return nil
+}
+
+// Unlock gives the disk back.
+func (l *Lock) Unlock() error {
+	// What remains written there is not believed once the lock is free: see Serving.
+	_ = l.file.Truncate(0)
+	return l.file.Close()
+}
+
+// Serving reports who has the disk open, in this or another process. False: nobody, or no such disk.
+func (s *Store) Serving(name string) (*Serving, bool) {
+	if CheckName("disk", name) != nil {
+		return nil, false
+	}
+	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	if err := f.Lock(false); !errors.Is(err, vfs.ErrLocked) {
+		return nil, false
+	}
+	v := s.readServing(name)
+	return &v, true
+}
+
+// readServing is what the lock file says; the zero value if it says nothing (its owner is just writing it).
+func (s *Store) readServing(name string) Serving {
+	var v Serving
+	data, err := s.fs.ReadFile(s.path(disksDir, name, lockFile))
+	if err != nil || json.Unmarshal(data, &v) != nil {
+		return Serving{}
+	}
+	return v
+}

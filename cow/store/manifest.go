@@ -1,0 +1,258 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// formatVersion is the version of both JSON documents, disk.json and image.json.
+const formatVersion = 1
+
+// Manifest is a disk: the content of disk.json. cow/FORMAT.md describes it for readers in other languages.
+type Manifest struct {
+	Version   int       `json:"version"`
+	Name      string    `json:"name"`
+	Size      int64     `json:"size"`       // bytes
+	BlockSize int       `json:"block-size"` // bytes
+	Created   time.Time `json:"created"`
+	Base      *Base     `json:"base,omitempty"` // absent: zeros
+	Layers    []Layer   `json:"layers"`         // oldest first; the last one is the head
+	// TableStart is the START of the device-mapper table that the disk was made from, in sectors of 512 bytes.
+	TableStart int64 `json:"table-start,omitempty"`
+}
+
+// Base is the bottom of a stack: an image of the store, or a file or block device used in place.
+type Base struct {
+	Image       string            `json:"image,omitempty"` // name; else Path
+	Path        string            `json:"path,omitempty"`  // absolute
+	Offset      int64             `json:"offset"`          // bytes into the file
+	Size        int64             `json:"size"`            // bytes from there
+	Fingerprint layer.Fingerprint `json:"fingerprint"`     // of those bytes
+	// Identity is the state of the file when it was last known to be right; absent for an image, whose image.json
+	// has it.
+	Identity *vfs.Identity `json:"identity,omitempty"`
+}
+
+// String names the base for a person.
+func (b *Base) String() string {
+	switch {
+	case b == nil:
+		return "zeros"
+	case b.Image != "":
+		return b.Image
+	case b.Offset != 0:
+		return b.Path + "+" + strconv.FormatInt(b.Offset, 10)
+	}
+	return b.Path
+}
+
+// Layer is one layer of a disk.
+type Layer struct {
+	UUID       uuid.UUID  `json:"uuid"`
+	Map        string     `json:"map"`         // relative to the store for its own layers, else absolute
+	Data       string     `json:"data"`        // same
+	DataOffset int64      `json:"data-offset"` // bytes into Data
+	Tag        string     `json:"tag,omitempty"`
+	Created    time.Time  `json:"created"`
+	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed; absent: a head
+}
+
+// own reports whether the layer's files belong to the store; those named by a device-mapper table do not.
+func (l *Layer) own() bool { return !filepath.IsAbs(l.Map) }
+
+// ownLayer is the entry of a layer that lies in the store.
+func ownLayer(id uuid.UUID, created time.Time) Layer {
+	return Layer{
+		UUID: id, Created: created,
+		Map:  filepath.Join(layersDir, id.String(), mapFile),
+		Data: filepath.Join(layersDir, id.String(), dataFile),
+	}
+}
+
+// paths are the files of a layer.
+func (s *Store) paths(l *Layer) layer.Paths {
+	p := layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset}
+	if l.own() {
+		p.Map, p.Data = s.path(l.Map), s.path(l.Data)
+	}
+	return p
+}
+
+// Head is the writable layer.
+func (m *Manifest) Head() *Layer { return &m.Layers[len(m.Layers)-1] }
+
+// Sealed are the layers below the head, oldest first.
+func (m *Manifest) Sealed() []Layer { return m.Layers[:len(m.Layers)-1] }
+
+// Tagged returns the index of the sealed layer with the tag, or an ErrNotFound that lists the tags there are.
+func (m *Manifest) Tagged(tag string) (int, error) {
+	var tags []string
+	for i, l := range m.Sealed() {
+		if l.Tag == tag {
+			return i, nil
+		}
+		if l.Tag != "" {
+			tags = append(tags, l.Tag)
+		}
+	}
+	if len(tags) == 0 {
+		return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (cowblk promote %s --tag NAME makes one)", m.Name, tag, ErrNotFound, m.Name, m.Name)
+	}
+	return 0, fmt.Errorf("tag %s@%s %w: disk %q has %v", m.Name, tag, ErrNotFound, m.Name, tags)
+}
+
+// check looks for what no version of this program can have written.
+func (m *Manifest) check(name string) error {
+	switch {
+	case m.Name != name:
+		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
+		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
+	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize || m.BlockSize&(m.BlockSize-1) != 0:
+		return fmt.Errorf("block-size: expected a power of two from 512 to 65536, found %d", m.BlockSize)
+	case len(m.Layers) == 0:
+		return errors.New("layers: expected at least the head, found none")
+	case m.TableStart < 0:
+		return fmt.Errorf("table-start: expected a number of sectors, found %d", m.TableStart)
+	}
+	if b := m.Base; b != nil {
+		if (b.Image == "") == (b.Path == "") || b.Image != "" && CheckName("image", b.Image) != nil || b.Path != "" && !filepath.IsAbs(b.Path) {
+			return fmt.Errorf("base: expected the name of an image or an absolute path, found %q and %q", b.Image, b.Path)
+		}
+		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
+			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
+		}
+	}
+	seen := map[uuid.UUID]bool{}
+	for i, l := range m.Layers {
+		own := ownLayer(l.UUID, l.Created)
+		switch {
+		case l.UUID == uuid.Nil || seen[l.UUID]:
+			return fmt.Errorf("layer %d: uuid %s is zero or there twice", i, l.UUID)
+		case l.DataOffset < 0 || l.DataOffset > layer.MaxSize:
+			return fmt.Errorf("layer %d: data-offset %d", i, l.DataOffset)
+		case l.own() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
+			return fmt.Errorf("layer %d: map: expected %s or an absolute path, found %s", i, own.Map, l.Map)
+		case !l.own() && !filepath.IsAbs(l.Data):
+			return fmt.Errorf("layer %d: data: expected an absolute path, found %s", i, l.Data)
+		case l.Tag != "" && CheckName("tag", l.Tag) != nil:
+			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
+		}
+		seen[l.UUID] = true
+	}
+	return nil
+}
+
+// Disk reads the manifest of a disk: an ErrNotFound if there is none, an ErrRefused if it is damaged.
+func (s *Store) Disk(name string) (*Manifest, error) {
+	if err := CheckName("disk", name); err != nil {
+		return nil, err
+	}
+	m := new(Manifest)
+	path := s.path(disksDir, name, diskFile)
+	err := s.readDocument(path, m, func() error { return m.check(name) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, s.notFound("disk", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// notFound says that there is no such disk or image, and whether the name is the other kind's.
+func (s *Store) notFound(kind, name string) error {
+	other, dir := "image", imagesDir
+	if kind == "image" {
+		other, dir = "disk", disksDir
+	}
+	if there, err := s.exists(s.path(dir, name)); err == nil && there {
+		return fmt.Errorf("%s %q %w in store %s: it is an %s", kind, name, ErrNotFound, s.dir, other)
+	}
+	return fmt.Errorf("%s %q %w in store %s (cowblk list shows what is there)", kind, name, ErrNotFound, s.dir)
+}
+
+// readDocument decodes one of the store's JSON files and checks it. Unknown members are refused: who wrote them knew
+// something about the disk that this program does not.
+func (s *Store) readDocument(path string, v any, check func() error) error {
+	data, err := s.fs.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	refuse := func(what string, err error) error {
+		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(),
+			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
+	}
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil {
+		return refuse("content", err)
+	}
+	if version.Version != formatVersion {
+		return refuse("version", fmt.Errorf("version %d", version.Version))
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return refuse("content", err)
+	}
+	if err := check(); err != nil {
+		return refuse("content", err)
+	}
+	return nil
+}
+
+// writeDocument replaces one of the store's JSON files durably.
+func (s *Store) writeDocument(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.fs.WriteFileAtomic(path, append(data, '\n'), 0o644)
+}
+
+// Disks reads all manifests, in the order of names. Those that cannot be read are left out and joined into the error.
+func (s *Store) Disks() ([]*Manifest, error) {
+	names, err := s.names(disksDir)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Manifest
+	var errs []error
+	for _, name := range names {
+		m, err := s.Disk(name)
+		if errors.Is(err, ErrNotFound) {
+			continue // removed since the directory was read
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, m)
+	}
+	return all, errors.Join(errs...)
+}
+
+// layerUsers are the names of the disks that use each layer, sorted. An error means that it may be incomplete.
+func (s *Store) layerUsers() (map[uuid.UUID][]string, error) {
+	disks, err := s.Disks()
+	users := map[uuid.UUID][]string{}
+	for _, m := range disks {
+		for _, l := range m.Layers {
+			users[l.UUID] = append(users[l.UUID], m.Name)
+		}
+	}
+	return users, err
+}

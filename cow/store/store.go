@@ -1,0 +1,233 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"cowblk/cow/vfs"
+)
+
+// Directories and files of a store; see the package comment.
+const (
+	imagesDir  = "images"
+	layersDir  = "layers"
+	disksDir   = "disks"
+	tmpDir     = "tmp"
+	lockFile   = "lock"
+	imageFile  = "image.json"
+	diskFile   = "disk.json"
+	dataFile   = "data"
+	mapFile    = "map"
+	systemDir  = "/var/lib/cowblk"
+	systemRun  = "/run/cowblk"
+	programDir = "cowblk"
+)
+
+// maxSocketPath is sizeof(sun_path) less the terminating zero (unix(7)).
+const maxSocketPath = 107
+
+// Options for Open; the zero value is usable.
+type Options struct {
+	FS  vfs.FS       // default: vfs.OS
+	Log *slog.Logger // default: slog.Default
+	// Getenv finds the environment variables that decide the run directory; default: os.Getenv.
+	Getenv func(string) string
+	// LockTimeout is how long a change waits for another process's change; default: 10 s.
+	LockTimeout time.Duration
+	// Now gives the times recorded in manifests; default: time.Now.
+	Now func() time.Time
+}
+
+// Store is one directory of images and disks. Its methods may be called from several goroutines and processes.
+type Store struct {
+	dir         string // absolute
+	runDir      string // absolute
+	fs          vfs.FS
+	log         *slog.Logger
+	lockTimeout time.Duration
+	now         func() time.Time
+}
+
+// Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
+// first command that puts something in.
+func Open(dir string, o Options) (*Store, error) {
+	if dir == "" {
+		return nil, invalidf("the store's directory has no name")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Getenv == nil {
+		o.Getenv = os.Getenv
+	}
+	if o.LockTimeout == 0 {
+		o.LockTimeout = 10 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	st, err := o.FS.Stat(dir)
+	switch {
+	case err == nil && !st.IsDir():
+		return nil, invalidf("store %s is not a directory", dir)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	return &Store{
+		dir: dir, runDir: runDir(dir, o.Getenv),
+		fs: o.FS, log: o.Log, lockTimeout: o.LockTimeout, now: o.Now,
+	}, nil
+}
+
+// DefaultDir is the store used when nothing else is said: /var/lib/cowblk for root, $XDG_DATA_HOME/cowblk (default
+// ~/.local/share/cowblk) for others. Its error is an ErrInvalid: no home directory.
+func DefaultDir(getenv func(string) string) (string, error) {
+	if os.Geteuid() == 0 {
+		return systemDir, nil
+	}
+	if d := getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, programDir), nil
+	}
+	if home := getenv("HOME"); home != "" {
+		return filepath.Join(home, ".local", "share", programDir), nil
+	}
+	return "", invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
+}
+
+// runDir is where the sockets of a store's disks are: the system's or the user's run directory for the default store,
+// inside the store for any other, so that two stores never share a socket.
+func runDir(dir string, getenv func(string) string) string {
+	if def, err := DefaultDir(getenv); err == nil && def == dir {
+		if os.Geteuid() == 0 {
+			return systemRun
+		}
+		if d := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+			return filepath.Join(d, programDir)
+		}
+	}
+	return filepath.Join(dir, "run")
+}
+
+// Dir is the store's absolute directory.
+func (s *Store) Dir() string { return s.dir }
+
+// RunDir is the absolute directory of the sockets. It may not exist yet.
+func (s *Store) RunDir() string { return s.runDir }
+
+// MakeRunDir creates RunDir for the calling user alone.
+func (s *Store) MakeRunDir() error {
+	if err := s.fs.MkdirAll(s.runDir, 0o700); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	return nil
+}
+
+// Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
+func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
+
+// ControlSocket is the path of the control socket of the daemon that serves the disk; errors as Socket.
+func (s *Store) ControlSocket(name string) (string, error) { return s.socket(name, ".ctl") }
+
+func (s *Store) socket(name, ext string) (string, error) {
+	p := filepath.Join(s.runDir, name+ext)
+	if len(p) > maxSocketPath {
+		return "", invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
+			p, len(p), maxSocketPath)
+	}
+	return p, nil
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// names lists the entries of one of the store's directories that are valid names, sorted.
+func (s *Store) names(dir string) ([]string, error) {
+	entries, err := s.fs.ReadDir(s.path(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && CheckName("", e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+func (s *Store) exists(path string) (bool, error) {
+	_, err := s.fs.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// checkFree returns an ErrExists if an image or a disk has the name: both share one name space, so that every
+// command can take either.
+func (s *Store) checkFree(name string) error {
+	for dir, kind := range map[string]string{imagesDir: "image", disksDir: "disk"} {
+		taken, err := s.exists(s.path(dir, name))
+		if err != nil {
+			return fmt.Errorf("store %s: %w", s.dir, err)
+		}
+		if taken {
+			return fmt.Errorf("%s %q %w: choose another name, or remove it first: cowblk rm %s", kind, name, ErrExists, name)
+		}
+	}
+	return nil
+}
+
+// locked runs f while this process alone may change the store. It waits for others as Options.LockTimeout says, then
+// gives up with an ErrBusy; it ends early when ctx is done.
+func (s *Store) locked(ctx context.Context, f func() error) error {
+	if err := s.fs.MkdirAll(s.dir, 0o755); err != nil {
+		return fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	lock, err := s.fs.OpenFile(s.path(lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	defer lock.Close()
+	for waited := time.Duration(0); ; waited += lockPoll {
+		err := lock.Lock(true)
+		if err == nil {
+			return f()
+		}
+		if !errors.Is(err, vfs.ErrLocked) {
+			return fmt.Errorf("store %s: %w", s.dir, err)
+		}
+		if waited >= s.lockTimeout {
+			return fmt.Errorf("store %s: %w: another process has been changing it for more than %s", s.dir, ErrBusy, s.lockTimeout)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// lockPoll is the time between two attempts to get a lock: flock without waiting is what vfs offers, because a wait
+// inside the kernel could not be cancelled.
+const lockPoll = 10 * time.Millisecond
+
+func quoteBytes(n int64) string { return strconv.FormatInt(n, 10) + " bytes" }

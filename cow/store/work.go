@@ -1,0 +1,145 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+const journalFile = "journal.json"
+
+// journal is what a work directory says about things outside it: layers that were put in place, or are about to
+// lose their last user. If the process dies, whoever cleans up removes those that no manifest names.
+type journal struct {
+	Layers []uuid.UUID `json:"layers"`
+}
+
+// work is a directory under tmp in which one operation builds. Its flock shows that the process is alive.
+type work struct {
+	s       *Store
+	dir     string
+	lock    vfs.File
+	journal journal
+}
+
+// begin makes a work directory, after cleaning those of processes that are gone. The caller must end it.
+func (s *Store) begin(ctx context.Context) (*work, error) {
+	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
+	err := s.locked(ctx, func() error {
+		s.clean()
+		if err := s.fs.MkdirAll(w.dir, 0o755); err != nil {
+			return err
+		}
+		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
+		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+		if err == nil {
+			if err = f.Lock(true); err != nil {
+				f.Close()
+			}
+		}
+		if err != nil {
+			_ = s.fs.RemoveAll(w.dir)
+			return err
+		}
+		w.lock = f
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *work) path(elem ...string) string {
+	return filepath.Join(append([]string{w.dir}, elem...)...)
+}
+
+// note records layers in the journal, durably.
+func (w *work) note(layers ...uuid.UUID) error {
+	w.journal.Layers = append(w.journal.Layers, layers...)
+	data, err := json.Marshal(w.journal)
+	if err != nil {
+		return err
+	}
+	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, 0o644)
+}
+
+// end removes the work directory and those layers of the journal that no manifest names: after a success of create,
+// none; after a success of remove, all; after a failure, what had been put in place. A failure here is logged, not
+// returned: the operation itself is done or undone already, and the next command tries again.
+func (w *work) end() {
+	// Not the operation's context: an interrupted operation must clean up too.
+	err := w.s.locked(context.Background(), func() error { return w.s.discard(w.dir, w.journal) })
+	if err != nil {
+		w.s.log.Warn("cannot clean up, the next command will try again", "directory", w.dir, "err", err)
+	}
+	w.lock.Close()
+}
+
+// clean discards the work directories of processes that are gone. The store's lock is held.
+func (s *Store) clean() {
+	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	if err != nil {
+		return // none, or the operation itself will meet the same error
+	}
+	for _, e := range entries {
+		dir := s.path(tmpDir, e.Name())
+		if err := s.cleanOne(dir); err != nil {
+			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
+		}
+	}
+}
+
+func (s *Store) cleanOne(dir string) error {
+	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		// begin makes directory and lock file while it holds the store's lock, as we do now: its process is gone.
+	case err != nil:
+		return err
+	default:
+		defer f.Close()
+		if err := f.Lock(true); errors.Is(err, vfs.ErrLocked) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	var j journal
+	data, err := s.fs.ReadFile(filepath.Join(dir, journalFile))
+	if err == nil {
+		err = json.Unmarshal(data, &j)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	s.log.Info("cleaning up after an interrupted command", "directory", dir)
+	return s.discard(dir, j)
+}
+
+// discard removes the layers of j that no manifest names, then dir. The store's lock is held.
+func (s *Store) discard(dir string, j journal) error {
+	if len(j.Layers) > 0 {
+		users, err := s.layerUsers()
+		if err != nil {
+			// A manifest that cannot be read might name any of them.
+			return fmt.Errorf("layers %v are kept: %w", j.Layers, err)
+		}
+		for _, id := range j.Layers {
+			if len(users[id]) > 0 {
+				continue
+			}
+			if err := s.fs.RemoveAll(s.path(layersDir, id.String())); err != nil {
+				return err
+			}
+		}
+	}
+	return s.fs.RemoveAll(dir)
+}
