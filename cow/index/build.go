@@ -1,0 +1,234 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Source is one layer's bitmap as 64-bit words: bit i of word w is block
+// 64·w+i, set if the layer owns it. Its methods are called concurrently.
+type Source interface {
+	// Words fills dst with the words from first on; words beyond the bitmap
+	// are zero.
+	Words(dst []uint64, first uint64) error
+	// Next returns the first range of words [start, end) at or after word
+	// that may hold a set bit, and io.EOF if there is none. All words
+	// outside the ranges are zero.
+	Next(word uint64) (start, end uint64, err error)
+}
+
+const (
+	pageWords = pageBlocks / 64 // bitmap words per page of the index
+
+	// A window is what is built at a time: small enough for its owners to
+	// stay in the cache, large enough for a read of each layer to pay.
+	windowPages  = 32
+	windowWords  = windowPages * pageWords
+	windowBlocks = windowPages * pageBlocks
+	// batch is the number of windows a worker takes at a time.
+	batch = 8
+)
+
+// Build makes the index of a stack. sources are its layers, oldest first:
+// sources[i] is owner i+1. It works on all processors, window by window, and
+// in each from the newest layer down, so that a block is written once.
+func Build(blocks uint64, sources []Source) (*Index, error) {
+	if len(sources) > 1<<16-1 {
+		return nil, fmt.Errorf("build index: expected at most %d layers, found %d", 1<<16-1, len(sources))
+	}
+	x := New(blocks)
+	windows := (blocks + windowBlocks - 1) / windowBlocks
+	workers := min(uint64(runtime.GOMAXPROCS(0)), (windows+batch-1)/batch)
+
+	var next atomic.Uint64
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for i := range errs {
+		// Ends when there is no window left, or at its first error.
+		wg.Go(func() {
+			b := builder{x: x, sources: sources, cursors: make([]cursor, len(sources))}
+			errs[i] = b.run(&next, windows)
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		x.Close()
+		return nil, fmt.Errorf("build index: %w", err)
+	}
+	return x, nil
+}
+
+// builder is one worker of Build.
+type builder struct {
+	x       *Index
+	sources []Source
+	cursors []cursor
+
+	words  [windowWords]uint64 // of the layer at hand
+	done   [windowWords]uint64 // blocks that have their owner
+	owners [windowBlocks]Owner
+	pages  [windowPages]span
+}
+
+// span is the lowest and the highest owner other than 0 in a page.
+type span struct{ low, high Owner }
+
+// cursor remembers the range of words that Source.Next returned last.
+type cursor struct {
+	start, end uint64
+	eof        bool
+}
+
+// within reports whether a source may have a bit in the words [first, end).
+// first never falls from call to call.
+func (c *cursor) within(s Source, first, end uint64) (bool, error) {
+	for !c.eof && c.end <= first {
+		var err error
+		c.start, c.end, err = s.Next(first)
+		if err == io.EOF {
+			c.eof = true
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return !c.eof && c.start < end, nil
+}
+
+func (b *builder) run(next *atomic.Uint64, windows uint64) error {
+	for {
+		first := next.Add(batch) - batch
+		if first >= windows {
+			return nil
+		}
+		for w := first; w < min(first+batch, windows); w++ {
+			if err := b.window(w * windowPages); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// window builds the pages of the window that starts at page first.
+func (b *builder) window(first uint64) error {
+	firstWord := first * pageWords
+	count := min(windowWords, (b.x.blocks+63)/64-firstWord)
+	used := false
+	for i := len(b.sources) - 1; i >= 0; i-- {
+		ok, err := b.cursors[i].within(b.sources[i], firstWord, firstWord+count)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		if !ok {
+			continue
+		}
+		if !used {
+			used = true
+			b.reset(firstWord)
+		}
+		if err := b.sources[i].Words(b.words[:count], firstWord); err != nil {
+			return fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		b.apply(b.words[:count], Owner(i+1))
+	}
+	if !used {
+		return nil
+	}
+	for p := range min(windowPages, uint64(len(b.x.dir))-first) {
+		b.x.dir[first+p].Store(uint64(b.encode(p)))
+	}
+	return nil
+}
+
+// reset forgets the window before. Blocks beyond the last count as done, so
+// that a bit there is not seen and the last page can be of one owner.
+func (b *builder) reset(firstWord uint64) {
+	clear(b.done[:])
+	clear(b.owners[:])
+	clear(b.pages[:])
+	if left := b.x.blocks - firstWord*64; left < windowBlocks {
+		b.done[left/64] = ^uint64(0) << (left % 64)
+		for i := left/64 + 1; i < windowWords; i++ {
+			b.done[i] = ^uint64(0)
+		}
+	}
+}
+
+// apply gives o the blocks of a layer that no newer one has.
+func (b *builder) apply(words []uint64, o Owner) {
+	for i, w := range words {
+		w &^= b.done[i]
+		if w == 0 {
+			continue
+		}
+		b.done[i] |= w
+		s := &b.pages[i/pageWords]
+		s.low = o
+		if s.high == 0 {
+			s.high = o
+		}
+		owners := b.owners[i*64 : i*64+64]
+		if w == ^uint64(0) {
+			for k := range owners {
+				owners[k] = o
+			}
+			continue
+		}
+		for ; w != 0; w &= w - 1 {
+			owners[bits.TrailingZeros64(w)] = o
+		}
+	}
+}
+
+// encode makes page p of the window.
+func (b *builder) encode(p uint64) entry {
+	s := b.pages[p]
+	if s.high == 0 {
+		return 0
+	}
+	if s.low == s.high && b.full(p) {
+		return uniformEntry(s.high, 0)
+	}
+	owners := b.owners[p*pageBlocks : (p+1)*pageBlocks]
+	base := s.low - 1
+	if !fits(base, s.high) {
+		slots := b.x.newSlots(true)
+		words := b.x.arena.words(slots.slot(), 2*slotWords)
+		for i := range words {
+			v := owners[i*4 : i*4+4]
+			words[i] = uint64(v[0]) | uint64(v[1])<<16 | uint64(v[2])<<32 | uint64(v[3])<<48
+		}
+		return pagedEntry(0, slots)
+	}
+	slots := b.x.newSlots(false)
+	words := b.x.arena.words(slots.slot(), slotWords)
+	for i := range words {
+		var w uint64
+		for k, o := range owners[i*8 : i*8+8] {
+			w |= uint64(narrowByte(o, base)) << (8 * k)
+		}
+		words[i] = w
+	}
+	return pagedEntry(base, slots)
+}
+
+// full reports whether every block of page p of the window has an owner.
+func (b *builder) full(p uint64) bool {
+	for _, w := range b.done[p*pageWords : (p+1)*pageWords] {
+		if w != ^uint64(0) {
+			return false
+		}
+	}
+	return true
+}
+
+// narrowByte is the byte of o in a page of this base. There is no branch to
+// mispredict: owner 0 gives 0 because its mask is empty.
+func narrowByte(o, base Owner) uint8 {
+	mask := uint16(int16(o|-o) >> 15)
+	return uint8((o - base) & mask)
+}

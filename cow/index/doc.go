@@ -1,0 +1,17 @@
+// Package index maps every block of a disk to its owner, the newest layer that
+// has content for it, at a cost that does not depend on how many layers there
+// are.
+//
+// The disk is cut into pages of 4,096 blocks. A directory has one 64-bit entry
+// per page. An entry whose blocks all have one owner holds just that owner: a
+// fresh clone of a large image costs its directory and nothing else. Any other
+// entry points to a page of one byte per block, relative to the entry's base
+// owner, or of two bytes where the owners span more than 255 layers. Pages lie
+// in anonymous memory outside Go's heap. A run of equal owners is found a word
+// at a time.
+//
+// Lookups take no lock and write nothing. Owners only ever rise: Raise changes
+// a page under one of a set of striped locks, with one atomic store per word,
+// and replaces directory entries with one atomic store. A lookup that sees the
+// entry change under it starts over; see Lookup for why that suffices.
+package index
