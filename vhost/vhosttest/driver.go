@@ -1,0 +1,359 @@
+package vhosttest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost/virtq"
+)
+
+// Op is a request's type (virtio 1.2, 5.2.6, VIRTIO_BLK_T_*).
+type Op uint32
+
+// The requests that a driver can make.
+const (
+	OpRead        Op = 0
+	OpWrite       Op = 1
+	OpFlush       Op = 4
+	OpGetID       Op = 8
+	OpDiscard     Op = 11
+	OpWriteZeroes Op = 13
+)
+
+// Status bytes (virtio 1.2, 5.2.6).
+const (
+	StatusOK    byte = 0
+	StatusIOErr byte = 1
+	StatusUnsup byte = 2
+	// StatusNone is what a status byte holds until the device writes it.
+	StatusNone byte = 0xff
+)
+
+var (
+	// ErrBusy reports that the ring, or the slot, has no room for a request.
+	ErrBusy = errors.New("ring or slot is busy")
+	// ErrDevice reports that the device gave back what it never got. The
+	// driver is useless afterwards.
+	ErrDevice = errors.New("the device broke the ring")
+)
+
+const (
+	sectorSize = 512
+	headerSize = 16 // struct virtio_blk_req before its data
+	maxBuffer  = 1 << 20
+	// Layout of a slot's first page: header, status byte, indirect table.
+	slotStatus = 64
+	slotTable  = 128
+	slotMeta   = 192
+)
+
+// slot is one request's place in guest memory.
+type slot struct {
+	meta, buf       []byte
+	metaGPA, bufGPA uint64
+	busy            bool
+	parts           int // descriptors of its chain: 3, or 2 without data
+	op              Op
+}
+
+// flight is what became of the descriptor that heads a chain in the ring.
+type flight struct {
+	id    int32 // slot, or ChainBase + head; -1: not in flight
+	count uint16
+}
+
+// Completion is one request that the device gave back.
+type Completion struct {
+	ID      int    // slot, or what SubmitChain returned
+	Status  byte   // of a slot; StatusNone for chains, whose layout only their maker knows
+	Written uint32 // used.len, bytes
+}
+
+// Driver is the virtio-blk driver of one ring.
+type Driver struct {
+	f     *Frontend
+	index int
+	ring  *Ring
+	slots []slot
+
+	kick, call, err int    // eventfds; kick is -1 with Options.NoKick
+	base            uint16 // where the back-end starts
+	eventIdx        bool
+	indirect        bool
+
+	next, published, last uint16 // next avail element; avail index the device sees; next used element
+	free                  []uint16
+	flights               []flight
+	chained               []uint16 // descriptor that follows in a chain of ours
+	inFlight              int
+	stash                 []Completion // met by a synchronous helper, for Poll
+	scratch               []Completion
+	broken                error
+}
+
+func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
+	d := &Driver{f: f, index: index, ring: r, kick: -1, call: -1, err: -1}
+	for _, p := range []*int{&d.kick, &d.call, &d.err} {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("ring %d: eventfd: %w", index, err), d.close())
+		}
+		*p = fd
+	}
+	d.eventIdx = f.features&FeatureEventIdx != 0
+	d.indirect = f.features&FeatureIndirect != 0
+	num := int(r.Num)
+	d.flights = make([]flight, num)
+	d.chained = make([]uint16, num)
+	n := num
+	if !d.indirect {
+		n = num / 3
+	}
+	if err := d.makeSlots(n); err != nil {
+		return nil, errors.Join(fmt.Errorf("ring %d: %w", index, err), d.close())
+	}
+	d.free = make([]uint16, 0, num)
+	d.stash = make([]Completion, 0, num)
+	d.scratch = make([]Completion, 0, num)
+	d.reset()
+	return d, nil
+}
+
+func (d *Driver) makeSlots(n int) error {
+	if n == 0 {
+		return nil
+	}
+	size := d.f.bufferSize(n)
+	meta, err := d.f.mem.Alloc(uint64(n)*slotMeta, 4096)
+	if err != nil {
+		return err
+	}
+	bufs, err := d.f.mem.Alloc(uint64(n)*size, min(4096, size))
+	if err != nil {
+		return err
+	}
+	d.slots = make([]slot, n)
+	for i := range d.slots {
+		s := &d.slots[i]
+		s.metaGPA, s.bufGPA = meta+uint64(i)*slotMeta, bufs+uint64(i)*size
+		s.meta, s.buf = d.f.mem.Bytes(s.metaGPA, slotMeta), d.f.mem.Bytes(s.bufGPA, size)
+	}
+	return nil
+}
+
+// bufferSize divides half of the memory among all slots of all rings; a whole
+// number of pages if there is room, else of sectors.
+func (f *Frontend) bufferSize(slots int) uint64 {
+	n := f.opts.MaxTransfer
+	if n == 0 {
+		n = min(int(f.opts.Memory)/2/(f.opts.Queues*slots), maxBuffer)
+	}
+	if f.features&FeatureSizeMax != 0 && f.space != nil {
+		if limit := binary.LittleEndian.Uint32(f.space[8:]); limit > 0 {
+			n = min(n, int(min(limit, 1<<30)))
+		}
+	}
+	if n >= 4096 {
+		return uint64(n) &^ 4095
+	}
+	return uint64(max(n, sectorSize)) &^ (sectorSize - 1)
+}
+
+// reset empties the ring and forgets every request, like a driver that is
+// loaded again.
+func (d *Driver) reset() {
+	d.ring.Clear()
+	d.next, d.published, d.last, d.base, d.inFlight, d.broken = 0, 0, 0, 0, 0, nil
+	d.stash, d.free = d.stash[:0], d.free[:0]
+	for i := range d.flights {
+		d.flights[i].id = -1
+		d.free = append(d.free, uint16(len(d.flights)-1-i))
+	}
+	for i := range d.slots {
+		d.slots[i].busy = false
+	}
+	d.suppressCalls()
+}
+
+func (d *Driver) close() error {
+	var errs []error
+	for _, p := range []*int{&d.kick, &d.call, &d.err} {
+		if *p >= 0 {
+			errs = append(errs, unix.Close(*p))
+			*p = -1
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Driver) kickFD() int {
+	if d.f.opts.NoKick {
+		return -1
+	}
+	return d.kick
+}
+
+func (d *Driver) callFD() int { return d.call }
+
+// Ring gives access to the ring itself, for tests.
+func (d *Driver) Ring() *Ring { return d.ring }
+
+// Slots returns how many requests fit into the ring at once.
+func (d *Driver) Slots() int { return len(d.slots) }
+
+// InFlight returns how many requests the device has not given back.
+func (d *Driver) InFlight() int { return d.inFlight }
+
+// Buffer returns a slot's data in guest memory. It is the caller's while the
+// slot is not in flight.
+func (d *Driver) Buffer(slot int) []byte { return d.slots[slot].buf }
+
+// Submit puts a request for n bytes of the slot's buffer, at off bytes on the
+// disk (both multiples of 512; discard and write-zeroes act on what PutRanges
+// left in the buffer, n is its length), into the ring. The device sees it after
+// Kick. ErrBusy if the slot is in flight or the ring is full.
+func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
+	s := &d.slots[slot]
+	parts := 3
+	if n == 0 {
+		parts = 2
+	}
+	need := parts
+	if d.indirect {
+		need = 1
+	}
+	if s.busy || len(d.free) < need {
+		return ErrBusy
+	}
+	if n > len(s.buf) {
+		return fmt.Errorf("%d bytes, expected at most %d: %w", n, len(s.buf), ErrNoMemory)
+	}
+	binary.LittleEndian.PutUint32(s.meta, uint32(op))
+	binary.LittleEndian.PutUint32(s.meta[4:], 0)
+	binary.LittleEndian.PutUint64(s.meta[8:], uint64(off)/sectorSize)
+	s.meta[slotStatus] = StatusNone
+	s.busy, s.op = true, op
+	var chain [3]RawDesc
+	chain[0] = RawDesc{Addr: s.metaGPA, Len: headerSize}
+	if n > 0 {
+		chain[1] = RawDesc{Addr: s.bufGPA, Len: uint32(n)}
+		if op == OpRead || op == OpGetID {
+			chain[1].Flags = virtq.DescWrite
+		}
+	}
+	chain[parts-1] = RawDesc{Addr: s.metaGPA + slotStatus, Len: 1, Flags: virtq.DescWrite}
+	if d.indirect {
+		writeTable(s.meta[slotTable:], chain[:parts])
+		chain[0] = RawDesc{Addr: s.metaGPA + slotTable, Len: uint32(parts * virtq.DescSize), Flags: virtq.DescIndirect}
+		parts = 1
+	}
+	d.add(chain[:parts], int32(slot))
+	return nil
+}
+
+// writeTable links ds as an indirect table at the start of b.
+func writeTable(b []byte, ds []RawDesc) {
+	for i, x := range ds {
+		if i+1 < len(ds) {
+			x.Flags |= virtq.DescNext
+			x.Next = uint16(i + 1)
+		}
+		x.put(b[i*virtq.DescSize:])
+	}
+}
+
+// add links ds in the descriptor table, which has room, and fills the next
+// element of the available ring. id -1: a chain, named after its head.
+func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
+	at := len(d.free) - len(ds)
+	taken := d.free[at:]
+	d.free = d.free[:at]
+	head = taken[0]
+	for i, x := range ds {
+		if i+1 < len(ds) {
+			x.Flags |= virtq.DescNext
+			x.Next = taken[i+1]
+			d.chained[taken[i]] = taken[i+1]
+		}
+		d.ring.SetDesc(taken[i], x)
+	}
+	if id < 0 {
+		id = ChainBase + int32(head)
+	}
+	d.flights[head] = flight{id: id, count: uint16(len(ds))}
+	d.ring.SetAvail(d.next, head)
+	d.next++
+	d.inFlight++
+	return head
+}
+
+// Kick makes the submitted requests visible to the device and notifies it if it
+// asked for that (virtio 1.2, 2.7.13.4.1).
+func (d *Driver) Kick() error {
+	old := d.published
+	if d.next == old {
+		return nil
+	}
+	d.published = d.next
+	d.ring.SetAvailIdx(d.next)
+	// The store is sequentially consistent, so these loads see what the
+	// device asked for before it looked at the index for the last time.
+	if d.eventIdx {
+		if d.next-d.ring.AvailEvent()-1 >= d.next-old {
+			return nil
+		}
+	} else if d.ring.UsedFlags()&virtq.UsedNoNotify != 0 {
+		return nil
+	}
+	return d.kickAlways()
+}
+
+func (d *Driver) kickAlways() error {
+	if d.f.opts.NoKick {
+		return nil
+	}
+	return signal(d.kick)
+}
+
+// Poll appends what the device has given back to dst, without waiting.
+func (d *Driver) Poll(dst []Completion) []Completion {
+	if len(d.stash) > 0 {
+		dst = append(dst, d.stash...)
+		d.stash = d.stash[:0]
+	}
+	return d.take(dst)
+}
+
+func (d *Driver) take(dst []Completion) []Completion {
+	if d.broken != nil {
+		return dst
+	}
+	for used := d.ring.UsedIdx(); d.last != used; d.last++ {
+		head, written := d.ring.Used(d.last)
+		if head >= uint32(len(d.flights)) || d.flights[head].id < 0 {
+			d.broken = fmt.Errorf("ring %d: used element %d names head %d, which is not in flight: %w", d.index, d.last, head, ErrDevice)
+			return dst
+		}
+		fl := &d.flights[head]
+		c := Completion{ID: int(fl.id), Status: StatusNone, Written: written}
+		if c.ID < ChainBase {
+			s := &d.slots[c.ID]
+			c.Status = s.meta[slotStatus]
+			s.busy = false
+		}
+		for i, n := uint16(head), fl.count; n > 0; n-- {
+			d.free = append(d.free, i)
+			i = d.chained[i]
+		}
+		fl.id = -1
+		d.inFlight--
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// Err returns what is wrong with the ring: ErrDevice, or nil.
+func (d *Driver) Err() error { return d.broken }

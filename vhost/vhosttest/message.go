@@ -1,0 +1,169 @@
+package vhosttest
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"cowblk/vhost"
+	"cowblk/vhost/guest"
+)
+
+// ErrRefused reports that the back-end answered a message with a failure.
+var ErrRefused = errors.New("refused by the back-end")
+
+// Send sends a message with its correct framing. The descriptors stay the
+// caller's. Nothing is awaited.
+func (f *Frontend) Send(r vhost.Request, flags uint32, payload []byte, fds ...int) error {
+	if err := f.deadline(); err != nil {
+		return err
+	}
+	return f.conn.WriteMessage(vhost.Header{Request: r, Flags: flags}, payload, fds...)
+}
+
+// SendRaw sends bytes as they are.
+func (f *Frontend) SendRaw(b []byte, fds ...int) error {
+	if err := f.deadline(); err != nil {
+		return err
+	}
+	return f.conn.WriteRaw(b, fds...)
+}
+
+// Receive returns the next message from the back-end. Its payload is valid
+// until the next call; the caller closes its descriptors.
+func (f *Frontend) Receive() (*vhost.Message, error) {
+	if err := f.deadline(); err != nil {
+		return nil, err
+	}
+	return f.conn.ReadMessage()
+}
+
+func (f *Frontend) deadline() error { return f.sock.SetDeadline(time.Now().Add(f.opts.Timeout)) }
+
+// ask sends a message that has an answer of its own and checks its framing.
+func (f *Frontend) ask(r vhost.Request, payload []byte) ([]byte, error) {
+	if err := f.Send(r, vhost.FlagVersion, payload); err != nil {
+		return nil, fmt.Errorf("%v: %w", r, err)
+	}
+	return f.answer(r)
+}
+
+func (f *Frontend) answer(r vhost.Request) ([]byte, error) {
+	m, err := f.Receive()
+	if err != nil {
+		return nil, fmt.Errorf("%v: answer: %w", r, err)
+	}
+	m.CloseFDs()
+	if m.Request != r || m.Flags != vhost.FlagVersion|vhost.FlagReply {
+		return nil, fmt.Errorf("%v: answered by %v with flags %#x, expected flags %#x", r, m.Request, m.Flags, vhost.FlagVersion|vhost.FlagReply)
+	}
+	return m.Payload, nil
+}
+
+func (f *Frontend) askU64(r vhost.Request) (uint64, error) {
+	b, err := f.ask(r, nil)
+	if err != nil {
+		return 0, err
+	}
+	v, err := vhost.DecodeU64(b)
+	if err != nil {
+		return 0, fmt.Errorf("%v: answer: %w", r, err)
+	}
+	return v, nil
+}
+
+// tell sends a message without an answer of its own; if wait is set and
+// REPLY_ACK was negotiated, it waits for the acknowledgement. ErrRefused.
+func (f *Frontend) tell(wait bool, r vhost.Request, payload []byte, fds ...int) error {
+	flags := vhost.FlagVersion
+	ack := (wait || f.opts.AckAll) && f.protocol&vhost.ProtocolReplyAck != 0
+	if ack {
+		flags |= vhost.FlagNeedReply
+	}
+	if err := f.Send(r, flags, payload, fds...); err != nil {
+		return fmt.Errorf("%v: %w", r, err)
+	}
+	if !ack {
+		return nil
+	}
+	b, err := f.answer(r)
+	if err != nil {
+		return err
+	}
+	v, err := vhost.DecodeU64(b)
+	if err != nil {
+		return fmt.Errorf("%v: acknowledgement: %w", r, err)
+	}
+	if v != 0 {
+		return fmt.Errorf("%v: result %d: %w", r, v, ErrRefused)
+	}
+	return nil
+}
+
+func (f *Frontend) tellU64(r vhost.Request, v uint64) error {
+	return f.tell(false, r, vhost.AppendU64(nil, v))
+}
+
+func (f *Frontend) tellRing(wait bool, r vhost.Request, i int, num uint32) error {
+	return f.tell(wait, r, vhost.VringState{Index: uint32(i), Num: num}.Append(nil))
+}
+
+// tellFD sends an eventfd of ring i, or that there is none (-1).
+func (f *Frontend) tellFD(r vhost.Request, i, fd int) error {
+	if fd < 0 {
+		return f.tellU64(r, uint64(i)|vhost.VringNoFD)
+	}
+	return f.tell(false, r, vhost.AppendU64(nil, uint64(i)), fd)
+}
+
+// Barrier returns when the back-end has handled all messages so far.
+func (f *Frontend) Barrier() error {
+	_, err := f.askU64(vhost.GetFeatures)
+	return err
+}
+
+// Config returns n bytes of the device's configuration space from offset off.
+// A back-end that answers with an empty payload gives ErrRefused.
+func (f *Frontend) Config(off, n uint32) ([]byte, error) {
+	c := vhost.ConfigSpace{Offset: off, Size: n, Data: make([]byte, n)}
+	b, err := f.ask(vhost.GetConfig, c.Append(nil))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%v: %d bytes at %d: empty answer: %w", vhost.GetConfig, n, off, ErrRefused)
+	}
+	got, err := vhost.DecodeConfigSpace(b)
+	if err != nil {
+		return nil, fmt.Errorf("%v: answer: %w", vhost.GetConfig, err)
+	}
+	if len(got.Data) != int(n) {
+		return nil, fmt.Errorf("%v: answer of %d bytes, expected %d", vhost.GetConfig, len(got.Data), n)
+	}
+	return append([]byte(nil), got.Data...), nil
+}
+
+// SetConfig writes into the device's configuration space, as when the guest
+// does. ErrRefused.
+func (f *Frontend) SetConfig(off uint32, p []byte) error {
+	return f.tell(true, vhost.SetConfig, vhost.ConfigSpace{Offset: off, Size: uint32(len(p)), Data: p}.Append(nil))
+}
+
+// ShareMemory announces all regions in one table, replacing what was shared.
+func (f *Frontend) ShareMemory(regions ...guest.RegionDesc) error {
+	fds := make([]int, len(regions))
+	for i := range fds {
+		fds[i] = f.mem.fd
+	}
+	return f.tell(true, vhost.SetMemTable, vhost.AppendMemTable(nil, regions), fds...)
+}
+
+// AddRegion announces one more region, of the guest's memfd.
+func (f *Frontend) AddRegion(r guest.RegionDesc) error {
+	return f.tell(true, vhost.AddMemReg, vhost.AppendMemReg(nil, r), f.mem.fd)
+}
+
+// RemoveRegion withdraws a region.
+func (f *Frontend) RemoveRegion(r guest.RegionDesc) error {
+	return f.tell(true, vhost.RemMemReg, vhost.AppendMemReg(nil, r))
+}

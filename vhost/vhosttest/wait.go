@@ -1,0 +1,147 @@
+package vhosttest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost/virtq"
+)
+
+var (
+	// ErrTimeout reports that the device gave nothing back in Options.Timeout.
+	ErrTimeout = errors.New("the device did not answer in time")
+	// ErrDisconnected reports that the back-end closed the connection.
+	ErrDisconnected = errors.New("the back-end disconnected")
+	// ErrQueueBroken reports that the back-end signalled the ring's error
+	// eventfd.
+	ErrQueueBroken = errors.New("the back-end reported a broken ring")
+)
+
+// spins is how often a blocking driver looks at the ring before it sleeps.
+const spins = 1000
+
+// Wait returns when the device has given something back that Poll has not seen,
+// or with ErrTimeout, ErrDisconnected or ErrQueueBroken. It spins or sleeps on
+// the call eventfd, as Options.Poll says.
+func (d *Driver) Wait() error {
+	if len(d.stash) > 0 {
+		return nil
+	}
+	return d.waitRing()
+}
+
+// waitRing is Wait for what the ring holds, whatever lies in the stash.
+func (d *Driver) waitRing() error {
+	if d.ready() {
+		return nil
+	}
+	if d.broken != nil {
+		return d.broken
+	}
+	deadline := time.Now().Add(d.f.opts.Timeout)
+	for {
+		for range spins {
+			if d.ready() {
+				return nil
+			}
+		}
+		if d.f.opts.Poll {
+			// Look at the descriptors now and then, without sleeping.
+			if err := d.sleep(0, deadline); err != nil {
+				return err
+			}
+			continue
+		}
+		d.enableCalls()
+		var err error
+		if !d.ready() {
+			err = d.sleep(time.Until(deadline), deadline)
+		}
+		d.suppressCalls()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (d *Driver) ready() bool { return d.ring.UsedIdx() != d.last }
+
+// sleep waits for the call eventfd, the error eventfd or the end of the
+// connection.
+func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
+	fds := [...]unix.PollFd{
+		{Fd: int32(d.call), Events: unix.POLLIN},
+		{Fd: int32(d.err), Events: unix.POLLIN},
+		{Fd: int32(d.f.sockFD), Events: unix.POLLRDHUP},
+	}
+	_, err := unix.Poll(fds[:], int(max(t, 0)/time.Millisecond))
+	switch {
+	case err != nil && !errors.Is(err, unix.EINTR):
+		return fmt.Errorf("ring %d: poll: %w", d.index, err)
+	case fds[0].Revents != 0:
+		drain(d.call)
+	case d.ready():
+	case fds[1].Revents != 0:
+		drain(d.err)
+		return fmt.Errorf("ring %d: %w", d.index, ErrQueueBroken)
+	case fds[2].Revents != 0:
+		return fmt.Errorf("ring %d: %w", d.index, ErrDisconnected)
+	case !time.Now().Before(deadline):
+		return fmt.Errorf("ring %d: %d requests in flight after %v: %w", d.index, d.inFlight, d.f.opts.Timeout, ErrTimeout)
+	}
+	return nil
+}
+
+// CallPending takes and returns how often the device has signalled the call
+// eventfd since the last look.
+func (d *Driver) CallPending() uint64 { return drain(d.call) }
+
+// ErrPending says whether the back-end has signalled the error eventfd since
+// the last look.
+func (d *Driver) ErrPending() bool { return drain(d.err) > 0 }
+
+// enableCalls asks for a call at the next used element (virtio 1.2, 2.7.7).
+func (d *Driver) enableCalls() {
+	if d.eventIdx {
+		d.ring.setUsedEvent(d.last)
+		return
+	}
+	d.ring.setAvailFlags(0)
+}
+
+// suppressCalls asks for none: with event indexes the farthest element is named.
+func (d *Driver) suppressCalls() {
+	if d.eventIdx {
+		d.ring.setUsedEvent(d.last - 1)
+		return
+	}
+	d.ring.setAvailFlags(virtq.AvailNoInterrupt)
+}
+
+// signal adds one to an eventfd.
+func signal(fd int) error {
+	var one [8]byte
+	binary.LittleEndian.PutUint64(one[:], 1)
+	for {
+		_, err := unix.Write(fd, one[:])
+		if err == nil || errors.Is(err, unix.EAGAIN) {
+			return nil // full: it is signalled
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("kick: %w", err)
+		}
+	}
+}
+
+// drain takes an eventfd's count; 0 if it was not signalled.
+func drain(fd int) uint64 {
+	var b [8]byte
+	if n, err := unix.Read(fd, b[:]); err != nil || n != len(b) {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
