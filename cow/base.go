@@ -1,0 +1,48 @@
+package cow
+
+import (
+	"fmt"
+	"os"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// openBase opens the base for reading and checks that it is what it should be.
+func (k *stack) openBase(b *BaseSpec) error {
+	f, err := k.fs.OpenFile(b.Path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	k.base = f
+	id, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	changed := func(what string, expected, found any) error {
+		return &layer.Fault{Path: b.Path, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
+			Advice: "put back the file that the layers were made over; if only its time was touched, have the base trusted again", Err: ErrBaseChanged}
+	}
+	if b.Identity != (vfs.Identity{}) {
+		if id.Size != b.Identity.Size {
+			return changed("size of the base in bytes", b.Identity.Size, id.Size)
+		}
+		if id.MTime != b.Identity.MTime {
+			return changed("modification time of the base in nanoseconds", b.Identity.MTime, id.MTime)
+		}
+	}
+	k.baseStart, k.baseSize = b.Offset, b.Size
+	if k.baseSize == 0 {
+		k.baseSize = max(0, id.Size-b.Offset)
+	}
+	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
+		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
+	}
+	if k.baseSum, err = layer.ComputeFingerprint(f, b.Offset, k.baseSize); err != nil {
+		return err
+	}
+	if !b.Fingerprint.IsZero() && b.Fingerprint != k.baseSum {
+		return changed("fingerprint of the base", b.Fingerprint, k.baseSum)
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package cow
+
+// firstWrite writes n bytes from the cursor to a run of blocks that the head
+// did not own when its caller looked.
+func (c *Channel) firstWrite(v *view, pos, n int64) error {
+	d := c.disk
+	if d.partial(pos, n) {
+		d.settle(v) // before the guard, see waitQuiet
+	}
+	d.guard.lock(c.claim, d.block(pos), d.block(pos+n-1))
+	defer d.guard.unlock(c.claim)
+
+	// Others may have had the blocks before us. What is below the head now
+	// stays there until we give the claim back.
+	for n > 0 {
+		block, blocks := d.block(pos), d.touched(pos, n)
+		owner, run := d.index.Lookup(block, blocks)
+		var m int64
+		var err error
+		switch {
+		case owner == v.head:
+			m = min(n, d.endOf(pos, run)-pos)
+			err = c.overwrite(v, pos, m)
+		case owner > v.head:
+			m = min(n, d.endOf(pos, run)-pos)
+			c.cur.advance(m)
+		default:
+			run += d.unowned(v, block+run, blocks-run)
+			m = min(n, d.endOf(pos, run)-pos)
+			err = c.own(v, pos, m)
+		}
+		if err != nil {
+			return err
+		}
+		pos += m
+		n -= m
+	}
+	return nil
+}
+
+// own makes the head the owner of the blocks that n bytes at pos touch. Edge
+// blocks covered in part are completed with their owner's content, and all is
+// written in one go. Only when the data is in place are the bits set (from then
+// on a flush round may make them durable) and only then is the index raised
+// (from then on reads go to the head).
+//
+// The claim is held; if an edge is partial, v is settled.
+func (c *Channel) own(v *view, pos, n int64) error {
+	d := c.disk
+	first, last := d.block(pos), d.block(pos+n-1)
+	end := pos + n
+	before := c.before[:pos-d.start(first)]
+	after := c.after[:d.endOf(end-1, 1)-end]
+	if len(before) > 0 {
+		if err := c.copyUp(v, first, before, d.start(first)); err != nil {
+			return err
+		}
+	}
+	if len(after) > 0 {
+		if err := c.copyUp(v, last, after, end); err != nil {
+			return err
+		}
+	}
+	if err := c.writeHead(v, before, n, after, d.start(first)); err != nil {
+		return err
+	}
+	d.raise(v, first, last-first+1)
+	return nil
+}
+
+// copyUp reads the part of one edge block that the write leaves alone.
+func (c *Channel) copyUp(v *view, block uint64, p []byte, pos int64) error {
+	owner, _ := c.disk.index.Lookup(block, 1)
+	c.disk.counters.copyUps.Add(1)
+	return c.fetch(v, owner, p, pos)
+}
+
+// raise records that v's head owns n blocks from first on. Their data has been
+// written.
+func (d *Disk) raise(v *view, first, n uint64) {
+	v.bitmap.Set(first, n)
+	d.index.Raise(first, n, v.head)
+	d.counters.firstWrites.Add(n)
+}

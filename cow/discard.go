@@ -1,0 +1,114 @@
+package cow
+
+import "fmt"
+
+// wipe makes the whole blocks of g read as zeros: their bit set over a hole in
+// the head's data. What g holds of a block at its edges keeps its content when
+// g is discarded and is written as zeros when it has to be zeroes.
+func (c *Channel) wipe(v *view, g Range, zeroes bool) error {
+	d := c.disk
+	pos, end := g.Offset, g.Offset+g.Length
+	from := d.start(d.block(pos + d.blockSize - 1)) // first block that begins in g
+	to := d.start(d.block(end))
+	if end == d.size {
+		to = end // the last block may be partial, and g reaches its end
+	}
+	if from >= to { // no whole block
+		if zeroes {
+			return c.putZeros(v, pos, end)
+		}
+		return nil
+	}
+	if zeroes {
+		if err := c.putZeros(v, pos, from); err != nil {
+			return err
+		}
+	}
+	if err := c.wipeBlocks(v, from, to); err != nil {
+		return err
+	}
+	if zeroes {
+		return c.putZeros(v, to, end)
+	}
+	return nil
+}
+
+// putZeros writes zeros from pos to end, less than two blocks.
+func (c *Channel) putZeros(v *view, pos, end int64) error {
+	for pos < end {
+		n := min(end-pos, int64(len(c.disk.zeroBlock)))
+		c.zeros[0] = c.disk.zeroBlock[:n]
+		c.cur.set(c.zeros[:])
+		if err := c.put(v, pos, n); err != nil {
+			return err
+		}
+		pos += n
+	}
+	return nil
+}
+
+// wipeBlocks makes the blocks from byte pos to byte end read as zeros.
+func (c *Channel) wipeBlocks(v *view, pos, end int64) error {
+	d := c.disk
+	for pos < end {
+		block, blocks := d.block(pos), d.touched(pos, end-pos)
+		owner, run := d.index.Lookup(block, blocks)
+		if owner < v.head {
+			run += d.unowned(v, block+run, blocks-run)
+		}
+		n := min(end, d.endOf(pos, run)) - pos
+		var err error
+		switch {
+		case owner == v.head:
+			err = c.punch(v, pos, n)
+		case owner < v.head:
+			err = c.firstWipe(v, pos, n)
+		}
+		if err != nil {
+			return err
+		}
+		pos += n
+	}
+	return nil
+}
+
+// firstWipe wipes blocks that the head did not own when its caller looked,
+// under the guard as every first write.
+func (c *Channel) firstWipe(v *view, pos, n int64) error {
+	d := c.disk
+	d.guard.lock(c.claim, d.block(pos), d.block(pos+n-1))
+	defer d.guard.unlock(c.claim)
+
+	for end := pos + n; pos < end; {
+		block := d.block(pos)
+		owner, run := d.index.Lookup(block, d.touched(pos, end-pos))
+		if owner == 0 && block < d.baseBlocks {
+			run = min(run, d.baseBlocks-block)
+		}
+		n := min(end, d.endOf(pos, run)) - pos
+		switch {
+		case owner > v.head: // superseded
+		case owner == 0 && block >= d.baseBlocks:
+			// Nobody's block, and no base there: it reads as zeros already.
+		default:
+			// Also when the head does not own the block yet: its data may
+			// hold what a failed write left, or what was on the device.
+			if err := c.punch(v, pos, n); err != nil {
+				return err
+			}
+			if owner < v.head {
+				d.raise(v, block, run)
+			}
+		}
+		pos += n
+	}
+	return nil
+}
+
+func (c *Channel) punch(v *view, pos, n int64) error {
+	s := &v.sources[v.head]
+	if err := s.file.PunchHole(s.start+pos, n); err != nil {
+		return fmt.Errorf("discard %d bytes at byte %d of the disk: %w", n, pos, err)
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package cow
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"cowblk/cow/index"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// Disk is an open stack. Its methods may be called from any goroutine; guests'
+// requests go through Channels.
+type Disk struct {
+	// Fixed at open, or changed so rarely that every queue may keep them in
+	// its cache.
+	size       int64 // bytes
+	blockSize  int64
+	shift      uint   // log2 of blockSize
+	blocks     uint64 // of the disk, the last one possibly partial
+	baseBlocks uint64 // first blocks of the disk that hold something of the base
+	readOnly   bool
+	zeroBlock  []byte
+	index      *index.Index
+	fs         vfs.FS
+	log        *slog.Logger
+	onFailure  func(error)
+	failed     atomic.Pointer[error] // see fail
+	view       atomic.Pointer[view]
+	channels   atomic.Pointer[[]*Channel] // replaced under mu
+	flusher    *flusher                   // nil when read-only
+	quiet      struct {
+		waiting atomic.Int32
+		mu      sync.Mutex
+		cond    sync.Cond
+	}
+
+	_        [64]byte // what follows is written by first writes
+	guard    guard
+	counters struct{ firstWrites, copyUps atomic.Uint64 }
+	_        [64]byte
+
+	mu       sync.Mutex // everything below, and the swap of view and channels
+	base     vfs.File
+	layers   []*layer.Layer // owner i+1
+	prepared *Promotion
+	sealers  sync.WaitGroup // one per promotion under way
+	idle     []*syncChannel
+	closed   bool
+}
+
+// Size is the disk's size in bytes, a multiple of 512.
+func (d *Disk) Size() int64 { return d.size }
+
+// BlockSize is the unit of ownership in bytes, a power of two from 512 to 65536.
+func (d *Disk) BlockSize() int { return int(d.blockSize) }
+
+// ReadOnly reports whether the disk was opened without a writable head. A disk
+// that a failed flush has made read-only still says false: see Stats.
+func (d *Disk) ReadOnly() bool { return d.readOnly }
+
+// Depth is the number of layers, the head included and the base not.
+func (d *Disk) Depth() int { return int(d.view.Load().top) }
+
+// Layers returns the headers of the stack's layers, oldest first.
+func (d *Disk) Layers() []layer.Header {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	headers := make([]layer.Header, len(d.layers))
+	for i, l := range d.layers {
+		headers[i] = l.Header()
+	}
+	return headers
+}
+
+// Stats is a snapshot of a disk's state and counters since its opening.
+type Stats struct {
+	Depth       int
+	HeadBlocks  uint64 // owned by the head
+	IndexBytes  int64  // memory of the index
+	FirstWrites uint64 // blocks that came to a head
+	CopyUps     uint64 // partly written blocks completed from below
+	GuardWaits  uint64 // first writes that waited for another of the same blocks
+	FlushRounds uint64
+	Unsealed    int   // former heads whose sealing is not finished
+	Failed      error // what made the disk read-only, or nil
+}
+
+// Stats returns the current figures.
+func (d *Disk) Stats() Stats {
+	v := d.view.Load()
+	s := Stats{
+		Depth:       int(v.top),
+		IndexBytes:  d.index.Memory(),
+		FirstWrites: d.counters.firstWrites.Load(),
+		CopyUps:     d.counters.copyUps.Load(),
+		GuardWaits:  d.guard.waited(),
+		Failed:      d.failure(),
+	}
+	if v.bitmap != nil {
+		s.HeadBlocks = v.bitmap.Count()
+	}
+	if d.flusher != nil {
+		s.FlushRounds = d.flusher.rounds.Load()
+		s.Unsealed = d.flusher.unsealedCount() - 1
+	}
+	return s
+}
+
+// Close waits for promotions to finish sealing, flushes, marks the head clean
+// and releases every file. All channels must be closed and no Swap under way:
+// ErrInFlight or ErrPromoting otherwise, and nothing happens. After any other
+// error the disk is closed nevertheless.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return ErrClosed
+	}
+	if n := len(*d.channels.Load()); n > len(d.idle) {
+		d.mu.Unlock()
+		return fmt.Errorf("close disk: %d channels are open: %w", n-len(d.idle), ErrInFlight)
+	}
+	if p := d.prepared; p != nil {
+		if p.swapping {
+			d.mu.Unlock()
+			return fmt.Errorf("close disk: %w", ErrPromoting)
+		}
+		p.cancelLocked()
+	}
+	d.closed = true
+	idle := d.idle
+	d.idle = nil
+	d.mu.Unlock()
+
+	var errs []error
+	for _, s := range idle {
+		errs = append(errs, s.ch.Close())
+	}
+	d.sealers.Wait()
+	if d.flusher != nil {
+		errs = append(errs, d.flusher.stop())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil))
+	d.index.Close()
+	return errors.Join(errs...)
+}
+
+// closeFiles closes the layers from the head down, then the base (nil: none).
+// The layers of a failed disk are let go without another write: nothing may
+// mark them clean.
+func closeFiles(base vfs.File, layers []*layer.Layer, failed bool) error {
+	var errs []error
+	for i := len(layers) - 1; i >= 0; i-- {
+		if failed {
+			errs = append(errs, layers[i].Abandon())
+		} else {
+			errs = append(errs, layers[i].Close())
+		}
+	}
+	if base != nil {
+		errs = append(errs, base.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// fail turns the disk read-only for good. Only the first cause is kept.
+func (d *Disk) fail(err error) error {
+	err = fmt.Errorf("%w: %w", ErrFailed, err)
+	if !d.failed.CompareAndSwap(nil, &err) {
+		return d.failure()
+	}
+	d.log.Error("flush failed: the disk is read-only until it is opened again", "error", err)
+	if d.onFailure != nil {
+		d.onFailure(err)
+	}
+	return err
+}
+
+func (d *Disk) failure() error {
+	if p := d.failed.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (d *Disk) addChannel(c *Channel) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return ErrClosed
+	}
+	old := *d.channels.Load()
+	list := append(old[:len(old):len(old)], c)
+	d.channels.Store(&list)
+	return nil
+}
+
+// dropChannel reports whether c was still in the list.
+func (d *Disk) dropChannel(c *Channel) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := *d.channels.Load()
+	list := make([]*Channel, 0, len(old))
+	for _, o := range old {
+		if o != c {
+			list = append(list, o)
+		}
+	}
+	d.channels.Store(&list)
+	return len(list) < len(old)
+}

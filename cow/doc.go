@@ -1,0 +1,63 @@
+// Package cow is the engine: it serves reads, writes, flushes, discards and
+// write-zeroes of a disk from a stack of copy-on-write layers.
+//
+// # A stack
+//
+// A base that never changes, sealed layers that never change again, and one
+// head. A layer is a map, one bit per block (set: this layer owns the block), and
+// data, block i at offset i. The owner of a block is the newest layer whose bit
+// is set, or the base. Package layer keeps the files, package index answers
+// "who owns this block, and how many after it" at the same cost at any depth.
+//
+// # What happens to a block
+//
+// Owners only rise. For one block of a writable disk, H being the head's number:
+//
+//	operation            owner < H                            owner = H          owner > H
+//	read                 read the owner, zeros beyond it      read the head      take a newer view
+//	write, whole block   guard; write; set bit; raise         write              superseded
+//	write, part          settle; guard; copy-up; write whole; write              superseded
+//	                     set bit; raise
+//	discard, whole       guard; punch; set bit; raise         punch              superseded
+//	discard, part        nothing                              nothing            nothing
+//	write-zeroes, part   as a write of zeros                  write zeros        superseded
+//	promote              ————————————————— H becomes H+1, no block changes —————————————————
+//
+// "Guard" is the range lock of first writes (guard.go), after which the owner is
+// looked up again; "settle" waits for writes that began before the promotion
+// that made the head (view.go). "Raise" tells the index, last of all: who sees
+// the new owner finds its data in place.
+//
+// # A write finds a newer owner
+//
+// That happens to a write which began on a view before a promotion, when a
+// write of the new view has taken its block meanwhile. The two overlap in time,
+// and the newer one replaced the block as a whole (a partial first write would
+// have waited for ours, see settle), so ours may be the one that loses: it is
+// left out. It stays so after a power cut: the flush that makes ours durable
+// covers all heads, and with them the write that replaced it.
+//
+// # What is durable when
+//
+// A flush round (flush.go) does, for the head and former heads not yet sealed:
+// (a) copy the map pages that changed, with the bits of completed writes;
+// (b) sync the data; (c) write the copied pages; (d) sync the map. Without new
+// bits (b) is all. So a bit is never durable before its data, and a power cut
+// leaves each sector with what was last flushed or a later write's. Flushes that
+// wait together share a round; one that comes during a round waits for the next.
+// A failed sync turns the disk read-only until it is opened again.
+//
+// # Who runs where
+//
+//   - A Channel belongs to one queue and its thread. Submit does reads and
+//     writes there and then; only first writes of the same blocks, copy-ups just
+//     after a promotion, and writes at the gate of a cut over several disks ever
+//     wait. No request allocates.
+//   - The flusher: one goroutine per writable disk, from Open to Close. All syncs
+//     and map writes of a head, and seals, happen on it.
+//   - One goroutine per promotion, from Swap to Promotion.Done; Close waits for it.
+//
+// Views, and what makes them safe to swap under running queues, are in view.go;
+// the cut itself in promote.go. This package knows nothing of virtio: buffers
+// arrive as [][]byte and go to the kernel as they are.
+package cow

@@ -1,0 +1,195 @@
+package cow
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cowblk/cow/layer"
+)
+
+// flusher makes a disk's writes durable, in rounds, on one goroutine: started by
+// Open, ended by stop. All map writes, syncs of maps and seals of the disk
+// happen on it, so they need no further order among themselves.
+//
+// One round serves every request that waited when it began. A request that
+// arrives during a round waits for the next: writes that completed before it may
+// have come too late for the round under way.
+type flusher struct {
+	disk   *Disk
+	wake   chan struct{} // capacity 1: there is something to do
+	ended  chan struct{}
+	rounds atomic.Uint64
+	pages  []layer.DirtyPage // of the round under way
+
+	mu       sync.Mutex
+	waiting  requestList
+	seals    []sealJob
+	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
+	stopping bool
+}
+
+// sealJob asks for a former head's last flush and its seal. No write to it is in
+// flight any more.
+type sealJob struct {
+	layer *layer.Layer
+	done  chan<- error
+}
+
+// maxKeptPages bounds the memory kept between rounds: 4 MiB.
+const maxKeptPages = 1024
+
+func startFlusher(d *Disk, head *layer.Layer) *flusher {
+	f := &flusher{disk: d, wake: make(chan struct{}, 1), ended: make(chan struct{}), unsealed: []*layer.Layer{head}}
+	go f.run()
+	return f
+}
+
+// add queues a flush, or a write that waits for one. Its completion comes
+// through its channel.
+func (f *flusher) add(r *Request) {
+	f.mu.Lock()
+	f.waiting.push(r)
+	f.mu.Unlock()
+	f.signal()
+}
+
+func (f *flusher) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default: // a signal is pending; its reader will see what we added
+	}
+}
+
+// stop ends the goroutine after a last round and returns that round's outcome.
+// Nobody adds anything any more.
+func (f *flusher) stop() error {
+	f.mu.Lock()
+	f.stopping = true
+	layers := f.unsealed
+	f.mu.Unlock()
+	f.signal()
+	<-f.ended
+	return f.round(layers)
+}
+
+func (f *flusher) run() {
+	defer close(f.ended)
+	for range f.wake {
+		for {
+			f.mu.Lock()
+			batch, seals, layers := f.waiting.take(), f.seals, f.unsealed
+			f.seals = nil
+			stopping := f.stopping
+			f.mu.Unlock()
+			if batch.head == nil && seals == nil {
+				if stopping {
+					return
+				}
+				break
+			}
+			if batch.head != nil {
+				err := f.round(layers)
+				for r := batch.pop(); r != nil; r = batch.pop() {
+					r.Err = err
+					r.complete()
+				}
+			}
+			for _, s := range seals {
+				s.done <- f.seal(s.layer)
+			}
+		}
+	}
+}
+
+// round makes durable what has completed on the head and on former heads that
+// are not sealed yet.
+func (f *flusher) round(layers []*layer.Layer) error {
+	if err := f.disk.failure(); err != nil {
+		return err
+	}
+	f.rounds.Add(1)
+	for _, l := range layers {
+		if err := f.flushLayer(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flushLayer is steps (a) to (d) of "what is durable when", in doc.go.
+//
+// A failed sync may have dropped what it was to write, and a later one would
+// succeed without it: the disk fails for good. A failed write of the map (no
+// space, say) loses nothing: WriteMap marks the pages dirty again, and the next
+// round repeats them.
+func (f *flusher) flushLayer(l *layer.Layer) error {
+	f.pages = l.Bitmap().TakeDirty(f.pages[:0])
+	if cap(f.pages) > maxKeptPages {
+		defer func() { f.pages = nil }()
+	}
+	if err := l.SyncData(); err != nil {
+		return f.disk.fail(err)
+	}
+	if len(f.pages) == 0 {
+		return nil
+	}
+	if err := l.WriteMap(f.pages); err != nil {
+		return err
+	}
+	if err := l.SyncMap(); err != nil {
+		return f.disk.fail(err)
+	}
+	return nil
+}
+
+// seal flushes a former head a last time and seals it. Until it has succeeded,
+// every round goes on to cover the layer.
+func (f *flusher) seal(l *layer.Layer) error {
+	if err := f.disk.failure(); err != nil {
+		return err
+	}
+	if err := f.flushLayer(l); err != nil {
+		return err
+	}
+	if err := l.Seal(time.Now()); err != nil {
+		if l.Err() != nil { // a sync was what failed
+			return f.disk.fail(err)
+		}
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rest := make([]*layer.Layer, 0, len(f.unsealed))
+	for _, u := range f.unsealed {
+		if u != l {
+			rest = append(rest, u)
+		}
+	}
+	f.unsealed = rest
+	return nil
+}
+
+// sealLayer has l sealed on the flusher's goroutine and waits for it.
+func (f *flusher) sealLayer(l *layer.Layer) error {
+	done := make(chan error, 1)
+	f.mu.Lock()
+	f.seals = append(f.seals, sealJob{l, done})
+	f.mu.Unlock()
+	f.signal()
+	return <-done
+}
+
+// cover adds a new head. From the next round on it is covered: before any write
+// to it can complete, for it is not in a view yet.
+func (f *flusher) cover(l *layer.Layer) {
+	f.mu.Lock()
+	f.unsealed = append(f.unsealed[:len(f.unsealed):len(f.unsealed)], l)
+	f.mu.Unlock()
+}
+
+func (f *flusher) unsealedCount() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.unsealed)
+}

@@ -1,0 +1,95 @@
+package cow
+
+import "sync"
+
+// guard orders the first writes of a disk: a range lock over blocks, shared by
+// all views. Whoever is going to make the head the owner of a block (a write,
+// whole or partial, a discard, a write-zeroes) holds the block's range while it
+// looks at the owner, reads the old content, writes, sets the bits and raises
+// the index.
+//
+// Without it two copy-ups of one block would each put the old content over the
+// other's new sectors, and a copy-up could put old content over a whole-block
+// write that completed between its read and its write.
+//
+// Overwrites of blocks that the head owns already never come here. The mutex is
+// held for a walk over the claims now active, at most a few per channel.
+type guard struct {
+	mu    sync.Mutex
+	first *claim // in order of arrival, held and waiting alike
+	last  *claim
+	waits uint64 // claims that had to wait, for Stats
+}
+
+// claim is one range of blocks, held or waited for. A channel has one and uses
+// it again and again.
+type claim struct {
+	from, to   uint64 // blocks, both inclusive
+	earlier    int    // overlapping claims that came first and are still there
+	ready      chan struct{}
+	prev, next *claim
+}
+
+func newClaim() *claim { return &claim{ready: make(chan struct{}, 1)} }
+
+func (c *claim) overlaps(o *claim) bool { return c.from <= o.to && o.from <= c.to }
+
+// lock returns when c holds the blocks from … to. Overlapping claims are served
+// in order of arrival: none starves, and as a claim waits only for older ones
+// there is no cycle. The caller holds no other claim.
+func (g *guard) lock(c *claim, from, to uint64) {
+	g.mu.Lock()
+	c.from, c.to, c.earlier = from, to, 0
+	for o := g.first; o != nil; o = o.next {
+		if c.overlaps(o) {
+			c.earlier++
+		}
+	}
+	c.prev, c.next = g.last, nil
+	if g.last == nil {
+		g.first = c
+	} else {
+		g.last.next = c
+	}
+	g.last = c
+	wait := c.earlier > 0
+	if wait {
+		g.waits++
+	}
+	g.mu.Unlock()
+	if wait {
+		<-c.ready
+	}
+}
+
+// unlock gives the claim's blocks back and wakes those it was the last to block.
+func (g *guard) unlock(c *claim) {
+	g.mu.Lock()
+	for o := c.next; o != nil; o = o.next {
+		if o.overlaps(c) {
+			o.earlier--
+			if o.earlier == 0 {
+				o.ready <- struct{}{} // never blocks: capacity 1, sent once per wait
+			}
+		}
+	}
+	if c.prev == nil {
+		g.first = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next == nil {
+		g.last = c.prev
+	} else {
+		c.next.prev = c.prev
+	}
+	c.prev, c.next = nil, nil
+	g.mu.Unlock()
+}
+
+// waited returns how many claims had to wait since the disk was opened.
+func (g *guard) waited() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waits
+}

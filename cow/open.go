@@ -1,0 +1,204 @@
+package cow
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/index"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// plainBlockSize is the block size of a disk that is nothing but a base.
+const plainBlockSize = layer.DefaultBlockSize
+
+// stack is what Open has opened so far.
+type stack struct {
+	fs        vfs.FS
+	log       *slog.Logger
+	base      vfs.File // nil: none
+	baseStart int64    // byte of the file
+	baseSize  int64    // bytes from there on
+	baseSum   layer.Fingerprint
+	layers    []*layer.Layer
+	size      int64 // of the disk
+	blockSize int64
+}
+
+// Open opens a stack: it checks that base and layers belong together and builds
+// the index. Layers and base are opened for reading, only the head for writing,
+// and that one last: a refused open has modified nothing. A layer below the
+// head that is not sealed, which is what a crash in the middle of a promotion
+// leaves, is sealed once everything else has succeeded.
+//
+// Errors wrap ErrSpec, ErrBaseChanged, those of package layer, or the
+// operating system's.
+func Open(s Spec, o Options) (*Disk, error) {
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("open disk: %w", err)
+	}
+	k := &stack{fs: o.FS, log: o.Log}
+	ix, err := k.open(s)
+	if err != nil {
+		_ = closeFiles(k.base, k.layers, false)
+		return nil, fmt.Errorf("open disk: %w", err)
+	}
+	return k.disk(s, o, ix), nil
+}
+
+func (s *Spec) check() error {
+	switch {
+	case len(s.Layers) == 0 && !s.ReadOnly:
+		return fmt.Errorf("%w: expected a head, found no layers", ErrSpec)
+	case len(s.Layers) == 0 && s.Base == nil:
+		return fmt.Errorf("%w: expected a base or layers, found neither", ErrSpec)
+	case len(s.Layers) >= int(^index.Owner(0)):
+		return fmt.Errorf("%w: expected fewer than %d layers, found %d", ErrSpec, ^index.Owner(0), len(s.Layers))
+	case s.Base != nil && (s.Base.Offset < 0 || s.Base.Size < 0):
+		return fmt.Errorf("%w: base %s: expected offset and size from 0 up, found %d and %d", ErrSpec, s.Base.Path, s.Base.Offset, s.Base.Size)
+	}
+	return nil
+}
+
+func (k *stack) open(s Spec) (*index.Index, error) {
+	if s.Base != nil {
+		if err := k.openBase(s.Base); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.Layers) == 0 {
+		k.size, k.blockSize = k.baseSize/layer.SectorSize*layer.SectorSize, plainBlockSize
+	} else if err := k.openLayers(s); err != nil {
+		return nil, err
+	}
+	sources := make([]index.Source, len(k.layers))
+	for i, l := range k.layers {
+		sources[i] = l.Source()
+	}
+	ix, err := index.Build(k.blocks(), sources)
+	if err != nil {
+		return nil, err
+	}
+	if !s.ReadOnly {
+		if err := k.sealLeftovers(); err != nil {
+			ix.Close()
+			return nil, err
+		}
+	}
+	return ix, nil
+}
+
+func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.blockSize) }
+
+// openLayers opens the layers oldest first, each expected to lie on the one
+// before it. The disk is as large as its top layer: a disk may have grown over
+// layers made when it was smaller, never shrunk.
+func (k *stack) openLayers(s Spec) error {
+	last := len(s.Layers) - 1
+	top, err := layer.ReadHeader(k.fs, s.Layers[last].Map)
+	if err != nil {
+		return err
+	}
+	k.size, k.blockSize = top.Size, int64(top.BlockSize)
+	var parent uuid.UUID // none below the first
+	var size int64
+	for i, p := range s.Layers {
+		expect := layer.Expect{Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
+		if i == last {
+			expect.UUID, expect.Size = top.UUID, top.Size
+		}
+		l, err := layer.Open(k.fs, p, layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect})
+		if err != nil {
+			return err
+		}
+		k.layers = append(k.layers, l)
+		h := l.Header()
+		if h.Size < size || h.Size > top.Size {
+			return &layer.Fault{Path: p.Map, What: "size of the disk in bytes", Expected: fmt.Sprintf("%d to %d, as of the layers below and on top", size, top.Size),
+				Found: fmt.Sprint(h.Size), Advice: "check that the disk's manifest names the right files", Err: layer.ErrMismatch}
+		}
+		parent, size = h.UUID, h.Size
+	}
+	return nil
+}
+
+// sealLeftovers seals the layers below the head that a crash left unsealed. One
+// that somebody else is reading stays as it is until the next open: it is never
+// written again anyway.
+func (k *stack) sealLeftovers() error {
+	for i, l := range k.layers[:len(k.layers)-1] {
+		if l.Header().State == layer.Sealed {
+			continue
+		}
+		paths, id := l.Paths(), l.Header().UUID
+		err := l.Close() // its shared lock would exclude us
+		if err == nil {
+			k.layers[i], err = k.sealLeftover(paths, id)
+		}
+		if err != nil {
+			k.layers = append(k.layers[:i:i], k.layers[i+1:]...)
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
+	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}})
+	switch {
+	case err == nil:
+		if err = l.Seal(time.Now()); err == nil {
+			err = l.Close()
+		} else {
+			_ = l.Abandon()
+		}
+		if err != nil {
+			return nil, err
+		}
+		k.log.Info("sealed a layer that an interrupted promotion had left open", "map", p.Map)
+	case errors.Is(err, layer.ErrInUse):
+		k.log.Warn("a former head stays unsealed until the next open: somebody else reads it", "map", p.Map)
+	default:
+		return nil, err
+	}
+	return layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id}})
+}
+
+// disk puts an opened stack to work.
+func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
+	d := &Disk{
+		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
+		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
+		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
+		fs: k.fs, log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers,
+	}
+	d.quiet.cond.L = &d.quiet.mu
+	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))
+	d.channels.Store(&[]*Channel{})
+
+	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
+	v.settled.Store(true) // there was no view before it
+	v.sources = append(v.sources, source{file: k.base, start: k.baseStart, limit: k.baseSize})
+	for _, l := range k.layers {
+		v.sources = append(v.sources, layerSource(l))
+	}
+	if !s.ReadOnly {
+		head := k.layers[len(k.layers)-1]
+		v.head, v.bitmap = v.top, head.Bitmap()
+		d.flusher = startFlusher(d, head)
+	}
+	d.view.Store(v)
+	return d
+}

@@ -1,0 +1,50 @@
+package cow
+
+import (
+	"log/slog"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// Spec describes a stack to open: base, layers and whether its top is writable.
+type Spec struct {
+	// Base is the immutable bottom; nil means that blocks without an owner
+	// read as zeros.
+	Base *BaseSpec
+	// Layers are the stack's layers, oldest first. The last one is the head
+	// and is opened for writing, unless ReadOnly.
+	Layers []layer.Paths
+	// ReadOnly opens every layer for reading, the last one too, be it a head
+	// or sealed (a tag). Without layers the disk is the base itself.
+	ReadOnly bool
+}
+
+// BaseSpec names a base image or block device and says what it must be.
+type BaseSpec struct {
+	Path string
+	// Offset is the byte of the file at which the disk's byte 0 lies.
+	Offset int64
+	// Size is how many bytes from Offset on belong to the base; 0 means up to
+	// the end of the file. It may be smaller or larger than the disk: what
+	// lies beyond it reads as zeros, what the disk does not reach is unused.
+	Size int64
+	// Fingerprint, unless zero, must equal the one computed from the base.
+	// The fingerprint in the layers' headers must equal it in any case.
+	Fingerprint layer.Fingerprint
+	// Identity, unless zero, must have the size and modification time that
+	// the file has now. Comparing device and inode is left to the caller:
+	// copying an image elsewhere is no change of it.
+	Identity vfs.Identity
+}
+
+// Options of Open. The zero value is usable.
+type Options struct {
+	// FS opens every file of the stack; nil means the operating system's.
+	FS vfs.FS
+	// Log receives one line per event that a person would want; nil discards.
+	Log *slog.Logger
+	// OnFailure is called once, from the disk's flusher, when a flush failed
+	// and the disk has turned read-only. It must not block.
+	OnFailure func(error)
+}

@@ -1,0 +1,120 @@
+package cow
+
+import (
+	"fmt"
+	"io"
+)
+
+// modify serves a write, discard or write-zeroes; its r.FUA is the caller's
+// business.
+func (c *Channel) modify(r *Request) error {
+	d := c.disk
+	if d.ReadOnly() {
+		return ErrReadOnly
+	}
+	if err := d.failure(); err != nil {
+		return err
+	}
+	if r.Op == OpWrite {
+		if err := d.checkBuffers(r); err != nil {
+			return err
+		}
+		c.cur.set(r.Data)
+		v := c.pinWrite()
+		defer c.unpinWrite()
+		return c.put(v, r.Offset, r.Length)
+	}
+	for _, g := range r.Ranges {
+		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
+			return err
+		}
+	}
+	v := c.pinWrite()
+	defer c.unpinWrite()
+	for _, g := range r.Ranges {
+		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put writes n bytes from the cursor to the disk at pos, run by run.
+func (c *Channel) put(v *view, pos, n int64) error {
+	d := c.disk
+	for n > 0 {
+		block, blocks := d.block(pos), d.touched(pos, n)
+		owner, run := d.index.Lookup(block, blocks)
+		var m int64
+		var err error
+		switch {
+		case owner == v.head:
+			m = min(n, d.endOf(pos, run)-pos)
+			err = c.overwrite(v, pos, m)
+		case owner > v.head:
+			// Superseded: see doc.go, "A write finds a newer owner".
+			m = min(n, d.endOf(pos, run)-pos)
+			c.cur.advance(m)
+		default:
+			run += d.unowned(v, block+run, blocks-run)
+			m = min(n, d.endOf(pos, run)-pos)
+			err = c.firstWrite(v, pos, m)
+		}
+		if err != nil {
+			return err
+		}
+		pos += m
+		n -= m
+	}
+	return nil
+}
+
+// overwrite writes n bytes to blocks that the head owns: the hit path, a
+// positional write and nothing else.
+func (c *Channel) overwrite(v *view, pos, n int64) error {
+	return c.writeHead(v, nil, n, nil, pos)
+}
+
+// unowned counts the blocks from block on, at most limit, that an older layer
+// than the head, or nobody, owns.
+func (d *Disk) unowned(v *view, block, limit uint64) (run uint64) {
+	for run < limit {
+		owner, n := d.index.Lookup(block+run, limit-run)
+		if owner >= v.head {
+			break
+		}
+		run += n
+	}
+	return run
+}
+
+// writeHead writes before, n bytes from the cursor, and after, one behind the
+// other, to the head at disk byte pos, in as few calls as possible.
+func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos int64) error {
+	s := &v.sources[v.head]
+	for len(before) > 0 || n > 0 || len(after) > 0 {
+		iov := c.iov
+		if len(before) > 0 {
+			iov = appendIovec(iov, before)
+		}
+		iov, covered := c.cur.iovecs(iov, n)
+		if covered == n && len(after) > 0 && len(iov) < cap(iov) {
+			iov = appendIovec(iov, after)
+		}
+		put, err := s.file.Pwritev(iov, s.start+pos)
+		if err == nil && put == 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return fmt.Errorf("write at byte %d of the disk: %w", pos, err)
+		}
+		pos += int64(put)
+		k := min(put, len(before))
+		before, put = before[k:], put-k
+		m := min(int64(put), n)
+		c.cur.advance(m)
+		n -= m
+		after = after[put-int(m):]
+	}
+	return nil
+}
