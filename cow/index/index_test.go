@@ -1,0 +1,239 @@
+package index
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+func TestBeyondTheLastBlock(t *testing.T) {
+	x := New(10)
+	defer x.Close()
+	x.Raise(5, ^uint64(0), 3)
+	x.Raise(10, 5, 9)
+	if o, run := x.Lookup(8, 100); o != 3 || run != 2 {
+		t.Errorf("Lookup(8, 100): got owner %d run %d, want 3 and 2", o, run)
+	}
+	if o, run := x.Lookup(10, 7); o != 0 || run != 7 {
+		t.Errorf("Lookup(10, 7): got owner %d run %d, want 0 and 7", o, run)
+	}
+}
+
+func TestFoldAndReuse(t *testing.T) {
+	x := New(2 * pageBlocks)
+	defer x.Close()
+	for o := Owner(1); o <= 200; o++ {
+		x.Raise(100, 1, o)          // unfolds
+		x.Raise(0, pageBlocks, o)   // folds
+		x.Raise(pageBlocks, 500, o) // stays a page
+		if e := entry(x.dir[0].Load()); e.paged() {
+			t.Fatalf("owner %d: a page of one owner is not folded", o)
+		}
+	}
+	for i := uint64(0); i < pageBlocks; i += 32 { // a sequential writer
+		x.Raise(pageBlocks+i, 32, 201)
+	}
+	if e := entry(x.dir[1].Load()); e.paged() || e.owner() != 201 {
+		t.Errorf("a page filled by sequential writes is not folded")
+	}
+	if slots := x.arena.next; slots != 2 {
+		t.Errorf("200 rounds of fold and unfold: got %d slots, want 2", slots)
+	}
+}
+
+func TestWideningKeepsOwners(t *testing.T) {
+	x, m := New(pageBlocks), make(model, pageBlocks)
+	defer x.Close()
+	for o := 1; o <= 600; o++ {
+		x.Raise(uint64(o*5), 3, Owner(o))
+		m.raise(uint64(o*5), 3, Owner(o))
+		if o == 300 && !entry(x.dir[0].Load()).wide() {
+			t.Error("a page of 300 owners is not wide")
+		}
+	}
+	m.compare(t, x)
+}
+
+// An old view's write may complete after the new view's first.
+func TestStragglerStaysNarrow(t *testing.T) {
+	x := New(pageBlocks)
+	defer x.Close()
+	x.Raise(0, 1, 300)
+	x.Raise(5, 1, 299)
+	if e := entry(x.dir[0].Load()); e.wide() {
+		t.Error("a write one layer below made the page wide")
+	}
+	x.Raise(6, 1, 2)
+	for b, want := range map[uint64]Owner{0: 300, 5: 299, 6: 2, 7: 0} {
+		if o, _ := x.Lookup(b, 1); o != want {
+			t.Errorf("block %d: got owner %d, want %d", b, o, want)
+		}
+	}
+}
+
+func TestMemory(t *testing.T) {
+	clone := New(50 << 30 / 4096)
+	defer clone.Close()
+	if m := clone.Memory(); m >= 1<<20 {
+		t.Errorf("fresh clone of 50 GiB: got %d bytes, want less than 1 MiB", m)
+	}
+	blocks := uint64(1 << 30 / 4096)
+	every := newBitmapSource(blocks, false)
+	for b := uint64(0); b < blocks; b += 2 {
+		every.set(b, 1)
+	}
+	x, err := Build(blocks, []Source{every})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	// One byte a block, 8 bytes a page for the directory, the table of slabs.
+	if m, want := x.Memory(), int64(blocks)+int64(blocks)/pageBlocks*8+100; m > want {
+		t.Errorf("worst case of 1 GiB: got %d bytes, want at most %d", m, want)
+	}
+}
+
+type failingSource struct {
+	bitmapSource
+	err error
+}
+
+func (s *failingSource) Words([]uint64, uint64) error { return s.err }
+
+func TestBuildPassesErrorsOn(t *testing.T) {
+	want := errors.New("cannot read")
+	if _, err := Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}}); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+	if _, err := Build(1000, make([]Source, 1<<16)); err == nil {
+		t.Error("65,536 layers were accepted")
+	}
+}
+
+// A bit beyond the last block must not reach the index, whatever the caller
+// has checked.
+func TestBuildIgnoresBitsBeyondTheEnd(t *testing.T) {
+	s := &bitmapSource{words: []uint64{^uint64(0), ^uint64(0)}}
+	x, err := Build(70, []Source{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if o, run := x.Lookup(0, 1000); o != 1 || run != 70 {
+		t.Errorf("got owner %d run %d, want 1 and 70", o, run)
+	}
+}
+
+// Owners only rise, and a lookup that begins after a Raise has returned sees
+// at least its owner. Writers raise overlapping ranges through fold, unfold
+// and widening while readers check both.
+func TestConcurrentRaiseAndLookup(t *testing.T) {
+	const blocks = 5*pageBlocks + 100
+	const writers, perWriter, lastOwner = 4, 3000, 600
+	x := New(blocks)
+	defer x.Close()
+
+	var returned [blocks]atomic.Uint32 // newest owner of a Raise that returned
+	var stop atomic.Bool
+	var readers, writing sync.WaitGroup
+	for r := range 3 {
+		readers.Go(func() {
+			rng := rand.New(rand.NewPCG(7, uint64(r)))
+			seen := make([]Owner, blocks)
+			for !stop.Load() {
+				b := rng.Uint64N(blocks)
+				n := min(1+rng.Uint64N(6000), blocks-b)
+				least := make([]Owner, n)
+				for i := range least {
+					least[i] = max(seen[b+uint64(i)], Owner(returned[b+uint64(i)].Load()))
+				}
+				o, run := x.Lookup(b, n)
+				if run < 1 || run > n || o > lastOwner {
+					t.Errorf("Lookup(%d, %d): impossible answer: owner %d run %d", b, n, o, run)
+					return
+				}
+				for i := range run {
+					if o < least[i] {
+						t.Errorf("block %d: owner fell from %d to %d", b+i, least[i], o)
+						return
+					}
+					seen[b+i] = o
+				}
+			}
+		})
+	}
+	for w := range writers {
+		writing.Go(func() {
+			rng := rand.New(rand.NewPCG(11, uint64(w)))
+			for i := range perWriter {
+				o := Owner(1 + i*(lastOwner-1)/perWriter)
+				first, n := rng.Uint64N(blocks), 1+rng.Uint64N(64)
+				switch rng.IntN(20) {
+				case 0, 1:
+					first, n = first/pageBlocks*pageBlocks, pageBlocks
+				case 2:
+					n = 9000
+				}
+				n = min(n, blocks-first)
+				x.Raise(first, n, o)
+				for b := first; b < first+n; b++ {
+					for {
+						old := returned[b].Load()
+						if old >= uint32(o) || returned[b].CompareAndSwap(old, uint32(o)) {
+							break
+						}
+					}
+				}
+			}
+		})
+	}
+	writing.Wait()
+	stop.Store(true)
+	readers.Wait()
+	for b := range uint64(blocks) {
+		if o, _ := x.Lookup(b, 1); uint32(o) != returned[b].Load() {
+			t.Fatalf("block %d: got owner %d in the end, want %d", b, o, returned[b].Load())
+		}
+	}
+}
+
+func TestLookupDoesNotAllocate(t *testing.T) {
+	x := New(1 << 20)
+	defer x.Close()
+	x.Raise(5000, 100, 1)
+	b := uint64(0)
+	if n := testing.AllocsPerRun(1000, func() { x.Lookup(b%(1<<20), 256); x.Raise(b%(1<<20), 3, 2); b += 7919 }); n != 0 {
+		t.Errorf("got %v allocations per lookup and raise, want none", n)
+	}
+}
+
+// FuzzIndex interprets its input as raises and lookups, and compares with the
+// model.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte{0, 0, 10, 1, 0, 16, 0, 2, 1, 5})
+	f.Add([]byte{255, 255, 255, 255, 3, 0, 0, 255, 255, 2})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		const blocks = 2*pageBlocks + 77
+		x, m := New(blocks), make(model, blocks)
+		defer x.Close()
+		for ; len(ops) >= 6; ops = ops[6:] {
+			first := (uint64(ops[0])<<8 | uint64(ops[1])) % blocks
+			n := uint64(ops[2])<<8 | uint64(ops[3])
+			o := Owner(ops[4])<<8 | Owner(ops[5])
+			if n&1 == 0 {
+				x.Raise(first, n/2, o)
+				m.raise(first, n/2, o)
+				continue
+			}
+			gotO, gotRun := x.Lookup(first, n)
+			if o, run := m.lookup(first, n); o != gotO || run != gotRun {
+				t.Fatalf("Lookup(%d, %d): got owner %d run %d, want %d run %d", first, n, gotO, gotRun, o, run)
+			}
+		}
+		m.compare(t, x)
+	})
+}
+
+var _ Source = (*bitmapSource)(nil)
