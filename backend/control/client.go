@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
@@ -18,95 +17,74 @@ import (
 // ErrNoDaemon says that nobody listens on the socket.
 var ErrNoDaemon = errors.New("no daemon serves it")
 
-// Client is a connection to a Server, or another QMP server in as far as Run is
-// concerned, over go-qemu's SocketMonitor. For one user at a time; Close may come from
-// another goroutine.
+// Client reaches a Server, or another QMP server in as far as Run is concerned, over
+// go-qemu's SocketMonitor. It holds no connection, and all its methods may be called
+// from any goroutine.
 //
 // What SocketMonitor needs from its surroundings, and where it gets it:
 //
-//   - It hands out a reply that lies in its receive buffer and reads on into it, so that
-//     an event behind the reply may overwrite it: the connection for commands has its
-//     events turned off, and that for events runs no commands.
+//   - It hands out a reply that lies in its receive buffer while it reads on into that
+//     buffer, so that whatever comes later may overwrite the reply: each command has a
+//     connection of its own with events turned off, and events have theirs.
 //   - It keeps an error's description and drops its class: cow-last-error asks for it.
 //   - It stops reading while an event waits for a listener, and Disconnect then hangs:
-//     Events has a goroutine that takes them until the channel closes.
+//     Events takes what is left.
 //   - Connect and Run know no deadline: both run in a goroutine here, and Disconnect
 //     makes them return.
 //   - A peer that is gone shows as a JSON error: see [ErrClosed].
 type Client struct {
 	path    string
 	timeout time.Duration
-	mon     *qmp.SocketMonitor
-	broken  atomic.Bool // closed, by a Run that was given up or by the daemon
+	version string
 }
 
-// Dial connects to the socket at path and negotiates; timeout is for each step of
-// connecting, 0 for 5 s. ErrNoDaemon: there is no socket, or nobody listens on it.
+// Dial connects to the socket at path once, to see who is there; timeout is for each
+// step of connecting, then and later, 0 for 5 s. ErrNoDaemon: there is no socket, or
+// nobody listens on it.
 func Dial(path string, timeout time.Duration) (*Client, error) {
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
-	mon, err := connect(path, timeout)
+	c := &Client{path: path, timeout: timeout}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*timeout)
+	defer cancel()
+	mon, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{path: path, timeout: timeout, mon: mon}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	var remote *Error
-	err = c.Run(ctx, cmdSetEvents, map[string]bool{"enable": false}, nil)
-	if err != nil && !errors.As(err, &remote) {
-		c.Close()
-		return nil, err
-	}
+	c.version = mon.Version.String()
+	mon.Disconnect()
 	return c, nil
 }
 
-// connect dials and shakes hands, each within timeout.
-func connect(path string, timeout time.Duration) (*qmp.SocketMonitor, error) {
-	mon, err := qmp.NewSocketMonitor("unix", path, timeout)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return nil, fmt.Errorf("control socket %s: %w", path, ErrNoDaemon)
-	case err != nil:
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	result := make(chan error, 1)
-	go func() { result <- mon.Connect() }()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case err = <-result:
-	case <-timer.C:
-		mon.Disconnect()
-		<-result
-		err = os.ErrDeadlineExceeded
-	}
-	if err != nil {
-		mon.Disconnect() // for good, should Connect have got through at the last moment
-		return nil, fmt.Errorf("control socket %s: no greeting: %w", path, err)
-	}
-	return mon, nil
-}
-
-// Version is the daemon's, from its greeting: "MAJOR.MINOR.MICRO".
-func (c *Client) Version() string { return c.mon.Version.String() }
+// Version is the daemon's, from its greeting to Dial: "MAJOR.MINOR.MICRO".
+func (c *Client) Version() string { return c.version }
 
 // Run executes a command. args is marshalled to a JSON object, nil for none; the reply
 // is unmarshalled into out unless that is nil. A failure that the daemon reported is an
-// *Error; ErrClosed: the daemon went away, or an earlier Run was given up; else ctx's
-// error: the connection is closed then, which cancels the command.
+// *Error. ErrNoDaemon and ErrClosed: it is not there, or went away in the middle. When
+// ctx ends, its error, and the command's context ends too.
 func (c *Client) Run(ctx context.Context, command string, args, out any) error {
-	if c.broken.Load() {
-		return fmt.Errorf("%s on %s: %w", command, c.path, ErrClosed)
-	}
 	text, err := json.Marshal(qmp.Command{Execute: command, Args: args})
 	if err != nil {
-		return fmt.Errorf("%s on %s: arguments: %w", command, c.path, err)
+		return fmt.Errorf("%s: arguments: %w", command, err)
 	}
-	reply, err := c.roundTrip(ctx, text)
+	mon, err := c.connect(ctx)
 	if err != nil {
-		return fmt.Errorf("%s on %s: %w", command, c.path, c.explain(ctx, err))
+		return err
+	}
+	defer mon.Disconnect()
+	mute, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
+	if err != nil {
+		return err
+	}
+	// A server that is not ours does not know the command: no matter.
+	if _, err := roundTrip(ctx, mon, mute); err != nil && !isRemote(err) {
+		return fmt.Errorf("control socket %s: %w", c.path, err)
+	}
+	reply, err := roundTrip(ctx, mon, text)
+	if err != nil {
+		return fmt.Errorf("control socket %s: %s: %w", c.path, command, err)
 	}
 	if out == nil {
 		return nil
@@ -115,71 +93,16 @@ func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 		Return any `json:"return"`
 	}{out}
 	if err := json.Unmarshal(reply, &r); err != nil {
-		return fmt.Errorf("%s on %s: reply: %w", command, c.path, err)
+		return fmt.Errorf("control socket %s: %s: reply: %w", c.path, command, err)
 	}
 	return nil
 }
 
-// roundTrip is SocketMonitor.Run with a context.
-func (c *Client) roundTrip(ctx context.Context, text []byte) ([]byte, error) {
-	type result struct {
-		reply []byte
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		reply, err := c.mon.Run(text)
-		done <- result{reply, err}
-	}()
-	select {
-	case r := <-done:
-		return r.reply, r.err
-	case <-ctx.Done():
-		c.broken.Store(true)
-		c.mon.Disconnect()
-		<-done
-		return nil, ctx.Err()
-	}
-}
-
-// explain turns SocketMonitor's error into what it stands for.
-func (c *Client) explain(ctx context.Context, cause error) error {
-	if c.broken.Load() {
-		return cause
-	}
-	text, err := json.Marshal(qmp.Command{Execute: cmdLastError})
-	if err != nil {
-		return cause
-	}
-	reply, err := c.roundTrip(ctx, text)
-	if c.broken.Load() {
-		return err
-	}
-	var r struct {
-		Return *Error `json:"return"`
-	}
-	if err == nil && json.Unmarshal(reply, &r) == nil {
-		if r.Return != nil && r.Return.Desc == cause.Error() {
-			return r.Return
-		}
-		return cause // SocketMonitor's own complaint about a reply
-	}
-	var lost unix.Errno
-	var syntax *json.SyntaxError
-	if errors.As(err, &lost) || errors.As(err, &syntax) || errors.Is(err, net.ErrClosed) {
-		c.broken.Store(true)
-		c.mon.Disconnect()
-		return fmt.Errorf("%w: the daemon ended or closed the connection", ErrClosed)
-	}
-	// A QMP server that does not know cow-last-error.
-	return &Error{Class: GenericError, Desc: cause.Error()}
-}
-
-// Events makes a second connection and returns the daemon's events from now on. The
-// channel closes when ctx ends or the daemon goes away; who does not receive for long
-// is closed by the daemon, nothing else stops.
+// Events returns the daemon's events from now on. The channel closes when ctx ends or
+// the daemon goes away; who does not receive for long is closed by the daemon, and
+// nothing else suffers.
 func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
-	mon, err := connect(c.path, c.timeout)
+	mon, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +128,92 @@ func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
 	return out, nil
 }
 
+// connect dials and shakes hands.
+func (c *Client) connect(ctx context.Context) (*qmp.SocketMonitor, error) {
+	mon, err := qmp.NewSocketMonitor("unix", c.path, c.timeout)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return nil, fmt.Errorf("control socket %s: %w", c.path, ErrNoDaemon)
+	case err != nil:
+		return nil, fmt.Errorf("control socket %s: %w", c.path, err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- mon.Connect() }()
+	timer := time.NewTimer(c.timeout)
+	defer timer.Stop()
+	select {
+	case err = <-result:
+	case <-timer.C:
+		mon.Disconnect()
+		<-result
+		err = os.ErrDeadlineExceeded
+	case <-ctx.Done():
+		mon.Disconnect()
+		<-result
+		err = ctx.Err()
+	}
+	if err != nil {
+		mon.Disconnect() // again: Connect may have got through at the last moment
+		return nil, fmt.Errorf("control socket %s: no greeting: %w", c.path, err)
+	}
+	return mon, nil
+}
+
+// roundTrip runs one command and turns SocketMonitor's errors into what they stand for.
+// After ctx's end the monitor is disconnected.
+func roundTrip(ctx context.Context, mon *qmp.SocketMonitor, text []byte) ([]byte, error) {
+	reply, cause := runContext(ctx, mon, text)
+	if cause == nil || ctx.Err() != nil {
+		return reply, cause
+	}
+	ask, err := json.Marshal(qmp.Command{Execute: cmdLastError})
+	if err != nil {
+		return nil, cause
+	}
+	reply, err = runContext(ctx, mon, ask)
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	var r struct {
+		Return *Error `json:"return"`
+	}
+	if err == nil && json.Unmarshal(reply, &r) == nil {
+		if r.Return != nil && r.Return.Desc == cause.Error() {
+			return nil, r.Return
+		}
+		return nil, cause // SocketMonitor's own complaint about a reply
+	}
+	var errno unix.Errno
+	var syntax *json.SyntaxError
+	if errors.As(err, &errno) || errors.As(err, &syntax) || errors.Is(err, net.ErrClosed) {
+		return nil, fmt.Errorf("%w: the daemon ended or closed the connection", ErrClosed)
+	}
+	// A QMP server that does not know cow-last-error.
+	return nil, &Error{Class: GenericError, Desc: cause.Error()}
+}
+
+// runContext is SocketMonitor.Run with a context.
+func runContext(ctx context.Context, mon *qmp.SocketMonitor, text []byte) (reply []byte, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		reply, err = mon.Run(text)
+	}()
+	select {
+	case <-done:
+		return reply, err
+	case <-ctx.Done():
+		mon.Disconnect()
+		<-done
+		return nil, ctx.Err()
+	}
+}
+
+func isRemote(err error) bool {
+	var e *Error
+	return errors.As(err, &e)
+}
+
 // forward passes events on until either end is done.
 func forward(ctx context.Context, in <-chan qmp.Event, out chan<- qmp.Event) {
 	for {
@@ -222,12 +231,4 @@ func forward(ctx context.Context, in <-chan qmp.Event, out chan<- qmp.Event) {
 			return
 		}
 	}
-}
-
-// Close ends the connection; events have their own and end with their context.
-func (c *Client) Close() error {
-	if err := c.mon.Disconnect(); err != nil && !c.broken.Load() {
-		return fmt.Errorf("control socket %s: %w", c.path, err)
-	}
-	return nil
 }

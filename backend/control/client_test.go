@@ -51,11 +51,9 @@ func TestClient(t *testing.T) {
 	if err := c.Run(ctx, "echo", func() {}, nil); err == nil || !strings.Contains(err.Error(), "arguments") {
 		t.Errorf("arguments that JSON does not know: %v", err)
 	}
-	if err := c.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := c.Run(ctx, "echo", nil, nil); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
+	s.Close()
+	if err := c.Run(ctx, "echo", nil, nil); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("without a daemon: %v", err)
 	}
 }
 
@@ -65,7 +63,6 @@ func TestClientEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	events, err := c.Events(ctx)
 	if err != nil {
@@ -99,7 +96,6 @@ func TestClientEventsEndWithServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	events, err := c.Events(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +103,7 @@ func TestClientEventsEndWithServer(t *testing.T) {
 	s.Close()
 	for range events {
 	}
-	if err := c.Run(context.Background(), "query-version", nil, nil); !errors.Is(err, ErrClosed) {
+	if err := c.Run(context.Background(), "query-version", nil, nil); !errors.Is(err, ErrNoDaemon) {
 		t.Errorf("Run without a daemon: %v", err)
 	}
 }
@@ -125,14 +121,13 @@ func TestClientCancel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := c.Run(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Run: %v", err)
 	}
 	<-cancelled
-	if err := c.Run(context.Background(), "wait", nil, nil); !errors.Is(err, ErrClosed) {
+	if err := c.Run(context.Background(), "query-version", nil, nil); err != nil {
 		t.Errorf("the next Run: %v", err)
 	}
 }
@@ -194,9 +189,11 @@ func TestDialOdd(t *testing.T) {
 				}
 				io.Copy(io.Discard, conn)
 			}()
-			c, err := Dial(path, 200*time.Millisecond)
+			c := &Client{path: path, timeout: 200 * time.Millisecond}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			err = c.Run(ctx, "query-version", nil, nil)
 			if err == nil {
-				c.Close()
 				t.Fatal("no error")
 			}
 			if !strings.Contains(err.Error(), tc.wantErr) || !strings.Contains(err.Error(), path) {
@@ -218,11 +215,7 @@ func TestForeignServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
+	serve := func(conn net.Conn) {
 		defer conn.Close()
 		fmt.Fprintln(conn, `{"QMP":{"version":{},"capabilities":[]}}`)
 		for d := json.NewDecoder(bufio.NewReader(conn)); ; {
@@ -237,17 +230,59 @@ func TestForeignServer(t *testing.T) {
 				fmt.Fprintf(conn, `{"error":{"class":"CommandNotFound","desc":"no %s"}}`+"\n", r.Execute)
 			}
 		}
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
 	}()
 	c, err := Dial(path, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	if err := c.Run(context.Background(), "known", nil, nil); err != nil {
 		t.Error(err)
 	}
 	var e *Error
 	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{GenericError, "no other"}) {
 		t.Errorf("%#v", err)
+	}
+}
+
+// TestSocketMonitor drives the server with go-qemu alone, events and commands on one
+// connection, as a program that knows nothing of this package would.
+func TestSocketMonitor(t *testing.T) {
+	s, path := start(t, Options{}, map[string]Handler{"echo": echo})
+	mon, err := qmp.NewSocketMonitor("unix", path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mon.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	if v := mon.Version; v.String() != "1.2.3" || v.Package != "cowblk" {
+		t.Errorf("version %+v", v)
+	}
+	events, err := mon.Events(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := mon.Run([]byte(`{"execute":"echo","arguments":{"a":1},"id":"x"}`)); err != nil || string(out) != `{"return":{"a":1},"id":"x"}` {
+		t.Errorf("echo: %s, %v", out, err)
+	}
+	if _, err := mon.Run([]byte(`{"execute":"missing"}`)); err == nil || err.Error() != "The command missing has not been found" {
+		t.Errorf("missing: %v", err)
+	}
+	eventually(t, "it takes events", func() bool { return listening(s) == 1 })
+	s.Emit("COW_PROMOTED", map[string]string{"disk": "vm1"})
+	if e := <-events; e.Event != "COW_PROMOTED" || e.Data["disk"] != "vm1" || e.Timestamp.Seconds == 0 {
+		t.Errorf("event %+v", e)
+	}
+	if err := mon.Disconnect(); err != nil {
+		t.Error(err)
 	}
 }

@@ -21,6 +21,7 @@
 //     out of the stream and is the owner of the other two; the executor runs commands
 //     one at a time; the writer empties the client's output queue. All three have ended
 //     when [Server.Close] returns.
-//   - [Client.Run] and [Client.Events] use one goroutine each for as long as they wait,
-//     beside the one that go-qemu keeps per connection until [Client.Close].
+//   - [Client.Run] has one goroutine beside the one that go-qemu keeps per connection,
+//     and [Client.Events] one that passes events on until its context ends. Run's have
+//     ended when it returns, those of Events when its channel is closed.
 package control

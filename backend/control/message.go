@@ -34,13 +34,16 @@ func (e *Error) Error() string { return e.Desc }
 
 // errorf is a GenericError.
 func errorf(format string, args ...any) *Error {
-	return &Error{Class: GenericError, Desc: fmt.Sprintf(format, args...)}
+	return &Error{Class: GenericError, Desc: truncate(fmt.Sprintf(format, args...), maxDesc)}
 }
+
+// maxDesc bounds an error's description, in bytes.
+const maxDesc = 1024
 
 // asError gives err the form it has on the wire. A description is never empty, because
 // go-qemu takes an error without one for success.
 func asError(err error) *Error {
-	out := &Error{Class: GenericError, Desc: err.Error()}
+	out := &Error{Class: GenericError, Desc: truncate(err.Error(), maxDesc)}
 	var e *Error
 	if errors.As(err, &e) {
 		out.Class = e.Class
@@ -175,22 +178,22 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 			return line, nil
 		}
 	}
-	type errorReply struct {
-		Error *Error          `json:"error"`
-		ID    json.RawMessage `json:"id,omitempty"`
-	}
-	line, err := encodeLine(errorReply{failure, id})
+	line, err := encodeError(id, failure)
 	if err == nil && len(line) <= maxText {
 		return line, failure
 	}
-	// An id or a description nearly as long as a line may be: keep the head of the
-	// description, and give up the id, which its sender knows to be that long.
-	failure = &Error{failure.Class, truncate(failure.Desc, 1024)}
-	line, err = encodeLine(errorReply{failure, nil})
-	if err != nil {
-		return []byte(`{"error":{"class":"GenericError","desc":"internal error"}}` + "\n"), failure
+	// An id nearly as long as a line may be; its sender knows.
+	if line, err = encodeError(nil, failure); err == nil {
+		return line, failure
 	}
-	return line, failure
+	return []byte(`{"error":{"class":"GenericError","desc":"internal error"}}` + "\n"), failure
+}
+
+func encodeError(id json.RawMessage, failure *Error) ([]byte, error) {
+	return encodeLine(struct {
+		Error *Error          `json:"error"`
+		ID    json.RawMessage `json:"id,omitempty"`
+	}{failure, id})
 }
 
 // truncate cuts s after at most n bytes, at a character.

@@ -312,7 +312,6 @@ func TestReplyTooLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	ctx := context.Background()
 	var s string
 	fits := maxText - len(`{"return":""}`) - 1

@@ -197,7 +197,7 @@ func (c *session) dispatch(r request) {
 	default:
 		h, ok := c.srv.lookup(r.Execute)
 		if !ok {
-			err = &Error{CommandNotFound, "The command " + truncate(r.Execute, 128) + " has not been found"}
+			err = &Error{CommandNotFound, "The command " + r.Execute + " has not been found"}
 			break
 		}
 		value, err = h(c.ctx, r.Args)
@@ -242,7 +242,7 @@ func negotiate(args json.RawMessage) error {
 		return err
 	}
 	if len(p.Enable) > 0 {
-		return errorf("Capability '%s' not available", truncate(p.Enable[0], 128))
+		return errorf("Capability '%s' not available", p.Enable[0])
 	}
 	return nil
 }

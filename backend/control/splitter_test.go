@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,7 @@ func TestSplitter(t *testing.T) {
 func FuzzSplitter(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"qmp_capabilities"}`, "{}{}", "{\"a\xff{}", "x\n{}", `{"a":"\\\""}[[]]`,
-		"{\"a\n}", "\x00\x01{", "{]}", strings.Repeat("[", maxDepth+2),
+		"{\"a\n}", "\x00\x01{", "{]}", "}", strings.Repeat("[", maxDepth+2),
 	} {
 		f.Add([]byte(s), uint8(3))
 	}
@@ -113,14 +114,15 @@ func objects(in []byte) (out []string, ok bool) {
 	if len(in) >= maxText || bytes.Count(in, []byte("{"))+bytes.Count(in, []byte("[")) > maxDepth || bytes.IndexByte(in, 0xff) >= 0 {
 		return nil, false
 	}
-	for d := json.NewDecoder(bytes.NewReader(in)); d.More(); {
+	for d := json.NewDecoder(bytes.NewReader(in)); ; {
 		var raw json.RawMessage
-		if d.Decode(&raw) != nil || raw[0] != '{' {
+		if err := d.Decode(&raw); err == io.EOF {
+			return out, true
+		} else if err != nil || raw[0] != '{' {
 			return nil, false
 		}
 		out = append(out, string(raw))
 	}
-	return out, true
 }
 
 // FuzzParseRequest: whatever a text holds, there is a request or an error, the reply
