@@ -1,0 +1,212 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const page = 4096
+
+// memfd returns the descriptor of a file of n bytes whose byte i is i/256 and
+// whose name in /proc/self/maps contains name.
+func memfd(t testing.TB, name string, n int) int {
+	t.Helper()
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i >> 8)
+	}
+	if _, err := unix.Pwrite(fd, b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// mappings counts the mappings of files whose name contains name.
+func mappings(t testing.TB, name string) int {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(maps), name)
+}
+
+// twoPlusOne is a table of two adjacent regions and one behind a gap, all of
+// one file: the second lies before the first in it, the third at an offset
+// that is not page-aligned.
+func twoPlusOne(t testing.TB) *Table {
+	t.Helper()
+	fd := memfd(t, "two-plus-one", 8*page)
+	tab, err := NewTable([]RegionDesc{
+		{GuestAddr: 0x1000, Size: 2 * page, UserAddr: 0x70000, MmapOffset: 2 * page},
+		{GuestAddr: 0x3000, Size: page, UserAddr: 0x90000, MmapOffset: 0},
+		{GuestAddr: 0x10000, Size: 2*page - 16, UserAddr: 0x40010, MmapOffset: 4*page + 16},
+	}, []int{fd, fd, fd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tab.Release)
+	return tab
+}
+
+func TestNewTableChecks(t *testing.T) {
+	fd := memfd(t, "checks", 4*page)
+	ok := RegionDesc{GuestAddr: 0x10000, Size: page, UserAddr: 0x50000}
+	for _, tc := range []struct {
+		name string
+		r    RegionDesc
+		fd   int
+		want string // in the error; "" for a good region
+	}{
+		{"beside", RegionDesc{GuestAddr: 0x11000, Size: page, UserAddr: 0x51000}, fd, ""},
+		{"before", RegionDesc{GuestAddr: 0xf000, Size: page, UserAddr: 0x4f000}, fd, ""},
+		{"whole file", RegionDesc{GuestAddr: 0, Size: 4 * page, UserAddr: 0}, fd, ""},
+		{"odd offset", RegionDesc{GuestAddr: 0, Size: 100, UserAddr: 0, MmapOffset: 4*page - 100}, fd, ""},
+		{"size 0", RegionDesc{GuestAddr: 0, Size: 0, UserAddr: 0}, fd, "size is 0"},
+		{"guest overlap, first byte", RegionDesc{GuestAddr: 0x10fff, Size: page, UserAddr: 0}, fd, "guest addresses overlap"},
+		{"guest overlap, last byte", RegionDesc{GuestAddr: 0xf001, Size: page, UserAddr: 0}, fd, "guest addresses overlap"},
+		{"guest overlap, around", RegionDesc{GuestAddr: 0xf000, Size: 4 * page, UserAddr: 0}, fd, "guest addresses overlap"},
+		{"user overlap", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0x50800}, fd, "user addresses overlap"},
+		{"guest wraps", RegionDesc{GuestAddr: 1<<64 - page, Size: 2 * page, UserAddr: 0}, fd, "overflows"},
+		{"user wraps", RegionDesc{GuestAddr: 0, Size: 2 * page, UserAddr: 1<<64 - page}, fd, "overflows"},
+		{"offset wraps", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 1<<64 - page}, fd, "overflows"},
+		{"size huge", RegionDesc{GuestAddr: 0, Size: 1<<64 - 1, UserAddr: 0}, fd, "overflows"},
+		{"beyond file", RegionDesc{GuestAddr: 0, Size: 4*page + 1, UserAddr: 0}, fd, "the file has 16384"},
+		{"offset beyond file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 4 * page}, fd, "the file has 16384"},
+		{"not a file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0}, pipe(t), "expected a regular file"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tab, err := NewTable([]RegionDesc{ok, tc.r}, []int{fd, tc.fd})
+			if err == nil {
+				tab.Release()
+			}
+			if n := mappings(t, "memfd:checks"); n != 0 {
+				t.Errorf("%d mappings are left", n)
+			}
+			if tc.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error %v, expected ErrRegion with %q", err, tc.want)
+			}
+		})
+	}
+	if _, err := NewTable([]RegionDesc{ok}, nil); !errors.Is(err, ErrRegion) {
+		t.Errorf("a region without a file: error %v", err)
+	}
+	if _, err := NewTable([]RegionDesc{ok}, []int{-1}); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a bad descriptor: error %v", err)
+	}
+}
+
+func pipe(t *testing.T) int {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return int(r.Fd())
+}
+
+func TestTooManyRegions(t *testing.T) {
+	fd := memfd(t, "many", page)
+	var rs []RegionDesc
+	var fds []int
+	for i := range uint64(MaxRegions) {
+		rs = append(rs, RegionDesc{GuestAddr: i * page, Size: page, UserAddr: i * page})
+		fds = append(fds, fd)
+	}
+	tab, err := NewTable(rs, fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tab.Release()
+	if b, err := tab.Append(nil, 0, MaxRegions*page); err != nil || len(b) != MaxRegions {
+		t.Errorf("all of the memory: %d slices, error %v", len(b), err)
+	}
+	next := RegionDesc{GuestAddr: MaxRegions * page, Size: page, UserAddr: MaxRegions * page}
+	if _, err := tab.With(next, fd); !errors.Is(err, ErrRegion) {
+		t.Errorf("region %d: error %v, expected ErrRegion", MaxRegions+1, err)
+	}
+}
+
+func TestAddRemoveRegions(t *testing.T) {
+	fd := memfd(t, "add-remove", 2*page)
+	a := RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000}
+	b := RegionDesc{GuestAddr: 0x8000, Size: page, UserAddr: 0x8000, MmapOffset: page}
+	empty, err := NewTable(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := empty.With(a, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := one.With(b, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := mappings(t, "add-remove"); n != 2 {
+		t.Errorf("%d mappings with two regions in three tables, expected 2", n)
+	}
+	bytesOfA, err := two.Slice(0x1000, page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As front-ends send it, the offset in REM_MEM_REG means nothing.
+	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000}, {GuestAddr: 0x8000, Size: page}} {
+		if _, err := onlyB.Without(wrong); !errors.Is(err, ErrRegion) {
+			t.Errorf("removing [%v]: error %v, expected ErrRegion", wrong, err)
+		}
+	}
+	if got := fmt.Sprint(two.Regions(), onlyB.Regions()); got != fmt.Sprint([]RegionDesc{a, b}, []RegionDesc{b}) {
+		t.Errorf("regions are %s", got)
+	}
+	empty.Release()
+	one.Release()
+	two.Acquire() // a request in flight
+	two.Release()
+	if n := mappings(t, "add-remove"); n != 2 {
+		t.Errorf("%d mappings while a request holds the old table, expected 2", n)
+	}
+	bytesOfA[0]++ // still mapped, or this test dies
+	two.Release()
+	if n := mappings(t, "add-remove"); n != 1 {
+		t.Errorf("%d mappings with one region left, expected 1", n)
+	}
+	onlyB.Release()
+	if n := mappings(t, "add-remove"); n != 0 {
+		t.Errorf("%d mappings in the end, expected 0", n)
+	}
+}
+
+func TestReleaseTwicePanics(t *testing.T) {
+	tab, err := NewTable(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab.Release()
+	defer func() {
+		if recover() == nil {
+			t.Error("a second Release went unnoticed")
+		}
+	}()
+	tab.Release()
+}
