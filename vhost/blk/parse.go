@@ -153,7 +153,10 @@ func (p *Parser) ranges(r *Request, data [][]byte, n uint64, lim *rangeLimits) S
 	}
 	verdict := StatusPending
 	for range n / segmentSize {
-		data, _ = p.take(data)
+		var ok bool
+		if data, ok = p.take(data); !ok {
+			return StatusIOErr // ReadLen promised more than there is
+		}
 		sector := binary.LittleEndian.Uint64(p.raw[0:])
 		sectors := uint64(binary.LittleEndian.Uint32(p.raw[8:]))
 		flags := binary.LittleEndian.Uint32(p.raw[12:])
