@@ -1,0 +1,223 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// baseSpec checks that the base of a disk is still what it was, as far as that is cheap, and describes it for
+// cow.Open, which compares the sampled fingerprint. Same size and modification time: accepted. Otherwise an image is
+// hashed again, and its new time recorded if the content is the same; a base in place is refused.
+func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error) {
+	b := m.Base
+	if b == nil {
+		return nil, nil
+	}
+	spec := &cow.BaseSpec{Path: b.Path, Offset: b.Offset, Size: b.Size, Fingerprint: b.Fingerprint}
+	if b.Image != "" {
+		spec.Path = s.ImageData(b.Image)
+		return spec, s.checkImage(ctx, m)
+	}
+	f, err := s.openBase(m, b.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	now, err := f.Identity()
+	if err != nil {
+		return nil, err
+	}
+	if sameState(now, *b.Identity) {
+		return spec, nil
+	}
+	if err := checkFingerprint(f, m); err != nil {
+		return nil, err
+	}
+	mismatch := changed(b.Path, *b.Identity, now)
+	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: cowblk trust-base %s",
+		sampledBytes(b.Size)>>10, m.Name)
+	return nil, mismatch
+}
+
+// sampledBytes is how much of a base its fingerprint looks at, at most; see layer.ComputeFingerprint.
+func sampledBytes(size int64) int64 { return min(size, 2*64<<10+256*4<<10) }
+
+// sameState compares what a change of content would change. Device and inode are left out: a store may be copied.
+func sameState(a, b vfs.Identity) bool {
+	return a.Size == b.Size && a.MTime == b.MTime && a.Block == b.Block
+}
+
+// changed says how a file differs from what was recorded.
+func changed(path string, was, is vfs.Identity) *Mismatch {
+	m := &Mismatch{File: path}
+	switch {
+	case was.Block != is.Block:
+		kind := map[bool]string{false: "a regular file", true: "a block device"}
+		m.What, m.Expected, m.Found = "kind", kind[was.Block], kind[is.Block]
+	case was.Size != is.Size:
+		m.What, m.Expected, m.Found = "size of the base", quoteBytes(was.Size), quoteBytes(is.Size)
+	default:
+		m.What, m.Expected, m.Found = "modification time of the base", timeText(was.MTime), timeText(is.MTime)
+	}
+	return m
+}
+
+func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
+
+func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &Mismatch{File: path, What: "base of disk " + m.Name, Expected: "the file that the disk was created on", Found: "no such file",
+			Advice: "put it back in this place; the disk's layers hold only what differs from it"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("base of disk %q: %w", m.Name, err)
+	}
+	return f, nil
+}
+
+// checkFingerprint compares samples of the content with what was recorded.
+func checkFingerprint(f vfs.File, m *Manifest) error {
+	b := m.Base
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	advice := "put the original content back; the disk's layers are right only over that"
+	if size < b.Offset+b.Size {
+		return &Mismatch{File: f.Name(), What: "size of the base", Expected: "at least " + quoteBytes(b.Offset+b.Size), Found: quoteBytes(size), Advice: advice}
+	}
+	found, err := layer.ComputeFingerprint(f, b.Offset, b.Size)
+	if err != nil {
+		return err
+	}
+	if found != b.Fingerprint {
+		return &Mismatch{File: f.Name(), What: "sampled content of the base", Expected: "fingerprint " + b.Fingerprint.String(),
+			Found: found.String(), Advice: advice}
+	}
+	return nil
+}
+
+// checkImage checks the image that m lies on.
+func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
+	path := s.ImageData(m.Base.Image)
+	img, err := s.Image(m.Base.Image)
+	if errors.Is(err, ErrNotFound) {
+		return &Mismatch{File: s.path(imagesDir, m.Base.Image), What: "base of disk " + m.Name, Expected: "an image", Found: "none",
+			Advice: "put the image's directory back; importing another under this name does not help"}
+	}
+	if err != nil {
+		return err
+	}
+	if img.Fingerprint != m.Base.Fingerprint {
+		return &Mismatch{File: s.path(imagesDir, m.Base.Image, imageFile), What: "fingerprint of the base of disk " + m.Name,
+			Expected: m.Base.Fingerprint.String(), Found: img.Fingerprint.String(),
+			Advice: "this is another image of the same name: put the original one back"}
+	}
+	f, err := s.openBase(m, path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	now, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	if sameState(now, img.Identity) {
+		return nil
+	}
+	if now.Size != img.Identity.Size {
+		mismatch := changed(path, img.Identity, now)
+		mismatch.Advice = "restore the image's data file from a backup"
+		return mismatch
+	}
+	s.log.Warn("an image has a new modification time, checking its whole content", "image", img.Name, "size", img.Size)
+	sum, err := hashFile(ctx, f, img.Size, nil)
+	if err != nil {
+		return fmt.Errorf("image %q: %w", img.Name, err)
+	}
+	if sum != img.SHA256 {
+		return &Mismatch{File: path, What: "SHA-256 of the image", Expected: img.SHA256, Found: sum, Advice: "restore the image's data file from a backup"}
+	}
+	// Only a convenience: without it the next open hashes again.
+	err = s.locked(ctx, func() error {
+		img.Identity = now
+		return s.writeDocument(s.path(imagesDir, img.Name, imageFile), img)
+	})
+	if err != nil {
+		s.log.Warn("the image is unchanged, but that could not be recorded", "image", img.Name, "err", err)
+	}
+	return nil
+}
+
+// TrustBase records the present state of a base in place as the right one, after its sampled fingerprint matched. An
+// image is hashed instead, if its time has changed. ErrRefused: the content is another.
+func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	m, err := s.Disk(name)
+	if err != nil {
+		return nil, err
+	}
+	if m.Base == nil {
+		return nil, invalidf("disk %q has no base: there is nothing to trust", name)
+	}
+	if m.Base.Image != "" {
+		return m, s.checkImage(ctx, m)
+	}
+	f, err := s.openBase(m, m.Base.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	now, err := f.Identity()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFingerprint(f, m); err != nil {
+		return nil, err
+	}
+	m.Base.Identity = &now
+	return m, s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
+}
+
+// hashFile is the SHA-256 of the first size bytes, in hexadecimal. check, if not nil, sees every chunk: its offset,
+// its bytes.
+func hashFile(ctx context.Context, f vfs.File, size int64, check func(off int64, p []byte) error) (string, error) {
+	sum := sha256.New()
+	buf := make([]byte, chunkSize)
+	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		p := buf[:min(size-off, chunkSize)]
+		if _, err := f.ReadAt(p, off); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return "", err
+		}
+		if check != nil {
+			if err := check(off, p); err != nil {
+				return "", err
+			}
+		}
+		sum.Write(p)
+		off += int64(len(p))
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

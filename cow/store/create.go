@@ -1,0 +1,282 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// CreateOptions for Create: what the new disk lies on. At most one of From, Base and Table; without any, the disk is
+// empty and Size must be given.
+type CreateOptions struct {
+	From  string // IMAGE or DISK@TAG
+	Base  string // path of a raw image or block device, used in place
+	Table string // device-mapper table line of dm-cow
+	// Size of the disk in bytes; default: what it lies on. It may be larger, never smaller.
+	Size int64
+	// BlockSize in bytes, 512 to 65536; default: that of the layers it lies on, else 4096.
+	BlockSize int
+	// Force formats maps of a Table that hold something else, and takes a Base that looks like a qcow2 image.
+	Force bool
+}
+
+func (o *CreateOptions) check() error {
+	n := 0
+	for _, s := range []string{o.From, o.Base, o.Table} {
+		if s != "" {
+			n++
+		}
+	}
+	switch {
+	case n > 1:
+		return invalidf("only one of --from, --base and --table can be given")
+	case n == 0 && o.Size == 0:
+		return invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
+	case o.Table != "" && o.Size != 0:
+		return invalidf("the table says the disk's size: leave --size out")
+	case o.Size < 0 || o.Size%SectorSize != 0:
+		return invalidf("size %d is not a multiple of 512 bytes", o.Size)
+	case o.BlockSize != 0 && (o.BlockSize < layer.MinBlockSize || o.BlockSize > layer.MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0):
+		return invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
+	}
+	return nil
+}
+
+// Create makes a disk with an empty head. It costs the same whatever lies below. Errors: ErrInvalid, ErrExists,
+// ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
+func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+	if err := CheckName("disk", name); err != nil {
+		return nil, err
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if err := s.checkFree(name); err != nil {
+		return nil, err
+	}
+	if o.Table != "" {
+		return s.createFromTable(ctx, name, o)
+	}
+	m, err := s.plan(ctx, name, o)
+	if err != nil {
+		return nil, err
+	}
+	w, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	id, err := w.newHead(m)
+	if err != nil {
+		return nil, fmt.Errorf("create disk %q: %w", name, err)
+	}
+	err = s.locked(ctx, func() error {
+		if err := s.checkFree(name); err != nil {
+			return err
+		}
+		if err := s.stillThere(m, o.From); err != nil {
+			return err
+		}
+		if err := s.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
+			return err
+		}
+		return w.publish(m)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// plan is the manifest of the new disk without its head.
+func (s *Store) plan(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+	m := &Manifest{Version: formatVersion, Name: name, Size: o.Size, BlockSize: o.BlockSize, Created: s.now().UTC()}
+	var err error
+	switch {
+	case o.From != "":
+		err = s.planFrom(ctx, m, o.From)
+	case o.Base != "":
+		m.Base, err = s.baseInPlace(o.Base, o.Force)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.BlockSize == 0 {
+		m.BlockSize = layer.DefaultBlockSize
+	}
+	if m.Base != nil && len(m.Layers) == 0 {
+		if err := m.atLeast(m.Base.Size, m.Base.String()); err != nil {
+			return nil, err
+		}
+	}
+	if m.Size > layer.MaxSize {
+		return nil, invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
+	}
+	return m, nil
+}
+
+// atLeast makes the disk as large as what it lies on, or leaves it larger.
+func (m *Manifest) atLeast(size int64, below string) error {
+	if m.Size != 0 && m.Size < size {
+		return invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
+	}
+	m.Size = max(m.Size, size)
+	return nil
+}
+
+// planFrom resolves --from: the name of an image, or a tag.
+func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
+	ref, err := ParseRef(from)
+	if err != nil {
+		return err
+	}
+	if ref.Tag == "" {
+		img, err := s.Image(ref.Name)
+		if errors.Is(err, ErrNotFound) {
+			if d, derr := s.Disk(ref.Name); derr == nil {
+				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (cowblk promote %s --tag TAG makes one; tags now: %v)",
+					d.Name, d.Name, d.Name, d.tags())
+			}
+		}
+		if err != nil {
+			return err
+		}
+		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
+		return s.checkImage(ctx, m)
+	}
+	src, err := s.Disk(ref.Name)
+	if err != nil {
+		return err
+	}
+	i, err := src.Tagged(ref.Tag)
+	if err != nil {
+		return err
+	}
+	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
+		return invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
+	}
+	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)
+	if err != nil {
+		return classify(err)
+	}
+	m.BlockSize, m.Base, m.TableStart = src.BlockSize, src.Base, src.TableStart
+	m.Layers = append(m.Layers, src.Layers[:i+1]...)
+	return m.atLeast(top.Size, ref.String())
+}
+
+func (m *Manifest) tags() []string {
+	tags := []string{}
+	for _, l := range m.Sealed() {
+		if l.Tag != "" {
+			tags = append(tags, l.Tag)
+		}
+	}
+	return tags
+}
+
+// stillThere repeats, with the store locked, what was found before: image or layers may have been removed since.
+func (s *Store) stillThere(m *Manifest, from string) error {
+	if m.Base != nil && m.Base.Image != "" {
+		if _, err := s.Image(m.Base.Image); err != nil {
+			return err
+		}
+	}
+	if len(m.Layers) == 1 {
+		return nil
+	}
+	users, err := s.layerUsers()
+	if err != nil {
+		return err
+	}
+	for _, l := range m.Sealed() {
+		if len(users[l.UUID]) == 0 {
+			return fmt.Errorf("%s %w any more: it was removed just now", from, ErrNotFound)
+		}
+	}
+	return nil
+}
+
+// baseInPlace describes a file or device that a disk shall lie on without being copied.
+func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	defer f.Close()
+	if format, err := probe(f); err != nil {
+		return nil, fmt.Errorf("base %s: %w", path, err)
+	} else if format != FormatRaw && !force {
+		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format,
+			Advice: "import it (cowblk import " + path + " NAME), or if the guest shall see the " + format + " file itself: --force"}
+	}
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 || size%SectorSize != 0 {
+		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
+			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + path}
+	}
+	return baseOf(f, path, 0, size)
+}
+
+// baseOf describes size bytes from offset of an open file.
+func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
+	print, err := layer.ComputeFingerprint(f, offset, size)
+	if err != nil {
+		return nil, classify(err)
+	}
+	id, err := f.Identity()
+	if err != nil {
+		return nil, err
+	}
+	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: print, Identity: &id}, nil
+}
+
+// newHead creates an empty head for m in the work directory, enters it in m and in the journal.
+func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
+	p := layer.CreateParams{
+		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: w.s.now().UTC(), Perm: 0o644,
+	}
+	if len(m.Layers) > 0 {
+		p.Parent = m.Head().UUID
+	}
+	if m.Base != nil {
+		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
+	}
+	if err := w.s.fs.MkdirAll(w.path("layer"), 0o755); err != nil {
+		return uuid.Nil, err
+	}
+	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
+	if err != nil {
+		return uuid.Nil, classify(err)
+	}
+	if err := l.Close(); err != nil {
+		return uuid.Nil, err
+	}
+	m.Layers = append(m.Layers, ownLayer(p.UUID, p.Created))
+	return p.UUID, w.note(p.UUID)
+}
+
+// publish puts the finished manifest of a new disk in place: the step that makes it exist. The store is locked.
+func (w *work) publish(m *Manifest) error {
+	s := w.s
+	if err := s.fs.MkdirAll(w.path("disk"), 0o755); err != nil {
+		return err
+	}
+	if err := s.writeDocument(w.path("disk", diskFile), m); err != nil {
+		return err
+	}
+	return s.moveIn(w.path("disk"), disksDir, m.Name)
+}

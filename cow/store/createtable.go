@@ -1,0 +1,283 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// tableMap is what was found in one map of a table.
+type tableMap struct {
+	paths  layer.Paths
+	format bool          // not a layer: shall become one
+	header *layer.Header // of the layer that it is; nil: format
+}
+
+// createFromTable makes a disk over files and devices that a table names. They stay where they are: removing the disk
+// leaves them alone. Everything is looked at before anything is formatted.
+func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+	t, err := ParseTable(o.Table)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.absolute(); err != nil {
+		return nil, err
+	}
+	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
+	if m.Base, err = s.tableBase(t); err != nil {
+		return nil, err
+	}
+	maps, err := s.inspectMaps(t, m, o)
+	if err != nil {
+		return nil, err
+	}
+	w, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	err = s.locked(ctx, func() error {
+		if err := s.checkFree(name); err != nil {
+			return err
+		}
+		if err := s.checkForeign(t); err != nil {
+			return err
+		}
+		for i := range maps {
+			if err := s.adopt(m, &maps[i], i == len(maps)-1, o.Force); err != nil {
+				return err
+			}
+		}
+		return w.publish(m)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (t *Table) absolute() error {
+	paths := []*string{&t.Base}
+	for i := range t.Layers {
+		paths = append(paths, &t.Layers[i].Map, &t.Layers[i].Data)
+	}
+	for _, p := range paths {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
+	return t.check() // two spellings of one path are the same path now
+}
+
+func (s *Store) tableBase(t *Table) (*Base, error) {
+	f, err := s.fs.OpenFile(t.Base, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if need := (t.BaseOffset + t.Length) * SectorSize; size < need {
+		return nil, &Mismatch{File: t.Base, What: "size of the base", Expected: "at least " + quoteBytes(need) + " (BASE_OFFSET + LENGTH)", Found: quoteBytes(size),
+			Advice: "correct the table"}
+	}
+	return baseOf(f, t.Base, t.BaseOffset*SectorSize, t.Length*SectorSize)
+}
+
+// inspectMaps finds out what every map holds and whether the disk can be made of them. Nothing is changed. It decides
+// the disk's block size: that of the layers there are.
+func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
+	maps := make([]tableMap, len(t.Layers))
+	ids := map[vfs.Identity]string{}
+	m.BlockSize = o.BlockSize
+	for i, l := range t.Layers {
+		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * SectorSize}
+		id, err := s.identify(l.Map)
+		if err != nil {
+			return nil, err
+		}
+		if other, ok := ids[id]; ok {
+			return nil, invalidf("table: %s and %s are the same file", other, l.Map)
+		}
+		ids[id] = l.Map
+		if _, err := s.identify(l.Data); err != nil {
+			return nil, err
+		}
+		h, err := layer.ReadHeader(s.fs, l.Map)
+		switch {
+		case err == nil:
+			maps[i].header = &h
+			if m.BlockSize == 0 {
+				m.BlockSize = int(h.BlockSize)
+			}
+		case errors.Is(err, layer.ErrNotLayer) || o.Force && !errors.Is(err, os.ErrPermission):
+			maps[i].format = true
+		default:
+			return nil, classify(err)
+		}
+	}
+	if m.BlockSize == 0 {
+		m.BlockSize = layer.DefaultBlockSize
+	}
+	parent := uuid.Nil
+	for i := range maps {
+		if err := s.checkMap(m, &maps[i], parent, i == len(maps)-1, o.Force); err != nil {
+			return nil, err
+		}
+		parent = uuid.Nil
+		if h := maps[i].header; h != nil {
+			parent = h.UUID
+		}
+	}
+	return maps, nil
+}
+
+func (s *Store) identify(path string) (vfs.Identity, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return vfs.Identity{}, fmt.Errorf("table: %w", err)
+	}
+	defer f.Close()
+	id, err := f.Identity()
+	return vfs.Identity{Dev: id.Dev, Inode: id.Inode, Block: id.Block}, err
+}
+
+// checkMap says whether a map can be used as it is, or formatted. With force what does not fit is formatted.
+func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, force bool) error {
+	path := tm.paths.Map
+	var err error
+	switch h := tm.header; {
+	case h == nil && force:
+		return nil
+	case h == nil:
+		blank := layer.Header{Size: m.Size, BlockSize: uint32(m.BlockSize)}
+		return s.checkZero(path, blank.MapSize())
+	case h.Parent != parent:
+		err = &Mismatch{File: path, What: "parent of the layer", Expected: layerText(parent), Found: layerText(h.Parent), Advice: "name the layers oldest first, as they were made"}
+	case h.Size != m.Size:
+		err = &Mismatch{File: path, What: "size of the layer's disk", Expected: quoteBytes(m.Size), Found: quoteBytes(h.Size), Advice: "correct LENGTH"}
+	case int(h.BlockSize) != m.BlockSize:
+		err = &Mismatch{File: path, What: "block size of the layer", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: "leave --block-size out"}
+	case h.Base != m.Base.Fingerprint:
+		err = &Mismatch{File: path, What: "fingerprint of the layer's base", Expected: m.Base.Fingerprint.String(), Found: h.Base.String(), Advice: "name the base and the offset that the layer was made on"}
+	case h.DataOffset != tm.paths.DataOffset:
+		err = &Mismatch{File: path, What: "offset of the layer's data", Expected: quoteBytes(h.DataOffset), Found: quoteBytes(tm.paths.DataOffset), Advice: "correct DATA_OFFSET"}
+	case last && h.State == layer.Sealed:
+		err = &Mismatch{File: path, What: "state of the last layer", Expected: "a head", Found: "a sealed layer", Advice: "add a new map and data for a head on top of it"}
+	default:
+		return nil
+	}
+	if force {
+		tm.header, tm.format = nil, true
+		return nil
+	}
+	return err
+}
+
+func layerText(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return "none"
+	}
+	return "layer " + id.String()
+}
+
+// checkZero refuses a map that holds something within its first size bytes.
+func (s *Store) checkZero(path string, size int64) error {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	length, err := f.Size()
+	if err != nil {
+		return err
+	}
+	size = min(size, length)
+	buf := make([]byte, chunkSize)
+	for off := int64(0); off < size; {
+		start, end, err := f.NextData(off)
+		if errors.Is(err, io.EOF) || err == nil && start >= size {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for off = start; off < min(end, size); {
+			p := buf[:min(min(end, size)-off, chunkSize)]
+			if _, err := f.ReadAt(p, off); err != nil {
+				return err
+			}
+			for i, b := range p {
+				if b != 0 {
+					return &Mismatch{File: path, What: "content of the map", Expected: "zeros, or a layer", Found: fmt.Sprintf("something else at offset %d", off+int64(i)),
+						Advice: "if nothing in it is needed, have it overwritten: --force"}
+				}
+			}
+			off += int64(len(p))
+		}
+	}
+	return nil
+}
+
+// checkForeign refuses a table that shares a head with another disk: two writers would destroy each other's work.
+func (s *Store) checkForeign(t *Table) error {
+	disks, err := s.Disks()
+	if err != nil {
+		return err
+	}
+	for _, other := range disks {
+		for i, l := range other.Layers {
+			for j, mine := range t.Layers {
+				head := i == len(other.Layers)-1 || j == len(t.Layers)-1
+				if head && l.Map == mine.Map {
+					return fmt.Errorf("map %s is %w: it belongs to disk %q", mine.Map, ErrInUse, other.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// adopt enters a map and its data in the manifest, formatted if they have to be. The store is locked.
+func (s *Store) adopt(m *Manifest, tm *tableMap, last, force bool) error {
+	if tm.format {
+		p := layer.CreateParams{
+			Size: m.Size, BlockSize: uint32(m.BlockSize), Created: s.now().UTC(),
+			Base: m.Base.Fingerprint, BaseSize: m.Base.Size,
+		}
+		if len(m.Layers) > 0 {
+			p.Parent = m.Head().UUID
+		}
+		l, err := layer.FormatIfZero(s.fs, tm.paths, p, force)
+		if err != nil {
+			return classify(err)
+		}
+		if !last {
+			err = l.Seal(s.now())
+		}
+		h := l.Header()
+		tm.header = &h
+		if err := errors.Join(err, l.Close()); err != nil {
+			return fmt.Errorf("format %s: %w", tm.paths.Map, err)
+		}
+	}
+	entry := Layer{UUID: tm.header.UUID, Map: tm.paths.Map, Data: tm.paths.Data, DataOffset: tm.paths.DataOffset, Created: tm.header.Created}
+	if !tm.header.SealedAt.IsZero() {
+		sealed := tm.header.SealedAt
+		entry.Sealed = &sealed
+	}
+	m.Layers = append(m.Layers, entry)
+	return nil
+}

@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+)
+
+// OpenOptions for OpenDisk; the zero value opens for writing.
+type OpenOptions struct {
+	// Cow is handed to cow.Open; its FS and Log are the store's if nil.
+	Cow cow.Options
+	// ReadOnly opens the head for reading too.
+	ReadOnly bool
+}
+
+// Opened is an open disk and the right to it.
+type Opened struct {
+	Disk     *cow.Disk
+	Manifest *Manifest
+	Lock     *Lock
+}
+
+// Close closes the disk, then gives up the lock.
+func (o *Opened) Close() error { return errors.Join(o.Disk.Close(), o.Lock.Unlock()) }
+
+// OpenDisk takes the disk's lock, checks its base and its layers, and opens the stack. A refused open has changed
+// nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
+// hashed again).
+func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.Disk(name)
+	if err == nil {
+		var disk *cow.Disk
+		if disk, err = s.openStack(ctx, m, o); err == nil {
+			return &Opened{Disk: disk, Manifest: m, Lock: lock}, nil
+		}
+	}
+	return nil, errors.Join(err, lock.Unlock())
+}
+
+// openStack opens what a manifest describes. The disk's lock is held.
+func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow.Disk, error) {
+	if o.Cow.FS == nil {
+		o.Cow.FS = s.fs
+	}
+	if o.Cow.Log == nil {
+		o.Cow.Log = s.log
+	}
+	base, err := s.baseSpec(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: %w", m.Name, err)
+	}
+	spec := cow.Spec{Base: base, ReadOnly: o.ReadOnly}
+	for i := range m.Layers {
+		if err := s.checkLayer(m, i); err != nil {
+			return nil, fmt.Errorf("disk %q: %w", m.Name, err)
+		}
+		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
+	}
+	disk, err := cow.Open(spec, o.Cow)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: %w", m.Name, classify(err))
+	}
+	return disk, nil
+}
+
+// checkLayer compares a layer's header with the manifest. What the headers say about each other cow.Open checks; only
+// the manifest knows that the files of two heads on the same parent were not exchanged.
+func (s *Store) checkLayer(m *Manifest, i int) error {
+	l := &m.Layers[i]
+	path := s.paths(l).Map
+	h, err := layer.ReadHeader(s.fs, path)
+	if err != nil {
+		return classify(err)
+	}
+	advice := "put back the layer that the disk's manifest names"
+	switch {
+	case h.UUID != l.UUID:
+		return &Mismatch{File: path, What: "UUID of the layer", Expected: l.UUID.String(), Found: h.UUID.String(), Advice: advice}
+	case int(h.BlockSize) != m.BlockSize:
+		return &Mismatch{File: path, What: "block size", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: advice}
+	case i == len(m.Layers)-1 && h.Size != m.Size:
+		return &Mismatch{File: path, What: "size of the disk", Expected: strconv.FormatInt(m.Size, 10), Found: quoteBytes(h.Size), Advice: advice}
+	}
+	return nil
+}
