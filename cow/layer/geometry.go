@@ -26,15 +26,15 @@ const (
 )
 
 // Blocks is the number of blocks of the disk. The last one may be partial.
-func (h *Header) Blocks() uint64 {
+func (h Header) Blocks() uint64 {
 	return (uint64(h.Size) + uint64(h.BlockSize) - 1) / uint64(h.BlockSize)
 }
 
 // MapPages is the number of 4 KiB pages of the bitmap.
-func (h *Header) MapPages() uint64 { return mapPages(h.Blocks()) }
+func (h Header) MapPages() uint64 { return mapPages(h.Blocks()) }
 
 // MapSize is the length of the map file in bytes; a device may be longer.
-func (h *Header) MapSize() int64 { return MapOffset + int64(h.MapPages())*MapPageSize }
+func (h Header) MapSize() int64 { return MapOffset + int64(h.MapPages())*MapPageSize }
 
 func mapPages(blocks uint64) uint64 { return (blocks + blocksPerPage - 1) / blocksPerPage }
 
