@@ -1,0 +1,331 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+const testDisk = 64 << 20 // bytes
+
+// served is a disk over a base, exported on a socket.
+type served struct {
+	t      *testing.T
+	dir    string
+	base   []byte
+	disk   *cow.Disk
+	dev    *Device
+	export *Export
+	socket string
+	stop   func()
+}
+
+// serve makes a base of random bytes with one head on top and exports it.
+func serve(t *testing.T, o DeviceOptions) *served {
+	t.Helper()
+	s := &served{t: t, dir: t.TempDir(), base: make([]byte, testDisk)}
+	r := rand.NewChaCha8([32]byte{1})
+	r.Read(s.base)
+	base := filepath.Join(s.dir, "base")
+	must(t, os.WriteFile(base, s.base, 0o600))
+	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
+	must(t, err)
+	print, err := layer.ComputeFingerprint(f, 0, testDisk)
+	must(t, err)
+	must(t, f.Close())
+	paths := layer.Paths{Map: filepath.Join(s.dir, "map"), Data: filepath.Join(s.dir, "data")}
+	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: testDisk, Base: print, BaseSize: testDisk})
+	must(t, err)
+	must(t, l.Close())
+	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+	must(t, err)
+	o.Name = "test"
+	o.Log = slog.New(slog.DiscardHandler)
+	s.dev, err = NewDevice(s.disk, o)
+	must(t, err)
+	s.socket = filepath.Join(s.dir, "sock")
+	l2, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
+	must(t, err)
+	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l2, Log: o.Log})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.export.Run(ctx) }()
+	s.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("export: %v", err)
+		}
+		ended <- nil
+	}
+	t.Cleanup(func() {
+		s.stop()
+		must(t, s.disk.Close())
+	})
+	return s
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
+	s.t.Helper()
+	f, err := vhosttest.Dial(s.socket, o)
+	must(s.t, err)
+	return f
+}
+
+// readBack compares the whole disk with want, through driver d.
+func readBack(t *testing.T, d *vhosttest.Driver, want []byte) {
+	t.Helper()
+	buf := make([]byte, 1<<20)
+	for off := 0; off < len(want); off += len(buf) {
+		_, err := d.ReadAt(buf, int64(off))
+		must(t, err)
+		if !bytes.Equal(buf, want[off:off+len(buf)]) {
+			t.Fatalf("content differs between %d and %d", off, off+len(buf))
+		}
+	}
+}
+
+func TestReadWriteThroughRings(t *testing.T) {
+	for name, o := range map[string]vhosttest.Options{
+		"qemu":         {},
+		"qemu polling": {Poll: true},
+		"spdk":         {Style: vhosttest.SPDK, Poll: true},
+		"4 queues":     {Queues: 4},
+		"8 regions":    {Regions: 8},
+		"no kick":      {NoKick: true},
+		"small ring":   {QueueSize: 4},
+		"large ring":   {QueueSize: 1024},
+		"no event idx": {Refuse: vhosttest.FeatureEventIdx},
+		"no indirect":  {Refuse: vhosttest.FeatureIndirect},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, DeviceOptions{})
+			f := s.dial(o)
+			defer f.Close()
+			if got := f.Capacity(); got != testDisk {
+				t.Fatalf("capacity %d, expected %d", got, testDisk)
+			}
+			want := bytes.Clone(s.base)
+			r := rand.New(rand.NewPCG(1, 2))
+			queues := max(o.Queues, 1)
+			for i := range 200 {
+				d := f.Driver(i % queues)
+				n := (1 + r.IntN(256)) * 512
+				off := r.IntN((testDisk-n)/512) * 512
+				p := make([]byte, n)
+				for j := range p {
+					p[j] = byte(i + j)
+				}
+				_, err := d.WriteAt(p, int64(off))
+				must(t, err)
+				copy(want[off:], p)
+				if i%50 == 0 && f.Features()&vhosttest.FeatureFlush != 0 {
+					must(t, d.Flush())
+				}
+			}
+			readBack(t, f.Driver(0), want)
+		})
+	}
+}
+
+func TestDiscardWriteZeroesAndID(t *testing.T) {
+	s := serve(t, DeviceOptions{Serial: "serial-1"})
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	d := f.Driver(0)
+	id, err := d.GetID()
+	must(t, err)
+	if id != "serial-1" {
+		t.Errorf("GET_ID: %q", id)
+	}
+	want := bytes.Clone(s.base)
+	must(t, d.WriteZeroes(vhosttest.Range{Off: 512, Len: 9000 - 9000%512}, vhosttest.Range{Off: 1 << 20, Len: 2 << 20}))
+	clear(want[512 : 512+9000-9000%512])
+	clear(want[1<<20 : 3<<20])
+	must(t, d.Discard(vhosttest.Range{Off: 8 << 20, Len: 1 << 20}))
+	clear(want[8<<20 : 9<<20])
+	readBack(t, d, want)
+}
+
+func TestStopContResetKeepContent(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{Queues: 2})
+	defer f.Close()
+	want := bytes.Clone(s.base)
+	for i := range 20 {
+		p := bytes.Repeat([]byte{byte(i)}, 3*512)
+		off := int64(i) * 4096 * 3
+		_, err := f.Driver(i%2).WriteAt(p, off)
+		must(t, err)
+		copy(want[off:], p)
+		switch i % 3 {
+		case 0:
+			must(t, f.Stop())
+			must(t, f.Cont())
+		case 1:
+			must(t, f.Reset())
+		}
+	}
+	readBack(t, f.Driver(1), want)
+}
+
+func TestNextFrontendOnTheSameSocket(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	want := bytes.Clone(s.base)
+	for i := range 30 {
+		f := s.dial(vhosttest.Options{})
+		p := bytes.Repeat([]byte{byte(i + 1)}, 4096)
+		_, err := f.Driver(0).WriteAt(p, int64(i)*8192)
+		must(t, err)
+		copy(want[i*8192:], p)
+		if i%2 == 0 {
+			must(t, f.Close())
+		} else {
+			must(t, f.Abort()) // as when QEMU is killed
+		}
+	}
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	readBack(t, f.Driver(0), want)
+	if got := s.dev.Stats().Writes; got != 30 {
+		t.Errorf("%d writes counted, expected 30", got)
+	}
+}
+
+func TestReadOnlyDevice(t *testing.T) {
+	s := serve(t, DeviceOptions{ReadOnly: true})
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	if f.Offered()&vhosttest.FeatureRO == 0 || f.Offered()&(vhosttest.FeatureDiscard|vhosttest.FeatureWriteZeroes) != 0 {
+		t.Errorf("features %#x", f.Offered())
+	}
+	var status *vhosttest.StatusError
+	if _, err := f.Driver(0).WriteAt(make([]byte, 512), 0); !errors.As(err, &status) {
+		t.Errorf("write: %v", err)
+	}
+	readBack(t, f.Driver(0), s.base)
+}
+
+func TestWriteCacheOff(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	d := f.Driver(0)
+	rounds := func() uint64 { return s.disk.Stats().FlushRounds }
+	_, err := d.WriteAt(make([]byte, 4096), 0)
+	must(t, err)
+	if rounds() != 0 {
+		t.Fatal("a write with the cache on was flushed")
+	}
+	must(t, f.SetConfig(32, []byte{0}))
+	_, err = d.WriteAt(make([]byte, 4096), 0)
+	must(t, err)
+	if rounds() != 1 {
+		t.Errorf("%d flush rounds after a write with the cache off, expected 1", rounds())
+	}
+}
+
+// A memory file that is cut while it is in use breaks the queue that touches
+// it; the process and the other disks go on.
+func TestMemoryShrunkUnderTheQueue(t *testing.T) {
+	bad, good := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
+	healthy := good.dial(vhosttest.Options{})
+	defer healthy.Close()
+	f := bad.dial(vhosttest.Options{NoKick: true, Timeout: 2 * time.Second})
+	must(t, os.Truncate(memoryFile(f), 0))
+	for deadline := time.Now().Add(10 * time.Second); bad.dev.Stats().Broken == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the queue did not break")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	f.Abort()
+	readBack(t, healthy.Driver(0), good.base)
+
+	again := bad.dial(vhosttest.Options{})
+	defer again.Close()
+	readBack(t, again.Driver(0), bad.base)
+}
+
+func memoryFile(f *vhosttest.Frontend) string {
+	return filepath.Join("/proc/self/fd", strconv.Itoa(f.Memory().FD()))
+}
+
+// SIGTERM: every request that the ring says is taken has been completed, none
+// is started any more, and then the connection ends.
+func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{QueueSize: 256})
+	defer f.Abort()
+	d := f.Driver(0)
+	stopped := make(chan struct{})
+	go func() { time.Sleep(20 * time.Millisecond); s.stop(); close(stopped) }()
+	var done []vhosttest.Completion
+	inFlight := make([]bool, d.Slots())
+	for running := true; running; {
+		select {
+		case <-stopped:
+			running = false
+		default:
+		}
+		for i := range inFlight {
+			if !inFlight[i] && running && d.Submit(i, vhosttest.OpWrite, int64(i)*4096, 4096) == nil {
+				inFlight[i] = true
+			}
+		}
+		must(t, d.Kick())
+		done = d.Poll(done[:0])
+		for _, c := range done {
+			inFlight[c.ID] = false
+			if c.Status != vhosttest.StatusOK {
+				t.Fatalf("status %d", c.Status)
+			}
+		}
+	}
+	must(t, d.Err())
+}
+
+func TestNoAllocationPerRequest(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{}) // not polling: AllocsPerRun leaves one thread to run Go
+	defer f.Close()
+	d := f.Driver(0)
+	done := make([]vhosttest.Completion, 0, 8)
+	round := func(op vhosttest.Op, off int64) {
+		must(t, d.Submit(0, op, off, 4096))
+		must(t, d.Kick())
+		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
+			must(t, d.Wait())
+		}
+	}
+	round(vhosttest.OpWrite, 0)
+	for name, op := range map[string]vhosttest.Op{"read": vhosttest.OpRead, "write": vhosttest.OpWrite, "flush": vhosttest.OpFlush} {
+		// AllocsPerRun counts every goroutine's, hence the worker's too.
+		if n := testing.AllocsPerRun(1000, func() { round(op, 0) }); n != 0 {
+			t.Errorf("%s: %v allocations per request", name, n)
+		}
+	}
+	off := int64(1 << 20)
+	if n := testing.AllocsPerRun(1000, func() { round(vhosttest.OpWrite, off); off += 4096 }); n != 0 {
+		t.Errorf("first write: %v allocations per request", n)
+	}
+}

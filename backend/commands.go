@@ -1,0 +1,85 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"cowblk/backend/control"
+)
+
+// DiskInfo answers query-cow-disks: one served disk.
+type DiskInfo struct {
+	Name       string `json:"name"`
+	Size       int64  `json:"size"`        // bytes
+	BlockSize  int    `json:"block-size"`  // bytes
+	Depth      int    `json:"depth"`       // layers, the head included
+	ReadOnly   bool   `json:"read-only"`   // to the guest
+	WriteCache bool   `json:"write-cache"` // false: every write is durable when it completes
+	Connected  bool   `json:"connected"`   // a front-end is there
+	Sessions   uint64 `json:"sessions"`    // front-ends so far
+	HeadBlocks uint64 `json:"head-blocks"` // blocks that the head owns
+	IndexBytes int64  `json:"index-bytes"` // memory of the block index
+}
+
+// DiskStats answers query-cow-stats: one disk's counters.
+type DiskStats struct {
+	Name string `json:"name"`
+	Stats
+}
+
+func (d *Daemon) registerCommands(s *control.Server) {
+	s.Register("query-cow-disks", func(context.Context, json.RawMessage) (any, error) {
+		infos := []DiskInfo{}
+		for _, e := range d.snapshot() {
+			infos = append(infos, e.info())
+		}
+		return infos, nil
+	})
+	s.Register("query-cow-stats", func(_ context.Context, args json.RawMessage) (any, error) {
+		var only struct {
+			Disk string `json:"disk"`
+		}
+		if err := control.Decode(args, &only); err != nil {
+			return nil, err
+		}
+		stats := []DiskStats{}
+		for _, e := range d.snapshot() {
+			if only.Disk == "" || only.Disk == e.dev.name {
+				stats = append(stats, DiskStats{e.dev.name, e.dev.Stats()})
+			}
+		}
+		if only.Disk != "" && len(stats) == 0 {
+			return nil, &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("disk %q is not served by this process", only.Disk)}
+		}
+		return stats, nil
+	})
+	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {
+		d.quit()
+		return nil, nil
+	})
+}
+
+func (d *Daemon) snapshot() []*Export {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]*Export(nil), d.exports...)
+}
+
+func (e *Export) info() DiskInfo {
+	now, sessions := e.Connected()
+	disk := e.dev.disk
+	stats := disk.Stats()
+	return DiskInfo{
+		Name:       e.dev.name,
+		Size:       disk.Size(),
+		BlockSize:  disk.BlockSize(),
+		Depth:      disk.Depth(),
+		ReadOnly:   e.dev.config.ReadOnly,
+		WriteCache: !e.dev.writeThrough.Load(),
+		Connected:  now,
+		Sessions:   sessions,
+		HeadBlocks: stats.HeadBlocks,
+		IndexBytes: stats.IndexBytes,
+	}
+}

@@ -1,0 +1,82 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"cowblk/backend/control"
+)
+
+// Daemon is a process that serves one or more exports, and answers for them on a
+// control socket.
+type Daemon struct {
+	log     *slog.Logger
+	control *control.Server
+	stop    context.CancelFunc // set by Run
+
+	mu      sync.Mutex
+	exports []*Export
+}
+
+// DaemonOptions describes a daemon; the zero value serves no control socket.
+type DaemonOptions struct {
+	Log     *slog.Logger    // default: slog.Default
+	Control *control.Server // nil: no control socket; Run closes it
+}
+
+// NewDaemon makes a daemon without exports.
+func NewDaemon(o DaemonOptions) *Daemon {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	d := &Daemon{log: o.Log, control: o.Control}
+	if d.control != nil {
+		d.registerCommands(d.control)
+	}
+	return d
+}
+
+// Add adds an export; to be called before Run.
+func (d *Daemon) Add(e *Export) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.exports = append(d.exports, e)
+}
+
+// Run serves every export until ctx is done, the control command quit arrives,
+// or every export has ended by itself (--fd: its front-end has gone). The first
+// export that fails ends the others.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	d.mu.Lock()
+	d.stop = stop
+	exports := d.exports
+	d.mu.Unlock()
+
+	errs := make([]error, len(exports))
+	var wg sync.WaitGroup
+	for i, e := range exports {
+		wg.Go(func() {
+			if errs[i] = e.Run(ctx); errs[i] != nil {
+				stop()
+			}
+		})
+	}
+	wg.Wait()
+	if d.control != nil {
+		errs = append(errs, d.control.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// quit ends Run, as SIGTERM does.
+func (d *Daemon) quit() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stop != nil {
+		d.stop()
+	}
+}

@@ -1,0 +1,237 @@
+package backend
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/vhost"
+	"cowblk/vhost/blk"
+	"cowblk/vhost/guest"
+	"cowblk/vhost/virtq"
+)
+
+// DefaultQueues is how many request queues a disk offers when nothing else is
+// said: libvirt asks for one per vCPU, so there are plenty.
+const DefaultQueues = 64
+
+// Limits of one request that the device announces (virtio 1.2, 5.2.4).
+const (
+	segMax           = 126              // data descriptors: a ring of 128 less header and status
+	sizeMax          = 1 << 20          // bytes in one of them
+	maxWipeSectors   = 1 << 22          // 2 GiB in one segment of a DISCARD or WRITE_ZEROES
+	maxWipeSegs      = 64               // segments in one of them
+	errorLogInterval = 10 * time.Second // one I/O error line a disk in this time
+)
+
+// DeviceOptions describes the virtio-blk device in front of a disk.
+type DeviceOptions struct {
+	Name     string       // for the log and GET_ID
+	Serial   string       // GET_ID, at most 20 bytes; default: the start of Name
+	Queues   int          // request queues offered; default DefaultQueues
+	ReadOnly bool         // offer VIRTIO_BLK_F_RO even if the disk is writable
+	Log      *slog.Logger // default: slog.Default
+}
+
+// Device is the vhost.Backend of one disk. It lives as long as the disk is
+// exported and serves one front-end after another.
+type Device struct {
+	name   string
+	disk   *cow.Disk
+	config blk.Config
+	log    *slog.Logger
+
+	// writeThrough: the driver has turned the write cache off in the
+	// configuration space (virtio 1.2, 5.2.5.2). Not negotiating
+	// VIRTIO_BLK_F_FLUSH does not imply it: SPDK's initiator never does.
+	writeThrough atomic.Bool
+
+	mu      sync.Mutex
+	workers []*worker // by queue; nil = not running
+	closing bool      // no queue may start any more
+	past    Stats     // of queues that have been stopped
+
+	lastError atomic.Int64 // unix nanoseconds of the last I/O error logged
+}
+
+// NewDevice makes the device for disk. The error says what in o no driver could
+// use.
+func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Queues == 0 {
+		o.Queues = DefaultQueues
+	}
+	if o.Serial == "" {
+		o.Serial = o.Name[:min(len(o.Name), blk.IDSize)]
+	}
+	block := uint32(disk.BlockSize())
+	d := &Device{
+		name:    o.Name,
+		disk:    disk,
+		log:     o.Log.With("disk", o.Name),
+		workers: make([]*worker, o.Queues),
+		config: blk.Config{
+			Sectors:  uint64(disk.Size()) / blk.SectorSize,
+			BlkSize:  blk.SectorSize,
+			SegMax:   segMax,
+			SizeMax:  sizeMax,
+			Queues:   uint16(o.Queues),
+			PhysExp:  log2(max(block, 4096) / blk.SectorSize),
+			MinIO:    1,
+			OptIO:    0,
+			ReadOnly: o.ReadOnly || disk.ReadOnly(),
+			ID:       o.Serial,
+
+			MaxDiscardSectors:     maxWipeSectors,
+			MaxDiscardSeg:         maxWipeSegs,
+			DiscardAlign:          block / blk.SectorSize,
+			MaxWriteZeroesSectors: maxWipeSectors,
+			MaxWriteZeroesSeg:     maxWipeSegs,
+			WriteZeroesMayUnmap:   true,
+		},
+	}
+	return d, d.config.Check()
+}
+
+func log2(n uint32) (exp uint8) {
+	for ; n > 1; n >>= 1 {
+		exp++
+	}
+	return exp
+}
+
+// Features implements vhost.Backend.
+func (d *Device) Features() uint64 {
+	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
+}
+
+// SetFeatures implements vhost.Backend; StartQueue is told them again.
+func (d *Device) SetFeatures(uint64) error { return nil }
+
+// Queues implements vhost.Backend.
+func (d *Device) Queues() int { return len(d.workers) }
+
+// Config implements vhost.Backend.
+func (d *Device) Config(p []byte) error {
+	space := d.config.Space(!d.writeThrough.Load())
+	clear(p[copy(p, space[:]):])
+	return nil
+}
+
+// SetConfig implements vhost.Backend. The driver may change one field only:
+// writeback (virtio 1.2, 5.2.4, VIRTIO_BLK_F_CONFIG_WCE).
+func (d *Device) SetConfig(offset uint32, p []byte) error {
+	if offset != blk.WritebackOffset || len(p) != 1 || p[0] > 1 {
+		return fmt.Errorf("write of %d bytes at %d of the configuration space: only writeback (offset %d, one byte, 0 or 1) can be written",
+			len(p), offset, blk.WritebackOffset)
+	}
+	d.writeThrough.Store(p[0] == 0)
+	d.log.Info("write cache", "on", p[0] == 1)
+	return nil
+}
+
+// SetMemory implements vhost.Backend.
+func (d *Device) SetMemory(t *guest.Table) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.workers {
+		if w != nil {
+			w.setMemory(t)
+		}
+	}
+	return nil
+}
+
+// StartQueue implements vhost.Backend.
+func (d *Device) StartQueue(q vhost.Queue) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closing {
+		closeFD(q.Kick)
+		closeFD(q.Call)
+		closeFD(q.Err)
+		return fmt.Errorf("start queue %d: the disk is being closed", q.Index)
+	}
+	w, err := newWorker(d, q)
+	if err != nil {
+		return err
+	}
+	d.workers[q.Index] = w
+	go w.run()
+	return nil
+}
+
+// StopQueue implements vhost.Backend.
+func (d *Device) StopQueue(i int) (base uint16, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w := d.workers[i]
+	if w == nil {
+		return 0, fmt.Errorf("queue %d is not running", i)
+	}
+	base = w.stop()
+	d.past.add(&w.stats)
+	w.release()
+	d.workers[i] = nil
+	return base, nil
+}
+
+// SetCall implements vhost.Backend.
+func (d *Device) SetCall(i, fd int) {
+	if w := d.worker(i); w != nil {
+		w.setCall(fd)
+		return
+	}
+	closeFD(fd)
+}
+
+// SetErr implements vhost.Backend.
+func (d *Device) SetErr(i, fd int) {
+	if w := d.worker(i); w != nil {
+		w.setErr(fd)
+		return
+	}
+	closeFD(fd)
+}
+
+// SetStatus implements vhost.Backend.
+func (d *Device) SetStatus(uint8) {}
+
+// Reset implements vhost.Backend: the next driver starts with the write cache on.
+func (d *Device) Reset() { d.writeThrough.Store(false) }
+
+func (d *Device) worker(i int) *worker {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.workers[i]
+}
+
+// drain stops every ring after its last request has completed and lets none
+// start again. The connection may then be closed: the used rings say exactly
+// which requests are done, which is where the front-end resumes.
+func (d *Device) drain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closing = true
+	for _, w := range d.workers {
+		if w != nil {
+			w.stop()
+		}
+	}
+}
+
+// ioError logs a request that failed in the engine, at most one line an
+// interval: a guest may retry as fast as it likes. Called by workers, so it must
+// not take d.mu, which is held while a worker is waited for.
+func (d *Device) ioError(queue int, io *cow.Request) {
+	now, last := time.Now().UnixNano(), d.lastError.Load()
+	if now-last < int64(errorLogInterval) || !d.lastError.CompareAndSwap(last, now) {
+		return
+	}
+	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
+}

@@ -1,0 +1,21 @@
+// Package backend is the process: it joins the vhost-user session of a front-end
+// to the copy-on-write engine. One request's whole path is in worker.go; read it
+// from (*worker).batch down.
+//
+// # Goroutines
+//
+// Every goroutine of a serving process, who starts it, what it owns, how it ends:
+//
+//	goroutine           started by           owns                                ends
+//	accept, one a disk  Export.Run           the listening socket, the Device    its context is done
+//	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
+//	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
+//	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
+//	control             control.Server       control socket and its clients      control.Server.Close
+//
+// A worker is locked to its thread. Nothing starts a goroutine for a request.
+//
+// The session changes a running worker only through (*worker).do, which runs a
+// function between two batches on the worker's own goroutine: rings, slots and
+// file descriptors therefore need no lock.
+package backend

@@ -1,0 +1,142 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cowblk/vhost"
+)
+
+// Listener is a listening UNIX socket: *net.UnixListener, or one that also looks
+// after the socket's file.
+type Listener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Addr() net.Addr
+	Close() error
+}
+
+// ExportOptions says where a device is offered. Exactly one of Listener and
+// Conn is set.
+type ExportOptions struct {
+	Device   *Device
+	Listener Listener      // front-ends are served one after another
+	Conn     *net.UnixConn // one front-end only (--fd): Run ends with it
+	Log      *slog.Logger  // default: slog.Default
+}
+
+// Export serves one device on one socket.
+//
+// A second front-end waits in the socket's backlog until the first has gone: two
+// drivers on one disk would destroy it, and QEMU 7.2 dies of a connection that
+// is accepted and closed.
+type Export struct {
+	dev       *Device
+	listener  Listener
+	log       *slog.Logger
+	connected atomic.Bool
+	sessions  atomic.Uint64
+
+	mu   sync.Mutex
+	conn *net.UnixConn
+}
+
+// NewExport makes an export; Run serves it.
+func NewExport(o ExportOptions) *Export {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Export{dev: o.Device, listener: o.Listener, conn: o.Conn, log: o.Log.With("disk", o.Device.name)}
+}
+
+// Connected reports whether a front-end is there now, and how many there were.
+func (e *Export) Connected() (now bool, sessions uint64) {
+	return e.connected.Load(), e.sessions.Load()
+}
+
+// Device returns the device that is offered.
+func (e *Export) Device() *Device { return e.dev }
+
+// Run serves front-ends until ctx is done, then drains the rings, closes the
+// connection and the listener, and returns nil.
+func (e *Export) Run(ctx context.Context) error {
+	release := context.AfterFunc(ctx, e.shut)
+	defer release()
+	if e.listener == nil {
+		e.session(e.conn)
+		return nil
+	}
+	for {
+		conn, err := e.listener.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if pause(ctx, err) {
+				continue
+			}
+			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.name, e.listener.Addr(), err)
+		}
+		e.mu.Lock()
+		e.conn = conn
+		e.mu.Unlock()
+		if ctx.Err() != nil {
+			conn.Close()
+			return nil
+		}
+		e.session(conn)
+	}
+}
+
+// acceptRetry is how long to wait after an accept that failed for want of file
+// descriptors or memory: the waiting front-end stays in the backlog.
+const acceptRetry = 100 * time.Millisecond
+
+// pause reports whether an accept that failed with err is worth another try,
+// after having waited for it.
+func pause(ctx context.Context, err error) bool {
+	var temporary interface{ Temporary() bool }
+	if !errors.As(err, &temporary) || !temporary.Temporary() {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(acceptRetry):
+	}
+	return true
+}
+
+func (e *Export) session(conn *net.UnixConn) {
+	e.connected.Store(true)
+	e.sessions.Add(1)
+	e.log.Info("front-end connected")
+	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
+	conn.Close()
+	e.dev.Reset()
+	e.connected.Store(false)
+	if err != nil {
+		e.log.Warn("connection closed: the front-end broke the protocol", "err", err)
+		return
+	}
+	e.log.Info("front-end disconnected")
+}
+
+// shut ends Run: no new front-end, every request in flight completed, then the
+// connection closed, in that order (see Device.drain).
+func (e *Export) shut() {
+	if e.listener != nil {
+		e.listener.Close()
+	}
+	e.dev.drain()
+	e.mu.Lock()
+	conn := e.conn
+	e.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}

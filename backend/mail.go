@@ -1,0 +1,84 @@
+package backend
+
+import "cowblk/vhost/guest"
+
+// do runs f on the worker's goroutine between two batches and returns when it
+// has run, or at once with false if the worker has ended.
+func (w *worker) do(f func()) bool {
+	ran := make(chan struct{})
+	w.post(func() { f(); close(ran) })
+	select {
+	case <-ran:
+		return true
+	case <-w.ended:
+		return false
+	}
+}
+
+// post queues f for the worker's goroutine and wakes it.
+func (w *worker) post(f func()) {
+	w.mailMu.Lock()
+	w.mail = append(w.mail, f)
+	w.mailbox.Store(true)
+	w.mailMu.Unlock()
+	signal(w.wait.wake)
+}
+
+// readMail runs what was posted.
+func (w *worker) readMail() {
+	if !w.mailbox.Load() {
+		return
+	}
+	w.mailMu.Lock()
+	mail := w.mail
+	w.mail = nil
+	w.mailbox.Store(false)
+	w.mailMu.Unlock()
+	for _, f := range mail {
+		f()
+	}
+}
+
+// stop ends the worker after its last request has completed and returns the
+// next avail index, the answer to GET_VRING_BASE.
+func (w *worker) stop() (base uint16) {
+	w.post(func() { w.stopping = true })
+	<-w.ended
+	return w.ring.Base()
+}
+
+// setMemory moves the ring and all later requests to the table t; requests in
+// flight keep the one they were parsed with. A table that has no room for the
+// ring breaks this queue, not the others.
+func (w *worker) setMemory(t *guest.Table) {
+	w.do(func() {
+		desc, avail, used, err := w.addr.mapIn(t)
+		if err == nil {
+			err = w.ring.SetMemory(desc, avail, used)
+		}
+		if err != nil {
+			w.breakQueue(err)
+			return
+		}
+		t.Acquire()
+		old := w.mem
+		w.mem = &pin{table: t}
+		if old.n == 0 {
+			old.table.Release()
+		}
+	})
+}
+
+// setCall replaces the eventfd that calls the driver; the worker owns fd.
+func (w *worker) setCall(fd int) {
+	if !w.do(func() { closeFD(w.call); w.call = fd; signal(fd) }) {
+		closeFD(fd)
+	}
+}
+
+// setErr replaces the eventfd that reports a broken queue; the worker owns fd.
+func (w *worker) setErr(fd int) {
+	if !w.do(func() { closeFD(w.errfd); w.errfd = fd }) {
+		closeFD(fd)
+	}
+}

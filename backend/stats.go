@@ -1,0 +1,83 @@
+package backend
+
+import (
+	"sync/atomic"
+
+	"cowblk/cow"
+	"cowblk/vhost/blk"
+)
+
+// Stats counts what a disk's front-ends have asked for since it was exported.
+type Stats struct {
+	Reads       uint64 `json:"rd_operations"`
+	ReadBytes   uint64 `json:"rd_bytes"`
+	Writes      uint64 `json:"wr_operations"`
+	WriteBytes  uint64 `json:"wr_bytes"`
+	Flushes     uint64 `json:"flush_operations"`
+	Discards    uint64 `json:"unmap_operations"` // DISCARD and WRITE_ZEROES
+	Failed      uint64 `json:"failed_operations"`
+	Refused     uint64 `json:"invalid_operations"` // decided without the engine, not OK
+	Broken      uint64 `json:"broken_queues"`
+	DriverCalls uint64 `json:"driver_calls"`
+}
+
+// queueStats is one worker's share. Only the worker writes; the atomics are for
+// the reader, and cost the writer an uncontended add.
+type queueStats struct {
+	reads, readBytes, writes, writeBytes      atomic.Uint64
+	flushes, discards, failed, refused, calls atomic.Uint64
+	broken                                    atomic.Uint64
+}
+
+// completed counts a request that the engine has served.
+func (s *queueStats) completed(io *cow.Request, status blk.Status) {
+	if status != blk.StatusOK {
+		s.failed.Add(1)
+		return
+	}
+	switch io.Op {
+	case cow.OpRead:
+		s.reads.Add(1)
+		s.readBytes.Add(uint64(io.Length))
+	case cow.OpWrite:
+		s.writes.Add(1)
+		s.writeBytes.Add(uint64(io.Length))
+	case cow.OpFlush:
+		s.flushes.Add(1)
+	case cow.OpDiscard, cow.OpWriteZeroes:
+		s.discards.Add(1)
+	}
+}
+
+// decided counts a request that the parser has answered by itself.
+func (s *queueStats) decided(status blk.Status) {
+	if status != blk.StatusOK {
+		s.refused.Add(1)
+	}
+}
+
+func (s *Stats) add(q *queueStats) {
+	s.Reads += q.reads.Load()
+	s.ReadBytes += q.readBytes.Load()
+	s.Writes += q.writes.Load()
+	s.WriteBytes += q.writeBytes.Load()
+	s.Flushes += q.flushes.Load()
+	s.Discards += q.discards.Load()
+	s.Failed += q.failed.Load()
+	s.Refused += q.refused.Load()
+	s.Broken += q.broken.Load()
+	s.DriverCalls += q.calls.Load()
+}
+
+// Stats returns the device's counters, of running and of past queues.
+func (d *Device) Stats() Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sum := d.past
+	for _, w := range d.workers {
+		if w != nil {
+			sum.add(&w.stats)
+		}
+	}
+	return sum
+}

@@ -1,0 +1,108 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// waiter is where an idle worker sleeps: until the driver kicks, a completion
+// arrives from another goroutine, or mail comes. The worker is locked to its
+// thread, so it polls by itself; the runtime's network poller is slower.
+type waiter struct {
+	wake  int  // eventfd, ours
+	kick  int  // eventfd, the driver's; -1 = none
+	timer bool // kicks cannot be waited for: look at the ring now and then
+	fds   [3]unix.PollFd
+}
+
+// kicklessPoll is how long, in milliseconds, a worker sleeps between two looks
+// at a ring whose front-end gave it no kick eventfd (VHOST_USER_VRING_NOFD).
+const kicklessPoll = 1
+
+func newWaiter(kick, completions int) (waiter, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return waiter{}, err
+	}
+	if kick >= 0 {
+		if err := unix.SetNonblock(kick, true); err != nil {
+			unix.Close(wake)
+			return waiter{}, err
+		}
+	}
+	w := waiter{wake: wake, kick: kick, timer: kick < 0}
+	w.fds[0] = unix.PollFd{Fd: int32(wake), Events: unix.POLLIN}
+	w.fds[1] = unix.PollFd{Fd: int32(completions), Events: unix.POLLIN}
+	w.fds[2] = unix.PollFd{Fd: int32(kick), Events: unix.POLLIN}
+	return w, nil
+}
+
+// listenKick says whether a kick ends the next block.
+func (w *waiter) listenKick(on bool) {
+	w.fds[2].Fd = -1 // poll ignores negative descriptors
+	if on && !w.timer {
+		w.fds[2].Fd = int32(w.kick)
+	}
+}
+
+// block sleeps until there is something to look at. Spurious returns are fine.
+func (w *waiter) block() {
+	timeout := -1
+	if w.timer {
+		timeout = kicklessPoll
+	}
+	if _, err := unix.Poll(w.fds[:], timeout); err != nil {
+		return // EINTR; anything else shows again at the next call
+	}
+	drainEvent(w.wake)
+	if w.fds[2].Revents == 0 {
+		return
+	}
+	if w.fds[2].Revents&unix.POLLIN == 0 || !drainEvent(w.kick) {
+		// Not an eventfd: it may stay readable for ever, and must not spin us.
+		w.timer = true
+	}
+}
+
+func (w *waiter) close() {
+	closeFD(w.wake)
+	closeFD(w.kick)
+}
+
+// signal adds one to the eventfd; fd -1 is no eventfd.
+func signal(fd int) {
+	if fd < 0 {
+		return
+	}
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	for {
+		// EAGAIN: the counter is full, so the other side has a signal pending.
+		if _, err := unix.Write(fd, one[:]); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// drainEvent takes the eventfd's count and reports whether fd behaves like one.
+func drainEvent(fd int) bool {
+	var count [8]byte
+	for {
+		n, err := unix.Read(fd, count[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return true
+		default:
+			return err == nil && n == len(count)
+		}
+	}
+}
+
+func closeFD(fd int) {
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}

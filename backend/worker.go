@@ -1,0 +1,263 @@
+package backend
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"cowblk/cow"
+	"cowblk/vhost/blk"
+	"cowblk/vhost/guest"
+	"cowblk/vhost/virtq"
+)
+
+// batchSize is how many chains are taken between two looks at completions.
+// Publishing in small batches keeps guest and back-end working side by side;
+// finishing a whole ring at once runs them in lockstep.
+const batchSize = 8
+
+// slot holds one request from Load to Push. It is indexed by the head
+// descriptor of its chain, so a ring of n descriptors needs n slots and no
+// request needs an allocation. The ring sees to it that no head is in flight twice.
+type slot struct {
+	chain virtq.Chain
+	req   blk.Request
+	io    cow.Request
+	mem   *pin
+}
+
+// pin counts the requests of one ring that use one memory table. It is touched
+// by its worker only, so that a request costs no shared cache line; the table
+// itself is released when a newer one has replaced it and n is back to 0.
+type pin struct {
+	table *guest.Table
+	n     int
+}
+
+// worker serves one virtqueue, from a goroutine locked to its own thread.
+type worker struct {
+	dev    *Device
+	index  int
+	log    *slog.Logger
+	ring   *virtq.Split
+	addr   ringAddress
+	parser *blk.Parser
+	ch     *cow.Channel
+	slots  []slot
+	mem    *pin
+	done   []*cow.Request // scratch for Completed
+
+	inflight int
+	stopping bool
+	broken   error // set once; afterwards guest memory is not touched again
+
+	wait  waiter
+	call  int // eventfd, -1 = none
+	errfd int // eventfd, -1 = none
+	stats queueStats
+
+	mailMu  sync.Mutex
+	mail    []func()
+	mailbox atomic.Bool // mail is not empty
+	ended   chan struct{}
+}
+
+// run is the worker's goroutine. It returns after stop, once the last request
+// has completed.
+func (w *worker) run() {
+	defer close(w.ended)
+	runtime.LockOSThread()
+	// A front-end may shrink a memory file under us: the access then faults,
+	// and must break this queue, not the process (see batch).
+	debug.SetPanicOnFault(true)
+	for {
+		w.readMail()
+		if w.stopping && w.inflight == 0 {
+			return
+		}
+		if w.batch() {
+			continue
+		}
+		if w.armed() {
+			w.wait.block()
+		}
+	}
+}
+
+// batch is the path of a request. It takes up to batchSize chains from the ring,
+// submits them, finishes what has completed and publishes that to the driver.
+// It reports whether there was anything to do.
+func (w *worker) batch() (worked bool) {
+	defer w.catchFault(&worked)
+	for range batchSize {
+		if w.stopping || w.broken != nil {
+			break
+		}
+		head, ok, err := w.ring.Next()
+		if err != nil {
+			w.breakQueue(err)
+			break
+		}
+		if !ok {
+			break
+		}
+		worked = true
+		if err := w.begin(head); err != nil {
+			w.breakQueue(err)
+			break
+		}
+	}
+	if w.reap() {
+		worked = true
+	}
+	if worked {
+		w.publish()
+	}
+	return worked
+}
+
+// begin loads the chain at head into its slot, parses it and submits it. An
+// error means that the chain is malformed, which breaks the queue.
+func (w *worker) begin(head uint16) error {
+	s := &w.slots[head]
+	s.chain.Head = head
+	if err := w.ring.Load(w.mem.table, &s.chain); err != nil {
+		return err
+	}
+	status, err := w.parser.Parse(&s.chain, &s.req)
+	if err != nil {
+		return err
+	}
+	if status != blk.StatusPending {
+		w.stats.decided(status)
+		w.ring.Push(head, s.req.Finish(status))
+		return nil
+	}
+	s.mem = w.mem
+	s.mem.n++
+	w.inflight++
+	w.submit(s)
+	return nil
+}
+
+// submit turns the parsed request into one of the engine's and hands it over.
+// The engine may complete it at once or later; either way reap sees it.
+func (w *worker) submit(s *slot) {
+	io := &s.io
+	io.Slot = int(s.chain.Head)
+	io.Err = nil
+	io.FUA = false
+	io.Data = nil
+	io.Ranges = io.Ranges[:0]
+	switch s.req.Type {
+	case blk.TypeIn:
+		io.Op = cow.OpRead
+	case blk.TypeOut:
+		io.Op = cow.OpWrite
+		io.FUA = w.dev.writeThrough.Load()
+	case blk.TypeFlush:
+		io.Op = cow.OpFlush
+	case blk.TypeDiscard:
+		io.Op = cow.OpDiscard
+		io.FUA = w.dev.writeThrough.Load()
+	case blk.TypeWriteZeroes:
+		io.Op = cow.OpWriteZeroes
+		io.FUA = w.dev.writeThrough.Load()
+	}
+	io.Offset = int64(s.req.Sector) * blk.SectorSize
+	io.Length = int64(s.req.DataLen)
+	if io.Op == cow.OpRead || io.Op == cow.OpWrite {
+		io.Data = s.req.Data
+	}
+	for _, r := range s.req.Ranges {
+		io.Ranges = append(io.Ranges, cow.Range{
+			Offset: int64(r.Sector) * blk.SectorSize,
+			Length: int64(r.Sectors) * blk.SectorSize,
+		})
+	}
+	w.ch.Submit(io)
+}
+
+// reap finishes every request that the engine has completed: status byte, used
+// element, slot free again. It reports whether there was one.
+func (w *worker) reap() bool {
+	w.done = w.ch.Completed(w.done[:0])
+	for _, io := range w.done {
+		s := &w.slots[io.Slot]
+		w.inflight--
+		w.unpin(s.mem)
+		s.mem = nil
+		if io.Err != nil {
+			w.dev.ioError(w.index, io)
+		}
+		if w.broken != nil {
+			continue
+		}
+		status := statusOf(io.Err)
+		w.stats.completed(io, status)
+		w.ring.Push(s.chain.Head, s.req.Finish(status))
+	}
+	return len(w.done) > 0
+}
+
+// publish makes the batch's used elements visible and calls the driver if it
+// wants to be called.
+func (w *worker) publish() {
+	if w.broken == nil && w.ring.Publish() {
+		w.stats.calls.Add(1)
+		signal(w.call)
+	}
+}
+
+// armed asks the driver for a kick and reports whether the worker may now
+// sleep: not if a chain became available in between, or mail came.
+func (w *worker) armed() (ok bool) {
+	defer w.catchFault(nil)
+	taking := w.broken == nil && !w.stopping
+	w.wait.listenKick(taking)
+	if taking && w.ring.EnableKicks() {
+		return false
+	}
+	return !w.mailbox.Load()
+}
+
+// breakQueue stops the ring for good: only a new ring set-up revives it. The
+// driver's fault is told to the front-end through the ring's error eventfd.
+func (w *worker) breakQueue(err error) {
+	if w.broken != nil {
+		return
+	}
+	w.broken = err
+	w.stats.broken.Add(1)
+	w.log.Warn("queue is broken: the driver or front-end broke the protocol; it stays idle until the device is reset",
+		"queue", w.index, "err", err)
+	signal(w.errfd)
+}
+
+// catchFault turns a fault on guest memory (its file was shrunk) into a broken
+// queue. Any other panic is a bug of ours and goes on.
+func (w *worker) catchFault(worked *bool) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	fault, ok := r.(interface{ Addr() uintptr })
+	if !ok {
+		panic(r)
+	}
+	w.breakQueue(fmt.Errorf("guest memory at %#x is gone: its file was truncated", fault.Addr()))
+	if worked != nil {
+		*worked = true
+	}
+}
+
+// unpin drops one request's hold on a memory table.
+func (w *worker) unpin(p *pin) {
+	p.n--
+	if p.n == 0 && p != w.mem {
+		p.table.Release()
+	}
+}
