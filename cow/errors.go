@@ -1,14 +1,19 @@
 package cow
 
-import "errors"
+import (
+	"errors"
 
-// Errors of opening a stack, beside those of package layer (a layer that does
-// not fit the stack is layer.ErrMismatch). Each is wrapped with the file, what
-// was expected and what was found.
+	"cowblk/cow/layer"
+)
+
+// Errors of opening a stack, beside those of package layer. Each is wrapped with
+// the file, what was expected and what was found.
 var (
 	// ErrSpec: the description of the stack itself makes no sense (no layers
 	// and no base, a writable disk without a head, a negative offset).
 	ErrSpec = errors.New("bad stack description")
+	// ErrMismatch: a layer does not belong where the stack puts it.
+	ErrMismatch = layer.ErrMismatch
 	// ErrBaseChanged: the base is not the one that the layers were made over.
 	ErrBaseChanged = errors.New("base has changed")
 )

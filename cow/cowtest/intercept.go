@@ -1,0 +1,111 @@
+package cowtest
+
+import (
+	"io/fs"
+	"sync/atomic"
+
+	"cowblk/cow/vfs"
+)
+
+// Call is one call on a file.
+type Call struct {
+	Op   string // open, preadv, pwritev, writeat, punch, datasync, truncate
+	Name string // of the file
+	Flag int    // of open
+	Off  int64
+	Len  int64 // bytes
+}
+
+// Intercept is a vfs.FS that shows every call to a function before it is made.
+// The function may block, and its error, unless nil, takes the call's place.
+type Intercept struct {
+	vfs.FS
+	before atomic.Pointer[func(Call) error]
+}
+
+// Before sets the function; nil removes it. It is called on the caller's
+// goroutine, by many at once.
+func (x *Intercept) Before(f func(Call) error) {
+	if f == nil {
+		x.before.Store(nil)
+		return
+	}
+	x.before.Store(&f)
+}
+
+func (x *Intercept) call(c Call) error {
+	if f := x.before.Load(); f != nil {
+		return (*f)(c)
+	}
+	return nil
+}
+
+// OpenFile implements vfs.FS.
+func (x *Intercept) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if err := x.call(Call{Op: "open", Name: name, Flag: flag}); err != nil {
+		return nil, err
+	}
+	f, err := x.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &interceptedFile{f, x}, nil
+}
+
+type interceptedFile struct {
+	vfs.File
+	x *Intercept
+}
+
+func (f *interceptedFile) call(op string, off, n int64) error {
+	return f.x.call(Call{Op: op, Name: f.Name(), Off: off, Len: n})
+}
+
+func (f *interceptedFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
+	if err := f.call("preadv", off, length(iov)); err != nil {
+		return 0, err
+	}
+	return f.File.Preadv(iov, off)
+}
+
+func (f *interceptedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
+	if err := f.call("pwritev", off, length(iov)); err != nil {
+		return 0, err
+	}
+	return f.File.Pwritev(iov, off)
+}
+
+func (f *interceptedFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.call("writeat", off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f *interceptedFile) PunchHole(off, n int64) error {
+	if err := f.call("punch", off, n); err != nil {
+		return err
+	}
+	return f.File.PunchHole(off, n)
+}
+
+func (f *interceptedFile) Datasync() error {
+	if err := f.call("datasync", 0, 0); err != nil {
+		return err
+	}
+	return f.File.Datasync()
+}
+
+func (f *interceptedFile) Truncate(n int64) error {
+	if err := f.call("truncate", 0, n); err != nil {
+		return err
+	}
+	return f.File.Truncate(n)
+}
+
+func length(iov []vfs.Iovec) (n int64) {
+	for i := range iov {
+		n += int64(iov[i].Len)
+	}
+	return n
+}

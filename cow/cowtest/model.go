@@ -1,0 +1,165 @@
+package cowtest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Model knows, for every sector of a disk, the writes that may be its content,
+// while any number of operations overlap in time.
+//
+// A write may be seen by a read unless another write began after it had ended
+// and ended before the read began. That is a regular register for each sector;
+// Settle then pins what is left undecided: what a quiet disk shows once it must
+// show ever after.
+type Model struct {
+	clock   atomic.Uint64
+	content atomic.Uint64
+	groups  []group
+}
+
+// group is a run of sectors under one lock.
+type group struct {
+	mu      sync.Mutex
+	sectors [groupSectors][]*Write
+}
+
+const groupSectors = 64
+
+// Write is one write, discard or write-zeroes as the model sees it.
+type Write struct {
+	Content Content
+	What    string // for messages
+	start   uint64
+	end     atomic.Uint64 // 0: in flight
+}
+
+// NewModel is a disk of size bytes of which the first base bytes show the base
+// and the rest zeros. Both are multiples of 512.
+func NewModel(size, base int64) *Model {
+	m := &Model{groups: make([]group, (size/SectorSize+groupSectors-1)/groupSectors)}
+	m.content.Store(uint64(firstWrite))
+	zeros, below := &Write{Content: Zeros, What: "nothing"}, &Write{Content: BaseContent, What: "base"}
+	zeros.end.Store(m.clock.Add(1))
+	below.end.Store(m.clock.Load())
+	for s := range size / SectorSize {
+		w := zeros
+		if s*SectorSize < base {
+			w = below
+		}
+		g := &m.groups[s/groupSectors]
+		g.sectors[s%groupSectors] = []*Write{w}
+	}
+	return m
+}
+
+// NextContent is a content that no write has had.
+func (m *Model) NextContent() Content { return Content(m.content.Add(1)) }
+
+// Begin records a write of c to the given byte ranges, just before its
+// submission. Ranges are pairs of offset and length.
+func (m *Model) Begin(c Content, what string, ranges ...[2]int64) *Write {
+	w := &Write{Content: c, What: what, start: m.clock.Add(1)}
+	for _, r := range ranges {
+		m.each(r[0], r[1], func(_ int64, list *[]*Write) { *list = append(*list, w) })
+	}
+	return w
+}
+
+// End records the completion of a write.
+func (m *Model) End(w *Write) { w.end.Store(m.clock.Add(1)) }
+
+// Now is the time to pass to Check, taken before the read is submitted.
+func (m *Model) Now() uint64 { return m.clock.Add(1) }
+
+// Check compares what a read that began at start and has completed found at off.
+func (m *Model) Check(p []byte, off int64, start uint64) error {
+	var err error
+	m.each(off, int64(len(p)), func(sector int64, list *[]*Write) {
+		if err == nil {
+			at := sector*SectorSize - off
+			_, err = check(p[at:at+SectorSize], sector, *list, start)
+		}
+	})
+	return err
+}
+
+// Settle is Check of a quiet disk's content, which then becomes the only legal
+// one.
+func (m *Model) Settle(p []byte, off int64) error {
+	now := m.Now()
+	var err error
+	m.each(off, int64(len(p)), func(sector int64, list *[]*Write) {
+		if err != nil {
+			return
+		}
+		at := sector*SectorSize - off
+		var w *Write
+		if w, err = check(p[at:at+SectorSize], sector, *list, now); err == nil {
+			clear((*list)[1:])
+			*list = append((*list)[:0], w)
+		}
+	})
+	return err
+}
+
+// check finds the write that a sector shows. A sector may be torn between the
+// writes that are in flight during the read (the page cache reads without a
+// lock), as long as each part is legal; never when quiet.
+func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) {
+	var room [8]Content
+	found, err := Identify(p, sector, room[:0])
+	if err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, history(list, start))
+	}
+	// The latest begin of a write that ended before the read began: whatever
+	// ended before that cannot show any more.
+	var latest uint64
+	for _, w := range list {
+		if end := w.end.Load(); end != 0 && end < start {
+			latest = max(latest, w.start)
+		}
+	}
+	var shown *Write
+	overlap := false
+	for _, c := range found {
+		shown = nil
+		for _, w := range list {
+			end := w.end.Load()
+			if w.Content == c && (end == 0 || end >= latest) {
+				shown = w
+				overlap = overlap || end == 0 || end > start
+			}
+		}
+		if shown == nil {
+			return nil, fmt.Errorf("sector %d shows write %d, which is not legal for a read begun at %d\n%s", sector, c, start, history(list, start))
+		}
+	}
+	if len(found) > 1 && !overlap {
+		return nil, fmt.Errorf("sector %d is torn between writes %d and nothing was in flight\n%s", sector, found, history(list, start))
+	}
+	return shown, nil
+}
+
+func history(list []*Write, start uint64) string {
+	var b strings.Builder
+	for _, w := range list {
+		fmt.Fprintf(&b, "  [%d, %d] write %d: %s\n", w.start, w.end.Load(), w.Content, w.What)
+	}
+	fmt.Fprintf(&b, "  [%d] this read", start)
+	return b.String()
+}
+
+// each calls f for the sectors of a byte range, each under its group's lock.
+func (m *Model) each(off, n int64, f func(sector int64, list *[]*Write)) {
+	for s, end := off/SectorSize, (off+n)/SectorSize; s < end; {
+		g := &m.groups[s/groupSectors]
+		g.mu.Lock()
+		for stop := min(end, (s/groupSectors+1)*groupSectors); s < stop; s++ {
+			f(s, &g.sectors[s%groupSectors])
+		}
+		g.mu.Unlock()
+	}
+}

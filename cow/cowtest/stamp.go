@@ -1,0 +1,52 @@
+package cowtest
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// SectorSize is the unit of the model, in bytes.
+const SectorSize = 512
+
+// Content names what one sector holds: the number of the write that stamped it,
+// BaseContent, or Zeros.
+type Content uint64
+
+// The contents that no write has. Numbers of writes start above them.
+const (
+	Zeros       Content = 0
+	BaseContent Content = 1
+	firstWrite  Content = 2
+)
+
+const sectorBits = 24 // sectors of the largest model disk: 8 GiB
+
+// Stamp fills p, whole sectors starting with the given one, with a content.
+func Stamp(p []byte, sector int64, c Content) {
+	for ; len(p) > 0; p, sector = p[SectorSize:], sector+1 {
+		var word uint64
+		if c != Zeros {
+			word = uint64(c)<<sectorBits | uint64(sector)
+		}
+		for i := 0; i < SectorSize; i += 8 {
+			binary.LittleEndian.PutUint64(p[i:], word)
+		}
+	}
+}
+
+// Identify returns the contents that a sector is made of, in the order in which
+// they appear: one, unless it is torn. An error if it holds what was never
+// written to it.
+func Identify(p []byte, sector int64, dst []Content) ([]Content, error) {
+	for i := 0; i < SectorSize; i += 8 {
+		word := binary.LittleEndian.Uint64(p[i:])
+		if at := int64(word & (1<<sectorBits - 1)); word != 0 && at != sector {
+			return nil, fmt.Errorf("sector %d holds, at byte %d, what write %d wrote to sector %d", sector, i, word>>sectorBits, at)
+		}
+		c := Content(word >> sectorBits)
+		if len(dst) == 0 || dst[len(dst)-1] != c {
+			dst = append(dst, c)
+		}
+	}
+	return dst, nil
+}

@@ -1,0 +1,195 @@
+package cow_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// blockSizes are all that the format allows.
+var blockSizes = []uint32{512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}
+
+// TestModel runs random operations on random stacks of every block size against
+// the model: many channels, overlapping in time, with promotions under way,
+// reopened in between. COWBLK_MODEL_OPS is the number of operations in all (48,000
+// unless set), COWBLK_MODEL_SEED repeats a run.
+func TestModel(t *testing.T) {
+	total := envInt(t, "COWBLK_MODEL_OPS", 48_000)
+	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
+	for _, bs := range blockSizes {
+		t.Run(strconv.Itoa(int(bs)), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, uint64(bs)))
+			start, ops, lives := time.Now(), 0, 0
+			for want := total / len(blockSizes); ops < want; lives++ {
+				n, err := life(t.TempDir(), rng, bs, want-ops)
+				if err != nil {
+					t.Fatalf("seed %d, life %d: %v", seed, lives, err)
+				}
+				ops += n
+			}
+			t.Logf("%d operations on %d disks in %.1f s (seed %d)", ops, lives, time.Since(start).Seconds(), seed)
+		})
+	}
+}
+
+func envInt(t *testing.T, name string, otherwise int) int {
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: expected a number, found %q", name, s)
+	}
+	return n
+}
+
+// shape is a random disk of some 60 blocks to 2 MiB: rarely a multiple of the
+// block size, with a base that is absent, shorter or longer, at any sector.
+func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
+	s := cowtest.Shape{BlockSize: bs}
+	s.Size = max(60*int64(bs), 64<<10) + rng.Int64N(1<<20)
+	s.Size -= s.Size % cowtest.SectorSize
+	switch rng.IntN(4) {
+	case 0:
+		return s
+	case 1:
+		s.BaseSize = s.Size/2 + rng.Int64N(s.Size/4)
+	case 2:
+		s.BaseSize = s.Size + rng.Int64N(s.Size/4)
+	default:
+		s.BaseSize = s.Size
+	}
+	s.BaseSize -= s.BaseSize % cowtest.SectorSize
+	s.BaseOffset = rng.Int64N(100) * cowtest.SectorSize
+	return s
+}
+
+// life is one disk from its making to its end: phases of concurrent operations,
+// each followed by a look at the whole disk.
+func life(dir string, rng *rand.Rand, bs uint32, most int) (done int, err error) {
+	rig, err := cowtest.NewRig(dir, vfs.OS{}, shape(rng, bs))
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if e := rig.Close(); err == nil {
+			err = e
+		}
+	}()
+	m := cowtest.NewModel(rig.Shape.Size, min(rig.Shape.BaseSize, rig.Shape.Size))
+	tags := map[int][sha256.Size]byte{} // content by number of layers
+	sums := map[string][sha256.Size]byte{}
+	phases := 3 + rng.IntN(6)
+	for phase := 0; phase < phases && done < most; phase++ {
+		n, err := runPhase(rig, m, rng, min(most-done, 400+rng.IntN(6000)))
+		if err != nil {
+			return 0, fmt.Errorf("%+v, phase %d, depth %d: %w", rig.Shape, phase, rig.Disk.Depth(), err)
+		}
+		done += n
+		content, err := cowtest.ReadAll(rig.Disk)
+		if err != nil {
+			return 0, err
+		}
+		if err := m.Settle(content, 0); err != nil {
+			return 0, fmt.Errorf("%+v, after phase %d: %w", rig.Shape, phase, err)
+		}
+		if rng.IntN(2) == 0 {
+			tags[len(rig.Spec.Layers)] = sha256.Sum256(content)
+			p, err := rig.Promote()
+			if err != nil {
+				return 0, err
+			}
+			<-p.Done()
+			if p.Err() != nil {
+				return 0, p.Err()
+			}
+			if sums, err = rig.Sums(len(rig.Spec.Layers) - 1); err != nil {
+				return 0, err
+			}
+		}
+		if rng.IntN(2) == 0 {
+			if err := rig.Reopen(); err != nil {
+				return 0, err
+			}
+			content, err := cowtest.ReadAll(rig.Disk)
+			if err != nil {
+				return 0, err
+			}
+			if err := m.Settle(content, 0); err != nil {
+				return 0, fmt.Errorf("%+v, reopened after phase %d: %w", rig.Shape, phase, err)
+			}
+		}
+	}
+	return done, checkTags(rig, tags, sums)
+}
+
+// runPhase runs n operations on some channels, with promotions in between.
+func runPhase(rig *cowtest.Rig, m *cowtest.Model, rng *rand.Rand, n int) (int, error) {
+	channels := 1 + rng.IntN(6)
+	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64()}
+	for range channels {
+		mix := cowtest.Mix{Size: rig.Shape.Size, BlockSize: int64(rig.Shape.BlockSize)}
+		r.Scripts = append(r.Scripts, cowtest.Script(rng, mix, n/channels))
+	}
+	promotions := rng.IntN(4)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Go() }()
+	for i := range promotions {
+		for at := int64(n/channels*channels) * int64(i+1) / int64(promotions+1); r.Progress.Load() < at; {
+			select {
+			case err := <-ended:
+				return 0, err
+			case <-time.After(100 * time.Microsecond):
+			}
+		}
+		p, err := rig.Promote()
+		if err != nil {
+			<-ended
+			return 0, err
+		}
+		defer func() { <-p.Done() }()
+	}
+	return n / channels * channels, <-ended
+}
+
+// checkTags opens every tag and compares it with what the disk was when it was
+// made, and all that was sealed with its bytes at that time.
+func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string][sha256.Size]byte) error {
+	if err := rig.Close(); err != nil {
+		return err
+	}
+	for layers, sum := range tags {
+		d, err := rig.OpenTag(layers)
+		if err != nil {
+			return err
+		}
+		content, err := cowtest.ReadAll(d)
+		if err != nil {
+			return err
+		}
+		if sha256.Sum256(content) != sum {
+			return fmt.Errorf("the tag of %d layers has changed", layers)
+		}
+		if err := d.Close(); err != nil {
+			return err
+		}
+	}
+	now, err := rig.Sums((len(sums)) / 2)
+	if err != nil {
+		return err
+	}
+	for name, sum := range sums {
+		if now[name] != sum {
+			return fmt.Errorf("%s has changed since it was sealed (%d of %d compared)", name, len(now), len(sums))
+		}
+	}
+	return nil
+}
