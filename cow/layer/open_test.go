@@ -77,7 +77,7 @@ func TestOpenRefuses(t *testing.T) {
 		text   []string // besides the path of the map
 	}{
 		{"no map", false, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Remove(p.Map)) }, fs.ErrNotExist, nil},
-		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Remove(p.Data)); p.Map = p.Data }, fs.ErrNotExist, nil},
+		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Remove(p.Data)) }, fs.ErrNotExist, nil},
 		{"empty map", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 0)) }, ErrNotLayer, []string{"expected 512 bytes, found 0"}},
 		{"short header", true, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 511)) }, ErrNotLayer, []string{"expected 512 bytes, found 511"}},
 		{"another file", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {

@@ -7,8 +7,7 @@ import (
 )
 
 // Source reads a layer's bitmap as 64-bit words, bit i of word w being block
-// 64·w+i. It may be used by several goroutines, until the layer is sealed or
-// closed.
+// 64·w+i. It may be used by several goroutines, until the layer is closed.
 type Source struct {
 	words  uint64  // of the bitmap, whole pages
 	bitmap *Bitmap // of an unsealed layer

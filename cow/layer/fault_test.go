@@ -1,0 +1,218 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/cow/vfs"
+)
+
+var errInjected = errors.New("injected")
+
+// recorder writes down every change and sync of the files below it and fails
+// the one that is named.
+type recorder struct {
+	vfs.OS
+	log  []string
+	fail string // entry of the log to fail
+}
+
+func (r *recorder) note(format string, args ...any) error {
+	entry := fmt.Sprintf(format, args...)
+	r.log = append(r.log, entry)
+	if entry == r.fail {
+		return fmt.Errorf("%s: %w", entry, errInjected)
+	}
+	return nil
+}
+
+func (r *recorder) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := r.OS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &recorded{f, r, filepath.Base(name)}, nil
+}
+
+func (r *recorder) SyncDir(dir string) error {
+	if err := r.note("sync directory"); err != nil {
+		return err
+	}
+	return r.OS.SyncDir(dir)
+}
+
+type recorded struct {
+	vfs.File
+	r    *recorder
+	base string
+}
+
+func (f *recorded) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.r.note("write %s %d", f.base, off); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(p, off)
+}
+
+// Pwritev is short: whoever calls it must go on.
+func (f *recorded) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
+	if err := f.r.note("write %s %d", f.base, off); err != nil {
+		return 0, err
+	}
+	if iov[0].Len > 1000 {
+		short := iov[0]
+		short.SetLen(1000)
+		return f.File.Pwritev([]vfs.Iovec{short}, off)
+	}
+	return f.File.Pwritev(iov[:1], off)
+}
+
+func (f *recorded) PunchHole(off, n int64) error {
+	if err := f.r.note("punch %s %d", f.base, off); err != nil {
+		return err
+	}
+	return f.File.PunchHole(off, n)
+}
+
+func (f *recorded) Truncate(n int64) error {
+	if err := f.r.note("truncate %s", f.base); err != nil {
+		return err
+	}
+	return f.File.Truncate(n)
+}
+
+func (f *recorded) Datasync() error {
+	if err := f.r.note("sync %s", f.base); err != nil {
+		return err
+	}
+	return f.File.Datasync()
+}
+
+func (r *recorder) expect(t *testing.T, what, want string) {
+	t.Helper()
+	got := slices.Compact(slices.Clone(r.log)) // repeated short writes are one
+	if strings.Join(got, ", ") != want {
+		t.Errorf("%s:\n got %s\nwant %s", what, strings.Join(got, ", "), want)
+	}
+	r.log = nil
+}
+
+// short writes of one map page, as the recorder makes them
+const mapPageWrites = "write map 4096, write map 5096, write map 6096, write map 7096, write map 8096"
+
+func TestOrderOfWritesAndSyncs(t *testing.T) {
+	p, r := paths(t), &recorder{}
+	l, err := CreateHead(r, p, CreateParams{Size: 1 << 20})
+	must(t, err)
+	r.expect(t, "create", "truncate data, truncate map, sync data, write map 0, sync map, sync directory")
+	l.Bitmap().Set(3, 1)
+	must(t, l.Close())
+	r.expect(t, "close", "sync data, "+mapPageWrites+", sync map, write map 0, sync map")
+	l, err = Open(r, p, OpenParams{Write: true})
+	must(t, err)
+	r.expect(t, "open", "write map 0, sync map")
+	l.Bitmap().Set(4, 1)
+	must(t, l.Seal(time.Now()))
+	r.expect(t, "seal", "sync data, "+mapPageWrites+", sync map, write map 0, sync map")
+	must(t, l.Close())
+	l, err = Open(r, p, OpenParams{})
+	must(t, err)
+	if bits := sourceBits(t, l); len(bits) != 2 || !bits[3] || !bits[4] {
+		t.Errorf("bits after short writes: got %v", bits)
+	}
+	must(t, l.Close())
+	r.expect(t, "sealed layer", "")
+}
+
+// An old header must be gone, durably, before the bitmap below it goes.
+func TestOrderOfForcedFormat(t *testing.T) {
+	p, r := paths(t), &recorder{}
+	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	l, err := FormatIfZero(r, p, CreateParams{Size: 1 << 20}, true)
+	must(t, err)
+	must(t, l.Abandon())
+	r.expect(t, "format", "write map 0, sync map, punch map 0, sync map, sync data, write map 0, sync map")
+}
+
+// Whatever fails while a layer is created, nothing of it stays behind.
+func TestCreateFails(t *testing.T) {
+	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
+		p := paths(t)
+		if _, err := CreateHead(&recorder{fail: fail}, p, CreateParams{Size: 1 << 20}); !errors.Is(err, errInjected) {
+			t.Errorf("%s fails: got %v", fail, err)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
+			t.Errorf("%s fails: %v was left behind", fail, left)
+		}
+	}
+}
+
+func TestFailedSyncIsSticky(t *testing.T) {
+	for _, fail := range []string{"sync data", "sync map"} {
+		p := paths(t)
+		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+		r := &recorder{}
+		l, err := Open(r, p, OpenParams{Write: true})
+		must(t, err)
+		must(t, l.Err())
+		l.Bitmap().Set(1, 1)
+		r.fail = fail
+		if err := l.Seal(time.Now()); !errors.Is(err, errInjected) {
+			t.Errorf("%s fails: Seal: got %v", fail, err)
+		}
+		r.fail = ""
+		pages := l.Bitmap().TakeDirty(nil)
+		for name, err := range map[string]error{
+			"SyncData": l.SyncData(), "SyncMap": l.SyncMap(), "WriteMap": l.WriteMap(pages), "Seal": l.Seal(time.Now()), "Err": l.Err(), "Close": l.Close(),
+		} {
+			if !errors.Is(err, ErrSyncFailed) {
+				t.Errorf("%s after a failed %s: got %v, want ErrSyncFailed", name, fail, err)
+			}
+		}
+		if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || h.Clean || h.State != Head {
+			t.Errorf("%s failed: header: got %+v, %v, want a head that is not clean", fail, h, err)
+		}
+	}
+}
+
+// A full file system is no failed sync: once there is room the same bits go
+// out with the next round.
+func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
+	p := paths(t)
+	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	r := &recorder{}
+	l, err := Open(r, p, OpenParams{Write: true})
+	must(t, err)
+	l.Bitmap().Set(1, 1)
+	pages := l.Bitmap().TakeDirty(nil)
+	r.fail = "write map 4096"
+	if err := l.WriteMap(pages); !errors.Is(err, errInjected) {
+		t.Fatalf("got %v", err)
+	}
+	r.fail = ""
+	must(t, l.Err())
+	must(t, l.Close())
+	again := reopen(t, p, OpenParams{})
+	if h := again.Header(); !h.Clean || h.Owned != 1 || !again.Bitmap().Test(1) {
+		t.Errorf("after the second attempt: %+v", h)
+	}
+}
+
+// A refused open has changed nothing even if the only change it makes fails.
+func TestOpenForWritingFails(t *testing.T) {
+	p := paths(t)
+	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	if _, err := Open(&recorder{fail: "write map 0"}, p, OpenParams{Write: true}); !errors.Is(err, errInjected) {
+		t.Errorf("got %v", err)
+	}
+	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
+		t.Error(l.Err())
+	}
+}
