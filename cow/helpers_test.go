@@ -1,0 +1,152 @@
+package cow_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// newRig makes a stack whose calls on files go through an Intercept.
+func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
+	t.Helper()
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	rig, err := cowtest.NewRig(t.TempDir(), x, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		x.Before(nil)
+		if err := rig.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
+			t.Error(err)
+		}
+	})
+	return rig, x
+}
+
+func fill(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
+
+func write(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
+	t.Helper()
+	if _, err := d.WriteAt(fill(b, n), off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// want checks n bytes at off for being b.
+func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
+	t.Helper()
+	p := make([]byte, n)
+	if _, err := d.ReadAt(p, off); err != nil {
+		t.Fatal(err)
+	}
+	for i := range p {
+		if p[i] != b {
+			t.Fatalf("byte %d: expected %#x, found %#x", off+int64(i), b, p[i])
+		}
+	}
+}
+
+func promote(t testing.TB, rig *cowtest.Rig) *cow.Promotion {
+	t.Helper()
+	p, err := rig.Promote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func sealed(t testing.TB, p *cow.Promotion) {
+	t.Helper()
+	<-p.Done()
+	if err := p.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// do carries out one request on a channel of its own.
+func do(d *cow.Disk, r *cow.Request) error {
+	ch, err := d.NewChannel()
+	if err != nil {
+		return err
+	}
+	ch.Submit(r)
+	if err := await(ch, 1); err != nil {
+		return err
+	}
+	return errors.Join(r.Err, ch.Close())
+}
+
+// await waits for n completions of a channel.
+func await(ch *cow.Channel, n int) error {
+	out := make([]*cow.Request, 0, n)
+	for {
+		if out = ch.Completed(out); len(out) == n {
+			return nil
+		}
+		fds := []unix.PollFd{{Fd: int32(ch.FD()), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// trap holds back the calls that match, until it is opened.
+type trap struct {
+	caught  chan struct{} // one for each call held
+	release chan struct{}
+	once    sync.Once
+}
+
+// setTrap holds back calls of op on files whose name ends in suffix.
+func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
+	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
+	t.Cleanup(p.open)
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
+			p.caught <- struct{}{}
+			<-p.release
+		}
+		return nil
+	})
+	return p
+}
+
+func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
+
+// begin runs f on a goroutine; the channel gives its error.
+func begin(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return done
+}
+
+func beginWrite(d *cow.Disk, b byte, off int64, n int) <-chan error {
+	return begin(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
+}
+
+// pending reports whether nothing comes from done for a while. It may wrongly
+// say so on a slow machine, which makes a test pass, never fail.
+func pending(done <-chan error) bool {
+	select {
+	case <-done:
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
+}
+
+func finished(t testing.TB, done <-chan error) {
+	t.Helper()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,244 @@
+package cow_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+)
+
+// The tests in this file hold one call back and let others overtake it. Each
+// fails when the rule it is about is taken out of the engine.
+
+// A write that overwrites a block of the old head is on its way while a
+// promotion happens and another write, on the new view, copies up the rest of
+// that block. The first must not be lost: it is acknowledged. (Rule: settle.)
+func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
+
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	old := beginWrite(rig.Disk, 'o', 0, 512)
+	<-hold.caught // on the old view, past every check
+	p := promote(t, rig)
+	late := beginWrite(rig.Disk, 'n', 1024, 512)
+	if !pending(late) {
+		t.Error("the copy-up did not wait for the overwrite under way")
+	}
+	hold.open()
+	finished(t, old)
+	finished(t, late)
+	sealed(t, p)
+	want(t, rig.Disk, 'o', 0, 512)
+	want(t, rig.Disk, 'a', 512, 512)
+	want(t, rig.Disk, 'n', 1024, 512)
+	want(t, rig.Disk, 'a', 1536, 4096-1536)
+}
+
+// The same with a first write of the whole block on the old view, which holds
+// the guard, and with one that is a copy-up itself.
+func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
+	for _, n := range []int{4096, 512} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+			hold := setTrap(t, x, "pwritev", "0000.data")
+			old := beginWrite(rig.Disk, 'o', 0, n)
+			<-hold.caught
+			p := promote(t, rig)
+			late := beginWrite(rig.Disk, 'n', 1024, 512)
+			if !pending(late) {
+				t.Error("the copy-up did not wait for the first write under way")
+			}
+			hold.open()
+			finished(t, old)
+			finished(t, late)
+			sealed(t, p)
+			want(t, rig.Disk, 'o', 0, 512)
+			want(t, rig.Disk, 'n', 1024, 512)
+		})
+	}
+}
+
+// Writes of whole blocks, overwrites and reads go on while an old write hangs:
+// only copy-ups wait.
+func TestPromotionHoldsNobodyElseUp(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 8192)
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	old := beginWrite(rig.Disk, 'o', 0, 512)
+	<-hold.caught
+	p := promote(t, rig)
+	write(t, rig.Disk, 'w', 4096, 4096) // another block, whole
+	write(t, rig.Disk, 'x', 4096, 512)  // hit
+	write(t, rig.Disk, 'y', 0, 4096)    // the same block, whole
+	want(t, rig.Disk, 'x', 4096, 512)
+	want(t, rig.Disk, 'w', 4608, 512)
+	want(t, rig.Disk, 'y', 0, 4096)
+	hold.open()
+	finished(t, old)
+	sealed(t, p)
+	want(t, rig.Disk, 'y', 0, 4096) // the old write may lose, the completed one may not
+}
+
+// A write that has to wait for the guard on the old view finds the block owned
+// by the new head when its turn comes: it is superseded and completes.
+func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	// Blocks 0 and 1, first write on the old view, held while it has the guard.
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	first := beginWrite(rig.Disk, 'a', 0, 8192)
+	<-hold.caught
+	p := promote(t, rig)
+	// New view: waits for the guard.
+	second := beginWrite(rig.Disk, 'b', 4096, 4096)
+	if !pending(second) {
+		t.Error("two first writes of one block at once")
+	}
+	hold.open()
+	finished(t, first)
+	finished(t, second)
+	sealed(t, p)
+	want(t, rig.Disk, 'a', 0, 4096)
+	want(t, rig.Disk, 'b', 4096, 4096)
+	tag, err := rig.OpenTag(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tag.Close()
+	want(t, tag, 'a', 0, 8192)
+}
+
+// Copy-ups of different sectors of one block must not put the old content over
+// each other. (Rule: guard.)
+func TestTwoCopyUpsOfOneBlock(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	one := beginWrite(rig.Disk, '1', 0, 512)
+	<-hold.caught
+	two := beginWrite(rig.Disk, '2', 512, 512)
+	if !pending(two) {
+		t.Error("the second copy-up did not wait")
+	}
+	hold.open()
+	finished(t, one)
+	finished(t, two)
+	want(t, rig.Disk, '1', 0, 512)
+	want(t, rig.Disk, '2', 512, 512)
+	want(t, rig.Disk, 0, 1024, 3072)
+}
+
+// A copy-up that has read the old content must not put it over a whole-block
+// write that completed meanwhile. (Rule: whole first writes hold the guard too.)
+func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	<-hold.caught // has read, is about to write
+	whole := beginWrite(rig.Disk, 'w', 0, 4096)
+	if !pending(whole) {
+		t.Error("the whole-block write did not wait for the copy-up")
+	}
+	hold.open()
+	finished(t, part)
+	finished(t, whole)
+	want(t, rig.Disk, 'w', 0, 4096)
+}
+
+// The same against a discard.
+func TestCopyUpAgainstDiscard(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	<-hold.caught
+	wipe := begin(func() error {
+		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
+	})
+	if !pending(wipe) {
+		t.Error("the discard did not wait for the copy-up")
+	}
+	hold.open()
+	finished(t, part)
+	finished(t, wipe)
+	want(t, rig.Disk, 0, 0, 4096)
+}
+
+// While the data of a first write is on its way, reads show the old content and
+// a flush round makes no bit of it durable. (Rule: data, then bit, then index.)
+func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	done := beginWrite(rig.Disk, 'w', 8192, 4096)
+	<-hold.caught
+	p := make([]byte, 4096)
+	if _, err := rig.Disk.ReadAt(p, 8192); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 || c[0] != cowtest.BaseContent {
+		t.Errorf("read during a first write: expected the base, found %v, %v", c, err)
+	}
+	if err := rig.Disk.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if bit(t, rig, 0, 2) {
+		t.Error("the bit is durable and its data is not written")
+	}
+	hold.open()
+	finished(t, done)
+	if bit(t, rig, 0, 2) {
+		t.Error("the bit is in the map file without a flush")
+	}
+	if err := rig.Disk.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if !bit(t, rig, 0, 2) {
+		t.Error("the bit is not durable after a flush")
+	}
+	want(t, rig.Disk, 'w', 8192, 4096)
+}
+
+// A read on the view before a promotion sees what a write after it has
+// acknowledged. (Rule: a reader that finds a newer owner takes a newer view.)
+func TestOldReadFindsNewerOwner(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	// A read of two runs: block 0 from the base, held; block 1 from the head.
+	write(t, rig.Disk, 'a', 4096, 4096)
+	hold := setTrap(t, x, "preadv", "base")
+	p := make([]byte, 8192)
+	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	<-hold.caught
+	done := promote(t, rig)
+	write(t, rig.Disk, 'b', 4096, 4096)
+	hold.open()
+	finished(t, read)
+	if got := string(p[4096:4097]); got != "b" {
+		t.Errorf("block 1: expected the acknowledged write, found %q", got)
+	}
+	sealed(t, done)
+}
+
+// The former head's writable file is not closed under a read that uses it.
+func TestOldFileStaysOpenForReads(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 4096)
+	hold := setTrap(t, x, "preadv", "0000.data")
+	p := make([]byte, 4096)
+	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	<-hold.caught
+	done := promote(t, rig)
+	select {
+	case <-done.Done():
+		t.Error("the promotion has finished while a read is on the old view")
+	case <-read:
+		t.Error("the read has finished while it was held")
+	default:
+	}
+	write(t, rig.Disk, 'b', 0, 4096)
+	hold.open()
+	finished(t, read)
+	sealed(t, done)
+	if c := strings.Count(string(p), "a"); c != 4096 {
+		t.Errorf("expected the old content, found %d bytes of it", c)
+	}
+}
