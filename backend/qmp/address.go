@@ -1,0 +1,104 @@
+package qmp
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+)
+
+// Address names a stream socket: "unix:PATH" or "vsock:CID:PORT".
+type Address struct {
+	Path      string // of a UNIX socket; empty: vsock
+	CID, Port uint32
+}
+
+// ParseAddress takes an address apart.
+func ParseAddress(s string) (Address, error) {
+	kind, rest, _ := strings.Cut(s, ":")
+	bad := func(found string) (Address, error) {
+		return Address{}, fmt.Errorf("address %q: %s: expected unix:PATH or vsock:CID:PORT", s, found)
+	}
+	switch kind {
+	case "unix":
+		if rest == "" {
+			return bad("the path is missing")
+		}
+		if limit := len(unix.RawSockaddrUnix{}.Path) - 1; len(rest) > limit {
+			return bad(fmt.Sprintf("the path has %d bytes, at most %d are possible", len(rest), limit))
+		}
+		return Address{Path: rest}, nil
+	case "vsock":
+		cid, port, ok := strings.Cut(rest, ":")
+		if !ok {
+			return bad("the port is missing")
+		}
+		c, err := parseUint32(cid)
+		if err != nil {
+			return bad(fmt.Sprintf("%q is no CID", cid))
+		}
+		p, err := parseUint32(port)
+		if err != nil {
+			return bad(fmt.Sprintf("%q is no port", port))
+		}
+		return Address{CID: c, Port: p}, nil
+	}
+	return bad(fmt.Sprintf("%q is no kind of address", kind))
+}
+
+// parseUint32 leaves out the largest number, which is VMADDR_CID_ANY and
+// VMADDR_PORT_ANY: nothing one could connect to.
+func parseUint32(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err == nil && (n == math.MaxUint32 || s[0] == '+') {
+		err = strconv.ErrRange
+	}
+	return uint32(n), err
+}
+
+// String is the form that ParseAddress takes.
+func (a Address) String() string {
+	if a.Path != "" {
+		return "unix:" + a.Path
+	}
+	return fmt.Sprintf("vsock:%d:%d", a.CID, a.Port)
+}
+
+// dial connects until ctx ends.
+func (a Address) dial(ctx context.Context) (net.Conn, error) {
+	if a.Path != "" {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", a.Path)
+	}
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Without a context, but the kernel gives up after two seconds
+		// (SO_VM_SOCKETS_CONNECT_TIMEOUT).
+		conn, err := vsock.Dial(a.CID, a.Port, nil)
+		if err != nil {
+			done <- result{nil, err} // not a nil *vsock.Conn in an interface
+			return
+		}
+		done <- result{conn, nil}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.err == nil {
+				r.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}

@@ -1,0 +1,289 @@
+package qmp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+
+	"cowblk/backend/control"
+)
+
+// ErrAlreadyFrozen says that someone else has frozen the guest and will thaw it.
+var ErrAlreadyFrozen = errors.New("the guest is frozen already")
+
+// AgentOptions configure an Agent.
+type AgentOptions struct {
+	Log     *slog.Logger // nil: nothing is logged
+	Address Address      // the host's side of the agent's virtio-serial port, or where it listens on vsock
+}
+
+// Agent freezes a guest's file systems through qemu-ga. It connects in Freeze and
+// keeps the connection until Thaw is done, as a port serves one client at a time.
+type Agent struct {
+	opts   AgentOptions
+	conn   *agentConn // nil: none
+	frozen bool       // freeze was sent and may have been executed
+}
+
+// NewAgent returns an Agent that is not connected.
+func NewAgent(o AgentOptions) *Agent {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Agent{opts: o}
+}
+
+// Freeze freezes all of the guest's file systems, or fails with ErrAlreadyFrozen.
+func (a *Agent) Freeze(ctx context.Context) error {
+	err := a.freeze(ctx)
+	if err != nil && !a.frozen {
+		a.hangUp()
+	}
+	return a.named(err)
+}
+
+func (a *Agent) freeze(ctx context.Context) error {
+	status, err := a.status(ctx)
+	if err != nil {
+		return err
+	}
+	if status != "thawed" {
+		return fmt.Errorf("%w: its status is %q", ErrAlreadyFrozen, status)
+	}
+	a.frozen = true
+	var count int
+	if err := a.call(ctx, "guest-fsfreeze-freeze", &count); err != nil {
+		return err
+	}
+	if count == 0 {
+		a.opts.Log.Warn("the guest agent found no file system to freeze", "address", a.opts.Address)
+	}
+	return nil
+}
+
+// Thaw thaws the file systems that Freeze has frozen or may have.
+func (a *Agent) Thaw(ctx context.Context) error {
+	if !a.frozen {
+		return nil
+	}
+	return a.Release(ctx)
+}
+
+// Release thaws the guest, whoever froze it: for a process that was killed between
+// Freeze and Thaw and finds a note of its own about it.
+func (a *Agent) Release(ctx context.Context) error {
+	err := insist(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
+		// The agent runs one command at a time: a freeze whose reply did not come has
+		// ended before the sync of a new connection is answered. Thawing what is not
+		// frozen is no error.
+		if err := a.call(ctx, "guest-fsfreeze-thaw", nil); err != nil {
+			return err
+		}
+		status, err := a.status(ctx)
+		if err == nil && status != "thawed" {
+			err = fmt.Errorf("expected status %q after thawing, found %q", "thawed", status)
+		}
+		return err
+	})
+	a.hangUp()
+	if err == nil {
+		a.frozen = false
+	}
+	return a.named(err)
+}
+
+func (a *Agent) named(err error) error {
+	if err != nil {
+		err = fmt.Errorf("guest agent %s: %w", a.opts.Address, err)
+	}
+	return err
+}
+
+func (a *Agent) status(ctx context.Context) (status string, err error) {
+	err = a.call(ctx, "guest-fsfreeze-status", &status)
+	return status, err
+}
+
+// call runs one command, first connecting if need be. After an error other than the
+// agent's own the connection is given up, since a late reply would be taken for the
+// next command's.
+func (a *Agent) call(ctx context.Context, command string, out any) error {
+	if a.conn == nil {
+		conn, err := dialAgent(ctx, a.opts.Address)
+		if err != nil {
+			return err
+		}
+		a.conn = conn
+	}
+	err := a.conn.call(ctx, command, nil, out)
+	var remote *control.Error
+	if err != nil && !errors.As(err, &remote) {
+		a.hangUp()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
+}
+
+func (a *Agent) hangUp() {
+	if a.conn != nil {
+		a.conn.Close()
+		a.conn = nil
+	}
+}
+
+// agentConn is a synchronized connection to a guest agent. Its dialect is QMP without
+// greeting, negotiation, events and ids (qga/qapi-schema.json).
+type agentConn struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// maxAgentLine bounds a reply, in bytes; what the agent says here is a few dozen.
+const maxAgentLine = 64 << 10
+
+// maxStale bounds what may lie in the channel before the reply to our sync.
+const maxStale = 16 << 20
+
+// dialAgent connects and synchronizes until ctx ends.
+func dialAgent(ctx context.Context, addr Address) (*agentConn, error) {
+	conn, err := addr.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &agentConn{conn, bufio.NewReaderSize(conn, maxAgentLine)}
+	if err := c.withContext(ctx, c.sync); err != nil {
+		conn.Close()
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: is qemu-guest-agent running in the guest?", err)
+		}
+		return nil, fmt.Errorf("guest-sync-delimited: %w", err)
+	}
+	return c, nil
+}
+
+// withContext runs f, whose reads and writes fail when ctx ends.
+func (c *agentConn) withContext(ctx context.Context, f func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.SetDeadline(time.Time{})
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	err := f()
+	if !stop() && err != nil {
+		err = ctx.Err()
+	}
+	return err
+}
+
+// sync drops what an earlier client left in the channel: the byte 0xFF flushes the
+// agent's parser, and the agent's 0xFF comes right before the reply to our id.
+func (c *agentConn) sync() error {
+	id := rand.Int64()
+	if _, err := fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n", id); err != nil {
+		return err
+	}
+	for stale := 0; stale < maxStale; {
+		// A sentinel may also belong to an earlier client's sync.
+		dropped, err := c.in.ReadSlice(0xff)
+		stale += len(dropped)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil {
+			return lost(err)
+		}
+		// Only peek: in garbage the next sentinel may come before the next newline.
+		line, err := c.peekLine()
+		if err != nil {
+			return lost(err)
+		}
+		var reply struct {
+			Return int64 `json:"return"`
+		}
+		if json.Unmarshal(line, &reply) == nil && reply.Return == id {
+			_, err = c.in.Discard(len(line))
+			return err
+		}
+	}
+	return fmt.Errorf("no reply within %d bytes: is this a guest agent?", maxStale)
+}
+
+// peekLine returns what is buffered up to a newline or the next sentinel, reading more
+// as needed, without consuming it.
+func (c *agentConn) peekLine() ([]byte, error) {
+	for n := 1; ; {
+		b, err := c.in.Peek(n)
+		if i := bytes.IndexAny(b, "\n"); i >= 0 {
+			return b[:i+1], nil
+		}
+		if bytes.IndexByte(b, 0xff) >= 0 || len(b) == maxAgentLine {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		// What has arrived already can be looked at without waiting for more.
+		n = max(len(b)+1, min(c.in.Buffered(), maxAgentLine))
+	}
+}
+
+// call runs one command.
+func (c *agentConn) call(ctx context.Context, command string, args, out any) error {
+	text, err := json.Marshal(map[string]any{"execute": command})
+	if args != nil {
+		text, err = json.Marshal(map[string]any{"execute": command, "arguments": args})
+	}
+	if err != nil {
+		return err
+	}
+	return c.withContext(ctx, func() error {
+		if _, err := c.Write(append(text, '\n')); err != nil {
+			return lost(err)
+		}
+		var line []byte
+		for len(line) == 0 {
+			raw, err := c.in.ReadSlice('\n')
+			if err != nil {
+				return lost(err)
+			}
+			line = bytes.TrimSpace(raw)
+		}
+		var reply struct {
+			Return json.RawMessage `json:"return"`
+			Error  *control.Error  `json:"error"`
+		}
+		if err := json.Unmarshal(line, &reply); err != nil {
+			return fmt.Errorf("reply: %w", err)
+		}
+		switch {
+		case reply.Error != nil:
+			return reply.Error
+		case reply.Return == nil:
+			return errors.New("reply: expected a return or an error, found neither")
+		case out != nil:
+			if err := json.Unmarshal(reply.Return, out); err != nil {
+				return fmt.Errorf("reply: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// lost explains an end of the stream.
+func lost(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the guest agent's channel was closed")
+	}
+	return err
+}

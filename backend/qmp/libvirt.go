@@ -1,0 +1,212 @@
+package qmp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-qemu/qmp"
+)
+
+// Libvirt names a domain of a libvirt daemon on this machine.
+type Libvirt struct {
+	URI    string // such as qemu:///system or qemu:///session, with ?socket=PATH if that is elsewhere
+	Domain string // its name
+
+	uri     string   // without our parameters
+	sockets []string // to be tried in order
+}
+
+// ParseLibvirt checks a URI and finds the daemon's sockets.
+func ParseLibvirt(uri, domain string) (Libvirt, error) {
+	bad := func(why string) (Libvirt, error) {
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as qemu:///system", uri, why)
+	}
+	u, err := url.Parse(uri)
+	switch {
+	case err != nil:
+		return bad(err.Error())
+	case u.Host != "" || strings.Contains(u.Scheme, "+"):
+		return bad("only daemons on this machine can be reached")
+	case u.Scheme == "" || len(u.Path) < 2:
+		return bad("driver or path is missing")
+	case domain == "":
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: the domain's name is missing: add --domain NAME", uri)
+	}
+	l := Libvirt{URI: uri, Domain: domain, uri: u.Scheme + "://" + u.Path}
+	dir := "/run/libvirt"
+	if u.Path == "/session" {
+		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt")
+	}
+	if s := u.Query().Get("socket"); s != "" {
+		l.sockets = []string{s}
+	} else {
+		// The one daemon for all drivers, or the driver's own.
+		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, "virt"+u.Scheme+"d-sock")}
+	}
+	return l, nil
+}
+
+// dial connects to the first socket that answers.
+func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
+	var errs []error
+	var d net.Dialer
+	for _, s := range l.sockets {
+		conn, err := d.DialContext(ctx, "unix", s)
+		if err == nil {
+			return &packetConn{Conn: conn}, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// LibvirtFreeze freezes a domain's file systems through libvirt, which owns the
+// channel to the guest agent.
+type LibvirtFreeze struct {
+	at     Libvirt
+	frozen bool // freeze was sent and may have been executed
+}
+
+// NewLibvirtFreeze returns a Quiescer that connects for each call.
+func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at} }
+
+// Freeze freezes all of the guest's file systems.
+func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
+	err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		f.frozen = true
+		_, err := l.DomainFsfreeze(dom, nil, 0)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("freeze domain %s of %s: %w", f.at.Domain, f.at.URI, err)
+	}
+	return nil
+}
+
+// Thaw thaws what Freeze has frozen or may have.
+func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
+	if !f.frozen {
+		return nil
+	}
+	return f.Release(ctx)
+}
+
+// Release thaws the guest, whoever froze it: for a process that was killed between
+// Freeze and Thaw and finds a note of its own about it.
+func (f *LibvirtFreeze) Release(ctx context.Context) error {
+	err := insist(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
+		return f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+			_, err := l.DomainFsthaw(dom, nil, 0)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("thaw domain %s of %s: %w", f.at.Domain, f.at.URI, err)
+	}
+	f.frozen = false
+	return nil
+}
+
+// with connects, runs do and disconnects, all until ctx ends. go-libvirt knows no
+// contexts: closing the connection makes it return. It takes a lost connection for an
+// empty reply, so do must only make calls whose reply has content.
+func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	conn, err := l.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	c := libvirt.New(conn)
+	if err = c.ConnectToURI(libvirt.ConnectURI(l.uri)); err == nil {
+		var dom libvirt.Domain
+		if dom, err = c.DomainLookupByName(l.Domain); err == nil {
+			err = do(c, dom)
+		}
+		conn.Close()
+		<-c.Disconnected()
+	}
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// NewLibvirtPause returns a Quiescer that runs stop and cont through go-qemu's libvirt
+// monitor, next to libvirt's own. go-qemu opens qemu:///system and nothing else.
+func NewLibvirtPause(at Libvirt) (*Pause, error) {
+	if at.uri != string(libvirt.QEMUSystem) {
+		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
+	}
+	return NewPause(&libvirtRunner{at}), nil
+}
+
+// libvirtRunner runs each command on a connection of its own.
+type libvirtRunner struct{ at Libvirt }
+
+func (r *libvirtRunner) Run(ctx context.Context, command string, args, out any) error {
+	conn, err := r.at.dial(ctx)
+	if err != nil {
+		return fmt.Errorf("libvirt %s: %w", r.at.URI, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	mon := qmp.NewLibvirtRPCMonitor(r.at.Domain, conn)
+	if err = mon.Connect(); err == nil {
+		err = GoQEMU(mon).Run(ctx, command, args, out)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("libvirt %s, domain %s: %w", r.at.URI, r.at.Domain, err)
+	}
+	return nil
+}
+
+// packetConn checks libvirt's packets on their way to go-libvirt, which allocates any
+// length that it is told and panics on one shorter than a header: a wrong socket's
+// first bytes must do neither (libvirt, src/rpc/virnetprotocol.x).
+type packetConn struct {
+	net.Conn
+	head [4]byte // length of the packet, big-endian, itself included
+	have int     // bytes of head seen
+	left uint32  // bytes of the packet still to come
+}
+
+const (
+	packetHeader = 28          // bytes: length, program, version, procedure, type, serial, status
+	packetMax    = 32<<20 + 28 // VIR_NET_MESSAGE_MAX and its length
+)
+
+func (c *packetConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	for rest := p[:n]; len(rest) > 0; {
+		if c.left > 0 {
+			k := min(len(rest), int(c.left))
+			rest, c.left = rest[k:], c.left-uint32(k)
+			continue
+		}
+		k := copy(c.head[c.have:], rest)
+		rest, c.have = rest[k:], c.have+k
+		if c.have < len(c.head) {
+			break
+		}
+		length := binary.BigEndian.Uint32(c.head[:])
+		if length < packetHeader || length > packetMax {
+			return 0, fmt.Errorf("packet of %d bytes, expected %d to %d: is this libvirt's socket?", length, packetHeader, packetMax)
+		}
+		c.have, c.left = 0, length-uint32(len(c.head))
+	}
+	return n, err
+}

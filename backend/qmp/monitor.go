@@ -1,0 +1,245 @@
+package qmp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qmp"
+)
+
+// ErrClosed says that the monitor was closed.
+var ErrClosed = errors.New("QEMU monitor is closed")
+
+// ErrDisconnected says that the connection was lost before the reply: the command may
+// have been executed or not.
+var ErrDisconnected = errors.New("connection to QEMU's monitor was lost")
+
+// MonitorOptions configure a Monitor.
+type MonitorOptions struct {
+	Log     *slog.Logger  // nil: nothing is logged
+	Address Address       // of a QMP monitor that no one else uses: QEMU serves one client at a time
+	Timeout time.Duration // of connecting and of a command whose context has no deadline, 0: 10 s
+	Retry   time.Duration // longest wait between two tries to connect, 0: 5 s
+	Queue   int           // events a subscriber may be behind, 0: 64; more are dropped and counted
+}
+
+// Monitor is a connection to QEMU's monitor that comes back by itself when QEMU does.
+// All its methods may be called from any goroutine.
+type Monitor struct {
+	opts   MonitorOptions
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when the goroutine has ended
+
+	mu      sync.Mutex
+	link    *link         // nil while disconnected
+	linked  chan struct{} // closed when link is set; a new one while disconnected
+	lastErr error         // why the last try to connect failed
+	subs    []*Subscription
+	closed  bool // no more subscriptions
+}
+
+// NewMonitor starts to connect in the background.
+func NewMonitor(o MonitorOptions) *Monitor {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.Retry <= 0 {
+		o.Retry = 5 * time.Second
+	}
+	if o.Queue <= 0 {
+		o.Queue = 64
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &Monitor{opts: o, cancel: cancel, ended: make(chan struct{}), linked: make(chan struct{})}
+	go m.loop(ctx)
+	return m
+}
+
+// Close disconnects; commands under way fail with ErrClosed, and subscriptions' channels
+// are closed.
+func (m *Monitor) Close() error {
+	m.cancel()
+	<-m.ended
+	return nil
+}
+
+// loop connects, serves the connection until it breaks, and begins again.
+func (m *Monitor) loop(ctx context.Context) {
+	defer close(m.ended)
+	defer m.endSubscriptions()
+	wait := retryFirst
+	for said := ""; ctx.Err() == nil; {
+		dctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
+		l, err := dialLink(dctx, m.opts.Address)
+		cancel()
+		if err == nil {
+			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address, "version", l.version)
+			since := time.Now()
+			stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+			m.setLink(l, nil)
+			err = l.read(m.deliver)
+			stop()
+			m.setLink(nil, err)
+			l.close()
+			if time.Since(since) > m.opts.Retry {
+				said, wait = "", retryFirst // it was no peer that always hangs up
+			}
+		} else {
+			m.setLink(nil, err)
+		}
+		// The same trouble is said once, not at every try.
+		if text := err.Error(); ctx.Err() == nil && text != said {
+			said = text
+			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address, "err", err)
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+		wait = min(2*wait, m.opts.Retry)
+	}
+}
+
+func (m *Monitor) setLink(l *link, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lastErr = err
+	if l != nil {
+		close(m.linked)
+	} else if m.link != nil {
+		m.linked = make(chan struct{})
+	}
+	m.link = l
+}
+
+// current waits for a connection.
+func (m *Monitor) current(ctx context.Context) (*link, error) {
+	for {
+		m.mu.Lock()
+		l, linked, last := m.link, m.linked, m.lastErr
+		m.mu.Unlock()
+		if l != nil {
+			return l, nil
+		}
+		select {
+		case <-linked:
+		case <-m.ended:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			if last != nil {
+				return nil, fmt.Errorf("%w: not connected: %w", ctx.Err(), last)
+			}
+			return nil, fmt.Errorf("%w: not connected", ctx.Err())
+		}
+	}
+}
+
+// Run executes a command as Runner says, first waiting for a connection if there is
+// none. ErrDisconnected: it is unknown whether the command was executed. After ctx's
+// end too; a late reply is dropped.
+func (m *Monitor) Run(ctx context.Context, command string, args, out any) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, m.opts.Timeout)
+		defer cancel()
+	}
+	l, err := m.current(ctx)
+	if err == nil {
+		var reply json.RawMessage
+		reply, err = l.run(ctx, command, args)
+		if err == nil && out != nil {
+			err = json.Unmarshal(reply, out)
+		}
+		if errors.Is(err, ErrDisconnected) {
+			select {
+			case <-m.ended:
+				err = ErrClosed
+			default:
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("QEMU monitor %s: %s: %w", m.opts.Address, command, err)
+	}
+	return nil
+}
+
+// Subscription receives events. Those that happen while the monitor is disconnected are
+// lost, as are those that do not fit in the queue.
+type Subscription struct {
+	C <-chan qmp.Event // closed by Close, the subscription's or the monitor's
+
+	m     *Monitor
+	ch    chan qmp.Event
+	names []string // empty: all
+	lost  int      // under m.mu
+}
+
+// Subscribe returns the events of these names, or all, from now on.
+func (m *Monitor) Subscribe(names ...string) *Subscription {
+	ch := make(chan qmp.Event, m.opts.Queue)
+	s := &Subscription{C: ch, m: m, ch: ch, names: names}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		close(ch)
+	} else {
+		m.subs = append(m.subs, s)
+	}
+	return s
+}
+
+// Lost counts the events that were dropped because the queue was full.
+func (s *Subscription) Lost() int {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.lost
+}
+
+// Close ends the subscription.
+func (s *Subscription) Close() {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if i := slices.Index(s.m.subs, s); i >= 0 {
+		s.m.subs = slices.Delete(s.m.subs, i, i+1)
+		close(s.ch)
+	}
+}
+
+// deliver hands an event to those who want it, without ever waiting for them.
+func (m *Monitor) deliver(e qmp.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.subs {
+		if len(s.names) > 0 && !slices.Contains(s.names, e.Event) {
+			continue
+		}
+		select {
+		case s.ch <- e:
+		default:
+			if s.lost++; s.lost == 1 {
+				m.opts.Log.Warn("events of QEMU are dropped, nobody takes them", "event", e.Event, "queue", cap(s.ch))
+			}
+		}
+	}
+}
+
+func (m *Monitor) endSubscriptions() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.subs {
+		close(s.ch)
+	}
+	m.subs, m.closed = nil, true
+}
