@@ -191,6 +191,48 @@ func TestIndirectTableNotAligned(t *testing.T) {
 	}
 }
 
+// A driver that keeps changing a descriptor while it is being read: whatever
+// mixture of old and new is seen, it is checked and used as one copy.
+func TestLoadWhileTheDriverChangesIt(t *testing.T) {
+	r := newRig(t, virtq.SplitConfig{Num: 8, Indirect: true})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			r.drv.SetDesc(0, virtq.Desc{Addr: tableAddr, Len: 48, Flags: indirect})
+			r.drv.SetDesc(0, virtq.Desc{Addr: end - 8, Len: 8, Flags: write})
+			r.drv.WriteTable(tableAddr, []virtq.Desc{{Addr: end - 64, Len: 64, Flags: next, Next: uint16(i % 4)}, {Addr: border - 8, Len: 16}})
+		}
+	}()
+	var c virtq.Chain
+	loaded, broken := 0, 0
+	for loaded+broken < 20000 {
+		if err := r.q.Load(r.table, &c); err != nil {
+			broken++
+			r.restart(t)
+			continue
+		}
+		loaded++
+		sum := uint64(0)
+		for _, s := range slices.Concat(c.Readable, c.Writable) {
+			sum += uint64(len(s))
+		}
+		if sum != c.ReadLen+c.WriteLen {
+			t.Fatalf("%d bytes in the slices, lengths %d and %d", sum, c.ReadLen, c.WriteLen)
+		}
+	}
+	close(stop)
+	<-stopped
+	if loaded == 0 {
+		t.Error("no chain was ever whole")
+	}
+}
+
 func TestDescriptorLayout(t *testing.T) {
 	var p [16]byte
 	virtq.Desc{Addr: 0x0102030405060708, Len: 0x11121314, Flags: 0x2122, Next: 0x3132}.Put(p[:])

@@ -122,8 +122,8 @@ func TestKickSuppression(t *testing.T) {
 // "store mine, then look at the other's" were wrong, one would sleep for ever.
 func TestNoWakeUpIsLost(t *testing.T) {
 	for _, event := range []bool{false, true} {
-		r := newRig(t, virtq.SplitConfig{Num: 4, EventIdx: event})
-		const total = 20000
+		r := newRig(t, virtq.SplitConfig{Num: 2, EventIdx: event})
+		const total = 120000
 		kick, call := make(chan struct{}, 1), make(chan struct{}, 1)
 		wake := func(c chan struct{}) {
 			select {
@@ -141,10 +141,11 @@ func TestNoWakeUpIsLost(t *testing.T) {
 				return false
 			}
 		}
+		done := make(chan struct{})
 		go func() {
-			defer close(failed)
+			defer close(done)
 			var c virtq.Chain
-			for done := 0; done < total; {
+			for served := 0; served < total; {
 				head, ok, err := r.q.Next()
 				if err != nil {
 					failed <- err.Error()
@@ -166,7 +167,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 					return
 				}
 				r.q.Push(head, uint32(c.WriteLen))
-				done++
+				served++
 			}
 			if r.q.Publish() {
 				wake(call)
@@ -178,6 +179,11 @@ func TestNoWakeUpIsLost(t *testing.T) {
 					t.Fatal(err)
 				}
 				sent++
+				// A little later each time: somewhere in between
+				// the device's steps.
+				for range sent % 97 {
+					r.drv.UsedFlags()
+				}
 				if r.drv.Expose() {
 					wake(kick)
 				}
@@ -197,6 +203,8 @@ func TestNoWakeUpIsLost(t *testing.T) {
 			}
 			r.drv.SuppressCalls()
 		}
+		<-done
+		close(failed)
 		for msg := range failed {
 			t.Errorf("event %v: %s", event, msg)
 		}
