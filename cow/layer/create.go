@@ -65,7 +65,7 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 	l := &Layer{fs: fsys, paths: p, write: true}
 	var made []string
 	undo := func(err error) error {
-		_ = l.abandon()
+		_ = l.Abandon()
 		for _, name := range made {
 			_ = fsys.Remove(name)
 		}
@@ -144,7 +144,7 @@ func FormatIfZero(fsys vfs.FS, p Paths, c CreateParams, force bool) (*Layer, err
 	}
 	l := &Layer{fs: fsys, paths: p, write: true}
 	if err := l.formatExisting(h, force); err != nil {
-		_ = l.abandon()
+		_ = l.Abandon()
 		return nil, fmt.Errorf("format layer: %w", err)
 	}
 	return l, nil
@@ -257,7 +257,7 @@ func (l *Layer) lock(exclusive bool) error {
 	err := l.mapf.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
 		return &Fault{Path: l.paths.Map, What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
-			Advice: "stop the process that serves this disk, or use its control socket", Err: ErrInUse}
+			Advice: "stop the process that serves this disk", Err: ErrInUse}
 	}
 	return err
 }

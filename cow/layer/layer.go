@@ -210,7 +210,7 @@ func (l *Layer) Close() error {
 	if l.Writable() {
 		errs = append(errs, l.closeHead())
 	}
-	return errors.Join(append(errs, l.abandon())...)
+	return errors.Join(append(errs, l.Abandon())...)
 }
 
 func (l *Layer) closeHead() error {
@@ -227,9 +227,7 @@ func (l *Layer) closeHead() error {
 
 // Abandon closes the files and writes nothing: what was not flushed may be
 // lost, and a head is not marked clean. It is how a failed disk is let go.
-func (l *Layer) Abandon() error { return l.abandon() }
-
-func (l *Layer) abandon() error {
+func (l *Layer) Abandon() error {
 	var errs []error
 	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
 		if f != nil {

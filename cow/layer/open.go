@@ -38,7 +38,7 @@ type Expect struct {
 func Open(fsys vfs.FS, p Paths, o OpenParams) (*Layer, error) {
 	l := &Layer{fs: fsys, paths: p, write: o.Write}
 	if err := l.open(o); err != nil {
-		_ = l.abandon()
+		_ = l.Abandon()
 		return nil, fmt.Errorf("open layer: %w", err)
 	}
 	return l, nil

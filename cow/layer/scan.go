@@ -82,12 +82,14 @@ type census struct {
 // add takes the next page that is not all zero. It fails on a bit beyond the
 // last block.
 func (c *census) add(page uint64, words []uint64, withCRC bool) error {
-	last := 0
-	for i, w := range words {
-		if w != 0 {
-			c.count += uint64(bits.OnesCount64(w))
-			last = i
-		}
+	set := 0
+	for _, w := range words {
+		set += bits.OnesCount64(w)
+	}
+	c.count += uint64(set)
+	last := len(words) - 1
+	for last > 0 && words[last] == 0 {
+		last--
 	}
 	c.end = page*blocksPerPage + uint64(last)*64 + uint64(bits.Len64(words[last]))
 	if c.end > c.blocks {
