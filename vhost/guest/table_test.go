@@ -210,3 +210,34 @@ func TestReleaseTwicePanics(t *testing.T) {
 	}()
 	tab.Release()
 }
+
+// A hugetlbfs file is mapped and unmapped in whole huge pages, wherever its
+// regions begin and end. The memory is not touched, so no huge page need be
+// free.
+func TestHugePages(t *testing.T) {
+	fd, err := unix.MemfdCreate("huge-pages", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, 1<<31); err != nil {
+		t.Fatal(err)
+	}
+	tab, err := NewTable([]RegionDesc{
+		{GuestAddr: 0, Size: 1 << 20, UserAddr: 0, MmapOffset: 3 << 20},
+		{GuestAddr: 1 << 30, Size: 1<<30 + page, UserAddr: 1 << 30, MmapOffset: 4 << 20},
+	}, []int{fd, fd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := tab.Slice(1<<30, 1<<30+page); err != nil || len(b) != 1<<30+page {
+		t.Errorf("%d bytes, error %v", len(b), err)
+	}
+	if n := mappings(t, "memfd:huge-pages"); n != 2 {
+		t.Errorf("%d mappings of two regions", n)
+	}
+	tab.Release()
+	if n := mappings(t, "memfd:huge-pages"); n != 0 {
+		t.Errorf("%d mappings are left", n)
+	}
+}

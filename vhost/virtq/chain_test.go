@@ -211,7 +211,7 @@ func TestLoadWhileTheDriverChangesIt(t *testing.T) {
 	}()
 	var c virtq.Chain
 	loaded, broken := 0, 0
-	for loaded+broken < 20000 {
+	for loaded+broken < 20000 || loaded == 0 || broken == 0 {
 		if err := r.q.Load(r.table, &c); err != nil {
 			broken++
 			r.restart(t)
@@ -228,9 +228,6 @@ func TestLoadWhileTheDriverChangesIt(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	if loaded == 0 {
-		t.Error("no chain was ever whole")
-	}
 }
 
 func TestDescriptorLayout(t *testing.T) {
