@@ -29,11 +29,13 @@ const (
 
 // DeviceOptions describes the virtio-blk device in front of a disk.
 type DeviceOptions struct {
-	Name     string       // for the log and GET_ID
-	Serial   string       // GET_ID, at most 20 bytes; default: the start of Name
-	Queues   int          // request queues offered; default DefaultQueues
-	ReadOnly bool         // offer VIRTIO_BLK_F_RO even if the disk is writable
-	Log      *slog.Logger // default: slog.Default
+	Name     string // for the log and GET_ID
+	Serial   string // GET_ID, at most 20 bytes; default: the start of Name
+	Queues   int    // request queues offered; default DefaultQueues
+	ReadOnly bool   // offer VIRTIO_BLK_F_RO even if the disk is writable
+	// WriteThrough starts every driver with the write cache off.
+	WriteThrough bool
+	Log          *slog.Logger // default: slog.Default
 }
 
 // Device is the vhost.Backend of one disk. It lives as long as the disk is
@@ -48,6 +50,7 @@ type Device struct {
 	// configuration space (virtio 1.2, 5.2.5.2). Not negotiating
 	// VIRTIO_BLK_F_FLUSH does not imply it: SPDK's initiator never does.
 	writeThrough atomic.Bool
+	initial      bool // its state before a driver has changed it
 
 	mu      sync.Mutex
 	workers []*worker // by queue; nil = not running
@@ -95,6 +98,8 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 			WriteZeroesMayUnmap:   true,
 		},
 	}
+	d.initial = o.WriteThrough
+	d.Reset()
 	return d, d.config.Check()
 }
 
@@ -202,8 +207,9 @@ func (d *Device) SetErr(i, fd int) {
 // SetStatus implements vhost.Backend.
 func (d *Device) SetStatus(uint8) {}
 
-// Reset implements vhost.Backend: the next driver starts with the write cache on.
-func (d *Device) Reset() { d.writeThrough.Store(false) }
+// Reset implements vhost.Backend: the next driver finds the write cache as it
+// was when the export began.
+func (d *Device) Reset() { d.writeThrough.Store(d.initial) }
 
 func (d *Device) worker(i int) *worker {
 	d.mu.Lock()

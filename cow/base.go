@@ -46,3 +46,28 @@ func (k *stack) openBase(b *BaseSpec) error {
 	}
 	return nil
 }
+
+// openRaw opens the base for reading and writing, for this process alone.
+func (k *stack) openRaw(b *BaseSpec) error {
+	f, err := k.fs.OpenFile(b.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	k.base = f
+	if err := f.Lock(true); err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	k.baseStart, k.baseSize = b.Offset, b.Size
+	if k.baseSize == 0 {
+		k.baseSize = size - b.Offset
+	}
+	if k.baseSize <= 0 || k.baseSize > size-b.Offset || k.baseSize%layer.SectorSize != 0 {
+		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
+			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Advice: "truncate(1) can round the file's size up", Err: ErrSpec}
+	}
+	return nil
+}

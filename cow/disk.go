@@ -105,7 +105,7 @@ func (d *Disk) Stats() Stats {
 	}
 	if d.flusher != nil {
 		s.FlushRounds = d.flusher.rounds.Load()
-		s.Unsealed = d.flusher.unsealedCount() - 1
+		s.Unsealed = max(0, d.flusher.unsealedCount()-1)
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // flusher makes a disk's writes durable, in rounds, on one goroutine: started by
@@ -19,6 +20,7 @@ type flusher struct {
 	disk   *Disk
 	wake   chan struct{} // capacity 1: there is something to do
 	ended  chan struct{}
+	raw    vfs.File // of a disk without layers; nil otherwise
 	rounds atomic.Uint64
 	pages  []layer.DirtyPage // of the round under way
 
@@ -39,8 +41,8 @@ type sealJob struct {
 // maxKeptPages bounds the memory kept between rounds: 4 MiB.
 const maxKeptPages = 1024
 
-func startFlusher(d *Disk, head *layer.Layer) *flusher {
-	f := &flusher{disk: d, wake: make(chan struct{}, 1), ended: make(chan struct{}), unsealed: []*layer.Layer{head}}
+func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) *flusher {
+	f := &flusher{disk: d, wake: make(chan struct{}, 1), ended: make(chan struct{}), unsealed: unsealed, raw: raw}
 	go f.run()
 	return f
 }
@@ -109,6 +111,11 @@ func (f *flusher) round(layers []*layer.Layer) error {
 		return err
 	}
 	f.rounds.Add(1)
+	if f.raw != nil {
+		if err := f.raw.Datasync(); err != nil {
+			return f.disk.fail(err)
+		}
+	}
 	for _, l := range layers {
 		if err := f.flushLayer(l); err != nil {
 			return err

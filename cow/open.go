@@ -60,7 +60,9 @@ func Open(s Spec, o Options) (*Disk, error) {
 
 func (s *Spec) check() error {
 	switch {
-	case len(s.Layers) == 0 && !s.ReadOnly:
+	case s.Raw && (len(s.Layers) > 0 || s.ReadOnly || s.Base == nil):
+		return fmt.Errorf("%w: expected a base alone for a raw disk that is written", ErrSpec)
+	case len(s.Layers) == 0 && !s.ReadOnly && !s.Raw:
 		return fmt.Errorf("%w: expected a head, found no layers", ErrSpec)
 	case len(s.Layers) == 0 && s.Base == nil:
 		return fmt.Errorf("%w: expected a base or layers, found neither", ErrSpec)
@@ -73,7 +75,12 @@ func (s *Spec) check() error {
 }
 
 func (k *stack) open(s Spec) (*index.Index, error) {
-	if s.Base != nil {
+	switch {
+	case s.Raw:
+		if err := k.openRaw(s.Base); err != nil {
+			return nil, err
+		}
+	case s.Base != nil:
 		if err := k.openBase(s.Base); err != nil {
 			return nil, err
 		}
@@ -91,7 +98,7 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !s.ReadOnly {
+	if len(k.layers) > 0 && !s.ReadOnly {
 		if err := k.sealLeftovers(); err != nil {
 			ix.Close()
 			return nil, err
@@ -194,10 +201,13 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
 	for _, l := range k.layers {
 		v.sources = append(v.sources, layerSource(l))
 	}
-	if !s.ReadOnly {
+	switch {
+	case s.Raw: // owner 0 is the head: every block is its own already
+		d.flusher = startFlusher(d, nil, k.base)
+	case !s.ReadOnly:
 		head := k.layers[len(k.layers)-1]
 		v.head, v.bitmap = v.top, head.Bitmap()
-		d.flusher = startFlusher(d, head)
+		d.flusher = startFlusher(d, []*layer.Layer{head}, nil)
 	}
 	d.view.Store(v)
 	return d

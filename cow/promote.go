@@ -44,6 +44,8 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 		err = ErrReadOnly
 	case d.prepared != nil:
 		err = ErrPromoting
+	case len(d.layers) == 0:
+		err = fmt.Errorf("%w: a raw disk has no layers", ErrSpec)
 	case len(d.layers) >= int(^index.Owner(0))-1:
 		err = fmt.Errorf("%w: the stack has %d layers", ErrSpec, len(d.layers))
 	default:

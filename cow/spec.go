@@ -13,11 +13,14 @@ type Spec struct {
 	// read as zeros.
 	Base *BaseSpec
 	// Layers are the stack's layers, oldest first. The last one is the head
-	// and is opened for writing, unless ReadOnly.
+	// and is opened for writing, unless ReadOnly or Raw.
 	Layers []layer.Paths
 	// ReadOnly opens every layer for reading, the last one too, be it a head
 	// or sealed (a tag). Without layers the disk is the base itself.
 	ReadOnly bool
+	// Raw writes to the base itself, without layers: a pass-through of one raw
+	// file or block device. It cannot be promoted.
+	Raw bool
 }
 
 // BaseSpec names a base image or block device and says what it must be.

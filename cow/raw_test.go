@@ -1,0 +1,81 @@
+package cow
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A raw disk is its file: what is written, discarded and flushed is there, and
+// nothing else is.
+func TestRawDiskIsItsFile(t *testing.T) {
+	const size = 1<<20 + 512
+	path := filepath.Join(t.TempDir(), "raw")
+	want := bytes.Repeat([]byte{7}, size)
+	if err := os.WriteFile(path, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Size() != size || d.Depth() != 0 || d.ReadOnly() {
+		t.Errorf("size %d, depth %d, read-only %t", d.Size(), d.Depth(), d.ReadOnly())
+	}
+	part := bytes.Repeat([]byte{9}, 1536)
+	if _, err := d.WriteAt(part, 512); err != nil {
+		t.Fatal(err)
+	}
+	copy(want[512:], part)
+	ch, err := d.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*Request{
+		{Op: OpDiscard, Ranges: []Range{{Offset: 8192, Length: 16384}}},
+		{Op: OpWriteZeroes, Ranges: []Range{{Offset: 65536 + 512, Length: 1024}}},
+	} {
+		ch.Submit(r)
+		if got := ch.Completed(nil); len(got) != 1 || r.Err != nil {
+			t.Fatalf("%v: %v", r.Op, r.Err)
+		}
+	}
+	clear(want[8192 : 8192+16384])
+	clear(want[65536+512 : 65536+512+1024])
+	if err := ch.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Prepare(nil); !errors.Is(err, ErrSpec) {
+		t.Errorf("promotion of a raw disk: %v", err)
+	}
+	if _, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{}); err == nil {
+		t.Error("the file of a raw disk was opened twice")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("the file differs from what was written")
+	}
+}
+
+func TestRawDiskRefusesOddSizes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "raw")
+	for _, size := range []int64{0, 511, 1025} {
+		if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{}); !errors.Is(err, ErrSpec) {
+			t.Errorf("size %d: %v", size, err)
+		}
+	}
+}
