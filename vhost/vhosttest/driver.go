@@ -55,8 +55,6 @@ type slot struct {
 	meta, buf       []byte
 	metaGPA, bufGPA uint64
 	busy            bool
-	parts           int // descriptors of its chain: 3, or 2 without data
-	op              Op
 }
 
 // flight is what became of the descriptor that heads a chain in the ring.
@@ -235,7 +233,7 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	binary.LittleEndian.PutUint32(s.meta[4:], 0)
 	binary.LittleEndian.PutUint64(s.meta[8:], uint64(off)/sectorSize)
 	s.meta[slotStatus] = StatusNone
-	s.busy, s.op = true, op
+	s.busy = true
 	var chain [3]RawDesc
 	chain[0] = RawDesc{Addr: s.metaGPA, Len: headerSize}
 	if n > 0 {

@@ -1,0 +1,420 @@
+package vhosttest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"cowblk/vhost"
+)
+
+const diskSize = 8 << 20
+
+// Every kind of ring and front-end moves the same data.
+func TestDriver(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{
+		{"default", Options{}},
+		{"four queues", Options{Queues: 4}},
+		{"three regions", Options{Queues: 4, Regions: 3, Memory: 12 << 20}},
+		{"forty regions", Options{Regions: 40, Memory: 80 << 20}},
+		{"acknowledged", Options{Queues: 2, AckAll: true}},
+		{"no indirect", Options{Refuse: FeatureIndirect}},
+		{"no event index", Options{Refuse: FeatureEventIdx}},
+		{"neither", Options{Refuse: FeatureIndirect | FeatureEventIdx, QueueSize: 64}},
+		{"polling", Options{Poll: true}},
+		{"no kick", Options{NoKick: true}},
+		{"SPDK", Options{Style: SPDK, Poll: true, Queues: 2}},
+		{"oldest", Options{NoProtocol: true}},
+		{"one descriptor", Options{QueueSize: 1}},
+		{"two descriptors", Options{QueueSize: 2}},
+		{"four descriptors, no indirect", Options{QueueSize: 4, Refuse: FeatureIndirect}},
+		{"1024 descriptors", Options{QueueSize: 1024}},
+		{"pages", Options{MaxTransfer: 4096}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, end := connect(t, newRAMDisk(diskSize), c.o)
+			defer end()
+			if n := f.Capacity(); n != diskSize && !c.o.NoProtocol {
+				t.Errorf("capacity %d, expected %d", n, diskSize)
+			}
+			allQueues(t, f, 20)
+			for range 2 {
+				if err := f.Stop(); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Cont(); err != nil {
+					t.Fatal(err)
+				}
+				allQueues(t, f, 3)
+			}
+			for range 2 {
+				if err := f.Reset(); err != nil {
+					t.Fatal(err)
+				}
+				allQueues(t, f, 3)
+			}
+		})
+	}
+}
+
+func allQueues(t *testing.T, f *Frontend, rounds int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for q := range f.drivers {
+		wg.Go(func() { oneQueue(t, f, q, rounds) })
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// oneQueue works on a part of the disk that is its own.
+func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
+	d, part := f.Driver(q), int64(diskSize/len(f.drivers))
+	for range rounds {
+		p := randomBytes((1 + rand.IntN(600)) * sectorSize)
+		off := int64(q)*part + rand.Int64N((part-int64(len(p)))/sectorSize)*sectorSize
+		if _, err := d.WriteAt(p, off); err != nil {
+			t.Errorf("write: %v", err)
+			return
+		}
+		got := make([]byte, len(p))
+		if _, err := d.ReadAt(got, off); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("read of %d bytes at %d: %v, or other data", len(p), off, err)
+			return
+		}
+		has := func(feature uint64) bool { return f.Features()&feature != 0 }
+		if has(FeatureFlush) {
+			if err := d.Flush(); err != nil {
+				t.Errorf("flush: %v", err)
+			}
+		}
+		zero := Range{Off: off, Len: int64(len(p)), Unmap: true}
+		if has(FeatureWriteZeroes) {
+			if err := d.WriteZeroes(zero); err != nil {
+				t.Errorf("write zeroes: %v", err)
+			}
+		}
+		if has(FeatureDiscard) {
+			if err := d.Discard(Range{Off: off, Len: int64(len(p))}); err != nil {
+				t.Errorf("discard: %v", err)
+			}
+		}
+		if _, err := d.ReadAt(got, off); err != nil || (has(FeatureWriteZeroes) && !bytes.Equal(got, make([]byte, len(p)))) {
+			t.Errorf("read of zeroed %d bytes at %d: %v, or other data", len(p), off, err)
+		}
+	}
+	if id, err := d.GetID(); err != nil || id != "ram disk" {
+		t.Errorf("ID %q, %v", id, err)
+	}
+	var status *StatusError
+	if _, err := d.ReadAt(make([]byte, sectorSize), diskSize); !errors.As(err, &status) || status.Status != StatusIOErr {
+		t.Errorf("read beyond the end: %v, expected IOERR", err)
+	}
+}
+
+func randomBytes(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(rand.Uint32())
+	}
+	return p
+}
+
+// Requests at depth, each of which checks what it read; more than 2^16 of them,
+// so that all indexes wrap.
+func TestDepth(t *testing.T) {
+	for _, o := range []Options{
+		{QueueSize: 16}, {QueueSize: 16, Poll: true}, {QueueSize: 16, Refuse: FeatureEventIdx | FeatureIndirect},
+	} {
+		disk := newRAMDisk(diskSize)
+		for i := range disk.data {
+			disk.data[i] = byte(i / sectorSize)
+		}
+		f, end := connect(t, disk, o)
+		d := f.Driver(0)
+		sectors := make([]int64, d.Slots())
+		submit := func(slot int) {
+			sectors[slot] = rand.Int64N(diskSize / sectorSize)
+			if err := d.Submit(slot, OpRead, sectors[slot]*sectorSize, sectorSize); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for slot := range sectors {
+			submit(slot)
+		}
+		if err := d.Submit(0, OpRead, 0, sectorSize); !errors.Is(err, ErrBusy) {
+			t.Errorf("slot in flight: %v, expected ErrBusy", err)
+		}
+		var done []Completion
+		for n := 0; n < 70_000; {
+			if err := d.Kick(); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			done = d.Poll(done[:0])
+			for _, c := range done {
+				if b := d.Buffer(c.ID); c.Status != StatusOK || b[0] != byte(sectors[c.ID]) || b[511] != byte(sectors[c.ID]) {
+					t.Fatalf("sector %d: status %d, content %d", sectors[c.ID], c.Status, b[0])
+				}
+				n++
+				submit(c.ID)
+			}
+		}
+		if n := d.CallPending(); o.Poll && n > 3 {
+			t.Errorf("%d calls although the driver polls", n)
+		}
+		end()
+	}
+}
+
+// A synchronous helper leaves other requests' completions to Poll.
+func TestStash(t *testing.T) {
+	f, end := connect(t, newRAMDisk(diskSize), Options{QueueSize: 4})
+	defer end()
+	d := f.Driver(0)
+	for slot := range 3 {
+		if err := d.Submit(slot, OpRead, 0, sectorSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if err := d.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[int]bool{}
+	for len(seen) < 3 {
+		if err := d.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range d.Poll(nil) {
+			if seen[c.ID] {
+				t.Errorf("slot %d completed twice", c.ID)
+			}
+			seen[c.ID] = true
+		}
+	}
+	if d.InFlight() != 0 {
+		t.Errorf("%d in flight, expected none", d.InFlight())
+	}
+}
+
+func TestNoAllocation(t *testing.T) {
+	// Not polling: AllocsPerRun leaves one processor for both sides.
+	for _, o := range []Options{{}, {Refuse: FeatureIndirect | FeatureEventIdx}} {
+		disk := newRAMDisk(diskSize)
+		disk.null = true
+		f, end := connect(t, disk, o)
+		d := f.Driver(0)
+		done := make([]Completion, 0, d.Slots())
+		n := testing.AllocsPerRun(200, func() {
+			for slot := range 8 {
+				if err := d.Submit(slot, OpWrite, int64(slot)*4096, 4096); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := d.Kick(); err != nil {
+				t.Fatal(err)
+			}
+			for d.InFlight() > 0 {
+				if err := d.Wait(); err != nil {
+					t.Fatal(err)
+				}
+				done = d.Poll(done[:0])
+			}
+		})
+		if n != 0 {
+			t.Errorf("%v allocations for eight requests, expected none", n)
+		}
+		end()
+	}
+}
+
+func TestWaitErrors(t *testing.T) {
+	t.Run("deaf device", func(t *testing.T) {
+		disk := newRAMDisk(diskSize)
+		disk.deaf = true
+		for _, poll := range []bool{false, true} {
+			f, end := connect(t, disk, Options{Timeout: 50 * time.Millisecond, Poll: poll})
+			if err := f.Driver(0).Flush(); !errors.Is(err, ErrTimeout) {
+				t.Errorf("poll %t: %v, expected ErrTimeout", poll, err)
+			}
+			end()
+		}
+	})
+	t.Run("broken ring", func(t *testing.T) {
+		f, end := connect(t, newRAMDisk(diskSize), Options{Queues: 2})
+		defer end()
+		d := f.Driver(0)
+		d.Ring().SetAvailIdx(d.Ring().AvailIdx() + 1000)
+		if err := d.kickAlways(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Wait(); !errors.Is(err, ErrQueueBroken) {
+			t.Errorf("%v, expected ErrQueueBroken", err)
+		}
+		if err := f.Driver(1).Flush(); err != nil {
+			t.Errorf("the other ring: %v", err)
+		}
+	})
+	t.Run("back-end gone", func(t *testing.T) {
+		disk := newRAMDisk(diskSize)
+		disk.deaf = true
+		f, _ := connect(t, disk, Options{})
+		// A bad message makes the back-end close the connection.
+		if err := f.Send(99, vhost.FlagVersion, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
+			t.Errorf("%v, expected ErrDisconnected", err)
+		}
+		if err := f.Abort(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{{Queues: -1}, {Queues: 300}, {QueueSize: 3}, {Memory: -1}, {Regions: -1}} {
+		if _, err := o.withDefaults(); err == nil {
+			t.Errorf("%+v: accepted", o)
+		}
+	}
+	if _, err := Dial("/nonexistent/socket", Options{}); err == nil {
+		t.Error("connected to nothing")
+	}
+}
+
+// How fast the driver itself is: the back-end only parses requests and says OK.
+func BenchmarkNull(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		depth int
+		o     Options
+	}{
+		{"QD1", 1, Options{Poll: true}},
+		{"QD32", 32, Options{Poll: true}},
+		{"QD32-direct", 32, Options{Poll: true, Refuse: FeatureIndirect}},
+		{"QD32-blocking", 32, Options{}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			disk := newRAMDisk(diskSize)
+			disk.null = true
+			f, end := connect(b, disk, c.o)
+			defer end()
+			d := f.Driver(0)
+			done := make([]Completion, 0, d.Slots())
+			b.ReportAllocs()
+			b.ResetTimer()
+			for slot := range c.depth {
+				_ = d.Submit(slot, OpRead, 0, 4096)
+			}
+			for n := 0; n < b.N; {
+				if err := d.Kick(); err != nil {
+					b.Fatal(err)
+				}
+				if err := d.Wait(); err != nil {
+					b.Fatal(err)
+				}
+				done = d.Poll(done[:0])
+				n += len(done)
+				for _, x := range done {
+					_ = d.Submit(x.ID, OpRead, 0, 4096)
+				}
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+		})
+	}
+}
+
+// What the driver costs by itself: the device is one loop over the available
+// ring in the same goroutine.
+func BenchmarkDriver(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{{"indirect", Options{Poll: true}}, {"direct", Options{Poll: true, Refuse: FeatureIndirect}}} {
+		b.Run(c.name, func(b *testing.B) {
+			disk := newRAMDisk(diskSize)
+			disk.deaf = true
+			f, end := connect(b, disk, c.o)
+			defer end()
+			d := f.Driver(0)
+			r := d.Ring()
+			done := make([]Completion, 0, d.Slots())
+			for slot := range 32 {
+				_ = d.Submit(slot, OpRead, 0, 4096)
+			}
+			seen := uint16(0)
+			store(r.availEvent, 1<<15) // no kicks for a while
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := 0; n < b.N; {
+				_ = d.Kick()
+				for avail := r.AvailIdx(); seen != avail; seen++ {
+					head := binary.LittleEndian.Uint16(r.avail[4+2*int(seen&(r.Num-1)):])
+					binary.LittleEndian.PutUint32(r.used[4+8*int(seen&(r.Num-1)):], uint32(head))
+				}
+				store(r.usedIdx, uint32(seen)<<16)
+				store(r.availEvent, uint32(seen+1<<15))
+				done = d.Poll(done[:0])
+				n += len(done)
+				for _, x := range done {
+					_ = d.Submit(x.ID, OpRead, 0, 4096)
+				}
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+		})
+	}
+}
+
+// Whatever way a front-end ends, its descriptors and mappings end with it.
+func TestNothingLeaks(t *testing.T) {
+	count := func() (n int) {
+		t.Helper()
+		entries, err := os.ReadDir("/proc/self/fd")
+		maps, merr := os.ReadFile("/proc/self/maps")
+		if err != nil || merr != nil {
+			t.Fatal(err, merr)
+		}
+		return len(entries) + 1000*bytes.Count(maps, []byte("/memfd:guest"))
+	}
+	before := count()
+	for range 3 {
+		_, end := connect(t, newRAMDisk(diskSize), Options{Queues: 3, Regions: 2})
+		end()
+		f, wait := connectEnd(t, newRAMDisk(diskSize), Options{Queues: 3})
+		if err := f.Abort(); err != nil {
+			t.Error(err)
+		}
+		if err := wait(); err != nil {
+			t.Error(err)
+		}
+		for _, o := range []Options{{Queues: 5}, {Regions: 1000, Memory: 1}, {Memory: 2 << 20, MaxTransfer: 1 << 20}, {QueueSize: 3}} {
+			f, wait := connectEnd(t, newRAMDisk(diskSize), o)
+			if f != nil {
+				t.Errorf("%+v: connected, expected an error", o)
+			}
+			if err := wait(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n := count(); n != before {
+		t.Errorf("%d descriptors + 1000 × mappings, expected %d", n, before)
+	}
+}
