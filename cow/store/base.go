@@ -195,21 +195,33 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 	return m, s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
 }
 
-// hashFile is the SHA-256 of the first size bytes, in hexadecimal. check, if not nil, sees every chunk: its offset,
-// its bytes.
+// hashFile is the SHA-256 of the first size bytes, in hexadecimal; holes are hashed without being read. check, if not
+// nil, sees every chunk: its offset, its bytes.
 func hashFile(ctx context.Context, f vfs.File, size int64, check func(off int64, p []byte) error) (string, error) {
 	sum := sha256.New()
-	buf := make([]byte, chunkSize)
-	for off := int64(0); off < size; {
+	zeros, buf := make([]byte, chunkSize), make([]byte, chunkSize)
+	data, end := int64(0), int64(0) // the data range at or after off
+	for off := int64(0); off < size; off += chunkSize {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		p := buf[:min(size-off, chunkSize)]
-		if _, err := f.ReadAt(p, off); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
+		if off >= end {
+			var err error
+			if data, end, err = f.NextData(off); errors.Is(err, io.EOF) {
+				data, end = size, size
+			} else if err != nil {
+				return "", err
 			}
-			return "", err
+		}
+		n := min(size-off, chunkSize)
+		p := zeros[:n]
+		if data < off+n {
+			p = buf[:n]
+			if _, err := f.ReadAt(p, off); errors.Is(err, io.EOF) {
+				return "", fmt.Errorf("%s: %w", f.Name(), io.ErrUnexpectedEOF)
+			} else if err != nil {
+				return "", err
+			}
 		}
 		if check != nil {
 			if err := check(off, p); err != nil {
@@ -217,7 +229,6 @@ func hashFile(ctx context.Context, f vfs.File, size int64, check func(off int64,
 			}
 		}
 		sum.Write(p)
-		off += int64(len(p))
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }

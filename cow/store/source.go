@@ -80,18 +80,14 @@ func probe(f vfs.File) (string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	img, err := qcow2reader.OpenWithType(&prefix{sector[:n]}, "")
-	if errors.Is(err, image.ErrWrongType) || err == nil && img.Type() == raw.Type {
-		return FormatRaw, nil
-	}
-	if err == nil {
-		return string(img.Type()), nil
-	}
-	// A header that only the format's own reader can judge: the first sector alone is not the whole of it.
-	if n >= 4 && string(sector[:4]) == qcow2.Magic {
+	if n >= len(qcow2.Magic) && string(sector[:len(qcow2.Magic)]) == qcow2.Magic {
 		return FormatQcow2, nil
 	}
-	return FormatRaw, nil
+	img, err := qcow2reader.OpenWithType(&prefix{sector[:n]}, "")
+	if err != nil || img.Type() == raw.Type {
+		return FormatRaw, nil
+	}
+	return string(img.Type()), nil
 }
 
 // prefix is a file of which nothing but the start exists.
