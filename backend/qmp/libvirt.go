@@ -117,7 +117,8 @@ func (f *LibvirtFreeze) Release(ctx context.Context) error {
 
 // with connects, runs do and disconnects, all until ctx ends. go-libvirt knows no
 // contexts: closing the connection makes it return. It takes a lost connection for an
-// empty reply, so do must only make calls whose reply has content.
+// empty reply, so do must only make calls whose reply has content. Its goroutines end
+// with the connection.
 func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
@@ -132,8 +133,6 @@ func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Dom
 		if dom, err = c.DomainLookupByName(l.Domain); err == nil {
 			err = do(c, dom)
 		}
-		conn.Close()
-		<-c.Disconnected()
 	}
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()

@@ -51,7 +51,7 @@ func orDefault(d time.Duration) time.Duration {
 const (
 	retryFirst   = 50 * time.Millisecond
 	retryMost    = time.Second
-	attemptLimit = 5 * time.Second // one try's own deadline
+	attemptLimit = 5 * time.Second // one try's own deadline, or a quarter of what is left
 )
 
 // insist calls try until it succeeds or ctx ends, and says how often it failed, and
@@ -59,7 +59,11 @@ const (
 func insist(ctx context.Context, what, advice string, try func(context.Context) error) error {
 	wait := retryFirst
 	for n := 1; ; n++ {
-		actx, cancel := context.WithTimeout(ctx, attemptLimit)
+		limit := attemptLimit
+		if end, ok := ctx.Deadline(); ok {
+			limit = min(limit, max(time.Until(end)/4, retryFirst))
+		}
+		actx, cancel := context.WithTimeout(ctx, limit)
 		err := try(actx)
 		cancel()
 		if err == nil {

@@ -1,0 +1,333 @@
+package qmp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cowblk/backend/control"
+)
+
+// guest is a fake qemu-ga. Its state outlives connections; faults says what goes wrong
+// with the n-th use of a command, counted from 0.
+type guest struct {
+	mu     sync.Mutex
+	frozen bool
+	log    []string // commands that were executed, syncs left out
+	uses   map[string]int
+	fault  func(command string, use int) string
+	stale  string        // sent to every client before anything else
+	wake   chan struct{} // closed at the end: whatever hangs goes on
+}
+
+func newGuest(t *testing.T) (*guest, *peer) {
+	g := &guest{uses: make(map[string]int), wake: make(chan struct{})}
+	p := listen(t, g.serve)
+	t.Cleanup(func() { close(g.wake) }) // before the peer is stopped
+	return g, p
+}
+
+func (g *guest) serve(conn net.Conn, in *bufio.Reader) {
+	fmt.Fprint(conn, g.stale)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		_, line, _ = strings.Cut("\xff"+line, "\xff")
+		line = strings.TrimLeft(line, "\xff")
+		var r struct {
+			Execute   string
+			Arguments struct{ ID int64 }
+		}
+		if json.Unmarshal([]byte(line), &r) != nil {
+			say(conn, `{"error":{"class":"GenericError","desc":"parse error"}}`)
+			continue
+		}
+		if !g.execute(conn, r.Execute, r.Arguments.ID) {
+			return
+		}
+	}
+}
+
+// execute runs one command; false: disconnect.
+func (g *guest) execute(conn net.Conn, command string, id int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fault := ""
+	if g.fault != nil {
+		fault = g.fault(command, g.uses[command])
+	}
+	g.uses[command]++
+	switch fault {
+	case "hang": // as a freeze does that waits for a busy disk; nothing comes after it
+		g.mu.Unlock()
+		buf := make([]byte, 1)
+		for {
+			if _, err := conn.Read(buf); err != nil {
+				break
+			}
+		}
+		g.mu.Lock()
+		return false
+	case "drop":
+		return false
+	case "error":
+		say(conn, `{"error":{"class":"GenericError","desc":"injected"}}`)
+		return true
+	case "garbage":
+		say(conn, `}{ not json`)
+		return true
+	}
+	if command != "guest-sync-delimited" {
+		g.log = append(g.log, command)
+	}
+	reply := ""
+	switch command {
+	case "guest-sync-delimited":
+		reply = fmt.Sprintf("\xff{\"return\": %d}", id)
+	case "guest-fsfreeze-status":
+		reply = `{"return": "thawed"}`
+		if g.frozen {
+			reply = `{"return": "frozen"}`
+		}
+	case "guest-fsfreeze-freeze":
+		g.frozen = true
+		reply = `{"return": 2}`
+	case "guest-fsfreeze-thaw":
+		reply = `{"return": 0}`
+		if g.frozen {
+			reply = `{"return": 2}`
+		}
+		g.frozen = false
+	default:
+		reply = `{"error":{"class":"CommandNotFound","desc":"no such command"}}`
+	}
+	switch fault {
+	case "mute": // executed, the reply is lost
+		return true
+	case "half":
+		fmt.Fprint(conn, reply[:len(reply)/2])
+		return false
+	case "late":
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-g.wake:
+		}
+	}
+	say(conn, "%s", reply)
+	return true
+}
+
+func (g *guest) state() (frozen bool, log []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.frozen, slices.Clone(g.log)
+}
+
+func TestAgent(t *testing.T) {
+	g, p := newGuest(t)
+	// What an earlier client left: half a reply, another's sync, noise around sentinels.
+	g.stale = `"frozen"}` + "\n\xff{\"return\": 17}\n\xff\xff\xff{\"ret\xff" + strings.Repeat("x", 2*maxAgentLine) + "\n"
+	a := NewAgent(AgentOptions{Address: p.addr})
+	for range 3 {
+		if err := a.Freeze(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		if frozen, _ := g.state(); !frozen {
+			t.Fatal("Freeze returned and the guest is not frozen")
+		}
+		if err := a.Thaw(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		if frozen, _ := g.state(); frozen {
+			t.Fatal("Thaw returned and the guest is frozen")
+		}
+	}
+}
+
+func TestAgentAlreadyFrozen(t *testing.T) {
+	g, p := newGuest(t)
+	g.frozen = true
+	a := NewAgent(AgentOptions{Address: p.addr})
+	err := Around(within(t, patience), a, 0, 0, func(context.Context) error { t.Error("cut was called"); return nil })
+	if !errors.Is(err, ErrAlreadyFrozen) {
+		t.Errorf("got %v, want ErrAlreadyFrozen", err)
+	}
+	if frozen, _ := g.state(); !frozen {
+		t.Error("another's freeze was undone")
+	}
+	if err := a.Release(within(t, patience)); err != nil {
+		t.Error(err)
+	}
+	if frozen, _ := g.state(); frozen {
+		t.Error("still frozen after Release")
+	}
+}
+
+// TestAgentFaults enumerates what can go wrong with the first and the second use of
+// every command. Whatever it is, the guest is thawed in the end, and cut is called only
+// while it is frozen.
+func TestAgentFaults(t *testing.T) {
+	for _, command := range []string{"guest-sync-delimited", "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"} {
+		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
+			for use := range 2 {
+				t.Run(fmt.Sprintf("%s/%s/%d", command, fault, use), func(t *testing.T) {
+					g, p := newGuest(t)
+					g.fault = func(c string, n int) string {
+						if c == command && n == use {
+							return fault
+						}
+						return ""
+					}
+					a := NewAgent(AgentOptions{Address: p.addr})
+					cut := false
+					err := Around(context.Background(), a, 300*time.Millisecond, 2*time.Second, func(context.Context) error {
+						cut = true
+						if frozen, _ := g.state(); !frozen {
+							t.Error("cut was called while the guest was not frozen")
+						}
+						return nil
+					})
+					if frozen, log := g.state(); frozen {
+						t.Errorf("the guest is still frozen, after %v", log)
+					}
+					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
+						t.Errorf("cut called: %v, error: %v", cut, err)
+					}
+					// A fault after the freeze is mended without anyone noticing.
+					if command == "guest-fsfreeze-thaw" && err != nil {
+						t.Errorf("a fault in thawing became an error though it was mended: %v", err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestAgentNeverThaws: the error says that a person must act, and why.
+func TestAgentNeverThaws(t *testing.T) {
+	g, p := newGuest(t)
+	g.fault = func(c string, _ int) string {
+		if c == "guest-fsfreeze-thaw" {
+			return "error"
+		}
+		return ""
+	}
+	a := NewAgent(AgentOptions{Address: p.addr})
+	err := Around(context.Background(), a, patience, 300*time.Millisecond, func(context.Context) error { return errors.New("cut failed") })
+	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "cut failed") {
+		t.Errorf("got %v", err)
+	}
+	g.mu.Lock()
+	g.fault = nil
+	g.mu.Unlock()
+	if err := a.Thaw(within(t, patience)); err != nil {
+		t.Errorf("a later Thaw: %v", err)
+	}
+}
+
+// TestAgentSilent: no agent behind the port.
+func TestAgentSilent(t *testing.T) {
+	p := listen(t, func(conn net.Conn, in *bufio.Reader) {
+		for {
+			if _, err := in.ReadByte(); err != nil {
+				return
+			}
+		}
+	})
+	a := NewAgent(AgentOptions{Address: p.addr})
+	err := a.Freeze(within(t, 100*time.Millisecond))
+	if err == nil || !strings.Contains(err.Error(), "is qemu-guest-agent running") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAgentFlood: a peer that never stops talking is given up.
+func TestAgentFlood(t *testing.T) {
+	p := listen(t, func(conn net.Conn, _ *bufio.Reader) {
+		noise := []byte(strings.Repeat("x\xffy\n", 1<<16))
+		for {
+			if _, err := conn.Write(noise); err != nil {
+				return
+			}
+		}
+	})
+	a := NewAgent(AgentOptions{Address: p.addr})
+	if err := a.Freeze(within(t, patience)); err == nil || !strings.Contains(err.Error(), "is this a guest agent?") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAgentCancelled: the end of the caller's context does not leave the guest frozen.
+func TestAgentCancelled(t *testing.T) {
+	g, p := newGuest(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	err := Around(ctx, NewAgent(AgentOptions{Address: p.addr}), patience, patience, func(ctx context.Context) error {
+		cancel()
+		return ctx.Err()
+	})
+	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrNotThawed) {
+		t.Errorf("got %v", err)
+	}
+	if frozen, _ := g.state(); frozen {
+		t.Error("still frozen")
+	}
+}
+
+func TestAgentRemoteError(t *testing.T) {
+	g, p := newGuest(t)
+	g.fault = func(c string, _ int) string {
+		if c == "guest-fsfreeze-status" {
+			return "error"
+		}
+		return ""
+	}
+	var e *control.Error
+	if err := NewAgent(AgentOptions{Address: p.addr}).Freeze(within(t, patience)); !errors.As(err, &e) || e.Desc != "injected" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// FuzzSync: whatever lies in the channel before our sentinel, the reply is found, and
+// without one there is an error; the agent's bytes cannot do more.
+func FuzzSync(f *testing.F) {
+	f.Add([]byte("\xff{\"return\": 1}\n"), true)
+	f.Add([]byte("{\"ret\xff\xff"), true)
+	f.Add([]byte(strings.Repeat("z", 100)), false)
+	f.Fuzz(func(t *testing.T, noise []byte, answer bool) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer theirs.Close()
+			line, err := bufio.NewReader(theirs).ReadString('\n')
+			if err != nil {
+				return
+			}
+			var r struct{ Arguments struct{ ID int64 } }
+			if json.Unmarshal([]byte(line[1:]), &r) != nil {
+				t.Errorf("sync is %q", line)
+			}
+			theirs.Write(noise)
+			if answer {
+				fmt.Fprintf(theirs, "\xff{\"return\": %d}\n", r.Arguments.ID)
+			}
+		}()
+		c := &agentConn{ours, bufio.NewReaderSize(ours, maxAgentLine)}
+		if err := c.sync(); (err == nil) != answer {
+			t.Errorf("after %q, answered: %v: %v", noise, answer, err)
+		}
+		ours.Close()
+		<-done
+	})
+}

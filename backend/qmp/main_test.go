@@ -1,0 +1,121 @@
+package qmp
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait in these tests; reaching it is a failure.
+const patience = 20 * time.Second
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+// checkLeaks fails the test if goroutines or file descriptors are left when it ends.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
+		l.Close() // the network poller's own descriptors
+	}
+	count := func() (int, int) {
+		d, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(d)
+	}
+	g0, f0 := count()
+	t.Cleanup(func() {
+		g, f := count()
+		for end := time.Now().Add(patience); g > g0 || f > f0; g, f = count() {
+			if time.Now().After(end) {
+				buf := make([]byte, 1<<16)
+				t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s", g, g0, f, f0, buf[:runtime.Stack(buf, true)])
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+}
+
+// peer is a fake program behind a UNIX socket.
+type peer struct {
+	t    *testing.T
+	addr Address
+	l    net.Listener
+	wg   sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// listen starts a peer whose clients are handled one after the other, as QEMU's
+// sockets do.
+func listen(t *testing.T, handle func(conn net.Conn, in *bufio.Reader)) *peer {
+	t.Helper()
+	checkLeaks(t)
+	p := &peer{t: t, addr: Address{Path: filepath.Join(t.TempDir(), "s")}, conns: make(map[net.Conn]bool)}
+	p.start(handle)
+	t.Cleanup(p.stop)
+	return p
+}
+
+func (p *peer) start(handle func(conn net.Conn, in *bufio.Reader)) {
+	l, err := net.Listen("unix", p.addr.Path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.l = l
+	p.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.conns[conn] = true
+			p.mu.Unlock()
+			handle(conn, bufio.NewReader(conn))
+			conn.Close()
+			p.mu.Lock()
+			delete(p.conns, conn)
+			p.mu.Unlock()
+		}
+	})
+}
+
+// stop closes the socket and every connection.
+func (p *peer) stop() {
+	p.l.Close()
+	p.mu.Lock()
+	for c := range p.conns {
+		c.Close()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+}
+
+func say(conn net.Conn, format string, args ...any) {
+	fmt.Fprintf(conn, format+"\r\n", args...)
+}

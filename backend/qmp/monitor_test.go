@@ -1,0 +1,452 @@
+package qmp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qmp"
+
+	"cowblk/backend/control"
+)
+
+const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
+
+// machine is a fake QEMU, whose state outlives connections.
+type machine struct {
+	mu    sync.Mutex
+	state string
+	log   []string
+	uses  map[string]int
+	fault func(command string, use int) string
+	conn  net.Conn // the client's, to send events to
+	bad   string   // sent instead of the greeting
+}
+
+func newMachine(t *testing.T) (*machine, *peer) {
+	m := &machine{state: "running", uses: make(map[string]int)}
+	return m, listen(t, m.serve)
+}
+
+func (m *machine) emit(format string, args ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil {
+		say(m.conn, format, args...)
+	}
+}
+
+func (m *machine) serve(conn net.Conn, in *bufio.Reader) {
+	m.mu.Lock()
+	bad := m.bad
+	m.mu.Unlock()
+	if bad != "" {
+		say(conn, "%s", bad)
+		in.ReadByte()
+		return
+	}
+	say(conn, greeting)
+	for d := json.NewDecoder(in); ; {
+		var r struct {
+			Execute   string
+			Arguments json.RawMessage
+			ID        json.RawMessage
+		}
+		if d.Decode(&r) != nil {
+			break
+		}
+		if !m.execute(conn, in, r.Execute, r.ID) {
+			break
+		}
+	}
+	m.mu.Lock()
+	m.conn = nil
+	m.mu.Unlock()
+}
+
+func (m *machine) execute(conn net.Conn, in *bufio.Reader, command string, id json.RawMessage) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.conn = conn
+	if len(id) == 0 {
+		id = json.RawMessage("null")
+	}
+	fault := ""
+	if m.fault != nil {
+		fault = m.fault(command, m.uses[command])
+	}
+	m.uses[command]++
+	m.log = append(m.log, command)
+	switch fault {
+	case "hang":
+		m.mu.Unlock()
+		for buf := make([]byte, 64); ; {
+			if _, err := conn.Read(buf); err != nil {
+				break
+			}
+		}
+		m.mu.Lock()
+		return false
+	case "drop":
+		return false
+	case "garbage":
+		say(conn, "}{ not json")
+		return true
+	case "error":
+		say(conn, `{"id": %s, "error": {"class": "GenericError", "desc": "injected"}}`, id)
+		return true
+	}
+	reply := "{}"
+	switch command {
+	case "query-status":
+		reply = fmt.Sprintf(`{"status": %q, "running": %v}`, m.state, m.state == "running")
+	case "stop":
+		if m.state == "running" {
+			m.state = "paused"
+			say(conn, `{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}`)
+		}
+	case "cont":
+		m.state = "running"
+	case "qmp_capabilities", "noop":
+	default:
+		say(conn, `{"id": %s, "error": {"class": "CommandNotFound", "desc": "The command %s has not been found"}}`, id, command)
+		return true
+	}
+	if string(id) == "null" {
+		reply = fmt.Sprintf(`{"return": %s}`, reply)
+	} else {
+		reply = fmt.Sprintf(`{"return": %s, "id": %s}`, reply, id)
+	}
+	switch fault {
+	case "mute":
+		return true
+	case "half":
+		fmt.Fprint(conn, reply[:len(reply)/2])
+		return false
+	case "late":
+		m.mu.Unlock()
+		time.Sleep(50 * time.Millisecond)
+		m.mu.Lock()
+	}
+	say(conn, "%s", reply)
+	return true
+}
+
+func (m *machine) status() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+func monitor(t *testing.T, a Address) *Monitor {
+	m := NewMonitor(MonitorOptions{Address: a, Timeout: 2 * time.Second, Retry: 100 * time.Millisecond, Queue: 8})
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func TestMonitorRun(t *testing.T) {
+	_, p := newMachine(t)
+	m := monitor(t, p.addr)
+	var s struct{ Status string }
+	if err := m.Run(within(t, patience), "query-status", nil, &s); err != nil || s.Status != "running" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	var e *control.Error
+	if err := m.Run(context.Background(), "nothing", map[string]int{"a": 1}, nil); !errors.As(err, &e) || e.Class != control.CommandNotFound {
+		t.Errorf("unknown command: %v", err)
+	}
+	if err := m.Run(context.Background(), "noop", func() {}, nil); err == nil {
+		t.Error("arguments that JSON does not know were taken")
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if err := m.Run(context.Background(), "noop", nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	m.Close()
+	if err := m.Run(context.Background(), "noop", nil, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestMonitorLateReply: the reply to a command that was given up is not the next one's.
+func TestMonitorLateReply(t *testing.T) {
+	f, p := newMachine(t)
+	f.fault = func(c string, _ int) string {
+		if c == "noop" {
+			return "late"
+		}
+		return ""
+	}
+	m := monitor(t, p.addr)
+	if err := m.Run(within(t, patience), "query-status", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Run(within(t, 5*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	var s struct{ Status string }
+	if err := m.Run(within(t, patience), "query-status", nil, &s); err != nil || s.Status != "running" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestMonitorReconnects(t *testing.T) {
+	f, p := newMachine(t)
+	m := monitor(t, p.addr)
+	sub := m.Subscribe("SHUTDOWN")
+	for i := range 3 {
+		eventually(t, "a connection that works", func() bool {
+			return m.Run(within(t, patience), "noop", nil, nil) == nil
+		})
+		f.emit(`{"event": "SHUTDOWN", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
+		if e := <-sub.C; e.Data["n"] != float64(i) {
+			t.Errorf("event %+v", e)
+		}
+		p.stop()
+		if err := m.Run(within(t, 50*time.Millisecond), "noop", nil, nil); err == nil {
+			t.Error("a command succeeded without QEMU")
+		}
+		p.start(f.serve)
+	}
+	m.Close()
+	if _, ok := <-sub.C; ok {
+		t.Error("the subscription outlived the monitor")
+	}
+	if _, ok := <-m.Subscribe().C; ok {
+		t.Error("a subscription to a closed monitor is open")
+	}
+}
+
+// TestMonitorEventsNeverBlock: nobody takes events, and commands still run; what does
+// not fit is counted.
+func TestMonitorEventsNeverBlock(t *testing.T) {
+	f, p := newMachine(t)
+	m := monitor(t, p.addr)
+	sub, other := m.Subscribe(), m.Subscribe("OTHER")
+	if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		f.emit(`{"event": "NOISE", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
+	}
+	if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if lost := sub.Lost(); lost != 100-8 || other.Lost() != 0 {
+		t.Errorf("%d and %d lost, want 92 and 0", lost, other.Lost())
+	}
+	for i := range 8 {
+		if e := <-sub.C; e.Data["n"] != float64(i) {
+			t.Errorf("event %d: %+v", i, e)
+		}
+	}
+	other.Close()
+	other.Close()
+	if _, ok := <-other.C; ok {
+		t.Error("open after Close")
+	}
+}
+
+func TestMonitorOddPeers(t *testing.T) {
+	for name, bad := range map[string]string{
+		"no greeting": `{"event": "NOPE"}`, "not json": "SSH-2.0-x", "too long": strings.Repeat("x", maxLine+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, p := newMachine(t)
+			f.bad = bad
+			m := monitor(t, p.addr)
+			if err := m.Run(within(t, 300*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+			f.mu.Lock()
+			f.bad = ""
+			f.mu.Unlock()
+			if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+				t.Errorf("once it is a QEMU: %v", err)
+			}
+		})
+	}
+}
+
+// TestPauseFaults enumerates what can go wrong with the first and the second use of
+// every command. The guest runs in the end, and cut is called only while it does not.
+func TestPauseFaults(t *testing.T) {
+	for _, command := range []string{"query-status", "stop", "cont"} {
+		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
+			for use := range 2 {
+				t.Run(fmt.Sprintf("%s/%s/%d", command, fault, use), func(t *testing.T) {
+					f, p := newMachine(t)
+					f.fault = func(c string, n int) string {
+						if c == command && n == use {
+							return fault
+						}
+						return ""
+					}
+					m := monitor(t, p.addr)
+					if fault == "hang" {
+						// A QEMU that hangs for good cannot be helped; one that comes back can.
+						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
+					}
+					cut := false
+					err := Around(context.Background(), NewPause(m), 300*time.Millisecond, 4*time.Second, func(context.Context) error {
+						cut = true
+						if s := f.status(); s != "paused" {
+							t.Errorf("cut was called while the guest was %s", s)
+						}
+						return nil
+					})
+					if s := f.status(); s != "running" {
+						t.Errorf("the guest is %s, after %v", s, f.log)
+					}
+					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
+						t.Errorf("cut called: %v, error: %v", cut, err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestPauseLeavesOthersAlone: a guest that was not running is not made to run.
+func TestPauseLeavesOthersAlone(t *testing.T) {
+	for _, state := range []string{"paused", "shutdown", "guest-panicked", "prelaunch", "inmigrate"} {
+		t.Run(state, func(t *testing.T) {
+			f, p := newMachine(t)
+			f.state = state
+			m := monitor(t, p.addr)
+			q := NewPause(m)
+			if err := Around(context.Background(), q, patience, patience, func(context.Context) error { return nil }); err != nil {
+				t.Error(err)
+			}
+			if s := f.status(); s != state {
+				t.Errorf("the guest is %s now", s)
+			}
+			if err := q.Resume(within(t, patience)); err != nil {
+				t.Error(err)
+			}
+			want := state
+			if state == "paused" {
+				want = "running"
+			}
+			if s := f.status(); s != want {
+				t.Errorf("after Resume the guest is %s, want %s", s, want)
+			}
+		})
+	}
+}
+
+// TestRealQEMU runs the monitor against QEMU itself, which goes away and comes back.
+func TestRealQEMU(t *testing.T) {
+	checkLeaks(t)
+	addr := Address{Path: filepath.Join(t.TempDir(), "qmp")}
+	m := NewMonitor(MonitorOptions{Address: addr, Retry: 200 * time.Millisecond})
+	defer m.Close()
+	events := m.Subscribe("STOP", "RESUME")
+	ctx := within(t, 2*patience)
+	for range 2 {
+		stop := runQEMU(t, addr)
+		q := NewPause(m)
+		if err := m.Run(ctx, "cont", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
+			t.Errorf("got %+v, want RESUME", e)
+		}
+		err := Around(ctx, q, patience, patience, func(ctx context.Context) error {
+			if running, state, err := q.status(ctx); running || state != "paused" || err != nil {
+				t.Errorf("in between: running %v, %s, %v", running, state, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if running, state, err := q.status(ctx); !running || err != nil {
+			t.Errorf("afterwards: %s, %v", state, err)
+		}
+		for _, want := range []string{"STOP", "RESUME"} {
+			if e := <-events.C; e.Event != want {
+				t.Errorf("got %+v, want %s", e, want)
+			}
+		}
+		// Longer than the 64 KiB that go-qemu's own monitor can take.
+		var schema []json.RawMessage
+		if err := m.Run(ctx, "query-qmp-schema", nil, &schema); err != nil || len(schema) < 100 {
+			t.Errorf("schema of %d entries, %v", len(schema), err)
+		}
+		var e *control.Error
+		if err := m.Run(ctx, "device_del", map[string]string{"id": "none"}, nil); !errors.As(err, &e) || e.Class != control.DeviceNotFound {
+			t.Errorf("device_del: %#v", err)
+		}
+		stop()
+	}
+}
+
+// runQEMU starts a machine without a guest, stopped; the function it returns ends it.
+func runQEMU(t *testing.T, addr Address) (stop func()) {
+	t.Helper()
+	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine", "none",
+		"-qmp", "unix:"+addr.Path+",server=on,wait=off")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestGoQEMU pauses through go-qemu's own monitor.
+func TestGoQEMU(t *testing.T) {
+	f, p := newMachine(t)
+	mon, err := qmp.NewSocketMonitor("unix", p.addr.Path, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mon.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	defer mon.Disconnect()
+	q := NewPause(GoQEMU(mon))
+	if err := q.Freeze(within(t, patience)); err != nil || f.status() != "paused" {
+		t.Errorf("Freeze: %v, %s", err, f.status())
+	}
+	if err := q.Thaw(within(t, patience)); err != nil || f.status() != "running" {
+		t.Errorf("Thaw: %v, %s", err, f.status())
+	}
+	if err := GoQEMU(mon).Run(within(t, patience), "nothing", nil, nil); err == nil || !strings.Contains(err.Error(), "has not been found") {
+		t.Errorf("unknown command: %v", err)
+	}
+	f.mu.Lock()
+	f.fault = func(string, int) string { return "hang" }
+	f.mu.Unlock()
+	if err := GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a peer that hangs: %v", err)
+	}
+}
+
+// shortReply is a monitor that fails as go-libvirt does when the connection is lost.
+type shortReply struct{ qmp.Monitor }
+
+func (shortReply) Run([]byte) ([]byte, error) { var none []byte; return none[4:], nil }
+
+func TestGoQEMUShortReply(t *testing.T) {
+	if err := GoQEMU(shortReply{}).Run(within(t, patience), "stop", nil, nil); !errors.Is(err, ErrDisconnected) {
+		t.Errorf("got %v", err)
+	}
+}
