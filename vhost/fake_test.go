@@ -163,6 +163,13 @@ func closeAll(fds ...int) {
 	}
 }
 
+// setBase makes queues advance by n until they stop.
+func (b *fake) setBase(n uint16) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.base = n
+}
+
 // take returns what was noted since the last call.
 func (b *fake) take() string {
 	b.mu.Lock()

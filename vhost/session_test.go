@@ -56,7 +56,7 @@ func TestQEMU(t *testing.T) {
 			must(t, "barrier", f.Barrier())
 			s.expect("start", lines([]string{features}, status("status 8"), []string{"memory 1"}, status("status 15"), start(0))...)
 			for base := 5; base <= 15; base += 5 {
-				s.be.base = 5
+				s.be.setBase(5)
 				must(t, "stop", f.Stop())
 				must(t, "barrier", f.Barrier())
 				s.expect("stop", lines(repeat(4, "stop %d"), status("status 0"))...)
@@ -161,7 +161,7 @@ func TestRingStates(t *testing.T) {
 		must(t, r.String(), f.Send(r, vhost.FlagVersion, vhost.VringState{Num: num}.Append(nil)))
 		must(t, "barrier", f.Barrier())
 	}
-	s.be.base = 3
+	s.be.setBase(3)
 	ring(vhost.SetVringEnable, 0)
 	s.expect("disable", "stop 0")
 	ring(vhost.SetVringEnable, 0)

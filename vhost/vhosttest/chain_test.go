@@ -49,7 +49,10 @@ func TestChains(t *testing.T) {
 		if err != nil || status[0] != StatusOK || written != 1 {
 			t.Fatalf("write: %v, status %d, %d bytes", err, status[0], written)
 		}
-		if got := disk.data[sector*sectorSize:][:n]; !bytes.Equal(got, want) {
+		disk.mu.Lock() // the ring orders it too, but not for the race detector
+		same := bytes.Equal(disk.data[sector*sectorSize:][:n], want)
+		disk.mu.Unlock()
+		if !same {
 			t.Fatal("write: other data on the disk")
 		}
 

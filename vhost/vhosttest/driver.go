@@ -90,6 +90,8 @@ type Driver struct {
 	stash                 []Completion // met by a synchronous helper, for Poll
 	scratch               []Completion
 	broken                error
+	eventBuf              [8]byte // for eventfds
+	pollFDs               [3]unix.PollFd
 }
 
 func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
@@ -313,7 +315,7 @@ func (d *Driver) kickAlways() error {
 	if d.f.opts.NoKick {
 		return nil
 	}
-	return signal(d.kick)
+	return signal(d.kick, &d.eventBuf)
 }
 
 // Poll appends what the device has given back to dst, without waiting.

@@ -2,7 +2,6 @@ package vhosttest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -294,91 +293,6 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := Dial("/nonexistent/socket", Options{}); err == nil {
 		t.Error("connected to nothing")
-	}
-}
-
-// How fast the driver itself is: the back-end only parses requests and says OK.
-func BenchmarkNull(b *testing.B) {
-	for _, c := range []struct {
-		name  string
-		depth int
-		o     Options
-	}{
-		{"QD1", 1, Options{Poll: true}},
-		{"QD32", 32, Options{Poll: true}},
-		{"QD32-direct", 32, Options{Poll: true, Refuse: FeatureIndirect}},
-		{"QD32-blocking", 32, Options{}},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			disk := newRAMDisk(diskSize)
-			disk.null = true
-			f, end := connect(b, disk, c.o)
-			defer end()
-			d := f.Driver(0)
-			done := make([]Completion, 0, d.Slots())
-			b.ReportAllocs()
-			b.ResetTimer()
-			for slot := range c.depth {
-				_ = d.Submit(slot, OpRead, 0, 4096)
-			}
-			for n := 0; n < b.N; {
-				if err := d.Kick(); err != nil {
-					b.Fatal(err)
-				}
-				if err := d.Wait(); err != nil {
-					b.Fatal(err)
-				}
-				done = d.Poll(done[:0])
-				n += len(done)
-				for _, x := range done {
-					_ = d.Submit(x.ID, OpRead, 0, 4096)
-				}
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
-		})
-	}
-}
-
-// What the driver costs by itself: the device is one loop over the available
-// ring in the same goroutine.
-func BenchmarkDriver(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		o    Options
-	}{{"indirect", Options{Poll: true}}, {"direct", Options{Poll: true, Refuse: FeatureIndirect}}} {
-		b.Run(c.name, func(b *testing.B) {
-			disk := newRAMDisk(diskSize)
-			disk.deaf = true
-			f, end := connect(b, disk, c.o)
-			defer end()
-			d := f.Driver(0)
-			r := d.Ring()
-			done := make([]Completion, 0, d.Slots())
-			for slot := range 32 {
-				_ = d.Submit(slot, OpRead, 0, 4096)
-			}
-			seen := uint16(0)
-			store(r.availEvent, 1<<15) // no kicks for a while
-			b.ReportAllocs()
-			b.ResetTimer()
-			for n := 0; n < b.N; {
-				_ = d.Kick()
-				for avail := r.AvailIdx(); seen != avail; seen++ {
-					head := binary.LittleEndian.Uint16(r.avail[4+2*int(seen&(r.Num-1)):])
-					binary.LittleEndian.PutUint32(r.used[4+8*int(seen&(r.Num-1)):], uint32(head))
-				}
-				store(r.usedIdx, uint32(seen)<<16)
-				store(r.availEvent, uint32(seen+1<<15))
-				done = d.Poll(done[:0])
-				n += len(done)
-				for _, x := range done {
-					_ = d.Submit(x.ID, OpRead, 0, 4096)
-				}
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
-		})
 	}
 }
 

@@ -87,7 +87,7 @@ func (d *ramDisk) StopQueue(i int) (uint16, error) {
 	w := d.workers[i]
 	delete(d.workers, i)
 	close(w.stop)
-	if err := signal(w.wake); err != nil {
+	if err := signal(w.wake, new([8]byte)); err != nil {
 		return 0, err
 	}
 	<-w.done
@@ -104,7 +104,7 @@ func (d *ramDisk) SetCall(i, fd int) {
 	closeFDs(w.q.Call)
 	w.q.Call = fd
 	if fd >= 0 {
-		_ = signal(fd)
+		_ = signal(fd, &w.buf)
 	}
 }
 
@@ -128,6 +128,9 @@ type ramWorker struct {
 	chain  virtq.Chain
 	req    blk.Request
 	wake   int
+	buf    [8]byte // for eventfds, under mu
+	kicks  [8]byte // for the kick eventfd
+	fds    [2]unix.PollFd
 	stop   chan struct{}
 	done   chan struct{}
 }
@@ -161,7 +164,7 @@ func (w *ramWorker) setMemory(t *guest.Table) error {
 // run spins for a while before it sleeps on the kick eventfd.
 func (w *ramWorker) run() {
 	defer close(w.done)
-	w.ring.SuppressKicks()
+	w.kicksOn(false)
 	for idle := 0; ; {
 		select {
 		case <-w.stop:
@@ -179,14 +182,25 @@ func (w *ramWorker) run() {
 		if idle++; idle < 1000 || (w.q.Kick < 0 && n == 0) {
 			continue
 		}
-		if n < 0 || w.disk.deaf || !w.ring.EnableKicks() {
-			fds := []unix.PollFd{{Fd: int32(w.q.Kick), Events: unix.POLLIN}, {Fd: int32(w.wake), Events: unix.POLLIN}}
-			_, _ = unix.Poll(fds, -1)
-			drain(w.q.Kick)
+		if n < 0 || w.disk.deaf || !w.kicksOn(true) {
+			w.fds[0] = unix.PollFd{Fd: int32(w.q.Kick), Events: unix.POLLIN}
+			w.fds[1] = unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN}
+			_, _ = unix.Poll(w.fds[:], -1)
+			drain(w.q.Kick, &w.kicks)
 		}
-		w.ring.SuppressKicks()
+		w.kicksOn(false)
 		idle = 0
 	}
+}
+
+func (w *ramWorker) kicksOn(on bool) (pending bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if on {
+		return w.ring.EnableKicks()
+	}
+	w.ring.SuppressKicks()
+	return false
 }
 
 // batch serves what is available, at most 16 requests; -1: the ring is broken.
@@ -208,7 +222,7 @@ func (w *ramWorker) batch() (n int) {
 		}
 		if err != nil {
 			if w.q.Err >= 0 {
-				_ = signal(w.q.Err)
+				_ = signal(w.q.Err, &w.buf)
 			}
 			return -1
 		}
@@ -221,7 +235,7 @@ func (w *ramWorker) batch() (n int) {
 		w.ring.Push(head, w.req.Finish(status))
 	}
 	if n > 0 && w.ring.Publish() && w.q.Call >= 0 {
-		_ = signal(w.q.Call)
+		_ = signal(w.q.Call, &w.buf)
 	}
 	return n
 }

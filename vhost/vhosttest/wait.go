@@ -73,20 +73,19 @@ func (d *Driver) ready() bool { return d.ring.UsedIdx() != d.last }
 // sleep waits for the call eventfd, the error eventfd or the end of the
 // connection.
 func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
-	fds := [...]unix.PollFd{
-		{Fd: int32(d.call), Events: unix.POLLIN},
-		{Fd: int32(d.err), Events: unix.POLLIN},
-		{Fd: int32(d.f.sockFD), Events: unix.POLLRDHUP},
-	}
+	fds := &d.pollFDs
+	fds[0] = unix.PollFd{Fd: int32(d.call), Events: unix.POLLIN}
+	fds[1] = unix.PollFd{Fd: int32(d.err), Events: unix.POLLIN}
+	fds[2] = unix.PollFd{Fd: int32(d.f.sockFD), Events: unix.POLLRDHUP}
 	_, err := unix.Poll(fds[:], int(max(t, 0)/time.Millisecond))
 	switch {
 	case err != nil && !errors.Is(err, unix.EINTR):
 		return fmt.Errorf("ring %d: poll: %w", d.index, err)
 	case fds[0].Revents != 0:
-		drain(d.call)
+		drain(d.call, &d.eventBuf)
 	case d.ready():
 	case fds[1].Revents != 0:
-		drain(d.err)
+		drain(d.err, &d.eventBuf)
 		return fmt.Errorf("ring %d: %w", d.index, ErrQueueBroken)
 	case fds[2].Revents != 0:
 		return fmt.Errorf("ring %d: %w", d.index, ErrDisconnected)
@@ -98,11 +97,11 @@ func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 
 // CallPending takes and returns how often the device has signalled the call
 // eventfd since the last look.
-func (d *Driver) CallPending() uint64 { return drain(d.call) }
+func (d *Driver) CallPending() uint64 { return drain(d.call, &d.eventBuf) }
 
 // ErrPending says whether the back-end has signalled the error eventfd since
 // the last look.
-func (d *Driver) ErrPending() bool { return drain(d.err) > 0 }
+func (d *Driver) ErrPending() bool { return drain(d.err, &d.eventBuf) > 0 }
 
 // enableCalls asks for a call at the next used element (virtio 1.2, 2.7.7).
 func (d *Driver) enableCalls() {
@@ -122,12 +121,11 @@ func (d *Driver) suppressCalls() {
 	d.ring.setAvailFlags(virtq.AvailNoInterrupt)
 }
 
-// signal adds one to an eventfd.
-func signal(fd int) error {
-	var one [8]byte
-	binary.LittleEndian.PutUint64(one[:], 1)
+// signal adds one to an eventfd, through a buffer that the caller keeps.
+func signal(fd int, b *[8]byte) error {
+	binary.LittleEndian.PutUint64(b[:], 1)
 	for {
-		_, err := unix.Write(fd, one[:])
+		_, err := unix.Write(fd, b[:])
 		if err == nil || errors.Is(err, unix.EAGAIN) {
 			return nil // full: it is signalled
 		}
@@ -138,8 +136,7 @@ func signal(fd int) error {
 }
 
 // drain takes an eventfd's count; 0 if it was not signalled.
-func drain(fd int) uint64 {
-	var b [8]byte
+func drain(fd int, b *[8]byte) uint64 {
 	if n, err := unix.Read(fd, b[:]); err != nil || n != len(b) {
 		return 0
 	}
