@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cowblk/backend"
+	"cowblk/cow/store"
+)
+
+// runOptions are those of "cowblk run".
+type runOptions struct {
+	guest guestOptions
+	qemu  string // binary
+	accel string
+}
+
+// quitGrace is how long QEMU may take to end after SIGTERM.
+const quitGrace = 10 * time.Second
+
+func newRun(a *app) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run NAME [-- QEMU ARGS...]",
+		Short: "Boot a guest from a disk: serve it and run QEMU, console attached",
+		Long: `Serve a disk and run QEMU on it in the foreground, with the guest's serial console on this
+terminal. The disk boots by its own boot loader unless the QEMU arguments name a kernel. A disk that
+another process serves already is used from there.
+
+QEMU arguments follow after "--" and are added as they are; with -display, -nographic, -serial or
+-daemonize among them, the console is left to you. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.`,
+		Example: `  cowblk run vm1
+  cowblk run vm1 --memory 4G --vcpus 4 -- -nic user,hostfwd=tcp::2222-:22
+  cowblk run vm1 -- -kernel vmlinuz -initrd initrd.img -append "root=/dev/vda console=ttyS0"`,
+		Args:              runArgs,
+		ValidArgsFunction: a.complete(1, diskNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.guest.check(1); err != nil {
+				return err
+			}
+			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
+		},
+	}
+	o.guest.register(cmd)
+	fl := cmd.Flags()
+	fl.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU `BINARY` to run")
+	fl.StringVar(&o.accel, "accel", "", "accelerator, as QEMU's -accel has it (default: kvm if you can use /dev/kvm, else tcg)")
+	return cmd
+}
+
+// runArgs wants one name; everything after "--" is QEMU's.
+func runArgs(cmd *cobra.Command, args []string) error {
+	own := len(args)
+	if at := cmd.ArgsLenAtDash(); at >= 0 {
+		own = at
+	}
+	return exactArgs("NAME")(cmd, args[:own])
+}
+
+// runGuest serves the disk, unless somebody does, and runs QEMU until it ends or ctx is done.
+func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
+	st, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	binary, err := exec.LookPath(o.qemu)
+	if err != nil {
+		return fmt.Errorf("QEMU: %w: install it (Debian: qemu-system-x86), or name it with --qemu", err)
+	}
+	reconnectMS, err := newReconnect(ctx, binary)
+	if err != nil {
+		return err
+	}
+	socket, stop, err := a.serveForRun(ctx, st, name, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	line := append(o.guest.machineArgs(), o.guest.diskArgs(name, socket, 0, reconnectMS)...)
+	line = append(line, "-accel", o.accelerator(a))
+	if !ownConsole(extra) {
+		line = append(line, "-nographic")
+	}
+	cmd := exec.CommandContext(ctx, binary, append(line, extra...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = quitGrace
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to end, and it did
+		}
+		return fmt.Errorf("QEMU (%s) for disk %q: %w", binary, name, err)
+	}
+	return nil
+}
+
+// serveForRun finds the disk's socket, or serves the disk in this process; stop ends that.
+func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (socket string, stop func() error, err error) {
+	if v, ok := st.Serving(name); ok && v.Socket != "" {
+		return v.Socket, func() error { return nil }, nil
+	}
+	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, writeCache: true}
+	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
+	if err != nil {
+		return "", nil, err
+	}
+	if socket, err = o.guest.socketOf(st, name); err != nil {
+		return "", nil, errors.Join(err, s.close())
+	}
+	// Not ctx: on Ctrl-C QEMU goes first, then what it uses.
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- s.daemon.Run(serving) }()
+	return socket, func() error {
+		cancel()
+		return errors.Join(<-ended, s.close())
+	}, nil
+}
+
+func (o *runOptions) accelerator(a *app) string {
+	switch {
+	case o.accel != "":
+		return o.accel
+	case a.kvm():
+		return "kvm"
+	}
+	return "tcg,thread=multi"
+}
+
+// ownConsole reports whether QEMU arguments decide themselves where the console goes.
+func ownConsole(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		return slices.Contains([]string{"display", "nographic", "serial", "daemonize"}, strings.TrimLeft(arg, "-"))
+	})
+}
+
+var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
+
+// newReconnect reports whether this QEMU wants reconnect-ms: from 9.2 on the old spelling is deprecated.
+func newReconnect(ctx context.Context, binary string) (bool, error) {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return false, fmt.Errorf("%s --version: %w", binary, err)
+	}
+	m := qemuVersion.FindStringSubmatch(string(out))
+	if m == nil {
+		first, _, _ := strings.Cut(string(out), "\n")
+		return false, fmt.Errorf("%s --version: expected \"version NUMBER\", found %q", binary, first)
+	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
+	return major > 9 || major == 9 && minor >= 2, nil
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/cow/store"
+)
+
+// serveFlags are the options of "cowblk serve". Those in the first group are of QEMU's "Backend program conventions"
+// for vhost-user-blk (docs/interop/vhost-user.rst).
+type serveFlags struct {
+	socketPath   string
+	fd           int
+	capabilities bool
+	blkFile      string
+	readOnly     bool
+
+	queues     int
+	writeCache bool
+	serial     string
+	group      string
+}
+
+func newServe(a *app) *cobra.Command {
+	f := serveFlags{fd: -1}
+	cmd := &cobra.Command{
+		Use:   "serve NAME... | --blk-file FILE",
+		Short: "Serve disks to QEMU over vhost-user-blk, in the foreground",
+		Long: `Serve disks to QEMU over vhost-user-blk, one socket a disk, until SIGTERM or Ctrl-C: then every
+request under way is completed and the disks are closed. Several disks share the process.
+
+A socket is made when its disk is open and ready, in the store's run directory ("cowblk info NAME"
+shows where), with mode 0600. QEMU started by libvirt runs as another user: give that user's group
+with --socket-group. Sockets from systemd (socket activation) are used instead when there are any,
+by FileDescriptorName= or, for one disk, whatever its name; readiness is told to systemd.
+
+The options --socket-path, --fd, --print-capabilities, --blk-file and --read-only are those that QEMU's
+conventions for back-end programs demand. --blk-file serves a raw file or block device as it is,
+without a store and without layers.`,
+		Example: `  cowblk serve vm1
+  cowblk serve vm1 vm2 vm3
+  cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
+  cowblk serve --blk-file disk.raw --socket-path /run/disk.sock`,
+		ValidArgsFunction: a.complete(-1, diskNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.capabilities {
+				return a.printCapabilities()
+			}
+			if err := f.check(args); err != nil {
+				return err
+			}
+			return a.serve(cmd.Context(), args, &f)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.socketPath, "socket-path", "", "make the socket at `PATH` (one disk only)")
+	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: one that listens, or one that is connected, whose end ends the process")
+	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print what this back-end can do as JSON, and exit")
+	fl.StringVar(&f.blkFile, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
+	fl.BoolVar(&f.readOnly, "read-only", false, "do not let the guest write")
+	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "most virtqueues a guest can use, up to 256")
+	fl.BoolVar(&f.writeCache, "write-cache", true, "start with the write cache on; off: every write is durable when it completes")
+	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
+	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
+	return cmd
+}
+
+func (f *serveFlags) check(args []string) error {
+	switch {
+	case f.blkFile != "" && len(args) > 0:
+		return usagef("serve: --blk-file serves a file and takes no disk names, found %q", args[0])
+	case f.blkFile == "" && len(args) == 0:
+		return usagef("serve: NAME is missing: the disk to serve (\"cowblk list\" shows them)")
+	case f.blkFile != "" && f.socketPath == "" && f.fd < 0 && os.Getenv("LISTEN_FDS") == "":
+		return usagef("serve: --blk-file needs --socket-path or --fd")
+	case f.socketPath != "" && f.fd >= 0:
+		return usagef("serve: --socket-path and --fd exclude each other")
+	case (f.socketPath != "" || f.fd >= 0) && len(args) > 1:
+		return usagef("serve: --socket-path and --fd are for one disk, found %d names", len(args))
+	case f.serial != "" && len(args) > 1:
+		return usagef("serve: --serial is for one disk, found %d names", len(args))
+	case f.queues < 1 || f.queues > 256:
+		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
+	}
+	seen := map[string]bool{}
+	for _, n := range args {
+		if seen[n] {
+			return usagef("serve: disk %q is named twice", n)
+		}
+		seen[n] = true
+	}
+	return nil
+}
+
+// printCapabilities answers --print-capabilities, in the schema of QEMU's docs/interop/vhost-user.json.
+func (a *app) printCapabilities() error {
+	return a.printJSON(struct {
+		Type     string   `json:"type"`
+		Features []string `json:"features"`
+	}{"block", []string{"read-only", "blk-file"}})
+}
+
+// serve opens what the command line names and serves it until ctx is done.
+func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err error) {
+	log := a.serveLogger()
+	d, err := a.openServing(ctx, names, f, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("systemd was not told that the sockets are ready", "err", err)
+	}
+	err = d.daemon.Run(ctx)
+	log.Info("stopping")
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	return err
+}
+
+// serving is a set of open disks behind sockets.
+type serving struct {
+	daemon *backend.Daemon
+	disks  []*opened
+}
+
+func (s *serving) close() error {
+	var errs []error
+	for _, o := range s.disks {
+		errs = append(errs, o.close())
+	}
+	return errors.Join(errs...)
+}
+
+// openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
+// failure nothing is left open.
+func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
+	s = &serving{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	var st *store.Store
+	if f.blkFile != "" {
+		o, err := openRaw(f.blkFile, f.readOnly, log)
+		if err != nil {
+			return s, err
+		}
+		s.disks = append(s.disks, o)
+	} else if st, err = a.openStore(); err != nil {
+		return s, err
+	}
+	for _, name := range names {
+		o, err := openStored(ctx, st, name, f.readOnly, log)
+		if err != nil {
+			return s, err
+		}
+		s.disks = append(s.disks, o)
+	}
+	sockets, err := findSockets(f, st, s.disks)
+	if err != nil {
+		return s, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, sockets.close())
+		}
+	}()
+	controlPath, err := s.listenControl(st, f, log)
+	if err != nil {
+		return s, err
+	}
+	for i, o := range s.disks {
+		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
+			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, WriteThrough: !f.writeCache, Log: log,
+		})
+		if err != nil {
+			return s, err
+		}
+		e := sockets[i]
+		if o.lock != nil {
+			if err := o.lock.SetServing(store.Serving{PID: os.Getpid(), Control: controlPath, Socket: e.path}); err != nil {
+				return s, err
+			}
+		}
+		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, Log: log}))
+		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
+			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly())
+	}
+	return s, nil
+}
+
+// listenControl makes the daemon and, for disks of a store, its control socket: one a process, named after the first
+// disk and recorded in the lock of each.
+func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger) (path string, err error) {
+	if st == nil {
+		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
+		return "", nil
+	}
+	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
+		return "", err
+	}
+	if err := st.MakeRunDir(); err != nil {
+		return "", err
+	}
+	c := control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.group})
+	if err := c.Listen(path); err != nil {
+		return "", fmt.Errorf("control %w", err)
+	}
+	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c})
+	return path, nil
+}
+
+// controlVersion is what the control socket's greeting says.
+func controlVersion() control.Version {
+	v := control.Version{Package: "cowblk " + buildVersion().Version}
+	_, _ = fmt.Sscanf(strings.TrimPrefix(buildVersion().Version, "v"), "%d.%d.%d", &v.Major, &v.Minor, &v.Micro)
+	return v
+}
+
+// serveLogger writes to standard error; a daemon says what happens, not only what goes wrong.
+func (a *app) serveLogger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"cowblk/cow"
+	"cowblk/cow/store"
+)
+
+// opened is a disk to be served: one of a store with its lock, or a raw file.
+type opened struct {
+	name  string
+	disk  *cow.Disk
+	lock  *store.Lock // nil: a raw file
+	close func() error
+}
+
+// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
+func openStored(ctx context.Context, st *store.Store, name string, readOnly bool, log *slog.Logger) (*opened, error) {
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: readOnly, Cow: cow.Options{Log: log}})
+	if err != nil {
+		return nil, err
+	}
+	return &opened{name: name, disk: o.Disk, lock: o.Lock, close: o.Close}, nil
+}
+
+// openRaw opens a raw file or block device as a disk without layers.
+func openRaw(path string, readOnly bool, log *slog.Logger) (*opened, error) {
+	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: readOnly, Raw: !readOnly}
+	disk, err := cow.Open(spec, cow.Options{Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("--blk-file: %w", err)
+	}
+	return &opened{name: filepath.Base(path), disk: disk, close: disk.Close}, nil
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/cow/store"
+)
+
+// endpoint is where one disk is served: a listening socket, or a connection (--fd).
+type endpoint struct {
+	path     string
+	listener backend.Listener
+	conn     *net.UnixConn
+}
+
+type endpoints []endpoint
+
+func (es endpoints) close() error {
+	var errs []error
+	for _, e := range es {
+		if e.listener != nil {
+			errs = append(errs, e.listener.Close())
+		}
+		if e.conn != nil {
+			errs = append(errs, e.conn.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// findSockets returns one endpoint a disk: the inherited descriptor, systemd's sockets, or new ones.
+func findSockets(f *serveFlags, st *store.Store, disks []*opened) (es endpoints, err error) {
+	if f.fd >= 0 {
+		e, err := inherited(f.fd)
+		return endpoints{e}, err
+	}
+	given, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("sockets from systemd: %w", err)
+	}
+	if len(given) > 0 {
+		return activated(given, disks)
+	}
+	for _, o := range disks {
+		path := f.socketPath
+		if path == "" {
+			if path, err = st.Socket(o.name); err == nil {
+				err = st.MakeRunDir()
+			}
+		}
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		var l *control.Listener
+		if err == nil {
+			l, err = control.ListenUnix(path, f.group)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())
+		}
+		es = append(es, endpoint{path: path, listener: l})
+	}
+	return es, nil
+}
+
+// activated picks the socket of each disk from those that systemd has passed: the one named after it or, when there
+// is one of each, that one.
+func activated(given map[string][]net.Listener, disks []*opened) (es endpoints, err error) {
+	total := 0
+	var only net.Listener
+	for _, ls := range given {
+		for _, l := range ls {
+			total++
+			only = l
+		}
+	}
+	for _, o := range disks {
+		l := only
+		if named := given[o.name]; len(named) == 1 {
+			l = named[0]
+		} else if total != 1 || len(disks) != 1 {
+			return nil, fmt.Errorf("disk %q: expected one socket with FileDescriptorName=%s from systemd, found %d of that name and %d in all",
+				o.name, o.name, len(named), total)
+		}
+		ul, ok := l.(*net.UnixListener)
+		if !ok {
+			return nil, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", o.name, l.Addr().Network())
+		}
+		es = append(es, endpoint{path: ul.Addr().String(), listener: ul})
+	}
+	return es, nil
+}
+
+// inherited takes over --fd: a listening socket or a connection.
+func inherited(fd int) (e endpoint, err error) {
+	e.path = fmt.Sprintf("fd %d", fd)
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return e, usagef("serve: --fd %d: expected a UNIX socket: %w", fd, err)
+	}
+	file := os.NewFile(uintptr(fd), e.path)
+	defer file.Close() // the net package works on a duplicate
+	if listening == 1 {
+		l, err := net.FileListener(file)
+		if err != nil {
+			return e, usagef("serve: --fd %d: %w", fd, err)
+		}
+		ul, ok := l.(*net.UnixListener)
+		if !ok {
+			l.Close()
+			return e, usagef("serve: --fd %d: expected a UNIX socket, found %s", fd, l.Addr().Network())
+		}
+		e.listener = ul
+		return e, nil
+	}
+	c, err := net.FileConn(file)
+	if err != nil {
+		return e, usagef("serve: --fd %d: %w", fd, err)
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return e, usagef("serve: --fd %d: expected a UNIX socket, found %s", fd, c.LocalAddr().Network())
+	}
+	e.conn = uc
+	return e, nil
+}
