@@ -122,31 +122,37 @@ func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 
 func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
 
-// begin runs f on a goroutine; the channel gives its error.
-func begin(f func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return done
+// task is something running on a goroutine of its own.
+type task struct {
+	done chan struct{}
+	err  error // valid once done is closed
 }
 
-func beginWrite(d *cow.Disk, b byte, off int64, n int) <-chan error {
+func begin(f func() error) *task {
+	k := &task{done: make(chan struct{})}
+	go func() { k.err = f(); close(k.done) }()
+	return k
+}
+
+func beginWrite(d *cow.Disk, b byte, off int64, n int) *task {
 	return begin(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }
 
-// pending reports whether nothing comes from done for a while. It may wrongly
-// say so on a slow machine, which makes a test pass, never fail.
-func pending(done <-chan error) bool {
+// pending reports whether k does not end for a while. It may wrongly say so on a
+// slow machine, which makes a test pass, never fail.
+func pending(k *task) bool {
 	select {
-	case <-done:
+	case <-k.done:
 		return false
 	case <-time.After(50 * time.Millisecond):
 		return true
 	}
 }
 
-func finished(t testing.TB, done <-chan error) {
+func finished(t testing.TB, k *task) {
 	t.Helper()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	<-k.done
+	if k.err != nil {
+		t.Fatal(k.err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -170,13 +171,11 @@ func TestRFCBitBeforeData(t *testing.T) {
 func TestRFCTenLayers(t *testing.T) {
 	const depth = 500
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096, BaseSize: 4 << 20})
-	var last *[depth + 1]int64 = new([depth + 1]int64)
-	var promotions []interface{ Err() error }
+	var promotions []*cow.Promotion
 	for i := 1; i <= depth; i++ {
-		// Block i is this layer's own; block 0 and a stride are overwritten again and again.
+		// Block i is this layer's own, a sector of block 0 everybody's.
 		write(t, rig.Disk, byte(i), int64(i)*4096, 4096)
 		write(t, rig.Disk, byte(i), 0, 512)
-		last[i] = int64(i)
 		if i < depth {
 			p := promote(t, rig)
 			if i%50 == 0 {
@@ -191,7 +190,7 @@ func TestRFCTenLayers(t *testing.T) {
 			t.Fatalf("depth: expected %d, found %d", depth, d)
 		}
 		for i := 1; i <= depth; i++ {
-			want(t, rig.Disk, byte(i), last[i]*4096, 4096)
+			want(t, rig.Disk, byte(i), int64(i)*4096, 4096)
 		}
 		want(t, rig.Disk, byte(depth&0xff), 0, 512)
 	}

@@ -1,0 +1,305 @@
+package cow_test
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// A flush that comes during a round is not served by it; several that wait
+// together share one.
+func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 4096)
+	hold := setTrap(t, x, "datasync", "0000.data")
+	before := rig.Disk.Stats().FlushRounds
+	first := begin(rig.Disk.Flush)
+	<-hold.caught
+	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
+	var late []*task
+	for range 5 {
+		late = append(late, begin(rig.Disk.Flush))
+	}
+	for _, k := range late {
+		if !pending(k) {
+			t.Error("a flush was served by a round that began before it")
+		}
+	}
+	hold.open()
+	finished(t, first)
+	for _, k := range late {
+		finished(t, k)
+	}
+	if rounds := rig.Disk.Stats().FlushRounds - before; rounds != 2 {
+		t.Errorf("rounds for one flush and five during it: expected 2, found %d", rounds)
+	}
+	if !bit(t, rig, 0, 1) {
+		t.Error("the write before the late flushes is not durable")
+	}
+}
+
+// Reads and writes of a channel go on while its flush runs.
+func TestFlushDoesNotBlockItsChannel(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	hold := setTrap(t, x, "datasync", "0000.data")
+	ch, err := rig.Disk.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush := &cow.Request{Op: cow.OpFlush}
+	ch.Submit(flush)
+	<-hold.caught
+	buf := fill('w', 4096)
+	for _, op := range []cow.Op{cow.OpWrite, cow.OpRead} {
+		r := &cow.Request{Op: op, Length: 4096, Data: [][]byte{buf}}
+		ch.Submit(r)
+		if out := ch.Completed(nil); len(out) != 1 || out[0] != r || r.Err != nil {
+			t.Fatalf("%v while a flush runs: %v, %v", op, out, r.Err)
+		}
+	}
+	if err := ch.Close(); !errors.Is(err, cow.ErrInFlight) {
+		t.Errorf("close of a channel with a flush under way: %v", err)
+	}
+	if err := rig.Disk.Close(); !errors.Is(err, cow.ErrInFlight) {
+		t.Errorf("close of a disk with an open channel: %v", err)
+	}
+	hold.open()
+	if err := errors.Join(await(ch, 1), flush.Err, ch.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A write-through completes when data and bit are durable.
+func TestFUAIsDurableWhenComplete(t *testing.T) {
+	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+		var syncs atomic.Int32
+		x.Before(func(c cowtest.Call) error {
+			if c.Op == "datasync" {
+				syncs.Add(1)
+			}
+			return nil
+		})
+		r := &cow.Request{Op: op, FUA: true, Offset: 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: 4096, Length: 4096}}}
+		if err := do(rig.Disk, r); err != nil {
+			t.Fatal(err)
+		}
+		if n := syncs.Load(); n != 2 || !bit(t, rig, 0, 1) {
+			t.Errorf("%v: expected data and map synced and the bit set, found %d syncs, bit %v", op, n, bit(t, rig, 0, 1))
+		}
+	}
+}
+
+// A flush covers former heads until they are sealed.
+func TestFlushCoversUnsealedHead(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 4096, 4096)
+	// The sealer's own sync of the old data is held back, so that the flush
+	// has to do the work.
+	var seen atomic.Int32
+	caught, release := make(chan struct{}), make(chan struct{})
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") && seen.Add(1) == 1 {
+			close(caught)
+			<-release
+		}
+		return nil
+	})
+	p := promote(t, rig)
+	<-caught
+	if bit(t, rig, 0, 1) {
+		t.Fatal("the bit is durable already")
+	}
+	if err := rig.Disk.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if !bit(t, rig, 0, 1) {
+		t.Error("a flush after the promotion did not cover the former head")
+	}
+	close(release)
+	sealed(t, p)
+}
+
+// A failed sync, of data or map, makes the disk read-only: never a success
+// afterwards, though later syncs would succeed.
+func TestFailedSyncIsSticky(t *testing.T) {
+	for _, file := range []string{"0000.data", "0000.map"} {
+		t.Run(file, func(t *testing.T) {
+			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+			if err := rig.Close(); err != nil {
+				t.Fatal(err)
+			}
+			var events atomic.Int32
+			d, err := cow.Open(rig.Spec, cow.Options{FS: x, OnFailure: func(error) { events.Add(1) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rig.Disk = d
+			write(t, d, 'a', 0, 4096)
+			x.Before(func(c cowtest.Call) error {
+				if c.Op == "datasync" && strings.HasSuffix(c.Name, file) {
+					return syscall.EIO
+				}
+				return nil
+			})
+			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) || !errors.Is(err, syscall.EIO) {
+				t.Fatalf("flush: expected ErrFailed and EIO, found %v", err)
+			}
+			x.Before(nil)
+			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
+				t.Errorf("second flush: expected ErrFailed, found %v", err)
+			}
+			for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
+				r := &cow.Request{Op: op, Length: 512, Data: [][]byte{fill('b', 512)}}
+				if err := do(d, r); !errors.Is(err, cow.ErrFailed) {
+					t.Errorf("%v: expected ErrFailed, found %v", op, err)
+				}
+			}
+			if _, err := rig.Promote(); !errors.Is(err, cow.ErrFailed) {
+				t.Errorf("promote: expected ErrFailed, found %v", err)
+			}
+			want(t, d, 'a', 0, 4096)
+			if d.Stats().Failed == nil || events.Load() != 1 {
+				t.Errorf("Stats().Failed is %v, %d events", d.Stats().Failed, events.Load())
+			}
+			if err := d.Close(); !errors.Is(err, cow.ErrFailed) {
+				t.Errorf("close: expected ErrFailed, found %v", err)
+			}
+			rig.Disk = nil
+		})
+	}
+}
+
+// A map page that cannot be written (no space) fails its flush and is written by
+// the next.
+func TestFailedMapWriteIsRepeated(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 4096)
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	if err := rig.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, cow.ErrFailed) {
+		t.Fatalf("flush: expected ENOSPC alone, found %v", err)
+	}
+	x.Before(nil)
+	if err := rig.Disk.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if !bit(t, rig, 0, 0) {
+		t.Error("the second flush did not write the map")
+	}
+}
+
+// A write that fails takes no block: what was there before stays.
+func TestFailedFirstWriteOwnsNothing(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == "pwritev" || c.Op == "punch" {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	if _, err := rig.Disk.WriteAt(fill('w', 8192), 512); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("write: expected ENOSPC, found %v", err)
+	}
+	if err := do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 8192}}}); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("discard: expected ENOSPC, found %v", err)
+	}
+	x.Before(nil)
+	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
+		t.Errorf("the head owns %d blocks after failed writes", n)
+	}
+	m := cowtest.NewModel(1<<20, 1<<20)
+	p, err := cowtest.ReadAll(rig.Disk)
+	if err == nil {
+		err = m.Settle(p, 0)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	write(t, rig.Disk, 'w', 512, 512) // and the guard is free
+}
+
+// Many disks cut at one instant: a writer that writes to one disk after the
+// other, each write after the completion of the last, never leaves a later write
+// in a tag whose partner lacks the earlier one.
+func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
+	a, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stop atomic.Bool
+	writer := begin(func() error {
+		for n := uint32(1); !stop.Load(); n++ {
+			p := fill(0, 512)
+			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+			for _, d := range []*cow.Disk{a.Disk, b.Disk} {
+				if _, err := d.WriteAt(p, 0); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	const cuts = 50
+	for range cuts {
+		var ps []*cow.Promotion
+		for _, r := range []*cowtest.Rig{a, b} {
+			next, err := r.NextHead()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := r.Disk.Prepare(next)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ps = append(ps, p)
+		}
+		if err := cow.Swap(ps...); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range ps {
+			sealed(t, p)
+		}
+	}
+	stop.Store(true)
+	finished(t, writer)
+	for _, r := range []*cowtest.Rig{a, b} {
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for cut := 1; cut <= cuts; cut++ {
+		na, nb := counter(t, a, cut), counter(t, b, cut)
+		if na != nb && na != nb+1 {
+			t.Errorf("cut %d: the first disk holds write %d, the second %d", cut, na, nb)
+		}
+	}
+}
+
+func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
+	t.Helper()
+	d, err := r.OpenTag(layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var p [4]byte
+	if _, err := d.ReadAt(p[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
+}
