@@ -1,0 +1,318 @@
+package cow_test
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// threeLayers is a closed stack of base, two sealed layers and a head, each
+// owning something.
+func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1<<20 + 512, BlockSize: 4096, BaseSize: 1 << 20})
+	for i := range 3 {
+		write(t, rig.Disk, byte('a'+i), int64(i)*8192, 4096)
+		if i < 2 {
+			sealed(t, promote(t, rig))
+		}
+	}
+	if err := rig.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return rig, x
+}
+
+// Every stack that is not right is refused with the right error, which names the
+// file, and no byte of any file changes.
+func TestRefusedOpenModifiesNothing(t *testing.T) {
+	tests := []struct {
+		name     string
+		spoil    func(t *testing.T, rig *cowtest.Rig)
+		sentinel error
+		says     string
+	}{
+		{"base changed in size", func(t *testing.T, rig *cowtest.Rig) {
+			appendTo(t, rig.Spec.Base.Path, "x")
+		}, cow.ErrBaseChanged, "base"},
+		{"base changed in time", func(t *testing.T, rig *cowtest.Rig) {
+			later := time.Now().Add(time.Hour)
+			if err := os.Chtimes(rig.Spec.Base.Path, later, later); err != nil {
+				t.Fatal(err)
+			}
+		}, cow.ErrBaseChanged, "modification time"},
+		{"base changed in content", func(t *testing.T, rig *cowtest.Rig) {
+			scribble(t, rig.Spec.Base.Path, 1000)
+			rig.Spec.Base.Identity = vfs.Identity{}
+		}, cow.ErrBaseChanged, "fingerprint"},
+		{"base of the layers changed, nothing recorded elsewhere", func(t *testing.T, rig *cowtest.Rig) {
+			scribble(t, rig.Spec.Base.Path, 1000)
+			rig.Spec.Base = &cow.BaseSpec{Path: rig.Spec.Base.Path, Size: rig.Spec.Base.Size}
+		}, cow.ErrMismatch, "fingerprint"},
+		{"base truncated", func(t *testing.T, rig *cowtest.Rig) {
+			if err := os.Truncate(rig.Spec.Base.Path, 4096); err != nil {
+				t.Fatal(err)
+			}
+			rig.Spec.Base.Identity = vfs.Identity{}
+		}, cow.ErrBaseChanged, "length"},
+		{"no base given", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Base = nil }, cow.ErrMismatch, "0000.map"},
+		{"a layer left out", func(t *testing.T, rig *cowtest.Rig) {
+			rig.Spec.Layers = []layer.Paths{rig.Spec.Layers[0], rig.Spec.Layers[2]}
+		}, cow.ErrMismatch, "parent"},
+		{"layers in the wrong order", func(t *testing.T, rig *cowtest.Rig) {
+			l := rig.Spec.Layers
+			rig.Spec.Layers = []layer.Paths{l[1], l[0], l[2]}
+		}, cow.ErrMismatch, "parent"},
+		{"top is sealed", func(t *testing.T, rig *cowtest.Rig) {
+			rig.Spec.Layers = rig.Spec.Layers[:2]
+		}, layer.ErrSealed, "0001.map"},
+		{"sealed map damaged", func(t *testing.T, rig *cowtest.Rig) {
+			scribble(t, rig.Spec.Layers[1].Map, layer.MapOffset)
+		}, layer.ErrDamaged, "0001.map"},
+		{"header damaged", func(t *testing.T, rig *cowtest.Rig) {
+			scribble(t, rig.Spec.Layers[0].Map, 80)
+		}, layer.ErrDamaged, "0000.map"},
+		{"data truncated", func(t *testing.T, rig *cowtest.Rig) {
+			if err := os.Truncate(rig.Spec.Layers[1].Data, 4096); err != nil {
+				t.Fatal(err)
+			}
+		}, layer.ErrDamaged, "0001.data"},
+		{"map missing", func(t *testing.T, rig *cowtest.Rig) {
+			if err := os.Remove(rig.Spec.Layers[0].Map); err != nil {
+				t.Fatal(err)
+			}
+		}, os.ErrNotExist, "0000.map"},
+		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, "head"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rig, _ := threeLayers(t)
+			tt.spoil(t, rig)
+			before := files(t, rig.Dir)
+			d, err := cow.Open(rig.Spec, cow.Options{})
+			if err == nil {
+				d.Close()
+				t.Fatal("opened")
+			}
+			if !errors.Is(err, tt.sentinel) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("expected %v that says %q, found %v", tt.sentinel, tt.says, err)
+			}
+			if !maps.Equal(before, files(t, rig.Dir)) {
+				t.Error("a refused open changed a file")
+			}
+		})
+	}
+}
+
+func TestDiskInUseIsRefused(t *testing.T) {
+	rig, _ := threeLayers(t)
+	if err := rig.Open(); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, rig.Dir)
+	if _, err := cow.Open(rig.Spec, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
+		t.Errorf("expected ErrInUse, found %v", err)
+	}
+	if !maps.Equal(before, files(t, rig.Dir)) {
+		t.Error("a refused open changed a file")
+	}
+}
+
+func appendTo(t *testing.T, name, s string) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(s)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func scribble(t *testing.T, name string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], off); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x55
+	if _, err := f.WriteAt(b[:], off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// files is the content of every file of a directory, by name.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]string{}
+	for _, e := range entries {
+		content, err := os.ReadFile(dir + "/" + e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m[e.Name()] = string(content)
+	}
+	return m
+}
+
+// Base and sealed layers are opened read-only and never change, whatever is done
+// to the disk.
+func TestBaseAndSealedLayersNeverChange(t *testing.T) {
+	rig, x := threeLayers(t)
+	before, err := rig.Sums(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	flags := map[string]int{}
+	x.Before(func(c cowtest.Call) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if c.Op == "open" {
+			flags[c.Name] |= c.Flag
+		}
+		return nil
+	})
+	if err := rig.Open(); err != nil {
+		t.Fatal(err)
+	}
+	for name := range before {
+		if f, ok := flags[name]; !ok || f&(os.O_WRONLY|os.O_RDWR) != 0 {
+			t.Errorf("%s: expected it opened read-only, found flags %#x (opened: %v)", name, f, ok)
+		}
+	}
+	d := rig.Disk
+	write(t, d, 'x', 0, 1<<19)
+	write(t, d, 'y', 1<<19+512, 512)
+	for _, op := range []cow.Op{cow.OpDiscard, cow.OpWriteZeroes} {
+		if err := do(d, &cow.Request{Op: op, Ranges: []cow.Range{{Offset: 512, Length: 1 << 19}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealed(t, promote(t, rig))
+	write(t, rig.Disk, 'z', 0, 1<<20)
+	if err := rig.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := rig.Sums(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(before, after) {
+		t.Error("bytes of the base or of a sealed layer have changed")
+	}
+}
+
+// A crash between the swap and the seal leaves an unsealed layer below the head:
+// the stack opens, with all that was flushed, and the layer gets sealed.
+func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 8192)
+	next, err := rig.NextHead()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rig.Reopen(); err != nil { // as if the process had died before the seal
+		t.Fatal(err)
+	}
+	if s := rig.Disk.Layers()[0].State; s != layer.Sealed {
+		t.Errorf("lower layer: expected it sealed, found %v", s)
+	}
+	want(t, rig.Disk, 'a', 0, 8192)
+	write(t, rig.Disk, 'b', 0, 512)
+	want(t, rig.Disk, 'a', 512, 512)
+	tag, err := rig.OpenTag(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, tag, 'a', 0, 512)
+	if err := tag.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A disk larger than the layer below it: what the layer cannot hold is zeros.
+func TestGrownDisk(t *testing.T) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 64<<10 + 512, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 64<<10, 512) // the partial last block
+	l, err := layer.CreateHead(vfs.OS{}, layer.Paths{Map: rig.Dir + "/big.map", Data: rig.Dir + "/big.data"},
+		layer.CreateParams{Parent: rig.Disk.Layers()[0].UUID, Size: 1 << 20, BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rig.Spec.Layers = append(rig.Spec.Layers, l.Paths())
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rig.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	if rig.Disk.Size() != 1<<20 {
+		t.Fatalf("size %d", rig.Disk.Size())
+	}
+	want(t, rig.Disk, 'a', 64<<10, 512)
+	want(t, rig.Disk, 0, 64<<10+512, 1<<20-(64<<10+512))
+	write(t, rig.Disk, 'b', 66<<10, 512) // copy-up of the block that was the last
+	want(t, rig.Disk, 'a', 64<<10, 512)
+	want(t, rig.Disk, 0, 64<<10+512, 1536)
+}
+
+// A read-only disk of a base alone, with an odd length.
+func TestBaseAlone(t *testing.T) {
+	name := t.TempDir() + "/image"
+	content := append(fill('i', 10*512), "tail"...)
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: name}, ReadOnly: true}, cow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Size() != 10*512 || d.Depth() != 0 || !d.ReadOnly() {
+		t.Errorf("size %d, depth %d, read-only %v", d.Size(), d.Depth(), d.ReadOnly())
+	}
+	got, err := cowtest.ReadAll(d)
+	if err != nil || !bytes.Equal(got, content[:10*512]) {
+		t.Errorf("content differs: %v", err)
+	}
+	if _, err := d.WriteAt(fill('w', 512), 0); !errors.Is(err, cow.ErrReadOnly) {
+		t.Errorf("write: expected ErrReadOnly, found %v", err)
+	}
+	if err := d.Flush(); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	// Somebody cuts the image under us: an error, not zeros.
+	if err := os.Truncate(name, 512); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ReadAt(make([]byte, 1024), 0); !errors.Is(err, cow.ErrTruncated) {
+		t.Errorf("read beyond the cut: expected ErrTruncated, found %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); !errors.Is(err, cow.ErrClosed) {
+		t.Errorf("second close: %v", err)
+	}
+}
