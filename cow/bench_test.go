@@ -1,0 +1,184 @@
+package cow_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+const (
+	benchSize  = 256 << 20 // bytes, small enough to stay in the page cache
+	benchBlock = 4096
+)
+
+// benchStack is a disk of some depth of which every block belongs to the oldest
+// layer; the head owns nothing.
+func benchStack(b *testing.B, depth int) *cowtest.Rig {
+	b.Helper()
+	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { rig.Close() })
+	chunk := fill('b', 1<<20)
+	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
+		if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range depth {
+		p, err := rig.Promote()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if <-p.Done(); p.Err() != nil {
+			b.Fatal(p.Err())
+		}
+	}
+	return rig
+}
+
+// BenchmarkRead, BenchmarkOverwrite and BenchmarkFirstWrite do random 4 KiB
+// requests on one channel, one at a time, on stacks of several depths.
+// BenchmarkFile is what to compare with: the same calls on a plain file.
+func BenchmarkRead(b *testing.B) {
+	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) { benchRequests(b, rig, cow.OpRead) })
+}
+
+func BenchmarkOverwrite(b *testing.B) {
+	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) {
+		chunk := fill('h', 1<<20)
+		for off := int64(0); off < benchSize; off += int64(len(chunk)) {
+			if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := rig.Disk.Flush(); err != nil {
+			b.Fatal(err)
+		}
+		benchRequests(b, rig, cow.OpWrite)
+	})
+}
+
+func BenchmarkFirstWrite(b *testing.B) {
+	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) {
+		ch, err := rig.Disk.NewChannel()
+		if err != nil {
+			b.Fatal(err)
+		}
+		r := &cow.Request{Op: cow.OpWrite, Length: benchBlock, Data: [][]byte{make([]byte, benchBlock)}}
+		out := make([]*cow.Request, 0, 1)
+		order := rand.New(rand.NewPCG(1, 2)).Perm(benchSize / benchBlock)
+		n := 0
+		for b.Loop() {
+			if n == len(order) { // everything is owned: a new head
+				b.StopTimer()
+				p, err := rig.Promote()
+				if err != nil {
+					b.Fatal(err)
+				}
+				<-p.Done()
+				n = 0
+				b.StartTimer()
+			}
+			r.Offset = int64(order[n]) * benchBlock
+			n++
+			ch.Submit(r)
+			out = ch.Completed(out[:0])
+		}
+		if r.Err != nil {
+			b.Fatal(r.Err)
+		}
+		ch.Close()
+	})
+}
+
+func benchDepths(b *testing.B, f func(*testing.B, *cowtest.Rig)) {
+	for _, depth := range []int{1, 8, 32, 128} {
+		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) { f(b, benchStack(b, depth)) })
+	}
+}
+
+func benchRequests(b *testing.B, rig *cowtest.Rig, op cow.Op) {
+	ch, err := rig.Disk.NewChannel()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ch.Close()
+	r := &cow.Request{Op: op, Length: benchBlock, Data: [][]byte{make([]byte, benchBlock)}}
+	out := make([]*cow.Request, 0, 1)
+	rng := rand.New(rand.NewPCG(1, 2))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Offset = rng.Int64N(benchSize/benchBlock) * benchBlock
+		ch.Submit(r)
+		out = ch.Completed(out[:0])
+	}
+	if r.Err != nil {
+		b.Fatal(r.Err)
+	}
+}
+
+func BenchmarkFile(b *testing.B) {
+	for _, op := range []string{"read", "overwrite"} {
+		b.Run(op, func(b *testing.B) {
+			rig := benchStack(b, 0)
+			f, err := vfs.OS{}.OpenFile(rig.Spec.Layers[0].Data, unix.O_RDWR, 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			if err := f.AdviseRandom(); err != nil {
+				b.Fatal(err)
+			}
+			buf := make([]byte, benchBlock)
+			iov := []vfs.Iovec{{Base: &buf[0], Len: benchBlock}}
+			rng := rand.New(rand.NewPCG(1, 2))
+			for b.Loop() {
+				off := rng.Int64N(benchSize/benchBlock) * benchBlock
+				if op == "read" {
+					_, err = f.Preadv(iov, off)
+				} else {
+					_, err = f.Pwritev(iov, off)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPromote is the time of the cut itself, without the making of the new
+// head's files and without the seal.
+func BenchmarkPromote(b *testing.B) {
+	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer rig.Close()
+	for b.Loop() {
+		b.StopTimer()
+		next, err := rig.NextHead()
+		if err != nil {
+			b.Fatal(err)
+		}
+		p, err := rig.Disk.Prepare(next)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := cow.Swap(p); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		<-p.Done()
+		b.StartTimer()
+	}
+}
