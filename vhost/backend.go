@@ -10,7 +10,8 @@ import (
 // one goroutine, never two at once.
 //
 // A descriptor that is passed to a Backend belongs to it from that moment,
-// whether the call fails or not.
+// whether the call fails or not. A Backend that reads guest memory in one of
+// these calls must survive a fault: the front-end may have shrunk the file.
 type Backend interface {
 	// Features returns the virtio bits that the device and its rings offer.
 	// VHOST_USER_F_PROTOCOL_FEATURES is the session's and is ignored here.
@@ -44,7 +45,8 @@ type Backend interface {
 	// SetErr replaces the error eventfd of a running queue; -1 means none.
 	SetErr(i int, fd int)
 	// SetStatus tells the virtio device status byte (VHOST_USER_SET_STATUS);
-	// only front-ends that negotiate STATUS send it.
+	// only front-ends that negotiate STATUS send it. 0 is no reset: QEMU sends
+	// it when the machine is merely stopped.
 	SetStatus(s uint8)
 	// Reset returns the device to its initial state; the session has stopped
 	// all queues. The memory table stays.

@@ -70,7 +70,27 @@ func (f *Frontend) open(o Options) (err error) {
 	if err := f.negotiate(); err != nil {
 		return err
 	}
-	return f.makeDrivers()
+	if err := f.makeDrivers(); err != nil {
+		return err
+	}
+	return f.announce()
+}
+
+// announce sends what QEMU sends about rings as soon as it is connected, and
+// the error descriptors never again.
+func (f *Frontend) announce() error {
+	if f.opts.Style == SPDK {
+		return nil
+	}
+	for i, d := range f.drivers {
+		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+			return err
+		}
+		if err := f.tellFD(vhost.SetVringErr, i, d.err); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // negotiate goes as far as QEMU does when the back-end connects.
@@ -173,9 +193,9 @@ func (f *Frontend) makeDrivers() error {
 	return nil
 }
 
-// configSize is what QEMU asks for: struct virtio_blk_config up to
-// write_zeroes_may_unmap and padding, in bytes.
-const configSize = 60
+// configSize is what QEMU asks for: struct virtio_blk_config up to and with
+// write_zeroes_may_unmap, in bytes.
+const configSize = 57
 
 // Capacity returns the device's size in bytes, 0 if the back-end has no
 // configuration space to tell it.

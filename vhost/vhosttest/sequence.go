@@ -33,17 +33,14 @@ func (f *Frontend) Start() error {
 		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
-		if err := f.tellFD(vhost.SetVringErr, i, d.err); err != nil {
-			return err
-		}
 		if err := f.setRing(i); err != nil {
 			return err
 		}
 	}
-	if err := f.addStatus(statusAcknowledge | statusDriver | statusDriverOK); err != nil {
+	if err := f.enable(1); err != nil {
 		return err
 	}
-	if err := f.enable(1); err != nil {
+	if err := f.addStatus(statusAcknowledge | statusDriver | statusDriverOK); err != nil {
 		return err
 	}
 	// QEMU sends the call descriptors again, unmasked, when all runs.
@@ -153,11 +150,41 @@ func (f *Frontend) startSPDK() error {
 // have not seen yet is still in their rings.
 func (f *Frontend) Stop() error {
 	f.started = false
-	if f.opts.Style == QEMU {
-		if err := f.enable(0); err != nil {
+	if f.opts.Style == SPDK {
+		if err := f.stopRings(); err != nil {
+			return err
+		}
+		return f.ShareMemory(f.mem.regions...)
+	}
+	// QEMU 7.2 takes the status back first, QEMU 10 last, for `stop` as for a
+	// reset: it says nothing about the device's state.
+	last := f.protocol&vhost.ProtocolResetDevice != 0
+	if !last {
+		if err := f.clearStatus(); err != nil {
 			return err
 		}
 	}
+	if err := f.enable(0); err != nil {
+		return err
+	}
+	if err := f.stopRings(); err != nil {
+		return err
+	}
+	if last {
+		return f.clearStatus()
+	}
+	return nil
+}
+
+func (f *Frontend) clearStatus() error {
+	f.status = 0
+	if f.protocol&vhost.ProtocolStatus == 0 {
+		return nil
+	}
+	return f.tellU64(vhost.SetStatus, 0)
+}
+
+func (f *Frontend) stopRings() error {
 	for i, d := range f.drivers {
 		base, err := f.vringBase(i)
 		if err != nil {
@@ -165,14 +192,7 @@ func (f *Frontend) Stop() error {
 		}
 		d.base = base
 	}
-	if f.opts.Style == SPDK {
-		return f.ShareMemory(f.mem.regions...)
-	}
-	if f.protocol&vhost.ProtocolStatus == 0 {
-		return nil
-	}
-	f.status = 0
-	return f.tellU64(vhost.SetStatus, 0)
+	return nil
 }
 
 // vringBase stops ring i and returns its next available index.
@@ -210,15 +230,14 @@ func (f *Frontend) Cont() error {
 // the device reset if the back-end can, empty rings from index 0. Requests that
 // the drivers have not collected are forgotten.
 func (f *Frontend) Reset() error {
+	if err := f.Stop(); err != nil {
+		return err
+	}
 	if f.protocol&vhost.ProtocolResetDevice != 0 {
-		// QEMU sends it before it stops the rings.
+		// The regions and the error descriptors are not sent again.
 		if err := f.tell(false, vhost.ResetDevice, nil); err != nil {
 			return err
 		}
-		f.status = 0
-	}
-	if err := f.Stop(); err != nil {
-		return err
 	}
 	for _, d := range f.drivers {
 		d.reset()

@@ -1,0 +1,67 @@
+package vhosttest
+
+import "encoding/binary"
+
+const (
+	sectorSize = 512
+	headerSize = 16 // struct virtio_blk_req before its data
+	maxBuffer  = 1 << 20
+	// Layout of a slot's first page: header, status byte, indirect table.
+	slotStatus = 64
+	slotTable  = 128
+	slotMeta   = 192
+)
+
+// slot is one request's place in guest memory.
+type slot struct {
+	meta, buf       []byte
+	metaGPA, bufGPA uint64
+	busy            bool
+}
+
+func (d *Driver) makeSlots(n int) error {
+	if n == 0 {
+		return nil
+	}
+	size := d.f.bufferSize(n)
+	meta, err := d.f.mem.Alloc(uint64(n)*slotMeta, 4096)
+	if err != nil {
+		return err
+	}
+	bufs, err := d.f.mem.Alloc(uint64(n)*size, min(4096, size))
+	if err != nil {
+		return err
+	}
+	d.slots = make([]slot, n)
+	for i := range d.slots {
+		s := &d.slots[i]
+		s.metaGPA, s.bufGPA = meta+uint64(i)*slotMeta, bufs+uint64(i)*size
+		s.meta, s.buf = d.f.mem.Bytes(s.metaGPA, slotMeta), d.f.mem.Bytes(s.bufGPA, size)
+	}
+	return nil
+}
+
+// bufferSize divides half of the memory among all slots of all rings; a whole
+// number of pages if there is room, else of sectors.
+func (f *Frontend) bufferSize(slots int) uint64 {
+	n := f.opts.MaxTransfer
+	if n == 0 {
+		n = min(int(f.opts.Memory)/2/(f.opts.Queues*slots), maxBuffer)
+	}
+	if f.features&FeatureSizeMax != 0 && f.space != nil {
+		if limit := binary.LittleEndian.Uint32(f.space[8:]); limit > 0 {
+			n = min(n, int(min(limit, 1<<30)))
+		}
+	}
+	if n >= 4096 {
+		return uint64(n) &^ 4095
+	}
+	return uint64(max(n, sectorSize)) &^ (sectorSize - 1)
+}
+
+// Slots returns how many requests fit into the ring at once.
+func (d *Driver) Slots() int { return len(d.slots) }
+
+// Buffer returns a slot's data in guest memory. It is the caller's while the
+// slot is not in flight.
+func (d *Driver) Buffer(slot int) []byte { return d.slots[slot].buf }
