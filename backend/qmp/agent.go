@@ -224,7 +224,7 @@ func (c *agentConn) sync() error {
 func (c *agentConn) peekLine() ([]byte, error) {
 	for n := 1; ; {
 		b, err := c.in.Peek(n)
-		if i := bytes.IndexAny(b, "\n"); i >= 0 {
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
 			return b[:i+1], nil
 		}
 		if bytes.IndexByte(b, 0xff) >= 0 || len(b) == maxAgentLine {

@@ -36,14 +36,15 @@ func newGuest(t *testing.T) (*guest, *peer) {
 }
 
 func (g *guest) serve(conn net.Conn, in *bufio.Reader) {
+	g.mu.Lock()
 	fmt.Fprint(conn, g.stale)
+	g.mu.Unlock()
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
 			return
 		}
-		_, line, _ = strings.Cut("\xff"+line, "\xff")
-		line = strings.TrimLeft(line, "\xff")
+		line = line[strings.LastIndexByte(line, 0xff)+1:]
 		var r struct {
 			Execute   string
 			Arguments struct{ ID int64 }
@@ -136,7 +137,9 @@ func (g *guest) state() (frozen bool, log []string) {
 func TestAgent(t *testing.T) {
 	g, p := newGuest(t)
 	// What an earlier client left: half a reply, another's sync, noise around sentinels.
+	g.mu.Lock()
 	g.stale = `"frozen"}` + "\n\xff{\"return\": 17}\n\xff\xff\xff{\"ret\xff" + strings.Repeat("x", 2*maxAgentLine) + "\n"
+	g.mu.Unlock()
 	a := NewAgent(AgentOptions{Address: p.addr})
 	for range 3 {
 		if err := a.Freeze(within(t, patience)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
@@ -127,7 +128,7 @@ func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Dom
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	c := libvirt.New(conn)
+	c := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
 	if err = c.ConnectToURI(libvirt.ConnectURI(l.uri)); err == nil {
 		var dom libvirt.Domain
 		if dom, err = c.DomainLookupByName(l.Domain); err == nil {

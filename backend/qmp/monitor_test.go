@@ -268,7 +268,9 @@ func TestMonitorOddPeers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, p := newMachine(t)
+			f.mu.Lock()
 			f.bad = bad
+			f.mu.Unlock()
 			m := monitor(t, p.addr)
 			if err := m.Run(within(t, 300*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v", err)
