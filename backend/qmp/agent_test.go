@@ -193,7 +193,7 @@ func TestAgentFaults(t *testing.T) {
 					}
 					a := NewAgent(AgentOptions{Address: p.addr})
 					cut := false
-					err := Around(context.Background(), a, 300*time.Millisecond, 2*time.Second, func(context.Context) error {
+					err := Around(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
 						cut = true
 						if frozen, _ := g.state(); !frozen {
 							t.Error("cut was called while the guest was not frozen")

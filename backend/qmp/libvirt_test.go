@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // Procedures of libvirt's remote protocol (src/remote/remote_protocol.x).
@@ -115,7 +114,7 @@ func TestLibvirtFaults(t *testing.T) {
 						t.Fatal(err)
 					}
 					cut := false
-					err = Around(context.Background(), NewLibvirtFreeze(at), 300*time.Millisecond, 2*time.Second, func(context.Context) error {
+					err = Around(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
 						cut = true
 						return nil
 					})

@@ -16,6 +16,18 @@ import (
 // patience bounds every wait in these tests; reaching it is a failure.
 const patience = 20 * time.Second
 
+// thawTime is Thaw's deadline in tests that let one try in it hang.
+const thawTime = 6 * time.Second
+
+// freezeTime is Freeze's deadline: short where a fault may make it wait that long, and
+// running into it is as good an outcome as any; long where Freeze must succeed.
+func freezeTime(mustSucceed bool) time.Duration {
+	if mustSucceed {
+		return patience
+	}
+	return 300 * time.Millisecond
+}
+
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)

@@ -305,7 +305,7 @@ func TestPauseFaults(t *testing.T) {
 						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
 					}
 					cut := false
-					err := Around(context.Background(), NewPause(m), 300*time.Millisecond, 4*time.Second, func(context.Context) error {
+					err := Around(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
 						cut = true
 						if s := f.status(); s != "paused" {
 							t.Errorf("cut was called while the guest was %s", s)
