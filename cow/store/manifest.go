@@ -190,6 +190,10 @@ func (s *Store) readDocument(path string, v any, check func() error) error {
 	if err != nil {
 		return err
 	}
+	return decodeDocument(path, data, v, check)
+}
+
+func decodeDocument(path string, data []byte, v any, check func() error) error {
 	refuse := func(what string, err error) error {
 		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(),
 			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}

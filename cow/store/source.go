@@ -160,7 +160,7 @@ func checkQcow2Header(ra io.ReaderAt) error {
 		return fmt.Errorf("clusters of 2^%d bytes", clusterBits)
 	case size > 1<<60:
 		return fmt.Errorf("a disk of %d bytes", size)
-	case l1 > maxL1Entries:
+	case l1 > maxL1Entries || uint64(l1)<<(2*clusterBits-3) < size:
 		return fmt.Errorf("an L1 table of %d entries", l1)
 	case version == 3 && be.Uint64(h[72:])&(1<<qcow2.IncompatibleFeaturesCorruptBit) != 0:
 		return errors.New("the mark of a corrupt image")

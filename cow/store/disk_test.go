@@ -1,0 +1,383 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+)
+
+const imageSize = 1<<20 + 512
+
+func TestCreateAndPromote(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	base := sparse(imageSize, 0, 500000)
+	importRaw(t, s, "img", base)
+	m := create(t, s, "vm1", CreateOptions{From: "img"})
+	if m.Size != imageSize || m.BlockSize != 4096 || len(m.Layers) != 1 || m.Base.Image != "img" {
+		t.Fatalf("manifest %+v", m)
+	}
+	if got := content(t, s, "vm1"); !bytes.Equal(got, base) {
+		t.Fatal("a new disk does not read as its image")
+	}
+	put(t, s, "vm1", noise(10, 6144), 3*512)
+	want1 := append([]byte(nil), base...)
+	copy(want1[3*512:], noise(10, 6144))
+	if got := content(t, s, "vm1"); !bytes.Equal(got, want1) {
+		t.Fatal("a disk does not hold what was written")
+	}
+
+	p, err := s.Promote(ctx, "vm1", "configured")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Depth != 2 || p.Tag != "configured" {
+		t.Errorf("promotion %+v", p)
+	}
+	m, err = s.Disk("vm1")
+	if err != nil || len(m.Layers) != 2 || m.Layers[0].UUID != p.Sealed || m.Head().UUID != p.Head || m.Layers[0].Tag != "configured" || m.Layers[0].Sealed == nil {
+		t.Fatalf("manifest %+v, %v", m, err)
+	}
+	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
+		t.Errorf("sealed layer %+v, %v", u, err)
+	}
+	if _, err := s.Promote(ctx, "vm1", "configured"); !errors.Is(err, ErrExists) {
+		t.Errorf("tag given twice: %v", err)
+	}
+	if p, err := s.Promote(ctx, "vm1", ""); err != nil || p.Tag != "20061127T120000Z" {
+		t.Errorf("default tag: %+v, %v", p, err)
+	}
+
+	create(t, s, "vm2", CreateOptions{From: "vm1@configured", Size: 2 << 20})
+	put(t, s, "vm1", noise(11, 4096), 0)
+	put(t, s, "vm2", noise(12, 4096), 1<<20+4096)
+	got2 := content(t, s, "vm2")
+	want2 := append(append([]byte(nil), want1...), make([]byte, 2<<20-imageSize)...)
+	copy(want2[1<<20+4096:], noise(12, 4096))
+	if !bytes.Equal(got2, want2) {
+		t.Error("a clone is not what its tag held, plus what it wrote")
+	}
+
+	t.Run("remove", func(t *testing.T) {
+		shared := m.Layers[0].UUID
+		r, err := s.Remove(ctx, "vm1")
+		if err != nil || len(r.Kept) != 1 || r.Kept[0] != shared || len(r.Layers) != 2 {
+			t.Fatalf("removal %+v, %v", r, err)
+		}
+		if got := content(t, s, "vm2"); !bytes.Equal(got, want2) {
+			t.Error("removing a disk changed its clone")
+		}
+		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm2") {
+			t.Errorf("image in use: %v", err)
+		}
+		if r, err := s.Remove(ctx, "vm2"); err != nil || len(r.Kept) != 0 || len(r.Layers) != 2 {
+			t.Errorf("removal %+v, %v", r, err)
+		}
+		if r, err := s.Remove(ctx, "img"); err != nil || r.Kind != "image" || r.Freed == 0 {
+			t.Errorf("removal %+v, %v", r, err)
+		}
+		nothingLeft(t, s)
+		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("removed twice: %v", err)
+		}
+	})
+}
+
+func TestCreateRefused(t *testing.T) {
+	s := newStore(t)
+	importRaw(t, s, "img", noise(1, imageSize))
+	create(t, s, "vm1", CreateOptions{From: "img"})
+	if _, err := s.Promote(context.Background(), "vm1", "t"); err != nil {
+		t.Fatal(err)
+	}
+	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))
+	odd := tempFile(t, "odd", make([]byte, 1000))
+	before := snapshot(t, s.Dir())
+	tests := []struct {
+		name string
+		o    CreateOptions
+		as   error
+		text string
+	}{
+		{"nothing", CreateOptions{}, ErrInvalid, "--size 20G"},
+		{"two things", CreateOptions{From: "img", Base: odd}, ErrInvalid, "only one"},
+		{"odd size", CreateOptions{Size: 1000}, ErrInvalid, "512"},
+		{"negative size", CreateOptions{Size: -512}, ErrInvalid, "512"},
+		{"too large", CreateOptions{Size: 1<<60 + 512}, ErrInvalid, "largest"},
+		{"smaller than the image", CreateOptions{From: "img", Size: 512}, ErrInvalid, "smaller than img"},
+		{"smaller than the tag", CreateOptions{From: "vm1@t", Size: 512}, ErrInvalid, "smaller than vm1@t"},
+		{"block size", CreateOptions{From: "img", BlockSize: 5000}, ErrInvalid, "power of two"},
+		{"block size too large", CreateOptions{From: "img", BlockSize: 131072}, ErrInvalid, "power of two"},
+		{"another block size than the tag's", CreateOptions{From: "vm1@t", BlockSize: 512}, ErrInvalid, "same"},
+		{"no such image", CreateOptions{From: "nosuch"}, ErrNotFound, "cowblk list"},
+		{"no such tag", CreateOptions{From: "vm1@x"}, ErrNotFound, "[t]"},
+		{"no such disk", CreateOptions{From: "vm9@t"}, ErrNotFound, "vm9"},
+		{"a disk without tag", CreateOptions{From: "vm1"}, ErrInvalid, "promote"},
+		{"a bad reference", CreateOptions{From: "../x"}, ErrInvalid, "not allowed"},
+		{"base is qcow2", CreateOptions{Base: qcow2}, ErrRefused, "cowblk import"},
+		{"base of odd size", CreateOptions{Base: odd}, ErrRefused, "truncate -s %512"},
+		{"no such base", CreateOptions{Base: odd + "x"}, os.ErrNotExist, "odd"},
+		{"base is a directory", CreateOptions{Base: t.TempDir()}, nil, "regular file"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := s.Create(context.Background(), "new", tt.o)
+			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
+				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
+			}
+		})
+	}
+	sameFiles(t, before, snapshot(t, s.Dir()))
+}
+
+func TestCreateOnNothing(t *testing.T) {
+	s := newStore(t)
+	for _, block := range []int{512, 4096, 65536} {
+		name := map[int]string{512: "a", 4096: "b", 65536: "c"}[block]
+		create(t, s, name, CreateOptions{Size: 1 << 20, BlockSize: block})
+		put(t, s, name, noise(1, 4096), 512)
+		got := content(t, s, name)
+		want := make([]byte, 1<<20)
+		copy(want[512:], noise(1, 4096))
+		if !bytes.Equal(got, want) {
+			t.Errorf("block size %d: wrong content", block)
+		}
+	}
+}
+
+// A refused open changes nothing and says which file, what was expected, what was found, and what to do.
+func TestRefusedOpen(t *testing.T) {
+	base := noise(1, imageSize)
+	// Each case damages the store; vm1 and vm2 are clones of the same tag, "place" lies on a file in place.
+	tests := []struct {
+		name   string
+		disk   string
+		damage func(t *testing.T, s *Store, basePath string) (file string)
+		words  []string
+	}{
+		{"base in place touched", "place", func(t *testing.T, s *Store, base string) string {
+			if err := os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)); err != nil {
+				t.Fatal(err)
+			}
+			return base
+		}, []string{"modification time", "expected", "found 2001-09-09", "cowblk trust-base place"}},
+		{"base in place changed", "place", func(t *testing.T, s *Store, base string) string {
+			return write(t, base, noise(2, imageSize))
+		}, []string{"fingerprint", "put the original content back"}},
+		{"base in place changed, same time", "place", func(t *testing.T, s *Store, base string) string {
+			st, _ := os.Stat(base)
+			write(t, base, noise(2, imageSize))
+			os.Chtimes(base, time.Time{}, st.ModTime())
+			return base
+		}, []string{"expected", "found"}},
+		{"base in place longer", "place", func(t *testing.T, s *Store, base string) string {
+			return write(t, base, append(noise(1, imageSize), make([]byte, 512)...))
+		}, []string{"expected 1049088 bytes", "found 1049600 bytes"}},
+		{"base in place shorter", "place", func(t *testing.T, s *Store, base string) string {
+			return write(t, base, noise(1, imageSize-512))
+		}, []string{"expected at least 1049088 bytes", "found 1048576 bytes"}},
+		{"base in place gone", "place", func(t *testing.T, s *Store, base string) string {
+			os.Remove(base)
+			return base
+		}, []string{"no such file", "put it back"}},
+		{"image changed", "vm1", func(t *testing.T, s *Store, _ string) string {
+			os.Remove(s.ImageData("img"))
+			return write(t, s.ImageData("img"), noise(2, imageSize))
+		}, []string{"SHA-256", "expected", "found", "backup"}},
+		{"image gone", "vm1", func(t *testing.T, s *Store, _ string) string {
+			os.RemoveAll(s.path(imagesDir, "img"))
+			return s.path(imagesDir, "img")
+		}, []string{"expected an image", "found none"}},
+		{"image replaced by another", "vm1", func(t *testing.T, s *Store, _ string) string {
+			os.RemoveAll(s.path(imagesDir, "img"))
+			importRaw(t, s, "img", noise(3, imageSize))
+			return s.path(imagesDir, "img", imageFile)
+		}, []string{"another image of the same name"}},
+		{"heads exchanged", "vm1", func(t *testing.T, s *Store, _ string) string {
+			a, b := s.path(head(t, s, "vm1").Map), s.path(head(t, s, "vm2").Map)
+			os.Rename(a, a+"x")
+			os.Rename(b, a)
+			os.Rename(a+"x", b)
+			return a
+		}, []string{"UUID", "manifest"}},
+		{"map truncated", "vm1", func(t *testing.T, s *Store, _ string) string {
+			p := s.path(head(t, s, "vm1").Map)
+			os.Truncate(p, 4096)
+			return p
+		}, []string{"expected", "found"}},
+		{"map header damaged", "vm1", func(t *testing.T, s *Store, _ string) string {
+			p := s.path(head(t, s, "vm1").Map)
+			flip(t, p, 100)
+			return p
+		}, []string{"checksum", "expected", "found"}},
+		{"sealed map damaged", "vm1", func(t *testing.T, s *Store, _ string) string {
+			m, _ := s.Disk("vm1")
+			p := s.path(m.Layers[0].Map)
+			flip(t, p, 4096)
+			return p
+		}, []string{"checksum", "expected", "found"}},
+		{"sealed data truncated", "vm1", func(t *testing.T, s *Store, _ string) string {
+			m, _ := s.Disk("vm1")
+			p := s.path(m.Layers[0].Data)
+			os.Truncate(p, 0)
+			return p
+		}, []string{"expected", "found"}},
+		{"layer gone", "vm1", func(t *testing.T, s *Store, _ string) string {
+			m, _ := s.Disk("vm1")
+			p := s.path(m.Layers[0].Map)
+			os.Remove(p)
+			return p
+		}, []string{"no such file"}},
+		{"manifest cut", "vm1", func(t *testing.T, s *Store, _ string) string {
+			p := s.path(disksDir, "vm1", diskFile)
+			os.Truncate(p, 100)
+			return p
+		}, []string{"unexpected end", "backup"}},
+		{"manifest of a newer program", "vm1", func(t *testing.T, s *Store, _ string) string {
+			p := s.path(disksDir, "vm1", diskFile)
+			data, _ := os.ReadFile(p)
+			return write(t, p, bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`), 1))
+		}, []string{"version 2", "newer"}},
+		{"manifest with an unknown member", "vm1", func(t *testing.T, s *Store, _ string) string {
+			p := s.path(disksDir, "vm1", diskFile)
+			data, _ := os.ReadFile(p)
+			return write(t, p, bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 1, "encrypted": true`), 1))
+		}, []string{"encrypted"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			importRaw(t, s, "img", base)
+			basePath := tempFile(t, "base.raw", base)
+			create(t, s, "place", CreateOptions{Base: basePath})
+			create(t, s, "vm1", CreateOptions{From: "img"})
+			put(t, s, "vm1", noise(5, 8192), 0)
+			if _, err := s.Promote(context.Background(), "vm1", "t"); err != nil {
+				t.Fatal(err)
+			}
+			create(t, s, "vm2", CreateOptions{From: "vm1@t"})
+			file := tt.damage(t, s, basePath)
+			before := snapshot(t, s.Dir(), filepath.Dir(basePath))
+			o, err := s.OpenDisk(context.Background(), tt.disk, OpenOptions{})
+			if err == nil {
+				o.Close()
+				t.Fatal("opened")
+			}
+			if !errors.Is(err, ErrRefused) && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("error is not ErrRefused: %v", err)
+			}
+			for _, w := range append(tt.words, file) {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q is missing in: %v", w, err)
+				}
+			}
+			sameFiles(t, before, snapshot(t, s.Dir(), filepath.Dir(basePath)))
+			if l, err := s.LockDisk(tt.disk); err != nil {
+				t.Errorf("the lock was not given back: %v", err)
+			} else {
+				l.Unlock()
+			}
+		})
+	}
+}
+
+func head(t *testing.T, s *Store, disk string) *Layer {
+	t.Helper()
+	m, err := s.Disk(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Head()
+}
+
+func flip(t *testing.T, path string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := []byte{0}
+	if _, err := f.ReadAt(b, off); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x40
+	if _, err := f.WriteAt(b, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An image whose time has changed is hashed again, once.
+func TestImageTouched(t *testing.T) {
+	s := newStore(t)
+	img := importRaw(t, s, "img", noise(1, imageSize))
+	create(t, s, "vm1", CreateOptions{From: "img"})
+	now := time.Unix(1e9, 5)
+	if err := os.Chtimes(s.ImageData("img"), now, now); err != nil {
+		t.Fatal(err)
+	}
+	content(t, s, "vm1")
+	again, err := s.Image("img")
+	if err != nil || again.Identity.MTime != now.UnixNano() || again.SHA256 != img.SHA256 {
+		t.Errorf("recorded %+v, %v", again, err)
+	}
+}
+
+func TestTrustBase(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	base := tempFile(t, "base", noise(1, imageSize))
+	create(t, s, "vm1", CreateOptions{Base: base})
+	os.Chtimes(base, time.Time{}, time.Unix(1e9, 0))
+	if _, err := s.TrustBase(ctx, "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	content(t, s, "vm1")
+	write(t, base, noise(2, imageSize))
+	if _, err := s.TrustBase(ctx, "vm1"); !errors.Is(err, ErrRefused) {
+		t.Errorf("another content was trusted: %v", err)
+	}
+	create(t, s, "zeros", CreateOptions{Size: 512})
+	if _, err := s.TrustBase(ctx, "zeros"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("no base: %v", err)
+	}
+}
+
+func TestBaseInPlaceStaysAsItIs(t *testing.T) {
+	s := newStore(t)
+	base := tempFile(t, "base", noise(1, imageSize))
+	before := snapshot(t, filepath.Dir(base))
+	create(t, s, "vm1", CreateOptions{Base: base, Size: 4 << 20})
+	put(t, s, "vm1", noise(2, 100<<10), 512)
+	want := append(noise(1, imageSize), make([]byte, 4<<20-imageSize)...)
+	copy(want[512:], noise(2, 100<<10))
+	if got := content(t, s, "vm1"); !bytes.Equal(got, want) {
+		t.Error("the disk does not hold what was written over its base")
+	}
+	sameFiles(t, before, snapshot(t, filepath.Dir(base)))
+}
+
+func TestReadOnlyOpen(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	put(t, s, "vm1", noise(1, 4096), 0)
+	before := snapshot(t, s.Dir())
+	o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Disk.WriteAt(noise(2, 512), 0); !errors.Is(err, cow.ErrReadOnly) {
+		t.Errorf("write: %v", err)
+	}
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sameFiles(t, before, snapshot(t, s.Dir()))
+}

@@ -1,0 +1,387 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// childEnv makes the test binary do something with a store as another process: "ACTION DIR ARGS".
+const childEnv = "COWBLK_STORE_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if line := os.Getenv(childEnv); line != "" {
+		os.Exit(child(strings.Fields(line)))
+	}
+	os.Exit(m.Run())
+}
+
+// child prints what happened and, where it holds something, waits until standard input ends.
+func child(args []string) int {
+	s, err := Open(args[1], Options{Getenv: noEnv})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	ctx := context.Background()
+	switch args[0] {
+	case "create":
+		_, err = s.Create(ctx, args[2], CreateOptions{Size: 1 << 20})
+	case "open":
+		var o *Opened
+		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{}); err == nil {
+			defer o.Close()
+			err = o.Lock.SetServing(Serving{PID: os.Getpid(), Socket: "/run/x.sock", Control: "/run/x.ctl"})
+		}
+	case "import":
+		_, err = s.Import(ctx, args[2], args[3], ImportOptions{Progress: func(_ string, done, total int64) {
+			if done*2 >= total {
+				fmt.Println("half")
+				bufio.NewReader(os.Stdin).ReadByte()
+			}
+		}})
+	}
+	switch {
+	case errors.Is(err, ErrExists):
+		fmt.Println("exists")
+	case errors.Is(err, ErrInUse):
+		fmt.Println("in use")
+	case err != nil:
+		fmt.Println(err)
+	default:
+		fmt.Println("done")
+	}
+	if args[0] == "open" && err == nil {
+		bufio.NewReader(os.Stdin).ReadByte()
+	}
+	return 0
+}
+
+// process is a running child.
+type process struct {
+	cmd *exec.Cmd
+	in  interface{ Close() error }
+	out *bufio.Reader
+}
+
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return &process{cmd, in, bufio.NewReader(out)}
+}
+
+func (p *process) line(t *testing.T) string {
+	t.Helper()
+	s, err := p.out.ReadString('\n')
+	if err != nil {
+		t.Fatalf("child: %v", err)
+	}
+	return strings.TrimSpace(s)
+}
+
+func (p *process) end() {
+	p.in.Close()
+	p.cmd.Wait()
+}
+
+func TestProcessesCreateOneName(t *testing.T) {
+	s := newStore(t)
+	var all []*process
+	for range 6 {
+		all = append(all, start(t, "create", s.Dir(), "vm1"))
+	}
+	count := map[string]int{}
+	for _, p := range all {
+		count[p.line(t)]++
+		p.end()
+	}
+	if count["done"] != 1 || count["exists"] != 5 {
+		t.Errorf("%v, want one to win", count)
+	}
+	content(t, s, "vm1")
+	if layers, _ := os.ReadDir(s.path(layersDir)); len(layers) != 1 {
+		t.Errorf("%d layers for one disk", len(layers))
+	}
+}
+
+func TestProcessesCreateManyNames(t *testing.T) {
+	s := newStore(t)
+	var all []*process
+	for i := range 6 {
+		all = append(all, start(t, "create", s.Dir(), fmt.Sprint("vm", i)))
+	}
+	for _, p := range all {
+		if got := p.line(t); got != "done" {
+			t.Error(got)
+		}
+		p.end()
+	}
+	if disks, err := s.Disks(); err != nil || len(disks) != 6 {
+		t.Errorf("%d disks, %v", len(disks), err)
+	}
+}
+
+func TestProcessesOpenOneDisk(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	if _, serving := s.Serving("vm1"); serving {
+		t.Error("served by nobody")
+	}
+	a, b := start(t, "open", s.Dir(), "vm1"), start(t, "open", s.Dir(), "vm1")
+	got := []string{a.line(t), b.line(t)}
+	if got[0] == "in use" {
+		a, b = b, a
+	}
+	if strings.Join(got, " ") != "done in use" && strings.Join(got, " ") != "in use done" {
+		t.Fatalf("%v, want one of them to have it", got)
+	}
+	b.end()
+	defer a.end()
+
+	v, serving := s.Serving("vm1")
+	if !serving || v.PID != a.cmd.Process.Pid || v.Socket != "/run/x.sock" || v.Control != "/run/x.ctl" {
+		t.Errorf("serving %+v, %v", v, serving)
+	}
+	pid := fmt.Sprint(a.cmd.Process.Pid)
+	ctx := context.Background()
+	for what, f := range map[string]func() error{
+		"open":    func() error { _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); return err },
+		"promote": func() error { _, err := s.Promote(ctx, "vm1", "t"); return err },
+		"remove":  func() error { _, err := s.Remove(ctx, "vm1"); return err },
+	} {
+		if err := f(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), pid) {
+			t.Errorf("%s: %v; want ErrInUse with PID %s", what, err, pid)
+		}
+	}
+	// A killed process holds nothing.
+	a.cmd.Process.Kill()
+	a.end()
+	if _, serving := s.Serving("vm1"); serving {
+		t.Error("served by a dead process")
+	}
+	content(t, s, "vm1")
+}
+
+// What a killed process left is cleaned by the next command, what a live one works on is not.
+func TestKilledImport(t *testing.T) {
+	s := newStore(t)
+	src := tempFile(t, "src", noise(1, 4<<20))
+	dead, alive := start(t, "import", s.Dir(), src, "a"), start(t, "import", s.Dir(), src, "b")
+	if dead.line(t) != "half" || alive.line(t) != "half" {
+		t.Fatal("no import under way")
+	}
+	dead.cmd.Process.Kill()
+	dead.end()
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 2 {
+		t.Fatalf("%d work directories, want both", len(works))
+	}
+	create(t, s, "vm1", CreateOptions{Size: 512})
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
+		t.Errorf("%d work directories, want the live one", len(works))
+	}
+	alive.in.Close()
+	for got := "half"; got != "done"; got = alive.line(t) {
+		if got != "half" {
+			t.Fatal(got)
+		}
+	}
+	alive.end()
+	if _, err := s.Image("b"); err != nil {
+		t.Error(err)
+	}
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
+		t.Errorf("%d work directories", len(works))
+	}
+}
+
+func TestStoreBusy(t *testing.T) {
+	s := newStore(t)
+	s.lockTimeout = 50 * time.Millisecond
+	err := s.locked(context.Background(), func() error {
+		_, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 512})
+		return err
+	})
+	if !errors.Is(err, ErrBusy) {
+		t.Errorf("error %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.lockTimeout = time.Hour
+	err = s.locked(context.Background(), func() error {
+		return s.locked(ctx, func() error { return nil })
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+var errInjected = errors.New("injected")
+
+// failing is a file system on which the n-th change fails, and nothing after it.
+type failing struct {
+	vfs.FS
+	n int
+}
+
+func (f *failing) fail() error {
+	f.n--
+	if f.n == 0 {
+		return errInjected
+	}
+	return nil
+}
+
+func (f *failing) Rename(a, b string) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.Rename(a, b)
+}
+
+func (f *failing) SyncDir(dir string) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.SyncDir(dir)
+}
+
+func (f *failing) MkdirAll(dir string, perm fs.FileMode) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.MkdirAll(dir, perm)
+}
+
+func (f *failing) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.WriteFileAtomic(name, data, perm)
+}
+
+func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if flag&os.O_CREATE != 0 {
+		if err := f.fail(); err != nil {
+			return nil, err
+		}
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+// Each operation fails at every one of its changes in turn; afterwards the store is as before or as after, and once
+// cleaned holds no layer that nobody names.
+func TestFailureAtEveryStep(t *testing.T) {
+	ctx := context.Background()
+	ops := []struct {
+		name string
+		do   func(s *Store) error
+	}{
+		{"create", func(s *Store) error { _, err := s.Create(ctx, "new", CreateOptions{From: "vm1@t"}); return err }},
+		{"import", func(s *Store) error {
+			_, err := s.Import(ctx, s.ImageData("img"), "new", ImportOptions{})
+			return err
+		}},
+		{"promote", func(s *Store) error { _, err := s.Promote(ctx, "vm1", "u"); return err }},
+		{"remove disk", func(s *Store) error { _, err := s.Remove(ctx, "vm1"); return err }},
+		{"remove image", func(s *Store) error { _, err := s.Remove(ctx, "spare"); return err }},
+	}
+	for _, op := range ops {
+		t.Run(op.name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				s := newStore(t)
+				importRaw(t, s, "img", noise(1, imageSize))
+				importRaw(t, s, "spare", noise(2, 4096))
+				create(t, s, "vm1", CreateOptions{From: "img"})
+				put(t, s, "vm1", noise(3, 4096), 0)
+				if _, err := s.Promote(ctx, "vm1", "t"); err != nil {
+					t.Fatal(err)
+				}
+				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
+				want := content(t, s, "vm2")
+
+				f := &failing{FS: vfs.OS{}, n: n}
+				s.fs = f
+				err := op.do(s)
+				s.fs = vfs.OS{}
+				if f.n > 0 {
+					if err != nil || n < 3 {
+						t.Fatalf("after %d changes: %v", n-1, err)
+					}
+					return
+				}
+				if err != nil && !errors.Is(err, errInjected) {
+					t.Fatalf("step %d: %v", n, err)
+				}
+				consistent(t, s, want)
+				if t.Failed() {
+					t.Fatalf("step %d: %v", n, err)
+				}
+			}
+		})
+	}
+}
+
+// consistent cleans and checks that every layer has a user, every disk opens and shared content is as it was.
+func consistent(t *testing.T, s *Store, want []byte) {
+	t.Helper()
+	w, err := s.begin(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.end()
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
+		t.Errorf("%d work directories", len(works))
+	}
+	users, err := s.layerUsers()
+	if err != nil {
+		t.Error(err)
+	}
+	layers, _ := os.ReadDir(s.path(layersDir))
+	for _, l := range layers {
+		if len(users[uuid.MustParse(l.Name())]) == 0 {
+			t.Errorf("layer %s has no user", l.Name())
+		}
+	}
+	disks, err := s.Disks()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, m := range disks {
+		got := content(t, s, m.Name)
+		if m.Base != nil && string(got) != string(want) {
+			t.Errorf("disk %s reads something else", m.Name)
+		}
+	}
+	images, err := s.Images()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, img := range images {
+		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil || sum(data) != img.SHA256 {
+			t.Errorf("image %s: %v", img.Name, err)
+		}
+	}
+}
