@@ -1,0 +1,70 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"cowblk/cow/store"
+)
+
+func newCreate(a *app) *cobra.Command {
+	var o store.CreateOptions
+	var size, block sizeFlag
+	cmd := &cobra.Command{
+		Use:   "create NAME [--from IMAGE|DISK@TAG | --base PATH | --table LINE] [--size SIZE]",
+		Short: "Make a disk on top of an image, a tag, a file or nothing",
+		Long: `Make a disk: an empty writable head on top of an image, of another disk's tag, of any
+raw file or block device used in place, or of nothing (zeros). Nothing is copied; it
+takes the same time whatever its size.
+
+--table takes a device-mapper table line of dm-cow. Its maps must be zeroed, and are
+then formatted, or hold the layers already; what holds anything else is refused unless
+--force. Removing such a disk leaves the files and devices alone.`,
+		Example: `  cowblk create vm1 --from debian-12
+  cowblk create vm2 --from vm1@configured
+  cowblk create big --from debian-12 --size 100G
+  cowblk create inplace --base /dev/vg0/golden
+  cowblk create scratch --size 20G --block-size 64K
+  cowblk create old --table '0 8385866 cow /dev/sdb1 0 /dev/sdb2 /dev/sdb3 0'`,
+		DisableFlagsInUseLine: true,
+		Args:                  exactArgs("NAME"),
+		ValidArgsFunction:     cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			for flag, v := range map[string]sizeFlag{"size": size, "block-size": block} {
+				if cmd.Flags().Changed(flag) && v <= 0 {
+					return usagef("--%s must be more than 0", flag)
+				}
+			}
+			o.Size, o.BlockSize = int64(size), int(min(block, 1<<30))
+			m, err := s.Create(cmd.Context(), args[0], o)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(m)
+			}
+			from := o.From
+			if from == "" {
+				from = m.Base.String()
+			}
+			a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), from)
+			a.say("next: cowblk run %s, or cowblk serve %s", m.Name, m.Name)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.From, "from", "", "lie on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
+	f.StringVar(&o.Base, "base", "", "lie on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
+	f.StringVar(&o.Table, "table", "", "dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
+	f.Var(&size, "size", "size of the disk, at least that of what it lies on: 512, 64K, 20G, 1.5T")
+	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
+	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table that hold something else; take a --base\nthat looks like a qcow2 image as raw")
+	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
+	_ = cmd.MarkFlagFilename("base")
+	cmd.MarkFlagsMutuallyExclusive("from", "base", "table")
+	cmd.MarkFlagsMutuallyExclusive("size", "table")
+	return cmd
+}

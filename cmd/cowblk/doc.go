@@ -1,0 +1,5 @@
+// Command cowblk serves stacks of copy-on-write layers to QEMU over vhost-user-blk, and manages them by name.
+//
+// One file per sub-command. A sub-command parses and prints; what it does is in cow/store and backend. The only exit
+// of the process is in main; everything else returns an error, which exit.go turns into a documented exit code.
+package main

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cowblk/cow/store"
+)
+
+// Exit codes. They are a contract: "cowblk help exit-codes" prints them, scripts depend on them.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitInUse       = 4
+	exitRefused     = 5
+	exitExists      = 6
+	exitInterrupted = 130 // 128 + SIGINT, as shells have it
+)
+
+// exitText says when each code is used, in the order of the help text.
+var exitText = []struct {
+	code int
+	text string
+}{
+	{exitOK, "done"},
+	{exitFailure, "failed: input or output error, no space, no permission, ..."},
+	{exitUsage, "wrong usage: an unknown option, a bad name or size, options that exclude each other"},
+	{exitNotFound, "there is no image, disk or tag of that name"},
+	{exitInUse, "in use: a process serves the disk, other disks use the image, or the store is busy"},
+	{exitRefused, "refused: something is damaged or is not what was recorded; nothing was changed"},
+	{exitExists, "the name is taken"},
+	{exitInterrupted, "interrupted (Ctrl-C, SIGTERM); what was half done has been undone"},
+}
+
+// usageError marks an error of the command line itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitCode is the one table from errors to exit codes.
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage), errors.Is(err, store.ErrInvalid):
+		return exitUsage
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, store.ErrNotFound):
+		return exitNotFound
+	case errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrBusy):
+		return exitInUse
+	case errors.Is(err, store.ErrRefused):
+		return exitRefused
+	case errors.Is(err, store.ErrExists):
+		return exitExists
+	}
+	return exitFailure
+}
+
+// printError writes err for a person: the advice of a refusal and the hint of a usage error on lines of their own.
+func (a *app) printError(err error) {
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.err, "cowblk: interrupted; nothing was changed")
+		return
+	}
+	fmt.Fprintf(a.err, "cowblk: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintln(a.err, "  see: cowblk help")
+	}
+}
+
+// newExitCodes is a help topic, not a command: "cowblk help exit-codes".
+func newExitCodes() *cobra.Command {
+	var b strings.Builder
+	b.WriteString("Exit codes of every cowblk command:\n\n")
+	for _, e := range exitText {
+		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.text)
+	}
+	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command", Long: strings.TrimSuffix(b.String(), "\n")}
+}

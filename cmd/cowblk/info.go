@@ -1,0 +1,188 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"cowblk/cow/store"
+)
+
+// diskInfo is what "cowblk info DISK --json" prints.
+type diskInfo struct {
+	Kind string `json:"kind"`
+	*store.Manifest
+	Socket  string         `json:"socket"` // where serve listens, or would
+	Serving *store.Serving `json:"serving,omitempty"`
+	Usage   []layerInfo    `json:"usage"` // of each layer, in the order of layers
+}
+
+type layerInfo struct {
+	*store.Usage
+	SharedBy []string `json:"shared-by"` // other disks
+	Error    string   `json:"error,omitempty"`
+}
+
+// imageInfo is what "cowblk info IMAGE --json" prints.
+type imageInfo struct {
+	Kind string `json:"kind"`
+	*store.Image
+	Path      string   `json:"path"`
+	Allocated int64    `json:"allocated"` // bytes on the file system
+	Users     []string `json:"users"`
+}
+
+func newInfo(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "info NAME",
+		Short:             "Show everything about an image or a disk",
+		Example:           "  cowblk info vm1\n  cowblk info debian-12 --json | jq -r .sha256",
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: a.complete(1, diskNames, imageNames),
+		RunE: func(_ *cobra.Command, args []string) error {
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			img, err := s.Image(args[0])
+			if errors.Is(err, store.ErrNotFound) {
+				m, err := s.Disk(args[0])
+				if err != nil {
+					return err
+				}
+				return a.printDisk(s, m)
+			}
+			if err != nil {
+				return err
+			}
+			return a.printImage(s, img)
+		},
+	}
+}
+
+func (a *app) printImage(s *store.Store, img *store.Image) error {
+	roots, _ := s.Tree() // a damaged disk does not make its image unknown
+	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name), Users: []string{}}
+	if n, err := s.Find(roots, img.Name); err == nil {
+		info.Allocated = n[0].Allocated
+		info.Users = append(info.Users, n[0].Users...)
+	}
+	if a.json {
+		return a.printJSON(info)
+	}
+	users := "no disk"
+	if len(info.Users) > 0 {
+		users = fmt.Sprint(info.Users)
+	}
+	return a.printTable([][]string{
+		{"image", img.Name},
+		{"size", fmt.Sprintf("%s (%s)", bytesText(img.Size), countText(img.Size, "byte"))},
+		{"allocated", bytesText(info.Allocated)},
+		{"SHA-256", img.SHA256},
+		{"imported", agoText(img.Imported)},
+		{"from", fmt.Sprintf("%s (%s)", img.Source, img.Format)},
+		{"data", info.Path},
+		{"base of", users},
+	})
+}
+
+func (a *app) printDisk(s *store.Store, m *store.Manifest) error {
+	info := diskInfo{Kind: store.KindDisk, Manifest: m, Usage: []layerInfo{}}
+	info.Serving, _ = s.Serving(m.Name)
+	// A path that is too long for a socket is for serve to refuse.
+	info.Socket, _ = s.Socket(m.Name)
+	if info.Serving != nil && info.Serving.Socket != "" {
+		info.Socket = info.Serving.Socket
+	}
+	others := sharers(s, m)
+	var damage []error
+	for i := range m.Layers {
+		u, err := s.LayerUsage(&m.Layers[i])
+		li := layerInfo{Usage: u, SharedBy: others[i]}
+		if err != nil {
+			li.Error = err.Error()
+			damage = append(damage, err)
+		}
+		info.Usage = append(info.Usage, li)
+	}
+	if a.json {
+		return errors.Join(append(damage, a.printJSON(info))...)
+	}
+	return errors.Join(append(damage, a.printDiskText(&info))...)
+}
+
+func (a *app) printDiskText(info *diskInfo) error {
+	m := info.Manifest
+	state := "stopped"
+	if info.Serving != nil {
+		state = info.Serving.String()
+	}
+	rows := [][]string{
+		{"disk", m.Name},
+		{"size", fmt.Sprintf("%s (%s)", bytesText(m.Size), countText(m.Size, "byte"))},
+		{"block size", bytesText(int64(m.BlockSize))},
+		{"created", agoText(m.Created)},
+		{"state", state},
+		{"socket", info.Socket},
+		{"base", baseText(m.Base)},
+	}
+	if m.TableStart != 0 {
+		rows = append(rows, []string{"table start", "sector " + humanize.Comma(m.TableStart)})
+	}
+	if err := a.printTable(rows); err != nil {
+		return err
+	}
+	a.say("\nlayers, newest first:")
+	rows = [][]string{{"  #", "TAG", "STATE", "OWNS", "BLOCKS", "SHARED WITH", "UUID"}}
+	for i := len(m.Layers) - 1; i >= 0; i-- {
+		l, u := &m.Layers[i], info.Usage[i]
+		tag, shared := "-", "-"
+		if l.Tag != "" {
+			tag = "@" + l.Tag
+		}
+		if len(u.SharedBy) > 0 {
+			shared = fmt.Sprint(u.SharedBy)
+		}
+		state, owns, blocks := "DAMAGED", "?", "?"
+		if u.Usage != nil {
+			state, owns, blocks = u.State, bytesText(u.Owned), humanize.Comma(int64(u.Blocks))
+			if u.Flushed {
+				owns += " flushed"
+			}
+		}
+		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared, l.UUID.String()})
+	}
+	return a.printTable(rows)
+}
+
+func baseText(b *store.Base) string {
+	switch {
+	case b == nil:
+		return "none (zeros)"
+	case b.Image != "":
+		return fmt.Sprintf("image %s (%s)", b.Image, bytesText(b.Size))
+	case b.Offset != 0:
+		return fmt.Sprintf("%s from byte %s (%s), in place", b.Path, humanize.Comma(b.Offset), bytesText(b.Size))
+	}
+	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
+}
+
+// sharers are the other disks that use each layer of m.
+func sharers(s *store.Store, m *store.Manifest) [][]string {
+	disks, _ := s.Disks() // those that cannot be read are reported by list and tree
+	all := make([][]string, len(m.Layers))
+	for i, l := range m.Layers {
+		all[i] = []string{}
+		for _, d := range disks {
+			for _, dl := range d.Layers {
+				if d.Name != m.Name && dl.UUID == l.UUID {
+					all[i] = append(all[i], d.Name)
+				}
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newQEMUArgs(a *app) *cobra.Command {
+	var g guestOptions
+	var reconnectMS bool
+	cmd := &cobra.Command{
+		Use:   "qemu-args NAME...",
+		Short: "Print the QEMU arguments that attach disks",
+		Long: `Print the arguments that make QEMU 7.2 or later use disks that "cowblk serve" serves:
+shared memory, a socket that reconnects when cowblk is restarted, and the device.
+They come on one line, to be pasted or put in place by the shell. Give QEMU no other
+memory options; add what else the guest needs.`,
+		Example: `  qemu-system-x86_64 -accel kvm -nographic $(cowblk qemu-args vm1)
+  cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
+  cowblk qemu-args vm1 --json | jq -r '.[]'`,
+		Args:              atLeast(1, "NAME"),
+		ValidArgsFunction: a.complete(-1, diskNames),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := g.check(len(args)); err != nil {
+				return err
+			}
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			line := g.machineArgs()
+			for i, name := range args {
+				socket, err := g.socketOf(s, name)
+				if err != nil {
+					return err
+				}
+				line = append(line, g.diskArgs(name, socket, i, reconnectMS)...)
+			}
+			if a.json {
+				return a.printJSON(line)
+			}
+			quoted := make([]string, len(line))
+			for i, arg := range line {
+				quoted[i] = shellQuote(arg)
+			}
+			a.say("%s", strings.Join(quoted, " "))
+			return nil
+		},
+	}
+	g.register(cmd)
+	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "spell the reconnect option as QEMU 9.2 and later want it;\nthe old spelling ends with QEMU 10.1")
+	return cmd
+}
+
+// machineArgs are the arguments that all disks of a guest share: vhost-user needs the guest's memory to be a file
+// that another process can map.
+func (g *guestOptions) machineArgs() []string {
+	mem := fmt.Sprintf("%dM", g.memory>>20)
+	return []string{
+		"-machine", "q35,memory-backend=mem",
+		"-object", "memory-backend-memfd,id=mem,size=" + mem + ",share=on",
+		"-m", mem,
+		"-smp", fmt.Sprint(g.vcpus),
+	}
+}
+
+// diskArgs attach one disk. QEMU's ids begin with a letter, disks' names need not.
+func (g *guestOptions) diskArgs(name, socket string, index int, reconnectMS bool) []string {
+	reconnect := "reconnect=1"
+	if reconnectMS {
+		reconnect = "reconnect-ms=1000"
+	}
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=sock-%s,path=%s,%s", name, strings.ReplaceAll(socket, ",", ",,"), reconnect),
+		"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk-%s,chardev=sock-%s,num-queues=%d,bootindex=%d", name, name, g.queues, index+1),
+	}
+}
+
+// shellQuote leaves a word as it is if no shell would change it, so that $(cowblk qemu-args NAME) works too.
+func shellQuote(s string) string {
+	for _, c := range s {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("_-./=,:@%+", c) {
+			return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+		}
+	}
+	return s
+}

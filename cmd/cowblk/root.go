@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const rootLong = `cowblk serves disks made of copy-on-write layers to QEMU over vhost-user-blk.
+
+A store holds images and disks by name. A disk is a stack: an image (or any file or
+block device) at the bottom, sealed layers that never change, and one writable head.`
+
+const rootExample = `  # an image, a disk on top of it, a guest: as easy as 1-2-3
+  cowblk import golden.qcow2 debian-12
+  cowblk create vm1 --from debian-12
+  cowblk run vm1
+
+  # freeze what vm1 holds now under a name, and start another disk from there
+  cowblk promote vm1 --tag configured
+  cowblk create vm2 --from vm1@configured
+  cowblk tree`
+
+// Groups of the help text.
+const (
+	groupDisks = "disks"
+	groupRun   = "run"
+)
+
+// newRoot builds the whole command line on a.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "cowblk",
+		Short:         "Copy-on-write disks for QEMU over vhost-user-blk",
+		Long:          rootLong,
+		Example:       rootExample,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			msg := fmt.Sprintf("%q is not a cowblk command", args[0])
+			if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+				msg += "; did you mean " + strings.Join(s, " or ") + "?"
+			}
+			return usagef("%s", msg)
+		},
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%s: %w", cmd.CommandPath(), err)
+	})
+	pf := root.PersistentFlags()
+	pf.StringVar(&a.storeDir, "store", "", "`DIR` of images and disks (default $COWBLK_STORE, else\n/var/lib/cowblk for root, $XDG_DATA_HOME/cowblk for others)")
+	pf.BoolVar(&a.json, "json", false, "print JSON instead of text")
+	pf.BoolVar(&a.debug, "debug", false, "log more to standard error")
+	_ = root.MarkPersistentFlagDirname("store")
+
+	root.AddGroup(&cobra.Group{ID: groupDisks, Title: "Images and disks:"}, &cobra.Group{ID: groupRun, Title: "Guests:"})
+	for _, c := range []*cobra.Command{
+		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRemove(a), newTrustBase(a),
+	} {
+		c.GroupID = groupDisks
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{newServe(a), newRun(a), newQEMUArgs(a), newXML(a)} {
+		c.GroupID = groupRun
+		root.AddCommand(c)
+	}
+	root.AddCommand(newVersion(a), newExitCodes())
+	return root
+}
+
+// exactArgs is cobra.ExactArgs with an error that names what is missing: names are the arguments in order.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
+		}
+		if len(args) > len(names) {
+			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// atLeast is for commands that take one or more of the thing called name.
+func atLeast(n int, name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), name, cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// atMost is for commands whose arguments are optional.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n], cmd.UseLine())
+		}
+		return nil
+	}
+}

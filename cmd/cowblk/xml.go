@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/spf13/cobra"
+	"libvirt.org/go/libvirtxml"
+)
+
+func newXML(a *app) *cobra.Command {
+	var g guestOptions
+	var o xmlOptions
+	cmd := &cobra.Command{
+		Use:   "xml NAME",
+		Short: "Print the libvirt XML that attaches a disk",
+		Long: `Print a libvirt domain with just what a disk of cowblk needs: the disk, and memory that
+is shared with cowblk. Merge it into a domain of yours (virsh edit), or print a whole
+one with --domain, or the disk alone for virsh attach-device with --disk.
+
+The QEMU process of libvirt must be able to open the socket.`,
+		Example: `  cowblk xml vm1
+  cowblk xml vm1 --domain --memory 4G --vcpus 4 > vm1.xml && virsh define vm1.xml
+  cowblk xml vm1 --disk --target vdb > disk.xml && virsh attach-device vm0 disk.xml`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: a.complete(1, diskNames),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := g.check(1); err != nil {
+				return err
+			}
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			socket, err := g.socketOf(s, args[0])
+			if err != nil {
+				return err
+			}
+			if o.kind == "" {
+				o.kind = "qemu"
+				if a.kvm() {
+					o.kind = "kvm"
+				}
+			}
+			text, err := o.text(args[0], socket, &g)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"xml": text})
+			}
+			a.say("%s", text)
+			return nil
+		},
+	}
+	g.register(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&o.whole, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
+	f.BoolVar(&o.disk, "disk", false, "print the <disk> element alone")
+	f.StringVar(&o.kind, "type", "", "`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
+	f.StringVar(&o.target, "target", "vda", "`NAME` of the disk in the guest")
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]cobra.Completion{"kvm", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.MarkFlagsMutuallyExclusive("domain", "disk")
+	return cmd
+}
+
+// xmlOptions say how much XML to print.
+type xmlOptions struct {
+	whole, disk  bool
+	kind, target string
+}
+
+func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) {
+	var text string
+	var err error
+	if o.disk {
+		text, err = o.diskElement(socket, g).Marshal()
+	} else {
+		text, err = o.domain(name, socket, g).Marshal()
+	}
+	// An element without content, in the form that libvirt itself prints. Every element begins a line of its own, so
+	// no other two tags touch.
+	return regexp.MustCompile(`></[a-z_]+>`).ReplaceAllString(text, "/>"), err
+}
+
+// diskElement names no alias, address, cache, discard or serial: libvirt refuses most of that for vhostuser, and
+// finds the rest itself.
+func (o *xmlOptions) diskElement(socket string, g *guestOptions) *libvirtxml.DomainDisk {
+	second := uint(1)
+	return &libvirtxml.DomainDisk{
+		Device: "disk",
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Queues: &g.queues},
+		Source: &libvirtxml.DomainDiskSource{VHostUser: &libvirtxml.DomainDiskSourceVHostUser{
+			UNIX: &libvirtxml.DomainChardevSourceUNIX{
+				Path:      socket,
+				Reconnect: &libvirtxml.DomainChardevSourceReconnect{Enabled: "yes", Timeout: &second},
+			},
+		}},
+		Target: &libvirtxml.DomainDiskTarget{Dev: o.target, Bus: "virtio"},
+	}
+}
+
+func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Domain {
+	d := &libvirtxml.Domain{
+		Type:   o.kind,
+		Name:   name,
+		Memory: &libvirtxml.DomainMemory{Value: uint(g.memory >> 20), Unit: "MiB"},
+		VCPU:   &libvirtxml.DomainVCPU{Value: g.vcpus},
+		// vhost-user: cowblk maps the guest's memory, which therefore is a file and shared.
+		MemoryBacking: &libvirtxml.DomainMemoryBacking{
+			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+		},
+		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"}},
+		Devices: &libvirtxml.DomainDeviceList{Disks: []libvirtxml.DomainDisk{*o.diskElement(socket, g)}},
+	}
+	if !o.whole {
+		return d
+	}
+	port := uint(0)
+	d.Description = fmt.Sprintf("disk %s is served by cowblk", name)
+	d.Features = &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}}
+	if o.kind == "kvm" {
+		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough"}
+	}
+	d.Clock = &libvirtxml.DomainClock{Offset: "utc"}
+	d.OnPoweroff, d.OnReboot, d.OnCrash = "destroy", "restart", "destroy"
+	d.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}
+	// Root ports for hot-plug: each takes one device.
+	for i := range uint(5) {
+		model := "pcie-root-port"
+		if i == 0 {
+			model = "pcie-root"
+		}
+		index := i
+		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: &index, Model: model})
+	}
+	d.Devices.Serials = []libvirtxml.DomainSerial{{
+		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+		Target: &libvirtxml.DomainSerialTarget{Type: "isa-serial", Port: &port},
+	}}
+	d.Devices.Consoles = []libvirtxml.DomainConsole{{
+		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+		Target: &libvirtxml.DomainConsoleTarget{Type: "serial", Port: &port},
+	}}
+	d.Devices.RNGs = []libvirtxml.DomainRNG{{
+		Model:   "virtio",
+		Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+	}}
+	return d
+}
