@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Procedures of libvirt's remote protocol (src/remote/remote_protocol.x).

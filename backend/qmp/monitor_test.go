@@ -363,6 +363,8 @@ func TestRealQEMU(t *testing.T) {
 	for range 2 {
 		stop := runQEMU(t, addr)
 		q := NewPause(m)
+		// The end of the last QEMU may not have been noticed yet.
+		eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
 		if err := m.Run(ctx, "cont", nil, nil); err != nil {
 			t.Fatal(err)
 		}
