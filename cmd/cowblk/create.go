@@ -46,11 +46,14 @@ then formatted, or hold the layers already; what holds anything else is refused 
 			if a.json {
 				return a.printJSON(m)
 			}
-			from := o.From
-			if from == "" {
-				from = m.Base.String()
+			switch {
+			case o.From != "":
+				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), o.From)
+			case m.Base != nil:
+				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
+			default:
+				a.say("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
-			a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), from)
 			a.say("next: cowblk run %s, or cowblk serve %s", m.Name, m.Name)
 			return nil
 		},
@@ -64,7 +67,5 @@ then formatted, or hold the layers already; what holds anything else is refused 
 	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table that hold something else; take a --base\nthat looks like a qcow2 image as raw")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
-	cmd.MarkFlagsMutuallyExclusive("from", "base", "table")
-	cmd.MarkFlagsMutuallyExclusive("size", "table")
 	return cmd
 }

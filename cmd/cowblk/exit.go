@@ -73,7 +73,11 @@ func (a *app) printError(err error) {
 		fmt.Fprintln(a.err, "cowblk: interrupted; nothing was changed")
 		return
 	}
-	fmt.Fprintf(a.err, "cowblk: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	text := strings.ReplaceAll(err.Error(), "\n", "\n  ")
+	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
+		text = "cowblk: " + text
+	}
+	fmt.Fprintln(a.err, text)
 	var usage usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintln(a.err, "  see: cowblk help")

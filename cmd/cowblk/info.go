@@ -150,7 +150,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 		if u.Usage != nil {
 			state, owns, blocks = u.State, bytesText(u.Owned), humanize.Comma(int64(u.Blocks))
 			if u.Flushed {
-				owns += " flushed"
+				owns += " at the last flush"
 			}
 		}
 		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared, l.UUID.String()})

@@ -28,6 +28,12 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if err := g.check(1); err != nil {
 				return err
 			}
+			if o.whole && o.disk {
+				return usagef("only one of --domain and --disk can be given")
+			}
+			if o.kind != "" && o.kind != "kvm" && o.kind != "qemu" {
+				return usagef("--type is %q, expected kvm or qemu", o.kind)
+			}
 			s, err := a.openStore()
 			if err != nil {
 				return err
@@ -60,7 +66,6 @@ The QEMU process of libvirt must be able to open the socket.`,
 	f.StringVar(&o.kind, "type", "", "`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
 	f.StringVar(&o.target, "target", "vda", "`NAME` of the disk in the guest")
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]cobra.Completion{"kvm", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.MarkFlagsMutuallyExclusive("domain", "disk")
 	return cmd
 }
 

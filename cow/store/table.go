@@ -38,11 +38,11 @@ func ParseTable(line string) (*Table, error) {
 		return nil, invalidf("table: one line is expected, the text has several")
 	}
 	f := strings.Fields(line)
+	if len(f) > 2 && f[2] != "cow" {
+		return nil, invalidf("table: field 3 is %q, expected the target name \"cow\"", f[2])
+	}
 	if len(f) < 8 {
 		return nil, invalidf("table: %d fields, at least 8 expected: START LENGTH cow BASE BASE_OFFSET MAP DATA DATA_OFFSET", len(f))
-	}
-	if f[2] != "cow" {
-		return nil, invalidf("table: field 3 is %q, expected the target name \"cow\"", f[2])
 	}
 	t := &Table{Base: f[3]}
 	var err error

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/store"
+)
+
+// updateEnv, if set, makes TestScripts write what it saw: read the difference before you commit it.
+const updateEnv = "COWBLK_UPDATE_SCRIPTS"
+
+// TestScripts runs testdata/script/*.txt. A line "$ COMMAND" is run; what it prints follows it, standard error marked
+// "2> ", then "exit N" if the exit code is not 0. Commands besides cowblk are in (*script).builtin.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scripts: %v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			file, err := filepath.Abs(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newScript(t)
+			got := s.run(string(want))
+			if os.Getenv(updateEnv) != "" {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			compare(t, string(want), got)
+		})
+	}
+}
+
+// compare reports the first line that differs, with the command it belongs to.
+func compare(t *testing.T, want, got string) {
+	t.Helper()
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	command := ""
+	for i := range max(len(w), len(g)) {
+		var a, b string
+		if i < len(w) {
+			a = w[i]
+		}
+		if i < len(g) {
+			b = g[i]
+		}
+		if strings.HasPrefix(a, "$ ") {
+			command = a
+		}
+		if a != b {
+			t.Fatalf("line %d, after %s\nwant %s\ngot  %s\n(%s=1 accepts what it is now)", i+1, command, a, b, updateEnv)
+		}
+	}
+}
+
+// script runs commands in a directory of its own, with its own store.
+type script struct {
+	t     *testing.T
+	dir   string
+	held  map[string]*store.Opened
+	uuids map[string]string // as printed → UUID-1, UUID-2, ...
+}
+
+func newScript(t *testing.T) *script {
+	s := &script{t: t, dir: fixedDir(t), held: map[string]*store.Opened{}, uuids: map[string]string{}}
+	t.Chdir(s.dir)
+	t.Cleanup(func() {
+		for _, o := range s.held {
+			o.Close()
+		}
+	})
+	return s
+}
+
+// fixedDir is a new directory whose path always has the same length, for columns to be always as wide.
+func fixedDir(t *testing.T) string {
+	const length = 60
+	dir := t.TempDir()
+	short, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(short) })
+	if len(short) < length-1 {
+		dir = short + "/" + strings.Repeat("d", length-1-len(short))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (s *script) app(out, err io.Writer) *app {
+	return &app{
+		in: strings.NewReader(""), out: out, err: err,
+		getenv: func(k string) string {
+			return map[string]string{"COWBLK_STORE": filepath.Join(s.dir, "store"), "HOME": s.dir}[k]
+		},
+		terminal: func(any) bool { return false },
+		kvm:      func() bool { return false },
+	}
+}
+
+func (s *script) run(text string) string {
+	var b strings.Builder
+	for _, line := range strings.Split(text, "\n") {
+		switch {
+		case strings.HasPrefix(line, "$ "):
+			b.WriteString(line + "\n")
+			b.WriteString(s.clean(s.command(line[2:])))
+		case strings.HasPrefix(line, "#"), line == "" && !strings.HasSuffix(b.String(), "\n\n"):
+			b.WriteString(line + "\n")
+		}
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n"
+}
+
+func (s *script) command(line string) string {
+	args := split(line)
+	if args[0] != "cowblk" {
+		s.builtin(args)
+		return ""
+	}
+	var out, errOut bytes.Buffer
+	code := run(args[1:], s.app(&out, &errOut))
+	var b strings.Builder
+	b.Write(out.Bytes())
+	for _, l := range strings.Split(strings.TrimSuffix(errOut.String(), "\n"), "\n") {
+		if l != "" {
+			b.WriteString("2> " + l + "\n")
+		}
+	}
+	if code != 0 {
+		fmt.Fprintf(&b, "exit %d\n", code)
+	}
+	return b.String()
+}
+
+// split cuts a line into words; quotes keep blanks.
+func split(line string) []string {
+	var words []string
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			words = append(words, part)
+		} else {
+			words = append(words, strings.Fields(part)...)
+		}
+	}
+	return words
+}
+
+var (
+	uuidText  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	timeText  = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?( \([^)]*\))?`)
+	stampText = regexp.MustCompile(`20\d{6}T\d{6}Z`)
+	pidText   = regexp.MustCompile(`(process |kill |"pid": )` + strconv.Itoa(os.Getpid()))
+	inodeText = regexp.MustCompile(`("(dev|inode|mtime|allocated|freed)": )\d+`)
+	freedText = regexp.MustCompile(`(layers?, )[0-9.]+ [KM]?i?B`)
+)
+
+// clean replaces what differs from run to run.
+func (s *script) clean(text string) string {
+	text = strings.ReplaceAll(text, s.dir, "$DIR")
+	text = uuidText.ReplaceAllStringFunc(text, func(id string) string {
+		if id == uuid.Nil.String() {
+			return id
+		}
+		if s.uuids[id] == "" {
+			s.uuids[id] = fmt.Sprintf("UUID-%d", len(s.uuids)+1)
+		}
+		return s.uuids[id]
+	})
+	text = timeText.ReplaceAllString(text, "TIME")
+	text = stampText.ReplaceAllString(text, "STAMP")
+	text = pidText.ReplaceAllString(text, "${1}PID")
+	text = inodeText.ReplaceAllString(text, "${1}N")
+	return freedText.ReplaceAllString(text, "${1}SPACE")
+}
+
+// builtin prepares what the commands under test meet.
+func (s *script) builtin(args []string) {
+	s.t.Helper()
+	var err error
+	switch args[0] {
+	case "file": // NAME SEED BYTES: noise
+		err = os.WriteFile(args[1], noise(s.number(args[2]), int(s.number(args[3]))), 0o644)
+	case "zeros": // NAME BYTES
+		err = os.WriteFile(args[1], make([]byte, s.number(args[2])), 0o644)
+	case "touch": // NAME
+		err = os.Chtimes(args[1], time.Time{}, time.Unix(1e9, 0))
+	case "write": // DISK OFFSET BYTES
+		o := s.open(args[1])
+		if _, err = o.Disk.WriteAt(noise(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
+			err = o.Close()
+		}
+	case "hold": // DISK: as a daemon does
+		o := s.open(args[1])
+		s.held[args[1]] = o
+		err = o.Lock.SetServing(store.Serving{PID: os.Getpid(), Socket: filepath.Join(s.dir, args[1]+".sock")})
+	case "release": // DISK
+		err = s.held[args[1]].Close()
+		delete(s.held, args[1])
+	case "damage": // DISK: the header of the head's map
+		var m *store.Manifest
+		if m, err = s.store().Disk(args[1]); err == nil {
+			err = os.Truncate(filepath.Join(s.dir, "store", m.Head().Map), 100)
+		}
+	default:
+		s.t.Fatalf("script: no command %q", args[0])
+	}
+	if err != nil {
+		s.t.Fatalf("script: %v: %v", args, err)
+	}
+}
+
+func (s *script) store() *store.Store {
+	s.t.Helper()
+	st, err := s.app(io.Discard, io.Discard).openStore()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+func (s *script) open(disk string) *store.Opened {
+	s.t.Helper()
+	o, err := s.store().OpenDisk(context.Background(), disk, store.OpenOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return o
+}
+
+func (s *script) number(text string) uint64 {
+	s.t.Helper()
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+func noise(seed uint64, n int) []byte {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	p := make([]byte, n)
+	rand.NewChaCha8(key).Read(p)
+	return p
+}
