@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -164,6 +166,29 @@ func TestReordered(t *testing.T) {
 	}
 }
 
+// A front-end that asks and never reads the answers blocks its own session and
+// nothing else; the session ends with the connection.
+func TestAnswersNeverRead(t *testing.T) {
+	s := serve(t, newFake(1))
+	ask := vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}.Append(nil)
+	full := false
+	for range 100_000 {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.conn.Write(ask); errors.Is(err, os.ErrDeadlineExceeded) {
+			full = true
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !full {
+		t.Error("100,000 questions went through without an answer being read")
+	}
+	must(t, "Serve", s.wait())
+}
+
 // FuzzSession feeds a session with messages taken from its input: each is a
 // request, flags, the number and kinds of its descriptors, the length that its
 // header claims relative to what follows, and the payload. Whatever comes, the
@@ -178,6 +203,14 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		fds := descriptors(t)
 		s := serve(t, newFake(2))
+		// A payload may hold many messages, more than the socket has room
+		// for answers: somebody must read them.
+		read := make(chan struct{})
+		go func() {
+			_, _ = io.Copy(io.Discard, s.conn)
+			close(read)
+		}()
+		defer func() { <-read }()
 		for n := 0; len(in) > 0 && n < 64; n++ {
 			var m sent
 			m, in = decode(in)
