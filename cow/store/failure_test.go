@@ -1,0 +1,161 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+var errInjected = errors.New("injected")
+
+// failing is a file system on which the n-th change fails, and nothing after it.
+type failing struct {
+	vfs.FS
+	n int
+}
+
+func (f *failing) fail() error {
+	f.n--
+	if f.n == 0 {
+		return errInjected
+	}
+	return nil
+}
+
+func (f *failing) Rename(a, b string) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.Rename(a, b)
+}
+
+func (f *failing) SyncDir(dir string) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.SyncDir(dir)
+}
+
+func (f *failing) MkdirAll(dir string, perm fs.FileMode) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.MkdirAll(dir, perm)
+}
+
+func (f *failing) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.FS.WriteFileAtomic(name, data, perm)
+}
+
+func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if flag&os.O_CREATE != 0 {
+		if err := f.fail(); err != nil {
+			return nil, err
+		}
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+// Each operation fails at every one of its changes in turn; afterwards the store is as before or as after, and once
+// cleaned holds no layer that nobody names.
+func TestFailureAtEveryStep(t *testing.T) {
+	ctx := context.Background()
+	ops := []struct {
+		name string
+		do   func(s *Store) error
+	}{
+		{"create", func(s *Store) error { _, err := s.Create(ctx, "new", CreateOptions{From: "vm1@t"}); return err }},
+		{"import", func(s *Store) error {
+			_, err := s.Import(ctx, s.ImageData("img"), "new", ImportOptions{})
+			return err
+		}},
+		{"promote", func(s *Store) error { _, err := s.Promote(ctx, "vm1", "u"); return err }},
+		{"remove disk", func(s *Store) error { _, err := s.Remove(ctx, "vm1"); return err }},
+		{"remove image", func(s *Store) error { _, err := s.Remove(ctx, "spare"); return err }},
+	}
+	for _, op := range ops {
+		t.Run(op.name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				s := newStore(t)
+				importRaw(t, s, "img", noise(1, imageSize))
+				importRaw(t, s, "spare", noise(2, 4096))
+				create(t, s, "vm1", CreateOptions{From: "img"})
+				put(t, s, "vm1", noise(3, 4096), 0)
+				if _, err := s.Promote(ctx, "vm1", "t"); err != nil {
+					t.Fatal(err)
+				}
+				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
+				want := content(t, s, "vm2")
+
+				f := &failing{FS: vfs.OS{}, n: n}
+				s.fs = f
+				err := op.do(s)
+				s.fs = vfs.OS{}
+				if f.n > 0 {
+					if err != nil || n < 3 {
+						t.Fatalf("after %d changes: %v", n-1, err)
+					}
+					return
+				}
+				if err != nil && !errors.Is(err, errInjected) {
+					t.Fatalf("step %d: %v", n, err)
+				}
+				consistent(t, s, want)
+				if t.Failed() {
+					t.Fatalf("step %d: %v", n, err)
+				}
+			}
+		})
+	}
+}
+
+// consistent cleans and checks that every layer has a user, every disk opens and shared content is as it was.
+func consistent(t *testing.T, s *Store, want []byte) {
+	t.Helper()
+	w, err := s.begin(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.end()
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
+		t.Errorf("%d work directories", len(works))
+	}
+	users, err := s.layerUsers()
+	if err != nil {
+		t.Error(err)
+	}
+	layers, _ := os.ReadDir(s.path(layersDir))
+	for _, l := range layers {
+		if len(users[uuid.MustParse(l.Name())]) == 0 {
+			t.Errorf("layer %s has no user", l.Name())
+		}
+	}
+	disks, err := s.Disks()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, m := range disks {
+		got := content(t, s, m.Name)
+		if m.Base != nil && string(got) != string(want) {
+			t.Errorf("disk %s reads something else", m.Name)
+		}
+	}
+	images, err := s.Images()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, img := range images {
+		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil || sum(data) != img.SHA256 {
+			t.Errorf("image %s: %v", img.Name, err)
+		}
+	}
+}
