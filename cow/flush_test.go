@@ -9,7 +9,6 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
-	"cowblk/cow/vfs"
 )
 
 // A flush that comes during a round is not served by it; several that wait
@@ -227,79 +226,4 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 		t.Error(err)
 	}
 	write(t, rig.Disk, 'w', 512, 512) // and the guard is free
-}
-
-// Many disks cut at one instant: a writer that writes to one disk after the
-// other, each write after the completion of the last, never leaves a later write
-// in a tag whose partner lacks the earlier one.
-func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
-	a, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stop atomic.Bool
-	writer := begin(func() error {
-		for n := uint32(1); !stop.Load(); n++ {
-			p := fill(0, 512)
-			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
-			for _, d := range []*cow.Disk{a.Disk, b.Disk} {
-				if _, err := d.WriteAt(p, 0); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	const cuts = 50
-	for range cuts {
-		var ps []*cow.Promotion
-		for _, r := range []*cowtest.Rig{a, b} {
-			next, err := r.NextHead()
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := r.Disk.Prepare(next)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ps = append(ps, p)
-		}
-		if err := cow.Swap(ps...); err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range ps {
-			sealed(t, p)
-		}
-	}
-	stop.Store(true)
-	finished(t, writer)
-	for _, r := range []*cowtest.Rig{a, b} {
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for cut := 1; cut <= cuts; cut++ {
-		na, nb := counter(t, a, cut), counter(t, b, cut)
-		if na != nb && na != nb+1 {
-			t.Errorf("cut %d: the first disk holds write %d, the second %d", cut, na, nb)
-		}
-	}
-}
-
-func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
-	t.Helper()
-	d, err := r.OpenTag(layers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	var p [4]byte
-	if _, err := d.ReadAt(p[:], 0); err != nil {
-		t.Fatal(err)
-	}
-	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
 }

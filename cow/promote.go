@@ -135,6 +135,12 @@ func Swap(promotions ...*Promotion) error {
 			return fmt.Errorf("promote: %w", ErrCancelled)
 		}
 	}
+	cut(promotions)
+	return nil
+}
+
+// cut swaps the views of claimed promotions. It cannot fail.
+func cut(promotions []*Promotion) {
 	open := make(chan struct{})
 	if len(promotions) > 1 {
 		for _, p := range promotions {
@@ -149,7 +155,6 @@ func Swap(promotions ...*Promotion) error {
 	for i, p := range promotions {
 		go p.finish(views[i])
 	}
-	return nil
 }
 
 // claim makes it too late to cancel p.

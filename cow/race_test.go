@@ -111,6 +111,26 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	want(t, tag, 'a', 0, 8192)
 }
 
+// A write on the old view comes to a block that the new view has taken whole
+// while it was busy with another: it leaves the block alone and completes.
+func TestOldWriteIsSuperseded(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 'a', 0, 4096)
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	old := beginWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
+	<-hold.caught
+	p := promote(t, rig)
+	write(t, rig.Disk, 'n', 4096, 4096)
+	write(t, rig.Disk, 'm', 3*4096, 4096)
+	hold.open()
+	finished(t, old)
+	sealed(t, p)
+	want(t, rig.Disk, 'o', 0, 4096)
+	want(t, rig.Disk, 'n', 4096, 4096)
+	want(t, rig.Disk, 'o', 8192, 4096)
+	want(t, rig.Disk, 'm', 3*4096, 4096)
+}
+
 // Copy-ups of different sectors of one block must not put the old content over
 // each other. (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {

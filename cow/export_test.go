@@ -1,0 +1,24 @@
+package cow
+
+// Claim is the first half of Swap, Cut the second.
+func Claim(promotions ...*Promotion) (ok bool) {
+	ok = true
+	for _, p := range promotions {
+		ok = p.claim() && ok
+	}
+	return ok
+}
+
+func Cut(promotions ...*Promotion) { cut(promotions) }
+
+// HoldSwap keeps the disk from being swapped, or gated, until release is called.
+func (d *Disk) HoldSwap() (release func()) {
+	d.mu.Lock()
+	return d.mu.Unlock
+}
+
+// ViewChanged reports whether another view than the first is in place.
+func (d *Disk) ViewChanged() bool {
+	v := d.view.Load()
+	return v.seq > 1 || v.gate != nil
+}

@@ -1,0 +1,151 @@
+package cow_test
+
+import (
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// twoDisks are two rigs with a promotion prepared on each.
+func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
+	for i := range rigs {
+		rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { rig.Close() })
+		rigs[i] = rig
+	}
+	return rigs
+}
+
+func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
+	for _, r := range rigs {
+		next, err := r.NextHead()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := r.Disk.Prepare(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// While two disks are being cut, a write to the first after its cut does not get
+// through before the second is cut too: else a write to the second that follows
+// it could be in a tag that lacks what it followed. (Rule: gate.)
+func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
+	rigs := twoDisks(t)
+	ps := prepare(t, rigs)
+	var chs [2]*cow.Channel
+	for i, r := range rigs {
+		var err error
+		if chs[i], err = r.Disk.NewChannel(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !cow.Claim(ps...) {
+		t.Fatal("not claimed")
+	}
+	release := rigs[1].Disk.HoldSwap()
+	swap := begin(func() error { cow.Cut(ps...); return nil })
+	for !rigs[0].Disk.ViewChanged() {
+		runtime.Gosched()
+	}
+	both := begin(func() error {
+		for _, ch := range chs {
+			r := &cow.Request{Op: cow.OpWrite, Length: 512, Data: [][]byte{fill('w', 512)}}
+			ch.Submit(r)
+			if err := errors.Join(await(ch, 1), r.Err); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	read := begin(func() error {
+		_, err := rigs[0].Disk.ReadAt(make([]byte, 512), 0)
+		return err
+	})
+	finished(t, read) // reads pass the gate
+	if !pending(both) {
+		t.Error("a write got through between the cuts of two disks")
+	}
+	release()
+	finished(t, swap)
+	finished(t, both)
+	for i, r := range rigs {
+		sealed(t, ps[i])
+		if err := chs[i].Close(); err != nil {
+			t.Fatal(err)
+		}
+		want(t, r.Disk, 'w', 0, 512)
+		if n := counter(t, r, 1); n != 0 {
+			t.Errorf("disk %d: the tag holds the write that came after the cut", i)
+		}
+	}
+}
+
+// The same by chance and often: a writer that writes to one disk after the other,
+// each write after the completion of the last.
+func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
+	rigs := twoDisks(t)
+	var stop atomic.Bool
+	writer := begin(func() error {
+		for n := uint32(1); !stop.Load(); n++ {
+			p := fill(0, 512)
+			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+			for _, r := range rigs {
+				if _, err := r.Disk.WriteAt(p, 0); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	const cuts = 30
+	for range cuts {
+		ps := prepare(t, rigs)
+		if err := cow.Swap(ps...); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range ps {
+			sealed(t, p)
+		}
+	}
+	stop.Store(true)
+	finished(t, writer)
+	for _, r := range rigs {
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for cut := 1; cut <= cuts; cut++ {
+		a, b := counter(t, rigs[0], cut), counter(t, rigs[1], cut)
+		if a != b && a != b+1 {
+			t.Errorf("cut %d: the first disk holds write %d, the second %d", cut, a, b)
+		}
+	}
+}
+
+// counter reads the big-endian number at the start of a tag.
+func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
+	t.Helper()
+	d, err := r.OpenTag(layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var p [4]byte
+	if _, err := d.ReadAt(p[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
+}
