@@ -36,11 +36,10 @@ type remoteList struct {
 	count atomic.Int32 // requests in list; lets Completed pass by without the mutex
 	mu    sync.Mutex
 	list  requestList
-	fd    int  // eventfd
-	armed bool // fd is readable
+	fd    int     // eventfd
+	armed bool    // fd is readable
+	word  [8]byte // eventfd's number, kept here so that no call allocates
 }
-
-var wake = []byte{1, 0, 0, 0, 0, 0, 0, 0} // eventfd's uint64, never written to (any value but 0 does, in either byte order)
 
 // NewChannel adds a channel to the disk. Close it when its last request has
 // been returned.
@@ -95,7 +94,8 @@ func (c *Channel) Submit(r *Request) {
 
 // Completed appends the requests that have completed since the last call to
 // dst, as far as dst's capacity goes (at least one when there is one and dst
-// has no room at all), and takes back the eventfd's signal.
+// has no room at all), and takes back the eventfd's signal. Call it again while
+// it fills dst: there may be more, and they do not signal any more.
 func (c *Channel) Completed(dst []*Request) []*Request {
 	if c.remote.count.Load() != 0 {
 		c.remote.drainTo(&c.done)
@@ -138,8 +138,10 @@ func (r *Request) complete() {
 	l.count.Add(1)
 	if !l.armed {
 		l.armed = true
-		// The counter is at 0, so that the write cannot find it full.
-		unix.Write(l.fd, wake)
+		// The counter is at 0, so that the write cannot find it full; which
+		// number it adds (the byte order decides) does not matter.
+		l.word = [8]byte{0: 1}
+		unix.Write(l.fd, l.word[:])
 	}
 	l.mu.Unlock()
 }
@@ -151,8 +153,7 @@ func (l *remoteList) drainTo(done *requestList) {
 	}
 	l.count.Store(0)
 	if l.armed {
-		var b [8]byte
-		unix.Read(l.fd, b[:])
+		unix.Read(l.fd, l.word[:])
 		l.armed = false
 	}
 	l.mu.Unlock()

@@ -110,8 +110,8 @@ func (d *Disk) wakeQuiet() {
 	// With the mutex taken the waiter is either before its look at the pins
 	// or asleep, never between.
 	d.quiet.mu.Lock()
-	d.quiet.mu.Unlock() //nolint:staticcheck // empty on purpose, see above
 	d.quiet.cond.Broadcast()
+	d.quiet.mu.Unlock()
 }
 
 // waitQuiet returns when no channel has a write, or any request at all, in
