@@ -54,6 +54,13 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return stats, nil
 	})
+	s.Register("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
+		var a PromoteArgs
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		return d.promote(ctx, a, "")
+	})
 	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {
 		d.quit()
 		return nil, nil

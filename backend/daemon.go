@@ -14,7 +14,12 @@ import (
 type Daemon struct {
 	log     *slog.Logger
 	control *control.Server
+	names   Names
+	held    []Held
 	stop    context.CancelFunc // set by Run
+
+	promoting  sync.Mutex     // one promotion at a time
+	background sync.WaitGroup // goroutines that Run waits for
 
 	mu      sync.Mutex
 	exports []*Export
@@ -24,6 +29,8 @@ type Daemon struct {
 type DaemonOptions struct {
 	Log     *slog.Logger    // default: slog.Default
 	Control *control.Server // nil: no control socket; Run closes it
+	Names   Names           // nil: the disks have no layers to promote
+	Held    []Held          // guests that a dead process may have left frozen or paused
 }
 
 // NewDaemon makes a daemon without exports.
@@ -31,7 +38,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control}
+	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, held: o.Held}
 	if d.control != nil {
 		d.registerCommands(d.control)
 	}
@@ -42,6 +49,8 @@ func NewDaemon(o DaemonOptions) *Daemon {
 func (d *Daemon) Add(e *Export) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	e.emit = d.emit
+	e.dev.emit = d.emit
 	d.exports = append(d.exports, e)
 }
 
@@ -56,6 +65,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	exports := d.exports
 	d.mu.Unlock()
 
+	if d.control != nil {
+		d.background.Go(func() { d.control.Serve() })
+	}
+	d.releaseHeld(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup
 	for i, e := range exports {
@@ -67,9 +80,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	if d.control != nil {
-		errs = append(errs, d.control.Close())
+		errs = append(errs, d.control.Close()) // after this no command starts a promotion
 	}
+	d.background.Wait()
 	return errors.Join(errs...)
+}
+
+// emit sends an event to every client of the control socket.
+func (d *Daemon) emit(event string, data any) {
+	if d.control != nil {
+		d.control.Emit(event, data)
+	}
 }
 
 // quit ends Run, as SIGTERM does.

@@ -57,7 +57,8 @@ type Device struct {
 	closing bool      // no queue may start any more
 	past    Stats     // of queues that have been stopped
 
-	lastError atomic.Int64 // unix nanoseconds of the last I/O error logged
+	lastError atomic.Int64                 // unix nanoseconds of the last I/O error logged
+	emit      func(event string, data any) // set by Daemon.Add
 }
 
 // NewDevice makes the device for disk. The error says what in o no driver could
@@ -77,6 +78,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 		name:    o.Name,
 		disk:    disk,
 		log:     o.Log.With("disk", o.Name),
+		emit:    func(string, any) {},
 		workers: make([]*worker, o.Queues),
 		config: blk.Config{
 			Sectors:  uint64(disk.Size()) / blk.SectorSize,
@@ -231,7 +233,7 @@ func (d *Device) drain() {
 	}
 }
 
-// ioError logs a request that failed in the engine, at most one line an
+// ioError reports a request that failed in the engine, at most once an
 // interval: a guest may retry as fast as it likes. Called by workers, so it must
 // not take d.mu, which is held while a worker is waited for.
 func (d *Device) ioError(queue int, io *cow.Request) {
@@ -240,4 +242,14 @@ func (d *Device) ioError(queue int, io *cow.Request) {
 		return
 	}
 	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
+	d.emit("COW_IO_ERROR", ioErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error()})
+}
+
+// ioErrorEvent is the data of COW_IO_ERROR.
+type ioErrorEvent struct {
+	Disk      string `json:"disk"`
+	Operation string `json:"operation"`
+	Offset    int64  `json:"offset"` // bytes
+	Length    int64  `json:"length"` // bytes
+	Error     string `json:"error"`
 }

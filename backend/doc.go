@@ -11,7 +11,9 @@
 //	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
-//	control             control.Server       control socket and its clients      control.Server.Close
+//	control             Daemon.Run           control socket and its clients      control.Server.Close
+//	seal watcher        Daemon.promote       nothing; it tells when it is sealed  the former head is sealed
+//	release             Daemon.Run           a guest left frozen or paused        it goes on, or two minutes have passed
 //
 // A worker is locked to its thread. Nothing starts a goroutine for a request.
 //

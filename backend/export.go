@@ -39,6 +39,7 @@ type Export struct {
 	dev       *Device
 	listener  Listener
 	log       *slog.Logger
+	emit      func(event string, data any) // set by Daemon.Add
 	connected atomic.Bool
 	sessions  atomic.Uint64
 
@@ -51,7 +52,10 @@ func NewExport(o ExportOptions) *Export {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Export{dev: o.Device, listener: o.Listener, conn: o.Conn, log: o.Log.With("disk", o.Device.name)}
+	return &Export{
+		dev: o.Device, listener: o.Listener, conn: o.Conn, log: o.Log.With("disk", o.Device.name),
+		emit: func(string, any) {},
+	}
 }
 
 // Connected reports whether a front-end is there now, and how many there were.
@@ -115,15 +119,30 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.connected.Store(true)
 	e.sessions.Add(1)
 	e.log.Info("front-end connected")
+	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.name})
 	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
 	conn.Close()
 	e.dev.Reset()
 	e.connected.Store(false)
+	e.emit("COW_DISCONNECTED", diskEvent{e.dev.name, errorText(err)})
 	if err != nil {
 		e.log.Warn("connection closed: the front-end broke the protocol", "err", err)
 		return
 	}
 	e.log.Info("front-end disconnected")
+}
+
+// diskEvent is the data of COW_CONNECTED and COW_DISCONNECTED.
+type diskEvent struct {
+	Disk  string `json:"disk"`
+	Error string `json:"error,omitempty"` // how the front-end broke the protocol
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // shut ends Run: no new front-end, every request in flight completed, then the

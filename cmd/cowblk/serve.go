@@ -217,7 +217,20 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if err := c.Listen(path); err != nil {
 		return "", fmt.Errorf("control %w", err)
 	}
-	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c})
+	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
+	var held []backend.Held
+	for _, o := range s.disks {
+		names.manifests[o.name] = o.manifest
+		h := backend.Held{Disk: o.name}
+		found, err := st.Note(o.name, &h.Spec)
+		if err != nil {
+			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
+		}
+		if found {
+			held = append(held, h)
+		}
+	}
+	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c, Names: names, Held: held})
 	return path, nil
 }
 

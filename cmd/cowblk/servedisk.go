@@ -12,10 +12,12 @@ import (
 
 // opened is a disk to be served: one of a store with its lock, or a raw file.
 type opened struct {
-	name  string
-	disk  *cow.Disk
-	lock  *store.Lock // nil: a raw file
-	close func() error
+	name string
+	disk *cow.Disk
+	lock *store.Lock // nil: a raw file
+	// manifest is the disk's as it was opened; nil: a raw file.
+	manifest *store.Manifest
+	close    func() error
 }
 
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
@@ -24,7 +26,7 @@ func openStored(ctx context.Context, st *store.Store, name string, readOnly bool
 	if err != nil {
 		return nil, err
 	}
-	return &opened{name: name, disk: o.Disk, lock: o.Lock, close: o.Close}, nil
+	return &opened{name: name, disk: o.Disk, lock: o.Lock, manifest: o.Manifest, close: o.Close}, nil
 }
 
 // openRaw opens a raw file or block device as a disk without layers.

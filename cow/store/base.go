@@ -169,6 +169,9 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	defer lock.Unlock()
+	if err := s.settle(ctx); err != nil {
+		return nil, err
+	}
 	m, err := s.Disk(name)
 	if err != nil {
 		return nil, err

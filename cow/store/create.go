@@ -247,7 +247,7 @@ func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 // newHead creates an empty head for m in the work directory, enters it in m and in the journal.
 func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 	p := layer.CreateParams{
-		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: w.s.now().UTC(), Perm: 0o644,
+		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: w.s.now().UTC(), Perm: 0o600,
 	}
 	if len(m.Layers) > 0 {
 		p.Parent = m.Head().UUID

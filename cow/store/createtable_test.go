@@ -108,7 +108,7 @@ func TestTable(t *testing.T) {
 	}
 
 	// Promotion puts the store's own layer on top.
-	if _, err := s.Promote(ctx, "rotated", "t"); err != nil {
+	if _, err := s.Promote(ctx, []string{"rotated"}, "t"); err != nil {
 		t.Fatal(err)
 	}
 	create(t, s, "clone", CreateOptions{From: "rotated@t"})

@@ -34,10 +34,11 @@ func TestCreateAndPromote(t *testing.T) {
 		t.Fatal("a disk does not hold what was written")
 	}
 
-	p, err := s.Promote(ctx, "vm1", "configured")
+	done, err := s.Promote(ctx, []string{"vm1"}, "configured")
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := done[0]
 	if p.Depth != 2 || p.Tag != "configured" {
 		t.Errorf("promotion %+v", p)
 	}
@@ -48,10 +49,10 @@ func TestCreateAndPromote(t *testing.T) {
 	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
 		t.Errorf("sealed layer %+v, %v", u, err)
 	}
-	if _, err := s.Promote(ctx, "vm1", "configured"); !errors.Is(err, ErrExists) {
+	if _, err := s.Promote(ctx, []string{"vm1"}, "configured"); !errors.Is(err, ErrExists) {
 		t.Errorf("tag given twice: %v", err)
 	}
-	if p, err := s.Promote(ctx, "vm1", ""); err != nil || p.Tag != "20061127T120000Z" {
+	if p, err := s.Promote(ctx, []string{"vm1"}, ""); err != nil || p[0].Tag != "20061127T120000Z" {
 		t.Errorf("default tag: %+v, %v", p, err)
 	}
 
@@ -94,7 +95,7 @@ func TestCreateRefused(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	if _, err := s.Promote(context.Background(), "vm1", "t"); err != nil {
+	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
 		t.Fatal(err)
 	}
 	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))

@@ -78,7 +78,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 			_, err := s.Import(ctx, s.ImageData("img"), "new", ImportOptions{})
 			return err
 		}},
-		{"promote", func(s *Store) error { _, err := s.Promote(ctx, "vm1", "u"); return err }},
+		{"promote", func(s *Store) error { _, err := s.Promote(ctx, []string{"vm1"}, "u"); return err }},
 		{"remove disk", func(s *Store) error { _, err := s.Remove(ctx, "vm1"); return err }},
 		{"remove image", func(s *Store) error { _, err := s.Remove(ctx, "spare"); return err }},
 	}
@@ -90,7 +90,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 				importRaw(t, s, "spare", noise(2, 4096))
 				create(t, s, "vm1", CreateOptions{From: "img"})
 				put(t, s, "vm1", noise(3, 4096), 0)
-				if _, err := s.Promote(ctx, "vm1", "t"); err != nil {
+				if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
 					t.Fatal(err)
 				}
 				create(t, s, "vm2", CreateOptions{From: "vm1@t"})

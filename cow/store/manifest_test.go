@@ -57,7 +57,7 @@ func TestTree(t *testing.T) {
 	importRaw(t, s, "unused", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(2, 8192), 4096)
-	if _, err := s.Promote(ctx, "vm1", "t"); err != nil {
+	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
 		t.Fatal(err)
 	}
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
@@ -36,6 +37,9 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 	if err != nil {
 		return nil, err
 	}
+	if err := s.settle(ctx); err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
 	m, err := s.Disk(name)
 	if err == nil {
 		var disk *cow.Disk
@@ -65,11 +69,37 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
 	}
-	disk, err := cow.Open(spec, o.Cow)
-	if err != nil {
-		return nil, fmt.Errorf("disk %q: %w", m.Name, classify(err))
+	for end := time.Now().Add(sealWait); ; {
+		disk, err := cow.Open(spec, o.Cow)
+		if err == nil {
+			return disk, nil
+		}
+		if !errors.Is(err, layer.ErrInUse) || !s.beingSealed(m) || time.Now().After(end) {
+			return nil, fmt.Errorf("disk %q: %w", m.Name, classify(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(sealPoll):
+		}
 	}
-	return disk, nil
+}
+
+// A layer that another disk has just been promoted over is still being synced and sealed by the process that serves
+// that disk: opening waits for it.
+const (
+	sealWait = time.Minute
+	sealPoll = 20 * time.Millisecond
+)
+
+// beingSealed reports whether a layer below the head is not sealed yet.
+func (s *Store) beingSealed(m *Manifest) bool {
+	for _, l := range m.Sealed() {
+		if h, err := layer.ReadHeader(s.fs, s.paths(&l).Map); err == nil && h.State == layer.Head {
+			return true
+		}
+	}
+	return false
 }
 
 // checkLayer compares a layer's header with the manifest. What the headers say about each other cow.Open checks; only

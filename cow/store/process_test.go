@@ -164,7 +164,7 @@ func TestProcessesOpenOneDisk(t *testing.T) {
 	ctx := context.Background()
 	for what, f := range map[string]func() error{
 		"open":    func() error { _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); return err },
-		"promote": func() error { _, err := s.Promote(ctx, "vm1", "t"); return err },
+		"promote": func() error { _, err := s.Promote(ctx, []string{"vm1"}, "t"); return err },
 		"remove":  func() error { _, err := s.Remove(ctx, "vm1"); return err },
 	} {
 		if err := f(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), pid) {

@@ -23,61 +23,46 @@ type Promotion struct {
 // DefaultTag is the tag of a promotion that was given none: the time.
 func DefaultTag(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
 
-// Promote seals the head of a disk that nobody has open, names it tag (DefaultTag if empty) and puts a new, empty head
-// on top. The new head and the manifest that names it are durable before the old one is sealed; a crash in between
-// leaves an unsealed layer below the head, which the next open accepts and seals.
+// Promote seals the heads of disks that nobody has open, names them tag (DefaultTag if empty) and puts a new, empty head
+// on each: on all of them or on none. The new heads and the manifests that name them are durable before the old ones
+// are sealed; a crash in between leaves an unsealed layer below the head, which the next open accepts and seals.
 // Errors: ErrNotFound, ErrInUse, ErrExists (the tag), ErrRefused.
-func (s *Store) Promote(ctx context.Context, name, tag string) (*Promotion, error) {
-	now := s.now().UTC()
-	if tag == "" {
-		tag = DefaultTag(now)
-	}
-	if err := CheckName("tag", tag); err != nil {
-		return nil, err
-	}
-	// Opening proves that the stack is sound, and closing leaves nothing unwritten.
-	opened, err := s.OpenDisk(ctx, name, OpenOptions{})
-	if err != nil {
-		return nil, err
-	}
-	defer opened.Lock.Unlock()
-	if err := opened.Disk.Close(); err != nil {
-		return nil, fmt.Errorf("disk %q: %w", name, err)
-	}
-	m := opened.Manifest
-	if _, err := m.Tagged(tag); err == nil {
-		return nil, fmt.Errorf("tag %s@%s %w: choose another", name, tag, ErrExists)
-	}
-	old := m.Head()
-	old.Tag, old.Sealed = tag, &now
-	if err := s.stack(ctx, m); err != nil {
-		return nil, fmt.Errorf("promote %q: %w", name, err)
-	}
-	old = &m.Layers[len(m.Layers)-2]
-	p := &Promotion{Disk: name, Tag: tag, Sealed: old.UUID, Head: m.Head().UUID, Depth: len(m.Layers)}
-	if err := s.seal(old, now); err != nil {
-		return nil, fmt.Errorf("promote %q: the tag is there and the disk is intact, but its layer could not be sealed yet; the next open will: %w", name, err)
-	}
-	return p, nil
-}
-
-// stack puts a new head on m, durably.
-func (s *Store) stack(ctx context.Context, m *Manifest) error {
-	w, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer w.end()
-	id, err := w.newHead(m)
-	if err != nil {
-		return err
-	}
-	return s.locked(ctx, func() error {
-		if err := s.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
-			return err
+func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion, err error) {
+	var disks []*Manifest
+	for _, name := range names {
+		// Opening proves that the stack is sound, and closing leaves nothing unwritten.
+		opened, err := s.OpenDisk(ctx, name, OpenOptions{})
+		if err != nil {
+			return nil, err
 		}
-		return s.writeDocument(s.path(disksDir, m.Name, diskFile), m)
-	})
+		defer opened.Lock.Unlock()
+		if err := opened.Disk.Close(); err != nil {
+			return nil, fmt.Errorf("disk %q: %w", name, err)
+		}
+		disks = append(disks, opened.Manifest)
+	}
+	p, err := s.PreparePromotion(ctx, disks, tag)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close(true)
+	for _, h := range p.Heads() {
+		err = errors.Join(err, h.Close())
+	}
+	if err == nil {
+		err = p.Commit()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
+	}
+	for _, m := range p.Manifests() {
+		old := &m.Layers[len(m.Layers)-2]
+		done = append(done, &Promotion{Disk: m.Name, Tag: p.Tag(), Sealed: old.UUID, Head: m.Head().UUID, Depth: len(m.Layers)})
+		if serr := s.seal(old, *old.Sealed); serr != nil {
+			err = errors.Join(err, fmt.Errorf("promote %q: the tag is there and the disk is intact, but its layer could not be sealed yet; the next open will: %w", m.Name, serr))
+		}
+	}
+	return done, err
 }
 
 func (s *Store) seal(l *Layer, now time.Time) error {

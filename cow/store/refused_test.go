@@ -118,7 +118,7 @@ func TestRefusedOpen(t *testing.T) {
 			create(t, s, "place", CreateOptions{Base: basePath})
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			put(t, s, "vm1", noise(5, 8192), 0)
-			if _, err := s.Promote(context.Background(), "vm1", "t"); err != nil {
+			if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
 				t.Fatal(err)
 			}
 			create(t, s, "vm2", CreateOptions{From: "vm1@t"})

@@ -128,9 +128,9 @@ func (s *Store) Dir() string { return s.dir }
 // RunDir is the absolute directory of the sockets. It may not exist yet.
 func (s *Store) RunDir() string { return s.runDir }
 
-// MakeRunDir creates RunDir for the calling user alone.
+// MakeRunDir creates RunDir. Other users may enter it: the mode of each socket says who may connect.
 func (s *Store) MakeRunDir() error {
-	if err := s.fs.MkdirAll(s.runDir, 0o700); err != nil {
+	if err := s.fs.MkdirAll(s.runDir, 0o755); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
 	return nil

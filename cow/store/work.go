@@ -121,6 +121,9 @@ func (s *Store) cleanOne(dir string) error {
 		return err
 	}
 	s.log.Info("cleaning up after an interrupted command", "directory", dir)
+	if err := s.rollForward(dir); err != nil {
+		return err
+	}
 	return s.discard(dir, j)
 }
 

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"cowblk/backend"
+	"cowblk/backend/qmp"
+	"cowblk/cow/store"
+)
+
+// storeNames lets the daemon change what names its disks' layers: backend.Names over a store. The process holds the
+// lock of every disk in it.
+type storeNames struct {
+	store *store.Store
+
+	mu        sync.Mutex
+	manifests map[string]*store.Manifest
+}
+
+// Prepare implements backend.Names.
+func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (backend.Pending, error) {
+	n.mu.Lock()
+	var current []*store.Manifest
+	for _, name := range disks {
+		m, ok := n.manifests[name]
+		if !ok {
+			n.mu.Unlock()
+			return nil, fmt.Errorf("disk %q is not of store %s", name, n.store.Dir())
+		}
+		current = append(current, m)
+	}
+	n.mu.Unlock()
+	p, err := n.store.PreparePromotion(ctx, current, tag)
+	if err != nil {
+		return nil, err
+	}
+	return &pendingNames{Pending: p, names: n, before: current}, nil
+}
+
+// Note implements backend.Names.
+func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
+	for _, name := range disks {
+		var v any
+		if spec != nil {
+			v = spec
+		}
+		if err := n.store.SetNote(name, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pendingNames keeps the manifests in memory equal to those in the store.
+type pendingNames struct {
+	*store.Pending
+	names  *storeNames
+	before []*store.Manifest
+}
+
+// Commit implements backend.Pending.
+func (p *pendingNames) Commit() error {
+	err := p.Pending.Commit()
+	if err == nil {
+		p.names.set(p.Manifests())
+	}
+	return err
+}
+
+// Revert implements backend.Pending.
+func (p *pendingNames) Revert() error {
+	p.names.set(p.before)
+	return p.Pending.Revert()
+}
+
+func (n *storeNames) set(manifests []*store.Manifest) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range manifests {
+		n.manifests[m.Name] = m
+	}
+}

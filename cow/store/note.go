@@ -1,0 +1,46 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// noteFile, in a disk's directory, is there while the disk's guest is made to hold still for a promotion. A process that
+// finds one of a dead process lets the guest go on.
+const noteFile = "quiesced.json"
+
+// SetNote keeps v, durably, as the note of a disk whose lock the caller holds; nil takes the note back.
+func (s *Store) SetNote(name string, v any) error {
+	path := s.path(disksDir, name, noteFile)
+	var err error
+	if v != nil {
+		var data []byte
+		if data, err = json.Marshal(v); err == nil {
+			err = s.fs.WriteFileAtomic(path, append(data, '\n'), 0o600)
+		}
+	} else if err = s.fs.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("disk %q: note of a guest being quiesced: %w", name, err)
+	}
+	return nil
+}
+
+// Note reads a disk's note into v; false if there is none.
+func (s *Store) Note(name string, v any) (bool, error) {
+	path := s.path(disksDir, name, noteFile)
+	data, err := s.fs.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("disk %q: note of a guest being quiesced: %s: %w", name, path, err)
+	}
+	return true, nil
+}
