@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend"
 	"cowblk/cow/store"
 )
 
@@ -17,7 +19,9 @@ type diskInfo struct {
 	*store.Manifest
 	Socket  string         `json:"socket"` // where serve listens, or would
 	Serving *store.Serving `json:"serving,omitempty"`
-	Usage   []layerInfo    `json:"usage"` // of each layer, in the order of layers
+	// Live is what the process that serves the disk says of it.
+	Live  *backend.DiskInfo `json:"live,omitempty"`
+	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
 }
 
 type layerInfo struct {
@@ -42,7 +46,7 @@ func newInfo(a *app) *cobra.Command {
 		Example:           "  cowblk info vm1\n  cowblk info debian-12 --json | jq -r .sha256",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openStore()
 			if err != nil {
 				return err
@@ -53,7 +57,7 @@ func newInfo(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printDisk(s, m)
+				return a.printDisk(cmd.Context(), s, m)
 			}
 			if err != nil {
 				return err
@@ -89,7 +93,7 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 	})
 }
 
-func (a *app) printDisk(s *store.Store, m *store.Manifest) error {
+func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) error {
 	info := diskInfo{Kind: store.KindDisk, Manifest: m, Usage: []layerInfo{}}
 	info.Serving, _ = s.Serving(m.Name)
 	// A path that is too long for a socket is for serve to refuse.
@@ -99,12 +103,19 @@ func (a *app) printDisk(s *store.Store, m *store.Manifest) error {
 	}
 	others := sharers(s, m)
 	var damage []error
+	var err error
+	if info.Live, err = live(ctx, info.Serving, m.Name); err != nil {
+		damage = append(damage, err)
+	}
 	for i := range m.Layers {
 		u, err := s.LayerUsage(&m.Layers[i])
 		li := layerInfo{Usage: u, SharedBy: others[i]}
 		if err != nil {
 			li.Error = err.Error()
 			damage = append(damage, err)
+		}
+		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
+			u.Blocks, u.Owned, u.Flushed = l.HeadBlocks, min(int64(l.HeadBlocks)*int64(m.BlockSize), m.Size), false
 		}
 		info.Usage = append(info.Usage, li)
 	}
@@ -128,6 +139,9 @@ func (a *app) printDiskText(info *diskInfo) error {
 		{"state", state},
 		{"socket", info.Socket},
 		{"base", baseText(m.Base)},
+	}
+	if l := info.Live; l != nil {
+		rows = append(rows, []string{"guest", guestText(l)})
 	}
 	if m.TableStart != 0 {
 		rows = append(rows, []string{"table start", "sector " + humanize.Comma(m.TableStart)})
@@ -156,6 +170,21 @@ func (a *app) printDiskText(info *diskInfo) error {
 		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared, l.UUID.String()})
 	}
 	return a.printTable(rows)
+}
+
+// guestText says how a served disk is used.
+func guestText(l *backend.DiskInfo) string {
+	text := "not connected"
+	if l.Connected {
+		text = "connected, write cache on"
+		if !l.WriteCache {
+			text = "connected, write cache off"
+		}
+	}
+	if l.ReadOnly {
+		text += ", read-only"
+	}
+	return text
 }
 
 func baseText(b *store.Base) string {
