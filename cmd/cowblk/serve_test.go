@@ -1,0 +1,347 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// mainEnv makes the test binary run as cowblk, for what needs a process of its own.
+const mainEnv = "COWBLK_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainEnv) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// process is a cowblk process and what it has logged.
+type process struct {
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+// start runs cowblk on the store dir. It is ended with the test.
+func start(t *testing.T, dir string, change func(*exec.Cmd), args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(os.Args[0], append([]string{"--store", dir}, args...)...)}
+	p.cmd.Env = append(os.Environ(), mainEnv+"=1")
+	p.cmd.Stderr = &p.log
+	if change != nil {
+		change(p.cmd)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			p.cmd.Process.Kill()
+			p.cmd.Wait()
+		}
+	})
+	return p
+}
+
+// end sends SIGTERM and wants exit code 0.
+func (p *process) end(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Fatalf("cowblk: %v\n%s", err, p.log.String())
+	}
+}
+
+// dial connects a driver as soon as the socket is there.
+func dial(t *testing.T, socket string) *vhosttest.Frontend {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		f, err := vhosttest.Dial(socket, vhosttest.Options{})
+		if err == nil {
+			t.Cleanup(func() { f.Close() })
+			return f
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// command runs cowblk in this process and returns its standard output.
+func command(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{
+		in: strings.NewReader(""), out: &out, err: &errs, getenv: func(string) string { return "" },
+		terminal: func(any) bool { return false }, kvm: func() bool { return false },
+	}
+	if code := run(append([]string{"--store", dir}, args...), a); code != exitOK {
+		t.Fatalf("cowblk %v: exit %d\n%s", args, code, errs.String())
+	}
+	return out.String()
+}
+
+// shortDir is a directory whose path leaves room for a socket's name.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cowblk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
+
+func wantAt(t *testing.T, f *vhosttest.Frontend, off int64, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := f.Driver(0).ReadAt(got, off); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes at %d are not what was written", len(want), off)
+	}
+}
+
+func writeAt(t *testing.T, f *vhosttest.Frontend, off int64, p []byte) {
+	t.Helper()
+	if _, err := f.Driver(0).WriteAt(p, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b"} {
+		command(t, dir, "create", name, "--size", "16M")
+	}
+	p := start(t, dir, nil, "serve", "a", "b")
+	fa, fb := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+	writeAt(t, fa, 0, pattern(1, 8192))
+	writeAt(t, fb, 4096, pattern(2, 512))
+
+	command(t, dir, "promote", "a", "b", "--tag", "both")
+	writeAt(t, fa, 4096, pattern(3, 512)) // completes a block from the sealed layer
+	wantAt(t, fa, 0, append(append(pattern(1, 4096), pattern(3, 512)...), pattern(1, 3584)...))
+	wantAt(t, fb, 4096, pattern(2, 512))
+
+	var info struct {
+		Layers []struct{ Tag string }
+		Live   struct {
+			Connected  bool
+			Depth      int
+			HeadBlocks int `json:"head-blocks"`
+		}
+	}
+	if err := json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info); err != nil {
+		t.Fatal(err)
+	}
+	if len(info.Layers) != 2 || info.Layers[0].Tag != "both" || !info.Live.Connected || info.Live.Depth != 2 || info.Live.HeadBlocks != 1 {
+		t.Errorf("info of the served disk: %+v", info)
+	}
+
+	// The tag of a running disk can be used at once.
+	command(t, dir, "create", "c", "--from", "a@both")
+	q := start(t, dir, nil, "serve", "c")
+	fc := dial(t, filepath.Join(dir, "run", "c.sock"))
+	wantAt(t, fc, 0, pattern(1, 8192))
+	writeAt(t, fc, 0, pattern(9, 4096))
+	wantAt(t, fa, 0, pattern(1, 4096))
+	q.end(t)
+	p.end(t)
+}
+
+func TestServeRefusesADiskInUse(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	p := start(t, dir, nil, "serve", "a")
+	dial(t, filepath.Join(dir, "run", "a.sock"))
+	q := start(t, dir, nil, "serve", "a", "--socket-path", filepath.Join(dir, "other.sock"))
+	var exit *exec.ExitError
+	if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitInUse || !strings.Contains(q.log.String(), fmt.Sprint(p.cmd.Process.Pid)) {
+		t.Errorf("second serve: %v\n%s", err, q.log.String())
+	}
+	p.end(t)
+}
+
+func TestServeStopsOnQuit(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	p := start(t, dir, nil, "serve", "a")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	writeAt(t, f, 0, pattern(5, 4096))
+	conn, err := net.Dial("unix", filepath.Join(dir, "run", "a.ctl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`)
+	if err := p.cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, p.log.String())
+	}
+	for _, left := range []string{"a.sock", "a.ctl"} {
+		if _, err := os.Lstat(filepath.Join(dir, "run", left)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+	}
+	q := start(t, dir, nil, "serve", "a")
+	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 0, pattern(5, 4096))
+	q.end(t)
+}
+
+// QEMU's "Backend program conventions": --print-capabilities.
+func TestPrintCapabilities(t *testing.T) {
+	var got struct {
+		Type     string
+		Features []string
+	}
+	if err := json.Unmarshal([]byte(command(t, t.TempDir(), "serve", "--print-capabilities")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Type != "block" || !slices.Equal(got.Features, []string{"read-only", "blk-file"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The same: --blk-file, --read-only, --socket-path, --fd with a connection and with a listening socket.
+func TestBackendProgramConventions(t *testing.T) {
+	dir := shortDir(t)
+	raw := filepath.Join(dir, "raw")
+	if err := os.WriteFile(raw, pattern(7, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	p := start(t, dir, nil, "serve", "--blk-file", raw, "--socket-path", socket)
+	writeAt(t, dial(t, socket), 512, pattern(8, 512))
+	p.end(t)
+	got, err := os.ReadFile(raw)
+	if err != nil || !bytes.Equal(got, append(append(pattern(7, 512), pattern(8, 512)...), pattern(7, 1<<20-1024)...)) {
+		t.Errorf("the raw file does not hold what was written: %v", err)
+	}
+
+	p = start(t, dir, nil, "serve", "--blk-file", raw, "--socket-path", socket, "--read-only")
+	f := dial(t, socket)
+	if f.Offered()&vhosttest.FeatureRO == 0 {
+		t.Error("read-only is not offered")
+	}
+	if _, err := f.Driver(0).WriteAt(pattern(1, 512), 0); err == nil {
+		t.Error("a read-only disk was written")
+	}
+	p.end(t)
+
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := os.NewFile(uintptr(pair[0]), "theirs"), os.NewFile(uintptr(pair[1]), "ours")
+	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{theirs} }, "serve", "--blk-file", raw, "--fd", "3")
+	theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.Close()
+	f, err = vhosttest.New(conn.(*net.UnixConn), vhosttest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, f, 512, pattern(8, 512))
+	f.Close()
+	if err := p.cmd.Wait(); err != nil { // a connection's end is the process's
+		t.Errorf("--fd with a connection: %v\n%s", err, p.log.String())
+	}
+
+	l, file := listener(t, filepath.Join(dir, "l"))
+	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{file} }, "serve", "--blk-file", raw, "--fd", "3")
+	wantAt(t, dial(t, l), 512, pattern(8, 512))
+	p.end(t)
+}
+
+// listener makes a listening socket to be inherited.
+func listener(t *testing.T, path string) (string, *os.File) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	t.Cleanup(func() { f.Close() })
+	return path, f
+}
+
+// systemd: sockets by name in LISTEN_FDNAMES, readiness on NOTIFY_SOCKET.
+func TestSocketActivationAndReadiness(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	pathA, fileA := listener(t, filepath.Join(dir, "from-systemd-a"))
+	pathB, fileB := listener(t, filepath.Join(dir, "from-systemd-b"))
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	// LISTEN_PID must be the process's own: a shell that becomes cowblk knows it.
+	p := start(t, dir, func(c *exec.Cmd) {
+		c.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, c.Path}, c.Args[1:]...)
+		c.Path = "/bin/sh"
+		c.ExtraFiles = []*os.File{fileB, fileA}
+		c.Env = append(c.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=b:a", "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+	}, "serve", "a", "b")
+	buf := make([]byte, 64)
+	notify.SetReadDeadline(time.Now().Add(20 * time.Second))
+	n, err := notify.Read(buf)
+	if err != nil || string(buf[:n]) != "READY=1" {
+		t.Fatalf("readiness: %q, %v\n%s", buf[:n], err, p.log.String())
+	}
+	writeAt(t, dial(t, pathA), 0, pattern(1, 512))
+	writeAt(t, dial(t, pathB), 0, pattern(2, 512))
+	p.end(t)
+	if _, err := os.Lstat(pathA); err != nil {
+		t.Errorf("systemd's socket was removed: %v", err)
+	}
+	for name, b := range map[string]byte{"a": 1, "b": 2} {
+		p := start(t, dir, nil, "serve", name)
+		wantAt(t, dial(t, filepath.Join(dir, "run", name+".sock")), 0, pattern(b, 512))
+		p.end(t)
+	}
+}
+
+func TestServeUsage(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"serve"}, {"serve", "a", "a"}, {"serve", "a", "b", "--socket-path", "s"}, {"serve", "--blk-file", "f"},
+		{"serve", "a", "--blk-file", "f", "--socket-path", "s"}, {"serve", "a", "--fd", "3", "--socket-path", "s"},
+		{"serve", "a", "--queues", "0"}, {"serve", "a", "--queues", "257"}, {"serve", "a", "b", "--serial", "x"},
+	} {
+		var errs bytes.Buffer
+		a := &app{in: strings.NewReader(""), out: &errs, err: &errs, getenv: os.Getenv, terminal: func(any) bool { return false }}
+		if code := run(append([]string{"--store", dir}, args...), a); code != exitUsage {
+			t.Errorf("%v: exit %d: %s", args, code, errs.String())
+		}
+	}
+}
