@@ -1,0 +1,51 @@
+# cowblk: everything a newcomer needs is "make demo" and "make test".
+
+GO        ?= go
+FUZZTIME  ?= 10s
+BENCHTIME ?= 1s
+PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
+
+export COWBLK_BINARY ?= $(CURDIR)/cowblk
+
+.PHONY: help build demo test unit integration race fuzz bench lint deps clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## the binary, ./cowblk
+	CGO_ENABLED=0 $(GO) build -trimpath -o cowblk ./cmd/cowblk
+
+deps: ## install the Debian packages that demo and tests need, or say which
+	integration/deps.sh
+
+demo: deps build ## golden image, two disks, two guests, a summary: in minutes
+	$(GO) run ./integration/demo
+
+test: deps build unit integration ## unit, model and integration tests (real QEMU and libvirt)
+
+unit:
+	$(GO) test -timeout 10m $(PACKAGES)
+
+integration:
+	$(GO) test -timeout 35m -tags integration ./integration/...
+
+race: ## unit and model tests under the race detector, and with checked pointers
+	$(GO) test -race -timeout 20m $(PACKAGES)
+	$(GO) test -gcflags=all=-d=checkptr -timeout 10m ./vhost/... ./backend ./cow
+
+fuzz: ## every fuzz test for $(FUZZTIME)
+	integration/fuzz.sh $(FUZZTIME)
+
+bench: ## Go benchmarks of every stage
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(PACKAGES)
+
+lint: ## gofmt, vet, staticcheck, import and unsafe rules
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	    [ -z "$$unformatted" ] || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./... && $(GO) vet -tags integration ./integration/...
+	$(GO) tool staticcheck ./... && $(GO) tool staticcheck -tags integration ./integration/...
+	$(GO) test -count=1 ./integration/lint
+
+clean: ## remove what the build made here (the cache of images stays: see integration/artefacts/build)
+	rm -f cowblk
+	$(GO) clean -testcache -fuzzcache

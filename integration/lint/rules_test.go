@@ -1,0 +1,131 @@
+package lint
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "cowblk/"
+
+// pkg is what "go list -json" says of a package.
+type pkg struct {
+	ImportPath                string
+	Dir                       string
+	GoFiles                   []string
+	Imports                   []string
+	TestGoFiles, XTestGoFiles []string
+	TestImports, XTestImports []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestGoFiles,XTestGoFiles,TestImports,XTestImports",
+		"-tags", "integration", module+"...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 10 {
+		t.Fatalf("found %d packages only", len(all))
+	}
+	return all
+}
+
+// under says whether a package of this module is root or lies below it.
+func under(path, root string) bool {
+	rest, ok := strings.CutPrefix(path, module+root)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// rooms are the only imports within the module that a package may have, besides
+// packages below itself. The first entry that a package lies under counts.
+var rooms = []struct {
+	room string
+	may  []string
+}{
+	{"cmd", []string{"backend", "cow"}},
+	{"backend/control", nil},
+	{"backend/qmp", []string{"backend/control"}},
+	{"backend/nbd", []string{"backend/control", "backend/qmp"}},
+	{"backend", []string{"vhost", "cow"}},
+	{"vhost/vhosttest", []string{"vhost"}},
+	{"vhost/blk", []string{"vhost/virtq"}},
+	{"vhost/virtq", []string{"vhost/guest"}},
+	{"vhost/guest", nil},
+	{"vhost", nil},
+	{"cow/store", []string{"cow", "cow/layer", "cow/vfs"}},
+	{"cow/cowtest", []string{"cow"}},
+	{"cow/layer", []string{"cow/vfs"}},
+	{"cow/index", nil},
+	{"cow/vfs", nil},
+	{"cow", nil},
+	{"integration", []string{"backend", "vhost", "cow"}},
+}
+
+func TestImportsFollowTheRooms(t *testing.T) {
+	for _, p := range packages(t) {
+		i := slices.IndexFunc(rooms, func(r struct {
+			room string
+			may  []string
+		}) bool {
+			return under(p.ImportPath, r.room)
+		})
+		if i < 0 {
+			t.Errorf("%s lies in no room", p.ImportPath)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, module) || under(imp, rooms[i].room) {
+				continue
+			}
+			if !slices.ContainsFunc(rooms[i].may, func(r string) bool { return under(imp, r) }) {
+				t.Errorf("%s imports %s: %s may import %v only", p.ImportPath, imp, rooms[i].room, rooms[i].may)
+			}
+		}
+	}
+}
+
+// The protocol and the engine meet in backend and nowhere else, tests included.
+func TestVhostAndCowDoNotMeet(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			if under(p.ImportPath, "vhost") && under(imp, "cow") || under(p.ImportPath, "cow") && under(imp, "vhost") {
+				t.Errorf("%s imports %s", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+func TestUnsafeHasItsOwnFiles(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, f := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
+			name := strings.TrimSuffix(strings.TrimSuffix(f, ".go"), "_test")
+			if strings.HasSuffix(name, "_unsafe") {
+				continue
+			}
+			out, err := exec.Command("grep", "-nE", `^(import )?\s*"unsafe"`, filepath.Join(p.Dir, f)).CombinedOutput()
+			if err == nil {
+				t.Errorf("%s/%s imports unsafe outside of *_unsafe.go: %s", p.ImportPath, f, out)
+			}
+		}
+	}
+}
