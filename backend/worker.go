@@ -52,6 +52,7 @@ type worker struct {
 
 	inflight int
 	stopping bool
+	kicks    bool  // the driver has been asked for them
 	broken   error // set once; afterwards guest memory is not touched again
 
 	wait  waiter
@@ -73,6 +74,8 @@ func (w *worker) run() {
 	// A front-end may shrink a memory file under us: the access then faults,
 	// and must break this queue, not the process (see batch).
 	debug.SetPanicOnFault(true)
+	// A back-end that died may have published without calling.
+	signal(w.call)
 	for {
 		w.readMail()
 		if w.stopping && w.inflight == 0 {
@@ -105,6 +108,10 @@ func (w *worker) batch() (worked bool) {
 			break
 		}
 		worked = true
+		if w.kicks {
+			w.kicks = false
+			w.ring.SuppressKicks()
+		}
 		if err := w.begin(head); err != nil {
 			w.breakQueue(err)
 			break
@@ -218,8 +225,11 @@ func (w *worker) armed() (ok bool) {
 	defer w.catchFault(nil)
 	taking := w.broken == nil && !w.stopping
 	w.wait.listenKick(taking)
-	if taking && w.ring.EnableKicks() {
-		return false
+	if taking {
+		w.kicks = true
+		if w.ring.EnableKicks() {
+			return false
+		}
 	}
 	return !w.mailbox.Load()
 }

@@ -1,7 +1,21 @@
 package main
 
-import "os"
+import (
+	"os"
+	"path/filepath"
+)
 
 func main() {
-	os.Exit(run(os.Args[1:], newApp()))
+	os.Exit(run(arguments(os.Args), newApp()))
+}
+
+// backendName is a name of this program under which it is "cowblk serve": QEMU's conventions leave no room for a
+// sub-command (see integration/50-cowblk.json).
+const backendName = "cowblk-vhost-user-blk"
+
+func arguments(argv []string) []string {
+	if filepath.Base(argv[0]) == backendName {
+		return append([]string{"serve"}, argv[1:]...)
+	}
+	return argv[1:]
 }

@@ -269,6 +269,25 @@ func TestBackendProgramConventions(t *testing.T) {
 		t.Errorf("--fd with a connection: %v\n%s", err, p.log.String())
 	}
 
+	// As QEMU's conventions start it, by the name in integration/50-cowblk.json.
+	var registered struct{ Type, Binary string }
+	text, err := os.ReadFile("../../integration/50-cowblk.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &registered); err != nil || registered.Type != "block" {
+		t.Fatalf("%+v, %v", registered, err)
+	}
+	binary := filepath.Join(dir, filepath.Base(registered.Binary))
+	if err := os.Symlink(os.Args[0], binary); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "--print-capabilities")
+	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), `"block"`) {
+		t.Errorf("%s --print-capabilities: %v\n%s", binary, err, out)
+	}
+
 	l, file := listener(t, filepath.Join(dir, "l"))
 	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{file} }, "serve", "--blk-file", raw, "--fd", "3")
 	wantAt(t, dial(t, l), 512, pattern(8, 512))
