@@ -1,0 +1,9 @@
+// Package integration holds what only real peers can show: guests in QEMU 7.2
+// and 10, libvirt, QEMU's conventions for back-ends, systemd's socket
+// activation. The tests carry the build tag "integration" and need the
+// packages that "make deps" installs; "make test" runs them. None is ever
+// skipped: what is missing is an error.
+//
+// harness drives the machines, artefacts makes the images, demo is the narrated
+// tour, lint holds the rules of the source tree.
+package integration

@@ -1,0 +1,62 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"cowblk/integration/harness"
+)
+
+// Two guests from one image: each finds after a restart what it wrote and
+// synced before, and nothing of the other's.
+func TestTwoGuestsFromOneImage(t *testing.T) {
+	for _, c := range []struct {
+		qemu string
+		boot harness.BootFrom
+	}{
+		{"7.2", harness.BootDirect},
+		{"10", harness.BootQuick},
+	} {
+		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			both := []string{"left", "right"}
+			written := map[string]string{}
+			for round := range 2 {
+				for _, side := range both {
+					if round == 0 {
+						e.serve(e.disk(side, "--from", imageGolden))
+					}
+				}
+				guests := map[string]*harness.Machine{}
+				for _, side := range both {
+					guests[side] = e.start(harness.MachineOptions{Name: side, QEMU: suite.qemus[c.qemu], Boot: c.boot,
+						Disks: []string{e.socket(e.name(side))}})
+				}
+				for _, side := range both {
+					m := guests[side]
+					e.ready(m)
+					if round == 0 {
+						written[side] = e.run(m, fmt.Sprintf(`set -e
+							mkdir /root/%[1]s && echo "written by %[1]s" >/root/%[1]s/mark
+							dd if=/dev/urandom of=/root/%[1]s/data bs=1M count=16 status=none
+							sha256sum /root/%[1]s/*; sync`, side))
+						continue
+					}
+					if now := e.run(m, fmt.Sprintf("sha256sum /root/%s/*", side)); now != written[side] {
+						t.Errorf("%s wrote\n%s\nand found after a restart\n%s", side, written[side], now)
+					}
+					if names := strings.Fields(e.run(m, "ls /root")); len(names) != 1 || names[0] != side {
+						t.Errorf("%s finds %q in its /root; only %q was written there", side, names, side)
+					}
+				}
+				for _, side := range both {
+					e.must(guests[side].PowerOff(e.ctx))
+				}
+			}
+		})
+	}
+}

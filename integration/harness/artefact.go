@@ -1,0 +1,93 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Root returns the top of the source tree: the nearest folder at or above the
+// working directory that holds go.mod.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("no go.mod here or above: run from within the source tree")
+		}
+		dir = up
+	}
+}
+
+// Artefact returns the directory of a shared file set ("golden", "bios",
+// "quick", "qemu10"; see integration/artefacts/build), which is made first when the
+// cache does not have it. Concurrent callers wait for one build.
+func Artefact(ctx context.Context, name string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "integration", "artefacts", "build"), name)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", name, err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// Golden is the Debian image of the tests and what boots it.
+type Golden struct {
+	Raw, QCOW2     string // the same disk in two formats
+	BIOS           string // its root, bootable by BIOS (raw)
+	Kernel, Initrd string // Debian's own, for -kernel
+	Quick          string // initramfs of a guest without systemd
+}
+
+// NewGolden finds the golden image, built first when missing (about 90 s).
+func NewGolden(ctx context.Context) (Golden, error) {
+	image, err := Artefact(ctx, "golden")
+	if err != nil {
+		return Golden{}, err
+	}
+	quick, err := Artefact(ctx, "quick")
+	if err != nil {
+		return Golden{}, err
+	}
+	bios, err := Artefact(ctx, "bios")
+	if err != nil {
+		return Golden{}, err
+	}
+	return Golden{
+		BIOS:   filepath.Join(bios, "bios.raw"),
+		Raw:    filepath.Join(image, "golden.raw"),
+		QCOW2:  filepath.Join(image, "golden.qcow2"),
+		Kernel: filepath.Join(image, "vmlinuz"),
+		Initrd: filepath.Join(image, "initrd.img"),
+		Quick:  filepath.Join(quick, "initrd.img"),
+	}, nil
+}
+
+// InstalledQEMU is Debian 12's own QEMU (7.2).
+const InstalledQEMU = "qemu-system-x86_64"
+
+// BackportsQEMU returns the program of QEMU 10, unpacked beside the installed one.
+func BackportsQEMU(ctx context.Context) (string, error) {
+	dir, err := Artefact(ctx, "qemu10")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "qemu-system-x86_64"), nil
+}

@@ -1,0 +1,126 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// tail keeps the last tailBytes of what is written to it. Safe for concurrent use.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+const tailBytes = 2 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	if len(t.buf) > 2*tailBytes {
+		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailBytes:]...)
+	}
+	return len(p), nil
+}
+
+// String returns the last lines, without a serial console's carriage returns.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.buf[max(0, len(t.buf)-tailBytes):]
+	return strings.TrimRight(strings.ReplaceAll(string(last), "\r", ""), "\n")
+}
+
+// Process is a child that dies with this process at the latest.
+type Process struct {
+	Name string // for messages
+
+	cmd    *exec.Cmd
+	output tail // standard output and error
+	done   chan struct{}
+	err    error // of Wait; valid after done
+}
+
+// StartProcess starts cmd, collecting what it prints unless the caller has set
+// where that goes.
+func StartProcess(name string, cmd *exec.Cmd) (*Process, error) {
+	p := &Process{Name: name, cmd: cmd, done: make(chan struct{})}
+	if cmd.Stdout == nil {
+		cmd.Stdout = &p.output
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = &p.output
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// PID of the process; stays reserved until it has been waited for.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Running tells whether it has not.
+func (p *Process) Running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Output returns the last of what the process printed.
+func (p *Process) Output() string { return p.output.String() }
+
+// Signal sends a signal; a process that has ended is no error.
+func (p *Process) Signal(s os.Signal) error {
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("%s: sending %v: %w", p.Name, s, err)
+	}
+	return nil
+}
+
+// Wait waits for the end and returns an error unless the exit status was 0.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return fmt.Errorf("%s has not ended: %w\n%s", p.Name, context.Cause(ctx), p.Output())
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: %w\n%s", p.Name, p.err, p.Output())
+	}
+	return nil
+}
+
+// Stop asks the process to end (SIGTERM) and returns what Wait says.
+func (p *Process) Stop(ctx context.Context) error {
+	if err := p.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return p.Wait(ctx)
+}
+
+// Kill ends the process without asking and waits for its end.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // the only failure is that it has ended already
+	<-p.done
+}

@@ -1,0 +1,224 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cowblk/integration/harness"
+)
+
+// suite is what all tests share; made once by TestMain and read-only afterwards.
+var suite struct {
+	golden harness.Golden
+	store  *harness.Store
+	qemus  map[string]string // QEMU program by the version's name
+}
+
+// Names of the images in the shared store.
+const (
+	imageGolden = "debian-12"      // the golden image
+	imageBIOS   = "debian-12-bios" // the golden root, bootable by BIOS
+)
+
+// waitLimit bounds any wait for a guest: an emulated machine beside others on
+// two busy cores needs a fraction of it.
+const waitLimit = 5 * time.Minute
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "cowblk-it-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := 1
+	if err := setUp(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "integration tests cannot start:", err)
+	} else {
+		status = m.Run()
+		if err := imagesUnchanged(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(status)
+}
+
+func setUp(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	var err error
+	if suite.golden, err = harness.NewGolden(ctx); err != nil {
+		return err
+	}
+	ten, err := harness.BackportsQEMU(ctx)
+	if err != nil {
+		return err
+	}
+	suite.qemus = map[string]string{"7.2": harness.InstalledQEMU, "10": ten}
+	if suite.store, err = harness.NewStore(filepath.Join(dir, "store")); err != nil {
+		return err
+	}
+	for file, name := range map[string]string{suite.golden.QCOW2: imageGolden, suite.golden.BIOS: imageBIOS} {
+		if _, err := suite.store.Run(ctx, "import", file, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// imagesUnchanged reads both images as they are after all tests.
+func imagesUnchanged() error {
+	for _, name := range []string{imageGolden, imageBIOS} {
+		if err := suite.store.CheckImage(context.Background(), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// env is what one test works with.
+type env struct {
+	*testing.T
+	ctx  context.Context // ends when a back-end dies unasked, or at the limit
+	stop context.CancelCauseFunc
+	dir  string // for sockets
+}
+
+func newEnv(t *testing.T) *env {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cowblk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	ctx, stop := context.WithCancelCause(ctx)
+	t.Cleanup(func() {
+		stop(nil)
+		cancel()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return &env{T: t, ctx: ctx, stop: stop, dir: dir}
+}
+
+// must ends the test on an error.
+func (e *env) must(err error) {
+	e.Helper()
+	if err != nil {
+		e.Fatal(err)
+	}
+}
+
+// cowblk runs one command on the shared store.
+func (e *env) cowblk(args ...string) string {
+	e.Helper()
+	out, err := suite.store.Run(e.ctx, args...)
+	e.must(err)
+	return out
+}
+
+// name makes a disk's name that no other test uses.
+func (e *env) name(part string) string {
+	return strings.ToLower(strings.NewReplacer("/", "-", "#", "-", "_", "-").Replace(e.Name())) + "-" + part
+}
+
+// disk makes a disk of its own with these options of "cowblk create" and
+// returns its name.
+func (e *env) disk(part string, options ...string) string {
+	e.Helper()
+	name := e.name(part)
+	e.cowblk(append([]string{"create", name}, options...)...)
+	return name
+}
+
+// server is a back-end whose end, unless the test asked for it, ends the test.
+type server struct {
+	*harness.Backend
+	asked atomic.Bool // the test wants it to end
+}
+
+// serve starts the back-end of a disk.
+func (e *env) serve(name string) *server {
+	e.Helper()
+	b, err := suite.store.Serve(e.ctx, name, e.socket(name))
+	e.must(err)
+	return e.watch(b)
+}
+
+// socket is where serve puts a disk's socket: short, for UNIX sockets' sake.
+func (e *env) socket(name string) string {
+	return filepath.Join(e.dir, name[strings.LastIndexByte(name, '-')+1:]+".sock")
+}
+
+func (e *env) watch(b *harness.Backend) *server {
+	s := &server{Backend: b}
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		select {
+		case <-b.Done():
+			if !s.asked.Load() {
+				e.stop(fmt.Errorf("%s has ended unasked:\n%s", b.Name, b.Output()))
+			}
+		case <-e.ctx.Done():
+		}
+	}()
+	e.Cleanup(func() {
+		s.asked.Store(true)
+		b.Kill()
+		<-watching
+	})
+	return s
+}
+
+// halt ends a back-end the way an operator does, and insists on a clean end.
+func (e *env) halt(s *server) {
+	e.Helper()
+	s.asked.Store(true)
+	e.must(s.Stop(e.ctx))
+}
+
+// start runs a machine on sockets of this test's folder and ends it with the test.
+func (e *env) start(o harness.MachineOptions) *harness.Machine {
+	e.Helper()
+	o.Dir, o.Golden = e.dir, suite.golden
+	m, err := harness.StartMachine(e.ctx, o)
+	e.must(err)
+	e.Cleanup(m.Close)
+	return m
+}
+
+// boot is start, then waits for the guest.
+func (e *env) boot(o harness.MachineOptions) *harness.Machine {
+	e.Helper()
+	m := e.start(o)
+	e.ready(m)
+	return m
+}
+
+func (e *env) ready(m *harness.Machine) {
+	e.Helper()
+	b, took, err := m.Ready(e.ctx)
+	e.must(err)
+	e.Logf("%s: Linux %s ready %.1f s after QEMU's start", m, b.Kernel, took.Seconds())
+}
+
+// run runs a script in the guest and returns what it printed.
+func (e *env) run(m *harness.Machine, script string) string {
+	e.Helper()
+	out, err := m.Run(e.ctx, script)
+	e.must(err)
+	return out
+}
