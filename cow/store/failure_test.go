@@ -79,6 +79,8 @@ func TestFailureAtEveryStep(t *testing.T) {
 			return err
 		}},
 		{"promote", func(s *Store) error { _, err := s.Promote(ctx, []string{"vm1"}, "u"); return err }},
+		{"promote two", func(s *Store) error { _, err := s.Promote(ctx, []string{"vm1", "vm2"}, "u"); return err }},
+		{"rollback", func(s *Store) error { _, err := s.Rollback(ctx, Ref{"vm1", "t"}); return err }},
 		{"remove disk", func(s *Store) error { _, err := s.Remove(ctx, "vm1"); return err }},
 		{"remove image", func(s *Store) error { _, err := s.Remove(ctx, "spare"); return err }},
 	}
@@ -110,11 +112,32 @@ func TestFailureAtEveryStep(t *testing.T) {
 					t.Fatalf("step %d: %v", n, err)
 				}
 				consistent(t, s, want)
+				if op.name == "promote two" {
+					together(t, s, "vm1", "vm2", "u")
+				}
 				if t.Failed() {
 					t.Fatalf("step %d: %v", n, err)
 				}
 			}
 		})
+	}
+}
+
+// together wants both disks to have the tag, or neither.
+func together(t *testing.T, s *Store, a, b, tag string) {
+	t.Helper()
+	var has [2]bool
+	for i, name := range []string{a, b} {
+		m, err := s.Disk(name)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, err = m.Tagged(tag)
+		has[i] = err == nil
+	}
+	if has[0] != has[1] {
+		t.Errorf("tag %s: on %s %v, on %s %v", tag, a, has[0], b, has[1])
 	}
 }
 
