@@ -1,0 +1,174 @@
+package nbd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pojntfx/go-nbd/pkg/protocol"
+)
+
+// nextOption reads one option of the client's as a whole. It is answered here, or
+// handed to go-nbd in its plainest form.
+func (g *guard) nextOption() error {
+	if g.count++; g.count > maxOptions {
+		return protocolf("more than %d options", maxOptions)
+	}
+	var header [optionHeaderLen]byte
+	if _, err := io.ReadFull(g.br, header[:]); err != nil {
+		return err
+	}
+	magic, id, n := binary.BigEndian.Uint64(header[:]), binary.BigEndian.Uint32(header[8:]), binary.BigEndian.Uint32(header[12:])
+	switch {
+	case magic != protocol.NEGOTIATION_MAGIC_OPTION:
+		return protocolf("option with magic %#x", magic)
+	case n > maxOption:
+		return protocolf("option %d with %d bytes, at most %d are allowed", id, n, maxOption)
+	}
+	data := make([]byte, n)
+	if _, err := io.ReadFull(g.br, data); err != nil {
+		return err
+	}
+	switch id {
+	case optExportName:
+		// There is no way to answer it with an error ("NBD_OPT_EXPORT_NAME").
+		return protocolf("option EXPORT_NAME, which is replaced by GO")
+	case optList:
+		if n != 0 {
+			return g.refuse(id, repErrInvalid, "LIST takes no data")
+		}
+		return g.list()
+	case optInfo, optGo:
+		return g.choose(id, data)
+	}
+	// ABORT, and all that go-nbd answers with ERR_UNSUP: without their data.
+	g.pass(id, nil)
+	return nil
+}
+
+// pass hands an option to go-nbd.
+func (g *guard) pass(id uint32, data []byte) {
+	b := binary.BigEndian.AppendUint64(g.inBuf[:0], protocol.NEGOTIATION_MAGIC_OPTION)
+	b = binary.BigEndian.AppendUint32(b, id)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
+	g.in, g.option = append(b, data...), id
+}
+
+// list answers LIST: one reply a name.
+func (g *guard) list() error {
+	var b []byte
+	for _, name := range g.server.names() {
+		b = appendReply(b, optList, repServer, 4+len(name))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(name)))
+		b = append(b, name...)
+	}
+	return g.send(appendReply(b, optList, repAck, 0))
+}
+
+// choose handles INFO and GO: length of the name, name, number of information
+// requests, two bytes for each of them. go-nbd sends all information that it has
+// and needs no requests.
+func (g *guard) choose(id uint32, data []byte) error {
+	name, ok := parseChoice(data)
+	if !ok {
+		return g.refuse(id, repErrInvalid, "lengths do not agree")
+	}
+	e, err := g.server.pin(g.client, name)
+	switch {
+	case errors.Is(err, errTooMany):
+		return g.refuse(id, repErrPolicy, err.Error())
+	case err != nil:
+		return g.refuse(id, repErrUnknown, err.Error())
+	}
+	g.slot.Name, g.disk, g.size = name, e.disk, e.disk.Size()
+	g.options.PreferredBlockSize = max(4096, uint32(e.disk.BlockSize()))
+	plain := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
+	plain = append(plain, name...)
+	g.pass(id, append(plain, 0, 0))
+	return nil
+}
+
+// parseChoice takes the data of INFO or GO apart; false if a length does not agree
+// with the others, or the name is too long.
+func parseChoice(data []byte) (name string, ok bool) {
+	if len(data) < 4 {
+		return "", false
+	}
+	n := binary.BigEndian.Uint32(data)
+	if data = data[4:]; n > maxName || int(n)+2 > len(data) {
+		return "", false
+	}
+	name, data = string(data[:n]), data[n:]
+	return name, len(data) == 2+2*int(binary.BigEndian.Uint16(data))
+}
+
+// refuse answers an option with an error and a text for a person.
+func (g *guard) refuse(id, kind uint32, text string) error {
+	return g.send(append(appendReply(nil, id, kind, len(text)), text...))
+}
+
+func appendReply(b []byte, option, kind uint32, length int) []byte {
+	b = binary.BigEndian.AppendUint64(b, protocol.NEGOTIATION_MAGIC_REPLY)
+	b = binary.BigEndian.AppendUint32(b, option)
+	b = binary.BigEndian.AppendUint32(b, kind)
+	return binary.BigEndian.AppendUint32(b, uint32(length))
+}
+
+// sendReplies sends go-nbd's answers to the last option, with the export's flags
+// made right, and leaves the handshake after GO.
+func (g *guard) sendReplies() error {
+	if len(g.replies) == 0 {
+		return nil
+	}
+	last, exports, err := g.patch(g.replies)
+	if err != nil {
+		return err
+	}
+	chosen := g.option == optGo || g.option == optInfo
+	if chosen && (exports != 1 || last != repAck) {
+		return fmt.Errorf("%w: %d descriptions of an export, then type %#x", errReply, exports, last)
+	}
+	if g.option == optGo {
+		// Before the client can know, so that its next message finds all in place.
+		g.phase = atRequests
+		g.server.establish(g.client)
+	}
+	if err := g.send(g.replies); err != nil {
+		return err
+	}
+	g.replies = g.replies[:0]
+	if g.phase == atRequests {
+		g.replies = nil
+		return g.conn.SetDeadline(time.Time{})
+	}
+	return nil
+}
+
+// patch goes through replies to one option and puts the right transmission flags
+// into the descriptions of the export. It returns the type of the last reply and
+// the number of descriptions.
+func (g *guard) patch(b []byte) (last uint32, exports int, err error) {
+	for len(b) > 0 {
+		if len(b) < optionReplyLen {
+			return 0, 0, fmt.Errorf("%w: %d bytes left over", errReply, len(b))
+		}
+		option, n := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[16:])
+		if binary.BigEndian.Uint64(b) != protocol.NEGOTIATION_MAGIC_REPLY || option != g.option || uint64(n) > uint64(len(b)-optionReplyLen) {
+			return 0, 0, fmt.Errorf("%w: to option %d, of %d bytes", errReply, option, n)
+		}
+		last = binary.BigEndian.Uint32(b[12:])
+		data := b[optionReplyLen:][:n]
+		b = b[optionReplyLen+n:]
+		if last != repInfo || len(data) < 2 || binary.BigEndian.Uint16(data) != protocol.NEGOTIATION_TYPE_INFO_EXPORT {
+			continue
+		}
+		if len(data) != infoExportLen || binary.BigEndian.Uint64(data[2:]) != uint64(g.size) {
+			return 0, 0, fmt.Errorf("%w: export description of %d bytes", errReply, len(data))
+		}
+		binary.BigEndian.PutUint16(data[10:], transmissionFlags)
+		exports++
+	}
+	return last, exports, nil
+}

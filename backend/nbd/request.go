@@ -1,0 +1,188 @@
+package nbd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pojntfx/go-nbd/pkg/protocol"
+)
+
+// request is a READ under way. go-nbd gets it in pieces, and its replies to them
+// are joined to one.
+type request struct {
+	cookie  uint64
+	offset  uint64 // of the next piece
+	left    uint32 // bytes not handed on yet
+	pending uint32 // bytes that go-nbd still has to write of the present piece
+	begun   bool   // the reply's header is sent: success can no longer be taken back
+	err     error  // why the present piece could not be read
+}
+
+// nextRequest finishes the piece before, and fetches the next one or the client's
+// next request.
+func (g *guard) nextRequest() error {
+	r := &g.req
+	if r.pending > 0 {
+		switch {
+		case r.err == nil:
+			return fmt.Errorf("%w: %d bytes of a read are missing", errReply, r.pending)
+		case r.begun:
+			return fmt.Errorf("in the middle of a reply: %w", r.err)
+		}
+		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.slot.Name, "err", r.err)
+		failed := *r
+		*r, g.header = request{}, g.header[:0]
+		return g.answer(failed.cookie, failed.err)
+	}
+	if r.left > 0 {
+		g.handOn()
+		return nil
+	}
+	var h [requestLen]byte
+	if err := g.receive(h[:]); err != nil {
+		return err
+	}
+	magic, flags, kind := binary.BigEndian.Uint32(h[0:]), binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:])
+	*r = request{cookie: binary.BigEndian.Uint64(h[8:]), offset: binary.BigEndian.Uint64(h[16:])}
+	n := binary.BigEndian.Uint32(h[24:])
+	if magic != protocol.TRANSMISSION_MAGIC_REQUEST {
+		return protocolf("request with magic %#x", magic)
+	}
+	switch kind {
+	case cmdRead:
+		if err := g.checkRead(flags, n); err != nil {
+			return g.answer(r.cookie, err)
+		}
+		if n == 0 {
+			return g.answer(r.cookie, nil)
+		}
+		r.left = n
+		g.handOn()
+		return nil
+	case cmdDisc:
+		g.phase = atEnd
+		g.passRequest(cmdDisc, 0)
+		return nil
+	case cmdWrite:
+		// The only command with a payload; one that is too long to be skipped leaves
+		// no way back into step.
+		if n > maxRequest {
+			return protocolf("WRITE of %d bytes", n)
+		}
+		if err := g.discard(int(n)); err != nil {
+			return err
+		}
+		return g.answer(r.cookie, errReadOnly)
+	case cmdTrim, cmdWriteZeroes:
+		return g.answer(r.cookie, errReadOnly)
+	}
+	// FLUSH, CACHE, BLOCK_STATUS, ...: not offered.
+	return g.answer(r.cookie, errRequest)
+}
+
+// checkRead checks a READ against the export.
+func (g *guard) checkRead(flags uint16, n uint32) error {
+	size := uint64(g.size)
+	switch offset := g.req.offset; {
+	case flags != 0:
+		return fmt.Errorf("%w: flags %#x were not offered", errRequest, flags)
+	case n > maxRequest:
+		return fmt.Errorf("%w: READ of %d bytes, at most %d are allowed", errRequest, n, maxRequest)
+	case offset > size || uint64(n) > size-offset:
+		return fmt.Errorf("%w: READ of %d bytes at %d, the export has %d", errRequest, n, offset, size)
+	}
+	return nil
+}
+
+// handOn gives go-nbd the next piece of the READ under way.
+func (g *guard) handOn() {
+	r := &g.req
+	r.pending = min(r.left, chunkSize)
+	g.passRequest(cmdRead, r.pending)
+	r.left -= r.pending
+	r.offset += uint64(r.pending)
+	g.header = g.header[:0]
+}
+
+func (g *guard) passRequest(kind uint16, n uint32) {
+	b := binary.BigEndian.AppendUint32(g.inBuf[:0], protocol.TRANSMISSION_MAGIC_REQUEST)
+	b = binary.BigEndian.AppendUint16(b, 0)
+	b = binary.BigEndian.AppendUint16(b, kind)
+	b = binary.BigEndian.AppendUint64(b, g.req.cookie)
+	b = binary.BigEndian.AppendUint64(b, g.req.offset)
+	g.in = binary.BigEndian.AppendUint32(b, n)
+}
+
+// answer replies to a request that needs no data.
+func (g *guard) answer(cookie uint64, err error) error {
+	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
+	b = binary.BigEndian.AppendUint32(b, errorOf(err))
+	b = binary.BigEndian.AppendUint64(b, cookie)
+	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	return g.send(b)
+}
+
+// writeReply takes what go-nbd writes for a piece: a header of success, held back
+// until the data comes, as the read may fail in between; then the data.
+func (g *guard) writeReply(p []byte) (int, error) {
+	r := &g.req
+	n := len(p)
+	if k := min(replyLen-len(g.header), len(p)); k > 0 {
+		g.header = append(g.header, p[:k]...)
+		if p = p[k:]; len(g.header) == replyLen {
+			h := g.header
+			if binary.BigEndian.Uint32(h) != protocol.TRANSMISSION_MAGIC_REPLY || binary.BigEndian.Uint32(h[4:]) != 0 || binary.BigEndian.Uint64(h[8:]) != r.cookie {
+				return 0, fmt.Errorf("%w: to a read: % x", errReply, h)
+			}
+		}
+	}
+	if len(p) == 0 {
+		return n, nil
+	}
+	if r.err != nil || uint64(len(p)) > uint64(r.pending) {
+		return 0, fmt.Errorf("%w: %d bytes to a read with %d to come", errReply, len(p), r.pending)
+	}
+	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.out = g.out[:0]
+	if !r.begun {
+		g.out = append(g.out, g.header)
+	}
+	g.out = append(g.out, p)
+	r.begun = true
+	g.rest = g.out // WriteTo consumes it
+	if _, err := g.rest.WriteTo(g.conn); err != nil {
+		return 0, err
+	}
+	r.pending -= uint32(len(p))
+	g.sent += int64(len(p))
+	return n, nil
+}
+
+// reader is the guard as go-nbd's back-end.
+type reader guard
+
+// ReadAt reads the piece that the guard has handed on. It never fails, for go-nbd
+// has announced success already and would disconnect; the guard knows.
+func (r *reader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.disk.ReadAt(p, off)
+	if n == len(p) {
+		return n, nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	r.req.err = fmt.Errorf("read %d bytes at byte %d: %w", len(p), off, err)
+	return 0, nil
+}
+
+// Size is the chosen export's, in bytes.
+func (r *reader) Size() (int64, error) { return r.size, nil }
+
+// WriteAt is never reached: see nextRequest.
+func (r *reader) WriteAt([]byte, int64) (int, error) { return 0, errReadOnly }
+
+// Sync has nothing to do.
+func (r *reader) Sync() error { return nil }
