@@ -66,6 +66,29 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+func TestRollbackAsks(t *testing.T) {
+	s := newScript(t)
+	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2"} {
+		s.command("cowblk " + line)
+	}
+	var out, errOut bytes.Buffer
+	a := s.app(&out, &errOut)
+	a.terminal = func(stream any) bool { return stream == a.in }
+	for _, answer := range []string{"n\n", "y\n"} {
+		a.in = strings.NewReader(answer)
+		if code := run([]string{"rollback", "vm1@t1"}, a); code != 0 {
+			t.Fatalf("exit %d: %s", code, &errOut)
+		}
+		m, err := s.store().Disk("vm1")
+		if err != nil || (len(m.Layers) == 2) != (answer == "y\n") {
+			t.Errorf("after %q: %d layers, %v", answer, len(m.Layers), err)
+		}
+	}
+	if q := errOut.String(); !strings.Contains(q, "Discard everything in vm1 that is newer than vm1@t1: tag t2; 2 layers, ") {
+		t.Errorf("question %q", q)
+	}
+}
+
 // A person sees progress; a pipe does not.
 func TestImportProgress(t *testing.T) {
 	s := newScript(t)
