@@ -76,7 +76,7 @@ func (s *Server) admit(conn net.Conn, at Address) {
 func (s *Server) enter(c *client) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.clients) >= s.opts.Connections && !s.evict() {
+	if s.closed || !s.makeRoom() {
 		return false
 	}
 	s.accepted++
@@ -86,16 +86,27 @@ func (s *Server) enter(c *client) bool {
 	return true
 }
 
-// evict disconnects the oldest client that is still in its handshake; false: there
-// is none.
-func (s *Server) evict() bool {
+// makeRoom reports whether one more client may come. If all places are taken, the
+// oldest client that is still in its handshake is disconnected. Those on their way
+// out hold no place, but there may not be any number of them either.
+func (s *Server) makeRoom() bool {
 	var oldest *client
+	live := 0
 	for c := range s.clients {
-		if !c.established && !c.closing && (oldest == nil || c.number < oldest.number) {
+		if c.closing {
+			continue
+		}
+		live++
+		if !c.established && (oldest == nil || c.number < oldest.number) {
 			oldest = c
 		}
 	}
-	if oldest == nil {
+	switch {
+	case len(s.clients) >= 2*s.opts.Connections:
+		return false
+	case live < s.opts.Connections:
+		return true
+	case oldest == nil:
 		return false
 	}
 	oldest.shut()

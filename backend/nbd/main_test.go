@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait in these tests; reaching it is a failure.
-const patience = 6 * time.Second
+const patience = 20 * time.Second
 
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {

@@ -1,0 +1,105 @@
+package nbd
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestParseAddress(t *testing.T) {
+	for _, test := range []struct {
+		in, out, uri string // out empty: in; uri of the export "vm1@tag"
+	}{
+		{"unix:/run/x.nbd", "", "nbd+unix:///vm1@tag?socket=/run/x.nbd"},
+		{"unix:/a b&c+d:e%", "", "nbd+unix:///vm1@tag?socket=/a%20b%26c%2Bd%3Ae%25"},
+		{"unix:x", "", "nbd+unix:///vm1@tag?socket=x"},
+		{"tcp:10809", "tcp:127.0.0.1:10809", "nbd://127.0.0.1:10809/vm1@tag"},
+		{"tcp::10809", "tcp:127.0.0.1:10809", "nbd://127.0.0.1:10809/vm1@tag"},
+		{"tcp:0.0.0.0:1", "", "nbd://localhost:1/vm1@tag"},
+		{"tcp:[::]:1", "", "nbd://localhost:1/vm1@tag"},
+		{"tcp:[::1]:0", "", "nbd://[::1]:0/vm1@tag"},
+		{"tcp:[fe80::1%eth0]:65535", "", "nbd://[fe80::1%25eth0]:65535/vm1@tag"},
+		{"tcp:backup.example:10809", "", "nbd://backup.example:10809/vm1@tag"},
+		{"vsock:1:10809", "", "nbd+vsock://1:10809/vm1@tag"},
+		{"vsock:any:10809", "", "nbd+vsock://2:10809/vm1@tag"},
+		{"vsock:4294967295:10809", "vsock:any:10809", "nbd+vsock://2:10809/vm1@tag"},
+		{"vsock:3:0", "", "nbd+vsock://3:0/vm1@tag"},
+	} {
+		a, err := ParseAddress(test.in)
+		if err != nil {
+			t.Errorf("%q: %v", test.in, err)
+			continue
+		}
+		if test.out == "" {
+			test.out = test.in
+		}
+		if a.String() != test.out || a.URI("vm1@tag") != test.uri {
+			t.Errorf("%q: %s, %s; expected %s, %s", test.in, a, a.URI("vm1@tag"), test.out, test.uri)
+		}
+		if b, err := ParseAddress(a.String()); err != nil || a != b {
+			t.Errorf("%q again: %+v, %v", a, b, err)
+		}
+	}
+	for _, in := range []string{
+		"", "unix", "unix:", "unix:\x00x", "/run/x", "udp:1", "tcp", "tcp:", "tcp:host", "tcp:host:", "tcp:host:http", "tcp:host:65536",
+		"tcp:::1:80", "tcp:host:-1", "tcp:host:+1", "tcp:a b:1", "vsock", "vsock:", "vsock:1", "vsock::1", "vsock:host:1", "vsock:1:x",
+		"vsock:-1:1", "vsock:1:4294967295", "vsock:4294967296:1", "vsock:1:2:3",
+	} {
+		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) || !strings.Contains(err.Error(), "expected") {
+			t.Errorf("%q: %+v, %v", in, a, err)
+		}
+	}
+}
+
+func FuzzParseAddress(f *testing.F) {
+	for _, s := range []string{"unix:/x", "tcp:[::1]:1", "vsock:any:2"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := ParseAddress(s)
+		if err != nil {
+			return
+		}
+		if b, err := ParseAddress(a.String()); err != nil || a != b {
+			t.Errorf("%q: %+v, then %+v, %v", s, a, b, err)
+		}
+		a.URI(s)
+	})
+}
+
+func TestListenUnixMode(t *testing.T) {
+	s, a := start(t, Options{}, nil)
+	st, err := os.Stat(a.Path)
+	must(t, err)
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %s", st.Mode())
+	}
+	if _, err := s.Listen(a); err == nil || !strings.Contains(err.Error(), a.String()) {
+		t.Errorf("a second listener: %v", err)
+	}
+	must(t, s.Close())
+	if _, err := os.Stat(a.Path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("socket after Close: %v", err)
+	}
+}
+
+func TestListenErrors(t *testing.T) {
+	s, _ := start(t, Options{}, nil)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	for _, a := range []Address{
+		{Network: "unix", Path: filepath.Join(t.TempDir(), "no", "dir")},
+		{Network: "tcp", Host: "127.0.0.1", Port: uint32(taken.Addr().(*net.TCPAddr).Port)},
+		{Network: "vsock", CID: 0xfffffff0, Port: 1},
+		{Network: "pigeon"},
+	} {
+		if _, err := s.Listen(a); err == nil || !strings.Contains(err.Error(), a.String()) {
+			t.Errorf("%+v: %v", a, err)
+		}
+	}
+}

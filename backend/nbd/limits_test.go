@@ -1,0 +1,254 @@
+package nbd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ends reports whether the server closes the connection; it must not be the test's
+// own deadline.
+func ends(c net.Conn) bool {
+	_, err := io.Copy(io.Discard, c)
+	var timeout net.Error
+	return !(errors.As(err, &timeout) && timeout.Timeout())
+}
+
+func TestHandshakeTime(t *testing.T) {
+	d := noise(1 << 20)
+	_, a := start(t, Options{HandshakeTime: time.Second}, map[string]Disk{"x": d})
+	silent := dial(t, a)
+	slow := greeted(t, a)
+	go func() {
+		for _, b := range option(optGo, choice("x")) {
+			slow.Write([]byte{b})
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	if !ends(silent) || !ends(slow) {
+		t.Error("half-open connections stay")
+	}
+	c := ready(t, a, "x")
+	time.Sleep(1500 * time.Millisecond) // the time of a handshake is not that of a connection
+	c.give(command(cmdRead, 0, 1, 0, 512))
+	if e := c.reply(1); e != 0 {
+		t.Errorf("error %d", e)
+	}
+}
+
+func TestIdleTime(t *testing.T) {
+	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": noise(512)})
+	if !ends(ready(t, a, "x")) {
+		t.Error("an idle connection stays")
+	}
+}
+
+func TestStallTime(t *testing.T) {
+	d := noise(64 << 20)
+	_, a := start(t, Options{StallTime: time.Second}, map[string]Disk{"x": d})
+	half := ready(t, a, "x")
+	half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
+	payload := ready(t, a, "x")
+	payload.give(command(cmdWrite, 0, 1, 0, 512))
+	if !ends(half) || !ends(payload) {
+		t.Error("half-sent requests stay")
+	}
+	// One that does not take its answer: what is in the socket's buffers comes, the
+	// rest does not.
+	deaf := ready(t, a, "x")
+	deaf.give(command(cmdRead, 0, 1, 0, maxRequest))
+	time.Sleep(1500 * time.Millisecond)
+	if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
+		t.Errorf("%d bytes came", n)
+	}
+	checkServes(t, a, "x", d)
+}
+
+// TestSlowHarmsNobody: with clients stuck everywhere, another one is served.
+func TestSlowHarmsNobody(t *testing.T) {
+	d := noise(64 << 20)
+	_, a := start(t, Options{}, map[string]Disk{"x": d})
+	for range 5 {
+		ready(t, a, "x").give(command(cmdRead, 0, 1, 0, maxRequest))
+		greeted(t, a).give(option(optGo, choice("x"))[:5])
+		dial(t, a)
+	}
+	checkServes(t, a, "x", d)
+}
+
+func TestPerExport(t *testing.T) {
+	d := noise(1 << 20)
+	s, a := start(t, Options{PerExport: 2}, map[string]Disk{"x": d, "y": d})
+	first, _ := ready(t, a, "x"), ready(t, a, "x")
+	c := greeted(t, a)
+	c.give(option(optGo, choice("x")))
+	if kind, text := c.optionReply(optGo); kind != repErrPolicy || !strings.Contains(string(text), "too many connections") {
+		t.Errorf("third connection: %#x %q", kind, text)
+	}
+	checkServes(t, a, "y", d)
+	first.Close()
+	eventually(t, "a place is free", func() bool { return s.Exports()[0].Clients == 1 })
+	checkServes(t, a, "x", d)
+}
+
+func TestFlood(t *testing.T) {
+	d := noise(1 << 20)
+	s, a := start(t, Options{Connections: 8, PerExport: 100}, map[string]Disk{"x": d})
+	// Half-open ones make room for those who talk.
+	for i := range 200 {
+		dial(t, a)
+		eventually(t, "the client has come and another one gone", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.accepted == uint64(i+1) && len(s.clients) <= 8
+		})
+	}
+	checkServes(t, a, "x", d)
+	// Those who talk are not driven out.
+	var talking []*script
+	for range 8 {
+		talking = append(talking, ready(t, a, "x"))
+	}
+	for range 20 {
+		if !ends(dial(t, a)) {
+			t.Error("one connection too many")
+		}
+	}
+	for _, c := range talking {
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		if e := c.reply(1); e != 0 {
+			t.Errorf("error %d", e)
+		}
+		c.take(512)
+	}
+	s.mu.Lock()
+	n := len(s.clients)
+	s.mu.Unlock()
+	if n > 8 {
+		t.Errorf("%d clients", n)
+	}
+}
+
+func TestRemoveExport(t *testing.T) {
+	d := noise(1 << 20)
+	d.wait = make(chan struct{})
+	s, a := start(t, Options{}, map[string]Disk{"x": d, "y": noise(512)})
+	other, reading := ready(t, a, "y"), ready(t, a, "x")
+	reading.give(command(cmdRead, 0, 1, 0, 512))
+	eventually(t, "the client has the export", func() bool { return s.Exports()[0].Clients == 1 })
+	removed := make(chan error)
+	go func() { removed <- s.RemoveExport("x") }()
+	eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
+	select {
+	case <-removed:
+		t.Error("removed while the disk is being read")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(d.wait)
+	must(t, <-removed)
+	if !ends(reading) {
+		t.Error("the client stays")
+	}
+	other.give(command(cmdRead, 0, 1, 0, 512))
+	if e := other.reply(1); e != 0 {
+		t.Errorf("the other export: error %d", e)
+	}
+	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("again: %v", err)
+	}
+	must(t, s.AddExport("x", noise(512)))
+	ready(t, a, "x")
+}
+
+func TestAddExportErrors(t *testing.T) {
+	s, _ := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	for _, test := range []struct {
+		name string
+		disk Disk
+		want error
+	}{
+		{"x", noise(512), ErrExists},
+		{"a\x00b", noise(512), ErrName},
+		{"a\xff", noise(512), ErrName},
+		{strings.Repeat("n", maxName+1), noise(512), ErrName},
+		{"odd", noise(513), ErrSize},
+		{"empty", &memDisk{}, ErrSize},
+	} {
+		if err := s.AddExport(test.name, test.disk); !errors.Is(err, test.want) {
+			t.Errorf("AddExport(%.10q): %v, expected %v", test.name, err, test.want)
+		}
+	}
+	must(t, s.Close())
+	if err := s.AddExport("z", noise(512)); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if _, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"}); !errors.Is(err, ErrClosed) {
+		t.Errorf("Listen after Close: %v", err)
+	}
+}
+
+// TestCloseUnderLoad: Close ends clients in every state; start checks that nothing
+// is left.
+func TestCloseUnderLoad(t *testing.T) {
+	d := noise(8 << 20)
+	s, a := start(t, Options{}, map[string]Disk{"x": d})
+	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
+	must(t, err)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		at := []Address{a, tcp}[i%2]
+		switch i % 3 {
+		case 0:
+			dial(t, at)
+		case 1:
+			ready(t, at, "x").give(command(cmdRead, 0, 1, 0, 8<<20))
+		case 2:
+			c := ready(t, at, "x")
+			wg.Go(func() {
+				for {
+					if _, err := c.Write(command(cmdRead, 0, 1, 0, 1<<20)); err != nil {
+						return
+					}
+					if _, err := io.CopyN(io.Discard, c, 1<<20+replyLen); err != nil {
+						return
+					}
+				}
+			})
+		}
+	}
+	must(t, s.Close())
+	wg.Wait()
+	must(t, s.Close())
+}
+
+// TestLogIsLimited: a flood of bad clients is not a flood of lines.
+func TestLogIsLimited(t *testing.T) {
+	var log bytes.Buffer
+	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, map[string]Disk{"x": noise(512)})
+	for range 100 {
+		c := greeted(t, a)
+		c.give(make([]byte, optionHeaderLen))
+		c.closed()
+	}
+	must(t, s.Close())
+	if n := strings.Count(log.String(), "\n"); n < 1 || n > 2*logBurst+1 {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
+}
+
+func TestExports(t *testing.T) {
+	s, a := start(t, Options{}, map[string]Disk{"vm1@t": noise(512), "vm1@s": noise(1024)})
+	ready(t, a, "vm1@t")
+	eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
+	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))
+	if got := fmt.Sprint(s.Exports()); got != want {
+		t.Errorf("%s\nexpected %s", got, want)
+	}
+}
