@@ -13,7 +13,7 @@ recipe=$here/golden
 
 packages=systemd-sysv,udev,dbus,kmod,procps,util-linux,linux-image-cloud-amd64,initramfs-tools
 packages=$packages,extlinux,systemd-boot-efi,busybox-static,fdisk
-packages=$packages,fio,e2fsprogs,xfsprogs,btrfs-progs,qemu-guest-agent,sqlite3
+packages=$packages,fio,e2fsprogs,xfsprogs,btrfs-progs,qemu-guest-agent,sqlite3,libnbd-bin
 
 exclude=()
 for folder in doc man locale info; do
