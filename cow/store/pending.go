@@ -10,12 +10,21 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"cowblk/cow/layer"
 )
 
-// commitFile, in a work directory, holds the manifests of a change of several disks. It is what makes the change happen
-// to all of them or to none: once it is durable, whoever finds its process gone writes the manifests that are missing.
+// commitFile, in a work directory, holds a change of several disks. It is what makes the change happen to all of them or
+// to none: once it is durable, whoever finds its process gone writes the manifests that are missing.
 const commitFile = "commit.json"
+
+// change is the content of commitFile. It may outlive the change (a directory that could not be removed), so it is
+// carried out only on a disk whose head is still the one it began with.
+type change struct {
+	From []uuid.UUID `json:"from"` // the disks' heads before
+	To   []*Manifest `json:"to"`   // the disks afterwards
+}
 
 // Pending is a promotion of one or more disks that is prepared: the new heads are there, durable, and nothing names
 // them yet. The caller holds the locks of the disks.
@@ -26,7 +35,7 @@ type Pending struct {
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
-	committed bool
+	undecided bool // neither Commit nor Revert came to its end
 }
 
 // PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
@@ -91,28 +100,36 @@ func (p *Pending) Heads() []*layer.Layer { return p.heads }
 func (p *Pending) Manifests() []*Manifest { return p.after }
 
 // Commit makes the new heads and the tag part of every disk, durably: of all of them or, after an error, of none; also
-// when the process is killed at any moment.
+// when the process is killed at any moment. If the manifests from before cannot be put back after an error, the disks
+// are brought to one or the other state by the next process that opens one of them, or are refused until they can be.
 func (p *Pending) Commit() error {
-	err := p.replace(p.after)
+	err := p.replace(p.before, p.after)
 	if err != nil {
 		return errors.Join(err, p.Revert())
 	}
-	p.committed = true
 	return nil
 }
 
 // Revert puts the manifests from before back, durably.
 func (p *Pending) Revert() error {
-	p.committed = false
-	return p.replace(p.before)
+	err := p.replace(p.after, p.before)
+	if err != nil {
+		p.undecided = true
+		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
+	}
+	return err
 }
 
-func (p *Pending) replace(manifests []*Manifest) error {
+func (p *Pending) replace(from, to []*Manifest) error {
 	s := p.s
 	// Not the promotion's context: once begun, this goes to its end.
 	return s.locked(context.Background(), func() error {
-		if len(manifests) > 1 {
-			data, err := json.Marshal(manifests)
+		if len(to) > 1 {
+			c := change{To: to}
+			for _, m := range from {
+				c.From = append(c.From, m.Head().UUID)
+			}
+			data, err := json.Marshal(c)
 			if err != nil {
 				return err
 			}
@@ -120,7 +137,7 @@ func (p *Pending) replace(manifests []*Manifest) error {
 				return err
 			}
 		}
-		for _, m := range manifests {
+		for _, m := range to {
 			if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), m); err != nil {
 				return err
 			}
@@ -139,6 +156,11 @@ func (p *Pending) Close(swapped bool) {
 			}
 		}
 	}
+	if p.undecided {
+		// The record is still needed. The work's lock, held until this process ends, keeps others from acting on it
+		// while the disks are open here.
+		return
+	}
 	p.w.end()
 }
 
@@ -148,30 +170,37 @@ func (s *Store) rollForward(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var manifests []*Manifest
+	var c change
 	if err == nil {
-		err = json.Unmarshal(data, &manifests)
+		err = json.Unmarshal(data, &c)
+	}
+	if err == nil && len(c.From) != len(c.To) {
+		err = fmt.Errorf("%d heads for %d disks", len(c.From), len(c.To))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dir, commitFile), err)
 	}
-	for _, m := range manifests {
-		path := s.path(disksDir, m.Name, diskFile)
-		if there, err := s.exists(path); err != nil || !there {
-			if err != nil {
-				return err
-			}
+	for i, m := range c.To {
+		now, err := s.Disk(m.Name)
+		if errors.Is(err, ErrNotFound) {
 			continue
 		}
-		if err := s.writeDocument(path, m); err != nil {
+		if err != nil {
 			return err
 		}
+		if now.Head().UUID != c.From[i] {
+			continue // done, or changed again since
+		}
+		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), m); err != nil {
+			return err
+		}
+		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
 	}
-	s.log.Info("finished an interrupted change of several disks", "disks", len(manifests))
 	return nil
 }
 
-// settle finishes what dead processes have left half done, if there is anything: before a manifest is believed.
+// settle finishes what dead processes have left half done, if there is anything: before a manifest is believed. Its
+// error says that a change of several disks could not be finished.
 func (s *Store) settle(ctx context.Context) error {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
@@ -180,5 +209,5 @@ func (s *Store) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.locked(ctx, func() error { s.clean(); return nil })
+	return s.locked(ctx, s.clean)
 }

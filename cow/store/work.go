@@ -33,7 +33,7 @@ type work struct {
 func (s *Store) begin(ctx context.Context) (*work, error) {
 	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
-		s.clean()
+		_ = s.clean() // logged; what it could not finish concerns those who open the disks
 		if err := s.fs.MkdirAll(w.dir, 0o755); err != nil {
 			return err
 		}
@@ -83,18 +83,26 @@ func (w *work) end() {
 	w.lock.Close()
 }
 
-// clean discards the work directories of processes that are gone. The store's lock is held.
-func (s *Store) clean() {
+// errUnfinished marks a change of several disks that may have reached only some of them.
+var errUnfinished = errors.New("an interrupted change of several disks cannot be finished")
+
+// clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and only an
+// errUnfinished returned. The store's lock is held.
+func (s *Store) clean() (unfinished error) {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if err != nil {
-		return // none, or the operation itself will meet the same error
+		return nil // none, or the operation itself will meet the same error
 	}
 	for _, e := range entries {
 		dir := s.path(tmpDir, e.Name())
 		if err := s.cleanOne(dir); err != nil {
 			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
+			if errors.Is(err, errUnfinished) {
+				unfinished = errors.Join(unfinished, err)
+			}
 		}
 	}
+	return unfinished
 }
 
 func (s *Store) cleanOne(dir string) error {
@@ -112,6 +120,9 @@ func (s *Store) cleanOne(dir string) error {
 			return err
 		}
 	}
+	if err := s.rollForward(dir); err != nil {
+		return fmt.Errorf("%w: %w", errUnfinished, err)
+	}
 	var j journal
 	data, err := s.fs.ReadFile(filepath.Join(dir, journalFile))
 	if err == nil {
@@ -121,9 +132,6 @@ func (s *Store) cleanOne(dir string) error {
 		return err
 	}
 	s.log.Info("cleaning up after an interrupted command", "directory", dir)
-	if err := s.rollForward(dir); err != nil {
-		return err
-	}
 	return s.discard(dir, j)
 }
 

@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// untidy cannot remove what is under the store's tmp directory.
+type untidy struct{ vfs.FS }
+
+func (u untidy) RemoveAll(name string) error {
+	if filepath.Base(filepath.Dir(name)) == tmpDir {
+		return errInjected
+	}
+	return u.FS.RemoveAll(name)
+}
+
+// The record of a change of several disks may outlive it, when it cannot be removed. It must not be carried out again
+// over what the disks have become since.
+func TestStaleCommitIsLeftAlone(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+	s.fs = untidy{vfs.OS{}}
+	if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, "both"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "vm1", noise(1, 4096), 0)
+	if _, err := s.Promote(ctx, []string{"vm1"}, "later"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "vm1", noise(2, 4096), 4096)
+	want := content(t, s, "vm1")
+	s.fs = vfs.OS{}
+	if got := content(t, s, "vm1"); string(got) != string(want) {
+		t.Error("vm1 has lost what was written since")
+	}
+	m, err := s.Disk("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Tagged("later"); err != nil {
+		t.Error(err)
+	}
+	consistent(t, s, want)
+}
+
+// readOnlyManifest cannot replace one disk's manifest.
+type readOnlyManifest struct {
+	vfs.FS
+	disk string
+}
+
+func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	if strings.HasSuffix(name, filepath.Join(r.disk, diskFile)) {
+		return errInjected
+	}
+	return r.FS.WriteFileAtomic(name, data, perm)
+}
+
+// A change of several disks that fails half way and cannot be taken back either stays recorded: while the process lives
+// nobody touches it, and once it is gone the disks are brought together, or are refused for as long as they cannot be.
+func TestCommitThatCannotBeTakenBack(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	var disks []*Manifest
+	for _, name := range []string{"vm1", "vm2"} {
+		disks = append(disks, create(t, s, name, CreateOptions{Size: 1 << 20}))
+	}
+	p, err := s.PreparePromotion(ctx, disks, "u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fs = &failsAfter{readOnlyManifest{vfs.OS{}, "vm2"}, "vm1"}
+	if err := p.Commit(); !errors.Is(err, errInjected) {
+		t.Fatalf("commit: %v", err)
+	}
+	p.Close(false)
+	p.w.lock.Close() // the process's death
+	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {
+		o.Close()
+		t.Error("a disk was opened although its partner could not be brought along")
+	}
+	s.fs = vfs.OS{}
+	openDisk(t, s, "vm2").Close()
+	together(t, s, "vm1", "vm2", "u")
+	consistent(t, s, content(t, s, "vm1"))
+}
+
+// failsAfter lets one disk's manifest be replaced once.
+type failsAfter struct {
+	vfs.FS
+	disk string
+}
+
+func (f *failsAfter) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	err := f.FS.WriteFileAtomic(name, data, perm)
+	if err == nil && strings.HasSuffix(name, filepath.Join(f.disk, diskFile)) {
+		f.FS = readOnlyManifest{f.FS, f.disk}
+	}
+	return err
+}
