@@ -61,6 +61,15 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return d.promote(ctx, a, "")
 	})
+	s.Register("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
+		var a SetArgs
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		return d.set(a)
+	})
+	s.Register("cow-attach", d.attach)
+	s.Register("cow-detach", d.detach)
 	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {
 		d.quit()
 		return nil, nil

@@ -16,6 +16,8 @@ type Daemon struct {
 	control *control.Server
 	names   Names
 	held    []Held
+	hooks   *hooks
+	space   *space
 	stop    context.CancelFunc // set by Run
 
 	promoting  sync.Mutex     // one promotion at a time
@@ -31,6 +33,8 @@ type DaemonOptions struct {
 	Control *control.Server // nil: no control socket; Run closes it
 	Names   Names           // nil: the disks have no layers to promote
 	Held    []Held          // guests that a dead process may have left frozen or paused
+	Hooks   HookOptions     // promotions that QEMU's events trigger; zero: none
+	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
 }
 
 // NewDaemon makes a daemon without exports.
@@ -39,6 +43,8 @@ func NewDaemon(o DaemonOptions) *Daemon {
 		o.Log = slog.Default()
 	}
 	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, held: o.Held}
+	d.hooks = newHooks(d, o.Hooks)
+	d.space = newSpace(d, o.Space)
 	if d.control != nil {
 		d.registerCommands(d.control)
 	}
@@ -65,9 +71,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 	exports := d.exports
 	d.mu.Unlock()
 
+	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // of what goes on as long as the exports do
+	defer end()
+	d.hooks.start()
+	defer d.hooks.stop() // last: a promotion may need it until it ends
 	if d.control != nil {
 		d.background.Go(func() { d.control.Serve() })
 	}
+	d.background.Go(func() { d.hooks.run(aside) })
+	d.background.Go(func() { d.space.run(aside) })
 	d.releaseHeld(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup
@@ -79,6 +91,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	end()
 	if d.control != nil {
 		errs = append(errs, d.control.Close()) // after this no command starts a promotion
 	}

@@ -50,7 +50,7 @@ type Device struct {
 	// configuration space (virtio 1.2, 5.2.5.2). Not negotiating
 	// VIRTIO_BLK_F_FLUSH does not imply it: SPDK's initiator never does.
 	writeThrough atomic.Bool
-	initial      bool // its state before a driver has changed it
+	initial      atomic.Bool // its state before a driver has changed it
 
 	mu      sync.Mutex
 	workers []*worker // by queue; nil = not running
@@ -100,7 +100,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 			WriteZeroesMayUnmap:   true,
 		},
 	}
-	d.initial = o.WriteThrough
+	d.initial.Store(o.WriteThrough)
 	d.Reset()
 	return d, d.config.Check()
 }
@@ -211,7 +211,7 @@ func (d *Device) SetStatus(uint8) {}
 
 // Reset implements vhost.Backend: the next driver finds the write cache as it
 // was when the export began.
-func (d *Device) Reset() { d.writeThrough.Store(d.initial) }
+func (d *Device) Reset() { d.writeThrough.Store(d.initial.Load()) }
 
 func (d *Device) worker(i int) *worker {
 	d.mu.Lock()

@@ -14,6 +14,9 @@
 //	control             Daemon.Run           control socket and its clients      control.Server.Close
 //	seal watcher        Daemon.promote       nothing; it tells when it is sealed  the former head is sealed
 //	release             Daemon.Run           a guest left frozen or paused        it goes on, or two minutes have passed
+//	hooks               Daemon.Run           what QEMU's events have led to       the exports have ended
+//	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
+//	space               Daemon.Run           which file systems are low           the exports have ended
 //
 // A worker is locked to its thread. Nothing starts a goroutine for a request.
 //

@@ -38,7 +38,7 @@ func (d *Daemon) releaseHeld(ctx context.Context) {
 }
 
 func (h *Held) release(ctx context.Context, d *Daemon) error {
-	guest, err := h.Open(d.log, nil)
+	guest, err := h.Open(d.log, d.monitorFor(h.QMP))
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,10 @@ type Names interface {
 	// the next process to serve one of them lets it go on if this one is killed;
 	// nil takes the note back.
 	Note(disks []string, spec *qmp.Spec) error
+	// Tags are those of the disk's sealed layers.
+	Tags(disk string) []string
+	// Data is the path of the data of the disk's head; empty: none.
+	Data(disk string) string
 }
 
 // Pending is one promotion of one or more disks, prepared.
@@ -79,7 +83,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	}
 	var guest *qmp.Handle
 	if args.Active() {
-		if guest, err = args.Open(d.log, nil); err != nil {
+		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
 			return nil, err
 		}
 		defer guest.Close()
@@ -132,6 +136,9 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 		return err
 	}
 	limit := time.Duration(args.Timeout * float64(time.Second))
+	if args.Mode == qmp.QuiescePause {
+		defer d.hooks.pausing()()
+	}
 	var held time.Time
 	err := qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
 		held = time.Now()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 
@@ -67,6 +68,23 @@ func (a Address) String() string {
 		return "unix:" + a.Path
 	}
 	return fmt.Sprintf("vsock:%d:%d", a.CID, a.Port)
+}
+
+// Same reports whether a and b are the same socket, as far as one can see without
+// connecting: also through different paths.
+func (a Address) Same(b Address) bool {
+	if a == b {
+		return true
+	}
+	if a.Path == "" || b.Path == "" {
+		return false
+	}
+	fa, err := os.Stat(a.Path)
+	if err != nil {
+		return false
+	}
+	fb, err := os.Stat(b.Path)
+	return err == nil && os.SameFile(fa, fb)
 }
 
 // dial connects until ctx ends.

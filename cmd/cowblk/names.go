@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"cowblk/backend"
@@ -51,6 +52,37 @@ func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
 		}
 	}
 	return nil
+}
+
+// Tags implements backend.Names.
+func (n *storeNames) Tags(disk string) (tags []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m, ok := n.manifests[disk]
+	if !ok {
+		return nil
+	}
+	for _, l := range m.Sealed() {
+		if l.Tag != "" {
+			tags = append(tags, l.Tag)
+		}
+	}
+	return tags
+}
+
+// Data implements backend.Names.
+func (n *storeNames) Data(disk string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m, ok := n.manifests[disk]
+	if !ok {
+		return ""
+	}
+	path := m.Head().Data
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(n.store.Dir(), path)
+	}
+	return path
 }
 
 // pendingNames keeps the manifests in memory equal to those in the store.

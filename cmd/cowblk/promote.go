@@ -86,6 +86,7 @@ func (o *promoteOptions) check() error {
 		return usagef("promote: %w", err)
 	}
 	h.Close()
+	o.spec.QMP, o.spec.Agent = absoluteAddress(o.spec.QMP), absoluteAddress(o.spec.Agent)
 	return nil
 }
 

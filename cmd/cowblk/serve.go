@@ -29,6 +29,7 @@ type serveFlags struct {
 	writeCache bool
 	serial     string
 	group      string
+	hooks      hookFlags
 }
 
 func newServe(a *app) *cobra.Command {
@@ -46,10 +47,15 @@ by FileDescriptorName= or, for one disk, whatever its name; readiness is told to
 
 The options --socket-path, --fd, --print-capabilities, --blk-file and --read-only are those that QEMU's
 conventions for back-end programs demand. --blk-file serves a raw file or block device as it is,
-without a store and without layers.`,
+without a store and without layers.
+
+With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together: to
+keep the changes of each boot, or what a panic has left, in a layer of its own. The tag is the event
+and its time, as guest-panicked-20061127T120000Z. Events that come in a burst make one tag, the first.`,
 		Example: `  cowblk serve vm1
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
+  cowblk serve vm1 --qmp unix:/run/vm1.qmp --promote-on SHUTDOWN,RESET,GUEST_PANICKED --keep 20
   cowblk serve --blk-file disk.raw --socket-path /run/disk.sock`,
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,6 +77,7 @@ without a store and without layers.`,
 	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "most virtqueues a guest can use, up to 256")
 	fl.BoolVar(&f.writeCache, "write-cache", true, "start with the write cache on; off: every write is durable when it completes")
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
+	f.hooks.register(cmd)
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
 	return cmd
 }
@@ -91,6 +98,12 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
 	case f.queues < 1 || f.queues > 256:
 		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
+	}
+	if _, _, err := f.hooks.options(); err != nil {
+		return err
+	}
+	if f.blkFile != "" && len(f.hooks.events) > 0 {
+		return usagef("serve: --promote-on is for disks of the store: a raw file has no layers to promote")
 	}
 	seen := map[string]bool{}
 	for _, n := range args {
@@ -207,6 +220,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
 		return "", nil
 	}
+	hooks, space, err := f.hooks.options()
+	if err != nil {
+		return "", err
+	}
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err
 	}
@@ -230,7 +247,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 			held = append(held, h)
 		}
 	}
-	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c, Names: names, Held: held})
+	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c, Names: names, Held: held, Hooks: hooks, Space: space})
 	return path, nil
 }
 

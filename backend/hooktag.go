@@ -1,0 +1,85 @@
+package backend
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tagTime is how a hook's tag says when, in UTC; store.DefaultTag's form.
+const tagTime = "20060102T150405Z"
+
+// maxEvent bounds the name of an event, in bytes: a tag has at most 64.
+const maxEvent = 64 - 1 - len(tagTime)
+
+// hookTag is the name of what a disk held at an event of QEMU:
+// "guest-panicked-20261122T180432Z".
+func hookTag(event string, at time.Time) string {
+	return tagPrefix(event) + "-" + at.UTC().Format(tagTime)
+}
+
+func tagPrefix(event string) string {
+	return strings.ToLower(strings.ReplaceAll(event, "_", "-"))
+}
+
+var hookTagForm = regexp.MustCompile(`^([a-z][a-z-]*)-[0-9]{8}T[0-9]{6}Z$`)
+
+// isHookTag recognises hookTag's names, also those that an earlier process has
+// made: an event of QEMU, or one of more, and a time. Other names of that form
+// are a person's.
+func isHookTag(tag string, more []string) bool {
+	m := hookTagForm.FindStringSubmatch(tag)
+	is := func(event string) bool { return tagPrefix(event) == m[1] }
+	return m != nil && (slices.ContainsFunc(qemuEvents, is) || slices.ContainsFunc(more, is))
+}
+
+var eventForm = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
+
+// HookEvent is the name of an event of QEMU as QEMU has it; case and - or _ make
+// no difference. Names that no QEMU known here has are let pass: later ones may.
+func HookEvent(name string) (string, error) {
+	event := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	if !eventForm.MatchString(event) || len(event) > maxEvent {
+		return "", fmt.Errorf("%q is no name of an event of QEMU; expected one such as SHUTDOWN, RESET, GUEST_PANICKED, STOP", name)
+	}
+	return event, nil
+}
+
+// HookEvents is HookEvent for several, each of which counts once.
+func HookEvents(names []string) ([]string, error) {
+	var events []string
+	for _, name := range names {
+		event, err := HookEvent(name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(events, event) {
+			events = append(events, event)
+		}
+	}
+	return events, nil
+}
+
+func knownEvent(event string) bool {
+	_, found := slices.BinarySearch(qemuEvents, event)
+	return found
+}
+
+// qemuEvents are the events of QEMU 7.2 to 10.0, from their query-qmp-schema, in
+// alphabetical order.
+var qemuEvents = []string{
+	"ACPI_DEVICE_OST", "BALLOON_CHANGE", "BLOCK_EXPORT_DELETED", "BLOCK_IMAGE_CORRUPTED", "BLOCK_IO_ERROR",
+	"BLOCK_JOB_CANCELLED", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_ERROR", "BLOCK_JOB_PENDING", "BLOCK_JOB_READY",
+	"BLOCK_WRITE_THRESHOLD", "COLO_EXIT", "DEVICE_DELETED", "DEVICE_TRAY_MOVED", "DEVICE_UNPLUG_GUEST_ERROR",
+	"DUMP_COMPLETED", "FAILOVER_NEGOTIATED", "GUEST_CRASHLOADED", "GUEST_PANICKED", "GUEST_PVSHUTDOWN",
+	"HV_BALLOON_STATUS_REPORT", "JOB_STATUS_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE", "MEMORY_FAILURE",
+	"MEM_UNPLUG_ERROR", "MIGRATION", "MIGRATION_PASS", "NETDEV_STREAM_CONNECTED", "NETDEV_STREAM_DISCONNECTED",
+	"NETDEV_VHOST_USER_CONNECTED", "NETDEV_VHOST_USER_DISCONNECTED", "NIC_RX_FILTER_CHANGED", "POWERDOWN",
+	"PR_MANAGER_STATUS_CHANGED", "QUORUM_FAILURE", "QUORUM_REPORT_BAD", "RDMA_GID_STATUS_CHANGED", "RESET",
+	"RESUME", "RTC_CHANGE", "SHUTDOWN", "SPICE_CONNECTED", "SPICE_DISCONNECTED", "SPICE_INITIALIZED",
+	"SPICE_MIGRATE_COMPLETED", "STOP", "SUSPEND", "SUSPEND_DISK", "UNPLUG_PRIMARY", "VFIO_MIGRATION",
+	"VFU_CLIENT_HANGUP", "VNC_CONNECTED", "VNC_DISCONNECTED", "VNC_INITIALIZED", "VSERPORT_CHANGE", "WAKEUP",
+	"WATCHDOG",
+}

@@ -1,0 +1,111 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/backend/qmp"
+)
+
+// PlugArgs are the arguments of cow-attach and, without bus and queues, of
+// cow-detach. The daemon does it, and not who asks, because QEMU serves one
+// client a monitor, and that may be the daemon's hooks.
+type PlugArgs struct {
+	Disk    string  `json:"disk"`
+	QMP     string  `json:"qmp,omitempty"` // address of QEMU's monitor; empty: the one of --qmp
+	ID      string  `json:"id,omitempty"`  // of the device
+	Bus     string  `json:"bus,omitempty"`
+	Queues  int     `json:"queues,omitempty"`
+	Timeout float64 `json:"timeout,omitempty"` // seconds, 0: 10
+}
+
+// plugLimit is how long QEMU and the guest may take when nothing else is said.
+const plugLimit = 10 * time.Second
+
+// attach is cow-attach.
+func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
+	var a PlugArgs
+	if err := control.Decode(raw, &a); err != nil {
+		return nil, err
+	}
+	found, err := d.named([]string{a.Disk})
+	if err != nil {
+		return nil, err
+	}
+	e := found[0]
+	switch now, _ := e.Connected(); {
+	case e.listener == nil:
+		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): serve it on a socket", a.Disk)
+	case now:
+		// A second QEMU would wait for the first to go, and its guest with it.
+		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first", a.Disk)
+	case a.Queues < 0 || a.Queues > int(e.dev.config.Queues):
+		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.config.Queues, a.Queues)
+	}
+	ctx, m, end, err := d.plugging(ctx, &a)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	made, err := qmp.Attach(ctx, m, qmp.Plug{Disk: a.Disk, Socket: e.listener.Addr().String(), ID: a.ID, Bus: a.Bus, Queues: a.Queues})
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("attached", "disk", a.Disk, "device", made.ID, "bus", made.Bus)
+	return made, nil
+}
+
+// detach is cow-detach.
+func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
+	var a PlugArgs
+	if err := control.Decode(raw, &a); err != nil {
+		return nil, err
+	}
+	if a.Bus != "" || a.Queues != 0 {
+		return nil, errors.New("cow-detach takes neither bus nor queues")
+	}
+	if _, err := d.named([]string{a.Disk}); err != nil {
+		return nil, err
+	}
+	ctx, m, end, err := d.plugging(ctx, &a)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if err := qmp.Detach(ctx, m, a.Disk, a.ID); err != nil {
+		return nil, err
+	}
+	d.log.Info("detached", "disk", a.Disk)
+	return nil, nil
+}
+
+// plugging is what attach and detach work with: the hooks' monitor, if it is the
+// one that is meant, or a new connection until end.
+func (d *Daemon) plugging(ctx context.Context, a *PlugArgs) (_ context.Context, m *qmp.Monitor, end func(), err error) {
+	limit := plugLimit
+	if a.Timeout != 0 {
+		if !(a.Timeout > 0 && a.Timeout <= maxInterval.Seconds()) {
+			return nil, nil, nil, fmt.Errorf("timeout %v: expected seconds, more than 0", a.Timeout)
+		}
+		limit = time.Duration(a.Timeout * float64(time.Second))
+	}
+	closeMonitor := func() {}
+	switch m = d.monitorFor(a.QMP); {
+	case m != nil:
+	case a.QMP == "":
+		return nil, nil, nil, errors.New("qmp: the address of QEMU's monitor is missing: unix:PATH")
+	default:
+		addr, err := qmp.ParseAddress(a.QMP)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("QEMU's monitor: %w", err)
+		}
+		m = qmp.NewMonitor(qmp.MonitorOptions{Log: d.log, Address: addr})
+		closeMonitor = func() { m.Close() }
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, m, func() { cancel(); closeMonitor() }, nil
+}

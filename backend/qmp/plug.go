@@ -1,0 +1,220 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cowblk/backend/control"
+)
+
+// Plug describes a vhost-user-blk disk that is put into a running QEMU.
+type Plug struct {
+	Disk   string // for messages and the ids
+	Socket string // where it is served
+	ID     string // of the device, empty: "disk-" and the disk's name
+	Bus    string // where it goes, empty: the first free root port
+	Queues int    // 0: QEMU decides, one for each vCPU
+}
+
+// Plugged says what has been made in QEMU.
+type Plugged struct {
+	ID      string `json:"id"`      // of the device
+	Chardev string `json:"chardev"` // of its connection
+	Bus     string `json:"bus,omitempty"`
+}
+
+// Limits of waiting for QEMU, within the caller's.
+const (
+	connectLimit = 5 * time.Second // for QEMU to reach the socket
+	undoLimit    = 10 * time.Second
+	pollInterval = 50 * time.Millisecond
+	watchPeriod  = time.Second // events are lost while a monitor reconnects: look, too
+)
+
+// DeviceID is the id that a disk's device has if no other is given; it is what
+// qemu-args prints.
+func DeviceID(disk string) string { return "disk-" + disk }
+
+// chardevID belongs to DeviceID.
+func chardevID(disk string) string { return "sock-" + disk }
+
+// Attach puts the disk into a running QEMU. After an error nothing of it is left
+// there, as far as QEMU could still be reached.
+func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
+	if p.ID == "" {
+		p.ID = DeviceID(p.Disk)
+	}
+	made := &Plugged{ID: p.ID, Chardev: chardevID(p.Disk), Bus: p.Bus}
+	t, err := look(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if t.devices[p.ID] != "" {
+		return nil, fmt.Errorf("QEMU has a device %q already: detach it, or give this one another id", p.ID)
+	}
+	if err := t.checkMemory(ctx); err != nil {
+		return nil, err
+	}
+	if p.Bus == "" {
+		if made.Bus, err = t.freeBus(ctx); err != nil {
+			return nil, err
+		}
+	}
+	// Left over from a device that the guest let go of only after somebody had
+	// given up waiting for it. QEMU refuses if it is in use.
+	if _, found, err := t.chardev(ctx, made.Chardev); err != nil {
+		return nil, err
+	} else if found {
+		if err := r.Run(ctx, "chardev-remove", map[string]string{"id": made.Chardev}, nil); err != nil {
+			return nil, fmt.Errorf("QEMU has a connection %q to disk %q already: %w", made.Chardev, p.Disk, err)
+		}
+	}
+	if err := r.Run(ctx, "chardev-add", t.chardevAdd(made.Chardev, p.Socket), nil); err != nil {
+		return nil, err
+	}
+	// With a socket that it cannot reach QEMU waits in device_add, and with it
+	// the guest, for as long as that lasts.
+	if err = t.waitConnected(ctx, made.Chardev, p); err == nil {
+		device := map[string]any{"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": made.Chardev}
+		if made.Bus != "" {
+			device["bus"] = made.Bus
+		}
+		if p.Queues > 0 {
+			device["num-queues"] = p.Queues
+		}
+		err = r.Run(ctx, "device_add", device, nil)
+	}
+	if err == nil {
+		return made, nil
+	}
+	uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	if uerr := removeChardev(uctx, r, made.Chardev); uerr != nil {
+		err = errors.Join(err, fmt.Errorf("and what was begun could not be undone: %w: \"cowblk detach\" does when QEMU answers again", uerr))
+	}
+	return nil, err
+}
+
+// chardevAdd are the arguments of chardev-add. From QEMU 9.2 on, reconnect in
+// seconds is deprecated.
+func (t *target) chardevAdd(id, socket string) map[string]any {
+	data := map[string]any{
+		"addr":   map[string]any{"type": "unix", "data": map[string]string{"path": socket}},
+		"server": false,
+	}
+	if t.major > 9 || t.major == 9 && t.minor >= 2 {
+		data["reconnect-ms"] = 1000
+	} else {
+		data["reconnect"] = 1
+	}
+	return map[string]any{"id": id, "backend": map[string]any{"type": "socket", "data": data}}
+}
+
+// waitConnected returns when QEMU has connected to the socket by itself.
+func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	for {
+		file, found, err := t.chardev(ctx, id)
+		if err == nil && found && !strings.HasPrefix(file, "disconnected:") {
+			return nil
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return fmt.Errorf("QEMU does not connect to %s, where disk %q is served: "+
+				"QEMU's user must be allowed to open it (serve --socket-group) and see that path: %w", p.Socket, p.Disk, ctx.Err())
+		}
+	}
+}
+
+// Detach takes the device id away from the guest and removes its connection. The
+// guest must let go of it, until ctx ends: one that runs no system yet, or that
+// refuses, never does. A device that has gone already is no error as long as its
+// connection is there to be removed.
+func Detach(ctx context.Context, m *Monitor, disk, id string) error {
+	if id == "" {
+		id = DeviceID(disk)
+	}
+	sub := m.Subscribe("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
+	defer sub.Close()
+	t := &target{run: m}
+	if err := t.lookDevices(ctx); err != nil {
+		return err
+	}
+	kind := t.devices[id]
+	chardev := chardevID(disk)
+	switch {
+	case kind == "":
+		if _, found, err := t.chardev(ctx, chardev); err != nil || !found {
+			return errors.Join(err, &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("QEMU has no device %q", id)})
+		}
+		return removeChardev(ctx, m, chardev)
+	case !strings.HasPrefix(kind, "vhost-user-blk"):
+		return fmt.Errorf("QEMU's device %q is a %s, not a disk served over vhost-user", id, kind)
+	}
+	if err := t.get(ctx, peripheral+"/"+id, "chardev", &chardev); err != nil {
+		return err
+	}
+	err := m.Run(ctx, "device_del", map[string]string{"id": id}, nil)
+	if err != nil && !strings.Contains(err.Error(), "process of unplug") {
+		return err
+	}
+	if err := t.waitDeleted(ctx, sub, id); err != nil {
+		return err
+	}
+	return removeChardev(ctx, m, chardev)
+}
+
+// waitDeleted returns when the device is gone, or the guest has refused.
+func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) error {
+	again := time.NewTicker(watchPeriod)
+	defer again.Stop()
+	for {
+		select {
+		case e, ok := <-sub.C:
+			switch {
+			case !ok:
+				return ErrClosed
+			case e.Data["device"] != id:
+			case e.Event == "DEVICE_DELETED":
+				return nil
+			default:
+				return fmt.Errorf("the guest refuses to give device %q back: is it in use there? unmount it and try again", id)
+			}
+		case <-again.C:
+			// An error here is one of the connection, which comes back.
+			if err := t.lookDevices(ctx); err == nil && t.devices[id] == "" {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("the guest has not given device %q back: it was asked to, and still can; "+
+				"it must run a system that knows hot-plugging: try again when it does, or after a reset: %w", id, ctx.Err())
+		}
+	}
+}
+
+// removeChardev removes a connection once the device behind it has let go of it,
+// which QEMU does a moment after it has said that the device is gone.
+func removeChardev(ctx context.Context, r Runner, id string) error {
+	for {
+		err := r.Run(ctx, "chardev-remove", map[string]string{"id": id}, nil)
+		switch {
+		case err == nil || strings.Contains(err.Error(), "not found"):
+			return nil
+		case !strings.Contains(err.Error(), "busy"):
+			return err
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}

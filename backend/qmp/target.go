@@ -1,0 +1,192 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cowblk/backend/control"
+)
+
+// peripheral is where QEMU's object tree has the devices with an id.
+const peripheral = "/machine/peripheral"
+
+// target is what one needs to know of a QEMU to plug something into it.
+type target struct {
+	run          Runner
+	major, minor int               // of QEMU's version
+	devices      map[string]string // type by id
+}
+
+// look asks QEMU for its version and devices.
+func look(ctx context.Context, r Runner) (*target, error) {
+	t := &target{run: r}
+	var v struct {
+		QEMU struct {
+			Major int `json:"major"`
+			Minor int `json:"minor"`
+		} `json:"qemu"`
+	}
+	if err := r.Run(ctx, "query-version", nil, &v); err != nil {
+		return nil, err
+	}
+	t.major, t.minor = v.QEMU.Major, v.QEMU.Minor
+	return t, t.lookDevices(ctx)
+}
+
+func (t *target) lookDevices(ctx context.Context) (err error) {
+	t.devices, err = t.children(ctx, peripheral)
+	return err
+}
+
+// children are the names and types of the objects that path owns.
+func (t *target) children(ctx context.Context, path string) (map[string]string, error) {
+	all, err := t.list(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, p := range all {
+		if kind, ok := strings.CutPrefix(p.Type, "child<"); ok {
+			found[p.Name] = strings.TrimSuffix(kind, ">")
+		}
+	}
+	return found, nil
+}
+
+// property is one of an object of QEMU's (ObjectPropertyInfo).
+type property struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}
+
+func (t *target) list(ctx context.Context, path string) (all []property, err error) {
+	err = t.run.Run(ctx, "qom-list", map[string]string{"path": path}, &all)
+	return all, err
+}
+
+func (t *target) get(ctx context.Context, path, name string, out any) error {
+	return t.run.Run(ctx, "qom-get", map[string]string{"path": path, "property": name}, out)
+}
+
+// chardev finds what QEMU says about the connection id.
+func (t *target) chardev(ctx context.Context, id string) (file string, found bool, err error) {
+	var all []struct {
+		Label string `json:"label"`
+		File  string `json:"filename"`
+	}
+	if err := t.run.Run(ctx, "query-chardev", nil, &all); err != nil {
+		return "", false, err
+	}
+	for _, c := range all {
+		if c.Label == id {
+			return c.File, true, nil
+		}
+	}
+	return "", false, nil
+}
+
+// checkMemory refuses a guest whose memory another process cannot map: QEMU
+// takes the device all the same, and the guest then finds a disk that is dead.
+func (t *target) checkMemory(ctx context.Context) error {
+	var all []struct {
+		ID    string `json:"id"`
+		Share bool   `json:"share"`
+	}
+	if err := t.run.Run(ctx, "query-memdev", nil, &all); err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return errors.New("the guest's memory is not shared: " + shareAdvice)
+	}
+	// The machine's own memory; with NUMA nodes it is in several pieces, and this
+	// is empty.
+	var own string
+	if err := t.get(ctx, "/machine", "memory-backend", &own); err != nil {
+		return err
+	}
+	for _, dev := range all {
+		path := "/objects/" + dev.ID
+		if own != "" && path != own {
+			continue
+		}
+		shared := dev.Share
+		if shared && t.major < 10 {
+			// Shared, but without a file that could be passed on.
+			var kind string
+			if err := t.get(ctx, path, "type", &kind); err != nil {
+				return err
+			}
+			shared = kind != "memory-backend-ram"
+		}
+		if !shared {
+			return fmt.Errorf("the guest's memory (%s) is not shared: %s", dev.ID, shareAdvice)
+		}
+	}
+	return nil
+}
+
+const shareAdvice = "vhost-user needs it to be, and that is decided when QEMU starts: " +
+	"-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine q35,memory-backend=mem " +
+	"(libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)"
+
+// freeBus finds the bus of an empty PCIe root port, in the order of their names.
+// The bus of a port with an id has the same name, which no other bus has. On a
+// machine with hot-plugging on its one PCI bus, none need be named.
+func (t *target) freeBus(ctx context.Context) (bus string, err error) {
+	own, err := t.children(ctx, "/machine")
+	if err != nil {
+		return "", err
+	}
+	if _, ok := own["i440fx"]; ok {
+		return "", nil
+	}
+	var ports, used []string
+	for id, kind := range t.devices {
+		if kind == "pcie-root-port" || kind == "ioh3420" {
+			ports = append(ports, id)
+		}
+	}
+	slices.Sort(ports)
+	for _, id := range ports {
+		by, err := t.port(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		if by == "" {
+			return id, nil
+		}
+		used = append(used, id+" ("+by+")")
+	}
+	found := "it has none"
+	if len(used) > 0 {
+		found = "in use are " + strings.Join(used, ", ")
+	}
+	return "", fmt.Errorf("QEMU has no free PCIe root port with an id: %s: a disk that is plugged in needs one of its own, and they are made when QEMU starts: "+
+		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each (libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
+}
+
+// port says what a root port is used by; empty: nothing.
+func (t *target) port(ctx context.Context, id string) (by string, err error) {
+	path := peripheral + "/" + id
+	plug := true
+	var e *control.Error
+	if err := t.get(ctx, path, "hotplug", &plug); err != nil && !errors.As(err, &e) {
+		return "", err // a port without the property takes hot-plugging
+	}
+	if !plug {
+		return "hotplug=off", nil
+	}
+	all, err := t.list(ctx, path+"/"+id)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range all {
+		if strings.HasPrefix(p.Name, "child[") {
+			return strings.TrimSuffix(strings.TrimPrefix(p.Type, "link<"), ">"), nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,110 @@
+package backend
+
+import (
+	"fmt"
+	"time"
+
+	"cowblk/backend/control"
+)
+
+// SetArgs are the arguments of cow-set. What is not named stays as it is.
+type SetArgs struct {
+	Disk       string    `json:"disk,omitempty"` // of write-cache; empty: every disk
+	WriteCache *bool     `json:"write-cache,omitempty"`
+	PromoteOn  *[]string `json:"promote-on,omitempty"`           // replaces the list; empty: none
+	Keep       *int      `json:"keep,omitempty"`                 // 0: any number
+	Interval   *float64  `json:"promote-min-interval,omitempty"` // seconds
+	SpaceLow   *string   `json:"space-low,omitempty"`            // see ParseThreshold
+}
+
+// Settings answers cow-set: what is in force now.
+type Settings struct {
+	Disks     []DiskSettings `json:"disks"`
+	QMP       string         `json:"qmp,omitempty"` // the monitor whose events hooks listen to
+	PromoteOn []string       `json:"promote-on"`
+	Keep      int            `json:"keep"`
+	Interval  float64        `json:"promote-min-interval"` // seconds
+	SpaceLow  string         `json:"space-low"`
+}
+
+// DiskSettings are one disk's.
+type DiskSettings struct {
+	Disk       string `json:"disk"`
+	WriteCache bool   `json:"write-cache"` // as the next driver finds it
+}
+
+// maxInterval bounds what is told in seconds.
+const maxInterval = 365 * 24 * time.Hour
+
+// set changes settings: all that are named, or after an error none.
+func (d *Daemon) set(a SetArgs) (*Settings, error) {
+	exports := d.snapshot()
+	if a.Disk != "" {
+		if a.WriteCache == nil {
+			return nil, fmt.Errorf("disk %q: only write-cache is a disk's own setting; the others are the process's: leave \"disk\" out", a.Disk)
+		}
+		var err error
+		if exports, err = d.named([]string{a.Disk}); err != nil {
+			return nil, err
+		}
+	}
+	var events []string
+	if a.PromoteOn != nil {
+		var err error
+		if events, err = HookEvents(*a.PromoteOn); err != nil {
+			return nil, err
+		}
+		if len(events) > 0 && d.hooks.address == nil {
+			return nil, &control.Error{Class: control.DeviceNotActive,
+				Desc: "promote-on: this process has no connection to QEMU's monitor: serve with --qmp unix:PATH"}
+		}
+	}
+	interval := time.Duration(0)
+	if a.Interval != nil {
+		if !(*a.Interval > 0 && *a.Interval <= maxInterval.Seconds()) {
+			return nil, fmt.Errorf("promote-min-interval %v: expected seconds, more than 0", *a.Interval)
+		}
+		interval = time.Duration(*a.Interval * float64(time.Second))
+	}
+	if a.Keep != nil && *a.Keep < 0 {
+		return nil, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
+	}
+	if a.SpaceLow != nil {
+		limit, err := ParseThreshold(*a.SpaceLow)
+		if err != nil {
+			return nil, fmt.Errorf("space-low: %w", err)
+		}
+		d.space.setLimit(limit)
+	}
+	if a.WriteCache != nil {
+		for _, e := range exports {
+			e.dev.initial.Store(!*a.WriteCache)
+		}
+	}
+	d.hooks.change(func(o *HookOptions) {
+		if a.PromoteOn != nil {
+			o.Events = events
+		}
+		if a.Keep != nil {
+			o.Keep = *a.Keep
+		}
+		if a.Interval != nil {
+			o.Interval = interval
+		}
+	})
+	now := d.settings()
+	d.log.Info("settings", "now", fmt.Sprintf("%+v", *now))
+	return now, nil
+}
+
+func (d *Daemon) settings() *Settings {
+	o := d.hooks.settings()
+	s := &Settings{PromoteOn: append([]string{}, o.Events...), Keep: o.Keep, Interval: o.Interval.Seconds(), SpaceLow: d.space.threshold().String()}
+	if o.QMP != nil {
+		s.QMP = o.QMP.String()
+	}
+	for _, e := range d.snapshot() {
+		s.Disks = append(s.Disks, DiskSettings{e.dev.name, !e.dev.initial.Load()})
+	}
+	return s
+}

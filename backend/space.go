@@ -1,0 +1,188 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultSpaceLow is the threshold when nothing else is said.
+const DefaultSpaceLow = "5%"
+
+// spaceInterval is how often the file systems are looked at.
+const spaceInterval = 5 * time.Second
+
+// Threshold is an amount of free space, absolute or as a share of a file
+// system's size. The zero value is nothing: no free space is below it.
+type Threshold struct {
+	text    string
+	bytes   int64
+	percent float64
+}
+
+// ParseThreshold reads "5%", a number of bytes with or without a unit (10G, of
+// 1024), or "off".
+func ParseThreshold(s string) (Threshold, error) {
+	bad := fmt.Errorf("%q is no amount of free space; expected one such as 5%%, 10G, or off", s)
+	switch {
+	case s == "off":
+		return Threshold{}, nil
+	case strings.HasSuffix(s, "%"):
+		p, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+		if err != nil || !(p >= 0 && p <= 100) {
+			return Threshold{}, bad
+		}
+		return Threshold{text: s, percent: p}, nil
+	}
+	unit := s
+	if n := len(s); n > 0 && strings.ContainsRune("KMGTPEkmgtpe", rune(s[n-1])) {
+		unit += "iB"
+	}
+	v, err := humanize.ParseBytes(unit)
+	if err != nil || v > math.MaxInt64 || strings.HasPrefix(s, "-") {
+		return Threshold{}, bad
+	}
+	return Threshold{text: s, bytes: int64(v)}, nil
+}
+
+// String is what ParseThreshold reads.
+func (t Threshold) String() string {
+	if t == (Threshold{}) {
+		return "off"
+	}
+	return t.text
+}
+
+// of is the threshold in bytes on a file system of that many.
+func (t Threshold) of(total int64) int64 {
+	return max(t.bytes, int64(float64(total)*t.percent/100))
+}
+
+// room is a file system as it is now.
+type room struct {
+	id          uint64 // device number
+	free, total int64  // bytes; free to this process
+}
+
+// space watches the file systems that the heads lie on. Nobody waits for it: a
+// file system that does not answer holds up the watching alone.
+type space struct {
+	daemon  *Daemon
+	measure func(path string) (room, bool) // false: nothing there that can fill up
+	low     map[uint64]bool                // by file system: told, and not better yet
+
+	mu    sync.Mutex
+	limit Threshold
+	fresh bool // limit was changed
+}
+
+func newSpace(d *Daemon, limit Threshold) *space {
+	return &space{daemon: d, limit: limit, measure: measure, low: map[uint64]bool{}}
+}
+
+// run looks at once and then in intervals, until ctx is done.
+func (s *space) run(ctx context.Context) {
+	if s.daemon.names == nil {
+		return // raw files have no heads that grow
+	}
+	tick := time.NewTicker(spaceInterval)
+	defer tick.Stop()
+	for {
+		s.look()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// setLimit puts a new threshold in force; what is low then is told again.
+func (s *space) setLimit(t Threshold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limit, s.fresh = t, true
+}
+
+func (s *space) threshold() Threshold {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.limit
+}
+
+// spaceLow is the data of COW_SPACE_LOW: a file system that heads grow on has
+// less room than it should.
+type spaceLow struct {
+	Disks     []string `json:"disks"`     // of this process, with their heads on it
+	Path      string   `json:"path"`      // a directory on it
+	Free      int64    `json:"free"`      // bytes
+	Total     int64    `json:"total"`     // bytes
+	Threshold int64    `json:"threshold"` // bytes
+}
+
+// look measures every file system once and tells what has become low. Low is
+// over when a quarter more than the threshold is free.
+func (s *space) look() {
+	s.mu.Lock()
+	limit := s.limit
+	if s.fresh {
+		clear(s.low)
+		s.fresh = false
+	}
+	s.mu.Unlock()
+	if limit == (Threshold{}) {
+		return
+	}
+	found := map[uint64]*spaceLow{}
+	var order []uint64
+	for _, e := range s.daemon.snapshot() {
+		path := s.daemon.names.Data(e.dev.name)
+		if path == "" || e.dev.disk.ReadOnly() {
+			continue
+		}
+		r, ok := s.measure(path)
+		if !ok {
+			continue
+		}
+		f := found[r.id]
+		if f == nil {
+			f = &spaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: limit.of(r.total)}
+			found[r.id] = f
+			order = append(order, r.id)
+		}
+		f.Disks = append(f.Disks, e.dev.name)
+	}
+	for _, id := range order {
+		f := found[id]
+		switch {
+		case f.Free < f.Threshold && !s.low[id]:
+			s.low[id] = true
+			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", f.Disks,
+				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)))
+			s.daemon.emit("COW_SPACE_LOW", f)
+		case f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
+			delete(s.low, id)
+			s.daemon.log.Info("space is no longer low", "disks", f.Disks, "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
+		}
+	}
+}
+
+// measure asks the kernel about the file system of path. A block device, which
+// a device-mapper table may name, is as large as it is.
+func measure(path string) (room, bool) {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Statfs(path, &fs) != nil {
+		return room{}, false
+	}
+	unit := int64(fs.Frsize)
+	return room{id: st.Dev, free: int64(fs.Bavail) * unit, total: int64(fs.Blocks) * unit}, true
+}

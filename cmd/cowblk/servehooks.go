@@ -1,0 +1,59 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cowblk/backend"
+	"cowblk/backend/qmp"
+)
+
+// hookFlags are the options of "cowblk serve" about QEMU's events, and about what else the process watches.
+type hookFlags struct {
+	qmp      string
+	events   []string
+	keep     int
+	interval time.Duration
+	spaceLow string
+}
+
+func (f *hookFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.qmp, "qmp", "", "`ADDRESS` of the monitor of the guest's QEMU: unix:PATH; it is no one else's to use then")
+	fl.StringSliceVar(&f.events, "promote-on", nil, "promote all disks when QEMU reports one of these `EVENTS`: SHUTDOWN,RESET,GUEST_PANICKED,STOP,...")
+	fl.IntVar(&f.keep, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
+	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "events that follow one so closely make no tag of their own")
+	fl.StringVar(&f.spaceLow, "space-low", backend.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
+	_ = cmd.RegisterFlagCompletionFunc("promote-on", cobra.FixedCompletions(
+		[]cobra.Completion{"SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP", "SUSPEND", "WATCHDOG"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// options checks the flags; the zero value of f stands for none.
+func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, err error) {
+	switch {
+	case len(f.events) > 0 && f.qmp == "":
+		return o, space, usagef("serve: --promote-on needs --qmp, the monitor that reports the events")
+	case f.keep < 0:
+		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.keep)
+	case f.interval < 0:
+		return o, space, usagef("serve: --promote-min-interval %s: expected more than nothing", f.interval)
+	}
+	if f.qmp != "" {
+		a, err := qmp.ParseAddress(f.qmp)
+		if err != nil {
+			return o, space, usagef("serve: --qmp: %w", err)
+		}
+		o.QMP = &a
+	}
+	if o.Events, err = backend.HookEvents(f.events); err != nil {
+		return o, space, usagef("serve: --promote-on: %w", err)
+	}
+	o.Keep, o.Interval = f.keep, f.interval
+	if f.spaceLow != "" {
+		if space, err = backend.ParseThreshold(f.spaceLow); err != nil {
+			return o, space, usagef("serve: --space-low: %w", err)
+		}
+	}
+	return o, space, nil
+}
