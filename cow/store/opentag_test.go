@@ -1,0 +1,190 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+)
+
+func openTag(t testing.TB, s *Store, ref string) *Reading {
+	t.Helper()
+	r, err := ParseRef(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.OpenTag(context.Background(), r, cow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	return o
+}
+
+func checkContent(t testing.TB, o *Reading, want []byte) {
+	t.Helper()
+	got := make([]byte, o.Size())
+	if _, err := o.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes differ from the %d expected", o.Manifest.Name, len(got), len(want))
+	}
+}
+
+// taggedDisk is vm1 with the tags one and two over an image, and what each holds.
+func taggedDisk(t *testing.T, s *Store) (one, two, now []byte) {
+	t.Helper()
+	one = noise(1, 1<<20+512)
+	importRaw(t, s, "base", one)
+	create(t, s, "vm1", CreateOptions{From: "base"})
+	step := func(tag string, p []byte, off int) {
+		put(t, s, "vm1", p, int64(off))
+		if tag != "" {
+			if _, err := s.Promote(context.Background(), []string{"vm1"}, tag); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	patch := func(content []byte, p []byte, off int) []byte {
+		c := bytes.Clone(content)
+		copy(c[off:], p)
+		return c
+	}
+	a, b, c := noise(2, 5000), noise(3, 9000), noise(4, 512)
+	one = patch(one, a, 4096)
+	step("one", a, 4096)
+	two = patch(one, b, 8192)
+	step("two", b, 8192)
+	now = patch(two, c, 0)
+	step("", c, 0)
+	return one, two, now
+}
+
+func TestOpenTagOfServedDisk(t *testing.T) {
+	s := newStore(t)
+	one, two, now := taggedDisk(t, s)
+	whole := openTag(t, s, "vm1")
+	checkContent(t, whole, now)
+	if err := whole.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	served := openDisk(t, s, "vm1")
+	if _, err := served.Disk.WriteAt(noise(9, 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	first, second := openTag(t, s, "vm1@one"), openTag(t, s, "vm1@two")
+	checkContent(t, first, one)
+	checkContent(t, second, two)
+	if n := len(first.Manifest.Layers); n != 1 {
+		t.Errorf("%d layers up to the first tag", n)
+	}
+	if _, err := first.WriteAt(make([]byte, 512), 0); !errors.Is(err, cow.ErrReadOnly) {
+		t.Errorf("write to a tag: %v", err)
+	}
+
+	_, err := s.OpenTag(context.Background(), Ref{Name: "vm1"}, cow.Options{})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm1@one, vm1@two") {
+		t.Errorf("a served disk without a tag: %v", err)
+	}
+	if err := served.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Readers of a tag are in nobody's way, not even when the disk goes.
+	put(t, s, "vm1", noise(10, 512), 0)
+	if _, err := s.Promote(context.Background(), []string{"vm1"}, "three"); err != nil {
+		t.Fatal(err)
+	}
+	checkContent(t, first, one)
+	if _, err := s.Remove(context.Background(), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	checkContent(t, second, two)
+}
+
+func TestOpenTagErrors(t *testing.T) {
+	s := newStore(t)
+	taggedDisk(t, s)
+	for _, test := range []struct {
+		ref  Ref
+		want error
+		text string
+	}{
+		{Ref{Name: "vm2"}, ErrNotFound, "vm2"},
+		{Ref{Name: "vm2", Tag: "one"}, ErrNotFound, "vm2"},
+		{Ref{Name: "vm1", Tag: "three"}, ErrNotFound, "[one two]"},
+		{Ref{Name: "base"}, ErrNotFound, "it is an image"},
+		{Ref{Name: "vm1", Tag: "../one"}, ErrInvalid, "tag name"},
+		{Ref{Name: "../vm1", Tag: "one"}, ErrInvalid, "disk name"},
+	} {
+		_, err := s.OpenTag(context.Background(), test.ref, cow.Options{})
+		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: %v", test.ref, err)
+		}
+	}
+	create(t, s, "new", CreateOptions{Size: 1 << 20})
+	defer openDisk(t, s, "new").Close()
+	_, err := s.OpenTag(context.Background(), Ref{Name: "new"}, cow.Options{})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "cowblk promote new --tag NAME") {
+		t.Errorf("a served disk without tags: %v", err)
+	}
+}
+
+// TestOpenTagWaitsForSeal: between the manifest's change and the seal, the tag's layer
+// is the process's that promotes.
+func TestOpenTagWaitsForSeal(t *testing.T) {
+	s := newStore(t)
+	_, _, now := taggedDisk(t, s)
+	before := openDisk(t, s, "vm1")
+	m := before.Manifest
+	p, err := s.PreparePromotion(context.Background(), []*Manifest{m}, "three")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*sealPoll)
+	defer cancel()
+	ref := Ref{Name: "vm1", Tag: "three"}
+	if _, err := s.OpenTag(ctx, ref, cow.Options{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while the head is still written: %v", err)
+	}
+	type result struct {
+		r   *Reading
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		r, err := s.OpenTag(context.Background(), ref, cow.Options{})
+		opened <- result{r, err}
+	}()
+	time.Sleep(2 * sealPoll)
+	swapped, err := before.Disk.Promote(p.Heads()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-swapped.Done()
+	if err := swapped.Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.Close(true)
+	r := <-opened
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	checkContent(t, r.r, now)
+	if h := r.r.Layers(); h[len(h)-1].State != layer.Sealed {
+		t.Error("the tag's layer is not sealed")
+	}
+	if err := errors.Join(r.r.Close(), before.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
