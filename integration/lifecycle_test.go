@@ -10,7 +10,7 @@ import (
 )
 
 // rounds is how often each event of a machine's life is repeated.
-const rounds = 10
+const rounds = 5
 
 // counter returns a script that reads the number at the start of the disk,
 // checks it, and writes the next: every round proves that the one before

@@ -69,7 +69,11 @@ func setUp(dir string) error {
 	if suite.store, err = harness.NewStore(filepath.Join(dir, "store")); err != nil {
 		return err
 	}
-	for file, name := range map[string]string{suite.golden.QCOW2: imageGolden, suite.golden.BIOS: imageBIOS} {
+	bios, err := harness.BIOSImage(ctx)
+	if err != nil {
+		return err
+	}
+	for file, name := range map[string]string{suite.golden.QCOW2: imageGolden, bios: imageBIOS} {
 		if _, err := suite.store.Run(ctx, "import", file, name); err != nil {
 			return err
 		}

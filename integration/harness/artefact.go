@@ -51,7 +51,6 @@ func Artefact(ctx context.Context, name string) (string, error) {
 // Golden is the Debian image of the tests and what boots it.
 type Golden struct {
 	Raw, QCOW2     string // the same disk in two formats
-	BIOS           string // its root, bootable by BIOS (raw)
 	Kernel, Initrd string // Debian's own, for -kernel
 	Quick          string // initramfs of a guest without systemd
 }
@@ -66,18 +65,22 @@ func NewGolden(ctx context.Context) (Golden, error) {
 	if err != nil {
 		return Golden{}, err
 	}
-	bios, err := Artefact(ctx, "bios")
-	if err != nil {
-		return Golden{}, err
-	}
 	return Golden{
-		BIOS:   filepath.Join(bios, "bios.raw"),
 		Raw:    filepath.Join(image, "golden.raw"),
 		QCOW2:  filepath.Join(image, "golden.qcow2"),
 		Kernel: filepath.Join(image, "vmlinuz"),
 		Initrd: filepath.Join(image, "initrd.img"),
 		Quick:  filepath.Join(quick, "initrd.img"),
 	}, nil
+}
+
+// BIOSImage returns the golden image's root as a raw image that boots by BIOS.
+func BIOSImage(ctx context.Context) (string, error) {
+	dir, err := Artefact(ctx, "bios")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "bios.raw"), nil
 }
 
 // InstalledQEMU is Debian 12's own QEMU (7.2).

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"cowblk/integration/harness"
+)
+
+// guest is one of the tour's two machines with its disk.
+type guest struct {
+	name   string // of the disk, too
+	socket string
+
+	backend *harness.Backend
+	machine *harness.Machine
+	boots   []time.Duration // from QEMU's start until its services run
+	wrote   string          // checksums of what it wrote
+}
+
+// boot starts the guest's machine; up waits for it.
+func (g *guest) boot(ctx context.Context, golden harness.Golden) (err error) {
+	g.machine, err = harness.StartMachine(ctx, harness.MachineOptions{
+		Name: g.name, Dir: filepath.Dir(g.socket), Golden: golden, Boot: harness.BootDirect, Disks: []string{g.socket},
+	})
+	return err
+}
+
+func (g *guest) up(ctx context.Context) (harness.Boot, error) {
+	b, took, err := g.machine.Ready(ctx)
+	g.boots = append(g.boots, took)
+	return b, err
+}
+
+// off shuts the guest down, and then its back-end.
+func (g *guest) off(ctx context.Context) error {
+	if err := g.machine.PowerOff(ctx); err != nil {
+		return err
+	}
+	return g.backend.Stop(ctx)
+}
+
+// close kills what is left when the tour is cut short.
+func (g *guest) close() {
+	if g.machine != nil {
+		g.machine.Close()
+	}
+	g.backend.Kill()
+}
+
+// write leaves files of the guest's own, synced.
+func (g *guest) write(ctx context.Context) (err error) {
+	g.wrote, err = g.machine.Run(ctx, fmt.Sprintf(`set -e
+		mkdir /root/%[1]s
+		echo "this belongs to %[1]s" >/root/%[1]s/note
+		dd if=/dev/urandom of=/root/%[1]s/data bs=1M count=32 status=none
+		sync
+		sha256sum /root/%[1]s/*`, g.name))
+	return err
+}
+
+// find checks that the guest sees its own files, unharmed, and no others.
+func (g *guest) find(ctx context.Context) error {
+	found, err := g.machine.Run(ctx, fmt.Sprintf("sha256sum /root/%s/*; ls /root", g.name))
+	if err != nil {
+		return err
+	}
+	if want := g.wrote + "\n" + g.name; found != want {
+		return fmt.Errorf("guest %s should find\n%s\nand found\n%s", g.name, want, found)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/integration/harness"
+)
+
+// promotions is how often each way of quiescing is used in a test that does not
+// have the time for more; COWBLK_PROMOTIONS says otherwise.
+const promotions = 6
+
+func countPromotions(t *testing.T) int {
+	s := os.Getenv("COWBLK_PROMOTIONS")
+	if s == "" {
+		return promotions
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("COWBLK_PROMOTIONS=%s: expected a number of promotions", s)
+	}
+	return n
+}
+
+// extend gives a test that does more than usual more time than waitLimit.
+func (e *env) extend(limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	e.ctx, e.stop = context.WithCancelCause(ctx)
+	e.Cleanup(cancel)
+}
+
+// tagged is one promotion that a test has made.
+type tagged struct {
+	name, mode   string
+	acknowledged int           // last transaction committed when the command was started
+	took         time.Duration // the command, from start to end
+	swap         float64       // microseconds
+	held         float64       // milliseconds
+}
+
+// promote promotes disks that are served, and remembers it.
+func (e *env) promote(m *harness.Machine, name, mode string, options []string, disks ...string) tagged {
+	e.Helper()
+	t := tagged{name: name, mode: mode, acknowledged: e.acknowledged(m)}
+	var p struct {
+		Disks []struct {
+			Disk  string `json:"disk"`
+			Depth int    `json:"depth"`
+		} `json:"disks"`
+		Tag     string  `json:"tag"`
+		Quiesce string  `json:"quiesce"`
+		Swap    float64 `json:"swap-microseconds"`
+		Held    float64 `json:"held-milliseconds"`
+	}
+	args := slices.Concat([]string{"promote"}, disks, []string{"--tag", name, "--quiesce", mode}, options)
+	start := time.Now()
+	e.must(suite.store.JSON(e.ctx, &p, args...))
+	t.took, t.swap, t.held = time.Since(start), p.Swap, p.Held
+	if p.Tag != name || p.Quiesce != mode || len(p.Disks) != len(disks) || (p.Held > 0) != (mode != "none") {
+		e.Errorf("cowblk %s answered %+v", strings.Join(args, " "), p)
+	}
+	return t
+}
+
+// spread describes numbers.
+func spread(values []float64) string {
+	if len(values) == 0 {
+		return "none"
+	}
+	slices.Sort(values)
+	at := func(q float64) float64 { return values[int(q*float64(len(values)-1)+0.5)] }
+	return fmt.Sprintf("median %.1f, 90 %% %.1f, longest %.1f", at(0.5), at(0.9), at(1))
+}
+
+// report logs what promotions took.
+func (e *env) report(tags []tagged) {
+	e.Helper()
+	for _, mode := range []string{"none", "guest", "pause"} {
+		var took, swap, held []float64
+		for _, t := range tags {
+			if t.mode == mode {
+				took, swap, held = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(held, t.held)
+			}
+		}
+		if len(took) > 0 {
+			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest held %s ms", mode, len(took), spread(took), spread(swap), spread(held))
+		}
+	}
+}
+
+// export offers tags over NBD from a process of its own, as long as the test
+// lasts, and returns the URI of one.
+func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) string {
+	e.Helper()
+	socket := e.socket(disks[0] + "-nbd")
+	args := []string{"export", "--listen", "unix:" + socket}
+	for _, t := range tags {
+		for _, d := range disks {
+			args = append(args, d+"@"+t.name)
+		}
+	}
+	b, err := harness.StartBackend(e.ctx, suite.store.Cmd(args...), socket)
+	e.must(err)
+	e.watch(b)
+	return func(disk, tag string) string {
+		return "nbd+unix:///" + url.PathEscape(disk+"@"+tag) + "?socket=" + socket
+	}
+}
+
+// copyOut returns what nbdcopy reads.
+func (e *env) copyOut(uri string) []byte {
+	e.Helper()
+	var out, said bytes.Buffer
+	cmd := exec.CommandContext(e.ctx, "nbdcopy", uri, "-")
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		e.Fatalf("nbdcopy %s: %v\n%s", uri, err, said.String())
+	}
+	return out.Bytes()
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// rig is a guest with the workload.
+type rig struct {
+	*harness.Machine
+	data, mark string // disks
+	servers    []*server
+}
+
+// startWorkload boots a Debian with its guest agent, on a root of its own, and
+// starts the workload on two disks of one back-end process.
+func (e *env) startWorkload(o harness.MachineOptions, w workload, blockSize string) *rig {
+	e.Helper()
+	r := &rig{
+		data: e.disk("data", "--size", "64M", "--block-size", blockSize),
+		mark: e.disk("mark", "--size", "1M"),
+	}
+	root := e.serve(e.disk("root", "--from", imageGolden))
+	both, sockets := e.serveAll(r.data, r.mark)
+	r.servers = []*server{root, both}
+	o.CPUs, o.MemoryMiB = 2, 768
+	o.Disks = append([]string{root.Socket}, sockets...)
+	o.Extra = append(o.Extra, agentPort(e.agentSocket())...)
+	r.Machine = e.boot(o)
+	if o.Boot == harness.BootQuick {
+		e.run(r.Machine, startAgent)
+	}
+	e.run(r.Machine, fmt.Sprintf(startLoad, w.journal))
+	return r
+}
+
+// finish ends the workload, the guest and the back-ends, and adds the disks'
+// last state to the tags: a file system that was unmounted, thus as clean as a
+// frozen one.
+func (e *env) finish(r *rig, tags []tagged) []tagged {
+	e.Helper()
+	said := strings.Split(e.run(r.Machine, stopLoad), "\n")
+	last, err := strconv.Atoi(said[0])
+	e.must(err)
+	e.Logf("%d transactions; fio: %s", last, strings.Join(said[1:], "; "))
+	e.must(r.PowerOff(e.ctx))
+	for _, s := range r.servers {
+		e.halt(s)
+	}
+	e.cowblk("promote", r.data, r.mark, "--tag", "end")
+	return append(tags, tagged{name: "end", mode: "guest", acknowledged: last})
+}
+
+// checkTags compares what fresh guests find in each tag with what was promised
+// to the guest that wrote it, with the other disk that was cut at the same
+// moment, and with what nbdcopy reads.
+func (e *env) checkTags(r *rig, qemu string, tags []tagged, copies map[string]string, marks map[string]int) {
+	e.Helper()
+	before := 0
+	for i, c := range e.attachAll(qemu, r.data, tags) {
+		t := tags[i]
+		if c.last < t.acknowledged || c.last < before {
+			e.Errorf("%s (quiesce %s) holds transactions to %d; %d was acknowledged before the promotion, and %d is in the tag before it",
+				t.name, t.mode, c.last, t.acknowledged, before)
+		}
+		if m, ok := marks[t.name]; ok && (c.last < m || c.last > m+1) {
+			e.Errorf("%s (quiesce %s): one disk says that transaction %d is committed and no later one has begun; the other, cut at the same moment, holds %d",
+				t.name, t.mode, m, c.last)
+		}
+		if sum, ok := copies[t.name]; ok && sum != c.sha256 {
+			e.Errorf("%s (quiesce %s): nbdcopy reads %s, the guest %s", t.name, t.mode, sum, c.sha256)
+		}
+		// An empty journal would mean that the file system was not in use.
+		if c.replay != (t.mode != "guest") {
+			e.Errorf("%s (quiesce %s): journal to replay: %t", t.name, t.mode, c.replay)
+		}
+		before = c.last
+	}
+	if before <= tags[0].acknowledged {
+		e.Errorf("nothing was committed after the first promotion, with %d transactions", before)
+	}
+	e.Logf("%d tags, with up to %d transactions", len(tags), before)
+}
+
+// Promotions while the guest commits transactions: every tag, attached to a
+// fresh guest or read over NBD, is what it must be.
+func TestPromoteUnderLoad(t *testing.T) {
+	n := countPromotions(t)
+	for _, c := range []struct {
+		qemu, journal, blockSize string
+	}{
+		{"7.2", "delete", "4K"},
+		// Blocks that are larger than the guest's: each new head is full of copy-ups.
+		{"10", "wal", "64K"},
+	} {
+		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			e.extend(waitLimit + time.Duration(n)*30*time.Second)
+			qemu := suite.qemus[c.qemu]
+			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, workload{journal: c.journal}, c.blockSize)
+			var tags []tagged
+			for i := range n {
+				for _, mode := range []string{"none", "guest"} {
+					var options []string
+					if mode == "guest" {
+						options = []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}
+					}
+					tags = append(tags, e.promote(r.Machine, fmt.Sprintf("%s-%02d", mode, i+1), mode, options, r.data, r.mark))
+				}
+			}
+			e.report(tags)
+
+			// The guest still runs and writes.
+			uri := e.export(tags, r.data, r.mark)
+			copies, marks := map[string]string{}, map[string]int{}
+			for _, tag := range tags {
+				copies[tag.name] = digest(e.copyOut(uri(r.data, tag.name)))
+				m, err := strconv.Atoi(string(bytes.TrimRight(e.copyOut(uri(r.mark, tag.name))[:512], " ")))
+				e.must(err)
+				marks[tag.name] = m
+			}
+			tags = e.finish(r, tags)
+			e.checkTags(r, qemu, tags, copies, marks)
+		})
+	}
+}

@@ -1,0 +1,245 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"cowblk/integration/harness"
+)
+
+// workload writes to a machine's second and third disk (vdb, 64 MiB, and vdc)
+// until it is stopped.
+//
+// A database commits transactions that are numbered from 1. After each COMMIT
+// has returned, the number goes to the start of vdc, and then to /run/acks:
+// what vdc says at any instant has been committed before, and at most one
+// transaction more has been begun. Both disks cut at one instant must agree on
+// that. Beside the database, fio overwrites an area that it has filled before
+// and verifies it: every block of 4 KiB holds one of its checksums, whenever
+// one looks.
+type workload struct {
+	journal string // of SQLite: "delete" or "wal"
+}
+
+// startLoad makes the file system and starts both writers. Arguments: the
+// journal mode.
+const startLoad = `
+set -e
+mkfs.ext4 -q -F /dev/vdb
+mount -t ext4 /dev/vdb /mnt
+cat >/run/load.fio <<JOBS
+[global]
+filename=/mnt/area
+size=8M
+bs=4k
+direct=1
+ioengine=libaio
+iodepth=4
+verify=crc32c
+JOBS
+fio --output=/run/fill.out --section=fill - <<JOBS
+$(cat /run/load.fio)
+do_verify=0
+[fill]
+rw=write
+JOBS
+cat >>/run/load.fio <<JOBS
+verify_fatal=1
+randrepeat=0
+rate_iops=250
+[load]
+rw=randwrite
+JOBS
+cat >/run/verify <<'SCRIPT'
+passes=0
+while [ ! -e /run/stop ]; do
+	fio --output=/run/load.out /run/load.fio >/run/load.err 2>&1 || { cat /run/load.err /run/load.out; exit 1; }
+	passes=$((passes + 1))
+done
+echo "$passes passes"
+SCRIPT
+cat >/run/commit <<'SCRIPT'
+sqlite3 /mnt/db 'PRAGMA journal_mode=%[1]s; PRAGMA synchronous=FULL;
+	CREATE TABLE t (n INTEGER PRIMARY KEY, body TEXT NOT NULL);'
+seq 1000000 | sed "s/.*/BEGIN; INSERT INTO t VALUES (&, printf('%%0120d', &)); COMMIT; SELECT CASE writefile('\/dev\/vdc', printf('%%-512d', &)) WHEN 512 THEN & END;/" |
+	sqlite3 -bail -cmd 'PRAGMA synchronous=FULL' /mnt/db >/run/acks
+SCRIPT
+for job in verify commit; do
+	(sh /run/$job >/run/$job.result 2>&1; echo "ended with $?" >>/run/$job.result) </dev/null >/dev/null 2>&1 &
+done
+while [ ! -s /run/acks ]; do sleep 0.1; done
+`
+
+// stopLoad ends both writers, insists that neither has failed before, and
+// prints the last transaction that was acknowledged, and fio's passes.
+const stopLoad = `
+if grep -q ended /run/commit.result; then cat /run/commit.result; exit 1; fi
+touch /run/stop
+killall sqlite3 2>/dev/null || pkill sqlite3
+while ! grep -q ended /run/commit.result || ! grep -q ended /run/verify.result; do sleep 0.2; done
+grep -q 'ended with 0' /run/verify.result || { cat /run/verify.result; exit 1; }
+tail -n 1 /run/acks
+head -n 1 /run/verify.result
+umount /mnt
+`
+
+// checkTag is a shell function for a fresh guest: check DEVICE MODE prints one
+// line about a disk that holds what the workload has written: SHA-256 of the
+// device before anything else touches it, whether the journal needs to be
+// replayed, and the database's answers: count, least and greatest transaction,
+// bodies that are wrong, result of the integrity check. MODE guest: the file
+// system must be clean as it is; others: after its journal was replayed.
+const checkTag = `
+fail() { echo "$1: $2"; cat /run/said; exit 1; }
+check() {
+	sum=$(sha256sum <$1)
+	dumpe2fs -h $1 >/run/said 2>&1 || fail $1 dumpe2fs
+	replay=clean
+	grep -q 'features:.*needs_recovery' /run/said && replay=replay
+	if [ $2 = guest ]; then
+		[ $replay = clean ] || fail $1 "frozen, but its journal is not empty"
+		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck of what was frozen"
+	else
+		mount -t ext4 $1 /mnt && umount /mnt || fail $1 "mounting, which replays the journal"
+		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck after replaying the journal"
+	fi
+	mount -t ext4 $1 /mnt
+	answer=$(sqlite3 -separator ' ' /mnt/db "SELECT count(*), min(n), max(n), sum(body <> printf('%0120d', n)) FROM t; PRAGMA integrity_check;" 2>&1)
+	fio --output=/run/said --name=check --filename=/mnt/area --size=8M --rw=read --bs=4k --verify=crc32c --verify_fatal=1 >/run/err 2>&1 || {
+		cat /run/err >>/run/said; fail $1 "fio's area"; }
+	umount /mnt
+	echo $1 ${sum%% *} $replay $answer
+}
+`
+
+// acknowledged is the last transaction that the guest has been told is committed.
+func (e *env) acknowledged(m *harness.Machine) int {
+	e.Helper()
+	n, err := strconv.Atoi(e.run(m, "tail -n 1 /run/acks"))
+	e.must(err)
+	return n
+}
+
+// contents is what a fresh guest says about one disk.
+type contents struct {
+	sha256 string
+	replay bool // the journal was not empty
+	last   int  // transaction
+}
+
+// parseContents takes a line of checkTag apart, and returns an error unless the
+// database is sound and holds every transaction from 1 to the last.
+func parseContents(line string) (c contents, err error) {
+	f := strings.Fields(line)
+	if len(f) != 8 {
+		return c, fmt.Errorf("the check printed %q", line)
+	}
+	c.sha256, c.replay = f[1], f[2] == "replay"
+	if c.last, err = strconv.Atoi(f[5]); err != nil {
+		return c, err
+	}
+	if f[3] != f[5] || f[4] != "1" || f[6] != "0" || f[7] != "ok" {
+		err = fmt.Errorf("%s transactions from %s to %s, %s of them with wrong content; integrity check: %s", f[3], f[4], f[5], f[6], f[7])
+	}
+	return c, err
+}
+
+// serveAll starts one back-end process for several disks and returns their sockets.
+func (e *env) serveAll(names ...string) (*server, []string) {
+	e.Helper()
+	var sockets []string
+	for _, name := range names {
+		var info harness.Disk
+		e.must(suite.store.JSON(e.ctx, &info, "info", name))
+		sockets = append(sockets, info.Socket)
+	}
+	// The sockets are made in this order.
+	b, err := harness.StartBackend(e.ctx, suite.store.Cmd(append([]string{"serve"}, names...)...), sockets[len(sockets)-1])
+	e.must(err)
+	return e.watch(b), sockets
+}
+
+// moreDisks are arguments of QEMU for disks beyond the harness's hot-plug
+// ports. Their names in the guest follow from their order.
+func moreDisks(sockets []string) (args []string) {
+	for i, socket := range sockets {
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=more%d,path=%s", i, socket),
+			"-device", fmt.Sprintf("vhost-user-blk-pci,id=extra%d,chardev=more%d,num-queues=1,disable-legacy=on", i, i))
+	}
+	return args
+}
+
+// disksABoot is how many tags a fresh guest checks at once: vdb to vdz.
+const disksABoot = 25
+
+// attachAll attaches every tag of disk, each through a disk of its own made from
+// it, to fresh guests, and returns what those say about them.
+func (e *env) attachAll(qemu, disk string, tags []tagged) []contents {
+	e.Helper()
+	var all []contents
+	for len(tags) > 0 {
+		n := min(len(tags), disksABoot)
+		all = append(all, e.attach(qemu, disk, tags[:n])...)
+		tags = tags[n:]
+	}
+	return all
+}
+
+func (e *env) attach(qemu, disk string, tags []tagged) []contents {
+	e.Helper()
+	root := e.disk("fresh-"+tags[0].name, "--from", imageGolden)
+	names := []string{root}
+	for _, t := range tags {
+		names = append(names, e.disk("from-"+t.name, "--from", disk+"@"+t.name))
+	}
+	s, sockets := e.serveAll(names...)
+	m := e.boot(harness.MachineOptions{Name: "fresh-" + tags[0].name, QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
+		Disks: sockets[:1], Extra: moreDisks(sockets[1:])})
+	script := checkTag
+	for i, t := range tags {
+		script += fmt.Sprintf("check /dev/vd%c %s\n", 'b'+i, t.mode)
+	}
+	start := time.Now()
+	lines := strings.Split(e.run(m, script), "\n")
+	e.Logf("%d tags checked in %.0f s", len(tags), time.Since(start).Seconds())
+	e.must(m.PowerOff(e.ctx))
+	e.halt(s)
+	if len(lines) != len(tags) {
+		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), strings.Join(lines, "\n"))
+	}
+	var all []contents
+	for i, line := range lines {
+		c, err := parseContents(line)
+		if err != nil {
+			e.Errorf("%s@%s (quiesce %s): %v", disk, tags[i].name, tags[i].mode, err)
+		}
+		all = append(all, c)
+	}
+	for _, name := range names {
+		e.cowblk("rm", name)
+	}
+	return all
+}
+
+// agentPort gives a machine the guest agent's virtio-serial port.
+func agentPort(path string) []string {
+	return []string{"-device", "virtio-serial-pci", "-chardev", "socket,id=qga,server=on,wait=off,path=" + path,
+		"-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"}
+}
+
+// agentSocket is where a test's guest agent is reached.
+func (e *env) agentSocket() string { return filepath.Join(e.dir, "qga") }
+
+// startAgent starts the guest agent where there is no systemd to do it.
+const startAgent = `
+set -e
+modprobe virtio_console
+for try in $(seq 100); do [ -c /dev/vport0p1 ] && break; sleep 0.1; done
+mkdir -p /run/qga
+qemu-ga --daemonize --method=virtio-serial --path=/dev/vport0p1 --pidfile=/run/qga.pid --statedir=/run/qga
+`
