@@ -12,30 +12,7 @@ func (c *Channel) firstWrite(v *view, pos, n int64) error {
 
 	// Others may have had the blocks before us. What is below the head now
 	// stays there until we give the claim back.
-	for n > 0 {
-		block, blocks := d.block(pos), d.touched(pos, n)
-		owner, run := d.index.Lookup(block, blocks)
-		var m int64
-		var err error
-		switch {
-		case owner == v.head:
-			m = min(n, d.endOf(pos, run)-pos)
-			err = c.overwrite(v, pos, m)
-		case owner > v.head:
-			m = min(n, d.endOf(pos, run)-pos)
-			c.cur.advance(m)
-		default:
-			run += d.unowned(v, block+run, blocks-run)
-			m = min(n, d.endOf(pos, run)-pos)
-			err = c.own(v, pos, m)
-		}
-		if err != nil {
-			return err
-		}
-		pos += m
-		n -= m
-	}
-	return nil
+	return c.put(v, pos, n, true)
 }
 
 // own makes the head the owner of the blocks that n bytes at pos touch. Edge

@@ -22,7 +22,7 @@ func (c *Channel) modify(r *Request) error {
 		c.cur.set(r.Data)
 		v := c.pinWrite()
 		defer c.unpinWrite()
-		return c.put(v, r.Offset, r.Length)
+		return c.put(v, r.Offset, r.Length, false)
 	}
 	for _, g := range r.Ranges {
 		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
@@ -39,8 +39,9 @@ func (c *Channel) modify(r *Request) error {
 	return nil
 }
 
-// put writes n bytes from the cursor to the disk at pos, run by run.
-func (c *Channel) put(v *view, pos, n int64) error {
+// put writes n bytes from the cursor to the disk at pos, run by run. claimed: the
+// guard is held over all of them.
+func (c *Channel) put(v *view, pos, n int64, claimed bool) error {
 	d := c.disk
 	for n > 0 {
 		block, blocks := d.block(pos), d.touched(pos, n)
@@ -58,7 +59,11 @@ func (c *Channel) put(v *view, pos, n int64) error {
 		default:
 			run += d.unowned(v, block+run, blocks-run)
 			m = min(n, d.endOf(pos, run)-pos)
-			err = c.firstWrite(v, pos, m)
+			if claimed {
+				err = c.own(v, pos, m)
+			} else {
+				err = c.firstWrite(v, pos, m)
+			}
 		}
 		if err != nil {
 			return err
