@@ -17,6 +17,7 @@ type Daemon struct {
 	names   Names
 	held    []Held
 	hooks   *hooks
+	readers *readers
 	space   *space
 	stop    context.CancelFunc // set by Run
 
@@ -34,6 +35,7 @@ type DaemonOptions struct {
 	Names   Names           // nil: the disks have no layers to promote
 	Held    []Held          // guests that a dead process may have left frozen or paused
 	Hooks   HookOptions     // promotions that QEMU's events trigger; zero: none
+	NBD     NBDOptions      // tags offered for reading; zero: none
 	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
 }
 
@@ -45,8 +47,10 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, held: o.Held}
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)
+	d.readers = newReaders(o.NBD, o.Log)
 	if d.control != nil {
 		d.registerCommands(d.control)
+		d.readers.register(d.control)
 	}
 	return d
 }
@@ -95,6 +99,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.control != nil {
 		errs = append(errs, d.control.Close()) // after this no command starts a promotion
 	}
+	errs = append(errs, d.readers.stop(true))
 	d.background.Wait()
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
 //	control             Daemon.Run           control socket and its clients      control.Server.Close
+//	NBD                 nbd-server-start     NBD sockets and their clients       nbd-server-stop, or the exports have ended
 //	seal watcher        Daemon.promote       nothing; it tells when it is sealed  the former head is sealed
 //	release             Daemon.Run           a guest left frozen or paused        it goes on, or two minutes have passed
 //	hooks               Daemon.Run           what QEMU's events have led to       the exports have ended

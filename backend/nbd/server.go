@@ -195,6 +195,17 @@ func (s *Server) Listen(a Address) (Address, error) {
 	return a, nil
 }
 
+// Addresses are those listened on, in the order of Listen.
+func (s *Server) Addresses() []Address {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Address
+	for _, l := range s.listeners {
+		all = append(all, l.addr)
+	}
+	return all
+}
+
 // Close closes the sockets, disconnects every client, and returns when none reads
 // any disk any more.
 func (s *Server) Close() error {

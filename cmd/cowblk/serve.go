@@ -247,7 +247,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 			held = append(held, h)
 		}
 	}
-	s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log, Control: c, Names: names, Held: held, Hooks: hooks, Space: space})
+	s.daemon = backend.NewDaemon(backend.DaemonOptions{
+		Log: log, Control: c, Names: names, Held: held, Hooks: hooks, Space: space,
+		NBD: backend.NBDOptions{Open: readTags(st, log), Group: f.group},
+	})
 	return path, nil
 }
 

@@ -1,0 +1,221 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"cowblk/backend/control"
+	"cowblk/backend/nbd"
+)
+
+// Readable is the content of a tag or of a stopped disk, until Close.
+type Readable interface {
+	nbd.Disk
+	io.Closer
+}
+
+// NBDOptions let a daemon offer tags for reading over NBD, when it is told to on
+// its control socket.
+type NBDOptions struct {
+	// Open opens "vm1@tag" for reading; nil: the daemon has no such commands.
+	Open func(ctx context.Context, name string) (Readable, error)
+	// Group may connect to UNIX sockets too; empty: the owner only.
+	Group string
+}
+
+// NBDInfo answers query-cow-exports.
+type NBDInfo struct {
+	Addresses []string         `json:"addresses"` // listened on; none: the server is stopped
+	Exports   []nbd.ExportInfo `json:"exports"`
+}
+
+// readers is a daemon's NBD server, if there is one, and the disks that it shows.
+type readers struct {
+	opts NBDOptions
+	log  *slog.Logger
+
+	mu     sync.Mutex
+	server *nbd.Server // nil: stopped
+	disks  map[string]Readable
+	closed bool
+}
+
+func newReaders(o NBDOptions, log *slog.Logger) *readers { return &readers{opts: o, log: log} }
+
+// register adds the commands. Their names are QEMU's where QEMU has the like.
+func (r *readers) register(s *control.Server) {
+	if r.opts.Open == nil {
+		return
+	}
+	s.Register("nbd-server-start", func(_ context.Context, args json.RawMessage) (any, error) {
+		var a struct {
+			Addr string `json:"addr"`
+		}
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		at, err := r.start(a.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]string{"addr": at.String()}, nil
+	})
+	s.Register("nbd-server-stop", func(_ context.Context, args json.RawMessage) (any, error) {
+		if err := control.Decode(args, &struct{}{}); err != nil {
+			return nil, err
+		}
+		return nil, r.stop(false)
+	})
+	s.Register("cow-export-add", func(ctx context.Context, args json.RawMessage) (any, error) {
+		name, err := exportName(args)
+		if err != nil {
+			return nil, err
+		}
+		return r.add(ctx, name)
+	})
+	s.Register("cow-export-del", func(_ context.Context, args json.RawMessage) (any, error) {
+		name, err := exportName(args)
+		if err != nil {
+			return nil, err
+		}
+		return nil, r.remove(name)
+	})
+	s.Register("query-cow-exports", func(_ context.Context, args json.RawMessage) (any, error) {
+		if err := control.Decode(args, &struct{}{}); err != nil {
+			return nil, err
+		}
+		return r.query(), nil
+	})
+}
+
+func exportName(args json.RawMessage) (string, error) {
+	var a struct {
+		Name string `json:"name"`
+	}
+	if err := control.Decode(args, &a); err != nil {
+		return "", err
+	}
+	if a.Name == "" {
+		return "", &control.Error{Class: control.GenericError, Desc: "Parameter 'name' is missing: a disk's tag, such as vm1@before-upgrade"}
+	}
+	return a.Name, nil
+}
+
+// start listens on one more address; the first one starts the server.
+func (r *readers) start(addr string) (nbd.Address, error) {
+	at, err := nbd.ParseAddress(addr)
+	if err != nil {
+		return at, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return at, nbd.ErrClosed
+	}
+	s := r.server
+	if s == nil {
+		s = nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
+	}
+	if at, err = s.Listen(at); err != nil {
+		return at, err
+	}
+	if r.server == nil {
+		r.server, r.disks = s, map[string]Readable{}
+	}
+	r.log.Info("NBD server listens", "address", at.String())
+	return at, nil
+}
+
+// add opens a disk and offers it. Opening may take a while: no lock is held.
+func (r *readers) add(ctx context.Context, name string) (*nbd.ExportInfo, error) {
+	s, err := r.running()
+	if err != nil {
+		return nil, err
+	}
+	disk, err := r.opts.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server != s {
+		return nil, errors.Join(errors.New("the NBD server was stopped meanwhile"), disk.Close())
+	}
+	if err := s.AddExport(name, disk); err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	r.disks[name] = disk
+	r.log.Info("NBD export added", "export", name, "size", disk.Size())
+	for _, e := range s.Exports() {
+		if e.Name == name {
+			return &e, nil
+		}
+	}
+	return nil, nil
+}
+
+// running is the server, or an error that says how to start it.
+func (r *readers) running() (*nbd.Server, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server == nil {
+		return nil, &control.Error{Class: control.DeviceNotActive, Desc: `the NBD server is not running: start it with nbd-server-start {"addr": "unix:PATH"}`}
+	}
+	return r.server, nil
+}
+
+// remove disconnects an export's clients and closes its disk.
+func (r *readers) remove(name string) error {
+	s, err := r.running()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	disk := r.disks[name]
+	delete(r.disks, name)
+	r.mu.Unlock()
+	if disk == nil {
+		return &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
+	}
+	err = errors.Join(s.RemoveExport(name), disk.Close())
+	r.log.Info("NBD export removed", "export", name)
+	return err
+}
+
+// stop ends the server, its exports included, if it runs; for good: no other is
+// started either.
+func (r *readers) stop(forGood bool) error {
+	r.mu.Lock()
+	s, disks := r.server, r.disks
+	r.server, r.disks = nil, nil
+	r.closed = r.closed || forGood
+	r.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	errs := []error{s.Close()}
+	for _, d := range disks {
+		errs = append(errs, d.Close())
+	}
+	r.log.Info("NBD server stopped")
+	return errors.Join(errs...)
+}
+
+func (r *readers) query() NBDInfo {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	info := NBDInfo{Addresses: []string{}, Exports: []nbd.ExportInfo{}}
+	if r.server == nil {
+		return info
+	}
+	for _, a := range r.server.Addresses() {
+		info.Addresses = append(info.Addresses, a.String())
+	}
+	info.Exports = r.server.Exports()
+	return info
+}
