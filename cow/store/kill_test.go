@@ -1,0 +1,291 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+const (
+	killSize   = 1 << 20
+	killSector = 512
+	killTag    = "u"
+)
+
+// history is what one disk of a killed process may hold. Every write fills its sectors with its own number.
+type history struct {
+	name    string
+	writes  int           // made, acknowledged or not
+	at      map[int][]int // sector → numbers of the writes that touched it, in order
+	flushed int           // the last write that an acknowledged flush covers
+	cut     int           // the last write before the cut; -1: it has not been made
+}
+
+// scene is the life of a process that promotes open disks while they are written.
+type scene struct {
+	dir     string             // of the store
+	files   *cowtest.Intercept // over a cowtest.Mortal
+	disks   []*history
+	open    []*Opened
+	sealing []*cow.Promotion
+	// behind has the former heads sealed only after writes and flushes to the new ones; otherwise they are before.
+	behind bool
+}
+
+// play is the process's life. It ends early with the process.
+func (c *scene) play(s *Store) error {
+	var manifests []*Manifest
+	for _, h := range c.disks {
+		o, err := s.OpenDisk(context.Background(), h.name, OpenOptions{})
+		if err != nil {
+			return err
+		}
+		c.open = append(c.open, o)
+		manifests = append(manifests, o.Manifest)
+	}
+	// Blocks have 4 KiB: whole ones, parts, overwrites; the last two are not flushed before the cut.
+	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096), c.write(16384, 4096)); err != nil {
+		return err
+	}
+	p, err := s.PreparePromotion(context.Background(), manifests, killTag)
+	if err != nil {
+		return err
+	}
+	swapped := false
+	defer func() { p.Close(swapped) }()
+	for i, o := range c.open {
+		promotion, err := o.Disk.Prepare(p.Heads()[i])
+		if err != nil {
+			return err
+		}
+		c.sealing = append(c.sealing, promotion)
+	}
+	if err := c.do(c.write(20480, 4096), p.Commit); err != nil {
+		return err
+	}
+	for _, h := range c.disks {
+		h.cut = h.writes
+	}
+	caught, goOn := c.holdSealing(s, manifests)
+	defer goOn()
+	if err := cow.Swap(c.sealing...); err != nil {
+		return err
+	}
+	swapped = true
+	caught()
+	if !c.behind {
+		goOn()
+		c.sealed()
+	}
+	if err := c.do(c.write(512, 512), c.write(24576, 4096), c.flush, c.write(0, 4096), c.write(16896, 512)); err != nil {
+		return err
+	}
+	goOn()
+	c.sealed()
+	return c.do(c.flush, c.write(28672, 4096))
+}
+
+func (c *scene) do(steps ...func() error) error {
+	for _, f := range steps {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *scene) write(off, n int) func() error {
+	return func() error {
+		for i, h := range c.disks {
+			h.writes++
+			for s := off / killSector; s < (off+n)/killSector; s++ {
+				h.at[s] = append(h.at[s], h.writes)
+			}
+			if _, err := c.open[i].Disk.WriteAt(bytes.Repeat([]byte{byte(h.writes)}, n), int64(off)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func (c *scene) flush() error {
+	for i, h := range c.disks {
+		if err := c.open[i].Disk.Flush(); err != nil {
+			return err
+		}
+		h.flushed = h.writes
+	}
+	return nil
+}
+
+// holdSealing holds back the first sync of each former head's data, which is the one that its sealing begins with, until
+// goOn is called. caught returns when all of them are held.
+func (c *scene) holdSealing(s *Store, manifests []*Manifest) (caught, goOn func()) {
+	first := map[string]chan struct{}{} // takes one element: the file's first sync
+	held := make(chan struct{}, len(manifests))
+	for _, m := range manifests {
+		first[s.paths(m.Head()).Data] = make(chan struct{}, 1)
+	}
+	release := make(chan struct{})
+	c.files.Before(func(call cowtest.Call) error {
+		if call.Op == "datasync" && first[call.Name] != nil {
+			select {
+			case first[call.Name] <- struct{}{}:
+				held <- struct{}{}
+				<-release
+			default:
+			}
+		}
+		return nil
+	})
+	caught = func() {
+		for range manifests {
+			<-held
+		}
+	}
+	return caught, sync.OnceFunc(func() { close(release) })
+}
+
+func (c *scene) sealed() {
+	for _, p := range c.sealing {
+		<-p.Done()
+	}
+}
+
+// end is what the last process does when it is not killed, and how a killed one's memory is given back.
+func (c *scene) end() error {
+	var errs []error
+	for _, o := range c.open {
+		errs = append(errs, o.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// A process is killed at every change that it makes to a file while it promotes one disk, or two together. Whoever opens
+// the disks then finds all on the old heads or all on the new ones, with what had been flushed, and in the tags what was
+// written before the cut.
+func TestKillAtEveryStepOfPromotion(t *testing.T) {
+	for _, disks := range []int{1, 2} {
+		for _, behind := range []bool{false, true} {
+			t.Run(fmt.Sprintf("disks=%d/behind=%v", disks, behind), func(t *testing.T) {
+				killed, old := 0, 0
+				for n := 1; ; n++ {
+					c, m := killedAt(t, n, disks, behind)
+					t.Run(fmt.Sprint(n), func(t *testing.T) {
+						if promoted := survivors(t, c); !promoted {
+							old++
+						}
+					})
+					if t.Failed() {
+						t.Fatalf("killed at change %d: %s", n, last(m))
+					}
+					if !m.Dead() {
+						break
+					}
+					killed++
+				}
+				if old == 0 || old == killed || killed < 40 {
+					t.Errorf("killed %d times, %d of them before the cut: the test misses its subject", killed, old)
+				}
+				t.Logf("killed at each of %d changes: %d times on the old heads, %d on the new", killed, old, killed-old)
+			})
+		}
+	}
+}
+
+func last(m *cowtest.Mortal) string {
+	if c := m.Changes(); len(c) > 0 {
+		return c[len(c)-1]
+	}
+	return "none"
+}
+
+// killedAt plays the scene on a new store in a process that dies at its n-th change, promotion's first change being
+// number 1.
+func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.Mortal) {
+	t.Helper()
+	s := newStore(t)
+	s.fs = &cowtest.Mortal{FS: vfs.OS{}} // immortal, and does not sync
+	c := &scene{dir: s.Dir(), behind: behind}
+	for i := range disks {
+		h := &history{name: fmt.Sprintf("vm%d", i+1), at: map[int][]int{}, cut: -1}
+		create(t, s, h.name, CreateOptions{Size: killSize})
+		c.disks = append(c.disks, h)
+	}
+	m := &cowtest.Mortal{FS: vfs.OS{}, At: n, Begin: func(change string) bool {
+		return strings.HasPrefix(change, "mkdir "+s.path(tmpDir)+"/")
+	}}
+	c.files = &cowtest.Intercept{FS: m}
+	s.fs = c.files
+	err := c.play(s)
+	if err := errors.Join(err, c.end()); err != nil && !m.Dead() {
+		t.Fatalf("killed at change %d: %v", n, err)
+	}
+	m.Bury()
+	s.fs = vfs.OS{}
+	return c, m
+}
+
+// survivors opens what a dead process has left and checks it.
+func survivors(t *testing.T, c *scene) (promoted bool) {
+	t.Helper()
+	s := openStore(t, c.dir)
+	s.fs = &cowtest.Mortal{FS: vfs.OS{}} // immortal
+	for i, h := range c.disks {
+		got := content(t, s, h.name)
+		manifest, err := s.Disk(h.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = manifest.Tagged(killTag)
+		if i > 0 && promoted != (err == nil) {
+			t.Errorf("%s has the tag: %v, the other disk: %v", h.name, err == nil, promoted)
+		}
+		promoted = err == nil
+		if !promoted && h.cut >= 0 {
+			t.Errorf("%s: the cut was made, and the tag is not there", h.name)
+		}
+		h.check(t, h.name, got, h.flushed, h.writes)
+		if promoted {
+			cut := h.cut
+			if cut < 0 {
+				cut = h.writes
+			}
+			create(t, s, h.name+"-tag", CreateOptions{From: h.name + "@" + killTag})
+			h.check(t, h.name+"@"+killTag, content(t, s, h.name+"-tag"), min(h.flushed, cut), cut)
+		}
+		put(t, s, h.name, bytes.Repeat([]byte{0xff}, 4096), 0)
+	}
+	consistent(t, s, nil)
+	return promoted
+}
+
+// check wants in every sector the content of its last write up to flushed, or of one after it up to most.
+func (h *history) check(t *testing.T, what string, got []byte, flushed, most int) {
+	t.Helper()
+	for s := range len(got) / killSector {
+		legal := []int{0}
+		for _, k := range h.at[s] {
+			switch {
+			case k <= flushed:
+				legal = []int{k}
+			case k <= most:
+				legal = append(legal, k)
+			}
+		}
+		sector := got[s*killSector : (s+1)*killSector]
+		if !slices.Contains(legal, int(sector[0])) || bytes.Count(sector, sector[:1]) != killSector {
+			t.Errorf("%s: sector %d holds write %d, expected one of %v", what, s, sector[0], legal)
+		}
+	}
+}
