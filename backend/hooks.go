@@ -36,8 +36,8 @@ type hooks struct {
 	daemon  *Daemon
 	log     *slog.Logger
 	address *qmp.Address
-	monitor *qmp.Monitor  // set by start; nil: none
-	changed chan struct{} // tells run that events has changed; holds one
+	monitor *qmp.Monitor           // set by start; nil: none
+	changed chan *qmp.Subscription // what run is to listen to from now on; holds one
 
 	mu     sync.Mutex
 	opts   HookOptions
@@ -57,16 +57,18 @@ func newHooks(d *Daemon, o HookOptions) *hooks {
 	}
 	return &hooks{
 		daemon: d, log: d.log, address: o.QMP, opts: o,
-		changed: make(chan struct{}, 1), dropped: map[string]int{},
+		changed: make(chan *qmp.Subscription, 1), dropped: map[string]int{},
 	}
 }
 
 // start connects in the background; stop must follow.
 func (h *hooks) start() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.address != nil {
 		h.monitor = qmp.NewMonitor(qmp.MonitorOptions{Log: h.log, Address: *h.address, Retry: hookRetry})
 	}
-	h.warnUnknown(h.settings().Events)
+	h.subscribe()
 }
 
 func (h *hooks) stop() {
@@ -82,75 +84,89 @@ func (h *hooks) settings() HookOptions {
 	return h.opts
 }
 
-// change puts new settings in force.
+// change puts new settings in force: events that happen after it has returned are
+// handled by them.
 func (h *hooks) change(f func(*HookOptions)) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	before := h.opts.Events
 	f(&h.opts)
-	after := h.opts.Events
-	h.mu.Unlock()
-	if slices.Equal(before, after) {
-		return
-	}
-	h.warnUnknown(after)
-	select {
-	case h.changed <- struct{}{}:
-	default:
+	if !slices.Equal(before, h.opts.Events) {
+		h.subscribe()
 	}
 }
 
-func (h *hooks) warnUnknown(events []string) {
-	for _, e := range events {
+// subscribe hands run a subscription to the events of the settings. With mu held.
+func (h *hooks) subscribe() {
+	for _, e := range h.opts.Events {
 		if !knownEvent(e) {
 			h.log.Warn("QEMU 7.2 to 10 has no such event: nothing will come of it unless this QEMU does", "event", e)
 		}
+	}
+	if h.monitor == nil {
+		return
+	}
+	select {
+	case unused := <-h.changed:
+		closeSubscription(unused)
+	default:
+	}
+	if len(h.opts.Events) == 0 {
+		h.changed <- nil
+		return
+	}
+	h.changed <- h.monitor.Subscribe(h.opts.Events...)
+}
+
+func closeSubscription(s *qmp.Subscription) {
+	if s != nil {
+		s.Close()
 	}
 }
 
 // run handles events until ctx is done, and then those that have come before.
 func (h *hooks) run(ctx context.Context) {
-	if h.monitor == nil {
-		return
-	}
-	for ctx.Err() == nil {
-		events := h.settings().Events
-		if len(events) == 0 {
-			select {
-			case <-h.changed:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		sub := h.monitor.Subscribe(events...)
-		h.listen(ctx, sub)
-		sub.Close()
-	}
-}
-
-// listen returns when ctx is done or the events to listen to have changed.
-func (h *hooks) listen(ctx context.Context, sub *qmp.Subscription) {
-	defer h.sayDropped()
+	var sub *qmp.Subscription // nil: no events
+	defer func() {
+		h.handleQueued(sub)
+		h.sayDropped()
+		closeSubscription(sub)
+	}()
 	for {
+		var events <-chan goqmp.Event
+		if sub != nil {
+			events = sub.C
+		}
 		var quiet <-chan time.Time
 		if len(h.dropped) > 0 {
 			quiet = time.After(h.settings().Interval)
 		}
 		select {
-		case e := <-sub.C:
+		case e := <-events:
 			h.handle(e)
 		case <-quiet:
 			h.sayDropped()
-		case <-h.changed:
-			return
+		case s := <-h.changed:
+			h.handleQueued(sub)
+			closeSubscription(sub)
+			sub = s
 		case <-ctx.Done():
-			for {
-				select {
-				case e := <-sub.C:
-					h.handle(e)
-				default:
-					return
-				}
-			}
+			return
+		}
+	}
+}
+
+// handleQueued handles what has come already.
+func (h *hooks) handleQueued(sub *qmp.Subscription) {
+	if sub == nil {
+		return
+	}
+	for {
+		select {
+		case e := <-sub.C:
+			h.handle(e)
+		default:
+			return
 		}
 	}
 }
@@ -192,11 +208,16 @@ type promoteRefused struct {
 }
 
 func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []string, tag string, err error) {
-	tag = hookTag(event, at)
+	var tags []string
 	for _, e := range h.daemon.snapshot() {
-		if !e.dev.config.ReadOnly {
+		if !e.dev.config.ReadOnly && h.daemon.names != nil {
 			disks = append(disks, e.dev.name)
+			tags = append(tags, h.daemon.names.Tags(e.dev.name)...)
 		}
+	}
+	// Of two in one second, the later gets the next.
+	for tag = hookTag(event, at); slices.Contains(tags, tag); tag = hookTag(event, at) {
+		at = at.Add(time.Second)
 	}
 	if len(disks) == 0 {
 		return disks, tag, errors.New("no disk of this process can be written to")
@@ -212,7 +233,7 @@ func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []str
 
 // checkKeep refuses when a disk has as many tags made by hooks as are to be kept.
 func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
-	if o.Keep == 0 || h.daemon.names == nil {
+	if o.Keep == 0 {
 		return nil
 	}
 	for _, disk := range disks {

@@ -78,6 +78,7 @@ type space struct {
 	daemon  *Daemon
 	measure func(path string) (room, bool) // false: nothing there that can fill up
 	low     map[uint64]bool                // by file system: told, and not better yet
+	wake    chan struct{}                  // limit was changed; holds one
 
 	mu    sync.Mutex
 	limit Threshold
@@ -85,7 +86,7 @@ type space struct {
 }
 
 func newSpace(d *Daemon, limit Threshold) *space {
-	return &space{daemon: d, limit: limit, measure: measure, low: map[uint64]bool{}}
+	return &space{daemon: d, limit: limit, measure: measure, low: map[uint64]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // run looks at once and then in intervals, until ctx is done.
@@ -99,6 +100,7 @@ func (s *space) run(ctx context.Context) {
 		s.look()
 		select {
 		case <-tick.C:
+		case <-s.wake:
 		case <-ctx.Done():
 			return
 		}
@@ -110,6 +112,10 @@ func (s *space) setLimit(t Threshold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.limit, s.fresh = t, true
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 func (s *space) threshold() Threshold {

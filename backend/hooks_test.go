@@ -1,0 +1,181 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	goqmp "github.com/digitalocean/go-qemu/qmp"
+
+	"cowblk/backend/qmp"
+)
+
+// fakeNames has tags, and notes which promotions were asked for; it makes none.
+type fakeNames struct {
+	tags  map[string][]string
+	asked []string
+}
+
+var errNoneMade = errors.New("none is made")
+
+func (n *fakeNames) Prepare(_ context.Context, disks []string, tag string) (Pending, error) {
+	n.asked = append(n.asked, strings.Join(disks, ",")+"@"+tag)
+	return nil, errNoneMade
+}
+func (n *fakeNames) Note([]string, *qmp.Spec) error { return nil }
+func (n *fakeNames) Tags(disk string) []string      { return n.tags[disk] }
+func (n *fakeNames) Data(string) string             { return "" }
+
+// quietDaemon serves the disk "test", on a store that makes no promotion.
+func quietDaemon(t *testing.T, log io.Writer, o HookOptions) (*Daemon, *fakeNames) {
+	n := &fakeNames{tags: map[string][]string{}}
+	d := NewDaemon(DaemonOptions{Log: slog.New(slog.NewTextHandler(log, nil)), Names: n, Hooks: o})
+	d.Add(serve(t, DeviceOptions{}).export)
+	return d, n
+}
+
+// event is one of QEMU's, so long after an arbitrary moment.
+func event(name string, after time.Duration) (e goqmp.Event) {
+	at := time.Date(2026, 11, 22, 18, 4, 32, 0, time.UTC).Add(after)
+	e.Event = name
+	e.Timestamp.Seconds, e.Timestamp.Microseconds = at.Unix(), int64(at.Nanosecond()/1000)
+	return e
+}
+
+func TestHooksCollapseBursts(t *testing.T) {
+	var log strings.Builder
+	d, n := quietDaemon(t, &log, HookOptions{})
+	h := d.hooks
+	for _, e := range []goqmp.Event{
+		event("GUEST_PANICKED", 0), event("SHUTDOWN", time.Millisecond), event("STOP", 2*time.Millisecond), event("RESET", 9999*time.Millisecond),
+		event("RESET", 10*time.Second), event("RESET", 10100*time.Millisecond),
+		event("SHUTDOWN", -time.Hour), // the clock was set back
+	} {
+		h.handle(e)
+	}
+	want := []string{"test@guest-panicked-20261122T180432Z", "test@reset-20261122T180442Z", "test@shutdown-20261122T170432Z"}
+	if !slices.Equal(n.asked, want) {
+		t.Errorf("promotions %v, want %v", n.asked, want)
+	}
+	if !strings.Contains(log.String(), "map[RESET:1 SHUTDOWN:1 STOP:1]") || !strings.Contains(log.String(), "map[RESET:1]") {
+		t.Errorf("what was dropped is not in the log:\n%s", log.String())
+	}
+}
+
+func TestHooksInOneSecond(t *testing.T) {
+	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	n.tags["test"] = []string{"reset-20261122T180432Z", "reset-20261122T180433Z"}
+	d.hooks.handle(event("RESET", 0))
+	if want := []string{"test@reset-20261122T180434Z"}; !slices.Equal(n.asked, want) {
+		t.Errorf("promotions %v, want %v", n.asked, want)
+	}
+}
+
+func TestHooksKeep(t *testing.T) {
+	var log strings.Builder
+	d, n := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
+	n.tags["test"] = []string{"reset-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z"}
+	d.hooks.handle(event("RESET", 0))
+	n.tags["test"] = append(n.tags["test"], "something-new-20261122T180432Z")
+	d.hooks.handle(event("RESET", time.Hour))
+	if len(n.asked) != 1 || !strings.Contains(log.String(), "has 2 tags made by hooks") {
+		t.Errorf("promotions %v\n%s", n.asked, log.String())
+	}
+	if _, err := d.set(SetArgs{Keep: new(int)}); err != nil {
+		t.Fatal(err)
+	}
+	d.hooks.handle(event("RESET", 2*time.Hour))
+	if len(n.asked) != 2 {
+		t.Errorf("promotions %v after the limit was lifted", n.asked)
+	}
+}
+
+func TestHooksIgnoreOwnPauses(t *testing.T) {
+	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	at := func(when time.Time) goqmp.Event {
+		e := goqmp.Event{Event: "STOP"}
+		e.Timestamp.Seconds, e.Timestamp.Microseconds = when.Unix(), int64(when.Nanosecond()/1000)
+		return e
+	}
+	before := time.Now().Add(-time.Second)
+	var during []time.Time
+	for range 2 * ownPauses {
+		end := d.hooks.pausing()
+		during = append(during, time.Now())
+		d.hooks.handle(at(during[len(during)-1]))
+		end()
+	}
+	open := d.hooks.pausing()
+	d.hooks.handle(at(time.Now().Add(time.Second)))
+	open()
+	d.hooks.handle(at(during[len(during)-1])) // it comes late
+	if len(n.asked) != 0 {
+		t.Errorf("promotions for pauses of our own: %v", n.asked)
+	}
+	d.hooks.handle(at(before))
+	d.hooks.handle(at(time.Now().Add(time.Second)))
+	if len(n.asked) != 2 {
+		t.Errorf("promotions for pauses of others: %v", n.asked)
+	}
+}
+
+func TestHookEvent(t *testing.T) {
+	for in, want := range map[string]string{
+		"SHUTDOWN": "SHUTDOWN", "shutdown": "SHUTDOWN", "guest-panicked": "GUEST_PANICKED", "Some_New_One": "SOME_NEW_ONE",
+		"": "", "A B": "", "RESET2": "", "_X": "", "ÄX": "", strings.Repeat("X", maxEvent): strings.Repeat("X", maxEvent), strings.Repeat("X", maxEvent+1): "",
+	} {
+		got, err := HookEvent(in)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("HookEvent(%q) = %q, %v; want %q", in, got, err, want)
+		}
+		if err == nil {
+			tag := hookTag(got, time.Now())
+			if len(tag) > 64 || !isHookTag(tag, []string{got}) || isHookTag(tag, nil) != knownEvent(got) {
+				t.Errorf("tag %q of %s", tag, got)
+			}
+		}
+	}
+	if !slices.IsSorted(qemuEvents) {
+		t.Error("qemuEvents is not sorted")
+	}
+	events, err := HookEvents([]string{"stop", "RESET", "STOP"})
+	if err != nil || !slices.Equal(events, []string{"STOP", "RESET"}) {
+		t.Errorf("%v, %v", events, err)
+	}
+}
+
+func TestSet(t *testing.T) {
+	d, _ := quietDaemon(t, io.Discard, HookOptions{})
+	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1, "10G", "much", 0.0
+	for _, a := range []SetArgs{
+		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list}, {Keep: &minus, WriteCache: &off},
+		{SpaceLow: &bad, Keep: &five}, {Interval: &zero, WriteCache: &off}, {PromoteOn: &[]string{"?"}, Keep: &five},
+	} {
+		if s, err := d.set(a); err == nil {
+			t.Errorf("%+v was accepted: %+v", a, s)
+		}
+	}
+	if s := d.settings(); s.Keep != 0 || !s.Disks[0].WriteCache || s.SpaceLow != "off" || s.Interval != 10 {
+		t.Errorf("refused settings are in force: %+v", s)
+	}
+	d.hooks.address = &qmp.Address{Path: "/q"}
+	s, err := d.set(SetArgs{PromoteOn: &list, Keep: &five, WriteCache: &off, Disk: "test", SpaceLow: &low})
+	if err != nil || !slices.Equal(s.PromoteOn, []string{"RESET"}) || s.Keep != 5 || s.SpaceLow != "10G" || s.Disks[0].WriteCache {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err = d.set(SetArgs{PromoteOn: &none}); err != nil || len(s.PromoteOn) != 0 || s.Keep != 5 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// The next driver finds the write cache off.
+	dev := d.snapshot()[0].dev
+	space := make([]byte, 60)
+	dev.Reset()
+	if must(t, dev.Config(space)); space[32] != 0 {
+		t.Error("the write cache is still on for the next driver")
+	}
+}

@@ -1,0 +1,90 @@
+package backend
+
+import (
+	"math"
+	"strings"
+	"testing"
+)
+
+func TestParseThreshold(t *testing.T) {
+	const total = 1000 << 30
+	for in, want := range map[string]int64{
+		"off": 0, "0": 0, "0%": 0, "5%": 50 << 30, "0.5%": 5 << 30, "100%": total, "10G": 10 << 30, "10GiB": 10 << 30, "10g": 10 << 30, "4096": 4096,
+		"": -1, "%": -1, "-1%": -1, "101%": -1, "NaN%": -1, "-5": -1, "G": -1, "ten": -1, "5 %": -1, "99999999999G": -1,
+	} {
+		got, err := ParseThreshold(in)
+		if (err == nil) != (want >= 0) {
+			t.Errorf("ParseThreshold(%q): %v", in, err)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		if got.of(total) != want {
+			t.Errorf("%q of %d is %d, want %d", in, int64(total), got.of(total), want)
+		}
+		if again, err := ParseThreshold(got.String()); err != nil || again != got {
+			t.Errorf("%q: %v becomes %v, %v", in, got, again, err)
+		}
+	}
+}
+
+func TestSpaceLow(t *testing.T) {
+	var log strings.Builder
+	d, _ := quietDaemon(t, &log, HookOptions{})
+	d.names = heads{d.names}
+	now := room{id: 1, total: 1000}
+	d.space.measure = func(string) (room, bool) { return now, true }
+	set := func(s string) {
+		limit, err := ParseThreshold(s)
+		must(t, err)
+		d.space.setLimit(limit)
+	}
+	look := func(free int64, want string) {
+		t.Helper()
+		log.Reset()
+		now.free = free
+		d.space.look()
+		told := ""
+		switch {
+		case strings.Contains(log.String(), "little space"):
+			told = "low"
+		case strings.Contains(log.String(), "no longer"):
+			told = "over"
+		}
+		if told != want {
+			t.Errorf("%d free: %q, want %q\n%s", free, told, want, log.String())
+		}
+	}
+	look(0, "") // off
+	set("10%")
+	look(100, "")
+	look(99, "low")
+	look(10, "")
+	look(110, "") // not enough better
+	look(99, "")
+	look(125, "over")
+	look(99, "low")
+	set("50")
+	look(49, "low") // told again: it is another threshold
+	set("off")
+	look(0, "")
+}
+
+// heads gives fake names a file for the head.
+type heads struct{ Names }
+
+func (heads) Data(disk string) string { return "/heads/" + disk }
+
+func TestMeasure(t *testing.T) {
+	if _, ok := measure("/dev/null"); ok {
+		t.Error("a device can fill up")
+	}
+	if _, ok := measure("/nothing/there"); ok {
+		t.Error("a file that is not there was measured")
+	}
+	r, ok := measure("/proc/self/exe")
+	if !ok || r.total <= 0 || r.free < 0 || r.free > r.total || r.total == math.MaxInt64 {
+		t.Errorf("%+v, %v", r, ok)
+	}
+}

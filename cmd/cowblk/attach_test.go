@@ -1,0 +1,135 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAttachAndDetach(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b", "c"} {
+		command(t, dir, "create", name, "--size", "16M")
+	}
+	q := startQEMU(t, dir, sharedMemory, rootPorts, nativePlug)
+	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "cowblk serve a")
+	p := start(t, dir, nil, "serve", "a", "b", "c", "--queues", "4")
+	controlled(t, dir, "a")
+
+	connected := func(disk string) bool {
+		return strings.Contains(command(t, dir, "info", disk, "--json"), `"connected": true`)
+	}
+	out := command(t, dir, "attach", "a", "--qmp", q.qmp, "--queues", "2")
+	if want := "disk a is attached: QEMU's device disk-a, at port0\n"; out != want {
+		t.Errorf("%q, want %q", out, want)
+	}
+	if !connected("a") {
+		t.Error("a has no front-end")
+	}
+	var queues int
+	q.run("qom-get", map[string]string{"path": "/machine/peripheral/disk-a", "property": "num-queues"}, &queues)
+	if queues != 2 {
+		t.Errorf("%d queues", queues)
+	}
+	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "connected to a QEMU already")
+	fails(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--id", "disk-a"}, `a device "disk-a" already`)
+	fails(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--queues", "5"}, "offers 4 queues")
+	command(t, dir, "attach", "b", "--qmp", q.qmp, "--id", "second", "--bus", "port1")
+	fails(t, dir, []string{"attach", "c", "--qmp", q.qmp}, "no free PCIe root port", "port0 (vhost-user-blk-pci), port1 (vhost-user-blk-pci)", "-device pcie-root-port")
+
+	command(t, dir, "detach", "a", "--qmp", q.qmp)
+	eventually(t, "a is free", func() bool { return !connected("a") })
+	fails(t, dir, []string{"detach", "a", "--qmp", q.qmp}, `no device "disk-a"`)
+	fails(t, dir, []string{"detach", "c", "--qmp", q.qmp, "--id", "port0"}, "is a pcie-root-port")
+	command(t, dir, "detach", "b", "--qmp", q.qmp, "--id", "second")
+	q.clean()
+
+	// QEMU refuses the device: what was begun is undone.
+	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp, "--bus", "nowhere"}, "'nowhere' not found")
+	q.clean()
+	// It cannot reach the socket: it must not wait for it with the guest standing still.
+	socket := filepath.Join(dir, "run", "a.sock")
+	if err := os.Rename(socket, socket+"2"); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "does not connect to "+socket, "--socket-group")
+	if err := os.Rename(socket+"2", socket); err != nil {
+		t.Fatal(err)
+	}
+	q.clean()
+	command(t, dir, "attach", "a", "--qmp", q.qmp)
+
+	// Also when nobody serves it any more.
+	p.end(t)
+	command(t, dir, "detach", "a", "--qmp", q.qmp)
+	q.clean()
+	q.quit()
+}
+
+// With ACPI's hot-plugging the guest must answer, and there is none.
+func TestDetachWaitsForTheGuest(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	q := startQEMU(t, dir, sharedMemory, rootPorts)
+	// The hooks hold QEMU's monitor; attach and detach go through them.
+	p := start(t, dir, nil, "serve", "a", "--qmp", q.qmp, "--promote-on", "RESET")
+	_, events := controlled(t, dir, "a")
+	command(t, dir, "attach", "a", "--qmp", q.qmp)
+	for range 2 {
+		fails(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not given device \"disk-a\" back", "try again")
+	}
+	// A reset takes the device from it while somebody waits.
+	reset := make(chan struct{})
+	go func() {
+		defer close(reset)
+		q.monitor.Run(t.Context(), "system_reset", nil, nil)
+	}()
+	command(t, dir, "detach", "a", "--qmp", q.qmp, "--timeout", patience.String())
+	<-reset
+	next(t, events, "COW_PROMOTED")
+	q.clean()
+
+	// And while nobody waits: the next detach finds the connection only.
+	command(t, dir, "attach", "a", "--qmp", q.qmp)
+	fails(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "100ms"}, "try again")
+	q.run("system_reset", nil, nil)
+	command(t, dir, "detach", "a", "--qmp", q.qmp)
+	q.clean()
+	p.end(t)
+	q.quit()
+}
+
+// QEMU would take the device, and the guest find it dead.
+func TestAttachNeedsSharedMemory(t *testing.T) {
+	for name, args := range map[string][]string{
+		"default": {"-machine", "q35", "-m", "64"},
+		"private": {"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=off"},
+		"numa": {"-machine", "q35", "-m", "64", "-object", "memory-backend-memfd,id=one,size=32M,share=on",
+			"-object", "memory-backend-ram,id=two,size=32M", "-numa", "node,memdev=one", "-numa", "node,memdev=two"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			command(t, dir, "create", "a", "--size", "16M")
+			q := startQEMU(t, dir, args, rootPorts)
+			p := start(t, dir, nil, "serve", "a")
+			controlled(t, dir, "a")
+			fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "is not shared", "share=on")
+			q.clean()
+			q.quit()
+			p.end(t)
+		})
+	}
+}
+
+// The pc machine hot-plugs into its one bus.
+func TestAttachToMachinePC(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	q := startQEMU(t, dir, []string{"-machine", "pc,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"})
+	p := start(t, dir, nil, "serve", "a")
+	controlled(t, dir, "a")
+	command(t, dir, "attach", "a", "--qmp", q.qmp)
+	q.quit()
+	p.end(t)
+}

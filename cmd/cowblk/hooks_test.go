@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+)
+
+// The events of a real QEMU that comes after the daemon, goes and comes again.
+func TestHooksOnQEMUsEvents(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b"} {
+		command(t, dir, "create", name, "--size", "16M")
+	}
+	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1ms",
+		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
+	c, events := controlled(t, dir, "a")
+	if s := set(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" || s.Keep != 3 || s.SpaceLow != "5%" {
+		t.Errorf("settings %+v", s)
+	}
+
+	q := startQEMU(t, dir, []string{"-machine", "q35"})
+	pause := func(tag string) {
+		t.Helper()
+		// Waits for the connection, and shows that it is shared: QEMU has one for us.
+		command(t, dir, "promote", "a", "b", "--tag", tag, "--quiesce", "pause", "--qmp", q.qmp)
+		if got := next(t, events, "COW_PROMOTED"); got["tag"] != tag || got["trigger"] != nil {
+			t.Errorf("promoted %v", got)
+		}
+	}
+	promoted := func(event string) {
+		t.Helper()
+		got := next(t, events, "COW_PROMOTED")
+		tag, _ := got["tag"].(string)
+		disks, _ := got["disks"].([]any)
+		if got["trigger"] != event || len(disks) != 2 || !strings.HasPrefix(tag, strings.ToLower(event)+"-2") {
+			t.Errorf("%s: promoted %v", event, got)
+		}
+		for _, disk := range []string{"a", "b"} {
+			if info := command(t, dir, "info", disk); !strings.Contains(info, tag) {
+				t.Errorf("%s does not have %s:\n%s", disk, tag, info)
+			}
+		}
+	}
+	pause("by-hand")
+	q.run("system_reset", nil, nil)
+	promoted("RESET")
+	q.run("stop", nil, nil) // nobody has asked for it
+	q.quit()
+	promoted("SHUTDOWN")
+
+	q = startQEMU(t, dir, []string{"-machine", "q35"})
+	pause("by-hand-again")
+	if s := set(t, c, `{"promote-on": ["STOP", "RESUME"]}`); fmt.Sprint(s.PromoteOn) != "[STOP RESUME]" {
+		t.Errorf("settings %+v", s)
+	}
+	q.run("cont", nil, nil)
+	promoted("RESUME")
+	// Now there are three. The pause of our own making is not one of QEMU's doings.
+	pause("paused")
+	q.run("stop", nil, nil)
+	refused := next(t, events, "COW_PROMOTE_REFUSED")
+	if reason := fmt.Sprint(refused["reason"]); refused["trigger"] != "STOP" || !strings.Contains(reason, "3 tags made by hooks") || !strings.Contains(reason, "--keep") {
+		t.Errorf("refused %v", refused)
+	}
+	set(t, c, `{"keep": 4, "promote-on": ["SHUTDOWN"]}`)
+	q.quit()
+	promoted("SHUTDOWN")
+	p.end(t)
+
+	// A new process knows the tags that hooks have made.
+	p = start(t, dir, nil, "serve", "a", "b", "--qmp", q.qmp, "--promote-on", "RESET", "--keep", "4")
+	_, events = controlled(t, dir, "a")
+	q = startQEMU(t, dir, []string{"-machine", "q35"})
+	pause("connected")
+	q.run("system_reset", nil, nil)
+	next(t, events, "COW_PROMOTE_REFUSED")
+	p.end(t)
+}
+
+// A monitor that accepts and says nothing, or that is not there, holds up nothing.
+func TestHooksDoNotDisturb(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // its backlog takes connections
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gone := range []bool{false, true} {
+		if gone {
+			mute.Close()
+		}
+		p := start(t, dir, nil, "serve", "a", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-on", "RESET")
+		f := dial(t, filepath.Join(dir, "run", "a.sock"))
+		writeAt(t, f, 0, pattern(1, 4096))
+		command(t, dir, "promote", "a")
+		wantAt(t, f, 0, pattern(1, 4096))
+		f.Close()
+		p.end(t)
+		time.Sleep(time.Second) // tags are named after the second
+	}
+}
+
+func TestCowSetIsStrict(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	p := start(t, dir, nil, "serve", "a", "--space-low", "100%")
+	c, _ := controlled(t, dir, "a")
+	for args, word := range map[string]string{
+		`{"nonsense": 1}`:                        "nonsense",
+		`{"keep": "many"}`:                       "keep",
+		`{"promote-on": ["RESET"]}`:              "--qmp",
+		`{"disk": "b", "write-cache": false}`:    "not served",
+		`{"space-low": "a lot"}`:                 "a lot",
+		`{"promote-min-interval": -1, "keep":1}`: "promote-min-interval",
+	} {
+		var e *control.Error
+		err := c.Run(context.Background(), "cow-set", json.RawMessage(args), nil)
+		if !errors.As(err, &e) || !strings.Contains(e.Desc, word) {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (backend.DiskSettings{Disk: "a"}) || s.SpaceLow != "100%" {
+		t.Errorf("%+v", s)
+	}
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	var disks []backend.DiskInfo
+	if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache {
+		t.Errorf("%+v, %v", disks, err)
+	}
+	f.Close()
+	p.end(t)
+	if !strings.Contains(p.log.String(), "little space") {
+		t.Errorf("no disk has more than 100%% free:\n%s", p.log.String())
+	}
+}
+
+// COW_SPACE_LOW says what a person needs: whose disks, where, how much.
+func TestSpaceLowEvent(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b"} {
+		command(t, dir, "create", name, "--size", "16M")
+	}
+	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
+	c, events := controlled(t, dir, "a")
+	set(t, c, `{"space-low": "100%"}`)
+	got := next(t, events, "COW_SPACE_LOW")
+	free, _ := got["free"].(float64)
+	limit, _ := got["threshold"].(float64)
+	if fmt.Sprint(got["disks"]) != "[a b]" || !strings.HasPrefix(fmt.Sprint(got["path"]), dir) || free <= 0 || limit <= free {
+		t.Errorf("%v", got)
+	}
+	p.end(t)
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	goqmp "github.com/digitalocean/go-qemu/qmp"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/backend/qmp"
+)
+
+// qemuEnv names another QEMU than the installed one.
+const qemuEnv = "COWBLK_TEST_QEMU"
+
+// emulator is a QEMU without a system to run, its processors stopped. It has two monitors: cowblk's and the test's.
+type emulator struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	qmp     string // address for cowblk
+	monitor *qmp.Monitor
+}
+
+// Shared memory and two root ports; without ACPI's part in it, hot-plugging needs no system as long as a port is off.
+var (
+	sharedMemory = []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"}
+	rootPorts    = []string{"-device", "pcie-root-port,id=port0,chassis=1", "-device", "pcie-root-port,id=port1,chassis=2"}
+	nativePlug   = []string{"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"}
+)
+
+// startQEMU runs QEMU with its sockets in dir until the test ends.
+func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
+	t.Helper()
+	binary := os.Getenv(qemuEnv)
+	if binary == "" {
+		binary = "qemu-system-x86_64"
+	}
+	theirs, ours := filepath.Join(dir, "qmp"), filepath.Join(dir, "test.qmp")
+	all := []string{"-S", "-accel", "tcg", "-nodefaults", "-display", "none",
+		"-qmp", "unix:" + theirs + ",server=on,wait=off", "-qmp", "unix:" + ours + ",server=on,wait=off"}
+	for _, more := range args {
+		all = append(all, more...)
+	}
+	e := &emulator{t: t, cmd: exec.Command(binary, all...), qmp: "unix:" + theirs}
+	e.cmd.Stderr = os.Stderr
+	if err := e.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: patience})
+	t.Cleanup(func() {
+		e.monitor.Close()
+		if e.cmd.ProcessState == nil {
+			e.cmd.Process.Kill()
+			e.cmd.Wait()
+		}
+	})
+	return e
+}
+
+// patience bounds every wait in these tests; reaching it is a failure.
+const patience = 30 * time.Second
+
+func (e *emulator) run(command string, args, out any) {
+	e.t.Helper()
+	if err := e.monitor.Run(context.Background(), command, args, out); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// quit ends QEMU in an orderly way.
+func (e *emulator) quit() {
+	e.t.Helper()
+	e.run("quit", nil, nil)
+	e.monitor.Close() // or it would connect to the next one
+	if err := e.cmd.Wait(); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// clean wants neither a device nor a connection of cowblk's in QEMU.
+func (e *emulator) clean() {
+	e.t.Helper()
+	var devices, chardevs json.RawMessage
+	e.run("qom-list", map[string]string{"path": "/machine/peripheral"}, &devices)
+	e.run("query-chardev", nil, &chardevs)
+	if bytes.Contains(devices, []byte("vhost-user")) || bytes.Contains(chardevs, []byte("sock-")) {
+		e.t.Errorf("left in QEMU: %s %s", devices, chardevs)
+	}
+}
+
+// fails runs cowblk, which must fail with a message that has every one of these words.
+func fails(t *testing.T, dir string, args []string, words ...string) {
+	t.Helper()
+	var errs bytes.Buffer
+	a := &app{
+		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string { return "" },
+		terminal: func(any) bool { return false }, kvm: func() bool { return false },
+	}
+	if code := run(append([]string{"--store", dir}, args...), a); code == exitOK {
+		t.Errorf("cowblk %v went well", args)
+	}
+	for _, w := range words {
+		if !strings.Contains(errs.String(), w) {
+			t.Errorf("cowblk %v does not say %q:\n%s", args, w, errs.String())
+		}
+	}
+}
+
+// eventually polls cond until it holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+// controlled waits for the control socket of disk and returns a client, and the events from now on.
+func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
+	t.Helper()
+	dial(t, filepath.Join(dir, "run", disk+".sock")).Close()
+	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	events, err := c.Events(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, events
+}
+
+// next waits for an event of this name.
+func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
+	t.Helper()
+	for limit := time.After(patience); ; {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatalf("the daemon went away; %s was expected", name)
+			}
+			if e.Event == name {
+				return e.Data
+			}
+		case <-limit:
+			t.Fatalf("no %s", name)
+		}
+	}
+}
+
+// set runs cow-set.
+func set(t *testing.T, c *control.Client, args string) (s backend.Settings) {
+	t.Helper()
+	if err := c.Run(context.Background(), "cow-set", json.RawMessage(args), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
