@@ -103,3 +103,24 @@ func TestListenErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestListenVsock: where the kernel has AF_VSOCK, a socket is made, told apart from a
+// second one, and closed with its accept loop; elsewhere the error names it. Clients
+// come from guests, in the integration tests.
+func TestListenVsock(t *testing.T) {
+	s, _ := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	a, err := s.Listen(Address{Network: "vsock", CID: anyCID})
+	if err != nil {
+		if !strings.Contains(err.Error(), "listen on vsock:any:0") {
+			t.Errorf("without AF_VSOCK: %v", err)
+		}
+		return
+	}
+	if a.Port == 0 || len(s.Addresses()) != 2 || !strings.HasPrefix(s.Exports()[0].URIs[1], "nbd+vsock://2:") {
+		t.Errorf("bound to %s, %+v", a, s.Exports())
+	}
+	if _, err := s.Listen(a); err == nil {
+		t.Error("two listeners on one port")
+	}
+	must(t, s.Close())
+}

@@ -54,8 +54,9 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 
   cowblk export vm1@monday vm2@monday --listen tcp:10809
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809/vm1@monday backup.qcow2`,
-		Args:              atLeast(1, "NAME"),
-		ValidArgsFunction: a.complete(-1, tagNames, diskNames),
+		Args:                  atLeast(1, "NAME"),
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     a.complete(-1, tagNames, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			refs, addresses, err := f.check(args)
 			if err != nil {

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/cow/store"
+)
+
+// tool runs a program that must be installed, such as nbdcopy.
+func tool(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// checkCopy compares what an NBD client reads from uri with want.
+func checkCopy(t *testing.T, uri string, want []byte) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "copy")
+	tool(t, "nbdcopy", uri, file)
+	if got, err := os.ReadFile(file); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%s: %d bytes differ from the %d expected: %v", uri, len(got), len(want), err)
+	}
+}
+
+// exporting starts cowblk export and returns the URIs that it prints, n of them.
+func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
+	t.Helper()
+	var out io.ReadCloser
+	p = start(t, dir, func(cmd *exec.Cmd) {
+		var err error
+		if out, err = cmd.StdoutPipe(); err != nil {
+			t.Fatal(err)
+		}
+	}, append([]string{"export"}, args...)...)
+	lines := bufio.NewScanner(out)
+	for len(uris) < n && lines.Scan() {
+		uris = append(uris, lines.Text())
+	}
+	if len(uris) < n {
+		p.cmd.Wait()
+		t.Fatalf("%d URIs: %q\n%s", len(uris), uris, p.log.String())
+	}
+	return p, uris
+}
+
+// TestExportOfServedDisk: while the guest goes on writing, each tag reads as it was
+// when it was made, through UNIX and TCP.
+func TestExportOfServedDisk(t *testing.T) {
+	const size = 8<<20 + 512
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "8389120")
+	p := start(t, dir, nil, "serve", "vm1")
+	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	r := rand.New(rand.NewPCG(1, 2))
+	content := make([]byte, size)
+	scribble := func() {
+		for range 40 {
+			b := pattern(byte(1+r.IntN(255)), 512*(1+r.IntN(64)))
+			off := 512 * r.Int64N((size-int64(len(b)))/512+1)
+			writeAt(t, f, off, b)
+			copy(content[off:], b)
+		}
+	}
+	tags := map[string][]byte{}
+	for _, tag := range []string{"one", "two"} {
+		scribble()
+		tags["vm1@"+tag] = slices.Clone(content)
+		command(t, dir, "promote", "vm1", "--tag", tag)
+	}
+	scribble()
+	q, uris := exporting(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
+	for _, uri := range uris {
+		u, err := url.Parse(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkCopy(t, uri, tags[strings.TrimPrefix(u.Path, "/")])
+		scribble()
+	}
+	raw := filepath.Join(dir, "raw")
+	tool(t, "qemu-img", "convert", "-O", "raw", uris[0], raw)
+	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uris[1], raw)
+	q.end(t)
+	if left, _ := filepath.Glob(filepath.Join(dir, "nbd*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	wantAt(t, f, 0, content)
+	p.end(t)
+	q, uris = exporting(t, dir, 1, "vm1", "--listen", "tcp:0")
+	checkCopy(t, uris[0], content)
+	q.end(t)
+}
+
+// TestExportByDaemon: the same by commands to the process that serves the disk.
+func TestExportByDaemon(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	p := start(t, dir, nil, "serve", "vm1")
+	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	want := pattern(7, 1<<20)
+	writeAt(t, f, 0, want)
+	command(t, dir, "promote", "vm1", "--tag", "t")
+	writeAt(t, f, 4096, pattern(8, 512))
+
+	s, err := store.Open(dir, store.Options{Getenv: func(string) string { return "" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, ok := s.Serving("vm1")
+	if !ok {
+		t.Fatal("vm1 is not served")
+	}
+	c, err := control.Dial(serving.Control, 20*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(command string, args, out any) {
+		t.Helper()
+		if err := c.Run(t.Context(), command, args, out); err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+	}
+	socket := filepath.Join(dir, "nbd")
+	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)
+	ask("cow-export-add", map[string]string{"name": "vm1@t"}, nil)
+	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
+		t.Errorf("export of the served disk itself: %v", err)
+	}
+	var info backend.NBDInfo
+	ask("query-cow-exports", nil, &info)
+	if len(info.Exports) != 1 || len(info.Exports[0].URIs) != 1 || info.Exports[0].Size != 1<<20 {
+		t.Fatalf("exports: %+v", info)
+	}
+	checkCopy(t, info.Exports[0].URIs[0], want)
+	p.end(t) // with the NBD server running
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the NBD socket is left")
+	}
+}
