@@ -1,0 +1,104 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/integration/harness"
+)
+
+// monitorFor gives a machine a second monitor, for cowblk.
+func (e *env) monitorFor(o *harness.MachineOptions) (address string) {
+	path := filepath.Join(e.dir, "cowblk.qmp")
+	o.Extra = append(o.Extra, "-qmp", "unix:"+path+",server=on,wait=off")
+	return "unix:" + path
+}
+
+// A guest that knows hot-plugging gets a disk and gives it back, as often as one
+// likes; one that holds on to it loses nothing.
+func TestAttachDetach(t *testing.T) {
+	for name, qemu := range suite.qemus {
+		t.Run("QEMU "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			disk := e.disk("disk", "--size", "64M")
+			s := e.serve(disk)
+			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
+			address := e.monitorFor(&o)
+			m := e.boot(o)
+			for number := range rounds {
+				if out := e.cowblk("attach", disk, "--qmp", address); !strings.Contains(out, "is attached") {
+					t.Errorf("attach printed %q", out)
+				}
+				e.run(m, counter(number))
+				e.cowblk("detach", disk, "--qmp", address, "--timeout", "1m")
+				e.run(m, `for try in $(seq 100); do [ ! -b /dev/vda ] && exit 0; sleep 0.1; done; ls /dev/vd*; exit 1`)
+			}
+			e.must(m.PowerOff(e.ctx))
+			e.halt(s)
+		})
+	}
+}
+
+// Each boot's changes get a layer of their own: a reset and a shutdown of the
+// guest promote the disk, and the tags hold what the guest had written by then.
+func TestHooksKeepEachBoot(t *testing.T) {
+	for name, qemu := range suite.qemus {
+		t.Run("QEMU "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			disk := e.disk("disk", "--size", "64M")
+			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
+			address := e.monitorFor(&o)
+			socket := e.socket(disk)
+			b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", disk, "--socket-path", socket,
+				"--qmp", address, "--promote-on", "RESET,SHUTDOWN,GUEST_PANICKED", "--promote-min-interval", "1s", "--keep", "10"), socket)
+			e.must(err)
+			s := e.watch(b)
+			o.Disks = []string{s.Socket}
+
+			// tag waits for the one that an event has made.
+			tag := func(event string) string {
+				t.Helper()
+				form := regexp.MustCompile(event + `-[0-9]{8}T[0-9]{6}Z`)
+				for {
+					if found := form.FindString(e.cowblk("info", disk)); found != "" {
+						return found
+					}
+					select {
+					case <-time.After(100 * time.Millisecond):
+					case <-e.ctx.Done():
+						t.Fatalf("no tag of %s\n%s", event, s.Output())
+					}
+				}
+			}
+			m := e.boot(o)
+			e.run(m, counter(0))
+			e.must(m.Send("reboot -f"))
+			reset := tag("reset")
+			e.ready(m)
+			e.run(m, counter(1))
+			e.must(m.PowerOff(e.ctx))
+			shutdown := tag("shutdown")
+			e.halt(s)
+
+			o = harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
+			for i, tag := range []string{reset, shutdown} {
+				clone := e.name(fmt.Sprint("clone", i))
+				e.cowblk("create", clone, "--from", disk+"@"+tag)
+				o.Disks = append(o.Disks, e.serve(clone).Socket)
+			}
+			m = e.boot(o)
+			if got := e.run(m, `head -n1 /dev/vda; head -n1 /dev/vdb`); got != "1\n2" {
+				t.Errorf("%s and %s hold %q, want 1 and 2", reset, shutdown, got)
+			}
+			e.must(m.PowerOff(e.ctx))
+		})
+	}
+}
