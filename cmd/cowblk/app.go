@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/store"
+	"cowblk/cow/vfs"
 )
 
 // app is what every sub-command shares: streams, environment, the global options. Tests make one with buffers.
@@ -22,6 +23,8 @@ type app struct {
 	terminal func(stream any) bool
 	// kvm reports whether this user can use /dev/kvm: the default domain type of "cowblk xml".
 	kvm func() bool
+	// files is what stores are opened on; nil: the machine's file system.
+	files vfs.FS
 
 	storeDir string // --store; empty: $COWBLK_STORE, then the default
 	json     bool   // --json
@@ -79,7 +82,7 @@ func (a *app) openStore() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(dir, store.Options{Log: a.logger(), Getenv: a.getenv})
+	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv})
 }
 
 // logger writes to standard error: warnings, and with --debug everything.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -42,13 +43,17 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 
 // Note implements backend.Names.
 func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
-	for _, name := range disks {
-		var v any
-		if spec != nil {
-			v = spec
+	if spec == nil {
+		var errs []error
+		for _, name := range disks {
+			errs = append(errs, n.store.SetNote(name, nil))
 		}
-		if err := n.store.SetNote(name, v); err != nil {
-			return err
+		return errors.Join(errs...)
+	}
+	for i, name := range disks {
+		if err := n.store.SetNote(name, spec); err != nil {
+			// Nothing is quiesced yet: no note must say so.
+			return errors.Join(err, n.Note(disks[:i], nil))
 		}
 	}
 	return nil

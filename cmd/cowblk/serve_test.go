@@ -25,6 +25,9 @@ const mainEnv = "COWBLK_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {
+		if at := os.Getenv(killEnv); at != "" {
+			os.Exit(mortalMain(at))
+		}
 		main()
 	}
 	os.Exit(m.Run())
