@@ -6,7 +6,8 @@ set -euo pipefail
 packages=(
     qemu-system-x86 qemu-utils qemu-system-common ovmf           # guests; qemu-storage-daemon
     libvirt-daemon-system libvirt-clients libxml2-utils          # libvirt; virt-xml-validate
-    mmdebstrap e2fsprogs fdisk dosfstools mtools cpio zstd xz-utils file # images
+    mmdebstrap e2fsprogs fdisk dosfstools mtools cpio kmod zstd  # images
+    fakeroot uidmap                                              # images without root
     libnbd-bin socat jq                                          # clients
 )
 

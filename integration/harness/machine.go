@@ -39,8 +39,8 @@ type MachineOptions struct {
 	Disks  []string
 	Queues int // per disk; as many as CPUs by default
 
-	// Arguments replaces what the harness writes for memory and disks, for
-	// arguments that somebody else printed. Disks must be empty.
+	// Arguments replaces what the harness writes for processors, memory and
+	// disks with arguments that somebody else printed.
 	Arguments []string
 	Extra     []string // appended to QEMU's arguments
 }
@@ -81,12 +81,11 @@ const hotPlugPorts = 4
 // arguments of QEMU except those for the harness's own ports.
 func (o MachineOptions) arguments() ([]string, error) {
 	// Emulation: a stock kernel must run wherever the tests do.
-	args := []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", fmt.Sprint(o.CPUs),
-		"-nodefaults", "-display", "none", "-name", o.Name}
+	args := []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-display", "none", "-name", o.Name}
 	if o.Arguments != nil {
 		args = append(args, o.Arguments...)
 	} else {
-		args = append(args, "-m", fmt.Sprint(o.MemoryMiB), "-machine", "q35,memory-backend=mem",
+		args = append(args, "-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprint(o.MemoryMiB), "-machine", "q35,memory-backend=mem",
 			"-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", o.MemoryMiB))
 		for i := range hotPlugPorts {
 			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i+1))

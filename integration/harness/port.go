@@ -2,11 +2,9 @@ package harness
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"sync"
 )
 
@@ -14,20 +12,16 @@ import (
 // connects before the guest runs, so that not a byte is lost.
 type Port struct {
 	Path string
+	Transcript
 
 	listener *net.UnixListener
-	log      tail
 	ended    chan struct{} // the reader's end
+	lines    func(string)  // receives whole lines instead of Expect
+	partial  []byte        // line not yet ended; of the reader alone
 
-	mu      sync.Mutex
-	conn    net.Conn
-	unread  []byte        // not yet consumed by Expect
-	changed chan struct{} // closed and replaced when unread grows
-	lines   func(string)  // receives whole lines instead of Expect
+	mu   sync.Mutex
+	conn net.Conn
 }
-
-// unreadBytes bounds what a Port keeps for Expect.
-const unreadBytes = 1 << 20
 
 // ListenPort creates the socket. With lines, each whole line (without its end)
 // goes to that function, on the port's goroutine, and Expect must not be used.
@@ -39,7 +33,7 @@ func ListenPort(path string, lines func(string)) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serial port: %w", err)
 	}
-	p := &Port{Path: path, listener: l, ended: make(chan struct{}), changed: make(chan struct{}), lines: lines}
+	p := &Port{Path: path, listener: l, ended: make(chan struct{}), lines: lines}
 	go p.read()
 	return p, nil
 }
@@ -59,9 +53,9 @@ func (p *Port) read() {
 		buf := make([]byte, 4096)
 		for {
 			n, err := conn.Read(buf)
-			if n > 0 {
-				_, _ = p.log.Write(buf[:n])
-				p.arrived(buf[:n])
+			_, _ = p.Transcript.Write(buf[:n]) // memory: cannot fail
+			if p.lines != nil {
+				p.split(buf[:n])
 			}
 			if err != nil {
 				break
@@ -71,55 +65,15 @@ func (p *Port) read() {
 	}
 }
 
-func (p *Port) arrived(b []byte) {
-	p.mu.Lock()
-	p.unread = append(p.unread, b...)
-	if p.lines == nil {
-		if extra := len(p.unread) - unreadBytes; extra > 0 {
-			p.unread = p.unread[extra:]
-		}
-		close(p.changed)
-		p.changed = make(chan struct{})
-		p.mu.Unlock()
-		return
-	}
-	var whole []string
+func (p *Port) split(b []byte) {
+	p.partial = append(p.partial, b...)
 	for {
-		i := bytes.IndexByte(p.unread, '\n')
+		i := bytes.IndexByte(p.partial, '\n')
 		if i < 0 {
-			break
+			return
 		}
-		whole = append(whole, string(bytes.TrimRight(p.unread[:i], "\r")))
-		p.unread = p.unread[i+1:]
-	}
-	p.mu.Unlock()
-	for _, line := range whole {
-		p.lines(line)
-	}
-}
-
-// Expect waits until the port has printed something that matches, consumes it
-// and all before it, and returns the match and its groups.
-func (p *Port) Expect(ctx context.Context, pattern string) ([]string, error) {
-	re, err := regexp.Compile(pattern)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		p.mu.Lock()
-		if at := re.FindSubmatchIndex(p.unread); at != nil {
-			match := re.FindStringSubmatch(string(p.unread[at[0]:at[1]]))
-			p.unread = p.unread[at[1]:]
-			p.mu.Unlock()
-			return match, nil
-		}
-		changed := p.changed
-		p.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for %q on the console: %w", pattern, context.Cause(ctx))
-		}
+		p.lines(string(bytes.TrimRight(p.partial[:i], "\r")))
+		p.partial = p.partial[i+1:]
 	}
 }
 
@@ -133,9 +87,6 @@ func (p *Port) Write(b []byte) (int, error) {
 	}
 	return conn.Write(b)
 }
-
-// Tail returns the last of what the port printed.
-func (p *Port) Tail() string { return p.log.String() }
 
 // Close ends the port and waits for its goroutine.
 func (p *Port) Close() {

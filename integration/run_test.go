@@ -1,0 +1,45 @@
+//go:build integration
+
+package integration
+
+import (
+	"io"
+	"os"
+	"testing"
+
+	"cowblk/integration/harness"
+)
+
+// The shortest way to a running guest: one command, and the guest's console is
+// where the command was typed.
+func TestRunFromTheTerminal(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	cmd := suite.store.Cmd("run", e.disk("root", "--from", imageBIOS), "--accel", "tcg,thread=multi", "--memory", "512M",
+		"--", "-cpu", "max")
+	keyboard, typed, err := os.Pipe()
+	e.must(err)
+	t.Cleanup(func() { keyboard.Close(); typed.Close() })
+	var screen harness.Transcript
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = keyboard, &screen, &screen
+	p, err := harness.StartProcess("cowblk run", cmd)
+	e.must(err)
+	t.Cleanup(func() {
+		_ = p.Signal(os.Interrupt) // or its QEMU would live on
+		_ = p.Wait(e.ctx)
+		p.Kill()
+	})
+	for _, step := range []struct{ see, enter string }{
+		{`root@golden:~# `, "echo $((6 * 7)) | tee /root/answer"},
+		{`42`, "sync; systemctl poweroff"},
+	} {
+		if _, err := screen.Expect(e.ctx, step.see); err != nil {
+			t.Fatal(err)
+		}
+		_, err := io.WriteString(typed, step.enter+"\n")
+		e.must(err)
+	}
+	if err := p.Wait(e.ctx); err != nil {
+		t.Fatalf("%v\n%s", err, screen.Tail())
+	}
+}
