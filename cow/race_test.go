@@ -111,6 +111,32 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	want(t, tag, 'a', 0, 8192)
 }
 
+// Two writes of parts of one unowned block: the second waits for the guard and
+// then finds the block owned. It must look again and write its own part only: a
+// copy-up now would put back what a third write overwrites meanwhile. (Rule:
+// ownership is rechecked under the guard.)
+func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	hold := setTrap(t, x, "pwritev", "0000.data")
+	first := beginWrite(rig.Disk, 'a', 0, 512)
+	<-hold.caught
+	second := beginWrite(rig.Disk, 'b', 512, 512)
+	if !pending(second) {
+		t.Error("two first writes of one block at once")
+	}
+	again := setTrap(t, x, "pwritev", "0000.data")
+	hold.open()
+	finished(t, first)
+	<-again.caught // the second, with all that it is going to write
+	x.Before(nil)
+	write(t, rig.Disk, 'c', 1024, 512)
+	again.open()
+	finished(t, second)
+	want(t, rig.Disk, 'a', 0, 512)
+	want(t, rig.Disk, 'b', 512, 512)
+	want(t, rig.Disk, 'c', 1024, 512)
+}
+
 // A write on the old view comes to a block that the new view has taken whole
 // while it was busy with another: it leaves the block alone and completes.
 func TestOldWriteIsSuperseded(t *testing.T) {
