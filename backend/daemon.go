@@ -44,7 +44,11 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, held: o.Held}
+	d := &Daemon{log: o.Log, control: o.Control, names: o.Names}
+	for _, h := range o.Held {
+		h.released = make(chan struct{})
+		d.held = append(d.held, h)
+	}
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)
 	d.readers = newReaders(o.NBD, o.Log)

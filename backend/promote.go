@@ -87,6 +87,9 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 			return nil, err
 		}
 		defer guest.Close()
+		if err := d.awaitReleased(ctx, args.Disks, seconds(args.Timeout)); err != nil {
+			return nil, err
+		}
 	}
 	d.promoting.Lock()
 	defer d.promoting.Unlock()
@@ -135,7 +138,7 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 	if err := d.names.Note(args.Disks, &args.Spec); err != nil {
 		return err
 	}
-	limit := time.Duration(args.Timeout * float64(time.Second))
+	limit := seconds(args.Timeout)
 	if args.Mode == qmp.QuiescePause {
 		defer d.hooks.pausing()()
 	}
@@ -152,6 +155,8 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 	}
 	return errors.Join(err, d.names.Note(args.Disks, nil))
 }
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // cut is the instant itself, and what it needs.
 type cut struct {

@@ -383,3 +383,47 @@ func TestNoteForAllOrNone(t *testing.T) {
 		t.Errorf("a note is left: %v, %v", left, err)
 	}
 }
+
+// A guest that an earlier process left frozen is let go before it is frozen again: never in the middle of a cut.
+func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := filepath.Join(dir, "agent")
+	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + agent}
+	if err := s.SetNote("a", spec); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, nil, "serve", "a") // the agent is not there yet
+	dial(t, filepath.Join(dir, "run", "a.sock"))
+	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(tag string, spec qmp.Spec, timeout float64) error {
+		args := backend.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
+		return c.Run(context.Background(), "cow-promote", args, nil)
+	}
+	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {
+		t.Errorf("promoted while the guest was still to be let go: %v", err)
+	}
+	if err := ask("t2", qmp.Spec{}, 0); err != nil {
+		t.Errorf("with quiesce none: %v", err)
+	}
+	g := newStillGuest(t, dir)
+	var commands []string
+	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })
+	if err := ask("t3", spec, 20); err != nil {
+		t.Error(err)
+	}
+	p.end(t)
+	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
+		t.Errorf("the guest saw %v", commands)
+	}
+	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
+		t.Errorf("a note is left: %v, %v", left, err)
+	}
+}
