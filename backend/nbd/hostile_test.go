@@ -252,7 +252,8 @@ func TestPipelined(t *testing.T) {
 // conversation.
 func TestDisconnectAnywhere(t *testing.T) {
 	d := noise(1 << 20)
-	s, a := start(t, Options{}, map[string]Disk{"x": d})
+	// As many as there may be at once: this is not about the limits.
+	s, a := start(t, Options{Connections: 1000, PerExport: 1000}, map[string]Disk{"x": d})
 	talk := append([]byte{0, 0, 0, 1}, option(optList, nil)...)
 	talk = append(talk, option(optInfo, choice("x"))...)
 	talk = append(talk, option(optGo, choice("x"))...)

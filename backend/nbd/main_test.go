@@ -71,6 +71,7 @@ type memDisk struct {
 	fail int64 // reads that reach this byte fail; 0: none
 	err  error
 	wait chan struct{} // reads wait for it to be closed; nil: they do not
+	into chan struct{} // gets a value when a read begins to wait
 }
 
 func (d *memDisk) Size() int64    { return int64(len(d.data)) }
@@ -78,6 +79,7 @@ func (d *memDisk) BlockSize() int { return 4096 }
 
 func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 	if d.wait != nil {
+		d.into <- struct{}{}
 		<-d.wait
 	}
 	if d.fail > 0 && off+int64(len(p)) > d.fail {
