@@ -143,28 +143,52 @@ type rig struct {
 	*harness.Machine
 	data, mark string // disks
 	servers    []*server
+	powerOff   func() error
 }
 
 // startWorkload boots a Debian with its guest agent, on a root of its own, and
 // starts the workload on two disks of one back-end process.
-func (e *env) startWorkload(o harness.MachineOptions, w workload, blockSize string) *rig {
+func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *rig {
 	e.Helper()
-	r := &rig{
+	r, sockets := e.workloadDisks(blockSize)
+	o.CPUs, o.MemoryMiB, o.Disks = 2, 768, sockets
+	o.Extra = append(o.Extra, agentPort(e.agentSocket())...)
+	r.Machine = e.boot(o)
+	r.powerOff = func() error { return r.PowerOff(e.ctx) }
+	if o.Boot == harness.BootQuick {
+		e.run(r.Machine, startAgent)
+	}
+	e.run(r.Machine, fmt.Sprintf(startLoad, journal))
+	return r
+}
+
+// workloadDisks makes and serves a root and the workload's disks.
+func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
+	e.Helper()
+	r = &rig{
 		data: e.disk("data", "--size", "64M", "--block-size", blockSize),
 		mark: e.disk("mark", "--size", "1M"),
 	}
 	root := e.serve(e.disk("root", "--from", imageGolden))
 	both, sockets := e.serveAll(r.data, r.mark)
 	r.servers = []*server{root, both}
-	o.CPUs, o.MemoryMiB = 2, 768
-	o.Disks = append([]string{root.Socket}, sockets...)
-	o.Extra = append(o.Extra, agentPort(e.agentSocket())...)
-	r.Machine = e.boot(o)
-	if o.Boot == harness.BootQuick {
-		e.run(r.Machine, startAgent)
+	return r, append([]string{root.Socket}, sockets...)
+}
+
+// copyTags reads every tag of the workload's disks over NBD. It returns the
+// digest of the data, and the transaction that was the last known to be
+// committed.
+func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
+	e.Helper()
+	uri := e.export(tags, r.data, r.mark)
+	copies, marks = map[string]string{}, map[string]int{}
+	for _, t := range tags {
+		copies[t.name] = digest(e.copyOut(uri(r.data, t.name)))
+		m, err := strconv.Atoi(string(bytes.TrimRight(e.copyOut(uri(r.mark, t.name))[:512], " ")))
+		e.must(err)
+		marks[t.name] = m
 	}
-	e.run(r.Machine, fmt.Sprintf(startLoad, w.journal))
-	return r
+	return copies, marks
 }
 
 // finish ends the workload, the guest and the back-ends, and adds the disks'
@@ -176,7 +200,7 @@ func (e *env) finish(r *rig, tags []tagged) []tagged {
 	last, err := strconv.Atoi(said[0])
 	e.must(err)
 	e.Logf("%d transactions; fio: %s", last, strings.Join(said[1:], "; "))
-	e.must(r.PowerOff(e.ctx))
+	e.must(r.powerOff())
 	for _, s := range r.servers {
 		e.halt(s)
 	}
@@ -231,7 +255,7 @@ func TestPromoteUnderLoad(t *testing.T) {
 			e := newEnv(t)
 			e.extend(waitLimit + time.Duration(n)*30*time.Second)
 			qemu := suite.qemus[c.qemu]
-			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, workload{journal: c.journal}, c.blockSize)
+			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, c.journal, c.blockSize)
 			var tags []tagged
 			for i := range n {
 				for _, mode := range []string{"none", "guest"} {
@@ -244,15 +268,7 @@ func TestPromoteUnderLoad(t *testing.T) {
 			}
 			e.report(tags)
 
-			// The guest still runs and writes.
-			uri := e.export(tags, r.data, r.mark)
-			copies, marks := map[string]string{}, map[string]int{}
-			for _, tag := range tags {
-				copies[tag.name] = digest(e.copyOut(uri(r.data, tag.name)))
-				m, err := strconv.Atoi(string(bytes.TrimRight(e.copyOut(uri(r.mark, tag.name))[:512], " ")))
-				e.must(err)
-				marks[tag.name] = m
-			}
+			copies, marks := e.copyTags(r, tags) // while the guest writes
 			tags = e.finish(r, tags)
 			e.checkTags(r, qemu, tags, copies, marks)
 		})

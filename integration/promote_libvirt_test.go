@@ -1,0 +1,88 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"libvirt.org/go/libvirtxml"
+
+	"cowblk/integration/harness"
+)
+
+// Promotions of a domain of libvirt, frozen and paused through libvirt, which
+// owns its monitor and the channel to its agent.
+func TestPromoteLibvirt(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	r, sockets := e.workloadDisks("4K")
+	root := e.name("root")
+	var domain libvirtxml.Domain
+	e.must(domain.Unmarshal(e.cowblk("xml", root, "--socket-path", sockets[0], "--domain", "--type", "qemu", "--memory", "768M", "--vcpus", "2")))
+	for i, name := range []string{r.data, r.mark} {
+		var disk libvirtxml.DomainDisk
+		e.must(disk.Unmarshal(e.cowblk("xml", name, "--socket-path", sockets[i+1], "--disk", "--target", fmt.Sprintf("vd%c", 'b'+i), "--vcpus", "2")))
+		domain.Devices.Disks = append(domain.Devices.Disks, disk)
+	}
+	console, err := harness.ListenPort(filepath.Join(e.dir, "console"), nil)
+	e.must(err)
+	t.Cleanup(console.Close)
+	scripts := filepath.Join(e.dir, "agent")
+	agent, err := harness.ListenAgent(scripts)
+	e.must(err)
+	t.Cleanup(agent.Close)
+	domain.OS.BootDevices = nil
+	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick, "console=ttyS0 panic=-1 quick=root"
+	domain.OnReboot = "destroy"
+	domain.Devices.Consoles = nil
+	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path), serialPort(1, scripts)}
+	domain.Devices.Channels = []libvirtxml.DomainChannel{{
+		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind", Path: e.agentSocket()}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "org.qemu.guest_agent.0"}},
+	}}
+	text, err := domain.Marshal()
+	e.must(err)
+
+	daemon, err := harness.StartLibvirtd(e.ctx, e.dir)
+	e.must(err)
+	t.Cleanup(daemon.Kill)
+	virsh := func(args ...string) string {
+		t.Helper()
+		out, err := daemon.Virsh(e.ctx, args...)
+		e.must(err)
+		return out
+	}
+	virsh("create", e.write("domain.xml", text))
+	// The guest is one of the harness's, but for who started its QEMU.
+	r.Machine = &harness.Machine{Process: daemon.Process, Agent: agent, Console: console}
+	e.ready(r.Machine)
+	e.run(r.Machine, startAgent)
+	e.run(r.Machine, fmt.Sprintf(startLoad, "delete"))
+
+	options := []string{"--libvirt", daemon.URI, "--domain", root, "--timeout", "60s"}
+	var tags []tagged
+	for i := range countPromotions(t) {
+		for _, mode := range []string{"guest", "pause"} {
+			tags = append(tags, e.promote(r.Machine, fmt.Sprintf("%s-%02d", mode, i+1), mode, options, r.data, r.mark))
+			if state := virsh("domstate", root); state != "running" {
+				t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
+			}
+		}
+	}
+	e.report(tags)
+	// libvirt's own view of the agent and the monitor is not disturbed.
+	virsh("domfsfreeze", root)
+	virsh("domfsthaw", root)
+	virsh("suspend", root)
+	virsh("resume", root)
+
+	r.powerOff = func() error {
+		e.run(r.Machine, "sync")
+		_, err := daemon.Virsh(e.ctx, "destroy", root)
+		return err
+	}
+	copies, marks := e.copyTags(r, tags)
+	e.checkTags(r, suite.qemus["7.2"], e.finish(r, tags), copies, marks)
+}

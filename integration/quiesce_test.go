@@ -1,0 +1,226 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"cowblk/integration/harness"
+)
+
+// A guest that runs is paused for the promotion and goes on; one that was
+// paused already stays so.
+func TestPromotePaused(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	qemu := suite.qemus["10"]
+	monitor := filepath.Join(e.dir, "second.qmp") // QEMU serves one client a monitor
+	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
+		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
+	options := []string{"--qmp", "unix:" + monitor}
+	var tags []tagged
+	for i := range countPromotions(t) {
+		tags = append(tags, e.promote(r.Machine, fmt.Sprintf("paused-%02d", i+1), "pause", options, r.data, r.mark))
+		e.must(r.Event(e.ctx, "STOP", nil))
+		e.must(r.Event(e.ctx, "RESUME", nil))
+	}
+	e.report(tags)
+
+	still := tagged{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
+	e.must(r.Command("stop", nil))
+	e.cowblk("promote", r.data, r.mark, "--tag", still.name, "--quiesce", "pause", options[0], options[1])
+	var state struct{ Status string }
+	e.must(r.Monitor.Run("query-status", nil, &state))
+	if state.Status != "paused" {
+		t.Errorf("the guest was paused before the promotion, and is %s after it", state.Status)
+	}
+	e.must(r.Command("cont", nil))
+	tags = append(tags, still)
+	copies, marks := e.copyTags(r, tags)
+	e.checkTags(r, qemu, e.finish(r, tags), copies, marks)
+}
+
+// holdUp stands between cowblk and the guest agent: it keeps back the agent's
+// answer to the first freeze, so that the guest is frozen as long as a test
+// wants to.
+type holdUp struct {
+	listener net.Listener
+	agent    string        // the socket that QEMU listens on
+	frozen   chan struct{} // closed when the answer is here
+	pass     chan struct{} // closed by the test, to hand it on
+
+	once sync.Once
+	wg   sync.WaitGroup
+}
+
+func (e *env) holdUp(agent string) (h *holdUp, address string) {
+	e.Helper()
+	path := filepath.Join(e.dir, "held-qga")
+	l, err := net.Listen("unix", path)
+	e.must(err)
+	h = &holdUp{listener: l, agent: agent, frozen: make(chan struct{}), pass: make(chan struct{})}
+	h.wg.Go(h.accept)
+	e.Cleanup(func() { l.Close(); h.wg.Wait() })
+	return h, "unix:" + path
+}
+
+func (h *holdUp) accept() {
+	for {
+		down, err := h.listener.Accept()
+		if err != nil {
+			return
+		}
+		up, err := net.Dial("unix", h.agent)
+		if err != nil {
+			down.Close()
+			continue
+		}
+		// Closed when the client is gone, which QEMU must see too: it takes the next
+		// client only then.
+		gone := make(chan struct{})
+		asked := make(chan struct{}, 1)
+		h.wg.Go(func() {
+			defer func() { close(gone); up.Close(); down.Close() }()
+			copyUntil(up, down, func(b []byte) {
+				if bytes.Contains(b, []byte("guest-fsfreeze-freeze")) {
+					asked <- struct{}{}
+				}
+			})
+		})
+		h.wg.Go(func() {
+			defer down.Close()
+			copyUntil(down, up, func([]byte) {
+				select {
+				case <-asked:
+					h.once.Do(func() { close(h.frozen) })
+					select {
+					case <-h.pass:
+					case <-gone:
+					}
+				default:
+				}
+			})
+		})
+	}
+}
+
+// copyUntil copies until an end fails, and shows each piece before it is written.
+func copyUntil(to, from net.Conn, show func([]byte)) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		show(buf[:n])
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// Whoever is killed while the guest is frozen, the guest is thawed: by the
+// command that had asked for it, by the daemon that did it, or, when both are
+// dead, by the next daemon.
+func TestKilledWhileFrozen(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		qemu            string
+		daemon, command bool // are killed
+	}{
+		{"daemon", "7.2", true, false},
+		{"command", "10", false, true},
+		{"both", "10", true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "64M")
+			daemon := e.serve(data)
+			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 512,
+				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
+			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
+
+			held, address := e.holdUp(e.agentSocket())
+			command, err := harness.StartProcess("cowblk promote", suite.store.Cmd("promote", data,
+				"--tag", "cut", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
+			e.must(err)
+			t.Cleanup(command.Kill)
+			select {
+			case <-held.frozen:
+			case <-command.Done():
+				t.Fatalf("cowblk promote has ended before the guest was frozen:\n%s", command.Output())
+			case <-e.ctx.Done():
+				t.Fatalf("the guest was not frozen: %v", e.ctx.Err())
+			}
+			// Whoever writes waits.
+			e.run(m, `
+				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & done
+				sleep 1
+				if [ -e /run/written ]; then echo "not frozen:"; cat /run/written; exit 1; fi`)
+			if c.daemon {
+				daemon.asked.Store(true)
+				daemon.Kill()
+			}
+			if c.command {
+				command.Kill()
+			}
+			if c.daemon {
+				daemon = e.serve(data)
+			} else {
+				close(held.pass)
+			}
+			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
+during" ]`)
+			if !c.command {
+				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon went away") {
+					t.Errorf("cowblk promote, whose daemon was killed, ended with: %v", err)
+				}
+				t.Logf("cowblk promote said: %s", command.Output())
+			}
+			// A dead daemon has not made the cut, which comes after the freeze. A live one
+			// whose client is gone may do either.
+			layers := e.layers(data)
+			if layers > 2 || c.daemon && layers != 1 {
+				t.Errorf("the disk has %d layers after the promotion that failed", layers)
+			}
+			// Everything is as before: the same again succeeds.
+			if c.daemon {
+				close(held.pass)
+			}
+			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
+			if now := e.layers(data); now != layers+1 {
+				t.Errorf("the disk had %d layers before the next promotion and has %d after it", layers, now)
+			}
+			e.run(m, "echo after >/mnt/after && sync")
+			e.must(m.PowerOff(e.ctx))
+			e.halt(daemon)
+			e.noteIsGone(data)
+		})
+	}
+}
+
+// layers is how many layers a disk has.
+func (e *env) layers(disk string) int {
+	e.Helper()
+	var info harness.Disk
+	e.must(suite.store.JSON(e.ctx, &info, "info", disk))
+	return len(info.Usage)
+}
+
+// noteIsGone fails the test if the store still says that the disk's guest is
+// being quiesced: the next daemon would thaw a guest that nobody froze.
+func (e *env) noteIsGone(disk string) {
+	e.Helper()
+	notes, err := filepath.Glob(filepath.Join(suite.store.Dir, "disks", disk, "quiesced*"))
+	e.must(err)
+	if len(notes) > 0 {
+		e.Errorf("left behind: %v", notes)
+	}
+}
