@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +13,7 @@ type waiter struct {
 	wake  int  // eventfd, ours
 	kick  int  // eventfd, the driver's; -1 = none
 	timer bool // kicks cannot be waited for: look at the ring now and then
+	count [8]byte
 	fds   [3]unix.PollFd
 }
 
@@ -56,11 +56,11 @@ func (w *waiter) block() {
 	if _, err := unix.Poll(w.fds[:], timeout); err != nil {
 		return // EINTR; anything else shows again at the next call
 	}
-	drainEvent(w.wake)
+	w.drain(w.wake)
 	if w.fds[2].Revents == 0 {
 		return
 	}
-	if w.fds[2].Revents&unix.POLLIN == 0 || !drainEvent(w.kick) {
+	if w.fds[2].Revents&unix.POLLIN == 0 || !w.drain(w.kick) {
 		// Not an eventfd: it may stay readable for ever, and must not spin us.
 		w.timer = true
 	}
@@ -71,32 +71,34 @@ func (w *waiter) close() {
 	closeFD(w.kick)
 }
 
-// signal adds one to the eventfd; fd -1 is no eventfd.
+// one is what is written to an eventfd: any number but 0 does, in either byte
+// order. A variable of the package, and not of the function, because it may
+// escape; so with count.
+var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+
+// signal adds to the eventfd's count; fd -1 is no eventfd.
 func signal(fd int) {
 	if fd < 0 {
 		return
 	}
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
 	for {
 		// EAGAIN: the counter is full, so the other side has a signal pending.
-		if _, err := unix.Write(fd, one[:]); !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Write(fd, one); !errors.Is(err, unix.EINTR) {
 			return
 		}
 	}
 }
 
-// drainEvent takes the eventfd's count and reports whether fd behaves like one.
-func drainEvent(fd int) bool {
-	var count [8]byte
+// drain takes the eventfd's count and reports whether fd behaves like one.
+func (w *waiter) drain(fd int) bool {
 	for {
-		n, err := unix.Read(fd, count[:])
+		n, err := unix.Read(fd, w.count[:])
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return true
 		default:
-			return err == nil && n == len(count)
+			return err == nil && n == len(w.count)
 		}
 	}
 }
