@@ -28,9 +28,9 @@ const (
 	imageBIOS   = "debian-12-bios" // the golden root, bootable by BIOS
 )
 
-// waitLimit bounds any wait for a guest: an emulated machine beside others on
-// two busy cores needs a fraction of it.
-const waitLimit = 5 * time.Minute
+// waitLimit bounds one test: emulated machines beside others on two busy cores
+// need a fraction of it.
+const waitLimit = 15 * time.Minute
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "cowblk-it-")

@@ -62,8 +62,8 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 		qemu string
 		area int // MiB
 	}{
-		{"7.2", 48},
-		{"10", 16},
+		{"7.2", 24},
+		{"10", 8},
 	} {
 		t.Run("QEMU "+c.qemu, func(t *testing.T) {
 			t.Parallel()
@@ -90,7 +90,9 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 				}
 				session(func(m *harness.Machine) {
 					t.Logf("layer %d\n%s", layer+1, e.run(m, fmt.Sprintf(verifyJobs, layer*c.area, c.area)))
-					before = e.run(m, digest)
+					if layer == 2 {
+						before = e.run(m, digest)
+					}
 				})
 			}
 			var info harness.Disk

@@ -21,18 +21,18 @@ need() {
 
 # debian_sources SUITE… prints a sources.list that reaches the given suites
 # through the mirror (or local proxy, or snapshot) that this machine's own apt
-# is configured to use. A suite that apt does not know, such as backports, is
-# looked for where the release itself lives.
+# is configured to use. Backports, which few have configured, are looked for
+# where the release itself lives; any other suite that apt has no source for is
+# left out.
 debian_sources() {
-    local site
-    site=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-        awk -v r="$release" '$2 == r { print $1; exit }')
+    # Without release info: lists that were never fetched, or were removed, do not hide a source.
+    local known site suite
+    known=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages')
+    site=$(awk -v r="$release" '$1 == r { print $2; exit }' <<<"$known")
     [ -n "$site" ] || die "apt on this machine has no source for Debian $release:" \
         "the recipes need a Debian 12 machine, or a $release entry in /etc/apt/sources.list"
-    local suite known
+    known+=$'\n'"$release-backports $site"
     for suite in "$@"; do
-        known=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-            awk -v r="$suite" '$2 == r { print $1; exit }')
-        echo "deb ${known:-$site} $suite main"
+        awk -v r="$suite" '$1 == r { print "deb", $2, r, "main"; exit }' <<<"$known"
     done
 }
