@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -177,5 +178,30 @@ func TestSet(t *testing.T) {
 	dev.Reset()
 	if must(t, dev.Config(space)); space[32] != 0 {
 		t.Error("the write cache is still on for the next driver")
+	}
+}
+
+// Run's goroutines end with it, also when no monitor ever answers and settings
+// change at the last moment.
+func TestDaemonLeavesNoGoroutine(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 20 {
+		d := NewDaemon(DaemonOptions{
+			Log: slog.New(slog.DiscardHandler), Names: &fakeNames{},
+			Hooks: HookOptions{QMP: &qmp.Address{Path: t.TempDir() + "/none"}, Events: []string{"RESET"}},
+		})
+		set := make(chan error, 1)
+		go func() {
+			_, err := d.set(SetArgs{PromoteOn: &[]string{"STOP"}})
+			set <- err
+		}()
+		must(t, d.Run(context.Background())) // without exports it is over at once
+		must(t, <-set)
+	}
+	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			buf := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
 	}
 }
