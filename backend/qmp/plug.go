@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -122,7 +123,8 @@ func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 		if err == nil && found && !strings.HasPrefix(file, "disconnected:") {
 			return nil
 		}
-		if err != nil && ctx.Err() == nil {
+		// The connection's own deadline is ctx's, and may be noticed first.
+		if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		select {
