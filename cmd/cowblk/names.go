@@ -36,7 +36,7 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 	n.mu.Unlock()
 	p, err := n.store.PreparePromotion(ctx, current, tag)
 	if err != nil {
-		return nil, err
+		return nil, explainDescriptors(err)
 	}
 	return &pendingNames{Pending: p, names: n, before: current}, nil
 }

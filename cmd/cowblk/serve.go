@@ -173,6 +173,11 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	} else if st, err = a.openStore(); err != nil {
 		return s, err
 	}
+	if st != nil {
+		if err := checkDescriptors(st, names); err != nil {
+			return s, err
+		}
+	}
 	for _, name := range names {
 		o, err := openStored(ctx, st, name, f.readOnly, log)
 		if err != nil {
