@@ -63,7 +63,7 @@ func run(s *settings) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, strings.Join(heading, "\t")+"\t")
 	for _, sc := range all {
-		if !strings.Contains(sc.name, s.only) {
+		if !strings.Contains(sc.name, s.only) || sc.count <= 0 {
 			continue
 		}
 		if _, err := exec.LookPath(s.qsd); sc.qemu && err != nil {
