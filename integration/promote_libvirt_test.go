@@ -57,7 +57,8 @@ func TestPromoteLibvirt(t *testing.T) {
 	virsh("create", e.write("domain.xml", text))
 	// The guest is one of the harness's, but for who started its QEMU.
 	r.Machine = &harness.Machine{Process: daemon.Process, Agent: agent, Console: console}
-	e.ready(r.Machine)
+	_, _, err = r.Ready(e.ctx)
+	e.must(err)
 	e.run(r.Machine, startAgent)
 	e.run(r.Machine, fmt.Sprintf(startLoad, "delete"))
 

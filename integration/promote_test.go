@@ -166,7 +166,7 @@ func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string)
 func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
 	e.Helper()
 	r = &rig{
-		data: e.disk("data", "--size", "64M", "--block-size", blockSize),
+		data: e.disk("data", "--size", "32M", "--block-size", blockSize),
 		mark: e.disk("mark", "--size", "1M"),
 	}
 	root := e.serve(e.disk("root", "--from", imageGolden))
