@@ -116,7 +116,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	for _, ref := range refs {
 		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
 		if err != nil {
-			return err
+			return explainDescriptors(err)
 		}
 		closers = append(closers, r.Close)
 		if err := server.AddExport(ref.String(), r); err != nil {
