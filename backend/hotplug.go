@@ -68,7 +68,8 @@ func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
 	if a.Bus != "" || a.Queues != 0 {
 		return nil, errors.New("cow-detach takes neither bus nor queues")
 	}
-	if _, err := d.named([]string{a.Disk}); err != nil {
+	found, err := d.named([]string{a.Disk})
+	if err != nil {
 		return nil, err
 	}
 	ctx, m, end, err := d.plugging(ctx, &a)
@@ -79,8 +80,32 @@ func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
 	if err := qmp.Detach(ctx, m, a.Disk, a.ID); err != nil {
 		return nil, err
 	}
+	found[0].awaitEnd(ctx)
 	d.log.Info("detached", "disk", a.Disk)
 	return nil, nil
+}
+
+// endLimit is how long a session may take to notice that its QEMU has hung up.
+const endLimit = 2 * time.Second
+
+// awaitEnd waits for the end of the session, so that the disk can be attached
+// again at once. Another QEMU's session may go on, and is not waited for longer
+// than endLimit.
+func (e *Export) awaitEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endLimit)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if now, _ := e.Connected(); !now {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // plugging is what attach and detach work with: the hooks' monitor, if it is the
