@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +21,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// promotions is how often each way of quiescing is used in a test that does not
-// have the time for more; COWBLK_PROMOTIONS says otherwise.
+// promotions is how often each way of quiescing is used by TestPromoteUnderLoad,
+// and half as often by others; COWBLK_PROMOTIONS says otherwise.
 const promotions = 6
 
 func countPromotions(t *testing.T) int {
@@ -106,7 +107,7 @@ func (e *env) report(tags []tagged) {
 // lasts, and returns the URI of one.
 func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) string {
 	e.Helper()
-	socket := e.socket(disks[0] + "-nbd")
+	socket := filepath.Join(e.dir, "nbd-"+tags[0].name+".sock")
 	args := []string{"export", "--listen", "unix:" + socket}
 	for _, t := range tags {
 		for _, d := range disks {
@@ -175,14 +176,21 @@ func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
 	return r, append([]string{root.Socket}, sockets...)
 }
 
+// exportsAProcess is how many tags of each disk one process exports.
+const exportsAProcess = 20
+
 // copyTags reads every tag of the workload's disks over NBD. It returns the
 // digest of the data, and the transaction that was the last known to be
 // committed.
 func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
 	e.Helper()
-	uri := e.export(tags, r.data, r.mark)
 	copies, marks = map[string]string{}, map[string]int{}
-	for _, t := range tags {
+	var uri func(disk, tag string) string
+	for i, t := range tags {
+		// Each tag has its own stack, of as many open files as it has layers.
+		if i%exportsAProcess == 0 {
+			uri = e.export(tags[i:min(i+exportsAProcess, len(tags))], r.data, r.mark)
+		}
 		copies[t.name] = digest(e.copyOut(uri(r.data, t.name)))
 		m, err := strconv.Atoi(string(bytes.TrimRight(e.copyOut(uri(r.mark, t.name))[:512], " ")))
 		e.must(err)
