@@ -9,8 +9,12 @@ import (
 	"cowblk/integration/harness"
 )
 
-// rounds is how often each event of a machine's life is repeated.
-const rounds = 5
+// How often each event of a machine's life is repeated: those that cost nothing,
+// and those that mean a boot.
+const (
+	rounds     = 10
+	bootRounds = 3
+)
 
 // counter returns a script that reads the number at the start of the disk,
 // checks it, and writes the next: every round proves that the one before
@@ -50,7 +54,7 @@ func TestLifecycle(t *testing.T) {
 				e.must(m.Command("cont", nil))
 				next("stop and cont")
 			}
-			for range rounds {
+			for range bootRounds {
 				e.must(m.Command("system_reset", nil))
 				e.ready(m)
 				next("system_reset")
@@ -65,7 +69,7 @@ func TestLifecycle(t *testing.T) {
 				e.plug(m, 0, s.Socket, 2)
 				next("unplugging and plugging in")
 			}
-			for range rounds {
+			for range bootRounds {
 				e.must(m.Quit(e.ctx))
 				m = e.boot(options)
 				next("a new QEMU")

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -204,18 +205,36 @@ func (e *env) start(o harness.MachineOptions) *harness.Machine {
 	return m
 }
 
+// emulatorTries is how often boot starts a machine whose QEMU fails by itself.
+const emulatorTries = 3
+
 // boot is start, then waits for the guest.
 func (e *env) boot(o harness.MachineOptions) *harness.Machine {
 	e.Helper()
-	m := e.start(o)
-	e.ready(m)
-	return m
+	for try := 1; ; try++ {
+		m := e.start(o)
+		b, took, err := m.Ready(e.ctx)
+		if errors.Is(err, harness.ErrEmulator) && try < emulatorTries {
+			e.Logf("starting %s again: %v", m, err)
+			m.Close()
+			continue
+		}
+		e.must(err)
+		e.greet(m, b, took)
+		return m
+	}
 }
 
+// ready waits for the next boot of a machine that runs.
 func (e *env) ready(m *harness.Machine) {
 	e.Helper()
 	b, took, err := m.Ready(e.ctx)
 	e.must(err)
+	e.greet(m, b, took)
+}
+
+func (e *env) greet(m *harness.Machine, b harness.Boot, took time.Duration) {
+	e.Helper()
 	e.Logf("%s: Linux %s ready %.1f s after QEMU's start", m, b.Kernel, took.Seconds())
 }
 
