@@ -1,0 +1,121 @@
+package load
+
+import (
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Report is what came of a load on one back-end, or the sum of several.
+type Report struct {
+	Options Options `json:"options"` // with the defaults filled in; of a sum, those of the first
+	Sockets int     `json:"sockets"` // 1, or how many were summed up
+
+	Capacity   int64         `json:"capacity"`    // of the disk, bytes
+	WriteCache *bool         `json:"write_cache"` // as the configuration space has it; nil: unknown
+	Elapsed    time.Duration `json:"elapsed_ns"`  // what was counted
+	Exhausted  bool          `json:"exhausted"`   // FirstWrite: every block was written
+
+	Requests uint64 `json:"requests"` // reads and writes that came back
+	Reads    uint64 `json:"reads"`
+	Writes   uint64 `json:"writes"`
+	Flushes  uint64 `json:"flushes"`
+	Errors   uint64 `json:"errors"` // requests and flushes that came back with a bad status
+
+	IOPS           float64 `json:"iops"` // Requests per second
+	BytesPerSecond float64 `json:"bytes_per_second"`
+
+	Latency      Latency  `json:"latency"`                 // of Requests
+	ReadLatency  *Latency `json:"read_latency,omitempty"`  // of a mixed load
+	WriteLatency *Latency `json:"write_latency,omitempty"` // of a mixed load
+	FlushLatency *Latency `json:"flush_latency,omitempty"`
+	// Distribution is Latency's, for a plot: about two dozen points.
+	Distribution []Quantile `json:"latency_distribution"`
+
+	CPUDriver  float64  `json:"cpu_driver_ns_per_request"`
+	CPUBackend *float64 `json:"cpu_backend_ns_per_request"` // nil: unknown, BackendNote says why
+	BackendPID int      `json:"backend_pid"`                // 0: unknown
+	// BackendNote says what there is to know about CPUBackend.
+	BackendNote string `json:"backend_note,omitempty"`
+
+	reads, writes, flushes *hdrhistogram.Histogram
+	driverTime             time.Duration
+	backendTime            time.Duration
+}
+
+// Latency is a distribution in nanoseconds, to three digits; Max is exact to
+// the same.
+type Latency struct {
+	Mean float64 `json:"mean"`
+	P50  int64   `json:"p50"`
+	P90  int64   `json:"p90"`
+	P99  int64   `json:"p99"`
+	P999 int64   `json:"p999"`
+	Max  int64   `json:"max"`
+}
+
+// Quantile says that the share Q of all requests, 0 to 1, took at most Latency
+// nanoseconds.
+type Quantile struct {
+	Q       float64 `json:"q"`
+	Latency int64   `json:"ns"`
+}
+
+// Bounds of what a histogram holds, in nanoseconds; longer ones count as the
+// longest.
+const (
+	minLatency = 1
+	maxLatency = int64(100 * time.Second)
+)
+
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(minLatency, maxLatency, 3) }
+
+func latencyOf(h *hdrhistogram.Histogram) Latency {
+	return Latency{
+		Mean: h.Mean(),
+		P50:  h.ValueAtQuantile(50),
+		P90:  h.ValueAtQuantile(90),
+		P99:  h.ValueAtQuantile(99),
+		P999: h.ValueAtQuantile(99.9),
+		Max:  h.Max(),
+	}
+}
+
+// distribution takes the quantiles that a plot with a logarithmic axis of
+// 1-q needs.
+func distribution(h *hdrhistogram.Histogram) []Quantile {
+	out := []Quantile{}
+	for _, q := range []float64{
+		0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99, 99.995, 99.999, 100,
+	} {
+		out = append(out, Quantile{Q: q / 100, Latency: h.ValueAtQuantile(q)})
+	}
+	return out
+}
+
+// finish computes what follows from the counts and histograms.
+func (r *Report) finish() {
+	all := newHistogram()
+	all.Merge(r.reads)
+	all.Merge(r.writes)
+	r.Requests = r.Reads + r.Writes
+	r.Latency, r.Distribution = latencyOf(all), distribution(all)
+	if r.reads.TotalCount() > 0 && r.writes.TotalCount() > 0 {
+		a, b := latencyOf(r.reads), latencyOf(r.writes)
+		r.ReadLatency, r.WriteLatency = &a, &b
+	}
+	if r.flushes.TotalCount() > 0 {
+		l := latencyOf(r.flushes)
+		r.FlushLatency = &l
+	}
+	if s := r.Elapsed.Seconds(); s > 0 && r.Sockets == 1 {
+		r.IOPS = float64(r.Requests) / s
+		r.BytesPerSecond = r.IOPS * float64(r.Options.BlockSize)
+	}
+	if r.Requests > 0 {
+		r.CPUDriver = float64(r.driverTime) / float64(r.Requests)
+	}
+	if r.CPUBackend != nil && r.Requests > 0 {
+		*r.CPUBackend = float64(r.backendTime) / float64(r.Requests)
+	}
+}
