@@ -65,8 +65,9 @@ type Driver struct {
 	eventIdx        bool
 	indirect        bool
 
-	next, published, last uint16 // next avail element; avail index the device sees; next used element
-	free                  []uint16
+	next, published, last uint16   // next avail element; avail index the device sees; next used element
+	free                  []uint16 // descriptors, the last is taken first
+	place                 []uint16 // by descriptor that is free: where in free
 	flights               []flight
 	chained               []uint16 // descriptor that follows in a chain of ours
 	inFlight              int
@@ -98,7 +99,7 @@ func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 	if err := d.makeSlots(n); err != nil {
 		return nil, errors.Join(fmt.Errorf("ring %d: %w", index, err), d.close())
 	}
-	d.free = make([]uint16, 0, num)
+	d.free, d.place = make([]uint16, 0, num), make([]uint16, num)
 	d.stash = make([]Completion, 0, num)
 	d.scratch = make([]Completion, 0, num)
 	d.reset()
@@ -113,10 +114,10 @@ func (d *Driver) reset() {
 	d.stash, d.free = d.stash[:0], d.free[:0]
 	for i := range d.flights {
 		d.flights[i].id = -1
-		d.free = append(d.free, uint16(len(d.flights)-1-i))
+		d.release(uint16(len(d.flights) - 1 - i))
 	}
 	for i := range d.slots {
-		d.slots[i].busy = false
+		d.slots[i].busy, d.slots[i].tabled = false, 0
 	}
 	d.suppressCalls()
 }
@@ -151,13 +152,16 @@ func (d *Driver) InFlight() int { return d.inFlight }
 // disk (both multiples of 512; discard and write-zeroes act on what PutRanges
 // left in the buffer, n is its length), into the ring. The device sees it after
 // Kick. ErrBusy if the slot is in flight or the ring is full.
+//
+// What the device has in its caches is left alone if it need not change: a slot
+// that asks again for as many bytes in the same direction only writes the
+// header and the status.
 func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	s := &d.slots[slot]
-	parts := 3
+	need := 3
 	if n == 0 {
-		parts = 2
+		need = 2
 	}
-	need := parts
 	if d.indirect {
 		need = 1
 	}
@@ -167,27 +171,43 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if n > len(s.buf) {
 		return fmt.Errorf("%d bytes, expected at most %d: %w", n, len(s.buf), ErrNoMemory)
 	}
-	binary.LittleEndian.PutUint32(s.meta, uint32(op))
-	binary.LittleEndian.PutUint32(s.meta[4:], 0)
+	binary.LittleEndian.PutUint64(s.meta[:], uint64(op)) // and a reserved word
 	binary.LittleEndian.PutUint64(s.meta[8:], uint64(off)/sectorSize)
 	s.meta[slotStatus] = StatusNone
 	s.busy = true
-	var chain [3]RawDesc
-	chain[0] = RawDesc{Addr: s.metaGPA, Len: headerSize}
-	if n > 0 {
-		chain[1] = RawDesc{Addr: s.bufGPA, Len: uint32(n)}
-		if op == OpRead || op == OpGetID {
-			chain[1].Flags = virtq.DescWrite
-		}
+	if !d.indirect {
+		var chain [3]RawDesc
+		d.add(s.chain(&chain, op, n), int32(slot))
+		return nil
 	}
-	chain[parts-1] = RawDesc{Addr: s.metaGPA + slotStatus, Len: 1, Flags: virtq.DescWrite}
-	if d.indirect {
-		writeTable(s.meta[slotTable:], chain[:parts])
-		chain[0] = RawDesc{Addr: s.metaGPA + slotTable, Len: uint32(parts * virtq.DescSize), Flags: virtq.DescIndirect}
-		parts = 1
+	table := 1 + uint64(n)<<1
+	if op == OpRead || op == OpGetID {
+		table |= 1 << 63
 	}
-	d.add(chain[:parts], int32(slot))
+	if s.tabled != table {
+		var chain [3]RawDesc
+		writeTable(s.meta[slotTable:], s.chain(&chain, op, n))
+		s.tabled = table
+	}
+	size := uint32(3 * virtq.DescSize)
+	if n == 0 {
+		size = 2 * virtq.DescSize
+	}
+	d.addOne(uint16(slot), RawDesc{Addr: s.metaGPA + slotTable, Len: size, Flags: virtq.DescIndirect}, int32(slot))
 	return nil
+}
+
+// chain lays out a request: header, n bytes of data if any, status.
+func (s *slot) chain(chain *[3]RawDesc, op Op, n int) []RawDesc {
+	parts := append(chain[:0], RawDesc{Addr: s.metaGPA, Len: headerSize})
+	if n > 0 {
+		data := RawDesc{Addr: s.bufGPA, Len: uint32(n)}
+		if op == OpRead || op == OpGetID {
+			data.Flags = virtq.DescWrite
+		}
+		parts = append(parts, data)
+	}
+	return append(parts, RawDesc{Addr: s.metaGPA + slotStatus, Len: 1, Flags: virtq.DescWrite})
 }
 
 // writeTable links ds as an indirect table at the start of b.
@@ -219,11 +239,36 @@ func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 	if id < 0 {
 		id = ChainBase + int32(head)
 	}
-	d.flights[head] = flight{id: id, count: uint16(len(ds))}
+	d.expose(head, flight{id: id, count: uint16(len(ds))})
+	return head
+}
+
+// addOne is add for one descriptor: at wish, where it probably is already, if
+// that is free.
+func (d *Driver) addOne(wish uint16, x RawDesc, id int32) {
+	last := len(d.free) - 1
+	if at := int(d.place[wish]); at < last && d.free[at] == wish {
+		moved := d.free[last]
+		d.free[at], d.place[moved] = moved, uint16(at)
+	} else if d.free[last] != wish {
+		wish = d.free[last]
+	}
+	d.free = d.free[:last]
+	d.ring.SetDesc(wish, x)
+	d.expose(wish, flight{id: id, count: 1})
+}
+
+// release makes a descriptor free.
+func (d *Driver) release(i uint16) {
+	d.place[i] = uint16(len(d.free))
+	d.free = append(d.free, i)
+}
+
+func (d *Driver) expose(head uint16, fl flight) {
+	d.flights[head] = fl
 	d.ring.SetAvail(d.next, head)
 	d.next++
 	d.inFlight++
-	return head
 }
 
 // Kick makes the submitted requests visible to the device and notifies it if it
@@ -281,7 +326,7 @@ func (d *Driver) take(dst []Completion) []Completion {
 			s.busy = false
 		}
 		for i, n := uint16(head), fl.count; n > 0; n-- {
-			d.free = append(d.free, i)
+			d.release(i)
 			i = d.chained[i]
 		}
 		fl.id = -1

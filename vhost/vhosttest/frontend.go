@@ -224,6 +224,24 @@ func (f *Frontend) Memory() *Memory { return f.mem }
 // Driver returns the driver of ring i.
 func (f *Frontend) Driver(i int) *Driver { return f.drivers[i] }
 
+// PeerPID returns the process that listens on the back-end's socket, as the
+// kernel recorded it (SO_PEERCRED); 0 if it is in a PID namespace that this
+// process does not see.
+func (f *Frontend) PeerPID() (int, error) {
+	c, err := unix.GetsockoptUcred(f.sockFD, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("front-end: process of the back-end: %w", err)
+	}
+	return int(c.Pid), nil
+}
+
+// Disconnect ends the connection under a waiting driver, which sees
+// ErrDisconnected. Unlike all else, it may be called from any goroutine before
+// Close or Abort, which must follow.
+func (f *Frontend) Disconnect() error {
+	return errors.Join(f.sock.CloseRead(), f.sock.CloseWrite())
+}
+
 // Close stops the rings as QEMU does at exit and disconnects. The error is that
 // of stopping; everything is released in any case.
 func (f *Frontend) Close() error {

@@ -66,6 +66,9 @@ type Options struct {
 	// NoStart leaves the rings to Start.
 	NoStart bool
 
+	// Slots bounds the requests in flight on each ring, and with them the memory
+	// that buffers take; 0: as many as the ring holds.
+	Slots int
 	// MaxTransfer is the size of a slot's buffer in bytes; 0: what half of the
 	// memory allows, at most 1 MiB.
 	MaxTransfer int
@@ -106,7 +109,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("front-end: %d queues, expected 1 to %d", o.Queues, vhost.MaxQueues)
 	case o.QueueSize&(o.QueueSize-1) != 0 || o.QueueSize > 32768:
 		return o, fmt.Errorf("front-end: queue size %d, expected a power of two up to 32768", o.QueueSize)
-	case o.Memory < 0 || o.Regions < 0 || o.MaxTransfer < 0:
+	case o.Memory < 0 || o.Regions < 0 || o.MaxTransfer < 0 || o.Slots < 0:
 		return o, errors.New("front-end: negative size in the options")
 	}
 	step := int64(o.Regions) * regionAlign

@@ -17,10 +17,13 @@ type Ring struct {
 	// usedEvent is written by the driver, all of the others by the device.
 	availIdx, usedEvent, usedIdx, availEvent *uint32
 	availFlags                               uint16
+	// What SetDesc has written. An element that holds the right thing already is
+	// not written again: the device's copy of its cache line stays valid.
+	shadow []RawDesc
 }
 
 func newRing(m *Memory, num uint16) (*Ring, error) {
-	r := &Ring{Num: num}
+	r := &Ring{Num: num, shadow: make([]RawDesc, num)}
 	descSize := uint64(virtq.DescTableSize(num))
 	availSize := uint64(virtq.AvailSize(num)+7) &^ 7
 	// The used ring gets its own page, as Linux lays it out, so that no cache
@@ -51,6 +54,7 @@ func (r *Ring) Clear() {
 	clear(r.desc)
 	clear(r.avail)
 	clear(r.used)
+	clear(r.shadow)
 	r.availFlags = 0
 }
 
@@ -71,7 +75,12 @@ func (d RawDesc) put(b []byte) {
 
 // SetDesc writes descriptor i, modulo the ring's size.
 func (r *Ring) SetDesc(i uint16, d RawDesc) {
-	d.put(r.desc[int(i&(r.Num-1))*virtq.DescSize:])
+	i &= r.Num - 1
+	if r.shadow[i] == d {
+		return
+	}
+	r.shadow[i] = d
+	d.put(r.desc[int(i)*virtq.DescSize:])
 }
 
 // SetAvail writes a head into the available ring's element i, modulo its size.

@@ -6,22 +6,30 @@ const (
 	sectorSize = 512
 	headerSize = 16 // struct virtio_blk_req before its data
 	maxBuffer  = 1 << 20
-	// Layout of a slot's first page: header, status byte, indirect table.
+	// Layout of what a slot has besides its buffer: header and indirect table in
+	// the cache line that the device only reads, the status byte in another.
+	slotTable  = headerSize
 	slotStatus = 64
-	slotTable  = 128
-	slotMeta   = 192
+	slotMeta   = 128
 )
 
 // slot is one request's place in guest memory.
 type slot struct {
-	meta, buf       []byte
+	meta            *[slotMeta]byte
+	buf             []byte
 	metaGPA, bufGPA uint64
-	busy            bool
+	// tabled says what the indirect table holds: 1, the buffer's length from bit
+	// 1 on, its direction in bit 63; 0 is nothing.
+	tabled uint64
+	busy   bool
 }
 
 func (d *Driver) makeSlots(n int) error {
 	if n == 0 {
 		return nil
+	}
+	if most := d.f.opts.Slots; most > 0 {
+		n = min(n, most)
 	}
 	size := d.f.bufferSize(n)
 	meta, err := d.f.mem.Alloc(uint64(n)*slotMeta, 4096)
@@ -36,7 +44,8 @@ func (d *Driver) makeSlots(n int) error {
 	for i := range d.slots {
 		s := &d.slots[i]
 		s.metaGPA, s.bufGPA = meta+uint64(i)*slotMeta, bufs+uint64(i)*size
-		s.meta, s.buf = d.f.mem.Bytes(s.metaGPA, slotMeta), d.f.mem.Bytes(s.bufGPA, size)
+		s.meta = (*[slotMeta]byte)(d.f.mem.Bytes(s.metaGPA, slotMeta))
+		s.buf = d.f.mem.Bytes(s.bufGPA, size)
 	}
 	return nil
 }
@@ -59,7 +68,7 @@ func (f *Frontend) bufferSize(slots int) uint64 {
 	return uint64(max(n, sectorSize)) &^ (sectorSize - 1)
 }
 
-// Slots returns how many requests fit into the ring at once.
+// Slots returns how many requests can be in flight at once.
 func (d *Driver) Slots() int { return len(d.slots) }
 
 // Buffer returns a slot's data in guest memory. It is the caller's while the

@@ -42,30 +42,45 @@ func (d *Driver) waitRing() error {
 	if d.broken != nil {
 		return d.broken
 	}
-	deadline := time.Now().Add(d.f.opts.Timeout)
-	for {
+	for range spins {
+		if d.ready() {
+			return nil
+		}
+	}
+	now := time.Now()
+	deadline := now.Add(d.f.opts.Timeout)
+	for look := now; ; {
+		if d.f.opts.Poll {
+			// Look at the descriptors now and then, without sleeping.
+			if now = time.Now(); now.Sub(look) > pollLook {
+				look = now
+				if err := d.sleep(0, deadline); err != nil {
+					return err
+				}
+			}
+		} else if err := d.block(deadline); err != nil {
+			return err
+		}
 		for range spins {
 			if d.ready() {
 				return nil
 			}
 		}
-		if d.f.opts.Poll {
-			// Look at the descriptors now and then, without sleeping.
-			if err := d.sleep(0, deadline); err != nil {
-				return err
-			}
-			continue
-		}
-		d.enableCalls()
-		var err error
-		if !d.ready() {
-			err = d.sleep(time.Until(deadline), deadline)
-		}
-		d.suppressCalls()
-		if err != nil {
-			return err
-		}
 	}
+}
+
+// pollLook is how often a polling driver looks at its descriptors: a system
+// call in between would delay what it waits for.
+const pollLook = time.Millisecond
+
+// block sleeps until a call, unless there is something already.
+func (d *Driver) block(deadline time.Time) (err error) {
+	d.enableCalls()
+	if !d.ready() {
+		err = d.sleep(time.Until(deadline), deadline)
+	}
+	d.suppressCalls()
+	return err
 }
 
 func (d *Driver) ready() bool { return d.ring.UsedIdx() != d.last }
