@@ -9,7 +9,7 @@ import (
 
 // Call is one call on a file.
 type Call struct {
-	Op   string // open, preadv, pwritev, writeat, punch, datasync, truncate
+	Op   string // open, preadv (also without waiting), pwritev, writeat, punch, datasync, truncate
 	Name string // of the file
 	Flag int    // of open
 	Off  int64
@@ -21,6 +21,7 @@ type Call struct {
 type Intercept struct {
 	vfs.FS
 	before atomic.Pointer[func(Call) error]
+	cold   atomic.Pointer[func(Call) bool]
 }
 
 // Before sets the function; nil removes it. It is called on the caller's
@@ -32,6 +33,10 @@ func (x *Intercept) Before(f func(Call) error) {
 	}
 	x.before.Store(&f)
 }
+
+// Cold sets the function that says of which reads nothing is in memory: those that
+// may not wait end with vfs.ErrWouldBlock, and are not shown.
+func (x *Intercept) Cold(f func(Call) bool) { x.cold.Store(&f) }
 
 func (x *Intercept) call(c Call) error {
 	if f := x.before.Load(); f != nil {
@@ -67,6 +72,22 @@ func (f *interceptedFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	}
 	return f.File.Preadv(iov, off)
 }
+
+// PreadvNowait is shown as the preadv it is.
+func (f *interceptedFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
+	if cold := f.x.cold.Load(); cold != nil && (*cold)(Call{Op: "preadv", Name: f.Name(), Off: off, Len: length(iov)}) {
+		return 0, vfs.ErrWouldBlock
+	}
+	if err := f.call("preadv", off, length(iov)); err != nil {
+		return 0, err
+	}
+	return f.File.PreadvNowait(iov, off)
+}
+
+// AsyncFD and Map offer no way around the methods above.
+func (f *interceptedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+
+func (f *interceptedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
 
 func (f *interceptedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	if err := f.call("pwritev", off, length(iov)); err != nil {

@@ -202,6 +202,18 @@ func (f *mortalFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	return f.File.Preadv(iov, off)
 }
 
+func (f *mortalFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
+	if err := f.m.alive(); err != nil {
+		return 0, err
+	}
+	return f.File.PreadvNowait(iov, off)
+}
+
+// AsyncFD and Map offer no way around the methods.
+func (f *mortalFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+
+func (f *mortalFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+
 func (f *mortalFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.m.alive(); err != nil {
 		return 0, err

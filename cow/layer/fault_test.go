@@ -54,6 +54,11 @@ type recorded struct {
 	base string
 }
 
+// AsyncFD and Map offer no way around the methods.
+func (f *recorded) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+
+func (f *recorded) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+
 func (f *recorded) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.r.note("write %s %d", f.base, off); err != nil {
 		return 0, err

@@ -12,9 +12,11 @@ import (
 // osFile is a descriptor kept outside Go's poller: its calls run on the
 // calling goroutine's thread and may block it.
 type osFile struct {
-	fd    int
-	name  string
-	block bool // block device
+	fd     int
+	name   string
+	block  bool // block device
+	memory bool // see inMemory
+	nowait nowaitState
 }
 
 func (f *osFile) Name() string { return f.name }

@@ -15,8 +15,25 @@ type OS struct{}
 
 var _ FS = OS{}
 
-// OpenFile implements FS. Errors are *fs.PathError.
+// OpenFile implements FS. Errors are *fs.PathError, except that of a file that
+// refuses direct I/O, which is a *DirectError.
 func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := open(name, flag&^Direct, perm)
+	if err != nil {
+		return nil, err
+	}
+	if flag&Direct == 0 || f.memory {
+		return f, nil
+	}
+	d, err := openDirect(f, flag)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func open(name string, flag int, perm fs.FileMode) (*osFile, error) {
 	fd, err := retryOpen(name, flag|unix.O_CLOEXEC, uint32(perm.Perm()))
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -35,6 +52,7 @@ func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 		unix.Close(fd)
 		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotFile}
 	}
+	f.memory = !f.block && inMemory(fd)
 	return f, nil
 }
 

@@ -24,3 +24,19 @@ func vectored(trap uintptr, fd int, iov []Iovec, off int64) (int, unix.Errno) {
 		}
 	}
 }
+
+// vectoredNowait runs preadv2 with RWF_NOWAIT on the caller's iovec array. The
+// kernel does not wait for a device then, but the copy can be long and its
+// destination can fault, so this is Syscall6 for the same reason.
+func vectoredNowait(fd int, iov []Iovec, off int64) (int, unix.Errno) {
+	if len(iov) == 0 {
+		return 0, 0
+	}
+	count := min(len(iov), MaxIovecs)
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(count), uintptr(off), 0, unix.RWF_NOWAIT)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}

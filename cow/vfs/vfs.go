@@ -15,6 +15,12 @@ var ErrLocked = errors.New("locked by another user of the file")
 // (UIO_MAXIOV of Linux). Longer arrays are legal: the call is then short.
 const MaxIovecs = 1024
 
+// Direct is a flag of FS.OpenFile: reads and writes go around the page cache
+// (O_DIRECT) whenever memory, offset and length are aligned as the file system
+// wants it, and through it otherwise. See DirectError for where that is
+// refused. A file that lives in memory (tmpfs) ignores it.
+const Direct = unix.O_DIRECT
+
 // Iovec is one piece of memory of a scatter list, in the kernel's layout.
 type Iovec = unix.Iovec
 
@@ -29,9 +35,26 @@ type File interface {
 	// which may be short; 0 with a nil error means end of file. The memory
 	// that iov points to must stay valid until the call returns.
 	Preadv(iov []Iovec, off int64) (int, error)
+	// PreadvNowait is Preadv of what needs no waiting for a device:
+	// ErrWouldBlock, without an allocation, when the first byte is not in
+	// memory. It is short where memory ends. A file that lives in memory
+	// (tmpfs) is read whatever the kernel offers; where the kernel or the
+	// file system cannot tell, and for direct I/O, it is always ErrWouldBlock.
+	PreadvNowait(iov []Iovec, off int64) (int, error)
 	// Pwritev writes iov at off and returns the number of bytes written,
 	// which may be short.
 	Pwritev(iov []Iovec, off int64) (int, error)
+	// AsyncFD is a descriptor on which an asynchronous engine may carry out
+	// exactly this read or write, or -1 when it has to go through Preadv and
+	// Pwritev: a wrapper that must see it, direct I/O that is not aligned, a
+	// file in memory, which nobody has to wait for. It is the File's: valid
+	// until Close, not to be closed or configured.
+	AsyncFD(iov []Iovec, off int64) int
+	// Map maps the first length bytes (> 0) for reading; the file may be
+	// shorter. Close the Mapping before the file is of no use to anybody; it
+	// does not need the File. ErrNotMappable for a wrapper, for a file open
+	// for direct I/O, and where the kernel refuses: do without.
+	Map(length int64) (*Mapping, error)
 
 	// ReadAt fills p from off, or returns how much it read and why it
 	// stopped (io.EOF at the end of the file).

@@ -1,0 +1,131 @@
+package vfs
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const (
+	benchSize = 256 << 20 // bytes, small enough to stay in the page cache
+	benchPage = 4096
+)
+
+func benchFile(b *testing.B) File {
+	b.Helper()
+	f, err := OS{}.OpenFile(filepath.Join(b.TempDir(), "f"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { f.Close() })
+	chunk := make([]byte, 1<<20)
+	for i := range chunk {
+		chunk[i] = byte(i)
+	}
+	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
+		if _, err := f.WriteAt(chunk, off); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := f.Datasync(); err != nil {
+		b.Fatal(err)
+	}
+	return f
+}
+
+// BenchmarkHotRead reads random pages of a file in the page cache into random
+// pages of a buffer as large as a small guest's, by each of the ways there are.
+// BenchmarkHotRead/mmap, a plain copy, is what to compare with.
+func BenchmarkHotRead(b *testing.B) {
+	f := benchFile(b)
+	guest := make([]byte, benchSize)
+	for i := 0; i < len(guest); i += benchPage {
+		guest[i] = 1
+	}
+	m, err := f.Map(benchSize)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	m.Seen(0, benchSize)
+	iov := make([]Iovec, 1)
+	ways := []struct {
+		name string
+		read func(p []byte, off int64)
+	}{
+		{"nothing", func(p []byte, off int64) {}},
+		{"mmap", func(p []byte, off int64) { copy(p, m.mem[off:]) }},
+		{"Copy", func(p []byte, off int64) {
+			if !m.Copy(p, off) {
+				m.Seen(off, int64(len(p)))
+				b.ReportMetric(1, "misses")
+			}
+		}},
+		{"PreadvNowait", func(p []byte, off int64) {
+			iov[0].Base = &p[0]
+			iov[0].SetLen(len(p))
+			if _, err := f.PreadvNowait(iov, off); err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"Preadv", func(p []byte, off int64) {
+			iov[0].Base = &p[0]
+			iov[0].SetLen(len(p))
+			if _, err := f.Preadv(iov, off); err != nil {
+				b.Fatal(err)
+			}
+		}},
+	}
+	for _, size := range []int{4 << 10, 128 << 10} {
+		for _, w := range ways {
+			b.Run(w.name+"/"+sizeName(size), func(b *testing.B) {
+				for off := int64(0); off < benchSize; off += int64(size) {
+					w.read(guest[off:][:size], off) // page tables
+				}
+				rng := rand.New(rand.NewPCG(1, 2))
+				n := int64(benchSize / size)
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				for b.Loop() {
+					x := rng.Int64N(n) * int64(size)
+					y := rng.Int64N(n) * int64(size)
+					w.read(guest[y:][:size], x)
+				}
+			})
+		}
+	}
+}
+
+func sizeName(n int) string {
+	if n == 4<<10 {
+		return "4KiB"
+	}
+	return "128KiB"
+}
+
+func BenchmarkClock(b *testing.B) {
+	base := time.Now()
+	for b.Loop() {
+		_ = time.Since(base)
+	}
+}
+
+// BenchmarkCopyOverhead is Copy of one byte, always the same: all that is not
+// the copying.
+func BenchmarkCopyOverhead(b *testing.B) {
+	f := benchFile(b)
+	m, err := f.Map(benchSize)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	m.Seen(0, benchSize)
+	p := make([]byte, 1)
+	for b.Loop() {
+		if !m.Copy(p, 12345) {
+			b.Fatal("not resident")
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoDirect is what a DirectError wraps.
+var ErrNoDirect = errors.New("no direct I/O")
+
+// DirectError says that a file cannot be opened with Direct.
+type DirectError struct {
+	Path string
+	Err  error // what the kernel said; nil: the file system has no direct I/O for this file
+}
+
+func (e *DirectError) Error() string {
+	found := "its file system offers none for this file"
+	if e.Err != nil {
+		found = "the kernel answered: " + e.Err.Error()
+	}
+	return fmt.Sprintf("open %s: expected a file that takes direct I/O (O_DIRECT), but %s; "+
+		"use the page cache instead, or move the file to a file system that has direct I/O (ext4, xfs, btrfs) or to a block device", e.Path, found)
+}
+
+// Unwrap gives ErrNoDirect and the kernel's error.
+func (e *DirectError) Unwrap() []error { return []error{ErrNoDirect, e.Err} }
+
+// directFile is a file open twice: once with O_DIRECT, for all vectored I/O that
+// is aligned, and once without, for everything else.
+type directFile struct {
+	*osFile         // the buffered descriptor; the lock is on this one
+	dfd     int     // the direct one
+	memory  uintptr // alignment of memory, bytes, a power of two
+	offset  uintptr // of offset and lengths
+}
+
+// fallbackAlign is what every direct I/O of a regular file is aligned to when
+// the kernel does not say what it needs: no file system in use wants more.
+const fallbackAlign = 4096
+
+// openDirect adds a direct descriptor to f, which it takes over unless it fails.
+func openDirect(f *osFile, flag int) (*directFile, error) {
+	// What creates, empties or claims the file has been done by the first open.
+	fd, err := retryOpen(f.name, flag&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC)|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err == unix.EINVAL || err == unix.EOPNOTSUPP {
+		return nil, &DirectError{Path: f.name, Err: err}
+	}
+	if err != nil {
+		return nil, f.fail("open for direct I/O", err)
+	}
+	d := &directFile{osFile: f, dfd: fd}
+	if err := d.probe(); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return d, nil
+}
+
+// probe finds out what alignment is needed and that both descriptors are of one file.
+func (d *directFile) probe() error {
+	var a, b unix.Stat_t
+	if err := unix.Fstat(d.osFile.fd, &a); err != nil {
+		return d.fail("stat", err)
+	}
+	if err := unix.Fstat(d.dfd, &b); err != nil {
+		return d.fail("stat", err)
+	}
+	if a.Dev != b.Dev || a.Ino != b.Ino || a.Rdev != b.Rdev {
+		return d.fail("open for direct I/O", errReplaced)
+	}
+	d.memory, d.offset = fallbackAlign, fallbackAlign
+	var st unix.Statx_t
+	err := ignoringEINTR(func() error {
+		return unix.Statx(d.dfd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
+	})
+	switch {
+	case err == nil && st.Mask&unix.STATX_DIOALIGN != 0:
+		if st.Dio_mem_align == 0 || st.Dio_offset_align == 0 {
+			return &DirectError{Path: d.name}
+		}
+		d.memory, d.offset = uintptr(st.Dio_mem_align), uintptr(st.Dio_offset_align)
+	case d.block: // before Linux 6.1
+		n, err := unix.IoctlGetInt(d.dfd, unix.BLKSSZGET)
+		if err != nil {
+			return d.fail("BLKSSZGET", err)
+		}
+		d.memory, d.offset = uintptr(n), uintptr(n)
+	}
+	return nil
+}
+
+var errReplaced = fmt.Errorf("another file was put in its place meanwhile; try again: %w", fs.ErrNotExist)
+
+// Preadv implements File.
+func (d *directFile) Preadv(iov []Iovec, off int64) (int, error) {
+	if d.aligned(iov, off) {
+		n, errno := vectored(unix.SYS_PREADV, d.dfd, iov, off)
+		if errno != unix.EINVAL {
+			return d.result("read", n, errno)
+		}
+	}
+	return d.osFile.Preadv(iov, off)
+}
+
+// Pwritev implements File.
+func (d *directFile) Pwritev(iov []Iovec, off int64) (int, error) {
+	if d.aligned(iov, off) {
+		n, errno := vectored(unix.SYS_PWRITEV, d.dfd, iov, off)
+		if errno != unix.EINVAL {
+			return d.result("write", n, errno)
+		}
+	}
+	return d.osFile.Pwritev(iov, off)
+}
+
+func (d *directFile) result(op string, n int, errno unix.Errno) (int, error) {
+	if errno != 0 {
+		return 0, d.fail(op, errno)
+	}
+	return n, nil
+}
+
+// PreadvNowait implements File: what is read from the device has to be waited for.
+func (d *directFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
+	if d.aligned(iov, off) {
+		return 0, ErrWouldBlock
+	}
+	return d.osFile.PreadvNowait(iov, off)
+}
+
+// AsyncFD implements File.
+func (d *directFile) AsyncFD(iov []Iovec, off int64) int {
+	if d.aligned(iov, off) {
+		return d.dfd
+	}
+	return -1
+}
+
+// Map implements File: a mapping would fill the cache that this file is to stay
+// out of.
+func (d *directFile) Map(int64) (*Mapping, error) {
+	return nil, d.fail("map", ErrNotMappable)
+}
+
+// Close implements File.
+func (d *directFile) Close() error {
+	err := unix.Close(d.dfd)
+	if e := d.osFile.Close(); e != nil {
+		return e
+	}
+	if err != nil && err != unix.EINTR {
+		return d.fail("close", err)
+	}
+	return nil
+}
