@@ -1,6 +1,7 @@
 package load
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -15,6 +16,8 @@ type Report struct {
 	WriteCache *bool         `json:"write_cache"` // as the configuration space has it; nil: unknown
 	Elapsed    time.Duration `json:"elapsed_ns"`  // what was counted
 	Exhausted  bool          `json:"exhausted"`   // FirstWrite: every block was written
+	// Interrupted says that the load was ended before its time.
+	Interrupted bool `json:"interrupted,omitempty"`
 
 	Requests uint64 `json:"requests"` // reads and writes that came back
 	Reads    uint64 `json:"reads"`
@@ -34,13 +37,14 @@ type Report struct {
 
 	CPUDriver  float64  `json:"cpu_driver_ns_per_request"`
 	CPUBackend *float64 `json:"cpu_backend_ns_per_request"` // nil: unknown, BackendNote says why
-	BackendPID int      `json:"backend_pid"`                // 0: unknown
+	BackendPID int      `json:"backend_pid"`                // 0: unknown, or several
 	// BackendNote says what there is to know about CPUBackend.
 	BackendNote string `json:"backend_note,omitempty"`
 
-	reads, writes, flushes *hdrhistogram.Histogram
-	driverTime             time.Duration
-	backendTime            time.Duration
+	tally
+	driverTime  time.Duration
+	backendTime time.Duration
+	shared      bool // another report has the back-end's time
 }
 
 // Latency is a distribution in nanoseconds, to three digits; Max is exact to
@@ -93,29 +97,88 @@ func distribution(h *hdrhistogram.Histogram) []Quantile {
 	return out
 }
 
+// report is what a target's queues counted, before finish.
+func (t *target) report() *Report {
+	r := &Report{
+		Options: t.o, Sockets: 1, Capacity: t.f.Capacity(), WriteCache: t.wce,
+		Elapsed: t.elapsed(), BackendPID: t.pid, tally: newTally(),
+	}
+	r.Exhausted = t.o.FirstWrite
+	for _, q := range t.queues {
+		r.tally.add(&q.tally)
+		r.Exhausted = r.Exhausted && q.dry
+		r.driverTime += q.cpu
+		r.backendTime += q.backendCPU
+	}
+	switch {
+	case t.process == nil:
+		r.BackendNote = fmt.Sprintf("process %d serves several of these sockets: see the sum", t.pid)
+		r.shared = true
+	case t.process.err != nil:
+		r.BackendNote = "unknown: " + t.process.err.Error()
+	default:
+		r.CPUBackend = new(float64)
+	}
+	return r
+}
+
 // finish computes what follows from the counts and histograms.
 func (r *Report) finish() {
 	all := newHistogram()
-	all.Merge(r.reads)
-	all.Merge(r.writes)
+	all.Merge(r.readHist)
+	all.Merge(r.writeHist)
+	r.Reads, r.Writes, r.Flushes, r.Errors = r.nReads, r.nWrites, r.nFlushes, r.nErrors
 	r.Requests = r.Reads + r.Writes
 	r.Latency, r.Distribution = latencyOf(all), distribution(all)
-	if r.reads.TotalCount() > 0 && r.writes.TotalCount() > 0 {
-		a, b := latencyOf(r.reads), latencyOf(r.writes)
+	if r.readHist.TotalCount() > 0 && r.writeHist.TotalCount() > 0 {
+		a, b := latencyOf(r.readHist), latencyOf(r.writeHist)
 		r.ReadLatency, r.WriteLatency = &a, &b
 	}
-	if r.flushes.TotalCount() > 0 {
-		l := latencyOf(r.flushes)
+	if r.flushHist.TotalCount() > 0 {
+		l := latencyOf(r.flushHist)
 		r.FlushLatency = &l
 	}
-	if s := r.Elapsed.Seconds(); s > 0 && r.Sockets == 1 {
-		r.IOPS = float64(r.Requests) / s
+	if r.Sockets == 1 {
+		if s := r.Elapsed.Seconds(); s > 0 {
+			r.IOPS = float64(r.Requests) / s
+		}
 		r.BytesPerSecond = r.IOPS * float64(r.Options.BlockSize)
 	}
 	if r.Requests > 0 {
 		r.CPUDriver = float64(r.driverTime) / float64(r.Requests)
+		if r.CPUBackend != nil {
+			*r.CPUBackend = float64(r.backendTime) / float64(r.Requests)
+		}
 	}
-	if r.CPUBackend != nil && r.Requests > 0 {
-		*r.CPUBackend = float64(r.backendTime) / float64(r.Requests)
+}
+
+// sumUp adds finished reports. A process that serves several sockets is counted
+// once.
+func sumUp(reports []*Report) *Report {
+	sum := &Report{
+		Options: reports[0].Options, Sockets: len(reports), WriteCache: reports[0].WriteCache,
+		BackendPID: reports[0].BackendPID, Interrupted: reports[0].Interrupted,
+		Exhausted: true, CPUBackend: new(float64), tally: newTally(),
 	}
+	for _, x := range reports {
+		sum.IOPS += x.IOPS
+		sum.BytesPerSecond += x.BytesPerSecond
+		sum.Capacity += x.Capacity
+		sum.Elapsed = max(sum.Elapsed, x.Elapsed)
+		sum.Exhausted = sum.Exhausted && x.Exhausted
+		sum.tally.add(&x.tally)
+		sum.driverTime += x.driverTime
+		sum.backendTime += x.backendTime
+		if x.CPUBackend == nil && !x.shared {
+			sum.CPUBackend = nil
+		}
+		if x.BackendPID != sum.BackendPID {
+			sum.BackendPID = 0
+		}
+		if x.BackendNote != "" && !x.shared {
+			sum.BackendNote = x.BackendNote
+		}
+	}
+	sum.finish()
+	return sum
 }

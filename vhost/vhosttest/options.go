@@ -3,6 +3,8 @@ package vhosttest
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"cowblk/vhost"
@@ -42,6 +44,29 @@ const (
 	// at the end rings are stopped and the memory table is sent once more.
 	SPDK
 )
+
+// styles are the names of styles.
+func styles() []string { return []string{QEMU: "qemu", SPDK: "spdk"} }
+
+func (s Style) String() string {
+	if names := styles(); s >= 0 && int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("style %d", int(s))
+}
+
+// MarshalText writes the style's name.
+func (s Style) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a style's name.
+func (s *Style) UnmarshalText(text []byte) error {
+	i := slices.Index(styles(), string(text))
+	if i < 0 {
+		return fmt.Errorf("front-end style %q, expected one of %s", text, strings.Join(styles(), ", "))
+	}
+	*s = Style(i)
+	return nil
+}
 
 // Options describe a front-end. The zero value is a guest with one queue of
 // 128 descriptors and 64 MiB of memory on QEMU.

@@ -1,0 +1,224 @@
+package load
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// queue loads one ring. All of it belongs to the goroutine of run, except stop.
+type queue struct {
+	driver    *vhosttest.Driver
+	pattern   pattern
+	blockSize int
+	fsync     int // Options.FsyncEvery
+	stop      *atomic.Bool
+	backend   *process // whose CPU time this queue takes; nil: another one does
+
+	slots []requester
+	done  []vhosttest.Completion
+	phase phase
+	// Nanoseconds since origin: the next change of phase, and the two.
+	origin           time.Time
+	edge, start, end int64
+
+	tally
+	cpu, backendCPU time.Duration // while counting
+	last            int64         // when the last request came back
+	dry             bool          // the pattern has ended
+	broken          error
+}
+
+// requester is one of QueueDepth: it has one request in flight.
+type requester struct {
+	op      vhosttest.Op
+	started int64
+	writes  int // since its last flush
+}
+
+// phase is what a load is doing.
+type phase int
+
+const (
+	warming  phase = iota
+	counting       // from start to end
+	draining       // nothing new is submitted
+)
+
+// tally is what a queue, or several, counted.
+type tally struct {
+	readHist, writeHist, flushHist *hdrhistogram.Histogram
+	nReads, nWrites                uint64
+	nFlushes, nErrors              uint64
+}
+
+func newTally() tally {
+	return tally{readHist: newHistogram(), writeHist: newHistogram(), flushHist: newHistogram()}
+}
+
+func (t *tally) add(x *tally) {
+	t.readHist.Merge(x.readHist)
+	t.writeHist.Merge(x.writeHist)
+	t.flushHist.Merge(x.flushHist)
+	t.nReads, t.nWrites = t.nReads+x.nReads, t.nWrites+x.nWrites
+	t.nFlushes, t.nErrors = t.nFlushes+x.nFlushes, t.nErrors+x.nErrors
+}
+
+func newQueue(d *vhosttest.Driver, o Options, p pattern, stop *atomic.Bool) *queue {
+	q := &queue{
+		driver: d, pattern: p, blockSize: o.BlockSize, fsync: o.FsyncEvery, stop: stop,
+		slots: make([]requester, o.QueueDepth), done: make([]vhosttest.Completion, 0, d.Slots()),
+		start: int64(o.Warmup), end: math.MaxInt64, tally: newTally(),
+	}
+	if o.Duration > 0 {
+		q.end = int64(o.Warmup + o.Duration)
+	}
+	// The data is noise, so that nothing is gained by compressing it or by
+	// looking for zeros; the same again and again.
+	r := newRandom(o.Seed, math.MaxUint32)
+	for i := range q.slots {
+		buf := d.Buffer(i)[:o.BlockSize]
+		for j := 0; j+8 <= len(buf); j += 8 {
+			binary.LittleEndian.PutUint64(buf[j:], r.next())
+		}
+	}
+	return q
+}
+
+// run loads the ring until its time is over, the pattern ends, stop is set or
+// the back-end fails. The goroutine keeps its thread until it ends.
+func (q *queue) run(origin time.Time) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	q.origin, q.edge = origin, q.start
+	now := q.now()
+	if err := q.turn(now); err != nil {
+		return err
+	}
+	for i := range q.slots {
+		q.submit(i, now)
+	}
+	for q.driver.InFlight() > 0 {
+		if err := q.driver.Kick(); err != nil {
+			return err
+		}
+		if err := q.driver.Wait(); err != nil {
+			return err
+		}
+		q.done = q.driver.Poll(q.done[:0])
+		now = q.now()
+		if now >= q.edge || q.phase != draining && q.stop.Load() {
+			if err := q.turn(now); err != nil {
+				return err
+			}
+		}
+		for _, c := range q.done {
+			q.account(c, now)
+			q.submit(c.ID, now)
+		}
+		if q.broken != nil {
+			return q.broken
+		}
+		q.last = now
+	}
+	if err := q.driver.Err(); err != nil {
+		return err
+	}
+	if q.phase == counting { // dry
+		return q.turn(q.end)
+	}
+	return nil
+}
+
+func (q *queue) now() int64 { return int64(time.Since(q.origin)) }
+
+// turn goes to the phase that now belongs to.
+func (q *queue) turn(now int64) error {
+	if q.phase == warming && now >= q.start {
+		q.phase, q.edge = counting, q.end
+		if err := q.meter(-1); err != nil {
+			return err
+		}
+	}
+	over := now >= q.end || q.stop.Load()
+	if !over || q.phase == draining {
+		return nil
+	}
+	counted := q.phase == counting
+	q.phase, q.edge = draining, math.MaxInt64
+	q.end = min(q.end, max(now, q.start))
+	if counted {
+		return q.meter(1)
+	}
+	return nil
+}
+
+// meter adds (or subtracts) the CPU time used so far.
+func (q *queue) meter(sign time.Duration) error {
+	t, err := threadTime()
+	if err != nil {
+		return err
+	}
+	q.cpu += sign * t
+	if q.backend != nil {
+		q.backendCPU += sign * q.backend.time()
+	}
+	return nil
+}
+
+// account counts a request that came back. Those in flight when the time is
+// over only count for the latencies.
+func (q *queue) account(c vhosttest.Completion, now int64) {
+	if q.phase == warming {
+		return
+	}
+	s := &q.slots[c.ID]
+	hist, n := q.readHist, &q.nReads
+	switch s.op {
+	case vhosttest.OpWrite:
+		hist, n = q.writeHist, &q.nWrites
+	case vhosttest.OpFlush:
+		hist, n = q.flushHist, &q.nFlushes
+	}
+	// An error here is a value out of bounds, which these are not.
+	_ = hist.RecordValue(min(max(now-s.started, minLatency), maxLatency))
+	if c.Status != vhosttest.StatusOK {
+		q.nErrors++
+	}
+	if q.phase == counting {
+		*n++
+	}
+}
+
+// submit makes a requester's next request, if there is one.
+func (q *queue) submit(slot int, now int64) {
+	if q.phase == draining {
+		return
+	}
+	s := &q.slots[slot]
+	s.started = now
+	n := q.blockSize
+	var off int64
+	if q.fsync > 0 && s.writes == q.fsync {
+		s.op, s.writes, n = vhosttest.OpFlush, 0, 0
+	} else {
+		var ok bool
+		if s.op, off, ok = q.pattern.take(); !ok {
+			q.dry = true
+			return
+		}
+		if s.op == vhosttest.OpWrite {
+			s.writes++
+		}
+	}
+	if err := q.driver.Submit(slot, s.op, off, n); err != nil {
+		q.broken = fmt.Errorf("slot %d: %w", slot, err)
+	}
+}

@@ -1,0 +1,214 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// ErrTarget reports a back-end that cannot take the load that was asked for.
+var ErrTarget = errors.New("the back-end does not do this")
+
+// writebackAt is where the write cache's byte lies in the configuration space.
+const writebackAt = 32
+
+// target is one back-end under load.
+type target struct {
+	o       Options
+	f       *vhosttest.Frontend
+	null    *Null // nil: a real one
+	pid     int
+	process *process
+	queues  []*queue
+	stop    *atomic.Bool
+	wce     *bool
+}
+
+// name is what a person calls the back-end.
+func (o Options) name() string {
+	if o.Null {
+		return "null back-end"
+	}
+	return "back-end " + o.Socket
+}
+
+// open connects and sets everything up; nothing is asked of the disk yet.
+func open(o Options, stop *atomic.Bool) (*target, error) {
+	t := &target{o: o, stop: stop}
+	err := t.connect()
+	if err == nil {
+		err = t.setUp()
+	}
+	if err != nil {
+		return nil, errors.Join(t.explain(err), t.close())
+	}
+	return t, nil
+}
+
+func (t *target) connect() (err error) {
+	ring := uint16(128)
+	for int(ring) < 3*t.o.QueueDepth {
+		ring *= 2
+	}
+	buffers := int64(t.o.Queues) * int64(t.o.QueueDepth) * int64(t.o.BlockSize)
+	fo := vhosttest.Options{
+		Style: t.o.Style, Queues: t.o.Queues, QueueSize: ring, Slots: t.o.QueueDepth, MaxTransfer: t.o.BlockSize,
+		Memory:    buffers + int64(t.o.Queues)*(256<<10) + 1<<20, // rings and headers
+		Hugepages: t.o.Hugepages, Poll: t.o.Poll, Timeout: t.o.Timeout,
+	}
+	if t.o.Null {
+		var conn *net.UnixConn
+		if t.null, conn, err = startNull(t.o.Queues); err != nil {
+			return err
+		}
+		t.f, err = vhosttest.New(conn, fo)
+		return err
+	}
+	t.f, err = vhosttest.Dial(t.o.Socket, fo)
+	return err
+}
+
+func (t *target) setUp() (err error) {
+	if t.pid = t.o.BackendPID; t.pid == 0 {
+		if t.pid, err = t.f.PeerPID(); err != nil {
+			return err
+		}
+	}
+	t.process = newProcess(t.pid)
+	features := t.f.Features()
+	if t.o.Writes() && features&vhosttest.FeatureRO != 0 {
+		return fmt.Errorf("%s: the disk is read-only: %w", t.o.RW, ErrTarget)
+	}
+	if t.o.FsyncEvery > 0 && features&vhosttest.FeatureFlush == 0 {
+		return fmt.Errorf("flushes: FLUSH was not negotiated: %w", ErrTarget)
+	}
+	if err := t.writeCache(); err != nil {
+		return err
+	}
+	blocks, err := t.area()
+	if err != nil {
+		return err
+	}
+	for i := range t.o.Queues {
+		d := t.f.Driver(i)
+		if d.Slots() < t.o.QueueDepth {
+			return fmt.Errorf("queue depth %d: a ring holds %d requests: %w", t.o.QueueDepth, d.Slots(), ErrTarget)
+		}
+		if n := len(d.Buffer(0)); n < t.o.BlockSize {
+			return fmt.Errorf("blocks of %d bytes: the back-end takes buffers of %d: %w", t.o.BlockSize, n, ErrTarget)
+		}
+		t.queues = append(t.queues, newQueue(d, t.o, newPattern(t.o, blocks, i), t.stop))
+	}
+	t.queues[0].backend = t.process
+	return nil
+}
+
+// writeCache sets the write cache if that was asked for, and notes how it is.
+func (t *target) writeCache() error {
+	const needed = vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE
+	if t.f.Features()&needed != needed || t.f.Capacity() == 0 {
+		if t.o.WCE != nil {
+			return fmt.Errorf("write cache: CONFIG_WCE was not negotiated: %w", ErrTarget)
+		}
+		return nil
+	}
+	if t.o.WCE != nil {
+		value := []byte{0}
+		if *t.o.WCE {
+			value[0] = 1
+		}
+		if err := t.f.SetConfig(writebackAt, value); err != nil {
+			return fmt.Errorf("write cache: %w", err)
+		}
+	}
+	// From the start of the space: that is how front-ends ask for it.
+	space, err := t.f.Config(0, writebackAt+1)
+	if err != nil {
+		return fmt.Errorf("write cache: %w", err)
+	}
+	on := space[writebackAt] != 0
+	if t.wce = &on; t.o.WCE != nil && on != *t.o.WCE {
+		return fmt.Errorf("write cache: set to %t, reads as %t: %w", *t.o.WCE, on, ErrTarget)
+	}
+	return nil
+}
+
+// area returns how many blocks the load has for itself; it fills in Size.
+func (t *target) area() (blocks uint64, err error) {
+	capacity := t.f.Capacity()
+	if t.o.Size == 0 {
+		if capacity == 0 {
+			return 0, fmt.Errorf("the back-end does not tell the disk's size, say how much of it to use: %w", ErrOptions)
+		}
+		t.o.Size = capacity - t.o.Offset
+	}
+	if capacity > 0 && t.o.Size > capacity-t.o.Offset || t.o.Size < int64(t.o.BlockSize) {
+		return 0, fmt.Errorf("%d bytes at offset %d in blocks of %d, the disk has %d bytes: %w",
+			t.o.Size, t.o.Offset, t.o.BlockSize, capacity, ErrOptions)
+	}
+	blocks = uint64(t.o.Size) / uint64(t.o.BlockSize)
+	if (t.o.RW == Read || t.o.RW == Write) && blocks < uint64(t.o.Queues) {
+		return 0, fmt.Errorf("%d blocks for %d queues that each go through a part of their own: %w", blocks, t.o.Queues, ErrOptions)
+	}
+	return blocks, nil
+}
+
+// explain says in a person's words which back-end failed, and how.
+func (t *target) explain(err error) error {
+	who := t.o.name()
+	if t.pid > 0 && t.null == nil {
+		who += fmt.Sprintf(" (process %d)", t.pid)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%s does not answer; perhaps another front-end is connected: %w", who, err)
+	case errors.Is(err, vhosttest.ErrDisconnected):
+		return fmt.Errorf("%s: %w (its log says why; perhaps it has died)", who, err)
+	}
+	return fmt.Errorf("%s: %w", who, err)
+}
+
+// close ends the connection as QEMU does, or at once if the back-end is in
+// trouble.
+func (t *target) close() error {
+	var err error
+	if t.f != nil {
+		err = t.f.Close()
+		t.f = nil
+	}
+	if t.null != nil {
+		err = errors.Join(err, t.null.wait())
+	}
+	return err
+}
+
+// abort is close without a word to the back-end.
+func (t *target) abort() {
+	if t.f != nil {
+		_ = t.f.Abort()
+		t.f = nil
+	}
+	if t.null != nil {
+		_ = t.null.wait()
+	}
+}
+
+// elapsed is what the queues counted, from start on.
+func (t *target) elapsed() time.Duration {
+	var last int64
+	dry := true
+	for _, q := range t.queues {
+		dry = dry && q.dry
+		last = max(last, q.last)
+	}
+	q := t.queues[0]
+	if dry && last < q.end {
+		return time.Duration(last - q.start)
+	}
+	return time.Duration(q.end - q.start)
+}
