@@ -2,10 +2,301 @@ package load
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost"
+	"cowblk/vhost/vhosttest"
 )
+
+// listen serves back-ends on a socket, one connection after the other.
+func listen(t *testing.T, be func() vhost.Backend) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			_ = vhost.Serve(c, be(), vhost.Options{})
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-ended })
+	return socket
+}
+
+func null(queues int) func() vhost.Backend {
+	return func() vhost.Backend { return newNull(queues) }
+}
+
+const short = 30 * time.Millisecond
+
+func TestRun(t *testing.T) {
+	for name, o := range map[string]Options{
+		"defaults":   {},
+		"polling":    {Poll: true, QueueDepth: 4},
+		"mixed":      {RW: RandRW, QueueDepth: 8, FsyncEvery: 3},
+		"sequential": {RW: Read, BlockSize: 128 << 10, QueueDepth: 8, Queues: 2},
+		"deep":       {RW: Write, QueueDepth: maxDepth, BlockSize: 512},
+		"spdk":       {Style: vhosttest.SPDK, QueueDepth: 16, Queues: 2},
+		"area":       {RW: RandWrite, Size: 1 << 20, Offset: 1 << 30, BlockSize: 8192},
+		"warm-up":    {Warmup: short},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Null, o.Duration = true, short
+			r, err := Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Requests == 0 || r.Requests != r.Reads+r.Writes || r.Errors != 0 || r.IOPS <= 0 || r.Elapsed != short {
+				t.Errorf("%d requests (%d, %d), %d errors, %f per second in %v", r.Requests, r.Reads, r.Writes, r.Errors, r.IOPS, r.Elapsed)
+			}
+			if l := r.Latency; l.P50 <= 0 || l.P50 > l.P90 || l.P90 > l.P99 || l.P99 > l.P999 || l.P999 > l.Max || l.Mean <= 0 {
+				t.Errorf("latencies %+v", l)
+			}
+			if (r.Writes > 0) != o.Writes() || (r.ReadLatency != nil) != (o.RW == RandRW) || (r.Flushes > 0) != (o.FsyncEvery > 0) || (r.FlushLatency != nil) != (o.FsyncEvery > 0) {
+				t.Errorf("%d reads, %d writes, %d flushes, latencies %v %v %v", r.Reads, r.Writes, r.Flushes, r.ReadLatency, r.WriteLatency, r.FlushLatency)
+			}
+			if r.CPUDriver <= 0 || r.CPUBackend == nil || r.BackendPID != os.Getpid() || r.BackendNote == "" {
+				t.Errorf("CPU %f, %v of process %d, note %q", r.CPUDriver, r.CPUBackend, r.BackendPID, r.BackendNote)
+			}
+			if !slices.IsSortedFunc(r.Distribution, func(a, b Quantile) int { return int(a.Latency - b.Latency) }) {
+				t.Errorf("distribution %v", r.Distribution)
+			}
+			if wce := r.WriteCache; (wce == nil || !*wce) && o.Style == vhosttest.QEMU {
+				t.Errorf("write cache %v", wce)
+			}
+		})
+	}
+}
+
+// Each requester flushes after so many writes, and so many are counted.
+func TestFirstWriteWithFlushes(t *testing.T) {
+	r, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: 1000 * 4096, QueueDepth: 1, FsyncEvery: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Exhausted || r.Writes != 1000 || r.Flushes != 100 || r.FlushLatency == nil || r.Elapsed <= 0 {
+		t.Errorf("%d writes, %d flushes in %v, all: %t", r.Writes, r.Flushes, r.Elapsed, r.Exhausted)
+	}
+	r, err = Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Duration: short, Queues: 2})
+	if err != nil || r.Exhausted || r.Elapsed != short {
+		t.Errorf("a whole terabyte in %v? %v", r.Elapsed, err)
+	}
+}
+
+func TestRunAll(t *testing.T) {
+	a, b := listen(t, null(1)), listen(t, null(2))
+	o := Options{Duration: short, QueueDepth: 4, Socket: a}
+	p := o
+	p.Socket, p.Queues = b, 2
+	reports, sum, err := RunAll(t.Context(), []Options{o, p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := reports[0], reports[1]
+	if x.Requests == 0 || y.Requests == 0 || sum.Requests != x.Requests+y.Requests || sum.Sockets != 2 || sum.IOPS != x.IOPS+y.IOPS {
+		t.Errorf("%d + %d requests are %d; %f per second", x.Requests, y.Requests, sum.Requests, sum.IOPS)
+	}
+	if sum.Latency.Max != max(x.Latency.Max, y.Latency.Max) {
+		t.Errorf("longest of all %d, of each %d and %d", sum.Latency.Max, x.Latency.Max, y.Latency.Max)
+	}
+	// One process serves both: it is counted once, and its share is not known.
+	if x.CPUBackend == nil || y.CPUBackend != nil || y.BackendNote == "" || sum.CPUBackend == nil {
+		t.Errorf("CPU of the back-ends: %v, %v (%s), %v", x.CPUBackend, y.CPUBackend, y.BackendNote, sum.CPUBackend)
+	}
+	if _, _, err := RunAll(t.Context(), nil); !errors.Is(err, ErrOptions) {
+		t.Errorf("no back-end: %v", err)
+	}
+}
+
+// lying says that its disk is twice as large as it is.
+type lying struct{ *Null }
+
+func (l lying) Config(p []byte) error {
+	err := l.Null.Config(p)
+	binary.LittleEndian.PutUint64(p, 2*l.config.Sectors)
+	return err
+}
+
+func TestErrorsAreCounted(t *testing.T) {
+	small := func() vhost.Backend {
+		n := newNull(1)
+		n.config.Sectors = 1 << 30
+		return lying{n}
+	}
+	r, err := Run(t.Context(), Options{Socket: listen(t, small), Duration: short, QueueDepth: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Errors < r.Requests/4 || r.Errors > r.Requests*3/4+8 {
+		t.Errorf("%d errors of %d requests, expected about half", r.Errors, r.Requests)
+	}
+}
+
+// deaf serves no ring.
+type deaf struct{ *Null }
+
+func (d deaf) StartQueue(q vhost.Queue) error {
+	for _, fd := range []int{q.Kick, q.Call, q.Err} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
+}
+func (d deaf) StopQueue(int) (uint16, error) { return 0, nil }
+func (d deaf) SetCall(_, fd int)             { unix.Close(fd) }
+func (d deaf) SetErr(_, fd int)              { unix.Close(fd) }
+
+func TestBackendFails(t *testing.T) {
+	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	for _, poll := range []bool{false, true} {
+		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 50 * time.Millisecond})
+		if !errors.Is(err, vhosttest.ErrTimeout) || !strings.Contains(err.Error(), mute) {
+			t.Errorf("nothing comes back: %v", err)
+		}
+	}
+	// It goes away in the middle of a load.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, poll := range []bool{false, true} {
+		gone := make(chan error)
+		go func() {
+			c, err := l.AcceptUnix()
+			if err == nil {
+				time.AfterFunc(short, func() { c.Close() })
+				err = vhost.Serve(c, newNull(1), vhost.Options{})
+			}
+			gone <- err
+		}()
+		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll, Timeout: 10 * time.Second})
+		if !errors.Is(err, vhosttest.ErrDisconnected) {
+			t.Errorf("closed connection: %v", err)
+		}
+		if err := <-gone; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := Run(t.Context(), Options{Socket: "/nonexistent/socket"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no socket: %v", err)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), short)
+	defer cancel()
+	r, err := Run(ctx, Options{Null: true, Duration: time.Hour, QueueDepth: 2})
+	if err != nil || !r.Interrupted || r.Requests == 0 || r.Elapsed > time.Minute {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// Also if the back-end has stopped answering.
+	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	ctx, cancel = context.WithTimeout(t.Context(), short)
+	defer cancel()
+	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, vhosttest.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What the disk cannot do is said before anything is written.
+func TestTargets(t *testing.T) {
+	off := false
+	readOnly := listen(t, func() vhost.Backend {
+		n := newNull(1)
+		n.config.ReadOnly = true
+		n.config.SizeMax = 8192
+		return n
+	})
+	for name, o := range map[string]Options{
+		"read-only":   {RW: RandWrite},
+		"size_max":    {BlockSize: 16384},
+		"cache":       {WCE: &off}, // the null back-end refuses
+		"cache, SPDK": {WCE: &off, Style: vhosttest.SPDK},
+	} {
+		o.Socket = readOnly
+		if _, err := Run(t.Context(), o); !errors.Is(err, ErrTarget) && !errors.Is(err, vhosttest.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, o := range map[string]Options{
+		"beyond the end": {Offset: nullSize},
+		"too large":      {Size: nullSize + 512},
+		"no block":       {Size: 512},
+		"many queues":    {RW: Read, Size: 4096, Queues: 2},
+	} {
+		o.Null = true
+		if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: vhosttest.SPDK}); !errors.Is(err, ErrTarget) {
+		t.Errorf("no FLUSH: %v", err)
+	}
+}
+
+// A request allocates nothing: twenty times the requests, as much garbage.
+func TestNoAllocation(t *testing.T) {
+	count := func(blocks int64) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: blocks * 4096, QueueDepth: 8, FsyncEvery: 4})
+		runtime.ReadMemStats(&after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return after.Mallocs - before.Mallocs
+	}
+	few, many := count(1000), count(20_000)
+	if many > few+500 {
+		t.Errorf("%d allocations for 1,000 requests, %d for 20,000", few, many)
+	}
+}
+
+func TestReportIsJSON(t *testing.T) {
+	r, err := Run(t.Context(), Options{Null: true, Duration: short, Style: vhosttest.SPDK})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Report
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	if back.Options != r.Options || back.Latency != r.Latency || back.Requests != r.Requests || *back.CPUBackend != *r.CPUBackend {
+		t.Errorf("%s", b)
+	}
+	for _, key := range []string{"iops", "bytes_per_second", "latency", "errors", "cpu_driver_ns_per_request", "cpu_backend_ns_per_request", "backend_pid"} {
+		if !strings.Contains(string(b), `"`+key+`":`) {
+			t.Errorf("no %s in %s", key, b)
+		}
+	}
+}
 
 // What the driver and the null back-end do together, with all that a load
 // measures.
@@ -14,7 +305,7 @@ func BenchmarkNull(b *testing.B) {
 		b.Run("QD"+strconv.Itoa(depth), func(b *testing.B) {
 			var best float64
 			for b.Loop() {
-				r, err := Run(context.Background(), Options{Null: true, QueueDepth: depth, Poll: true, Duration: time.Second})
+				r, err := Run(b.Context(), Options{Null: true, QueueDepth: depth, Poll: true, Duration: time.Second})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -22,5 +313,14 @@ func BenchmarkNull(b *testing.B) {
 			}
 			b.ReportMetric(best, "req/s")
 		})
+	}
+}
+
+// What one latency costs to record.
+func BenchmarkRecord(b *testing.B) {
+	h := newHistogram()
+	r := newRandom(1, 0)
+	for b.Loop() {
+		_ = h.RecordValue(int64(5000 + r.below(100_000)))
 	}
 }

@@ -47,13 +47,17 @@ func startNull(queues int) (*Null, *net.UnixConn, error) {
 		}
 		return nil, nil, fmt.Errorf("socket pair: %w", err)
 	}
-	n := &Null{
+	n := newNull(queues)
+	go func() { n.ended <- vhost.Serve(ends[1], n, vhost.Options{}) }()
+	return n, ends[0], nil
+}
+
+func newNull(queues int) *Null {
+	return &Null{
 		config: blk.Config{Sectors: nullSize / blk.SectorSize, BlkSize: 4096, SegMax: 126, Queues: uint16(queues), ID: "null"},
 		queues: make([]*nullQueue, queues),
 		ended:  make(chan error, 1),
 	}
-	go func() { n.ended <- vhost.Serve(ends[1], n, vhost.Options{}) }()
-	return n, ends[0], nil
 }
 
 // wait returns when the connection has ended, with what was wrong with it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,10 @@ func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Repor
 			}
 		}
 	}()
+	if len(loads) == 0 {
+		return nil, nil, fmt.Errorf("nothing to load: %w", ErrOptions)
+	}
+	loads = slices.Clone(loads)
 	for i, o := range loads {
 		if loads[i], err = o.withDefaults(); err != nil {
 			return nil, nil, err

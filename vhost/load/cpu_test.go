@@ -1,0 +1,47 @@
+package load
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// Every way to read a process's CPU time sees what it has used.
+func TestProcessTime(t *testing.T) {
+	for name, m := range map[string]func(int) (time.Duration, error){"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
+		before, err := m(os.Getpid())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		burn(t, 50*time.Millisecond)
+		after, err := m(os.Getpid())
+		if err != nil || after-before < 30*time.Millisecond {
+			t.Errorf("%s: %v before, %v after 50 ms of work; %v", name, before, after, err)
+		}
+	}
+}
+
+// burn uses CPU time, however long that takes.
+func burn(t *testing.T, d time.Duration) {
+	t.Helper()
+	start, err := clockTime(os.Getpid())
+	for now := start; err == nil && now < start+d; {
+		now, err = clockTime(os.Getpid())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNoSuchProcess(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{0, cmd.Process.Pid} {
+		if p := newProcess(pid); p.err == nil || p.time() != 0 {
+			t.Errorf("process %d: %v", pid, p.err)
+		}
+	}
+}
