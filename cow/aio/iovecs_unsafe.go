@@ -1,0 +1,56 @@
+package aio
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// iovec is a struct iovec without a pointer in it. Were the base a pointer,
+// storing one would run the garbage collector's write barrier on whatever stale
+// address the slot held before.
+type iovec struct {
+	base uintptr
+	size uint64 // bytes
+}
+
+// shortIovecs is how many iovecs a slot holds in the dense part of its memory.
+// A longer list goes to the sparse part, of which most pages are never touched.
+const shortIovecs = 8
+
+// iovecs is the anonymous memory for the iovec arrays of depth slots: first
+// shortIovecs for each, then MaxIovecs for each.
+type iovecs struct {
+	mapping []byte
+	all     []iovec
+	sparse  int // index into all where the long lists begin
+}
+
+func newIovecs(depth int) (iovecs, error) {
+	n := depth * (shortIovecs + MaxIovecs)
+	mapping, err := unix.Mmap(-1, 0, n*int(unsafe.Sizeof(iovec{})),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return iovecs{}, fmt.Errorf("memory for the iovecs of %d operations: %w", depth, err)
+	}
+	all := unsafe.Slice((*iovec)(unsafe.Pointer(unsafe.SliceData(mapping))), n)
+	return iovecs{mapping: mapping, all: all, sparse: depth * shortIovecs}, nil
+}
+
+// put copies iov into the memory of slot and returns its address there.
+func (m *iovecs) put(slot uint32, iov []unix.Iovec) uintptr {
+	dst := m.all[int(slot)*shortIovecs:][:shortIovecs]
+	if len(iov) > shortIovecs {
+		dst = m.all[m.sparse+int(slot)*MaxIovecs:][:MaxIovecs]
+	}
+	copy(dst, unsafe.Slice((*iovec)(unsafe.Pointer(unsafe.SliceData(iov))), len(iov)))
+	return uintptr(unsafe.Pointer(unsafe.SliceData(dst)))
+}
+
+func (m *iovecs) release() {
+	if m.mapping != nil {
+		unix.Munmap(m.mapping)
+	}
+	*m = iovecs{}
+}

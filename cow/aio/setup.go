@@ -1,0 +1,108 @@
+package aio
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// mode is a set of set-up flags that goes together.
+type mode struct {
+	name  string
+	flags uint32
+}
+
+// modes lists them, best first. A kernel that does not know a flag says EINVAL.
+//
+// All begin disabled: a ring is then made, and proven to be allowed, where it
+// can still be replaced by a pool, and belongs to the thread that first uses
+// it. With deferred task work the kernel finishes transfers only when their
+// thread asks for it; with cooperative, whenever it enters the kernel; without
+// either, it interrupts the thread.
+var modes = [...]mode{
+	{"deferred, no array", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray},
+	{"deferred", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag},
+	{"cooperative", setupDisabled | setupSubmitAll | setupCoopTaskrun | setupTaskrunFlag},
+	{"plain", setupDisabled},
+}
+
+// NewRing makes an engine on io_uring. ErrUnsupported, wrapped, where the
+// kernel is older than 5.10, or forbids it (the sysctl kernel.io_uring_disabled,
+// a seccomp filter, a limit of locked memory).
+func NewRing(o Options) (Engine, error) {
+	var err error
+	for _, m := range modes {
+		var r *ring
+		if r, err = newRing(o, m); err == nil {
+			return r, nil
+		}
+		if !errors.Is(err, unix.EINVAL) {
+			break
+		}
+	}
+	return nil, err
+}
+
+func newRing(o Options, m mode) (*ring, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	k, err := setup(o.Depth, m.flags)
+	if err != nil {
+		return nil, setupError(err)
+	}
+	// A filter may let the set-up pass and not what follows. A disabled ring
+	// answers EBADFD.
+	if _, errno := k.enter(0, 0); errno != unix.EBADFD {
+		k.release()
+		if errno == 0 {
+			errno = unix.ENOSYS
+		}
+		return nil, setupError(errno)
+	}
+	if o.EventFD > 0 {
+		if errno := k.watch(o.EventFD); errno != 0 {
+			k.release()
+			if errno == unix.EINVAL || errno == unix.EBADF {
+				// Not wrapped: EINVAL would look like an unknown flag.
+				return nil, fmt.Errorf("%w: descriptor %d is no eventfd (%v)", ErrOptions, o.EventFD, errno)
+			}
+			return nil, setupError(errno)
+		}
+	}
+	s, err := newSlots(o.Depth)
+	if err != nil {
+		k.release()
+		return nil, err
+	}
+	deferred := m.flags&setupDeferTaskrun != 0
+	return &ring{
+		slots:  s,
+		k:      k,
+		failed: make([]failure, 0, o.Depth),
+		// See mute for why only there.
+		mutes:     deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
+		single:    m.flags&setupSingleIssuer != 0,
+		cancelAny: m.flags&(setupDeferTaskrun|setupCoopTaskrun) != 0,
+	}, nil
+}
+
+// refused tells an environment without io_uring from a failure. ENOMEM is what
+// a limit of locked memory gives on kernels before 5.12.
+func refused(err error) bool {
+	switch err {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOMEM:
+		return true
+	}
+	return false
+}
+
+func setupError(err error) error {
+	if refused(err) {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return fmt.Errorf("set up an io_uring: %w", err)
+}

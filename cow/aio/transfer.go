@@ -1,0 +1,25 @@
+package aio
+
+import "golang.org/x/sys/unix"
+
+// transfer carries o out and waits for it. The iovecs lie outside Go's heap, so
+// that their address is just a number.
+//
+// The offset goes into the low word alone: on the 64-bit machines this package
+// is for the kernel ignores the high one (pos_from_hilo, fs/read_write.c).
+func transfer(o *operation) (int, unix.Errno) {
+	trap := uintptr(unix.SYS_PREADV)
+	if o.write {
+		trap = unix.SYS_PWRITEV
+	}
+	for {
+		n, _, errno := unix.Syscall6(trap, uintptr(o.fd), o.iov, uintptr(o.count), uintptr(o.off), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
