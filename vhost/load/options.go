@@ -10,8 +10,19 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ErrOptions reports a load that makes no sense.
+// ErrOptions reports a load that makes no sense. The errors that are it say what
+// is wrong in their own words.
 var ErrOptions = errors.New("bad load options")
+
+type optionsError string
+
+func (e optionsError) Error() string { return string(e) }
+
+func (e optionsError) Is(target error) bool { return target == ErrOptions }
+
+func badOptions(format string, args ...any) error {
+	return optionsError(fmt.Sprintf(format, args...))
+}
 
 // The patterns, as fio calls them.
 const (
@@ -104,32 +115,29 @@ const maxDepth = maxRing / 3
 const maxRing = 1024
 
 func (o Options) check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf(format+": %w", append(args, ErrOptions)...)
-	}
 	switch {
 	case (o.Socket == "") != o.Null:
-		return bad("expected either a socket or the null back-end")
+		return badOptions("expected either a socket or the null back-end")
 	case !slices.Contains(Patterns(), o.RW):
-		return bad("pattern %q, expected one of %s", o.RW, strings.Join(Patterns(), ", "))
+		return badOptions("pattern %q, expected one of %s", o.RW, strings.Join(Patterns(), ", "))
 	case o.RW == RandRW && (o.ReadPercent < 1 || o.ReadPercent > 99):
-		return bad("%d %% of reads, expected 1 to 99", o.ReadPercent)
+		return badOptions("%d %% of reads, expected 1 to 99", o.ReadPercent)
 	case o.RW != RandRW && o.ReadPercent != 0:
-		return bad("a percentage of reads goes with %s only", RandRW)
+		return badOptions("a percentage of reads goes with %s only", RandRW)
 	case o.BlockSize < 512 || o.BlockSize%512 != 0 || o.BlockSize > maxBlock:
-		return bad("block size %d, expected a multiple of 512 up to %d", o.BlockSize, maxBlock)
+		return badOptions("block size %d, expected a multiple of 512 up to %d", o.BlockSize, maxBlock)
 	case o.QueueDepth < 1 || o.QueueDepth > maxDepth:
-		return bad("queue depth %d, expected 1 to %d", o.QueueDepth, maxDepth)
+		return badOptions("queue depth %d, expected 1 to %d", o.QueueDepth, maxDepth)
 	case o.Queues < 1 || o.Queues > maxQueues:
-		return bad("%d queues, expected 1 to %d", o.Queues, maxQueues)
+		return badOptions("%d queues, expected 1 to %d", o.Queues, maxQueues)
 	case o.Duration < 0 || o.Warmup < 0 || o.Timeout < 0:
-		return bad("negative time")
+		return badOptions("negative time")
 	case o.Size < 0 || o.Offset < 0 || o.Offset%512 != 0:
-		return bad("size %d at offset %d, expected positive numbers, the offset a multiple of 512", o.Size, o.Offset)
+		return badOptions("size %d at offset %d, expected positive numbers, the offset a multiple of 512", o.Size, o.Offset)
 	case o.FsyncEvery < 0 || o.FsyncEvery > 0 && !o.Writes():
-		return bad("a flush every %d writes, expected a positive number and a pattern that writes", o.FsyncEvery)
+		return badOptions("a flush every %d writes, expected a positive number and a pattern that writes", o.FsyncEvery)
 	case o.FirstWrite && o.RW != RandWrite && o.RW != Write:
-		return bad("first writes go with %s and %s only", RandWrite, Write)
+		return badOptions("first writes go with %s and %s only", RandWrite, Write)
 	}
 	return nil
 }

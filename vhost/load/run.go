@@ -49,7 +49,7 @@ func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Repor
 		}
 	}()
 	if len(loads) == 0 {
-		return nil, nil, fmt.Errorf("nothing to load: %w", ErrOptions)
+		return nil, nil, badOptions("no back-end to load")
 	}
 	loads = slices.Clone(loads)
 	for i, o := range loads {

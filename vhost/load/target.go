@@ -3,10 +3,13 @@ package load
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/vhost/vhosttest"
 )
@@ -143,17 +146,17 @@ func (t *target) area() (blocks uint64, err error) {
 	capacity := t.f.Capacity()
 	if t.o.Size == 0 {
 		if capacity == 0 {
-			return 0, fmt.Errorf("the back-end does not tell the disk's size, say how much of it to use: %w", ErrOptions)
+			return 0, badOptions("it does not tell the disk's size; say how much of it to use")
 		}
 		t.o.Size = capacity - t.o.Offset
 	}
 	if capacity > 0 && t.o.Size > capacity-t.o.Offset || t.o.Size < int64(t.o.BlockSize) {
-		return 0, fmt.Errorf("%d bytes at offset %d in blocks of %d, the disk has %d bytes: %w",
-			t.o.Size, t.o.Offset, t.o.BlockSize, capacity, ErrOptions)
+		return 0, badOptions("%d bytes at offset %d in blocks of %d, the disk has %d bytes",
+			t.o.Size, t.o.Offset, t.o.BlockSize, capacity)
 	}
 	blocks = uint64(t.o.Size) / uint64(t.o.BlockSize)
 	if (t.o.RW == Read || t.o.RW == Write) && blocks < uint64(t.o.Queues) {
-		return 0, fmt.Errorf("%d blocks for %d queues that each go through a part of their own: %w", blocks, t.o.Queues, ErrOptions)
+		return 0, badOptions("%d blocks for %d queues that each go through a part of their own", blocks, t.o.Queues)
 	}
 	return blocks, nil
 }
@@ -165,10 +168,12 @@ func (t *target) explain(err error) error {
 		who += fmt.Sprintf(" (process %d)", t.pid)
 	}
 	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", who, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s does not answer; perhaps another front-end is connected: %w", who, err)
-	case errors.Is(err, vhosttest.ErrDisconnected):
-		return fmt.Errorf("%s: %w (its log says why; perhaps it has died)", who, err)
+		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", who, err)
+	case errors.Is(err, vhosttest.ErrDisconnected), errors.Is(err, io.EOF):
+		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", who, err)
 	}
 	return fmt.Errorf("%s: %w", who, err)
 }
