@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -14,9 +15,15 @@ import (
 // Completed and owns everything that a request needs on the way, so that none
 // allocates. It is not for concurrent use; any number of channels work on one
 // disk at once.
+//
+// A channel is synchronous or asynchronous. What would wait for a device or for
+// another request is waited for in the one's Submit; the other hands it to an
+// I/O engine (reads, and direct overwrites) or to the disk's crew (the rest), so
+// that what can be served at once never stands behind it.
 type Channel struct {
-	pins pins
-	disk *Disk
+	pins  pins
+	disk  *Disk
+	async bool
 
 	inFlight int         // submitted, not yet returned by Completed
 	done     requestList // completed on the caller's thread
@@ -28,10 +35,11 @@ type Channel struct {
 	zeros  [1][]byte // scatter list for the edges of a write-zeroes
 	claim  *claim
 
+	later  later // of an asynchronous channel
 	remote remoteList
 }
 
-// remoteList takes completions from the flusher's goroutine.
+// remoteList takes completions from other goroutines, the flusher's and the crew's.
 type remoteList struct {
 	count atomic.Int32 // requests in list; lets Completed pass by without the mutex
 	mu    sync.Mutex
@@ -41,13 +49,30 @@ type remoteList struct {
 	word  [8]byte // eventfd's number, kept here so that no call allocates
 }
 
-// NewChannel adds a channel to the disk. Close it when its last request has
-// been returned.
-func (d *Disk) NewChannel() (*Channel, error) {
+// NewChannel adds a synchronous channel to the disk. Close it when its last
+// request has been returned.
+func (d *Disk) NewChannel() (*Channel, error) { return d.openChannel(false) }
+
+// NewAsyncChannel adds an asynchronous channel to the disk. Submit and Completed
+// must always be called from one goroutine locked to its thread, for a thread is
+// what the kernel's I/O engine belongs to.
+func (d *Disk) NewAsyncChannel() (*Channel, error) { return d.openChannel(true) }
+
+func (d *Disk) openChannel(async bool) (*Channel, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd of a channel: %w", err)
 	}
+	c := d.makeChannel(fd)
+	c.async = async
+	if err := d.addChannel(c, 1); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return c, nil
+}
+
+func (d *Disk) makeChannel(fd int) *Channel {
 	c := &Channel{
 		disk:   d,
 		iov:    make([]vfs.Iovec, 0, vfs.MaxIovecs),
@@ -57,37 +82,65 @@ func (d *Disk) NewChannel() (*Channel, error) {
 		claim:  newClaim(),
 	}
 	c.remote.fd = fd
-	if err := d.addChannel(c); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return c, nil
+	return c
 }
 
-// Submit starts r. Reads and writes are done here and now, on the caller's
-// thread: positional I/O into the page cache is faster than any hand-over
-// (an asynchronous engine for what would block has its place behind the same
-// two calls). Flushes never are: they run on the disk's flusher. Either way the
-// outcome is in r.Err once Completed has returned r.
+// Submit starts r. What needs no waiting is done here and now, on the caller's
+// thread: positional I/O into the page cache is faster than any hand-over.
+// Flushes never are: they run on the disk's flusher. Either way the outcome is in
+// r.Err once Completed has returned r.
 func (c *Channel) Submit(r *Request) {
-	r.ch, r.next, r.Err = c, nil, nil
+	r.ch, r.next, r.Err, r.pending, r.again = c, nil, nil, 0, false
 	c.inFlight++
+	if r.Op == OpFlush && !c.disk.ReadOnly() {
+		c.disk.flusher.add(r)
+		return
+	}
+	err := c.perform(r)
+	switch {
+	case r.pending > 0: // its last operation ends it
+		r.fail(err)
+	case err == errWouldWait:
+		c.disk.crew.add(r)
+	default:
+		r.Err = err
+		c.finish(r)
+	}
+}
+
+// perform carries r out, as far as it does not go on asynchronously: see
+// Request.pending. errWouldWait, from an asynchronous channel only: nothing has
+// happened that would be wrong to happen again.
+//
+// A fault on the caller's memory, which may be a guest's and have lost its
+// backing, fails the request where it has been copied to or from here; the
+// kernel's own copies answer EFAULT.
+func (c *Channel) perform(r *Request) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f, ok := p.(interface{ Addr() uintptr })
+			if !ok {
+				panic(p)
+			}
+			err = fmt.Errorf("%w: address %#x", ErrFault, f.Addr())
+		}
+	}()
 	switch r.Op {
 	case OpRead:
-		r.Err = c.read(r)
+		return c.read(r)
 	case OpWrite, OpDiscard, OpWriteZeroes:
-		r.Err = c.modify(r)
-		if r.Err == nil && r.FUA {
-			c.disk.flusher.add(r)
-			return
-		}
-	case OpFlush:
-		if !c.disk.ReadOnly() {
-			c.disk.flusher.add(r)
-			return
-		}
-	default:
-		r.Err = fmt.Errorf("%w: %d", ErrOp, r.Op)
+		return c.modify(r)
+	case OpFlush: // of a disk that has nothing to flush
+		return nil
+	}
+	return fmt.Errorf("%w: %d", ErrOp, r.Op)
+}
+
+// finish completes r, performed, on the channel's own thread.
+func (c *Channel) finish(r *Request) {
+	if r.waitsForFlush() {
+		c.disk.flusher.add(r)
+		return
 	}
 	c.done.push(r)
 }
@@ -96,7 +149,13 @@ func (c *Channel) Submit(r *Request) {
 // dst, as far as dst's capacity goes (at least one when there is one and dst
 // has no room at all), and takes back the eventfd's signal. Call it again while
 // it fills dst: there may be more, and they do not signal any more.
+//
+// It is also where an asynchronous channel's I/O reaches the kernel: many
+// requests in one call.
 func (c *Channel) Completed(dst []*Request) []*Request {
+	if c.later.active > 0 {
+		c.reap()
+	}
 	if c.remote.count.Load() != 0 {
 		c.remote.drainTo(&c.done)
 	}
@@ -110,9 +169,10 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	return dst
 }
 
-// FD is an eventfd that is readable while completions wait that arrived from
-// another goroutine; Completed resets it. Those that Submit completes itself do
-// not signal. It belongs to the channel.
+// FD is an eventfd that becomes readable when completions arrive that Submit has
+// not made itself. Completed resets it, but for the signals of the I/O engine:
+// read it yourself, without blocking, before you call Completed, or you may find
+// it readable for nothing. It belongs to the channel.
 func (c *Channel) FD() int { return c.remote.fd }
 
 // InFlight is the number of requests submitted and not yet returned by Completed.
@@ -124,10 +184,10 @@ func (c *Channel) Close() error {
 	if c.inFlight > 0 {
 		return fmt.Errorf("close channel: %d requests: %w", c.inFlight, ErrInFlight)
 	}
-	if !c.disk.dropChannel(c) {
+	if !c.disk.dropChannel(c, 1) {
 		return nil // closed before
 	}
-	return unix.Close(c.remote.fd)
+	return errors.Join(c.later.close(), unix.Close(c.remote.fd))
 }
 
 // complete hands r to its channel from another goroutine.
@@ -138,12 +198,24 @@ func (r *Request) complete() {
 	l.count.Add(1)
 	if !l.armed {
 		l.armed = true
-		// The counter is at 0, so that the write cannot find it full; which
-		// number it adds (the byte order decides) does not matter.
-		l.word = [8]byte{0: 1}
-		unix.Write(l.fd, l.word[:])
+		l.write()
 	}
 	l.mu.Unlock()
+}
+
+// signal makes the eventfd readable, without a completion.
+func (l *remoteList) signal() {
+	l.mu.Lock()
+	l.write()
+	l.mu.Unlock()
+}
+
+// write adds to the eventfd's count: which number (the byte order decides) does
+// not matter, nor that the counter may be full, for then it is readable. The
+// mutex is held.
+func (l *remoteList) write() {
+	l.word = [8]byte{0: 1}
+	unix.Write(l.fd, l.word[:])
 }
 
 func (l *remoteList) drainTo(done *requestList) {

@@ -2,17 +2,25 @@ package cow
 
 // firstWrite writes n bytes from the cursor to a run of blocks that the head
 // did not own when its caller looked.
-func (c *Channel) firstWrite(v *view, pos, n int64) error {
+func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
 	d := c.disk
-	if d.partial(pos, n) {
-		d.settle(v) // before the guard, see waitQuiet
+	from, to := d.block(pos), d.block(pos+n-1)
+	partial := d.partial(pos, n)
+	if c.async {
+		if partial && !v.settled.Load() || d.direct || !d.guard.tryLock(c.claim, from, to) {
+			return errWouldWait
+		}
+	} else {
+		if partial {
+			d.settle(v) // before the guard, see waitQuiet
+		}
+		d.guard.lock(c.claim, from, to)
 	}
-	d.guard.lock(c.claim, d.block(pos), d.block(pos+n-1))
 	defer d.guard.unlock(c.claim)
 
 	// Others may have had the blocks before us. What is below the head now
 	// stays there until we give the claim back.
-	return c.put(v, pos, n, true)
+	return c.put(r, v, pos, n, true)
 }
 
 // own makes the head the owner of the blocks that n bytes at pos touch. Edge

@@ -39,7 +39,7 @@ func (c *Channel) putZeros(v *view, pos, end int64) error {
 		n := min(end-pos, int64(len(c.disk.zeroBlock)))
 		c.zeros[0] = c.disk.zeroBlock[:n]
 		c.cur.set(c.zeros[:])
-		if err := c.put(v, pos, n, false); err != nil {
+		if err := c.put(nil, v, pos, n, false); err != nil {
 			return err
 		}
 		pos += n

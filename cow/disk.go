@@ -23,6 +23,7 @@ type Disk struct {
 	blocks     uint64 // of the disk, the last one possibly partial
 	baseBlocks uint64 // first blocks of the disk that hold something of the base
 	readOnly   bool
+	direct     bool // guest's data go past the page cache
 	zeroBlock  []byte
 	index      *index.Index
 	fs         vfs.FS
@@ -32,6 +33,7 @@ type Disk struct {
 	view       atomic.Pointer[view]
 	channels   atomic.Pointer[[]*Channel] // replaced under mu
 	flusher    *flusher                   // nil when read-only
+	crew       *crew
 	quiet      struct {
 		waiting atomic.Int32
 		mu      sync.Mutex
@@ -46,9 +48,11 @@ type Disk struct {
 	mu       sync.Mutex // everything below, and the swap of view and channels
 	base     vfs.File
 	layers   []*layer.Layer // owner i+1
+	sources  sources
 	prepared *Promotion
 	sealers  sync.WaitGroup // one per promotion under way
 	idle     []*syncChannel
+	open     int // channels that NewChannel and NewAsyncChannel have made
 	closed   bool
 }
 
@@ -120,9 +124,9 @@ func (d *Disk) Close() error {
 		d.mu.Unlock()
 		return ErrClosed
 	}
-	if n := len(*d.channels.Load()); n > len(d.idle) {
+	if n := d.open - len(d.idle); n > 0 {
 		d.mu.Unlock()
-		return fmt.Errorf("close disk: %d channels are open: %w", n-len(d.idle), ErrInFlight)
+		return fmt.Errorf("close disk: %d channels are open: %w", n, ErrInFlight)
 	}
 	if p := d.prepared; p != nil {
 		if p.swapping {
@@ -140,12 +144,14 @@ func (d *Disk) Close() error {
 	for _, s := range idle {
 		errs = append(errs, s.ch.Close())
 	}
+	d.crew.stop()
 	d.sealers.Wait()
 	if d.flusher != nil {
 		errs = append(errs, d.flusher.stop())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	errs = append(errs, d.view.Load().close())
 	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil))
 	d.index.Close()
 	return errors.Join(errs...)
@@ -189,7 +195,9 @@ func (d *Disk) failure() error {
 	return nil
 }
 
-func (d *Disk) addChannel(c *Channel) error {
+// addChannel adds c to those whose pins count; n of them, 1 or 0, keep the disk
+// from being closed.
+func (d *Disk) addChannel(c *Channel, n int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -198,11 +206,13 @@ func (d *Disk) addChannel(c *Channel) error {
 	old := *d.channels.Load()
 	list := append(old[:len(old):len(old)], c)
 	d.channels.Store(&list)
+	d.open += n
 	return nil
 }
 
-// dropChannel reports whether c was still in the list.
-func (d *Disk) dropChannel(c *Channel) bool {
+// dropChannel takes back addChannel of c and n. It reports whether c was still in
+// the list.
+func (d *Disk) dropChannel(c *Channel, n int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	old := *d.channels.Load()
@@ -212,6 +222,10 @@ func (d *Disk) dropChannel(c *Channel) bool {
 			list = append(list, o)
 		}
 	}
+	if len(list) == len(old) {
+		return false
+	}
 	d.channels.Store(&list)
-	return len(list) < len(old)
+	d.open -= n
+	return true
 }

@@ -37,6 +37,10 @@ var (
 	ErrOp = errors.New("unknown operation")
 )
 
+// errWouldWait: the request would make the queue's thread wait, and goes to the
+// disk's crew instead. It never leaves the package.
+var errWouldWait = errors.New("request would wait")
+
 // Errors of closing and promoting.
 var (
 	// ErrInFlight: a channel with requests in flight, or a disk with open

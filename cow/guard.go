@@ -34,6 +34,21 @@ func newClaim() *claim { return &claim{ready: make(chan struct{}, 1)} }
 
 func (c *claim) overlaps(o *claim) bool { return c.from <= o.to && o.from <= c.to }
 
+// tryLock is lock for those who cannot wait: false if an overlapping claim is
+// there already.
+func (g *guard) tryLock(c *claim, from, to uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.from, c.to, c.earlier = from, to, 0
+	for o := g.first; o != nil; o = o.next {
+		if c.overlaps(o) {
+			return false
+		}
+	}
+	g.append(c)
+	return true
+}
+
 // lock returns when c holds the blocks from … to. Overlapping claims are served
 // in order of arrival: none starves, and as a claim waits only for older ones
 // there is no cycle. The caller holds no other claim.
@@ -45,13 +60,7 @@ func (g *guard) lock(c *claim, from, to uint64) {
 			c.earlier++
 		}
 	}
-	c.prev, c.next = g.last, nil
-	if g.last == nil {
-		g.first = c
-	} else {
-		g.last.next = c
-	}
-	g.last = c
+	g.append(c)
 	wait := c.earlier > 0
 	if wait {
 		g.waits++
@@ -60,6 +69,16 @@ func (g *guard) lock(c *claim, from, to uint64) {
 	if wait {
 		<-c.ready
 	}
+}
+
+func (g *guard) append(c *claim) {
+	c.prev, c.next = g.last, nil
+	if g.last == nil {
+		g.first = c
+	} else {
+		g.last.next = c
+	}
+	g.last = c
 }
 
 // unlock gives the claim's blocks back and wakes those it was the last to block.

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 )
@@ -28,7 +31,7 @@ func TestModel(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(bs)))
 			start, ops, lives := time.Now(), 0, 0
 			for want := total / len(blockSizes); ops < want; lives++ {
-				n, err := life(t.TempDir(), rng, bs, want-ops)
+				n, err := newLife(t.TempDir(), rng, bs, want-ops).live()
 				if err != nil {
 					t.Fatalf("seed %d, life %d: %v", seed, lives, err)
 				}
@@ -74,9 +77,28 @@ func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
 
 // life is one disk from its making to its end: phases of concurrent operations,
 // each followed by a look at the whole disk.
-func life(dir string, rng *rand.Rand, bs uint32, most int) (done int, err error) {
-	rig, err := cowtest.NewRig(dir, vfs.OS{}, shape(rng, bs))
+type life struct {
+	dir    string
+	rng    *rand.Rand
+	bs     uint32
+	most   int  // operations
+	async  bool // channels
+	direct bool // I/O
+	forget bool // page caches are dropped during operations
+}
+
+func newLife(dir string, rng *rand.Rand, bs uint32, most int) *life {
+	return &life{dir: dir, rng: rng, bs: bs, most: most}
+}
+
+func (f *life) live() (done int, err error) {
+	rng, most := f.rng, f.most
+	rig, err := cowtest.NewRig(f.dir, vfs.OS{}, shape(rng, f.bs))
 	if err != nil {
+		return 0, err
+	}
+	rig.Direct = f.direct
+	if err := rig.Reopen(); err != nil {
 		return 0, err
 	}
 	defer func() {
@@ -89,7 +111,7 @@ func life(dir string, rng *rand.Rand, bs uint32, most int) (done int, err error)
 	sums := map[string][sha256.Size]byte{}
 	phases := 3 + rng.IntN(6)
 	for phase := 0; phase < phases && done < most; phase++ {
-		n, err := runPhase(rig, m, rng, min(most-done, 400+rng.IntN(6000)))
+		n, err := f.phase(rig, m, min(most-done, 400+rng.IntN(6000)))
 		if err != nil {
 			return 0, fmt.Errorf("%+v, phase %d, depth %d: %w", rig.Shape, phase, rig.Disk.Depth(), err)
 		}
@@ -131,10 +153,14 @@ func life(dir string, rng *rand.Rand, bs uint32, most int) (done int, err error)
 	return done, checkTags(rig, tags, sums)
 }
 
-// runPhase runs n operations on some channels, with promotions in between.
-func runPhase(rig *cowtest.Rig, m *cowtest.Model, rng *rand.Rand, n int) (int, error) {
+// phase runs n operations on some channels, with promotions in between.
+func (f *life) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
+	rng := f.rng
 	channels := 1 + rng.IntN(6)
-	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64()}
+	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64(), Async: f.async}
+	if f.forget {
+		defer f.forgetting(rig.Spec)()
+	}
 	for range channels {
 		mix := cowtest.Mix{Size: rig.Shape.Size, BlockSize: int64(rig.Shape.BlockSize)}
 		r.Scripts = append(r.Scripts, cowtest.Script(rng, mix, n/channels))
@@ -158,6 +184,38 @@ func runPhase(rig *cowtest.Rig, m *cowtest.Model, rng *rand.Rand, n int) (int, e
 		defer func() { <-p.Done() }()
 	}
 	return n / channels * channels, <-ended
+}
+
+// forgetting drops what the page cache has of a stack again and again, until the
+// function that it returns is called.
+func (f *life) forgetting(s cow.Spec) (stop func()) {
+	names := []string{}
+	if s.Base != nil {
+		names = append(names, s.Base.Path)
+	}
+	for _, l := range s.Layers {
+		names = append(names, l.Data)
+	}
+	ended, end := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			for _, name := range names {
+				fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					panic(err)
+				}
+				unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+				unix.Close(fd)
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
 }
 
 // checkTags opens every tag and compares it with what the disk was when it was

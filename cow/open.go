@@ -29,6 +29,8 @@ type stack struct {
 	layers    []*layer.Layer
 	size      int64 // of the disk
 	blockSize int64
+	sources   sources
+	view      *view
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -52,6 +54,12 @@ func Open(s Spec, o Options) (*Disk, error) {
 	k := &stack{fs: o.FS, log: o.Log}
 	ix, err := k.open(s)
 	if err != nil {
+		_ = closeFiles(k.base, k.layers, false)
+		return nil, fmt.Errorf("open disk: %w", err)
+	}
+	k.sources = sources{fs: o.FS, direct: o.Direct}
+	if err := k.makeView(s); err != nil {
+		ix.Close()
 		_ = closeFiles(k.base, k.layers, false)
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
@@ -183,32 +191,51 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 	return layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id}})
 }
 
+// makeView makes the first view of the stack, sources and all.
+func (k *stack) makeView(s Spec) error {
+	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
+	v.settled.Store(true) // there was no view before it
+	base := source{limit: 0}
+	if k.base != nil {
+		var err error
+		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
+			return err
+		}
+	}
+	v.sources = append(v.sources, base)
+	for _, l := range k.layers {
+		src, err := k.sources.ofLayer(l)
+		if err != nil {
+			return errors.Join(err, v.close())
+		}
+		v.sources = append(v.sources, src)
+	}
+	if !s.Raw && !s.ReadOnly {
+		v.head, v.bitmap = v.top, k.layers[len(k.layers)-1].Bitmap()
+	}
+	k.view = v
+	return nil
+}
+
 // disk puts an opened stack to work.
 func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
-		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		fs: k.fs, log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers,
+		readOnly: s.ReadOnly, direct: o.Direct, zeroBlock: make([]byte, k.blockSize), index: ix,
+		fs: k.fs, log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources,
 	}
+	d.crew = newCrew(d)
 	d.quiet.cond.L = &d.quiet.mu
 	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))
 	d.channels.Store(&[]*Channel{})
 
-	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
-	v.settled.Store(true) // there was no view before it
-	v.sources = append(v.sources, source{file: k.base, start: k.baseStart, limit: k.baseSize})
-	for _, l := range k.layers {
-		v.sources = append(v.sources, layerSource(l))
-	}
 	switch {
 	case s.Raw: // owner 0 is the head: every block is its own already
 		d.flusher = startFlusher(d, nil, k.base)
 	case !s.ReadOnly:
-		head := k.layers[len(k.layers)-1]
-		v.head, v.bitmap = v.top, head.Bitmap()
-		d.flusher = startFlusher(d, []*layer.Layer{head}, nil)
+		d.flusher = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil)
 	}
-	d.view.Store(v)
+	d.view.Store(k.view)
 	return d
 }

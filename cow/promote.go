@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -22,6 +23,7 @@ import (
 type Promotion struct {
 	disk *Disk
 	next *layer.Layer // the disk's from Swap on, the caller's before and after Cancel
+	head source       // of next
 	old  *layer.Layer // former head, set by Swap
 	done chan struct{}
 	err  error
@@ -56,8 +58,12 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	if err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
-	d.prepared = &Promotion{disk: d, next: next, done: make(chan struct{})}
-	return d.prepared, nil
+	p := &Promotion{disk: d, next: next, done: make(chan struct{})}
+	if p.head, err = d.sources.ofLayer(next); err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
+	}
+	d.prepared = p
+	return p, nil
 }
 
 // fits checks a new head against the one it shall lie on.
@@ -104,7 +110,7 @@ func (p *Promotion) Cancel() {
 func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
-		p.err = ErrCancelled
+		p.err = errors.Join(ErrCancelled, p.head.close())
 		close(p.done)
 	}
 }
@@ -193,18 +199,18 @@ func (p *Promotion) swap() *view {
 	d.layers = append(d.layers[:len(d.layers):len(d.layers)], p.next)
 	d.prepared = nil
 	d.sealers.Add(1)
-	v := d.view.Load().withHead(p.next)
+	v := d.view.Load().withHead(p.next, p.head)
 	d.view.Store(v)
 	return v
 }
 
 // withHead is v with another layer on top, to which writes go.
-func (v *view) withHead(head *layer.Layer) *view {
+func (v *view) withHead(head *layer.Layer, s source) *view {
 	n := &view{
 		seq: v.seq + 1, since: v.seq + 1, settled: new(atomic.Bool),
 		top: v.top + 1, head: v.top + 1, bitmap: head.Bitmap(),
 	}
-	n.sources = append(v.sources[:len(v.sources):len(v.sources)], layerSource(head))
+	n.sources = append(v.sources[:len(v.sources):len(v.sources)], s)
 	return n
 }
 
@@ -237,24 +243,32 @@ func (p *Promotion) seal(v *view) error {
 	if err != nil {
 		return err
 	}
-	seq := d.replace(v.head-1, sealed)
+	seq, former, err := d.replace(v.head-1, sealed)
+	if err != nil {
+		return errors.Join(err, sealed.Close())
+	}
 	// Requests may still be on views that name the writable file.
 	d.waitQuiet(seq, true)
-	return p.old.Close()
+	return errors.Join(former.close(), p.old.Close())
 }
 
 // replace swaps in a view that finds an owner's blocks in another layer object
-// of the same content, and returns the new view's seq.
-func (d *Disk) replace(owner index.Owner, l *layer.Layer) (seq uint64) {
+// of the same content. It returns the new view's seq and the source that views
+// before it used.
+func (d *Disk) replace(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	s, err := d.sources.ofLayer(l)
+	if err != nil {
+		return 0, source{}, err
+	}
 	n := *d.view.Load()
 	n.seq++
 	n.sources = append([]source(nil), n.sources...)
-	n.sources[owner] = layerSource(l)
+	former, n.sources[owner] = n.sources[owner], s
 	layers := append([]*layer.Layer(nil), d.layers...)
 	layers[owner-1] = l
 	d.layers = layers
 	d.view.Store(&n)
-	return n.seq
+	return n.seq, former, nil
 }

@@ -48,8 +48,25 @@ type Request struct {
 	// Err is the outcome, valid once Completed has returned the request.
 	Err error
 
-	ch   *Channel
-	next *Request // in the flusher's or the channel's list
+	ch      *Channel
+	next    *Request // in the flusher's, the crew's or the channel's list
+	pending int      // asynchronous operations under way; the channel's thread counts
+	again   bool     // once they have ended, the crew has to carry the whole out
+}
+
+// fail keeps the first error of a request that is under way.
+func (r *Request) fail(err error) {
+	switch {
+	case err == errWouldWait:
+		r.again = true
+	case err != nil && r.Err == nil:
+		r.Err = err
+	}
+}
+
+// waitsForFlush reports whether r, performed, is not done until it is durable.
+func (r *Request) waitsForFlush() bool {
+	return r.FUA && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
 }
 
 // requestList is a first-in first-out list threaded through Request.next, so

@@ -47,6 +47,10 @@ type Options struct {
 	FS vfs.FS
 	// Log receives one line per event that a person would want; nil discards.
 	Log *slog.Logger
+	// Direct reads and writes the guest's data past the page cache (O_DIRECT):
+	// cache=none of other block layers. Requests that are not aligned as the
+	// file system wants them go through it nevertheless.
+	Direct bool
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

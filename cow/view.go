@@ -1,11 +1,11 @@
 package cow
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 )
 
 // view is one state of a stack: which file each owner's blocks are in and which
@@ -31,72 +31,13 @@ type view struct {
 	bitmap  *layer.Bitmap
 }
 
-// source is where the blocks of one owner are.
-type source struct {
-	file  vfs.File // nil: nothing, reads as zeros
-	start int64    // byte of file at which the disk's byte 0 lies
-	limit int64    // bytes of the disk it can hold; beyond that it reads as zeros
-}
-
-func layerSource(l *layer.Layer) source {
-	return source{file: l.Data(), start: l.DataOffset(), limit: l.Header().Size}
-}
-
-// pins say, for one channel, which views its requests in flight are on. Only
-// the channel's own thread stores, so that the hit path of one queue shares no
-// cache line with another; a promotion reads the pins of all channels. (A shared
-// counter per view would cost every request two contended atomic operations, for
-// the sake of an operation that happens once a day.)
-//
-// A pin is the seq of the oldest view in flight, 0 for none.
-type pins struct {
-	_      [64]byte
-	reads  atomic.Uint64
-	writes atomic.Uint64
-	_      [48]byte
-}
-
-// pinRead puts the channel's read on the current view.
-//
-// The second load is what makes it safe. Loads and stores of sync/atomic have
-// one order: either this second load comes after a swap's store and sees the
-// new view, or the pin was stored before the swap and everyone who looks at the
-// pins after the swap sees it.
-func (c *Channel) pinRead() *view {
-	for {
-		v := c.disk.view.Load()
-		c.pins.reads.Store(v.seq)
-		if c.disk.view.Load() == v {
-			return v
-		}
+// close releases what the sources have opened for themselves.
+func (v *view) close() error {
+	var errs []error
+	for i := range v.sources {
+		errs = append(errs, v.sources[i].close())
 	}
-}
-
-// pinWrite puts the channel's write on the current view, as pinRead does, and
-// waits while a cut over several disks is being made.
-func (c *Channel) pinWrite() *view {
-	for {
-		v := c.disk.view.Load()
-		if v.gate != nil {
-			<-v.gate
-			continue
-		}
-		c.pins.writes.Store(v.seq)
-		if c.disk.view.Load() == v {
-			return v
-		}
-		c.unpinWrite()
-	}
-}
-
-func (c *Channel) unpinRead() {
-	c.pins.reads.Store(0)
-	c.disk.wakeQuiet()
-}
-
-func (c *Channel) unpinWrite() {
-	c.pins.writes.Store(0)
-	c.disk.wakeQuiet()
+	return errors.Join(errs...)
 }
 
 // wakeQuiet wakes those who wait for pins to go. When nobody does, it is one
@@ -135,10 +76,7 @@ func (d *Disk) waitQuiet(seq uint64, readsToo bool) {
 // was added after the load of the list, hence after view seq was in place.
 func (d *Disk) pinnedBefore(seq uint64, readsToo bool) bool {
 	for _, c := range *d.channels.Load() {
-		if w := c.pins.writes.Load(); w != 0 && w < seq {
-			return true
-		}
-		if r := c.pins.reads.Load(); readsToo && r != 0 && r < seq {
+		if c.pins.writes.before(seq) || readsToo && c.pins.reads.before(seq) {
 			return true
 		}
 	}

@@ -20,16 +20,25 @@ func (c *Channel) modify(r *Request) error {
 			return err
 		}
 		c.cur.set(r.Data)
-		v := c.pinWrite()
+		v, err := c.pinWrite()
+		if err != nil {
+			return err
+		}
 		defer c.unpinWrite()
-		return c.put(v, r.Offset, r.Length, false)
+		return c.put(r, v, r.Offset, r.Length, false)
 	}
 	for _, g := range r.Ranges {
 		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
 			return err
 		}
 	}
-	v := c.pinWrite()
+	if c.async {
+		return errWouldWait // file systems take their time to punch a hole
+	}
+	v, err := c.pinWrite()
+	if err != nil {
+		return err
+	}
 	defer c.unpinWrite()
 	for _, g := range r.Ranges {
 		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
@@ -39,9 +48,9 @@ func (c *Channel) modify(r *Request) error {
 	return nil
 }
 
-// put writes n bytes from the cursor to the disk at pos, run by run. claimed: the
-// guard is held over all of them.
-func (c *Channel) put(v *view, pos, n int64, claimed bool) error {
+// put writes n bytes of r from the cursor to the disk at pos, run by run.
+// claimed: the guard is held over all of them, and nothing may be postponed.
+func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
 	d := c.disk
 	for n > 0 {
 		block, blocks := d.block(pos), d.touched(pos, n)
@@ -51,7 +60,11 @@ func (c *Channel) put(v *view, pos, n int64, claimed bool) error {
 		switch {
 		case owner == v.head:
 			m = min(n, d.endOf(pos, run)-pos)
-			err = c.overwrite(v, pos, m)
+			if c.async && d.direct && !claimed {
+				err = c.postpone(r, v, &v.sources[v.head], pos, m, true)
+			} else {
+				err = c.overwrite(v, pos, m)
+			}
 		case owner > v.head:
 			// Superseded: see doc.go, "A write finds a newer owner".
 			m = min(n, d.endOf(pos, run)-pos)
@@ -62,7 +75,7 @@ func (c *Channel) put(v *view, pos, n int64, claimed bool) error {
 			if claimed {
 				err = c.own(v, pos, m)
 			} else {
-				err = c.firstWrite(v, pos, m)
+				err = c.firstWrite(r, v, pos, m)
 			}
 		}
 		if err != nil {

@@ -28,6 +28,8 @@ type Rig struct {
 	FS    vfs.FS
 	Spec  cow.Spec
 	Disk  *cow.Disk // nil while closed
+	// Direct opens the disk with direct I/O, from the next Open on.
+	Direct bool
 }
 
 // NewRig makes a base stamped with BaseContent, one head, and opens the disk.
@@ -115,7 +117,7 @@ func (r *Rig) Promote() (*cow.Promotion, error) {
 
 // Open opens the disk as the Spec has it.
 func (r *Rig) Open() (err error) {
-	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS})
+	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS, Direct: r.Direct})
 	return err
 }
 

@@ -3,6 +3,7 @@ package cowtest
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,7 @@ type Run struct {
 	Scripts [][]Op
 	Seed    uint64 // of how buffers are cut into pieces
 	Depth   int    // operations in flight per channel; 0: 8
+	Async   bool   // asynchronous channels
 
 	// Progress counts the operations submitted so far.
 	Progress atomic.Int64
@@ -66,7 +68,13 @@ type runner struct {
 }
 
 func (r *Run) channel(i int) (err error) {
-	ch, err := r.Disk.NewChannel()
+	open := r.Disk.NewChannel
+	if r.Async {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		open = r.Disk.NewAsyncChannel
+	}
+	ch, err := open()
 	if err != nil {
 		return err
 	}
@@ -170,11 +178,13 @@ func (x *runner) collect() error {
 	}
 }
 
-// wait blocks until a completion arrives from the flusher.
+// wait blocks until a completion arrives.
 func (x *runner) wait() error {
 	fds := []unix.PollFd{{Fd: int32(x.ch.FD()), Events: unix.POLLIN}}
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return err
 	}
+	var count [8]byte // the signals of an I/O engine are the caller's to take
+	unix.Read(x.ch.FD(), count[:])
 	return x.collect()
 }

@@ -36,7 +36,13 @@ type directFile struct {
 	dfd     int     // the direct one
 	memory  uintptr // alignment of memory, bytes, a power of two
 	offset  uintptr // of offset and lengths
+	bounces bounces
 }
+
+// sector is the unit of a guest's requests, in bytes. Where direct I/O needs larger
+// ones, neighbouring sectors could only be written by reading, changing and writing
+// back, which loses the one of two writers; so it is refused.
+const sector = 512
 
 // fallbackAlign is what every direct I/O of a regular file is aligned to when
 // the kernel does not say what it needs: no file system in use wants more.
@@ -90,6 +96,9 @@ func (d *directFile) probe() error {
 		}
 		d.memory, d.offset = uintptr(n), uintptr(n)
 	}
+	if d.offset > sector {
+		return &DirectError{Path: d.name, Err: fmt.Errorf("direct I/O comes in units of %d bytes there, and a guest's in sectors of %d", d.offset, sector)}
+	}
 	return nil
 }
 
@@ -102,6 +111,8 @@ func (d *directFile) Preadv(iov []Iovec, off int64) (int, error) {
 		if errno != unix.EINVAL {
 			return d.result("read", n, errno)
 		}
+	} else if d.bounceable(iov, off) {
+		return d.readBounced(iov, off)
 	}
 	return d.osFile.Preadv(iov, off)
 }
@@ -113,6 +124,8 @@ func (d *directFile) Pwritev(iov []Iovec, off int64) (int, error) {
 		if errno != unix.EINVAL {
 			return d.result("write", n, errno)
 		}
+	} else if d.bounceable(iov, off) {
+		return d.writeBounced(iov, off)
 	}
 	return d.osFile.Pwritev(iov, off)
 }
@@ -126,7 +139,7 @@ func (d *directFile) result(op string, n int, errno unix.Errno) (int, error) {
 
 // PreadvNowait implements File: what is read from the device has to be waited for.
 func (d *directFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
-	if d.aligned(iov, off) {
+	if d.aligned(iov, off) || d.bounceable(iov, off) {
 		return 0, ErrWouldBlock
 	}
 	return d.osFile.PreadvNowait(iov, off)
@@ -148,6 +161,7 @@ func (d *directFile) Map(int64) (*Mapping, error) {
 
 // Close implements File.
 func (d *directFile) Close() error {
+	d.bounces.close()
 	err := unix.Close(d.dfd)
 	if e := d.osFile.Close(); e != nil {
 		return e

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,27 +16,51 @@ import (
 var ErrNotMappable = errors.New("cannot be mapped")
 
 // Mapping is a file's content in memory with a guess, one bit a page, of what
-// of it is resident. All methods but Close may be called from many goroutines.
+// of it is resident. Copying from there costs no system call, which is half of
+// what a read of a page costs. All methods but Close may be called by many
+// goroutines at once.
+//
+// A page that has come out of the page cache once (Seen) is believed to stay
+// there. When that is wrong the copy waits for the device in a page fault, and
+// the thread cannot even be stopped for the garbage collector meanwhile. So
+// wrong guesses must be few: pages in use are kept by the kernel, which sees
+// accesses through the mapping, and after one wrong guess everything is
+// forgotten and the mapping stays off for a while (see guess.go).
+//
+// The kernel is given no advice about the mapping. MADV_RANDOM would keep a
+// fault from reading ahead, but it also tells reclaim to ignore that pages are
+// used through this mapping (vma_has_recency): with a stream of other reads
+// beside it a hot file loses one page in twenty between two uses with
+// MADV_RANDOM and none without. The first touch of a page maps its resident
+// neighbours, too, advice or not.
+//
+// A file that is cut short faults beyond its new last page, which switches the
+// mapping off for good; within the last page zeros are read.
 type Mapping struct {
 	mem   []byte // the file
 	pages residency
 
-	base  time.Time     // monotonic; the zero of all times below
-	until atomic.Int64  // ns; 0: on; otherwise off until then
-	slow  time.Duration // a copy that takes longer is looked into
+	base    time.Time     // monotonic; the zero of all times here
+	until   atomic.Int64  // ns; 0: on, forGood: off for ever, else: off until then
+	untimed uint32        // mask; see Copy
+	slow    time.Duration // a small copy that takes longer is suspicious
 
-	mu     sync.Mutex // of what follows
-	majflt int64      // of the process, when last asked
-	since  int64      // ns: when it was last switched on
-	off    int64      // ns: how long it was off before that
+	guess
 }
 
 const (
-	slowCopy   = 30 * time.Microsecond
-	slowByte   = time.Nanosecond // per byte, on top of it
-	offFirst   = int64(100 * time.Millisecond)
-	offLongest = int64(10 * time.Second)
-	forGood    = math.MaxInt64
+	// One in so many small copies is timed: two looks at the clock cost as
+	// much as all the rest of Copy. Which ones is left to chance, so that no
+	// pattern of requests hides from it. Should everything have been evicted
+	// at once, that is how many copies have to wait, on average, before it is
+	// noticed. It has to be done for ever: a page may be evicted at any time.
+	timedOneIn = 4
+	// Larger copies are all timed.
+	largeCopy = 16 << 10 // bytes
+	slowCopy  = 30 * time.Microsecond
+	slowByte  = time.Nanosecond // what each byte may take on top of that
+
+	forGood = math.MaxInt64
 )
 
 // Map implements File.
@@ -48,17 +72,18 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 	if err != nil {
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m := &Mapping{mem: mem, base: time.Now(), slow: slowCopy, majflt: majorFaults()}
+	m := &Mapping{mem: mem, base: time.Now(), untimed: timedOneIn - 1, slow: slowCopy}
 	if err := m.pages.init(length); err != nil {
 		_ = unix.Munmap(mem)
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
+	m.guess.init()
 	return m, nil
 }
 
 // Copy copies len(p) bytes from off to p if every page of them is believed
 // resident, and reports whether it did. If not, p's content is undefined and
-// the bytes have to be read by other means.
+// the bytes have to be read by other means. A fault on p goes on to the caller.
 func (m *Mapping) Copy(p []byte, off int64) (ok bool) {
 	if m.until.Load() != 0 && !m.on() {
 		return false
@@ -69,16 +94,19 @@ func (m *Mapping) Copy(p []byte, off int64) (ok bool) {
 	if !m.pages.has(off, int64(len(p))) {
 		return false
 	}
-	start := time.Since(m.base)
-	if !m.copy(p, off) {
-		return false
+	if len(p) <= largeCopy && rand.Uint32()&m.untimed != 0 {
+		return m.copy(p, off)
 	}
+	start := time.Since(m.base)
+	ok = m.copy(p, off)
 	if took := time.Since(m.base) - start; took > m.slow+time.Duration(len(p))*slowByte {
 		m.wasSlow()
 	}
-	return true
+	return ok
 }
 
+// copy is Copy's copying. A file that has been cut short raises SIGBUS, which
+// is made a panic for as long as this lasts.
 func (m *Mapping) copy(p []byte, off int64) (ok bool) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
@@ -91,8 +119,8 @@ func (m *Mapping) copy(p []byte, off int64) (ok bool) {
 	return true
 }
 
-// fault ends the use of the mapping if the panic r is a fault on it, and goes on
-// with the panic if not.
+// fault ends the use of the mapping if the panic r is a fault on it, and lets
+// it go on if not: p, memory of a guest maybe, is its owner's business.
 func (m *Mapping) fault(r any) {
 	if f, is := r.(interface{ Addr() uintptr }); !is || !contains(m.mem, f.Addr()) {
 		panic(r)
@@ -101,6 +129,8 @@ func (m *Mapping) fault(r any) {
 }
 
 // Seen says that the n bytes from off have just come out of the page cache.
+// What is seen while the mapping is off may be gone when it is on again, so
+// that is not noted.
 func (m *Mapping) Seen(off, n int64) {
 	if m.until.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
@@ -108,7 +138,7 @@ func (m *Mapping) Seen(off, n int64) {
 	m.pages.set(off, min(n, int64(len(m.mem))-off))
 }
 
-// Close unmaps the file.
+// Close unmaps the file. Nothing may be called during it or after it.
 func (m *Mapping) Close() error {
 	m.until.Store(forGood)
 	m.pages.free()
@@ -118,46 +148,4 @@ func (m *Mapping) Close() error {
 		return nil
 	}
 	return unix.Munmap(mem)
-}
-
-// on reports whether a mapping that was switched off may be used again.
-func (m *Mapping) on() bool {
-	until := m.until.Load()
-	now := int64(time.Since(m.base))
-	if now < until {
-		return false
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.until.CompareAndSwap(until, 0) && until != 0 {
-		m.since = now
-	}
-	return m.until.Load() == 0
-}
-
-// wasSlow decides about a copy that took suspiciously long.
-func (m *Mapping) wasSlow() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := majorFaults()
-	if n == m.majflt || m.until.Load() != 0 {
-		return
-	}
-	m.majflt = n
-	now := int64(time.Since(m.base))
-	if m.off = m.off * 2; m.off == 0 || now-m.since > 5*m.off {
-		m.off = offFirst
-	}
-	m.off = min(m.off, offLongest)
-	if m.until.CompareAndSwap(0, now+m.off) {
-		m.pages.clear()
-	}
-}
-
-func majorFaults() int64 {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return u.Majflt
 }

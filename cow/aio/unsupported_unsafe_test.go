@@ -1,0 +1,111 @@
+package aio
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A kernel that has io_uring, for a process that may use it, gets a ring of the
+// best mode. Without this the other tests would pass with the pool alone.
+func TestRingWhereTheKernelHasOne(t *testing.T) {
+	e, err := NewRing(Options{})
+	if err == nil {
+		defer e.Close()
+		if e.Name() != "io_uring" {
+			t.Fatalf("name %q", e.Name())
+		}
+		return
+	}
+	if !errors.Is(err, ErrUnsupported) {
+		t.Fatal(err)
+	}
+	disabled, _ := os.ReadFile("/proc/sys/kernel/io_uring_disabled")
+	status, _ := os.ReadFile("/proc/self/status")
+	if strings.TrimSpace(string(disabled)) == "0" && strings.Contains(string(status), "Seccomp:\t0") {
+		t.Fatalf("io_uring is allowed here, and: %v", err)
+	}
+}
+
+// New falls back where a filter forbids io_uring, as containers' do, at
+// whichever call the filter begins.
+func TestUnsupported(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		call  uint32
+		errno unix.Errno
+	}{
+		{"set-up not there", unix.SYS_IO_URING_SETUP, unix.ENOSYS},
+		{"set-up forbidden", unix.SYS_IO_URING_SETUP, unix.EPERM},
+		{"set-up denied", unix.SYS_IO_URING_SETUP, unix.EACCES},
+		{"flags unknown", unix.SYS_IO_URING_SETUP, unix.EINVAL},
+		{"no locked memory", unix.SYS_IO_URING_SETUP, unix.ENOMEM},
+		{"enter not there", unix.SYS_IO_URING_ENTER, unix.ENOSYS},
+		{"enter forbidden", unix.SYS_IO_URING_ENTER, unix.EPERM},
+		{"register forbidden", unix.SYS_IO_URING_REGISTER, unix.EPERM},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			forbid(t, c.call, c.errno)
+			event := eventFD(t)
+			o := Options{EventFD: event}
+			if _, err := NewRing(o); !errors.Is(err, ErrUnsupported) || !errors.Is(err, c.errno) {
+				t.Fatalf("NewRing: %v, expected ErrUnsupported and %v", err, c.errno)
+			}
+			e, err := New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			if e.Name() != "threads" {
+				t.Fatalf("New made %q", e.Name())
+			}
+			r := &rig{t: t, e: e, fd: event}
+			fd := places(t)[0].file(t, page)
+			b := make([]byte, page)
+			want(t, "read", r.transfer(false, fd, vec(b), 0), page, 0)
+			wantPattern(t, "read", b, 0)
+		})
+	}
+}
+
+// What is no lack of support is not hidden by the pool.
+func TestOtherFailures(t *testing.T) {
+	forbid(t, unix.SYS_IO_URING_SETUP, unix.EMFILE)
+	if e, err := New(Options{}); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrUnsupported) {
+		t.Fatalf("New: %v, %v", e, err)
+	}
+	if _, err := New(Options{Depth: -1}); !errors.Is(err, ErrOptions) {
+		t.Fatalf("New: %v", err)
+	}
+}
+
+// forbid has a system call fail on this thread, by a seccomp filter, which can
+// never be taken off again: the thread ends with the test's goroutine.
+func forbid(t *testing.T, call uint32, errno unix.Errno) {
+	t.Helper()
+	runtime.LockOSThread()
+	const (
+		load     = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jumpSame = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		answer   = unix.BPF_RET | unix.BPF_K
+	)
+	filter := []unix.SockFilter{
+		{Code: load, K: 0}, // struct seccomp_data: nr
+		{Code: jumpSame, K: call, Jf: 1},
+		{Code: answer, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	if e != 0 {
+		t.Fatal(e)
+	}
+}

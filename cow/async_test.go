@@ -1,0 +1,202 @@
+package cow_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// asyncChannel opens an asynchronous channel on this goroutine's thread.
+func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
+	t.Helper()
+	runtime.LockOSThread()
+	ch, err := d.NewAsyncChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for ch.InFlight() > 0 {
+			if err := await(ch, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ch.Close(); err != nil {
+			t.Error(err)
+		}
+		runtime.UnlockOSThread()
+	})
+	return ch
+}
+
+// forget drops a file's pages from the page cache.
+func forget(t testing.TB, name string) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A request that waits does not keep the ones behind it waiting: not a cold read,
+// not a copy-up of a cold block, not a first write of a block that another is
+// about to own, not a discard.
+func TestNothingWaitsBehindWhatWaits(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		call string // held back
+		file string
+		req  cow.Request
+	}{
+		{"cold read", "preadv", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
+		{"copy-up", "preadv", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
+		{"discard", "punch", "data", cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 8192, Length: 4096}}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+			write(t, rig.Disk, 7, 0, 4096)
+			ch := asyncChannel(t, rig.Disk)
+			held := setTrap(t, x, tt.call, tt.file)
+			x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
+			ch.Submit(&tt.req)
+			<-held.caught
+			hot := cow.Request{Op: cow.OpRead, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+			ch.Submit(&hot)
+			out := ch.Completed(make([]*cow.Request, 0, 4))
+			if len(out) != 1 || out[0] != &hot || hot.Err != nil || hot.Data[0][0] != 7 {
+				t.Fatalf("expected the hot read alone, found %d requests, error %v", len(out), hot.Err)
+			}
+			held.open()
+			if err := await(ch, 1); err != nil || tt.req.Err != nil {
+				t.Fatal(err, tt.req.Err)
+			}
+		})
+	}
+}
+
+// First writes of one block from two channels, one of them held in its copy-up:
+// the other channel goes on, and both writes are there in the end.
+func TestContendedFirstWriteIsHandedOver(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	held := setTrap(t, x, "preadv", "base")
+	first := beginWrite(rig.Disk, 1, 0, 512)
+	<-held.caught
+	ch := asyncChannel(t, rig.Disk)
+	second := cow.Request{Op: cow.OpWrite, Offset: 1024, Length: 512, Data: [][]byte{fill(2, 512)}}
+	ch.Submit(&second)
+	other := cow.Request{Op: cow.OpWrite, Offset: 65536, Length: 4096, Data: [][]byte{fill(3, 4096)}}
+	ch.Submit(&other)
+	if out := ch.Completed(make([]*cow.Request, 0, 4)); len(out) != 1 || out[0] != &other {
+		t.Fatalf("expected the uncontended write alone, found %d requests", len(out))
+	}
+	held.open()
+	finished(t, first)
+	if err := await(ch, 1); err != nil || second.Err != nil {
+		t.Fatal(err, second.Err)
+	}
+	want(t, rig.Disk, 1, 0, 512)
+	want(t, rig.Disk, 2, 1024, 512)
+	want(t, rig.Disk, 3, 65536, 4096)
+}
+
+// Cold reads go through the engine, many at once, over every layer, with requests
+// that are cut into many pieces; a promotion seals while they are under way.
+func TestColdReads(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		t.Run(map[bool]string{false: "buffered", true: "direct"}[direct], func(t *testing.T) {
+			const size = 8 << 20
+			rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { rig.Close() })
+			content := make([]byte, size)
+			if _, err := rig.Disk.ReadAt(content, 0); err != nil {
+				t.Fatal(err)
+			}
+			rng := rand.New(rand.NewPCG(1, 2))
+			for layer := range 3 {
+				for range 200 {
+					off := rng.Int64N(size/512-16) * 512
+					p := fill(byte(layer+1), 512*(1+rng.IntN(16)))
+					copy(content[off:], p)
+					if _, err := rig.Disk.WriteAt(p, off); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sealed(t, promote(t, rig))
+			}
+			rig.Direct = direct
+			if err := rig.Reopen(); err != nil {
+				t.Fatal(err)
+			}
+			ch := asyncChannel(t, rig.Disk)
+			for round := range 5 {
+				forget(t, rig.Spec.Base.Path)
+				for _, l := range rig.Spec.Layers {
+					forget(t, l.Data)
+				}
+				const n = 300 // more than the engine takes at once
+				reqs := make([]cow.Request, n)
+				for i := range reqs {
+					r := &reqs[i]
+					length := 512 * (1 + rng.Int64N(64))
+					r.Offset, r.Length = rng.Int64N((size-length)/512)*512, length
+					buf := make([]byte, length)
+					cut := rng.Int64N(length)
+					r.Data = [][]byte{buf[:cut], nil, buf[cut:]}
+					ch.Submit(r)
+				}
+				var p *cow.Promotion
+				if round == 2 {
+					p = promote(t, rig)
+				}
+				if err := await(ch, n); err != nil {
+					t.Fatal(err)
+				}
+				for i := range reqs {
+					r := &reqs[i]
+					got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
+					if r.Err != nil || string(got) != string(content[r.Offset:r.Offset+r.Length]) {
+						t.Fatalf("read of %d bytes at %d: error %v, or wrong content", r.Length, r.Offset, r.Err)
+					}
+				}
+				if p != nil {
+					sealed(t, p)
+				}
+			}
+		})
+	}
+}
+
+// TestModelAsync is TestModel on asynchronous channels, with direct I/O half of
+// the time, while the page cache forgets the files again and again.
+func TestModelAsync(t *testing.T) {
+	total := envInt(t, "COWBLK_MODEL_OPS", 24_000)
+	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for ops, lives := 0, 0; ops < total; lives++ {
+		l := newLife(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
+		l.async, l.direct, l.forget = true, rng.IntN(2) == 0, true
+		n, err := l.live()
+		if err != nil {
+			t.Fatalf("seed %d, life %d, direct %v: %v", seed, lives, l.direct, err)
+		}
+		ops += n
+	}
+}

@@ -1,0 +1,85 @@
+package vfs
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// bounceSize is how many bytes one bounced transfer carries; longer ones are
+// short, as the interface allows.
+const bounceSize = 256 << 10
+
+// bounces are buffers for direct I/O of memory that is not aligned for it (two
+// halves of a block around a guest's sector, say). They are mapped, hence
+// page-aligned, and kept.
+type bounces struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (b *bounces) get() ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.free); n > 0 {
+		p := b.free[n-1]
+		b.free = b.free[:n-1]
+		return p, nil
+	}
+	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+}
+
+func (b *bounces) put(p []byte) {
+	b.mu.Lock()
+	b.free = append(b.free, p)
+	b.mu.Unlock()
+}
+
+func (b *bounces) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.free {
+		_ = unix.Munmap(p)
+	}
+	b.free = nil
+}
+
+// bounceable reports whether only the memory keeps this I/O from being direct.
+func (d *directFile) bounceable(iov []Iovec, off int64) bool {
+	return (uint64(off)|length(iov))&(uint64(d.offset)-1) == 0
+}
+
+func length(iov []Iovec) (n uint64) {
+	for i := range iov[:min(len(iov), MaxIovecs)] {
+		n += uint64(iov[i].Len)
+	}
+	return n
+}
+
+// writeBounced is Pwritev through an aligned copy. It must not be a buffered
+// write: one that is under way beside direct writes of the same page makes the
+// kernel report their fdatasync as failed (EIO: it could not invalidate the page).
+func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
+	p, err := d.bounces.get()
+	if err != nil {
+		return 0, d.fail("write", err)
+	}
+	defer d.bounces.put(p)
+	n := gather(p, iov)
+	put, errno := one(unix.SYS_PWRITE64, d.dfd, p[:n], off)
+	return d.result("write", put, errno)
+}
+
+// readBounced is Preadv through an aligned copy.
+func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
+	p, err := d.bounces.get()
+	if err != nil {
+		return 0, d.fail("read", err)
+	}
+	defer d.bounces.put(p)
+	got, errno := one(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
+	if errno != 0 {
+		return 0, d.fail("read", errno)
+	}
+	return scatter(iov, p[:got]), nil
+}
