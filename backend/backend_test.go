@@ -23,7 +23,7 @@ const testDisk = 64 << 20 // bytes
 
 // served is a disk over a base, exported on a socket.
 type served struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	base   []byte
 	disk   *cow.Disk
@@ -34,7 +34,7 @@ type served struct {
 }
 
 // serve makes a base of random bytes with one head on top and exports it.
-func serve(t *testing.T, o DeviceOptions) *served {
+func serve(t testing.TB, o DeviceOptions) *served {
 	t.Helper()
 	s := &served{t: t, dir: t.TempDir(), base: make([]byte, testDisk)}
 	r := rand.NewChaCha8([32]byte{1})

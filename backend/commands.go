@@ -16,6 +16,7 @@ type DiskInfo struct {
 	Depth      int    `json:"depth"`       // layers, the head included
 	ReadOnly   bool   `json:"read-only"`   // to the guest
 	WriteCache bool   `json:"write-cache"` // false: every write is durable when it completes
+	Cache      Cache  `json:"cache"`       // this, and whether the page cache is used
 	Connected  bool   `json:"connected"`   // a front-end is there
 	Sessions   uint64 `json:"sessions"`    // front-ends so far
 	HeadBlocks uint64 `json:"head-blocks"` // blocks that the head owns
@@ -93,6 +94,7 @@ func (e *Export) info() DiskInfo {
 		Depth:      disk.Depth(),
 		ReadOnly:   e.dev.config.ReadOnly,
 		WriteCache: !e.dev.writeThrough.Load(),
+		Cache:      Cache{e.dev.writeThrough.Load(), e.dev.direct},
 		Connected:  now,
 		Sessions:   sessions,
 		HeadBlocks: stats.HeadBlocks,

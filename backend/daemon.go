@@ -19,6 +19,7 @@ type Daemon struct {
 	hooks   *hooks
 	readers *readers
 	space   *space
+	cpus    processors
 	stop    context.CancelFunc // set by Run
 
 	promoting  sync.Mutex     // one promotion at a time
@@ -65,6 +66,7 @@ func (d *Daemon) Add(e *Export) {
 	defer d.mu.Unlock()
 	e.emit = d.emit
 	e.dev.emit = d.emit
+	e.dev.cpus = &d.cpus
 	d.exports = append(d.exports, e)
 }
 

@@ -33,9 +33,11 @@ type DeviceOptions struct {
 	Serial   string // GET_ID, at most 20 bytes; default: the start of Name
 	Queues   int    // request queues offered; default DefaultQueues
 	ReadOnly bool   // offer VIRTIO_BLK_F_RO even if the disk is writable
-	// WriteThrough starts every driver with the write cache off.
-	WriteThrough bool
-	Log          *slog.Logger // default: slog.Default
+	Cache    Cache  // what was done about it: see there
+	// Poll is how long an idle queue looks for work at most before it sleeps;
+	// 0: not at all, at most MaxPoll. See DefaultPoll.
+	Poll time.Duration
+	Log  *slog.Logger // default: slog.Default
 }
 
 // Device is the vhost.Backend of one disk. It lives as long as the disk is
@@ -52,6 +54,9 @@ type Device struct {
 	writeThrough atomic.Bool
 	initial      atomic.Bool // its state before a driver has changed it
 
+	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
+	direct bool         // see Cache
+
 	mu      sync.Mutex
 	workers []*worker // by queue; nil = not running
 	closing bool      // no queue may start any more
@@ -59,6 +64,7 @@ type Device struct {
 
 	lastError atomic.Int64                 // unix nanoseconds of the last I/O error logged
 	emit      func(event string, data any) // set by Daemon.Add
+	cpus      *processors                  // the same
 }
 
 // NewDevice makes the device for disk. The error says what in o no driver could
@@ -100,7 +106,12 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 			WriteZeroesMayUnmap:   true,
 		},
 	}
-	d.initial.Store(o.WriteThrough)
+	if err := CheckPoll(o.Poll); err != nil {
+		return nil, err
+	}
+	d.poll.Store(int64(o.Poll))
+	d.direct = o.Cache.Direct
+	d.initial.Store(o.Cache.WriteThrough)
 	d.Reset()
 	return d, d.config.Check()
 }
@@ -169,6 +180,7 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 		return err
 	}
 	d.workers[q.Index] = w
+	d.mayPoll(w)
 	go w.run()
 	return nil
 }
@@ -184,8 +196,31 @@ func (d *Device) StopQueue(i int) (base uint16, err error) {
 	base = w.stop()
 	d.past.add(&w.stats)
 	w.release()
+	if w.counted {
+		d.cpus.release()
+	}
 	d.workers[i] = nil
 	return base, nil
+}
+
+// setPoll changes how long idle queues look for work; running ones know at once.
+func (d *Device) setPoll(limit time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.poll.Store(int64(limit))
+	for _, w := range d.workers {
+		if w != nil {
+			d.mayPoll(w)
+		}
+	}
+}
+
+// mayPoll makes room for a running worker that looks for work; d.mu is held.
+func (d *Device) mayPoll(w *worker) {
+	if !w.counted && d.poll.Load() > 0 {
+		w.counted = true
+		d.cpus.acquire()
+	}
 }
 
 // SetCall implements vhost.Backend.

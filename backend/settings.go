@@ -9,8 +9,9 @@ import (
 
 // SetArgs are the arguments of cow-set. What is not named stays as it is.
 type SetArgs struct {
-	Disk       string    `json:"disk,omitempty"` // of write-cache; empty: every disk
+	Disk       string    `json:"disk,omitempty"` // of write-cache and poll-microseconds; empty: every disk
 	WriteCache *bool     `json:"write-cache,omitempty"`
+	Poll       *float64  `json:"poll-microseconds,omitempty"`    // 0: off
 	PromoteOn  *[]string `json:"promote-on,omitempty"`           // replaces the list; empty: none
 	Keep       *int      `json:"keep,omitempty"`                 // 0: any number
 	Interval   *float64  `json:"promote-min-interval,omitempty"` // seconds
@@ -29,8 +30,10 @@ type Settings struct {
 
 // DiskSettings are one disk's.
 type DiskSettings struct {
-	Disk       string `json:"disk"`
-	WriteCache bool   `json:"write-cache"` // as the next driver finds it
+	Disk       string  `json:"disk"`
+	WriteCache bool    `json:"write-cache"` // as the next driver finds it
+	Cache      Cache   `json:"cache"`       // likewise
+	Poll       float64 `json:"poll-microseconds"`
 }
 
 // maxInterval bounds what is told in seconds.
@@ -40,8 +43,8 @@ const maxInterval = 365 * 24 * time.Hour
 func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	exports := d.snapshot()
 	if a.Disk != "" {
-		if a.WriteCache == nil {
-			return nil, fmt.Errorf("disk %q: only write-cache is a disk's own setting; the others are the process's: leave \"disk\" out", a.Disk)
+		if a.WriteCache == nil && a.Poll == nil {
+			return nil, fmt.Errorf("disk %q: only write-cache and poll-microseconds are a disk's own settings; the others are the process's: leave \"disk\" out", a.Disk)
 		}
 		var err error
 		if exports, err = d.named([]string{a.Disk}); err != nil {
@@ -66,6 +69,13 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 		}
 		interval = time.Duration(*a.Interval * float64(time.Second))
 	}
+	poll := time.Duration(0)
+	if a.Poll != nil {
+		if !(*a.Poll >= 0 && *a.Poll <= float64(MaxPoll.Microseconds())) {
+			return nil, fmt.Errorf("poll-microseconds %v: expected a number from 0, which is off, to %d", *a.Poll, MaxPoll.Microseconds())
+		}
+		poll = time.Duration(*a.Poll * float64(time.Microsecond))
+	}
 	if a.Keep != nil && *a.Keep < 0 {
 		return nil, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
 	}
@@ -76,9 +86,12 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 		}
 		d.space.setLimit(limit)
 	}
-	if a.WriteCache != nil {
-		for _, e := range exports {
+	for _, e := range exports {
+		if a.WriteCache != nil {
 			e.dev.initial.Store(!*a.WriteCache)
+		}
+		if a.Poll != nil {
+			e.dev.setPoll(poll)
 		}
 	}
 	d.hooks.change(func(o *HookOptions) {
@@ -104,7 +117,8 @@ func (d *Daemon) settings() *Settings {
 		s.QMP = o.QMP.String()
 	}
 	for _, e := range d.snapshot() {
-		s.Disks = append(s.Disks, DiskSettings{e.dev.name, !e.dev.initial.Load()})
+		through, poll := e.dev.initial.Load(), time.Duration(e.dev.poll.Load())
+		s.Disks = append(s.Disks, DiskSettings{e.dev.name, !through, Cache{through, e.dev.direct}, float64(poll) / float64(time.Microsecond)})
 	}
 	return s
 }

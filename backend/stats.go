@@ -2,6 +2,7 @@ package backend
 
 import (
 	"sync/atomic"
+	"time"
 
 	"cowblk/cow"
 	"cowblk/vhost/blk"
@@ -19,6 +20,9 @@ type Stats struct {
 	Refused     uint64 `json:"invalid_operations"` // decided without the engine, not OK
 	Broken      uint64 `json:"broken_queues"`
 	DriverCalls uint64 `json:"driver_calls"`
+	PollHits    uint64 `json:"successful_polls"` // work came while an idle queue looked for it
+	PollMisses  uint64 `json:"failed_polls"`     // it did not: the queue went to sleep
+	PollTime    uint64 `json:"poll_time_ns"`     // spent on both
 }
 
 // queueStats is one worker's share. Only the worker writes; the atomics are for
@@ -26,7 +30,17 @@ type Stats struct {
 type queueStats struct {
 	reads, readBytes, writes, writeBytes      atomic.Uint64
 	flushes, discards, failed, refused, calls atomic.Uint64
-	broken                                    atomic.Uint64
+	broken, pollHits, pollMisses, pollTime    atomic.Uint64
+}
+
+// looked counts a look for work.
+func (s *queueStats) looked(took time.Duration, found bool) {
+	if found {
+		s.pollHits.Add(1)
+	} else {
+		s.pollMisses.Add(1)
+	}
+	s.pollTime.Add(uint64(took))
 }
 
 // completed counts a request that the engine has served.
@@ -67,6 +81,9 @@ func (s *Stats) add(q *queueStats) {
 	s.Refused += q.refused.Load()
 	s.Broken += q.broken.Load()
 	s.DriverCalls += q.calls.Load()
+	s.PollHits += q.pollHits.Load()
+	s.PollMisses += q.pollMisses.Load()
+	s.PollTime += q.pollTime.Load()
 }
 
 // Stats returns the device's counters, of running and of past queues.

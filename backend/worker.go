@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cowblk/cow"
 	"cowblk/vhost/blk"
@@ -56,9 +57,12 @@ type worker struct {
 	broken   error // set once; afterwards guest memory is not touched again
 
 	wait  waiter
+	idler idler
 	call  int // eventfd, -1 = none
 	errfd int // eventfd, -1 = none
 	stats queueStats
+
+	counted bool // by processors; its Device's, under its mu
 
 	mailMu  sync.Mutex
 	mail    []func()
@@ -76,12 +80,17 @@ func (w *worker) run() {
 	debug.SetPanicOnFault(true)
 	// A back-end that died may have published without calling.
 	signal(w.call)
+	w.idler.start = time.Now()
 	for {
 		w.readMail()
 		if w.stopping && w.inflight == 0 {
 			return
 		}
 		if w.batch() {
+			w.woken()
+			continue
+		}
+		if w.look() {
 			continue
 		}
 		if w.armed() {

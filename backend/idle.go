@@ -1,0 +1,82 @@
+package backend
+
+import "time"
+
+// idler is a worker between two batches. It belongs to the worker.
+type idler struct {
+	pace  pace
+	limit time.Duration // of looking, as it was when the period began
+
+	idle  bool // the period's look is over, and nothing had come
+	start time.Time
+	begun time.Duration // since start; when the period began
+}
+
+// looks at the ring are done between two looks at the clock, which costs as much
+// as several of them, and before the first: a driver that spins comes in time.
+const looks = 16
+
+// look is what an idle worker does first: it goes on with batch for the time
+// that its pace allows, with the driver's kicks still suppressed, and reports
+// whether there was work or mail. Nothing waits here: neither the engine nor the
+// driver has to do anything but what it does anyway, which is the point, as a
+// kick costs a guest a trap and the worker a wake-up.
+//
+// An instruction to spare the core's other thread (PAUSE) is out of Go's reach;
+// a batch that finds nothing is loads that hit the cache.
+func (w *worker) look() bool {
+	i := &w.idler
+	if i.idle {
+		return false // looked, slept, was woken by something else
+	}
+	if w.broken != nil || w.stopping {
+		return false
+	}
+	if i.limit = time.Duration(w.dev.poll.Load()); i.limit <= 0 {
+		i.pace = pace{}
+		return false
+	}
+	window := min(i.pace.window, i.limit)
+	for first := true; window > 0; first = false {
+		for range looks {
+			if w.batch() {
+				gap := time.Duration(0)
+				if !first {
+					gap = time.Since(i.start) - i.begun
+				}
+				w.stats.looked(gap, true)
+				i.pace = i.pace.next(gap, true, i.limit, 0)
+				return true
+			}
+			if w.mailbox.Load() {
+				return true
+			}
+		}
+		if first {
+			i.begun = time.Since(i.start)
+			continue
+		}
+		if spun := time.Since(i.start) - i.begun; spun >= window {
+			w.stats.looked(spun, false)
+			i.idle = true
+			return false
+		}
+	}
+	i.begun = time.Since(i.start)
+	i.idle = true
+	return false
+}
+
+// woken ends an idle period that was slept through.
+func (w *worker) woken() {
+	i := &w.idler
+	if !i.idle {
+		return
+	}
+	i.idle = false
+	wake := time.Duration(0)
+	if w.wait.timer {
+		wake = 2 * kicklessPoll * time.Millisecond
+	}
+	i.pace = i.pace.next(time.Since(i.start)-i.begun, false, i.limit, wake)
+}

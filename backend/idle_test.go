@@ -1,0 +1,141 @@
+package backend
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// A queue that looks for work finds what a driver sends without being kicked,
+// completions of the flusher, and mail; and counts it.
+func TestQueueLooksBeforeItSleeps(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	for name, o := range map[string]vhosttest.Options{
+		"qemu polling": {Poll: true},
+		"qemu":         {},
+		"spdk":         {Style: vhosttest.SPDK, Poll: true},
+		"no kick":      {NoKick: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, DeviceOptions{Poll: MaxPoll})
+			f := s.dial(o)
+			defer f.Close()
+			d := f.Driver(0)
+			p := make([]byte, 4096)
+			for end := time.Now().Add(30 * time.Second); s.dev.Stats().PollHits == 0; {
+				for range 100 {
+					_, err := d.ReadAt(p, 0)
+					must(t, err)
+				}
+				if f.Features()&vhosttest.FeatureFlush != 0 {
+					must(t, d.Flush())
+				}
+				if time.Now().After(end) {
+					t.Fatalf("nothing was found by looking: %+v", s.dev.Stats())
+				}
+			}
+			if s.dev.Stats().PollTime == 0 {
+				t.Error("no time was spent on looking")
+			}
+			s.dev.setPoll(0)
+			_, err := d.ReadAt(p, 0) // the look that is under way may be counted yet
+			must(t, err)
+			_, err = d.ReadAt(p, 0)
+			must(t, err)
+			before := s.dev.Stats()
+			for range 100 {
+				_, err := d.ReadAt(p, 0)
+				must(t, err)
+			}
+			if after := s.dev.Stats(); after.PollHits != before.PollHits || after.PollMisses != before.PollMisses {
+				t.Errorf("polling is off: %+v, then %+v", before, after)
+			}
+		})
+	}
+}
+
+// Stop, memory changes and resets reach a queue that looks as they reach one
+// that sleeps.
+func TestMailReachesALookingQueue(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	s := serve(t, DeviceOptions{Poll: MaxPoll})
+	f := s.dial(vhosttest.Options{Poll: true, Queues: 2})
+	defer f.Close()
+	p := make([]byte, 4096)
+	for i := range 20 {
+		for range 50 {
+			_, err := f.Driver(i%2).ReadAt(p, 0)
+			must(t, err)
+		}
+		if i%4 == 3 {
+			must(t, f.Reset())
+			continue
+		}
+		must(t, f.Stop())
+		must(t, f.Cont())
+	}
+}
+
+func TestPollLimitIsChecked(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	for _, d := range []time.Duration{-1, MaxPoll + 1} {
+		if _, err := NewDevice(s.disk, DeviceOptions{Poll: d}); err == nil {
+			t.Errorf("poll %v was accepted", d)
+		}
+	}
+}
+
+// GOMAXPROCS goes up with the queues, to a bound, and back when the last is gone.
+func TestProcessors(t *testing.T) {
+	before := runtime.GOMAXPROCS(2)
+	defer runtime.GOMAXPROCS(before)
+	var p processors
+	want := func(n int) {
+		t.Helper()
+		if got := runtime.GOMAXPROCS(0); got != n {
+			t.Fatalf("%d queues: GOMAXPROCS %d, expected %d", p.queues, got, n)
+		}
+	}
+	for range 2 {
+		p.acquire()
+		want(3)
+		p.acquire()
+		want(4)
+		p.release()
+		want(4) // not lowered while a queue runs
+		p.acquire()
+		want(4)
+		for range 100 {
+			p.acquire()
+		}
+		want(maxProcessors)
+		for range 102 {
+			p.release()
+		}
+		want(2)
+	}
+	var none *processors
+	none.acquire()
+	none.release()
+	want(2)
+}
+
+func TestCacheNames(t *testing.T) {
+	for _, name := range []string{"writeback", "writethrough", "none", "directsync"} {
+		var c Cache
+		must(t, c.UnmarshalText([]byte(name)))
+		if got := c.String(); got != name {
+			t.Errorf("%s became %s", name, got)
+		}
+	}
+	if (Cache{}).String() != "writeback" {
+		t.Error("the zero value is not writeback")
+	}
+	for _, name := range []string{"", "unsafe", "None", "off"} {
+		if err := new(Cache).UnmarshalText([]byte(name)); err == nil {
+			t.Errorf("%q was accepted", name)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package backend
+
+import (
+	"testing"
+	"time"
+)
+
+const us = time.Microsecond
+
+// simulate runs idle periods of the given lengths through a pace. A worker that
+// slept sees its period longer by wake.
+func simulate(p *pace, limit, wake time.Duration, gaps ...time.Duration) (hits, misses int, spun time.Duration) {
+	for _, gap := range gaps {
+		window := min(p.window, limit)
+		switch {
+		case window > 0 && gap <= window:
+			hits++
+			spun += gap
+			*p = p.next(gap, true, limit, 0)
+			continue
+		case window > 0:
+			misses++
+			spun += window
+		}
+		*p = p.next(gap+wake, false, limit, 0)
+	}
+	return hits, misses, spun
+}
+
+func repeat(n int, pattern ...time.Duration) (gaps []time.Duration) {
+	for range n {
+		gaps = append(gaps, pattern...)
+	}
+	return gaps
+}
+
+func TestPaceOverPeriods(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		limit      time.Duration
+		wake       time.Duration
+		gaps       []time.Duration
+		hits       int // at least
+		misses     int // at most
+		spun       time.Duration
+		lastWindow bool // looks in the next period
+	}{
+		{"a polling driver", 50 * us, 8 * us, repeat(1000, 2*us), 999, 0, 2 * time.Millisecond, true},
+		{"a blocking driver, both sides asleep at first", 50 * us, 75 * us, repeat(1000, 14*us), 999, 0, 14 * time.Millisecond, true},
+		{"just within the limit", 50 * us, 75 * us, repeat(1000, 50*us), 999, 0, 50 * time.Millisecond, true},
+		{"think time beyond the limit", 50 * us, 20 * us, repeat(10000, 100*us), 0, 20, time.Millisecond, false},
+		{"just beyond the limit", 50 * us, 0, repeat(10000, 51*us), 0, 20, time.Millisecond, false},
+		{"much longer", 50 * us, 10 * us, repeat(10000, time.Millisecond), 0, 0, 0, false},
+		{"off", 0, 10 * us, repeat(1000, us), 0, 0, 0, false},
+		{"bursts of 100 with pauses", 50 * us, 10 * us, repeat(100, append(repeat(100, 4*us), 10*time.Millisecond)...),
+			9700, 100, 44 * time.Millisecond, false},
+		{"one short in three", 50 * us, 10 * us, repeat(1000, 5*us, 100*us, 100*us), 0, 100, 5 * time.Millisecond, false},
+		{"two short in three", 50 * us, 10 * us, repeat(1000, 5*us, 5*us, 100*us), 1900, 1000, 60 * time.Millisecond, true},
+		{"a long one in 50", 50 * us, 10 * us, repeat(100, append(repeat(49, 20*us), 300*us)...), 4700, 100, 110 * time.Millisecond, false},
+		{"no more than a millisecond", MaxPoll, 10 * us, repeat(100, 900*us), 99, 0, 90 * time.Millisecond, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var p pace
+			hits, misses, spun := simulate(&p, tc.limit, tc.wake, tc.gaps...)
+			if hits < tc.hits || misses > tc.misses || spun > tc.spun {
+				t.Errorf("%d hits, %d misses, %v spun: expected at least %d, at most %d and %v", hits, misses, spun, tc.hits, tc.misses, tc.spun)
+			}
+			if tc.lastWindow != (p.window > 0) {
+				t.Errorf("ends with %+v", p)
+			}
+		})
+	}
+}
+
+// Whatever came before, a worker that finds short periods again looks again
+// soon, and one whose disk falls idle spends no more than one look.
+func TestPaceChangesItsMind(t *testing.T) {
+	var p pace
+	simulate(&p, 50*us, 20*us, repeat(100000, 100*us)...)
+	if p.backoff != maxBackoff {
+		t.Fatalf("%+v after think time", p)
+	}
+	hits, _, _ := simulate(&p, 50*us, 20*us, repeat(3*maxBackoff, 10*us)...)
+	if hits < maxBackoff || p.backoff != 0 {
+		t.Errorf("%d hits, %+v", hits, p)
+	}
+	if _, misses, spun := simulate(&p, 50*us, 20*us, repeat(1000, time.Second)...); misses != 1 || spun > 50*us {
+		t.Errorf("idle: %d misses, %v spun", misses, spun)
+	}
+}
+
+func TestPaceSteps(t *testing.T) {
+	const limit = 40 * us
+	for _, tc := range []struct {
+		name  string
+		p     pace
+		gap   time.Duration
+		found bool
+		wake  time.Duration
+		want  pace
+	}{
+		{"first period, short", pace{}, 30 * us, false, 0, pace{window: limit}},
+		{"first period, two wake-ups in it", pace{}, 160 * us, false, 0, pace{window: limit}},
+		{"first period, long", pace{}, 161 * us, false, 0, pace{}},
+		{"timed ring, short", pace{}, time.Millisecond, false, 2 * time.Millisecond, pace{window: limit}},
+		{"found at once", pace{window: limit}, 0, true, 0, pace{window: limit - limit/16}},
+		{"found at once, window small", pace{window: 10 * us}, 0, true, 0, pace{window: 10 * us}},
+		{"found late", pace{window: 20 * us}, 15 * us, true, 0, pace{window: 30 * us}},
+		{"found at the end", pace{window: limit}, limit, true, 0, pace{window: limit}},
+		{"found halves what failures have doubled", pace{window: limit, backoff: 8}, limit, true, 0, pace{window: limit, backoff: 4}},
+		{"looked too briefly to know", pace{window: 10 * us}, 60 * us, false, 0, pace{window: limit}},
+		{"looked briefly, long period", pace{window: 10 * us}, time.Second, false, 0, pace{backoff: 1, skip: 1}},
+		{"looked in full", pace{window: limit, backoff: 2}, 60 * us, false, 0, pace{backoff: 4, skip: 4}},
+		{"no end", pace{window: limit, backoff: maxBackoff}, 60 * us, false, 0, pace{backoff: maxBackoff, skip: maxBackoff}},
+		{"waiting for the next try", pace{backoff: 4, skip: 4}, 60 * us, false, 0, pace{backoff: 4, skip: 3}},
+		{"the next try", pace{backoff: 4, skip: 1}, 60 * us, false, 0, pace{window: limit, backoff: 4}},
+		{"long periods do not bring it nearer", pace{backoff: 4, skip: 4}, time.Second, false, 0, pace{backoff: 4, skip: 4}},
+		{"limit has been lowered", pace{window: time.Millisecond}, 20 * us, true, 0, pace{window: limit}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := tc.p.next(tc.gap, tc.found, limit, tc.wake); got != tc.want {
+				t.Errorf("%+v, expected %+v", got, tc.want)
+			}
+		})
+	}
+	if got := (pace{window: limit, backoff: 3, skip: 2}).next(us, false, 0, 0); got != (pace{}) {
+		t.Errorf("off: %+v", got)
+	}
+}
