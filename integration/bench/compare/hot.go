@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"cowblk/integration/bench/compare/report"
+	"cowblk/vhost/vhosttest"
+)
+
+// Hot reads are asked for at a steady pace, come what may, and their latency
+// counts from when they were due: a queue that stands still for a while is seen
+// by every request that it keeps waiting, not by one. Cold reads go through the
+// same queue, several at a time, to blocks that nobody has read before.
+const (
+	hotPace  = 50 * time.Microsecond
+	hotSlots = 32
+	coldQD   = 16
+	hotBytes = 64 * mib // from the start of the disk on
+)
+
+// slowBase is the image whose cold part is not in the page cache.
+const slowBase = "slow.img"
+
+// hotReads is a hot stream without and with a cold one on the same queue.
+func (s *site) hotReads() []task {
+	one := func(workload string, cold bool) task {
+		return task{report.SlowStack, "cowblk, depth 1", workload, true, func(ctx context.Context, round int) (report.Sample, error) {
+			if s.servers[report.SlowStack] == nil {
+				if err := s.serveSlow(ctx); err != nil {
+					return report.Sample{}, err
+				}
+			}
+			// Every sample has its own part of the cold blocks.
+			part := (s.size - hotBytes) / int64(s.settings.rounds)
+			return s.paced(ctx, cold, extent{hotBytes + part*int64(round), part})
+		}}
+	}
+	return []task{one(report.HotAlone, false), one(report.HotWithCold, true)}
+}
+
+func (s *site) serveSlow(ctx context.Context) error {
+	path := s.path(slowBase)
+	if err := writeRandom(ctx, path, s.size); err != nil {
+		return err
+	}
+	if err := dropCache(path); err != nil {
+		return err
+	}
+	if _, err := s.store().Run(ctx, "create", "slow", "--base", path); err != nil {
+		return err
+	}
+	if err := s.keep(ctx, report.SlowStack, s.serve("slow")); err != nil {
+		return err
+	}
+	if err := readAll(ctx, path, hotBytes); err != nil {
+		return err
+	}
+	undo, err := slowDisk(s.dir, s.servers[report.SlowStack].PID())
+	if err != nil {
+		s.results.Notes = append(s.results.Notes, fmt.Sprintf(
+			"Cold reads beside hot ones: the disk could not be slowed down (%v); its own latency it is.", err))
+		return nil
+	}
+	s.results.Notes = append(s.results.Notes, fmt.Sprintf(
+		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a good part of a second.",
+		coldQD, slowReads))
+	s.closers = append(s.closers, undo)
+	return nil
+}
+
+// paced takes one sample of hot reads.
+func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample report.Sample, err error) {
+	f, err := vhosttest.Dial(s.servers[report.SlowStack].Socket, vhosttest.Options{Timeout: patience, Poll: true, Memory: 16 * mib})
+	if err != nil {
+		return sample, err
+	}
+	p := &pacer{driver: f.Driver(0), cold: cold, histogram: hdrhistogram.New(1, int64(time.Minute), 3), random: rand.New(rand.NewPCG(4, uint64(cold.offset)))}
+	for slot := range hotSlots {
+		p.free = append(p.free, slot)
+	}
+	if withCold {
+		for slot := range coldQD {
+			if err := p.miss(hotSlots + slot); err != nil {
+				f.Abort()
+				return sample, err
+			}
+		}
+	}
+	if err := p.run(ctx, s.time); err != nil {
+		f.Abort()
+		return sample, err
+	}
+	if err := f.Close(); err != nil {
+		return sample, err
+	}
+	h := p.histogram
+	return report.Sample{
+		Requests: uint64(h.TotalCount()), IOPS: float64(h.TotalCount()) / s.time.Seconds(), Bytes: float64(h.TotalCount()) * blockSize / s.time.Seconds(),
+		Latency: report.Latencies{
+			Mean: h.Mean(), P50: float64(h.ValueAtQuantile(50)), P90: float64(h.ValueAtQuantile(90)),
+			P99: float64(h.ValueAtQuantile(99)), P999: float64(h.ValueAtQuantile(99.9)), Max: float64(h.Max()),
+		},
+	}, nil
+}
+
+const blockSize = 4 << 10
+
+// pacer keeps both streams going on one queue. Slots from hotSlots on are cold.
+type pacer struct {
+	driver    *vhosttest.Driver
+	random    *rand.Rand
+	cold      extent
+	histogram *hdrhistogram.Histogram
+	free      []int
+	due       [hotSlots]time.Duration
+	done      []vhosttest.Completion
+	ended     bool
+}
+
+// miss asks for a cold block.
+func (p *pacer) miss(slot int) error {
+	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
+}
+
+// run goes on for a time and until everything has come back.
+func (p *pacer) run(ctx context.Context, limit time.Duration) error {
+	start := time.Now()
+	next := time.Duration(0)
+	for {
+		now := time.Since(start)
+		if now >= limit+patience {
+			return fmt.Errorf("%d requests have not come back", p.driver.InFlight())
+		}
+		p.ended = now >= limit || ctx.Err() != nil
+		if p.ended && p.driver.InFlight() == 0 {
+			return ctx.Err()
+		}
+		for ; !p.ended && next <= now && len(p.free) > 0; next += hotPace {
+			slot := p.free[len(p.free)-1]
+			p.free = p.free[:len(p.free)-1]
+			p.due[slot] = next
+			if err := p.driver.Submit(slot, vhosttest.OpRead, p.random.Int64N(hotBytes/blockSize)*blockSize, blockSize); err != nil {
+				return err
+			}
+		}
+		if err := p.driver.Kick(); err != nil {
+			return err
+		}
+		if err := p.take(start); err != nil {
+			return err
+		}
+	}
+}
+
+// take records what has come back.
+func (p *pacer) take(start time.Time) error {
+	p.done = p.driver.Poll(p.done[:0])
+	if err := p.driver.Err(); err != nil {
+		return err
+	}
+	now := time.Since(start)
+	for _, c := range p.done {
+		if c.Status != vhosttest.StatusOK {
+			return fmt.Errorf("a read came back with status %d", c.Status)
+		}
+		if c.ID < hotSlots {
+			p.free = append(p.free, c.ID)
+			if err := p.histogram.RecordValue(max(int64(now-p.due[c.ID]), 1)); err != nil {
+				return err
+			}
+		} else if !p.ended {
+			if err := p.miss(c.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

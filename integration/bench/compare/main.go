@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"cowblk/integration/bench/compare/report"
+)
+
+// settings are the command line.
+type settings struct {
+	cowblk, qsd, fio string
+	dir, out         string
+	size, area       int64
+	time             time.Duration
+	rounds           int
+	quick            bool
+	only             *regexp.Regexp
+}
+
+// Children are killed when the thread that made them ends (see package harness):
+// all of them are made by this goroutine, on the thread that lives longest.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	s := settings{}
+	flag.StringVar(&s.cowblk, "cowblk", os.Getenv("COWBLK_BINARY"), "the cowblk `BINARY` (default $COWBLK_BINARY, else ./cowblk)")
+	flag.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with")
+	flag.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
+	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
+	flag.StringVar(&s.out, "out", "integration/bench/results", "`DIRECTORY` for results.json, results.md and the plots")
+	flag.DurationVar(&s.time, "time", 2*time.Second, "length of one sample")
+	flag.IntVar(&s.rounds, "rounds", 5, "samples of each contender under each workload")
+	flag.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
+	flag.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
+	flag.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
+	only := flag.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
+	flag.Parse()
+	if s.quick {
+		quickly(&s)
+	}
+	var err error
+	if s.only, err = regexp.Compile(*only); err == nil {
+		err = run(&s)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+// quickly shortens what the command line has left at its default.
+func quickly(s *settings) {
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["time"] {
+		s.time = 700 * time.Millisecond
+	}
+	if !given["rounds"] {
+		s.rounds = 3
+	}
+	if !given["size"] {
+		s.size = 512 << 20
+	}
+	if !given["area"] {
+		s.area = 128 << 20
+	}
+}
+
+func (s *settings) check() error {
+	switch {
+	case s.rounds < 1 || s.time < 10*time.Millisecond:
+		return fmt.Errorf("%d rounds of %s: expected 1 or more of 10 ms or more", s.rounds, s.time)
+	case s.size < 128<<20 || s.size%(1<<20) != 0:
+		return fmt.Errorf("--size %d: expected whole MiB, 128 or more", s.size)
+	case s.area <= 0 || s.area > s.size || s.area%(1<<20) != 0:
+		return fmt.Errorf("--area %d: expected whole MiB, up to the size %d", s.area, s.size)
+	case flag.NArg() > 0:
+		return fmt.Errorf("argument %q: expected options only", flag.Arg(0))
+	}
+	if s.cowblk == "" {
+		s.cowblk = "cowblk"
+	}
+	b, err := filepath.Abs(s.cowblk)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(b); err != nil {
+		return fmt.Errorf("%w: run \"make build\" first, or give --cowblk", err)
+	}
+	s.cowblk = b
+	s.dir, err = filepath.Abs(s.dir)
+	return err
+}
+
+func run(s *settings) (err error) {
+	if err := s.check(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// The collector would show in the latencies.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(2 << 30)
+
+	dir, err := os.MkdirTemp(s.dir, "cowcompare")
+	if err != nil {
+		return err
+	}
+	st := &site{settings: s, dir: dir, results: &report.Results{
+		Machine:  report.Describe(dir, s.qsd, s.fio),
+		Settings: report.Settings{Size: s.size, Area: s.area, Time: s.time, Rounds: s.rounds},
+		Missing:  map[string]string{},
+	}}
+	defer func() { err = errors.Join(err, st.close()) }()
+	start := time.Now()
+	if err := st.measureAll(ctx); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted: nothing was written")
+		}
+		return err
+	}
+	r := st.results
+	r.Machine.LoadAfter = report.Load()
+	r.Judge()
+	fmt.Print(r.Text())
+	if err := r.Write(s.out); err != nil {
+		return err
+	}
+	say("%s; written to %s", time.Since(start).Round(time.Second), s.out)
+	return nil
+}
+
+// say tells a person how far the run has come.
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

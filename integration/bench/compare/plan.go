@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"time"
+
+	"cowblk/integration/bench/compare/report"
+	"cowblk/integration/harness"
+	"cowblk/vhost/load"
+)
+
+// task is one contender under one workload; measure takes one sample.
+type task struct {
+	contender, label, workload string
+	quick                      bool // part of the short run
+	measure                    func(ctx context.Context, round int) (report.Sample, error)
+}
+
+// contender is a server that runs all the time.
+type contender struct {
+	key, label string
+	quick      bool
+}
+
+// stackLabel is what a person reads.
+func stackLabel(n int) string { return fmt.Sprintf("cowblk, depth %d", n) }
+
+// readers read the base image.
+func readers() (all []contender) {
+	for _, n := range report.Depths() {
+		all = append(all, contender{report.Stack(n), stackLabel(n), true})
+	}
+	all = append(all, contender{report.RawRead, "cowblk pass-through", true}, contender{report.QSDRead, "qemu raw", true})
+	for _, n := range chainDepths {
+		all = append(all, contender{report.Chain(n), fmt.Sprintf("qemu qcow2, depth %d", n), n == 8})
+	}
+	return all
+}
+
+// writers own what they overwrite.
+func writers() (all []contender) {
+	for _, n := range headDepths {
+		all = append(all, contender{report.Head(n), stackLabel(n), n != 128})
+	}
+	return append(all, contender{report.RawWrite, "cowblk pass-through", true},
+		contender{report.QSDWrite, "qemu raw", true}, contender{report.QcowHead, "qemu qcow2", true})
+}
+
+// tasks are the plan of one round; contenders of a workload follow each other.
+func (s *site) tasks() (all []task) {
+	read := load.Options{RW: load.RandRead, Size: s.size}
+	write := load.Options{RW: load.RandWrite, Size: s.area}
+	sequential := load.Options{RW: load.Read, BlockSize: 128 << 10, QueueDepth: 8, Size: s.size}
+	synced := write
+	synced.FsyncEvery = 1
+	for _, qd := range []int{1, 32} {
+		read.QueueDepth, write.QueueDepth = qd, qd
+		key := map[int]string{1: report.ReadQD1, 32: report.ReadQD32}[qd]
+		for _, c := range readers() {
+			all = append(all, s.served(c, key, read))
+		}
+		all = append(all, s.fioReads(qd, key)...)
+		all = append(all, task{report.Memcpy, "memcpy from a mapping", key, false, s.copyRandom})
+		key = map[int]string{1: report.WriteQD1, 32: report.WriteQD32}[qd]
+		for _, c := range writers() {
+			all = append(all, s.served(c, key, write))
+		}
+	}
+	for _, qd := range []int{1, 32} {
+		all = append(all, s.firstWrites(qd)...)
+	}
+	for _, c := range writers() {
+		c.quick = c.key == report.Head(8) || c.key == report.QSDWrite
+		all = append(all, s.served(c, report.WriteFlush, synced))
+	}
+	for _, c := range readers() {
+		c.quick = c.key == report.Stack(8)
+		if c.key != report.Chain(32) {
+			all = append(all, s.served(c, report.SeqRead, sequential))
+		}
+	}
+	all = append(all, task{report.Memcpy, "memcpy from a mapping", report.SeqRead, true, s.copySequential})
+	all = append(all, s.coldReads()...)
+	return append(all, s.hotReads()...)
+}
+
+// warmup before a sample, as a share of it.
+const warmup = 0.1
+
+// served is a load on a server that runs.
+func (s *site) served(c contender, workload string, o load.Options) task {
+	return task{contender: c.key, label: c.label, workload: workload, quick: c.quick,
+		measure: func(ctx context.Context, round int) (report.Sample, error) {
+			b := s.servers[c.key]
+			if b == nil {
+				return report.Sample{}, fmt.Errorf("%s does not run", c.key)
+			}
+			o := o
+			o.Seed = uint64(round)
+			o.Duration, o.Warmup = s.time, time.Duration(float64(s.time)*warmup)
+			sample, err := drive(ctx, b.Socket, o)
+			if err == nil && o.Writes() {
+				err = flush(b.Socket)
+			}
+			return sample, err
+		}}
+}
+
+// drive is one load with a polling driver, and the write cache on where it writes.
+func drive(ctx context.Context, socket string, o load.Options) (report.Sample, error) {
+	o.Socket, o.Poll, o.Timeout = socket, true, patience
+	if o.Writes() {
+		on := true
+		o.WCE = &on
+	}
+	r, err := load.Run(ctx, o)
+	if err != nil {
+		return report.Sample{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return report.Sample{}, err
+	}
+	if r.Errors > 0 || r.Requests == 0 {
+		return report.Sample{}, fmt.Errorf("%d requests came back well, %d with an error", r.Requests, r.Errors)
+	}
+	return sampleOf(r), nil
+}
+
+func sampleOf(r *load.Report) report.Sample {
+	s := report.Sample{
+		Requests: r.Requests, IOPS: r.IOPS, Bytes: r.BytesPerSecond, Driver: r.CPUDriver,
+		Latency: report.Latencies{
+			Mean: r.Latency.Mean, P50: float64(r.Latency.P50), P90: float64(r.Latency.P90),
+			P99: float64(r.Latency.P99), P999: float64(r.Latency.P999), Max: float64(r.Latency.Max),
+		},
+	}
+	if r.CPUBackend != nil {
+		s.Server = *r.CPUBackend
+	}
+	for _, q := range r.Distribution {
+		s.Curve = append(s.Curve, report.Quantile{Q: q.Q, Latency: float64(q.Latency)})
+	}
+	return s
+}
+
+// firstWriteTime is short, so that only a small part of qcow2's clusters has been
+// touched when it ends: later writes into a touched one are no first writes to
+// it, though they are to the guest.
+const firstWriteTime = 400 * time.Millisecond
+
+// firstWrites are writes in random order to a disk that owns nothing yet, made
+// anew for every sample and thrown away unflushed.
+func (s *site) firstWrites(qd int) []task {
+	workload := map[int]string{1: report.FirstQD1, 32: report.FirstQD32}[qd]
+	o := load.Options{RW: load.RandWrite, QueueDepth: qd, Size: s.size, FirstWrite: true, Duration: min(s.time, firstWriteTime)}
+	fresh := func(key, label string, make func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error)) task {
+		return task{key, label, workload, true, func(ctx context.Context, round int) (sample report.Sample, err error) {
+			s.fresh++
+			cmd, remove, err := make(ctx, fmt.Sprintf("fresh%d", s.fresh))
+			if err != nil {
+				return sample, err
+			}
+			var b *harness.Backend
+			if b, err = s.start(ctx, cmd); err != nil {
+				return sample, err
+			}
+			o := o
+			o.Seed = uint64(round)
+			sample, err = drive(ctx, b.Socket, o)
+			b.Kill()
+			if err == nil {
+				err = remove()
+			}
+			return sample, err
+		}}
+	}
+	return []task{
+		fresh(report.FreshHead, "cowblk, fresh head", func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
+			return s.serve(name), func() error { _, err := s.store().Run(ctx, "rm", name); return err }, s.clone(ctx, name, 1)
+		}),
+		fresh(report.Sparse, "cowblk pass-through, sparse file", func(_ context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
+			path := s.path(name)
+			return s.passThrough(path), removal(path), makeSparse(path, s.size)
+		}),
+		fresh(report.FreshQcow2, "qemu qcow2, fresh overlay", func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
+			path := s.path(name + ".qcow2")
+			return s.export(chainNode(s.base(), []string{path}), true), removal(path), s.createImage(ctx, path, s.base())
+		}),
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+
+	"cowblk/integration/bench/compare/report"
+)
+
+// node is a block device of qemu-storage-daemon, with all below it.
+type node map[string]any
+
+// fileNode is a file, in the page cache, by io_uring.
+func fileNode(path string) node {
+	return node{"driver": "file", "filename": path, "aio": "io_uring"}
+}
+
+// rawNode is a raw image.
+func rawNode(path string) node { return node{"driver": "raw", "file": fileNode(path)} }
+
+// chainNode is a chain of qcow2 images, oldest first, over a raw base. Every
+// file is named, for those below the top would be opened with threads else.
+func chainNode(base string, images []string) node {
+	below := rawNode(base)
+	for _, i := range images {
+		below = node{"driver": "qcow2", "file": fileNode(i), "backing": below}
+	}
+	return below
+}
+
+// export is qemu-storage-daemon with one disk on a socket, in an I/O thread of its
+// own: that one polls, the main loop does not.
+func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
+	return func(socket string) *exec.Cmd {
+		n["node-name"] = "disk"
+		if !writable {
+			n["read-only"] = true
+		}
+		text, err := json.Marshal(n)
+		if err != nil {
+			text = []byte(err.Error()) // a map of strings: does not happen, and QEMU would refuse it
+		}
+		on := map[bool]string{true: "on", false: "off"}[writable]
+		return exec.Command(s.qsd, "--object", "iothread,id=io", "--blockdev", string(text),
+			"--export", "type=vhost-user-blk,id=export,node-name=disk,iothread=io,writable="+on+",addr.type=unix,addr.path="+socket)
+	}
+}
+
+// createImage makes a qcow2 image over another one, or over the raw base.
+func (s *site) createImage(ctx context.Context, path, below string) error {
+	format := "qcow2"
+	if below == s.base() {
+		format = "raw"
+	}
+	return tool(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", format, path)
+}
+
+// chainDepths are those of the qcow2 chains.
+var chainDepths = [...]int{1, 8, 32}
+
+// makeChains makes the images and serves them: chains of which all but the top own
+// the extents that layers own, and an overlay that owns everything in the area.
+func (s *site) makeChains(ctx context.Context) error {
+	var images []string
+	below := s.base()
+	for n := 1; n < chainDepths[len(chainDepths)-1]; n++ {
+		image := s.path(fmt.Sprintf("image%d.qcow2", n))
+		if err := s.createImage(ctx, image, below); err != nil {
+			return err
+		}
+		args := []string{"-f", "qcow2"}
+		for _, x := range layerExtents(n, s.size) {
+			args = append(args, "-c", fmt.Sprintf("write -q -P %d %d %d", n, x.offset, x.length))
+		}
+		if err := tool(ctx, "qemu-io", append(args, image)...); err != nil {
+			return err
+		}
+		images = append(images, image)
+		below = image
+	}
+	for _, n := range chainDepths {
+		key := report.Chain(n)
+		if err := s.makeChain(ctx, key, images[:n-1]); err != nil {
+			return err
+		}
+	}
+	if err := s.makeChain(ctx, report.QcowHead, nil); err != nil {
+		return err
+	}
+	if err := fill(ctx, s.servers[report.QcowHead].Socket, extent{0, s.area}); err != nil {
+		return fmt.Errorf("filling a qcow2 overlay: %w", err)
+	}
+	return nil
+}
+
+// makeChain puts a new top on images and serves it.
+func (s *site) makeChain(ctx context.Context, key string, images []string) error {
+	below := s.base()
+	if len(images) > 0 {
+		below = images[len(images)-1]
+	}
+	top := s.path(key + ".qcow2")
+	if err := s.createImage(ctx, top, below); err != nil {
+		return err
+	}
+	all := append(append([]string{}, images...), top)
+	return s.keep(ctx, key, s.export(chainNode(s.base(), all), true))
+}

@@ -1,0 +1,81 @@
+package report
+
+import "fmt"
+
+// Workloads, as the targets and plots name them.
+const (
+	ReadQD1     = "randread-qd1"
+	ReadQD32    = "randread-qd32"
+	WriteQD1    = "overwrite-qd1"
+	WriteQD32   = "overwrite-qd32"
+	FirstQD1    = "firstwrite-qd1"
+	FirstQD32   = "firstwrite-qd32"
+	WriteFlush  = "writeflush"
+	SeqRead     = "seqread-qd8"
+	ColdQD32    = "coldread-qd32"
+	HotAlone    = "hot-alone"
+	HotWithCold = "hot-beside-cold"
+)
+
+// Contenders other than stacks and chains.
+const (
+	RawRead     = "raw-read"       // our pass-through of the base image itself
+	RawWrite    = "raw-write"      // and of a plain file, writable
+	Sparse      = "raw-sparse"     // and of an empty sparse file
+	QSDRead     = "qsd-raw-read"   // qemu-storage-daemon on the base image
+	QSDWrite    = "qsd-raw-write"  // and on the plain file
+	Memcpy      = "memcpy"         // from a mapping of the base image
+	FioDirect   = "fio-direct"     // io_uring, O_DIRECT
+	StackDirect = "stack-8-direct" // the same through us
+	FreshHead   = "fresh-head"     // a new clone
+	FreshQcow2  = "fresh-qcow2"    // a new overlay
+	SlowStack   = "slow-disk"      // a stack whose disk is slow
+	QcowHead    = "qcow2-head"     // an overlay that has all the data
+)
+
+// Figures that are measured once.
+const (
+	IdleCPU      = "idle-cpu"       // per cent of one CPU
+	IndexWorst   = "index-worst"    // bytes
+	IndexFiles   = "index-files"    // bytes
+	IndexClone   = "index-clone"    // bytes
+	OpenTime     = "open-scattered" // seconds
+	OpenFileTime = "open-files"     // seconds
+)
+
+// Stack is our stack of some depth that reads its base.
+func Stack(depth int) string { return fmt.Sprintf("stack-%d", depth) }
+
+// Head is our stack of some depth whose head owns what is written.
+func Head(depth int) string { return fmt.Sprintf("head-%d", depth) }
+
+// Chain is a chain of qcow2 images that reads its base.
+func Chain(depth int) string { return fmt.Sprintf("qcow2-%d", depth) }
+
+// Fio is fio on the bare file with one of its engines.
+func Fio(engine string) string { return "fio-" + engine }
+
+// WorkloadTitle is a workload for people.
+func WorkloadTitle(workload string) string {
+	for _, t := range workloads {
+		if t.key == workload {
+			return t.title
+		}
+	}
+	return workload
+}
+
+// workloads in the order of the tables.
+var workloads = []struct{ key, title string }{
+	{ReadQD1, "random read 4 KiB, QD1, hot"},
+	{ReadQD32, "random read 4 KiB, QD32, hot"},
+	{WriteQD1, "random overwrite 4 KiB, QD1, write cache on"},
+	{WriteQD32, "random overwrite 4 KiB, QD32, write cache on"},
+	{FirstQD1, "first write 4 KiB, QD1"},
+	{FirstQD32, "first write 4 KiB, QD32"},
+	{WriteFlush, "overwrite 4 KiB + flush each, QD1"},
+	{SeqRead, "sequential read 128 KiB, QD8, hot"},
+	{ColdQD32, "random read 4 KiB, QD32, O_DIRECT"},
+	{HotAlone, "hot reads 4 KiB at a steady pace, alone"},
+	{HotWithCold, "hot reads 4 KiB at a steady pace, others of the queue wait for a slow disk"},
+}

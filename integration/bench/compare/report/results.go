@@ -1,0 +1,142 @@
+package report
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Results are everything that one run has measured.
+type Results struct {
+	Machine  Machine   `json:"machine"`
+	Settings Settings  `json:"settings"`
+	Points   []*Point  `json:"points"`
+	Singles  []*Single `json:"singles"`
+	// Missing says why a contender has no samples, by its key.
+	Missing map[string]string `json:"missing,omitempty"`
+	Targets []Verdict         `json:"targets"`
+	Notes   []string          `json:"notes,omitempty"`
+}
+
+// Settings are how the samples were taken.
+type Settings struct {
+	Size   int64         `json:"size"`    // bytes that requests go to, of reads
+	Area   int64         `json:"area"`    // the same, of writes
+	Time   time.Duration `json:"time_ns"` // of one sample
+	Rounds int           `json:"rounds"`
+}
+
+// Sample is one contender under one workload in one round.
+type Sample struct {
+	Round    int       `json:"round"`
+	Requests uint64    `json:"requests"`
+	IOPS     float64   `json:"iops"`
+	Bytes    float64   `json:"bytes_per_second"`
+	Latency  Latencies `json:"latency_ns"`
+	// CPU time per request in nanoseconds: of the process that serves and of
+	// the one that asks. A polling asker needs all of one CPU. 0: not known.
+	Server float64 `json:"cpu_server_ns"`
+	Driver float64 `json:"cpu_driver_ns"`
+	// Curve is the distribution of the latencies, for a plot.
+	Curve []Quantile `json:"curve,omitempty"`
+}
+
+// Quantile says that the share Q of all requests, 0 to 1, took at most Latency
+// nanoseconds.
+type Quantile struct {
+	Q       float64 `json:"q"`
+	Latency float64 `json:"ns"`
+}
+
+// Latencies of a sample in nanoseconds.
+type Latencies struct {
+	Mean float64 `json:"mean"`
+	P50  float64 `json:"p50"`
+	P90  float64 `json:"p90"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+}
+
+// Point is a contender under a workload, in every round.
+type Point struct {
+	Contender string   `json:"contender"`
+	Label     string   `json:"label"` // of the contender, for people
+	Workload  string   `json:"workload"`
+	Rounds    []Sample `json:"rounds"`
+}
+
+// Single is a figure that is measured once and is not a rate.
+type Single struct {
+	Key   string  `json:"key"`
+	Label string  `json:"label"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+// Add appends a sample.
+func (r *Results) Add(contender, label, workload string, s Sample) {
+	p := r.Point(contender, workload)
+	if p == nil {
+		p = &Point{Contender: contender, Label: label, Workload: workload}
+		r.Points = append(r.Points, p)
+	}
+	p.Rounds = append(p.Rounds, s)
+}
+
+// AddSingle records a figure.
+func (r *Results) AddSingle(key, label string, value float64, unit string) {
+	r.Singles = append(r.Singles, &Single{Key: key, Label: label, Value: value, Unit: unit})
+}
+
+// Point returns what was measured, nil for nothing.
+func (r *Results) Point(contender, workload string) *Point {
+	for _, p := range r.Points {
+		if p.Contender == contender && p.Workload == workload {
+			return p
+		}
+	}
+	return nil
+}
+
+// Single returns a figure, nil if it was not measured.
+func (r *Results) Single(key string) *Single {
+	for _, s := range r.Singles {
+		if s.Key == key {
+			return s
+		}
+	}
+	return nil
+}
+
+// Median of one quantity over the rounds; 0 if there are none.
+func (p *Point) Median(of func(Sample) float64) float64 {
+	if p == nil {
+		return 0
+	}
+	var all []float64
+	for _, s := range p.Rounds {
+		all = append(all, of(s))
+	}
+	return Median(all)
+}
+
+// Write puts results.json, results.md and the plots into dir, which is made.
+func (r *Results) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	plots, err := r.writePlots(dir)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "results.md"), []byte(r.Markdown(plots)), 0o644)
+}

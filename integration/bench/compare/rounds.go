@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"cowblk/integration/bench/compare/report"
+)
+
+// removal removes a file.
+func removal(path string) func() error { return func() error { return os.Remove(path) } }
+
+// measureAll makes the files, starts the servers, and measures.
+func (s *site) measureAll(ctx context.Context) error {
+	say("making files and starting servers in %s", s.dir)
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.takeSamples(ctx); err != nil {
+		return err
+	}
+	return s.singles(ctx)
+}
+
+// prepare makes everything that is there from the first round on.
+func (s *site) prepare(ctx context.Context) error {
+	if err := makeBase(ctx, s.base(), s.size); err != nil {
+		return err
+	}
+	if err := s.makeStacks(ctx); err != nil {
+		return err
+	}
+	if err := s.keep(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
+		return err
+	}
+	plain := s.path("plain.img")
+	if err := makeSparse(plain, s.size); err != nil {
+		return err
+	}
+	if err := s.keep(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
+		return err
+	}
+	if err := fill(ctx, s.servers[report.RawWrite].Socket, extent{0, s.area}); err != nil {
+		return fmt.Errorf("filling a plain file: %w", err)
+	}
+	if _, err := exec.LookPath(s.qsd); err != nil {
+		say("without QEMU: %v", err)
+		for _, c := range append(readers(), writers()...) {
+			if strings.HasPrefix(c.key, "q") {
+				s.results.Missing[c.key] = err.Error()
+			}
+		}
+		s.results.Missing[report.FreshQcow2] = err.Error()
+		return nil
+	}
+	if err := s.keep(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
+		return err
+	}
+	if err := s.keep(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
+		return err
+	}
+	return s.makeChains(ctx)
+}
+
+// takeSamples takes all samples.
+func (s *site) takeSamples(ctx context.Context) error {
+	tasks := slices.DeleteFunc(s.tasks(), func(t task) bool {
+		return s.quick && !t.quick || !s.only.MatchString(t.workload)
+	})
+	for round := range s.settings.rounds {
+		order := slices.Clone(tasks)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for i, t := range order {
+			if s.results.Missing[t.contender] != "" {
+				continue
+			}
+			progress := fmt.Sprintf("round %d/%d, %d/%d: %s, %s", round+1, s.settings.rounds, i+1, len(order), t.workload, t.label)
+			sample, err := t.measure(ctx, round)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				say("%s: left out: %v", progress, err)
+				s.results.Missing[t.contender] = firstLine(err)
+				continue
+			}
+			sample.Round = round
+			s.results.Add(t.contender, t.label, t.workload, sample)
+			say("%s: %.0f/s, p99 %.1f µs", progress, sample.IOPS, sample.Latency.P99/1e3)
+		}
+	}
+	s.arrange(tasks)
+	return nil
+}
+
+// arrange puts the points into the order of the plan; a round that went backwards
+// may have met some first.
+func (s *site) arrange(tasks []task) {
+	place := map[string]int{}
+	for i, t := range tasks {
+		place[t.contender+" "+t.workload] = i
+	}
+	slices.SortStableFunc(s.results.Points, func(a, b *report.Point) int {
+		return place[a.Contender+" "+a.Workload] - place[b.Contender+" "+b.Workload]
+	})
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"cowblk/integration/bench/compare/report"
+	"cowblk/integration/harness"
+)
+
+// patience bounds every wait for a server.
+const patience = time.Minute
+
+// site is the directory of a run, with the servers that run on its files.
+type site struct {
+	*settings
+	dir     string
+	servers map[string]*harness.Backend // by contender
+	sockets int
+	fresh   int    // disks made for one sample so far
+	mapped  []byte // the base, once it is needed
+	closers []func() error
+	results *report.Results
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) base() string { return s.path("base.img") }
+
+func (s *site) store() *harness.Store {
+	return &harness.Store{Binary: s.cowblk, Dir: s.path("store")}
+}
+
+// close ends every server, without giving it time to flush what is thrown away,
+// and removes the files.
+func (s *site) close() error {
+	for _, b := range s.servers {
+		b.Kill()
+	}
+	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
+
+// socket is a new path for a socket, short enough for one.
+func (s *site) socket() string {
+	s.sockets++
+	return s.path(fmt.Sprintf("s%d", s.sockets))
+}
+
+// keep starts a server that runs until the end.
+func (s *site) keep(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
+	b, err := s.start(ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("%s: %w", contender, err)
+	}
+	if s.servers == nil {
+		s.servers = map[string]*harness.Backend{}
+	}
+	s.servers[contender] = b
+	return nil
+}
+
+func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*harness.Backend, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	socket := s.socket()
+	return harness.StartBackend(ctx, cmd(socket), socket)
+}
+
+// serve is "cowblk serve" for a disk of the store.
+func (s *site) serve(disk string, options ...string) func(string) *exec.Cmd {
+	return func(socket string) *exec.Cmd {
+		return s.store().Cmd(append([]string{"serve", disk, "--socket-path", socket}, options...)...)
+	}
+}
+
+// passThrough is "cowblk serve" for a raw file.
+func (s *site) passThrough(file string, options ...string) func(string) *exec.Cmd {
+	return func(socket string) *exec.Cmd {
+		return exec.Command(s.cowblk, append([]string{"serve", "--blk-file", file, "--socket-path", socket}, options...)...)
+	}
+}
+
+// tool runs a program to its end.
+func tool(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %q: %w\n%s", name, args, err, out)
+	}
+	return nil
+}

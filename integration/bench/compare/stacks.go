@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/integration/bench/compare/report"
+	"cowblk/integration/harness"
+)
+
+// deepest stack; shallower ones are made from its tags.
+const deepest = 128
+
+// tower is the disk of that depth.
+const tower = "tower"
+
+// makeStacks makes the disks and serves them. The disk of depth n has n layers,
+// of which all but the head own a few extents and the head owns nothing; heads
+// of the second kind own everything in the area.
+func (s *site) makeStacks(ctx context.Context) error {
+	if err := s.makeTower(ctx); err != nil {
+		return fmt.Errorf("making a disk of %d layers: %w", deepest, err)
+	}
+	for _, n := range report.Depths() {
+		disk := report.Stack(n)
+		if err := s.clone(ctx, disk, n); err != nil {
+			return err
+		}
+		if err := s.keep(ctx, disk, s.serve(disk)); err != nil {
+			return err
+		}
+	}
+	for _, n := range headDepths {
+		disk := report.Head(n)
+		if err := s.clone(ctx, disk, n); err != nil {
+			return err
+		}
+		if err := s.keep(ctx, disk, s.serve(disk)); err != nil {
+			return err
+		}
+		if err := fill(ctx, s.servers[disk].Socket, extent{0, s.area}); err != nil {
+			return fmt.Errorf("filling %s: %w", disk, err)
+		}
+	}
+	return nil
+}
+
+var headDepths = [...]int{1, 8, 128}
+
+// clone makes a disk of n layers.
+func (s *site) clone(ctx context.Context, disk string, n int) error {
+	args := []string{"create", disk, "--base", s.base()}
+	if n > 1 {
+		args = []string{"create", disk, "--from", fmt.Sprintf("%s@t%d", tower, n-1)}
+	}
+	_, err := s.store().Run(ctx, args...)
+	return err
+}
+
+// makeTower promotes a served disk again and again, with some data in each layer.
+func (s *site) makeTower(ctx context.Context) error {
+	if _, err := s.store().Run(ctx, "create", tower, "--base", s.base()); err != nil {
+		return err
+	}
+	b, err := s.start(ctx, s.serve(tower))
+	if err != nil {
+		return err
+	}
+	if err := s.promoteOften(ctx, b); err != nil {
+		b.Kill()
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return b.Stop(ctx)
+}
+
+// control is the control socket of a disk's server, which is made after the
+// disk's own.
+func (s *site) control(disk string) (client *control.Client, err error) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		client, err = control.Dial(s.path("store/run/"+disk+".ctl"), 0)
+		if !errors.Is(err, control.ErrNoDaemon) || time.Now().After(end) {
+			return client, err
+		}
+	}
+}
+
+func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
+	client, err := s.control(tower)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := client.Events(ctx)
+	if err != nil {
+		return err
+	}
+	for n := 1; n < deepest; n++ {
+		if err := fill(ctx, b.Socket, layerExtents(n, s.size)...); err != nil {
+			return err
+		}
+		args := map[string]any{"disks": []string{tower}, "tag": fmt.Sprintf("t%d", n)}
+		if err := client.Run(ctx, "cow-promote", args, nil); err != nil {
+			return err
+		}
+		for limit := time.After(patience); ; {
+			select {
+			case e, ok := <-events:
+				if !ok {
+					return errors.New("the server went away")
+				}
+				if e.Event != "COW_SEALED" {
+					continue
+				}
+			case <-limit:
+				return fmt.Errorf("layer %d was not sealed in time", n)
+			}
+			break
+		}
+	}
+	return nil
+}
