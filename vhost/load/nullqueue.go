@@ -28,8 +28,9 @@ type nullQueue struct {
 	req    blk.Request
 	broken bool
 
-	kick, call, fault int // eventfds; -1: none
-	wake              int // ours, for pause
+	kick, call, fault int     // eventfds; -1: none
+	wake              int     // ours, for pause
+	one               [8]byte // what signal writes
 	count             [8]byte
 	fds               [2]unix.PollFd
 	halt              atomic.Bool
@@ -47,7 +48,7 @@ const (
 func newNullQueue(c *blk.Config, vq vhost.Queue) (*nullQueue, error) {
 	q := &nullQueue{
 		num: vq.Num, desc: vq.Desc, avail: vq.Avail, used: vq.Used,
-		kick: vq.Kick, call: vq.Call, fault: vq.Err, wake: -1,
+		kick: vq.Kick, call: vq.Call, fault: vq.Err, wake: -1, one: [8]byte{1},
 		parser: blk.NewParser(c, vq.Features),
 	}
 	desc, avail, used, err := virtq.MapSplit(vq.Memory, vq.Num, vq.Desc, vq.Avail, vq.Used)
@@ -115,8 +116,7 @@ func (q *nullQueue) pause() {
 
 // signal adds one to an eventfd; one that is full is signalled already.
 func (q *nullQueue) signal(fd int) {
-	one := [8]byte{1}
-	_, _ = unix.Write(fd, one[:])
+	_, _ = unix.Write(fd, q.one[:])
 }
 
 func (q *nullQueue) run() {
