@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cowblk/vhost/load"
 )
@@ -18,10 +19,21 @@ func benchmark(t *testing.T, args ...string) *load.Report {
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	if out.Sum.Requests == 0 || out.Sum.Errors != 0 {
-		t.Fatalf("bench %v: %d requests, %d errors", args, out.Sum.Requests, out.Sum.Errors)
+	if out.Sum.Errors != 0 {
+		t.Fatalf("bench %v: %d errors of %d requests", args, out.Sum.Errors, out.Sum.Requests)
 	}
 	return out.Sum
+}
+
+// benchFor is benchmark for as long as it takes to count some hundred requests:
+// the machine may be busy.
+func benchFor(t *testing.T, args ...string) *load.Report {
+	t.Helper()
+	for d := 30 * time.Millisecond; ; d *= 3 {
+		if r := benchmark(t, append(args, "--warmup", "0s", "--time", d.String())...); r.Requests > 300 || d > time.Minute {
+			return r
+		}
+	}
 }
 
 // A load on disks that cowblk serves: first writes fill the head block by block,
@@ -49,14 +61,13 @@ func TestBench(t *testing.T) {
 		}
 	}
 	f.Close()
-	quick := []string{"--time", "50ms", "--warmup", "10ms", "--no-poll"}
-	if r := benchmark(t, append(quick, sockets[1], "--rw", "write", "--size", "1M", "--offset", "1M", "--fsync", "1", "--wce", "on")...); r.Flushes == 0 || !*r.WriteCache {
-		t.Errorf("%d flushes, write cache %v", r.Flushes, r.WriteCache)
+	if r := benchmark(t, sockets[1], "--rw", "write", "--first-write", "--size", "1M", "--offset", "1M", "--fsync", "1", "--wce", "on", "--no-poll"); r.Writes != 256 || r.Flushes != 256 || !*r.WriteCache {
+		t.Errorf("%d writes, %d flushes, write cache %v", r.Writes, r.Flushes, *r.WriteCache)
 	}
-	if r := benchmark(t, append(quick, sockets[1], "--rw", "randrw", "--rwmixread", "20", "--wce", "off")...); r.Reads == 0 || r.Reads > r.Writes || *r.WriteCache {
+	if r := benchFor(t, sockets[1], "--rw", "randrw", "--rwmixread", "20", "--wce", "off", "--no-poll"); r.Reads == 0 || r.Reads > r.Writes || *r.WriteCache {
 		t.Errorf("%d reads, %d writes, write cache %v", r.Reads, r.Writes, *r.WriteCache)
 	}
-	if r := benchmark(t, append(quick, sockets...)...); r.Sockets != 2 || r.CPUBackend == nil {
+	if r := benchFor(t, append(sockets, "--no-poll")...); r.Sockets != 2 || r.CPUBackend == nil {
 		t.Errorf("%d sockets, CPU of the back-end %v", r.Sockets, r.CPUBackend)
 	}
 	p.end(t)
@@ -64,8 +75,8 @@ func TestBench(t *testing.T) {
 
 // The table has a row for each socket, one for all, and its parts.
 func TestBenchTable(t *testing.T) {
-	text := command(t, t.TempDir(), "bench", "--null", "--time", "20ms", "--warmup", "0s", "--rw", "randrw", "--fsync", "2", "--no-poll")
-	for _, want := range []string{"randrw 50/50 4.0 KiB, 1 in flight, 1 queue, blocking, a flush every 2 writes, write cache on, 20ms\n", "\nnull ", "\n  reads ", "\n  writes ", "\n  flushes ", "CPU BACK-END", "\nCPU back-end: the back-end is in this process"} {
+	text := command(t, t.TempDir(), "bench", "--null", "--time", "1s", "--warmup", "0s", "--rw", "randrw", "--fsync", "2", "--no-poll")
+	for _, want := range []string{"randrw 50/50 4.0 KiB, 1 in flight, 1 queue, blocking, a flush every 2 writes, write cache on, 1s\n", "\nnull ", "\n  reads ", "\n  writes ", "\n  flushes ", "CPU BACK-END", "\nCPU back-end: the back-end is in this process"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
