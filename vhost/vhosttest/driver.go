@@ -1,7 +1,6 @@
 package vhosttest
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -171,8 +170,7 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if n > len(s.buf) {
 		return fmt.Errorf("%d bytes, expected at most %d: %w", n, len(s.buf), ErrNoMemory)
 	}
-	binary.LittleEndian.PutUint64(s.meta[:], uint64(op)) // and a reserved word
-	binary.LittleEndian.PutUint64(s.meta[8:], uint64(off)/sectorSize)
+	PutHeader(s.meta[:headerSize], op, uint64(off)/sectorSize)
 	s.meta[slotStatus] = StatusNone
 	s.busy = true
 	if !d.indirect {
