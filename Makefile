@@ -3,14 +3,15 @@
 GO        ?= go
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
+BENCHDIR  ?= $(or $(TMPDIR),/tmp)
 PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration race fuzz bench lint deps clean
+.PHONY: help build demo test unit integration race fuzz bench bench-quick bench-promote bench-go bench-compare lint deps clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: ## the binary, ./cowblk
 	CGO_ENABLED=0 $(GO) build -trimpath -o cowblk ./cmd/cowblk
@@ -36,8 +37,22 @@ race: ## unit and model tests under the race detector, and with checked pointers
 fuzz: ## every fuzz test for $(FUZZTIME)
 	integration/fuzz.sh $(FUZZTIME)
 
-bench: ## Go benchmarks of every stage
+bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: 25 minutes; BENCHDIR=
+	$(GO) run ./integration/bench/compare --dir $(BENCHDIR)
+	$(MAKE) --no-print-directory bench-promote
+
+bench-quick: deps build ## the most important rows of that, in two minutes
+	$(GO) run ./integration/bench/compare --quick --dir $(BENCHDIR) --out integration/bench/results-quick
+
+bench-promote: build ## how long requests wait for a promotion, and for a snapshot of QEMU's
+	$(GO) run ./integration/bench/promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4
+
+bench-go: ## Go benchmarks of every stage; BENCHTIME=
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(PACKAGES)
+
+bench-compare: ## Go benchmarks of revision REF beside the working tree's; BENCH=regexp COUNT= BENCHTIME=
+	@[ -n "$(REF)" ] || { echo "say which revision to compare with: make bench-compare REF=HEAD~1"; exit 2; }
+	GO=$(GO) $(if $(filter file,$(origin BENCHTIME)),,BENCHTIME=$(BENCHTIME)) integration/bench/compare.sh $(REF) $(BENCH)
 
 lint: ## gofmt, vet, staticcheck, import and unsafe rules
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

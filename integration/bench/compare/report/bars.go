@@ -34,7 +34,8 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 		}
 		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), ink(kindOf(q.Contender)), 0
 		p.Add(bar)
-		names = append(names, q.Label)
+		// Space for letters of a substitute font, which may be wider.
+		names = append(names, q.Label+"     ")
 		values.XYs = append(values.XYs, plotter.XY{X: v, Y: float64(i)})
 		values.Labels = append(values.Labels, " "+number(v))
 	}
@@ -48,7 +49,6 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 	}
 	p.Add(labels)
 	p.NominalY(names...)
-	p.Y.Padding = 4 * vg.Millimeter
 	p.X.Min, p.X.Max = 0, top*1.12
 	p.Y.Min, p.Y.Max = -0.6, float64(len(points))-0.4
 	return p, barHeight*vg.Length(len(points)) + 2.2*vg.Centimeter, nil
