@@ -8,7 +8,7 @@ import (
 )
 
 // iovec is a struct iovec without a pointer in it. Were the base a pointer,
-// storing one would run the garbage collector's write barrier on whatever stale
+// storing one could run the garbage collector's write barrier on whatever stale
 // address the slot held before.
 type iovec struct {
 	base uintptr
