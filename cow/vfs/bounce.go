@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,10 @@ func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 		return 0, d.fail("write", err)
 	}
 	defer d.bounces.put(p)
-	n := gather(p, iov)
+	n, errno := catchFault(func() int { return gather(p, iov) })
+	if errno != 0 {
+		return 0, d.fail("write", errno)
+	}
 	put, errno := one(unix.SYS_PWRITE64, d.dfd, p[:n], off)
 	return d.result("write", put, errno)
 }
@@ -81,5 +85,22 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 	if errno != 0 {
 		return 0, d.fail("read", errno)
 	}
-	return scatter(iov, p[:got]), nil
+	n, errno := catchFault(func() int { return scatter(iov, p[:got]) })
+	return d.result("read", n, errno)
+}
+
+// catchFault runs a copy to or from the caller's memory. Memory of a guest may
+// have lost its backing: that is EFAULT here as it is in the kernel.
+func catchFault(copying func() int) (n int, errno unix.Errno) {
+	old := debug.SetPanicOnFault(true)
+	defer func() {
+		debug.SetPanicOnFault(old)
+		if r := recover(); r != nil {
+			if _, is := r.(interface{ Addr() uintptr }); !is {
+				panic(r)
+			}
+			n, errno = 0, unix.EFAULT
+		}
+	}()
+	return copying(), 0
 }

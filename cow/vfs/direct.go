@@ -29,8 +29,21 @@ func (e *DirectError) Error() string {
 // Unwrap gives ErrNoDirect and the kernel's error.
 func (e *DirectError) Unwrap() []error { return []error{ErrNoDirect, e.Err} }
 
-// directFile is a file open twice: once with O_DIRECT, for all vectored I/O that
-// is aligned, and once without, for everything else.
+// directFile is a file open twice: once with O_DIRECT, for all vectored I/O of
+// whole blocks, and once without, for everything else.
+//
+// The kernel keeps the two coherent for I/O that does not run at the same time:
+// a direct read first writes back what is dirty in its range, and a direct
+// write does that, too, and drops the range from the cache before and after it.
+// A read beside a write is safe as well: it finds old or new content, and what
+// it has brought to the cache is dropped before the direct write is over. A
+// buffered write beside a direct one in the same page is not: the page may come
+// to the cache with the old content of the sectors being written, and be written
+// back whole. So vectored writes are all direct, those from memory that is not
+// aligned by way of a copy (see bounce.go), and buffered ones (WriteAt, for
+// headers) must not share a page with them.
+//
+// Both descriptors are of one inode: a Datasync of either covers both.
 type directFile struct {
 	*osFile         // the buffered descriptor; the lock is on this one
 	dfd     int     // the direct one

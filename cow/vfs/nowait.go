@@ -29,11 +29,16 @@ func (s *nowaitState) refuse()       { s.v.Store(uint32(nowaitRefused)) }
 // PreadvNowait implements File. The first refusal is remembered, so that a file
 // system without RWF_NOWAIT costs one failed call per open file.
 //
-// The kernel may start a read of what is missing before it says no; whoever
-// reads it next finds it on its way.
+// The kernel starts to read what is missing before it says no, which takes as
+// long as a device takes to be told (tens of µs in a virtual machine); whoever
+// reads it next finds it on its way. Now and then the device is the faster one
+// of the two, and the read succeeds after all.
 func (f *osFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
 	if f.memory {
 		return f.Preadv(iov, off)
+	}
+	if off < 0 { // -1 would be the descriptor's own position
+		return 0, f.fail("read", unix.EINVAL)
 	}
 	if f.nowait.refused() {
 		return 0, ErrWouldBlock

@@ -1,0 +1,263 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapped is a mapping of which every copy is timed and found slow: whether a
+// guess was wrong is then up to the count of faults alone.
+func mapped(t *testing.T, f File, length int64) *Mapping {
+	t.Helper()
+	m, err := f.Map(length)
+	must(t, err)
+	t.Cleanup(func() { m.Close() })
+	m.untimed, m.slow = 0, -time.Hour
+	return m
+}
+
+func TestCopyOnlyWhatWasSeen(t *testing.T) {
+	const size = 70*4096 + 100 // the last page is not whole, and two words of bits
+	want := content(size, 1)
+	m := mapped(t, filled(t, filepath.Join(t.TempDir(), "f"), want), size)
+	m.faults = func() int64 { return m.last }
+	tests := []struct {
+		off, n int64
+		ok     bool // once pages 1, 2 and 60 to the end have been seen
+	}{
+		{4096, 4096, true}, {4096, 8192, true}, {5000, 10, true}, {4095, 2, false}, {12287, 2, false},
+		{0, 4096, false}, {60 * 4096, 10*4096 + 100, true}, {59 * 4096, 2 * 4096, false},
+		{63*4096 + 7, 4096, true}, {70 * 4096, 100, true}, {70 * 4096, 101, false},
+		{size, 0, true}, {size, 1, false}, {size + 1, 0, false}, {-1, 1, false}, {4096, 0, true},
+	}
+	for _, tc := range tests {
+		if tc.n > 0 && m.Copy(make([]byte, tc.n), tc.off) {
+			t.Errorf("%d bytes from %d were copied before anything had been seen", tc.n, tc.off)
+		}
+	}
+	m.Seen(4096+5, 1)
+	m.Seen(2*4096, 4096)
+	m.Seen(60*4096, 1<<40)
+	m.Seen(1<<40, 1)
+	m.Seen(-5, 100)
+	m.Seen(0, 0)
+	for _, tc := range tests {
+		p := make([]byte, tc.n)
+		ok := m.Copy(p, tc.off)
+		if ok != tc.ok || ok && !bytes.Equal(p, want[tc.off:][:tc.n]) {
+			t.Errorf("%d bytes from %d: got %v, want %v and the file's content", tc.n, tc.off, ok, tc.ok)
+		}
+	}
+}
+
+// A file that is cut short switches the mapping off for good; one that grows
+// again, or from the start, is copied as far as it has been seen.
+func TestCopyOfAFileThatIsCutShort(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(4096, 1))
+	m := mapped(t, f, 1<<20)
+	m.faults = func() int64 { return m.last }
+	m.Seen(0, 4096)
+	p := make([]byte, 4096)
+	if !m.Copy(p, 0) {
+		t.Fatal("not copied")
+	}
+	_, err := f.WriteAt(content(8192, 2), 4096)
+	must(t, err)
+	m.Seen(4096, 8192)
+	if !m.Copy(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
+		t.Fatal("what the file has grown by is not copied")
+	}
+	must(t, f.Truncate(4096))
+	before := debug.SetPanicOnFault(false)
+	if m.Copy(p, 4096) {
+		t.Fatal("bytes beyond the end of the file were copied")
+	}
+	if debug.SetPanicOnFault(before) {
+		t.Error("faults of the caller are panics now")
+	}
+	m.base = m.base.Add(-24 * time.Hour)
+	m.Seen(0, 4096)
+	if m.Copy(p, 0) {
+		t.Error("the mapping is still in use")
+	}
+}
+
+// A fault on the destination is the caller's: it gets the same panic, and the
+// mapping stays in use.
+func TestCopyToMemoryThatIsGone(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	m := mapped(t, f, 8192)
+	m.faults = func() int64 { return m.last }
+	m.Seen(0, 8192)
+	g := create(t, filepath.Join(t.TempDir(), "g")).(*osFile)
+	must(t, g.Truncate(4096))
+	guest, err := unix.Mmap(g.fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	defer unix.Munmap(guest)
+	must(t, g.Truncate(0))
+	func() {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		defer func() {
+			fault, is := recover().(interface{ Addr() uintptr })
+			if !is || !contains(guest, fault.Addr()) {
+				t.Errorf("the caller got %v, want a fault in its own memory", fault)
+			}
+		}()
+		m.Copy(guest, 0)
+		t.Error("Copy returned")
+	}()
+	if p := make([]byte, 4096); !m.Copy(p, 0) {
+		t.Error("the mapping was switched off")
+	}
+}
+
+func TestEvictionSwitchesOff(t *testing.T) {
+	const size = 64 * 4096
+	want := content(size, 1)
+	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
+	m := mapped(t, f, size)
+	m.Seen(0, size)
+	evict(t, f) // before a page is mapped: mapped ones are kept
+	p := make([]byte, size)
+	if !m.Copy(p, 0) || !bytes.Equal(p, want) {
+		t.Fatal("the copy that waited has not the file's content")
+	}
+	if on := m.Copy(p, 0); on != f.memory {
+		t.Fatalf("after an eviction: in use is %v, the file lives in memory is %v", on, f.memory)
+	}
+	if n, err := f.Preadv(vector(p), 0); n != size || err != nil || !bytes.Equal(p, want) {
+		t.Errorf("Preadv: got %d, %v", n, err)
+	}
+}
+
+// How long a mapping stays off after wrong guesses, with time and faults made up.
+func TestWrongGuesses(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	m := mapped(t, f, 8192)
+	faults := m.last
+	m.faults = func() int64 { return faults }
+	pass := func(d time.Duration) { m.base = m.base.Add(-d) }
+	p := make([]byte, 4096)
+	m.Seen(0, 8192)
+	for range 3 {
+		if !m.Copy(p, 0) {
+			t.Fatal("slow copies without a fault switched the mapping off")
+		}
+	}
+	const slack = 20 * time.Second // more than this test's own time can be
+	for i, off := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 100, 100} {
+		off *= 100 * time.Millisecond
+		faults++
+		if !m.Copy(p, 0) {
+			t.Fatalf("round %d: off before a wrong guess", i)
+		}
+		if m.off != off {
+			t.Fatalf("round %d: off for %v, want %v", i, m.off, off)
+		}
+		m.until.Add(int64(slack))
+		m.Seen(0, 4096)
+		if m.Copy(p, 0) {
+			t.Fatalf("round %d: not off", i)
+		}
+		pass(off + slack)
+		if m.Copy(p, 0) {
+			t.Fatalf("round %d: bits were left of before", i)
+		}
+		m.Seen(0, 4096)
+	}
+	pass(20 * time.Minute)
+	faults++
+	m.Copy(p, 0)
+	if m.off != offFirst {
+		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.off, offFirst)
+	}
+}
+
+func TestMapRefuses(t *testing.T) {
+	dir := t.TempDir()
+	f := filled(t, filepath.Join(dir, "f"), content(100, 1))
+	for _, n := range []int64{0, -1, 1 << 62} {
+		if m, err := f.Map(n); !errors.Is(err, ErrNotMappable) {
+			t.Errorf("%d bytes: got %v, %v, want ErrNotMappable", n, m, err)
+		}
+	}
+	w, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_WRONLY, 0)
+	must(t, err)
+	defer w.Close()
+	if m, err := w.Map(100); !errors.Is(err, ErrNotMappable) {
+		t.Errorf("of a file open for writing only: got %v, %v, want ErrNotMappable", m, err)
+	}
+	m, err := f.Map(100)
+	must(t, err)
+	must(t, m.Close())
+	must(t, m.Close())
+}
+
+func TestCopyDoesNotAllocate(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	m := mapped(t, f, 8192)
+	m.slow = time.Hour
+	p := make([]byte, 4096)
+	if n := testing.AllocsPerRun(100, func() {
+		m.Seen(0, 4096)
+		m.Copy(p, 0)
+		m.Copy(p, 4096)
+	}); n != 0 {
+		t.Errorf("got %v allocations, want none", n)
+	}
+}
+
+// Many goroutines copy, see and guess wrongly at once; what is copied is right.
+func TestConcurrentCopies(t *testing.T) {
+	const size = 256 * 4096
+	want := content(size, 1)
+	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
+	m := mapped(t, f, size)
+	var mu sync.Mutex
+	faults := int64(0)
+	m.faults = func() int64 { // one slow copy in many had a fault
+		mu.Lock()
+		defer mu.Unlock()
+		if rand.IntN(500) == 0 {
+			faults++
+		}
+		return faults
+	}
+	var wg sync.WaitGroup
+	for g := range uint64(4) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(g, 1))
+			p := make([]byte, 3*4096)
+			for range 3000 {
+				n := 1 + rng.IntN(len(p))
+				off := rng.Int64N(size - int64(n))
+				if !m.Copy(p[:n], off) {
+					if _, err := f.ReadAt(p[:n], off); err != nil {
+						t.Error(err)
+						return
+					}
+					m.Seen(off, int64(n))
+				}
+				if !bytes.Equal(p[:n], want[off:][:n]) {
+					t.Errorf("%d bytes from %d are not the file's", n, off)
+					return
+				}
+				if rng.IntN(1000) == 0 { // sooner on again
+					if u := m.until.Load(); u != 0 {
+						m.until.CompareAndSwap(u, 1)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

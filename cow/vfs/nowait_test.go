@@ -1,0 +1,165 @@
+package vfs
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// content is n bytes of which no two pages are the same.
+func content(n int, seed byte) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16) ^ seed
+	}
+	return p
+}
+
+func filled(t *testing.T, name string, p []byte) *osFile {
+	t.Helper()
+	f := create(t, name).(*osFile)
+	if _, err := f.WriteAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	must(t, f.Datasync())
+	return f
+}
+
+// evict drops the file's clean pages that are not mapped from the page cache,
+// which takes several attempts when another CPU has just had to do with them.
+// A file in memory stays there.
+func evict(t *testing.T, f *osFile) {
+	t.Helper()
+	for range 200 {
+		must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
+		if f.memory || cachedPages(f) == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("%d pages stay in the page cache", cachedPages(f))
+}
+
+// cachedPages is how much of the file is in the page cache; 0 before Linux 6.5.
+func cachedPages(f *osFile) uint64 {
+	var c unix.Cachestat_t
+	_ = unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &c, 0)
+	return c.Cache
+}
+
+func TestPreadvNowait(t *testing.T) {
+	want := content(100_000, 1)
+	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
+	p := make([]byte, len(want)+10)
+	if n, err := f.PreadvNowait(vector(p[:10], p[10:]), 0); n != len(want) || err != nil || !bytes.Equal(p[:n], want) {
+		t.Fatalf("cached: got %d, %v, want %d bytes of the file", n, err, len(want))
+	}
+	if n, err := f.PreadvNowait(vector(p), int64(len(want))); n != 0 || err != nil {
+		t.Errorf("at the end of the file: got %d, %v", n, err)
+	}
+	if n, err := f.PreadvNowait(nil, 0); n != 0 || err != nil {
+		t.Errorf("nothing: got %d, %v", n, err)
+	}
+	if _, err := f.PreadvNowait(vector(p), -1); err == nil || err == ErrWouldBlock {
+		t.Errorf("at a negative offset: got %v, want EINVAL", err)
+	}
+	refused := false
+	for i := 0; i < 50 && !refused; i++ { // the device may be faster than the call
+		evict(t, f)
+		n, err := f.PreadvNowait(vector(p), 0)
+		refused = err == ErrWouldBlock
+		if !refused && (err != nil || !bytes.Equal(p[:n], want[:n])) {
+			t.Fatalf("evicted: got %d, %v, or other bytes", n, err)
+		}
+	}
+	if refused == f.memory {
+		t.Errorf("evicted: ErrWouldBlock is %v, the file lives in memory is %v", refused, f.memory)
+	}
+	if n, err := f.Preadv(vector(p), 0); n != len(want) || err != nil || !bytes.Equal(p[:n], want) {
+		t.Errorf("Preadv afterwards: got %d, %v", n, err)
+	}
+}
+
+// A file system without RWF_NOWAIT is asked once.
+func TestPreadvNowaitRefused(t *testing.T) {
+	f, err := open("/proc/version", os.O_RDONLY, 0)
+	must(t, err)
+	defer f.Close()
+	p := make([]byte, 10)
+	for range 2 {
+		if n, err := f.PreadvNowait(vector(p), 0); err != ErrWouldBlock {
+			t.Errorf("got %d, %v, want ErrWouldBlock", n, err)
+		}
+		if !f.nowait.refused() {
+			t.Error("the refusal was not remembered")
+		}
+	}
+}
+
+func TestFileInMemory(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "vfs")
+	must(t, err)
+	defer os.RemoveAll(dir)
+	want := content(10_000, 2)
+	must(t, os.WriteFile(filepath.Join(dir, "f"), want, 0o600))
+	for _, flag := range []int{0, Direct} {
+		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|flag, 0)
+		must(t, err)
+		p := make([]byte, len(want))
+		if n, err := f.PreadvNowait(vector(p), 0); n != len(p) || err != nil || !bytes.Equal(p, want) {
+			t.Errorf("flag %#x: PreadvNowait: got %d, %v", flag, n, err)
+		}
+		if fd := f.AsyncFD(vector(p), 0); fd != -1 {
+			t.Errorf("flag %#x: AsyncFD: got %d, want -1", flag, fd)
+		}
+		m, err := f.Map(int64(len(want)))
+		must(t, err)
+		m.Seen(0, int64(len(want)))
+		clear(p)
+		if !m.Copy(p, 0) || !bytes.Equal(p, want) {
+			t.Errorf("flag %#x: Copy from a mapping does not work", flag)
+		}
+		must(t, m.Close())
+		must(t, f.Close())
+	}
+}
+
+func TestAsyncFD(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(5000, 3))
+	fd := f.AsyncFD(vector(make([]byte, 10)), 3)
+	if f.memory != (fd == -1) {
+		t.Fatalf("got %d; the file is in memory: %v", fd, f.memory)
+	}
+	if fd == -1 {
+		return
+	}
+	p := make([]byte, 1)
+	if n, err := syscall.Pread(fd, p, 4999); n != 1 || err != nil {
+		t.Errorf("a read of the descriptor: got %d, %v", n, err)
+	}
+}
+
+func TestNowaitDoesNotAllocate(t *testing.T) {
+	f := filled(t, filepath.Join(t.TempDir(), "f"), content(64<<10, 4))
+	iov := vector(make([]byte, 4096))
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := f.PreadvNowait(iov, 4096); err != nil && err != ErrWouldBlock {
+			t.Error(err)
+		}
+		f.AsyncFD(iov, 4096)
+		f.nowait.refused()
+	}); n != 0 {
+		t.Errorf("got %v allocations, want none", n)
+	}
+	refusing, err := open("/proc/version", os.O_RDONLY, 0)
+	must(t, err)
+	defer refusing.Close()
+	if n := testing.AllocsPerRun(100, func() { refusing.PreadvNowait(iov, 0) }); n != 0 {
+		t.Errorf("refused: got %v allocations, want none", n)
+	}
+}
