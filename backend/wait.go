@@ -57,6 +57,9 @@ func (w *waiter) block() {
 		return // EINTR; anything else shows again at the next call
 	}
 	w.drain(w.wake)
+	if w.fds[1].Revents != 0 {
+		w.drain(int(w.fds[1].Fd)) // an I/O engine's signals are ours to take
+	}
 	if w.fds[2].Revents == 0 {
 		return
 	}
