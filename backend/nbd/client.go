@@ -23,7 +23,7 @@ type client struct {
 	number      uint64  // in the order of arrival
 	export      *export // pinned; nil: none yet
 	established bool    // the handshake is over
-	closing     bool    // the server has closed conn
+	closing     bool    // the server has closed conn, or waits for the client to
 }
 
 // shut ends c's goroutine soon. The caller holds Server.mu.
@@ -129,6 +129,28 @@ func (s *Server) serve(c *client) {
 		err = g.finish()
 	}
 	s.report(c, g, err)
+	if g.phase == atEnd {
+		s.farewell(c, g)
+	}
+}
+
+// farewell tells a client that said goodbye that there is nothing more to come, and
+// lets it close its end first; it holds no place meanwhile. On AF_VSOCK, Linux gives
+// a client that shuts its end down after the server has closed ENOTCONN instead of
+// the end of the connection (vsock_shutdown clears SOCK_DONE), which nbdcopy takes
+// for a failed copy.
+func (s *Server) farewell(c *client, g *guard) {
+	s.mu.Lock()
+	s.unpin(c)
+	gone := c.closing
+	c.closing = true
+	s.mu.Unlock()
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if gone || !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.conn.SetReadDeadline(time.Now().Add(s.opts.FarewellTime))
+	_, _ = g.br.ReadByte() // the end, or what must not be there: either way it is over
 }
 
 // leave is the last thing that a client's goroutine does.

@@ -30,6 +30,7 @@ type Options struct {
 	HandshakeTime time.Duration // from accept to the end of the handshake; default: 10 s
 	StallTime     time.Duration // for one message, in either direction; default: 1 min
 	IdleTime      time.Duration // between two requests; default: 1 h
+	FarewellTime  time.Duration // from a client's goodbye to its end; default: 1 s
 }
 
 func (o Options) withDefaults() Options {
@@ -50,6 +51,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.IdleTime <= 0 {
 		o.IdleTime = defaultIdleTime
+	}
+	if o.FarewellTime <= 0 {
+		o.FarewellTime = defaultFarewellTime
 	}
 	return o
 }
