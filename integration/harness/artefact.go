@@ -30,8 +30,8 @@ func Root() (string, error) {
 	}
 }
 
-// Artefact returns the directory of a shared file set ("golden", "bios",
-// "quick", "qemu10"; see integration/artefacts/build), which is made first when the
+// Artefact returns the directory of a shared file set ("golden", "bios", "quick",
+// "qemu10", "bonnie"; see integration/artefacts/build), which is made first when the
 // cache does not have it. Concurrent callers wait for one build.
 func Artefact(ctx context.Context, name string) (string, error) {
 	root, err := Root()

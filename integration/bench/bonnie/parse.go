@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// measures are bonnie++'s rates by name. What was over too fast for bonnie++ to
+// give a rate is not there.
+type measures map[string]float64
+
+// columns of bonnie++'s comma-separated line, format 1.98, that are rates.
+var columns = []struct {
+	Name  string
+	Unit  string
+	field int
+}{
+	{"block write", "KiB/s", 11},
+	{"rewrite", "KiB/s", 13},
+	{"block read", "KiB/s", 17},
+	{"seeks", "/s", 19},
+	{"create, in order", "/s", 26},
+	{"stat, in order", "/s", 28},
+	{"delete, in order", "/s", 30},
+	{"create, random", "/s", 32},
+	{"stat, random", "/s", 34},
+	{"delete, random", "/s", 36},
+}
+
+// fields of such a line: 38 as above, then twelve latencies.
+const fields = 50
+
+var errFormat = errors.New("not a line of bonnie++'s, format 1.98")
+
+// parse returns the rates of the last line that bonnie++ has printed.
+func parse(said string) (measures, error) {
+	lines := strings.Split(strings.TrimSpace(said), "\n")
+	line := lines[len(lines)-1]
+	f := strings.Split(line, ",")
+	if len(f) != fields || f[0] != "1.98" {
+		return nil, fmt.Errorf("%w: %q", errFormat, line)
+	}
+	v := measures{}
+	for _, c := range columns {
+		text := f[c.field]
+		if text == "" || strings.Trim(text, "+") == "" {
+			continue
+		}
+		rate, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(rate > 0) {
+			return nil, fmt.Errorf("%w: %s is %q in %q", errFormat, c.Name, text, line)
+		}
+		v[c.Name] = rate
+	}
+	return v, nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/harness"
+)
+
+// report is what is written as JSON.
+type report struct {
+	Time     time.Time `json:"time"`
+	Machine  string    `json:"machine"`
+	QEMU     string    `json:"qemu"`
+	Limit    string    `json:"limit"` // what to know before reading
+	FileMiB  int       `json:"file-mib"`
+	Memory   int       `json:"guest-memory-mib"`
+	Files    int       `json:"files"`
+	LayerMiB int       `json:"layer-mib"`
+	Results  []*result `json:"results"`
+}
+
+// result is one contender's.
+type result struct {
+	contender
+	Runs     []measures `json:"runs"`
+	Median   measures   `json:"median"`
+	SlowDown measures   `json:"slow-down"` // the first contender's rate over this one's
+}
+
+const limit = "The guest's processor is emulated (TCG) and is the limit of much of what bonnie++ does: read the ratios, not the rates."
+
+func newReport(ctx context.Context, s *settings) *report {
+	r := &report{Time: time.Now().UTC().Truncate(time.Second), Machine: machine(), Limit: limit,
+		FileMiB: s.fileMiB, Memory: s.fileMiB / 2, Files: s.files << 10, LayerMiB: layerMiB}
+	if out, err := exec.CommandContext(ctx, harness.InstalledQEMU, "-version").Output(); err == nil {
+		r.QEMU, _, _ = strings.Cut(string(out), "\n")
+	}
+	for _, c := range contenders {
+		r.Results = append(r.Results, &result{contender: c})
+	}
+	return r
+}
+
+// machine describes where this runs.
+func machine() string {
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	release := ""
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		release = ", Linux " + unix.ByteSliceToString(u.Release[:])
+	}
+	return fmt.Sprintf("%d × %s%s", runtime.NumCPU(), model, release)
+}
+
+func (r *report) add(c contender, v measures) {
+	for _, x := range r.Results {
+		if x.Name == c.Name {
+			x.Runs = append(x.Runs, v)
+		}
+	}
+}
+
+// summarize computes medians and slow-downs.
+func (r *report) summarize() {
+	for _, x := range r.Results {
+		x.Median, x.SlowDown = measures{}, measures{}
+		for _, c := range columns {
+			var all []float64
+			for _, run := range x.Runs {
+				if rate, ok := run[c.Name]; ok {
+					all = append(all, rate)
+				}
+			}
+			if len(all) == 0 {
+				continue
+			}
+			m := median(all)
+			x.Median[c.Name] = m
+			if reference, ok := r.Results[0].Median[c.Name]; ok {
+				x.SlowDown[c.Name] = math.Round(reference/m*1000) / 1000
+			}
+		}
+	}
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// table is the report for people.
+func (r *report) table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s; %s; %s.\n%s\n\n", r.Machine, r.QEMU, r.Time.Format(time.DateOnly), r.Limit)
+	fmt.Fprintf(&b, "A file of %d MiB, %d MiB of memory, %d small files; each layer below the writable one holds %d MiB; medians of %d runs.\n\n",
+		r.FileMiB, r.Memory, r.Files, r.LayerMiB, len(r.Results[0].Runs))
+	fmt.Fprintf(&b, "How many times slower than %s (below 1: faster):\n\n", r.Results[0].Name)
+	r.rows(&b, "", func(x *result) measures { return x.SlowDown }, "%.2f")
+	b.WriteString("\nRates:\n\n")
+	r.rows(&b, "unit", func(x *result) measures { return x.Median }, "%.0f")
+	return b.String()
+}
+
+func (r *report) rows(b *strings.Builder, unit string, values func(*result) measures, format string) {
+	head, line := "| |", "|---|"
+	if unit != "" {
+		head, line = head+" "+unit+" |", line+"---|"
+	}
+	for _, x := range r.Results {
+		head, line = head+" "+x.Name+" |", line+"--:|"
+	}
+	b.WriteString(head + "\n" + line + "\n")
+	for _, c := range columns {
+		b.WriteString("| " + c.Name + " |")
+		if unit != "" {
+			b.WriteString(" " + c.Unit + " |")
+		}
+		for _, x := range r.Results {
+			if v, ok := values(x)[c.Name]; ok {
+				fmt.Fprintf(b, " "+format+" |", v)
+			} else {
+				b.WriteString(" too fast to tell |")
+			}
+		}
+		b.WriteString("\n")
+	}
+}
+
+func (r *report) write(s *settings) error {
+	r.summarize()
+	text := r.table()
+	fmt.Print(text)
+	if s.markdown != "" {
+		if err := os.WriteFile(s.markdown, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if s.json == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.json, append(data, '\n'), 0o644)
+}
