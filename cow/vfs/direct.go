@@ -14,16 +14,18 @@ var ErrNoDirect = errors.New("no direct I/O")
 // DirectError says that a file cannot be opened with Direct.
 type DirectError struct {
 	Path string
-	Err  error // what the kernel said; nil: the file system has no direct I/O for this file
+	Err  error // the kernel's unix.Errno, or what else is in the way; nil: the file system has none for this file
 }
 
 func (e *DirectError) Error() string {
 	found := "its file system offers none for this file"
-	if e.Err != nil {
-		found = "the kernel answered: " + e.Err.Error()
+	if errno, is := e.Err.(unix.Errno); is {
+		found = "the kernel answered: " + errno.Error()
+	} else if e.Err != nil {
+		found = e.Err.Error()
 	}
 	return fmt.Sprintf("open %s: expected a file that takes direct I/O (O_DIRECT), but %s; "+
-		"use the page cache instead, or move the file to a file system that has direct I/O (ext4, xfs, btrfs) or to a block device", e.Path, found)
+		"use the page cache instead, or move the file to a file system that has direct I/O (ext4, xfs) or to a block device", e.Path, found)
 }
 
 // Unwrap gives ErrNoDirect and the kernel's error.

@@ -1,0 +1,115 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// loopDevice is a block device of the given logical block size over a file. Only
+// root can make one, and not in every container.
+func loopDevice(t *testing.T, size int64, block uint32) string {
+	t.Helper()
+	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no loop devices here: /dev/loop-control: %v", err)
+	}
+	defer unix.Close(control)
+	backing := create(t, filepath.Join(t.TempDir(), "backing")).(*osFile)
+	must(t, backing.Truncate(size))
+	for range 20 { // another process may be quicker to take a free one
+		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			t.Skipf("no loop devices here: %v", err)
+		}
+		name := fmt.Sprintf("/dev/loop%d", n)
+		loop, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Skipf("no loop devices here: %v", err)
+		}
+		err = unix.IoctlLoopConfigure(loop, &unix.LoopConfig{Fd: uint32(backing.fd), Size: block,
+			Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}})
+		if err == unix.EBUSY {
+			unix.Close(loop)
+			continue
+		}
+		t.Cleanup(func() { unix.Close(loop) }) // the last close frees the device
+		must(t, err)
+		return name
+	}
+	t.Fatal("no loop device stays free long enough")
+	return ""
+}
+
+func TestBlockDevice(t *testing.T) {
+	const size = 8 << 20
+	name := loopDevice(t, size, 512)
+	want := content(size, 5)
+	for _, flag := range []int{0, Direct} {
+		f, err := OS{}.OpenFile(name, os.O_RDWR|flag, 0)
+		must(t, err)
+		if n, err := f.Size(); n != size || err != nil {
+			t.Errorf("size: got %d, %v, want %d", n, err, size)
+		}
+		mem := pages(t, 1<<20)
+		for off := int64(0); off < size; off += int64(len(mem)) {
+			copy(mem, want[off:])
+			if n, err := f.Pwritev(vector(mem), off); n != len(mem) || err != nil {
+				t.Fatalf("Pwritev: got %d, %v", n, err)
+			}
+		}
+		clear(mem)
+		if n, err := f.Preadv(vector(mem), 512); n != len(mem) || err != nil || !bytes.Equal(mem, want[512:][:len(mem)]) {
+			t.Errorf("flag %#x: Preadv: got %d, %v, or other bytes", flag, n, err)
+		}
+		p := make([]byte, 700)
+		if _, err := f.ReadAt(p, 100); err != nil || !bytes.Equal(p, want[100:800]) {
+			t.Errorf("flag %#x: ReadAt: got %v, or other bytes", flag, err)
+		}
+		if f.AsyncFD(vector(mem), 0) < 0 {
+			t.Errorf("flag %#x: no descriptor for asynchronous I/O", flag)
+		}
+		must(t, f.PunchHole(4096, 8192))
+		if _, err := f.ReadAt(p, 5000); err != nil || !bytes.Equal(p, make([]byte, len(p))) {
+			t.Errorf("flag %#x: a hole does not read as zeros: %v", flag, err)
+		}
+		must(t, f.Datasync())
+		m, err := f.Map(size)
+		if flag == Direct {
+			if !errors.Is(err, ErrNotMappable) {
+				t.Errorf("Map of direct I/O: got %v, want ErrNotMappable", err)
+			}
+		} else {
+			must(t, err)
+			m.Seen(0, size)
+			clear(mem)
+			if !m.Copy(mem, 1<<20) || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
+				t.Error("a mapping of the device has other bytes")
+			}
+			must(t, m.Close())
+		}
+		must(t, f.Close())
+	}
+}
+
+// A device of larger blocks than a guest's sectors cannot be written directly a
+// sector at a time.
+func TestDirectOnLargeBlocks(t *testing.T) {
+	name := loopDevice(t, 8<<20, 4096)
+	f, err := OS{}.OpenFile(name, os.O_RDWR|Direct, 0)
+	if !errors.Is(err, ErrNoDirect) {
+		t.Fatalf("got %v, %v, want ErrNoDirect", f, err)
+	}
+	if !strings.Contains(err.Error(), "4096") || strings.Contains(err.Error(), "kernel answered") {
+		t.Errorf("the error does not say what is in the way: %v", err)
+	}
+	buffered, err := OS{}.OpenFile(name, os.O_RDWR, 0)
+	must(t, err)
+	must(t, buffered.Close())
+}
