@@ -30,7 +30,9 @@ func (r *ring) Reap(dst []Completion) []Completion {
 	dst = r.drain(dst)
 	if r.resubmit {
 		r.resubmit = false
-		_ = r.Submit() // an error turns into completions
+		// Takes along what the caller has queued meanwhile, so that no retry
+		// waits for its Submit. An error turns into completions.
+		_ = r.Submit()
 		dst = r.reapFailed(dst)
 	}
 	return dst
