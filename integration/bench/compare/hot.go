@@ -91,13 +91,19 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 			}
 		}
 	}
+	start := time.Now()
 	if err := p.run(ctx, s.time); err != nil {
 		f.Abort()
 		return sample, err
 	}
+	if withCold {
+		s.cold.time += time.Since(start)
+	}
 	if err := f.Close(); err != nil {
 		return sample, err
 	}
+	s.cold.done += p.done
+	s.cold.wait += p.waited
 	h := p.histogram
 	return report.Sample{
 		Requests: uint64(h.TotalCount()), IOPS: float64(h.TotalCount()) / s.time.Seconds(), Bytes: float64(h.TotalCount()) * blockSize / s.time.Seconds(),
@@ -106,6 +112,15 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 			P99: float64(h.ValueAtQuantile(99)), P999: float64(h.ValueAtQuantile(99.9)), Max: float64(h.Max()),
 		},
 	}, nil
+}
+
+// coldFigures says how slow the misses were beside which the hot reads went on.
+func (s *site) coldFigures() {
+	if s.cold.done == 0 {
+		return
+	}
+	s.results.AddSingle(report.ColdRate, "cold reads answered beside the hot ones", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
+	s.results.AddSingle(report.ColdLatency, "and how long each took, on average", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
 }
 
 const blockSize = 4 << 10
@@ -118,12 +133,19 @@ type pacer struct {
 	histogram *hdrhistogram.Histogram
 	free      []int
 	due       [hotSlots]time.Duration
-	done      []vhosttest.Completion
+	returned  []vhosttest.Completion
 	ended     bool
+
+	// Of the cold reads: when they were asked for, how many came back, and how
+	// long these took together.
+	asked  [coldQD]time.Time
+	done   int
+	waited time.Duration
 }
 
 // miss asks for a cold block.
 func (p *pacer) miss(slot int) error {
+	p.asked[slot-hotSlots] = time.Now()
 	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
@@ -159,12 +181,12 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 
 // take records what has come back.
 func (p *pacer) take(start time.Time) error {
-	p.done = p.driver.Poll(p.done[:0])
+	p.returned = p.driver.Poll(p.returned[:0])
 	if err := p.driver.Err(); err != nil {
 		return err
 	}
 	now := time.Since(start)
-	for _, c := range p.done {
+	for _, c := range p.returned {
 		if c.Status != vhosttest.StatusOK {
 			return fmt.Errorf("a read came back with status %d", c.Status)
 		}
@@ -173,10 +195,15 @@ func (p *pacer) take(start time.Time) error {
 			if err := p.histogram.RecordValue(max(int64(now-p.due[c.ID]), 1)); err != nil {
 				return err
 			}
-		} else if !p.ended {
-			if err := p.miss(c.ID); err != nil {
-				return err
-			}
+			continue
+		}
+		p.done++
+		p.waited += time.Since(p.asked[c.ID-hotSlots])
+		if p.ended {
+			continue
+		}
+		if err := p.miss(c.ID); err != nil {
+			return err
 		}
 	}
 	return nil

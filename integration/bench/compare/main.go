@@ -25,6 +25,7 @@ type settings struct {
 	time             time.Duration
 	rounds           int
 	quick            bool
+	iothread         bool
 	only             *regexp.Regexp
 }
 
@@ -44,6 +45,7 @@ func main() {
 	flag.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
 	flag.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
 	flag.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
+	flag.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
 	only := flag.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
 	flag.Parse()
 	if s.quick {

@@ -31,7 +31,7 @@ func chainNode(base string, images []string) node {
 }
 
 // export is qemu-storage-daemon with one disk on a socket, in an I/O thread of its
-// own: that one polls, the main loop does not.
+// own, which polls, or in the main loop, which does not.
 func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
 		n["node-name"] = "disk"
@@ -43,8 +43,13 @@ func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 			text = []byte(err.Error()) // a map of strings: does not happen, and QEMU would refuse it
 		}
 		on := map[bool]string{true: "on", false: "off"}[writable]
-		return exec.Command(s.qsd, "--object", "iothread,id=io", "--blockdev", string(text),
-			"--export", "type=vhost-user-blk,id=export,node-name=disk,iothread=io,writable="+on+",addr.type=unix,addr.path="+socket)
+		args := []string{"--blockdev", string(text)}
+		export := "type=vhost-user-blk,id=export,node-name=disk,writable=" + on + ",addr.type=unix,addr.path=" + socket
+		if s.iothread {
+			args = append([]string{"--object", "iothread,id=io"}, args...)
+			export += ",iothread=io"
+		}
+		return exec.Command(s.qsd, append(args, "--export", export)...)
 	}
 }
 

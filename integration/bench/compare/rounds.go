@@ -57,6 +57,8 @@ func (s *site) prepare(ctx context.Context) error {
 		s.results.Missing[report.FreshQcow2] = err.Error()
 		return nil
 	}
+	where := map[bool]string{true: "an I/O thread each, with its default polling", false: "the main loop"}[s.iothread]
+	s.results.Notes = append(s.results.Notes, "qemu-storage-daemon: write cache on, aio=io_uring, exports in "+where+".")
 	if err := s.keep(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 // singles measures the figures that are no rates. One that cannot be measured is
 // left out with its reason.
 func (s *site) singles(ctx context.Context) error {
+	s.coldFigures()
 	for _, m := range []struct {
 		keys    []string
 		quick   bool

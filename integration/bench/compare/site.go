@@ -25,6 +25,10 @@ type site struct {
 	fresh   int    // disks made for one sample so far
 	mapped  []byte // the base, once it is needed
 	closers []func() error
+	cold    struct { // misses beside hot reads, in all rounds
+		done       int
+		wait, time time.Duration
+	}
 	results *report.Results
 }
 

@@ -36,6 +36,8 @@ const (
 // Figures that are measured once.
 const (
 	IdleCPU      = "idle-cpu"       // per cent of one CPU
+	ColdRate     = "cold-rate"      // reads per second
+	ColdLatency  = "cold-latency"   // milliseconds
 	IndexWorst   = "index-worst"    // bytes
 	IndexFiles   = "index-files"    // bytes
 	IndexClone   = "index-clone"    // bytes

@@ -129,7 +129,7 @@ func single(key string, scale float64) func(*Results) measured {
 			}
 			return measured{detail: why}
 		}
-		return measured{values: []float64{s.Value / scale}, detail: s.Label}
+		return measured{values: []float64{s.Value / scale}}
 	}
 }
 
