@@ -203,13 +203,6 @@ func (r *Request) complete() {
 	l.mu.Unlock()
 }
 
-// signal makes the eventfd readable, without a completion.
-func (l *remoteList) signal() {
-	l.mu.Lock()
-	l.write()
-	l.mu.Unlock()
-}
-
 // write adds to the eventfd's count: which number (the byte order decides) does
 // not matter, nor that the counter may be full, for then it is readable. The
 // mutex is held.

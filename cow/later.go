@@ -18,6 +18,7 @@ type later struct {
 	ops      []operation
 	free     []int // of ops
 	backlog  []int // not in the engine yet, in order of arrival
+	spare    []int // the backlog's other array
 	active   int   // operations begun and not ended
 	finished []aio.Completion
 }
@@ -92,29 +93,22 @@ func (c *Channel) start(i int) {
 // the room that it leaves.
 func (c *Channel) reap() {
 	l := &c.later
-	c.push()
+	// What the kernel refuses completes with its error; see transferred.
+	_ = l.engine.Submit()
 	l.finished = l.engine.Reap(l.finished[:0])
+	if len(l.finished) == 0 {
+		return
+	}
 	for _, done := range l.finished {
 		c.transferred(int(done.ID), done)
 	}
-	if len(l.finished) == 0 || len(l.backlog) == 0 {
-		return
-	}
 	waiting := l.backlog
-	l.backlog = l.backlog[:0:0]
+	l.backlog, l.spare = l.spare[:0], waiting
 	for _, i := range waiting {
 		c.start(i)
 	}
-	c.push()
-}
-
-// push has the kernel take what has been started. An error (it is short of
-// memory, say) leaves the operations queued, and sees to it that there will be
-// another try.
-func (c *Channel) push() {
-	if c.later.engine.Submit() != nil {
-		c.remote.signal()
-	}
+	// Also for what a short transfer has left.
+	_ = l.engine.Submit()
 }
 
 // transferred takes one completion of the engine.
