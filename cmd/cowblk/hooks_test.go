@@ -120,6 +120,10 @@ func TestCowSetIsStrict(t *testing.T) {
 		`{"promote-on": ["RESET"]}`:              "--qmp",
 		`{"disk": "b", "write-cache": false}`:    "not served",
 		`{"space-low": "a lot"}`:                 "a lot",
+		`{"disk": "a", "keep": 1}`:               "poll-microseconds",
+		`{"poll-microseconds": -1}`:              "poll-microseconds",
+		`{"poll-microseconds": 1e300}`:           "poll-microseconds",
+		`{"poll-microseconds": 1000.1}`:          "0, which is off, to 1000",
 		`{"promote-min-interval": -1, "keep":1}`: "promote-min-interval",
 	} {
 		var e *control.Error
@@ -128,12 +132,17 @@ func TestCowSetIsStrict(t *testing.T) {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
-	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (backend.DiskSettings{Disk: "a"}) || s.SpaceLow != "100%" {
+	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (backend.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
 		t.Errorf("%+v", s)
+	}
+	for us, want := range map[string]float64{"12.5": 12.5, "0": 0, "1000": 1000} {
+		if s := set(t, c, `{"poll-microseconds": `+us+`}`); s.Disks[0].Poll != want || s.Disks[0].WriteCache {
+			t.Errorf("%s: %+v", us, s)
+		}
 	}
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	var disks []backend.DiskInfo
-	if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache {
+	if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
 		t.Errorf("%+v, %v", disks, err)
 	}
 	f.Close()

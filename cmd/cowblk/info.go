@@ -181,6 +181,9 @@ func guestText(l *backend.DiskInfo) string {
 			text = "connected, write cache off"
 		}
 	}
+	if l.Cache.Direct {
+		text += ", past the page cache"
+	}
 	if l.ReadOnly {
 		text += ", read-only"
 	}

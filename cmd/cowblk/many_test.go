@@ -61,7 +61,7 @@ func TestManyPromotions(t *testing.T) {
 		// Syncs cost most of the time, and nothing here depends on them.
 		files: &cowtest.Mortal{FS: vfs.OS{}, Begin: func(string) bool { return false }},
 	}
-	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1, writeCache: true}) }()
+	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1}) }()
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	if err != nil {

@@ -21,8 +21,11 @@ import (
 // runOptions are those of "cowblk run".
 type runOptions struct {
 	guest guestOptions
+	data  dataFlags
 	qemu  string // binary
 	accel string
+
+	dataGiven bool // --cache or --poll
 }
 
 // quitGrace is how long QEMU may take to end after SIGTERM.
@@ -48,10 +51,15 @@ QEMU arguments follow after "--" and are added as they are; with -display, -nogr
 			if err := o.guest.check(1); err != nil {
 				return err
 			}
+			if err := o.data.check("run"); err != nil {
+				return err
+			}
+			o.dataGiven = cmd.Flags().Changed("cache") || cmd.Flags().Changed("poll")
 			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
 		},
 	}
 	o.guest.register(cmd)
+	o.data.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU `BINARY` to run")
 	fl.StringVar(&o.accel, "accel", "", "accelerator, as QEMU's -accel has it (default: kvm if you can use /dev/kvm, else tcg)")
@@ -108,9 +116,12 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 // serveForRun finds the disk's socket, or serves the disk in this process; stop ends that.
 func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (socket string, stop func() error, err error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
+		if o.dataGiven {
+			return "", nil, usagef("run: disk %q is served by process %d already: give --cache and --poll there", name, v.PID)
+		}
 		return v.Socket, func() error { return nil }, nil
 	}
-	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, writeCache: true}
+	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, data: o.data}
 	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
 	if err != nil {
 		return "", nil, err

@@ -25,11 +25,11 @@ type serveFlags struct {
 	blkFile      string
 	readOnly     bool
 
-	queues     int
-	writeCache bool
-	serial     string
-	group      string
-	hooks      hookFlags
+	queues int
+	data   dataFlags
+	serial string
+	group  string
+	hooks  hookFlags
 }
 
 func newServe(a *app) *cobra.Command {
@@ -55,6 +55,7 @@ and its time, as guest-panicked-20061127T120000Z. Events that come in a burst ma
 		Example: `  cowblk serve vm1
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
+  cowblk serve vm1 --cache none
   cowblk serve vm1 --qmp unix:/run/vm1.qmp --promote-on SHUTDOWN,RESET,GUEST_PANICKED --keep 20
   cowblk serve --blk-file disk.raw --socket-path /run/disk.sock`,
 		ValidArgsFunction: a.complete(-1, diskNames),
@@ -75,7 +76,7 @@ and its time, as guest-panicked-20061127T120000Z. Events that come in a burst ma
 	fl.StringVar(&f.blkFile, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
 	fl.BoolVar(&f.readOnly, "read-only", false, "do not let the guest write")
 	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "most virtqueues a guest can use, up to 256")
-	fl.BoolVar(&f.writeCache, "write-cache", true, "start with the write cache on; off: every write is durable when it completes")
+	f.data.register(cmd)
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
@@ -98,6 +99,9 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
 	case f.queues < 1 || f.queues > 256:
 		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
+	}
+	if err := f.data.check("serve"); err != nil {
+		return err
 	}
 	if _, _, err := f.hooks.options(); err != nil {
 		return err
@@ -165,7 +169,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	}()
 	var st *store.Store
 	if f.blkFile != "" {
-		o, err := openRaw(f.blkFile, f.readOnly, log)
+		o, err := openRaw(f.blkFile, f, log)
 		if err != nil {
 			return s, err
 		}
@@ -179,7 +183,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		}
 	}
 	for _, name := range names {
-		o, err := openStored(ctx, st, name, f.readOnly, log)
+		o, err := openStored(ctx, st, name, f, log)
 		if err != nil {
 			return s, err
 		}
@@ -200,7 +204,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	}
 	for i, o := range s.disks {
 		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
-			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, WriteThrough: !f.writeCache, Log: log,
+			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache, Poll: f.data.poll, Log: log,
 		})
 		if err != nil {
 			return s, err
@@ -213,7 +217,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		}
 		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, Log: log}))
 		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
-			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly())
+			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
 	}
 	return s, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -40,7 +42,7 @@ type process struct {
 }
 
 // start runs cowblk on the store dir. It is ended with the test.
-func start(t *testing.T, dir string, change func(*exec.Cmd), args ...string) *process {
+func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0], append([]string{"--store", dir}, args...)...)}
 	p.cmd.Env = append(os.Environ(), mainEnv+"=1")
@@ -61,7 +63,7 @@ func start(t *testing.T, dir string, change func(*exec.Cmd), args ...string) *pr
 }
 
 // end sends SIGTERM and wants exit code 0.
-func (p *process) end(t *testing.T) {
+func (p *process) end(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatal(err)
@@ -72,7 +74,7 @@ func (p *process) end(t *testing.T) {
 }
 
 // dial connects a driver as soon as the socket is there.
-func dial(t *testing.T, socket string) *vhosttest.Frontend {
+func dial(t testing.TB, socket string) *vhosttest.Frontend {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		f, err := vhosttest.Dial(socket, vhosttest.Options{})
@@ -87,7 +89,7 @@ func dial(t *testing.T, socket string) *vhosttest.Frontend {
 }
 
 // command runs cowblk in this process and returns its standard output.
-func command(t *testing.T, dir string, args ...string) string {
+func command(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	var out, errs bytes.Buffer
 	a := &app{
@@ -101,7 +103,7 @@ func command(t *testing.T, dir string, args ...string) string {
 }
 
 // shortDir is a directory whose path leaves room for a socket's name.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
 	if err != nil {
@@ -113,7 +115,7 @@ func shortDir(t *testing.T) string {
 
 func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 
-func wantAt(t *testing.T, f *vhosttest.Frontend, off int64, want []byte) {
+func wantAt(t testing.TB, f *vhosttest.Frontend, off int64, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
 	if _, err := f.Driver(0).ReadAt(got, off); err != nil {
@@ -124,7 +126,7 @@ func wantAt(t *testing.T, f *vhosttest.Frontend, off int64, want []byte) {
 	}
 }
 
-func writeAt(t *testing.T, f *vhosttest.Frontend, off int64, p []byte) {
+func writeAt(t testing.TB, f *vhosttest.Frontend, off int64, p []byte) {
 	t.Helper()
 	if _, err := f.Driver(0).WriteAt(p, off); err != nil {
 		t.Fatal(err)
@@ -359,11 +361,39 @@ func TestServeUsage(t *testing.T) {
 		{"serve"}, {"serve", "a", "a"}, {"serve", "a", "b", "--socket-path", "s"}, {"serve", "--blk-file", "f"},
 		{"serve", "a", "--blk-file", "f", "--socket-path", "s"}, {"serve", "a", "--fd", "3", "--socket-path", "s"},
 		{"serve", "a", "--queues", "0"}, {"serve", "a", "--queues", "257"}, {"serve", "a", "b", "--serial", "x"},
+		{"serve", "a", "--cache", "unsafe"}, {"serve", "a", "--cache", ""}, {"serve", "a", "--poll", "2ms"}, {"serve", "a", "--poll", "-1us"},
+		{"run", "a", "--cache", "on"}, {"run", "a", "--poll", "50"},
 	} {
 		var errs bytes.Buffer
 		a := &app{in: strings.NewReader(""), out: &errs, err: &errs, getenv: os.Getenv, terminal: func(any) bool { return false }}
 		if code := run(append([]string{"--store", dir}, args...), a); code != exitUsage {
 			t.Errorf("%v: exit %d: %s", args, code, errs.String())
 		}
+	}
+}
+
+// The modes of --cache: what the guest finds, what the monitor says, and that data goes the same way.
+func TestServeCacheModes(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	for i, mode := range []string{"writeback", "writethrough", "none", "directsync"} {
+		p := start(t, dir, nil, "serve", "a", "--cache", mode, "--poll", "0")
+		c, _ := controlled(t, dir, "a")
+		f := dial(t, filepath.Join(dir, "run", "a.sock"))
+		if i > 0 {
+			wantAt(t, f, 4096, pattern(byte(i), 1536))
+		}
+		writeAt(t, f, 4096, pattern(byte(i+1), 1536))
+		wantAt(t, f, 3584, append(pattern(0, 512), pattern(byte(i+1), 1536)...))
+		var disks []backend.DiskInfo
+		err := c.Run(context.Background(), "query-cow-disks", nil, &disks)
+		if err != nil || disks[0].Cache.String() != mode || disks[0].WriteCache != (i%2 == 0) {
+			t.Errorf("%s: %+v, %v", mode, disks, err)
+		}
+		if s := set(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
+			t.Errorf("%s: %+v", mode, s)
+		}
+		f.Close()
+		p.end(t)
 	}
 }

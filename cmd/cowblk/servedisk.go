@@ -21,8 +21,8 @@ type opened struct {
 }
 
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
-func openStored(ctx context.Context, st *store.Store, name string, readOnly bool, log *slog.Logger) (*opened, error) {
-	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: readOnly, Cow: cow.Options{Log: log}})
+func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*opened, error) {
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Cow: cow.Options{Log: log, Direct: f.data.cache.Direct}})
 	if err != nil {
 		return nil, err
 	}
@@ -30,9 +30,9 @@ func openStored(ctx context.Context, st *store.Store, name string, readOnly bool
 }
 
 // openRaw opens a raw file or block device as a disk without layers.
-func openRaw(path string, readOnly bool, log *slog.Logger) (*opened, error) {
-	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: readOnly, Raw: !readOnly}
-	disk, err := cow.Open(spec, cow.Options{Log: log})
+func openRaw(path string, f *serveFlags, log *slog.Logger) (*opened, error) {
+	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}
+	disk, err := cow.Open(spec, cow.Options{Log: log, Direct: f.data.cache.Direct})
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
