@@ -125,6 +125,10 @@ func run(s *settings) (err error) {
 		Missing:  map[string]string{},
 	}}
 	defer func() { err = errors.Join(err, st.close()) }()
+	if warning := st.results.Machine.Busy(); warning != "" {
+		st.results.Notes = append(st.results.Notes, warning)
+		say("%s", warning)
+	}
 	start := time.Now()
 	if err := st.measureAll(ctx); err != nil {
 		if ctx.Err() != nil {

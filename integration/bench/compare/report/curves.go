@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -108,8 +109,12 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 	return p, plotHeight, nil
 }
 
-// lastQuantile of the curves: beyond it a short round has too few requests.
-const lastQuantile = 0.9999
+// Quantiles of the curves: before the first there is one lucky request, beyond the
+// last a short round has too few.
+const (
+	firstQuantile = 0.01
+	lastQuantile  = 0.9999
+)
 
 // rarity is the place of a quantile on the axis: 0 for 0, 1 for 0.9, 2 for 0.99.
 func rarity(q float64) float64 { return -math.Log10(1 - q) }
@@ -117,7 +122,7 @@ func rarity(q float64) float64 { return -math.Log10(1 - q) }
 // medianCurve is the median of each quantile over the rounds, in µs.
 func medianCurve(p *Point) (points plotter.XYs) {
 	for i, c := range p.Rounds[0].Curve {
-		if c.Q > lastQuantile {
+		if c.Q < firstQuantile || c.Q > lastQuantile {
 			continue
 		}
 		var all []float64
@@ -138,7 +143,7 @@ type plainTicks struct{}
 
 func (plainTicks) Ticks(low, high float64) (ticks []plot.Tick) {
 	for decade := math.Pow(10, math.Floor(math.Log10(low))); decade <= high*1.001; decade *= 10 {
-		ticks = append(ticks, plot.Tick{Value: decade, Label: fmt.Sprintf("%g", math.Round(decade*1e3)/1e3)})
+		ticks = append(ticks, plot.Tick{Value: decade, Label: strconv.FormatFloat(decade, 'f', -1, 64)})
 		for i := 2.0; i < 10 && decade*i < high; i++ {
 			ticks = append(ticks, plot.Tick{Value: decade * i})
 		}

@@ -57,6 +57,20 @@ func Load() string {
 	return strings.Join(strings.Fields(string(b))[:3], " ")
 }
 
+// Busy warns if the machine had something else to do when the run began, and is
+// empty otherwise.
+func (m Machine) Busy() string {
+	var load float64
+	if _, err := fmt.Sscan(m.LoadBefore, &load); err != nil || load < busyLoad {
+		return ""
+	}
+	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: these figures say little, the ratios hardly more.",
+		m.LoadBefore, m.Cores)
+}
+
+// busyLoad is what an idle machine's load average of the last minute stays below.
+const busyLoad = 0.5
+
 // field is the value of the first line of a file whose name is as given.
 func field(path, name, separator string) string {
 	b, err := os.ReadFile(path)

@@ -262,6 +262,14 @@ func checkSVG(t *testing.T, path string) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	for load, busy := range map[string]bool{"0.10 3.00 9.00": false, "1.50 0.00 0.00": true, "": false} {
+		if got := (Machine{LoadBefore: load}).Busy(); (got != "") != busy {
+			t.Errorf("load %q: warning %q", load, got)
+		}
+	}
+}
+
 func TestDescribe(t *testing.T) {
 	m := Describe(t.TempDir(), "no-such-program", "no-such-program")
 	if m.CPU == "" || m.Cores == 0 || m.Kernel == "" || m.Memory == 0 || m.LoadBefore == "" || m.QEMU != "" {
