@@ -4,6 +4,10 @@
 // packages that "make deps" installs; "make test" runs them. None is ever
 // skipped: what is missing is an error.
 //
-// harness drives the machines, artefacts makes the images, demo is the narrated
+// COWBLK_PROMOTIONS=50 makes the tests of promotions, which promote a few times
+// otherwise, do so fifty times in each way.
+//
+// harness drives the machines, artefacts makes the images, vhostnbd is a front-end
+// for guests that have a back-end of their own, demo is the narrated
 // tour, lint holds the rules of the source tree.
 package integration

@@ -17,6 +17,7 @@ import (
 func TestPromoteLibvirt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
+	n := e.countPromotions(2)
 	r, sockets := e.workloadDisks("4K")
 	root := e.name("root")
 	var domain libvirtxml.Domain
@@ -60,19 +61,15 @@ func TestPromoteLibvirt(t *testing.T) {
 	_, _, err = r.Ready(e.ctx)
 	e.must(err)
 	e.run(r.Machine, startAgent)
-	e.run(r.Machine, fmt.Sprintf(startLoad, "delete"))
+	e.run(r.Machine, fmt.Sprintf(startLoad, "delete", "/dev/vdb", "/dev/vdc"))
 
 	options := []string{"--libvirt", daemon.URI, "--domain", root, "--timeout", "60s"}
-	var tags []tagged
-	for i := range (countPromotions(t) + 1) / 2 {
-		for _, mode := range []string{"guest", "pause"} {
-			tags = append(tags, e.promote(r.Machine, fmt.Sprintf("%s-%02d", mode, i+1), mode, options, r.data, r.mark))
-			if state := virsh("domstate", root); state != "running" {
-				t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
-			}
+	tags := e.promoteAll(r, n, []way{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
+		t.Helper()
+		if state := virsh("domstate", root); state != "running" {
+			t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
 		}
-	}
-	e.report(tags)
+	})
 	// libvirt's own view of the agent and the monitor is not disturbed.
 	virsh("domfsfreeze", root)
 	virsh("domfsthaw", root)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
@@ -21,27 +22,45 @@ import (
 	"cowblk/integration/harness"
 )
 
-// promotions is how often each way of quiescing is used by TestPromoteUnderLoad,
-// and half as often by others; COWBLK_PROMOTIONS says otherwise.
-const promotions = 6
-
-func countPromotions(t *testing.T) int {
+// countPromotions is how often each way of quiescing is used: usual times, or as
+// often as COWBLK_PROMOTIONS says, for which the test gets more time.
+func (e *env) countPromotions(usual int) int {
+	e.Helper()
 	s := os.Getenv("COWBLK_PROMOTIONS")
 	if s == "" {
-		return promotions
+		return usual
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 {
-		t.Fatalf("COWBLK_PROMOTIONS=%s: expected a number of promotions", s)
+		e.Fatalf("COWBLK_PROMOTIONS=%s: expected a number of promotions", s)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit+time.Duration(n)*45*time.Second)
+	e.ctx, e.stop = context.WithCancelCause(ctx)
+	e.Cleanup(cancel)
 	return n
 }
 
-// extend gives a test that does more than usual more time than waitLimit.
-func (e *env) extend(limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	e.ctx, e.stop = context.WithCancelCause(ctx)
-	e.Cleanup(cancel)
+// way is how a test has the guest quiesced.
+type way struct {
+	mode    string
+	options []string // of "cowblk promote"
+}
+
+// promoteAll promotes n times in each way while the workload runs, and logs what
+// that took. After each promotion it calls after, unless that is nil.
+func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []tagged {
+	e.Helper()
+	var tags []tagged
+	for i := range n {
+		for _, w := range ways {
+			tags = append(tags, e.promote(r, fmt.Sprintf("%s-%02d", w.mode, i+1), w))
+			if after != nil {
+				after(w.mode)
+			}
+		}
+	}
+	e.report(tags)
+	return tags
 }
 
 // tagged is one promotion that a test has made.
@@ -53,10 +72,10 @@ type tagged struct {
 	held         float64       // milliseconds
 }
 
-// promote promotes disks that are served, and remembers it.
-func (e *env) promote(m *harness.Machine, name, mode string, options []string, disks ...string) tagged {
+// promote promotes the workload's disks, which are served, and remembers it.
+func (e *env) promote(r *rig, name string, w way) tagged {
 	e.Helper()
-	t := tagged{name: name, mode: mode, acknowledged: e.acknowledged(m)}
+	t := tagged{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
 	var p struct {
 		Disks []struct {
 			Disk  string `json:"disk"`
@@ -67,11 +86,13 @@ func (e *env) promote(m *harness.Machine, name, mode string, options []string, d
 		Swap    float64 `json:"swap-microseconds"`
 		Held    float64 `json:"held-milliseconds"`
 	}
-	args := slices.Concat([]string{"promote"}, disks, []string{"--tag", name, "--quiesce", mode}, options)
+	args := append([]string{"promote", r.data, r.mark, "--tag", name, "--quiesce", w.mode}, w.options...)
 	start := time.Now()
-	e.must(suite.store.JSON(e.ctx, &p, args...))
+	text, err := r.cowblk(append([]string{"--json"}, args...)...)
+	e.must(err)
+	e.must(json.Unmarshal([]byte(text), &p))
 	t.took, t.swap, t.held = time.Since(start), p.Swap, p.Held
-	if p.Tag != name || p.Quiesce != mode || len(p.Disks) != len(disks) || (p.Held > 0) != (mode != "none") {
+	if p.Tag != name || p.Quiesce != w.mode || len(p.Disks) != 2 || (p.Held > 0) != (w.mode != "none") {
 		e.Errorf("cowblk %s answered %+v", strings.Join(args, " "), p)
 	}
 	return t
@@ -144,7 +165,16 @@ type rig struct {
 	*harness.Machine
 	data, mark string // disks
 	servers    []*server
-	powerOff   func() error
+	powerOff   func() error // leaves the disks, stopped, in the tests' store
+
+	cowblk func(args ...string) (string, error) // where the disks are served
+	copy   func(tags []tagged) []copied         // while they are
+}
+
+// copied is what nbdcopy reads from one tag of the workload's disks.
+type copied struct {
+	data string // SHA-256 of the whole disk
+	mark string // the start of the disk
 }
 
 // startWorkload boots a Debian with its guest agent, on a root of its own, and
@@ -159,7 +189,7 @@ func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string)
 	if o.Boot == harness.BootQuick {
 		e.run(r.Machine, startAgent)
 	}
-	e.run(r.Machine, fmt.Sprintf(startLoad, journal))
+	e.run(r.Machine, fmt.Sprintf(startLoad, journal, "/dev/vdb", "/dev/vdc"))
 	return r
 }
 
@@ -170,6 +200,8 @@ func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
 		data: e.disk("data", "--size", "32M", "--block-size", blockSize),
 		mark: e.disk("mark", "--size", "1M"),
 	}
+	r.cowblk = func(args ...string) (string, error) { return suite.store.Run(e.ctx, args...) }
+	r.copy = func(tags []tagged) []copied { return e.copyHere(r, tags) }
 	root := e.serve(e.disk("root", "--from", imageGolden))
 	both, sockets := e.serveAll(r.data, r.mark)
 	r.servers = []*server{root, both}
@@ -185,18 +217,28 @@ const exportsAProcess = 20
 func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
 	e.Helper()
 	copies, marks = map[string]string{}, map[string]int{}
-	var uri func(disk, tag string) string
-	for i, t := range tags {
-		// Each tag has its own stack, of as many open files as it has layers.
-		if i%exportsAProcess == 0 {
-			uri = e.export(tags[i:min(i+exportsAProcess, len(tags))], r.data, r.mark)
+	// Each tag has its own stack, of as many open files as it has layers.
+	for tags := range slices.Chunk(tags, exportsAProcess) {
+		for i, c := range r.copy(tags) {
+			m, err := strconv.Atoi(strings.TrimRight(c.mark, " "))
+			e.must(err)
+			copies[tags[i].name], marks[tags[i].name] = c.data, m
 		}
-		copies[t.name] = digest(e.copyOut(uri(r.data, t.name)))
-		m, err := strconv.Atoi(string(bytes.TrimRight(e.copyOut(uri(r.mark, t.name))[:512], " ")))
-		e.must(err)
-		marks[t.name] = m
 	}
 	return copies, marks
+}
+
+// copyHere copies tags of disks that are served on this machine.
+func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
+	e.Helper()
+	uri := e.export(tags, r.data, r.mark)
+	for _, t := range tags {
+		all = append(all, copied{
+			data: digest(e.copyOut(uri(r.data, t.name))),
+			mark: string(e.copyOut(uri(r.mark, t.name))[:512]),
+		})
+	}
+	return all
 }
 
 // finish ends the workload, the guest and the back-ends, and adds the disks'
@@ -250,7 +292,6 @@ func (e *env) checkTags(r *rig, qemu string, tags []tagged, copies map[string]st
 // Promotions while the guest commits transactions: every tag, attached to a
 // fresh guest or read over NBD, is what it must be.
 func TestPromoteUnderLoad(t *testing.T) {
-	n := countPromotions(t)
 	for _, c := range []struct {
 		qemu, journal, blockSize string
 	}{
@@ -261,21 +302,13 @@ func TestPromoteUnderLoad(t *testing.T) {
 		t.Run("QEMU "+c.qemu, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			e.extend(waitLimit + time.Duration(n)*30*time.Second)
+			n := e.countPromotions(6)
 			qemu := suite.qemus[c.qemu]
 			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, c.journal, c.blockSize)
-			var tags []tagged
-			for i := range n {
-				for _, mode := range []string{"none", "guest"} {
-					var options []string
-					if mode == "guest" {
-						options = []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}
-					}
-					tags = append(tags, e.promote(r.Machine, fmt.Sprintf("%s-%02d", mode, i+1), mode, options, r.data, r.mark))
-				}
-			}
-			e.report(tags)
-
+			tags := e.promoteAll(r, n, []way{
+				{mode: "none"},
+				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}},
+			}, nil)
 			copies, marks := e.copyTags(r, tags) // while the guest writes
 			tags = e.finish(r, tags)
 			e.checkTags(r, qemu, tags, copies, marks)

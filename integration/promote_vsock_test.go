@@ -13,83 +13,183 @@ import (
 	"cowblk/integration/harness"
 )
 
-// startVsock, in a guest whose vdb holds the cowblk program, starts an agent and
-// a back-end that reach each other by AF_VSOCK. The store lies on a tmpfs, which
-// is not frozen with the other file systems. The kernel notes what is frozen
-// and thawed (the agent thaws each until there is nothing to thaw). Argument: the program's size.
+// startVsock, in a guest whose vdb holds a tar of the programs, starts an agent
+// and a back-end that reach each other by AF_VSOCK, and makes /dev/nbd0 and
+// /dev/nbd1 of the back-end's disks. What makes them has them open all the time;
+// /dev/loop0 is the second as one that each writer is the last to close. The store
+// lies on a tmpfs, which is not frozen with the other file systems. The kernel
+// notes what is frozen and thawed (the agent thaws each until there is nothing to
+// thaw). Arguments: the disks, and the size of the first.
 const startVsock = `
 set -e
 modprobe vsock_loopback
-head -c %d /dev/vdb >/run/cowblk
-chmod +x /run/cowblk
+modprobe nbd
+tar -xf /dev/vdb -C /run
 mount -t tracefs trace /sys/kernel/tracing
 cd /sys/kernel/tracing
 echo 'p:freeze freeze_super
 r:thaw thaw_super failed=$retval:s32' >kprobe_events
 echo 1 >events/kprobes/enable
 mkdir -p /run/qga /run/store
-mount -t tmpfs store /run/store
+mount -t tmpfs -o size=80%% store /run/store
 qemu-ga --daemonize --method=vsock-listen --path=1:9999 --pidfile=/run/qga.pid --statedir=/run/qga
 cd /run
-head -c 16M /dev/urandom >image.raw
-./cowblk --store /run/store import image.raw image
-./cowblk --store /run/store create vm --from image
-./cowblk --store /run/store serve vm </dev/null >/run/serve.log 2>&1 &
-while ! ./cowblk --store /run/store info vm | grep -q 'state .*serv'; do sleep 0.2; done
+./cowblk --store /run/store create %[1]s --size %[3]d
+./cowblk --store /run/store create %[2]s --size 1M
+./cowblk --store /run/store serve %[1]s %[2]s </dev/null >/run/serve.log 2>&1 &
+echo $! >/run/pids
+n=0
+for disk in %[1]s %[2]s; do
+	while [ ! -S store/run/$disk.sock ]; do kill -0 $! || { cat /run/serve.log; exit 1; }; sleep 0.2; done
+	./vhostnbd store/run/$disk.sock /dev/nbd$n </dev/null >/run/nbd$n.log 2>&1 &
+	echo $! >>/run/pids
+	while [ ! -e /sys/block/nbd$n/pid ]; do kill -0 $! || { cat /run/nbd$n.log; exit 1; }; sleep 0.2; done
+	n=$((n + 1))
+done
+modprobe loop
+losetup --direct-io=on /dev/loop0 /dev/nbd1
 `
 
-// promoteVsock promotes and says what became of the file systems.
-const promoteVsock = `
-set -e
-: >/sys/kernel/tracing/trace
-/run/cowblk --store /run/store promote vm --tag %[1]s --quiesce guest --agent vsock:1:9999 --timeout 60s || { cat /run/serve.log; exit 1; }
-echo $(grep -c freeze: /sys/kernel/tracing/trace) frozen, $(grep -c failed=0 /sys/kernel/tracing/trace) thawed
-echo %[1]s >/root/written
-sync /root/written
+// cowblkVsock runs a command there. Argument: its arguments.
+const cowblkVsock = `/run/cowblk --store /run/store %s 2>/run/said || { cat /run/said /run/serve.log; exit 1; }`
+
+// frozenVsock says what became of the file systems since it was last run.
+const frozenVsock = `
+cd /sys/kernel/tracing
+echo $(grep -c freeze: trace) frozen, $(grep -c failed=0 trace) thawed
+: >trace
 `
 
-// copyVsock reads a tag with an NBD client, from the URI that cowblk prints.
+// copyVsock reads tags with an NBD client, from the URIs that cowblk prints, and
+// prints each one's digest of the data disk and start of the other. Arguments:
+// the exports, data before mark, their number, and the size of data.
 const copyVsock = `
 set -e
 cd /run
-./cowblk --store /run/store export vm@first vm@second --listen vsock:1:10809 </dev/null >/run/uris 2>/run/export.log &
-while [ "$(wc -l </run/uris)" != 2 ]; do
+./cowblk --store /run/store export %[1]s --listen vsock:1:10809 </dev/null >/run/uris 2>/run/export.log &
+while [ "$(wc -l </run/uris)" != %[2]d ]; do
 	kill -0 $! || { cat /run/export.log; exit 1; }
 	sleep 0.2
 done
-cat /run/uris
-while read -r uri; do
-	nbdcopy "$uri" - | cmp - /run/image.raw
-	nbdinfo --size "$uri"
-done </run/uris
+set -- %[1]s
+while [ $# != 0 ]; do
+	data=$(grep "/$1$" /run/uris) mark=$(grep "/$2$" /run/uris)
+	shift 2
+	size=$(nbdinfo --size "$data")
+	[ "$size" = %[3]d ] || { echo "$data: $size bytes; expected %[3]d"; exit 1; }
+	nbdcopy "$data" - >/run/data
+	nbdcopy "$mark" - >/run/mark
+	sum=$(sha256sum </run/data)
+	echo ${sum%%%% *} $(head -c 512 /run/mark)
+done
 kill $!
 wait $!
 `
 
+// stopVsock ends the programs and writes the store to vdc, as a tar.
+const stopVsock = `
+set -e
+losetup -d /dev/loop0
+for pid in $(tac /run/pids); do
+	kill $pid
+	while kill -0 $pid 2>/dev/null; do sleep 0.1; done
+done
+tar -C /run/store -S -cf /dev/vdc disks layers
+sync
+`
+
+// vsockData is the size of the data disk, in bytes: smaller than elsewhere, as
+// emulated processors copy it.
+const vsockData = 16 << 20
+
+// storeSize is room for a store with a thousand layers of the workload, in bytes.
+const storeSize = 16 << 30
+
+// programs makes a file that holds a tar of what runs in the guest.
+func (e *env) programs() string {
+	e.Helper()
+	root, err := harness.Root()
+	e.must(err)
+	dir, file := filepath.Join(e.dir, "programs"), filepath.Join(e.dir, "programs.raw")
+	e.must(os.Mkdir(dir, 0o700))
+	binary, err := filepath.Abs(suite.store.Binary)
+	e.must(err)
+	e.must(os.Symlink(binary, filepath.Join(dir, "cowblk")))
+	build := exec.CommandContext(e.ctx, "go", "build", "-o", dir, "./integration/vhostnbd")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	pack := exec.CommandContext(e.ctx, "tar", "-C", dir, "-chf", file, "cowblk", "vhostnbd")
+	for _, cmd := range []*exec.Cmd{build, pack} {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			e.Fatalf("%s: %v\n%s", cmd, err, out)
+		}
+	}
+	return file
+}
+
+// serveFile serves a raw file and returns the back-end.
+func (e *env) serveFile(file string, options ...string) *server {
+	e.Helper()
+	socket := file + ".sock"
+	args := append([]string{"serve", "--blk-file", file, "--socket-path", socket}, options...)
+	b, err := harness.StartBackend(e.ctx, exec.Command(suite.store.Binary, args...), socket)
+	e.must(err)
+	return e.watch(b)
+}
+
 // The agent and NBD by AF_VSOCK. A machine's own kernel rarely connects it to
-// itself, so both ends run in a guest that has the loopback for it.
+// itself, so both ends run in a guest that has the loopback for it, and so does
+// the workload, on disks of the back-end in the same guest. At its end the store
+// moves here.
 func TestPromoteVsock(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	program, err := os.ReadFile(suite.store.Binary)
-	e.must(err)
-	// A disk has whole sectors.
-	file := e.write("program.raw", string(program)+strings.Repeat("\x00", -len(program)&511))
-	socket := filepath.Join(e.dir, "program.sock")
-	b, err := harness.StartBackend(e.ctx, exec.Command(suite.store.Binary, "serve", "--blk-file", file, "--read-only", "--socket-path", socket), socket)
-	e.must(err)
-	e.watch(b)
-	root := e.serve(e.disk("root", "--from", imageGolden))
-	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, socket}})
-	e.run(m, fmt.Sprintf(startVsock, len(program)))
-	for _, tag := range []string{"first", "second"} {
-		said := e.run(m, fmt.Sprintf(promoteVsock, tag))
-		t.Log(said)
-		// Of the file systems that can be frozen, this guest has one.
-		if !strings.HasSuffix(said, "\n1 frozen, 1 thawed") {
-			t.Errorf("promoting %s: expected one file system to be frozen and thawed, found:\n%s", tag, said)
-		}
+	n := e.countPromotions(2)
+	file := filepath.Join(e.dir, "store.raw")
+	e.must(os.WriteFile(file, nil, 0o600))
+	e.must(os.Truncate(file, storeSize))
+	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programs(), "--read-only"), e.serveFile(file)
+	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 1536,
+		Disks: []string{root.Socket, programs.Socket, store.Socket}})
+	r := &rig{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
+	e.run(m, fmt.Sprintf(startVsock, r.data, r.mark, vsockData))
+	e.run(m, fmt.Sprintf(startLoad, "delete", "/dev/nbd0", "/dev/loop0"))
+	r.cowblk = func(args ...string) (string, error) {
+		return m.Run(e.ctx, fmt.Sprintf(cowblkVsock, strings.Join(args, " ")))
 	}
-	t.Log(e.run(m, copyVsock))
-	e.must(m.PowerOff(e.ctx))
+	r.copy = func(tags []tagged) []copied { return e.copyVsock(r, tags) }
+	r.powerOff = func() error {
+		e.run(m, stopVsock)
+		e.must(m.PowerOff(e.ctx))
+		return exec.CommandContext(e.ctx, "tar", "-C", suite.store.Dir, "-xf", file).Run()
+	}
+
+	ways := []way{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
+	tags := e.promoteAll(r, n, ways, func(mode string) {
+		t.Helper()
+		// This guest has two file systems that can be frozen: its root and the workload's.
+		want := map[string]string{"none": "0 frozen, 0 thawed", "guest": "2 frozen, 2 thawed"}[mode]
+		if said := e.run(m, frozenVsock); said != want {
+			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, said)
+		}
+	})
+	copies, marks := e.copyTags(r, tags)
+	e.checkTags(r, suite.qemus["7.2"], e.finish(r, tags), copies, marks)
+}
+
+// copyVsock is copyHere in the guest.
+func (e *env) copyVsock(r *rig, tags []tagged) (all []copied) {
+	e.Helper()
+	var exports []string
+	for _, t := range tags {
+		exports = append(exports, r.data+"@"+t.name, r.mark+"@"+t.name)
+	}
+	said := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
+	for line := range strings.Lines(said) {
+		data, mark, _ := strings.Cut(strings.TrimSpace(line), " ")
+		all = append(all, copied{data: data, mark: mark})
+	}
+	if len(all) != len(tags) {
+		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), said)
+	}
+	return all
 }

@@ -4,7 +4,6 @@ package integration
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -19,18 +18,17 @@ import (
 func TestPromotePaused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
+	n := e.countPromotions(3)
 	qemu := suite.qemus["10"]
 	monitor := filepath.Join(e.dir, "second.qmp") // QEMU serves one client a monitor
 	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
 		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
 	options := []string{"--qmp", "unix:" + monitor}
-	var tags []tagged
-	for i := range (countPromotions(t) + 1) / 2 {
-		tags = append(tags, e.promote(r.Machine, fmt.Sprintf("paused-%02d", i+1), "pause", options, r.data, r.mark))
+	tags := e.promoteAll(r, n, []way{{"pause", options}}, func(string) {
+		t.Helper()
 		e.must(r.Event(e.ctx, "STOP", nil))
 		e.must(r.Event(e.ctx, "RESUME", nil))
-	}
-	e.report(tags)
+	})
 
 	still := tagged{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
 	e.must(r.Command("stop", nil))

@@ -12,25 +12,25 @@ import (
 	"cowblk/integration/harness"
 )
 
-// startLoad writes to a machine's second and third disk (vdb, 32 MiB, and vdc)
-// until stopLoad.
+// startLoad writes to two disks, data (of 16 MiB or more) and mark, until stopLoad.
 //
 // A database commits transactions that are numbered from 1. After each COMMIT
-// has returned, the number goes to the start of vdc, and then to /run/acks:
-// what vdc says at any instant has been committed before, and at most one
+// has returned, the number goes to the start of mark, and then to /run/acks:
+// what mark says at any instant has been committed before, and at most one
 // transaction more has been begun. Both disks cut at one instant must agree on
 // that. Beside the database, fio overwrites an area that it has filled before
 // and verifies it: every block of 4 KiB holds one of its checksums, whenever
 // one looks. (SQLite needs synchronous=EXTRA for a committed transaction to
-// survive a power cut in journal mode "delete".) Argument: SQLite's journal mode, "delete" or "wal".
+// survive a power cut in journal mode "delete".) Arguments: SQLite's journal
+// mode, "delete" or "wal", and the devices of data and mark.
 //
-// The number reaches vdc when the last one to have it open closes it, so nobody
+// The number reaches mark when the last one to have it open closes it, so nobody
 // else may look at the disk whenever it has been written to, as udev does.
 const startLoad = `
 set -e
 if [ -d /run/systemd/system ]; then systemctl stop systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service; fi
-mkfs.ext4 -q -F -b 4096 /dev/vdb
-mount -t ext4 /dev/vdb /mnt
+mkfs.ext4 -q -F -b 4096 %[2]s
+mount -t ext4 %[2]s /mnt
 cat >/run/load.fio <<JOBS
 [global]
 filename=/mnt/area
@@ -65,7 +65,7 @@ SCRIPT
 cat >/run/commit <<'SCRIPT'
 sqlite3 /mnt/db 'PRAGMA journal_mode=%[1]s; PRAGMA synchronous=EXTRA;
 	CREATE TABLE t (n INTEGER PRIMARY KEY, body TEXT NOT NULL);'
-seq 1000000 | sed "s/.*/BEGIN; INSERT INTO t VALUES (&, printf('%%0120d', &)); COMMIT; SELECT CASE writefile('\/dev\/vdc', printf('%%-512d', &)) WHEN 512 THEN & END;/" |
+seq 1000000 | sed "s|.*|BEGIN; INSERT INTO t VALUES (&, printf('%%0120d', &)); COMMIT; SELECT CASE writefile('%[3]s', printf('%%-512d', &)) WHEN 512 THEN & END;|" |
 	sqlite3 -bail -cmd 'PRAGMA synchronous=EXTRA' /mnt/db >/run/acks
 SCRIPT
 for job in verify commit; do
