@@ -6,7 +6,7 @@
 // Every disk starts as the same empty ext4 file system. In a stack, or chain, of
 // depth n, each of the n-1 layers below the writable one holds a file of its own
 // (layerMiB). Each run has fresh disks and a fresh guest; rounds are interleaved,
-// and a measure is the median of the rounds.
+// ratios are taken within a round, and their median counts.
 //
 // dm-snapshot keeps chunks of 4 KiB, the block size of cowblk, in persistent
 // stores; a chain is one snapshot on top of the other, written to at the top.

@@ -57,7 +57,7 @@ func run(ctx context.Context, s *settings) (err error) {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	r := newReport(ctx, s)
+	r := newReport(s)
 	for round := range s.rounds {
 		for i := range contenders {
 			// Each comes first in some round.

@@ -32,10 +32,10 @@ func TestSummary(t *testing.T) {
 		{contender: contender{Name: "two"}, Runs: []measures{{"seeks": 40}, {"seeks": 60}, {}}},
 	}}
 	r.summarize()
-	if got := r.Results[1]; got.Median["seeks"] != 50 || got.SlowDown["seeks"] != 4 {
-		t.Errorf("median %v, slow-down %v; expected 50 and 4", got.Median["seeks"], got.SlowDown["seeks"])
+	if got := r.Results[1]; got.Median["seeks"] != 50 || got.SlowDown["seeks"] != 3.75 {
+		t.Errorf("median %v, slow-down %v; expected 50 and 3.75", got.Median["seeks"], got.SlowDown["seeks"])
 	}
-	if text := r.table(); !strings.Contains(text, "| seeks | 1.00 | 4.00 |") || !strings.Contains(text, "| rewrite | too fast to tell | too fast to tell |") {
+	if text := r.table(); !strings.Contains(text, "| seeks | 1.00 | 3.75 |") || !strings.Contains(text, "| rewrite | too fast to tell | too fast to tell |") {
 		t.Errorf("table:\n%s", text)
 	}
 }

@@ -1,33 +1,26 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	machine "cowblk/integration/bench/compare/report"
 	"cowblk/integration/harness"
 )
 
 // report is what is written as JSON.
 type report struct {
-	Time     time.Time `json:"time"`
-	Machine  string    `json:"machine"`
-	QEMU     string    `json:"qemu"`
-	Limit    string    `json:"limit"` // what to know before reading
-	FileMiB  int       `json:"file-mib"`
-	Memory   int       `json:"guest-memory-mib"`
-	Files    int       `json:"files"`
-	LayerMiB int       `json:"layer-mib"`
-	Results  []*result `json:"results"`
+	Machine  machine.Machine `json:"machine"`
+	Limit    string          `json:"limit"` // what to know before reading
+	FileMiB  int             `json:"file-mib"`
+	Memory   int             `json:"guest-memory-mib"`
+	Files    int             `json:"files"`
+	LayerMiB int             `json:"layer-mib"`
+	Results  []*result       `json:"results"`
 }
 
 // result is one contender's.
@@ -35,40 +28,18 @@ type result struct {
 	contender
 	Runs     []measures `json:"runs"`
 	Median   measures   `json:"median"`
-	SlowDown measures   `json:"slow-down"` // the first contender's rate over this one's
+	SlowDown measures   `json:"slow-down"` // the first contender's rate over this one's, round by round; the median
 }
 
 const limit = "The guest's processor is emulated (TCG) and is the limit of much of what bonnie++ does: read the ratios, not the rates."
 
-func newReport(ctx context.Context, s *settings) *report {
-	r := &report{Time: time.Now().UTC().Truncate(time.Second), Machine: machine(), Limit: limit,
+func newReport(s *settings) *report {
+	r := &report{Machine: machine.Describe(s.dir, harness.InstalledQEMU, ""), Limit: limit,
 		FileMiB: s.fileMiB, Memory: s.fileMiB / 2, Files: s.files << 10, LayerMiB: layerMiB}
-	if out, err := exec.CommandContext(ctx, harness.InstalledQEMU, "-version").Output(); err == nil {
-		r.QEMU, _, _ = strings.Cut(string(out), "\n")
-	}
 	for _, c := range contenders {
 		r.Results = append(r.Results, &result{contender: c})
 	}
 	return r
-}
-
-// machine describes where this runs.
-func machine() string {
-	model := "unknown processor"
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	release := ""
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		release = ", Linux " + unix.ByteSliceToString(u.Release[:])
-	}
-	return fmt.Sprintf("%d × %s%s", runtime.NumCPU(), model, release)
 }
 
 func (r *report) add(c contender, v measures) {
@@ -84,19 +55,22 @@ func (r *report) summarize() {
 	for _, x := range r.Results {
 		x.Median, x.SlowDown = measures{}, measures{}
 		for _, c := range columns {
-			var all []float64
-			for _, run := range x.Runs {
-				if rate, ok := run[c.Name]; ok {
-					all = append(all, rate)
+			var rates, ratios []float64
+			for round, run := range x.Runs {
+				rate, ok := run[c.Name]
+				if !ok {
+					continue
+				}
+				rates = append(rates, rate)
+				if reference, ok := r.Results[0].Runs[round][c.Name]; ok {
+					ratios = append(ratios, reference/rate)
 				}
 			}
-			if len(all) == 0 {
-				continue
+			if len(rates) > 0 {
+				x.Median[c.Name] = median(rates)
 			}
-			m := median(all)
-			x.Median[c.Name] = m
-			if reference, ok := r.Results[0].Median[c.Name]; ok {
-				x.SlowDown[c.Name] = math.Round(reference/m*1000) / 1000
+			if len(ratios) > 0 {
+				x.SlowDown[c.Name] = math.Round(median(ratios)*1000) / 1000
 			}
 		}
 	}
@@ -111,10 +85,10 @@ func median(v []float64) float64 {
 // table is the report for people.
 func (r *report) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s; %s; %s.\n%s\n\n", r.Machine, r.QEMU, r.Time.Format(time.DateOnly), r.Limit)
+	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s.\n\n%s\n%s\n\n", r.Machine, r.Limit, r.Machine.Busy())
 	fmt.Fprintf(&b, "A file of %d MiB, %d MiB of memory, %d small files; each layer below the writable one holds %d MiB; medians of %d runs.\n\n",
 		r.FileMiB, r.Memory, r.Files, r.LayerMiB, len(r.Results[0].Runs))
-	fmt.Fprintf(&b, "How many times slower than %s (below 1: faster):\n\n", r.Results[0].Name)
+	fmt.Fprintf(&b, "How many times slower than %s, each beside it in the same round (below 1: faster):\n\n", r.Results[0].Name)
 	r.rows(&b, "", func(x *result) measures { return x.SlowDown }, "%.2f")
 	b.WriteString("\nRates:\n\n")
 	r.rows(&b, "unit", func(x *result) measures { return x.Median }, "%.0f")
@@ -147,6 +121,7 @@ func (r *report) rows(b *strings.Builder, unit string, values func(*result) meas
 }
 
 func (r *report) write(s *settings) error {
+	r.Machine.LoadAfter = machine.Load()
 	r.summarize()
 	text := r.table()
 	fmt.Print(text)
