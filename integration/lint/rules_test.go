@@ -62,11 +62,12 @@ var rooms = []struct {
 	room string
 	may  []string
 }{
-	{"cmd", []string{"backend", "cow"}},
+	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/control", nil},
 	{"backend/qmp", []string{"backend/control"}},
 	{"backend/nbd", []string{"backend/control", "backend/qmp"}},
 	{"backend", []string{"vhost", "cow"}},
+	{"vhost/load", []string{"vhost"}},
 	{"vhost/vhosttest", []string{"vhost"}},
 	{"vhost/blk", []string{"vhost/virtq"}},
 	{"vhost/virtq", []string{"vhost/guest"}},
@@ -75,6 +76,7 @@ var rooms = []struct {
 	{"cow/store", []string{"cow", "cow/layer", "cow/vfs"}},
 	{"cow/cowtest", []string{"cow"}},
 	{"cow/layer", []string{"cow/vfs"}},
+	{"cow/aio", nil},
 	{"cow/index", nil},
 	{"cow/vfs", nil},
 	{"cow", nil},
