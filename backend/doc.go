@@ -11,6 +11,7 @@
 //	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
+//	crew, ≤ 32 a disk   cow.Channel.Submit   a request that would make a worker wait  too little to do, or cow.Disk.Close
 //	control             Daemon.Run           control socket and its clients      control.Server.Close
 //	NBD                 nbd-server-start     NBD sockets and their clients       nbd-server-stop, or the exports have ended
 //	seal watcher        Daemon.promote       nothing; it tells when it is sealed  the former head is sealed
@@ -19,7 +20,7 @@
 //	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
 //	space               Daemon.Run           which file systems are low           the exports have ended
 //
-// A worker is locked to its thread. Nothing starts a goroutine for a request.
+// A worker is locked to its thread. No request has a goroutine of its own.
 //
 // The session changes a running worker only through (*worker).do, which runs a
 // function between two batches on the worker's own goroutine: rings, slots and
