@@ -66,6 +66,7 @@ echo $(grep -c freeze: trace) frozen, $(grep -c failed=0 trace) thawed
 const copyVsock = `
 set -e
 cd /run
+: >uris # of the last time
 ./cowblk --store /run/store export %[1]s --listen vsock:1:10809 </dev/null >/run/uris 2>/run/export.log &
 while [ "$(wc -l </run/uris)" != %[2]d ]; do
 	kill -0 $! || { cat /run/export.log; exit 1; }
