@@ -8,7 +8,7 @@ PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration race fuzz bench bench-quick bench-promote bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration race fuzz bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +46,9 @@ bench-quick: deps build ## the most important rows of that, in two minutes
 
 bench-promote: build ## how long requests wait for a promotion, and for a snapshot of QEMU's
 	$(GO) run ./integration/bench/promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4
+
+bench-bonnie: deps build ## bonnie++ in guests: raw, cowblk and dm-snapshot, by depth; half an hour
+	$(GO) run ./integration/bench/bonnie --dir $(BENCHDIR) --json integration/bench/results/bonnie.json --markdown integration/bench/results/bonnie.md
 
 bench-go: ## Go benchmarks of every stage; BENCHTIME=
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(PACKAGES)

@@ -117,38 +117,6 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 
 func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.blockSize) }
 
-// openLayers opens the layers oldest first, each expected to lie on the one
-// before it. The disk is as large as its top layer: a disk may have grown over
-// layers made when it was smaller, never shrunk.
-func (k *stack) openLayers(s Spec) error {
-	last := len(s.Layers) - 1
-	top, err := layer.ReadHeader(k.fs, s.Layers[last].Map)
-	if err != nil {
-		return err
-	}
-	k.size, k.blockSize = top.Size, int64(top.BlockSize)
-	var parent uuid.UUID // none below the first
-	var size int64
-	for i, p := range s.Layers {
-		expect := layer.Expect{Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
-		if i == last {
-			expect.UUID, expect.Size = top.UUID, top.Size
-		}
-		l, err := layer.Open(k.fs, p, layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect})
-		if err != nil {
-			return err
-		}
-		k.layers = append(k.layers, l)
-		h := l.Header()
-		if h.Size < size || h.Size > top.Size {
-			return &layer.Fault{Path: p.Map, What: "size of the disk in bytes", Expected: fmt.Sprintf("%d to %d, as of the layers below and on top", size, top.Size),
-				Found: fmt.Sprint(h.Size), Advice: "check that the disk's manifest names the right files", Err: layer.ErrMismatch}
-		}
-		parent, size = h.UUID, h.Size
-	}
-	return nil
-}
-
 // sealLeftovers seals the layers below the head that a crash left unsealed. One
 // that somebody else is reading stays as it is until the next open: it is never
 // written again anyway.
