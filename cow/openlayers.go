@@ -1,0 +1,95 @@
+package cow
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+)
+
+// openLayers opens the layers, each expected to lie on the one before it. The
+// disk is as large as its top layer: a disk may have grown over layers made when
+// it was smaller, never shrunk.
+//
+// A map is read and checked as a whole, which is what takes the time of opening a
+// large disk: all but the head are opened at once, on all processors. The head
+// comes last, for it is the one that opening changes.
+func (k *stack) openLayers(s Spec) error {
+	last := len(s.Layers) - 1
+	headers := make([]layer.Header, len(s.Layers))
+	for i, p := range s.Layers {
+		var err error
+		if headers[i], err = layer.ReadHeader(k.fs, p.Map); err != nil {
+			return err
+		}
+	}
+	top := headers[last]
+	k.size, k.blockSize = top.Size, int64(top.BlockSize)
+
+	opened := make([]*layer.Layer, len(s.Layers))
+	open := func(i int) (err error) {
+		var parent uuid.UUID // none below the first
+		if i > 0 {
+			parent = headers[i-1].UUID
+		}
+		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
+		opened[i], err = layer.Open(k.fs, s.Layers[i], layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect})
+		return err
+	}
+	err := checkSizes(s.Layers, headers)
+	if err == nil {
+		err = onAllProcessors(last, open)
+	}
+	if err == nil {
+		err = open(last)
+	}
+	for _, l := range opened {
+		if l != nil {
+			k.layers = append(k.layers, l)
+		}
+	}
+	return err
+}
+
+// checkSizes checks that no layer is larger than one above it.
+func checkSizes(paths []layer.Paths, headers []layer.Header) error {
+	top := headers[len(headers)-1]
+	var size int64
+	for i, h := range headers {
+		if h.Size < size || h.Size > top.Size {
+			return &layer.Fault{Path: paths[i].Map, What: "size of the disk in bytes", Expected: fmt.Sprintf("%d to %d, as of the layers below and on top", size, top.Size),
+				Found: fmt.Sprint(h.Size), Advice: "check that the disk's manifest names the right files", Err: layer.ErrMismatch}
+		}
+		size = h.Size
+	}
+	return nil
+}
+
+// onAllProcessors calls f with 0 to n-1, and returns the error of the lowest
+// number. After an error no further call begins.
+func onAllProcessors(n int, f func(int) error) error {
+	errs := make([]error, n)
+	var next atomic.Int64
+	var failed atomic.Bool
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && !failed.Load(); i = int(next.Add(1)) - 1 {
+				if errs[i] = f(i); errs[i] != nil {
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
