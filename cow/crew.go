@@ -13,7 +13,7 @@ const (
 
 // crew carries out what would make a queue's thread wait: copy-ups of what is not
 // in memory, first writes past the page cache or of blocks that another request
-// is about to own, writes at the gate, discards. Its hands are goroutines, each
+// is about to own, discards. Its hands are goroutines, each
 // with a synchronous channel of its own, started when there is work and ended by
 // the lack of it, the last ones by stop.
 type crew struct {

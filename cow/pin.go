@@ -99,21 +99,19 @@ func (c *Channel) pinRead() *view {
 }
 
 // pinWrite puts the channel's write on the current view, as pinRead does. While
-// a cut over several disks is being made it waits; an asynchronous channel gets
-// errWouldWait instead.
-func (c *Channel) pinWrite() (*view, error) {
+// a cut over several disks is being made it waits, on an asynchronous channel
+// too: that takes microseconds, and goroutines of the crew that start then would
+// compete with the cut for processors and the disk's mutex.
+func (c *Channel) pinWrite() *view {
 	for {
 		v := c.disk.view.Load()
 		if v.gate != nil {
-			if c.async {
-				return nil, errWouldWait
-			}
 			<-v.gate
 			continue
 		}
 		c.pins.writes.set(v.seq)
 		if c.disk.view.Load() == v {
-			return v, nil
+			return v
 		}
 		c.unpinWrite()
 	}

@@ -20,10 +20,7 @@ func (c *Channel) modify(r *Request) error {
 			return err
 		}
 		c.cur.set(r.Data)
-		v, err := c.pinWrite()
-		if err != nil {
-			return err
-		}
+		v := c.pinWrite()
 		defer c.unpinWrite()
 		return c.put(r, v, r.Offset, r.Length, false)
 	}
@@ -35,10 +32,7 @@ func (c *Channel) modify(r *Request) error {
 	if c.async {
 		return errWouldWait // file systems take their time to punch a hole
 	}
-	v, err := c.pinWrite()
-	if err != nil {
-		return err
-	}
+	v := c.pinWrite()
 	defer c.unpinWrite()
 	for _, g := range r.Ranges {
 		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
