@@ -100,6 +100,15 @@ func (d *Disk) unowned(v *view, block, limit uint64) (run uint64) {
 	return run
 }
 
+// maxWrite is the most that one call writes into the page cache, in bytes, and
+// what its pieces are aligned to in the file. A file system with large folios
+// (ext4, xfs) caches a write in folios as large as it is, and a later write of
+// 4 KiB then pays for every block of its folio: measured on ext4 of Linux 6.18,
+// 19,000 random overwrites a second where the file had been written 1 MiB at a
+// time, 135,000 at 64 KiB, 220,000 at 16 KiB. The first writes of a sequential
+// stream get slower, from some 3.6 to 2.5 GB/s at 32 KiB.
+const maxWrite = 32 << 10
+
 // writeHead writes before, n bytes from the cursor, and after, one behind the
 // other, to the head at disk byte pos, in as few calls as possible.
 func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos int64) error {
@@ -109,7 +118,12 @@ func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos i
 		if len(before) > 0 {
 			iov = appendIovec(iov, before)
 		}
-		iov, covered := c.cur.iovecs(iov, n)
+		most := n
+		if !c.disk.direct {
+			off := s.start + pos + int64(len(before))
+			most = min(n, maxWrite-off&(maxWrite-1))
+		}
+		iov, covered := c.cur.iovecs(iov, most)
 		if covered == n && len(after) > 0 && len(iov) < cap(iov) {
 			iov = appendIovec(iov, after)
 		}
