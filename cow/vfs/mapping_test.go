@@ -125,14 +125,17 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	want := content(size, 1)
 	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
 	m := mapped(t, f, size)
+	// A device may be so fast that the copy is not suspicious, and the kernel does
+	// not count every page that it reads for a fault: both are made up.
+	m.slow, m.faults = -time.Minute, func() int64 { return m.last + 1 }
 	m.Seen(0, size)
 	evict(t, f) // before a page is mapped: mapped ones are kept
 	p := make([]byte, size)
 	if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 		t.Fatal("the copy that waited has not the file's content")
 	}
-	if on := m.Copy(p, 0); on != f.memory {
-		t.Fatalf("after an eviction: in use is %v, the file lives in memory is %v", on, f.memory)
+	if m.Copy(p, 0) {
+		t.Fatal("the mapping is in use after a wrong guess")
 	}
 	if n, err := f.Preadv(vector(p), 0); n != size || err != nil || !bytes.Equal(p, want) {
 		t.Errorf("Preadv: got %d, %v", n, err)
