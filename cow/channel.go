@@ -198,17 +198,12 @@ func (r *Request) complete() {
 	l.count.Add(1)
 	if !l.armed {
 		l.armed = true
-		l.write()
+		// Which number is added (the byte order decides) does not matter, nor
+		// that the counter may be full, for then it is readable.
+		l.word = [8]byte{0: 1}
+		unix.Write(l.fd, l.word[:])
 	}
 	l.mu.Unlock()
-}
-
-// write adds to the eventfd's count: which number (the byte order decides) does
-// not matter, nor that the counter may be full, for then it is readable. The
-// mutex is held.
-func (l *remoteList) write() {
-	l.word = [8]byte{0: 1}
-	unix.Write(l.fd, l.word[:])
 }
 
 func (l *remoteList) drainTo(done *requestList) {

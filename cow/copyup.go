@@ -7,7 +7,7 @@ func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
 	from, to := d.block(pos), d.block(pos+n-1)
 	partial := d.partial(pos, n)
 	if c.async {
-		if partial && !v.settled.Load() || d.direct || !d.guard.tryLock(c.claim, from, to) {
+		if partial && !v.settled.Load() || v.sources[v.head].direct != nil || !d.guard.tryLock(c.claim, from, to) {
 			return errWouldWait
 		}
 	} else {

@@ -1,7 +1,6 @@
 package cow
 
 import (
-	"fmt"
 	"runtime/debug"
 
 	"cowblk/cow/vfs"
@@ -58,34 +57,31 @@ func (k *cursor) advance(n int64) {
 	}
 }
 
-// zero clears the next n bytes and moves behind them. It is the one place where
-// this package itself stores into the caller's memory: memory of a guest may
-// have lost its backing, and that must fail the request, not the process.
-func (k *cursor) zero(n int64) (err error) {
-	old := debug.SetPanicOnFault(true)
-	defer func() {
-		debug.SetPanicOnFault(old)
-		if p := recover(); p != nil {
-			if f, ok := p.(interface{ Addr() uintptr }); ok {
-				err = fmt.Errorf("%w: address %#x", ErrFault, f.Addr())
-				return
-			}
-			panic(p)
+// piece is what is left of the buffer that the cursor stands in, at most n bytes
+// of it; nil behind the last one. Empty buffers are stepped over.
+func (k *cursor) piece(n int64) []byte {
+	for len(k.segs) > 0 {
+		if p := k.segs[0][k.off:]; len(p) > 0 {
+			return p[:min(int64(len(p)), n)]
 		}
-	}()
-	for n > 0 && len(k.segs) > 0 {
-		s := k.segs[0][k.off:]
-		if int64(len(s)) > n {
-			s = s[:n]
-		}
-		clear(s)
-		k.advance(int64(len(s)))
-		n -= int64(len(s))
-		if len(s) == 0 { // an empty buffer: advance(0) does not step over it
-			k.segs, k.off = k.segs[1:], 0
-		}
+		k.segs, k.off = k.segs[1:], 0
 	}
 	return nil
+}
+
+// zero clears the next n bytes and moves behind them. Memory of a guest may have
+// lost its backing: the fault is then a panic, for Channel.perform.
+func (k *cursor) zero(n int64) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	for n > 0 {
+		p := k.piece(n)
+		if p == nil {
+			return
+		}
+		clear(p)
+		k.advance(int64(len(p)))
+		n -= int64(len(p))
+	}
 }
 
 // holds reports whether the buffers have at least n bytes.

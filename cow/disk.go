@@ -23,10 +23,8 @@ type Disk struct {
 	blocks     uint64 // of the disk, the last one possibly partial
 	baseBlocks uint64 // first blocks of the disk that hold something of the base
 	readOnly   bool
-	direct     bool // guest's data go past the page cache
 	zeroBlock  []byte
 	index      *index.Index
-	fs         vfs.FS
 	log        *slog.Logger
 	onFailure  func(error)
 	failed     atomic.Pointer[error] // see fail

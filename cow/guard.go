@@ -39,11 +39,8 @@ func (c *claim) overlaps(o *claim) bool { return c.from <= o.to && o.from <= c.t
 func (g *guard) tryLock(c *claim, from, to uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c.from, c.to, c.earlier = from, to, 0
-	for o := g.first; o != nil; o = o.next {
-		if c.overlaps(o) {
-			return false
-		}
+	if g.place(c, from, to) > 0 {
+		return false
 	}
 	g.append(c)
 	return true
@@ -54,14 +51,8 @@ func (g *guard) tryLock(c *claim, from, to uint64) bool {
 // there is no cycle. The caller holds no other claim.
 func (g *guard) lock(c *claim, from, to uint64) {
 	g.mu.Lock()
-	c.from, c.to, c.earlier = from, to, 0
-	for o := g.first; o != nil; o = o.next {
-		if c.overlaps(o) {
-			c.earlier++
-		}
-	}
+	wait := g.place(c, from, to) > 0
 	g.append(c)
-	wait := c.earlier > 0
 	if wait {
 		g.waits++
 	}
@@ -69,6 +60,18 @@ func (g *guard) lock(c *claim, from, to uint64) {
 	if wait {
 		<-c.ready
 	}
+}
+
+// place gives c, which is not among the claims, its range, and returns how many
+// of them overlap with it.
+func (g *guard) place(c *claim, from, to uint64) int {
+	c.from, c.to, c.earlier = from, to, 0
+	for o := g.first; o != nil; o = o.next {
+		if c.overlaps(o) {
+			c.earlier++
+		}
+	}
+	return c.earlier
 }
 
 func (g *guard) append(c *claim) {

@@ -51,15 +51,14 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{fs: o.FS, log: o.Log}
+	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}}
 	ix, err := k.open(s)
-	if err != nil {
-		_ = closeFiles(k.base, k.layers, false)
-		return nil, fmt.Errorf("open disk: %w", err)
+	if err == nil {
+		if err = k.makeView(s); err != nil {
+			ix.Close()
+		}
 	}
-	k.sources = sources{fs: o.FS, direct: o.Direct}
-	if err := k.makeView(s); err != nil {
-		ix.Close()
+	if err != nil {
 		_ = closeFiles(k.base, k.layers, false)
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
@@ -163,7 +162,7 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 func (k *stack) makeView(s Spec) error {
 	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
 	v.settled.Store(true) // there was no view before it
-	base := source{limit: 0}
+	var base source       // holds nothing where there is no base
 	if k.base != nil {
 		var err error
 		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
@@ -190,8 +189,8 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
-		readOnly: s.ReadOnly, direct: o.Direct, zeroBlock: make([]byte, k.blockSize), index: ix,
-		fs: k.fs, log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources,
+		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
+		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources,
 	}
 	d.crew = newCrew(d)
 	d.quiet.cond.L = &d.quiet.mu

@@ -239,7 +239,7 @@ func (p *Promotion) seal(v *view) error {
 	if err := d.flusher.sealLayer(p.old); err != nil {
 		return err
 	}
-	sealed, err := layer.Open(d.fs, p.old.Paths(), layer.OpenParams{Expect: layer.Expect{State: layer.Sealed, UUID: p.old.Header().UUID}})
+	sealed, err := layer.Open(d.sources.fs, p.old.Paths(), layer.OpenParams{Expect: layer.Expect{State: layer.Sealed, UUID: p.old.Header().UUID}})
 	if err != nil {
 		return err
 	}

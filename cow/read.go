@@ -69,7 +69,7 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 		left -= int64(got)
 	}
 	if n > inside {
-		return c.cur.zero(n - inside)
+		c.cur.zero(n - inside)
 	}
 	return nil
 }
@@ -92,17 +92,13 @@ func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err er
 // call, and half of what a page costs; see vfs.Mapping for what makes it safe.
 func (c *Channel) copyMapped(s *source, pos, n int64) (done int64) {
 	off := s.start + pos
-	for done < n && len(c.cur.segs) > 0 {
-		p := c.cur.segs[0][c.cur.off:]
-		p = p[:min(int64(len(p)), n-done)]
-		if len(p) > 0 && !s.mapping.Copy(p, off+done) {
-			return done
+	for done < n {
+		p := c.cur.piece(n - done)
+		if p == nil || !s.mapping.Copy(p, off+done) {
+			break
 		}
 		done += int64(len(p))
 		c.cur.advance(int64(len(p)))
-		if len(p) == 0 { // an empty buffer: advance(0) does not step over it
-			c.cur.segs, c.cur.off = c.cur.segs[1:], 0
-		}
 	}
 	return done
 }

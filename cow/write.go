@@ -54,8 +54,8 @@ func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
 		switch {
 		case owner == v.head:
 			m = min(n, d.endOf(pos, run)-pos)
-			if c.async && d.direct && !claimed {
-				err = c.postpone(r, v, &v.sources[v.head], pos, m, true)
+			if s := &v.sources[v.head]; c.async && s.direct != nil && !claimed {
+				err = c.postpone(r, v, s, pos, m, true)
 			} else {
 				err = c.overwrite(v, pos, m)
 			}
@@ -119,7 +119,7 @@ func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos i
 			iov = appendIovec(iov, before)
 		}
 		most := n
-		if !c.disk.direct {
+		if s.direct == nil {
 			off := s.start + pos + int64(len(before))
 			most = min(n, maxWrite-off&(maxWrite-1))
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"slices"
 	"strings"
 
 	machine "cowblk/integration/bench/compare/report"
@@ -67,19 +66,13 @@ func (r *report) summarize() {
 				}
 			}
 			if len(rates) > 0 {
-				x.Median[c.Name] = median(rates)
+				x.Median[c.Name] = machine.Median(rates)
 			}
 			if len(ratios) > 0 {
-				x.SlowDown[c.Name] = math.Round(median(ratios)*1000) / 1000
+				x.SlowDown[c.Name] = math.Round(machine.Median(ratios)*1000) / 1000
 			}
 		}
 	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	n := len(v)
-	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
 // table is the report for people.
