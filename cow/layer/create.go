@@ -253,10 +253,12 @@ func firstNonZero(f vfs.File, end int64) (int64, error) {
 
 // lock excludes every other writer, and for a writer every other user, of the
 // map. Locks are on the map alone: several data areas may share one device.
-func (l *Layer) lock(exclusive bool) error {
-	err := l.mapf.Lock(exclusive)
+func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
+
+func lockMap(f vfs.File, exclusive bool) error {
+	err := f.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
-		return &Fault{Path: l.paths.Map, What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
+		return &Fault{Path: f.Name(), What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
 			Advice: "stop the process that serves this disk", Err: ErrInUse}
 	}
 	return err

@@ -38,9 +38,9 @@ type Header struct {
 	Size       int64  // of the disk, bytes
 	BlockSize  uint32 // bytes
 	State      State
-	Clean      bool   // head: closed in order, OwnedBlocks holds; always true when sealed
+	Clean      bool   // head: closed in order, Owned holds; always true when sealed
 	Owned      uint64 // number of set bits; meaningful when Clean
-	MapCRC     uint32 // of the bitmap, see FORMAT.md; sealed only
+	MapCRC     uint32 // of the bitmap, see FORMAT.md; meaningful when HasMapCRC
 	DataOffset int64  // of block 0 in the data file, bytes
 
 	Created  time.Time // to the nanosecond
@@ -50,7 +50,13 @@ type Header struct {
 	BaseSize int64       // bytes of the base that were fingerprinted
 }
 
-// Features are the three feature words of a map. This version defines none.
+// HasMapCRC reports whether MapCRC holds: of every sealed layer, and of a head
+// that a program closed in order that keeps the checksum of heads too.
+func (h Header) HasMapCRC() bool {
+	return h.State == Sealed || h.Clean && h.Features.ClearOnOpen&featureHeadCRC != 0
+}
+
+// Features are the three feature words of a map.
 type Features struct {
 	MustRefuse  uint64 // a reader that does not know a set bit refuses the map
 	MayIgnore   uint64 // may be ignored, and is kept
@@ -60,8 +66,13 @@ type Features struct {
 const (
 	formatVersion = 1
 
+	// featureHeadCRC, in ClearOnOpen: the map checksum holds for a clean head.
+	// A writer that knows nothing of it clears it with the rest, and so does not
+	// leave a checksum behind that its own changes have made wrong.
+	featureHeadCRC = 1 << 0
+
 	knownMustRefuse  = 0
-	knownClearOnOpen = 0
+	knownClearOnOpen = featureHeadCRC
 
 	flagClean  = 1 << 0
 	knownFlags = flagClean

@@ -221,7 +221,8 @@ func (l *Layer) closeHead() error {
 		return err
 	}
 	h := l.Header()
-	h.Clean, h.Owned = true, l.Bitmap().Count()
+	h.Clean, h.Owned, h.MapCRC = true, l.Bitmap().Count(), l.Bitmap().checksum()
+	h.Features.ClearOnOpen |= featureHeadCRC
 	return l.writeHeader(h)
 }
 

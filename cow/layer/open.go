@@ -17,6 +17,9 @@ type OpenParams struct {
 	// layer is opened read-only under a shared lock, be it sealed or a head.
 	Write  bool
 	Expect Expect
+	// Carried are the pages that the process which Left this head has handed
+	// over; nil: none did. For writing only.
+	Carried []DirtyPage
 }
 
 // Expect is what the caller knows about the layer; anything else is refused
@@ -71,12 +74,17 @@ func (l *Layer) open(o OpenParams) error {
 	if !o.Write {
 		return nil
 	}
+	if o.Carried != nil {
+		if err := l.carry(o.Carried); err != nil {
+			return at(l.paths.Map, err)
+		}
+	}
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
 	h := l.header
-	h.Clean, h.Owned = false, 0
-	h.Features.ClearOnOpen &= knownClearOnOpen
+	h.Clean, h.Owned, h.MapCRC = false, 0, 0
+	h.Features.ClearOnOpen &= knownClearOnOpen &^ featureHeadCRC
 	return l.writeHeader(h)
 }
 
@@ -170,7 +178,7 @@ func (l *Layer) checkMap() error {
 	}
 	c := census{blocks: h.Blocks()}
 	err = scanMap(l.mapf, h.MapPages(), func(page uint64, words []uint64) error {
-		if err := c.add(page, words, sealed); err != nil {
+		if err := c.add(page, words, h.HasMapCRC()); err != nil {
 			return err
 		}
 		if !sealed {
@@ -186,6 +194,9 @@ func (l *Layer) checkMap() error {
 	}
 	if h.Clean && c.count != h.Owned {
 		return &Fault{What: "number of owned blocks", Expected: fmt.Sprint(h.Owned), Found: fmt.Sprint(c.count), Advice: adviceRestore, Err: ErrDamaged}
+	}
+	if h.HasMapCRC() && c.crc != h.MapCRC {
+		return &Fault{What: "checksum of the map of a clean head", Expected: hex32(h.MapCRC), Found: hex32(c.crc), Advice: adviceRestore, Err: ErrDamaged}
 	}
 	return l.checkData(c.end)
 }

@@ -6,17 +6,22 @@ import (
 	"hash/crc32"
 	"io"
 	"math/bits"
-
-	"cowblk/cow/vfs"
 )
 
 // scanChunk is how much of a map one read takes, in bytes.
 const scanChunk = 256 << 10
 
+// mapReader is what scanMap needs of a file.
+type mapReader interface {
+	Name() string
+	ReadAt(p []byte, off int64) (int, error)
+	NextData(off int64) (start, end int64, err error)
+}
+
 // scanMap reads the bitmap of a map file page by page in ascending order and
 // calls visit for each page that is not all zero. The words are only valid
 // during the call. Holes are not read.
-func scanMap(f vfs.File, pages uint64, visit func(page uint64, words []uint64) error) error {
+func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) error) error {
 	words := make([]uint64, scanChunk/8)
 	raw := wordBytes(words)
 	end := int64(MapOffset) + int64(pages)*MapPageSize
@@ -54,7 +59,7 @@ func scanMap(f vfs.File, pages uint64, visit func(page uint64, words []uint64) e
 }
 
 // readError turns the end of a file into a Fault.
-func readError(f vfs.File, what string, off, n int64, err error) error {
+func readError(f mapReader, what string, off, n int64, err error) error {
 	if err != io.EOF {
 		return err
 	}

@@ -1,0 +1,307 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"cowblk/cow/vfs"
+)
+
+// Remedy is what Repair can do about a finding without guessing: what comes out
+// is proven by a checksum or a count, or means nothing to any reader.
+type Remedy int
+
+const (
+	NoRemedy      Remedy = iota
+	RestoreHeader        // its own checksum proves what the header was
+	GrowMap              // no bit was in the part that is missing
+	ClearBits            // no block belongs to them
+	GrowData             // no owned block was in the part that is missing
+)
+
+// String says what is done, for a person.
+func (r Remedy) String() string {
+	switch r {
+	case RestoreHeader:
+		return "write the header as its checksum proves that it was"
+	case GrowMap:
+		return "extend the map with zeros: its checksum or count proves that no bit is lost"
+	case ClearBits:
+		return "clear the bits beyond the last block"
+	case GrowData:
+		return "extend the data file to its full length: no owned block is lost"
+	default:
+		return "nothing"
+	}
+}
+
+// Finding is one thing that is wrong with a layer.
+type Finding struct {
+	*Fault
+	Remedy Remedy
+}
+
+// InspectParams say how closely Inspect looks. The zero value reads header and
+// lengths, and the map of a layer that was not closed in order.
+type InspectParams struct {
+	Known Known
+	// Map reads the map of every layer.
+	Map bool
+	// Data, if not nil, has all of the data read, and is told after each piece
+	// how many bytes of the data file are behind it. Its error ends Inspect.
+	Data func(done, total int64) error
+}
+
+// Inspection is what Inspect found.
+type Inspection struct {
+	// Header is zero if nothing sound or provable was found. It is the restored
+	// one where RestoreHeader is among the remedies.
+	Header   Header
+	Findings []Finding // in the order in which Repair goes about them
+	MapRead  bool
+	Owned    uint64 // blocks: counted if MapRead, else as the header says
+}
+
+// Inspect looks at a layer without changing it or stopping at the first thing
+// that is wrong. What it finds is what makes Open refuse the layer, and besides
+// a data file that has lost its unused end. A layer without findings need not be
+// the one that is expected in its place: compare Header.
+//
+// It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of
+// InspectParams.Data, the operating system's.
+func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
+	x := &inspector{paths: p, params: o}
+	defer x.close()
+	if err := x.open(fsys, os.O_RDONLY, false); err != nil {
+		return nil, fmt.Errorf("inspect layer: %w", err)
+	}
+	if err := x.inspect(); err != nil {
+		return nil, fmt.Errorf("inspect layer: %w", err)
+	}
+	return &x.Inspection, nil
+}
+
+// inspector is an inspection under way, with what a repair needs of it.
+type inspector struct {
+	Inspection
+	paths  Paths
+	params InspectParams
+	mapf   vfs.File // nil: missing
+	data   vfs.File // nil: missing
+
+	sector   [SectorSize]byte     // as it is, or as it can be restored
+	lastPage [wordsPerPage]uint64 // of the map, without the bits beyond the last block
+	dataSize int64                // that the data file shall have
+}
+
+func (x *inspector) close() {
+	for _, f := range []vfs.File{x.data, x.mapf} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func (x *inspector) find(r Remedy, what, expected, found, advice string, file vfs.File, sentinel error) {
+	f := &Fault{Path: x.paths.Map, What: what, Expected: expected, Found: found, Advice: advice, Err: sentinel}
+	if file != nil {
+		f.Path = file.Name()
+	}
+	x.Findings = append(x.Findings, Finding{f, r})
+}
+
+// open opens the files and locks the map. One that is not there is a finding.
+func (x *inspector) open(fsys vfs.FS, flag int, exclusive bool) error {
+	for _, f := range []struct {
+		what, name string
+		file       *vfs.File
+	}{{"map", x.paths.Map, &x.mapf}, {"data", x.paths.Data, &x.data}} {
+		file, err := fsys.OpenFile(f.name, flag, 0)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			x.find(NoRemedy, f.what, "a file", "none", adviceRestore, nil, ErrDamaged)
+			x.Findings[len(x.Findings)-1].Path = f.name
+		case err != nil:
+			return err
+		default:
+			*f.file = file
+		}
+	}
+	if x.mapf == nil {
+		return nil
+	}
+	return lockMap(x.mapf, exclusive)
+}
+
+func (x *inspector) inspect() error {
+	if x.mapf == nil {
+		return nil
+	}
+	var err error
+	x.Header, err = readHeader(x.mapf, &x.sector)
+	var fault *Fault
+	if errors.As(err, &fault) {
+		sector, h, ok := restore(x.sector, x.paths, x.params.Known)
+		if !ok {
+			x.Findings = append(x.Findings, Finding{fault, NoRemedy})
+			return nil
+		}
+		x.Findings = append(x.Findings, Finding{fault, RestoreHeader})
+		x.sector, x.Header = sector, h
+	} else if err != nil {
+		return err
+	}
+	if err := x.lookAtMap(); err != nil {
+		return err
+	}
+	if x.params.Data != nil && x.data != nil {
+		return x.readData()
+	}
+	return nil
+}
+
+// lookAtMap checks lengths and, if that is asked for or needed, the bitmap.
+func (x *inspector) lookAtMap() error {
+	h := &x.Header
+	mapSize, err := x.mapf.Size()
+	if err != nil {
+		return err
+	}
+	short := mapSize < h.MapSize()
+	cut, size, err := x.dataCut()
+	if err != nil {
+		return err
+	}
+	x.Owned = h.Owned
+	if !x.params.Map && h.Clean && !short && !cut {
+		return nil
+	}
+	c := census{blocks: h.Blocks()}
+	stray := uint64(0) // a block beyond the last whose bit is set
+	err = scanMap(padded{x.mapf}, h.MapPages(), func(page uint64, words []uint64) error {
+		if page == h.MapPages()-1 {
+			stray = trim(words, h.Blocks()-page*blocksPerPage, page*blocksPerPage)
+			copy(x.lastPage[:], words)
+			if allZero(words) {
+				return nil
+			}
+		}
+		return c.add(page, words, h.HasMapCRC())
+	})
+	if err != nil {
+		return err
+	}
+	x.MapRead, x.Owned = true, c.count
+	x.judgeMap(&c, short, mapSize, stray)
+	if x.data != nil && cut {
+		x.judgeData(&c, size)
+	}
+	return nil
+}
+
+// trim clears the bits from bit number n of words on, and returns first plus the
+// number of the last one of them that was set, or 0.
+func trim(words []uint64, n, first uint64) (stray uint64) {
+	for i := n; i < uint64(len(words))*64; i++ {
+		if words[i/64]>>(i%64)&1 != 0 {
+			words[i/64] &^= 1 << (i % 64)
+			stray = first + i
+		}
+	}
+	return stray
+}
+
+// judgeMap says what is wrong with the map, given what is in it: c counts
+// neither bits beyond the last block nor anything beyond the end of the file.
+func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64) {
+	h := &x.Header
+	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
+	grow, clear := NoRemedy, NoRemedy
+	if h.Clean && sum && count {
+		grow, clear = GrowMap, ClearBits
+	}
+	if !h.Clean && !short {
+		// Nothing has recorded what the map was, but no reader looks there.
+		clear = ClearBits
+	}
+	if short {
+		x.find(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.MapSize()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
+	}
+	if stray != 0 {
+		x.find(clear, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1), fmt.Sprintf("a bit for block %d", stray), adviceRestore, x.mapf, ErrDamaged)
+	}
+	switch {
+	case !sum:
+		x.find(NoRemedy, "checksum of the map", hex32(h.MapCRC), hex32(c.crc), adviceRestore, x.mapf, ErrDamaged)
+	case !count:
+		x.find(NoRemedy, "number of owned blocks", fmt.Sprint(h.Owned), fmt.Sprint(c.count), adviceRestore, x.mapf, ErrDamaged)
+	}
+}
+
+// dataCut reports whether the data file is shorter than it was made, and its
+// size.
+func (x *inspector) dataCut() (cut bool, size int64, err error) {
+	if x.data == nil {
+		return true, 0, nil
+	}
+	size, err = x.data.Size()
+	x.dataSize = x.Header.DataOffset + x.Header.Size
+	return size < x.dataSize, size, err
+}
+
+// judgeData looks whether what the data file has lost was in use.
+func (x *inspector) judgeData(c *census, size int64) {
+	h := &x.Header
+	need := h.DataOffset + min(int64(c.end)*int64(h.BlockSize), h.Size)
+	if c.end > 0 && size < need {
+		x.find(NoRemedy, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1), fmt.Sprintf("at least %d bytes", need), fmt.Sprint(size),
+			adviceRestore, x.data, ErrDamaged)
+		return
+	}
+	x.find(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
+}
+
+// readData reads all of the layer's data for the sake of what cannot be read.
+func (x *inspector) readData() error {
+	size, err := x.data.Size()
+	if err != nil {
+		return err
+	}
+	size = min(size, x.dataSize)
+	buf := make([]byte, 4*scanChunk)
+	for off := x.Header.DataOffset; off < size; {
+		start, end, err := x.data.NextData(off)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		for off = start; off < min(end, size); {
+			n := min(min(end, size)-off, int64(len(buf)))
+			if _, err := x.data.ReadAt(buf[:n], off); err != nil {
+				x.find(NoRemedy, fmt.Sprintf("content from byte %d", off), fmt.Sprintf("%d bytes", n), err.Error(), adviceRestore, x.data, ErrDamaged)
+			}
+			off += n
+			if err := x.params.Data(off, size); err != nil {
+				return err
+			}
+		}
+	}
+	return x.params.Data(size, size)
+}
+
+// padded is a map file that goes on with zeros behind its end.
+type padded struct{ vfs.File }
+
+func (f padded) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if err == io.EOF {
+		clear(p[n:])
+		return len(p), nil
+	}
+	return n, err
+}

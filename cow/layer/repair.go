@@ -1,0 +1,67 @@
+package layer
+
+import (
+	"fmt"
+	"os"
+
+	"cowblk/cow/vfs"
+)
+
+// Repair carries out the remedies that Inspect names, each made durable before
+// the next, and returns those. It guesses nothing and changes no content; what
+// has no remedy stays as it is, and Open goes on refusing it. A crash at any point
+// leaves something that Repair goes on with. Repairing a layer that needs it not
+// changes nothing.
+//
+// It needs to be the only user of the layer. Errors: ErrInUse, the operating
+// system's.
+func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
+	x := &inspector{paths: p, params: InspectParams{Known: k, Map: true}}
+	defer x.close()
+	if err := x.open(fsys, os.O_RDWR, true); err != nil {
+		return nil, fmt.Errorf("repair layer: %w", err)
+	}
+	if err := x.inspect(); err != nil {
+		return nil, fmt.Errorf("repair layer: %w", err)
+	}
+	for _, f := range x.Findings {
+		if f.Remedy == NoRemedy {
+			continue
+		}
+		if err := x.apply(f.Remedy); err != nil {
+			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		}
+		done = append(done, f.Remedy)
+	}
+	return done, nil
+}
+
+// apply does one thing durably.
+func (x *inspector) apply(r Remedy) error {
+	switch r {
+	case RestoreHeader:
+		return writeDurably(x.mapf, x.sector[:], 0)
+	case GrowMap:
+		return growDurably(x.mapf, x.Header.MapSize())
+	case ClearBits:
+		littleEndian(x.lastPage[:])
+		return writeDurably(x.mapf, wordBytes(x.lastPage[:]), x.Header.MapSize()-MapPageSize)
+	case GrowData:
+		return growDurably(x.data, x.dataSize)
+	}
+	return nil
+}
+
+func writeDurably(f vfs.File, p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	return f.Datasync()
+}
+
+func growDurably(f vfs.File, n int64) error {
+	if err := f.Truncate(n); err != nil {
+		return err
+	}
+	return f.Datasync()
+}
