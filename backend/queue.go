@@ -22,8 +22,8 @@ func (a ringAddress) mapIn(t *guest.Table) (desc, avail, used []byte, err error)
 
 // newWorker sets one ring up. On success the worker owns q's file descriptors;
 // on failure they are closed.
-func newWorker(d *Device, q vhost.Queue) (w *worker, err error) {
-	w = &worker{
+func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
+	w := &worker{
 		dev:   d,
 		index: q.Index,
 		log:   d.log,
@@ -44,10 +44,14 @@ func newWorker(d *Device, q vhost.Queue) (w *worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.ring, err = virtq.NewSplit(virtq.SplitConfig{
-		Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
-		EventIdx: q.Features&virtq.FeatureEventIdx != 0,
-		Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
+	// The ring's used index is read here.
+	err = touch(func() (err error) {
+		w.ring, err = virtq.NewSplit(virtq.SplitConfig{
+			Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
+			EventIdx: q.Features&virtq.FeatureEventIdx != 0,
+			Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"fmt"
 	"log/slog"
 	"runtime"
 	"runtime/debug"
@@ -52,6 +51,7 @@ type worker struct {
 	done   []*cow.Request // scratch for Completed
 
 	inflight int
+	syncing  int // of those in flight, the ones that end with a sync of files
 	stopping bool
 	kicks    bool  // the driver has been asked for them
 	broken   error // set once; afterwards guest memory is not touched again
@@ -194,8 +194,14 @@ func (w *worker) submit(s *slot) {
 			Length: int64(r.Sectors) * blk.SectorSize,
 		})
 	}
+	if syncs(io) {
+		w.syncing++
+	}
 	w.ch.Submit(io)
 }
+
+// syncs reports whether a request ends with a sync of the disk's files.
+func syncs(io *cow.Request) bool { return io.Op == cow.OpFlush || io.FUA }
 
 // reap finishes every request that the engine has completed: status byte, used
 // element, slot free again. It reports whether there was one.
@@ -204,6 +210,9 @@ func (w *worker) reap() bool {
 	for _, io := range w.done {
 		s := &w.slots[io.Slot]
 		w.inflight--
+		if syncs(io) {
+			w.syncing--
+		}
 		w.unpin(s.mem)
 		s.mem = nil
 		if io.Err != nil {
@@ -263,11 +272,7 @@ func (w *worker) catchFault(worked *bool) {
 	if r == nil {
 		return
 	}
-	fault, ok := r.(interface{ Addr() uintptr })
-	if !ok {
-		panic(r)
-	}
-	w.breakQueue(fmt.Errorf("guest memory at %#x is gone: its file was truncated", fault.Addr()))
+	w.breakQueue(faultError(r))
 	if worked != nil {
 		*worked = true
 	}

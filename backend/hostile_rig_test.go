@@ -1,0 +1,344 @@
+package backend
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+	"cowblk/vhost"
+	"cowblk/vhost/virtq"
+	"cowblk/vhost/virtq/virtqtest"
+)
+
+// patience is how long a hostile test waits for what must come; far longer than
+// it takes on a busy machine.
+const patience = 20 * time.Second
+
+// target is a small disk, a base of random content with a head on top, and the
+// device in front of it.
+type target struct {
+	base []byte
+	disk *cow.Disk
+	dev  *Device
+	log  *logCount
+	data string // the head's data file
+}
+
+func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
+	t.Helper()
+	x := &target{base: make([]byte, size), log: &logCount{}}
+	rand.NewChaCha8([32]byte{2}).Read(x.base)
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base")
+	must(t, os.WriteFile(base, x.base, 0o600))
+	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
+	must(t, err)
+	print, err := layer.ComputeFingerprint(f, 0, size)
+	must(t, err)
+	must(t, f.Close())
+	x.data = filepath.Join(dir, "data")
+	paths := layer.Paths{Map: filepath.Join(dir, "map"), Data: x.data}
+	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print, BaseSize: size})
+	must(t, err)
+	must(t, l.Close())
+	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+	must(t, err)
+	t.Cleanup(func() { must(t, x.disk.Close()) })
+	o.Name, o.Log = "target", slog.New(x.log)
+	x.dev, err = NewDevice(x.disk, o)
+	must(t, err)
+	return x
+}
+
+// logCount counts what a person's log would get: lines of Info and above.
+type logCount struct{ lines, bytes atomic.Int64 }
+
+func (c *logCount) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+func (c *logCount) WithAttrs([]slog.Attr) slog.Handler           { return c }
+func (c *logCount) WithGroup(string) slog.Handler                { return c }
+func (c *logCount) Handle(_ context.Context, r slog.Record) error {
+	n := len(r.Message)
+	r.Attrs(func(a slog.Attr) bool { n += len(a.Key) + len(a.Value.String()) + 2; return true })
+	c.lines.Add(1)
+	c.bytes.Add(int64(n))
+	return nil
+}
+
+// Guest memory of an attacker: two adjacent regions with a border between them,
+// nothing above or below.
+const (
+	atkBase   = 0x10000
+	atkRegion = 0x20000
+	atkBorder = atkBase + atkRegion
+	atkEnd    = atkBorder + atkRegion
+	atkNum    = 16               // descriptors of a ring
+	atkMeta   = atkBase + 0x4000 // headers
+	atkStatus = atkBase + 0x8000 // status bytes
+	atkTable  = atkBase + 0xc000 // indirect tables
+	atkData   = atkBorder - 0x8000
+)
+
+// attacker is a front-end and driver that does what it is told, right or wrong,
+// to a session over a socket pair.
+type attacker struct {
+	t    testing.TB
+	to   *target
+	mem  *virtqtest.Memory
+	ring *virtqtest.Ring
+	sock int // a blocking socket
+	end  chan error
+
+	kick, call, err int // eventfds
+	served          bool
+}
+
+// newAttacker starts a session. Nothing has been said yet.
+func newAttacker(t testing.TB, to *target) *attacker {
+	t.Helper()
+	a := &attacker{t: t, to: to, end: make(chan error, 1)}
+	var err error
+	a.mem, err = virtqtest.NewMemory(virtqtest.Layout(atkBase, atkRegion, atkRegion)...)
+	must(t, err)
+	a.ring, err = virtqtest.NewRing(a.mem, atkNum, atkBase)
+	must(t, err)
+	for _, p := range []*int{&a.kick, &a.call, &a.err} {
+		*p, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		must(t, err)
+	}
+	a.connect()
+	t.Cleanup(func() {
+		a.leave()
+		must(t, a.mem.Close())
+		for _, fd := range []int{a.kick, a.call, a.err} {
+			unix.Close(fd)
+		}
+	})
+	return a
+}
+
+// connect starts a session on a new connection.
+func (a *attacker) connect() {
+	a.t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(a.t, err)
+	f := os.NewFile(uintptr(pair[1]), "session")
+	conn, err := net.FileConn(f)
+	f.Close()
+	must(a.t, err)
+	limit := unix.NsecToTimeval(int64(patience))
+	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
+	a.sock, a.served = pair[0], true
+	dev, log := a.to.dev, slog.New(a.to.log)
+	go func() { a.end <- vhost.Serve(conn.(*net.UnixConn), dev, vhost.Options{Log: log}) }()
+}
+
+// leave disconnects and returns what Serve returned. It may be called again.
+func (a *attacker) leave() error {
+	if !a.served {
+		return nil
+	}
+	a.served = false
+	unix.Close(a.sock)
+	select {
+	case err := <-a.end:
+		return err
+	case <-time.After(patience):
+		a.t.Fatal("the session did not end after its front-end had gone")
+		return nil
+	}
+}
+
+// send sends a message with its correct framing; errors of a connection that
+// the other side has closed do not count.
+func (a *attacker) send(r vhost.Request, flags uint32, payload []byte, fds ...int) {
+	h := vhost.Header{Request: r, Flags: vhost.FlagVersion | flags, Size: uint32(len(payload))}
+	a.raw(append(h.Append(nil), payload...), fds...)
+}
+
+func (a *attacker) raw(b []byte, fds ...int) {
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_ = unix.Sendmsg(a.sock, b, oob, nil, unix.MSG_NOSIGNAL)
+}
+
+// receive returns the next message's payload; false if the connection ended.
+func (a *attacker) receive() ([]byte, bool) {
+	var head [vhost.HeaderSize]byte
+	if !a.fill(head[:]) {
+		return nil, false
+	}
+	h, err := vhost.DecodeHeader(head[:])
+	must(a.t, err)
+	p := make([]byte, h.Size)
+	return p, a.fill(p)
+}
+
+func (a *attacker) fill(p []byte) bool {
+	for len(p) > 0 {
+		n, err := unix.Read(a.sock, p)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EAGAIN {
+			a.t.Fatal("the session does not answer")
+		}
+		if err != nil || n == 0 {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}
+
+// ask sends a message and returns the answer's u64.
+func (a *attacker) ask(r vhost.Request, payload []byte, fds ...int) uint64 {
+	a.t.Helper()
+	a.send(r, vhost.FlagNeedReply, payload, fds...)
+	p, ok := a.receive()
+	if !ok || len(p) < 8 {
+		a.t.Fatalf("%v: no answer; session: %v", r, a.leave())
+	}
+	v, err := vhost.DecodeU64(p[:8])
+	must(a.t, err)
+	return v
+}
+
+// tell is ask for a message that must succeed.
+func (a *attacker) tell(r vhost.Request, payload []byte, fds ...int) {
+	a.t.Helper()
+	if v := a.ask(r, payload, fds...); v != 0 {
+		a.t.Fatalf("%v: refused", r)
+	}
+}
+
+func u64(v uint64) []byte { return vhost.AppendU64(nil, v) }
+
+func vringState(i, num uint32) []byte { return vhost.VringState{Index: i, Num: num}.Append(nil) }
+
+// negotiate goes as far as sharing memory.
+func (a *attacker) negotiate() {
+	a.t.Helper()
+	a.send(vhost.SetProtocolFeatures, 0, u64(vhost.ProtocolFeatures))
+	a.tell(vhost.SetFeatures, u64(a.to.dev.Features()|vhost.FeatureProtocolFeatures))
+	a.tell(vhost.SetMemTable, vhost.AppendMemTable(nil, a.mem.Regions()), a.mem.FDs()...)
+}
+
+func (a *attacker) address(i uint32, r *virtqtest.Ring) []byte {
+	return vhost.VringAddr{Index: i, Desc: a.mem.User(r.Desc), Avail: a.mem.User(r.Avail), Used: a.mem.User(r.Used)}.Append(nil)
+}
+
+// setRing announces ring 0 and leaves only its kick to be sent.
+func (a *attacker) setRing() {
+	a.t.Helper()
+	a.tell(vhost.SetVringNum, vringState(0, uint32(a.ring.Num)))
+	a.tell(vhost.SetVringBase, vringState(0, uint32(a.ring.AvailIdx())))
+	a.tell(vhost.SetVringAddr, a.address(0, a.ring))
+	a.tell(vhost.SetVringCall, u64(0), a.call)
+	a.tell(vhost.SetVringErr, u64(0), a.err)
+	a.tell(vhost.SetVringEnable, vringState(0, 1))
+}
+
+// run brings a new session to the point where ring 0 runs.
+func (a *attacker) run() {
+	a.t.Helper()
+	a.negotiate()
+	a.setRing()
+	a.tell(vhost.SetVringKick, u64(0), a.kick)
+}
+
+// restart makes a new start of ring 0, broken or not, from empty rings.
+func (a *attacker) restart() {
+	a.t.Helper()
+	a.send(vhost.GetVringBase, 0, vringState(0, 0))
+	if _, ok := a.receive(); !ok {
+		a.t.Fatalf("GET_VRING_BASE: no answer; session: %v", a.leave())
+	}
+	drain(a.err)
+	drain(a.call)
+	a.ring.Clear()
+	a.tell(vhost.SetVringBase, vringState(0, 0))
+	a.tell(vhost.SetVringKick, u64(0), a.kick)
+}
+
+// offer makes the chain at head available and kicks.
+func (a *attacker) offer(head uint16) {
+	a.ring.Offer(head)
+	signal(a.kick)
+}
+
+// drain takes an eventfd's count; false: it was not signalled.
+func drain(fd int) bool {
+	var b [8]byte
+	n, err := unix.Read(fd, b[:])
+	return err == nil && n == len(b)
+}
+
+// outcome waits until the used index has reached used, or the queue has said
+// that it is broken.
+func (a *attacker) outcome(used uint16) (broken bool) {
+	a.t.Helper()
+	for end := time.Now().Add(patience); ; {
+		if drain(a.err) {
+			return true
+		}
+		if a.ring.UsedIdx() == used {
+			return false
+		}
+		a.wait(end)
+	}
+}
+
+// broke waits for the error eventfd alone: the ring may be gone.
+func (a *attacker) broke() {
+	a.t.Helper()
+	for end := time.Now().Add(patience); !drain(a.err); {
+		a.wait(end)
+	}
+}
+
+func (a *attacker) wait(end time.Time) {
+	a.t.Helper()
+	if time.Now().After(end) {
+		a.t.Fatalf("neither completed nor broken: %+v", a.to.dev.Stats())
+	}
+	fds := []unix.PollFd{{Fd: int32(a.err), Events: unix.POLLIN}}
+	_, _ = unix.Poll(fds, 1)
+}
+
+// request writes the header of slot i's request and returns the descriptors of
+// the whole, whose data are given.
+func (a *attacker) request(i uint64, typ uint32, sector uint64, data ...virtq.Desc) []virtq.Desc {
+	b := a.mem.Bytes(atkMeta+16*i, 16)
+	putHeader(b, typ, sector)
+	a.mem.Bytes(atkStatus+i, 1)[0] = 0xee
+	ds := append([]virtq.Desc{{Addr: atkMeta + 16*i, Len: 16}}, data...)
+	return append(ds, virtq.Desc{Addr: atkStatus + i, Len: 1, Flags: virtq.DescWrite})
+}
+
+// status is what slot i's status byte holds; 0xee: nothing was written.
+func (a *attacker) status(i uint64) byte { return a.mem.Bytes(atkStatus+i, 1)[0] }
+
+// link writes ds as one chain from descriptor at on.
+func (a *attacker) link(at uint16, ds []virtq.Desc) {
+	for i, d := range ds {
+		if i+1 < len(ds) {
+			d.Flags |= virtq.DescNext
+			d.Next = at + uint16(i) + 1
+		}
+		a.ring.SetDesc(at+uint16(i), d)
+	}
+}
