@@ -117,33 +117,11 @@ func (d *Disk) Stats() Stats {
 // ErrInFlight or ErrPromoting otherwise, and nothing happens. After any other
 // error the disk is closed nevertheless.
 func (d *Disk) Close() error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return ErrClosed
+	late, err := d.shut()
+	if err != nil {
+		return err
 	}
-	if n := d.open - len(d.idle); n > 0 {
-		d.mu.Unlock()
-		return fmt.Errorf("close disk: %d channels are open: %w", n, ErrInFlight)
-	}
-	if p := d.prepared; p != nil {
-		if p.swapping {
-			d.mu.Unlock()
-			return fmt.Errorf("close disk: %w", ErrPromoting)
-		}
-		p.cancelLocked()
-	}
-	d.closed = true
-	idle := d.idle
-	d.idle = nil
-	d.mu.Unlock()
-
-	var errs []error
-	for _, s := range idle {
-		errs = append(errs, s.ch.Close())
-	}
-	d.crew.stop()
-	d.sealers.Wait()
+	errs := []error{late}
 	if d.flusher != nil {
 		errs = append(errs, d.flusher.stop())
 	}
@@ -153,6 +131,39 @@ func (d *Disk) Close() error {
 	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil))
 	d.index.Close()
 	return errors.Join(errs...)
+}
+
+// shut lets nothing begin any more and waits for what goes on beside the
+// channels, the flusher excepted. After err nothing has happened; late is what
+// went wrong since.
+func (d *Disk) shut() (late, err error) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if n := d.open - len(d.idle); n > 0 {
+		d.mu.Unlock()
+		return nil, fmt.Errorf("close disk: %d channels are open: %w", n, ErrInFlight)
+	}
+	if p := d.prepared; p != nil {
+		if p.swapping {
+			d.mu.Unlock()
+			return nil, fmt.Errorf("close disk: %w", ErrPromoting)
+		}
+		p.cancelLocked()
+	}
+	d.closed = true
+	idle := d.idle
+	d.idle = nil
+	d.mu.Unlock()
+	var errs []error
+	for _, s := range idle {
+		errs = append(errs, s.ch.Close())
+	}
+	d.crew.stop()
+	d.sealers.Wait()
+	return errors.Join(errs...), nil
 }
 
 // closeFiles closes the layers from the head down, then the base (nil: none).

@@ -65,14 +65,18 @@ func (f *flusher) signal() {
 
 // stop ends the goroutine after a last round and returns that round's outcome.
 // Nobody adds anything any more.
-func (f *flusher) stop() error {
+func (f *flusher) stop() error { return f.round(f.end()) }
+
+// end ends the goroutine without a last round, and returns the layers that are
+// not sealed.
+func (f *flusher) end() (unsealed []*layer.Layer) {
 	f.mu.Lock()
 	f.stopping = true
-	layers := f.unsealed
+	unsealed = f.unsealed
 	f.mu.Unlock()
 	f.signal()
 	<-f.ended
-	return f.round(layers)
+	return unsealed
 }
 
 func (f *flusher) run() {

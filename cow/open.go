@@ -31,6 +31,7 @@ type stack struct {
 	blockSize int64
 	sources   sources
 	view      *view
+	carried   *Carried
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -51,7 +52,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}}
+	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
 	ix, err := k.open(s)
 	if err == nil {
 		if err = k.makeView(s); err != nil {

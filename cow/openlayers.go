@@ -37,7 +37,14 @@ func (k *stack) openLayers(s Spec) error {
 			parent = headers[i-1].UUID
 		}
 		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
-		opened[i], err = layer.Open(k.fs, s.Layers[i], layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect})
+		params := layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect}
+		if params.Write && k.carried != nil {
+			if k.carried.Head != headers[i].UUID {
+				return fmt.Errorf("%s: what was handed over is of layer %s, expected %s: %w", s.Layers[i].Map, k.carried.Head, headers[i].UUID, ErrMismatch)
+			}
+			params.Carried = k.carried.Pages
+		}
+		opened[i], err = layer.Open(k.fs, s.Layers[i], params)
 		return err
 	}
 	err := checkSizes(s.Layers, headers)

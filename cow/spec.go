@@ -51,6 +51,9 @@ type Options struct {
 	// cache=none of other block layers. Requests that are not aligned as the
 	// file system wants them go through it nevertheless.
 	Direct bool
+	// Carried is what the process that Left the disk has handed over; nil: the
+	// disk was closed, or its process died.
+	Carried *Carried
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

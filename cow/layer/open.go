@@ -85,6 +85,9 @@ func (l *Layer) open(o OpenParams) error {
 	h := l.header
 	h.Clean, h.Owned, h.MapCRC = false, 0, 0
 	h.Features.ClearOnOpen &= knownClearOnOpen &^ featureHeadCRC
+	if o.Carried != nil && h == l.header {
+		return nil // the last process has made this durable
+	}
 	return l.writeHeader(h)
 }
 
