@@ -7,9 +7,13 @@ type idler struct {
 	pace  pace
 	limit time.Duration // of looking, as it was when the period began
 
-	idle  bool // the period's look is over, and nothing had come
-	start time.Time
-	begun time.Duration // since start; when the period began
+	idle bool // the period's look is over, and nothing had come
+	// The period waits for a sync and nothing else: that takes longer than any
+	// look, and needs a processor. It is slept through, and the pace learns
+	// nothing from it.
+	syncing bool
+	start   time.Time
+	begun   time.Duration // since start; when the period began
 }
 
 // looks at the ring are done between two looks at the clock, which costs as much
@@ -37,6 +41,9 @@ func (w *worker) look() bool {
 		return false
 	}
 	window := min(i.pace.window, i.limit)
+	if i.syncing = w.inflight > 0 && w.inflight == w.syncing; i.syncing {
+		window = 0
+	}
 	for first := true; window > 0; first = false {
 		for range looks {
 			if w.batch() {
@@ -74,6 +81,9 @@ func (w *worker) woken() {
 		return
 	}
 	i.idle = false
+	if i.syncing {
+		return
+	}
 	wake := time.Duration(0)
 	if w.wait.timer {
 		wake = 2 * kicklessPoll * time.Millisecond

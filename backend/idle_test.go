@@ -56,6 +56,22 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 	}
 }
 
+// A queue that waits for a sync and nothing else sleeps at once, and does not
+// take it for an idle period.
+func TestQueueSleepsDuringSync(t *testing.T) {
+	dev := &Device{}
+	dev.poll.Store(int64(MaxPoll))
+	before := pace{window: MaxPoll, backoff: 4}
+	w := &worker{dev: dev, inflight: 2, syncing: 2, idler: idler{pace: before, start: time.Now()}}
+	if w.look() || !w.idler.idle {
+		t.Error("it looks for work")
+	}
+	w.woken()
+	if w.idler.idle || w.idler.pace != before {
+		t.Errorf("after the sync: %+v, expected %+v", w.idler.pace, before)
+	}
+}
+
 // Stop, memory changes and resets reach a queue that looks as they reach one
 // that sleeps.
 func TestMailReachesALookingQueue(t *testing.T) {

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,7 @@ import (
 // have come too late for the round under way.
 type flusher struct {
 	disk   *Disk
-	wake   chan struct{} // capacity 1: there is something to do
+	bell   *bell // there is something to do
 	ended  chan struct{}
 	raw    vfs.File // of a disk without layers; nil otherwise
 	rounds atomic.Uint64
@@ -41,10 +42,14 @@ type sealJob struct {
 // maxKeptPages bounds the memory kept between rounds: 4 MiB.
 const maxKeptPages = 1024
 
-func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) *flusher {
-	f := &flusher{disk: d, wake: make(chan struct{}, 1), ended: make(chan struct{}), unsealed: unsealed, raw: raw}
+func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) (*flusher, error) {
+	bell, err := newBell()
+	if err != nil {
+		return nil, fmt.Errorf("start to flush: %w", err)
+	}
+	f := &flusher{disk: d, bell: bell, ended: make(chan struct{}), unsealed: unsealed, raw: raw}
 	go f.run()
-	return f
+	return f, nil
 }
 
 // add queues a flush, or a write that waits for one. Its completion comes
@@ -53,14 +58,7 @@ func (f *flusher) add(r *Request) {
 	f.mu.Lock()
 	f.waiting.push(r)
 	f.mu.Unlock()
-	f.signal()
-}
-
-func (f *flusher) signal() {
-	select {
-	case f.wake <- struct{}{}:
-	default: // a signal is pending; its reader will see what we added
-	}
+	f.bell.ring()
 }
 
 // stop ends the goroutine after a last round and returns that round's outcome.
@@ -74,14 +72,16 @@ func (f *flusher) end() (unsealed []*layer.Layer) {
 	f.stopping = true
 	unsealed = f.unsealed
 	f.mu.Unlock()
-	f.signal()
+	f.bell.ring()
 	<-f.ended
+	f.bell.close()
 	return unsealed
 }
 
 func (f *flusher) run() {
 	defer close(f.ended)
-	for range f.wake {
+	for {
+		f.bell.wait()
 		for {
 			f.mu.Lock()
 			batch, seals, layers := f.waiting.take(), f.seals, f.unsealed
@@ -187,7 +187,7 @@ func (f *flusher) sealLayer(l *layer.Layer) error {
 	f.mu.Lock()
 	f.seals = append(f.seals, sealJob{l, done})
 	f.mu.Unlock()
-	f.signal()
+	f.bell.ring()
 	return <-done
 }
 

@@ -54,8 +54,14 @@ func Open(s Spec, o Options) (*Disk, error) {
 	}
 	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
 	ix, err := k.open(s)
+	var d *Disk
 	if err == nil {
-		if err = k.makeView(s); err != nil {
+		if err = k.makeView(s); err == nil {
+			if d, err = k.disk(s, o, ix); err != nil {
+				_ = k.view.close()
+			}
+		}
+		if err != nil {
 			ix.Close()
 		}
 	}
@@ -63,7 +69,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		_ = closeFiles(k.base, k.layers, false)
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	return k.disk(s, o, ix), nil
+	return d, nil
 }
 
 func (s *Spec) check() error {
@@ -186,7 +192,7 @@ func (k *stack) makeView(s Spec) error {
 }
 
 // disk puts an opened stack to work.
-func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
+func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
@@ -198,12 +204,13 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) *Disk {
 	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))
 	d.channels.Store(&[]*Channel{})
 
+	var err error
 	switch {
 	case s.Raw: // owner 0 is the head: every block is its own already
-		d.flusher = startFlusher(d, nil, k.base)
+		d.flusher, err = startFlusher(d, nil, k.base)
 	case !s.ReadOnly:
-		d.flusher = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil)
+		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil)
 	}
 	d.view.Store(k.view)
-	return d
+	return d, err
 }
