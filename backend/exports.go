@@ -26,6 +26,9 @@ type NBDOptions struct {
 	Open func(ctx context.Context, name string) (Readable, error)
 	// Group may connect to UNIX sockets too; empty: the owner only.
 	Group string
+	// Explain adds to a failure to make a UNIX socket what a person should know
+	// about this process; nil: nothing.
+	Explain func(error) error
 }
 
 // NBDInfo answers query-cow-exports.
@@ -122,6 +125,9 @@ func (r *readers) start(addr string) (nbd.Address, error) {
 		s = nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
 	}
 	if at, err = s.Listen(at); err != nil {
+		if at.Network == "unix" && r.opts.Explain != nil {
+			err = r.opts.Explain(err)
+		}
 		return at, err
 	}
 	if r.server == nil {

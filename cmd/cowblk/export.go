@@ -171,8 +171,9 @@ func (a *app) printExports(server *nbd.Server) error {
 	return nil
 }
 
-// readTags opens tags for a serving daemon that is told to export them.
-func readTags(st *store.Store, log *slog.Logger) func(context.Context, string) (backend.Readable, error) {
+// readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
+// know.
+func readTags(st *store.Store, log *slog.Logger, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
 	return func(ctx context.Context, name string) (backend.Readable, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {
@@ -180,7 +181,7 @@ func readTags(st *store.Store, log *slog.Logger) func(context.Context, string) (
 		}
 		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
 		if err != nil {
-			return nil, err // not a nil *Reading in an interface
+			return nil, explain(err) // not a nil *Reading in an interface
 		}
 		return r, nil
 	}

@@ -139,7 +139,7 @@ func TestExportByDaemon(t *testing.T) {
 			t.Fatalf("%s: %v", command, err)
 		}
 	}
-	socket := filepath.Join(dir, "nbd")
+	socket := filepath.Join(dir, "run", "nbd") // where a confined process may make sockets
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)
 	ask("cow-export-add", map[string]string{"name": "vm1@t"}, nil)
 	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {

@@ -30,6 +30,8 @@ type serveFlags struct {
 	serial string
 	group  string
 	hooks  hookFlags
+
+	sandbox sandboxFlags
 }
 
 func newServe(a *app) *cobra.Command {
@@ -51,7 +53,11 @@ without a store and without layers.
 
 With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together: to
 keep the changes of each boot, or what a panic has left, in a layer of its own. The tag is the event
-and its time, as guest-panicked-20061127T120000Z. Events that come in a burst make one tag, the first.`,
+and its time, as guest-panicked-20061127T120000Z. Events that come in a burst make one tag, the first.
+
+With its disks open and its sockets made, the process gives up (--sandbox) what serving does not need:
+it then reaches the store's files and no others, executes nothing and gains no privileges. A socket
+outside of the run directory stays there when the process has ended; the next one replaces it.`,
 		Example: `  cowblk serve vm1
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
@@ -79,6 +85,7 @@ and its time, as guest-panicked-20061127T120000Z. Events that come in a burst ma
 	f.data.register(cmd)
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
+	f.sandbox.register(cmd)
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
 	return cmd
 }
@@ -146,8 +153,9 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 
 // serving is a set of open disks behind sockets.
 type serving struct {
-	daemon *backend.Daemon
-	disks  []*opened
+	daemon  *backend.Daemon
+	control *control.Server // the daemon's, whose Run closes it; nil: none
+	disks   []*opened
 }
 
 func (s *serving) close() error {
@@ -202,6 +210,11 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	if err != nil {
 		return s, err
 	}
+	defer func() {
+		if err != nil && s.control != nil {
+			err = errors.Join(err, s.control.Close())
+		}
+	}()
 	for i, o := range s.disks {
 		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
 			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache, Poll: f.data.poll, Log: log,
@@ -219,7 +232,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
 			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
 	}
-	return s, nil
+	return s, a.confine(s, st, &f.sandbox, log)
 }
 
 // listenControl makes the daemon and, for disks of a store, its control socket: one a process, named after the first
@@ -243,6 +256,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if err := c.Listen(path); err != nil {
 		return "", fmt.Errorf("control %w", err)
 	}
+	s.control = c
 	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
 	var held []backend.Held
 	for _, o := range s.disks {
@@ -258,7 +272,9 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	}
 	s.daemon = backend.NewDaemon(backend.DaemonOptions{
 		Log: log, Control: c, Names: names, Held: held, Hooks: hooks, Space: space,
-		NBD: backend.NBDOptions{Open: readTags(st, log), Group: f.group},
+		NBD: backend.NBDOptions{
+			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.group, Explain: f.sandbox.explain(st),
+		},
 	})
 	return path, nil
 }

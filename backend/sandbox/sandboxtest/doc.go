@@ -1,0 +1,2 @@
+// Package sandboxtest makes kernels without landlock for tests.
+package sandboxtest

@@ -1,0 +1,354 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/backend/sandbox/sandboxtest"
+)
+
+const (
+	// probeEnv makes the test binary, as cowblk, try things when it is asked to on this socket.
+	probeEnv = "COWBLK_TEST_PROBE"
+	// noLandlockEnv makes it find a kernel without landlock.
+	noLandlockEnv = "COWBLK_TEST_WITHOUT_LANDLOCK"
+)
+
+// As init, both are there before main and all of its threads.
+func init() {
+	if os.Getenv(mainEnv) == "" {
+		return
+	}
+	if os.Getenv(noLandlockEnv) != "" {
+		if err := sandboxtest.Forbid(unix.ENOSYS); err != nil {
+			panic(err)
+		}
+	}
+	if path := os.Getenv(probeEnv); path != "" {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				op, _ := bufio.NewReader(c).ReadString('\n')
+				fmt.Fprintln(c, tried(strings.Fields(op)))
+				c.Close()
+			}
+		}()
+	}
+}
+
+// tried does one thing to a file and says what came of it.
+func tried(op []string) string {
+	open := func(flag int) error {
+		f, err := os.OpenFile(op[1], flag, 0o600)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}
+	var err error
+	switch op[0] {
+	case "read":
+		err = open(os.O_RDONLY)
+	case "write":
+		err = open(os.O_WRONLY)
+	case "make":
+		err = open(os.O_WRONLY | os.O_CREATE | os.O_EXCL)
+	case "cut":
+		err = os.Truncate(op[1], 0)
+	case "execute":
+		err = exec.Command(op[1]).Run()
+	case "remove":
+		err = os.Remove(op[1])
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return unix.ErrnoName(errno)
+	}
+	return fmt.Sprint(err)
+}
+
+// probed asks a process that was started with probeEnv.
+func probed(t *testing.T, socket, op, path string) string {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintln(c, op, path)
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// ordinary makes a command run as an ordinary user, who gets the directory; nothing to do if that is who we are.
+func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return func(*exec.Cmd) {}
+	}
+	// The test binary lies where only we may look.
+	binary, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "cowblk")
+	if err := os.WriteFile(copied, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	giveAway(t, dir)
+	return func(c *exec.Cmd) {
+		c.Path, c.Args[0] = copied, copied
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+}
+
+const nobody = 65534
+
+// giveAway makes the files in a directory the ordinary user's.
+func giveAway(t *testing.T, dir string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, nobody, nobody))
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sealed waits until no former head of the served disk is unsealed: its files have been opened anew then.
+func sealed(t *testing.T, c *control.Client) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		var stats []struct{ Unsealed int }
+		if err := c.Run(t.Context(), "query-cow-stats", nil, &stats); err != nil {
+			t.Fatal(err)
+		}
+		if stats[0].Unsealed == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("a former head is not sealed")
+		}
+	}
+}
+
+// A disk served by an ordinary user's process, which is confined: what lies elsewhere is out of its reach, and all that
+// a running disk is there for goes on working.
+func TestServeConfined(t *testing.T) {
+	dir := shortDir(t)
+	st := filepath.Join(dir, "st")
+	base, foreign, probe := filepath.Join(dir, "base"), filepath.Join(dir, "foreign"), filepath.Join(dir, "probe")
+	for path, b := range map[string]byte{base: 3, foreign: 4} {
+		if err := os.WriteFile(path, pattern(b, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command(t, st, "create", "a", "--base", base)
+	command(t, st, "import", foreign, "img")
+	command(t, st, "create", "b", "--from", "img")
+	user := ordinary(t, dir)
+	g := newStillGuest(t, dir)
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, st, func(c *exec.Cmd) {
+		user(c)
+		c.Env = append(c.Env, probeEnv+"="+probe)
+	}, "serve", "a", "b", "--sandbox", "require")
+	f := dial(t, filepath.Join(st, "run", "a.sock"))
+	wantAt(t, f, 0, pattern(3, 8192))
+	writeAt(t, f, 512, pattern(5, 512))
+
+	for what, want := range map[string]string{
+		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "cut " + base: "EACCES", "make " + dir + "/new": "EACCES",
+		"remove " + foreign: "EACCES", "execute /bin/true": "EACCES", "execute " + dir + "/cowblk": "EACCES", "read /etc/passwd": "EACCES",
+		"read " + st + "/images/img/data": "<nil>", "write " + st + "/images/img/data": "EACCES", "remove " + st + "/images/img/image.json": "EACCES",
+		"write " + st + "/disks/a/disk.json": "<nil>", "remove " + st + "/lock": "EACCES",
+	} {
+		op, path, _ := strings.Cut(what, " ")
+		if got := probed(t, probe, op, path); got != want {
+			t.Errorf("%s: %s, expected %s", what, got, want)
+		}
+	}
+	noNewPrivileges(t, p.cmd.Process.Pid)
+
+	c, err := control.Dial(filepath.Join(st, "run", "a.ctl"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Promotions, quiesced through sockets that lie elsewhere; one disk and both.
+	for i, args := range []backend.PromoteArgs{
+		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.spec("pause")},
+	} {
+		args.Tag = fmt.Sprintf("t%d", i)
+		writeAt(t, f, 4096, pattern(byte(10+i), 4096))
+		if err := c.Run(t.Context(), "cow-promote", args, nil); err != nil {
+			t.Fatalf("promotion %d: %v", i, err)
+		}
+		sealed(t, c)
+	}
+	if g.still() {
+		t.Error("the guest holds still")
+	}
+	writeAt(t, f, 4096, pattern(20, 512))
+	wantAt(t, f, 4096, append(pattern(20, 512), pattern(13, 3584)...))
+
+	// A clone made meanwhile, and the tags of both over NBD, on sockets made meanwhile.
+	command(t, st, "create", "clone", "--from", "a@t1")
+	command(t, st, "promote", "clone", "--tag", "c")
+	giveAway(t, st)
+	for _, name := range []string{"unix:" + filepath.Join(st, "run", "nbd"), "tcp:localhost:0"} {
+		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": name}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var outside *control.Error
+	err = c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "nbd")}, nil)
+	if !errors.As(err, &outside) || !strings.Contains(outside.Desc, "--sandbox") || !strings.Contains(outside.Desc, filepath.Join(st, "run")) {
+		t.Errorf("a socket elsewhere: %v", err)
+	}
+	for _, name := range []string{"clone@c", "a@t1"} {
+		var info struct{ URIs []string }
+		if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info); err != nil {
+			t.Fatalf("export of %s: %v", name, err)
+		}
+		for _, uri := range info.URIs {
+			checkCopy(t, uri, append(append(append(pattern(3, 512), pattern(5, 512)...), pattern(3, 3072)...),
+				append(pattern(11, 4096), pattern(3, 1<<20-8192)...)...))
+		}
+	}
+	noNewPrivileges(t, p.cmd.Process.Pid) // of the threads that have come since
+	f.Close()
+	p.end(t)
+	if left, _ := filepath.Glob(filepath.Join(st, "run", "*")); len(left) > 0 {
+		t.Errorf("left behind: %v\n%s", left, p.log.String())
+	}
+	// What is stopped can be rolled back, and served again.
+	command(t, st, "rollback", "a@t0")
+}
+
+// noNewPrivileges checks every thread of a process.
+func noNewPrivileges(t *testing.T, pid int) {
+	t.Helper()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if len(files) < 3 {
+		t.Errorf("process %d has %d threads", pid, len(files))
+	}
+	for _, file := range files {
+		status, err := os.ReadFile(file)
+		if err == nil && !strings.Contains(string(status), "NoNewPrivs:\t1\n") {
+			t.Errorf("%s does not say that NoNewPrivs is 1", file)
+		}
+	}
+}
+
+// The layers that a device-mapper table has named lie elsewhere, and a head among them is opened again when it is
+// sealed; with --cache none its data once more than that.
+func TestServeConfinedTable(t *testing.T) {
+	for _, cache := range []string{"writeback", "none"} {
+		dir, st := shortDir(t), shortDir(t)
+		for _, name := range []string{"base", "map", "data"} {
+			if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		line := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", filepath.Join(dir, "base"), filepath.Join(dir, "map"), filepath.Join(dir, "data"))
+		command(t, st, "create", "a", "--table", line)
+		p := start(t, st, nil, "serve", "a", "--cache", cache, "--sandbox", "require")
+		f := dial(t, filepath.Join(st, "run", "a.sock"))
+		c, err := control.Dial(filepath.Join(st, "run", "a.ctl"), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			writeAt(t, f, 4096, pattern(byte(i+1), 4096))
+			if err := c.Run(t.Context(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
+				t.Fatal(err)
+			}
+			sealed(t, c)
+			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
+		}
+		f.Close()
+		p.end(t)
+	}
+}
+
+// A raw file: nothing else is within reach.
+func TestServeConfinedRaw(t *testing.T) {
+	dir := shortDir(t)
+	raw, socket, probe := filepath.Join(dir, "raw"), filepath.Join(dir, "s"), filepath.Join(dir, "probe")
+	if err := os.WriteFile(raw, pattern(7, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[string]string{"require": "EACCES", "on": "EACCES", "off": "<nil>"} {
+		p := start(t, dir, func(c *exec.Cmd) { c.Env = append(c.Env, probeEnv+"="+probe) }, "serve", "--blk-file", raw, "--socket-path", socket, "--sandbox", mode)
+		f := dial(t, socket)
+		writeAt(t, f, 0, pattern(8, 4096))
+		wantAt(t, f, 0, append(pattern(8, 4096), pattern(7, 4096)...))
+		if got := probed(t, probe, "read", raw); got != want {
+			t.Errorf("--sandbox %s: %s", mode, got)
+		}
+		f.Close()
+		p.end(t)
+		os.Remove(probe)
+	}
+}
+
+// Without landlock: on serves and says so, require does not start and leaves nothing.
+func TestServeWithoutLandlock(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	without := func(c *exec.Cmd) { c.Env = append(c.Env, noLandlockEnv+"=1") }
+	p := start(t, dir, without, "serve", "a", "--sandbox", "require")
+	var exit *exec.ExitError
+	if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(p.log.String(), "--sandbox on") {
+		t.Errorf("require: %v\n%s", err, p.log.String())
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "run", "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	p = start(t, dir, without, "serve", "a")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	writeAt(t, f, 0, pattern(1, 512))
+	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}}, nil); err != nil {
+		t.Error(err)
+	}
+	noNewPrivileges(t, p.cmd.Process.Pid)
+	f.Close()
+	p.end(t)
+	if !strings.Contains(p.log.String(), "not confined") {
+		t.Errorf("the log does not say so:\n%s", p.log.String())
+	}
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cowblk/backend/sandbox"
+	"cowblk/cow/store"
+)
+
+// sandboxFlags are the options of "cowblk serve" about what the process may still do once it serves.
+type sandboxFlags struct {
+	mode sandbox.Mode
+}
+
+func (f *sandboxFlags) register(cmd *cobra.Command) {
+	cmd.Flags().TextVar(&f.mode, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or else do not start; off")
+	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// What a hostname in the address of an NBD server, and a socket's group, are looked up in.
+var lookupFiles = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/group"}
+
+// confine leaves the process what serving its disks needs, for good. Everything that lies elsewhere is open by now.
+func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Logger) error {
+	if f.mode == sandbox.Off {
+		return nil
+	}
+	rules := sandbox.Rules{
+		// systemd's socket for READY=1 and the like.
+		Abstract: strings.HasPrefix(a.getenv("NOTIFY_SOCKET"), "@"),
+	}
+	if st != nil {
+		var manifests []*store.Manifest
+		for _, o := range s.disks {
+			manifests = append(manifests, o.manifest)
+		}
+		access, err := st.Access(manifests)
+		if err != nil {
+			return err
+		}
+		rules.Change, rules.Write = access.Change, access.Write
+		rules.Read = append(access.Read, lookupFiles...)
+		rules.Sockets = []string{st.RunDir()}
+	}
+	done, err := sandbox.Confine(f.mode, rules)
+	switch {
+	case errors.Is(err, sandbox.ErrUnsupported):
+		return fmt.Errorf("--sandbox require: %w: use another kernel, or --sandbox on, which does what this one can", err)
+	case err != nil:
+		return fmt.Errorf("--sandbox %s: %w", f.mode, err)
+	case done.ABI == 0:
+		log.Warn("the process is not confined, except that it gains no privileges", "reason", done.Reason)
+	default:
+		log.Info("confined to the store's files", "landlock", done.ABI, "not_denied_by_this_kernel", done.Missing)
+	}
+	return nil
+}
+
+// explain makes a function that adds, to an error that may have come of the confinement, what to do about it.
+func (f *sandboxFlags) explain(st *store.Store) func(error) error {
+	return func(err error) error {
+		if f.mode == sandbox.Off || !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		return fmt.Errorf("%w: this process is confined (serve --sandbox): it makes sockets in %s only, and outside of the store it reads what its own disks lie on",
+			err, st.RunDir())
+	}
+}

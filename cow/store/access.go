@@ -1,0 +1,44 @@
+package store
+
+import (
+	"path/filepath"
+	"slices"
+)
+
+// Access is what a process needs of the file system while it has disks open: to promote them, to keep notes about
+// them, to open tags. All paths are absolute.
+type Access struct {
+	Change []string // directories: files and directories are made, written, renamed from one to another, removed
+	Write  []string // files that are written
+	Read   []string // files, devices and directories that are read
+}
+
+// Access says what a process needs that has opened disks of these manifests. Images stay read-only for it. Of what lies
+// outside the store it is what these disks lie on: the tags of others may lie on more.
+func (s *Store) Access(disks []*Manifest) (Access, error) {
+	a := Access{Write: []string{s.path(lockFile)}, Read: []string{s.dir, s.path(imagesDir)}}
+	for _, dir := range []string{layersDir, disksDir, tmpDir} {
+		dir = s.path(dir)
+		// It cannot be made later, for the store's own directory is only read.
+		if err := s.fs.MkdirAll(dir, 0o755); err != nil {
+			return Access{}, err
+		}
+		a.Change = append(a.Change, dir)
+	}
+	for _, m := range disks {
+		if m.Base != nil && m.Base.Path != "" {
+			a.Read = append(a.Read, m.Base.Path)
+		}
+		// A head that a table has named is opened again once it is sealed, to be read.
+		for _, l := range m.Layers {
+			for _, path := range []string{l.Map, l.Data} {
+				if filepath.IsAbs(path) {
+					a.Read = append(a.Read, path)
+				}
+			}
+		}
+	}
+	slices.Sort(a.Read)
+	a.Read = slices.Compact(a.Read)
+	return a, nil
+}
