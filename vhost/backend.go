@@ -35,8 +35,10 @@ type Backend interface {
 	// StartQueue starts to process a ring. Not called for a running queue.
 	StartQueue(q Queue) error
 	// StopQueue returns after the last request in flight of a running queue
-	// has completed, with the ring's next avail index. A queue that broke
-	// counts as running until it is stopped, and stopping it is no error.
+	// has completed, with the ring's next avail index; a request that is marked
+	// in the queue's Inflight may be left there for the next StartQueue. A queue
+	// that broke counts as running until it is stopped, and stopping it is no
+	// error.
 	StopQueue(i int) (base uint16, err error)
 	// SetCall replaces the call eventfd of a running queue; -1 means none, the
 	// driver polls. The Backend signals a new one once, in case the driver
@@ -67,6 +69,13 @@ type Queue struct {
 	// Kick, Call and Err are eventfds that the Backend closes. Kick -1: poll
 	// the ring; Call -1: the driver polls; Err -1: nobody listens.
 	Kick, Call, Err int
+	// Inflight is where the ring keeps what is in flight for the process that
+	// may come after this one, laid out as virtq.SplitConfig wants it for rings
+	// of up to InflightNum descriptors; nil: nowhere. It stays mapped until
+	// StopQueue returns. The front-end maps it too, and may shrink its file:
+	// what it holds is as untrusted as guest memory.
+	Inflight    []byte
+	InflightNum uint16
 	// Features are the negotiated virtio bits.
 	Features uint64
 	// Memory is borrowed for the length of the call.

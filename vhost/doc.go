@@ -24,6 +24,13 @@
 // follows (ring.go). GET_VRING_BASE, SET_VRING_ENABLE 0 and resets stop it,
 // which takes as long as its requests in flight.
 //
+// # Requests in flight
+//
+// A front-end may keep a buffer in which the rings mark what is in flight, and
+// give it to the process that comes after one that died (GET_INFLIGHT_FD,
+// SET_INFLIGHT_FD; inflight.go). The session only finds each ring's region in
+// it; what the region says is between the rings of two processes (vhost/virtq).
+//
 // # Refusing
 //
 // A message that breaks the framing (unknown, version, size, number of
@@ -56,6 +63,8 @@
 //	21  SET_BACKEND_REQ_FD      -                          1     ack (BACKEND_REQ)
 //	24  GET_CONFIG              12 + up to 256             -     same, or empty: error (CONFIG)
 //	25  SET_CONFIG              12 + up to 256             -     ack (CONFIG)
+//	31  GET_INFLIGHT_FD         inflight description (24)  -     same, with a descriptor (INFLIGHT_SHMFD)
+//	32  SET_INFLIGHT_FD         inflight description (24)  1     ack (INFLIGHT_SHMFD); while no ring runs
 //	34  RESET_DEVICE            -                          -     ack (RESET_DEVICE)
 //	36  GET_MAX_MEM_SLOTS       -                          -     u64 (CONFIGURE_MEM_SLOTS)
 //	37  ADD_MEM_REG             40                         1     ack (CONFIGURE_MEM_SLOTS)
@@ -76,7 +85,7 @@
 //	 5   BACKEND_REQ          yes; the channel is accepted and kept
 //	 8   PAGEFAULT            no (postcopy)
 //	 9   CONFIG               yes
-//	12   INFLIGHT_SHMFD       no (requests in flight)
+//	12   INFLIGHT_SHMFD       yes, split rings
 //	13   RESET_DEVICE         yes
 //	14   INBAND_NOTIFICATIONS no
 //	15   CONFIGURE_MEM_SLOTS  yes

@@ -26,4 +26,4 @@ const (
 
 // ProtocolFeatures are the protocol features that a session offers.
 const ProtocolFeatures = ProtocolMQ | ProtocolReplyAck | ProtocolBackendReq | ProtocolConfig |
-	ProtocolResetDevice | ProtocolConfigureMemSlots | ProtocolStatus
+	ProtocolInflightShmfd | ProtocolResetDevice | ProtocolConfigureMemSlots | ProtocolStatus

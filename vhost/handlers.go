@@ -18,8 +18,7 @@ type handler struct {
 }
 
 // handlers is the one table of supported messages; doc.go shows it in words.
-// It is never written. Requests in flight (31, 32) and the dirty log (6, 7)
-// would be further rows.
+// It is never written. The dirty log (6, 7) would be further rows.
 var handlers = [...]handler{
 	GetFeatures: {answers: true, run: (*session).getFeatures},
 	SetFeatures: {min: sizeU64, max: sizeU64, run: (*session).setFeatures},
@@ -47,6 +46,9 @@ var handlers = [...]handler{
 
 	GetConfig: {min: sizeConfigHeader, max: maxPayload, needs: ProtocolConfig, answers: true, run: (*session).getConfig},
 	SetConfig: {min: sizeConfigHeader, max: maxPayload, needs: ProtocolConfig, run: (*session).setConfig},
+
+	GetInflightFD: {min: sizeInflightPacked, max: sizeInflight, needs: ProtocolInflightShmfd, answers: true, run: (*session).getInflightFD},
+	SetInflightFD: {min: sizeInflightPacked, max: sizeInflight, minFDs: 1, maxFDs: 1, needs: ProtocolInflightShmfd, run: (*session).setInflightFD},
 
 	ResetDevice: {needs: ProtocolResetDevice, run: (*session).resetDevice},
 	SetStatus:   {min: sizeU64, max: sizeU64, needs: ProtocolStatus, run: (*session).setStatus},
@@ -121,13 +123,14 @@ func (s *session) setBackendReqFD(m *Message) error {
 //
 // RESET_OWNER, deprecated, means the same: back-ends that took it as the end of
 // the session broke front-ends that sent it at every stop.
-func (s *session) resetDevice(*Message) error {
+func (s *session) resetDevice(m *Message) error {
 	if err := s.stopAll(); err != nil {
 		return fatal{err}
 	}
 	for i := range s.rings {
 		s.rings[i].dropKick()
 	}
+	s.dropInflight(m.Request == ResetDevice)
 	s.status = 0
 	s.be.Reset()
 	return nil

@@ -25,6 +25,9 @@ const (
 	sizeMemReg       = 8 + sizeRegion
 	sizeConfigHeader = 12
 	maxPayload       = sizeConfigHeader + MaxConfigSize
+
+	sizeInflightPacked = 20
+	sizeInflight       = 24 // with C's padding, as QEMU sends it
 )
 
 // MaxPayload is the size in bytes of the largest payload of a supported

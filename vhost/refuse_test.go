@@ -65,7 +65,7 @@ func badMessages() []bad {
 		{name: "dirty log, not offered", request: vhost.SetFeatures, payload: u64(vhost.FeatureLogAll), proto: true, text: "bits 0x4000000 were not offered"},
 		{name: "features while a ring runs", request: vhost.SetFeatures, payload: u64(0), proto: true, text: "to 0x0 while a ring runs"},
 		{name: "features the device refuses", request: vhost.SetFeatures, payload: u64(0), refuse: "SetFeatures", text: "the device says no", idle: true},
-		{name: "protocol features never offered", request: vhost.SetProtocolFeatures, payload: u64(vhost.ProtocolInflightShmfd), proto: true, text: "bits 0x1000 were not offered"},
+		{name: "protocol features never offered", request: vhost.SetProtocolFeatures, payload: u64(vhost.ProtocolLogShmfd), proto: true, text: "bits 0x2 were not offered"},
 
 		{name: "size 0", request: vhost.SetVringNum, payload: state(1, 0), proto: true, text: "ring 1: size 0, expected a power of two from 1 to 1024"},
 		{name: "size 3", request: vhost.SetVringNum, payload: state(1, 3), proto: true, text: "size 3"},

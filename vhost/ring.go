@@ -77,6 +77,9 @@ func (s *session) start(i int) (err error) {
 			err = fmt.Errorf("starting ring %d: %w", i, err)
 		}
 	}()
+	if err = s.track(&q); err != nil {
+		return err
+	}
 	if q.Kick, err = dupFD(r.kick); err != nil {
 		return err
 	}

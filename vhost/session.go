@@ -21,6 +21,7 @@ type session struct {
 	protocol     uint64 // SET_PROTOCOL_FEATURES
 	status       uint8  // SET_STATUS
 	memory       *guest.Table
+	inflight     *inflight // SET_INFLIGHT_FD, nil: none
 	rings        []ring
 	backendReq   int // SET_BACKEND_REQ_FD, -1: none
 	refused      int // messages answered with a failure
@@ -86,6 +87,7 @@ func (s *session) close(conn *net.UnixConn) error {
 		s.rings[i].close()
 	}
 	closeFD(s.backendReq)
+	s.inflight.unmap()
 	if s.memory != nil {
 		s.memory.Release()
 		s.memory = nil

@@ -39,8 +39,9 @@ func fill(t testing.TB, r *rig, depth int, indirect bool) (heads []uint16) {
 }
 
 func TestRequestPathDoesNotAllocate(t *testing.T) {
-	for _, indirect := range []bool{false, true} {
-		r := newRig(t, virtq.SplitConfig{Num: 128, Indirect: indirect, EventIdx: indirect})
+	for i := range 4 {
+		indirect, num := i&1 != 0, uint16(i&2*64)
+		r := newRig(t, virtq.SplitConfig{Num: 128, Indirect: indirect, EventIdx: indirect, Inflight: region(t, num), InflightNum: num})
 		const depth = 32
 		fill(t, r, depth, indirect)
 		chains := make([]virtq.Chain, r.drv.Num)
@@ -66,7 +67,7 @@ func TestRequestPathDoesNotAllocate(t *testing.T) {
 		}
 		run() // arrays grow once
 		if n := testing.AllocsPerRun(200, run); n != 0 {
-			t.Errorf("indirect %v: %v allocations per batch of %d", indirect, n, depth)
+			t.Errorf("indirect %v, tracked %v: %v allocations per batch of %d", indirect, num > 0, n, depth)
 		}
 	}
 }
@@ -87,10 +88,11 @@ func reportRatio(b *testing.B, r *rig) {
 // BenchmarkRing is the ring alone: no data, the driver's part is one store of
 // its index per batch. Time is per request.
 func BenchmarkRing(b *testing.B) {
-	for _, indirect := range []bool{false, true} {
+	for i := range 4 {
+		indirect, num := i&1 != 0, uint16(i&2*64)
 		for _, depth := range []int{1, 32} {
-			b.Run(fmt.Sprintf("indirect=%v/depth=%d", indirect, depth), func(b *testing.B) {
-				r := newRig(b, virtq.SplitConfig{Num: 128, Indirect: true, EventIdx: true})
+			b.Run(fmt.Sprintf("indirect=%v/depth=%d/tracked=%v", indirect, depth, num > 0), func(b *testing.B) {
+				r := newRig(b, virtq.SplitConfig{Num: 128, Indirect: true, EventIdx: true, Inflight: region(b, num), InflightNum: num})
 				fill(b, r, depth, indirect)
 				chains := make([]virtq.Chain, r.drv.Num)
 				idx := uint16(0)

@@ -3,6 +3,8 @@ package virtq_test
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
@@ -55,6 +57,25 @@ func newRig(t testing.TB, cfg virtq.SplitConfig) *rig {
 	r.cfg = cfg
 	r.restart(t)
 	return r
+}
+
+// region returns memory for one queue's region of an in-flight buffer; nil for
+// num 0.
+func region(t testing.TB, num uint16) []byte {
+	t.Helper()
+	if num == 0 {
+		return nil
+	}
+	b, err := unix.Mmap(-1, 0, virtq.InflightSize(num), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Munmap(b); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
 }
 
 // restart makes a new device side for the ring as it is.

@@ -21,6 +21,11 @@ type SplitConfig struct {
 	Base              uint16 // index of the next available entry (SET_VRING_BASE)
 	EventIdx          bool   // VIRTIO_F_RING_EVENT_IDX negotiated
 	Indirect          bool   // VIRTIO_F_RING_INDIRECT_DESC negotiated
+	// Inflight is the queue's region of the in-flight buffer, InflightSize of
+	// InflightNum bytes; nil: what is in flight is not tracked. InflightNum is
+	// the size in descriptors that the buffer was made for, at least Num.
+	Inflight    []byte
+	InflightNum uint16
 }
 
 // Split is a split virtqueue, the device's side. It belongs to one goroutine.
@@ -43,6 +48,7 @@ type Split struct {
 
 	busy     []uint64 // one bit per head: taken by Next, not yet pushed
 	inFlight int      // bits set in busy
+	inflight tracker
 	raw      [DescSize]byte
 	broken   error
 }
@@ -51,6 +57,12 @@ type Split struct {
 // used index is read from the ring itself, because a device that took over
 // from another must go on where the driver expects it, and the protocol does
 // not pass that index. Nothing is written to the ring yet. Errors wrap ErrRing.
+//
+// With an in-flight region that another device used for this ring, Next first
+// gives the heads that were in flight, then what the available ring holds after
+// them; cfg.Base, which a front-end cannot know after a crash, is ignored. A
+// region that contradicts itself or the ring breaks the queue: the first Next
+// says how.
 func NewSplit(cfg SplitConfig) (*Split, error) {
 	if err := checkNum(cfg.Num); err != nil {
 		return nil, err
@@ -67,6 +79,18 @@ func NewSplit(cfg SplitConfig) (*Split, error) {
 	}
 	q.published = word.Load16(q.used, RingIdx)
 	q.pushed = q.published
+	if cfg.Inflight == nil {
+		return q, nil
+	}
+	if cfg.InflightNum < cfg.Num {
+		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w", cfg.InflightNum, cfg.Num, ErrRing)
+	}
+	if err := checkPart("in-flight region", cfg.Inflight, InflightSize(cfg.InflightNum), inflightAlign); err != nil {
+		return nil, err
+	}
+	if err := q.track(cfg.Inflight[:InflightSize(cfg.InflightNum)], cfg.InflightNum); err != nil {
+		_ = q.fail(fmt.Errorf("in-flight region: %w", err))
+	}
 	return q, nil
 }
 
@@ -95,6 +119,12 @@ func (q *Split) Next() (head uint16, ok bool, err error) {
 		return 0, false, q.broken
 	}
 	if q.next == q.seen {
+		if again := q.inflight.again; len(again) > 0 {
+			// It is marked already.
+			q.inflight.again = again[1:]
+			q.take(again[0])
+			return again[0], true, nil
+		}
 		if err := q.look(); err != nil {
 			return 0, false, err
 		}
@@ -110,17 +140,24 @@ func (q *Split) Next() (head uint16, ok bool, err error) {
 		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d, the ring has %d descriptors: %w",
 			q.next, head, q.num, ErrBroken))
 	}
-	bit := uint64(1) << (head & 63)
-	if q.busy[head>>6]&bit != 0 {
+	if q.busy[head>>6]&(1<<(head&63)) != 0 {
 		// The caller keeps a request's state by its head; two at once
 		// would share it.
 		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d is still in flight: %w",
 			q.next, head, ErrBroken))
 	}
-	q.busy[head>>6] |= bit
-	q.inFlight++
+	if q.inflight.mem != nil {
+		q.inflight.taken(head)
+	}
+	q.take(head)
 	q.next++
 	return head, true, nil
+}
+
+// take notes that the caller has head.
+func (q *Split) take(head uint16) {
+	q.busy[head>>6] |= 1 << (head & 63)
+	q.inFlight++
 }
 
 // look reads the available index, which only the driver writes.
@@ -145,11 +182,14 @@ func (q *Split) Push(head uint16, written uint32) {
 	q.busy[head>>6] &^= 1 << (head & 63)
 	q.inFlight--
 	q.pushed++
+	if q.inflight.mem != nil {
+		q.inflight.batch = append(q.inflight.batch, head)
+	}
 }
 
 // Base returns the index of the next available entry that has not been taken,
 // which GET_VRING_BASE answers once everything in flight has been pushed and
-// published.
+// published, or stays marked in the in-flight region.
 func (q *Split) Base() uint16 { return q.next }
 
 // InFlight returns the number of chains taken by Next and not yet pushed.

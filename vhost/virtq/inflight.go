@@ -1,0 +1,198 @@
+package virtq
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"cowblk/vhost/virtq/internal/word"
+)
+
+// The region in which a queue tells its successor what is in flight
+// (vhost-user, "Inflight I/O tracking", QueueRegionSplit): a header, then one
+// state (DescStateSplit) for each descriptor, of which those of heads mean
+// something. Offsets and sizes in bytes. A packed ring has another layout, and
+// would have its own file.
+const (
+	inflightFeatures = 0  // le64: 0
+	inflightVersion  = 8  // le16: 0 is a buffer that was never used
+	inflightNum      = 10 // le16: number of states
+	inflightLast     = 12 // le16: head of the list of the last batch (last_batch_head)
+	inflightUsed     = 14 // le16: the used index, once the batch's states are cleared (used_idx)
+	inflightStates   = 16
+
+	stateSize    = 16
+	stateMark    = 0 // 1 in flight, else 0; the three bytes after it are padding
+	stateLink    = 4 // two bytes of padding, le16 next: the list of the last batch
+	stateCounter = 8 // le64: order in which heads were taken
+)
+
+const inflightVersion1 = 1
+
+// inflightAlign is what each queue's region is rounded up to: a cache line.
+const inflightAlign = 64
+
+// InflightSize returns the bytes of one queue's region in an in-flight buffer
+// for split rings of up to num descriptors.
+func InflightSize(num uint16) int {
+	return (inflightStates + stateSize*int(num) + inflightAlign - 1) &^ (inflightAlign - 1)
+}
+
+// tracker keeps a queue's region. Only the device writes the region, and reads
+// it back once, when the queue starts; all that decides anything afterwards is
+// in these fields. The front-end maps it too and could write anything: what is
+// read is checked, and the worst that it can do is to break the queue.
+//
+// Why a process may be killed between any two of the stores:
+//
+//  1. taken: counter, then the mark. A head that is not marked yet has not been
+//     given to anybody; the successor finds it in the available ring again. Heads
+//     are marked in the order of that ring, so those that are marked are a prefix
+//     of it, and the entry to go on with is used index + number of marks.
+//  2. published: the list of the batch is complete before the used index moves.
+//     Until it moves, the ring's index equals the region's copy, the list means
+//     nothing, and the batch is in flight: its marks stand. It was done, and is
+//     done again; the driver has seen nothing of it.
+//  3. From the store of the used index on, the batch is the driver's, although
+//     its marks still stand. The ring's index is ahead of the region's copy by
+//     the length of the list, so the successor clears the marks of that many heads of
+//     it, as publishing itself does next. Doing so twice is no harm.
+//  4. The copy is stored last. From there on the list means nothing again, which
+//     is why the next batch may write over it.
+//
+// What matters is the order of stores in this thread, since a kill loses no
+// store that was executed: the processor's order is not in question, but the
+// compiler's is. The stores that others must not pass are atomic.
+type tracker struct {
+	mem     []byte   // nil: the queue is not tracked
+	counter uint64   // of the next head that is taken
+	last    uint16   // last_batch_head as stored
+	batch   []uint16 // pushed, not yet published
+	again   []uint16 // in flight when the queue started, oldest first; Next gives them first
+}
+
+// state returns where head's state is.
+func state(head uint16) int { return inflightStates + stateSize*int(head) }
+
+// taken marks head as in flight.
+func (k *tracker) taken(head uint16) {
+	at := state(head)
+	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
+	k.counter++
+	word.Store32(k.mem, at+stateMark, 1)
+}
+
+// link writes the list of the batch, before the used index shows it to the
+// driver; that store is atomic, so the plain ones here stay before it. used is
+// the index still in the ring.
+func (k *tracker) link(used uint16) {
+	for _, head := range k.batch {
+		binary.LittleEndian.PutUint32(k.mem[state(head)+stateLink:], uint32(k.last)<<16)
+		k.last = head
+	}
+	binary.LittleEndian.PutUint32(k.mem[inflightLast:], uint32(k.last)|uint32(used)<<16)
+}
+
+// settle clears the marks of the batch, which the driver now has, and then says
+// so. used is the index in the ring.
+func (k *tracker) settle(used uint16) {
+	for _, head := range k.batch {
+		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
+	}
+	k.batch = k.batch[:0]
+	word.Store32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
+}
+
+// track makes q keep its region in mem, for rings of up to num descriptors, and
+// takes up what the region and the ring say is in flight: the cursors go on
+// behind it. A region that was never used is made ready instead. Errors wrap
+// ErrBroken.
+func (q *Split) track(mem []byte, num uint16) error {
+	k := &q.inflight
+	k.mem = mem
+	k.batch = make([]uint16, 0, q.num)
+	version, features := word.Load16(mem, inflightVersion), binary.LittleEndian.Uint64(mem[inflightFeatures:])
+	if version == 0 {
+		k.format(num, q.published)
+		return nil
+	}
+	if found := word.Load16(mem, inflightNum); version != inflightVersion1 || features != 0 || found != num {
+		return fmt.Errorf("version %d, features %#x, %d states; expected %d, 0 and %d: %w",
+			version, features, found, inflightVersion1, num, ErrBroken)
+	}
+	// Entries that the driver waits for: those it made available and has not
+	// seen used. None can be in flight that is not among them.
+	waits := word.Load16(q.avail, RingIdx) - q.published
+	if waits == 0 {
+		// Whatever the region says is about a ring that has been set up anew.
+		k.format(num, q.published)
+		q.next, q.seen = q.published, q.published
+		return nil
+	}
+	if waits > q.num {
+		return fmt.Errorf("available index is %d past the used index, the ring has %d entries: %w", waits, q.num, ErrBroken)
+	}
+	if err := q.finishBatch(); err != nil {
+		return err
+	}
+	if err := q.findAgain(num); err != nil {
+		return err
+	}
+	n := uint16(len(k.again))
+	if n > waits {
+		return fmt.Errorf("%d requests in flight, the driver waits for %d: %w", n, waits, ErrBroken)
+	}
+	q.next = q.published + n
+	q.seen = q.next
+	return nil
+}
+
+// format makes the region ready. The version comes last: until then the region
+// was never used.
+func (k *tracker) format(num, used uint16) {
+	word.Store32(k.mem, inflightVersion, 0)
+	clear(k.mem)
+	binary.LittleEndian.PutUint16(k.mem[inflightUsed:], used)
+	word.Store32(k.mem, inflightVersion, inflightVersion1|uint32(num)<<16)
+}
+
+// finishBatch does what a predecessor did not get to after it moved the used
+// index (step 3).
+func (q *Split) finishBatch() error {
+	k := &q.inflight
+	head := word.Load16(k.mem, inflightLast)
+	k.last = head
+	n := q.published - word.Load16(k.mem, inflightUsed)
+	if n > q.num {
+		return fmt.Errorf("used index %d is %d past the one recorded, the ring has %d entries: %w", q.published, n, q.num, ErrBroken)
+	}
+	for range n {
+		if head >= q.num {
+			return fmt.Errorf("last batch: head %d, the ring has %d descriptors: %w", head, q.num, ErrBroken)
+		}
+		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
+		head = word.Load16(k.mem, state(head)+stateLink+2)
+	}
+	word.Store32(k.mem, inflightLast, uint32(k.last)|uint32(q.published)<<16)
+	return nil
+}
+
+// findAgain lists the heads that are marked, oldest first.
+func (q *Split) findAgain(num uint16) error {
+	k := &q.inflight
+	counters := make(map[uint16]uint64)
+	for head := range num {
+		switch mark := k.mem[state(head)+stateMark]; {
+		case mark == 0:
+			continue
+		case mark != 1 || head >= q.num:
+			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark, q.num, ErrBroken)
+		}
+		counters[head] = binary.LittleEndian.Uint64(k.mem[state(head)+stateCounter:])
+		k.again = append(k.again, head)
+		k.counter = max(k.counter, counters[head]+1)
+	}
+	slices.SortStableFunc(k.again, func(a, b uint16) int { return cmp.Compare(counters[a], counters[b]) })
+	return nil
+}
