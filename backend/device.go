@@ -57,10 +57,14 @@ type Device struct {
 	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
 	direct bool         // see Cache
 
-	mu      sync.Mutex
-	workers []*worker // by queue; nil = not running
-	closing bool      // no queue may start any more
-	past    Stats     // of queues that have been stopped
+	// ending is held while workers are waited for, which may take as long as
+	// their requests; no worker goes away meanwhile. Taken before mu.
+	ending sync.Mutex
+
+	mu      sync.Mutex // held briefly: whoever asks for statistics needs it
+	workers []*worker  // by queue; nil = not running
+	closing bool       // no queue may start any more
+	past    Stats      // of queues that have been stopped
 
 	lastError atomic.Int64                 // unix nanoseconds of the last I/O error logged
 	emit      func(event string, data any) // set by Daemon.Add
@@ -155,14 +159,24 @@ func (d *Device) SetConfig(offset uint32, p []byte) error {
 
 // SetMemory implements vhost.Backend.
 func (d *Device) SetMemory(t *guest.Table) error {
+	d.ending.Lock()
+	defer d.ending.Unlock()
+	for _, w := range d.running() {
+		w.setMemory(t)
+	}
+	return nil
+}
+
+// running returns the workers that there are.
+func (d *Device) running() (ws []*worker) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, w := range d.workers {
 		if w != nil {
-			w.setMemory(t)
+			ws = append(ws, w)
 		}
 	}
-	return nil
+	return ws
 }
 
 // StartQueue implements vhost.Backend.
@@ -187,13 +201,15 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 
 // StopQueue implements vhost.Backend.
 func (d *Device) StopQueue(i int) (base uint16, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	w := d.workers[i]
+	d.ending.Lock()
+	defer d.ending.Unlock()
+	w := d.worker(i)
 	if w == nil {
 		return 0, fmt.Errorf("queue %d is not running", i)
 	}
 	base = w.stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.past.add(&w.stats)
 	w.release()
 	if w.counted {
@@ -258,13 +274,13 @@ func (d *Device) worker(i int) *worker {
 // start again. The connection may then be closed: the used rings say exactly
 // which requests are done, which is where the front-end resumes.
 func (d *Device) drain() {
+	d.ending.Lock()
+	defer d.ending.Unlock()
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closing = true
-	for _, w := range d.workers {
-		if w != nil {
-			w.stop()
-		}
+	d.mu.Unlock()
+	for _, w := range d.running() {
+		w.stop()
 	}
 }
 

@@ -7,12 +7,7 @@ import "cowblk/vhost/guest"
 func (w *worker) do(f func()) bool {
 	ran := make(chan struct{})
 	w.post(func() { f(); close(ran) })
-	select {
-	case <-ran:
-		return true
-	case <-w.ended:
-		return false
-	}
+	return w.await(ran)
 }
 
 // post queues f for the worker's goroutine and wakes it.
@@ -43,7 +38,7 @@ func (w *worker) readMail() {
 // next avail index, the answer to GET_VRING_BASE.
 func (w *worker) stop() (base uint16) {
 	w.post(func() { w.stopping = true })
-	<-w.ended
+	w.await(nil)
 	return w.ring.Base()
 }
 
@@ -71,14 +66,22 @@ func (w *worker) setMemory(t *guest.Table) {
 
 // setCall replaces the eventfd that calls the driver; the worker owns fd.
 func (w *worker) setCall(fd int) {
-	if !w.do(func() { closeFD(w.call); w.call = fd; signal(fd) }) {
+	if !w.do(func() { w.replace(&w.call, fd); signal(fd) }) {
 		closeFD(fd)
 	}
 }
 
 // setErr replaces the eventfd that reports a broken queue; the worker owns fd.
 func (w *worker) setErr(fd int) {
-	if !w.do(func() { closeFD(w.errfd); w.errfd = fd }) {
+	if !w.do(func() { w.replace(&w.errfd, fd) }) {
 		closeFD(fd)
 	}
+}
+
+// replace puts fd in place of an eventfd of the worker's, on its goroutine.
+func (w *worker) replace(at *int, fd int) {
+	w.fdMu.Lock()
+	defer w.fdMu.Unlock()
+	closeFD(*at)
+	*at = fd
 }

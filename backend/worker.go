@@ -58,8 +58,9 @@ type worker struct {
 
 	wait  waiter
 	idler idler
-	call  int // eventfd, -1 = none
-	errfd int // eventfd, -1 = none
+	call  int        // eventfd, -1 = none
+	errfd int        // eventfd, -1 = none
+	fdMu  sync.Mutex // for who changes or, elsewhere, uses these two: see unblock
 	stats queueStats
 
 	counted bool // by processors; its Device's, under its mu

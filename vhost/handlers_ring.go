@@ -99,8 +99,8 @@ func (s *session) getVringBase(m *Message) error {
 	return s.reply(m, VringState{Index: uint32(i), Num: uint32(r.base)}.Append(nil))
 }
 
-// vringFD reads a message with a ring's descriptor. The descriptor stays in
-// the message until the caller takes it; -1 if there is none.
+// vringFD reads a message with a ring's eventfd. The descriptor stays in the
+// message until the caller takes it; -1 if there is none.
 func (s *session) vringFD(m *Message) (int, error) {
 	v, hasFD, err := DecodeVringFD(m.Payload)
 	if err != nil {
@@ -112,6 +112,11 @@ func (s *session) vringFD(m *Message) (int, error) {
 	}
 	if hasFD != (len(m.FDs) == 1) {
 		return 0, fmt.Errorf("ring %d: %d file descriptors although the message says %t: %w", i, len(m.FDs), hasFD, ErrProtocol)
+	}
+	if hasFD {
+		if err := checkEventFD(m.FDs[0]); err != nil {
+			return 0, fmt.Errorf("ring %d: %w", i, err)
+		}
 	}
 	return i, nil
 }
