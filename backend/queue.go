@@ -44,12 +44,13 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The ring's used index is read here.
+	// The ring's used index is read here, and the in-flight region.
 	err = touch(func() (err error) {
 		w.ring, err = virtq.NewSplit(virtq.SplitConfig{
 			Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
 			EventIdx: q.Features&virtq.FeatureEventIdx != 0,
 			Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
+			Inflight: q.Inflight, InflightNum: q.InflightNum,
 		})
 		return err
 	})

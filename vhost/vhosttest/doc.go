@@ -6,7 +6,8 @@
 //
 // A [Frontend] is one connection. [Dial] brings it to the point where a guest's
 // driver has just written DRIVER_OK; Stop and Cont do what QEMU does for its
-// commands of these names, Reset what it does at system_reset, and Send,
+// commands of these names, Reset what it does at system_reset, Reconnect what it
+// does when the back-end has died and another one listens, and Send,
 // SendRaw and Receive say what no sound front-end says.
 //
 // A [Driver] is one ring, for one goroutine. It has slots: a header, a status

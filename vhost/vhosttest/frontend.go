@@ -27,7 +27,8 @@ type Frontend struct {
 	shared            bool // the back-end has the memory table
 	started           bool
 	drivers           []*Driver
-	backendReq        int // our end of the back-end's channel
+	inflight          *inflight // nil: none yet
+	backendReq        int       // our end of the back-end's channel
 }
 
 // Dial connects to a back-end's socket; see New.
@@ -57,6 +58,20 @@ func (f *Frontend) open(o Options) (err error) {
 	if f.opts, err = o.withDefaults(); err != nil {
 		return err
 	}
+	if f.mem, err = newMemory(f.opts.Memory, f.opts.Regions, f.opts.Hugepages); err != nil {
+		return err
+	}
+	if err := f.dialled(); err != nil {
+		return err
+	}
+	if err := f.makeDrivers(); err != nil {
+		return err
+	}
+	return f.announce()
+}
+
+// dialled takes up a new connection and negotiates.
+func (f *Frontend) dialled() error {
 	raw, err := f.sock.SyscallConn()
 	if err != nil {
 		return err
@@ -64,16 +79,7 @@ func (f *Frontend) open(o Options) (err error) {
 	if err := raw.Control(func(fd uintptr) { f.sockFD = int(fd) }); err != nil {
 		return err
 	}
-	if f.mem, err = newMemory(f.opts.Memory, f.opts.Regions, f.opts.Hugepages); err != nil {
-		return err
-	}
-	if err := f.negotiate(); err != nil {
-		return err
-	}
-	if err := f.makeDrivers(); err != nil {
-		return err
-	}
-	return f.announce()
+	return f.negotiate()
 }
 
 // announce sends what QEMU sends about rings as soon as it is connected, and
@@ -264,6 +270,7 @@ func (f *Frontend) Abort() error {
 		errs = append(errs, unix.Close(f.backendReq))
 		f.backendReq = -1
 	}
+	errs = append(errs, f.dropInflight())
 	if f.mem != nil {
 		errs = append(errs, f.mem.close())
 		f.mem = nil

@@ -67,6 +67,7 @@ func (d *ramDisk) StartQueue(q vhost.Queue) error {
 		w.ring, err = virtq.NewSplit(virtq.SplitConfig{
 			Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
 			EventIdx: q.Features&virtq.FeatureEventIdx != 0, Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
+			Inflight: q.Inflight, InflightNum: q.InflightNum,
 		})
 	}
 	if err == nil {

@@ -20,6 +20,9 @@ func (f *Frontend) Start() error {
 	if f.opts.Style == SPDK {
 		return f.startSPDK()
 	}
+	if err := f.giveInflight(); err != nil {
+		return err
+	}
 	if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
 		return err
 	}
@@ -238,6 +241,9 @@ func (f *Frontend) Reset() error {
 		if err := f.tell(false, vhost.ResetDevice, nil); err != nil {
 			return err
 		}
+	}
+	if err := f.dropInflight(); err != nil {
+		return err
 	}
 	for _, d := range f.drivers {
 		d.reset()
