@@ -36,6 +36,12 @@ type served struct {
 // serve makes a base of random bytes with one head on top and exports it.
 func serve(t testing.TB, o DeviceOptions) *served {
 	t.Helper()
+	return serveOn(t, o, vfs.OS{})
+}
+
+// serveOn is serve with files of its own kind.
+func serveOn(t testing.TB, o DeviceOptions, files vfs.FS) *served {
+	t.Helper()
 	s := &served{t: t, dir: t.TempDir(), base: make([]byte, testDisk)}
 	r := rand.NewChaCha8([32]byte{1})
 	r.Read(s.base)
@@ -50,7 +56,7 @@ func serve(t testing.TB, o DeviceOptions) *served {
 	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: testDisk, Base: print, BaseSize: testDisk})
 	must(t, err)
 	must(t, l.Close())
-	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files})
 	must(t, err)
 	o.Name = "test"
 	o.Log = slog.New(slog.DiscardHandler)

@@ -1,0 +1,233 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// slow is a served disk whose device can be made to answer no more.
+type slow struct {
+	*served
+	caught  chan struct{} // a call that is held back
+	release func()
+	files   *cowtest.Intercept
+}
+
+// serveSlow serves a disk on which the calls op on files whose name ends in suffix are held back until release.
+func serveSlow(t *testing.T) *slow {
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	s := &slow{served: serveOn(t, DeviceOptions{}, x), files: x}
+	return s
+}
+
+func (s *slow) hold(op, suffix string) {
+	caught, open := make(chan struct{}, 64), make(chan struct{})
+	var once sync.Once
+	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
+	s.t.Cleanup(s.release) // before serve's own, which waits for what is in flight
+	s.files.Before(func(c cowtest.Call) error {
+		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
+			caught <- struct{}{}
+			<-open
+		}
+		return nil
+	})
+}
+
+// job is something that goes on beside the test.
+type job struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+func beside(f func() error) *job {
+	j := &job{done: make(chan struct{})}
+	go func() { j.err = f(); close(j.done) }()
+	return j
+}
+
+// waits reports that the job does not end for a while. On a slow machine it may wrongly say so, which lets a test
+// pass, never fail.
+func (j *job) waits() bool {
+	select {
+	case <-j.done:
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
+}
+
+func (j *job) ends(t *testing.T) {
+	t.Helper()
+	select {
+	case <-j.done:
+		if j.err != nil {
+			t.Fatal(j.err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
+	}
+}
+
+// goesOn fails unless f returns although a disk does not answer.
+func goesOn(t *testing.T, what string, f func() error) {
+	t.Helper()
+	j := beside(f)
+	select {
+	case <-j.done:
+		if j.err != nil {
+			t.Errorf("%s: %v", what, j.err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s waits for a disk that does not answer", what)
+	}
+}
+
+func writes(d *vhosttest.Driver, b byte, off int64) func() error {
+	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
+}
+
+// A device that does not answer to a write holds up the queue that waits for it, and nothing else: not the disk's other
+// queues, not other disks, not what a person asks. GET_VRING_BASE waits for it, as it must.
+func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
+	s, other := serveSlow(t), serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{Queues: 2})
+	defer f.Abort()
+	healthy := other.dial(vhosttest.Options{})
+	defer healthy.Close()
+	must(t, writes(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
+	d := NewDaemon(DaemonOptions{})
+	d.Add(s.export)
+
+	s.hold("pwritev", "/data")
+	stuck := beside(writes(f.Driver(0), 2, 1<<20))
+	<-s.caught
+	p := make([]byte, 4096)
+	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
+	goesOn(t, "a write to another disk", writes(healthy.Driver(0), 3, 0))
+	goesOn(t, "a flush of another disk", healthy.Driver(0).Flush)
+	goesOn(t, "query-cow-disks", func() error { d.snapshot()[0].info(); return nil })
+	goesOn(t, "query-cow-stats", func() error { s.dev.Stats(); return nil })
+
+	stop := beside(f.Stop) // GET_VRING_BASE of each ring
+	if !stop.waits() {
+		t.Fatalf("the rings were stopped with a request in flight: %v", stop.err)
+	}
+	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.dev.Stats(); return nil })
+	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.dev.setPoll(time.Microsecond); return nil })
+	s.release()
+	stop.ends(t)
+	<-stuck.done // its completion came before the stop, or comes after Cont
+	must(t, f.Cont())
+	stuck = beside(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
+	stuck.ends(t)
+	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
+		t.Error("the write that was held back is not there")
+	}
+}
+
+// A device that does not answer to a sync holds up flushes, and neither reads nor writes, on the same queue.
+func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
+	s := serveSlow(t)
+	f := s.dial(vhosttest.Options{})
+	defer f.Abort()
+	d := f.Driver(0)
+	must(t, writes(d, 1, 0)())
+	s.hold("datasync", "/data")
+	must(t, d.Submit(0, vhosttest.OpFlush, 0, 0))
+	must(t, d.Kick())
+	<-s.caught
+	var done []vhosttest.Completion
+	for slot, op := range []vhosttest.Op{1: vhosttest.OpWrite, 2: vhosttest.OpRead} {
+		if slot == 0 {
+			continue
+		}
+		must(t, d.Submit(slot, op, 1<<20, 4096))
+		must(t, d.Kick())
+		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
+			must(t, d.Wait())
+		}
+		if done[0].ID != slot || done[0].Status != vhosttest.StatusOK {
+			t.Fatalf("%+v", done[0])
+		}
+	}
+	s.release()
+	for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
+		must(t, d.Wait())
+	}
+	if done[0].ID != 0 || done[0].Status != vhosttest.StatusOK {
+		t.Fatalf("flush: %+v", done[0])
+	}
+}
+
+// cutHeads makes new heads for a served disk, and commits nothing.
+type cutHeads struct {
+	fakeNames
+	s    *slow
+	next *layer.Layer
+}
+
+func (n *cutHeads) Prepare(context.Context, []string, string) (Pending, error) {
+	below := n.s.disk.Layers()
+	top := below[len(below)-1]
+	paths := layer.Paths{Map: filepath.Join(n.s.dir, "map2"), Data: filepath.Join(n.s.dir, "data2")}
+	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{
+		Size: top.Size, BlockSize: top.BlockSize, Parent: top.UUID, Base: top.Base, BaseSize: top.BaseSize,
+	})
+	if err == nil {
+		err = l.Close()
+	}
+	if err == nil {
+		n.next, err = layer.Open(n.s.files, paths, layer.OpenParams{Write: true})
+	}
+	return n, err
+}
+
+func (n *cutHeads) Tag() string           { return "t" }
+func (n *cutHeads) Heads() []*layer.Layer { return []*layer.Layer{n.next} }
+func (n *cutHeads) Commit() error         { return nil }
+func (n *cutHeads) Revert() error         { return nil }
+func (n *cutHeads) Close(bool)            {}
+
+// A disk is promoted while its device does not answer: the cut waits for nothing, and the new head takes writes. Sealing
+// waits.
+func TestPromotionOfASlowDisk(t *testing.T) {
+	s := serveSlow(t)
+	f := s.dial(vhosttest.Options{Queues: 2})
+	defer f.Abort()
+	d := NewDaemon(DaemonOptions{Names: &cutHeads{s: s}})
+	d.Add(s.export)
+	s.hold("pwritev", "/data")
+	stuck := beside(writes(f.Driver(0), 2, 1<<20))
+	<-s.caught
+	goesOn(t, "a promotion", func() error {
+		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
+		return err
+	})
+	goesOn(t, "a write to the new head", writes(f.Driver(1), 3, 2<<20))
+	if n := s.disk.Stats().Unsealed; n != 1 {
+		t.Errorf("%d layers are not sealed, expected the former head", n)
+	}
+	s.release()
+	stuck.ends(t)
+	d.background.Wait() // until it is sealed
+	if n := s.disk.Stats().Unsealed; n != 0 {
+		t.Errorf("%d layers are not sealed", n)
+	}
+	p := make([]byte, 4096)
+	_, err := f.Driver(1).ReadAt(p, 1<<20)
+	must(t, err)
+	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
+		t.Error("the write that was held back is not there")
+	}
+}
