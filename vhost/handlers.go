@@ -190,7 +190,7 @@ func (s *session) setMemTable(m *Message) error {
 	if len(regions) != len(m.FDs) {
 		return fmt.Errorf("%d regions with %d file descriptors: %w", len(regions), len(m.FDs), ErrProtocol)
 	}
-	t, err := guest.NewTable(regions, m.FDs)
+	t, err := s.space.NewTable(regions, m.FDs)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *session) addMemReg(m *Message) error {
 	}
 	old := s.memory
 	if old == nil {
-		if old, err = guest.NewTable(nil, nil); err != nil {
+		if old, err = s.space.NewTable(nil, nil); err != nil {
 			return err
 		}
 		defer old.Release()

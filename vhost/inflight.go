@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
 )
 
@@ -69,19 +70,19 @@ type inflight struct {
 
 // mapInflight maps the buffer d in fd, which stays the caller's.
 func mapInflight(d Inflight, fd int) (*inflight, error) {
-	page := uint64(os.Getpagesize())
+	size, page, err := guest.CheckFile(fd)
+	if err != nil {
+		return nil, fmt.Errorf("inflight buffer: %w", err)
+	}
 	switch {
+	case page != uint64(os.Getpagesize()):
+		return nil, fmt.Errorf("inflight buffer of pages of %d bytes, expected %d: %w", page, os.Getpagesize(), ErrProtocol)
 	case d.Size < d.needs():
 		return nil, fmt.Errorf("inflight buffer of %d bytes, expected %d for %d rings of %d descriptors: %w",
 			d.Size, d.needs(), d.Queues, d.QueueSize, ErrProtocol)
 	case d.Offset%page != 0:
 		return nil, fmt.Errorf("inflight buffer at offset %d, expected a multiple of %d: %w", d.Offset, page, ErrProtocol)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("inflight buffer: its file's size: %w", err)
-	}
-	if size := uint64(max(st.Size, 0)); d.Offset > size || d.needs() > size-d.Offset {
+	case d.Offset > size || d.needs() > size-d.Offset:
 		return nil, fmt.Errorf("inflight buffer of %d bytes at offset %d of a file of %d: %w", d.needs(), d.Offset, size, ErrProtocol)
 	}
 	mem, err := unix.Mmap(fd, int64(d.Offset), int(d.needs()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -20,6 +20,7 @@ type session struct {
 	haveFeatures bool
 	protocol     uint64 // SET_PROTOCOL_FEATURES
 	status       uint8  // SET_STATUS
+	space        guest.Space
 	memory       *guest.Table
 	inflight     *inflight // SET_INFLIGHT_FD, nil: none
 	rings        []ring

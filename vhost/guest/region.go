@@ -12,15 +12,18 @@ import (
 // mapping is one mmap of a region's file, shared by every table that has the
 // region.
 type mapping struct {
-	raw  []byte // as mmap returned it: page-aligned, may be larger than the region
-	refs atomic.Int64
+	space *Space
+	raw   []byte // as mmap returned it: page-aligned, may be larger than the region
+	refs  atomic.Int64
 }
 
 func (m *mapping) release() {
 	if m.refs.Add(-1) == 0 {
 		// munmap of a range that mmap returned cannot fail, and there
 		// would be nothing to do about it.
+		n := int64(len(m.raw))
 		_ = unix.Munmap(m.raw)
+		m.space.give(n)
 	}
 }
 
@@ -53,22 +56,14 @@ func overlap(a, b, an, bn uint64) bool { return a < b+bn && b < a+an }
 
 // mapRegion maps r, already checked by fits, and returns the mapping with one
 // reference, and its Size bytes.
-func mapRegion(r RegionDesc, fd int) (*mapping, []byte, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, nil, fmt.Errorf("map region [%v]: fstat: %w", r, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, nil, fmt.Errorf("map region [%v]: expected a regular file (memfd, tmpfs, hugetlbfs), found file mode %#o: %w",
-			r, st.Mode, ErrRegion)
-	}
-	if r.MmapOffset+r.Size > uint64(st.Size) {
-		return nil, nil, fmt.Errorf("map region [%v]: the region ends at byte %d of its file, the file has %d: %w",
-			r, r.MmapOffset+r.Size, st.Size, ErrRegion)
-	}
-	page, err := pageSize(fd, &st)
+func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
+	size, page, err := CheckFile(fd)
 	if err != nil {
-		return nil, nil, fmt.Errorf("map region [%v]: fstatfs: %w", r, err)
+		return nil, nil, fmt.Errorf("map region [%v]: %w", r, err)
+	}
+	if r.MmapOffset+r.Size > size {
+		return nil, nil, fmt.Errorf("map region [%v]: the region ends at byte %d of its file, the file has %d: %w",
+			r, r.MmapOffset+r.Size, size, ErrRegion)
 	}
 	// The protocol does not promise page-aligned offsets; mmap wants them.
 	start := r.MmapOffset &^ (page - 1)
@@ -77,27 +72,52 @@ func mapRegion(r RegionDesc, fd int) (*mapping, []byte, error) {
 	if length > math.MaxInt64 {
 		return nil, nil, fmt.Errorf("map region [%v]: too large to map: %w", r, ErrRegion)
 	}
+	if err := space.take(int64(length)); err != nil {
+		return nil, nil, fmt.Errorf("map region [%v]: %w", r, err)
+	}
 	raw, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
+		space.give(int64(length))
 		return nil, nil, fmt.Errorf("map region [%v]: mmap: %w", r, err)
 	}
 	// A guest's memory has no place in our core dump; a kernel that does
 	// not know the advice loses nothing else.
 	_ = unix.Madvise(raw, unix.MADV_DONTDUMP)
-	m := &mapping{raw: raw}
+	m := &mapping{space: space, raw: raw}
 	m.refs.Store(1)
 	return m, raw[skip : skip+r.Size : skip+r.Size], nil
 }
 
-// pageSize returns the unit, in bytes, of offsets and lengths when fd is
-// mapped: the huge page for hugetlbfs, which also refuses to unmap less.
-func pageSize(fd int, st *unix.Stat_t) (uint64, error) {
+// CheckFile returns the present size of a front-end's file, and the unit of
+// offsets and lengths when it is mapped, both in bytes: the huge page for
+// hugetlbfs, which also refuses to unmap less. Errors wrap ErrRegion: what is no
+// regular file, and one of a file system where a page may never come.
+//
+// A thread that waits in a page fault cannot be stopped for the garbage
+// collector, so one page of a front-end's own file system (FUSE, or anything
+// mounted on top of one), or of a server that does not answer, would stop the
+// whole process. A memory file on a local disk is unusual but sound.
+func CheckFile(fd int) (size, page uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, 0, fmt.Errorf("fstat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, 0, fmt.Errorf("expected a regular file (memfd, tmpfs, hugetlbfs), found file mode %#o: %w", st.Mode, ErrRegion)
+	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fs); err != nil {
-		return 0, err
+		return 0, 0, fmt.Errorf("fstatfs: %w", err)
 	}
-	if fs.Type == unix.HUGETLBFS_MAGIC {
-		return uint64(st.Blksize), nil
+	switch fs.Type {
+	case unix.HUGETLBFS_MAGIC:
+		return uint64(st.Size), uint64(st.Blksize), nil
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC,
+		unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.BCACHEFS_SUPER_MAGIC, zfsMagic:
+		return uint64(st.Size), uint64(os.Getpagesize()), nil
 	}
-	return uint64(os.Getpagesize()), nil
+	return 0, 0, fmt.Errorf("expected a file of memory (memfd, tmpfs, hugetlbfs) or of a local disk, found file system type %#x: %w", fs.Type, ErrRegion)
 }
+
+// zfsMagic is ZFS_SUPER_MAGIC, which is not among Linux's own.
+const zfsMagic = 0x2fc12fc1

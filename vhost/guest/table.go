@@ -45,6 +45,7 @@ type region struct {
 // Table is an immutable, reference-counted set of mapped regions, ordered by
 // guest address. It may be used by any number of goroutines.
 type Table struct {
+	space   *Space
 	regions []region
 	refs    atomic.Int64
 }
@@ -53,21 +54,10 @@ type Table struct {
 // closes them, and holds the table's one reference. An empty table is valid:
 // front-ends that add regions one by one start from it. Errors wrap ErrRegion
 // or come from mmap; nothing stays mapped then.
+//
+// It has a Space of its own; a front-end's tables share one.
 func NewTable(regions []RegionDesc, fds []int) (*Table, error) {
-	if len(regions) != len(fds) {
-		return nil, fmt.Errorf("memory table: %d regions came with %d file descriptors: %w",
-			len(regions), len(fds), ErrRegion)
-	}
-	t := newTable(nil)
-	for i, r := range regions {
-		next, err := t.With(r, fds[i])
-		t.Release()
-		if err != nil {
-			return nil, fmt.Errorf("memory table: region %d: %w", i, err)
-		}
-		t = next
-	}
-	return t, nil
+	return new(Space).NewTable(regions, fds)
 }
 
 // With returns a new table that also has r, mapped from fd (ADD_MEM_REG). The
@@ -77,7 +67,7 @@ func (t *Table) With(r RegionDesc, fd int) (*Table, error) {
 	if err := t.fits(r); err != nil {
 		return nil, err
 	}
-	m, mem, err := mapRegion(r, fd)
+	m, mem, err := mapRegion(t.space, r, fd)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +75,7 @@ func (t *Table) With(r RegionDesc, fd int) (*Table, error) {
 	rs = append(rs, t.regions...)
 	rs = append(rs, region{RegionDesc: r, mem: mem, mapping: m})
 	slices.SortFunc(rs, func(a, b region) int { return cmp.Compare(a.GuestAddr, b.GuestAddr) })
-	next := newTable(rs)
+	next := newTable(t.space, rs)
 	m.release() // newTable took its own
 	return next, nil
 }
@@ -100,12 +90,12 @@ func (t *Table) Without(r RegionDesc) (*Table, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("remove region [%v]: the table has no such region: %w", r, ErrRegion)
 	}
-	return newTable(slices.Delete(slices.Clone(t.regions), i, i+1)), nil
+	return newTable(t.space, slices.Delete(slices.Clone(t.regions), i, i+1)), nil
 }
 
 // newTable takes over rs and adds one reference to each mapping in it.
-func newTable(rs []region) *Table {
-	t := &Table{regions: rs}
+func newTable(space *Space, rs []region) *Table {
+	t := &Table{space: space, regions: rs}
 	t.refs.Store(1)
 	for _, r := range rs {
 		r.mapping.refs.Add(1)

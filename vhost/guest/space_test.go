@@ -1,0 +1,104 @@
+package guest
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// huge returns a memfd of 2^50 bytes, all of it a hole.
+func huge(t *testing.T) int {
+	t.Helper()
+	fd := memfd(t, "huge", 1)
+	if err := unix.Ftruncate(fd, 1<<50); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// A front-end whose files are all holes cannot take the process's address space.
+func TestAddressSpaceIsBounded(t *testing.T) {
+	fd := huge(t)
+	const tib = 1 << 40
+	part := func(i uint64) RegionDesc {
+		return RegionDesc{GuestAddr: i * 4 * tib, Size: 4 * tib, UserAddr: i * 4 * tib}
+	}
+	var s Space
+	if _, err := s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd}); !errors.Is(err, ErrRegion) {
+		t.Errorf("17 TiB in one region: %v", err)
+	}
+	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "on top of") {
+		t.Errorf("a fifth part: %v", err)
+	}
+	// The same front-end's next table: the former one is still there.
+	if _, err := s.NewTable([]RegionDesc{part(0)}, []int{fd}); !errors.Is(err, ErrRegion) {
+		t.Errorf("another table: %v", err)
+	}
+	less, err := all.Without(part(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Release()
+	again, err := less.With(part(5), fd)
+	if err != nil {
+		t.Fatalf("after one was removed: %v", err)
+	}
+	less.Release()
+	again.Release()
+	if b, n := s.bytes.Load(), s.mappings.Load(); b != 0 || n != 0 {
+		t.Errorf("%d bytes and %d mappings are left in the account", b, n)
+	}
+}
+
+// Requests that never end may keep former tables, but not any number of them.
+func TestFormerTablesAreBounded(t *testing.T) {
+	fd := memfd(t, "guest", 1<<20)
+	var s Space
+	var held []*Table
+	for {
+		next, err := s.NewTable([]RegionDesc{{Size: 4096}}, []int{fd})
+		if err != nil {
+			if !errors.Is(err, ErrRegion) {
+				t.Error(err)
+			}
+			break
+		}
+		held = append(held, next)
+	}
+	if len(held) != MaxMappings {
+		t.Errorf("%d tables at once, expected %d", len(held), MaxMappings)
+	}
+	for _, x := range held {
+		x.Release()
+	}
+	if n := s.mappings.Load(); n != 0 {
+		t.Errorf("%d mappings are left in the account", n)
+	}
+}
+
+// A regular file of a file system that is neither memory nor a local disk.
+func TestForeignFileSystems(t *testing.T) {
+	f, err := os.Open("/sys/kernel/notes")
+	if err != nil {
+		f, err = os.Open("/sys/kernel/mm/transparent_hugepage/enabled")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = NewTable([]RegionDesc{{Size: uint64(st.Size())}}, []int{int(f.Fd())})
+	if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "file system type") {
+		t.Errorf("a file of sysfs (%d bytes): %v", st.Size(), err)
+	}
+}
