@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
@@ -236,4 +237,52 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// taken returns when the queue has taken all that is available, or has broken.
+func (a *attacker) taken() {
+	a.t.Helper()
+	w := a.to.dev.worker(0)
+	for end := time.Now().Add(patience); ; {
+		all := false
+		w.do(func() { all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx() })
+		if all {
+			return
+		}
+		a.wait(end)
+	}
+}
+
+// A region goes while a request is in flight whose status lies in it: the
+// request keeps it until its status is written.
+func TestMemoryRemovedUnderARequest(t *testing.T) {
+	to := newTarget(t, targetDisk, DeviceOptions{})
+	a := newAttacker(t, to)
+	a.run()
+	region, fd := a.mem.Regions()[1], a.mem.FDs()[1]
+	binary.LittleEndian.PutUint32(a.mem.Bytes(atkData+8, 4), targetDisk/512) // one segment: the whole disk
+	late := 0
+	for range 300 {
+		// Discards are carried out elsewhere, so that the removal has a chance.
+		ds := a.request(0, blk.TypeDiscard, 0, virtq.Desc{Addr: atkData, Len: 16})
+		ds[2].Addr = atkBorder
+		status := a.mem.Bytes(atkBorder, 1)
+		status[0] = 0xee
+		a.link(0, ds)
+		used := a.ring.UsedIdx()
+		a.offer(0)
+		a.taken()
+		a.tell(vhost.RemMemReg, vhost.AppendMemReg(nil, region))
+		if a.ring.UsedIdx() == used {
+			late++
+		}
+		if a.outcome(used + 1) {
+			t.Fatal(to.log.text())
+		}
+		if status[0] != 0 {
+			t.Fatalf("status %#x", status[0])
+		}
+		a.tell(vhost.AddMemReg, vhost.AppendMemReg(nil, region), fd)
+	}
+	t.Logf("%d requests completed after the region had gone", late)
 }

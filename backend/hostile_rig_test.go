@@ -61,18 +61,28 @@ func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 	return x
 }
 
-// logCount counts what a person's log would get: lines of Info and above.
-type logCount struct{ lines, bytes atomic.Int64 }
+// logCount counts what a person's log would get, lines of Info and above, and
+// keeps the last.
+type logCount struct {
+	lines, bytes atomic.Int64
+	last         atomic.Value // string
+}
 
 func (c *logCount) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 func (c *logCount) WithAttrs([]slog.Attr) slog.Handler           { return c }
 func (c *logCount) WithGroup(string) slog.Handler                { return c }
 func (c *logCount) Handle(_ context.Context, r slog.Record) error {
-	n := len(r.Message)
-	r.Attrs(func(a slog.Attr) bool { n += len(a.Key) + len(a.Value.String()) + 2; return true })
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
 	c.lines.Add(1)
-	c.bytes.Add(int64(n))
+	c.bytes.Add(int64(len(line)))
+	c.last.Store(line)
 	return nil
+}
+
+func (c *logCount) text() string {
+	s, _ := c.last.Load().(string)
+	return s
 }
 
 // Guest memory of an attacker: two adjacent regions with a border between them,

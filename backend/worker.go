@@ -49,6 +49,7 @@ type worker struct {
 	slots  []slot
 	mem    *pin
 	done   []*cow.Request // scratch for Completed
+	reaped int            // of done, how many have been seen to
 
 	inflight int
 	syncing  int // of those in flight, the ones that end with a sync of files
@@ -207,26 +208,35 @@ func syncs(io *cow.Request) bool { return io.Op == cow.OpFlush || io.FUA }
 // reap finishes every request that the engine has completed: status byte, used
 // element, slot free again. It reports whether there was one.
 func (w *worker) reap() bool {
-	w.done = w.ch.Completed(w.done[:0])
-	for _, io := range w.done {
-		s := &w.slots[io.Slot]
-		w.inflight--
-		if syncs(io) {
-			w.syncing--
-		}
-		w.unpin(s.mem)
-		s.mem = nil
-		if io.Err != nil {
-			w.dev.ioError(w.index, io)
-		}
-		if w.broken != nil {
-			continue
-		}
-		status := statusOf(io.Err)
-		w.stats.completed(io, status)
-		w.ring.Push(s.chain.Head, s.req.Finish(status))
+	if w.reaped == len(w.done) { // a fault may have left some
+		w.done, w.reaped = w.ch.Completed(w.done[:0]), 0
 	}
-	return len(w.done) > 0
+	worked := w.reaped < len(w.done)
+	for w.reaped < len(w.done) {
+		io := w.done[w.reaped]
+		w.reaped++
+		w.finish(&w.slots[io.Slot], io)
+	}
+	return worked
+}
+
+// finish ends one request. Its memory is let go last, and in any case: the
+// status byte lies in it, and the table may have been replaced meanwhile.
+func (w *worker) finish(s *slot, io *cow.Request) {
+	w.inflight--
+	if syncs(io) {
+		w.syncing--
+	}
+	defer w.unpin(s)
+	if io.Err != nil {
+		w.dev.ioError(w.index, io)
+	}
+	if w.broken != nil {
+		return
+	}
+	status := statusOf(io.Err)
+	w.stats.completed(io, status)
+	w.ring.Push(s.chain.Head, s.req.Finish(status))
 }
 
 // publish makes the batch's used elements visible and calls the driver if it
@@ -279,8 +289,10 @@ func (w *worker) catchFault(worked *bool) {
 	}
 }
 
-// unpin drops one request's hold on a memory table.
-func (w *worker) unpin(p *pin) {
+// unpin drops a request's hold on its memory table.
+func (w *worker) unpin(s *slot) {
+	p := s.mem
+	s.mem = nil
 	p.n--
 	if p.n == 0 && p != w.mem {
 		p.table.Release()
