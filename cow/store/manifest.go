@@ -130,11 +130,14 @@ func (m *Manifest) check(name string) error {
 		if (b.Image == "") == (b.Path == "") || b.Image != "" && CheckName("image", b.Image) != nil || b.Path != "" && !filepath.IsAbs(b.Path) {
 			return fmt.Errorf("base: expected the name of an image or an absolute path, found %q and %q", b.Image, b.Path)
 		}
+		if (b.Path == "") != (b.Identity == nil) {
+			return errors.New("base: expected an identity for a path, and none for an image")
+		}
 		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
 			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
 		}
 	}
-	seen := map[uuid.UUID]bool{}
+	seen, tags := map[uuid.UUID]bool{}, map[string]bool{}
 	for i, l := range m.Layers {
 		own := ownLayer(l.UUID, l.Created)
 		switch {
@@ -148,8 +151,10 @@ func (m *Manifest) check(name string) error {
 			return fmt.Errorf("layer %d: data: expected an absolute path, found %s", i, l.Data)
 		case l.Tag != "" && CheckName("tag", l.Tag) != nil:
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
+		case l.Tag != "" && (tags[l.Tag] || i == len(m.Layers)-1):
+			return fmt.Errorf("layer %d: tag %q: expected once in a stack, and not on the head", i, l.Tag)
 		}
-		seen[l.UUID] = true
+		seen[l.UUID], tags[l.Tag] = true, true
 	}
 	return nil
 }

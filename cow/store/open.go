@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"time"
 
@@ -65,7 +66,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	spec := cow.Spec{Base: base, ReadOnly: o.ReadOnly}
 	for i := range m.Layers {
 		if err := s.checkLayer(m, i); err != nil {
-			return nil, fmt.Errorf("disk %q: %w", m.Name, err)
+			return nil, refusedLayer(m, err)
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
 	}
@@ -75,7 +76,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 			return disk, nil
 		}
 		if !errors.Is(err, layer.ErrInUse) || !s.beingSealed(m) || time.Now().After(end) {
-			return nil, fmt.Errorf("disk %q: %w", m.Name, classify(err))
+			return nil, refusedLayer(m, classify(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -83,6 +84,14 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		case <-time.After(sealPoll):
 		}
 	}
+}
+
+// refusedLayer names the disk, and what can be done if a layer is damaged or is not the right one.
+func refusedLayer(m *Manifest, err error) error {
+	if errors.Is(err, ErrRefused) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: cowblk check %s", m.Name, err, m.Name)
+	}
+	return fmt.Errorf("disk %q: %w", m.Name, err)
 }
 
 // A layer that another disk has just been promoted over is still being synced and sealed by the process that serves

@@ -166,19 +166,9 @@ func (p *Pending) Close(swapped bool) {
 
 // rollForward finishes a change of several disks whose process died after it had become durable. The store is locked.
 func (s *Store) rollForward(dir string) error {
-	data, err := s.fs.ReadFile(filepath.Join(dir, commitFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var c change
-	if err == nil {
-		err = json.Unmarshal(data, &c)
-	}
-	if err == nil && len(c.From) != len(c.To) {
-		err = fmt.Errorf("%d heads for %d disks", len(c.From), len(c.To))
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(dir, commitFile), err)
+	c, err := s.readChange(dir)
+	if err != nil || c == nil {
+		return err
 	}
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
@@ -195,6 +185,45 @@ func (s *Store) rollForward(dir string) error {
 			return err
 		}
 		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
+	}
+	return nil
+}
+
+// readChange reads the commit of a work directory; nil if there is none.
+func (s *Store) readChange(dir string) (*change, error) {
+	path := filepath.Join(dir, commitFile)
+	data, err := s.fs.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	c := new(change)
+	if err == nil {
+		err = c.decode(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// decode reads what replace has written, and refuses manifests that no reader would take.
+func (c *change) decode(data []byte) error {
+	if err := json.Unmarshal(data, c); err != nil {
+		return err
+	}
+	if len(c.From) != len(c.To) {
+		return fmt.Errorf("%d heads for %d disks", len(c.From), len(c.To))
+	}
+	for i, m := range c.To {
+		if m == nil || m.Version != formatVersion {
+			return fmt.Errorf("disk %d: expected a manifest of version %d", i, formatVersion)
+		}
+		if err := CheckName("disk", m.Name); err != nil {
+			return err
+		}
+		if err := m.check(m.Name); err != nil {
+			return fmt.Errorf("disk %q: %w", m.Name, err)
+		}
 	}
 	return nil
 }

@@ -123,12 +123,8 @@ func (s *Store) cleanOne(dir string) error {
 	if err := s.rollForward(dir); err != nil {
 		return fmt.Errorf("%w: %w", errUnfinished, err)
 	}
-	var j journal
-	data, err := s.fs.ReadFile(filepath.Join(dir, journalFile))
-	if err == nil {
-		err = json.Unmarshal(data, &j)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	j, err := s.readJournal(dir)
+	if err != nil {
 		return err
 	}
 	s.log.Info("cleaning up after an interrupted command", "directory", dir)

@@ -7,15 +7,15 @@ import (
 	"path/filepath"
 )
 
-// tempSuffix marks a file that WriteAtomic had not renamed yet when it was
+// TempSuffix marks a file that WriteAtomic had not renamed yet when it was
 // interrupted. The next WriteAtomic of the same name overwrites it.
-const tempSuffix = ".new"
+const TempSuffix = ".new"
 
 // WriteAtomic implements FS.WriteFileAtomic with the other operations of fsys:
 // write-new, sync, rename, sync of the directory. Writers of one name must
 // exclude each other.
 func WriteAtomic(fsys FS, name string, data []byte, perm fs.FileMode) error {
-	temp := name + tempSuffix
+	temp := name + TempSuffix
 	if err := writeNew(fsys, temp, data, perm); err != nil {
 		// A remnant is harmless, so the reason for the failure is what counts.
 		_ = fsys.Remove(temp)

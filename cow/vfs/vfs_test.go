@@ -238,7 +238,7 @@ func TestWriteAtomicFails(t *testing.T) {
 	if p, _ := o.ReadFile(name); string(p) != "old" {
 		t.Errorf("content: got %q, want %q", p, "old")
 	}
-	if _, err := o.Stat(name + tempSuffix); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := o.Stat(name + TempSuffix); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the temporary file was left")
 	}
 }

@@ -1,0 +1,294 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// CheckDepth says how much Check reads.
+type CheckDepth int
+
+const (
+	CheckMaps CheckDepth = iota // manifests, headers, lengths, samples of the bases, and every map
+	CheckFast                   // the same, but only the maps of heads that were not closed in order
+	CheckFull                   // the same as CheckMaps, and every byte of layers' data and of images
+)
+
+// CheckOptions for Check; the zero value checks everything in the store and changes nothing.
+type CheckOptions struct {
+	Names []string // images and disks; none: the whole store, and what belongs to none of them
+	Depth CheckDepth
+	// Repair does what can be done without guessing. Prune also removes layers that hold something and that no disk
+	// names; it means nothing without Repair.
+	Repair, Prune bool
+	// Progress, if not nil, is told how many bytes of a file have been read: CheckFull only.
+	Progress func(what string, done, total int64)
+}
+
+// Status of a Problem.
+type Status string
+
+const (
+	StatusRepairable Status = "repairable" // Repair would help
+	StatusRepaired   Status = "repaired"
+	StatusLeft       Status = "left" // a person has to decide; see Advice
+)
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	Object   string `json:"object"` // "manifest", "layer UUID", "base", ...
+	File     string `json:"file"`   // path
+	What     string `json:"what"`
+	Expected string `json:"expected"`
+	Found    string `json:"found"`
+	Status   Status `json:"status"`
+	Remedy   string `json:"remedy,omitempty"` // what a repair has done, or would do
+	Advice   string `json:"advice,omitempty"` // what a person can do
+	// Leftover: nothing is damaged, something is to be tidied up.
+	Leftover bool `json:"leftover,omitempty"`
+}
+
+// Checked is what was found about one image or disk, or about what belongs to none of them.
+type Checked struct {
+	Kind    string   `json:"kind"`           // KindImage, KindDisk or KindStore
+	Name    string   `json:"name,omitempty"` // empty: the store
+	Serving *Serving `json:"serving,omitempty"`
+	Layers  int      `json:"layers,omitempty"` // of a disk
+	Blocks  uint64   `json:"blocks,omitempty"` // that its layers own
+	// Unclean: the head was not closed in order before; no error.
+	Unclean  bool       `json:"unclean,omitempty"`
+	Notes    []string   `json:"notes,omitempty"` // what was not looked at and why, and what is no error
+	Problems []*Problem `json:"problems"`
+	// Error says why something could not be checked or repaired: no permission, input or output error.
+	Error string `json:"error,omitempty"`
+}
+
+// KindStore is the Checked.Kind of what belongs to no image and no disk.
+const KindStore = "store"
+
+// CheckReport is the outcome of Check. A problem that concerns several disks is counted once.
+type CheckReport struct {
+	Checked    []*Checked `json:"checked"`
+	Found      int        `json:"found"`
+	Repaired   int        `json:"repaired"`
+	Repairable int        `json:"repairable"`
+	Failed     int        `json:"failed"` // objects with an Error
+}
+
+// Left is the number of problems that remain.
+func (r *CheckReport) Left() int { return r.Found - r.Repaired }
+
+// checker is one run of Check.
+type checker struct {
+	s      *Store
+	ctx    context.Context
+	o      CheckOptions
+	report CheckReport
+
+	manifests map[string]*Manifest    // those that can be read
+	users     map[uuid.UUID][]string  // disks that name it
+	layers    map[string]*layerResult // by path of the map
+	images    map[string]*Checked
+}
+
+// Check looks for what is damaged, half done or left over, and with Repair puts right what it can without guessing.
+// Without Repair nothing is changed. A disk that a process has open is not disturbed: only what cannot change under it is
+// looked at. Problems are no error. Errors: ErrNotFound, ErrInvalid (a name), ErrBusy, the context's.
+func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	c := &checker{
+		s: s, ctx: ctx, o: o, report: CheckReport{Checked: []*Checked{}},
+		layers: map[string]*layerResult{}, images: map[string]*Checked{},
+	}
+	images, disks, err := c.choose()
+	if err != nil {
+		return nil, err
+	}
+	if there, err := s.exists(s.dir); err != nil || !there {
+		return &c.report, err
+	}
+	// First: a repair finishes or undoes what manifests are waiting for.
+	house := &Checked{Kind: KindStore, Problems: []*Problem{}}
+	if err := c.works(house); err != nil {
+		return nil, err
+	}
+	c.readManifests()
+	for _, name := range images {
+		c.report.Checked = append(c.report.Checked, c.image(name))
+	}
+	for _, name := range disks {
+		d, err := c.disk(name)
+		if err != nil {
+			return nil, err
+		}
+		c.report.Checked = append(c.report.Checked, d)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.images)) {
+		if !slices.Contains(images, name) { // a disk lies on it
+			c.report.Checked = append(c.report.Checked, c.images[name])
+		}
+	}
+	if len(o.Names) == 0 {
+		if err := c.orphans(house); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.Names) == 0 || len(house.Problems) > 0 || house.Error != "" {
+		c.report.Checked = append(c.report.Checked, house)
+	}
+	c.count()
+	return &c.report, ctx.Err()
+}
+
+// choose returns the names to check. Unlike elsewhere, a disk is there as soon as its directory is.
+func (c *checker) choose() (images, disks []string, err error) {
+	if len(c.o.Names) == 0 {
+		if images, err = c.s.names(imagesDir); err == nil {
+			disks, err = c.s.names(disksDir)
+		}
+		return images, disks, err
+	}
+	for _, name := range c.o.Names {
+		if err := CheckName("image or disk", name); err != nil {
+			return nil, nil, err
+		}
+		found := false
+		for _, kind := range []struct {
+			dir  string
+			list *[]string
+		}{{imagesDir, &images}, {disksDir, &disks}} {
+			there, err := c.s.exists(c.s.path(kind.dir, name))
+			if err != nil {
+				return nil, nil, err
+			}
+			if there && !slices.Contains(*kind.list, name) {
+				*kind.list = append(*kind.list, name)
+			}
+			found = found || there
+		}
+		if !found {
+			return nil, nil, c.s.notFound("disk", name)
+		}
+	}
+	return images, disks, nil
+}
+
+// readManifests learns who uses which layer. What cannot be read is reported where it belongs.
+func (c *checker) readManifests() {
+	c.manifests, c.users = map[string]*Manifest{}, map[uuid.UUID][]string{}
+	disks, _ := c.s.Disks()
+	for _, m := range disks {
+		c.manifests[m.Name] = m
+		for _, l := range m.Layers {
+			c.users[l.UUID] = append(c.users[l.UUID], m.Name)
+		}
+	}
+}
+
+func (c *checker) count() {
+	type same struct{ object, file, what, expected string }
+	seen := map[same]bool{}
+	for _, k := range c.report.Checked {
+		if k.Error != "" {
+			c.report.Failed++
+		}
+		for _, p := range k.Problems {
+			key := same{p.Object, p.File, p.What, p.Expected}
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			c.report.Found++
+			switch p.Status {
+			case StatusRepaired:
+				c.report.Repaired++
+			case StatusRepairable:
+				c.report.Repairable++
+			}
+		}
+	}
+}
+
+// trouble makes a Problem of an error that says what was expected and what was found; of another it takes the text, as
+// the reason why k could not be checked to the end.
+func (k *Checked) trouble(object string, err error) *Problem {
+	p := &Problem{Object: object, Status: StatusLeft}
+	var m *Mismatch
+	var f *layer.Fault
+	switch {
+	case errors.As(err, &m):
+		p.File, p.What, p.Expected, p.Found, p.Advice = m.File, m.What, m.Expected, m.Found, m.Advice
+	case errors.As(err, &f):
+		p.File, p.What, p.Expected, p.Found, p.Advice = f.Path, f.What, f.Expected, f.Found, f.Advice
+	default:
+		k.fail(err)
+		return nil
+	}
+	k.Problems = append(k.Problems, p)
+	return p
+}
+
+func (k *Checked) fail(err error) {
+	if k.Error != "" {
+		k.Error += "; "
+	}
+	k.Error += err.Error()
+}
+
+func (k *Checked) note(format string, args ...any) {
+	k.Notes = append(k.Notes, fmt.Sprintf(format, args...))
+}
+
+// left says whether something stays wrong with k.
+func (k *Checked) left() bool {
+	return k.Error != "" || slices.ContainsFunc(k.Problems, func(p *Problem) bool { return p.Status != StatusRepaired })
+}
+
+// settleProblem carries out the remedy of a problem if this is a repair, and notes how that went.
+func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
+	p.Status = StatusRepairable
+	if !c.o.Repair {
+		return
+	}
+	err := remedy()
+	switch {
+	case err == nil:
+		p.Status, p.Advice = StatusRepaired, ""
+	case errors.Is(err, layer.ErrInUse), errors.Is(err, ErrInUse):
+		p.Status, p.Advice = StatusLeft, "stop the processes that use it, then repair it again"
+	default:
+		p.Status = StatusLeft
+		k.fail(err)
+	}
+}
+
+// tempFile reports what an interrupted replacement of one of k's documents has left beside it. It is garbage if the
+// document itself is whole. The disk's lock is held, or it is an image's.
+func (c *checker) tempFile(k *Checked, whole bool, elem ...string) {
+	path := c.s.path(elem...) + vfs.TempSuffix
+	there, err := c.s.exists(path)
+	if err != nil {
+		k.fail(err)
+	}
+	if !there {
+		return
+	}
+	p := &Problem{
+		Object: "temporary file", File: path, What: "a file that an interrupted change has not put in place", Expected: "none", Found: "a file",
+		Status: StatusLeft, Advice: "look whether it holds the document that is missing", Leftover: true,
+	}
+	k.Problems = append(k.Problems, p)
+	if whole {
+		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
+		c.settleProblem(k, p, func() error {
+			return c.s.locked(c.ctx, func() error { return c.s.fs.RemoveAll(path) })
+		})
+	}
+}

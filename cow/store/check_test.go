@@ -1,0 +1,269 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// immortal is a file system that does not sync: a test's files need not outlive a power cut.
+func immortal() vfs.FS { return &cowtest.Mortal{FS: vfs.OS{}} }
+
+// mouldSize is small: every case hashes all of it several times. The last block is partial.
+const mouldSize = 64<<10 + 512
+
+// mould is a sound store that the cases copy.
+type mould struct {
+	dir, base string
+	reads     map[string]string // SHA-256 of what the disks read
+}
+
+func newMould(t *testing.T) *mould {
+	t.Helper()
+	s := newStore(t)
+	s.fs = immortal()
+	importRaw(t, s, "img", noise(1, mouldSize))
+	base := tempFile(t, "base.raw", noise(4, 65536))
+	create(t, s, "place", CreateOptions{Base: base})
+	create(t, s, "vm1", CreateOptions{From: "img"})
+	put(t, s, "vm1", noise(5, 8192), 0)
+	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "vm1", noise(6, 8192), 8192)
+	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
+	create(t, s, "bare", CreateOptions{Size: 1 << 20})
+	m := &mould{dir: s.Dir(), base: base, reads: map[string]string{}}
+	for _, name := range []string{"vm1", "vm2", "bare", "place"} {
+		m.reads[name] = sum(content(t, s, name))
+	}
+	return m
+}
+
+// cast is a copy of the mould, damaged.
+func (m *mould) cast(t *testing.T, d damage) *hurt {
+	t.Helper()
+	dir := t.TempDir()
+	s := openStore(t, copyTree(t, m.dir, filepath.Join(dir, "store")))
+	s.fs = immortal()
+	h := &hurt{Store: s, t: t, base: copyTree(t, m.base, filepath.Join(dir, "base.raw"))}
+	h.manifest("place", m.base, h.base)
+	d.do(h)
+	return h
+}
+
+// copyTree copies files with their holes and times.
+func copyTree(t *testing.T, from, to string) string {
+	t.Helper()
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		target := to + strings.TrimPrefix(path, from)
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if err == nil {
+			err = os.WriteFile(target, data, 0o600)
+		}
+		if err == nil {
+			err = os.Chtimes(target, st.ModTime(), st.ModTime())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
+	t.Helper()
+	r, err := s.Check(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// problemTexts are the problems as the table of damages has them: status, name of the disk or image, object, what.
+func problemTexts(h *hurt, r *CheckReport) (all []string) {
+	names := map[uuid.UUID]string{}
+	for _, m := range first(h.Disks()) {
+		for _, l := range m.Sealed() {
+			names[l.UUID] = "SEALED"
+		}
+	}
+	for _, m := range first(h.Disks()) {
+		names[m.Head().UUID] = m.Name
+	}
+	for _, k := range r.Checked {
+		name := k.Name
+		if name == "" {
+			name = k.Kind
+		}
+		if k.Error != "" && len(k.Problems) == 0 {
+			all = append(all, "failed "+name)
+		}
+		for _, p := range k.Problems {
+			object := p.Object
+			if id, ok := strings.CutPrefix(object, "layer "); ok {
+				object = "layer ORPHAN"
+				if n := names[uuid.MustParse(id)]; n != "" {
+					object = "layer " + n
+				}
+			}
+			all = append(all, fmt.Sprintf("%s %s %s: %s", p.Status, name, object, p.What))
+		}
+	}
+	return all
+}
+
+func first[T any](v T, _ error) T { return v }
+
+// refusals are the disks that cannot be opened. What can be must read as before it was damaged.
+func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(m.reads)) {
+		o, err := h.OpenDisk(context.Background(), name, OpenOptions{})
+		if err != nil {
+			refused = append(refused, name)
+			continue
+		}
+		p := make([]byte, o.Disk.Size())
+		_, err = o.Disk.ReadAt(p, 0)
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+		if err != nil || sum(p) != m.reads[name] {
+			t.Errorf("%s was opened and reads something else: %v", name, err)
+		}
+	}
+	return refused
+}
+
+// same compares lists in any order.
+func same(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	got, want = slices.Clone(got), slices.Clone(want)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\n got\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func repaired(texts []string) (all []string) {
+	for _, text := range texts {
+		if rest, ok := strings.CutPrefix(text, string(StatusRepairable)); ok {
+			text = string(StatusRepaired) + rest
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// Every damage is found, nothing is changed by looking, and a disk on it is refused or reads what it should; a repair
+// repairs what the table says, a second one finds nothing to do, and then disks read what they should or are still
+// refused.
+func TestDamages(t *testing.T) {
+	m := newMould(t)
+	for _, d := range damages() {
+		t.Run(d.name, func(t *testing.T) {
+			h := m.cast(t, d)
+			before := snapshot(t, h.Dir())
+			found := check(t, h.Store, CheckOptions{})
+			got := problemTexts(h, found)
+			sameFiles(t, before, snapshot(t, h.Dir()))
+
+			opened := m.cast(t, d) // opening seals, settles and marks
+			same(t, "refused before a repair", m.refusals(t, opened), d.refused)
+
+			fixed := check(t, h.Store, CheckOptions{Repair: true})
+			gotFixed := problemTexts(h, fixed)
+			same(t, "check", got, d.want)
+			want := repaired(d.want)
+			if f := otherwise[d.name]; f != nil {
+				want = f
+			}
+			same(t, "repair", gotFixed, want)
+			after := snapshot(t, h.Dir())
+			again := check(t, h.Store, CheckOptions{Repair: true})
+			if again.Repaired != 0 || again.Left() != fixed.Left() {
+				t.Errorf("a second repair: repaired %d, left %d, the first left %d", again.Repaired, again.Left(), fixed.Left())
+			}
+			sameFiles(t, after, snapshot(t, h.Dir()))
+			same(t, "refused after the repair", m.refusals(t, h), d.after)
+		})
+	}
+}
+
+// A repair that is killed at any change that it makes leaves what the next one brings to the same end.
+func TestKillAtEveryStepOfRepair(t *testing.T) {
+	m := newMould(t)
+	for _, names := range [][]string{
+		{"header and map", "bit beyond the end of a sealed map", "temporary files", "empty layer that nobody names", "interrupted command", "image touched"},
+		{"head not closed", "lower layer is not sealed", "data cut behind the last owned block", "interrupted command with layers", "map of a disk that owns nothing cut"},
+		{"interrupted promotion of two disks"},
+	} {
+		t.Run(names[0], func(t *testing.T) {
+			d := damage{do: func(h *hurt) {
+				for _, one := range damages() {
+					if slices.Contains(names, one.name) {
+						one.do(h)
+					}
+				}
+			}}
+			done := check(t, m.cast(t, d).Store, CheckOptions{Repair: true})
+			killed := 0
+			for n := 1; ; n++ {
+				h := m.cast(t, d)
+				mortal := &cowtest.Mortal{FS: vfs.OS{}, At: n}
+				h.fs = mortal
+				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
+				mortal.Bury()
+				h.fs = immortal()
+				if !mortal.Dead() {
+					if err != nil {
+						t.Error(err)
+					}
+					break
+				}
+				killed++
+				again := check(t, h.Store, CheckOptions{Repair: true})
+				if again.Left() != done.Left() || again.Failed != 0 {
+					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(mortal), again.Left(), again.Failed, problemTexts(h, again))
+				}
+				if third := check(t, h.Store, CheckOptions{}); third.Found != again.Left() {
+					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(mortal), problemTexts(h, third))
+				}
+				if refused := m.refusals(t, h); refused != nil {
+					t.Errorf("killed at change %d, %s: refused: %v", n, last(mortal), refused)
+				}
+				if t.Failed() {
+					break
+				}
+			}
+			if killed < 3 {
+				t.Errorf("killed %d times only", killed)
+			}
+			t.Logf("killed at each of %d changes", killed)
+		})
+	}
+}

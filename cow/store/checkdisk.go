@@ -1,0 +1,224 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"cowblk/cow/layer"
+)
+
+// attempts bounds how often a disk is looked at that changes meanwhile: it is being promoted.
+const attempts = 5
+
+// disk checks one disk. Its error is the context's.
+func (c *checker) disk(name string) (*Checked, error) {
+	for attempt := 1; ; attempt++ {
+		if err := c.ctx.Err(); err != nil {
+			return nil, err
+		}
+		k := &Checked{Kind: KindDisk, Name: name, Problems: []*Problem{}}
+		lock, err := c.lockDisk(k)
+		if err != nil {
+			k.fail(err)
+			return k, nil
+		}
+		before, whole := c.lookAtDisk(k)
+		if lock != nil {
+			if err := lock.Unlock(); err != nil {
+				k.fail(err)
+			}
+			return k, c.ctx.Err()
+		}
+		if !whole || attempt == attempts {
+			return k, c.ctx.Err()
+		}
+		if now, err := c.s.Disk(name); err == nil && reflect.DeepEqual(now, before) {
+			return k, c.ctx.Err()
+		}
+		for i := range before.Layers {
+			delete(c.layers, c.s.paths(&before.Layers[i]).Map)
+		}
+	}
+}
+
+// lockDisk takes the disk's lock, and says in k who has it otherwise: the lock is nil then.
+func (c *checker) lockDisk(k *Checked) (*Lock, error) {
+	if v, serving := c.s.Serving(k.Name); serving {
+		k.Serving = v
+		return nil, nil
+	}
+	lock, err := c.s.LockDisk(k.Name)
+	if errors.Is(err, ErrInUse) {
+		v := c.s.readServing(k.Name)
+		k.Serving = &v
+		return nil, nil
+	}
+	return lock, err
+}
+
+// lookAtDisk checks a disk that is locked, or that somebody else has open; whole says that its manifest could be read.
+func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
+	m, err := c.s.Disk(k.Name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		path := c.s.path(disksDir, k.Name, diskFile)
+		k.Problems = append(k.Problems, &Problem{
+			Object: "manifest", File: path, What: "manifest of the disk", Expected: "a file", Found: "none", Status: StatusLeft,
+			Advice: "restore it from a backup; the layers stay, for check removes none while a manifest is missing",
+		})
+	case err != nil:
+		k.trouble("manifest", err)
+	}
+	if k.Serving == nil {
+		for _, document := range []string{diskFile, noteFile} {
+			c.tempFile(k, err == nil || document != diskFile, disksDir, k.Name, document)
+		}
+	}
+	if err != nil {
+		return nil, false
+	}
+	c.noteQuiesced(k)
+	k.Layers = len(m.Layers)
+	c.base(k, m)
+	headers := make([]layer.Header, len(m.Layers))
+	for i := range m.Layers {
+		r := c.layer(k, m, i)
+		headers[i] = r.header
+		k.Blocks += r.owned
+		k.Problems = append(k.Problems, r.problems...)
+		k.Notes = append(k.Notes, r.notes...)
+		if r.err != nil {
+			k.fail(r.err)
+		}
+	}
+	c.chain(k, m, headers)
+	c.shares(k, m)
+	if k.Serving == nil {
+		c.unclean(k, m, headers[len(headers)-1])
+	} else {
+		k.note("%s: its head, and what else it may change, was not looked at", k.Serving)
+	}
+	return m, true
+}
+
+func (c *checker) noteQuiesced(k *Checked) {
+	if there, err := c.s.exists(c.s.path(disksDir, k.Name, noteFile)); err == nil && there && k.Serving == nil {
+		k.note("the guest may still be frozen or paused since an interrupted promotion: the next cowblk serve %s lets it go on", k.Name)
+	}
+}
+
+// shares looks for heads that two disks would write, and for one layer in two places.
+func (c *checker) shares(k *Checked, m *Manifest) {
+	head := m.Head().UUID
+	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool { return name == m.Name })
+	if len(others) > 0 {
+		k.Problems = append(k.Problems, &Problem{
+			Object: layerObject(head), File: c.s.path(disksDir, m.Name, diskFile), What: "disks that name the head", Expected: m.Name + " alone",
+			Found: strings.Join(others, ", ") + " too", Status: StatusLeft, Advice: "one of them is a copy: what one writes changes the other; remove the copy's directory",
+		})
+	}
+	for _, l := range m.Layers {
+		for _, name := range c.users[l.UUID] {
+			o := c.manifests[name]
+			i := slices.IndexFunc(o.Layers, func(ol Layer) bool { return ol.UUID == l.UUID })
+			if name == m.Name || i < 0 || c.s.paths(&o.Layers[i]) == c.s.paths(&l) {
+				continue
+			}
+			k.Problems = append(k.Problems, &Problem{
+				Object: layerObject(l.UUID), File: c.s.path(disksDir, m.Name, diskFile), What: "files of the layer", Expected: o.Layers[i].Map + ", as disk " + name + " has it",
+				Found: l.Map, Status: StatusLeft, Advice: "one of them is a copy of the other: remove the disk that was made of it",
+			})
+		}
+	}
+}
+
+// unclean notes that the head was not closed in order. A repair that has found it sound closes it.
+func (c *checker) unclean(k *Checked, m *Manifest, h layer.Header) {
+	l := m.Head()
+	r := c.layers[c.s.paths(l).Map]
+	if h.UUID != l.UUID || h.Clean || h.State != layer.Head || r.notes != nil {
+		return
+	}
+	k.Unclean = true
+	if r.left() {
+		return
+	}
+	if !c.o.Repair || k.left() {
+		k.note("it was not closed in order, and holds what was last flushed, or later")
+		return
+	}
+	f, err := layer.Open(c.s.fs, c.s.paths(l), layer.OpenParams{Write: true, Expect: layer.Expect{UUID: l.UUID, State: layer.Head}})
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		k.fail(fmt.Errorf("the head could not be marked clean: %w", err))
+		return
+	}
+	k.note("it was not closed in order; its head is sound, and is marked clean")
+}
+
+// base checks what a disk lies on.
+func (c *checker) base(k *Checked, m *Manifest) {
+	b := m.Base
+	if b == nil {
+		return
+	}
+	if b.Image == "" {
+		if _, err := c.s.baseSpec(c.ctx, m); err != nil {
+			k.troubleOrMissing("base", b.Path, err)
+		} else if err := c.s.sampleBase(m, b.Path); err != nil {
+			k.troubleOrMissing("base", b.Path, err)
+		}
+		return
+	}
+	if there, err := c.s.exists(c.s.path(imagesDir, b.Image)); err != nil || !there {
+		k.Problems = append(k.Problems, &Problem{
+			Object: "image " + b.Image, File: c.s.path(imagesDir, b.Image), What: "base of the disk", Expected: "an image", Found: "none", Status: StatusLeft,
+			Advice: "put the image's directory back; importing another under this name does not help",
+		})
+		return
+	}
+	img := c.image(b.Image)
+	for _, p := range img.Problems {
+		if !p.Leftover {
+			k.Problems = append(k.Problems, p)
+		}
+	}
+	if img.Error != "" {
+		k.fail(fmt.Errorf("image %s: %s", b.Image, img.Error))
+	}
+	if doc, err := c.s.Image(b.Image); err == nil && (doc.Fingerprint != b.Fingerprint || doc.Size != b.Size) {
+		k.Problems = append(k.Problems, &Problem{
+			Object: "image " + b.Image, File: c.s.path(imagesDir, b.Image, imageFile), What: "fingerprint of the base of the disk",
+			Expected: b.Fingerprint.String(), Found: doc.Fingerprint.String(), Status: StatusLeft,
+			Advice: "this is another image of the same name: put the original one back",
+		})
+	}
+}
+
+// troubleOrMissing is trouble; a file that is not there is a problem too, and no failure of the check.
+func (k *Checked) troubleOrMissing(object, path string, err error) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
+		k.Problems = append(k.Problems, &Problem{
+			Object: object, File: path, What: "file", Expected: "one", Found: "none", Status: StatusLeft, Advice: "put it back",
+		})
+		return
+	}
+	k.trouble(object, err)
+}
+
+// sampleBase compares the sampled fingerprint of a base.
+func (s *Store) sampleBase(m *Manifest, path string) error {
+	f, err := s.openBase(m, path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return checkFingerprint(f, m)
+}

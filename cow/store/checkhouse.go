@@ -1,0 +1,220 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// works reports the work of processes that are gone, and finishes or undoes it. Its error is an ErrBusy or the
+// context's.
+func (c *checker) works(house *Checked) error {
+	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		house.fail(err)
+		return nil
+	}
+	return c.s.locked(c.ctx, func() error {
+		for _, e := range entries {
+			dir := c.s.path(tmpDir, e.Name())
+			dead, err := c.s.workIsDead(dir)
+			if err != nil {
+				house.fail(err)
+			}
+			if !dead {
+				continue
+			}
+			text, err := c.s.describeWork(dir)
+			p := &Problem{
+				Object: "work directory", File: dir, What: "work of a process that is gone", Expected: "none", Found: text, Status: StatusLeft, Leftover: true,
+			}
+			house.Problems = append(house.Problems, p)
+			if err != nil {
+				p.Found, p.Leftover = err.Error(), false
+				p.Advice = "what was to be done is not known: compare the tags of the disks, then remove the directory"
+				continue
+			}
+			p.Remedy = "finish or undo it, as the next command that changes the store would"
+			c.settleProblem(house, p, func() error { return c.s.cleanOne(dir) })
+		}
+		return nil
+	})
+}
+
+// workIsDead reports whether the process of a work directory is gone. The store's lock is held.
+func (s *Store) workIsDead(dir string) (bool, error) {
+	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.exists(dir) // see cleanOne
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = f.Lock(true)
+	if errors.Is(err, vfs.ErrLocked) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// describeWork says what a dead process was about to do. An error: its record is damaged.
+func (s *Store) describeWork(dir string) (string, error) {
+	ch, err := s.readChange(dir)
+	if err != nil {
+		return "", fmt.Errorf("a change of several disks whose record is damaged: %w", err)
+	}
+	if ch != nil {
+		var names []string
+		for _, m := range ch.To {
+			names = append(names, m.Name)
+		}
+		return "a change of the disks " + strings.Join(names, ", ") + " that was decided, and may not have reached all of them", nil
+	}
+	j, err := s.readJournal(dir)
+	if err != nil {
+		return "", fmt.Errorf("an interrupted command whose journal is damaged: %w", err)
+	}
+	if len(j.Layers) > 0 {
+		return fmt.Sprintf("an interrupted command, and %d layers that go with it if no disk names them", len(j.Layers)), nil
+	}
+	return "an interrupted command", nil
+}
+
+// orphans reports layers that neither a manifest nor the journal of any work names. They are never removed just for that:
+// a manifest may have been lost. One that owns nothing is no loss; for others somebody has to ask.
+func (c *checker) orphans(house *Checked) error {
+	entries, err := c.s.fs.ReadDir(c.s.path(layersDir))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		house.fail(err)
+		return nil
+	}
+	return c.s.locked(c.ctx, func() error {
+		// Once more: disks may have come and gone since.
+		users, err := c.s.layerUsers()
+		lost := err != nil || c.manifestMissing()
+		named, err := c.s.journalled()
+		if err != nil {
+			lost = true
+		}
+		for _, e := range entries {
+			id, err := uuid.Parse(e.Name())
+			if err != nil || len(users[id]) > 0 || named[id] {
+				continue
+			}
+			if there, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !there {
+				continue
+			}
+			c.orphan(house, id, lost)
+		}
+		return nil
+	})
+}
+
+// orphan reports one layer without a user. lost: some document cannot be read that might name it. The store is locked.
+func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
+	l := ownLayer(id, c.s.now())
+	dir := c.s.path(layersDir, id.String())
+	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
+	found, err := layer.Inspect(c.s.fs, c.s.paths(&l), layer.InspectParams{Map: true})
+	if errors.Is(err, layer.ErrInUse) {
+		house.note("layer %s: no disk names it, but a process uses it", id)
+		return
+	}
+	house.Problems = append(house.Problems, p)
+	empty := err == nil && len(found.Findings) == 0 && found.Owned == 0
+	switch {
+	case lost:
+		p.Advice = "a document of the store cannot be read and may name it: put that right first"
+	case empty:
+		p.Remedy = "remove it: it owns no block"
+	case c.o.Repair && c.o.Prune:
+		p.Remedy = "remove it"
+	default:
+		p.Found += ", and it holds " + holdings(found, err)
+		p.Advice = "if no disk is missing that it belongs to: cowblk check --repair --prune removes it"
+	}
+	if p.Remedy != "" {
+		c.settleProblem(house, p, func() error { return c.s.removeLayer(id) })
+	}
+}
+
+// removeLayer removes a layer's directory. It becomes the work of a dead process first: whoever interrupts this leaves no
+// half a layer. The store is locked.
+func (s *Store) removeLayer(id uuid.UUID) error {
+	out := s.path(tmpDir, id.String())
+	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(s.path(layersDir, id.String()), out); err != nil {
+		return err
+	}
+	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.fs.RemoveAll(out))
+}
+
+func holdings(found *layer.Inspection, err error) string {
+	if err != nil || found.Header.UUID == uuid.Nil {
+		return "something that cannot be read"
+	}
+	return fmt.Sprintf("%d blocks", found.Owned)
+}
+
+// manifestMissing reports whether a disk's directory is without a manifest.
+func (c *checker) manifestMissing() bool {
+	names, err := c.s.names(disksDir)
+	for _, name := range names {
+		there, statErr := c.s.exists(c.s.path(disksDir, name, diskFile))
+		err = errors.Join(err, statErr)
+		if !there {
+			return true
+		}
+	}
+	return err != nil
+}
+
+// journalled are the layers that the works of living and dead processes answer for. The store is locked.
+func (s *Store) journalled() (map[uuid.UUID]bool, error) {
+	named := map[uuid.UUID]bool{}
+	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return named, nil
+	}
+	for _, e := range entries {
+		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))
+		err = errors.Join(err, jerr)
+		for _, id := range j.Layers {
+			named[id] = true
+		}
+	}
+	return named, err
+}
+
+// readJournal reads the journal of a work directory; an empty one if there is none.
+func (s *Store) readJournal(dir string) (j journal, err error) {
+	path := filepath.Join(dir, journalFile)
+	data, err := s.fs.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, nil
+	}
+	if err == nil {
+		if err = json.Unmarshal(data, &j); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return j, err
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// image checks one image, once.
+func (c *checker) image(name string) *Checked {
+	if k := c.images[name]; k != nil {
+		return k
+	}
+	k := &Checked{Kind: KindImage, Name: name, Problems: []*Problem{}}
+	c.images[name] = k
+	img, err := c.s.Image(name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		k.Problems = append(k.Problems, &Problem{
+			Object: "image.json", File: c.s.path(imagesDir, name, imageFile), What: "description of the image", Expected: "a file", Found: "none", Status: StatusLeft,
+			Advice: "restore it from a backup, or remove the directory and import the image again: disks on it need the same content",
+		})
+	case err != nil:
+		k.trouble("image.json", err)
+	}
+	c.tempFile(k, err == nil, imagesDir, name, imageFile)
+	if err != nil {
+		return k
+	}
+	if err := c.imageData(k, img); err != nil {
+		k.troubleOrMissing("image data", c.s.ImageData(name), err)
+	}
+	return k
+}
+
+// imageData compares an image's content with what was recorded: samples of it; all of it if it was touched, as opening a
+// disk on it would, or if everything is to be read.
+func (c *checker) imageData(k *Checked, img *Image) error {
+	path := c.s.ImageData(img.Name)
+	f, err := c.s.fs.OpenFile(path, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	now, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	if now.Size != img.Size {
+		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(img.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+	}
+	print, err := layer.ComputeFingerprint(f, 0, img.Size)
+	if err != nil {
+		return err
+	}
+	if print != img.Fingerprint {
+		return &Mismatch{File: path, What: "sampled content of the image", Expected: "fingerprint " + img.Fingerprint.String(), Found: print.String(), Advice: adviceImage}
+	}
+	touched := !sameState(now, img.Identity)
+	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
+		if touched {
+			k.note("it has a new modification time; its content is compared when a disk on it is opened")
+		}
+		return nil
+	}
+	sum, err := hashFile(c.ctx, f, img.Size, func(off int64, p []byte) error {
+		c.progress(img.Name, off+int64(len(p)), img.Size)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if sum != img.SHA256 {
+		return &Mismatch{File: path, What: "SHA-256 of the image", Expected: img.SHA256, Found: sum, Advice: adviceImage}
+	}
+	if touched {
+		c.touchedImage(k, img, now)
+	}
+	return nil
+}
+
+const adviceImage = "restore the image's data file from a backup"
+
+// touchedImage reports an image whose time is another, and whose content is not.
+func (c *checker) touchedImage(k *Checked, img *Image, now vfs.Identity) {
+	m := changed(c.s.ImageData(img.Name), img.Identity, now)
+	p := &Problem{
+		Object: "image data", File: m.File, What: m.What, Expected: m.Expected, Found: m.Found,
+		Remedy: "record the new time: the whole content is the same", Leftover: true,
+	}
+	k.Problems = append(k.Problems, p)
+	c.settleProblem(k, p, func() error {
+		return c.s.locked(context.WithoutCancel(c.ctx), func() error {
+			fresh, err := c.s.Image(img.Name)
+			if errors.Is(err, fs.ErrNotExist) || err != nil {
+				return err
+			}
+			fresh.Identity = now
+			return c.s.writeDocument(c.s.path(imagesDir, img.Name, imageFile), fresh)
+		})
+	})
+}

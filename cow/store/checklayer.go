@@ -1,0 +1,224 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+)
+
+// layerResult is what was found about the files of one layer, whatever disks lie on it.
+type layerResult struct {
+	header   layer.Header // zero UUID: unknown
+	owned    uint64
+	problems []*Problem
+	notes    []string
+	err      error
+}
+
+// layer looks at one layer of a disk, once for all disks that name it in the same way.
+func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
+	l := &m.Layers[i]
+	path := c.s.paths(l).Map
+	if r := c.layers[path]; r != nil {
+		return r
+	}
+	r := &layerResult{}
+	c.layers[path] = r
+	if k.Serving != nil {
+		// Before a lock is taken: that of a layer that is being written is its writer's.
+		h, err := c.s.steadyHeader(path)
+		if err == nil && h.State == layer.Head {
+			r.header, r.owned = h, h.Owned
+			if i < len(m.Layers)-1 {
+				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not looked at", l.UUID))
+			}
+			return r
+		}
+	}
+	found, err := c.inspect(l, known(m, i))
+	switch {
+	case errors.Is(err, layer.ErrInUse):
+		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not looked at", l.UUID))
+		r.header, _ = c.s.steadyHeader(path)
+		return r
+	case err != nil:
+		r.err = err
+		return r
+	}
+	r.header, r.owned = found.Header, found.Owned
+	fits := belongs(m, i, &r.header)
+	for _, f := range found.Findings {
+		if fits {
+			r.problems = append(r.problems, findingProblem(l.UUID, f))
+		} else if f.Remedy != layer.GrowData {
+			// It may be another layer, or its header may be wrong: then what follows from it proves nothing.
+			f.Remedy = layer.NoRemedy
+			r.problems = append(r.problems, findingProblem(l.UUID, f))
+		}
+	}
+	if fits {
+		c.repairLayer(k, m, i, r)
+		c.unsealed(k, m, i, r)
+	}
+	return r
+}
+
+// belongs reports whether a header is that of layer i of a manifest.
+func belongs(m *Manifest, i int, h *layer.Header) bool {
+	kn := known(m, i)
+	return h.UUID == kn.UUID && h.Parent == kn.Parent && h.BlockSize == kn.BlockSize && h.Base == kn.Base && h.BaseSize == kn.BaseSize &&
+		h.DataOffset == m.Layers[i].DataOffset && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
+}
+
+// unsealed reports a lower layer that an interrupted promotion has left unsealed, and seals it.
+func (c *checker) unsealed(k *Checked, m *Manifest, i int, r *layerResult) {
+	l := &m.Layers[i]
+	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
+		return
+	}
+	p := &Problem{
+		Object: layerObject(l.UUID), File: c.s.paths(l).Map, What: "state of a layer below the head", Expected: layer.Sealed.String(), Found: layer.Head.String(),
+		Status: StatusLeft, Remedy: "seal it: sync it and write its checksum, as the next open would", Leftover: true,
+	}
+	if r.left() {
+		p.Remedy, p.Advice = "", "put right first what else is wrong with it"
+	} else {
+		c.settleProblem(k, p, func() error { return c.s.seal(l, c.s.now()) })
+	}
+	r.problems = append(r.problems, p)
+}
+
+// left reports whether something stays wrong with the layer's files.
+func (r *layerResult) left() bool {
+	return r.err != nil || slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status != StatusRepaired })
+}
+
+// known is what the manifest says of layer i.
+func known(m *Manifest, i int) layer.Known {
+	l := &m.Layers[i]
+	kn := layer.Known{UUID: l.UUID, BlockSize: uint32(m.BlockSize), Size: m.Size, Created: l.Created}
+	if i > 0 {
+		kn.Parent = m.Layers[i-1].UUID
+	}
+	if m.Base != nil {
+		kn.Base, kn.BaseSize = m.Base.Fingerprint, m.Base.Size
+	}
+	return kn
+}
+
+func (c *checker) inspect(l *Layer, kn layer.Known) (*layer.Inspection, error) {
+	p := layer.InspectParams{Known: kn, Map: c.o.Depth != CheckFast}
+	if c.o.Depth == CheckFull {
+		p.Data = func(done, total int64) error {
+			c.progress(l.Data, done, total)
+			return c.ctx.Err()
+		}
+	}
+	return layer.Inspect(c.s.fs, c.s.paths(l), p)
+}
+
+func (c *checker) progress(what string, done, total int64) {
+	if c.o.Progress != nil {
+		c.o.Progress(what, done, total)
+	}
+}
+
+func layerObject(id uuid.UUID) string { return "layer " + id.String() }
+
+func findingProblem(id uuid.UUID, f layer.Finding) *Problem {
+	p := &Problem{
+		Object: layerObject(id), File: f.Path, What: f.What, Expected: f.Expected, Found: f.Found, Status: StatusLeft, Advice: f.Advice,
+	}
+	if f.Remedy != layer.NoRemedy {
+		p.Status, p.Remedy, p.Advice = StatusRepairable, f.Remedy.String(), ""
+	}
+	return p
+}
+
+// repairLayer carries out what Inspect has named, if this is a repair.
+func (c *checker) repairLayer(k *Checked, m *Manifest, i int, r *layerResult) {
+	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status == StatusRepairable }) {
+		return
+	}
+	done, err := layer.Repair(c.s.fs, c.s.paths(&m.Layers[i]), known(m, i))
+	for _, p := range r.problems {
+		if p.Status == StatusRepairable {
+			c.settleProblem(k, p, func() error {
+				if slices.ContainsFunc(done, func(d layer.Remedy) bool { return d.String() == p.Remedy }) {
+					return nil
+				}
+				return err
+			})
+		}
+	}
+}
+
+// steadyHeader reads the header of a map that somebody may be writing. It is written as a whole, but the reader's copy of
+// it may be made in the middle of that.
+func (s *Store) steadyHeader(path string) (h layer.Header, err error) {
+	for range 3 {
+		if h, err = layer.ReadHeader(s.fs, path); err == nil {
+			return h, nil
+		}
+	}
+	return h, err
+}
+
+// chain compares the headers with the manifest and with each other. What it finds nobody can repair: one of the two is
+// not the right one.
+func (c *checker) chain(k *Checked, m *Manifest, headers []layer.Header) {
+	var below int64
+	for i := range m.Layers {
+		h, l := &headers[i], &m.Layers[i]
+		if h.UUID == uuid.Nil {
+			continue
+		}
+		kn := known(m, i)
+		wrong := func(what string, expected, found any) {
+			k.Problems = append(k.Problems, &Problem{
+				Object: layerObject(l.UUID), File: c.s.paths(l).Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
+				Status: StatusLeft, Advice: "put back the layer, or the manifest, that belongs here; nobody but you can know which one is wrong",
+			})
+		}
+		top := i == len(m.Layers)-1
+		switch {
+		case h.UUID != l.UUID:
+			wrong("UUID", l.UUID, h.UUID)
+			continue // the rest would be wrong too, and say nothing
+		case h.Parent != kn.Parent:
+			wrong("parent", kn.Parent, h.Parent)
+		}
+		if h.BlockSize != kn.BlockSize {
+			wrong("block size in bytes", kn.BlockSize, h.BlockSize)
+		}
+		if h.Base != kn.Base || h.BaseSize != kn.BaseSize {
+			wrong("fingerprint and size of the base", baseText(kn.Base, kn.BaseSize), baseText(h.Base, h.BaseSize))
+		}
+		if h.DataOffset != l.DataOffset {
+			wrong("offset of the data in bytes", l.DataOffset, h.DataOffset)
+		}
+		switch {
+		case top && h.Size != m.Size:
+			wrong("size of the disk in bytes", m.Size, h.Size)
+		case h.Size < below || h.Size > m.Size:
+			wrong("size of the disk in bytes", fmt.Sprintf("%d to %d", below, m.Size), h.Size)
+		}
+		if top && h.State == layer.Sealed {
+			wrong("state of the top layer", layer.Head, h.State)
+		}
+		if h.Size <= m.Size {
+			below = h.Size
+		}
+	}
+}
+
+func baseText(f layer.Fingerprint, size int64) string {
+	if f.IsZero() {
+		return "none"
+	}
+	return fmt.Sprintf("%s, %d bytes", f, size)
+}
