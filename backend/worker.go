@@ -19,6 +19,11 @@ import (
 // finishing a whole ring at once runs them in lockstep.
 const batchSize = 8
 
+// maxWide is how many chains of unusual length a ring has in flight at once; the
+// rest wait in the ring. Without that a guest with many large rings could make
+// the process keep gigabytes of slices.
+const maxWide = 32
+
 // slot holds one request from Load to Push. It is indexed by the head
 // descriptor of its chain, so a ring of n descriptors needs n slots and no
 // request needs an allocation. The ring sees to it that no head is in flight twice.
@@ -53,6 +58,7 @@ type worker struct {
 
 	inflight int
 	syncing  int // of those in flight, the ones that end with a sync of files
+	wide     int // of those in flight, the ones with a long chain
 	stopping bool
 	kicks    bool  // the driver has been asked for them
 	broken   error // set once; afterwards guest memory is not touched again
@@ -107,7 +113,7 @@ func (w *worker) run() {
 func (w *worker) batch() (worked bool) {
 	defer w.catchFault(&worked)
 	for range batchSize {
-		if w.stopping || w.broken != nil {
+		if !w.taking() {
 			break
 		}
 		head, ok, err := w.ring.Next()
@@ -152,11 +158,15 @@ func (w *worker) begin(head uint16) error {
 	if status != blk.StatusPending {
 		w.stats.decided(status)
 		w.ring.Push(head, s.req.Finish(status))
+		s.trim()
 		return nil
 	}
 	s.mem = w.mem
 	s.mem.n++
 	w.inflight++
+	if s.chain.Wide() {
+		w.wide++
+	}
 	w.submit(s)
 	return nil
 }
@@ -227,6 +237,9 @@ func (w *worker) finish(s *slot, io *cow.Request) {
 	if syncs(io) {
 		w.syncing--
 	}
+	if s.chain.Wide() {
+		w.wide--
+	}
 	defer w.unpin(s)
 	if io.Err != nil {
 		w.dev.ioError(w.index, io)
@@ -237,6 +250,20 @@ func (w *worker) finish(s *slot, io *cow.Request) {
 	status := statusOf(io.Err)
 	w.stats.completed(io, status)
 	w.ring.Push(s.chain.Head, s.req.Finish(status))
+	s.trim()
+}
+
+// taking reports whether the worker takes chains from its ring.
+func (w *worker) taking() bool {
+	return w.broken == nil && !w.stopping && w.wide < maxWide
+}
+
+// trim gives back the memory that an unusually long chain took.
+func (s *slot) trim() {
+	if s.chain.Wide() {
+		s.req.Data, s.io.Data = nil, nil
+		s.chain.Trim()
+	}
 }
 
 // publish makes the batch's used elements visible and calls the driver if it
@@ -252,7 +279,7 @@ func (w *worker) publish() {
 // sleep: not if a chain became available in between, or mail came.
 func (w *worker) armed() (ok bool) {
 	defer w.catchFault(nil)
-	taking := w.broken == nil && !w.stopping
+	taking := w.taking()
 	w.wait.listenKick(taking)
 	if taking {
 		w.kicks = true

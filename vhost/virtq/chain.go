@@ -10,6 +10,15 @@ import (
 // used length fits its 32 bits; the specification's limit is one more (2.7.5.2).
 const maxChainBytes = 1<<32 - 1
 
+// maxSlices limits the slices of a chain. A descriptor gives as many as the
+// regions that it runs through, and a hostile driver can have each of 1,024 run
+// through 509; a sound one's buffers cross each border once.
+const maxSlices = 2 * MaxChain
+
+// keptSlices is the capacity, for each direction, that a chain keeps between
+// uses: more than a driver needs that heeds the usual limits of segments.
+const keptSlices = 256
+
 // Chain is one chain of descriptors as byte slices of guest memory. The slices
 // are valid while the caller holds the memory table given to Load, and until
 // the next Load into the same Chain, which reuses their arrays.
@@ -26,6 +35,16 @@ func (c *Chain) Reset() {
 	c.Readable, c.Writable = c.Readable[:0], c.Writable[:0]
 	c.ReadLen, c.WriteLen = 0, 0
 	c.writableSeen = false
+}
+
+// Wide reports whether the chain takes more memory than it keeps between uses.
+func (c *Chain) Wide() bool { return cap(c.Readable) > keptSlices || cap(c.Writable) > keptSlices }
+
+// Trim gives that memory back. Nobody may use c's slices any more.
+func (c *Chain) Trim() {
+	if c.Wide() {
+		*c = Chain{Head: c.Head}
+	}
 }
 
 // Load fills c with the chain that starts at c.Head, which the caller got from
@@ -132,12 +151,15 @@ func (c *Chain) add(t *guest.Table, d Desc) (err error) {
 		c.Writable, err = t.Append(c.Writable, d.Addr, uint64(d.Len))
 		c.writableSeen = true
 		c.WriteLen += uint64(d.Len)
-		return err
+	} else {
+		if c.writableSeen { // 2.7.4.2
+			return fmt.Errorf("device-readable after a device-writable one")
+		}
+		c.Readable, err = t.Append(c.Readable, d.Addr, uint64(d.Len))
+		c.ReadLen += uint64(d.Len)
 	}
-	if c.writableSeen { // 2.7.4.2
-		return fmt.Errorf("device-readable after a device-writable one")
+	if len(c.Readable)+len(c.Writable) > maxSlices {
+		return fmt.Errorf("the chain's buffers are in more than %d pieces", maxSlices)
 	}
-	c.Readable, err = t.Append(c.Readable, d.Addr, uint64(d.Len))
-	c.ReadLen += uint64(d.Len)
 	return err
 }
