@@ -66,7 +66,8 @@ type Device struct {
 	closing bool       // no queue may start any more
 	past    Stats      // of queues that have been stopped
 
-	lastError atomic.Int64                 // unix nanoseconds of the last I/O error logged
+	made      time.Time                    // when the device was made
+	nextError atomic.Int64                 // nanoseconds since then, before which no I/O error is logged
 	emit      func(event string, data any) // set by Daemon.Add
 	cpus      *processors                  // the same
 }
@@ -89,6 +90,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 		disk:    disk,
 		log:     o.Log.With("disk", o.Name),
 		emit:    func(string, any) {},
+		made:    time.Now(),
 		workers: make([]*worker, o.Queues),
 		config: blk.Config{
 			Sectors:  uint64(disk.Size()) / blk.SectorSize,
@@ -288,8 +290,8 @@ func (d *Device) drain() {
 // interval: a guest may retry as fast as it likes. Called by workers, so it must
 // not take d.mu, which is held while a worker is waited for.
 func (d *Device) ioError(queue int, io *cow.Request) {
-	now, last := time.Now().UnixNano(), d.lastError.Load()
-	if now-last < int64(errorLogInterval) || !d.lastError.CompareAndSwap(last, now) {
+	now, next := int64(time.Since(d.made)), d.nextError.Load()
+	if now < next || !d.nextError.CompareAndSwap(next, now+int64(errorLogInterval)) {
 		return
 	}
 	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)

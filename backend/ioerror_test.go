@@ -1,0 +1,57 @@
+package backend
+
+import (
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// Of requests that fail, the first is in the log at once and the others of the same ten seconds are not, whatever the
+// time of day does meanwhile.
+func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	s := serveOn(t, DeviceOptions{}, x)
+	var log strings.Builder
+	var events atomic.Int32
+	s.dev.log = slog.New(slog.NewTextHandler(&log, nil))
+	s.dev.emit = func(string, any) { events.Add(1) }
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == "pwritev" {
+			return unix.EIO
+		}
+		return nil
+	})
+	f := s.dial(vhosttest.Options{})
+	failing := func() {
+		t.Helper()
+		for range 20 {
+			if writes(f.Driver(0), 1, 0)() == nil {
+				t.Fatal("a write succeeded")
+			}
+		}
+	}
+	failing()
+	if n := events.Load(); n != 1 {
+		t.Errorf("%d events for errors of one moment", n)
+	}
+	s.dev.made = s.dev.made.Add(-errorLogInterval) // so much time passes
+	failing()
+	if n := events.Load(); n != 2 {
+		t.Errorf("%d events after %s", n, errorLogInterval)
+	}
+	f.Close()
+	s.stop()
+	if n := strings.Count(log.String(), "request failed"); n != 2 {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
+	if !strings.Contains(s.dev.made.String(), "m=") {
+		t.Error("the clock that decides is not the monotonic one")
+	}
+}
