@@ -181,7 +181,11 @@ func (q *Split) finishBatch() error {
 // findAgain lists the heads that are marked, oldest first.
 func (q *Split) findAgain(num uint16) error {
 	k := &q.inflight
-	counters := make(map[uint16]uint64)
+	type found struct {
+		counter uint64
+		head    uint16
+	}
+	var all []found // copies: the region may change meanwhile
 	for head := range num {
 		switch mark := k.mem[state(head)+stateMark]; {
 		case mark == 0:
@@ -189,10 +193,15 @@ func (q *Split) findAgain(num uint16) error {
 		case mark != 1 || head >= q.num:
 			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark, q.num, ErrBroken)
 		}
-		counters[head] = binary.LittleEndian.Uint64(k.mem[state(head)+stateCounter:])
-		k.again = append(k.again, head)
-		k.counter = max(k.counter, counters[head]+1)
+		counter := binary.LittleEndian.Uint64(k.mem[state(head)+stateCounter:])
+		all = append(all, found{counter, head})
+		k.counter = max(k.counter, counter+1)
 	}
-	slices.SortStableFunc(k.again, func(a, b uint16) int { return cmp.Compare(counters[a], counters[b]) })
+	slices.SortFunc(all, func(a, b found) int {
+		return cmp.Or(cmp.Compare(a.counter, b.counter), cmp.Compare(a.head, b.head))
+	})
+	for _, f := range all {
+		k.again = append(k.again, f.head)
+	}
 	return nil
 }

@@ -108,6 +108,9 @@ func (d *Driver) Take() (head uint16, written uint32, ok bool) {
 	return head, written, true
 }
 
+// Taken returns the index of the next used element to take.
+func (d *Driver) Taken() uint16 { return d.last }
+
 // EnableCalls asks for a call at the next used element and says whether one
 // came already, in which case the driver looks again instead of waiting.
 func (d *Driver) EnableCalls() (pending bool) {

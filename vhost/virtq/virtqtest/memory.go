@@ -52,11 +52,27 @@ func (m *Memory) add(i int, r guest.RegionDesc) error {
 	if err != nil {
 		return fmt.Errorf("memfd of region [%v]: %w", r, err)
 	}
-	f := os.NewFile(uintptr(fd), "guest memory")
-	m.files = append(m.files, f)
-	if err := f.Truncate(int64(r.MmapOffset + r.Size)); err != nil {
+	if err := unix.Ftruncate(fd, int64(r.MmapOffset+r.Size)); err != nil {
+		unix.Close(fd)
 		return fmt.Errorf("region [%v]: %w", r, err)
 	}
+	return m.mapFile(fd, r)
+}
+
+// OpenMemory maps memory that another process has made: one descriptor for each
+// region, which the Memory owns from now on.
+func OpenMemory(fds []int, regions ...guest.RegionDesc) (*Memory, error) {
+	m := &Memory{regions: regions}
+	for i, r := range regions {
+		if err := m.mapFile(fds[i], r); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
+	return m, nil
+}
+
+func (m *Memory) mapFile(fd int, r guest.RegionDesc) error {
+	m.files = append(m.files, os.NewFile(uintptr(fd), "guest memory"))
 	b, err := unix.Mmap(fd, 0, int(r.MmapOffset+r.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map region [%v]: %w", r, err)
