@@ -48,9 +48,12 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // exitCode is the one table from errors to exit codes.
 func exitCode(err error) int {
 	var usage usageError
+	var check checkStatus
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &check):
+		return check.code
 	case errors.As(err, &usage), errors.Is(err, store.ErrInvalid):
 		return exitUsage
 	case errors.Is(err, context.Canceled):
@@ -73,6 +76,9 @@ func (a *app) printError(err error) {
 		fmt.Fprintln(a.err, "cowblk: interrupted; nothing was changed")
 		return
 	}
+	if err.Error() == "" {
+		return // a report has said it
+	}
 	text := strings.ReplaceAll(err.Error(), "\n", "\n  ")
 	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
 		text = "cowblk: " + text
@@ -91,5 +97,6 @@ func newExitCodes() *cobra.Command {
 	for _, e := range exitText {
 		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.text)
 	}
+	b.WriteString("\n\"cowblk check\" has codes of its own, as fsck(8) has: 1, 4 and 8; see \"cowblk help check\".\n")
 	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command", Long: strings.TrimSuffix(b.String(), "\n")}
 }

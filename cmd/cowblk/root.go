@@ -64,7 +64,7 @@ func newRoot(a *app) *cobra.Command {
 
 	root.AddGroup(&cobra.Group{ID: groupDisks, Title: "Images and disks:"}, &cobra.Group{ID: groupRun, Title: "Guests:"})
 	for _, c := range []*cobra.Command{
-		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRollback(a), newExport(a), newRemove(a), newTrustBase(a),
+		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRollback(a), newExport(a), newRemove(a), newTrustBase(a), newCheck(a),
 	} {
 		c.GroupID = groupDisks
 		root.AddCommand(c)

@@ -177,6 +177,7 @@ var (
 	stampText = regexp.MustCompile(`20\d{6}T\d{6}Z`)
 	pidText   = regexp.MustCompile(`(process |kill |"pid": )` + strconv.Itoa(os.Getpid()))
 	inodeText = regexp.MustCompile(`("(dev|inode|mtime|allocated|freed)": )\d+`)
+	sumText   = regexp.MustCompile(`0x[0-9a-f]{8}`)
 	freedText = regexp.MustCompile(`(layers?, )[0-9.]+ [KM]?i?B`)
 )
 
@@ -196,6 +197,7 @@ func (s *script) clean(text string) string {
 	text = stampText.ReplaceAllString(text, "STAMP")
 	text = pidText.ReplaceAllString(text, "${1}PID")
 	text = inodeText.ReplaceAllString(text, "${1}N")
+	text = sumText.ReplaceAllString(text, "0xSUM")
 	return freedText.ReplaceAllString(text, "${1}SPACE")
 }
 
@@ -222,6 +224,12 @@ func (s *script) builtin(args []string) {
 	case "release": // DISK
 		err = s.held[args[1]].Close()
 		delete(s.held, args[1])
+	case "bitflip": // DISK OFFSET: in the map of the head
+		err = s.alter(args[1], func(m string, _ string) error { return flipBit(m, int64(s.number(args[2]))) })
+	case "cut": // DISK BYTES: the data of the head
+		err = s.alter(args[1], func(_, d string) error { return os.Truncate(d, int64(s.number(args[2]))) })
+	case "remove": // PATH
+		err = os.Remove(args[1])
 	case "damage": // DISK: the header of the head's map
 		var m *store.Manifest
 		if m, err = s.store().Disk(args[1]); err == nil {
@@ -233,6 +241,25 @@ func (s *script) builtin(args []string) {
 	if err != nil {
 		s.t.Fatalf("script: %v: %v", args, err)
 	}
+}
+
+// alter changes the files of a disk's head.
+func (s *script) alter(disk string, change func(mapPath, dataPath string) error) error {
+	m, err := s.store().Disk(disk)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(s.dir, "store")
+	return change(filepath.Join(dir, m.Head().Map), filepath.Join(dir, m.Head().Data))
+}
+
+func flipBit(path string, off int64) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	data[off] ^= 0x10
+	return os.WriteFile(path, data, 0o600)
 }
 
 func (s *script) store() *store.Store {

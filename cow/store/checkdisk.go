@@ -98,12 +98,32 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	}
 	c.chain(k, m, headers)
 	c.shares(k, m)
+	k.adviseRollback(m)
 	if k.Serving == nil {
 		c.unclean(k, m, headers[len(headers)-1])
 	} else {
 		k.note("%s: its head, and what else it may change, was not looked at", k.Serving)
 	}
 	return m, true
+}
+
+// adviseRollback names the way out of a damaged head: whatever is wrong with it, the tags below are whole.
+func (k *Checked) adviseRollback(m *Manifest) {
+	tags := m.tags()
+	if len(tags) == 0 || k.Serving != nil {
+		return
+	}
+	atHead := func(p *Problem) bool { return p.Object == layerObject(m.Head().UUID) }
+	for _, p := range k.Problems {
+		if p.Status != StatusRepaired && !p.Leftover && !atHead(p) {
+			return // a rollback would be refused too
+		}
+	}
+	for _, p := range k.Problems {
+		if p.Status == StatusLeft && atHead(p) {
+			p.Advice += fmt.Sprintf("; or give up what is newer than a tag: cowblk rollback %s@%s", m.Name, tags[len(tags)-1])
+		}
+	}
 }
 
 func (c *checker) noteQuiesced(k *Checked) {

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"cowblk/cow/store"
+)
+
+// Exit codes of "cowblk check", in the way of fsck(8). Wrong usage, an unknown name and an interruption have the codes that
+// they have everywhere.
+const (
+	checkRepaired = 1
+	checkLeft     = 4
+	checkFailed   = 8
+)
+
+// checkStatus is the exit code of a check. Without an error the report has been printed, and nothing more is to be said.
+type checkStatus struct {
+	code int
+	err  error
+}
+
+func (c checkStatus) Error() string {
+	if c.err == nil {
+		return ""
+	}
+	return c.err.Error()
+}
+
+func (c checkStatus) Unwrap() error { return c.err }
+
+const checkLong = `Check images and disks, or without a NAME everything in the store: manifests, the layers' headers, maps
+and lengths, how they lie on each other, the images and files below, tags, and what interrupted commands
+have left behind. Nothing is changed without --repair.
+
+A disk that is being served is not disturbed: its sealed layers are checked, its head is not.
+
+--repair puts right what can be put right without guessing, says what it did, and may be repeated. It
+does not touch contents: a checksum or a count proves what a header or a map was, or nobody can miss
+what is removed. What cannot be repaired stays, and the disk stays refused.
+
+  --fast   read the maps only of disks that were not closed in order (a crash): the rest by its headers
+  --full   also read all data, for the sake of what cannot be read, and compare images with their SHA-256
+
+Exit codes: 0 nothing is wrong, 1 something was and is repaired, 4 something is left, 8 something could
+not be checked (input or output error, no permission); 2, 3 and 130 as of every command.`
+
+func newCheck(a *app) *cobra.Command {
+	var o store.CheckOptions
+	var fast, full bool
+	cmd := &cobra.Command{
+		Use:               "check [NAME...]",
+		Aliases:           []string{"fsck"},
+		Short:             "Find what is damaged or left over, and repair it",
+		Long:              checkLong,
+		Example:           "  cowblk check\n  cowblk check vm1 --repair\n  cowblk check --full --json | jq '.checked[] | select(.problems != [])'",
+		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case fast && full:
+				return usagef("cowblk check: only one of --fast and --full can be given")
+			case o.Prune && !o.Repair:
+				return usagef("cowblk check: --prune removes layers, and needs --repair")
+			case fast:
+				o.Depth = store.CheckFast
+			case full:
+				o.Depth = store.CheckFull
+			}
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			bars := a.newBars()
+			o.Progress, o.Names = bars.update, args
+			r, err := s.Check(cmd.Context(), o)
+			bars.end()
+			if err != nil {
+				return checkError(err)
+			}
+			if a.json {
+				if err := a.printJSON(r); err != nil {
+					return checkStatus{checkFailed, err}
+				}
+			} else {
+				a.printCheck(r, o.Repair)
+			}
+			return checkOutcome(r)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Repair, "repair", false, "repair what can be repaired without guessing")
+	f.BoolVar(&o.Prune, "prune", false, "with --repair: also remove layers that no disk names and that hold something")
+	f.BoolVar(&fast, "fast", false, "read only what a crash may have left unfinished")
+	f.BoolVar(&full, "full", false, "read all data, and hash the images")
+	return cmd
+}
+
+// checkError keeps the codes that mean the same everywhere; any other error means that there was no check.
+func checkError(err error) error {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return checkStatus{checkFailed, err}
+}
+
+func checkOutcome(r *store.CheckReport) error {
+	switch {
+	case r.Failed > 0:
+		return checkStatus{code: checkFailed}
+	case r.Left() > 0:
+		return checkStatus{code: checkLeft}
+	case r.Repaired > 0:
+		return checkStatus{code: checkRepaired}
+	}
+	return nil
+}
+
+// printCheck writes a line for each image and disk, and under it one for each problem and for what to do about it.
+func (a *app) printCheck(r *store.CheckReport, repair bool) {
+	images, disks := 0, 0
+	for _, k := range r.Checked {
+		switch k.Kind {
+		case store.KindImage:
+			images++
+		case store.KindDisk:
+			disks++
+		}
+		a.printChecked(k)
+	}
+	text := fmt.Sprintf("checked %s, %s: ", countText(int64(images), "image"), countText(int64(disks), "disk"))
+	if r.Found == 0 {
+		text += "nothing is wrong"
+	} else {
+		text += countText(int64(r.Found), "problem")
+	}
+	if r.Repaired > 0 {
+		text += fmt.Sprintf(", %d repaired", r.Repaired)
+	}
+	if r.Left() > 0 && repair {
+		text += fmt.Sprintf(", %d left", r.Left())
+	}
+	if r.Repairable > 0 {
+		text += fmt.Sprintf("; cowblk check --repair would repair %d", r.Repairable)
+	}
+	if r.Failed > 0 {
+		text += fmt.Sprintf("; %d could not be checked to the end", r.Failed)
+	}
+	a.say("%s", text)
+}
+
+func (a *app) printChecked(k *store.Checked) {
+	text := k.Kind
+	if k.Name != "" {
+		text += " " + k.Name
+	}
+	switch {
+	case len(k.Problems) > 0:
+		text += ": " + countText(int64(len(k.Problems)), "problem")
+	case k.Error != "":
+		text += ": not checked to the end"
+	default:
+		text += ": ok"
+	}
+	if k.Layers > 0 {
+		text += fmt.Sprintf(" (%s, %s)", countText(int64(k.Layers), "layer"), countText(int64(k.Blocks), "block"))
+	}
+	a.say("%s", text)
+	for _, p := range k.Problems {
+		a.say("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
+		switch p.Status {
+		case store.StatusRepaired:
+			a.say("    repaired: %s", p.Remedy)
+		case store.StatusRepairable:
+			a.say("    --repair would: %s", p.Remedy)
+		case store.StatusLeft:
+			a.say("    left: %s", p.Advice)
+		}
+	}
+	for _, n := range k.Notes {
+		a.say("  note: %s", n)
+	}
+	if k.Error != "" {
+		a.say("  error: %s", k.Error)
+	}
+}
