@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"cowblk/backend/control"
+	"cowblk/backend/takeover"
 )
 
 // DiskInfo answers query-cow-disks: one served disk.
@@ -69,6 +70,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return d.set(a)
 	})
+	s.RegisterConn(takeover.Command, d.handOver)
 	s.Register("cow-attach", d.attach)
 	s.Register("cow-detach", d.detach)
 	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {

@@ -12,15 +12,17 @@ import (
 // Daemon is a process that serves one or more exports, and answers for them on a
 // control socket.
 type Daemon struct {
-	log     *slog.Logger
-	control *control.Server
-	names   Names
-	held    []Held
-	hooks   *hooks
-	readers *readers
-	space   *space
-	cpus    processors
-	stop    context.CancelFunc // set by Run
+	log       *slog.Logger
+	control   *control.Server
+	names     Names
+	keeper    Keeper
+	held      []Held
+	hooks     *hooks
+	readers   *readers
+	inherited *InheritedNBD
+	space     *space
+	cpus      processors
+	stop      context.CancelFunc // set by Run
 
 	promoting  sync.Mutex     // one promotion at a time
 	background sync.WaitGroup // goroutines that Run waits for
@@ -34,9 +36,11 @@ type DaemonOptions struct {
 	Log     *slog.Logger    // default: slog.Default
 	Control *control.Server // nil: no control socket; Run closes it
 	Names   Names           // nil: the disks have no layers to promote
+	Keeper  Keeper          // nil: the disks cannot be handed over to another process
 	Held    []Held          // guests that a dead process may have left frozen or paused
 	Hooks   HookOptions     // promotions that QEMU's events trigger; zero: none
 	NBD     NBDOptions      // tags offered for reading; zero: none
+	NBDOf   *InheritedNBD   // the server of the process before; nil: none
 	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
 }
 
@@ -45,14 +49,14 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control, names: o.Names}
+	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, keeper: o.Keeper}
 	for _, h := range o.Held {
 		h.released = make(chan struct{})
 		d.held = append(d.held, h)
 	}
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)
-	d.readers = newReaders(o.NBD, o.Log)
+	d.readers, d.inherited = newReaders(o.NBD, o.Log), o.NBDOf
 	if d.control != nil {
 		d.registerCommands(d.control)
 		d.readers.register(d.control)
@@ -90,6 +94,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
+	d.background.Go(func() { d.readers.inherit(aside, d.inherited) })
 	d.releaseHeld(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"cowblk/vhost"
@@ -18,6 +20,8 @@ import (
 type Listener interface {
 	AcceptUnix() (*net.UnixConn, error)
 	Addr() net.Addr
+	SetDeadline(time.Time) error
+	SyscallConn() (syscall.RawConn, error)
 	Close() error
 }
 
@@ -27,6 +31,7 @@ type ExportOptions struct {
 	Device   *Device
 	Listener Listener      // front-ends are served one after another
 	Conn     *net.UnixConn // one front-end only (--fd): Run ends with it
+	First    *net.UnixConn // accepted from Listener by the process before this one; nil: none
 	Log      *slog.Logger  // default: slog.Default
 }
 
@@ -43,8 +48,11 @@ type Export struct {
 	connected atomic.Bool
 	sessions  atomic.Uint64
 
-	mu   sync.Mutex
-	conn *net.UnixConn
+	mu      sync.Mutex
+	conn    *net.UnixConn
+	waiting *net.UnixConn // accepted, and to be served next
+	rest    *rest         // nil: not suspended
+	ended   chan struct{} // closed when Run has returned
 }
 
 // NewExport makes an export; Run serves it.
@@ -53,8 +61,8 @@ func NewExport(o ExportOptions) *Export {
 		o.Log = slog.Default()
 	}
 	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, log: o.Log.With("disk", o.Device.name),
-		emit: func(string, any) {},
+		dev: o.Device, listener: o.Listener, conn: o.Conn, waiting: o.First, log: o.Log.With("disk", o.Device.name),
+		emit: func(string, any) {}, ended: make(chan struct{}),
 	}
 }
 
@@ -69,32 +77,56 @@ func (e *Export) Device() *Device { return e.dev }
 // Run serves front-ends until ctx is done, then drains the rings, closes the
 // connection and the listener, and returns nil.
 func (e *Export) Run(ctx context.Context) error {
+	defer close(e.ended)
 	release := context.AfterFunc(ctx, e.shut)
 	defer release()
+	defer e.turnAway()
 	if e.listener == nil {
 		e.session(e.conn)
 		return nil
 	}
 	for {
-		conn, err := e.listener.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			if pause(ctx, err) {
-				continue
-			}
+		conn, err := e.accept(ctx)
+		switch {
+		case err == nil:
+			e.session(conn)
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded): // see suspend
+		case pause(ctx, err):
+		default:
 			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.name, e.listener.Addr(), err)
 		}
-		e.mu.Lock()
-		e.conn = conn
-		e.mu.Unlock()
-		if ctx.Err() != nil {
-			conn.Close()
-			return nil
-		}
-		e.session(conn)
 	}
+}
+
+// accept returns the next front-end that is to be served. One that comes while
+// the export is being suspended is kept for later, or for another process, and
+// not hung up on: QEMU 7.2 would die of it.
+func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
+	e.stay(ctx)
+	e.mu.Lock()
+	conn := e.waiting
+	e.waiting = nil
+	e.mu.Unlock()
+	if conn == nil {
+		var err error
+		if conn, err = e.listener.AcceptUnix(); err != nil {
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		conn.Close()
+		return nil, ctx.Err()
+	case e.rest != nil:
+		e.waiting = conn
+		return nil, os.ErrDeadlineExceeded
+	}
+	e.conn = conn
+	return conn, nil
 }
 
 // acceptRetry is how long to wait after an accept that failed for want of file
@@ -153,6 +185,20 @@ func (e *Export) shut() {
 		e.listener.Close()
 	}
 	e.dev.drain()
+	e.hangUp()
+}
+
+// turnAway closes the connection of a front-end that will not be served.
+func (e *Export) turnAway() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.waiting != nil {
+		e.waiting.Close()
+		e.waiting = nil
+	}
+}
+
+func (e *Export) hangUp() {
 	e.mu.Lock()
 	conn := e.conn
 	e.mu.Unlock()

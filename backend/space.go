@@ -151,7 +151,7 @@ func (s *space) look() {
 	var order []uint64
 	for _, e := range s.daemon.snapshot() {
 		path := s.daemon.names.Data(e.dev.name)
-		if path == "" || e.dev.disk.ReadOnly() {
+		if path == "" || e.dev.config.ReadOnly {
 			continue
 		}
 		r, ok := s.measure(path)

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ type Listener struct {
 	path string
 	dev  uint64 // with ino: the file that we made, so that no other is removed
 	ino  uint64
+	keep atomic.Bool // see Keep
 }
 
 // ListenUnix makes the socket path, mode 0600, or 0660 with the group (name or number)
@@ -97,9 +99,23 @@ func (l *Listener) adopt(gid int) error {
 	return os.Chmod(l.path, mode)
 }
 
-// Close stops listening and removes the socket file, unless another took its place.
+// Keep says whether Close is to leave the socket file to others: another process listens
+// on the same socket, or will.
+func (l *Listener) Keep(on bool) { l.keep.Store(on) }
+
+// Kept reports whether Close leaves the socket file.
+func (l *Listener) Kept() bool { return l.keep.Load() }
+
+// Path is where the socket's file lies.
+func (l *Listener) Path() string { return l.path }
+
+// Close stops listening and removes the socket file, unless another took its place or
+// Keep forbids it.
 func (l *Listener) Close() error {
 	var st unix.Stat_t
+	if l.keep.Load() {
+		return l.UnixListener.Close()
+	}
 	if err := unix.Lstat(l.path, &st); err == nil && st.Dev == l.dev && st.Ino == l.ino {
 		os.Remove(l.path)
 	}

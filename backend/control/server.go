@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -65,12 +66,15 @@ type Server struct {
 
 	mu        sync.Mutex
 	handlers  map[string]Handler
+	conns     map[string]ConnHandler
 	listeners []*Listener
 	sessions  map[*session]struct{}
 	full      bool // clients are being turned away; said once in the log
 	closed    bool
 	done      chan struct{} // closed by Close
 	event     []byte        // Emit's buffer
+	running   int           // commands of handlers
+	held      chan struct{} // see Hold; nil: not held
 }
 
 // NewServer returns a server with no socket, and the commands qmp_capabilities,
@@ -79,6 +83,7 @@ func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
 		handlers: make(map[string]Handler),
+		conns:    make(map[string]ConnHandler),
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
 	}
@@ -101,6 +106,11 @@ func (s *Server) Listen(path string) error {
 	if err != nil {
 		return err
 	}
+	return s.Add(l)
+}
+
+// Add is Listen for a socket that is there already. It is the server's from now on.
+func (s *Server) Add(l *Listener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -137,6 +147,14 @@ func (s *Server) accept(l *Listener) {
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // see Hold
+			select {
+			case <-s.holding():
+			case <-s.done:
+				return
+			}
+			continue
 		}
 		// Most likely out of file descriptors; the client stays in the backlog.
 		s.opts.Log.Warn("control socket cannot accept", "socket", l.path, "err", err)

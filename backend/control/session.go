@@ -34,6 +34,8 @@ type session struct {
 	inputs chan input   // reader to executor
 	grace  atomic.Int64 // one write's time limit, a time.Duration
 
+	readEnded, written chan struct{} // closed when the reader has seen its last byte, and when the writer has ended
+
 	events bool // wants events; under srv.mu
 
 	// The executor's own.
@@ -48,7 +50,10 @@ type input struct {
 }
 
 func newSession(s *Server, conn *net.UnixConn) *session {
-	c := &session{srv: s, conn: conn, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending)}
+	c := &session{
+		srv: s, conn: conn, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending),
+		readEnded: make(chan struct{}), written: make(chan struct{}),
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.grace.Store(int64(s.opts.WriteTimeout))
 	return c
@@ -59,11 +64,12 @@ func newSession(s *Server, conn *net.UnixConn) *session {
 func (c *session) run() {
 	defer c.srv.forget(c)
 	defer c.conn.Close()
-	executed, written := make(chan struct{}), make(chan struct{})
-	go func() { defer close(written); c.write() }()
+	executed := make(chan struct{})
+	go func() { defer close(c.written); c.write() }()
 	go func() { defer close(executed); c.execute() }()
 
 	c.read()
+	close(c.readEnded)
 	close(c.inputs)
 	tick := time.NewTicker(hangupPoll)
 	defer tick.Stop()
@@ -79,7 +85,7 @@ func (c *session) run() {
 	}
 	c.cancel()
 	c.out.end()
-	<-written
+	<-c.written
 }
 
 // abort ends a client that is of no use any more. It never waits.
@@ -195,12 +201,21 @@ func (c *session) dispatch(r request) {
 	case r.Execute == cmdLastError:
 		value = c.lastErr
 	default:
+		if h := c.srv.lookupConn(r.Execute); h != nil {
+			if err = c.handOver(h, r.Args); err == nil {
+				return
+			}
+			break
+		}
 		h, ok := c.srv.lookup(r.Execute)
 		if !ok {
 			err = &Error{CommandNotFound, "The command " + r.Execute + " has not been found"}
 			break
 		}
-		value, err = h(c.ctx, r.Args)
+		if err = c.srv.enter(c.ctx); err == nil {
+			value, err = h(c.ctx, r.Args)
+			c.srv.leave()
+		}
 	}
 	if err != nil {
 		c.reply(r.ID, nil, asError(err))

@@ -13,7 +13,6 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
-	"cowblk/cow/store"
 )
 
 // serveFlags are the options of "cowblk serve". Those in the first group are of QEMU's "Backend program conventions"
@@ -30,6 +29,8 @@ type serveFlags struct {
 	serial string
 	group  string
 	hooks  hookFlags
+
+	takeover bool
 
 	sandbox sandboxFlags
 }
@@ -57,12 +58,19 @@ and its time, as guest-panicked-20061127T120000Z. Events that come in a burst ma
 
 With its disks open and its sockets made, the process gives up (--sandbox) what serving does not need:
 it then reaches the store's files and no others, executes nothing and gains no privileges. A socket
-outside of the run directory stays there when the process has ended; the next one replaces it.`,
+outside of the run directory stays there when the process has ended; the next one replaces it.
+
+With --takeover the disks are taken over from the process that serves them: it completes what is
+under way and hands its sockets, control socket and NBD server to this one, which goes on in some
+milliseconds; a guest's QEMU reconnects by itself. If this process cannot serve them the other one
+goes on. If nobody serves the disks, --takeover makes no difference. The options are this process's:
+give those again that are to stay.`,
 		Example: `  cowblk serve vm1
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
   cowblk serve vm1 --cache none
   cowblk serve vm1 --qmp unix:/run/vm1.qmp --promote-on SHUTDOWN,RESET,GUEST_PANICKED --keep 20
+  cowblk serve vm1 vm2 --takeover
   cowblk serve --blk-file disk.raw --socket-path /run/disk.sock`,
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +94,7 @@ outside of the run directory stays there when the process has ended; the next on
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
 	f.sandbox.register(cmd)
+	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
 	return cmd
 }
@@ -102,6 +111,8 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --socket-path and --fd exclude each other")
 	case (f.socketPath != "" || f.fd >= 0) && len(args) > 1:
 		return usagef("serve: --socket-path and --fd are for one disk, found %d names", len(args))
+	case f.takeover && (f.blkFile != "" || f.fd >= 0 || f.socketPath != ""):
+		return usagef("serve: --takeover keeps the sockets of the process that serves the disks: leave --socket-path, --fd and --blk-file out")
 	case f.serial != "" && len(args) > 1:
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
 	case f.queues < 1 || f.queues > 256:
@@ -142,6 +153,9 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
+	if d.before != nil {
+		d.before.serving()
+	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("systemd was not told that the sockets are ready", "err", err)
 	}
@@ -149,134 +163,6 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 	log.Info("stopping")
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return err
-}
-
-// serving is a set of open disks behind sockets.
-type serving struct {
-	daemon  *backend.Daemon
-	control *control.Server // the daemon's, whose Run closes it; nil: none
-	disks   []*opened
-}
-
-func (s *serving) close() error {
-	var errs []error
-	for _, o := range s.disks {
-		errs = append(errs, o.close())
-	}
-	return errors.Join(errs...)
-}
-
-// openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
-// failure nothing is left open.
-func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
-	s = &serving{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
-		}
-	}()
-	var st *store.Store
-	if f.blkFile != "" {
-		o, err := openRaw(f.blkFile, f, log)
-		if err != nil {
-			return s, err
-		}
-		s.disks = append(s.disks, o)
-	} else if st, err = a.openStore(); err != nil {
-		return s, err
-	}
-	if st != nil {
-		if err := checkDescriptors(st, names); err != nil {
-			return s, err
-		}
-	}
-	for _, name := range names {
-		o, err := openStored(ctx, st, name, f, log)
-		if err != nil {
-			return s, err
-		}
-		s.disks = append(s.disks, o)
-	}
-	sockets, err := findSockets(f, st, s.disks)
-	if err != nil {
-		return s, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, sockets.close())
-		}
-	}()
-	controlPath, err := s.listenControl(st, f, log)
-	if err != nil {
-		return s, err
-	}
-	defer func() {
-		if err != nil && s.control != nil {
-			err = errors.Join(err, s.control.Close())
-		}
-	}()
-	for i, o := range s.disks {
-		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
-			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache, Poll: f.data.poll, Log: log,
-		})
-		if err != nil {
-			return s, err
-		}
-		e := sockets[i]
-		if o.lock != nil {
-			if err := o.lock.SetServing(store.Serving{PID: os.Getpid(), Control: controlPath, Socket: e.path}); err != nil {
-				return s, err
-			}
-		}
-		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, Log: log}))
-		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
-			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
-	}
-	return s, a.confine(s, st, &f.sandbox, log)
-}
-
-// listenControl makes the daemon and, for disks of a store, its control socket: one a process, named after the first
-// disk and recorded in the lock of each.
-func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger) (path string, err error) {
-	if st == nil {
-		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
-		return "", nil
-	}
-	hooks, space, err := f.hooks.options()
-	if err != nil {
-		return "", err
-	}
-	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
-		return "", err
-	}
-	if err := st.MakeRunDir(); err != nil {
-		return "", err
-	}
-	c := control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.group})
-	if err := c.Listen(path); err != nil {
-		return "", fmt.Errorf("control %w", err)
-	}
-	s.control = c
-	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
-	var held []backend.Held
-	for _, o := range s.disks {
-		names.manifests[o.name] = o.manifest
-		h := backend.Held{Disk: o.name}
-		found, err := st.Note(o.name, &h.Spec)
-		if err != nil {
-			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
-		}
-		if found {
-			held = append(held, h)
-		}
-	}
-	s.daemon = backend.NewDaemon(backend.DaemonOptions{
-		Log: log, Control: c, Names: names, Held: held, Hooks: hooks, Space: space,
-		NBD: backend.NBDOptions{
-			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.group, Explain: f.sandbox.explain(st),
-		},
-	})
-	return path, nil
 }
 
 // controlVersion is what the control socket's greeting says.

@@ -18,11 +18,15 @@ type opened struct {
 	// manifest is the disk's as it was opened; nil: a raw file.
 	manifest *store.Manifest
 	close    func() error
+	serving  store.Serving // what its lock says
 }
 
-// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
-func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*opened, error) {
-	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Cow: cow.Options{Log: log, Direct: f.data.cache.Direct}})
+// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone. carried is what another
+// process has handed over with the disk, or nil.
+func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, carried *cow.Carried, log *slog.Logger) (*opened, error) {
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{
+		ReadOnly: f.readOnly, Cow: cow.Options{Log: log, Direct: f.data.cache.Direct, Carried: carried},
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ type endpoint struct {
 	path     string
 	listener backend.Listener
 	conn     *net.UnixConn
+	first    *net.UnixConn // accepted from listener by the process before this one; nil: none
 }
 
 type endpoints []endpoint
@@ -30,15 +31,20 @@ func (es endpoints) close() error {
 		if e.listener != nil {
 			errs = append(errs, e.listener.Close())
 		}
-		if e.conn != nil {
-			errs = append(errs, e.conn.Close())
+		for _, c := range []*net.UnixConn{e.conn, e.first} {
+			if c != nil {
+				errs = append(errs, c.Close())
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// findSockets returns one endpoint a disk: the inherited descriptor, systemd's sockets, or new ones.
-func findSockets(f *serveFlags, st *store.Store, disks []*opened) (es endpoints, err error) {
+// findSockets returns one endpoint a disk: the predecessor's, the inherited descriptor, systemd's sockets, or new ones.
+func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err error) {
+	if s.before != nil {
+		return s.before.endpoints(s.disks)
+	}
 	if f.fd >= 0 {
 		e, err := inherited(f.fd)
 		return endpoints{e}, err
@@ -48,9 +54,9 @@ func findSockets(f *serveFlags, st *store.Store, disks []*opened) (es endpoints,
 		return nil, fmt.Errorf("sockets from systemd: %w", err)
 	}
 	if len(given) > 0 {
-		return activated(given, disks)
+		return activated(given, s.disks)
 	}
-	for _, o := range disks {
+	for _, o := range s.disks {
 		path := f.socketPath
 		if path == "" {
 			if path, err = st.Socket(o.name); err == nil {

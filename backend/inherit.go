@@ -1,0 +1,91 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/nbd"
+	"cowblk/backend/takeover"
+)
+
+// socket is what a duplicate can be made of.
+type socket = syscall.Conn
+
+// InheritedNBD is the NBD server of the process before this one.
+type InheritedNBD struct {
+	Sockets map[string]int // file descriptors that listen, by address; the daemon's
+	Exports []string
+}
+
+// offer hands on the server's sockets and the names of its exports, if it runs.
+func (r *readers) offer(h *handover) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server == nil {
+		return nil
+	}
+	lost, err := r.server.Share(func(a nbd.Address, l syscall.Conn) error {
+		return h.pass(takeover.Message{Kind: takeover.NBD, Address: a.String()}, l)
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range lost {
+		r.log.Warn("this socket of the NBD server cannot be handed over: start it again in the new process", "address", a.String())
+	}
+	for _, e := range r.server.Exports() {
+		if err := h.c.Send(takeover.Message{Kind: takeover.Export, Name: e.Name}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep leaves the sockets' files to the process that has taken them over.
+func (r *readers) keep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server != nil {
+		r.server.Keep()
+	}
+}
+
+// inherit goes on where another process's server has ended. Clients that come meanwhile
+// wait.
+func (r *readers) inherit(ctx context.Context, in *InheritedNBD) {
+	if in == nil || len(in.Sockets) == 0 {
+		return
+	}
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		for _, fd := range in.Sockets {
+			unix.Close(fd)
+		}
+		return
+	}
+	s := nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
+	r.server, r.disks = s, map[string]Readable{}
+	r.mu.Unlock()
+	for _, name := range in.Exports {
+		if _, err := r.add(ctx, name); err != nil {
+			r.log.Error("an NBD export of the process before is lost", "export", name, "err", err)
+		}
+	}
+	var errs []error
+	for addr, fd := range in.Sockets {
+		a, err := nbd.ParseAddress(addr)
+		if err != nil {
+			unix.Close(fd)
+		} else {
+			err = s.Adopt(a, fd)
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("a socket of the NBD server of the process before is lost", "err", err)
+	}
+}

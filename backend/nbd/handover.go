@@ -1,0 +1,76 @@
+package nbd
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control"
+)
+
+// Share calls f for every socket that can be passed on to another process, and returns
+// the addresses of the others (vsock).
+func (s *Server) Share(f func(a Address, l syscall.Conn) error) (others []Address, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		c, ok := l.Listener.(syscall.Conn)
+		if !ok {
+			others = append(others, l.addr)
+			continue
+		}
+		if err := f(l.addr, c); err != nil {
+			return others, err
+		}
+	}
+	return others, nil
+}
+
+// Keep makes Close leave the files of UNIX sockets: another process listens on them.
+func (s *Server) Keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		if u, ok := l.Listener.(*control.Listener); ok {
+			u.Keep(true)
+		}
+	}
+}
+
+// Adopt is Listen on a socket that another process has made at a and passed on. fd is
+// closed in any case.
+func (s *Server) Adopt(a Address, fd int) error {
+	nl, err := adopt(a, fd)
+	if err != nil {
+		return fmt.Errorf("socket %s of another process: %w", a, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		nl.Close()
+		return ErrClosed
+	}
+	l := &listener{nl, a}
+	s.listeners = append(s.listeners, l)
+	s.wg.Go(func() { s.accept(l) })
+	return nil
+}
+
+func adopt(a Address, fd int) (net.Listener, error) {
+	if a.Network == "unix" {
+		l, err := control.AdoptUnix(fd, a.Path)
+		if err != nil {
+			return nil, err // not a nil *Listener in an interface
+		}
+		return l, nil
+	}
+	file := os.NewFile(uintptr(fd), a.String())
+	if file == nil {
+		return nil, fmt.Errorf("file descriptor %d: %w", fd, unix.EBADF)
+	}
+	defer file.Close() // the net package works on a duplicate
+	return net.FileListener(file)
+}

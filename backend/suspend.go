@@ -1,0 +1,74 @@
+package backend
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"cowblk/cow"
+)
+
+// rest is a suspension of an export.
+type rest struct {
+	begun chan struct{} // closed when nothing of the export uses the disk any more
+	over  chan struct{} // closed by resume
+}
+
+// suspend ends the session as shut does, and serves no other until resume: front-ends
+// wait on the socket, which goes on listening. When it returns nothing uses the disk
+// any more. For an export with a listener, and one caller at a time.
+func (e *Export) suspend() {
+	r := &rest{begun: make(chan struct{}), over: make(chan struct{})}
+	e.mu.Lock()
+	e.rest = r
+	e.mu.Unlock()
+	e.listener.SetDeadline(time.Unix(1, 0)) // ends an accept under way
+	e.dev.drain()
+	e.hangUp()
+	select {
+	case <-r.begun:
+	case <-e.ended:
+	}
+}
+
+// kept returns the front-end that was accepted while the export was being suspended,
+// or nil. It stays the export's.
+func (e *Export) kept() *net.UnixConn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.waiting
+}
+
+// resume ends a suspension; disk is what is served from now on.
+func (e *Export) resume(disk *cow.Disk) {
+	e.dev.reopen(disk)
+	e.listener.SetDeadline(time.Time{})
+	e.mu.Lock()
+	r := e.rest
+	e.rest = nil
+	e.mu.Unlock()
+	close(r.over)
+}
+
+// stay holds the accept loop up while the export is suspended, or until ctx is done.
+func (e *Export) stay(ctx context.Context) {
+	e.mu.Lock()
+	r := e.rest
+	e.mu.Unlock()
+	if r == nil {
+		return
+	}
+	close(r.begun)
+	select {
+	case <-r.over:
+	case <-ctx.Done():
+	}
+}
+
+// reopen lets queues start again after drain, on a disk that is the same, or the same
+// opened anew.
+func (d *Device) reopen(disk *cow.Disk) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.disk, d.closing = disk, false
+}

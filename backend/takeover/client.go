@@ -1,0 +1,243 @@
+package takeover
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control"
+)
+
+// answerLimit is how long the old process may take for what it does while it serves: it
+// waits for commands and for the sealing of former heads.
+const answerLimit = 2 * time.Minute
+
+// Offer is what the old process has handed over while it still serves.
+type Offer struct {
+	Sockets []Message // kind Socket
+	Control Message   // kind Control
+	NBD     []Message // kind NBD
+	Exports []string  // of the NBD server
+
+	conn *net.UnixConn
+	c    *Conn
+}
+
+// Request asks the process behind the control socket at path to hand over disks. It
+// serves on until Go. Errors: control.ErrNoDaemon; a *RefusedError; ErrProtocol.
+func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+			err = control.ErrNoDaemon
+		}
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	o := &Offer{conn: conn.(*net.UnixConn)}
+	o.c = NewConn(o.conn)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	o.c.Deadline(time.Now().Add(answerLimit))
+	if err = o.ask(disks); err == nil {
+		err = o.collect()
+	}
+	if err != nil {
+		o.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("takeover through control socket %s: %w", path, err)
+	}
+	o.c.Deadline(time.Time{})
+	return o, nil
+}
+
+// ask speaks the control protocol up to the command.
+func (o *Offer) ask(disks []string) error {
+	if _, err := o.line(); err != nil {
+		return err
+	}
+	args, err := json.Marshal(Args{Version: Version, Disks: disks})
+	if err != nil {
+		return err
+	}
+	for _, command := range []string{
+		`{"execute":"qmp_capabilities"}`,
+		`{"execute":"` + Command + `","arguments":` + string(args) + `}`,
+	} {
+		if _, err := o.conn.Write([]byte(command + "\n")); err != nil {
+			return gone(err)
+		}
+	}
+	return nil
+}
+
+// line reads one line and no byte more: descriptors come with the bytes behind.
+func (o *Offer) line() ([]byte, error) {
+	var line []byte
+	var b [1]byte
+	for len(line) < maxMessage {
+		if _, err := io.ReadFull(o.conn, b[:]); err != nil {
+			return nil, gone(err)
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+		line = append(line, b[0])
+	}
+	return nil, fmt.Errorf("a line of more than %d bytes: %w", maxMessage, ErrProtocol)
+}
+
+// skipLines passes over the replies of the control protocol, and events. An error among
+// the replies is the answer to the command: of a program that does not know it, say.
+func (o *Offer) skipLines() error {
+	for {
+		text, err := o.atLine()
+		if err != nil || !text {
+			return err
+		}
+		line, err := o.line()
+		if err != nil {
+			return err
+		}
+		var reply struct {
+			Error *control.Error `json:"error"`
+		}
+		if json.Unmarshal(bytes.TrimSpace(line), &reply) == nil && reply.Error != nil {
+			if reply.Error.Class == control.CommandNotFound {
+				return fmt.Errorf("it knows no takeover, and must be stopped first: %w", &RefusedError{reply.Error.Desc})
+			}
+			return &RefusedError{reply.Error.Desc}
+		}
+	}
+}
+
+// atLine reports whether the next byte begins a line of the control protocol; a message
+// begins with the high byte of its length, which is 0.
+func (o *Offer) atLine() (bool, error) {
+	raw, err := o.conn.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var b [1]byte
+	n := 0
+	rerr := raw.Read(func(fd uintptr) bool {
+		n, _, err = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	switch {
+	case rerr != nil:
+		return false, gone(rerr)
+	case err != nil:
+		return false, gone(err)
+	case n == 0:
+		return false, io.EOF
+	}
+	return b[0] != 0, nil
+}
+
+// collect takes what comes before Ready.
+func (o *Offer) collect() error {
+	if err := o.skipLines(); err != nil {
+		return err
+	}
+	for {
+		m, err := o.c.Expect(Socket, Control, NBD, Export, Ready)
+		if err != nil {
+			return err
+		}
+		switch m.Kind {
+		case Socket:
+			o.Sockets = append(o.Sockets, m)
+		case Control:
+			o.Control = m
+		case NBD:
+			o.NBD = append(o.NBD, m)
+		case Export:
+			o.Exports = append(o.Exports, m.Name)
+		default:
+			if o.Control.FD == 0 || len(o.Sockets) == 0 {
+				return fmt.Errorf("%d sockets of disks, control socket: %v: %w", len(o.Sockets), o.Control.FD != 0, ErrProtocol)
+			}
+			return nil
+		}
+	}
+}
+
+// Relics are what the old process has left behind.
+type Relics struct {
+	Connections map[string]int // by disk: accepted, and nothing read from it
+	States      map[string]int // by disk: a file that holds its cow.Carried
+}
+
+// Close closes the descriptors that nobody has taken (set to 0 or deleted).
+func (r *Relics) Close() {
+	for _, m := range []map[string]int{r.Connections, r.States} {
+		for _, fd := range m {
+			unix.Close(fd)
+		}
+	}
+}
+
+// Go tells the old process to stop. It returns when that one has left the disks. io.EOF:
+// it has gone, and the disks are to be opened as after a crash. A *RefusedError: it goes
+// on serving.
+func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
+	r = &Relics{Connections: map[string]int{}, States: map[string]int{}}
+	defer func() {
+		if err != nil {
+			r.Close()
+			r = &Relics{}
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { o.conn.Close() })()
+	o.c.Deadline(time.Now().Add(answerLimit))
+	defer o.c.Deadline(time.Time{})
+	if err := o.c.Send(Message{Kind: Go}); err != nil {
+		return r, gone(err)
+	}
+	for {
+		m, err := o.c.Expect(Connection, State, Left)
+		if err != nil {
+			return r, err
+		}
+		to := r.Connections
+		switch m.Kind {
+		case Left:
+			return r, nil
+		case State:
+			to = r.States
+		}
+		if old, ok := to[m.Disk]; ok {
+			unix.Close(old)
+		}
+		to[m.Disk] = m.FD
+	}
+}
+
+// Serving tells the old process that it may end. An error means that it has gone
+// already, which is as good.
+func (o *Offer) Serving() error { return o.c.Send(Message{Kind: Serving}) }
+
+// Failed tells the old process to go on. The disks must be closed and their locks free.
+func (o *Offer) Failed(why error) error {
+	return o.c.Send(Message{Kind: Failed, Error: why.Error()})
+}
+
+// Close ends the conversation and closes the descriptors that nobody has taken (FD set
+// to 0).
+func (o *Offer) Close() error {
+	for _, m := range append(append(o.Sockets, o.NBD...), o.Control) {
+		if m.FD > 0 {
+			unix.Close(m.FD)
+		}
+	}
+	return o.conn.Close()
+}

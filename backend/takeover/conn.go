@@ -1,0 +1,179 @@
+package takeover
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxMessage bounds one message, in bytes.
+const maxMessage = 64 << 10
+
+// ErrProtocol says that the other process said what it must not.
+var ErrProtocol = errors.New("the other process does not keep to the protocol")
+
+// Conn is one end of the conversation. It is for one goroutine.
+type Conn struct{ conn *net.UnixConn }
+
+// NewConn speaks on conn, which stays the caller's.
+func NewConn(conn *net.UnixConn) *Conn { return &Conn{conn} }
+
+// Deadline bounds what is sent and received from now on; zero: nothing does.
+func (c *Conn) Deadline(t time.Time) { c.conn.SetDeadline(t) }
+
+// Send sends a message.
+func (c *Conn) Send(m Message) error {
+	if carriesFD(m.Kind) != (m.FD > 0) {
+		return fmt.Errorf("message %q with file descriptor %d: %w", m.Kind, m.FD, ErrProtocol)
+	}
+	body, err := json.Marshal(m)
+	if err == nil && len(body) > maxMessage {
+		err = fmt.Errorf("%d bytes, expected at most %d", len(body), maxMessage)
+	}
+	if err != nil {
+		return fmt.Errorf("message %q: %w", m.Kind, err)
+	}
+	body = append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	var oob []byte
+	if m.FD > 0 {
+		oob = unix.UnixRights(m.FD)
+	}
+	// The first part of a short write has taken the descriptor along.
+	n, _, err := c.conn.WriteMsgUnix(body, oob, nil)
+	if err == nil && n < len(body) {
+		_, err = c.conn.Write(body[n:])
+	}
+	if err != nil {
+		return fmt.Errorf("message %q: %w", m.Kind, err)
+	}
+	return nil
+}
+
+// Receive returns the next message. io.EOF: the other process has gone.
+func (c *Conn) Receive() (m Message, err error) {
+	var head [4]byte
+	oob := make([]byte, unix.CmsgSpace(4*4))
+	n, oobn, flags, _, err := c.conn.ReadMsgUnix(head[:], oob)
+	fds, ferr := rights(oob[:oobn])
+	defer func() {
+		if err != nil {
+			closeAll(fds)
+		}
+	}()
+	switch {
+	case err != nil:
+		return m, gone(err)
+	case n == 0:
+		return m, io.EOF
+	case ferr != nil || flags&unix.MSG_CTRUNC != 0:
+		return m, fmt.Errorf("file descriptors: %w", errors.Join(ErrProtocol, ferr))
+	}
+	if _, err := io.ReadFull(c.conn, head[n:]); err != nil {
+		return m, gone(err)
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > maxMessage {
+		return m, fmt.Errorf("message of %d bytes, expected at most %d: %w", size, maxMessage, ErrProtocol)
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(c.conn, body); err != nil {
+		return m, gone(err)
+	}
+	if err := json.Unmarshal(body, &m); err != nil {
+		return m, fmt.Errorf("message: %w: %w", ErrProtocol, err)
+	}
+	m.FD = 0
+	if carriesFD(m.Kind) {
+		if len(fds) != 1 {
+			return m, fmt.Errorf("message %q: expected one file descriptor, found %d: %w", m.Kind, len(fds), ErrProtocol)
+		}
+		m.FD = fds[0]
+		return m, nil
+	}
+	closeAll(fds)
+	return m, nil
+}
+
+// Expect receives a message that must be of one of these kinds. Refused and Failed
+// become errors with the other process's reason, whether expected or not.
+func (c *Conn) Expect(kinds ...string) (Message, error) {
+	m, err := c.Receive()
+	if err != nil {
+		return m, err
+	}
+	for _, k := range kinds {
+		if m.Kind == k {
+			return m, nil
+		}
+	}
+	if m.FD > 0 {
+		unix.Close(m.FD)
+	}
+	if m.Kind == Refused || m.Kind == Failed {
+		return m, &RefusedError{m.Error}
+	}
+	return m, fmt.Errorf("message %q, expected one of %q: %w", m.Kind, kinds, ErrProtocol)
+}
+
+// RefusedError is the reason why the other process does not go along.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+// gone makes one error of all ways in which the other end can have ended.
+func gone(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return io.EOF
+	}
+	return err
+}
+
+func rights(oob []byte) (fds []int, err error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	all, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Header.Level != unix.SOL_SOCKET || all[i].Header.Type != unix.SCM_RIGHTS {
+			continue
+		}
+		more, err := unix.ParseUnixRights(&all[i])
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, more...)
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// MemoryFile makes a file in memory with this content.
+func MemoryFile(p []byte) (fd int, err error) {
+	fd, err = unix.MemfdCreate("cowblk-takeover", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("file in memory: %w", err)
+	}
+	for off := 0; off < len(p); {
+		n, err := unix.Pwrite(fd, p[off:], int64(off))
+		if err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("file in memory: %w", err)
+		}
+		off += n
+	}
+	return fd, nil
+}

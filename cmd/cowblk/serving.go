@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/cow"
+	"cowblk/cow/store"
+)
+
+// serving is a set of open disks behind sockets.
+type serving struct {
+	daemon  *backend.Daemon
+	control *control.Server // the daemon's, whose Run closes it; nil: none
+	disks   []*opened
+	before  *predecessor // that has handed the disks over, and is to be told how it went; nil: none
+}
+
+func (s *serving) close() error {
+	var errs []error
+	for _, o := range s.disks {
+		errs = append(errs, o.close())
+	}
+	return errors.Join(errs...)
+}
+
+// giveUp is close after a failed start: the predecessor finds its disks as it has left them.
+func (s *serving) giveUp() error {
+	if s.before == nil {
+		return s.close()
+	}
+	var errs []error
+	for _, o := range s.disks {
+		_, err := o.leave()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
+// failure nothing is left open, and the predecessor, if there is one, goes on.
+func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
+	s = &serving{}
+	defer func() {
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, s.giveUp())
+		if s.before != nil {
+			s.before.failed(err)
+		}
+	}()
+	var st *store.Store
+	if f.blkFile != "" {
+		o, err := openRaw(f.blkFile, f, log)
+		if err != nil {
+			return s, err
+		}
+		s.disks = append(s.disks, o)
+	} else if st, err = a.openStore(); err != nil {
+		return s, err
+	}
+	if st != nil {
+		if err := checkDescriptors(st, names); err != nil {
+			return s, err
+		}
+	}
+	if f.takeover {
+		if s.before, err = a.askPredecessor(ctx, st, names, f, log); err != nil {
+			return s, err
+		}
+	}
+	if s.before != nil {
+		if err := s.before.replace(ctx, log); err != nil {
+			return s, err
+		}
+	}
+	for _, name := range names {
+		var carried *cow.Carried
+		if s.before != nil {
+			if carried, err = s.before.carried(name); err != nil {
+				return s, err
+			}
+		}
+		o, err := openStored(ctx, st, name, f, carried, log)
+		if err != nil {
+			return s, err
+		}
+		s.disks = append(s.disks, o)
+	}
+	sockets, err := s.findSockets(f, st)
+	if err != nil {
+		return s, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, sockets.close())
+		}
+	}()
+	controlPath, err := s.listenControl(st, f, log)
+	if err != nil {
+		return s, err
+	}
+	defer func() {
+		if err != nil && s.control != nil {
+			err = errors.Join(err, s.control.Close())
+		}
+	}()
+	for i, o := range s.disks {
+		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
+			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache, Poll: f.data.poll, Log: log,
+		})
+		if err != nil {
+			return s, err
+		}
+		e := sockets[i]
+		o.serving = store.Serving{PID: os.Getpid(), Control: controlPath, Socket: e.path}
+		if o.lock != nil {
+			if err := o.lock.SetServing(o.serving); err != nil {
+				return s, err
+			}
+		}
+		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, First: e.first, Log: log}))
+		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
+			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
+	}
+	return s, a.confine(s, st, &f.sandbox, log)
+}
+
+// listenControl makes the daemon and, for disks of a store, its control socket: one a process, named after the first
+// disk and recorded in the lock of each.
+func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger) (path string, err error) {
+	if st == nil {
+		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
+		return "", nil
+	}
+	hooks, space, err := f.hooks.options()
+	if err != nil {
+		return "", err
+	}
+	s.control = control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.group})
+	if path, err = s.controlSocket(st); err != nil {
+		return "", fmt.Errorf("control %w", err)
+	}
+	var inherited *backend.InheritedNBD
+	if s.before != nil {
+		inherited = s.before.inherited()
+	}
+	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
+	var held []backend.Held
+	for _, o := range s.disks {
+		names.manifests[o.name] = o.manifest
+		h := backend.Held{Disk: o.name}
+		found, err := st.Note(o.name, &h.Spec)
+		if err != nil {
+			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
+		}
+		if found {
+			held = append(held, h)
+		}
+	}
+	s.daemon = backend.NewDaemon(backend.DaemonOptions{
+		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space,
+		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
+		NBD: backend.NBDOptions{
+			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.group, Explain: f.sandbox.explain(st),
+		},
+	})
+	return path, nil
+}
+
+// controlSocket makes the control socket, or takes over the predecessor's.
+func (s *serving) controlSocket(st *store.Store) (path string, err error) {
+	if s.before != nil {
+		l, err := s.before.adopt(&s.before.offer.Control)
+		if err != nil {
+			return "", err
+		}
+		return l.Path(), s.control.Add(l)
+	}
+	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
+		return "", err
+	}
+	if err := st.MakeRunDir(); err != nil {
+		return "", err
+	}
+	return path, s.control.Listen(path)
+}
