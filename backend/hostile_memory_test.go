@@ -25,8 +25,10 @@ func putHeader(b []byte, typ uint32, sector uint64) {
 // cut takes region i's file away but for its first n bytes.
 func (a *attacker) cut(i int, n int64) {
 	a.t.Helper()
-	must(a.t, os.Truncate(filepath.Join("/proc/self/fd", strconv.Itoa(a.mem.FDs()[i])), n))
+	must(a.t, os.Truncate(fdPath(a.mem.FDs()[i]), n))
 }
+
+func fdPath(fd int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(fd)) }
 
 // A region's file is cut while it is in use. Whatever part of a request is gone,
 // the fault is the request's or the queue's, the queue can be stopped, and the

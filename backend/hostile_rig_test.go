@@ -142,16 +142,36 @@ func (a *attacker) connect() {
 	a.t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(a.t, err)
-	f := os.NewFile(uintptr(pair[1]), "session")
-	conn, err := net.FileConn(f)
-	f.Close()
-	must(a.t, err)
+	conn := unixConn(a.t, pair[1])
 	limit := unix.NsecToTimeval(int64(patience))
 	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
 	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
 	a.sock, a.served = pair[0], true
-	dev, log := a.to.dev, slog.New(a.to.log)
-	go func() { a.end <- vhost.Serve(conn.(*net.UnixConn), dev, vhost.Options{Log: log}) }()
+	to := a.to
+	go func() { a.end <- serveSession(conn, to) }()
+}
+
+// serveSession is one front-end's session on a target.
+func serveSession(conn *net.UnixConn, to *target) error {
+	return vhost.Serve(conn, to.dev, vhost.Options{Log: slog.New(to.log)})
+}
+
+// unixConn takes over a socket.
+func unixConn(t testing.TB, fd int) *net.UnixConn {
+	t.Helper()
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	must(t, err)
+	return conn.(*net.UnixConn)
+}
+
+// connected returns both ends of a connection.
+func connected(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	return unixConn(t, pair[0]), unixConn(t, pair[1])
 }
 
 // leave disconnects and returns what Serve returned. It may be called again.

@@ -74,7 +74,7 @@ func (k *cursor) piece(n int64) []byte {
 func (k *cursor) zero(n int64) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	for n > 0 {
-		p := k.piece(n)
+		p := k.piece(min(n, maxCopy))
 		if p == nil {
 			return
 		}

@@ -87,13 +87,18 @@ func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err er
 	return got, err
 }
 
+// maxCopy is the most that is copied or cleared at one stroke, in bytes. The
+// runtime cannot stop a thread within one, and a guest's request may be as large
+// as 4 GiB: all other disks would wait for it.
+const maxCopy = 1 << 20
+
 // copyMapped copies what it can of n bytes at pos from the source's mapping to
 // the cursor, buffer by buffer, and returns how much that was. It saves a system
 // call, and half of what a page costs; see vfs.Mapping for what makes it safe.
 func (c *Channel) copyMapped(s *source, pos, n int64) (done int64) {
 	off := s.start + pos
 	for done < n {
-		p := c.cur.piece(n - done)
+		p := c.cur.piece(min(n-done, maxCopy))
 		if p == nil || !s.mapping.Copy(p, off+done) {
 			break
 		}

@@ -1,0 +1,317 @@
+package backend
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// How long the generated runs of the hostile fuzzers take: COWBLK_FUZZ_SECONDS
+// seconds, by default 60, or until COWBLK_FUZZ_EXECS inputs have been tried,
+// whichever comes last. COWBLK_FUZZ_SEED repeats a run.
+func fuzzLimits(t *testing.T) (d time.Duration, execs int, seed uint64) {
+	number := func(name string, missing uint64) uint64 {
+		s := os.Getenv(name)
+		if s == "" {
+			return missing
+		}
+		n, err := strconv.ParseUint(s, 0, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return n
+	}
+	d = time.Duration(number("COWBLK_FUZZ_SECONDS", 60)) * time.Second
+	return d, int(number("COWBLK_FUZZ_EXECS", 0)), number("COWBLK_FUZZ_SEED", rand.Uint64())
+}
+
+// input takes what decides an execution from the fuzzer's bytes; what is missing
+// is zero.
+type input struct{ b []byte }
+
+func (in *input) byte() byte {
+	if len(in.b) == 0 {
+		return 0
+	}
+	v := in.b[0]
+	in.b = in.b[1:]
+	return v
+}
+
+func (in *input) n(limit int) int { return int(in.byte()) % limit }
+func (in *input) u16() uint16     { return uint16(in.byte()) | uint16(in.byte())<<8 }
+func (in *input) u32() uint32     { return uint32(in.u16()) | uint32(in.u16())<<16 }
+func (in *input) u64() uint64     { return uint64(in.u32()) | uint64(in.u32())<<32 }
+func (in *input) one(of int) bool { return in.n(of) == of-1 }
+
+// odd is a number that likes to be at an edge; zero bytes give the first.
+func (in *input) odd() uint64 {
+	edges := [...]uint64{0, 1, 2, 3, 15, 16, 17, 127, 128, 255, 256, 511, 512, 513, 1024, 4095, 4096, 4097, 1 << 15, 1<<16 - 1, 1 << 16,
+		atkBase, atkBorder - 1, atkBorder, atkEnd - 1, atkEnd, 1 << 20, 1<<31 - 1, 1 << 31, 1<<32 - 16, 1<<32 - 1, 1 << 32, 1<<63 - 1, 1 << 63, 1<<64 - 4096, 1<<64 - 1}
+	switch k := in.byte(); {
+	case int(k) < len(edges):
+		return edges[k]
+	case k < 128:
+		return uint64(k)
+	case k < 192:
+		return uint64(in.u16())
+	case k < 224:
+		return uint64(in.u32())
+	default:
+		return in.u64()
+	}
+}
+
+// crowd is a healthy disk with a reader, in the process that is attacked.
+type crowd struct {
+	t       testing.TB
+	front   *vhosttest.Frontend
+	reads   atomic.Int64
+	last    atomic.Int64 // unix nanoseconds of the last read that was right
+	wrong   atomic.Value // error
+	stop    chan struct{}
+	ended   chan struct{}
+	pause   time.Duration // between two reads
+	slowest atomic.Int64  // nanoseconds
+}
+
+// newCrowd serves a healthy disk, of its own, and starts to read it.
+func newCrowd(t testing.TB, pause time.Duration) *crowd {
+	t.Helper()
+	to := newTarget(t, targetDisk, DeviceOptions{})
+	c := &crowd{t: t, stop: make(chan struct{}), ended: make(chan struct{}), pause: pause}
+	a, b := connected(t)
+	served := make(chan error, 1)
+	go func() { served <- serveSession(b, to) }()
+	var err error
+	c.front, err = vhosttest.New(a, vhosttest.Options{Memory: 4 << 20, QueueSize: 16, MaxTransfer: 64 << 10})
+	must(t, err)
+	buf := make([]byte, targetDisk)
+	_, err = c.front.Driver(0).ReadAt(buf, 0) // all of it is in memory from here on
+	must(t, err)
+	c.last.Store(time.Now().UnixNano())
+	go c.read(to.base)
+	t.Cleanup(func() {
+		close(c.stop)
+		<-c.ended
+		must(t, c.front.Close())
+		if err := <-served; err != nil {
+			t.Errorf("the healthy session: %v", err)
+		}
+		c.check()
+	})
+	return c
+}
+
+// read reads, and now and then writes, until it is stopped or finds something
+// wrong.
+func (c *crowd) read(want []byte) {
+	defer close(c.ended)
+	d := c.front.Driver(0)
+	r := rand.New(rand.NewPCG(3, 4))
+	want = bytes.Clone(want)
+	buf := make([]byte, 64<<10)
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-time.After(c.pause):
+		}
+		n := (1 + r.IntN(len(buf)/512)) * 512
+		off := r.IntN((len(want)-n)/512) * 512
+		start := time.Now()
+		var err error
+		if r.IntN(16) == 0 {
+			for i := range buf[:n] {
+				buf[i] = byte(off>>9 + i)
+			}
+			copy(want[off:], buf[:n])
+			_, err = d.WriteAt(buf[:n], int64(off))
+		} else if _, err = d.ReadAt(buf[:n], int64(off)); err == nil && !bytes.Equal(buf[:n], want[off:off+n]) {
+			err = fmt.Errorf("%d bytes at %d are not what was written", n, off)
+		}
+		if err != nil {
+			c.wrong.Store(err)
+			return
+		}
+		now := time.Now()
+		c.slowest.Store(max(c.slowest.Load(), int64(now.Sub(start))))
+		c.last.Store(now.UnixNano())
+		c.reads.Add(1)
+	}
+}
+
+// check fails the test if the healthy disk is wrong, or has stood still for long.
+func (c *crowd) check() {
+	c.t.Helper()
+	if err, ok := c.wrong.Load().(error); ok {
+		c.t.Fatalf("the healthy disk, after %d reads: %v", c.reads.Load(), err)
+	}
+	if still := time.Since(time.Unix(0, c.last.Load())); still > patience {
+		c.t.Fatalf("the healthy disk has stood still for %v", still)
+	}
+}
+
+// openFiles lists what the process's descriptors are, sorted by the kernel.
+func openFiles(t testing.TB) []string {
+	t.Helper()
+	d, err := os.Open("/proc/self/fd")
+	must(t, err)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	must(t, err)
+	var out []string
+	for _, n := range names {
+		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && !strings.HasSuffix(to, "/fd") {
+			// A queue makes its I/O engine when it first needs one.
+			if to != "anon_inode:[io_uring]" {
+				out = append(out, n+" "+to)
+			}
+		}
+	}
+	return out
+}
+
+// sameFiles fails the test if other descriptors are open than before.
+func sameFiles(t testing.TB, before []string) {
+	t.Helper()
+	if now := openFiles(t); len(now) != len(before) {
+		t.Errorf("%d descriptors are open, expected %d:\n%s\nbefore:\n%s", len(now), len(before), strings.Join(now, "\n"), strings.Join(before, "\n"))
+	}
+}
+
+// goroutines counts those whose stacks contain what.
+func goroutines(what string) int {
+	var b bytes.Buffer
+	_ = pprof.Lookup("goroutine").WriteTo(&b, 2)
+	return strings.Count(b.String(), what)
+}
+
+// underWay keeps the input of the present execution in a file, which outlives a
+// process that dies of it.
+type underWay struct {
+	mem  []byte
+	path string
+}
+
+func newUnderWay(t *testing.T) *underWay {
+	t.Helper()
+	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d.input", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid()))}
+	f, err := os.Create(u.path)
+	must(t, err)
+	defer f.Close()
+	must(t, f.Truncate(8<<10))
+	u.mem, err = unix.Mmap(int(f.Fd()), 0, 8<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, unix.Munmap(u.mem))
+		os.Remove(u.path)
+	})
+	return u
+}
+
+func (u *underWay) set(in []byte) {
+	binary.LittleEndian.PutUint32(u.mem, uint32(len(in)))
+	copy(u.mem[4:], in)
+}
+
+// generate runs body on generated inputs: seeds and what is made of them. body
+// fails the test by t; the input that did is saved as one of fuzz's, for
+// go test -run 'fuzz/name'.
+func generate(t *testing.T, fuzz string, seeds [][]byte, body func(in []byte), now func()) {
+	d, execs, seed := fuzzLimits(t)
+	u := newUnderWay(t)
+	fmt.Printf("%s: COWBLK_FUZZ_SEED=%#x; the input under way is in %s, after its length (4 bytes)\n", t.Name(), seed, u.path)
+	r := rand.New(rand.NewPCG(seed, 0))
+	start := time.Now()
+	done := 0
+	for ; time.Since(start) < d || done < execs; done++ {
+		in := mutate(r, seeds)
+		u.set(in)
+		ok := false
+		func() {
+			defer func() {
+				if !ok || t.Failed() {
+					t.Errorf("input %d of seed %#x; saved as %s", done, seed, save(t, fuzz, in))
+				}
+			}()
+			body(in)
+			if done%256 == 0 {
+				now()
+			}
+			ok = true
+		}()
+		if t.Failed() {
+			return
+		}
+	}
+	took := time.Since(start)
+	fmt.Printf("%s: %d executions in %v, %.0f a second\n", t.Name(), done, took.Round(time.Second), float64(done)/took.Seconds())
+}
+
+// mutate makes an input of at most 512 bytes: a seed or two, cut and joined, with
+// some bytes changed, or noise.
+func mutate(r *rand.Rand, seeds [][]byte) []byte {
+	noise := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		return b
+	}
+	if len(seeds) == 0 || r.IntN(8) == 0 {
+		return noise(r.IntN(200))
+	}
+	in := bytes.Clone(seeds[r.IntN(len(seeds))])
+	if r.IntN(4) == 0 {
+		other := seeds[r.IntN(len(seeds))]
+		in = append(in[:r.IntN(len(in)+1)], other[r.IntN(len(other)+1):]...)
+	}
+	for range r.IntN(6) {
+		if len(in) == 0 {
+			break
+		}
+		at := r.IntN(len(in))
+		switch r.IntN(5) {
+		case 0:
+			in = append(in[:at], in[at+1:]...)
+		case 1:
+			in = append(in[:at], append(noise(1+r.IntN(8)), in[at:]...)...)
+		case 2:
+			in[at] ^= 1 << r.IntN(8)
+		default:
+			in[at] = byte(r.Uint32())
+		}
+	}
+	return in[:min(len(in), 512)]
+}
+
+// save writes an input where the fuzz test of that name finds it.
+func save(t *testing.T, fuzz string, in []byte) string {
+	dir := filepath.Join("testdata", "fuzz", fuzz)
+	must(t, os.MkdirAll(dir, 0o755))
+	name := filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256(in))[:16])
+	must(t, os.WriteFile(filepath.Join(dir, filepath.Base(name)), fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", in), 0o644))
+	return name
+}
+
+// settle lets what has ended go.
+func settle() {
+	runtime.Gosched()
+	time.Sleep(time.Millisecond)
+}
