@@ -46,12 +46,13 @@ func restore(sector [SectorSize]byte, p Paths, k Known) (fixed [SectorSize]byte,
 			return fixed, h, true
 		}
 	}
+	fixed = sector
 	for bit := range SectorSize * 8 {
-		fixed = sector
 		fixed[bit/8] ^= 1 << (bit % 8)
 		if h, ok = k.accept(&fixed, p); ok {
 			return fixed, h, true
 		}
+		fixed[bit/8] ^= 1 << (bit % 8)
 	}
 	return sector, Header{}, false
 }
