@@ -54,6 +54,10 @@ type Device struct {
 	writeThrough atomic.Bool
 	initial      atomic.Bool // its state before a driver has changed it
 
+	parking   atomic.Bool           // see setParking
+	parkedNow atomic.Int64          // requests, of all workers
+	onPark    func(io *cow.Request) // called by workers for each, set before any runs: neither waits nor takes mu
+
 	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
 	direct bool         // see Cache
 
@@ -90,6 +94,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 		disk:    disk,
 		log:     o.Log.With("disk", o.Name),
 		emit:    func(string, any) {},
+		onPark:  func(*cow.Request) {},
 		made:    time.Now(),
 		workers: make([]*worker, o.Queues),
 		config: blk.Config{

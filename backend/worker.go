@@ -59,6 +59,7 @@ type worker struct {
 	inflight int
 	syncing  int // of those in flight, the ones that end with a sync of files
 	wide     int // of those in flight, the ones with a long chain
+	parked   []*slot // not in flight in the engine, nor given back: see park.go
 	stopping bool
 	kicks    bool  // the driver has been asked for them
 	broken   error // set once; afterwards guest memory is not touched again
@@ -92,6 +93,7 @@ func (w *worker) run() {
 	for {
 		w.readMail()
 		if w.stopping && w.inflight == 0 {
+			w.abandon()
 			return
 		}
 		if w.batch() {
@@ -236,6 +238,9 @@ func (w *worker) finish(s *slot, io *cow.Request) {
 	w.inflight--
 	if syncs(io) {
 		w.syncing--
+	}
+	if w.parks(s, io) {
+		return
 	}
 	if s.chain.Wide() {
 		w.wide--

@@ -192,6 +192,10 @@ func (q *Split) Push(head uint16, written uint32) {
 // published, or stays marked in the in-flight region.
 func (q *Split) Base() uint16 { return q.next }
 
+// Tracked reports whether the queue keeps what is in flight in a region, for a
+// successor that goes on with what this one has not pushed.
+func (q *Split) Tracked() bool { return q.inflight.mem != nil }
+
 // InFlight returns the number of chains taken by Next and not yet pushed.
 func (q *Split) InFlight() int { return q.inFlight }
 

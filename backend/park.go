@@ -1,0 +1,94 @@
+package backend
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/vhost/blk"
+)
+
+// A disk without space can let the requests that need some wait instead of
+// failing them: they are parked, which is to stay in flight with nobody working
+// on them, until they are resumed. To the guest that is a slow disk. It may go
+// with a paused guest, a stopped ring or a process that dies: what is parked
+// stays marked in the ring's in-flight region, and the next worker of the ring
+// does it. Without such a region, a ring that stops fails what is parked.
+
+// setParking says what becomes of requests that find no space from now on: they
+// are parked, or fail. What is parked already waits for resume.
+func (d *Device) setParking(on bool) { d.parking.Store(on) }
+
+// resume submits every parked request again, in the order in which they were
+// parked, and returns how many that were. They are parked again if there is
+// still no space.
+func (d *Device) resume() (n int) {
+	d.ending.Lock()
+	defer d.ending.Unlock()
+	for _, w := range d.running() {
+		w.do(func() { n += w.resume() })
+	}
+	return n
+}
+
+// parked returns how many requests are parked.
+func (d *Device) parked() (n int) { return int(d.parkedNow.Load()) }
+
+// lacksSpace reports whether a request can succeed later, when there is space.
+// Not so on a disk that a failed sync has ended.
+func lacksSpace(err error) bool {
+	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, cow.ErrFailed)
+}
+
+// parks parks a request that the engine has given back, if it is one for that.
+func (w *worker) parks(s *slot, io *cow.Request) bool {
+	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !lacksSpace(io.Err) {
+		return false
+	}
+	w.parked = append(w.parked, s)
+	w.dev.parkedNow.Add(1)
+	w.dev.onPark(io)
+	return true
+}
+
+// resume is Device.resume on the worker's goroutine.
+func (w *worker) resume() int {
+	defer w.catchFault(nil)
+	if w.broken != nil {
+		return 0
+	}
+	n := len(w.parked)
+	again := w.parked
+	w.parked = nil
+	w.dev.parkedNow.Add(int64(-n))
+	for _, s := range again {
+		w.inflight++
+		w.submit(s)
+	}
+	return n
+}
+
+// abandon ends a worker with parked requests: they fail, unless the ring's region
+// keeps them for the next worker. Nothing is in the engine any more.
+func (w *worker) abandon() {
+	defer w.catchFault(nil)
+	for len(w.parked) > 0 {
+		s := w.parked[0]
+		w.parked = w.parked[1:]
+		w.dev.parkedNow.Add(-1)
+		w.fail(s)
+	}
+	w.publish()
+}
+
+// fail is abandon for one request.
+func (w *worker) fail(s *slot) {
+	defer w.catchFault(nil)
+	defer w.unpin(s)
+	if w.broken != nil || w.ring.Tracked() {
+		return
+	}
+	w.stats.completed(&s.io, blk.StatusIOErr)
+	w.ring.Push(s.chain.Head, s.req.Finish(blk.StatusIOErr))
+}

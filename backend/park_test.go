@@ -1,0 +1,220 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+	"cowblk/vhost"
+	"cowblk/vhost/vhosttest"
+)
+
+// full is a served disk whose file system can be full.
+type full struct {
+	*served
+	err   atomic.Pointer[error] // of every write to data; nil: there is space
+	calls atomic.Int32          // of onPark
+}
+
+func serveFull(t *testing.T) *full {
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	s := &full{served: serveOn(t, DeviceOptions{}, x)}
+	x.Before(func(c cowtest.Call) error {
+		if err := s.err.Load(); err != nil && (c.Op == "pwritev" || c.Op == "punch") {
+			return *err
+		}
+		return nil
+	})
+	s.dev.onPark = func(*cow.Request) { s.calls.Add(1) }
+	return s
+}
+
+func (s *full) fill(err error) { s.err.Store(&err) }
+func (s *full) free()          { s.err.Store(nil) }
+
+// fillUp submits a write of 4 KiB of its own number on each of n slots, and waits until all are parked.
+func (s *full) fillUp(d *vhosttest.Driver, n int) {
+	s.t.Helper()
+	for i := range n {
+		for j := range 4096 {
+			d.Buffer(i)[j] = byte(i + 1)
+		}
+		must(s.t, d.Submit(i, vhosttest.OpWrite, int64(i)*8192, 4096))
+	}
+	must(s.t, d.Kick())
+	s.parks(n)
+}
+
+// parks waits until n requests are parked.
+func (s *full) parks(n int) {
+	s.t.Helper()
+	for end := time.Now().Add(30 * time.Second); s.dev.parked() != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("%d requests are parked, expected %d", s.dev.parked(), n)
+		}
+	}
+}
+
+// collect waits for n completions of one status, each of another slot.
+func collect(t *testing.T, d *vhosttest.Driver, n int, status byte) {
+	t.Helper()
+	seen := map[int]bool{}
+	for len(seen) < n {
+		must(t, d.Wait())
+		for _, c := range d.Poll(nil) {
+			if c.Status != status || seen[c.ID] {
+				t.Fatalf("slot %d: status %d, seen before: %v; expected status %d, once", c.ID, c.Status, seen[c.ID], status)
+			}
+			seen[c.ID] = true
+		}
+	}
+	if d.InFlight() != 0 {
+		t.Errorf("%d requests are left", d.InFlight())
+	}
+}
+
+// written checks what fillUp wrote.
+func written(t *testing.T, d *vhosttest.Driver, n int) {
+	t.Helper()
+	p := make([]byte, 4096)
+	for i := range n {
+		_, err := d.ReadAt(p, int64(i)*8192)
+		must(t, err)
+		if !bytes.Equal(p, bytes.Repeat([]byte{byte(i + 1)}, 4096)) {
+			t.Fatalf("write %d is not on the disk", i)
+		}
+	}
+}
+
+// Requests that find no space wait, reads go on, and after resume they succeed; or wait again.
+func TestParkedUntilThereIsSpace(t *testing.T) {
+	for _, err := range []error{unix.ENOSPC, unix.EDQUOT} {
+		s := serveFull(t)
+		s.dev.setParking(true)
+		f := s.dial(vhosttest.Options{Queues: 2})
+		d := f.Driver(0)
+		s.fill(err)
+		s.fillUp(d, 20)
+		if n := s.calls.Load(); n != 20 {
+			t.Errorf("told of %d requests, expected 20", n)
+		}
+		if d.InFlight() != 20 || len(d.Poll(nil)) != 0 {
+			t.Error("a parked request was given back")
+		}
+		for _, q := range []int{0, 1} {
+			_, err := f.Driver(q).ReadAt(make([]byte, 4096), 1<<20)
+			must(t, err)
+		}
+		if n := s.dev.resume(); n != 20 {
+			t.Errorf("resumed %d, expected 20", n)
+		}
+		s.parks(20)
+		s.free()
+		s.dev.resume()
+		collect(t, d, 20, vhosttest.StatusOK)
+		written(t, d, 20)
+		if n := s.dev.parked() + s.dev.resume(); n != 0 {
+			t.Errorf("%d requests are parked still", n)
+		}
+		must(t, f.Close())
+	}
+}
+
+// Without the policy, and for other errors, nothing is parked; nor when it is taken back.
+func TestNotParked(t *testing.T) {
+	s := serveFull(t)
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	d := f.Driver(0)
+	write := func(want bool) {
+		t.Helper()
+		var status *vhosttest.StatusError
+		if _, err := d.WriteAt(make([]byte, 4096), 0); errors.As(err, &status) == want {
+			t.Errorf("write: %v", err)
+		}
+	}
+	s.fill(unix.ENOSPC)
+	write(false)
+	s.dev.setParking(true)
+	s.fill(unix.EIO)
+	write(false)
+	s.fill(unix.ENOSPC)
+	s.fillUp(d, 3)
+	s.dev.setParking(false)
+	s.dev.resume()
+	collect(t, d, 3, vhosttest.StatusIOErr)
+	s.free()
+	write(true)
+	for err, want := range map[error]bool{
+		fmt.Errorf("writing: %w", unix.ENOSPC):                  true,
+		fmt.Errorf("%w: %w", cow.ErrFailed, error(unix.ENOSPC)): false, // no later success
+		unix.EIO: false,
+	} {
+		if lacksSpace(err) != want {
+			t.Errorf("%v: %v", err, !want)
+		}
+	}
+}
+
+// A ring that stops leaves what is parked in its region: the machine's stop and cont, and another front-end's
+// connection for the same guest, find it there. Without a region it fails.
+func TestParkedOverStop(t *testing.T) {
+	const n = 12
+	t.Run("stop and cont", func(t *testing.T) {
+		s := serveFull(t)
+		s.dev.setParking(true)
+		f := s.dial(vhosttest.Options{})
+		defer f.Close()
+		s.fill(unix.ENOSPC)
+		s.fillUp(f.Driver(0), n)
+		for range 3 {
+			must(t, f.Stop())
+			if got := s.dev.parked(); got != 0 {
+				t.Errorf("%d requests are parked by a worker that is gone", got)
+			}
+			must(t, f.Cont())
+			s.parks(n)
+		}
+		must(t, f.Stop())
+		s.free()
+		must(t, f.Cont())
+		collect(t, f.Driver(0), n, vhosttest.StatusOK)
+		written(t, f.Driver(0), n)
+	})
+	t.Run("disconnected", func(t *testing.T) {
+		s := serveFull(t)
+		s.dev.setParking(true)
+		f := s.dial(vhosttest.Options{})
+		defer f.Close()
+		s.fill(unix.ENOSPC)
+		s.fillUp(f.Driver(0), n)
+		must(t, f.Disconnect())
+		s.parks(0)
+		s.free()
+		must(t, f.Reconnect(s.socket))
+		collect(t, f.Driver(0), n, vhosttest.StatusOK)
+		written(t, f.Driver(0), n)
+	})
+	t.Run("not tracked", func(t *testing.T) {
+		s := serveFull(t)
+		s.dev.setParking(true)
+		f := s.dial(vhosttest.Options{Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
+		defer f.Close()
+		s.fill(unix.ENOSPC)
+		s.fillUp(f.Driver(0), n)
+		must(t, f.Stop())
+		collect(t, f.Driver(0), n, vhosttest.StatusIOErr)
+		s.free()
+		must(t, f.Cont())
+		_, err := f.Driver(0).WriteAt(make([]byte, 4096), 0)
+		must(t, err)
+	})
+}
