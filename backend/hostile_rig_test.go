@@ -174,19 +174,28 @@ func connected(t testing.TB) (a, b *net.UnixConn) {
 	return unixConn(t, pair[0]), unixConn(t, pair[1])
 }
 
-// leave disconnects and returns what Serve returned. It may be called again.
+// leave disconnects when all that was sent has been dealt with, and returns what
+// Serve returned. It may be called again.
 func (a *attacker) leave() error {
 	if !a.served {
 		return nil
 	}
 	a.served = false
-	unix.Close(a.sock)
-	select {
-	case err := <-a.end:
-		return err
-	case <-time.After(patience):
-		a.t.Fatal("the session did not end after its front-end had gone")
-		return nil
+	// Not a close: an answer to somebody who has gone would end the session.
+	_ = unix.Shutdown(a.sock, unix.SHUT_WR)
+	defer unix.Close(a.sock)
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	var sink [4096]byte
+	for {
+		select {
+		case err := <-a.end:
+			return err
+		case <-timeout.C:
+			a.t.Fatal("the session did not end after its front-end had gone")
+		case <-time.After(time.Second):
+			_, _, _ = unix.Recvfrom(a.sock, sink[:], unix.MSG_DONTWAIT)
+		}
 	}
 }
 

@@ -1,0 +1,359 @@
+package backend
+
+import (
+	"encoding/binary"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/vhost"
+	"cowblk/vhost/blk"
+	"cowblk/vhost/virtq"
+)
+
+// Kinds of descriptors that a hostile front-end sends.
+const (
+	kindMemory = iota // the first region
+	kindMemory2
+	kindEvent
+	kindEvent2
+	kindSmall // a memfd of one page
+	kindInflight
+	kindPipeIn
+	kindPipeOut
+	kindNull
+	kindFile // a regular file of a disk
+	kindDirectory
+	kindSocket
+	kindEpoll
+	kindReadOnly // the first region, for reading only
+	kinds
+)
+
+// streamRig sends streams of messages, each over a connection of its own, to a
+// device beside a healthy disk.
+type streamRig struct {
+	*attacker // its memory and descriptors; it holds no connection between two executions
+	crowd     *crowd
+	fds       [kinds]int
+	inflight  []byte // what kindInflight holds
+	files     []string
+	execs     int
+}
+
+func newStreamRig(t testing.TB) *streamRig {
+	r := &streamRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{Queues: 4})), crowd: newCrowd(t, time.Millisecond)}
+	must(t, r.leave())
+	var pipe [2]int
+	must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	open := func(name string, flag int) int {
+		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0o600)
+		must(t, err)
+		return fd
+	}
+	memory := func(size int64) int {
+		fd, err := unix.MemfdCreate("hostile", unix.MFD_CLOEXEC)
+		must(t, err)
+		must(t, unix.Ftruncate(fd, size))
+		return fd
+	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	must(t, err)
+	r.fds = [kinds]int{
+		kindMemory: r.mem.FDs()[0], kindMemory2: r.mem.FDs()[1], kindEvent: r.kick, kindEvent2: r.call,
+		kindSmall: memory(4096), kindInflight: memory(inflightSize), kindPipeIn: pipe[0], kindPipeOut: pipe[1],
+		kindNull: open("/dev/null", unix.O_RDWR), kindFile: open(r.to.data+".other", unix.O_RDWR|unix.O_CREAT),
+		kindDirectory: open(t.TempDir(), unix.O_RDONLY), kindSocket: pair[0], kindEpoll: epoll,
+		kindReadOnly: open(fdPath(r.mem.FDs()[0]), unix.O_RDONLY),
+	}
+	must(t, unix.Ftruncate(r.fds[kindFile], atkRegion))
+	r.inflight, err = unix.Mmap(r.fds[kindInflight], 0, inflightSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, unix.Munmap(r.inflight))
+		unix.Close(pair[1])
+		for _, fd := range r.fds[kindSmall:] {
+			unix.Close(fd)
+		}
+	})
+	return r
+}
+
+// inflightSize is room for four rings of atkNum descriptors, bytes.
+const inflightSize = 8192
+
+// message is one message of a stream before it is spoiled.
+type message struct {
+	request vhost.Request
+	payload []byte
+	fds     []byte // kinds
+}
+
+// steps are what a stream is made of: the messages of a sound session with one
+// ring, in order (sound says how many), then others.
+func (r *streamRig) steps() (all []message, sound int) {
+	regions := r.mem.Regions()
+	index := func(i, n uint32) []byte { return vringState(i, n) }
+	conf := vhost.ConfigSpace{Size: 60, Data: make([]byte, 60)}.Append(nil)
+	wce := vhost.ConfigSpace{Offset: blk.WritebackOffset, Size: 1, Data: []byte{0}}.Append(nil)
+	inflight := vhost.Inflight{Size: inflightSize, Queues: 4, QueueSize: atkNum}.Append(nil)
+	all = []message{
+		{vhost.GetFeatures, nil, nil},
+		{vhost.GetProtocolFeatures, nil, nil},
+		{vhost.SetProtocolFeatures, u64(vhost.ProtocolFeatures), nil},
+		{vhost.SetOwner, nil, nil},
+		{vhost.SetFeatures, u64(r.to.dev.Features() | vhost.FeatureProtocolFeatures), nil},
+		{vhost.SetMemTable, vhost.AppendMemTable(nil, regions), []byte{kindMemory, kindMemory2}},
+		{vhost.SetVringNum, index(0, atkNum), nil},
+		{vhost.SetVringBase, index(0, 0), nil},
+		{vhost.SetVringAddr, r.address(0, r.ring), nil},
+		{vhost.SetVringCall, u64(0), []byte{kindEvent2}},
+		{vhost.SetVringKick, u64(0), []byte{kindEvent}},
+		{vhost.SetVringEnable, index(0, 1), nil},
+	}
+	sound = len(all)
+	return append(all,
+		message{vhost.GetVringBase, index(0, 0), nil},
+		message{vhost.SetVringErr, u64(0), []byte{kindEvent}},
+		message{vhost.GetQueueNum, nil, nil},
+		message{vhost.GetMaxMemSlots, nil, nil},
+		message{vhost.AddMemReg, vhost.AppendMemReg(nil, regions[1]), []byte{kindMemory2}},
+		message{vhost.RemMemReg, vhost.AppendMemReg(nil, regions[1]), nil},
+		message{vhost.SetMemTable, vhost.AppendMemTable(nil, regions[:1]), []byte{kindMemory}},
+		message{vhost.GetConfig, conf, nil},
+		message{vhost.SetConfig, wce, nil},
+		message{vhost.GetStatus, nil, nil},
+		message{vhost.SetStatus, u64(15), nil},
+		message{vhost.ResetDevice, nil, nil},
+		message{vhost.ResetOwner, nil, nil},
+		message{vhost.SetBackendReqFD, nil, []byte{kindSocket}},
+		message{vhost.SetVringEnable, index(0, 0), nil},
+		message{vhost.GetInflightFD, inflight, nil},
+		message{vhost.SetInflightFD, inflight, []byte{kindInflight}},
+		message{vhost.SetLogBase, make([]byte, 16), []byte{kindMemory}},
+		message{vhost.SetLogFD, nil, []byte{kindEvent}},
+		message{vhost.SetVringKick, u64(vhost.VringNoFD), nil},
+		message{vhost.SetVringNum, index(1, 8), nil},
+		message{vhost.SetVringAddr, r.address(1, r.ring), nil},
+		message{vhost.SetVringKick, u64(1), []byte{kindEvent}},
+		message{vhost.SetVringEnable, index(1, 1), nil},
+	), sound
+}
+
+// execute plays one stream. A first byte says how much of the sound start comes
+// ahead; then each step is a message, whole or spoiled, or something that is done
+// to the memory that is shared.
+func (r *streamRig) execute(t testing.TB, raw []byte) {
+	r.t = t
+	in := &input{raw}
+	r.ring.Clear()
+	r.connect()
+	steps, sound := r.steps()
+	ahead := min(int(in.byte()), sound)
+	for _, m := range steps[:ahead] {
+		r.play(r.encode(m, vhost.FlagVersion), m.fds, in, false)
+	}
+	for n := 0; len(in.b) > 0 && n < 24; n++ {
+		k := in.n(len(steps) + 4)
+		if k >= len(steps) {
+			r.disturb(in, k-len(steps))
+			continue
+		}
+		m := steps[k]
+		m.payload = append([]byte(nil), m.payload...)
+		m.fds = append([]byte(nil), m.fds...)
+		how := in.byte()
+		flags := vhost.FlagVersion
+		if how&0x40 != 0 {
+			flags |= vhost.FlagNeedReply
+		}
+		b := r.spoilt(m, flags, how, in)
+		r.play(b, m.fds, in, how&0x80 != 0)
+	}
+	if err := r.leave(); err != nil && len(err.Error()) > 1000 {
+		t.Errorf("an error of %d bytes: %.200v", len(err.Error()), err)
+	}
+	r.look(t)
+}
+
+func (r *streamRig) encode(m message, flags uint32) []byte {
+	h := vhost.Header{Request: m.request, Flags: flags, Size: uint32(len(m.payload))}
+	return append(h.Append(nil), m.payload...)
+}
+
+// spoilt is m's bytes with the kinds of damage that how says; m.fds change, too.
+func (r *streamRig) spoilt(m message, flags uint32, how byte, in *input) []byte {
+	if how&1 != 0 && len(m.payload) >= 4 { // a field
+		v := in.odd()
+		if at := 4 * in.n(len(m.payload)/4); at+8 <= len(m.payload) && in.one(2) {
+			binary.LittleEndian.PutUint64(m.payload[at:], v)
+		} else {
+			binary.LittleEndian.PutUint32(m.payload[at:], uint32(v))
+		}
+	}
+	if how&2 != 0 { // descriptors: others, more, fewer
+		for i := range m.fds {
+			m.fds[i] = byte(in.n(kinds))
+		}
+		for range in.n(4) {
+			m.fds = append(m.fds, byte(in.n(kinds)))
+		}
+		if in.one(3) && len(m.fds) > 0 {
+			m.fds = m.fds[1:]
+		}
+	}
+	if how&0xc == 0xc { // length of the payload
+		n := in.n(300)
+		for len(m.payload) < n {
+			m.payload = append(m.payload, byte(n))
+		}
+		m.payload = m.payload[:n]
+	}
+	b := r.encode(m, flags)
+	if how&0x30 == 0x30 { // the header
+		binary.LittleEndian.PutUint32(b[4*in.n(3):], uint32(in.odd()))
+	}
+	return b
+}
+
+// play sends b with its descriptors, at one stroke or in pieces. What the other
+// side answers is thrown away when it fills the socket.
+func (r *streamRig) play(b []byte, kindsOf []byte, in *input, split bool) {
+	var fds []int
+	for _, k := range kindsOf {
+		fds = append(fds, r.fds[k])
+	}
+	for len(b) > 0 {
+		n := len(b)
+		if split {
+			n = min(n, 1+in.n(16))
+		}
+		var oob []byte
+		if len(fds) > 0 {
+			oob = unix.UnixRights(fds...)
+			fds = nil
+		}
+		for {
+			err := unix.Sendmsg(r.sock, b[:n], oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+			if err == nil {
+				break
+			}
+			if err != unix.EAGAIN {
+				return // the session has ended
+			}
+			var sink [4096]byte
+			_, _, _ = unix.Recvfrom(r.sock, sink[:], unix.MSG_DONTWAIT)
+			runtime.Gosched()
+		}
+		b = b[n:]
+	}
+}
+
+// disturb does something to what the session shares with its front-end.
+func (r *streamRig) disturb(in *input, what int) {
+	switch what {
+	case 0: // a sound request
+		next := uint16(in.n(8)) * 2 % atkNum
+		ds := r.request(0, uint32(in.n(2)), uint64(in.byte()), virtq.Desc{Addr: atkData, Len: 512})
+		if ds[1].Flags = 0; in.one(2) {
+			ds[1].Flags = virtq.DescWrite
+		}
+		if int(next)+len(ds) <= atkNum {
+			r.link(next, ds)
+			r.ring.Offer(next)
+		}
+		signal(r.kick)
+	case 1: // the in-flight region
+		binary.LittleEndian.PutUint64(r.inflight[8*in.n(inflightSize/8):], in.odd())
+		binary.LittleEndian.PutUint16(r.inflight[2*in.n(8)+64*in.n(64):], uint16(in.odd()))
+		if in.one(2) {
+			binary.LittleEndian.PutUint32(r.inflight[8:], 1|atkNum<<16)
+		}
+	case 2: // the files
+		fd := r.fds[[...]int{kindMemory, kindMemory2, kindInflight}[in.n(3)]]
+		var st unix.Stat_t
+		must(r.t, unix.Fstat(fd, &st))
+		must(r.t, unix.Ftruncate(fd, int64(in.n(2))*4096))
+		runtime.Gosched()
+		must(r.t, unix.Ftruncate(fd, st.Size))
+	case 3: // indexes
+		r.ring.SetAvailIdx(uint16(in.odd()))
+		r.ring.SetUsedIdx(uint16(in.odd()))
+		signal(r.kick)
+	}
+}
+
+// look counts, now and then, what an execution may have left behind. It holds no
+// connection at that moment.
+func (r *streamRig) look(t testing.TB) {
+	t.Helper()
+	r.execs++
+	switch {
+	case r.execs == 20:
+		r.files = openFiles(t)
+	case r.execs > 20 && r.execs%64 == 0:
+		sameFiles(t, r.files)
+		if n := goroutines("(*worker).run("); n != 1 {
+			t.Errorf("%d queues run, expected the healthy one", n)
+		}
+		if n := goroutines("vhost.Serve("); n != 1 {
+			t.Errorf("%d sessions, expected the healthy one", n)
+		}
+		maps, err := os.ReadFile("/proc/self/maps")
+		must(t, err)
+		if n := strings.Count(string(maps), "/memfd:"); n > 16 {
+			t.Errorf("%d mappings of memory files:\n%s", n, maps)
+		}
+	}
+}
+
+// streamSeeds are streams in the form that execute reads.
+func streamSeeds() [][]byte {
+	seeds := [][]byte{{}, {255}}
+	for k := range byte(40) {
+		for _, how := range []byte{0, 1, 2, 0xc, 0x30, 0x40, 0x41, 0x42, 0x80} {
+			for _, ahead := range []byte{0, 5, 12} {
+				seeds = append(seeds, []byte{ahead, k, how, 20, 1, 2, 3, 4, k + 1, 0, 36, 1, 1, 1, k})
+			}
+		}
+	}
+	return seeds
+}
+
+// FuzzHostileFrontend: whatever a front-end sends, with whatever descriptors and
+// in whatever pieces, its session goes on or ends, leaves nothing behind, and
+// nothing else notices.
+func FuzzHostileFrontend(f *testing.F) {
+	r := newStreamRig(f)
+	for _, s := range streamSeeds() {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r.execute(t, in)
+		r.crowd.t = t
+		r.crowd.check()
+		r.crowd.t, r.t = f, f
+	})
+}
+
+// TestHostileFrontend is FuzzHostileFrontend with generated inputs, for as long
+// as COWBLK_FUZZ_SECONDS and COWBLK_FUZZ_EXECS say.
+func TestHostileFrontend(t *testing.T) {
+	before := openFiles(t)
+	t.Run("attack", func(t *testing.T) {
+		r := newStreamRig(t)
+		reads := r.crowd.reads.Load()
+		generate(t, "FuzzHostileFrontend", streamSeeds(), func(in []byte) { r.execute(t, in) }, r.crowd.check)
+		if r.crowd.reads.Load() == reads {
+			t.Error("the healthy disk was not read")
+		}
+		t.Logf("%d broken queues; %d healthy requests, slowest %v", r.to.dev.Stats().Broken, r.crowd.reads.Load(), time.Duration(r.crowd.slowest.Load()))
+	})
+	sameFiles(t, before)
+}
