@@ -34,11 +34,26 @@ type Promotion struct {
 // Prepare checks that next, an empty head open for writing, belongs on top of
 // the disk's head, and reserves the disk's next swap for it. ErrPromoting if
 // one is reserved already; ErrReadOnly, ErrFailed, ErrClosed; layer.ErrMismatch
-// if next does not fit. After an error next is still the caller's.
+// if next does not fit, or if the head's files are not where the next open would
+// look for them. After an error next is still the caller's.
 func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
+	p, head, err := d.reserve(next)
+	if err == nil {
+		// While it is reserved the head stays the head.
+		if err = head.InPlace(); err != nil {
+			p.Cancel()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
+	}
+	return p, nil
+}
+
+// reserve is Prepare without looking at files.
+func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var err error
 	switch {
 	case d.closed:
 		err = ErrClosed
@@ -51,19 +66,20 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	case len(d.layers) >= int(^index.Owner(0))-1:
 		err = fmt.Errorf("%w: the stack has %d layers", ErrSpec, len(d.layers))
 	default:
+		head = d.layers[len(d.layers)-1]
 		if err = d.failure(); err == nil {
-			err = fits(d.layers[len(d.layers)-1].Header(), next)
+			err = fits(head.Header(), next)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("promote: %w", err)
+		return nil, nil, err
 	}
-	p := &Promotion{disk: d, next: next, done: make(chan struct{})}
+	p = &Promotion{disk: d, next: next, done: make(chan struct{})}
 	if p.head, err = d.sources.ofLayer(next); err != nil {
-		return nil, fmt.Errorf("promote: %w", err)
+		return nil, nil, err
 	}
 	d.prepared = p
-	return p, nil
+	return p, head, nil
 }
 
 // fits checks a new head against the one it shall lie on.

@@ -10,7 +10,7 @@
 //	                                  removed, renamed as each rule says            5.19
 //	cutting files short               likewise; before, any file of this user's     6.2
 //	connecting to TCP ports           none; before, any                             6.7
-//	control requests to devices       to those of Rules.Read                        6.10
+//	control requests to devices       to those of Rules.Read and Write              6.10
 //	signals, abstract UNIX sockets    among processes confined together; before,
 //	                                  whatever permissions allow                    6.12
 //	ptrace and the like               among processes confined together             5.19

@@ -20,7 +20,7 @@ type Rules struct {
 	// Change are directories in which regular files and directories are read,
 	// written, made and removed, and renamed from one of these to another.
 	Change []string
-	// Write are files that are read and written.
+	// Write are files and devices that are read and written.
 	Write []string
 	// Read are files, devices and directories that are read.
 	Read []string
@@ -44,8 +44,8 @@ const minABI = 2
 const (
 	readFile = ll.AccessFSReadFile | ll.AccessFSIoctlDev
 	readAll  = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSReadDir
-	write    = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
-	change   = write | ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
+	write    = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSWriteFile | ll.AccessFSTruncate
+	change   = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
 	socket   = ll.AccessFSReadDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile
 )
 

@@ -34,6 +34,11 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 		current = append(current, m)
 	}
 	n.mu.Unlock()
+	for _, m := range current {
+		if err := n.store.InPlace(m); err != nil {
+			return nil, fmt.Errorf("promote: %w", err)
+		}
+	}
 	p, err := n.store.PreparePromotion(ctx, current, tag)
 	if err != nil {
 		return nil, explainDescriptors(err)

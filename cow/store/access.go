@@ -9,7 +9,7 @@ import (
 // them, to open tags. All paths are absolute.
 type Access struct {
 	Change []string // directories: files and directories are made, written, renamed from one to another, removed
-	Write  []string // files that are written
+	Write  []string // files and devices that are written
 	Read   []string // files, devices and directories that are read
 }
 
@@ -29,10 +29,15 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 		if m.Base != nil && m.Base.Path != "" {
 			a.Read = append(a.Read, m.Base.Path)
 		}
-		// A head that a table has named is opened again once it is sealed, to be read.
-		for _, l := range m.Layers {
+		// Those that a table has named: opened again to be read when they are sealed, and by a process to which a
+		// disk comes back that it has handed over.
+		for i, l := range m.Layers {
 			for _, path := range []string{l.Map, l.Data} {
-				if filepath.IsAbs(path) {
+				switch {
+				case !filepath.IsAbs(path):
+				case i == len(m.Layers)-1:
+					a.Write = append(a.Write, path)
+				default:
 					a.Read = append(a.Read, path)
 				}
 			}
