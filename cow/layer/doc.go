@@ -13,6 +13,11 @@
 // head is what a crash between two steps of a promotion leaves: it may be
 // opened read-only too, and is then read like a head's.
 //
+// A head says in its header whether it was closed in order: the mark goes, durably,
+// when it is opened for writing, once, and comes back with the number of its bits
+// and the checksum of its map when it is closed. Inspect finds everything that is
+// wrong with a layer, Repair mends what is proven.
+//
 // Every open checks everything it can before it changes anything: a refused
 // open leaves both files as they were.
 package layer

@@ -124,7 +124,6 @@ func TestRestoreRefuses(t *testing.T) {
 func TestRepair(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		p, k := sample(t, sealed)
-		before := snap(t, p.Map)
 		wantFile, err := os.ReadFile(p.Map)
 		must(t, err)
 		flip(t, p.Map, offFlags)
@@ -154,7 +153,7 @@ func TestRepair(t *testing.T) {
 		if st, err := os.Stat(p.Data); err != nil || st.Size() != k.Size {
 			t.Errorf("data: %v, %v", st, err)
 		}
-		before = snap(t, p.Map, p.Data)
+		before := snap(t, p.Map, p.Data)
 		if done, err := Repair(vfs.OS{}, p, k); err != nil || len(done) != 0 {
 			t.Errorf("a second time: %v, %v", done, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
@@ -288,7 +289,9 @@ func (c *checker) tempFile(k *Checked, whole bool, elem ...string) {
 	if whole {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
 		c.settleProblem(k, p, func() error {
-			return c.s.locked(c.ctx, func() error { return c.s.fs.RemoveAll(path) })
+			return c.s.locked(c.ctx, func() error {
+				return errors.Join(c.s.fs.RemoveAll(path), c.s.fs.SyncDir(filepath.Dir(path)))
+			})
 		})
 	}
 }

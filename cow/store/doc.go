@@ -16,7 +16,13 @@
 // replacement of its manifest) is the one step that makes a change true. Layers are renamed before the manifest that
 // names them, so a crash in between leaves layers that nobody names: the work directory holds a list of them (its
 // journal), and a work directory whose process is gone is found by its free flock and cleaned, list included, by the
-// next command that changes the store. Nothing is ever deleted merely because it is not referenced.
+// next command that changes the store. Nothing is ever deleted merely because it is not referenced: Check reports such
+// layers, and removes those that hold something only if it is asked to.
+//
+// # Damage
+//
+// What is damaged is refused when it is opened, and whoever is refused can still look (Check) and, where a checksum or a
+// count proves what was there, repair. check.go names what is looked at, layer.Repair what is proven.
 //
 // # Locks
 //
