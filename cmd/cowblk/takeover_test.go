@@ -1,9 +1,20 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"cowblk/backend"
+	"cowblk/vhost/vhosttest"
 )
 
 // ended waits for a process that ends by itself, with exit code 0.
@@ -14,9 +25,22 @@ func (p *process) ended(t testing.TB) {
 	}
 }
 
+// A front-end under load goes through takeovers without an error, a refused connection or a lost write, although
+// nothing is flushed in between. How long nothing completes is logged.
 func TestTakeoverUnderLoad(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	for name, create := range map[string]func(t *testing.T, dir string){
+		"1 GB":            func(t *testing.T, dir string) { command(t, dir, "create", "a", "--size", "1G") },
+		"50 GB, 8 layers": deepDisk,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			create(t, dir)
+			takeOverUnderLoad(t, dir)
+		})
+	}
+}
+
+func takeOverUnderLoad(t *testing.T, dir string) {
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	l.more(2000)
@@ -31,12 +55,111 @@ func TestTakeoverUnderLoad(t *testing.T) {
 		p = q
 	}
 	l.finish()
-	t.Logf("%d requests, longest time without a completion %v", l.done.Load(), l.gap)
+	t.Logf("%d requests; nothing completed for %v at the takeovers, and for %v at most in between", l.done.Load(), l.gaps, l.gap)
 	if l.refused > 0 {
 		t.Errorf("%d connections were refused", l.refused)
 	}
 	p.end(t)
 	if !strings.Contains(command(t, dir, "list"), "stopped") {
 		t.Error("the disk is still in use")
+	}
+}
+
+// deepDisk makes a disk of 50 GB with eight layers, each with blocks all over the disk.
+func deepDisk(t *testing.T, dir string) {
+	t.Helper()
+	command(t, dir, "create", "a", "--size", "50G")
+	p := start(t, dir, nil, "serve", "a")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	ranges := make([]vhosttest.Range, 64)
+	for layer := range 8 {
+		for i := range 400 {
+			for j := range ranges {
+				// Scattered as a guest's files are, and never in the first GB, where the load writes.
+				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
+				ranges[j] = vhosttest.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
+			}
+			if err := f.Driver(0).WriteZeroes(ranges...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if layer < 7 {
+			command(t, dir, "promote", "a", "--tag", fmt.Sprint("t", layer))
+		}
+	}
+	f.Close()
+	p.end(t)
+}
+
+// SIGTERM completes what is under way and closes the disk in order: a front-end that reconnects to the next process has
+// seen no error, and finds all that it wrote.
+func TestRestartUnderLoad(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1G")
+	p := start(t, dir, nil, "serve", "a")
+	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
+	for range 3 {
+		l.more(3000)
+		p.end(t)
+		p = start(t, dir, nil, "serve", "a")
+	}
+	l.more(1000)
+	l.finish()
+	t.Logf("%d requests; nothing completed for %v at the restarts", l.done.Load(), l.gaps)
+	p.end(t)
+}
+
+// The NBD server goes along: its sockets, which are never gone, and its exports.
+func TestTakeoverOfNBDServer(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	p := start(t, dir, nil, "serve", "a")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	writeAt(t, f, 0, pattern(7, 4096))
+	f.Close()
+	command(t, dir, "promote", "a", "--tag", "one")
+	c, _ := controlled(t, dir, "a")
+	for _, addr := range []string{"unix:" + filepath.Join(dir, "run", "nbd"), "tcp:0"} {
+		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	query := func() (info backend.NBDInfo) {
+		t.Helper()
+		if err := c.Run(t.Context(), "query-cow-exports", nil, &info); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(info.Addresses)
+		for i := range info.Exports {
+			slices.Sort(info.Exports[i].URIs)
+		}
+		return info
+	}
+	before := query()
+	q := start(t, dir, nil, "serve", "a", "--takeover")
+	p.ended(t)
+	after := query()
+	for end := time.Now().Add(10 * time.Second); len(after.Addresses) < 2 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		after = query()
+	}
+	if !reflect.DeepEqual(before, after) {
+		t.Errorf("before: %+v, after: %+v", before, after)
+	}
+	conn, err := net.Dial("unix", filepath.Join(dir, "run", "nbd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	var magic [8]byte
+	if _, err := io.ReadFull(conn, magic[:]); err != nil || string(magic[:]) != "NBDMAGIC" {
+		t.Errorf("%q, %v", magic[:], err)
+	}
+	q.end(t)
+	if _, err := os.Lstat(filepath.Join(dir, "run", "nbd")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
 	}
 }

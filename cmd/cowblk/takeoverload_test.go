@@ -30,7 +30,8 @@ type steadyLoad struct {
 	done       atomic.Uint64 // requests
 	refused    int           // connections that found nobody
 	reconnects atomic.Int64
-	gap        time.Duration // longest time without a completion
+	gaps       []time.Duration // without a completion: by reconnection
+	gap        time.Duration   // the longest other one
 	last       time.Time
 }
 
@@ -82,6 +83,7 @@ func (l *steadyLoad) run() error {
 	}
 	l.last = time.Now()
 	var done []vhosttest.Completion
+	lost := false // the connection, since the last completion
 	for flying := len(l.slots); flying > 0; {
 		err := d.Kick()
 		if err == nil {
@@ -91,6 +93,7 @@ func (l *steadyLoad) run() error {
 			if err := l.reconnect(); err != nil {
 				return err
 			}
+			lost = true
 			continue
 		}
 		if err != nil {
@@ -98,8 +101,12 @@ func (l *steadyLoad) run() error {
 		}
 		done = d.Poll(done[:0])
 		if now := time.Now(); len(done) > 0 {
-			l.gap = max(l.gap, now.Sub(l.last))
-			l.last = now
+			if gap := now.Sub(l.last); lost {
+				l.gaps = append(l.gaps, gap)
+			} else {
+				l.gap = max(l.gap, gap)
+			}
+			l.last, lost = now, false
 		}
 		for _, c := range done {
 			if err := l.complete(c); err != nil {

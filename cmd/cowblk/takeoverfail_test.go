@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/backend/takeover"
+	"cowblk/cow/store"
+)
+
+// request asks for disk a as a new process does.
+func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
+	t.Helper()
+	o, err := takeover.Request(context.Background(), filepath.Join(dir, "run", "a.ctl"), disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// Whatever becomes of the new process, and when: the old one goes on, and with what it had not flushed.
+func TestTakeoverThatFails(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1G")
+	p := start(t, dir, nil, "serve", "a")
+	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
+	l.more(2000)
+	for name, fail := range map[string]func(o *takeover.Offer){
+		"gone before go": func(o *takeover.Offer) {},
+		"gone after go": func(o *takeover.Offer) {
+			r, err := o.Go(t.Context())
+			if err != nil || len(r.States) != 1 {
+				t.Errorf("%+v, %v", r, err)
+			}
+			r.Close()
+		},
+		"failed": func(o *takeover.Offer) {
+			r, err := o.Go(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			r.Close()
+			if err := o.Failed(errors.New("of no use")); err != nil {
+				t.Error(err)
+			}
+		},
+		"opened and closed": func(o *takeover.Offer) {
+			r, err := o.Go(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Close()
+			pre := predecessor{relics: r}
+			c, err := pre.carried("a")
+			if err != nil || c == nil {
+				t.Errorf("%v, %v", c, err)
+				return
+			}
+			st, err := store.Open(dir, store.Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			opened, err := openStored(t.Context(), st, "a", &serveFlags{}, c, testLog(t))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := opened.close(); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		l.more(1000)
+		o := request(t, dir, "a")
+		fail(o)
+		o.Close()
+		l.more(1000)
+		var disks []any
+		c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 0)
+		if err == nil {
+			err = c.Run(t.Context(), "query-cow-disks", nil, &disks)
+		}
+		if err != nil || len(disks) != 1 {
+			t.Errorf("%s: the control socket afterwards: %v, %v", name, disks, err)
+		}
+	}
+	l.finish()
+	p.end(t)
+	if text := p.log.String(); strings.Count(text, "has not: this one goes on") != 3 || strings.Count(text, "does not get them") != 1 {
+		t.Errorf("log:\n%s", text)
+	}
+	q := start(t, dir, nil, "serve", "a", "--takeover") // nobody serves it: a start like any other
+	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 1<<29, pattern(0, 4096))
+	q.end(t)
+}
+
+// Between ready and go the old process serves, and nothing that it then gets is flushed: it is carried over, or back.
+func TestTakeoverCarriesWhatIsNotFlushed(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1G")
+	p := start(t, dir, nil, "serve", "a")
+	socket := filepath.Join(dir, "run", "a.sock")
+	f := dial(t, socket)
+	writeAt(t, f, 0, pattern(1, 4096))
+	o := request(t, dir, "a")
+	writeAt(t, f, 1<<29, pattern(2, 8192))
+	r, err := o.Go(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Another front-end comes when nobody accepts.
+	waits := make(chan error, 1)
+	go func() { waits <- f.Reconnect(socket) }()
+	pre := predecessor{relics: r}
+	c, err := pre.carried("a")
+	if err != nil || len(c.Pages) != 1 || c.Pages[0].Page != 1<<29/4096/(8*4096) {
+		t.Errorf("%+v, %v, expected the page of the second write", c, err)
+	}
+	r.Close()
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waits; err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, f, 0, pattern(1, 4096))
+	wantAt(t, f, 1<<29, pattern(2, 8192))
+	q := start(t, dir, nil, "serve", "a", "--takeover")
+	p.ended(t)
+	if err := f.Reconnect(socket); err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, f, 1<<29, pattern(2, 8192))
+	q.end(t)
+	q = start(t, dir, nil, "serve", "a")
+	wantAt(t, dial(t, socket), 1<<29, pattern(2, 8192))
+	q.end(t)
+}
+
+func TestTakeoverRefused(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b", "c"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	p, other := start(t, dir, nil, "serve", "a", "b"), start(t, dir, nil, "serve", "c")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dial(t, filepath.Join(dir, "run", "c.sock"))
+	for _, test := range []struct {
+		args []string
+		code int
+		text string
+	}{
+		{[]string{"a"}, exitFailure, "a, b"},
+		{[]string{"a", "b", "c"}, exitInUse, "not served by one process"},
+		{[]string{"a", "nothing"}, exitNotFound, "nothing"},
+	} {
+		q := start(t, dir, nil, append(append([]string{"serve"}, test.args...), "--takeover")...)
+		var exit *exec.ExitError
+		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != test.code || !strings.Contains(q.log.String(), test.text) {
+			t.Errorf("%v: %v\n%s", test.args, err, q.log.String())
+		}
+	}
+	writeAt(t, f, 0, pattern(1, 512))
+	p.end(t)
+	other.end(t)
+}
+
+// A process that is killed at any moment of a takeover leaves the other one serving, or nobody, and then a plain start
+// goes on. With every write durable when it completes, as after the death of any process.
+func TestTakeoverKilled(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1G")
+	serve := func(args ...string) *mortal {
+		return newMortal(start(t, dir, nil, append([]string{"serve", "a", "--cache", "writethrough"}, args...)...))
+	}
+	p := serve()
+	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 1<<10)
+	l.more(100)
+	random := rand.New(rand.NewPCG(3, 4))
+	outcome := map[string]int{}
+	for i := range killedTakeovers(t) {
+		q := serve("--takeover")
+		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+		victim, survivor, name := p, q, "new"
+		if i%2 == 1 {
+			victim, survivor, name = q, p, "old"
+		}
+		victim.cmd.Process.Kill()
+		<-victim.gone
+		if !survivor.serves(t, l) {
+			if name == "new" {
+				t.Errorf("the old process was killed, and the new one has ended\n%s", survivor.log.String())
+			}
+			name = "nobody" // the old one had handed the disk over to the one that was killed
+			survivor = serve()
+		}
+		outcome[name]++
+		p = survivor
+		l.more(20)
+	}
+	l.finish()
+	t.Logf("went on: %v; %d requests", outcome, l.done.Load())
+}
+
+// takeoversEnv makes TestTakeoverKilled longer: the number of takeovers.
+const takeoversEnv = "COWBLK_TAKEOVERS"
+
+func killedTakeovers(t *testing.T) int {
+	n := 12
+	if v := os.Getenv(takeoversEnv); v != "" {
+		var err error
+		if n, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// mortal is a process whose end is waited for all the time.
+type mortal struct {
+	*process
+	gone chan struct{}
+}
+
+func newMortal(p *process) *mortal {
+	m := &mortal{p, make(chan struct{})}
+	go func() { p.cmd.Wait(); close(m.gone) }()
+	return m
+}
+
+// serves waits until the load goes on, which is true, or the process has ended.
+func (m *mortal) serves(t *testing.T, l *steadyLoad) bool {
+	t.Helper()
+	// What the other process had completed may still be on its way.
+	from := l.done.Load() + loadDepth
+	for end := time.Now().Add(20 * time.Second); l.done.Load() < from+20; time.Sleep(time.Millisecond) {
+		select {
+		case <-m.gone:
+			return false
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the process neither serves nor ends\n%s", m.log.String())
+		}
+	}
+	return true
+}
+
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
