@@ -16,7 +16,7 @@ type Daemon struct {
 	control   *control.Server
 	names     Names
 	keeper    Keeper
-	held      []Held
+	held      heldGuests
 	hooks     *hooks
 	readers   *readers
 	inherited *InheritedNBD
@@ -51,8 +51,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	}
 	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, keeper: o.Keeper}
 	for _, h := range o.Held {
-		h.released = make(chan struct{})
-		d.held = append(d.held, h)
+		d.held.add(h)
 	}
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)

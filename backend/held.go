@@ -5,42 +5,101 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"cowblk/backend/qmp"
 )
 
-// Held is a guest that a process, killed since, had begun to quiesce for a
-// promotion of the disk.
+// Held is a guest that a process, killed since, or this one had begun to quiesce
+// for a promotion of the disk.
 type Held struct {
 	Disk string
 	qmp.Spec
 
+	more     []string      // disks with the same note
 	released chan struct{} // closed when the tries have come to an end
 }
 
 // releaseLimit bounds the tries to let one guest go on, and to reach it.
 const releaseLimit = 2 * time.Minute
 
-// releaseHeld lets such guests go on, one goroutine each, while the disks are
-// served: a guest may need its disk to thaw.
-func (d *Daemon) releaseHeld(ctx context.Context) {
-	for _, h := range d.held {
-		d.background.Go(func() {
-			defer close(h.released)
-			ctx, cancel := context.WithTimeout(ctx, releaseLimit)
-			defer cancel()
-			err := h.release(ctx, d)
-			if err == nil {
-				err = d.names.Note([]string{h.Disk}, nil)
-			}
-			if err != nil {
-				d.log.Error("a guest that was being quiesced when cowblk was killed may still be frozen or paused", "disk", h.Disk, "quiesce", h.Mode, "err", err)
-				return
-			}
-			d.log.Info("a guest that was being quiesced when cowblk was killed goes on", "disk", h.Disk, "quiesce", h.Mode)
-		})
+// heldGuests are the guests that are to be let go.
+type heldGuests struct {
+	mu  sync.Mutex
+	all []*Held
+	ctx context.Context // Run's; nil before. Letting go outlives the command that held the guest, not the process
+}
+
+func (g *heldGuests) add(h Held) *Held {
+	h.released = make(chan struct{})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.all = append(g.all, &h)
+	return &h
+}
+
+// of are the guests of the disks that are to be let go still.
+func (g *heldGuests) of(disks []string) (found []*Held) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, h := range g.all {
+		if slices.Contains(disks, h.Disk) || slices.ContainsFunc(h.more, func(disk string) bool { return slices.Contains(disks, disk) }) {
+			found = append(found, h)
+		}
 	}
+	return found
+}
+
+// remove forgets a guest: it goes on, or a person must act.
+func (g *heldGuests) remove(h *Held) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.all = slices.DeleteFunc(g.all, func(other *Held) bool { return other == h })
+}
+
+// releaseHeld lets the guests go on that another process has left, while the
+// disks are served: a guest may need its disk to thaw.
+func (d *Daemon) releaseHeld(ctx context.Context) {
+	d.held.mu.Lock()
+	d.held.ctx = ctx
+	all := slices.Clone(d.held.all)
+	d.held.mu.Unlock()
+	for _, h := range all {
+		d.letGo(ctx, h, "was being quiesced when cowblk was killed")
+	}
+}
+
+// keepReleasing goes on trying to let a guest go that this process could not: its
+// agent or monitor may only be slow, and may even have carried out late what it
+// was told to.
+func (d *Daemon) keepReleasing(disks []string, spec qmp.Spec) {
+	d.held.mu.Lock()
+	ctx := d.held.ctx
+	d.held.mu.Unlock()
+	if ctx == nil || ctx.Err() != nil {
+		return // the next process finds the note
+	}
+	d.letGo(ctx, d.held.add(Held{Disk: disks[0], Spec: spec, more: disks[1:]}), "did not answer when it was to be let go")
+}
+
+// letGo is one goroutine a guest.
+func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
+	d.background.Go(func() {
+		defer close(h.released)
+		defer d.held.remove(h)
+		ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+		defer cancel()
+		err := h.release(ctx, d)
+		if err == nil {
+			err = d.names.Note(append([]string{h.Disk}, h.more...), nil)
+		}
+		if err != nil {
+			d.log.Error("a guest that "+why+" may still be frozen or paused", "disk", h.Disk, "quiesce", h.Mode, "err", err)
+			return
+		}
+		d.log.Info("a guest that "+why+" goes on", "disk", h.Disk, "quiesce", h.Mode)
+	})
 }
 
 // awaitReleased returns when no guest of the disks is still to be let go. A
@@ -52,16 +111,13 @@ func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.D
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	for _, h := range d.held {
-		if !slices.Contains(disks, h.Disk) {
-			continue
-		}
+	for _, h := range d.held.of(disks) {
 		select {
 		case <-h.released:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was being quiesced when cowblk was killed and could not be let go since: see that %s answers, or promote with quiesce none",
+			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, or promote with quiesce none",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

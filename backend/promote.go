@@ -87,12 +87,15 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 			return nil, err
 		}
 		defer guest.Close()
+	}
+	d.promoting.Lock()
+	defer d.promoting.Unlock()
+	if guest != nil {
+		// Behind the lock: the promotion before may have left the guest to be let go.
 		if err := d.awaitReleased(ctx, args.Disks, seconds(args.Timeout)); err != nil {
 			return nil, err
 		}
 	}
-	d.promoting.Lock()
-	defer d.promoting.Unlock()
 
 	// All that takes time comes before the guest is touched.
 	pending, err := d.names.Prepare(ctx, args.Disks, args.Tag)
@@ -151,7 +154,8 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 		result.HeldTime = float64(time.Since(held).Microseconds()) / 1e3
 	}
 	if errors.Is(err, qmp.ErrNotThawed) {
-		return err // the note stays: the next process tries again
+		d.keepReleasing(args.Disks, args.Spec) // the note stays until it goes on
+		return err
 	}
 	return errors.Join(err, d.names.Note(args.Disks, nil))
 }
