@@ -43,7 +43,7 @@ type sealJob struct {
 const maxKeptPages = 1024
 
 func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) (*flusher, error) {
-	bell, err := newBell()
+	bell, err := newBell(d.sources.fs)
 	if err != nil {
 		return nil, fmt.Errorf("start to flush: %w", err)
 	}

@@ -135,7 +135,7 @@ func (x *runner) submit(op Op) {
 		Stamp(s.buf[:s.req.Length], s.req.Offset/SectorSize, c)
 		s.write = x.Model.Begin(c, op.String(), [2]int64{s.req.Offset, s.req.Length})
 	case cow.OpDiscard, cow.OpWriteZeroes:
-		s.write = x.Model.Begin(Zeros, op.String(), op.effect(x.Disk.Size(), int64(x.Disk.BlockSize()))...)
+		s.write = x.Model.Begin(Zeros, op.String(), op.Effect(x.Disk.Size(), int64(x.Disk.BlockSize()))...)
 	}
 	x.ch.Submit(&s.req)
 }

@@ -108,9 +108,9 @@ func (m Mix) place(rng *rand.Rand) cow.Range {
 // MaxLength bounds one range of a script, in bytes.
 const MaxLength = 512 << 10
 
-// effect is what of o's ranges changes: a discard leaves edge blocks alone,
+// Effect is what of o's ranges changes: a discard leaves edge blocks alone,
 // unless the edge is the end of the disk.
-func (o Op) effect(size, blockSize int64) [][2]int64 {
+func (o Op) Effect(size, blockSize int64) [][2]int64 {
 	var out [][2]int64
 	for _, r := range o.Ranges {
 		from, to := r.Offset, r.Offset+r.Length

@@ -147,6 +147,10 @@ func (s *Store) discard(dir string, j journal) error {
 				return err
 			}
 		}
+		// Before the journal goes: of a layer that a power cut brings back nobody else knows.
+		if err := s.fs.SyncDir(s.path(layersDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	return s.fs.RemoveAll(dir)
 }

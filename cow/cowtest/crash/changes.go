@@ -1,0 +1,97 @@
+package crash
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"cowblk/cow/cowtest"
+)
+
+// names are the disks of a step.
+func names(list string) []string { return strings.Split(list, ",") }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// sourceContent is what the file that import imports holds.
+func sourceContent() *content {
+	c := newImage(imageSize, cowtest.BaseContent)
+	hole := newContent(imageSize, nil)
+	c.sectors[1] = hole.sectors[1]
+	return c
+}
+
+// The functions below are what operations make of the world; false: they cannot
+// happen in it.
+
+func (w *world) create(s Step) bool {
+	d := &disk{}
+	var below *content
+	if name, t, isTag := strings.Cut(s.Arg, "@"); isTag {
+		from := w.disks[name]
+		if from == nil || from.tagged(t) == nil {
+			return false
+		}
+		below = from.tagged(t).content
+		for _, x := range from.tags {
+			d.tags = append(d.tags, x)
+			if x.name == t {
+				break
+			}
+		}
+	} else if s.Arg != "" {
+		if below = w.images[s.Arg]; below == nil {
+			return false
+		}
+	}
+	d.content = newContent(s.Size, below)
+	if w.disks[s.Name] != nil {
+		return false
+	}
+	w.disks[s.Name] = d
+	return true
+}
+
+// promote gives the disks a tag, which shows what the disk does until the swap.
+func (w *world) promote(s Step) bool {
+	for _, name := range names(s.Name) {
+		d := w.disks[name]
+		if d == nil || d.tagged(s.Arg) != nil {
+			return false
+		}
+		d.tags = append(d.tags, tag{s.Arg, d.content})
+	}
+	return true
+}
+
+func (w *world) rollback(s Step) bool {
+	d := w.disks[s.Name]
+	if d == nil {
+		return false
+	}
+	for i, t := range d.tags {
+		if t.name == s.Arg {
+			d.tags = d.tags[:i+1]
+			d.content = t.content.clone()
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) remove(s Step) bool {
+	if w.disks[s.Name] == nil && w.images[s.Name] == nil {
+		return false
+	}
+	delete(w.disks, s.Name)
+	delete(w.images, s.Name)
+	return true
+}
+
+func (w *world) imported(s Step) bool {
+	if w.images[s.Name] != nil {
+		return false
+	}
+	w.images[s.Name] = sourceContent()
+	return true
+}

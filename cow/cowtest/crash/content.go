@@ -1,0 +1,197 @@
+package crash
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"cowblk/cow/cowtest"
+)
+
+// never is the end of a write that is in flight.
+const never = int(^uint(0) >> 1)
+
+// write is one write, discard or write-zeroes. Times are positions on the tape.
+type write struct {
+	id    cowtest.Content
+	what  string
+	begin int
+	end   int  // never: in flight
+	acked bool // it ended with success
+	below *content
+}
+
+// content is what the sectors of a disk or tag may hold after a power cut: every
+// write that has begun and is not replaced. A write is replaced by one that began
+// after its end and is certain to be durable.
+type content struct {
+	size    int64
+	sectors [][]*write
+}
+
+// newContent is a disk that shows the given content, or zeros behind its end.
+func newContent(size int64, below *content) *content {
+	c := &content{size: size, sectors: make([][]*write, size/cowtest.SectorSize)}
+	w := &write{id: cowtest.Zeros, what: "nothing", acked: true, below: below}
+	for s := range c.sectors {
+		c.sectors[s] = []*write{w}
+	}
+	return c
+}
+
+// newImage is an image stamped with an identity of its own.
+func newImage(size int64, id cowtest.Content) *content {
+	c := newContent(size, nil)
+	w := &write{id: id, what: "image", acked: true}
+	for s := range c.sectors {
+		c.sectors[s][0] = w
+	}
+	return c
+}
+
+// add enters a write to byte ranges.
+func (c *content) add(w *write, ranges [][2]int64) {
+	for _, r := range ranges {
+		for s := r[0] / cowtest.SectorSize; s < (r[0]+r[1])/cowtest.SectorSize; s++ {
+			c.sectors[s] = append(c.sectors[s], w)
+		}
+	}
+}
+
+// durable forgets what has been replaced by the acknowledged writes that ended
+// before a time.
+func (c *content) durable(before int) {
+	for s, list := range c.sectors {
+		if len(list) == 1 {
+			continue
+		}
+		latest := -1
+		for _, w := range list {
+			if w.acked && w.end < before {
+				latest = max(latest, w.begin)
+			}
+		}
+		c.sectors[s] = slices.DeleteFunc(list, func(w *write) bool { return w.end < latest })
+	}
+}
+
+// replace forgets what w, durable by itself, has replaced.
+func (c *content) replace(w *write) {
+	for s, list := range c.sectors {
+		if slices.Contains(list, w) {
+			c.sectors[s] = slices.DeleteFunc(list, func(o *write) bool { return o.end < w.begin })
+		}
+	}
+}
+
+// snapshot is the content at the instant of a promotion's cut. Whether a write in
+// flight is in it nobody knows, and no flush will make it certain.
+func (c *content) snapshot() *content {
+	n := &content{size: c.size, sectors: make([][]*write, len(c.sectors))}
+	copies := map[*write]*write{}
+	for s, list := range c.sectors {
+		n.sectors[s] = slices.Clone(list)
+		for i, w := range n.sectors[s] {
+			if w.end != never {
+				continue
+			}
+			if copies[w] == nil {
+				copies[w] = &write{id: w.id, what: w.what, begin: w.begin, end: never}
+			}
+			n.sectors[s][i] = copies[w]
+		}
+	}
+	return n
+}
+
+// clone is a content that changes on its own.
+func (c *content) clone() *content {
+	n := &content{size: c.size, sectors: make([][]*write, len(c.sectors))}
+	for s, list := range c.sectors {
+		n.sectors[s] = slices.Clone(list)
+	}
+	return n
+}
+
+// died ends what was in flight when its process was killed: it has happened or
+// not, and will not any more. What no flush had covered may be gone with it.
+func (c *content) died(now int) {
+	for _, list := range c.sectors {
+		for _, w := range list {
+			w.end = min(w.end, now)
+			w.acked = w.acked && len(list) == 1
+		}
+	}
+}
+
+// pin makes what has been read the only content from now on.
+func (c *content) pin(p []byte) {
+	for s := range c.sectors {
+		found := identify(p, int64(s))
+		c.sectors[s] = []*write{{id: found, what: "found", acked: true}}
+	}
+}
+
+// identify is the content of one sector of a disk that was read as p; torn and
+// misplaced ones have been found out before.
+func identify(p []byte, sector int64) cowtest.Content {
+	var room [4]cowtest.Content
+	found, err := cowtest.Identify(p[sector*cowtest.SectorSize:][:cowtest.SectorSize], sector, room[:0])
+	if err != nil || len(found) != 1 {
+		return ^cowtest.Content(0)
+	}
+	return found[0]
+}
+
+// check says what is wrong with what a disk reads as.
+func (c *content) check(p []byte) error {
+	if int64(len(p)) != c.size {
+		return fmt.Errorf("expected %d bytes, found %d", c.size, len(p))
+	}
+	var room [8]cowtest.Content
+	for s := range c.sectors {
+		found, err := cowtest.Identify(p[s*cowtest.SectorSize:][:cowtest.SectorSize], int64(s), room[:0])
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, c.history(s))
+		}
+		if len(found) > 1 {
+			return fmt.Errorf("sector %d is torn between writes %d\n%s", s, found, c.history(s))
+		}
+		if !c.legal(s, found[0]) {
+			return fmt.Errorf("sector %d shows write %d\n%s", s, found[0], c.history(s))
+		}
+	}
+	return nil
+}
+
+func (c *content) legal(s int, found cowtest.Content) bool {
+	if s >= len(c.sectors) {
+		return found == cowtest.Zeros
+	}
+	for _, w := range c.sectors[s] {
+		if w.below != nil && w.below.legal(s, found) || w.below == nil && w.id == found {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *content) history(s int) string {
+	var b strings.Builder
+	b.WriteString("  legal:")
+	for _, w := range c.sectors[s] {
+		if w.below != nil {
+			fmt.Fprintf(&b, "\n  what is below")
+			if s < len(w.below.sectors) {
+				b.WriteString(": " + w.below.history(s))
+			}
+			continue
+		}
+		end := fmt.Sprint(w.end)
+		if w.end == never {
+			end = "in flight"
+		}
+		fmt.Fprintf(&b, "\n  [%d, %s] write %d: %s", w.begin, end, w.id, w.what)
+	}
+	return b.String()
+}

@@ -1,0 +1,112 @@
+package crash
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+
+	"cowblk/cow/cowtest/faultfs"
+)
+
+// workers is how many images are looked at at once: more than there are
+// processors, for opening and closing a disk waits for its goroutines.
+const workers = 4
+
+// Exam says how a life is examined.
+type Exam struct {
+	Seed uint64
+	// Every cuts the power after every record of the tape; else after Cuts random
+	// ones.
+	Every bool
+	Cuts  int
+	// Singles and Extra are as of faultfs.Device.Choices, for Every.
+	Singles, Extra int
+}
+
+// Failure is a cut after which something was not as it must be.
+type Failure struct {
+	Life   *Life
+	At     int // record after which the power went
+	Choice faultfs.Choice
+	Err    error
+	tail   []string
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("%v\npower cut after record %d, seed %d, depth %d, keeping %s of\n  %s\nscript:\n%s",
+		f.Err, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "), Text(f.Life.Script))
+}
+
+// Examine cuts the power during a life that has been played, again and again, and
+// looks at the store each time. It returns the number of cuts and the first
+// Failure.
+func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
+	d, o := p.Tape.Play(), p.Before.clone()
+	rng := rand.New(rand.NewPCG(x.Seed, 2))
+	chosen := map[int]int{}
+	for range x.Cuts {
+		chosen[rng.IntN(len(p.Tape.Records)+1)-1]++
+	}
+	try := func(at int, choices []faultfs.Choice) error {
+		cuts += len(choices)
+		errs := make([]error, len(choices))
+		var wg sync.WaitGroup
+		slots := make(chan struct{}, workers)
+		for i, c := range choices {
+			m := d.Image(c) // changes d's tree, so one after the other
+			slots <- struct{}{}
+			wg.Go(func() {
+				s, err := observe(m)
+				if err == nil {
+					_, err = o.check(s)
+				}
+				errs[i] = err
+				<-slots
+			})
+		}
+		wg.Wait()
+		for i, err := range errs {
+			if err != nil {
+				return &Failure{Life: l, At: at, Choice: choices[i], Err: err, tail: tail(p.Tape, at, d)}
+			}
+		}
+		return nil
+	}
+	for at := -1; at < len(p.Tape.Records); at++ {
+		tells := true
+		if at >= 0 {
+			r := p.Tape.Records[at]
+			d.Apply(r)
+			if r.Kind == faultfs.Mark {
+				n := r.Note.(*note)
+				n.step(o, at)
+				tells = n.tells
+			}
+		}
+		var choices []faultfs.Choice
+		if x.Every && tells {
+			choices = d.Choices(rng, x.Singles, x.Extra)
+		}
+		for range chosen[at] {
+			choices = append(choices, d.Random(rng))
+		}
+		if err := try(at, choices); err != nil {
+			return cuts, err
+		}
+	}
+	return cuts, nil
+}
+
+// tail is the pending changes, and the last of what happened.
+func tail(t *faultfs.Tape, at int, d *faultfs.Device) []string {
+	var out []string
+	for _, r := range d.Pending() {
+		out = append(out, r.String())
+	}
+	out = append(out, "of which the last records before were")
+	for i := max(0, at-30); i <= at; i++ {
+		out = append(out, fmt.Sprintf("%4d %s", i, t.Records[i]))
+	}
+	return out
+}

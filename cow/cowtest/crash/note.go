@@ -1,0 +1,147 @@
+package crash
+
+import "cowblk/cow/cowtest"
+
+// note is what the player puts on the tape: a step of the oracle at that position.
+type note struct {
+	text string
+	step func(o *Oracle, now int)
+	// tells: the oracle asks more of a cut from here on, or other things.
+	tells bool
+}
+
+func (n *note) String() string { return n.text }
+
+// began notes a write that is about to be submitted. The functions it returns note
+// its end.
+func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *note, end func(ok, durable bool) *note) {
+	key := &what // tells one write from all others in every copy of the oracle
+	n = &note{text: "begin " + what, step: func(o *Oracle, now int) {
+		w := &write{id: id, what: *key, begin: now, end: never}
+		o.started(key, w)
+		done := map[*content]bool{}
+		for _, s := range o.states {
+			if d := s.disks[disk]; d != nil && !done[d.content] {
+				done[d.content] = true
+				d.content.add(w, ranges)
+			}
+		}
+	}}
+	return n, func(ok, durable bool) *note {
+		text := "end " + what
+		if !ok {
+			text = "failed: " + what
+		}
+		return &note{text: text, tells: durable, step: func(o *Oracle, now int) {
+			w := o.running[key]
+			delete(o.running, key)
+			if w == nil { // its process was killed
+				return
+			}
+			w.end, w.acked = now, ok
+			if ok && durable {
+				o.contents(disk, func(c *content) { c.replace(w) })
+			}
+		}}
+	}
+}
+
+// flushed notes a flush that has succeeded, submitted at the given position.
+func flushed(disk string, submitted int) *note {
+	return &note{text: "flushed " + disk, tells: true, step: func(o *Oracle, _ int) {
+		o.contents(disk, func(c *content) { c.durable(submitted) })
+	}}
+}
+
+// changing notes that an operation has begun which takes the store from a state it
+// is in to the one that f makes of it, in one step. f says whether it can.
+func changing(what string, f func(w *world) bool) *note {
+	return &note{text: "begin " + what, step: func(o *Oracle, _ int) {
+		o.before = len(o.states)
+		for _, w := range o.states {
+			if after := w.clone(); f(after) {
+				o.states = append(o.states, after)
+			}
+		}
+	}}
+}
+
+// changed notes that the operation has succeeded.
+func changed(what string) *note {
+	return &note{text: "end " + what, tells: true, step: func(o *Oracle, _ int) { o.states = o.states[o.before:] }}
+}
+
+// unsure notes that it has failed: from then on all states are possible, until one
+// is seen.
+func unsure(what string) *note {
+	return &note{text: "failed: " + what, step: func(*Oracle, int) {}}
+}
+
+// refused notes that it has failed before it began.
+func refused(what string) *note {
+	return &note{text: "refused: " + what, step: func(o *Oracle, _ int) { o.states = o.states[:o.before] }}
+}
+
+// settled notes which of the possible states has been found, by somebody who has
+// it open and relies on it.
+func settled(what string, found func(w *world) bool) *note {
+	return &note{text: what, tells: true, step: func(o *Oracle, _ int) {
+		for _, w := range o.states {
+			if found(w) {
+				o.states = []*world{w}
+				return
+			}
+		}
+	}}
+}
+
+// swapped notes the instant at which a tag's content parts from the disk's.
+func swapped(disk, name string) *note {
+	return &note{text: "swapped " + disk, step: func(o *Oracle, _ int) {
+		parted := map[*content]*content{}
+		for _, w := range o.states {
+			d := w.disks[disk]
+			if d == nil {
+				continue
+			}
+			if t := d.tagged(name); t != nil && t.content == d.content {
+				if parted[d.content] == nil {
+					parted[d.content] = d.content.snapshot()
+				}
+				t.content = parted[d.content]
+			}
+		}
+	}}
+}
+
+// sealed notes what a tag has been read as once it could not change any more.
+func sealed(disk, name string, p []byte) *note {
+	return &note{text: "sealed " + disk + "@" + name, tells: true, step: func(o *Oracle, _ int) {
+		for _, w := range o.states {
+			d := w.disks[disk]
+			if d == nil {
+				continue
+			}
+			t := d.tagged(name)
+			if t == nil {
+				continue
+			}
+			if t.content == d.content { // promoted while stopped
+				t.content = t.content.clone()
+			}
+			t.content.pin(p)
+		}
+	}}
+}
+
+// killed notes the end of the process.
+func killed() *note {
+	return &note{text: "killed", step: func(o *Oracle, now int) {
+		o.running = nil
+		for _, w := range o.states {
+			for name := range w.disks {
+				o.contents(name, func(c *content) { c.died(now) })
+			}
+		}
+	}}
+}

@@ -1,0 +1,137 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/store"
+)
+
+const storeDir = "/store"
+
+// sight is what somebody sees who looks at a whole store.
+type sight struct {
+	images map[string][]byte
+	disks  map[string]*seenDisk
+}
+
+type seenDisk struct {
+	content []byte
+	names   []string // of tags, oldest first
+	tags    [][]byte
+}
+
+func openStore(p *faultfs.Process) (*store.Store, error) {
+	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return "" }})
+}
+
+// observe looks at a store as the programs do: every disk is opened for writing,
+// read and closed, every tag opened and read. Nothing may be refused, and nothing
+// half-made may be left afterwards.
+func observe(m *faultfs.Machine) (*sight, error) {
+	s, err := openStore(m.Process(nil))
+	if err != nil {
+		return nil, err
+	}
+	out := &sight{images: map[string][]byte{}, disks: map[string]*seenDisk{}}
+	images, err := s.Images()
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		if out.images[img.Name], err = m.Content(s.ImageData(img.Name)); err != nil {
+			return nil, err
+		}
+	}
+	disks, err := s.Disks()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range disks {
+		if out.disks[d.Name], err = look(s, d.Name); err != nil {
+			return nil, err
+		}
+	}
+	return out, leftovers(m, s)
+}
+
+// look reads one disk and its tags.
+func look(s *store.Store, name string) (*seenDisk, error) {
+	ctx := context.Background()
+	o, err := s.OpenDisk(ctx, name, store.OpenOptions{})
+	if err != nil {
+		return nil, err
+	}
+	d := &seenDisk{}
+	d.content, err = readAll(o.Disk)
+	manifest := o.Manifest
+	if err := errors.Join(err, o.Close()); err != nil {
+		return nil, err
+	}
+	for _, l := range manifest.Sealed() {
+		if l.Tag == "" {
+			continue
+		}
+		p, err := readTag(s, name, l.Tag)
+		if err != nil {
+			return nil, err
+		}
+		d.names, d.tags = append(d.names, l.Tag), append(d.tags, p)
+	}
+	return d, nil
+}
+
+func readTag(s *store.Store, name, tag string) ([]byte, error) {
+	t, err := s.OpenTag(context.Background(), store.Ref{Name: name, Tag: tag}, cow.Options{})
+	if err != nil {
+		return nil, err
+	}
+	p, err := readAll(t.Disk)
+	return p, errors.Join(err, t.Close())
+}
+
+func readAll(d *cow.Disk) ([]byte, error) {
+	p := make([]byte, d.Size())
+	if _, err := d.ReadAt(p, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return p, nil
+}
+
+// leftovers finds what nobody names, once the next command has cleaned up.
+func leftovers(m *faultfs.Machine, s *store.Store) error {
+	disks, err := s.Disks()
+	if err != nil {
+		return err
+	}
+	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 {
+		// Opening a disk has cleaned up; without disks some other change does.
+		if len(disks) > 0 {
+			return fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
+		}
+		if _, err := s.Create(context.Background(), "probe", store.CreateOptions{Size: 4096}); err != nil {
+			return fmt.Errorf("the store cannot be used any more: %w", err)
+		}
+		if _, err := s.Remove(context.Background(), "probe"); err != nil {
+			return fmt.Errorf("the store cannot be used any more: %w", err)
+		}
+	}
+	named := map[string]bool{}
+	for _, d := range disks {
+		for _, l := range d.Layers {
+			named[l.UUID.String()] = true
+		}
+	}
+	for _, f := range m.Files(path.Join(storeDir, "layers")) {
+		if id := path.Base(path.Dir(f)); !named[id] {
+			return fmt.Errorf("%s is left and no disk names it", f)
+		}
+	}
+	return nil
+}

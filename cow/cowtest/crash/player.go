@@ -1,0 +1,281 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing/synctest"
+	"time"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/store"
+)
+
+// Life is one machine's life: a script carried out on it, recorded.
+type Life struct {
+	Script []Step
+	Seed   uint64
+	// Depth is how many requests of a disk overlap; 0: 1, one after the other.
+	Depth int
+	// Fault is asked about the n-th call on files, from 1; nil: none fails.
+	Fault func(n int, c faultfs.Call) faultfs.Fault
+	// Start is what the machine holds, and Before what the oracle knows about
+	// that; nil: an empty machine. Neither is changed.
+	Start  *faultfs.Machine
+	Before *Oracle
+	// First is the number of the first write; 0: 2.
+	First cowtest.Content
+}
+
+// Played is a life that has ended with the death of its process.
+type Played struct {
+	Machine *faultfs.Machine // as it was then
+	Tape    *faultfs.Tape
+	Before  *Oracle // at the start of the tape
+	Calls   int     // on files
+	Next    cowtest.Content
+	Errs    []error // of steps, in order; nil without faults
+	Broken  error   // a promise of the programs that did not even need a cut
+}
+
+// player carries a script out. It runs in a synctest bubble: all goroutines of the
+// process are in it, and only one of them at a time gets a turn.
+type player struct {
+	life  *Life
+	rng   *rand.Rand
+	m     *faultfs.Machine
+	p     *faultfs.Process
+	s     *store.Store
+	sched *schedule
+	open  map[string]*served
+	next  cowtest.Content
+	kills int
+	jobs  int // goroutines at work for the script, besides requests
+	out   *Played
+}
+
+var errStuck = errors.New("nothing goes on and something is not finished")
+
+// Play carries the script out. Call it within synctest.Test.
+func (l *Life) Play() (*Played, error) {
+	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), next: max(l.First, 2), open: map[string]*served{}}
+	pl.m = faultfs.New()
+	before := NewOracle()
+	if l.Start != nil {
+		pl.m, before = l.Start.Clone(), l.Before.clone()
+	}
+	pl.source()
+	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before}
+	if err := pl.start(); err != nil {
+		return nil, err
+	}
+	var err error
+	for _, s := range l.Script {
+		if err = pl.step(s); err != nil {
+			err = fmt.Errorf("%s: %w", s, err)
+			break
+		}
+	}
+	if err == nil {
+		err = pl.until(func() bool { return pl.idle("") })
+	}
+	pl.kill()
+	pl.out.Next = pl.next
+	return pl.out, err
+}
+
+// imageSize is the length of the file that import imports, in bytes. Small images
+// are cheap to open: a fingerprint takes 256 samples of any.
+const imageSize = 3 * cowtest.SectorSize
+
+const sourceFile = "/src.raw"
+
+// source puts the file there that import imports.
+func (pl *player) source() {
+	content := make([]byte, imageSize)
+	cowtest.Stamp(content, 0, cowtest.BaseContent)
+	clear(content[512:1024]) // zeros
+	pl.m.Put(sourceFile, content)
+}
+
+// start begins a process.
+func (pl *player) start() (err error) {
+	pl.sched = &schedule{rng: pl.rng, fault: pl.life.Fault, calls: pl.out.Calls}
+	pl.p = pl.m.Process(pl.sched.hook)
+	pl.s, err = openStore(pl.p)
+	return err
+}
+
+// kill ends the process at whatever it is doing, and waits for its goroutines.
+func (pl *player) kill() {
+	pl.p.Kill()
+	pl.m.Mark(killed())
+	pl.sched.release()
+	pl.out.Calls = pl.sched.calls
+	for !pl.idle("") {
+		pl.collect(true)
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+	}
+	for _, v := range pl.open {
+		v.end()
+	}
+	pl.open = map[string]*served{}
+	synctest.Wait()
+}
+
+// turn lets one call on a file happen; false: none waits.
+func (pl *player) turn() bool {
+	synctest.Wait()
+	pl.collect(false)
+	return pl.sched.next()
+}
+
+// until lets calls happen until done says so.
+func (pl *player) until(done func() bool) error {
+	for idle := 0; ; {
+		synctest.Wait()
+		pl.collect(false)
+		switch {
+		case done():
+			return nil
+		case pl.sched.next():
+			idle = 0
+		case idle > 10_000:
+			return errStuck
+		default:
+			idle++
+			time.Sleep(10 * time.Millisecond) // somebody waits for the clock
+		}
+	}
+}
+
+// do runs f, whose calls on files need turns, to its end.
+func (pl *player) do(f func() error) (err error) {
+	ended := false
+	go func() { err = f(); ended = true }()
+	if e := pl.until(func() bool { return ended }); e != nil {
+		return e
+	}
+	return err
+}
+
+// collect takes what requests have completed.
+func (pl *player) collect(dead bool) {
+	for _, name := range sortedKeys(pl.open) {
+		pl.open[name].collect(dead)
+	}
+}
+
+// idle reports whether nothing is under way on a disk, or at all.
+func (pl *player) idle(name string) bool {
+	if pl.jobs > 0 {
+		return false
+	}
+	for n, v := range pl.open {
+		if (name == "" || n == name) && v.busy() {
+			return false
+		}
+	}
+	return true
+}
+
+// failed notes an error of a step. Without faults there may be none.
+func (pl *player) failed(what string, err error) error {
+	if pl.life.Fault == nil {
+		return err
+	}
+	pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", what, err))
+	return nil
+}
+
+// mayRefuse reports whether a step can have failed because an earlier one has not
+// come to its end: its process was killed, or something failed.
+func (pl *player) mayRefuse(err error) bool {
+	return (pl.kills > 0 || pl.life.Fault != nil) &&
+		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
+}
+
+func (pl *player) step(s Step) error {
+	if s.guest() {
+		return pl.request(s)
+	}
+	// What changes a store is not made beside other things, live promotions
+	// excepted.
+	if s.Verb == "promote" && pl.live(s) {
+		return pl.promoteLive(s)
+	}
+	if s.Verb != "kill" {
+		if err := pl.until(func() bool { return pl.idle("") }); err != nil {
+			return err
+		}
+	}
+	switch s.Verb {
+	case "open":
+		return pl.openDisk(s)
+	case "close":
+		return pl.closeDisk(s)
+	case "kill":
+		for range pl.rng.IntN(12) {
+			pl.turn()
+		}
+		pl.kill()
+		pl.kills++
+		return pl.start()
+	case "wait":
+		return nil
+	}
+	f, change, err := pl.storeStep(s)
+	if err != nil {
+		return err
+	}
+	pl.m.Mark(changing(s.String(), change))
+	if err := pl.do(f); err != nil {
+		if pl.mayRefuse(err) {
+			pl.m.Mark(refused(s.String()))
+			return nil
+		}
+		pl.m.Mark(unsure(s.String()))
+		return pl.failed(s.String(), err)
+	}
+	pl.m.Mark(changed(s.String()))
+	if s.Verb == "promote" {
+		return pl.readTags(s)
+	}
+	return nil
+}
+
+// storeStep is what a step does to the store, and what that makes of the world.
+func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, err error) {
+	ctx := context.Background()
+	switch s.Verb {
+	case "import":
+		return func() error {
+			_, err := pl.s.Import(ctx, sourceFile, s.Name, store.ImportOptions{Format: store.FormatRaw})
+			return err
+		}, func(w *world) bool { return w.imported(s) }, nil
+	case "create":
+		return func() error {
+			_, err := pl.s.Create(ctx, s.Name, store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit})
+			return err
+		}, func(w *world) bool { return w.create(s) }, nil
+	case "promote":
+		return func() error {
+			_, err := pl.s.Promote(ctx, names(s.Name), s.Arg)
+			return err
+		}, func(w *world) bool { return w.promote(s) }, nil
+	case "rollback":
+		return func() error {
+			_, err := pl.s.Rollback(ctx, store.Ref{Name: s.Name, Tag: s.Arg})
+			return err
+		}, func(w *world) bool { return w.rollback(s) }, nil
+	case "remove":
+		return func() error {
+			_, err := pl.s.Remove(ctx, s.Name)
+			return err
+		}, func(w *world) bool { return w.remove(s) }, nil
+	}
+	return nil, nil, fmt.Errorf("unknown step")
+}

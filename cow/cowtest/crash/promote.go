@@ -1,0 +1,134 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"cowblk/cow"
+	"cowblk/cow/store"
+)
+
+// live reports whether the disks of a promotion are open.
+func (pl *player) live(s Step) bool {
+	for _, name := range names(s.Name) {
+		if pl.open[name] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// promoteLive begins a promotion beside the guests' requests. Other steps that
+// change the store wait for its end.
+func (pl *player) promoteLive(s Step) error {
+	if err := pl.until(func() bool { return pl.jobs == 0 }); err != nil {
+		return err
+	}
+	pl.m.Mark(changing(s.String(), func(w *world) bool { return w.promote(s) }))
+	pl.jobs++
+	go func() {
+		err := pl.promotion(s)
+		pl.jobs--
+		if err == nil {
+			return
+		}
+		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
+		if pl.life.Fault == nil && !errors.Is(err, errDied) {
+			pl.breaks(fmt.Errorf("%s: %w", s, err))
+		}
+	}()
+	if pl.life.Depth <= 1 {
+		// Up to the swap, or a bit further: what follows goes on behind the
+		// next requests.
+		for range pl.rng.IntN(60) {
+			pl.turn()
+		}
+	}
+	return nil
+}
+
+// errDied: the process was killed in the middle.
+var errDied = errors.New("killed")
+
+// promotion does what the daemon does.
+func (pl *player) promotion(s Step) error {
+	p, list := pl.p, names(s.Name)
+	died := func(err error) error {
+		if pl.p != p || pl.sched.released() {
+			return errors.Join(err, errDied)
+		}
+		return err
+	}
+	var before []*store.Manifest
+	var disks []*served
+	for _, name := range list {
+		disks = append(disks, pl.open[name])
+		before = append(before, pl.open[name].o.Manifest)
+	}
+	pend, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
+	if err != nil {
+		if pl.mayRefuse(err) {
+			pl.m.Mark(refused(s.String()))
+			return nil
+		}
+		pl.m.Mark(unsure(s.String()))
+		return died(err)
+	}
+	var promotions []*cow.Promotion
+	give := func(err error) error {
+		for _, p := range promotions {
+			p.Cancel()
+		}
+		pend.Close(false)
+		pl.m.Mark(unsure(s.String()))
+		return died(err)
+	}
+	for i, v := range disks {
+		x, err := v.o.Disk.Prepare(pend.Heads()[i])
+		if err != nil {
+			return give(err)
+		}
+		promotions = append(promotions, x)
+	}
+	if err := pend.Commit(); err != nil {
+		return give(err)
+	}
+	pl.m.Mark(changed(s.String()))
+	if err := cow.Swap(promotions...); err != nil {
+		return errors.Join(give(err), pend.Revert())
+	}
+	for i, v := range disks {
+		pl.m.Mark(swapped(list[i], s.Arg))
+		v.o.Manifest = pend.Manifests()[i]
+	}
+	pend.Close(true)
+	for _, x := range promotions {
+		<-x.Done()
+		err = errors.Join(err, x.Err())
+	}
+	if err != nil {
+		return died(err)
+	}
+	return died(pl.readTags(s))
+}
+
+// readTags fixes what tags hold, now that they are sealed. It reads as another
+// process does.
+func (pl *player) readTags(s Step) error {
+	if pl.sched.released() {
+		return nil
+	}
+	other, err := openStore(pl.m.Process(nil))
+	if err != nil {
+		return err
+	}
+	for _, name := range names(s.Name) {
+		p, err := readTag(other, name, s.Arg)
+		if err != nil {
+			return err
+		}
+		pl.m.Mark(sealed(name, s.Arg, p))
+	}
+	return nil
+}

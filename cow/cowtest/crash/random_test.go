@@ -1,0 +1,72 @@
+package crash
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+func envInt(t *testing.T, name string, otherwise int) int {
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: expected a number, found %q", name, s)
+	}
+	return n
+}
+
+// TestRandom is everything together: random scripts, requests that overlap in
+// time, promotions, kills and cuts, each life beginning with what a cut has left.
+// COWBLK_CRASH_CUTS is the number of cuts (6,000 unless set), COWBLK_CRASH_SEED
+// repeats a run.
+func TestRandom(t *testing.T) {
+	want := envInt(t, "COWBLK_CRASH_CUTS", 6_000)
+	seed := uint64(envInt(t, "COWBLK_CRASH_SEED", int(time.Now().UnixNano()&0xffffffff)))
+	start, cuts, lives := time.Now(), 0, 0
+	for n := uint64(0); cuts < want; n++ {
+		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: 100}
+		for l := c.Next(); l != nil; l = c.Next() {
+			n, err := c.Examine(l, play(t, l))
+			cuts += n
+			lives++
+			if err != nil {
+				report(t, c, l, err)
+			}
+		}
+	}
+	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(), seed)
+}
+
+// report fails the test with the shortest script that shows the failure.
+func report(t *testing.T, c *Chain, l *Life, err error) {
+	t.Helper()
+	var f *Failure
+	if !errors.As(err, &f) {
+		t.Fatalf("COWBLK_CRASH_SEED=%d: %v", c.Seed, err)
+	}
+	t.Logf("COWBLK_CRASH_SEED=%d: life %d: %v", c.Seed, c.next, err)
+	short := Minimise(l, func(l *Life) *Failure { return fails(t, l) })
+	if short == nil {
+		short = f
+	}
+	t.Fatalf("shortest script found, %d of %d steps: %v", len(short.Life.Script), len(l.Script), short)
+}
+
+// fails plays a life and cuts it at every boundary.
+func fails(t *testing.T, l *Life) *Failure {
+	t.Helper()
+	var f *Failure
+	p := tryPlay(t, l)
+	if p == nil {
+		return nil
+	}
+	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Singles: 8, Extra: 3}); errors.As(err, &f) {
+		return f
+	}
+	return nil
+}

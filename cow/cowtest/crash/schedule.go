@@ -1,0 +1,93 @@
+package crash
+
+import (
+	"math/rand/v2"
+	"path"
+	"sort"
+	"sync"
+
+	"cowblk/cow/cowtest/faultfs"
+)
+
+// schedule decides in which order the calls of concurrent goroutines on files
+// happen: each waits until it is its turn. So one seed gives one order, and any
+// order can be had.
+type schedule struct {
+	rng   *rand.Rand
+	fault func(n int, c faultfs.Call) faultfs.Fault // of the n-th call, from 1; nil: none
+
+	mu      sync.Mutex
+	waiting []*turn
+	calls   int
+	free    bool // nobody waits any more
+}
+
+type turn struct {
+	call  faultfs.Call
+	fault faultfs.Fault
+	mine  chan struct{}
+}
+
+// hook is the faultfs.Hook of the process.
+func (s *schedule) hook(c faultfs.Call) faultfs.Fault {
+	s.mu.Lock()
+	if s.free {
+		s.mu.Unlock()
+		return faultfs.Fault{}
+	}
+	if !c.Changes() && (c.Op != "read" || path.Base(c.Name) != "data") {
+		f := s.count(c)
+		s.mu.Unlock()
+		return f
+	}
+	t := &turn{call: c, mine: make(chan struct{})}
+	s.waiting = append(s.waiting, t)
+	s.mu.Unlock()
+	<-t.mine
+	return t.fault
+}
+
+// count is called with each call just before it happens.
+func (s *schedule) count(c faultfs.Call) faultfs.Fault {
+	s.calls++
+	if s.fault == nil {
+		return faultfs.Fault{}
+	}
+	return s.fault(s.calls, c)
+}
+
+// next lets one of the waiting calls happen; false: none waits. Nobody else may be
+// running.
+func (s *schedule) next() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		return false
+	}
+	// Goroutines that ran at the same time have come in any order.
+	sort.SliceStable(s.waiting, func(i, j int) bool { return s.waiting[i].call.String() < s.waiting[j].call.String() })
+	i := s.rng.IntN(len(s.waiting))
+	t := s.waiting[i]
+	s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
+	t.fault = s.count(t.call)
+	close(t.mine)
+	return true
+}
+
+// release lets all calls happen, those that wait and those to come.
+func (s *schedule) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = true
+	for _, t := range s.waiting {
+		close(t.mine)
+	}
+	s.waiting = nil
+}
+
+// released reports whether release was called.
+func (s *schedule) released() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.free
+}

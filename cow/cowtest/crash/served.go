@@ -1,0 +1,210 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/store"
+)
+
+// served is an open disk and its queues.
+type served struct {
+	pl     *player
+	name   string
+	o      *store.Opened
+	lanes  []*lane
+	failed bool // a flush failed for good: nothing may succeed any more
+}
+
+// lane is one queue: one request at a time.
+type lane struct {
+	v         *served
+	ch        *cow.Channel
+	req       cow.Request
+	out       []*cow.Request
+	active    bool
+	submitted bool // Submit has returned
+	at        int  // position of the tape at submission
+	what      string
+	ended     func(ok, durable bool) *note
+}
+
+func (pl *player) openDisk(s Step) error {
+	var o *store.Opened
+	err := pl.do(func() (err error) {
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{})
+		return err
+	})
+	if err != nil {
+		if pl.mayRefuse(err) {
+			return nil
+		}
+		return pl.failed(s.String(), err)
+	}
+	// Whoever has opened a disk relies on what the manifest says.
+	var tags []string
+	for _, l := range o.Manifest.Sealed() {
+		tags = append(tags, l.Tag)
+	}
+	pl.m.Mark(settled(s.String(), func(w *world) bool {
+		d := w.disks[s.Name]
+		return d != nil && slices.EqualFunc(d.tags, tags, func(t tag, name string) bool { return t.name == name })
+	}))
+	v := &served{pl: pl, name: s.Name, o: o}
+	for i := range max(1, pl.life.Depth) {
+		open := o.Disk.NewChannel
+		if i%2 == 1 {
+			open = o.Disk.NewAsyncChannel
+		}
+		ch, err := open()
+		if err != nil {
+			return err
+		}
+		v.lanes = append(v.lanes, &lane{v: v, ch: ch, out: make([]*cow.Request, 0, 1)})
+	}
+	pl.open[s.Name] = v
+	return nil
+}
+
+func (pl *player) closeDisk(s Step) error {
+	v := pl.open[s.Name]
+	if v == nil {
+		return nil
+	}
+	delete(pl.open, s.Name)
+	at := pl.m.Len()
+	var err error
+	for _, l := range v.lanes {
+		err = errors.Join(err, l.ch.Close())
+	}
+	if e := pl.do(v.o.Close); errors.Is(e, errStuck) {
+		return e
+	} else {
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return pl.failed(s.String(), err)
+	}
+	if v.failed {
+		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", s))
+	}
+	pl.m.Mark(flushed(s.Name, at))
+	return nil
+}
+
+// breaks keeps the first promise that was broken in the open.
+func (pl *player) breaks(err error) {
+	if pl.out.Broken == nil {
+		pl.out.Broken = err
+	}
+}
+
+// end lets go of a dead process's disk.
+func (v *served) end() {
+	for _, l := range v.lanes {
+		_ = l.ch.Close()
+	}
+	_ = v.o.Close()
+}
+
+func (v *served) busy() bool {
+	return slices.ContainsFunc(v.lanes, func(l *lane) bool { return l.active })
+}
+
+// request submits a guest's request, to a queue that is free.
+func (pl *player) request(s Step) error {
+	v := pl.open[s.Name]
+	if v == nil {
+		return nil // its open failed
+	}
+	var free []*lane
+	err := pl.until(func() bool {
+		free = free[:0]
+		for _, l := range v.lanes {
+			if !l.active {
+				free = append(free, l)
+			}
+		}
+		return len(free) > 0
+	})
+	if err != nil {
+		return err
+	}
+	l := free[pl.rng.IntN(len(free))]
+	l.submit(s)
+	if pl.life.Depth <= 1 {
+		return pl.until(func() bool { return !l.active })
+	}
+	for range pl.rng.IntN(4) {
+		pl.turn()
+	}
+	return nil
+}
+
+func (l *lane) submit(s Step) {
+	pl, d := l.v.pl, l.v.o.Disk
+	l.req = cow.Request{Op: s.Op.Op, FUA: s.Op.FUA}
+	l.what, l.ended, l.at = s.String(), nil, pl.m.Len()
+	id := cowtest.Zeros
+	switch s.Op.Op {
+	case cow.OpWrite:
+		r := s.Op.Ranges[0]
+		id = pl.next
+		pl.next++
+		buf := make([]byte, r.Length)
+		cowtest.Stamp(buf, r.Offset/cowtest.SectorSize, id)
+		l.req.Offset, l.req.Length, l.req.Data = r.Offset, r.Length, [][]byte{buf}
+	case cow.OpDiscard, cow.OpWriteZeroes:
+		l.req.Ranges = s.Op.Ranges
+	}
+	if s.Op.Op != cow.OpFlush {
+		var n *note
+		n, l.ended = began(l.v.name, id, l.what, s.Op.Effect(d.Size(), int64(d.BlockSize())))
+		pl.m.Mark(n)
+	}
+	l.active, l.submitted = true, false
+	go func() { l.ch.Submit(&l.req); l.submitted = true }()
+}
+
+// collect takes what has completed.
+func (v *served) collect(dead bool) {
+	for _, l := range v.lanes {
+		if !l.active || !l.submitted {
+			continue
+		}
+		if l.out = l.ch.Completed(l.out[:0]); len(l.out) == 0 {
+			continue
+		}
+		l.active = false
+		if !dead {
+			l.finish()
+		}
+	}
+}
+
+// finish notes how a request has ended.
+func (l *lane) finish() {
+	v, pl, err := l.v, l.v.pl, l.req.Err
+	switch {
+	case err == nil && v.failed:
+		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", l.what))
+	case errors.Is(err, cow.ErrFailed):
+		v.failed = true
+	}
+	if l.ended != nil {
+		pl.m.Mark(l.ended(err == nil, l.req.FUA))
+	} else if err == nil {
+		pl.m.Mark(flushed(v.name, l.at))
+	}
+	if err == nil {
+		return
+	}
+	if pl.life.Fault == nil {
+		pl.breaks(fmt.Errorf("%s: %w", l.what, err))
+	}
+	pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", l.what, err))
+}

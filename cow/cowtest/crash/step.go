@@ -1,0 +1,112 @@
+package crash
+
+import (
+	"fmt"
+	"strings"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+)
+
+// Step is one step of a script. Its text is one line:
+//
+//	import IMAGE
+//	create DISK SIZE BLOCKSIZE [FROM]
+//	open DISK | close DISK
+//	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
+//	flush DISK
+//	promote DISK[,DISK] TAG            live if the disks are open
+//	rollback DISK TAG
+//	remove NAME
+//	wait                               until nothing is under way
+//	kill                               the process, and start another
+//
+// Sizes are in bytes; FROM is an image or DISK@TAG.
+type Step struct {
+	Verb string
+	Name string // disks with commas between them
+	Arg  string // tag or FROM
+	Op   cowtest.Op
+	Size int64
+	Unit int // block size
+}
+
+// String is the step's line.
+func (s Step) String() string {
+	switch s.Verb {
+	case "write", "discard", "write-zeroes", "flush":
+		f := strings.Fields(s.Op.String())
+		return strings.Join(append([]string{f[0], s.Name}, f[1:]...), " ")
+	case "create":
+		return strings.TrimSpace(fmt.Sprintf("create %s %d %d %s", s.Name, s.Size, s.Unit, s.Arg))
+	}
+	return strings.TrimSpace(s.Verb + " " + s.Name + " " + s.Arg)
+}
+
+// guest reports whether the step is a request of a guest.
+func (s Step) guest() bool { return s.Op.Op != 0 }
+
+// Parse reads a script: one step a line, empty lines between them.
+func Parse(text string) ([]Step, error) {
+	var out []Step
+	for _, line := range strings.Split(text, "\n") {
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		s, err := parse(f)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", line, err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func parse(f []string) (Step, error) {
+	s := Step{Verb: f[0]}
+	if len(f) > 1 {
+		s.Name = f[1]
+	}
+	ops := map[string]cow.Op{"write": cow.OpWrite, "discard": cow.OpDiscard, "write-zeroes": cow.OpWriteZeroes, "flush": cow.OpFlush}
+	op, guest := ops[s.Verb]
+	switch {
+	case guest:
+		s.Op.Op = op
+		for _, w := range f[2:] {
+			var r cow.Range
+			if w == "fua" {
+				s.Op.FUA = true
+			} else if _, err := fmt.Sscanf(w, "%d+%d", &r.Offset, &r.Length); err != nil {
+				return s, err
+			} else {
+				s.Op.Ranges = append(s.Op.Ranges, r)
+			}
+		}
+	case s.Verb == "create":
+		if len(f) < 4 {
+			return s, fmt.Errorf("expected a size and a block size")
+		}
+		if _, err := fmt.Sscan(f[2], &s.Size); err != nil {
+			return s, err
+		}
+		if _, err := fmt.Sscan(f[3], &s.Unit); err != nil {
+			return s, err
+		}
+		if len(f) > 4 {
+			s.Arg = f[4]
+		}
+	case len(f) > 2:
+		s.Arg = f[2]
+	}
+	return s, nil
+}
+
+// Text is the script that Parse reads.
+func Text(script []Step) string {
+	var b strings.Builder
+	for _, s := range script {
+		b.WriteString(s.String() + "\n")
+	}
+	return b.String()
+}

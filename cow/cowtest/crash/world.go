@@ -1,0 +1,200 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// world is one state that a store may be in.
+type world struct {
+	images map[string]*content
+	disks  map[string]*disk
+}
+
+type disk struct {
+	content *content
+	tags    []tag // oldest first
+}
+
+type tag struct {
+	name    string
+	content *content
+}
+
+func (w *world) clone() *world {
+	c := &world{images: maps.Clone(w.images), disks: map[string]*disk{}}
+	for name, d := range w.disks {
+		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags)}
+	}
+	return c
+}
+
+// tagged finds the content of a tag; nil: there is none.
+func (d *disk) tagged(name string) *tag {
+	for i := range d.tags {
+		if d.tags[i].name == name {
+			return &d.tags[i]
+		}
+	}
+	return nil
+}
+
+// Oracle knows what a cut may leave at one position of a tape. Notes on the tape
+// move it on.
+type Oracle struct {
+	// states are the ones that the store may be in: one, or two while something
+	// changes it.
+	states []*world
+	before int // states that come from before the change under way
+	// running are the writes in flight, by what names them on the tape.
+	running map[*string]*write
+}
+
+func (o *Oracle) started(key *string, w *write) {
+	if o.running == nil {
+		o.running = map[*string]*write{}
+	}
+	o.running[key] = w
+}
+
+// NewOracle is an empty store.
+func NewOracle() *Oracle {
+	return &Oracle{states: []*world{{images: map[string]*content{}, disks: map[string]*disk{}}}}
+}
+
+// clone is an oracle that changes on its own, contents and all.
+func (o *Oracle) clone() *Oracle {
+	contents := map[*content]*content{}
+	writes := map[*write]*write{}
+	var deep func(c *content) *content
+	deep = func(c *content) *content {
+		if c == nil || contents[c] != nil {
+			return contents[c]
+		}
+		n := c.clone()
+		contents[c] = n
+		for _, list := range n.sectors {
+			for i, w := range list {
+				if writes[w] == nil {
+					x := *w
+					x.below = deep(w.below)
+					writes[w] = &x
+				}
+				list[i] = writes[w]
+			}
+		}
+		return n
+	}
+	out := &Oracle{before: o.before}
+	for _, w := range o.states {
+		x := w.clone()
+		for name, c := range x.images {
+			x.images[name] = deep(c)
+		}
+		for _, d := range x.disks {
+			d.content = deep(d.content)
+			for i := range d.tags {
+				d.tags[i].content = deep(d.tags[i].content)
+			}
+		}
+		out.states = append(out.states, x)
+	}
+	for key, w := range o.running {
+		if writes[w] != nil {
+			out.started(key, writes[w])
+		}
+	}
+	return out
+}
+
+// contents calls f once for each content of a disk and its tags.
+func (o *Oracle) contents(name string, f func(*content)) {
+	seen := map[*content]bool{}
+	visit := func(c *content) {
+		if !seen[c] {
+			seen[c] = true
+			f(c)
+		}
+	}
+	for _, w := range o.states {
+		if d := w.disks[name]; d != nil {
+			visit(d.content)
+			for _, t := range d.tags {
+				visit(t.content)
+			}
+		}
+	}
+}
+
+// check compares what has been seen with the states there may be. It returns the
+// one that fits.
+func (o *Oracle) check(s *sight) (*world, error) {
+	var errs []error
+	for i, w := range o.states {
+		err := w.check(s)
+		if err == nil {
+			return w, nil
+		}
+		if len(o.states) > 1 {
+			err = fmt.Errorf("not state %d of %d: %w", i+1, len(o.states), err)
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (w *world) check(s *sight) error {
+	if want, have := sorted(w.images), sorted(s.images); want != have {
+		return fmt.Errorf("images: expected %q, found %q", want, have)
+	}
+	if want, have := sorted(w.disks), sorted(s.disks); want != have {
+		return fmt.Errorf("disks: expected %q, found %q", want, have)
+	}
+	for name, c := range w.images {
+		if err := c.check(s.images[name]); err != nil {
+			return fmt.Errorf("image %s: %w", name, err)
+		}
+	}
+	for name, d := range w.disks {
+		seen := s.disks[name]
+		var names []string
+		for _, t := range d.tags {
+			names = append(names, t.name)
+		}
+		if !slices.Equal(names, seen.names) {
+			return fmt.Errorf("disk %s: expected tags %q, found %q", name, names, seen.names)
+		}
+		if err := d.content.check(seen.content); err != nil {
+			return fmt.Errorf("disk %s: %w", name, err)
+		}
+		for i, t := range d.tags {
+			if err := t.content.check(seen.tags[i]); err != nil {
+				return fmt.Errorf("tag %s@%s: %w", name, t.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// pin makes what has been seen, which fits w, the only state from now on.
+func (o *Oracle) pin(w *world, s *sight) {
+	n := &world{images: w.images, disks: map[string]*disk{}}
+	for name, seen := range s.disks {
+		d := &disk{content: newContent(int64(len(seen.content)), nil)}
+		d.content.pin(seen.content)
+		for i, t := range seen.tags {
+			c := newContent(int64(len(t)), nil)
+			c.pin(t)
+			d.tags = append(d.tags, tag{seen.names[i], c})
+		}
+		n.disks[name] = d
+	}
+	o.states = []*world{n}
+}
+
+func sorted[V any](m map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(m)), " ")
+}

@@ -1,0 +1,258 @@
+package faultfs
+
+import (
+	"io"
+
+	"cowblk/cow/vfs"
+)
+
+// file is one open file of a process.
+type file struct {
+	p    *Process
+	name string
+	id   inode
+}
+
+var _ vfs.File = (*file)(nil)
+
+func (f *file) Name() string { return f.name }
+
+func (f *file) call(op string, off, n int64) Call {
+	return Call{Op: op, Name: f.name, Off: off, Len: n}
+}
+
+func length(iov []vfs.Iovec) (n int64) {
+	for i := range iov {
+		n += int64(iov[i].Len)
+	}
+	return n
+}
+
+func (f *file) Preadv(iov []vfs.Iovec, off int64) (int, error) { return f.preadv(iov, off, false) }
+
+func (f *file) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
+	return f.preadv(iov, off, true)
+}
+
+func (f *file) preadv(iov []vfs.Iovec, off int64, nowait bool) (int, error) {
+	n := length(iov)
+	fault, err := f.p.ask(f.call("read", off, n))
+	switch {
+	case err != nil:
+		return 0, err
+	case nowait && fault.Cold:
+		return 0, vfs.ErrWouldBlock
+	case fault.Err != nil:
+		return 0, fault.Err
+	}
+	if fault.Short > 0 {
+		n = min(n, fault.Short)
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	done := 0
+	for _, v := range iov {
+		p := memory(v)
+		p = p[:min(int64(len(p)), n-int64(done))]
+		got := m.tree.node(f.id).read(p, off+int64(done))
+		done += got
+		if got < len(p) {
+			break
+		}
+	}
+	return done, nil
+}
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	fault, err := f.p.ask(f.call("read", off, int64(len(p))))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return 0, err
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.tree.node(f.id).read(p, off)
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *file) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
+	p := make([]byte, 0, length(iov))
+	for _, v := range iov {
+		p = append(p, memory(v)...)
+	}
+	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case fault.Err != nil:
+		p = p[:min(fault.Done, int64(len(p)))]
+	case fault.Short > 0:
+		p = p[:min(fault.Short, int64(len(p)))]
+	}
+	f.write(p, off)
+	if fault.Err != nil {
+		return 0, fault.Err
+	}
+	return len(p), nil
+}
+
+func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	p = append([]byte(nil), p...)
+	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	if err != nil {
+		return 0, err
+	}
+	if fault.Err != nil {
+		p = p[:min(fault.Done, int64(len(p)))]
+	}
+	f.write(p, off)
+	return len(p), fault.Err
+}
+
+// write puts p, which is the record's from now on, at off.
+func (f *file) write(p []byte, off int64) {
+	if len(p) == 0 {
+		return
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tree.write(f.id, off, p, true)
+	f.changed(&Record{Kind: Write, Off: off, Len: int64(len(p)), Data: p})
+}
+
+// changed records a change of the file's data.
+func (f *file) changed(r *Record) {
+	m := f.p.m
+	r.Name, r.node, r.mtime = f.name, f.id, m.now()
+	m.tree.own(f.id).mtime = r.mtime
+	m.record(r)
+}
+
+func (f *file) PunchHole(off, n int64) error {
+	fault, err := f.p.ask(f.call("punch", off, n))
+	if err != nil {
+		return err
+	}
+	if fault.Err != nil {
+		n = min(n, fault.Done)
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n > 0 {
+		m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off))
+		f.changed(&Record{Kind: Punch, Off: off, Len: n})
+	}
+	return fault.Err
+}
+
+func (f *file) Truncate(n int64) error {
+	fault, err := f.p.ask(f.call("truncate", 0, n))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return err
+	}
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	f.truncate(n)
+	return nil
+}
+
+// truncate is Truncate with the machine locked.
+func (f *file) truncate(n int64) {
+	f.p.m.tree.resize(f.id, n)
+	f.changed(&Record{Kind: Truncate, Len: n})
+}
+
+func (f *file) Datasync() error {
+	fault, err := f.p.ask(f.call("sync", 0, 0))
+	if err != nil {
+		return err
+	}
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	f.p.m.record(&Record{Kind: Sync, Name: f.name, node: f.id, Failed: fault.Err != nil, Through: fault.Through})
+	return fault.Err
+}
+
+func (f *file) Size() (int64, error) {
+	if f.p.dead.Load() {
+		return 0, ErrDead
+	}
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	return f.p.m.tree.node(f.id).size, nil
+}
+
+func (f *file) NextData(off int64) (start, end int64, err error) {
+	fault, err := f.p.ask(f.call("next data", off, 0))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	start, end, ok := f.p.m.tree.node(f.id).data(off)
+	if !ok {
+		return 0, 0, io.EOF
+	}
+	return start, end, nil
+}
+
+// Lock is flock: a lock belongs to the open file.
+func (f *file) Lock(exclusive bool) error {
+	if f.p.dead.Load() {
+		return ErrDead
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, ex := range m.locks[f.id] {
+		if other != f && (ex || exclusive) {
+			return vfs.ErrLocked
+		}
+	}
+	if m.locks[f.id] == nil {
+		m.locks[f.id] = map[*file]bool{}
+	}
+	m.locks[f.id][f] = exclusive
+	return nil
+}
+
+func (f *file) Identity() (vfs.Identity, error) {
+	if f.p.dead.Load() {
+		return vfs.Identity{}, ErrDead
+	}
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	n := f.p.m.tree.node(f.id)
+	return vfs.Identity{Dev: 1, Inode: uint64(f.id), Size: n.size, MTime: n.mtime}, nil
+}
+
+func (f *file) AdviseRandom() error { return nil }
+
+// AsyncFD and Map offer no way around the methods.
+func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+
+func (f *file) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+
+// Close drops the lock. It asks nobody and cannot fail.
+func (f *file) Close() error {
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	delete(f.p.m.locks[f.id], f)
+	return nil
+}

@@ -1,0 +1,200 @@
+package faultfs
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+)
+
+// Machine is a computer with one file system. Its methods may be called from any
+// goroutine.
+type Machine struct {
+	mu     sync.Mutex
+	tree   *tree // as processes see it
+	next   inode
+	clock  int64 // nanoseconds; every change takes one
+	tape   *Tape // nil: not recording
+	device *Device
+	locks  map[inode]map[*file]bool // exclusive?
+}
+
+// New is a machine with an empty root directory.
+func New() *Machine { return newMachine(newTree()) }
+
+func newMachine(t *tree) *Machine {
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}}
+}
+
+// Record begins a new tape: what is there now is certain to survive, as if the
+// machine had been at rest for long.
+func (m *Machine) Record() *Tape {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tape = &Tape{start: m.tree.clone()}
+	m.device = m.tape.Play()
+	return m.tape
+}
+
+// Clone is another machine with the same content, all of it certain.
+func (m *Machine) Clone() *Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := newMachine(m.tree.clone())
+	c.clock = m.clock
+	return c
+}
+
+// Mark puts a note of the test's on the tape.
+func (m *Machine) Mark(note any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.record(&Record{Kind: Mark, Note: note})
+}
+
+// Len is the number of records on the tape.
+func (m *Machine) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tape == nil {
+		return 0
+	}
+	return len(m.tape.Records)
+}
+
+// Cut takes the power away from a recording machine now; the choice is made by f.
+func (m *Machine) Cut(f func(*Device) Choice) *Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.device.Image(f(m.device))
+}
+
+// record puts what has been done to the tree on the tape.
+func (m *Machine) record(r *Record) {
+	if m.tape == nil {
+		return
+	}
+	m.tape.Records = append(m.tape.Records, r)
+	m.device.Apply(r)
+}
+
+func (m *Machine) now() int64 {
+	m.clock++
+	return m.clock
+}
+
+// Put makes a file with the given content, and its directories, all certain: only
+// before Record.
+func (m *Machine) Put(name string, content []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	dir := root
+	parts := split(name)
+	for _, p := range parts[:len(parts)-1] {
+		id := m.tree.node(dir).entries[p]
+		if id == 0 {
+			id = m.make(true)
+			m.tree.link(dir, p, id)
+		}
+		dir = id
+	}
+	id := m.make(false)
+	m.tree.link(dir, parts[len(parts)-1], id)
+	m.tree.write(id, 0, content, true)
+	m.tree.own(id).mtime = m.now()
+}
+
+func (m *Machine) make(dir bool) inode {
+	id := m.next
+	m.next++
+	m.tree.make(id, dir)
+	m.tree.nodes[id].mtime = m.now()
+	return id
+}
+
+// Content is what a file holds.
+func (m *Machine) Content(name string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id, err := m.walk("read", name)
+	if err != nil {
+		return nil, err
+	}
+	n := m.tree.node(id)
+	p := make([]byte, n.size)
+	n.read(p, 0)
+	return p, nil
+}
+
+// Flip turns over bit number bit of a file.
+func (m *Machine) Flip(name string, bit int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id, err := m.walk("flip", name)
+	if err != nil {
+		return err
+	}
+	var b [1]byte
+	if m.tree.node(id).read(b[:], bit/8) == 0 {
+		return fmt.Errorf("flip bit %d of %s: beyond its end", bit, name)
+	}
+	b[0] ^= 1 << (bit % 8)
+	m.tree.write(id, bit/8, b[:], false)
+	return nil
+}
+
+// Files are the paths of all files below a directory, in order.
+func (m *Machine) Files(dir string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id, err := m.walk("list", dir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	m.list(id, dir, &out)
+	return out
+}
+
+func (m *Machine) list(id inode, name string, out *[]string) {
+	n := m.tree.node(id)
+	if n.entries == nil {
+		*out = append(*out, name)
+		return
+	}
+	for _, e := range sortedNames(n) {
+		m.list(n.entries[e], path.Join(name, e), out)
+	}
+}
+
+func split(name string) []string {
+	return strings.FieldsFunc(path.Clean(name), func(r rune) bool { return r == '/' })
+}
+
+// walk finds what a path leads to.
+func (m *Machine) walk(op, name string) (inode, error) {
+	id := root
+	for _, p := range split(name) {
+		n := m.tree.node(id)
+		if n.entries == nil {
+			return 0, &fs.PathError{Op: op, Path: name, Err: errNotDir}
+		}
+		if id = n.entries[p]; id == 0 {
+			return 0, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+		}
+	}
+	return id, nil
+}
+
+// parent finds the directory of a path.
+func (m *Machine) parent(op, name string) (inode, string, error) {
+	dir, err := m.walk(op, path.Dir(path.Clean(name)))
+	if err != nil {
+		return 0, "", &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	}
+	if m.tree.node(dir).entries == nil {
+		return 0, "", &fs.PathError{Op: op, Path: name, Err: errNotDir}
+	}
+	return dir, path.Base(name), nil
+}

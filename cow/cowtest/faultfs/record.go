@@ -1,0 +1,90 @@
+package faultfs
+
+import "fmt"
+
+// Kind is what a Record is about.
+type Kind uint8
+
+// Kinds of records.
+const (
+	Write    Kind = iota + 1 // Off, Data
+	Punch                    // Off, Len
+	Truncate                 // Len: the new length
+	Create                   // a file, or a directory
+	Rename
+	Remove
+	Sync    // of a file; Failed: see Through
+	SyncDir // of a directory; Failed: nothing has become certain
+	Mark    // Note: the test's own
+)
+
+var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync", "sync directory", "mark"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// Through says what of a file's unsynced content has reached the device when its
+// sync failed.
+type Through uint8
+
+// What a failed sync has written.
+const (
+	Nothing Through = iota
+	Half            // every second sector
+	All             // everything: only the answer was lost
+)
+
+// Record is one entry of a Tape.
+type Record struct {
+	Kind    Kind
+	Name    string // path, when it was made
+	Off     int64  // bytes
+	Len     int64  // bytes; of a write: len(Data)
+	Data    []byte
+	Failed  bool
+	Through Through
+	Note    any
+
+	node    inode   // file, or directory that is synced, or what was created
+	dir     bool    // what was created is a directory
+	entries []entry // names that changed
+	mtime   int64
+}
+
+// entry is one name with what it now means.
+type entry struct {
+	dir  inode
+	name string
+	id   inode // 0: nothing
+}
+
+// String is one line for a person.
+func (r *Record) String() string {
+	s := r.Kind.String() + " " + r.Name
+	switch r.Kind {
+	case Write, Punch:
+		s += fmt.Sprintf(" %d+%d", r.Off, r.Len)
+	case Truncate:
+		s += fmt.Sprintf(" to %d", r.Len)
+	case Mark:
+		return fmt.Sprintf("mark %v", r.Note)
+	}
+	if r.Failed {
+		s += " failed"
+	}
+	return s
+}
+
+// moves reports whether the record may change the length of its file.
+func (r *Record) isData() bool { return r.Kind == Write || r.Kind == Punch || r.Kind == Truncate }
+
+func (r *Record) isName() bool { return r.entries != nil }
+
+// Tape is what has happened on a machine, from one moment on.
+type Tape struct {
+	start   *tree
+	Records []*Record
+}
+
+// Play returns the device as it was when the tape began, to be moved on with
+// Apply, record by record.
+func (t *Tape) Play() *Device { return &Device{tree: t.start.clone()} }
