@@ -70,6 +70,9 @@ type Device struct {
 	closing bool       // no queue may start any more
 	past    Stats      // of queues that have been stopped
 
+	broken   atomic.Int64  // queues that are broken now
+	rejected atomic.Uint64 // connections closed because the front-end broke the protocol
+
 	made      time.Time                    // when the device was made
 	nextError atomic.Int64                 // nanoseconds since then, before which no I/O error is logged
 	emit      func(event string, data any) // set by Daemon.Add
@@ -92,7 +95,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	d := &Device{
 		name:    o.Name,
 		disk:    disk,
-		log:     o.Log.With("disk", o.Name),
+		log:     calmed(o.Log).With("disk", o.Name),
 		emit:    func(string, any) {},
 		onPark:  func(*cow.Request) {},
 		made:    time.Now(),
@@ -159,8 +162,9 @@ func (d *Device) SetConfig(offset uint32, p []byte) error {
 		return fmt.Errorf("write of %d bytes at %d of the configuration space: only writeback (offset %d, one byte, 0 or 1) can be written",
 			len(p), offset, blk.WritebackOffset)
 	}
-	d.writeThrough.Store(p[0] == 0)
-	d.log.Info("write cache", "on", p[0] == 1)
+	if d.writeThrough.Swap(p[0] == 0) != (p[0] == 0) {
+		d.log.Info("write cache", "on", p[0] == 1)
+	}
 	return nil
 }
 
@@ -219,6 +223,9 @@ func (d *Device) StopQueue(i int) (base uint16, err error) {
 	defer d.mu.Unlock()
 	d.past.add(&w.stats)
 	w.release()
+	if w.broken != nil {
+		d.broken.Add(-1)
+	}
 	if w.counted {
 		d.cpus.release()
 	}
@@ -266,6 +273,10 @@ func (d *Device) SetErr(i, fd int) {
 
 // SetStatus implements vhost.Backend.
 func (d *Device) SetStatus(uint8) {}
+
+// NeedsReset implements vhost.Backend: a queue is broken, and stays so until it
+// is set up anew.
+func (d *Device) NeedsReset() bool { return d.broken.Load() > 0 }
 
 // Reset implements vhost.Backend: the next driver finds the write cache as it
 // was when the export began.

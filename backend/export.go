@@ -61,7 +61,7 @@ func NewExport(o ExportOptions) *Export {
 		o.Log = slog.Default()
 	}
 	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, waiting: o.First, log: o.Log.With("disk", o.Device.name),
+		dev: o.Device, listener: o.Listener, conn: o.Conn, waiting: o.First, log: calmed(o.Log).With("disk", o.Device.name),
 		emit: func(string, any) {}, ended: make(chan struct{}),
 	}
 }
@@ -159,6 +159,7 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.connected.Store(false)
 	e.emit("COW_DISCONNECTED", diskEvent{e.dev.name, errorText(err)})
 	if err != nil {
+		e.dev.rejected.Add(1)
 		e.log.Warn("connection closed: the front-end broke the protocol", "err", err)
 		return
 	}

@@ -19,6 +19,7 @@ type Stats struct {
 	Failed      uint64 `json:"failed_operations"`
 	Refused     uint64 `json:"invalid_operations"` // decided without the engine, not OK
 	Broken      uint64 `json:"broken_queues"`
+	Rejected    uint64 `json:"rejected_connections"` // closed: the front-end broke the protocol
 	DriverCalls uint64 `json:"driver_calls"`
 	PollHits    uint64 `json:"successful_polls"` // work came while an idle queue looked for it
 	PollMisses  uint64 `json:"failed_polls"`     // it did not: the queue went to sleep
@@ -91,6 +92,7 @@ func (d *Device) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sum := d.past
+	sum.Rejected = d.rejected.Load()
 	for _, w := range d.workers {
 		if w != nil {
 			sum.add(&w.stats)

@@ -303,6 +303,7 @@ func (w *worker) breakQueue(err error) {
 	}
 	w.broken = err
 	w.stats.broken.Add(1)
+	w.dev.broken.Add(1)
 	w.log.Warn("queue is broken: the driver or front-end broke the protocol; it stays idle until the device is reset",
 		"queue", w.index, "err", err)
 	signal(w.errfd)

@@ -50,6 +50,9 @@ type Backend interface {
 	// only front-ends that negotiate STATUS send it. 0 is no reset: QEMU sends
 	// it when the machine is merely stopped.
 	SetStatus(s uint8)
+	// NeedsReset reports whether the device waits for a reset because a queue
+	// broke: GET_STATUS answers DEVICE_NEEDS_RESET then (virtio 1.2, 2.1.2).
+	NeedsReset() bool
 	// Reset returns the device to its initial state; the session has stopped
 	// all queues. The memory table stays.
 	Reset()

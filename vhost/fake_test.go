@@ -20,15 +20,16 @@ import (
 // fake is a Backend that processes nothing, keeps every rule that Backend's
 // comments state about the session's calls, and notes what it was told.
 type fake struct {
-	mu      sync.Mutex // Serve calls from one goroutine, tests look from another
-	queues  int
-	log     []string
-	wrong   []string // broken rules
-	running map[int]vhost.Queue
-	config  [64]byte
-	memory  *guest.Table
-	refuse  map[string]error // by method
-	base    uint16           // added to a queue's base when it stops
+	mu         sync.Mutex // Serve calls from one goroutine, tests look from another
+	queues     int
+	log        []string
+	wrong      []string // broken rules
+	running    map[int]vhost.Queue
+	config     [64]byte
+	memory     *guest.Table
+	refuse     map[string]error // by method
+	needsReset bool
+	base       uint16 // added to a queue's base when it stops
 }
 
 func newFake(queues int) *fake {
@@ -146,6 +147,12 @@ func (b *fake) SetStatus(s uint8) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.note("status %d", s)
+}
+
+func (b *fake) NeedsReset() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.needsReset
 }
 
 func (b *fake) Reset() {

@@ -149,7 +149,16 @@ func (s *session) setStatus(m *Message) error {
 	return nil
 }
 
-func (s *session) getStatus(m *Message) error { return s.replyU64(m, uint64(s.status)) }
+// statusNeedsReset is DEVICE_NEEDS_RESET (virtio 1.2, 2.1).
+const statusNeedsReset = 0x40
+
+func (s *session) getStatus(m *Message) error {
+	v := uint64(s.status)
+	if s.be.NeedsReset() {
+		v |= statusNeedsReset
+	}
+	return s.replyU64(m, v)
+}
 
 // getConfig answers a window on the configuration space with the same window,
 // or with an empty payload where there is none ("GET_CONFIG").

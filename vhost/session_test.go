@@ -228,3 +228,24 @@ func TestConfig(t *testing.T) {
 	must(t, "close", f.Close())
 	must(t, "Serve", s.wait())
 }
+
+// A device with a broken queue asks for a reset in the status that it answers.
+func TestNeedsReset(t *testing.T) {
+	s := serve(t, newFake(1))
+	f := connect(t, s, vhosttest.Options{})
+	for _, broken := range []bool{false, true, false} {
+		s.be.mu.Lock()
+		s.be.needsReset = broken
+		s.be.mu.Unlock()
+		must(t, "send", f.Send(vhost.GetStatus, vhost.FlagVersion, nil))
+		m, err := f.Receive()
+		must(t, "answer", err)
+		v, err := vhost.DecodeU64(m.Payload)
+		must(t, "status", err)
+		if got := v&0x40 != 0; got != broken || v&^0x40 != 0xf {
+			t.Errorf("status %#x with a queue that is broken: %t", v, broken)
+		}
+	}
+	must(t, "close", f.Close())
+	must(t, "Serve", s.wait())
+}

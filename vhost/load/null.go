@@ -82,6 +82,8 @@ func (n *Null) SetConfig(uint32, []byte) error { return errors.New("nothing can 
 
 func (n *Null) SetStatus(uint8) {}
 
+func (n *Null) NeedsReset() bool { return false }
+
 func (n *Null) Reset() {}
 
 // SetMemory moves running queues, each between two batches.

@@ -48,6 +48,7 @@ func (d *ramDisk) Config(p []byte) error {
 }
 func (d *ramDisk) SetConfig(uint32, []byte) error { return nil }
 func (d *ramDisk) SetStatus(uint8)                {}
+func (d *ramDisk) NeedsReset() bool               { return false }
 func (d *ramDisk) Reset()                         {}
 
 func (d *ramDisk) SetMemory(t *guest.Table) error {
