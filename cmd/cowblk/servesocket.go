@@ -53,6 +53,9 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 	if err != nil {
 		return nil, fmt.Errorf("sockets from systemd: %w", err)
 	}
+	if s.given, err = givenControl(given); err != nil {
+		return nil, err
+	}
 	if len(given) > 0 {
 		return activated(given, s.disks)
 	}
@@ -76,6 +79,27 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		es = append(es, endpoint{path: path, listener: l})
 	}
 	return es, nil
+}
+
+// givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
+func givenControl(given map[string][]net.Listener) (*control.Listener, error) {
+	all := given[controlName]
+	delete(given, controlName)
+	var l *control.Listener
+	for _, g := range all {
+		if ul, ok := g.(*net.UnixListener); ok && l == nil {
+			fd, err := control.Duplicate(ul)
+			if err == nil {
+				l, err = control.AdoptUnix(fd, ul.Addr().String())
+			}
+			if err != nil {
+				return nil, fmt.Errorf("control socket from systemd: %w", err)
+			}
+			l.Keep(true)
+		}
+		g.Close()
+	}
+	return l, nil
 }
 
 // activated picks the socket of each disk from those that systemd has passed: the one named after it or, when there

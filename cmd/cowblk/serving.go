@@ -18,7 +18,8 @@ type serving struct {
 	daemon  *backend.Daemon
 	control *control.Server // the daemon's, whose Run closes it; nil: none
 	disks   []*opened
-	before  *predecessor // that has handed the disks over, and is to be told how it went; nil: none
+	given   *control.Listener // the control socket that systemd has kept since the last start; nil: none
+	before  *predecessor      // that has handed the disks over, and is to be told how it went; nil: none
 }
 
 func (s *serving) close() error {
@@ -129,6 +130,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
 			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
 	}
+	a.keepInStore(s.disks, sockets, s.control, log)
 	return s, a.confine(s, st, &f.sandbox, log)
 }
 
@@ -182,6 +184,9 @@ func (s *serving) controlSocket(st *store.Store) (path string, err error) {
 			return "", err
 		}
 		return l.Path(), s.control.Add(l)
+	}
+	if s.given != nil {
+		return s.given.Path(), s.control.Add(s.given)
 	}
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err

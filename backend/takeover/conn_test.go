@@ -1,0 +1,186 @@
+package takeover
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control"
+)
+
+func pair(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		ends[i] = c.(*net.UnixConn)
+	}
+	return ends[0], ends[1]
+}
+
+func openDescriptors(t testing.TB) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func TestMessages(t *testing.T) {
+	a, b := pair(t)
+	from, to := NewConn(a), NewConn(b)
+	fd, err := MemoryFile([]byte("what is in it"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	sent := []Message{
+		{Kind: Export, Name: "vm1@one"},
+		{Kind: State, Disk: "vm1", FD: fd},
+		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", Keep: true, FD: fd},
+		{Kind: Ready},
+	}
+	for _, m := range sent {
+		if err := from.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range sent {
+		got, err := to.Expect(want.Kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (got.FD > 0) != (want.FD > 0) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		if got.FD > 0 {
+			p := make([]byte, 100)
+			if n, err := unix.Pread(got.FD, p, 0); err != nil || string(p[:n]) != "what is in it" {
+				t.Errorf("file: %q, %v", p[:n], err)
+			}
+			unix.Close(got.FD)
+		}
+		got.FD, want.FD = 0, 0
+		if got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: State}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
+		if err := from.Send(m); err == nil {
+			t.Errorf("%q was sent", m.Kind)
+		}
+	}
+	if err := from.Send(Message{Kind: Refused, Error: "no"}); err != nil {
+		t.Fatal(err)
+	}
+	var refused *RefusedError
+	if _, err := to.Expect(Go); !errors.As(err, &refused) || refused.Reason != "no" {
+		t.Errorf("refusal: %v", err)
+	}
+	a.Close()
+	if _, err := to.Receive(); err != io.EOF {
+		t.Errorf("end: %v", err)
+	}
+	if err := to.Send(Message{Kind: Go}); err == nil {
+		t.Error("sent to nobody")
+	}
+}
+
+// Whatever comes: an error or a message, and no descriptor is left open.
+func FuzzReceive(f *testing.F) {
+	frame := func(body string) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	}
+	f.Add(frame(`{"kind":"socket","disk":"a"}`), uint8(1))
+	f.Add(frame(`{"kind":"ready"}`), uint8(2))
+	f.Add(frame(`{"kind":"state"}`), uint8(0))
+	f.Add([]byte{255, 255, 255, 255}, uint8(1))
+	f.Add([]byte{0, 0}, uint8(1))
+	f.Fuzz(func(t *testing.T, p []byte, fds uint8) {
+		a, b := pair(t)
+		before := openDescriptors(t)
+		rights := make([]int, fds%8)
+		var oob []byte
+		if len(rights) > 0 {
+			oob = unix.UnixRights(rights...)
+		}
+		if len(p) > 0 {
+			if _, _, err := a.WriteMsgUnix(p, oob, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.CloseWrite()
+		m, err := NewConn(b).Receive()
+		if m.FD > 0 {
+			if err != nil {
+				t.Errorf("%+v and %v", m, err)
+			}
+			unix.Close(m.FD)
+		}
+		if n := openDescriptors(t); n != before {
+			t.Errorf("%d descriptors are open, %d were", n, before)
+		}
+	})
+}
+
+// A program that does not know the command says so as any server of the control protocol does; others may say anything.
+func TestRequestToOthers(t *testing.T) {
+	greeting := `{"QMP":{"version":{},"capabilities":[]}}` + "\r\n"
+	for name, test := range map[string]struct {
+		answer string
+		want   string
+	}{
+		"another program": {greeting + `{"return":{}}` + "\n" + `{"event":"X","data":{}}` + "\n" +
+			`{"error":{"class":"CommandNotFound","desc":"The command cow-takeover has not been found"}}` + "\n", "knows no takeover"},
+		"refused by the socket":  {greeting + `{"return":{}}` + "\n" + `{"error":{"class":"GenericError","desc":"this command is for user 1"}}` + "\n", "for user 1"},
+		"nonsense":               {greeting + "\x00\x00\x00\x02{]", "protocol"},
+		"the wrong message":      {greeting + "\x00\x00\x00\x11" + `{"kind":"serving"}`[:17], "protocol"},
+		"ready without a socket": {greeting + "\x00\x00\x00\x10" + `{"kind":"ready"}`, "protocol"},
+		"nothing":                {"", "EOF"},
+	} {
+		path := filepath.Join(t.TempDir(), "c")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			io.WriteString(c, test.answer)
+			c.(*net.UnixConn).CloseWrite()
+			io.Copy(io.Discard, c)
+		}()
+		o, err := Request(t.Context(), path, []string{"a"})
+		if err == nil {
+			o.Close()
+			t.Errorf("%s: no error", name)
+		} else if !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, expected %q in it", name, err, test.want)
+		}
+		l.Close()
+	}
+	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
+		t.Errorf("nobody there: %v", err)
+	}
+}
