@@ -65,6 +65,7 @@ echo $(grep -c freeze: trace) frozen, $(grep -c failed=0 trace) thawed
 // the exports, data before mark, their number, and the size of data.
 const copyVsock = `
 set -e
+ulimit -n 65536 # each export opens all the layers of its tag
 cd /run
 : >uris # of the last time
 ./cowblk --store /run/store export %[1]s --listen vsock:1:10809 </dev/null >/run/uris 2>/run/export.log &
