@@ -56,6 +56,12 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return stats, nil
 	})
+	s.Register("query-cow-space", func(_ context.Context, args json.RawMessage) (any, error) {
+		if err := control.Decode(args, &struct{}{}); err != nil {
+			return nil, err
+		}
+		return d.space.query(), nil
+	})
 	s.Register("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a PromoteArgs
 		if err := control.Decode(args, &a); err != nil {

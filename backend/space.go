@@ -66,10 +66,21 @@ func (t Threshold) of(total int64) int64 {
 	return max(t.bytes, int64(float64(total)*t.percent/100))
 }
 
+// Of is the threshold in bytes on a file system of so many.
+func (t Threshold) Of(total int64) int64 { return t.of(total) }
+
 // room is a file system as it is now.
 type room struct {
 	id          uint64 // device number
 	free, total int64  // bytes; free to this process
+}
+
+// FreeSpace tells how much is free, and how large it is, on the file system that the
+// regular file at path grows on, in bytes. False: there is no such file, or it is a
+// device, which cannot grow.
+func FreeSpace(path string) (free, total int64, ok bool) {
+	r, ok := measure(path)
+	return r.free, r.total, ok
 }
 
 // space watches the file systems that the heads lie on. Nobody waits for it: a
@@ -124,15 +135,18 @@ func (s *space) threshold() Threshold {
 	return s.limit
 }
 
-// spaceLow is the data of COW_SPACE_LOW: a file system that heads grow on has
+// SpaceLow is the data of COW_SPACE_LOW: a file system that heads grow on has
 // less room than it should.
-type spaceLow struct {
+type SpaceLow struct {
 	Disks     []string `json:"disks"`     // of this process, with their heads on it
 	Path      string   `json:"path"`      // a directory on it
 	Free      int64    `json:"free"`      // bytes
 	Total     int64    `json:"total"`     // bytes
-	Threshold int64    `json:"threshold"` // bytes
+	Threshold int64    `json:"threshold"` // bytes; 0: off
 }
+
+// Low reports whether less is free than should be.
+func (l *SpaceLow) Low() bool { return l.Free < l.Threshold }
 
 // look measures every file system once and tells what has become low. Low is
 // over when a quarter more than the threshold is free.
@@ -147,8 +161,25 @@ func (s *space) look() {
 	if limit == (Threshold{}) {
 		return
 	}
-	found := map[uint64]*spaceLow{}
-	var order []uint64
+	found, order := s.survey(limit)
+	for _, id := range order {
+		f := found[id]
+		switch {
+		case f.Low() && !s.low[id]:
+			s.low[id] = true
+			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", f.Disks,
+				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)))
+			s.daemon.emit("COW_SPACE_LOW", f)
+		case f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
+			delete(s.low, id)
+			s.daemon.log.Info("space is no longer low", "disks", f.Disks, "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
+		}
+	}
+}
+
+// survey measures every file system that heads lie on, in the order of the disks.
+func (s *space) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
+	found = map[uint64]*SpaceLow{}
 	for _, e := range s.daemon.snapshot() {
 		path := s.daemon.names.Data(e.dev.name)
 		if path == "" || e.dev.config.ReadOnly {
@@ -160,25 +191,26 @@ func (s *space) look() {
 		}
 		f := found[r.id]
 		if f == nil {
-			f = &spaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: limit.of(r.total)}
+			f = &SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: limit.of(r.total)}
 			found[r.id] = f
 			order = append(order, r.id)
 		}
 		f.Disks = append(f.Disks, e.dev.name)
 	}
-	for _, id := range order {
-		f := found[id]
-		switch {
-		case f.Free < f.Threshold && !s.low[id]:
-			s.low[id] = true
-			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", f.Disks,
-				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)))
-			s.daemon.emit("COW_SPACE_LOW", f)
-		case f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
-			delete(s.low, id)
-			s.daemon.log.Info("space is no longer low", "disks", f.Disks, "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
-		}
+	return found, order
+}
+
+// query answers query-cow-space: every file system that heads lie on, low or not.
+func (s *space) query() []*SpaceLow {
+	all := []*SpaceLow{}
+	if s.daemon.names == nil {
+		return all
 	}
+	found, order := s.survey(s.threshold())
+	for _, id := range order {
+		all = append(all, found[id])
+	}
+	return all
 }
 
 // measure asks the kernel about the file system of path. A block device, which

@@ -20,6 +20,7 @@ const (
 	exitInUse       = 4
 	exitRefused     = 5
 	exitExists      = 6
+	exitTimeout     = 7
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
@@ -35,6 +36,7 @@ var exitText = []struct {
 	{exitInUse, "in use: a process serves the disk, other disks use the image, or the store is busy"},
 	{exitRefused, "refused: something is damaged or is not what was recorded; nothing was changed"},
 	{exitExists, "the name is taken"},
+	{exitTimeout, "what was waited for has not happened (cowblk watch --timeout)"},
 	{exitInterrupted, "interrupted (Ctrl-C, SIGTERM); what was half done has been undone"},
 }
 
@@ -56,6 +58,8 @@ func exitCode(err error) int {
 		return check.code
 	case errors.As(err, &usage), errors.Is(err, store.ErrInvalid):
 		return exitUsage
+	case errors.Is(err, errWatchTimeout):
+		return exitTimeout
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.Is(err, store.ErrNotFound):

@@ -178,6 +178,7 @@ var (
 	pidText   = regexp.MustCompile(`(process |kill |"pid": )` + strconv.Itoa(os.Getpid()))
 	inodeText = regexp.MustCompile(`("(dev|inode|mtime|allocated|freed)": )\d+`)
 	sumText   = regexp.MustCompile(`0x[0-9a-f]{8}`)
+	lowText   = regexp.MustCompile(`(space is low for .*): .* (free in .*), less than .*`)
 	freedText = regexp.MustCompile(`(layers?, )[0-9.]+ [KM]?i?B`)
 )
 
@@ -198,6 +199,7 @@ func (s *script) clean(text string) string {
 	text = pidText.ReplaceAllString(text, "${1}PID")
 	text = inodeText.ReplaceAllString(text, "${1}N")
 	text = sumText.ReplaceAllString(text, "0xSUM")
+	text = lowText.ReplaceAllString(text, "$1: SPACE $2, less than SPACE")
 	return freedText.ReplaceAllString(text, "${1}SPACE")
 }
 

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// beginWatch runs "cowblk watch" beside the test.
+func beginWatch(t *testing.T, dir string, args ...string) (ended chan int, out *lockedBuffer) {
+	t.Helper()
+	out = new(lockedBuffer)
+	ended = make(chan int, 1)
+	a := &app{in: strings.NewReader(""), out: out, err: out, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
+	go func() { ended <- run(append([]string{"--store", dir, "watch", "--timeout", "30s"}, args...), a) }()
+	return ended, out
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// Processes come and go; whoever serves a watched disk then is listened to.
+func TestWatchServedDisks(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b", "c"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	all, allOut := beginWatch(t, dir)
+	named, namedOut := beginWatch(t, dir, "c", "--json")
+	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
+	ca, _ := controlled(t, dir, "a")
+	time.Sleep(watchPoll + watchPoll/2) // they have found it
+	p.end(t)
+	p = start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
+	dial(t, filepath.Join(dir, "run", "a.sock"))
+	select {
+	case code := <-all:
+		t.Fatalf("ended with %d: %s", code, allOut)
+	default:
+	}
+	set(t, ca, `{"space-low": "100%"}`)
+	if code := <-all; code != exitOK || !strings.HasPrefix(allOut.String(), "space is low for a, b: ") {
+		t.Errorf("exit %d: %s", code, allOut)
+	}
+	select {
+	case code := <-named:
+		t.Fatalf("ended with %d for disks that it does not watch: %s", code, namedOut)
+	default:
+	}
+	q := start(t, dir, nil, "serve", "c", "--space-low", "100%") // low already
+	if code := <-named; code != exitOK {
+		t.Errorf("exit %d: %s", code, namedOut)
+	}
+	var e struct {
+		Event     string
+		Data      struct{ Disks []string }
+		Timestamp struct{ Seconds int64 }
+	}
+	if err := json.Unmarshal([]byte(namedOut.String()), &e); err != nil || e.Event != "COW_SPACE_LOW" || len(e.Data.Disks) != 1 || e.Data.Disks[0] != "c" || e.Timestamp.Seconds == 0 {
+		t.Errorf("%s, %v", namedOut, err)
+	}
+	p.end(t)
+	q.end(t)
+}
