@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
@@ -245,14 +244,10 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 func (a *attacker) taken() {
 	a.t.Helper()
 	w := a.to.dev.worker(0)
-	for end := time.Now().Add(patience); ; {
-		all := false
+	a.until(func() (all bool) {
 		w.do(func() { all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx() })
-		if all {
-			return
-		}
-		a.wait(end)
-	}
+		return all
+	})
 }
 
 // A region goes while a request is in flight whose status lies in it: the

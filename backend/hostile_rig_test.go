@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -330,32 +331,32 @@ func drain(fd int) bool {
 // that it is broken.
 func (a *attacker) outcome(used uint16) (broken bool) {
 	a.t.Helper()
-	for end := time.Now().Add(patience); ; {
-		if drain(a.err) {
-			return true
-		}
-		if a.ring.UsedIdx() == used {
-			return false
-		}
-		a.wait(end)
-	}
+	a.until(func() bool {
+		broken = drain(a.err)
+		return broken || a.ring.UsedIdx() == used
+	})
+	return broken
 }
 
 // broke waits for the error eventfd alone: the ring may be gone.
 func (a *attacker) broke() {
 	a.t.Helper()
-	for end := time.Now().Add(patience); !drain(a.err); {
-		a.wait(end)
-	}
+	a.until(func() bool { return drain(a.err) })
 }
 
-func (a *attacker) wait(end time.Time) {
+// until returns when done says so.
+func (a *attacker) until(done func() bool) {
 	a.t.Helper()
-	if time.Now().After(end) {
-		a.t.Fatalf("neither completed nor broken: %+v", a.to.dev.Stats())
+	for start, n := time.Now(), 0; !done(); n++ {
+		switch {
+		case n < 100:
+			runtime.Gosched()
+		case time.Since(start) > patience:
+			a.t.Fatalf("nothing happens: %+v", a.to.dev.Stats())
+		default:
+			time.Sleep(50 * time.Microsecond)
+		}
 	}
-	fds := []unix.PollFd{{Fd: int32(a.err), Events: unix.POLLIN}}
-	_, _ = unix.Poll(fds, 1)
 }
 
 // request writes the header of slot i's request and returns the descriptors of
