@@ -188,7 +188,7 @@ func (h *hurt) decided(undo bool) {
 		}
 	}
 	h.fs = &failsAfter{readOnlyManifest{h.fs, "vm2"}, "vm1"}
-	commit := func() error { return p.replace(p.before, p.after) }
+	commit := func() error { return p.locked(stagedAfter) }
 	if undo {
 		commit = p.Commit
 	}

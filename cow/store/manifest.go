@@ -225,11 +225,17 @@ func decodeDocument(path string, data []byte, v any, check func() error) error {
 
 // writeDocument replaces one of the store's JSON files durably.
 func (s *Store) writeDocument(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+	data, err := document(v)
 	if err != nil {
 		return err
 	}
-	return s.fs.WriteFileAtomic(path, append(data, '\n'), 0o644)
+	return s.fs.WriteFileAtomic(path, data, 0o644)
+}
+
+// document is the text of a manifest or of an image's description.
+func document(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	return append(data, '\n'), err
 }
 
 // Disks reads all manifests, in the order of names. Those that cannot be read are left out and joined into the error.

@@ -64,6 +64,10 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 			return nil, fmt.Errorf("promote %q: %w", m.Name, err)
 		}
 	}
+	if err := p.stage(); err != nil {
+		p.Close(false)
+		return nil, fmt.Errorf("promote %q: %w", disks[0].Name, err)
+	}
 	return p, nil
 }
 
@@ -103,16 +107,15 @@ func (p *Pending) Manifests() []*Manifest { return p.after }
 // when the process is killed at any moment. If the manifests from before cannot be put back after an error, the disks
 // are brought to one or the other state by the next process that opens one of them, or are refused until they can be.
 func (p *Pending) Commit() error {
-	err := p.replace(p.before, p.after)
-	if err != nil {
+	if err := p.locked(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
 	return nil
 }
 
-// Revert puts the manifests from before back, durably.
+// Revert puts the manifests from before back, durably. It is called once.
 func (p *Pending) Revert() error {
-	err := p.replace(p.after, p.before)
+	err := p.locked(stagedBefore)
 	if err != nil {
 		p.undecided = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
@@ -120,30 +123,9 @@ func (p *Pending) Revert() error {
 	return err
 }
 
-func (p *Pending) replace(from, to []*Manifest) error {
-	s := p.s
-	// Not the promotion's context: once begun, this goes to its end.
-	return s.locked(context.Background(), func() error {
-		if len(to) > 1 {
-			c := change{To: to}
-			for _, m := range from {
-				c.From = append(c.From, m.Head().UUID)
-			}
-			data, err := json.Marshal(c)
-			if err != nil {
-				return err
-			}
-			if err := s.fs.WriteFileAtomic(p.w.path(commitFile), data, 0o600); err != nil {
-				return err
-			}
-		}
-		for _, m := range to {
-			if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), m); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// locked is put with the store locked. Not in the promotion's context: once begun, this goes to its end.
+func (p *Pending) locked(suffix string) error {
+	return p.s.locked(context.Background(), func() error { return p.put(suffix) })
 }
 
 // Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is
@@ -206,7 +188,7 @@ func (s *Store) readChange(dir string) (*change, error) {
 	return c, nil
 }
 
-// decode reads what replace has written, and refuses manifests that no reader would take.
+// decode reads what stage has written, and refuses manifests that no reader would take.
 func (c *change) decode(data []byte) error {
 	if err := json.Unmarshal(data, c); err != nil {
 		return err

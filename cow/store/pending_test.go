@@ -58,11 +58,15 @@ type readOnlyManifest struct {
 	disk string
 }
 
-func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
-	if strings.HasSuffix(name, filepath.Join(r.disk, diskFile)) {
+func (r readOnlyManifest) Rename(from, to string) error {
+	if strings.HasSuffix(to, filepath.Join(r.disk, diskFile)) {
 		return errInjected
 	}
-	return r.FS.WriteFileAtomic(name, data, perm)
+	return r.FS.Rename(from, to)
+}
+
+func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
+	return vfs.WriteAtomic(r, name, data, perm)
 }
 
 // A change of several disks that fails half way and cannot be taken back either stays recorded: while the process lives
@@ -100,9 +104,9 @@ type failsAfter struct {
 	disk string
 }
 
-func (f *failsAfter) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
-	err := f.FS.WriteFileAtomic(name, data, perm)
-	if err == nil && strings.HasSuffix(name, filepath.Join(f.disk, diskFile)) {
+func (f *failsAfter) Rename(from, to string) error {
+	err := f.FS.Rename(from, to)
+	if err == nil && strings.HasSuffix(to, filepath.Join(f.disk, diskFile)) {
 		f.FS = readOnlyManifest{f.FS, f.disk}
 	}
 	return err
