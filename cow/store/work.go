@@ -83,8 +83,8 @@ func (w *work) end() {
 	w.lock.Close()
 }
 
-// errUnfinished marks a change of several disks that may have reached only some of them.
-var errUnfinished = errors.New("an interrupted change of several disks cannot be finished")
+// errUnfinished marks a change that may not be durable, or of several disks that may have reached only some of them.
+var errUnfinished = errors.New("an interrupted change cannot be finished")
 
 // clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and only an
 // errUnfinished returned. The store's lock is held.
@@ -119,6 +119,9 @@ func (s *Store) cleanOne(dir string) error {
 		} else if err != nil {
 			return err
 		}
+	}
+	if err := s.certain(dir); err != nil {
+		return fmt.Errorf("%w: %w", errUnfinished, err)
 	}
 	if err := s.rollForward(dir); err != nil {
 		return fmt.Errorf("%w: %w", errUnfinished, err)

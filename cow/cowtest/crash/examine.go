@@ -19,6 +19,8 @@ type Exam struct {
 	// Every cuts the power after every record of the tape; else after Cuts random
 	// ones.
 	Every bool
+	From  int  // the first record for Every
+	Plain bool // of what is not certain, Every keeps nothing or all
 	Cuts  int
 	// Singles and Extra are as of faultfs.Device.Choices, for Every.
 	Singles, Extra int
@@ -85,8 +87,10 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 			}
 		}
 		var choices []faultfs.Choice
-		if x.Every && tells {
-			choices = d.Choices(rng, x.Singles, x.Extra)
+		if x.Every && tells && at >= x.From-1 {
+			if choices = d.Choices(rng, x.Singles, x.Extra); x.Plain {
+				choices = choices[:min(2, len(choices))]
+			}
 		}
 		for range chosen[at] {
 			choices = append(choices, d.Random(rng))

@@ -82,41 +82,50 @@ func refused(what string) *note {
 	return &note{text: "refused: " + what, step: func(o *Oracle, _ int) { o.states = o.states[:o.before] }}
 }
 
-// settled notes which of the possible states has been found, by somebody who has
-// it open and relies on it.
-func settled(what string, found func(w *world) bool) *note {
+// settled notes which disks and tags somebody has found who relies on them from now
+// on.
+func settled(what string, seen map[string][]string) *note {
 	return &note{text: what, tells: true, step: func(o *Oracle, _ int) {
+		fit := o.states[:0:0]
 		for _, w := range o.states {
-			if found(w) {
-				o.states = []*world{w}
-				return
+			if w.looksLike(seen) {
+				fit = append(fit, w)
 			}
+		}
+		if len(fit) > 0 { // else the next cut will show what is wrong
+			o.states = fit
 		}
 	}}
 }
 
 // swapped notes the instant at which a tag's content parts from the disk's.
-func swapped(disk, name string) *note {
-	return &note{text: "swapped " + disk, step: func(o *Oracle, _ int) {
-		parted := map[*content]*content{}
-		for _, w := range o.states {
-			d := w.disks[disk]
-			if d == nil {
-				continue
-			}
-			if t := d.tagged(name); t != nil && t.content == d.content {
+func swapped(disk string) *note {
+	return &note{text: "swapped " + disk, step: func(o *Oracle, _ int) { o.part(disk) }}
+}
+
+// part takes what a disk holds now for its tags that were promised just that.
+func (o *Oracle) part(disk string) {
+	parted := map[*content]*content{}
+	for _, w := range o.states {
+		d := w.disks[disk]
+		if d == nil {
+			continue
+		}
+		for i := range d.tags {
+			if t := &d.tags[i]; t.content == d.content {
 				if parted[d.content] == nil {
 					parted[d.content] = d.content.snapshot()
 				}
 				t.content = parted[d.content]
 			}
 		}
-	}}
+	}
 }
 
 // sealed notes what a tag has been read as once it could not change any more.
 func sealed(disk, name string, p []byte) *note {
 	return &note{text: "sealed " + disk + "@" + name, tells: true, step: func(o *Oracle, _ int) {
+		o.part(disk) // it was promoted while stopped
 		for _, w := range o.states {
 			d := w.disks[disk]
 			if d == nil {
@@ -125,9 +134,6 @@ func sealed(disk, name string, p []byte) *note {
 			t := d.tagged(name)
 			if t == nil {
 				continue
-			}
-			if t.content == d.content { // promoted while stopped
-				t.content = t.content.clone()
 			}
 			t.content.pin(p)
 		}
@@ -141,6 +147,7 @@ func killed() *note {
 		for _, w := range o.states {
 			for name := range w.disks {
 				o.contents(name, func(c *content) { c.died(now) })
+				o.part(name)
 			}
 		}
 	}}

@@ -37,6 +37,8 @@ type Played struct {
 	Calls   int     // on files
 	Next    cowtest.Content
 	Errs    []error // of steps, in order; nil without faults
+	Died    int     // position on the tape of the death that "kill N" has brought
+	Whole   bool    // it came after the step's end
 	Broken  error   // a promise of the programs that did not even need a cut
 }
 
@@ -52,6 +54,7 @@ type player struct {
 	open  map[string]*served
 	next  cowtest.Content
 	kills int
+	doom  int // changes after which the next step's process dies; 0: it does not
 	jobs  int // goroutines at work for the script, besides requests
 	out   *Played
 }
@@ -218,6 +221,10 @@ func (pl *player) step(s Step) error {
 	case "close":
 		return pl.closeDisk(s)
 	case "kill":
+		if s.Name != "" {
+			_, err := fmt.Sscan(s.Name, &pl.doom)
+			return err
+		}
 		for range pl.rng.IntN(12) {
 			pl.turn()
 		}
@@ -232,6 +239,9 @@ func (pl *player) step(s Step) error {
 		return err
 	}
 	pl.m.Mark(changing(s.String(), change))
+	if pl.doom > 0 {
+		return pl.doomed(s, f)
+	}
 	if err := pl.do(f); err != nil {
 		if pl.mayRefuse(err) {
 			pl.m.Mark(refused(s.String()))
@@ -245,6 +255,39 @@ func (pl *player) step(s Step) error {
 		return pl.readTags(s)
 	}
 	return nil
+}
+
+// doomed carries a change of the store out until it is killed. If it comes to its
+// end, it is dead all the same.
+func (pl *player) doomed(s Step, f func() error) error {
+	var err error
+	ended := false
+	pl.jobs++
+	go func() { err = f(); ended = true; pl.jobs-- }()
+	for made := 0; made < pl.doom; {
+		synctest.Wait()
+		if ended {
+			break
+		}
+		if pl.sched.next() {
+			made++
+		} else {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	synctest.Wait()
+	pl.doom = 0
+	if ended {
+		pl.out.Whole = true
+		if err != nil {
+			return err
+		}
+		pl.m.Mark(changed(s.String()))
+	}
+	pl.out.Died = pl.m.Len()
+	pl.kill()
+	pl.kills++
+	return pl.start()
 }
 
 // storeStep is what a step does to the store, and what that makes of the world.

@@ -99,7 +99,7 @@ func (pl *player) promotion(s Step) error {
 		return errors.Join(give(err), pend.Revert())
 	}
 	for i, v := range disks {
-		pl.m.Mark(swapped(list[i], s.Arg))
+		pl.m.Mark(swapped(list[i]))
 		v.o.Manifest = pend.Manifests()[i]
 	}
 	pend.Close(true)

@@ -20,6 +20,9 @@ func envInt(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
+// long reports whether the long form of the tests was asked for.
+func long(t *testing.T) bool { return envInt(t, "COWBLK_CRASH_CUTS", 0) > 0 }
+
 // TestRandom is everything together: random scripts, requests that overlap in
 // time, promotions, kills and cuts, each life beginning with what a cut has left.
 // COWBLK_CRASH_CUTS is the number of cuts (6,000 unless set), COWBLK_CRASH_SEED

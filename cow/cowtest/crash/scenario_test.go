@@ -272,10 +272,15 @@ func TestEveryBoundary(t *testing.T) {
 				t.Fatal(err)
 			}
 			start, cuts, records := time.Now(), 0, 0
-			for seed := range uint64(1) {
+			schedules, exam := uint64(1), Exam{Every: true, Singles: 3, Extra: 1}
+			if long(t) {
+				schedules, exam.Singles, exam.Extra = 4, 30, 8
+			}
+			for seed := range schedules {
 				l := &Life{Script: script, Seed: seed}
 				p := play(t, l)
-				n, err := l.Examine(p, Exam{Seed: seed, Every: true, Singles: 6, Extra: 3})
+				exam.Seed = seed
+				n, err := l.Examine(p, exam)
 				if err != nil {
 					t.Fatal(err)
 				}

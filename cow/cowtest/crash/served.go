@@ -45,15 +45,11 @@ func (pl *player) openDisk(s Step) error {
 		}
 		return pl.failed(s.String(), err)
 	}
-	// Whoever has opened a disk relies on what the manifest says.
-	var tags []string
-	for _, l := range o.Manifest.Sealed() {
-		tags = append(tags, l.Tag)
+	seen, err := pl.manifests()
+	if err != nil {
+		return err
 	}
-	pl.m.Mark(settled(s.String(), func(w *world) bool {
-		d := w.disks[s.Name]
-		return d != nil && slices.EqualFunc(d.tags, tags, func(t tag, name string) bool { return t.name == name })
-	}))
+	pl.m.Mark(settled(s.String(), seen))
 	v := &served{pl: pl, name: s.Name, o: o}
 	for i := range max(1, pl.life.Depth) {
 		open := o.Disk.NewChannel
@@ -68,6 +64,25 @@ func (pl *player) openDisk(s Step) error {
 	}
 	pl.open[s.Name] = v
 	return nil
+}
+
+// manifests are the disks that another process sees, and their tags.
+func (pl *player) manifests() (map[string][]string, error) {
+	other, err := openStore(pl.m.Process(nil))
+	if err != nil {
+		return nil, err
+	}
+	disks, err := other.Disks()
+	seen := map[string][]string{}
+	for _, d := range disks {
+		seen[d.Name] = nil
+		for _, l := range d.Sealed() {
+			if l.Tag != "" {
+				seen[d.Name] = append(seen[d.Name], l.Tag)
+			}
+		}
+	}
+	return seen, err
 }
 
 func (pl *player) closeDisk(s Step) error {

@@ -20,6 +20,7 @@ import (
 //	remove NAME
 //	wait                               until nothing is under way
 //	kill                               the process, and start another
+//	kill N                             the same after N changes that the next step makes
 //
 // Sizes are in bytes; FROM is an image or DISK@TAG.
 type Step struct {

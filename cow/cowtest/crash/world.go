@@ -179,6 +179,19 @@ func (w *world) check(s *sight) error {
 	return nil
 }
 
+// looksLike compares disks and tags.
+func (w *world) looksLike(seen map[string][]string) bool {
+	if sorted(w.disks) != sorted(seen) {
+		return false
+	}
+	for name, d := range w.disks {
+		if !slices.EqualFunc(d.tags, seen[name], func(t tag, name string) bool { return t.name == name }) {
+			return false
+		}
+	}
+	return true
+}
+
 // pin makes what has been seen, which fits w, the only state from now on.
 func (o *Oracle) pin(w *world, s *sight) {
 	n := &world{images: w.images, disks: map[string]*disk{}}

@@ -1,0 +1,70 @@
+package crash
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// A process is killed after every change that an operation makes, the next one
+// serves the disks on, as it finds them, and then the power fails: what it has
+// found is what there is, durable or not, so what it writes must last. In the short
+// form the process is killed after every fifth change only.
+func TestKilledThenServedThenCut(t *testing.T) {
+	const disk = `
+		create vm 32768 4096
+		open vm
+		write vm 0+8192
+		close vm
+		promote vm one
+		open vm
+		write vm 512+512
+		close vm`
+	const serve = `
+		open vm
+		write vm 1024+512 fua
+		close vm`
+	for _, c := range []struct{ name, before, op, after string }{
+		{"create", "", "create vm 32768 4096", serve},
+		{"clone", disk, "create b 32768 4096 vm@one", serve + `
+			open b
+			write b 1024+512 fua
+			close b`},
+		{"promote", disk, "promote vm two", serve},
+		{"promote two", disk + "\ncreate b 32768 4096", "promote vm,b two", serve + `
+			open b
+			write b 1024+512 fua`},
+		{"rollback", disk, "rollback vm one", serve},
+		{"remove", disk + "\ncreate b 32768 4096 vm@one", "remove b", serve},
+		{"import", "", "import img", `
+			create b 4096 4096 img
+			open b
+			write b 1024+512 fua`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			start, cuts, deaths, every := time.Now(), 0, 0, 5
+			if long(t) {
+				every = 1
+			}
+			for n := 1; ; n += every {
+				script, err := Parse(c.before + fmt.Sprintf("\nkill %d\n", n) + c.op + c.after)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := &Life{Script: script, Seed: uint64(n)}
+				p := play(t, l)
+				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.Died, Plain: !long(t), Extra: 2})
+				cuts += k
+				deaths++
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.Whole {
+					break
+				}
+			}
+			t.Logf("killed %d times, %d cuts in %.1f s", deaths, cuts, time.Since(start).Seconds())
+		})
+	}
+}
