@@ -47,6 +47,7 @@ type Disk struct {
 	base     vfs.File
 	layers   []*layer.Layer // owner i+1
 	sources  sources
+	live     survival
 	prepared *Promotion
 	sealers  sync.WaitGroup // one per promotion under way
 	idle     []*syncChannel

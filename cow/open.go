@@ -32,6 +32,7 @@ type stack struct {
 	sources   sources
 	view      *view
 	carried   *Carried
+	live      survival
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -53,6 +54,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
+	k.live = k.newSurvival(o.Live)
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {
@@ -103,6 +105,8 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 		k.size, k.blockSize = k.baseSize/layer.SectorSize*layer.SectorSize, plainBlockSize
 	} else if err := k.openLayers(s); err != nil {
 		return nil, err
+	} else if err := k.takeUp(!s.ReadOnly); err != nil {
+		return nil, err
 	}
 	sources := make([]index.Source, len(k.layers))
 	for i, l := range k.layers {
@@ -117,6 +121,7 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 			ix.Close()
 			return nil, err
 		}
+		k.tidy()
 	}
 	return ix, nil
 }
@@ -148,7 +153,13 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}})
 	switch {
 	case err == nil:
-		if err = l.Seal(time.Now()); err == nil {
+		if k.live.on {
+			err = l.Survive(k.live.place)
+		}
+		if err == nil {
+			err = l.Seal(time.Now())
+		}
+		if err == nil {
 			err = l.Close()
 		} else {
 			_ = l.Abandon()
@@ -197,7 +208,7 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources,
+		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, live: k.live,
 	}
 	d.crew = newCrew(d)
 	d.quiet.cond.L = &d.quiet.mu

@@ -74,6 +74,12 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	if err != nil {
 		return nil, nil, err
 	}
+	if d.live.on {
+		// Nothing uses its map yet.
+		if err := next.Survive(d.live.place); err != nil {
+			d.log.Warn("if this process dies, what the guest has not flushed to the new head is lost to it", "err", err)
+		}
+	}
 	p = &Promotion{disk: d, next: next, done: make(chan struct{})}
 	if p.head, err = d.sources.ofLayer(next); err != nil {
 		return nil, nil, err

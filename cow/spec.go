@@ -54,6 +54,11 @@ type Options struct {
 	// Carried is what the process that Left the disk has handed over; nil: the
 	// disk was closed, or its process died.
 	Carried *Carried
+	// Live is a directory, of this disk alone, for live files: the maps of heads
+	// while they are open, which survive the death of the process (not of the
+	// kernel), so that the next Open finds every write that has completed. Empty:
+	// after the death of the process it finds what was flushed.
+	Live string
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

@@ -76,8 +76,13 @@ func (p *process) end(t testing.TB) {
 // dial connects a driver as soon as the socket is there.
 func dial(t testing.TB, socket string) *vhosttest.Frontend {
 	t.Helper()
+	return dialWith(t, socket, vhosttest.Options{})
+}
+
+func dialWith(t testing.TB, socket string, o vhosttest.Options) *vhosttest.Frontend {
+	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		f, err := vhosttest.Dial(socket, vhosttest.Options{})
+		f, err := vhosttest.Dial(socket, o)
 		if err == nil {
 			t.Cleanup(func() { f.Close() })
 			return f

@@ -13,7 +13,8 @@ import (
 // only go from 0 to 1. Set, Test, Count and TakeDirty may run concurrently.
 //
 // The words lie in an anonymous mapping of which only what is used is
-// resident: 32 MiB per TiB of 4 KiB blocks at most. It is unmapped when the
+// resident, or in that of a live file (live.go): 32 MiB per TiB of 4 KiB blocks
+// at most. It is unmapped when the
 // Bitmap becomes unreachable, so a view that still holds one is safe; methods
 // therefore end with KeepAlive.
 type Bitmap struct {
@@ -42,7 +43,12 @@ func NewBitmap(blocks uint64) (*Bitmap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate a map of %d blocks: %w", blocks, err)
 	}
-	marks := (pages + 63) / 64
+	return newBitmap(blocks, words, mapping), nil
+}
+
+// newBitmap makes a map of words, whole pages of a mapping that becomes its own.
+func newBitmap(blocks uint64, words []uint64, mapping []byte) *Bitmap {
+	marks := (uint64(len(words))/wordsPerPage + 63) / 64
 	b := &Bitmap{
 		blocks:  blocks,
 		words:   words,
@@ -51,7 +57,26 @@ func NewBitmap(blocks uint64) (*Bitmap, error) {
 		touched: make([]uint64, marks),
 	}
 	runtime.AddCleanup(b, func(m []byte) { _ = unix.Munmap(m) }, mapping)
-	return b, nil
+	return b
+}
+
+// assume makes b, which holds no bit that old does not, what old is, marks and
+// all. Nobody else uses either yet. Bits are added only: the words of b may be
+// all that is left if the process dies now.
+func (b *Bitmap) assume(old *Bitmap) {
+	for page, ok := old.nextTouched(0); ok; page, ok = old.nextTouched(page + 1) {
+		for i := page * wordsPerPage; i < (page+1)*wordsPerPage; i++ {
+			if w := old.words[i]; w != b.words[i] {
+				atomic.StoreUint64(&b.words[i], w)
+			}
+		}
+	}
+	copy(b.touched, old.touched)
+	copy(b.dirty, old.dirty)
+	copy(b.summary, old.summary)
+	b.count.Store(old.count.Load())
+	runtime.KeepAlive(old)
+	runtime.KeepAlive(b)
 }
 
 // Blocks is the number of blocks of the map.

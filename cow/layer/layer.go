@@ -32,6 +32,7 @@ type Layer struct {
 	header Header
 	data   vfs.File
 	bitmap *Bitmap // nil when sealed
+	live   string  // path of the file that bitmap lies in; empty: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }
@@ -110,7 +111,7 @@ func (l *Layer) SyncMap() error {
 func (l *Layer) sync(f vfs.File) error {
 	if err := f.Datasync(); err != nil {
 		l.broken.Store(true)
-		return err
+		return errors.Join(err, l.dropLive())
 	}
 	return nil
 }
@@ -218,6 +219,10 @@ func (l *Layer) closeHead() error {
 		return err
 	}
 	if err := l.flush(); err != nil {
+		return err
+	}
+	// What it says is durable now; it must not outlive the clean mark.
+	if err := l.dropLive(); err != nil {
 		return err
 	}
 	h := l.Header()

@@ -44,6 +44,9 @@ func (l *Layer) seal(now time.Time) error {
 	l.write, l.bitmap = false, nil
 	l.retired, l.data = l.data, data
 	l.mu.Unlock()
+	if err := l.dropLive(); err != nil {
+		return err
+	}
 	// Linux converts an exclusive lock without giving it up in between, so
 	// this cannot be refused.
 	return l.mapf.Lock(false)

@@ -10,6 +10,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // OpenOptions for OpenDisk; the zero value opens for writing.
@@ -58,6 +59,10 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	}
 	if o.Cow.Log == nil {
 		o.Cow.Log = s.log
+	}
+	if _, ok := o.Cow.FS.(vfs.OS); ok {
+		// Others stand for files whose fate is not the kernel's.
+		o.Cow.Live = s.path(disksDir, m.Name)
 	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {

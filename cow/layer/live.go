@@ -1,0 +1,260 @@
+package layer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// A guest outlives the process that serves its disk, and then reads what it has
+// written, flushed or not. The data is in the kernel, but the bits of blocks that
+// came to the head since the last flush are not in the map file: they must not be
+// durable before the data is. So a head's map in memory is a shared mapping of a
+// live file, which the kernel keeps when the process dies.
+//
+// A live file is worth nothing after a power cut, since the kernel writes it back
+// whenever it likes: its header names this run of the kernel and the very file,
+// and a file of which that is not true is ignored. It goes when the head is
+// sealed or closed, and when a sync fails: what the kernel has dropped then must
+// not be taken for written.
+
+// LivePlace says where live files are.
+type LivePlace struct {
+	Dir  string
+	Boot string // names this run of the kernel, see Boot; read before the process is confined
+}
+
+// Boot returns what names this run of the kernel.
+func Boot() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("name of this run of the kernel: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}
+
+const livePrefix = "live-"
+
+func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, livePrefix+id.String()) }
+
+// Tidy removes the live files of all layers but those of keep, of which a process
+// that was killed in the wrong moment may leave some.
+func (p LivePlace) Tidy(keep []uuid.UUID) error {
+	entries, err := os.ReadDir(p.Dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+next:
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), livePrefix)
+		if !ok {
+			continue
+		}
+		for _, id := range keep {
+			if rest == id.String() {
+				continue next
+			}
+		}
+		errs = append(errs, os.Remove(filepath.Join(p.Dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// Survive moves the map of a head that was opened for writing to its live file, and
+// takes up the bits that it holds of a process that died. They are dirty: the next
+// flush makes them durable, after the data. To be called before anybody else uses
+// the bitmap. After an error the head works as before, and its unflushed bits die
+// with the process.
+func (l *Layer) Survive(p LivePlace) error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	f, err := l.openLive(p, os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return fmt.Errorf("live map of %s: %w", l.paths.Map, err)
+	}
+	defer f.Close()
+	if err := l.survive(f); err != nil {
+		return fmt.Errorf("live map %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Recall takes up, in memory only, the bits that a process which died has left of
+// a layer that is not sealed and was opened for reading.
+func (l *Layer) Recall(p LivePlace) error {
+	f, err := l.openLive(p, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("live map of %s: %w", l.paths.Map, err)
+	}
+	defer f.Close()
+	words, mapping, err := l.mapLive(f, unix.PROT_READ)
+	if err != nil || words == nil {
+		return err
+	}
+	defer unix.Munmap(mapping)
+	return l.recall(words, l.bitmap)
+}
+
+func (l *Layer) openLive(p LivePlace, flags int) (*liveFile, error) {
+	path := p.path(l.header.UUID)
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	lf := &liveFile{File: f}
+	if lf.header, err = liveHeader(f, l.header.UUID, p.Boot); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return lf, nil
+}
+
+// liveFile is an open live file, and what its header must be.
+type liveFile struct {
+	*os.File
+	header [SectorSize]byte
+}
+
+const liveMagic = "COWBLK\x00V"
+
+// liveHeader is what must be at the start of a live file to be believed: magic,
+// UUID, the file's device and inode, the run of the kernel; CRC-32C of that.
+func liveHeader(f *os.File, id uuid.UUID, boot string) (h [SectorSize]byte, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return h, err
+	}
+	p := append(h[:0], liveMagic...)
+	p = append(p, id[:]...)
+	p = binary.LittleEndian.AppendUint64(p, st.Dev)
+	p = binary.LittleEndian.AppendUint64(p, st.Ino)
+	p = append(p, boot[:min(len(boot), 64)]...)
+	binary.LittleEndian.PutUint32(h[SectorSize-4:], crc32.Checksum(h[:SectorSize-4], crc32.MakeTable(crc32.Castagnoli)))
+	return h, nil
+}
+
+// mapLive maps the words of a live file that can be believed; nil words: it cannot.
+func (l *Layer) mapLive(f *liveFile, prot int) (words []uint64, mapping []byte, err error) {
+	var found [SectorSize]byte
+	if n, err := f.ReadAt(found[:], 0); n < len(found) {
+		if isEOF(err) {
+			err = nil
+		}
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err != nil || found != f.header || st.Size() < l.header.MapSize() {
+		return nil, nil, err
+	}
+	return mapFileWords(int(f.Fd()), MapOffset, l.header.MapPages()*wordsPerPage, prot)
+}
+
+func (l *Layer) survive(f *liveFile) error {
+	words, mapping, err := l.mapLive(f, unix.PROT_READ|unix.PROT_WRITE)
+	if err != nil {
+		return err
+	}
+	known := words != nil
+	if !known {
+		if err := makeRoom(f.File, l.header.MapSize()); err != nil {
+			return errors.Join(err, os.Remove(f.Name()))
+		}
+		if words, mapping, err = mapFileWords(int(f.Fd()), MapOffset, l.header.MapPages()*wordsPerPage, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+			return err
+		}
+	}
+	b := newBitmap(l.header.Blocks(), words, mapping)
+	if known {
+		if err := l.recall(words, l.bitmap); err != nil {
+			return err
+		}
+	}
+	b.assume(l.bitmap)
+	if !known {
+		// The bits are there before the header says that they can be believed.
+		if _, err := f.WriteAt(f.header[:], 0); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bitmap, l.live = b, f.Name()
+	return nil
+}
+
+// recall merges words of a live file into b, after the checks that bits of a map
+// must pass.
+func (l *Layer) recall(words []uint64, b *Bitmap) error {
+	end := uint64(0)
+	for i := len(words) - 1; i >= 0; i-- {
+		if words[i] != 0 {
+			end = uint64(i)*64 + uint64(bits.Len64(words[i]))
+			break
+		}
+	}
+	if end > l.header.Blocks() {
+		return fmt.Errorf("block %d is marked, expected blocks up to %d: %w", end-1, l.header.Blocks()-1, ErrDamaged)
+	}
+	if err := l.checkData(end); err != nil {
+		return err
+	}
+	for page := uint64(0); page*blocksPerPage < end; page++ {
+		p := DirtyPage{Page: page}
+		have := b.words[page*wordsPerPage : (page+1)*wordsPerPage]
+		for i, w := range words[page*wordsPerPage : (page+1)*wordsPerPage] {
+			p.Words[i] = w &^ have[i]
+		}
+		if !allZero(p.Words[:]) {
+			b.merge(&p)
+		}
+	}
+	return nil
+}
+
+// makeRoom makes f a file of n zero bytes whose space is reserved: a fault on its
+// mapping for want of space would be fatal.
+func makeRoom(f *os.File, n int64) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	err := unix.Fallocate(int(f.Fd()), 0, 0, n)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	zeros := make([]byte, 1<<20)
+	for off := int64(0); off < n; off += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(n-off, int64(len(zeros)))], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropLive removes the live file; the bitmap stays in memory.
+func (l *Layer) dropLive() error {
+	l.mu.Lock()
+	path := l.live
+	l.live = ""
+	l.mu.Unlock()
+	if path == "" {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
