@@ -98,6 +98,7 @@ type checker struct {
 	users     map[uuid.UUID][]string  // disks that name it
 	layers    map[string]*layerResult // by path of the map
 	images    map[string]*Checked
+	undecided bool // a change of several disks could not be finished: no disk is to be opened
 }
 
 // Check looks for what is damaged, half done or left over, and with Repair puts right what it can without guessing.
@@ -120,6 +121,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err := c.works(house); err != nil {
 		return nil, err
 	}
+	c.undecided = house.Error != "" || slices.ContainsFunc(house.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
 	c.readManifests()
 	for _, name := range images {
 		c.report.Checked = append(c.report.Checked, c.image(name))
@@ -129,7 +131,9 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		if err != nil {
 			return nil, err
 		}
-		c.report.Checked = append(c.report.Checked, d)
+		if d != nil {
+			c.report.Checked = append(c.report.Checked, d)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.images)) {
 		if !slices.Contains(images, name) { // a disk lies on it

@@ -15,7 +15,7 @@ import (
 // attempts bounds how often a disk is looked at that changes meanwhile: it is being promoted.
 const attempts = 5
 
-// disk checks one disk. Its error is the context's.
+// disk checks one disk; nil if it has been removed in the meantime. Its error is the context's.
 func (c *checker) disk(name string) (*Checked, error) {
 	for attempt := 1; ; attempt++ {
 		if err := c.ctx.Err(); err != nil {
@@ -23,6 +23,9 @@ func (c *checker) disk(name string) (*Checked, error) {
 		}
 		k := &Checked{Kind: KindDisk, Name: name, Problems: []*Problem{}}
 		lock, err := c.lockDisk(k)
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil
+		}
 		if err != nil {
 			k.fail(err)
 			return k, nil
@@ -100,7 +103,7 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	c.shares(k, m)
 	k.adviseRollback(m)
 	if k.Serving == nil {
-		c.unclean(k, m, headers[len(headers)-1])
+		c.unfinished(k, m, headers[len(headers)-1])
 	} else {
 		k.note("%s: its head, and what else it may change, was not looked at", k.Serving)
 	}
@@ -155,32 +158,6 @@ func (c *checker) shares(k *Checked, m *Manifest) {
 			})
 		}
 	}
-}
-
-// unclean notes that the head was not closed in order. A repair that has found it sound closes it.
-func (c *checker) unclean(k *Checked, m *Manifest, h layer.Header) {
-	l := m.Head()
-	r := c.layers[c.s.paths(l).Map]
-	if h.UUID != l.UUID || h.Clean || h.State != layer.Head || r.notes != nil {
-		return
-	}
-	k.Unclean = true
-	if r.left() {
-		return
-	}
-	if !c.o.Repair || k.left() {
-		k.note("it was not closed in order, and holds what was last flushed, or later")
-		return
-	}
-	f, err := layer.Open(c.s.fs, c.s.paths(l), layer.OpenParams{Write: true, Expect: layer.Expect{UUID: l.UUID, State: layer.Head}})
-	if err == nil {
-		err = f.Close()
-	}
-	if err != nil {
-		k.fail(fmt.Errorf("the head could not be marked clean: %w", err))
-		return
-	}
-	k.note("it was not closed in order; its head is sound, and is marked clean")
 }
 
 // base checks what a disk lies on.

@@ -15,6 +15,7 @@ type layerResult struct {
 	header   layer.Header // zero UUID: unknown
 	owned    uint64
 	problems []*Problem
+	unsealed *Problem // among problems
 	notes    []string
 	err      error
 }
@@ -52,6 +53,9 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 	r.header, r.owned = found.Header, found.Owned
 	fits := belongs(m, i, &r.header)
 	for _, f := range found.Findings {
+		if f.Remedy == layer.GrowData && !found.Header.Clean && c.hasLive(k.Name, l) {
+			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
+		}
 		if fits {
 			r.problems = append(r.problems, findingProblem(l.UUID, f))
 		} else if f.Remedy != layer.GrowData {
@@ -74,27 +78,17 @@ func belongs(m *Manifest, i int, h *layer.Header) bool {
 		h.DataOffset == m.Layers[i].DataOffset && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
 }
 
-// unsealed reports a lower layer that an interrupted promotion has left unsealed, and seals it.
+// unsealed reports a lower layer that an interrupted promotion has left unsealed; see reopen.
 func (c *checker) unsealed(k *Checked, m *Manifest, i int, r *layerResult) {
 	l := &m.Layers[i]
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
 		return
 	}
-	p := &Problem{
+	r.unsealed = &Problem{
 		Object: layerObject(l.UUID), File: c.s.paths(l).Map, What: "state of a layer below the head", Expected: layer.Sealed.String(), Found: layer.Head.String(),
-		Status: StatusLeft, Remedy: "seal it: sync it and write its checksum, as the next open would", Leftover: true,
+		Status: StatusRepairable, Remedy: "seal it: sync it and write its checksum, as the next open would", Leftover: true,
 	}
-	if r.left() {
-		p.Remedy, p.Advice = "", "put right first what else is wrong with it"
-	} else {
-		c.settleProblem(k, p, func() error { return c.s.seal(l, c.s.now()) })
-	}
-	r.problems = append(r.problems, p)
-}
-
-// left reports whether something stays wrong with the layer's files.
-func (r *layerResult) left() bool {
-	return r.err != nil || slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status != StatusRepaired })
+	r.problems = append(r.problems, r.unsealed)
 }
 
 // known is what the manifest says of layer i.

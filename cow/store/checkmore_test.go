@@ -31,7 +31,14 @@ func moreDamages() []damage {
 			[]string{"left vm1 manifest: content", orphaned}, vm1, vm1},
 		{"bad tag", func(h *hurt) { h.manifest("vm1", `"tag": "t"`, `"tag": "../t"`) },
 			[]string{"left vm1 manifest: content", orphaned}, vm1, vm1},
-		{"base without an identity", func(h *hurt) { h.manifest("place", `"identity"`, `"identity-was"`) },
+		{"base without an identity", func(h *hurt) {
+			path := h.path(disksDir, "place", diskFile)
+			data, _ := os.ReadFile(path)
+			head, rest, _ := strings.Cut(string(data), `,
+    "identity"`)
+			_, tail, _ := strings.Cut(rest, "}")
+			write(h.t, path, []byte(head+tail))
+		},
 			[]string{"left place manifest: content", orphaned}, place, place},
 		{"layers in the wrong order", func(h *hurt) {
 			a, b := h.role("SEALED").UUID.String(), h.role("vm1").UUID.String()

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"cowblk/cow/layer"
+)
+
+// unfinished deals with what a process that died has not brought to its end on a disk: layers that it has not sealed, a
+// head that it has not closed. A repair does what the next process to open the disk would: it opens and closes it.
+func (c *checker) unfinished(k *Checked, m *Manifest, head layer.Header) {
+	var unsealed []*Problem
+	for i := range m.Sealed() {
+		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != StatusRepaired {
+			unsealed = append(unsealed, p)
+		}
+	}
+	k.Unclean = head.UUID == m.Head().UUID && head.State == layer.Head && !head.Clean
+	if len(unsealed) == 0 && !k.Unclean {
+		return
+	}
+	if c.o.Repair && !c.otherwiseWrong(k, unsealed) && c.reopen(k, m, unsealed) {
+		if k.Unclean {
+			k.note("it was not closed in order; its head is sound, and is closed now")
+		}
+		return
+	}
+	if k.Unclean {
+		k.note("it was not closed in order, and holds what was last flushed, or later")
+	}
+}
+
+// otherwiseWrong reports whether a disk cannot be opened for other reasons than those that opening it removes.
+func (c *checker) otherwiseWrong(k *Checked, unsealed []*Problem) bool {
+	wrong := k.Error != "" || c.undecided || slices.ContainsFunc(k.Problems, func(p *Problem) bool {
+		return p.Status != StatusRepaired && !p.Leftover && !slices.Contains(unsealed, p)
+	})
+	if wrong {
+		for _, p := range unsealed {
+			p.Status, p.Advice = StatusLeft, "put right first what else is wrong with the disk"
+		}
+	}
+	return wrong
+}
+
+// reopen opens and closes a disk whose lock is held, and looks what that has sealed.
+func (c *checker) reopen(k *Checked, m *Manifest, unsealed []*Problem) bool {
+	if name := c.survivor(m); name != "" {
+		// Sealed through this disk, the layer would lack what only that one's directory has.
+		for _, p := range unsealed {
+			p.Status, p.Advice = StatusLeft, "repair disk "+name+" first: the process that died has left more of the layer there"
+		}
+		return false
+	}
+	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
+	if err == nil {
+		err = disk.Close()
+	}
+	if err != nil {
+		k.fail(fmt.Errorf("it could not be opened and closed: %w", err))
+		return false
+	}
+	for i := range m.Sealed() {
+		path := c.s.paths(&m.Layers[i]).Map
+		p := c.layers[path].unsealed
+		if p == nil {
+			continue
+		}
+		if h, err := layer.ReadHeader(c.s.fs, path); err == nil && h.State == layer.Sealed {
+			p.Status, p.Advice = StatusRepaired, ""
+			continue
+		}
+		p.Status, p.Advice = StatusLeft, "another process reads it: stop that, then repair it again"
+	}
+	return true
+}
+
+// survivor is another disk whose directory holds the live file of an unsealed layer of m; empty: none.
+func (c *checker) survivor(m *Manifest) string {
+	for i := range m.Sealed() {
+		l := &m.Layers[i]
+		if c.layers[c.s.paths(l).Map].unsealed == nil {
+			continue
+		}
+		for _, name := range c.users[l.UUID] {
+			if name != m.Name && c.hasLive(name, l) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// hasLive reports whether a process that died may have left bits of a layer that are not in its map: see layer.LivePlace.
+func (c *checker) hasLive(disk string, l *Layer) bool {
+	there, err := c.s.exists(filepath.Join(c.s.path(disksDir, disk), "live-"+l.UUID.String()))
+	return there || err != nil
+}
