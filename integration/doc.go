@@ -5,7 +5,8 @@
 // skipped: what is missing is an error.
 //
 // COWBLK_PROMOTIONS=50 makes the tests of promotions, which promote a few times
-// otherwise, do so fifty times in each way.
+// otherwise, do so fifty times in each way. COWBLK_KILLS=200 kills the back-end of
+// a guest under fio that often, on each QEMU.
 //
 // harness drives the machines, artefacts makes the images, vhostnbd is a front-end
 // for guests that have a back-end of their own, demo is the narrated

@@ -38,6 +38,9 @@ type MachineOptions struct {
 	// devices are disk0, disk1, …, each behind a hot-plug port of that index.
 	Disks  []string
 	Queues int // per disk; as many as CPUs by default
+	// Reconnect is the option of QEMU's sockets that says when it tries again to
+	// reach a back-end that has gone; "reconnect=1" by default, a second.
+	Reconnect string
 
 	// Arguments replaces what the harness writes for processors, memory and
 	// disks with arguments that somebody else printed.
@@ -72,6 +75,9 @@ func (o MachineOptions) defaults() MachineOptions {
 	if o.Queues == 0 {
 		o.Queues = o.CPUs
 	}
+	if o.Reconnect == "" {
+		o.Reconnect = "reconnect=1"
+	}
 	return o
 }
 
@@ -96,7 +102,7 @@ func (o MachineOptions) arguments() ([]string, error) {
 			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i+1))
 		}
 		for i, socket := range o.Disks {
-			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,reconnect=1", i, socket),
+			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,%s", i, socket, o.Reconnect),
 				"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk%d,chardev=char%d,bus=port%d,num-queues=%d,disable-legacy=on,bootindex=%d",
 					i, i, i, o.Queues, i+1))
 		}

@@ -1,0 +1,174 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/integration/harness"
+)
+
+// killsEnv makes TestKilledUnderFio kill that often, on every QEMU, instead of
+// killsUsually on one.
+const (
+	killsEnv     = "COWBLK_KILLS"
+	killsUsually = 6
+)
+
+// killJobs is a load that notices everything: four jobs write to files of their
+// own on /dev/vdb, past the guest's cache, and read back what they wrote before
+// anybody has flushed it; a fifth process makes and removes files all the time.
+const killJobs = `
+set -e
+mkfs.ext4 -q -F /dev/vdb
+mount -t ext4 /dev/vdb /mnt
+cat >/run/kill.fio <<JOBS
+[global]
+directory=/mnt
+direct=1
+ioengine=libaio
+iodepth=16
+size=12M
+rw=randwrite
+bssplit=512/10:4k/50:16k/20:64k/15:256k/5
+fsync=100
+randrepeat=0
+verify=crc32c
+verify_fatal=1
+verify_backlog=64
+[job1]
+[job2]
+[job3]
+[job4]
+JOBS
+cat >/run/fio <<'SCRIPT'
+passes=0
+while [ ! -e /run/stop ]; do
+	fio --output=/run/kill.out /run/kill.fio >/run/kill.err 2>&1 || { cat /run/kill.err; tail -n 40 /run/kill.out; exit 1; }
+	passes=$((passes + 1))
+done
+echo "$passes passes of fio"
+SCRIPT
+cat >/run/files <<'SCRIPT'
+set -e
+n=0
+while [ ! -e /run/stop ]; do
+	mkdir /mnt/dir
+	for i in $(seq 50); do echo "$n $i" >/mnt/dir/$i; done
+	[ "$(cat /mnt/dir/* | wc -l)" = 50 ]
+	rm -r /mnt/dir
+	n=$((n + 1))
+done
+echo "$n folders"
+SCRIPT
+for job in fio files; do
+	(set +e; sh /run/$job >/run/$job.result 2>&1; echo "ended with $?" >>/run/$job.result) </dev/null >/dev/null 2>&1 &
+done
+`
+
+// killEnd stops the load, and insists that it met no error, nor the kernel, nor
+// fsck.
+const killEnd = `
+touch /run/stop
+while ! grep -q ended /run/fio.result || ! grep -q ended /run/files.result; do sleep 0.2; done
+umount /mnt || exit 1
+for job in fio files; do
+	grep -q 'ended with 0' /run/$job.result || { cat /run/$job.result; dmesg | tail -n 30; exit 1; }
+	head -n 1 /run/$job.result
+done
+if dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)|vdb.*(error|timeout)|JBD2.*(error|abort)'; then exit 1; fi
+fsck.ext4 -f -n /dev/vdb >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
+tail -n 1 /run/fsck
+`
+
+// served waits until the process of a disk has carried out n requests.
+func (e *env) served(disk string, n uint64) {
+	e.Helper()
+	var last error
+	for e.ctx.Err() == nil {
+		var stats []struct {
+			Reads  uint64 `json:"rd_operations"`
+			Writes uint64 `json:"wr_operations"`
+		}
+		c, err := control.Dial(filepath.Join(suite.store.Dir, "run", disk+".ctl"), time.Second)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(e.ctx, 10*time.Second)
+			err = c.Run(ctx, "query-cow-stats", map[string]string{"disk": disk}, &stats)
+			cancel()
+		}
+		if last = err; err == nil && len(stats) == 1 && stats[0].Reads+stats[0].Writes >= n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	e.Fatalf("the guest asks nothing of its disk: %v, %v", context.Cause(e.ctx), last)
+}
+
+// The back-end is killed at random moments, some of them during a promotion, and
+// started again, while the guest works: it notices nothing.
+func TestKilledUnderFio(t *testing.T) {
+	for _, c := range []struct{ qemu, reconnect string }{
+		{"10", "reconnect-ms=50"},
+		{"7.2", "reconnect=1"},
+	} {
+		kills, all := killsUsually, os.Getenv(killsEnv)
+		if all == "" && c.qemu != "10" {
+			continue
+		}
+		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+			if all == "" {
+				t.Parallel()
+			}
+			e := newEnv(t)
+			if all != "" {
+				var err error
+				kills, err = strconv.Atoi(all)
+				e.must(err)
+				ctx, cancel := context.WithTimeout(context.Background(), waitLimit+time.Duration(kills)*10*time.Second)
+				e.ctx, e.stop = context.WithCancelCause(ctx)
+				e.Cleanup(cancel)
+			}
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "1G")
+			s := e.serve(data)
+			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
+				Disks: []string{root.Socket, s.Socket}, Reconnect: c.reconnect})
+			e.run(m, killJobs)
+			promotions, promoted := 0, 0
+			for i := range kills {
+				e.served(data, 100)
+				time.Sleep(time.Duration(rand.IntN(700)) * time.Millisecond)
+				var promotion *harness.Process
+				if i%3 == 2 {
+					var err error
+					promotion, err = harness.StartProcess("promote", suite.store.Cmd("promote", data, "--tag", fmt.Sprint("t", i)))
+					e.must(err)
+					promotions++
+					time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
+				}
+				s.asked.Store(true)
+				s.Kill()
+				if promotion != nil && promotion.Wait(e.ctx) == nil {
+					promoted++
+				}
+				s = e.serve(data)
+			}
+			e.served(data, 100)
+			said := e.run(m, killEnd)
+			var info harness.Disk
+			e.must(suite.store.JSON(e.ctx, &info, "info", data))
+			t.Logf("%d kills, %d of them after a promotion was asked for, of which %d were reported; %d layers; the guest says: %s",
+				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(said, "\n", "; "))
+			e.must(m.PowerOff(e.ctx))
+			e.halt(s)
+		})
+	}
+}
