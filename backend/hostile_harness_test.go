@@ -12,6 +12,7 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -79,7 +80,6 @@ func (in *input) odd() uint64 {
 
 // crowd is a healthy disk with a reader, in the process that is attacked.
 type crowd struct {
-	t       testing.TB
 	front   *vhosttest.Frontend
 	reads   atomic.Int64
 	last    atomic.Int64 // unix nanoseconds of the last read that was right
@@ -94,7 +94,7 @@ type crowd struct {
 func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	t.Helper()
 	to := newTarget(t, targetDisk, DeviceOptions{})
-	c := &crowd{t: t, stop: make(chan struct{}), ended: make(chan struct{}), pause: pause}
+	c := &crowd{stop: make(chan struct{}), ended: make(chan struct{}), pause: pause}
 	a, b := connected(t)
 	served := make(chan error, 1)
 	go func() { served <- serveSession(b, to) }()
@@ -113,7 +113,7 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 		if err := <-served; err != nil {
 			t.Errorf("the healthy session: %v", err)
 		}
-		c.check()
+		c.check(t)
 	})
 	return c
 }
@@ -157,14 +157,24 @@ func (c *crowd) read(want []byte) {
 }
 
 // check fails the test if the healthy disk is wrong, or has stood still for long.
-func (c *crowd) check() {
-	c.t.Helper()
+func (c *crowd) check(t testing.TB) {
+	t.Helper()
 	if err, ok := c.wrong.Load().(error); ok {
-		c.t.Fatalf("the healthy disk, after %d reads: %v", c.reads.Load(), err)
+		t.Fatalf("the healthy disk, after %d reads: %v", c.reads.Load(), err)
 	}
 	if still := time.Since(time.Unix(0, c.last.Load())); still > patience {
-		c.t.Fatalf("the healthy disk has stood still for %v", still)
+		t.Fatalf("the healthy disk has stood still for %v", still)
 	}
+}
+
+// report says how the healthy disk fared.
+func (c *crowd) report(t testing.TB) {
+	t.Helper()
+	c.check(t)
+	if c.reads.Load() == 0 {
+		t.Error("the healthy disk was not read")
+	}
+	t.Logf("%d healthy requests, slowest %v", c.reads.Load(), time.Duration(c.slowest.Load()))
 }
 
 // openFiles lists what the process's descriptors are, sorted by the kernel.
@@ -209,9 +219,10 @@ type underWay struct {
 	path string
 }
 
-func newUnderWay(t *testing.T) *underWay {
+// In TMPDIR, cowblk-TEST-PROCESS-LANE.input: four bytes of length, then the input.
+func newUnderWay(t *testing.T, lane int) *underWay {
 	t.Helper()
-	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d.input", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid()))}
+	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d-%d.input", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid(), lane))}
 	f, err := os.Create(u.path)
 	must(t, err)
 	defer f.Close()
@@ -230,38 +241,71 @@ func (u *underWay) set(in []byte) {
 	copy(u.mem[4:], in)
 }
 
-// generate runs body on generated inputs: seeds and what is made of them. body
-// fails the test by t; the input that did is saved as one of fuzz's, for
-// go test -run 'fuzz/name'.
-func generate(t *testing.T, fuzz string, seeds [][]byte, body func(in []byte), now func()) {
+// lanes is how many attackers there are at once: most of an execution is waiting
+// for a thread to wake.
+const lanes = 4
+
+// generate runs bodies, each in a goroutine of its own, on generated inputs:
+// seeds and what is made of them. A body fails the test by t; the input that did
+// is saved as one of fuzz's, for go test -run 'fuzz/name'. Every so many
+// executions all stand still and between is called.
+func generate(t *testing.T, fuzz string, seeds [][]byte, bodies []func(in []byte), between func()) {
 	d, execs, seed := fuzzLimits(t)
-	u := newUnderWay(t)
-	fmt.Printf("%s: COWBLK_FUZZ_SEED=%#x; the input under way is in %s, after its length (4 bytes)\n", t.Name(), seed, u.path)
-	r := rand.New(rand.NewPCG(seed, 0))
+	seeds = corpus(t, fuzz, seeds)
+	fmt.Printf("%s: COWBLK_FUZZ_SEED=%#x\n", t.Name(), seed)
+	var rs []*rand.Rand
+	var us []*underWay
+	for i := range bodies {
+		rs = append(rs, rand.New(rand.NewPCG(seed, uint64(i))))
+		us = append(us, newUnderWay(t, i))
+	}
+	const round = 64
 	start := time.Now()
 	done := 0
-	for ; time.Since(start) < d || done < execs; done++ {
-		in := mutate(r, seeds)
-		u.set(in)
-		ok := false
-		func() {
-			defer func() {
-				if !ok || t.Failed() {
-					t.Errorf("input %d of seed %#x; saved as %s", done, seed, save(t, fuzz, in))
+	for ; (time.Since(start) < d || done < execs) && !t.Failed(); done += round * len(bodies) {
+		var wg sync.WaitGroup
+		for i, body := range bodies {
+			wg.Go(func() {
+				var in []byte
+				ok := false
+				defer func() {
+					if !ok {
+						t.Errorf("saved as %s", save(t, fuzz, in))
+					}
+				}()
+				for range round {
+					in = mutate(rs[i], seeds)
+					us[i].set(in)
+					if body(in); t.Failed() {
+						return
+					}
 				}
-			}()
-			body(in)
-			if done%256 == 0 {
-				now()
-			}
-			ok = true
-		}()
-		if t.Failed() {
-			return
+				ok = true
+			})
 		}
+		wg.Wait()
+		between()
 	}
 	took := time.Since(start)
 	fmt.Printf("%s: %d executions in %v, %.0f a second\n", t.Name(), done, took.Round(time.Second), float64(done)/took.Seconds())
+}
+
+// corpus adds the inputs that are kept for a fuzz test to its seeds.
+func corpus(t testing.TB, fuzz string, seeds [][]byte) [][]byte {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "fuzz", fuzz, "*"))
+	must(t, err)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		must(t, err)
+		text, _ := strings.CutPrefix(string(b), "go test fuzz v1\n[]byte(")
+		in, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(text), ")"))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		seeds = append(seeds, []byte(in))
+	}
+	return seeds
 }
 
 // mutate makes an input of at most 512 bytes: a seed or two, cut and joined, with

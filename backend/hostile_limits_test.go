@@ -295,7 +295,7 @@ func TestHealthyDiskBesideAttackers(t *testing.T) {
 			for start := time.Now(); time.Since(start) < long/4; acts++ {
 				attack(a, acts)
 			}
-			crowd.check()
+			crowd.check(t)
 			reads := crowd.reads.Load() - before
 			t.Logf("%d acts; %d healthy requests, slowest %v", acts, reads, time.Duration(crowd.slowest.Swap(0)))
 			if reads == 0 {

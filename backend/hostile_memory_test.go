@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"testing"
 
+	"cowblk/cow"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -103,8 +104,8 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			return []virtq.Desc{{Addr: lost, Len: 48, Flags: virtq.DescIndirect}}
 		}, 0, true},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			a := newAttacker(t, newTarget(t, targetDisk, DeviceOptions{}))
+		cut := func(t *testing.T, to *target) {
+			a := newAttacker(t, to)
 			a.run()
 			chain := tc.chain(a)
 			a.link(4, chain)
@@ -127,6 +128,11 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			// The queue starts again, and serves what lies in what is left.
 			a.restart()
 			a.write(24)
+		}
+		t.Run(tc.name, func(t *testing.T) { cut(t, newTarget(t, targetDisk, DeviceOptions{})) })
+		// The kernel's asynchronous I/O meets the hole instead of our own calls.
+		t.Run(tc.name+", direct I/O", func(t *testing.T) {
+			cut(t, openTarget(t, targetDisk, DeviceOptions{}, cow.Options{Direct: true}))
 		})
 	}
 }

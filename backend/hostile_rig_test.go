@@ -38,6 +38,11 @@ type target struct {
 
 func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 	t.Helper()
+	return openTarget(t, size, o, cow.Options{})
+}
+
+func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *target {
+	t.Helper()
 	x := &target{base: make([]byte, size), log: &logCount{}}
 	rand.NewChaCha8([32]byte{2}).Read(x.base)
 	dir := t.TempDir()
@@ -53,7 +58,11 @@ func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print, BaseSize: size})
 	must(t, err)
 	must(t, l.Close())
-	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, how)
+	if err != nil && how.Direct {
+		t.Logf("without direct I/O, which the file system of %s refuses: %v", dir, err)
+		x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+	}
 	must(t, err)
 	t.Cleanup(func() { must(t, x.disk.Close()) })
 	o.Name, o.Log = "target", slog.New(x.log)

@@ -15,13 +15,12 @@ import (
 // ringRig is a live queue whose driver is hostile, beside a healthy disk.
 type ringRig struct {
 	*attacker
-	crowd *crowd
 	avail uint16 // where the ring stands
 	cuts  []*os.File
 }
 
 func newRingRig(t testing.TB) *ringRig {
-	r := &ringRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{})), crowd: newCrowd(t, time.Millisecond)}
+	r := &ringRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{}))}
 	for _, fd := range r.mem.FDs() {
 		f, err := os.OpenFile(fdPath(fd), os.O_RDWR, 0)
 		must(t, err)
@@ -216,9 +215,6 @@ func (r *ringRig) after(t testing.TB) {
 	if err := r.leave(); err != nil {
 		t.Errorf("session: %v", err)
 	}
-	if n := goroutines("(*worker).run("); n != 1 {
-		t.Errorf("%d queues run, expected the healthy one", n)
-	}
 	if st, err := os.Stat(r.to.data); err != nil || st.Size() > targetDisk {
 		t.Errorf("the disk's file has %d bytes, %v; the disk has %d", st.Size(), err, targetDisk)
 	}
@@ -245,15 +241,14 @@ func ringSeeds() [][]byte {
 // FuzzHostileRing: whatever a driver writes into guest memory, also while it is
 // read, its queue goes on or breaks, and nothing else does.
 func FuzzHostileRing(f *testing.F) {
-	r := newRingRig(f)
+	crowd, r := newCrowd(f, time.Millisecond), newRingRig(f)
 	for _, s := range ringSeeds() {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r.execute(t, in)
-		r.crowd.t = t
-		r.crowd.check()
-		r.crowd.t, r.t = f, f
+		r.t = f
+		crowd.check(t)
 	})
 }
 
@@ -262,14 +257,25 @@ func FuzzHostileRing(f *testing.F) {
 func TestHostileRing(t *testing.T) {
 	before := openFiles(t)
 	t.Run("attack", func(t *testing.T) {
-		r := newRingRig(t)
-		reads := r.crowd.reads.Load()
-		generate(t, "FuzzHostileRing", ringSeeds(), func(in []byte) { r.execute(t, in) }, r.crowd.check)
-		if r.crowd.reads.Load() == reads {
-			t.Error("the healthy disk was not read")
+		crowd := newCrowd(t, time.Millisecond)
+		var rigs []*ringRig
+		var bodies []func(in []byte)
+		for range lanes {
+			r := newRingRig(t)
+			rigs = append(rigs, r)
+			bodies = append(bodies, func(in []byte) { r.execute(t, in) })
 		}
-		t.Logf("%d broken queues; %d healthy requests, slowest %v", r.to.dev.Stats().Broken, r.crowd.reads.Load(), time.Duration(r.crowd.slowest.Load()))
-		r.after(t)
+		generate(t, "FuzzHostileRing", ringSeeds(), bodies, func() { crowd.check(t) })
+		broken := uint64(0)
+		for _, r := range rigs {
+			broken += r.to.dev.Stats().Broken
+			r.after(t)
+		}
+		crowd.report(t)
+		t.Logf("%d queues broke", broken)
+		if n := goroutines("(*worker).run("); n != 1 {
+			t.Errorf("%d queues run, expected the healthy one", n)
+		}
 	})
 	sameFiles(t, before)
 }
