@@ -47,6 +47,12 @@
 // wait together share a round; one that comes during a round waits for the next.
 // A failed sync turns the disk read-only until it is opened again.
 //
+// The death of the process is no power cut: its guest lives on and reads what it
+// has written. The kernel has the data, and with Options.Live the bits, too: the
+// maps of heads lie in live files, which the next Open believes if the kernel has
+// not been started anew since (layer/live.go). It owes their durability: the bits
+// are dirty until its next flush.
+//
 // # Who runs where
 //
 //   - A Channel belongs to one queue and its thread. Submit does there and then

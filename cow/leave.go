@@ -29,7 +29,8 @@ type Carried struct {
 // disk next with what Leave returned (Options.Carried) finds it as it was, and
 // owes its durability: every write that no flush has covered is covered by the
 // next one there. A power cut is no worse than before; if what Leave returned is
-// lost, so are the writes since the last flush, as after the death of the process.
+// lost, so are the writes since the last flush, as after the death of a process
+// without Options.Live.
 //
 // ErrInFlight, ErrPromoting, ErrFailed (what a failed flush has lost must not be
 // taken for written), and an error where a former head could not be sealed:

@@ -14,5 +14,10 @@
 // Publish per batch. Which word is written by whom, and which barrier orders
 // it, is argued beside each access in split.go and notify.go.
 //
+// With a region to keep it in, a queue tells its successor what is in flight:
+// inflight.go argues why it may be killed between any two stores, and a test
+// steps through it an instruction at a time (COWBLK_STEP_ROUNDS=N: N rounds on
+// each ring).
+//
 // unsafe is confined to internal/word.
 package virtq
