@@ -57,8 +57,8 @@ type worker struct {
 	reaped int            // of done, how many have been seen to
 
 	inflight int
-	syncing  int // of those in flight, the ones that end with a sync of files
-	wide     int // of those in flight, the ones with a long chain
+	syncing  int     // of those in flight, the ones that end with a sync of files
+	wide     int     // of those in flight, the ones with a long chain
 	parked   []*slot // not in flight in the engine, nor given back: see park.go
 	stopping bool
 	kicks    bool  // the driver has been asked for them

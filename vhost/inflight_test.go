@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/virtq"
 	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/virtq"
 )
 
 // region is what the fake was given for a ring.

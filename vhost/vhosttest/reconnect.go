@@ -74,6 +74,14 @@ func (f *Frontend) Inflight() (fd int, desc vhost.Inflight) {
 	return f.inflight.fd, f.inflight.desc
 }
 
+// SetInflight makes fd, which becomes the Frontend's, the in-flight buffer that is
+// set from the next start on, whatever it holds.
+func (f *Frontend) SetInflight(fd int, desc vhost.Inflight) error {
+	err := f.dropInflight()
+	f.inflight = &inflight{fd: fd, desc: desc}
+	return err
+}
+
 // Reconnect goes on with another back-end process after the connection has been
 // lost, as QEMU does: the guest, its memory and its rings stay what they are, the
 // memory table is sent anew, and so is the in-flight buffer. What was in flight

@@ -12,6 +12,7 @@ const (
 	statusDriver      = 2
 	statusDriverOK    = 4
 	statusFeaturesOK  = 8
+	statusNeedsReset  = 0x40
 )
 
 // Start does what happens when the guest's driver is ready: features, memory if
@@ -119,7 +120,7 @@ func (f *Frontend) addStatus(bits uint8) error {
 	if err != nil {
 		return err
 	}
-	if v != uint64(f.status) {
+	if v&^statusNeedsReset != uint64(f.status) { // the device's own
 		return fmt.Errorf("device status %#x, expected %#x", v, f.status)
 	}
 	f.status |= bits

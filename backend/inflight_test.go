@@ -1,0 +1,104 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+	"cowblk/vhost"
+	"cowblk/vhost/vhosttest"
+)
+
+// otherBuffer replaces the front-end's in-flight buffer, while its rings stand, by one that it can change as it likes.
+func otherBuffer(t *testing.T, f *vhosttest.Frontend, queues int) (fd int) {
+	t.Helper()
+	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
+	must(t, err)
+	must(t, unix.Ftruncate(fd, 1<<20))
+	must(t, f.SetInflight(fd, vhost.Inflight{Size: 1 << 20, Queues: uint16(queues), QueueSize: 128}))
+	return fd
+}
+
+// A front-end that cuts its in-flight buffer short breaks its own rings, and nothing else: the process lives, other
+// front-ends are served, and so is this one after a reset.
+func TestInflightBufferShrunk(t *testing.T) {
+	s, other := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
+	healthy := other.dial(vhosttest.Options{})
+	defer healthy.Close()
+	f := s.dial(vhosttest.Options{Queues: 2})
+	defer f.Close()
+	must(t, f.Stop())
+	fd := otherBuffer(t, f, 2)
+	must(t, f.Cont())
+	for q := range 2 {
+		_, err := f.Driver(q).WriteAt(make([]byte, 4096), 0)
+		must(t, err)
+	}
+	must(t, unix.Ftruncate(fd, 0))
+	for q := range 2 {
+		if _, err := f.Driver(q).WriteAt(make([]byte, 4096), 0); !errors.Is(err, vhosttest.ErrQueueBroken) {
+			t.Errorf("queue %d: %v, expected ErrQueueBroken", q, err)
+		}
+	}
+	_, err := healthy.Driver(0).ReadAt(make([]byte, 4096), 0)
+	must(t, err)
+	must(t, f.Reset())
+	for q := range 2 {
+		_, err := f.Driver(q).WriteAt(make([]byte, 4096), 0)
+		must(t, err)
+	}
+}
+
+// A buffer that is short already when a ring starts, or damaged, is no harm either.
+func TestInflightBufferDamaged(t *testing.T) {
+	s := serve(t, DeviceOptions{})
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	must(t, f.Stop())
+	fd := otherBuffer(t, f, 1)
+	_, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xff}, 4096), 0)
+	must(t, err)
+	must(t, f.Cont())
+	if err := f.Driver(0).Flush(); !errors.Is(err, vhosttest.ErrQueueBroken) {
+		t.Errorf("%v, expected ErrQueueBroken", err)
+	}
+	must(t, f.Reset())
+	must(t, f.Driver(0).Flush())
+}
+
+// What is resubmitted after a promotion lands in the head of then: the layer that was the head stays as it was sealed.
+func TestResubmittedToTheCurrentHead(t *testing.T) {
+	const n = 8
+	s := serveFull(t)
+	s.dev.setParking(true)
+	f := s.dial(vhosttest.Options{})
+	defer f.Close()
+	s.fill(unix.ENOSPC)
+	s.fillUp(f.Driver(0), n)
+	must(t, f.Stop()) // the requests are in the region only
+	former := s.disk.Layers()[0]
+	paths := layer.Paths{Map: filepath.Join(s.dir, "map2"), Data: filepath.Join(s.dir, "data2")}
+	next, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Parent: former.UUID, Size: former.Size, BlockSize: former.BlockSize, Base: former.Base, BaseSize: former.BaseSize})
+	must(t, err)
+	p, err := s.disk.Promote(next)
+	must(t, err)
+	<-p.Done()
+	must(t, p.Err())
+	s.free()
+	must(t, f.Cont())
+	collect(t, f.Driver(0), n, vhosttest.StatusOK)
+	written(t, f.Driver(0), n)
+	h, err := layer.ReadHeader(vfs.OS{}, filepath.Join(s.dir, "map"))
+	must(t, err)
+	if h.State != layer.Sealed || h.Owned != 0 {
+		t.Errorf("the former head is %v and owns %d blocks, expected none", h.State, h.Owned)
+	}
+	if got := s.disk.Stats().HeadBlocks; got != n {
+		t.Errorf("the new head owns %d blocks, expected %d", got, n)
+	}
+}
