@@ -22,6 +22,7 @@ type DiskInfo struct {
 	Sessions   uint64 `json:"sessions"`    // front-ends so far
 	HeadBlocks uint64 `json:"head-blocks"` // blocks that the head owns
 	IndexBytes int64  `json:"index-bytes"` // memory of the block index
+	Parked     int    `json:"parked"`      // requests that wait for space
 }
 
 // DiskStats answers query-cow-stats: one disk's counters.
@@ -76,6 +77,18 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return d.set(a)
 	})
+	s.Register("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
+		var a struct {
+			Disk string `json:"disk"`
+		}
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		if _, err := d.named([]string{a.Disk}); err != nil {
+			return nil, err
+		}
+		return nil, d.shortages.resume(a.Disk)
+	})
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.Register("cow-attach", d.attach)
 	s.Register("cow-detach", d.detach)
@@ -107,5 +120,6 @@ func (e *Export) info() DiskInfo {
 		Sessions:   sessions,
 		HeadBlocks: stats.HeadBlocks,
 		IndexBytes: stats.IndexBytes,
+		Parked:     e.dev.parked(),
 	}
 }

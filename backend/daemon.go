@@ -21,6 +21,7 @@ type Daemon struct {
 	readers   *readers
 	inherited *InheritedNBD
 	space     *space
+	shortages *shortages
 	cpus      processors
 	stop      context.CancelFunc // set by Run
 
@@ -42,6 +43,7 @@ type DaemonOptions struct {
 	NBD     NBDOptions      // tags offered for reading; zero: none
 	NBDOf   *InheritedNBD   // the server of the process before; nil: none
 	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
+	Full    FullOptions     // requests that find no space; zero: they fail
 }
 
 // NewDaemon makes a daemon without exports.
@@ -55,6 +57,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	}
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)
+	d.shortages = newShortages(d, o.Full)
 	d.readers, d.inherited = newReaders(o.NBD, o.Log), o.NBDOf
 	if d.control != nil {
 		d.registerCommands(d.control)
@@ -70,6 +73,7 @@ func (d *Daemon) Add(e *Export) {
 	e.emit = d.emit
 	e.dev.emit = d.emit
 	e.dev.cpus = &d.cpus
+	d.shortages.add(e)
 	d.exports = append(d.exports, e)
 }
 
@@ -93,6 +97,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
+	d.background.Go(func() { d.shortages.run(aside) })
 	d.background.Go(func() { d.readers.inherit(aside, d.inherited) })
 	d.releaseHeld(ctx)
 	errs := make([]error, len(exports))

@@ -311,7 +311,12 @@ func (d *Device) ioError(queue int, io *cow.Request) {
 		return
 	}
 	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
-	d.emit("COW_IO_ERROR", ioErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error()})
+	d.emit("COW_IO_ERROR", d.errorEvent(io, actionReport))
+}
+
+// errorEvent describes a request that the engine has not been able to carry out.
+func (d *Device) errorEvent(io *cow.Request, action string) ioErrorEvent {
+	return ioErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(), lacksSpace(io.Err), action}
 }
 
 // ioErrorEvent is the data of COW_IO_ERROR.
@@ -320,5 +325,15 @@ type ioErrorEvent struct {
 	Operation string `json:"operation"`
 	Offset    int64  `json:"offset"` // bytes
 	Length    int64  `json:"length"` // bytes
-	Error     string `json:"error"`
+	Error     string `json:"reason"`
+	NoSpace   bool   `json:"nospace"` // it would succeed if there were more space
+	Action    string `json:"action"`  // one of those below
 }
+
+// What becomes of a request that failed, and of its guest; the first two are QEMU's
+// words (BlockErrorAction).
+const (
+	actionReport = "report" // the guest is told
+	actionStop   = "stop"   // the request waits, and the guest is paused
+	actionWait   = "wait"   // the request waits
+)

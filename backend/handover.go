@@ -156,7 +156,7 @@ func (h *handover) settle(ctx context.Context) error {
 		if e.dev.config.ReadOnly {
 			continue
 		}
-		if err := e.dev.disk.Flush(); err != nil {
+		if err := e.dev.disk.Flush(); err != nil && !lacksSpace(err) {
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
 		}
 	}

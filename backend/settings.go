@@ -16,6 +16,7 @@ type SetArgs struct {
 	Keep       *int      `json:"keep,omitempty"`                 // 0: any number
 	Interval   *float64  `json:"promote-min-interval,omitempty"` // seconds
 	SpaceLow   *string   `json:"space-low,omitempty"`            // see ParseThreshold
+	OnENOSPC   *string   `json:"on-enospc,omitempty"`            // see OnFull
 }
 
 // Settings answers cow-set: what is in force now.
@@ -26,6 +27,7 @@ type Settings struct {
 	Keep      int            `json:"keep"`
 	Interval  float64        `json:"promote-min-interval"` // seconds
 	SpaceLow  string         `json:"space-low"`
+	OnENOSPC  OnFull         `json:"on-enospc"`
 }
 
 // DiskSettings are one disk's.
@@ -79,12 +81,22 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	if a.Keep != nil && *a.Keep < 0 {
 		return nil, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
 	}
+	var policy OnFull
+	if a.OnENOSPC != nil {
+		var err error
+		if policy, err = ParseOnFull(*a.OnENOSPC); err != nil {
+			return nil, fmt.Errorf("on-enospc %w", err)
+		}
+	}
 	if a.SpaceLow != nil {
 		limit, err := ParseThreshold(*a.SpaceLow)
 		if err != nil {
 			return nil, fmt.Errorf("space-low: %w", err)
 		}
 		d.space.setLimit(limit)
+	}
+	if policy != "" {
+		d.shortages.setPolicy(policy)
 	}
 	for _, e := range exports {
 		if a.WriteCache != nil {
@@ -112,7 +124,7 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 
 func (d *Daemon) settings() *Settings {
 	o := d.hooks.settings()
-	s := &Settings{PromoteOn: append([]string{}, o.Events...), Keep: o.Keep, Interval: o.Interval.Seconds(), SpaceLow: d.space.threshold().String()}
+	s := &Settings{PromoteOn: append([]string{}, o.Events...), Keep: o.Keep, Interval: o.Interval.Seconds(), SpaceLow: d.space.threshold().String(), OnENOSPC: d.shortages.inForce()}
 	if o.QMP != nil {
 		s.QMP = o.QMP.String()
 	}

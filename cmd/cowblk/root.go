@@ -69,7 +69,7 @@ func newRoot(a *app) *cobra.Command {
 		c.GroupID = groupDisks
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{newServe(a), newWatch(a), newRun(a), newAttach(a), newDetach(a), newQEMUArgs(a), newXML(a), newBench(a)} {
+	for _, c := range []*cobra.Command{newServe(a), newWatch(a), newResume(a), newRun(a), newAttach(a), newDetach(a), newQEMUArgs(a), newXML(a), newBench(a)} {
 		c.GroupID = groupRun
 		root.AddCommand(c)
 	}

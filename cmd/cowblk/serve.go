@@ -60,6 +60,10 @@ With its disks open and its sockets made, the process gives up (--sandbox) what 
 it then reaches the store's files and no others, executes nothing and gains no privileges. A socket
 outside of the run directory stays there when the process has ended; the next one replaces it.
 
+A full file system or quota: the writes that find no space fail in the guest or, with --on-enospc pause,
+wait, while the guest is paused through --qmp or --libvirt, and go on by themselves when there is space
+again, or by "cowblk resume". Reads, and writes that need no space, go on. Nothing is lost.
+
 With --takeover the disks are taken over from the process that serves them: it completes what is
 under way and hands its sockets, control socket and NBD server to this one, which goes on in some
 milliseconds; a guest's QEMU reconnects by itself. If this process cannot serve them the other one
@@ -123,6 +127,12 @@ func (f *serveFlags) check(args []string) error {
 	}
 	if _, _, err := f.hooks.options(); err != nil {
 		return err
+	}
+	if _, err := f.hooks.full(); err != nil {
+		return err
+	}
+	if f.blkFile != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
+		return usagef("serve: --on-enospc is for disks of the store, which have a control socket")
 	}
 	if f.blkFile != "" && len(f.hooks.events) > 0 {
 		return usagef("serve: --promote-on is for disks of the store: a raw file has no layers to promote")

@@ -16,6 +16,9 @@ type hookFlags struct {
 	keep     int
 	interval time.Duration
 	spaceLow string
+	onENOSPC string
+	libvirt  string
+	domain   string
 }
 
 func (f *hookFlags) register(cmd *cobra.Command) {
@@ -25,6 +28,10 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.keep, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
 	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "events that follow one so closely make no tag of their own")
 	fl.StringVar(&f.spaceLow, "space-low", backend.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
+	fl.StringVar(&f.onENOSPC, "on-enospc", "", "what becomes of writes that find no space: they fail (error), or wait until there\nis some, the guest paused meanwhile (pause; default with --qmp or --libvirt)")
+	fl.StringVar(&f.libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, to pause it through: qemu:///system")
+	fl.StringVar(&f.domain, "domain", "", "`NAME` of the guest in libvirt")
+	_ = cmd.RegisterFlagCompletionFunc("on-enospc", cobra.FixedCompletions([]cobra.Completion{"pause", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("promote-on", cobra.FixedCompletions(
 		[]cobra.Completion{"SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP", "SUSPEND", "WATCHDOG"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -56,4 +63,30 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 		}
 	}
 	return o, space, nil
+}
+
+// full checks the flags about full file systems; the zero value of f stands for none.
+func (f *hookFlags) full() (o backend.FullOptions, err error) {
+	if f.libvirt != "" || f.domain != "" {
+		o.Guest = qmp.Spec{Mode: qmp.QuiescePause, Libvirt: f.libvirt, Domain: f.domain}
+		if f.libvirt == "" {
+			return o, usagef("serve: --domain needs --libvirt, the URI of libvirt")
+		}
+		h, err := o.Guest.Open(nil, nil)
+		if err != nil {
+			return o, usagef("serve: --libvirt: %w", err)
+		}
+		h.Close()
+	} else {
+		o.Guest.QMP = absoluteAddress(f.qmp)
+	}
+	switch {
+	case f.onENOSPC != "":
+		if o.Policy, err = backend.ParseOnFull(f.onENOSPC); err != nil {
+			return o, usagef("serve: --on-enospc %w", err)
+		}
+	case f.qmp != "" || f.libvirt != "":
+		o.Policy = backend.FullPause
+	}
+	return o, nil
 }

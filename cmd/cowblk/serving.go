@@ -18,6 +18,7 @@ type serving struct {
 	daemon  *backend.Daemon
 	control *control.Server // the daemon's, whose Run closes it; nil: none
 	disks   []*opened
+	log     *slog.Logger
 	given   *control.Listener // the control socket that systemd has kept since the last start; nil: none
 	before  *predecessor      // that has handed the disks over, and is to be told how it went; nil: none
 }
@@ -25,6 +26,7 @@ type serving struct {
 func (s *serving) close() error {
 	var errs []error
 	for _, o := range s.disks {
+		o.awaitSpace(s.log)
 		errs = append(errs, o.close())
 	}
 	return errors.Join(errs...)
@@ -46,7 +48,7 @@ func (s *serving) giveUp() error {
 // openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
 // failure nothing is left open, and the predecessor, if there is one, goes on.
 func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
-	s = &serving{}
+	s = &serving{log: log}
 	defer func() {
 		if err == nil {
 			return
@@ -145,6 +147,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if err != nil {
 		return "", err
 	}
+	full, err := f.hooks.full()
+	if err != nil {
+		return "", err
+	}
 	s.control = control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.group})
 	if path, err = s.controlSocket(st); err != nil {
 		return "", fmt.Errorf("control %w", err)
@@ -167,7 +173,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		}
 	}
 	s.daemon = backend.NewDaemon(backend.DaemonOptions{
-		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space,
+		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
 			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.group, Explain: f.sandbox.explain(st),

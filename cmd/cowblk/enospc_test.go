@@ -1,0 +1,283 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	goqmp "github.com/digitalocean/go-qemu/qmp"
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+	"cowblk/vhost/vhosttest"
+)
+
+// shortOfSpace is disk a on a small file system, served with options, and a front-end that has written as long as
+// there was space: what it wrote then waits, or has failed.
+type shortOfSpace struct {
+	t     *testing.T
+	small string // the file system
+	dir   string // the store
+	p     *process
+	f     *vhosttest.Frontend
+	n     int                    // writes that were acknowledged
+	done  []vhosttest.Completion // of the one that was not, if it has ended
+
+	control *control.Client
+	events  <-chan goqmp.Event
+}
+
+const enospcWrite = 64 << 10 // bytes
+
+func newShort(t *testing.T, args ...string) *shortOfSpace {
+	t.Helper()
+	s := &shortOfSpace{t: t, small: smallFS(t, 4<<20)}
+	s.dir = filepath.Join(s.small, "st")
+	command(t, s.dir, "create", "a", "--size", "64M")
+	if err := os.WriteFile(filepath.Join(s.small, "ballast"), make([]byte, 2<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.p = start(t, s.dir, nil, append([]string{"serve", "a"}, args...)...)
+	s.control, s.events = controlled(t, s.dir, "a")
+	s.f = dial(t, filepath.Join(s.dir, "run", "a.sock"))
+	return s
+}
+
+// fill writes until a write is not acknowledged, and returns what the process says about that.
+func (s *shortOfSpace) fill() (event map[string]any) {
+	s.t.Helper()
+	d := s.f.Driver(0)
+	limit := time.After(patience)
+	for ; ; s.n++ {
+		copy(d.Buffer(0), pattern(byte(s.n+1), enospcWrite))
+		if err := d.Submit(0, vhosttest.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := d.Kick(); err != nil {
+			s.t.Fatal(err)
+		}
+		for done := d.Poll(nil); ; done = d.Poll(nil) {
+			if len(done) == 1 && done[0].Status == vhosttest.StatusOK {
+				break
+			}
+			s.done = append(s.done, done...)
+			select {
+			case e := <-s.events:
+				if e.Event == "COW_IO_ERROR" {
+					return e.Data
+				}
+			case <-limit:
+				s.t.Fatalf("write %d neither ends nor waits for space", s.n)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+}
+
+// waits reports how many requests wait, as the process says.
+func (s *shortOfSpace) waits() int {
+	s.t.Helper()
+	var disks []backend.DiskInfo
+	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || len(disks) != 1 {
+		s.t.Fatalf("%+v, %v", disks, err)
+	}
+	return disks[0].Parked
+}
+
+// ended takes the write that was to be the last from the ring.
+func (s *shortOfSpace) ended(want byte) {
+	s.t.Helper()
+	d, done := s.f.Driver(0), s.done
+	if len(done) == 0 {
+		if err := d.Wait(); err != nil {
+			s.t.Fatal(err)
+		}
+		done = d.Poll(nil)
+	}
+	if len(done) != 1 || done[0].Status != want {
+		s.t.Fatalf("%+v, expected status %d", done, want)
+	}
+	if want == vhosttest.StatusOK {
+		s.n++
+	}
+}
+
+// free makes space.
+func (s *shortOfSpace) free() {
+	s.t.Helper()
+	if err := os.Remove(filepath.Join(s.small, "ballast")); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// check reads all that was acknowledged.
+func (s *shortOfSpace) check(f *vhosttest.Frontend) {
+	s.t.Helper()
+	for i := range s.n {
+		wantAt(s.t, f, int64(i)*enospcWrite, pattern(byte(i+1), enospcWrite))
+	}
+}
+
+// status is QEMU's RunState.
+func (e *emulator) status() string {
+	e.t.Helper()
+	var s struct{ Status string }
+	e.run("query-status", nil, &s)
+	return s.Status
+}
+
+// A file system without space: what was acknowledged stays, reads go on, and the rest is as --on-enospc says.
+func TestFullFileSystem(t *testing.T) {
+	if !mayMount(t) {
+		return
+	}
+	for name, test := range map[string]func(t *testing.T){
+		"error": fullFails, "pause": fullPauses, "guest that was not running": fullNotRunning,
+		"no guest to pause": fullWaits, "takeover and kill": fullTakenOver,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
+}
+
+func fullFails(t *testing.T) {
+	s := newShort(t)
+	if e := s.fill(); e["nospace"] != true || e["action"] != "report" || !strings.Contains(e["reason"].(string), "no space left") {
+		t.Errorf("%+v", e)
+	}
+	s.ended(vhosttest.StatusIOErr)
+	s.check(s.f)
+	s.free()
+	writeAt(t, s.f, int64(s.n)*enospcWrite, pattern(byte(s.n+1), enospcWrite))
+	s.n++
+	s.check(s.f)
+	s.f.Close()
+	s.p.end(t)
+}
+
+// QEMU has no guest here, but processors that run, or not.
+func fullPauses(t *testing.T) {
+	qemu := startQEMU(t, shortDir(t))
+	qemu.run("cont", nil, nil)
+	s := newShort(t, "--qmp", qemu.qmp)
+	if e := s.fill(); e["nospace"] != true || e["action"] != "stop" || e["disk"] != "a" {
+		t.Errorf("%+v", e)
+	}
+	paused := func() bool { return qemu.status() == "paused" }
+	eventually(t, "the guest is paused", paused)
+	// The operator lets it go on too early.
+	for range 2 {
+		qemu.run("cont", nil, nil)
+		command(t, s.dir, "resume", "a")
+		eventually(t, "the guest is paused again", paused)
+	}
+	if n := s.waits(); n != 1 {
+		t.Errorf("%d requests wait", n)
+	}
+	s.free()
+	s.ended(vhosttest.StatusOK)
+	eventually(t, "the guest goes on", func() bool { return qemu.status() == "running" })
+	if e := next(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
+		t.Errorf("%+v", e)
+	}
+	s.check(s.f)
+	fails(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
+	s.f.Close()
+	s.p.end(t)
+	q := start(t, s.dir, nil, "serve", "a")
+	s.check(dial(t, filepath.Join(s.dir, "run", "a.sock")))
+	q.end(t)
+}
+
+func fullNotRunning(t *testing.T) {
+	qemu := startQEMU(t, shortDir(t))
+	before := qemu.status()
+	s := newShort(t, "--qmp", qemu.qmp)
+	s.fill()
+	s.free()
+	s.ended(vhosttest.StatusOK)
+	next(t, s.events, "COW_NOSPACE_RESUMED")
+	if now := qemu.status(); now != before || now == "running" {
+		t.Errorf("the guest was in state %s and is in state %s", before, now)
+	}
+	s.f.Close()
+	s.p.end(t)
+}
+
+func fullWaits(t *testing.T) {
+	s := newShort(t, "--on-enospc", "pause", "--space-low", "off")
+	if e := s.fill(); e["action"] != "wait" {
+		t.Errorf("%+v", e)
+	}
+	s.checkBeside(1)
+	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.FullError {
+		t.Errorf("%+v", now)
+	}
+	s.ended(vhosttest.StatusIOErr)
+	s.check(s.f)
+	s.f.Close()
+	// There is no space for the map either: the process waits for some before it ends.
+	if err := s.p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
+	s.free()
+	s.p.ended(t)
+	q := start(t, s.dir, nil, "serve", "a")
+	s.check(dial(t, filepath.Join(s.dir, "run", "a.sock")))
+	q.end(t)
+}
+
+// What waits does so in the next process, too, whether it takes the disk over or follows one that was killed.
+func fullTakenOver(t *testing.T) {
+	s := newShort(t, "--on-enospc", "pause", "--cache", "writethrough")
+	socket := filepath.Join(s.dir, "run", "a.sock")
+	s.fill()
+	again := func(args ...string) {
+		t.Helper()
+		s.p = start(t, s.dir, nil, append(append([]string{"serve", "a"}, args...), "--on-enospc", "pause", "--cache", "writethrough")...)
+	}
+	old := s.p
+	again("--takeover")
+	old.ended(t)
+	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
+	eventually(t, "it waits in the new process", func() bool { return s.waits() == 1 })
+	s.p.cmd.Process.Kill()
+	s.p.cmd.Wait()
+	again()
+	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
+	eventually(t, "it waits in the third process", func() bool { return s.waits() == 1 })
+	s.free()
+	s.ended(vhosttest.StatusOK)
+	s.check(s.f)
+	s.f.Close()
+	s.p.end(t)
+}
+
+// checkBeside reads all that was acknowledged with another slot than that of the write that waits.
+func (s *shortOfSpace) checkBeside(slot int) {
+	s.t.Helper()
+	d := s.f.Driver(0)
+	for i := range s.n {
+		if err := d.Submit(slot, vhosttest.OpRead, int64(i)*enospcWrite, enospcWrite); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := d.Kick(); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := d.Wait(); err != nil {
+			s.t.Fatal(err)
+		}
+		done := d.Poll(nil)
+		if len(done) != 1 || done[0].ID != slot || done[0].Status != vhosttest.StatusOK || !bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
+			s.t.Fatalf("read %d: %+v", i, done)
+		}
+	}
+}
