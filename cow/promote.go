@@ -47,10 +47,16 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	if err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
+	if d.live.on {
+		// Nothing uses its map yet.
+		if err := next.Survive(d.live.place); err != nil {
+			d.log.Warn("if this process dies, what the guest has not flushed to the new head is lost to it", "err", err)
+		}
+	}
 	return p, nil
 }
 
-// reserve is Prepare without looking at files.
+// reserve is Prepare without looking at the head's files.
 func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,12 +79,6 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	}
 	if err != nil {
 		return nil, nil, err
-	}
-	if d.live.on {
-		// Nothing uses its map yet.
-		if err := next.Survive(d.live.place); err != nil {
-			d.log.Warn("if this process dies, what the guest has not flushed to the new head is lost to it", "err", err)
-		}
 	}
 	p = &Promotion{disk: d, next: next, done: make(chan struct{})}
 	if p.head, err = d.sources.ofLayer(next); err != nil {
@@ -132,7 +132,7 @@ func (p *Promotion) Cancel() {
 func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
-		p.err = errors.Join(ErrCancelled, p.head.close())
+		p.err = errors.Join(ErrCancelled, p.head.close(), p.next.Forget())
 		close(p.done)
 	}
 }

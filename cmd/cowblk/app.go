@@ -61,7 +61,7 @@ func run(args []string, a *app) int {
 	if err == nil {
 		return exitOK
 	}
-	a.printError(err)
+	a.printError(explainDescriptors(err))
 	return exitCode(err)
 }
 

@@ -116,7 +116,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	for _, ref := range refs {
 		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
 		if err != nil {
-			return explainDescriptors(err)
+			return err
 		}
 		closers = append(closers, r.Close)
 		if err := server.AddExport(ref.String(), r); err != nil {
@@ -181,7 +181,7 @@ func readTags(st *store.Store, log *slog.Logger, explain func(error) error) func
 		}
 		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
 		if err != nil {
-			return nil, explain(err) // not a nil *Reading in an interface
+			return nil, explain(explainDescriptors(err)) // not a nil *Reading in an interface
 		}
 		return r, nil
 	}

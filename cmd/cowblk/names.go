@@ -36,7 +36,7 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 	n.mu.Unlock()
 	for _, m := range current {
 		if err := n.store.InPlace(m); err != nil {
-			return nil, fmt.Errorf("promote: %w", err)
+			return nil, explainDescriptors(fmt.Errorf("promote: %w", err))
 		}
 	}
 	p, err := n.store.PreparePromotion(ctx, current, tag)

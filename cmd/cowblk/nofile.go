@@ -37,7 +37,8 @@ func checkDescriptors(st *store.Store, names []string) error {
 
 const descriptorAdvice = "raise the limit: ulimit -Hn in the shell that starts it, LimitNOFILE= in its systemd unit"
 
-// explainDescriptors adds what to do to an error that came of too many open files.
+// explainDescriptors adds what to do to an error that came of too many open files: one of a command, or one that a
+// daemon reports.
 func explainDescriptors(err error) error {
 	if errors.Is(err, unix.EMFILE) {
 		return fmt.Errorf("%w\n%s", err, descriptorAdvice)

@@ -31,8 +31,8 @@ type Layer struct {
 	mu     sync.RWMutex // guards what follows; never held during I/O
 	header Header
 	data   vfs.File
-	bitmap *Bitmap // nil when sealed
-	live   string  // path of the file that bitmap lies in; empty: none
+	bitmap *Bitmap   // nil when sealed
+	live   *liveName // the file that bitmap lies in; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }

@@ -42,9 +42,10 @@ func Boot() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 }
 
-const livePrefix = "live-"
+// LivePrefix and the layer's UUID are the name of its live file.
+const LivePrefix = "live-"
 
-func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, livePrefix+id.String()) }
+func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, LivePrefix+id.String()) }
 
 // Tidy removes the live files of all layers but those of keep, of which a process
 // that was killed in the wrong moment may leave some.
@@ -56,7 +57,7 @@ func (p LivePlace) Tidy(keep []uuid.UUID) error {
 	var errs []error
 next:
 	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), livePrefix)
+		rest, ok := strings.CutPrefix(e.Name(), LivePrefix)
 		if !ok {
 			continue
 		}
@@ -177,6 +178,10 @@ func (l *Layer) survive(f *liveFile) error {
 			return err
 		}
 	}
+	own, err := newLiveName(f.File)
+	if err != nil {
+		return errors.Join(err, unix.Munmap(mapping))
+	}
 	b := newBitmap(l.header.Blocks(), words, mapping)
 	if known {
 		if err := l.recall(words, l.bitmap); err != nil {
@@ -192,7 +197,7 @@ func (l *Layer) survive(f *liveFile) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bitmap, l.live = b, f.Name()
+	l.bitmap, l.live = b, own
 	return nil
 }
 
@@ -225,6 +230,29 @@ func (l *Layer) recall(words []uint64, b *Bitmap) error {
 	return nil
 }
 
+// liveName is the name of a live file and which file that is.
+type liveName struct {
+	path string
+	file os.FileInfo
+}
+
+func newLiveName(f *os.File) (*liveName, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return &liveName{f.Name(), st}, nil
+}
+
+// removeOwn removes the name if it still is the file's.
+func (n *liveName) removeOwn() error {
+	now, err := os.Lstat(n.path)
+	if err != nil || !os.SameFile(now, n.file) {
+		return err
+	}
+	return os.Remove(n.path)
+}
+
 // makeRoom makes f a file of n zero bytes whose space is reserved: a fault on its
 // mapping for want of space would be fatal.
 func makeRoom(f *os.File, n int64) error {
@@ -244,17 +272,23 @@ func makeRoom(f *os.File, n int64) error {
 	return nil
 }
 
-// dropLive removes the live file; the bitmap stays in memory.
+// dropLive removes the live file, unless another is in its place; the bitmap stays
+// in memory.
 func (l *Layer) dropLive() error {
 	l.mu.Lock()
-	path := l.live
-	l.live = ""
+	live := l.live
+	l.live = nil
 	l.mu.Unlock()
-	if path == "" {
+	if live == nil {
 		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := live.removeOwn()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
+
+// Forget removes the live file of a new head that is not needed after all; the
+// layer can still be used, or closed.
+func (l *Layer) Forget() error { return l.dropLive() }

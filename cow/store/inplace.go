@@ -1,8 +1,14 @@
 package store
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+
+	"cowblk/cow/vfs"
 )
 
 // InPlace returns an ErrRefused if the files of a disk, which this process has open, are not in their places any more: a
@@ -24,9 +30,35 @@ func (s *Store) InPlace(m *Manifest) error {
 			return misplaced(f.path, f.what, "that it was removed")
 		}
 	}
-	// The lock is one of a file, not of a name: another file has another lock.
-	if v, held := s.Serving(m.Name); !held || v.PID != os.Getpid() {
-		return misplaced(s.path(disksDir, m.Name, lockFile), "lock", "another one: the files were replaced")
+	return s.stillLocked(m, misplaced)
+}
+
+// stillLocked wants the disk's lock file to be the one that this process has locked. The lock is one of a file, not of a
+// name: another file has another lock.
+func (s *Store) stillLocked(m *Manifest, misplaced func(path, what, found string) error) error {
+	path := s.path(disksDir, m.Name, lockFile)
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return misplaced(path, "lock", "that it was removed")
+	case errors.Is(err, fs.ErrPermission):
+		// To this process, which may be confined to the files that were there.
+		return misplaced(path, "lock", "another one, which cannot be opened: the files were replaced")
+	case err != nil:
+		return fmt.Errorf("disk %q: %w", m.Name, err)
+	}
+	defer f.Close()
+	if err = f.Lock(false); err != nil && !errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("disk %q: %w", m.Name, err)
+	}
+	var v Serving
+	if err != nil {
+		// What cannot be read is not what we have written.
+		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 1<<16))
+		_ = json.Unmarshal(text, &v)
+	}
+	if v.PID != os.Getpid() {
+		return misplaced(path, "lock", "another one: the files were replaced")
 	}
 	return nil
 }

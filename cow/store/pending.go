@@ -35,6 +35,7 @@ type Pending struct {
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
+	spare     spare
 	undecided bool // neither Commit nor Revert came to its end
 }
 
@@ -53,11 +54,19 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 			return nil, fmt.Errorf("tag %s@%s %w: choose another", m.Name, tag, ErrExists)
 		}
 	}
-	w, err := s.begin(ctx)
+	spare, err := s.reserve(spareAtOnce + sparePerDisk*len(disks))
 	if err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
+	}
+	// The last ones are for the way back.
+	if err := spare.free(sparePerDisk * len(disks)); err != nil {
 		return nil, err
 	}
-	p = &Pending{s: s, w: w, tag: tag, before: disks}
+	w, err := s.begin(ctx)
+	if err != nil {
+		return nil, errors.Join(err, spare.free(len(spare)))
+	}
+	p = &Pending{s: s, w: w, tag: tag, before: disks, spare: spare}
 	for _, m := range disks {
 		if err := p.add(ctx, m, now); err != nil {
 			p.Close(false)
@@ -125,12 +134,14 @@ func (p *Pending) Revert() error {
 
 // locked is put with the store locked. Not in the promotion's context: once begun, this goes to its end.
 func (p *Pending) locked(suffix string) error {
+	_ = p.spare.free(len(p.spare))
 	return p.s.locked(context.Background(), func() error { return p.put(suffix) })
 }
 
 // Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is
 // removed.
 func (p *Pending) Close(swapped bool) {
+	_ = p.spare.free(len(p.spare))
 	if !swapped {
 		for _, h := range p.heads {
 			if err := h.Abandon(); err != nil {

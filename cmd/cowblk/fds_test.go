@@ -1,0 +1,204 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend"
+	"cowblk/vhost/vhosttest"
+)
+
+// descriptors are how many a process has open.
+func (p *process) descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// allow sets how many descriptors more a running process may have; negative: any number.
+func (p *process) allow(t *testing.T, more int) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		t.Fatal(err)
+	}
+	limit.Cur = limit.Max
+	if more >= 0 {
+		// The limit is one of numbers: this is the first free one that is not to be given out.
+		limit.Cur = 0
+		for free := 0; ; limit.Cur++ {
+			if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", p.cmd.Process.Pid, limit.Cur)); err == nil {
+				continue
+			}
+			if free++; free > more {
+				break
+			}
+		}
+	}
+	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A process that runs out of file descriptors: a promotion fails as a whole and says what to do, front-ends and clients
+// that come wait or are sent away, and the guest that is there notices nothing. When there are descriptors again all of
+// it works, and none is lost.
+func TestOutOfDescriptors(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	p := start(t, dir, nil, "serve", "a", "b")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+	content := byte(0)
+	healthy := func() {
+		t.Helper()
+		content++
+		writeAt(t, f, 0, pattern(content, 8192))
+		if err := f.Driver(0).Flush(); err != nil {
+			t.Error(err)
+		}
+		wantAt(t, f, 0, pattern(content, 8192))
+	}
+	healthy()
+	before := p.descriptors(t)
+
+	failures := 0
+	for more := 0; ; more++ {
+		p.allow(t, more)
+		files := listing(t, dir)
+		err := ctl.run("cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
+		healthy()
+		if err == nil {
+			break
+		}
+		failures++
+		if !strings.Contains(err.Error(), "too many open files") || !strings.Contains(err.Error(), "LimitNOFILE") {
+			t.Errorf("promotion with %d descriptors: %v", more, err)
+		}
+		if now := listing(t, dir); !slices.Equal(now, files) {
+			t.Errorf("promotion with %d descriptors has left %v", more, difference(now, files))
+		}
+		if more > 50 {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("the promotion failed %d times for want of descriptors", failures)
+	p.allow(t, -1)
+	awaitDescriptors(t, p, before+2) // a layer's
+	before += 2
+
+	refused := 0
+	for more := range 12 {
+		p.allow(t, more)
+		g, err := vhosttest.Dial(filepath.Join(dir, "run", "b.sock"), vhosttest.Options{Timeout: 300 * time.Millisecond})
+		if err == nil {
+			g.Close()
+		} else {
+			refused++
+		}
+		healthy()
+		if err := ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "run", fmt.Sprint("nbd", more))}); err == nil {
+			if err := ctl.run("cow-export-add", map[string]string{"name": "a@t"}); err == nil {
+				healthy()
+			} else if !strings.Contains(err.Error(), "too many open files") {
+				t.Error(err)
+			}
+			if err := ctl.run("nbd-server-stop", nil); err != nil {
+				t.Error(err)
+			}
+		} else if !strings.Contains(err.Error(), "too many open files") {
+			t.Error(err)
+		}
+		p.allow(t, -1)
+		g = dial(t, filepath.Join(dir, "run", "b.sock"))
+		writeAt(t, g, 0, pattern(1, 512))
+		g.Close()
+		awaitDescriptors(t, p, before)
+		if t.Failed() {
+			t.Fatalf("with %d descriptors more", more)
+		}
+	}
+	if refused == 0 {
+		t.Error("every front-end was served")
+	}
+
+	// One that waits is served as soon as there is a descriptor for it.
+	p.allow(t, 0)
+	served := make(chan error, 1)
+	go func() {
+		g, err := vhosttest.Dial(filepath.Join(dir, "run", "b.sock"), vhosttest.Options{})
+		if err == nil {
+			err = g.Close()
+		}
+		served <- err
+	}()
+	time.Sleep(250 * time.Millisecond)
+	healthy()
+	p.allow(t, -1)
+	if err := <-served; err != nil {
+		t.Errorf("a front-end that waited: %v", err)
+	}
+	f.Close()
+	p.end(t)
+	if n := strings.Count(p.log.String(), "\n"); n > 150 {
+		t.Errorf("%d lines of log", n)
+	}
+}
+
+func awaitDescriptors(t *testing.T, p *process, want int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); p.descriptors(t) != want; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid)).CombinedOutput()
+			t.Fatalf("%d descriptors, expected %d\n%s", p.descriptors(t), want, out)
+		}
+	}
+}
+
+// A disk with more layers than the process may open: every command says so and what to do, and changes nothing.
+func TestMoreLayersThanDescriptors(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	for i := range 20 {
+		command(t, dir, "promote", "a", "--tag", fmt.Sprintf("t%d", i))
+	}
+	limited := func(c *exec.Cmd) {
+		c.Args = append([]string{"sh", "-c", `ulimit -n 32; exec "$0" "$@"`, c.Path}, c.Args[1:]...)
+		c.Path = "/bin/sh"
+	}
+	before := listing(t, dir)
+	for _, args := range [][]string{
+		{"serve", "a"}, {"promote", "a", "--tag", "u"}, {"rollback", "a@t10", "--yes"}, {"export", "a@t19", "--listen", "unix:" + filepath.Join(dir, "nbd")},
+	} {
+		p := start(t, dir, limited, args...)
+		if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "open files") || !strings.Contains(p.log.String(), "LimitNOFILE") {
+			t.Errorf("%v: exit code %d\n%s", args, code, p.log.String())
+		}
+		if now := listing(t, dir); !slices.Equal(now, before) {
+			t.Errorf("%v has left %v", args, difference(now, before))
+		}
+	}
+	// What needs no layers, or one after the other.
+	for _, args := range [][]string{{"info", "a"}, {"tree"}, {"create", "b", "--from", "a@t19"}, {"check"}} {
+		p := start(t, dir, limited, args...)
+		if code := p.outcome(t); code != exitOK {
+			t.Errorf("%v: exit code %d\n%s", args, code, p.log.String())
+		}
+	}
+	p := start(t, dir, nil, "serve", "a", "b")
+	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 0, pattern(0, 4096))
+	p.end(t)
+}
