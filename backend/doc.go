@@ -19,6 +19,8 @@
 //	hooks               Daemon.Run           what QEMU's events have led to       the exports have ended
 //	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
 //	space               Daemon.Run           which file systems are low           the exports have ended
+//	shortages           Daemon.Run           requests parked for want of space    the exports have ended
+//	NBD's inheritance   Daemon.Run           what the process before has shown    it is shown again
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
 //
