@@ -24,6 +24,10 @@
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
 //
+// A process may be killed at any moment. What each ring had in flight is in the
+// in-flight buffer that its front-end keeps, and comes first when the next process
+// starts the ring (vhost/virtq); what had completed is in the kernel (cow.Options.Live).
+//
 // The session changes a running worker only through (*worker).do, which runs a
 // function between two batches on the worker's own goroutine: rings, slots and
 // file descriptors therefore need no lock.
