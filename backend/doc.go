@@ -31,4 +31,41 @@
 // The session changes a running worker only through (*worker).do, which runs a
 // function between two batches on the worker's own goroutine: rings, slots and
 // file descriptors therefore need no lock.
+//
+// # Hostile guests and front-ends
+//
+// Everything that a guest or its front-end can write is read once, checked, and
+// the copy is used. A violation breaks the queue (error eventfd,
+// DEVICE_NEEDS_RESET in GET_STATUS) or closes the connection; it is counted, and
+// logged within limits (calm.go).
+//
+//	what                             checked by                   when it is wrong
+//	message header, size, number of  vhost: checkHeader, handle,  connection closed before the payload
+//	descriptors, pieces              Conn.readMessage             is read; descriptors closed
+//	payload fields, ring index       vhost: handlers, payload     refused with an answer, or closed
+//	eventfds                         vhost: checkEventFD          refused: only eventfds cannot make us
+//	                                                              wait; see also worker.unblock
+//	regions, their files             guest: fits, CheckFile       refused: overlaps, overflow, beyond the
+//	                                                              file, files whose pages may never come
+//	address space and mappings       guest.Space                  refused beyond 16 TiB or 1,024 mappings
+//	ring size, place, alignment      virtq: MapSplit              start refused
+//	used index at the start          queue.go, under touch        any value is good; a fault refuses
+//	in-flight region                 vhost, virtq: track          refused, or the start fails
+//	available index, heads           virtq: Next                  queue broken
+//	descriptors, indirect tables     virtq: walk, each copied     queue broken: loops, bounds, direction,
+//	                                                              more than 2,048 pieces or 4 GiB
+//	request header, segments         blk: Parse, from copies      status IOERR or UNSUPP; no header or
+//	                                                              no status: queue broken
+//	memory that was there and is not SetPanicOnFault, EFAULT      queue broken, or the request IOERR
+//	memory table replaced            pin: a request keeps its own  -
+//	requests of a ring in flight     a slot each; maxWide         the ring waits
+//
+// Tests: hostile_named_test.go has the cases by name, hostile_memory_test.go
+// memory that goes, hostile_eventfd_test.go descriptors, hostile_limits_test.go
+// what a million of them leave behind. hostile_ringfuzz_test.go and
+// hostile_streamfuzz_test.go fuzz a live queue and a live session, with a healthy
+// disk beside them: TestHostileRing and TestHostileFrontend for
+// COWBLK_FUZZ_SECONDS seconds each (60) and at least COWBLK_FUZZ_EXECS executions
+// (0), from COWBLK_FUZZ_SEED; FuzzHostileRing and FuzzHostileFrontend guided by
+// coverage. "make fuzz" runs both forms.
 package backend

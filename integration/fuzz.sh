@@ -1,5 +1,6 @@
 #!/bin/bash
-# fuzz.sh TIME: runs every fuzz test of the tree for TIME, one after another.
+# fuzz.sh TIME: runs every fuzz test of the tree for TIME (30s, 10m, 2h), one after
+# another, and then the attacks on a live back-end with generated inputs for TIME each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:?usage: fuzz.sh TIME}
@@ -10,3 +11,10 @@ git grep -lE '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u | while r
         ${GO:-go} test -run '^$' -fuzz "^$f\$" -fuzztime "$time" -fuzzminimizetime 10x "./$dir" </dev/null
     done
 done
+case $time in
+*h) seconds=$((${time%h} * 3600)) ;;
+*m) seconds=$((${time%m} * 60)) ;;
+*) seconds=${time%s} ;;
+esac
+echo "== ./backend TestHostileRing, TestHostileFrontend"
+COWBLK_FUZZ_SECONDS=$seconds ${GO:-go} test -count=1 -v -timeout 0 -run '^TestHostile(Ring|Frontend)$' ./backend
