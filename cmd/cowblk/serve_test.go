@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		if at := os.Getenv(killEnv); at != "" {
 			os.Exit(mortalMain(at))
 		}
+		if spec := os.Getenv(holdEnv); spec != "" {
+			os.Exit(heldMain(spec))
+		}
 		main()
 	}
 	os.Exit(m.Run())

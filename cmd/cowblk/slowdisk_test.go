@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cowblk/cow/cowtest"
+	"cowblk/cow/store"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// holdEnv makes the test binary, as cowblk, hold back calls on the files of its store. Its value is "GATE OP NAME": as long
+// as the file GATE is there, a call OP (see cowtest.Call) on a file whose path contains NAME waits, after it has made the
+// file GATE.caught.
+const holdEnv = "COWBLK_TEST_HOLD"
+
+func heldMain(spec string) int {
+	gate, rest, _ := strings.Cut(spec, " ")
+	op, name, _ := strings.Cut(rest, " ")
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x.Before(func(c cowtest.Call) error {
+		if c.Op != op || !strings.Contains(c.Name, name) {
+			return nil
+		}
+		for {
+			if _, err := os.Stat(gate); err != nil {
+				return nil
+			}
+			if f, err := os.Create(gate + ".caught"); err == nil {
+				f.Close()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	a := newApp()
+	a.files = x
+	return run(os.Args[1:], a)
+}
+
+// exists waits for a file.
+func exists(t *testing.T, path string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", path)
+		}
+	}
+}
+
+// A process that is told to end while a device does not answer stops its other disks, waits for the device, and answers on
+// its control socket meanwhile; then what it has acknowledged is there. Told a second time it ends at once, and the next
+// process finds all that was flushed.
+func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprintf("told again=%v", again), func(t *testing.T) {
+			t.Parallel()
+			dir := shortDir(t)
+			for _, name := range []string{"a", "b"} {
+				command(t, dir, "create", name, "--size", "1M")
+			}
+			gate := filepath.Join(dir, "gate")
+			s, err := store.Open(dir, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := s.Disk("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Nothing in the process touches the files that the gate is made of but through the system call itself.
+			p := start(t, dir, func(c *exec.Cmd) {
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", holdEnv, gate, m.Head().Data))
+			}, "serve", "a", "b", "--sandbox", "off")
+			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+			for _, f := range []*vhosttest.Frontend{a, b} {
+				writeAt(t, f, 0, pattern(1, 4096))
+				if err := f.Driver(0).Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			held := make(chan error, 1)
+			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
+			exists(t, gate+".caught")
+			writeAt(t, b, 4096, pattern(3, 4096))
+			if err := b.Driver(0).Flush(); err != nil {
+				t.Error(err)
+			}
+
+			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+				if _, err := os.Lstat(filepath.Join(dir, "run", "b.sock")); err != nil {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatal("the other disk goes on being served")
+				}
+			}
+			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
+				if err := ctl.run(query, nil); err != nil {
+					t.Errorf("%s while the process ends: %v", query, err)
+				}
+			}
+			select {
+			case err := <-held:
+				t.Errorf("the write has ended: %v", err)
+			default:
+			}
+			if again {
+				if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				var exit *exec.ExitError
+				if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+					t.Errorf("told again: %v\n%s", err, p.log.String())
+				}
+			} else {
+				if err := os.Remove(gate); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-held; err != nil {
+					t.Errorf("the write: %v", err)
+				}
+				if err := p.cmd.Wait(); err != nil {
+					t.Errorf("%v\n%s", err, p.log.String())
+				}
+			}
+			q := start(t, dir, nil, "serve", "a", "b")
+			a, b = dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			wantAt(t, a, 0, pattern(1, 4096))
+			if !again {
+				wantAt(t, a, 4096, pattern(2, 4096))
+			}
+			wantAt(t, b, 0, append(pattern(1, 4096), pattern(3, 4096)...))
+			q.end(t)
+		})
+	}
+}
