@@ -11,13 +11,23 @@ import (
 // survival keeps the maps of a disk's heads where they survive the process; the
 // zero value does not.
 type survival struct {
-	place layer.LivePlace
-	on    bool
+	place     layer.LivePlace
+	elsewhere map[uuid.UUID]string // Options.LiveElsewhere
+	on        bool
+}
+
+// of is where the live file of a layer is.
+func (s *survival) of(id uuid.UUID) layer.LivePlace {
+	p := s.place
+	if dir, ok := s.elsewhere[id]; ok {
+		p.Dir = dir
+	}
+	return p
 }
 
 // newSurvival prepares for live files in dir; empty: none. It reads what a
 // confined process could not.
-func (k *stack) newSurvival(dir string) (s survival) {
+func (k *stack) newSurvival(dir string, elsewhere map[uuid.UUID]string) (s survival) {
 	if dir == "" {
 		return s
 	}
@@ -26,7 +36,7 @@ func (k *stack) newSurvival(dir string) (s survival) {
 		k.mortal(err)
 		return s
 	}
-	return survival{place: layer.LivePlace{Dir: dir, Boot: boot}, on: true}
+	return survival{place: layer.LivePlace{Dir: dir, Boot: boot}, elsewhere: elsewhere, on: true}
 }
 
 func (k *stack) mortal(err error) {
@@ -48,7 +58,7 @@ func (k *stack) takeUp(write bool) error {
 		case write && i == len(k.layers)-1:
 			err = l.Survive(k.live.place)
 		default:
-			err = l.Recall(k.live.place)
+			err = l.Recall(k.live.of(l.Header().UUID))
 		}
 		if errors.Is(err, layer.ErrDamaged) {
 			return err

@@ -54,7 +54,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
-	k.live = k.newSurvival(o.Live)
+	k.live = k.newSurvival(o.Live, o.LiveElsewhere)
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {
@@ -154,7 +154,7 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 	switch {
 	case err == nil:
 		if k.live.on {
-			err = l.Survive(k.live.place)
+			err = l.Survive(k.live.of(id))
 		}
 		if err == nil {
 			err = l.Seal(time.Now())

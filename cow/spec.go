@@ -3,6 +3,8 @@ package cow
 import (
 	"log/slog"
 
+	"github.com/google/uuid"
+
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -59,6 +61,10 @@ type Options struct {
 	// kernel), so that the next Open finds every write that has completed. Empty:
 	// after the death of the process it finds what was flushed.
 	Live string
+	// LiveElsewhere are the directories of live files that lie in no other place: of
+	// lower layers that are not sealed, because the process died that served them
+	// as the head of another disk.
+	LiveElsewhere map[uuid.UUID]string
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

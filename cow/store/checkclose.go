@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"cowblk/cow/layer"
@@ -47,13 +46,6 @@ func (c *checker) otherwiseWrong(k *Checked, unsealed []*Problem) bool {
 
 // reopen opens and closes a disk whose lock is held, and looks what that has sealed.
 func (c *checker) reopen(k *Checked, m *Manifest, unsealed []*Problem) bool {
-	if name := c.survivor(m); name != "" {
-		// Sealed through this disk, the layer would lack what only that one's directory has.
-		for _, p := range unsealed {
-			p.Status, p.Advice = StatusLeft, "repair disk "+name+" first: the process that died has left more of the layer there"
-		}
-		return false
-	}
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {
 		err = disk.Close()
@@ -75,26 +67,4 @@ func (c *checker) reopen(k *Checked, m *Manifest, unsealed []*Problem) bool {
 		p.Status, p.Advice = StatusLeft, "another process reads it: stop that, then repair it again"
 	}
 	return true
-}
-
-// survivor is another disk whose directory holds the live file of an unsealed layer of m; empty: none.
-func (c *checker) survivor(m *Manifest) string {
-	for i := range m.Sealed() {
-		l := &m.Layers[i]
-		if c.layers[c.s.paths(l).Map].unsealed == nil {
-			continue
-		}
-		for _, name := range c.users[l.UUID] {
-			if name != m.Name && c.hasLive(name, l) {
-				return name
-			}
-		}
-	}
-	return ""
-}
-
-// hasLive reports whether a process that died may have left bits of a layer that are not in its map: see layer.LivePlace.
-func (c *checker) hasLive(disk string, l *Layer) bool {
-	there, err := c.s.exists(filepath.Join(c.s.path(disksDir, disk), "live-"+l.UUID.String()))
-	return there || err != nil
 }

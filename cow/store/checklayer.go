@@ -53,7 +53,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 	r.header, r.owned = found.Header, found.Owned
 	fits := belongs(m, i, &r.header)
 	for _, f := range found.Findings {
-		if f.Remedy == layer.GrowData && !found.Header.Clean && c.hasLive(k.Name, l) {
+		if f.Remedy == layer.GrowData && !found.Header.Clean && c.s.hasLive(k.Name, l.UUID) {
 			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
 		}
 		if fits {

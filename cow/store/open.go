@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/google/uuid"
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
@@ -60,20 +63,25 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if o.Cow.Log == nil {
 		o.Cow.Log = s.log
 	}
-	if _, ok := o.Cow.FS.(vfs.OS); ok {
-		// Others stand for files whose fate is not the kernel's.
-		o.Cow.Live = s.path(disksDir, m.Name)
-	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)
 	}
 	spec := cow.Spec{Base: base, ReadOnly: o.ReadOnly}
+	var unclosed []uuid.UUID
 	for i := range m.Layers {
-		if err := s.checkLayer(m, i); err != nil {
+		h, err := s.checkLayer(m, i)
+		if err != nil {
 			return nil, refusedLayer(m, err)
 		}
+		if h.State == layer.Head && !h.Clean {
+			unclosed = append(unclosed, h.UUID)
+		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
+	}
+	if _, ok := o.Cow.FS.(vfs.OS); ok {
+		// Others stand for files whose fate is not the kernel's.
+		o.Cow.Live, o.Cow.LiveElsewhere = s.path(disksDir, m.Name), s.liveElsewhere(m, unclosed)
 	}
 	for end := time.Now().Add(sealWait); ; {
 		disk, err := cow.Open(spec, o.Cow)
@@ -89,6 +97,30 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		case <-time.After(sealPoll):
 		}
 	}
+}
+
+// liveElsewhere finds what processes that died have left, in the directories of other disks, of layers that were not closed: a
+// clone, or a tag, may be opened before the disk that it was made of.
+func (s *Store) liveElsewhere(m *Manifest, unclosed []uuid.UUID) map[uuid.UUID]string {
+	if len(unclosed) == 0 || len(unclosed) == 1 && unclosed[0] == m.Head().UUID && s.hasLive(m.Name, unclosed[0]) {
+		return nil
+	}
+	found := map[uuid.UUID]string{}
+	users, _ := s.layerUsers() // a disk whose manifest cannot be read is not opened either
+	for _, id := range unclosed {
+		for _, name := range users[id] {
+			if name != m.Name && s.hasLive(name, id) {
+				found[id] = s.path(disksDir, name)
+			}
+		}
+	}
+	return found
+}
+
+// hasLive reports whether a process that died may have left bits of a layer that are not in its map.
+func (s *Store) hasLive(disk string, id uuid.UUID) bool {
+	there, err := s.exists(filepath.Join(s.path(disksDir, disk), layer.LiveName(id)))
+	return there || err != nil
 }
 
 // refusedLayer names the disk, and what can be done if a layer is damaged or is not the right one.
@@ -118,21 +150,21 @@ func (s *Store) beingSealed(m *Manifest) bool {
 
 // checkLayer compares a layer's header with the manifest. What the headers say about each other cow.Open checks; only
 // the manifest knows that the files of two heads on the same parent were not exchanged.
-func (s *Store) checkLayer(m *Manifest, i int) error {
+func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	l := &m.Layers[i]
 	path := s.paths(l).Map
 	h, err := layer.ReadHeader(s.fs, path)
 	if err != nil {
-		return classify(err)
+		return h, classify(err)
 	}
 	advice := "put back the layer that the disk's manifest names"
 	switch {
 	case h.UUID != l.UUID:
-		return &Mismatch{File: path, What: "UUID of the layer", Expected: l.UUID.String(), Found: h.UUID.String(), Advice: advice}
+		return h, &Mismatch{File: path, What: "UUID of the layer", Expected: l.UUID.String(), Found: h.UUID.String(), Advice: advice}
 	case int(h.BlockSize) != m.BlockSize:
-		return &Mismatch{File: path, What: "block size", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: advice}
+		return h, &Mismatch{File: path, What: "block size", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: advice}
 	case i == len(m.Layers)-1 && h.Size != m.Size:
-		return &Mismatch{File: path, What: "size of the disk", Expected: strconv.FormatInt(m.Size, 10), Found: quoteBytes(h.Size), Advice: advice}
+		return h, &Mismatch{File: path, What: "size of the disk", Expected: strconv.FormatInt(m.Size, 10), Found: quoteBytes(h.Size), Advice: advice}
 	}
-	return nil
+	return h, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -38,6 +39,20 @@ func child(args []string) int {
 		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{}); err == nil {
 			defer o.Close()
 			err = o.Lock.SetServing(Serving{PID: os.Getpid(), Socket: "/run/x.sock", Control: "/run/x.ctl"})
+		}
+	case "die": // in the middle of a promotion, with a write that was not flushed
+		var o *Opened
+		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{}); err == nil {
+			if _, err = o.Disk.WriteAt(noise(8, 8192), 16384); err == nil && len(args) > 3 {
+				var p *Pending
+				if p, err = s.PreparePromotion(ctx, []*Manifest{o.Manifest}, args[3]); err == nil {
+					err = p.Commit()
+				}
+			}
+		}
+		if err == nil {
+			fmt.Println("now")
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	case "import":
 		_, err = s.Import(ctx, args[2], args[3], ImportOptions{Progress: func(_ string, done, total int64) {
