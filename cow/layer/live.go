@@ -42,10 +42,9 @@ func Boot() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 }
 
-// LivePrefix and the layer's UUID are the name of its live file.
-const LivePrefix = "live-"
+const livePrefix = "live-"
 
-func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, LivePrefix+id.String()) }
+func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, livePrefix+id.String()) }
 
 // Tidy removes the live files of all layers but those of keep, of which a process
 // that was killed in the wrong moment may leave some.
@@ -57,7 +56,7 @@ func (p LivePlace) Tidy(keep []uuid.UUID) error {
 	var errs []error
 next:
 	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), LivePrefix)
+		rest, ok := strings.CutPrefix(e.Name(), livePrefix)
 		if !ok {
 			continue
 		}
@@ -143,7 +142,7 @@ func liveHeader(f *os.File, id uuid.UUID, boot string) (h [SectorSize]byte, err 
 	p = append(p, id[:]...)
 	p = binary.LittleEndian.AppendUint64(p, st.Dev)
 	p = binary.LittleEndian.AppendUint64(p, st.Ino)
-	p = append(p, boot[:min(len(boot), 64)]...)
+	copy(h[len(p):len(p)+64], boot)
 	binary.LittleEndian.PutUint32(h[SectorSize-4:], crc32.Checksum(h[:SectorSize-4], crc32.MakeTable(crc32.Castagnoli)))
 	return h, nil
 }
