@@ -1,0 +1,78 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/harness"
+)
+
+// fillDisk writes more to the disk than there is space for, then reads it back past the guest's cache.
+const fillDisk = `
+for try in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
+head -c 25165824 /dev/urandom > /tmp/content
+dd if=/tmp/content of=/dev/vda bs=64k conv=fsync 2>/dev/null || { echo "dd failed"; exit 1; }
+echo 3 > /proc/sys/vm/drop_caches
+a=$(md5sum < /tmp/content)
+b=$(head -c 25165824 /dev/vda | md5sum)
+[ "$a" = "$b" ] || { echo "wrote $a, read $b"; exit 1; }
+if dmesg | grep -i 'error, dev vda'; then exit 1; fi
+`
+
+// A guest fills the file system under its disk: it is paused, goes on by itself when there is space, and has seen
+// nothing but time pass.
+func TestGuestWaitsForSpace(t *testing.T) {
+	for name, qemu := range suite.qemus {
+		t.Run("QEMU "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			small := filepath.Join(e.dir, "fs")
+			e.must(os.Mkdir(small, 0o755))
+			e.must(unix.Mount("tmpfs", small, "tmpfs", 0, "size=48m"))
+			t.Cleanup(func() { unix.Unmount(small, unix.MNT_DETACH) })
+			ballast := filepath.Join(small, "ballast")
+			e.must(os.WriteFile(ballast, make([]byte, 32<<20), 0o600))
+			store, err := harness.NewStore(filepath.Join(small, "store"))
+			e.must(err)
+			_, err = store.Run(e.ctx, "create", "vm1", "--size", "64M")
+			e.must(err)
+			socket, monitor := filepath.Join(e.dir, "vm1.sock"), filepath.Join(e.dir, "cowblk.qmp")
+			b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--qmp", "unix:"+monitor), socket)
+			e.must(err)
+			s := e.watch(b)
+			m := e.boot(harness.MachineOptions{
+				QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{socket},
+				Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"},
+			})
+			filled := make(chan error, 1)
+			go func() {
+				out, err := m.Run(e.ctx, fillDisk)
+				if err != nil {
+					err = fmt.Errorf("%w\n%s", err, out)
+				}
+				filled <- err
+			}()
+			e.must(m.Event(e.ctx, "STOP", nil))
+			select {
+			case err := <-filled:
+				t.Fatalf("the guest is done before there is space: %v", err)
+			default:
+			}
+			e.must(os.Remove(ballast))
+			e.must(m.Event(e.ctx, "RESUME", nil))
+			e.must(<-filled)
+			e.must(m.PowerOff(e.ctx))
+			e.halt(s)
+			if text := s.Output(); !strings.Contains(text, "no space is left") || strings.Contains(text, "request failed") {
+				t.Errorf("log of the back-end:\n%s", text)
+			}
+		})
+	}
+}
