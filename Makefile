@@ -4,11 +4,12 @@ GO        ?= go
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 BENCHDIR  ?= $(or $(TMPDIR),/tmp)
+CRASH_CUTS ?= 1000000
 PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration race fuzz bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration race fuzz crash bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +37,9 @@ race: ## unit and model tests under the race detector, and with checked pointers
 
 fuzz: ## every fuzz test for $(FUZZTIME)
 	integration/fuzz.sh $(FUZZTIME)
+
+crash: ## a million power cuts, beside kills, faults and flipped bits everywhere; CRASH_CUTS=, COWBLK_CRASH_SEED=
+	COWBLK_CRASH_CUTS=$(CRASH_CUTS) $(GO) test -count=1 -v -timeout 3h ./cow/cowtest/crash
 
 bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: 25 minutes; BENCHDIR=
 	$(GO) run ./integration/bench/compare --dir $(BENCHDIR)

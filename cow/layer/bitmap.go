@@ -169,6 +169,13 @@ func (b *Bitmap) MarkDirty(pages []DirtyPage) {
 	}
 }
 
+// markTouched makes every page that may hold a set bit dirty.
+func (b *Bitmap) markTouched() {
+	for page, ok := b.nextTouched(0); ok; page, ok = b.nextTouched(page + 1) {
+		b.markDirty(page)
+	}
+}
+
 func take(word *uint64) uint64 {
 	if atomic.LoadUint64(word) == 0 {
 		return 0

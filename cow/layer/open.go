@@ -78,6 +78,12 @@ func (l *Layer) open(o OpenParams) error {
 		if err := l.carry(o.Carried); err != nil {
 			return at(l.paths.Map, err)
 		}
+	} else if !l.header.Clean {
+		// The last sync of the map may have failed. Then pages read here from
+		// the kernel's memory, where they count as written, are not on the
+		// device, and no sync will put them there: the first flush writes all
+		// of them again (32 MiB for a TiB of 4 KiB blocks).
+		l.bitmap.markTouched()
 	}
 	if err := l.data.AdviseRandom(); err != nil {
 		return err

@@ -93,10 +93,18 @@ func (o OS) MkdirAll(name string, perm fs.FileMode) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(name, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(name, perm)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return o.SyncDir(parent)
+	if serr := o.SyncDir(parent); serr != nil {
+		if err == nil {
+			// Who finds it takes it for durable.
+			_ = os.Remove(name)
+		}
+		return serr
+	}
+	return nil
 }
 
 // SyncDir implements FS.

@@ -113,6 +113,18 @@ func (c *content) clone() *content {
 	return n
 }
 
+// lost makes it unsure whether what no flush has covered is still there.
+func (c *content) lost() {
+	for _, list := range c.sectors {
+		if len(list) == 1 {
+			continue
+		}
+		for _, w := range list {
+			w.acked = false
+		}
+	}
+}
+
 // died ends what was in flight when its process was killed: it has happened or
 // not, and will not any more. What no flush had covered may be gone with it.
 func (c *content) died(now int) {

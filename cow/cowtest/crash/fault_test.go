@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"context"
 	"fmt"
 	"syscall"
 	"testing"
@@ -119,7 +120,7 @@ func TestEveryCallFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			calls := play(t, &Life{Script: script, Seed: 7}).Calls
-			every := 7
+			every := max(7, calls/40)
 			if long(t) {
 				every = 1
 			}
@@ -172,8 +173,29 @@ func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault
 		k, err = l.Examine(p, Exam{Seed: uint64(n), Every: true, From: len(p.Tape.Records), Singles: 1, Extra: 1})
 		cuts += k
 	}
+	if err == nil {
+		err = usable(p.Machine)
+	}
 	if err != nil {
 		fail(err)
 	}
 	return cuts, true
+}
+
+// usable promotes and removes every disk of a store whose last process is dead.
+func usable(m *faultfs.Machine) error {
+	s, err := openStore(m.Process(nil))
+	if err != nil {
+		return err
+	}
+	disks, err := s.Disks()
+	for _, d := range disks {
+		if err == nil {
+			_, err = s.Promote(context.Background(), []string{d.Name}, "afterwards")
+		}
+		if err == nil {
+			_, err = s.Remove(context.Background(), d.Name)
+		}
+	}
+	return err
 }

@@ -140,6 +140,13 @@ func sealed(disk, name string, p []byte) *note {
 	}}
 }
 
+// lost notes that a sync of a disk has failed: what was not durable may be gone.
+func lost(disk string) *note {
+	return &note{text: "lost " + disk, step: func(o *Oracle, _ int) {
+		o.contents(disk, func(c *content) { c.lost() })
+	}}
+}
+
 // killed notes the end of the process.
 func killed() *note {
 	return &note{text: "killed", step: func(o *Oracle, now int) {

@@ -248,6 +248,11 @@ func (pl *player) step(s Step) error {
 			return nil
 		}
 		pl.m.Mark(unsure(s.String()))
+		if s.Verb == "promote" { // the tag may be there, of a disk that nobody writes
+			for _, name := range names(s.Name) {
+				pl.m.Mark(swapped(name))
+			}
+		}
 		return pl.failed(s.String(), err)
 	}
 	pl.m.Mark(changed(s.String()))

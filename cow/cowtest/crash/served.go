@@ -102,6 +102,7 @@ func (pl *player) closeDisk(s Step) error {
 		err = errors.Join(err, e)
 	}
 	if err != nil {
+		pl.m.Mark(lost(s.Name)) // the flush may have failed, or a write of the map
 		return pl.failed(s.String(), err)
 	}
 	if v.failed {
@@ -207,8 +208,9 @@ func (l *lane) finish() {
 	switch {
 	case err == nil && v.failed:
 		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", l.what))
-	case errors.Is(err, cow.ErrFailed):
+	case errors.Is(err, cow.ErrFailed) && !v.failed:
 		v.failed = true
+		pl.m.Mark(lost(v.name))
 	}
 	if l.ended != nil {
 		pl.m.Mark(l.ended(err == nil, l.req.FUA))

@@ -239,10 +239,17 @@ func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
 			return err
 		}
 	}
-	if err := p.mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := p.mkdir(name)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return p.SyncDir(parent)
+	if serr := p.SyncDir(parent); serr != nil {
+		if err == nil {
+			_ = p.Remove(name)
+		}
+		return serr
+	}
+	return nil
 }
 
 func (p *Process) mkdir(name string) error {

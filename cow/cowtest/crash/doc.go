@@ -1,0 +1,42 @@
+// Package crash cuts the power under whole stores and looks at what is left.
+//
+// # A life
+//
+// A Life carries a script out (Step) on a faultfs.Machine: it creates, serves,
+// promotes, rolls back and removes disks through package store and package cow as
+// the programs do, and submits guests' requests, overlapping in time if Depth says
+// so. All goroutines of that process run in a testing/synctest bubble, and each of
+// their calls on files waits for its turn: a seed decides whose is next. So the
+// same seed gives the same order of everything, and any order can be had.
+//
+// The machine's tape records what happens, and between it the player's notes: a
+// write begins, a flush has succeeded, a promotion swaps.
+//
+// # A cut
+//
+// Examine plays a tape again, record by record, and after each of them, or after
+// random ones, cuts the power: it makes images of what may be left (faultfs.Choice)
+// and opens every disk and tag of each through the real open path.
+//
+// The Oracle follows the notes. For each sector it knows the writes that may be its
+// content: all that have begun, less those that ended before another began whose
+// durability was acknowledged. For the store it knows the state, or the two states,
+// it may be in: before and after the change under way. A tag holds what its disk
+// held at the swap; from the moment its layer is sealed, exactly what was read from
+// it then. What is left must fit one of the states in everything, and nothing
+// half-made may stay once the next command has cleaned up.
+//
+// # What is tried
+//
+//   - TestEveryBoundary: scenarios of every operation, cut after every record.
+//   - TestKilledThenServedThenCut: operations killed half-way, served on by another
+//     process, then cut.
+//   - TestRandom: Chains of random lives, each beginning with what a cut has left. A
+//     failure is minimised to a short script.
+//   - TestEveryCallFails: every call on a file fails once, in every way.
+//   - TestBitFlips, TestJunk: damage to every file.
+//
+// The tests have a short form, which always runs, and a long one: COWBLK_CRASH_CUTS
+// is the number of random cuts (make crash: a million) and has everything else tried
+// without gaps. COWBLK_CRASH_SEED repeats a run of TestRandom.
+package crash
