@@ -144,7 +144,7 @@ func (s *session) setStatus(m *Message) error {
 	if v > 0xff {
 		return fmt.Errorf("device status %#x, expected at most 0xff: %w", v, ErrProtocol)
 	}
-	s.status = uint8(v)
+	s.status = uint8(v) &^ statusNeedsReset // which is ours to set, and may only be an echo
 	s.be.SetStatus(s.status)
 	return nil
 }
