@@ -30,7 +30,6 @@
 // transfer. A sync that fails says what of the unsynced content has reached the
 // device nevertheless. The rest is lost but stays readable, as in Linux, where the
 // pages are clean afterwards: the next sync succeeds and proves nothing.
-// File.Forget reads such pages again.
 //
 // Flip turns single bits over.
 package faultfs

@@ -74,7 +74,7 @@ func (r *Record) String() string {
 	return s
 }
 
-// moves reports whether the record may change the length of its file.
+// isData reports whether the record changes what a file holds or how long it is.
 func (r *Record) isData() bool { return r.Kind == Write || r.Kind == Punch || r.Kind == Truncate }
 
 func (r *Record) isName() bool { return r.entries != nil }

@@ -1,0 +1,210 @@
+package faultfs
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+func create(t *testing.T, p *Process, name string) vfs.File {
+	t.Helper()
+	f, err := p.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func put(t *testing.T, f vfs.File, b byte, off int64, n int) {
+	t.Helper()
+	if _, err := f.WriteAt(bytes.Repeat([]byte{b}, n), off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cut takes the power away, keeping nothing or all of what is not certain.
+func cut(m *Machine, all bool) *Machine {
+	return m.Cut(func(d *Device) Choice {
+		c := Choice{Keep: make([]bool, len(d.Pending()))}
+		for i := range c.Keep {
+			c.Keep[i] = all
+		}
+		return c
+	})
+}
+
+func TestWhatACutKeeps(t *testing.T) {
+	m := New()
+	m.Put("/d/old", bytes.Repeat([]byte{'o'}, 1024))
+	m.Record()
+	p := m.Process(nil)
+	f := create(t, p, "/d/old")
+	put(t, f, 'x', 0, 512)
+	if got, _ := cut(m, false).Content("/d/old"); got[0] != 'o' {
+		t.Error("a write was certain without a sync")
+	}
+	if got, _ := cut(m, true).Content("/d/old"); got[0] != 'x' || got[512] != 'o' {
+		t.Error("a write was not kept")
+	}
+	must(t, f.Datasync())
+	put(t, f, 'y', 512, 512)
+	if got, _ := cut(m, false).Content("/d/old"); got[0] != 'x' || got[512] != 'o' {
+		t.Error("a sync made something else certain than what was written before")
+	}
+
+	g := create(t, p, "/d/new")
+	put(t, g, 'n', 0, 512)
+	must(t, g.Datasync())
+	if _, err := cut(m, false).Content("/d/new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a name was certain without a sync of its directory: %v", err)
+	}
+	must(t, p.SyncDir("/d"))
+	if got, err := cut(m, false).Content("/d/new"); err != nil || len(got) != 512 || got[0] != 'n' {
+		t.Errorf("file and name are synced and not there: %v", err)
+	}
+	must(t, p.Rename("/d/new", "/d/old"))
+	if got, _ := cut(m, false).Content("/d/old"); len(got) != 1024 {
+		t.Error("a rename was certain without a sync of its directory")
+	}
+	after := cut(m, true)
+	if got, _ := after.Content("/d/old"); len(got) != 512 {
+		t.Error("a rename was not kept")
+	}
+	if _, err := after.Content("/d/new"); err == nil {
+		t.Error("after a rename both names are there")
+	}
+}
+
+// Every sector of every image shows the old content or one of those written since,
+// and every combination of two sectors comes up.
+func TestSubsetsAndTearing(t *testing.T) {
+	m := New()
+	m.Put("/f", bytes.Repeat([]byte{'0'}, 1024))
+	tape := m.Record()
+	f := create(t, m.Process(nil), "/f")
+	for _, b := range []byte("12") {
+		put(t, f, b, 0, 1024)
+	}
+	d := tape.Play()
+	for _, r := range tape.Records {
+		d.Apply(r)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	seen := map[string]bool{}
+	for range 400 {
+		got, err := d.Image(d.Random(rng)).Content("/f")
+		must(t, err)
+		for i := range got {
+			if got[i] != got[i/512*512] {
+				t.Fatalf("byte %d: a sector is torn", i)
+			}
+		}
+		seen[string([]byte{got[0], got[512]})] = true
+	}
+	if len(seen) != 9 {
+		t.Errorf("expected 9 combinations, found %v", seen)
+	}
+	choices := d.Choices(rng, 10, 3)
+	kept := map[string]bool{}
+	for _, c := range choices {
+		if kept[c.String()] {
+			t.Errorf("choice %s is there twice", c)
+		}
+		kept[c.String()] = true
+	}
+	for _, want := range []string{"--", "KK", "K-", "-K"} {
+		if !kept[want] {
+			t.Errorf("choice %s is missing", want)
+		}
+	}
+}
+
+// A failed sync loses what it was to write, and the next one succeeds.
+func TestFailedSyncDropsPages(t *testing.T) {
+	for through, want := range map[Through]byte{Nothing: 'o', All: 'x'} {
+		m := New()
+		m.Put("/f", bytes.Repeat([]byte{'o'}, 512))
+		m.Record()
+		fail := true
+		f := create(t, m.Process(func(c Call) Fault {
+			if c.Op == "sync" && fail {
+				return Fault{Err: syscall.EIO, Through: through}
+			}
+			return Fault{}
+		}), "/f")
+		put(t, f, 'x', 0, 512)
+		if err := f.Datasync(); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("expected EIO, found %v", err)
+		}
+		fail = false
+		must(t, f.Datasync())
+		if got, _ := m.Content("/f"); got[0] != 'x' {
+			t.Error("what is lost cannot be read any more")
+		}
+		if got, _ := cut(m, true).Content("/f"); got[0] != want {
+			t.Errorf("through %d: expected %c, found %c", through, want, got[0])
+		}
+	}
+}
+
+func TestKilledProcess(t *testing.T) {
+	m := New()
+	p := m.Process(nil)
+	f := create(t, p, "/f")
+	must(t, f.Lock(true))
+	put(t, f, 'x', 0, 512)
+	other := create(t, m.Process(nil), "/f")
+	if err := other.Lock(false); !errors.Is(err, vfs.ErrLocked) {
+		t.Errorf("expected ErrLocked, found %v", err)
+	}
+	p.Kill()
+	if _, err := f.WriteAt([]byte{'y'}, 0); !errors.Is(err, ErrDead) {
+		t.Errorf("expected ErrDead, found %v", err)
+	}
+	must(t, other.Lock(true))
+	if got, _ := m.Content("/f"); got[0] != 'x' {
+		t.Error("what a dead process has written is gone")
+	}
+}
+
+func TestHolesAndShortTransfers(t *testing.T) {
+	m := New()
+	p := m.Process(func(c Call) Fault {
+		if c.Op == "write" && c.Len > 4096 {
+			return Fault{Short: 512}
+		}
+		return Fault{}
+	})
+	f := create(t, p, "/f")
+	must(t, f.Truncate(64<<10))
+	put(t, f, 'x', 16384, 4096)
+	start, end, err := f.NextData(0)
+	if err != nil || start != 16384 || end != 20480 {
+		t.Errorf("data: %d to %d, %v", start, end, err)
+	}
+	must(t, f.PunchHole(16384, 4096))
+	if _, _, err := f.NextData(0); err == nil {
+		t.Error("a hole is data")
+	}
+	buf := make([]byte, 8192)
+	v := vfs.Iovec{Base: &buf[0]}
+	v.SetLen(len(buf))
+	if n, err := f.Pwritev([]vfs.Iovec{v}, 0); n != 512 || err != nil {
+		t.Errorf("short write: %d, %v", n, err)
+	}
+	if n, err := f.ReadAt(buf, 60<<10); n != 4096 || err == nil {
+		t.Errorf("read over the end: %d, %v", n, err)
+	}
+}
