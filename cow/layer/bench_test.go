@@ -12,6 +12,34 @@ import (
 // about 5 % of its blocks, one here and one there: its map has no page without
 // a bit, 32 MiB in all.
 func BenchmarkOpenSealed(b *testing.B) {
+	p, h := largeLayer(b)
+	b.SetBytes(h.MapSize())
+	for b.Loop() {
+		l, err := Open(vfs.OS{}, p, OpenParams{})
+		must(b, err)
+		must(b, l.Close())
+	}
+}
+
+// BenchmarkInspect looks at the same layer as a check does: at everything but its
+// data, and at what a fast check does of a layer that was closed in order.
+func BenchmarkInspect(b *testing.B) {
+	p, h := largeLayer(b)
+	for name, o := range map[string]InspectParams{"map": {Map: true}, "fast": {}} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(h.MapSize())
+			for b.Loop() {
+				found, err := Inspect(vfs.OS{}, p, o)
+				must(b, err)
+				if len(found.Findings) > 0 {
+					b.Fatal(found.Findings)
+				}
+			}
+		})
+	}
+}
+
+func largeLayer(b *testing.B) (Paths, Header) {
 	p := paths(b)
 	l := newHead(b, p, CreateParams{Size: 1 << 40})
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -20,10 +48,5 @@ func BenchmarkOpenSealed(b *testing.B) {
 	}
 	must(b, l.Seal(time.Now()))
 	must(b, l.Close())
-	b.SetBytes(l.Header().MapSize())
-	for b.Loop() {
-		l, err := Open(vfs.OS{}, p, OpenParams{})
-		must(b, err)
-		must(b, l.Close())
-	}
+	return p, l.Header()
 }

@@ -186,6 +186,7 @@ func TestDamages(t *testing.T) {
 	m := newMould(t)
 	for _, d := range damages() {
 		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
 			h := m.cast(t, d)
 			before := snapshot(t, h.Dir())
 			found := check(t, h.Store, CheckOptions{})
