@@ -64,6 +64,7 @@ var rooms = []struct {
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/control", nil},
+	{"backend/sandbox", nil},
 	{"backend/qmp", []string{"backend/control"}},
 	{"backend/nbd", []string{"backend/control", "backend/qmp"}},
 	{"backend", []string{"vhost", "cow"}},
