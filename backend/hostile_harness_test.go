@@ -183,6 +183,9 @@ func generate(t *testing.T, fuzz string, seeds [][]byte, bodies []func(in []byte
 		}
 		wg.Wait()
 		between()
+		if took := time.Since(start); done%(1000*round*len(bodies)) == 0 && done > 0 {
+			fmt.Printf("%s: %d executions so far, in %v\n", t.Name(), done, took.Round(time.Second))
+		}
 	}
 	took := time.Since(start)
 	fmt.Printf("%s: %d executions in %v, %.0f a second\n", t.Name(), done, took.Round(time.Second), float64(done)/took.Seconds())
