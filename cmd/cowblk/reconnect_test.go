@@ -17,6 +17,7 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/cow/store"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -230,7 +231,7 @@ func (l *killLoad) verify(f *vhosttest.Frontend) {
 
 // killed is what became of one disk under load.
 type killed struct {
-	kills, promotions, promoted, requests int
+	kills, promotions, promoted, layers, requests int
 }
 
 // underLoad kills the process that serves a disk n times.
@@ -259,7 +260,14 @@ func underLoad(t *testing.T, n int, seed uint64) (sum killed) {
 			sum.promotions++
 			tag := fmt.Sprint("t", sum.promotions)
 			go func() { promotion <- promoteOver(dir, tag) }()
-			time.Sleep(time.Duration(rng.IntN(8000)) * time.Microsecond)
+			// In the middle of it, or while the former head is sealed.
+			if rng.IntN(2) == 0 {
+				time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+			} else {
+				err := <-promotion
+				promotion <- err
+				time.Sleep(time.Duration(rng.IntN(10)) * time.Millisecond)
+			}
 		}
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -285,6 +293,17 @@ func underLoad(t *testing.T, n int, seed uint64) (sum killed) {
 		t.Fatal(err)
 	}
 	p.end(t)
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Disk("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum.layers = len(m.Layers); sum.layers < 1+sum.promoted {
+		t.Errorf("%d layers after %d promotions that were reported", sum.layers, sum.promoted)
+	}
 	// As it is when it was closed, too.
 	p = start(t, dir, nil, "serve", "a")
 	f = dialWith(t, socket, vhosttest.Options{Queues: killQueues})
@@ -323,7 +342,9 @@ func TestKilledUnderLoad(t *testing.T) {
 		sum.kills += one.kills
 		sum.promotions += one.promotions
 		sum.promoted += one.promoted
+		sum.layers += one.layers - 1
 		sum.requests += one.requests
 	}
-	t.Logf("%d kills, %d of them soon after a promotion was asked for, of which %d were reported; %d requests", sum.kills, sum.promotions, sum.promoted, sum.requests)
+	t.Logf("%d kills, %d of them soon after a promotion was asked for, of which %d were reported and %d had happened; %d requests",
+		sum.kills, sum.promotions, sum.promoted, sum.layers, sum.requests)
 }
