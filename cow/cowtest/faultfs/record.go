@@ -88,3 +88,21 @@ type Tape struct {
 // Play returns the device as it was when the tape began, to be moved on with
 // Apply, record by record.
 func (t *Tape) Play() *Device { return &Device{tree: t.start.clone()} }
+
+// Of are the marks, and what was done to one file, under whatever names: to the
+// last one that was called so.
+func (t *Tape) Of(name string) []*Record {
+	var id inode
+	for _, r := range t.Records {
+		if r.Name == name && (r.isData() || r.Kind == Sync) {
+			id = r.node
+		}
+	}
+	var out []*Record
+	for _, r := range t.Records {
+		if r.Kind == Mark || r.node == id && id != 0 && (r.isData() || r.Kind == Sync) {
+			out = append(out, r)
+		}
+	}
+	return out
+}

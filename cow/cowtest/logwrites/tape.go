@@ -11,12 +11,12 @@ import (
 // length as marks. A write that does not end on a sector is filled up with zeros.
 // Failed syncs are left out.
 func Export(l *Writer, t *faultfs.Tape, name string) error {
-	for i, r := range t.Records {
+	for i, r := range t.Of(name) {
 		var err error
 		switch {
 		case r.Kind == faultfs.Mark:
 			err = l.Mark(fmt.Sprint(r.Note))
-		case r.Name != name || r.Failed:
+		case r.Failed:
 		case r.Kind == faultfs.Write:
 			p := make([]byte, (len(r.Data)+SectorSize-1)/SectorSize*SectorSize)
 			copy(p, r.Data)
