@@ -70,7 +70,8 @@ func TestExportOfALife(t *testing.T) {
 		if bytes.Equal(want, make([]byte, len(want))) {
 			empty++
 		}
-	}	if empty > 1 { // the data of one of them may be
+	}
+	if empty > 1 { // the data of one of them may be
 		t.Errorf("%d of the files hold nothing", empty)
 	}
 }
