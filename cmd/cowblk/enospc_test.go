@@ -237,12 +237,12 @@ func fullWaits(t *testing.T) {
 
 // What waits does so in the next process, too, whether it takes the disk over or follows one that was killed.
 func fullTakenOver(t *testing.T) {
-	s := newShort(t, "--on-enospc", "pause", "--cache", "writethrough")
+	s := newShort(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")
 	s.fill()
 	again := func(args ...string) {
 		t.Helper()
-		s.p = start(t, s.dir, nil, append(append([]string{"serve", "a"}, args...), "--on-enospc", "pause", "--cache", "writethrough")...)
+		s.p = start(t, s.dir, nil, append(append([]string{"serve", "a"}, args...), "--on-enospc", "pause")...)
 	}
 	old := s.p
 	again("--takeover")

@@ -178,12 +178,12 @@ func TestTakeoverRefused(t *testing.T) {
 }
 
 // A process that is killed at any moment of a takeover leaves the other one serving, or nobody, and then a plain start
-// goes on. With every write durable when it completes, as after the death of any process.
+// goes on, with all that the guest has written, flushed or not.
 func TestTakeoverKilled(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
 	serve := func(args ...string) *mortal {
-		return newMortal(start(t, dir, nil, append([]string{"serve", "a", "--cache", "writethrough"}, args...)...))
+		return newMortal(start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
 	}
 	p := serve()
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 1<<10)

@@ -1,0 +1,47 @@
+//go:build integration
+
+package integration
+
+import (
+	"testing"
+
+	"cowblk/integration/harness"
+)
+
+// A new process takes the disk of a working guest over from the old one, again and again, with a promotion in between:
+// the guest notices nothing.
+func TestTakenOverUnderFio(t *testing.T) {
+	for _, c := range []struct{ qemu, reconnect string }{
+		{"10", "reconnect-ms=20"},
+		{"7.2", "reconnect=1"},
+	} {
+		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "1G")
+			s := e.serve(data)
+			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
+				Disks: []string{root.Socket, s.Socket}, Reconnect: c.reconnect})
+			e.run(m, killJobs)
+			for i := range 4 {
+				e.served(data, 100)
+				if i == 2 {
+					e.cowblk("promote", data, "--tag", "between")
+				}
+				s.asked.Store(true)
+				p, err := harness.StartProcess("back-end of "+data, suite.store.Cmd("serve", data, "--takeover"))
+				e.must(err)
+				next := e.watch(&harness.Backend{Process: p, Socket: s.Socket})
+				if err := s.Wait(e.ctx); err != nil {
+					t.Fatalf("takeover %d: the old process: %v\n%s\n%s", i, err, s.Output(), p.Output())
+				}
+				s = next
+			}
+			e.served(data, 100)
+			t.Log(e.run(m, killEnd))
+			e.must(m.PowerOff(e.ctx))
+			e.halt(s)
+			e.halt(root)
+		})
+	}
+}
