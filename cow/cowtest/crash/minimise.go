@@ -7,7 +7,7 @@ import "slices"
 // plays a life and returns its failure, or nil, also when the script cannot be
 // carried out any more. nil: not even the whole one fails again.
 func Minimise(l *Life, fails func(*Life) *Failure) *Failure {
-	const most = 300 // lives
+	const most = 120 // lives
 	best := fails(l)
 	if best == nil {
 		return nil

@@ -68,7 +68,7 @@ func fails(t *testing.T, l *Life) *Failure {
 	if p == nil {
 		return nil
 	}
-	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Singles: 8, Extra: 3}); errors.As(err, &f) {
+	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Singles: 2, Extra: 2}); errors.As(err, &f) {
 		return f
 	}
 	return nil
