@@ -251,11 +251,6 @@ func (k *Checked) note(format string, args ...any) {
 	k.Notes = append(k.Notes, fmt.Sprintf(format, args...))
 }
 
-// left says whether something stays wrong with k.
-func (k *Checked) left() bool {
-	return k.Error != "" || slices.ContainsFunc(k.Problems, func(p *Problem) bool { return p.Status != StatusRepaired })
-}
-
 // settleProblem carries out the remedy of a problem if this is a repair, and notes how that went.
 func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
 	p.Status = StatusRepairable
