@@ -183,7 +183,7 @@ func TestTakeoverKilled(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
 	serve := func(args ...string) *mortal {
-		return newMortal(start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
+		return newMortal(t, start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
 	}
 	p := serve()
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 1<<10)
@@ -234,9 +234,10 @@ type mortal struct {
 	gone chan struct{}
 }
 
-func newMortal(p *process) *mortal {
+func newMortal(t *testing.T, p *process) *mortal {
 	m := &mortal{p, make(chan struct{})}
 	go func() { p.cmd.Wait(); close(m.gone) }()
+	t.Cleanup(func() { p.cmd.Process.Kill(); <-m.gone })
 	return m
 }
 
