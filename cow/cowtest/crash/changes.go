@@ -72,7 +72,7 @@ func (w *world) rollback(s Step) bool {
 	for i, t := range d.tags {
 		if t.name == s.Arg {
 			d.tags = d.tags[:i+1]
-			d.content = t.content.clone()
+			d.content = newContent(d.content.size, t.content) // it may have grown since
 			return true
 		}
 	}
