@@ -101,13 +101,13 @@ func writes(d *vhosttest.Driver, b byte, off int64) func() error {
 // queues, not other disks, not what a person asks. GET_VRING_BASE waits for it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s, other := serveSlow(t), serve(t, DeviceOptions{})
+	d := NewDaemon(DaemonOptions{})
+	d.Add(s.export)
 	f := s.dial(vhosttest.Options{Queues: 2})
 	defer f.Abort()
 	healthy := other.dial(vhosttest.Options{})
 	defer healthy.Close()
 	must(t, writes(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
-	d := NewDaemon(DaemonOptions{})
-	d.Add(s.export)
 
 	s.hold("pwritev", "/data")
 	stuck := beside(writes(f.Driver(0), 2, 1<<20))
@@ -203,10 +203,10 @@ func (n *cutHeads) Close(bool)            {}
 // waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
 	s := serveSlow(t)
-	f := s.dial(vhosttest.Options{Queues: 2})
-	defer f.Abort()
 	d := NewDaemon(DaemonOptions{Names: &cutHeads{s: s}})
 	d.Add(s.export)
+	f := s.dial(vhosttest.Options{Queues: 2})
+	defer f.Abort()
 	s.hold("pwritev", "/data")
 	stuck := beside(writes(f.Driver(0), 2, 1<<20))
 	<-s.caught
