@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"cowblk/cow"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -29,6 +30,7 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 		log:   d.log,
 		addr:  ringAddress{q.Num, q.Desc, q.Avail, q.Used},
 		slots: make([]slot, q.Num),
+		done:  make([]*cow.Request, 0, batchSize),
 		call:  q.Call,
 		errfd: q.Err,
 		wait:  waiter{wake: -1, kick: q.Kick},
