@@ -39,8 +39,8 @@ func serve(t testing.TB, o DeviceOptions) *served {
 	return serveOn(t, o, vfs.OS{})
 }
 
-// serveOn is serve with files of its own kind.
-func serveOn(t testing.TB, o DeviceOptions, files vfs.FS) *served {
+// serveOn is serve with files of its own kind. What prepare has is called before anybody can connect.
+func serveOn(t testing.TB, o DeviceOptions, files vfs.FS, prepare ...func(*served)) *served {
 	t.Helper()
 	s := &served{t: t, dir: t.TempDir(), base: make([]byte, testDisk)}
 	r := rand.NewChaCha8([32]byte{1})
@@ -66,6 +66,9 @@ func serveOn(t testing.TB, o DeviceOptions, files vfs.FS) *served {
 	l2, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
 	must(t, err)
 	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l2, Log: o.Log})
+	for _, f := range prepare {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.export.Run(ctx) }()

@@ -17,11 +17,12 @@ import (
 // time of day does meanwhile.
 func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	x := &cowtest.Intercept{FS: vfs.OS{}}
-	s := serveOn(t, DeviceOptions{}, x)
 	var log strings.Builder
 	var events atomic.Int32
-	s.dev.log = slog.New(slog.NewTextHandler(&log, nil))
-	s.dev.emit = func(string, any) { events.Add(1) }
+	s := serveOn(t, DeviceOptions{}, x, func(v *served) {
+		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
+		v.dev.emit = func(string, any) { events.Add(1) }
+	})
 	x.Before(func(c cowtest.Call) error {
 		if c.Op == "pwritev" {
 			return unix.EIO
@@ -41,7 +42,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	if n := events.Load(); n != 1 {
 		t.Errorf("%d events for errors of one moment", n)
 	}
-	s.dev.made = s.dev.made.Add(-errorLogInterval) // so much time passes
+	s.dev.nextError.Add(-int64(errorLogInterval)) // so much time passes
 	failing()
 	if n := events.Load(); n != 2 {
 		t.Errorf("%d events after %s", n, errorLogInterval)

@@ -23,13 +23,15 @@ type slow struct {
 	files   *cowtest.Intercept
 }
 
-// serveSlow serves a disk on which the calls op on files whose name ends in suffix are held back until release.
-func serveSlow(t *testing.T) *slow {
-	x := &cowtest.Intercept{FS: vfs.OS{}}
-	s := &slow{served: serveOn(t, DeviceOptions{}, x), files: x}
-	return s
+// serveSlow serves a disk whose calls on files can be held back, as the only one of a daemon.
+func serveSlow(t *testing.T) (*slow, *Daemon) {
+	s := &slow{files: &cowtest.Intercept{FS: vfs.OS{}}}
+	d := NewDaemon(DaemonOptions{Names: &cutHeads{s: s}})
+	s.served = serveOn(t, DeviceOptions{}, s.files, func(v *served) { d.Add(v.export) })
+	return s, d
 }
 
+// hold holds back the calls op on files whose name ends in suffix, until release.
 func (s *slow) hold(op, suffix string) {
 	caught, open := make(chan struct{}, 64), make(chan struct{})
 	var once sync.Once
@@ -100,9 +102,8 @@ func writes(d *vhosttest.Driver, b byte, off int64) func() error {
 // A device that does not answer to a write holds up the queue that waits for it, and nothing else: not the disk's other
 // queues, not other disks, not what a person asks. GET_VRING_BASE waits for it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
-	s, other := serveSlow(t), serve(t, DeviceOptions{})
-	d := NewDaemon(DaemonOptions{})
-	d.Add(s.export)
+	s, d := serveSlow(t)
+	other := serve(t, DeviceOptions{})
 	f := s.dial(vhosttest.Options{Queues: 2})
 	defer f.Abort()
 	healthy := other.dial(vhosttest.Options{})
@@ -138,7 +139,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 
 // A device that does not answer to a sync holds up flushes, and neither reads nor writes, on the same queue.
 func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
-	s := serveSlow(t)
+	s, _ := serveSlow(t)
 	f := s.dial(vhosttest.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
@@ -202,9 +203,7 @@ func (n *cutHeads) Close(bool)            {}
 // A disk is promoted while its device does not answer: the cut waits for nothing, and the new head takes writes. Sealing
 // waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
-	s := serveSlow(t)
-	d := NewDaemon(DaemonOptions{Names: &cutHeads{s: s}})
-	d.Add(s.export)
+	s, d := serveSlow(t)
 	f := s.dial(vhosttest.Options{Queues: 2})
 	defer f.Abort()
 	s.hold("pwritev", "/data")
