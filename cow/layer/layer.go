@@ -28,6 +28,8 @@ type Layer struct {
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
 
+	unclean bool // it was not closed in order before; see distrust
+
 	mu     sync.RWMutex // guards what follows; never held during I/O
 	header Header
 	data   vfs.File

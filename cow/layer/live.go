@@ -95,15 +95,18 @@ func (l *Layer) Survive(p LivePlace) error {
 func (l *Layer) Recall(p LivePlace) error {
 	f, err := l.openLive(p, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return l.distrust()
 	}
 	if err != nil {
 		return fmt.Errorf("live map of %s: %w", l.paths.Map, err)
 	}
 	defer f.Close()
 	words, mapping, err := l.mapLive(f, unix.PROT_READ)
-	if err != nil || words == nil {
+	if err != nil {
 		return err
+	}
+	if words == nil {
+		return l.distrust()
 	}
 	defer unix.Munmap(mapping)
 	return l.recall(words, l.bitmap)
@@ -170,6 +173,9 @@ func (l *Layer) survive(f *liveFile) error {
 	}
 	known := words != nil
 	if !known {
+		if err := l.distrust(); err != nil {
+			return err
+		}
 		if err := makeRoom(f.File, l.header.MapSize()); err != nil {
 			return errors.Join(err, os.Remove(f.Name()))
 		}
@@ -250,6 +256,18 @@ func (n *liveName) removeOwn() error {
 		return err
 	}
 	return os.Remove(n.path)
+}
+
+// distrust is for a layer that was not closed in order and has no live file that
+// can be believed: after a crash of the machine, when the kernel holds nothing of
+// its data, or after a failed sync, when what the kernel holds may not be on the
+// device although it counts as written. Nobody may read that, for no sync would
+// ever write it.
+func (l *Layer) distrust() error {
+	if !l.unclean {
+		return nil
+	}
+	return l.data.DropCache()
 }
 
 // makeRoom makes f a file of n zero bytes whose space is reserved: a fault on its

@@ -198,6 +198,52 @@ func TestNoLiveFileAfterAFailedSync(t *testing.T) {
 	must(t, l.Abandon())
 }
 
+// What the kernel may hold of data that a failed sync has lost is forgotten before
+// anybody reads it; not so after a mere death, or a close.
+func TestCacheIsDroppedAfterAFailedSync(t *testing.T) {
+	for name, c := range map[string]struct {
+		end   func(l *Layer) error
+		write bool
+		drops int
+	}{
+		"failed":           {func(l *Layer) error { return errors.Join(l.dropLive(), l.Abandon()) }, true, 1},
+		"failed, for read": {func(l *Layer) error { return errors.Join(l.dropLive(), l.Abandon()) }, false, 1},
+		"died":             {(*Layer).Abandon, true, 0},
+		"died, for read":   {(*Layer).Abandon, false, 0},
+		"closed":           {(*Layer).Close, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, place := paths(t), livePlace(t)
+			l := newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize})
+			must(t, l.Survive(place))
+			write(t, l, 1, 1)
+			must(t, c.end(l))
+			l = reopen(t, p, OpenParams{Write: c.write})
+			data := &dropCounter{File: l.data}
+			l.data = data
+			if c.write {
+				must(t, l.Survive(place))
+			} else {
+				must(t, l.Recall(place))
+			}
+			if data.drops != c.drops {
+				t.Errorf("the cache was dropped %d times, expected %d", data.drops, c.drops)
+			}
+			must(t, l.Abandon())
+		})
+	}
+}
+
+type dropCounter struct {
+	vfs.File
+	drops int
+}
+
+func (d *dropCounter) DropCache() error {
+	d.drops++
+	return d.File.DropCache()
+}
+
 type failingSync struct{ vfs.File }
 
 func (failingSync) Datasync() error { return syscall.EIO }

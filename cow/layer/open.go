@@ -71,6 +71,7 @@ func (l *Layer) open(o OpenParams) error {
 	if err := l.checkMap(); err != nil {
 		return at(l.paths.Map, err)
 	}
+	l.unclean = l.header.State != Sealed && !l.header.Clean && o.Carried == nil
 	if !o.Write {
 		return nil
 	}

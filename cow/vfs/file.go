@@ -208,8 +208,13 @@ func (f *osFile) Identity() (Identity, error) {
 	return Identity{Dev: uint64(st.Dev), Inode: st.Ino, Size: st.Size, MTime: st.Mtim.Nano()}, nil
 }
 
-func (f *osFile) AdviseRandom() error {
-	err := unix.Fadvise(f.fd, 0, 0, unix.FADV_RANDOM)
+func (f *osFile) AdviseRandom() error { return f.advise(unix.FADV_RANDOM) }
+
+func (f *osFile) DropCache() error { return f.advise(unix.FADV_DONTNEED) }
+
+// advise says something about the whole file.
+func (f *osFile) advise(what int) error {
+	err := unix.Fadvise(f.fd, 0, 0, what)
 	// Advice that a file system does not take is no failure.
 	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		return f.fail("fadvise", err)

@@ -90,6 +90,10 @@ type File interface {
 	Identity() (Identity, error)
 	// AdviseRandom tells the kernel not to read ahead.
 	AdviseRandom() error
+	// DropCache tells the kernel to forget what it holds of the file and takes
+	// for written: reads then show what the device has. What is still to be
+	// written stays.
+	DropCache() error
 
 	Close() error
 }
