@@ -161,6 +161,7 @@ func TestSystemdActivation(t *testing.T) {
 	b, err := harness.StartBackend(e.ctx, cmd, socket)
 	e.must(err)
 	s := e.watch(b)
+	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket is the unit's
 	expect("READY=1")
 	m := e.boot(small(s))
 	e.run(m, counter(0))
