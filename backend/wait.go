@@ -56,7 +56,9 @@ func (w *waiter) block() {
 	if _, err := unix.Poll(w.fds[:], timeout); err != nil {
 		return // EINTR; anything else shows again at the next call
 	}
-	w.drain(w.wake)
+	if w.fds[0].Revents != 0 {
+		w.drain(w.wake)
+	}
 	if w.fds[1].Revents != 0 {
 		w.drain(int(w.fds[1].Fd)) // an I/O engine's signals are ours to take
 	}
