@@ -146,7 +146,7 @@ func liveHeader(f *os.File, id uuid.UUID, boot string) (h [SectorSize]byte, err 
 	p = binary.LittleEndian.AppendUint64(p, st.Dev)
 	p = binary.LittleEndian.AppendUint64(p, st.Ino)
 	copy(h[len(p):len(p)+64], boot)
-	binary.LittleEndian.PutUint32(h[SectorSize-4:], crc32.Checksum(h[:SectorSize-4], crc32.MakeTable(crc32.Castagnoli)))
+	binary.LittleEndian.PutUint32(h[SectorSize-4:], crc32.Checksum(h[:SectorSize-4], castagnoli()))
 	return h, nil
 }
 
