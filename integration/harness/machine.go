@@ -185,10 +185,12 @@ func StartMachine(ctx context.Context, o MachineOptions) (*Machine, error) {
 // errEnded is why waits on a machine fail once its QEMU has ended.
 var errEnded = errors.New("QEMU has ended")
 
-// ErrEmulator reports that QEMU's emulation of several processors failed an
-// assertion of its own, which happens now and then while the guest's kernel
-// lays out its PCI devices, before it touches a disk (QEMU issue 1921, seen up
-// to 10.0). It says nothing about back-ends: start the machine again.
+// ErrEmulator reports that QEMU's emulation of several processors failed, which
+// happens now and then before the guest uses a disk for anything but booting: an
+// assertion of its own while the kernel lays out its PCI devices (QEMU issue
+// 1921, seen up to 10.0), or a processor whose timer never fires (seen once, in
+// 10.0: the kernel's RCU stalls say "possible timer handling issue" for as long
+// as the guest runs). It says nothing about back-ends: start the machine again.
 var ErrEmulator = errors.New("QEMU's emulation failed")
 
 const emulatorAssertion = "iotlb_to_section: Assertion"
@@ -229,7 +231,31 @@ func (m *Machine) Ready(ctx context.Context) (Boot, time.Duration, error) {
 	if err != nil && !m.Running() && strings.Contains(m.Output(), emulatorAssertion) {
 		err = errors.Join(ErrEmulator, err)
 	}
-	return b, time.Since(m.started), m.explain(err)
+	took := time.Since(m.started)
+	if err == nil && m.o.CPUs > 1 && m.o.Boot != BootInitramfs {
+		err = m.timers(ctx)
+	}
+	return b, took, m.explain(err)
+}
+
+// timers sleeps on each of the guest's processors.
+const timers = `
+for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c "$cpu" sleep 0.02 & done
+wait
+`
+
+// timersPatience is how long a busy host may take for a sleep of 20 ms.
+const timersPatience = time.Minute
+
+// timers finds out whether every processor of the guest has a timer that fires.
+func (m *Machine) timers(ctx context.Context) error {
+	patient, cancel := context.WithTimeout(ctx, timersPatience)
+	defer cancel()
+	_, err := m.Agent.Run(patient, timers)
+	if err != nil && ctx.Err() == nil && patient.Err() != nil {
+		return fmt.Errorf("%w: a processor's timer did not fire in %v: %w", ErrEmulator, timersPatience, err)
+	}
+	return err
 }
 
 // Run is Agent.Run, ended early when QEMU dies.
