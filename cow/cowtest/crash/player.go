@@ -207,8 +207,13 @@ func (pl *player) step(s Step) error {
 	}
 	// What changes a store is not made beside other things, live promotions
 	// excepted.
-	if s.Verb == "promote" && pl.live(s) {
-		return pl.promoteLive(s)
+	if s.Verb == "promote" {
+		switch open, all := pl.live(s); {
+		case all:
+			return pl.promoteLive(s)
+		case open > 0 && pl.kills > 0:
+			return nil
+		}
 	}
 	if s.Verb != "kill" {
 		if err := pl.until(func() bool { return pl.idle("") }); err != nil {

@@ -9,14 +9,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// live reports whether the disks of a promotion are open.
-func (pl *player) live(s Step) bool {
-	for _, name := range names(s.Name) {
-		if pl.open[name] == nil {
-			return false
+// live counts the disks of a promotion that are open. A script means all of them
+// or none, but an open may have been refused: see mayRefuse.
+func (pl *player) live(s Step) (open int, all bool) {
+	list := names(s.Name)
+	for _, name := range list {
+		if pl.open[name] != nil {
+			open++
 		}
 	}
-	return true
+	return open, open == len(list)
 }
 
 // promoteLive begins a promotion beside the guests' requests. Other steps that

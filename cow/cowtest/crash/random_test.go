@@ -31,11 +31,17 @@ func TestRandom(t *testing.T) {
 	want := envInt(t, "COWBLK_CRASH_CUTS", 6_000)
 	seed := uint64(envInt(t, "COWBLK_CRASH_SEED", int(time.Now().UnixNano()&0xffffffff)))
 	start, cuts, lives := time.Now(), 0, 0
-	for n := uint64(0); cuts < want; n++ {
+	n := uint64(0)
+	defer func() {
+		if t.Failed() {
+			t.Logf("COWBLK_CRASH_SEED=%d begins with the failure", seed+n)
+		}
+	}()
+	for ; cuts < want; n++ {
 		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: 100}
 		for l := c.Next(); l != nil; l = c.Next() {
-			n, err := c.Examine(l, play(t, l))
-			cuts += n
+			made, err := c.Examine(l, play(t, l))
+			cuts += made
 			lives++
 			if err != nil {
 				report(t, c, l, err)
@@ -43,6 +49,22 @@ func TestRandom(t *testing.T) {
 		}
 	}
 	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(), seed)
+}
+
+// What follows an open that was refused goes without that disk, a promotion of it
+// and an open one among others.
+func TestRefusedOpen(t *testing.T) {
+	script, err := Parse(`
+		create a 36352 0
+		kill
+		open a
+		open b
+		promote a,b t
+		write a 0+4096`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	play(t, &Life{Script: script})
 }
 
 // report fails the test with the shortest script that shows the failure.
