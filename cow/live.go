@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // survival keeps the maps of a disk's heads where they survive the process; the
@@ -27,16 +28,17 @@ func (s *survival) of(id uuid.UUID) layer.LivePlace {
 
 // newSurvival prepares for live files in dir; empty: none. It reads what a
 // confined process could not.
-func (k *stack) newSurvival(dir string, elsewhere map[uuid.UUID]string) (s survival) {
-	if dir == "" {
+func (k *stack) newSurvival(fsys vfs.FS, dir string, elsewhere map[uuid.UUID]string) (s survival) {
+	survivor, ok := fsys.(vfs.Survivor)
+	if dir == "" || !ok {
 		return s
 	}
-	boot, err := layer.Boot()
+	boot, err := survivor.Boot()
 	if err != nil {
 		k.mortal(err)
 		return s
 	}
-	return survival{place: layer.LivePlace{Dir: dir, Boot: boot}, elsewhere: elsewhere, on: true}
+	return survival{place: layer.LivePlace{FS: survivor, Dir: dir, Boot: boot}, elsewhere: elsewhere, on: true}
 }
 
 func (k *stack) mortal(err error) {

@@ -54,7 +54,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
-	k.live = k.newSurvival(o.Live, o.LiveElsewhere)
+	k.live = k.newSurvival(o.FS, o.Live, o.LiveElsewhere)
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {

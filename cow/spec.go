@@ -58,8 +58,9 @@ type Options struct {
 	Carried *Carried
 	// Live is a directory, of this disk alone, for live files: the maps of heads
 	// while they are open, which survive the death of the process (not of the
-	// kernel), so that the next Open finds every write that has completed. Empty:
-	// after the death of the process it finds what was flushed.
+	// kernel), so that the next Open finds every write that has completed. Empty,
+	// or FS is not a vfs.Survivor: after the death of the process it finds what
+	// was flushed.
 	Live string
 	// LiveElsewhere are the directories of live files that lie in no other place: of
 	// lower layers that are not sealed, because the process died that served them

@@ -43,11 +43,11 @@ func NewBitmap(blocks uint64) (*Bitmap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate a map of %d blocks: %w", blocks, err)
 	}
-	return newBitmap(blocks, words, mapping), nil
+	return newBitmap(blocks, words, func() error { return unix.Munmap(mapping) }), nil
 }
 
-// newBitmap makes a map of words, whole pages of a mapping that becomes its own.
-func newBitmap(blocks uint64, words []uint64, mapping []byte) *Bitmap {
+// newBitmap makes a map of words, whole pages, that are given back with unmap.
+func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 	marks := (uint64(len(words))/wordsPerPage + 63) / 64
 	b := &Bitmap{
 		blocks:  blocks,
@@ -56,7 +56,7 @@ func newBitmap(blocks uint64, words []uint64, mapping []byte) *Bitmap {
 		summary: make([]uint64, (marks+63)/64),
 		touched: make([]uint64, marks),
 	}
-	runtime.AddCleanup(b, func(m []byte) { _ = unix.Munmap(m) }, mapping)
+	runtime.AddCleanup(b, func(unmap func() error) { _ = unmap() }, unmap)
 	return b
 }
 

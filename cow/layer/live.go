@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/vfs"
 )
 
 // A guest outlives the process that serves its disk, and then reads what it has
@@ -29,17 +31,9 @@ import (
 
 // LivePlace says where live files are.
 type LivePlace struct {
+	FS   vfs.Survivor
 	Dir  string
-	Boot string // names this run of the kernel, see Boot; read before the process is confined
-}
-
-// Boot returns what names this run of the kernel.
-func Boot() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("name of this run of the kernel: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
+	Boot string // of FS; read before the process is confined
 }
 
 const livePrefix = "live-"
@@ -49,7 +43,7 @@ func (p LivePlace) path(id uuid.UUID) string { return filepath.Join(p.Dir, liveP
 // Tidy removes the live files of all layers but those of keep, of which a process
 // that was killed in the wrong moment may leave some.
 func (p LivePlace) Tidy(keep []uuid.UUID) error {
-	entries, err := os.ReadDir(p.Dir)
+	entries, err := p.FS.ReadDir(p.Dir)
 	if err != nil {
 		return err
 	}
@@ -65,7 +59,7 @@ next:
 				continue next
 			}
 		}
-		errs = append(errs, os.Remove(filepath.Join(p.Dir, e.Name())))
+		errs = append(errs, p.FS.Remove(filepath.Join(p.Dir, e.Name())))
 	}
 	return errors.Join(errs...)
 }
@@ -84,7 +78,7 @@ func (l *Layer) Survive(p LivePlace) error {
 		return fmt.Errorf("live map of %s: %w", l.paths.Map, err)
 	}
 	defer f.Close()
-	if err := l.survive(f); err != nil {
+	if err := l.survive(p.FS, f); err != nil {
 		return fmt.Errorf("live map %s: %w", f.Name(), err)
 	}
 	return nil
@@ -101,24 +95,28 @@ func (l *Layer) Recall(p LivePlace) error {
 		return fmt.Errorf("live map of %s: %w", l.paths.Map, err)
 	}
 	defer f.Close()
-	words, mapping, err := l.mapLive(f, unix.PROT_READ)
+	shared, err := l.mapLive(f, false)
 	if err != nil {
 		return err
 	}
-	if words == nil {
+	if shared == nil {
 		return l.distrust()
 	}
-	defer unix.Munmap(mapping)
-	return l.recall(words, l.bitmap)
+	defer shared.Close()
+	return l.recall(shared.Words, l.bitmap)
 }
 
 func (l *Layer) openLive(p LivePlace, flags int) (*liveFile, error) {
-	path := p.path(l.header.UUID)
-	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := p.FS.OpenFile(p.path(l.header.UUID), flags|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	lf := &liveFile{File: f}
+	shared, ok := f.(vfs.SharedFile)
+	if !ok {
+		f.Close()
+		return nil, vfs.ErrNotMappable
+	}
+	lf := &liveFile{SharedFile: shared}
 	if lf.header, err = liveHeader(f, l.header.UUID, p.Boot); err != nil {
 		f.Close()
 		return nil, err
@@ -128,7 +126,7 @@ func (l *Layer) openLive(p LivePlace, flags int) (*liveFile, error) {
 
 // liveFile is an open live file, and what its header must be.
 type liveFile struct {
-	*os.File
+	vfs.SharedFile
 	header [SectorSize]byte
 }
 
@@ -136,60 +134,64 @@ const liveMagic = "COWBLK\x00V"
 
 // liveHeader is what must be at the start of a live file to be believed: magic,
 // UUID, the file's device and inode, the run of the kernel; CRC-32C of that.
-func liveHeader(f *os.File, id uuid.UUID, boot string) (h [SectorSize]byte, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+func liveHeader(f vfs.File, id uuid.UUID, boot string) (h [SectorSize]byte, err error) {
+	file, err := f.Identity()
+	if err != nil {
 		return h, err
 	}
 	p := append(h[:0], liveMagic...)
 	p = append(p, id[:]...)
-	p = binary.LittleEndian.AppendUint64(p, st.Dev)
-	p = binary.LittleEndian.AppendUint64(p, st.Ino)
+	p = binary.LittleEndian.AppendUint64(p, file.Dev)
+	p = binary.LittleEndian.AppendUint64(p, file.Inode)
 	copy(h[len(p):len(p)+64], boot)
 	binary.LittleEndian.PutUint32(h[SectorSize-4:], crc32.Checksum(h[:SectorSize-4], castagnoli()))
 	return h, nil
 }
 
-// mapLive maps the words of a live file that can be believed; nil words: it cannot.
-func (l *Layer) mapLive(f *liveFile, prot int) (words []uint64, mapping []byte, err error) {
+// mapLive maps the words of a live file that can be believed; nil: it cannot.
+func (l *Layer) mapLive(f *liveFile, write bool) (*vfs.Shared, error) {
 	var found [SectorSize]byte
 	if n, err := f.ReadAt(found[:], 0); n < len(found) {
 		if isEOF(err) {
 			err = nil
 		}
-		return nil, nil, err
+		return nil, err
 	}
-	st, err := f.Stat()
-	if err != nil || found != f.header || st.Size() < l.header.MapSize() {
-		return nil, nil, err
+	size, err := f.Size()
+	if err != nil || found != f.header || size < l.header.MapSize() {
+		return nil, err
 	}
-	return mapFileWords(int(f.Fd()), MapOffset, l.header.MapPages()*wordsPerPage, prot)
+	return l.mapWords(f, write)
 }
 
-func (l *Layer) survive(f *liveFile) error {
-	words, mapping, err := l.mapLive(f, unix.PROT_READ|unix.PROT_WRITE)
+func (l *Layer) mapWords(f *liveFile, write bool) (*vfs.Shared, error) {
+	return f.MapShared(MapOffset, l.header.MapPages()*wordsPerPage, write)
+}
+
+func (l *Layer) survive(fsys vfs.FS, f *liveFile) error {
+	shared, err := l.mapLive(f, true)
 	if err != nil {
 		return err
 	}
-	known := words != nil
+	known := shared != nil
 	if !known {
 		if err := l.distrust(); err != nil {
 			return err
 		}
-		if err := makeRoom(f.File, l.header.MapSize()); err != nil {
-			return errors.Join(err, os.Remove(f.Name()))
+		if err := f.Reserve(l.header.MapSize()); err != nil {
+			return errors.Join(err, fsys.Remove(f.Name()))
 		}
-		if words, mapping, err = mapFileWords(int(f.Fd()), MapOffset, l.header.MapPages()*wordsPerPage, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		if shared, err = l.mapWords(f, true); err != nil {
 			return err
 		}
 	}
-	own, err := newLiveName(f.File)
+	own, err := newLiveName(fsys, f)
 	if err != nil {
-		return errors.Join(err, unix.Munmap(mapping))
+		return errors.Join(err, shared.Close())
 	}
-	b := newBitmap(l.header.Blocks(), words, mapping)
+	b := newBitmap(l.header.Blocks(), shared.Words, shared.Close)
 	if known {
-		if err := l.recall(words, l.bitmap); err != nil {
+		if err := l.recall(shared.Words, l.bitmap); err != nil {
 			return err
 		}
 	}
@@ -237,25 +239,28 @@ func (l *Layer) recall(words []uint64, b *Bitmap) error {
 
 // liveName is the name of a live file and which file that is.
 type liveName struct {
+	fs   vfs.FS
 	path string
-	file os.FileInfo
+	file vfs.Identity
 }
 
-func newLiveName(f *os.File) (*liveName, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return &liveName{f.Name(), st}, nil
+func newLiveName(fsys vfs.FS, f vfs.File) (*liveName, error) {
+	id, err := f.Identity()
+	return &liveName{fsys, f.Name(), id}, err
 }
 
 // removeOwn removes the name if it still is the file's.
 func (n *liveName) removeOwn() error {
-	now, err := os.Lstat(n.path)
-	if err != nil || !os.SameFile(now, n.file) {
+	f, err := n.fs.OpenFile(n.path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
 		return err
 	}
-	return os.Remove(n.path)
+	defer f.Close()
+	now, err := f.Identity()
+	if err != nil || now.Dev != n.file.Dev || now.Inode != n.file.Inode {
+		return err
+	}
+	return n.fs.Remove(n.path)
 }
 
 // distrust is for a layer that was not closed in order and has no live file that
@@ -268,25 +273,6 @@ func (l *Layer) distrust() error {
 		return nil
 	}
 	return l.data.DropCache()
-}
-
-// makeRoom makes f a file of n zero bytes whose space is reserved: a fault on its
-// mapping for want of space would be fatal.
-func makeRoom(f *os.File, n int64) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	err := unix.Fallocate(int(f.Fd()), 0, 0, n)
-	if !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
-	}
-	zeros := make([]byte, 1<<20)
-	for off := int64(0); off < n; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(n-off, int64(len(zeros)))], off); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // dropLive removes the live file, unless another is in its place; the bitmap stays

@@ -15,9 +15,9 @@ import (
 
 func livePlace(t testing.TB) LivePlace {
 	t.Helper()
-	boot, err := Boot()
+	boot, err := vfs.OS{}.Boot()
 	must(t, err)
-	return LivePlace{Dir: t.TempDir(), Boot: boot}
+	return LivePlace{FS: vfs.OS{}, Dir: t.TempDir(), Boot: boot}
 }
 
 // files counts the live files of a place.

@@ -44,9 +44,9 @@ func (l *Layer) seal(now time.Time) error {
 	l.write, l.bitmap = false, nil
 	l.retired, l.data = l.data, data
 	l.mu.Unlock()
-	if err := l.dropLive(); err != nil {
-		return err
-	}
+	// It is sealed, and must not seem not to be because its live file cannot be
+	// removed: nobody asks for that any more, and the next open tidies up.
+	_ = l.dropLive()
 	// Linux converts an exclusive lock without giving it up in between, so
 	// this cannot be refused.
 	return l.mapf.Lock(false)

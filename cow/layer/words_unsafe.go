@@ -20,15 +20,6 @@ func mapWords(n uint64) (words []uint64, mapping []byte, err error) {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mapping))), n), mapping, nil
 }
 
-// mapFileWords maps n words of a file, from offset off on, shared.
-func mapFileWords(fd int, off int64, n uint64, prot int) (words []uint64, mapping []byte, err error) {
-	mapping, err = unix.Mmap(fd, off, int(n*8), prot, unix.MAP_SHARED)
-	if err != nil {
-		return nil, nil, err
-	}
-	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mapping))), n), mapping, nil
-}
-
 // wordBytes is the memory of words as bytes.
 func wordBytes(words []uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(words)*8)

@@ -79,8 +79,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
 	}
-	if _, ok := o.Cow.FS.(vfs.OS); ok {
-		// Others stand for files whose fate is not the kernel's.
+	if _, ok := o.Cow.FS.(vfs.Survivor); ok {
 		o.Cow.Live, o.Cow.LiveElsewhere = s.path(disksDir, m.Name), s.liveElsewhere(m, unclosed)
 	}
 	for end := time.Now().Add(sealWait); ; {

@@ -26,8 +26,13 @@ func (r *residency) init(length int64) error {
 	// One bit must not cost a huge page. Kernels without them refuse.
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	r.mem = mem
-	r.words = unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), words)
+	r.words = asWords(mem)
 	return nil
+}
+
+// asWords is a mapping, which is aligned, as words.
+func asWords(mem []byte) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/8)
 }
 
 // has reports whether the bit of every page of n bytes from off is set.

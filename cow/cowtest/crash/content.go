@@ -126,12 +126,11 @@ func (c *content) lost() {
 }
 
 // died ends what was in flight when its process was killed: it has happened or
-// not, and will not any more. What no flush had covered may be gone with it.
+// not, and will not any more. What had ended is still there.
 func (c *content) died(now int) {
 	for _, list := range c.sectors {
 		for _, w := range list {
 			w.end = min(w.end, now)
-			w.acked = w.acked && len(list) == 1
 		}
 	}
 }

@@ -26,6 +26,10 @@
 // it then. What is left must fit one of the states in everything, and nothing
 // half-made may stay once the next command has cleaned up.
 //
+// A death of the process alone takes nothing away: every disk is read when it is
+// opened, and must show what has completed, flushed or not. What the next process
+// finds so it must be able to make durable, which the cuts after it show.
+//
 // # What is tried
 //
 //   - TestEveryBoundary: scenarios of every operation, cut after every record.
@@ -33,6 +37,7 @@
 //     process, then cut.
 //   - TestRandom: Chains of random lives, each beginning with what a cut has left. A
 //     failure is minimised to a short script.
+//   - TestRefusedOpen: a script goes on without what a kill has prevented.
 //   - TestEveryCallFails: every call on a file fails once, in every way.
 //   - TestBitFlips, TestJunk: damage to every file.
 //

@@ -83,6 +83,9 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 			if r.Kind == faultfs.Mark {
 				n := r.Note.(*note)
 				n.step(o, at)
+				if o.broken != nil {
+					return cuts, &Failure{Life: l, At: at, Err: o.broken, tail: tail(p.Tape, at, d)}
+				}
 				tells = n.tells
 			}
 		}

@@ -1,6 +1,10 @@
 package crash
 
-import "cowblk/cow/cowtest"
+import (
+	"errors"
+
+	"cowblk/cow/cowtest"
+)
 
 // note is what the player puts on the tape: a step of the oracle at that position.
 type note struct {
@@ -147,15 +151,44 @@ func lost(disk string) *note {
 	}}
 }
 
-// killed notes the end of the process.
-func killed() *note {
+// killed notes the end of the process. If calls on files failed, it had perhaps no
+// live file, and what no flush had covered may be gone.
+func killed(faults bool) *note {
 	return &note{text: "killed", step: func(o *Oracle, now int) {
 		o.running = nil
 		for _, w := range o.states {
 			for name := range w.disks {
-				o.contents(name, func(c *content) { c.died(now) })
+				o.contents(name, func(c *content) {
+					c.died(now)
+					if faults {
+						c.lost()
+					}
+				})
 				o.part(name)
 			}
 		}
+	}}
+}
+
+// found notes what a disk was read as, with nothing in flight and no power cut
+// since what the oracle knows of: what has ended with success must be there,
+// flushed or not.
+func found(disk string, p []byte) *note {
+	return &note{text: "found " + disk, tells: true, step: func(o *Oracle, now int) {
+		var errs []error
+		for _, w := range o.states {
+			d := w.disks[disk]
+			if d == nil {
+				continue
+			}
+			c := d.content.clone()
+			c.durable(now)
+			err := c.check(p)
+			if err == nil {
+				return
+			}
+			errs = append(errs, err)
+		}
+		o.broken = errors.Join(append(errs, o.broken)...)
 	}}
 }

@@ -114,7 +114,7 @@ func (pl *player) start() (err error) {
 // kill ends the process at whatever it is doing, and waits for its goroutines.
 func (pl *player) kill() {
 	pl.p.Kill()
-	pl.m.Mark(killed())
+	pl.m.Mark(killed(pl.life.Fault != nil))
 	pl.sched.release()
 	pl.out.Calls = pl.sched.calls
 	for !pl.idle("") {
@@ -222,7 +222,9 @@ func (pl *player) step(s Step) error {
 	}
 	switch s.Verb {
 	case "open":
-		return pl.openDisk(s)
+		return pl.openDisk(s, nil)
+	case "hand-over":
+		return pl.handOver(s)
 	case "close":
 		return pl.closeDisk(s)
 	case "kill":

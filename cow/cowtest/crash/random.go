@@ -99,11 +99,13 @@ func (g *generator) step() {
 		for _, d := range g.disks {
 			d.open = false
 		}
-	case k < 97 && len(g.images) < 2:
+	case k < 97 && d.open:
+		g.add(Step{Verb: "hand-over", Name: name})
+	case k < 98 && len(g.images) < 2:
 		img := g.name("i")
 		g.add(Step{Verb: "import", Name: img})
 		g.images = append(g.images, img)
-	case k < 98:
+	case k < 99:
 		g.add(Step{Verb: "wait"})
 	}
 }

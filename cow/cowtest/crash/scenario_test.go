@@ -27,6 +27,20 @@ var scenarios = []struct{ name, script string }{
 		write vm 4096+4096
 		write vm 4608+512
 		close vm`},
+	{"handed over", `
+		create vm 65536 4096
+		open vm
+		write vm 0+8192
+		flush vm
+		write vm 16384+4096
+		hand-over vm
+		write vm 32768+4096
+		flush vm
+		write vm 4096+4096
+		hand-over vm
+		kill
+		open vm
+		close vm`},
 	{"partial block", `
 		import img
 		create vm 65536 4096 img

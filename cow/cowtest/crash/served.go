@@ -33,10 +33,11 @@ type lane struct {
 	ended     func(ok, durable bool) *note
 }
 
-func (pl *player) openDisk(s Step) error {
+// openDisk opens a disk, with what a process has handed over that had it before.
+func (pl *player) openDisk(s Step, carried *cow.Carried) error {
 	var o *store.Opened
 	err := pl.do(func() (err error) {
-		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{})
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Cow: cow.Options{Carried: carried}})
 		return err
 	})
 	if err != nil {
@@ -63,7 +64,16 @@ func (pl *player) openDisk(s Step) error {
 		v.lanes = append(v.lanes, &lane{v: v, ch: ch, out: make([]*cow.Request, 0, 1)})
 	}
 	pl.open[s.Name] = v
-	return nil
+	if pl.life.Fault != nil {
+		return nil
+	}
+	var p []byte
+	err = pl.do(func() (err error) {
+		p, err = readAll(o.Disk)
+		return err
+	})
+	pl.m.Mark(found(s.Name, p))
+	return err
 }
 
 // manifests are the disks that another process sees, and their tags.
@@ -110,6 +120,33 @@ func (pl *player) closeDisk(s Step) error {
 	}
 	pl.m.Mark(flushed(s.Name, at))
 	return nil
+}
+
+// handOver leaves a disk and opens it again, as two processes do of which one takes
+// over from the other.
+func (pl *player) handOver(s Step) error {
+	v := pl.open[s.Name]
+	if v == nil {
+		return nil
+	}
+	var errs []error
+	for _, l := range v.lanes {
+		errs = append(errs, l.ch.Close())
+	}
+	v.lanes = nil
+	var c *cow.Carried
+	errs = append(errs, pl.do(func() (err error) {
+		c, err = v.o.Disk.Leave()
+		return err
+	}))
+	if err := errors.Join(errs...); err != nil {
+		return errors.Join(pl.failed(s.String(), err), pl.closeDisk(s))
+	}
+	delete(pl.open, s.Name)
+	if err := pl.do(v.o.Lock.Unlock); err != nil {
+		return pl.failed(s.String(), err)
+	}
+	return pl.openDisk(s, c)
 }
 
 // breaks keeps the first promise that was broken in the open.

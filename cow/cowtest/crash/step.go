@@ -13,6 +13,7 @@ import (
 //	import IMAGE
 //	create DISK SIZE BLOCKSIZE [FROM]
 //	open DISK | close DISK
+//	hand-over DISK                     to another process, while it is open
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
 //	flush DISK
 //	promote DISK[,DISK] TAG            live if the disks are open

@@ -51,6 +51,7 @@ type Oracle struct {
 	before int // states that come from before the change under way
 	// running are the writes in flight, by what names them on the tape.
 	running map[*string]*write
+	broken  error // what was seen while the machine ran is wrong
 }
 
 func (o *Oracle) started(key *string, w *write) {
@@ -88,7 +89,7 @@ func (o *Oracle) clone() *Oracle {
 		}
 		return n
 	}
-	out := &Oracle{before: o.before}
+	out := &Oracle{before: o.before, broken: o.broken}
 	for _, w := range o.states {
 		x := w.clone()
 		for name, c := range x.images {

@@ -47,7 +47,7 @@ func (d *Device) Image(c Choice) *Machine {
 			commit(t, r, c.sectors(i, r))
 		}
 	}
-	return newMachine(t)
+	return newMachine(t, d.boots+1)
 }
 
 func (c Choice) sectors(i int, r *Record) func(int64) bool {

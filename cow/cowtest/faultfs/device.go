@@ -4,6 +4,7 @@ package faultfs
 // that are not.
 type Device struct {
 	tree    *tree // what is certain
+	boots   int   // of the machine, so far
 	pending []*Record
 }
 

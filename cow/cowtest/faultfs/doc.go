@@ -2,8 +2,8 @@
 //
 // A Machine has what a kernel has: the content of files and directories as
 // every process sees it, and behind it a Device that knows which part of that
-// would survive. Processes of the machine are vfs.FS; they can be killed, which
-// leaves the content and drops locks and open files.
+// would survive. Processes of the machine are vfs.Survivor; they can be killed,
+// which leaves the content, mapped memory included, and drops locks and open files.
 //
 // # What a power cut leaves
 //
@@ -18,6 +18,9 @@
 // sector replace earlier ones, never the other way round. A rename happens as a
 // whole, and changes of one name keep their order: what every file system with a
 // journal gives.
+//
+// Nothing is left of mapped memory: another run of the machine has begun, which
+// Survivor.Boot tells.
 //
 // A file without a name is gone, so a file that was written and synced in a
 // directory that was not may be missing.

@@ -18,13 +18,16 @@ type Machine struct {
 	tape   *Tape // nil: not recording
 	device *Device
 	locks  map[inode]map[*file]bool // exclusive?
+	boots  int                      // runs of the machine, this one included
+	shared map[inode][]uint64       // what is mapped, as processes see it
 }
 
 // New is a machine with an empty root directory.
-func New() *Machine { return newMachine(newTree()) }
+func New() *Machine { return newMachine(newTree(), 1) }
 
-func newMachine(t *tree) *Machine {
-	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}}
+func newMachine(t *tree, boots int) *Machine {
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{},
+		boots: boots, shared: map[inode][]uint64{}}
 }
 
 // Record begins a new tape: what is there now is certain to survive, as if the
@@ -32,7 +35,7 @@ func newMachine(t *tree) *Machine {
 func (m *Machine) Record() *Tape {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.tape = &Tape{start: m.tree.clone()}
+	m.tape = &Tape{start: m.tree.clone(), boots: m.boots}
 	m.device = m.tape.Play()
 	return m.tape
 }
@@ -41,8 +44,8 @@ func (m *Machine) Record() *Tape {
 func (m *Machine) Clone() *Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := newMachine(m.tree.clone())
-	c.clock = m.clock
+	c := newMachine(m.tree.clone(), m.boots)
+	c.clock, c.shared = m.clock, m.sharedNow()
 	return c
 }
 

@@ -73,6 +73,7 @@ func (p *Process) Kill() {
 	p.dead.Store(true)
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
+	p.m.shared = p.m.sharedNow() // what the dead still store is lost
 	for _, holders := range p.m.locks {
 		for f := range holders {
 			if f.p == p {

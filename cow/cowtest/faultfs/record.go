@@ -82,12 +82,13 @@ func (r *Record) isName() bool { return r.entries != nil }
 // Tape is what has happened on a machine, from one moment on.
 type Tape struct {
 	start   *tree
+	boots   int // of the machine
 	Records []*Record
 }
 
 // Play returns the device as it was when the tape began, to be moved on with
 // Apply, record by record.
-func (t *Tape) Play() *Device { return &Device{tree: t.start.clone()} }
+func (t *Tape) Play() *Device { return &Device{tree: t.start.clone(), boots: t.boots} }
 
 // Of are the marks, and what was done to one file, under whatever names: to the
 // last one that was called so.
