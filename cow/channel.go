@@ -3,8 +3,6 @@ package cow
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -37,16 +35,6 @@ type Channel struct {
 
 	later  later // of an asynchronous channel
 	remote remoteList
-}
-
-// remoteList takes completions from other goroutines, the flusher's and the crew's.
-type remoteList struct {
-	count atomic.Int32 // requests in list; lets Completed pass by without the mutex
-	mu    sync.Mutex
-	list  requestList
-	fd    int     // eventfd
-	armed bool    // fd is readable
-	word  [8]byte // eventfd's number, kept here so that no call allocates
 }
 
 // NewChannel adds a synchronous channel to the disk. Close it when its last
@@ -156,7 +144,7 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	if c.later.active > 0 {
 		c.reap()
 	}
-	if c.remote.count.Load() != 0 {
+	if c.remote.head.Load() != nil {
 		c.remote.drainTo(&c.done)
 	}
 	for c.done.head != nil {
@@ -187,34 +175,5 @@ func (c *Channel) Close() error {
 	if !c.disk.dropChannel(c, 1) {
 		return nil // closed before
 	}
-	return errors.Join(c.later.close(), unix.Close(c.remote.fd))
-}
-
-// complete hands r to its channel from another goroutine.
-func (r *Request) complete() {
-	l := &r.ch.remote
-	l.mu.Lock()
-	l.list.push(r)
-	l.count.Add(1)
-	if !l.armed {
-		l.armed = true
-		// Which number is added (the byte order decides) does not matter, nor
-		// that the counter may be full, for then it is readable.
-		l.word = [8]byte{0: 1}
-		unix.Write(l.fd, l.word[:])
-	}
-	l.mu.Unlock()
-}
-
-func (l *remoteList) drainTo(done *requestList) {
-	l.mu.Lock()
-	for r := l.list.pop(); r != nil; r = l.list.pop() {
-		done.push(r)
-	}
-	l.count.Store(0)
-	if l.armed {
-		unix.Read(l.fd, l.word[:])
-		l.armed = false
-	}
-	l.mu.Unlock()
+	return errors.Join(c.later.close(), c.remote.close())
 }

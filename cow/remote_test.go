@@ -1,0 +1,57 @@
+package cow
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// No completion of many goroutines is lost on its way to a channel that sleeps
+// whenever nothing is there.
+func TestRemoteCompletions(t *testing.T) {
+	const senders, each = 4, 20_000
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Channel{}
+	c.remote.fd = fd
+	var wg sync.WaitGroup
+	for id := range senders {
+		wg.Go(func() {
+			for i := range each {
+				r := &Request{ch: c, Slot: id, Offset: int64(i)}
+				r.complete()
+				if i%64 == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	var done requestList
+	next := [senders]int64{}
+	for got := 0; got < senders*each; {
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds[:], 5000)
+		if err == unix.EINTR {
+			continue
+		}
+		if n == 0 {
+			t.Fatalf("asleep with %d of %d completions", got, senders*each)
+		}
+		c.remote.drainTo(&done)
+		for r := done.pop(); r != nil; r = done.pop() {
+			if r.Offset != next[r.Slot] {
+				t.Fatalf("completion %d of sender %d came when %d was to", r.Offset, r.Slot, next[r.Slot])
+			}
+			next[r.Slot]++
+			got++
+		}
+	}
+	wg.Wait()
+	if err := c.remote.close(); err != nil {
+		t.Fatal(err)
+	}
+}
