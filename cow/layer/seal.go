@@ -44,12 +44,13 @@ func (l *Layer) seal(now time.Time) error {
 	l.write, l.bitmap = false, nil
 	l.retired, l.data = l.data, data
 	l.mu.Unlock()
-	// It is sealed, and must not seem not to be because its live file cannot be
-	// removed: nobody asks for that any more, and the next open tidies up.
+	// It is sealed, and must not seem not to be. A live file that cannot be removed
+	// means nothing any more, and the next open tidies up. Linux converts an
+	// exclusive lock without giving it up in between, so nobody can refuse that; if
+	// it fails all the same, the layer is ours alone until it is closed.
 	_ = l.dropLive()
-	// Linux converts an exclusive lock without giving it up in between, so
-	// this cannot be refused.
-	return l.mapf.Lock(false)
+	_ = l.mapf.Lock(false)
+	return nil
 }
 
 // checksum is the map checksum of FORMAT.md.
