@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/backend/control"
 	"cowblk/vhost/vhosttest"
 )
@@ -59,6 +61,34 @@ func (t *target) end() error {
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
+}
+
+// thin gives back the space of sealed layers that take more than so many bytes (0:
+// of none), which nobody reads again, so that the number of promotions is not
+// bounded by the size of the disk below.
+func (t *target) thin(bytes int64) error {
+	files, err := filepath.Glob(filepath.Join(t.dir, "layers", "*", "data"))
+	if err != nil || bytes == 0 {
+		return err
+	}
+	for _, name := range files {
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			return fmt.Errorf("stat %s: %w", name, err)
+		}
+		if st.Blocks*512 <= bytes {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("give back the space of %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (t *target) launch(name string, args ...string) error {

@@ -54,6 +54,9 @@ func (s *settings) measure(sc *scenario) (pairs []pair, err error) {
 		}
 	}
 	for range sc.count {
+		if err := target.thin(sc.dirty / 2); err != nil {
+			return nil, err
+		}
 		l.dirty(sc.dirty)
 		time.Sleep(50 * time.Millisecond)
 		l.take()
