@@ -104,6 +104,7 @@ func (w *worker) run() {
 			continue
 		}
 		if w.armed() {
+			w.idler.yield()
 			w.wait.block()
 		}
 	}

@@ -2,6 +2,7 @@ package cow
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,10 @@ type sealJob struct {
 // maxKeptPages bounds the memory kept between rounds: 4 MiB.
 const maxKeptPages = 1024
 
+// yieldEvery keeps Go's scheduler from counting the goroutine, which sleeps in the
+// kernel only, as a greedy one, whose processor it would take away at every sleep.
+const yieldEvery = 5 * time.Millisecond
+
 func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) (*flusher, error) {
 	bell, err := newBell(d.sources.fs)
 	if err != nil {
@@ -80,7 +85,11 @@ func (f *flusher) end() (unsealed []*layer.Layer) {
 
 func (f *flusher) run() {
 	defer close(f.ended)
-	for {
+	for yielded := time.Now(); ; {
+		if now := time.Now(); now.Sub(yielded) >= yieldEvery {
+			yielded = now
+			runtime.Gosched()
+		}
 		f.bell.wait()
 		for {
 			f.mu.Lock()
