@@ -33,15 +33,8 @@ func TestGuestWaitsForSpace(t *testing.T) {
 		t.Run("QEMU "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			small := filepath.Join(e.dir, "fs")
-			e.must(os.Mkdir(small, 0o755))
-			e.must(unix.Mount("tmpfs", small, "tmpfs", 0, "size=48m"))
-			t.Cleanup(func() { unix.Unmount(small, unix.MNT_DETACH) })
-			ballast := filepath.Join(small, "ballast")
-			e.must(os.WriteFile(ballast, make([]byte, 32<<20), 0o600))
-			store, err := harness.NewStore(filepath.Join(small, "store"))
-			e.must(err)
-			_, err = store.Run(e.ctx, "create", "vm1", "--size", "64M")
+			store, ballast := e.smallStore()
+			_, err := store.Run(e.ctx, "create", "vm1", "--size", "64M")
 			e.must(err)
 			socket, monitor := filepath.Join(e.dir, "vm1.sock"), filepath.Join(e.dir, "cowblk.qmp")
 			b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--qmp", "unix:"+monitor), socket)
@@ -70,9 +63,81 @@ func TestGuestWaitsForSpace(t *testing.T) {
 			e.must(<-filled)
 			e.must(m.PowerOff(e.ctx))
 			e.halt(s)
-			if text := s.Output(); !strings.Contains(text, "no space is left") || strings.Contains(text, "request failed") {
-				t.Errorf("log of the back-end:\n%s", text)
-			}
+			e.waitedForSpace(s)
 		})
 	}
+}
+
+// smallStore is a store on a file system that has 16 MiB left, and 32 MiB more once
+// the ballast is removed.
+func (e *env) smallStore() (store *harness.Store, ballast string) {
+	e.Helper()
+	small := filepath.Join(e.dir, "fs")
+	e.must(os.Mkdir(small, 0o755))
+	e.must(unix.Mount("tmpfs", small, "tmpfs", 0, "size=48m"))
+	e.Cleanup(func() { unix.Unmount(small, unix.MNT_DETACH) })
+	ballast = filepath.Join(small, "ballast")
+	e.must(os.WriteFile(ballast, make([]byte, 32<<20), 0o600))
+	store, err := harness.NewStore(filepath.Join(small, "store"))
+	e.must(err)
+	return store, ballast
+}
+
+// waitedForSpace looks into a back-end's log.
+func (e *env) waitedForSpace(s *server) {
+	e.Helper()
+	if text := s.Output(); !strings.Contains(text, "no space is left") || strings.Contains(text, "request failed") {
+		e.Errorf("log of the back-end:\n%s", text)
+	}
+}
+
+// The same of a domain of libvirt, which owns the monitor.
+func TestDomainWaitsForSpace(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	store, ballast := e.smallStore()
+	run := func(args ...string) string {
+		t.Helper()
+		out, err := store.Run(e.ctx, args...)
+		e.must(err)
+		return out
+	}
+	run("create", "vm1", "--size", "64M")
+	daemon, err := harness.StartLibvirtd(e.ctx, e.dir)
+	e.must(err)
+	t.Cleanup(daemon.Kill)
+	socket := filepath.Join(e.dir, "vm1.sock")
+	b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--libvirt", daemon.URI, "--domain", "vm1"), socket)
+	e.must(err)
+	s := e.watch(b)
+	file, console, agent := e.domain(run("xml", "vm1", "--socket-path", socket, "--domain", "--type", "qemu", "--memory", "256M", "--vcpus", "2"))
+	virsh := func(args ...string) string {
+		t.Helper()
+		out, err := daemon.Virsh(e.ctx, args...)
+		e.must(err)
+		return out
+	}
+	virsh("create", file)
+	if _, err := agent.Ready(e.ctx); err != nil {
+		t.Fatalf("%v\n--- console\n%s", err, console.Tail())
+	}
+	filled := make(chan error, 1)
+	go func() {
+		_, err := agent.Run(e.ctx, fillDisk)
+		filled <- err
+	}()
+	e.until("the domain is paused", func() bool { return virsh("domstate", "vm1") == "paused" })
+	select {
+	case err := <-filled:
+		t.Fatalf("the guest is done before there is space: %v", err)
+	default:
+	}
+	e.must(os.Remove(ballast))
+	e.until("the domain runs again", func() bool { return virsh("domstate", "vm1") == "running" })
+	if err := <-filled; err != nil {
+		t.Fatalf("%v\n--- console\n%s", err, console.Tail())
+	}
+	virsh("destroy", "vm1")
+	e.halt(s)
+	e.waitedForSpace(s)
 }

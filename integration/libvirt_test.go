@@ -39,6 +39,27 @@ func serialPort(number uint, path string) libvirtxml.DomainSerial {
 	}
 }
 
+// domain is a file with the printed domain and what the test adds: a kernel and the
+// harness's ports.
+func (e *env) domain(printed string) (file string, console *harness.Port, agent *harness.Agent) {
+	e.Helper()
+	var domain libvirtxml.Domain
+	e.must(domain.Unmarshal(printed))
+	console, err := harness.ListenPort(filepath.Join(e.dir, "console"), nil)
+	e.must(err)
+	e.Cleanup(console.Close)
+	agent, err = harness.ListenAgent(filepath.Join(e.dir, "agent"))
+	e.must(err)
+	e.Cleanup(agent.Close)
+	domain.OS.BootDevices = nil
+	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick, "console=ttyS0 panic=-1"
+	domain.Devices.Consoles = nil
+	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path), serialPort(1, filepath.Join(e.dir, "agent"))}
+	text, err := domain.Marshal()
+	e.must(err)
+	return e.write("domain.xml", text), console, agent
+}
+
 // The domain that cowblk prints is defined, started, loses its disk and gets it
 // back, and is destroyed.
 func TestLibvirt(t *testing.T) {
@@ -49,23 +70,7 @@ func TestLibvirt(t *testing.T) {
 	text := e.cowblk("xml", name, "--socket-path", s.Socket, "--domain", "--type", "qemu", "--memory", "256M", "--vcpus", "2")
 	e.validate(e.write("printed.xml", text))
 	e.validate(e.write("short.xml", e.cowblk("xml", name)))
-
-	// What the test adds to the printed domain: a kernel, and the harness's ports.
-	var domain libvirtxml.Domain
-	e.must(domain.Unmarshal(text))
-	console, err := harness.ListenPort(filepath.Join(e.dir, "console"), nil)
-	e.must(err)
-	t.Cleanup(console.Close)
-	agent, err := harness.ListenAgent(filepath.Join(e.dir, "agent"))
-	e.must(err)
-	t.Cleanup(agent.Close)
-	domain.OS.BootDevices = nil
-	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick, "console=ttyS0 panic=-1"
-	domain.Devices.Consoles = nil
-	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path), serialPort(1, filepath.Join(e.dir, "agent"))}
-	text, err = domain.Marshal()
-	e.must(err)
-	file := e.write("domain.xml", text)
+	file, console, agent := e.domain(text)
 	e.validate(file)
 
 	daemon, err := harness.StartLibvirtd(e.ctx, e.dir)
