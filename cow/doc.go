@@ -61,8 +61,9 @@
 //     read without blocking) and writes into the page cache. What would wait goes
 //     on elsewhere, so that nothing stands behind it: reads from the device, and
 //     overwrites with direct I/O, in the channel's I/O engine (package aio);
-//     the rest in the crew. Only the gate of a cut over several disks is waited for. A synchronous channel, which tools and NBD use, waits
-//     instead. No request allocates.
+//     the rest in the crew. Only the gate of a cut over several disks is waited
+//     for. A synchronous channel, which tools and NBD use, waits instead. No
+//     request allocates.
 //   - The crew: up to 32 goroutines of a disk, started when needed, ended by Close.
 //     Copy-ups of cold blocks, first writes of blocks that another request is about
 //     to own, copy-ups just after a promotion, discards, first writes with direct
