@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,6 +139,13 @@ func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.E
 	if err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the daemon has seen the test hang up", func() bool {
+		var disks []backend.DiskInfo
+		if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(disks, func(d backend.DiskInfo) bool { return d.Connected })
+	})
 	return c, events
 }
 

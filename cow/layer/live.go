@@ -168,7 +168,7 @@ func (l *Layer) mapWords(f *liveFile, write bool) (*vfs.Shared, error) {
 	return f.MapShared(MapOffset, l.header.MapPages()*wordsPerPage, write)
 }
 
-func (l *Layer) survive(fsys vfs.FS, f *liveFile) error {
+func (l *Layer) survive(fsys vfs.Survivor, f *liveFile) error {
 	shared, err := l.mapLive(f, true)
 	if err != nil {
 		return err
@@ -239,25 +239,20 @@ func (l *Layer) recall(words []uint64, b *Bitmap) error {
 
 // liveName is the name of a live file and which file that is.
 type liveName struct {
-	fs   vfs.FS
+	fs   vfs.Survivor
 	path string
 	file vfs.Identity
 }
 
-func newLiveName(fsys vfs.FS, f vfs.File) (*liveName, error) {
+func newLiveName(fsys vfs.Survivor, f vfs.File) (*liveName, error) {
 	id, err := f.Identity()
 	return &liveName{fsys, f.Name(), id}, err
 }
 
 // removeOwn removes the name if it still is the file's.
 func (n *liveName) removeOwn() error {
-	f, err := n.fs.OpenFile(n.path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	now, err := f.Identity()
-	if err != nil || now.Dev != n.file.Dev || now.Inode != n.file.Inode {
+	own, err := n.fs.Names(n.path, n.file)
+	if err != nil || !own {
 		return err
 	}
 	return n.fs.Remove(n.path)

@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -16,6 +17,10 @@ type Survivor interface {
 	// Boot names this run of the machine. What its memory held is gone once the
 	// name is another.
 	Boot() (string, error)
+	// Names reports whether name, itself and not what a link there leads to, is the
+	// file of that device and inode. It opens nothing: a confined process may ask
+	// about what it must not open.
+	Names(name string, id Identity) (bool, error)
 }
 
 // SharedFile is a File that processes can have as memory.
@@ -51,6 +56,15 @@ func (OS) Boot() (string, error) {
 		return "", fmt.Errorf("name of this run of the kernel: %w", err)
 	}
 	return strings.TrimSpace(string(id)), nil
+}
+
+// Names implements Survivor.
+func (OS) Names(name string, id Identity) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return false, &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	return uint64(st.Dev) == id.Dev && st.Ino == id.Inode && !id.Block, nil
 }
 
 var _ SharedFile = (*osFile)(nil)

@@ -20,6 +20,16 @@ var (
 // Boot implements vfs.Survivor.
 func (p *Process) Boot() (string, error) { return fmt.Sprintf("run %d", p.m.boots), nil }
 
+// Names implements vfs.Survivor.
+func (p *Process) Names(name string, id vfs.Identity) (own bool, err error) {
+	err = p.change(Call{Op: "stat", Name: name}, func() error {
+		found, err := p.m.walk("stat", name)
+		own = err == nil && uint64(found) == id.Inode
+		return err
+	})
+	return own, err
+}
+
 // Reserve implements vfs.SharedFile, as two changes of the file's length.
 func (f *file) Reserve(n int64) error {
 	if err := f.Truncate(0); err != nil {
