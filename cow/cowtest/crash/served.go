@@ -72,8 +72,11 @@ func (pl *player) openDisk(s Step, carried *cow.Carried) error {
 		p, err = readAll(o.Disk)
 		return err
 	})
+	if err != nil {
+		return err
+	}
 	pl.m.Mark(found(s.Name, p))
-	return err
+	return nil
 }
 
 // manifests are the disks that another process sees, and their tags.
