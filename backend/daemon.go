@@ -22,6 +22,7 @@ type Daemon struct {
 	inherited *InheritedNBD
 	space     *space
 	shortages *shortages
+	sums      *sums
 	cpus      processors
 	stop      context.CancelFunc // set by Run
 
@@ -58,6 +59,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpace(d, o.Space)
 	d.shortages = newShortages(d, o.Full)
+	d.sums = newSums(d)
 	d.readers, d.inherited = newReaders(o.NBD, o.Log), o.NBDOf
 	if d.control != nil {
 		d.registerCommands(d.control)
@@ -98,6 +100,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
 	d.background.Go(func() { d.shortages.run(aside) })
+	d.background.Go(func() { d.sums.run(aside) })
 	d.background.Go(func() { d.readers.inherit(aside, d.inherited) })
 	d.releaseHeld(ctx)
 	errs := make([]error, len(exports))

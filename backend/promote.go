@@ -227,6 +227,7 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})
+			d.sums.look()
 		})
 	}
 }

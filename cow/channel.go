@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -31,6 +32,9 @@ type Channel struct {
 	before []byte    // content of an edge block ahead of a partial write
 	after  []byte    // and behind it
 	zeros  [1][]byte // scatter list for the edges of a write-zeroes
+	part   [1][]byte // and for what a copy-up reads
+	unit   []byte    // a unit of a sealed layer's data, see verify
+	sums   []byte    // and what its table says
 	claim  *claim
 
 	later  later // of an asynchronous channel
@@ -66,7 +70,8 @@ func (d *Disk) makeChannel(fd int) *Channel {
 		iov:    make([]vfs.Iovec, 0, vfs.MaxIovecs),
 		before: make([]byte, d.blockSize),
 		after:  make([]byte, d.blockSize),
-		zeros:  [1][]byte{},
+		unit:   make([]byte, layer.MaxSumUnit),
+		sums:   make([]byte, sumBytes),
 		claim:  newClaim(),
 	}
 	c.remote.fd = fd
@@ -104,15 +109,7 @@ func (c *Channel) Submit(r *Request) {
 // backing, fails the request where it has been copied to or from here; the
 // kernel's own copies answer EFAULT.
 func (c *Channel) perform(r *Request) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			f, ok := p.(interface{ Addr() uintptr })
-			if !ok {
-				panic(p)
-			}
-			err = fmt.Errorf("%w: address %#x", ErrFault, f.Addr())
-		}
-	}()
+	defer faulted(&err)
 	switch r.Op {
 	case OpRead:
 		return c.read(r)
@@ -122,6 +119,17 @@ func (c *Channel) perform(r *Request) (err error) {
 		return nil
 	}
 	return fmt.Errorf("%w: %d", ErrOp, r.Op)
+}
+
+// faulted, deferred, makes an error of a fault on memory.
+func faulted(err *error) {
+	if p := recover(); p != nil {
+		f, ok := p.(interface{ Addr() uintptr })
+		if !ok {
+			panic(p)
+		}
+		*err = fmt.Errorf("%w: address %#x", ErrFault, f.Addr())
+	}
 }
 
 // finish completes r, performed, on the channel's own thread.

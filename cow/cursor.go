@@ -3,6 +3,7 @@ package cow
 import (
 	"runtime/debug"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -81,6 +82,34 @@ func (k *cursor) zero(n int64) {
 		clear(p)
 		k.advance(int64(len(p)))
 		n -= int64(len(p))
+	}
+}
+
+// sum is the data sum of the next n bytes, of one unit, and moves behind them.
+func (k *cursor) sum(n int64) uint32 {
+	var d layer.Digest
+	for n > 0 {
+		p := k.piece(n)
+		if p == nil {
+			break
+		}
+		d.Add(p)
+		k.advance(int64(len(p)))
+		n -= int64(len(p))
+	}
+	return d.Sum()
+}
+
+// put copies p to the buffers and moves behind it.
+func (k *cursor) put(p []byte) {
+	for len(p) > 0 {
+		to := k.piece(int64(len(p)))
+		if to == nil {
+			return
+		}
+		copy(to, p)
+		k.advance(int64(len(to)))
+		p = p[len(to):]
 	}
 }
 

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,7 +50,9 @@ type Disk struct {
 	sources  sources
 	live     survival
 	prepared *Promotion
-	sealers  sync.WaitGroup // one per promotion under way
+	sealers  sync.WaitGroup // one per promotion under way, and per AddSums
+	life     context.Context
+	die      context.CancelFunc // called when it is closed
 	idle     []*syncChannel
 	open     int // channels that NewChannel and NewAsyncChannel have made
 	closed   bool
@@ -155,6 +158,7 @@ func (d *Disk) shut() (late, err error) {
 		p.cancelLocked()
 	}
 	d.closed = true
+	d.die()
 	idle := d.idle
 	d.idle = nil
 	d.mu.Unlock()

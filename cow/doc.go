@@ -53,6 +53,13 @@
 // not been started anew since (layer/live.go). It owes their durability: the bits
 // are dirty until its next flush.
 //
+// # What is verified
+//
+// A sealed layer may have checksums of its data (AddSums makes them). What is read
+// of one for the first time since it was opened, or comes from the engine, is
+// compared with them before its request succeeds (verify.go); what differs is an
+// error. Base and head have none.
+//
 // # Who runs where
 //
 //   - A Channel belongs to one queue and its thread. Submit does there and then
@@ -67,7 +74,7 @@
 //   - The crew: up to 32 goroutines of a disk, started when needed, ended by Close.
 //     Copy-ups of cold blocks, first writes of blocks that another request is about
 //     to own, copy-ups just after a promotion, discards, first writes with direct
-//     I/O.
+//     I/O, reads whose checksums are not in memory.
 //   - The flusher: one goroutine per writable disk, from Open to Close. All syncs
 //     and map writes of a head, and seals, happen on it.
 //   - One goroutine per promotion, from Swap to Promotion.Done; Close waits for it.

@@ -33,6 +33,9 @@ type operation struct {
 	pos   int64 // of the disk, next byte
 	left  int64 // bytes
 	write bool
+
+	landing cursor // of a read: where the first byte goes
+	begin   int64  // and which it is
 }
 
 // postpone hands n bytes at pos, of one run of r that the cursor stands at, to the
@@ -57,7 +60,7 @@ func (c *Channel) postpone(r *Request, v *view, s *source, pos, n int64, write b
 	}
 	i := l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
-	l.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write}
+	l.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write, landing: c.cur, begin: pos}
 	c.cur.advance(n)
 	r.pending++
 	l.active++
@@ -137,6 +140,10 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 	o.left -= n
 	if o.left > 0 {
 		c.start(i)
+		return
+	}
+	if !o.write && o.src.sums != nil {
+		c.end(i, c.verify(o.src, o.landing, o.begin, o.pos-o.begin))
 		return
 	}
 	c.end(i, nil)

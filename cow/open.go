@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -210,6 +211,7 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
 		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, live: k.live,
 	}
+	d.life, d.die = context.WithCancel(context.Background())
 	d.crew = newCrew(d)
 	d.quiet.cond.L = &d.quiet.mu
 	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))

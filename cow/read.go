@@ -45,7 +45,7 @@ func (c *Channel) read(r *Request) error {
 // one means that somebody cut the file since: an error, not zeros.
 func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error {
 	inside := max(0, min(n, s.limit-pos))
-	left := inside
+	left, landed := inside, c.cur
 	if s.mapping != nil {
 		left -= c.copyMapped(s, pos, left)
 	}
@@ -57,7 +57,7 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 			if err := c.postpone(r, v, s, at, left, false); err != nil {
 				return err
 			}
-			break
+			break // it is verified when it has come
 		}
 		if err != nil {
 			return fmt.Errorf("read %d bytes at byte %d of the disk: %w", left, at, err)
@@ -70,6 +70,9 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 	}
 	if n > inside {
 		c.cur.zero(n - inside)
+	}
+	if s.sums != nil && left < inside {
+		return c.verify(s, landed, pos, inside-left)
 	}
 	return nil
 }
@@ -112,21 +115,16 @@ func (c *Channel) copyMapped(s *source, pos, n int64) (done int64) {
 // alone: that one stands in the caller's buffers.
 func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
 	s := &v.sources[owner]
-	inside := int(max(0, min(int64(len(p)), s.limit-pos)))
-	for done := 0; done < inside; {
-		iov := appendIovec(c.iov, p[done:inside])
-		got, err := c.preadv(s, iov, s.start+pos+int64(done))
-		if err == vfs.ErrWouldBlock {
-			return errWouldWait
-		}
-		if err != nil {
-			return fmt.Errorf("copy-up from byte %d of the disk: %w", pos, err)
-		}
-		if got == 0 {
-			return fmt.Errorf("copy-up from byte %d of %s: %w", s.start+pos, s.file.Name(), ErrTruncated)
-		}
-		done += got
-	}
+	inside := max(0, min(int64(len(p)), s.limit-pos))
 	clear(p[inside:])
+	if err := c.readFull(s, p[:inside], pos); err == errWouldWait {
+		return err
+	} else if err != nil {
+		return fmt.Errorf("copy-up from byte %d of the disk: %w", pos, err)
+	}
+	if s.sums != nil && inside > 0 {
+		c.part[0] = p[:inside]
+		return c.verify(s, cursor{segs: c.part[:]}, pos, inside)
+	}
 	return nil
 }

@@ -20,6 +20,7 @@ type source struct {
 	limit int64    // bytes of the disk it can hold; beyond that it reads as zeros
 
 	mapping *vfs.Mapping // of file, if it never changes; nil: none
+	sums    *layer.Sums  // of a sealed layer's data; nil: none
 	direct  vfs.File     // file, if the source has opened it for itself; else nil
 }
 
@@ -60,7 +61,13 @@ func (k *sources) open(f vfs.File, name string, start, limit int64, writable boo
 }
 
 func (k *sources) ofLayer(l *layer.Layer) (source, error) {
-	return k.open(l.Data(), l.Paths().Data, l.DataOffset(), l.Header().Size, l.Writable())
+	sums, err := l.Sums()
+	if err != nil {
+		return source{}, err
+	}
+	s, err := k.open(l.Data(), l.Paths().Data, l.DataOffset(), l.Header().Size, l.Writable())
+	s.sums = sums
+	return s, err
 }
 
 // close releases what the source itself has opened. No request is on it any more.

@@ -44,7 +44,7 @@ does not touch contents: a checksum or a count proves what a header or a map was
 what is removed. What cannot be repaired stays, and the disk stays refused.
 
   --fast   read the maps only of disks that were not closed in order (a crash): the rest by its headers
-  --full   also read all data, for the sake of what cannot be read, and compare images with their SHA-256
+  --full   also read all data, compare that of sealed layers with its checksums, and images with their SHA-256
 
 Exit codes: 0 nothing is wrong, 1 something was and is repaired, 4 something is left, 8 something could
 not be checked (input or output error, no permission); 2, 3 and 130 as of every command.`

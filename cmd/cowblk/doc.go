@@ -26,6 +26,8 @@
 //	more layers than descriptors             refused with what to do, nothing changed                         TestMoreLayersThanDescriptors
 //	file system full or nearly so            what makes something fails whole and leaves nothing; the guest   TestStoreOnAFullFileSystem
 //	                                         reads, overwrites and flushes
+//	a sealed layer's data rots               reading it is an error with an event, never wrong data; a write   TestDamagedDataIsNeverServed
+//	                                         of the whole block mends it for that disk
 //	many processes for one disk              one serves, whatever name the store has; a killed one's disk is  TestManyStartsOfOneDisk, TestTwoStoresOneLayer
 //	                                         free at once
 //	store removed, moved or replaced         the guest goes on with open files; promotions are refused whole  TestStoreRemovedUnderneath

@@ -9,7 +9,8 @@
 // decides when bits become durable: the caller runs TakeDirty, SyncData,
 // WriteMap, SyncMap in that order, so that a bit is never durable before its
 // data. Seal ends the writable life; a sealed layer is opened read-only and
-// its map is verified against the checksum in its header. A head below another
+// its map is verified against the checksum in its header; AddSums gives it checksums
+// of its data, which who reads the data compares (Sums). A head below another
 // head is what a crash between two steps of a promotion leaves: it may be
 // opened read-only too, and is then read like a head's.
 //

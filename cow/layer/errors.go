@@ -16,6 +16,7 @@ var (
 	ErrNotSealed   = errors.New("the layer is not sealed") // a head where a sealed layer was asked for
 	ErrInUse       = errors.New("the layer is in use")     // locked through another open file
 	ErrNotZero     = errors.New("the map is not empty")    // formatting would destroy something
+	ErrNoRoom      = errors.New("no room behind the map")  // for checksums of the data
 	ErrInvalid     = errors.New("invalid layer parameters")
 	ErrSyncFailed  = errors.New("an earlier sync of the layer failed")
 )

@@ -48,6 +48,8 @@ type Header struct {
 
 	Base     Fingerprint // zero: no base
 	BaseSize int64       // bytes of the base that were fingerprinted
+
+	SumsCRC uint32 // of the table of data sums; meaningful when HasSums
 }
 
 // HasMapCRC reports whether MapCRC holds: of every sealed layer, and of a head
@@ -70,6 +72,10 @@ const (
 	// A writer that knows nothing of it clears it with the rest, and so does not
 	// leave a checksum behind that its own changes have made wrong.
 	featureHeadCRC = 1 << 0
+
+	// featureDataSums, in MayIgnore: a sealed layer's map is followed by checksums
+	// of its data. A reader that knows nothing of them does not look there.
+	featureDataSums = 1 << 0
 
 	knownMustRefuse  = 0
 	knownClearOnOpen = featureHeadCRC
@@ -100,7 +106,8 @@ const (
 	offSealedAt    = 120
 	offBaseSize    = 128
 	offBase        = 136
-	offReserved    = 168
+	offSumsCRC     = 168
+	offReserved    = 172
 	offHeaderCRC   = 508
 )
 
@@ -135,6 +142,7 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint64(sector[offSealedAt:], uint64(nanoseconds(h.SealedAt)))
 	le.PutUint64(sector[offBaseSize:], uint64(h.BaseSize))
 	copy(sector[offBase:], h.Base[:])
+	le.PutUint32(sector[offSumsCRC:], h.SumsCRC)
 	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
 }
 
@@ -171,6 +179,7 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 		SealedAt:   instant(int64(le.Uint64(sector[offSealedAt:]))),
 		BaseSize:   int64(le.Uint64(sector[offBaseSize:])),
 		Base:       Fingerprint(sector[offBase : offBase+32]),
+		SumsCRC:    le.Uint32(sector[offSumsCRC:]),
 	}
 	if unknown := h.Features.MustRefuse &^ knownMustRefuse; unknown != 0 {
 		return Header{}, &Fault{What: "must-refuse features", Expected: hex64(knownMustRefuse), Found: hex64(h.Features.MustRefuse), Advice: adviceUpgrade, Err: ErrUnsupported}

@@ -26,11 +26,15 @@ func (l *Layer) InPlace() error {
 			return l.misplaced(f.path, "that it was removed")
 		case err != nil:
 			return err
-		case found.Dev != expected.Dev || found.Inode != expected.Inode || found.Block != expected.Block:
+		case !sameFile(expected, found):
 			return l.misplaced(f.path, "another file, with which it was replaced")
 		}
 	}
 	return nil
+}
+
+func sameFile(a, b vfs.Identity) bool {
+	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
 }
 
 func (l *Layer) misplaced(path, found string) error {

@@ -22,6 +22,7 @@ const (
 	GrowMap              // no bit was in the part that is missing
 	ClearBits            // no block belongs to them
 	GrowData             // no owned block was in the part that is missing
+	RestoreSums          // computed anew, they have the checksum that the header gives
 )
 
 // String says what is done, for a person.
@@ -35,6 +36,8 @@ func (r Remedy) String() string {
 		return "clear the bits beyond the last block"
 	case GrowData:
 		return "extend the data file to its full length: no owned block is lost"
+	case RestoreSums:
+		return "compute the checksums of the data anew: the header's checksum proves that they are the same"
 	default:
 		return "nothing"
 	}
@@ -56,8 +59,9 @@ type InspectParams struct {
 	Known Known
 	// Map reads the map of every layer.
 	Map bool
-	// Data, if not nil, has all of the data read, and is told after each piece
-	// how many bytes of the data file are behind it. Its error ends Inspect.
+	// Data, if not nil, has all of the data read and compared with its checksums,
+	// where the layer has them, and is told after each piece how many bytes of the
+	// data file are behind it. Its error ends Inspect.
 	Data func(done, total int64) error
 }
 
@@ -99,6 +103,7 @@ type inspector struct {
 	data   vfs.File // nil: missing
 
 	sector   [SectorSize]byte     // as it is, or as it can be restored
+	badSums  bool                 // the table of data sums is not what its checksum says
 	lastPage [wordsPerPage]uint64 // of the map, without the bits beyond the last block
 	dataSize int64                // that the data file shall have
 }
@@ -164,7 +169,7 @@ func (x *inspector) inspect() error {
 		return err
 	}
 	if x.params.Data != nil && x.data != nil {
-		return x.readData()
+		return x.lookAtData()
 	}
 	return nil
 }
@@ -176,7 +181,7 @@ func (x *inspector) lookAtMap() error {
 	if err != nil {
 		return err
 	}
-	short := mapSize < h.MapSize()
+	short := mapSize < h.length()
 	cut, size, err := x.dataCut()
 	if err != nil {
 		return err
@@ -201,7 +206,11 @@ func (x *inspector) lookAtMap() error {
 		return err
 	}
 	x.MapRead, x.Owned = true, c.count
-	x.judgeMap(&c, short, mapSize, stray)
+	sums, err := x.lookAtSums()
+	if err != nil {
+		return err
+	}
+	x.judgeMap(&c, short, mapSize, stray, sums)
 	if x.data != nil && cut {
 		x.judgeData(&c, size)
 	}
@@ -221,8 +230,9 @@ func trim(words []uint64, n, first uint64) (stray uint64) {
 }
 
 // judgeMap says what is wrong with the map, given what is in it: c counts
-// neither bits beyond the last block nor anything beyond the end of the file.
-func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64) {
+// neither bits beyond the last block nor anything beyond the end of the file; sums
+// is what is wrong with the checksums of the data, or nil.
+func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64, sums *Finding) {
 	h := &x.Header
 	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
 	grow, clear := NoRemedy, NoRemedy
@@ -233,8 +243,11 @@ func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64)
 		// Nothing has recorded what the map was, but no reader looks there.
 		clear = ClearBits
 	}
+	if sums != nil && sums.Remedy == NoRemedy {
+		grow = NoRemedy
+	}
 	if short {
-		x.find(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.MapSize()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
+		x.find(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
 	}
 	if stray != 0 {
 		x.find(clear, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1), fmt.Sprintf("a bit for block %d", stray), adviceRestore, x.mapf, ErrDamaged)
@@ -244,6 +257,8 @@ func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64)
 		x.find(NoRemedy, "checksum of the map", hex32(h.MapCRC), hex32(c.crc), adviceRestore, x.mapf, ErrDamaged)
 	case !count:
 		x.find(NoRemedy, "number of owned blocks", fmt.Sprint(h.Owned), fmt.Sprint(c.count), adviceRestore, x.mapf, ErrDamaged)
+	case sums != nil:
+		x.Findings = append(x.Findings, *sums)
 	}
 }
 
@@ -268,36 +283,6 @@ func (x *inspector) judgeData(c *census, size int64) {
 		return
 	}
 	x.find(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
-}
-
-// readData reads all of the layer's data for the sake of what cannot be read.
-func (x *inspector) readData() error {
-	size, err := x.data.Size()
-	if err != nil {
-		return err
-	}
-	size = min(size, x.dataSize)
-	buf := make([]byte, 4*scanChunk)
-	for off := x.Header.DataOffset; off < size; {
-		start, end, err := x.data.NextData(off)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		for off = start; off < min(end, size); {
-			n := min(min(end, size)-off, int64(len(buf)))
-			if _, err := x.data.ReadAt(buf[:n], off); err != nil {
-				x.find(NoRemedy, fmt.Sprintf("content from byte %d", off), fmt.Sprintf("%d bytes", n), err.Error(), adviceRestore, x.data, ErrDamaged)
-			}
-			off += n
-			if err := x.params.Data(off, size); err != nil {
-				return err
-			}
-		}
-	}
-	return x.params.Data(size, size)
 }
 
 // padded is a map file that goes on with zeros behind its end.

@@ -64,7 +64,7 @@ func TestRestoreKnownFields(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, fields := range [][2]int{
 		{offMagic, offMustRefuse}, {offUUID, offSize}, {offSize, offBlockSize}, {offBlockSize, offState}, {offDataOffset, offCreated},
-		{offCreated, offSealedAt}, {offBaseSize, offReserved}, {offUUID, offState},
+		{offCreated, offSealedAt}, {offBaseSize, offSumsCRC}, {offUUID, offState},
 	} {
 		damaged := was
 		for i := fields[0]; i < fields[1]; i++ {

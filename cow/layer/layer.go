@@ -75,6 +75,14 @@ func (l *Layer) Writable() bool {
 	return l.write
 }
 
+// WasHead reports whether the layer was opened for writing and has been sealed
+// since: whoever did that has it replaced by one that is opened for reading.
+func (l *Layer) WasHead() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.retired != nil
+}
+
 // Err is nil, or ErrSyncFailed once a sync has failed. From then on nothing of
 // this layer is reported durable again: the kernel may have dropped what it
 // could not write, so a later sync that succeeds would prove nothing.

@@ -114,15 +114,22 @@ func ReadHeader(fsys vfs.FS, name string) (Header, error) {
 	return h, nil
 }
 
+// readHeader reads the header of a map that somebody may be sealing or giving data
+// sums meanwhile. It is written as a whole, but the copy made here may come from the
+// middle of that: then it is made again.
 func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
-	if n, err := f.ReadAt(sector[:], 0); err != nil {
-		if isEOF(err) {
-			return Header{}, &Fault{Path: f.Name(), What: "header", Expected: "512 bytes", Found: fmt.Sprintf("%d", n), Advice: adviceFiles, Err: ErrNotLayer}
+	for attempt := 1; ; attempt++ {
+		if n, err := f.ReadAt(sector[:], 0); err != nil {
+			if isEOF(err) {
+				return Header{}, &Fault{Path: f.Name(), What: "header", Expected: "512 bytes", Found: fmt.Sprintf("%d", n), Advice: adviceFiles, Err: ErrNotLayer}
+			}
+			return Header{}, err
 		}
-		return Header{}, err
+		h, err := decodeHeader(sector)
+		if attempt == 3 || !errors.Is(err, ErrDamaged) {
+			return h, at(f.Name(), err)
+		}
 	}
-	h, err := decodeHeader(sector)
-	return h, at(f.Name(), err)
 }
 
 func (l *Layer) checkExpected(o OpenParams) error {
@@ -177,8 +184,8 @@ func (l *Layer) checkMap() error {
 	if err != nil {
 		return err
 	}
-	if size < h.MapSize() {
-		return &Fault{What: "length of the map", Expected: fmt.Sprintf("at least %d bytes", h.MapSize()), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
+	if size < h.length() {
+		return &Fault{What: "length of the map", Expected: fmt.Sprintf("at least %d bytes", h.length()), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
 	}
 	sealed := h.State == Sealed
 	if !sealed {

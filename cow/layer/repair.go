@@ -42,14 +42,28 @@ func (x *inspector) apply(r Remedy) error {
 	case RestoreHeader:
 		return writeDurably(x.mapf, x.sector[:], 0)
 	case GrowMap:
-		return growDurably(x.mapf, x.Header.MapSize())
+		return growDurably(x.mapf, x.Header.length())
 	case ClearBits:
 		littleEndian(x.lastPage[:])
 		return writeDurably(x.mapf, wordBytes(x.lastPage[:]), x.Header.MapSize()-MapPageSize)
 	case GrowData:
 		return growDurably(x.data, x.dataSize)
+	case RestoreSums:
+		return x.restoreSums()
 	}
 	return nil
+}
+
+// restoreSums writes all of the table, for what is wrong may be where it is zero.
+func (x *inspector) restoreSums() error {
+	h := &x.Header
+	if err := x.mapf.PunchHole(h.MapSize(), h.sumsEnd()-h.MapSize()); err != nil {
+		return err
+	}
+	if _, err := writeSums(x.mapf, x.data, h, nil); err != nil {
+		return err
+	}
+	return x.mapf.Datasync()
 }
 
 func writeDurably(f vfs.File, p []byte, off int64) error {

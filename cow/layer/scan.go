@@ -22,10 +22,16 @@ type mapReader interface {
 // calls visit for each page that is not all zero. The words are only valid
 // during the call. Holes are not read.
 func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) error) error {
-	words := make([]uint64, scanChunk/8)
+	return scanPages(f, MapOffset, 0, pages, visit)
+}
+
+// scanPages is scanMap for the pages from number first to the one before end of
+// what begins at byte table of the file.
+func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint64, words []uint64) error) error {
+	words := make([]uint64, min(scanChunk, int64(end-first)*MapPageSize)/8)
 	raw := wordBytes(words)
-	end := int64(MapOffset) + int64(pages)*MapPageSize
-	for off := int64(MapOffset); off < end; {
+	limit := table + int64(end)*MapPageSize
+	for off := table + int64(first)*MapPageSize; off < limit; {
 		start, stop, err := f.NextData(off)
 		if err == io.EOF {
 			return nil
@@ -36,9 +42,9 @@ func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) 
 		// Data may start or end within a page where the file system's blocks
 		// are smaller.
 		off = max(off, start/MapPageSize*MapPageSize)
-		stop = min(end, (stop+MapPageSize-1)/MapPageSize*MapPageSize)
+		stop = min(limit, (stop+MapPageSize-1)/MapPageSize*MapPageSize)
 		for off < stop {
-			n := min(stop-off, scanChunk)
+			n := min(stop-off, int64(len(raw)))
 			if _, err := f.ReadAt(raw[:n], off); err != nil {
 				return readError(f, "map", off, n, err)
 			}
@@ -48,7 +54,7 @@ func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) 
 				if allZero(page) {
 					continue
 				}
-				if err := visit(uint64((off+i-MapOffset)/MapPageSize), page); err != nil {
+				if err := visit(uint64((off+i-table)/MapPageSize), page); err != nil {
 					return err
 				}
 			}
@@ -109,11 +115,15 @@ func (c *census) add(page uint64, words []uint64, withCRC bool) error {
 
 // addPageCRC continues a map checksum with a page.
 func addPageCRC(crc uint32, page uint64, words []uint64) uint32 {
-	var index [8]byte
-	binary.LittleEndian.PutUint64(index[:], page)
-	crc = crc32.Update(crc, castagnoli(), index[:])
 	littleEndian(words)
-	crc = crc32.Update(crc, castagnoli(), wordBytes(words))
+	crc = addRawPageCRC(crc, page, wordBytes(words))
 	littleEndian(words)
 	return crc
+}
+
+// addRawPageCRC is addPageCRC of a page as it is in the file.
+func addRawPageCRC(crc uint32, page uint64, raw []byte) uint32 {
+	var index [8]byte
+	binary.LittleEndian.PutUint64(index[:], page)
+	return crc32.Update(crc32.Update(crc, castagnoli(), index[:]), castagnoli(), raw)
 }

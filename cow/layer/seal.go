@@ -30,6 +30,7 @@ func (l *Layer) seal(now time.Time) error {
 	h := l.Header()
 	h.State, h.Clean, h.SealedAt = Sealed, true, instant(nanoseconds(now))
 	h.Owned, h.MapCRC = b.Count(), b.checksum()
+	h.Features.MayIgnore &^= featureDataSums // AddSums adds them
 
 	// Opened before the header says sealed: a failure then changes nothing.
 	data, err := l.fs.OpenFile(l.paths.Data, os.O_RDONLY, 0)

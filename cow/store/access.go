@@ -30,16 +30,16 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 			a.Read = append(a.Read, m.Base.Path)
 		}
 		// Those that a table has named: opened again to be read when they are sealed, and by a process to which a
-		// disk comes back that it has handed over.
+		// disk comes back that it has handed over. Sealed maps may be given checksums of the data.
 		for i, l := range m.Layers {
-			for _, path := range []string{l.Map, l.Data} {
-				switch {
-				case !filepath.IsAbs(path):
-				case i == len(m.Layers)-1:
-					a.Write = append(a.Write, path)
-				default:
-					a.Read = append(a.Read, path)
-				}
+			if !filepath.IsAbs(l.Map) {
+				continue
+			}
+			a.Write = append(a.Write, l.Map)
+			if i == len(m.Layers)-1 {
+				a.Write = append(a.Write, l.Data)
+			} else {
+				a.Read = append(a.Read, l.Data)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ type CheckDepth int
 const (
 	CheckMaps CheckDepth = iota // manifests, headers, lengths, samples of the bases, and every map
 	CheckFast                   // the same, but only the maps of heads that were not closed in order
-	CheckFull                   // the same as CheckMaps, and every byte of layers' data and of images
+	CheckFull                   // the same as CheckMaps, and every byte of layers' data, with its checksums, and of images
 )
 
 // CheckOptions for Check; the zero value checks everything in the store and changes nothing.

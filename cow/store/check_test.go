@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/cowtest"
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -137,7 +139,7 @@ func problemTexts(h *hurt, r *CheckReport) (all []string) {
 
 func first[T any](v T, _ error) T { return v }
 
-// refusals are the disks that cannot be opened. What can be must read as before it was damaged.
+// refusals are the disks that cannot be opened, or not be read. What can be must read as before it was damaged.
 func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(m.reads)) {
@@ -151,7 +153,10 @@ func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
 		if err := o.Close(); err != nil {
 			t.Error(err)
 		}
-		if err != nil || sum(p) != m.reads[name] {
+		switch {
+		case errors.Is(err, layer.ErrDamaged):
+			refused = append(refused, name)
+		case err != nil || sum(p) != m.reads[name]:
 			t.Errorf("%s was opened and reads something else: %v", name, err)
 		}
 	}

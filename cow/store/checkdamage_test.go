@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -20,8 +21,11 @@ import (
 const (
 	atVersion, atMapOffset, atMustRefuse, atClear, atUUID, atParent, atSize, atBlockSize = 8, 12, 16, 32, 40, 56, 72, 80
 	atState, atFlags, atMapCRC, atOwned, atDataOffset, atCreated, atSealedAt, atBaseSize = 84, 88, 92, 96, 104, 112, 120, 128
-	atBase, atReserved, atHeaderCRC                                                      = 136, 168, 508
+	atBase, atSumsCRC, atReserved, atHeaderCRC                                           = 136, 168, 172, 508
 )
+
+// sumTable is where the data sums begin in the map of so small a disk.
+const sumTable = layer.MapOffset + layer.MapPageSize
 
 // hurt is a store that is about to be damaged: vm1 has a sealed layer with the tag t and a head on the image img, vm2 is a
 // clone of vm1@t, bare lies on nothing and owns nothing, and place on a file outside of the store.
@@ -121,6 +125,15 @@ func (h *hurt) dirty(name string) {
 		h.t.Fatal(err)
 	}
 	write(h.t, path, data)
+}
+
+// sums gives the sealed layer checksums of its data.
+func (h *hurt) sums() {
+	h.t.Helper()
+	o := openDisk(h.t, h.Store, "vm1")
+	if err := errors.Join(o.Disk.AddSums(context.Background(), nil), o.Close()); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // orphan adds a layer that nobody names; it owns blocks.
@@ -309,6 +322,15 @@ func damages() []damage {
 			h.put(p, layer.MapOffset+100, 0x40)
 			h.truncate(p, layer.MapOffset+101)
 		}, []string{"repairable vm1 layer vm1: header checksum", "repairable vm1 layer vm1: length of the map", "repairable vm1 layer vm1: bitmap"}, vm1, nil},
+
+		{"data of a sealed layer, which only a full check finds", func(h *hurt) { h.sums(); _, p := h.files("SEALED"); flip(h.t, p, 5000) }, nil, vms, vms},
+		{"checksum of data of a sealed layer", func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); flip(h.t, p, sumTable+1) }, []string{
+			"repairable vm1 layer SEALED: checksum of the checksums of the data", "repairable vm2 layer SEALED: checksum of the checksums of the data",
+		}, vms, nil},
+		{"checksums of data of a sealed layer cut", func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); h.truncate(p, sumTable+5) }, []string{
+			"repairable vm1 layer SEALED: length of the map", "repairable vm1 layer SEALED: checksum of the checksums of the data",
+			"repairable vm2 layer SEALED: length of the map", "repairable vm2 layer SEALED: checksum of the checksums of the data",
+		}, vms, nil},
 
 		{"data cut behind the last owned block", func(h *hurt) { _, p := h.files("vm1"); h.truncate(p, 40960) },
 			[]string{"repairable vm1 layer vm1: length of the data"}, nil, nil},

@@ -31,7 +31,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 	c.layers[path] = r
 	if k.Serving != nil {
 		// Before a lock is taken: that of a layer that is being written is its writer's.
-		h, err := c.s.steadyHeader(path)
+		h, err := layer.ReadHeader(c.s.fs, path)
 		if err == nil && h.State == layer.Head {
 			r.header, r.owned = h, h.Owned
 			if i < len(m.Layers)-1 {
@@ -44,7 +44,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 	switch {
 	case errors.Is(err, layer.ErrInUse):
 		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not looked at", l.UUID))
-		r.header, _ = c.s.steadyHeader(path)
+		r.header, _ = layer.ReadHeader(c.s.fs, path)
 		return r
 	case err != nil:
 		r.err = err
@@ -65,6 +65,9 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		}
 	}
 	if fits {
+		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.header.HasSums() {
+			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
+		}
 		c.repairLayer(k, m, i, r)
 		c.unsealed(k, m, i, r)
 	}
@@ -149,17 +152,6 @@ func (c *checker) repairLayer(k *Checked, m *Manifest, i int, r *layerResult) {
 			})
 		}
 	}
-}
-
-// steadyHeader reads the header of a map that somebody may be writing. It is written as a whole, but the reader's copy of
-// it may be made in the middle of that.
-func (s *Store) steadyHeader(path string) (h layer.Header, err error) {
-	for range 3 {
-		if h, err = layer.ReadHeader(s.fs, path); err == nil {
-			return h, nil
-		}
-	}
-	return h, err
 }
 
 // chain compares the headers with the manifest and with each other. What it finds nobody can repair: one of the two is

@@ -108,7 +108,7 @@ func TestCheckFast(t *testing.T) {
 	}
 }
 
-// Full hashes images and reads all data.
+// Full hashes images, reads all data and compares it with its checksums.
 func TestCheckFull(t *testing.T) {
 	m := newMould(t)
 	h := m.cast(t, damage{do: func(*hurt) {}})
@@ -130,6 +130,21 @@ func TestCheckFull(t *testing.T) {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
 	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: SHA-256 of the image"})
+	// A layer without checksums of its data is no problem, but said; data that is not what it was is one.
+	if notes := r.Checked[slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
+		t.Errorf("notes %q", notes)
+	}
+	h.sums()
+	_, data := h.files("SEALED")
+	flip(t, data, 5000)
+	full := check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"vm1"}})
+	same(t, "full", problemTexts(h, full), []string{
+		"left img image data: SHA-256 of the image", "left vm1 image data: SHA-256 of the image",
+		"left vm1 layer SEALED: checksum of the data from byte 4096 to 8191",
+	})
+	if n := len(full.Checked[0].Notes); n != 0 {
+		t.Errorf("notes %q", full.Checked[0].Notes)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := h.Check(ctx, CheckOptions{Depth: CheckFull}); !errors.Is(err, context.Canceled) {

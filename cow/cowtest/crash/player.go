@@ -215,6 +215,9 @@ func (pl *player) step(s Step) error {
 			return nil
 		}
 	}
+	if s.Verb == "sum" {
+		return pl.sum(s)
+	}
 	if s.Verb != "kill" {
 		if err := pl.until(func() bool { return pl.idle("") }); err != nil {
 			return err

@@ -50,6 +50,31 @@ func (pl *player) promoteLive(s Step) error {
 	return nil
 }
 
+// sum begins to add the checksums of sealed layers' data, beside the guests' requests.
+func (pl *player) sum(s Step) error {
+	if err := pl.until(func() bool { return pl.jobs == 0 }); err != nil {
+		return err
+	}
+	v := pl.open[s.Name]
+	if v == nil {
+		return nil
+	}
+	p := pl.p
+	pl.jobs++
+	go func() {
+		err := v.o.Disk.AddSums(context.Background(), nil)
+		pl.jobs--
+		if err == nil || pl.p != p || pl.sched.released() {
+			return
+		}
+		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
+		if pl.life.Fault == nil {
+			pl.breaks(fmt.Errorf("%s: %w", s, err))
+		}
+	}()
+	return nil
+}
+
 // errDied: the process was killed in the middle.
 var errDied = errors.New("killed")
 

@@ -107,6 +107,8 @@ func (g *generator) step() {
 		g.images = append(g.images, img)
 	case k < 99:
 		g.add(Step{Verb: "wait"})
+	case d.open:
+		g.add(Step{Verb: "sum", Name: name})
 	}
 }
 

@@ -145,6 +145,27 @@ var scenarios = []struct{ name, script string }{
 		flush vm
 		wait
 		close vm`},
+	{"sums", `
+		create vm 66048 512
+		open vm
+		write vm 0+16384
+		discard vm 4096+4096
+		write vm 65024+1024
+		flush vm
+		promote vm one
+		wait
+		sum vm
+		write vm 512+512
+		write vm 8192+512 fua
+		flush vm
+		promote vm two
+		sum vm
+		write vm 1024+512
+		wait
+		close vm
+		open vm
+		write vm 1536+512 fua
+		close vm`},
 	{"promote two", `
 		create a 32768 4096
 		create b 32768 4096

@@ -17,6 +17,7 @@ import (
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
 //	flush DISK
 //	promote DISK[,DISK] TAG            live if the disks are open
+//	sum DISK                           its sealed layers' data, while it is open
 //	rollback DISK TAG
 //	remove NAME
 //	wait                               until nothing is under way

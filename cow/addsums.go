@@ -1,0 +1,85 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"cowblk/cow/index"
+	"cowblk/cow/layer"
+)
+
+// AddSums gives the sealed layers that have none the checksums of their data (see
+// layer.AddSums): those sealed since the disk was opened, and those of earlier
+// versions. From then on what is read of them is verified. It reads all of their
+// data, which takes its time: pause is called after each piece and returns when the
+// next may follow, or an error that ends the work; nil: nobody is to be spared.
+//
+// One layer's failure does not keep the others from having theirs. A layer that
+// cannot have them (layer.ErrNoRoom) is passed over; layer.ErrInUse: another process
+// is giving a layer its sums, so ask again later. AddSums may be called at any time
+// and again; Close and Leave end it, with ErrClosed.
+func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) error) error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return ErrClosed
+	}
+	d.sealers.Add(1)
+	lacking := map[index.Owner]*layer.Layer{}
+	for i, l := range d.layers {
+		if h := l.Header(); h.State == layer.Sealed && !h.HasSums() && !l.WasHead() {
+			lacking[index.Owner(i+1)] = l
+		}
+	}
+	d.mu.Unlock()
+	defer d.sealers.Done()
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(d.life, stop)()
+	var errs []error
+	for _, owner := range slices.Sorted(maps.Keys(lacking)) {
+		l := lacking[owner]
+		err := l.AddSums(func(int64) error {
+			if pause == nil {
+				return ctx.Err()
+			}
+			return pause(ctx)
+		})
+		if err == nil {
+			err = d.attachSums(owner, l)
+		}
+		switch {
+		case d.life.Err() != nil:
+			return ErrClosed
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !errors.Is(err, layer.ErrNoRoom):
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// attachSums puts a view in place that verifies what is read of l, unless another
+// layer object has taken its place.
+func (d *Disk) attachSums(owner index.Owner, l *layer.Layer) error {
+	sums, err := l.Sums()
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.Paths().Map, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.layers[owner-1] != l {
+		return nil
+	}
+	n := *d.view.Load()
+	n.seq++
+	n.sources = append([]source(nil), n.sources...)
+	n.sources[owner].sums = sums
+	d.view.Store(&n)
+	return nil
+}

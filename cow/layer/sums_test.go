@@ -1,0 +1,312 @@
+package layer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/vfs"
+)
+
+// motley makes a sealed layer that owns blocks with content, zeros that were
+// written, holes, and the last block, and has content that it does not own.
+func motley(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
+	t.Helper()
+	p := paths(t)
+	k := Known{UUID: uuid.New(), BlockSize: blockSize, Size: size, Created: time.Unix(1700000000, 5).UTC()}
+	l := newHead(t, p, CreateParams{UUID: k.UUID, Size: size, BlockSize: blockSize, Created: k.Created})
+	rng := rand.New(rand.NewPCG(uint64(blockSize), uint64(size)))
+	block := make([]byte, blockSize)
+	blocks := l.Header().Blocks()
+	for i := range blocks {
+		kind := rng.IntN(6)
+		if i == blocks-1 {
+			kind = 0
+		}
+		if kind <= 1 { // the first half of a large block may be zeros
+			for j := int(blockSize) / 2 * rng.IntN(2); j < len(block); j++ {
+				block[j] = byte(rng.Uint32())
+			}
+		} else {
+			clear(block)
+		}
+		off := int64(i) * int64(blockSize)
+		if kind <= 2 {
+			_, err := l.Data().WriteAt(block[:min(int64(blockSize), size-off)], off)
+			must(t, err)
+		}
+		if kind != 1 && kind != 4 {
+			l.Bitmap().Set(i, 1)
+		}
+	}
+	must(t, l.Seal(time.Unix(1700000001, 0)))
+	must(t, l.Close())
+	return p, k, reopen(t, p, OpenParams{})
+}
+
+// expectedTable is the table of data sums as FORMAT.md defines it.
+func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
+	t.Helper()
+	bitmap, err := os.ReadFile(p.Map)
+	must(t, err)
+	data, err := os.ReadFile(p.Data)
+	must(t, err)
+	crc := crc32.MakeTable(crc32.Castagnoli)
+	unit := int(min(h.BlockSize, 4096))
+	for i := 0; i*unit < len(data); i++ {
+		block := i * unit / int(h.BlockSize)
+		p := data[i*unit : min((i+1)*unit, len(data))]
+		var v uint32
+		if bitmap[4096+block/8]>>(block%8)&1 != 0 {
+			v = crc32.Checksum(p, crc) ^ crc32.Checksum(make([]byte, len(p)), crc)
+		}
+		table = binary.LittleEndian.AppendUint32(table, v)
+	}
+	table = append(table, make([]byte, -len(table)&4095)...)
+	for page := 0; page < len(table)/4096; page++ {
+		raw := table[page*4096:][:4096]
+		if !bytes.Equal(raw, make([]byte, 4096)) {
+			sum = crc32.Update(sum, crc, binary.LittleEndian.AppendUint64(nil, uint64(page)))
+			sum = crc32.Update(sum, crc, raw)
+		}
+	}
+	return table, sum
+}
+
+func inspectAll(t testing.TB, p Paths, k Known) *Inspection {
+	t.Helper()
+	found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true, Data: func(int64, int64) error { return nil }})
+	must(t, err)
+	return found
+}
+
+func TestAddSums(t *testing.T) {
+	for _, c := range []struct {
+		blockSize uint32
+		size      int64
+	}{{512, 512}, {512, 3<<20 + 512}, {4096, 9<<20 + 1536}, {4096, 1 << 20}, {65536, 20<<20 + 66048}} {
+		p, k, l := motley(t, c.blockSize, c.size)
+		want, sum := expectedTable(t, p, l.Header())
+		before, err := os.ReadFile(p.Map)
+		must(t, err)
+		var behind int64
+		must(t, l.AddSums(func(off int64) error {
+			if off <= behind || off > c.size {
+				t.Errorf("%d bytes are behind after %d", off, behind)
+			}
+			behind = off
+			return nil
+		}))
+		after, err := os.ReadFile(p.Map)
+		must(t, err)
+		h := l.Header()
+		if !bytes.Equal(after[512:len(before)], before[512:]) || !bytes.Equal(after[len(before):], want) || h.SumsCRC != sum || !h.HasSums() {
+			t.Fatalf("%+v: the map is not as expected (%d bytes, checksum %#x, want %#x)", c, len(after), h.SumsCRC, sum)
+		}
+		if found, err := ReadHeader(vfs.OS{}, p.Map); err != nil || found != h {
+			t.Errorf("%+v: the file's header is %+v, %v", c, found, err)
+		}
+		if found := inspectAll(t, p, k); len(found.Findings) != 0 {
+			t.Errorf("%+v: %v", c, found.Findings)
+		}
+		must(t, l.AddSums(func(int64) error { return errInjected })) // nothing to do
+		sums, err := reopen(t, p, OpenParams{}).Sums()
+		must(t, err)
+		got := make([]byte, len(want))
+		must(t, sums.Load(got, nil, 0, true))
+		if !bytes.Equal(got, want) {
+			t.Errorf("%+v: Load reads something else", c)
+		}
+	}
+}
+
+// One of several processes does it, the others are told.
+func TestAddSumsTogether(t *testing.T) {
+	p, k, first := motley(t, 4096, 5<<20)
+	layers := []*Layer{first, reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})}
+	var wg sync.WaitGroup
+	for _, l := range layers {
+		wg.Go(func() {
+			if err := l.AddSums(nil); err != nil && !errors.Is(err, ErrInUse) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, l := range layers {
+		must(t, l.AddSums(func(int64) error { return errInjected })) // it is done
+		if !l.Header().HasSums() {
+			t.Error("a layer does not know")
+		}
+	}
+	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.Header.HasSums() {
+		t.Errorf("%+v", found)
+	}
+}
+
+// The header comes last, and nothing is said before it is durable.
+func TestAddSumsOrder(t *testing.T) {
+	p, _, _ := motley(t, 4096, 1<<20)
+	r := &recorder{}
+	l, err := Open(r, p, OpenParams{})
+	must(t, err)
+	defer l.Close()
+	r.log = nil
+	must(t, l.AddSums(nil))
+	r.expect(t, "sums", "truncate map, write map 8192, sync map, write map 0, sync map")
+}
+
+func TestAddSumsRefuses(t *testing.T) {
+	p, _, l := motley(t, 4096, 1<<20)
+	if err := l.AddSums(func(int64) error { return errInjected }); !errors.Is(err, errInjected) || l.Header().HasSums() {
+		t.Errorf("stopped: %v", err)
+	}
+	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || h.HasSums() {
+		t.Errorf("stopped: %+v, %v", h, err)
+	}
+	must(t, os.Truncate(p.Map, 8192+100))
+	before := snap(t, p.Map)
+	if err := l.AddSums(nil); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("with something behind the map: %v", err)
+	}
+	if snap(t, p.Map)[p.Map] != before[p.Map] {
+		t.Error("it was modified")
+	}
+	// Files in the place of the open ones would get what is read from the open ones.
+	for _, replaced := range []func(Paths) string{func(p Paths) string { return p.Map }, func(p Paths) string { return p.Data }} {
+		p, _, l = motley(t, 4096, 1<<20)
+		name := replaced(p)
+		content, err := os.ReadFile(name)
+		must(t, err)
+		must(t, os.Rename(name, name+".old"))
+		must(t, os.WriteFile(name, content, 0o600))
+		if err := l.AddSums(nil); !errors.Is(err, ErrMismatch) || l.Header().HasSums() {
+			t.Errorf("with %s replaced: %v", name, err)
+		}
+	}
+	p, _ = sample(t, false)
+	if err := reopen(t, p, OpenParams{Write: true}).AddSums(nil); !errors.Is(err, ErrNotSealed) {
+		t.Errorf("a head: %v", err)
+	}
+}
+
+// A head that says it has data sums has none once it is sealed.
+func TestSealClearsSums(t *testing.T) {
+	p, k := sample(t, false)
+	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMayIgnore] = 3; s[offSumsCRC] = 9 })
+	l := reopen(t, p, OpenParams{Write: true})
+	must(t, l.Seal(time.Now()))
+	must(t, l.Close())
+	l = reopen(t, p, OpenParams{})
+	if h := l.Header(); h.HasSums() || h.Features.MayIgnore != 2 {
+		t.Errorf("%+v", h)
+	}
+	must(t, l.AddSums(nil))
+	if found := inspectAll(t, p, k); len(found.Findings) != 0 || found.Header.Features.MayIgnore != 3 {
+		t.Errorf("%+v", found)
+	}
+}
+
+// Every change of owned data is found, and where; others mean nothing.
+func TestInspectFindsDamagedData(t *testing.T) {
+	const size = 9<<20 + 1536
+	p, k, l := motley(t, 4096, size)
+	must(t, l.AddSums(nil))
+	table, _ := expectedTable(t, p, l.Header())
+	bitmap, err := os.ReadFile(p.Map)
+	must(t, err)
+	owned := func(i int) bool { return bitmap[4096+i/8]>>(i%8)&1 != 0 }
+	find := func(what func(i int) bool) int {
+		for i := 50; i < size/4096; i++ {
+			if what(i) {
+				return i
+			}
+		}
+		t.Fatal("no such block")
+		return 0
+	}
+	content := func(i int) bool { return binary.LittleEndian.Uint32(table[4*i:]) != 0 }
+	data, err := os.OpenFile(p.Data, os.O_RDWR, 0)
+	must(t, err)
+	defer data.Close()
+	for _, c := range []struct {
+		name   string
+		block  int
+		damage func(off int64)
+		bad    bool
+	}{
+		{"bit of data", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) { flip(t, p.Data, off+77) }, true},
+		{"data lost", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) {
+			must(t, unix.Fallocate(int(data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, 4096))
+		}, true},
+		{"junk in a hole", find(func(i int) bool { return owned(i) && !content(i) }), func(off int64) { flip(t, p.Data, off+4095) }, true},
+		{"last block", size / 4096, func(off int64) { flip(t, p.Data, off+1535) }, true},
+		{"not owned", find(func(i int) bool { return !owned(i) }), func(off int64) { flip(t, p.Data, off) }, false},
+	} {
+		was, err := os.ReadFile(p.Data)
+		must(t, err)
+		c.damage(int64(c.block) * 4096)
+		found := inspectAll(t, p, k).Findings
+		if c.bad != (len(found) == 1) {
+			t.Errorf("%s: %v", c.name, found)
+		} else if c.bad {
+			end := min(int64(c.block+1)*4096, size) - 1
+			if want := sumFault(p.Data, 0, int64(c.block)*4096, end+1, "", "").What; found[0].What != want || found[0].Remedy != NoRemedy {
+				t.Errorf("%s: got %v, want %s", c.name, found[0], want)
+			}
+		}
+		must(t, os.WriteFile(p.Data, was, 0o600))
+	}
+	for i := 0; i < size; i += 3 * 4096 {
+		flip(t, p.Data, int64(i))
+	}
+	found := inspectAll(t, p, k).Findings
+	if n := len(found); n != maxBadRanges+1 || !strings.Contains(found[n-1].Found, "more ranges") {
+		t.Errorf("much damage: %d findings, the last: %v", n, found[len(found)-1])
+	}
+}
+
+// A damaged table is made again if that is proven to be right.
+func TestRestoreSums(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		damage func(p Paths)
+		mend   []Remedy
+	}{
+		{"bit of an entry", func(p Paths) { flip(t, p.Map, 8192+9) }, []Remedy{RestoreSums}},
+		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) }, []Remedy{RestoreSums}},
+		{"cut", func(p Paths) { must(t, os.Truncate(p.Map, 8192+3)) }, []Remedy{GrowMap, RestoreSums}},
+		{"cut behind all entries", func(p Paths) { must(t, os.Truncate(p.Map, 12280)) }, []Remedy{GrowMap}},
+		{"and data", func(p Paths) { flip(t, p.Map, 8192+9); flip(t, p.Data, 1<<20-1) }, nil},
+	} {
+		p, k, l := motley(t, 4096, 1<<20)
+		must(t, l.AddSums(nil))
+		must(t, l.Close())
+		want, err := os.ReadFile(p.Map)
+		must(t, err)
+		c.damage(p)
+		if found := inspectAll(t, p, k); len(found.Findings) == 0 {
+			t.Errorf("%s: nothing found", c.name)
+		}
+		done, err := Repair(vfs.OS{}, p, k)
+		must(t, err)
+		got, err := os.ReadFile(p.Map)
+		must(t, err)
+		if len(done) != len(c.mend) || c.mend != nil && !bytes.Equal(got, want) {
+			t.Errorf("%s: %v, the map is right: %v", c.name, done, bytes.Equal(got, want))
+		}
+		if found := inspectAll(t, p, k); (len(found.Findings) == 0) != (c.mend != nil) {
+			t.Errorf("%s: after the repair %v", c.name, found.Findings)
+		}
+	}
+}

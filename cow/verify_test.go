@@ -1,0 +1,285 @@
+package cow_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+const (
+	verifiedSize = 4<<20 + 1024
+	rotten       = 1<<20 + 5*4096 + 1000 // the byte that turns over
+)
+
+// verified makes a stack of a sealed layer with data sums, full of 7, and a head
+// that owns the last MiB, full of 8.
+func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct bool) *cowtest.Rig {
+	t.Helper()
+	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rig.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	rig.Direct = direct
+	write(t, rig.Disk, 7, 0, verifiedSize)
+	sealed(t, promote(t, rig))
+	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	write(t, rig.Disk, 8, 3<<20, 1<<20)
+	if err := rig.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	if h := rig.Disk.Layers()[0]; !h.HasSums() {
+		t.Fatalf("%+v", h)
+	}
+	return rig
+}
+
+// sheets splits n bytes into buffers of uneven lengths.
+func sheets(n, size int) (all [][]byte) {
+	for n > 0 {
+		all = append(all, make([]byte, min(n, size)))
+		n -= min(n, size)
+		size = size*2 + 512
+	}
+	return all
+}
+
+// Damaged data of a sealed layer is an error for who reads any of the unit that it
+// is in, and for nobody else, on whatever way it is read.
+func TestDamagedDataIsAnError(t *testing.T) {
+	for _, blockSize := range []uint32{512, 4096, 65536} {
+		for _, direct := range []bool{false, true} {
+			for _, async := range []bool{false, true} {
+				for _, cold := range []bool{false, true} {
+					t.Run(fmt.Sprintf("block %d, direct %v, async %v, cold %v", blockSize, direct, async, cold), func(t *testing.T) {
+						rig := verified(t, vfs.OS{}, blockSize, direct)
+						data := rig.Spec.Layers[0].Data
+						scribble(t, data, rotten)
+						ch := channel(t, rig.Disk, async)
+						unit := int64(min(blockSize, 4096))
+						bad := int64(rotten) / unit * unit
+						for _, c := range []struct {
+							off, n int64
+							fails  bool
+						}{
+							{bad, unit, true}, {bad + unit - 512, 512, true}, {bad, 512, true}, {bad - 512, 1024, true}, {bad - 3*unit, 64 << 10, true},
+							{0, verifiedSize, true}, {bad - unit, unit, false}, {bad + unit, 8192, false}, {0, bad, false}, {3<<20 - 512, 2048, false},
+							{bad + unit - 512, 1024, true}, {verifiedSize - 1024, 1024, false}, {verifiedSize - 512, 512, false},
+						} {
+							if cold {
+								forget(t, data)
+								forget(t, rig.Spec.Layers[0].Map)
+							}
+							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: sheets(int(c.n), 512)}
+							ch.Submit(r)
+							if err := await(ch, 1); err != nil {
+								t.Fatal(err)
+							}
+							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
+								t.Errorf("%d bytes at %d: %v", c.n, c.off, r.Err)
+							}
+							if c.fails {
+								continue
+							}
+							for i, b := range bytes.Join(r.Data, nil) {
+								want := byte(7)
+								if at := c.off + int64(i); at >= 3<<20 && at < 4<<20 {
+									want = 8
+								}
+								if b != want {
+									t.Fatalf("%d bytes at %d: byte %d is %#x", c.n, c.off, i, b)
+								}
+							}
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
+	if async {
+		return asyncChannel(t, d)
+	}
+	ch, err := d.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ch.Close() })
+	return ch
+}
+
+// A write of part of a damaged block fails, for the rest of the block would be
+// wrong and nobody would ever know. One of the whole block mends it.
+func TestCopyUpOfDamagedData(t *testing.T) {
+	for _, async := range []bool{false, true} {
+		rig := verified(t, vfs.OS{}, 65536, false)
+		scribble(t, rig.Spec.Layers[0].Data, rotten)
+		ch := channel(t, rig.Disk, async)
+		block := int64(rotten) / 65536 * 65536
+		put := func(off int64, n int) error {
+			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
+			ch.Submit(r)
+			if err := await(ch, 1); err != nil {
+				t.Fatal(err)
+			}
+			return r.Err
+		}
+		if err := put(block+512, 512); !errors.Is(err, layer.ErrDamaged) {
+			t.Errorf("part of the block: %v", err)
+		}
+		if n := rig.Disk.Stats().FirstWrites; n != 0 {
+			t.Errorf("%d blocks are the head's", n)
+		}
+		if err := put(block+65536+512, 512); err != nil {
+			t.Errorf("part of the next block: %v", err)
+		}
+		want(t, rig.Disk, 7, block+65536+1024, 65536-1024)
+		if err := put(block, 65536); err != nil {
+			t.Errorf("the whole block: %v", err)
+		}
+		want(t, rig.Disk, 9, block, 65536)
+	}
+}
+
+// fickle reads a byte wrong, once in so many reads of a data file: a disk, a cable,
+// or a guest that writes to a buffer while it is compared.
+type fickle struct {
+	vfs.OS
+	reads atomic.Int64
+	every atomic.Int64 // 0: never
+}
+
+func (x *fickle) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := x.OS.OpenFile(name, flag, perm)
+	if err != nil || !strings.HasSuffix(name, "data") {
+		return f, err
+	}
+	return &fickleFile{f, x}, nil
+}
+
+type fickleFile struct {
+	vfs.File
+	x *fickle
+}
+
+func (f *fickleFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+
+func (f *fickleFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+
+func (f *fickleFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
+	return f.spoil(f.File.Preadv, iov, off)
+}
+
+func (f *fickleFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
+	return f.spoil(f.File.PreadvNowait, iov, off)
+}
+
+func (f *fickleFile) spoil(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec, off int64) (int, error) {
+	n, err := read(iov, off)
+	if every := f.x.every.Load(); n > 0 && every > 0 && f.x.reads.Add(1)%every == 0 {
+		*iov[0].Base ^= 1
+	}
+	return n, err
+}
+
+// What was wrong only on the way is read again, and the caller gets what is right.
+func TestDataWrongOnTheWay(t *testing.T) {
+	for _, async := range []bool{false, true} {
+		x := &fickle{}
+		rig := verified(t, x, 4096, false)
+		ch := channel(t, rig.Disk, async)
+		x.every.Store(2) // each first read is right, or each second one is
+		for _, first := range []int64{0, 1} {
+			x.reads.Store(first)
+			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
+				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: sheets(4096, 1024)}
+				ch.Submit(r)
+				if err := await(ch, 1); err != nil {
+					t.Fatal(err)
+				}
+				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
+					t.Fatalf("async %v, byte %d: %v, wrong %v", async, off, r.Err, r.Err == nil)
+				}
+			}
+		}
+	}
+}
+
+// Sums that are added while the disk is in use are used at once, and again after
+// another promotion.
+func TestAddSumsToOpenDisk(t *testing.T) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	for i := range 3 {
+		off := int64(i) * 65536
+		write(t, rig.Disk, byte(i+1), off, 65536)
+		p := promote(t, rig)
+		_ = rig.Disk.AddSums(context.Background(), nil) // whatever the promotion is at
+		sealed(t, p)
+		if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for j, h := range rig.Disk.Layers() {
+			if (j <= i) != h.HasSums() {
+				t.Errorf("layer %d of %d: sums %v", j, i+1, h.HasSums())
+			}
+		}
+		want(t, rig.Disk, byte(i+1), off, 4096)
+		scribble(t, rig.Spec.Layers[i].Data, off+8192)
+		if _, err := rig.Disk.ReadAt(make([]byte, 512), off+8192+1024); !errors.Is(err, layer.ErrDamaged) {
+			t.Errorf("layer %d: %v", i, err)
+		}
+		want(t, rig.Disk, byte(i+1), off+12288, 4096)
+	}
+}
+
+// Close does not wait for a pause.
+func TestCloseEndsAddSums(t *testing.T) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})
+	write(t, rig.Disk, 7, 0, 4<<20)
+	sealed(t, promote(t, rig))
+	resting := make(chan struct{}, 64)
+	work := begin(func() error {
+		return rig.Disk.AddSums(context.Background(), func(ctx context.Context) error {
+			resting <- struct{}{}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Hour):
+			}
+			return ctx.Err()
+		})
+	})
+	<-resting
+	if err := rig.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	<-work.done
+	if !errors.Is(work.err, cow.ErrClosed) {
+		t.Errorf("AddSums: %v", work.err)
+	}
+	if h := rig.Disk.Layers()[0]; h.HasSums() {
+		t.Error("half a table is believed")
+	}
+	if err := rig.Disk.AddSums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasSums() {
+		t.Error(err)
+	}
+	want(t, rig.Disk, 7, 0, 4<<20)
+}
