@@ -3,7 +3,8 @@
 //
 // Contenders take turns, several rounds of them, so that whatever the machine
 // does besides meets all alike; every second round goes backwards. Ratios are
-// taken within each round (package report). Data is in the page cache unless the
+// taken within each round (package report). Servers are started anew for each round,
+// and read all of their disks first. Data is in the page cache unless the
 // workload says otherwise, and what was written is flushed before the next turn.
 //
 // The base image is written, dropped from the page cache and read again in

@@ -138,6 +138,29 @@ func fill(ctx context.Context, socket string, extents ...extent) (err error) {
 	return d.Flush()
 }
 
+// readServed reads all of a served disk.
+func readServed(ctx context.Context, socket string) (err error) {
+	f, err := vhosttest.Dial(socket, vhosttest.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := f.Close(); err == nil {
+			err = e
+		}
+	}()
+	buf := make([]byte, mib)
+	for off := int64(0); off < f.Capacity(); off += mib {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := f.Driver(0).ReadAt(buf[:min(mib, f.Capacity()-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // flush makes what a server has taken durable, so that the next contender need
 // not share the disk with it.
 func flush(socket string) error {

@@ -26,7 +26,8 @@ type settings struct {
 	rounds           int
 	quick            bool
 	iothread         bool
-	only             *regexp.Regexp
+	renewed          bool
+	only, contenders *regexp.Regexp
 }
 
 // Children are killed when the thread that made them ends (see package harness):
@@ -46,14 +47,18 @@ func main() {
 	flag.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
 	flag.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
 	flag.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
+	flag.BoolVar(&s.renewed, "renew", true, "start the servers anew for each round (with --quick: only if given)")
 	only := flag.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
+	contenders := flag.String("contenders", "", "only contenders whose key matches the `REGEXP`")
 	flag.Parse()
 	if s.quick {
 		quickly(&s)
 	}
 	var err error
 	if s.only, err = regexp.Compile(*only); err == nil {
-		err = run(&s)
+		if s.contenders, err = regexp.Compile(*contenders); err == nil {
+			err = run(&s)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
@@ -65,6 +70,9 @@ func main() {
 func quickly(s *settings) {
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["renew"] {
+		s.renewed = false
+	}
 	if !given["time"] {
 		s.time = 700 * time.Millisecond
 	}

@@ -71,9 +71,15 @@ func (s *site) prepare(ctx context.Context) error {
 // takeSamples takes all samples.
 func (s *site) takeSamples(ctx context.Context) error {
 	tasks := slices.DeleteFunc(s.tasks(), func(t task) bool {
-		return s.quick && !t.quick || !s.only.MatchString(t.workload)
+		return s.quick && !t.quick || !s.only.MatchString(t.workload) || !s.contenders.MatchString(t.contender)
 	})
 	for round := range s.settings.rounds {
+		if s.settings.renewed && round > 0 {
+			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
+			if err := s.renew(ctx, tasks); err != nil {
+				return err
+			}
+		}
 		order := slices.Clone(tasks)
 		if round%2 == 1 {
 			slices.Reverse(order)

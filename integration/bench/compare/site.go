@@ -20,7 +20,8 @@ const patience = time.Minute
 type site struct {
 	*settings
 	dir     string
-	servers map[string]*harness.Backend // by contender
+	servers map[string]*harness.Backend              // by contender
+	command map[string]func(socket string) *exec.Cmd // that starts it
 	sockets int
 	fresh   int    // disks made for one sample so far
 	mapped  []byte // the base, once it is needed
@@ -66,9 +67,45 @@ func (s *site) keep(ctx context.Context, contender string, cmd func(socket strin
 		return fmt.Errorf("%s: %w", contender, err)
 	}
 	if s.servers == nil {
-		s.servers = map[string]*harness.Backend{}
+		s.servers, s.command = map[string]*harness.Backend{}, map[string]func(string) *exec.Cmd{}
 	}
-	s.servers[contender] = b
+	s.servers[contender], s.command[contender] = b, cmd
+	return nil
+}
+
+// renew starts the servers of tasks anew: what an instance owes to where its memory
+// came to lie, up to a quarter of its speed, is then part of the spread and not of
+// the result. Each reads all of its disk before it is measured, the second time
+// from where what it keeps in memory is.
+func (s *site) renew(ctx context.Context, tasks []task) error {
+	done := map[string]bool{}
+	for _, t := range tasks {
+		b := s.servers[t.contender]
+		if b == nil || done[t.contender] {
+			continue
+		}
+		done[t.contender] = true
+		if err := s.renewOne(ctx, t.contender, b); err != nil {
+			return fmt.Errorf("%s, started anew: %w", t.contender, err)
+		}
+	}
+	return nil
+}
+
+func (s *site) renewOne(ctx context.Context, contender string, b *harness.Backend) error {
+	ending, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := b.Stop(ending); err != nil {
+		return err
+	}
+	if err := s.keep(ctx, contender, s.command[contender]); err != nil {
+		return err
+	}
+	for range 2 {
+		if err := readServed(ctx, s.servers[contender].Socket); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
