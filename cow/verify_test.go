@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
@@ -111,6 +113,49 @@ func TestDamagedDataIsAnError(t *testing.T) {
 					})
 				}
 			}
+		}
+	}
+}
+
+// pages is memory that direct I/O can use as it is.
+func pages(t *testing.T, n int) []byte {
+	t.Helper()
+	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(p) })
+	return p
+}
+
+// What rots after it was read, and has to be read from the device again, is an error
+// all the same. (A file system in memory has no device.)
+func TestDataRotsLater(t *testing.T) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(t.TempDir(), &st); err != nil {
+		t.Fatal(err)
+	}
+	for _, async := range []bool{false, true} {
+		rig := verified(t, vfs.OS{}, 4096, true) // past the page cache: async means the engine
+		ch := channel(t, rig.Disk, async)
+		read := func(off, n int64) error {
+			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
+			ch.Submit(r)
+			if err := await(ch, 1); err != nil {
+				t.Fatal(err)
+			}
+			return r.Err
+		}
+		const page = rotten / 4096 * 4096
+		if err := read(page, 8192); err != nil {
+			t.Fatal(err)
+		}
+		scribble(t, rig.Spec.Layers[0].Data, rotten)
+		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async && st.Type == unix.TMPFS_MAGIC) {
+			t.Errorf("async %v: %v", async, err)
+		}
+		if err := read(page+4096, 4096); err != nil {
+			t.Errorf("async %v, the next block: %v", async, err)
 		}
 	}
 }
