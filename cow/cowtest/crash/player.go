@@ -107,7 +107,10 @@ func (pl *player) source() {
 func (pl *player) start() (err error) {
 	pl.sched = &schedule{rng: pl.rng, fault: pl.life.Fault, calls: pl.out.Calls}
 	pl.p = pl.m.Process(pl.sched.hook)
-	pl.s, err = openStore(pl.p)
+	if pl.s, err = openStore(pl.p); err != nil && pl.life.Fault != nil {
+		pl.out.Errs = append(pl.out.Errs, err)
+		pl.s, err = openStore(pl.p) // somebody tries again
+	}
 	return err
 }
 
