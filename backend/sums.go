@@ -10,10 +10,10 @@ import (
 )
 
 // How much of a processor, and of a device, computing checksums takes: after each
-// piece of 256 KiB it rests so many times as long as the piece took, but not longer
+// piece of 64 KiB it rests so many times as long as the piece took, but not longer
 // than that.
 const (
-	sumsRest    = 4
+	sumsRest    = 9
 	maxSumsRest = time.Second
 )
 

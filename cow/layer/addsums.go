@@ -14,7 +14,7 @@ import (
 // time they write the same. Sums returns them from then on. ErrInUse while another
 // process does it.
 //
-// pause is called after each piece of some 100 KiB with the bytes of the data file
+// pause is called after each piece of 64 KiB at most with the bytes of the data file
 // that are behind it, and ends the work with its error; nil: nobody is to be
 // spared. ErrNoRoom where the map is a device, or a file that goes on behind its
 // end with something else.

@@ -30,6 +30,10 @@ type sumTable struct {
 	start, end int64 // of the data file: between them may be something; none: 0, 0
 }
 
+// sumChunk is how much of the data is read at once, in bytes: while it is summed up
+// the processor is not a guest's.
+const sumChunk = 64 << 10
+
 // dataReader is what sumTable needs of a data file.
 type dataReader interface {
 	NextData(off int64) (start, end int64, err error)
@@ -38,7 +42,7 @@ type dataReader interface {
 // build walks over the owned blocks. What the map does not own has no sum, whatever
 // the data file holds there.
 func (t *sumTable) build() error {
-	t.buf = make([]byte, scanChunk)
+	t.buf = make([]byte, sumChunk)
 	h := t.header
 	err := scanMap(t.mapf, h.MapPages(), func(page uint64, words []uint64) error {
 		return eachRun(words, func(first, n uint64) error {
