@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
@@ -28,10 +26,10 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 		return ErrClosed
 	}
 	d.sealers.Add(1)
-	lacking := map[index.Owner]*layer.Layer{}
+	lacking := make([]*layer.Layer, len(d.layers)) // nil: it has them, or will be replaced
 	for i, l := range d.layers {
 		if h := l.Header(); h.State == layer.Sealed && !h.HasSums() && !l.WasHead() {
-			lacking[index.Owner(i+1)] = l
+			lacking[i] = l
 		}
 	}
 	d.mu.Unlock()
@@ -41,8 +39,10 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 	defer stop()
 	defer context.AfterFunc(d.life, stop)()
 	var errs []error
-	for _, owner := range slices.Sorted(maps.Keys(lacking)) {
-		l := lacking[owner]
+	for i, l := range lacking {
+		if l == nil {
+			continue
+		}
 		err := l.AddSums(func(int64) error {
 			if pause == nil {
 				return ctx.Err()
@@ -50,7 +50,7 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 			return pause(ctx)
 		})
 		if err == nil {
-			err = d.attachSums(owner, l)
+			err = d.attachSums(index.Owner(i+1), l)
 		}
 		switch {
 		case d.life.Err() != nil:
@@ -76,10 +76,9 @@ func (d *Disk) attachSums(owner index.Owner, l *layer.Layer) error {
 	if d.layers[owner-1] != l {
 		return nil
 	}
-	n := *d.view.Load()
-	n.seq++
-	n.sources = append([]source(nil), n.sources...)
-	n.sources[owner].sums = sums
-	d.view.Store(&n)
+	v := d.view.Load()
+	s := v.sources[owner]
+	s.sums = sums
+	d.view.Store(v.withSource(owner, s))
 	return nil
 }

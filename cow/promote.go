@@ -284,13 +284,11 @@ func (d *Disk) replace(owner index.Owner, l *layer.Layer) (seq uint64, former so
 	if err != nil {
 		return 0, source{}, err
 	}
-	n := *d.view.Load()
-	n.seq++
-	n.sources = append([]source(nil), n.sources...)
-	former, n.sources[owner] = n.sources[owner], s
+	v := d.view.Load()
+	n := v.withSource(owner, s)
 	layers := append([]*layer.Layer(nil), d.layers...)
 	layers[owner-1] = l
 	d.layers = layers
-	d.view.Store(&n)
-	return n.seq, former, nil
+	d.view.Store(n)
+	return n.seq, v.sources[owner], nil
 }

@@ -40,6 +40,15 @@ func (v *view) close() error {
 	return errors.Join(errs...)
 }
 
+// withSource is v, one later, with another source of the same content for an owner.
+func (v *view) withSource(owner index.Owner, s source) *view {
+	n := *v
+	n.seq++
+	n.sources = append([]source(nil), v.sources...)
+	n.sources[owner] = s
+	return &n
+}
+
 // wakeQuiet wakes those who wait for pins to go. When nobody does, it is one
 // load of a word that hardly ever changes. The waiter raises the count before
 // it looks at the pins, we clear the pin before we look at the count: one of

@@ -17,7 +17,6 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
-	"cowblk/cow/store"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -293,14 +292,7 @@ func underLoad(t *testing.T, n int, seed uint64) (sum killed) {
 		t.Fatal(err)
 	}
 	p.end(t)
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := s.Disk("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := manifestOf(t, dir, "a")
 	if sum.layers = len(m.Layers); sum.layers < 1+sum.promoted {
 		t.Errorf("%d layers after %d promotions that were reported", sum.layers, sum.promoted)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend"
+	"cowblk/cow/store"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -108,6 +109,20 @@ func command(t testing.TB, dir string, args ...string) string {
 		t.Fatalf("cowblk %v: exit %d\n%s", args, code, errs.String())
 	}
 	return out.String()
+}
+
+// manifestOf reads the manifest of a disk of the store dir.
+func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
+	t.Helper()
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Disk(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // shortDir is a directory whose path leaves room for a socket's name.

@@ -13,7 +13,6 @@ import (
 
 	"cowblk/backend"
 	"cowblk/cow/cowtest"
-	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/vhosttest"
 )
@@ -71,14 +70,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				command(t, dir, "create", name, "--size", "1M")
 			}
 			gate := filepath.Join(dir, "gate")
-			s, err := store.Open(dir, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			m, err := s.Disk("a")
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := manifestOf(t, dir, "a")
 			// Nothing in the process touches the files that the gate is made of but through the system call itself.
 			p := start(t, dir, func(c *exec.Cmd) {
 				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", holdEnv, gate, m.Head().Data))

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"cowblk/cow/layer"
-	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/vhosttest"
 )
@@ -22,14 +21,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	writeAt(t, f, 0, pattern(1, 65536))
 	command(t, dir, "promote", "a", "--tag", "one")
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := s.Disk("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := manifestOf(t, dir, "a")
 	mapPath, data := filepath.Join(dir, m.Layers[0].Map), filepath.Join(dir, m.Layers[0].Data)
 	summed(t, mapPath)
 	wantAt(t, f, 4096, pattern(1, 4096))

@@ -95,7 +95,8 @@ func (x *inspector) compareSums() error {
 		return scanPages(padded{x.mapf}, h.MapSize(), next, end, func(page uint64, words []uint64) error {
 			littleEndian(words)
 			defer littleEndian(words)
-			return bad.compare(page, wordBytes(words), zeros)
+			bad.compare(page, wordBytes(words), zeros)
+			return nil
 		})
 	}
 	t := &sumTable{header: h, mapf: padded{x.mapf}, data: x.data}
@@ -112,7 +113,8 @@ func (x *inspector) compareSums() error {
 		if _, err := (padded{x.mapf}).ReadAt(stored, h.MapSize()+int64(page)*MapPageSize); err != nil {
 			return err
 		}
-		return bad.compare(page, stored, raw)
+		bad.compare(page, stored, raw)
+		return nil
 	}
 	if err := t.build(); err != nil {
 		return err
@@ -128,12 +130,11 @@ func (x *inspector) compareSums() error {
 type badRanges struct {
 	x          *inspector
 	start, end uint64 // units
-	named      int
-	unnamed    int
+	count      int    // of ranges
 }
 
 // compare takes a page of the table, as it is and as it is computed from the data.
-func (b *badRanges) compare(page uint64, stored, computed []byte) error {
+func (b *badRanges) compare(page uint64, stored, computed []byte) {
 	for i := range uint64(sumsPerPage) {
 		if binary.LittleEndian.Uint32(stored[i*sumSize:]) == binary.LittleEndian.Uint32(computed[i*sumSize:]) {
 			continue
@@ -145,15 +146,13 @@ func (b *badRanges) compare(page uint64, stored, computed []byte) error {
 		}
 		b.end = unit + 1
 	}
-	return nil
 }
 
 func (b *badRanges) flush() {
 	if b.start == b.end {
 		return
 	}
-	if b.named++; b.named > maxBadRanges {
-		b.unnamed++
+	if b.count++; b.count > maxBadRanges {
 		return
 	}
 	h := &b.x.Header
@@ -164,7 +163,7 @@ func (b *badRanges) flush() {
 
 func (b *badRanges) done() {
 	b.flush()
-	if b.unnamed > 0 {
-		b.x.find(NoRemedy, "checksums of more of the data", "those of when it was sealed", fmt.Sprintf("%d more ranges with others", b.unnamed), adviceRestore, b.x.data, ErrDamaged)
+	if unnamed := b.count - maxBadRanges; unnamed > 0 {
+		b.x.find(NoRemedy, "checksums of more of the data", "those of when it was sealed", fmt.Sprintf("%d more ranges with others", unnamed), adviceRestore, b.x.data, ErrDamaged)
 	}
 }
