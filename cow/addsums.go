@@ -15,10 +15,9 @@ import (
 // data, which takes its time: pause is called after each piece and returns when the
 // next may follow, or an error that ends the work; nil: nobody is to be spared.
 //
-// One layer's failure does not keep the others from having theirs. A layer that
-// cannot have them (layer.ErrNoRoom) is passed over; layer.ErrInUse: another process
-// is giving a layer its sums, so ask again later. AddSums may be called at any time
-// and again; Close and Leave end it, with ErrClosed.
+// One layer's failure does not keep the others from having theirs. layer.ErrInUse:
+// another process is giving a layer its sums, so ask again later. AddSums may be
+// called at any time and again; Close and Leave end it, with ErrClosed.
 func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) error) error {
 	d.mu.Lock()
 	if d.closed {
@@ -28,7 +27,7 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 	d.sealers.Add(1)
 	lacking := make([]*layer.Layer, len(d.layers)) // nil: it has them, or will be replaced
 	for i, l := range d.layers {
-		if h := l.Header(); h.State == layer.Sealed && !h.HasSums() && !l.WasHead() {
+		if l.Header().State == layer.Sealed && !l.HasSums() && !l.WasHead() {
 			lacking[i] = l
 		}
 	}
@@ -57,7 +56,7 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 			return ErrClosed
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && !errors.Is(err, layer.ErrNoRoom):
+		case err != nil:
 			errs = append(errs, err)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/sandbox/sandboxtest"
+	"cowblk/cow/layer"
 )
 
 const (
@@ -296,6 +297,8 @@ func TestServeConfinedTable(t *testing.T) {
 			sealed(t, c)
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
+		m := manifestOf(t, st, "a")
+		summed(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
 		f.Close()
 		p.end(t)
 	}

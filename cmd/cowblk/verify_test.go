@@ -22,8 +22,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	writeAt(t, f, 0, pattern(1, 65536))
 	command(t, dir, "promote", "a", "--tag", "one")
 	m := manifestOf(t, dir, "a")
-	mapPath, data := filepath.Join(dir, m.Layers[0].Map), filepath.Join(dir, m.Layers[0].Data)
-	summed(t, mapPath)
+	data := filepath.Join(dir, m.Layers[0].Data)
+	summed(t, layer.Paths{Map: filepath.Join(dir, m.Layers[0].Map), Data: data})
 	wantAt(t, f, 4096, pattern(1, 4096))
 	writeAt(t, f, 8192+512, pattern(2, 512))
 	p.end(t)
@@ -31,7 +31,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 
 	command(t, dir, "promote", "a", "--tag", "two")
 	p = start(t, dir, nil, "serve", "a")
-	summed(t, filepath.Join(dir, m.Layers[1].Map))
+	summed(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
 	_, events := controlled(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
 	if err := flipBit(data, 20000); err != nil {
@@ -73,15 +73,15 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 }
 
 // summed waits until a layer has checksums of its data.
-func summed(t *testing.T, mapPath string) {
+func summed(t *testing.T, p layer.Paths) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		h, err := layer.ReadHeader(vfs.OS{}, mapPath)
-		if err == nil && h.HasSums() {
+		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
+		if err == nil && found.HasSums {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s: no checksums of the data: %+v, %v", mapPath, h, err)
+			t.Fatalf("%s: no checksums of the data: %+v, %v", p.Map, found, err)
 		}
 	}
 }

@@ -19,6 +19,7 @@ type Shape struct {
 	BlockSize  uint32
 	BaseSize   int64 // 0: no base
 	BaseOffset int64 // of the base in its file; what is around it is junk
+	SumsApart  bool  // data sums of sealed layers are in files of their own
 }
 
 // Rig is a stack in a directory, with an open disk most of the time.
@@ -90,6 +91,9 @@ func (r *Rig) create(params layer.CreateParams) (*layer.Layer, error) {
 	p := layer.Paths{
 		Map:  filepath.Join(r.Dir, fmt.Sprintf("%04d.map", n)),
 		Data: filepath.Join(r.Dir, fmt.Sprintf("%04d.data", n)),
+	}
+	if r.Shape.SumsApart {
+		p.Sums = filepath.Join(r.Dir, fmt.Sprintf("%04d", n), "sums")
 	}
 	l, err := layer.CreateHead(r.FS, p, params)
 	if err != nil {

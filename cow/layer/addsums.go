@@ -9,15 +9,15 @@ import (
 )
 
 // AddSums gives a sealed layer the checksums of its data, if it has none: it reads
-// all of them, writes the table behind the map, and then says so in the header. A
-// crash leaves the layer without or with them, and when two processes do it at a
-// time they write the same. Sums returns them from then on. ErrInUse while another
-// process does it.
+// all of them, writes the table behind the map, or to Paths.Sums if there is such a
+// path, and then says so in a header. A crash leaves the layer without or with them,
+// and when two processes do it at a time they write the same. Sums returns them from
+// then on. ErrInUse while another process does it.
 //
 // pause is called after each piece of 64 KiB at most with the bytes of the data file
 // that are behind it, and ends the work with its error; nil: nobody is to be
-// spared. ErrNoRoom where the map is a device, or a file that goes on behind its
-// end with something else.
+// spared. ErrNoRoom where the table would lie behind the map, and that is a device,
+// or a file that goes on behind its end with something else.
 func (l *Layer) AddSums(pause func(off int64) error) error {
 	if err := l.addSums(pause); err != nil {
 		return fmt.Errorf("add checksums of the data: %w", err)
@@ -26,18 +26,13 @@ func (l *Layer) AddSums(pause func(off int64) error) error {
 }
 
 func (l *Layer) addSums(pause func(off int64) error) error {
-	old := l.Header()
-	if old.State != Sealed {
+	h := l.Header()
+	if h.State != Sealed {
 		return fmt.Errorf("%s: %w", l.paths.Map, ErrNotSealed)
 	}
-	if old.HasSums() {
+	if l.HasSums() {
 		return nil
 	}
-	f, err := l.openAgain(l.paths.Map, os.O_RDWR, l.mapf)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	// Not the file that guests read, which the kernel would take for one that is
 	// read in order, and read ahead.
 	data, err := l.openAgain(l.paths.Data, os.O_RDONLY, l.Data())
@@ -50,6 +45,19 @@ func (l *Layer) addSums(pause func(off int64) error) error {
 	if err := data.Lock(true); errors.Is(err, vfs.ErrLocked) {
 		return fmt.Errorf("%s: %w: another process is at it", l.paths.Data, ErrInUse)
 	}
+	if l.paths.Sums != "" {
+		return l.addSumsFile(&h, data, pause)
+	}
+	return l.addSumsToMap(&h, data, pause)
+}
+
+// addSumsToMap adds them behind the map.
+func (l *Layer) addSumsToMap(old *Header, data vfs.File, pause func(off int64) error) error {
+	f, err := l.openAgain(l.paths.Map, os.O_RDWR, l.mapf)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
 	var sector [SectorSize]byte
 	h, err := readHeader(f, &sector)
 	if err != nil {
@@ -62,10 +70,7 @@ func (l *Layer) addSums(pause func(off int64) error) error {
 		if err := roomForSums(f, &h); err != nil {
 			return err
 		}
-		if h.SumsCRC, err = writeSums(f, data, &h, pause); err != nil {
-			return err
-		}
-		if err := f.Datasync(); err != nil {
+		if h.SumsCRC, err = writeTable(f, h.MapSize(), l.mapf, data, &h, pause); err != nil {
 			return err
 		}
 		h.Features.MayIgnore |= featureDataSums
@@ -75,9 +80,43 @@ func (l *Layer) addSums(pause func(off int64) error) error {
 		}
 	}
 	l.mu.Lock()
-	l.header = h
+	l.header, l.table = h, &table{l.mapf, h.MapSize(), h.SumsCRC}
 	l.mu.Unlock()
 	return nil
+}
+
+// addSumsFile adds them in a file of their own. What is in its table before is part
+// of what will be: of a process that did not come to the end, or that is at it.
+func (l *Layer) addSumsFile(h *Header, data vfs.File, pause func(off int64) error) error {
+	f, err := createSumsFile(l.fs, l.paths.Sums)
+	if err != nil {
+		return err
+	}
+	t, err := readSumsFile(f, h)
+	if err == nil && t == nil {
+		t, err = fillSumsFile(f, l.mapf, data, h, pause)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	l.mu.Lock()
+	l.table = t
+	l.mu.Unlock()
+	return nil
+}
+
+// fillSumsFile writes a whole sums file.
+func fillSumsFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (*table, error) {
+	if err := f.Truncate(h.sumsFileEnd()); err != nil {
+		return nil, err
+	}
+	crc, err := writeTable(f, sumsTableAt, mapf, data, h, pause)
+	if err != nil {
+		return nil, err
+	}
+	sector := sumsHeader(h, crc)
+	return &table{f, sumsTableAt, crc}, writeDurably(f, sector[:], 0)
 }
 
 // openAgain opens a file that is open already. Somebody may have put another one in
@@ -101,33 +140,36 @@ func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error
 	return f, nil
 }
 
-// roomForSums makes the map file long enough. Behind the map there may be a table
-// that was not finished, and nothing else: what is not written shall read as zeros.
+// roomForSums makes the map file long enough. Behind the map there may be pages of a
+// table that was not finished, and nothing else: what is not written shall read as
+// zeros.
 func roomForSums(f vfs.File, h *Header) error {
 	id, err := f.Identity()
 	if err != nil {
 		return err
 	}
-	if id.Block {
+	switch {
+	case id.Block:
 		return fmt.Errorf("%s: %w: it is a device", f.Name(), ErrNoRoom)
-	}
-	switch id.Size {
-	case h.sumsEnd():
-		return nil
-	case h.MapSize():
+	case id.Size < h.MapSize() || id.Size > h.sumsEnd() || id.Size%MapPageSize != 0:
+		return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoRoom, h.MapSize(), id.Size)
+	case id.Size < h.sumsEnd():
 		return f.Truncate(h.sumsEnd())
 	}
-	return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoRoom, h.MapSize(), id.Size)
+	return nil
 }
 
-// writeSums writes the table of data sums and returns its checksum.
-func writeSums(mapf, data vfs.File, h *Header, pause func(off int64) error) (crc uint32, err error) {
+// writeTable writes the table of data sums durably to byte at of a file, and returns
+// its checksum.
+func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (crc uint32, err error) {
 	t := &sumTable{header: h, mapf: mapf, data: data, read: readData(data), pause: pause}
 	t.sink = func(page uint64, raw []byte) error {
 		crc = addRawPageCRC(crc, page, raw)
-		_, err := mapf.WriteAt(raw, h.MapSize()+int64(page)*MapPageSize)
+		_, err := f.WriteAt(raw, at+int64(page)*MapPageSize)
 		return err
 	}
-	err = t.build()
-	return crc, err
+	if err := t.build(); err != nil {
+		return 0, err
+	}
+	return crc, f.Datasync()
 }

@@ -10,9 +10,9 @@
 // WriteMap, SyncMap in that order, so that a bit is never durable before its
 // data. Seal ends the writable life; a sealed layer is opened read-only and
 // its map is verified against the checksum in its header; AddSums gives it checksums
-// of its data, which who reads the data compares (Sums). A head below another
-// head is what a crash between two steps of a promotion leaves: it may be
-// opened read-only too, and is then read like a head's.
+// of its data, behind the map or in a file of their own, which who reads the data
+// compares (Sums). A head below another head is what a crash between two steps of a
+// promotion leaves: it may be opened read-only too, and is then read like a head's.
 //
 // A head says in its header whether it was closed in order: the mark goes, durably,
 // when it is opened for writing, once, and comes back with the number of its bits

@@ -22,7 +22,7 @@ const (
 	GrowMap              // no bit was in the part that is missing
 	ClearBits            // no block belongs to them
 	GrowData             // no owned block was in the part that is missing
-	RestoreSums          // computed anew, they have the checksum that the header gives
+	RestoreSums          // computed anew, they have the checksum that the header gives, or that of the table
 )
 
 // String says what is done, for a person.
@@ -37,7 +37,7 @@ func (r Remedy) String() string {
 	case GrowData:
 		return "extend the data file to its full length: no owned block is lost"
 	case RestoreSums:
-		return "compute the checksums of the data anew: the header's checksum proves that they are the same"
+		return "compute the checksums of the data anew: what is left of them proves that they are the same"
 	default:
 		return "nothing"
 	}
@@ -71,6 +71,7 @@ type Inspection struct {
 	// one where RestoreHeader is among the remedies.
 	Header   Header
 	Findings []Finding // in the order in which Repair goes about them
+	HasSums  bool      // the layer is sealed and has checksums of its data, sound or not
 	MapRead  bool
 	Owned    uint64 // blocks: counted if MapRead, else as the header says
 }
@@ -83,9 +84,9 @@ type Inspection struct {
 // It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of
 // InspectParams.Data, the operating system's.
 func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
-	x := &inspector{paths: p, params: o}
+	x := &inspector{fs: fsys, flag: os.O_RDONLY, paths: p, params: o}
 	defer x.close()
-	if err := x.open(fsys, os.O_RDONLY, false); err != nil {
+	if err := x.open(false); err != nil {
 		return nil, fmt.Errorf("inspect layer: %w", err)
 	}
 	if err := x.inspect(); err != nil {
@@ -97,19 +98,24 @@ func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
 // inspector is an inspection under way, with what a repair needs of it.
 type inspector struct {
 	Inspection
+	fs     vfs.FS
+	flag   int // to open files with
 	paths  Paths
 	params InspectParams
 	mapf   vfs.File // nil: missing
 	data   vfs.File // nil: missing
+	sums   vfs.File // of the data, in a file of their own; nil: none
 
-	sector   [SectorSize]byte     // as it is, or as it can be restored
-	badSums  bool                 // the table of data sums is not what its checksum says
-	lastPage [wordsPerPage]uint64 // of the map, without the bits beyond the last block
-	dataSize int64                // that the data file shall have
+	sector    [SectorSize]byte     // as it is, or as it can be restored
+	table     *table               // of data sums; goes on with zeros; nil: none
+	badHeader *Fault               // what is wrong with the header of sums
+	badSums   bool                 // the table is not what its checksum says, or has none
+	lastPage  [wordsPerPage]uint64 // of the map, without the bits beyond the last block
+	dataSize  int64                // that the data file shall have
 }
 
 func (x *inspector) close() {
-	for _, f := range []vfs.File{x.data, x.mapf} {
+	for _, f := range []vfs.File{x.data, x.mapf, x.sums} {
 		if f != nil {
 			f.Close()
 		}
@@ -125,12 +131,12 @@ func (x *inspector) find(r Remedy, what, expected, found, advice string, file vf
 }
 
 // open opens the files and locks the map. One that is not there is a finding.
-func (x *inspector) open(fsys vfs.FS, flag int, exclusive bool) error {
+func (x *inspector) open(exclusive bool) error {
 	for _, f := range []struct {
 		what, name string
 		file       *vfs.File
 	}{{"map", x.paths.Map, &x.mapf}, {"data", x.paths.Data, &x.data}} {
-		file, err := fsys.OpenFile(f.name, flag, 0)
+		file, err := x.fs.OpenFile(f.name, x.flag, 0)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			x.find(NoRemedy, f.what, "a file", "none", adviceRestore, nil, ErrDamaged)
@@ -165,6 +171,10 @@ func (x *inspector) inspect() error {
 	} else if err != nil {
 		return err
 	}
+	if err := x.openSums(); err != nil {
+		return err
+	}
+	x.HasSums = x.table != nil || x.badHeader != nil
 	if err := x.lookAtMap(); err != nil {
 		return err
 	}
@@ -187,7 +197,7 @@ func (x *inspector) lookAtMap() error {
 		return err
 	}
 	x.Owned = h.Owned
-	if !x.params.Map && h.Clean && !short && !cut {
+	if !x.params.Map && h.Clean && !short && !cut && x.badHeader == nil {
 		return nil
 	}
 	c := census{blocks: h.Blocks()}

@@ -2,48 +2,103 @@ package layer
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 )
+
+// openSums finds the data sums of the layer, and what is wrong with the header of a
+// file of their own.
+func (x *inspector) openSums() error {
+	h := &x.Header
+	if h.HasSums() {
+		x.table = &table{padded{x.mapf}, h.MapSize(), h.SumsCRC}
+		return nil
+	}
+	if h.State != Sealed || x.paths.Sums == "" {
+		return nil
+	}
+	f, err := x.fs.OpenFile(x.paths.Sums, x.flag, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	x.sums = f
+	x.table, err = readSumsFile(f, h)
+	var fault *Fault
+	if errors.As(err, &fault) {
+		x.badHeader = fault
+	} else if err != nil || x.table == nil {
+		return err
+	}
+	if x.table != nil {
+		x.table.file = padded{f}
+		return nil
+	}
+	if errors.Is(err, ErrUnsupported) {
+		return nil // not ours to judge, or to write
+	}
+	// What the header said is proven if the data agrees with the table.
+	x.table = &table{file: padded{f}, off: sumsTableAt}
+	x.table.crc, err = x.tableChecksum()
+	return err
+}
 
 // lookAtSums compares the table of data sums with its checksum. If it is another
 // one, and the data is what the header's checksum was made of, the table can be
-// made again; that takes reading all of the data.
+// made again; that takes reading all of the data. The header of a sums file is
+// proven by the table and the data.
 func (x *inspector) lookAtSums() (*Finding, error) {
-	h := &x.Header
-	if !h.HasSums() {
+	if x.table == nil {
+		if x.badHeader != nil {
+			return &Finding{Fault: x.badHeader}, nil
+		}
 		return nil, nil
 	}
-	var found uint32
-	err := scanPages(padded{x.mapf}, h.MapSize(), 0, h.sumPages(), func(page uint64, words []uint64) error {
-		found = addPageCRC(found, page, words)
-		return nil
-	})
-	if err != nil || found == h.SumsCRC {
+	found, err := x.tableChecksum()
+	if err != nil {
 		return nil, err
 	}
+	f := &Finding{Fault: x.badHeader}
+	if x.badHeader == nil {
+		if found == x.table.crc {
+			return nil, nil
+		}
+		f.Fault = &Fault{Path: x.table.file.Name(), What: "checksum of the checksums of the data", Expected: hex32(x.table.crc), Found: hex32(found),
+			Advice: adviceRestore, Err: ErrDamaged}
+	}
 	x.badSums = true
-	f := &Finding{Fault: &Fault{Path: x.mapf.Name(), What: "checksum of the checksums of the data", Expected: hex32(h.SumsCRC), Found: hex32(found),
-		Advice: adviceRestore, Err: ErrDamaged}}
 	if x.data == nil {
 		return f, nil
 	}
 	var computed uint32
-	t := &sumTable{header: h, mapf: padded{x.mapf}, data: x.data, read: readData(x.data)}
+	t := &sumTable{header: &x.Header, mapf: padded{x.mapf}, data: x.data, read: readData(x.data)}
 	t.sink = func(page uint64, raw []byte) error {
 		computed = addRawPageCRC(computed, page, raw)
 		return nil
 	}
-	if t.build() == nil && computed == h.SumsCRC {
+	if t.build() == nil && computed == x.table.crc {
 		f.Remedy = RestoreSums
 	}
 	return f, nil
 }
 
+// tableChecksum is that of the table as it is in the file.
+func (x *inspector) tableChecksum() (found uint32, err error) {
+	err = scanPages(x.table.file, x.table.off, 0, x.Header.sumPages(), func(page uint64, words []uint64) error {
+		found = addPageCRC(found, page, words)
+		return nil
+	})
+	return found, err
+}
+
 // lookAtData reads all of the layer's data, for the sake of what cannot be read and,
 // where there are sound sums of it, of what is not what it was.
 func (x *inspector) lookAtData() error {
-	if x.Header.HasSums() && !x.badSums {
+	if x.table != nil && !x.badSums {
 		return x.compareSums()
 	}
 	size, err := x.data.Size()
@@ -92,7 +147,7 @@ func (x *inspector) compareSums() error {
 	zeros := make([]byte, MapPageSize)
 	// Of pages that are not computed the sums are all 0.
 	skip := func(end uint64) error {
-		return scanPages(padded{x.mapf}, h.MapSize(), next, end, func(page uint64, words []uint64) error {
+		return scanPages(x.table.file, x.table.off, next, end, func(page uint64, words []uint64) error {
 			littleEndian(words)
 			defer littleEndian(words)
 			bad.compare(page, wordBytes(words), zeros)
@@ -110,7 +165,7 @@ func (x *inspector) compareSums() error {
 			return err
 		}
 		next = page + 1
-		if _, err := (padded{x.mapf}).ReadAt(stored, h.MapSize()+int64(page)*MapPageSize); err != nil {
+		if _, err := x.table.file.ReadAt(stored, x.table.off+int64(page)*MapPageSize); err != nil {
 			return err
 		}
 		bad.compare(page, stored, raw)

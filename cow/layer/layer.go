@@ -9,10 +9,14 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Paths are the two files of a layer. Map and data may be on block devices.
+// Paths are the files of a layer. Map and data may be on block devices.
 type Paths struct {
 	Map  string
 	Data string
+	// Sums is where the checksums of the data are, or shall be, if not behind the
+	// map: a file of their own, which need not exist, nor its directory. For maps
+	// that are devices, or not ours to make longer.
+	Sums string
 	// DataOffset is where block 0 lies in Data, in bytes: a multiple of 512.
 	DataOffset int64
 }
@@ -35,6 +39,7 @@ type Layer struct {
 	data   vfs.File
 	bitmap *Bitmap   // nil when sealed
 	live   *liveName // the file that bitmap lies in; nil: none
+	table  *table    // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }
@@ -245,6 +250,9 @@ func (l *Layer) closeHead() error {
 // lost, and a head is not marked clean. It is how a failed disk is let go.
 func (l *Layer) Abandon() error {
 	var errs []error
+	if l.table != nil && l.table.file != l.mapf {
+		errs = append(errs, l.table.file.Close())
+	}
 	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
 		if f != nil {
 			errs = append(errs, f.Close())

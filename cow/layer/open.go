@@ -36,7 +36,7 @@ type Expect struct {
 // Open opens a layer. It checks the header, what the caller expects of it, the
 // length of both files, and the whole map: its checksum if the layer is
 // sealed, that no bit lies beyond the last block, that the data file reaches
-// the last owned block. Opening for writing takes the clean mark away once all
+// the last owned block; and the header of a sums file, if there is one. Opening for writing takes the clean mark away once all
 // checks have passed; a refused open modifies nothing.
 func Open(fsys vfs.FS, p Paths, o OpenParams) (*Layer, error) {
 	l := &Layer{fs: fsys, paths: p, write: o.Write}
@@ -70,6 +70,9 @@ func (l *Layer) open(o OpenParams) error {
 	}
 	if err := l.checkMap(); err != nil {
 		return at(l.paths.Map, err)
+	}
+	if l.table, err = findTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
+		return err
 	}
 	l.unclean = l.header.State != Sealed && !l.header.Clean && o.Carried == nil
 	if !o.Write {

@@ -16,9 +16,9 @@ import (
 // It needs to be the only user of the layer. Errors: ErrInUse, the operating
 // system's.
 func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
-	x := &inspector{paths: p, params: InspectParams{Known: k, Map: true}}
+	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
-	if err := x.open(fsys, os.O_RDWR, true); err != nil {
+	if err := x.open(true); err != nil {
 		return nil, fmt.Errorf("repair layer: %w", err)
 	}
 	if err := x.inspect(); err != nil {
@@ -56,14 +56,16 @@ func (x *inspector) apply(r Remedy) error {
 
 // restoreSums writes all of the table, for what is wrong may be where it is zero.
 func (x *inspector) restoreSums() error {
-	h := &x.Header
-	if err := x.mapf.PunchHole(h.MapSize(), h.sumsEnd()-h.MapSize()); err != nil {
+	h, t := &x.Header, x.table
+	if err := t.file.PunchHole(t.off, int64(h.sumPages())*MapPageSize); err != nil {
 		return err
 	}
-	if _, err := writeSums(x.mapf, x.data, h, nil); err != nil {
+	if x.sums != nil {
+		_, err := fillSumsFile(x.sums, x.mapf, x.data, h, nil)
 		return err
 	}
-	return x.mapf.Datasync()
+	_, err := writeTable(x.mapf, t.off, x.mapf, x.data, h, nil)
+	return err
 }
 
 func writeDurably(f vfs.File, p []byte, off int64) error {

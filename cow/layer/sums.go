@@ -77,19 +77,28 @@ func DataSum(p []byte) uint32 {
 // found right since. They may be used by many goroutines, until the layer is
 // closed. Units are numbered from 0.
 type Sums struct {
-	file  vfs.File // the map
+	file  vfs.File // that the table is in
 	data  string   // path
 	start int64    // byte of the data file at which block 0 lies
-	table int64    // byte of the map
+	table int64    // byte of file
 	unit  int64    // bytes
 	size  int64    // of the layer, bytes
 	right *Bitmap  // by unit
 }
 
+// HasSums reports whether the layer has data sums.
+func (l *Layer) HasSums() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.table != nil
+}
+
 // Sums returns the layer's data sums, or nil if it has none.
 func (l *Layer) Sums() (*Sums, error) {
-	h := l.Header()
-	if !h.HasSums() {
+	l.mu.RLock()
+	h, t := l.header, l.table
+	l.mu.RUnlock()
+	if t == nil {
 		return nil, nil
 	}
 	right, err := NewBitmap(h.sumUnits())
@@ -97,7 +106,7 @@ func (l *Layer) Sums() (*Sums, error) {
 		return nil, err
 	}
 	return &Sums{
-		file: l.mapf, data: l.paths.Data, start: l.paths.DataOffset, table: h.MapSize(),
+		file: t.file, data: l.paths.Data, start: l.paths.DataOffset, table: t.off,
 		unit: h.SumUnit(), size: h.Size, right: right,
 	}, nil
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +56,15 @@ func motley(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
 	return p, k, reopen(t, p, OpenParams{})
 }
 
+// motleyApart is motley with a place for the data sums that is not behind the map.
+func motleyApart(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
+	t.Helper()
+	p, k, l := motley(t, blockSize, size)
+	must(t, l.Close())
+	p.Sums = filepath.Join(filepath.Dir(p.Map), "apart", "sums")
+	return p, k, reopen(t, p, OpenParams{})
+}
+
 // expectedTable is the table of data sums as FORMAT.md defines it.
 func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 	t.Helper()
@@ -90,23 +101,18 @@ func inspectAll(t testing.TB, p Paths, k Known) *Inspection {
 	return found
 }
 
+var motleySizes = []struct {
+	blockSize uint32
+	size      int64
+}{{512, 512}, {512, 3<<20 + 512}, {4096, 9<<20 + 1536}, {4096, 1 << 20}, {65536, 20<<20 + 66048}}
+
 func TestAddSums(t *testing.T) {
-	for _, c := range []struct {
-		blockSize uint32
-		size      int64
-	}{{512, 512}, {512, 3<<20 + 512}, {4096, 9<<20 + 1536}, {4096, 1 << 20}, {65536, 20<<20 + 66048}} {
+	for _, c := range motleySizes {
 		p, k, l := motley(t, c.blockSize, c.size)
 		want, sum := expectedTable(t, p, l.Header())
 		before, err := os.ReadFile(p.Map)
 		must(t, err)
-		var behind int64
-		must(t, l.AddSums(func(off int64) error {
-			if off <= behind || off > c.size {
-				t.Errorf("%d bytes are behind after %d", off, behind)
-			}
-			behind = off
-			return nil
-		}))
+		addSums(t, l)
 		after, err := os.ReadFile(p.Map)
 		must(t, err)
 		h := l.Header()
@@ -116,23 +122,76 @@ func TestAddSums(t *testing.T) {
 		if found, err := ReadHeader(vfs.OS{}, p.Map); err != nil || found != h {
 			t.Errorf("%+v: the file's header is %+v, %v", c, found, err)
 		}
-		if found := inspectAll(t, p, k); len(found.Findings) != 0 {
-			t.Errorf("%+v: %v", c, found.Findings)
+		hasSums(t, p, k, l, want)
+	}
+}
+
+// Where the table is not behind the map, the map stays as it is.
+func TestAddSumsApart(t *testing.T) {
+	for _, c := range motleySizes {
+		p, k, l := motleyApart(t, c.blockSize, c.size)
+		want, sum := expectedTable(t, p, l.Header())
+		before := snap(t, p.Map, p.Data)
+		addSums(t, l)
+		if !maps.Equal(snap(t, p.Map, p.Data), before) {
+			t.Errorf("%+v: map or data was modified", c)
 		}
-		must(t, l.AddSums(func(int64) error { return errInjected })) // nothing to do
-		sums, err := reopen(t, p, OpenParams{}).Sums()
+		got, err := os.ReadFile(p.Sums)
 		must(t, err)
-		got := make([]byte, len(want))
-		must(t, sums.Load(got, nil, 0, true))
-		if !bytes.Equal(got, want) {
-			t.Errorf("%+v: Load reads something else", c)
+		head := make([]byte, 4096)
+		le := binary.LittleEndian
+		copy(head, "COWBLK\x00S")
+		le.PutUint32(head[8:], 1)
+		le.PutUint32(head[12:], 4096)
+		copy(head[24:], k.UUID[:])
+		le.PutUint64(head[40:], uint64(c.size))
+		le.PutUint32(head[48:], c.blockSize)
+		le.PutUint32(head[52:], sum)
+		le.PutUint32(head[508:], crc32.Checksum(head[:508], castagnoli()))
+		if !bytes.Equal(got, append(head, want...)) {
+			t.Errorf("%+v: the file is not as expected", c)
 		}
+		hasSums(t, p, k, l, want)
+	}
+}
+
+// addSums adds data sums and watches how far they are.
+func addSums(t testing.TB, l *Layer) {
+	t.Helper()
+	var behind int64
+	must(t, l.AddSums(func(off int64) error {
+		if off <= behind || off > l.Header().Size {
+			t.Errorf("%d bytes are behind after %d", off, behind)
+		}
+		behind = off
+		return nil
+	}))
+}
+
+// hasSums expects a layer, and the next who opens it, to have this table.
+func hasSums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
+	t.Helper()
+	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.HasSums {
+		t.Errorf("%+v", found)
+	}
+	must(t, l.AddSums(func(int64) error { return errInjected })) // nothing to do
+	for _, l := range []*Layer{l, reopen(t, p, OpenParams{})} {
+		if !l.HasSums() {
+			t.Fatal("it has no data sums")
+		}
+		expectTable(t, l, want)
 	}
 }
 
 // One of several processes does it, the others are told.
 func TestAddSumsTogether(t *testing.T) {
-	p, k, first := motley(t, 4096, 5<<20)
+	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){motley, motleyApart} {
+		addSumsTogether(t, make)
+	}
+}
+
+func addSumsTogether(t *testing.T, make func(testing.TB, uint32, int64) (Paths, Known, *Layer)) {
+	p, k, first := make(t, 4096, 5<<20)
 	layers := []*Layer{first, reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})}
 	var wg sync.WaitGroup
 	for _, l := range layers {
@@ -145,11 +204,11 @@ func TestAddSumsTogether(t *testing.T) {
 	wg.Wait()
 	for _, l := range layers {
 		must(t, l.AddSums(func(int64) error { return errInjected })) // it is done
-		if !l.Header().HasSums() {
+		if !l.HasSums() {
 			t.Error("a layer does not know")
 		}
 	}
-	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.Header.HasSums() {
+	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.HasSums {
 		t.Errorf("%+v", found)
 	}
 }
@@ -160,10 +219,18 @@ func TestAddSumsOrder(t *testing.T) {
 	r := &recorder{}
 	l, err := Open(r, p, OpenParams{})
 	must(t, err)
-	defer l.Close()
+	defer func() { must(t, l.Close()) }()
 	r.log = nil
 	must(t, l.AddSums(nil))
 	r.expect(t, "sums", "truncate map, write map 8192, sync map, write map 0, sync map")
+	must(t, l.Close())
+
+	p, _, _ = motleyApart(t, 4096, 1<<20)
+	l, err = Open(r, p, OpenParams{})
+	must(t, err)
+	r.log = nil
+	must(t, l.AddSums(nil))
+	r.expect(t, "sums", "sync directory, truncate sums, write sums 4096, sync sums, write sums 0, sync sums")
 }
 
 func TestAddSumsRefuses(t *testing.T) {
@@ -219,8 +286,14 @@ func TestSealClearsSums(t *testing.T) {
 
 // Every change of owned data is found, and where; others mean nothing.
 func TestInspectFindsDamagedData(t *testing.T) {
+	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){motley, motleyApart} {
+		findsDamagedData(t, make)
+	}
+}
+
+func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths, Known, *Layer)) {
 	const size = 9<<20 + 1536
-	p, k, l := motley(t, 4096, size)
+	p, k, l := make(t, 4096, size)
 	must(t, l.AddSums(nil))
 	table, _ := expectedTable(t, p, l.Header())
 	bitmap, err := os.ReadFile(p.Map)
@@ -309,4 +382,127 @@ func TestRestoreSums(t *testing.T) {
 			t.Errorf("%s: after the repair %v", c.name, found.Findings)
 		}
 	}
+}
+
+// The header of a file of their own is proven by table and data, the table by header
+// and data.
+func TestRestoreSumsApart(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		damage func(p Paths)
+		mend   bool
+		opens  error // what Open says before
+	}{
+		{"bit of an entry", func(p Paths) { flip(t, p.Sums, 4096+9) }, true, nil},
+		{"bit where it is zero", func(p Paths) { flip(t, p.Sums, 8191) }, true, nil},
+		{"cut", func(p Paths) { must(t, os.Truncate(p.Sums, 4096+3)) }, true, ErrDamaged},
+		{"cut within the header", func(p Paths) { must(t, os.Truncate(p.Sums, 520)) }, true, ErrDamaged},
+		{"magic", func(p Paths) { flip(t, p.Sums, 0) }, true, ErrDamaged},
+		{"UUID", func(p Paths) { flip(t, p.Sums, 30) }, true, ErrDamaged},
+		{"checksum of the table", func(p Paths) { flip(t, p.Sums, 53) }, true, ErrDamaged},
+		{"table and data", func(p Paths) { flip(t, p.Sums, 4096+9); flip(t, p.Data, 1<<20-1) }, false, nil},
+		{"header and data", func(p Paths) { flip(t, p.Sums, 30); flip(t, p.Data, 1<<20-1) }, false, ErrDamaged},
+		{"header and table", func(p Paths) { flip(t, p.Sums, 30); flip(t, p.Sums, 4096+9) }, false, ErrDamaged},
+		{"another layer's", func(p Paths) {
+			rewriteHeader(t, p.Sums, func(s *[SectorSize]byte) { s[offSumsUUID]++ })
+		}, true, ErrMismatch},
+		{"a newer version", func(p Paths) {
+			rewriteHeader(t, p.Sums, func(s *[SectorSize]byte) { s[offSumsMustRefuse+7] = 1 })
+		}, false, ErrUnsupported},
+	} {
+		p, k, l := motleyApart(t, 4096, 1<<20)
+		must(t, l.AddSums(nil))
+		must(t, l.Close())
+		want, err := os.ReadFile(p.Sums)
+		must(t, err)
+		c.damage(p)
+		if l, err := Open(vfs.OS{}, p, OpenParams{}); !errors.Is(err, c.opens) {
+			t.Errorf("%s: Open: %v, want %v", c.name, err, c.opens)
+		} else if err == nil {
+			must(t, l.Close())
+		} else if !strings.Contains(err.Error(), p.Sums) {
+			t.Errorf("%s: the file is not named: %v", c.name, err)
+		}
+		for _, o := range []InspectParams{{Known: k, Map: true}, {Known: k, Map: true, Data: func(int64, int64) error { return nil }}} {
+			if found, err := Inspect(vfs.OS{}, p, o); err != nil || len(found.Findings) == 0 || !found.HasSums {
+				t.Errorf("%s: %+v, %v", c.name, found, err)
+			}
+		}
+		done, err := Repair(vfs.OS{}, p, k)
+		must(t, err)
+		got, err := os.ReadFile(p.Sums)
+		must(t, err)
+		if (len(done) == 1 && done[0] == RestoreSums && bytes.Equal(got, want)) != c.mend {
+			t.Errorf("%s: %v, the file is right: %v", c.name, done, bytes.Equal(got, want))
+		}
+		if found := inspectAll(t, p, k); (len(found.Findings) == 0) != c.mend {
+			t.Errorf("%s: after the repair %v", c.name, found.Findings)
+		}
+	}
+}
+
+// A file that was not finished counts for nothing, and is finished.
+func TestUnfinishedSumsFile(t *testing.T) {
+	p, k, l := motleyApart(t, 4096, 9<<20+1536)
+	want, _ := expectedTable(t, p, l.Header())
+	pieces := 0
+	if err := l.AddSums(func(int64) error {
+		if pieces++; pieces == 60 {
+			return errInjected
+		}
+		return nil
+	}); !errors.Is(err, errInjected) || l.HasSums() {
+		t.Fatalf("%v", err)
+	}
+	must(t, l.Close())
+	l = reopen(t, p, OpenParams{})
+	if found := inspectAll(t, p, k); l.HasSums() || found.HasSums || len(found.Findings) != 0 {
+		t.Errorf("half a table counts: %+v", found)
+	}
+	must(t, os.Truncate(p.Sums, 0))
+	if found := inspectAll(t, p, k); found.HasSums || len(found.Findings) != 0 {
+		t.Errorf("an empty file counts: %+v", found)
+	}
+	addSums(t, l)
+	hasSums(t, p, k, l, want)
+}
+
+// FuzzSumsFile gives sums files of a layer: nothing panics, what is opened has a
+// whole table, what has findings without a remedy is not changed, and what Repair
+// makes is right.
+func FuzzSumsFile(f *testing.F) {
+	p, k, l := motleyApart(f, 4096, 1<<20)
+	must(f, l.AddSums(nil))
+	must(f, l.Close())
+	whole, err := os.ReadFile(p.Sums)
+	must(f, err)
+	f.Add(whole[:SectorSize], whole[sumsTableAt:], true)
+	f.Add(whole[:SectorSize], whole[sumsTableAt:][:100], false)
+	f.Add(make([]byte, SectorSize), []byte{}, false)
+	f.Fuzz(func(t *testing.T, header, table []byte, sum bool) {
+		file := make([]byte, sumsTableAt)
+		copy(file[:SectorSize], header)
+		if sum {
+			putChecksum((*[SectorSize]byte)(file))
+		}
+		given := append(file, table...)
+		must(t, os.WriteFile(p.Sums, given, 0o600))
+		found := inspectAll(t, p, k)
+		l, err := Open(vfs.OS{}, p, OpenParams{})
+		if err == nil {
+			if l.HasSums() != found.HasSums {
+				t.Errorf("open: %v, inspected: %v", l.HasSums(), found.HasSums)
+			}
+			must(t, l.Close())
+		} else if len(found.Findings) == 0 {
+			t.Fatal(err)
+		}
+		done, err := Repair(vfs.OS{}, p, k)
+		must(t, err)
+		got, err := os.ReadFile(p.Sums)
+		must(t, err)
+		if len(done) == 0 && !bytes.Equal(got, given) || len(done) != 0 && !bytes.Equal(got, whole) {
+			t.Fatalf("%v: the file is another one; findings %v", done, found.Findings)
+		}
+	})
 }

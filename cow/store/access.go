@@ -1,9 +1,6 @@
 package store
 
-import (
-	"path/filepath"
-	"slices"
-)
+import "slices"
 
 // Access is what a process needs of the file system while it has disks open: to promote them, to keep notes about
 // them, to open tags. All paths are absolute.
@@ -30,16 +27,15 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 			a.Read = append(a.Read, m.Base.Path)
 		}
 		// Those that a table has named: opened again to be read when they are sealed, and by a process to which a
-		// disk comes back that it has handed over. Sealed maps may be given checksums of the data.
+		// disk comes back that it has handed over.
 		for i, l := range m.Layers {
-			if !filepath.IsAbs(l.Map) {
+			if l.own() {
 				continue
 			}
-			a.Write = append(a.Write, l.Map)
 			if i == len(m.Layers)-1 {
-				a.Write = append(a.Write, l.Data)
+				a.Write = append(a.Write, l.Map, l.Data)
 			} else {
-				a.Read = append(a.Read, l.Data)
+				a.Read = append(a.Read, l.Map, l.Data)
 			}
 		}
 	}

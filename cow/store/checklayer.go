@@ -14,6 +14,7 @@ import (
 type layerResult struct {
 	header   layer.Header // zero UUID: unknown
 	owned    uint64
+	sums     bool // it has checksums of its data
 	problems []*Problem
 	unsealed *Problem // among problems
 	notes    []string
@@ -50,7 +51,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		r.err = err
 		return r
 	}
-	r.header, r.owned = found.Header, found.Owned
+	r.header, r.owned, r.sums = found.Header, found.Owned, found.HasSums
 	fits := belongs(m, i, &r.header)
 	for _, f := range found.Findings {
 		if f.Remedy == layer.GrowData && !found.Header.Clean && c.s.hasLive(k.Name, l.UUID) {
@@ -65,7 +66,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		}
 	}
 	if fits {
-		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.header.HasSums() {
+		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.sums {
 			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
 		}
 		c.repairLayer(k, m, i, r)

@@ -6,6 +6,7 @@
 //	STORE/images/NAME/image.json   what the image is (Image)
 //	STORE/images/NAME/data         its content, raw, sparse, read-only
 //	STORE/layers/UUID/{map,data}   one layer; which disks use it is in their manifests
+//	STORE/layers/UUID/sums         checksums of the data of a layer whose map and data lie elsewhere
 //	STORE/disks/NAME/disk.json     the disk's manifest (Manifest)
 //	STORE/disks/NAME/lock          flock: whoever has the disk open holds it exclusively; its content says who serves it
 //	STORE/tmp/UUID/                work in progress of one process

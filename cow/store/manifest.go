@@ -82,11 +82,10 @@ func ownLayer(id uuid.UUID, created time.Time) Layer {
 
 // paths are the files of a layer.
 func (s *Store) paths(l *Layer) layer.Paths {
-	p := layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset}
 	if l.own() {
-		p.Map, p.Data = s.path(l.Map), s.path(l.Data)
+		return layer.Paths{Map: s.path(l.Map), Data: s.path(l.Data), DataOffset: l.DataOffset}
 	}
-	return p
+	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Sums: s.path(layersDir, l.UUID.String(), sumsFile)}
 }
 
 // Head is the writable layer.

@@ -18,6 +18,8 @@ type Removal struct {
 	// the store's.
 	Layers []uuid.UUID `json:"layers"`
 	Kept   []uuid.UUID `json:"kept"`
+
+	unnamed []uuid.UUID // Layers, and those of Kept that no disk of the store names then
 }
 
 // PlanRemove says what Remove would do, and returns the errors that Remove would.
@@ -63,15 +65,27 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 	}
 	r := &Removal{Name: name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
 	for _, l := range m.Layers {
-		if !l.own() || len(users[l.UUID]) > 1 {
-			r.Kept = append(r.Kept, l.UUID)
-			continue
+		shared := len(users[l.UUID]) > 1
+		if !shared {
+			r.unnamed = append(r.unnamed, l.UUID)
+			r.Freed += s.takes(&l)
 		}
-		r.Layers = append(r.Layers, l.UUID)
-		p := s.paths(&l)
-		r.Freed += s.allocated(p.Map) + s.allocated(p.Data)
+		if shared || !l.own() {
+			r.Kept = append(r.Kept, l.UUID)
+		} else {
+			r.Layers = append(r.Layers, l.UUID)
+		}
 	}
 	return r, nil
+}
+
+// takes is what the store holds of a layer, in bytes on the file system.
+func (s *Store) takes(l *Layer) int64 {
+	p := s.paths(l)
+	if l.own() {
+		return s.allocated(p.Map) + s.allocated(p.Data)
+	}
+	return s.allocated(p.Sums)
 }
 
 // Remove removes a disk, with the layers that only it uses, or an image that no disk uses. Errors: ErrNotFound, ErrInUse
@@ -101,7 +115,7 @@ func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
 			if plan, err = s.planDisk(name); err != nil {
 				return err
 			}
-			if err := w.note(plan.Layers...); err != nil {
+			if err := w.note(plan.unnamed...); err != nil {
 				return err
 			}
 		} else if plan, err = s.planImage(name); err != nil {

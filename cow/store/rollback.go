@@ -22,6 +22,8 @@ type Rollback struct {
 	KeptBy []string    `json:"kept-by"`
 	Head   uuid.UUID   `json:"head"`  // the new, empty one; the zero UUID in a plan
 	Depth  int         `json:"depth"` // layers then
+
+	unnamed []uuid.UUID // Layers, and those of Kept that no disk of the store names then
 }
 
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
@@ -61,11 +63,13 @@ func (s *Store) planRollback(m *Manifest, tag string) (*Rollback, *Manifest, err
 			r.Lost = append(r.Lost, l.Tag)
 		}
 		others := slices.DeleteFunc(slices.Clone(users[l.UUID]), func(name string) bool { return name == m.Name })
-		if l.own() && len(others) == 0 {
-			r.Layers = append(r.Layers, l.UUID)
-			p := s.paths(&l)
-			r.Freed += s.allocated(p.Map) + s.allocated(p.Data)
-			continue
+		if len(others) == 0 {
+			r.unnamed = append(r.unnamed, l.UUID)
+			r.Freed += s.takes(&l)
+			if l.own() {
+				r.Layers = append(r.Layers, l.UUID)
+				continue
+			}
 		}
 		r.Kept = append(r.Kept, l.UUID)
 		r.KeptBy = append(r.KeptBy, others...)
@@ -135,7 +139,7 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, erro
 		if r, _, err = s.planRollback(m, ref.Tag); err != nil {
 			return err
 		}
-		if err := w.note(r.Layers...); err != nil {
+		if err := w.note(r.unnamed...); err != nil {
 			return err
 		}
 		return s.writeDocument(s.path(disksDir, m.Name, diskFile), after)

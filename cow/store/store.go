@@ -25,6 +25,7 @@ const (
 	diskFile   = "disk.json"
 	dataFile   = "data"
 	mapFile    = "map"
+	sumsFile   = "sums" // of the data of a layer that lies elsewhere
 	systemDir  = "/var/lib/cowblk"
 	systemRun  = "/run/cowblk"
 	programDir = "cowblk"

@@ -21,8 +21,8 @@ type Usage struct {
 	Size   int64  `json:"size"`   // bytes, of the disk when the layer was made
 	Blocks uint64 `json:"blocks"` // that the layer owns
 	Owned  int64  `json:"owned"`  // the same in bytes
-	// Allocated is the space that map and data take on the file system, in bytes: less than Owned where blocks are
-	// zeros. It is 0 for a layer that is not the store's.
+	// Allocated is the space that the layer takes in the store, in bytes on the file system: less than Owned where
+	// blocks are zeros. Of a layer that is not the store's it is that of the checksums of its data.
 	Allocated int64 `json:"allocated"`
 	// Flushed: the layer is being written, or was not closed in order; Blocks counts what is durable.
 	Flushed bool `json:"flushed,omitempty"`
@@ -48,9 +48,7 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	}
 	// The last block may be partial; counting it whole would say more than the disk's size.
 	u.Owned = min(int64(u.Blocks)*int64(h.BlockSize), h.Size)
-	if l.own() {
-		u.Allocated = s.allocated(p.Map) + s.allocated(p.Data)
-	}
+	u.Allocated = s.takes(l)
 	return u, nil
 }
 
