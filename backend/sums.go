@@ -17,6 +17,17 @@ const (
 	maxSumsRest = time.Second
 )
 
+// While guests keep this process busy it rests longer, at least so long: where they
+// and their queues fill all processors, whatever else runs makes requests wait for
+// their turn. With 140,000 requests a second on two processors the longest of a
+// second took 9 to 14 ms with the short rests, 4 to 5 ms with these or without any
+// checksums.
+const (
+	busyRest  = 10 * time.Millisecond
+	busyRate  = 1000      // requests a second
+	busyBytes = 128 << 10 // of them that count as one more request
+)
+
 // sumsRetry is when to look again at layers that another process is at.
 const sumsRetry = time.Minute
 
@@ -48,7 +59,7 @@ func (s *sums) run(ctx context.Context) {
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}
-			err := disk.AddSums(ctx, sparing())
+			err := disk.AddSums(ctx, newSparing(s.daemon.served).pause)
 			switch {
 			case err == nil:
 				delete(failed, e)
@@ -69,17 +80,52 @@ func (s *sums) run(ctx context.Context) {
 	}
 }
 
-// sparing makes a pause that leaves most of the machine to others.
-func sparing() func(context.Context) error {
-	began := time.Now()
-	return func(ctx context.Context) error {
-		rest := time.NewTimer(min(sumsRest*time.Since(began), maxSumsRest))
-		defer rest.Stop()
-		select {
-		case <-rest.C:
-		case <-ctx.Done():
-		}
-		began = time.Now()
-		return ctx.Err()
+// served counts what guests have asked for, in requests.
+func (d *Daemon) served() (n uint64) {
+	for _, e := range d.snapshot() {
+		s := e.dev.Stats()
+		n += s.Reads + s.Writes + s.Flushes + s.Discards + (s.ReadBytes+s.WriteBytes)/busyBytes
 	}
+	return n
+}
+
+// sparing makes pauses that leave most of the machine to others.
+type sparing struct {
+	served func() uint64
+	began  time.Time // the piece under way
+
+	busy    bool
+	counted uint64 // of served, at
+	at      time.Time
+}
+
+func newSparing(served func() uint64) *sparing {
+	now := time.Now()
+	return &sparing{served: served, began: now, busy: true, counted: served(), at: now}
+}
+
+// pause rests after a piece.
+func (s *sparing) pause(ctx context.Context) error {
+	rest := time.NewTimer(s.rest(time.Now()))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+	s.began = time.Now()
+	return ctx.Err()
+}
+
+// rest is how long to rest after a piece that ends now.
+func (s *sparing) rest(now time.Time) time.Duration {
+	rest := min(sumsRest*now.Sub(s.began), maxSumsRest)
+	if since := now.Sub(s.at); since >= busyRest {
+		n := s.served()
+		s.busy = float64(n-s.counted) > busyRate*since.Seconds()
+		s.counted, s.at = n, now
+	}
+	if s.busy {
+		rest = max(rest, busyRest)
+	}
+	return rest
 }
