@@ -64,6 +64,7 @@ func (w *worker) resume() int {
 	w.dev.parkedNow.Add(int64(-n))
 	for _, s := range again {
 		w.inflight++
+		w.translate(s) // the write cache may have been switched off since
 		w.submit(s)
 	}
 	return n

@@ -52,6 +52,7 @@ type worker struct {
 	parser *blk.Parser
 	ch     *cow.Channel
 	slots  []slot
+	loaded []*cow.Request // of the batch under way, to be submitted
 	mem    *pin
 	done   []*cow.Request // scratch for Completed
 	reaped int            // of done, how many have been seen to
@@ -115,6 +116,7 @@ func (w *worker) run() {
 // It reports whether there was anything to do.
 func (w *worker) batch() (worked bool) {
 	defer w.catchFault(&worked)
+	w.loaded = w.loaded[:0] // a fault has broken the queue with some
 	for range batchSize {
 		if !w.taking() {
 			break
@@ -137,6 +139,16 @@ func (w *worker) batch() (worked bool) {
 			break
 		}
 	}
+	if len(w.loaded) > 1 {
+		w.ch.Prefetch(w.loaded)
+	}
+	for _, io := range w.loaded {
+		s := &w.slots[io.Slot]
+		s.mem = w.mem
+		s.mem.n++
+		w.inflight++
+		w.submit(s)
+	}
 	if w.reap() {
 		worked = true
 	}
@@ -146,8 +158,8 @@ func (w *worker) batch() (worked bool) {
 	return worked
 }
 
-// begin loads the chain at head into its slot, parses it and submits it. An
-// error means that the chain is malformed, which breaks the queue.
+// begin loads the chain at head into its slot, parses it and makes it a request
+// of this batch. An error means that the chain is malformed, which breaks the queue.
 func (w *worker) begin(head uint16) error {
 	s := &w.slots[head]
 	s.chain.Head = head
@@ -164,19 +176,16 @@ func (w *worker) begin(head uint16) error {
 		s.trim()
 		return nil
 	}
-	s.mem = w.mem
-	s.mem.n++
-	w.inflight++
 	if s.chain.Wide() {
 		w.wide++
 	}
-	w.submit(s)
+	w.translate(s)
+	w.loaded = append(w.loaded, &s.io)
 	return nil
 }
 
-// submit turns the parsed request into one of the engine's and hands it over.
-// The engine may complete it at once or later; either way reap sees it.
-func (w *worker) submit(s *slot) {
+// translate turns the parsed request into one of the engine's.
+func (w *worker) translate(s *slot) {
 	io := &s.io
 	io.Slot = int(s.chain.Head)
 	io.Err = nil
@@ -209,10 +218,15 @@ func (w *worker) submit(s *slot) {
 			Length: int64(r.Sectors) * blk.SectorSize,
 		})
 	}
-	if syncs(io) {
+}
+
+// submit hands a request to the engine, which may complete it at once or later;
+// either way reap sees it.
+func (w *worker) submit(s *slot) {
+	if syncs(&s.io) {
 		w.syncing++
 	}
-	w.ch.Submit(io)
+	w.ch.Submit(&s.io)
 }
 
 // syncs reports whether a request ends with a sync of the disk's files.

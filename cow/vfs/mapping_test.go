@@ -44,8 +44,15 @@ func TestCopyOnlyWhatWasSeen(t *testing.T) {
 			t.Errorf("%d bytes from %d were copied before anything had been seen", tc.n, tc.off)
 		}
 	}
+	prefetch := func() {
+		for _, off := range []int64{-1 << 63, -1, 0, 4096, 60 * 4096, size - 1, size, 1<<63 - 1} {
+			m.Prefetch(off)
+		}
+	}
+	prefetch()
 	m.Seen(4096+5, 1)
 	m.Seen(2*4096, 4096)
+	prefetch()
 	m.Seen(60*4096, 1<<40)
 	m.Seen(1<<40, 1)
 	m.Seen(-5, 100)
