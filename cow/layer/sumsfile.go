@@ -64,7 +64,7 @@ const (
 	sumsTableAt = 4096
 )
 
-const adviceSums = "read the data with cowblk check --full; if it is what it shall be, remove this file, and the next process that serves the layer makes it again"
+const adviceSums = "cowblk check --repair puts it right if the data proves how; else compare the data with a copy, and remove this file: who serves the layer next makes it again"
 
 // sumsHeader is the header of a layer's sums file.
 func sumsHeader(h *Header, crc uint32) (sector [SectorSize]byte) {
@@ -92,7 +92,7 @@ func readSumsFile(f vfs.File, h *Header) (*table, error) {
 		}
 		crc, err := decodeSumsHeader(&sector, h)
 		// Somebody may be writing it; see readHeader.
-		if err != nil && (attempt < 3 && errors.Is(err, ErrDamaged)) {
+		if attempt < 3 && errors.Is(err, ErrDamaged) {
 			continue
 		}
 		if err != nil {
