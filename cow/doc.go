@@ -56,7 +56,7 @@
 // # What is verified
 //
 // A sealed layer may have checksums of its data (AddSums makes them). What is read
-// of one for the first time since it was opened, or comes from the engine, is
+// of one for the first time since it was opened, or comes from the device, is
 // compared with them before its request succeeds (verify.go); what differs is an
 // error. Base and head have none.
 //

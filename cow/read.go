@@ -45,9 +45,11 @@ func (c *Channel) read(r *Request) error {
 // one means that somebody cut the file since: an error, not zeros.
 func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error {
 	inside := max(0, min(n, s.limit-pos))
-	left, landed := inside, c.cur
+	left, landed, late := inside, c.cur, false
 	if s.mapping != nil {
-		left -= c.copyMapped(s, pos, left)
+		var done int64
+		done, late = c.copyMapped(s, pos, left)
+		left -= done
 	}
 	for left > 0 {
 		at := pos + inside - left
@@ -72,7 +74,7 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 		c.cur.zero(n - inside)
 	}
 	if s.sums != nil && left < inside {
-		return c.verify(s, landed, pos, inside-left)
+		return c.verify(s, landed, pos, inside-left, late)
 	}
 	return nil
 }
@@ -97,18 +99,24 @@ const maxCopy = 1 << 20
 
 // copyMapped copies what it can of n bytes at pos from the source's mapping to
 // the cursor, buffer by buffer, and returns how much that was. It saves a system
-// call, and half of what a page costs; see vfs.Mapping for what makes it safe.
-func (c *Channel) copyMapped(s *source, pos, n int64) (done int64) {
+// call, and half of what a page costs; see vfs.Mapping for what makes it safe. late:
+// some of it may have come from the device.
+func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, late bool) {
 	off := s.start + pos
 	for done < n {
 		p := c.cur.piece(min(n-done, maxCopy))
-		if p == nil || !s.mapping.Copy(p, off+done) {
+		if p == nil {
 			break
 		}
+		ok, slow := s.mapping.CopyWatched(p, off+done)
+		if !ok {
+			break
+		}
+		late = late || slow
 		done += int64(len(p))
 		c.cur.advance(int64(len(p)))
 	}
-	return done
+	return done, late
 }
 
 // fetch reads one owner's content into p, for a copy-up. It leaves the cursor
@@ -124,7 +132,7 @@ func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
 	}
 	if s.sums != nil && inside > 0 {
 		c.part[0] = p[:inside]
-		return c.verify(s, cursor{segs: c.part[:]}, pos, inside)
+		return c.verify(s, cursor{segs: c.part[:]}, pos, inside, false)
 	}
 	return nil
 }

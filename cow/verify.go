@@ -17,20 +17,22 @@ const sumBytes = 1 << 10
 // (FORMAT.md, "Data sums").
 //
 // A unit that an asynchronous channel found in memory is compared the first time
-// since the layer was opened; from then on that is one test of a bit. What its
-// engine has read, from the device most likely, is compared each time, and so is
-// everything on a synchronous channel. What escapes is a page that was dropped from
-// memory and that a wrong guess reads again through the mapping: see vfs.Mapping.
+// since the layer was opened; from then on that is one test of a bit. What may have
+// come from the device is compared each time: what its engine has read, what a
+// mapping has taken long to copy (late), and everything on a synchronous channel.
+// What escapes is a page that was found right, was dropped from memory, and came
+// back because another process has read it, or the kernel has read ahead.
 //
 // The caller's buffers may be a guest's, which can write to them meanwhile. So only
 // a unit that is right is believed there. Of others, and of those that the request
 // covers in part, the whole is read anew to memory of our own; if that is right, it
 // is what the caller gets.
-func (c *Channel) verify(s *source, k cursor, pos, n int64) error {
-	if c.async && s.sums.AllRight(pos, n) {
+func (c *Channel) verify(s *source, k cursor, pos, n int64, late bool) error {
+	all := late || !c.async
+	if !all && s.sums.AllRight(pos, n) {
 		return nil
 	}
-	return c.compare(s, k, pos, n, !c.async)
+	return c.compare(s, k, pos, n, all)
 }
 
 // compare is verify of what is to be compared: of all units, or of those that have

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -160,6 +161,63 @@ func TestDataRotsLater(t *testing.T) {
 		if err := read(page+4096, 4096); err != nil {
 			t.Errorf("async %v, the next block: %v", async, err)
 		}
+	}
+}
+
+// What was found right in memory, rots on the device, and comes from there again
+// through a mapping that takes it for still in memory, is an error too. (A file
+// system in memory has no device.)
+func TestDataRotsUnderMapping(t *testing.T) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(t.TempDir(), &st); err != nil {
+		t.Fatal(err)
+	}
+	rig := verified(t, vfs.OS{}, 4096, false, false)
+	ch := asyncChannel(t, rig.Disk)
+	read := func(off int64) error {
+		r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+		ch.Submit(r)
+		if err := await(ch, 1); err != nil {
+			t.Fatal(err)
+		}
+		return r.Err
+	}
+	data := rig.Spec.Layers[0].Data
+	const page = rotten / 4096 * 4096
+	for i := range int64(100) { // of which some are timed anyway
+		for range 3 {
+			if err := read(page + i*8192); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rot(t, data, page)
+	if err := read(page); errors.Is(err, layer.ErrDamaged) == (st.Type == unix.TMPFS_MAGIC) {
+		t.Errorf("got %v", err)
+	}
+	for i := int64(1); i < 100; i++ {
+		if err := read(page + i*8192); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// rot changes a page of a file on the device, and takes it out of memory even though
+// it is mapped: what a write past the page cache does.
+func rot(t *testing.T, name string, page int64) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := pages(t, 4096)
+	if _, err := f.ReadAt(p, page); err != nil {
+		t.Fatal(err)
+	}
+	p[1000] ^= 1
+	if _, err := f.WriteAt(p, page); err != nil {
+		t.Fatal(err)
 	}
 }
 

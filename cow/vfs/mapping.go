@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -40,25 +39,22 @@ type Mapping struct {
 	mem   []byte // the file
 	pages residency
 
-	base    time.Time     // monotonic; the zero of all times here
-	until   atomic.Int64  // ns; 0: on, forGood: off for ever, else: off until then
-	untimed uint32        // mask; see Copy
-	slow    time.Duration // a small copy that takes longer is suspicious
+	base  time.Time     // monotonic; the zero of all times here
+	until atomic.Int64  // ns; 0: on, forGood: off for ever, else: off until then
+	late  int64         // ticks; see CopyWatched
+	slow  time.Duration // a small copy that takes longer is suspicious
 
 	guess
 }
 
 const (
-	// One in so many small copies is timed: two looks at the clock cost as
-	// much as all the rest of Copy. Which ones is left to chance, so that no
-	// pattern of requests hides from it. Should everything have been evicted
-	// at once, that is how many copies have to wait, on average, before it is
-	// noticed. It has to be done for ever: a page may be evicted at any time.
-	timedOneIn = 4
-	// Larger copies are all timed.
-	largeCopy = 16 << 10 // bytes
-	slowCopy  = 30 * time.Microsecond
-	slowByte  = time.Nanosecond // what each byte may take on top of that
+	// Each copy is timed, with the processor's counter: two looks at the clock cost
+	// a tenth of a copy, for they wait until the copy before is through.
+	slowCopy = 30 * time.Microsecond
+	slowByte = time.Nanosecond // what each byte may take on top of that
+	// No page comes from a device within this time: it takes a command, an
+	// interrupt and two switches of context.
+	lateCopy = 5 * time.Microsecond
 
 	forGood = math.MaxInt64
 )
@@ -72,7 +68,7 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 	if err != nil {
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m := &Mapping{mem: mem, base: time.Now(), untimed: timedOneIn - 1, slow: slowCopy}
+	m := &Mapping{mem: mem, base: time.Now(), late: toTicks(lateCopy), slow: slowCopy}
 	if err := m.pages.init(length); err != nil {
 		_ = unix.Munmap(mem)
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
@@ -85,24 +81,33 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 // resident, and reports whether it did. If not, p's content is undefined and
 // the bytes have to be read by other means. A fault on p goes on to the caller.
 func (m *Mapping) Copy(p []byte, off int64) (ok bool) {
+	ok, _ = m.CopyWatched(p, off)
+	return ok
+}
+
+// CopyWatched is Copy for who has to know whether the bytes have come from the
+// device just now: late is true then, and now and then without.
+func (m *Mapping) CopyWatched(p []byte, off int64) (ok, late bool) {
 	if m.until.Load() != 0 && !m.on() {
-		return false
+		return false, false
 	}
 	if off < 0 || off > int64(len(m.mem)) || int64(len(p)) > int64(len(m.mem))-off {
-		return false
+		return false, false
 	}
 	if !m.pages.has(off, int64(len(p))) {
-		return false
+		return false, false
 	}
-	if len(p) <= largeCopy && rand.Uint32()&m.untimed != 0 {
-		return m.copy(p, off)
-	}
-	start := time.Since(m.base)
+	start := ticks()
 	ok = m.copy(p, off)
-	if took := time.Since(m.base) - start; took > m.slow+time.Duration(len(p))*slowByte {
+	took := int64(ticks() - start)
+	spare := time.Duration(len(p)) * slowByte
+	if took <= m.late+toTicks(spare) {
+		return ok, false
+	}
+	if fromTicks(took) > m.slow+spare {
 		m.wasSlow()
 	}
-	return ok
+	return ok, true
 }
 
 // copy is Copy's copying. A file that has been cut short raises SIGBUS, which

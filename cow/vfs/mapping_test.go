@@ -3,6 +3,7 @@ package vfs
 import (
 	"bytes"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a mapping of which every copy is timed and found slow: whether a
+// mapped is a mapping of which every copy is found slow: whether a
 // guess was wrong is then up to the count of faults alone.
 func mapped(t *testing.T, f File, length int64) *Mapping {
 	t.Helper()
 	m, err := f.Map(length)
 	must(t, err)
 	t.Cleanup(func() { m.Close() })
-	m.untimed, m.slow = 0, -time.Hour
+	m.late, m.slow = math.MinInt64/2, -time.Hour
 	return m
 }
 

@@ -10,6 +10,11 @@ import "unsafe"
 //go:noescape
 func prefetchLines(p unsafe.Pointer)
 
+// ticks: see ticks.go.
+//
+//go:noescape
+func ticks() uint64
+
 // Prefetch has the processor fetch the first bytes at off from memory, if their page
 // is believed resident, for a Copy that follows soon. It never faults and never
 // waits.

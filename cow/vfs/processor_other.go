@@ -1,0 +1,13 @@
+//go:build !amd64 && !arm64
+
+package vfs
+
+import "time"
+
+var started = time.Now()
+
+// ticks are nanoseconds here: see ticks.go.
+func ticks() uint64 { return uint64(time.Since(started)) }
+
+// Prefetch does nothing here: see processor_unsafe.go.
+func (m *Mapping) Prefetch(int64) {}
