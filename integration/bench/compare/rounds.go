@@ -74,15 +74,17 @@ func (s *site) takeSamples(ctx context.Context) error {
 		return s.quick && !t.quick || !s.only.MatchString(t.workload) || !s.contenders.MatchString(t.contender)
 	})
 	for round := range s.settings.rounds {
-		if s.settings.renewed && round > 0 {
-			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
-			if err := s.renew(ctx, tasks); err != nil {
-				return err
-			}
-		}
 		order := slices.Clone(tasks)
 		if round%2 == 1 {
 			slices.Reverse(order)
+		}
+		if s.settings.renewed && round > 0 {
+			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
+			// In the same order: of two like servers the one that is started first is
+			// faster, by 8 to 13 % in random reads.
+			if err := s.renew(ctx, order); err != nil {
+				return err
+			}
 		}
 		for i, t := range order {
 			if s.results.Missing[t.contender] != "" {
