@@ -20,6 +20,7 @@
 //	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
 //	space               Daemon.Run           which file systems are low           the exports have ended
 //	shortages           Daemon.Run           requests parked for want of space    the exports have ended
+//	sums                Daemon.Run           layers that get checksums of data    the exports have ended
 //	NBD's inheritance   Daemon.Run           what the process before has shown    it is shown again
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
