@@ -1,7 +1,9 @@
 package cowtest
 
 import (
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,13 +109,8 @@ func (m *Model) Settle(p []byte, off int64) error {
 
 // check finds the write that a sector shows. A sector may be torn between the
 // writes that are in flight during the read (the page cache reads without a
-// lock), as long as each part is legal; never when quiet.
+// lock), and even within a word, as long as each part is legal; never when quiet.
 func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) {
-	var room [8]Content
-	found, err := Identify(p, sector, room[:0])
-	if err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, history(list, start))
-	}
 	// The latest begin of a write that ended before the read began: whatever
 	// ended before that cannot show any more.
 	var latest uint64
@@ -122,25 +119,71 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 			latest = max(latest, w.start)
 		}
 	}
+	var legal []*Write
+	moving := false // one of them was in flight during the read
+	for _, w := range list {
+		if end := w.end.Load(); end == 0 || end >= latest {
+			legal = append(legal, w)
+			moving = moving || end == 0 || end > start
+		}
+	}
 	var shown *Write
+	var found []Content
 	overlap := false
-	for _, c := range found {
-		shown = nil
-		for _, w := range list {
-			end := w.end.Load()
-			if w.Content == c && (end == 0 || end >= latest) {
-				shown = w
-				overlap = overlap || end == 0 || end > start
-			}
+	for at := 0; at < len(p); at += 8 {
+		word := binary.LittleEndian.Uint64(p[at:])
+		w := whose(word, sector, legal)
+		if w == nil && moving && mixed(word, sector, legal) {
+			overlap = true
+			continue
 		}
-		if shown == nil {
-			return nil, fmt.Errorf("sector %d shows write %d, which is not legal for a read begun at %d\n%s", sector, c, start, history(list, start))
+		if w == nil {
+			return nil, unlawful(p, sector, list, start)
 		}
+		if end := w.end.Load(); end == 0 || end > start {
+			overlap = true
+		}
+		if w != shown {
+			found = append(found, w.Content)
+		}
+		shown = w
 	}
 	if len(found) > 1 && !overlap {
 		return nil, fmt.Errorf("sector %d is torn between writes %d and nothing was in flight\n%s", sector, found, history(list, start))
 	}
+	if shown == nil {
+		shown = legal[len(legal)-1] // it is torn everywhere, during a write
+	}
 	return shown, nil
+}
+
+// whose finds the last of the writes that stamps sectors with a word.
+func whose(word uint64, sector int64, list []*Write) (found *Write) {
+	for _, w := range list {
+		if stampOf(sector, w.Content) == word {
+			found = w
+		}
+	}
+	return found
+}
+
+// mixed reports whether each byte of a word is that of one of the writes.
+func mixed(word uint64, sector int64, list []*Write) bool {
+	for shift := 0; shift < 64; shift += 8 {
+		if !slices.ContainsFunc(list, func(w *Write) bool { return byte(stampOf(sector, w.Content)>>shift) == byte(word>>shift) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// unlawful says what is wrong with a sector.
+func unlawful(p []byte, sector int64, list []*Write, start uint64) error {
+	found, err := Identify(p, sector, nil)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, history(list, start))
+	}
+	return fmt.Errorf("sector %d shows writes %d, one of which is not legal for a read begun at %d\n%s", sector, found, start, history(list, start))
 }
 
 func history(list []*Write, start uint64) string {

@@ -24,14 +24,19 @@ const sectorBits = 24 // sectors of the largest model disk: 8 GiB
 // Stamp fills p, whole sectors starting with the given one, with a content.
 func Stamp(p []byte, sector int64, c Content) {
 	for ; len(p) > 0; p, sector = p[SectorSize:], sector+1 {
-		var word uint64
-		if c != Zeros {
-			word = uint64(c)<<sectorBits | uint64(sector)
-		}
+		word := stampOf(sector, c)
 		for i := 0; i < SectorSize; i += 8 {
 			binary.LittleEndian.PutUint64(p[i:], word)
 		}
 	}
+}
+
+// stampOf is the word that a sector is full of.
+func stampOf(sector int64, c Content) uint64 {
+	if c == Zeros {
+		return 0
+	}
+	return uint64(c)<<sectorBits | uint64(sector)
 }
 
 // Identify returns the contents that a sector is made of, in the order in which
