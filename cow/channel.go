@@ -152,7 +152,9 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	if c.later.active > 0 {
 		c.reap()
 	}
-	if c.remote.head.Load() != nil {
+	// Armed without a request: its signal came after it had been taken, and may have
+	// been read with the channel's FD. The next one would not signal.
+	if c.remote.head.Load() != nil || c.remote.armed.Load() {
 		c.remote.drainTo(&c.done)
 	}
 	for c.done.head != nil {

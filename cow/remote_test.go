@@ -55,3 +55,39 @@ func TestRemoteCompletions(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A completion may be taken before its signal is given. When that comes, and is read
+// with the channel's FD as a worker does that has been woken for nothing, the next
+// completion must signal again.
+func TestSignalAfterItsCompletion(t *testing.T) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	c := &Channel{inFlight: 2}
+	l := &c.remote
+	l.fd = fd
+	var room [2]*Request
+	l.head.Store(&Request{ch: c}) // the first half of complete
+	if got := c.Completed(room[:0]); len(got) != 1 {
+		t.Fatalf("%d completions", len(got))
+	}
+	l.armed.Store(true) // and the second
+	if _, err := unix.Write(fd, bellStroke); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Read(fd, l.word[:]); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Completed(room[:0]); len(got) != 0 {
+		t.Fatalf("%d completions", len(got))
+	}
+	(&Request{ch: c}).complete()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); n != 1 {
+		t.Fatalf("the next completion does not signal: %v", err)
+	}
+	if got := c.Completed(room[:0]); len(got) != 1 {
+		t.Errorf("%d completions", len(got))
+	}
+}
