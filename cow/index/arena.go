@@ -6,51 +6,59 @@ import (
 )
 
 const (
-	slotWords = pageBlocks / 8 // one byte per block
-	slotBytes = slotWords * 8
+	unitWords = 8 // one line of the cache
+	unitBytes = unitWords * 8
 
 	// A slab is one mapping; its size is that of a huge page.
-	slabSlots = 512
-	slabWords = slabSlots * slotWords
-	slabBytes = slabWords * 8
+	slabBytes = 2 << 20
+	slabWords = slabBytes / 8
+	slabUnits = slabBytes / unitBytes
 )
 
 type slab [slabWords]uint64
 
-// arena hands out slots of 4 KiB that are zero and are never given back before
-// close. Slots are read without a lock, through the table of slabs.
+// arena hands out memory in units that are zero and are never given back before
+// close. It is read without a lock, through the table of slabs.
 type arena struct {
 	slabs []atomic.Pointer[slab] // long enough for the worst case
 
 	mu     sync.Mutex
-	next   uint64   // slot to hand out
+	next   uint64   // unit to hand out
 	mapped [][]byte // to unmap
 }
 
-// newArena makes an arena for a directory of n entries. An entry takes one
-// slot at first and may take two more when it becomes wide; a slab may end in
-// one slot that is no place for a wide page.
+// newArena makes an arena for a directory of n entries. Each may need a page of
+// every form in turn, and none reaches over the end of a slab.
 func newArena(n uint64) *arena {
-	return &arena{slabs: make([]atomic.Pointer[slab], 3*n/(slabSlots-1)+2)}
+	var all, most uint64
+	for k := range forms {
+		units := unitsOf(forms[k].words)
+		all, most = all+units, max(most, units)
+	}
+	return &arena{slabs: make([]atomic.Pointer[slab], n*all/(slabUnits-most)+2)}
 }
 
-// words returns n words of memory from the beginning of a slot on.
-func (a *arena) words(slot uint64, n int) []uint64 {
-	s := a.slabs[slot/slabSlots].Load()
-	first := slot % slabSlots * slotWords
+// unitsOf is how many units so many words take.
+func unitsOf(words int) uint64 { return uint64(words+unitWords-1) / unitWords }
+
+// words returns n words of memory from the beginning of a unit on.
+func (a *arena) words(unit uint64, n int) []uint64 {
+	s := a.slabs[unit/slabUnits].Load()
+	first := unit % slabUnits * unitWords
 	return s[first : first+uint64(n)]
 }
 
-// alloc returns n adjacent slots.
-func (a *arena) alloc(n uint64) uint64 {
+// alloc returns the first of adjacent units for n words.
+func (a *arena) alloc(n int) uint64 {
+	units := unitsOf(n)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if left := slabSlots - a.next%slabSlots; left < n {
+	if left := slabUnits - a.next%slabUnits; left < units {
 		a.next += left
 	}
 	first := a.next
-	a.next += n
-	if i := first / slabSlots; a.slabs[i].Load() == nil {
+	a.next += units
+	if i := first / slabUnits; a.slabs[i].Load() == nil {
 		s, mapping := mapSlab(i > 0)
 		if mapping != nil {
 			a.mapped = append(a.mapped, mapping)
@@ -60,11 +68,11 @@ func (a *arena) alloc(n uint64) uint64 {
 	return first
 }
 
-// bytes is how much memory the slots in use and the table take.
+// bytes is how much memory the units in use and the table take.
 func (a *arena) bytes() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return int64(a.next)*slotBytes + int64(len(a.slabs))*8
+	return int64(a.next)*unitBytes + int64(len(a.slabs))*8
 }
 
 func (a *arena) close() {

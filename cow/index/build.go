@@ -193,27 +193,27 @@ func (b *builder) encode(p uint64) entry {
 	if s.low == s.high && b.full(p) {
 		return uniformEntry(s.high, 0)
 	}
-	owners := b.owners[p*pageBlocks : (p+1)*pageBlocks]
 	base := s.low - 1
-	if !fits(base, s.high) {
-		slots := b.x.newSlots(true)
-		words := b.x.arena.words(slots.slot(), 2*slotWords)
-		for i := range words {
-			v := owners[i*4 : i*4+4]
-			words[i] = uint64(v[0]) | uint64(v[1])<<16 | uint64(v[2])<<32 | uint64(v[3])<<48
-		}
-		return pagedEntry(0, slots)
+	k := kindFor(base, s.low, s.high)
+	if k == wide {
+		base = 0
 	}
-	slots := b.x.newSlots(false)
-	words := b.x.arena.words(slots.slot(), slotWords)
+	page := b.x.newPage(k)
+	pack(b.x.words(page), b.owners[p*pageBlocks:(p+1)*pageBlocks], base, k.form())
+	return pagedEntry(base, page)
+}
+
+// pack writes the owners of a page.
+func pack(words []uint64, owners []Owner, base Owner, f *form) {
 	for i := range words {
-		var w uint64
-		for k, o := range owners[i*8 : i*8+8] {
-			w |= uint64(narrowByte(o, base)) << (8 * k)
+		n := min(int(f.per), len(owners))
+		var w, at uint64
+		for _, o := range owners[:n] {
+			w |= uint64(quickNumber(base, o)) << (at & 63) // which needs no test for 64
+			at += f.bits
 		}
-		words[i] = w
+		words[i], owners = w, owners[n:]
 	}
-	return pagedEntry(base, slots)
 }
 
 // full reports whether every block of page p of the window has an owner.
@@ -226,9 +226,9 @@ func (b *builder) full(p uint64) bool {
 	return true
 }
 
-// narrowByte is the byte of o in a page of this base. There is no branch to
-// mispredict: owner 0 gives 0 because its mask is empty.
-func narrowByte(o, base Owner) uint8 {
-	mask := uint16(int16(o|-o) >> 15)
-	return uint8((o - base) & mask)
+// quickNumber is number without a branch to mispredict: owner 0 gives 0 because its
+// mask is empty.
+func quickNumber(base, o Owner) Owner {
+	mask := Owner(int16(o|-o) >> 15)
+	return (o - base) & mask
 }

@@ -5,9 +5,9 @@
 // The disk is cut into pages of 4,096 blocks. A directory has one 64-bit entry
 // per page. An entry whose blocks all have one owner holds just that owner: a
 // fresh clone of a large image costs its directory and nothing else. Any other
-// entry points to a page of one byte per block, relative to the entry's base
-// owner, or of two bytes where the owners span more than 255 layers. Pages lie
-// in anonymous memory outside Go's heap. A run of equal owners is found a word
+// entry points to a page with a number for each block, relative to the entry's base
+// owner: of 6 bits where the owners span up to 63 layers, of 8 up to 255, of 16 beyond
+// that. Pages lie in anonymous memory outside Go's heap. A run of equal owners is found a word
 // at a time.
 //
 // Lookups take no lock and write nothing. Owners only ever rise: Raise changes

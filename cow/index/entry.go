@@ -7,55 +7,48 @@ type Owner = uint16
 const (
 	pageShift  = 12
 	pageBlocks = 1 << pageShift // blocks per page
-
-	// maxSpan is how many layers one byte can tell apart; byte 0 is owner 0.
-	maxSpan = 255
 )
 
 // entry is a directory entry:
 //
-//	bit 0      paged: the owners are in the entry's slots, else all are the same
-//	bit 1      wide: the slots hold uint16 owners, else bytes relative to base
-//	bits 2–17  the owner of all blocks, or the base of a narrow page: byte b > 0
-//	           stands for owner base+b
-//	bits 18–   number of the first arena slot plus 1; 0: none was ever needed
+//	bit 0      paged: the owners are in the entry's page, else all are the same
+//	bits 1–2   form of the page
+//	bits 3–18  the owner of all blocks, or the base of the page
+//	bits 19–   where in the arena the page is, plus 1; 0: none was ever needed
 //
-// An entry keeps its slots when all its blocks get one owner, and uses them
-// again. A slot thus never serves two entries, and base never falls: an entry
-// that a lookup finds unchanged after it has read the slots has decoded them
-// rightly, whatever happened in between.
+// An entry keeps its page when all its blocks get one owner, and uses it again.
+// Memory thus never serves two entries, and the base of a page never falls: an entry
+// that a lookup finds unchanged after it has read the page has decoded it rightly,
+// whatever happened in between.
 type entry uint64
 
 const (
 	entryPaged     = entry(1) << 0
-	entryWide      = entry(1) << 1
-	entryOwnerBits = 2
-	entrySlotBits  = 18
+	entryKindBits  = 1
+	entryOwnerBits = 3
+	entryPageBits  = 19
 )
 
-func uniformEntry(o Owner, slots entry) entry {
-	return slots | entry(o)<<entryOwnerBits
+func uniformEntry(o Owner, page entry) entry {
+	return page | entry(o)<<entryOwnerBits
 }
 
-func pagedEntry(base Owner, slots entry) entry {
-	return slots | entryPaged | entry(base)<<entryOwnerBits
+func pagedEntry(base Owner, page entry) entry {
+	return page | entryPaged | entry(base)<<entryOwnerBits
 }
 
-// slotsOf is an entry of nothing but the slots and their width.
-func slotsOf(slot uint64, wide bool) entry {
-	e := entry(slot+1) << entrySlotBits
-	if wide {
-		e |= entryWide
-	}
-	return e
+// pageOf is an entry of nothing but the page and its form.
+func pageOf(unit uint64, k kind) entry {
+	return entry(unit+1)<<entryPageBits | entry(k)<<entryKindBits
 }
 
-func (e entry) paged() bool    { return e&entryPaged != 0 }
-func (e entry) wide() bool     { return e&entryWide != 0 }
-func (e entry) owner() Owner   { return Owner(e >> entryOwnerBits) } // or base
-func (e entry) slots() entry   { return e&entryWide | e>>entrySlotBits<<entrySlotBits }
-func (e entry) hasSlots() bool { return e>>entrySlotBits != 0 }
-func (e entry) slot() uint64   { return uint64(e>>entrySlotBits) - 1 }
+func (e entry) paged() bool   { return e&entryPaged != 0 }
+func (e entry) kind() kind    { return kind(e >> entryKindBits & 3) }
+func (e entry) owner() Owner  { return Owner(e >> entryOwnerBits) } // or base
+func (e entry) hasPage() bool { return e>>entryPageBits != 0 }
+func (e entry) unit() uint64  { return uint64(e>>entryPageBits) - 1 }
 
-// fits reports whether a narrow page of this base can hold o.
-func fits(base, o Owner) bool { return o == 0 || o > base && o-base <= maxSpan }
+// page is e without what it says of owners.
+func (e entry) page() entry {
+	return e>>entryPageBits<<entryPageBits | e&(3<<entryKindBits)
+}

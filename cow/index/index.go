@@ -1,7 +1,6 @@
 package index
 
 import (
-	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -73,65 +72,13 @@ func (x *Index) lookupPage(block, max uint64) (Owner, uint64) {
 		if !e.paged() {
 			return e.owner(), max
 		}
-		var o Owner
-		var run uint64
-		if e.wide() {
-			o, run = wideRun(x.arena.words(e.slot(), 2*slotWords), at, max)
-		} else {
-			var b uint8
-			b, run = narrowRun(x.arena.words(e.slot(), slotWords), at, max)
-			if b != 0 {
-				o = e.owner() + Owner(b)
-			}
-		}
+		k := e.kind()
+		n, run := k.run(x.arena.words(e.unit(), forms[k].words), at, max)
 		if entry(slot.Load()) == e {
-			return o, run
+			if n == 0 {
+				return 0, run
+			}
+			return e.owner() + Owner(n), run
 		}
 	}
-}
-
-// narrowRun returns the byte at a block of the page and how many from there
-// on, at most max, are equal to it.
-func narrowRun(words []uint64, at, max uint64) (uint8, uint64) {
-	i, shift := at/8, at%8*8
-	w := atomic.LoadUint64(&words[i]) >> shift
-	b := uint8(w)
-	if max == 1 {
-		return b, 1
-	}
-	all := uint64(b) * 0x0101010101010101
-	run := 8 - at%8
-	// The shift has brought in zeros: they say nothing about equality.
-	if diff := (w ^ all) & (^uint64(0) >> shift); diff != 0 {
-		return b, min(max, uint64(bits.TrailingZeros64(diff))/8)
-	}
-	for i++; run < max; i++ {
-		if diff := atomic.LoadUint64(&words[i]) ^ all; diff != 0 {
-			return b, min(max, run+uint64(bits.TrailingZeros64(diff))/8)
-		}
-		run += 8
-	}
-	return b, min(max, run)
-}
-
-// wideRun is narrowRun for a page of uint16 owners.
-func wideRun(words []uint64, at, max uint64) (Owner, uint64) {
-	i, shift := at/4, at%4*16
-	w := atomic.LoadUint64(&words[i]) >> shift
-	o := Owner(w)
-	if max == 1 {
-		return o, 1
-	}
-	all := uint64(o) * 0x0001000100010001
-	run := 4 - at%4
-	if diff := (w ^ all) & (^uint64(0) >> shift); diff != 0 {
-		return o, min(max, uint64(bits.TrailingZeros64(diff))/16)
-	}
-	for i++; run < max; i++ {
-		if diff := atomic.LoadUint64(&words[i]) ^ all; diff != 0 {
-			return o, min(max, run+uint64(bits.TrailingZeros64(diff))/16)
-		}
-		run += 4
-	}
-	return o, min(max, run)
 }

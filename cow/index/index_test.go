@@ -38,8 +38,9 @@ func TestFoldAndReuse(t *testing.T) {
 	if e := entry(x.dir[1].Load()); e.paged() || e.owner() != 201 {
 		t.Errorf("a page filled by sequential writes is not folded")
 	}
-	if slots := x.arena.next; slots != 2 {
-		t.Errorf("200 rounds of fold and unfold: got %d slots, want 2", slots)
+	// The second page has become narrow at its 64th owner.
+	if got, want := x.arena.next, 2*unitsOf(forms[tight].words)+unitsOf(forms[narrow].words); got != want {
+		t.Errorf("200 rounds of fold and unfold: got %d units, want %d", got, want)
 	}
 }
 
@@ -49,21 +50,28 @@ func TestWideningKeepsOwners(t *testing.T) {
 	for o := 1; o <= 600; o++ {
 		x.Raise(uint64(o*5), 3, Owner(o))
 		m.raise(uint64(o*5), 3, Owner(o))
-		if o == 300 && !entry(x.dir[0].Load()).wide() {
-			t.Error("a page of 300 owners is not wide")
+		want := wide
+		switch {
+		case o <= 63:
+			want = tight
+		case o <= 255:
+			want = narrow
+		}
+		if k := entry(x.dir[0].Load()).kind(); k != want {
+			t.Fatalf("a page of %d owners: got form %d, want %d", o, k, want)
 		}
 	}
 	m.compare(t, x)
 }
 
 // An old view's write may complete after the new view's first.
-func TestStragglerStaysNarrow(t *testing.T) {
+func TestStragglerFits(t *testing.T) {
 	x := New(pageBlocks)
 	defer x.Close()
 	x.Raise(0, 1, 300)
 	x.Raise(5, 1, 299)
-	if e := entry(x.dir[0].Load()); e.wide() {
-		t.Error("a write one layer below made the page wide")
+	if k := entry(x.dir[0].Load()).kind(); k != tight {
+		t.Errorf("a write one layer below made the page one of form %d", k)
 	}
 	x.Raise(6, 1, 2)
 	for b, want := range map[uint64]Owner{0: 300, 5: 299, 6: 2, 7: 0} {
@@ -89,8 +97,8 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	// One byte a block, 8 bytes a page for the directory, the table of slabs.
-	if m, want := x.Memory(), int64(blocks)+int64(blocks)/pageBlocks*8+100; m > want {
+	// 52 units a page, 8 bytes a page for the directory, the table of slabs.
+	if m, want := x.Memory(), int64(blocks)/pageBlocks*(52*unitBytes+8)+100; m > want {
 		t.Errorf("worst case of 1 GiB: got %d bytes, want at most %d", m, want)
 	}
 }

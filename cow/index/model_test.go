@@ -87,7 +87,7 @@ func (s *bitmapSource) Next(word uint64) (uint64, uint64, error) {
 
 func TestRaiseAgainstModel(t *testing.T) {
 	for _, blocks := range []uint64{1, 7, 8, 63, 4095, 4096, 4097, 3*4096 + 17, 64 * 4096} {
-		for _, owners := range []int{1, 3, 200, 300, 600} {
+		for _, owners := range []int{1, 3, 60, 200, 300, 600} {
 			t.Run(fmt.Sprintf("%d blocks %d owners", blocks, owners), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(blocks, uint64(owners)))
 				x, m := New(blocks), make(model, blocks)
@@ -121,7 +121,7 @@ func TestRaiseAgainstModel(t *testing.T) {
 }
 
 func TestBuildAgainstModel(t *testing.T) {
-	for _, layers := range []int{0, 1, 2, 32, 255, 256, 600} {
+	for _, layers := range []int{0, 1, 2, 32, 63, 64, 255, 256, 600} {
 		for _, blocks := range []uint64{1, 100, 4096, 40*4096 + 5, 70 * 4096} {
 			for _, sparse := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%d layers %d blocks sparse %v", layers, blocks, sparse), func(t *testing.T) {

@@ -1,0 +1,148 @@
+package index
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// form is how the owners of a page lie in its 64-bit words, as numbers above the
+// base of its entry: number n > 0 is owner base+n, and 0 is owner 0.
+type form struct {
+	bits  uint64 // of a number
+	per   uint64 // numbers in a word, from its low end on; the rest is zero
+	ones  uint64 // the number 1 in each place
+	max   Owner  // greatest number
+	words int    // of a page
+}
+
+// kind chooses a form. A page gets the smallest that can tell its layers apart.
+type kind uint64
+
+const (
+	tight  kind = iota // 63 layers in three quarters of a byte a block
+	narrow             // 255 in one byte
+	wide               // all there can be in two; its base is 0
+)
+
+// What each form's number of places in a word is, as constants: an index is divided
+// by it at every lookup.
+const (
+	tightPer  = 10
+	narrowPer = 8
+	widePer   = 4
+)
+
+var forms = [...]form{
+	tight:  {6, tightPer, 0x041041041041041, 1<<6 - 1, (pageBlocks + tightPer - 1) / tightPer},
+	narrow: {8, narrowPer, 0x0101010101010101, 1<<8 - 1, pageBlocks / narrowPer},
+	wide:   {16, widePer, 0x0001000100010001, 1<<16 - 1, pageBlocks / widePer},
+}
+
+func (k kind) form() *form { return &forms[k] }
+
+// holds reports whether a page of this form and base can hold o.
+func (k kind) holds(base, o Owner) bool {
+	return o == 0 || o > base && o-base <= forms[k].max
+}
+
+// kindFor is the smallest form that can hold the owners from low to high over base,
+// and 0.
+func kindFor(base, low, high Owner) kind {
+	for k := tight; k < wide; k++ {
+		if k.holds(base, low) && k.holds(base, high) {
+			return k
+		}
+	}
+	return wide
+}
+
+// place is where a block of a page has its number: the word and the place in it.
+func (k kind) place(at uint64) (word, place uint64) {
+	switch k {
+	case tight:
+		return at / tightPer, at % tightPer
+	case narrow:
+		return at / narrowPer, at % narrowPer
+	}
+	return at / widePer, at % widePer
+}
+
+// run returns the number at a block of the page and how many from there on, at most
+// max, are equal to it.
+func (k kind) run(words []uint64, at, max uint64) (n, run uint64) {
+	f := &forms[k]
+	i, place := k.place(at)
+	w := atomic.LoadUint64(&words[i]) >> (place * f.bits)
+	n = w & uint64(f.max)
+	if max == 1 {
+		return n, 1
+	}
+	return n, f.equal(words[i:], w, n, place, max)
+}
+
+// equal is how many numbers from a place of the first word on are n. w is that word,
+// shifted so that the place is its lowest.
+func (f *form) equal(words []uint64, w, n, place, max uint64) uint64 {
+	all := n * f.ones
+	run := f.per - place
+	// The shift has brought in zeros: they say nothing about equality.
+	valid := f.ones * uint64(f.max) >> (place * f.bits)
+	if diff := (w ^ all) & valid; diff != 0 {
+		return min(max, uint64(bits.TrailingZeros64(diff))/f.bits)
+	}
+	for i := 1; run < max; i++ {
+		if diff := atomic.LoadUint64(&words[i]) ^ all; diff != 0 {
+			return min(max, run+uint64(bits.TrailingZeros64(diff))/f.bits)
+		}
+		run += f.per
+	}
+	return min(max, run)
+}
+
+// raise raises count numbers from a block of the page on to n, those that are higher
+// excepted. Only the holder of the page's lock writes, so a store needs no compare.
+func (k kind) raise(words []uint64, at, count, n uint64) {
+	f := &forms[k]
+	all := n * f.ones
+	i, place := k.place(at)
+	for ; count > 0; i, place = i+1, 0 {
+		here := min(f.per-place, count)
+		mask := ^uint64(0) >> (64 - f.bits*here) << (f.bits * place)
+		old := atomic.LoadUint64(&words[i])
+		if fresh := f.greater(old, all, mask); fresh != old {
+			atomic.StoreUint64(&words[i], fresh)
+		}
+		count -= here
+	}
+}
+
+// greater is the greater of each number of a and b within mask, a elsewhere.
+func (f *form) greater(a, b, mask uint64) uint64 {
+	if a&mask == 0 {
+		return a | b&mask
+	}
+	out := a
+	for s := uint64(0); s < f.per*f.bits; s += f.bits {
+		m := uint64(f.max) << s
+		if m&mask != 0 && b&m > a&m {
+			out = out&^m | b&m
+		}
+	}
+	return out
+}
+
+// fill makes all numbers of a page n.
+func (k kind) fill(words []uint64, n uint64) {
+	v := n * forms[k].ones
+	for i := range words {
+		atomic.StoreUint64(&words[i], v)
+	}
+}
+
+// number is o's in a page.
+func number(base, o Owner) uint64 {
+	if o == 0 {
+		return 0
+	}
+	return uint64(o - base)
+}
