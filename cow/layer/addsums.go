@@ -33,13 +33,15 @@ func (l *Layer) addSums(pause func(off int64) error) error {
 	if l.HasSums() {
 		return nil
 	}
-	// Not the file that guests read, which the kernel would take for one that is
-	// read in order, and read ahead.
+	// Not the file that guests read, of which the kernel remembers how it is read.
 	data, err := l.openAgain(l.paths.Data, os.O_RDONLY, l.Data())
 	if err != nil {
 		return err
 	}
 	defer data.Close()
+	// Reading ahead would do many pieces' work at once, as much as 8 MiB, while
+	// guests wait for the processor. Where advice is refused, so be it.
+	_ = data.AdviseRandom()
 	// A fleet's processes share their layers, and begin together after an upgrade. One
 	// is enough; where there are no such locks they may all do it.
 	if err := data.Lock(true); errors.Is(err, vfs.ErrLocked) {

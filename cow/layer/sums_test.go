@@ -214,6 +214,36 @@ func addSumsTogether(t *testing.T, make func(testing.TB, uint32, int64) (Paths, 
 }
 
 // The header comes last, and nothing is said before it is durable.
+// One piece at a time is read: what the kernel reads ahead, up to 8 MiB at a stroke,
+// guests would wait for. (A file system in memory has nothing else.)
+func TestAddSumsReadsNothingAhead(t *testing.T) {
+	const size = 4 << 20
+	p := paths(t)
+	l := newHead(t, p, CreateParams{UUID: uuid.New(), Size: size, BlockSize: 4096, Created: time.Unix(1, 0)})
+	_, err := l.Data().WriteAt(bytes.Repeat([]byte{7}, size), 0)
+	must(t, err)
+	l.Bitmap().Set(0, size/4096)
+	must(t, l.Seal(time.Unix(2, 0)))
+	must(t, l.Data().Datasync())
+	must(t, l.Close())
+	l = reopen(t, p, OpenParams{})
+	must(t, l.Data().DropCache())
+	enough := errors.New("enough")
+	var read int64
+	if err := l.AddSums(func(off int64) error { read = off; return enough }); !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // for what is on its way
+	var st unix.Statfs_t
+	must(t, unix.Statfs(filepath.Dir(p.Data), &st))
+	buf := make([]byte, 4096)
+	v := vfs.Iovec{Base: &buf[0]}
+	v.SetLen(len(buf))
+	if _, err := l.Data().PreadvNowait([]vfs.Iovec{v}, read); (err == vfs.ErrWouldBlock) == (st.Type == unix.TMPFS_MAGIC) {
+		t.Errorf("the page behind the first piece of %d bytes: %v", read, err)
+	}
+}
+
 func TestAddSumsOrder(t *testing.T) {
 	p, _, _ := motley(t, 4096, 1<<20)
 	r := &recorder{}
