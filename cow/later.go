@@ -132,7 +132,7 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		return
 	}
 	n := int64(done.N)
-	if o.src.mapping != nil {
+	if o.src.mapping != nil && o.src.sums == nil {
 		o.src.mapping.Seen(off, n)
 	}
 	o.cur.advance(n)
@@ -143,7 +143,7 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		return
 	}
 	if !o.write && o.src.sums != nil {
-		c.end(i, c.compare(o.src, o.landing, o.begin, o.pos-o.begin, true))
+		c.end(i, c.verify(o.src, o.landing, o.begin, o.pos-o.begin, true))
 		return
 	}
 	c.end(i, nil)

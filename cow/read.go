@@ -46,10 +46,10 @@ func (c *Channel) read(r *Request) error {
 func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error {
 	inside := max(0, min(n, s.limit-pos))
 	left, landed, late := inside, c.cur, false
+	mapped := int64(0)
 	if s.mapping != nil {
-		var done int64
-		done, late = c.copyMapped(s, pos, left)
-		left -= done
+		mapped, late = c.copyMapped(s, pos, left)
+		left -= mapped
 	}
 	for left > 0 {
 		at := pos + inside - left
@@ -73,20 +73,28 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 	if n > inside {
 		c.cur.zero(n - inside)
 	}
-	if s.sums != nil && left < inside {
+	if s.sums == nil {
+		return nil
+	}
+	if !late { // all that a mapping has had at once has been compared: see verify
+		landed.advance(mapped)
+		pos, inside = pos+mapped, inside-mapped
+	}
+	if left < inside {
 		return c.verify(s, landed, pos, inside-left, late)
 	}
 	return nil
 }
 
 // preadv is one read of a source: an asynchronous channel's is ErrWouldBlock
-// rather than to wait.
+// rather than to wait. Of a source with sums nothing counts as seen before it has
+// been compared.
 func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err error) {
 	if !c.async {
 		return s.file.Preadv(iov, off)
 	}
 	got, err = s.file.PreadvNowait(iov, off)
-	if s.mapping != nil && got > 0 {
+	if s.mapping != nil && s.sums == nil && got > 0 {
 		s.mapping.Seen(off, int64(got))
 	}
 	return got, err

@@ -17,8 +17,9 @@ const sumBytes = 1 << 10
 // (FORMAT.md, "Data sums").
 //
 // A unit that an asynchronous channel found in memory is compared the first time
-// since the layer was opened; from then on that is one test of a bit. What may have
-// come from the device is compared each time: what its engine has read, what a
+// since the layer was opened; from then on that is one test of a bit. Only then does
+// a mapping have it, and what that has had at once needs no test at all. What may
+// have come from the device is compared each time: what its engine has read, what a
 // mapping has taken long to copy (late), and everything on a synchronous channel.
 // What escapes is a page that was found right, was dropped from memory, and came
 // back because another process has read it, or the kernel has read ahead.
@@ -29,10 +30,16 @@ const sumBytes = 1 << 10
 // is what the caller gets.
 func (c *Channel) verify(s *source, k cursor, pos, n int64, late bool) error {
 	all := late || !c.async
-	if !all && s.sums.AllRight(pos, n) {
-		return nil
+	if all || !s.sums.AllRight(pos, n) {
+		if err := c.compare(s, k, pos, n, all); err != nil {
+			return err
+		}
 	}
-	return c.compare(s, k, pos, n, all)
+	if c.async && s.mapping != nil {
+		first, end := s.sums.Covered(pos, n)
+		s.mapping.SeenWhole(s.start+first, end-first)
+	}
+	return nil
 }
 
 // compare is verify of what is to be compared: of all units, or of those that have

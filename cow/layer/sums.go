@@ -120,6 +120,14 @@ func (s *Sums) Bounds(unit uint64) (start, end int64) {
 	return start, min(start+s.unit, s.size)
 }
 
+// Covered are the first byte and the one behind the last of all units that n bytes
+// (> 0) at pos are in.
+func (s *Sums) Covered(pos, n int64) (start, end int64) {
+	start, _ = s.Bounds(s.Unit(pos))
+	_, end = s.Bounds(s.Unit(pos + n - 1))
+	return start, end
+}
+
 // Right reports whether a unit has been found right.
 func (s *Sums) Right(unit uint64) bool { return s.right.Test(unit) }
 

@@ -36,13 +36,14 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // A file that is cut short faults beyond its new last page, which switches the
 // mapping off for good; within the last page zeros are read.
 type Mapping struct {
-	mem   []byte // the file
+	// What every copy needs is in one line of the cache: a disk has many of these.
+	until atomic.Int64 // ns; 0: on, forGood: off for ever, else: off until then
+	late  int64        // ticks; see CopyWatched
+	mem   []byte       // the file
 	pages residency
 
-	base  time.Time     // monotonic; the zero of all times here
-	until atomic.Int64  // ns; 0: on, forGood: off for ever, else: off until then
-	late  int64         // ticks; see CopyWatched
-	slow  time.Duration // a small copy that takes longer is suspicious
+	base time.Time     // monotonic; the zero of all times here
+	slow time.Duration // a small copy that takes longer is suspicious
 
 	guess
 }
@@ -141,6 +142,13 @@ func (m *Mapping) Seen(off, n int64) {
 		return
 	}
 	m.pages.set(off, min(n, int64(len(m.mem))-off))
+}
+
+// SeenWhole is Seen for those pages that lie wholly within the n bytes.
+func (m *Mapping) SeenWhole(off, n int64) {
+	const page = 1 << pageShift
+	first, end := (off+page-1)&^(page-1), (off+n)&^(page-1)
+	m.Seen(first, end-first)
 }
 
 // Close unmaps the file. Nothing may be called during it or after it.

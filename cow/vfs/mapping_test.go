@@ -39,6 +39,7 @@ func TestCopyOnlyWhatWasSeen(t *testing.T) {
 		{0, 4096, false}, {60 * 4096, 10*4096 + 100, true}, {59 * 4096, 2 * 4096, false},
 		{63*4096 + 7, 4096, true}, {70 * 4096, 100, true}, {70 * 4096, 101, false},
 		{size, 0, true}, {size, 1, false}, {size + 1, 0, false}, {-1, 1, false}, {4096, 0, true},
+		{0, 1, false}, {3 * 4096, 1, false}, {4 * 4096, 1, false},
 	}
 	for _, tc := range tests {
 		if tc.n > 0 && m.Copy(make([]byte, tc.n), tc.off) {
@@ -52,12 +53,15 @@ func TestCopyOnlyWhatWasSeen(t *testing.T) {
 	}
 	prefetch()
 	m.Seen(4096+5, 1)
-	m.Seen(2*4096, 4096)
+	m.SeenWhole(4096+5, 2*4096) // and a part of pages 1 and 3
 	prefetch()
 	m.Seen(60*4096, 1<<40)
 	m.Seen(1<<40, 1)
 	m.Seen(-5, 100)
 	m.Seen(0, 0)
+	for _, c := range [][2]int64{{1, 4095}, {0, 4095}, {3*4096 + 1, 4096}, {3 * 4096, 0}, {4 * 4096, -4096}} {
+		m.SeenWhole(c[0], c[1])
+	}
 	for _, tc := range tests {
 		p := make([]byte, tc.n)
 		ok := m.Copy(p, tc.off)
