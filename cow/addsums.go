@@ -7,6 +7,7 @@ import (
 
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // AddSums gives the sealed layers that have none the checksums of their data (see
@@ -64,20 +65,33 @@ func (d *Disk) AddSums(ctx context.Context, pause func(ctx context.Context) erro
 }
 
 // attachSums puts a view in place that verifies what is read of l, unless another
-// layer object has taken its place.
+// layer object has taken its place, and returns when all reads are on it or on later
+// ones. What has been seen of the layer without being compared is forgotten.
 func (d *Disk) attachSums(owner index.Owner, l *layer.Layer) error {
 	sums, err := l.Sums()
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.Paths().Map, err)
 	}
+	seq, mapping := d.swapSums(owner, l, sums)
+	if mapping != nil {
+		d.waitQuiet(seq, true)
+		mapping.Forget()
+	}
+	return nil
+}
+
+// swapSums is attachSums' change of the view. It returns the view's seq and the
+// source's mapping, nil if there is none or nothing was changed.
+func (d *Disk) swapSums(owner index.Owner, l *layer.Layer, sums *layer.Sums) (seq uint64, mapping *vfs.Mapping) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.layers[owner-1] != l {
-		return nil
+		return 0, nil
 	}
 	v := d.view.Load()
 	s := v.sources[owner]
 	s.sums = sums
-	d.view.Store(v.withSource(owner, s))
-	return nil
+	n := v.withSource(owner, s)
+	d.view.Store(n)
+	return n.seq, s.mapping
 }

@@ -367,6 +367,42 @@ func addSumsToOpenDisk(t *testing.T, apart bool) {
 	}
 }
 
+// What has been read before a layer had sums, and is still believed to be in memory,
+// is compared once it has them.
+func TestAddSumsComparesWhatWasSeen(t *testing.T) {
+	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rig.Close()
+	write(t, rig.Disk, 7, 0, 65536)
+	sealed(t, promote(t, rig))
+	ch := channel(t, rig.Disk, true)
+	read := func(off int64) error {
+		r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+		ch.Submit(r)
+		if err := await(ch, 1); err != nil {
+			t.Fatal(err)
+		}
+		return r.Err
+	}
+	for range 2 { // from the file, and from its mapping
+		if err := read(8192); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
+	if err := read(8192); !errors.Is(err, layer.ErrDamaged) {
+		t.Errorf("a damaged block that had been read before: %v", err)
+	}
+	if err := read(12288); err != nil {
+		t.Error(err)
+	}
+}
+
 // Close does not wait for a pause.
 func TestCloseEndsAddSums(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})

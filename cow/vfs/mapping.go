@@ -151,6 +151,9 @@ func (m *Mapping) SeenWhole(off, n int64) {
 	m.Seen(first, end-first)
 }
 
+// Forget forgets what has been seen.
+func (m *Mapping) Forget() { m.pages.clear() }
+
 // Close unmaps the file. Nothing may be called during it or after it.
 func (m *Mapping) Close() error {
 	m.until.Store(forGood)
