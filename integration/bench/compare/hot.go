@@ -20,7 +20,9 @@ const (
 	hotPace  = 50 * time.Microsecond
 	hotSlots = 32
 	coldQD   = 16
-	hotBytes = 64 * mib // from the start of the disk on
+
+	coldLeast = 5 * time.Millisecond // what each takes at least, on the average, on a disk that is slowed down
+	hotBytes  = 64 * mib             // from the start of the disk on
 )
 
 // slowBase is the image whose cold part is not in the page cache.
@@ -69,6 +71,7 @@ func (s *site) serveSlow(ctx context.Context) error {
 	s.results.Notes = append(s.results.Notes, fmt.Sprintf(
 		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a good part of a second.",
 		coldQD, slowReads))
+	s.cold.slowed = true
 	s.closers = append(s.closers, undo)
 	return nil
 }
@@ -101,6 +104,9 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	}
 	if err := f.Close(); err != nil {
 		return sample, err
+	}
+	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*coldLeast {
+		return sample, fmt.Errorf("misses beside hot reads: expected the slow disk to take %s or more for each, found %s: they were in memory", coldLeast, p.waited/time.Duration(p.done))
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited

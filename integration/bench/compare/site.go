@@ -27,6 +27,7 @@ type site struct {
 	mapped  []byte // the base, once it is needed
 	closers []func() error
 	cold    struct { // misses beside hot reads, in all rounds
+		slowed     bool // the disk is
 		done       int
 		wait, time time.Duration
 	}
@@ -81,7 +82,8 @@ func (s *site) renew(ctx context.Context, tasks []task) error {
 	done := map[string]bool{}
 	for _, t := range tasks {
 		b := s.servers[t.contender]
-		if b == nil || done[t.contender] {
+		// The slow one is compared with itself only, and must not read what is to be cold.
+		if b == nil || done[t.contender] || t.contender == report.SlowStack {
 			continue
 		}
 		done[t.contender] = true
