@@ -174,14 +174,7 @@ func TestDataRotsUnderMapping(t *testing.T) {
 	}
 	rig := verified(t, vfs.OS{}, 4096, false, false)
 	ch := asyncChannel(t, rig.Disk)
-	read := func(off int64) error {
-		r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
-		ch.Submit(r)
-		if err := await(ch, 1); err != nil {
-			t.Fatal(err)
-		}
-		return r.Err
-	}
+	read := func(off int64) error { return readPage(t, ch, off) }
 	data := rig.Spec.Layers[0].Data
 	const page = rotten / 4096 * 4096
 	for i := range int64(100) { // of which some are timed anyway
@@ -200,6 +193,17 @@ func TestDataRotsUnderMapping(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// readPage reads 4 KiB through a channel.
+func readPage(t *testing.T, ch *cow.Channel, off int64) error {
+	t.Helper()
+	r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+	ch.Submit(r)
+	if err := await(ch, 1); err != nil {
+		t.Fatal(err)
+	}
+	return r.Err
 }
 
 // rot changes a page of a file on the device, and takes it out of memory even though
@@ -374,18 +378,15 @@ func TestAddSumsComparesWhatWasSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rig.Close()
+	t.Cleanup(func() {
+		if err := rig.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	write(t, rig.Disk, 7, 0, 65536)
 	sealed(t, promote(t, rig))
 	ch := channel(t, rig.Disk, true)
-	read := func(off int64) error {
-		r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
-		ch.Submit(r)
-		if err := await(ch, 1); err != nil {
-			t.Fatal(err)
-		}
-		return r.Err
-	}
+	read := func(off int64) error { return readPage(t, ch, off) }
 	for range 2 { // from the file, and from its mapping
 		if err := read(8192); err != nil {
 			t.Fatal(err)
