@@ -132,9 +132,7 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		return
 	}
 	n := int64(done.N)
-	if o.src.mapping != nil && o.src.sums == nil {
-		o.src.mapping.Seen(off, n)
-	}
+	o.src.seen(off, n)
 	o.cur.advance(n)
 	o.pos += n
 	o.left -= n

@@ -87,16 +87,13 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 }
 
 // preadv is one read of a source: an asynchronous channel's is ErrWouldBlock
-// rather than to wait. Of a source with sums nothing counts as seen before it has
-// been compared.
+// rather than to wait.
 func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err error) {
 	if !c.async {
 		return s.file.Preadv(iov, off)
 	}
 	got, err = s.file.PreadvNowait(iov, off)
-	if s.mapping != nil && s.sums == nil && got > 0 {
-		s.mapping.Seen(off, int64(got))
-	}
+	s.seen(off, int64(got))
 	return got, err
 }
 

@@ -70,6 +70,14 @@ func (k *sources) ofLayer(l *layer.Layer) (source, error) {
 	return s, err
 }
 
+// seen says that n bytes from off of the file have just been read. With sums nothing
+// counts as seen before it has been compared: see verify.
+func (s *source) seen(off, n int64) {
+	if s.mapping != nil && s.sums == nil {
+		s.mapping.Seen(off, n)
+	}
+}
+
 // close releases what the source itself has opened. No request is on it any more.
 func (s *source) close() error {
 	var errs []error

@@ -195,11 +195,9 @@ func (b *builder) encode(p uint64) entry {
 	}
 	base := s.low - 1
 	k := kindFor(base, s.low, s.high)
-	if k == wide {
-		base = 0
-	}
+	base = k.base(base)
 	page := b.x.newPage(k)
-	pack(b.x.words(page), b.owners[p*pageBlocks:(p+1)*pageBlocks], base, k.form())
+	pack(b.x.words(page), b.owners[p*pageBlocks:(p+1)*pageBlocks], base, &forms[k])
 	return pagedEntry(base, page)
 }
 

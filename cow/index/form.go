@@ -38,8 +38,6 @@ var forms = [...]form{
 	wide:   {16, widePer, 0x0001000100010001, 1<<16 - 1, pageBlocks / widePer},
 }
 
-func (k kind) form() *form { return &forms[k] }
-
 // holds reports whether a page of this form and base can hold o.
 func (k kind) holds(base, o Owner) bool {
 	return o == 0 || o > base && o-base <= forms[k].max
@@ -139,7 +137,23 @@ func (k kind) fill(words []uint64, n uint64) {
 	}
 }
 
-// number is o's in a page.
+// base is what a page of this form counts from, if it can be chosen freely.
+func (k kind) base(free Owner) Owner {
+	if k == wide {
+		return 0
+	}
+	return free
+}
+
+// ownerOf is whose a number in a page is.
+func ownerOf(base Owner, n uint64) Owner {
+	if n == 0 {
+		return 0
+	}
+	return base + Owner(n)
+}
+
+// number is o's in a page: ownerOf the other way round.
 func number(base, o Owner) uint64 {
 	if o == 0 {
 		return 0

@@ -72,13 +72,9 @@ func (x *Index) lookupPage(block, max uint64) (Owner, uint64) {
 		if !e.paged() {
 			return e.owner(), max
 		}
-		k := e.kind()
-		n, run := k.run(x.arena.words(e.unit(), forms[k].words), at, max)
+		n, run := e.kind().run(x.words(e), at, max)
 		if entry(slot.Load()) == e {
-			if n == 0 {
-				return 0, run
-			}
-			return e.owner() + Owner(n), run
+			return ownerOf(e.owner(), n), run
 		}
 	}
 }

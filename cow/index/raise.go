@@ -72,9 +72,7 @@ func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 		p = x.newPage(k)
 	}
 	k := p.kind()
-	if k == wide {
-		base = 0
-	}
+	base = k.base(base)
 	words := x.words(p)
 	k.fill(words, number(base, old))
 	k.raise(words, at, n, number(base, o))
@@ -85,10 +83,8 @@ func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 // The memory of the old one stays unused: a lookup may still be reading it.
 func (x *Index) widen(page uint64, e entry, o Owner) entry {
 	base := e.owner()
-	k := kindFor(base, o, base+e.kind().form().max)
-	if k == wide {
-		base = 0
-	}
+	k := kindFor(base, o, base+forms[e.kind()].max)
+	base = k.base(base)
 	p := x.newPage(k)
 	from, to := x.words(e), x.words(p)
 	for at := uint64(0); at < pageBlocks; {
@@ -109,11 +105,7 @@ func (x *Index) fold(page uint64, e entry, size uint64) {
 	if run < size {
 		return
 	}
-	o := Owner(0)
-	if n != 0 {
-		o = e.owner() + Owner(n)
-	}
-	x.dir[page].Store(uint64(uniformEntry(o, e.page())))
+	x.dir[page].Store(uint64(uniformEntry(ownerOf(e.owner(), n), e.page())))
 }
 
 // newPage takes a page of zeros from the arena.

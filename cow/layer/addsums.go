@@ -33,7 +33,7 @@ func (l *Layer) addSums(pause func(off int64) error) error {
 	if l.HasSums() {
 		return nil
 	}
-	// Not the file that guests read, of which the kernel remembers how it is read.
+	// Not the file that guests read: the advice and the lock are this work's own.
 	data, err := l.openAgain(l.paths.Data, os.O_RDONLY, l.Data())
 	if err != nil {
 		return err

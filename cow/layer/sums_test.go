@@ -213,7 +213,6 @@ func addSumsTogether(t *testing.T, make func(testing.TB, uint32, int64) (Paths, 
 	}
 }
 
-// The header comes last, and nothing is said before it is durable.
 // One piece at a time is read: what the kernel reads ahead, up to 8 MiB at a stroke,
 // guests would wait for. (A file system in memory has nothing else.)
 func TestAddSumsReadsNothingAhead(t *testing.T) {
@@ -244,6 +243,7 @@ func TestAddSumsReadsNothingAhead(t *testing.T) {
 	}
 }
 
+// The header comes last, and nothing is said before it is durable.
 func TestAddSumsOrder(t *testing.T) {
 	p, _, _ := motley(t, 4096, 1<<20)
 	r := &recorder{}
