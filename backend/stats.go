@@ -27,11 +27,40 @@ type Stats struct {
 }
 
 // queueStats is one worker's share. Only the worker writes; the atomics are for
-// the reader, and cost the writer an uncontended add.
+// the reader. An atomic add also waits until all stores before it are in the cache,
+// which are those of a request's data: what happens with every request is counted
+// apart, and shown once a batch.
 type queueStats struct {
-	reads, readBytes, writes, writeBytes      atomic.Uint64
-	flushes, discards, failed, refused, calls atomic.Uint64
-	broken, pollHits, pollMisses, pollTime    atomic.Uint64
+	reads, readBytes, writes, writeBytes atomic.Uint64
+	flushes, discards, failed, refused   atomic.Uint64
+	calls, broken                        atomic.Uint64
+	pollHits, pollMisses, pollTime       atomic.Uint64
+
+	fresh struct { // since show
+		reads, readBytes, writes, writeBytes uint64
+		flushes, discards, failed, refused   uint64
+	}
+}
+
+// show makes what has been counted visible. The driver is told of requests after
+// that: whoever has seen one completed finds it counted.
+func (s *queueStats) show() {
+	n := &s.fresh
+	show(&s.reads, &n.reads)
+	show(&s.readBytes, &n.readBytes)
+	show(&s.writes, &n.writes)
+	show(&s.writeBytes, &n.writeBytes)
+	show(&s.flushes, &n.flushes)
+	show(&s.discards, &n.discards)
+	show(&s.failed, &n.failed)
+	show(&s.refused, &n.refused)
+}
+
+func show(sum *atomic.Uint64, fresh *uint64) {
+	if *fresh > 0 {
+		sum.Add(*fresh)
+		*fresh = 0
+	}
 }
 
 // looked counts a look for work.
@@ -47,27 +76,27 @@ func (s *queueStats) looked(took time.Duration, found bool) {
 // completed counts a request that the engine has served.
 func (s *queueStats) completed(io *cow.Request, status blk.Status) {
 	if status != blk.StatusOK {
-		s.failed.Add(1)
+		s.fresh.failed++
 		return
 	}
 	switch io.Op {
 	case cow.OpRead:
-		s.reads.Add(1)
-		s.readBytes.Add(uint64(io.Length))
+		s.fresh.reads++
+		s.fresh.readBytes += uint64(io.Length)
 	case cow.OpWrite:
-		s.writes.Add(1)
-		s.writeBytes.Add(uint64(io.Length))
+		s.fresh.writes++
+		s.fresh.writeBytes += uint64(io.Length)
 	case cow.OpFlush:
-		s.flushes.Add(1)
+		s.fresh.flushes++
 	case cow.OpDiscard, cow.OpWriteZeroes:
-		s.discards.Add(1)
+		s.fresh.discards++
 	}
 }
 
 // decided counts a request that the parser has answered by itself.
 func (s *queueStats) decided(status blk.Status) {
 	if status != blk.StatusOK {
-		s.refused.Add(1)
+		s.fresh.refused++
 	}
 }
 

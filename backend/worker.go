@@ -289,6 +289,7 @@ func (s *slot) trim() {
 // publish makes the batch's used elements visible and calls the driver if it
 // wants to be called.
 func (w *worker) publish() {
+	w.stats.show()
 	if w.broken == nil && w.ring.Publish() {
 		w.stats.calls.Add(1)
 		signal(w.call)

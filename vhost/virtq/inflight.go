@@ -63,7 +63,9 @@ func InflightSize(num uint16) int {
 //
 // What matters is the order of stores in this thread, since a kill loses no
 // store that was executed: the processor's order is not in question, but the
-// compiler's is. The stores that others must not pass are atomic.
+// compiler's is. The stores that others must not pass are word.Put32. (An atomic
+// one waits until those before it are in the cache, the last request's data
+// among them.)
 type tracker struct {
 	mem     []byte   // nil: the queue is not tracked
 	counter uint64   // of the next head that is taken
@@ -80,7 +82,7 @@ func (k *tracker) taken(head uint16) {
 	at := state(head)
 	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
 	k.counter++
-	word.Store32(k.mem, at+stateMark, 1)
+	word.Put32(k.mem, at+stateMark, 1)
 }
 
 // link writes the list of the batch, before the used index shows it to the
@@ -101,7 +103,7 @@ func (k *tracker) settle(used uint16) {
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
 	}
 	k.batch = k.batch[:0]
-	word.Store32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
+	word.Put32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
 }
 
 // track makes q keep its region in mem, for rings of up to num descriptors, and

@@ -38,6 +38,10 @@ func TestFieldsKeepTheirPlaceAndNeighbours(t *testing.T) {
 	if Load32(b, 4) != 0xfeedface || binary.LittleEndian.Uint32(b[4:]) != 0xfeedface {
 		t.Errorf("Store32: % x", b)
 	}
+	Put32(b, 4, 0xdeadbeef)
+	if binary.LittleEndian.Uint64(b) != 0xdeadbeef00000000 {
+		t.Errorf("Put32: % x", b)
+	}
 }
 
 func TestBoundsAreChecked(t *testing.T) {
