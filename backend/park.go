@@ -58,16 +58,15 @@ func (w *worker) resume() int {
 	if w.broken != nil {
 		return 0
 	}
-	n := len(w.parked)
-	again := w.parked
-	w.parked = nil
-	w.dev.parkedNow.Add(int64(-n))
-	for _, s := range again {
-		w.inflight++
+	again := make([]*cow.Request, len(w.parked))
+	for i, s := range w.parked {
 		w.translate(s) // the write cache may have been switched off since
-		w.submit(s)
+		again[i] = &s.io
 	}
-	return n
+	w.parked = nil
+	w.dev.parkedNow.Add(int64(-len(again)))
+	w.submit(again)
+	return len(again)
 }
 
 // abandon ends a worker with parked requests: they fail, unless the ring's region

@@ -139,15 +139,8 @@ func (w *worker) batch() (worked bool) {
 			break
 		}
 	}
-	if len(w.loaded) > 1 {
-		w.ch.Prefetch(w.loaded)
-	}
-	for _, io := range w.loaded {
-		s := &w.slots[io.Slot]
-		s.mem = w.mem
-		s.mem.n++
-		w.inflight++
-		w.submit(s)
+	if len(w.loaded) > 0 {
+		w.submit(w.loaded)
 	}
 	if w.reap() {
 		worked = true
@@ -220,13 +213,21 @@ func (w *worker) translate(s *slot) {
 	}
 }
 
-// submit hands a request to the engine, which may complete it at once or later;
-// either way reap sees it.
-func (w *worker) submit(s *slot) {
-	if syncs(&s.io) {
-		w.syncing++
+// submit hands requests to the engine, which may complete them at once or later;
+// either way reap sees them.
+func (w *worker) submit(all []*cow.Request) {
+	for _, io := range all {
+		s := &w.slots[io.Slot]
+		if s.mem == nil { // one that was parked has its table
+			s.mem = w.mem
+			s.mem.n++
+		}
+		w.inflight++
+		if syncs(io) {
+			w.syncing++
+		}
 	}
-	w.ch.Submit(&s.io)
+	w.ch.SubmitBatch(all)
 }
 
 // syncs reports whether a request ends with a sync of the disk's files.

@@ -83,6 +83,11 @@ func (d *Disk) makeChannel(fd int) *Channel {
 // Flushes never are: they run on the disk's flusher. Either way the outcome is in
 // r.Err once Completed has returned r.
 func (c *Channel) Submit(r *Request) {
+	r.ahead.view = 0
+	c.submit(r)
+}
+
+func (c *Channel) submit(r *Request) {
 	r.ch, r.next, r.Err, r.pending, r.again = c, nil, nil, 0, false
 	c.inFlight++
 	if r.Op == OpFlush && !c.disk.ReadOnly() {

@@ -11,7 +11,8 @@ type pins struct {
 	_      [64]byte
 	reads  pinned
 	writes pinned
-	_      [48]byte
+	kept   bool // the pin of a read stays for the next one: see SubmitBatch
+	_      [40]byte
 }
 
 // pinned are the pins of one kind of request.
@@ -88,9 +89,15 @@ func (p *pinned) before(seq uint64) bool {
 // one order: either this second load comes after a swap's store and sees the
 // new view, or the pin was stored before the swap and everyone who looks at the
 // pins after the swap sees it.
+//
+// A pin that has been kept and names the view that is in place now was stored before
+// that was looked at: it is as good.
 func (c *Channel) pinRead() *view {
 	for {
 		v := c.disk.view.Load()
+		if c.pins.reads.now == v.seq {
+			return v
+		}
 		c.pins.reads.set(v.seq)
 		if c.disk.view.Load() == v {
 			return v
@@ -118,8 +125,21 @@ func (c *Channel) pinWrite() *view {
 }
 
 func (c *Channel) unpinRead() {
+	if c.pins.kept {
+		return
+	}
 	c.pins.reads.clear()
 	c.disk.wakeQuiet()
+}
+
+// keepPin has unpinRead leave the pin for the next pinRead, until letPinGo.
+func (c *Channel) keepPin() { c.pins.kept = true }
+
+func (c *Channel) letPinGo() {
+	c.pins.kept = false
+	if c.pins.reads.now != 0 {
+		c.unpinRead()
+	}
 }
 
 func (c *Channel) unpinWrite() {

@@ -20,7 +20,11 @@ func (c *Channel) read(r *Request) error {
 
 	d := c.disk
 	for pos, left := r.Offset, r.Length; left > 0; {
-		owner, run := d.index.Lookup(d.block(pos), d.touched(pos, left))
+		owner, run := r.ahead.owner, r.ahead.run
+		if r.ahead.view != v.seq {
+			owner, run = d.index.Lookup(d.block(pos), d.touched(pos, left))
+		}
+		r.ahead.view = 0 // that was for the first run
 		if owner > v.top {
 			// The block was written on a newer view. What this view could
 			// still read is older than what has been acknowledged.

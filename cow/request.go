@@ -1,5 +1,7 @@
 package cow
 
+import "cowblk/cow/index"
+
 // Op is what a Request asks for.
 type Op uint8
 
@@ -52,6 +54,14 @@ type Request struct {
 	next    *Request // in the flusher's, the crew's or the channel's list
 	pending int      // asynchronous operations under way; the channel's thread counts
 	again   bool     // once they have ended, the crew has to carry the whole out
+	ahead   ahead    // of a read: see prefetch
+}
+
+// ahead is who owns a read's first blocks, looked up before its turn.
+type ahead struct {
+	view  uint64 // seq of the view this is for; 0: nothing has been looked up
+	owner index.Owner
+	run   uint64 // blocks
 }
 
 // fail keeps the first error of a request that is under way.
