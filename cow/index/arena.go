@@ -13,6 +13,8 @@ const (
 	slabBytes = 2 << 20
 	slabWords = slabBytes / 8
 	slabUnits = slabBytes / unitBytes
+
+	groupUnits = groupWords / unitWords
 )
 
 type slab [slabWords]uint64
@@ -32,7 +34,7 @@ type arena struct {
 func newArena(n uint64) *arena {
 	var all, most uint64
 	for k := range forms {
-		units := unitsOf(forms[k].words)
+		units := unitsOf(forms[k].words) + groupUnits
 		all, most = all+units, max(most, units)
 	}
 	return &arena{slabs: make([]atomic.Pointer[slab], n*all/(slabUnits-most)+2)}
@@ -46,6 +48,12 @@ func (a *arena) words(unit uint64, n int) []uint64 {
 	s := a.slabs[unit/slabUnits].Load()
 	first := unit % slabUnits * unitWords
 	return s[first : first+uint64(n)]
+}
+
+// load reads one word of the memory from the beginning of a unit on.
+func (a *arena) load(unit, word uint64) uint64 {
+	s := a.slabs[unit/slabUnits].Load()
+	return atomic.LoadUint64(&s[(unit*unitWords+word)%slabWords])
 }
 
 // alloc returns the first of adjacent units for n words.

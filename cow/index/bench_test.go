@@ -116,6 +116,33 @@ func BenchmarkLookupHot(b *testing.B) {
 	}
 }
 
+// BenchmarkLookupExtents is BenchmarkLookupHot where layers own extents of 64 KiB,
+// one in 32 of a GiB.
+func BenchmarkLookupExtents(b *testing.B) {
+	const blocks = 1 << 30 / 4096
+	for _, depth := range []int{1, 32, 128} {
+		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
+			sources := make([]Source, depth)
+			for i := range sources {
+				sources[i] = newBitmapSource(blocks, true)
+			}
+			for i := range uint64(512) {
+				sources[hash(i)%uint64(depth)].(*bitmapSource).set(i*512, 16)
+			}
+			x, err := Build(blocks, sources)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer x.Close()
+			i := uint64(0)
+			for b.Loop() {
+				x.Lookup(hash(i)%blocks, 1)
+				i++
+			}
+		})
+	}
+}
+
 // BenchmarkLookupRun finds the run of a request of 1 MiB that has one owner.
 func BenchmarkLookupRun(b *testing.B) {
 	const blocks = 16 << 30 / 4096

@@ -73,6 +73,7 @@ type builder struct {
 	done   [windowWords]uint64 // blocks that have their owner
 	owners [windowBlocks]Owner
 	pages  [windowPages]span
+	groups [groupWords]uint64 // of the page at hand
 }
 
 // span is the lowest and the highest owner other than 0 in a page.
@@ -196,9 +197,37 @@ func (b *builder) encode(p uint64) entry {
 	base := s.low - 1
 	k := kindFor(base, s.low, s.high)
 	base = k.base(base)
-	page := b.x.newPage(k)
-	pack(b.x.words(page), b.owners[p*pageBlocks:(p+1)*pageBlocks], base, &forms[k])
+	owners := b.owners[p*pageBlocks : (p+1)*pageBlocks]
+	var page entry
+	if k != wide && b.packGroups(owners, base) {
+		page = b.x.newPage(k)
+		copy(b.x.groups(page), b.groups[:])
+	} else {
+		page = b.x.newPlainPage(k)
+	}
+	pack(b.x.words(page), owners, base, &forms[k])
 	return pagedEntry(base, page)
+}
+
+// packGroups makes the groups of a page and reports whether they are worth it.
+func (b *builder) packGroups(owners []Owner, base Owner) bool {
+	clear(b.groups[:])
+	count := 0
+	for g := range uint64(pageGroups) {
+		all := (*[groupBlocks]Owner)(owners[g*groupBlocks:])
+		n := uint64(quickNumber(base, all[0]))
+		var differ Owner
+		for _, o := range all[1:] {
+			differ |= o ^ all[0]
+		}
+		if differ != 0 {
+			n = mixed
+			count++
+		}
+		word, bit := groupPlace(g)
+		b.groups[word] |= n << bit
+	}
+	return count <= maxMixed
 }
 
 // pack writes the owners of a page.

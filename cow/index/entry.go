@@ -14,7 +14,8 @@ const (
 //	bit 0      paged: the owners are in the entry's page, else all are the same
 //	bits 1–2   form of the page
 //	bits 3–18  the owner of all blocks, or the base of the page
-//	bits 19–   where in the arena the page is, plus 1; 0: none was ever needed
+//	bit 19     grouped: the page's groups are in the arena before it
+//	bits 20–   where in the arena the page is, plus 1; 0: none was ever needed
 //
 // An entry keeps its page when all its blocks get one owner, and uses it again.
 // Memory thus never serves two entries, and the base of a page never falls: an entry
@@ -26,7 +27,8 @@ const (
 	entryPaged     = entry(1) << 0
 	entryKindBits  = 1
 	entryOwnerBits = 3
-	entryPageBits  = 19
+	entryGrouped   = entry(1) << 19
+	entryPageBits  = 20
 )
 
 func uniformEntry(o Owner, page entry) entry {
@@ -44,11 +46,12 @@ func pageOf(unit uint64, k kind) entry {
 
 func (e entry) paged() bool   { return e&entryPaged != 0 }
 func (e entry) kind() kind    { return kind(e >> entryKindBits & 3) }
+func (e entry) grouped() bool { return e&entryGrouped != 0 }
 func (e entry) owner() Owner  { return Owner(e >> entryOwnerBits) } // or base
 func (e entry) hasPage() bool { return e>>entryPageBits != 0 }
 func (e entry) unit() uint64  { return uint64(e>>entryPageBits) - 1 }
 
 // page is e without what it says of owners.
 func (e entry) page() entry {
-	return e>>entryPageBits<<entryPageBits | e&(3<<entryKindBits)
+	return e>>entryPageBits<<entryPageBits | e&(entryGrouped|3<<entryKindBits)
 }

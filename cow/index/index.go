@@ -72,9 +72,26 @@ func (x *Index) lookupPage(block, max uint64) (Owner, uint64) {
 		if !e.paged() {
 			return e.owner(), max
 		}
-		n, run := e.kind().run(x.words(e), at, max)
+		n, run := x.run(e, at, max)
 		if entry(slot.Load()) == e {
 			return ownerOf(e.owner(), n), run
 		}
 	}
+}
+
+// run returns the number at a block of an entry's page and how many from there on, at
+// most max, are equal to it.
+func (x *Index) run(e entry, at, max uint64) (n, run uint64) {
+	if e.grouped() {
+		// The way of most lookups: shorter than groups.at, and much shorter than run.
+		word, bit := groupPlace(at / groupBlocks)
+		switch n = x.arena.load(e.unit()-groupUnits, word) >> bit & mixed; {
+		case n == mixed:
+		case at%groupBlocks+max <= groupBlocks:
+			return n, max
+		default:
+			return x.groups(e).run(e.kind(), x.words(e), at, max)
+		}
+	}
+	return e.kind().run(x.words(e), at, max)
 }

@@ -39,7 +39,7 @@ func TestFoldAndReuse(t *testing.T) {
 		t.Errorf("a page filled by sequential writes is not folded")
 	}
 	// The second page has become narrow at its 64th owner.
-	if got, want := x.arena.next, 2*unitsOf(forms[tight].words)+unitsOf(forms[narrow].words); got != want {
+	if got, want := x.arena.next, 3*groupUnits+2*unitsOf(forms[tight].words)+unitsOf(forms[narrow].words); got != want {
 		t.Errorf("200 rounds of fold and unfold: got %d units, want %d", got, want)
 	}
 }
@@ -100,6 +100,44 @@ func TestMemory(t *testing.T) {
 	// 52 units a page, 8 bytes a page for the directory, the table of slabs.
 	if m, want := x.Memory(), int64(blocks)/pageBlocks*(52*unitBytes+8)+100; m > want {
 		t.Errorf("worst case of 1 GiB: got %d bytes, want at most %d", m, want)
+	}
+}
+
+// A page keeps its groups while most of them have a number.
+func TestGroups(t *testing.T) {
+	x, m := New(pageBlocks), make(model, pageBlocks)
+	defer x.Close()
+	grouped := func() bool { return entry(x.dir[0].Load()).grouped() }
+	raise := func(first, n uint64, o Owner) {
+		x.Raise(first, n, o)
+		m.raise(first, n, o)
+		m.compare(t, x)
+	}
+	raise(0, 3000, 1)    // one group of two owners
+	raise(1000, 1500, 2) // large, and whole groups but for two
+	for g := range uint64(maxMixed - 3) {
+		raise(g*groupBlocks+3, 1, 3)
+	}
+	if !grouped() {
+		t.Fatalf("no groups with %d of %d mixed", maxMixed, pageGroups)
+	}
+	for g := range uint64(10) {
+		raise(g*groupBlocks, groupBlocks, 4) // one number again
+	}
+	raise(2700, 1, 4)
+	if !grouped() {
+		t.Fatal("no groups with fewer mixed than before")
+	}
+	for g := range uint64(10) {
+		raise((200+g)*groupBlocks, 1, 5)
+	}
+	if grouped() {
+		t.Error("groups stay with more mixed ones than are worth it")
+	}
+	raise(0, pageBlocks, 6) // folds
+	raise(5, 1, 7)          // and unfolds
+	for o := Owner(8); o < 300; o++ {
+		raise(uint64(o), 2, o) // and widens
 	}
 }
 

@@ -41,6 +41,33 @@ func (m model) compare(t *testing.T, x *Index) {
 			t.Fatalf("Lookup(%d, 1): got owner %d run %d, want %d run 1", b, o, run, m[b])
 		}
 	}
+	compareGroups(t, x)
+}
+
+// compareGroups checks that groups say what the numbers say.
+func compareGroups(t *testing.T, x *Index) {
+	t.Helper()
+	for page := range x.dir {
+		e := entry(x.dir[page].Load())
+		if !e.paged() || !e.grouped() {
+			continue
+		}
+		s := x.groups(e)
+		count := 0
+		for g := range uint64(pageGroups) {
+			n, run := e.kind().run(x.words(e), g*groupBlocks, groupBlocks)
+			if run < groupBlocks || n >= mixed {
+				n = mixed
+				count++
+			}
+			if got := s.at(g); got != n {
+				t.Fatalf("page %d, group %d: got %d, want %d", page, g, got, n)
+			}
+		}
+		if got := s.mixed(); got != count {
+			t.Fatalf("page %d: got %d mixed groups, want %d", page, got, count)
+		}
+	}
 }
 
 // bitmapSource is a layer's map in memory. Zero ranges are left out of Next

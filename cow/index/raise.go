@@ -44,13 +44,31 @@ func (x *Index) raisePage(page, at, n uint64, o Owner) {
 		}
 		e = x.widen(page, e, o)
 	}
-	k := e.kind()
-	k.raise(x.words(e), at, n, number(e.owner(), o))
+	e = x.raiseNumbers(page, e, at, n, number(e.owner(), o))
 	// A page that was filled up by and by is folded when its last block is
 	// written: rare enough to look, and sequential writes end there.
 	if at+n == size {
 		x.fold(page, e, size)
 	}
+}
+
+// raiseNumbers raises n numbers of a page from at on, and returns its entry, which is
+// another one if its groups are no longer worth it.
+func (x *Index) raiseNumbers(page uint64, e entry, at, n, to uint64) entry {
+	k, words := e.kind(), x.words(e)
+	if !e.grouped() {
+		k.raise(words, at, n, to)
+		return e
+	}
+	s, first, last := x.groups(e), at/groupBlocks, (at+n-1)/groupBlocks
+	more := s.mix(first, last)
+	k.raise(words, at, n, to)
+	s.settle(k, words, first, last)
+	if more && s.mixed() > maxMixed {
+		e &^= entryGrouped
+		x.dir[page].Store(uint64(e))
+	}
+	return e
 }
 
 // pageSize is the number of blocks of a page: the last one may be short.
@@ -76,6 +94,7 @@ func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 	words := x.words(p)
 	k.fill(words, number(base, old))
 	k.raise(words, at, n, number(base, o))
+	x.makeGroups(p)
 	x.dir[page].Store(uint64(pagedEntry(base, p)))
 }
 
@@ -94,9 +113,19 @@ func (x *Index) widen(page uint64, e entry, o Owner) entry {
 		}
 		at += run
 	}
+	x.makeGroups(p)
 	e = pagedEntry(base, p)
 	x.dir[page].Store(uint64(e))
 	return e
+}
+
+// makeGroups makes the groups of a page that no lookup trusts yet.
+func (x *Index) makeGroups(p entry) {
+	if p.grouped() {
+		s := x.groups(p)
+		s.mix(0, pageGroups-1)
+		s.settle(p.kind(), x.words(p), 0, pageGroups-1)
+	}
 }
 
 // fold makes a page whose blocks all have one owner an entry again.
@@ -108,12 +137,25 @@ func (x *Index) fold(page uint64, e entry, size uint64) {
 	x.dir[page].Store(uint64(uniformEntry(ownerOf(e.owner(), n), e.page())))
 }
 
-// newPage takes a page of zeros from the arena.
+// newPage takes a page of zeros from the arena, with groups unless its numbers may be
+// too high for them.
 func (x *Index) newPage(k kind) entry {
+	if k == wide {
+		return x.newPlainPage(k)
+	}
+	return pageOf(x.arena.alloc(groupWords+forms[k].words)+groupUnits, k) | entryGrouped
+}
+
+func (x *Index) newPlainPage(k kind) entry {
 	return pageOf(x.arena.alloc(forms[k].words), k)
 }
 
 // words are those of an entry's page.
 func (x *Index) words(e entry) []uint64 {
 	return x.arena.words(e.unit(), forms[e.kind()].words)
+}
+
+// groups are those of an entry's page, which has some.
+func (x *Index) groups(e entry) groups {
+	return x.arena.words(e.unit()-groupUnits, groupWords)
 }
