@@ -41,8 +41,9 @@ func main() {
 	flag.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
 	flag.StringVar(&s.out, "out", "integration/bench/results", "`DIRECTORY` for results.json, results.md and the plots")
-	flag.DurationVar(&s.time, "time", 2*time.Second, "length of one sample")
-	flag.IntVar(&s.rounds, "rounds", 5, "samples of each contender under each workload")
+	// Two starts of one server differ more than two seconds of it: many rounds, short ones.
+	flag.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
+	flag.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
 	flag.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
 	flag.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
 	flag.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
