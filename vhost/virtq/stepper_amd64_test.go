@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"testing"
 
@@ -96,14 +95,20 @@ func (s *stepper) start() {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1",
 		fmt.Sprintf("%s=%d %d %d %t", stepEnv, s.rng.Uint64(), s.cfg.Num, s.cfg.InflightNum, s.cfg.EventIdx))
-	memory := os.NewFile(uintptr(s.mem.FDs()[0]), "guest memory")
+	// One of its own: an os.File that is forgotten closes its descriptor some day, which
+	// may be somebody else's by then.
+	fd, err := unix.FcntlInt(uintptr(s.mem.FDs()[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	memory := os.NewFile(uintptr(fd), "guest memory")
+	defer memory.Close()
 	cmd.ExtraFiles = []*os.File{memory, s.file}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		s.t.Fatalf("a process to step through: %v", err)
 	}
-	runtime.KeepAlive(memory)
 	s.pid = cmd.Process.Pid
 	if sig := s.wait(); sig != unix.SIGTRAP {
 		s.t.Fatalf("stopped by %v, expected the stop after exec", sig)
