@@ -127,7 +127,7 @@ func (r *Results) Write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(r, "", "  ")
+	text, err := json.Marshal(r) // with line breaks it would be megabytes
 	if err != nil {
 		return err
 	}
