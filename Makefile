@@ -41,7 +41,7 @@ fuzz: ## every fuzz test for $(FUZZTIME)
 crash: ## a million power cuts, beside kills, faults and flipped bits everywhere; CRASH_CUTS=, COWBLK_CRASH_SEED=
 	COWBLK_CRASH_CUTS=$(CRASH_CUTS) $(GO) test -count=1 -v -timeout 3h ./cow/cowtest/crash
 
-bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: 25 minutes; BENCHDIR=
+bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: half an hour; BENCHDIR=
 	$(GO) run ./integration/bench/compare --dir $(BENCHDIR)
 	$(MAKE) --no-print-directory bench-promote
 
