@@ -43,10 +43,10 @@ func (s groups) set(g, n uint64) {
 	}
 }
 
-// run is the run of one number from a block of the page on, the group of which has
-// one, at most max.
-func (s groups) run(k kind, words []uint64, at, max uint64) (n, run uint64) {
-	n = s.at(at / groupBlocks)
+// run is how many blocks of the page have n from one on whose group has just been
+// found to have it, at most max. That group is not looked at again: it may be mixed by
+// now.
+func (s groups) run(k kind, words []uint64, n, at, max uint64) (run uint64) {
 	for run = groupBlocks - at%groupBlocks; run < max; run += groupBlocks {
 		switch s.at((at + run) / groupBlocks) {
 		case n:
@@ -54,12 +54,12 @@ func (s groups) run(k kind, words []uint64, at, max uint64) (n, run uint64) {
 			if next, more := k.run(words, at+run, max-run); next == n {
 				run += more
 			}
-			return n, run
+			return run
 		default:
-			return n, run
+			return run
 		}
 	}
-	return n, max
+	return max
 }
 
 // mix makes the groups from first to last mixed and reports whether one was not.

@@ -90,7 +90,7 @@ func (x *Index) run(e entry, at, max uint64) (n, run uint64) {
 		case at%groupBlocks+max <= groupBlocks:
 			return n, max
 		default:
-			return x.groups(e).run(e.kind(), x.words(e), at, max)
+			return n, x.groups(e).run(e.kind(), x.words(e), n, at, max)
 		}
 	}
 	return e.kind().run(x.words(e), at, max)

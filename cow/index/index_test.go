@@ -141,6 +141,41 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// A lookup of several groups while one is mixed and gets a number again.
+func TestLookupWhileGroupsChange(t *testing.T) {
+	x := New(pageBlocks)
+	defer x.Close()
+	x.Raise(0, 1, 1)
+	var begun atomic.Uint32 // the newest owner
+	begun.Store(1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for o := Owner(2); o < 60; o++ {
+			begun.Store(uint32(o))
+			for range 2000 {
+				x.Raise(0, 8, o)
+				x.Raise(8, 8, o)
+			}
+			for at := uint64(32); at < 64*groupBlocks; at += groupBlocks / 2 {
+				x.Raise(at, groupBlocks/2, o)
+			}
+		}
+		begun.Store(1000)
+	})
+	for at := uint64(0); ; at = (at + groupBlocks) % (64 * groupBlocks) {
+		o, run := x.Lookup(at, 3*groupBlocks)
+		limit := begun.Load()
+		if limit == 1000 {
+			break
+		}
+		if uint32(o) > limit || run == 0 || run > 3*groupBlocks {
+			t.Errorf("block %d: got owner %d run %d, %d was the newest", at, o, run, limit)
+			break
+		}
+	}
+	wg.Wait()
+}
+
 type failingSource struct {
 	bitmapSource
 	err error
