@@ -56,7 +56,7 @@ func serveOn(t testing.TB, o DeviceOptions, files vfs.FS, prepare ...func(*serve
 	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: testDisk, Base: print, BaseSize: testDisk})
 	must(t, err)
 	must(t, l.Close())
-	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files})
+	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files, LoseUnflushed: true})
 	must(t, err)
 	o.Name = "test"
 	o.Log = slog.New(slog.DiscardHandler)

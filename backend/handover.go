@@ -21,12 +21,11 @@ import (
 
 // Keeper opens and closes the disks of a daemon, whose owner it is.
 type Keeper interface {
-	// Leave closes a disk for another process to go on with (cow.Disk.Leave) and
-	// gives up the right to it. After an error with nothing returned beside it
-	// nothing has happened.
-	Leave(disk string) (*cow.Carried, error)
-	// Reopen undoes Leave. ErrTaken: another process serves the disk.
-	Reopen(ctx context.Context, disk string, c *cow.Carried) (*cow.Disk, error)
+	// Detach closes a disk for another process to go on with (cow.Disk.Detach) and
+	// gives up the right to it. Unless it says that it has, nothing has happened.
+	Detach(disk string) (detached bool, err error)
+	// Reopen undoes Detach. ErrTaken: another process serves the disk.
+	Reopen(ctx context.Context, disk string) (*cow.Disk, error)
 }
 
 // ErrTaken says that another process serves a disk.
@@ -48,13 +47,13 @@ type handover struct {
 	daemon  *Daemon
 	c       *takeover.Conn
 	exports []*Export
-	left    map[string]*cow.Carried
-	began   time.Time // when the exports were suspended
+	left    map[string]bool // disks that were detached
+	began   time.Time       // when the exports were suspended
 }
 
 // handOver is the control command takeover.Command.
 func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawMessage) {
-	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot(), left: map[string]*cow.Carried{}}
+	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot(), left: map[string]bool{}}
 	release, err := h.begin(ctx, raw)
 	if err == nil {
 		defer release()
@@ -213,14 +212,14 @@ func (h *handover) letGo() error {
 	}
 	wg.Wait()
 	for _, e := range h.exports {
-		c, err := h.daemon.keeper.Leave(e.dev.name)
-		if c == nil {
+		detached, err := h.daemon.keeper.Detach(e.dev.name)
+		if !detached {
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
 		}
 		if err != nil {
-			h.daemon.log.Warn("a disk was left with an error", "disk", e.dev.name, "err", err)
+			h.daemon.log.Warn("a disk was detached with an error", "disk", e.dev.name, "err", err)
 		}
-		h.left[e.dev.name] = c
+		h.left[e.dev.name] = true
 	}
 	for _, e := range h.exports {
 		if conn := e.kept(); conn != nil {
@@ -228,24 +227,8 @@ func (h *handover) letGo() error {
 				return explainGone(err)
 			}
 		}
-		if err := h.sendState(e.dev.name); err != nil {
-			return explainGone(err)
-		}
 	}
 	return explainGone(h.c.Send(takeover.Message{Kind: takeover.Left}))
-}
-
-func (h *handover) sendState(disk string) error {
-	raw, err := h.left[disk].MarshalBinary()
-	if err != nil {
-		return err
-	}
-	fd, err := takeover.MemoryFile(raw)
-	if err != nil {
-		return fmt.Errorf("disk %q: %w", disk, err)
-	}
-	defer unix.Close(fd)
-	return h.c.Send(takeover.Message{Kind: takeover.State, Disk: disk, FD: fd})
 }
 
 // awaitServing waits for the new process's word. No word: it has gone, or hangs.
@@ -283,9 +266,9 @@ func (h *handover) resume(why error) {
 	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
 	for _, e := range h.exports {
 		disk := e.dev.disk
-		if c := h.left[e.dev.name]; c != nil {
+		if h.left[e.dev.name] {
 			var err error
-			disk, err = h.reopen(e.dev.name, c)
+			disk, err = h.reopen(e.dev.name)
 			if errors.Is(err, ErrTaken) {
 				h.end()
 				return
@@ -303,10 +286,10 @@ func (h *handover) resume(why error) {
 
 // reopen waits for the new process to let the disk go, which it does at its end at the
 // latest. It may be serving after all, and its word have come too late.
-func (h *handover) reopen(name string, c *cow.Carried) (disk *cow.Disk, err error) {
+func (h *handover) reopen(name string) (disk *cow.Disk, err error) {
 	var taken time.Time
 	for end := time.Now().Add(reopenLimit); ; time.Sleep(reopenPoll) {
-		disk, err = h.daemon.keeper.Reopen(context.Background(), name, c)
+		disk, err = h.daemon.keeper.Reopen(context.Background(), name)
 		switch {
 		case err == nil:
 			return disk, nil

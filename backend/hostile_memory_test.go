@@ -132,7 +132,7 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) { cut(t, newTarget(t, targetDisk, DeviceOptions{})) })
 		// The kernel's asynchronous I/O meets the hole instead of our own calls.
 		t.Run(tc.name+", direct I/O", func(t *testing.T) {
-			cut(t, openTarget(t, targetDisk, DeviceOptions{}, cow.Options{Direct: true}))
+			cut(t, openTarget(t, targetDisk, DeviceOptions{}, cow.Options{Direct: true, LoseUnflushed: true}))
 		})
 	}
 }

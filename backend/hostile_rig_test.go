@@ -36,7 +36,7 @@ type target struct {
 
 func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 	t.Helper()
-	return openTarget(t, size, o, cow.Options{})
+	return openTarget(t, size, o, cow.Options{LoseUnflushed: true})
 }
 
 func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *target {
@@ -59,7 +59,7 @@ func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *tar
 	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, how)
 	if err != nil && how.Direct {
 		t.Logf("without direct I/O, which the file system of %s refuses: %v", dir, err)
-		x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{})
+		x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{LoseUnflushed: true})
 	}
 	must(t, err)
 	t.Cleanup(func() { must(t, x.disk.Close()) })

@@ -36,6 +36,7 @@ type Channel struct {
 	unit   []byte    // a unit of a sealed layer's data, see verify
 	sums   []byte    // and what its table says
 	claim  *claim
+	unkept bool // the request being performed has set bits that would die with this process
 
 	later  later // of an asynchronous channel
 	remote remoteList
@@ -88,7 +89,7 @@ func (c *Channel) Submit(r *Request) {
 }
 
 func (c *Channel) submit(r *Request) {
-	r.ch, r.next, r.Err, r.pending, r.again = c, nil, nil, 0, false
+	r.ch, r.next, r.Err, r.pending, r.again, r.unkept = c, nil, nil, 0, false, false
 	c.inFlight++
 	if r.Op == OpFlush && !c.disk.ReadOnly() {
 		c.disk.flusher.add(r)
@@ -119,7 +120,11 @@ func (c *Channel) perform(r *Request) (err error) {
 	case OpRead:
 		return c.read(r)
 	case OpWrite, OpDiscard, OpWriteZeroes:
-		return c.modify(r)
+		c.unkept = false
+		err = c.modify(r)
+		// Also if it is performed once more: it will not set those bits again then.
+		r.unkept = r.unkept || c.unkept
+		return err
 	case OpFlush: // of a disk that has nothing to flush
 		return nil
 	}

@@ -1,5 +1,7 @@
 package cow
 
+import "fmt"
+
 // firstWrite writes n bytes from the cursor to a run of blocks that the head
 // did not own when its caller looked.
 func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
@@ -49,8 +51,7 @@ func (c *Channel) own(v *view, pos, n int64) error {
 	if err := c.writeHead(v, before, n, after, d.start(first)); err != nil {
 		return err
 	}
-	d.raise(v, first, last-first+1)
-	return nil
+	return c.raise(v, first, last-first+1)
 }
 
 // copyUp reads the part of one edge block that the write leaves alone.
@@ -61,9 +62,19 @@ func (c *Channel) copyUp(v *view, block uint64, p []byte, pos int64) error {
 }
 
 // raise records that v's head owns n blocks from first on. Their data has been
-// written.
-func (d *Disk) raise(v *view, first, n uint64) {
-	v.bitmap.Set(first, n)
-	d.index.Raise(first, n, v.head)
-	d.counters.firstWrites.Add(n)
+// written. It is where a request finds out that its bits must be flushed before it is
+// acknowledged.
+func (c *Channel) raise(v *view, first, n uint64) error {
+	for n > 0 {
+		done, kept, err := v.bitmap.Add(first, n)
+		if err != nil {
+			return fmt.Errorf("record that the head owns %d blocks from %d on: %w", n, first, err)
+		}
+		c.unkept = c.unkept || !kept && !c.disk.loseUnflushed
+		c.disk.index.Raise(first, done, v.head)
+		c.disk.counters.firstWrites.Add(done)
+		first += done
+		n -= done
+	}
+	return nil
 }

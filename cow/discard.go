@@ -97,7 +97,9 @@ func (c *Channel) firstWipe(v *view, pos, n int64) error {
 				return err
 			}
 			if owner < v.head {
-				d.raise(v, block, run)
+				if err := c.raise(v, block, run); err != nil {
+					return err
+				}
 			}
 		}
 		pos += n

@@ -18,22 +18,23 @@ import (
 type Disk struct {
 	// Fixed at open, or changed so rarely that every queue may keep them in
 	// its cache.
-	size       int64 // bytes
-	blockSize  int64
-	shift      uint   // log2 of blockSize
-	blocks     uint64 // of the disk, the last one possibly partial
-	baseBlocks uint64 // first blocks of the disk that hold something of the base
-	readOnly   bool
-	zeroBlock  []byte
-	index      *index.Index
-	log        *slog.Logger
-	onFailure  func(error)
-	failed     atomic.Pointer[error] // see fail
-	view       atomic.Pointer[view]
-	channels   atomic.Pointer[[]*Channel] // replaced under mu
-	flusher    *flusher                   // nil when read-only
-	crew       *crew
-	quiet      struct {
+	size          int64 // bytes
+	blockSize     int64
+	shift         uint   // log2 of blockSize
+	blocks        uint64 // of the disk, the last one possibly partial
+	baseBlocks    uint64 // first blocks of the disk that hold something of the base
+	readOnly      bool
+	loseUnflushed bool // Options.LoseUnflushed
+	zeroBlock     []byte
+	index         *index.Index
+	log           *slog.Logger
+	onFailure     func(error)
+	failed        atomic.Pointer[error] // see fail
+	view          atomic.Pointer[view]
+	channels      atomic.Pointer[[]*Channel] // replaced under mu
+	flusher       *flusher                   // nil when read-only
+	crew          *crew
+	quiet         struct {
 		waiting atomic.Int32
 		mu      sync.Mutex
 		cond    sync.Cond
@@ -48,7 +49,6 @@ type Disk struct {
 	base     vfs.File
 	layers   []*layer.Layer // owner i+1
 	sources  sources
-	live     survival
 	prepared *Promotion
 	sealers  sync.WaitGroup // one per promotion under way, and per AddSums
 	life     context.Context

@@ -141,26 +141,17 @@ func (f *flusher) round(layers []*layer.Layer) error {
 //
 // A failed sync may have dropped what it was to write, and a later one would
 // succeed without it: the disk fails for good. A failed write of the map (no
-// space, say) loses nothing: WriteMap marks the pages dirty again, and the next
-// round repeats them.
-func (f *flusher) flushLayer(l *layer.Layer) error {
-	f.pages = l.Bitmap().TakeDirty(f.pages[:0])
+// space, say) loses nothing: the pages are dirty again, and the next round repeats
+// them.
+func (f *flusher) flushLayer(l *layer.Layer) (err error) {
+	f.pages, err = l.Flush(f.pages)
 	if cap(f.pages) > maxKeptPages {
-		defer func() { f.pages = nil }()
+		f.pages = nil
 	}
-	if err := l.SyncData(); err != nil {
+	if err != nil && l.Err() != nil { // a sync was what failed
 		return f.disk.fail(err)
 	}
-	if len(f.pages) == 0 {
-		return nil
-	}
-	if err := l.WriteMap(f.pages); err != nil {
-		return err
-	}
-	if err := l.SyncMap(); err != nil {
-		return f.disk.fail(err)
-	}
-	return nil
+	return err
 }
 
 // seal flushes a former head a last time and seals it. Until it has succeeded,

@@ -32,8 +32,8 @@ type stack struct {
 	blockSize int64
 	sources   sources
 	view      *view
-	carried   *Carried
-	live      survival
+	sharedDir string // Options.SharedDir; empty once there is no place for shared maps
+	unflushed layer.Unflushed
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -54,8 +54,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, carried: o.Carried}
-	k.live = k.newSurvival(o.FS, o.Live, o.LiveElsewhere)
+	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed}
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {
@@ -106,8 +105,6 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 		k.size, k.blockSize = k.baseSize/layer.SectorSize*layer.SectorSize, plainBlockSize
 	} else if err := k.openLayers(s); err != nil {
 		return nil, err
-	} else if err := k.takeUp(!s.ReadOnly); err != nil {
-		return nil, err
 	}
 	sources := make([]index.Source, len(k.layers))
 	for i, l := range k.layers {
@@ -122,7 +119,6 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 			ix.Close()
 			return nil, err
 		}
-		k.tidy()
 	}
 	return ix, nil
 }
@@ -131,7 +127,8 @@ func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.b
 
 // sealLeftovers seals the layers below the head that a crash left unsealed. One
 // that somebody else is reading stays as it is until the next open: it is never
-// written again anyway.
+// written again anyway. What it owes is made durable in any case, for no flush of this
+// disk covers it.
 func (k *stack) sealLeftovers() error {
 	for i, l := range k.layers[:len(k.layers)-1] {
 		if l.Header().State == layer.Sealed {
@@ -151,16 +148,10 @@ func (k *stack) sealLeftovers() error {
 }
 
 func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
-	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}})
+	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
 	switch {
 	case err == nil:
-		if k.live.on {
-			err = l.Survive(k.live.of(id))
-		}
-		if err == nil {
-			err = l.Seal(time.Now())
-		}
-		if err == nil {
+		if err = l.Seal(time.Now()); err == nil {
 			err = l.Close()
 		} else {
 			_ = l.Abandon()
@@ -169,12 +160,20 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 			return nil, err
 		}
 		k.log.Info("sealed a layer that an interrupted promotion had left open", "map", p.Map)
-	case errors.Is(err, layer.ErrInUse):
-		k.log.Warn("a former head stays unsealed until the next open: somebody else reads it", "map", p.Map)
+	case errors.Is(err, layer.ErrInUse), errors.Is(err, layer.ErrSealed):
+		// Somebody else reads it, or has sealed it just now.
 	default:
 		return nil, err
 	}
-	return layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id}})
+	l, err = layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
+	if err != nil || l.Header().State == layer.Sealed {
+		return l, err
+	}
+	k.log.Warn("a former head stays unsealed until the next open: somebody else reads it", "map", p.Map)
+	if err := l.MakeDurable(); err != nil {
+		return nil, errors.Join(err, l.Abandon())
+	}
+	return l, nil
 }
 
 // makeView makes the first view of the stack, sources and all.
@@ -209,7 +208,7 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, live: k.live,
+		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed,
 	}
 	d.life, d.die = context.WithCancel(context.Background())
 	d.crew = newCrew(d)

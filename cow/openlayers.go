@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -37,14 +38,19 @@ func (k *stack) openLayers(s Spec) error {
 			parent = headers[i-1].UUID
 		}
 		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
-		params := layer.OpenParams{Write: i == last && !s.ReadOnly, Expect: expect}
-		if params.Write && k.carried != nil {
-			if k.carried.Head != headers[i].UUID {
-				return fmt.Errorf("%s: what was handed over is of layer %s, expected %s: %w", s.Layers[i].Map, k.carried.Head, headers[i].UUID, ErrMismatch)
-			}
-			params.Carried = k.carried.Pages
+		params := layer.OpenParams{Expect: expect, Unflushed: k.unflushed}
+		if i == last && !s.ReadOnly {
+			params.Write, params.SharedDir = true, k.sharedDir
 		}
 		opened[i], err = layer.Open(k.fs, s.Layers[i], params)
+		if errors.Is(err, layer.ErrNoShared) {
+			k.log.Warn("writes of new blocks complete only when they are durable, which is slow: what a guest has not flushed cannot be kept for the next process, if this one is killed", "err", err)
+			params.SharedDir = ""
+			opened[i], err = layer.Open(k.fs, s.Layers[i], params)
+		}
+		if err == nil && opened[i].Lost() != nil {
+			k.log.Error("the device has lost what a guest had written and not flushed, after its process was killed: the disk is as after a power cut", "map", s.Layers[i].Map, "err", opened[i].Lost())
+		}
 		return err
 	}
 	err := checkSizes(s.Layers, headers)

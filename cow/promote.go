@@ -47,12 +47,6 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	if err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
-	if d.live.on {
-		// Nothing uses its map yet.
-		if err := next.Survive(d.live.place); err != nil {
-			d.log.Warn("if this process dies, what the guest has not flushed to the new head is lost to it", "err", err)
-		}
-	}
 	return p, nil
 }
 
@@ -132,7 +126,7 @@ func (p *Promotion) Cancel() {
 func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
-		p.err = errors.Join(ErrCancelled, p.head.close(), p.next.Forget())
+		p.err = errors.Join(ErrCancelled, p.head.close())
 		close(p.done)
 	}
 }

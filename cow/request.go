@@ -54,6 +54,7 @@ type Request struct {
 	next    *Request // in the flusher's, the crew's or the channel's list
 	pending int      // asynchronous operations under way; the channel's thread counts
 	again   bool     // once they have ended, the crew has to carry the whole out
+	unkept  bool     // it has set bits that are to be flushed before it completes
 	ahead   ahead    // of a read: see prefetch
 }
 
@@ -76,7 +77,7 @@ func (r *Request) fail(err error) {
 
 // waitsForFlush reports whether r, performed, is not done until it is durable.
 func (r *Request) waitsForFlush() bool {
-	return r.FUA && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
+	return (r.FUA || r.unkept) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
 }
 
 // requestList is a first-in first-out list threaded through Request.next, so

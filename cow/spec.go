@@ -3,8 +3,6 @@ package cow
 import (
 	"log/slog"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -53,19 +51,16 @@ type Options struct {
 	// cache=none of other block layers. Requests that are not aligned as the
 	// file system wants them go through it nevertheless.
 	Direct bool
-	// Carried is what the process that Left the disk has handed over; nil: the
-	// disk was closed, or its process died.
-	Carried *Carried
-	// Live is a directory, of this disk alone, for live files: the maps of heads
-	// while they are open, which survive the death of the process (not of the
-	// kernel), so that the next Open finds every write that has completed. Empty,
-	// or FS is not a vfs.Survivor: after the death of the process it finds what
-	// was flushed.
-	Live string
-	// LiveElsewhere are the directories of live files that lie in no other place: of
-	// lower layers that are not sealed, because the process died that served them
-	// as the head of another disk.
-	LiveElsewhere map[uuid.UUID]string
+	// SharedDir is a directory in memory (vfs.SharedFS) for the shared maps of heads:
+	// what the next Open needs to find every write that has completed, if this process
+	// dies and the kernel lives on. Empty: writes that set bits complete when those are
+	// durable, unless LoseUnflushed is set. It is what all opens of a store agree on.
+	SharedDir string
+	// LoseUnflushed lets writes complete whose bits nobody would know after the death
+	// of this process: what the guest has not flushed is lost then, under its hands.
+	LoseUnflushed bool
+	// Unflushed is what to do about the unflushed writes of a process that died.
+	Unflushed layer.Unflushed
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

@@ -174,15 +174,12 @@ func (o *Offer) collect() error {
 // Relics are what the old process has left behind.
 type Relics struct {
 	Connections map[string]int // by disk: accepted, and nothing read from it
-	States      map[string]int // by disk: a file that holds its cow.Carried
 }
 
 // Close closes the descriptors that nobody has taken (set to 0 or deleted).
 func (r *Relics) Close() {
-	for _, m := range []map[string]int{r.Connections, r.States} {
-		for _, fd := range m {
-			unix.Close(fd)
-		}
+	for _, fd := range r.Connections {
+		unix.Close(fd)
 	}
 }
 
@@ -190,7 +187,7 @@ func (r *Relics) Close() {
 // it has gone, and the disks are to be opened as after a crash. A *RefusedError: it goes
 // on serving.
 func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
-	r = &Relics{Connections: map[string]int{}, States: map[string]int{}}
+	r = &Relics{Connections: map[string]int{}}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -204,21 +201,17 @@ func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
 		return r, gone(err)
 	}
 	for {
-		m, err := o.c.Expect(Connection, State, Left)
+		m, err := o.c.Expect(Connection, Left)
 		if err != nil {
 			return r, err
 		}
-		to := r.Connections
-		switch m.Kind {
-		case Left:
+		if m.Kind == Left {
 			return r, nil
-		case State:
-			to = r.States
 		}
-		if old, ok := to[m.Disk]; ok {
+		if old, ok := r.Connections[m.Disk]; ok {
 			unix.Close(old)
 		}
-		to[m.Disk] = m.FD
+		r.Connections[m.Disk] = m.FD
 	}
 }
 

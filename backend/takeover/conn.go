@@ -160,20 +160,3 @@ func closeAll(fds []int) {
 		unix.Close(fd)
 	}
 }
-
-// MemoryFile makes a file in memory with this content.
-func MemoryFile(p []byte) (fd int, err error) {
-	fd, err = unix.MemfdCreate("cowblk-takeover", unix.MFD_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("file in memory: %w", err)
-	}
-	for off := 0; off < len(p); {
-		n, err := unix.Pwrite(fd, p[off:], int64(off))
-		if err != nil {
-			unix.Close(fd)
-			return -1, fmt.Errorf("file in memory: %w", err)
-		}
-		off += n
-	}
-	return fd, nil
-}

@@ -47,14 +47,18 @@ func openDescriptors(t testing.TB) int {
 func TestMessages(t *testing.T) {
 	a, b := pair(t)
 	from, to := NewConn(a), NewConn(b)
-	fd, err := MemoryFile([]byte("what is in it"))
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer file.Close()
+	if _, err := file.WriteString("what is in it"); err != nil {
+		t.Fatal(err)
+	}
+	fd := int(file.Fd())
 	sent := []Message{
 		{Kind: Export, Name: "vm1@one"},
-		{Kind: State, Disk: "vm1", FD: fd},
+		{Kind: Connection, Disk: "vm1", FD: fd},
 		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", Keep: true, FD: fd},
 		{Kind: Ready},
 	}
@@ -83,7 +87,7 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
 	}
-	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: State}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
+	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: Connection}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
 		if err := from.Send(m); err == nil {
 			t.Errorf("%q was sent", m.Kind)
 		}

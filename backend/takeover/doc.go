@@ -16,7 +16,6 @@
 //	new  go                                                it has prepared all it can
 //	old  refused {"error"}                                 and goes on serving
 //	     connection {"disk"} + fd                          accepted at the last moment, not one byte read
-//	     state {"disk"} + fd                               a file in memory: cow.Carried
 //	     left                                              drained, sessions closed, disks left, locks free
 //	new  serving                                           it has the locks and accepts: the old one ends
 //	     failed {"error"}                                  the old one opens the disks again
@@ -25,11 +24,13 @@
 // listening sockets open until it is over, so that no connection is refused, and none is
 // accepted only to be closed. Whenever one of the two dies, its locks are free and the
 // other one sees the end of the connection: the old one opens the disks again and goes
-// on, with what it knew; the new one opens them as after a crash.
+// on; the new one opens them as after a crash. What a guest has not flushed passes in
+// memory that outlives both (cow.Options.SharedDir).
 package takeover
 
-// Version is the version of the conversation. Both sides must have the same.
-const Version = 1
+// Version is the version of the conversation. Both sides must have the same. In
+// version 1 the old process sent what was not flushed ("state").
+const Version = 2
 
 // Command is the control command that begins it.
 const Command = "cow-takeover"
@@ -44,7 +45,6 @@ const (
 	Ready      = "ready"
 	Go         = "go"
 	Connection = "connection"
-	State      = "state"
 	Left       = "left"
 	Serving    = "serving"
 	Failed     = "failed"
@@ -73,7 +73,7 @@ type Message struct {
 // carriesFD says which kinds come with a file descriptor.
 func carriesFD(kind string) bool {
 	switch kind {
-	case Socket, Control, NBD, Connection, State:
+	case Socket, Control, NBD, Connection:
 		return true
 	}
 	return false

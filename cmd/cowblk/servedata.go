@@ -6,18 +6,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
+	"cowblk/cow/layer"
 )
 
 // dataFlags are the options of "cowblk serve" and "cowblk run" about how data moves.
 type dataFlags struct {
 	cache backend.Cache
 	poll  time.Duration
+
+	loseUnflushed, keepUnflushed, dropUnflushed bool
 }
 
 func (f *dataFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.TextVar(&f.cache, "cache", backend.Cache{}, "`MODE` as QEMU's cache= has it: writeback; writethrough: every write is durable\nwhen it completes; none: past this machine's page cache; directsync: both")
 	fl.DurationVar(&f.poll, "poll", backend.DefaultPoll, "an idle queue may look for requests so long before it sleeps (`TIME`; 0: never)")
+	fl.BoolVar(&f.loseUnflushed, "lose-unflushed", false, "where no directory in memory (tmpfs) is to be had: if this process is killed, lose what\nguests have written and not flushed, instead of flushing each first write of a block")
+	fl.BoolVar(&f.dropUnflushed, "drop-unflushed", false, "open a disk whose process was killed as after a power cut, without what its guest had\nwritten and not flushed")
+	fl.BoolVar(&f.keepUnflushed, "keep-unflushed", false, "open a disk whose process was killed with what its guest had not flushed, although the\nowner, mode or names of its files were changed since")
 	_ = cmd.RegisterFlagCompletionFunc("cache", cobra.FixedCompletions(
 		[]cobra.Completion{"writeback", "writethrough", "none", "directsync"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -26,5 +32,19 @@ func (f *dataFlags) check(command string) error {
 	if err := backend.CheckPoll(f.poll); err != nil {
 		return usagef("%s: --%w", command, err)
 	}
+	if f.keepUnflushed && f.dropUnflushed {
+		return usagef("%s: --keep-unflushed and --drop-unflushed: expected one of them", command)
+	}
 	return nil
+}
+
+// unflushed is what to do about the unflushed writes of a process that was killed.
+func (f *dataFlags) unflushed() layer.Unflushed {
+	switch {
+	case f.keepUnflushed:
+		return layer.KeepUnflushed
+	case f.dropUnflushed:
+		return layer.DropUnflushed
+	}
+	return layer.RecoverUnflushed
 }

@@ -44,11 +44,11 @@ func (o *opened) awaitSpace(log *slog.Logger) {
 	}
 }
 
-// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone. carried is what another
-// process has handed over with the disk, or nil.
-func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, carried *cow.Carried, log *slog.Logger) (*opened, error) {
+// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
+func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*opened, error) {
 	o, err := st.OpenDisk(ctx, name, store.OpenOptions{
-		ReadOnly: f.readOnly, Cow: cow.Options{Log: log, Direct: f.data.cache.Direct, Carried: carried},
+		ReadOnly: f.readOnly, Serve: true,
+		Cow: cow.Options{Log: log, Direct: f.data.cache.Direct, LoseUnflushed: f.data.loseUnflushed, Unflushed: f.data.unflushed()},
 	})
 	if err != nil {
 		return nil, err

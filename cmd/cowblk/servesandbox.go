@@ -11,6 +11,7 @@ import (
 
 	"cowblk/backend/sandbox"
 	"cowblk/cow/store"
+	"cowblk/cow/vfs"
 )
 
 // sandboxFlags are the options of "cowblk serve" about what the process may still do once it serves.
@@ -36,6 +37,10 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		Abstract: strings.HasPrefix(a.getenv("NOTIFY_SOCKET"), "@"),
 	}
 	if st != nil {
+		// Read while it can be: a promotion asks for it.
+		if _, err := (vfs.OS{}).Boot(); err != nil {
+			log.Warn("this run of the kernel has no name: what guests do not flush is not kept if this process is killed", "err", err)
+		}
 		var manifests []*store.Manifest
 		for _, o := range s.disks {
 			manifests = append(manifests, o.manifest)
@@ -44,7 +49,7 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		if err != nil {
 			return err
 		}
-		rules.Change, rules.Write = access.Change, access.Write
+		rules.Change, rules.Write = append(access.Change, st.SharedDirs()...), access.Write
 		rules.Read = append(access.Read, lookupFiles...)
 		rules.Sockets = []string{st.RunDir()}
 	}

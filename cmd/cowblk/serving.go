@@ -9,7 +9,6 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
-	"cowblk/cow"
 	"cowblk/cow/store"
 )
 
@@ -39,7 +38,7 @@ func (s *serving) giveUp() error {
 	}
 	var errs []error
 	for _, o := range s.disks {
-		_, err := o.leave()
+		_, err := o.detach()
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -84,13 +83,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		}
 	}
 	for _, name := range names {
-		var carried *cow.Carried
-		if s.before != nil {
-			if carried, err = s.before.carried(name); err != nil {
-				return s, err
-			}
-		}
-		o, err := openStored(ctx, st, name, f, carried, log)
+		o, err := openStored(ctx, st, name, f, log)
 		if err != nil {
 			return s, err
 		}

@@ -13,7 +13,6 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 	"cowblk/cow"
-	"cowblk/cow/layer"
 	"cowblk/cow/store"
 )
 
@@ -60,26 +59,6 @@ func (p *predecessor) replace(ctx context.Context, log *slog.Logger) (err error)
 		return nil
 	}
 	return err
-}
-
-// carried is what the predecessor knew about a disk; nil: it left no word.
-func (p *predecessor) carried(name string) (*cow.Carried, error) {
-	fd, ok := p.relics.States[name]
-	if !ok {
-		return nil, nil
-	}
-	delete(p.relics.States, name)
-	file := os.NewFile(uintptr(fd), "state of disk "+name)
-	defer file.Close()
-	raw, err := io.ReadAll(io.NewSectionReader(file, 0, 1<<62))
-	c := new(cow.Carried)
-	if err == nil {
-		err = c.UnmarshalBinary(raw)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("disk %q: %w", name, err)
-	}
-	return c, nil
 }
 
 // endpoints are the predecessor's sockets.
@@ -189,39 +168,35 @@ func (k *keeper) find(name string) (*opened, error) {
 	return nil, fmt.Errorf("disk %q is not served by this process", name)
 }
 
-// Leave implements backend.Keeper.
-func (k *keeper) Leave(name string) (*cow.Carried, error) {
+// Detach implements backend.Keeper.
+func (k *keeper) Detach(name string) (detached bool, err error) {
 	o, err := k.find(name)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	return o.leave()
+	return o.detach()
 }
 
-// leave closes a disk for another process to go on with, and gives up its lock.
-func (o *opened) leave() (*cow.Carried, error) {
-	c, err := o.disk.Leave()
-	if c == nil {
-		return nil, err
+// detach closes a disk for another process to go on with, and gives up its lock.
+func (o *opened) detach() (detached bool, err error) {
+	detached, err = o.disk.Detach()
+	if !detached {
+		return false, err
 	}
 	o.close = func() error { return nil }
 	if o.lock != nil {
 		err = errors.Join(err, o.lock.Unlock())
 	}
-	return c, err
+	return true, err
 }
 
 // Reopen implements backend.Keeper.
-func (k *keeper) Reopen(ctx context.Context, name string, c *cow.Carried) (*cow.Disk, error) {
+func (k *keeper) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	o, err := k.find(name)
 	if err != nil {
 		return nil, err
 	}
-	again, err := openStored(ctx, k.store, name, k.flags, c, k.log)
-	if errors.Is(err, layer.ErrMismatch) {
-		// Somebody has had it open and closed it in order: what we know is in there.
-		again, err = openStored(ctx, k.store, name, k.flags, nil, k.log)
-	}
+	again, err := openStored(ctx, k.store, name, k.flags, k.log)
 	if errors.Is(err, store.ErrInUse) {
 		if v, ok := k.store.Serving(name); ok && v.Socket != "" && v.PID != os.Getpid() {
 			return nil, fmt.Errorf("%w: %w", backend.ErrTaken, err)

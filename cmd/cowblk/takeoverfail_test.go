@@ -39,8 +39,8 @@ func TestTakeoverThatFails(t *testing.T) {
 		"gone before go": func(o *takeover.Offer) {},
 		"gone after go": func(o *takeover.Offer) {
 			r, err := o.Go(t.Context())
-			if err != nil || len(r.States) != 1 {
-				t.Errorf("%+v, %v", r, err)
+			if err != nil {
+				t.Error(err)
 			}
 			r.Close()
 		},
@@ -61,18 +61,12 @@ func TestTakeoverThatFails(t *testing.T) {
 				return
 			}
 			defer r.Close()
-			pre := predecessor{relics: r}
-			c, err := pre.carried("a")
-			if err != nil || c == nil {
-				t.Errorf("%v, %v", c, err)
-				return
-			}
 			st, err := store.Open(dir, store.Options{})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			opened, err := openStored(t.Context(), st, "a", &serveFlags{}, c, testLog(t))
+			opened, err := openStored(t.Context(), st, "a", &serveFlags{}, testLog(t))
 			if err != nil {
 				t.Error(err)
 				return
@@ -106,8 +100,9 @@ func TestTakeoverThatFails(t *testing.T) {
 	q.end(t)
 }
 
-// Between ready and go the old process serves, and nothing that it then gets is flushed: it is carried over, or back.
-func TestTakeoverCarriesWhatIsNotFlushed(t *testing.T) {
+// Between ready and go the old process serves, and nothing that it then gets is flushed: the next one finds it, or the
+// old one itself.
+func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
 	p := start(t, dir, nil, "serve", "a")
@@ -123,11 +118,6 @@ func TestTakeoverCarriesWhatIsNotFlushed(t *testing.T) {
 	// Another front-end comes when nobody accepts.
 	waits := make(chan error, 1)
 	go func() { waits <- f.Reconnect(socket) }()
-	pre := predecessor{relics: r}
-	c, err := pre.carried("a")
-	if err != nil || len(c.Pages) != 1 || c.Pages[0].Page != 1<<29/4096/(8*4096) {
-		t.Errorf("%+v, %v, expected the page of the second write", c, err)
-	}
 	r.Close()
 	if err := o.Close(); err != nil {
 		t.Fatal(err)

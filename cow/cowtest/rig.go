@@ -121,7 +121,7 @@ func (r *Rig) Promote() (*cow.Promotion, error) {
 
 // Open opens the disk as the Spec has it.
 func (r *Rig) Open() (err error) {
-	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS, Direct: r.Direct})
+	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS, Direct: r.Direct, LoseUnflushed: true})
 	return err
 }
 
@@ -145,7 +145,7 @@ func (r *Rig) Reopen() error {
 func (r *Rig) OpenTag(layers int) (*cow.Disk, error) {
 	s := r.Spec
 	s.ReadOnly, s.Layers = true, s.Layers[:layers]
-	return cow.Open(s, cow.Options{FS: r.FS})
+	return cow.Open(s, cow.Options{FS: r.FS, LoseUnflushed: true})
 }
 
 // ReadAll reads the whole disk.

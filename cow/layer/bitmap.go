@@ -4,18 +4,19 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // Bitmap is a layer's map in memory: bit i of word w is block 64·w+i. Bits
-// only go from 0 to 1. Set, Test, Count and TakeDirty may run concurrently.
+// only go from 0 to 1. Add, Set, Test, Count and TakeDirty may run concurrently.
 //
-// The words lie in an anonymous mapping of which only what is used is
-// resident, or in that of a live file (live.go): 32 MiB per TiB of 4 KiB blocks
-// at most. It is unmapped when the
-// Bitmap becomes unreachable, so a view that still holds one is safe; methods
+// The words lie in a private anonymous mapping of which only what is used is
+// resident: 32 MiB per TiB of 4 KiB blocks at most. They alone say who owns a
+// block: neither the map file nor the shared map is read again. The mapping goes when
+// the Bitmap becomes unreachable, so a view that still holds one is safe; methods
 // therefore end with KeepAlive.
 type Bitmap struct {
 	blocks uint64
@@ -28,6 +29,20 @@ type Bitmap struct {
 	dirty, summary []uint64
 	// touched marks the pages that may hold a set bit.
 	touched []uint64
+
+	// shared, unless nil, has the bits that are not durable for the next process.
+	// locks order, page by page, the setting of its bits and their release.
+	shared *sharedMap
+	locks  [pageLocks]pageLock
+}
+
+// pageLocks is how many locks the pages of a map share.
+const pageLocks = 64
+
+// pageLock is the lock of the pages of a shared map whose numbers leave the same rest.
+type pageLock struct {
+	sync.Mutex
+	released uint64 // pages whose memory was given back
 }
 
 // DirtyPage is a copy of one 4 KiB page of a map.
@@ -60,25 +75,6 @@ func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 	return b
 }
 
-// assume makes b, which holds no bit that old does not, what old is, marks and
-// all. Nobody else uses either yet. Bits are added only: the words of b may be
-// all that is left if the process dies now.
-func (b *Bitmap) assume(old *Bitmap) {
-	for page, ok := old.nextTouched(0); ok; page, ok = old.nextTouched(page + 1) {
-		for i := page * wordsPerPage; i < (page+1)*wordsPerPage; i++ {
-			if w := old.words[i]; w != b.words[i] {
-				atomic.StoreUint64(&b.words[i], w)
-			}
-		}
-	}
-	copy(b.touched, old.touched)
-	copy(b.dirty, old.dirty)
-	copy(b.summary, old.summary)
-	b.count.Store(old.count.Load())
-	runtime.KeepAlive(old)
-	runtime.KeepAlive(b)
-}
-
 // Blocks is the number of blocks of the map.
 func (b *Bitmap) Blocks() uint64 { return b.blocks }
 
@@ -94,6 +90,69 @@ func (b *Bitmap) Test(block uint64) bool {
 	set := atomic.LoadUint64(&b.words[block/64])>>(block%64)&1 != 0
 	runtime.KeepAlive(b)
 	return set
+}
+
+// Add is Set for blocks whose data was written by a request that is about to be
+// acknowledged. It sets the bits of at least one block, of as many as lie in the same
+// page of the map, and returns their number. kept: they survive this process.
+// Otherwise they have to be flushed before the request is acknowledged. After an
+// error (no memory for the shared map, which is a full file system) no bit is set.
+func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool, err error) {
+	s := b.shared
+	if s == nil || s.broken.Load() {
+		b.Set(first, n)
+		return n, false, nil
+	}
+	page := first / blocksPerPage
+	n = min(n, (page+1)*blocksPerPage-first)
+	l := &b.locks[page%pageLocks]
+	for {
+		l.Lock()
+		if s.has(page) {
+			break
+		}
+		released := l.released
+		l.Unlock()
+		// Not under the lock: the kernel may have to find memory.
+		if err := s.file.Reserve(s.offset(page), MapPageSize); err != nil {
+			return 0, false, err
+		}
+		l.Lock()
+		if l.released == released { // else it may have been this page, and its memory is gone again
+			s.mark(page)
+			break
+		}
+		l.Unlock()
+	}
+	defer l.Unlock()
+	kept = s.set(page, first%blocksPerPage, n) == nil
+	b.Set(first, n)
+	return n, kept, nil
+}
+
+// Shared reports whether bits that Add sets survive this process.
+func (b *Bitmap) Shared() bool { return b.shared != nil && !b.shared.broken.Load() }
+
+// Flushed says that the bits of these pages, as they were taken, are durable. The
+// shared map may forget those that have no newer ones.
+func (b *Bitmap) Flushed(pages []DirtyPage) {
+	s := b.shared
+	if s == nil {
+		return
+	}
+	for i := range pages {
+		page := pages[i].Page
+		if s.pages.Load() <= keptPages {
+			return
+		}
+		l := &b.locks[page%pageLocks]
+		l.Lock()
+		if s.has(page) && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
+			l.released++
+			s.release(page)
+		}
+		l.Unlock()
+	}
 }
 
 // Set sets the bits of n blocks from first; what lies beyond the last block is
@@ -221,4 +280,20 @@ func (b *Bitmap) nextTouched(page uint64) (uint64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// merge sets the bits of a page that nobody else uses yet, and that are not durable.
+func (b *Bitmap) merge(page uint64, words []uint64) {
+	first := page * blocksPerPage
+	for i, w := range words {
+		for w != 0 {
+			start := uint64(bits.TrailingZeros64(w))
+			run := uint64(bits.TrailingZeros64(^(w >> start)))
+			b.Set(first+uint64(i)*64+start, run)
+			if start+run == 64 {
+				break
+			}
+			w &^= (1<<(start+run) - 1)
+		}
+	}
 }

@@ -19,6 +19,10 @@ var (
 	ErrNoRoom      = errors.New("no room behind the map")  // for checksums of the data
 	ErrInvalid     = errors.New("invalid layer parameters")
 	ErrSyncFailed  = errors.New("an earlier sync of the layer failed")
+	ErrNoShared    = errors.New("no shared map can be made")
+	// ErrUnflushed: a process has died in this run of the kernel, and the record of
+	// what its guest had written and not flushed cannot be read or believed.
+	ErrUnflushed = errors.New("unflushed writes of a process that died cannot be recovered")
 )
 
 // Fault says what is wrong with a layer in the way a person needs it.
@@ -63,6 +67,8 @@ const (
 	adviceUpgrade = "use the program that wrote it, or a newer cowblk"
 	adviceFiles   = "check that the disk's manifest names the right files"
 	adviceParams  = "choose another value"
+	// The writes may be there once the cause is gone, so nothing is given up unasked.
+	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, open the disk with --drop-unflushed"
 )
 
 // at fills in the file of a Fault that was found in memory.

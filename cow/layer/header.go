@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,6 +52,12 @@ type Header struct {
 	BaseSize int64       // bytes of the base that were fingerprinted
 
 	SumsCRC uint32 // of the table of data sums; meaningful when HasSums
+
+	// Of a head that is open, or was not closed: where the bits are that are not in
+	// the map. Generation 0: nowhere, every acknowledged bit was flushed before.
+	Generation uint64 // random, of one opening
+	Boot       bootID // run of the kernel
+	SharedDir  string // directory of the shared map, in memory; see sharedPath
 }
 
 // HasMapCRC reports whether MapCRC holds: of every sealed layer, and of a head
@@ -73,12 +81,16 @@ const (
 	// leave a checksum behind that its own changes have made wrong.
 	featureHeadCRC = 1 << 0
 
+	// featureShared, in ClearOnOpen: Generation, Boot and SharedDir hold. A writer that
+	// knows nothing of them clears it, and so ends the belief in what they name.
+	featureShared = 1 << 1
+
 	// featureDataSums, in MayIgnore: a sealed layer's map is followed by checksums
 	// of its data. A reader that knows nothing of them does not look there.
 	featureDataSums = 1 << 0
 
 	knownMustRefuse  = 0
-	knownClearOnOpen = featureHeadCRC
+	knownClearOnOpen = featureHeadCRC | featureShared
 
 	flagClean  = 1 << 0
 	knownFlags = flagClean
@@ -107,11 +119,17 @@ const (
 	offBaseSize    = 128
 	offBase        = 136
 	offSumsCRC     = 168
-	offReserved    = 172
+	offGeneration  = 172
+	offBoot        = 180
+	offSharedDir   = 196
+	offReserved    = 396
 	offHeaderCRC   = 508
 )
 
 const magic = "COWBLK\x00L"
+
+// maxSharedDir is the longest directory of a shared map, in bytes.
+const maxSharedDir = offReserved - offSharedDir
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
@@ -143,6 +161,10 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint64(sector[offBaseSize:], uint64(h.BaseSize))
 	copy(sector[offBase:], h.Base[:])
 	le.PutUint32(sector[offSumsCRC:], h.SumsCRC)
+	le.PutUint64(sector[offGeneration:], h.Generation)
+	copy(sector[offBoot:], h.Boot[:])
+	clear(sector[offSharedDir:offReserved])
+	copy(sector[offSharedDir:offReserved], h.SharedDir)
 	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
 }
 
@@ -181,6 +203,11 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 		Base:       Fingerprint(sector[offBase : offBase+32]),
 		SumsCRC:    le.Uint32(sector[offSumsCRC:]),
 	}
+	if h.Features.ClearOnOpen&featureShared != 0 {
+		h.Generation = le.Uint64(sector[offGeneration:])
+		h.Boot = bootID(sector[offBoot : offBoot+16])
+		h.SharedDir = string(bytes.TrimRight(sector[offSharedDir:offReserved], "\x00"))
+	}
 	if unknown := h.Features.MustRefuse &^ knownMustRefuse; unknown != 0 {
 		return Header{}, &Fault{What: "must-refuse features", Expected: hex64(knownMustRefuse), Found: hex64(h.Features.MustRefuse), Advice: adviceUpgrade, Err: ErrUnsupported}
 	}
@@ -213,6 +240,8 @@ func checkFields(h *Header, mapOffset, flags uint32) error {
 		return fmt.Errorf("owned blocks: expected at most %d, found %d", h.Blocks(), h.Owned)
 	case h.DataOffset < 0 || h.DataOffset > MaxSize || h.DataOffset%SectorSize != 0:
 		return fmt.Errorf("data offset: expected a multiple of 512 up to %d, found %d", int64(MaxSize), h.DataOffset)
+	case h.Features.ClearOnOpen&featureShared != 0 && !h.sharedHolds():
+		return fmt.Errorf("shared map: expected one of an open head, a generation and an absolute path, found generation %d and %q, %s", h.Generation, h.SharedDir, describe(h))
 	case h.BaseSize < 0 || h.BaseSize > MaxSize:
 		return fmt.Errorf("base size: expected 0 to %d bytes, found %d", int64(MaxSize), h.BaseSize)
 	}
@@ -244,3 +273,28 @@ func instant(ns int64) time.Time {
 
 func hex32(v uint32) string { return fmt.Sprintf("%#08x", v) }
 func hex64(v uint64) string { return fmt.Sprintf("%#x", v) }
+
+// setShared makes the header of an open head name its shared map.
+func (h *Header) setShared(generation uint64, boot bootID, dir string) {
+	h.Features.ClearOnOpen |= featureShared
+	h.Generation, h.Boot, h.SharedDir = generation, boot, dir
+}
+
+// clearShared says that no bit is anywhere but in the map.
+func (h *Header) clearShared() {
+	h.Features.ClearOnOpen &^= featureShared
+	h.Generation, h.Boot, h.SharedDir = 0, bootID{}, ""
+}
+
+// sharedHolds checks the fields that featureShared is about.
+func (h *Header) sharedHolds() bool {
+	return h.State == Head && !h.Clean && h.Generation != 0 && filepath.IsAbs(h.SharedDir) &&
+		filepath.Clean(h.SharedDir) == h.SharedDir && !strings.Contains(h.SharedDir, "\x00")
+}
+
+func describe(h *Header) string {
+	if h.Clean && h.State == Head {
+		return h.State.String() + ", closed cleanly"
+	}
+	return h.State.String()
+}

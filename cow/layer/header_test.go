@@ -17,7 +17,7 @@ import (
 
 func sampleHeader() Header {
 	h := Header{
-		Features:   Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 2},
+		Features:   Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 4},
 		UUID:       uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
 		Parent:     uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10"),
 		Size:       10<<30 + 512,
@@ -40,11 +40,11 @@ func sampleHeader() Header {
 
 // golden is the format: it changes with the version, or never.
 // goldenCRC was computed by other means, bit by bit.
-const goldenCRC = "a4fb5a11"
+const goldenCRC = "b9229e2e"
 
 const golden = "" +
 	"434f57424c4b004c" + "01000000" + "00100000" +
-	"0000000000000000" + "0100000000000080" + "0200000000000000" +
+	"0000000000000000" + "0100000000000080" + "0400000000000000" +
 	"00112233445566778899aabbccddeeff" + "0102030405060708090a0b0c0d0e0f10" +
 	"0002008002000000" + "00100000" + "02000000" + "01000000" + "efbeadde" +
 	"4d00000000000000" + "0000100000000000" +
@@ -56,10 +56,10 @@ func TestHeaderGolden(t *testing.T) {
 	h := sampleHeader()
 	var sector [SectorSize]byte
 	h.encode(&sector)
-	if got := hex.EncodeToString(sector[:offReserved]); got != golden {
+	if got := hex.EncodeToString(sector[:offGeneration]); got != golden {
 		t.Errorf("header:\n got %s\nwant %s", got, golden)
 	}
-	if !bytes.Equal(sector[offReserved:offHeaderCRC], make([]byte, offHeaderCRC-offReserved)) {
+	if !bytes.Equal(sector[offGeneration:offHeaderCRC], make([]byte, offHeaderCRC-offGeneration)) {
 		t.Error("reserved bytes are not zero")
 	}
 	if got, want := hex.EncodeToString(sector[offHeaderCRC:]), goldenCRC; got != want {
@@ -67,6 +67,26 @@ func TestHeaderGolden(t *testing.T) {
 	}
 	back, err := decodeHeader(&sector)
 	if err != nil || back != h {
+		t.Errorf("decoded:\n got %+v, %v\nwant %+v", back, err, h)
+	}
+}
+
+// The fields of an open head that has a shared map; the checksum was computed as above.
+func TestHeaderGoldenShared(t *testing.T) {
+	h := sampleHeader()
+	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.SumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
+	h.setShared(0x1122334455667788, bootID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, "/run/cowblk/unflushed")
+	var sector [SectorSize]byte
+	sector[offSharedDir+50] = 9 // of a longer one
+	h.encode(&sector)
+	const want = "8877665544332211" + "000102030405060708090a0b0c0d0e0f" + "2f72756e2f636f77626c6b2f756e666c757368656400"
+	if got := hex.EncodeToString(sector[offGeneration : offGeneration+len(want)/2]); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := hex.EncodeToString(sector[offHeaderCRC:]); got != "ce11c498" {
+		t.Errorf("header checksum: got %s", got)
+	}
+	if back, err := decodeHeader(&sector); err != nil || back != h {
 		t.Errorf("decoded:\n got %+v, %v\nwant %+v", back, err, h)
 	}
 }
@@ -134,9 +154,9 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 func TestEncodeKeepsReservedBytes(t *testing.T) {
 	h := sampleHeader()
 	var sector [SectorSize]byte
-	sector[300] = 9
+	sector[offReserved] = 9
 	h.encode(&sector)
-	if sector[300] != 9 {
+	if sector[offReserved] != 9 {
 		t.Error("a reserved byte was overwritten")
 	}
 	if _, err := decodeHeader(&sector); err != nil {
@@ -156,7 +176,7 @@ func TestFormatDocument(t *testing.T) {
 	}
 	documented(t, header, map[string]int{
 		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset, "must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
-		"clear_on_open": offClearOnOpen, "uuid": offUUID, "parent": offParent, "size": offSize, "block_size": offBlockSize, "state": offState,
+		"clear_on_open": offClearOnOpen, "generation": offGeneration, "boot": offBoot, "shared_dir": offSharedDir, "uuid": offUUID, "parent": offParent, "size": offSize, "block_size": offBlockSize, "state": offState,
 		"flags": offFlags, "map_crc": offMapCRC, "owned": offOwned, "data_offset": offDataOffset, "created": offCreated, "sealed_at": offSealedAt,
 		"base_size": offBaseSize, "base": offBase, "sums_crc": offSumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
 	})

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/vfs"
 )
 
@@ -48,10 +46,6 @@ type Finding struct {
 	*Fault
 	Remedy Remedy
 }
-
-// LiveName is the name of the file in which a process that died has left what it
-// knew of a layer, where there is a LivePlace.
-func LiveName(id uuid.UUID) string { return livePrefix + id.String() }
 
 // InspectParams say how closely Inspect looks. The zero value reads header and
 // lengths, and the map of a layer that was not closed in order.

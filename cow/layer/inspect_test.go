@@ -227,7 +227,7 @@ func TestCleanMark(t *testing.T) {
 	}
 	for block := range uint64(3) {
 		write(t, l, 20+block, 1)
-		must(t, l.flush())
+		flush(t, l)
 	}
 	if i := slices.Index(r.log, "write map 0"); i >= 0 {
 		t.Errorf("the header was written again before the close: %v", r.log)

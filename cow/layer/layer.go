@@ -32,14 +32,13 @@ type Layer struct {
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
 
-	unclean bool // it was not closed in order before; see distrust
-
+	shared *sharedMap   // the head's, nil: none; fixed once it is open, see adopt
+	lost   error        // why write-back has lost what was not flushed; nil: it has not
 	mu     sync.RWMutex // guards what follows; never held during I/O
 	header Header
 	data   vfs.File
-	bitmap *Bitmap   // nil when sealed
-	live   *liveName // the file that bitmap lies in; nil: none
-	table  *table    // the checksums of a sealed layer's data; nil: none
+	bitmap *Bitmap // nil when sealed
+	table  *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }
@@ -98,6 +97,10 @@ func (l *Layer) Err() error {
 	return nil
 }
 
+// Lost is why what a process had not flushed was given up when the layer was opened,
+// if an error of write-back was the reason; else nil.
+func (l *Layer) Lost() error { return l.lost }
+
 // writable is Err for operations that only a writable layer has.
 func (l *Layer) writable() error {
 	if !l.Writable() {
@@ -126,7 +129,11 @@ func (l *Layer) SyncMap() error {
 func (l *Layer) sync(f vfs.File) error {
 	if err := f.Datasync(); err != nil {
 		l.broken.Store(true)
-		return errors.Join(err, l.dropLive())
+		if l.shared != nil {
+			// What the kernel has dropped must not be taken for written.
+			l.shared.giveUp()
+		}
+		return err
 	}
 	return nil
 }
@@ -141,6 +148,7 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
+	l.mapChanges()
 	iov := make([]vfs.Iovec, 0, min(len(pages), maxPagesPerWrite))
 	for i := 0; i < len(pages); {
 		first := pages[i].Page
@@ -158,6 +166,7 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 			return err
 		}
 	}
+	l.mapChanged()
 	return nil
 }
 
@@ -190,12 +199,14 @@ func writeAll(f vfs.File, iov []vfs.Iovec, off int64) error {
 func (l *Layer) writeHeader(h Header) error {
 	sector := l.sector
 	h.encode(&sector)
+	l.mapChanges()
 	if _, err := l.mapf.WriteAt(sector[:], 0); err != nil {
 		return err
 	}
 	if err := l.sync(l.mapf); err != nil {
 		return err
 	}
+	l.mapChanged()
 	l.sector = sector
 	l.mu.Lock()
 	l.header = h
@@ -203,19 +214,27 @@ func (l *Layer) writeHeader(h Header) error {
 	return nil
 }
 
-// flush makes everything durable: data first, then the bits.
-func (l *Layer) flush() error {
-	pages := l.Bitmap().TakeDirty(nil)
+// Flush makes the data written so far durable, then the bits of completed writes.
+// It returns buf, grown if need be, for the next call. What it was to write stays
+// dirty after an error, which a repeated call can get over unless Err says that a
+// sync has failed.
+func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
+	b := l.Bitmap()
+	pages := b.TakeDirty(buf[:0])
 	if err := l.SyncData(); err != nil {
-		return err
+		return pages, err
 	}
 	if len(pages) == 0 {
-		return nil
+		return pages, nil
 	}
 	if err := l.WriteMap(pages); err != nil {
-		return err
+		return pages, err
 	}
-	return l.SyncMap()
+	if err := l.SyncMap(); err != nil {
+		return pages, err
+	}
+	b.Flushed(pages)
+	return pages, nil
 }
 
 // Close closes the files. A head is flushed before and marked clean; after an
@@ -233,23 +252,35 @@ func (l *Layer) closeHead() error {
 	if err := l.Err(); err != nil {
 		return err
 	}
-	if err := l.flush(); err != nil {
-		return err
-	}
-	// What it says is durable now; it must not outlive the clean mark.
-	if err := l.dropLive(); err != nil {
+	if _, err := l.Flush(nil); err != nil {
 		return err
 	}
 	h := l.Header()
 	h.Clean, h.Owned, h.MapCRC = true, l.Bitmap().Count(), l.Bitmap().checksum()
+	h.clearShared()
 	h.Features.ClearOnOpen |= featureHeadCRC
-	return l.writeHeader(h)
+	if err := l.writeHeader(h); err != nil {
+		return err
+	}
+	l.removeShared()
+	return nil
+}
+
+// Discard is Abandon of a new head that is not needed after all.
+func (l *Layer) Discard() error {
+	l.removeShared()
+	return l.Abandon()
 }
 
 // Abandon closes the files and writes nothing: what was not flushed may be
 // lost, and a head is not marked clean. It is how a failed disk is let go.
 func (l *Layer) Abandon() error {
 	var errs []error
+	if l.shared != nil {
+		// The mapping stays for as long as somebody has the bitmap.
+		errs = append(errs, l.shared.file.Close())
+		l.shared = nil
+	}
 	if l.table != nil && l.table.file != l.mapf {
 		errs = append(errs, l.table.file.Close())
 	}

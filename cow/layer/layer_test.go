@@ -51,7 +51,11 @@ func write(t testing.TB, l *Layer, first, n uint64) {
 	p := bytes.Repeat([]byte{byte(first + 1)}, int(min(int64(n)*int64(h.BlockSize), h.Size-int64(first)*int64(h.BlockSize))))
 	_, err := l.Data().WriteAt(p, l.DataOffset()+int64(first)*int64(h.BlockSize))
 	must(t, err)
-	l.Bitmap().Set(first, n)
+	for n > 0 {
+		done, _, err := l.Bitmap().Add(first, n)
+		must(t, err)
+		first, n = first+done, n-done
+	}
 }
 
 // sourceBits reads a layer's bitmap through its Source.

@@ -17,10 +17,24 @@ type OpenParams struct {
 	// layer is opened read-only under a shared lock, be it sealed or a head.
 	Write  bool
 	Expect Expect
-	// Carried are the pages that the process which Left this head has handed
-	// over; nil: none did. For writing only.
-	Carried []DirtyPage
+	// SharedDir is a directory in memory, for the shared map of a head that is opened
+	// for writing (vfs.SharedFS); empty: it gets none, and Bitmap.Add says of each bit
+	// that it has to be flushed. A shared map that a process has left is used in any case.
+	SharedDir string
+	// Unflushed says what to do about the writes that a process has left unflushed.
+	Unflushed Unflushed
 }
+
+// Unflushed is what an open does about the writes that a process which died had
+// acknowledged, and its guest not flushed.
+type Unflushed uint8
+
+// What can be done about unflushed writes.
+const (
+	RecoverUnflushed Unflushed = iota // they are there, or it is as after a power cut, or the open is refused
+	KeepUnflushed                     // also where the map was changed since, by nobody knows whom
+	DropUnflushed                     // as after a power cut
+)
 
 // Expect is what the caller knows about the layer; anything else is refused
 // with ErrMismatch, ErrSealed or ErrNotSealed. Zero values are not checked.
@@ -74,31 +88,18 @@ func (l *Layer) open(o OpenParams) error {
 	if l.table, err = findTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
 		return err
 	}
-	l.unclean = l.header.State != Sealed && !l.header.Clean && o.Carried == nil
-	if !o.Write {
-		return nil
-	}
-	if o.Carried != nil {
-		if err := l.carry(o.Carried); err != nil {
+	if l.header.State != Sealed && !l.header.Clean {
+		if err := l.recoverUnflushed(o); err != nil {
 			return at(l.paths.Map, err)
 		}
-	} else if !l.header.Clean {
-		// The last sync of the map may have failed. Then pages read here from
-		// the kernel's memory, where they count as written, are not on the
-		// device, and no sync will put them there: the first flush writes all
-		// of them again (32 MiB for a TiB of 4 KiB blocks).
-		l.bitmap.markTouched()
+	}
+	if !o.Write {
+		return nil
 	}
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
-	h := l.header
-	h.Clean, h.Owned, h.MapCRC = false, 0, 0
-	h.Features.ClearOnOpen &= knownClearOnOpen &^ featureHeadCRC
-	if o.Carried != nil && h == l.header {
-		return nil // the last process has made this durable
-	}
-	return l.writeHeader(h)
+	return l.becomeHead(o.SharedDir)
 }
 
 // ReadHeader reads and checks the header of a map alone: no lock, no check of

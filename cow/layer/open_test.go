@@ -211,7 +211,7 @@ func TestUnsealedLowerLayer(t *testing.T) {
 	p := paths(t)
 	l := newHead(t, p, CreateParams{Size: 1 << 30})
 	write(t, l, 5, 3)
-	must(t, l.flush())
+	flush(t, l)
 	write(t, l, 4000, 1) // not flushed
 	must(t, l.Abandon())
 	before := snap(t, p.Map)
@@ -235,13 +235,13 @@ func TestClearOnOpenAndMayIgnore(t *testing.T) {
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) {
 		binary.LittleEndian.PutUint64(s[offMayIgnore:], 6)
-		binary.LittleEndian.PutUint64(s[offClearOnOpen:], 6)
+		binary.LittleEndian.PutUint64(s[offClearOnOpen:], 12)
 		s[offReserved] = 77
 	})
 	l, err := Open(vfs.OS{}, p, OpenParams{})
 	must(t, err)
 	must(t, l.Close())
-	if h, _ := ReadHeader(vfs.OS{}, p.Map); h.Features.ClearOnOpen != 6 {
+	if h, _ := ReadHeader(vfs.OS{}, p.Map); h.Features.ClearOnOpen != 12 {
 		t.Error("a reader cleared features")
 	}
 	l = reopen(t, p, OpenParams{Write: true})

@@ -28,6 +28,9 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 		if f.Remedy == NoRemedy {
 			continue
 		}
+		if err := repairing(fsys, x.mapf, &x.Header); err != nil {
+			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		}
 		if err := x.apply(f.Remedy); err != nil {
 			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
 		}

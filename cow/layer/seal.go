@@ -23,13 +23,14 @@ func (l *Layer) Seal(now time.Time) error {
 }
 
 func (l *Layer) seal(now time.Time) error {
-	if err := l.flush(); err != nil {
+	if _, err := l.Flush(nil); err != nil {
 		return err
 	}
 	b := l.Bitmap()
 	h := l.Header()
 	h.State, h.Clean, h.SealedAt = Sealed, true, instant(nanoseconds(now))
 	h.Owned, h.MapCRC = b.Count(), b.checksum()
+	h.clearShared()
 	h.Features.MayIgnore &^= featureDataSums // AddSums adds them
 
 	// Opened before the header says sealed: a failure then changes nothing.
@@ -45,11 +46,10 @@ func (l *Layer) seal(now time.Time) error {
 	l.write, l.bitmap = false, nil
 	l.retired, l.data = l.data, data
 	l.mu.Unlock()
-	// It is sealed, and must not seem not to be. A live file that cannot be removed
-	// means nothing any more, and the next open tidies up. Linux converts an
-	// exclusive lock without giving it up in between, so nobody can refuse that; if
-	// it fails all the same, the layer is ours alone until it is closed.
-	_ = l.dropLive()
+	// It is sealed, and must not seem not to be. Linux converts an exclusive lock
+	// without giving it up in between, so nobody can refuse that; if it fails all the
+	// same, the layer is ours alone until it is closed.
+	l.removeShared()
 	_ = l.mapf.Lock(false)
 	return nil
 }

@@ -39,9 +39,15 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 	if r := check(t, h.Store, CheckOptions{Depth: CheckFast}); slices.ContainsFunc(r.Checked, func(k *Checked) bool { return k.Unclean }) {
 		t.Error("it is not closed after the repair")
 	}
-	entries, _ := os.ReadDir(h.path(disksDir, "vm1"))
-	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), "live-") }) {
-		t.Error("a live file is left")
+	m, err := h.Disk("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range h.SharedDirs() {
+		entries, _ := os.ReadDir(dir)
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), m.Head().UUID.String()) }) {
+			t.Error("a shared map is left")
+		}
 	}
 	if string(content(t, h.Store, "vm1")) != string(want) {
 		t.Error("a write is lost")

@@ -45,7 +45,7 @@ type scene struct {
 func (c *scene) play(s *Store) error {
 	var manifests []*Manifest
 	for _, h := range c.disks {
-		o, err := s.OpenDisk(context.Background(), h.name, OpenOptions{})
+		o, err := s.OpenDisk(context.Background(), h.name, OpenOptions{Serve: true})
 		if err != nil {
 			return err
 		}

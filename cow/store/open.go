@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow"
 	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 )
 
 // OpenOptions for OpenDisk; the zero value opens for writing.
@@ -22,6 +18,9 @@ type OpenOptions struct {
 	Cow cow.Options
 	// ReadOnly opens the head for reading too.
 	ReadOnly bool
+	// Serve opens for a guest, which outlives this process: what it has not flushed is kept for the next one
+	// (cow.Options.SharedDir, which is the store's to say).
+	Serve bool
 }
 
 // Opened is an open disk and the right to it.
@@ -68,26 +67,34 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)
 	}
 	spec := cow.Spec{Base: base, ReadOnly: o.ReadOnly}
-	var unclosed []uuid.UUID
 	for i := range m.Layers {
 		h, err := s.checkLayer(m, i)
 		if err != nil {
 			return nil, refusedLayer(m, err)
 		}
-		if h.State == layer.Head && !h.Clean {
-			unclosed = append(unclosed, h.UUID)
+		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
+			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
+				return nil, refusedLayer(m, err)
+			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
 	}
-	if _, ok := o.Cow.FS.(vfs.Survivor); ok {
-		o.Cow.Live, o.Cow.LiveElsewhere = s.path(disksDir, m.Name), s.liveElsewhere(m, unclosed)
+	if !o.ReadOnly && o.Serve {
+		if o.Cow.SharedDir, err = s.sharedDir(); err != nil && !o.Cow.LoseUnflushed {
+			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed",
+				"disk", m.Name, "err", err)
+		}
 	}
+	sealing := true
 	for end := time.Now().Add(sealWait); ; {
 		disk, err := cow.Open(spec, o.Cow)
 		if err == nil {
 			return disk, nil
 		}
-		if !errors.Is(err, layer.ErrInUse) || !s.beingSealed(m) || time.Now().After(end) {
+		// Once more after it was sealed: that may have happened after the open.
+		again := sealing
+		sealing = s.beingSealed(m)
+		if !errors.Is(err, layer.ErrInUse) || !again && !sealing || time.Now().After(end) {
 			return nil, refusedLayer(m, classify(err))
 		}
 		select {
@@ -96,30 +103,6 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		case <-time.After(sealPoll):
 		}
 	}
-}
-
-// liveElsewhere finds what processes that died have left, in the directories of other disks, of layers that were not closed: a
-// clone, or a tag, may be opened before the disk that it was made of.
-func (s *Store) liveElsewhere(m *Manifest, unclosed []uuid.UUID) map[uuid.UUID]string {
-	if len(unclosed) == 0 || len(unclosed) == 1 && unclosed[0] == m.Head().UUID && s.hasLive(m.Name, unclosed[0]) {
-		return nil
-	}
-	found := map[uuid.UUID]string{}
-	users, _ := s.layerUsers() // a disk whose manifest cannot be read is not opened either
-	for _, id := range unclosed {
-		for _, name := range users[id] {
-			if name != m.Name && s.hasLive(name, id) {
-				found[id] = s.path(disksDir, name)
-			}
-		}
-	}
-	return found
-}
-
-// hasLive reports whether a process that died may have left bits of a layer that are not in its map.
-func (s *Store) hasLive(disk string, id uuid.UUID) bool {
-	there, err := s.exists(filepath.Join(s.path(disksDir, disk), layer.LiveName(id)))
-	return there || err != nil
 }
 
 // refusedLayer names the disk, and what can be done if a layer is damaged or is not the right one.

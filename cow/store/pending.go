@@ -32,6 +32,7 @@ type Pending struct {
 	s         *Store
 	w         *work
 	tag       string
+	sharedDir string
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
@@ -41,7 +42,13 @@ type Pending struct {
 
 // PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
 // will have the tag (DefaultTag if empty). Close must follow. Errors: ErrInvalid, ErrExists (the tag).
-func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (p *Pending, err error) {
+func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
+	dir, _ := s.sharedDir() // none: whoever opened the disks has said so
+	return s.preparePromotion(ctx, disks, tag, dir)
+}
+
+// preparePromotion opens the new heads with shared maps in sharedDir; empty: without.
+func (s *Store) preparePromotion(ctx context.Context, disks []*Manifest, tag, sharedDir string) (p *Pending, err error) {
 	now := s.now().UTC()
 	if tag == "" {
 		tag = DefaultTag(now)
@@ -66,7 +73,7 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 	if err != nil {
 		return nil, errors.Join(err, spare.free(len(spare)))
 	}
-	p = &Pending{s: s, w: w, tag: tag, before: disks, spare: spare}
+	p = &Pending{s: s, w: w, tag: tag, sharedDir: sharedDir, before: disks, spare: spare}
 	for _, m := range disks {
 		if err := p.add(ctx, m, now); err != nil {
 			p.Close(false)
@@ -94,7 +101,12 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err := s.locked(ctx, func() error { return s.moveIn(p.w.path("layer"), layersDir, id.String()) }); err != nil {
 		return err
 	}
-	head, err := layer.Open(s.fs, s.paths(after.Head()), layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id, State: layer.Head}})
+	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
+	head, err := layer.Open(s.fs, s.paths(after.Head()), params)
+	if errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
+		params.SharedDir = "" // as for the head before it
+		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
+	}
 	if err != nil {
 		return classify(err)
 	}
@@ -144,7 +156,12 @@ func (p *Pending) Close(swapped bool) {
 	_ = p.spare.free(len(p.spare))
 	if !swapped {
 		for _, h := range p.heads {
-			if err := h.Abandon(); err != nil {
+			// The next process may find the change half made, and the new head in use.
+			give := h.Discard
+			if p.undecided {
+				give = h.Abandon
+			}
+			if err := give(); err != nil {
 				p.s.log.Warn("a new head that is not needed could not be closed", "err", err)
 			}
 		}

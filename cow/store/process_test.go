@@ -42,7 +42,7 @@ func child(args []string) int {
 		}
 	case "die": // in the middle of a promotion, with a write that was not flushed
 		var o *Opened
-		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{}); err == nil {
+		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{Serve: true}); err == nil {
 			if _, err = o.Disk.WriteAt(noise(8, 8192), 16384); err == nil && len(args) > 3 {
 				var p *Pending
 				if p, err = s.PreparePromotion(ctx, []*Manifest{o.Manifest}, args[3]); err == nil {

@@ -52,6 +52,7 @@ type Store struct {
 	runDir      string // absolute
 	fs          vfs.FS
 	log         *slog.Logger
+	getenv      func(string) string
 	lockTimeout time.Duration
 	now         func() time.Time
 }
@@ -90,7 +91,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	return &Store{
 		dir: dir, runDir: runDir(dir, o.Getenv),
-		fs: o.FS, log: o.Log, lockTimeout: o.LockTimeout, now: o.Now,
+		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now,
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -27,6 +28,8 @@ type work struct {
 	dir     string
 	lock    vfs.File
 	journal journal
+	// unfinished leaves the directory to the next command: what it is about may not be durable.
+	unfinished bool
 }
 
 // begin makes a work directory, after cleaning those of processes that are gone. The caller must end it.
@@ -75,12 +78,15 @@ func (w *work) note(layers ...uuid.UUID) error {
 // none; after a success of remove, all; after a failure, what had been put in place. A failure here is logged, not
 // returned: the operation itself is done or undone already, and the next command tries again.
 func (w *work) end() {
+	defer w.lock.Close()
+	if w.unfinished {
+		return
+	}
 	// Not the operation's context: an interrupted operation must clean up too.
 	err := w.s.locked(context.Background(), func() error { return w.s.discard(w.dir, w.journal) })
 	if err != nil {
 		w.s.log.Warn("cannot clean up, the next command will try again", "directory", w.dir, "err", err)
 	}
-	w.lock.Close()
 }
 
 // errUnfinished marks a change that may not be durable, or of several disks that may have reached only some of them.
@@ -146,6 +152,8 @@ func (s *Store) discard(dir string, j journal) error {
 			if len(users[id]) > 0 {
 				continue
 			}
+			// No manifest names it any more, durably. What cannot be removed takes memory until the kernel stops.
+			_ = layer.RemoveShared(s.fs, layer.Paths{Map: s.path(layersDir, id.String(), mapFile)})
 			if err := s.fs.RemoveAll(s.path(layersDir, id.String())); err != nil {
 				return err
 			}

@@ -151,19 +151,13 @@ func lost(disk string) *note {
 	}}
 }
 
-// killed notes the end of the process. If calls on files failed, it had perhaps no
-// live file, and what no flush had covered may be gone.
-func killed(faults bool) *note {
+// killed notes the end of the process. What had completed is still there.
+func killed() *note {
 	return &note{text: "killed", step: func(o *Oracle, now int) {
 		o.running = nil
 		for _, w := range o.states {
 			for name := range w.disks {
-				o.contents(name, func(c *content) {
-					c.died(now)
-					if faults {
-						c.lost()
-					}
-				})
+				o.contents(name, func(c *content) { c.died(now) })
 				o.part(name)
 			}
 		}

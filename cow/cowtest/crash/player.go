@@ -117,7 +117,7 @@ func (pl *player) start() (err error) {
 // kill ends the process at whatever it is doing, and waits for its goroutines.
 func (pl *player) kill() {
 	pl.p.Kill()
-	pl.m.Mark(killed(pl.life.Fault != nil))
+	pl.m.Mark(killed())
 	pl.sched.release()
 	pl.out.Calls = pl.sched.calls
 	for !pl.idle("") {
@@ -228,7 +228,7 @@ func (pl *player) step(s Step) error {
 	}
 	switch s.Verb {
 	case "open":
-		return pl.openDisk(s, nil)
+		return pl.openDisk(s)
 	case "hand-over":
 		return pl.handOver(s)
 	case "close":

@@ -33,11 +33,11 @@ type lane struct {
 	ended     func(ok, durable bool) *note
 }
 
-// openDisk opens a disk, with what a process has handed over that had it before.
-func (pl *player) openDisk(s Step, carried *cow.Carried) error {
+// openDisk opens a disk.
+func (pl *player) openDisk(s Step) error {
 	var o *store.Opened
 	err := pl.do(func() (err error) {
-		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Cow: cow.Options{Carried: carried}})
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true})
 		return err
 	})
 	if err != nil {
@@ -137,9 +137,8 @@ func (pl *player) handOver(s Step) error {
 		errs = append(errs, l.ch.Close())
 	}
 	v.lanes = nil
-	var c *cow.Carried
-	errs = append(errs, pl.do(func() (err error) {
-		c, err = v.o.Disk.Leave()
+	errs = append(errs, pl.do(func() error {
+		_, err := v.o.Disk.Detach()
 		return err
 	}))
 	if err := errors.Join(errs...); err != nil {
@@ -149,7 +148,7 @@ func (pl *player) handOver(s Step) error {
 	if err := pl.do(v.o.Lock.Unlock); err != nil {
 		return pl.failed(s.String(), err)
 	}
-	return pl.openDisk(s, c)
+	return pl.openDisk(s)
 }
 
 // breaks keeps the first promise that was broken in the open.

@@ -2,7 +2,7 @@
 //
 // A Machine has what a kernel has: the content of files and directories as
 // every process sees it, and behind it a Device that knows which part of that
-// would survive. Processes of the machine are vfs.Survivor; they can be killed,
+// would survive. Processes of the machine are vfs.SharedFS; they can be killed,
 // which leaves the content, mapped memory included, and drops locks and open files.
 //
 // # What a power cut leaves
@@ -20,7 +20,7 @@
 // journal gives.
 //
 // Nothing is left of mapped memory: another run of the machine has begun, which
-// Survivor.Boot tells.
+// SharedFS.Boot tells.
 //
 // A file without a name is gone, so a file that was written and synced in a
 // directory that was not may be missing.

@@ -2,6 +2,7 @@ package faultfs
 
 import (
 	"io"
+	"sync/atomic"
 
 	"cowblk/cow/vfs"
 )
@@ -148,6 +149,12 @@ func (f *file) PunchHole(off, n int64) error {
 	m := f.p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if n > 0 && inMemory(f.name) {
+		for i := off / 8; i < (off+n)/8; i++ {
+			atomic.StoreUint64(&m.shared[f.id][i], 0)
+		}
+		return fault.Err
+	}
 	if n > 0 {
 		m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off))
 		f.changed(&Record{Kind: Punch, Off: off, Len: n})
@@ -205,6 +212,9 @@ func (f *file) NextData(off int64) (start, end int64, err error) {
 	}
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
+	if inMemory(f.name) {
+		return f.nextShared(off)
+	}
 	start, end, ok := f.p.m.tree.node(f.id).data(off)
 	if !ok {
 		return 0, 0, io.EOF

@@ -19,7 +19,9 @@ type Machine struct {
 	device *Device
 	locks  map[inode]map[*file]bool // exclusive?
 	boots  int                      // runs of the machine, this one included
-	shared map[inode][]uint64       // what is mapped, as processes see it
+	mounts int                      // of its file system, this one included
+	first  inode                    // that no file had when this run of the machine began
+	shared map[inode][]uint64       // content of files in memory, as processes see it
 }
 
 // New is a machine with an empty root directory.
@@ -27,7 +29,7 @@ func New() *Machine { return newMachine(newTree(), 1) }
 
 func newMachine(t *tree, boots int) *Machine {
 	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{},
-		boots: boots, shared: map[inode][]uint64{}}
+		boots: boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
 }
 
 // Record begins a new tape: what is there now is certain to survive, as if the
@@ -45,7 +47,7 @@ func (m *Machine) Clone() *Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := newMachine(m.tree.clone(), m.boots)
-	c.clock, c.shared = m.clock, m.sharedNow()
+	c.clock, c.shared, c.mounts, c.first = m.clock, m.sharedNow(), m.mounts, m.first
 	return c
 }
 

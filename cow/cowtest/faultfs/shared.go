@@ -2,69 +2,130 @@ package faultfs
 
 import (
 	"fmt"
+	"io"
+	"io/fs"
+	"strings"
 	"sync/atomic"
 
 	"cowblk/cow/vfs"
 )
 
-// Mapped memory is of the machine while it runs, so a process that dies leaves it
-// to the next one; after a cut it is gone. What a mapping's file has on the device
-// is nobody's business: the kernel writes such pages back whenever it likes, so a
-// mapping of a file that this run of the machine has not reserved shows ones.
+// Files below MemoryDir are in memory. What is stored in a mapping of one is the
+// machine's while it runs, so a process that dies leaves it to the next one; after a
+// cut it is gone: what is left of such a file then shows ones.
+
+// MemoryDir is the directory that is a file system in memory.
+const MemoryDir = "/run"
 
 var (
-	_ vfs.Survivor   = (*Process)(nil)
+	_ vfs.SharedFS   = (*Process)(nil)
 	_ vfs.SharedFile = (*file)(nil)
 )
 
-// Boot implements vfs.Survivor.
-func (p *Process) Boot() (string, error) { return fmt.Sprintf("run %d", p.m.boots), nil }
-
-// Names implements vfs.Survivor.
-func (p *Process) Names(name string, id vfs.Identity) (own bool, err error) {
-	err = p.change(Call{Op: "stat", Name: name}, func() error {
-		found, err := p.m.walk("stat", name)
-		own = err == nil && uint64(found) == id.Inode
-		return err
+// Boot implements vfs.SharedFS.
+func (p *Process) Boot() (name string, err error) {
+	err = p.change(Call{Op: "boot"}, func() error {
+		name = fmt.Sprintf("run %d", p.m.boots)
+		return nil
 	})
-	return own, err
+	return name, err
 }
 
-// Reserve implements vfs.SharedFile, as two changes of the file's length.
-func (f *file) Reserve(n int64) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	if err := f.Truncate(n); err != nil {
-		return err
-	}
-	f.p.m.mu.Lock()
-	defer f.p.m.mu.Unlock()
-	f.p.m.shared[f.id] = make([]uint64, n/8)
-	return nil
+// Instance implements vfs.SharedFS.
+func (p *Process) Instance(f vfs.File) (name string, err error) {
+	err = p.change(Call{Op: "instance", Name: f.Name()}, func() error {
+		name = fmt.Sprintf("mount %d", p.m.mounts)
+		return nil
+	})
+	return name, err
 }
 
-// MapShared implements vfs.SharedFile. Asks nobody.
-func (f *file) MapShared(off int64, n uint64, _ bool) (*vfs.Shared, error) {
-	if f.p.dead.Load() {
-		return nil, ErrDead
+// Changed implements vfs.SharedFS.
+func (p *Process) Changed(f vfs.File) (at int64, err error) {
+	err = p.change(Call{Op: "changed", Name: f.Name()}, func() error {
+		at = p.m.tree.node(f.(*file).id).mtime
+		return nil
+	})
+	return at, err
+}
+
+// WriteBackFailed implements vfs.SharedFS: nothing is written back unasked.
+func (p *Process) WriteBackFailed(vfs.File) error { return nil }
+
+// MakeSharedDir implements vfs.SharedFS.
+func (p *Process) MakeSharedDir(dir string) error {
+	if !inMemory(dir) {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: vfs.ErrNotInMemory}
+	}
+	return p.MkdirAll(dir, 0o700)
+}
+
+// OpenShared implements vfs.SharedFS.
+func (p *Process) OpenShared(name string, flag int, perm fs.FileMode) (vfs.SharedFile, error) {
+	if !inMemory(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: vfs.ErrNotInMemory}
+	}
+	f, err := p.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return f.(*file), nil
+}
+
+func inMemory(name string) bool { return strings.HasPrefix(name, MemoryDir+"/") }
+
+// Reserve implements vfs.SharedFile.
+func (f *file) Reserve(off, n int64) error {
+	fault, err := f.p.ask(f.call("reserve", off, n))
+	if err != nil {
+		return err
+	}
+	return fault.Err
+}
+
+// MapShared implements vfs.SharedFile.
+func (f *file) MapShared(n uint64, _ bool) (*vfs.Shared, error) {
+	fault, err := f.p.ask(f.call("map", 0, int64(n*8)))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return nil, err
 	}
 	m := f.p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	words := m.shared[f.id]
-	if words == nil {
-		words = make([]uint64, m.tree.node(f.id).size/8)
+	words := m.sharedWords(f.id)
+	if uint64(len(words)) < n {
+		return nil, fmt.Errorf("map %s 0+%d: beyond its end", f.name, n*8)
+	}
+	return vfs.NewShared(words[:n:n], func() error { return nil }), nil
+}
+
+// sharedWords is the content of a file in memory. The machine is locked.
+func (m *Machine) sharedWords(id inode) []uint64 {
+	words, size := m.shared[id], m.tree.node(id).size/8
+	if words == nil && id < m.first {
+		// It was there when this run of the machine began.
+		words = make([]uint64, size)
 		for i := range words {
 			words[i] = ^uint64(0)
 		}
-		m.shared[f.id] = words
 	}
-	first := uint64(off / 8)
-	if uint64(len(words)) < first+n {
-		return nil, fmt.Errorf("map %s %d+%d: beyond its end", f.name, off, n*8)
+	if int64(len(words)) < size {
+		words = append(words, make([]uint64, size-int64(len(words)))...)
 	}
-	return vfs.NewShared(words[first:first+n:first+n], func() error { return nil }), nil
+	m.shared[id] = words
+	return words
+}
+
+// nextShared is NextData of a file in memory: every page may hold something.
+func (f *file) nextShared(off int64) (start, end int64, err error) {
+	size := f.p.m.tree.node(f.id).size
+	if off >= size {
+		return 0, 0, io.EOF
+	}
+	return off, size, nil
 }
 
 // sharedNow is a copy of what is mapped.

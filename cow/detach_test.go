@@ -1,0 +1,213 @@
+package cow_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/layer"
+)
+
+// recordOps is the operations on files whose name ends in suffix, in their order.
+func recordOps(x *cowtest.Intercept, ops ...string) func() []string {
+	var mu sync.Mutex
+	var seen []string
+	x.Before(func(c cowtest.Call) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if slices.Contains(ops, c.Op) {
+			seen = append(seen, c.Op+" "+c.Name[strings.LastIndexByte(c.Name, '.')+1:])
+		}
+		return nil
+	})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen)
+	}
+}
+
+// machineDisk is a disk of a machine in memory, whose processes can be told from each other.
+type machineDisk struct {
+	*faultfs.Machine
+	spec cow.Spec
+
+	mu  sync.Mutex
+	ops []string // on the files of the disk: calls that wait for a device, and writes
+}
+
+func newMachineDisk(t *testing.T, size int64) *machineDisk {
+	t.Helper()
+	m := &machineDisk{Machine: faultfs.New(), spec: cow.Spec{Layers: []layer.Paths{{Map: "/d/map", Data: "/d/data"}}}}
+	p := m.Process(nil)
+	if err := errors.Join(p.MkdirAll("/d", 0o700), p.MakeSharedDir("/run/x")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := layer.CreateHead(p, m.spec.Layers[0], layer.CreateParams{Size: size, BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// open opens the disk in a process of its own.
+func (m *machineDisk) open(t *testing.T, o cow.Options) (*cow.Disk, *faultfs.Process) {
+	t.Helper()
+	p := m.Process(func(c faultfs.Call) faultfs.Fault {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if (c.Op == "write" || c.Op == "sync") && strings.HasPrefix(c.Name, "/d/") {
+			m.ops = append(m.ops, c.Op+" "+c.Name[3:])
+		}
+		return faultfs.Fault{}
+	})
+	o.FS = p
+	d, err := cow.Open(m.spec, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, p
+}
+
+// taken is what was done since the last call.
+func (m *machineDisk) taken() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ops := m.ops
+	m.ops = nil
+	return ops
+}
+
+// A disk that was detached goes on in the next process as it was: nothing is synced or
+// written in between, and what was not durable becomes so there, data first.
+func TestDetachAndGoOn(t *testing.T) {
+	m := newMachineDisk(t, 1<<30+512)
+	o := cow.Options{SharedDir: "/run/x"}
+	d, _ := m.open(t, o)
+	write(t, d, 'b', 4096, 4096)
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, 'c', 8192, 512)      // the rest of the block is zeros
+	write(t, d, 'd', 1<<30, 512)     // the partial last block
+	write(t, d, 'e', 1<<29, 64*4096) // a whole word of the map
+	write(t, d, 'f', 1<<28, 70*4096) // and more
+	m.taken()
+	if detached, err := d.Detach(); !detached || err != nil {
+		t.Fatal(detached, err)
+	}
+	if _, err := d.Detach(); !errors.Is(err, cow.ErrClosed) {
+		t.Errorf("detached twice: %v", err)
+	}
+	check := func(d *cow.Disk) {
+		t.Helper()
+		want(t, d, 'b', 4096, 4096)
+		want(t, d, 'c', 8192, 512)
+		want(t, d, 0, 8192+512, 4096-512)
+		want(t, d, 'd', 1<<30, 512)
+		want(t, d, 'e', 1<<29, 64*4096)
+		want(t, d, 0, 1<<29+64*4096, 4096)
+		want(t, d, 'f', 1<<28, 70*4096)
+	}
+	d, p := m.open(t, o)
+	if ops := m.taken(); len(ops) > 0 {
+		t.Errorf("between the two: %v, expected nothing that waits for a device", ops)
+	}
+	check(d)
+	p.Kill() // it has done nothing yet
+	d, _ = m.open(t, o)
+	check(d)
+	m.taken()
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ops := m.taken()
+	if i, j := slices.Index(ops, "sync data"), slices.Index(ops, "write map"); i < 0 || j < i || !slices.Contains(ops[j:], "sync map") {
+		t.Errorf("the first flush: %v, expected the data's sync, then the map's writes, then its sync", ops)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if files := m.Files("/run/x"); len(files) != 0 {
+		t.Errorf("left after it was closed: %q", files)
+	}
+	d, _ = m.open(t, o)
+	check(d)
+}
+
+// Without a place for a shared map, or where it was chosen so, writes of new blocks are
+// durable when they complete, and others need not be.
+func TestWritesWithoutASharedMap(t *testing.T) {
+	for _, lose := range []bool{false, true} {
+		m := newMachineDisk(t, 1<<20)
+		d, p := m.open(t, cow.Options{LoseUnflushed: lose})
+		m.taken()
+		write(t, d, 'a', 4096, 8192)
+		ops := m.taken()
+		if durable := slices.Contains(ops, "sync data") && slices.Contains(ops, "sync map"); durable == lose {
+			t.Errorf("lose %v: a write of new blocks: %v", lose, ops)
+		}
+		write(t, d, 'b', 4096, 4096)
+		if ops := m.taken(); slices.Contains(ops, "sync data") {
+			t.Errorf("lose %v: an overwrite: %v, expected no sync", lose, ops)
+		}
+		p.Kill()
+		d, _ = m.open(t, cow.Options{})
+		if lose {
+			want(t, d, 0, 4096, 8192)
+		} else {
+			want(t, d, 'b', 4096, 4096)
+			want(t, d, 'a', 8192, 4096)
+		}
+	}
+}
+
+// Detach flushes where nothing else keeps the bits.
+func TestDetachWithoutASharedMap(t *testing.T) {
+	m := newMachineDisk(t, 1<<20)
+	d, _ := m.open(t, cow.Options{LoseUnflushed: true})
+	write(t, d, 'a', 4096, 4096)
+	if detached, err := d.Detach(); !detached || err != nil {
+		t.Fatal(detached, err)
+	}
+	d, _ = m.open(t, cow.Options{})
+	want(t, d, 'a', 4096, 4096)
+}
+
+func TestDetachRefused(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+	ch, err := rig.Disk.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrInFlight) {
+		t.Errorf("with a channel: %v", err)
+	}
+	if err := ch.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, rig.Disk, 'a', 0, 4096)
+	write(t, rig.Disk, 'b', 0, 4096)
+	bad := errors.New("bad sector")
+	x.Before(func(c cowtest.Call) error {
+		if c.Op == "datasync" {
+			return bad
+		}
+		return nil
+	})
+	if err := rig.Disk.Flush(); !errors.Is(err, bad) {
+		t.Errorf("flush: %v", err)
+	}
+	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrFailed) {
+		t.Errorf("after a failed flush: %v", err)
+	}
+	want(t, rig.Disk, 'b', 0, 4096) // nothing has happened to it
+}

@@ -1,0 +1,97 @@
+package vfs
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A mounted file system is told from the next mount of the same device by an inode
+// number in sysfs: the kernel numbers the objects there (kernfs) in the order of
+// their making and reuses no number in one run. The unique ID of the mount
+// (STATX_MNT_ID_UNIQUE) is only second best: a service with a mount namespace of its
+// own gets copies of all mounts, with new IDs, at each of its starts.
+
+// sysfsOf are the directories in which file systems of block devices keep an object
+// for each mounted one, named after the device.
+var sysfsOf = []string{"/sys/fs/ext4", "/sys/fs/xfs", "/sys/fs/f2fs", "/sys/fs/nilfs2", "/sys/fs/bcachefs"}
+
+// Instance implements SharedFS.
+func (OS) Instance(f File) (string, error) {
+	o, ok := f.(*osFile)
+	if !ok {
+		return "", fmt.Errorf("file system of %s: %w", f.Name(), errors.ErrUnsupported)
+	}
+	var st unix.Statx_t
+	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_MNT_ID_UNIQUE | unix.STATX_SUBVOL
+	if err := unix.Statx(o.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
+		return "", o.fail("statx", err)
+	}
+	if o.block {
+		return deviceInstance(st.Rdev_major, st.Rdev_minor)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(o.fd, &fs); err != nil {
+		return "", o.fail("statfs", err)
+	}
+	switch {
+	case fs.Type == unix.BTRFS_SUPER_MAGIC:
+		if name, err := btrfsInstance(o.fd); err == nil {
+			return fmt.Sprintf("%s subvolume %d", name, st.Subvol), nil
+		}
+	case o.memory: // its content is gone with the mount
+		return fmt.Sprintf("tmpfs %d:%d", st.Dev_major, st.Dev_minor), nil
+	case st.Dev_major != 0:
+		if name, err := blockInstance(st.Dev_major, st.Dev_minor); err == nil {
+			return name, nil
+		}
+	default: // FUSE, NFS: a device number, and write-back, of their own
+		if name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor)); err == nil {
+			return name, nil
+		}
+	}
+	if st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
+		return fmt.Sprintf("mount %d", st.Mnt_id), nil
+	}
+	return "", fmt.Errorf("file system of %s: this kernel does not tell one mount of it from the next (expected Linux 6.8 or later, or /sys): %w", o.name, errors.ErrUnsupported)
+}
+
+// blockInstance finds the object of the file system that is mounted from a device.
+func blockInstance(major, minor uint32) (string, error) {
+	link, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range sysfsOf {
+		if name, err := sysfsObject(filepath.Join(dir, filepath.Base(link))); err == nil {
+			return name, nil
+		}
+	}
+	return "", errors.ErrUnsupported
+}
+
+func deviceInstance(major, minor uint32) (string, error) {
+	return sysfsObject(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
+}
+
+// sysfsObject names an object of sysfs; a link is followed.
+func sysfsObject(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fmt.Sprintf("%s #%d", path, st.Ino), nil
+}
+
+func btrfsInstance(fd int) (string, error) {
+	id, err := btrfsID(fd)
+	if err != nil {
+		return "", err
+	}
+	h := hex.EncodeToString(id[:])
+	return sysfsObject("/sys/fs/btrfs/" + h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:])
+}
