@@ -2,6 +2,7 @@ package cow
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -66,6 +67,11 @@ type Options struct {
 	// lower layers that are not sealed, because the process died that served them
 	// as the head of another disk.
 	LiveElsewhere map[uuid.UUID]string
+	// FlushInterval is how long a write, discard or write-zeroes that has completed
+	// waits for a flush round at most: if nobody has asked for a flush by then, the
+	// disk flushes by itself. 0: DefaultFlushInterval; negative: any time; otherwise
+	// MinFlushInterval to MaxFlushInterval.
+	FlushInterval time.Duration
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

@@ -54,6 +54,10 @@ func (l *Layer) Header() Header {
 	return l.header
 }
 
+// Unclean reports whether the layer, a head, had not been closed in order when it was
+// opened: its files may hold what its last process has written and never synced.
+func (l *Layer) Unclean() bool { return l.unclean }
+
 // Data is the data file. After Seal it is another one, opened read-only; the
 // former stays usable for reads until Close.
 func (l *Layer) Data() vfs.File {
