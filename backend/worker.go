@@ -190,15 +190,15 @@ func (w *worker) translate(s *slot) {
 		io.Op = cow.OpRead
 	case blk.TypeOut:
 		io.Op = cow.OpWrite
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	case blk.TypeFlush:
 		io.Op = cow.OpFlush
 	case blk.TypeDiscard:
 		io.Op = cow.OpDiscard
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	case blk.TypeWriteZeroes:
 		io.Op = cow.OpWriteZeroes
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	}
 	io.Offset = int64(s.req.Sector) * blk.SectorSize
 	io.Length = int64(s.req.DataLen)

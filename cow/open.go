@@ -212,7 +212,10 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, live: k.live,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, live: k.live,
+	}
+	if o.OnFailure != nil {
+		d.NotifyFailure(o.OnFailure)
 	}
 	d.life, d.die = context.WithCancel(context.Background())
 	d.crew = newCrew(d)
