@@ -40,7 +40,7 @@ const (
 	// enabled last; at the end rings are disabled, then stopped.
 	QEMU Style = iota
 	// SPDK's initiator: features before protocol features, no reply-ack, rings
-	// enabled before anything about them was said, no FLUSH, no CONFIG_WCE and no INDIRECT;
+	// enabled before anything about them was said, no FLUSH and no INDIRECT;
 	// at the end rings are stopped and the memory table is sent once more.
 	SPDK
 )
@@ -126,7 +126,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Protocol = vhost.ProtocolFeatures
 	}
 	if o.Style == SPDK {
-		o.Refuse |= FeatureFlush | FeatureConfigWCE | FeatureIndirect | FeatureEventIdx
+		o.Refuse |= FeatureFlush | FeatureIndirect | FeatureEventIdx
 		o.Protocol &= vhost.ProtocolMQ | vhost.ProtocolConfig
 	}
 	switch {
