@@ -47,9 +47,9 @@ func (o *opened) awaitSpace(log *slog.Logger) {
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone. carried is what another
 // process has handed over with the disk, or nil.
 func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, carried *cow.Carried, log *slog.Logger) (*opened, error) {
-	o, err := st.OpenDisk(ctx, name, store.OpenOptions{
-		ReadOnly: f.readOnly, Cow: cow.Options{Log: log, Direct: f.data.cache.Direct, Carried: carried},
-	})
+	options := f.data.open(log)
+	options.Carried = carried
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Cow: options})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags
 // openRaw opens a raw file or block device as a disk without layers.
 func openRaw(path string, f *serveFlags, log *slog.Logger) (*opened, error) {
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}
-	disk, err := cow.Open(spec, cow.Options{Log: log, Direct: f.data.cache.Direct})
+	disk, err := cow.Open(spec, f.data.open(log))
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
