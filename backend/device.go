@@ -168,6 +168,7 @@ func (d *Device) Config(p []byte) error {
 	space := d.config.Space(true)
 	if len(p) > blk.WritebackOffset {
 		space = d.config.Space(d.cache.read())
+		d.markCaches()
 	}
 	clear(p[copy(p, space[:]):])
 	return nil
@@ -183,6 +184,7 @@ func (d *Device) SetConfig(offset uint32, p []byte) error {
 	if d.cache.write(p[0] == 1, len(d.running()) > 0) {
 		d.log.Info("write cache", "on", p[0] == 1)
 	}
+	d.markCaches()
 	return nil
 }
 
@@ -220,10 +222,12 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 	}
 	// After a reset the session does not tell features again that are the same.
 	d.negotiate(q.Features)
+	d.recallCache(cacheMark(&q))
 	w, err := newWorker(d, q)
 	if err != nil {
 		return err
 	}
+	w.markCache()
 	d.workers[q.Index] = w
 	d.mayPoll(w)
 	go w.run()

@@ -44,18 +44,19 @@ type pin struct {
 
 // worker serves one virtqueue, from a goroutine locked to its own thread.
 type worker struct {
-	dev    *Device
-	index  int
-	log    *slog.Logger
-	ring   *virtq.Split
-	addr   ringAddress
-	parser *blk.Parser
-	ch     *cow.Channel
-	slots  []slot
-	loaded []*cow.Request // of the batch under way, to be submitted
-	mem    *pin
-	done   []*cow.Request // scratch for Completed
-	reaped int            // of done, how many have been seen to
+	dev       *Device
+	index     int
+	log       *slog.Logger
+	ring      *virtq.Split
+	addr      ringAddress
+	cacheMark []byte // see writecachemark.go; nil: none
+	parser    *blk.Parser
+	ch        *cow.Channel
+	slots     []slot
+	loaded    []*cow.Request // of the batch under way, to be submitted
+	mem       *pin
+	done      []*cow.Request // scratch for Completed
+	reaped    int            // of done, how many have been seen to
 
 	inflight int
 	syncing  int     // of those in flight, the ones that end with a sync of files

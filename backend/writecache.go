@@ -26,7 +26,8 @@ import (
 // it starts and changed by its drivers; it shows the copy to later drivers, after a reset
 // as well, and after a reconnection to another back-end. So the cache stays off, whatever
 // the field says, for as long as the front-end may show 0: until it reads the field
-// again, or writes it. A driver without CONFIG_WCE is not shown the field.
+// again, or writes it; writecachemark.go lets the next process know. A driver without
+// CONFIG_WCE is not shown the field.
 type writeCache struct {
 	off atomic.Bool // in force; read by workers for each write
 
@@ -38,6 +39,7 @@ type writeCache struct {
 	written      writeback         // by the driver, since the last reset
 	early        bool              // written while no queue ran, by a driver that has not negotiated yet
 	frontendsOff bool              // the front-end may show its driver a writeback of 0
+	known        bool              // frontendsOff is of this connection
 }
 
 // writeCacheSetting is what the operator has said about a disk's write cache.
@@ -107,7 +109,7 @@ func (c *writeCache) write(on, running bool) (changed bool) {
 	if on {
 		c.written = writtenOn
 	}
-	c.early, c.frontendsOff = !running, !on
+	c.early, c.frontendsOff, c.known = !running, !on, true
 	c.update()
 	return before != on
 }
@@ -117,9 +119,33 @@ func (c *writeCache) read() (on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	on = c.field()
-	c.frontendsOff = !on
+	c.frontendsOff, c.known = !on, true
 	c.update()
 	return on
+}
+
+// connect begins a connection, of the same front-end or another one.
+func (c *writeCache) connect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = false
+}
+
+// recall is told that the front-end showed a writeback of 0 to its driver when another
+// process served it.
+func (c *writeCache) recall() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known {
+		c.frontendsOff = true
+		c.update()
+	}
+}
+
+func (c *writeCache) frontendShowsOff() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.frontendsOff
 }
 
 // shown returns whether the write cache is on, or would be for a driver that negotiates

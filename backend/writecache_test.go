@@ -36,7 +36,8 @@ type inMemory struct {
 	disk    *cow.Disk
 	dev     *Device
 	socket  string
-	used    int // blocks that stable has written to
+	stop    func() // of the export
+	used    int    // blocks that stable has written to
 }
 
 // serveInMemory serves a disk over a base of 'b' that flushes when it is asked to, and not otherwise.
@@ -63,22 +64,35 @@ func serveInMemory(t *testing.T, o DeviceOptions) *inMemory {
 	s.spec = cow.Spec{Base: &cow.BaseSpec{Path: "/base"}, Layers: []layer.Paths{paths}}
 	s.disk, err = cow.Open(s.spec, cow.Options{FS: files, FlushInterval: -1})
 	must(t, err)
+	s.export(o)
+	t.Cleanup(func() {
+		s.stop()
+		s.disk.Close()
+	})
+	return s
+}
+
+// export offers the disk on a socket, as another process would: the one before it ends.
+func (s *inMemory) export(o DeviceOptions) {
+	s.t.Helper()
+	if s.stop != nil {
+		s.stop()
+	}
 	o.Name, o.Log = "test", slog.New(slog.DiscardHandler)
+	var err error
 	s.dev, err = NewDevice(s.disk, o)
-	must(t, err)
-	s.socket = filepath.Join(t.TempDir(), "sock")
+	must(s.t, err)
+	s.socket = filepath.Join(s.t.TempDir(), "sock")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	must(t, err)
+	must(s.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	e := NewExport(ExportOptions{Device: s.dev, Listener: listener, Log: o.Log})
 	go func() { ended <- e.Run(ctx) }()
-	t.Cleanup(func() {
+	s.stop = func() {
 		cancel()
-		must(t, <-ended)
-		s.disk.Close()
-	})
-	return s
+		must(s.t, <-ended)
+	}
 }
 
 // afterPowerCut returns what n bytes at off are when the power fails now, and nothing is kept but what is certain.
@@ -211,6 +225,46 @@ func TestWriteCacheAfterStopAndReset(t *testing.T) {
 				if got := s.stable(f.Driver(0)); got != want {
 					t.Errorf("stable: %v, expected %v", got, want)
 				}
+			}
+		})
+	}
+}
+
+// A driver that was shown a write cache that is off goes on believing so when another process serves it: one that was
+// killed has told nothing, one with other options knows nothing. A front-end that starts anew is not concerned.
+func TestWriteCacheAfterAnotherProcess(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before DeviceOptions
+		write  []byte // to writeback
+		want   bool   // stable
+	}{
+		{"on all the time", DeviceOptions{}, nil, false},
+		{"switched off by the driver", DeviceOptions{}, []byte{0}, true},
+		{"switched off and on", DeviceOptions{}, []byte{0, 1}, false},
+		{"started off", DeviceOptions{Cache: Cache{WriteThrough: true}}, nil, true},
+		{"started off, switched on", DeviceOptions{Cache: Cache{WriteThrough: true}}, []byte{1}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := serveInMemory(t, c.before)
+			f := dialWith(t, s.socket, "FW", false)
+			for _, v := range c.write {
+				must(t, f.SetConfig(blk.WritebackOffset, []byte{v}))
+			}
+			for range 2 {
+				s.export(DeviceOptions{})
+				must(t, f.Reconnect(s.socket))
+				if got := s.stable(f.Driver(0)); got != c.want {
+					t.Errorf("stable: %v, expected %v", got, c.want)
+				}
+				must(t, f.Reset()) // QEMU shows the next driver the same
+				if got := s.stable(f.Driver(0)); got != c.want {
+					t.Errorf("after a reset: stable: %v, expected %v", got, c.want)
+				}
+			}
+			must(t, f.Close())
+			if s.stable(dialWith(t, s.socket, "FW", false).Driver(0)) {
+				t.Error("a front-end that starts anew finds no write cache")
 			}
 		})
 	}
