@@ -365,3 +365,40 @@ func TestStableWriteFailsWithItsRound(t *testing.T) {
 		}
 	}
 }
+
+// A flush that nobody has asked for and that fails is told as an event; a request that waited for the same flush does
+// not tell it again.
+func TestFailedFlushIsOneEvent(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		s := serveInMemory(t, DeviceOptions{})
+		events := make(chan ioErrorEvent, 8)
+		s.dev.emit = func(event string, data any) {
+			if e, ok := data.(ioErrorEvent); ok && event == "COW_IO_ERROR" {
+				events <- e
+			}
+		}
+		hook := faultfs.Hook(func(c faultfs.Call) (x faultfs.Fault) {
+			if c.Op == "sync" {
+				x.Err = syscall.EIO
+			}
+			return x
+		})
+		s.hook.Store(&hook)
+		if asked {
+			f := dialWith(t, s.socket, "FW", false)
+			if err := f.Driver(0).Flush(); err == nil {
+				t.Error("the flush did not fail")
+			}
+			must(t, f.Close())
+		} else if err := s.disk.Flush(); !errors.Is(err, cow.ErrFailed) { // as a background round does
+			t.Errorf("flush: %v", err)
+		}
+		if len(events) != 1 {
+			t.Errorf("asked %v: %d events", asked, len(events))
+			continue
+		}
+		if e := <-events; e.Operation != "flush" || e.Action != actionReport || e.Disk != "test" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
