@@ -7,7 +7,9 @@ import "fmt"
 // is writeback.
 type Cache struct {
 	// WriteThrough starts every driver with the write cache off: each write is
-	// durable when it completes. A driver may change that (virtio 1.2, 5.2.5.2).
+	// durable when it completes. A driver that negotiates CONFIG_WCE may change
+	// that (virtio 1.2, 5.2.5.2); what the zero value means to a driver depends on
+	// what it negotiates: see writeCache.
 	WriteThrough bool
 	// Direct means that the disk was opened with cow.Options.Direct: data goes
 	// past this machine's page cache.

@@ -108,14 +108,15 @@ func (e *Export) info() DiskInfo {
 	now, sessions := e.Connected()
 	disk := e.dev.disk
 	stats := disk.Stats()
+	on := e.dev.cache.shown()
 	return DiskInfo{
 		Name:       e.dev.name,
 		Size:       disk.Size(),
 		BlockSize:  disk.BlockSize(),
 		Depth:      disk.Depth(),
 		ReadOnly:   e.dev.config.ReadOnly,
-		WriteCache: !e.dev.writeThrough.Load(),
-		Cache:      Cache{e.dev.writeThrough.Load(), e.dev.direct},
+		WriteCache: on,
+		Cache:      Cache{WriteThrough: !on, Direct: e.dev.direct},
 		Connected:  now,
 		Sessions:   sessions,
 		HeadBlocks: stats.HeadBlocks,

@@ -34,6 +34,11 @@ type DeviceOptions struct {
 	Queues   int    // request queues offered; default DefaultQueues
 	ReadOnly bool   // offer VIRTIO_BLK_F_RO even if the disk is writable
 	Cache    Cache  // what was done about it: see there
+	// WritebackWithoutFlush keeps the write cache on for drivers that do not negotiate
+	// VIRTIO_BLK_F_FLUSH, against virtio 1.2, 5.2.6.2: what they write is lost in a power
+	// cut, up to cow.Options.FlushInterval of it. For initiators like SPDK's, which never
+	// flush and do not expect completed writes to be stable. Not with Cache.WriteThrough.
+	WritebackWithoutFlush bool
 	// Poll is how long an idle queue looks for work at most before it sleeps;
 	// 0: not at all, at most MaxPoll. See DefaultPoll.
 	Poll time.Duration
@@ -48,11 +53,7 @@ type Device struct {
 	config blk.Config
 	log    *slog.Logger
 
-	// writeThrough: the driver has turned the write cache off in the
-	// configuration space (virtio 1.2, 5.2.5.2). Not negotiating
-	// VIRTIO_BLK_F_FLUSH does not imply it: SPDK's initiator never does.
-	writeThrough atomic.Bool
-	initial      atomic.Bool // its state before a driver has changed it
+	cache writeCache
 
 	parking   atomic.Bool           // see setParking
 	parkedNow atomic.Int64          // requests, of all workers
@@ -125,8 +126,13 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	}
 	d.poll.Store(int64(o.Poll))
 	d.direct = o.Cache.Direct
-	d.initial.Store(o.Cache.WriteThrough)
+	setting := writeCacheSetting{off: o.Cache.WriteThrough, withoutFlush: o.WritebackWithoutFlush}
+	if err := setting.check(); err != nil {
+		return nil, fmt.Errorf("disk %s: %w", o.Name, err)
+	}
+	d.cache.set(setting)
 	d.Reset()
+	disk.NotifyFailure(d.diskFailed)
 	return d, d.config.Check()
 }
 
@@ -143,14 +149,27 @@ func (d *Device) Features() uint64 {
 }
 
 // SetFeatures implements vhost.Backend; StartQueue is told them again.
-func (d *Device) SetFeatures(uint64) error { return nil }
+func (d *Device) SetFeatures(features uint64) error {
+	d.negotiate(features)
+	return nil
+}
+
+func (d *Device) negotiate(features uint64) {
+	if news, refused := d.cache.negotiate(features); news && refused && !d.config.ReadOnly {
+		d.log.Info("the driver negotiated neither VIRTIO_BLK_F_FLUSH nor VIRTIO_BLK_F_CONFIG_WCE: its writes are made durable before they complete")
+	}
+}
 
 // Queues implements vhost.Backend.
 func (d *Device) Queues() int { return len(d.workers) }
 
 // Config implements vhost.Backend.
 func (d *Device) Config(p []byte) error {
-	space := d.config.Space(!d.writeThrough.Load())
+	space := d.config.Space(true)
+	if len(p) > blk.WritebackOffset {
+		space = d.config.Space(d.cache.read())
+		d.markCaches()
+	}
 	clear(p[copy(p, space[:]):])
 	return nil
 }
@@ -162,9 +181,10 @@ func (d *Device) SetConfig(offset uint32, p []byte) error {
 		return fmt.Errorf("write of %d bytes at %d of the configuration space: only writeback (offset %d, one byte, 0 or 1) can be written",
 			len(p), offset, blk.WritebackOffset)
 	}
-	if d.writeThrough.Swap(p[0] == 0) != (p[0] == 0) {
+	if d.cache.write(p[0] == 1, len(d.running()) > 0) {
 		d.log.Info("write cache", "on", p[0] == 1)
 	}
+	d.markCaches()
 	return nil
 }
 
@@ -200,10 +220,14 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 		closeFD(q.Err)
 		return fmt.Errorf("start queue %d: the disk is being closed", q.Index)
 	}
+	// After a reset the session does not tell features again that are the same.
+	d.negotiate(q.Features)
+	d.recallCache(cacheMark(&q))
 	w, err := newWorker(d, q)
 	if err != nil {
 		return err
 	}
+	w.markCache()
 	d.workers[q.Index] = w
 	d.mayPoll(w)
 	go w.run()
@@ -278,9 +302,9 @@ func (d *Device) SetStatus(uint8) {}
 // is set up anew.
 func (d *Device) NeedsReset() bool { return d.broken.Load() > 0 }
 
-// Reset implements vhost.Backend: the next driver finds the write cache as it
-// was when the export began.
-func (d *Device) Reset() { d.writeThrough.Store(d.initial.Load()) }
+// Reset implements vhost.Backend: the next driver negotiates anew, and finds the write
+// cache as the operator has set it.
+func (d *Device) Reset() { d.cache.reset() }
 
 func (d *Device) worker(i int) *worker {
 	d.mu.Lock()
@@ -312,6 +336,14 @@ func (d *Device) ioError(queue int, io *cow.Request) {
 	}
 	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
 	d.emit("COW_IO_ERROR", d.errorEvent(io, actionReport))
+}
+
+// diskFailed tells that the disk has become read-only, because a flush has failed that
+// perhaps no driver has asked for. Called once, by the disk's flusher.
+func (d *Device) diskFailed(err error) {
+	// The request that waited for it, if one did, need not tell it again.
+	d.nextError.Store(int64(time.Since(d.made) + errorLogInterval))
+	d.emit("COW_IO_ERROR", d.errorEvent(&cow.Request{Op: cow.OpFlush, Err: err}, actionReport))
 }
 
 // errorEvent describes a request that the engine has not been able to carry out.

@@ -11,6 +11,7 @@
 //	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
+//	flush timer         cow.Channel          nothing; it asks for a round        a flush round begins, or cow.Disk.Close
 //	crew, ≤ 32 a disk   cow.Channel.Submit   a request that would make a worker wait  too little to do, or cow.Disk.Close
 //	control             Daemon.Run           control socket and its clients      control.Server.Close
 //	NBD                 nbd-server-start     NBD sockets and their clients       nbd-server-stop, or the exports have ended
@@ -28,6 +29,9 @@
 // A process may be killed at any moment. What each ring had in flight is in the
 // in-flight buffer that its front-end keeps, and comes first when the next process
 // starts the ring (vhost/virtq); what had completed is in the kernel (cow.Options.Live).
+//
+// Whether a write is durable when it completes is up to the driver, as far as it has
+// negotiated FLUSH or CONFIG_WCE: see writecache.go.
 //
 // The session changes a running worker only through (*worker).do, which runs a
 // function between two batches on the worker's own goroutine: rings, slots and

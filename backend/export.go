@@ -152,6 +152,7 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.sessions.Add(1)
 	e.log.Info("front-end connected")
 	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.name})
+	e.dev.cache.connect()
 	e.dev.Reset() // settings may have changed since the last one left
 	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
 	conn.Close()

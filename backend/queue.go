@@ -28,7 +28,7 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 		dev:   d,
 		index: q.Index,
 		log:   d.log,
-		addr:  ringAddress{q.Num, q.Desc, q.Avail, q.Used},
+		addr:  ringAddress{q.Num, q.Desc, q.Avail, q.Used}, cacheMark: cacheMark(&q),
 		slots: make([]slot, q.Num),
 		done:  make([]*cow.Request, 0, batchSize),
 		call:  q.Call,

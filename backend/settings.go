@@ -9,14 +9,15 @@ import (
 
 // SetArgs are the arguments of cow-set. What is not named stays as it is.
 type SetArgs struct {
-	Disk       string    `json:"disk,omitempty"` // of write-cache and poll-microseconds; empty: every disk
+	Disk       string    `json:"disk,omitempty"` // of write-cache, writeback-without-flush and poll-microseconds; empty: every disk
 	WriteCache *bool     `json:"write-cache,omitempty"`
-	Poll       *float64  `json:"poll-microseconds,omitempty"`    // 0: off
-	PromoteOn  *[]string `json:"promote-on,omitempty"`           // replaces the list; empty: none
-	Keep       *int      `json:"keep,omitempty"`                 // 0: any number
-	Interval   *float64  `json:"promote-min-interval,omitempty"` // seconds
-	SpaceLow   *string   `json:"space-low,omitempty"`            // see ParseThreshold
-	OnENOSPC   *string   `json:"on-enospc,omitempty"`            // see OnFull
+	NoFlush    *bool     `json:"writeback-without-flush,omitempty"` // see DeviceOptions
+	Poll       *float64  `json:"poll-microseconds,omitempty"`       // 0: off
+	PromoteOn  *[]string `json:"promote-on,omitempty"`              // replaces the list; empty: none
+	Keep       *int      `json:"keep,omitempty"`                    // 0: any number
+	Interval   *float64  `json:"promote-min-interval,omitempty"`    // seconds
+	SpaceLow   *string   `json:"space-low,omitempty"`               // see ParseThreshold
+	OnENOSPC   *string   `json:"on-enospc,omitempty"`               // see OnFull
 }
 
 // Settings answers cow-set: what is in force now.
@@ -33,8 +34,9 @@ type Settings struct {
 // DiskSettings are one disk's.
 type DiskSettings struct {
 	Disk       string  `json:"disk"`
-	WriteCache bool    `json:"write-cache"` // as the next driver finds it
-	Cache      Cache   `json:"cache"`       // likewise
+	WriteCache bool    `json:"write-cache"`                       // as the next driver finds it
+	Cache      Cache   `json:"cache"`                             // likewise
+	NoFlush    bool    `json:"writeback-without-flush,omitempty"` // likewise; see DeviceOptions
 	Poll       float64 `json:"poll-microseconds"`
 }
 
@@ -45,8 +47,8 @@ const maxInterval = 365 * 24 * time.Hour
 func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	exports := d.snapshot()
 	if a.Disk != "" {
-		if a.WriteCache == nil && a.Poll == nil {
-			return nil, fmt.Errorf("disk %q: only write-cache and poll-microseconds are a disk's own settings; the others are the process's: leave \"disk\" out", a.Disk)
+		if a.WriteCache == nil && a.NoFlush == nil && a.Poll == nil {
+			return nil, fmt.Errorf("disk %q: only write-cache, writeback-without-flush and poll-microseconds are a disk's own settings; the others are the process's: leave \"disk\" out", a.Disk)
 		}
 		var err error
 		if exports, err = d.named([]string{a.Disk}); err != nil {
@@ -88,6 +90,19 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 			return nil, fmt.Errorf("on-enospc %w", err)
 		}
 	}
+	caches := make([]writeCacheSetting, len(exports))
+	for i, e := range exports {
+		caches[i] = e.dev.cache.setting()
+		if a.WriteCache != nil {
+			caches[i].off = !*a.WriteCache
+		}
+		if a.NoFlush != nil {
+			caches[i].withoutFlush = *a.NoFlush
+		}
+		if err := caches[i].check(); err != nil {
+			return nil, fmt.Errorf("disk %q: %w: switch one of them off", e.dev.name, err)
+		}
+	}
 	if a.SpaceLow != nil {
 		limit, err := ParseThreshold(*a.SpaceLow)
 		if err != nil {
@@ -98,10 +113,8 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	if policy != "" {
 		d.shortages.setPolicy(policy)
 	}
-	for _, e := range exports {
-		if a.WriteCache != nil {
-			e.dev.initial.Store(!*a.WriteCache)
-		}
+	for i, e := range exports {
+		e.dev.cache.set(caches[i])
 		if a.Poll != nil {
 			e.dev.setPoll(poll)
 		}
@@ -129,8 +142,11 @@ func (d *Daemon) settings() *Settings {
 		s.QMP = o.QMP.String()
 	}
 	for _, e := range d.snapshot() {
-		through, poll := e.dev.initial.Load(), time.Duration(e.dev.poll.Load())
-		s.Disks = append(s.Disks, DiskSettings{e.dev.name, !through, Cache{through, e.dev.direct}, float64(poll) / float64(time.Microsecond)})
+		cache, poll := e.dev.cache.setting(), time.Duration(e.dev.poll.Load())
+		s.Disks = append(s.Disks, DiskSettings{
+			Disk: e.dev.name, WriteCache: !cache.off, Cache: Cache{WriteThrough: cache.off, Direct: e.dev.direct},
+			NoFlush: cache.withoutFlush, Poll: float64(poll) / float64(time.Microsecond),
+		})
 	}
 	return s
 }

@@ -71,4 +71,5 @@ func (d *Device) reopen(disk *cow.Disk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.disk, d.closing = disk, false
+	disk.NotifyFailure(d.diskFailed)
 }

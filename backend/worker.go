@@ -44,18 +44,19 @@ type pin struct {
 
 // worker serves one virtqueue, from a goroutine locked to its own thread.
 type worker struct {
-	dev    *Device
-	index  int
-	log    *slog.Logger
-	ring   *virtq.Split
-	addr   ringAddress
-	parser *blk.Parser
-	ch     *cow.Channel
-	slots  []slot
-	loaded []*cow.Request // of the batch under way, to be submitted
-	mem    *pin
-	done   []*cow.Request // scratch for Completed
-	reaped int            // of done, how many have been seen to
+	dev       *Device
+	index     int
+	log       *slog.Logger
+	ring      *virtq.Split
+	addr      ringAddress
+	cacheMark []byte // see writecachemark.go; nil: none
+	parser    *blk.Parser
+	ch        *cow.Channel
+	slots     []slot
+	loaded    []*cow.Request // of the batch under way, to be submitted
+	mem       *pin
+	done      []*cow.Request // scratch for Completed
+	reaped    int            // of done, how many have been seen to
 
 	inflight int
 	syncing  int     // of those in flight, the ones that end with a sync of files
@@ -190,15 +191,15 @@ func (w *worker) translate(s *slot) {
 		io.Op = cow.OpRead
 	case blk.TypeOut:
 		io.Op = cow.OpWrite
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	case blk.TypeFlush:
 		io.Op = cow.OpFlush
 	case blk.TypeDiscard:
 		io.Op = cow.OpDiscard
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	case blk.TypeWriteZeroes:
 		io.Op = cow.OpWriteZeroes
-		io.FUA = w.dev.writeThrough.Load()
+		io.FUA = w.dev.cache.off.Load()
 	}
 	io.Offset = int64(s.req.Sector) * blk.SectorSize
 	io.Length = int64(s.req.DataLen)

@@ -176,3 +176,17 @@ func BenchmarkPromote(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// BenchmarkFlush is an overwrite and the flush of it: what a guest pays that syncs each write.
+func BenchmarkFlush(b *testing.B) {
+	rig := benchStack(b, 0)
+	ch := asyncChannel(b, rig.Disk)
+	w := &cow.Request{Op: cow.OpWrite, Length: benchBlock, Data: [][]byte{make([]byte, benchBlock)}}
+	flush := &cow.Request{Op: cow.OpFlush}
+	out := make([]*cow.Request, 0, 1)
+	carryOut(b, ch, flush, out)
+	for b.Loop() {
+		carryOut(b, ch, w, out)
+		carryOut(b, ch, flush, out)
+	}
+}

@@ -3,6 +3,7 @@ package cow
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,7 @@ type Channel struct {
 	pins  pins
 	disk  *Disk
 	async bool
+	dirty atomic.Bool // a write has completed since the last round began: see background.go
 
 	inFlight int         // submitted, not yet returned by Completed
 	done     requestList // completed on the caller's thread

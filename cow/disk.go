@@ -28,7 +28,7 @@ type Disk struct {
 	zeroBlock     []byte
 	index         *index.Index
 	log           *slog.Logger
-	onFailure     func(error)
+	onFailure     atomic.Pointer[func(error)]
 	failed        atomic.Pointer[error] // see fail
 	view          atomic.Pointer[view]
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
@@ -196,11 +196,15 @@ func (d *Disk) fail(err error) error {
 		return d.failure()
 	}
 	d.log.Error("flush failed: the disk is read-only until it is opened again", "error", err)
-	if d.onFailure != nil {
-		d.onFailure(err)
+	if f := d.onFailure.Load(); f != nil {
+		(*f)(err)
 	}
 	return err
 }
+
+// NotifyFailure sets the function that is called in place of Options.OnFailure, for
+// whoever gets an open disk to serve. A disk that has failed before calls it not.
+func (d *Disk) NotifyFailure(f func(error)) { d.onFailure.Store(&f) }
 
 func (d *Disk) failure() error {
 	if p := d.failed.Load(); p != nil {

@@ -47,6 +47,10 @@
 // wait together share a round; one that comes during a round waits for the next.
 // A failed sync turns the disk read-only until it is opened again.
 //
+// A round also begins by itself when a write that has completed has waited for one for
+// Options.FlushInterval (background.go). It fails like any other; one that failed for want
+// of space in the map is repeated after the same time.
+//
 // The death of the process is no power cut: its guest lives on and reads what it
 // has written. The kernel has the data, and with Options.Live the bits, too: the
 // maps of heads lie in live files, which the next Open believes if the kernel has
@@ -77,6 +81,11 @@
 //     I/O, reads whose checksums are not in memory.
 //   - The flusher: one goroutine per writable disk, from Open to Close. All syncs
 //     and map writes of a head, and seals, happen on it.
+//   - The flusher's timer: it runs only while something that has completed waits for a
+//     round. The thread that completes the first write after a round has begun starts
+//     it, the flusher stops it when a round begins. When it expires, a goroutine of the
+//     Go runtime's asks the flusher for a round, and ends. Close and Leave stop it before
+//     they end the flusher; one that expires at that moment does nothing.
 //   - One goroutine per promotion, from Swap to Promotion.Done; Close waits for it.
 //
 // Views, and what makes them safe to swap under running queues, are in view.go;

@@ -26,11 +26,17 @@ type flusher struct {
 	rounds atomic.Uint64
 	pages  []layer.DirtyPage // of the round under way
 
+	interval time.Duration // of background rounds, see background.go; 0 or less: none
+	failing  bool          // the last background round has failed, and that was logged
+
 	mu       sync.Mutex
 	waiting  requestList
 	seals    []sealJob
 	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
 	stopping bool
+	timer    *time.Timer // of background rounds; nil: never needed yet
+	armed    bool        // timer runs, or has expired and its round has not begun
+	due      bool        // timer has expired
 }
 
 // sealJob asks for a former head's last flush and its seal. No write to it is in
@@ -47,12 +53,12 @@ const maxKeptPages = 1024
 // kernel only, as a greedy one, whose processor it would take away at every sleep.
 const yieldEvery = 5 * time.Millisecond
 
-func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File) (*flusher, error) {
+func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.Duration) (*flusher, error) {
 	bell, err := newBell(d.sources.fs)
 	if err != nil {
 		return nil, fmt.Errorf("start to flush: %w", err)
 	}
-	f := &flusher{disk: d, bell: bell, ended: make(chan struct{}), unsealed: unsealed, raw: raw}
+	f := &flusher{disk: d, bell: bell, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
 	go f.run()
 	return f, nil
 }
@@ -75,6 +81,7 @@ func (f *flusher) stop() error { return f.round(f.end()) }
 func (f *flusher) end() (unsealed []*layer.Layer) {
 	f.mu.Lock()
 	f.stopping = true
+	f.stopTimer()
 	unsealed = f.unsealed
 	f.mu.Unlock()
 	f.bell.ring()
@@ -93,18 +100,19 @@ func (f *flusher) run() {
 		f.bell.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, layers := f.waiting.take(), f.seals, f.unsealed
-			f.seals = nil
+			batch, seals, layers, due := f.waiting.take(), f.seals, f.unsealed, f.due
+			f.seals, f.due = nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
-			if batch.head == nil && seals == nil {
+			if batch.head == nil && seals == nil && !due {
 				if stopping {
 					return
 				}
 				break
 			}
-			if batch.head != nil {
+			if batch.head != nil || due {
 				err := f.round(layers)
+				f.endRound(err, due)
 				for r := batch.pop(); r != nil; r = batch.pop() {
 					r.Err = err
 					r.complete()
@@ -124,6 +132,7 @@ func (f *flusher) round(layers []*layer.Layer) error {
 		return err
 	}
 	f.rounds.Add(1)
+	f.clearMarks()
 	if f.raw != nil {
 		if err := f.raw.Datasync(); err != nil {
 			return f.disk.fail(err)

@@ -153,6 +153,9 @@ func (c *Channel) end(i int, err error) {
 	o := &l.ops[i]
 	r := o.req
 	r.fail(err)
+	if o.write {
+		c.noteWrite(r)
+	}
 	c.pinsOf(o.write).drop(o.view.seq)
 	c.disk.wakeQuiet()
 	*o = operation{}

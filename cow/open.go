@@ -51,7 +51,10 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.check(); err != nil {
+	if o.FlushInterval == 0 {
+		o.FlushInterval = DefaultFlushInterval
+	}
+	if err := errors.Join(s.check(), CheckFlushInterval(o.FlushInterval)); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed}
@@ -208,7 +211,10 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, onFailure: o.OnFailure, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed,
+	}
+	if o.OnFailure != nil {
+		d.NotifyFailure(o.OnFailure)
 	}
 	d.life, d.die = context.WithCancel(context.Background())
 	d.crew = newCrew(d)
@@ -219,10 +225,20 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	var err error
 	switch {
 	case s.Raw: // owner 0 is the head: every block is its own already
-		d.flusher, err = startFlusher(d, nil, k.base)
+		d.flusher, err = startFlusher(d, nil, k.base, o.FlushInterval)
 	case !s.ReadOnly:
-		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil)
+		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil, o.FlushInterval)
 	}
 	d.view.Store(k.view)
+	if err == nil && k.inherited() {
+		d.flusher.startTimer()
+	}
 	return d, err
+}
+
+// inherited reports whether the head may hold what a process before this one has written
+// and not flushed: it was not closed in order.
+func (k *stack) inherited() bool {
+	n := len(k.layers)
+	return n > 0 && k.view.bitmap != nil && k.layers[n-1].Unclean()
 }

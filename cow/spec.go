@@ -2,6 +2,7 @@ package cow
 
 import (
 	"log/slog"
+	"time"
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -61,6 +62,11 @@ type Options struct {
 	LoseUnflushed bool
 	// Unflushed is what to do about the unflushed writes of a process that died.
 	Unflushed layer.Unflushed
+	// FlushInterval is how long a write, discard or write-zeroes that has completed
+	// waits for a flush round at most: if nobody has asked for a flush by then, the
+	// disk flushes by itself. 0: DefaultFlushInterval; negative: any time; otherwise
+	// MinFlushInterval to MaxFlushInterval.
+	FlushInterval time.Duration
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

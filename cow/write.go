@@ -21,7 +21,7 @@ func (c *Channel) modify(r *Request) error {
 		}
 		c.cur.set(r.Data)
 		v := c.pinWrite()
-		defer c.unpinWrite()
+		defer c.endWrite(r)
 		return c.put(r, v, r.Offset, r.Length, false)
 	}
 	for _, g := range r.Ranges {
@@ -33,7 +33,7 @@ func (c *Channel) modify(r *Request) error {
 		return errWouldWait // file systems take their time to punch a hole
 	}
 	v := c.pinWrite()
-	defer c.unpinWrite()
+	defer c.endWrite(r)
 	for _, g := range r.Ranges {
 		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
 			return err

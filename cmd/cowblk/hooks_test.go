@@ -115,16 +115,17 @@ func TestCowSetIsStrict(t *testing.T) {
 	p := start(t, dir, nil, "serve", "a", "--space-low", "100%")
 	c, _ := controlled(t, dir, "a")
 	for args, word := range map[string]string{
-		`{"nonsense": 1}`:                        "nonsense",
-		`{"keep": "many"}`:                       "keep",
-		`{"promote-on": ["RESET"]}`:              "--qmp",
-		`{"disk": "b", "write-cache": false}`:    "not served",
-		`{"space-low": "a lot"}`:                 "a lot",
-		`{"disk": "a", "keep": 1}`:               "poll-microseconds",
-		`{"poll-microseconds": -1}`:              "poll-microseconds",
-		`{"poll-microseconds": 1e300}`:           "poll-microseconds",
-		`{"poll-microseconds": 1000.1}`:          "0, which is off, to 1000",
-		`{"promote-min-interval": -1, "keep":1}`: "promote-min-interval",
+		`{"nonsense": 1}`:                                         "nonsense",
+		`{"keep": "many"}`:                                        "keep",
+		`{"promote-on": ["RESET"]}`:                               "--qmp",
+		`{"disk": "b", "write-cache": false}`:                     "not served",
+		`{"space-low": "a lot"}`:                                  "a lot",
+		`{"disk": "a", "keep": 1}`:                                "poll-microseconds",
+		`{"write-cache": false, "writeback-without-flush": true}`: "writeback-without-flush",
+		`{"poll-microseconds": -1}`:                               "poll-microseconds",
+		`{"poll-microseconds": 1e300}`:                            "poll-microseconds",
+		`{"poll-microseconds": 1000.1}`:                           "0, which is off, to 1000",
+		`{"promote-min-interval": -1, "keep":1}`:                  "promote-min-interval",
 	} {
 		var e *control.Error
 		err := c.Run(context.Background(), "cow-set", json.RawMessage(args), nil)

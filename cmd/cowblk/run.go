@@ -25,7 +25,7 @@ type runOptions struct {
 	qemu  string // binary
 	accel string
 
-	dataGiven bool // --cache or --poll
+	dataGiven bool // one of dataFlagNames
 }
 
 // quitGrace is how long QEMU may take to end after SIGTERM.
@@ -54,7 +54,7 @@ QEMU arguments follow after "--" and are added as they are; with -display, -nogr
 			if err := o.data.check("run"); err != nil {
 				return err
 			}
-			o.dataGiven = cmd.Flags().Changed("cache") || cmd.Flags().Changed("poll")
+			o.dataGiven = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
 			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
 		},
 	}
@@ -117,7 +117,7 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (socket string, stop func() error, err error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
 		if o.dataGiven {
-			return "", nil, usagef("run: disk %q is served by process %d already: give --cache and --poll there", name, v.PID)
+			return "", nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}
 		return v.Socket, func() error { return nil }, nil
 	}

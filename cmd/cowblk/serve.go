@@ -64,6 +64,11 @@ A full file system or quota: the writes that find no space fail in the guest or,
 wait, while the guest is paused through --qmp or --libvirt, and go on by themselves when there is space
 again, or by "cowblk resume". Reads, and writes that need no space, go on. Nothing is lost.
 
+A driver that negotiates neither VIRTIO_BLK_F_FLUSH nor VIRTIO_BLK_F_CONFIG_WCE, as firmware does, has no
+write cache: each of its writes is durable when it completes (virtio 1.2, 5.2.6.2). For initiators that
+never flush and do not expect that, SPDK's for one, there is --writeback-without-flush. Whatever the
+driver does, what it has written is flushed after --flush-interval at the latest.
+
 With --takeover the disks are taken over from the process that serves them: it completes what is
 under way and hands its sockets, control socket and NBD server to this one, which goes on in some
 milliseconds; a guest's QEMU reconnects by itself. If this process cannot serve them the other one
@@ -73,6 +78,7 @@ give those again that are to stay.`,
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
   cowblk serve vm1 --cache none
+  cowblk serve scratch --writeback-without-flush --flush-interval 5s
   cowblk serve vm1 --qmp unix:/run/vm1.qmp --promote-on SHUTDOWN,RESET,GUEST_PANICKED --keep 20
   cowblk serve vm1 vm2 --takeover
   cowblk serve --blk-file disk.raw --socket-path /run/disk.sock`,

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend"
+	"cowblk/cow"
 	"cowblk/cow/store"
 	"cowblk/vhost/vhosttest"
 )
@@ -389,12 +390,53 @@ func TestServeUsage(t *testing.T) {
 		{"serve", "a", "--queues", "0"}, {"serve", "a", "--queues", "257"}, {"serve", "a", "b", "--serial", "x"},
 		{"serve", "a", "--cache", "unsafe"}, {"serve", "a", "--cache", ""}, {"serve", "a", "--poll", "2ms"}, {"serve", "a", "--poll", "-1us"},
 		{"run", "a", "--cache", "on"}, {"run", "a", "--poll", "50"},
+		{"serve", "a", "--flush-interval", "-1s"}, {"serve", "a", "--flush-interval", "99ms"}, {"serve", "a", "--flush-interval", "24h1s"},
+		{"serve", "a", "--cache", "writethrough", "--writeback-without-flush"}, {"run", "a", "--cache", "directsync", "--writeback-without-flush"},
 	} {
 		var errs bytes.Buffer
 		a := &app{in: strings.NewReader(""), out: &errs, err: &errs, getenv: os.Getenv, terminal: func(any) bool { return false }}
 		if code := run(append([]string{"--store", dir}, args...), a); code != exitUsage {
 			t.Errorf("%v: exit %d: %s", args, code, errs.String())
 		}
+	}
+}
+
+// A driver that negotiates neither FLUSH nor CONFIG_WCE has no write cache, unless that was asked for by name.
+func TestServeWritebackWithoutFlush(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "16M")
+	for _, args := range [][]string{{"serve", "a"}, {"serve", "a", "--writeback-without-flush"}} {
+		with := len(args) > 2
+		p := start(t, dir, nil, args...)
+		c, _ := controlled(t, dir, "a")
+		f, err := vhosttest.Dial(filepath.Join(dir, "run", "a.sock"), vhosttest.Options{Refuse: vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeAt(t, f, 0, pattern(1, 4096))
+		var disks []backend.DiskInfo
+		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
+			t.Errorf("%v: %+v, %v", args, disks, err)
+		}
+		if s := set(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
+			t.Errorf("%v: %+v", args, s)
+		}
+		f.Close()
+		p.end(t)
+	}
+}
+
+// What --flush-interval says to the engine.
+func TestFlushIntervalFlag(t *testing.T) {
+	for given, want := range map[time.Duration]time.Duration{0: -1, time.Second: time.Second} {
+		f := dataFlags{flushInterval: given}
+		if got := f.open(nil).FlushInterval; got != want {
+			t.Errorf("%v became %v, expected %v", given, got, want)
+		}
+	}
+	cmd := newServe(&app{})
+	if got := cmd.Flags().Lookup("flush-interval").DefValue; got != cow.DefaultFlushInterval.String() {
+		t.Errorf("default %s", got)
 	}
 }
 

@@ -46,10 +46,7 @@ func (o *opened) awaitSpace(log *slog.Logger) {
 
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
 func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*opened, error) {
-	o, err := st.OpenDisk(ctx, name, store.OpenOptions{
-		ReadOnly: f.readOnly, Serve: true,
-		Cow: cow.Options{Log: log, Direct: f.data.cache.Direct, LoseUnflushed: f.data.loseUnflushed, Unflushed: f.data.unflushed()},
-	})
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Serve: true, Cow: f.data.open(log)})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +56,7 @@ func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags
 // openRaw opens a raw file or block device as a disk without layers.
 func openRaw(path string, f *serveFlags, log *slog.Logger) (*opened, error) {
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}
-	disk, err := cow.Open(spec, cow.Options{Log: log, Direct: f.data.cache.Direct})
+	disk, err := cow.Open(spec, f.data.open(log))
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}

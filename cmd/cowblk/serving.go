@@ -109,7 +109,8 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	}()
 	for i, o := range s.disks {
 		dev, err := backend.NewDevice(o.disk, backend.DeviceOptions{
-			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache, Poll: f.data.poll, Log: log,
+			Name: o.name, Serial: f.serial, Queues: f.queues, ReadOnly: f.readOnly, Cache: f.data.cache,
+			WritebackWithoutFlush: f.data.withoutFlush, Poll: f.data.poll, Log: log,
 		})
 		if err != nil {
 			return s, err

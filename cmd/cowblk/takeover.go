@@ -36,7 +36,7 @@ func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []strin
 		return nil, err
 	}
 	for _, name := range names {
-		if err := st.Rehearse(ctx, name, cow.Options{Log: log, Direct: f.data.cache.Direct}); err != nil {
+		if err := st.Rehearse(ctx, name, f.data.open(log)); err != nil {
 			return nil, fmt.Errorf("takeover: the process that serves %q goes on: %w", names[0], err)
 		}
 	}

@@ -32,13 +32,14 @@ type Layer struct {
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
 
-	shared *sharedMap   // the head's, nil: none; fixed once it is open, see adopt
-	lost   error        // why write-back has lost what was not flushed; nil: it has not
-	mu     sync.RWMutex // guards what follows; never held during I/O
-	header Header
-	data   vfs.File
-	bitmap *Bitmap // nil when sealed
-	table  *table  // the checksums of a sealed layer's data; nil: none
+	unclean bool         // it had not been closed in order when it was opened
+	shared  *sharedMap   // the head's, nil: none; fixed once it is open, see adopt
+	lost    error        // why write-back has lost what was not flushed; nil: it has not
+	mu      sync.RWMutex // guards what follows; never held during I/O
+	header  Header
+	data    vfs.File
+	bitmap  *Bitmap // nil when sealed
+	table   *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }
@@ -52,6 +53,10 @@ func (l *Layer) Header() Header {
 	defer l.mu.RUnlock()
 	return l.header
 }
+
+// Unclean reports whether the layer, a head, had not been closed in order when it was
+// opened: its files may hold what its last process has written and never synced.
+func (l *Layer) Unclean() bool { return l.unclean }
 
 // Data is the data file. After Seal it is another one, opened read-only; the
 // former stays usable for reads until Close.

@@ -88,7 +88,7 @@ func (l *Layer) open(o OpenParams) error {
 	if l.table, err = findTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
 		return err
 	}
-	if l.header.State != Sealed && !l.header.Clean {
+	if l.unclean = l.header.State != Sealed && !l.header.Clean; l.unclean {
 		if err := l.recoverUnflushed(o); err != nil {
 			return at(l.paths.Map, err)
 		}

@@ -133,7 +133,8 @@ func (f *Frontend) negotiate() (err error) {
 			return err
 		}
 	}
-	if f.protocol&vhost.ProtocolConfig != 0 {
+	// QEMU reads it when it starts, and not again when it reconnects.
+	if f.protocol&vhost.ProtocolConfig != 0 && f.space == nil {
 		f.space, err = f.Config(0, configSize)
 	}
 	return err

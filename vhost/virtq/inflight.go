@@ -39,6 +39,11 @@ func InflightSize(num uint16) int {
 	return (inflightStates + stateSize*int(num) + inflightAlign - 1) &^ (inflightAlign - 1)
 }
 
+// InflightSpare returns the end of a region for rings of up to num descriptors that no
+// ring uses, 0 to 48 bytes (16 at least where num is a power of two): a Backend may keep
+// something of its own there.
+func InflightSpare(mem []byte, num uint16) []byte { return mem[state(num):] }
+
 // tracker keeps a queue's region. Only the device writes the region, and reads
 // it back once, when the queue starts; all that decides anything afterwards is
 // in these fields. The front-end maps it too and could write anything: what is
@@ -154,7 +159,7 @@ func (q *Split) track(mem []byte, num uint16) error {
 // was never used.
 func (k *tracker) format(num, used uint16) {
 	word.Store32(k.mem, inflightVersion, 0)
-	clear(k.mem)
+	clear(k.mem[:state(num)])
 	binary.LittleEndian.PutUint16(k.mem[inflightUsed:], used)
 	word.Store32(k.mem, inflightVersion, inflightVersion1|uint32(num)<<16)
 }

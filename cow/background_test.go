@@ -1,0 +1,277 @@
+package cow_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+)
+
+// background is a disk in a bubble of testing/synctest, where hours pass at once.
+type background struct {
+	*cowtest.Rig
+	x      *cowtest.Intercept
+	log    bytes.Buffer // read while nothing is under way
+	events atomic.Int32
+}
+
+// inBubble runs f on a disk with background flushes, in a bubble.
+func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *background)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &background{x: &cowtest.Intercept{FS: vfs.OS{}}}
+		var err error
+		b.Rig, err = cowtest.NewRig(t.TempDir(), b.x, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+		if err == nil {
+			err = b.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.open(t, interval)
+		f(t, b)
+		b.x.Before(nil)
+		if err := b.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
+			t.Error(err)
+		}
+	})
+}
+
+func (b *background) open(t *testing.T, interval time.Duration) {
+	t.Helper()
+	var err error
+	b.Disk, err = cow.Open(b.Spec, cow.Options{
+		LoseUnflushed: true,
+		FS:            b.x, FlushInterval: interval, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+		OnFailure: func(error) { b.events.Add(1) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rounds lets time pass and returns how many flush rounds there were in it.
+func (b *background) rounds(d time.Duration) uint64 {
+	before := b.Disk.Stats().FlushRounds
+	time.Sleep(d)
+	synctest.Wait()
+	return b.Disk.Stats().FlushRounds - before
+}
+
+// What a guest has written, discarded or made zero is durable, data and bit, after the interval and not before, without
+// a flush; one round does for all, and afterwards the disk is at rest.
+func TestBackgroundFlush(t *testing.T) {
+	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
+		for _, async := range []bool{false, true} {
+			inBubble(t, 0, func(t *testing.T, b *background) {
+				open := b.Disk.NewChannel
+				if async {
+					open = b.Disk.NewAsyncChannel
+				}
+				ch, err := open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range int64(3) {
+					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
+					ch.Submit(r)
+					if err := errors.Join(await(ch, 1), r.Err); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if n := b.rounds(cow.DefaultFlushInterval - time.Second); n != 0 || bit(t, b.Rig, 0, 0) {
+					t.Errorf("%v: %d rounds before the interval is over", op, n)
+				}
+				if n := b.rounds(time.Second); n != 1 || !bit(t, b.Rig, 0, 0) || !bit(t, b.Rig, 0, 2) {
+					t.Errorf("%v: expected one round and the bits set, found %d rounds", op, n)
+				}
+				if n := b.rounds(24 * time.Hour); n != 0 {
+					t.Errorf("%v: %d rounds while nobody wrote", op, n)
+				}
+				if err := ch.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// Nothing to flush, nothing happens: after the opening, after reads, and after a flush of the guest's, which stops the
+// timer that the write before it had started.
+func TestBackgroundFlushOfACleanDisk(t *testing.T) {
+	inBubble(t, time.Second, func(t *testing.T, b *background) {
+		if n := b.rounds(time.Hour); n != 0 {
+			t.Errorf("%d rounds after the opening", n)
+		}
+		if _, err := b.Disk.ReadAt(make([]byte, 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.rounds(time.Hour); n != 0 {
+			t.Errorf("%d rounds after a read", n)
+		}
+		for range 3 {
+			write(t, b.Disk, 'a', 0, 4096)
+			if err := b.Disk.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.rounds(time.Hour); n != 0 {
+			t.Errorf("%d rounds after the guest's own flush", n)
+		}
+	})
+}
+
+// A write during a round is for the next one, and so is one whose channel has been closed since.
+func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
+	inBubble(t, time.Minute, func(t *testing.T, b *background) {
+		write(t, b.Disk, 'a', 0, 4096)
+		var during sync.Once
+		b.x.Before(func(c cowtest.Call) error {
+			if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") {
+				during.Do(func() { // bits are copied already, data is not synced yet
+					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return nil
+		})
+		if err := b.Disk.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if !bit(t, b.Rig, 0, 0) || bit(t, b.Rig, 0, 2) {
+			t.Fatal("expected the first write's bit durable, and not the one's during the round")
+		}
+		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 2) {
+			t.Errorf("expected one round for the write during the last, found %d; its bit: %v", n, bit(t, b.Rig, 0, 2))
+		}
+	})
+}
+
+// Whatever the map's file says against being written, the round is repeated until it succeeds, and said once.
+func TestBackgroundFlushWithoutSpace(t *testing.T) {
+	inBubble(t, time.Minute, func(t *testing.T, b *background) {
+		full := func(c cowtest.Call) error {
+			if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+		for shortage := 1; shortage <= 2; shortage++ {
+			block := int64(shortage)
+			b.x.Before(full)
+			write(t, b.Disk, 'a', block*4096, 4096)
+			if n := b.rounds(10 * time.Minute); n != 10 || b.Disk.Stats().Failed != nil {
+				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
+			}
+			if n := strings.Count(b.log.String(), "a background flush failed"); n != shortage {
+				t.Errorf("expected %d lines about %d shortages, found %d:\n%s", shortage, shortage, n, &b.log)
+			}
+			b.x.Before(nil)
+			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
+				t.Errorf("with space again: %d rounds, bit %v", n, bit(t, b.Rig, 0, block))
+			}
+			if n := b.rounds(time.Hour); n != 0 {
+				t.Errorf("%d rounds afterwards", n)
+			}
+		}
+		// A flush of the guest's that fails leaves bits behind, too.
+		b.x.Before(full)
+		write(t, b.Disk, 'a', 3*4096, 4096)
+		if err := b.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("flush: %v", err)
+		}
+		b.x.Before(nil)
+		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 3) {
+			t.Errorf("after a failed flush: %d rounds, bit %v", n, bit(t, b.Rig, 0, 3))
+		}
+	})
+}
+
+// A sync that fails in the background is as final as any, and there is no further round.
+func TestBackgroundFlushFailure(t *testing.T) {
+	inBubble(t, time.Minute, func(t *testing.T, b *background) {
+		write(t, b.Disk, 'a', 0, 4096)
+		b.x.Before(func(c cowtest.Call) error {
+			if c.Op == "datasync" {
+				return syscall.EIO
+			}
+			return nil
+		})
+		if n := b.rounds(time.Minute); n != 1 || b.events.Load() != 1 || !errors.Is(b.Disk.Stats().Failed, syscall.EIO) {
+			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
+		}
+		b.x.Before(nil)
+		if _, err := b.Disk.WriteAt(fill('b', 512), 0); !errors.Is(err, cow.ErrFailed) {
+			t.Errorf("write: expected ErrFailed, found %v", err)
+		}
+		if err := b.Disk.Flush(); !errors.Is(err, cow.ErrFailed) {
+			t.Errorf("flush: expected ErrFailed, found %v", err)
+		}
+		if n := b.rounds(time.Hour); n != 0 || b.events.Load() != 1 {
+			t.Errorf("%d rounds and %d events after the failure", n, b.events.Load())
+		}
+	})
+}
+
+// What a process has left that was killed, or has handed the disk over, is flushed too.
+func TestBackgroundFlushOfWhatWasInherited(t *testing.T) {
+	inBubble(t, time.Minute, func(t *testing.T, b *background) {
+		write(t, b.Disk, 'a', 0, 4096)
+		if _, err := b.Disk.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		b.open(t, time.Minute)
+		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 0) {
+			t.Errorf("not closed in order: %d rounds, bit %v, expected 1", n, bit(t, b.Rig, 0, 0))
+		}
+		if n := b.rounds(time.Hour); n != 0 {
+			t.Errorf("%d rounds afterwards", n)
+		}
+	})
+}
+
+// A disk that is closed, or left, while its timer runs has none afterwards: the bubble would wait for it, and the timer
+// would use a notifier that is closed.
+func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
+	inBubble(t, time.Second, func(t *testing.T, b *background) {
+		for range 10 {
+			write(t, b.Disk, 'a', 0, 4096)
+			time.Sleep(time.Second) // the timer expires while the disk is closed
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			b.open(t, time.Second)
+		}
+	})
+}
+
+// A negative interval switches it off.
+func TestNoBackgroundFlush(t *testing.T) {
+	inBubble(t, -1, func(t *testing.T, b *background) {
+		write(t, b.Disk, 'a', 0, 4096)
+		if n := b.rounds(24 * time.Hour); n != 0 {
+			t.Errorf("%d rounds", n)
+		}
+	})
+	for _, d := range []time.Duration{1, cow.MinFlushInterval - 1, cow.MaxFlushInterval + 1} {
+		if _, err := cow.Open(cow.Spec{}, cow.Options{FlushInterval: d}); err == nil || !strings.Contains(err.Error(), "flush interval") {
+			t.Errorf("interval %v: %v", d, err)
+		}
+	}
+}
