@@ -34,6 +34,7 @@ type Layer struct {
 
 	unclean bool         // it had not been closed in order when it was opened
 	shared  *sharedMap   // the head's, nil: none; fixed once it is open, see adopt
+	evicted bool         // the data's inode may not have been in memory when the layer was opened; see writtenBack
 	lost    error        // why write-back has lost what was not flushed; nil: it has not
 	mu      sync.RWMutex // guards what follows; never held during I/O
 	header  Header

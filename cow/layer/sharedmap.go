@@ -45,6 +45,7 @@ const (
 	sharedChanged              // vfs.SharedFS.Changed of the map; 0: it is being changed
 	sharedMTime                // Identity.MTime of the map then
 	sharedData                 // vfs.SharedFS.Changed of the data when the head was opened
+	sharedErrors               // errorsTold of the data's file system when the head was opened
 )
 
 // States of a shared map.
@@ -64,8 +65,8 @@ func sharedPath(dir string, id uuid.UUID, generation uint64) string {
 }
 
 // createShared makes the shared map of a head, empty and not yet named by anybody. data
-// is when the data was changed last.
-func createShared(sfs vfs.SharedFS, path string, id *identity, data, mapPages uint64) (_ *sharedMap, err error) {
+// is when the data was changed last, errorsTold see there.
+func createShared(sfs vfs.SharedFS, path string, id *identity, data, errorsTold, mapPages uint64) (_ *sharedMap, err error) {
 	f, err := sfs.OpenShared(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -89,6 +90,7 @@ func createShared(sfs vfs.SharedFS, path string, id *identity, data, mapPages ui
 	err = guarded(func() {
 		id.store(s.mem.Words)
 		s.setWord(sharedData, data)
+		s.setWord(sharedErrors, errorsTold)
 		s.setWord(sharedState, stateServing)
 	})
 	if err != nil {

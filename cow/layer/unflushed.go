@@ -35,7 +35,7 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 		if s == nil {
 			return l.data.DropCache()
 		}
-		return l.recoverFrom(s, o.Write)
+		return l.recoverFrom(s, o.Write, o.Unflushed)
 	}
 }
 
@@ -125,15 +125,7 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 			return false, err
 		}
 	}
-	if state == stateDetached {
-		return true, nil
-	}
-	// The process that died may have been the last to have the data open.
-	if err := sfs.WriteBackFailed(l.data); err != nil {
-		l.lost = err
-		return false, nil
-	}
-	return true, nil
+	return l.writtenBack(sfs, s)
 }
 
 // unchanged reports whether nobody has changed map or data since the process died that
@@ -174,7 +166,7 @@ func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 }
 
 // recoverFrom merges the bits of s, after the checks that bits of a map must pass.
-func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
+func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
 	end := uint64(0)
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
 		c := census{blocks: l.header.Blocks()}
@@ -183,6 +175,9 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 		}
 		end = max(end, c.end)
 		l.bitmap.merge(page, words)
+		if l.evicted && policy != KeepUnflushed {
+			return l.checkHoles(page, words)
+		}
 		return nil
 	})
 	if err == nil {
@@ -268,10 +263,14 @@ func (l *Layer) newShared(h *Header, dir string) error {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, err)
 	}
 	data, _, err := times(sfs, l.data)
+	var told uint64
+	if err == nil {
+		told, err = errorsTold(sfs, dir, id.Data.Instance)
+	}
 	if err != nil {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, err)
 	}
-	s, err := createShared(sfs, sharedPath(dir, l.header.UUID, generation), id, data, l.header.MapPages())
+	s, err := createShared(sfs, sharedPath(dir, l.header.UUID, generation), id, data, told, l.header.MapPages())
 	if err != nil {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, err)
 	}

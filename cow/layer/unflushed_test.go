@@ -330,7 +330,8 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 // openFails is a file system that one kind of call fails on.
 type openFails struct {
 	vfs.OS
-	boot, open, instance, writeBack error
+	boot, open, instance, syncFS error
+	evicted                      bool
 }
 
 func (f openFails) Boot() (string, error) {
@@ -338,9 +339,9 @@ func (f openFails) Boot() (string, error) {
 	return name, errors.Join(err, f.boot)
 }
 
-func (f openFails) WriteBackFailed(o vfs.File) error {
-	return errors.Join(f.OS.WriteBackFailed(o), f.writeBack)
-}
+func (f openFails) Evicted(vfs.File) (bool, error) { return f.evicted, nil }
+
+func (f openFails) SyncFS(vfs.File) error { return f.syncFS }
 
 func (f openFails) Instance(o vfs.File) (string, error) {
 	name, err := f.OS.Instance(o)
@@ -456,16 +457,67 @@ func TestSharedMapIsFull(t *testing.T) {
 	}
 }
 
-// The data was lost by write-back while nobody had it open: what was flushed counts.
+// The data was evicted since the process died. What the file system then says of errors
+// counts for all disks on it that were killed before, and is told once.
 func TestWriteBackFailedAfterTheDeath(t *testing.T) {
-	p, dir := paths(t), sharedDir(t)
-	dies(t, p, dir, 200)
-	l, err := Open(openFails{writeBack: syscall.EIO}, p, OpenParams{Write: true, SharedDir: dir})
-	must(t, err)
-	defer l.Abandon()
-	if n := l.Bitmap().Count(); n != 3 || !errors.Is(l.Lost(), syscall.EIO) {
-		t.Errorf("%d blocks, expected 3; lost: %v", n, l.Lost())
+	dir := sharedDir(t)
+	type disk struct {
+		p     Paths
+		owned map[uint64]bool
 	}
+	var disks []disk
+	for range 3 {
+		p := paths(t)
+		disks = append(disks, disk{p, dies(t, p, dir, 200)})
+	}
+	l := reopenOn(t, openFails{evicted: true}, disks[0].p, OpenParams{})
+	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || l.Lost() != nil {
+		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned), l.Lost())
+	}
+	must(t, l.Abandon())
+	for i, f := range []openFails{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
+		l := reopenOn(t, f, disks[i].p, OpenParams{Write: true, SharedDir: dir})
+		if n := l.Bitmap().Count(); n != 3 || l.Lost() == nil {
+			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, l.Lost())
+		}
+		write(t, l, 50, 1) // of a head that was opened after the error
+		must(t, l.Abandon())
+		l = reopenOn(t, openFails{evicted: true}, disks[i].p, OpenParams{Write: true})
+		if n := l.Bitmap().Count(); n != 4 || l.Lost() != nil {
+			t.Errorf("disk %d, once more: %d blocks, expected 4; lost: %v", i, n, l.Lost())
+		}
+		must(t, l.Abandon())
+	}
+	// Still in memory: its own sync will tell.
+	if got := sourceBits(t, reopenOn(t, openFails{}, disks[2].p, OpenParams{})); !maps.Equal(got, disks[2].owned) {
+		t.Errorf("%d blocks, expected %d", len(got), len(disks[2].owned))
+	}
+}
+
+// A hole under what was not flushed, evicted since: nobody can tell what it was.
+func TestHoleAfterTheDeath(t *testing.T) {
+	p, dir := paths(t), sharedDir(t)
+	owned := dies(t, p, dir, 200)
+	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
+	must(t, err)
+	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 40*DefaultBlockSize, 8*DefaultBlockSize))
+	must(t, f.Close())
+	if _, err := Open(openFails{evicted: true}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--keep-unflushed") {
+		t.Errorf("%v, expected ErrUnflushed with advice", err)
+	}
+	for _, l := range []*Layer{reopenOn(t, openFails{}, p, OpenParams{}), reopenOn(t, openFails{evicted: true}, p, OpenParams{Unflushed: KeepUnflushed})} {
+		if got := sourceBits(t, l); !maps.Equal(got, owned) {
+			t.Errorf("%d blocks, expected %d", len(got), len(owned))
+		}
+	}
+}
+
+func reopenOn(t *testing.T, f vfs.FS, p Paths, o OpenParams) *Layer {
+	t.Helper()
+	l, err := Open(f, p, o)
+	must(t, err)
+	t.Cleanup(func() { _ = l.Abandon() })
+	return l
 }
 
 // The data alone was put back, with its old times.
@@ -576,8 +628,8 @@ func (d *dropCounter) Instance(f vfs.File) (string, error) {
 	return d.OS.Instance(f.(*countedFile).File)
 }
 
-func (d *dropCounter) WriteBackFailed(f vfs.File) error {
-	return d.OS.WriteBackFailed(f.(*countedFile).File)
+func (d *dropCounter) Evicted(f vfs.File) (bool, error) {
+	return d.OS.Evicted(f.(*countedFile).File)
 }
 
 func (d *dropCounter) Changed(f vfs.File) (int64, error) {

@@ -32,10 +32,13 @@ type SharedFS interface {
 	// Identity. 0 where it is not kept so: of a block device, and where a server has
 	// a clock of its own.
 	Changed(f File) (int64, error)
-	// WriteBackFailed returns an error of write-back, of f's content or perhaps of
-	// another file beside it, that may have come while nobody had f open and would
-	// not be told by Datasync any more. f was opened since then.
-	WriteBackFailed(f File) error
+	// Evicted reports whether f's inode may have been evicted from memory before f was
+	// opened, and with it what it knew of errors of write-back: Datasync would not tell
+	// them any more.
+	Evicted(f File) (bool, error)
+	// SyncFS writes back all that is dirty on f's file system. It returns an error of
+	// write-back on it that nobody has been told yet, of whatever file.
+	SyncFS(f File) error
 	// MakeSharedDir makes a directory in memory, with its missing parents, that nobody
 	// but this user can change. ErrNotInMemory; an error also where it exists and is
 	// somebody else's.
@@ -137,30 +140,37 @@ func keepsTimes(fsType int64) bool {
 	return false
 }
 
-// WriteBackFailed implements SharedFS. An inode that has pages in the page cache was
-// not evicted, and keeps its errors for the next Datasync of a new descriptor. Of an
-// evicted one the file system alone knows, and tells it once: at the price of writing
-// back all that is dirty on it.
-func (OS) WriteBackFailed(f File) error {
+// Evicted implements SharedFS: an inode with pages in the page cache (cachestat, Linux
+// 6.5) has been there since. Of a block device the kernel keeps inode and errors.
+func (OS) Evicted(f File) (bool, error) {
 	o, ok := f.(*osFile)
-	if !ok || o.memory || o.block {
-		return nil // of a device the kernel keeps the inode and its errors
+	if !ok {
+		return false, fmt.Errorf("page cache of %s: %w", f.Name(), errors.ErrUnsupported)
 	}
-	if cached, err := o.cached(); err == nil && cached {
-		return nil
+	if o.memory || o.block {
+		return false, nil
 	}
-	err := ignoringEINTR(func() error { return unix.Syncfs(o.fd) })
-	if err != nil {
+	var st unix.Cachestat_t
+	err := unix.Cachestat(uint(o.fd), &unix.CachestatRange{}, &st, 0)
+	switch {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
+		return true, nil // an older kernel, or a filter of system calls: it may have been
+	case err != nil:
+		return false, o.fail("cachestat", err)
+	}
+	return st.Cache == 0, nil
+}
+
+// SyncFS implements SharedFS.
+func (OS) SyncFS(f File) error {
+	o, ok := f.(*osFile)
+	if !ok {
+		return fmt.Errorf("syncfs %s: %w", f.Name(), errors.ErrUnsupported)
+	}
+	if err := ignoringEINTR(func() error { return unix.Syncfs(o.fd) }); err != nil {
 		return o.fail("syncfs", err)
 	}
 	return nil
-}
-
-// cached reports whether the page cache has any page of the file (Linux 6.5).
-func (f *osFile) cached() (bool, error) {
-	var st unix.Cachestat_t
-	err := unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &st, 0)
-	return st.Cache > 0, err
 }
 
 // MakeSharedDir implements SharedFS.
