@@ -1,0 +1,170 @@
+package device
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is a Disk in a child process. Its methods are safe for concurrent use.
+type Device struct {
+	dir    string
+	cmd    *exec.Cmd
+	client *rpc.Client
+	stderr bytes.Buffer // of the child; to be read when it has ended
+}
+
+// Missing returns what this machine lacks for a Device, or nil.
+func Missing() error {
+	if os.Geteuid() != 0 {
+		return errors.New("not root: FUSE and loop devices cannot be mounted")
+	}
+	var errs []error
+	for _, p := range []string{"/dev/fuse", "/dev/loop-control"} {
+		_, err := os.Stat(p)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Start makes a device of size bytes, all zeros, whose FUSE file system is mounted
+// at dir, an empty directory that must have no spaces in its name.
+func Start(dir string, size int64) (*Device, error) {
+	mine, its, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer its.Close()
+	conn, err := net.FileConn(mine)
+	mine.Close()
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{dir: dir, cmd: exec.Command("/proc/self/exe")}
+	d.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", childEnv, size, dir))
+	d.cmd.ExtraFiles = []*os.File{its}
+	d.cmd.Stdout, d.cmd.Stderr = &d.stderr, &d.stderr
+	d.cmd.SysProcAttr = dieWithParent
+	if err := d.cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("test device: %w", err)
+	}
+	d.client = rpc.NewClient(conn)
+	if err := d.call("Ping", struct{}{}); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close ends the child. Requests that the kernel still has for it fail.
+func (d *Device) Close() error {
+	err := d.client.Close()
+	if werr := d.cmd.Wait(); werr != nil {
+		err = errors.Join(err, fmt.Errorf("test device: %w\n%s", werr, d.stderr.String()))
+	}
+	return err
+}
+
+// Kill ends the child without asking, for when it may not answer.
+func (d *Device) Kill() {
+	_ = d.cmd.Process.Kill() // fails only if it has ended already
+	_ = unix.Unmount(d.dir, unix.MNT_DETACH)
+}
+
+func (d *Device) call(method string, args any) error {
+	if err := d.client.Call(service+"."+method, args, &struct{}{}); err != nil {
+		return fmt.Errorf("test device: %s: %w", method, err)
+	}
+	return nil
+}
+
+// Drain, and the methods below, are those of Disk.
+func (d *Device) Drain(keep float64) error { return d.call("Drain", keep) }
+
+// Cut see Disk.
+func (d *Device) Cut(keep float64) error { return d.call("Cut", CutArgs{Keep: keep}) }
+
+// CutAfter see Disk.
+func (d *Device) CutAfter(n int64, keep float64) error {
+	return d.call("CutAfter", CutArgs{After: n, Keep: keep})
+}
+
+// PowerOn see Disk.
+func (d *Device) PowerOn() error { return d.call("PowerOn", struct{}{}) }
+
+// Fail see Disk.
+func (d *Device) Fail(f Faults) error { return d.call("Fail", f) }
+
+// Freeze see Disk.
+func (d *Device) Freeze() error { return d.call("Freeze", struct{}{}) }
+
+// Thaw see Disk.
+func (d *Device) Thaw() error { return d.call("Thaw", struct{}{}) }
+
+// Seed see Disk.
+func (d *Device) Seed(seed uint64) error { return d.call("Seed", seed) }
+
+// Counters see Disk.
+func (d *Device) Counters() (c Counters, err error) {
+	err = d.client.Call(service+".Counters", struct{}{}, &c)
+	return c, err
+}
+
+// loopTries bounds how often another process may take the free loop device first.
+const loopTries = 20
+
+// Attach makes a loop device over the device and returns it open. When it has been
+// closed, and nothing is mounted from it, the loop device goes by itself; the next
+// Attach sees nothing of what the kernel had cached of it.
+func (d *Device) Attach() (*os.File, error) {
+	backing, err := os.OpenFile(filepath.Join(d.dir, fileName), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	for range loopTries {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, fmt.Errorf("free loop device: %w", err)
+		}
+		// O_EXCL keeps other openers of the block device away while it is configured.
+		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR|syscall.O_EXCL, 0)
+		if errors.Is(err, syscall.EBUSY) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize}
+		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
+		if err == nil {
+			return d.reopen(loop)
+		}
+		loop.Close()
+		if !errors.Is(err, syscall.EBUSY) {
+			return nil, fmt.Errorf("configuring /dev/loop%d: %w", n, err)
+		}
+	}
+	return nil, errors.New("every free loop device was taken by another process first")
+}
+
+// reopen exchanges the exclusive descriptor, which would keep mount away, for an
+// ordinary one.
+func (d *Device) reopen(loop *os.File) (*os.File, error) {
+	defer loop.Close()
+	return os.OpenFile(loop.Name(), os.O_RDWR, 0)
+}

@@ -1,0 +1,192 @@
+//go:build integration
+
+package outage
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/outage/device"
+)
+
+// What a host does to its file systems meanwhile.
+
+// syncfs is the host's "sync -f".
+func (m *machine) syncfs() error {
+	f, err := os.Open(m.mnt)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}
+
+// files returns the regular files of the store.
+func (m *machine) files() (paths []string) {
+	m.Helper()
+	m.must(filepath.WalkDir(m.store.Dir, func(p string, e iofs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			paths = append(paths, p)
+		}
+		return err
+	}))
+	return paths
+}
+
+// isData tells whether a file holds a layer's data: it is as long as a disk.
+func isData(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Size() == diskSize
+}
+
+// writeBack has the kernel write a file's dirty pages, as it does at any time; no
+// journal is committed for it. Errors are the kernel's to tell to others.
+func (m *machine) writeBack(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+}
+
+// fsyncAllButData makes everything durable but the data of layers: the order in which
+// a kernel writes files back is its own affair.
+func (m *machine) fsyncAllButData() {
+	m.Helper()
+	for _, p := range m.files() {
+		if isData(p) {
+			continue
+		}
+		f, err := os.Open(p)
+		m.must(err)
+		m.must(errors.Join(f.Sync(), f.Close()))
+	}
+}
+
+// dropCaches has the kernel evict what is clean and not mapped: pages, then inodes.
+func (m *machine) dropCaches() {
+	m.Helper()
+	m.must(os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
+}
+
+// mapping is a shared mapping that the server has of a file of the machine.
+type mapping struct {
+	path       string
+	start, len uint64
+}
+
+// mappings returns the server's shared mappings of files of the file system.
+func (m *machine) mappings() (maps []mapping) {
+	m.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", m.server.PID()))
+	m.must(err)
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		// START-END PERMISSIONS OFFSET DEVICE INODE PATH
+		f := strings.Fields(s.Text())
+		if len(f) != 6 || f[1][3] != 's' || !strings.HasPrefix(f[5], m.mnt+"/") {
+			continue
+		}
+		from, to, _ := strings.Cut(f[0], "-")
+		a, err := strconv.ParseUint(from, 16, 64)
+		m.must(err)
+		b, err := strconv.ParseUint(to, 16, 64)
+		m.must(err)
+		maps = append(maps, mapping{f[5], a, b - a})
+	}
+	return maps
+}
+
+// evict has the kernel take away the clean pages of the store's files, mapped or not.
+func (m *machine) evict() {
+	m.Helper()
+	for _, p := range m.mappings() {
+		m.must(pageOut(m.server.PID(), p.start, p.len))
+	}
+	m.dropCaches()
+}
+
+// places returns where files are on the device, or the whole device where the file
+// system does not tell.
+func (m *machine) places(paths ...string) (ranges []device.Range) {
+	m.Helper()
+	if !m.fs.ranges {
+		return []device.Range{{Off: 0, Len: deviceSize}}
+	}
+	for _, p := range paths {
+		f, err := os.Open(p)
+		m.must(err)
+		r, err := extents(f)
+		m.must(errors.Join(err, f.Close()))
+		ranges = append(ranges, r...)
+	}
+	return ranges
+}
+
+// fill leaves no space on the file system; free gives it back.
+func (m *machine) fill() {
+	m.Helper()
+	m.must(m.syncfs())
+	// What is written back frees reservations: fill until nothing more fits.
+	for try, full := 0, 0; full < 2; try++ {
+		f, err := os.OpenFile(filepath.Join(m.mnt, fmt.Sprintf("ballast%d", try)), os.O_CREATE|os.O_WRONLY, 0o600)
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		m.must(err)
+		written := 0
+		for size := 8 << 20; size >= 4096; {
+			n, err := f.Write(ballast[:size])
+			written += n
+			if errors.Is(err, unix.ENOSPC) {
+				size /= 8
+				continue
+			}
+			m.must(err)
+		}
+		if err := f.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) {
+			m.must(err)
+		}
+		m.must(f.Close())
+		full++
+		if written > 0 {
+			full = 0
+		}
+		if try > 100 {
+			m.Fatal("the file system does not get full")
+		}
+	}
+}
+
+// ballast is not zeros, for the sake of file systems that compress or skip them.
+var ballast = bytes.Repeat([]byte{0xa5}, 8<<20)
+
+func (m *machine) free() {
+	m.Helper()
+	names, err := filepath.Glob(filepath.Join(m.mnt, "ballast*"))
+	m.must(err)
+	for _, n := range names {
+		m.must(os.Remove(n))
+	}
+	m.must(m.syncfs())
+}
+
+// share makes the store's files share their blocks with copies, which replace those of
+// the last time.
+func (m *machine) share() {
+	m.Helper()
+	copies := filepath.Join(m.mnt, "copies")
+	m.must(os.MkdirAll(copies, 0o755))
+	for i, p := range m.files() {
+		m.host("cp", "--reflink=always", p, filepath.Join(copies, strconv.Itoa(i)))
+	}
+}

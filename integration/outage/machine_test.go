@@ -1,0 +1,269 @@
+//go:build integration
+
+package outage
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/harness"
+	"cowblk/integration/outage/device"
+)
+
+// diskSize of each disk in bytes: one map page at 512-byte blocks holds 16 MiB's bits.
+const diskSize = 32 << 20
+
+// waitLimit bounds a command; none takes a fraction of it.
+const waitLimit = 2 * time.Minute
+
+// machine is a file system on a device of its own, with a store on it.
+type machine struct {
+	*testing.T
+	fs    filesystem
+	dev   *device.Device
+	dir   string // of the machine, on the host's file system
+	run   string // on a tmpfs: what does not end with the file system
+	mnt   string // where the file system is mounted
+	store *harness.Store
+	disks []*disk
+
+	mounted bool
+	server  *harness.Process // nil: none runs
+}
+
+// base is made once; every disk lies on it.
+var base = sync.OnceValues(func() ([]byte, error) {
+	p := make([]byte, diskSize)
+	for s := range int64(diskSize / sectorSize) {
+		put(p[s*sectorSize:], 0, s, 0)
+	}
+	return p, nil
+})
+
+// newMachine makes the file system and the disks on it, mounted and not served. The
+// store's run directory, where there is a choice, is on a tmpfs.
+func newMachine(t *testing.T, fs filesystem) *machine {
+	t.Helper()
+	m := newEmptyMachine(t, fs)
+	m.createDisks()
+	return m
+}
+
+func newEmptyMachine(t *testing.T, fs filesystem) *machine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cowblk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt")}
+	t.Cleanup(func() { m.must(os.RemoveAll(dir)) })
+	fuse := filepath.Join(dir, "fuse")
+	for _, d := range []string{m.run, m.mnt, fuse} {
+		m.must(os.Mkdir(d, 0o755))
+	}
+	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() { m.must(unix.Unmount(m.run, unix.MNT_DETACH)) })
+	m.dev, err = device.Start(fuse, deviceSize)
+	m.must(err)
+	t.Cleanup(func() { m.must(m.dev.Close()) })
+	loop, err := m.dev.Attach()
+	m.must(err)
+	defer loop.Close()
+	m.host(append(fs.mkfs, loop.Name())...)
+	t.Cleanup(m.tearDown)
+	m.mountLoop(loop)
+	m.store, err = harness.NewStore(filepath.Join(m.mnt, "st"))
+	m.must(err)
+	m.must(os.Mkdir(m.store.Dir, 0o755))
+	m.must(os.Symlink(m.run, filepath.Join(m.store.Dir, "run")))
+	return m
+}
+
+// tearDown leaves nothing mounted after a test that has failed half-way.
+func (m *machine) tearDown() {
+	if m.server != nil {
+		m.server.Kill()
+	}
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+	if m.mounted {
+		m.must(unix.Unmount(m.mnt, unix.MNT_DETACH))
+	}
+}
+
+func (m *machine) must(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+// host runs a program of the host.
+func (m *machine) host(args ...string) {
+	m.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+		m.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// cowblk runs a command on the store and returns its error.
+func (m *machine) cowblk(args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	_, err := m.store.Run(ctx, args...)
+	return err
+}
+
+func (m *machine) createDisks() {
+	m.Helper()
+	content, err := base()
+	m.must(err)
+	file := filepath.Join(m.dir, "base.raw")
+	m.must(os.WriteFile(file, content, 0o444))
+	for i, block := range []string{"512", "4K", "64K"} {
+		name := "b" + strings.ToLower(block)
+		m.must(m.cowblk("create", name, "--base", file, "--block-size", block))
+		m.disks = append(m.disks, &disk{m: m, name: name, number: uint32(i + 1), oracle: newOracle(uint32(i+1), diskSize/sectorSize)})
+	}
+	m.must(m.syncfs())
+}
+
+// mount attaches the device and mounts it.
+func (m *machine) mount() {
+	m.Helper()
+	loop, err := m.dev.Attach()
+	m.must(err)
+	defer loop.Close()
+	m.mountLoop(loop)
+}
+
+func (m *machine) mountLoop(loop *os.File) {
+	m.Helper()
+	if err := unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options); err != nil {
+		m.Fatalf("mounting %s: %v", m.fs.name, err)
+	}
+	m.mounted = true
+}
+
+// umount unmounts; afterwards the kernel has nothing of the file system.
+func (m *machine) umount() {
+	m.Helper()
+	for end := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Unmount(m.mnt, 0)
+		if err == nil {
+			break
+		}
+		// A process that was killed gives its files up a little later; so does a kernel thread.
+		if err != unix.EBUSY || time.Now().After(end) {
+			m.Fatalf("unmounting %s: %v", m.fs.name, err)
+		}
+	}
+	m.mounted = false
+}
+
+// serve starts the server of all disks and connects the guests.
+func (m *machine) serve(wrapper ...string) {
+	m.Helper()
+	m.must(m.tryServe(wrapper...))
+}
+
+// tryServe is serve that returns why the server has not started; wrapper is a
+// command that executes another.
+func (m *machine) tryServe(wrapper ...string) error {
+	args := append(wrapper, m.store.Binary, "--store", m.store.Dir, "serve")
+	for _, d := range m.disks {
+		args = append(args, d.name)
+	}
+	p, err := harness.StartProcess("cowblk serve", exec.Command(args[0], args[1:]...))
+	if err != nil {
+		return err
+	}
+	m.server = p
+	for _, d := range m.disks {
+		if err := d.connect(); err != nil {
+			m.kill()
+			return fmt.Errorf("disk %s: %w\n%s", d.name, err, p.Output())
+		}
+	}
+	return nil
+}
+
+// kill ends the server with SIGKILL.
+func (m *machine) kill() {
+	m.server.Kill()
+	m.server = nil
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+}
+
+// stop ends the server in order; its exit status must be 0.
+func (m *machine) stop() {
+	m.Helper()
+	m.must(m.tryStop())
+}
+
+func (m *machine) tryStop() error {
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	p := m.server
+	err := p.Stop(ctx)
+	if p.Running() {
+		p.Kill()
+	}
+	m.server = nil
+	return err
+}
+
+// restart is an orderly end and a new start; nothing may be lost.
+func (m *machine) restart() {
+	m.Helper()
+	m.stop()
+	for _, d := range m.disks {
+		d.oracle.flushed()
+	}
+	m.serve()
+}
+
+// verify reads every disk.
+func (m *machine) verify(e event) {
+	m.Helper()
+	var errs bytes.Buffer
+	for _, d := range m.disks {
+		if err := d.verify(e); err != nil {
+			fmt.Fprintf(&errs, "disk %s: %v\n", d.name, err)
+		}
+	}
+	if errs.Len() > 0 {
+		m.Fatalf("%s\nlog of the server:\n%s", errs.String(), m.server.Output())
+	}
+}
+
+// crash ends the server, unmounts, and mounts the file system again on a device that
+// works; what was not flushed may be lost. It then serves and checks.
+func (m *machine) crash() {
+	m.Helper()
+	m.kill()
+	m.umount()
+	m.must(m.dev.Fail(device.Faults{}))
+	m.must(m.dev.PowerOn())
+	m.mount()
+	m.serve()
+	m.verify(lost)
+}

@@ -1,0 +1,70 @@
+//go:build integration
+
+package outage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/harness"
+	"cowblk/integration/outage/device"
+)
+
+// insideEnv marks the process that has a mount namespace of its own.
+const insideEnv = "COWBLK_OUTAGE_INSIDE"
+
+func TestMain(m *testing.M) {
+	device.RunChild()
+	status, err := inside(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tests of outages cannot start:", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// inside runs the tests in a mount namespace of their own.
+func inside(m *testing.M) (int, error) {
+	if err := device.Missing(); err != nil {
+		if os.Getenv("CI") != "" {
+			return 1, err
+		}
+		fmt.Fprintf(os.Stderr, "no outages are tried here (CI has what they need): %v\n", err)
+		return 0, nil
+	}
+	if os.Getenv(insideEnv) != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return 1, fmt.Errorf("making the mounts private: %w", err)
+		}
+		return m.Run(), nil
+	}
+	for _, tool := range []string{"mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "unshare", "cp"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return 1, fmt.Errorf("%w: run 'make deps' first", err)
+		}
+	}
+	binary, err := harness.Binary()
+	if err == nil {
+		binary, err = filepath.Abs(binary)
+	}
+	if err != nil {
+		return 1, err
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideEnv+"=1", "COWBLK_BINARY="+binary)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil
+	}
+	return 0, err
+}
