@@ -102,3 +102,23 @@ func some(r *rand.Rand) (first, n int64) {
 	}
 	return first, n
 }
+
+// scatter writes to every disk: some flushed, some not, some blocks both. Where the
+// file system shares blocks, those of what is flushed are shared.
+func (m *machine) scatter(salt int64) {
+	m.Helper()
+	for _, d := range m.disks {
+		for i := range int64(24) {
+			m.must(d.write((salt*977+i*2311)%60000, 1+i%24))
+		}
+		m.must(d.flush())
+	}
+	if m.fs.reflink {
+		m.share()
+	}
+	for _, d := range m.disks {
+		for i := range int64(24) {
+			m.must(d.write((salt*977+i*2311+i%2*1300)%60000, 1+i%16))
+		}
+	}
+}

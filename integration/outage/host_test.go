@@ -34,6 +34,9 @@ func (m *machine) syncfs() error {
 func (m *machine) files() (paths []string) {
 	m.Helper()
 	m.must(filepath.WalkDir(m.store.Dir, func(p string, e iofs.DirEntry, err error) error {
+		if errors.Is(err, iofs.ErrNotExist) {
+			return nil // the server has removed it
+		}
 		if err == nil && e.Type().IsRegular() {
 			paths = append(paths, p)
 		}
@@ -68,10 +71,17 @@ func (m *machine) fsyncAllButData() {
 			continue
 		}
 		f, err := os.Open(p)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue // the server has removed it
+		}
 		m.must(err)
 		m.must(errors.Join(f.Sync(), f.Close()))
 	}
 }
+
+// otherNamespace is a command that runs another in a mount namespace of its own, as
+// systemd does.
+var otherNamespace = []string{"unshare", "--mount", "--propagation", "slave"}
 
 // dropCaches has the kernel evict what is clean and not mapped: pages, then inodes.
 func (m *machine) dropCaches() {
@@ -187,6 +197,22 @@ func (m *machine) share() {
 	copies := filepath.Join(m.mnt, "copies")
 	m.must(os.MkdirAll(copies, 0o755))
 	for i, p := range m.files() {
-		m.host("cp", "--reflink=always", p, filepath.Join(copies, strconv.Itoa(i)))
+		m.must(reflink(p, filepath.Join(copies, strconv.Itoa(i))))
 	}
+}
+
+func reflink(from, to string) error {
+	src, err := os.Open(from)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil // the server has removed it
+	}
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.NewSyscallError("FICLONE", unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))), dst.Close())
 }

@@ -244,6 +244,12 @@ func (m *machine) restart() {
 // verify reads every disk.
 func (m *machine) verify(e event) {
 	m.Helper()
+	m.verifyAs("", e)
+}
+
+// verifyAs is verify of one case of a test, which goes on after an error.
+func (m *machine) verifyAs(name string, e event) {
+	m.Helper()
 	var errs bytes.Buffer
 	for _, d := range m.disks {
 		if err := d.verify(e); err != nil {
@@ -251,7 +257,10 @@ func (m *machine) verify(e event) {
 		}
 	}
 	if errs.Len() > 0 {
-		m.Fatalf("%s\nlog of the server:\n%s", errs.String(), m.server.Output())
+		m.Errorf("%s\n%slog of the server:\n%s", name, errs.String(), m.server.Output())
+	}
+	if name == "" && m.Failed() {
+		m.FailNow()
 	}
 }
 

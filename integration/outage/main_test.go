@@ -40,8 +40,12 @@ func inside(m *testing.M) (int, error) {
 		return 0, nil
 	}
 	if os.Getenv(insideEnv) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return 1, fmt.Errorf("making the mounts private: %w", err)
+		// Mounts stay in this namespace, and in those that servers get from "unshare": an unmount here is one there,
+		// or a file system would live on.
+		for _, kind := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+			if err := unix.Mount("", "/", "", unix.MS_REC|kind, ""); err != nil {
+				return 1, fmt.Errorf("changing the propagation of mounts: %w", err)
+			}
 		}
 		return m.Run(), nil
 	}

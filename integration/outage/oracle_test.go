@@ -85,42 +85,68 @@ func (o *oracle) allowed(s int64, e event) []version {
 	return vs
 }
 
-// maxShown bounds the wrong sectors that an error lists.
-const maxShown = 6
+// maxShown bounds the runs of wrong sectors that an error lists.
+const maxShown = 4
+
+// wrongs collects wrong sectors, neighbours with the same fault as one.
+type wrongs struct {
+	count       int
+	runs        []string
+	first, last int64
+	what        string
+}
+
+func (w *wrongs) add(s int64, what string) {
+	w.count++
+	if w.what == what && s == w.last+1 {
+		w.last = s
+		return
+	}
+	w.end()
+	w.first, w.last, w.what = s, s, what
+}
+
+func (w *wrongs) end() {
+	if w.what != "" {
+		w.runs = append(w.runs, fmt.Sprintf("sectors %d to %d: %s", w.first, w.last, w.what))
+	}
+	w.what = ""
+}
+
+func (w *wrongs) err() error {
+	if w.count == 0 {
+		return nil
+	}
+	w.end()
+	n := min(len(w.runs), maxShown)
+	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
+}
 
 // check compares content, the whole disk, with what is allowed. What is found is
 // then what is known: after lost it came from the device.
 func (o *oracle) check(content []byte, e event) error {
-	var wrong []string
-	count := 0
-	fail := func(s int64, what string) {
-		if count++; count <= maxShown {
-			wrong = append(wrong, fmt.Sprintf("sector %d: found %s, expected %v", s, what, o.allowed(s, e)))
-		}
-	}
+	var w wrongs
 	for s := range int64(len(o.stable)) {
 		v, err := found(content[s*sectorSize:], o.disk, s)
+		pending := len(o.pending[s]) > 0
 		switch {
 		case err != nil:
-			fail(s, err.Error())
-		case len(o.pending[s]) == 0 && v == o.stable[s]:
+			w.add(s, fmt.Sprintf("%v, expected %v", err, o.allowed(s, e)))
+			continue
+		case v == o.stable[s] && !pending:
+			continue
 		case !slices.Contains(o.allowed(s, e), v):
-			fail(s, v.String())
-		case e == lived:
-			// Still not flushed, but the only one that can be there.
-			if v != o.stable[s] || len(o.pending[s]) > 0 {
-				o.pending[s] = append(o.pending[s], write{v, true})
-			}
+			w.add(s, fmt.Sprintf("%v, expected %v", v, o.allowed(s, e)))
 		}
-		if e == lost && err == nil {
+		if e == lost {
 			o.stable[s] = v
+		} else {
+			// Still not flushed, but the only one that can be there now.
+			o.pending[s] = append(o.pending[s], write{v, true})
 		}
 	}
 	if e == lost {
 		clear(o.pending)
 	}
-	if count == 0 {
-		return nil
-	}
-	return fmt.Errorf("%d of %d sectors are wrong:\n\t%s", count, len(o.stable), strings.Join(wrong, "\n\t"))
+	return w.err()
 }

@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,13 +118,18 @@ func (d *Device) Counters() (c Counters, err error) {
 	return c, err
 }
 
+// attaching serialises the search for a free loop device within this process.
+var attaching sync.Mutex
+
 // loopTries bounds how often another process may take the free loop device first.
-const loopTries = 20
+const loopTries = 100
 
 // Attach makes a loop device over the device and returns it open. When it has been
 // closed, and nothing is mounted from it, the loop device goes by itself; the next
 // Attach sees nothing of what the kernel had cached of it.
 func (d *Device) Attach() (*os.File, error) {
+	attaching.Lock()
+	defer attaching.Unlock()
 	backing, err := os.OpenFile(filepath.Join(d.dir, fileName), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -140,31 +145,21 @@ func (d *Device) Attach() (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("free loop device: %w", err)
 		}
-		// O_EXCL keeps other openers of the block device away while it is configured.
-		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR|syscall.O_EXCL, 0)
-		if errors.Is(err, syscall.EBUSY) {
-			continue
-		}
+		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
 		if err != nil {
 			return nil, err
 		}
+		// Size is the logical block size.
 		config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize}
 		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
 		if err == nil {
-			return d.reopen(loop)
+			return loop, nil
 		}
 		loop.Close()
-		if !errors.Is(err, syscall.EBUSY) {
+		if !errors.Is(err, unix.EBUSY) {
 			return nil, fmt.Errorf("configuring /dev/loop%d: %w", n, err)
 		}
 	}
-	return nil, errors.New("every free loop device was taken by another process first")
-}
-
-// reopen exchanges the exclusive descriptor, which would keep mount away, for an
-// ordinary one.
-func (d *Device) reopen(loop *os.File) (*os.File, error) {
-	defer loop.Close()
-	return os.OpenFile(loop.Name(), os.O_RDWR, 0)
+	return nil, fmt.Errorf("other processes took every free loop device first, %d times", loopTries)
 }
