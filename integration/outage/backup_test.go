@@ -67,10 +67,7 @@ func (m *machine) backedUp(name string, restore func(*machine, string)) {
 		d.oracle = then[i]
 		d.oracle.next = next
 	}
-	if err := m.tryServe(); err != nil {
-		m.Errorf("a backup of a %s store: %v", name, err)
-		m.FailNow()
-	}
+	m.serve()
 	m.verifyAs("a backup of a "+name+" store", lived)
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -18,26 +19,52 @@ type disk struct {
 	m      *machine
 	name   string
 	number uint32
+	size   int64 // bytes
 	oracle *oracle
 	guest  *vhosttest.Frontend // nil: not connected
 }
 
-// connect connects the guest as soon as the socket is there, or returns why the
-// server has ended.
-func (d *disk) connect() error {
+// newDisk creates a disk; blank ones lie on nothing, the others on the base.
+func (m *machine) newDisk(name, block string, size int64, blank bool) *disk {
+	m.Helper()
+	d := &disk{m: m, name: name, number: uint32(len(m.disks) + 1), size: size}
+	d.oracle = newOracle(d.number, size/sectorSize)
+	args := []string{"create", name, "--size", strconv.FormatInt(size, 10), "--block-size", block}
+	if blank {
+		for s := range d.oracle.stable {
+			d.oracle.stable[s] = zeros
+		}
+	} else {
+		args = append(args, "--base", m.base)
+	}
+	m.must(m.cowblk(args...))
+	m.disks = append(m.disks, d)
+	return d
+}
+
+// errEnded says that the server has ended before it listened.
+var errEnded = errors.New("the server has ended")
+
+// errWaited says that it did not listen in time.
+var errWaited = errors.New("the server does not listen")
+
+// connect connects the guest as soon as the socket is there, or returns errEnded or
+// errWaited.
+func (d *disk) connect(limit time.Duration) error {
 	socket := filepath.Join(d.m.store.Dir, "run", d.name+".sock")
-	for end := time.Now().Add(waitLimit); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
 		f, err := vhosttest.Dial(socket, vhosttest.Options{Memory: 4 << 20, MaxTransfer: 1 << 20, Slots: 1, Timeout: waitLimit})
 		if err == nil {
 			d.guest = f
 			return nil
 		}
-		waiting := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-		if !waiting || time.Now().After(end) {
+		switch {
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 			return err
-		}
-		if !d.m.server.Running() {
-			return errors.New("the server has ended")
+		case !d.m.server.Running():
+			return errEnded
+		case time.Now().After(end):
+			return errWaited
 		}
 	}
 }
@@ -78,7 +105,7 @@ func (d *disk) flush() error {
 }
 
 func (d *disk) verify(e event) error {
-	p := make([]byte, diskSize)
+	p := make([]byte, d.size)
 	if _, err := d.guest.Driver(0).ReadAt(p, 0); err != nil {
 		return err
 	}

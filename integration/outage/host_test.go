@@ -7,11 +7,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,18 +50,31 @@ func (m *machine) files() (paths []string) {
 // isData tells whether a file holds a layer's data: it is as long as a disk.
 func isData(path string) bool {
 	st, err := os.Stat(path)
-	return err == nil && st.Size() == diskSize
+	return err == nil && (st.Size() == diskSize || st.Size() == wideSize)
 }
 
-// writeBack has the kernel write a file's dirty pages, as it does at any time; no
-// journal is committed for it. Errors are the kernel's to tell to others.
+// writeBack has the kernel write a file's dirty pages, as it does at any time, and
+// waits for that; no journal is committed for it. An error is not seen here: the kernel
+// keeps it for the next fsync. (SYNC_FILE_RANGE_WAIT_AFTER would take it away.)
 func (m *machine) writeBack(path string) {
+	m.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		return
+	if errors.Is(err, iofs.ErrNotExist) {
+		return // the server has removed it
 	}
+	m.must(err)
 	defer f.Close()
-	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	for end := time.Now().Add(waitLimit); ; time.Sleep(time.Millisecond) {
+		m.must(os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)))
+		n, err := unwritten(f)
+		m.must(err)
+		if n == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			m.Fatalf("%s: %d pages are still not written back", path, n)
+		}
+	}
 }
 
 // fsyncAllButData makes everything durable but the data of layers: the order in which
@@ -142,51 +157,37 @@ func (m *machine) places(paths ...string) (ranges []device.Range) {
 	return ranges
 }
 
-// fill leaves no space on the file system; free gives it back.
-func (m *machine) fill() {
+// fill leaves no space on the file system but for some pages, exactly.
+func (m *machine) fill(pages int) {
 	m.Helper()
-	m.must(m.syncfs())
-	// What is written back frees reservations: fill until nothing more fits.
-	for try, full := 0, 0; full < 2; try++ {
-		f, err := os.OpenFile(filepath.Join(m.mnt, fmt.Sprintf("ballast%d", try)), os.O_CREATE|os.O_WRONLY, 0o600)
-		if errors.Is(err, unix.ENOSPC) {
-			break
-		}
-		m.must(err)
-		written := 0
-		for size := 8 << 20; size >= 4096; {
-			n, err := f.Write(ballast[:size])
-			written += n
+	f, err := os.OpenFile(filepath.Join(m.mnt, "ballast"), os.O_RDWR|os.O_CREATE, 0o600)
+	m.must(err)
+	defer f.Close()
+	at, err := f.Seek(0, io.SeekEnd)
+	m.must(err)
+	// What is synced frees reservations: fill until nothing more fits.
+	for grown := true; grown; {
+		grown = false
+		for size := int64(16 << 20); size >= 4096; {
+			err := unix.Fallocate(int(f.Fd()), 0, at, size)
 			if errors.Is(err, unix.ENOSPC) {
-				size /= 8
+				size /= 4
 				continue
 			}
-			m.must(err)
+			m.must(os.NewSyscallError("fallocate", err))
+			at += size
+			grown = true
 		}
-		if err := f.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) {
-			m.must(err)
-		}
-		m.must(f.Close())
-		full++
-		if written > 0 {
-			full = 0
-		}
-		if try > 100 {
-			m.Fatal("the file system does not get full")
-		}
+		m.must(m.syncfs())
 	}
+	m.must(f.Truncate(at - int64(pages)*4096))
+	m.must(m.syncfs())
 }
 
-// ballast is not zeros, for the sake of file systems that compress or skip them.
-var ballast = bytes.Repeat([]byte{0xa5}, 8<<20)
-
+// free ends fill.
 func (m *machine) free() {
 	m.Helper()
-	names, err := filepath.Glob(filepath.Join(m.mnt, "ballast*"))
-	m.must(err)
-	for _, n := range names {
-		m.must(os.Remove(n))
-	}
+	m.must(os.RemoveAll(filepath.Join(m.mnt, "ballast")))
 	m.must(m.syncfs())
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,7 @@ type machine struct {
 	dir   string // of the machine, on the host's file system
 	run   string // on a tmpfs: what does not end with the file system
 	mnt   string // where the file system is mounted
+	base  string // raw file, on the host's file system
 	store *harness.Store
 	disks []*disk
 
@@ -65,7 +67,7 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt")}
+	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt"), base: filepath.Join(dir, "base.raw")}
 	t.Cleanup(func() { m.must(os.RemoveAll(dir)) })
 	fuse := filepath.Join(dir, "fuse")
 	for _, d := range []string{m.run, m.mnt, fuse} {
@@ -131,12 +133,9 @@ func (m *machine) createDisks() {
 	m.Helper()
 	content, err := base()
 	m.must(err)
-	file := filepath.Join(m.dir, "base.raw")
-	m.must(os.WriteFile(file, content, 0o444))
-	for i, block := range []string{"512", "4K", "64K"} {
-		name := "b" + strings.ToLower(block)
-		m.must(m.cowblk("create", name, "--base", file, "--block-size", block))
-		m.disks = append(m.disks, &disk{m: m, name: name, number: uint32(i + 1), oracle: newOracle(uint32(i+1), diskSize/sectorSize)})
+	m.must(os.WriteFile(m.base, content, 0o444))
+	for _, block := range []string{"512", "4K", "64K"} {
+		m.newDisk("b"+strings.ToLower(block), block, diskSize, false)
 	}
 	m.must(m.syncfs())
 }
@@ -174,28 +173,35 @@ func (m *machine) umount() {
 	m.mounted = false
 }
 
-// serve starts the server of all disks and connects the guests.
+// serve starts the server of all disks and connects the guests; wrapper is a command
+// that executes another.
 func (m *machine) serve(wrapper ...string) {
 	m.Helper()
-	m.must(m.tryServe(wrapper...))
+	m.launch(wrapper...)
+	if err := m.connect(waitLimit); err != nil {
+		m.Fatalf("%v\n%s", err, m.server.Output())
+	}
 }
 
-// tryServe is serve that returns why the server has not started; wrapper is a
-// command that executes another.
-func (m *machine) tryServe(wrapper ...string) error {
-	args := append(wrapper, m.store.Binary, "--store", m.store.Dir, "serve")
+func (m *machine) launch(wrapper ...string) {
+	m.Helper()
+	args := append(slices.Clone(wrapper), m.store.Binary, "--store", m.store.Dir, "serve")
 	for _, d := range m.disks {
 		args = append(args, d.name)
 	}
-	p, err := harness.StartProcess("cowblk serve", exec.Command(args[0], args[1:]...))
-	if err != nil {
-		return err
-	}
-	m.server = p
+	var err error
+	m.server, err = harness.StartProcess("cowblk serve", exec.Command(args[0], args[1:]...))
+	m.must(err)
+}
+
+// connect connects the guests that are not yet.
+func (m *machine) connect(limit time.Duration) error {
 	for _, d := range m.disks {
-		if err := d.connect(); err != nil {
-			m.kill()
-			return fmt.Errorf("disk %s: %w\n%s", d.name, err, p.Output())
+		if d.guest != nil {
+			continue
+		}
+		if err := d.connect(limit); err != nil {
+			return fmt.Errorf("disk %s: %w", d.name, err)
 		}
 	}
 	return nil

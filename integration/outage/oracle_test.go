@@ -69,7 +69,11 @@ type event int
 const (
 	// lived: the kernel and the file system live on. Every completed write is there.
 	lived event = iota
-	// lost: what was not flushed may be lost.
+	// doubtful: the kernel lives on, but the device has failed. What was not flushed may
+	// be lost, now or later.
+	doubtful
+	// lost: the file system was mounted again. What was not flushed may be lost; what is
+	// there is on the device.
 	lost
 )
 
@@ -122,8 +126,8 @@ func (w *wrongs) err() error {
 	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
 }
 
-// check compares content, the whole disk, with what is allowed. What is found is
-// then what is known: after lost it came from the device.
+// check compares content, the whole disk, with what is allowed. What is found is what
+// must be found from now on, until something happens again.
 func (o *oracle) check(content []byte, e event) error {
 	var w wrongs
 	for s := range int64(len(o.stable)) {
@@ -141,8 +145,7 @@ func (o *oracle) check(content []byte, e event) error {
 		if e == lost {
 			o.stable[s] = v
 		} else {
-			// Still not flushed, but the only one that can be there now.
-			o.pending[s] = append(o.pending[s], write{v, true})
+			o.pending[s] = append(o.pending[s], write{v, true}) // not flushed yet
 		}
 	}
 	if e == lost {

@@ -77,6 +77,9 @@ func TestPowerCuts(t *testing.T) {
 	})
 }
 
+// tag is the name of the n-th promotion.
+func tag(n int) string { return fmt.Sprintf("t%d", n) }
+
 func (l *life) note(format string, args ...any) { l.log = append(l.log, fmt.Sprintf(format, args...)) }
 
 func (l *life) any() *disk { return l.disks[l.r.IntN(len(l.disks))] }
@@ -152,7 +155,7 @@ func (l *life) lifeStep(d *disk) {
 	default:
 		l.tags++
 		l.note("%s: promote t%d", d.name, l.tags)
-		l.must(l.cowblk("promote", d.name, "--tag", fmt.Sprintf("t%d", l.tags)))
+		l.must(l.cowblk("promote", d.name, "--tag", tag(l.tags)))
 	}
 }
 
