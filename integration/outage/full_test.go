@@ -31,7 +31,7 @@ func (m *machine) tryWrite(d *disk, first, n int64) error {
 }
 
 // wideSize is the size of a disk whose map has many pages, in bytes.
-const wideSize = 256 << 20
+const wideSize = 128 << 20
 
 // mapPageSectors is how many sectors of a disk of 512-byte blocks a page of its map has.
 const mapPageSectors = 4096 * 8

@@ -81,10 +81,24 @@ func TestUnmountedAfterOrderlyStop(t *testing.T) {
 			for _, d := range m.disks {
 				d.oracle.flushed()
 			}
-			m.umount()
-			m.mount()
+			m.umountAndMount()
 			m.serve()
 			m.verify(lived)
+		}
+	})
+}
+
+// The file system of a killed server is unmounted in order and mounted again: what was
+// not flushed is there or gone.
+func TestUnmountedAfterKill(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for n := range int64(2) {
+			m.scatter(n)
+			m.kill()
+			m.umountAndMount()
+			m.serve()
+			m.verify(lost)
 		}
 	})
 }

@@ -40,6 +40,7 @@ type machine struct {
 	disks []*disk
 
 	mounted bool
+	device  uint64           // device number of the store's files
 	server  *harness.Process // nil: none runs
 }
 
@@ -86,7 +87,12 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	m.mountLoop(loop)
 	m.store, err = harness.NewStore(filepath.Join(m.mnt, "st"))
 	m.must(err)
-	m.must(os.Mkdir(m.store.Dir, 0o755))
+	if fs.kind == "btrfs" {
+		m.host("btrfs", "-q", "subvolume", "create", m.store.Dir)
+	} else {
+		m.must(os.Mkdir(m.store.Dir, 0o755))
+	}
+	m.device = m.number()
 	m.must(os.Symlink(m.run, filepath.Join(m.store.Dir, "run")))
 	return m
 }
@@ -140,13 +146,32 @@ func (m *machine) createDisks() {
 	m.must(m.syncfs())
 }
 
-// mount attaches the device and mounts it.
+// sameDeviceTries is how often a file system is mounted to get its device number again.
+const sameDeviceTries = 20
+
+// mount attaches the device and mounts it. The file system has the device number of
+// before, as far as possible: btrfs gets the lowest that is free. What a server has
+// noted of its files then looks as if nothing had happened.
 func (m *machine) mount() {
 	m.Helper()
-	loop, err := m.dev.Attach()
-	m.must(err)
-	defer loop.Close()
-	m.mountLoop(loop)
+	for try := 1; ; try++ {
+		loop, err := m.dev.Attach()
+		m.must(err)
+		m.mountLoop(loop)
+		m.must(loop.Close())
+		if m.number() == m.device || try == sameDeviceTries {
+			return
+		}
+		m.umount()
+	}
+}
+
+// number is the device number that the store's files have.
+func (m *machine) number() uint64 {
+	m.Helper()
+	var st unix.Stat_t
+	m.must(unix.Stat(m.store.Dir, &st))
+	return st.Dev
 }
 
 func (m *machine) mountLoop(loop *os.File) {
@@ -171,6 +196,13 @@ func (m *machine) umount() {
 		}
 	}
 	m.mounted = false
+}
+
+// umountAndMount is an orderly unmount: everything is on the device then.
+func (m *machine) umountAndMount() {
+	m.Helper()
+	m.umount()
+	m.mount()
 }
 
 // serve starts the server of all disks and connects the guests; wrapper is a command

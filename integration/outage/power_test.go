@@ -60,7 +60,7 @@ func number(t *testing.T, env string, otherwise uint64) uint64 {
 func TestPowerCuts(t *testing.T) {
 	cuts := number(t, cutsEnv, 3)
 	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
-	onEach(t, func(m *machine) {
+	onAll(t, func(m *machine) {
 		l := &life{machine: m, r: rand.New(rand.NewPCG(seed, 0))}
 		m.must(m.dev.Seed(seed))
 		defer func() {

@@ -20,6 +20,7 @@ type Device struct {
 	cmd    *exec.Cmd
 	client *rpc.Client
 	stderr bytes.Buffer // of the child; to be read when it has ended
+	loop   int          // number of the loop device; 0: none yet
 }
 
 // Missing returns what this machine lacks for a Device, or nil.
@@ -67,16 +68,13 @@ func Start(dir string, size int64) (*Device, error) {
 // Close ends the child. Requests that the kernel still has for it fail.
 func (d *Device) Close() error {
 	err := d.client.Close()
+	if d.loop != 0 {
+		err = errors.Join(err, loopControl(unix.LOOP_CTL_REMOVE, d.loop))
+	}
 	if werr := d.cmd.Wait(); werr != nil {
 		err = errors.Join(err, fmt.Errorf("test device: %w\n%s", werr, d.stderr.String()))
 	}
 	return err
-}
-
-// Kill ends the child without asking, for when it may not answer.
-func (d *Device) Kill() {
-	_ = d.cmd.Process.Kill() // fails only if it has ended already
-	_ = unix.Unmount(d.dir, unix.MNT_DETACH)
 }
 
 func (d *Device) call(method string, args any) error {
@@ -118,48 +116,76 @@ func (d *Device) Counters() (c Counters, err error) {
 	return c, err
 }
 
-// attaching serialises the search for a free loop device within this process.
-var attaching sync.Mutex
+// Loop devices are taken by number, from firstLoop: a device keeps its number for
+// life, so that its file systems have the same device number again when they are
+// mounted again, and others, who ask the kernel for the lowest that is free, do not
+// get it meanwhile.
+const (
+	firstLoop = 200
+	lastLoop  = 999
+)
 
-// loopTries bounds how often another process may take the free loop device first.
-const loopTries = 100
+var loops struct {
+	sync.Mutex
+	next int // counted from firstLoop
+}
 
 // Attach makes a loop device over the device and returns it open. When it has been
 // closed, and nothing is mounted from it, the loop device goes by itself; the next
 // Attach sees nothing of what the kernel had cached of it.
 func (d *Device) Attach() (*os.File, error) {
-	attaching.Lock()
-	defer attaching.Unlock()
 	backing, err := os.OpenFile(filepath.Join(d.dir, fileName), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer backing.Close()
+	if d.loop != 0 {
+		return configure(d.loop, backing)
+	}
+	loops.Lock()
+	defer loops.Unlock()
+	for n := firstLoop + loops.next; n <= lastLoop; n++ {
+		loops.next++
+		loop, err := d.take(n, backing)
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) {
+			d.loop = n
+			return loop, err
+		}
+	}
+	return nil, fmt.Errorf("no loop device from %d to %d is free", firstLoop, lastLoop)
+}
+
+// take makes loop device n. EEXIST, EBUSY: another process has it.
+func (d *Device) take(n int, backing *os.File) (*os.File, error) {
+	if err := loopControl(unix.LOOP_CTL_ADD, n); err != nil {
+		return nil, err
+	}
+	return configure(n, backing)
+}
+
+// loopControl is an ioctl of /dev/loop-control about loop device n.
+func loopControl(request uint, n int) error {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	if err := unix.IoctlSetInt(int(control.Fd()), request, n); err != nil {
+		return fmt.Errorf("/dev/loop-control, loop device %d: %w", n, err)
+	}
+	return nil
+}
+
+func configure(n int, backing *os.File) (*os.File, error) {
+	loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer control.Close()
-	for range loopTries {
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, fmt.Errorf("free loop device: %w", err)
-		}
-		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
-		if err != nil {
-			return nil, err
-		}
-		// Size is the logical block size.
-		config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize}
-		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		if err == nil {
-			return loop, nil
-		}
+	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize} // the logical block size
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &config); err != nil {
 		loop.Close()
-		if !errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("configuring /dev/loop%d: %w", n, err)
-		}
+		return nil, fmt.Errorf("configuring %s: %w", loop.Name(), err)
 	}
-	return nil, fmt.Errorf("other processes took every free loop device first, %d times", loopTries)
+	return loop, nil
 }
