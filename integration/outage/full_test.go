@@ -39,14 +39,13 @@ const mapPageSectors = 4096 * 8
 // trials on a nearly full file system.
 const trials = wideSize/sectorSize/mapPageSectors - 1
 
-// nearlyFull calls step again and again, with more pages to be had each time. Before
+// nearlyFull calls step again and again, with so many pages more to be had each time. Before
 // each step, what the server has of its files is clean: where the file system copies
 // on write the kernel has to find space for whatever changes.
-func (m *machine) nearlyFull(step func(n int)) {
+func (m *machine) nearlyFull(pages int, step func(n int)) {
 	m.Helper()
-	pages := 1
 	if m.fs.kind == "xfs" { // it reserves blocks of its trees, too
-		pages = 3
+		pages *= 3
 	}
 	for n := range trials {
 		if m.fs.kind != "ext4" {
@@ -75,7 +74,7 @@ func (m *machine) firstWrites() {
 			failed++
 		}
 	}
-	m.nearlyFull(func(n int) {
+	m.nearlyFull(1, func(n int) {
 		for _, d := range m.disks {
 			if d.size != wideSize {
 				try(d, 61440+int64(n)*128, 1)
@@ -174,6 +173,10 @@ func (m *machine) stopWhileFull() {
 	m.server = nil
 }
 
+// promotionRounds is how often all amounts of space are tried: which of a promotion's
+// files gets the last page is not always the same.
+const promotionRounds = 4
+
 // A promotion on a nearly full file system fails as a whole, or the new head keeps what
 // is written to it when the server is killed.
 func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
@@ -181,15 +184,17 @@ func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
 		m.serve()
 		m.scatter(1)
 		failed, succeeded := 0, 0
-		m.nearlyFull(func(n int) {
-			d := m.disks[n%len(m.disks)]
-			if err := m.cowblk("promote", d.name, "--tag", tag(n)); err != nil {
-				failed++
-			} else {
-				succeeded++
-			}
-			_ = m.tryWrite(d, 40000+int64(n)*128, 3)
-		})
+		for round := range promotionRounds {
+			m.nearlyFull(1+round, func(n int) {
+				d := m.disks[(failed+succeeded)%len(m.disks)]
+				if err := m.cowblk("promote", d.name, "--tag", tag(failed+succeeded)); err != nil {
+					failed++
+				} else {
+					succeeded++
+				}
+				_ = m.tryWrite(d, 40000+int64(failed+succeeded)*128, 3)
+			})
+		}
 		m.Logf("%d promotions failed, %d succeeded", failed, succeeded)
 		if failed == 0 {
 			m.Error("there was always space")

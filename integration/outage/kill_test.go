@@ -3,7 +3,9 @@
 package outage
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,9 +47,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 // The same where the store's run directory is not on a tmpfs.
 func TestKilledProcessWithoutTmpfs(t *testing.T) {
 	onEach(t, func(m *machine) {
-		run := m.store.Dir + "/run"
-		m.must(os.Remove(run))
-		m.must(os.Mkdir(run, 0o755))
+		m.runInStore()
 		m.serve()
 		for n := range int64(3) {
 			m.scatter(n)
@@ -55,6 +55,71 @@ func TestKilledProcessWithoutTmpfs(t *testing.T) {
 			m.serve()
 			m.verify(lived)
 		}
+	})
+}
+
+// runInStore moves the run directory to the store's file system.
+func (m *machine) runInStore() {
+	m.Helper()
+	run := filepath.Join(m.store.Dir, "run")
+	m.must(os.Remove(run))
+	m.must(os.Mkdir(run, 0o755))
+	m.must(m.syncfs())
+}
+
+// There is no space in the run directory, then there is: a write that completes is
+// there after a kill all the same.
+func TestKilledProcessWithFullRunDirectory(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		ballast := filepath.Join(m.run, "ballast")
+		if err := os.WriteFile(ballast, make([]byte, runSize+4096), 0o600); !errors.Is(err, unix.ENOSPC) {
+			m.Fatalf("filling the run directory: %v, expected ENOSPC", err)
+		}
+		succeeded := 0
+		for _, d := range m.disks {
+			for i := range int64(200) { // far apart: more and more pages of the map
+				if m.tryWrite(d, i*311, 1) == nil {
+					succeeded++
+				}
+			}
+		}
+		m.Logf("%d of %d writes succeeded", succeeded, 200*len(m.disks))
+		m.kill()
+		m.must(os.Remove(ballast))
+		m.serve()
+		m.verifyAs("after a kill", lived)
+		for _, d := range m.disks {
+			for i := range int64(200) {
+				m.must(d.write(i*313, 1))
+			}
+			m.must(d.flush())
+		}
+		m.verifyAs("with space", lived)
+	})
+}
+
+// Whatever was in the run directory is removed after a kill: what was not flushed is
+// there or gone, and what is served stays after a flush.
+func TestRunDirectoryClearedAfterKill(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		m.kill()
+		entries, err := os.ReadDir(m.run)
+		m.must(err)
+		for _, e := range entries {
+			m.must(os.RemoveAll(filepath.Join(m.run, e.Name())))
+		}
+		m.serve()
+		m.verifyAs("served", doubtful)
+		for _, d := range m.disks {
+			m.must(d.write(7, 3))
+			m.must(d.flush())
+		}
+		m.must(m.dev.Cut(0))
+		m.crash()
 	})
 }
 

@@ -27,6 +27,9 @@ const diskSize = 32 << 20
 // waitLimit bounds a command; none takes a fraction of it.
 const waitLimit = 2 * time.Minute
 
+// runSize is the size of the tmpfs for the run directory in bytes.
+const runSize = 16 << 20
+
 // machine is a file system on a device of its own, with a store on it.
 type machine struct {
 	*testing.T
@@ -74,7 +77,7 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	for _, d := range []string{m.run, m.mnt, fuse} {
 		m.must(os.Mkdir(d, 0o755))
 	}
-	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, "size=64m"))
+	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, fmt.Sprintf("size=%d", runSize)))
 	t.Cleanup(func() { m.must(unix.Unmount(m.run, unix.MNT_DETACH)) })
 	m.dev, err = device.Start(fuse, deviceSize)
 	m.must(err)

@@ -62,6 +62,9 @@ func TestPowerCuts(t *testing.T) {
 	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
 	onAll(t, func(m *machine) {
 		l := &life{machine: m, r: rand.New(rand.NewPCG(seed, 0))}
+		if seed%4 == 0 { // the run directory is cut off, too
+			m.runInStore()
+		}
 		m.must(m.dev.Seed(seed))
 		defer func() {
 			if m.Failed() {
