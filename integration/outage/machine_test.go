@@ -244,6 +244,9 @@ func (m *machine) connect(limit time.Duration) error {
 
 // kill ends the server with SIGKILL.
 func (m *machine) kill() {
+	if m.server == nil {
+		return
+	}
 	m.server.Kill()
 	m.server = nil
 	for _, d := range m.disks {
