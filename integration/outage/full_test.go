@@ -39,9 +39,9 @@ const mapPageSectors = 4096 * 8
 // trials on a nearly full file system.
 const trials = wideSize/sectorSize/mapPageSectors - 1
 
-// nearlyFull calls step again and again, with so many pages more to be had each time. Before
-// each step, what the server has of its files is clean: where the file system copies
-// on write the kernel has to find space for whatever changes.
+// nearlyFull calls step again and again, with so many pages more to be had each time.
+// Before each step, what the server has of its files is clean: where the file system
+// copies on write the kernel has to find space for whatever changes.
 func (m *machine) nearlyFull(pages int, step func(n int)) {
 	m.Helper()
 	if m.fs.kind == "xfs" { // it reserves blocks of its trees, too

@@ -79,10 +79,10 @@ func (m *machine) goOn() event {
 	return e
 }
 
-// serveUnlessBroken is serve after an error of the device. The first try may meet that
-// error, in the disks' lock files; the second must not, unless the file system has given
-// up, as btrfs does if one of its own blocks is among those that fail. It then has to be
-// mounted again.
+// serveUnlessBroken is serve after an error of the device. A try may meet that error in
+// the lock file of a disk; one more than there are disks is enough, unless the file system
+// has given up, as btrfs does if one of its own blocks is among those that fail. It then
+// has to be mounted again.
 func (m *machine) serveUnlessBroken() bool {
 	m.Helper()
 	for try := 1; ; try++ {
@@ -93,7 +93,7 @@ func (m *machine) serveUnlessBroken() bool {
 		}
 		m.Logf("try %d: %v\n%s", try, err, m.server.Output())
 		m.kill()
-		if try == 2 {
+		if try > len(m.disks) {
 			break
 		}
 	}
