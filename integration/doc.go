@@ -8,7 +8,7 @@
 // otherwise, do so fifty times in each way. COWBLK_KILLS=200 kills the back-end of
 // a guest under fio that often, on each QEMU.
 //
-// harness drives the machines, artefacts makes the images, vhostnbd is a front-end
-// for guests that have a back-end of their own, demo is the narrated
-// tour, lint holds the rules of the source tree.
+// outage has real file systems on a device that fails, harness drives the machines,
+// artefacts makes the images, vhostnbd is a front-end for guests that have a back-end
+// of their own, demo is the narrated tour, lint holds the rules of the source tree.
 package integration
