@@ -84,9 +84,16 @@ func (l *Layer) unreadable(err error) error {
 	if errors.Is(err, ErrUnflushed) {
 		return err
 	}
-	f := &Fault{Path: l.paths.Map, What: "unflushed writes", Expected: "their record in " + l.sharedPath(), Found: err.Error(), Advice: adviceUnflushed, Err: ErrUnflushed}
-	return errors.Join(f, err)
+	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "their record", Expected: "one in " + l.sharedPath(), Found: err.Error(), Advice: adviceUnflushed, Err: ErrUnflushed}}
 }
+
+// unreadableMap is a Fault with the error that is its cause.
+type unreadableMap struct {
+	cause error
+	*Fault
+}
+
+func (u *unreadableMap) Unwrap() []error { return []error{u.Fault, u.cause} }
 
 // identify says what a shared map of this layer's head has to say now.
 func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error) {
