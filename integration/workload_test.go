@@ -179,7 +179,7 @@ const disksABoot = 25
 
 // attachAll attaches every tag of disk, each through a disk of its own made from
 // it, to fresh guests, and returns what those say about them.
-func (e *env) attachAll(qemu, disk string, tags []tagged) []contents {
+func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	e.Helper()
 	var all []contents
 	for len(tags) > 0 {
@@ -190,7 +190,7 @@ func (e *env) attachAll(qemu, disk string, tags []tagged) []contents {
 	return all
 }
 
-func (e *env) attach(qemu, disk string, tags []tagged) []contents {
+func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	e.Helper()
 	root := e.disk("fresh-"+tags[0].name, "--from", imageGolden)
 	names := []string{root}
