@@ -141,16 +141,21 @@ echo "$passes passes"
 
 // Stopping and going on under load loses and repeats nothing.
 func TestStopAndContUnderLoad(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
-	e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
-	for range 50 {
-		e.must(m.Command("stop", nil))
-		e.must(m.Command("cont", nil))
-		e.run(m, "true") // the guest has run in between
+	for _, name := range onQEMUs(harness.Debian13) {
+		t.Run("QEMU of "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			qemu := e.qemu(name)
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
+			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+			e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
+			for range 50 {
+				e.must(m.Command("stop", nil))
+				e.must(m.Command("cont", nil))
+				e.run(m, "true") // the guest has run in between
+			}
+			t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
+			e.must(m.PowerOff(e.ctx))
+		})
 	}
-	t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
-	e.must(m.PowerOff(e.ctx))
 }
