@@ -1,7 +1,9 @@
-# QEMU's own tests of devices, built from the next release's source package in a
-# chroot of that release (minutes).
+# QEMU's own tests of devices, and a QEMU that they can drive, built from the
+# next release's source package in a chroot of that release (10 minutes). Debian's
+# binary packages lack the accelerator "qtest".
 #
-# out/qos-test   runs them; QEMU's documentation calls the suite qtest
+# out/qos-test             the tests; QEMU's documentation calls the suite qtest
+# out/qemu-system-x86_64   QEMU, without modules, with Debian's firmware
 
 need apt-get dpkg-deb mmdebstrap
 
@@ -12,11 +14,11 @@ debian_sources $suites >binaries
 { cat binaries; sed 's/^deb /deb-src /' binaries; } |
     mmdebstrap --variant=minbase --include="$packages" --aptopt='Acquire::Retries "3"' \
         --customize-hook="cp $here/qtest/make \"\$1/make\" && chroot \"\$1\" bash /make" \
-        --customize-hook='copy-out /qos-test .' \
+        --customize-hook='copy-out /qos-test /qemu-system-x86_64 .' \
         "$next" /dev/null -
 
-unpack_packages "$suites" libglib2.0-0t64 || die "the libraries of qos-test could not be unpacked"
-mkdir -p out/root/usr/bin
-mv qos-test out/root/usr/bin/
+# What the two need of the release, and the firmware.
+unpack_qemu "$suites" || die "QEMU of $next could not be unpacked"
+mv qos-test qemu-system-x86_64 out/root/usr/bin/
 unpacked_program usr/bin/qos-test
-out/qos-test --help >&2
+out/qemu-system-x86_64 -accel help | grep -q qtest || die "the QEMU that was built has no accelerator qtest"

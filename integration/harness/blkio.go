@@ -31,13 +31,3 @@ func NewBlkio(ctx context.Context) (Blkio, error) {
 func (Blkio) Image(socket string) string {
 	return "driver=raw,file.driver=virtio-blk-vhost-user,file.path=" + socket + ",file.cache.direct=on"
 }
-
-// QTests returns the program of QEMU's own tests of devices (qos-test), built
-// first from Debian 13's source package when missing (minutes).
-func QTests(ctx context.Context) (string, error) {
-	dir, err := Artefact(ctx, "qtest")
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "qos-test"), nil
-}

@@ -79,3 +79,17 @@ func (q QEMU) Reconnect(ms int) string {
 	}
 	return "reconnect=1"
 }
+
+// QTest is QEMU's own tests of devices and a QEMU that has the accelerator "qtest",
+// by which they drive it.
+type QTest struct{ Tests, QEMU string }
+
+// NewQTest finds them, built first from Debian 13's source package when missing
+// (10 minutes).
+func NewQTest(ctx context.Context) (QTest, error) {
+	dir, err := Artefact(ctx, "qtest")
+	if err != nil {
+		return QTest{}, err
+	}
+	return QTest{Tests: filepath.Join(dir, "qos-test"), QEMU: filepath.Join(dir, "qemu-system-x86_64")}, nil
+}
