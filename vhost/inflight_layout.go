@@ -10,7 +10,7 @@ import (
 //
 // The queue size of GET_INFLIGHT_FD does not bound the rings. QEMU 10.0.13 asks
 // for its property (128 by default) and gives every ring 1,024 descriptors, of
-// which Linux then uses 256. So the buffer that this package makes has two
+// which SeaBIOS uses 256 and Linux all. So the buffer that this package makes has two
 // parts, the second one only if the queue size is below the largest ring
 // accepted (Options.MaxQueueSize):
 //
