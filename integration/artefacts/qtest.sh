@@ -21,4 +21,5 @@ debian_sources $suites >binaries
 unpack_qemu "$suites" || die "QEMU of $next could not be unpacked"
 mv qos-test qemu-system-x86_64 out/root/usr/bin/
 unpacked_program usr/bin/qos-test
-out/qemu-system-x86_64 -accel help | grep -q qtest || die "the QEMU that was built has no accelerator qtest"
+QTEST_QEMU_BINARY=$PWD/out/qemu-system-x86_64 QTEST_QEMU_STORAGE_DAEMON_BINARY=true out/qos-test -l >tests
+grep -q vhost-user-blk-tests tests || die "no tests of vhost-user-blk in what was built: $(tail -n 3 tests)"
