@@ -45,12 +45,12 @@ debian_sources() {
     done
 }
 
-# unpack_packages "SUITE…" PACKAGE… unpacks packages of the suites, the last one
-# first, and all that they depend on, into out/root. Nothing is installed: apt
-# works on a private and empty package database. Returns non-zero if that fails,
-# for callers that have another suite to try.
+# unpack_packages "SUITE…" PACKAGE… unpacks packages of the suites, the newest
+# version of each, and all that they depend on, into out/root. Nothing is
+# installed: apt works on a private and empty package database. Returns non-zero if
+# that fails, for callers that have another suite to try.
 unpack_packages() {
-    local suites=$1 apt=$PWD/apt packages deb
+    local suites=$1 apt=$PWD/apt target=() packages deb
     shift
     rm -rf "$apt" out/root
     mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,etc/preferences.d,debs} out/root
@@ -67,7 +67,9 @@ unpack_packages() {
             -o Debug::NoLocking=1 -o APT::Sandbox::User= -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
     }
     private update >&2 || return 1
-    packages=$(private --simulate --no-install-recommends -t "${suites##* }" install "$@" |
+    # Backports are used only where apt is told to.
+    case $suites in *-backports) target=(-t "${suites##* }") ;; esac
+    packages=$(private --simulate --no-install-recommends "${target[@]}" install "$@" |
         sed -n 's/^Inst \([^ ]*\) .*(\([^ ]*\) .*/\1=\2/p') || return 1
     [ -n "$packages" ] || {
         say "apt found nothing to fetch for $* from $suites"
