@@ -42,6 +42,7 @@ func findQEMUs(ctx context.Context) error {
 		q, err := harness.FindQEMU(ctx, name)
 		if errors.Is(err, harness.ErrUnavailable) && !onAll() {
 			suite.lacks = err
+			fmt.Fprintf(os.Stderr, "QEMU of %s: its tests are skipped: %v\n", name, err)
 			continue
 		}
 		if err != nil {
