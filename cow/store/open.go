@@ -37,7 +37,11 @@ func (o *Opened) Close() error { return errors.Join(o.Disk.Close(), o.Lock.Unloc
 // nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
 // hashed again).
 func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
-	lock, err := s.LockDisk(name)
+	wait := time.Duration(0)
+	if o.Serve {
+		wait = lockWait
+	}
+	lock, err := s.lockDisk(ctx, name, wait)
 	if err != nil {
 		return nil, err
 	}
