@@ -78,7 +78,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
 			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
-				return nil, refusedLayer(m, err)
+				return nil, refusedLayer(m, classify(err))
 			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
@@ -93,6 +93,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	for end := time.Now().Add(sealWait); ; {
 		disk, err := cow.Open(spec, o.Cow)
 		if err == nil {
+			if !o.ReadOnly {
+				s.removeLiveFiles(m)
+			}
 			return disk, nil
 		}
 		// Once more after it was sealed: that may have happened after the open.
