@@ -156,6 +156,7 @@ type openFails struct {
 	vfs.OS
 	boot, open, instance, syncFS error
 	evicted                      bool
+	kind                         string // of instance
 }
 
 func (f openFails) Boot() (string, error) {
@@ -169,6 +170,9 @@ func (f openFails) SyncFS(vfs.File) error { return f.syncFS }
 
 func (f openFails) Instance(o vfs.File) (string, error) {
 	name, err := f.OS.Instance(o)
+	if f.kind != "" {
+		name = f.kind
+	}
 	return name, errors.Join(err, f.instance)
 }
 
@@ -189,6 +193,7 @@ func TestOpenThatFailsOnce(t *testing.T) {
 		"no permission":                   {open: syscall.EACCES},
 		"no /proc":                        {boot: fs.ErrNotExist},
 		"the file system has no instance": {instance: errors.ErrUnsupported},
+		"no /sys":                         {kind: "mount 7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)

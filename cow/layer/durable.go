@@ -33,7 +33,7 @@ func (l *Layer) makeDurable() error {
 		return err
 	}
 	if h := &l.header; h.Generation != 0 {
-		if w.shared, err = l.believe(OpenParams{Write: true, Unflushed: KeepUnflushed}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if w.shared, _, err = l.believe(OpenParams{Write: true, Unflushed: KeepUnflushed}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

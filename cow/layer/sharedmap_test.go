@@ -43,7 +43,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	if _, _, err := l.Bitmap().Add(1, 1); err != nil { // of the first page, since they were taken
 		t.Fatal(err)
 	}
-	l.Bitmap().Flushed(pages)
+	l.Bitmap().flushed(pages)
 	if n := blocks(); n > (keptPages+2)*MapPageSize {
 		t.Errorf("when they are flushed it takes %d bytes", n)
 	}

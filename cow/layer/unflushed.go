@@ -3,6 +3,8 @@ package layer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 
 	"cowblk/cow/vfs"
 )
@@ -16,7 +18,7 @@ import (
 // ErrUnflushed: it exists, or should, and cannot be read.
 func (l *Layer) recoverUnflushed(o OpenParams) error {
 	for {
-		s, err := l.believe(o)
+		s, dropped, err := l.believe(o)
 		if err != nil {
 			// Somebody may have made the bits durable, and removed it, just now.
 			var sector [SectorSize]byte
@@ -27,6 +29,7 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 			}
 			return err
 		}
+		l.dropped = dropped
 		if s == nil {
 			return l.data.DropCache()
 		}
@@ -34,52 +37,78 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 	}
 }
 
+// Reasons why a shared map is not believed.
+var (
+	ErrRestarted  = errors.New("the kernel was started anew since")
+	errGivenUp    = errors.New("it was asked for (--drop-unflushed)")
+	errOtherFiles = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
+	errRewritten  = errors.New("the map was written since, by another program")
+	errSync       = errors.New("a sync had failed")
+)
+
 // believe opens the shared map that the header names, if what it says is still true;
-// nil: it is not, or the header names none.
+// nil: it is not, or the header names none. dropped says why it is not.
 //
 // It is true if nothing has happened to map, data and page cache since it was written,
 // but the end of a process: the kernel runs since then, both files are the same, on the
 // same mount of their file systems, the header is of the same opening, no sync has
 // failed, and nobody has changed the map.
-func (l *Layer) believe(o OpenParams) (*sharedMap, error) {
+func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
 	h := &l.header
-	if h.Generation == 0 || o.Unflushed == DropUnflushed {
-		return nil, nil
+	switch {
+	case h.Generation == 0:
+		return nil, nil, nil
+	case o.Unflushed == DropUnflushed:
+		return nil, errGivenUp, nil
 	}
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {
-		return nil, l.unreadable(errors.ErrUnsupported)
+		return nil, nil, l.unreadable(errors.ErrUnsupported)
 	}
 	expected, err := l.identify(sfs, h.Generation)
 	if err != nil {
-		return nil, l.unreadable(err)
+		return nil, nil, l.unreadable(err)
 	}
 	if h.Boot != expected.Boot {
-		return nil, nil
+		return nil, ErrRestarted, nil
 	}
-	s, err := openShared(sfs, l.sharedPath(), h.MapPages(), o.Write)
+	s, err = openShared(sfs, l.sharedPath(), h.MapPages(), o.Write)
 	if err != nil {
-		return nil, l.unreadable(err)
+		return nil, nil, l.unreadable(err)
 	}
-	ok, err = l.holds(sfs, s, expected, o.Unflushed)
+	dropped, err = l.holds(sfs, s, expected, o.Unflushed)
 	if err != nil {
-		return nil, errors.Join(l.unreadable(err), s.close())
+		return nil, nil, errors.Join(l.unreadable(err), s.close())
 	}
-	if !ok {
-		return nil, s.close()
+	if dropped != nil {
+		return nil, dropped, s.close()
 	}
-	return s, nil
+	return s, nil, nil
 }
 
 func (l *Layer) sharedPath() string {
 	return sharedPath(l.header.SharedDir, l.header.UUID, l.header.Generation)
 }
 
+// mapPath is where the map is; it is only compared, with what was found so before.
+func (l *Layer) mapPath() string {
+	path, err := filepath.Abs(l.paths.Map)
+	if err != nil || len(path) > maxMapPath {
+		return ""
+	}
+	return path
+}
+
 func (l *Layer) unreadable(err error) error {
 	if errors.Is(err, ErrUnflushed) {
 		return err
 	}
-	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "their record", Expected: "one in " + l.sharedPath(), Found: err.Error(), Advice: adviceUnflushed, Err: ErrUnflushed}}
+	found := err.Error()
+	var p *fs.PathError
+	if errors.As(err, &p) && p.Path == l.sharedPath() {
+		found = p.Op + ": " + p.Err.Error()
+	}
+	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "their record", Expected: "one in " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
 }
 
 // unreadableMap is a Fault with the error that is its cause.
@@ -96,35 +125,43 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{UUID: l.header.UUID, Generation: generation, Boot: newBootID(boot)}
+	id := &identity{UUID: l.header.UUID, Generation: generation, Boot: newBootID(boot), Path: l.mapPath()}
 	if id.Map, err = identifyFile(sfs, l.mapf); err == nil {
 		id.Data, err = identifyFile(sfs, l.data)
 	}
 	return id, err
 }
 
-// holds compares what s says with what it has to say.
-func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (bool, error) {
+// holds compares what s says with what it has to say; nil: it is the same.
+func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
 	found, err := s.identity()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var state, changed, mtime, data uint64
 	err = guarded(func() {
 		state, changed, mtime, data = s.word(sharedState), s.word(sharedChanged), s.word(sharedMTime), s.word(sharedData)
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if found != *expected || state == stateFailed {
-		return false, nil
-	}
-	if state != stateServing && state != stateDetached {
-		return false, &Fault{Path: s.file.Name(), What: "state", Expected: "1 or 2", Found: fmt.Sprint(state), Advice: adviceUnflushed, Err: ErrUnflushed}
+	found.Path = expected.Path // it may be seen under another name
+	switch {
+	case !vfs.SameKind(found.Map.Instance, expected.Map.Instance) || !vfs.SameKind(found.Data.Instance, expected.Data.Instance):
+		return nil, &Fault{Path: l.paths.Map, What: "name of its mounted file system", Expected: found.Map.Instance, Found: expected.Map.Instance + ", which cannot be compared",
+			Advice: "mount /sys where it is not, and try again; or, if the file system was unmounted since, serve the disk with --drop-unflushed", Err: ErrUnflushed}
+	case found != *expected:
+		return errOtherFiles, nil
+	case state == stateFailed:
+		return errSync, nil
+	case state != stateServing && state != stateDetached:
+		return nil, &Fault{Path: s.file.Name(), What: "state", Expected: "1 or 2", Found: fmt.Sprint(state), Advice: adviceUnflushed, Err: ErrUnflushed}
 	}
 	if policy != KeepUnflushed {
-		if same, err := l.unchanged(sfs, changed, mtime, data); err != nil || !same {
-			return false, err
+		if same, err := l.unchanged(sfs, changed, mtime, data); err != nil {
+			return nil, err
+		} else if !same {
+			return errRewritten, nil
 		}
 	}
 	return l.writtenBack(sfs, s)
@@ -136,7 +173,7 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 func (l *Layer) unchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
 	ambiguous := func(path string) error {
 		return &Fault{Path: path, What: "time of its last change", Expected: "the one before the process died that served it", Found: "a later one, of its owner, mode, names or content",
-			Advice: "if only its owner, mode or names were changed, open the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed", Err: ErrUnflushed}
+			Advice: "if only its owner, mode or names were changed, serve the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed", Err: ErrUnflushed}
 	}
 	now, id, err := times(sfs, l.mapf)
 	switch {
@@ -169,7 +206,7 @@ func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 
 // recoverFrom merges the bits of s, after the checks that bits of a map must pass.
 func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
-	end := uint64(0)
+	end, before := uint64(0), l.bitmap.Count()
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
 		c := census{blocks: l.header.Blocks()}
 		if err := c.add(page, words, false); err != nil {
@@ -177,7 +214,7 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
 		}
 		end = max(end, c.end)
 		l.bitmap.merge(page, words)
-		if l.evicted && policy != KeepUnflushed {
+		if l.evicted && policy != KeepUnflushed && s.word(sharedHoles) == 0 {
 			return l.checkHoles(page, words)
 		}
 		return nil
@@ -185,9 +222,15 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
 	if err == nil {
 		err = l.checkData(end)
 	}
+	l.recovered = l.bitmap.Count() - before
 	if err != nil || !write {
 		return errors.Join(err, s.close())
 	}
 	l.adopt(s)
 	return nil
 }
+
+// Unflushed is how many blocks a process had left unflushed that were taken up when the
+// layer was opened, and are not in its map; and why others were not, which is then as
+// after a power cut. Nil: there were none, as far as anybody knows.
+func (l *Layer) Unflushed() (recovered uint64, dropped error) { return l.recovered, l.dropped }

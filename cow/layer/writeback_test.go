@@ -28,20 +28,20 @@ func TestWriteBackFailedAfterTheDeath(t *testing.T) {
 		disks = append(disks, disk{p, dies(t, p, dir, 200)})
 	}
 	l := reopenOn(t, openFails{evicted: true}, disks[0].p, OpenParams{})
-	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || l.Lost() != nil {
-		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned), l.Lost())
+	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || dropped(l) != nil {
+		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned), dropped(l))
 	}
 	must(t, l.Abandon())
 	for i, f := range []openFails{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
 		l := reopenOn(t, f, disks[i].p, OpenParams{Write: true, SharedDir: dir})
-		if n := l.Bitmap().Count(); n != 3 || l.Lost() == nil {
-			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, l.Lost())
+		if n := l.Bitmap().Count(); n != 3 || dropped(l) == nil {
+			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, dropped(l))
 		}
 		write(t, l, 50, 1) // of a head that was opened after the error
 		must(t, l.Abandon())
 		l = reopenOn(t, openFails{evicted: true}, disks[i].p, OpenParams{Write: true})
-		if n := l.Bitmap().Count(); n != 4 || l.Lost() != nil {
-			t.Errorf("disk %d, once more: %d blocks, expected 4; lost: %v", i, n, l.Lost())
+		if n := l.Bitmap().Count(); n != 4 || dropped(l) != nil {
+			t.Errorf("disk %d, once more: %d blocks, expected 4; lost: %v", i, n, dropped(l))
 		}
 		must(t, l.Abandon())
 	}
@@ -65,6 +65,35 @@ func TestHoleAfterTheDeath(t *testing.T) {
 	for _, l := range []*Layer{reopenOn(t, openFails{}, p, OpenParams{}), reopenOn(t, openFails{evicted: true}, p, OpenParams{Unflushed: KeepUnflushed})} {
 		if got := sourceBits(t, l); !maps.Equal(got, owned) {
 			t.Errorf("%d blocks, expected %d", len(got), len(owned))
+		}
+	}
+}
+
+// The guest has discarded blocks since the last flush: a hole is none of a loss. Not so
+// when that was flushed.
+func TestDiscardedHoleAfterTheDeath(t *testing.T) {
+	for _, flushed := range []bool{false, true} {
+		p, dir := paths(t), sharedDir(t)
+		must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+		l := openHead(t, p, dir)
+		write(t, l, 1, 3)
+		l.Bitmap().Punched()
+		must(t, l.Data().PunchHole(DefaultBlockSize, 2*DefaultBlockSize))
+		if flushed {
+			flush(t, l)
+			write(t, l, 7, 1)
+			must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize)) // the device loses it
+		}
+		must(t, l.Abandon())
+		l, err := Open(openFails{evicted: true}, p, OpenParams{Write: true})
+		if refused := errors.Is(err, ErrUnflushed); refused != flushed || !refused && err != nil {
+			t.Errorf("flushed %v: %v", flushed, err)
+		}
+		if err == nil {
+			if n, _ := l.Unflushed(); n != 3 {
+				t.Errorf("%d blocks were taken up, expected 3", n)
+			}
+			must(t, l.Abandon())
 		}
 	}
 }
@@ -148,3 +177,9 @@ func (c *countedFile) DropCache() error {
 type failingSync struct{ vfs.File }
 
 func (failingSync) Datasync() error { return syscall.EIO }
+
+// dropped is why the unflushed bits of a process were not taken up.
+func dropped(l *Layer) error {
+	_, err := l.Unflushed()
+	return err
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,22 +42,29 @@ func (OS) Instance(f File) (string, error) {
 	}
 	switch {
 	case fs.Type == unix.BTRFS_SUPER_MAGIC:
-		if name, err := btrfsInstance(o.fd); err == nil {
+		name, err := btrfsInstance(o.fd)
+		if err == nil {
 			return fmt.Sprintf("%s subvolume %d", name, st.Subvol), nil
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return "", o.fail("name of the file system", err)
 		}
 	case o.memory: // its content is gone with the mount
 		return fmt.Sprintf("tmpfs %d:%d", st.Dev_major, st.Dev_minor), nil
 	case st.Dev_major != 0:
-		if name, err := blockInstance(st.Dev_major, st.Dev_minor); err == nil {
-			return name, nil
+		name, err := blockInstance(st.Dev_major, st.Dev_minor)
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	default: // FUSE, NFS: a device number, and write-back, of their own
-		if name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor)); err == nil {
-			return name, nil
+		name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor))
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	}
+	// Without /sys, or an object there.
 	if st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
-		return fmt.Sprintf("mount %d", st.Mnt_id), nil
+		return mountKind + strconv.FormatUint(st.Mnt_id, 10), nil
 	}
 	return "", fmt.Errorf("file system of %s: this kernel does not tell one mount of it from the next (expected Linux 6.8 or later, or /sys): %w", o.name, errors.ErrUnsupported)
 }
@@ -67,11 +76,12 @@ func blockInstance(major, minor uint32) (string, error) {
 		return "", err
 	}
 	for _, dir := range sysfsOf {
-		if name, err := sysfsObject(filepath.Join(dir, filepath.Base(link))); err == nil {
-			return name, nil
+		name, err := sysfsObject(filepath.Join(dir, filepath.Base(link)))
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	}
-	return "", errors.ErrUnsupported
+	return "", unix.ENOENT
 }
 
 func deviceInstance(major, minor uint32) (string, error) {
@@ -86,6 +96,15 @@ func sysfsObject(path string) (string, error) {
 	}
 	return fmt.Sprintf("%s #%d", path, st.Ino), nil
 }
+
+// SameKind reports whether two names that Instance has given are of one kind. If not,
+// one of them was found without /sys, and they cannot be compared.
+func SameKind(a, b string) bool {
+	return strings.HasPrefix(a, mountKind) == strings.HasPrefix(b, mountKind)
+}
+
+// mountKind begins the name of a mount.
+const mountKind = "mount "
 
 func btrfsInstance(fd int) (string, error) {
 	id, err := btrfsID(fd)
