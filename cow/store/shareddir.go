@@ -20,15 +20,13 @@ const sharedName = "unflushed"
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
 	dirs := []string{filepath.Join(s.runDir, sharedName)}
-	if uid := os.Geteuid(); uid == 0 {
+	uid := os.Geteuid()
+	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
 		dirs = append(dirs, filepath.Join(systemRun, sharedName))
-	} else {
-		if d := s.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
-			dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
-		}
-		dirs = append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
+	} else if filepath.IsAbs(d) {
+		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
 	}
-	return dirs
+	return append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
 }
 
 // sharedDir is the first of SharedDirs that can be had. Which one it is does not matter to others: the header of a head
