@@ -170,9 +170,6 @@ func (f openFails) SyncFS(vfs.File) error { return f.syncFS }
 
 func (f openFails) Instance(o vfs.File) (string, error) {
 	name, err := f.OS.Instance(o)
-	if f.kind != "" {
-		name = f.kind
-	}
 	return name, errors.Join(err, f.instance)
 }
 
@@ -193,7 +190,6 @@ func TestOpenThatFailsOnce(t *testing.T) {
 		"no permission":                   {open: syscall.EACCES},
 		"no /proc":                        {boot: fs.ErrNotExist},
 		"the file system has no instance": {instance: errors.ErrUnsupported},
-		"no /sys":                         {kind: "mount 7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)

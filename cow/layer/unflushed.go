@@ -147,9 +147,6 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 	}
 	found.Path = expected.Path // it may be seen under another name
 	switch {
-	case !vfs.SameKind(found.Map.Instance, expected.Map.Instance) || !vfs.SameKind(found.Data.Instance, expected.Data.Instance):
-		return nil, &Fault{Path: l.paths.Map, What: "name of its mounted file system", Expected: found.Map.Instance, Found: expected.Map.Instance + ", which cannot be compared",
-			Advice: "mount /sys where it is not, and try again; or, if the file system was unmounted since, serve the disk with --drop-unflushed", Err: ErrUnflushed}
 	case found != *expected:
 		return errOtherFiles, nil
 	case state == stateFailed:

@@ -6,17 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // A mounted file system is told from the next mount of the same device by an inode
-// number in sysfs: the kernel numbers the objects there (kernfs) in the order of
-// their making and reuses no number in one run. The unique ID of the mount
-// (STATX_MNT_ID_UNIQUE) is only second best: a service with a mount namespace of its
-// own gets copies of all mounts, with new IDs, at each of its starts.
+// number in sysfs: the kernel numbers the objects there (kernfs) in the order of their
+// making and reuses no number in one run. The unique ID of the mount
+// (STATX_MNT_ID_UNIQUE) is no such name: a service with a mount namespace of its own
+// gets copies of all mounts, with new IDs, at each of its starts.
 
 // sysfsOf are the directories in which file systems of block devices keep an object
 // for each mounted one, named after the device.
@@ -29,12 +27,12 @@ func (OS) Instance(f File) (string, error) {
 		return "", fmt.Errorf("file system of %s: %w", f.Name(), errors.ErrUnsupported)
 	}
 	var st unix.Statx_t
-	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_MNT_ID_UNIQUE | unix.STATX_SUBVOL
+	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_SUBVOL
 	if err := unix.Statx(o.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return "", o.fail("statx", err)
 	}
 	if o.block {
-		return deviceInstance(st.Rdev_major, st.Rdev_minor)
+		return deviceInstance(o.fd, st.Rdev_major, st.Rdev_minor)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(o.fd, &fs); err != nil {
@@ -62,11 +60,7 @@ func (OS) Instance(f File) (string, error) {
 			return name, err
 		}
 	}
-	// Without /sys, or an object there.
-	if st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
-		return mountKind + strconv.FormatUint(st.Mnt_id, 10), nil
-	}
-	return "", fmt.Errorf("file system of %s: this kernel does not tell one mount of it from the next (expected Linux 6.8 or later, or /sys): %w", o.name, errors.ErrUnsupported)
+	return "", fmt.Errorf("file system of %s: nothing in /sys tells one mount of it from the next (expected /sys, and ext4, XFS, Btrfs, F2FS, tmpfs, NFS or FUSE): %w", o.name, errors.ErrUnsupported)
 }
 
 // blockInstance finds the object of the file system that is mounted from a device.
@@ -84,7 +78,16 @@ func blockInstance(major, minor uint32) (string, error) {
 	return "", unix.ENOENT
 }
 
-func deviceInstance(major, minor uint32) (string, error) {
+// deviceInstance is the number that the kernel gives a disk each time that something
+// else is attached to the device (Linux 5.15).
+func deviceInstance(fd int, major, minor uint32) (string, error) {
+	seq, err := diskSequence(fd)
+	if err == nil {
+		return fmt.Sprintf("device %d:%d sequence %d", major, minor, seq), nil
+	}
+	if !errors.Is(err, unix.ENOTTY) {
+		return "", err
+	}
 	return sysfsObject(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
 }
 
@@ -96,15 +99,6 @@ func sysfsObject(path string) (string, error) {
 	}
 	return fmt.Sprintf("%s #%d", path, st.Ino), nil
 }
-
-// SameKind reports whether two names that Instance has given are of one kind. If not,
-// one of them was found without /sys, and they cannot be compared.
-func SameKind(a, b string) bool {
-	return strings.HasPrefix(a, mountKind) == strings.HasPrefix(b, mountKind)
-}
-
-// mountKind begins the name of a mount.
-const mountKind = "mount "
 
 func btrfsInstance(fd int) (string, error) {
 	id, err := btrfsID(fd)
