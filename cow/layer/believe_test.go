@@ -156,7 +156,6 @@ type openFails struct {
 	vfs.OS
 	boot, open, instance, syncFS error
 	evicted                      bool
-	kind                         string // of instance
 }
 
 func (f openFails) Boot() (string, error) {
