@@ -151,15 +151,56 @@ func (OS) Evicted(f File) (bool, error) {
 	if o.memory || o.block {
 		return false, nil
 	}
-	var st unix.Cachestat_t
-	err := unix.Cachestat(uint(o.fd), &unix.CachestatRange{}, &st, 0)
+	some, err := o.hasPages()
 	switch {
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
 		return true, nil // an older kernel, or a filter of system calls: it may have been
 	case err != nil:
 		return false, o.fail("cachestat", err)
 	}
-	return st.Cache == 0, nil
+	return !some, nil
+}
+
+// firstPages is the length of the first range that hasPages asks about, in bytes.
+const firstPages = 64 << 10
+
+// hasPages reports whether a page of the file is in the page cache. cachestat walks over
+// all pages of the range it is asked about, which takes a second for two million that
+// are scattered. One is enough here, so the ranges double until one has any; the first
+// begins where the file's data does.
+func (f *osFile) hasPages() (bool, error) {
+	size, err := f.Size()
+	if err != nil {
+		return false, err
+	}
+	data, err := unix.Seek(f.fd, 0, unix.SEEK_DATA)
+	if err != nil {
+		data = 0 // there is none, or the file system does not tell
+	}
+	for off, n := data, int64(firstPages); ; off, n = off+n, 2*n {
+		last := n >= size-off
+		r := unix.CachestatRange{Off: uint64(off), Len: uint64(n)}
+		if last {
+			r.Len = 0 // to the end
+		}
+		if some, err := f.cached(&r); some || err != nil {
+			return some, err
+		}
+		if last {
+			break
+		}
+	}
+	if data == 0 {
+		return false, nil
+	}
+	return f.cached(&unix.CachestatRange{Len: uint64(data)}) // holes that were read
+}
+
+// cached reports whether a page of a range is in the page cache.
+func (f *osFile) cached(r *unix.CachestatRange) (bool, error) {
+	var st unix.Cachestat_t
+	err := unix.Cachestat(uint(f.fd), r, &st, 0)
+	return st.Cache > 0, err
 }
 
 // SyncFS implements SharedFS.
