@@ -25,6 +25,9 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 			h, herr := readHeader(l.mapf, &sector)
 			if herr == nil && h != l.header && h.State == Head && !h.Clean {
 				l.header, l.sector = h, sector
+				if err := l.checkMap(); err != nil { // the map has them now
+					return err
+				}
 				continue
 			}
 			return err

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -179,4 +180,30 @@ func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 	sector := [SectorSize]byte(raw[:SectorSize])
 	sector[at] ^= bit
 	return decodeHeader(&sector)
+}
+
+// Between its look at the header and at the shared map somebody else makes the layer
+// durable: a reader finds every block in the map.
+func TestMadeDurableMeanwhile(t *testing.T) {
+	p, dir := paths(t), sharedDir(t)
+	owned := dies(t, p, dir, 200)
+	other := reopen(t, p, OpenParams{})
+	l := reopenOn(t, &meanwhile{do: func() { must(t, other.MakeDurable()) }}, p, OpenParams{})
+	if got := sourceBits(t, l); !maps.Equal(got, owned) {
+		t.Errorf("%d blocks, expected %d", len(got), len(owned))
+	}
+}
+
+// meanwhile does something just before a shared map is opened first.
+type meanwhile struct {
+	vfs.OS
+	do func()
+}
+
+func (m *meanwhile) OpenShared(name string, flag int, perm fs.FileMode) (vfs.SharedFile, error) {
+	if do := m.do; do != nil {
+		m.do = nil
+		do()
+	}
+	return m.OS.OpenShared(name, flag, perm)
 }
