@@ -208,3 +208,83 @@ func TestHolesAndShortTransfers(t *testing.T) {
 		t.Errorf("read over the end: %d, %v", n, err)
 	}
 }
+
+// A remount takes what a cut takes, but nothing of what is in memory; it is the same
+// run of the machine, and another instance of the file system.
+func TestRemount(t *testing.T) {
+	m := New()
+	m.Put("/f", []byte{'o'})
+	m.Record()
+	p := m.Process(nil)
+	f := create(t, p, "/f")
+	put(t, f, 'x', 0, 1)
+	must(t, p.MakeSharedDir("/run/d"))
+	s, err := p.OpenShared("/run/d/s", os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	must(t, s.Truncate(4096))
+	mem, err := s.MapShared(2, true)
+	must(t, err)
+	mem.Words[1] = 7
+	names := func(m *Machine) [2]string {
+		p := m.Process(nil)
+		boot, err := p.Boot()
+		must(t, err)
+		instance, err := p.Instance(create(t, p, "/f"))
+		must(t, err)
+		return [2]string{boot, instance}
+	}
+	before, moment := names(m), m.Clone()
+	mem.Words[1] = 8
+	var after *Machine
+	m.Cut(func(d *Device) Choice {
+		none := Choice{Keep: make([]bool, len(d.Pending()))}
+		after = d.Remount(none, moment)
+		return none
+	})
+	if got, _ := after.Content("/f"); got[0] != 'o' {
+		t.Error("a write that was not synced has survived")
+	}
+	if got := names(after); got[0] != before[0] || got[1] == before[1] {
+		t.Errorf("run and instance: %q after %q", got, before)
+	}
+	q := after.Process(nil)
+	s, err = q.OpenShared("/run/d/s", os.O_RDWR, 0)
+	must(t, err)
+	if mem, err = s.MapShared(2, true); err != nil || mem.Words[1] != 7 {
+		t.Errorf("what was mapped: %v, %v", mem, err)
+	}
+	again := after.Clone()
+	if third := names(again.Record().Play().Remount(Choice{}, again)); third[0] != before[0] || third[1] == names(after)[1] {
+		t.Errorf("after the second remount: %q", third)
+	}
+}
+
+// The calls that a full file system refuses say so.
+func TestCallsThatNeedSpace(t *testing.T) {
+	m := New()
+	var last Call
+	p := m.Process(func(c Call) Fault { last = c; return Fault{} })
+	f := create(t, p, "/f")
+	expect := func(space bool) {
+		t.Helper()
+		if last.Space != space {
+			t.Errorf("%s: space %v, expected %v", last, last.Space, space)
+		}
+	}
+	expect(true)
+	create(t, p, "/f")
+	expect(false)
+	must(t, f.Truncate(16384))
+	expect(false)
+	put(t, f, 'x', 4096, 4096)
+	expect(true)
+	put(t, f, 'x', 4096, 4096)
+	expect(false)
+	put(t, f, 'x', 8000, 512)
+	expect(true)
+	put(t, f, 'x', 16384, 1)
+	expect(true)
+	must(t, p.MkdirAll("/d", 0o755))
+	must(t, f.Datasync())
+	expect(false)
+}

@@ -22,6 +22,14 @@ func (f *file) call(op string, off, n int64) Call {
 	return Call{Op: op, Name: f.name, Off: off, Len: n}
 }
 
+func (f *file) writeCall(off, n int64) Call {
+	c := f.call("write", off, n)
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	c.Space = f.p.m.tree.node(f.id).needsSpace(off, n)
+	return c
+}
+
 func length(iov []vfs.Iovec) (n int64) {
 	for i := range iov {
 		n += int64(iov[i].Len)
@@ -88,7 +96,7 @@ func (f *file) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	for _, v := range iov {
 		p = append(p, memory(v)...)
 	}
-	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	fault, err := f.p.ask(f.writeCall(off, int64(len(p))))
 	if err != nil {
 		return 0, err
 	}
@@ -107,7 +115,7 @@ func (f *file) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	p = append([]byte(nil), p...)
-	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	fault, err := f.p.ask(f.writeCall(off, int64(len(p))))
 	if err != nil {
 		return 0, err
 	}

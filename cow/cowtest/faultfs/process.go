@@ -24,6 +24,10 @@ type Call struct {
 	Name string
 	Off  int64 // bytes
 	Len  int64 // bytes
+	// Space: the call needs room on the file system of Name, as far as that could be
+	// said when it was made: a new name, a write beyond the end of a file or into a
+	// hole, memory for a page.
+	Space bool
 }
 
 // String is one line for a person.
@@ -119,7 +123,7 @@ func (p *Process) change(c Call, f func() error) error {
 func (p *Process) OpenFile(name string, flag int, _ fs.FileMode) (vfs.File, error) {
 	c := Call{Op: "open", Name: name}
 	if flag&os.O_CREATE != 0 {
-		c.Op = "create"
+		c.Op, c.Space = "create", !p.m.exists(name)
 	}
 	var f *file
 	err := p.change(c, func() (err error) {
@@ -254,7 +258,7 @@ func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
 }
 
 func (p *Process) mkdir(name string) error {
-	return p.change(Call{Op: "mkdir", Name: name}, func() error {
+	return p.change(Call{Op: "mkdir", Name: name, Space: true}, func() error {
 		m := p.m
 		dir, base, err := m.parent("mkdir", name)
 		if err != nil {

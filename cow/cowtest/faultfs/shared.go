@@ -76,7 +76,9 @@ func inMemory(name string) bool { return strings.HasPrefix(name, MemoryDir+"/") 
 
 // Reserve implements vfs.SharedFile.
 func (f *file) Reserve(off, n int64) error {
-	fault, err := f.p.ask(f.call("reserve", off, n))
+	c := f.call("reserve", off, n)
+	c.Space = true
+	fault, err := f.p.ask(c)
 	if err != nil {
 		return err
 	}
