@@ -4,12 +4,14 @@ import (
 	"errors"
 
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 )
 
 // note is what the player puts on the tape: a step of the oracle at that position.
 type note struct {
-	text string
-	step func(o *Oracle, now int)
+	text    string
+	step    func(o *Oracle, now int)
+	machine *faultfs.Machine // as it is here; nil: not known
 	// tells: the oracle asks more of a cut from here on, or other things.
 	tells bool
 }
@@ -161,6 +163,40 @@ func killed() *note {
 				o.part(name)
 			}
 		}
+	}}
+}
+
+// passedOver notes that a program of the version before shared maps has had a disk open
+// that was not closed in order: it knows nothing of what was not flushed.
+func passedOver(disk string) *note {
+	return &note{text: "passed over " + disk, step: func(o *Oracle, now int) {
+		for _, w := range o.states {
+			if d := w.disks[disk]; d != nil {
+				d.content.died(now)
+				d.content.lost()
+			}
+		}
+	}}
+}
+
+// foundTag is found of a tag.
+func foundTag(disk, name string, p []byte) *note {
+	return &note{text: "found " + disk + "@" + name, step: func(o *Oracle, now int) {
+		var errs []error
+		for _, w := range o.states {
+			d := w.disks[disk]
+			if d == nil || d.tagged(name) == nil {
+				continue
+			}
+			c := d.tagged(name).content.clone()
+			c.durable(now)
+			err := c.check(p)
+			if err == nil {
+				return
+			}
+			errs = append(errs, err)
+		}
+		o.broken = errors.Join(append(errs, o.broken)...)
 	}}
 }
 

@@ -29,6 +29,12 @@ func (pl *player) promoteLive(s Step) error {
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool { return w.promote(s) }))
 	pl.jobs++
+	pl.swapped = false
+	if pl.fault > 0 {
+		// Calls that need no turn may be made by somebody who holds a mutex.
+		pl.sched.arm(pl.fault, pl.errno(), false, false)
+		pl.fault = 0
+	}
 	go func() {
 		err := pl.promotion(s)
 		pl.jobs--
@@ -36,6 +42,11 @@ func (pl *player) promoteLive(s Step) error {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
+		if errors.Is(err, errInjected) {
+			pl.faults++
+			pl.out.count("promote, live, failed")
+			return
+		}
 		if pl.life.Fault == nil && !errors.Is(err, errDied) {
 			pl.breaks(fmt.Errorf("%s: %w", s, err))
 		}
@@ -64,7 +75,13 @@ func (pl *player) sum(s Step) error {
 	go func() {
 		err := v.o.Disk.AddSums(context.Background(), nil)
 		pl.jobs--
+		if err == nil {
+			pl.out.count("sum")
+		}
 		if err == nil || pl.p != p || pl.sched.released() {
+			return
+		}
+		if errors.Is(err, errInjected) {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
@@ -99,8 +116,17 @@ func (pl *player) promotion(s Step) error {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
-		pl.m.Mark(unsure(s.String()))
+		if errors.Is(err, errInjected) {
+			pl.m.Mark(refused(s.String())) // nothing names the new heads
+		} else {
+			pl.m.Mark(unsure(s.String()))
+		}
 		return died(err)
+	}
+	for i, h := range pend.Heads() {
+		if !h.Bitmap().Shared() {
+			pl.breaks(fmt.Errorf("%s: disk %s: the new head has no shared map, and the promotion goes on", s, list[i]))
+		}
 	}
 	var promotions []*cow.Promotion
 	give := func(err error) error {
@@ -125,6 +151,7 @@ func (pl *player) promotion(s Step) error {
 	if err := cow.Swap(promotions...); err != nil {
 		return errors.Join(give(err), pend.Revert())
 	}
+	pl.swapped = true
 	for i, v := range disks {
 		pl.m.Mark(swapped(list[i]))
 		v.o.Manifest = pend.Manifests()[i]
@@ -137,6 +164,7 @@ func (pl *player) promotion(s Step) error {
 	if err != nil {
 		return died(err)
 	}
+	pl.out.count("promote, live")
 	return died(pl.readTags(s))
 }
 
