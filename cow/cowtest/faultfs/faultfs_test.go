@@ -288,3 +288,30 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	must(t, f.Datasync())
 	expect(false)
 }
+
+// A process that dies leaves what it has stored in a mapping, and takes nothing away
+// from others: what they store goes on to be everybody's.
+func TestKilledBesideAMapping(t *testing.T) {
+	m := New()
+	words := func(p *Process, name string) []uint64 {
+		must(t, p.MakeSharedDir("/run"+"/d"))
+		f, err := p.OpenShared("/run/d/"+name, os.O_RDWR|os.O_CREATE, 0o600)
+		must(t, err)
+		must(t, f.Truncate(4096))
+		mem, err := f.MapShared(1, true)
+		must(t, err)
+		return mem.Words
+	}
+	p, q := m.Process(nil), m.Process(nil)
+	mine, other := words(p, "p"), words(q, "q")
+	mine[0], other[0] = 1, 2
+	q.Kill()
+	mine[0], other[0] = 3, 4
+	r := m.Process(nil)
+	if got := words(r, "p")[0]; got != 3 {
+		t.Errorf("of a living process: expected 3, found %d", got)
+	}
+	if got := words(r, "q")[0]; got != 2 {
+		t.Errorf("of a dead process: expected 2, found %d", got)
+	}
+}

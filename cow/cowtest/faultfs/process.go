@@ -64,12 +64,14 @@ type Process struct {
 	m    *Machine
 	hook Hook // nil: none
 	dead atomic.Bool
+	// mapped are the files in memory that it has mapped for writing. m.mu guards it.
+	mapped map[inode]bool
 }
 
 var _ vfs.FS = (*Process)(nil)
 
 // Process starts one. A nil hook lets everything happen.
-func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h} }
+func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapped: map[inode]bool{}} }
 
 // Kill ends the process: all its calls return ErrDead from now on, and its locks
 // are free.
@@ -77,7 +79,9 @@ func (p *Process) Kill() {
 	p.dead.Store(true)
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.m.shared = p.m.sharedNow() // what the dead still store is lost
+	for id := range p.mapped { // what the dead still store is lost
+		p.m.shared[id] = copyWords(p.m.shared[id])
+	}
 	for _, holders := range p.m.locks {
 		for f := range holders {
 			if f.p == p {
