@@ -5,11 +5,12 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 BENCHDIR  ?= $(or $(TMPDIR),/tmp)
 CRASH_CUTS ?= 1000000
+OUTAGE_CUTS ?= 50
 PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration race fuzz crash bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +32,9 @@ unit:
 integration:
 	$(GO) test -timeout 35m -tags integration ./integration/...
 
+test-qemus: deps build ## integration tests on all of Debian's QEMUs, and QEMU's own tests of the device: an hour
+	COWBLK_QEMUS=all $(GO) test -count=1 -v -timeout 120m -tags integration ./integration
+
 race: ## unit and model tests under the race detector, and with checked pointers
 	$(GO) test -race -timeout 20m $(PACKAGES)
 	$(GO) test -gcflags=all=-d=checkptr -timeout 10m ./vhost/... ./backend ./cow
@@ -40,6 +44,9 @@ fuzz: ## every fuzz test for $(FUZZTIME)
 
 crash: ## a million power cuts, beside kills, faults and flipped bits everywhere; CRASH_CUTS=, COWBLK_CRASH_SEED=
 	COWBLK_CRASH_CUTS=$(CRASH_CUTS) $(GO) test -count=1 -v -timeout 3h ./cow/cowtest/crash
+
+outage: deps build ## power cuts and outages on ext4, XFS and btrfs, as root: OUTAGE_CUTS= on each
+	COWBLK_OUTAGE_CUTS=$(OUTAGE_CUTS) $(GO) test -count=1 -v -timeout 2h -tags integration ./integration/outage/...
 
 bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: half an hour; BENCHDIR=
 	$(GO) run ./integration/bench/compare --dir $(BENCHDIR)

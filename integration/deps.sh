@@ -9,6 +9,7 @@ packages=(
     mmdebstrap e2fsprogs fdisk dosfstools mtools cpio kmod zstd  # images
     fakeroot uidmap                                              # images without root
     libnbd-bin socat jq fio                                      # clients
+    xfsprogs btrfs-progs                                         # file systems that fail
 )
 
 missing=()

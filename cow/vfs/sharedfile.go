@@ -26,16 +26,20 @@ type SharedFS interface {
 	// Instance names the mounted file system, or the device, that f is on: another
 	// name once it has been unmounted and mounted again. What the page cache held
 	// of f is gone then. The name is the same in every mount namespace.
+	// errors.ErrUnsupported: the kernel has no such name for it.
 	Instance(f File) (string, error)
 	// Changed is when f's content or attributes were changed last, in nanoseconds
 	// since 1970. Nobody can set it (ctime), and after a write it is the mtime of
 	// Identity. 0 where it is not kept so: of a block device, and where a server has
 	// a clock of its own.
 	Changed(f File) (int64, error)
-	// WriteBackFailed returns an error of write-back, of f's content or perhaps of
-	// another file beside it, that may have come while nobody had f open and would
-	// not be told by Datasync any more. f was opened since then.
-	WriteBackFailed(f File) error
+	// Evicted reports whether f's inode may have been evicted from memory before f was
+	// opened, and with it what it knew of errors of write-back: Datasync would not tell
+	// them any more.
+	Evicted(f File) (bool, error)
+	// SyncFS writes back all that is dirty on f's file system. It returns an error of
+	// write-back on it that nobody has been told yet, of whatever file.
+	SyncFS(f File) error
 	// MakeSharedDir makes a directory in memory, with its missing parents, that nobody
 	// but this user can change. ErrNotInMemory; an error also where it exists and is
 	// somebody else's.
@@ -137,30 +141,78 @@ func keepsTimes(fsType int64) bool {
 	return false
 }
 
-// WriteBackFailed implements SharedFS. An inode that has pages in the page cache was
-// not evicted, and keeps its errors for the next Datasync of a new descriptor. Of an
-// evicted one the file system alone knows, and tells it once: at the price of writing
-// back all that is dirty on it.
-func (OS) WriteBackFailed(f File) error {
+// Evicted implements SharedFS: an inode with pages in the page cache (cachestat, Linux
+// 6.5) has been there since. Of a block device the kernel keeps inode and errors.
+func (OS) Evicted(f File) (bool, error) {
 	o, ok := f.(*osFile)
-	if !ok || o.memory || o.block {
-		return nil // of a device the kernel keeps the inode and its errors
+	if !ok {
+		return false, fmt.Errorf("page cache of %s: %w", f.Name(), errors.ErrUnsupported)
 	}
-	if cached, err := o.cached(); err == nil && cached {
-		return nil
+	if o.memory || o.block {
+		return false, nil
 	}
-	err := ignoringEINTR(func() error { return unix.Syncfs(o.fd) })
+	some, err := o.hasPages()
+	switch {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
+		return true, nil // an older kernel, or a filter of system calls: it may have been
+	case err != nil:
+		return false, o.fail("cachestat", err)
+	}
+	return !some, nil
+}
+
+// firstPages is the length of the first range that hasPages asks about, in bytes.
+const firstPages = 64 << 10
+
+// hasPages reports whether a page of the file is in the page cache. cachestat walks over
+// all pages of the range it is asked about, which takes a second for two million that
+// are scattered. One is enough here, so the ranges double until one has any; the first
+// begins where the file's data does.
+func (f *osFile) hasPages() (bool, error) {
+	size, err := f.Size()
 	if err != nil {
+		return false, err
+	}
+	data, err := unix.Seek(f.fd, 0, unix.SEEK_DATA)
+	if err != nil {
+		data = 0 // there is none, or the file system does not tell
+	}
+	for off, n := data, int64(firstPages); ; off, n = off+n, 2*n {
+		last := n >= size-off
+		r := unix.CachestatRange{Off: uint64(off), Len: uint64(n)}
+		if last {
+			r.Len = 0 // to the end
+		}
+		if some, err := f.cached(&r); some || err != nil {
+			return some, err
+		}
+		if last {
+			break
+		}
+	}
+	if data == 0 {
+		return false, nil
+	}
+	return f.cached(&unix.CachestatRange{Len: uint64(data)}) // holes that were read
+}
+
+// cached reports whether a page of a range is in the page cache.
+func (f *osFile) cached(r *unix.CachestatRange) (bool, error) {
+	var st unix.Cachestat_t
+	err := unix.Cachestat(uint(f.fd), r, &st, 0)
+	return st.Cache > 0, err
+}
+
+// SyncFS implements SharedFS.
+func (OS) SyncFS(f File) error {
+	o, ok := f.(*osFile)
+	if !ok {
+		return fmt.Errorf("syncfs %s: %w", f.Name(), errors.ErrUnsupported)
+	}
+	if err := ignoringEINTR(func() error { return unix.Syncfs(o.fd) }); err != nil {
 		return o.fail("syncfs", err)
 	}
 	return nil
-}
-
-// cached reports whether the page cache has any page of the file (Linux 6.5).
-func (f *osFile) cached() (bool, error) {
-	var st unix.Cachestat_t
-	err := unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &st, 0)
-	return st.Cache > 0, err
 }
 
 // MakeSharedDir implements SharedFS.

@@ -49,8 +49,11 @@ func (p *Process) Changed(f vfs.File) (at int64, err error) {
 	return at, err
 }
 
-// WriteBackFailed implements vfs.SharedFS: nothing is written back unasked.
-func (p *Process) WriteBackFailed(vfs.File) error { return nil }
+// Evicted implements vfs.SharedFS: all files stay in memory.
+func (p *Process) Evicted(vfs.File) (bool, error) { return false, nil }
+
+// SyncFS implements vfs.SharedFS. It is for what was evicted.
+func (p *Process) SyncFS(vfs.File) error { return nil }
 
 // MakeSharedDir implements vfs.SharedFS.
 func (p *Process) MakeSharedDir(dir string) error {

@@ -1,0 +1,25 @@
+// Reopen measures what it costs that a guest's unflushed writes survive the process
+// that serves them, for two builds of cowblk: "before" and "after".
+//
+// An in-process front-end drives "cowblk serve" of both binaries in turn, and prints
+// Markdown tables:
+//
+//   - reopen: a disk of 1 GiB, 1 TiB or 64 TiB with few or many unflushed blocks is
+//     served, the process is killed (SIGKILL), and another one is started. What counts
+//     is the time from its start until the front-end, which has reconnected as QEMU
+//     does, has read a block; the CPU time and peak memory (VmHWM) of the process up to
+//     then; and what the record of the unflushed blocks takes on disk or in memory. A
+//     sample of the blocks is read back and compared: a disk that has lost them is no
+//     result. Background flushes are off, else there would be nothing to recover.
+//   - empty: making, serving and promoting an empty disk of 64 TiB.
+//   - takeover: "serve --takeover" under load. The gap is the longest time without a
+//     completed request at the front-end, which reconnects at once.
+//   - writes: first writes, overwrites and writes with flushes, strictly in turn. The
+//     ratio is the median of the ratios of neighbours, so that a machine that is busy
+//     with something else disturbs both sides.
+//
+// Files of 64 TiB need a file system that has such sizes: reopen and empty make an XFS
+// in a sparse file, mounted through a loop device anew for each sample, so the program
+// runs as root. takeover and writes use the file system of --dir itself. The run
+// directory of each store is a tmpfs of its own, as /run is on a host.
+package main

@@ -1,0 +1,86 @@
+//go:build integration
+
+package outage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+)
+
+const sectorSize = 512
+
+// version says what a sector holds. 0 is the base's content, written versions count
+// from 1, zeros is what WRITE_ZEROES leaves.
+type version uint32
+
+const zeros version = 1<<32 - 1
+
+func (v version) String() string {
+	switch v {
+	case 0:
+		return "the base's content"
+	case zeros:
+		return "zeros"
+	}
+	return fmt.Sprintf("version %d", uint32(v))
+}
+
+// Layout of a sector: disk, version, number of the sector, then a pattern that
+// depends on all three.
+const (
+	atDisk    = 0
+	atVersion = 4
+	atSector  = 8
+	atPattern = 16
+)
+
+// put fills a sector.
+func put(p []byte, disk uint32, sector int64, v version) {
+	if v == zeros {
+		clear(p[:sectorSize])
+		return
+	}
+	if v == 0 {
+		disk = 0 // the base is the same of all disks
+	}
+	binary.LittleEndian.PutUint32(p[atDisk:], disk)
+	binary.LittleEndian.PutUint32(p[atVersion:], uint32(v))
+	binary.LittleEndian.PutUint64(p[atSector:], uint64(sector))
+	x := uint64(disk)<<40 ^ uint64(v)<<20 ^ uint64(sector)
+	for i := atPattern; i < sectorSize; i += 8 {
+		x += 0x9e3779b97f4a7c15
+		z := (x ^ x>>30) * 0xbf58476d1ce4e5b9
+		binary.LittleEndian.PutUint64(p[i:], z^z>>27)
+	}
+}
+
+// found returns which version a sector of the disk holds, or an error that says what
+// it holds instead.
+func found(p []byte, disk uint32, sector int64) (version, error) {
+	p = p[:sectorSize]
+	if allZero(p) {
+		return zeros, nil
+	}
+	v := version(binary.LittleEndian.Uint32(p[atVersion:]))
+	var want [sectorSize]byte
+	put(want[:], disk, sector, v)
+	if bytes.Equal(p, want[:]) {
+		return v, nil
+	}
+	d, s := binary.LittleEndian.Uint32(p[atDisk:]), int64(binary.LittleEndian.Uint64(p[atSector:]))
+	put(want[:], d, s, v)
+	if bytes.Equal(p, want[:]) {
+		return 0, fmt.Errorf("%v of sector %d of disk %d", v, s, d)
+	}
+	return 0, fmt.Errorf("garbage that begins with %x", p[:24])
+}
+
+func allZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,105 @@
+package device
+
+import (
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// childEnv marks the child process; its value is "SIZE DIR".
+const childEnv = "COWBLK_TEST_DEVICE"
+
+// controlFD is the child's end of the socket pair.
+const controlFD = 3
+
+// RunChild does nothing in a program that was started in the usual way. In the child
+// of Start it serves the device and exits.
+func RunChild() {
+	spec := os.Getenv(childEnv)
+	if spec == "" {
+		return
+	}
+	if err := child(spec); err != nil {
+		fmt.Fprintln(os.Stderr, "test device:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func child(spec string) error {
+	var size int64
+	var dir string
+	if _, err := fmt.Sscanf(spec, "%d %s", &size, &dir); err != nil {
+		return fmt.Errorf("%s=%s: %w", childEnv, strconv.Quote(spec), err)
+	}
+	conn, err := net.FileConn(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return err
+	}
+	disk, err := NewDisk(size)
+	if err != nil {
+		return err
+	}
+	if err := mount(dir, disk); err != nil {
+		return fmt.Errorf("mounting FUSE at %s: %w", dir, err)
+	}
+	r := rpc.NewServer()
+	if err := r.RegisterName(service, &remote{disk: disk}); err != nil {
+		return err
+	}
+	r.ServeConn(conn) // returns when the parent has closed its end, or died
+	// A loop device may still hold the file. What it asks for from now on fails, at the latest when this process ends.
+	disk.Cut(0)
+	disk.Thaw()
+	return os.NewSyscallError("umount", unix.Unmount(dir, unix.MNT_DETACH))
+}
+
+const service = "Disk"
+
+// remote is a Disk as package rpc wants it.
+type remote struct{ disk *Disk }
+
+// CutArgs are the arguments of Cut and CutAfter.
+type CutArgs struct {
+	After int64 // 0: at once
+	Keep  float64
+}
+
+func (r *remote) Ping(struct{}, *struct{}) error { return nil }
+
+func (r *remote) Drain(keep float64, _ *struct{}) error { r.disk.Drain(keep); return nil }
+
+func (r *remote) Cut(a CutArgs, _ *struct{}) error { r.disk.Cut(a.Keep); return nil }
+
+func (r *remote) CutAfter(a CutArgs, _ *struct{}) error {
+	r.disk.CutAfter(a.After, a.Keep)
+	return nil
+}
+
+func (r *remote) PowerOn(struct{}, *struct{}) error { r.disk.PowerOn(); return nil }
+
+func (r *remote) Fail(f Faults, _ *struct{}) error { r.disk.Fail(f); return nil }
+
+func (r *remote) Freeze(struct{}, *struct{}) error { r.disk.Freeze(); return nil }
+
+func (r *remote) Thaw(struct{}, *struct{}) error { r.disk.Thaw(); return nil }
+
+func (r *remote) Seed(seed uint64, _ *struct{}) error { r.disk.Seed(seed); return nil }
+
+func (r *remote) Counters(_ struct{}, c *Counters) error { *c = r.disk.Counters(); return nil }
+
+// socketPair returns two connected ends; both are closed on exec.
+func socketPair() (parent, child *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+}
+
+var dieWithParent = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

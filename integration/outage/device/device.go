@@ -1,0 +1,191 @@
+package device
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is a Disk in a child process. Its methods are safe for concurrent use.
+type Device struct {
+	dir    string
+	cmd    *exec.Cmd
+	client *rpc.Client
+	stderr bytes.Buffer // of the child; to be read when it has ended
+	loop   int          // number of the loop device; 0: none yet
+}
+
+// Missing returns what this machine lacks for a Device, or nil.
+func Missing() error {
+	if os.Geteuid() != 0 {
+		return errors.New("not root: FUSE and loop devices cannot be mounted")
+	}
+	var errs []error
+	for _, p := range []string{"/dev/fuse", "/dev/loop-control"} {
+		_, err := os.Stat(p)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Start makes a device of size bytes, all zeros, whose FUSE file system is mounted
+// at dir, an empty directory that must have no spaces in its name.
+func Start(dir string, size int64) (*Device, error) {
+	mine, its, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer its.Close()
+	conn, err := net.FileConn(mine)
+	mine.Close()
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{dir: dir, cmd: exec.Command("/proc/self/exe")}
+	d.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", childEnv, size, dir))
+	d.cmd.ExtraFiles = []*os.File{its}
+	d.cmd.Stdout, d.cmd.Stderr = &d.stderr, &d.stderr
+	d.cmd.SysProcAttr = dieWithParent
+	if err := d.cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("test device: %w", err)
+	}
+	d.client = rpc.NewClient(conn)
+	if err := d.call("Ping", struct{}{}); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close ends the child. Requests that the kernel still has for it fail.
+func (d *Device) Close() error {
+	err := d.client.Close()
+	if d.loop != 0 {
+		err = errors.Join(err, loopControl(unix.LOOP_CTL_REMOVE, d.loop))
+	}
+	if werr := d.cmd.Wait(); werr != nil {
+		err = errors.Join(err, fmt.Errorf("test device: %w\n%s", werr, d.stderr.String()))
+	}
+	return err
+}
+
+func (d *Device) call(method string, args any) error {
+	if err := d.client.Call(service+"."+method, args, &struct{}{}); err != nil {
+		return fmt.Errorf("test device: %s: %w", method, err)
+	}
+	return nil
+}
+
+// Drain, and the methods below, are those of Disk.
+func (d *Device) Drain(keep float64) error { return d.call("Drain", keep) }
+
+// Cut see Disk.
+func (d *Device) Cut(keep float64) error { return d.call("Cut", CutArgs{Keep: keep}) }
+
+// CutAfter see Disk.
+func (d *Device) CutAfter(n int64, keep float64) error {
+	return d.call("CutAfter", CutArgs{After: n, Keep: keep})
+}
+
+// PowerOn see Disk.
+func (d *Device) PowerOn() error { return d.call("PowerOn", struct{}{}) }
+
+// Fail see Disk.
+func (d *Device) Fail(f Faults) error { return d.call("Fail", f) }
+
+// Freeze see Disk.
+func (d *Device) Freeze() error { return d.call("Freeze", struct{}{}) }
+
+// Thaw see Disk.
+func (d *Device) Thaw() error { return d.call("Thaw", struct{}{}) }
+
+// Seed see Disk.
+func (d *Device) Seed(seed uint64) error { return d.call("Seed", seed) }
+
+// Counters see Disk.
+func (d *Device) Counters() (c Counters, err error) {
+	err = d.client.Call(service+".Counters", struct{}{}, &c)
+	return c, err
+}
+
+// Loop devices are taken by number, from firstLoop: a device keeps its number for
+// life, so that its file systems have the same device number again when they are
+// mounted again, and others, who ask the kernel for the lowest that is free, do not
+// get it meanwhile.
+const (
+	firstLoop = 200
+	lastLoop  = 999
+)
+
+var loops struct {
+	sync.Mutex
+	next int // counted from firstLoop
+}
+
+// Attach makes a loop device over the device and returns it open. When it has been
+// closed, and nothing is mounted from it, the loop device goes by itself; the next
+// Attach sees nothing of what the kernel had cached of it.
+func (d *Device) Attach() (*os.File, error) {
+	backing, err := os.OpenFile(filepath.Join(d.dir, fileName), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	if d.loop != 0 {
+		return configure(d.loop, backing)
+	}
+	loops.Lock()
+	defer loops.Unlock()
+	for n := firstLoop + loops.next; n <= lastLoop; n++ {
+		loops.next++
+		loop, err := d.take(n, backing)
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) {
+			d.loop = n
+			return loop, err
+		}
+	}
+	return nil, fmt.Errorf("no loop device from %d to %d is free", firstLoop, lastLoop)
+}
+
+// take makes loop device n. EEXIST, EBUSY: another process has it.
+func (d *Device) take(n int, backing *os.File) (*os.File, error) {
+	if err := loopControl(unix.LOOP_CTL_ADD, n); err != nil {
+		return nil, err
+	}
+	return configure(n, backing)
+}
+
+// loopControl is an ioctl of /dev/loop-control about loop device n.
+func loopControl(request uint, n int) error {
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	if err := unix.IoctlSetInt(int(control.Fd()), request, n); err != nil {
+		return fmt.Errorf("/dev/loop-control, loop device %d: %w", n, err)
+	}
+	return nil
+}
+
+func configure(n int, backing *os.File) (*os.File, error) {
+	loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize} // the logical block size
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &config); err != nil {
+		loop.Close()
+		return nil, fmt.Errorf("configuring %s: %w", loop.Name(), err)
+	}
+	return loop, nil
+}

@@ -1,0 +1,158 @@
+package device
+
+import (
+	"bytes"
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+func newDisk(t *testing.T) *Disk {
+	t.Helper()
+	d, err := NewDisk(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func (d *Disk) mustWrite(t *testing.T, off int64, fill byte, n int) {
+	t.Helper()
+	if _, err := d.WriteAt(bytes.Repeat([]byte{fill}, n), off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *Disk) mustRead(t *testing.T, off int64, n int) []byte {
+	t.Helper()
+	p := make([]byte, n)
+	if _, err := d.ReadAt(p, off); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (d *Disk) want(t *testing.T, off int64, fill byte, n int) {
+	t.Helper()
+	if p := d.mustRead(t, off, n); !bytes.Equal(p, bytes.Repeat([]byte{fill}, n)) {
+		t.Errorf("at %d: found %d, expected %d bytes of %d", off, p[0], n, fill)
+	}
+}
+
+// Synced content survives every cut; of the rest, each sector as a whole does or does not.
+func TestCutLosesVolatileSectors(t *testing.T) {
+	for _, keep := range []float64{0, 0.5, 1} {
+		d := newDisk(t)
+		d.mustWrite(t, 0, 1, 64<<10)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		d.mustWrite(t, 512, 2, 63<<10)
+		d.want(t, 512, 2, 63<<10)
+		if n := d.Counters().Volatile; n != 126 {
+			t.Errorf("%d volatile sectors, expected 126", n)
+		}
+		d.Cut(keep)
+		if _, err := d.ReadAt(make([]byte, 512), 0); !errors.Is(err, syscall.EIO) {
+			t.Errorf("without power: %v, expected EIO", err)
+		}
+		if _, err := d.WriteAt(make([]byte, 512), 0); !errors.Is(err, syscall.EIO) {
+			t.Errorf("without power: %v, expected EIO", err)
+		}
+		if err := d.Sync(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("without power: %v, expected EIO", err)
+		}
+		d.PowerOn()
+		d.want(t, 0, 1, 512)
+		kept := 0
+		for off := int64(512); off < 64<<10; off += 512 {
+			switch p := d.mustRead(t, off, 512); {
+			case bytes.Equal(p, bytes.Repeat([]byte{2}, 512)):
+				kept++
+			case !bytes.Equal(p, bytes.Repeat([]byte{1}, 512)):
+				t.Errorf("the sector at %d is neither old nor new", off)
+			}
+		}
+		if keep == 0 && kept != 0 || keep == 1 && kept != 126 || keep == 0.5 && (kept == 0 || kept == 126) {
+			t.Errorf("keep %v: %d of 126 sectors survived", keep, kept)
+		}
+	}
+}
+
+// An older version of a sector survives where the cache wrote it back before it was overwritten.
+func TestDrainKeepsOlderVersion(t *testing.T) {
+	d := newDisk(t)
+	d.mustWrite(t, 0, 1, 512)
+	d.Drain(1)
+	d.mustWrite(t, 0, 2, 512)
+	d.Cut(0)
+	d.PowerOn()
+	d.want(t, 0, 1, 512)
+}
+
+func TestCutAfterCountsWritesAndSyncs(t *testing.T) {
+	d := newDisk(t)
+	d.CutAfter(3, 1)
+	d.mustWrite(t, 0, 1, 512)
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt(bytes.Repeat([]byte{2}, 512), 512); !errors.Is(err, syscall.EIO) {
+		t.Errorf("the third request: %v, expected EIO", err)
+	}
+	d.PowerOn()
+	d.want(t, 0, 1, 512)
+	d.want(t, 512, 2, 512) // keep 1: it was in the cache
+	d.CutAfter(1, 0)
+	if err := d.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("the sync: %v, expected EIO", err)
+	}
+}
+
+func TestFaultsByRange(t *testing.T) {
+	d := newDisk(t)
+	d.mustWrite(t, 8192, 1, 4096)
+	d.Fail(Faults{Reads: []Range{{8192, 512}}, Writes: []Range{{0, 4096}}, Syncs: true})
+	if _, err := d.ReadAt(make([]byte, 4096), 8192-3584); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read: %v, expected EIO", err)
+	}
+	d.want(t, 8192+512, 1, 512)
+	if _, err := d.WriteAt(make([]byte, 512), 3584); !errors.Is(err, syscall.EIO) {
+		t.Errorf("write: %v, expected EIO", err)
+	}
+	d.mustWrite(t, 4096, 2, 512)
+	if err := d.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("sync: %v, expected EIO", err)
+	}
+	d.Fail(Faults{})
+	d.want(t, 8192, 1, 4096)
+	if c := d.Counters(); c.Failed != 3 {
+		t.Errorf("%d failed requests, expected 3", c.Failed)
+	}
+	if _, err := d.WriteAt(make([]byte, 512), 1<<20); !errors.Is(err, errOutside) {
+		t.Errorf("outside: %v", err)
+	}
+}
+
+// A request that waits in a freeze meets the faults of the time when it goes on.
+func TestFreeze(t *testing.T) {
+	d := newDisk(t)
+	d.Freeze()
+	var thawed atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.WriteAt(make([]byte, 512), 0)
+		if !thawed.Load() {
+			err = errors.New("the write did not wait")
+		}
+		done <- err
+	}()
+	d.Fail(Faults{Writes: []Range{{0, 512}}})
+	thawed.Store(true)
+	d.Thaw()
+	if err := <-done; !errors.Is(err, syscall.EIO) {
+		t.Errorf("after the thaw: %v, expected EIO", err)
+	}
+}

@@ -1,0 +1,178 @@
+//go:build integration
+
+package outage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The process dies, nothing else: every completed write is there, whatever the host
+// does until the next one runs, and wherever that runs.
+func TestKilledProcessLosesNothing(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for i, c := range []struct {
+			name      string
+			meanwhile func()
+			wrapper   []string
+		}{
+			{name: "at once"},
+			{name: "with caches dropped", meanwhile: m.dropCaches},
+			{name: "with everything synced", meanwhile: func() { m.must(m.syncfs()); m.dropCaches() }},
+			{name: "remounted ro, then rw", meanwhile: func() {
+				for _, flags := range []uintptr{unix.MS_RDONLY, 0} {
+					m.must(unix.Mount("", m.mnt, "", unix.MS_REMOUNT|flags, ""))
+				}
+			}},
+			{name: "in another mount namespace", wrapper: otherNamespace},
+			{name: "from one other mount namespace to the next", wrapper: otherNamespace},
+			{name: "back in the first one"},
+		} {
+			m.scatter(int64(i))
+			m.kill()
+			if c.meanwhile != nil {
+				c.meanwhile()
+			}
+			m.serve(c.wrapper...)
+			m.verifyAs(c.name, lived)
+		}
+	})
+}
+
+// The same where the store's run directory is not on a tmpfs.
+func TestKilledProcessWithoutTmpfs(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.runInStore()
+		m.serve()
+		for n := range int64(3) {
+			m.scatter(n)
+			m.kill()
+			m.serve()
+			m.verify(lived)
+		}
+	})
+}
+
+// runInStore moves the run directory to the store's file system.
+func (m *machine) runInStore() {
+	m.Helper()
+	run := filepath.Join(m.store.Dir, "run")
+	m.must(os.Remove(run))
+	m.must(os.Mkdir(run, 0o755))
+	m.must(m.syncfs())
+}
+
+// There is no space in the run directory, then there is: a write that completes is
+// there after a kill all the same.
+func TestKilledProcessWithFullRunDirectory(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		ballast := filepath.Join(m.run, "ballast")
+		if err := os.WriteFile(ballast, make([]byte, runSize+4096), 0o600); !errors.Is(err, unix.ENOSPC) {
+			m.Fatalf("filling the run directory: %v, expected ENOSPC", err)
+		}
+		succeeded := 0
+		for _, d := range m.disks {
+			for i := range int64(200) { // far apart: more and more pages of the map
+				if m.tryWrite(d, i*311, 1) == nil {
+					succeeded++
+				}
+			}
+		}
+		m.Logf("%d of %d writes succeeded", succeeded, 200*len(m.disks))
+		m.kill()
+		m.must(os.Remove(ballast))
+		m.serve()
+		m.verifyAs("after a kill", lived)
+		for _, d := range m.disks {
+			for i := range int64(200) {
+				m.must(d.write(i*313, 1))
+			}
+			m.must(d.flush())
+		}
+		m.verifyAs("with space", lived)
+	})
+}
+
+// Whatever was in the run directory is removed after a kill: what was not flushed is
+// there or gone, and what is served stays after a flush. Where it is gone the disk is
+// refused, until somebody says that it may be.
+func TestRunDirectoryClearedAfterKill(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		m.kill()
+		entries, err := os.ReadDir(m.run)
+		m.must(err)
+		for _, e := range entries {
+			m.must(os.RemoveAll(filepath.Join(m.run, e.Name())))
+		}
+		m.launch(nil)
+		if err := m.connect(waitLimit); errors.Is(err, errEnded) {
+			m.Logf("refused: %s", m.server.Output())
+			m.kill() // hangs up, too
+			m.launch([]string{"--drop-unflushed"})
+			m.must(m.connect(waitLimit))
+		} else {
+			m.must(err)
+		}
+		m.verifyAs("served", doubtful)
+		for _, d := range m.disks {
+			m.must(d.write(7, 3))
+			m.must(d.flush())
+		}
+		m.must(m.dev.Cut(0))
+		m.crash()
+	})
+}
+
+// A remount as read-only is refused while a disk is served, and changes nothing.
+func TestRemountWhileServed(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		if err := unix.Mount("", m.mnt, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err == nil {
+			m.Fatal("the file system of a served disk became read-only")
+		}
+		m.scatter(2)
+		m.verify(lived)
+	})
+}
+
+// An orderly stop leaves nothing that an unmount could lose.
+func TestUnmountedAfterOrderlyStop(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for n := range int64(2) {
+			m.scatter(n)
+			m.stop()
+			for _, d := range m.disks {
+				d.oracle.flushed()
+			}
+			m.umountAndMount()
+			m.serve()
+			m.verify(lived)
+		}
+	})
+}
+
+// The file system of a killed server is unmounted in order and mounted again: what was
+// not flushed is there or gone.
+func TestUnmountedAfterKill(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for n := range int64(2) {
+			m.scatter(n)
+			m.kill()
+			m.umountAndMount()
+			m.serve()
+			m.verify(lost)
+		}
+	})
+}

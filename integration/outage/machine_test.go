@@ -1,0 +1,323 @@
+//go:build integration
+
+package outage
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/harness"
+	"cowblk/integration/outage/device"
+)
+
+// diskSize of each disk in bytes: one map page at 512-byte blocks holds 16 MiB's bits.
+const diskSize = 32 << 20
+
+// waitLimit bounds a command; none takes a fraction of it.
+const waitLimit = 2 * time.Minute
+
+// runSize is the size of the tmpfs for the run directory in bytes.
+const runSize = 16 << 20
+
+// machine is a file system on a device of its own, with a store on it.
+type machine struct {
+	*testing.T
+	fs    filesystem
+	dev   *device.Device
+	dir   string // of the machine, on the host's file system
+	run   string // on a tmpfs: what does not end with the file system
+	mnt   string // where the file system is mounted
+	base  string // raw file, on the host's file system
+	store *harness.Store
+	disks []*disk
+
+	mounted bool
+	device  uint64           // device number of the store's files
+	server  *harness.Process // nil: none runs
+}
+
+// base is made once; every disk lies on it.
+var base = sync.OnceValues(func() ([]byte, error) {
+	p := make([]byte, diskSize)
+	for s := range int64(diskSize / sectorSize) {
+		put(p[s*sectorSize:], 0, s, 0)
+	}
+	return p, nil
+})
+
+// newMachine makes the file system and the disks on it, mounted and not served. The
+// store's run directory, where there is a choice, is on a tmpfs.
+func newMachine(t *testing.T, fs filesystem) *machine {
+	t.Helper()
+	m := newEmptyMachine(t, fs)
+	m.createDisks()
+	return m
+}
+
+func newEmptyMachine(t *testing.T, fs filesystem) *machine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cowblk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt"), base: filepath.Join(dir, "base.raw")}
+	t.Cleanup(func() { m.must(os.RemoveAll(dir)) })
+	fuse := filepath.Join(dir, "fuse")
+	for _, d := range []string{m.run, m.mnt, fuse} {
+		m.must(os.Mkdir(d, 0o755))
+	}
+	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, fmt.Sprintf("size=%d", runSize)))
+	t.Cleanup(func() { m.must(unix.Unmount(m.run, unix.MNT_DETACH)) })
+	m.dev, err = device.Start(fuse, deviceSize)
+	m.must(err)
+	t.Cleanup(func() { m.must(m.dev.Close()) })
+	loop, err := m.dev.Attach()
+	m.must(err)
+	defer loop.Close()
+	m.host(append(fs.mkfs, loop.Name())...)
+	t.Cleanup(m.tearDown)
+	m.mountLoop(loop)
+	m.store, err = harness.NewStore(filepath.Join(m.mnt, "st"))
+	m.must(err)
+	if fs.kind == "btrfs" {
+		m.host("btrfs", "-q", "subvolume", "create", m.store.Dir)
+	} else {
+		m.must(os.Mkdir(m.store.Dir, 0o755))
+	}
+	m.device = m.number()
+	m.must(os.Symlink(m.run, filepath.Join(m.store.Dir, "run")))
+	return m
+}
+
+// tearDown leaves nothing mounted after a test that has failed half-way.
+func (m *machine) tearDown() {
+	if m.server != nil {
+		m.server.Kill()
+	}
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+	if m.mounted {
+		m.must(unix.Unmount(m.mnt, unix.MNT_DETACH))
+	}
+}
+
+func (m *machine) must(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+// host runs a program of the host.
+func (m *machine) host(args ...string) {
+	m.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+		m.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// cowblk runs a command on the store and returns its error.
+func (m *machine) cowblk(args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	_, err := m.store.Run(ctx, args...)
+	return err
+}
+
+func (m *machine) createDisks() {
+	m.Helper()
+	content, err := base()
+	m.must(err)
+	m.must(os.WriteFile(m.base, content, 0o444))
+	for _, block := range []string{"512", "4K", "64K"} {
+		m.newDisk("b"+strings.ToLower(block), block, diskSize, false)
+	}
+	m.must(m.syncfs())
+}
+
+// sameDeviceTries is how often a file system is mounted to get its device number again.
+const sameDeviceTries = 20
+
+// mount attaches the device and mounts it. The file system has the device number of
+// before, as far as possible: btrfs gets the lowest that is free. What a server has
+// noted of its files then looks as if nothing had happened.
+func (m *machine) mount() {
+	m.Helper()
+	for try := 1; ; try++ {
+		loop, err := m.dev.Attach()
+		m.must(err)
+		m.mountLoop(loop)
+		m.must(loop.Close())
+		if m.number() == m.device || try == sameDeviceTries {
+			return
+		}
+		m.umount()
+	}
+}
+
+// number is the device number that the store's files have.
+func (m *machine) number() uint64 {
+	m.Helper()
+	var st unix.Stat_t
+	m.must(unix.Stat(m.store.Dir, &st))
+	return st.Dev
+}
+
+func (m *machine) mountLoop(loop *os.File) {
+	m.Helper()
+	if err := unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options); err != nil {
+		m.Fatalf("mounting %s: %v", m.fs.name, err)
+	}
+	m.mounted = true
+}
+
+// umount unmounts; afterwards the kernel has nothing of the file system.
+func (m *machine) umount() {
+	m.Helper()
+	for end := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Unmount(m.mnt, 0)
+		if err == nil {
+			break
+		}
+		// A process that was killed gives its files up a little later; so does a kernel thread.
+		if err != unix.EBUSY || time.Now().After(end) {
+			m.Fatalf("unmounting %s: %v", m.fs.name, err)
+		}
+	}
+	m.mounted = false
+}
+
+// umountAndMount is an orderly unmount: everything is on the device then.
+func (m *machine) umountAndMount() {
+	m.Helper()
+	m.umount()
+	m.mount()
+}
+
+// serve starts the server of all disks and connects the guests; wrapper is a command
+// that executes another.
+func (m *machine) serve(wrapper ...string) {
+	m.Helper()
+	m.launch(nil, wrapper...)
+	if err := m.connect(waitLimit); err != nil {
+		m.Fatalf("%v\n%s", err, m.server.Output())
+	}
+}
+
+func (m *machine) launch(flags []string, wrapper ...string) {
+	m.Helper()
+	args := append(slices.Clone(wrapper), m.store.Binary, "--store", m.store.Dir, "serve")
+	args = append(args, flags...)
+	for _, d := range m.disks {
+		args = append(args, d.name)
+	}
+	var err error
+	m.server, err = harness.StartProcess("cowblk serve", exec.Command(args[0], args[1:]...))
+	m.must(err)
+}
+
+// connect connects the guests that are not yet.
+func (m *machine) connect(limit time.Duration) error {
+	for _, d := range m.disks {
+		if d.guest != nil {
+			continue
+		}
+		if err := d.connect(limit); err != nil {
+			return fmt.Errorf("disk %s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// kill ends the server with SIGKILL.
+func (m *machine) kill() {
+	if m.server == nil {
+		return
+	}
+	m.server.Kill()
+	m.server = nil
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+}
+
+// stop ends the server in order; its exit status must be 0.
+func (m *machine) stop() {
+	m.Helper()
+	m.must(m.tryStop())
+}
+
+func (m *machine) tryStop() error {
+	for _, d := range m.disks {
+		d.hangUp()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	p := m.server
+	err := p.Stop(ctx)
+	if p.Running() {
+		p.Kill()
+	}
+	m.server = nil
+	return err
+}
+
+// restart is an orderly end and a new start; nothing may be lost.
+func (m *machine) restart() {
+	m.Helper()
+	m.stop()
+	for _, d := range m.disks {
+		d.oracle.flushed()
+	}
+	m.serve()
+}
+
+// verify reads every disk.
+func (m *machine) verify(e event) {
+	m.Helper()
+	m.verifyAs("", e)
+}
+
+// verifyAs is verify of one case of a test, which goes on after an error.
+func (m *machine) verifyAs(name string, e event) {
+	m.Helper()
+	var errs bytes.Buffer
+	for _, d := range m.disks {
+		if err := d.verify(e); err != nil {
+			fmt.Fprintf(&errs, "disk %s: %v\n", d.name, err)
+		}
+	}
+	if errs.Len() > 0 {
+		m.Errorf("%s\n%slog of the server:\n%s", name, errs.String(), m.server.Output())
+	}
+	if name == "" && m.Failed() {
+		m.FailNow()
+	}
+}
+
+// crash ends the server, unmounts, and mounts the file system again on a device that
+// works; what was not flushed may be lost. It then serves and checks.
+func (m *machine) crash() {
+	m.Helper()
+	m.kill()
+	m.umount()
+	m.must(m.dev.Fail(device.Faults{}))
+	m.must(m.dev.PowerOn())
+	m.mount()
+	m.serve()
+	m.verify(lost)
+}

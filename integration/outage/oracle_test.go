@@ -1,0 +1,155 @@
+//go:build integration
+
+package outage
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// write is one write to a sector that no completed flush covers.
+type write struct {
+	version   version
+	completed bool
+}
+
+// oracle knows what each sector of a disk may hold.
+type oracle struct {
+	disk    uint32
+	stable  []version         // by sector: flushed
+	pending map[int64][]write // by sector: since then, oldest first
+	next    version
+}
+
+func newOracle(disk uint32, sectors int64) *oracle {
+	return &oracle{disk: disk, stable: make([]version, sectors), pending: map[int64][]write{}, next: 1}
+}
+
+// clone is the oracle of a backup.
+func (o *oracle) clone() *oracle {
+	c := *o
+	c.stable = slices.Clone(o.stable)
+	c.pending = map[int64][]write{}
+	for s, ws := range o.pending {
+		c.pending[s] = slices.Clone(ws)
+	}
+	return &c
+}
+
+// wrote notes a write of n sectors, completed or not.
+func (o *oracle) wrote(first, n int64, v version, completed bool) {
+	for s := first; s < first+n; s++ {
+		o.pending[s] = append(o.pending[s], write{v, completed})
+	}
+}
+
+// flushed notes a flush that has succeeded; nothing was under way meanwhile.
+func (o *oracle) flushed() {
+	for s, ws := range o.pending {
+		i := len(ws) - 1
+		for i >= 0 && !ws[i].completed {
+			i--
+		}
+		if i >= 0 {
+			o.stable[s] = ws[i].version
+			ws = ws[i+1:]
+		}
+		if len(ws) == 0 {
+			delete(o.pending, s)
+		} else {
+			o.pending[s] = ws
+		}
+	}
+}
+
+// event is what has happened since the content was known.
+type event int
+
+const (
+	// lived: the kernel and the file system live on. Every completed write is there.
+	lived event = iota
+	// doubtful: the kernel lives on, but the device has failed. What was not flushed may
+	// be lost, now or later.
+	doubtful
+	// lost: the file system was mounted again. What was not flushed may be lost; what is
+	// there is on the device.
+	lost
+)
+
+// allowed returns what a sector may hold.
+func (o *oracle) allowed(s int64, e event) []version {
+	vs := []version{o.stable[s]}
+	for _, w := range o.pending[s] {
+		if e == lived && w.completed {
+			vs = vs[:0]
+		}
+		vs = append(vs, w.version)
+	}
+	return vs
+}
+
+// maxShown bounds the runs of wrong sectors that an error lists.
+const maxShown = 4
+
+// wrongs collects wrong sectors, neighbours with the same fault as one.
+type wrongs struct {
+	count       int
+	runs        []string
+	first, last int64
+	what        string
+}
+
+func (w *wrongs) add(s int64, what string) {
+	w.count++
+	if w.what == what && s == w.last+1 {
+		w.last = s
+		return
+	}
+	w.end()
+	w.first, w.last, w.what = s, s, what
+}
+
+func (w *wrongs) end() {
+	if w.what != "" {
+		w.runs = append(w.runs, fmt.Sprintf("sectors %d to %d: %s", w.first, w.last, w.what))
+	}
+	w.what = ""
+}
+
+func (w *wrongs) err() error {
+	if w.count == 0 {
+		return nil
+	}
+	w.end()
+	n := min(len(w.runs), maxShown)
+	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
+}
+
+// check compares content, the whole disk, with what is allowed. What is found is what
+// must be found from now on, until something happens again.
+func (o *oracle) check(content []byte, e event) error {
+	var w wrongs
+	for s := range int64(len(o.stable)) {
+		v, err := found(content[s*sectorSize:], o.disk, s)
+		pending := len(o.pending[s]) > 0
+		switch {
+		case err != nil:
+			w.add(s, fmt.Sprintf("%v, expected %v", err, o.allowed(s, e)))
+			continue
+		case v == o.stable[s] && !pending:
+			continue
+		case !slices.Contains(o.allowed(s, e), v):
+			w.add(s, fmt.Sprintf("%v, expected %v", v, o.allowed(s, e)))
+		}
+		if e == lost {
+			o.stable[s] = v
+		} else {
+			o.pending[s] = append(o.pending[s], write{v, true}) // not flushed yet
+		}
+	}
+	if e == lost {
+		clear(o.pending)
+	}
+	return w.err()
+}

@@ -1,0 +1,113 @@
+//go:build integration
+
+package outage
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/integration/outage/device"
+)
+
+// everywhere is the whole device.
+var everywhere = []device.Range{{Off: 0, Len: deviceSize}}
+
+// unflushed leaves disks with content that is flushed and, over it and beside it,
+// content that is not; the kernel has written back everything but the latter's data.
+func (m *machine) unflushed(salt int64) {
+	m.Helper()
+	m.scatter(salt)
+	m.fsyncAllButData()
+}
+
+// The power of a device that never wrote back what was not flushed; the kernel goes on.
+func TestPowerCutInTheSameBoot(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for n := range int64(2) {
+			m.unflushed(n)
+			m.must(m.dev.Cut(0))
+			m.crash()
+		}
+	})
+}
+
+// Every write fails while a disk is served: the guest's flush fails. The server is then
+// killed, and the device works again.
+func TestDeviceFailsWhileServed(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		faults device.Faults
+	}{
+		{"writes", device.Faults{Writes: everywhere}},
+		{"syncs", device.Faults{Syncs: true}},
+		{"everything", device.Faults{Reads: everywhere, Writes: everywhere, Syncs: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onEach(t, func(m *machine) {
+				m.serve()
+				m.unflushed(1)
+				m.must(m.dev.Fail(c.faults))
+				for _, d := range m.disks {
+					if err := d.flush(); err == nil {
+						m.Errorf("disk %s: a flush has succeeded on a device that fails", d.name)
+					}
+					// Whatever becomes of these: they are not flushed.
+					_ = d.write(1000, 64)
+					_ = d.write(30000, 3)
+					if err := d.flush(); err == nil {
+						m.Errorf("disk %s: a second flush has succeeded", d.name)
+					}
+				}
+				m.crash()
+			})
+		})
+	}
+}
+
+// The file system is shut down, without a flush of its log, as after an error.
+func TestFileSystemShutDown(t *testing.T) {
+	onEach(t, func(m *machine) {
+		if !m.fs.shutdown {
+			m.Skipf("%s has no shutdown; TestDeviceFailsWhileServed is what comes nearest", m.fs.name)
+		}
+		m.serve()
+		m.unflushed(1)
+		root, err := os.Open(m.mnt)
+		m.must(err)
+		// EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, with NOLOGFLUSH.
+		err = unix.IoctlSetPointerInt(int(root.Fd()), 0x8004587d, 2)
+		root.Close()
+		m.must(err)
+		for _, d := range m.disks {
+			if err := d.flush(); err == nil {
+				m.Errorf("disk %s: a flush has succeeded on a file system that is shut down", d.name)
+			}
+		}
+		m.crash()
+	})
+}
+
+// A frozen device is only slow: nothing fails, and nothing is lost.
+func TestDeviceFreezes(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		m.scatter(1)
+		m.must(m.dev.Freeze())
+		flushed := make(chan error, len(m.disks))
+		for _, d := range m.disks {
+			go func() { flushed <- d.guest.Driver(0).Flush() }()
+		}
+		m.must(m.dev.Thaw())
+		for range m.disks {
+			m.must(<-flushed)
+		}
+		for _, d := range m.disks {
+			d.oracle.flushed()
+		}
+		m.must(m.dev.Cut(0))
+		m.crash()
+	})
+}

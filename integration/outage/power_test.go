@@ -1,0 +1,190 @@
+//go:build integration
+
+package outage
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// A guest's flush arrives at the device, or no test here shows anything.
+func TestFlushReachesTheDevice(t *testing.T) {
+	onEach(t, func(m *machine) {
+		m.serve()
+		for _, d := range m.disks {
+			m.must(d.write(0, 8))
+			before, err := m.dev.Counters()
+			m.must(err)
+			m.must(d.flush())
+			after, err := m.dev.Counters()
+			m.must(err)
+			if after.Syncs == before.Syncs || after.Writes == before.Writes {
+				m.Errorf("disk %s: a flush made %d writes and %d syncs of the device", d.name, after.Writes-before.Writes, after.Syncs-before.Syncs)
+			}
+		}
+	})
+}
+
+// life is a machine that lives through random steps, a power cut, and again.
+type life struct {
+	*machine
+	r    *rand.Rand
+	tags int
+	log  []string // steps since the last cut
+}
+
+const (
+	cutsEnv = "COWBLK_OUTAGE_CUTS"
+	seedEnv = "COWBLK_OUTAGE_SEED"
+)
+
+func number(t *testing.T, env string, otherwise uint64) uint64 {
+	t.Helper()
+	v := os.Getenv(env)
+	if v == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", env, err)
+	}
+	return n
+}
+
+// Random steps and power cuts: nothing flushed is lost, nothing is served that was
+// never written.
+func TestPowerCuts(t *testing.T) {
+	cuts := number(t, cutsEnv, 3)
+	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
+	onAll(t, func(m *machine) {
+		l := &life{machine: m, r: rand.New(rand.NewPCG(seed, 0))}
+		if seed%4 == 0 { // the run directory is cut off, too
+			m.runInStore()
+		}
+		m.must(m.dev.Seed(seed))
+		defer func() {
+			if m.Failed() {
+				m.Logf("seed %d; steps since the last cut: %v", seed, l.log)
+			}
+		}()
+		m.serve()
+		for n := range cuts {
+			l.log = []string{fmt.Sprintf("(after cut %d)", n)}
+			l.steps(20 + l.r.IntN(150))
+			l.cut()
+		}
+	})
+}
+
+// tag is the name of the n-th promotion.
+func tag(n int) string { return fmt.Sprintf("t%d", n) }
+
+func (l *life) note(format string, args ...any) { l.log = append(l.log, fmt.Sprintf(format, args...)) }
+
+func (l *life) any() *disk { return l.disks[l.r.IntN(len(l.disks))] }
+
+// steps makes n random steps. None may fail: the device works.
+func (l *life) steps(n int) {
+	l.Helper()
+	for range n {
+		d := l.any()
+		switch x := l.r.IntN(1000); {
+		case x < 700:
+			first, n := some(l.r)
+			l.note("%s: write %d+%d", d.name, first, n)
+			l.must(d.write(first, n))
+		case x < 760:
+			first, n := some(l.r)
+			l.note("%s: zeros %d+%d", d.name, first, n)
+			l.must(d.writeZeroes(first, n, l.r.IntN(2) == 0))
+		case x < 860:
+			l.note("%s: flush", d.name)
+			l.must(d.flush())
+		case x < 970:
+			l.hostStep()
+		default:
+			l.lifeStep(d)
+		}
+	}
+}
+
+// hostStep is what the host or the device does meanwhile.
+func (l *life) hostStep() {
+	l.Helper()
+	switch x := l.r.IntN(10); {
+	case x < 4:
+		files := l.files()
+		p := files[l.r.IntN(len(files))]
+		l.note("write back %s", p)
+		l.writeBack(p)
+	case x < 6:
+		keep := l.r.Float64()
+		l.note("drain %.2f", keep)
+		l.must(l.dev.Drain(keep))
+	case x < 7:
+		l.note("syncfs")
+		l.must(l.syncfs())
+	case x < 9 && l.fs.reflink:
+		l.note("reflink")
+		l.share()
+	default:
+		l.note("fsync all but data")
+		l.fsyncAllButData()
+	}
+}
+
+// lifeStep is what happens to the server or a disk as a whole.
+func (l *life) lifeStep(d *disk) {
+	l.Helper()
+	switch x := l.r.IntN(10); {
+	case x < 4:
+		l.note("kill")
+		l.kill()
+		l.serve()
+		l.verify(lived)
+	case x < 5:
+		l.note("kill, other namespace")
+		l.kill()
+		l.serve(otherNamespace...)
+		l.verify(lived)
+	case x < 6:
+		l.note("restart")
+		l.restart()
+		l.verify(lived)
+	default:
+		l.tags++
+		l.note("%s: promote t%d", d.name, l.tags)
+		l.must(l.cowblk("promote", d.name, "--tag", tag(l.tags)))
+	}
+}
+
+// cut cuts the power, at once or at one of the next writes to the device, and checks
+// what is left.
+func (l *life) cut() {
+	l.Helper()
+	keep := []float64{0, 0.1, 0.5, 0.9, 1}[l.r.IntN(5)]
+	if l.r.IntN(3) == 0 {
+		l.note("fsync all but data")
+		l.fsyncAllButData()
+	}
+	if l.r.IntN(3) > 0 {
+		n := 1 + l.r.Int64N(60)
+		l.note("cut %.1f at write %d", keep, n)
+		l.must(l.dev.CutAfter(n, keep))
+		// The guests go on until one is told of an error; not every one gets there.
+		for range 40 {
+			d := l.any()
+			first, n := some(l.r)
+			if d.write(first, n) != nil || d.flush() != nil {
+				break
+			}
+		}
+	}
+	l.note("cut %.1f", keep)
+	l.must(l.dev.Cut(keep))
+	l.crash()
+}
