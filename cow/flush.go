@@ -74,20 +74,20 @@ func (f *flusher) add(r *Request) {
 
 // stop ends the goroutine after a last round and returns that round's outcome.
 // Nobody adds anything any more.
-func (f *flusher) stop() error { return f.round(f.end()) }
+func (f *flusher) stop() error {
+	f.end()
+	return f.round()
+}
 
-// end ends the goroutine without a last round, and returns the layers that are
-// not sealed.
-func (f *flusher) end() (unsealed []*layer.Layer) {
+// end ends the goroutine without a last round.
+func (f *flusher) end() {
 	f.mu.Lock()
 	f.stopping = true
 	f.stopTimer()
-	unsealed = f.unsealed
 	f.mu.Unlock()
 	f.bell.ring()
 	<-f.ended
 	f.bell.close()
-	return unsealed
 }
 
 func (f *flusher) run() {
@@ -100,7 +100,7 @@ func (f *flusher) run() {
 		f.bell.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, layers, due := f.waiting.take(), f.seals, f.unsealed, f.due
+			batch, seals, due := f.waiting.take(), f.seals, f.due
 			f.seals, f.due = nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
@@ -111,7 +111,7 @@ func (f *flusher) run() {
 				break
 			}
 			if batch.head != nil || due {
-				err := f.round(layers)
+				err := f.round()
 				f.endRound(err, due)
 				for r := batch.pop(); r != nil; r = batch.pop() {
 					r.Err = err
@@ -127,12 +127,19 @@ func (f *flusher) run() {
 
 // round makes durable what has completed on the head and on former heads that
 // are not sealed yet.
-func (f *flusher) round(layers []*layer.Layer) error {
+//
+// The layers are looked up last: what a mark or unkept.added tells of may be a write to
+// a head that is newer than the round.
+func (f *flusher) round() error {
 	if err := f.disk.failure(); err != nil {
 		return err
 	}
 	f.rounds.Add(1)
 	f.clearMarks()
+	added := f.disk.unkept.added.Load()
+	f.mu.Lock()
+	layers := f.unsealed
+	f.mu.Unlock()
 	if f.raw != nil {
 		if err := f.raw.Datasync(); err != nil {
 			return f.disk.fail(err)
@@ -143,6 +150,7 @@ func (f *flusher) round(layers []*layer.Layer) error {
 			return err
 		}
 	}
+	f.disk.unkept.durable.Store(added)
 	return nil
 }
 
