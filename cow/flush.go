@@ -32,6 +32,7 @@ type flusher struct {
 	mu       sync.Mutex
 	waiting  requestList
 	seals    []sealJob
+	asked    []chan<- error // for the outcome of the next round
 	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
 	stopping bool
 	timer    *time.Timer // of background rounds; nil: never needed yet
@@ -72,6 +73,21 @@ func (f *flusher) add(r *Request) {
 	f.bell.ring()
 }
 
+// now waits for a round that begins after the call, and returns its outcome; ErrClosed
+// once the flusher is being ended.
+func (f *flusher) now() error {
+	done := make(chan error, 1)
+	f.mu.Lock()
+	if f.stopping {
+		f.mu.Unlock()
+		return ErrClosed
+	}
+	f.asked = append(f.asked, done)
+	f.mu.Unlock()
+	f.bell.ring()
+	return <-done
+}
+
 // stop ends the goroutine after a last round and returns that round's outcome.
 // Nobody adds anything any more.
 func (f *flusher) stop() error {
@@ -100,19 +116,22 @@ func (f *flusher) run() {
 		f.bell.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, due := f.waiting.take(), f.seals, f.due
-			f.seals, f.due = nil, false
+			batch, seals, asked, due := f.waiting.take(), f.seals, f.asked, f.due
+			f.seals, f.asked, f.due = nil, nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
-			if batch.head == nil && seals == nil && !due {
+			if batch.head == nil && seals == nil && asked == nil && !due {
 				if stopping {
 					return
 				}
 				break
 			}
-			if batch.head != nil || due {
+			if batch.head != nil || asked != nil || due {
 				err := f.round()
 				f.endRound(err, due)
+				for _, done := range asked {
+					done <- err
+				}
 				for r := batch.pop(); r != nil; r = batch.pop() {
 					r.Err = err
 					r.complete()
