@@ -124,8 +124,9 @@ func (pl *player) promotion(s Step) error {
 		return died(err)
 	}
 	for i, h := range pend.Heads() {
-		if !h.Bitmap().Shared() {
-			pl.breaks(fmt.Errorf("%s: disk %s: the new head has no shared map, and the promotion goes on", s, list[i]))
+		old := disks[i].o.Disk.Layers()
+		if old[len(old)-1].Generation != 0 && !h.Bitmap().Shared() {
+			pl.breaks(fmt.Errorf("%s: disk %s: the head has a shared map, the new one has none, and the promotion goes on", s, list[i]))
 		}
 	}
 	var promotions []*cow.Promotion
