@@ -199,7 +199,9 @@ func (pl *player) full(s Step) error {
 		return err
 	}
 	pl.sched.fill(n, s.Arg)
-	pl.out.count(s.Verb + " " + s.Arg)
+	if n > 0 {
+		pl.out.count(s.Verb + " " + s.Arg)
+	}
 	return nil
 }
 
