@@ -222,3 +222,17 @@ func found(disk string, p []byte) *note {
 		o.broken = errors.Join(append(errs, o.broken)...)
 	}}
 }
+
+// visible notes what a disk was read as that is served from then on: it is as good as
+// written now, so the next flush makes it durable.
+func visible(disk string, p []byte) *note {
+	return &note{text: "visible " + disk, step: func(o *Oracle, now int) {
+		done := map[*content]bool{}
+		for _, w := range o.states {
+			if d := w.disks[disk]; d != nil && d.content.check(p) == nil && !done[d.content] {
+				done[d.content] = true
+				d.content.visible(p, now)
+			}
+		}
+	}}
+}

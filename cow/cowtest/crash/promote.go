@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"cowblk/cow"
+	"cowblk/cow/layer"
 	"cowblk/cow/store"
 )
 
@@ -181,6 +182,9 @@ func (pl *player) readTags(s Step) error {
 	}
 	for _, name := range names(s.Name) {
 		p, err := readTag(other, name, s.Arg)
+		if pl.faults > 0 && errors.Is(err, layer.ErrInUse) {
+			continue // a call has failed while an earlier head was sealed: the next open does it
+		}
 		if err != nil {
 			return err
 		}

@@ -87,6 +87,7 @@ func (pl *player) openDisk(s Step) error {
 		return pl.mayFail(s, err)
 	}
 	pl.m.Mark(found(s.Name, p))
+	pl.m.Mark(visible(s.Name, p))
 	return nil
 }
 

@@ -315,3 +315,32 @@ func TestKilledBesideAMapping(t *testing.T) {
 		t.Errorf("of a dead process: expected 2, found %d", got)
 	}
 }
+
+// What a failed sync has lost is gone once the cache is dropped, what is dirty is not.
+func TestDropCache(t *testing.T) {
+	m := New()
+	m.Put("/f", bytes.Repeat([]byte{'o'}, 1536))
+	m.Record()
+	fail := true
+	f := create(t, m.Process(func(c Call) Fault {
+		if c.Op == "sync" && fail {
+			return Fault{Err: syscall.EIO, Through: Nothing}
+		}
+		return Fault{}
+	}), "/f")
+	put(t, f, 'x', 0, 512)
+	if err := f.Datasync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("expected EIO, found %v", err)
+	}
+	put(t, f, 'y', 512, 512)
+	must(t, f.DropCache())
+	if got, _ := m.Content("/f"); got[0] != 'o' || got[512] != 'y' || got[1024] != 'o' {
+		t.Errorf("expected o, y, o, found %c, %c, %c", got[0], got[512], got[1024])
+	}
+	put(t, f, 'z', 0, 512)
+	fail = false
+	must(t, f.Datasync())
+	if got, _ := cut(m, false).Content("/f"); got[0] != 'z' || got[512] != 'y' {
+		t.Errorf("expected z and y, found %c and %c", got[0], got[512])
+	}
+}

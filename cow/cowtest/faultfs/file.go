@@ -262,8 +262,34 @@ func (f *file) Identity() (vfs.Identity, error) {
 
 func (f *file) AdviseRandom() error { return nil }
 
-// DropCache forgets nothing: what the device has is for a cut to show.
-func (f *file) DropCache() error { return nil }
+// DropCache drops what is not dirty and reads it from the device again: what a failed sync
+// has lost is not to be seen any more.
+func (f *file) DropCache() error {
+	fault, err := f.p.ask(f.call("drop cache", 0, 0))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return err
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tape == nil || inMemory(f.name) {
+		return nil
+	}
+	on := m.device.tree.clone().node(f.id)
+	if on == nil {
+		return nil // it was there before the tape, or has been removed
+	}
+	m.tree.nodes[f.id] = on
+	for _, r := range m.device.pending {
+		if r.node == f.id && r.isData() {
+			commit(m.tree, r, nil)
+		}
+	}
+	return nil
+}
 
 // AsyncFD and Map offer no way around the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
