@@ -125,7 +125,8 @@ func (c *Channel) perform(r *Request) (err error) {
 		c.unkept = false
 		err = c.modify(r)
 		// Also if it is performed once more: it will not set those bits again then.
-		r.unkept = r.unkept || c.unkept
+		// What it has overwritten may be a block whose bit dies with this process.
+		r.unkept = r.unkept || c.unkept || c.disk.unkept.any()
 		return err
 	case OpFlush: // of a disk that has nothing to flush
 		return nil

@@ -1,6 +1,9 @@
 package cow
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // firstWrite writes n bytes from the cursor to a run of blocks that the head
 // did not own when its caller looked.
@@ -70,7 +73,10 @@ func (c *Channel) raise(v *view, first, n uint64) error {
 		if err != nil {
 			return fmt.Errorf("record that the head owns %d blocks from %d on: %w", n, first, err)
 		}
-		c.unkept = c.unkept || !kept && !c.disk.loseUnflushed
+		if !kept && !c.disk.loseUnflushed {
+			c.unkept = true
+			c.disk.unkept.added.Add(1) // before anybody can find the head to own them
+		}
 		c.disk.index.Raise(first, done, v.head)
 		c.disk.counters.firstWrites.Add(done)
 		first += done
@@ -78,3 +84,16 @@ func (c *Channel) raise(v *view, first, n uint64) error {
 	}
 	return nil
 }
+
+// unkept counts the times at which blocks came to a head whose bits no shared map keeps.
+// Until the bits are durable they would die with this process, and with them whatever is
+// written over those blocks: also a write that sets no bit waits for the flush then.
+// Both stay 0 where there is a shared map, or nothing has to be kept.
+type unkept struct {
+	added   atomic.Uint64 // one more before the index says that the head owns the blocks
+	durable atomic.Uint64 // what added was before the last round that has succeeded
+}
+
+// any reports whether there are such blocks. A caller that has found one in the index
+// before gets true until it is durable.
+func (u *unkept) any() bool { return u.added.Load() != u.durable.Load() }

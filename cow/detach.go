@@ -23,7 +23,7 @@ func (d *Disk) Detach() (detached bool, err error) {
 		return false, fmt.Errorf("detach disk: %d former heads are not sealed yet: %w", n, ErrPromoting)
 	}
 	if b := d.view.Load().bitmap; b != nil && !b.Shared() {
-		if err := d.Flush(); err != nil {
+		if err := d.flusher.now(); err != nil {
 			return false, fmt.Errorf("detach disk: %w", err)
 		}
 	}

@@ -34,6 +34,7 @@ type Disk struct {
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
 	crew          *crew
+	unkept        unkept
 	quiet         struct {
 		waiting atomic.Int32
 		mu      sync.Mutex

@@ -32,6 +32,7 @@ type flusher struct {
 	mu       sync.Mutex
 	waiting  requestList
 	seals    []sealJob
+	asked    []chan<- error // for the outcome of the next round
 	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
 	stopping bool
 	timer    *time.Timer // of background rounds; nil: never needed yet
@@ -72,22 +73,37 @@ func (f *flusher) add(r *Request) {
 	f.bell.ring()
 }
 
+// now waits for a round that begins after the call, and returns its outcome; ErrClosed
+// once the flusher is being ended.
+func (f *flusher) now() error {
+	done := make(chan error, 1)
+	f.mu.Lock()
+	if f.stopping {
+		f.mu.Unlock()
+		return ErrClosed
+	}
+	f.asked = append(f.asked, done)
+	f.mu.Unlock()
+	f.bell.ring()
+	return <-done
+}
+
 // stop ends the goroutine after a last round and returns that round's outcome.
 // Nobody adds anything any more.
-func (f *flusher) stop() error { return f.round(f.end()) }
+func (f *flusher) stop() error {
+	f.end()
+	return f.round()
+}
 
-// end ends the goroutine without a last round, and returns the layers that are
-// not sealed.
-func (f *flusher) end() (unsealed []*layer.Layer) {
+// end ends the goroutine without a last round.
+func (f *flusher) end() {
 	f.mu.Lock()
 	f.stopping = true
 	f.stopTimer()
-	unsealed = f.unsealed
 	f.mu.Unlock()
 	f.bell.ring()
 	<-f.ended
 	f.bell.close()
-	return unsealed
 }
 
 func (f *flusher) run() {
@@ -100,19 +116,22 @@ func (f *flusher) run() {
 		f.bell.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, layers, due := f.waiting.take(), f.seals, f.unsealed, f.due
-			f.seals, f.due = nil, false
+			batch, seals, asked, due := f.waiting.take(), f.seals, f.asked, f.due
+			f.seals, f.asked, f.due = nil, nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
-			if batch.head == nil && seals == nil && !due {
+			if batch.head == nil && seals == nil && asked == nil && !due {
 				if stopping {
 					return
 				}
 				break
 			}
-			if batch.head != nil || due {
-				err := f.round(layers)
+			if batch.head != nil || asked != nil || due {
+				err := f.round()
 				f.endRound(err, due)
+				for _, done := range asked {
+					done <- err
+				}
 				for r := batch.pop(); r != nil; r = batch.pop() {
 					r.Err = err
 					r.complete()
@@ -127,12 +146,19 @@ func (f *flusher) run() {
 
 // round makes durable what has completed on the head and on former heads that
 // are not sealed yet.
-func (f *flusher) round(layers []*layer.Layer) error {
+//
+// The layers are looked up last: what a mark or unkept.added tells of may be a write to
+// a head that is newer than the round.
+func (f *flusher) round() error {
 	if err := f.disk.failure(); err != nil {
 		return err
 	}
 	f.rounds.Add(1)
 	f.clearMarks()
+	added := f.disk.unkept.added.Load()
+	f.mu.Lock()
+	layers := f.unsealed
+	f.mu.Unlock()
 	if f.raw != nil {
 		if err := f.raw.Datasync(); err != nil {
 			return f.disk.fail(err)
@@ -143,6 +169,7 @@ func (f *flusher) round(layers []*layer.Layer) error {
 			return err
 		}
 	}
+	f.disk.unkept.durable.Store(added)
 	return nil
 }
 

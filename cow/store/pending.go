@@ -32,7 +32,8 @@ type Pending struct {
 	s         *Store
 	w         *work
 	tag       string
-	sharedDir string
+	sharedDir string // for the shared maps of the new heads; empty: none
+	noShared  error  // why there is none
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
@@ -41,39 +42,38 @@ type Pending struct {
 }
 
 // PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
-// will have the tag (DefaultTag if empty). Close must follow. Errors: ErrInvalid, ErrExists (the tag).
+// will have the tag (DefaultTag if empty). Close must follow. Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared
+// (a head has a shared map, and the new one would have none).
 func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
-	dir, _ := s.sharedDir() // none: whoever opened the disks has said so
-	return s.preparePromotion(ctx, disks, tag, dir)
+	dir, err := s.sharedDir() // none: whoever opened the disks has said so
+	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, noShared: err})
 }
 
-// preparePromotion opens the new heads with shared maps in sharedDir; empty: without.
-func (s *Store) preparePromotion(ctx context.Context, disks []*Manifest, tag, sharedDir string) (p *Pending, err error) {
+// preparePromotion makes the new heads of p, which says everything else.
+func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
 	now := s.now().UTC()
-	if tag == "" {
-		tag = DefaultTag(now)
+	if p.tag == "" {
+		p.tag = DefaultTag(now)
 	}
-	if err := CheckName("tag", tag); err != nil {
+	if err := CheckName("tag", p.tag); err != nil {
 		return nil, err
 	}
+	disks := p.before
 	for _, m := range disks {
-		if _, err := m.Tagged(tag); err == nil {
-			return nil, fmt.Errorf("tag %s@%s %w: choose another", m.Name, tag, ErrExists)
+		if _, err := m.Tagged(p.tag); err == nil {
+			return nil, fmt.Errorf("tag %s@%s %w: choose another", m.Name, p.tag, ErrExists)
 		}
 	}
-	spare, err := s.reserve(spareAtOnce + sparePerDisk*len(disks))
-	if err != nil {
+	if p.spare, err = s.reserve(spareAtOnce + sparePerDisk*len(disks)); err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
 	// The last ones are for the way back.
-	if err := spare.free(sparePerDisk * len(disks)); err != nil {
+	if err := p.spare.free(sparePerDisk * len(disks)); err != nil {
 		return nil, err
 	}
-	w, err := s.begin(ctx)
-	if err != nil {
-		return nil, errors.Join(err, spare.free(len(spare)))
+	if p.w, err = s.begin(ctx); err != nil {
+		return nil, errors.Join(err, p.spare.free(len(p.spare)))
 	}
-	p = &Pending{s: s, w: w, tag: tag, sharedDir: sharedDir, before: disks, spare: spare}
 	for _, m := range disks {
 		if err := p.add(ctx, m, now); err != nil {
 			p.Close(false)
@@ -93,6 +93,15 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	after := *m
 	after.Layers = slices.Clone(m.Layers)
 	old := after.Head()
+	// A guest whose writes survive this process must not lose that unnoticed.
+	h, err := layer.ReadHeader(s.fs, s.paths(old).Map)
+	if err != nil {
+		return classify(err)
+	}
+	survives := h.Generation != 0
+	if survives && p.sharedDir == "" {
+		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.noShared)
+	}
 	old.Tag, old.Sealed = p.tag, &now
 	id, err := p.w.newHead(&after)
 	if err != nil {
@@ -103,7 +112,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
 	head, err := layer.Open(s.fs, s.paths(after.Head()), params)
-	if errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
+	if !survives && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
 		params.SharedDir = "" // as for the head before it
 		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
 	}

@@ -41,7 +41,7 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 		}
 		disks = append(disks, opened.Manifest)
 	}
-	p, err := s.preparePromotion(ctx, disks, tag, "")
+	p, err := s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks})
 	if err != nil {
 		return nil, err
 	}

@@ -14,12 +14,17 @@ type Chain struct {
 	Lives int
 	Steps int // of a life's script
 	Cuts  int // random ones of a life, besides the one that ends it
+	// Moments is at how many moments of a life the process is killed, and the file
+	// system lost and mounted again: see Exam.
+	Moments int
+	Counts  map[string]int // how often each kind of step and of cut has happened
 
 	rng    *rand.Rand
 	start  *faultfs.Machine
 	before *Oracle
 	state  *world
 	next   int
+	end    string // how the life ends
 }
 
 // Next makes the next life; nil: the chain has ended.
@@ -33,33 +38,36 @@ func (c *Chain) Next() *Life {
 	c.next++
 	depth := []int{1, 2, 4, 6}[c.rng.IntN(4)]
 	l := &Life{Seed: c.rng.Uint64(), Depth: depth, Start: c.start, Before: c.before}
-	l.Script = Script(c.rng, c.state, c.Steps, fmt.Sprintf("%c", 'a'+c.next))
+	c.end = []string{endCut, endCut, endMount, endReboot, endReboot}[c.rng.IntN(5)]
+	// In order: all disks are closed before the machine is shut down.
+	inOrder := c.end == endReboot && c.rng.IntN(3) > 0
+	l.Script = Script(c.rng, c.state, c.Steps, fmt.Sprintf("%c", 'a'+c.next), inOrder)
 	return l
 }
 
-// Examine cuts the life's power at random, and once more for the next to begin
-// with what that leaves.
+// Examine cuts the life's power at random, and ends it for the next to begin with what
+// that leaves: by another cut, by the loss of the file system alone, or by an orderly
+// shutdown of the machine.
 func (c *Chain) Examine(l *Life, p *Played) (cuts int, err error) {
-	cuts, err = l.Examine(p, Exam{Seed: l.Seed, Cuts: c.Cuts})
+	cuts, err = l.Examine(p, Exam{Seed: l.Seed, Cuts: c.Cuts, Moments: c.Moments})
+	if c.Counts == nil {
+		c.Counts = map[string]int{}
+	}
+	c.Counts["end: "+c.end]++
+	for what, n := range p.counts {
+		c.Counts[what] += n
+	}
 	if err != nil {
 		return cuts, err
 	}
-	at := c.rng.IntN(len(p.Tape.Records))
-	d, o := p.Tape.Play(), p.Before.clone()
-	for i, r := range p.Tape.Records[:at+1] {
-		d.Apply(r)
-		if r.Kind == faultfs.Mark {
-			r.Note.(*note).step(o, i)
-		}
-	}
-	m := d.Image(d.Random(c.rng))
+	m, o, at := l.endOf(p, c.end, c.rng)
 	s, err := observe(m.Clone())
 	var w *world
 	if err == nil {
 		w, err = o.check(s)
 	}
 	if err != nil {
-		return cuts + 1, fmt.Errorf("life %d of chain %d: %w", c.next, c.Seed, err)
+		return cuts + 1, &Failure{Life: l, At: at, Kind: "end of the life by a " + c.end, Err: err}
 	}
 	o.pin(w, s)
 	o.running = nil

@@ -135,6 +135,21 @@ func (c *content) died(now int) {
 	}
 }
 
+// visible enters what has been read as a write that ended now, where there was a doubt.
+func (c *content) visible(p []byte, now int) {
+	writes := map[cowtest.Content]*write{}
+	for s, list := range c.sectors {
+		if len(list) == 1 {
+			continue
+		}
+		id := identify(p, int64(s))
+		if writes[id] == nil {
+			writes[id] = &write{id: id, what: "seen", begin: now, end: now, acked: true}
+		}
+		c.sectors[s] = append(list, writes[id])
+	}
+}
+
 // pin makes what has been read the only content from now on.
 func (c *content) pin(p []byte) {
 	for s := range c.sectors {

@@ -30,6 +30,33 @@
 // opened, and must show what has completed, flushed or not. What the next process
 // finds so it must be able to make durable, which the cuts after it show.
 //
+// # Other ways to end
+//
+// What processes have stored in mapped memory is not on the tape, so the player notes
+// copies of the whole machine at random moments (Exam.Moments). There the process is
+// killed, and nothing else: all that has completed must be there. And the file system is
+// lost and mounted again in the same run of the machine, while memory stays: the oracle
+// asks the same as after a power cut. A life of a Chain ends for the next one by a cut,
+// by such a remount, or by a reboot before which everything pending has reached the
+// disk, after an orderly close of all disks or a mere kill.
+//
+// # Who else is there
+//
+// Random scripts have, besides the guest: readers in other processes, which keep former
+// heads from being sealed and outlive the server (hold, release), or look at a disk
+// between two servers (peek); kills within an open, a close, a hand-over or a change of
+// the store (kill N), and between the swap of a promotion and its end (kill swapped);
+// opens of which one call fails (open-fault), changes of the store of which one call
+// fails (fault); a file system without space, the store's or the one in memory (full);
+// a program of a version before shared maps (older); disks that are left for a process
+// that does not come at once (detach); time for background flushes (sleep). An error is
+// taken if the script has made a call fail that explains it; what had completed must be
+// there after it all the same, unless it was a sync that failed. TestRandom prints how
+// often each has happened.
+//
+// The disks are too small for the pages of a shared map to be given back:
+// TestReleaseBesideAdd of package layer does that.
+//
 // # What is tried
 //
 //   - TestEveryBoundary: scenarios of every operation, cut after every record.

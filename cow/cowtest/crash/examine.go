@@ -22,6 +22,10 @@ type Exam struct {
 	From  int  // the first record for Every
 	Plain bool // of what is not certain, Every keeps nothing or all
 	Cuts  int
+	// Moments is at how many random moments at which the whole machine is known
+	// the process is killed, and the file system lost and mounted again: or, with
+	// Every, at all of them.
+	Moments int
 	// Singles and Extra are as of faultfs.Device.Choices, for Every.
 	Singles, Extra int
 }
@@ -29,15 +33,20 @@ type Exam struct {
 // Failure is a cut after which something was not as it must be.
 type Failure struct {
 	Life   *Life
-	At     int // record after which the power went
+	At     int    // record after which the power went
+	Kind   string // what happened instead; "": a power cut
 	Choice faultfs.Choice
 	Err    error
 	tail   []string
 }
 
 func (f *Failure) Error() string {
-	return fmt.Sprintf("%v\npower cut after record %d, seed %d, depth %d, keeping %s of\n  %s\nscript:\n%s",
-		f.Err, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "), Text(f.Life.Script))
+	kind := f.Kind
+	if kind == "" {
+		kind = endCut
+	}
+	return fmt.Sprintf("%v\n%s after record %d, seed %d, depth %d, keeping %s of\n  %s\nscript:\n%s",
+		f.Err, kind, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "), Text(f.Life.Script))
 }
 
 // Examine cuts the power during a life that has been played, again and again, and
@@ -49,6 +58,16 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 	chosen := map[int]int{}
 	for range x.Cuts {
 		chosen[rng.IntN(len(p.Tape.Records)+1)-1]++
+	}
+	moments := map[int]bool{}
+	if all := momentsOf(p.Tape); x.Every && x.Moments > 0 {
+		for _, at := range all {
+			moments[at] = at >= x.From-1
+		}
+	} else {
+		for _, i := range rng.Perm(len(all))[:min(len(all), x.Moments)] {
+			moments[all[i]] = true
+		}
 	}
 	try := func(at int, choices []faultfs.Choice) error {
 		cuts += len(choices)
@@ -98,8 +117,20 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 		for range chosen[at] {
 			choices = append(choices, d.Random(rng))
 		}
+		p.counts["cut: power"] += len(choices)
 		if err := try(at, choices); err != nil {
 			return cuts, err
+		}
+		if moments[at] {
+			some := []faultfs.Choice{d.Random(rng)}
+			if x.Every {
+				some = append(d.Choices(rng, 0, 1), some...)
+			}
+			k, err := l.examineMoment(p, d, o, at, some)
+			cuts += k
+			if err != nil {
+				return cuts, err
+			}
 		}
 	}
 	return cuts, nil

@@ -4,12 +4,14 @@ import (
 	"errors"
 
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 )
 
 // note is what the player puts on the tape: a step of the oracle at that position.
 type note struct {
-	text string
-	step func(o *Oracle, now int)
+	text    string
+	step    func(o *Oracle, now int)
+	machine *faultfs.Machine // as it is here; nil: not known
 	// tells: the oracle asks more of a cut from here on, or other things.
 	tells bool
 }
@@ -164,6 +166,40 @@ func killed() *note {
 	}}
 }
 
+// passedOver notes that a program of the version before shared maps has had a disk open
+// that was not closed in order: it knows nothing of what was not flushed.
+func passedOver(disk string) *note {
+	return &note{text: "passed over " + disk, step: func(o *Oracle, now int) {
+		for _, w := range o.states {
+			if d := w.disks[disk]; d != nil {
+				d.content.died(now)
+				d.content.lost()
+			}
+		}
+	}}
+}
+
+// foundTag is found of a tag.
+func foundTag(disk, name string, p []byte) *note {
+	return &note{text: "found " + disk + "@" + name, step: func(o *Oracle, now int) {
+		var errs []error
+		for _, w := range o.states {
+			d := w.disks[disk]
+			if d == nil || d.tagged(name) == nil {
+				continue
+			}
+			c := d.tagged(name).content.clone()
+			c.durable(now)
+			err := c.check(p)
+			if err == nil {
+				return
+			}
+			errs = append(errs, err)
+		}
+		o.broken = errors.Join(append(errs, o.broken)...)
+	}}
+}
+
 // found notes what a disk was read as, with nothing in flight and no power cut
 // since what the oracle knows of: what has ended with success must be there,
 // flushed or not.
@@ -184,5 +220,19 @@ func found(disk string, p []byte) *note {
 			errs = append(errs, err)
 		}
 		o.broken = errors.Join(append(errs, o.broken)...)
+	}}
+}
+
+// visible notes what a disk was read as that is served from then on: it is as good as
+// written now, so the next flush makes it durable.
+func visible(disk string, p []byte) *note {
+	return &note{text: "visible " + disk, step: func(o *Oracle, now int) {
+		done := map[*content]bool{}
+		for _, w := range o.states {
+			if d := w.disks[disk]; d != nil && d.content.check(p) == nil && !done[d.content] {
+				done[d.content] = true
+				d.content.visible(p, now)
+			}
+		}
 	}}
 }

@@ -28,7 +28,7 @@ type seenDisk struct {
 }
 
 func openStore(p *faultfs.Process) (*store.Store, error) {
-	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return "" }})
+	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: getenv})
 }
 
 // observe looks at a store as the programs do: every disk is opened for writing,
@@ -134,4 +134,12 @@ func leftovers(m *faultfs.Machine, s *store.Store) error {
 		}
 	}
 	return nil
+}
+
+// getenv gives users that are not root a run directory in the machine's memory, too.
+func getenv(name string) string {
+	if name == "XDG_RUNTIME_DIR" {
+		return faultfs.MemoryDir
+	}
+	return ""
 }

@@ -27,6 +27,8 @@ type Life struct {
 	Before *Oracle
 	// First is the number of the first write; 0: 2.
 	First cowtest.Content
+	// Moments: at one in so many turns the whole machine is noted; 0: 16. See Exam.
+	Moments int
 }
 
 // Played is a life that has ended with the death of its process.
@@ -40,7 +42,11 @@ type Played struct {
 	Died    int     // position on the tape of the death that "kill N" has brought
 	Whole   bool    // it came after the step's end
 	Broken  error   // a promise of the programs that did not even need a cut
+
+	counts map[string]int // steps carried out, and cuts made, of each kind
 }
+
+func (p *Played) count(what string) { p.counts[what]++ }
 
 // player carries a script out. It runs in a synctest bubble: all goroutines of the
 // process are in it, and only one of them at a time gets a turn.
@@ -53,24 +59,32 @@ type player struct {
 	sched *schedule
 	open  map[string]*served
 	next  cowtest.Content
+	holds map[string]*held // tags that other processes have open
 	kills int
-	doom  int // changes after which the next step's process dies; 0: it does not
-	jobs  int // goroutines at work for the script, besides requests
-	out   *Played
+	// moments decides where the machine is noted: not rng, for the order of calls
+	// does not depend on it.
+	moments *rand.Rand
+	faults  int  // steps so far in which something was made to fail
+	fault   int  // call of the next step that fails; 0: none
+	swapped bool // the promotion under way has swapped
+	doom    int  // changes after which the next step's process dies; 0: it does not
+	jobs    int  // goroutines at work for the script, besides requests
+	out     *Played
 }
 
 var errStuck = errors.New("nothing goes on and something is not finished")
 
 // Play carries the script out. Call it within synctest.Test.
 func (l *Life) Play() (*Played, error) {
-	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), next: max(l.First, 2), open: map[string]*served{}}
+	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), moments: rand.New(rand.NewPCG(l.Seed, 4)),
+		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}}
 	pl.m = faultfs.New()
 	before := NewOracle()
 	if l.Start != nil {
 		pl.m, before = l.Start.Clone(), l.Before.clone()
 	}
 	pl.source()
-	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before}
+	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before, counts: map[string]int{}}
 	if err := pl.start(); err != nil {
 		return nil, err
 	}
@@ -85,6 +99,10 @@ func (l *Life) Play() (*Played, error) {
 		err = pl.until(func() bool { return pl.idle("") })
 	}
 	pl.kill()
+	for _, key := range sortedKeys(pl.holds) {
+		h := pl.holds[key]
+		err = errors.Join(err, pl.release(Step{Verb: "release", Name: h.disk, Arg: h.tag}))
+	}
 	pl.out.Next = pl.next
 	return pl.out, err
 }
@@ -136,7 +154,7 @@ func (pl *player) kill() {
 func (pl *player) turn() bool {
 	synctest.Wait()
 	pl.collect(false)
-	return pl.sched.next()
+	return pl.turnNow()
 }
 
 // until lets calls happen until done says so.
@@ -147,7 +165,7 @@ func (pl *player) until(done func() bool) error {
 		switch {
 		case done():
 			return nil
-		case pl.sched.next():
+		case pl.turnNow():
 			idle = 0
 		case idle > 10_000:
 			return errStuck
@@ -200,9 +218,12 @@ func (pl *player) failed(what string, err error) error {
 // mayRefuse reports whether a step can have failed because an earlier one has not
 // come to its end: its process was killed, or something failed.
 func (pl *player) mayRefuse(err error) bool {
-	return (pl.kills > 0 || pl.life.Fault != nil) &&
+	return pl.disturbed() &&
 		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
 }
+
+// disturbed reports whether a step before may not have come to its end.
+func (pl *player) disturbed() bool { return pl.kills > 0 || pl.faults > 0 || pl.life.Fault != nil }
 
 func (pl *player) step(s Step) error {
 	if s.guest() {
@@ -214,7 +235,7 @@ func (pl *player) step(s Step) error {
 		switch open, all := pl.live(s); {
 		case all:
 			return pl.promoteLive(s)
-		case open > 0 && pl.kills > 0:
+		case open > 0 && pl.disturbed():
 			return nil
 		}
 	}
@@ -226,6 +247,9 @@ func (pl *player) step(s Step) error {
 			return err
 		}
 	}
+	if done, err := pl.actor(s); done {
+		return err
+	}
 	switch s.Verb {
 	case "open":
 		return pl.openDisk(s)
@@ -234,16 +258,7 @@ func (pl *player) step(s Step) error {
 	case "close":
 		return pl.closeDisk(s)
 	case "kill":
-		if s.Name != "" {
-			_, err := fmt.Sscan(s.Name, &pl.doom)
-			return err
-		}
-		for range pl.rng.IntN(12) {
-			pl.turn()
-		}
-		pl.kill()
-		pl.kills++
-		return pl.start()
+		return pl.killStep(s)
 	case "wait":
 		return nil
 	}
@@ -253,9 +268,28 @@ func (pl *player) step(s Step) error {
 	}
 	pl.m.Mark(changing(s.String(), change))
 	if pl.doom > 0 {
-		return pl.doomed(s, f)
+		return pl.doomed(s, f, nil)
 	}
-	if err := pl.do(f); err != nil {
+	if pl.fault > 0 {
+		pl.sched.arm(pl.fault, pl.errno(), true, true)
+		pl.fault = 0
+	}
+	err = pl.do(f)
+	fired, syncFailed := pl.sched.disarm()
+	if fired {
+		pl.faults++
+		what := "fault: " + s.Verb
+		if err == nil {
+			what += ", done"
+		}
+		pl.out.count(what)
+		if syncFailed {
+			for _, name := range names(s.Name) {
+				pl.m.Mark(lost(name))
+			}
+		}
+	}
+	if err != nil {
 		if pl.mayRefuse(err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
@@ -266,18 +300,19 @@ func (pl *player) step(s Step) error {
 				pl.m.Mark(swapped(name))
 			}
 		}
-		return pl.failed(s.String(), err)
+		return pl.mayFail(s, err)
 	}
 	pl.m.Mark(changed(s.String()))
+	pl.out.count(s.Verb)
 	if s.Verb == "promote" {
 		return pl.readTags(s)
 	}
 	return nil
 }
 
-// doomed carries a change of the store out until it is killed. If it comes to its
-// end, it is dead all the same.
-func (pl *player) doomed(s Step, f func() error) error {
+// doomed carries a step out until it is killed. If it comes to its end, it is dead all
+// the same. after, unless nil, lets go of what it has left in this process.
+func (pl *player) doomed(s Step, f func() error, after func()) error {
 	var err error
 	ended := false
 	pl.jobs++
@@ -287,7 +322,7 @@ func (pl *player) doomed(s Step, f func() error) error {
 		if ended {
 			break
 		}
-		if pl.sched.next() {
+		if pl.turnNow() {
 			made++
 		} else {
 			time.Sleep(10 * time.Millisecond)
@@ -297,13 +332,20 @@ func (pl *player) doomed(s Step, f func() error) error {
 	pl.doom = 0
 	if ended {
 		pl.out.Whole = true
-		if err != nil {
+		if err != nil && !errors.Is(err, errInjected) && !pl.mayRefuse(err) {
 			return err
 		}
-		pl.m.Mark(changed(s.String()))
+		if err == nil && s.changesStore() {
+			pl.m.Mark(changed(s.String()))
+		}
 	}
+	pl.out.count("kill in " + s.Verb)
 	pl.out.Died = pl.m.Len()
 	pl.kill()
+	if after != nil {
+		after()
+		synctest.Wait()
+	}
 	pl.kills++
 	return pl.start()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"cowblk/cow"
+	"cowblk/cow/layer"
 	"cowblk/cow/store"
 )
 
@@ -29,6 +30,12 @@ func (pl *player) promoteLive(s Step) error {
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool { return w.promote(s) }))
 	pl.jobs++
+	pl.swapped = false
+	if pl.fault > 0 {
+		// Calls that need no turn may be made by somebody who holds a mutex.
+		pl.sched.arm(pl.fault, pl.errno(), false, false)
+		pl.fault = 0
+	}
 	go func() {
 		err := pl.promotion(s)
 		pl.jobs--
@@ -36,6 +43,11 @@ func (pl *player) promoteLive(s Step) error {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
+		if errors.Is(err, errInjected) {
+			pl.faults++
+			pl.out.count("promote, live, failed")
+			return
+		}
 		if pl.life.Fault == nil && !errors.Is(err, errDied) {
 			pl.breaks(fmt.Errorf("%s: %w", s, err))
 		}
@@ -64,7 +76,13 @@ func (pl *player) sum(s Step) error {
 	go func() {
 		err := v.o.Disk.AddSums(context.Background(), nil)
 		pl.jobs--
+		if err == nil {
+			pl.out.count("sum")
+		}
 		if err == nil || pl.p != p || pl.sched.released() {
+			return
+		}
+		if errors.Is(err, errInjected) {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
@@ -99,8 +117,18 @@ func (pl *player) promotion(s Step) error {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
-		pl.m.Mark(unsure(s.String()))
+		if errors.Is(err, errInjected) {
+			pl.m.Mark(refused(s.String())) // nothing names the new heads
+		} else {
+			pl.m.Mark(unsure(s.String()))
+		}
 		return died(err)
+	}
+	for i, h := range pend.Heads() {
+		old := disks[i].o.Disk.Layers()
+		if old[len(old)-1].Generation != 0 && !h.Bitmap().Shared() {
+			pl.breaks(fmt.Errorf("%s: disk %s: the head has a shared map, the new one has none, and the promotion goes on", s, list[i]))
+		}
 	}
 	var promotions []*cow.Promotion
 	give := func(err error) error {
@@ -125,6 +153,7 @@ func (pl *player) promotion(s Step) error {
 	if err := cow.Swap(promotions...); err != nil {
 		return errors.Join(give(err), pend.Revert())
 	}
+	pl.swapped = true
 	for i, v := range disks {
 		pl.m.Mark(swapped(list[i]))
 		v.o.Manifest = pend.Manifests()[i]
@@ -137,6 +166,7 @@ func (pl *player) promotion(s Step) error {
 	if err != nil {
 		return died(err)
 	}
+	pl.out.count("promote, live")
 	return died(pl.readTags(s))
 }
 
@@ -152,6 +182,9 @@ func (pl *player) readTags(s Step) error {
 	}
 	for _, name := range names(s.Name) {
 		p, err := readTag(other, name, s.Arg)
+		if pl.faults > 0 && errors.Is(err, layer.ErrInUse) {
+			continue // a call has failed while an earlier head was sealed: the next open does it
+		}
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,8 @@ type generator struct {
 	images []string
 	script []Step
 	label  string
-	made   int // names given so far
+	made   int         // names given so far
+	held   [][2]string // disk and tag that another process may have open
 }
 
 type planned struct {
@@ -30,8 +31,8 @@ type planned struct {
 // Script makes a random script of about n steps for a store that may hold
 // something already: what w says, or nothing (nil).
 //
-// label makes names that no other script has.
-func Script(rng *rand.Rand, w *world, n int, label string) []Step {
+// label makes names that no other script has. inOrder: all disks are closed at the end.
+func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step {
 	g := &generator{rng: rng, label: label, disks: map[string]*planned{}}
 	if w != nil {
 		g.images = sortedKeys(w.images)
@@ -45,6 +46,13 @@ func Script(rng *rand.Rand, w *world, n int, label string) []Step {
 	}
 	for len(g.script) < n {
 		g.step()
+	}
+	if inOrder {
+		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
+		for _, name := range sortedKeys(g.disks) {
+			// What its open has refused is closed too: whether it has nobody knows.
+			g.add(Step{Verb: "close", Name: name})
+		}
 	}
 	return g.script
 }
@@ -72,12 +80,11 @@ func (g *generator) step() {
 		g.create()
 		return
 	}
-	switch k := g.rng.IntN(100); {
+	switch k := g.rng.IntN(130); {
+	case k >= 100:
+		g.event(name, d)
 	case k < 72:
-		if !d.open {
-			g.add(Step{Verb: "open", Name: name})
-			d.open = true
-		}
+		g.open(name, d)
 		for range 1 + g.rng.IntN(4) {
 			g.request(name, d)
 		}
@@ -95,10 +102,7 @@ func (g *generator) step() {
 		g.add(Step{Verb: "remove", Name: name})
 		delete(g.disks, name)
 	case k < 96:
-		g.add(Step{Verb: "kill"})
-		for _, d := range g.disks {
-			d.open = false
-		}
+		g.kill("")
 	case k < 97 && d.open:
 		g.add(Step{Verb: "hand-over", Name: name})
 	case k < 98 && len(g.images) < 2:

@@ -31,6 +31,7 @@ func TestRandom(t *testing.T) {
 	want := envInt(t, "COWBLK_CRASH_CUTS", 6_000)
 	seed := uint64(envInt(t, "COWBLK_CRASH_SEED", int(time.Now().UnixNano()&0xffffffff)))
 	start, cuts, lives := time.Now(), 0, 0
+	counts := map[string]int{}
 	n := uint64(0)
 	defer func() {
 		if t.Failed() {
@@ -38,7 +39,7 @@ func TestRandom(t *testing.T) {
 		}
 	}()
 	for ; cuts < want; n++ {
-		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: 100}
+		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: 80, Moments: 10, Counts: counts}
 		for l := c.Next(); l != nil; l = c.Next() {
 			made, err := c.Examine(l, play(t, l))
 			cuts += made
@@ -47,6 +48,9 @@ func TestRandom(t *testing.T) {
 				report(t, c, l, err)
 			}
 		}
+	}
+	for _, what := range sortedKeys(counts) {
+		t.Logf("%8d %s", counts[what], what)
 	}
 	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(), seed)
 }
@@ -86,11 +90,13 @@ func report(t *testing.T, c *Chain, l *Life, err error) {
 func fails(t *testing.T, l *Life) *Failure {
 	t.Helper()
 	var f *Failure
-	p := tryPlay(t, l)
+	try := *l
+	try.Moments = 3
+	p := tryPlay(t, &try)
 	if p == nil {
 		return nil
 	}
-	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Singles: 2, Extra: 2}); errors.As(err, &f) {
+	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Moments: 1, Singles: 2, Extra: 2}); errors.As(err, &f) {
 		return f
 	}
 	return nil

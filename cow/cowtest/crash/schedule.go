@@ -19,6 +19,7 @@ type schedule struct {
 	mu      sync.Mutex
 	waiting []*turn
 	calls   int
+	inject  injection
 	free    bool // nobody waits any more
 }
 
@@ -35,7 +36,7 @@ func (s *schedule) hook(c faultfs.Call) faultfs.Fault {
 		s.mu.Unlock()
 		return faultfs.Fault{}
 	}
-	if !c.Changes() && (c.Op != "read" || path.Base(c.Name) != "data") {
+	if !needsTurn(c) && (s.inject.after == 0 || !s.inject.every) {
 		f := s.count(c)
 		s.mu.Unlock()
 		return f
@@ -47,9 +48,17 @@ func (s *schedule) hook(c faultfs.Call) faultfs.Fault {
 	return t.fault
 }
 
+// needsTurn reports whether a call waits for its turn.
+func needsTurn(c faultfs.Call) bool {
+	return c.Changes() || c.Op == "read" && path.Base(c.Name) == "data"
+}
+
 // count is called with each call just before it happens.
 func (s *schedule) count(c faultfs.Call) faultfs.Fault {
 	s.calls++
+	if f := s.inject.fault(c); f.Err != nil {
+		return f
+	}
 	if s.fault == nil {
 		return faultfs.Fault{}
 	}

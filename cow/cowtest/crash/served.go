@@ -35,17 +35,28 @@ type lane struct {
 
 // openDisk opens a disk.
 func (pl *player) openDisk(s Step) error {
+	if pl.open[s.Name] != nil {
+		return nil
+	}
 	var o *store.Opened
-	err := pl.do(func() (err error) {
+	work := func() (err error) {
 		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true})
 		return err
-	})
-	if err != nil {
+	}
+	if pl.doom > 0 {
+		return pl.doomed(s, work, func() {
+			if o != nil {
+				_ = o.Close()
+			}
+		})
+	}
+	if err := pl.do(work); err != nil {
 		if pl.mayRefuse(err) {
 			return nil
 		}
-		return pl.failed(s.String(), err)
+		return pl.mayFail(s, err)
 	}
+	pl.out.count("open")
 	seen, err := pl.manifests()
 	if err != nil {
 		return err
@@ -73,9 +84,10 @@ func (pl *player) openDisk(s Step) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return pl.mayFail(s, err)
 	}
 	pl.m.Mark(found(s.Name, p))
+	pl.m.Mark(visible(s.Name, p))
 	return nil
 }
 
@@ -109,15 +121,24 @@ func (pl *player) closeDisk(s Step) error {
 	for _, l := range v.lanes {
 		err = errors.Join(err, l.ch.Close())
 	}
+	if pl.doom > 0 {
+		return errors.Join(err, pl.doomed(s, v.o.Close, func() { v.end() }))
+	}
 	if e := pl.do(v.o.Close); errors.Is(e, errStuck) {
 		return e
 	} else {
 		err = errors.Join(err, e)
 	}
 	if err != nil {
-		pl.m.Mark(lost(s.Name)) // the flush may have failed, or a write of the map
-		return pl.failed(s.String(), err)
+		if pl.life.Fault != nil || v.failed {
+			pl.m.Mark(lost(s.Name)) // a sync may have failed
+		}
+		if v.failed {
+			return nil
+		}
+		return pl.mayFail(s, err)
 	}
+	pl.out.count("close")
 	if v.failed {
 		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", s))
 	}
@@ -132,21 +153,28 @@ func (pl *player) handOver(s Step) error {
 	if v == nil {
 		return nil
 	}
-	var errs []error
-	for _, l := range v.lanes {
-		errs = append(errs, l.ch.Close())
+	if pl.doom > 0 {
+		var o *store.Opened
+		for _, l := range v.lanes {
+			_ = l.ch.Close()
+		}
+		delete(pl.open, s.Name)
+		return pl.doomed(s, func() error {
+			if detached, err := v.detach(); !detached || err != nil {
+				return nil // it is killed all the same
+			}
+			var err error
+			o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true})
+			return err
+		}, func() {
+			v.end()
+			if o != nil {
+				_ = o.Close()
+			}
+		})
 	}
-	v.lanes = nil
-	errs = append(errs, pl.do(func() error {
-		_, err := v.o.Disk.Detach()
+	if err := pl.detach(s); err != nil || pl.open[s.Name] != nil {
 		return err
-	}))
-	if err := errors.Join(errs...); err != nil {
-		return errors.Join(pl.failed(s.String(), err), pl.closeDisk(s))
-	}
-	delete(pl.open, s.Name)
-	if err := pl.do(v.o.Lock.Unlock); err != nil {
-		return pl.failed(s.String(), err)
 	}
 	return pl.openDisk(s)
 }
@@ -251,6 +279,7 @@ func (l *lane) finish() {
 		v.failed = true
 		pl.m.Mark(lost(v.name))
 	}
+	pl.out.count(l.req.Op.String())
 	if l.ended != nil {
 		pl.m.Mark(l.ended(err == nil, l.req.FUA))
 	} else if err == nil {
@@ -259,7 +288,9 @@ func (l *lane) finish() {
 	if err == nil {
 		return
 	}
-	if pl.life.Fault == nil {
+	if errors.Is(err, errInjected) {
+		pl.out.count("requests that failed")
+	} else if pl.life.Fault == nil {
 		pl.breaks(fmt.Errorf("%s: %w", l.what, err))
 	}
 	pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", l.what, err))

@@ -23,6 +23,16 @@ import (
 //	wait                               until nothing is under way
 //	kill                               the process, and start another
 //	kill N                             the same after N changes that the next step makes
+//	kill swapped                       between the swap of a live promotion and its end
+//	hold DISK TAG                      another process opens the tag, and keeps it open
+//	release DISK TAG                   it closes the tag
+//	peek DISK                          another process reads a disk that is not open
+//	detach DISK                        for another process, which does not come at once
+//	open-fault DISK N                  open, and the N-th call fails that is not a sync
+//	fault N                            the N-th call of the next change of the store fails
+//	full N store|run                   the next N calls that need space find none
+//	older DISK close|kill              an older version has the disk open meanwhile
+//	sleep                              longer than the interval of background flushes
 //
 // Sizes are in bytes; FROM is an image or DISK@TAG.
 type Step struct {
@@ -48,6 +58,16 @@ func (s Step) String() string {
 
 // guest reports whether the step is a request of a guest.
 func (s Step) guest() bool { return s.Op.Op != 0 }
+
+// changesStore reports whether the step is a change of the store, which has begun with a
+// note of its own.
+func (s Step) changesStore() bool {
+	switch s.Verb {
+	case "import", "create", "promote", "rollback", "remove":
+		return true
+	}
+	return false
+}
 
 // Parse reads a script: one step a line, empty lines between them.
 func Parse(text string) ([]Step, error) {

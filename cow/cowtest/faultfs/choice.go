@@ -50,6 +50,29 @@ func (d *Device) Image(c Choice) *Machine {
 	return newMachine(t, d.boots+1)
 }
 
+// All keeps everything, as an orderly shutdown does: what is pending is written.
+func (d *Device) All() Choice {
+	c := Choice{Keep: make([]bool, len(d.pending))}
+	for i := range c.Keep {
+		c.Keep[i] = true
+	}
+	return c
+}
+
+// Remount is the machine after its file system was lost and mounted again while the
+// kernel went on: of the file system there is what a cut would leave, but what is in
+// memory (MemoryDir) is as it is on running, mappings too. running is the machine at
+// this position of its tape. All processes are gone.
+func (d *Device) Remount(c Choice, running *Machine) *Machine {
+	m := d.Image(c)
+	running.mu.Lock()
+	defer running.mu.Unlock()
+	m.tree.graft(running.tree.clone(), MemoryDir[1:])
+	m.boots, m.mounts = running.boots, running.mounts+1
+	m.clock, m.next, m.first, m.shared = running.clock, running.next, running.first, running.sharedNow()
+	return m
+}
+
 func (c Choice) sectors(i int, r *Record) func(int64) bool {
 	switch {
 	case c.Torn != 0:

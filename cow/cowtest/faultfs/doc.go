@@ -22,6 +22,10 @@
 // Nothing is left of mapped memory: another run of the machine has begun, which
 // SharedFS.Boot tells.
 //
+// A file system can also be lost alone, and be mounted again in the same run of the
+// machine (Remount): the files below MemoryDir are on another one, and stay as they
+// are.
+//
 // A file without a name is gone, so a file that was written and synced in a
 // directory that was not may be missing.
 //

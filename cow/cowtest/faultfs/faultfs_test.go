@@ -208,3 +208,139 @@ func TestHolesAndShortTransfers(t *testing.T) {
 		t.Errorf("read over the end: %d, %v", n, err)
 	}
 }
+
+// A remount takes what a cut takes, but nothing of what is in memory; it is the same
+// run of the machine, and another instance of the file system.
+func TestRemount(t *testing.T) {
+	m := New()
+	m.Put("/f", []byte{'o'})
+	m.Record()
+	p := m.Process(nil)
+	f := create(t, p, "/f")
+	put(t, f, 'x', 0, 1)
+	must(t, p.MakeSharedDir("/run/d"))
+	s, err := p.OpenShared("/run/d/s", os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	must(t, s.Truncate(4096))
+	mem, err := s.MapShared(2, true)
+	must(t, err)
+	mem.Words[1] = 7
+	names := func(m *Machine) [2]string {
+		p := m.Process(nil)
+		boot, err := p.Boot()
+		must(t, err)
+		instance, err := p.Instance(create(t, p, "/f"))
+		must(t, err)
+		return [2]string{boot, instance}
+	}
+	before, moment := names(m), m.Clone()
+	mem.Words[1] = 8
+	var after *Machine
+	m.Cut(func(d *Device) Choice {
+		none := Choice{Keep: make([]bool, len(d.Pending()))}
+		after = d.Remount(none, moment)
+		return none
+	})
+	if got, _ := after.Content("/f"); got[0] != 'o' {
+		t.Error("a write that was not synced has survived")
+	}
+	if got := names(after); got[0] != before[0] || got[1] == before[1] {
+		t.Errorf("run and instance: %q after %q", got, before)
+	}
+	q := after.Process(nil)
+	s, err = q.OpenShared("/run/d/s", os.O_RDWR, 0)
+	must(t, err)
+	if mem, err = s.MapShared(2, true); err != nil || mem.Words[1] != 7 {
+		t.Errorf("what was mapped: %v, %v", mem, err)
+	}
+	again := after.Clone()
+	if third := names(again.Record().Play().Remount(Choice{}, again)); third[0] != before[0] || third[1] == names(after)[1] {
+		t.Errorf("after the second remount: %q", third)
+	}
+}
+
+// The calls that a full file system refuses say so.
+func TestCallsThatNeedSpace(t *testing.T) {
+	m := New()
+	var last Call
+	p := m.Process(func(c Call) Fault { last = c; return Fault{} })
+	f := create(t, p, "/f")
+	expect := func(space bool) {
+		t.Helper()
+		if last.Space != space {
+			t.Errorf("%s: space %v, expected %v", last, last.Space, space)
+		}
+	}
+	expect(true)
+	create(t, p, "/f")
+	expect(false)
+	must(t, f.Truncate(16384))
+	expect(false)
+	put(t, f, 'x', 4096, 4096)
+	expect(true)
+	put(t, f, 'x', 4096, 4096)
+	expect(false)
+	put(t, f, 'x', 8000, 512)
+	expect(true)
+	put(t, f, 'x', 16384, 1)
+	expect(true)
+	must(t, p.MkdirAll("/d", 0o755))
+	must(t, f.Datasync())
+	expect(false)
+}
+
+// A process that dies leaves what it has stored in a mapping, and takes nothing away
+// from others: what they store goes on to be everybody's.
+func TestKilledBesideAMapping(t *testing.T) {
+	m := New()
+	words := func(p *Process, name string) []uint64 {
+		must(t, p.MakeSharedDir("/run"+"/d"))
+		f, err := p.OpenShared("/run/d/"+name, os.O_RDWR|os.O_CREATE, 0o600)
+		must(t, err)
+		must(t, f.Truncate(4096))
+		mem, err := f.MapShared(1, true)
+		must(t, err)
+		return mem.Words
+	}
+	p, q := m.Process(nil), m.Process(nil)
+	mine, other := words(p, "p"), words(q, "q")
+	mine[0], other[0] = 1, 2
+	q.Kill()
+	mine[0], other[0] = 3, 4
+	r := m.Process(nil)
+	if got := words(r, "p")[0]; got != 3 {
+		t.Errorf("of a living process: expected 3, found %d", got)
+	}
+	if got := words(r, "q")[0]; got != 2 {
+		t.Errorf("of a dead process: expected 2, found %d", got)
+	}
+}
+
+// What a failed sync has lost is gone once the cache is dropped, what is dirty is not.
+func TestDropCache(t *testing.T) {
+	m := New()
+	m.Put("/f", bytes.Repeat([]byte{'o'}, 1536))
+	m.Record()
+	fail := true
+	f := create(t, m.Process(func(c Call) Fault {
+		if c.Op == "sync" && fail {
+			return Fault{Err: syscall.EIO, Through: Nothing}
+		}
+		return Fault{}
+	}), "/f")
+	put(t, f, 'x', 0, 512)
+	if err := f.Datasync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("expected EIO, found %v", err)
+	}
+	put(t, f, 'y', 512, 512)
+	must(t, f.DropCache())
+	if got, _ := m.Content("/f"); got[0] != 'o' || got[512] != 'y' || got[1024] != 'o' {
+		t.Errorf("expected o, y, o, found %c, %c, %c", got[0], got[512], got[1024])
+	}
+	put(t, f, 'z', 0, 512)
+	fail = false
+	must(t, f.Datasync())
+	if got, _ := cut(m, false).Content("/f"); got[0] != 'z' || got[512] != 'y' {
+		t.Errorf("expected z and y, found %c and %c", got[0], got[512])
+	}
+}

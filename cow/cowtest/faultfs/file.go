@@ -22,6 +22,14 @@ func (f *file) call(op string, off, n int64) Call {
 	return Call{Op: op, Name: f.name, Off: off, Len: n}
 }
 
+func (f *file) writeCall(off, n int64) Call {
+	c := f.call("write", off, n)
+	f.p.m.mu.Lock()
+	defer f.p.m.mu.Unlock()
+	c.Space = f.p.m.tree.node(f.id).needsSpace(off, n)
+	return c
+}
+
 func length(iov []vfs.Iovec) (n int64) {
 	for i := range iov {
 		n += int64(iov[i].Len)
@@ -88,7 +96,7 @@ func (f *file) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	for _, v := range iov {
 		p = append(p, memory(v)...)
 	}
-	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	fault, err := f.p.ask(f.writeCall(off, int64(len(p))))
 	if err != nil {
 		return 0, err
 	}
@@ -107,7 +115,7 @@ func (f *file) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	p = append([]byte(nil), p...)
-	fault, err := f.p.ask(f.call("write", off, int64(len(p))))
+	fault, err := f.p.ask(f.writeCall(off, int64(len(p))))
 	if err != nil {
 		return 0, err
 	}
@@ -254,8 +262,34 @@ func (f *file) Identity() (vfs.Identity, error) {
 
 func (f *file) AdviseRandom() error { return nil }
 
-// DropCache forgets nothing: what the device has is for a cut to show.
-func (f *file) DropCache() error { return nil }
+// DropCache drops what is not dirty and reads it from the device again: what a failed sync
+// has lost is not to be seen any more.
+func (f *file) DropCache() error {
+	fault, err := f.p.ask(f.call("drop cache", 0, 0))
+	if err == nil {
+		err = fault.Err
+	}
+	if err != nil {
+		return err
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tape == nil || inMemory(f.name) {
+		return nil
+	}
+	on := m.device.tree.clone().node(f.id)
+	if on == nil {
+		return nil // it was there before the tape, or has been removed
+	}
+	m.tree.nodes[f.id] = on
+	for _, r := range m.device.pending {
+		if r.node == f.id && r.isData() {
+			commit(m.tree, r, nil)
+		}
+	}
+	return nil
+}
 
 // AsyncFD and Map offer no way around the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }

@@ -132,6 +132,13 @@ func (m *Machine) Content(name string) ([]byte, error) {
 	return p, nil
 }
 
+func (m *Machine) exists(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := m.walk("stat", name)
+	return err == nil
+}
+
 // Flip turns over bit number bit of a file.
 func (m *Machine) Flip(name string, bit int64) error {
 	m.mu.Lock()

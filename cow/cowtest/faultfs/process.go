@@ -24,6 +24,10 @@ type Call struct {
 	Name string
 	Off  int64 // bytes
 	Len  int64 // bytes
+	// Space: the call needs room on the file system of Name, as far as that could be
+	// said when it was made: a new name, a write beyond the end of a file or into a
+	// hole, memory for a page.
+	Space bool
 }
 
 // String is one line for a person.
@@ -60,12 +64,14 @@ type Process struct {
 	m    *Machine
 	hook Hook // nil: none
 	dead atomic.Bool
+	// mapped are the files in memory that it has mapped for writing. m.mu guards it.
+	mapped map[inode]bool
 }
 
 var _ vfs.FS = (*Process)(nil)
 
 // Process starts one. A nil hook lets everything happen.
-func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h} }
+func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapped: map[inode]bool{}} }
 
 // Kill ends the process: all its calls return ErrDead from now on, and its locks
 // are free.
@@ -73,7 +79,9 @@ func (p *Process) Kill() {
 	p.dead.Store(true)
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.m.shared = p.m.sharedNow() // what the dead still store is lost
+	for id := range p.mapped { // what the dead still store is lost
+		p.m.shared[id] = copyWords(p.m.shared[id])
+	}
 	for _, holders := range p.m.locks {
 		for f := range holders {
 			if f.p == p {
@@ -119,7 +127,7 @@ func (p *Process) change(c Call, f func() error) error {
 func (p *Process) OpenFile(name string, flag int, _ fs.FileMode) (vfs.File, error) {
 	c := Call{Op: "open", Name: name}
 	if flag&os.O_CREATE != 0 {
-		c.Op = "create"
+		c.Op, c.Space = "create", !p.m.exists(name)
 	}
 	var f *file
 	err := p.change(c, func() (err error) {
@@ -254,7 +262,7 @@ func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
 }
 
 func (p *Process) mkdir(name string) error {
-	return p.change(Call{Op: "mkdir", Name: name}, func() error {
+	return p.change(Call{Op: "mkdir", Name: name, Space: true}, func() error {
 		m := p.m
 		dir, base, err := m.parent("mkdir", name)
 		if err != nil {

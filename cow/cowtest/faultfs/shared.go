@@ -79,7 +79,9 @@ func inMemory(name string) bool { return strings.HasPrefix(name, MemoryDir+"/") 
 
 // Reserve implements vfs.SharedFile.
 func (f *file) Reserve(off, n int64) error {
-	fault, err := f.p.ask(f.call("reserve", off, n))
+	c := f.call("reserve", off, n)
+	c.Space = true
+	fault, err := f.p.ask(c)
 	if err != nil {
 		return err
 	}
@@ -87,7 +89,7 @@ func (f *file) Reserve(off, n int64) error {
 }
 
 // MapShared implements vfs.SharedFile.
-func (f *file) MapShared(n uint64, _ bool) (*vfs.Shared, error) {
+func (f *file) MapShared(n uint64, write bool) (*vfs.Shared, error) {
 	fault, err := f.p.ask(f.call("map", 0, int64(n*8)))
 	if err == nil {
 		err = fault.Err
@@ -101,6 +103,9 @@ func (f *file) MapShared(n uint64, _ bool) (*vfs.Shared, error) {
 	words := m.sharedWords(f.id)
 	if uint64(len(words)) < n {
 		return nil, fmt.Errorf("map %s 0+%d: beyond its end", f.name, n*8)
+	}
+	if write {
+		f.p.mapped[f.id] = true
 	}
 	return vfs.NewShared(words[:n:n], func() error { return nil }), nil
 }
@@ -135,11 +140,15 @@ func (f *file) nextShared(off int64) (start, end int64, err error) {
 func (m *Machine) sharedNow() map[inode][]uint64 {
 	out := make(map[inode][]uint64, len(m.shared))
 	for id, words := range m.shared {
-		c := make([]uint64, len(words))
-		for i := range words {
-			c[i] = atomic.LoadUint64(&words[i])
-		}
-		out[id] = c
+		out[id] = copyWords(words)
 	}
 	return out
+}
+
+func copyWords(words []uint64) []uint64 {
+	c := make([]uint64, len(words))
+	for i := range words {
+		c[i] = atomic.LoadUint64(&words[i])
+	}
+	return c
 }

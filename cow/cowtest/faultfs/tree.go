@@ -164,6 +164,40 @@ func (n *node) read(p []byte, off int64) int {
 	return len(p)
 }
 
+// needsSpace reports whether a write would take pages that the file has not.
+func (n *node) needsSpace(off, length int64) bool {
+	if off+length > n.size {
+		return true
+	}
+	for i := off / pageSize; i*pageSize < off+length; i++ {
+		if i >= int64(len(n.pages)) || n.pages[i] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// graft puts the directory dir of another tree in the place of this one's, inodes and
+// all: both trees number the same files the same.
+func (t *tree) graft(from *tree, dir string) {
+	t.link(root, dir, 0)
+	id := from.node(root).entries[dir]
+	if id == 0 {
+		return
+	}
+	t.link(root, dir, id)
+	for todo := []inode{id}; len(todo) > 0; todo = todo[1:] {
+		n := from.node(todo[0])
+		for len(t.nodes) <= int(todo[0]) {
+			t.nodes = append(t.nodes, nil)
+		}
+		t.nodes[todo[0]] = n
+		for _, child := range n.entries {
+			todo = append(todo, child)
+		}
+	}
+}
+
 // data returns the first range of pages that are no holes at or after off.
 func (n *node) data(off int64) (start, end int64, ok bool) {
 	i := off / pageSize

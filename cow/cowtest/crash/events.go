@@ -1,0 +1,220 @@
+package crash
+
+import (
+	"slices"
+	"strconv"
+)
+
+func (g *generator) open(name string, d *planned) {
+	if !d.open {
+		g.add(Step{Verb: "open", Name: name})
+		d.open = true
+	}
+}
+
+// kill kills the process; see Step for how.
+func (g *generator) kill(how string) {
+	g.add(Step{Verb: "kill", Name: how})
+	for _, d := range g.disks {
+		d.open = false
+	}
+}
+
+// writes are some requests of a guest.
+func (g *generator) writes(name string, d *planned) {
+	g.open(name, d)
+	for range 1 + g.rng.IntN(3) {
+		g.request(name, d)
+	}
+}
+
+func (g *generator) number(most int) string { return strconv.Itoa(1 + g.rng.IntN(most)) }
+
+// away sees to it that a disk is not open: its process was killed, mostly, with writes
+// that were not flushed.
+func (g *generator) away(name string, d *planned) {
+	switch g.rng.IntN(4) {
+	case 0:
+		g.close(name, d)
+	case 1:
+		if d.open {
+			g.add(Step{Verb: "detach", Name: name})
+			d.open = false
+		}
+	default:
+		g.writes(name, d)
+		g.kill("")
+	}
+}
+
+// event is something that happens to a disk besides what its guest does.
+func (g *generator) event(name string, d *planned) {
+	switch g.rng.IntN(15) {
+	case 0, 1:
+		g.heldFormerHead(name, d)
+	case 2:
+		g.twoClones(name, d)
+	case 3:
+		g.hold(name, d)
+	case 4, 5:
+		g.away(name, d)
+		g.add(Step{Verb: "open-fault", Name: name, Arg: g.number(60)})
+		g.add(Step{Verb: "open", Name: name})
+		d.open = true
+	case 6, 7:
+		g.away(name, d)
+		g.killIn(name, d)
+	case 8, 9:
+		g.away(name, d)
+		g.add(Step{Verb: "fault", Name: g.number(90)})
+		g.change(name, d)
+		if g.disks[name] != nil {
+			g.open(name, d)
+		}
+	case 10:
+		g.open(name, d)
+		g.add(Step{Verb: "fault", Name: g.number(90)})
+		g.promote(name, d)
+	case 11, 12:
+		g.add(Step{Verb: "full", Name: g.number(6), Arg: []string{"store", "run"}[g.rng.IntN(2)]})
+		if g.rng.IntN(2) == 0 {
+			g.open(name, d)
+			g.promote(name, d)
+		} else {
+			g.writes(name, d)
+		}
+		if g.rng.IntN(2) == 0 {
+			g.kill("")
+		}
+		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
+	case 13:
+		g.away(name, d)
+		if d.open {
+			g.kill("")
+		}
+		g.add(Step{Verb: "older", Name: name, Arg: []string{"close", "kill"}[g.rng.IntN(2)]})
+		g.writes(name, d)
+	case 14:
+		if g.rng.IntN(2) == 0 {
+			g.writes(name, d)
+			g.add(Step{Verb: "sleep"})
+			return
+		}
+		g.writes(name, d)
+		g.add(Step{Verb: "detach", Name: name})
+		d.open = false
+		if g.rng.IntN(2) == 0 {
+			g.add(Step{Verb: "peek", Name: name})
+		}
+		g.open(name, d)
+	}
+}
+
+// hold has another process open a tag, or close one.
+func (g *generator) hold(name string, d *planned) {
+	if n := len(g.held); n > 0 && (g.rng.IntN(2) == 0 || len(d.tags) == 0) {
+		i := g.rng.IntN(n)
+		g.add(Step{Verb: "release", Name: g.held[i][0], Arg: g.held[i][1]})
+		g.held = slices.Delete(g.held, i, i+1)
+		return
+	}
+	if len(d.tags) > 0 {
+		g.holdTag(name, d.tags[g.rng.IntN(len(d.tags))])
+	}
+}
+
+func (g *generator) holdTag(name, tag string) {
+	g.add(Step{Verb: "hold", Name: name, Arg: tag})
+	g.held = append(g.held, [2]string{name, tag})
+}
+
+// killSwapped leaves a former head that is not sealed, with writes that nobody has
+// flushed.
+func (g *generator) killSwapped(name string, d *planned) (tag string) {
+	g.writes(name, d)
+	g.promote(name, d)
+	if g.rng.IntN(2) == 0 {
+		g.request(name, d)
+	}
+	g.kill("swapped")
+	return d.tags[len(d.tags)-1]
+}
+
+// heldFormerHead is a reader of a former head that keeps the next server from sealing it.
+func (g *generator) heldFormerHead(name string, d *planned) {
+	tag := g.killSwapped(name, d)
+	g.holdTag(name, tag)
+	g.open(name, d)
+	if g.rng.IntN(2) == 0 {
+		g.writes(name, d)
+	}
+	switch g.rng.IntN(4) {
+	case 0:
+		g.close(name, d)
+	case 1:
+		g.kill("")
+	case 2:
+		g.promote(name, d)
+	}
+}
+
+// twoClones lie on a former head that is not sealed.
+func (g *generator) twoClones(name string, d *planned) {
+	tag := g.killSwapped(name, d)
+	if g.rng.IntN(2) == 0 {
+		g.holdTag(name, tag)
+	}
+	for range 2 {
+		p := &planned{unit: d.unit, size: d.size, tags: slices.Clone(d.tags)}
+		s := Step{Verb: "create", Name: g.name("d"), Arg: name + "@" + tag, Size: d.size}
+		g.add(s)
+		g.disks[s.Name] = p
+		g.writes(s.Name, p)
+	}
+}
+
+// change changes the store, of a disk that is not open.
+func (g *generator) change(name string, d *planned) {
+	g.close(name, d)
+	switch k := g.rng.IntN(4); {
+	case k == 0 && len(d.tags) > 0:
+		i := g.rng.IntN(len(d.tags))
+		g.add(Step{Verb: "rollback", Name: name, Arg: d.tags[i]})
+		d.tags = slices.Clone(d.tags[:i+1])
+	case k == 1 && len(g.disks) > 1:
+		g.add(Step{Verb: "remove", Name: name})
+		delete(g.disks, name)
+	case k == 2 && len(g.disks) < 4:
+		g.create()
+	default:
+		g.promote(name, d)
+	}
+}
+
+// killIn kills the process in the middle of something.
+func (g *generator) killIn(name string, d *planned) {
+	switch g.rng.IntN(4) {
+	case 0:
+		g.open(name, d)
+		g.add(Step{Verb: "kill", Name: g.number(20)})
+		g.add(Step{Verb: "close", Name: name})
+	case 1:
+		g.writes(name, d)
+		g.add(Step{Verb: "kill", Name: g.number(40)})
+		g.add(Step{Verb: "hand-over", Name: name})
+	case 2:
+		g.close(name, d)
+		g.add(Step{Verb: "kill", Name: g.number(40)})
+		g.add(Step{Verb: "open", Name: name})
+	default:
+		g.close(name, d)
+		g.add(Step{Verb: "kill", Name: g.number(90)})
+		g.change(name, d)
+	}
+	for _, d := range g.disks {
+		d.open = false
+	}
+	if d := g.disks[name]; d != nil {
+		g.open(name, d)
+	}
+}

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/layer"
+)
+
+// A disk whose guest's writes survive the process is not promoted to a head whose do
+// not: there may be no memory, no descriptor, no right to it just now.
+func TestPromotionKeepsASharedMap(t *testing.T) {
+	var failing atomic.Pointer[string]
+	m := faultfs.New()
+	p := m.Process(func(c faultfs.Call) faultfs.Fault {
+		if op := failing.Load(); op != nil && strings.Contains(*op, c.Op) && strings.HasPrefix(c.Name, faultfs.MemoryDir) {
+			return faultfs.Fault{Err: syscall.ENOMEM}
+		}
+		return faultfs.Fault{}
+	})
+	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	if _, err := s.Create(ctx, "vm", CreateOptions{Size: 65536}); err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if h := o.Disk.Layers()[0]; h.Generation == 0 {
+		t.Fatal("the disk has no shared map")
+	}
+	for _, op := range []string{"stat mkdir", "create", "reserve", "map"} {
+		failing.Store(&op)
+		pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+		if !errors.Is(err, layer.ErrNoShared) || !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("%s fails: expected %v and ENOMEM, found %v", op, layer.ErrNoShared, err)
+		}
+		if err == nil {
+			pend.Close(false)
+		}
+	}
+	failing.Store(nil)
+	pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !pend.Heads()[0].Bitmap().Shared() {
+		t.Error("the new head has no shared map")
+	}
+	pend.Close(false)
+}
