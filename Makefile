@@ -10,7 +10,7 @@ PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration race fuzz crash outage bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ unit:
 
 integration:
 	$(GO) test -timeout 35m -tags integration ./integration/...
+
+test-qemus: deps build ## integration tests on all of Debian's QEMUs, and QEMU's own tests of the device: an hour
+	COWBLK_QEMUS=all $(GO) test -count=1 -v -timeout 120m -tags integration ./integration
 
 race: ## unit and model tests under the race detector, and with checked pointers
 	$(GO) test -race -timeout 20m $(PACKAGES)

@@ -106,7 +106,7 @@ func (d *Daemon) snapshot() []*Export {
 
 func (e *Export) info() DiskInfo {
 	now, sessions := e.Connected()
-	disk := e.dev.disk
+	disk := e.dev.served()
 	stats := disk.Stats()
 	on := e.dev.cache.shown()
 	return DiskInfo{

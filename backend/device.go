@@ -49,7 +49,7 @@ type DeviceOptions struct {
 // exported and serves one front-end after another.
 type Device struct {
 	name   string
-	disk   *cow.Disk
+	disk   atomic.Pointer[cow.Disk] // another one after a takeover that failed, see reopen
 	config blk.Config
 	log    *slog.Logger
 
@@ -95,7 +95,6 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	block := uint32(disk.BlockSize())
 	d := &Device{
 		name:    o.Name,
-		disk:    disk,
 		log:     calmed(o.Log).With("disk", o.Name),
 		emit:    func(string, any) {},
 		onPark:  func(*cow.Request) {},
@@ -132,6 +131,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	}
 	d.cache.set(setting)
 	d.Reset()
+	d.disk.Store(disk)
 	disk.NotifyFailure(d.diskFailed)
 	return d, d.config.Check()
 }
@@ -369,3 +369,6 @@ const (
 	actionStop   = "stop"   // the request waits, and the guest is paused
 	actionWait   = "wait"   // the request waits
 )
+
+// served is the disk that is served now, or was last.
+func (d *Device) served() *cow.Disk { return d.disk.Load() }

@@ -142,10 +142,10 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 // way when the queues are drained, and is waited for, is then a short one.
 func (h *handover) settle(ctx context.Context) error {
 	for _, e := range h.exports {
-		if err := e.dev.disk.Stats().Failed; err != nil {
+		if err := e.dev.served().Stats().Failed; err != nil {
 			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it", e.dev.name, err)
 		}
-		for e.dev.disk.Stats().Unsealed > 0 {
+		for e.dev.served().Stats().Unsealed > 0 {
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.name, ctx.Err())
@@ -155,7 +155,7 @@ func (h *handover) settle(ctx context.Context) error {
 		if e.dev.config.ReadOnly {
 			continue
 		}
-		if err := e.dev.disk.Flush(); err != nil && !lacksSpace(err) {
+		if err := e.dev.served().Flush(); err != nil && !lacksSpace(err) {
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
 		}
 	}
@@ -265,7 +265,7 @@ func (h *handover) resume(why error) {
 	d := h.daemon
 	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
 	for _, e := range h.exports {
-		disk := e.dev.disk
+		disk := e.dev.served()
 		if h.left[e.dev.name] {
 			var err error
 			disk, err = h.reopen(e.dev.name)

@@ -71,6 +71,42 @@ func TestInflightBufferDamaged(t *testing.T) {
 	must(t, f.Driver(0).Flush())
 }
 
+// A ring that the in-flight buffer has no region for is served: after a stop, after the connection was lost, and after
+// the device was reset, which brings a buffer that has one.
+func TestRingBeyondItsInflightBuffer(t *testing.T) {
+	for _, num := range []uint16{256, 1024} {
+		s := serve(t, DeviceOptions{})
+		f := s.dial(vhosttest.Options{Queues: 2, QueueSize: num, AskInflight: 128})
+		moves := func(when string, round byte) {
+			t.Helper()
+			for q := range 2 {
+				want := bytes.Repeat([]byte{round<<1 | byte(q)}, 4096)
+				got := make([]byte, len(want))
+				if _, err := f.Driver(q).WriteAt(want, int64(q)*4096); err != nil {
+					t.Fatalf("ring %d of %d descriptors, %s: %v", q, num, when, err)
+				}
+				if _, err := f.Driver(q).ReadAt(got, int64(q)*4096); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("ring %d of %d descriptors, %s: other data than written, %v", q, num, when, err)
+				}
+			}
+		}
+		moves("tracked", 1)
+		must(t, f.Stop())
+		otherBuffer(t, f, 2) // for rings of 128
+		must(t, f.Cont())
+		moves("in a buffer for 128", 2)
+		must(t, f.Stop())
+		must(t, f.Cont())
+		moves("after stop and cont", 3)
+		must(t, f.Disconnect())
+		must(t, f.Reconnect(s.socket))
+		moves("reconnected", 4)
+		must(t, f.Reset())
+		moves("after a reset", 5)
+		must(t, f.Close())
+	}
+}
+
 // What is resubmitted after a promotion lands in the head of then: the layer that was the head stays as it was sealed.
 func TestResubmittedToTheCurrentHead(t *testing.T) {
 	const n = 8

@@ -177,7 +177,7 @@ type cut struct {
 // reserve makes sure that every disk will accept its new head.
 func (c *cut) reserve() error {
 	for i, e := range c.exports {
-		p, err := e.dev.disk.Prepare(c.pending.Heads()[i])
+		p, err := e.dev.served().Prepare(c.pending.Heads()[i])
 		if err != nil {
 			c.cancel()
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
@@ -198,7 +198,7 @@ func (c *cut) cancel() {
 // between leaves new heads without a block of their own, which changes nothing.
 func (c *cut) make() error {
 	for _, e := range c.exports {
-		layers := e.dev.disk.Layers()
+		layers := e.dev.served().Layers()
 		c.before = append(c.before, layers[len(layers)-1])
 		c.depth = append(c.depth, len(layers)+1)
 	}

@@ -55,7 +55,7 @@ func (s *sums) run(ctx context.Context) {
 	for {
 		var later <-chan time.Time
 		for _, e := range s.daemon.snapshot() {
-			disk := e.dev.disk
+			disk := e.dev.served()
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}

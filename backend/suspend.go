@@ -70,6 +70,7 @@ func (e *Export) stay(ctx context.Context) {
 func (d *Device) reopen(disk *cow.Disk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.disk, d.closing = disk, false
+	d.disk.Store(disk)
+	d.closing = false
 	disk.NotifyFailure(d.diskFailed)
 }

@@ -13,25 +13,6 @@ import (
 	"cowblk/cow/layer"
 )
 
-// recordOps is the operations on files whose name ends in suffix, in their order.
-func recordOps(x *cowtest.Intercept, ops ...string) func() []string {
-	var mu sync.Mutex
-	var seen []string
-	x.Before(func(c cowtest.Call) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if slices.Contains(ops, c.Op) {
-			seen = append(seen, c.Op+" "+c.Name[strings.LastIndexByte(c.Name, '.')+1:])
-		}
-		return nil
-	})
-	return func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(seen)
-	}
-}
-
 // machineDisk is a disk of a machine in memory, whose processes can be told from each other.
 type machineDisk struct {
 	*faultfs.Machine

@@ -108,6 +108,9 @@ func (c *Channel) firstWipe(v *view, pos, n int64) error {
 }
 
 func (c *Channel) punch(v *view, pos, n int64) error {
+	if v.bitmap != nil {
+		v.bitmap.Punched()
+	}
 	s := &v.sources[v.head]
 	if err := s.file.PunchHole(s.start+pos, n); err != nil {
 		return fmt.Errorf("discard %d bytes at byte %d of the disk: %w", n, pos, err)

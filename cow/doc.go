@@ -51,11 +51,34 @@
 // Options.FlushInterval (background.go). It fails like any other; one that failed for want
 // of space in the map is repeated after the same time.
 //
-// The death of the process is no power cut: its guest lives on and reads what it
-// has written. The kernel has the data, and with Options.Live the bits, too: the
-// maps of heads lie in live files, which the next Open believes if the kernel has
-// not been started anew since (layer/live.go). It owes their durability: the bits
-// are dirty until its next flush.
+// # What survives the process
+//
+// The death of the process is no power cut: its guest lives on and reads what it has
+// written. The kernel has the data; the bits that are not in the map are in the head's
+// shared map, a file in memory (layer/sharedmap.go). The rules:
+//
+//   - The map in memory is private and alone says who owns a block. No error, eviction,
+//     fault or other file changes it. A map page is written from it, never from what was
+//     read back: bits on disk only rise.
+//   - A bit is in the shared map before its write is acknowledged, in memory that was
+//     reserved before. No memory: the write fails with ENOSPC, as on a full file system.
+//     No shared map (Options.SharedDir is empty, or it has faulted): the write completes
+//     after a flush round, unless Options.LoseUnflushed is set.
+//   - The header of the map names the shared map with a generation of the opening. It is
+//     believed only if boot, mounted file system, inodes, generation and the times of
+//     change agree, no sync has failed, and the data was not lost by write-back since
+//     (layer/unflushed.go, writeback.go). A clean head has none.
+//   - One that exists, or should, and cannot be read refuses the open (ErrUnflushed). One
+//     that is not believed is as good as none: it is as after a power cut, and what the
+//     page cache holds of the data is dropped, not served.
+//   - What a stack holds unflushed, of any of its layers, is covered by the next flush
+//     (the head) or made durable when it is opened (a former head: sealed, or, beside
+//     readers, written to its map). Nothing of it is removed before the header, or the
+//     manifest, that replaces it is durable.
+//
+// So an open costs what the maps own and the shared map holds, not the size of the disk.
+// A disk that is handed over (Detach) is opened in the same way, but nothing has to be
+// written: its last process has left it in order.
 //
 // # What is verified
 //

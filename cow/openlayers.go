@@ -48,8 +48,8 @@ func (k *stack) openLayers(s Spec) error {
 			params.SharedDir = ""
 			opened[i], err = layer.Open(k.fs, s.Layers[i], params)
 		}
-		if err == nil && opened[i].Lost() != nil {
-			k.log.Error("the device has lost what a guest had written and not flushed, after its process was killed: the disk is as after a power cut", "map", s.Layers[i].Map, "err", opened[i].Lost())
+		if err == nil {
+			k.logUnflushed(opened[i], s.ReadOnly)
 		}
 		return err
 	}
@@ -66,6 +66,22 @@ func (k *stack) openLayers(s Spec) error {
 		}
 	}
 	return err
+}
+
+// logUnflushed says what has become of the unflushed writes of a process that died.
+func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
+	recovered, dropped := l.Unflushed()
+	const lost = "what a guest had written and not flushed is given up: the disk is as after a power cut"
+	switch {
+	case errors.Is(dropped, layer.ErrRestarted):
+		k.log.Info(lost, "map", l.Paths().Map, "reason", dropped)
+	case errors.Is(dropped, layer.ErrWriteBack):
+		k.log.Error(lost, "map", l.Paths().Map, "reason", dropped)
+	case dropped != nil:
+		k.log.Warn(lost, "map", l.Paths().Map, "reason", dropped)
+	case recovered > 0 && !readOnly:
+		k.log.Info("a process was killed: what its guest had not flushed is there", "map", l.Paths().Map, "blocks", recovered)
+	}
 }
 
 // checkSizes checks that no layer is larger than one above it.

@@ -29,10 +29,11 @@ if dmesg | grep -i 'error, dev vda'; then exit 1; fi
 // A guest fills the file system under its disk: it is paused, goes on by itself when there is space, and has seen
 // nothing but time pass.
 func TestGuestWaitsForSpace(t *testing.T) {
-	for name, qemu := range suite.qemus {
-		t.Run("QEMU "+name, func(t *testing.T) {
+	for _, name := range everyQEMU() {
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			store, ballast := e.smallStore()
 			_, err := store.Run(e.ctx, "create", "vm1", "--size", "64M")
 			e.must(err)

@@ -53,7 +53,7 @@ func TestFileSystems(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
 			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-			m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+			m := e.boot(harness.MachineOptions{QEMU: e.qemu(harness.Debian13), Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
 			out := e.run(m, fmt.Sprintf(churn, c.fs, c.make, c.check))
 			t.Logf("%s files compared after a remount; the checker printed\n%s", out[strings.LastIndexByte(out, '\n')+1:], out)
 			e.must(m.PowerOff(e.ctx))

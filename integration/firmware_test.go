@@ -11,18 +11,17 @@ import (
 
 // The firmware finds and loads everything from the served disk.
 func TestFirmwareBoots(t *testing.T) {
-	for _, c := range []struct {
+	type firmware struct {
 		name, image, loader, firmware string
 		boot                          harness.BootFrom
-	}{
-		{"SeaBIOS", imageBIOS, "loader=extlinux", "bios", harness.BootBIOS},
-		{"OVMF", imageGolden, "loader=systemd-boot", "efi", harness.BootUEFI},
-	} {
-		t.Run(c.name, func(t *testing.T) {
+	}
+	run := func(c firmware, qemu string) {
+		t.Run(c.name+" on QEMU of "+qemu, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			q := e.qemu(qemu)
 			s := e.serve(e.disk("root", "--from", c.image))
-			m := e.boot(harness.MachineOptions{Boot: c.boot, Disks: []string{s.Socket}})
+			m := e.boot(harness.MachineOptions{QEMU: q, Boot: c.boot, Disks: []string{s.Socket}})
 			if line := e.run(m, "cat /proc/cmdline"); !strings.Contains(line, c.loader) {
 				t.Errorf("kernel command line is %q; expected %q from the disk's boot loader", line, c.loader)
 			}
@@ -32,5 +31,9 @@ func TestFirmwareBoots(t *testing.T) {
 			e.must(m.PowerOff(e.ctx))
 			e.halt(s)
 		})
+	}
+	for _, qemu := range onQEMUs(harness.Debian13) {
+		run(firmware{"SeaBIOS", imageBIOS, "loader=extlinux", "bios", harness.BootBIOS}, qemu)
+		run(firmware{"OVMF", imageGolden, "loader=systemd-boot", "efi", harness.BootUEFI}, qemu)
 	}
 }

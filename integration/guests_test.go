@@ -13,16 +13,15 @@ import (
 // Two guests from one image: each finds after a restart what it wrote and
 // synced before, and nothing of the other's.
 func TestTwoGuestsFromOneImage(t *testing.T) {
-	for _, c := range []struct {
-		qemu string
-		boot harness.BootFrom
-	}{
-		{"7.2", harness.BootDirect},
-		{"10", harness.BootQuick},
-	} {
-		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
+		boot := harness.BootQuick
+		if name == harness.Debian12 {
+			boot = harness.BootDirect
+		}
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			both := []string{"left", "right"}
 			written := map[string]string{}
 			for round := range 2 {
@@ -33,7 +32,7 @@ func TestTwoGuestsFromOneImage(t *testing.T) {
 				}
 				guests := map[string]*harness.Machine{}
 				for _, side := range both {
-					guests[side] = e.start(harness.MachineOptions{Name: side, QEMU: suite.qemus[c.qemu], Boot: c.boot,
+					guests[side] = e.start(harness.MachineOptions{Name: side, QEMU: qemu, Boot: boot,
 						Disks: []string{e.socket(e.name(side))}})
 				}
 				for _, side := range both {

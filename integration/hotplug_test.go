@@ -23,10 +23,11 @@ func (e *env) monitorFor(o *harness.MachineOptions) (address string) {
 // A guest that knows hot-plugging gets a disk and gives it back, as often as one
 // likes; one that holds on to it loses nothing.
 func TestAttachDetach(t *testing.T) {
-	for name, qemu := range suite.qemus {
-		t.Run("QEMU "+name, func(t *testing.T) {
+	for _, name := range everyQEMU() {
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			disk := e.disk("disk", "--size", "64M")
 			s := e.serve(disk)
 			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
@@ -49,10 +50,11 @@ func TestAttachDetach(t *testing.T) {
 // Each boot's changes get a layer of their own: a reset and a shutdown of the
 // guest promote the disk, and the tags hold what the guest had written by then.
 func TestHooksKeepEachBoot(t *testing.T) {
-	for name, qemu := range suite.qemus {
-		t.Run("QEMU "+name, func(t *testing.T) {
+	for _, name := range onQEMUs(harness.Debian12Backports, harness.DebianUnstable) {
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			disk := e.disk("disk", "--size", "64M")
 			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
 			address := e.monitorFor(&o)

@@ -116,19 +116,19 @@ func (e *env) served(disk string, n uint64) {
 // The back-end is killed at random moments, some of them during a promotion, and
 // started again, while the guest works: it notices nothing.
 func TestKilledUnderFio(t *testing.T) {
-	for _, c := range []struct{ qemu, reconnect string }{
-		{"10", "reconnect-ms=50"},
-		{"7.2", "reconnect=1"},
-	} {
-		kills, all := killsUsually, os.Getenv(killsEnv)
-		if all == "" && c.qemu != "10" {
-			continue
-		}
-		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+	kills, all := killsUsually, os.Getenv(killsEnv)
+	names := onQEMUs(harness.Debian13)
+	if all != "" {
+		names = everyQEMU()
+	}
+	for _, name := range names {
+		t.Run("QEMU of "+name, func(t *testing.T) {
+			kills := kills
 			if all == "" {
 				t.Parallel()
 			}
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			if all != "" {
 				var err error
 				kills, err = strconv.Atoi(all)
@@ -139,8 +139,8 @@ func TestKilledUnderFio(t *testing.T) {
 			}
 			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "1G")
 			s := e.serve(data)
-			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
-				Disks: []string{root.Socket, s.Socket}, Reconnect: c.reconnect})
+			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
+				Disks: []string{root.Socket, s.Socket}, ReconnectMS: 50})
 			e.run(m, killJobs)
 			promotions, promoted := 0, 0
 			for i := range kills {

@@ -4,6 +4,8 @@ package integration
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 
 	"cowblk/integration/harness"
@@ -33,10 +35,11 @@ found=$(dd if=$disk bs=512 count=1 2>/dev/null | tr -d '\0')
 // One back-end process outlives everything that QEMU, its operator and its
 // guest do to the device, as often as they like.
 func TestLifecycle(t *testing.T) {
-	for name, qemu := range suite.qemus {
-		t.Run("QEMU "+name, func(t *testing.T) {
+	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			s := e.serve(e.disk("disk", "--size", "64M"))
 			options := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
 			m := e.boot(options)
@@ -66,7 +69,7 @@ func TestLifecycle(t *testing.T) {
 			}
 			for range rounds {
 				e.unplug(m, 0)
-				e.plug(m, 0, s.Socket, 2)
+				e.plug(m, qemu, 0, s.Socket, 2)
 				next("unplugging and plugging in")
 			}
 			for range bootRounds {
@@ -90,15 +93,18 @@ func (e *env) unplug(m *harness.Machine, i int) {
 	e.must(m.Command("chardev-remove", map[string]any{"id": fmt.Sprint("char", i)}))
 }
 
-// plug adds a disk to a running machine.
-func (e *env) plug(m *harness.Machine, i int, socket string, queues int) {
+// plug adds a disk to a running machine of QEMU q.
+func (e *env) plug(m *harness.Machine, q harness.QEMU, i int, socket string, queues int) {
 	e.Helper()
+	reconnect, value, _ := strings.Cut(q.Reconnect(1000), "=")
+	again, err := strconv.Atoi(value)
+	e.must(err)
 	char := fmt.Sprint("char", i)
 	e.must(m.Command("chardev-add", map[string]any{"id": char, "backend": map[string]any{
 		"type": "socket",
 		"data": map[string]any{
 			"addr":   map[string]any{"type": "unix", "data": map[string]any{"path": socket}},
-			"server": false, "reconnect": 1,
+			"server": false, reconnect: again,
 		},
 	}}))
 	e.must(m.Command("device_add", map[string]any{"driver": "vhost-user-blk-pci", "id": fmt.Sprint("disk", i),
@@ -135,16 +141,21 @@ echo "$passes passes"
 
 // Stopping and going on under load loses and repeats nothing.
 func TestStopAndContUnderLoad(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
-	e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
-	for range 50 {
-		e.must(m.Command("stop", nil))
-		e.must(m.Command("cont", nil))
-		e.run(m, "true") // the guest has run in between
+	for _, name := range onQEMUs(harness.Debian13) {
+		t.Run("QEMU of "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			qemu := e.qemu(name)
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
+			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+			e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
+			for range 50 {
+				e.must(m.Command("stop", nil))
+				e.must(m.Command("cont", nil))
+				e.run(m, "true") // the guest has run in between
+			}
+			t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
+			e.must(m.PowerOff(e.ctx))
+		})
 	}
-	t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
-	e.must(m.PowerOff(e.ctx))
 }

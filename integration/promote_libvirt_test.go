@@ -82,5 +82,5 @@ func TestPromoteLibvirt(t *testing.T) {
 		return err
 	}
 	copies, marks := e.copyTags(r, tags)
-	e.checkTags(r, suite.qemus["7.2"], e.finish(r, tags), copies, marks)
+	e.checkTags(r, e.qemu(harness.Debian12), e.finish(r, tags), copies, marks)
 }

@@ -261,7 +261,7 @@ func (e *env) finish(r *rig, tags []tagged) []tagged {
 // checkTags compares what fresh guests find in each tag with what was promised
 // to the guest that wrote it, with the other disk that was cut at the same
 // moment, and with what nbdcopy reads.
-func (e *env) checkTags(r *rig, qemu string, tags []tagged, copies map[string]string, marks map[string]int) {
+func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[string]string, marks map[string]int) {
 	e.Helper()
 	before := 0
 	for i, c := range e.attachAll(qemu, r.data, tags) {
@@ -292,19 +292,18 @@ func (e *env) checkTags(r *rig, qemu string, tags []tagged, copies map[string]st
 // Promotions while the guest commits transactions: every tag, attached to a
 // fresh guest or read over NBD, is what it must be.
 func TestPromoteUnderLoad(t *testing.T) {
-	for _, c := range []struct {
-		qemu, journal, blockSize string
-	}{
-		{"7.2", "delete", "4K"},
+	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
 		// Blocks that are larger than the guest's: each new head is full of copy-ups.
-		{"10", "wal", "64K"},
-	} {
-		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+		journal, blockSize := "wal", "64K"
+		if name == harness.Debian12 {
+			journal, blockSize = "delete", "4K"
+		}
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
 			n := e.countPromotions(6)
-			qemu := suite.qemus[c.qemu]
-			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, c.journal, c.blockSize)
+			qemu := e.qemu(name)
+			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, journal, blockSize)
 			tags := e.promoteAll(r, n, []way{
 				{mode: "none"},
 				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}},

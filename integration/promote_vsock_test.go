@@ -175,7 +175,7 @@ func TestPromoteVsock(t *testing.T) {
 		}
 	})
 	copies, marks := e.copyTags(r, tags)
-	e.checkTags(r, suite.qemus["7.2"], e.finish(r, tags), copies, marks)
+	e.checkTags(r, e.qemu(harness.Debian12), e.finish(r, tags), copies, marks)
 }
 
 // copyVsock is copyHere in the guest.

@@ -19,7 +19,7 @@ func TestPromotePaused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	n := e.countPromotions(3)
-	qemu := suite.qemus["10"]
+	qemu := e.qemu(harness.Debian12Backports)
 	monitor := filepath.Join(e.dir, "second.qmp") // QEMU serves one client a monitor
 	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
 		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
@@ -132,16 +132,16 @@ func TestKilledWhileFrozen(t *testing.T) {
 		qemu            string
 		daemon, command bool // are killed
 	}{
-		{"daemon", "7.2", true, false},
-		{"command", "10", false, true},
-		{"both", "10", true, true},
+		{"daemon", harness.Debian12, true, false},
+		{"command", harness.Debian13, false, true},
+		{"both", harness.DebianUnstable, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
 			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "64M")
 			daemon := e.serve(data)
-			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 512,
+			m := e.boot(harness.MachineOptions{QEMU: e.qemu(c.qemu), Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 512,
 				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
 			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
 

@@ -20,7 +20,8 @@ import (
 var suite struct {
 	golden harness.Golden
 	store  *harness.Store
-	qemus  map[string]string // QEMU program by the version's name
+	qemus  map[string]harness.QEMU // by the release of Debian
+	lacks  error                   // why Debian unstable is not among them; nil: it is
 }
 
 // Names of the images in the shared store.
@@ -62,11 +63,9 @@ func setUp(dir string) error {
 	if suite.golden, err = harness.NewGolden(ctx); err != nil {
 		return err
 	}
-	ten, err := harness.BackportsQEMU(ctx)
-	if err != nil {
+	if err := findQEMUs(ctx); err != nil {
 		return err
 	}
-	suite.qemus = map[string]string{"7.2": harness.InstalledQEMU, "10": ten}
 	if suite.store, err = harness.NewStore(filepath.Join(dir, "store")); err != nil {
 		return err
 	}

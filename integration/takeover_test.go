@@ -11,17 +11,15 @@ import (
 // A new process takes the disk of a working guest over from the old one, again and again, with a promotion in between:
 // the guest notices nothing.
 func TestTakenOverUnderFio(t *testing.T) {
-	for _, c := range []struct{ qemu, reconnect string }{
-		{"10", "reconnect-ms=20"},
-		{"7.2", "reconnect=1"},
-	} {
-		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+	for _, name := range onQEMUs(harness.Debian12, harness.DebianUnstable) {
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "1G")
 			s := e.serve(data)
-			m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
-				Disks: []string{root.Socket, s.Socket}, Reconnect: c.reconnect})
+			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
+				Disks: []string{root.Socket, s.Socket}, ReconnectMS: 20})
 			e.run(m, killJobs)
 			for i := range 4 {
 				e.served(data, 100)

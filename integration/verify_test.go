@@ -58,20 +58,19 @@ const content = `head -c %dM /dev/vdb | sha256sum`
 // fio finds what it wrote on a stack of three layers, each of which owns some of
 // it, over a base with a file system; also after a restart of the back-end.
 func TestVerifyOnThreeLayers(t *testing.T) {
-	for _, c := range []struct {
-		qemu string
-		area int // MiB
-	}{
-		{"7.2", 24},
-		{"10", 8},
-	} {
-		t.Run("QEMU "+c.qemu, func(t *testing.T) {
+	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
+		area := 8 // MiB
+		if name == harness.Debian12 {
+			area = 24
+		}
+		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
+			qemu := e.qemu(name)
 			root, data := e.disk("root", "--from", imageGolden), e.disk("data", "--from", imageGolden)
 			session := func(work func(m *harness.Machine)) {
 				servers := []*server{e.serve(root), e.serve(data)}
-				m := e.boot(harness.MachineOptions{QEMU: suite.qemus[c.qemu], Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
+				m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
 					Disks: []string{servers[0].Socket, servers[1].Socket}})
 				if queues := e.run(m, "ls /sys/block/vdb/mq | wc -l"); queues != "4" {
 					t.Errorf("the guest uses %s queues; expected 4", queues)
@@ -83,13 +82,13 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 				}
 			}
 			var before string
-			digest := fmt.Sprintf(content, 7*c.area)
+			digest := fmt.Sprintf(content, 7*area)
 			for layer := range 3 {
 				if layer > 0 {
 					e.cowblk("promote", data, "--tag", fmt.Sprint("layer", layer))
 				}
 				session(func(m *harness.Machine) {
-					t.Logf("layer %d\n%s", layer+1, e.run(m, fmt.Sprintf(verifyJobs, layer*c.area, c.area)))
+					t.Logf("layer %d\n%s", layer+1, e.run(m, fmt.Sprintf(verifyJobs, layer*area, area)))
 					if layer == 2 {
 						before = e.run(m, digest)
 					}
@@ -109,7 +108,7 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 				if now := e.run(m, digest); now != before {
 					t.Errorf("content before the restart %s, after it %s", before, now)
 				}
-				e.run(m, fmt.Sprintf(verifyJobs, 0, c.area))
+				e.run(m, fmt.Sprintf(verifyJobs, 0, area))
 			})
 		})
 	}

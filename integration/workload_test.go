@@ -28,7 +28,11 @@ import (
 // else may look at the disk whenever it has been written to, as udev does.
 const startLoad = `
 set -e
-if [ -d /run/systemd/system ]; then systemctl stop systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service; fi
+if [ -d /run/systemd/system ]; then
+	# udev starts the guest agent when it finds its virtio-serial port (device 3): on a busy host that may be after the boot.
+	while grep -qs 0x0003 /sys/bus/virtio/devices/*/device && ! systemctl -q is-active qemu-guest-agent; do sleep 0.1; done
+	systemctl stop systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service
+fi
 mkfs.ext4 -q -F -b 4096 %[2]s
 mount -t ext4 %[2]s /mnt
 cat >/run/load.fio <<JOBS
@@ -179,7 +183,7 @@ const disksABoot = 25
 
 // attachAll attaches every tag of disk, each through a disk of its own made from
 // it, to fresh guests, and returns what those say about them.
-func (e *env) attachAll(qemu, disk string, tags []tagged) []contents {
+func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	e.Helper()
 	var all []contents
 	for len(tags) > 0 {
@@ -190,7 +194,7 @@ func (e *env) attachAll(qemu, disk string, tags []tagged) []contents {
 	return all
 }
 
-func (e *env) attach(qemu, disk string, tags []tagged) []contents {
+func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	e.Helper()
 	root := e.disk("fresh-"+tags[0].name, "--from", imageGolden)
 	names := []string{root}

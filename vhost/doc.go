@@ -30,6 +30,9 @@
 // give it to the process that comes after one that died (GET_INFLIGHT_FD,
 // SET_INFLIGHT_FD; inflight.go). The session only finds each ring's region in
 // it; what the region says is between the rings of two processes (vhost/virtq).
+// The queue size that the front-end asks for is no promise about its rings, so
+// the buffer also has regions for the largest ring (inflight_layout.go). A ring
+// that a buffer has no region for runs without tracking, and a warning says so.
 //
 // # Refusing
 //

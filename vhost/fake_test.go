@@ -253,10 +253,15 @@ type served struct {
 
 func serve(t testing.TB, be *fake) *served {
 	t.Helper()
+	return serveWith(t, be, vhost.Options{})
+}
+
+func serveWith(t testing.TB, be *fake, o vhost.Options) *served {
+	t.Helper()
 	s := &served{t: t, be: be, end: make(chan error, 1), fds: openFDs(t), maps: mappings(t)}
 	a, b := socketPair(t)
 	s.conn = a
-	go func() { s.end <- vhost.Serve(b, be, vhost.Options{}) }()
+	go func() { s.end <- vhost.Serve(b, be, o) }()
 	return s
 }
 

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost/guest"
-	"cowblk/vhost/virtq"
 )
 
 // Inflight is an "inflight description": a buffer in which the rings keep what
@@ -16,7 +15,7 @@ import (
 type Inflight struct {
 	Size, Offset uint64 // bytes of the buffer, and where it starts in its descriptor
 	Queues       uint16 // regions in it, one after the other
-	QueueSize    uint16 // largest ring that a region is for, in descriptors
+	QueueSize    uint16 // the front-end's queue size, in descriptors; rings may be larger
 }
 
 // Append appends the payload to b, with the padding that C gives the structure
@@ -42,34 +41,16 @@ func DecodeInflight(b []byte) (Inflight, error) {
 	}, nil
 }
 
-// check says whether d is for at most queues rings of at most size descriptors,
-// which also bounds what it needs.
-func (d Inflight) check(queues int, size uint16) error {
-	if d.Queues == 0 || int(d.Queues) > queues {
-		return fmt.Errorf("inflight buffer for %d rings, expected 1 to %d: %w", d.Queues, queues, ErrProtocol)
-	}
-	if d.QueueSize == 0 || d.QueueSize > size {
-		return fmt.Errorf("inflight buffer for rings of %d descriptors, expected 1 to %d: %w", d.QueueSize, size, ErrProtocol)
-	}
-	return nil
-}
-
-// needs returns the bytes of a buffer for split rings. Packed rings, when they
-// are offered, have larger states.
-func (d Inflight) needs() uint64 {
-	return uint64(d.Queues) * uint64(virtq.InflightSize(d.QueueSize))
-}
-
 // inflight is the buffer that the front-end has set, mapped. It changes and goes
 // only while no ring runs, so that a Backend may use a running ring's region.
 type inflight struct {
 	mem    []byte
-	desc   Inflight
-	stride int // bytes of one region
+	layout inflightLayout
 }
 
-// mapInflight maps the buffer d in fd, which stays the caller's.
-func mapInflight(d Inflight, fd int) (*inflight, error) {
+// mapInflight maps the regions of l, which d describes, in fd, which stays the
+// caller's.
+func mapInflight(d Inflight, l inflightLayout, fd int) (*inflight, error) {
 	size, page, err := guest.CheckFile(fd)
 	if err != nil {
 		return nil, fmt.Errorf("inflight buffer: %w", err)
@@ -77,25 +58,16 @@ func mapInflight(d Inflight, fd int) (*inflight, error) {
 	switch {
 	case page != uint64(os.Getpagesize()):
 		return nil, fmt.Errorf("inflight buffer of pages of %d bytes, expected %d: %w", page, os.Getpagesize(), ErrProtocol)
-	case d.Size < d.needs():
-		return nil, fmt.Errorf("inflight buffer of %d bytes, expected %d for %d rings of %d descriptors: %w",
-			d.Size, d.needs(), d.Queues, d.QueueSize, ErrProtocol)
 	case d.Offset%page != 0:
 		return nil, fmt.Errorf("inflight buffer at offset %d, expected a multiple of %d: %w", d.Offset, page, ErrProtocol)
-	case d.Offset > size || d.needs() > size-d.Offset:
-		return nil, fmt.Errorf("inflight buffer of %d bytes at offset %d of a file of %d: %w", d.needs(), d.Offset, size, ErrProtocol)
+	case d.Offset > size || uint64(l.size()) > size-d.Offset:
+		return nil, fmt.Errorf("inflight buffer of %d bytes at offset %d of a file of %d: %w", l.size(), d.Offset, size, ErrProtocol)
 	}
-	mem, err := unix.Mmap(fd, int64(d.Offset), int(d.needs()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(fd, int64(d.Offset), l.size(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the inflight buffer: %w", err)
 	}
-	return &inflight{mem: mem, desc: d, stride: virtq.InflightSize(d.QueueSize)}, nil
-}
-
-// region is ring i's part.
-func (b *inflight) region(i int) []byte {
-	at := i * b.stride
-	return b.mem[at : at+b.stride : at+b.stride]
+	return &inflight{mem: mem, layout: l}, nil
 }
 
 func (b *inflight) unmap() {
@@ -129,10 +101,10 @@ func (s *session) getInflightFD(m *Message) error {
 	if err != nil {
 		return err
 	}
-	if err := d.check(len(s.rings), s.opts.MaxQueueSize); err != nil {
+	if err := d.check(len(s.rings)); err != nil {
 		return err
 	}
-	d.Size, d.Offset = d.needs(), 0
+	d.Size, d.Offset = uint64(newInflightLayout(d, s.opts.MaxQueueSize).size()), 0
 	fd, err := makeInflight(d)
 	if err != nil {
 		return err
@@ -150,13 +122,17 @@ func (s *session) setInflightFD(m *Message) error {
 	if err != nil {
 		return err
 	}
-	if err := d.check(len(s.rings), s.opts.MaxQueueSize); err != nil {
+	if err := d.check(len(s.rings)); err != nil {
+		return err
+	}
+	l, err := findInflightLayout(d, s.opts.MaxQueueSize)
+	if err != nil {
 		return err
 	}
 	if s.anyRunning() {
 		return fmt.Errorf("inflight buffer set while a ring runs: %w", ErrProtocol)
 	}
-	b, err := mapInflight(d, m.FDs[0])
+	b, err := mapInflight(d, l, m.FDs[0])
 	if err != nil {
 		return err
 	}
@@ -178,15 +154,31 @@ func (s *session) dropInflight(reset bool) {
 }
 
 // track gives q its region of the buffer, if there is one.
-func (s *session) track(q *Queue) error {
+//
+// A ring without a region in the buffer is served all the same: a guest's disk
+// that hangs is worse than one that a back-end's death can harm. No retry of the
+// front-end would help, because it sets the same buffer again.
+func (s *session) track(q *Queue) {
 	b := s.inflight
 	if b == nil {
-		return nil
+		return
 	}
-	if q.Index >= int(b.desc.Queues) || q.Num > b.desc.QueueSize {
-		return fmt.Errorf("ring %d of %d descriptors: the inflight buffer is for %d rings of at most %d: %w",
-			q.Index, q.Num, b.desc.Queues, b.desc.QueueSize, ErrProtocol)
+	at, size, num := b.layout.region(q.Index, q.Num)
+	if num == 0 {
+		s.noteUntracked(q)
+		return
 	}
-	q.Inflight, q.InflightNum = b.region(q.Index), b.desc.QueueSize
-	return nil
+	q.Inflight, q.InflightNum = b.mem[at:at+size:at+size], num
+}
+
+// noteUntracked logs the first ring of a session that the buffer has no region
+// for.
+func (s *session) noteUntracked(q *Queue) {
+	if s.untracked {
+		return
+	}
+	s.untracked = true
+	s.log.Warn("ring has no region in the inflight buffer and runs without tracking: "+
+		"if this process dies, requests in flight may be lost until the guest retries them or is reset",
+		"ring", q.Index, "descriptors", q.Num, "buffer_rings", s.inflight.layout.rings, "buffer_descriptors", s.inflight.layout.largest())
 }

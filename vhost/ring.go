@@ -77,9 +77,7 @@ func (s *session) start(i int) (err error) {
 			err = fmt.Errorf("starting ring %d: %w", i, err)
 		}
 	}()
-	if err = s.track(&q); err != nil {
-		return err
-	}
+	s.track(&q)
 	if q.Kick, err = dupFD(r.kick); err != nil {
 		return err
 	}

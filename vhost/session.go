@@ -24,8 +24,9 @@ type session struct {
 	memory       *guest.Table
 	inflight     *inflight // SET_INFLIGHT_FD, nil: none
 	rings        []ring
-	backendReq   int // SET_BACKEND_REQ_FD, -1: none
-	refused      int // messages answered with a failure
+	backendReq   int  // SET_BACKEND_REQ_FD, -1: none
+	refused      int  // messages answered with a failure
+	untracked    bool // a ring without a region in the inflight buffer was logged
 }
 
 // fatal marks an error of a handler after which the session cannot go on: the

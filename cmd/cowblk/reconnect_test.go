@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,6 +25,8 @@ import (
 const (
 	killCyclesEnv = "COWBLK_KILL_CYCLES"
 	killCycles    = 40
+	// killCyclesLarge is how often it kills with each kind of ring that the front-end did not announce.
+	killCyclesLarge = 10
 	// cyclesADisk bounds the layers that the promotions among them make.
 	cyclesADisk = 100
 )
@@ -32,7 +35,7 @@ const (
 // is on.
 const (
 	killQueues = 4
-	killDepth  = 64
+	killDepth  = 64 // unless the test says otherwise
 	killBlock  = 4096
 	killBlocks = 1500 // a queue
 )
@@ -55,7 +58,7 @@ type killQueue struct {
 	rng      *rand.Rand
 	versions [killBlocks]uint64 // as last completed
 	busy     [killBlocks]bool
-	slots    [killDepth]killRequest
+	slots    []killRequest
 	done     []vhosttest.Completion
 	err      error // why it ended too early; read after paused
 	requests int
@@ -70,7 +73,7 @@ type killRequest struct {
 func newKillLoad(t *testing.T, f *vhosttest.Frontend, seed uint64) *killLoad {
 	l := &killLoad{t: t, f: f, paused: make(chan int, killQueues)}
 	for i := range l.queues {
-		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i), rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i), rng: rand.New(rand.NewPCG(seed, uint64(i))), slots: make([]killRequest, f.Driver(i).Slots())}
 		l.goOn[i] = make(chan struct{})
 	}
 	return l
@@ -150,7 +153,7 @@ func (q *killQueue) finish(c vhosttest.Completion) error {
 
 // run keeps the queue full until the load is stopped, then lets it drain.
 func (q *killQueue) run() error {
-	for slot := range killDepth {
+	for slot := range q.slots {
 		if err := q.submit(slot); err != nil {
 			return err
 		}
@@ -233,15 +236,24 @@ type killed struct {
 	kills, promotions, promoted, layers, requests int
 }
 
+// killRing is what a front-end's rings are like. The zero value: 128 descriptors, killDepth requests in flight on each.
+type killRing struct {
+	size, asked uint16 // descriptors; asked is the queue size of GET_INFLIGHT_FD
+	depth       int
+}
+
 // underLoad kills the process that serves a disk n times.
-func underLoad(t *testing.T, n int, seed uint64) (sum killed) {
+func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killed) {
 	dir := shortDir(t)
 	defer os.RemoveAll(dir)
 	command(t, dir, "create", "a", "--size", "32M")
 	socket := filepath.Join(dir, "run", "a.sock")
 	p := start(t, dir, nil, "serve", "a")
 	rng := rand.New(rand.NewPCG(seed, 99))
-	f := dialWith(t, socket, vhosttest.Options{Queues: killQueues, Slots: killDepth, MaxTransfer: killBlock, Memory: 8 << 20})
+	f := dialWith(t, socket, vhosttest.Options{
+		Queues: killQueues, QueueSize: ring.size, AskInflight: ring.asked,
+		Slots: cmp.Or(ring.depth, killDepth), MaxTransfer: killBlock, Memory: 32 << 20,
+	})
 	l := newKillLoad(t, f, seed)
 	var wg sync.WaitGroup
 	for i, q := range l.queues {
@@ -328,9 +340,25 @@ func TestKilledUnderLoad(t *testing.T) {
 			t.Fatalf("%s: %v", killCyclesEnv, err)
 		}
 	}
+	killOften(t, cycles, killRing{})
+}
+
+// The same with rings that are larger than the queue size for which the front-end asked the in-flight buffer, as QEMU
+// 10.0.13 has them, and with so many requests in flight that their heads are beyond it.
+func TestKilledUnderLoadLargerRings(t *testing.T) {
+	for _, ring := range []killRing{
+		{size: 256, asked: 128, depth: 200},
+		{size: 1024, asked: 128, depth: 500},
+	} {
+		t.Run(fmt.Sprint(ring.size), func(t *testing.T) { killOften(t, killCyclesLarge, ring) })
+	}
+}
+
+func killOften(t *testing.T, cycles int, ring killRing) {
+	t.Helper()
 	var sum killed
 	for seed := uint64(1); sum.kills < cycles; seed++ {
-		one := underLoad(t, min(cyclesADisk, cycles-sum.kills), seed)
+		one := underLoad(t, min(cyclesADisk, cycles-sum.kills), seed, ring)
 		sum.kills += one.kills
 		sum.promotions += one.promotions
 		sum.promoted += one.promoted

@@ -140,6 +140,9 @@ func (f *serveFlags) check(args []string) error {
 	if f.blkFile != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
 		return usagef("serve: --on-enospc is for disks of the store, which have a control socket")
 	}
+	if f.blkFile != "" && (f.data.loseUnflushed || f.data.keepUnflushed || f.data.dropUnflushed) {
+		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
+	}
 	if f.blkFile != "" && len(f.hooks.events) > 0 {
 		return usagef("serve: --promote-on is for disks of the store: a raw file has no layers to promote")
 	}

@@ -34,6 +34,10 @@ type Bitmap struct {
 	// locks order, page by page, the setting of its bits and their release.
 	shared *sharedMap
 	locks  [pageLocks]pageLock
+	// punched says that Punched was called since the last flush began; holes orders the
+	// shared map's word that says so.
+	punched atomic.Bool
+	holes   sync.Mutex
 }
 
 // pageLocks is how many locks the pages of a map share.
@@ -133,25 +137,56 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool, err error) {
 // Shared reports whether bits that Add sets survive this process.
 func (b *Bitmap) Shared() bool { return b.shared != nil && !b.shared.broken.Load() }
 
-// Flushed says that the bits of these pages, as they were taken, are durable. The
-// shared map may forget those that have no newer ones.
-func (b *Bitmap) Flushed(pages []DirtyPage) {
+// Punched says that the guest is about to discard, or has discarded, blocks of the head:
+// a hole under a bit that is not flushed is no loss.
+func (b *Bitmap) Punched() {
 	s := b.shared
-	if s == nil {
+	if s == nil || s.broken.Load() || b.punched.Load() {
+		return
+	}
+	b.holes.Lock()
+	defer b.holes.Unlock()
+	if guarded(func() { s.setWord(sharedHoles, 1) }) != nil {
+		s.giveUp()
+	}
+	b.punched.Store(true)
+}
+
+// beginFlush is called before the bits of a flush are taken.
+func (b *Bitmap) beginFlush() {
+	if b.punched.Load() {
+		b.punched.Store(false)
+	}
+}
+
+// flushed says that the bits of these pages, as they were taken since beginFlush, are
+// durable. The shared map forgets them.
+func (b *Bitmap) flushed(pages []DirtyPage) {
+	s := b.shared
+	if s == nil || s.broken.Load() {
 		return
 	}
 	for i := range pages {
-		page := pages[i].Page
-		if s.pages.Load() <= keptPages {
-			return
-		}
+		page, durable := pages[i].Page, pages[i].Words[:]
+		littleEndian(durable) // as they were taken: WriteMap has turned them
 		l := &b.locks[page%pageLocks]
 		l.Lock()
-		if s.has(page) && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
+		if !s.has(page) {
+			l.Unlock()
+			continue
+		}
+		if s.pages.Load() > keptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
 			l.released++
 			s.release(page)
+		} else if s.clear(page, durable) != nil {
+			s.giveUp()
 		}
 		l.Unlock()
+	}
+	b.holes.Lock()
+	defer b.holes.Unlock()
+	if !b.punched.Load() && guarded(func() { s.setWord(sharedHoles, 0) }) != nil {
+		s.giveUp()
 	}
 }
 

@@ -68,7 +68,7 @@ const (
 	adviceFiles   = "check that the disk's manifest names the right files"
 	adviceParams  = "choose another value"
 	// The writes may be there once the cause is gone, so nothing is given up unasked.
-	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, open the disk with --drop-unflushed"
+	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed"
 )
 
 // at fills in the file of a Fault that was found in memory.

@@ -13,12 +13,13 @@ import (
 
 // identity is what a shared map says of the head that it belongs to. It lies in the
 // first 2,048 bytes of the file, as little-endian words: magic, UUID, generation,
-// boot, map, data, and at the end a CRC-32C.
+// boot, map, data, path, and at the end a CRC-32C.
 type identity struct {
 	UUID       uuid.UUID
 	Generation uint64
 	Boot       bootID
 	Map, Data  fileIdentity
+	Path       string // of the map, absolute, at most maxMapPath bytes; empty: longer
 }
 
 // fileIdentity names a file of one mounted file system.
@@ -29,11 +30,11 @@ type fileIdentity struct {
 }
 
 const (
-	sharedMagic    = "COWBLK\x00U"
-	identitySize   = 2048
-	maxInstance    = 255
-	identityWords  = identitySize / 8
-	identityLength = len(sharedMagic) + 16 + 8 + len(bootID{}) + 2*(8+8+1+1+maxInstance)
+	sharedMagic   = "COWBLK\x00U"
+	identitySize  = 2048
+	maxInstance   = 255
+	maxMapPath    = 1024
+	identityWords = identitySize / 8
 )
 
 // bootID is the name of a run of the kernel, as far as it is told from others.
@@ -82,6 +83,8 @@ func (i *identity) encode() (p [identitySize]byte) {
 		b = append(b, f.Instance...)
 		b = append(b, make([]byte, maxInstance-len(f.Instance))...)
 	}
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(i.Path)))
+	copy(p[len(b):identitySize-4], i.Path)
 	binary.LittleEndian.PutUint32(p[identitySize-4:], crc32.Checksum(p[:identitySize-4], castagnoli()))
 	return p
 }
@@ -104,6 +107,8 @@ func decodeIdentity(p *[identitySize]byte) (i identity, err error) {
 		n := next(1)[0]
 		f.Instance = string(next(maxInstance)[:n])
 	}
+	n := min(int(binary.LittleEndian.Uint16(next(2))), maxMapPath)
+	i.Path = string(next(n))
 	return i, nil
 }
 

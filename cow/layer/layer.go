@@ -32,15 +32,16 @@ type Layer struct {
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
 
-	unclean bool         // it had not been closed in order when it was opened
-	shared  *sharedMap   // the head's, nil: none; fixed once it is open, see adopt
-	evicted bool         // the data's inode may not have been in memory when the layer was opened; see writtenBack
-	lost    error        // why write-back has lost what was not flushed; nil: it has not
-	mu      sync.RWMutex // guards what follows; never held during I/O
-	header  Header
-	data    vfs.File
-	bitmap  *Bitmap // nil when sealed
-	table   *table  // the checksums of a sealed layer's data; nil: none
+	unclean   bool       // it had not been closed in order when it was opened
+	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
+	evicted   bool       // the data's inode may not have been in memory when the layer was opened; see writtenBack
+	recovered uint64     // see Unflushed
+	dropped   error
+	mu        sync.RWMutex // guards what follows; never held during I/O
+	header    Header
+	data      vfs.File
+	bitmap    *Bitmap // nil when sealed
+	table     *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
 }
@@ -102,10 +103,6 @@ func (l *Layer) Err() error {
 	}
 	return nil
 }
-
-// Lost is why what a process had not flushed was given up when the layer was opened,
-// if an error of write-back was the reason; else nil.
-func (l *Layer) Lost() error { return l.lost }
 
 // writable is Err for operations that only a writable layer has.
 func (l *Layer) writable() error {
@@ -226,6 +223,7 @@ func (l *Layer) writeHeader(h Header) error {
 // sync has failed.
 func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
 	b := l.Bitmap()
+	b.beginFlush()
 	pages := b.TakeDirty(buf[:0])
 	if err := l.SyncData(); err != nil {
 		return pages, err
@@ -239,7 +237,7 @@ func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
 	if err := l.SyncMap(); err != nil {
 		return pages, err
 	}
-	b.Flushed(pages)
+	b.flushed(pages)
 	return pages, nil
 }
 

@@ -46,6 +46,7 @@ const (
 	sharedMTime                // Identity.MTime of the map then
 	sharedData                 // vfs.SharedFS.Changed of the data when the head was opened
 	sharedErrors               // errorsTold of the data's file system when the head was opened
+	sharedHoles                // 1: the guest has discarded blocks since the last flush, of which bits may be here
 )
 
 // States of a shared map.
@@ -233,6 +234,18 @@ func (s *sharedMap) setState(v uint64) error {
 	return guarded(func() { s.setWord(sharedState, v) })
 }
 
+// clear takes bits out of a page that are durable. The page's lock is held.
+func (s *sharedMap) clear(page uint64, durable []uint64) error {
+	return guarded(func() {
+		words := s.page(page)
+		for i, w := range durable {
+			if have := atomic.LoadUint64(&words[i]); have&w != 0 {
+				atomic.StoreUint64(&words[i], have&^w)
+			}
+		}
+	})
+}
+
 // giveUp says, as well as it can be said, that the file is not to be believed.
 func (s *sharedMap) giveUp() {
 	if s.broken.Swap(true) {
@@ -281,8 +294,8 @@ func removeOwn(sfs vfs.SharedFS, mapf vfs.File, h *Header) error {
 	return errors.Join(sfs.Remove(s.file.Name()), s.close())
 }
 
-// openOwn opens the shared map that h names; nil: there is none, or it says that it is
-// the map of another file.
+// openOwn opens the shared map that h names; nil: there is none, or it is of another map.
+// It is of this one, too, if another file was in its place.
 func openOwn(sfs vfs.SharedFS, mapf vfs.File, h *Header, write bool) (*sharedMap, error) {
 	s, err := openShared(sfs, sharedPath(h.SharedDir, h.UUID, h.Generation), h.MapPages(), write)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -296,7 +309,7 @@ func openOwn(sfs vfs.SharedFS, mapf vfs.File, h *Header, write bool) (*sharedMap
 	if err == nil {
 		id, err = mapf.Identity()
 	}
-	if err != nil || !found.Map.is(id) {
+	if err != nil || !found.Map.is(id) && found.Path != mapf.Name() {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil

@@ -21,37 +21,38 @@ import (
 // system knows of an error, which it tells to one process: to that of one disk of many.
 // So those that were told count the errors, in a file beside the shared maps.
 
+// ErrWriteBack says that the device has lost what was not flushed.
+var ErrWriteBack = errors.New("it was lost when it was written back")
+
 // writtenBack reports whether what the page cache held of the data is still there, or on
-// the device. If not, l.lost says so.
-func (l *Layer) writtenBack(sfs vfs.SharedFS, s *sharedMap) (bool, error) {
-	var err error
+// the device: nil.
+func (l *Layer) writtenBack(sfs vfs.SharedFS, s *sharedMap) (dropped, err error) {
 	if l.evicted, err = sfs.Evicted(l.data); err != nil || !l.evicted {
-		return err == nil, err
+		return nil, err
 	}
 	id, err := s.identity()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	told, err := errorsTold(sfs, l.header.SharedDir, id.Data.Instance)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var before uint64
 	if err := guarded(func() { before = s.word(sharedErrors) }); err != nil {
-		return false, err
+		return nil, err
 	}
 	if told != before {
-		l.lost = errors.New("an error of write-back was told to the process of another disk")
-		return false, nil
+		return fmt.Errorf("%w, of which the process of another disk was told", ErrWriteBack), nil
 	}
 	// The inode may still be there, without pages.
-	if l.lost = l.data.Datasync(); l.lost != nil {
-		return false, nil
+	if err := l.data.Datasync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrWriteBack, err), nil
 	}
-	if l.lost = sfs.SyncFS(l.data); l.lost != nil {
-		return false, countError(sfs, l.header.SharedDir, id.Data.Instance)
+	if err := sfs.SyncFS(l.data); err != nil {
+		return fmt.Errorf("%w: %w", ErrWriteBack, err), countError(sfs, l.header.SharedDir, id.Data.Instance)
 	}
-	return true, nil
+	return nil, nil
 }
 
 // errorsPath is the file that counts the errors of write-back of one mounted file system.
@@ -132,5 +133,5 @@ func (l *Layer) checkHole(block, n uint64, size int64) error {
 	}
 	return &Fault{Path: l.paths.Data, What: fmt.Sprintf("data of block %d, or one of the %d behind it, that the guest has written or discarded and not flushed", block, n-1),
 		Expected: "data, or what the page cache has had of it since", Found: "a hole, and nothing in the page cache: the guest has discarded it, or it was lost when it was written back",
-		Advice: "if the log of the kernel has no I/O error of this file system, open the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
+		Advice: "if the log of the kernel has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
 }

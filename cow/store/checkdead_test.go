@@ -32,7 +32,7 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 	for _, o := range []CheckOptions{{Depth: CheckFast}, {}, {Repair: true}} {
 		r := check(t, h.Store, o)
 		i := slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })
-		if k := r.Checked[i]; r.Found != 0 || r.Failed != 0 || !k.Unclean || len(k.Notes) != 1 {
+		if k := r.Checked[i]; r.Found != 0 || r.Failed != 0 || !k.Unclean || len(k.Notes) != 2 {
 			t.Errorf("%+v: %v, %+v", o, problemTexts(h, r), k)
 		}
 	}

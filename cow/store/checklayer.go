@@ -69,10 +69,38 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.sums {
 			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
 		}
+		c.unflushed(l, r)
 		c.repairLayer(k, m, i, r)
 		c.unsealed(k, m, i, r)
 	}
 	return r
+}
+
+// unflushed looks for what a process that was killed has left of a head, or former head, that nobody has open.
+func (c *checker) unflushed(l *Layer, r *layerResult) {
+	if r.header.State != layer.Head || r.header.Clean || r.header.Generation == 0 || len(r.problems) > 0 {
+		return
+	}
+	p := c.s.paths(l)
+	f, err := layer.Open(c.s.fs, p, layer.OpenParams{})
+	var fault *layer.Fault
+	switch {
+	case errors.Is(err, layer.ErrUnflushed) && errors.As(err, &fault):
+		r.problems = append(r.problems, &Problem{
+			Object: layerObject(l.UUID), File: p.Map, What: "unflushed writes of a process that was killed: " + fault.What, Expected: fault.Expected, Found: fault.Found,
+			Status: StatusLeft, Advice: fault.Advice,
+		})
+		return
+	case err != nil:
+		return // what else is wrong was found before
+	}
+	defer f.Close()
+	if n, dropped := f.Unflushed(); dropped != nil {
+		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed, and what its guest had not flushed is given up at the next open: %v", l.UUID, dropped))
+	} else if n > 0 {
+		r.owned += n
+		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed; %d blocks that its guest has written and not flushed are kept in memory, and become durable with the next open", l.UUID, n))
+	}
 }
 
 // belongs reports whether a header is that of layer i of a manifest.

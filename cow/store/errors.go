@@ -72,7 +72,7 @@ func classify(err error) error {
 	}{
 		{ErrRefused, []error{
 			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
-			layer.ErrSealed, layer.ErrNotZero, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated,
+			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated,
 		}},
 		{ErrInUse, []error{layer.ErrInUse}},
 		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},

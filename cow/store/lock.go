@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,13 +41,33 @@ type Lock struct {
 // must not make an opener fail.
 const lockTries = 30
 
+// lockWait is how long a process that is to serve a disk waits for one that only uses it: a check, a promotion of a
+// stopped disk. Its supervisor would give it up after a few refusals.
+const lockWait = time.Minute
+
 // LockDisk takes the disk's lock. ErrInUse names who holds it; ErrNotFound.
 func (s *Store) LockDisk(name string) (*Lock, error) {
+	return s.lockDisk(context.Background(), name, 0)
+}
+
+// lockDisk is LockDisk that waits for as long as the holder serves nobody, wait at most.
+func (s *Store) lockDisk(ctx context.Context, name string, wait time.Duration) (*Lock, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
 	path := s.path(disksDir, name, lockFile)
-	for range lockTries {
+	said := false
+	for start, try := time.Now(), 0; ; try++ {
+		if try >= lockTries {
+			v := s.readServing(name)
+			if v.Socket != "" || time.Since(start) >= wait {
+				break
+			}
+			if !said {
+				said = true
+				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid", v.PID, "at_most", wait)
+			}
+		}
 		f, err := s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, s.notFound("disk", name)
@@ -68,7 +89,11 @@ func (s *Store) LockDisk(name string) (*Lock, error) {
 			return nil, fmt.Errorf("disk %q: %w", name, err)
 		}
 		// Locked, or removed and made anew between open and lock.
-		time.Sleep(lockPoll)
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", s.inUse(name), ctx.Err())
+		case <-time.After(lockPoll):
+		}
 	}
 	return nil, s.inUse(name)
 }

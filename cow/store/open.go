@@ -37,7 +37,11 @@ func (o *Opened) Close() error { return errors.Join(o.Disk.Close(), o.Lock.Unloc
 // nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
 // hashed again).
 func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
-	lock, err := s.LockDisk(name)
+	wait := time.Duration(0)
+	if o.Serve {
+		wait = lockWait
+	}
+	lock, err := s.lockDisk(ctx, name, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -74,21 +78,24 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
 			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
-				return nil, refusedLayer(m, err)
+				return nil, refusedLayer(m, classify(err))
 			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
 	}
 	if !o.ReadOnly && o.Serve {
 		if o.Cow.SharedDir, err = s.sharedDir(); err != nil && !o.Cow.LoseUnflushed {
-			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed",
-				"disk", m.Name, "err", err)
+			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
+				"disk", m.Name, "places", s.SharedDirs(), "err", err)
 		}
 	}
 	sealing := true
 	for end := time.Now().Add(sealWait); ; {
 		disk, err := cow.Open(spec, o.Cow)
 		if err == nil {
+			if !o.ReadOnly {
+				s.removeLiveFiles(m)
+			}
 			return disk, nil
 		}
 		// Once more after it was sealed: that may have happened after the open.

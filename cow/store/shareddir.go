@@ -20,15 +20,13 @@ const sharedName = "unflushed"
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
 	dirs := []string{filepath.Join(s.runDir, sharedName)}
-	if uid := os.Geteuid(); uid == 0 {
+	uid := os.Geteuid()
+	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
 		dirs = append(dirs, filepath.Join(systemRun, sharedName))
-	} else {
-		if d := s.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
-			dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
-		}
-		dirs = append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
+	} else if filepath.IsAbs(d) {
+		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
 	}
-	return dirs
+	return append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
 }
 
 // sharedDir is the first of SharedDirs that can be had. Which one it is does not matter to others: the header of a head
@@ -49,6 +47,24 @@ func (s *Store) sharedDir() (string, error) {
 	return "", errors.Join(errs...)
 }
 
+// liveFile is where an older cowblk kept what a guest had not flushed, in the directory of a disk.
+func (s *Store) liveFile(disk string, id uuid.UUID) string {
+	return s.path(disksDir, disk, "live-"+id.String())
+}
+
+// removeLiveFiles removes what an older cowblk has left beside a disk that is open for writing, so that it does not
+// believe it if it has the disk once more.
+func (s *Store) removeLiveFiles(m *Manifest) {
+	for _, l := range m.Layers {
+		path := s.liveFile(m.Name, l.UUID)
+		if there, err := s.exists(path); err == nil && there {
+			if err := s.fs.Remove(path); err != nil {
+				s.log.Warn("a file of an older cowblk is left over", "err", err)
+			}
+		}
+	}
+}
+
 // checkLiveFiles refuses a layer that a process of cowblk 0.x served which died in this run of the kernel: what its guest
 // had not flushed is in a file that only such a version reads.
 func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) error {
@@ -60,8 +76,8 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 	if err != nil {
 		return err
 	}
-	for _, name := range append(users[id], m.Name) {
-		path := s.path(disksDir, name, "live-"+id.String())
+	for _, name := range users[id] {
+		path := s.liveFile(name, id)
 		if there, err := s.exists(path); err != nil {
 			return err
 		} else if !there {
@@ -72,8 +88,8 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 			return err
 		}
 		if layer.LiveFileOf(s.fs, path, boot) {
-			return fmt.Errorf("%s: %w: an older cowblk served layer %s and was killed, and %s has what its guest had not flushed\nserve disk %q with that version and stop it there in order (SIGTERM); or, if the guest was restarted since or its last writes may be lost as at a power cut, open the disk with --drop-unflushed",
-				path, layer.ErrUnflushed, id, path, name)
+			return fmt.Errorf("%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
+				path, layer.ErrUnflushed, name)
 		}
 	}
 	return nil

@@ -11,10 +11,10 @@ import (
 )
 
 // A mounted file system is told from the next mount of the same device by an inode
-// number in sysfs: the kernel numbers the objects there (kernfs) in the order of
-// their making and reuses no number in one run. The unique ID of the mount
-// (STATX_MNT_ID_UNIQUE) is only second best: a service with a mount namespace of its
-// own gets copies of all mounts, with new IDs, at each of its starts.
+// number in sysfs: the kernel numbers the objects there (kernfs) in the order of their
+// making and reuses no number in one run. The unique ID of the mount
+// (STATX_MNT_ID_UNIQUE) is no such name: a service with a mount namespace of its own
+// gets copies of all mounts, with new IDs, at each of its starts.
 
 // sysfsOf are the directories in which file systems of block devices keep an object
 // for each mounted one, named after the device.
@@ -27,12 +27,12 @@ func (OS) Instance(f File) (string, error) {
 		return "", fmt.Errorf("file system of %s: %w", f.Name(), errors.ErrUnsupported)
 	}
 	var st unix.Statx_t
-	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_MNT_ID_UNIQUE | unix.STATX_SUBVOL
+	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_SUBVOL
 	if err := unix.Statx(o.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return "", o.fail("statx", err)
 	}
 	if o.block {
-		return deviceInstance(st.Rdev_major, st.Rdev_minor)
+		return deviceInstance(o.fd, st.Rdev_major, st.Rdev_minor)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(o.fd, &fs); err != nil {
@@ -40,24 +40,27 @@ func (OS) Instance(f File) (string, error) {
 	}
 	switch {
 	case fs.Type == unix.BTRFS_SUPER_MAGIC:
-		if name, err := btrfsInstance(o.fd); err == nil {
+		name, err := btrfsInstance(o.fd)
+		if err == nil {
 			return fmt.Sprintf("%s subvolume %d", name, st.Subvol), nil
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return "", o.fail("name of the file system", err)
 		}
 	case o.memory: // its content is gone with the mount
 		return fmt.Sprintf("tmpfs %d:%d", st.Dev_major, st.Dev_minor), nil
 	case st.Dev_major != 0:
-		if name, err := blockInstance(st.Dev_major, st.Dev_minor); err == nil {
-			return name, nil
+		name, err := blockInstance(st.Dev_major, st.Dev_minor)
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	default: // FUSE, NFS: a device number, and write-back, of their own
-		if name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor)); err == nil {
-			return name, nil
+		name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor))
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	}
-	if st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
-		return fmt.Sprintf("mount %d", st.Mnt_id), nil
-	}
-	return "", fmt.Errorf("file system of %s: this kernel does not tell one mount of it from the next (expected Linux 6.8 or later, or /sys): %w", o.name, errors.ErrUnsupported)
+	return "", fmt.Errorf("file system of %s: nothing in /sys tells one mount of it from the next (expected /sys, and ext4, XFS, Btrfs, F2FS, tmpfs, NFS or FUSE): %w", o.name, errors.ErrUnsupported)
 }
 
 // blockInstance finds the object of the file system that is mounted from a device.
@@ -67,14 +70,24 @@ func blockInstance(major, minor uint32) (string, error) {
 		return "", err
 	}
 	for _, dir := range sysfsOf {
-		if name, err := sysfsObject(filepath.Join(dir, filepath.Base(link))); err == nil {
-			return name, nil
+		name, err := sysfsObject(filepath.Join(dir, filepath.Base(link)))
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return name, err
 		}
 	}
-	return "", errors.ErrUnsupported
+	return "", unix.ENOENT
 }
 
-func deviceInstance(major, minor uint32) (string, error) {
+// deviceInstance is the number that the kernel gives a disk each time that something
+// else is attached to the device (Linux 5.15).
+func deviceInstance(fd int, major, minor uint32) (string, error) {
+	seq, err := diskSequence(fd)
+	if err == nil {
+		return fmt.Sprintf("device %d:%d sequence %d", major, minor, seq), nil
+	}
+	if !errors.Is(err, unix.ENOTTY) {
+		return "", err
+	}
 	return sysfsObject(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
 }
 

@@ -26,6 +26,7 @@ type SharedFS interface {
 	// Instance names the mounted file system, or the device, that f is on: another
 	// name once it has been unmounted and mounted again. What the page cache held
 	// of f is gone then. The name is the same in every mount namespace.
+	// errors.ErrUnsupported: the kernel has no such name for it.
 	Instance(f File) (string, error)
 	// Changed is when f's content or attributes were changed last, in nanoseconds
 	// since 1970. Nobody can set it (ctime), and after a write it is the mtime of

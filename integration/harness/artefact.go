@@ -31,7 +31,7 @@ func Root() (string, error) {
 }
 
 // Artefact returns the directory of a shared file set ("golden", "bios", "quick",
-// "qemu10", "bonnie"; see integration/artefacts/build), which is made first when the
+// "qemu-next", "bonnie" and others; see integration/artefacts/build), which is made first when the
 // cache does not have it. Concurrent callers wait for one build.
 func Artefact(ctx context.Context, name string) (string, error) {
 	root, err := Root()
@@ -81,16 +81,4 @@ func BIOSImage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, "bios.raw"), nil
-}
-
-// InstalledQEMU is Debian 12's own QEMU (7.2).
-const InstalledQEMU = "qemu-system-x86_64"
-
-// BackportsQEMU returns the program of QEMU 10, unpacked beside the installed one.
-func BackportsQEMU(ctx context.Context) (string, error) {
-	dir, err := Artefact(ctx, "qemu10")
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "qemu-system-x86_64"), nil
 }

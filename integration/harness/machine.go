@@ -27,7 +27,7 @@ const (
 type MachineOptions struct {
 	Name   string // for messages and file names; "guest" by default
 	Dir    string // an existing folder for its sockets; the path must be short (UNIX sockets)
-	QEMU   string // program; InstalledQEMU by default
+	QEMU   QEMU   // InstalledQEMU by default
 	Golden Golden // what to boot
 	Boot   BootFrom
 
@@ -38,9 +38,12 @@ type MachineOptions struct {
 	// devices are disk0, disk1, …, each behind a hot-plug port of that index.
 	Disks  []string
 	Queues int // per disk; as many as CPUs by default
-	// Reconnect is the option of QEMU's sockets that says when it tries again to
-	// reach a back-end that has gone; "reconnect=1" by default, a second.
-	Reconnect string
+	// QueueSize is the property queue-size of each disk by index, in descriptors;
+	// 0 or missing: QEMU's default, 128.
+	QueueSize []int
+	// ReconnectMS is how often QEMU tries to reach a back-end that has gone; 1,000
+	// by default. See QEMU.Reconnect.
+	ReconnectMS int
 
 	// Arguments replaces what the harness writes for processors, memory and
 	// disks with arguments that somebody else printed.
@@ -65,8 +68,8 @@ func (o MachineOptions) defaults() MachineOptions {
 	if o.Name == "" {
 		o.Name = "guest"
 	}
-	if o.QEMU == "" {
-		o.QEMU = InstalledQEMU
+	if o.QEMU.Program == "" {
+		o.QEMU = QEMU{Debian: Debian12, Program: InstalledQEMU}
 	}
 	o.CPUs = max(o.CPUs, 1)
 	if o.MemoryMiB == 0 {
@@ -75,8 +78,8 @@ func (o MachineOptions) defaults() MachineOptions {
 	if o.Queues == 0 {
 		o.Queues = o.CPUs
 	}
-	if o.Reconnect == "" {
-		o.Reconnect = "reconnect=1"
+	if o.ReconnectMS == 0 {
+		o.ReconnectMS = 1000
 	}
 	return o
 }
@@ -102,9 +105,13 @@ func (o MachineOptions) arguments() ([]string, error) {
 			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i+1))
 		}
 		for i, socket := range o.Disks {
-			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,%s", i, socket, o.Reconnect),
-				"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk%d,chardev=char%d,bus=port%d,num-queues=%d,disable-legacy=on,bootindex=%d",
-					i, i, i, o.Queues, i+1))
+			device := fmt.Sprintf("vhost-user-blk-pci,id=disk%d,chardev=char%d,bus=port%d,num-queues=%d,disable-legacy=on,bootindex=%d",
+				i, i, i, o.Queues, i+1)
+			if i < len(o.QueueSize) && o.QueueSize[i] != 0 {
+				device += fmt.Sprintf(",queue-size=%d", o.QueueSize[i])
+			}
+			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,%s", i, socket, o.QEMU.Reconnect(o.ReconnectMS)),
+				"-device", device)
 		}
 	}
 	kernel := func(initrd, command string) {
@@ -169,7 +176,7 @@ func StartMachine(ctx context.Context, o MachineOptions) (*Machine, error) {
 		"-chardev", "socket,id=agent,path="+m.Agent.port.Path, "-serial", "chardev:agent",
 		"-qmp", "unix:"+monitor+",server=on,wait=off")
 	m.started = time.Now()
-	if m.Process, err = StartProcess(o.Name, exec.Command(o.QEMU, args...)); err != nil {
+	if m.Process, err = StartProcess(o.Name, exec.Command(o.QEMU.Program, args...)); err != nil {
 		m.Close()
 		return nil, err
 	}

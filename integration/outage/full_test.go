@@ -135,7 +135,7 @@ const fullPause = 500 * time.Millisecond
 // must not when there is space.
 func (m *machine) serveWithSpace() {
 	m.Helper()
-	m.launch()
+	m.launch(nil)
 	err := m.connect(fullPause)
 	if err == nil {
 		return
@@ -144,7 +144,7 @@ func (m *machine) serveWithSpace() {
 	m.free()
 	err = m.connect(waitLimit)
 	if errors.Is(err, errEnded) {
-		m.launch()
+		m.launch(nil)
 		err = m.connect(waitLimit)
 	}
 	if err != nil {

@@ -65,7 +65,11 @@ func (m *machine) writeBack(path string) {
 	m.must(err)
 	defer f.Close()
 	for end := time.Now().Add(waitLimit); ; time.Sleep(time.Millisecond) {
-		m.must(os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)))
+		err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		if errors.Is(err, unix.EROFS) {
+			return // btrfs has given up after an error, and writes nothing any more
+		}
+		m.must(os.NewSyscallError("sync_file_range", err))
 		n, err := unwritten(f)
 		m.must(err)
 		if n == 0 {

@@ -212,15 +212,16 @@ func (m *machine) umountAndMount() {
 // that executes another.
 func (m *machine) serve(wrapper ...string) {
 	m.Helper()
-	m.launch(wrapper...)
+	m.launch(nil, wrapper...)
 	if err := m.connect(waitLimit); err != nil {
 		m.Fatalf("%v\n%s", err, m.server.Output())
 	}
 }
 
-func (m *machine) launch(wrapper ...string) {
+func (m *machine) launch(flags []string, wrapper ...string) {
 	m.Helper()
 	args := append(slices.Clone(wrapper), m.store.Binary, "--store", m.store.Dir, "serve")
+	args = append(args, flags...)
 	for _, d := range m.disks {
 		args = append(args, d.name)
 	}

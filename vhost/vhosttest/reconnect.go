@@ -35,7 +35,7 @@ func (f *Frontend) giveInflight() error {
 }
 
 func (f *Frontend) fetchInflight() error {
-	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.QueueSize}
+	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.AskInflight}
 	if err := f.Send(vhost.GetInflightFD, vhost.FlagVersion, want.Append(nil)); err != nil {
 		return fmt.Errorf("%v: %w", vhost.GetInflightFD, err)
 	}

@@ -22,3 +22,11 @@ func btrfsID(fd int) ([16]byte, error) {
 	}
 	return info.ID, nil
 }
+
+// diskSequence is BLKGETDISKSEQ (linux/fs.h).
+func diskSequence(fd int) (seq uint64, err error) {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETDISKSEQ, uintptr(unsafe.Pointer(&seq))); errno != 0 {
+		return 0, errno
+	}
+	return seq, nil
+}

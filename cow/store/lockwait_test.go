@@ -1,0 +1,60 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cowblk/cow/cowtest/faultfs"
+)
+
+// Whoever is to serve a disk waits for a check or a promotion that has it open, not for
+// another process that serves it, and not for ever.
+func TestServeWaitsForTheLock(t *testing.T) {
+	for name, c := range map[string]struct {
+		holder Serving
+		held   time.Duration
+		waits  time.Duration // at least, of those that get the disk
+		err    error
+	}{
+		"a check":           {Serving{PID: 7}, 10 * time.Second, 10 * time.Second, nil},
+		"a long check":      {Serving{PID: 7}, 2 * time.Minute, 0, ErrInUse},
+		"another serves":    {Serving{PID: 7, Socket: "/run/x.sock"}, 10 * time.Second, 0, ErrInUse},
+		"nobody":            {},
+		"one that is quick": {Serving{PID: 7}, 100 * time.Millisecond, 100 * time.Millisecond, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := faultfs.New()
+				s, err := Open("/store", Options{FS: m.Process(nil), Getenv: noEnv})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); err != nil {
+					t.Fatal(err)
+				}
+				if c.held > 0 {
+					lock, err := s.LockDisk("vm1")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := lock.SetServing(c.holder); err != nil {
+						t.Fatal(err)
+					}
+					time.AfterFunc(c.held, func() { lock.Unlock() })
+				}
+				start := time.Now()
+				o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{Serve: true})
+				if !errors.Is(err, c.err) || time.Since(start) < c.waits {
+					t.Errorf("after %v: %v, expected %v", time.Since(start), err, c.err)
+				}
+				if err == nil {
+					o.Close()
+				}
+				time.Sleep(time.Hour) // the holder's end
+			})
+		})
+	}
+}
