@@ -156,6 +156,7 @@ type openFails struct {
 	vfs.OS
 	boot, open, instance, syncFS error
 	evicted                      bool
+	reclaimed                    int64 // bytes of the data, from the first on
 }
 
 func (f openFails) Boot() (string, error) {
@@ -164,6 +165,13 @@ func (f openFails) Boot() (string, error) {
 }
 
 func (f openFails) Evicted(vfs.File) (bool, error) { return f.evicted, nil }
+
+func (f openFails) Resident(o vfs.File, off, n int64) (bool, error) {
+	if f.evicted || off < f.reclaimed {
+		return false, nil
+	}
+	return true, nil
+}
 
 func (f openFails) SyncFS(vfs.File) error { return f.syncFS }
 

@@ -319,16 +319,27 @@ func (b *Bitmap) nextTouched(page uint64) (uint64, bool) {
 
 // merge sets the bits of a page that nobody else uses yet, and that are not durable.
 func (b *Bitmap) merge(page uint64, words []uint64) {
-	first := page * blocksPerPage
+	_ = eachBitRun(words, func(first, n uint64) error {
+		b.Set(page*blocksPerPage+first, n)
+		return nil
+	})
+}
+
+// eachBitRun calls f for each run of set bits within a word, in ascending order, until it
+// fails.
+func eachBitRun(words []uint64, f func(first, n uint64) error) error {
 	for i, w := range words {
 		for w != 0 {
 			start := uint64(bits.TrailingZeros64(w))
 			run := uint64(bits.TrailingZeros64(^(w >> start)))
-			b.Set(first+uint64(i)*64+start, run)
+			if err := f(uint64(i)*64+start, run); err != nil {
+				return err
+			}
 			if start+run == 64 {
 				break
 			}
-			w &^= (1<<(start+run) - 1)
+			w &^= 1<<(start+run) - 1
 		}
 	}
+	return nil
 }

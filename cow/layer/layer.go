@@ -34,7 +34,6 @@ type Layer struct {
 
 	unclean   bool       // it had not been closed in order when it was opened
 	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
-	evicted   bool       // the data's inode may not have been in memory when the layer was opened; see writtenBack
 	recovered uint64     // see Unflushed
 	dropped   error
 	mu        sync.RWMutex // guards what follows; never held during I/O

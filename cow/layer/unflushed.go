@@ -36,7 +36,7 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 		if s == nil {
 			return l.data.DropCache()
 		}
-		return l.recoverFrom(s, o.Write, o.Unflushed)
+		return l.recoverFrom(s, o.Write)
 	}
 }
 
@@ -164,7 +164,7 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 			return errRewritten, nil
 		}
 	}
-	return l.writtenBack(sfs, s)
+	return l.writtenBack(sfs, s, policy)
 }
 
 // unchanged reports whether nobody has changed map or data since the process died that
@@ -205,7 +205,7 @@ func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 }
 
 // recoverFrom merges the bits of s, after the checks that bits of a map must pass.
-func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
+func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 	end, before := uint64(0), l.bitmap.Count()
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
 		c := census{blocks: l.header.Blocks()}
@@ -214,9 +214,6 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool, policy Unflushed) error {
 		}
 		end = max(end, c.end)
 		l.bitmap.merge(page, words)
-		if l.evicted && policy != KeepUnflushed && s.word(sharedHoles) == 0 {
-			return l.checkHoles(page, words)
-		}
 		return nil
 	})
 	if err == nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/bits"
 	"os"
 	"path/filepath"
 
@@ -25,11 +24,23 @@ import (
 var ErrWriteBack = errors.New("it was lost when it was written back")
 
 // writtenBack reports whether what the page cache held of the data is still there, or on
-// the device: nil.
-func (l *Layer) writtenBack(sfs vfs.SharedFS, s *sharedMap) (dropped, err error) {
-	if l.evicted, err = sfs.Evicted(l.data); err != nil || !l.evicted {
+// the device: nil. After an error of write-back the pages read as they were written until
+// they are reclaimed, and then as the device has them.
+func (l *Layer) writtenBack(sfs vfs.SharedFS, s *sharedMap, policy Unflushed) (dropped, err error) {
+	evicted, err := sfs.Evicted(l.data)
+	if err != nil {
 		return nil, err
 	}
+	if evicted {
+		if dropped, err := l.askFileSystem(sfs, s); dropped != nil || err != nil {
+			return dropped, err
+		}
+	}
+	return l.askPages(sfs, s, evicted, policy)
+}
+
+// askFileSystem asks for errors of which the inode may know no more.
+func (l *Layer) askFileSystem(sfs vfs.SharedFS, s *sharedMap) (dropped, err error) {
 	id, err := s.identity()
 	if err != nil {
 		return nil, err
@@ -53,6 +64,50 @@ func (l *Layer) writtenBack(sfs vfs.SharedFS, s *sharedMap) (dropped, err error)
 		return fmt.Errorf("%w: %w", ErrWriteBack, err), countError(sfs, l.header.SharedDir, id.Data.Instance)
 	}
 	return nil, nil
+}
+
+// askPages looks at the blocks that were not flushed. Those of which the page cache has
+// not all were written back: a sync tells whether that has succeeded, unless somebody
+// else was told, who synced the file before. Then a hole tells, as far as the guest has
+// not discarded any.
+func (l *Layer) askPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy Unflushed) (dropped, err error) {
+	var holes bool
+	if err := guarded(func() { holes = s.word(sharedHoles) != 0 }); err != nil {
+		return nil, err
+	}
+	size, err := l.data.Size()
+	if err != nil {
+		return nil, err
+	}
+	err = s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
+		return eachBitRun(words, func(first, n uint64) error {
+			block := page*blocksPerPage + first
+			if block >= l.header.Blocks() {
+				return nil // refused when it is merged
+			}
+			off := l.header.DataOffset + int64(block)*int64(l.header.BlockSize)
+			end := l.header.DataOffset + min(int64(block+n)*int64(l.header.BlockSize), l.header.Size)
+			resident, err := sfs.Resident(l.data, off, end-off)
+			if err != nil || resident {
+				return err
+			}
+			if !synced {
+				synced = true
+				if err := l.data.Datasync(); err != nil {
+					dropped = fmt.Errorf("%w: %w", ErrWriteBack, err)
+					return dropped
+				}
+			}
+			if holes || policy == KeepUnflushed {
+				return nil
+			}
+			return l.checkHole(block, n, off, end, size)
+		})
+	})
+	if dropped != nil {
+		return dropped, nil
+	}
+	return nil, err
 }
 
 // errorsPath is the file that counts the errors of write-back of one mounted file system.
@@ -95,43 +150,17 @@ func countError(sfs vfs.SharedFS, dir, instance string) error {
 	return errors.Join(err, f.Close())
 }
 
-// checkHoles looks at the data of blocks that a process has left unflushed, when its
-// inode was evicted since: a hole was discarded by the guest, or is what a failed
-// write-back has left, of whose error somebody else was told.
-func (l *Layer) checkHoles(page uint64, words []uint64) error {
-	size, err := l.data.Size()
-	if err != nil {
-		return err
-	}
-	for i, w := range words {
-		for w != 0 {
-			start := uint64(bits.TrailingZeros64(w))
-			run := uint64(bits.TrailingZeros64(^(w >> start)))
-			block := page*blocksPerPage + uint64(i)*64 + start
-			if err := l.checkHole(block, run, size); err != nil {
-				return err
-			}
-			if start+run == 64 {
-				break
-			}
-			w &^= 1<<(start+run) - 1
-		}
-	}
-	return nil
-}
-
-func (l *Layer) checkHole(block, n uint64, size int64) error {
-	h := &l.header
-	off := h.DataOffset + int64(block)*int64(h.BlockSize)
-	end := h.DataOffset + min(int64(block+n)*int64(h.BlockSize), h.Size)
+// checkHole looks at the data of blocks that a process has left unflushed, and that were
+// reclaimed since, from byte off to byte end of a file of the given size.
+func (l *Layer) checkHole(block, n uint64, off, end, size int64) error {
 	start, stop, err := l.data.NextData(off)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	if err == nil && start <= off && stop >= min(end, size) && end <= size {
+	if err == nil && start <= off && stop >= end && end <= size {
 		return nil
 	}
-	return &Fault{Path: l.paths.Data, What: fmt.Sprintf("data of block %d, or one of the %d behind it, that the guest has written or discarded and not flushed", block, n-1),
-		Expected: "data, or what the page cache has had of it since", Found: "a hole, and nothing in the page cache: the guest has discarded it, or it was lost when it was written back",
+	return &Fault{Path: l.paths.Data, What: fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n, block),
+		Expected: "data", Found: "a hole, which is what an error of write-back leaves, of which another program was told",
 		Advice: "if the log of the kernel has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
 }

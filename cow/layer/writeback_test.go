@@ -51,6 +51,46 @@ func TestWriteBackFailedAfterTheDeath(t *testing.T) {
 	}
 }
 
+// Some pages of what was not flushed were reclaimed since the process died, and their
+// write-back had failed: the next sync says so, or, if it was told to somebody else, the
+// hole that is left.
+func TestPagesReclaimedAfterTheDeath(t *testing.T) {
+	p, dir := paths(t), sharedDir(t)
+	owned := dies(t, p, dir, 200)
+	l, err := Open(&syncFails{openFails{reclaimed: 40 * DefaultBlockSize}}, p, OpenParams{})
+	must(t, err)
+	if n := l.Bitmap().Count(); n != 3 || !errors.Is(dropped(l), ErrWriteBack) {
+		t.Errorf("%d blocks, expected 3; dropped: %v", n, dropped(l))
+	}
+	must(t, l.Abandon())
+	l = reopenOn(t, openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{}) // nothing was lost
+	if got := sourceBits(t, l); !maps.Equal(got, owned) {
+		t.Errorf("%d blocks, expected %d", len(got), len(owned))
+	}
+	must(t, l.Abandon())
+	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
+	must(t, err)
+	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8*DefaultBlockSize, 8*DefaultBlockSize))
+	must(t, f.Close())
+	if _, err := Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) {
+		t.Errorf("%v, expected ErrUnflushed", err)
+	}
+}
+
+// syncFails is openFails whose files fail to be synced.
+type syncFails struct{ openFails }
+
+func (f *syncFails) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	o, err := f.openFails.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return failingSync{o}, nil
+}
+
+func (f *syncFails) Instance(o vfs.File) (string, error) { return f.OS.Instance(o.(failingSync).File) }
+func (f *syncFails) Changed(o vfs.File) (int64, error)   { return f.OS.Changed(o.(failingSync).File) }
+
 // A hole under what was not flushed, evicted since: nobody can tell what it was.
 func TestHoleAfterTheDeath(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
@@ -158,6 +198,10 @@ func (d *dropCounter) Instance(f vfs.File) (string, error) {
 
 func (d *dropCounter) Evicted(f vfs.File) (bool, error) {
 	return d.OS.Evicted(f.(*countedFile).File)
+}
+
+func (d *dropCounter) Resident(f vfs.File, off, n int64) (bool, error) {
+	return d.OS.Resident(f.(*countedFile).File, off, n)
 }
 
 func (d *dropCounter) Changed(f vfs.File) (int64, error) {

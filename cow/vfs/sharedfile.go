@@ -37,6 +37,9 @@ type SharedFS interface {
 	// opened, and with it what it knew of errors of write-back: Datasync would not tell
 	// them any more.
 	Evicted(f File) (bool, error)
+	// Resident reports whether the page cache has all of n bytes from off on: then
+	// nothing of them was lost that was written to it.
+	Resident(f File, off, n int64) (bool, error)
 	// SyncFS writes back all that is dirty on f's file system. It returns an error of
 	// write-back on it that nobody has been told yet, of whatever file.
 	SyncFS(f File) error
@@ -153,8 +156,8 @@ func (OS) Evicted(f File) (bool, error) {
 	}
 	some, err := o.hasPages()
 	switch {
-	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
-		return true, nil // an older kernel, or a filter of system calls: it may have been
+	case untold(err):
+		return true, nil
 	case err != nil:
 		return false, o.fail("cachestat", err)
 	}
@@ -201,6 +204,34 @@ func (f *osFile) cached(r *unix.CachestatRange) (bool, error) {
 	var st unix.Cachestat_t
 	err := unix.Cachestat(uint(f.fd), r, &st, 0)
 	return st.Cache > 0, err
+}
+
+// Resident implements SharedFS.
+func (OS) Resident(f File, off, n int64) (bool, error) {
+	o, ok := f.(*osFile)
+	if !ok {
+		return false, fmt.Errorf("page cache of %s: %w", f.Name(), errors.ErrUnsupported)
+	}
+	if o.memory {
+		return true, nil
+	}
+	page := int64(os.Getpagesize())
+	first, end := off/page, (off+n+page-1)/page
+	var st unix.Cachestat_t
+	err := unix.Cachestat(uint(o.fd), &unix.CachestatRange{Off: uint64(first * page), Len: uint64((end - first) * page)}, &st, 0)
+	switch {
+	case untold(err):
+		return false, nil
+	case err != nil:
+		return false, o.fail("cachestat", err)
+	}
+	return st.Cache >= uint64(end-first), nil
+}
+
+// untold reports whether an error of cachestat says that it cannot be asked: an older
+// kernel, or a filter of system calls.
+func untold(err error) bool {
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM)
 }
 
 // SyncFS implements SharedFS.

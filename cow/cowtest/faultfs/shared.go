@@ -52,6 +52,9 @@ func (p *Process) Changed(f vfs.File) (at int64, err error) {
 // Evicted implements vfs.SharedFS: all files stay in memory.
 func (p *Process) Evicted(vfs.File) (bool, error) { return false, nil }
 
+// Resident implements vfs.SharedFS: see Evicted.
+func (p *Process) Resident(vfs.File, int64, int64) (bool, error) { return true, nil }
+
 // SyncFS implements vfs.SharedFS. It is for what was evicted.
 func (p *Process) SyncFS(vfs.File) error { return nil }
 

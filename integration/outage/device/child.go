@@ -11,11 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childEnv marks the child process; its value is "SIZE DIR".
+// childEnv marks the child process; its value is the size.
 const childEnv = "COWBLK_TEST_DEVICE"
 
-// controlFD is the child's end of the socket pair.
-const controlFD = 3
+// controlFD is the child's end of the socket pair, fuseFD where FUSE asks.
+const (
+	controlFD = 3
+	fuseFD    = 4
+)
 
 // RunChild does nothing in a program that was started in the usual way. In the child
 // of Start it serves the device and exits.
@@ -33,8 +36,7 @@ func RunChild() {
 
 func child(spec string) error {
 	var size int64
-	var dir string
-	if _, err := fmt.Sscanf(spec, "%d %s", &size, &dir); err != nil {
+	if _, err := fmt.Sscan(spec, &size); err != nil {
 		return fmt.Errorf("%s=%s: %w", childEnv, strconv.Quote(spec), err)
 	}
 	conn, err := net.FileConn(os.NewFile(controlFD, "control"))
@@ -45,8 +47,8 @@ func child(spec string) error {
 	if err != nil {
 		return err
 	}
-	if err := mount(dir, disk); err != nil {
-		return fmt.Errorf("mounting FUSE at %s: %w", dir, err)
+	if err := serve(fuseFD, disk); err != nil {
+		return fmt.Errorf("serving FUSE: %w", err)
 	}
 	r := rpc.NewServer()
 	if err := r.RegisterName(service, &remote{disk: disk}); err != nil {
@@ -56,7 +58,7 @@ func child(spec string) error {
 	// A loop device may still hold the file. What it asks for from now on fails, at the latest when this process ends.
 	disk.Cut(0)
 	disk.Thaw()
-	return os.NewSyscallError("umount", unix.Unmount(dir, unix.MNT_DETACH))
+	return nil
 }
 
 const service = "Disk"
@@ -102,4 +104,8 @@ func socketPair() (parent, child *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
 }
 
-var dieWithParent = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+// childAttr has the child die with its parent, and in a mount namespace of its own: the
+// end of the parent's namespace unmounts what lies on the device, which writes to it. A
+// server that ended as the last one of that namespace would wait for itself, for ever,
+// and with it every sync of the machine.
+var childAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Unshareflags: unix.CLONE_NEWNS}

@@ -49,12 +49,19 @@ func Start(dir string, size int64) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	mounted, err := openMounted(dir)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer mounted.Close()
 	d := &Device{dir: dir, cmd: exec.Command("/proc/self/exe")}
-	d.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", childEnv, size, dir))
-	d.cmd.ExtraFiles = []*os.File{its}
+	d.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", childEnv, size))
+	d.cmd.ExtraFiles = []*os.File{its, mounted}
 	d.cmd.Stdout, d.cmd.Stderr = &d.stderr, &d.stderr
-	d.cmd.SysProcAttr = dieWithParent
+	d.cmd.SysProcAttr = childAttr
 	if err := d.cmd.Start(); err != nil {
+		err = errors.Join(err, d.unmount())
 		conn.Close()
 		return nil, fmt.Errorf("test device: %w", err)
 	}
@@ -71,10 +78,15 @@ func (d *Device) Close() error {
 	if d.loop != 0 {
 		err = errors.Join(err, loopControl(unix.LOOP_CTL_REMOVE, d.loop))
 	}
+	err = errors.Join(err, d.unmount())
 	if werr := d.cmd.Wait(); werr != nil {
 		err = errors.Join(err, fmt.Errorf("test device: %w\n%s", werr, d.stderr.String()))
 	}
 	return err
+}
+
+func (d *Device) unmount() error {
+	return os.NewSyscallError("umount", unix.Unmount(d.dir, unix.MNT_DETACH))
 }
 
 func (d *Device) call(method string, args any) error {

@@ -3,10 +3,13 @@ package device
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // fileName is the only file of the FUSE file system.
@@ -67,15 +70,26 @@ func errno(err error) syscall.Errno {
 	return syscall.EINVAL
 }
 
-// mount serves disk in a FUSE file system at dir, on goroutines of go-fuse that end
-// when it is unmounted.
-func mount(dir string, disk *Disk) error {
+// openMounted mounts a FUSE file system at dir and returns the descriptor that it is to
+// be served on.
+func openMounted(dir string) (*os.File, error) {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Mount("cowblk-test-device", dir, "fuse.cowblk", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", f.Fd()))
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("mounting FUSE at %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// serve begins to serve the file system that is mounted on fd.
+func serve(fd int, disk *Disk) error {
 	root := &fs.Inode{}
-	_, err := fs.Mount(dir, root, &fs.Options{
-		MountOptions: fuse.MountOptions{
-			FsName: "cowblk-test-device", Name: "cowblk", MaxWrite: 1 << 20, DisableXAttrs: true,
-			DirectMountStrict: true, // no fusermount: this runs as root
-		},
+	_, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &fs.Options{
+		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true},
 		OnAdd: func(ctx context.Context) {
 			child := root.NewPersistentInode(ctx, &file{disk: disk}, fs.StableAttr{Mode: syscall.S_IFREG})
 			root.AddChild(fileName, child, true)
