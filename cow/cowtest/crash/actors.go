@@ -26,7 +26,13 @@ func (pl *player) actor(s Step) (done bool, err error) {
 	case "open-fault":
 		return true, pl.openFault(s)
 	case "fault":
-		pl.fault, err = strconv.Atoi(s.Name)
+		n, err := strconv.Atoi(s.Name)
+		if s.Arg == "sync" {
+			pl.sched.armSync(n)
+			pl.out.count("fault, sync")
+		} else {
+			pl.fault = n
+		}
 		return true, err
 	case "full":
 		return true, pl.full(s)
@@ -209,7 +215,7 @@ func (pl *player) full(s Step) error {
 // end, what had completed before is durable.
 func (pl *player) sleep(s Step) error {
 	at := pl.m.Len()
-	failing := pl.sched.filled() || pl.life.Fault != nil
+	failing := pl.sched.filled() || pl.sched.syncFailed() || pl.life.Fault != nil
 	time.Sleep(cow.DefaultFlushInterval + time.Second)
 	pl.out.count(s.Verb)
 	if pl.rng.IntN(2) == 0 {
@@ -220,7 +226,7 @@ func (pl *player) sleep(s Step) error {
 	}
 	for pl.turn() {
 	}
-	if failing || pl.sched.filled() {
+	if failing || pl.sched.filled() || pl.sched.syncFailed() {
 		return nil
 	}
 	for _, name := range sortedKeys(pl.open) {

@@ -3,6 +3,8 @@ package crash
 import (
 	"slices"
 	"strconv"
+
+	"cowblk/cow"
 )
 
 func (g *generator) open(name string, d *planned) {
@@ -49,7 +51,7 @@ func (g *generator) away(name string, d *planned) {
 
 // event is something that happens to a disk besides what its guest does.
 func (g *generator) event(name string, d *planned) {
-	switch g.rng.IntN(15) {
+	switch g.rng.IntN(19) {
 	case 0, 1:
 		g.heldFormerHead(name, d)
 	case 2:
@@ -94,6 +96,14 @@ func (g *generator) event(name string, d *planned) {
 		}
 		g.add(Step{Verb: "older", Name: name, Arg: []string{"close", "kill"}[g.rng.IntN(2)]})
 		g.writes(name, d)
+	case 15:
+		g.failedSync(name, d)
+	case 16:
+		g.fullMap(name, d)
+	case 17:
+		g.fullMemory(name, d)
+	case 18:
+		g.noSharedMap(name, d)
 	case 14:
 		if g.rng.IntN(2) == 0 {
 			g.writes(name, d)
@@ -171,6 +181,64 @@ func (g *generator) twoClones(name string, d *planned) {
 		g.disks[s.Name] = p
 		g.writes(s.Name, p)
 	}
+}
+
+// failedSync is a disk that has failed, and is served again after that.
+func (g *generator) failedSync(name string, d *planned) {
+	g.writes(name, d)
+	g.add(Step{Verb: "fault", Name: g.number(4), Arg: "sync"})
+	if g.rng.IntN(3) == 0 {
+		g.promote(name, d)
+	}
+	g.flush(name)
+	g.writes(name, d)
+	g.flush(name)
+	g.kill("")
+	g.open(name, d)
+	g.flush(name)
+}
+
+func (g *generator) flush(name string) {
+	s := Step{Verb: cow.OpFlush.String(), Name: name}
+	s.Op.Op = cow.OpFlush
+	g.add(s)
+}
+
+// fullMap is a new head whose map finds no space at the first flush.
+func (g *generator) fullMap(name string, d *planned) {
+	g.open(name, d)
+	g.promote(name, d)
+	g.add(Step{Verb: "wait"})
+	g.writes(name, d)
+	g.add(Step{Verb: "full", Name: g.number(2), Arg: "store"})
+	g.flush(name)
+	g.add(Step{Verb: "wait"})
+	g.add(Step{Verb: "full", Name: "0", Arg: "store"})
+	g.flush(name)
+}
+
+// fullMemory is a head for whose first bits there is no memory.
+func (g *generator) fullMemory(name string, d *planned) {
+	g.close(name, d)
+	g.open(name, d)
+	g.add(Step{Verb: "full", Name: g.number(3), Arg: "run"})
+	g.writes(name, d)
+	g.kill("")
+	g.open(name, d)
+}
+
+// noSharedMap is a disk that is served without a shared map, for which there was no
+// memory.
+func (g *generator) noSharedMap(name string, d *planned) {
+	g.close(name, d)
+	g.add(Step{Verb: "full", Name: "1", Arg: "run"})
+	g.open(name, d)
+	g.add(Step{Verb: "full", Name: "0", Arg: "run"})
+	for range 3 {
+		g.writes(name, d)
+	}
+	g.kill("")
+	g.open(name, d)
 }
 
 // change changes the store, of a disk that is not open.

@@ -27,6 +27,8 @@ type injection struct {
 	every bool // calls that need no turn count too, and take turns: nobody holds a mutex meanwhile
 	fired bool // it has failed
 	sync  bool // and was a sync
+	only  bool // syncs alone count
+	lost  bool // a sync has failed that the process goes on after
 
 	// full counts the calls down that find no space, and where: "store" or "run".
 	full  int
@@ -40,13 +42,13 @@ func (i *injection) fault(c faultfs.Call) faultfs.Fault {
 		return faultfs.Fault{Err: &injected{syscall.ENOSPC}}
 	}
 	isSync := c.Op == "sync" || c.Op == "sync directory"
-	if i.after == 0 || isSync && !i.syncs || !i.every && !needsTurn(c) {
+	if i.after == 0 || isSync && !i.syncs || i.only && c.Op != "sync" || !i.every && !needsTurn(c) {
 		return faultfs.Fault{}
 	}
 	if i.after--; i.after > 0 {
 		return faultfs.Fault{}
 	}
-	i.fired, i.sync = true, isSync
+	i.fired, i.sync, i.lost = true, isSync, i.lost || i.only
 	return faultfs.Fault{Err: &injected{i.errno}}
 }
 
@@ -55,7 +57,22 @@ func (s *schedule) arm(n int, errno syscall.Errno, syncs, every bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inject.after, s.inject.errno, s.inject.syncs, s.inject.every = n, errno, syncs, every
-	s.inject.fired, s.inject.sync = false, false
+	s.inject.fired, s.inject.sync, s.inject.only = false, false, false
+}
+
+// armSync makes the n-th sync of a file from now on fail, whoever makes it.
+func (s *schedule) armSync(n int) {
+	s.arm(n, syscall.EIO, true, false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inject.only = true
+}
+
+// armed reports whether a call of the step under way is to fail, or has.
+func (s *schedule) armed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inject.every
 }
 
 // disarm reports whether the call has failed, and whether it was a sync.
@@ -67,11 +84,11 @@ func (s *schedule) disarm() (fired, sync bool) {
 	return fired, sync
 }
 
-// syncFailed reports whether the armed call was a sync and has failed.
+// syncFailed reports whether a sync of this process has failed.
 func (s *schedule) syncFailed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.inject.sync
+	return s.inject.sync || s.inject.lost
 }
 
 // fill makes the next n calls that need space fail; 0: there is space again.

@@ -135,6 +135,7 @@ func (pl *player) start() (err error) {
 // kill ends the process at whatever it is doing, and waits for its goroutines.
 func (pl *player) kill() {
 	pl.p.Kill()
+	pl.markLost()
 	pl.m.Mark(killed())
 	pl.sched.release()
 	pl.out.Calls = pl.sched.calls
@@ -148,6 +149,15 @@ func (pl *player) kill() {
 	}
 	pl.open = map[string]*served{}
 	synctest.Wait()
+}
+
+// markLost notes what a failed sync may have lost, of all disks that the process has open.
+func (pl *player) markLost() {
+	if pl.sched.syncFailed() {
+		for _, name := range sortedKeys(pl.open) {
+			pl.m.Mark(lost(name))
+		}
+	}
 }
 
 // turn lets one call on a file happen; false: none waits.
@@ -275,7 +285,10 @@ func (pl *player) step(s Step) error {
 		pl.fault = 0
 	}
 	err = pl.do(f)
-	fired, syncFailed := pl.sched.disarm()
+	fired, syncFailed := false, false
+	if pl.sched.armed() {
+		fired, syncFailed = pl.sched.disarm()
+	}
 	if fired {
 		pl.faults++
 		what := "fault: " + s.Verb

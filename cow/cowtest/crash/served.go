@@ -29,6 +29,7 @@ type lane struct {
 	active    bool
 	submitted bool // Submit has returned
 	at        int  // position of the tape at submission
+	late      bool // a flush had failed then
 	what      string
 	ended     func(ok, durable bool) *note
 }
@@ -115,6 +116,7 @@ func (pl *player) closeDisk(s Step) error {
 	if v == nil {
 		return nil
 	}
+	pl.markLost()
 	delete(pl.open, s.Name)
 	at := pl.m.Len()
 	var err error
@@ -130,7 +132,7 @@ func (pl *player) closeDisk(s Step) error {
 		err = errors.Join(err, e)
 	}
 	if err != nil {
-		if pl.life.Fault != nil || v.failed {
+		if pl.life.Fault != nil || v.failed || pl.sched.syncFailed() {
 			pl.m.Mark(lost(s.Name)) // a sync may have failed
 		}
 		if v.failed {
@@ -231,7 +233,7 @@ func (pl *player) request(s Step) error {
 func (l *lane) submit(s Step) {
 	pl, d := l.v.pl, l.v.o.Disk
 	l.req = cow.Request{Op: s.Op.Op, FUA: s.Op.FUA}
-	l.what, l.ended, l.at = s.String(), nil, pl.m.Len()
+	l.what, l.ended, l.at, l.late = s.String(), nil, pl.m.Len(), l.v.failed
 	id := cowtest.Zeros
 	switch s.Op.Op {
 	case cow.OpWrite:
@@ -273,7 +275,7 @@ func (v *served) collect(dead bool) {
 func (l *lane) finish() {
 	v, pl, err := l.v, l.v.pl, l.req.Err
 	switch {
-	case err == nil && v.failed:
+	case err == nil && l.late:
 		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", l.what))
 	case errors.Is(err, cow.ErrFailed) && !v.failed:
 		v.failed = true

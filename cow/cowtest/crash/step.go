@@ -30,6 +30,7 @@ import (
 //	detach DISK                        for another process, which does not come at once
 //	open-fault DISK N                  open, and the N-th call fails that is not a sync
 //	fault N                            the N-th call of the next change of the store fails
+//	fault N sync                       the N-th sync of a file from now on fails
 //	full N store|run                   the next N calls that need space find none
 //	older DISK close|kill              an older version has the disk open meanwhile
 //	sleep                              longer than the interval of background flushes
