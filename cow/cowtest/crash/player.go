@@ -134,6 +134,7 @@ func (pl *player) start() (err error) {
 
 // kill ends the process at whatever it is doing, and waits for its goroutines.
 func (pl *player) kill() {
+	synctest.Wait() // nobody is in the middle of a call: the same seed gives the same
 	pl.p.Kill()
 	pl.markLost()
 	pl.m.Mark(killed())

@@ -1,8 +1,10 @@
 package crash
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path"
+	"regexp"
 	"sort"
 	"sync"
 
@@ -20,11 +22,13 @@ type schedule struct {
 	waiting []*turn
 	calls   int
 	inject  injection
-	free    bool // nobody waits any more
+	random  map[string]int // random parts of names, in the order of their appearance
+	free    bool           // nobody waits any more
 }
 
 type turn struct {
 	call  faultfs.Call
+	order string // what orders it among others
 	fault faultfs.Fault
 	mine  chan struct{}
 }
@@ -74,13 +78,36 @@ func (s *schedule) next() bool {
 		return false
 	}
 	// Goroutines that ran at the same time have come in any order.
-	sort.SliceStable(s.waiting, func(i, j int) bool { return s.waiting[i].call.String() < s.waiting[j].call.String() })
+	for _, t := range s.waiting {
+		if t.order == "" {
+			t.order = s.stable(t.call.String())
+		}
+	}
+	sort.SliceStable(s.waiting, func(i, j int) bool { return s.waiting[i].order < s.waiting[j].order })
 	i := s.rng.IntN(len(s.waiting))
 	t := s.waiting[i]
 	s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
 	t.fault = s.count(t.call)
 	close(t.mine)
 	return true
+}
+
+// randomPart is a UUID, or the generation of a shared map.
+var randomPart = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|-[0-9a-f]{16}`)
+
+// stable replaces what is another text in every run.
+func (s *schedule) stable(call string) string {
+	return randomPart.ReplaceAllStringFunc(call, func(id string) string {
+		n, ok := s.random[id]
+		if !ok {
+			n = len(s.random)
+			if s.random == nil {
+				s.random = map[string]int{}
+			}
+			s.random[id] = n
+		}
+		return fmt.Sprintf("#%04d", n)
+	})
 }
 
 // release lets all calls happen, those that wait and those to come.

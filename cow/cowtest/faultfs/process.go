@@ -76,9 +76,10 @@ func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapp
 // Kill ends the process: all its calls return ErrDead from now on, and its locks
 // are free.
 func (p *Process) Kill() {
-	p.dead.Store(true)
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
+	// In this order: what it does about calls that fail because it is dead is lost, too.
+	defer p.dead.Store(true)
 	for id := range p.mapped { // what the dead still store is lost
 		p.m.shared[id] = copyWords(p.m.shared[id])
 	}
