@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,13 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		if err != nil {
 			return err
 		}
-		rules.Change, rules.Write = append(access.Change, st.SharedDirs()...), access.Write
+		rules.Change, rules.Write = access.Change, access.Write
+		for _, dir := range st.SharedDirs() {
+			// Of the places that there may be, those that there are, for this user.
+			if info, err := os.Stat(dir); err == nil && info.IsDir() {
+				rules.Change = append(rules.Change, dir)
+			}
+		}
 		rules.Read = append(access.Read, lookupFiles...)
 		rules.Sockets = []string{st.RunDir()}
 	}
