@@ -10,7 +10,7 @@ PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-bonnie bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-reopen bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +57,11 @@ bench-quick: deps build ## the most important rows of that, in two minutes
 
 bench-promote: build ## how long requests wait for a promotion, and for a snapshot of QEMU's
 	$(GO) run ./integration/bench/promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4
+
+bench-reopen: build ## reopening after kills, takeovers, writes: beside the binary BEFORE=, as root; an hour
+	@[ -n "$(BEFORE)" ] || { echo "say which binary to compare with: make bench-reopen BEFORE=/path/to/cowblk"; exit 2; }
+	$(GO) build -o $(BENCHDIR)/cowblk-bench-reopen ./integration/bench/reopen
+	$(BENCHDIR)/cowblk-bench-reopen --before $(BEFORE) --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 
 bench-bonnie: deps build ## bonnie++ in guests: raw, cowblk and dm-snapshot, by depth; half an hour
 	$(GO) run ./integration/bench/bonnie --dir $(BENCHDIR) --json integration/bench/results/bonnie.json --markdown integration/bench/results/bonnie.md

@@ -1,9 +1,6 @@
 package cow
 
-import (
-	"fmt"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // firstWrite writes n bytes from the cursor to a run of blocks that the head
 // did not own when its caller looked.
@@ -54,7 +51,8 @@ func (c *Channel) own(v *view, pos, n int64) error {
 	if err := c.writeHead(v, before, n, after, d.start(first)); err != nil {
 		return err
 	}
-	return c.raise(v, first, last-first+1)
+	c.raise(v, first, last-first+1)
+	return nil
 }
 
 // copyUp reads the part of one edge block that the write leaves alone.
@@ -67,12 +65,9 @@ func (c *Channel) copyUp(v *view, block uint64, p []byte, pos int64) error {
 // raise records that v's head owns n blocks from first on. Their data has been
 // written. It is where a request finds out that its bits must be flushed before it is
 // acknowledged.
-func (c *Channel) raise(v *view, first, n uint64) error {
+func (c *Channel) raise(v *view, first, n uint64) {
 	for n > 0 {
-		done, kept, err := v.bitmap.Add(first, n)
-		if err != nil {
-			return fmt.Errorf("record that the head owns %d blocks from %d on: %w", n, first, err)
-		}
+		done, kept := v.bitmap.Add(first, n)
 		if !kept && !c.disk.loseUnflushed {
 			c.unkept = true
 			c.disk.unkept.added.Add(1) // before anybody can find the head to own them
@@ -82,7 +77,6 @@ func (c *Channel) raise(v *view, first, n uint64) error {
 		first += done
 		n -= done
 	}
-	return nil
 }
 
 // unkept counts the times at which blocks came to a head whose bits no shared map keeps.

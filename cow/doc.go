@@ -61,9 +61,9 @@
 //     fault or other file changes it. A map page is written from it, never from what was
 //     read back: bits on disk only rise.
 //   - A bit is in the shared map before its write is acknowledged, in memory that was
-//     reserved before. No memory: the write fails with ENOSPC, as on a full file system.
-//     No shared map (Options.SharedDir is empty, or it has faulted): the write completes
-//     after a flush round, unless Options.LoseUnflushed is set.
+//     reserved before. No memory, or no shared map (Options.SharedDir is empty, or it has
+//     faulted): the write completes after a flush round, as does every other until that,
+//     unless Options.LoseUnflushed is set.
 //   - The header of the map names the shared map with a generation of the opening. It is
 //     believed only if boot, mounted file system, inodes, generation and the times of
 //     change agree, no sync has failed, and the data was not lost by write-back since

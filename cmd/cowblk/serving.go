@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"cowblk/backend"
 	"cowblk/backend/control"
@@ -47,6 +49,8 @@ func (s *serving) giveUp() error {
 // openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
 // failure nothing is left open, and the predecessor, if there is one, goes on.
 func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
+	// A log whose reader has ended must not end the disks: what is written to it is lost instead.
+	signal.Ignore(syscall.SIGPIPE)
 	s = &serving{log: log}
 	defer func() {
 		if err == nil {

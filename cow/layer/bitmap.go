@@ -99,13 +99,13 @@ func (b *Bitmap) Test(block uint64) bool {
 // Add is Set for blocks whose data was written by a request that is about to be
 // acknowledged. It sets the bits of at least one block, of as many as lie in the same
 // page of the map, and returns their number. kept: they survive this process.
-// Otherwise they have to be flushed before the request is acknowledged. After an
-// error (no memory for the shared map, which is a full file system) no bit is set.
-func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool, err error) {
+// Otherwise, for want of a shared map or of memory for it, they have to be flushed
+// before the request is acknowledged.
+func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
 	s := b.shared
 	if s == nil || s.broken.Load() {
 		b.Set(first, n)
-		return n, false, nil
+		return n, false
 	}
 	page := first / blocksPerPage
 	n = min(n, (page+1)*blocksPerPage-first)
@@ -118,8 +118,9 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool, err error) {
 		released := l.released
 		l.Unlock()
 		// Not under the lock: the kernel may have to find memory.
-		if err := s.file.Reserve(s.offset(page), MapPageSize); err != nil {
-			return 0, false, err
+		if s.file.Reserve(s.offset(page), MapPageSize) != nil {
+			b.Set(first, n)
+			return n, false
 		}
 		l.Lock()
 		if l.released == released { // else it may have been this page, and its memory is gone again
@@ -131,7 +132,7 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool, err error) {
 	defer l.Unlock()
 	kept = s.set(page, first%blocksPerPage, n) == nil
 	b.Set(first, n)
-	return n, kept, nil
+	return n, kept
 }
 
 // Shared reports whether bits that Add sets survive this process.

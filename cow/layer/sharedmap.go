@@ -58,8 +58,8 @@ const (
 )
 
 // keptPages is how many pages of a shared map keep their memory when their bits are
-// durable, since they will be written again: 1 MiB.
-const keptPages = 256
+// durable, since they will be written again: 256 KiB.
+const keptPages = 64
 
 func sharedPath(dir string, id uuid.UUID, generation uint64) string {
 	return filepath.Join(dir, id.String()+"-"+fmt.Sprintf("%016x", generation))

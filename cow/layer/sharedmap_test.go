@@ -29,9 +29,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	}
 	const many = 4 * keptPages
 	for i := range uint64(many) {
-		if _, _, err := l.Bitmap().Add(i*blocksPerPage*3, 1); err != nil {
-			t.Fatal(err)
-		}
+		l.Bitmap().Add(i*blocksPerPage*3, 1)
 	}
 	if n := blocks(); n < many*MapPageSize || n > (many+2)*MapPageSize {
 		t.Errorf("with %d pages not flushed it takes %d bytes", many, n)
@@ -40,9 +38,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	must(t, l.SyncData())
 	must(t, l.WriteMap(pages))
 	must(t, l.SyncMap())
-	if _, _, err := l.Bitmap().Add(1, 1); err != nil { // of the first page, since they were taken
-		t.Fatal(err)
-	}
+	l.Bitmap().Add(1, 1) // of the first page, since they were taken
 	l.Bitmap().flushed(pages)
 	if n := blocks(); n > (keptPages+2)*MapPageSize {
 		t.Errorf("when they are flushed it takes %d bytes", n)
@@ -64,33 +60,38 @@ func TestNoPlaceForASharedMap(t *testing.T) {
 		}
 	}
 	l := openHead(t, p, "")
-	if n, kept, err := l.Bitmap().Add(7, 3); n != 3 || kept || err != nil {
-		t.Errorf("%d, kept %v, %v", n, kept, err)
+	if n, kept := l.Bitmap().Add(7, 3); n != 3 || kept {
+		t.Errorf("%d, kept %v", n, kept)
 	}
 	must(t, l.Close())
 }
 
-// No memory is left for a page of the shared map: the write fails as on a full file
-// system, and can be repeated.
+// No memory is left for a page of the shared map: its bits have to be flushed, those of
+// pages that have memory are kept, and so are all once there is some again.
 func TestSharedMapIsFull(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 40}).Close())
 	l := openHead(t, p, dir)
 	full := &fullFile{SharedFile: l.shared.file}
 	l.shared.file = full
-	if n, _, err := l.Bitmap().Add(blocksPerPage-1, 5); n != 1 || err != nil {
-		t.Errorf("%d, %v, expected the one block of the first page", n, err)
+	add := func(first, n, done uint64, kept bool) {
+		t.Helper()
+		_, err := l.Data().WriteAt(make([]byte, n*DefaultBlockSize), int64(first)*DefaultBlockSize)
+		must(t, err)
+		if d, k := l.Bitmap().Add(first, n); d != done || k != kept || !l.Bitmap().Test(first) {
+			t.Errorf("%d blocks from %d on: %d, kept %v; expected %d, %v", n, first, d, k, done, kept)
+		}
 	}
+	add(blocksPerPage-1, 5, 1, true)
 	full.err = syscall.ENOSPC
-	if n, _, err := l.Bitmap().Add(blocksPerPage, 4); n != 0 || !errors.Is(err, syscall.ENOSPC) || l.Bitmap().Test(blocksPerPage) {
-		t.Errorf("%d, %v, expected ENOSPC and no bit", n, err)
-	}
-	if n, kept, err := l.Bitmap().Add(0, 4); n != 4 || !kept || err != nil {
-		t.Errorf("where there is memory: %d, %v, %v", n, kept, err)
-	}
+	add(blocksPerPage, 4, 4, false)
+	add(0, 4, 4, true)
+	flush(t, l)
 	full.err = nil
-	if n, kept, err := l.Bitmap().Add(blocksPerPage, 4); n != 4 || !kept || err != nil {
-		t.Errorf("%d, kept %v, %v", n, kept, err)
+	add(blocksPerPage+4, 4, 4, true)
+	must(t, l.Abandon())
+	if n := openHead(t, p, dir).Bitmap().Count(); n != 13 {
+		t.Errorf("%d blocks, expected 13", n)
 	}
 }
 
@@ -114,8 +115,8 @@ func TestSharedMapFaults(t *testing.T) {
 	l := openHead(t, p, dir)
 	write(t, l, 1, 1)
 	must(t, l.shared.file.Truncate(MapPageSize)) // every page behind it faults
-	if n, kept, err := l.Bitmap().Add(2, 1); n != 1 || kept || err != nil {
-		t.Errorf("%d, kept %v, %v, expected a bit that is not kept", n, kept, err)
+	if n, kept := l.Bitmap().Add(2, 1); n != 1 || kept {
+		t.Errorf("%d, kept %v, expected a bit that is not kept", n, kept)
 	}
 	if l.Bitmap().Shared() || !l.Bitmap().Test(2) {
 		t.Error("the shared map counts as sound, or the bit is not set")

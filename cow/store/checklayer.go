@@ -69,7 +69,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.sums {
 			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
 		}
-		c.unflushed(l, r)
+		c.unflushed(m, l, r)
 		c.repairLayer(k, m, i, r)
 		c.unsealed(k, m, i, r)
 	}
@@ -77,11 +77,20 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 }
 
 // unflushed looks for what a process that was killed has left of a head, or former head, that nobody has open.
-func (c *checker) unflushed(l *Layer, r *layerResult) {
-	if r.header.State != layer.Head || r.header.Clean || r.header.Generation == 0 || len(r.problems) > 0 {
+func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
+	if r.header.State != layer.Head || r.header.Clean || len(r.problems) > 0 {
 		return
 	}
 	p := c.s.paths(l)
+	if r.header.Generation == 0 {
+		if err := c.s.checkLiveFiles(m, l.UUID, layer.RecoverUnflushed); err != nil {
+			r.problems = append(r.problems, &Problem{
+				Object: layerObject(l.UUID), File: p.Map, What: "unflushed writes", Expected: "none of an older cowblk that was killed", Found: err.Error(),
+				Status: StatusLeft, Advice: "go on as it says",
+			})
+		}
+		return
+	}
 	f, err := layer.Open(c.s.fs, p, layer.OpenParams{})
 	var fault *layer.Fault
 	switch {

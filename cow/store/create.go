@@ -84,7 +84,7 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		if err := s.stillThere(m, o.From); err != nil {
 			return err
 		}
-		if err := s.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
+		if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
 			return err
 		}
 		return w.publish(m)
@@ -278,5 +278,5 @@ func (w *work) publish(m *Manifest) error {
 	if err := s.writeDocument(w.path("disk", diskFile), m); err != nil {
 		return err
 	}
-	return s.moveIn(w.path("disk"), disksDir, m.Name)
+	return w.moveIn(w.path("disk"), disksDir, m.Name)
 }

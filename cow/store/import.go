@@ -69,7 +69,7 @@ func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		return s.moveIn(w.path("image"), imagesDir, name)
+		return w.moveIn(w.path("image"), imagesDir, name)
 	})
 	if err != nil {
 		return nil, err
@@ -78,7 +78,8 @@ func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (
 }
 
 // moveIn renames a finished directory to its place and makes that durable, or takes it back.
-func (s *Store) moveIn(from, dir, name string) error {
+func (w *work) moveIn(from, dir, name string) error {
+	s := w.s
 	if err := s.fs.MkdirAll(s.path(dir), 0o755); err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (s *Store) moveIn(from, dir, name string) error {
 		return err
 	}
 	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, s.fs.Rename(to, from))
+		return errors.Join(err, w.moveBack(to, from, dir))
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return s.moveIn(p.w.path("layer"), layersDir, id.String()) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.w.moveIn(p.w.path("layer"), layersDir, id.String()) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}

@@ -126,13 +126,7 @@ func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
 			return err
 		}
 		if err := s.fs.SyncDir(s.path(dir)); err != nil {
-			// The way back must be durable before the journal goes: else a power cut may leave the disk in a work
-			// directory without one, and its layers to nobody.
-			err = errors.Join(err, s.fs.Rename(out, s.path(dir, name)))
-			if serr := s.fs.SyncDir(s.path(dir)); serr != nil {
-				w.unfinished = true
-			}
-			return err
+			return errors.Join(err, w.moveBack(out, s.path(dir, name), dir))
 		}
 		return nil
 	})

@@ -121,7 +121,7 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := s.locked(ctx, func() error { return s.moveIn(w.path("layer"), layersDir, id.String()) }); err != nil {
+	if err := s.locked(ctx, func() error { return w.moveIn(w.path("layer"), layersDir, id.String()) }); err != nil {
 		return nil, err
 	}
 	// Before anything is given up for it, the new stack has to prove sound. Opening also seals the tag's layer if a

@@ -58,6 +58,7 @@ func (s *Store) removeLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
 		path := s.liveFile(m.Name, l.UUID)
 		if there, err := s.exists(path); err == nil && there {
+			s.log.Warn("what an older cowblk kept of unflushed writes is given up", "disk", m.Name, "file", path)
 			if err := s.fs.Remove(path); err != nil {
 				s.log.Warn("a file of an older cowblk is left over", "err", err)
 			}

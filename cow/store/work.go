@@ -60,6 +60,17 @@ func (s *Store) begin(ctx context.Context) (*work, error) {
 	return w, nil
 }
 
+// moveBack undoes a rename between this directory and dir, one of the store's, that could not be made durable. The way
+// back must be, before the journal goes and the layers on it: else a power cut may leave a disk without its layers, or
+// layers that nobody names.
+func (w *work) moveBack(from, to, dir string) error {
+	err := w.s.fs.Rename(from, to)
+	if err != nil || w.s.fs.SyncDir(w.s.path(dir)) != nil {
+		w.unfinished = true
+	}
+	return err
+}
+
 func (w *work) path(elem ...string) string {
 	return filepath.Join(append([]string{w.dir}, elem...)...)
 }

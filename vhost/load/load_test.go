@@ -186,7 +186,7 @@ func (d deaf) SetErr(_, fd int)              { unix.Close(fd) }
 func TestBackendFails(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
 	for _, poll := range []bool{false, true} {
-		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 50 * time.Millisecond})
+		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 500 * time.Millisecond})
 		if !errors.Is(err, vhosttest.ErrTimeout) || !strings.Contains(err.Error(), mute) {
 			t.Errorf("nothing comes back: %v", err)
 		}

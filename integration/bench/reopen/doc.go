@@ -22,4 +22,8 @@
 // in a sparse file, mounted through a loop device anew for each sample, so the program
 // runs as root. takeover and writes use the file system of --dir itself. The run
 // directory of each store is a tmpfs of its own, as /run is on a host.
+//
+// The row with two million scattered blocks of 64 TiB takes ten minutes and 13 GiB of
+// memory: its index has an entry for nearly every part of the disk. A build with live
+// files (before 4e160de) needs 2 GiB of disk space for each head of 64 TiB.
 package main

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -57,9 +58,30 @@ func main() {
 	}
 }
 
+// ownMounts says that this process has a mount namespace of its own.
+const ownMounts = "COWBLK_BENCH_OWN_MOUNTS"
+
+// unshare executes this program again in a mount namespace of its own: nobody copies its
+// mounts, which would keep a device busy, and none of them outlives it.
+func unshare() error {
+	tool, err := exec.LookPath("unshare")
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := append([]string{tool, "--mount", "--", self}, os.Args[1:]...)
+	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), ownMounts+"=1")))
+}
+
 func run(ctx context.Context, s *settings) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("expected to run as root, found user %d: file systems are mounted", os.Geteuid())
+	}
+	if os.Getenv(ownMounts) == "" {
+		return unshare()
 	}
 	for _, b := range s.builds {
 		if b.binary == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"cowblk/vhost/load"
@@ -56,6 +57,8 @@ func measureWrites(ctx context.Context, s *settings) error {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 		}
+		fmt.Fprintf(os.Stderr, "%s: %s and %s µs, ratio %s; CPU ratio %s; load %s to %s\n", w.name, spread(times[0]), spread(times[1]),
+			spread(ratios(times[0], times[1])), spread(ratios(cpu[0], cpu[1])), began, loadNow())
 		t.row(w.name, spread(times[0]), spread(times[1]), spread(ratios(times[0], times[1])),
 			spread(cpu[0]), spread(cpu[1]), spread(ratios(cpu[0], cpu[1])), began+" to "+loadNow())
 	}

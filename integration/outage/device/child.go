@@ -39,6 +39,11 @@ func child(spec string) error {
 	if _, err := fmt.Sscan(spec, &size); err != nil {
 		return fmt.Errorf("%s=%s: %w", childEnv, strconv.Quote(spec), err)
 	}
+	// The namespace is a copy of the parent's: what is mounted there, on other devices,
+	// must not stay mounted here.
+	if err := unix.Unmount("/", unix.MNT_DETACH); err != nil {
+		return os.NewSyscallError("umount /", err)
+	}
 	conn, err := net.FileConn(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err

@@ -89,7 +89,7 @@ func openMounted(dir string) (*os.File, error) {
 func serve(fd int, disk *Disk) error {
 	root := &fs.Inode{}
 	_, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &fs.Options{
-		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true},
+		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true, DisableSplice: true},
 		OnAdd: func(ctx context.Context) {
 			child := root.NewPersistentInode(ctx, &file{disk: disk}, fs.StableAttr{Mode: syscall.S_IFREG})
 			root.AddChild(fileName, child, true)
