@@ -145,7 +145,10 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, erro
 		return s.writeDocument(s.path(disksDir, m.Name, diskFile), after)
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.undo(m, after))
+		uerr := s.undo(m, after)
+		// Which of the two manifests a power cut leaves is not known then: no layer of either may go yet.
+		w.unfinished = w.unfinished || uerr != nil
+		return nil, errors.Join(err, uerr)
 	}
 	r.Head = id
 	return r, nil

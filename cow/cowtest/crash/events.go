@@ -90,9 +90,15 @@ func (g *generator) event(name string, d *planned) {
 		}
 		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
 	case 13:
-		g.away(name, d)
-		if d.open {
+		if g.rng.IntN(3) > 0 {
+			// Below what the older version does not know there is something.
+			g.writes(name, d)
+			g.promote(name, d)
+			g.add(Step{Verb: "wait"})
+			g.writes(name, d)
 			g.kill("")
+		} else {
+			g.away(name, d)
 		}
 		g.add(Step{Verb: "older", Name: name, Arg: []string{"close", "kill"}[g.rng.IntN(2)]})
 		g.writes(name, d)
