@@ -23,6 +23,9 @@ func (l *Layer) becomeHead(dir string) error {
 	h.Clean, h.Owned, h.MapCRC = false, 0, 0
 	h.Features.ClearOnOpen &= knownClearOnOpen &^ featureHeadCRC
 	if l.shared != nil {
+		if err := l.countFromNow(); err != nil {
+			return l.unreadable(err)
+		}
 		detached := false
 		err := guarded(func() {
 			detached = l.shared.word(sharedState) == stateDetached

@@ -134,6 +134,20 @@ func errorsTold(sfs vfs.SharedFS, dir, instance string) (uint64, error) {
 	return binary.LittleEndian.Uint64(p[:]), nil
 }
 
+// countFromNow says that errors of write-back which were told before concern nothing of
+// the head: it was found sound, and its next sync tells of those that were not.
+func (l *Layer) countFromNow() error {
+	id, err := l.shared.identity()
+	if err != nil {
+		return err
+	}
+	told, err := errorsTold(l.fs.(vfs.SharedFS), l.header.SharedDir, id.Data.Instance)
+	if err != nil {
+		return err
+	}
+	return guarded(func() { l.shared.setWord(sharedErrors, told) })
+}
+
 // countError counts one more. Two at once may count as one, which is as good.
 func countError(sfs vfs.SharedFS, dir, instance string) error {
 	told, err := errorsTold(sfs, dir, instance)

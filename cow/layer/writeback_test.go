@@ -46,8 +46,15 @@ func TestWriteBackFailedAfterTheDeath(t *testing.T) {
 		must(t, l.Abandon())
 	}
 	// Still in memory: its own sync will tell.
-	if got := sourceBits(t, reopenOn(t, openFails{}, disks[2].p, OpenParams{})); !maps.Equal(got, disks[2].owned) {
+	l = reopenOn(t, openFails{}, disks[2].p, OpenParams{Write: true})
+	if got := sourceBits(t, l); !maps.Equal(got, disks[2].owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(disks[2].owned))
+	}
+	flush(t, l) // and has not failed: the error before concerns nothing from here on
+	write(t, l, 120, 1)
+	must(t, l.Abandon())
+	if n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count(); n != uint64(len(disks[2].owned))+1 {
+		t.Errorf("%d blocks after another death, expected %d", n, len(disks[2].owned)+1)
 	}
 }
 
