@@ -186,8 +186,8 @@ func (f *osFile) hasPages() (bool, error) {
 		if last {
 			r.Len = 0 // to the end
 		}
-		if some, err := f.cached(&r); some || err != nil {
-			return some, err
+		if pages, err := f.cached(&r); pages > 0 || err != nil {
+			return pages > 0, err
 		}
 		if last {
 			break
@@ -196,14 +196,15 @@ func (f *osFile) hasPages() (bool, error) {
 	if data == 0 {
 		return false, nil
 	}
-	return f.cached(&unix.CachestatRange{Len: uint64(data)}) // holes that were read
+	pages, err := f.cached(&unix.CachestatRange{Len: uint64(data)}) // holes that were read
+	return pages > 0, err
 }
 
-// cached reports whether a page of a range is in the page cache.
-func (f *osFile) cached(r *unix.CachestatRange) (bool, error) {
+// cached is how many pages of a range are in the page cache.
+func (f *osFile) cached(r *unix.CachestatRange) (pages uint64, err error) {
 	var st unix.Cachestat_t
-	err := unix.Cachestat(uint(f.fd), r, &st, 0)
-	return st.Cache > 0, err
+	err = unix.Cachestat(uint(f.fd), r, &st, 0)
+	return st.Cache, err
 }
 
 // Resident implements SharedFS.
@@ -217,15 +218,14 @@ func (OS) Resident(f File, off, n int64) (bool, error) {
 	}
 	page := int64(os.Getpagesize())
 	first, end := off/page, (off+n+page-1)/page
-	var st unix.Cachestat_t
-	err := unix.Cachestat(uint(o.fd), &unix.CachestatRange{Off: uint64(first * page), Len: uint64((end - first) * page)}, &st, 0)
+	pages, err := o.cached(&unix.CachestatRange{Off: uint64(first * page), Len: uint64((end - first) * page)})
 	switch {
 	case untold(err):
 		return false, nil
 	case err != nil:
 		return false, o.fail("cachestat", err)
 	}
-	return st.Cache >= uint64(end-first), nil
+	return pages >= uint64(end-first), nil
 }
 
 // untold reports whether an error of cachestat says that it cannot be asked: an older
