@@ -42,7 +42,7 @@ race: ## unit and model tests under the race detector, and with checked pointers
 fuzz: ## every fuzz test for $(FUZZTIME)
 	integration/fuzz.sh $(FUZZTIME)
 
-crash: ## a million power cuts, beside kills, faults and flipped bits everywhere; CRASH_CUTS=, COWBLK_CRASH_SEED=
+crash: ## a million power cuts, beside kills, faults and flipped bits everywhere; CRASH_CUTS=, COWBLK_CRASH_PER_LIFE=, COWBLK_CRASH_SEED=
 	COWBLK_CRASH_CUTS=$(CRASH_CUTS) $(GO) test -count=1 -v -timeout 3h ./cow/cowtest/crash
 
 outage: deps build ## power cuts and outages on ext4, XFS and btrfs, as root: OUTAGE_CUTS= on each

@@ -25,11 +25,13 @@ func long(t *testing.T) bool { return envInt(t, "COWBLK_CRASH_CUTS", 0) > 0 }
 
 // TestRandom is everything together: random scripts, requests that overlap in
 // time, promotions, kills and cuts, each life beginning with what a cut has left.
-// COWBLK_CRASH_CUTS is the number of cuts (6,000 unless set), COWBLK_CRASH_SEED
-// repeats a run.
+// COWBLK_CRASH_CUTS is the number of cuts (6,000 unless set), COWBLK_CRASH_PER_LIFE how
+// many random ones each life gets (80 unless set; a run with few sees more lives),
+// COWBLK_CRASH_SEED repeats a run.
 func TestRandom(t *testing.T) {
 	want := envInt(t, "COWBLK_CRASH_CUTS", 6_000)
 	seed := uint64(envInt(t, "COWBLK_CRASH_SEED", int(time.Now().UnixNano()&0xffffffff)))
+	perLife := envInt(t, "COWBLK_CRASH_PER_LIFE", 80)
 	start, cuts, lives := time.Now(), 0, 0
 	counts := map[string]int{}
 	n := uint64(0)
@@ -39,7 +41,7 @@ func TestRandom(t *testing.T) {
 		}
 	}()
 	for ; cuts < want; n++ {
-		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: 80, Moments: 10, Counts: counts}
+		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: perLife, Moments: (perLife + 7) / 8, Counts: counts}
 		for l := c.Next(); l != nil; l = c.Next() {
 			made, err := c.Examine(l, play(t, l))
 			cuts += made
