@@ -45,7 +45,7 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 	if err != nil {
 		return nil, err
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, name); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	m, err := s.Disk(name)
