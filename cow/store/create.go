@@ -299,7 +299,11 @@ func (w *work) moveInLayer(r *refs, m *Manifest) error {
 // moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
 // locked.
 func (w *work) moveInDisk(m *Manifest) error {
-	r := w.s.validRefs()
+	// Made anew if need be, once in a run of the system: not when somebody waits to remove something.
+	r, err := w.s.openRefs()
+	if err != nil {
+		return err
+	}
 	if err := w.moveInLayer(r, m); err != nil {
 		return err
 	}
