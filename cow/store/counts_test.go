@@ -130,6 +130,18 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 		}
 		return o.Close()
 	})
+	count("info", func() error {
+		m, err := s.Disk("z")
+		if err != nil {
+			return err
+		}
+		shared, err := s.SharedLayers(m)
+		if err == nil && shared != len(m.Layers)-1 {
+			err = fmt.Errorf("%d of %d layers are shared", shared, len(m.Layers))
+		}
+		return err
+	})
+	count("names", func() error { _, err := s.DiskNames(); return err })
 	count("plan remove", func() error { _, err := s.PlanRemove("x"); return err })
 	count("remove", func() error { _, err := s.Remove(ctx, "x"); return err })
 	count("remove clone", func() error { _, err := s.Remove(ctx, "z"); return err })
@@ -163,6 +175,57 @@ func TestCallsDoNotFollowDisks(t *testing.T) {
 		t.Logf("%-18s %4d calls beside 3 disks, %4d beside 60", what, n, large[what])
 		if large[what] != n {
 			t.Errorf("%s: %d calls beside 3 disks, %d beside 60", what, n, large[what])
+		}
+	}
+}
+
+// What a clone costs does not follow the depth of what it lies on.
+func TestCallsDoNotFollowDepth(t *testing.T) {
+	ctx := context.Background()
+	costs := func(tags int) map[string]int64 {
+		s, c := countingStore(t)
+		create(t, s, "golden", CreateOptions{Size: 1 << 20})
+		for i := range tags {
+			if _, err := s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counts := map[string]int64{}
+		last := fmt.Sprint("golden@t", tags-1)
+		before := c.calls.Load()
+		create(t, s, "clone", CreateOptions{From: last})
+		counts["create"] = c.calls.Load() - before
+		m, err := s.Disk("clone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = c.calls.Load()
+		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range p.Heads() {
+			if err := h.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.Close(true)
+		counts["promote"] = c.calls.Load() - before
+		before = c.calls.Load()
+		if _, err := s.Remove(ctx, "clone"); err != nil {
+			t.Fatal(err)
+		}
+		counts["remove"] = c.calls.Load() - before
+		return counts
+	}
+	small, large := costs(2), costs(30)
+	for what, n := range small {
+		t.Logf("%-8s %4d calls on 2 tags, %4d on 30", what, n, large[what])
+		if large[what] != n {
+			t.Errorf("%s: %d calls on 2 tags, %d on 30", what, n, large[what])
 		}
 	}
 }

@@ -158,6 +158,18 @@ func (r *refs) needed(m *Manifest, low int) (int, error) {
 	return low - 1, nil
 }
 
+// SharedLayers returns how many layers of m, from the oldest on, are there for others too: disks, or layers that are being
+// made or are left over. After a restart of the system it reads all manifests until a command has changed the store.
+func (s *Store) SharedLayers(m *Manifest) (int, error) {
+	r, err := s.planRefs()
+	if err != nil {
+		return 0, err
+	}
+	r.unknown = false // what may be needed is not shared for that
+	top, err := r.needed(m, 0)
+	return top + 1, err
+}
+
 // takeOut moves a layer that nothing names or lies on to the directory to, where it is garbage. Who has named it has
 // durably stopped.
 func (r *refs) takeOut(id uuid.UUID, parent, to string) error {
