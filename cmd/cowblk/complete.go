@@ -25,7 +25,7 @@ func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
 		var all []cobra.Completion
 		for _, f := range from {
 			for _, c := range f(s, typed) {
-				if !slices.Contains(args, c) {
+				if strings.HasPrefix(c, typed) && !slices.Contains(args, c) {
 					all = append(all, c)
 				}
 			}
