@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -97,6 +98,9 @@ func (s *Store) cleanOne(dir string) error {
 		return &unfinishedError{err: err}
 	}
 	j, jerr := s.readJournal(dir)
+	if jerr != nil && !isDamage(jerr) {
+		return jerr
+	}
 	if err := s.syncDirectories(dir, s.changedDisks(j, jerr, c)); err != nil {
 		return &unfinishedError{disks: c.disks(), err: err}
 	}
@@ -144,6 +148,8 @@ func (s *Store) discard(dir string, j journal) error {
 	if len(there) > 0 {
 		named, err := s.namedBy(j.Disks)
 		switch {
+		case err != nil && !isDamage(err):
+			return err // the next command may have more luck
 		case err != nil:
 			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
 				"layers", there, "err", err)
@@ -155,6 +161,18 @@ func (s *Store) discard(dir string, j journal) error {
 		}
 	}
 	return s.fs.RemoveAll(dir)
+}
+
+// isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
+// will find another.
+func isDamage(err error) bool {
+	var io *fs.PathError
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return !errors.As(err, &io)
 }
 
 func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
@@ -266,6 +284,8 @@ func (s *Store) finishRemoval(dir string) error {
 	m, err := s.removedDisk(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+	case err != nil && !isDamage(err):
+		return err
 	case err != nil:
 		s.log.Warn("the manifest of a removed disk cannot be read: its layers are kept, cowblk check shows those that no disk needs", "err", err)
 	default:

@@ -303,6 +303,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 		{"cut off", false, false, func(path string) error { return os.Truncate(path, 100) }},
 		{"cut off, references hold", false, true, func(path string) error { return os.Truncate(path, 100) }},
 		{"gone", false, false, os.Remove},
+		{"a directory", false, false, func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o755)) }},
 		{"of a newer version", false, false, func(path string) error { return os.WriteFile(path, []byte(`{"version": 2}`), 0o644) }},
 		{"and a header", true, false, func(path string) error { return os.Truncate(path, 0) }},
 		{"and a header, references hold", true, true, func(path string) error { return os.Truncate(path, 0) }},
@@ -369,7 +370,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 			if layers, _ := os.ReadDir(s.path(layersDir)); (!damage.layer || damage.holds) && len(layers) != len(m.Layers) {
 				t.Errorf("%d layers are left, the damaged disk has %d", len(layers), len(m.Layers))
 			}
-			if err := errors.Join(os.WriteFile(path, saved, 0o644), os.WriteFile(header, savedMap, 0o600)); err != nil {
+			if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, saved, 0o644), os.WriteFile(header, savedMap, 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(content(t, s, "ofb"), contents["ofb"]) {
