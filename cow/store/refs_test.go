@@ -342,7 +342,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				}
 				costs = append(costs, c.calls.Load()-before)
 			}
-			if slices.Max(costs) != slices.Min(costs) {
+			if costs = costs[1:]; slices.Max(costs) != slices.Min(costs) { // the first makes the references
 				t.Errorf("calls of one command after the other: %v", costs)
 			}
 			costs = nil
