@@ -57,7 +57,7 @@ func (c *checker) lockDisk(k *Checked) (*Lock, error) {
 	}
 	lock, err := c.s.LockDisk(k.Name)
 	if errors.Is(err, ErrInUse) {
-		v := c.s.readServing(k.Name)
+		v := c.s.servingNow(k.Name)
 		k.Serving = &v
 		return nil, nil
 	}

@@ -158,7 +158,7 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 // half a layer. The store is locked.
 func (s *Store) removeLayer(id uuid.UUID) error {
 	out := s.path(tmpDir, id.String())
-	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
+	if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 		return err
 	}
 	if err := s.fs.Rename(s.path(layersDir, id.String()), out); err != nil {

@@ -255,7 +255,7 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 	if m.Base != nil {
 		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
 	}
-	if err := w.s.fs.MkdirAll(w.path("layer"), 0o755); err != nil {
+	if err := w.s.fs.MkdirAll(w.path("layer"), dirPerm); err != nil {
 		return uuid.Nil, err
 	}
 	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
@@ -272,7 +272,7 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 // publish puts the finished manifest of a new disk in place: the step that makes it exist. The store is locked.
 func (w *work) publish(m *Manifest) error {
 	s := w.s
-	if err := s.fs.MkdirAll(w.path("disk"), 0o755); err != nil {
+	if err := s.fs.MkdirAll(w.path("disk"), dirPerm); err != nil {
 		return err
 	}
 	if err := s.writeDocument(w.path("disk", diskFile), m); err != nil {

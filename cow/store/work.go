@@ -37,11 +37,11 @@ func (s *Store) begin(ctx context.Context) (*work, error) {
 	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
 		_ = s.clean() // logged; what it could not finish concerns those who open the disks
-		if err := s.fs.MkdirAll(w.dir, 0o755); err != nil {
+		if err := s.fs.MkdirAll(w.dir, dirPerm); err != nil {
 			return err
 		}
 		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
-		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 		if err == nil {
 			if err = f.Lock(true); err != nil {
 				f.Close()
@@ -82,7 +82,7 @@ func (w *work) note(layers ...uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, 0o644)
+	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, filePerm)
 }
 
 // end removes the work directory and those layers of the journal that no manifest names: after a success of create,
