@@ -136,8 +136,13 @@ func (p *Pending) Manifests() []*Manifest { return p.after }
 // Commit makes the new heads and the tag part of every disk, durably: of all of them or, after an error, of none; also
 // when the process is killed at any moment. If the manifests from before cannot be put back after an error, the disks
 // are brought to one or the other state by the next process that opens one of them, or are refused until they can be.
+//
+// It does not take the store's lock, for which others may be waiting while a guest stands still. The locks of the disks,
+// which the caller holds, and that of the work directory do: nobody else writes these manifests, each is replaced by one
+// rename, and who reads one before or after finds the same layers in it, but for the new head, which is in the journal of
+// the work.
 func (p *Pending) Commit() error {
-	if err := p.locked(stagedAfter); err != nil {
+	if err := p.replace(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
 	return nil
@@ -145,7 +150,7 @@ func (p *Pending) Commit() error {
 
 // Revert puts the manifests from before back, durably. It is called once.
 func (p *Pending) Revert() error {
-	err := p.locked(stagedBefore)
+	err := p.replace(stagedBefore)
 	if err != nil {
 		p.undecided = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
@@ -153,10 +158,10 @@ func (p *Pending) Revert() error {
 	return err
 }
 
-// locked is put with the store locked. Not in the promotion's context: once begun, this goes to its end.
-func (p *Pending) locked(suffix string) error {
+// replace is put with the file descriptors that were kept for it. Once begun, it goes to its end.
+func (p *Pending) replace(suffix string) error {
 	_ = p.spare.free(len(p.spare))
-	return p.s.locked(context.Background(), func() error { return p.put(suffix) })
+	return p.put(suffix)
 }
 
 // Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is

@@ -60,7 +60,7 @@ func (w *work) write(name string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// put moves what was staged with this suffix to its places, durably. The store is locked.
+// put moves what was staged with this suffix to its places, durably.
 func (p *Pending) put(suffix string) error {
 	s := p.s
 	if len(p.after) > 1 {
