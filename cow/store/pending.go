@@ -262,5 +262,9 @@ func (s *Store) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.locked(ctx, s.clean)
+	err = s.InNeed(func() error { return s.locked(ctx, s.clean) })
+	if cannotWrite(err) {
+		return s.settleReadOnly()
+	}
+	return err
 }

@@ -15,10 +15,9 @@ import (
 // file system is full; the next change after that makes it again. Several small files are room for inodes, too.
 const (
 	reserveDir   = "reserve"
-	reserveFiles = 12
-	reserveSize  = 32 << 10 // bytes each
-	// reserveSpare is how much room there must be besides for a file to be made, in bytes.
-	reserveSpare = 3 * reserveFiles * reserveSize
+	reserveFiles = 16
+	// Of one file, in bytes. It is a 256th of what was free: the reserve is a sixteenth at most.
+	minReserve, maxReserve = 4 << 10, 128 << 10
 )
 
 func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprintf("%02d", i)) }
@@ -65,7 +64,9 @@ func (s *Store) refill() {
 		if there, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || there {
 			return
 		}
-		if free, err := host.Free(s.dir); err != nil || free < reserveSpare+reserveFiles*reserveSize {
+		free, err := host.Free(s.dir)
+		size := min(free/256, maxReserve) &^ 4095
+		if err != nil || size < minReserve {
 			return
 		}
 		if err := s.fs.MkdirAll(s.path(reserveDir), dirPerm); err != nil {
@@ -73,7 +74,7 @@ func (s *Store) refill() {
 			return
 		}
 		for i := range reserveFiles {
-			if err := s.makeReserve(s.reservePath(i)); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
 				s.log.Debug("the store's reserve is not whole", "err", err)
 				return
 			}
@@ -81,7 +82,7 @@ func (s *Store) refill() {
 	})
 }
 
-func (s *Store) makeReserve(path string) error {
+func (s *Store) makeReserve(path string, size int64) error {
 	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, filePerm)
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func (s *Store) makeReserve(path string) error {
 	if !ok {
 		err = errors.ErrUnsupported
 	} else {
-		err = r.Reserve(0, reserveSize)
+		err = r.Reserve(0, size)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -26,7 +25,7 @@ func (s *Store) SharedDirs() []string {
 	} else if filepath.IsAbs(d) {
 		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
 	}
-	return append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
+	return append(dirs, ownMemoryDir())
 }
 
 // sharedDir is the first of SharedDirs that can be had. Which one it is does not matter to others: the header of a head

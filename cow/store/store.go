@@ -95,8 +95,12 @@ func Open(dir string, o Options) (*Store, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
+	run := runDir(dir, o.Getenv)
+	if other := replaceRunDir(&o, dir, run); other != "" {
+		run = other
+	}
 	return &Store{
-		dir: dir, runDir: runDir(dir, o.Getenv),
+		dir: dir, runDir: run,
 		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now,
 	}, nil
 }
@@ -138,13 +142,7 @@ func (s *Store) RunDir() string { return s.runDir }
 
 // MakeRunDir creates RunDir. Other users may enter it, for the mode of each socket says who may connect. They may not open
 // it: ListenUnix locks it.
-func (s *Store) MakeRunDir() error {
-	if err := makeDir(s.fs, s.runDir, enterPerm); err != nil {
-		return fmt.Errorf("run directory: %w", err)
-	}
-	restrictDir(s, filepath.Dir(s.runDir), filepath.Base(s.runDir), enterPerm)
-	return nil
-}
+func (s *Store) MakeRunDir() error { return s.makeRunDir(s.runDir) }
 
 // Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
 func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
