@@ -19,6 +19,7 @@ type diskInfo struct {
 	*store.Manifest
 	Socket  string         `json:"socket"` // where serve listens, or would
 	Serving *store.Serving `json:"serving,omitempty"`
+	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
 	// Live is what the process that serves the disk says of it.
 	Live  *backend.DiskInfo `json:"live,omitempty"`
 	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
@@ -95,15 +96,18 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 
 func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) error {
 	info := diskInfo{Kind: store.KindDisk, Manifest: m, Usage: []layerInfo{}}
-	info.Serving, _ = s.Serving(m.Name)
+	var damage []error
+	var err error
+	if info.Serving, err = s.ServingError(m.Name); err != nil {
+		info.State = "not known: " + err.Error()
+		damage = append(damage, err)
+	}
 	// A path that is too long for a socket is for serve to refuse.
 	info.Socket, _ = s.Socket(m.Name)
 	if info.Serving != nil && info.Serving.Socket != "" {
 		info.Socket = info.Serving.Socket
 	}
 	others := sharers(s, m)
-	var damage []error
-	var err error
 	if info.Live, err = live(ctx, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
@@ -128,8 +132,11 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) 
 func (a *app) printDiskText(info *diskInfo) error {
 	m := info.Manifest
 	state := "stopped"
-	if info.Serving != nil {
+	switch {
+	case info.Serving != nil:
 		state = info.Serving.String()
+	case info.State != "":
+		state = info.State
 	}
 	rows := [][]string{
 		{"disk", m.Name},

@@ -103,7 +103,7 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 		return nil, err
 	}
 	// 0444: nobody writes to an image by accident. This descriptor was there before.
-	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o444)
+	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return nil, err
 	}

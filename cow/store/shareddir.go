@@ -18,7 +18,10 @@ const sharedName = "unflushed"
 // SharedDirs are the directories in which this user's processes may keep shared maps, in the order in which they are
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
-	dirs := []string{filepath.Join(s.runDir, sharedName)}
+	var dirs []string
+	if !within(ownMemoryDir(), s.runDir) { // else it is the last one
+		dirs = append(dirs, filepath.Join(s.runDir, sharedName))
+	}
 	uid := os.Geteuid()
 	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
 		dirs = append(dirs, filepath.Join(systemRun, sharedName))
