@@ -278,5 +278,8 @@ func (w *work) publish(m *Manifest) error {
 	if err := s.writeDocument(w.path("disk", diskFile), m); err != nil {
 		return err
 	}
+	if err := w.newLock(); err != nil {
+		return err
+	}
 	return w.moveIn(w.path("disk"), disksDir, m.Name)
 }

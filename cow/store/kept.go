@@ -24,21 +24,32 @@ func (l *Lock) keep(v Serving) error {
 	if err != nil {
 		return err
 	}
-	dir, err := l.s.sharedDir()
-	if err != nil {
-		return err
-	}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, keptName(id))
+	var errs []error
+	for _, dir := range l.s.SharedDirs() {
+		err := sfs.MakeSharedDir(dir)
+		if err == nil {
+			l.forget()
+			l.kept = filepath.Join(dir, keptName(id))
+			if err = writeShared(sfs, l.kept, append(data, '\n')); err == nil {
+				return nil
+			}
+			l.forget()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func writeShared(sfs vfs.SharedFS, path string, data []byte) error {
 	f, err := sfs.OpenShared(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
 	if err != nil {
 		return err
 	}
-	l.kept = path
-	_, err = f.WriteAt(append(data, '\n'), 0)
+	_, err = f.WriteAt(data, 0)
 	return errors.Join(err, f.Close())
 }
 

@@ -20,7 +20,7 @@ import (
 // Lock is the right to open one disk. It ends with Unlock or with the process.
 type Lock struct {
 	s    *Store
-	file vfs.File // nil: a disk of a read-only store that has no lock file; nobody can have it open for writing there
+	file vfs.File // nil: there is no lock file, and none could be made; nobody has the disk open then
 	name string
 	kept string // path of the file in memory that says who serves the disk; empty: the lock file does
 	// readOnly: the lock file cannot be written.
@@ -94,6 +94,17 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 	return nil, s.inUse(name)
 }
 
+// newLock makes the lock file of a new disk, with content: a disk that is opened for the first time needs no room for it
+// then. It need not be durable.
+func (w *work) newLock() error {
+	f, err := w.s.fs.OpenFile(w.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
+	if err != nil {
+		return err
+	}
+	l := Lock{s: w.s, file: f}
+	return errors.Join(l.write(Serving{}), f.Close())
+}
+
 // openLock opens the lock file of a disk, and makes it if there is none.
 func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	l := &Lock{s: s, name: name}
@@ -105,7 +116,7 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 			return err
 		})
 	}
-	if readOnly && cannotWrite(err) {
+	if readOnly && (cannotWrite(err) || noSpace(err)) {
 		l.readOnly = true
 		f, err = s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -66,7 +66,10 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	case !errors.Is(err, vfs.ErrLocked):
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
 	}
-	v := s.readServing(f)
+	v, sure := s.readServing(f)
+	if !sure && f.Lock(false) == nil {
+		return nil, nil // it has just been given up
+	}
 	return &v, nil
 }
 
@@ -79,22 +82,21 @@ func (s *Store) servingNow(name string) Serving {
 }
 
 // readServing is what is known of the process that holds the lock of f. The content of the file may be that of an earlier
-// holder, which was killed; it is believed of the process alone that has written it.
-func (s *Store) readServing(f vfs.File) Serving {
-	var v Serving
+// holder, which was killed; it is believed of the process alone that has written it. sure: it does hold the lock.
+func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing))
 	if err != nil || json.Unmarshal(text, &v) != nil {
 		v = Serving{}
 	}
 	id, err := f.Identity()
 	if err != nil {
-		return v
+		return v, false
 	}
 	if s.holders.held(s.fs, id, v.PID) {
-		return v
+		return v, true
 	}
 	if kept, ok := s.readKept(id); ok && s.holders.held(s.fs, id, kept.PID) {
-		return kept
+		return kept, true
 	}
 	holders, err := flockHolders(s.fs)
 	switch {
@@ -104,11 +106,11 @@ func (s *Store) readServing(f vfs.File) Serving {
 			v.PID = 0
 		}
 	case len(holders[id.Inode]) > 0:
-		v = Serving{PID: holders.Holder(id)}
+		return Serving{PID: holders.Holder(id)}, true
 	default:
 		v.PID = 0 // a process of another PID namespace, where its number is another
 	}
-	return v
+	return v, false
 }
 
 // alive reports whether there is a process with this number.
@@ -156,8 +158,10 @@ func (s *Store) inUse(name string) error {
 	switch {
 	case v.Control != "":
 		return fmt.Errorf("%w\nstop it first: cowblk stop %s", err, name)
-	case v.PID != 0:
+	case v.PID != 0 && v.Socket == "":
 		return fmt.Errorf("%w%s\nwait until that process has ended", err, described(v.PID))
+	case v.Socket != "":
+		return err // --blk-file and the like: it has no control socket
 	}
 	return fmt.Errorf("%w\nwait until it has ended", err)
 }

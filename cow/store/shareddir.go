@@ -15,6 +15,9 @@ import (
 // sharedName is the directory of shared maps in a run directory.
 const sharedName = "unflushed"
 
+// sharedRoom is how much room a directory of shared maps should have, in bytes: of a disk up to 256 KiB.
+const sharedRoom = 1 << 20
+
 // SharedDirs are the directories in which this user's processes may keep shared maps, in the order in which they are
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
@@ -38,13 +41,26 @@ func (s *Store) sharedDir() (string, error) {
 	if !ok {
 		return "", errors.ErrUnsupported
 	}
+	full := "" // the first one that can be had and has no room
 	var errs []error
 	for _, dir := range s.SharedDirs() {
 		err := sfs.MakeSharedDir(dir)
-		if err == nil {
-			return dir, nil
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
-		errs = append(errs, err)
+		if host, ok := s.fs.(vfs.HostFS); ok {
+			if free, err := host.Free(dir); err == nil && free < sharedRoom {
+				if full == "" {
+					full = dir
+				}
+				continue
+			}
+		}
+		return dir, nil
+	}
+	if full != "" {
+		return full, nil
 	}
 	return "", errors.Join(errs...)
 }
