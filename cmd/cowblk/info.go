@@ -29,6 +29,7 @@ type layerInfo struct {
 	*store.Usage
 	SharedBy []string `json:"shared-by"` // other disks
 	Error    string   `json:"error,omitempty"`
+	Unread   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
 }
 
 // imageInfo is what "cowblk info IMAGE --json" prints.
@@ -115,7 +116,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) 
 		u, err := s.LayerUsage(&m.Layers[i])
 		li := layerInfo{Usage: u, SharedBy: others[i]}
 		if err != nil {
-			li.Error = err.Error()
+			li.Error, li.Unread = err.Error(), !errors.Is(err, store.ErrRefused)
 			damage = append(damage, err)
 		}
 		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
@@ -168,6 +169,9 @@ func (a *app) printDiskText(info *diskInfo) error {
 			shared = fmt.Sprint(u.SharedBy)
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
+		if u.Unread {
+			state = "unread"
+		}
 		if u.Usage != nil {
 			state, owns, blocks = u.State, bytesText(u.Owned), humanize.Comma(int64(u.Blocks))
 			if u.Flushed {

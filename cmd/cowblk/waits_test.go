@@ -33,7 +33,6 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 	} {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 			t.Run(c.args+" "+sig.String(), func(t *testing.T) {
-				t.Parallel()
 				dir := shortDir(t)
 				command(t, dir, "create", "a", "--size", "1M")
 				command(t, dir, "promote", "a", "--tag", "t")

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -205,12 +207,33 @@ func (s *Store) rollForward(dir string) error {
 		if now.Head().UUID != c.From[i] {
 			continue // done, or changed again since
 		}
-		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), m); err != nil {
+		if err := s.finishDisk(dir, i, m); err != nil {
 			return err
 		}
 		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
 	}
 	return nil
+}
+
+// finishDisk puts the manifest of disk i of a change in place. What the dead process has staged for that takes no room; it
+// may have staged both directions.
+func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
+	to := s.path(disksDir, m.Name, diskFile)
+	want, err := document(m)
+	if err != nil {
+		return err
+	}
+	for _, suffix := range []string{stagedAfter, stagedBefore} {
+		from := filepath.Join(dir, strconv.Itoa(i)+suffix)
+		if staged, err := s.fs.ReadFile(from); err != nil || !bytes.Equal(staged, want) {
+			continue
+		}
+		if err := s.fs.Rename(from, to); err != nil {
+			return err
+		}
+		return s.fs.SyncDir(filepath.Dir(to))
+	}
+	return s.writeDocument(to, m)
 }
 
 // readChange reads the commit of a work directory; nil if there is none.
