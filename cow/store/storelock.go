@@ -109,7 +109,7 @@ func (s *Store) restrict(lock vfs.File) {
 			}
 		}
 		s.restrictDir(".", enterPerm)
-		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir} {
+		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir} {
 			s.restrictDir(dir, dirPerm)
 		}
 	})
