@@ -33,7 +33,6 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 			if out, err := exec.Command("chmod", "-R", "go+rX", st).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			command(t, st, "create", "b", "--size", "1M")
 		}
 		p := start(t, st, nil, "serve", "a")
 		f := dial(t, filepath.Join(st, "run", "a.sock"))

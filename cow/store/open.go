@@ -45,6 +45,9 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 	if err != nil {
 		return nil, err
 	}
+	if !o.ReadOnly {
+		s.prepare()
+	}
 	if err := s.settle(ctx); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}

@@ -95,14 +95,19 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 	if err := os.Symlink(filepath.Join(outside, imagesDir), s.path(imagesDir)); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.RemoveAll(s.path(reserveDir)); err != nil {
+		t.Fatal(err)
+	}
 	s = openStore(t, s.Dir())
-	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
-	o := openDisk(t, s, "vm1")
+	o := openDisk(t, s, "vm1") // that is enough of a change
 	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.MakeRunDir(); err != nil {
 		t.Fatal(err)
+	}
+	if n, err := os.ReadDir(s.path(reserveDir)); err != nil || len(n) != reserveFiles {
+		t.Errorf("the store's reserve has %d files, expected %d: %v", len(n), reserveFiles, err)
 	}
 	now := modes(t, s.Dir())
 	for path, want := range map[string]fs.FileMode{

@@ -52,8 +52,8 @@ func (s *Store) giveUp(why error) bool {
 	return false
 }
 
-// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store. The store is
-// locked. A store without a reserve is as good as any until it is full.
+// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store. Others may
+// do the same at the same time. A store without a reserve is as good as any until it is full.
 func (s *Store) refill() {
 	s.refillOnce.Do(func() {
 		host, ok := s.fs.(vfs.HostFS)

@@ -115,6 +115,16 @@ func (s *Store) restrict(lock vfs.File) {
 	})
 }
 
+// prepare does for a store of an earlier version whose disks are only served what a change does for others. It needs no
+// lock: what it makes, others make too.
+func (s *Store) prepare() {
+	if lock, err := s.openStoreLock(); err == nil {
+		s.restrict(lock)
+		lock.Close()
+	}
+	s.refill()
+}
+
 func (s *Store) restrictDir(name string, perm fs.FileMode) { restrictDir(s, s.dir, name, perm) }
 
 func restrictDir(s *Store, dir, name string, perm fs.FileMode) {
