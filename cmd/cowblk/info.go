@@ -21,6 +21,7 @@ type diskInfo struct {
 	*store.Manifest
 	Socket  string         `json:"socket"` // where serve listens, or would
 	Serving *store.Serving `json:"serving,omitempty"`
+	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
 	// Live is what the process that serves the disk says of it.
 	Live  *backend.DiskInfo `json:"live,omitempty"`
 	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
@@ -31,6 +32,7 @@ type layerInfo struct {
 	Shared   bool     `json:"shared"`             // other disks use it
 	SharedBy []string `json:"shared-by,omitzero"` // those disks, with --users
 	Error    string   `json:"error,omitempty"`
+	Unread   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
 }
 
 // imageInfo is what "cowblk info IMAGE --json" prints.
@@ -103,13 +105,17 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 
 func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, users bool) error {
 	info := diskInfo{Kind: store.KindDisk, Manifest: m, Usage: []layerInfo{}}
-	info.Serving, _ = s.Serving(m.Name)
+	var damage []error
+	var err error
+	if info.Serving, err = s.ServingError(m.Name); err != nil {
+		info.State = "not known: " + err.Error()
+		damage = append(damage, err)
+	}
 	// A path that is too long for a socket is for serve to refuse.
 	info.Socket, _ = s.Socket(m.Name)
 	if info.Serving != nil && info.Serving.Socket != "" {
 		info.Socket = info.Serving.Socket
 	}
-	var damage []error
 	shared, err := s.SharedLayers(m)
 	if err != nil {
 		damage = append(damage, err)
@@ -125,7 +131,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 		u, err := s.LayerUsage(&m.Layers[i])
 		li := layerInfo{Usage: u, Shared: i < shared || len(others[i]) > 0, SharedBy: others[i]}
 		if err != nil {
-			li.Error = err.Error()
+			li.Error, li.Unread = err.Error(), !errors.Is(err, store.ErrRefused)
 			damage = append(damage, err)
 		}
 		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
@@ -142,8 +148,11 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 func (a *app) printDiskText(info *diskInfo) error {
 	m := info.Manifest
 	state := "stopped"
-	if info.Serving != nil {
+	switch {
+	case info.Serving != nil:
 		state = info.Serving.String()
+	case info.State != "":
+		state = info.State
 	}
 	rows := [][]string{
 		{"disk", m.Name},
@@ -178,6 +187,9 @@ func (a *app) printDiskText(info *diskInfo) error {
 			shared = strings.Join(u.SharedBy, ", ")
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
+		if u.Unread {
+			state = "unread"
+		}
 		if u.Usage != nil {
 			state, owns, blocks = u.State, bytesText(u.Owned), humanize.Comma(int64(u.Blocks))
 			if u.Flushed {

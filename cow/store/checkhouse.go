@@ -26,7 +26,7 @@ func (c *checker) works(house *Checked) error {
 		house.fail(err)
 		return nil
 	}
-	return c.s.locked(c.ctx, func() error {
+	return c.locked(func() error {
 		for _, e := range entries {
 			dir := c.s.path(tmpDir, e.Name())
 			dead, err := c.s.workIsDead(dir)
@@ -51,6 +51,14 @@ func (c *checker) works(house *Checked) error {
 		}
 		return nil
 	})
+}
+
+// locked runs f, which changes the store only in a repair, with the store locked.
+func (c *checker) locked(f func() error) error {
+	if c.o.Repair {
+		return c.s.locked(c.ctx, f)
+	}
+	return c.s.lockedToRead(c.ctx, f)
 }
 
 // workIsDead reports whether the process of a work directory is gone. The store's lock is held.
@@ -111,7 +119,7 @@ func (c *checker) orphans(house *Checked) error {
 		house.fail(err)
 		return nil
 	}
-	return c.s.locked(c.ctx, func() error {
+	return c.locked(func() error {
 		// Once more: disks may have come and gone since.
 		users, err := c.s.layerUsers()
 		lost := err != nil || c.manifestMissing()
@@ -165,7 +173,7 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 // half a layer. The store is locked.
 func (s *Store) removeLayer(id uuid.UUID) error {
 	out := s.path(tmpDir, id.String())
-	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
+	if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 		return err
 	}
 	if err := s.fs.Rename(s.path(layersDir, id.String()), out); err != nil {

@@ -43,14 +43,20 @@ func (s *Store) settle(ctx context.Context, disk string) error {
 	if err != nil {
 		return err
 	}
-	return s.locked(ctx, func() error {
-		for _, u := range s.clean() {
-			if u.concerns(disk) {
-				err = errors.Join(err, u)
+	err = s.InNeed(func() error {
+		return s.locked(ctx, func() (err error) {
+			for _, u := range s.clean() {
+				if u.concerns(disk) {
+					err = errors.Join(err, u)
+				}
 			}
-		}
-		return err
+			return err
+		})
 	})
+	if cannotWrite(err) {
+		return s.settleReadOnly(disk)
+	}
+	return err
 }
 
 // clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and what
@@ -104,7 +110,7 @@ func (s *Store) cleanOne(dir string) error {
 	if err := s.syncDirectories(dir, s.changedDisks(j, jerr, c)); err != nil {
 		return &unfinishedError{disks: c.disks(), err: err}
 	}
-	if err := s.rollForward(c); err != nil {
+	if err := s.rollForward(dir, c); err != nil {
 		return &unfinishedError{disks: c.disks(), err: err}
 	}
 	if jerr != nil {

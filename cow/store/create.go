@@ -261,7 +261,7 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 	if m.Base != nil {
 		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
 	}
-	if err := w.s.fs.Mkdir(w.path("layer"), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := w.s.fs.Mkdir(w.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return uuid.Nil, err
 	}
 	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
@@ -331,8 +331,11 @@ func (w *work) publish(m *Manifest) error {
 
 // stageDisk makes the directory of a new disk, with its manifest, in the work directory.
 func (w *work) stageDisk(m *Manifest) error {
-	if err := w.s.fs.Mkdir(w.path("disk"), 0o755); err != nil {
+	if err := w.s.fs.Mkdir(w.path("disk"), dirPerm); err != nil {
 		return err
 	}
-	return w.s.writeDocument(w.path("disk", diskFile), m)
+	if err := w.s.writeDocument(w.path("disk", diskFile), m); err != nil {
+		return err
+	}
+	return w.newLock()
 }

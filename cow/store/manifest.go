@@ -228,7 +228,7 @@ func (s *Store) writeDocument(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return s.fs.WriteFileAtomic(path, data, 0o644)
+	return s.fs.WriteFileAtomic(path, data, filePerm)
 }
 
 // document is the text of a manifest or of an image's description.

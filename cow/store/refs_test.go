@@ -384,28 +384,28 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	}
 }
 
-// noRoom is a file system on which nothing new can be made.
-type noRoom struct{ vfs.OS }
+// nothingNew is a file system on which nothing new can be made.
+type nothingNew struct{ vfs.OS }
 
-func (n noRoom) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (n nothingNew) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	if _, err := n.OS.Stat(name); err != nil && flag&os.O_CREATE != 0 {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOSPC}
 	}
 	return n.OS.OpenFile(name, flag, perm)
 }
 
-func (noRoom) Mkdir(name string, _ fs.FileMode) error {
+func (nothingNew) Mkdir(name string, _ fs.FileMode) error {
 	return &fs.PathError{Op: "mkdir", Path: name, Err: syscall.ENOSPC}
 }
 
-func (n noRoom) MkdirAll(name string, perm fs.FileMode) error {
+func (n nothingNew) MkdirAll(name string, perm fs.FileMode) error {
 	if _, err := n.OS.Stat(name); err == nil {
 		return nil
 	}
 	return n.Mkdir(name, perm)
 }
 
-func (noRoom) WriteFileAtomic(name string, _ []byte, _ fs.FileMode) error {
+func (nothingNew) WriteFileAtomic(name string, _ []byte, _ fs.FileMode) error {
 	return &fs.PathError{Op: "write", Path: name, Err: syscall.ENOSPC}
 }
 
@@ -425,7 +425,7 @@ func TestRemoveWithoutRoom(t *testing.T) {
 			if err := c.do(s); err != nil {
 				t.Fatal(err)
 			}
-			s.fs = noRoom{}
+			s.fs = nothingNew{}
 			dismantled(t, s, contents, "golden", "ofa", "ofb")
 			if _, err := s.Remove(context.Background(), "img"); err != nil {
 				t.Error(err)

@@ -105,16 +105,26 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 	if err := s.settle(ctx, ref.Name); err != nil {
 		return nil, err
 	}
+	// A rollback frees room, and may be wanted for that.
+	var r *Rollback
+	err = s.InNeed(func() (err error) {
+		r, err = s.rollbackOnce(ctx, ref)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("rollback to %s: %w", ref, err)
+	}
+	return r, nil
+}
+
+// rollbackOnce is Rollback of a disk that is locked. After an error nothing has changed.
+func (s *Store) rollbackOnce(ctx context.Context, ref Ref) (*Rollback, error) {
 	w, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer w.end()
-	r, err := s.rollback(ctx, w, ref)
-	if err != nil {
-		return nil, fmt.Errorf("rollback to %s: %w", ref, err)
-	}
-	return r, nil
+	return s.rollback(ctx, w, ref)
 }
 
 func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,16 +39,16 @@ type work struct {
 // begin makes a work directory, after cleaning those of processes that are gone. The caller must end it.
 func (s *Store) begin(ctx context.Context) (*work, error) {
 	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
-	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
-		return nil, fmt.Errorf("store %s: %w", s.dir, err)
-	}
 	err := s.locked(ctx, func() error {
 		_ = s.clean() // logged; what it could not finish concerns those who open the disks
-		if err := s.fs.Mkdir(w.dir, 0o755); err != nil {
+		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
+			return err
+		}
+		if err := s.fs.Mkdir(w.dir, dirPerm); err != nil {
 			return err
 		}
 		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
-		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 		if err == nil {
 			if err = f.Lock(true); err != nil {
 				f.Close()
@@ -99,7 +98,7 @@ func (w *work) note(disk string, layers ...uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, 0o644)
+	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, filePerm)
 }
 
 // end removes the work directory, and after a failure the layers of the journal that nobody needs. A failure here is
