@@ -8,13 +8,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// openBase opens the base for reading and checks that it is what it should be.
+// openBase opens the base for reading, for as long as the disk is open: nobody may write to it meanwhile, be it a QEMU or
+// another process of this program. It checks that the base is what it should be.
 func (k *stack) openBase(b *BaseSpec) error {
 	f, err := k.fs.OpenFile(b.Path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	k.base = f
+	if err := f.LockImage(vfs.ImageRead); err != nil {
+		return err
+	}
 	id, err := f.Identity()
 	if err != nil {
 		return err
@@ -55,6 +59,9 @@ func (k *stack) openRaw(b *BaseSpec) error {
 	}
 	k.base = f
 	if err := f.Lock(true); err != nil {
+		return err
+	}
+	if err := f.LockImage(vfs.ImageWrite); err != nil {
 		return err
 	}
 	size, err := f.Size()

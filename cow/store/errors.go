@@ -7,6 +7,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
@@ -74,7 +75,7 @@ func classify(err error) error {
 			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
 			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated,
 		}},
-		{ErrInUse, []error{layer.ErrInUse}},
+		{ErrInUse, []error{layer.ErrInUse, vfs.ErrImageLocked}},
 		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},
 	} {
 		for _, from := range c.from {

@@ -250,6 +250,14 @@ func (f *file) Lock(exclusive bool) error {
 	return nil
 }
 
+// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
+func (f *file) LockImage(vfs.ImageAccess) error {
+	if f.p.dead.Load() {
+		return ErrDead
+	}
+	return nil
+}
+
 func (f *file) Identity() (vfs.Identity, error) {
 	if f.p.dead.Load() {
 		return vfs.Identity{}, ErrDead
