@@ -209,16 +209,22 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err := checkPathText("base", path); err != nil {
+		return nil, err
+	}
+	f, err := openBaseFile(s.fs, path)
 	if err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return nil, err
 	}
 	defer f.Close()
 	if format, err := probe(f); err != nil {
-		return nil, fmt.Errorf("base %s: %w", path, err)
-	} else if format != FormatRaw && !force {
-		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format,
-			Advice: "import it (cowblk import " + path + " NAME), or if the guest shall see the " + format + " file itself: --force"}
+		return nil, fmt.Errorf("base: %w", err)
+	} else if format.name != FormatRaw && !force {
+		advice := format.advice(path, "--force")
+		if format.name == FormatQcow2 {
+			advice = "import it: cowblk import " + ShellWord(path) + " NAME"
+		}
+		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
 	}
 	size, err := f.Size()
 	if err != nil {
@@ -226,9 +232,22 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	}
 	if size == 0 || size%SectorSize != 0 {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
-			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + path}
+			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
 	}
 	return baseOf(f, path, 0, size)
+}
+
+// openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it.
+func openBaseFile(fsys vfs.FS, path string) (vfs.File, error) {
+	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
+	if err != nil {
+		return nil, refusedFile("base", path, err)
+	}
+	if err := f.LockImage(vfs.ImageRead); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("base: %w", classify(err))
+	}
+	return f, nil
 }
 
 // baseOf describes size bytes from offset of an open file.
