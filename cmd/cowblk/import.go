@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,8 +99,8 @@ func importInterruptible(ctx context.Context, s *store.Store, path, name string,
 	case r := <-done:
 		return r.img, r.err
 	case <-time.After(importGrace):
-		return nil, fmt.Errorf("import %s: %w while the file, or the store, does not answer; the next command that changes the store cleans up",
-			store.PathText(path), ctx.Err())
+		return nil, interruptedf("import of %s, while the file or the store does not answer; the next command that changes the store cleans up",
+			store.PathText(path))
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 
 // One sentinel per thing that a person can do about an image. Each Error wraps one.
 var (
+	// ErrFormat: the file does not begin as a qcow2 image does.
+	ErrFormat = errors.New("no qcow2 image")
 	// ErrDamaged: a field or a table contradicts the format.
 	ErrDamaged = errors.New("damaged qcow2 image")
 	// ErrTruncated: the file ends before something that its header or a table points to.

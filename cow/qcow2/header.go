@@ -73,7 +73,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	}
 	be := binary.BigEndian
 	if n < len(Magic) || string(p[:len(Magic)]) != Magic {
-		return nil, damaged("magic", fmt.Sprintf("%q", Magic), fmt.Sprintf("%q", p[:min(n, len(Magic))]))
+		return nil, &Error{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", p[:min(n, len(Magic))]), Err: ErrFormat}
 	}
 	cut := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
 	if n < lengthV2 {

@@ -217,14 +217,8 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if format, err := probe(f); err != nil {
-		return nil, fmt.Errorf("base: %w", err)
-	} else if format.name != FormatRaw && !force {
-		advice := format.advice(path, "--force")
-		if format.name == FormatQcow2 {
-			advice = "import it: cowblk import " + ShellWord(path) + " NAME"
-		}
-		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
+	if err := rawBase(f, path, force); err != nil {
+		return nil, err
 	}
 	size, err := f.Size()
 	if err != nil {
@@ -248,6 +242,25 @@ func openBaseFile(fsys vfs.FS, path string) (vfs.File, error) {
 		return nil, fmt.Errorf("base: %w", classify(err))
 	}
 	return f, nil
+}
+
+// rawBase refuses a base that is the container of another format, a compressed file or an archive, unless force.
+func rawBase(f vfs.File, path string, force bool) error {
+	format, err := probe(f)
+	if err != nil {
+		return fmt.Errorf("base: %w", err)
+	}
+	if format.name == FormatRaw || force {
+		return nil
+	}
+	advice := format.advice(path, "--force")
+	switch {
+	case format.name == FormatQcow2:
+		advice = "import it: cowblk import " + ShellWord(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
+	case !format.disk:
+		advice += "\nif the guest is to see the file itself: --force"
+	}
+	return &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
 }
 
 // baseOf describes size bytes from offset of an open file.

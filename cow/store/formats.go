@@ -39,7 +39,7 @@ type fileFormat struct {
 
 const (
 	convertWith = "qemu-img convert -f %s -O qcow2 FILE NEW.qcow2"
-	extractWith = "it has to be unpacked first, and the disk image in it imported"
+	extractWith = "unpack it in an empty directory, and import the disk image that is in it"
 )
 
 func convert(driver string) string { return fmt.Sprintf(convertWith, driver) }

@@ -20,6 +20,8 @@ func qcow2Refusal(path string, err error) error {
 func qcow2Advice(path string, err error) string {
 	word, fresh := ShellWord(path), ShellWord(path+".new.qcow2")
 	switch err {
+	case qcow2.ErrFormat:
+		return "this is no qcow2 image: see what it is (file " + word + "), and import it as that"
 	case qcow2.ErrTruncated:
 		return "the file was not copied to its end: copy or download it again, and compare its length or checksum with the original's"
 	case qcow2.ErrCorrupt:
@@ -34,5 +36,5 @@ func qcow2Advice(path string, err error) string {
 	case qcow2.ErrUnsupported:
 		return "QEMU can write it without what cowblk does not know: qemu-img convert -O qcow2 " + word + " " + fresh
 	}
-	return "its tables or its header are damaged, or this is no qcow2 image: restore it from a backup, or copy it again. See what QEMU says: qemu-img check " + word
+	return "its tables or its header are damaged: restore it from a backup, or copy it again. See what QEMU says: qemu-img check " + word
 }

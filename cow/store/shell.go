@@ -12,9 +12,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// ShellWord is s as one word of a shell's command line, in a form that can be shown: as it is where no shell would change
+// ShellWord is s, a file's name, as one word of a shell's command line, in a form that can be shown: as it is where no shell would change
 // it, else in quotes, and with escapes (bash, zsh and ksh have them) where it cannot be printed.
 func ShellWord(s string) string {
+	if strings.HasPrefix(s, "-") {
+		s = "./" + s // a file's name, not an option
+	}
 	plain := s != ""
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
