@@ -162,3 +162,17 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 		t.Error("a longer image has the same digest")
 	}
 }
+
+// The test vectors of cow/FORMAT.md.
+func TestChunkDigestVectors(t *testing.T) {
+	zeros := make([]byte, 65536)
+	one := append(make([]byte, 65535), 1)
+	for want, data := range map[string][]byte{
+		"41b8f24b79ae38bb5f3af44cf187d022c20517a6f576791e466d536517b68fb9": zeros,
+		"199211189d8a3b789466ea31423ad13f98cece4f8a1fb25d4ce514fc0902ac14": one,
+	} {
+		if got := importRaw(t, newStore(t), "img", data).ChunkSHA256; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
