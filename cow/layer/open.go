@@ -82,6 +82,9 @@ func (l *Layer) open(o OpenParams) error {
 	if l.data, err = l.fs.OpenFile(l.paths.Data, flags, 0); err != nil {
 		return err
 	}
+	if err := l.lockRanges(o.Write); err != nil {
+		return err
+	}
 	if err := l.checkMap(); err != nil {
 		return at(l.paths.Map, err)
 	}

@@ -140,6 +140,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 			c.report.Checked = append(c.report.Checked, c.images[name])
 		}
 	}
+	c.owners()
 	if len(o.Names) == 0 {
 		if err := c.orphans(house); err != nil {
 			return nil, err

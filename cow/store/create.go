@@ -84,6 +84,12 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		if err := s.stillThere(m, o.From); err != nil {
 			return err
 		}
+		if o.Base != "" {
+			p := &part{owner: "the new disk", kind: partBase, path: m.Base.Path, n: m.Base.Size}
+			if err := s.refuseShared([]*part{p}, true); err != nil {
+				return err
+			}
+		}
 		if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
 			return err
 		}
@@ -209,11 +215,17 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.refuseStored("base", path); err != nil {
+		return nil, err
+	}
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("base: %w", err)
 	}
 	defer f.Close()
+	if _, err := layer.ReadHeader(s.fs, path); err == nil {
+		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
+	}
 	if format, err := probe(f); err != nil {
 		return nil, fmt.Errorf("base %s: %w", path, err)
 	} else if format != FormatRaw && !force {
@@ -228,7 +240,26 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
 			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + path}
 	}
+	lock, err := s.lockBaseInPlace(f, path, size)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
 	return baseOf(f, path, 0, size)
+}
+
+// lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
+// it raw, or as part of a disk of another store. They end with the RangeLock and f.
+func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64) (*vfs.RangeLock, error) {
+	inUse := classify(layer.InUseElsewhere(path, "base", false))
+	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	return lock, err
 }
 
 // baseOf describes size bytes from offset of an open file.

@@ -64,6 +64,10 @@ type classified struct {
 
 func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
 
+// Classify gives an error of cow the sentinel of this package that decides what a caller does, for a file that is opened
+// without a store.
+func Classify(err error) error { return classify(err) }
+
 // classify gives errors of cow and cow/layer the sentinel that decides what a caller does.
 func classify(err error) error {
 	for _, c := range []struct {
