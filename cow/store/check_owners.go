@@ -48,7 +48,9 @@ func (c *checker) owners() {
 		for _, e := range p.extents {
 			for _, o := range byInode[e.Inode] {
 				mine, other, ok := p.common(o)
-				if !ok || p.compatible(o) || told[[2]*part{p, o}] {
+				// One layer that two disks name is what shares looks at.
+				same := p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer
+				if !ok || same || p.compatible(o) || told[[2]*part{p, o}] {
 					continue
 				}
 				told[[2]*part{p, o}] = true

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,20 +25,27 @@ type Image struct {
 	Source   string       `json:"source"` // path it was imported from
 	Format   string       `json:"format"` // of the source: raw or qcow2
 	Imported time.Time    `json:"imported"`
+	// MayIgnore is as in Manifest.
+	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
 
 func (m *Image) check(name string) error {
 	switch {
 	case m.Name != name:
 		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
-	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
-		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
-	case len(m.SHA256) != 64:
-		return fmt.Errorf("sha256: expected 64 digits, found %q", m.SHA256)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
+		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
+	case !isHex(m.SHA256, 64):
+		return fmt.Errorf("sha256: expected 64 lower-case hexadecimal digits, found %q", m.SHA256)
 	case m.Fingerprint.IsZero():
 		return errors.New("fingerprint: expected one, found none")
 	}
 	return nil
+}
+
+// isHex reports whether s is n lower-case hexadecimal digits.
+func isHex(s string, n int) bool {
+	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // Image reads what the store knows about an image: an ErrNotFound if there is none, an ErrRefused if it is damaged.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -68,7 +69,7 @@ func TestImport(t *testing.T) {
 			if strings.Join(phases, " ") != "copy verify" {
 				t.Errorf("phases %v", phases)
 			}
-			if again, err := s.Image(tt.name); err != nil || *again != *img {
+			if again, err := s.Image(tt.name); err != nil || !reflect.DeepEqual(again, img) {
 				t.Errorf("read back %+v, %v", again, err)
 			}
 			if st, err := os.Stat(s.ImageData(tt.name)); err != nil || st.Mode().Perm() != 0o444 {
