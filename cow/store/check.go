@@ -64,6 +64,8 @@ type Checked struct {
 	Serving *Serving `json:"serving,omitempty"`
 	Layers  int      `json:"layers,omitempty"` // of a disk
 	Blocks  uint64   `json:"blocks,omitempty"` // that its layers own
+	// AtLeast: a process has the disk open, and may have more blocks in its memory, or durable by now.
+	AtLeast bool `json:"blocks-at-least,omitempty"`
 	// Unclean: the head was not closed in order before; no error.
 	Unclean  bool       `json:"unclean,omitempty"`
 	Notes    []string   `json:"notes,omitempty"` // what was not looked at and why, and what is no error

@@ -163,6 +163,8 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		err = &Mismatch{File: path, What: "block size of the layer", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: "leave --block-size out"}
 	case h.Base != m.Base.Fingerprint:
 		err = &Mismatch{File: path, What: "fingerprint of the layer's base", Expected: m.Base.Fingerprint.String(), Found: h.Base.String(), Advice: "name the base and the offset that the layer was made on"}
+	case h.BaseSize != m.Base.Size:
+		err = &Mismatch{File: path, What: "bytes of the base that belong to the layer", Expected: quoteBytes(m.Base.Size), Found: quoteBytes(h.BaseSize), Advice: "correct LENGTH"}
 	case h.DataOffset != tm.paths.DataOffset:
 		err = &Mismatch{File: path, What: "offset of the layer's data", Expected: quoteBytes(h.DataOffset), Found: quoteBytes(tm.paths.DataOffset), Advice: "correct DATA_OFFSET"}
 	case last && h.State == layer.Sealed:

@@ -137,6 +137,9 @@ func (m *Manifest) check(name string) error {
 		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
 			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
 		}
+		if b.Image != "" && b.Offset != 0 {
+			return fmt.Errorf("base.offset: expected 0 on an image, found %d", b.Offset)
+		}
 		if b.Fingerprint.IsZero() {
 			return errors.New("base: expected a fingerprint, found none")
 		}
