@@ -11,14 +11,18 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// openBase opens the base for reading and checks that it is what it should be.
+// openBase opens the base for reading, for as long as the disk is open: nobody may write to it meanwhile, be it a QEMU or
+// another process of this program. It checks that the base is what it should be.
 func (k *stack) openBase(b *BaseSpec) error {
-	f, err := k.fs.OpenFile(b.Path, os.O_RDONLY, 0)
+	f, err := vfs.OpenImage(k.fs, b.Path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	k.base = f
 	if err := k.lockBase(b, f); err != nil {
+		return err
+	}
+	if err := f.LockImage(vfs.ImageRead); err != nil {
 		return err
 	}
 	id, err := f.Identity()
@@ -58,12 +62,15 @@ func (k *stack) openBase(b *BaseSpec) error {
 
 // openRaw opens the base for reading and writing, for this process alone.
 func (k *stack) openRaw(b *BaseSpec) error {
-	f, err := k.fs.OpenFile(b.Path, os.O_RDWR, 0)
+	f, err := vfs.OpenImage(k.fs, b.Path, os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	k.base = f
 	if err := lockRaw(f, true); err != nil {
+		return err
+	}
+	if err := f.LockImage(vfs.ImageWrite); err != nil {
 		return err
 	}
 	size, err := f.Size()

@@ -40,7 +40,7 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	if err := s.refuseTwice(parts); err != nil {
 		return nil, err
 	}
-	if m.Base, err = s.tableBase(t); err != nil {
+	if m.Base, err = s.tableBase(t, o.Force); err != nil {
 		return nil, err
 	}
 	maps, err := s.inspectMaps(t, m, o)
@@ -87,17 +87,23 @@ func (t *Table) absolute() error {
 		if err != nil {
 			return err
 		}
+		if err := checkPathText("path of the table", abs); err != nil {
+			return err
+		}
 		*p = abs
 	}
 	return t.check() // two spellings of one path are the same path now
 }
 
-func (s *Store) tableBase(t *Table) (*Base, error) {
-	f, err := s.fs.OpenFile(t.Base, os.O_RDONLY, 0)
+func (s *Store) tableBase(t *Table, force bool) (*Base, error) {
+	f, err := openBaseFile(s.fs, t.Base)
 	if err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return nil, err
 	}
 	defer f.Close()
+	if err := rawBase(f, t.Base, force); err != nil {
+		return nil, err
+	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err

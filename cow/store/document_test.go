@@ -69,7 +69,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 			}
 			without := strings.Replace(string(text), line, "", 1)
 			without = strings.NewReplacer(",\n}", "\n}", ",\n  }", "\n  }", ",\n    }", "\n    }").Replace(without)
-			if !strings.Contains(string(text), line) || strings.Contains(name, "image") {
+			if !strings.Contains(string(text), line) || strings.Contains(name, "image") || strings.Contains(name, "sha256") {
 				continue
 			}
 			write(t, path, []byte(without))

@@ -123,6 +123,11 @@ func (s *Store) sameFile(f vfs.File, path string) bool {
 
 // SetServing records who serves the disk, for other processes to find.
 func (l *Lock) SetServing(v Serving) error {
+	for _, path := range []string{v.Socket, v.Control} {
+		if err := checkPathText("socket", path); err != nil {
+			return err
+		}
+	}
 	data, err := json.Marshal(v)
 	if err == nil {
 		if err = l.file.Truncate(0); err == nil {

@@ -266,11 +266,25 @@ def check_image_json(m, name):
     if m.get("version") != 1:
         raise Refused(f"version {m.get('version')}")
     fit("image.json", m, {
-        "version": number(), "name": lambda v: v == name, "size": size, "sha256": text(HEX64), "fingerprint": text(HEX64),
+        "version": number(), "name": lambda v: v == name, "size": size, "fingerprint": text(HEX64),
         "identity": is_object, "source": any_text, "format": any_text, "imported": text(TIME),
-    }, {"may-ignore": is_object})
+    }, {"may-ignore": is_object, "sha256": text(HEX64), "chunk-sha256": text(HEX64), "backing": lambda v: isinstance(v, list)})
+    if "sha256" not in m and "chunk-sha256" not in m:
+        raise Refused("neither sha256 nor chunk-sha256")
+    for i, b in enumerate(m.get("backing", [])):
+        fit(f"backing[{i}]", b, {"path": any_text, "format": any_text})
     fit("identity", m["identity"], IDENTITY)
     return m
+
+
+def chunk_digest(f, n):
+    """The chunk digest of an image of n bytes."""
+    h = hashlib.sha256(struct.pack("<Q", n))
+    for number_, start in enumerate(range(0, n, 65536)):
+        chunk = f.whole(start, min(65536, n - start))
+        if any(chunk):
+            h.update(struct.pack("<Q", number_) + hashlib.sha256(chunk).digest())
+    return h.hexdigest()
 
 
 def read_file(path):
@@ -553,6 +567,18 @@ class Stack:
             if image["fingerprint"] != b["fingerprint"] or image["size"] != b["size"]:
                 raise Refused(f"{b['image']}: another image")
 
+    def check_image(self):
+        """An image as a whole has the digests that its document says."""
+        b = self.manifest.get("base")
+        if b is None or "image" not in b:
+            return
+        image = self.store.image(b["image"])
+        n = image["size"]
+        if "chunk-sha256" in image and chunk_digest(self.base, n) != image["chunk-sha256"]:
+            raise Refused(f"{self.base.path}: chunk-sha256")
+        if "sha256" in image and hashlib.sha256(self.base.whole(0, n)).hexdigest() != image["sha256"]:
+            raise Refused(f"{self.base.path}: sha256")
+
     def path_of(self, p):
         return p if p.startswith("/") else self.store.join(p)
 
@@ -644,6 +670,7 @@ def check(store):
         try:
             manifests[name] = store.disk(name)
             stack = Stack(store, name)
+            stack.check_image()
             if stack.sealed_top:
                 d["problems"].append("the top layer is sealed")
             for layer in stack.layers:

@@ -409,7 +409,7 @@ func TestReaderOfDocuments(t *testing.T) {
 		{"trailing", replace(disk, "\n}\n", "\n}\n1"), true},
 		{"trailing space", replace(disk, "\n}\n", "\n}\n \t\r\n"), false},
 		{"byte order mark", replace(disk, "{\n", "\ufeff{\n"), true},
-		{"image: another case", replace(image, `"sha256"`, `"SHA256"`), true},
+		{"image: another case", replace(image, `"fingerprint"`, `"Fingerprint"`), true},
 		{"image: another fingerprint", replace(image, `"fingerprint": "`, `"fingerprint": "0123`), true},
 		{"image: unknown member", replace(image, `"version": 1,`, `"version": 1, "x": 1,`), true},
 		{"image: content", func(w *world) {

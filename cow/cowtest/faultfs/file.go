@@ -270,6 +270,14 @@ func (f *file) LockRange(off, n int64, exclusive bool) error {
 	return nil
 }
 
+// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
+func (f *file) LockImage(vfs.ImageAccess) error {
+	if f.p.dead.Load() {
+		return ErrDead
+	}
+	return nil
+}
+
 func (f *file) Identity() (vfs.Identity, error) {
 	if f.p.dead.Load() {
 		return vfs.Identity{}, ErrDead
