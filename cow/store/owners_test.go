@@ -370,3 +370,75 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 		}
 	}
 }
+
+// partition makes a loop device over a file with one partition, and returns both; empty, and logged, if this machine or
+// this user can have none.
+func partition(t *testing.T, path string, start, sectors int) (disk, part string) {
+	if disk = loopDevice(t, path); disk == "" {
+		return "", ""
+	}
+	if out, err := exec.Command("addpart", disk, "1", fmt.Sprint(start), fmt.Sprint(sectors)).CombinedOutput(); err != nil {
+		t.Logf("without partitions: %v: %s", err, out)
+		return disk, ""
+	}
+	t.Cleanup(func() { exec.Command("delpart", disk, "1").Run() })
+	// A node of its own: without udev nobody makes the one in /dev.
+	number, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk), filepath.Base(disk)+"p1", "dev"))
+	if err != nil {
+		t.Logf("without partitions: %v", err)
+		return disk, ""
+	}
+	major, minor, _ := strings.Cut(strings.TrimSpace(string(number)), ":")
+	part = filepath.Join(t.TempDir(), "p1")
+	if out, err := exec.Command("mknod", part, "b", major, minor).CombinedOutput(); err != nil {
+		t.Logf("without device nodes: %v: %s", err, out)
+		return disk, ""
+	}
+	return disk, part
+}
+
+// TestPartitions: a partition is a part of its disk, and of the file that is the disk.
+func TestPartitions(t *testing.T) {
+	ctx := context.Background()
+	const start, sectors = 64, 1024
+	file := plainFile(t, 2048*512)
+	disk, part := partition(t, file, start, sectors)
+	if part == "" {
+		t.Skip("this machine or this user has no partitions of loop devices")
+	}
+	a, b := newStore(t), newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	create(t, a, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), part, 8)})
+	for name, path := range map[string]string{"the disk": disk, "the file": file} {
+		inside, outside := tableOf(fresh(), 0, fresh(), path, start+8+tableSectors-1), tableOf(fresh(), 0, fresh(), path, start+8+tableSectors)
+		if _, err := a.Create(ctx, "b", CreateOptions{Table: inside}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), `disk "a"`) {
+			t.Errorf("sectors of the partition as those of %s: expected %v, found %v", name, ErrInUse, err)
+		}
+		if _, err := a.Create(ctx, "b", CreateOptions{Table: outside}); err != nil {
+			t.Errorf("other sectors of %s: %v", name, err)
+		} else if _, err := a.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+		// Another store knows nothing of the disk, but of its locks.
+		create(t, b, "b", CreateOptions{Table: inside})
+		o := openDisk(t, a, "a")
+		if other, err := b.OpenDisk(ctx, "b", OpenOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("another store's disk on %s: expected %v, found %v", name, ErrInUse, err)
+			if err == nil {
+				other.Close()
+			}
+		}
+		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
+			t.Errorf("%s raw: expected %v, found %v", name, layer.ErrInUse, err)
+			if err == nil {
+				raw.Close()
+			}
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
