@@ -1,8 +1,11 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -16,6 +19,9 @@ func (k *stack) openBase(b *BaseSpec) error {
 		return err
 	}
 	k.base = f
+	if err := k.lockBase(b, f); err != nil {
+		return err
+	}
 	if err := f.LockImage(vfs.ImageRead); err != nil {
 		return err
 	}
@@ -42,6 +48,9 @@ func (k *stack) openBase(b *BaseSpec) error {
 	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
 		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
 	}
+	if err := k.lockBaseRange(b.Path, false); err != nil {
+		return err
+	}
 	if k.baseSum, err = layer.ComputeFingerprint(f, b.Offset, k.baseSize); err != nil {
 		return err
 	}
@@ -58,7 +67,7 @@ func (k *stack) openRaw(b *BaseSpec) error {
 		return err
 	}
 	k.base = f
-	if err := f.Lock(true); err != nil {
+	if err := lockRaw(f, true); err != nil {
 		return err
 	}
 	if err := f.LockImage(vfs.ImageWrite); err != nil {
@@ -76,5 +85,58 @@ func (k *stack) openRaw(b *BaseSpec) error {
 		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
 			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Advice: "truncate(1) can round the file's size up", Err: ErrSpec}
 	}
+	return k.lockBaseRange(b.Path, true)
+}
+
+// lockBase takes the base's lock of a reader, which excludes a process, of any version, that serves the same file raw.
+// Where a layer's data is in the same file there is none: AddSums wants it for itself.
+func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
+	for _, p := range k.layerPaths {
+		if p.Data == b.Path {
+			return nil
+		}
+	}
+	return lockRaw(f, false)
+}
+
+func lockRaw(f vfs.File, exclusive bool) error {
+	err := f.Lock(exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return layer.InUseElsewhere(f.Name(), "file", exclusive)
+	}
+	if unsupportedLock(err) && !exclusive {
+		return nil // as without any lock before; the file is only read
+	}
+	return err
+}
+
+func unsupportedLock(err error) bool {
+	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// lockBaseRange locks the bytes of the base, which is open: they are nobody's to write, or, if it is raw, nobody
+// else's at all.
+func (k *stack) lockBaseRange(path string, exclusive bool) error {
+	if k.baseSize == 0 {
+		return nil
+	}
+	lock, err := vfs.LockExtents(k.fs, k.base, k.baseStart, k.baseSize, exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return layer.InUseElsewhere(path, "base", exclusive)
+	}
+	if err != nil {
+		return err
+	}
+	if lock.HasLower() {
+		k.base = &lockedBase{k.base, lock}
+	}
 	return nil
 }
+
+// lockedBase is a base on a device that is a part of something else, which is locked too.
+type lockedBase struct {
+	vfs.File
+	lock *vfs.RangeLock
+}
+
+func (b *lockedBase) Close() error { return errors.Join(b.lock.Close(), b.File.Close()) }

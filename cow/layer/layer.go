@@ -21,9 +21,8 @@ type Paths struct {
 	DataOffset int64
 }
 
-// Layer is one open layer. Header, Data, Bitmap, Source and Err may be called
-// by anybody; WriteMap, SyncData, SyncMap, Seal and Close are for one caller
-// at a time.
+// Layer is one open layer. Header, Data, Bitmap, Source, SyncData and Err may be called
+// by anybody; WriteMap, SyncMap, Seal and Close are for one caller at a time.
 type Layer struct {
 	fs     vfs.FS
 	paths  Paths
@@ -31,6 +30,7 @@ type Layer struct {
 	write  bool             // opened for writing, and not sealed since
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
+	turn   chan struct{}    // full: a sync is under way
 
 	unclean   bool       // it had not been closed in order when it was opened
 	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
@@ -43,6 +43,12 @@ type Layer struct {
 	table     *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
+
+	ranges []*vfs.RangeLock // on map and data: see lockRanges
+}
+
+func newLayer(fsys vfs.FS, p Paths, write bool) *Layer {
+	return &Layer{fs: fsys, paths: p, write: write, turn: make(chan struct{}, 1)}
 }
 
 // Paths are the paths that the layer was opened with.
@@ -128,7 +134,15 @@ func (l *Layer) SyncMap() error {
 	return l.sync(l.mapf)
 }
 
+// sync makes a file of the layer durable, while nobody else does. Of two syncs at once
+// that meet the same error of write-back, the kernel tells one (Linux: errseq_t); the other
+// succeeds, and must not be believed before the first has said what it was told.
 func (l *Layer) sync(f vfs.File) error {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	if err := l.Err(); err != nil {
+		return err
+	}
 	if err := f.Datasync(); err != nil {
 		l.broken.Store(true)
 		if l.shared != nil {
@@ -287,6 +301,10 @@ func (l *Layer) Abandon() error {
 	if l.table != nil && l.table.file != l.mapf {
 		errs = append(errs, l.table.file.Close())
 	}
+	for _, r := range l.ranges {
+		errs = append(errs, r.Close())
+	}
+	l.ranges = nil
 	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
 		if f != nil {
 			errs = append(errs, f.Close())

@@ -84,6 +84,12 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		if err := s.stillThere(m, o.From); err != nil {
 			return err
 		}
+		if o.Base != "" {
+			p := &part{owner: "the new disk", kind: partBase, path: m.Base.Path, n: m.Base.Size}
+			if err := s.refuseShared([]*part{p}, true); err != nil {
+				return err
+			}
+		}
 		if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
 			return err
 		}
@@ -212,11 +218,17 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	if err := checkPathText("base", path); err != nil {
 		return nil, err
 	}
+	if err := s.refuseStored("base", path); err != nil {
+		return nil, err
+	}
 	f, err := openBaseFile(s.fs, path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if _, err := layer.ReadHeader(s.fs, path); err == nil {
+		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
+	}
 	if err := rawBase(f, path, force); err != nil {
 		return nil, err
 	}
@@ -228,7 +240,26 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
 			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
 	}
+	lock, err := s.lockBaseInPlace(f, path, size)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
 	return baseOf(f, path, 0, size)
+}
+
+// lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
+// it raw, or as part of a disk of another store. They end with the RangeLock and f.
+func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64) (*vfs.RangeLock, error) {
+	inUse := classify(layer.InUseElsewhere(path, "base", false))
+	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	return lock, err
 }
 
 // openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,14 +28,16 @@ type Image struct {
 	Format   string       `json:"format"`            // of the source: raw or qcow2
 	Backing  []Backing    `json:"backing,omitempty"` // files below a qcow2, whose content is in the image; the top's first
 	Imported time.Time    `json:"imported"`
+	// MayIgnore is as in Manifest.
+	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
 
 func (m *Image) check(name string) error {
 	switch {
 	case m.Name != name:
 		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
-	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
-		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
+		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.SHA256 == "" && m.ChunkSHA256 == "":
 		return errors.New("sha256 and chunk-sha256: expected at least one, found none")
 	case m.SHA256 != "" && !isDigest(m.SHA256):

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +54,7 @@ func (s *Store) stillLocked(m *Manifest, misplaced func(path, what, found string
 	if err != nil {
 		// What cannot be read is not what we have written.
 		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 1<<16))
-		_ = json.Unmarshal(text, &v)
+		v, _ = decodeServing(text)
 	}
 	if v.PID != os.Getpid() {
 		return misplaced(path, "lock", "another one: the files were replaced")

@@ -166,10 +166,10 @@ func (s *Store) Serving(name string) (*Serving, bool) {
 
 // readServing is what the lock file says; the zero value if it says nothing (its owner is just writing it).
 func (s *Store) readServing(name string) Serving {
-	var v Serving
-	data, err := s.fs.ReadFile(s.path(disksDir, name, lockFile))
-	if err != nil || json.Unmarshal(data, &v) != nil {
+	data, err := s.readBounded(s.path(disksDir, name, lockFile))
+	if err != nil {
 		return Serving{}
 	}
+	v, _ := decodeServing(data)
 	return v
 }
