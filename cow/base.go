@@ -102,7 +102,7 @@ func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
 func lockRaw(f vfs.File, exclusive bool) error {
 	err := f.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
-		return layer.InUseElsewhere(f.Name(), "file", exclusive)
+		return layer.InUseElsewhere(f.Name(), "use of the file", exclusive)
 	}
 	if unsupportedLock(err) && !exclusive {
 		return nil // as without any lock before; the file is only read
@@ -122,21 +122,11 @@ func (k *stack) lockBaseRange(path string, exclusive bool) error {
 	}
 	lock, err := vfs.LockExtents(k.fs, k.base, k.baseStart, k.baseSize, exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
-		return layer.InUseElsewhere(path, "base", exclusive)
+		return layer.InUseElsewhere(path, "use of its bytes", exclusive)
 	}
 	if err != nil {
 		return err
 	}
-	if lock.HasLower() {
-		k.base = &lockedBase{k.base, lock}
-	}
+	k.base = lock.Attach(k.base)
 	return nil
 }
-
-// lockedBase is a base on a device that is a part of something else, which is locked too.
-type lockedBase struct {
-	vfs.File
-	lock *vfs.RangeLock
-}
-
-func (b *lockedBase) Close() error { return errors.Join(b.lock.Close(), b.File.Close()) }

@@ -30,7 +30,7 @@ func (l *Layer) lockRanges(exclusive bool) error {
 	}{{"map", l.mapf, 0, h.MapSize()}, {"data", l.data, h.DataOffset, h.Size}} {
 		lock, err := vfs.LockExtents(l.fs, r.file, r.off, r.n, exclusive)
 		if errors.Is(err, vfs.ErrLocked) {
-			return InUseElsewhere(r.file.Name(), r.what+" of layer "+h.UUID.String(), exclusive)
+			return InUseElsewhere(r.file.Name(), "use as "+r.what+" of layer "+h.UUID.String(), exclusive)
 		}
 		if err != nil {
 			return err
@@ -40,12 +40,12 @@ func (l *Layer) lockRanges(exclusive bool) error {
 	return nil
 }
 
-// InUseElsewhere is the ErrInUse of bytes of a file, named by what they are, that a lock of somebody else excludes.
+// InUseElsewhere is the ErrInUse of bytes of a file that a lock of somebody else excludes. what is the use that is refused.
 func InUseElsewhere(path, what string, exclusive bool) error {
-	f := &Fault{Path: path, What: what, Expected: "that nobody writes to it", Found: "an open file whose lock on the same bytes excludes that: it is used as part of another disk, or as a raw file",
-		Advice: "stop the process that has it open; cowblk check shows disks that lie on the same file", Err: ErrInUse}
+	f := &Fault{Path: path, What: what, Expected: "no process that writes to it", Found: "one that has locked the same bytes: for a disk that lies on them, or to serve the file raw",
+		Advice: "stop that process; cowblk check shows disks that lie on the same file", Err: ErrInUse}
 	if exclusive {
-		f.Expected = "that nobody else uses it"
+		f.Expected = "no other process that uses it"
 	}
 	return f
 }

@@ -251,7 +251,7 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 // lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
 // it raw, or as part of a disk of another store. They end with the RangeLock and f.
 func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64) (*vfs.RangeLock, error) {
-	inUse := classify(layer.InUseElsewhere(path, "base", false))
+	inUse := classify(layer.InUseElsewhere(path, "use as base", false))
 	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) {
 		return nil, inUse
 	}

@@ -94,7 +94,7 @@ func (h *heldFiles) hold(fsys vfs.FS, path, what string, off, n int64, exclusive
 		}
 	}
 	if errors.Is(err, vfs.ErrLocked) {
-		return classify(layer.InUseElsewhere(path, what+" of the table", exclusive))
+		return classify(layer.InUseElsewhere(path, "use as "+what+" of the table", exclusive))
 	}
 	return err
 }

@@ -442,3 +442,31 @@ func TestPartitions(t *testing.T) {
 		}
 	}
 }
+
+// TestImportOfOpenData: what a served disk writes to is not imported in the middle of that, but by word.
+func TestImportOfOpenData(t *testing.T) {
+	ctx := context.Background()
+	s, other := newStore(t), newStore(t)
+	base, data := plainFile(t, 1<<20), plainFile(t, 1<<20)
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, plainFile(t, 1<<20), data, 0)})
+	own := create(t, s, "own", CreateOptions{Size: 1 << 20})
+	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
+		for name, alias := range aliases(t, path) {
+			o := openDisk(t, s, disk)
+			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) {
+				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
+			}
+			if name == "same path" {
+				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: FormatRaw, ForceShare: true}); err != nil {
+					t.Errorf("--force-share: %v", err)
+				}
+			}
+			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: FormatRaw}); err != nil {
+				t.Errorf("the base of an open disk: %v", err)
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -64,6 +64,9 @@ func openChainFile(fsys vfs.FS, path string, o *ImportOptions) (*chainFile, erro
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", classify(err))
 		}
 	}
+	if err == nil && !o.ForceShare {
+		f, err = lockSource(fsys, f)
+	}
 	c := &chainFile{path: path, file: f}
 	if err == nil {
 		c.before, err = f.Identity()
@@ -73,6 +76,24 @@ func openChainFile(fsys vfs.FS, path string, o *ImportOptions) (*chainFile, erro
 		return nil, err
 	}
 	return c, nil
+}
+
+// lockSource locks all of an image file against a disk of this program that writes to it as a layer's data, or on a
+// device that the file is below of, which has no image lock.
+func lockSource(fsys vfs.FS, f vfs.File) (vfs.File, error) {
+	size, err := f.Size()
+	if err != nil || size == 0 {
+		return f, err
+	}
+	lock, err := vfs.LockExtents(fsys, f, 0, size, false)
+	if errors.Is(err, vfs.ErrLocked) {
+		return f, fmt.Errorf("%w\nstop what writes to it, or import a copy; --force-share reads it all the same, and what comes of it may be of two moments",
+			classify(layer.InUseElsewhere(f.Name(), "import", false)))
+	}
+	if err != nil {
+		return f, err
+	}
+	return lock.Attach(f), nil
 }
 
 // open looks into the file. format is FormatRaw, FormatQcow2 or empty: found from the content.

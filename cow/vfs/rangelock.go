@@ -98,8 +98,20 @@ func openExtent(fsys FS, e Extent, flag int) File {
 	return f
 }
 
-// HasLower reports whether there are locks that Close gives up.
-func (l *RangeLock) HasLower() bool { return len(l.locked) > 1 }
+// Attach returns f, the file that was locked, as a File whose Close gives up all of the lock.
+func (l *RangeLock) Attach(f File) File {
+	if len(l.locked) < 2 {
+		return f // nothing below it
+	}
+	return &attached{f, l}
+}
+
+type attached struct {
+	File
+	lock *RangeLock
+}
+
+func (a *attached) Close() error { return errors.Join(a.lock.Close(), a.File.Close()) }
 
 // Share turns the lock of a writer into that of a reader; nobody gets in between.
 func (l *RangeLock) Share() error {
