@@ -1,20 +1,30 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
-// openBase opens the base for reading and checks that it is what it should be.
+// openBase opens the base for reading, for as long as the disk is open: nobody may write to it meanwhile, be it a QEMU or
+// another process of this program. It checks that the base is what it should be.
 func (k *stack) openBase(b *BaseSpec) error {
-	f, err := k.fs.OpenFile(b.Path, os.O_RDONLY, 0)
+	f, err := vfs.OpenImage(k.fs, b.Path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	k.base = f
+	if err := k.lockBase(b, f); err != nil {
+		return err
+	}
+	if err := f.LockImage(vfs.ImageRead); err != nil {
+		return err
+	}
 	id, err := f.Identity()
 	if err != nil {
 		return err
@@ -38,6 +48,9 @@ func (k *stack) openBase(b *BaseSpec) error {
 	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
 		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
 	}
+	if err := k.lockBaseRange(b.Path, false); err != nil {
+		return err
+	}
 	if k.baseSum, err = layer.ComputeFingerprint(f, b.Offset, k.baseSize); err != nil {
 		return err
 	}
@@ -49,12 +62,15 @@ func (k *stack) openBase(b *BaseSpec) error {
 
 // openRaw opens the base for reading and writing, for this process alone.
 func (k *stack) openRaw(b *BaseSpec) error {
-	f, err := k.fs.OpenFile(b.Path, os.O_RDWR, 0)
+	f, err := vfs.OpenImage(k.fs, b.Path, os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	k.base = f
-	if err := f.Lock(true); err != nil {
+	if err := lockRaw(f, true); err != nil {
+		return err
+	}
+	if err := f.LockImage(vfs.ImageWrite); err != nil {
 		return err
 	}
 	size, err := f.Size()
@@ -69,5 +85,48 @@ func (k *stack) openRaw(b *BaseSpec) error {
 		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
 			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Advice: "truncate(1) can round the file's size up", Err: ErrSpec}
 	}
+	return k.lockBaseRange(b.Path, true)
+}
+
+// lockBase takes the base's lock of a reader, which excludes a process, of any version, that serves the same file raw.
+// Where a layer's data is in the same file there is none: AddSums wants it for itself.
+func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
+	for _, p := range k.layerPaths {
+		if p.Data == b.Path {
+			return nil
+		}
+	}
+	return lockRaw(f, false)
+}
+
+func lockRaw(f vfs.File, exclusive bool) error {
+	err := f.Lock(exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return layer.InUseElsewhere(f.Name(), "use of the file", exclusive)
+	}
+	if unsupportedLock(err) && !exclusive {
+		return nil // as without any lock before; the file is only read
+	}
+	return err
+}
+
+func unsupportedLock(err error) bool {
+	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// lockBaseRange locks the bytes of the base, which is open: they are nobody's to write, or, if it is raw, nobody
+// else's at all.
+func (k *stack) lockBaseRange(path string, exclusive bool) error {
+	if k.baseSize == 0 {
+		return nil
+	}
+	lock, err := vfs.LockExtents(k.fs, k.base, k.baseStart, k.baseSize, exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return layer.InUseElsewhere(path, "use of its bytes", exclusive)
+	}
+	if err != nil {
+		return err
+	}
+	k.base = lock.Attach(k.base)
 	return nil
 }

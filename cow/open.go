@@ -21,19 +21,20 @@ const plainBlockSize = layer.DefaultBlockSize
 
 // stack is what Open has opened so far.
 type stack struct {
-	fs        vfs.FS
-	log       *slog.Logger
-	base      vfs.File // nil: none
-	baseStart int64    // byte of the file
-	baseSize  int64    // bytes from there on
-	baseSum   layer.Fingerprint
-	layers    []*layer.Layer
-	size      int64 // of the disk
-	blockSize int64
-	sources   sources
-	view      *view
-	sharedDir string // Options.SharedDir; empty once there is no place for shared maps
-	unflushed layer.Unflushed
+	fs         vfs.FS
+	log        *slog.Logger
+	base       vfs.File // nil: none
+	baseStart  int64    // byte of the file
+	baseSize   int64    // bytes from there on
+	baseSum    layer.Fingerprint
+	layers     []*layer.Layer
+	layerPaths []layer.Paths // of all that are to be opened
+	size       int64         // of the disk
+	blockSize  int64
+	sources    sources
+	view       *view
+	sharedDir  string // Options.SharedDir; empty once there is no place for shared maps
+	unflushed  layer.Unflushed
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -57,7 +58,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := errors.Join(s.check(), CheckFlushInterval(o.FlushInterval)); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed}
+	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed}
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {

@@ -37,7 +37,7 @@ func (k *stack) openLayers(s Spec) error {
 		if i > 0 {
 			parent = headers[i-1].UUID
 		}
-		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum}
+		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum, BaseSize: &k.baseSize}
 		params := layer.OpenParams{Expect: expect, Unflushed: k.unflushed}
 		if i == last && !s.ReadOnly {
 			params.Write, params.SharedDir = true, k.sharedDir
@@ -79,7 +79,9 @@ func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
 		k.log.Error(lost, "map", l.Paths().Map, "reason", dropped)
 	case dropped != nil:
 		k.log.Warn(lost, "map", l.Paths().Map, "reason", dropped)
-	case recovered > 0 && !readOnly:
+	case recovered > 0 && readOnly:
+		k.log.Info("a process was killed: what its guest had not flushed is read, too, and is not durable yet; the files alone do not say which blocks that is", "map", l.Paths().Map, "blocks", recovered)
+	case recovered > 0:
 		k.log.Info("a process was killed: what its guest had not flushed is there", "map", l.Paths().Map, "blocks", recovered)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cowblk/cow/vfs"
 )
 
 // A raw disk is its file: what is written, discarded and flushed is there, and
@@ -76,6 +78,34 @@ func TestRawDiskRefusesOddSizes(t *testing.T) {
 		}
 		if _, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{}); !errors.Is(err, ErrSpec) {
 			t.Errorf("size %d: %v", size, err)
+		}
+	}
+}
+
+// The file of a raw disk is nobody's base, in either order, and two disks may lie on one base.
+func TestRawDiskAndBaseExclude(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "raw")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(raw bool) (*Disk, error) {
+		return Open(Spec{Base: &BaseSpec{Path: path}, Raw: raw, ReadOnly: !raw}, Options{})
+	}
+	for _, raw := range []bool{false, true} {
+		first, err := open(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(!raw); !errors.Is(err, vfs.ErrImageLocked) {
+			t.Errorf("raw %t, beside a disk on the same file: %v", !raw, err)
+		}
+		if second, err := open(false); !raw && err != nil {
+			t.Errorf("a second disk on the same base: %v", err)
+		} else if err == nil {
+			second.Close()
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func setUp(dir string) error {
 		return err
 	}
 	for file, name := range map[string]string{suite.golden.QCOW2: imageGolden, bios: imageBIOS} {
-		if _, err := suite.store.Run(ctx, "import", file, name); err != nil {
+		if _, err := suite.store.Run(ctx, "import", "--sha256", file, name); err != nil {
 			return err
 		}
 	}

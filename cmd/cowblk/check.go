@@ -167,7 +167,11 @@ func (a *app) printChecked(k *store.Checked) {
 		text += ": ok"
 	}
 	if k.Layers > 0 {
-		text += fmt.Sprintf(" (%s, %s)", countText(int64(k.Layers), "layer"), countText(int64(k.Blocks), "block"))
+		blocks := countText(int64(k.Blocks), "block")
+		if k.AtLeast {
+			blocks = "at least " + blocks
+		}
+		text += fmt.Sprintf(" (%s, %s)", countText(int64(k.Layers), "layer"), blocks)
 	}
 	a.say("%s", text)
 	for _, p := range k.Problems {

@@ -38,6 +38,11 @@ then formatted, or hold the layers already; what holds anything else is refused 
 					return usagef("--%s must be more than 0", flag)
 				}
 			}
+			for flag, v := range map[string]string{"from": o.From, "base": o.Base, "table": o.Table} {
+				if cmd.Flags().Changed(flag) && v == "" {
+					return usagef("--%s is empty: expected what the disk lies on", flag)
+				}
+			}
 			o.Size, o.BlockSize = int64(size), int(min(block, 1<<30))
 			m, err := s.Create(cmd.Context(), args[0], o)
 			if err != nil {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -76,6 +79,11 @@ func exitCode(err error) int {
 
 // printError writes err for a person: the advice of a refusal and the hint of a usage error on lines of their own.
 func (a *app) printError(err error) {
+	var partial *interruptedError
+	if errors.As(err, &partial) {
+		fmt.Fprintln(a.err, "cowblk: interrupted: "+partial.what)
+		return
+	}
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(a.err, "cowblk: interrupted; nothing was changed")
 		return
@@ -87,11 +95,27 @@ func (a *app) printError(err error) {
 	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
 		text = "cowblk: " + text
 	}
-	fmt.Fprintln(a.err, text)
+	fmt.Fprintln(a.err, printable(text))
 	var usage usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintln(a.err, "  see: cowblk help")
 	}
+}
+
+// printable is text with escapes for what a terminal would take for commands, lines excepted.
+func printable(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRuneInString(text[i:])
+		if r != '\n' && (r == utf8.RuneError && n == 1 || !unicode.IsPrint(r)) {
+			quoted := strconv.Quote(text[i : i+n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(text[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
 }
 
 // newExitCodes is a help topic, not a command: "cowblk help exit-codes".

@@ -51,7 +51,7 @@ func newInfo(a *app) *cobra.Command {
 		Short: "Show everything about an image or a disk",
 		Long: `Show everything about an image or a disk. Which other disks use a disk's layers is told with
 --users: every disk of the store is looked at for that.`,
-		Example:           "  cowblk info vm1\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r .sha256",
+		Example:           "  cowblk info vm1\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r '.\"chunk-sha256\"'",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,16 +91,28 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 	if len(info.Users) > 0 {
 		users = fmt.Sprint(info.Users)
 	}
-	return a.printTable([][]string{
+	rows := [][]string{
 		{"image", img.Name},
 		{"size", fmt.Sprintf("%s (%s)", bytesText(img.Size), countText(img.Size, "byte"))},
 		{"allocated", bytesText(info.Allocated)},
-		{"SHA-256", img.SHA256},
+	}
+	if img.ChunkSHA256 != "" {
+		rows = append(rows, []string{"chunk digest", img.ChunkSHA256})
+	}
+	if img.SHA256 != "" {
+		rows = append(rows, []string{"SHA-256", img.SHA256})
+	}
+	rows = append(rows, [][]string{
 		{"imported", agoText(img.Imported)},
 		{"from", fmt.Sprintf("%s (%s)", img.Source, img.Format)},
+	}...)
+	for _, b := range img.Backing {
+		rows = append(rows, []string{"with", b.String()})
+	}
+	return a.printTable(append(rows, [][]string{
 		{"data", info.Path},
 		{"base of", users},
-	})
+	}...))
 }
 
 func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, users bool) error {

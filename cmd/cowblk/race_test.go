@@ -131,4 +131,35 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	}
 	f.Close()
 	p.end(t)
+
+	// A raw file that a served disk lies on, in both orders.
+	for _, under := range []string{base, filepath.Join(dir, "data"), filepath.Join(dir, "map")} {
+		p = start(t, one, nil, "serve", "a")
+		f = dial(t, filepath.Join(one, "run", "a.sock"))
+		q = start(t, one, nil, "serve", "--blk-file", under, "--socket-path", filepath.Join(dir, "q"))
+		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
+			t.Errorf("%s raw beside a disk that lies on it: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+		}
+		wantAt(t, f, 0, pattern(1, 4096))
+		f.Close()
+		p.end(t)
+		p = start(t, one, nil, "serve", "--blk-file", under, "--socket-path", filepath.Join(dir, "p"))
+		f = dial(t, filepath.Join(dir, "p"))
+		q = start(t, one, nil, "serve", "a")
+		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
+			t.Errorf("a disk beside %s, which is served raw: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+		}
+		f.Close()
+		p.end(t)
+	}
+	own := filepath.Join(one, "images", "golden", "data")
+	image := filepath.Join(dir, "image.raw")
+	if err := os.WriteFile(image, pattern(2, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, one, "import", image, "golden")
+	q = start(t, one, nil, "serve", "--blk-file", own, "--socket-path", filepath.Join(dir, "q"))
+	if code := q.outcome(t); code != exitRefused {
+		t.Errorf("an image of a store raw: expected exit code %d, found %d\n%s", exitRefused, code, q.log.String())
+	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/cow/store"
 )
 
 // serveFlags are the options of "cowblk serve". Those in the first group are of QEMU's "Backend program conventions"
@@ -22,6 +23,7 @@ type serveFlags struct {
 	fd           int
 	capabilities bool
 	blkFile      string
+	blkFormat    string // "raw": take blkFile as it is
 	readOnly     bool
 
 	queues int
@@ -50,7 +52,8 @@ by FileDescriptorName= or, for one disk, whatever its name; readiness is told to
 
 The options --socket-path, --fd, --print-capabilities, --blk-file and --read-only are those that QEMU's
 conventions for back-end programs demand. --blk-file serves a raw file or block device as it is,
-without a store and without layers.
+without a store and without layers. A file of another format is refused unless --format raw; one that
+somebody else has open, QEMU or another cowblk, too.
 
 With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together: to
 keep the changes of each boot, or what a panic has left, in a layer of its own. The tag is the event
@@ -102,6 +105,7 @@ give those again that are to stay.`,
 	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: one that listens, or one that is connected, whose end ends the process")
 	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print what this back-end can do as JSON, and exit")
 	fl.StringVar(&f.blkFile, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
+	fl.StringVar(&f.blkFormat, "format", "", "`FORMAT` of --blk-file: raw takes it as it is, also if it looks like something else")
 	fl.BoolVar(&f.readOnly, "read-only", false, "do not let the guest write")
 	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "most virtqueues a guest can use, up to 256")
 	f.data.register(cmd)
@@ -121,6 +125,10 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: NAME is missing: the disk to serve (\"cowblk list\" shows them)")
 	case f.blkFile != "" && f.socketPath == "" && f.fd < 0 && os.Getenv("LISTEN_FDS") == "":
 		return usagef("serve: --blk-file needs --socket-path or --fd")
+	case f.blkFormat != "" && f.blkFile == "":
+		return usagef("serve: --format is for --blk-file")
+	case f.blkFormat != "" && f.blkFormat != store.FormatRaw:
+		return usagef("serve: --format %q: expected raw", f.blkFormat)
 	case f.socketPath != "" && f.fd >= 0:
 		return usagef("serve: --socket-path and --fd exclude each other")
 	case (f.socketPath != "" || f.fd >= 0) && len(args) > 1:

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -87,6 +86,10 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 	if err := l.lock(true); err != nil {
 		return nil, undo(err)
 	}
+	l.header = h
+	if err := l.lockRanges(true); err != nil {
+		return nil, undo(err)
+	}
 	if err := l.format(h); err != nil {
 		return nil, undo(err)
 	}
@@ -159,6 +162,10 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 		return err
 	}
 	if l.data, err = l.fs.OpenFile(l.paths.Data, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	l.header = h
+	if err := l.lockRanges(true); err != nil {
 		return err
 	}
 	for _, f := range []struct {
@@ -249,17 +256,4 @@ func firstNonZero(f vfs.File, end int64) (int64, error) {
 		}
 	}
 	return -1, nil
-}
-
-// lock excludes every other writer, and for a writer every other user, of the
-// map. Locks are on the map alone: several data areas may share one device.
-func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
-
-func lockMap(f vfs.File, exclusive bool) error {
-	err := f.Lock(exclusive)
-	if errors.Is(err, vfs.ErrLocked) {
-		return &Fault{Path: f.Name(), What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
-			Advice: "stop the process that serves this disk", Err: ErrInUse}
-	}
-	return err
 }

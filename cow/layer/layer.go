@@ -43,6 +43,8 @@ type Layer struct {
 	table     *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
+
+	ranges []*vfs.RangeLock // on map and data: see lockRanges
 }
 
 func newLayer(fsys vfs.FS, p Paths, write bool) *Layer {
@@ -299,6 +301,10 @@ func (l *Layer) Abandon() error {
 	if l.table != nil && l.table.file != l.mapf {
 		errs = append(errs, l.table.file.Close())
 	}
+	for _, r := range l.ranges {
+		errs = append(errs, r.Close())
+	}
+	l.ranges = nil
 	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
 		if f != nil {
 			errs = append(errs, f.Close())

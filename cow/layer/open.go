@@ -45,6 +45,7 @@ type Expect struct {
 	Size      int64      // bytes
 	BlockSize uint32     // bytes
 	Base      *Fingerprint
+	BaseSize  *int64 // bytes of the base that belong to the stack; nil: not checked
 }
 
 // Open opens a layer. It checks the header, what the caller expects of it, the
@@ -80,6 +81,9 @@ func (l *Layer) open(o OpenParams) error {
 		return err
 	}
 	if l.data, err = l.fs.OpenFile(l.paths.Data, flags, 0); err != nil {
+		return err
+	}
+	if err := l.lockRanges(o.Write); err != nil {
 		return err
 	}
 	if err := l.checkMap(); err != nil {
@@ -160,6 +164,8 @@ func (l *Layer) checkExpected(o OpenParams) error {
 		return mismatch("block size in bytes", e.BlockSize, h.BlockSize, adviceFiles)
 	case e.Base != nil && *e.Base != h.Base:
 		return mismatch("fingerprint of the base", baseName(*e.Base), baseName(h.Base), "put back the base that the layer was made on")
+	case e.BaseSize != nil && *e.BaseSize != h.BaseSize:
+		return mismatch("bytes of the base that belong to the stack", *e.BaseSize, h.BaseSize, "put back the layers, or the manifest, that belong together")
 	case h.DataOffset != l.paths.DataOffset:
 		return mismatch("offset of the data in bytes", l.paths.DataOffset, h.DataOffset, "give the offset that the layer was made with")
 	}

@@ -50,6 +50,7 @@ func (l *Layer) seal(now time.Time) error {
 	// without giving it up in between, so nobody can refuse that; if it fails all the
 	// same, the layer is ours alone until it is closed.
 	l.removeShared()
+	_ = l.shareRanges() // before the lock that a reader asks for first
 	_ = l.mapf.Lock(false)
 	return nil
 }

@@ -76,13 +76,13 @@ func changed(path string, was, is vfs.Identity) *Mismatch {
 func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
 func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	f, err := vfs.OpenImage(s.fs, path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &Mismatch{File: path, What: "base of disk " + m.Name, Expected: "the file that the disk was created on", Found: "no such file",
 			Advice: "put it back in this place; the disk's layers hold only what differs from it"}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("base of disk %q: %w", m.Name, err)
+		return nil, refusedFile("base of disk "+m.Name, path, err)
 	}
 	return f, nil
 }
@@ -143,12 +143,8 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 		return mismatch
 	}
 	s.log.Warn("an image has a new modification time, checking its whole content", "image", img.Name, "size", img.Size)
-	sum, err := hashFile(ctx, f, img.Size, nil)
-	if err != nil {
-		return fmt.Errorf("image %q: %w", img.Name, err)
-	}
-	if sum != img.SHA256 {
-		return &Mismatch{File: path, What: "SHA-256 of the image", Expected: img.SHA256, Found: sum, Advice: "restore the image's data file from a backup"}
+	if err := img.compare(ctx, f, func(int64) {}); err != nil {
+		return err
 	}
 	// Only a convenience: without it the next open hashes again.
 	err = s.locked(ctx, func() error {

@@ -66,6 +66,8 @@ type Checked struct {
 	Serving *Serving `json:"serving,omitempty"`
 	Layers  int      `json:"layers,omitempty"` // of a disk
 	Blocks  uint64   `json:"blocks,omitempty"` // that its layers own
+	// AtLeast: a process has the disk open, and may have more blocks in its memory, or durable by now.
+	AtLeast bool `json:"blocks-at-least,omitempty"`
 	// Unclean: the head was not closed in order before; no error.
 	Unclean  bool       `json:"unclean,omitempty"`
 	Notes    []string   `json:"notes,omitempty"` // what was not looked at and why, and what is no error
@@ -142,6 +144,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 			c.report.Checked = append(c.report.Checked, c.images[name])
 		}
 	}
+	c.owners()
 	if len(o.Names) == 0 {
 		if err := c.orphans(house); err != nil {
 			return nil, err

@@ -97,6 +97,7 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 		r := c.layer(k, m, i)
 		headers[i] = r.header
 		k.Blocks += r.owned
+		k.AtLeast = k.AtLeast || r.atLeast
 		k.Problems = append(k.Problems, r.problems...)
 		k.Notes = append(k.Notes, r.notes...)
 		if r.err != nil {
@@ -109,7 +110,7 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	if k.Serving == nil {
 		c.unfinished(k, m, headers[len(headers)-1])
 	} else {
-		k.note("%s: its head, and what else it may change, was not looked at", k.Serving)
+		k.note("%s: its head, and what else it may change, was not looked at; of the head the blocks are counted that are durable, and those that its process has in memory are in no file", k.Serving)
 	}
 	return m, true
 }

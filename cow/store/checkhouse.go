@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/strictjson"
 	"cowblk/cow/vfs"
 )
 
@@ -230,12 +230,13 @@ func (s *Store) journalled() (map[uuid.UUID]bool, error) {
 // readJournal reads the journal of a work directory; an empty one if there is none.
 func (s *Store) readJournal(dir string) (j journal, err error) {
 	path := filepath.Join(dir, journalFile)
-	data, err := s.fs.ReadFile(path)
+	data, err := s.readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, nil
 	}
 	if err == nil {
-		if err = json.Unmarshal(data, &j); err != nil {
+		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
+			j = journal{} // what was read before the error proves nothing
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}

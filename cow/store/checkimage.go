@@ -66,15 +66,8 @@ func (c *checker) imageData(k *Checked, img *Image) error {
 		}
 		return nil
 	}
-	sum, err := hashFile(c.ctx, f, img.Size, func(off int64, p []byte) error {
-		c.progress(img.Name, off+int64(len(p)), img.Size)
-		return nil
-	})
-	if err != nil {
+	if err := img.compare(c.ctx, f, func(done int64) { c.progress(img.Name, done, img.Size) }); err != nil {
 		return err
-	}
-	if sum != img.SHA256 {
-		return &Mismatch{File: path, What: "SHA-256 of the image", Expected: img.SHA256, Found: sum, Advice: adviceImage}
 	}
 	if touched {
 		c.touchedImage(k, img, now)

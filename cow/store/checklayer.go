@@ -14,6 +14,7 @@ import (
 type layerResult struct {
 	header   layer.Header // zero UUID: unknown
 	owned    uint64
+	atLeast  bool // owned counts what is durable in a map that is being written
 	sums     bool // it has checksums of its data
 	problems []*Problem
 	unsealed *Problem // among problems
@@ -34,7 +35,12 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		// Before a lock is taken: that of a layer that is being written is its writer's.
 		h, err := layer.ReadHeader(c.s.fs, path)
 		if err == nil && h.State == layer.Head {
-			r.header, r.owned = h, h.Owned
+			// What its header says of the number is not kept up meanwhile.
+			r.header, r.atLeast = h, true
+			if r.owned, err = c.s.countBlocks(path, &h); err != nil {
+				r.err = err
+				return r
+			}
 			if i < len(m.Layers)-1 {
 				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not looked at", l.UUID))
 			}

@@ -134,6 +134,6 @@ func moreDamages() []damage {
 			[]string{"left place base: modification time of the base"}, place, place},
 		{"base changed", func(h *hurt) { write(h.t, h.base, noise(9, 65536)) }, []string{"left place base: sampled content of the base"}, place, place},
 		{"base gone", func(h *hurt) { h.remove(h.base) }, []string{"left place base: base of disk place"}, place, place},
-		{"base is a directory's", func(h *hurt) { h.remove(h.base); os.MkdirAll(filepath.Join(h.base, "x"), 0o755) }, []string{"failed place"}, place, place},
+		{"base is a directory's", func(h *hurt) { h.remove(h.base); os.MkdirAll(filepath.Join(h.base, "x"), 0o755) }, []string{"left place base: base of disk place"}, place, place},
 	}
 }

@@ -122,14 +122,14 @@ func TestCheckFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img.SHA256 = sum(nil)
+	img.ChunkSHA256 = sum(nil)
 	if err := h.writeDocument(h.path(imagesDir, "img", imageFile), img); err != nil {
 		t.Fatal(err)
 	}
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
-	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: SHA-256 of the image"})
+	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: chunk digest of the image"})
 	// A layer without checksums of its data is no problem, but said; data that is not what it was is one.
 	if notes := r.Checked[slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
 		t.Errorf("notes %q", notes)
@@ -139,7 +139,7 @@ func TestCheckFull(t *testing.T) {
 	flip(t, data, 5000)
 	full := check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"vm1"}})
 	same(t, "full", problemTexts(h, full), []string{
-		"left img image data: SHA-256 of the image", "left vm1 image data: SHA-256 of the image",
+		"left img image data: chunk digest of the image", "left vm1 image data: chunk digest of the image",
 		"left vm1 layer SEALED: checksum of the data from byte 4096 to 8191",
 	})
 	if n := len(full.Checked[0].Notes); n != 0 {
@@ -238,7 +238,7 @@ func FuzzImage(f *testing.F) {
 			}
 			return
 		}
-		if m.Size <= 0 || m.Size%512 != 0 || len(m.SHA256) != 64 || m.Fingerprint.IsZero() {
+		if m.Size <= 0 || m.Size%512 != 0 || !isDigest(m.SHA256) && !isDigest(m.ChunkSHA256) || m.Fingerprint.IsZero() {
 			t.Fatalf("accepted %+v", m)
 		}
 	})

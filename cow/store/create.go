@@ -88,6 +88,12 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		if err := s.stillThere(m, o.From); err != nil {
 			return err
 		}
+		if o.Base != "" {
+			p := &part{owner: "the new disk", kind: partBase, path: m.Base.Path, n: m.Base.Size}
+			if err := s.refuseShared([]*part{p}, true); err != nil {
+				return err
+			}
+		}
 		return w.moveInDisk(m)
 	})
 	if err != nil {
@@ -215,16 +221,22 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err := checkPathText("base", path); err != nil {
+		return nil, err
+	}
+	if err := s.refuseStored("base", path); err != nil {
+		return nil, err
+	}
+	f, err := openBaseFile(s.fs, path)
 	if err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	if format, err := probe(f); err != nil {
-		return nil, fmt.Errorf("base %s: %w", path, err)
-	} else if format != FormatRaw && !force {
-		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format,
-			Advice: "import it (cowblk import " + path + " NAME), or if the guest shall see the " + format + " file itself: --force"}
+	if _, err := layer.ReadHeader(s.fs, path); err == nil {
+		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
+	}
+	if err := rawBase(f, path, force); err != nil {
+		return nil, err
 	}
 	size, err := f.Size()
 	if err != nil {
@@ -232,9 +244,60 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	}
 	if size == 0 || size%SectorSize != 0 {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
-			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + path}
+			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
 	}
+	lock, err := s.lockBaseInPlace(f, path, size)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
 	return baseOf(f, path, 0, size)
+}
+
+// lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
+// it raw, or as part of a disk of another store. They end with the RangeLock and f.
+func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64) (*vfs.RangeLock, error) {
+	inUse := classify(layer.InUseElsewhere(path, "use as base", false))
+	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, inUse
+	}
+	return lock, err
+}
+
+// openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it.
+func openBaseFile(fsys vfs.FS, path string) (vfs.File, error) {
+	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
+	if err != nil {
+		return nil, refusedFile("base", path, err)
+	}
+	if err := f.LockImage(vfs.ImageRead); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("base: %w", classify(err))
+	}
+	return f, nil
+}
+
+// rawBase refuses a base that is the container of another format, a compressed file or an archive, unless force.
+func rawBase(f vfs.File, path string, force bool) error {
+	format, err := probe(f)
+	if err != nil {
+		return fmt.Errorf("base: %w", err)
+	}
+	if format.name == FormatRaw || force {
+		return nil
+	}
+	advice := format.advice(path, "--force")
+	switch {
+	case format.name == FormatQcow2:
+		advice = "import it: cowblk import " + ShellWord(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
+	case !format.disk:
+		advice += "\nif the guest is to see the file itself: --force"
+	}
+	return &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
 }
 
 // baseOf describes size bytes from offset of an open file.

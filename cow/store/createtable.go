@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 )
 
 // tableMap is what was found in one map of a table.
@@ -32,7 +31,16 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		return nil, err
 	}
 	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
-	if m.Base, err = s.tableBase(t); err != nil {
+	parts := t.parts(nil)
+	for _, p := range parts {
+		if err := s.refuseStored(string(p.kind)+" of the table", p.path); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.refuseTwice(parts); err != nil {
+		return nil, err
+	}
+	if m.Base, err = s.tableBase(t, o.Force); err != nil {
 		return nil, err
 	}
 	maps, err := s.inspectMaps(t, m, o)
@@ -48,9 +56,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.checkForeign(t); err != nil {
+		if err := s.refuseShared(t.parts(maps), false); err != nil {
 			return err
 		}
+		held, err := s.holdTable(t, maps)
+		if err != nil {
+			return err
+		}
+		defer held.close()
 		for i := range maps {
 			if err := s.adopt(m, &maps[i], i == len(maps)-1, o.Force); err != nil {
 				return err
@@ -74,17 +87,23 @@ func (t *Table) absolute() error {
 		if err != nil {
 			return err
 		}
+		if err := checkPathText("path of the table", abs); err != nil {
+			return err
+		}
 		*p = abs
 	}
 	return t.check() // two spellings of one path are the same path now
 }
 
-func (s *Store) tableBase(t *Table) (*Base, error) {
-	f, err := s.fs.OpenFile(t.Base, os.O_RDONLY, 0)
+func (s *Store) tableBase(t *Table, force bool) (*Base, error) {
+	f, err := openBaseFile(s.fs, t.Base)
 	if err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return nil, err
 	}
 	defer f.Close()
+	if err := rawBase(f, t.Base, force); err != nil {
+		return nil, err
+	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
@@ -100,21 +119,9 @@ func (s *Store) tableBase(t *Table) (*Base, error) {
 // the disk's block size: that of the layers there are.
 func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
 	maps := make([]tableMap, len(t.Layers))
-	ids := map[vfs.Identity]string{}
 	m.BlockSize = o.BlockSize
 	for i, l := range t.Layers {
 		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * SectorSize}
-		id, err := s.identify(l.Map)
-		if err != nil {
-			return nil, err
-		}
-		if other, ok := ids[id]; ok {
-			return nil, invalidf("table: %s and %s are the same file", other, l.Map)
-		}
-		ids[id] = l.Map
-		if _, err := s.identify(l.Data); err != nil {
-			return nil, err
-		}
 		h, err := layer.ReadHeader(s.fs, l.Map)
 		switch {
 		case err == nil:
@@ -144,16 +151,6 @@ func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap,
 	return maps, nil
 }
 
-func (s *Store) identify(path string) (vfs.Identity, error) {
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return vfs.Identity{}, fmt.Errorf("table: %w", err)
-	}
-	defer f.Close()
-	id, err := f.Identity()
-	return vfs.Identity{Dev: id.Dev, Inode: id.Inode, Block: id.Block}, err
-}
-
 // checkMap says whether a map can be used as it is, or formatted. With force what does not fit is formatted.
 func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, force bool) error {
 	path := tm.paths.Map
@@ -172,6 +169,8 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		err = &Mismatch{File: path, What: "block size of the layer", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: "leave --block-size out"}
 	case h.Base != m.Base.Fingerprint:
 		err = &Mismatch{File: path, What: "fingerprint of the layer's base", Expected: m.Base.Fingerprint.String(), Found: h.Base.String(), Advice: "name the base and the offset that the layer was made on"}
+	case h.BaseSize != m.Base.Size:
+		err = &Mismatch{File: path, What: "bytes of the base that belong to the layer", Expected: quoteBytes(m.Base.Size), Found: quoteBytes(h.BaseSize), Advice: "correct LENGTH"}
 	case h.DataOffset != tm.paths.DataOffset:
 		err = &Mismatch{File: path, What: "offset of the layer's data", Expected: quoteBytes(h.DataOffset), Found: quoteBytes(tm.paths.DataOffset), Advice: "correct DATA_OFFSET"}
 	case last && h.State == layer.Sealed:
@@ -226,25 +225,6 @@ func (s *Store) checkZero(path string, size int64) error {
 				}
 			}
 			off += int64(len(p))
-		}
-	}
-	return nil
-}
-
-// checkForeign refuses a table that shares a head with another disk: two writers would destroy each other's work.
-func (s *Store) checkForeign(t *Table) error {
-	disks, err := s.Disks()
-	if err != nil {
-		return err
-	}
-	for _, other := range disks {
-		for i, l := range other.Layers {
-			for j, mine := range t.Layers {
-				head := i == len(other.Layers)-1 || j == len(t.Layers)-1
-				if head && l.Map == mine.Map {
-					return fmt.Errorf("map %s is %w: it belongs to disk %q", mine.Map, ErrInUse, other.Name)
-				}
-			}
 		}
 	}
 	return nil

@@ -205,7 +205,7 @@ func TestTableRefused(t *testing.T) {
 			os.Remove(f.path("rmap"))
 			os.Link(f.path("wmap"), f.path("rmap"))
 			return f.two()
-		}, ErrInvalid, "same file", false},
+		}, ErrInvalid, "same bytes of one file", false},
 		{"one map by two spellings", func(t *testing.T, s *Store, f *tableFiles) string {
 			return strings.Replace(f.two(), "/rmap", "/./wmap", 1)
 		}, ErrInvalid, "named twice", false},

@@ -164,8 +164,57 @@ func TestImageTouched(t *testing.T) {
 	}
 	content(t, s, "vm1")
 	again, err := s.Image("img")
-	if err != nil || again.Identity.MTime != now.UnixNano() || again.SHA256 != img.SHA256 {
+	if err != nil || again.Identity.MTime != now.UnixNano() || again.ChunkSHA256 != img.ChunkSHA256 {
 		t.Errorf("recorded %+v, %v", again, err)
+	}
+}
+
+// Images of earlier versions have a SHA-256 of the whole and no chunk digest: they are compared with that, at open and by
+// a check, and stay as they are.
+func TestImageOfEarlierVersion(t *testing.T) {
+	s := newStore(t)
+	data := sparse(imageSize, 4096)
+	img := importRaw(t, s, "img", data)
+	img.SHA256, img.ChunkSHA256 = sum(data), ""
+	if err := s.writeDocument(s.path(imagesDir, "img", imageFile), img); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "vm1", CreateOptions{From: "img"})
+	if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
+		t.Errorf("check: %+v", r)
+	}
+	touch := func(sec int64) {
+		if err := os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	touch(1e9)
+	content(t, s, "vm1")
+	if again, err := s.Image("img"); err != nil || again.SHA256 != img.SHA256 || again.ChunkSHA256 != "" {
+		t.Errorf("recorded %+v, %v", again, err)
+	}
+	os.Chmod(s.ImageData("img"), 0o600)
+	flip(t, s.ImageData("img"), 9000)
+	touch(2e9)
+	if _, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
+		t.Errorf("another content was accepted: %v", err)
+	}
+}
+
+// What an earlier version wrote as image.json is read, and one without any digest is refused.
+func TestImageDigestsWanted(t *testing.T) {
+	s := newStore(t)
+	img := importRaw(t, s, "img", noise(1, 512))
+	for _, set := range []func(m *Image){
+		func(m *Image) { m.ChunkSHA256 = "" },
+		func(m *Image) { m.ChunkSHA256 = m.ChunkSHA256[1:] },
+		func(m *Image) { m.SHA256 = strings.ToUpper(m.ChunkSHA256) },
+	} {
+		m := *img
+		set(&m)
+		if err := m.check("img"); err == nil {
+			t.Errorf("accepted %+v", m)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
@@ -36,7 +37,7 @@ type Mismatch struct {
 
 func (m *Mismatch) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: expected %s, found %s", m.File, m.What, m.Expected, m.Found)
+	fmt.Fprintf(&b, "%s: %s: expected %s, found %s", PathText(m.File), m.What, m.Expected, m.Found)
 	if m.Advice != "" {
 		b.WriteString("\n" + m.Advice)
 	}
@@ -64,6 +65,10 @@ type classified struct {
 
 func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
 
+// Classify gives an error of cow the sentinel of this package that decides what a caller does, for a file that is opened
+// without a store.
+func Classify(err error) error { return classify(err) }
+
 // classify gives errors of cow and cow/layer the sentinel that decides what a caller does.
 func classify(err error) error {
 	for _, c := range []struct {
@@ -72,9 +77,9 @@ func classify(err error) error {
 	}{
 		{ErrRefused, []error{
 			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
-			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated,
+			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated, vfs.ErrNotImage,
 		}},
-		{ErrInUse, []error{layer.ErrInUse}},
+		{ErrInUse, []error{layer.ErrInUse, vfs.ErrImageLocked}},
 		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},
 	} {
 		for _, from := range c.from {

@@ -177,7 +177,7 @@ func consistent(t *testing.T, s *Store, want []byte) {
 		t.Error(err)
 	}
 	for _, img := range images {
-		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil || sum(data) != img.SHA256 {
+		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil || chunkSum(data) != img.ChunkSHA256 {
 			t.Errorf("image %s: %v", img.Name, err)
 		}
 	}

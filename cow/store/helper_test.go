@@ -130,6 +130,22 @@ func sum(p []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
+// chunkSum is the chunk digest, as cow/FORMAT.md has it.
+func chunkSum(p []byte) string {
+	h := sha256.New()
+	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(p))))
+	for k := 0; k*65536 < len(p); k++ {
+		chunk := p[k*65536 : min(len(p), (k+1)*65536)]
+		if bytes.Count(chunk, []byte{0}) == len(chunk) {
+			continue
+		}
+		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(k)))
+		s := sha256.Sum256(chunk)
+		h.Write(s[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // snapshot is every file under dir with its hash. Lock files are left out: whoever opens a disk writes its PID there.
 func snapshot(t testing.TB, dirs ...string) map[string]string {
 	t.Helper()

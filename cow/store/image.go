@@ -1,9 +1,12 @@
 package store
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,26 +18,59 @@ import (
 type Image struct {
 	Version     int               `json:"version"`
 	Name        string            `json:"name"`
-	Size        int64             `json:"size"`        // bytes, of the guest's disk
-	SHA256      string            `json:"sha256"`      // of the whole content, holes included
-	Fingerprint layer.Fingerprint `json:"fingerprint"` // of the same
-	// Identity is the state of the data file when SHA256 was last known to be right.
+	Size        int64             `json:"size"`                   // bytes, of the guest's disk
+	SHA256      string            `json:"sha256,omitempty"`       // of the whole content, holes included; may be empty beside ChunkSHA256
+	ChunkSHA256 string            `json:"chunk-sha256,omitempty"` // see chunkDigest; empty: imported by an earlier version
+	Fingerprint layer.Fingerprint `json:"fingerprint"`            // of the content
+	// Identity is the state of the data file when the content was last known to be right.
 	Identity vfs.Identity `json:"identity"`
-	Source   string       `json:"source"` // path it was imported from
-	Format   string       `json:"format"` // of the source: raw or qcow2
+	Source   string       `json:"source"`            // path it was imported from; in Go's quotes if it holds what cannot be printed
+	Format   string       `json:"format"`            // of the source: raw or qcow2
+	Backing  []Backing    `json:"backing,omitempty"` // files below a qcow2, whose content is in the image; the top's first
 	Imported time.Time    `json:"imported"`
+	// MayIgnore is as in Manifest.
+	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
 
 func (m *Image) check(name string) error {
 	switch {
 	case m.Name != name:
 		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
-	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
-		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
-	case len(m.SHA256) != 64:
-		return fmt.Errorf("sha256: expected 64 digits, found %q", m.SHA256)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
+		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
+	case m.SHA256 == "" && m.ChunkSHA256 == "":
+		return errors.New("sha256 and chunk-sha256: expected at least one, found none")
+	case m.SHA256 != "" && !isDigest(m.SHA256):
+		return fmt.Errorf("sha256: expected 64 lower-case hexadecimal digits, found %q", m.SHA256)
+	case m.ChunkSHA256 != "" && !isDigest(m.ChunkSHA256):
+		return fmt.Errorf("chunk-sha256: expected 64 lower-case hexadecimal digits, found %q", m.ChunkSHA256)
 	case m.Fingerprint.IsZero():
 		return errors.New("fingerprint: expected one, found none")
+	}
+	return nil
+}
+
+func isDigest(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// compare reads the image's content from f and compares it with what was recorded: in a time that follows the data, for
+// images of this version.
+func (m *Image) compare(ctx context.Context, f vfs.File, progress func(done int64)) error {
+	what, expected := "chunk digest of the image", m.ChunkSHA256
+	var found string
+	var err error
+	if expected != "" {
+		found, err = hashChunks(ctx, f, m.Size, progress, nil)
+	} else {
+		what, expected = "SHA-256 of the image", m.SHA256
+		found, err = hashFile(ctx, f, m.Size, func(off int64, p []byte) error { progress(off + int64(len(p))); return nil })
+	}
+	if err != nil {
+		return fmt.Errorf("image %q: %w", m.Name, err)
+	}
+	if found != expected {
+		return &Mismatch{File: f.Name(), What: what, Expected: expected, Found: found, Advice: adviceImage}
 	}
 	return nil
 }

@@ -1,12 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -29,14 +27,21 @@ const (
 // ImportOptions for Import; the zero value is usable.
 type ImportOptions struct {
 	Format string // FormatRaw, FormatQcow2; default: found from the content
+	// Backing lets the files that a qcow2 names below itself become part of the image.
+	Backing bool
+	// ForceShare reads files that others have open for writing, QEMU's image locks notwithstanding.
+	ForceShare bool
+	// SHA256 also records the SHA-256 of the whole content, holes included: its time follows the size, not the data.
+	SHA256 bool
 	// Progress, if not nil, is told how many bytes of the image's size a phase has dealt with.
 	Progress func(phase string, done, total int64)
 }
 
-// Import makes an image of a raw or qcow2 file: copied sparse, made durable, read back and compared, its SHA-256
-// recorded. The source is not changed. An import that fails or is interrupted leaves nothing.
-// Errors: ErrExists, ErrInvalid, ErrRefused, the context's.
-func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (*Image, error) {
+// Import makes an image of a raw or qcow2 file: copied sparse, made durable, read back and compared, its digest
+// recorded. It takes the time of the data in the file, not of its size. The source is not changed, and locked against
+// those that would. An import that fails or is interrupted leaves nothing.
+// Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (somebody writes to the source), the context's.
+func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (*Image, error) {
 	if err := CheckName("image", name); err != nil {
 		return nil, err
 	}
@@ -47,11 +52,14 @@ func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (
 	if err := s.checkFree(name); err != nil {
 		return nil, err
 	}
-	src, err := filepath.Abs(src)
+	if path == "" {
+		return nil, invalidf("the file to import has an empty name")
+	}
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	in, err := openSource(s.fs, src, o.Format)
+	in, err := s.openSource(path, &o)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
@@ -63,7 +71,7 @@ func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (
 	defer w.end()
 	img, err := w.importImage(ctx, in, name, o)
 	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", src, err)
+		return nil, fmt.Errorf("import %s: %w", PathText(path), err)
 	}
 	err = s.locked(ctx, func() error {
 		if err := s.checkFree(name); err != nil {
@@ -95,10 +103,6 @@ func (w *work) moveIn(from, dir, name string) error {
 
 func (w *work) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
 	fsys := w.s.fs
-	before, err := in.file.Identity()
-	if err != nil {
-		return nil, err
-	}
 	if err := fsys.MkdirAll(w.path("image"), dirPerm); err != nil {
 		return nil, err
 	}
@@ -108,31 +112,28 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 		return nil, err
 	}
 	defer out.Close()
-	sums, err := copySparse(ctx, out, in, func(done int64) { progress(o, PhaseCopy, done, in.size) })
+	written, err := copySparse(ctx, out, in, func(done int64) { progress(o, PhaseCopy, done, in.size) })
 	if err != nil {
 		return nil, err
 	}
-	if after, err := in.file.Identity(); err != nil {
+	if err := in.unchanged(); err != nil {
 		return nil, err
-	} else if !sameState(before, after) {
-		m := changed(in.name, before, after)
-		m.Advice = "it was written to while it was being imported: stop who uses it, then try again"
-		return nil, m
 	}
 	img := &Image{
 		Version: formatVersion, Name: name, Size: in.size,
-		Source: in.name, Format: in.format, Imported: w.s.now().UTC(),
+		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: w.s.now().UTC(),
 	}
-	img.SHA256, err = hashFile(ctx, out, in.size, func(off int64, p []byte) error {
-		progress(o, PhaseVerify, off+int64(len(p)), in.size)
-		if i := off / chunkSize; checksum(p) != sums[i] {
-			return &Mismatch{File: out.Name(), What: fmt.Sprintf("content read back at offset %d", off), Expected: "what was written",
-				Found: "something else", Advice: "check the machine's memory and the disk under the store"}
-		}
-		return nil
-	})
+	img.ChunkSHA256, err = hashChunks(ctx, out, in.size, func(done int64) { progress(o, PhaseVerify, done, in.size) }, written.compare)
+	if err == nil {
+		err = written.end()
+	}
 	if err != nil {
 		return nil, err
+	}
+	if o.SHA256 {
+		if img.SHA256, err = hashFile(ctx, out, in.size, nil); err != nil {
+			return nil, err
+		}
 	}
 	if img.Fingerprint, err = layer.ComputeFingerprint(out, 0, in.size); err != nil {
 		return nil, err
@@ -149,76 +150,77 @@ func progress(o ImportOptions, phase string, done, total int64) {
 	}
 }
 
-// checksum is CRC-32C, which processors have an instruction for.
+// writtenChunks are the checksums of what was written, of chunks that are not all zeros, in ascending order.
+type writtenChunks struct {
+	path   string
+	chunks []writtenChunk
+}
+
+type writtenChunk struct {
+	number int64  // offset / chunkSize
+	sum    uint32 // CRC-32C, which processors have an instruction for
+}
+
 func checksum(p []byte) uint32 { return crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)) }
 
-// copySparse writes in to the empty file out, leaving holes for zeros, and makes it durable. It returns the CRC-32C
-// of every chunk of the content.
-func copySparse(ctx context.Context, out vfs.File, in *source, progress func(done int64)) ([]uint32, error) {
+func (w *writtenChunks) differs(number int64) error {
+	return &Mismatch{File: w.path, What: fmt.Sprintf("content read back at offset %d", number*chunkSize), Expected: "what was written",
+		Found: "something else", Advice: "check the machine's memory and the disk under the store"}
+}
+
+// compare takes off what was written at off, and compares it with what is read back there.
+func (w *writtenChunks) compare(off int64, p []byte) error {
+	number := off / chunkSize
+	if len(w.chunks) > 0 && w.chunks[0].number < number {
+		return w.differs(w.chunks[0].number)
+	}
+	if isZero(p) {
+		return nil
+	}
+	if len(w.chunks) == 0 || w.chunks[0] != (writtenChunk{number, checksum(p)}) {
+		return w.differs(number)
+	}
+	w.chunks = w.chunks[1:]
+	return nil
+}
+
+// end reports what was written and not read back.
+func (w *writtenChunks) end() error {
+	if len(w.chunks) > 0 {
+		return w.differs(w.chunks[0].number)
+	}
+	return nil
+}
+
+// copySparse writes in to the empty file out, leaving holes for zeros, and makes it durable.
+func copySparse(ctx context.Context, out vfs.File, in *source, progress func(done int64)) (*writtenChunks, error) {
 	if err := out.Truncate(in.size); err != nil {
 		return nil, err
 	}
-	zeros := make([]byte, chunkSize)
-	zeroSum := checksum(zeros)
-	buf := make([]byte, chunkSize)
-	sums := make([]uint32, 0, (in.size+chunkSize-1)/chunkSize)
-	start, end := int64(0), int64(0) // of the data range at or after off
-	var err error
-	for off := int64(0); off < in.size; off += chunkSize {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	w := &writtenChunks{path: out.Name()}
+	err := eachChunk(ctx, in, in.size, progress, func(off int64, p []byte) error {
+		if isZero(p) {
+			return nil
 		}
-		chunk := min(in.size-off, chunkSize)
-		clear(buf)
-		empty := true
-		for pos := off; pos < off+chunk; {
-			if pos >= end && end < in.size {
-				if start, end, err = in.next(ctx, max(pos, end)); errors.Is(err, io.EOF) {
-					start, end = in.size, in.size
-				} else if err != nil {
-					return nil, err
-				}
-			}
-			pos = max(pos, start)
-			stop := min(end, off+chunk)
-			if pos >= stop {
-				break
-			}
-			if _, err := in.ReadAt(buf[pos-off:stop-off], pos); err != nil {
-				return nil, err
-			}
-			empty = false
-			pos = stop
-		}
-		switch {
-		case !empty:
-			sums = append(sums, checksum(buf[:chunk]))
-			if err := writeSparse(out, buf[:chunk], zeros, off); err != nil {
-				return nil, err
-			}
-		case chunk == chunkSize:
-			sums = append(sums, zeroSum)
-		default:
-			sums = append(sums, checksum(zeros[:chunk]))
-		}
-		progress(off + chunk)
+		w.chunks = append(w.chunks, writtenChunk{off / chunkSize, checksum(p)})
+		return writeSparse(out, p, off)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return sums, out.Datasync()
+	return w, out.Datasync()
 }
 
 // writeSparse writes the runs of p's blocks that are not zero.
-func writeSparse(out vfs.File, p, zeros []byte, off int64) error {
-	isZero := func(i int) bool {
-		n := min(holeSize, len(p)-i)
-		return bytes.Equal(p[i:i+n], zeros[:n])
-	}
+func writeSparse(out vfs.File, p []byte, off int64) error {
+	zero := func(i int) bool { return isZero(p[i:min(i+holeSize, len(p))]) }
 	for i := 0; i < len(p); {
-		if isZero(i) {
+		if zero(i) {
 			i += holeSize
 			continue
 		}
 		j := i + holeSize
-		for j < len(p) && !isZero(j) {
+		for j < len(p) && !zero(j) {
 			j += holeSize
 		}
 		j = min(j, len(p))

@@ -6,10 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
-
-	"cowblk/cow/vfs"
 )
 
 func TestImport(t *testing.T) {
@@ -25,23 +24,24 @@ func TestImport(t *testing.T) {
 	write(t, filepath.Join(dir, "under.qcow2"), buildQcow2(qcow2File{clusterBits: 12, size: size, data: under}))
 	write(t, filepath.Join(dir, "under.raw"), under[:1<<20])
 	tests := []struct {
-		name   string
-		data   []byte
-		format string
+		name    string
+		data    []byte
+		format  string
+		backing int
 	}{
-		{"raw", want, FormatRaw},
-		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), FormatQcow2},
-		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), FormatQcow2},
-		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), FormatQcow2},
-		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), FormatQcow2},
-		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), FormatQcow2},
+		{"raw", want, FormatRaw, 0},
+		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), FormatQcow2, 0},
+		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), FormatQcow2, 0},
+		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), FormatQcow2, 0},
+		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), FormatQcow2, 1},
+		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), FormatQcow2, 1},
 	}
 	s := newStore(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			src := write(t, filepath.Join(dir, tt.name), tt.data)
 			var phases []string
-			img, err := s.Import(context.Background(), src, tt.name, ImportOptions{Progress: func(phase string, done, total int64) {
+			img, err := s.Import(context.Background(), src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
 				if done == total {
 					phases = append(phases, phase)
 				}
@@ -59,6 +59,9 @@ func TestImport(t *testing.T) {
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
 			}
+			if img.ChunkSHA256 != chunkSum(want) || len(img.Backing) != tt.backing {
+				t.Errorf("chunk digest %s, want %s; backing files %v", img.ChunkSHA256, chunkSum(want), img.Backing)
+			}
 			if img.SHA256 != sum(want) || img.Size != size || img.Format != tt.format {
 				t.Errorf("image %+v, want SHA-256 %s", img, sum(want))
 			}
@@ -68,7 +71,7 @@ func TestImport(t *testing.T) {
 			if strings.Join(phases, " ") != "copy verify" {
 				t.Errorf("phases %v", phases)
 			}
-			if again, err := s.Image(tt.name); err != nil || *again != *img {
+			if again, err := s.Image(tt.name); err != nil || !reflect.DeepEqual(again, img) {
 				t.Errorf("read back %+v, %v", again, err)
 			}
 			if st, err := os.Stat(s.ImageData(tt.name)); err != nil || st.Mode().Perm() != 0o400 {
@@ -101,19 +104,19 @@ func TestImportRefused(t *testing.T) {
 		{"no multiple of 512", make([]byte, 1000), ErrRefused, "truncate -s %512"},
 		{"empty", nil, ErrRefused, "positive multiple"},
 		{"vmdk", append([]byte("KDMV"), make([]byte, 1020)...), ErrRefused, "qemu-img convert -f vmdk"},
-		{"backing file loop", withBacking(loop, "qcow2"), ErrRefused, "qemu-img convert"},
+		{"backing file loop", withBacking(loop, "qcow2"), ErrRefused, "another file than those above it"},
 		{"backing file missing", withBacking("nosuch", "raw"), ErrRefused, "nosuch"},
 		{"backing format unknown", withBacking(tempFile(t, "b", make([]byte, 512)), "vdi"), ErrRefused, "vdi"},
-		{"backing format not given", withBacking(tempFile(t, "b", make([]byte, 512)), ""), ErrRefused, "qemu-img convert"},
+		{"backing format not given", withBacking(tempFile(t, "b", make([]byte, 512)), ""), ErrRefused, "qemu-img rebase"},
 		{"backing file is a directory", withBacking(dir, "raw"), ErrRefused, "regular file"},
-		{"qcow2 version 9", patch(7, 9), ErrRefused, "version 9"},
+		{"qcow2 version 9", patch(7, 9), ErrRefused, "version: expected 2 or 3, found 9"},
 		{"qcow2 clusters of 2^40", patch(23, 40), ErrRefused, "2^40"},
 		{"qcow2 huge L1", patch(36, 0xff, 0xff, 0xff, 0xff), ErrRefused, "L1 table"},
 		{"qcow2 marked corrupt", patch(79, 2), ErrRefused, "corrupt"},
 		{"qcow2 encrypted", patch(35, 1), ErrRefused, "encryption"},
 		{"qcow2 external data", patch(79, 4), ErrRefused, "external data"},
 		{"qcow2 header cut", buildQcow2(good)[:60], ErrRefused, "header"},
-		{"qcow2 data cut", buildQcow2(good)[:4<<16-1000], nil, "unexpected EOF"},
+		{"qcow2 data cut", buildQcow2(good)[:4<<16-1000], ErrRefused, "not copied to its end"},
 	}
 	write(t, loop, withBacking(loop, "qcow2"))
 	for _, tt := range tests {
@@ -186,48 +189,4 @@ func TestImportNameTaken(t *testing.T) {
 			t.Errorf("create %s: %v", name, err)
 		}
 	}
-}
-
-// memFile is a file in memory, as far as a source needs one.
-type memFile struct {
-	vfs.File
-	p []byte
-}
-
-func (f memFile) Name() string         { return "/nowhere/src" }
-func (f memFile) Close() error         { return nil }
-func (f memFile) Size() (int64, error) { return int64(len(f.p)), nil }
-func (f memFile) ReadAt(p []byte, off int64) (int, error) {
-	return bytes.NewReader(f.p).ReadAt(p, off)
-}
-
-func FuzzImportQcow2(f *testing.F) {
-	f.Add(buildQcow2(qcow2File{clusterBits: 9, size: 4096, data: noise(1, 3000)}))
-	f.Add(buildQcow2(qcow2File{clusterBits: 9, size: 4096, data: make([]byte, 3000), alloc: map[int]bool{1: true}, compressed: true}))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		in := &source{name: "/nowhere/src", format: FormatQcow2, file: memFile{p: data}}
-		if err := in.open(); err != nil {
-			if !errors.Is(err, ErrRefused) {
-				t.Fatalf("%v is not ErrRefused", err)
-			}
-			return
-		}
-		defer in.Close()
-		// The size is the header's claim; reading a little at both ends meets every table.
-		p := make([]byte, min(in.size, 4096))
-		_, _ = in.ReadAt(p, 0)
-		_, _ = in.ReadAt(p, in.size-int64(len(p)))
-		if in.size < 1<<24 {
-			for off := int64(0); off < in.size; {
-				start, end, err := in.next(context.Background(), off)
-				if err != nil {
-					break
-				}
-				if start < off || end <= start || end > in.size {
-					t.Fatalf("range [%d, %d) after %d of %d", start, end, off, in.size)
-				}
-				off = end
-			}
-		}
-	})
 }

@@ -70,7 +70,11 @@ func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
 		return v, false
 	}
 	for _, dir := range s.SharedDirs() {
-		if data, err := s.fs.ReadFile(filepath.Join(dir, keptName(id))); err == nil && json.Unmarshal(data, &v) == nil {
+		data, err := s.fs.ReadFile(filepath.Join(dir, keptName(id)))
+		if err != nil {
+			continue
+		}
+		if v, err := decodeServing(data); err == nil {
 			return v, true
 		}
 	}

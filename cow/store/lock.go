@@ -177,6 +177,11 @@ func (l *Lock) SetServing(v Serving) error {
 	if l.file == nil {
 		return nil
 	}
+	for _, path := range []string{v.Socket, v.Control} {
+		if err := checkPathText("socket", path); err != nil {
+			return err
+		}
+	}
 	err := l.write(v)
 	switch {
 	case err == nil:

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +29,9 @@ type Manifest struct {
 	Layers    []Layer   `json:"layers"`         // oldest first; the last one is the head
 	// TableStart is the START of the device-mapper table that the disk was made from, in sectors of 512 bytes.
 	TableStart int64 `json:"table-start,omitempty"`
+	// MayIgnore is an object of members that whoever does not know them may ignore. It is kept when the manifest is
+	// rewritten.
+	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
 
 // Base is the bottom of a stack: an image of the store, or a file or block device used in place.
@@ -116,8 +118,8 @@ func (m *Manifest) check(name string) error {
 	switch {
 	case m.Name != name:
 		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
-	case m.Size <= 0 || m.Size%layer.SectorSize != 0:
-		return fmt.Errorf("size: expected a positive multiple of 512, found %d", m.Size)
+	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
+		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize || m.BlockSize&(m.BlockSize-1) != 0:
 		return fmt.Errorf("block-size: expected a power of two from 512 to 65536, found %d", m.BlockSize)
 	case len(m.Layers) == 0:
@@ -134,6 +136,12 @@ func (m *Manifest) check(name string) error {
 		}
 		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
 			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
+		}
+		if b.Image != "" && b.Offset != 0 {
+			return fmt.Errorf("base.offset: expected 0 on an image, found %d", b.Offset)
+		}
+		if b.Fingerprint.IsZero() {
+			return errors.New("base: expected a fingerprint, found none")
 		}
 	}
 	seen, tags := map[uuid.UUID]bool{}, map[string]bool{}
@@ -185,41 +193,6 @@ func (s *Store) notFound(kind, name string) error {
 		return fmt.Errorf("%s %q %w in store %s: it is an %s", kind, name, ErrNotFound, s.dir, other)
 	}
 	return fmt.Errorf("%s %q %w in store %s (cowblk list shows what is there)", kind, name, ErrNotFound, s.dir)
-}
-
-// readDocument decodes one of the store's JSON files and checks it. Unknown members are refused: who wrote them knew
-// something about the disk that this program does not.
-func (s *Store) readDocument(path string, v any, check func() error) error {
-	data, err := s.fs.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return decodeDocument(path, data, v, check)
-}
-
-func decodeDocument(path string, data []byte, v any, check func() error) error {
-	refuse := func(what string, err error) error {
-		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(),
-			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
-	}
-	var version struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &version); err != nil {
-		return refuse("content", err)
-	}
-	if version.Version != formatVersion {
-		return refuse("version", fmt.Errorf("version %d", version.Version))
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return refuse("content", err)
-	}
-	if err := check(); err != nil {
-		return refuse("content", err)
-	}
-	return nil
 }
 
 // writeDocument replaces one of the store's JSON files durably.

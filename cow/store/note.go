@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"cowblk/cow/strictjson"
 )
 
 // noteFile, in a disk's directory, is there while the disk's guest is made to hold still for a promotion. A process that
@@ -32,12 +34,12 @@ func (s *Store) SetNote(name string, v any) error {
 // Note reads a disk's note into v; false if there is none.
 func (s *Store) Note(name string, v any) (bool, error) {
 	path := s.path(disksDir, name, noteFile)
-	data, err := s.fs.ReadFile(path)
+	data, err := s.readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, v)
+		err = strictjson.Decode(data, v, strictjson.Options{})
 	}
 	if err != nil {
 		return false, fmt.Errorf("disk %q: note of a guest being quiesced: %s: %w", name, path, err)

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/strictjson"
 )
 
 // commitFile, in a work directory, holds a change of several disks. It is what makes the change happen to all of them or
@@ -251,7 +251,7 @@ func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
 // readChange reads the commit of a work directory; nil if there is none.
 func (s *Store) readChange(dir string) (*change, error) {
 	path := filepath.Join(dir, commitFile)
-	data, err := s.fs.ReadFile(path)
+	data, err := s.readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -267,7 +267,7 @@ func (s *Store) readChange(dir string) (*change, error) {
 
 // decode reads what stage has written, and refuses manifests that no reader would take.
 func (c *change) decode(data []byte) error {
-	if err := json.Unmarshal(data, c); err != nil {
+	if err := strictjson.Decode(data, c, strictjson.Options{}); err != nil {
 		return err
 	}
 	if len(c.From) != len(c.To) {

@@ -49,7 +49,7 @@ func TestRefusedOpen(t *testing.T) {
 		{"image changed", "vm1", func(t *testing.T, s *Store, _ string) string {
 			os.Remove(s.ImageData("img"))
 			return write(t, s.ImageData("img"), noise(2, imageSize))
-		}, []string{"SHA-256", "expected", "found", "backup"}},
+		}, []string{"chunk digest", "expected", "found", "backup"}},
 		{"image gone", "vm1", func(t *testing.T, s *Store, _ string) string {
 			os.RemoveAll(s.path(imagesDir, "img"))
 			return s.path(imagesDir, "img")

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,9 +83,9 @@ func (s *Store) servingNow(name string) Serving {
 // readServing is what is known of the process that holds the lock of f. The content of the file may be that of an earlier
 // holder, which was killed; it is believed of the process alone that has written it. sure: it does hold the lock.
 func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
-	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing))
-	if err != nil || json.Unmarshal(text, &v) != nil {
-		v = Serving{}
+	// What cannot be read is not what a process has written.
+	if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing)); err == nil {
+		v, _ = decodeServing(text)
 	}
 	id, err := f.Identity()
 	if err != nil {

@@ -87,6 +87,21 @@ type File interface {
 	// Lock takes an advisory lock on the open file without waiting, or
 	// converts the one it holds. Close drops it. ErrLocked when refused.
 	Lock(exclusive bool) error
+	// LockRange locks n bytes (> 0) of the open file from off on, without waiting:
+	// for one writer, who must have opened the file for writing, or for any number of
+	// readers. The bytes need not exist. A second call is for the same range, and
+	// converts the lock; from a writer's to a reader's it always succeeds. It has
+	// nothing to do with Lock. Close drops it. ErrLocked when another open file
+	// description excludes it. Where the file system has no such locks it does
+	// nothing. LockExtents also looks at what a device is a part of.
+	LockRange(off, n int64, exclusive bool) error
+	// LockImage locks the open file as QEMU locks a disk image, so that QEMU and
+	// this program keep out of each other's way, and two of this program do: see
+	// ImageAccess. It does not wait, replaces an image lock that the File has, and
+	// has nothing to do with Lock. Close drops it. Where the file system has no such
+	// locks it does nothing, as QEMU does. ErrImageLocked (an *ImageLockError) when
+	// another opener excludes the access.
+	LockImage(a ImageAccess) error
 	// Identity tells one state of one file from another.
 	Identity() (Identity, error)
 	// AdviseRandom tells the kernel not to read ahead.

@@ -74,7 +74,7 @@ func (t *tour) prepare(ctx context.Context) (err error) {
 
 func (t *tour) layers(ctx context.Context) error {
 	t.title("Import it, and put two disks on top")
-	if err := t.cowblk(ctx, "import", t.golden.QCOW2, image); err != nil {
+	if err := t.cowblk(ctx, "import", "--sha256", t.golden.QCOW2, image); err != nil {
 		return err
 	}
 	for _, g := range t.guests {

@@ -78,7 +78,7 @@ func (s *Store) JSON(ctx context.Context, out any, args ...string) error {
 // Image is what the tests need of "cowblk info IMAGE --json".
 type Image struct {
 	Path   string `json:"path"`
-	SHA256 string `json:"sha256"` // of the content, recorded at import
+	SHA256 string `json:"sha256"` // of the content, recorded by import --sha256
 	Size   int64  `json:"size"`   // bytes
 }
 

@@ -250,6 +250,34 @@ func (f *file) Lock(exclusive bool) error {
 	return nil
 }
 
+// LockRange is a lock of an open file description; a file has one range at most.
+func (f *file) LockRange(off, n int64, exclusive bool) error {
+	if f.p.dead.Load() {
+		return ErrDead
+	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, r := range m.ranges[f.id] {
+		if other != f && (r.exclusive || exclusive) && off < r.end && r.off < off+n {
+			return vfs.ErrLocked
+		}
+	}
+	if m.ranges[f.id] == nil {
+		m.ranges[f.id] = map[*file]rangeLock{}
+	}
+	m.ranges[f.id][f] = rangeLock{off, off + n, exclusive}
+	return nil
+}
+
+// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
+func (f *file) LockImage(vfs.ImageAccess) error {
+	if f.p.dead.Load() {
+		return ErrDead
+	}
+	return nil
+}
+
 func (f *file) Identity() (vfs.Identity, error) {
 	if f.p.dead.Load() {
 		return vfs.Identity{}, ErrDead
@@ -301,5 +329,6 @@ func (f *file) Close() error {
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
 	delete(f.p.m.locks[f.id], f)
+	delete(f.p.m.ranges[f.id], f)
 	return nil
 }

@@ -18,17 +18,24 @@ type Machine struct {
 	tape   *Tape // nil: not recording
 	device *Device
 	locks  map[inode]map[*file]bool // exclusive?
-	boots  int                      // runs of the machine, this one included
-	mounts int                      // of its file system, this one included
-	first  inode                    // that no file had when this run of the machine began
-	shared map[inode][]uint64       // content of files in memory, as processes see it
+	ranges map[inode]map[*file]rangeLock
+	boots  int                // runs of the machine, this one included
+	mounts int                // of its file system, this one included
+	first  inode              // that no file had when this run of the machine began
+	shared map[inode][]uint64 // content of files in memory, as processes see it
+}
+
+// rangeLock is a lock on bytes off to end of a file.
+type rangeLock struct {
+	off, end  int64
+	exclusive bool
 }
 
 // New is a machine with an empty root directory.
 func New() *Machine { return newMachine(newTree(), 1) }
 
 func newMachine(t *tree, boots int) *Machine {
-	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{},
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{},
 		boots: boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
 }
 

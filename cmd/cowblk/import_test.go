@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"cowblk/cow/store"
+	"cowblk/cow/vfs"
+)
+
+// deafFS has a file that does not answer to reads until it is released: one of a server that is gone.
+type deafFS struct {
+	vfs.FS
+	path    string
+	asked   chan struct{} // closed at the first read
+	release chan struct{}
+}
+
+func (d *deafFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := d.FS.OpenFile(name, flag, perm)
+	if err != nil || name != d.path {
+		return f, err
+	}
+	return &deafFile{f, d}, nil
+}
+
+type deafFile struct {
+	vfs.File
+	d *deafFS
+}
+
+func (f *deafFile) ReadAt(p []byte, off int64) (int, error) {
+	select {
+	case <-f.d.asked:
+	default:
+		close(f.d.asked)
+	}
+	<-f.d.release
+	return f.File.ReadAt(p, off)
+}
+
+// A signal ends an import whose file does not answer, and what it says is true.
+func TestImportOfDeafFile(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		files := &deafFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
+		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, signal := context.WithCancel(t.Context())
+		go func() {
+			<-files.asked
+			signal()
+		}()
+		_, err = importInterruptible(ctx, s, src, "img", store.ImportOptions{})
+		if !errors.Is(err, context.Canceled) || exitCode(err) != exitInterrupted || !strings.Contains(err.Error(), "does not answer") {
+			t.Errorf("error %v", err)
+		}
+		close(files.release)
+	})
+}
+
+// --blk-file takes what the content of a disk can be, and refuses containers, compressed files and archives by name.
+func TestBlkFileFormats(t *testing.T) {
+	for _, tt := range []struct {
+		name, found string // found: what the refusal says; empty: it is taken
+		data        []byte
+	}{
+		{"raw", "", magic("\x55\xaa", 510)},
+		{"LUKS", "", magic("LUKS\xba\xbe\x00\x02", 0)},
+		{"qcow2", "found qcow2\n  import it", magic("QFI\xfb\x00\x00\x00\x03", 0)},
+		{"qcow", "found qcow\n", magic("QFI\xfb\x00\x00\x00\x01", 0)},
+		{"VMDK", "found vmdk", magic("KDMV", 0)},
+		{"VHD of fixed size", "found vpc", magic("conectix", -512)},
+		{"xz", "found xz", magic("\xfd7zXZ\x00", 0)},
+		{"zip", "found zip", magic("PK\x03\x04", 0)},
+		{"HTML", "found HTML", magic("<!DOCTYPE html>", 0)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScript(t)
+			if err := os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if tt.found == "" {
+				if err := store.CheckRaw(nil, filepath.Join(s.dir, "a b"), "word"); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			out := strings.ReplaceAll(s.command("cowblk serve --blk-file 'a b' --socket-path s"), "2> ", "")
+			if !strings.Contains(out, tt.found) || !strings.Contains(out, "--format raw") || !strings.Contains(out, "exit 5") {
+				t.Errorf("served, or refused with %q", out)
+			}
+			if strings.Contains(out, "cowblk import") != (tt.name == "qcow2") || tt.name != "HTML" && !strings.Contains(out, " 'a b'") {
+				t.Errorf("advice: %q", out)
+			}
+		})
+	}
+	s := newScript(t)
+	for line, want := range map[string]string{
+		"cowblk serve --blk-file nosuch --socket-path s":                       "no such file",
+		"cowblk serve --blk-file . --socket-path s":                            "a directory",
+		"cowblk serve --blk-file /dev/zero --format raw --socket-path s":       "a character device",
+		"cowblk serve --blk-file /proc/self/environ --socket-path s":           "the kernel makes up",
+		"cowblk serve vm1 --format raw":                                        "--format is for --blk-file",
+		"cowblk serve --blk-file nosuch --format qcow2 --socket-path s":        "expected raw",
+		"cowblk create vm1 --base /dev/zero":                                   "a character device",
+		"cowblk create vm1 --table '0 8 cow /dev/zero 0 m d 0'":                "a character device",
+		"cowblk create vm1 --size 1M --base ''":                                "--base is empty",
+		"cowblk import '' x":                                                   "empty name",
+		"cowblk import --format vdi nosuch x":                                  "expected raw or qcow2",
+		"cowblk create vm1 --force --base /proc/self/environ --size 1M --json": "the kernel makes up",
+	} {
+		if out := s.command(line); !strings.Contains(out, want) || !strings.Contains(out, "exit ") {
+			t.Errorf("%s: %q", line, out)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package layer
+
+import (
+	"errors"
+
+	"cowblk/cow/vfs"
+)
+
+// lock excludes every other writer, and for a writer every other user, of the map. It is what all versions have.
+func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
+
+func lockMap(f vfs.File, exclusive bool) error {
+	err := f.Lock(exclusive)
+	if errors.Is(err, vfs.ErrLocked) {
+		return &Fault{Path: f.Name(), What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
+			Advice: "stop the process that serves this disk", Err: ErrInUse}
+	}
+	return err
+}
+
+// lockRanges excludes whoever uses bytes of map or data as something else: as part of another layer, as a base, as a
+// raw file. A writer has its bytes alone, readers share theirs. There is no flock(2) on the data: AddSums takes that, of
+// all versions, and several data areas may share one device. The header is known.
+func (l *Layer) lockRanges(exclusive bool) error {
+	h := &l.header
+	for _, r := range []struct {
+		what   string
+		file   vfs.File
+		off, n int64
+	}{{"map", l.mapf, 0, h.MapSize()}, {"data", l.data, h.DataOffset, h.Size}} {
+		lock, err := vfs.LockExtents(l.fs, r.file, r.off, r.n, exclusive)
+		if errors.Is(err, vfs.ErrLocked) {
+			return InUseElsewhere(r.file.Name(), "use as "+r.what+" of layer "+h.UUID.String(), exclusive)
+		}
+		if err != nil {
+			return err
+		}
+		l.ranges = append(l.ranges, lock)
+	}
+	return nil
+}
+
+// InUseElsewhere is the ErrInUse of bytes of a file that a lock of somebody else excludes. what is the use that is refused.
+func InUseElsewhere(path, what string, exclusive bool) error {
+	f := &Fault{Path: path, What: what, Expected: "no process that writes to it", Found: "one that has locked the same bytes: for a disk that lies on them, or to serve the file raw",
+		Advice: "stop that process; cowblk check shows disks that lie on the same file", Err: ErrInUse}
+	if exclusive {
+		f.Expected = "no other process that uses it"
+	}
+	return f
+}
+
+// shareRanges turns the locks of a writer into those of a reader.
+func (l *Layer) shareRanges() error {
+	var errs []error
+	for _, r := range l.ranges {
+		errs = append(errs, r.Share())
+	}
+	return errors.Join(errs...)
+}

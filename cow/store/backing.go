@@ -1,0 +1,123 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cowblk/cow/vfs"
+)
+
+// maxBacking is how many backing files a chain may have.
+const maxBacking = 64
+
+// Backing is a file under an imported qcow2, whose content is in the image.
+type Backing struct {
+	Path   string `json:"path"`   // absolute; in Go's quotes if it holds what cannot be printed
+	Format string `json:"format"` // FormatRaw or FormatQcow2
+}
+
+func (b Backing) String() string { return b.Path + " (" + b.Format + ")" }
+
+// openBacking opens the files under the top, one after the other, each checked and locked before its content is looked
+// at. Without leave it opens them as far as to list them, and refuses.
+func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
+	for {
+		c := src.chain[len(src.chain)-1]
+		if c.img == nil || c.img.Backing == "" {
+			break
+		}
+		below, err := src.openBelow(fsys, c, o)
+		if err != nil {
+			if !o.Backing {
+				return src.needsLeave(c, err)
+			}
+			return err
+		}
+		src.chain = append(src.chain, below)
+	}
+	if len(src.chain) > 1 && !o.Backing {
+		return src.needsLeave(nil, nil)
+	}
+	return nil
+}
+
+// openBelow opens the backing file of c.
+func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chainFile, error) {
+	name := c.img.Backing
+	refuse := func(what, expected, found, advice string) error {
+		return &Mismatch{File: c.path, What: what, Expected: expected, Found: found, Advice: advice}
+	}
+	flatten := "if what it names may become a guest's disk, make one image of all: qemu-img convert -O qcow2 " + ShellWord(c.path) + " " + ShellWord(c.path+".new.qcow2")
+	if len(src.chain) > maxBacking {
+		return nil, refuse("backing files", fmt.Sprintf("at most %d", maxBacking), "more", flatten)
+	}
+	path, ok := backingPath(c.path, name)
+	if !ok {
+		return nil, refuse("backing file", "the name of a file", strconv.Quote(name), flatten)
+	}
+	driver := c.img.BackingFormat
+	if driver != FormatRaw && driver != FormatQcow2 {
+		found, advice := strconv.Quote(driver), flatten
+		if driver == "" {
+			found = "none"
+			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + ShellWord(name) + " -F FORMAT " + ShellWord(c.path)
+		}
+		return nil, refuse("format of the backing file "+PathText(path), "raw or qcow2", found, advice)
+	}
+	below, err := openChainFile(fsys, path, o)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = &Mismatch{File: path, What: "backing file of " + PathText(c.path), Expected: "a file", Found: "none", Advice: "put it there; without it the image's content is not whole"}
+		}
+		return nil, err
+	}
+	for _, above := range src.chain {
+		if sameInode(above.before, below.before) {
+			below.file.Close()
+			return nil, refuse("backing file", "another file than those above it", PathText(path)+", which is "+PathText(above.path),
+				"the chain has no bottom: put the right name back with qemu-img rebase -u")
+		}
+	}
+	if err := below.open(driver); err != nil {
+		below.file.Close()
+		return nil, err
+	}
+	return below, nil
+}
+
+func sameInode(a, b vfs.Identity) bool {
+	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
+}
+
+// backingPath is where QEMU looks for a backing file: in the directory of the image that names it. False for what is no
+// name of a file: a colon before the first slash makes a protocol (nbd:, json:, file:, ssh://) of it.
+func backingPath(image, name string) (string, bool) {
+	first, _, _ := strings.Cut(name, "/")
+	if strings.Contains(first, ":") {
+		return "", false
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(filepath.Dir(image), name)
+	}
+	return name, true
+}
+
+// needsLeave lists the chain, as far as it could be followed.
+func (src *source) needsLeave(last *chainFile, err error) error {
+	var b strings.Builder
+	for _, c := range src.chain[1:] {
+		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.path), c.format})
+	}
+	if last != nil {
+		fmt.Fprintf(&b, "%s, ", strconv.Quote(last.img.Backing))
+	}
+	advice := "what is in these files becomes part of the image, and a guest can read it. If they may: --backing"
+	if err != nil {
+		advice += "\nthat would not do here: " + err.Error()
+	}
+	return &Mismatch{File: src.name, What: "backing files", Expected: "none, or the word --backing", Found: strings.TrimSuffix(b.String(), ", "), Advice: advice}
+}

@@ -1,0 +1,226 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// overlay writes a qcow2 of 1 MiB that names a backing file and holds its first cluster itself.
+func overlay(t testing.TB, path, backing, format string) string {
+	t.Helper()
+	return write(t, path, buildQcow2(qcow2File{clusterBits: 16, size: 1 << 20, data: noise(7, 65536), backing: backing, backingFmt: format}))
+}
+
+// Whatever an image names as its backing file, and whatever that is, the import ends, refuses with the name, and leaves
+// nothing: with leave to follow backing files, and without, where the chain is listed.
+func TestHostileBacking(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	raw := write(t, path("raw"), noise(1, 1<<20))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(syscall.Mkfifo(path("fifo"), 0o600))
+	must(os.Symlink("fifo", path("to-fifo")))
+	must(os.Symlink("loop-b", path("loop-a")))
+	must(os.Symlink("loop-a", path("loop-b")))
+	must(os.Symlink("/dev/zero", path("to-zero")))
+	l, err := net.Listen("unix", path("sock"))
+	must(err)
+	defer l.Close()
+	overlay(t, path("self.qcow2"), "self.qcow2", "qcow2")
+	must(os.Symlink("self.qcow2", path("self-link")))
+	must(os.Link(path("self.qcow2"), path("self-hard")))
+	overlay(t, path("ring-a"), "ring-b", "qcow2")
+	overlay(t, path("ring-b"), "ring-a", "qcow2")
+	overlay(t, path("deep-0"), raw, "raw")
+	for i := range maxBacking + 1 {
+		overlay(t, path(fmt.Sprint("deep-", i+1)), fmt.Sprint("deep-", i), "qcow2")
+	}
+	overlay(t, path("over-fifo"), "fifo", "raw")
+	write(t, path("short"), []byte("QFI\xfb"))
+	tests := []struct {
+		backing, format string
+		with            string // a part of the refusal, with leave
+	}{
+		{path("fifo"), "raw", "a FIFO"},
+		{"fifo", "qcow2", "a FIFO"},
+		{"to-fifo", "raw", "a FIFO"},
+		{"over-fifo", "qcow2", "a FIFO"},
+		{"sock", "raw", "a socket"},
+		{"/dev/zero", "raw", "a character device"},
+		{"/dev/tty", "raw", "a character device"},
+		{"/dev/ptmx", "raw", "a character device"},
+		{"/dev/fd/0", "raw", "/dev/fd/0"},
+		{"to-zero", "raw", "a character device"},
+		{dir, "raw", "a directory"},
+		{".", "raw", "a directory"},
+		{"/proc/kmsg", "raw", "proc"},
+		{"/proc/self/environ", "raw", "proc"},
+		{"/proc/self/mem", "qcow2", "proc"},
+		{"/sys/kernel/notes", "raw", "sysfs"},
+		{"loop-a", "raw", "too many levels of symbolic links"},
+		{"self.qcow2", "qcow2", "another file than those above it"},
+		{"self-link", "qcow2", "another file than those above it"},
+		{"self-hard", "qcow2", "another file than those above it"},
+		{"ring-a", "qcow2", "another file than those above it"},
+		{fmt.Sprint("deep-", maxBacking), "qcow2", fmt.Sprintf("at most %d", maxBacking)},
+		{"nosuch", "raw", "expected a file, found none"},
+		{"../nosuch/raw", "raw", "expected a file, found none"},
+		{"raw/under", "raw", "not a directory"},
+		{"json:{\"driver\":\"raw\",\"file\":{\"filename\":\"" + raw + "\"}}", "raw", `found "json:{`},
+		{"nbd://localhost/x", "raw", `"nbd://localhost/x"`},
+		{"nbd:unix:/tmp/s", "raw", `"nbd:unix:/tmp/s"`},
+		{"file:" + raw, "raw", `"file:`},
+		{"file://" + raw, "raw", `"file://`},
+		{"http://localhost/x", "raw", `"http://localhost/x"`},
+		{"host_device:/dev/sda", "raw", `"host_device:/dev/sda"`},
+		{"fat:/etc", "raw", `"fat:/etc"`},
+		{"line\nbreak", "raw", `line\nbreak`},
+		{"\x1b[2Jclear", "raw", `\x1b[2Jclear`},
+		{"zero\x00byte", "raw", "zero bytes"},
+		{"not\xffutf8", "raw", `not\xffutf8`},
+		{"raw", "vdi", `"vdi"`},
+		{"raw", "", "found none"},
+		{"raw", "blkdebug", `"blkdebug"`},
+		{"raw", "qcow2", "magic"},
+		{"short", "qcow2", "header"},
+		{strings.Repeat("x", 300), "raw", "file name too long"},
+	}
+	for i, tt := range tests {
+		t.Run(fmt.Sprint(i, " ", strings.ToValidUTF8(strings.ReplaceAll(tt.backing[max(0, len(tt.backing)-20):], "\x00", "0"), "?")), func(t *testing.T) {
+			s := newStore(t)
+			top := overlay(t, path("top"), tt.backing, tt.format)
+			for _, backing := range []bool{true, false} {
+				_, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: backing})
+				if err == nil || !strings.Contains(err.Error(), tt.with) {
+					t.Fatalf("with leave %t: error %v, want one with %q", backing, err, tt.with)
+				}
+				if strings.ContainsAny(err.Error(), "\x1b\x00") || strings.Contains(err.Error(), "\xff") || strings.Contains(err.Error(), "line\nbreak") {
+					t.Errorf("the message holds what cannot be printed: %q", err)
+				}
+				if !backing && tt.with != "zero bytes" && !strings.Contains(err.Error(), "--backing") {
+					t.Errorf("without leave: %v", err)
+				}
+				nothingLeft(t, s)
+			}
+		})
+	}
+}
+
+// What may be followed is followed, listed in the image's description, and read as QEMU does.
+func TestBackingFollowed(t *testing.T) {
+	s := newStore(t)
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	data := noise(1, 1<<20)
+	write(t, path("base raw"), data)
+	overlay(t, path("mid.qcow2"), "base raw", "raw")
+	top := overlay(t, path("top.qcow2"), path("mid.qcow2"), "qcow2")
+	_, err := s.Import(context.Background(), top, "img", ImportOptions{})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path("mid.qcow2")+" (qcow2), "+path("base raw")+" (raw)") {
+		t.Fatalf("without leave: %v", err)
+	}
+	img, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
+		t.Errorf("backing files %v", img.Backing)
+	}
+	copy(data, noise(7, 65536))
+	if got, err := os.ReadFile(s.ImageData("img")); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("wrong content, %v", err)
+	}
+	// Somebody writes to the bottom of the chain.
+	f, err := vfs.OS{}.OpenFile(path("base raw"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.LockImage(vfs.ImageWrite); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
+		t.Errorf("while somebody writes to a backing file: %v", err)
+	}
+	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
+		t.Errorf("with --force-share: %v", err)
+	}
+}
+
+// While an import reads a file, nobody else may write to it.
+func TestImportHoldsSource(t *testing.T) {
+	s := newStore(t)
+	src := tempFile(t, "src", noise(1, 3<<20))
+	tried := false
+	_, err := s.Import(context.Background(), src, "img", ImportOptions{Progress: func(string, int64, int64) {
+		if tried {
+			return
+		}
+		tried = true
+		f, err := vfs.OS{}.OpenFile(src, os.O_RDWR, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		if err := f.LockImage(vfs.ImageWrite); !errors.Is(err, vfs.ErrImageLocked) {
+			t.Errorf("a writer beside the import: %v", err)
+		}
+	}})
+	if err != nil || !tried {
+		t.Fatal(err, tried)
+	}
+}
+
+// A path that JSON cannot hold does not make a broken disk, nor a broken image.
+func TestPathsThatAreNoText(t *testing.T) {
+	s := newStore(t)
+	dir := t.TempDir()
+	bad := write(t, filepath.Join(dir, "b\xff"), noise(1, 4096))
+	odd := write(t, filepath.Join(dir, "a\nb"), noise(1, 4096))
+	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
+		t.Errorf("create: %v", err)
+	}
+	create(t, s, "vm2", CreateOptions{Base: odd})
+	content(t, s, "vm2")
+	for i, src := range []string{bad, odd} {
+		name := fmt.Sprint("img", i)
+		img, err := s.Import(context.Background(), src, name, ImportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := s.Image(name)
+		if err != nil || again.Source != img.Source || !strings.HasPrefix(again.Source, `"`) {
+			t.Errorf("source %q, read again %v, %v", img.Source, again, err)
+		}
+	}
+	if _, err := s.Import(context.Background(), filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
+		t.Errorf("import of a file that is not there: %q", err)
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for in, want := range map[string]string{
+		"/a/b.raw": "/a/b.raw", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "a\nb": `$'a\x0ab'`, "\xff'": `$'\xff\''`,
+		"größe": "'größe'", "a;b": "'a;b'", "~": "'~'", "*": "'*'", "-rf": "./-rf",
+	} {
+		if got := ShellWord(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"cowblk/cow/strictjson"
+)
+
+// maxDocument bounds the size of the store's JSON files, in bytes: a manifest of 65,535 layers has 20 MiB.
+const maxDocument = 64 << 20
+
+// readDocument decodes one of the store's versioned JSON files and checks it. Unknown members are refused: who wrote
+// them knew something about the disk that this program does not.
+func (s *Store) readDocument(path string, v any, check func() error) error {
+	data, err := s.readBounded(path)
+	if err != nil {
+		return err
+	}
+	return decodeDocument(path, data, v, check)
+}
+
+func decodeDocument(path string, data []byte, v any, check func() error) error {
+	refuse := func(what string, err error) error {
+		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(),
+			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
+	}
+	if version, ok := strictjson.Number(data, "version"); ok && version != formatVersion {
+		return refuse("version", fmt.Errorf("version %d", version))
+	}
+	if err := strictjson.Decode(data, v, strictjson.Options{}); err != nil {
+		return refuse("content", err)
+	}
+	if err := check(); err != nil {
+		return refuse("content", err)
+	}
+	return nil
+}
+
+// readBounded reads a whole file that somebody else may have put there: a regular one, and no more than a document has.
+func (s *Store) readBounded(path string) ([]byte, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size > maxDocument {
+		return nil, &Mismatch{File: path, What: "size of the document", Expected: "at most " + quoteBytes(maxDocument), Found: quoteBytes(size),
+			Advice: "restore the file from a backup"}
+	}
+	data := make([]byte, size)
+	n, err := f.ReadAt(data, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return data[:n], nil
+}
+
+// decodeServing reads what a lock file says; the zero value if that is no such document. Members that are not known are
+// information for others.
+func decodeServing(data []byte) (Serving, error) {
+	var v Serving
+	err := strictjson.Decode(data, &v, strictjson.Options{IgnoreUnknown: true})
+	if err == nil && v.PID <= 0 {
+		err = fmt.Errorf("pid: expected that of a process, found %d", v.PID)
+	}
+	if err != nil {
+		return Serving{}, err
+	}
+	return v, nil
+}

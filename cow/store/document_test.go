@@ -1,0 +1,177 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/strictjson"
+)
+
+// TestDocumentsAreStrict: what is no document by FORMAT.md is refused in each of the places where one is read.
+func TestDocumentsAreStrict(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	importRaw(t, s, "golden", noise(3, 1<<20))
+	create(t, s, "d", CreateOptions{From: "golden"})
+	disk, image := s.path(disksDir, "d", diskFile), s.path(imagesDir, "golden", imageFile)
+	for _, path := range []string{disk, image} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct{ what, from, to string }{
+			{"another case", `"name"`, `"Name"`},
+			{"another case of an inner member", `"fingerprint"`, `"Fingerprint"`},
+			{"a member twice", `"version": 1,`, `"version": 1, "version": 1,`},
+			{"a member twice in another case", `"version": 1,`, `"version": 1, "VERSION": 1,`},
+			{"version missing", `"version": 1,`, ``},
+			{"version as float", `"version": 1,`, `"version": 1.0,`},
+			{"size as float", `"size": 1048576`, `"size": 1048576.0`},
+			{"size beyond 64 bits", `"size": 1048576`, `"size": 18446744073709551617`},
+			{"size beyond the largest disk", `"size": 1048576`, `"size": 1152921504606847488`},
+			{"unknown", `"version": 1,`, `"version": 1, "x-new": 1,`},
+			{"trailing", "}\n", "}\n{}"},
+			{"trailing bracket", "}\n", "}\n]"},
+			{"two documents", "}\n", "}\n" + string(text)},
+		} {
+			changed := strings.Replace(string(text), c.from, c.to, 1)
+			if c.from == "}\n" { // the last one
+				changed = strings.TrimSuffix(string(text), "}\n") + c.to
+			}
+			if changed == string(text) {
+				t.Fatalf("%s: nothing changed in %s", c.what, text)
+			}
+			write(t, path, []byte(changed))
+			if path == disk {
+				_, err = s.Disk("d")
+			} else {
+				_, err = s.Image("golden")
+			}
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s in %s: expected %v that names the file, found %v", c.what, path, ErrRefused, err)
+			}
+			if r, err := s.Check(ctx, CheckOptions{}); err != nil || r.Left() == 0 {
+				t.Errorf("%s in %s: check: expected a problem, found %+v, %v", c.what, path, r, err)
+			}
+		}
+		// Members that are missing, one after another.
+		for line := range strings.Lines(string(text)) {
+			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+			if !ok || strings.HasSuffix(strings.TrimSpace(line), "{") || strings.HasSuffix(strings.TrimSpace(line), "[") {
+				continue
+			}
+			without := strings.Replace(string(text), line, "", 1)
+			without = strings.NewReplacer(",\n}", "\n}", ",\n  }", "\n  }", ",\n    }", "\n    }").Replace(without)
+			if !strings.Contains(string(text), line) || strings.Contains(name, "image") || strings.Contains(name, "sha256") {
+				continue
+			}
+			write(t, path, []byte(without))
+			if path == disk {
+				_, err = s.Disk("d")
+			} else {
+				_, err = s.Image("golden")
+			}
+			if !errors.Is(err, ErrRefused) {
+				t.Errorf("without %s in %s: expected %v, found %v", name, path, ErrRefused, err)
+			}
+		}
+		write(t, path, text)
+	}
+	if _, err := s.Disk("d"); err != nil {
+		t.Fatal(err)
+	}
+	// A FIFO in the place of a document does not hang anybody, and a huge file is not read.
+	if err := errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Disk("d"); err == nil {
+		t.Error("a FIFO as manifest: expected an error, found none")
+	}
+	os.Remove(disk)
+	write(t, disk, nil)
+	if err := os.Truncate(disk, maxDocument+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Disk("d"); !errors.Is(err, ErrRefused) {
+		t.Errorf("a manifest of %d bytes: expected %v, found %v", maxDocument+1, ErrRefused, err)
+	}
+}
+
+// TestMayIgnoreIsKept: members that this version does not know, in the place for those, survive what rewrites a document.
+func TestMayIgnoreIsKept(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	importRaw(t, s, "golden", noise(3, 1<<20))
+	for _, name := range []string{"a", "b"} {
+		create(t, s, name, CreateOptions{From: "golden"})
+		m, err := s.Disk(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.MayIgnore = []byte(`{"setting":{"n":12345678901234567890,"of":"` + name + `"}}`)
+		if err := s.writeDocument(s.path(disksDir, name, diskFile), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func(after string) {
+		t.Helper()
+		for _, name := range []string{"a", "b"} {
+			m, err := s.Disk(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) || !bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
+				t.Errorf("after %s: disk %s has %s", after, name, m.MayIgnore)
+			}
+		}
+	}
+	kept("writing it")
+	if _, err := s.Promote(ctx, []string{"a", "b"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	kept("promotion of both")
+	if _, err := s.Promote(ctx, []string{"a"}, "u"); err != nil {
+		t.Fatal(err)
+	}
+	kept("promotion")
+	create(t, s, "c", CreateOptions{From: "a@t"})
+	if m, err := s.Disk("c"); err != nil || m.MayIgnore != nil {
+		t.Errorf("a clone: expected settings of its own, none, found %s, %v", m.MayIgnore, err)
+	}
+}
+
+// FuzzDocuments: no content of any of the store's documents panics, and what is accepted is accepted again as it is
+// written.
+func FuzzDocuments(f *testing.F) {
+	id := uuid.NewString()
+	f.Add([]byte(`{"version":1,"name":"d","size":512,"block-size":512,"created":"2006-11-27T12:00:00Z","layers":[{"uuid":"` + id + `","map":"layers/` + id + `/map","data":"layers/` + id + `/data","data-offset":0,"created":"2006-11-27T12:00:00Z"}]}`))
+	f.Add([]byte(`{"pid":1,"socket":"x","control":""}`))
+	f.Add([]byte(`{"layers":["` + id + `"]}`))
+	f.Add([]byte(`{"layers":null}`))
+	f.Add([]byte(`{"from":[],"to":[]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m := new(Manifest)
+		if decodeDocument("disk.json", data, m, func() error { return m.check("d") }) == nil {
+			again := new(Manifest)
+			text, err := document(m)
+			if err == nil {
+				err = decodeDocument("disk.json", text, again, func() error { return again.check("d") })
+			}
+			if err != nil {
+				t.Fatalf("%q: accepted, but not as it is written: %v", data, err)
+			}
+		}
+		i := new(Image)
+		_ = decodeDocument("image.json", data, i, func() error { return i.check("d") })
+		_, _ = decodeServing(data)
+		_ = new(change).decode(data)
+		_ = strictjson.Decode(data, new(journal), strictjson.Options{})
+	})
+}

@@ -1,0 +1,327 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// partKind is what bytes of a file are for a disk.
+type partKind string
+
+const (
+	partMap  partKind = "map"
+	partData partKind = "data"
+	partBase partKind = "base"
+)
+
+// part is bytes of a file or device that a disk, or an image, consists of.
+type part struct {
+	owner string // "disk NAME", "image NAME", or "the table"
+	kind  partKind
+	layer uuid.UUID // zero: a base, or a layer that is to be made
+	head  bool      // of a layer that is written
+	path  string
+	off   int64
+	n     int64 // < 0: all of the file
+
+	extents []vfs.Extent // of it and of what its device is a part of; see locate
+}
+
+func (p *part) String() string {
+	if p.kind == partBase {
+		return fmt.Sprintf("base %s of %s", p.path, p.owner)
+	}
+	return fmt.Sprintf("%s %s of %s", p.kind, p.path, p.owner)
+}
+
+// locate finds out which bytes of which inodes a part is. A file that is not there has none.
+func (s *Store) locate(p *part) error {
+	var err error
+	p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// common returns the names of a file of which both parts have bytes in common: the ones by which either knows it.
+func (p *part) common(o *part) (mine, other string, ok bool) {
+	for _, a := range p.extents {
+		for _, b := range o.extents {
+			if a.Overlaps(b) {
+				return a.Path, b.Path, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// compatible reports whether two parts may be the same bytes: a base of several disks, or the same file of a sealed
+// layer that they share.
+func (p *part) compatible(o *part) bool {
+	if p.kind == partBase && o.kind == partBase {
+		return true
+	}
+	return p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer && !p.head && !o.head
+}
+
+// partsOf are the files of a disk. Its image, if it lies on one, is the image's.
+func (s *Store) partsOf(m *Manifest) []*part {
+	owner := fmt.Sprintf("disk %q", m.Name)
+	var parts []*part
+	if m.Base != nil && m.Base.Path != "" {
+		parts = append(parts, &part{owner: owner, kind: partBase, path: m.Base.Path, off: m.Base.Offset, n: m.Base.Size})
+	}
+	mapSize := layer.Header{Size: m.Size, BlockSize: uint32(m.BlockSize)}.MapSize()
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		p, head := s.paths(l), i == len(m.Layers)-1
+		parts = append(parts,
+			&part{owner: owner, kind: partMap, layer: l.UUID, head: head, path: p.Map, n: mapSize},
+			&part{owner: owner, kind: partData, layer: l.UUID, head: head, path: p.Data, off: p.DataOffset, n: m.Size})
+	}
+	return parts
+}
+
+// imageParts are the data of the store's images, which layers lie on and nobody writes.
+func (s *Store) imageParts() ([]*part, error) {
+	names, err := s.names(imagesDir)
+	var parts []*part
+	for _, name := range names {
+		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase, path: s.ImageData(name), n: -1})
+	}
+	return parts, err
+}
+
+// refuseTwice refuses parts of one disk of which bytes are another's of them. Each must be there.
+func (s *Store) refuseTwice(parts []*part) error {
+	for i, p := range parts {
+		var err error
+		if p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		for _, o := range parts[:i] {
+			if mine, other, ok := p.common(o); ok {
+				return invalidf("%s and %s are the same bytes of one file%s: expected each in a place of its own", o, p, alsoKnown(o, other, p, mine))
+			}
+		}
+	}
+	return nil
+}
+
+// refuseShared refuses the parts of a new disk of which bytes are those of another disk or of an image of the store,
+// unless both only read them. The store is locked. A disk whose manifest cannot be read might own any file: an error, but
+// where the parts are only read (lenient): the locks of who opens that disk keep it from writing to them.
+func (s *Store) refuseShared(parts []*part, lenient bool) error {
+	for _, p := range parts {
+		if err := s.locate(p); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	disks, err := s.Disks()
+	if err != nil && !lenient {
+		return fmt.Errorf("not known whose the files are: %w", err)
+	}
+	others, err := s.imageParts()
+	if err != nil {
+		return err
+	}
+	for _, m := range disks {
+		others = append(others, s.partsOf(m)...)
+	}
+	for _, o := range others {
+		if err := s.locate(o); err != nil {
+			return fmt.Errorf("%s: %w", o, err)
+		}
+		for _, p := range parts {
+			mine, other, ok := p.common(o)
+			if !ok || p.compatible(o) && !s.inside(o.path) {
+				continue
+			}
+			return fmt.Errorf("%s is %w: the same bytes are %s%s\n%s", p, ErrInUse, o, alsoKnown(p, mine, o, other), sharedAdvice(o))
+		}
+	}
+	return nil
+}
+
+// alsoKnown names the file that two parts have in common, where neither's path does.
+func alsoKnown(a *part, pathOfA string, b *part, pathOfB string) string {
+	if pathOfA == a.path && pathOfB == b.path {
+		return ""
+	}
+	if pathOfA == "" || pathOfA == a.path {
+		pathOfA = pathOfB
+	}
+	if pathOfA == "" {
+		return ", a device below"
+	}
+	return ", in " + pathOfA
+}
+
+func sharedAdvice(o *part) string {
+	var name string
+	if _, err := fmt.Sscanf(o.owner, "image %q", &name); err == nil {
+		return "make the disk on the image: --from " + name
+	}
+	if _, err := fmt.Sscanf(o.owner, "disk %q", &name); err == nil && o.kind != partBase {
+		return fmt.Sprintf("name another file, or make the disk on what %s holds: cowblk promote %s --tag TAG, then --from %s@TAG", o.owner, name, name)
+	}
+	return "name another file"
+}
+
+// refuseStored refuses a file that belongs to a store: this one or another. What the store does with it, removing it for
+// example, does not ask those who have it by another name.
+func (s *Store) refuseStored(what, path string) error {
+	if s.inside(path) {
+		return s.stored(what, path, path, s.dir)
+	}
+	extents, err := vfs.Extents(s.fs, path, 0, -1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	for _, e := range extents {
+		if e.Path == "" {
+			continue
+		}
+		if s.inside(e.Path) {
+			return s.stored(what, path, e.Path, s.dir)
+		}
+		if dir := storedIn(s.fs, e.Path); dir != "" {
+			return s.stored(what, path, e.Path, dir)
+		}
+	}
+	own, err := s.ownInode(extents)
+	if err == nil && own != "" {
+		err = s.stored(what, path, own, s.dir)
+	}
+	return err
+}
+
+// stored says to which store the file at path belongs, whose name there is file, and what to do instead.
+func (s *Store) stored(what, path, file, dir string) error {
+	found := "a file of " + dir
+	if file != path {
+		found += ", " + file
+	}
+	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.insteadOf(file, dir)}
+}
+
+// insteadOf says how a disk is made on what a file of a store holds.
+func (s *Store) insteadOf(file, dir string) string {
+	if dir != s.dir {
+		return "name a file outside of it"
+	}
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real
+	}
+	holder, kind := filepath.Base(filepath.Dir(file)), filepath.Base(filepath.Dir(filepath.Dir(file)))
+	if kind == imagesDir && CheckName("image", holder) == nil {
+		return "make the disk on the image: --from " + holder
+	}
+	disks, _ := s.Disks()
+	for _, m := range disks {
+		for _, l := range m.Layers {
+			if kind != layersDir || l.UUID.String() != holder {
+				continue
+			}
+			if l.Tag != "" {
+				return fmt.Sprintf("make the disk on the tag of this layer: --from %s@%s", m.Name, l.Tag)
+			}
+			return fmt.Sprintf("make the disk on what disk %q holds: cowblk promote %s --tag TAG, then --from %s@TAG", m.Name, m.Name, m.Name)
+		}
+	}
+	return "make the disk on what a disk holds: cowblk promote DISK --tag TAG, then --from DISK@TAG"
+}
+
+// inside reports whether a path leads into the store's directory, symbolic links followed.
+func (s *Store) inside(path string) bool {
+	dir, err1 := filepath.EvalSymlinks(s.dir)
+	path, err2 := filepath.EvalSymlinks(path)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// StoredIn returns the directory that makes a file one of a store; empty: it is none. What lies below a loop device or a
+// partition counts, too.
+func StoredIn(path string) string {
+	extents, err := vfs.Extents(vfs.OS{}, path, 0, -1)
+	if err != nil {
+		return ""
+	}
+	for _, e := range extents {
+		if dir := storedIn(vfs.OS{}, e.Path); dir != "" {
+			return dir
+		}
+	}
+	return ""
+}
+
+// storedIn returns the directory that makes a file one of a store, wherever that is: images/NAME with image.json, or
+// layers/UUID with the map of that layer. Empty: it is none.
+func storedIn(fsys vfs.FS, path string) string {
+	if path == "" {
+		return ""
+	}
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Dir(path)
+	switch filepath.Base(path) {
+	case dataFile, mapFile, sumsFile:
+	default:
+		return ""
+	}
+	if _, err := fsys.Stat(filepath.Join(dir, imageFile)); err == nil {
+		return dir
+	}
+	if id, err := uuid.Parse(filepath.Base(dir)); err == nil {
+		if h, err := layer.ReadHeader(fsys, filepath.Join(dir, mapFile)); err == nil && h.UUID == id {
+			return dir
+		}
+	}
+	return ""
+}
+
+// ownInode looks for a file of the store that one of the extents is: by a hard link, or mounted elsewhere.
+func (s *Store) ownInode(extents []vfs.Extent) (string, error) {
+	want := map[vfs.Inode]bool{}
+	for _, e := range extents {
+		want[e.Inode] = true
+	}
+	for _, d := range []struct {
+		dir   string
+		files []string
+	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, sumsFile}}} {
+		entries, err := s.fs.ReadDir(s.path(d.dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		for _, e := range entries {
+			for _, name := range d.files {
+				path := s.path(d.dir, e.Name(), name)
+				found, err := vfs.Extents(s.fs, path, 0, -1)
+				if err == nil && want[found[0].Inode] {
+					return path, nil
+				}
+			}
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,472 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// alias makes other names of a file: each leads to the same bytes.
+func aliases(t *testing.T, path string) map[string]string {
+	dir := t.TempDir()
+	a := map[string]string{"same path": path}
+	a["symbolic link"] = filepath.Join(dir, "symlink")
+	if err := os.Symlink(path, a["symbolic link"]); err != nil {
+		t.Fatal(err)
+	}
+	a["hard link"] = path + ".hard"
+	if err := os.Link(path, a["hard link"]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(a["hard link"]) })
+	linked := filepath.Join(dir, "linkdir")
+	if err := os.Symlink(filepath.Dir(path), linked); err != nil {
+		t.Fatal(err)
+	}
+	a["symbolic link to its directory"] = filepath.Join(linked, filepath.Base(path))
+	if mount := bindMount(t, path); mount != "" {
+		a["bind mount"] = mount
+	}
+	if loop := loopDevice(t, path); loop != "" {
+		a["loop device"] = loop
+	}
+	return a
+}
+
+// bindMount mounts a file elsewhere; empty, and logged, if this user may not.
+func bindMount(t *testing.T, path string) string {
+	at := tempFile(t, "mounted", nil)
+	if out, err := exec.Command("mount", "--bind", path, at).CombinedOutput(); err != nil {
+		t.Logf("without bind mounts: %v: %s", err, out)
+		return ""
+	}
+	t.Cleanup(func() { exec.Command("umount", at).Run() })
+	return at
+}
+
+// loopDevice is one over a file; empty, and logged, if this user can have none.
+func loopDevice(t *testing.T, path string) string {
+	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
+	if err != nil {
+		t.Logf("without loop devices: %v: %s", err, out)
+		return ""
+	}
+	name := strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "--detach", name).Run() })
+	return name
+}
+
+// plainFile is a file of n zero bytes, a multiple of 512.
+func plainFile(t *testing.T, n int) string { return tempFile(t, "file", make([]byte, n)) }
+
+const tableSectors = 64
+
+// tableOf is a table with one layer.
+func tableOf(base string, baseOff int, m, data string, dataOff int) string {
+	return fmt.Sprintf("0 %d cow %s %d %s %s %d", tableSectors, base, baseOff, m, data, dataOff)
+}
+
+// TestTableSharesFiles: no part of a table may be a part of another disk, by whatever name.
+func TestTableSharesFiles(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
+	put(t, s, "a", noise(1, 4096), 0)
+	img := importRaw(t, s, "golden", noise(3, 1<<20))
+
+	refused := func(what, table, other string) {
+		t.Helper()
+		_, err := s.Create(ctx, "b", CreateOptions{Table: table})
+		if err == nil {
+			t.Errorf("%s: expected a refusal, found a disk", what)
+			if _, err := s.Remove(ctx, "b"); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
+			t.Errorf("%s: expected a refusal that names %s, found %v", what, other, err)
+		}
+	}
+	fresh := func() string { return plainFile(t, 1<<20) }
+	for name, alias := range aliases(t, data) {
+		refused("data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), `disk "a"`)
+		refused("overlapping data by "+name, tableOf(fresh(), 0, fresh(), alias, tableSectors-1), `disk "a"`)
+		refused("writable data as base by "+name, tableOf(alias, 0, fresh(), fresh(), 0), `disk "a"`)
+		refused("data as map by "+name, tableOf(fresh(), 0, alias, fresh(), 0), alias)
+		if name != "loop device" { // which cannot grow
+			if _, err := s.Create(ctx, "beside", CreateOptions{Table: tableOf(fresh(), 0, fresh(), alias, tableSectors)}); err != nil {
+				t.Errorf("the sectors behind it, by %s: %v", name, err)
+			} else if _, err := s.Remove(ctx, "beside"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, alias := range aliases(t, m) {
+		refused("map by "+name, tableOf(fresh(), 0, alias, fresh(), 0), `disk "a"`)
+		refused("map as data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), `disk "a"`)
+	}
+	for name, alias := range aliases(t, base) {
+		refused("base as data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), `disk "a"`)
+		if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(alias, 0, fresh(), fresh(), 0)}); err != nil {
+			t.Errorf("the same base by %s: %v", name, err)
+		} else if _, err := s.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, alias := range aliases(t, s.ImageData(img.Name)) {
+		refused("golden image as data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), "golden")
+		refused("golden image as base by "+name, tableOf(alias, 0, fresh(), fresh(), 0), "golden")
+		refused("golden image as map by "+name, tableOf(fresh(), 0, alias, fresh(), 0), "golden")
+	}
+	if got := content(t, s, "a"); string(got[:4096]) != string(noise(1, 4096)) {
+		t.Error("disk a has changed")
+	}
+}
+
+// TestTableNamesFileTwice: the parts of one table are in places of their own.
+func TestTableNamesFileTwice(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	for name := range aliases(t, fresh()) {
+		two := func(change func(p map[string]string, alias string)) string {
+			p := map[string]string{}
+			for _, k := range []string{"base", "map1", "data1", "map2", "data2"} {
+				p[k] = fresh()
+			}
+			f := fresh()
+			change(p, f)
+			al := aliases(t, f)[name]
+			for k, v := range p {
+				if v == "ALIAS" {
+					p[k] = al
+				}
+			}
+			return fmt.Sprintf("0 %d cow %s 0 %s %s 0 %s %s 0", tableSectors, p["base"], p["map1"], p["data1"], p["map2"], p["data2"])
+		}
+		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"}, {"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
+			table := two(func(p map[string]string, f string) { p[pair[0]], p[pair[1]] = f, "ALIAS" })
+			if _, err := s.Create(ctx, "b", CreateOptions{Table: table}); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s and %s by %s: expected %v, found %v", pair[0], pair[1], name, ErrInvalid, err)
+			}
+		}
+	}
+	if disks, err := s.Disks(); err != nil || len(disks) != 0 {
+		t.Errorf("disks after refusals: %v, %v", disks, err)
+	}
+}
+
+// TestBaseInsideStore: what a store does with its files does not ask a disk that lies on them by another name.
+func TestBaseInsideStore(t *testing.T) {
+	ctx := context.Background()
+	s, other := newStore(t), newStore(t)
+	for _, st := range []*Store{s, other} {
+		importRaw(t, st, "golden", noise(3, 1<<20))
+		create(t, st, "d", CreateOptions{From: "golden"})
+	}
+	for _, st := range []*Store{s, other} {
+		d, err := st.Disk("d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
+			for name, alias := range aliases(t, path) {
+				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
+					continue // of another store's file nothing tells that it is one; its locks do while it is used
+				}
+				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true})
+				if !errors.Is(err, ErrRefused) {
+					t.Errorf("%s by %s: expected %v, found %v", path, name, ErrRefused, err)
+				}
+				if st == s && path == st.ImageData("golden") && (err == nil || !strings.Contains(err.Error(), "--from golden")) {
+					t.Errorf("%s by %s: expected advice to use --from golden, found %v", path, name, err)
+				}
+			}
+		}
+	}
+}
+
+// TestTwoStoresOneFile: who has a file open excludes others, whatever store they belong to.
+func TestTwoStoresOneFile(t *testing.T) {
+	ctx := context.Background()
+	a, b := newStore(t), newStore(t)
+	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
+	create(t, a, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
+	names := aliases(t, data)
+	for name, alias := range names {
+		b2 := plainFile(t, 1<<20)
+		create(t, b, "b", CreateOptions{Table: tableOf(b2, 0, plainFile(t, 1<<20), alias, 0)})
+		oa := openDisk(t, a, "a")
+		if o, err := b.OpenDisk(ctx, "b", OpenOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("data by %s: expected %v, found %v", name, ErrInUse, err)
+			if err == nil {
+				o.Close()
+			}
+		}
+		if _, err := b.Create(ctx, "c", CreateOptions{Base: alias}); !errors.Is(err, ErrInUse) {
+			t.Errorf("base on open data by %s: expected %v, found %v", name, ErrInUse, err)
+		}
+		if err := oa.Close(); err != nil {
+			t.Fatal(err)
+		}
+		ob := openDisk(t, b, "b")
+		if o, err := a.OpenDisk(ctx, "a", OpenOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("the other way round, by %s: expected %v, found %v", name, ErrInUse, err)
+			if err == nil {
+				o.Close()
+			}
+		}
+		if err := ob.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRawFileUnderDisk: a file that is written raw is nobody's base, data or map at the same time, in both orders.
+func TestRawFileUnderDisk(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
+	create(t, s, "table", CreateOptions{Table: tableOf(plainFile(t, 1<<20), 0, m, data, 0)})
+	create(t, s, "on-base", CreateOptions{Base: base})
+	importRaw(t, s, "golden", noise(3, 1<<20))
+	own := create(t, s, "own", CreateOptions{From: "golden"})
+	raw := func(path string, readOnly bool) (*cow.Disk, error) {
+		return cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: !readOnly, ReadOnly: readOnly}, cow.Options{})
+	}
+	for _, c := range []struct{ disk, path string }{
+		{"on-base", base}, {"table", data}, {"table", m}, {"own", s.paths(own.Head()).Data}, {"own", s.ImageData("golden")},
+	} {
+		for name, alias := range aliases(t, c.path) {
+			o := openDisk(t, s, c.disk)
+			if d, err := raw(alias, false); !errors.Is(err, layer.ErrInUse) {
+				t.Errorf("%s of an open disk raw, by %s: expected %v, found %v", c.path, name, layer.ErrInUse, err)
+				if err == nil {
+					d.Close()
+				}
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			d, err := raw(alias, false)
+			if err != nil {
+				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
+				continue
+			}
+			if o, err := s.OpenDisk(ctx, c.disk, OpenOptions{}); !errors.Is(err, ErrInUse) {
+				t.Errorf("a disk on %s, which is open raw by %s: expected %v, found %v", c.path, name, ErrInUse, err)
+				if err == nil {
+					o.Close()
+				}
+			}
+			for _, readOnly := range []bool{false, true} {
+				if again, err := raw(c.path, readOnly); !errors.Is(err, layer.ErrInUse) {
+					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
+					if err == nil {
+						again.Close()
+					}
+				}
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	one, err := raw(base, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	two, err := raw(base, true)
+	if err != nil {
+		t.Fatalf("read-only twice: %v", err)
+	}
+	defer two.Close()
+	openDisk(t, s, "on-base").Close()
+}
+
+// TestSealedLayersAreShared: many disks read one layer and one base, and an older version, which has locks on maps alone,
+// reads them too.
+func TestSealedLayersAreShared(t *testing.T) {
+	s := newStore(t)
+	base := tempFile(t, "base", noise(1, 1<<20))
+	create(t, s, "a", CreateOptions{Base: base})
+	if _, err := s.Promote(context.Background(), []string{"a"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "b", CreateOptions{From: "a@t"})
+	d, _ := s.Disk("b")
+	oa := openDisk(t, s, "a")
+	defer oa.Close()
+	ob := openDisk(t, s, "b")
+	defer ob.Close()
+	old, err := vfs.OS{}.OpenFile(s.paths(&d.Layers[0]).Map, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if err := old.Lock(false); err != nil {
+		t.Errorf("lock of an older version that reads a sealed layer: %v", err)
+	}
+}
+
+// TestCheckFindsTwoOwners: check names both disks of a store that an earlier version has made so.
+func TestCheckFindsTwoOwners(t *testing.T) {
+	ctx := context.Background()
+	fresh := func() string { return plainFile(t, 1<<20) }
+	for _, what := range []string{"data", "base", "none"} {
+		data := fresh()
+		for name, alias := range aliases(t, data) {
+			s := newStore(t)
+			create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
+			create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), fresh(), 0)})
+			m, err := s.Disk("b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch what {
+			case "data":
+				m.Layers[0].Data = alias
+			case "base":
+				m.Base.Path = alias
+			}
+			if err := s.writeDocument(s.path(disksDir, "b", diskFile), m); err != nil {
+				t.Fatal(err)
+			}
+			for _, names := range [][]string{nil, {"a"}, {"b"}, {"a", "b"}} {
+				r, err := s.Check(ctx, CheckOptions{Names: names})
+				if err != nil {
+					t.Fatal(err)
+				}
+				found := 0
+				for _, k := range r.Checked {
+					for _, p := range k.Problems {
+						if p.What == "owner of the file's bytes" && p.Expected == `disk "a" alone` && strings.Contains(p.Found, `disk "b"`) {
+							found++
+						}
+					}
+				}
+				if (found > 0) != (what != "none") {
+					t.Errorf("%s by %s, check %v: expected a problem: %v, found %d", what, name, names, what != "none", found)
+				}
+				if found > 0 && r.Left() < 1 {
+					t.Errorf("%s by %s, check %v: it does not count", what, name, names)
+				}
+			}
+		}
+	}
+}
+
+// partition makes a loop device over a file with one partition, and returns both; empty, and logged, if this machine or
+// this user can have none.
+func partition(t *testing.T, path string, start, sectors int) (disk, part string) {
+	if disk = loopDevice(t, path); disk == "" {
+		return "", ""
+	}
+	if out, err := exec.Command("addpart", disk, "1", fmt.Sprint(start), fmt.Sprint(sectors)).CombinedOutput(); err != nil {
+		t.Logf("without partitions: %v: %s", err, out)
+		return disk, ""
+	}
+	t.Cleanup(func() { exec.Command("delpart", disk, "1").Run() })
+	// A node of its own: without udev nobody makes the one in /dev.
+	number, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk), filepath.Base(disk)+"p1", "dev"))
+	if err != nil {
+		t.Logf("without partitions: %v", err)
+		return disk, ""
+	}
+	major, minor, _ := strings.Cut(strings.TrimSpace(string(number)), ":")
+	part = filepath.Join(t.TempDir(), "p1")
+	if out, err := exec.Command("mknod", part, "b", major, minor).CombinedOutput(); err != nil {
+		t.Logf("without device nodes: %v: %s", err, out)
+		return disk, ""
+	}
+	return disk, part
+}
+
+// TestPartitions: a partition is a part of its disk, and of the file that is the disk.
+func TestPartitions(t *testing.T) {
+	ctx := context.Background()
+	const start, sectors = 64, 1024
+	file := plainFile(t, 2048*512)
+	disk, part := partition(t, file, start, sectors)
+	if part == "" {
+		t.Skip("this machine or this user has no partitions of loop devices")
+	}
+	a, b := newStore(t), newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	create(t, a, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), part, 8)})
+	for name, path := range map[string]string{"the disk": disk, "the file": file} {
+		inside, outside := tableOf(fresh(), 0, fresh(), path, start+8+tableSectors-1), tableOf(fresh(), 0, fresh(), path, start+8+tableSectors)
+		if _, err := a.Create(ctx, "b", CreateOptions{Table: inside}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), `disk "a"`) {
+			t.Errorf("sectors of the partition as those of %s: expected %v, found %v", name, ErrInUse, err)
+		}
+		if _, err := a.Create(ctx, "b", CreateOptions{Table: outside}); err != nil {
+			t.Errorf("other sectors of %s: %v", name, err)
+		} else if _, err := a.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+		// Another store knows nothing of the disk, but of its locks.
+		create(t, b, "b", CreateOptions{Table: inside})
+		o := openDisk(t, a, "a")
+		if other, err := b.OpenDisk(ctx, "b", OpenOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("another store's disk on %s: expected %v, found %v", name, ErrInUse, err)
+			if err == nil {
+				other.Close()
+			}
+		}
+		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
+			t.Errorf("%s raw: expected %v, found %v", name, layer.ErrInUse, err)
+			if err == nil {
+				raw.Close()
+			}
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Remove(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestImportOfOpenData: what a served disk writes to is not imported in the middle of that, but by word.
+func TestImportOfOpenData(t *testing.T) {
+	ctx := context.Background()
+	s, other := newStore(t), newStore(t)
+	base, data := plainFile(t, 1<<20), plainFile(t, 1<<20)
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, plainFile(t, 1<<20), data, 0)})
+	own := create(t, s, "own", CreateOptions{Size: 1 << 20})
+	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
+		for name, alias := range aliases(t, path) {
+			o := openDisk(t, s, disk)
+			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) {
+				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
+			}
+			if name == "same path" {
+				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: FormatRaw, ForceShare: true}); err != nil {
+					t.Errorf("--force-share: %v", err)
+				}
+			}
+			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: FormatRaw}); err != nil {
+				t.Errorf("the base of an open disk: %v", err)
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

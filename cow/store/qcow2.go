@@ -1,0 +1,40 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+
+	"cowblk/cow/qcow2"
+)
+
+// qcow2Refusal gives an error about a qcow2 image its advice. Converting is advised only where nothing is damaged: a
+// conversion makes an image without complaints of one with damage.
+func qcow2Refusal(path string, err error) error {
+	var q *qcow2.Error
+	if !errors.As(err, &q) {
+		return fmt.Errorf("%s: %w", PathText(path), err)
+	}
+	return &Mismatch{File: path, What: "qcow2 image, " + q.What, Expected: q.Expected, Found: q.Found, Advice: qcow2Advice(path, q.Err)}
+}
+
+func qcow2Advice(path string, err error) string {
+	word, fresh := ShellWord(path), ShellWord(path+".new.qcow2")
+	switch err {
+	case qcow2.ErrFormat:
+		return "this is no qcow2 image: see what it is (file " + word + "), and import it as that"
+	case qcow2.ErrTruncated:
+		return "the file was not copied to its end: copy or download it again, and compare its length or checksum with the original's"
+	case qcow2.ErrCorrupt:
+		return "QEMU has found its tables damaged, and what it holds cannot be trusted: restore the image from a backup.\n" +
+			"Without one, try what qemu-img check -r all makes of a copy, and check the file systems in it; see first: qemu-img check " + word
+	case qcow2.ErrDirty:
+		return "it was not closed in order (or a QEMU uses it now). If nobody uses it, QEMU's own repair of the reference counts puts that right: qemu-img check -r all " + word
+	case qcow2.ErrEncrypted:
+		return "decrypt it with the key first: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
+	case qcow2.ErrDataFile:
+		return "its content is in that other file: make one image of both, qemu-img convert -O qcow2 " + word + " " + fresh + ", if that file may become a guest's disk"
+	case qcow2.ErrUnsupported:
+		return "QEMU can write it without what cowblk does not know: qemu-img convert -O qcow2 " + word + " " + fresh
+	}
+	return "its tables or its header are damaged: restore it from a backup, or copy it again. See what QEMU says: qemu-img check " + word
+}

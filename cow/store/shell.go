@@ -1,0 +1,93 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"cowblk/cow/vfs"
+)
+
+// ShellWord is s, a file's name, as one word of a shell's command line, in a form that can be shown: as it is where no shell would change
+// it, else in quotes, and with escapes (bash, zsh and ksh have them) where it cannot be printed.
+func ShellWord(s string) string {
+	if strings.HasPrefix(s, "-") {
+		s = "./" + s // a file's name, not an option
+	}
+	plain := s != ""
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		i += n
+		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
+			return ansiQuote(s)
+		}
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./=,:@%+", r) {
+			plain = false
+		}
+	}
+	if plain {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// ansiQuote is s in the form $'...'.
+func ansiQuote(s string) string {
+	var b strings.Builder
+	b.WriteString("$'")
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '\'' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c >= ' ' && c < 0x7f:
+			b.WriteByte(c)
+		default:
+			b.WriteString(`\x` + strconv.FormatUint(uint64(c)|0x100, 16)[1:])
+		}
+	}
+	return b.String() + "'"
+}
+
+// PathText is a path for a message: as it is, or quoted where it holds what cannot be printed.
+func PathText(path string) string {
+	for i := 0; i < len(path); {
+		r, n := utf8.DecodeRuneInString(path[i:])
+		i += n
+		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
+			return strconv.Quote(path)
+		}
+	}
+	return path
+}
+
+// pathError is an error of the operating system's whose path can be shown.
+func pathError(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) && PathText(p.Path) != p.Path {
+		return &fs.PathError{Op: p.Op, Path: PathText(p.Path), Err: p.Err}
+	}
+	return err
+}
+
+// refusedFile makes an ErrRefused of a file that cannot hold an image; other errors stay.
+func refusedFile(what, path string, err error) error {
+	var kind *vfs.KindError
+	if errors.As(err, &kind) {
+		return &Mismatch{File: path, What: what, Expected: "a regular file or a block device", Found: kind.Found, Advice: "name the file or device that holds the disk image"}
+	}
+	return fmt.Errorf("%s: %w", what, pathError(err))
+}
+
+// checkPathText refuses a path that a JSON document cannot hold: it would be another one when it is read again.
+func checkPathText(what, path string) error {
+	if utf8.ValidString(path) {
+		return nil
+	}
+	return invalidf("%s %s: expected a name in UTF-8, found other bytes, which the store's JSON documents cannot hold\n"+
+		"give it another name, or name it through a symbolic link that has one", what, strconv.Quote(path))
+}

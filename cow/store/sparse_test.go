@@ -1,0 +1,178 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// countingFS counts the bytes that are read from files, and the calls that look for data.
+type countingFS struct {
+	vfs.FS
+	read, calls atomic.Int64
+}
+
+func (c *countingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := c.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &countingFile{f, c}, nil
+}
+
+type countingFile struct {
+	vfs.File
+	c *countingFS
+}
+
+func (f *countingFile) ReadAt(p []byte, off int64) (int, error) {
+	f.c.calls.Add(1)
+	f.c.read.Add(int64(len(p)))
+	return f.File.ReadAt(p, off)
+}
+
+func (f *countingFile) NextData(off int64) (int64, int64, error) {
+	f.c.calls.Add(1)
+	return f.File.NextData(off)
+}
+
+const terabyte = 1 << 40
+
+// sparseFile is 1 TiB with 64 KiB of data at three places.
+func sparseFile(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(terabyte); err != nil {
+		t.Skipf("the file system of %s takes no file of 1 TiB: %v", path, err)
+	}
+	for i, off := range []int64{0, terabyte/2 + 12345, terabyte - 65536} {
+		if _, err := f.WriteAt(noise(uint64(i+1), 65536), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// sparseQcow2 is an image of 1 TiB with one L2 table. With entry 0 that table describes the first 512 MiB, all of it not
+// allocated, and nothing else is described; else each 512 MiB have that table, full of the entry.
+func sparseQcow2(entry uint64, backing string) []byte {
+	const cluster, tables = 65536, terabyte >> 29
+	p := buildQcow2(qcow2File{clusterBits: 16, size: cluster, backing: backing, backingFmt: "raw"})
+	binary.BigEndian.PutUint64(p[24:], terabyte)
+	binary.BigEndian.PutUint32(p[36:], tables)
+	for i := range tables {
+		if entry != 0 {
+			copy(p[cluster+8*i:], p[cluster:cluster+8])
+		}
+	}
+	for i := range cluster / 8 {
+		binary.BigEndian.PutUint64(p[2*cluster+8*i:], entry)
+	}
+	return p
+}
+
+// An import, the checks of the image and the use of it cost what the data costs, not what the size does. What costs is
+// counted: bytes read and calls.
+func TestImportFollowsData(t *testing.T) {
+	dir := t.TempDir()
+	raw := sparseFile(t, filepath.Join(dir, "raw"))
+	tests := []struct {
+		name, path string
+		data       int64 // bytes in the image, at most
+		calls      int64
+	}{
+		{"raw", raw, 5 << 20, 1000},
+		{"qcow2", write(t, filepath.Join(dir, "empty"), sparseQcow2(0, "")), 0, 1000},
+		{"qcow2 of zero clusters", write(t, filepath.Join(dir, "zero"), sparseQcow2(1, "")), 0, 1000},
+		{"overlay", write(t, filepath.Join(dir, "overlay"), sparseQcow2(0, raw)), 5 << 20, 1000},
+		{"overlay of zero clusters", write(t, filepath.Join(dir, "zeroed"), sparseQcow2(1, raw)), 0, 1000},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			c := &countingFS{FS: s.fs}
+			s.fs = c
+			// Tables, three samples for a fingerprint of 1.2 MB each, and the data: once to copy, once to verify.
+			within := func(what string, passes int64) {
+				t.Helper()
+				if read, calls := c.read.Swap(0), c.calls.Swap(0); read > passes*tt.data+8<<20 || calls > tt.calls {
+					t.Errorf("%s: %d bytes read in %d calls", what, read, calls)
+				}
+			}
+			img, err := s.Import(context.Background(), tt.path, "img", ImportOptions{Backing: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			within("import", 2)
+			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
+				t.Errorf("%d bytes allocated", a)
+			}
+			if tt.data == 0 && img.ChunkSHA256 != sum(binary.LittleEndian.AppendUint64(nil, terabyte)) {
+				t.Errorf("chunk digest of zeros: %s", img.ChunkSHA256)
+			}
+			if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
+				t.Errorf("check: %+v", r)
+			}
+			within("check --full", 1)
+			create(t, s, "vm1", CreateOptions{From: "img"})
+			within("create", 0)
+			if err := openDisk(t, s, "vm1").Close(); err != nil {
+				t.Fatal(err)
+			}
+			within("open", 0)
+		})
+	}
+}
+
+// The digest does not depend on where the holes lie, and tells a chunk of zeros from one that is not there.
+func TestChunkDigestIgnoresHoles(t *testing.T) {
+	s := newStore(t)
+	data := sparse(5<<20+512, 70000, 3<<20)
+	full := importRaw(t, s, "full", data)
+	hole := tempFile(t, "hole", data)
+	f, err := vfs.OS{}.OpenFile(hole, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range [][2]int64{{0, 65536}, {1 << 20, 1 << 20}, {4 << 20, 1<<20 + 512}} {
+		if err := f.PunchHole(at[0], at[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sparse, err := s.Import(context.Background(), hole, "hole", ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
+		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))
+	}
+	longer := importRaw(t, s, "longer", append(data, make([]byte, 512)...))
+	if longer.ChunkSHA256 == full.ChunkSHA256 {
+		t.Error("a longer image has the same digest")
+	}
+}
+
+// The test vectors of cow/FORMAT.md.
+func TestChunkDigestVectors(t *testing.T) {
+	zeros := make([]byte, 65536)
+	one := append(make([]byte, 65535), 1)
+	for want, data := range map[string][]byte{
+		"41b8f24b79ae38bb5f3af44cf187d022c20517a6f576791e466d536517b68fb9": zeros,
+		"199211189d8a3b789466ea31423ad13f98cece4f8a1fb25d4ce514fc0902ac14": one,
+	} {
+		if got := importRaw(t, newStore(t), "img", data).ChunkSHA256; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

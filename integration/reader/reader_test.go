@@ -1,0 +1,460 @@
+//go:build integration
+
+package reader
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/store"
+	"cowblk/cow/vfs"
+)
+
+// program is the cowblk that is compared; made once by TestMain.
+var program string
+
+// childDisk names, for the test's program run again, a disk to be written to by a process that is killed.
+const childDisk = "COWBLK_READER_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDisk); dir != "" {
+		child(dir)
+		return
+	}
+	dir, err := os.MkdirTemp("", "cowblk-reader-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	program = filepath.Join(dir, "cowblk")
+	build := exec.Command("go", "build", "-o", program, "cowblk/cmd/cowblk")
+	build.Stderr = os.Stderr
+	status := 1
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build cowblk:", err)
+	} else {
+		status = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+// child writes and flushes, writes and does not flush, says so, and waits to be killed.
+func child(dir string) {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	s, err := store.Open(dir, store.Options{})
+	fail(err)
+	o, err := s.OpenDisk(context.Background(), "vm", store.OpenOptions{Serve: true, Cow: cow.Options{FlushInterval: -1}})
+	fail(err)
+	_, err = o.Disk.WriteAt(bytes.Repeat([]byte{0xf1}, 8192), 4096)
+	fail(err)
+	fail(o.Disk.Flush())
+	_, err = o.Disk.WriteAt(bytes.Repeat([]byte{0xf2}, 8192), 65536)
+	fail(err)
+	fmt.Println("written")
+	select {}
+}
+
+// run runs a program to its end: its output, its exit code, what it says besides.
+func run(t *testing.T, name string, args ...string) (out []byte, code int, log string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	c := exec.CommandContext(ctx, name, args...)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	err := c.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s %v: %v", name, args, err)
+	}
+	return stdout.Bytes(), c.ProcessState.ExitCode(), stderr.String()
+}
+
+func (w *world) reader(args ...string) (out []byte, code int, log string) {
+	w.t.Helper()
+	return run(w.t, "python3", append([]string{"cowreader.py", args[0], w.store.Dir()}, args[1:]...)...)
+}
+
+// export is what an NBD client reads of cowblk's export, and what that logs.
+func (w *world) export(ref string) (content []byte, log string) {
+	w.t.Helper()
+	socket := filepath.Join(w.dir, "nbd")
+	defer os.Remove(socket)
+	c := exec.Command(program, "--store", w.store.Dir(), "export", ref, "--listen", "unix:"+socket)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	stdout, err := c.StdoutPipe()
+	must(w.t, err)
+	must(w.t, c.Start())
+	var line [1]byte // the URI is written when a client can connect
+	if _, err := stdout.Read(line[:]); err != nil {
+		_ = c.Wait()
+		w.t.Fatalf("export %s: %v: %s", ref, err, stderr.String())
+	}
+	out := filepath.Join(w.dir, "exported")
+	if _, code, log := run(w.t, "nbdcopy", fmt.Sprintf("nbd+unix:///%s?socket=%s", ref, socket), out); code != 0 {
+		w.t.Errorf("nbdcopy of %s: exit code %d: %s", ref, code, log)
+	}
+	must(w.t, c.Process.Signal(syscall.SIGTERM))
+	_ = c.Wait()
+	content, err = os.ReadFile(out)
+	must(w.t, err)
+	must(w.t, os.Remove(out))
+	return content, stderr.String()
+}
+
+// findings are what a checker says of a disk.
+type findings struct {
+	Problems []string `json:"problems"`
+	Blocks   uint64   `json:"blocks"`
+	Unclean  bool     `json:"unclean"`
+	InUse    bool     `json:"in-use"`
+}
+
+func (w *world) readerCheck() map[string]findings {
+	w.t.Helper()
+	out, code, log := w.reader("check")
+	if code != 0 {
+		w.t.Fatalf("the reader's check: exit code %d: %s", code, log)
+	}
+	found := map[string]findings{}
+	must(w.t, json.Unmarshal(out, &found))
+	return found
+}
+
+// check is what "cowblk check --full" says of each disk.
+func (w *world) check() map[string]findings {
+	w.t.Helper()
+	out, _, log := run(w.t, program, "--store", w.store.Dir(), "--json", "check", "--full")
+	var r store.CheckReport
+	if err := json.Unmarshal(out, &r); err != nil {
+		w.t.Fatalf("check: %v: %s%s", err, out, log)
+	}
+	found := map[string]findings{}
+	for _, k := range r.Checked {
+		if k.Kind != store.KindDisk {
+			continue
+		}
+		f := findings{Blocks: k.Blocks, Unclean: k.Unclean, InUse: k.Serving != nil}
+		for _, p := range k.Problems {
+			if p.Object != "temporary file" {
+				f.Problems = append(f.Problems, p.What+": "+p.Found)
+			}
+		}
+		if k.Error != "" {
+			f.Problems = append(f.Problems, k.Error)
+		}
+		found[k.Name] = f
+	}
+	return found
+}
+
+func (w *world) compareChecks(what string) {
+	w.t.Helper()
+	mine, its := w.check(), w.readerCheck()
+	for name, a := range mine {
+		b := its[name]
+		if (len(a.Problems) > 0) != (len(b.Problems) > 0) {
+			w.t.Errorf("%s: disk %s: check finds %q, the reader %q", what, name, a.Problems, b.Problems)
+		}
+		if len(a.Problems) == 0 && (a.Blocks != b.Blocks || a.Unclean != b.Unclean) && !a.InUse {
+			w.t.Errorf("%s: disk %s: check finds %d blocks, unclean %v; the reader %d, %v", what, name, a.Blocks, a.Unclean, b.Blocks, b.Unclean)
+		}
+	}
+	if len(mine) != len(its) {
+		w.t.Errorf("%s: check knows %d disks, the reader %d", what, len(mine), len(its))
+	}
+}
+
+// TestReaderAgrees compares contents and findings on stores of every kind.
+func TestReaderAgrees(t *testing.T) {
+	for name, fill := range stores() {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			fill(w)
+			if name != "pending change" { // which check reports as a leftover of the store
+				w.compareChecks("as it was made")
+			}
+			// Before cowblk opens anything, for that finishes what is pending.
+			contents := map[string][]byte{}
+			refs := w.refs()
+			if name == "pending change" {
+				refs = []string{"one", "two", "one@tag", "two@tag"}
+			}
+			for _, ref := range refs {
+				content, code, log := w.reader("content", ref)
+				if code != 0 {
+					t.Errorf("%s: the reader ends with exit code %d: %s", ref, code, log)
+				}
+				contents[ref] = content
+			}
+			compared := 0
+			for _, ref := range refs {
+				content, _ := w.export(ref)
+				if !bytes.Equal(content, contents[ref]) {
+					t.Errorf("%s: export has %d bytes, the reader %d, and they differ", ref, len(content), len(contents[ref]))
+				}
+				compared++
+			}
+			if compared < 1 {
+				t.Error("nothing was compared")
+			}
+			w.compareChecks("after the exports")
+		})
+	}
+}
+
+// TestReaderOfOpenAndKilledDisks: the files show what was flushed, and cowblk what was written.
+func TestReaderOfOpenAndKilledDisks(t *testing.T) {
+	w := newWorld(t, 2)
+	w.create("vm", store.CreateOptions{Size: 1 << 20})
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), childDisk+"="+w.store.Dir())
+	c.Stderr = os.Stderr
+	stdout, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	defer func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}()
+	line := make([]byte, len("written\n"))
+	if _, err := stdout.Read(line); err != nil {
+		t.Fatal(err)
+	}
+	flushed := make([]byte, 1<<20)
+	copy(flushed[4096:], bytes.Repeat([]byte{0xf1}, 8192))
+	written := bytes.Clone(flushed)
+	copy(written[65536:], bytes.Repeat([]byte{0xf2}, 8192))
+
+	if _, code, log := w.reader("content", "vm"); code != 4 {
+		t.Errorf("an open disk: expected exit code 4, in use, found %d: %s", code, log)
+	}
+	content, code, log := w.reader("content", "vm", "--unlocked")
+	if code != 0 || !bytes.Equal(content, flushed) || !strings.Contains(log, "last flushed") {
+		t.Errorf("an open disk without its locks: expected what was flushed, and word of that, found exit code %d: %s", code, log)
+	}
+	if found := w.check()["vm"]; len(found.Problems) > 0 || found.Blocks != 2 || !found.InUse {
+		t.Errorf("check of an open disk: expected at least 2 blocks, found %+v", found)
+	}
+	must(t, c.Process.Kill())
+	_ = c.Wait()
+	content, code, log = w.reader("content", "vm")
+	if code != 0 || !bytes.Equal(content, flushed) || !strings.Contains(log, "shared map") {
+		t.Errorf("a killed disk: expected what was flushed, and word of a shared map, found exit code %d: %s", code, log)
+	}
+	if found := w.check()["vm"]; len(found.Problems) > 0 || found.Blocks != 4 || !found.Unclean {
+		t.Errorf("check of a killed disk: expected 4 blocks, unclean, found %+v", found)
+	}
+	if found := w.readerCheck()["vm"]; len(found.Problems) > 0 || found.Blocks != 2 || !found.Unclean {
+		t.Errorf("the reader's check of a killed disk: expected 2 blocks, unclean, found %+v", found)
+	}
+	content, log = w.export("vm")
+	if !bytes.Equal(content, written) || !strings.Contains(log, "not flushed is read, too") {
+		t.Errorf("export of a killed disk: expected what was written, and word of it; equal: %v; log: %s", bytes.Equal(content, written), log)
+	}
+	o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})
+	must(t, err)
+	must(t, o.Close())
+	if content, code, log := w.reader("content", "vm"); code != 0 || !bytes.Equal(content, written) {
+		t.Errorf("after an open: expected what was written, found exit code %d: %s", code, log)
+	}
+}
+
+// TestReaderFindsDamage: what the one takes for damage, the other does, too.
+func TestReaderFindsDamage(t *testing.T) {
+	header := func(change func(s []byte)) func(w *world, p layer.Paths) {
+		return func(w *world, p layer.Paths) {
+			w.patch(p.Map, 0, 512, func(s []byte) {
+				change(s)
+				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], crc32.MakeTable(crc32.Castagnoli)))
+			})
+		}
+	}
+	put32 := func(at int, v uint32) func(w *world, p layer.Paths) {
+		return header(func(s []byte) { binary.LittleEndian.PutUint32(s[at:], v) })
+	}
+	put64 := func(at int, v uint64) func(w *world, p layer.Paths) {
+		return header(func(s []byte) { binary.LittleEndian.PutUint64(s[at:], v) })
+	}
+	for name, damage := range map[string]func(w *world, p layer.Paths){
+		"none":                    func(*world, layer.Paths) {},
+		"magic":                   header(func(s []byte) { s[0]++ }),
+		"version":                 put32(8, 2),
+		"map_offset":              put32(12, 8192),
+		"must_refuse":             put64(16, 1),
+		"may_ignore":              header(func(s []byte) { s[31] |= 0x80 }),
+		"clear_on_open":           header(func(s []byte) { s[39] |= 0x80 }),
+		"uuid":                    header(func(s []byte) { s[40]++ }),
+		"parent":                  header(func(s []byte) { s[56]++ }),
+		"size":                    put64(72, 512),
+		"block_size":              put32(80, 8192),
+		"state":                   put32(84, 3),
+		"flags":                   put32(88, 2),
+		"map_crc":                 header(func(s []byte) { s[92]++ }),
+		"owned":                   header(func(s []byte) { s[96]++ }),
+		"owned beyond the blocks": put64(96, 1<<40),
+		"data_offset":             put64(104, 512),
+		"sealed_at":               put64(120, 0),
+		"base_size":               put64(128, 4096),
+		"base":                    header(func(s []byte) { s[136]++ }),
+		"sums_crc":                header(func(s []byte) { s[168]++ }),
+		"reserved":                header(func(s []byte) { s[400] = 1 }),
+		"header_crc":              func(w *world, p layer.Paths) { w.patch(p.Map, 508, 4, func(s []byte) { s[0]++ }) },
+		"reserved sectors":        func(w *world, p layer.Paths) { w.patch(p.Map, 1000, 1, func(s []byte) { s[0] = 1 }) },
+		"bitmap":                  func(w *world, p layer.Paths) { w.patch(p.Map, 4096, 1, func(s []byte) { s[0] ^= 0x10 }) },
+		"bit beyond the last":     func(w *world, p layer.Paths) { w.patch(p.Map, 8191, 1, func(s []byte) { s[0] = 0x80 }) },
+		"data sum":                func(w *world, p layer.Paths) { w.patch(p.Map, 8192, 1, func(s []byte) { s[0]++ }) },
+		"data":                    func(w *world, p layer.Paths) { w.patch(p.Data, 0, 1, func(s []byte) { s[0]++ }) },
+		"map cut":                 func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Map, 8191)) },
+		"data cut":                func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Data, 4096)) },
+		"data cut, nothing lost":  func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Data, 5*4096)) },
+		"map gone":                func(w *world, p layer.Paths) { must(w.t, os.Rename(p.Map, p.Map+".away")) },
+		"data gone":               func(w *world, p layer.Paths) { must(w.t, os.Rename(p.Data, p.Data+".away")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3)
+			w.create("vm", store.CreateOptions{Size: 8 * 4096})
+			o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})
+			must(t, err)
+			_, err = o.Disk.WriteAt(bytes.Repeat([]byte{7}, 4*4096), 4096)
+			must(t, err)
+			_, err = o.Disk.WriteAt(bytes.Repeat([]byte{8}, 4096), 0)
+			must(t, err)
+			must(t, o.Close())
+			w.promote("t", "vm")
+			w.addSums("vm")
+			m, err := w.store.Disk("vm")
+			must(t, err)
+			damage(w, w.paths(&m.Layers[0]))
+			w.compareChecks(name)
+		})
+	}
+}
+
+// patch changes n bytes of a file.
+func (w *world) patch(path string, off int64, n int, change func([]byte)) {
+	w.t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(w.t, err)
+	defer f.Close()
+	p := make([]byte, n)
+	_, err = f.ReadAt(p, off)
+	must(w.t, err)
+	change(p)
+	_, err = f.WriteAt(p, off)
+	must(w.t, err)
+}
+
+// TestReaderOfDocuments: what the one takes for a document, and for stacks that belong together, the other does, too.
+func TestReaderOfDocuments(t *testing.T) {
+	replace := func(what, from, to string) func(w *world) {
+		return func(w *world) {
+			path := filepath.Join(w.store.Dir(), filepath.FromSlash(what))
+			text, err := os.ReadFile(path)
+			must(w.t, err)
+			changed := bytes.Replace(text, []byte(from), []byte(to), 1)
+			if bytes.Equal(changed, text) {
+				w.t.Fatalf("nothing changed in %s", text)
+			}
+			must(w.t, os.WriteFile(path, changed, 0o644))
+		}
+	}
+	const disk, image = "disks/vm/disk.json", "images/golden/image.json"
+	// fails is whether both find a problem.
+	for _, c := range []struct {
+		name  string
+		do    func(w *world)
+		fails bool
+	}{
+		{"nothing", func(*world) {}, false},
+		{"may-ignore", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"Name": 1.5e3},`), true}, // no integer
+		{"may-ignore with integers", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"Name": [15, {}]},`), false},
+		{"may-ignore twice the same", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"a": 1, "a": 1},`), true},
+		{"may-ignore is no object", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": 1,`), true},
+		{"white space", replace(disk, `"version": 1,`, "\t\"version\"\r\n:\t1,"), false},
+		{"escapes", replace(disk, `"name": "vm"`, `"n\u0061me": "\u0076m"`), false},
+		{"half a character", replace(disk, `"name": "vm"`, `"name": "vm\ud800"`), true},
+		{"another case", replace(disk, `"name"`, `"Name"`), true},
+		{"twice", replace(disk, `"version": 1,`, `"version": 1, "version": 1,`), true},
+		{"missing", replace(disk, `"version": 1,`, ``), true},
+		{"version 2", replace(disk, `"version": 1,`, `"version": 2,`), true},
+		{"float", replace(disk, `"block-size": 4096`, `"block-size": 4096.0`), true},
+		{"exponent", replace(disk, `"block-size": 4096`, `"block-size": 4096e0`), true},
+		{"leading zero", replace(disk, `"block-size": 4096`, `"block-size": 04096`), true},
+		{"null", replace(disk, `"block-size": 4096`, `"block-size": null`), true},
+		{"another block size", replace(disk, `"block-size": 4096`, `"block-size": 8192`), true},
+		{"offset on an image", replace(disk, `"offset": 0`, `"offset": 512`), true},
+		{"another size of the base", replace(disk, `"size": 153600,`+"\n    \"fing", `"size": 153088,`+"\n    \"fing"), true},
+		{"trailing", replace(disk, "\n}\n", "\n}\n1"), true},
+		{"trailing space", replace(disk, "\n}\n", "\n}\n \t\r\n"), false},
+		{"byte order mark", replace(disk, "{\n", "\ufeff{\n"), true},
+		{"image: another case", replace(image, `"fingerprint"`, `"Fingerprint"`), true},
+		{"image: another fingerprint", replace(image, `"fingerprint": "`, `"fingerprint": "0123`), true},
+		{"image: unknown member", replace(image, `"version": 1,`, `"version": 1, "x": 1,`), true},
+		{"image: content", func(w *world) {
+			path := filepath.Join(w.store.Dir(), "images", "golden", "data")
+			must(w.t, os.Chmod(path, 0o644))
+			w.patch(path, 0, 1, func(s []byte) { s[0]++ })
+		}, true},
+		{"sealed top layer", func(w *world) {
+			m, err := w.store.Disk("vm")
+			must(w.t, err)
+			l, err := layer.Open(vfs.OS{}, w.paths(m.Head()), layer.OpenParams{Write: true})
+			must(w.t, err)
+			must(w.t, l.Seal(time.Unix(1700000000, 0)))
+			must(w.t, l.Close())
+		}, true},
+		{"two owners", func(w *world) {
+			base, data := w.file("base", 1<<20), w.blank("data", 1<<20)
+			for i := range 2 {
+				w.create(fmt.Sprint("table", i), store.CreateOptions{Table: fmt.Sprintf("0 64 cow %s 0 %s %s %d", base, w.blank(fmt.Sprint("map", i), 16384), data, 64*i)})
+			}
+			name := "disks/table1/disk.json"
+			replace(name, `"data-offset": 32768`, `"data-offset": 0`)(w)
+			m, err := w.store.Disk("table1")
+			must(w.t, err)
+			w.patch(m.Head().Map, 0, 512, func(s []byte) {
+				binary.LittleEndian.PutUint64(s[104:], 0)
+				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], crc32.MakeTable(crc32.Castagnoli)))
+			})
+		}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 4)
+			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: store.FormatRaw})
+			must(t, err)
+			w.create("vm", store.CreateOptions{From: "golden"})
+			w.change("vm", 5)
+			c.do(w)
+			w.compareChecks(c.name)
+			found := false
+			for _, f := range w.readerCheck() {
+				found = found || len(f.Problems) > 0
+			}
+			if found != c.fails {
+				t.Errorf("problems: expected some: %v, found some: %v", c.fails, found)
+			}
+		})
+	}
+}
