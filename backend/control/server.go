@@ -157,7 +157,7 @@ func (s *Server) accept(l *Listener) {
 			continue
 		}
 		// Most likely out of file descriptors; the client stays in the backlog.
-		s.opts.Log.Warn("control socket cannot accept", "socket", l.path, "err", err)
+		s.opts.Log.Warn("control socket cannot accept", "socket", l.Path(), "err", err)
 		select {
 		case <-s.done:
 			return
