@@ -63,21 +63,24 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return d.space.query(), nil
 	})
-	s.Register("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a PromoteArgs
 		if err := control.Decode(args, &a); err != nil {
 			return nil, err
 		}
+		if err := d.checkReach(ctx, &a.Spec); err != nil {
+			return nil, err
+		}
 		return d.promote(ctx, a, "")
 	})
-	s.Register("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
 		var a SetArgs
 		if err := control.Decode(args, &a); err != nil {
 			return nil, err
 		}
 		return d.set(a)
 	})
-	s.Register("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
 		var a struct {
 			Disk string `json:"disk"`
 		}
@@ -90,9 +93,9 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		return nil, d.shortages.resume(a.Disk)
 	})
 	s.RegisterConn(takeover.Command, d.handOver)
-	s.Register("cow-attach", d.attach)
-	s.Register("cow-detach", d.detach)
-	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {
+	s.RegisterChange("cow-attach", d.attach)
+	s.RegisterChange("cow-detach", d.detach)
+	s.RegisterChange("quit", func(context.Context, json.RawMessage) (any, error) {
 		d.quit()
 		return nil, nil
 	})

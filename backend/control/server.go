@@ -24,7 +24,7 @@ const closeGrace = 2 * time.Second
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of the group that may connect; empty: the owner only
+	Group        string        // name or number of the group that may connect too, see OwnerOnly; empty: the owner only
 	MaxClients   int           // 0: 32; more are turned away with an error
 	MaxQueue     int           // bytes a client may leave unread before it is closed, 0: 1 MiB
 	WriteTimeout time.Duration // of one write to a client that does not read, 0: 30 s
@@ -65,7 +65,7 @@ type Server struct {
 	wg   sync.WaitGroup // accept loops and clients
 
 	mu        sync.Mutex
-	handlers  map[string]Handler
+	handlers  map[string]command
 	conns     map[string]ConnHandler
 	listeners []*Listener
 	sessions  map[*session]struct{}
@@ -82,7 +82,7 @@ type Server struct {
 func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
-		handlers: make(map[string]Handler),
+		handlers: make(map[string]command),
 		conns:    make(map[string]ConnHandler),
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
@@ -92,10 +92,24 @@ func NewServer(o Options) *Server {
 	return s
 }
 
-// Register adds a command; of two with one name the later stays.
-func (s *Server) Register(name string, h func(ctx context.Context, args json.RawMessage) (any, error)) {
+// command is a Handler, and whether it changes anything.
+type command struct {
+	run     Handler
+	changes bool
+}
+
+// Register adds a command that only asks; of two with one name the later stays.
+func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
+
+// RegisterChange adds a command that changes something: who sends it is logged, with the
+// arguments. Of two with one name the later stays.
+func (s *Server) RegisterChange(name string, h Handler) {
+	s.register(name, command{run: h, changes: true})
+}
+
+func (s *Server) register(name string, c command) {
 	s.mu.Lock()
-	s.handlers[name] = h
+	s.handlers[name] = c
 	s.mu.Unlock()
 }
 
@@ -168,6 +182,12 @@ func (s *Server) accept(l *Listener) {
 
 // admit starts a client's goroutines, or turns it away.
 func (s *Server) admit(conn *net.UnixConn) {
+	peer, err := PeerOf(conn)
+	if err != nil { // what is not known to be the owner's must not pass for root's
+		s.opts.Log.Warn("control client turned away", "err", err)
+		conn.Close()
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -186,7 +206,7 @@ func (s *Server) admit(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	c := newSession(s, conn)
+	c := newSession(s, conn, peer)
 	s.sessions[c] = struct{}{}
 	s.wg.Go(c.run)
 }
@@ -266,7 +286,7 @@ func (s *Server) Close() error {
 }
 
 // lookup finds a command's handler.
-func (s *Server) lookup(name string) (Handler, bool) {
+func (s *Server) lookup(name string) (command, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, ok := s.handlers[name]
