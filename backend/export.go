@@ -165,9 +165,10 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.dev.cache.connect()
 	e.dev.Reset() // settings may have changed since the last one left
 	end := e.lookOut()
-	before := e.dev.requests()
-	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log, Served: func() bool { return e.dev.requests() != before }})
+	e.dev.kicks.watch(e)
+	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
 	conn.Close()
+	e.dev.kicks.end()
 	end()
 	e.dev.Reset()
 	e.mu.Lock()

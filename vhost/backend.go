@@ -94,9 +94,6 @@ type Options struct {
 	// Log receives one debug line per message and one warning for the first
 	// message that was refused with an answer; nil discards them.
 	Log *slog.Logger
-	// Served reports whether any request has come in this session; nil: not known.
-	// Called from any goroutine.
-	Served func() bool
 	// MaxQueueSize is the largest ring accepted, in descriptors; 0 means
 	// 1,024, the largest that QEMU makes.
 	MaxQueueSize uint16

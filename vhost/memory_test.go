@@ -88,7 +88,7 @@ func TestRingWithoutMemory(t *testing.T) {
 }
 
 func TestRingBeforeMemory(t *testing.T) {
-	s, c, log := rawSession(t, vhost.Options{Served: func() bool { return true }})
+	s, c, log := rawSession(t, vhost.Options{})
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
 	fd := memory(t, 1<<20)
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
@@ -100,51 +100,6 @@ func TestRingBeforeMemory(t *testing.T) {
 	must(t, "session", s.wait())
 	if strings.Contains(log.text(), "memory") {
 		t.Error(log.text())
-	}
-}
-
-// Memory that a guest has written is not told of, and neither is another front-end's
-// whose requests come.
-func TestRingInUntouchedMemory(t *testing.T) {
-	for name, tc := range map[string]struct {
-		written, served, warns bool
-	}{
-		"nobody has written": {false, false, true}, "the driver has": {true, false, false}, "requests come": {false, true, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			log := &lockedBuffer{}
-			a, b := socketPair(t)
-			be := newFake(1)
-			end := make(chan error, 1)
-			asked := make(chan struct{}, 1)
-			go func() {
-				end <- vhost.Serve(b, be, vhost.Options{
-					Log:    slog.New(slog.NewTextHandler(log, nil)),
-					Served: func() bool { asked <- struct{}{}; return tc.served },
-				})
-			}()
-			c := vhost.NewConn(a)
-			fd := memory(t, 1<<20)
-			if tc.written {
-				_, err := unix.Pwrite(fd, make([]byte, 4096), 0x2000)
-				must(t, "write", err)
-			}
-			must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
-			unix.Close(fd)
-			startRing(t, c, 0x1000, 0x2000, 0x3000)
-			if tc.warns {
-				log.await(t, "it may not be the guest's memory")
-			} else if !tc.written {
-				<-asked
-			}
-			a.Close()
-			must(t, "session", <-end)
-			must(t, "the back-end", be.done())
-			if got := strings.Contains(log.text(), adviceText); got != tc.warns {
-				t.Error(log.text())
-			}
-		})
 	}
 }
 

@@ -94,7 +94,6 @@ func (s *session) start(i int) (err error) {
 		closeFD(q.Call)
 		return err
 	}
-	s.ringStarts(r, i)
 	if err = s.be.StartQueue(q); err != nil {
 		return explainOutside(err)
 	}

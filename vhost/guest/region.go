@@ -14,7 +14,6 @@ import (
 type mapping struct {
 	space *Space
 	raw   []byte // as mmap returned it: page-aligned, may be larger than the region
-	huge  bool   // of hugetlbfs
 	refs  atomic.Int64
 }
 
@@ -84,7 +83,7 @@ func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
 	// A guest's memory has no place in our core dump; a kernel that does
 	// not know the advice loses nothing else.
 	_ = unix.Madvise(raw, unix.MADV_DONTDUMP)
-	m := &mapping{space: space, raw: raw, huge: page != uint64(os.Getpagesize())}
+	m := &mapping{space: space, raw: raw}
 	m.refs.Store(1)
 	return m, raw[skip : skip+r.Size : skip+r.Size], nil
 }
