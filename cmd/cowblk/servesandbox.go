@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,6 +60,11 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		}
 		rules.Read = append(access.Read, lookupFiles...)
 		rules.Sockets = []string{st.RunDir()}
+		if s.control != nil {
+			for _, l := range s.control.Listeners() {
+				rules.Sockets = append(rules.Sockets, filepath.Dir(l.Path())) // to remove it in the end
+			}
+		}
 	}
 	done, err := sandbox.Confine(f.mode, rules)
 	switch {
