@@ -64,7 +64,7 @@ func run(args []string, a *app) int {
 	if err == nil {
 		return exitOK
 	}
-	a.printError(explainDescriptors(err))
+	a.printError(explainLimits(err))
 	return exitCode(err)
 }
 

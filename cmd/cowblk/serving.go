@@ -72,7 +72,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		return s, err
 	}
 	if st != nil {
-		if err := checkDescriptors(st, names); err != nil {
+		if err := checkDescriptors(st, names, f.queues, log); err != nil {
 			return s, err
 		}
 	}
