@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
@@ -53,21 +54,16 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 	if err != nil {
 		return nil, fmt.Errorf("sockets from systemd: %w", err)
 	}
-	if s.given, err = givenControl(given); err != nil {
+	if s.given, err = givenControl(given, st, s.disks); err != nil {
 		return nil, err
 	}
 	if len(given) > 0 {
-		return activated(given, s.disks)
+		return activated(given, s.disks, func(name string) (string, error) { return f.socketOf(st, name) })
 	}
 	for _, o := range s.disks {
-		path := f.socketPath
-		if path == "" {
-			if path, err = st.Socket(o.name); err == nil {
-				err = st.MakeRunDir()
-			}
-		}
-		if err == nil {
-			path, err = filepath.Abs(path)
+		path, err := f.socketOf(st, o.name)
+		if err == nil && f.socketPath == "" {
+			err = st.MakeRunDir()
 		}
 		var l *control.Listener
 		if err == nil {
@@ -81,21 +77,55 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 	return es, nil
 }
 
+// socketOf is the absolute path of a disk's socket.
+func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
+	switch path = f.socketPath; {
+	case path == "" && st == nil:
+		return "", usagef("serve: --socket-path is missing: where the socket of --blk-file lies")
+	case path == "":
+		if path, err = st.Socket(name); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
+// directory of another user's, see control.ListenUnix.
+func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
+
+// adopted is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
+func adopted(l *net.UnixListener, path string) (*control.Listener, error) {
+	fd, err := control.Duplicate(l)
+	if err != nil {
+		return nil, err
+	}
+	own, err := control.AdoptUnix(fd, path)
+	if err != nil {
+		return nil, err
+	}
+	own.Keep(true)
+	return own, l.Close()
+}
+
 // givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
-func givenControl(given map[string][]net.Listener) (*control.Listener, error) {
+func givenControl(given map[string][]net.Listener, st *store.Store, disks []*opened) (*control.Listener, error) {
 	all := given[controlName]
 	delete(given, controlName)
 	var l *control.Listener
 	for _, g := range all {
 		if ul, ok := g.(*net.UnixListener); ok && l == nil {
-			fd, err := control.Duplicate(ul)
+			path, err := ul.Addr().String(), error(nil)
+			if nameless(ul) {
+				path, err = st.ControlSocket(disks[0].name)
+			}
 			if err == nil {
-				l, err = control.AdoptUnix(fd, ul.Addr().String())
+				l, err = adopted(ul, path)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("control socket from systemd: %w", err)
 			}
-			l.Keep(true)
+			continue
 		}
 		g.Close()
 	}
@@ -104,7 +134,7 @@ func givenControl(given map[string][]net.Listener) (*control.Listener, error) {
 
 // activated picks the socket of each disk from those that systemd has passed: the one named after it or, when there
 // is one of each, that one.
-func activated(given map[string][]net.Listener, disks []*opened) (es endpoints, err error) {
+func activated(given map[string][]net.Listener, disks []*opened, path func(name string) (string, error)) (es endpoints, err error) {
 	total := 0
 	var only net.Listener
 	for _, ls := range given {
@@ -125,7 +155,16 @@ func activated(given map[string][]net.Listener, disks []*opened) (es endpoints, 
 		if !ok {
 			return nil, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", o.name, l.Addr().Network())
 		}
-		es = append(es, endpoint{path: ul.Addr().String(), listener: ul})
+		e := endpoint{path: ul.Addr().String(), listener: ul}
+		if nameless(ul) {
+			if e.path, err = path(o.name); err == nil {
+				e.listener, err = adopted(ul, e.path)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("disk %q: socket from systemd: %w", o.name, err)
+			}
+		}
+		es = append(es, e)
 	}
 	return es, nil
 }
