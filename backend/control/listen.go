@@ -139,6 +139,9 @@ func permit(file *os.File, gid int) (dev, ino uint64, err error) {
 	mode := uint32(0o600)
 	if gid >= 0 {
 		if err := unix.Fchownat(int(file.Fd()), "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
+			if errors.Is(err, unix.EPERM) {
+				return 0, 0, fmt.Errorf("group %d: %w: only root and members of the group can give it a socket", gid, err)
+			}
 			return 0, 0, fmt.Errorf("group %d: %w", gid, err)
 		}
 		mode = 0o660

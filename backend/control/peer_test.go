@@ -106,6 +106,29 @@ func TestPeers(t *testing.T) {
 	}
 }
 
+// The group does not lock the owner out.
+func TestOwnersPlace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	path := filepath.Join(dir, "c")
+	s := NewServer(Options{Group: "4242", MaxClients: 2})
+	must(t, s.Listen(path))
+	go s.Serve()
+	defer s.Close()
+	for i, turned := range []bool{false, false, true} {
+		conn, err := controltest.DialAs(t, path, nobody, 4242)
+		must(t, err)
+		defer conn.Close()
+		if line := dialScriptOn(t, conn).line(); strings.Contains(line, "no more are allowed") != turned {
+			t.Errorf("client %d of the group: %s", i, line)
+		}
+	}
+	dialScript(t, path).ready()
+}
+
 // Without a group nobody else connects, whatever the directory's modes.
 func TestNoGroup(t *testing.T) {
 	dir := t.TempDir()

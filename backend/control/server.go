@@ -25,7 +25,7 @@ type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
 	Group        string        // name or number of the group that may connect too, see OwnerOnly; empty: the owner only
-	MaxClients   int           // 0: 32; more are turned away with an error
+	MaxClients   int           // of the owner and root, and as many others; 0: 32; more are turned away with an error
 	MaxQueue     int           // bytes a client may leave unread before it is closed, 0: 1 MiB
 	WriteTimeout time.Duration // of one write to a client that does not read, 0: 30 s
 }
@@ -194,7 +194,7 @@ func (s *Server) admit(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	if n := len(s.sessions); n >= s.opts.MaxClients {
+	if n := s.like(peer); n >= s.opts.MaxClients {
 		if !s.full {
 			s.full = true
 			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
@@ -209,6 +209,17 @@ func (s *Server) admit(conn *net.UnixConn) {
 	c := newSession(s, conn, peer)
 	s.sessions[c] = struct{}{}
 	s.wg.Go(c.run)
+}
+
+// like is how many clients are connected that are the owner's, or are not, as the peer;
+// mu is held. The group must not be able to lock the owner out.
+func (s *Server) like(peer Peer) (n int) {
+	for c := range s.sessions {
+		if c.peer.Owner() == peer.Owner() {
+			n++
+		}
+	}
+	return n
 }
 
 // forget is the last thing that a client's goroutine does.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 // frontEndRows say who is connected to a served disk, whether it will come back after a restart of cowblk, and who waits.
 func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
 	if f := l.FrontEnd; f != nil {
-		rows = append(rows, []string{"front-end", frontEndText(f) + ", " + reconnectText(f.PID, socket)})
+		rows = append(rows, []string{"front-end", frontEndText(f) + reconnectText(f.PID, socket)})
 	}
 	if f := l.Waiting; f != nil {
 		rows = append(rows, []string{"waiting", frontEndText(f) + ", until the front-end goes"})
@@ -29,19 +30,25 @@ func frontEndText(f *backend.FrontEnd) string {
 	return named.String() + " since " + agoText(f.Since)
 }
 
-// reconnectText says whether QEMU's connection to a socket comes back by itself, as its command line has it.
+// reconnectText says whether QEMU's connection to a socket comes back by itself, as its command line has it. Of other
+// programs nothing is known.
 func reconnectText(pid int32, socket string) string {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/cmdline")
 	if err != nil {
-		return "which may not reconnect: see \"cowblk help attach\""
+		return "; whether it reconnects cannot be seen: see \"cowblk help attach\""
 	}
-	switch on, found := reconnects(strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00"), socket); {
+	args := strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00")
+	on, found := reconnects(args, socket)
+	program := filepath.Base(args[0])
+	switch {
 	case on:
-		return "which reconnects by itself"
+		return ", reconnects by itself"
 	case found:
-		return "which does not reconnect after a restart of cowblk: its chardev has no reconnect=1"
+		return ", does not reconnect after a restart of cowblk: its chardev has no reconnect=1"
+	case !strings.HasPrefix(program, "qemu") && program != "kvm":
+		return ""
 	}
-	return "plugged in while it ran: by libvirt (virsh attach-device) it does not reconnect after a restart of cowblk;\nby \"cowblk attach\" it does"
+	return ", plugged in while QEMU ran: by \"cowblk attach\" it reconnects; by libvirt (virsh attach-device) it does not after a restart of cowblk"
 }
 
 // reconnects looks for the chardev of a socket among QEMU's arguments. found: it is there; on: with reconnect.
