@@ -33,6 +33,10 @@ type Listener struct {
 	dev  uint64 // with ino: the file that we made, so that no other is removed
 	ino  uint64
 	keep atomic.Bool // see Keep
+	// screened: another process may have let others connect, who wait in the backlog. Of
+	// those only the owner and members of gid (-1: nobody) are clients.
+	screened bool
+	gid      int
 }
 
 // ListenUnix makes the socket path, mode 0600, or 0660 with the group (name or number)
@@ -150,13 +154,15 @@ func permit(file *os.File, gid int) (dev, ino uint64, err error) {
 }
 
 // Permit gives the socket's file the mode 0660 and the group (name or number), or 0600
-// if that is empty, whatever the process that has made it has allowed. A socket that has
-// lost its file needs neither.
+// if that is empty, whatever the process that has made it has allowed, and has a Server
+// screen who waits in its backlog. A socket that has lost its file needs neither. To be
+// called before Server.Serve.
 func (l *Listener) Permit(group string) error {
 	gid, err := groupOrNone(group)
 	if err != nil {
 		return fmt.Errorf("socket %s: %w", l.at.path, err)
 	}
+	l.screened, l.gid = true, gid
 	file, err := l.at.file()
 	if err != nil {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,7 @@ import (
 type Peer struct {
 	PID int32
 	UID uint32
+	GID uint32
 }
 
 // PeerOf asks the kernel who has connected.
@@ -27,7 +29,25 @@ func PeerOf(conn *net.UnixConn) (Peer, error) {
 	if cerr != nil || err != nil {
 		return Peer{}, fmt.Errorf("user of the peer: %v %v", cerr, err)
 	}
-	return Peer{PID: cred.Pid, UID: cred.Uid}, nil
+	return Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
+}
+
+// inGroup reports whether the peer at the other end of conn was a member of a group when
+// it connected. gid -1: no group.
+func (p Peer) inGroup(conn *net.UnixConn, gid int) bool {
+	if gid < 0 {
+		return false
+	}
+	if int64(p.GID) == int64(gid) {
+		return true
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var groups []uint32
+	cerr := raw.Control(func(fd uintptr) { groups, err = peerGroups(int(fd)) })
+	return cerr == nil && err == nil && slices.Contains(groups, uint32(gid))
 }
 
 // Owner reports whether the peer runs as the user of this process, or as root.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -103,6 +104,51 @@ func TestPeers(t *testing.T) {
 	}
 	if err := OwnerOnly(context.Background(), "x"); err == nil {
 		t.Error("nobody is the owner")
+	}
+}
+
+// Who has connected while another process had the socket more widely open, and waits, is
+// no client of the process that has taken it over, unless the group is its group, too.
+func TestBacklogIsScreened(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	for group, clients := range map[string]int{"": 0, "4242": 2} {
+		path := filepath.Join(dir, "c"+group)
+		before, err := ListenUnix(path, "")
+		must(t, err)
+		must(t, os.Chmod(path, 0o666))
+		var conns []*net.UnixConn
+		for _, who := range [][]uint32{{4241}, {4242}, {4243, 1, 4242}, {4243, 1}} {
+			conn, err := controltest.DialAs(t, path, nobody, int(who[0]), who[1:]...)
+			must(t, err)
+			defer conn.Close()
+			conns = append(conns, conn)
+		}
+		fd, err := Duplicate(before)
+		must(t, err)
+		l, err := AdoptUnix(fd, path)
+		must(t, err)
+		must(t, l.Permit(group))
+		s := NewServer(Options{})
+		must(t, s.Add(l))
+		go s.Serve()
+		greeted := 0
+		for _, conn := range conns {
+			conn.SetDeadline(time.Now().Add(patience))
+			if n, err := conn.Read(make([]byte, 1)); n == 1 && err == nil {
+				greeted++
+			}
+		}
+		if greeted != clients {
+			t.Errorf("group %q: %d clients, expected %d", group, greeted, clients)
+		}
+		dialScript(t, path).ready()
+		must(t, s.Close())
+		before.Keep(true)
+		must(t, before.Close())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -156,7 +157,7 @@ func (s *Server) accept(l *Listener) {
 	for {
 		conn, err := l.AcceptUnix()
 		if err == nil {
-			s.admit(conn)
+			s.admit(conn, l)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -181,8 +182,11 @@ func (s *Server) accept(l *Listener) {
 }
 
 // admit starts a client's goroutines, or turns it away.
-func (s *Server) admit(conn *net.UnixConn) {
+func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
+	if err == nil && l.screened && !peer.Owner() && !peer.inGroup(conn, l.gid) {
+		err = fmt.Errorf("%s was open to more users in the process before: user %d is not of the group that may connect now", l.Path(), peer.UID)
+	}
 	if err != nil { // what is not known to be the owner's must not pass for root's
 		s.opts.Log.Warn("control client turned away", "err", err)
 		conn.Close()

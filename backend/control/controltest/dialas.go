@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DialAs connects to a UNIX socket as a user with one group and no privileges. Only root
-// can: other users skip the test.
-func DialAs(t testing.TB, path string, uid, gid int) (*net.UnixConn, error) {
+// DialAs connects to a UNIX socket as a user with a group, more supplementary groups, and
+// no privileges. Only root can: other users skip the test.
+func DialAs(t testing.TB, path string, uid, gid int, more ...uint32) (*net.UnixConn, error) {
 	t.Helper()
 	if unix.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -26,7 +26,7 @@ func DialAs(t testing.TB, path string, uid, gid int) (*net.UnixConn, error) {
 		// The raw calls change this thread alone, which ends with the goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
-			{unix.SYS_SETGROUPS, 0, 0, 0},
+			{unix.SYS_SETGROUPS, uintptr(len(more)), address(more), 0},
 			{unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)},
 			{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)},
 		} {
