@@ -33,11 +33,10 @@ func (l *lockedBuffer) await(t *testing.T, text string) {
 const adviceText = "memory-backend-memfd,id=mem,size=SIZE,share=on"
 
 // rawSession is a session whose front-end sends what it is told to.
-func rawSession(t *testing.T, o vhost.Options) (*served, *vhost.Conn, *lockedBuffer) {
+func rawSession(t *testing.T, be *fake) (*served, *vhost.Conn, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
-	o.Log = slog.New(slog.NewTextHandler(log, nil))
-	s := serveWith(t, newFake(1), o)
+	s := serveWith(t, be, vhost.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
 	return s, vhost.NewConn(s.conn), log
 }
 
@@ -61,7 +60,7 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 // A ring without memory is told of, whether the front-end stays or goes; one that gets its
 // memory afterwards is not.
 func TestRingWithoutMemory(t *testing.T) {
-	s, c, log := rawSession(t, vhost.Options{})
+	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
 	log.await(t, "the front-end shares no memory")
 	if !strings.Contains(log.text(), adviceText) || !strings.Contains(log.text(), "access mode='shared'") {
@@ -72,7 +71,7 @@ func TestRingWithoutMemory(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 
-	s, c, log = rawSession(t, vhost.Options{})
+	s, c, log = rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
 	for s.be.take() == "" { // it has read the features at least
 		time.Sleep(time.Millisecond)
@@ -88,7 +87,7 @@ func TestRingWithoutMemory(t *testing.T) {
 }
 
 func TestRingBeforeMemory(t *testing.T) {
-	s, c, log := rawSession(t, vhost.Options{})
+	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
 	fd := memory(t, 1<<20)
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
@@ -105,8 +104,9 @@ func TestRingBeforeMemory(t *testing.T) {
 
 // A ring outside of what is shared says what to do.
 func TestRingOutsideMemory(t *testing.T) {
-	s, c, _ := rawSession(t, vhost.Options{})
-	s.be.refuse["StartQueue"] = fmt.Errorf("ring: %w", guest.ErrOutside)
+	be := newFake(1)
+	be.refuse["StartQueue"] = fmt.Errorf("ring: %w", guest.ErrOutside)
+	s, c, _ := rawSession(t, be)
 	fd := memory(t, 1<<20)
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
