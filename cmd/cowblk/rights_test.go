@@ -171,4 +171,33 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	next.end(t)
 }
 
+// In a store of another user's, too, a confined process makes the NBD sockets that it is told to.
+func TestNBDSocketInAnothersStore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a directory of another user's")
+	}
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, nil, "serve", "a")
+	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
+	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+	socket := filepath.Join(dir, "run", "n")
+	for range 2 {
+		if err := ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + socket}); err != nil {
+			t.Fatal(err)
+		}
+		wantSocket(t, socket, 0o600, 0)
+		if err := ctl.run("nbd-server-stop", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.end(t)
+	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 { // directories of sockets that were made
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 func groupOf(fi os.FileInfo) int { return int(fi.Sys().(*syscall.Stat_t).Gid) }
