@@ -1,9 +1,35 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"cowblk/backend"
 )
+
+// info names the programs of front-ends where the process that serves the disk could not, and who waits.
+func TestFrontEndRows(t *testing.T) {
+	me := int32(os.Getpid())
+	name := backend.ProcessName(me)
+	rows := frontEndRows(&backend.DiskInfo{
+		FrontEnd: &backend.FrontEnd{PID: me, UID: 7, Since: time.Now()},
+		Waiting:  &backend.FrontEnd{PID: 0, UID: 8, Name: "other", Since: time.Now()},
+	}, "/run/a.sock")
+	if len(rows) != 2 || name == "" {
+		t.Fatal(rows, name)
+	}
+	for i, want := range []string{fmt.Sprintf("process %d (%s) of user 7 since ", me, name), "process 0 (other) of user 8 since "} {
+		if !strings.HasPrefix(rows[i][1], want) {
+			t.Errorf("row %q, expected %q", rows[i], want)
+		}
+	}
+	if rows := frontEndRows(&backend.DiskInfo{}, "/run/a.sock"); len(rows) != 0 {
+		t.Error(rows)
+	}
+}
 
 func TestReconnects(t *testing.T) {
 	for line, want := range map[string][2]bool{
