@@ -11,18 +11,20 @@ import (
 
 // DiskInfo answers query-cow-disks: one served disk.
 type DiskInfo struct {
-	Name       string `json:"name"`
-	Size       int64  `json:"size"`        // bytes
-	BlockSize  int    `json:"block-size"`  // bytes
-	Depth      int    `json:"depth"`       // layers, the head included
-	ReadOnly   bool   `json:"read-only"`   // to the guest
-	WriteCache bool   `json:"write-cache"` // false: every write is durable when it completes
-	Cache      Cache  `json:"cache"`       // this, and whether the page cache is used
-	Connected  bool   `json:"connected"`   // a front-end is there
-	Sessions   uint64 `json:"sessions"`    // front-ends so far
-	HeadBlocks uint64 `json:"head-blocks"` // blocks that the head owns
-	IndexBytes int64  `json:"index-bytes"` // memory of the block index
-	Parked     int    `json:"parked"`      // requests that wait for space
+	Name       string    `json:"name"`
+	Size       int64     `json:"size"`                // bytes
+	BlockSize  int       `json:"block-size"`          // bytes
+	Depth      int       `json:"depth"`               // layers, the head included
+	ReadOnly   bool      `json:"read-only"`           // to the guest
+	WriteCache bool      `json:"write-cache"`         // false: every write is durable when it completes
+	Cache      Cache     `json:"cache"`               // this, and whether the page cache is used
+	Connected  bool      `json:"connected"`           // a front-end is there
+	Sessions   uint64    `json:"sessions"`            // front-ends so far
+	FrontEnd   *FrontEnd `json:"front-end,omitempty"` // the one that is connected
+	Waiting    *FrontEnd `json:"waiting,omitempty"`   // the one that waits for it to go
+	HeadBlocks uint64    `json:"head-blocks"`         // blocks that the head owns
+	IndexBytes int64     `json:"index-bytes"`         // memory of the block index
+	Parked     int       `json:"parked"`              // requests that wait for space
 }
 
 // DiskStats answers query-cow-stats: one disk's counters.
@@ -63,21 +65,24 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return d.space.query(), nil
 	})
-	s.Register("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a PromoteArgs
 		if err := control.Decode(args, &a); err != nil {
 			return nil, err
 		}
+		if err := d.checkReach(ctx, &a.Spec); err != nil {
+			return nil, err
+		}
 		return d.promote(ctx, a, "")
 	})
-	s.Register("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
 		var a SetArgs
 		if err := control.Decode(args, &a); err != nil {
 			return nil, err
 		}
 		return d.set(a)
 	})
-	s.Register("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
 		var a struct {
 			Disk string `json:"disk"`
 		}
@@ -90,9 +95,9 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		return nil, d.shortages.resume(a.Disk)
 	})
 	s.RegisterConn(takeover.Command, d.handOver)
-	s.Register("cow-attach", d.attach)
-	s.Register("cow-detach", d.detach)
-	s.Register("quit", func(context.Context, json.RawMessage) (any, error) {
+	s.RegisterChange("cow-attach", d.attach)
+	s.RegisterChange("cow-detach", d.detach)
+	s.RegisterChange("quit", func(context.Context, json.RawMessage) (any, error) {
 		d.quit()
 		return nil, nil
 	})
@@ -109,6 +114,7 @@ func (e *Export) info() DiskInfo {
 	disk := e.dev.served()
 	stats := disk.Stats()
 	on := e.dev.cache.shown()
+	holder, waiter := e.frontEnds()
 	return DiskInfo{
 		Name:       e.dev.name,
 		Size:       disk.Size(),
@@ -119,6 +125,8 @@ func (e *Export) info() DiskInfo {
 		Cache:      Cache{WriteThrough: !on, Direct: e.dev.direct},
 		Connected:  now,
 		Sessions:   sessions,
+		FrontEnd:   holder,
+		Waiting:    waiter,
 		HeadBlocks: stats.HeadBlocks,
 		IndexBytes: stats.IndexBytes,
 		Parked:     e.dev.parked(),

@@ -60,7 +60,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	d.space = newSpace(d, o.Space)
 	d.shortages = newShortages(d, o.Full)
 	d.sums = newSums(d)
-	d.readers, d.inherited = newReaders(o.NBD, o.Log), o.NBDOf
+	d.readers, d.inherited = newReaders(o.NBD, o.Log, d.serves), o.NBDOf
 	if d.control != nil {
 		d.registerCommands(d.control)
 		d.readers.register(d.control)

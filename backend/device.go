@@ -59,6 +59,8 @@ type Device struct {
 	parkedNow atomic.Int64          // requests, of all workers
 	onPark    func(io *cow.Request) // called by workers for each, set before any runs: neither waits nor takes mu
 
+	kicks kickWatch
+
 	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
 	direct bool         // see Cache
 

@@ -9,6 +9,8 @@
 //	goroutine           started by           owns                                ends
 //	accept, one a disk  Export.Run           the listening socket, the Device    its context is done
 //	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
+//	look-out            session              the front-end that waits            the session ends
+//	kick check          worker's first kick  nothing; it may warn                its two seconds are over, or the session ends
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
 //	flush timer         cow.Channel          nothing; it asks for a round        a flush round begins, or cow.Disk.Close

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/vhost"
 )
 
@@ -50,7 +52,9 @@ type Export struct {
 
 	mu      sync.Mutex
 	conn    *net.UnixConn
+	holder  *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
 	waiting *net.UnixConn // accepted, and to be served next
+	waiter  *FrontEnd     // at the other end of waiting
 	rest    *rest         // nil: not suspended
 	ended   chan struct{} // closed when Run has returned
 }
@@ -93,7 +97,9 @@ func (e *Export) Run(ctx context.Context) error {
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded): // see suspend
-		case pause(ctx, err):
+		case temporary(err):
+			e.log.Warn("front-ends cannot be accepted: they wait", "err", err)
+			pause(ctx)
 		default:
 			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.name, e.listener.Addr(), err)
 		}
@@ -107,7 +113,7 @@ func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 	e.stay(ctx)
 	e.mu.Lock()
 	conn := e.waiting
-	e.waiting = nil
+	e.waiting, e.waiter = nil, nil
 	e.mu.Unlock()
 	if conn == nil {
 		var err error
@@ -122,7 +128,7 @@ func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 		conn.Close()
 		return nil, ctx.Err()
 	case e.rest != nil:
-		e.waiting = conn
+		e.waiting, e.waiter = conn, frontEndOf(conn)
 		return nil, os.ErrDeadlineExceeded
 	}
 	e.conn = conn
@@ -133,38 +139,62 @@ func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 // descriptors or memory: the waiting front-end stays in the backlog.
 const acceptRetry = 100 * time.Millisecond
 
-// pause reports whether an accept that failed with err is worth another try,
-// after having waited for it.
-func pause(ctx context.Context, err error) bool {
-	var temporary interface{ Temporary() bool }
-	if !errors.As(err, &temporary) || !temporary.Temporary() {
-		return false
-	}
+// pause waits before an accept is tried again.
+func pause(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(acceptRetry):
 	}
-	return true
+}
+
+// temporary reports whether an accept that failed with err is worth another try.
+func temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary() && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (e *Export) session(conn *net.UnixConn) {
+	who := frontEndOf(conn)
+	e.mu.Lock()
+	e.holder = who
+	e.mu.Unlock()
 	e.connected.Store(true)
 	e.sessions.Add(1)
-	e.log.Info("front-end connected")
+	e.log.Info("front-end connected", "front_end", who.String())
 	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.name})
 	e.dev.cache.connect()
 	e.dev.Reset() // settings may have changed since the last one left
+	end := e.lookOut()
+	e.dev.kicks.watch(e)
 	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
 	conn.Close()
+	e.dev.kicks.end()
+	end()
 	e.dev.Reset()
+	e.mu.Lock()
+	e.holder = nil
+	e.mu.Unlock()
 	e.connected.Store(false)
 	e.emit("COW_DISCONNECTED", diskEvent{e.dev.name, errorText(err)})
-	if err != nil {
+	switch {
+	case err == nil:
+		e.log.Info("front-end disconnected", "front_end", who.String(), "advice", reconnectAdvice)
+	case ownFault(err):
+		e.log.Error("connection closed: this process lacks what it needs to serve the front-end", "front_end", who.String(), "err", err)
+	default:
 		e.dev.rejected.Add(1)
-		e.log.Warn("connection closed: the front-end broke the protocol", "err", err)
-		return
+		e.log.Warn("connection closed: the front-end broke the protocol", "front_end", who.String(), "err", err)
 	}
-	e.log.Info("front-end disconnected")
+}
+
+// reconnectAdvice is said of a front-end that has gone, by itself or at the end of this
+// process: the protocol does not tell whether it will come back.
+const reconnectAdvice = "it comes back by itself if its chardev has reconnect; those that libvirt hot-plugs (virsh attach-device) have none: cowblk detach, then cowblk attach"
+
+// ownFault reports whether a session has ended for want of what this process, and not
+// the front-end, is short of.
+func ownFault(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // diskEvent is the data of COW_CONNECTED and COW_DISCONNECTED.
@@ -196,7 +226,7 @@ func (e *Export) turnAway() {
 	defer e.mu.Unlock()
 	if e.waiting != nil {
 		e.waiting.Close()
-		e.waiting = nil
+		e.waiting, e.waiter = nil, nil
 	}
 }
 

@@ -26,6 +26,9 @@ type NBDOptions struct {
 	Open func(ctx context.Context, name string) (Readable, error)
 	// Group may connect to UNIX sockets too; empty: the owner only.
 	Group string
+	// SocketDir is the only directory in which members of the control socket's group
+	// can have UNIX sockets made; empty: they cannot.
+	SocketDir string
 	// Explain adds to a failure to make a UNIX socket what a person should know
 	// about this process; nil: nothing.
 	Explain func(error) error
@@ -39,8 +42,9 @@ type NBDInfo struct {
 
 // readers is a daemon's NBD server, if there is one, and the disks that it shows.
 type readers struct {
-	opts NBDOptions
-	log  *slog.Logger
+	opts   NBDOptions
+	log    *slog.Logger
+	serves func(disk string) bool // whether this process serves it
 
 	mu     sync.Mutex
 	server *nbd.Server // nil: stopped
@@ -48,40 +52,45 @@ type readers struct {
 	closed bool
 }
 
-func newReaders(o NBDOptions, log *slog.Logger) *readers { return &readers{opts: o, log: log} }
+func newReaders(o NBDOptions, log *slog.Logger, serves func(disk string) bool) *readers {
+	return &readers{opts: o, log: log, serves: serves}
+}
 
 // register adds the commands. Their names are QEMU's where QEMU has the like.
 func (r *readers) register(s *control.Server) {
 	if r.opts.Open == nil {
 		return
 	}
-	s.Register("nbd-server-start", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("nbd-server-start", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a struct {
 			Addr string `json:"addr"`
 		}
 		if err := control.Decode(args, &a); err != nil {
 			return nil, err
 		}
-		at, err := r.start(a.Addr)
+		at, err := r.start(ctx, a.Addr)
 		if err != nil {
 			return nil, err
 		}
 		return map[string]string{"addr": at.String()}, nil
 	})
-	s.Register("nbd-server-stop", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("nbd-server-stop", func(_ context.Context, args json.RawMessage) (any, error) {
 		if err := control.Decode(args, &struct{}{}); err != nil {
 			return nil, err
 		}
 		return nil, r.stop(false)
 	})
-	s.Register("cow-export-add", func(ctx context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-export-add", func(ctx context.Context, args json.RawMessage) (any, error) {
 		name, err := exportName(args)
 		if err != nil {
 			return nil, err
 		}
+		if err := r.checkAdd(ctx, name); err != nil {
+			return nil, err
+		}
 		return r.add(ctx, name)
 	})
-	s.Register("cow-export-del", func(_ context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-export-del", func(_ context.Context, args json.RawMessage) (any, error) {
 		name, err := exportName(args)
 		if err != nil {
 			return nil, err
@@ -110,9 +119,12 @@ func exportName(args json.RawMessage) (string, error) {
 }
 
 // start listens on one more address; the first one starts the server.
-func (r *readers) start(addr string) (nbd.Address, error) {
+func (r *readers) start(ctx context.Context, addr string) (nbd.Address, error) {
 	at, err := nbd.ParseAddress(addr)
 	if err != nil {
+		return at, err
+	}
+	if err := r.checkStart(ctx, at); err != nil {
 		return at, err
 	}
 	r.mu.Lock()

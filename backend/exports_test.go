@@ -60,7 +60,7 @@ func (s *shelf) count() (n int) {
 func TestExportCommands(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	disks := &shelf{open: map[string]int{}}
-	r := newReaders(NBDOptions{Open: disks.Open}, log)
+	r := newReaders(NBDOptions{Open: disks.Open}, log, func(string) bool { return false })
 	dir := t.TempDir()
 	server := control.NewServer(control.Options{Log: log})
 	r.register(server)

@@ -118,6 +118,9 @@ func (d *Daemon) plugging(ctx context.Context, a *PlugArgs) (_ context.Context, 
 		}
 		limit = time.Duration(a.Timeout * float64(time.Second))
 	}
+	if err := d.checkReach(ctx, &qmp.Spec{QMP: a.QMP}); err != nil {
+		return nil, nil, nil, err
+	}
 	closeMonitor := func() {}
 	switch m = d.monitorFor(a.QMP); {
 	case m != nil:

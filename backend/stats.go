@@ -129,3 +129,9 @@ func (d *Device) Stats() Stats {
 	}
 	return sum
 }
+
+// requests is how many have come, of whatever kind and outcome.
+func (d *Device) requests() uint64 {
+	s := d.Stats()
+	return s.Reads + s.Writes + s.Flushes + s.Discards + s.Failed + s.Refused + s.Broken
+}

@@ -13,8 +13,10 @@ type waiter struct {
 	wake  int  // eventfd, ours
 	kick  int  // eventfd, the driver's; -1 = none
 	timer bool // kicks cannot be waited for: look at the ring now and then
-	count [8]byte
-	fds   [3]unix.PollFd
+	// kicked: the driver's kick has ended a block. The worker takes it back.
+	kicked bool
+	count  [8]byte
+	fds    [3]unix.PollFd
 }
 
 // kicklessPoll is how long, in milliseconds, a worker sleeps between two looks
@@ -65,6 +67,7 @@ func (w *waiter) block() {
 	if w.fds[2].Revents == 0 {
 		return
 	}
+	w.kicked = true
 	if w.fds[2].Revents&unix.POLLIN == 0 || !w.drain(w.kick) {
 		// Not an eventfd: it may stay readable for ever, and must not spin us.
 		w.timer = true

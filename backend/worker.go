@@ -98,7 +98,12 @@ func (w *worker) run() {
 			w.abandon()
 			return
 		}
-		if w.batch() {
+		worked := w.batch()
+		if w.wait.kicked {
+			w.wait.kicked = false
+			w.dev.kicks.seen(worked)
+		}
+		if worked {
 			w.woken()
 			continue
 		}

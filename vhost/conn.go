@@ -86,18 +86,33 @@ func (c *Conn) readFull(p []byte, m *Message) error {
 			return err
 		}
 		done += n
+		got := 0
 		if oobn > 0 {
 			fds, err := parseFDs(c.oob[:oobn])
+			got = len(fds)
 			m.FDs = append(m.FDs, fds...)
 			if err != nil {
 				return err
 			}
 		}
-		if flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > maxMessageFDs {
+		switch {
+		case len(m.FDs) > maxMessageFDs:
 			return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs, ErrProtocol)
+		case flags&unix.MSG_CTRUNC != 0:
+			return truncated(got)
 		}
 	}
 	return nil
+}
+
+// truncated says why the kernel has dropped descriptors and passed got: the message had
+// more than there is room for, or this process can have no more files open.
+func truncated(got int) error {
+	if got >= maxMessageFDs {
+		return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs, ErrProtocol)
+	}
+	return fmt.Errorf("the front-end has sent more than %d descriptors, and this process can have no more files open "+
+		"(raise its limit: LimitNOFILE= in its systemd unit, ulimit -Hn in the shell that starts it): %w", got, unix.EMFILE)
 }
 
 // parseFDs returns the descriptors of all SCM_RIGHTS messages in oob. On error

@@ -8,11 +8,11 @@
 //
 // # Goroutines
 //
-// [Serve] runs a whole session in the caller's goroutine and starts none. All
-// calls of a Backend come from it, one at a time. It ends when the front-end
-// disconnects, when a message is bad, or when somebody closes the connection;
-// by then every running queue has been stopped and every descriptor that came
-// with a message has been closed.
+// [Serve] runs a whole session in the caller's goroutine and starts none, but for a
+// timer's that warns of a ring without memory. All calls of a Backend come from it, one
+// at a time. It ends when the front-end disconnects, when a message is bad, or when
+// somebody closes the connection; by then every running queue has been stopped and every
+// descriptor that came with a message has been closed.
 //
 // # Rings
 //

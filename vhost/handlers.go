@@ -253,5 +253,6 @@ func (s *session) useMemory(t *guest.Table) error {
 		s.memory.Release()
 	}
 	s.memory = t
+	s.watch.shared.Store(len(t.Regions()) > 0)
 	return s.settleAll()
 }

@@ -49,7 +49,11 @@ func (r *ring) started() bool { return r.num != 0 && r.haveAddr && r.haveKick }
 // settle starts or stops ring i so that it runs exactly if it should.
 func (s *session) settle(i int) error {
 	r := &s.rings[i]
-	should := r.started() && s.haveFeatures && s.memory != nil && (r.enabled || s.alwaysEnabled())
+	ready := r.started() && s.haveFeatures && (r.enabled || s.alwaysEnabled())
+	should := ready && s.memory != nil
+	if ready && !should {
+		s.ringWaits(i)
+	}
 	switch {
 	case should && !r.running:
 		return s.start(i)
@@ -91,7 +95,7 @@ func (s *session) start(i int) (err error) {
 		return err
 	}
 	if err = s.be.StartQueue(q); err != nil {
-		return err
+		return explainOutside(err)
 	}
 	r.running = true
 	return nil

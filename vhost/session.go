@@ -24,8 +24,9 @@ type session struct {
 	memory       *guest.Table
 	inflight     *inflight // SET_INFLIGHT_FD, nil: none
 	rings        []ring
-	backendReq   int  // SET_BACKEND_REQ_FD, -1: none
-	refused      int  // messages answered with a failure
+	backendReq   int // SET_BACKEND_REQ_FD, -1: none
+	refused      int // messages answered with a failure
+	watch        memoryWatch
 	untracked    bool // a ring without a region in the inflight buffer was logged
 }
 
@@ -84,6 +85,7 @@ func (s *session) run() error {
 // close leaves nothing behind: the queues first, because they use the memory
 // and the descriptors.
 func (s *session) close(conn *net.UnixConn) error {
+	s.stopWatch()
 	err := s.stopAll()
 	for i := range s.rings {
 		s.rings[i].close()

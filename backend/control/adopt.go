@@ -32,11 +32,12 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s", path, nl.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
-	l := &Listener{UnixListener: ul, path: path}
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
-		l.dev, l.ino = st.Dev, st.Ino
-	} else {
+	at, err := openPlace(path)
+	if err != nil { // the directory has gone, say: what listens is there all the same
+		at = &place{path: path}
+	}
+	l := &Listener{UnixListener: ul, at: at}
+	if l.dev, l.ino, ok = at.identity(); !ok {
 		l.Keep(true)
 	}
 	return l, nil

@@ -14,10 +14,14 @@
 // 64 KiB and 64 levels of nesting, output is queued per client and bounded, and a
 // client that does not read is closed. [Server.Emit] never waits.
 //
+// A client is the owner of the process, root, or a member of the socket's group
+// ([OwnerOnly]), as the kernel says (SO_PEERCRED). Who sends a command that changes
+// something ([Server.RegisterChange]) is logged before it runs.
+//
 // # Goroutines
 //
 //   - One accept loop per socket, started by [Server.Serve], ends when the socket is closed.
-//   - Three per client, at most [Options.MaxClients] clients. The reader cuts commands
+//   - Three per client, at most [Options.MaxClients] of the owner and as many others. The reader cuts commands
 //     out of the stream and is the owner of the other two; the executor runs commands
 //     one at a time; the writer empties the client's output queue. All three have ended
 //     when [Server.Close] returns.

@@ -106,8 +106,13 @@ func dialScript(t *testing.T, path string) *script {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return dialScriptOn(t, conn.(*net.UnixConn))
+}
+
+// dialScriptOn is dialScript on a connection that is there; the caller closes it.
+func dialScriptOn(t *testing.T, conn *net.UnixConn) *script {
 	conn.SetDeadline(time.Now().Add(patience))
-	return &script{t, conn.(*net.UnixConn), bufio.NewReaderSize(conn, 1<<17)}
+	return &script{t, conn, bufio.NewReaderSize(conn, 1<<17)}
 }
 
 func (s *script) send(text string) {

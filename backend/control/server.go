@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -24,8 +25,8 @@ const closeGrace = 2 * time.Second
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of the group that may connect; empty: the owner only
-	MaxClients   int           // 0: 32; more are turned away with an error
+	Group        string        // name or number of the group that may connect too, see OwnerOnly; empty: the owner only
+	MaxClients   int           // of the owner and root, and as many others; 0: 32; more are turned away with an error
 	MaxQueue     int           // bytes a client may leave unread before it is closed, 0: 1 MiB
 	WriteTimeout time.Duration // of one write to a client that does not read, 0: 30 s
 }
@@ -65,7 +66,7 @@ type Server struct {
 	wg   sync.WaitGroup // accept loops and clients
 
 	mu        sync.Mutex
-	handlers  map[string]Handler
+	handlers  map[string]command
 	conns     map[string]ConnHandler
 	listeners []*Listener
 	sessions  map[*session]struct{}
@@ -82,7 +83,7 @@ type Server struct {
 func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
-		handlers: make(map[string]Handler),
+		handlers: make(map[string]command),
 		conns:    make(map[string]ConnHandler),
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
@@ -92,10 +93,24 @@ func NewServer(o Options) *Server {
 	return s
 }
 
-// Register adds a command; of two with one name the later stays.
-func (s *Server) Register(name string, h func(ctx context.Context, args json.RawMessage) (any, error)) {
+// command is a Handler, and whether it changes anything.
+type command struct {
+	run     Handler
+	changes bool
+}
+
+// Register adds a command that only asks; of two with one name the later stays.
+func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
+
+// RegisterChange adds a command that changes something: who sends it is logged, with the
+// arguments. Of two with one name the later stays.
+func (s *Server) RegisterChange(name string, h Handler) {
+	s.register(name, command{run: h, changes: true})
+}
+
+func (s *Server) register(name string, c command) {
 	s.mu.Lock()
-	s.handlers[name] = h
+	s.handlers[name] = c
 	s.mu.Unlock()
 }
 
@@ -142,7 +157,7 @@ func (s *Server) accept(l *Listener) {
 	for {
 		conn, err := l.AcceptUnix()
 		if err == nil {
-			s.admit(conn)
+			s.admit(conn, l)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -157,7 +172,7 @@ func (s *Server) accept(l *Listener) {
 			continue
 		}
 		// Most likely out of file descriptors; the client stays in the backlog.
-		s.opts.Log.Warn("control socket cannot accept", "socket", l.path, "err", err)
+		s.opts.Log.Warn("control socket cannot accept", "socket", l.Path(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -167,14 +182,23 @@ func (s *Server) accept(l *Listener) {
 }
 
 // admit starts a client's goroutines, or turns it away.
-func (s *Server) admit(conn *net.UnixConn) {
+func (s *Server) admit(conn *net.UnixConn, l *Listener) {
+	peer, err := PeerOf(conn)
+	if err == nil && l.screened && !peer.Owner() && !peer.inGroup(conn, l.gid) {
+		err = fmt.Errorf("%s was open to more users in the process before: user %d is not of the group that may connect now", l.Path(), peer.UID)
+	}
+	if err != nil { // what is not known to be the owner's must not pass for root's
+		s.opts.Log.Warn("control client turned away", "err", err)
+		conn.Close()
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		conn.Close()
 		return
 	}
-	if n := len(s.sessions); n >= s.opts.MaxClients {
+	if n := s.like(peer); n >= s.opts.MaxClients {
 		if !s.full {
 			s.full = true
 			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
@@ -186,9 +210,20 @@ func (s *Server) admit(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	c := newSession(s, conn)
+	c := newSession(s, conn, peer)
 	s.sessions[c] = struct{}{}
 	s.wg.Go(c.run)
+}
+
+// like is how many clients are connected that are the owner's, or are not, as the peer;
+// mu is held. The group must not be able to lock the owner out.
+func (s *Server) like(peer Peer) (n int) {
+	for c := range s.sessions {
+		if c.peer.Owner() == peer.Owner() {
+			n++
+		}
+	}
+	return n
 }
 
 // forget is the last thing that a client's goroutine does.
@@ -266,7 +301,7 @@ func (s *Server) Close() error {
 }
 
 // lookup finds a command's handler.
-func (s *Server) lookup(name string) (Handler, bool) {
+func (s *Server) lookup(name string) (command, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, ok := s.handlers[name]

@@ -28,8 +28,9 @@ const (
 type session struct {
 	srv    *Server
 	conn   *net.UnixConn
+	peer   Peer
 	out    *outbox
-	ctx    context.Context // ends when the client is gone or the server closes
+	ctx    context.Context // ends when the client is gone or the server closes; see withPeer
 	cancel context.CancelFunc
 	inputs chan input   // reader to executor
 	grace  atomic.Int64 // one write's time limit, a time.Duration
@@ -49,12 +50,12 @@ type input struct {
 	err  error
 }
 
-func newSession(s *Server, conn *net.UnixConn) *session {
+func newSession(s *Server, conn *net.UnixConn, peer Peer) *session {
 	c := &session{
-		srv: s, conn: conn, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending),
+		srv: s, conn: conn, peer: peer, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending),
 		readEnded: make(chan struct{}), written: make(chan struct{}),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancel(withPeer(context.Background(), peer))
 	c.grace.Store(int64(s.opts.WriteTimeout))
 	return c
 }
@@ -202,19 +203,26 @@ func (c *session) dispatch(r request) {
 		value = c.lastErr
 	default:
 		if h := c.srv.lookupConn(r.Execute); h != nil {
+			c.record(r)
 			if err = c.handOver(h, r.Args); err == nil {
 				return
 			}
 			break
 		}
-		h, ok := c.srv.lookup(r.Execute)
+		command, ok := c.srv.lookup(r.Execute)
 		if !ok {
 			err = &Error{CommandNotFound, "The command " + r.Execute + " has not been found"}
 			break
 		}
+		if command.changes {
+			c.record(r)
+		}
 		if err = c.srv.enter(c.ctx); err == nil {
-			value, err = h(c.ctx, r.Args)
+			value, err = command.run(c.ctx, r.Args)
 			c.srv.leave()
+		}
+		if command.changes && err != nil {
+			c.srv.opts.Log.Warn("control command failed", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "err", err)
 		}
 	}
 	if err != nil {
@@ -222,6 +230,19 @@ func (c *session) dispatch(r request) {
 		return
 	}
 	c.reply(r.ID, value, nil)
+}
+
+// maxRecorded bounds what is logged of a command's arguments, in bytes.
+const maxRecorded = 512
+
+// record logs a command that changes something, before it runs: who sent it, and what
+// with. Nothing holds these lines back: members of a group must not be able to hide one.
+func (c *session) record(r request) {
+	args := string(r.Args)
+	if len(args) > maxRecorded {
+		args = args[:maxRecorded] + "..."
+	}
+	c.srv.opts.Log.Info("control command", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "arguments", args)
 }
 
 // reply queues a result, and keeps an error for cow-last-error.

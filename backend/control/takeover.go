@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ConnHandler runs a command that takes its connection over, to pass file descriptors
@@ -34,7 +31,7 @@ func (s *Server) lookupConn(name string) ConnHandler {
 // handOver ends the session's reader and writer, once what is queued has been sent, and
 // leaves the connection to h. After an error the session goes on.
 func (c *session) handOver(h ConnHandler, args json.RawMessage) error {
-	if err := checkPeer(c.conn); err != nil {
+	if err := OwnerOnly(c.ctx, "this command"); err != nil {
 		return err
 	}
 	c.srv.setEvents(c, false)
@@ -45,24 +42,6 @@ func (c *session) handOver(h ConnHandler, args json.RawMessage) error {
 	c.conn.SetDeadline(time.Time{})
 	h(c.ctx, c.conn, args)
 	c.abort()
-	return nil
-}
-
-// checkPeer wants the process at the other end, as the kernel recorded it when it
-// connected, to be this user's or root's.
-func checkPeer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if cerr != nil || err != nil {
-		return fmt.Errorf("user of the peer: %v %v", cerr, err)
-	}
-	if me := uint32(os.Geteuid()); cred.Uid != me && cred.Uid != 0 {
-		return errorf("this command is for user %d and root, found user %d", me, cred.Uid)
-	}
 	return nil
 }
 

@@ -13,6 +13,7 @@
 //	INFO a known name, GO another      serves the first                       ERR_UNKNOWN
 //	LIST, several exports              one reply with all names in it         one reply a name
 //	STRUCTURED_REPLY, STARTTLS, ...    ERR_UNSUP                              ERR_UNSUP, at most maxOptions of them
+//	EXPORT_NAME                        ERR_UNSUP                              GO to go-nbd, answered in its own form (NO_ZEROES too); disconnects if unknown
 //	GO                                 flags say writable                     flags say read-only (the reply is rewritten)
 //	READ                               allocates its length, at most 32 MiB   handed on in pieces of chunkSize
 //	READ beyond the end                reply of success, then disconnects     EINVAL

@@ -42,9 +42,12 @@ type guard struct {
 	inBuf   [optionHeaderLen + 4 + maxName + 2]byte
 	replies []byte // of go-nbd to the greeting or to one option
 	option  uint32 // which one
-	count   int    // options so far
-	disk    Disk   // of the export
-	size    int64  // its size, bytes
+	old     bool   // the client has sent EXPORT_NAME, of which go-nbd sees GO
+	// noZeroes: the client takes the reply to EXPORT_NAME without zeros.
+	noZeroes bool
+	count    int   // options so far
+	disk     Disk  // of the export
+	size     int64 // its size, bytes
 
 	req    request
 	header []byte      // of go-nbd's reply to the piece under way
@@ -130,7 +133,9 @@ func (g *guard) greet() error {
 	if len(g.replies) != greetingLen {
 		return fmt.Errorf("%w: a greeting of %d bytes", errReply, len(g.replies))
 	}
-	offered := uint32(binary.BigEndian.Uint16(g.replies[16:]))
+	// go-nbd does not know EXPORT_NAME, and so not the flag either: it is the guard's.
+	offered := uint32(binary.BigEndian.Uint16(g.replies[16:])) | flagNoZeroes
+	binary.BigEndian.PutUint16(g.replies[16:], uint16(offered))
 	if err := g.send(g.replies); err != nil {
 		return err
 	}
@@ -139,9 +144,12 @@ func (g *guard) greet() error {
 	if _, err := io.ReadFull(g.br, flags); err != nil {
 		return err
 	}
-	if f := binary.BigEndian.Uint32(flags); f&^offered != 0 {
+	f := binary.BigEndian.Uint32(flags)
+	if f&^offered != 0 {
 		return protocolf("client flags %#x, only %#x were offered", f, offered)
 	}
+	g.noZeroes = f&flagNoZeroes != 0
+	binary.BigEndian.PutUint32(flags, f&^flagNoZeroes)
 	g.in, g.phase = flags, atOptions
 	return nil
 }

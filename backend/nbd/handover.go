@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,7 +44,7 @@ func (s *Server) Keep() {
 // Adopt is Listen on a socket that another process has made at a and passed on. fd is
 // closed in any case.
 func (s *Server) Adopt(a Address, fd int) error {
-	nl, err := adopt(a, fd)
+	nl, err := adopt(a, fd, s.opts.Group)
 	if err != nil {
 		return fmt.Errorf("socket %s of another process: %w", a, err)
 	}
@@ -59,11 +60,15 @@ func (s *Server) Adopt(a Address, fd int) error {
 	return nil
 }
 
-func adopt(a Address, fd int) (net.Listener, error) {
+// adopt makes a listener of fd. Who may connect is this process's to say.
+func adopt(a Address, fd int, group string) (net.Listener, error) {
 	if a.Network == "unix" {
 		l, err := control.AdoptUnix(fd, a.Path)
 		if err != nil {
 			return nil, err // not a nil *Listener in an interface
+		}
+		if err := l.Permit(group); err != nil {
+			return nil, errors.Join(err, l.Close())
 		}
 		return l, nil
 	}

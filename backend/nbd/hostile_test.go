@@ -47,7 +47,10 @@ func TestHostileHandshake(t *testing.T) {
 		{"unknown name", option(optGo, choice("nothing")), optGo, repErrUnknown},
 		{"name with a zero", option(optGo, choice("x\x00")), optGo, repErrUnknown},
 		{"LIST with data", option(optList, []byte{1}), optList, repErrInvalid},
-		{"EXPORT_NAME", option(optExportName, []byte("x")), 0, 0},
+		{"EXPORT_NAME of nothing", option(optExportName, []byte("nothing")), 0, 0},
+		{"EXPORT_NAME that is empty, of two", option(optExportName, nil), 0, 0},
+		{"EXPORT_NAME that is too long", option(optExportName, long), 0, 0},
+		{"EXPORT_NAME of 4 GiB", optionOf(optExportName, 1<<32-1, nil), 0, 0},
 		{"STARTTLS", option(5, nil), 5, 1<<31 | 1},
 		{"STRUCTURED_REPLY", option(8, nil), 8, 1<<31 | 1},
 		{"bad magic", append([]byte{0}, option(optGo, choice("x"))[1:]...), 0, 0},
@@ -83,7 +86,7 @@ func TestHostileHandshake(t *testing.T) {
 
 func TestHostileClientFlags(t *testing.T) {
 	_, a := start(t, Options{}, map[string]Disk{"x": noise(512)})
-	for _, flags := range [][]byte{{0, 0, 0, 2}, {0x80, 0, 0, 1}} {
+	for _, flags := range [][]byte{{0, 0, 0, 4}, {0x80, 0, 0, 1}, {0, 1, 0, 3}} {
 		c := &script{dial(t, a), t}
 		c.take(greetingLen)
 		c.give(append(flags, option(optGo, choice("x"))...))

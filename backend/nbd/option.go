@@ -33,8 +33,7 @@ func (g *guard) nextOption() error {
 	}
 	switch id {
 	case optExportName:
-		// There is no way to answer it with an error ("NBD_OPT_EXPORT_NAME").
-		return protocolf("option EXPORT_NAME, which is replaced by GO")
+		return g.chooseOld(string(data))
 	case optList:
 		if n != 0 {
 			return g.refuse(id, repErrInvalid, "LIST takes no data")
@@ -75,12 +74,35 @@ func (g *guard) choose(id uint32, data []byte) error {
 	if !ok {
 		return g.refuse(id, repErrInvalid, "lengths do not agree")
 	}
-	e, err := g.server.pin(g.client, name)
-	switch {
+	switch err := g.take(id, name); {
 	case errors.Is(err, errTooMany):
 		return g.refuse(id, repErrPolicy, err.Error())
 	case err != nil:
 		return g.refuse(id, repErrUnknown, err.Error())
+	}
+	return nil
+}
+
+// chooseOld handles EXPORT_NAME, the only option that clients of the first newstyle
+// handshake have: its data is the name. go-nbd, which does not know it, gets GO.
+func (g *guard) chooseOld(name string) error {
+	if len(name) > maxName {
+		return protocolf("EXPORT_NAME with %d bytes, at most %d are allowed", len(name), maxName)
+	}
+	g.old = true
+	err := g.take(optGo, name)
+	if err != nil {
+		// There is no way to answer it with an error ("NBD_OPT_EXPORT_NAME").
+		return fmt.Errorf("export %q (NBD_OPT_EXPORT_NAME): %w", name, err)
+	}
+	return nil
+}
+
+// take pins the export and hands go-nbd the option that chooses it.
+func (g *guard) take(id uint32, name string) error {
+	e, err := g.server.pin(g.client, name)
+	if err != nil {
+		return err
 	}
 	g.slot.Name, g.disk, g.size = name, e.disk, e.disk.Size()
 	g.options.PreferredBlockSize = max(4096, uint32(e.disk.BlockSize()))
@@ -88,6 +110,18 @@ func (g *guard) choose(id uint32, data []byte) error {
 	plain = append(plain, name...)
 	g.pass(id, append(plain, 0, 0))
 	return nil
+}
+
+// answerOld is the reply to EXPORT_NAME: the size, the flags, and zeros for clients that
+// have not refused them.
+func (g *guard) answerOld() []byte {
+	b := make([]byte, 0, exportNameLen+exportNameZeros)
+	b = binary.BigEndian.AppendUint64(b, uint64(g.size))
+	b = binary.BigEndian.AppendUint16(b, transmissionFlags)
+	if !g.noZeroes {
+		b = b[:exportNameLen+exportNameZeros]
+	}
+	return b
 }
 
 // parseChoice takes the data of INFO or GO apart; false if a length does not agree
@@ -135,7 +169,11 @@ func (g *guard) sendReplies() error {
 		g.phase = atRequests
 		g.server.establish(g.client)
 	}
-	if err := g.send(g.replies); err != nil {
+	answer := g.replies
+	if g.old {
+		answer = g.answerOld()
+	}
+	if err := g.send(answer); err != nil {
 		return err
 	}
 	g.replies = g.replies[:0]

@@ -72,6 +72,10 @@ const (
 // flags").
 const flagReadOnly = uint16(1 << 1)
 
+// flagNoZeroes is the handshake flag, the server's and the client's, by which the reply to
+// EXPORT_NAME ends without zeros ("Flag fields").
+const flagNoZeroes = uint32(1 << 1)
+
 const transmissionFlags = protocol.NEGOTIATION_REPLY_FLAGS_HAS_FLAGS | flagReadOnly | protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN
 
 // Lengths of fixed parts, in bytes.
@@ -83,4 +87,6 @@ const (
 	infoExportLen   = 12 // type, size, flags
 	requestLen      = 28 // magic, flags, type, cookie, offset, length
 	replyLen        = 16 // magic, error, cookie
+	exportNameLen   = 10 // reply to EXPORT_NAME: size, flags; then zeros
+	exportNameZeros = 124
 )

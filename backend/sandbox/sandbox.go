@@ -24,7 +24,8 @@ type Rules struct {
 	Write []string
 	// Read are files, devices and directories that are read.
 	Read []string
-	// Sockets are directories in which UNIX sockets are made and removed.
+	// Sockets are directories in which UNIX sockets are made and removed, by way of
+	// directories in them where others can change these (control.ListenUnix).
 	Sockets []string
 	// Abstract leaves abstract UNIX sockets within reach.
 	Abstract bool
@@ -46,7 +47,7 @@ const (
 	readAll  = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSReadDir
 	write    = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSWriteFile | ll.AccessFSTruncate
 	change   = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
-	socket   = ll.AccessFSReadDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile
+	socket   = ll.AccessFSReadDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSRefer
 )
 
 // handled is everything that is denied unless a rule allows it.

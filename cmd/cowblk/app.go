@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	getenv   func(string) string
+	// lookupEnv is os.LookupEnv: what is set and empty is another thing than what is not set. nil: nothing is.
+	lookupEnv func(string) (string, bool)
 	// terminal reports whether a person sits at the stream: progress bars and questions only then.
 	terminal func(stream any) bool
 	// kvm reports whether this user can use /dev/kvm: the default domain type of "cowblk xml".
@@ -34,7 +37,7 @@ type app struct {
 func newApp() *app {
 	return &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
-		getenv:   os.Getenv,
+		getenv: os.Getenv, lookupEnv: os.LookupEnv,
 		terminal: isTerminal,
 		kvm:      func() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil },
 	}
@@ -61,7 +64,7 @@ func run(args []string, a *app) int {
 	if err == nil {
 		return exitOK
 	}
-	a.printError(explainDescriptors(err))
+	a.printError(explainLimits(err))
 	return exitCode(err)
 }
 
@@ -70,8 +73,14 @@ func (a *app) dir() (string, error) {
 	if a.storeDir != "" {
 		return a.storeDir, nil
 	}
-	if d := a.getenv("COWBLK_STORE"); d != "" {
+	d := a.getenv("COWBLK_STORE")
+	if strings.TrimSpace(d) != "" {
 		return d, nil
+	}
+	if a.lookupEnv != nil {
+		if _, set := a.lookupEnv("COWBLK_STORE"); set {
+			return "", usagef("COWBLK_STORE: %w", errEmpty)
+		}
 	}
 	return store.DefaultDir(a.getenv)
 }

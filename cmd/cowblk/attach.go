@@ -30,7 +30,11 @@ func newAttach(a *app) *cobra.Command {
 		Long: `Plug a disk that "cowblk serve" serves into a QEMU that runs already. QEMU must have been started
 with shared memory (as "cowblk qemu-args" has it) and, on the q35 machine, with a root port that is
 still free for each disk to come: -device pcie-root-port,id=port1,chassis=1. The guest's memory and
-the ports cannot be changed later. After a failure nothing is left in QEMU.`,
+the ports cannot be changed later. After a failure nothing is left in QEMU.
+
+A disk that is attached here connects anew by itself when "cowblk serve" is restarted. One that libvirt
+has plugged in (virsh attach-device) does not, for its chardev has no reconnect: detach it and attach it
+here. "cowblk info NAME" says which kind is connected.`,
 		Example: `  cowblk attach vm1-data --qmp unix:/run/vm1.qmp
   cowblk attach vm1-data --qmp unix:/run/vm1.qmp --bus port3 --queues 4`,
 		Args:              exactArgs("NAME"),

@@ -48,6 +48,9 @@ then formatted, or hold the layers already; what holds anything else is refused 
 			if err != nil {
 				return err
 			}
+			if _, err := s.Socket(m.Name); err != nil {
+				a.logger().Warn("the disk's socket cannot have its usual path: serve and run it with --socket-path", "err", err)
+			}
 			if a.json {
 				return a.printJSON(m)
 			}

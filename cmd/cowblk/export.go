@@ -181,7 +181,7 @@ func readTags(st *store.Store, log *slog.Logger, explain func(error) error) func
 		}
 		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
 		if err != nil {
-			return nil, explain(explainDescriptors(err)) // not a nil *Reading in an interface
+			return nil, explain(explainLimits(err)) // not a nil *Reading in an interface
 		}
 		return r, nil
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -153,8 +154,65 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 	f.Close()
 	p.end(t)
+	if log := p.log.String(); strings.Contains(log, "broke the protocol") || !strings.Contains(log, "raise its limit") {
+		t.Errorf("a front-end was blamed for want of descriptors, or none was:\n%s", log)
+	}
 	if n := strings.Count(p.log.String(), "\n"); n > 150 {
 		t.Errorf("%d lines of log", n)
+	}
+}
+
+// What checkDescriptors counts is what /proc/PID/fd shows: never less, and not much more.
+func TestDescriptorsNeeded(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b", "c"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	for i := range 5 {
+		command(t, dir, "promote", "b", "--tag", fmt.Sprint("t", i))
+	}
+	image := filepath.Join(dir, "image")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, dir, "import", image, "i")
+	command(t, dir, "create", "d", "--from", "i")
+	for _, tc := range []struct {
+		names  []string
+		layers int
+		queues int
+	}{
+		{[]string{"a"}, 1, 1}, {[]string{"a"}, 1, 8}, {[]string{"b"}, 6, 1}, {[]string{"a", "b", "c"}, 8, 1}, {[]string{"d"}, 1, 2}, {[]string{"a", "c"}, 2, 64},
+	} {
+		p := start(t, dir, nil, append([]string{"serve"}, tc.names...)...)
+		for _, name := range tc.names {
+			f := dialWith(t, filepath.Join(dir, "run", name+".sock"), vhosttest.Options{Queues: tc.queues})
+			writeAt(t, f, 0, pattern(1, 512))
+		}
+		open, need := p.descriptors(t), int(needed(len(tc.names), tc.layers, tc.queues))
+		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues, open, need)
+		if unused := need - open - descriptorsSpare; unused < 0 || unused > 4+6*len(tc.names) {
+			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsSpare)
+		}
+		p.end(t)
+	}
+}
+
+// A disk that is larger than the file system lets a file be: the error says whose limit it is, and nothing is left.
+func TestLargerThanFileSystemAllows(t *testing.T) {
+	dir := shortDir(t)
+	probe := filepath.Join(dir, "probe")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(probe, 17<<40); !errors.Is(err, unix.EFBIG) {
+		t.Skipf("this file system takes files of 17 TiB (%v): ext4 does not", err)
+	}
+	os.Remove(probe)
+	fails(t, dir, []string{"create", "a", "--size", "17T"}, "file system's limit", "16 TiB", "XFS")
+	command(t, dir, "create", "a", "--size", "15T")
+	if text := command(t, dir, "list"); strings.Count(text, "\n") != 2 {
+		t.Errorf("the store has\n%s", text)
 	}
 }
 

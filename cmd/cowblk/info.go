@@ -177,6 +177,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	}
 	if l := info.Live; l != nil {
 		rows = append(rows, []string{"guest", guestText(l)})
+		rows = append(rows, frontEndRows(l, info.Socket)...)
 	}
 	if m.TableStart != 0 {
 		rows = append(rows, []string{"table start", "sector " + humanize.Comma(m.TableStart)})

@@ -36,12 +36,12 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 	n.mu.Unlock()
 	for _, m := range current {
 		if err := n.store.InPlace(m); err != nil {
-			return nil, explainDescriptors(fmt.Errorf("promote: %w", err))
+			return nil, explainLimits(fmt.Errorf("promote: %w", err))
 		}
 	}
 	p, err := n.store.PreparePromotion(ctx, current, tag)
 	if err != nil {
-		return nil, explainDescriptors(err)
+		return nil, explainLimits(err)
 	}
 	return &pendingNames{Pending: p, names: n, before: current}, nil
 }

@@ -103,12 +103,7 @@ func dialRaw(t *testing.T, path string) *rawControl {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	c := &rawControl{conn, json.NewDecoder(conn)}
-	if err := c.run("qmp_capabilities", nil); err != nil {
-		t.Fatal(err)
-	}
-	return c
+	return rawOn(t, conn)
 }
 
 // run executes one command; events and the greeting are passed over.

@@ -31,13 +31,14 @@ const (
 // newRoot builds the whole command line on a.
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "cowblk",
-		Short:         "Copy-on-write disks for QEMU over vhost-user-blk",
-		Long:          rootLong,
-		Example:       rootExample,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs,
+		Use:               "cowblk",
+		Short:             "Copy-on-write disks for QEMU over vhost-user-blk",
+		Long:              rootLong,
+		Example:           rootExample,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Args:              cobra.ArbitraryArgs,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseEmpty(cmd) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()

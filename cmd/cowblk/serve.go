@@ -32,6 +32,8 @@ type serveFlags struct {
 	group  string
 	hooks  hookFlags
 
+	controlGroup string
+
 	takeover bool
 
 	sandbox sandboxFlags
@@ -47,7 +49,11 @@ request under way is completed and the disks are closed. Several disks share the
 
 A socket is made when its disk is open and ready, in the store's run directory ("cowblk info NAME"
 shows where), with mode 0600. QEMU started by libvirt runs as another user: give that user's group
-with --socket-group. Sockets from systemd (socket activation) are used instead when there are any,
+with --socket-group. It opens those sockets and no others: the control socket, and NBD sockets that the
+process makes, are the owner's and, with --control-group, a group's of operators. Its members may
+promote, export what the process serves on UNIX sockets in the run directory, change settings and end
+the process; addresses that it has not been started with are for the owner and root. Who changes
+something is logged, with user and process. Sockets from systemd (socket activation) are used instead when there are any,
 by FileDescriptorName= or, for one disk, whatever its name; readiness is told to systemd.
 
 The options --socket-path, --fd, --print-capabilities, --blk-file and --read-only are those that QEMU's
@@ -113,7 +119,8 @@ give those again that are to stay.`,
 	f.hooks.register(cmd)
 	f.sandbox.register(cmd)
 	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
-	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the sockets too (mode 0660)")
+	fl.StringVar(&f.group, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
+	fl.StringVar(&f.controlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess is told to make")
 	return cmd
 }
 
@@ -154,6 +161,9 @@ func (f *serveFlags) check(args []string) error {
 	}
 	if f.blkFile != "" && (f.data.loseUnflushed || f.data.keepUnflushed || f.data.dropUnflushed) {
 		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
+	}
+	if f.blkFile != "" && f.controlGroup != "" {
+		return usagef("serve: --control-group is for disks of the store, which have a control socket")
 	}
 	if f.blkFile != "" && len(f.hooks.events) > 0 {
 		return usagef("serve: --promote-on is for disks of the store: a raw file has no layers to promote")

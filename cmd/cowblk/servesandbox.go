@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,11 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		for _, dir := range []string{st.RunDir(), st.OtherRunDir()} {
 			if info, err := os.Stat(dir); err == nil && info.IsDir() {
 				rules.Sockets = append(rules.Sockets, dir)
+			}
+		}
+		if s.control != nil {
+			for _, l := range s.control.Listeners() {
+				rules.Sockets = append(rules.Sockets, filepath.Dir(l.Path())) // to remove it in the end
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
@@ -54,28 +55,25 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 	if err != nil {
 		return nil, fmt.Errorf("sockets from systemd: %w", err)
 	}
-	if s.given, err = givenControl(given); err != nil {
+	if s.given, err = givenControl(given, st, s.disks); err != nil {
 		return nil, err
 	}
 	if len(given) > 0 {
-		return activated(given, s.disks)
+		return activated(given, s.disks, func(name string) (string, error) { return f.socketOf(st, name) })
 	}
 	for _, o := range s.disks {
+		path, err := f.socketOf(st, o.name)
 		var l *control.Listener
 		listen := func(path string) (err error) {
 			l, err = control.ListenUnix(path, f.group)
 			return err
 		}
-		path := f.socketPath
 		switch {
-		case path == "":
-			if path, err = st.Socket(o.name); err == nil {
-				path, err = listenRun(st, path, listen, s.log)
-			}
+		case err != nil:
+		case f.socketPath == "":
+			path, err = listenRun(st, path, listen, s.log)
 		default:
-			if path, err = filepath.Abs(path); err == nil {
-				err = inNeed(st, func() error { return listen(path) })
-			}
+			err = inNeed(st, func() error { return listen(path) })
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())
@@ -117,21 +115,55 @@ func inNeed(st *store.Store, f func() error) error {
 	return st.InNeed(f)
 }
 
+// socketOf is the absolute path of a disk's socket.
+func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
+	switch path = f.socketPath; {
+	case path == "" && st == nil:
+		return "", usagef("serve: --socket-path is missing: where the socket of --blk-file lies")
+	case path == "":
+		if path, err = st.Socket(name); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
+// directory of another user's, see control.ListenUnix.
+func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
+
+// adopted is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
+func adopted(l *net.UnixListener, path string) (*control.Listener, error) {
+	fd, err := control.Duplicate(l)
+	if err != nil {
+		return nil, err
+	}
+	own, err := control.AdoptUnix(fd, path)
+	if err != nil {
+		return nil, err
+	}
+	own.Keep(true)
+	return own, l.Close()
+}
+
 // givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
-func givenControl(given map[string][]net.Listener) (*control.Listener, error) {
+func givenControl(given map[string][]net.Listener, st *store.Store, disks []*opened) (*control.Listener, error) {
 	all := given[controlName]
 	delete(given, controlName)
 	var l *control.Listener
 	for _, g := range all {
 		if ul, ok := g.(*net.UnixListener); ok && l == nil {
-			fd, err := control.Duplicate(ul)
+			path, err := ul.Addr().String(), error(nil)
+			if nameless(ul) {
+				path, err = st.ControlSocket(disks[0].name)
+			}
 			if err == nil {
-				l, err = control.AdoptUnix(fd, ul.Addr().String())
+				l, err = adopted(ul, path)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("control socket from systemd: %w", err)
 			}
-			l.Keep(true)
+			continue
 		}
 		g.Close()
 	}
@@ -140,7 +172,7 @@ func givenControl(given map[string][]net.Listener) (*control.Listener, error) {
 
 // activated picks the socket of each disk from those that systemd has passed: the one named after it or, when there
 // is one of each, that one.
-func activated(given map[string][]net.Listener, disks []*opened) (es endpoints, err error) {
+func activated(given map[string][]net.Listener, disks []*opened, path func(name string) (string, error)) (es endpoints, err error) {
 	total := 0
 	var only net.Listener
 	for _, ls := range given {
@@ -161,7 +193,16 @@ func activated(given map[string][]net.Listener, disks []*opened) (es endpoints, 
 		if !ok {
 			return nil, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", o.name, l.Addr().Network())
 		}
-		es = append(es, endpoint{path: ul.Addr().String(), listener: ul})
+		e := endpoint{path: ul.Addr().String(), listener: ul}
+		if nameless(ul) {
+			if e.path, err = path(o.name); err == nil {
+				e.listener, err = adopted(ul, e.path)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("disk %q: socket from systemd: %w", o.name, err)
+			}
+		}
+		es = append(es, e)
 	}
 	return es, nil
 }

@@ -145,3 +145,36 @@ func restarted(t *testing.T, m *manager, dir string) (socket string) {
 	t.Cleanup(func() { p.end(t) })
 	return filepath.Join(dir, "run", "b.sock")
 }
+
+// A socket that was made in a directory of another user's has no path of its own in the kernel: the next process knows it
+// by the one that it was told.
+func TestRestartInAnothersDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a directory of another user's")
+	}
+	dir, theirs := shortDir(t), shortDir(t)
+	if err := os.Chown(theirs, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	command(t, dir, "create", "a", "--size", "1M")
+	socket := filepath.Join(theirs, "s")
+	m := newManager(t, dir)
+	p := m.start(dir, "serve", "a", "--socket-path", socket)
+	slices.Sort(m.names)
+	for range 2 {
+		if text := command(t, dir, "info", "a"); !strings.Contains(text, " on "+socket+"\n") {
+			t.Errorf("info:\n%s", text)
+		}
+		wantAt(t, dial(t, socket), 0, pattern(0, 512))
+		if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		p.cmd.Wait()
+		m.names = nil
+		for _, f := range m.store {
+			m.names = append(m.names, f.Name())
+		}
+		p = m.start(dir, "serve", "a", "--socket-path", socket)
+	}
+	p.end(t)
+}

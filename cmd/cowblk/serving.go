@@ -72,7 +72,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		return s, err
 	}
 	if st != nil {
-		if err := checkDescriptors(st, names); err != nil {
+		if err := checkDescriptors(st, names, f.queues, log); err != nil {
 			return s, err
 		}
 	}
@@ -149,8 +149,8 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if err != nil {
 		return "", err
 	}
-	s.control = control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.group})
-	if path, err = s.controlSocket(st); err != nil {
+	s.control = control.NewServer(control.Options{Log: log, Version: controlVersion(), Group: f.controlGroup})
+	if path, err = s.controlSocket(st, f.controlGroup); err != nil {
 		return "", fmt.Errorf("control %w", err)
 	}
 	var inherited *backend.InheritedNBD
@@ -174,23 +174,23 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
-			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.group, Explain: f.sandbox.explain(st),
+			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
 		},
 	})
 	return path, nil
 }
 
-// controlSocket makes the control socket, or takes over the predecessor's.
-func (s *serving) controlSocket(st *store.Store) (path string, err error) {
+// controlSocket makes the control socket, or takes over the predecessor's or systemd's. Whoever has made it, group may
+// connect and no other.
+func (s *serving) controlSocket(st *store.Store, group string) (path string, err error) {
+	l := s.given
 	if s.before != nil {
-		l, err := s.before.adopt(&s.before.offer.Control)
-		if err != nil {
+		if l, err = s.before.adopt(&s.before.offer.Control); err != nil {
 			return "", err
 		}
-		return l.Path(), s.control.Add(l)
 	}
-	if s.given != nil {
-		return s.given.Path(), s.control.Add(s.given)
+	if l != nil {
+		return l.Path(), errors.Join(s.control.Add(l), l.Permit(group))
 	}
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err

@@ -32,9 +32,6 @@ func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []strin
 	if err != nil || path == "" {
 		return nil, err
 	}
-	if err := checkDescriptors(st, names); err != nil {
-		return nil, err
-	}
 	for _, name := range names {
 		if err := st.Rehearse(ctx, name, f.data.open(log)); err != nil {
 			return nil, fmt.Errorf("takeover: the process that serves %q goes on: %w", names[0], err)

@@ -83,10 +83,25 @@ func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) 
 	} else {
 		text, err = o.domain(name, socket, g).Marshal()
 	}
+	if o.disk {
+		text = xmlPlugNote + text
+	}
+	text = xmlNote + text
 	// An element without content, in the form that libvirt itself prints. Every element begins a line of its own, so
 	// no other two tags touch.
 	return regexp.MustCompile(`></[a-z_]+>`).ReplaceAllString(text, "/>"), err
 }
+
+// Notes for a person who looks into the XML; libvirt passes comments over. Two hyphens would end one, and a disk's name
+// can have them.
+const (
+	xmlNote = `<!-- "cowblk serve" has to run before the guest starts: "virsh start" waits in silence for a socket that
+     nobody serves. Serve the disk then, and it goes on. QEMU's user must be allowed to open the socket. -->
+`
+	xmlPlugNote = `<!-- Plugged in with "virsh attach-device" the disk does not connect anew when cowblk is restarted, whatever
+     reconnect says below. "cowblk attach" makes one that does. -->
+`
+)
 
 // diskElement names no alias, address, cache, discard or serial: libvirt refuses most of that for vhostuser, and
 // finds the rest itself.

@@ -147,9 +147,6 @@ func (s *Store) MakeRunDir() error { return s.makeRunDir(s.runDir) }
 // Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
 func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
 
-// ControlSocket is the path of the control socket of the daemon that serves the disk; errors as Socket.
-func (s *Store) ControlSocket(name string) (string, error) { return s.socket(name, ".ctl") }
-
 func (s *Store) socket(name, ext string) (string, error) {
 	p := filepath.Join(s.runDir, name+ext)
 	if len(p) > maxSocketPath {

@@ -1,0 +1,75 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Peer is the process at the other end of a connection, as the kernel recorded it when
+// it connected (SO_PEERCRED). PID 0: not of this PID namespace.
+type Peer struct {
+	PID int32
+	UID uint32
+	GID uint32
+}
+
+// PeerOf asks the kernel who has connected.
+func PeerOf(conn *net.UnixConn) (Peer, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return Peer{}, fmt.Errorf("user of the peer: %w", err)
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if cerr != nil || err != nil {
+		return Peer{}, fmt.Errorf("user of the peer: %v %v", cerr, err)
+	}
+	return Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
+}
+
+// inGroup reports whether the peer at the other end of conn was a member of a group when
+// it connected. gid -1: no group.
+func (p Peer) inGroup(conn *net.UnixConn, gid int) bool {
+	if gid < 0 {
+		return false
+	}
+	if int64(p.GID) == int64(gid) {
+		return true
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var groups []uint32
+	cerr := raw.Control(func(fd uintptr) { groups, err = peerGroups(int(fd)) })
+	return cerr == nil && err == nil && slices.Contains(groups, uint32(gid))
+}
+
+// Owner reports whether the peer runs as the user of this process, or as root.
+func (p Peer) Owner() bool { return p.UID == 0 || int64(p.UID) == int64(os.Geteuid()) }
+
+type peerKey struct{}
+
+// withPeer is a context of a command that the peer has sent.
+func withPeer(ctx context.Context, p Peer) context.Context {
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
+// OwnerOnly returns nil for a command of the owner of this process or of root, and for
+// members of the control socket's group an error that begins with what they wanted. ctx
+// is a Handler's; without a peer in it nobody is the owner.
+func OwnerOnly(ctx context.Context, what string) error {
+	p, ok := ctx.Value(peerKey{}).(Peer)
+	switch {
+	case !ok:
+		return errorf("%s: only user %d and root may do that", what, os.Geteuid())
+	case !p.Owner():
+		return errorf("%s: only user %d and root may do that, found user %d", what, os.Geteuid(), p.UID)
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control/controltest"
+)
+
+// record is a log that can be read while it is written.
+type record struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (r *record) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.b.Write(p)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.b.String()
+}
+
+// Commands that change something are logged with who has sent them, and the owner's are
+// refused to members of the group.
+func TestPeers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	path := filepath.Join(dir, "c")
+	var log record
+	s := NewServer(Options{Group: "4242", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	s.Register("ask", echo)
+	s.RegisterChange("change", echo)
+	s.RegisterChange("own", func(ctx context.Context, _ json.RawMessage) (any, error) { return nil, OwnerOnly(ctx, "to own") })
+	s.RegisterConn("take", func(_ context.Context, conn *net.UnixConn, _ json.RawMessage) { fmt.Fprintln(conn, "taken") })
+	must(t, s.Listen(path))
+	go s.Serve()
+	defer s.Close()
+
+	run := func(uid, gid int, command string) string {
+		t.Helper()
+		conn, err := controltest.DialAs(t, path, uid, gid)
+		must(t, err)
+		defer conn.Close()
+		b := dialScriptOn(t, conn).ready()
+		b.send(command)
+		return b.line()
+	}
+	for _, tc := range []struct {
+		uid           int
+		command, want string
+	}{
+		{nobody, `{"execute":"ask"}`, `{"return":{}}`},
+		{nobody, `{"execute":"change","arguments":{"a":"b c"}}`, `{"return":{"a":"b c"}}`},
+		{nobody, `{"execute":"own"}`, `to own: only user 0 and root may do that, found user 65534`},
+		{nobody, `{"execute":"take"}`, `only user 0 and root`},
+		{0, `{"execute":"own"}`, `{"return":{}}`},
+		{0, `{"execute":"take"}`, `taken`},
+	} {
+		if got := run(tc.uid, 4242, tc.command); !strings.Contains(got, tc.want) {
+			t.Errorf("user %d, %s: %s", tc.uid, tc.command, got)
+		}
+	}
+	lines := log.String()
+	for _, want := range []string{
+		fmt.Sprintf(`msg="control command" command=change uid=65534 pid=%d arguments="{\"a\":\"b c\"}"`, os.Getpid()),
+		fmt.Sprintf(`msg="control command" command=own uid=65534 pid=%d`, os.Getpid()),
+		`level=WARN msg="control command failed" command=own uid=65534`,
+		`msg="control command" command=own uid=0`,
+		`msg="control command" command=take uid=65534`,
+		`msg="control command" command=take uid=0`,
+	} {
+		if !strings.Contains(lines, want) {
+			t.Errorf("the log misses %s", want)
+		}
+	}
+	if strings.Contains(lines, "command=ask") {
+		t.Error("a question was logged")
+	}
+	if t.Failed() {
+		t.Log(lines)
+	}
+	if _, err := controltest.DialAs(t, path, nobody, nobody); err == nil {
+		t.Error("a user outside of the group has connected")
+	}
+	if err := OwnerOnly(context.Background(), "x"); err == nil {
+		t.Error("nobody is the owner")
+	}
+}
+
+// Who has connected while another process had the socket more widely open, and waits, is
+// no client of the process that has taken it over, unless the group is its group, too.
+func TestBacklogIsScreened(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	for group, clients := range map[string]int{"": 0, "4242": 2} {
+		path := filepath.Join(dir, "c"+group)
+		before, err := ListenUnix(path, "")
+		must(t, err)
+		must(t, os.Chmod(path, 0o666))
+		var conns []*net.UnixConn
+		for _, who := range [][]uint32{{4241}, {4242}, {4243, 1, 4242}, {4243, 1}} {
+			conn, err := controltest.DialAs(t, path, nobody, int(who[0]), who[1:]...)
+			must(t, err)
+			defer conn.Close()
+			conns = append(conns, conn)
+		}
+		fd, err := Duplicate(before)
+		must(t, err)
+		l, err := AdoptUnix(fd, path)
+		must(t, err)
+		must(t, l.Permit(group))
+		s := NewServer(Options{})
+		must(t, s.Add(l))
+		go s.Serve()
+		greeted := 0
+		for _, conn := range conns {
+			conn.SetDeadline(time.Now().Add(patience))
+			if n, err := conn.Read(make([]byte, 1)); n == 1 && err == nil {
+				greeted++
+			}
+		}
+		if greeted != clients {
+			t.Errorf("group %q: %d clients, expected %d", group, greeted, clients)
+		}
+		dialScript(t, path).ready()
+		must(t, s.Close())
+		before.Keep(true)
+		must(t, before.Close())
+	}
+}
+
+// The group does not lock the owner out.
+func TestOwnersPlace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	path := filepath.Join(dir, "c")
+	s := NewServer(Options{Group: "4242", MaxClients: 2})
+	must(t, s.Listen(path))
+	go s.Serve()
+	defer s.Close()
+	for i, turned := range []bool{false, false, true} {
+		conn, err := controltest.DialAs(t, path, nobody, 4242)
+		must(t, err)
+		defer conn.Close()
+		if line := dialScriptOn(t, conn).line(); strings.Contains(line, "no more are allowed") != turned {
+			t.Errorf("client %d of the group: %s", i, line)
+		}
+	}
+	dialScript(t, path).ready()
+}
+
+// Without a group nobody else connects, whatever the directory's modes.
+func TestNoGroup(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	path := filepath.Join(dir, "c")
+	l, err := ListenUnix(path, "")
+	must(t, err)
+	defer l.Close()
+	if _, err := controltest.DialAs(t, path, nobody, 0); err == nil || !strings.Contains(err.Error(), unix.EACCES.Error()) {
+		t.Errorf("another user: %v", err)
+	}
+}

@@ -1,0 +1,70 @@
+package backend
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cowblk/vhost"
+)
+
+// kickGrace is how long a driver that kicks may leave its rings empty before that is told.
+const kickGrace = 2 * time.Second
+
+// kickWatch warns of a driver that kicks and has never put a request into a ring: with
+// memory that is not shared (share=off) QEMU passes the memory's file on, the guest
+// writes to copies of its pages, and what is seen here stays as it was.
+type kickWatch struct {
+	armed atomic.Bool // no kick has come in this session
+	fed   atomic.Bool // a kick came with a request
+
+	mu    sync.Mutex
+	check func()      // nil: no session
+	timer *time.Timer // nil: no kick yet
+}
+
+// watch begins with a session of e.
+func (k *kickWatch) watch(e *Export) {
+	before := e.dev.requests()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.check = func() {
+		if !k.fed.Load() && e.dev.requests() == before {
+			e.log.Warn("the driver kicks, and its rings stay empty in the memory that the front-end shares: it may not be the guest's memory", "advice", vhost.MemoryAdvice)
+		}
+	}
+	k.fed.Store(false)
+	k.armed.Store(true)
+}
+
+// seen is told by workers of kicks that have ended a sleep, and whether there was
+// anything to do.
+func (k *kickWatch) seen(worked bool) {
+	if worked {
+		if !k.fed.Load() { // a load is all that it costs from then on
+			k.fed.Store(true)
+		}
+		return
+	}
+	if !k.armed.Load() || !k.armed.Swap(false) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.check != nil {
+		k.timer = time.AfterFunc(kickGrace, k.check)
+	}
+}
+
+// end ends with the session. A front-end that has gone before the time was over is not
+// told of: it may have stopped as soon as it had kicked.
+func (k *kickWatch) end() {
+	k.armed.Store(false)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.check = nil
+	if k.timer != nil {
+		k.timer.Stop()
+		k.timer = nil
+	}
+}

@@ -1,0 +1,72 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"cowblk/backend/control"
+	"cowblk/backend/nbd"
+	"cowblk/backend/qmp"
+)
+
+// What members of the control socket's group may not: have this process connect to an
+// address of their choice, make sockets outside of the run directory or on a network,
+// and read what it does not serve. The owner of the process and root may.
+
+// checkReach refuses addresses that the process has not been started with.
+func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
+	own := d.shortages.spec
+	switch {
+	case s.Agent != "":
+		return control.OwnerOnly(ctx, "guest agent at "+s.Agent)
+	case (s.Libvirt != "" || s.Domain != "") && (s.Libvirt != own.Libvirt || s.Domain != own.Domain):
+		return control.OwnerOnly(ctx, fmt.Sprintf("libvirt at %s, domain %q, which this process was not started with (--libvirt, --domain)", s.Libvirt, s.Domain))
+	case s.QMP != "" && d.monitorFor(s.QMP) == nil:
+		return control.OwnerOnly(ctx, fmt.Sprintf("QEMU's monitor at %s, which this process was not started with (--qmp)", s.QMP))
+	}
+	return nil
+}
+
+// serves reports whether the disk is one of this process.
+func (d *Daemon) serves(disk string) bool {
+	for _, e := range d.snapshot() {
+		if e.dev.name == disk {
+			return true
+		}
+	}
+	return false
+}
+
+// socketSuffix ends the names of NBD sockets that the group can have made, so that none
+// takes the place of a disk's.
+const socketSuffix = ".nbd"
+
+// checkStart refuses addresses that lead out of the run directory.
+func (r *readers) checkStart(ctx context.Context, at nbd.Address) error {
+	if at.Network == "unix" && r.opts.SocketDir != "" &&
+		at.Path == filepath.Join(r.opts.SocketDir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
+		return nil
+	}
+	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at, filepath.Join(r.opts.SocketDir, "NAME"+socketSuffix)))
+}
+
+// checkAdd refuses what the process does not serve, and what would be offered to a network.
+func (r *readers) checkAdd(ctx context.Context, name string) error {
+	disk, _, _ := strings.Cut(name, "@")
+	if !r.serves(disk) {
+		return control.OwnerOnly(ctx, fmt.Sprintf("export of %q, a disk that this process does not serve", name))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server == nil {
+		return nil
+	}
+	for _, a := range r.server.Addresses() {
+		if a.Network != "unix" {
+			return control.OwnerOnly(ctx, fmt.Sprintf("export of %q on %s", name, a))
+		}
+	}
+	return nil
+}

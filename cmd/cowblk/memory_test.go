@@ -1,0 +1,96 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend"
+	"cowblk/backend/control"
+)
+
+// A guest of a real QEMU whose memory is not shared hangs before its boot loader: the log says why and what to do. With
+// shared memory it says nothing of the kind.
+func TestMemoryNotShared(t *testing.T) {
+	binary := os.Getenv(qemuEnv)
+	if binary == "" {
+		binary = "qemu-system-x86_64"
+	}
+	if _, err := exec.LookPath(binary); err != nil {
+		t.Skipf("%s is not installed; make deps installs it", binary)
+	}
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	socket := filepath.Join(dir, "run", "a.sock")
+	memfd := func(share string) []string {
+		return []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=" + share}
+	}
+	for _, tc := range []struct {
+		name, want string
+		memory     []string
+	}{
+		{"no backend", "the front-end shares no memory", []string{"-machine", "q35", "-m", "64"}},
+		{"share=off", "its rings stay empty", memfd("off")},
+		{"share=on", "requests came", memfd("on")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			file, err := os.Create(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			p := start(t, dir, func(c *exec.Cmd) { c.Stderr = file }, "serve", "a")
+			dial(t, socket).Close()
+			q := exec.Command(binary, append(tc.memory, "-accel", "tcg", "-nodefaults", "-display", "none",
+				"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-blk-pci,chardev=c,bootindex=1")...)
+			if err := q.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { q.Process.Kill(); q.Wait() }()
+			for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				b, err := os.ReadFile(log)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text := string(b)
+				if tc.want == "requests came" {
+					if strings.Contains(command(t, dir, "info", "a"), "connected, ") && served(t, dir) {
+						if strings.Contains(text, "memory-backend-memfd") {
+							t.Error(text)
+						}
+						break
+					}
+				} else if strings.Contains(text, tc.want) && strings.Contains(text, "memory-backend-memfd,id=mem,size=SIZE,share=on") {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("the log misses %q:\n%s", tc.want, text)
+				}
+			}
+			p.end(t)
+		})
+	}
+}
+
+// served reports whether the disk a has had requests.
+func served(t *testing.T, dir string) bool {
+	t.Helper()
+	return statsOf(t, filepath.Join(dir, "run", "a.ctl")).Reads > 0
+}
+
+func statsOf(t *testing.T, ctl string) backend.DiskStats {
+	t.Helper()
+	c, err := control.Dial(ctl, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []backend.DiskStats
+	if err := c.Run(t.Context(), "query-cow-stats", nil, &all); err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	return all[0]
+}
