@@ -45,7 +45,7 @@ refused with the command that converts it.`,
 				return a.printJSON(img)
 			}
 			a.say("image %s: %s, SHA-256 %s", img.Name, bytesText(img.Size), img.SHA256)
-			a.say("next: cowblk create vm1 --from %s", img.Name)
+			a.say("next: %s", a.command("create", "vm1", "--from", img.Name))
 			return nil
 		},
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"cowblk/cow/shell"
 )
 
 func newQEMUArgs(a *app) *cobra.Command {
@@ -43,7 +45,7 @@ memory options; add what else the guest needs.`,
 			}
 			quoted := make([]string, len(line))
 			for i, arg := range line {
-				quoted[i] = shellQuote(arg)
+				quoted[i] = shell.Word(arg)
 			}
 			a.say("%s", strings.Join(quoted, " "))
 			return nil
@@ -76,14 +78,4 @@ func (g *guestOptions) diskArgs(name, socket string, index int, reconnectMS bool
 		"-chardev", fmt.Sprintf("socket,id=sock-%s,path=%s,%s", name, strings.ReplaceAll(socket, ",", ",,"), reconnect),
 		"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk-%s,chardev=sock-%s,num-queues=%d,bootindex=%d", name, name, g.queues, index+1),
 	}
-}
-
-// shellQuote leaves a word as it is if no shell would change it, so that $(cowblk qemu-args NAME) works too.
-func shellQuote(s string) string {
-	for _, c := range s {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("_-./=,:@%+", c) {
-			return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-		}
-	}
-	return s
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -141,8 +142,8 @@ func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
 		img, err := s.Image(ref.Name)
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
-				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (cowblk promote %s --tag TAG makes one; tags now: %v)",
-					d.Name, d.Name, d.Name, d.tags())
+				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
+					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tags()))
 			}
 		}
 		if err != nil {
@@ -218,7 +219,7 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 		return nil, fmt.Errorf("base %s: %w", path, err)
 	} else if format != FormatRaw && !force {
 		return nil, &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format,
-			Advice: "import it (cowblk import " + path + " NAME), or if the guest shall see the " + format + " file itself: --force"}
+			Advice: "import it (" + s.program + " import " + shell.Path(path) + " NAME), or if the guest shall see the " + format + " file itself: --force"}
 	}
 	size, err := f.Size()
 	if err != nil {
@@ -226,7 +227,7 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	}
 	if size == 0 || size%SectorSize != 0 {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
-			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + path}
+			Advice: "it may be truncated; if it is complete, fill the last sector up: truncate -s %512 " + shell.Path(path)}
 	}
 	return baseOf(f, path, 0, size)
 }

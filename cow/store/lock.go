@@ -101,8 +101,11 @@ func (s *Store) lockDisk(ctx context.Context, name string, wait time.Duration) (
 func (s *Store) inUse(name string) error {
 	v := s.readServing(name)
 	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
-	if v.PID != 0 {
-		err = fmt.Errorf("%w\nstop it first: kill %d", err, v.PID)
+	switch {
+	case v.Control != "":
+		err = fmt.Errorf("%w\nstop it first: %s", err, s.command("stop", name))
+	case v.PID != 0 && v.Socket == "":
+		err = fmt.Errorf("%w\ntry again when that has ended, or stop it: %s", err, s.command("stop", name))
 	}
 	return err
 }

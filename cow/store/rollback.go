@@ -29,7 +29,7 @@ type Rollback struct {
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
 func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if ref.Tag == "" {
-		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (\"cowblk info %s\" shows the tags)", ref.Name, ref.Name)
+		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
 	if _, serving := s.Serving(ref.Name); serving {
 		return nil, s.inUse(ref.Name)
@@ -85,6 +85,12 @@ func (s *Store) planRollback(m *Manifest, tag string) (*Rollback, *Manifest, err
 // command. The discarded layers need not be sound, what stays must be. The disk keeps its size.
 // Errors: ErrInvalid, ErrNotFound (disk, tag), ErrInUse, ErrRefused (what would stay is damaged).
 func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
+	return s.RollbackLosing(ctx, ref, nil)
+}
+
+// RollbackLosing is Rollback that is refused, with an ErrBusy, if the tags that are lost are others than lost by then:
+// those that a person has agreed to lose, as PlanRollback has listed them. A nil slice stands for any.
+func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
 	if _, err := s.PlanRollback(ref); err != nil {
 		return nil, err
 	}
@@ -101,21 +107,25 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 		return nil, err
 	}
 	defer w.end() // removes the layers of the journal that no manifest names
-	r, err := s.rollback(ctx, w, ref)
+	r, err := s.rollback(ctx, w, ref, lost)
 	if err != nil {
 		return nil, fmt.Errorf("rollback to %s: %w", ref, err)
 	}
 	return r, nil
 }
 
-func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, error) {
+func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err
 	}
-	_, after, err := s.planRollback(m, ref.Tag)
+	plan, after, err := s.planRollback(m, ref.Tag)
 	if err != nil {
 		return nil, err
+	}
+	if lost != nil && !slices.Equal(lost, plan.Lost) {
+		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
+			m.Name, ErrBusy, listText(lost), listText(plan.Lost))
 	}
 	id, err := w.newHead(after)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -29,6 +30,9 @@ const (
 	systemDir  = "/var/lib/cowblk"
 	systemRun  = "/run/cowblk"
 	programDir = "cowblk"
+
+	// runtimeEnv is the user's run directory (XDG Base Directory Specification): absolute, else it is ignored.
+	runtimeEnv = "XDG_RUNTIME_DIR"
 )
 
 // maxSocketPath is sizeof(sun_path) less the terminating zero (unix(7)).
@@ -44,6 +48,9 @@ type Options struct {
 	LockTimeout time.Duration
 	// Now gives the times recorded in manifests; default: time.Now.
 	Now func() time.Time
+	// Command is how a person calls the program on this store, quoted for a shell: errors advise commands by it.
+	// Default: cowblk.
+	Command string
 }
 
 // Store is one directory of images and disks. Its methods may be called from several goroutines and processes.
@@ -55,6 +62,7 @@ type Store struct {
 	getenv      func(string) string
 	lockTimeout time.Duration
 	now         func() time.Time
+	program     string // Options.Command
 }
 
 // Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
@@ -82,6 +90,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Command == "" {
+		o.Command = programDir
+	}
 	st, err := o.FS.Stat(dir)
 	switch {
 	case err == nil && !st.IsDir():
@@ -91,7 +102,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	return &Store{
 		dir: dir, runDir: runDir(dir, o.Getenv),
-		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now,
+		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
 	}, nil
 }
 
@@ -117,7 +128,7 @@ func runDir(dir string, getenv func(string) string) string {
 		if os.Geteuid() == 0 {
 			return systemRun
 		}
-		if d := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		if d := getenv(runtimeEnv); filepath.IsAbs(d) {
 			return filepath.Join(d, programDir)
 		}
 	}
@@ -133,6 +144,9 @@ func (s *Store) RunDir() string { return s.runDir }
 // MakeRunDir creates RunDir. Other users may enter it: the mode of each socket says who may connect.
 func (s *Store) MakeRunDir() error {
 	if err := s.fs.MkdirAll(s.runDir, 0o755); err != nil {
+		if dir := s.getenv(runtimeEnv); filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+			err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
+		}
 		return fmt.Errorf("run directory: %w", err)
 	}
 	return nil
@@ -192,7 +206,7 @@ func (s *Store) checkFree(name string) error {
 			return fmt.Errorf("store %s: %w", s.dir, err)
 		}
 		if taken {
-			return fmt.Errorf("%s %q %w: choose another name, or remove it first: cowblk rm %s", kind, name, ErrExists, name)
+			return fmt.Errorf("%s %q %w: choose another name (%s shows those taken)", kind, name, ErrExists, s.command("list"))
 		}
 	}
 	return nil

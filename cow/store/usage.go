@@ -210,7 +210,7 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("%q %w in store %s (cowblk list shows what is there)", name, ErrNotFound, s.dir)
+		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, s.dir, s.command("list"))
 	}
 	return found, nil
 }

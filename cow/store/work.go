@@ -157,7 +157,7 @@ func (s *Store) discard(dir string, j journal) error {
 		users, err := s.layerUsers()
 		if err != nil {
 			// A manifest that cannot be read might name any of them.
-			return fmt.Errorf("layers %v are kept: %w", j.Layers, err)
+			return fmt.Errorf("layers %s are kept: %w", listText(uuidTexts(j.Layers)), err)
 		}
 		for _, id := range j.Layers {
 			if len(users[id]) > 0 {
