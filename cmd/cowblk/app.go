@@ -70,13 +70,13 @@ func terminalWidth(stream any) int {
 func run(args []string, a *app) int {
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	a.json = a.json || asksJSON(args) // also for an error of the command line that comes before --json
 	out := &output{to: a.out}
 	a.out = out
 	defer func() { a.out = out.to }()
 	root := newRoot(a)
 	root.SetArgs(args)
 	err := out.check(root.ExecuteContext(ctx))
+	a.json = a.json || asksJSON(args) // an error of the command line may have come before --json
 	if err == nil {
 		return exitOK
 	}

@@ -88,6 +88,9 @@ func newCheck(a *app) *cobra.Command {
 			} else {
 				a.printCheck(r, o.Repair)
 			}
+			if err := a.lostOutput(); err != nil {
+				return checkStatus{checkFailed, err} // the other codes are for who has read the report
+			}
 			return checkOutcome(r)
 		},
 	}

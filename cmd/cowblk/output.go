@@ -24,17 +24,18 @@ func (o *output) Write(p []byte) (int, error) {
 
 // check adds to a command's error that its output was lost, once.
 func (o *output) check(err error) error {
-	var check checkStatus
-	switch {
-	case o.err == nil:
-		return err
-	case errors.As(err, &check) && check.err == nil:
-		// The report was lost; its codes would say that it can be read.
-		return checkStatus{checkFailed, outputError(o.err)}
-	case errors.Is(err, o.err):
+	if o.err == nil || errors.Is(err, o.err) {
 		return err
 	}
 	return errors.Join(err, outputError(o.err))
+}
+
+// lostOutput is the error of what was printed so far.
+func (a *app) lostOutput() error {
+	if o, ok := a.out.(*output); ok && o.err != nil {
+		return outputError(o.err)
+	}
+	return nil
 }
 
 func outputError(err error) error { return fmt.Errorf("standard output: %w", err) }

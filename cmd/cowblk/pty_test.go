@@ -112,3 +112,13 @@ func (p *terminal) exit(t *testing.T) int {
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
+
+// shellArgs are the arguments that a shell gives to cowblk in line.
+func shellArgs(t *testing.T, line string) []string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+line).Output()
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+}

@@ -14,16 +14,24 @@ const columnGap = 2
 // leastColumn is how narrow a column is made for a narrow terminal, in columns of the terminal.
 const leastColumn = 8
 
-// printTable writes rows in columns; the first row is the heading. On a terminal whose lines are too short the columns
-// called shrink are cut, the widest first; anywhere else all of each cell is written.
-func (a *app) printTable(rows [][]string, shrink ...int) error {
+// columns says how a table is made to fit a narrow terminal, by the columns' numbers.
+type columns struct {
+	shrink []int // that are cut, the widest first, to leastColumn at least
+	drop   []int // that are left out then, in this order
+}
+
+// printTable writes rows in columns; the first row is the heading. Anything but a terminal gets all of each cell.
+func (a *app) printTable(rows [][]string, c columns) error {
 	widths := columnWidths(rows)
 	if room := a.outputWidth(); room > 0 {
-		fit(widths, shrink, room)
+		c.fit(widths, room)
 	}
 	for _, r := range rows {
 		var b strings.Builder
 		for i, cell := range r {
+			if widths[i] < 0 {
+				continue
+			}
 			cell = runewidth.Truncate(oneLine(cell), widths[i], "…")
 			b.WriteString(cell)
 			b.WriteString(strings.Repeat(" ", widths[i]-runewidth.StringWidth(cell)+columnGap))
@@ -60,23 +68,35 @@ func columnWidths(rows [][]string) []int {
 	return widths
 }
 
-// fit makes the columns called shrink narrower until a line has room columns, or none can be narrower.
-func fit(widths, shrink []int, room int) {
-	for {
-		total, widest := -columnGap, -1
-		for _, w := range widths {
-			total += w + columnGap
-		}
-		for _, i := range shrink {
+// fit makes columns narrower until a line has room columns of the terminal; a column with a negative width is left out.
+func (c columns) fit(widths []int, room int) {
+	drop := c.drop
+	for lineWidth(widths) > room {
+		widest := -1
+		for _, i := range c.shrink {
 			if widths[i] > leastColumn && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
-		if total <= room || widest < 0 {
+		switch {
+		case widest >= 0:
+			widths[widest]--
+		case len(drop) > 0:
+			widths[drop[0]], drop = -1, drop[1:]
+		default:
 			return
 		}
-		widths[widest]--
 	}
+}
+
+func lineWidth(widths []int) int {
+	total := -columnGap
+	for _, w := range widths {
+		if w >= 0 {
+			total += w + columnGap
+		}
+	}
+	return total
 }
 
 // oneLine is text that cannot break a line or a terminal.
