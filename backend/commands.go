@@ -89,6 +89,18 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return nil, d.shortages.resume(a.Disk)
 	})
+	s.Register("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
+		var a struct {
+			Disk string `json:"disk"`
+		}
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		if _, err := d.named([]string{a.Disk}); err != nil {
+			return nil, err
+		}
+		return nil, d.forgetHeld(ctx, a.Disk)
+	})
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.Register("cow-attach", d.attach)
 	s.Register("cow-detach", d.detach)

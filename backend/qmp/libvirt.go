@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
@@ -73,11 +74,66 @@ func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
 // channel to the guest agent.
 type LibvirtFreeze struct {
 	at     Libvirt
-	frozen bool // freeze was sent and may have been executed
+	frozen bool   // freeze was sent and may have been executed
+	noted  string // the instance of a note; empty: not known
 }
 
 // NewLibvirtFreeze returns a Quiescer that connects for each call.
 func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at} }
+
+// Identify finds the domain, which has to run.
+func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
+	err = f.at.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
+		instance, err = domainInstance(dom)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("domain %s of %s: %w", f.at.Domain, f.at.URI, err)
+	}
+	return instance, nil
+}
+
+// errNotRunning: the domain is defined and off.
+var errNotRunning = errors.New("the domain is not running")
+
+// domainInstance names the run of a domain: libvirt gives each another id, and -1 to one that is off.
+func domainInstance(dom libvirt.Domain) (string, error) {
+	switch {
+	case dom.Name == "":
+		return "", errors.New("libvirt's answer is empty: the connection was lost")
+	case dom.ID < 0:
+		return "", errNotRunning
+	}
+	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
+}
+
+// nothingDone are libvirt's errors of commands that never reached the guest: there is no agent in the domain's
+// configuration, the domain does not run, this user may not (include/libvirt/virterror.h).
+func nothingDone(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported,
+		libvirt.ErrArgumentUnsupported, libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable:
+		return true
+	}
+	return false
+}
+
+// noGuest are those of thawing that say that there is no guest which could be frozen.
+func noGuest(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return errors.Is(err, errNotRunning)
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported:
+		return true
+	}
+	return false
+}
 
 // Freeze freezes all of the guest's file systems.
 func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
@@ -86,6 +142,9 @@ func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
 		_, err := l.DomainFsfreeze(dom, nil, 0)
 		return err
 	})
+	if nothingDone(err) {
+		f.frozen = false
+	}
 	if err != nil {
 		return fmt.Errorf("freeze domain %s of %s: %w", f.at.Domain, f.at.URI, err)
 	}
@@ -104,10 +163,21 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 // Freeze and Thaw and finds a note of its own about it.
 func (f *LibvirtFreeze) Release(ctx context.Context) error {
 	err := insist(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		return f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-			_, err := l.DomainFsthaw(dom, nil, 0)
+		err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+			now, err := domainInstance(dom)
+			if err != nil {
+				return err
+			}
+			if f.noted != "" && now != f.noted {
+				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.noted, now)
+			}
+			_, err = l.DomainFsthaw(dom, nil, 0)
 			return err
 		})
+		if noGuest(err) {
+			return fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("thaw domain %s of %s: %w", f.at.Domain, f.at.URI, err)
