@@ -99,19 +99,23 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 func TestFlushCoversUnsealedHead(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 4096, 4096)
-	// The sealer's own sync of the old data is held back, so that the flush
-	// has to do the work.
-	var seen atomic.Int32
+	// A write to the former head that is held back keeps the sealer waiting, so that the
+	// flush has to do the work.
 	caught, release := make(chan struct{}), make(chan struct{})
 	x.Before(func(c cowtest.Call) error {
-		if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") && seen.Add(1) == 1 {
+		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
 			close(caught)
 			<-release
 		}
 		return nil
 	})
-	p := promote(t, rig)
+	written := make(chan error)
+	go func() {
+		_, err := rig.Disk.WriteAt(fill('b', 4096), 8192)
+		written <- err
+	}()
 	<-caught
+	p := promote(t, rig)
 	if bit(t, rig, 0, 1) {
 		t.Fatal("the bit is durable already")
 	}
@@ -122,6 +126,9 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 		t.Error("a flush after the promotion did not cover the former head")
 	}
 	close(release)
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
 	sealed(t, p)
 }
 

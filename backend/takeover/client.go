@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,10 @@ import (
 // answerLimit is how long the old process may take for what it does while it serves: it
 // waits for commands and for the sealing of former heads.
 const answerLimit = 2 * time.Minute
+
+// greetingLimit is how long it may take to greet, which it does whatever else it is
+// doing: only a process that is stopped, or a machine that stalls, takes longer.
+const greetingLimit = 30 * time.Second
 
 // Offer is what the old process has handed over while it still serves.
 type Offer struct {
@@ -40,12 +45,25 @@ func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 		}
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	o := &Offer{conn: conn.(*net.UnixConn)}
+	return request(ctx, conn.(*net.UnixConn), path, disks, greetingLimit)
+}
+
+func request(ctx context.Context, conn *net.UnixConn, path string, disks []string, greeting time.Duration) (*Offer, error) {
+	o := &Offer{conn: conn}
 	o.c = NewConn(o.conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	who := peer(conn)
+	o.c.Deadline(time.Now().Add(greeting))
+	_, err := o.line()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("it has not answered for %s: is it stopped?: %w", greeting, err)
+	}
 	o.c.Deadline(time.Now().Add(answerLimit))
-	if err = o.ask(disks); err == nil {
+	if err == nil {
+		err = o.ask(disks)
+	}
+	if err == nil {
 		err = o.collect()
 	}
 	if err != nil {
@@ -53,17 +71,29 @@ func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, fmt.Errorf("takeover through control socket %s: %w", path, err)
+		return nil, fmt.Errorf("takeover from %s through control socket %s: %w", who, path, err)
 	}
 	o.c.Deadline(time.Time{})
 	return o, nil
 }
 
-// ask speaks the control protocol up to the command.
-func (o *Offer) ask(disks []string) error {
-	if _, err := o.line(); err != nil {
-		return err
+// peer names the process that listens: "process 42".
+func peer(conn *net.UnixConn) string {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return "its process"
 	}
+	who := "its process"
+	_ = raw.Control(func(fd uintptr) {
+		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			who = fmt.Sprintf("process %d", c.Pid)
+		}
+	})
+	return who
+}
+
+// ask speaks the control protocol from the greeting up to the command.
+func (o *Offer) ask(disks []string) error {
 	args, err := json.Marshal(Args{Version: Version, Disks: disks})
 	if err != nil {
 		return err

@@ -3,12 +3,14 @@ package takeover
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -186,5 +188,20 @@ func TestRequestToOthers(t *testing.T) {
 	}
 	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
 		t.Errorf("nobody there: %v", err)
+	}
+}
+
+// A process that is stopped accepts nothing and greets nobody: whoever waits is told
+// which process that is.
+func TestRequestToAStoppedProcess(t *testing.T) {
+	conn, _ := pair(t)
+	_, err := request(t.Context(), conn, "/run/x.ctl", []string{"vm1"}, time.Millisecond)
+	if err == nil {
+		t.Fatal("a process that says nothing has handed over a disk")
+	}
+	for _, want := range []string{fmt.Sprintf("process %d", os.Getpid()), "/run/x.ctl", "has not answered for 1ms", "is it stopped?"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("expected %q in the error, found %q", want, err)
+		}
 	}
 }

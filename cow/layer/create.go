@@ -62,7 +62,7 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Layer{fs: fsys, paths: p, write: true}
+	l := newLayer(fsys, p, true)
 	var made []string
 	undo := func(err error) error {
 		_ = l.Abandon()
@@ -142,7 +142,7 @@ func FormatIfZero(fsys vfs.FS, p Paths, c CreateParams, force bool) (*Layer, err
 	if err != nil {
 		return nil, err
 	}
-	l := &Layer{fs: fsys, paths: p, write: true}
+	l := newLayer(fsys, p, true)
 	if err := l.formatExisting(h, force); err != nil {
 		_ = l.Abandon()
 		return nil, fmt.Errorf("format layer: %w", err)

@@ -23,7 +23,8 @@ func (l *Layer) MakeDurable() error {
 }
 
 func (l *Layer) makeDurable() error {
-	w := &Layer{fs: l.fs, paths: l.paths, write: true, sector: l.sector, header: l.header, bitmap: l.bitmap}
+	w := newLayer(l.fs, l.paths, true)
+	w.sector, w.header, w.bitmap = l.sector, l.header, l.bitmap
 	defer w.Abandon()
 	var err error
 	if w.mapf, err = l.fs.OpenFile(l.paths.Map, os.O_RDWR, 0); err != nil {

@@ -21,9 +21,8 @@ type Paths struct {
 	DataOffset int64
 }
 
-// Layer is one open layer. Header, Data, Bitmap, Source and Err may be called
-// by anybody; WriteMap, SyncData, SyncMap, Seal and Close are for one caller
-// at a time.
+// Layer is one open layer. Header, Data, Bitmap, Source, SyncData and Err may be called
+// by anybody; WriteMap, SyncMap, Seal and Close are for one caller at a time.
 type Layer struct {
 	fs     vfs.FS
 	paths  Paths
@@ -31,6 +30,7 @@ type Layer struct {
 	write  bool             // opened for writing, and not sealed since
 	sector [SectorSize]byte // the header as it is in the file
 	broken atomic.Bool      // a sync failed: the files' state is unknown
+	turn   chan struct{}    // full: a sync is under way
 
 	unclean   bool       // it had not been closed in order when it was opened
 	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
@@ -43,6 +43,10 @@ type Layer struct {
 	table     *table  // the checksums of a sealed layer's data; nil: none
 
 	retired vfs.File // data as it was open before Seal; views may still read it
+}
+
+func newLayer(fsys vfs.FS, p Paths, write bool) *Layer {
+	return &Layer{fs: fsys, paths: p, write: write, turn: make(chan struct{}, 1)}
 }
 
 // Paths are the paths that the layer was opened with.
@@ -128,7 +132,15 @@ func (l *Layer) SyncMap() error {
 	return l.sync(l.mapf)
 }
 
+// sync makes a file of the layer durable, while nobody else does. Of two syncs at once
+// that meet the same error of write-back, the kernel tells one (Linux: errseq_t); the other
+// succeeds, and must not be believed before the first has said what it was told.
 func (l *Layer) sync(f vfs.File) error {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	if err := l.Err(); err != nil {
+		return err
+	}
 	if err := f.Datasync(); err != nil {
 		l.broken.Store(true)
 		if l.shared != nil {

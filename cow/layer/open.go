@@ -53,7 +53,7 @@ type Expect struct {
 // the last owned block; and the header of a sums file, if there is one. Opening for writing takes the clean mark away once all
 // checks have passed; a refused open modifies nothing.
 func Open(fsys vfs.FS, p Paths, o OpenParams) (*Layer, error) {
-	l := &Layer{fs: fsys, paths: p, write: o.Write}
+	l := newLayer(fsys, p, o.Write)
 	if err := l.open(o); err != nil {
 		_ = l.Abandon()
 		return nil, fmt.Errorf("open layer: %w", err)

@@ -1,0 +1,64 @@
+package layer
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cowblk/cow/vfs"
+)
+
+// toldOnce is a file system whose first sync of data fails after a while. As on Linux,
+// the error is told once: a sync that runs meanwhile succeeds.
+type toldOnce struct {
+	vfs.OS
+	syncs atomic.Int32
+}
+
+func (t *toldOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := t.OS.OpenFile(name, flag, perm)
+	if err == nil && strings.HasSuffix(name, "data") {
+		f = &toldFile{f, t}
+	}
+	return f, err
+}
+
+type toldFile struct {
+	vfs.File
+	t *toldOnce
+}
+
+func (f *toldFile) Datasync() error {
+	if f.t.syncs.Add(1) == 1 {
+		time.Sleep(time.Second)
+		return errInjected
+	}
+	return f.File.Datasync()
+}
+
+// A promotion writes its former head back while the flusher syncs it for the guest. If
+// one is told that write-back has failed, the other has made nothing durable.
+func TestSyncBesideOneThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := paths(t)
+		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+		slow := &toldOnce{}
+		l, err := Open(slow, p, OpenParams{Write: true})
+		must(t, err)
+		slow.syncs.Store(0)
+		first := make(chan error)
+		go func() { first <- l.SyncData() }()
+		synctest.Wait()
+		if err := l.SyncData(); !errors.Is(err, ErrSyncFailed) {
+			t.Errorf("beside a sync that fails: got %v, want ErrSyncFailed", err)
+		}
+		if err := <-first; !errors.Is(err, errInjected) {
+			t.Errorf("the sync that fails: got %v", err)
+		}
+		must(t, l.Abandon())
+	})
+}
