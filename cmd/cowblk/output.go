@@ -38,6 +38,14 @@ func (a *app) lostOutput() error {
 	return nil
 }
 
+// standardOutput is what a child process gets as it is, a terminal or a file.
+func (a *app) standardOutput() io.Writer {
+	if o, ok := a.out.(*output); ok {
+		return o.to
+	}
+	return a.out
+}
+
 func outputError(err error) error { return fmt.Errorf("standard output: %w", err) }
 
 // printJSON writes v indented: what --json prints is read by people too.

@@ -48,11 +48,7 @@ func (a *app) outputWidth() int {
 	if a.width == nil {
 		return 0
 	}
-	to := any(a.out)
-	if o, ok := a.out.(*output); ok {
-		to = o.to
-	}
-	return a.width(to)
+	return a.width(a.standardOutput())
 }
 
 func columnWidths(rows [][]string) []int {
