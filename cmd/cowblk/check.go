@@ -78,7 +78,8 @@ func newCheck(a *app) *cobra.Command {
 			o.Progress, o.Names = bars.update, args
 			r, err := s.Check(cmd.Context(), o)
 			bars.end()
-			if err != nil {
+			interrupted := errors.Is(err, context.Canceled) && r != nil
+			if err != nil && !interrupted {
 				return checkError(err)
 			}
 			if a.json {
@@ -90,6 +91,9 @@ func newCheck(a *app) *cobra.Command {
 			}
 			if err := a.lostOutput(); err != nil {
 				return checkStatus{checkFailed, err} // the other codes are for who has read the report
+			}
+			if interrupted {
+				return interruptedf("the check is incomplete; %s repaired until then", countText(int64(r.Repaired), "problem"))
 			}
 			return checkOutcome(r)
 		},

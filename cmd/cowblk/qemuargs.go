@@ -22,7 +22,7 @@ memory options; add what else the guest needs.`,
 		Example: `  qemu-system-x86_64 -accel kvm -nographic $(cowblk qemu-args vm1)
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
   cowblk qemu-args vm1 --json | jq -r '.[]'`,
-		Args:              atLeast(1, "NAME"),
+		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := g.check(len(args)); err != nil {
