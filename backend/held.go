@@ -113,7 +113,7 @@ func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
 		case ctx.Err() != nil:
 			d.log.Warn("a guest that "+why+" was not let go before the end of this process; the next one tries again", "disk", h.Disk, "quiesce", h.Mode, "err", err)
 		default:
-			d.log.Error("a guest that "+why+" may still be frozen or paused; \"cowblk resume --forget\" gives that up", "disk", h.Disk, "quiesce", h.Mode, "err", err)
+			d.log.Error("a guest that "+why+" may still be frozen or paused; resume --forget gives its record up", "disk", h.Disk, "quiesce", h.Mode, "err", err)
 		}
 	})
 }
@@ -155,7 +155,7 @@ func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.D
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, promote with quiesce none, or, if that guest is no more or goes on: cowblk resume --forget",
+			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, promote with quiesce none, or, if that guest is no more or goes on, give its record up (resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

@@ -44,10 +44,15 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	}
 	l := Libvirt{URI: uri, Domain: domain, uri: u.Scheme + "://" + u.Path}
 	dir := "/run/libvirt"
-	if u.Path == "/session" {
-		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt")
+	s := u.Query().Get("socket")
+	if u.Path == "/session" && s == "" {
+		run := os.Getenv("XDG_RUNTIME_DIR")
+		if !filepath.IsAbs(run) {
+			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set it to an absolute path, or add ?socket=PATH", run))
+		}
+		dir = filepath.Join(run, "libvirt")
 	}
-	if s := u.Query().Get("socket"); s != "" {
+	if s != "" {
 		l.sockets = []string{s}
 	} else {
 		// The one daemon for all drivers, or the driver's own.

@@ -194,3 +194,20 @@ func TestPacketConn(t *testing.T) {
 		}
 	}
 }
+
+// A session's daemon cannot be found without the user's run directory: the variable is named.
+func TestLibvirtSessionWithoutRunDirectory(t *testing.T) {
+	for _, dir := range []string{"", "run/user"} {
+		t.Setenv("XDG_RUNTIME_DIR", dir)
+		if _, err := ParseLibvirt("qemu:///session", "x"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("XDG_RUNTIME_DIR is %q", dir)) {
+			t.Errorf("%q: %v", dir, err)
+		}
+		if _, err := ParseLibvirt("qemu:///session?socket=/s", "x"); err != nil {
+			t.Errorf("%q, with a socket: %v", dir, err)
+		}
+	}
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
+	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil || l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {
+		t.Errorf("%+v, %v", l, err)
+	}
+}

@@ -151,7 +151,7 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 		text += fmt.Sprintf(", %d left", r.Left())
 	}
 	if r.Repairable > 0 {
-		text += fmt.Sprintf("; cowblk check --repair would repair %d", r.Repairable)
+		text += fmt.Sprintf("; %s would repair %d", a.command("check", "--repair"), r.Repairable)
 	}
 	if r.Failed > 0 {
 		text += fmt.Sprintf("; %d could not be checked to the end", r.Failed)

@@ -18,9 +18,13 @@ func newQEMUArgs(a *app) *cobra.Command {
 		Long: `Print the arguments that make QEMU 7.2 or later use disks that "cowblk serve" serves:
 shared memory, a socket that reconnects when cowblk is restarted, and the device.
 They come on one line, to be pasted or put in place by the shell. Give QEMU no other
-memory options; add what else the guest needs.`,
+memory options; add what else the guest needs.
+
+QEMU 10.1 and later refuse "reconnect=1": give --reconnect-ms for them. QEMU 9.2 to 10.0 take
+both spellings, earlier ones only "reconnect=1".`,
 		Example: `  qemu-system-x86_64 -accel kvm -nographic $(cowblk qemu-args vm1)
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
+  cowblk qemu-args vm1 --reconnect-ms
   cowblk qemu-args vm1 --json | jq -r '.[]'`,
 		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
@@ -40,6 +44,9 @@ memory options; add what else the guest needs.`,
 				}
 				line = append(line, g.diskArgs(name, socket, i, reconnectMS)...)
 			}
+			if !reconnectMS && a.terminal(a.err) {
+				fmt.Fprintln(a.err, "note: for QEMU before 10.1; later ones refuse reconnect=1 and need --reconnect-ms")
+			}
 			if a.json {
 				return a.printJSON(line)
 			}
@@ -52,7 +59,7 @@ memory options; add what else the guest needs.`,
 		},
 	}
 	g.register(cmd)
-	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "spell the reconnect option as QEMU 9.2 and later want it;\nthe old spelling ends with QEMU 10.1")
+	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "for QEMU 9.2 and later: \"reconnect-ms=1000\" instead of \"reconnect=1\",\nwhich QEMU 10.1 and later refuse")
 	return cmd
 }
 

@@ -143,6 +143,9 @@ func (s *Store) RunDir() string { return s.runDir }
 
 // MakeRunDir creates RunDir. Other users may enter it: the mode of each socket says who may connect.
 func (s *Store) MakeRunDir() error {
+	if dir := s.getenv(runtimeEnv); dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
+		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
+	}
 	if err := s.fs.MkdirAll(s.runDir, 0o755); err != nil {
 		if dir := s.getenv(runtimeEnv); filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
 			err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
