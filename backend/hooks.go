@@ -195,7 +195,7 @@ func (h *hooks) handle(e goqmp.Event) {
 	case errors.Is(err, errPromoted):
 		h.log.Error("promotion for an event of QEMU", "event", e.Event, "tag", tag, "err", err)
 	default:
-		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", disks, "err", err)
+		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", strings.Join(disks, ", "), "err", err)
 		h.daemon.emit("COW_PROMOTE_REFUSED", promoteRefused{disks, tag, e.Event, err.Error()})
 	}
 }

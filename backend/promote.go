@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cowblk/backend/control"
@@ -127,7 +128,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 			Disk: e.dev.name, Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
 		})
 	}
-	d.log.Info("promoted", "disks", args.Disks, "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
+	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
 	d.emit("COW_PROMOTED", result)
 	d.watchSeals(exports, c.promotions, result.Tag)
 	if err != nil {
