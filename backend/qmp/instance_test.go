@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
@@ -28,6 +29,9 @@ func xdrError(code libvirt.ErrorNumber, message string) []byte {
 	b = be(b, 2)                          // level
 	return append(b, make([]byte, 40)...) // what go-libvirt does not read
 }
+
+// procTime is DomainGetTime.
+const procTime = 337
 
 // libvirtPeer is a fake libvirt daemon that answers each procedure with a body, or with an error.
 type libvirtPeer struct {
@@ -57,6 +61,8 @@ func (h *libvirtPeer) serve(conn net.Conn, in *bufio.Reader) {
 			body = []byte{0, 0, 0, 1, 0, 0, 0, 0}
 		case procLookup:
 			body = binary.BigEndian.AppendUint32(append([]byte{0, 0, 0, 4, 't', 'e', 's', 't'}, make([]byte, 16)...), uint32(h.id))
+		case procTime:
+			body = make([]byte, 12)
 		case procFreeze:
 			h.freezes++
 			body = []byte{0, 0, 0, 2}
@@ -126,6 +132,16 @@ func TestLibvirtIdentify(t *testing.T) {
 	h = &libvirtPeer{id: -1}
 	if _, err := h.freezer(t).Identify(within(t, patience)); !errors.Is(err, errNotRunning) {
 		t.Errorf("of a domain that is off: %v", err)
+	}
+	for _, message := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
+		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, message)}}
+		if _, err := h.freezer(t).Identify(within(t, patience)); err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("%s: %v", message, err)
+		}
+	}
+	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError, "Command guest-get-time has been disabled")}}
+	if instance, err := h.freezer(t).Identify(within(t, patience)); err != nil || instance != "domain 7" {
+		t.Errorf("of an agent that does not tell the time: %q, %v", instance, err)
 	}
 	h = &libvirtPeer{errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}}
 	if _, err := h.freezer(t).Identify(within(t, patience)); err == nil {

@@ -86,11 +86,19 @@ type LibvirtFreeze struct {
 // NewLibvirtFreeze returns a Quiescer that connects for each call.
 func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at} }
 
-// Identify finds the domain, which has to run.
+// Identify finds the domain, which has to run, and its agent, which has to answer: libvirt's errors of a freeze do not
+// tell an agent that was not there from one that went away in the middle.
 func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
-	err = f.at.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
-		instance, err = domainInstance(dom)
-		return err
+	err = f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		if instance, err = domainInstance(dom); err != nil {
+			return err
+		}
+		// The time that the guest has is of no use here, and harmless. An agent that does not tell it, but freezes, is all
+		// the same.
+		if _, _, err := l.DomainGetTime(dom, 0); nothingDone(err) || noAgent(err) {
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		return "", fmt.Errorf("domain %s of %s: %w", f.at.Domain, f.at.URI, err)
@@ -122,6 +130,19 @@ func nothingDone(err error) bool {
 	switch libvirt.ErrorNumber(e.Code) {
 	case libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported,
 		libvirt.ErrArgumentUnsupported, libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable:
+		return true
+	}
+	return false
+}
+
+// noAgent are those of an agent that does not answer.
+func noAgent(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced:
 		return true
 	}
 	return false
