@@ -240,8 +240,7 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 	for i, p := range promotions {
 		name := exports[i].dev.name
 		d.background.Go(func() {
-			<-p.Done()
-			if err := p.Err(); err != nil {
+			if err := p.Sealed(); err != nil {
 				d.log.Error("a former head is not sealed; the next start does it", "disk", name, "tag", tag, "err", err)
 				return
 			}

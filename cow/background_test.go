@@ -14,6 +14,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -272,6 +273,52 @@ func TestNoBackgroundFlush(t *testing.T) {
 	for _, d := range []time.Duration{1, cow.MinFlushInterval - 1, cow.MaxFlushInterval + 1} {
 		if _, err := cow.Open(cow.Spec{}, cow.Options{FlushInterval: d}); err == nil || !strings.Contains(err.Error(), "flush interval") {
 			t.Errorf("interval %v: %v", d, err)
+		}
+	}
+}
+
+// A former head that could not be sealed, at whichever change of its map, is sealed a
+// little later: disks that lie on it can be opened, while this one is still served.
+func TestSealIsTriedAgain(t *testing.T) {
+	for n := int32(1); ; n++ {
+		failed := false
+		inBubble(t, time.Hour, func(t *testing.T, b *background) {
+			write(t, b.Disk, 'a', 0, 4096)
+			var changes atomic.Int32
+			b.x.Before(func(c cowtest.Call) error {
+				if (c.Op == "writeat" || c.Op == "pwritev") && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			p := promote(t, b.Rig)
+			<-p.Done()
+			if failed = changes.Load() >= n; !failed {
+				if err := p.Err(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(p.Err(), syscall.ENOSPC) {
+				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
+			}
+			if err := p.Sealed(); err != nil {
+				t.Errorf("change %d of the map failed once: %v", n, err)
+			}
+			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})
+			if err != nil {
+				t.Fatalf("change %d of the map failed once: %v", n, err)
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+			want(t, b.Disk, 'a', 0, 4096)
+		})
+		if !failed {
+			if n < 3 {
+				t.Errorf("%d changes of a map when it is sealed", n-1)
+			}
+			return
 		}
 	}
 }

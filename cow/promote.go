@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
@@ -27,6 +28,9 @@ type Promotion struct {
 	old  *layer.Layer // former head, set by Swap
 	done chan struct{}
 	err  error
+
+	over chan struct{} // closed after the last attempt to seal
+	late error         // its outcome
 
 	swapping bool // under disk.mu: too late to cancel
 }
@@ -74,7 +78,7 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	p = &Promotion{disk: d, next: next, done: make(chan struct{})}
+	p = &Promotion{disk: d, next: next, done: make(chan struct{}), over: make(chan struct{})}
 	if p.head, err = d.sources.ofLayer(next); err != nil {
 		return nil, nil, err
 	}
@@ -127,18 +131,27 @@ func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
 		p.err = errors.Join(ErrCancelled, p.head.close())
+		p.late = p.err
 		close(p.done)
+		close(p.over)
 	}
 }
 
-// Done is closed when the former head is sealed, or the promotion has failed or
-// was cancelled.
+// Done is closed when the former head is sealed, or the first attempt to seal it has
+// failed, or the promotion was cancelled.
 func (p *Promotion) Done() <-chan struct{} { return p.done }
 
 // Err is the outcome, valid once Done is closed. An error after Swap means that
-// the former head is not sealed; the swap itself stands, the data are safe and
-// the next open seals it.
+// the former head is not sealed yet; the swap itself stands and the data are safe. The
+// disk tries again until it is closed, see Sealed, then the next open does.
 func (p *Promotion) Err() error { return p.err }
+
+// Sealed waits until the former head is sealed, after however many attempts. An error
+// means that the disk has failed or was closed before, or the promotion was cancelled.
+func (p *Promotion) Sealed() error {
+	<-p.over
+	return p.late
+}
 
 // Swap makes the cut for all the given promotions, prepared on different disks,
 // at one instant: no write submitted after the completion of one that the cut
@@ -230,30 +243,59 @@ func (v *view) withHead(head *layer.Layer, s source) *view {
 	return n
 }
 
+// Attempts to seal a former head again: until then no other disk can be opened that
+// lies on it, for its map is locked. What failed may pass: no space, no descriptors.
+const (
+	sealAgain      = time.Second
+	sealAgainLimit = time.Minute
+)
+
 // finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is
 // the view that Swap has put in place.
 func (p *Promotion) finish(v *view) {
 	defer p.disk.sealers.Done()
-	p.err = p.seal(v)
+	defer close(p.over)
+	log := p.disk.log.With("map", p.old.Paths().Map)
+	p.err = p.trySeal(v)
+	p.late = p.err
 	if p.err != nil {
-		p.err = fmt.Errorf("seal %s: %w", p.old.Paths().Map, p.err)
-		p.disk.log.Error("a former head could not be sealed; the next open will", "error", p.err)
+		log.Error("a former head could not be sealed", "err", p.err)
 	}
 	close(p.done)
+	for wait := sealAgain; p.late != nil && p.disk.failure() == nil; wait = min(2*wait, sealAgainLimit) {
+		select {
+		case <-p.disk.life.Done():
+			return
+		case <-time.After(wait):
+		}
+		if p.late = p.trySeal(v); p.late == nil {
+			log.Info("the former head is sealed now")
+		}
+	}
+}
+
+func (p *Promotion) trySeal(v *view) error {
+	if err := p.seal(v); err != nil {
+		return fmt.Errorf("seal %s: %w", p.old.Paths().Map, err)
+	}
+	return nil
 }
 
 // seal waits for the last write to the former head, makes it durable, seals it,
-// and puts its read-only files in the place of the writable ones.
+// and puts its read-only files in the place of the writable ones. After an error it can
+// be repeated, unless the disk has failed.
 func (p *Promotion) seal(v *view) error {
 	d := p.disk
-	d.settle(v)
-	// The bulk is written back here, where no flush of the guest waits behind it
-	// in the flusher's queue; what the flusher then syncs is next to nothing.
-	if err := p.old.SyncData(); err != nil {
-		return d.fail(err)
-	}
-	if err := d.flusher.sealLayer(p.old); err != nil {
-		return err
+	if !p.old.WasHead() {
+		d.settle(v)
+		// The bulk is written back here, where no flush of the guest waits behind it
+		// in the flusher's queue; what the flusher then syncs is next to nothing.
+		if err := p.old.SyncData(); err != nil {
+			return d.fail(err)
+		}
+		if err := d.flusher.sealLayer(p.old); err != nil {
+			return err
+		}
 	}
 	sealed, err := layer.Open(d.sources.fs, p.old.Paths(), layer.OpenParams{Expect: layer.Expect{State: layer.Sealed, UUID: p.old.Header().UUID}})
 	if err != nil {
@@ -265,7 +307,10 @@ func (p *Promotion) seal(v *view) error {
 	}
 	// Requests may still be on views that name the writable file.
 	d.waitQuiet(seq, true)
-	return errors.Join(former.close(), p.old.Close())
+	if err := errors.Join(former.close(), p.old.Close()); err != nil {
+		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map, "err", err)
+	}
+	return nil
 }
 
 // replace swaps in a view that finds an owner's blocks in another layer object
