@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,6 +148,47 @@ func TestAdviceNamesTheStore(t *testing.T) {
 		got := shellArgs(t, advice)
 		if want := []string{"--store", dir, "run", "vm1"}; strings.Join(got, "|") != strings.Join(want, "|") {
 			t.Errorf("%q: advice %s is read as %q", name, advice, got)
+		}
+	}
+}
+
+// The same of paths in errors: they are words of a shell, whatever is in them.
+func TestAdviceQuotesPaths(t *testing.T) {
+	for _, name := range []string{"plain.raw", "a b.raw", "it's", "-dash", "new\nline", "$(touch x)`y`", "\xff", "größe", "*?"} {
+		s := newScript(t)
+		path := filepath.Join(s.dir, name)
+		if err := os.WriteFile(path, make([]byte, 1000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var errOut bytes.Buffer
+		if code := run([]string{"create", "vm1", "--base", path}, s.app(io.Discard, &errOut)); code == exitOK {
+			t.Errorf("%q was accepted", name)
+		}
+		_, advice, ok := strings.Cut(strings.TrimSuffix(errOut.String(), "\n"), "truncate -s")
+		if !ok {
+			t.Errorf("%q: %s", name, &errOut)
+			continue
+		}
+		if got := shellArgs(t, "cowblk"+advice); len(got) != 2 || got[1] != path {
+			t.Errorf("%q: advice%s is read as %q", name, advice, got)
+		}
+	}
+}
+
+// What a library prints by the log package goes where and how this program's own lines do.
+func TestNoRawLibraryLines(t *testing.T) {
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	s := newScript(t)
+	for _, debug := range []string{"", "--debug"} {
+		var errOut bytes.Buffer
+		if code := run(split("list "+debug), s.app(io.Discard, &errOut)); code != exitOK {
+			t.Fatalf("exit %d: %s", code, &errOut)
+		}
+		errOut.Reset()
+		log.Print("library: WARNING: odd")
+		if got := errOut.String(); debug == "" && got != "" || debug != "" && !strings.Contains(got, `level=INFO msg="library: WARNING: odd"`) {
+			t.Errorf("%q: %s", debug, got)
 		}
 	}
 }
