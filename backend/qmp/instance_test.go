@@ -176,6 +176,27 @@ func TestLibvirtGone(t *testing.T) {
 	}
 }
 
+// The same of a guest that was paused through libvirt: a domain that is off has no monitor to ask.
+func TestLibvirtPauseGone(t *testing.T) {
+	for name, peer := range map[string]*libvirtPeer{
+		"restarted": {id: 8}, "off": {id: -1}, "removed": {errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}},
+	} {
+		p := listen(t, peer.serve)
+		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path, Domain: "test", Instance: "domain 7"}
+		h, err := spec.Open(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Release(within(t, patience)); !errors.Is(err, ErrGone) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := h.Identify(within(t, patience)); err == nil && peer.id < 0 {
+			t.Errorf("%s was identified", name)
+		}
+		h.Close()
+	}
+}
+
 // The agent that listens is named by its process, and one of a process that has ended is gone.
 func TestAgentGone(t *testing.T) {
 	_, p := newGuest(t)

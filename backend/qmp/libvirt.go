@@ -246,6 +246,53 @@ func NewLibvirtPause(at Libvirt) (*Pause, error) {
 	return NewPause(&libvirtRunner{at}), nil
 }
 
+// libvirtPause is a Pause that knows which run of the domain it is about.
+type libvirtPause struct {
+	*Pause
+	at    Libvirt
+	noted string // the instance of a note; empty: not known
+}
+
+// Identify implements Quiescer.
+func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error) {
+	if instance, err = p.at.identify(ctx); err != nil {
+		return "", err
+	}
+	_, err = p.Pause.Identify(ctx)
+	return instance, err
+}
+
+// release is Resume, or ErrGone: a domain that is off answers no monitor.
+func (p *libvirtPause) release(ctx context.Context) error {
+	if err := p.gone(ctx); err != nil {
+		return err
+	}
+	return p.Resume(ctx)
+}
+
+func (p *libvirtPause) gone(ctx context.Context) error {
+	now, err := p.at.identify(ctx)
+	switch {
+	case noGuest(err):
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	case err == nil && p.noted != "" && now != p.noted:
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.noted, now)
+	}
+	return nil
+}
+
+// identify finds the domain, which has to run.
+func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
+	err = l.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
+		instance, err = domainInstance(dom)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("domain %s of %s: %w", l.Domain, l.URI, err)
+	}
+	return instance, nil
+}
+
 // libvirtRunner runs each command on a connection of its own.
 type libvirtRunner struct{ at Libvirt }
 

@@ -95,6 +95,8 @@ type Pause struct {
 	run     Runner
 	stopped bool   // stop was sent and may have been executed
 	noted   string // the instance of a note; empty: not known
+	// gone is ErrGone if the guest is known to be no more; asked after a failure. Nil: its QEMU's socket says so.
+	gone func(context.Context) error
 }
 
 // NewPause returns a Quiescer that sends stop and cont.
@@ -146,6 +148,11 @@ func (p *Pause) Resume(ctx context.Context) error {
 		// A stop whose reply was lost has been executed before this is answered: QEMU
 		// runs a monitor's commands in their order.
 		running, state, err := p.status(ctx)
+		if err != nil && p.gone != nil {
+			if gone := p.gone(ctx); gone != nil {
+				return gone
+			}
+		}
 		err = refused(p.noted, err)
 		// Any state but paused came of something else, such as a shutdown or an I/O
 		// error, and cont would be refused or do harm.

@@ -101,5 +101,7 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handle{Quiescer: p, release: p.Resume}, nil
+	lp := &libvirtPause{Pause: p, at: at, noted: s.Instance}
+	p.gone = lp.gone
+	return &Handle{Quiescer: lp, release: lp.release}, nil
 }
