@@ -8,6 +8,9 @@ CRASH_CUTS ?= 1000000
 OUTAGE_CUTS ?= 50
 PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
 
+# The binary names its revision where git can tell it, whatever GOFLAGS says.
+STAMP     := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo -buildvcs=true)
+
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
 .PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-reopen bench-scale bench-bonnie bench-go bench-compare lint deps clean
@@ -16,7 +19,7 @@ help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: ## the binary, ./cowblk
-	CGO_ENABLED=0 $(GO) build -trimpath -o cowblk ./cmd/cowblk
+	CGO_ENABLED=0 $(GO) build -trimpath $(STAMP) -o cowblk ./cmd/cowblk
 
 deps: ## install the Debian packages that demo and tests need, or say which
 	integration/deps.sh

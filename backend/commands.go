@@ -94,6 +94,18 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return nil, d.shortages.resume(a.Disk)
 	})
+	s.Register("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
+		var a struct {
+			Disk string `json:"disk"`
+		}
+		if err := control.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		if _, err := d.named([]string{a.Disk}); err != nil {
+			return nil, err
+		}
+		return nil, d.forgetHeld(ctx, a.Disk)
+	})
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.RegisterChange("cow-attach", d.attach)
 	s.RegisterChange("cow-detach", d.detach)

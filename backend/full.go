@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -328,7 +329,7 @@ func (f *shortages) end(disks []string) {
 	}
 	f.mu.Unlock()
 	f.said = ""
-	f.daemon.log.Info("requests that waited for space have been tried again, and none waits any more", "disks", disks)
+	f.daemon.log.Info("requests that waited for space have been tried again, and none waits any more", "disks", strings.Join(disks, ", "))
 	f.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
 }
 

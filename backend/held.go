@@ -3,6 +3,7 @@ package backend
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -19,6 +20,9 @@ type Held struct {
 
 	more     []string      // disks with the same note
 	released chan struct{} // closed when the tries have come to an end
+	// asked ends when a person has said that the guest is not to be let go; forget ends it.
+	asked  context.Context
+	forget context.CancelFunc
 }
 
 // releaseLimit bounds the tries to let one guest go on, and to reach it.
@@ -33,6 +37,7 @@ type heldGuests struct {
 
 func (g *heldGuests) add(h Held) *Held {
 	h.released = make(chan struct{})
+	h.asked, h.forget = context.WithCancel(context.Background())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.all = append(g.all, &h)
@@ -88,18 +93,51 @@ func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
 	d.background.Go(func() {
 		defer close(h.released)
 		defer d.held.remove(h)
-		ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+		limited, cancel := context.WithTimeout(ctx, releaseLimit)
 		defer cancel()
-		err := h.release(ctx, d)
+		defer context.AfterFunc(h.asked, cancel)()
+		err := h.release(limited, d)
+		outcome := "a guest that " + why + " goes on"
+		switch {
+		case errors.Is(err, qmp.ErrGone):
+			outcome, err = "a guest that "+why+" has ended since: there is nothing to let go", nil
+		case err != nil && h.asked.Err() != nil:
+			outcome, err = "a guest that "+why+" is forgotten, as was asked", nil
+		}
 		if err == nil {
 			err = d.names.Note(append([]string{h.Disk}, h.more...), nil)
 		}
-		if err != nil {
-			d.log.Error("a guest that "+why+" may still be frozen or paused", "disk", h.Disk, "quiesce", h.Mode, "err", err)
-			return
+		switch {
+		case err == nil:
+			d.log.Info(outcome, "disk", h.Disk, "quiesce", h.Mode)
+		case ctx.Err() != nil:
+			d.log.Warn("a guest that "+why+" was not let go before the end of this process; the next one tries again", "disk", h.Disk, "quiesce", h.Mode, "err", err)
+		default:
+			d.log.Error("a guest that "+why+" may still be frozen or paused; resume --forget gives its record up", "disk", h.Disk, "quiesce", h.Mode, "err", err)
 		}
-		d.log.Info("a guest that "+why+" goes on", "disk", h.Disk, "quiesce", h.Mode)
 	})
+}
+
+// forgetHeld gives up to let go a guest of the disk, and takes back what is noted about it.
+func (d *Daemon) forgetHeld(ctx context.Context, disk string) error {
+	if d.names == nil {
+		return errors.New("this process serves raw files: there are no promotions, and no guest is held")
+	}
+	held := d.held.of([]string{disk})
+	for _, h := range held {
+		h.forget()
+		select {
+		case <-h.released:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if len(held) > 0 {
+		return nil // with the note of all its disks
+	}
+	d.promoting.Lock() // else the note could be that of a promotion under way
+	defer d.promoting.Unlock()
+	return d.names.Note([]string{disk}, nil)
 }
 
 // awaitReleased returns when no guest of the disks is still to be let go. A
@@ -107,7 +145,7 @@ func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
 // promotion's own note taken back, in the middle of the cut.
 func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.Duration) error {
 	if limit <= 0 {
-		limit = 10 * time.Second
+		limit = defaultQuiesceLimit
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -117,7 +155,7 @@ func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.D
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, or promote with quiesce none",
+			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, promote with quiesce none, or, if that guest is no more or goes on, give its record up (resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

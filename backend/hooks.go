@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -193,7 +195,7 @@ func (h *hooks) handle(e goqmp.Event) {
 	case errors.Is(err, errPromoted):
 		h.log.Error("promotion for an event of QEMU", "event", e.Event, "tag", tag, "err", err)
 	default:
-		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", disks, "err", err)
+		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", strings.Join(disks, ", "), "err", err)
 		h.daemon.emit("COW_PROMOTE_REFUSED", promoteRefused{disks, tag, e.Event, err.Error()})
 	}
 }
@@ -256,7 +258,7 @@ func (h *hooks) sayDropped() {
 	if len(h.dropped) == 0 {
 		return
 	}
-	h.log.Warn("events of QEMU came soon after one that was acted on and made no tags", "events", fmt.Sprint(h.dropped),
+	h.log.Warn("events of QEMU came soon after one that was acted on and made no tags", "events", countsText(h.dropped),
 		"after", h.last.UTC(), "min_interval", h.settings().Interval)
 	clear(h.dropped)
 }
@@ -304,4 +306,13 @@ func (d *Daemon) monitorFor(address string) *qmp.Monitor {
 		return nil
 	}
 	return d.hooks.monitor
+}
+
+// countsText is how often each event came: "RESUME 2, STOP 1".
+func countsText(counts map[string]int) string {
+	var parts []string
+	for _, event := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", event, counts[event]))
+	}
+	return strings.Join(parts, ", ")
 }

@@ -63,7 +63,7 @@ func TestHooksCollapseBursts(t *testing.T) {
 	if !slices.Equal(n.asked, want) {
 		t.Errorf("promotions %v, want %v", n.asked, want)
 	}
-	if !strings.Contains(log.String(), "map[RESET:1 SHUTDOWN:1 STOP:1]") || !strings.Contains(log.String(), "map[RESET:1]") {
+	if !strings.Contains(log.String(), `events="RESET 1, SHUTDOWN 1, STOP 1"`) || !strings.Contains(log.String(), `events="RESET 1"`) {
 		t.Errorf("what was dropped is not in the log:\n%s", log.String())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cowblk/backend/control"
@@ -82,6 +83,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 		return nil, errors.New("this process serves raw files: there are no layers to promote")
 	}
 	var guest *qmp.Handle
+	args.Spec.Instance = "" // which run it is, is for this process to find out
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
 			return nil, err
@@ -126,7 +128,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 			Disk: e.dev.name, Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
 		})
 	}
-	d.log.Info("promoted", "disks", args.Disks, "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
+	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
 	d.emit("COW_PROMOTED", result)
 	d.watchSeals(exports, c.promotions, result.Tag)
 	if err != nil {
@@ -138,15 +140,20 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 // cutQuiesced makes the cut while the guest holds still. The note outlives this
 // process if it is killed in between.
 func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, args PromoteArgs, result *Promoted) error {
+	limit := seconds(args.Timeout)
+	// A guest that cannot be reached was not touched: nothing is noted.
+	var err error
+	if args.Spec.Instance, err = identify(ctx, guest, limit); err != nil {
+		return fmt.Errorf("the guest was not quiesced: %w", err)
+	}
 	if err := d.names.Note(args.Disks, &args.Spec); err != nil {
 		return err
 	}
-	limit := seconds(args.Timeout)
 	if args.Mode == qmp.QuiescePause {
 		defer d.hooks.pausing()()
 	}
 	var held time.Time
-	err := qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
+	err = qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
 		held = time.Now()
 		return c.make()
 	})
@@ -159,6 +166,18 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 	}
 	return errors.Join(err, d.names.Note(args.Disks, nil))
 }
+
+func identify(ctx context.Context, guest *qmp.Handle, limit time.Duration) (string, error) {
+	if limit <= 0 {
+		limit = defaultQuiesceLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return guest.Identify(ctx)
+}
+
+// defaultQuiesceLimit is that of reaching a guest, and of quiescing and releasing it.
+const defaultQuiesceLimit = 10 * time.Second
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 

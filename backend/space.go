@@ -167,12 +167,12 @@ func (s *space) look() {
 		switch {
 		case f.Low() && !s.low[id]:
 			s.low[id] = true
-			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", f.Disks,
+			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", strings.Join(f.Disks, ", "),
 				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)))
 			s.daemon.emit("COW_SPACE_LOW", f)
 		case f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
 			delete(s.low, id)
-			s.daemon.log.Info("space is no longer low", "disks", f.Disks, "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
+			s.daemon.log.Info("space is no longer low", "disks", strings.Join(f.Disks, ", "), "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
 		}
 	}
 }

@@ -225,7 +225,7 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 		all = append(all, c)
 	}
 	for _, name := range names {
-		e.cowblk("rm", name)
+		e.cowblk("rm", "--yes", name)
 	}
 	return all
 }

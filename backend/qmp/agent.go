@@ -24,6 +24,8 @@ var ErrAlreadyFrozen = errors.New("the guest is frozen already")
 type AgentOptions struct {
 	Log     *slog.Logger // nil: nothing is logged
 	Address Address      // the host's side of the agent's virtio-serial port, or where it listens on vsock
+	// Instance is that of a note about a guest to be released; empty: not known.
+	Instance string
 }
 
 // Agent freezes a guest's file systems through qemu-ga. It connects in Freeze and
@@ -32,6 +34,8 @@ type Agent struct {
 	opts   AgentOptions
 	conn   *agentConn // nil: none
 	frozen bool       // freeze was sent and may have been executed
+	// replaced: behind the address is another process than that of Instance.
+	replaced bool
 }
 
 // NewAgent returns an Agent that is not connected.
@@ -40,6 +44,16 @@ func NewAgent(o AgentOptions) *Agent {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Agent{opts: o}
+}
+
+// Identify connects, and keeps the connection for Freeze.
+func (a *Agent) Identify(ctx context.Context) (instance string, err error) {
+	if a.conn == nil {
+		if a.conn, err = a.dial(ctx); err != nil {
+			return "", a.named(err)
+		}
+	}
+	return peerInstance(a.conn.Conn), nil
 }
 
 // Freeze freezes all of the guest's file systems, or fails with ErrAlreadyFrozen.
@@ -62,6 +76,10 @@ func (a *Agent) freeze(ctx context.Context) error {
 	a.frozen = true
 	var count int
 	if err := a.call(ctx, "guest-fsfreeze-freeze", &count); err != nil {
+		var remote *control.Error
+		if errors.As(err, &remote) && remote.Class == control.CommandNotFound {
+			a.frozen = false // the agent has no such command, or may not use it: nothing was done
+		}
 		return err
 	}
 	if count == 0 {
@@ -85,14 +103,18 @@ func (a *Agent) Release(ctx context.Context) error {
 		// The agent runs one command at a time: a freeze whose reply did not come has
 		// ended before the sync of a new connection is answered. Thawing what is not
 		// frozen is no error.
-		if err := a.call(ctx, "guest-fsfreeze-thaw", nil); err != nil {
-			return err
+		err := a.call(ctx, "guest-fsfreeze-thaw", nil)
+		if err == nil {
+			var status string
+			if status, err = a.status(ctx); err == nil && status != "thawed" {
+				err = fmt.Errorf("expected status %q after thawing, found %q", "thawed", status)
+			}
 		}
-		status, err := a.status(ctx)
-		if err == nil && status != "thawed" {
-			err = fmt.Errorf("expected status %q after thawing, found %q", "thawed", status)
+		if err != nil && a.replaced {
+			// The agent of another run need not answer yet; it has frozen nothing.
+			return fmt.Errorf("%w: another process listens there now", ErrGone)
 		}
-		return err
+		return refused(a.opts.Instance, err)
 	})
 	a.hangUp()
 	if err == nil {
@@ -118,7 +140,7 @@ func (a *Agent) status(ctx context.Context) (status string, err error) {
 // next command's.
 func (a *Agent) call(ctx context.Context, command string, out any) error {
 	if a.conn == nil {
-		conn, err := dialAgent(ctx, a.opts.Address)
+		conn, err := a.dial(ctx)
 		if err != nil {
 			return err
 		}
@@ -133,6 +155,17 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	return nil
+}
+
+// dial also sees whether a process listens that is not the one of the note.
+func (a *Agent) dial(ctx context.Context) (*agentConn, error) {
+	conn, err := a.opts.Address.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := peerInstance(conn)
+	a.replaced = a.opts.Instance != "" && now != "" && now != a.opts.Instance
+	return newAgentConn(ctx, conn)
 }
 
 func (a *Agent) hangUp() {
@@ -155,12 +188,8 @@ const maxAgentLine = 64 << 10
 // maxStale bounds what may lie in the channel before the reply to our sync.
 const maxStale = 16 << 20
 
-// dialAgent connects and synchronizes until ctx ends.
-func dialAgent(ctx context.Context, addr Address) (*agentConn, error) {
-	conn, err := addr.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
+// newAgentConn synchronizes a connection until ctx ends, or closes it.
+func newAgentConn(ctx context.Context, conn net.Conn) (*agentConn, error) {
 	c := &agentConn{conn, bufio.NewReaderSize(conn, maxAgentLine)}
 	if err := c.withContext(ctx, c.sync); err != nil {
 		conn.Close()

@@ -87,6 +87,9 @@ func (g *guest) execute(conn net.Conn, command string, id int64) bool {
 	case "garbage":
 		say(conn, `}{ not json`)
 		return true
+	case "unknown":
+		say(conn, `{"error":{"class":"CommandNotFound","desc":"Command guest-fsfreeze-freeze has been disabled"}}`)
+		return true
 	}
 	if command != "guest-sync-delimited" {
 		g.log = append(g.log, command)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
@@ -43,10 +44,15 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	}
 	l := Libvirt{URI: uri, Domain: domain, uri: u.Scheme + "://" + u.Path}
 	dir := "/run/libvirt"
-	if u.Path == "/session" {
-		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt")
+	s := u.Query().Get("socket")
+	if u.Path == "/session" && s == "" {
+		run := os.Getenv("XDG_RUNTIME_DIR")
+		if !filepath.IsAbs(run) {
+			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set it to an absolute path, or add ?socket=PATH", run))
+		}
+		dir = filepath.Join(run, "libvirt")
 	}
-	if s := u.Query().Get("socket"); s != "" {
+	if s != "" {
 		l.sockets = []string{s}
 	} else {
 		// The one daemon for all drivers, or the driver's own.
@@ -73,11 +79,87 @@ func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
 // channel to the guest agent.
 type LibvirtFreeze struct {
 	at     Libvirt
-	frozen bool // freeze was sent and may have been executed
+	frozen bool   // freeze was sent and may have been executed
+	noted  string // the instance of a note; empty: not known
 }
 
 // NewLibvirtFreeze returns a Quiescer that connects for each call.
 func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at} }
+
+// Identify finds the domain, which has to run, and its agent, which has to answer: libvirt's errors of a freeze do not
+// tell an agent that was not there from one that went away in the middle.
+func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
+	err = f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		if instance, err = domainInstance(dom); err != nil {
+			return err
+		}
+		// The time that the guest has is of no use here, and harmless. An agent that does not tell it, but freezes, is all
+		// the same.
+		if _, _, err := l.DomainGetTime(dom, 0); nothingDone(err) || noAgent(err) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("domain %s of %s: %w", f.at.Domain, f.at.URI, err)
+	}
+	return instance, nil
+}
+
+// errNotRunning: the domain is defined and off.
+var errNotRunning = errors.New("the domain is not running")
+
+// domainInstance names the run of a domain: libvirt gives each another id, and -1 to one that is off.
+func domainInstance(dom libvirt.Domain) (string, error) {
+	switch {
+	case dom.Name == "":
+		return "", errors.New("libvirt's answer is empty: the connection was lost")
+	case dom.ID < 0:
+		return "", errNotRunning
+	}
+	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
+}
+
+// nothingDone are libvirt's errors of commands that never reached the guest: there is no agent in the domain's
+// configuration, the domain does not run, this user may not (include/libvirt/virterror.h).
+func nothingDone(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported,
+		libvirt.ErrArgumentUnsupported, libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable:
+		return true
+	}
+	return false
+}
+
+// noAgent are those of an agent that does not answer.
+func noAgent(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced:
+		return true
+	}
+	return false
+}
+
+// noGuest are those of thawing that say that there is no guest which could be frozen.
+func noGuest(err error) bool {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return errors.Is(err, errNotRunning)
+	}
+	switch libvirt.ErrorNumber(e.Code) {
+	case libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported:
+		return true
+	}
+	return false
+}
 
 // Freeze freezes all of the guest's file systems.
 func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
@@ -86,6 +168,9 @@ func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
 		_, err := l.DomainFsfreeze(dom, nil, 0)
 		return err
 	})
+	if nothingDone(err) {
+		f.frozen = false
+	}
 	if err != nil {
 		return fmt.Errorf("freeze domain %s of %s: %w", f.at.Domain, f.at.URI, err)
 	}
@@ -104,10 +189,21 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 // Freeze and Thaw and finds a note of its own about it.
 func (f *LibvirtFreeze) Release(ctx context.Context) error {
 	err := insist(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		return f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-			_, err := l.DomainFsthaw(dom, nil, 0)
+		err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+			now, err := domainInstance(dom)
+			if err != nil {
+				return err
+			}
+			if f.noted != "" && now != f.noted {
+				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.noted, now)
+			}
+			_, err = l.DomainFsthaw(dom, nil, 0)
 			return err
 		})
+		if noGuest(err) {
+			return fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("thaw domain %s of %s: %w", f.at.Domain, f.at.URI, err)
@@ -148,6 +244,53 @@ func NewLibvirtPause(at Libvirt) (*Pause, error) {
 		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
 	}
 	return NewPause(&libvirtRunner{at}), nil
+}
+
+// libvirtPause is a Pause that knows which run of the domain it is about.
+type libvirtPause struct {
+	*Pause
+	at    Libvirt
+	noted string // the instance of a note; empty: not known
+}
+
+// Identify implements Quiescer.
+func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error) {
+	if instance, err = p.at.identify(ctx); err != nil {
+		return "", err
+	}
+	_, err = p.Pause.Identify(ctx)
+	return instance, err
+}
+
+// release is Resume, or ErrGone: a domain that is off answers no monitor.
+func (p *libvirtPause) release(ctx context.Context) error {
+	if err := p.gone(ctx); err != nil {
+		return err
+	}
+	return p.Resume(ctx)
+}
+
+func (p *libvirtPause) gone(ctx context.Context) error {
+	now, err := p.at.identify(ctx)
+	switch {
+	case noGuest(err):
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	case err == nil && p.noted != "" && now != p.noted:
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.noted, now)
+	}
+	return nil
+}
+
+// identify finds the domain, which has to run.
+func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
+	err = l.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
+		instance, err = domainInstance(dom)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("domain %s of %s: %w", l.Domain, l.URI, err)
+	}
+	return instance, nil
 }
 
 // libvirtRunner runs each command on a connection of its own.

@@ -157,7 +157,7 @@ func TestLibvirtAbsent(t *testing.T) {
 	if err := pause.Freeze(within(t, patience)); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Freeze: %v", err)
 	}
-	other, err := ParseLibvirt("qemu:///session", "test")
+	other, err := ParseLibvirt("qemu:///session?socket=/none", "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,5 +192,22 @@ func TestPacketConn(t *testing.T) {
 				t.Errorf("%s in steps of %d: %q, %v", tc.name, step, got, err)
 			}
 		}
+	}
+}
+
+// A session's daemon cannot be found without the user's run directory: the variable is named.
+func TestLibvirtSessionWithoutRunDirectory(t *testing.T) {
+	for _, dir := range []string{"", "run/user"} {
+		t.Setenv("XDG_RUNTIME_DIR", dir)
+		if _, err := ParseLibvirt("qemu:///session", "x"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("XDG_RUNTIME_DIR is %q", dir)) {
+			t.Errorf("%q: %v", dir, err)
+		}
+		if _, err := ParseLibvirt("qemu:///session?socket=/s", "x"); err != nil {
+			t.Errorf("%q, with a socket: %v", dir, err)
+		}
+	}
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
+	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil || l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {
+		t.Errorf("%+v, %v", l, err)
 	}
 }

@@ -175,6 +175,16 @@ func (m *Monitor) Run(ctx context.Context, command string, args, out any) error 
 	return nil
 }
 
+// instance names the process behind the monitor; empty: not connected, or not known.
+func (m *Monitor) instance() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.link == nil {
+		return ""
+	}
+	return peerInstance(m.link.conn)
+}
+
 // Subscription receives events. Those that happen while the monitor is disconnected are
 // lost, as are those that do not fit in the queue.
 type Subscription struct {

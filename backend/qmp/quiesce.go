@@ -12,6 +12,9 @@ var ErrNotThawed = errors.New("the guest could not be thawed")
 
 // Quiescer makes one guest hold still and lets it go on. For one user at a time.
 type Quiescer interface {
+	// Identify sees that the guest can be reached, before anything is done to it, and returns which run of it that is
+	// (see Spec.Instance). After an error nothing holds still.
+	Identify(ctx context.Context) (instance string, err error)
 	// Freeze returns when the guest holds still, or with the reason why it does not.
 	// After an error the guest's state may be unknown: Thaw must be called anyway.
 	Freeze(ctx context.Context) error
@@ -66,8 +69,8 @@ func insist(ctx context.Context, what, advice string, try func(context.Context) 
 		actx, cancel := context.WithTimeout(ctx, limit)
 		err := try(actx)
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, ErrGone) {
+			return err
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -90,7 +93,10 @@ type Runner interface {
 // Pause stops the guest's processors, if they were running.
 type Pause struct {
 	run     Runner
-	stopped bool // stop was sent and may have been executed
+	stopped bool   // stop was sent and may have been executed
+	noted   string // the instance of a note; empty: not known
+	// gone is ErrGone if the guest is known to be no more; asked after a failure. Nil: its QEMU's socket says so.
+	gone func(context.Context) error
 }
 
 // NewPause returns a Quiescer that sends stop and cont.
@@ -104,6 +110,17 @@ func (p *Pause) status(ctx context.Context) (running bool, state string, err err
 	}
 	err = p.run.Run(ctx, "query-status", nil, &s)
 	return s.Running, s.Status, err
+}
+
+// Identify asks for the guest's state.
+func (p *Pause) Identify(ctx context.Context) (instance string, err error) {
+	if _, _, err := p.status(ctx); err != nil {
+		return "", err
+	}
+	if r, ok := p.run.(interface{ instance() string }); ok {
+		instance = r.instance()
+	}
+	return instance, nil
 }
 
 // Freeze stops a guest that runs. One that does not holds still already, and stays so.
@@ -131,6 +148,12 @@ func (p *Pause) Resume(ctx context.Context) error {
 		// A stop whose reply was lost has been executed before this is answered: QEMU
 		// runs a monitor's commands in their order.
 		running, state, err := p.status(ctx)
+		if err != nil && p.gone != nil {
+			if gone := p.gone(ctx); gone != nil {
+				return gone
+			}
+		}
+		err = refused(p.noted, err)
 		// Any state but paused came of something else, such as a shutdown or an I/O
 		// error, and cont would be refused or do harm.
 		if err != nil || running || state != "paused" {

@@ -21,6 +21,9 @@ type Spec struct {
 	Agent   string `json:"agent,omitempty"`   // address of the guest agent, for guest
 	Libvirt string `json:"libvirt,omitempty"` // URI: through libvirt instead of the two
 	Domain  string `json:"domain,omitempty"`  // of libvirt
+	// Instance is the run of the guest that a note is about, as Identify has returned it: a later run was not
+	// quiesced. Empty: not known, as in notes of earlier versions.
+	Instance string `json:"instance,omitempty"`
 }
 
 // Handle is an opened Spec.
@@ -31,7 +34,7 @@ type Handle struct {
 }
 
 // Release lets the guest go on, whoever holds it: after the death of a process
-// that left a note.
+// that left a note. ErrGone: the guest of the note is no more.
 func (h *Handle) Release(ctx context.Context) error { return h.release(ctx) }
 
 // Close gives the connections back.
@@ -63,12 +66,13 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 		if err != nil {
 			return nil, fmt.Errorf("guest agent: %w", err)
 		}
-		a := NewAgent(AgentOptions{Log: log, Address: addr})
-		return &Handle{Quiescer: a, release: a.Release}, nil
+		a := NewAgent(AgentOptions{Log: log, Address: addr, Instance: s.Instance})
+		return &Handle{Quiescer: a, release: unlessGone(s.Instance, a.Release), close: a.hangUp}, nil
 	}
 	if monitor != nil {
 		p := NewPause(monitor)
-		return &Handle{Quiescer: p, release: p.Resume}, nil
+		p.noted = s.Instance
+		return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume)}, nil
 	}
 	if s.QMP == "" {
 		return nil, fmt.Errorf("quiesce pause: the address of QEMU's monitor is missing: --qmp unix:PATH, or --libvirt URI --domain NAME")
@@ -79,7 +83,8 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 	}
 	m := NewMonitor(MonitorOptions{Log: log, Address: addr})
 	p := NewPause(m)
-	return &Handle{Quiescer: p, release: p.Resume, close: func() { m.Close() }}, nil
+	p.noted = s.Instance
+	return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume), close: func() { m.Close() }}, nil
 }
 
 func (s *Spec) openLibvirt() (*Handle, error) {
@@ -89,11 +94,14 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	}
 	if s.Mode == QuiesceGuest {
 		f := NewLibvirtFreeze(at)
+		f.noted = s.Instance
 		return &Handle{Quiescer: f, release: f.Release}, nil
 	}
 	p, err := NewLibvirtPause(at)
 	if err != nil {
 		return nil, err
 	}
-	return &Handle{Quiescer: p, release: p.Resume}, nil
+	lp := &libvirtPause{Pause: p, at: at, noted: s.Instance}
+	p.gone = lp.gone
+	return &Handle{Quiescer: lp, release: lp.release}, nil
 }

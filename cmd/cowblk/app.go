@@ -5,12 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
+	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 )
@@ -24,6 +24,8 @@ type app struct {
 	lookupEnv func(string) (string, bool)
 	// terminal reports whether a person sits at the stream: progress bars and questions only then.
 	terminal func(stream any) bool
+	// width is how many columns a terminal has; 0: the stream is none, or does not say. Nil: none is.
+	width func(stream any) int
 	// kvm reports whether this user can use /dev/kvm: the default domain type of "cowblk xml".
 	kvm func() bool
 	// files is what stores are opened on; nil: the machine's file system.
@@ -39,6 +41,7 @@ func newApp() *app {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		getenv: os.Getenv, lookupEnv: os.LookupEnv,
 		terminal: isTerminal,
+		width:    terminalWidth,
 		kvm:      func() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil },
 	}
 }
@@ -52,20 +55,45 @@ func isTerminal(stream any) bool {
 	return err == nil
 }
 
-// run executes one command line and returns the process's exit code. SIGINT and SIGTERM cancel the command's context:
-// the command undoes what it has half done. A second signal ends the process at once.
+func terminalWidth(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
+}
+
+// run executes one command line and returns the process's exit code. SIGINT, SIGTERM and SIGHUP cancel the command's
+// context: the command undoes what it has half done. A second signal ends the process at once.
 func run(args []string, a *app) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
+	out := &output{to: a.out}
+	a.out = out
+	defer func() { a.out = out.to }()
 	root := newRoot(a)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := out.check(root.ExecuteContext(ctx))
+	a.json = a.json || asksJSON(args) // an error of the command line may have come before --json
 	if err == nil {
 		return exitOK
 	}
-	a.printError(explainLimits(err))
-	return exitCode(err)
+	err = explainLimits(err)
+	code := exitCodeOf(ctx, err)
+	a.printError(err, code)
+	return code
+}
+
+// asksJSON reports whether --json is among the arguments that are cowblk's own.
+func asksJSON(args []string) bool {
+	if i := slices.Index(args, "--"); i >= 0 {
+		args = args[:i]
+	}
+	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
 
 // dir is the store's directory as the options and the environment say.
@@ -91,7 +119,20 @@ func (a *app) openStore() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv})
+	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv, Command: a.program()})
+}
+
+// program is how this command line calls cowblk on its store: for texts that say what to type next.
+func (a *app) program() string {
+	if a.storeDir == "" {
+		return "cowblk"
+	}
+	return "cowblk --store " + shell.Path(a.storeDir)
+}
+
+// command is a command line that a text advises, each of words quoted for a shell.
+func (a *app) command(words ...string) string {
+	return strings.Join([]string{a.program(), shell.Line(words...)}, " ")
 }
 
 // logger writes to standard error: warnings, and with --debug everything.
@@ -100,5 +141,14 @@ func (a *app) logger() *slog.Logger {
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+	return a.loggerFrom(level)
+}
+
+// loggerFrom writes lines of text or, with --json, JSON objects, to standard error.
+func (a *app) loggerFrom(level slog.Level) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if a.json {
+		return slog.New(slog.NewJSONHandler(a.err, o))
+	}
+	return slog.New(slog.NewTextHandler(a.err, o))
 }

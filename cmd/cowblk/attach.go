@@ -45,7 +45,7 @@ here. "cowblk info NAME" says which kind is connected.`,
 				return err
 			}
 			if v == nil || v.Control == "" {
-				return fmt.Errorf("disk %q is not served: start \"cowblk serve %s\" first", args[0], args[0])
+				return fmt.Errorf("disk %q is not served: start it first: %s", args[0], a.command("serve", args[0]))
 			}
 			return a.attach(cmd.Context(), v, &o)
 		},
@@ -149,9 +149,13 @@ func (o *plugOptions) ask(ctx context.Context, v *store.Serving, command string,
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // time to undo
+	limited, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // time to undo
 	defer cancel()
-	return c.Run(ctx, command, o.args, out)
+	err = c.Run(limited, command, o.args, out)
+	if err != nil && ctx.Err() != nil {
+		return interruptedf("whether QEMU has done it is not known: repeat the command to see")
+	}
+	return err
 }
 
 func (o *plugOptions) detachHere(ctx context.Context, log *slog.Logger) error {

@@ -13,7 +13,7 @@ func TestAttachAndDetach(t *testing.T) {
 		command(t, dir, "create", name, "--size", "16M")
 	}
 	q := startQEMU(t, dir, sharedMemory, rootPorts, nativePlug)
-	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "cowblk serve a")
+	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "serve a")
 	p := start(t, dir, nil, "serve", "a", "b", "c", "--queues", "4")
 	controlled(t, dir, "a")
 

@@ -74,7 +74,7 @@ func newBench(a *app) *cobra.Command {
 	fl.Uint64Var(&f.o.Seed, "seed", 0, "another number makes other random requests")
 	fl.BoolVar(&f.o.Hugepages, "hugepages", false, "buffers in huge pages of 2 MiB (SPDK needs them)")
 	fl.BoolVar(&f.null, "null", false, "instead of SOCKET: a back-end in this process that does nothing")
-	fl.BoolVarP(&f.yes, "yes", "y", false, "do not ask before overwriting")
+	fl.BoolVarP(&f.yes, "yes", "y", false, "do not ask before overwriting; needed without a terminal")
 	_ = cmd.RegisterFlagCompletionFunc("rw", cobra.FixedCompletions(load.Patterns(), cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("wce", cobra.FixedCompletions([]string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -98,6 +98,8 @@ func (f *benchFlags) options(cmd *cobra.Command, sockets []string) ([]load.Optio
 	switch {
 	case given("poll") && given("no-poll"):
 		return nil, usagef("only one of --poll and --no-poll can be given")
+	case !slices.Contains(load.Patterns(), o.RW):
+		return nil, usagef("pattern %q, expected one of %s", o.RW, strings.Join(load.Patterns(), ", "))
 	case given("time") && o.Duration <= 0:
 		return nil, usagef("--time must be more than 0")
 	case given("qd") && o.QueueDepth == 0, given("queues") && o.Queues == 0, f.bs == 0:
@@ -135,11 +137,7 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 		return usagef("a socket is named twice; a back-end takes one connection")
 	}
 	if loads[0].Writes() && !f.null && !f.yes {
-		ok, err := a.confirm(fmt.Sprintf("Overwrite data on the disk behind %s (%s)?", strings.Join(sockets, ", "), loads[0].RW))
-		if err != nil || !ok {
-			if err == nil {
-				a.say("nothing was written")
-			}
+		if err := a.confirm(cmd.Context(), fmt.Sprintf("Overwrite data on the disk behind %s (%s)?", strings.Join(sockets, ", "), loads[0].RW)); err != nil {
 			return err
 		}
 	}

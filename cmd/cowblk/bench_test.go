@@ -15,7 +15,7 @@ import (
 func benchmark(t *testing.T, args ...string) *load.Report {
 	t.Helper()
 	var out benchOutput
-	text := command(t, t.TempDir(), append([]string{"bench", "--json"}, args...)...)
+	text := command(t, t.TempDir(), append([]string{"bench", "--json", "--yes"}, args...)...)
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
@@ -112,12 +112,12 @@ func TestBenchAsks(t *testing.T) {
 		var out, errOut bytes.Buffer
 		a := s.app(&out, &errOut)
 		a.in = strings.NewReader(answer)
-		a.terminal = func(stream any) bool { return stream == a.in }
+		a.terminal = func(stream any) bool { return stream == a.in || stream == a.err }
 		code := run([]string{"bench", "nosuch.sock", "--rw", "write"}, a)
 		if !strings.Contains(errOut.String(), "Overwrite data on the disk behind nosuch.sock (write)? [y/N] ") {
 			t.Errorf("question %q", &errOut)
 		}
-		if (code == exitFailure) != goes || (code == exitOK) == goes {
+		if (code == exitFailure) != goes || (code == exitUnconfirmed) == goes {
 			t.Errorf("answer %q: exit %d, %s", answer, code, &out)
 		}
 	}

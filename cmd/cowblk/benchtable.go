@@ -25,7 +25,7 @@ func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
 	if len(reports) > 1 {
 		rows = appendBench(rows, "all", sum)
 	}
-	if err := a.printTable(rows); err != nil {
+	if err := a.printTable(rows, columns{}); err != nil {
 		return err
 	}
 	for _, remark := range benchRemarks(reports, sum) {

@@ -79,7 +79,8 @@ func newCheck(a *app) *cobra.Command {
 			o.Progress, o.Names = bars.update, args
 			r, err := s.Check(cmd.Context(), o)
 			bars.end()
-			if err != nil {
+			interrupted := errors.Is(err, context.Canceled) && r != nil
+			if err != nil && !interrupted {
 				return checkError(err)
 			}
 			if a.json {
@@ -88,6 +89,12 @@ func newCheck(a *app) *cobra.Command {
 				}
 			} else {
 				a.printCheck(r, o.Repair)
+			}
+			if err := a.lostOutput(); err != nil {
+				return checkStatus{checkFailed, err} // the other codes are for who has read the report
+			}
+			if interrupted {
+				return interruptedf("the check is incomplete; %s repaired until then", countText(int64(r.Repaired), "problem"))
 			}
 			return checkOutcome(r)
 		},
@@ -145,7 +152,7 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 		text += fmt.Sprintf(", %d left", r.Left())
 	}
 	if r.Repairable > 0 {
-		text += fmt.Sprintf("; cowblk check --repair would repair %d", r.Repairable)
+		text += fmt.Sprintf("; %s would repair %d", a.command("check", "--repair"), r.Repairable)
 	}
 	if r.Failed > 0 {
 		text += fmt.Sprintf("; %d could not be checked to the end", r.Failed)

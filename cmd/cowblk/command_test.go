@@ -37,58 +37,6 @@ func TestXMLValidates(t *testing.T) {
 	}
 }
 
-func TestConfirm(t *testing.T) {
-	for answer, gone := range map[string]bool{"y\n": true, "YES\n": true, "n\n": false, "\n": false, "": false, "yo\n": false} {
-		t.Run(fmt.Sprintf("%q", answer), func(t *testing.T) {
-			s := newScript(t)
-			s.command("cowblk create vm1 --size 1M")
-			var out, errOut bytes.Buffer
-			a := s.app(&out, &errOut)
-			a.in = strings.NewReader(answer)
-			a.terminal = func(stream any) bool { return stream == a.in }
-			if code := run([]string{"rm", "vm1"}, a); code != 0 {
-				t.Fatalf("exit %d: %s", code, &errOut)
-			}
-			if !strings.Contains(errOut.String(), "Remove disk vm1 (1 layer, ") {
-				t.Errorf("question %q", &errOut)
-			}
-			_, err := s.store().Disk("vm1")
-			if errors.Is(err, store.ErrNotFound) != gone {
-				t.Errorf("after %q: %v", answer, err)
-			}
-			if !gone {
-				a.in = strings.NewReader("")
-				if code := run([]string{"rm", "--yes", "vm1"}, a); code != 0 {
-					t.Errorf("with --yes: exit %d", code)
-				}
-			}
-		})
-	}
-}
-
-func TestRollbackAsks(t *testing.T) {
-	s := newScript(t)
-	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2"} {
-		s.command("cowblk " + line)
-	}
-	var out, errOut bytes.Buffer
-	a := s.app(&out, &errOut)
-	a.terminal = func(stream any) bool { return stream == a.in }
-	for _, answer := range []string{"n\n", "y\n"} {
-		a.in = strings.NewReader(answer)
-		if code := run([]string{"rollback", "vm1@t1"}, a); code != 0 {
-			t.Fatalf("exit %d: %s", code, &errOut)
-		}
-		m, err := s.store().Disk("vm1")
-		if err != nil || (len(m.Layers) == 2) != (answer == "y\n") {
-			t.Errorf("after %q: %d layers, %v", answer, len(m.Layers), err)
-		}
-	}
-	if q := errOut.String(); !strings.Contains(q, "Discard everything in vm1 that is newer than vm1@t1: tag t2; 2 layers, ") {
-		t.Errorf("question %q", q)
-	}
-}
-
 // A person sees progress; a pipe does not.
 func TestImportProgress(t *testing.T) {
 	s := newScript(t)
@@ -123,7 +71,10 @@ func TestExitCodes(t *testing.T) {
 		{store.ErrRefused, 5},
 		{&store.Mismatch{}, 5},
 		{store.ErrExists, 6},
+		{unconfirmedf("x"), 9},
+		{errStopTimeout, 7},
 		{context.Canceled, 130},
+		{interruptedf("x"), 130},
 		{errors.Join(wrap(store.ErrRefused), wrap(os.ErrClosed)), 5},
 	} {
 		err := tt.err
@@ -138,7 +89,7 @@ func TestExitCodes(t *testing.T) {
 	for _, e := range exitText {
 		documented[e.code] = true
 	}
-	for _, code := range []int{0, 1, 2, 3, 4, 5, 6, 130} {
+	for _, code := range []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 130, 143} {
 		if !documented[code] {
 			t.Errorf("exit code %d is not documented", code)
 		}
@@ -209,33 +160,6 @@ func checkExample(t *testing.T, root *cobra.Command, line string) {
 			if cmd.Flags().Lookup(name) == nil && root.PersistentFlags().Lookup(name) == nil {
 				t.Errorf("example %q: no option --%s", line, name)
 			}
-		}
-	}
-}
-
-func TestSizeFlag(t *testing.T) {
-	for text, want := range map[string]int64{
-		"0": 0, "512": 512, "1b": -1, "4K": 4096, "4k": 4096, "4KiB": 4096, "4KB": 4000, "20G": 20 << 30, "1.5T": 3 << 39,
-		"1T": 1 << 40, "9007199254740993": 9007199254740993, "": -1, "-1": -1, "-1G": -1, "G": -1, "1X": -1, "99999E": -1, "1 G": 1 << 30,
-	} {
-		var s sizeFlag
-		err := s.Set(text)
-		if want < 0 && text != "1b" {
-			if err == nil {
-				t.Errorf("%q is %d", text, s)
-			}
-			continue
-		}
-		if text != "1b" && (err != nil || int64(s) != want) {
-			t.Errorf("%q: %d, %v; want %d", text, s, err, want)
-		}
-	}
-}
-
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{"a=b,c": "a=b,c", "a b": "'a b'", "it's": `'it'\''s'`, "$x": "'$x'"} {
-		if got := shellQuote(in); got != want {
-			t.Errorf("%q: %s, want %s", in, got, want)
 		}
 	}
 }

@@ -62,7 +62,7 @@ then formatted, or hold the layers already; what holds anything else is refused 
 			default:
 				a.say("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
-			a.say("next: cowblk run %s, or cowblk serve %s", m.Name, m.Name)
+			a.say("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
 			return nil
 		},
 	}
@@ -70,7 +70,7 @@ then formatted, or hold the layers already; what holds anything else is refused 
 	f.StringVar(&o.From, "from", "", "lie on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
 	f.StringVar(&o.Base, "base", "", "lie on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
 	f.StringVar(&o.Table, "table", "", "dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
-	f.Var(&size, "size", "size of the disk, at least that of what it lies on: 512, 64K, 20G, 1.5T")
+	f.Var(sectors(&size), "size", "size of the disk, at least that of what it lies on: 512, 64K, 20G, 1.5T")
 	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
 	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table that hold something else; take a --base\nthat looks like a qcow2 image as raw")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))

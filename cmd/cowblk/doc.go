@@ -19,6 +19,10 @@
 //	                                         guest is let go as soon as the peer answers (for two minutes;
 //	                                         then by the next process)
 //	... when told to end                     the process ends within that limit, the next one lets go         TestStopWhileTheAgentHangs
+//	... cannot be reached at all             the promotion is refused at once, and no record is left          TestUnreachableGuestLeavesNoRecord
+//	... has ended, or runs anew, since       the record of it goes by itself                                  TestRecordOfEndedGuestGoes
+//	"cowblk run" or its QEMU is killed       the other one ends                                               TestRunTakesQEMUWithIt, TestQEMUTakesRunWithIt
+//	standard output is lost                  the command fails, whatever it has done                          TestLostOutput
 //	QEMU's monitor is mad                    bounded in memory and log; disks are served and promoted         TestOddMonitors
 //	the clock is set                         nothing waits by it; at worst one tag too many                   backend TestHooksWhenTheClockIsSet, integration/lint
 //	no file descriptors left                 a promotion is refused before it begins; front-ends wait or are  TestOutOfDescriptors

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -24,7 +25,8 @@ const (
 	exitRefused     = 5
 	exitExists      = 6
 	exitTimeout     = 7
-	exitInterrupted = 130 // 128 + SIGINT, as shells have it
+	exitUnconfirmed = 9   // 8 is one of "cowblk check"
+	exitInterrupted = 130 // 128 + SIGINT, as shells have it; of another signal accordingly
 )
 
 // exitText says when each code is used, in the order of the help text.
@@ -39,8 +41,10 @@ var exitText = []struct {
 	{exitInUse, "in use: a process serves the disk, other disks use the image, or the store is busy"},
 	{exitRefused, "refused: something is damaged or is not what was recorded; nothing was changed"},
 	{exitExists, "the name is taken"},
-	{exitTimeout, "what was waited for has not happened (cowblk watch --timeout)"},
-	{exitInterrupted, "interrupted (Ctrl-C, SIGTERM); what was half done has been undone"},
+	{exitTimeout, "what was waited for has not happened (--timeout of cowblk watch and cowblk stop)"},
+	{exitUnconfirmed, "not confirmed, nothing was changed: the question was answered with no, or an option is\n       missing that confirms: --yes without a terminal, --discard-tags"},
+	{exitInterrupted, "interrupted by Ctrl-C; what was half done has been undone, and what was done is said"},
+	{143, "the same by SIGTERM; 129 by SIGHUP"},
 }
 
 // usageError marks an error of the command line itself.
@@ -50,18 +54,30 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// unconfirmedError says that a person has not confirmed what cannot be undone.
+type unconfirmedError struct{ error }
+
+func (e unconfirmedError) Unwrap() error { return e.error }
+
+func unconfirmedf(format string, args ...any) error {
+	return unconfirmedError{fmt.Errorf(format, args...)}
+}
+
 // exitCode is the one table from errors to exit codes.
 func exitCode(err error) int {
 	var usage usageError
 	var check checkStatus
+	var unconfirmed unconfirmedError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &unconfirmed):
+		return exitUnconfirmed
 	case errors.As(err, &check):
 		return check.code
 	case errors.As(err, &usage), errors.Is(err, store.ErrInvalid):
 		return exitUsage
-	case errors.Is(err, errWatchTimeout):
+	case errors.Is(err, errWatchTimeout), errors.Is(err, errStopTimeout):
 		return exitTimeout
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -77,21 +93,31 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
-// printError writes err for a person: the advice of a refusal and the hint of a usage error on lines of their own.
-func (a *app) printError(err error) {
-	var partial *interruptedError
-	if errors.As(err, &partial) {
-		fmt.Fprintln(a.err, "cowblk: interrupted: "+partial.what)
-		return
+// exitCodeOf is exitCode, with the signal that ended ctx.
+func exitCodeOf(ctx context.Context, err error) int {
+	code := exitCode(err)
+	var by signalError
+	if code == exitInterrupted && errors.As(context.Cause(ctx), &by) {
+		code = 128 + int(by.Signal)
 	}
-	if errors.Is(err, context.Canceled) {
-		fmt.Fprintln(a.err, "cowblk: interrupted; nothing was changed")
-		return
-	}
-	if err.Error() == "" {
+	return code
+}
+
+// printError writes err for a person: the advice of a refusal and the hint of a usage error on lines of their own. With
+// --json it is one JSON object on one line.
+func (a *app) printError(err error, code int) {
+	text := a.errorText(err)
+	if text == "" {
 		return // a report has said it
 	}
-	text := strings.ReplaceAll(err.Error(), "\n", "\n  ")
+	if a.json {
+		_ = json.NewEncoder(a.err).Encode(struct {
+			Error    string `json:"error"`
+			ExitCode int    `json:"exit-code"`
+		}{text, code})
+		return
+	}
+	text = strings.ReplaceAll(text, "\n", "\n  ")
 	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
 		text = "cowblk: " + text
 	}
@@ -116,6 +142,39 @@ func printable(text string) string {
 		i += n
 	}
 	return b.String()
+}
+
+// errorText also says what an interruption has left.
+func (a *app) errorText(err error) string {
+	var partial *interruptedError
+	switch {
+	case !errors.Is(err, context.Canceled):
+		return err.Error()
+	case errors.As(err, &partial):
+		return "interrupted: " + partial.what
+	}
+	text := "interrupted; nothing was changed"
+	for _, other := range withoutCanceled(err) {
+		text += "\n" + other.Error()
+	}
+	return text
+}
+
+// withoutCanceled are the errors joined in err that no interruption has brought.
+func withoutCanceled(err error) (others []error) {
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if errors.Is(part, context.Canceled) {
+				others = append(others, withoutCanceled(part)...)
+			} else {
+				others = append(others, part)
+			}
+		}
+	case interface{ Unwrap() error }:
+		return withoutCanceled(e.Unwrap())
+	}
+	return others
 }
 
 // newExitCodes is a help topic, not a command: "cowblk help exit-codes".

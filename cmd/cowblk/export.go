@@ -13,6 +13,7 @@ import (
 	"cowblk/backend"
 	"cowblk/backend/nbd"
 	"cowblk/cow"
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
 
@@ -73,7 +74,7 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 
 func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Address, err error) {
 	if len(f.listen) == 0 {
-		return nil, nil, usagef("export: --listen is missing: where clients connect to, such as --listen unix:/tmp/%s.nbd", args[0])
+		return nil, nil, usagef("export: --listen is missing: where clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
 	}
 	for _, l := range f.listen {
 		at, err := nbd.ParseAddress(l)

@@ -239,7 +239,7 @@ func TestMoreLayersThanDescriptors(t *testing.T) {
 	}
 	before := listing(t, dir)
 	for _, args := range [][]string{
-		{"serve", "a"}, {"promote", "a", "--tag", "u"}, {"rollback", "a@t10", "--yes"}, {"export", "a@t19", "--listen", "unix:" + filepath.Join(dir, "nbd")},
+		{"serve", "a"}, {"promote", "a", "--tag", "u"}, {"rollback", "a@t10", "--yes", "--discard-tags"}, {"export", "a@t19", "--listen", "unix:" + filepath.Join(dir, "nbd")},
 	} {
 		p := start(t, dir, limited, args...)
 		if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "open files") || !strings.Contains(p.log.String(), "LimitNOFILE") {

@@ -17,7 +17,7 @@ type guestOptions struct {
 func (g *guestOptions) register(cmd *cobra.Command) {
 	g.memory = 2 << 30
 	f := cmd.Flags()
-	f.Var(&g.memory, "memory", "memory of the guest; shared with cowblk")
+	f.Var(multipleFlag{&g.memory, 1 << 20}, "memory", "memory of the guest; shared with cowblk")
 	f.Lookup("memory").DefValue = "2G"
 	f.UintVar(&g.vcpus, "vcpus", 2, "`NUMBER` of virtual CPUs")
 	f.UintVar(&g.queues, "queues", 0, "`NUMBER` of request queues of the disk (default: one for each vCPU)")
@@ -30,7 +30,7 @@ func (g *guestOptions) check(disks int) error {
 	const mib = 1 << 20
 	switch {
 	case g.memory < mib || g.memory%mib != 0:
-		return usagef("--memory must be a whole number of MiB")
+		return usagef("--memory must be at least 1M, and a multiple of 1M")
 	case g.vcpus == 0 || g.vcpus > 4096:
 		return usagef("--vcpus must be from 1 to 4096")
 	case g.queues > 1024:

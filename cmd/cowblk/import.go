@@ -61,7 +61,7 @@ them; --format raw takes any file as it is.`,
 			if img.SHA256 != "" {
 				a.say("SHA-256 of the whole: %s", img.SHA256)
 			}
-			a.say("next: cowblk create vm1 --from %s", img.Name)
+			a.say("next: %s", a.command("create", "vm1", "--from", img.Name))
 			return nil
 		},
 	}

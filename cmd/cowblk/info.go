@@ -47,21 +47,28 @@ type imageInfo struct {
 func newInfo(a *app) *cobra.Command {
 	var users bool
 	cmd := &cobra.Command{
-		Use:   "info NAME",
-		Short: "Show everything about an image or a disk",
-		Long: `Show everything about an image or a disk. Which other disks use a disk's layers is told with
---users: every disk of the store is looked at for that.`,
-		Example:           "  cowblk info vm1\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r '.\"chunk-sha256\"'",
+		Use:   "info NAME[@TAG]",
+		Short: "Show everything about an image, a disk or a tag",
+		Long: `Show everything about an image, a disk or a tag. Which other disks use a disk's layers is told
+with --users: every disk of the store is looked at for that.`,
+		Example:           "  cowblk info vm1\n  cowblk info vm1@configured\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r '.\"chunk-sha256\"'",
 		Args:              exactArgs("NAME"),
-		ValidArgsFunction: a.complete(1, diskNames, imageNames),
+		ValidArgsFunction: a.complete(1, diskNames, imageNames, tagNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := store.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
 			s, err := a.openStore()
 			if err != nil {
 				return err
 			}
-			img, err := s.Image(args[0])
+			if ref.Tag != "" {
+				return a.printTag(s, ref)
+			}
+			img, err := s.Image(ref.Name)
 			if errors.Is(err, store.ErrNotFound) {
-				m, err := s.Disk(args[0])
+				m, err := s.Disk(ref.Name)
 				if err != nil {
 					return err
 				}
@@ -82,14 +89,14 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name), Users: []string{}}
 	if n, err := s.Find(roots, img.Name); err == nil {
 		info.Allocated = n[0].Allocated
-		info.Users = append(info.Users, n[0].Users...)
+		info.Users = append(info.Users, n[0].UserNames...)
 	}
 	if a.json {
 		return a.printJSON(info)
 	}
 	users := "no disk"
 	if len(info.Users) > 0 {
-		users = fmt.Sprint(info.Users)
+		users = strings.Join(info.Users, ", ")
 	}
 	rows := [][]string{
 		{"image", img.Name},
@@ -112,7 +119,7 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 	return a.printTable(append(rows, [][]string{
 		{"data", info.Path},
 		{"base of", users},
-	}...))
+	}...), columns{})
 }
 
 func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, users bool) error {
@@ -147,7 +154,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 			damage = append(damage, err)
 		}
 		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
-			u.Blocks, u.Owned, u.Flushed = l.HeadBlocks, min(int64(l.HeadBlocks)*int64(m.BlockSize), m.Size), false
+			u.Serve(l.HeadBlocks, m.BlockSize)
 		}
 		info.Usage = append(info.Usage, li)
 	}
@@ -182,7 +189,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	if m.TableStart != 0 {
 		rows = append(rows, []string{"table start", "sector " + humanize.Comma(m.TableStart)})
 	}
-	if err := a.printTable(rows); err != nil {
+	if err := a.printTable(rows, columns{}); err != nil {
 		return err
 	}
 	a.say("\nlayers, newest first:")
@@ -197,7 +204,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 			shared = "yes"
 		}
 		if len(u.SharedBy) > 0 {
-			shared = strings.Join(u.SharedBy, ", ")
+			shared = firstNames(u.SharedBy, 3)
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
 		if u.Unread {
@@ -211,7 +218,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 		}
 		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared, l.UUID.String()})
 	}
-	return a.printTable(rows)
+	return a.printTable(rows, columns{})
 }
 
 // guestText says how a served disk is used.

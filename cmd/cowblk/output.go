@@ -1,35 +1,60 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"strings"
-	"text/tabwriter"
+	"io"
 )
+
+// output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
+// the place that wrote it has looked.
+type output struct {
+	to  io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// check adds to a command's error that its output was lost, once.
+func (o *output) check(err error) error {
+	if o.err == nil || errors.Is(err, o.err) {
+		return err
+	}
+	return errors.Join(err, outputError(o.err))
+}
+
+// lostOutput is the error of what was printed so far.
+func (a *app) lostOutput() error {
+	if o, ok := a.out.(*output); ok && o.err != nil {
+		return outputError(o.err)
+	}
+	return nil
+}
+
+// standardOutput is what a child process gets as it is, a terminal or a file.
+func (a *app) standardOutput() io.Writer {
+	if o, ok := a.out.(*output); ok {
+		return o.to
+	}
+	return a.out
+}
+
+func outputError(err error) error { return fmt.Errorf("standard output: %w", err) }
 
 // printJSON writes v indented: what --json prints is read by people too.
 func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
-// printTable writes rows in columns, two blanks apart; the first row is the heading.
-func (a *app) printTable(rows [][]string) error {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, line := range strings.Split(strings.TrimRight(b.String(), "\n"), "\n") {
-		if _, err := fmt.Fprintln(a.out, strings.TrimRight(line, " ")); err != nil {
-			return err
-		}
+	if err := e.Encode(v); err != nil {
+		return outputError(err)
 	}
 	return nil
 }
@@ -39,22 +64,4 @@ func (a *app) say(format string, args ...any) {
 	if !a.json {
 		fmt.Fprintf(a.out, format+"\n", args...)
 	}
-}
-
-// confirm asks a yes/no question when a person is there to answer. Where nobody is (a script), the command line is
-// the answer.
-func (a *app) confirm(question string) (bool, error) {
-	if !a.terminal(a.in) {
-		return true, nil
-	}
-	fmt.Fprintf(a.err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(a.in).ReadString('\n')
-	if err != nil && line == "" {
-		return false, nil
-	}
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return true, nil
-	}
-	return false, nil
 }

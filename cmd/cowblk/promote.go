@@ -41,7 +41,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
   cowblk create vm2 --from vm1@before-upgrade
   cowblk promote vm1 vm1-data --quiesce guest --agent unix:/run/vm1-qga.sock
   cowblk promote vm1 --quiesce guest --libvirt qemu:///system --domain vm1`,
-		Args:              atLeast(1, "NAME"),
+		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(); err != nil {
@@ -134,14 +134,17 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 		return fmt.Errorf("the process that serves %q does not answer: %w", names[0], err)
 	}
 	args := backend.PromoteArgs{Disks: names, Tag: o.tag, Spec: o.spec, Timeout: o.timeout.Seconds()}
-	// Not ctx: once asked, the answer says on which head the guest is.
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*o.timeout+time.Minute)
+	wait, cancel := context.WithTimeout(ctx, 2*o.timeout+time.Minute)
 	defer cancel()
 	var p backend.Promoted
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
+		if ctx.Err() != nil {
+			// The daemon gives up what it has not done yet, and lets the guest go on.
+			return interruptedf("the process that serves the disks may have promoted them before: %s shows their tags", a.command("info", names[0]))
+		}
 		var answered *control.Error
 		if !errors.As(err, &answered) && o.spec.Active() {
-			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, \"cowblk info\" says which: %w", err), o.release())
+			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, %s says which: %w", a.command("info", names[0]), err), o.release())
 		}
 		return fmt.Errorf("promote: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"cowblk/cow/shell"
 )
 
 func newQEMUArgs(a *app) *cobra.Command {
@@ -16,11 +18,15 @@ func newQEMUArgs(a *app) *cobra.Command {
 		Long: `Print the arguments that make QEMU 7.2 or later use disks that "cowblk serve" serves:
 shared memory, a socket that reconnects when cowblk is restarted, and the device.
 They come on one line, to be pasted or put in place by the shell. Give QEMU no other
-memory options; add what else the guest needs.`,
+memory options; add what else the guest needs.
+
+QEMU 10.1 and later refuse "reconnect=1": give --reconnect-ms for them. QEMU 9.2 to 10.0 take
+both spellings, earlier ones only "reconnect=1".`,
 		Example: `  qemu-system-x86_64 -accel kvm -nographic $(cowblk qemu-args vm1)
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
+  cowblk qemu-args vm1 --reconnect-ms
   cowblk qemu-args vm1 --json | jq -r '.[]'`,
-		Args:              atLeast(1, "NAME"),
+		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := g.check(len(args)); err != nil {
@@ -38,19 +44,22 @@ memory options; add what else the guest needs.`,
 				}
 				line = append(line, g.diskArgs(name, socket, i, reconnectMS)...)
 			}
+			if !reconnectMS && a.terminal(a.err) {
+				fmt.Fprintln(a.err, "note: for QEMU before 10.1; later ones refuse reconnect=1 and need --reconnect-ms")
+			}
 			if a.json {
 				return a.printJSON(line)
 			}
 			quoted := make([]string, len(line))
 			for i, arg := range line {
-				quoted[i] = shellQuote(arg)
+				quoted[i] = shell.Word(arg)
 			}
 			a.say("%s", strings.Join(quoted, " "))
 			return nil
 		},
 	}
 	g.register(cmd)
-	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "spell the reconnect option as QEMU 9.2 and later want it;\nthe old spelling ends with QEMU 10.1")
+	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "for QEMU 9.2 and later: \"reconnect-ms=1000\" instead of \"reconnect=1\",\nwhich QEMU 10.1 and later refuse")
 	return cmd
 }
 
@@ -76,14 +85,4 @@ func (g *guestOptions) diskArgs(name, socket string, index int, reconnectMS bool
 		"-chardev", fmt.Sprintf("socket,id=sock-%s,path=%s,%s", name, strings.ReplaceAll(socket, ",", ",,"), reconnect),
 		"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk-%s,chardev=sock-%s,num-queues=%d,bootindex=%d", name, name, g.queues, index+1),
 	}
-}
-
-// shellQuote leaves a word as it is if no shell would change it, so that $(cowblk qemu-args NAME) works too.
-func shellQuote(s string) string {
-	for _, c := range s {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("_-./=,:@%+", c) {
-			return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-		}
-	}
-	return s
 }

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,11 +17,12 @@ func newRemove(a *app) *cobra.Command {
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
 		Short:   "Remove disks and images",
-		Long: `Remove disks and images. Layers that other disks use stay; files and devices named by
---base or --table are not touched. A disk that is being served is refused, and so is an
-image that disks lie on.
+		Long: `Remove disks and images, in the order given. Layers that other disks use stay; files and devices
+named by --base or --table are not touched. A disk that is being served is refused, and so is an
+image that disks lie on. A name that does not exist is refused before anything is removed.
 
-On a terminal it asks first, unless --yes.`,
+On a terminal it asks before each; without one, --yes is needed. Nothing that comes through a pipe is
+taken for an answer. Interrupted between two, it says what was removed and what was not.`,
 		Example:           "  cowblk rm vm1\n  cowblk rm --yes vm1 vm2 debian-12",
 		Args:              atLeast(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
@@ -29,43 +31,89 @@ On a terminal it asks first, unless --yes.`,
 			if err != nil {
 				return err
 			}
-			removed := []*store.Removal{}
-			for _, name := range slices.Compact(args) {
-				r, rmErr := a.remove(cmd, s, name, yes)
-				if r != nil {
-					removed = append(removed, r)
-				}
-				if err = rmErr; err != nil {
-					break
+			names := unique(args)
+			for _, name := range names {
+				if err := known(s, name); err != nil {
+					return err
 				}
 			}
+			removed, err := a.removeAll(cmd.Context(), s, names, yes)
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVarP(&yes, "force", "f", false, "same as --yes")
-	_ = cmd.Flags().MarkHidden("force")
+	registerYes(cmd, &yes)
 	return cmd
 }
 
-func (a *app) remove(cmd *cobra.Command, s *store.Store, name string, yes bool) (*store.Removal, error) {
+// registerYes adds --yes, and --force, which older scripts have.
+func registerYes(cmd *cobra.Command, yes *bool) {
+	cmd.Flags().BoolVarP(yes, "yes", "y", false, "do not ask; needed without a terminal")
+	cmd.Flags().BoolVarP(yes, "force", "f", false, "same as --yes")
+	_ = cmd.Flags().MarkHidden("force")
+}
+
+// known returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
+func known(s *store.Store, name string) error {
+	_, err := s.Image(name)
+	if errors.Is(err, store.ErrNotFound) {
+		_, err = s.Disk(name)
+	}
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+// removeAll stops at the first error, with what was removed before, and says what was and what was not.
+func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, yes bool) ([]*store.Removal, error) {
+	removed := []*store.Removal{}
+	for i, name := range names {
+		err := ctx.Err()
+		if err == nil {
+			var r *store.Removal
+			if r, err = a.remove(ctx, s, name, yes); r != nil {
+				removed = append(removed, r)
+			}
+		}
+		if err == nil {
+			continue
+		}
+		done, left := names[:i], names[i:]
+		switch {
+		case errors.Is(err, context.Canceled) && len(done) > 0:
+			others := withoutCanceled(err)
+			err = errors.Join(append([]error{interruptedf("removed %s; not removed: %s", strings.Join(done, ", "), strings.Join(left, ", "))}, others...)...)
+		case len(names) > 1 && !errors.Is(err, context.Canceled):
+			err = fmt.Errorf("%w\n%s", err, removedText(done, left))
+		}
+		return removed, err
+	}
+	return removed, nil
+}
+
+// removedText says how far a removal of several names has come.
+func removedText(done, left []string) string {
+	text := "not removed: " + strings.Join(left, ", ")
+	if len(done) > 0 {
+		text = "removed: " + strings.Join(done, ", ") + "; " + text
+	}
+	return text
+}
+
+func (a *app) remove(ctx context.Context, s *store.Store, name string, yes bool) (*store.Removal, error) {
 	plan, err := s.PlanRemove(name)
 	if err != nil {
 		return nil, err
 	}
 	if !yes {
-		ok, err := a.confirm(fmt.Sprintf("Remove %s %s (%s)?", plan.Kind, name, removalText(plan)))
-		if err != nil || !ok {
-			if err == nil {
-				a.say("%s stays", name)
-			}
+		if err := a.confirm(ctx, fmt.Sprintf("Remove %s %s (%s)?", plan.Kind, name, removalText(plan))); err != nil {
 			return nil, err
 		}
 	}
-	r, err := s.Remove(cmd.Context(), name)
+	r, err := s.Remove(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -10,17 +11,18 @@ import (
 )
 
 func newRollback(a *app) *cobra.Command {
-	var yes bool
+	var yes, discardTags bool
 	cmd := &cobra.Command{
 		Use:   "rollback NAME@TAG",
 		Short: "Take a stopped disk back to one of its tags",
-		Long: `Take a disk back to one of its tags: what the guest has written since, and the tags made since, are
-discarded, and a new, empty head goes on top of the tag. The disk must be stopped. Layers that other
-disks use stay for them. To look at a tag, or to go on from it without losing anything, make a new
-disk instead: cowblk create NEW --from NAME@TAG.
+		Long: `Take a disk back to one of its tags: what the guest has written since is discarded, and a new, empty
+head goes on top of the tag. The disk must be stopped. Layers that other disks use stay for them. To
+look at a tag, or to go on from it without losing anything, make a new disk instead:
+cowblk create NEW --from NAME@TAG.
 
-On a terminal it asks first, unless --yes.`,
-		Example:           "  cowblk rollback vm1@before-upgrade",
+Tags made since would be lost, too: that needs --discard-tags, whatever else is given. On a terminal it
+asks first; without one, --yes is needed. Nothing that comes through a pipe is taken for an answer.`,
+		Example:           "  cowblk rollback vm1@before-upgrade\n  cowblk rollback vm1@monday --discard-tags",
 		Args:              exactArgs("NAME@TAG"),
 		ValidArgsFunction: a.complete(1, tagNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,30 +34,29 @@ On a terminal it asks first, unless --yes.`,
 			if err != nil {
 				return err
 			}
-			return a.rollback(cmd, s, ref, yes)
+			return a.rollback(cmd.Context(), s, ref, yes, discardTags)
 		},
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVarP(&yes, "force", "f", false, "same as --yes")
-	_ = cmd.Flags().MarkHidden("force")
+	registerYes(cmd, &yes)
+	cmd.Flags().BoolVar(&discardTags, "discard-tags", false, "also discard the tags that are newer")
 	return cmd
 }
 
-func (a *app) rollback(cmd *cobra.Command, s *store.Store, ref store.Ref, yes bool) error {
+func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, discardTags bool) error {
 	plan, err := s.PlanRollback(ref)
 	if err != nil {
 		return err
 	}
+	if len(plan.Lost) > 0 && !discardTags {
+		return unconfirmedf("rollback to %s would discard %s of disk %q that are newer: %s\n--discard-tags confirms that; to keep them, make a new disk: %s",
+			ref, countText(int64(len(plan.Lost)), "tag"), ref.Name, firstNames(plan.Lost, 10), a.command("create", "NEW", "--from", ref.String()))
+	}
 	if !yes {
-		ok, err := a.confirm(fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan)))
-		if err != nil || !ok {
-			if err == nil {
-				a.say("%s stays as it is", ref.Name)
-			}
+		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan))); err != nil {
 			return err
 		}
 	}
-	r, err := s.Rollback(cmd.Context(), ref)
+	r, err := s.RollbackLosing(ctx, ref, plan.Lost)
 	if err != nil {
 		return err
 	}
@@ -84,4 +85,12 @@ func lossText(r *store.Rollback) string {
 		parts = append(parts, countText(int64(len(r.Kept)), "layer")+" outside the store: kept")
 	}
 	return strings.Join(parts, "; ")
+}
+
+// firstNames is a list of names, "a, b, c and 7 more" where there are more than most.
+func firstNames(names []string, most int) string {
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }

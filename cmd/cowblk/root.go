@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,16 +31,24 @@ const (
 
 // newRoot builds the whole command line on a.
 func newRoot(a *app) *cobra.Command {
+	cobra.EnableCommandSorting = false // the help shows commands in the order of their use
+	version := false
 	root := &cobra.Command{
-		Use:               "cowblk",
-		Short:             "Copy-on-write disks for QEMU over vhost-user-blk",
-		Long:              rootLong,
-		Example:           rootExample,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		Args:              cobra.ArbitraryArgs,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseEmpty(cmd) },
+		Use:           "cowblk",
+		Short:         "Copy-on-write disks for QEMU over vhost-user-blk",
+		Long:          rootLong,
+		Example:       rootExample,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			slog.SetDefault(a.logger()) // also of what libraries print
+			return refuseEmpty(cmd)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if version && len(args) == 0 {
+				return a.printVersion()
+			}
 			if len(args) == 0 {
 				return cmd.Help()
 			}
@@ -50,6 +59,7 @@ func newRoot(a *app) *cobra.Command {
 			return usagef("%s", msg)
 		},
 	}
+	root.Flags().BoolVar(&version, "version", false, "print the version")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -65,48 +75,15 @@ func newRoot(a *app) *cobra.Command {
 
 	root.AddGroup(&cobra.Group{ID: groupDisks, Title: "Images and disks:"}, &cobra.Group{ID: groupRun, Title: "Guests:"})
 	for _, c := range []*cobra.Command{
-		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRollback(a), newExport(a), newRemove(a), newTrustBase(a), newCheck(a),
+		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRollback(a), newExport(a), newRemove(a), newCheck(a), newTrustBase(a),
 	} {
 		c.GroupID = groupDisks
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{newServe(a), newWatch(a), newResume(a), newRun(a), newAttach(a), newDetach(a), newQEMUArgs(a), newXML(a), newBench(a)} {
+	for _, c := range []*cobra.Command{newRun(a), newServe(a), newStop(a), newQEMUArgs(a), newXML(a), newAttach(a), newDetach(a), newWatch(a), newResume(a), newBench(a)} {
 		c.GroupID = groupRun
 		root.AddCommand(c)
 	}
 	root.AddCommand(newVersion(a), newExitCodes())
 	return root
-}
-
-// exactArgs is cobra.ExactArgs with an error that names what is missing: names are the arguments in order.
-func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < len(names) {
-			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
-		}
-		if len(args) > len(names) {
-			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
-		}
-		return nil
-	}
-}
-
-// atLeast is for commands that take one or more of the thing called name.
-func atLeast(n int, name string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < n {
-			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), name, cmd.UseLine())
-		}
-		return nil
-	}
-}
-
-// atMost is for commands whose arguments are optional.
-func atMost(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > n {
-			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n], cmd.UseLine())
-		}
-		return nil
-	}
 }

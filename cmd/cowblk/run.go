@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,8 +41,11 @@ func newRun(a *app) *cobra.Command {
 terminal. The disk boots by its own boot loader unless the QEMU arguments name a kernel. A disk that
 another process serves already is used from there.
 
-QEMU arguments follow after "--" and are added as they are; with -display, -nographic, -serial or
--daemonize among them, the console is left to you. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.`,
+QEMU arguments follow after "--" and are added as they are; with -display, -nographic or -serial among
+them, the console is left to you. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.
+
+QEMU and this process end together, whichever is killed. So do they when the disk is stopped with
+"cowblk stop". A --qemu that is a script has to exec QEMU; -daemonize is refused.`,
 		Example: `  cowblk run vm1
   cowblk run vm1 --memory 4G --vcpus 4 -- -nic user,hostfwd=tcp::2222-:22
   cowblk run vm1 -- -kernel vmlinuz -initrd initrd.img -append "root=/dev/vda console=ttyS0"`,
@@ -53,6 +57,10 @@ QEMU arguments follow after "--" and are added as they are; with -display, -nogr
 			}
 			if err := o.data.check("run"); err != nil {
 				return err
+			}
+			if daemonizes(args[1:]) {
+				return usagef("run: -daemonize would leave QEMU behind: serve the disk (%s) and start QEMU yourself (%s)",
+					a.command("serve", args[0]), a.command("qemu-args", args[0]))
 			}
 			o.dataGiven = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
 			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
@@ -89,54 +97,91 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	if err != nil {
 		return err
 	}
-	socket, stop, err := a.serveForRun(ctx, st, name, o)
+	served, err := a.serveForRun(ctx, st, name, o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
+	defer func() { err = errors.Join(err, served.stop()) }()
 
-	line := append(o.guest.machineArgs(), o.guest.diskArgs(name, socket, 0, reconnectMS)...)
+	line := append(o.guest.machineArgs(), o.guest.diskArgs(name, served.socket, 0, reconnectMS)...)
 	line = append(line, "-accel", o.accelerator(a))
 	if !ownConsole(extra) {
 		line = append(line, "-nographic")
 	}
-	cmd := exec.CommandContext(ctx, binary, append(line, extra...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(served.alive, cancel)()
+	cmd := exec.CommandContext(alive, binary, append(line, extra...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.standardOutput(), a.err
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = quitGrace
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return nil // told to end, and it did
-		}
+	err = runBound(cmd)
+	switch {
+	case ctx.Err() != nil:
+		return nil // told to end, and it did
+	case served.alive.Err() != nil:
+		return fmt.Errorf("disk %q is served no longer: QEMU was ended", name)
+	case err != nil:
 		return fmt.Errorf("QEMU (%s) for disk %q: %w", binary, name, err)
 	}
 	return nil
 }
 
-// serveForRun finds the disk's socket, or serves the disk in this process; stop ends that.
-func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (socket string, stop func() error, err error) {
+// runBound runs cmd, which the kernel kills when this process ends in whatever way (PR_SET_PDEATHSIG, prctl(2)): a QEMU
+// that is left behind would connect to the next process that serves its disk. The signal comes when the thread that has
+// started the child ends, which a Go runtime may do at any time: that thread is kept here until the child has ended.
+func runBound(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		ended <- cmd.Run()
+	}()
+	return <-ended
+}
+
+// servedForRun is the disk of a run.
+type servedForRun struct {
+	socket string
+	alive  context.Context // ends when the disk is served no longer by this process
+	stop   func() error
+}
+
+// serveForRun finds the disk's socket, or serves the disk in this process.
+func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*servedForRun, error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
 		if o.dataGiven {
-			return "", nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
+			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}
-		return v.Socket, func() error { return nil }, nil
+		return &servedForRun{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
 	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, data: o.data}
 	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	if socket, err = o.guest.socketOf(st, name); err != nil {
-		return "", nil, errors.Join(err, s.close())
+	socket, err := o.guest.socketOf(st, name)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
 	}
 	// Not ctx: on Ctrl-C QEMU goes first, then what it uses.
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	alive, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.daemon.Run(serving) }()
-	return socket, func() error {
+	go func() {
+		defer end()
+		ended <- s.daemon.Run(serving)
+	}()
+	return &servedForRun{socket, alive, func() error {
 		cancel()
 		return errors.Join(<-ended, s.close())
-	}, nil
+	}}, nil
+}
+
+// daemonizes reports whether QEMU would go to the background.
+func daemonizes(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return strings.TrimLeft(arg, "-") == "daemonize" && strings.HasPrefix(arg, "-") })
 }
 
 func (o *runOptions) accelerator(a *app) string {
@@ -152,7 +197,7 @@ func (o *runOptions) accelerator(a *app) string {
 // ownConsole reports whether QEMU arguments decide themselves where the console goes.
 func ownConsole(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
-		return slices.Contains([]string{"display", "nographic", "serial", "daemonize"}, strings.TrimLeft(arg, "-"))
+		return slices.Contains([]string{"display", "nographic", "serial"}, strings.TrimLeft(arg, "-"))
 	})
 }
 

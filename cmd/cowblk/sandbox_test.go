@@ -253,7 +253,7 @@ func TestServeConfined(t *testing.T) {
 		t.Errorf("left behind: %v\n%s", left, p.log.String())
 	}
 	// What is stopped can be rolled back, and served again.
-	command(t, st, "rollback", "a@t0")
+	command(t, st, "rollback", "a@t0", "--yes", "--discard-tags")
 }
 
 // noNewPrivileges checks every thread of a process.

@@ -119,6 +119,7 @@ func (s *script) app(out, err io.Writer) *app {
 			return map[string]string{"COWBLK_STORE": filepath.Join(s.dir, "store"), "HOME": s.dir}[k]
 		},
 		terminal: func(any) bool { return false },
+		width:    func(any) int { return 0 },
 		kvm:      func() bool { return false },
 	}
 }

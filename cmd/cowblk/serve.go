@@ -219,5 +219,5 @@ func (a *app) serveLogger() *slog.Logger {
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+	return a.loggerFrom(level)
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,6 +37,9 @@ func TestMain(m *testing.M) {
 			os.Exit(heldMain(spec))
 		}
 		main()
+	}
+	if signal.Ignored(syscall.SIGHUP) { // nohup: the processes that the tests start must not ignore it, too
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	os.Exit(m.Run())
 }

@@ -42,12 +42,23 @@ func newVersion(a *app) *cobra.Command {
 		Example: "  cowblk version\n  cowblk version --json",
 		Args:    atMost(0),
 		RunE: func(*cobra.Command, []string) error {
-			v := buildVersion()
-			if a.json {
-				return a.printJSON(v)
-			}
-			a.say("cowblk %s (%s)", v.Version, v.Go)
-			return nil
+			return a.printVersion()
 		},
 	}
+}
+
+func (a *app) printVersion() error {
+	v := buildVersion()
+	if a.json {
+		return a.printJSON(v)
+	}
+	revision := "revision unknown"
+	if v.Revision != "" {
+		revision = "revision " + v.Revision
+	}
+	if v.Modified {
+		revision += " with changes"
+	}
+	a.say("cowblk %s (%s, %s)", v.Version, revision, v.Go)
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -183,7 +184,7 @@ func (a *app) printLow(low *backend.SpaceLow) error {
 		return a.printLine("COW_SPACE_LOW", data, time.Now())
 	}
 	a.say("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
-	return nil
+	return a.lostOutput()
 }
 
 // printEvent shows an event: its time, name and data.
@@ -198,14 +199,32 @@ func (a *app) printEvent(e qmp.Event) error {
 	}
 	var parts []string
 	for k, v := range e.Data {
-		if f, ok := v.(float64); ok {
-			v = int64(f) // sizes and offsets, which %v would write with an exponent
-		}
-		parts = append(parts, fmt.Sprintf("%s=%v", k, v))
+		parts = append(parts, k+"="+valueText(v))
 	}
 	slices.Sort(parts)
 	a.say("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
-	return nil
+	return a.lostOutput()
+}
+
+// valueText writes a value of an event's data for a person: a list as "a, b".
+func valueText(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64) // sizes and offsets, without an exponent
+	case []any:
+		var all []string
+		for _, e := range v {
+			all = append(all, valueText(e))
+		}
+		return strings.Join(all, ", ")
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "?"
+	}
+	return string(text)
 }
 
 // printLine writes an event as the control socket does, on one line.

@@ -80,3 +80,14 @@ func TestWatchServedDisks(t *testing.T) {
 	p.end(t)
 	q.end(t)
 }
+
+// What an event carries is written for a person: no value of Go's shows.
+func TestEventValues(t *testing.T) {
+	for want, v := range map[string]any{
+		"a, b": []any{"a", "b"}, "1, 2": []any{1.0, 2.0}, "123456789012": 123456789012.0, "0.5": 0.5, "x": "x", "true": true, "null": nil, `{"a":1}`: map[string]any{"a": 1.0}, "": []any{},
+	} {
+		if got := valueText(v); got != want {
+			t.Errorf("%v: %q, want %q", v, got, want)
+		}
+	}
+}

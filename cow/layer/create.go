@@ -183,7 +183,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 	if dirty >= 0 {
 		if !force {
 			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
-				Advice: "zero the map yourself, or format it by force if nothing in it is needed", Err: ErrNotZero}
+				Advice: "name another map, one of zeros; this one is left as it is", Err: ErrNotZero}
 		}
 		if err := wipe(l.mapf, h.MapSize()); err != nil {
 			return err

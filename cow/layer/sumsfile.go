@@ -64,7 +64,7 @@ const (
 	sumsTableAt = 4096
 )
 
-const adviceSums = "cowblk check --repair puts it right if the data proves how; else compare the data with a copy, and remove this file: who serves the layer next makes it again"
+const adviceSums = "cowblk check --repair puts it right if the data proves how; else compare the data with a copy, and move this file away: who serves the layer next makes it again"
 
 // sumsHeader is the header of a layer's sums file.
 func sumsHeader(h *Header, crc uint32) (sector [SectorSize]byte) {

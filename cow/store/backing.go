@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -51,7 +52,7 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 	refuse := func(what, expected, found, advice string) error {
 		return &Mismatch{File: c.path, What: what, Expected: expected, Found: found, Advice: advice}
 	}
-	flatten := "if what it names may become a guest's disk, make one image of all: qemu-img convert -O qcow2 " + ShellWord(c.path) + " " + ShellWord(c.path+".new.qcow2")
+	flatten := "if what it names may become a guest's disk, make one image of all: qemu-img convert -O qcow2 " + shell.Path(c.path) + " " + shell.Path(c.path+".new.qcow2")
 	if len(src.chain) > maxBacking {
 		return nil, refuse("backing files", fmt.Sprintf("at most %d", maxBacking), "more", flatten)
 	}
@@ -64,7 +65,7 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 		found, advice := strconv.Quote(driver), flatten
 		if driver == "" {
 			found = "none"
-			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + ShellWord(name) + " -F FORMAT " + ShellWord(c.path)
+			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + shell.Path(name) + " -F FORMAT " + shell.Path(c.path)
 		}
 		return nil, refuse("format of the backing file "+PathText(path), "raw or qcow2", found, advice)
 	}

@@ -251,14 +251,3 @@ func TestPathsThatAreNoText(t *testing.T) {
 		t.Errorf("import of a file that is not there: %q", err)
 	}
 }
-
-func TestShellWord(t *testing.T) {
-	for in, want := range map[string]string{
-		"/a/b.raw": "/a/b.raw", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "a\nb": `$'a\x0ab'`, "\xff'": `$'\xff\''`,
-		"größe": "'größe'", "a;b": "'a;b'", "~": "'~'", "*": "'*'", "-rf": "./-rf",
-	} {
-		if got := ShellWord(in); got != want {
-			t.Errorf("%q: %s, want %s", in, got, want)
-		}
-	}
-}

@@ -45,8 +45,8 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 		return nil, err
 	}
 	mismatch := changed(b.Path, *b.Identity, now)
-	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: cowblk trust-base %s",
-		sampledBytes(b.Size)>>10, m.Name)
+	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
+		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name))
 	return nil, mismatch
 }
 

@@ -107,7 +107,8 @@ type checker struct {
 
 // Check looks for what is damaged, half done or left over, and with Repair puts right what it can without guessing.
 // Without Repair nothing is changed. A disk that a process has open is not disturbed: only what cannot change under it is
-// looked at. Problems are no error. Errors: ErrNotFound, ErrInvalid (a name), ErrBusy, the context's.
+// looked at. Problems are no error. Errors: ErrNotFound, ErrInvalid (a name), ErrBusy, the context's, with a report of
+// what was done until then.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{
 		s: s, ctx: ctx, o: o, report: CheckReport{Checked: []*Checked{}},
@@ -132,11 +133,12 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	}
 	for _, name := range disks {
 		d, err := c.disk(name)
-		if err != nil {
-			return nil, err
-		}
 		if d != nil {
 			c.report.Checked = append(c.report.Checked, d)
+		}
+		if err != nil {
+			c.count()
+			return &c.report, err
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.images)) {

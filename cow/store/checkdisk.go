@@ -106,7 +106,7 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	}
 	c.chain(k, m, headers)
 	c.shares(k, m)
-	k.adviseRollback(m)
+	c.adviseClone(k, m)
 	if k.Serving == nil {
 		c.unfinished(k, m, headers[len(headers)-1])
 	} else {
@@ -115,8 +115,8 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	return m, true
 }
 
-// adviseRollback names the way out of a damaged head: whatever is wrong with it, the tags below are whole.
-func (k *Checked) adviseRollback(m *Manifest) {
+// adviseClone names the way on from a damaged head: whatever is wrong with it, the tags below are whole.
+func (c *checker) adviseClone(k *Checked, m *Manifest) {
 	tags := m.tags()
 	if len(tags) == 0 || k.Serving != nil {
 		return
@@ -124,19 +124,20 @@ func (k *Checked) adviseRollback(m *Manifest) {
 	atHead := func(p *Problem) bool { return p.Object == layerObject(m.Head().UUID) }
 	for _, p := range k.Problems {
 		if p.Status != StatusRepaired && !p.Leftover && !atHead(p) {
-			return // a rollback would be refused too
+			return // a clone would be refused too
 		}
 	}
 	for _, p := range k.Problems {
 		if p.Status == StatusLeft && atHead(p) {
-			p.Advice += fmt.Sprintf("; or give up what is newer than a tag: cowblk rollback %s@%s", m.Name, tags[len(tags)-1])
+			p.Advice += fmt.Sprintf("; or go on from what a tag holds, with another disk: %s",
+				c.s.command("create", "NEW", "--from", m.Name+"@"+tags[len(tags)-1]))
 		}
 	}
 }
 
 func (c *checker) noteQuiesced(k *Checked) {
 	if there, err := c.s.exists(c.s.path(disksDir, k.Name, noteFile)); err == nil && there && k.Serving == nil {
-		k.note("the guest may still be frozen or paused since an interrupted promotion: the next cowblk serve %s lets it go on", k.Name)
+		k.note("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), c.s.command("resume", "--forget", k.Name))
 	}
 }
 
@@ -147,7 +148,7 @@ func (c *checker) shares(k *Checked, m *Manifest) {
 	if len(others) > 0 {
 		k.Problems = append(k.Problems, &Problem{
 			Object: layerObject(head), File: c.s.path(disksDir, m.Name, diskFile), What: "disks that name the head", Expected: m.Name + " alone",
-			Found: strings.Join(others, ", ") + " too", Status: StatusLeft, Advice: "one of them is a copy: what one writes changes the other; remove the copy's directory",
+			Found: strings.Join(others, ", ") + " too", Status: StatusLeft, Advice: "one of them is a copy: what one writes changes the other; move the copy's directory out of the store",
 		})
 	}
 	for _, l := range m.Layers {
@@ -159,7 +160,7 @@ func (c *checker) shares(k *Checked, m *Manifest) {
 			}
 			k.Problems = append(k.Problems, &Problem{
 				Object: layerObject(l.UUID), File: c.s.path(disksDir, m.Name, diskFile), What: "files of the layer", Expected: o.Layers[i].Map + ", as disk " + name + " has it",
-				Found: l.Map, Status: StatusLeft, Advice: "one of them is a copy of the other: remove the disk that was made of it",
+				Found: l.Map, Status: StatusLeft, Advice: "one of them is a copy of the other: use only one of the disks, and move the directory of the other out of the store",
 			})
 		}
 	}

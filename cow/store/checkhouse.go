@@ -43,7 +43,7 @@ func (c *checker) works(house *Checked) error {
 			house.Problems = append(house.Problems, p)
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
-				p.Advice = "what was to be done is not known: compare the tags of the disks, then remove the directory"
+				p.Advice = "what was to be done is not known: compare the tags of the disks, then move the directory out of the store"
 				continue
 			}
 			p.Remedy = "finish or undo it, as the next command that changes the store would"
@@ -162,7 +162,7 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 		p.Remedy = "remove it"
 	default:
 		p.Found += ", and it holds " + holdings(found, err)
-		p.Advice = "if no disk is missing that it belongs to: cowblk check --repair --prune removes it"
+		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
 	}
 	if p.Remedy != "" {
 		c.settleProblem(house, p, func() error { return c.s.removeLayer(id) })

@@ -21,7 +21,7 @@ func (c *checker) image(name string) *Checked {
 	case errors.Is(err, ErrNotFound):
 		k.Problems = append(k.Problems, &Problem{
 			Object: "image.json", File: c.s.path(imagesDir, name, imageFile), What: "description of the image", Expected: "a file", Found: "none", Status: StatusLeft,
-			Advice: "restore it from a backup, or remove the directory and import the image again: disks on it need the same content",
+			Advice: "restore it from a backup; disks on it need the same content",
 		})
 	case err != nil:
 		k.trouble("image.json", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -148,8 +149,8 @@ func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
 		img, err := s.Image(ref.Name)
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
-				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (cowblk promote %s --tag TAG makes one; tags now: %v)",
-					d.Name, d.Name, d.Name, d.tags())
+				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
+					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tags()))
 			}
 		}
 		if err != nil {
@@ -293,7 +294,7 @@ func rawBase(f vfs.File, path string, force bool) error {
 	advice := format.advice(path, "--force")
 	switch {
 	case format.name == FormatQcow2:
-		advice = "import it: cowblk import " + ShellWord(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
+		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
 	case !format.disk:
 		advice += "\nif the guest is to see the file itself: --force"
 	}

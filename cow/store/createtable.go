@@ -221,7 +221,7 @@ func (s *Store) checkZero(path string, size int64) error {
 			for i, b := range p {
 				if b != 0 {
 					return &Mismatch{File: path, What: "content of the map", Expected: "zeros, or a layer", Found: fmt.Sprintf("something else at offset %d", off+int64(i)),
-						Advice: "if nothing in it is needed, have it overwritten: --force"}
+						Advice: "name another map: one of zeros, or one that holds this layer; this one is left as it is"}
 				}
 			}
 			off += int64(len(p))

@@ -118,7 +118,7 @@ func TestCreateRefused(t *testing.T) {
 		{"block size too large", CreateOptions{From: "img", BlockSize: 131072}, ErrInvalid, "power of two"},
 		{"another block size than the tag's", CreateOptions{From: "vm1@t", BlockSize: 512}, ErrInvalid, "same"},
 		{"no such image", CreateOptions{From: "nosuch"}, ErrNotFound, "cowblk list"},
-		{"no such tag", CreateOptions{From: "vm1@x"}, ErrNotFound, "[t]"},
+		{"no such tag", CreateOptions{From: "vm1@x"}, ErrNotFound, "the tags t"},
 		{"no such disk", CreateOptions{From: "vm9@t"}, ErrNotFound, "vm9"},
 		{"a disk without tag", CreateOptions{From: "vm1"}, ErrInvalid, "promote"},
 		{"a bad reference", CreateOptions{From: "../x"}, ErrInvalid, "not allowed"},

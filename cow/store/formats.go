@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cowblk/cow/qcow2"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -257,8 +258,8 @@ func (f *fileFormat) advice(path, word string) string {
 	if f.kind == kindStream {
 		fresh = ".unpacked"
 	}
-	tool := strings.NewReplacer("FILE", ShellWord(path), "NEW.qcow2", ShellWord(path+fresh+".qcow2"), "NEW.raw", ShellWord(path+fresh+".raw"),
-		"NEW", ShellWord(path+fresh)).Replace(f.tool)
+	tool := strings.NewReplacer("FILE", shell.Path(path), "NEW.qcow2", shell.Path(path+fresh+".qcow2"), "NEW.raw", shell.Path(path+fresh+".raw"),
+		"NEW", shell.Path(path+fresh)).Replace(f.tool)
 	switch f.kind {
 	case kindStream:
 		text = "unpack it first: " + tool

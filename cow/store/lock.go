@@ -130,7 +130,7 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound("disk", name)
 	case errors.Is(err, unix.EROFS):
-		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: cowblk serve %s --read-only, cowblk export, cowblk check", name, err, name)
+		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: %s; cowblk export, cowblk check", name, err, s.command("serve", name, "--read-only"))
 	case err != nil:
 		return nil, fmt.Errorf("disk %q: %w", name, err)
 	}

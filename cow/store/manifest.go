@@ -108,9 +108,9 @@ func (m *Manifest) Tagged(tag string) (int, error) {
 		}
 	}
 	if len(tags) == 0 {
-		return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (cowblk promote %s --tag NAME makes one)", m.Name, tag, ErrNotFound, m.Name, m.Name)
+		return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (\"cowblk promote\" makes one)", m.Name, tag, ErrNotFound, m.Name)
 	}
-	return 0, fmt.Errorf("tag %s@%s %w: disk %q has %v", m.Name, tag, ErrNotFound, m.Name, tags)
+	return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound, m.Name, listText(tags))
 }
 
 // check looks for what no version of this program can have written.
@@ -192,7 +192,7 @@ func (s *Store) notFound(kind, name string) error {
 	if there, err := s.exists(s.path(dir, name)); err == nil && there {
 		return fmt.Errorf("%s %q %w in store %s: it is an %s", kind, name, ErrNotFound, s.dir, other)
 	}
-	return fmt.Errorf("%s %q %w in store %s (cowblk list shows what is there)", kind, name, ErrNotFound, s.dir)
+	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, s.dir, s.command("list"))
 }
 
 // writeDocument replaces one of the store's JSON files durably.

@@ -84,7 +84,7 @@ func TestTree(t *testing.T) {
 		if n.Serving != nil {
 			line += " open"
 		}
-		lines = append(lines, line+" "+strings.Join(n.Users, ","))
+		lines = append(lines, line+" "+strings.Join(n.UserNames, ","))
 		for _, c := range n.Children {
 			walk(c, depth+1)
 		}

@@ -31,6 +31,15 @@ func (s *Store) SetNote(name string, v any) error {
 	return nil
 }
 
+// ForgetNote takes the note back of a disk that nobody has open; ErrInUse.
+func (s *Store) ForgetNote(name string) error {
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.SetNote(name, nil), lock.Unlock())
+}
+
 // Note reads a disk's note into v; false if there is none.
 func (s *Store) Note(name string, v any) (bool, error) {
 	path := s.path(disksDir, name, noteFile)

@@ -82,11 +82,11 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	for i := range m.Layers {
 		h, err := s.checkLayer(m, i)
 		if err != nil {
-			return nil, refusedLayer(m, err)
+			return nil, s.refusedLayer(m, err)
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
 			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
-				return nil, refusedLayer(m, classify(err))
+				return nil, s.refusedLayer(m, classify(err))
 			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
@@ -94,7 +94,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if !o.ReadOnly && o.Serve {
 		if o.Cow.SharedDir, err = s.sharedDir(); err != nil && !o.Cow.LoseUnflushed {
 			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
-				"disk", m.Name, "places", s.SharedDirs(), "err", err)
+				"disk", m.Name, "places", listText(s.SharedDirs()), "err", err)
 		}
 	}
 	sealing := true
@@ -110,7 +110,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		again := sealing
 		sealing = s.beingSealed(m)
 		if !errors.Is(err, layer.ErrInUse) || !again && !sealing || time.Now().After(end) {
-			return nil, refusedLayer(m, classify(err))
+			return nil, s.refusedLayer(m, classify(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -121,9 +121,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 }
 
 // refusedLayer names the disk, and what can be done if a layer is damaged or is not the right one.
-func refusedLayer(m *Manifest, err error) error {
+func (s *Store) refusedLayer(m *Manifest, err error) error {
 	if errors.Is(err, ErrRefused) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: cowblk check %s", m.Name, err, m.Name)
+		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: %s", m.Name, err, s.command("check", m.Name))
 	}
 	return fmt.Errorf("disk %q: %w", m.Name, err)
 }

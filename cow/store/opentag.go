@@ -107,7 +107,7 @@ func (s *Store) tagAdvice(name string) string {
 	const most = 5
 	switch n := len(tags); {
 	case n == 0:
-		return fmt.Sprintf("it has none yet; cowblk promote %s --tag NAME makes one", name)
+		return fmt.Sprintf("it has none yet; %s makes one", s.command("promote", name, "--tag", "NAME"))
 	case n > most:
 		return fmt.Sprintf("%s, and %d older ones", strings.Join(tags[n-most:], ", "), n-most)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,6 +30,11 @@ func DefaultTag(t time.Time) string { return t.UTC().Format("20060102T150405Z") 
 // Errors: ErrNotFound, ErrInUse, ErrExists (the tag), ErrRefused.
 func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion, err error) {
 	var disks []*Manifest
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return nil, invalidf("promote: disk %q is named twice", name)
+		}
+	}
 	for _, name := range names {
 		// Opening proves that the stack is sound, and closing leaves nothing unwritten.
 		opened, err := s.OpenDisk(ctx, name, OpenOptions{})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"cowblk/cow/qcow2"
+	"cowblk/cow/shell"
 )
 
 // qcow2Refusal gives an error about a qcow2 image its advice. Converting is advised only where nothing is damaged: a
@@ -18,7 +19,7 @@ func qcow2Refusal(path string, err error) error {
 }
 
 func qcow2Advice(path string, err error) string {
-	word, fresh := ShellWord(path), ShellWord(path+".new.qcow2")
+	word, fresh := shell.Path(path), shell.Path(path+".new.qcow2")
 	switch err {
 	case qcow2.ErrFormat:
 		return "this is no qcow2 image: see what it is (file " + word + "), and import it as that"

@@ -3,6 +3,7 @@ package store
 import (
 	"os"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -34,7 +35,7 @@ func CheckRaw(fsys vfs.FS, path, word string) error {
 	advice := format.advice(path, word)
 	switch {
 	case format.name == FormatQcow2:
-		advice = "import it, and serve a disk on it: cowblk import " + ShellWord(path) + " NAME; cowblk create DISK --from NAME\nif the guest is to see the qcow2 file itself: " + word
+		advice = "import it, and serve a disk on it: cowblk import " + shell.Path(path) + " NAME; cowblk create DISK --from NAME\nif the guest is to see the qcow2 file itself: " + word
 	case !format.disk:
 		advice += "\nif the guest is to see the file itself: " + word
 	}

@@ -56,8 +56,8 @@ func (s *Store) planImage(r *refs, name string) (*Removal, error) {
 		if len(users) > 1 {
 			noun = "disks"
 		}
-		return nil, fmt.Errorf("image %q is %w: base of %s %s\nremove them first: cowblk rm %s",
-			name, ErrInUse, noun, strings.Join(users, ", "), strings.Join(users, " "))
+		return nil, fmt.Errorf("image %q is %w: base of %s %s\nit stays as long as a disk lies on it: %s shows them",
+			name, ErrInUse, noun, strings.Join(users, ", "), s.command("tree", name))
 	}
 	return &Removal{Name: name, Kind: "image", Freed: s.allocated(s.ImageData(name)), Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
 }

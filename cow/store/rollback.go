@@ -27,7 +27,7 @@ type Rollback struct {
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
 func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if ref.Tag == "" {
-		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (\"cowblk info %s\" shows the tags)", ref.Name, ref.Name)
+		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
 	if _, serving := s.Serving(ref.Name); serving {
 		return nil, s.inUse(ref.Name)
@@ -94,6 +94,12 @@ func (s *Store) planRollback(r *refs, m *Manifest, tag string) (*Rollback, error
 // command. The discarded layers need not be sound, what stays must be. The disk keeps its size.
 // Errors: ErrInvalid, ErrNotFound (disk, tag), ErrInUse, ErrRefused (what would stay is damaged).
 func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
+	return s.RollbackLosing(ctx, ref, nil)
+}
+
+// RollbackLosing is Rollback that is refused, with an ErrBusy, if the tags that are lost are others than lost by then:
+// those that a person has agreed to lose, as PlanRollback has listed them. A nil slice stands for any.
+func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
 	if _, err := s.PlanRollback(ref); err != nil {
 		return nil, err
 	}
@@ -108,7 +114,7 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 	// A rollback frees room, and may be wanted for that.
 	var r *Rollback
 	err = s.InNeed(func() (err error) {
-		r, err = s.rollbackOnce(ctx, ref)
+		r, err = s.rollbackOnce(ctx, ref, lost)
 		return err
 	})
 	if err != nil {
@@ -118,16 +124,16 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 }
 
 // rollbackOnce is Rollback of a disk that is locked. After an error nothing has changed.
-func (s *Store) rollbackOnce(ctx context.Context, ref Ref) (*Rollback, error) {
+func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
 	w, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer w.end()
-	return s.rollback(ctx, w, ref)
+	return s.rollback(ctx, w, ref, lost)
 }
 
-func (s *Store) rollback(ctx context.Context, w *work, ref Ref) (*Rollback, error) {
+func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err

@@ -159,7 +159,7 @@ func (s *Store) inUse(name string) error {
 	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
 	switch {
 	case v.Control != "":
-		return fmt.Errorf("%w\nstop it first: cowblk stop %s", err, name)
+		return fmt.Errorf("%w\nstop it first: %s", err, s.command("stop", name))
 	case v.PID != 0 && v.Socket == "":
 		return fmt.Errorf("%w%s\nwait until that process has ended", err, described(v.PID))
 	case v.Socket != "":

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -29,6 +30,9 @@ const (
 	systemDir  = "/var/lib/cowblk"
 	systemRun  = "/run/cowblk"
 	programDir = "cowblk"
+
+	// runtimeEnv is the user's run directory (XDG Base Directory Specification): absolute, else it is ignored.
+	runtimeEnv = "XDG_RUNTIME_DIR"
 )
 
 // maxSocketPath is sizeof(sun_path) less the terminating zero (unix(7)).
@@ -44,6 +48,9 @@ type Options struct {
 	LockTimeout time.Duration
 	// Now gives the times recorded in manifests; default: time.Now.
 	Now func() time.Time
+	// Command is how a person calls the program on this store, quoted for a shell: errors advise commands by it.
+	// Default: cowblk.
+	Command string
 }
 
 // Store is one directory of images and disks. Its methods may be called from several goroutines and processes.
@@ -61,6 +68,8 @@ type Store struct {
 	waiters      waiters // for the store's lock
 	held         heldLocks
 	holders      holderCache
+
+	program string // Options.Command
 }
 
 // Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
@@ -88,6 +97,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Command == "" {
+		o.Command = programDir
+	}
 	st, err := o.FS.Stat(dir)
 	switch {
 	case err == nil && !st.IsDir():
@@ -101,7 +113,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	return &Store{
 		dir: dir, runDir: run,
-		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now,
+		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
 	}, nil
 }
 
@@ -127,7 +139,7 @@ func runDir(dir string, getenv func(string) string) string {
 		if os.Geteuid() == 0 {
 			return systemRun
 		}
-		if d := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		if d := getenv(runtimeEnv); filepath.IsAbs(d) {
 			return filepath.Join(d, programDir)
 		}
 	}
@@ -142,7 +154,16 @@ func (s *Store) RunDir() string { return s.runDir }
 
 // MakeRunDir creates RunDir. Other users may enter it, for the mode of each socket says who may connect. They may not open
 // it: ListenUnix locks it.
-func (s *Store) MakeRunDir() error { return s.makeRunDir(s.runDir) }
+func (s *Store) MakeRunDir() error {
+	if dir := s.getenv(runtimeEnv); dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
+		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
+	}
+	err := s.makeRunDir(s.runDir)
+	if dir := s.getenv(runtimeEnv); err != nil && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
+	}
+	return err
+}
 
 // Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
 func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
@@ -195,7 +216,7 @@ func (s *Store) checkFree(name string) error {
 			return fmt.Errorf("store %s: %w", s.dir, err)
 		}
 		if taken {
-			return fmt.Errorf("%s %q %w: choose another name, or remove it first: cowblk rm %s", kind, name, ErrExists, name)
+			return fmt.Errorf("%s %q %w: choose another name (%s shows those taken)", kind, name, ErrExists, s.command("list"))
 		}
 	}
 	return nil

@@ -1,16 +1,12 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/bits"
 	"os"
-	"sort"
-
-	"encoding/binary"
-
-	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
 )
@@ -26,6 +22,29 @@ type Usage struct {
 	Allocated int64 `json:"allocated"`
 	// Flushed: the layer is being written, or was not closed in order; Blocks counts what is durable.
 	Flushed bool `json:"flushed,omitempty"`
+	// Source says where Blocks is from; see the constants.
+	Source string `json:"source"`
+}
+
+// Sources of Usage.Blocks.
+const (
+	SourceHeader  = "header"  // of a layer that was closed in order: exact
+	SourceMap     = "map"     // its durable bits: at least so many
+	SourceProcess = "process" // that serves the disk: exact; set by a caller that has asked it
+)
+
+// Serve replaces what the files say of a served disk's head by what its process says: blocks of blockSize bytes.
+func (u *Usage) Serve(blocks uint64, blockSize int) {
+	u.Blocks, u.Flushed, u.Source = blocks, false, SourceProcess
+	u.Owned = owned(blocks, blockSize, u.Size)
+}
+
+// owned is blocks in bytes. The last block may be partial; counting it whole would say more than the disk's size.
+func owned(blocks uint64, blockSize int, size int64) int64 {
+	if blocks > uint64(size)/uint64(blockSize) {
+		return size
+	}
+	return int64(blocks) * int64(blockSize)
 }
 
 // LayerUsage reads what a layer holds, without opening it: also while a process writes it. Errors: ErrRefused if its
@@ -39,15 +58,14 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	u := &Usage{State: h.State.String(), Size: h.Size, Blocks: h.Owned}
+	u := &Usage{State: h.State.String(), Size: h.Size, Blocks: h.Owned, Source: SourceHeader}
 	if !h.Clean {
 		if u.Blocks, err = s.countBlocks(p.Map, &h); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Map, err)
 		}
-		u.Flushed = true
+		u.Flushed, u.Source = true, SourceMap
 	}
-	// The last block may be partial; counting it whole would say more than the disk's size.
-	u.Owned = min(int64(u.Blocks)*int64(h.BlockSize), h.Size)
+	u.Owned = owned(u.Blocks, int(h.BlockSize), h.Size)
 	u.Allocated = s.takes(l)
 	return u, nil
 }
@@ -82,164 +100,4 @@ func (s *Store) countBlocks(path string, h *layer.Header) (uint64, error) {
 		}
 	}
 	return blocks, nil
-}
-
-// Kinds of a Node.
-const (
-	KindImage = "image"
-	KindBase  = "base" // a file or device used in place
-	KindZeros = "zeros"
-	KindLayer = "layer"
-	KindDisk  = "disk"
-)
-
-// Node is one thing in the tree of a store: an image or base, on it layers that disks share, and disks, each of which
-// stands for its head.
-type Node struct {
-	Kind      string    `json:"kind"`
-	Name      string    `json:"name,omitempty"`      // of an image, base or disk
-	UUID      uuid.UUID `json:"uuid,omitzero"`       // of a layer, or of a disk's head
-	Tag       string    `json:"tag,omitempty"`       // of a layer
-	Size      int64     `json:"size,omitempty"`      // bytes
-	Usage     *Usage    `json:"usage,omitempty"`     // of a layer, or of a disk's head
-	Allocated int64     `json:"allocated,omitempty"` // of an image: bytes on the file system
-	Users     []string  `json:"users,omitempty"`     // disks that lie on it
-	Serving   *Serving  `json:"serving,omitempty"`   // who has the disk open
-	Error     string    `json:"error,omitempty"`     // what is wrong with it
-	Unread    bool      `json:"unread,omitempty"`    // Error says why it could not be read: nothing need be wrong with it
-	Children  []*Node   `json:"children,omitempty"`
-}
-
-// Tree returns the roots: images, then bases in place, then zeros, each with what lies on it. The error joins what
-// could not be read; the rest is there nevertheless.
-func (s *Store) Tree() ([]*Node, error) {
-	images, imgErr := s.Images()
-	disks, diskErr := s.Disks()
-	errs := []error{imgErr, diskErr}
-	var roots []*Node
-	byBase := map[string]*Node{}
-	for _, img := range images {
-		n := &Node{Kind: KindImage, Name: img.Name, Size: img.Size, Allocated: s.allocated(s.ImageData(img.Name))}
-		roots = append(roots, n)
-		byBase["image "+img.Name] = n
-	}
-	for _, m := range disks {
-		n := byBase[baseKey(m.Base)]
-		if n == nil {
-			n = &Node{Kind: KindZeros, Name: m.Base.String()}
-			switch {
-			case m.Base == nil:
-			case m.Base.Image != "":
-				n.Kind, n.Size, n.Error = KindImage, m.Base.Size, "the image is missing"
-			default:
-				n.Kind, n.Size = KindBase, m.Base.Size
-			}
-			byBase[baseKey(m.Base)] = n
-			roots = append(roots, n)
-		}
-		errs = append(errs, s.plant(n, m)...)
-	}
-	order := map[string]int{KindImage: 0, KindBase: 1, KindZeros: 2}
-	sort.SliceStable(roots, func(i, j int) bool {
-		if a, b := order[roots[i].Kind], order[roots[j].Kind]; a != b {
-			return a < b
-		}
-		return roots[i].Name < roots[j].Name
-	})
-	return roots, errors.Join(errs...)
-}
-
-func baseKey(b *Base) string {
-	switch {
-	case b == nil:
-		return ""
-	case b.Image != "":
-		return "image " + b.Image
-	}
-	return "path " + b.String()
-}
-
-// plant adds a disk to the tree of its base, sharing the layers that are there already. It returns what could not be read:
-// no permission, input or output errors. Damage is no such error, and stands in the tree alone.
-func (s *Store) plant(root *Node, m *Manifest) (errs []error) {
-	n := root
-	n.Users = append(n.Users, m.Name)
-	for i := range m.Sealed() {
-		l := &m.Layers[i]
-		n, errs = s.child(n, l, errs)
-		n.Users = append(n.Users, m.Name)
-	}
-	disk := &Node{Kind: KindDisk, Name: m.Name, UUID: m.Head().UUID, Size: m.Size}
-	errs = s.measure(disk, m.Head(), errs)
-	v, err := s.ServingError(m.Name)
-	if disk.Serving = v; err != nil {
-		disk.Error, disk.Unread = err.Error(), true
-		errs = append(errs, err)
-	}
-	n.Children = append(n.Children, disk)
-	return errs
-}
-
-func (s *Store) child(n *Node, l *Layer, errs []error) (*Node, []error) {
-	for _, c := range n.Children {
-		if c.Kind == KindLayer && c.UUID == l.UUID {
-			return c, errs
-		}
-	}
-	c := &Node{Kind: KindLayer, UUID: l.UUID, Tag: l.Tag}
-	errs = s.measure(c, l, errs)
-	n.Children = append(n.Children, c)
-	return c, errs
-}
-
-// measure appends to errs what could not be read.
-func (s *Store) measure(n *Node, l *Layer, errs []error) []error {
-	u, err := s.LayerUsage(l)
-	if err != nil {
-		n.Error = err.Error()
-		if n.Unread = !errors.Is(err, ErrRefused); n.Unread {
-			errs = append(errs, err)
-		}
-		return errs
-	}
-	n.Usage = u
-	if n.Kind == KindLayer {
-		n.Size = u.Size
-	}
-	return errs
-}
-
-// Find cuts a tree down to the image or disk called name, with what leads to it and what lies on it; ErrNotFound.
-func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
-	var found []*Node
-	for _, r := range roots {
-		if r.Kind == KindImage && r.Name == name {
-			return []*Node{r}, nil
-		}
-		if p := r.prune(name); p != nil {
-			found = append(found, p)
-		}
-	}
-	if found == nil {
-		return nil, fmt.Errorf("%q %w in store %s (cowblk list shows what is there)", name, ErrNotFound, s.dir)
-	}
-	return found, nil
-}
-
-// prune is the part of the tree that leads to a disk, or nil.
-func (n *Node) prune(disk string) *Node {
-	if n.Kind == KindDisk {
-		if n.Name == disk {
-			return n
-		}
-		return nil
-	}
-	for _, c := range n.Children {
-		if p := c.prune(disk); p != nil {
-			cut := *n
-			cut.Children = []*Node{p}
-			return &cut
-		}
-	}
-	return nil
 }

@@ -175,7 +175,7 @@ func (r *runner) run() (measures, error) {
 		if err := r.backend.Stop(r.ctx); err != nil {
 			return nil, err
 		}
-		_, err = r.store.Run(r.ctx, "rm", stackName)
+		_, err = r.store.Run(r.ctx, "rm", "--yes", stackName)
 	}
 	return v, err
 }

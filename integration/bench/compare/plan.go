@@ -178,7 +178,7 @@ func (s *site) firstWrites(qd int) []task {
 	}
 	return []task{
 		fresh(report.FreshHead, "cowblk, fresh head", func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
-			return s.serve(name), func() error { _, err := s.store().Run(ctx, "rm", name); return err }, s.clone(ctx, name, 1)
+			return s.serve(name), func() error { _, err := s.store().Run(ctx, "rm", "--yes", name); return err }, s.clone(ctx, name, 1)
 		}),
 		fresh(report.Sparse, "cowblk pass-through, sparse file", func(_ context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
 			path := s.path(name)

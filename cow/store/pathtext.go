@@ -5,53 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"cowblk/cow/vfs"
 )
-
-// ShellWord is s, a file's name, as one word of a shell's command line, in a form that can be shown: as it is where no shell would change
-// it, else in quotes, and with escapes (bash, zsh and ksh have them) where it cannot be printed.
-func ShellWord(s string) string {
-	if strings.HasPrefix(s, "-") {
-		s = "./" + s // a file's name, not an option
-	}
-	plain := s != ""
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		i += n
-		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
-			return ansiQuote(s)
-		}
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./=,:@%+", r) {
-			plain = false
-		}
-	}
-	if plain {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// ansiQuote is s in the form $'...'.
-func ansiQuote(s string) string {
-	var b strings.Builder
-	b.WriteString("$'")
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '\'' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c >= ' ' && c < 0x7f:
-			b.WriteByte(c)
-		default:
-			b.WriteString(`\x` + strconv.FormatUint(uint64(c)|0x100, 16)[1:])
-		}
-	}
-	return b.String() + "'"
-}
 
 // PathText is a path for a message: as it is, or quoted where it holds what cannot be printed.
 func PathText(path string) string {

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cowblk/backend/qmp"
+	"cowblk/cow/store"
+)
+
+// refusing is a socket that nobody listens on any more.
+func refusing(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+}
+
+// A promotion whose guest cannot be reached has frozen nothing: it leaves no record, later ones work, and the end of the
+// process has nothing to complain about.
+func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusing(t, filepath.Join(dir, "refuses"))
+	p, _ := startServing(t, dir, "a")
+	for _, args := range [][]string{
+		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "refuses")},
+		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "none")},
+		{"--quiesce", "guest", "--agent", "vsock:4000000000:1"},
+		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "refuses"), "--domain", "x"},
+		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"), "--domain", "x"},
+		{"--quiesce", "pause", "--qmp", "unix:" + filepath.Join(dir, "refuses")},
+		{"--quiesce", "pause", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"), "--domain", "x"},
+	} {
+		code, text := outcomeOf(t, dir, append([]string{"promote", "a", "--tag", "t", "--timeout", "1s"}, args...)...)
+		if code != exitFailure || !strings.Contains(text, "the guest was not quiesced") {
+			t.Errorf("%v: exit %d: %s", args, code, text)
+		}
+		if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
+			t.Errorf("%v: a record is left: %t, %v", args, noted, err)
+		}
+	}
+	newStillGuest(t, dir)
+	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
+	p.end(t)
+	if log := p.log.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "frozen or paused") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+// A record of a guest that has ended since goes by itself, and promotions are quiesced again at once.
+func TestRecordOfEndedGuestGoes(t *testing.T) {
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spec := range map[string]qmp.Spec{
+		"process ended":          {Mode: qmp.QuiesceGuest, Agent: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
+		"process ended, pause":   {Mode: qmp.QuiescePause, QMP: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
+		"an older version's":     {Mode: qmp.QuiesceGuest, Agent: "unix:refuses"},
+		"an older one's, paused": {Mode: qmp.QuiescePause, QMP: "unix:refuses"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			command(t, dir, "create", "a", "--size", "1M")
+			s, err := store.Open(dir, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			refusing(t, filepath.Join(dir, "refuses"))
+			for _, at := range []*string{&spec.Agent, &spec.QMP} {
+				if *at != "" {
+					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
+				}
+			}
+			if err := s.SetNote("a", spec); err != nil {
+				t.Fatal(err)
+			}
+			p, _ := startServing(t, dir, "a")
+			newStillGuest(t, dir)
+			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
+			p.end(t)
+			if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
+				t.Errorf("a record is left: %t, %v", noted, err)
+			}
+			if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "has ended since") {
+				t.Errorf("log:\n%s", log)
+			}
+		})
+	}
+}
+
+// resume --forget gives a record up, of a stopped disk and of one that is served; nothing else touches a guest.
+func TestForget(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}
+	noted := func() bool {
+		t.Helper()
+		there, err := s.Note("a", &qmp.Spec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return there
+	}
+	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out, "a has no record") {
+		t.Error(out)
+	}
+	if err := s.SetNote("a", spec); err != nil {
+		t.Fatal(err)
+	}
+	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
+		t.Errorf("stopped: %s", out)
+	}
+	// Nor one that cannot be read.
+	if err := os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if command(t, dir, "resume", "--forget", "a"); noted() {
+		t.Error("damaged: it is still there")
+	}
+	if err := s.SetNote("a", spec); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := startServing(t, dir, "a") // which tries to let the guest go
+	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
+		t.Errorf("exit %d: %s", code, text)
+	}
+	if command(t, dir, "resume", "--forget", "a"); noted() {
+		t.Error("served: it is still there")
+	}
+	newStillGuest(t, dir)
+	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
+	p.end(t)
+	if log := p.log.String(); strings.Contains(log, "level=ERROR") {
+		t.Errorf("log:\n%s", log)
+	}
+	for _, args := range [][]string{{"resume", "--forget", "nosuch"}, {"resume", "--forget", "a", "a"}} {
+		if code, text := outcomeOf(t, dir, args...); code == exitOK {
+			t.Errorf("%v: %s", args, text)
+		}
+	}
+}
+
+// Ending a process before a guest could be let go is no error: the next one tries again.
+func TestEndBeforeRelease(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetNote("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := startServing(t, dir, "a")
+	began := time.Now()
+	p.end(t)
+	if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next one tries again") {
+		t.Errorf("log:\n%s", log)
+	}
+	if noted, err := s.Note("a", &qmp.Spec{}); !noted || err != nil {
+		t.Errorf("after %s: the record is gone, %v", time.Since(began), err)
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// running starts "cowblk run" of a disk with a real QEMU that has no console, and returns the two.
+func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("no qemu-system-x86_64 (Debian: qemu-system-x86); CI has it")
+	}
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	args := append([]string{"run", disk, "--accel", "tcg", "--memory", "64M", "--vcpus", "1"}, more...)
+	args = append(args, "--", "-display", "none", "-serial", "none", "-monitor", "none", "-S", "-pidfile", pidFile)
+	p = start(t, dir, nil, args...)
+	eventually(t, "QEMU runs", func() bool {
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			return false
+		}
+		qemu, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err == nil
+	})
+	t.Cleanup(func() {
+		if lives(qemu) {
+			unix.Kill(qemu, unix.SIGKILL) // what a failed test would leave behind
+		}
+	})
+	return p, qemu
+}
+
+// lives reports whether a process runs; one that has ended and waits for its parent does not.
+func lives(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
+}
+
+// However "cowblk run" ends, its QEMU ends with it, and the disk can be run again at once.
+func TestRunTakesQEMUWithIt(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "ended": syscall.SIGTERM, "interrupted": syscall.SIGINT, "hung up": syscall.SIGHUP} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			command(t, dir, "create", "vm1", "--size", "1M")
+			p, qemu := running(t, dir, "vm1")
+			if err := p.cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			p.cmd.Wait()
+			eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
+			p, qemu = running(t, dir, "vm1")
+			p.end(t)
+			if lives(qemu) {
+				t.Error("the second QEMU lives on")
+			}
+		})
+	}
+}
+
+// The end of QEMU, killed too, ends the run, with an error that says so; the disk is closed in order.
+func TestQEMUTakesRunWithIt(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	p, qemu := running(t, dir, "vm1")
+	if err := unix.Kill(qemu, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "signal: killed") {
+		t.Errorf("exit %d: %s", code, p.log.String())
+	}
+	command(t, dir, "rm", "--yes", "vm1")
+}
+
+// stop ends a run, QEMU first.
+func TestStopOfRun(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	p, qemu := running(t, dir, "vm1")
+	command(t, dir, "stop", "vm1")
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "served no longer") || lives(qemu) {
+		t.Errorf("exit %d, QEMU lives: %t: %s", code, lives(qemu), p.log.String())
+	}
+}
+
+// A disk that another process serves stays served, and its QEMU still ends with the run.
+func TestRunOfServedDisk(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	serving := start(t, dir, nil, "serve", "vm1")
+	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
+	p, qemu := running(t, dir, "vm1")
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Wait()
+	eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
+	serving.end(t)
+}
+
+// QEMU in the background would outlive the run.
+func TestRunRefusesDaemonize(t *testing.T) {
+	s := newScript(t)
+	s.command("cowblk create vm1 --size 1M")
+	for _, arg := range []string{"-daemonize", "--daemonize"} {
+		if out := s.command("cowblk run vm1 -- -S " + arg); !strings.Contains(out, "exit 2") {
+			t.Errorf("%s: %s", arg, out)
+		}
+	}
+}

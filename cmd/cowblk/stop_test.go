@@ -1,0 +1,123 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"cowblk/vhost/vhosttest"
+)
+
+// outcomeOf runs cowblk as a process and returns its exit code and all that it wrote.
+func outcomeOf(t *testing.T, dir string, args ...string) (int, string) {
+	t.Helper()
+	p := start(t, dir, nil, args...)
+	return p.outcome(t), p.log.String()
+}
+
+// startServing starts a process that serves disks, and returns when it can be connected to.
+func startServing(t *testing.T, dir string, names ...string) (*process, *vhosttest.Frontend) {
+	t.Helper()
+	p := start(t, dir, nil, append([]string{"serve"}, names...)...)
+	return p, dial(t, filepath.Join(dir, "run", names[len(names)-1]+".sock"))
+}
+
+// stop ends the serving in order: what was written is there, and the disk is free when it returns.
+func TestStop(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	p, _ := startServing(t, dir, "vm1")
+	var stops []stopped
+	if err := json.Unmarshal([]byte(command(t, dir, "stop", "--json", "vm1")), &stops); err != nil || len(stops) != 1 || stops[0].PID != p.cmd.Process.Pid {
+		t.Errorf("stop: %+v, %v", stops, err)
+	}
+	command(t, dir, "rm", "--yes", "vm1") // at once
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("serve ended with %v\n%s", err, p.log.String())
+	}
+}
+
+// A disk that nobody serves is stopped; one that does not exist is no disk.
+func TestStopStopped(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "vm1", "--size", "1M")
+	if out := command(t, dir, "stop", "vm1", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
+		t.Errorf("stop: %s", out)
+	}
+	for _, args := range [][]string{{"stop", "nosuch"}, {"stop", "vm1", "nosuch"}} {
+		if code, text := outcomeOf(t, dir, args...); code != exitNotFound {
+			t.Errorf("%v: exit %d: %s", args, code, text)
+		}
+	}
+	for _, args := range [][]string{{"stop"}, {"stop", "a/b"}, {"stop", "vm1", "--timeout", "0s"}, {"stop", "vm1", "--timeout", "-1s"}} {
+		if code, text := outcomeOf(t, dir, args...); code != exitUsage {
+			t.Errorf("%v: exit %d: %s", args, code, text)
+		}
+	}
+}
+
+// A process ends as a whole: not unless all of its disks are named, or the word for it is given.
+func TestStopOneOfSeveral(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"a", "b", "c"} {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	p, _ := startServing(t, dir, "a", "b")
+	code, text := outcomeOf(t, dir, "stop", "a", "c")
+	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text, "--whole-process") {
+		t.Errorf("exit %d: %s", code, text)
+	}
+	dial(t, filepath.Join(dir, "run", "a.sock")) // both are served still
+	if out := command(t, dir, "stop", "b", "a"); out != "b is stopped\na is stopped\n" {
+		t.Errorf("stop of both: %q", out)
+	}
+	p.cmd.Wait()
+	p, _ = startServing(t, dir, "a", "b")
+	if out := command(t, dir, "stop", "b", "--whole-process"); out != "b is stopped\n" {
+		t.Errorf("stop of the whole process: %q", out)
+	}
+	p.cmd.Wait()
+}
+
+// A process that has the disk open without serving it is waited for, up to the time limit.
+func TestStopTimeout(t *testing.T) {
+	s := newScript(t)
+	s.command("cowblk create vm1 --size 1M")
+	o := s.open("vm1")
+	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "exit 7") || !strings.Contains(out, "not stopped in time") {
+		t.Errorf("stop of a disk that stays open: %s", out)
+	}
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "vm1 is not open") {
+		t.Errorf("then: %s", out)
+	}
+}
+
+var destroys = regexp.MustCompile(`cowblk rm| rm |kill |cowblk rollback [a-z0-9]+@|remove (it|them|the)|--force\b.*\bneeded`)
+
+// No text of the program advises to remove or to kill: errors about disks in use and taken names name other ways.
+func TestAdviceNeverDestroys(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(string(text), "\n") {
+			if !strings.HasPrefix(line, "2> ") {
+				continue
+			}
+			if destroys.MatchString(line) {
+				t.Errorf("%s: %s", file, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/mattn/go-runewidth"
+)
+
+// columnGap is the number of blanks between two columns.
+const columnGap = 2
+
+// leastColumn is how narrow a column is made for a narrow terminal, in columns of the terminal.
+const leastColumn = 8
+
+// columns says how a table is made to fit a narrow terminal, by the columns' numbers.
+type columns struct {
+	shrink []int // that are cut, the widest first, to leastColumn at least
+	drop   []int // that are left out then, in this order
+}
+
+// printTable writes rows in columns; the first row is the heading. Anything but a terminal gets all of each cell.
+func (a *app) printTable(rows [][]string, c columns) error {
+	widths := columnWidths(rows)
+	if room := a.outputWidth(); room > 0 {
+		c.fit(widths, room)
+	}
+	for _, r := range rows {
+		var b strings.Builder
+		for i, cell := range r {
+			if widths[i] < 0 {
+				continue
+			}
+			cell = runewidth.Truncate(oneLine(cell), widths[i], "…")
+			b.WriteString(cell)
+			b.WriteString(strings.Repeat(" ", widths[i]-runewidth.StringWidth(cell)+columnGap))
+		}
+		if _, err := fmt.Fprintln(a.out, strings.TrimRight(b.String(), " ")); err != nil {
+			return outputError(err)
+		}
+	}
+	return nil
+}
+
+// outputWidth is that of the terminal on standard output; 0: there is none.
+func (a *app) outputWidth() int {
+	if a.width == nil {
+		return 0
+	}
+	return a.width(a.standardOutput())
+}
+
+func columnWidths(rows [][]string) []int {
+	var widths []int
+	for _, r := range rows {
+		for i, cell := range r {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], runewidth.StringWidth(oneLine(cell)))
+		}
+	}
+	return widths
+}
+
+// fit makes columns narrower until a line has room columns of the terminal; a column with a negative width is left out.
+func (c columns) fit(widths []int, room int) {
+	drop := c.drop
+	for lineWidth(widths) > room {
+		widest := -1
+		for _, i := range c.shrink {
+			if widths[i] > leastColumn && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		switch {
+		case widest >= 0:
+			widths[widest]--
+		case len(drop) > 0:
+			widths[drop[0]], drop = -1, drop[1:]
+		default:
+			return
+		}
+	}
+}
+
+func lineWidth(widths []int) int {
+	total := -columnGap
+	for _, w := range widths {
+		if w >= 0 {
+			total += w + columnGap
+		}
+	}
+	return total
+}
+
+// oneLine is text that cannot break a line or a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c == '\n' || c == '\t':
+			return ' '
+		case !unicode.IsPrint(c):
+			return unicode.ReplacementChar
+		}
+		return c
+	}, strings.ToValidUTF8(s, string(unicode.ReplacementChar)))
+}
