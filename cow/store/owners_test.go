@@ -470,3 +470,40 @@ func TestImportOfOpenData(t *testing.T) {
 		}
 	}
 }
+
+// TestBesideABaseInAFile: writes to a regular file change the time by which a base in it is known to be right.
+func TestBesideABaseInAFile(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	base := fresh()
+	if _, err := s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("data behind the base in one file: expected %v, found %v", ErrInvalid, err)
+	}
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
+	if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInUse) {
+		t.Errorf("data behind another disk's base in one file: expected %v, found %v", ErrInUse, err)
+	}
+}
+
+// TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
+func TestBehindASmallerLayer(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	data := fresh()
+	create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
+	if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * SectorSize})
+	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
+	one := openDisk(t, s, "larger")
+	defer one.Close()
+	two := openDisk(t, s, "b")
+	defer two.Close()
+	r, err := s.Check(ctx, CheckOptions{})
+	if err != nil || r.Left() != 0 {
+		t.Errorf("check: expected nothing, found %+v, %v", r, err)
+	}
+}
