@@ -108,6 +108,11 @@ func TestBlkFileFormats(t *testing.T) {
 		})
 	}
 	s := newScript(t)
+	for _, name := range []string{"m", "d"} {
+		if err := os.WriteFile(filepath.Join(s.dir, name), make([]byte, 16384), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for line, want := range map[string]string{
 		"cowblk serve --blk-file nosuch --socket-path s":                       "no such file",
 		"cowblk serve --blk-file . --socket-path s":                            "a directory",

@@ -77,13 +77,13 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 	}
 	for _, above := range src.chain {
 		if sameInode(above.before, below.before) {
-			below.file.Close()
+			_ = below.close()
 			return nil, refuse("backing file", "another file than those above it", PathText(path)+", which is "+PathText(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
 		}
 	}
 	if err := below.open(driver); err != nil {
-		below.file.Close()
+		_ = below.close()
 		return nil, err
 	}
 	return below, nil

@@ -162,6 +162,44 @@ func TestBackingFollowed(t *testing.T) {
 	}
 }
 
+// The data of a disk that is open for writing, by whatever name, is not imported, and a file served raw by an earlier
+// version is not, which knows no lock but flock.
+func TestImportOfOpenDisk(t *testing.T) {
+	s := newStore(t)
+	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	src := s.paths(m.Head()).Data
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(src, link); err != nil {
+		t.Fatal(err)
+	}
+	d := openDisk(t, s, "vm1")
+	for _, path := range []string{src, link} {
+		if _, err := s.Import(context.Background(), path, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("import of %s, which a disk writes to: %v", path, err)
+		}
+	}
+	if _, err := s.Import(context.Background(), src, "forced", ImportOptions{ForceShare: true}); err != nil {
+		t.Error(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Lock(true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
+		t.Errorf("import of a file with a writer's flock: %v", err)
+	}
+	f.Close()
+	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // While an import reads a file, nobody else may write to it.
 func TestImportHoldsSource(t *testing.T) {
 	s := newStore(t)

@@ -236,6 +236,11 @@ func TestTwoStoresOneFile(t *testing.T) {
 	}
 }
 
+// rawInUse reports whether a raw file was refused for the locks of somebody else, of either kind.
+func rawInUse(err error) bool {
+	return errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked)
+}
+
 // TestRawFileUnderDisk: a file that is written raw is nobody's base, data or map at the same time, in both orders.
 func TestRawFileUnderDisk(t *testing.T) {
 	ctx := context.Background()
@@ -253,7 +258,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 	} {
 		for name, alias := range aliases(t, c.path) {
 			o := openDisk(t, s, c.disk)
-			if d, err := raw(alias, false); !errors.Is(err, layer.ErrInUse) {
+			if d, err := raw(alias, false); !rawInUse(err) {
 				t.Errorf("%s of an open disk raw, by %s: expected %v, found %v", c.path, name, layer.ErrInUse, err)
 				if err == nil {
 					d.Close()
@@ -274,7 +279,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 				}
 			}
 			for _, readOnly := range []bool{false, true} {
-				if again, err := raw(c.path, readOnly); !errors.Is(err, layer.ErrInUse) {
+				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
 					if err == nil {
 						again.Close()
@@ -428,7 +433,7 @@ func TestPartitions(t *testing.T) {
 				other.Close()
 			}
 		}
-		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
+		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !rawInUse(err) {
 			t.Errorf("%s raw: expected %v, found %v", name, layer.ErrInUse, err)
 			if err == nil {
 				raw.Close()

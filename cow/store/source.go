@@ -24,10 +24,11 @@ type source struct {
 type chainFile struct {
 	path   string // absolute
 	format string
-	size   int64        // bytes of the disk that it is
-	file   vfs.File     // nil: it could not be opened
+	size   int64 // bytes of the disk that it is
+	file   vfs.File
 	img    *qcow2.Image // nil: raw
 	before vfs.Identity // as it was opened
+	ranges *vfs.RangeLock
 }
 
 // openSource opens an image file, and its backing files if o allows it. What cannot be imported is refused with what to
@@ -59,41 +60,51 @@ func openChainFile(fsys vfs.FS, path string, o *ImportOptions) (*chainFile, erro
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
+	c := &chainFile{path: path, file: f}
 	if !o.ForceShare {
-		if err = f.LockImage(vfs.ImageRead); errors.Is(err, vfs.ErrImageLocked) {
-			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", classify(err))
+		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
+			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", err)
 		}
 	}
-	if err == nil && !o.ForceShare {
-		f, err = lockSource(fsys, f)
-	}
-	c := &chainFile{path: path, file: f}
 	if err == nil {
 		c.before, err = f.Identity()
 	}
 	if err != nil {
-		f.Close()
-		return nil, err
+		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
 }
 
-// lockSource locks all of an image file against a disk of this program that writes to it as a layer's data, or on a
-// device that the file is below of, which has no image lock.
-func lockSource(fsys vfs.FS, f vfs.File) (vfs.File, error) {
-	size, err := f.Size()
-	if err != nil || size == 0 {
-		return f, err
+// lock keeps everybody from writing to the file while it is read: QEMU, by its image locks; a cowblk that serves a disk
+// with data there, by the locks of ranges; and one of an earlier version that serves the file raw, by flock. ErrInUse: one
+// of them has it open for writing.
+func (c *chainFile) lock(fsys vfs.FS) error {
+	if err := c.file.LockImage(vfs.ImageRead); err != nil {
+		return classify(err)
 	}
-	lock, err := vfs.LockExtents(fsys, f, 0, size, false)
-	if errors.Is(err, vfs.ErrLocked) {
-		return f, fmt.Errorf("%w\nstop what writes to it, or import a copy; --force-share reads it all the same, and what comes of it may be of two moments",
-			classify(layer.InUseElsewhere(f.Name(), "import", false)))
-	}
+	size, err := c.file.Size()
 	if err != nil {
-		return f, err
+		return err
 	}
-	return lock.Attach(f), nil
+	inUse := classify(layer.InUseElsewhere(c.path, "image file", false))
+	if err := c.file.Lock(false); errors.Is(err, vfs.ErrLocked) {
+		return inUse
+	}
+	if size == 0 {
+		return nil
+	}
+	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err, vfs.ErrLocked) {
+		return inUse
+	}
+	return err
+}
+
+func (c *chainFile) close() error {
+	var err error
+	if c.ranges != nil {
+		err = c.ranges.Close()
+	}
+	return errors.Join(err, c.file.Close())
 }
 
 // open looks into the file. format is FormatRaw, FormatQcow2 or empty: found from the content.
@@ -266,9 +277,7 @@ func (c *chainFile) failed(err error) error {
 func (src *source) Close() error {
 	var errs []error
 	for _, c := range src.chain {
-		if c.file != nil {
-			errs = append(errs, c.file.Close())
-		}
+		errs = append(errs, c.close())
 	}
 	return errors.Join(errs...)
 }
