@@ -19,10 +19,11 @@ func (k *stack) openBase(b *BaseSpec) error {
 		return err
 	}
 	k.base = f
-	if err := k.lockBase(b, f); err != nil {
+	// First the lock whose refusal names the other process.
+	if err := f.LockImage(vfs.ImageRead); err != nil {
 		return err
 	}
-	if err := f.LockImage(vfs.ImageRead); err != nil {
+	if err := k.lockBase(b, f); err != nil {
 		return err
 	}
 	id, err := f.Identity()
@@ -67,10 +68,10 @@ func (k *stack) openRaw(b *BaseSpec) error {
 		return err
 	}
 	k.base = f
-	if err := lockRaw(f, true); err != nil {
+	if err := f.LockImage(vfs.ImageWrite); err != nil {
 		return err
 	}
-	if err := f.LockImage(vfs.ImageWrite); err != nil {
+	if err := lockRaw(f, true); err != nil {
 		return err
 	}
 	size, err := f.Size()

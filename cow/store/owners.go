@@ -63,6 +63,22 @@ func (p *part) common(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
+// clashes is common for a disk that is to be made. A base that is a regular file is told by its time of change, which
+// writes to any of its bytes change: none of it may be map or data.
+func (p *part) clashes(o *part) (mine, other string, ok bool) {
+	if mine, other, ok = p.common(o); ok || (p.kind == partBase) == (o.kind == partBase) {
+		return mine, other, ok
+	}
+	for _, a := range p.extents {
+		for _, b := range o.extents {
+			if a.Inode == b.Inode && !a.Block {
+				return a.Path, b.Path, true
+			}
+		}
+	}
+	return "", "", false
+}
+
 // compatible reports whether two parts may be the same bytes: a base of several disks, or the same file of a sealed
 // layer that they share.
 func (p *part) compatible(o *part) bool {
@@ -83,9 +99,16 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		p, head := s.paths(l), i == len(m.Layers)-1
+		// A layer below may be smaller than the disk, and another's data lie behind it.
+		size := m.Size
+		if !head && !l.own() {
+			if h, err := layer.ReadHeader(s.fs, p.Map); err == nil && h.UUID == l.UUID {
+				size = h.Size
+			}
+		}
 		parts = append(parts,
 			&part{owner: owner, kind: partMap, layer: l.UUID, head: head, path: p.Map, n: mapSize},
-			&part{owner: owner, kind: partData, layer: l.UUID, head: head, path: p.Data, off: p.DataOffset, n: m.Size})
+			&part{owner: owner, kind: partData, layer: l.UUID, head: head, path: p.Data, off: p.DataOffset, n: size})
 	}
 	return parts
 }
@@ -108,8 +131,8 @@ func (s *Store) refuseTwice(parts []*part) error {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		for _, o := range parts[:i] {
-			if mine, other, ok := p.common(o); ok {
-				return invalidf("%s and %s are the same bytes of one file%s: expected each in a place of its own", o, p, alsoKnown(o, other, p, mine))
+			if mine, other, ok := p.clashes(o); ok {
+				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, alsoKnown(o, other, p, mine))
 			}
 		}
 	}
@@ -141,11 +164,11 @@ func (s *Store) refuseShared(parts []*part, lenient bool) error {
 			return fmt.Errorf("%s: %w", o, err)
 		}
 		for _, p := range parts {
-			mine, other, ok := p.common(o)
+			mine, other, ok := p.clashes(o)
 			if !ok || p.compatible(o) && !s.inside(o.path) {
 				continue
 			}
-			return fmt.Errorf("%s is %w: the same bytes are %s%s\n%s", p, ErrInUse, o, alsoKnown(p, mine, o, other), sharedAdvice(o))
+			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, alsoKnown(p, mine, o, other), sharedAdvice(o))
 		}
 	}
 	return nil
@@ -183,11 +206,8 @@ func (s *Store) refuseStored(what, path string) error {
 		return s.stored(what, path, path, s.dir)
 	}
 	extents, err := vfs.Extents(s.fs, path, 0, -1)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return nil // whoever opens it says what is wrong with it
 	}
 	for _, e := range extents {
 		if e.Path == "" {

@@ -236,6 +236,11 @@ func TestTwoStoresOneFile(t *testing.T) {
 	}
 }
 
+// rawInUse reports whether a raw file was refused for the locks of somebody else, of either kind.
+func rawInUse(err error) bool {
+	return errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked)
+}
+
 // TestRawFileUnderDisk: a file that is written raw is nobody's base, data or map at the same time, in both orders.
 func TestRawFileUnderDisk(t *testing.T) {
 	ctx := context.Background()
@@ -253,7 +258,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 	} {
 		for name, alias := range aliases(t, c.path) {
 			o := openDisk(t, s, c.disk)
-			if d, err := raw(alias, false); !errors.Is(err, layer.ErrInUse) {
+			if d, err := raw(alias, false); !rawInUse(err) {
 				t.Errorf("%s of an open disk raw, by %s: expected %v, found %v", c.path, name, layer.ErrInUse, err)
 				if err == nil {
 					d.Close()
@@ -274,7 +279,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 				}
 			}
 			for _, readOnly := range []bool{false, true} {
-				if again, err := raw(c.path, readOnly); !errors.Is(err, layer.ErrInUse) {
+				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
 					if err == nil {
 						again.Close()
@@ -428,7 +433,7 @@ func TestPartitions(t *testing.T) {
 				other.Close()
 			}
 		}
-		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
+		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !rawInUse(err) {
 			t.Errorf("%s raw: expected %v, found %v", name, layer.ErrInUse, err)
 			if err == nil {
 				raw.Close()
@@ -468,5 +473,42 @@ func TestImportOfOpenData(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestBesideABaseInAFile: writes to a regular file change the time by which a base in it is known to be right.
+func TestBesideABaseInAFile(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	base := fresh()
+	if _, err := s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("data behind the base in one file: expected %v, found %v", ErrInvalid, err)
+	}
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
+	if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInUse) {
+		t.Errorf("data behind another disk's base in one file: expected %v, found %v", ErrInUse, err)
+	}
+}
+
+// TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
+func TestBehindASmallerLayer(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	data := fresh()
+	create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
+	if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * SectorSize})
+	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
+	one := openDisk(t, s, "larger")
+	defer one.Close()
+	two := openDisk(t, s, "b")
+	defer two.Close()
+	r, err := s.Check(ctx, CheckOptions{})
+	if err != nil || r.Left() != 0 {
+		t.Errorf("check: expected nothing, found %+v, %v", r, err)
 	}
 }
