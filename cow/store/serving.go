@@ -105,7 +105,7 @@ func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
 		if _, real := s.fs.(vfs.HostFS); real && !alive(v.PID) {
 			v.PID = 0
 		}
-	case len(holders[id.Inode]) > 0:
+	case holders.Locked(id):
 		return Serving{PID: holders.Holder(id)}, true
 	default:
 		v.PID = 0 // a process of another PID namespace, where its number is another
@@ -154,6 +154,9 @@ func (c *holderCache) held(fsys vfs.FS, id vfs.Identity, pid int) bool {
 // inUse says who has a disk open.
 func (s *Store) inUse(name string) error {
 	v := s.servingNow(name)
+	if v == (Serving{}) { // somebody who only reads the lock file
+		v.PID = s.holderOf(s.path(disksDir, name, lockFile))
+	}
 	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
 	switch {
 	case v.Control != "":
@@ -184,21 +187,28 @@ func described(pid int) string {
 	return " (" + text + ")"
 }
 
-// storeHolder names the process that holds the store's lock, as far as that is known.
-func (s *Store) storeHolder() string {
-	f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+// holderOf is the process that holds a lock file, or one of several that do; 0: not known.
+func (s *Store) holderOf(path string) int {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return "another process"
+		return 0
 	}
 	defer f.Close()
 	id, err := f.Identity()
 	if err != nil {
-		return "another process"
+		return 0
 	}
-	if all, err := flockHolders(s.fs); err == nil {
-		if pid := all.Holder(id); pid > 0 {
-			return fmt.Sprintf("process %d%s", pid, described(pid))
-		}
+	all, err := flockHolders(s.fs)
+	if err != nil {
+		return 0
+	}
+	return all.Holder(id)
+}
+
+// storeHolder names the process that holds the store's lock, as far as that is known.
+func (s *Store) storeHolder() string {
+	if pid := s.holderOf(s.path(lockFile)); pid > 0 {
+		return fmt.Sprintf("process %d%s", pid, described(pid))
 	}
 	return "another process"
 }

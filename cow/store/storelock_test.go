@@ -133,6 +133,20 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	const dead = 1 << 29 // no process has this number
 	write(t, path, fmt.Appendf(nil, `{"pid":%d,"control":"/run/cowblk/vm1.ctl","socket":"/run/cowblk/vm1.sock"}`, dead))
 	cmd := exec.Command("flock", path, "cat")
+	t.Run("shared", func(t *testing.T) {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.LockDisk("vm1")
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
+			t.Errorf("%v, expected this process", err)
+		}
+	})
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -32,8 +32,8 @@ type Restricter interface {
 // HostFS is an FS that knows of other processes and users, and of the room that there is.
 type HostFS interface {
 	FS
-	// FlockHolders reads which processes hold exclusive locks of whole files (flock). A
-	// process of another PID namespace is not in it.
+	// FlockHolders reads which processes hold locks of whole files (flock). A process of
+	// another PID namespace is not in it.
 	FlockHolders() (FlockHolders, error)
 	// RestrictDir is Restricter.Restrict of the directory name below dir. A symbolic
 	// link in its place is left alone, and so is a file that is no directory.
@@ -45,13 +45,14 @@ type HostFS interface {
 	Free(dir string) (int64, error)
 }
 
-// FlockHolders are the exclusive locks of whole files that the kernel has listed.
+// FlockHolders are the locks of whole files that the kernel has listed.
 type FlockHolders map[uint64][]FlockHolder // by inode number
 
 // FlockHolder is one of them.
 type FlockHolder struct {
-	PID int
-	dev uint64
+	PID       int
+	Exclusive bool
+	dev       uint64
 }
 
 // Held reports whether the process holds the exclusive lock of the file. On file systems
@@ -59,21 +60,34 @@ type FlockHolder struct {
 // inode and process alone decide.
 func (h FlockHolders) Held(id Identity, pid int) bool {
 	for _, l := range h[id.Inode] {
-		if l.PID == pid {
+		if l.PID == pid && l.Exclusive {
 			return true
 		}
 	}
 	return false
 }
 
-// Holder is the process that holds the exclusive lock of the file; 0: not known.
-func (h FlockHolders) Holder(id Identity) int {
+// Locked reports whether a process holds the exclusive lock of the file, or of one with the
+// same inode number on another file system: see Held.
+func (h FlockHolders) Locked(id Identity) bool {
 	for _, l := range h[id.Inode] {
-		if l.dev == id.Dev {
-			return l.PID
+		if l.Exclusive {
+			return true
 		}
 	}
-	return 0
+	return false
+}
+
+// Holder is a process that holds a lock of the file, the exclusive one if there is one; 0: not known.
+func (h FlockHolders) Holder(id Identity) (pid int) {
+	for _, l := range h[id.Inode] {
+		if l.dev == id.Dev {
+			if pid = l.PID; l.Exclusive {
+				break
+			}
+		}
+	}
+	return pid
 }
 
 var (
@@ -133,13 +147,13 @@ func (OS) FlockHolders() (FlockHolders, error) {
 		var inode uint64
 		var pid int
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || fields[1] != "FLOCK" || fields[3] != "WRITE" {
+		if len(fields) < 6 || fields[1] != "FLOCK" {
 			continue
 		}
 		if _, err := fmt.Sscanf(fields[4]+" "+fields[5], "%d %x:%x:%d", &pid, &major, &minor, &inode); err != nil {
 			continue
 		}
-		all[inode] = append(all[inode], FlockHolder{PID: pid, dev: unix.Mkdev(major, minor)})
+		all[inode] = append(all[inode], FlockHolder{PID: pid, Exclusive: fields[3] == "WRITE", dev: unix.Mkdev(major, minor)})
 	}
 	return all, lines.Err()
 }
