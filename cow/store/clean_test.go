@@ -4,15 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // A work directory of a dead process goes with the next command, whether or not it can be known what goes with it. What
@@ -97,4 +102,71 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			content(t, s, "vm2")
 		})
 	}
+}
+
+// busyOnce cannot open one file once.
+type busyOnce struct {
+	vfs.OS
+	path string
+}
+
+func (b *busyOnce) ReadFile(name string) ([]byte, error) {
+	if name == b.path {
+		b.path = ""
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
+	}
+	return b.OS.ReadFile(name)
+}
+
+// An error that passes is no damage: what a failed promotion has left is removed by the next command.
+func TestErrorThatPassesKeepsTheWork(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fs = &busyOnce{path: s.path(disksDir, "vm1", diskFile)}
+	p.Close(false)
+	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
+		t.Fatalf("%d work directories, expected the one whose manifest could not be read", len(works))
+	}
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+	consistent(t, s, nil)
+}
+
+// Many commands at once wait for each other and do not fail.
+func TestManyCreatesAtOnce(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "golden", CreateOptions{Size: 1 << 20})
+	if _, err := s.Promote(ctx, []string{"golden"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			one := openStore(t, s.Dir())
+			name := fmt.Sprint("d", i)
+			if _, err := one.Create(ctx, name, CreateOptions{From: "golden@t"}); err != nil {
+				t.Error(err)
+			}
+			if i%2 == 0 {
+				if _, err := one.Remove(ctx, name); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	consistent(t, s, nil)
+	if s.validRefs() == nil {
+		t.Error("the references do not hold")
+	}
+	order := []string{"golden"}
+	for i := 1; i < 20; i += 2 {
+		order = append(order, fmt.Sprint("d", i))
+	}
+	dismantled(t, s, nil, order...)
 }
