@@ -169,7 +169,7 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, name); err != nil {
 		return nil, err
 	}
 	m, err := s.Disk(name)

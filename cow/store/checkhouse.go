@@ -80,6 +80,13 @@ func (s *Store) workIsDead(dir string) (bool, error) {
 
 // describeWork says what a dead process was about to do. An error: its record is damaged.
 func (s *Store) describeWork(dir string) (string, error) {
+	if isRemoval(dir) {
+		m, err := s.removedDisk(dir)
+		if err != nil {
+			return "an interrupted removal", nil
+		}
+		return fmt.Sprintf("the interrupted removal of disk %s, and those of its %d layers that go with it", m.Name, len(m.Layers)), nil
+	}
 	ch, err := s.readChange(dir)
 	if err != nil {
 		return "", fmt.Errorf("a change of several disks whose record is damaged: %w", err)
@@ -207,6 +214,14 @@ func (s *Store) journalled() (map[uuid.UUID]bool, error) {
 		err = errors.Join(err, jerr)
 		for _, id := range j.Layers {
 			named[id] = true
+		}
+		if !isRemoval(e.Name()) {
+			continue
+		}
+		if m, merr := s.removedDisk(s.path(tmpDir, e.Name())); merr == nil {
+			for _, l := range m.Layers {
+				named[l.UUID] = true
+			}
 		}
 	}
 	return named, err

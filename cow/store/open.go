@@ -48,7 +48,7 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 	if !o.ReadOnly {
 		s.prepare()
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, name); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	m, err := s.Disk(name)

@@ -109,7 +109,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveIn(p.w.path("layer"), layersDir, id.String()) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.w.moveInHead(&after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
@@ -147,12 +147,14 @@ func (p *Pending) Commit() error {
 	if err := p.replace(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
+	p.w.done = true
 	return nil
 }
 
 // Revert puts the manifests from before back, durably. It is called once.
 func (p *Pending) Revert() error {
 	err := p.replace(stagedBefore)
+	p.w.done = false
 	if err != nil {
 		p.undecided = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
@@ -190,11 +192,21 @@ func (p *Pending) Close(swapped bool) {
 	p.w.end()
 }
 
-// rollForward finishes a change of several disks whose process died after it had become durable. The store is locked.
-func (s *Store) rollForward(dir string) error {
-	c, err := s.readChange(dir)
-	if err != nil || c == nil {
-		return err
+// disks are the names of those that the change is about. There may be no change.
+func (c *change) disks() (names []string) {
+	if c != nil {
+		for _, m := range c.To {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// rollForward finishes the change of several disks of a work directory, if there is one, whose process died after it had become durable. The
+// store is locked.
+func (s *Store) rollForward(dir string, c *change) error {
+	if c == nil {
+		return nil
 	}
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
@@ -273,21 +285,4 @@ func (c *change) decode(data []byte) error {
 		}
 	}
 	return nil
-}
-
-// settle finishes what dead processes have left half done, if there is anything: before a manifest is believed. Its
-// error says that a change of several disks could not be finished.
-func (s *Store) settle(ctx context.Context) error {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = s.InNeed(func() error { return s.locked(ctx, s.clean) })
-	if cannotWrite(err) {
-		return s.settleReadOnly()
-	}
-	return err
 }

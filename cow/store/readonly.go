@@ -47,7 +47,7 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 
 // settleReadOnly refuses to read disks of which it is not known what they are: a change of several disks was interrupted,
 // and has reached some of them.
-func (s *Store) settleReadOnly() error {
+func (s *Store) settleReadOnly(disk string) error {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -59,9 +59,9 @@ func (s *Store) settleReadOnly() error {
 		dir := s.path(tmpDir, e.Name())
 		c, err := s.readChange(dir)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errUnfinished, err)
+			return &unfinishedError{err: err}
 		}
-		if c == nil {
+		if u := (unfinishedError{disks: c.disks()}); c == nil || !u.concerns(disk) {
 			continue
 		}
 		if dead, err := s.workIsDead(dir); err != nil || !dead {

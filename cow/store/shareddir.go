@@ -91,11 +91,15 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 	if !ok || what == layer.DropUnflushed {
 		return nil
 	}
-	users, err := s.layerUsers()
-	if err != nil {
-		return err
+	disks := []string{m.Name}
+	if id != m.Head().UUID { // another disk may have had it as its head
+		users, err := s.layerUsers()
+		if err != nil {
+			return err
+		}
+		disks = users[id]
 	}
-	for _, name := range users[id] {
+	for _, name := range disks {
 		path := s.liveFile(name, id)
 		if there, err := s.exists(path); err != nil {
 			return err
