@@ -196,6 +196,7 @@ type killing struct {
 	cli bool
 	// guest: it is killed when the guest's n-th call of hook is made, not at a change to a file.
 	guest bool
+	said  string // by the command line of a promotion that failed
 }
 
 // The process that serves two disks is killed, with SIGKILL, at every change that it makes to a file while it promotes
@@ -281,7 +282,7 @@ func (k *killing) at(t *testing.T, n int) (killed, promoted bool) {
 	p.cmd.Process.Signal(syscall.SIGTERM) // what it does up to its end counts too
 	killed = p.cmd.Wait() != nil
 	if !answered && !killed {
-		t.Errorf("the promotion failed:\n%s", p.log.String())
+		t.Errorf("the promotion failed: %s\n%s", k.said, p.log.String())
 	}
 	for _, f := range disks {
 		f.Close()
@@ -305,7 +306,11 @@ func (k *killing) promote(dir string, g *stillGuest) bool {
 				args = append(args, flag, value)
 			}
 		}
-		return run(args, a) == exitOK
+		if code := run(args, a); code != exitOK {
+			k.said = out.String()
+			return false
+		}
+		return true
 	}
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	if err != nil {

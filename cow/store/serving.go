@@ -83,34 +83,44 @@ func (s *Store) servingNow(name string) Serving {
 // readServing is what is known of the process that holds the lock of f. The content of the file may be that of an earlier
 // holder, which was killed; it is believed of the process alone that has written it. sure: it does hold the lock.
 func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
-	// What cannot be read is not what a process has written.
-	if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing)); err == nil {
-		v, _ = decodeServing(text)
-	}
 	id, err := f.Identity()
 	if err != nil {
 		return v, false
 	}
-	if s.holders.held(s.fs, id, v.PID) {
-		return v, true
-	}
-	if kept, ok := s.readKept(id); ok && s.holders.held(s.fs, id, kept.PID) {
-		return kept, true
-	}
-	holders, err := flockHolders(s.fs)
-	switch {
-	case err != nil:
-		// Nothing is known of locks: a confined process, a file system of tests.
-		if _, real := s.fs.(vfs.HostFS); real && !alive(v.PID) {
-			v.PID = 0
+	var holders vfs.FlockHolders
+	for range holderTries {
+		v = Serving{}
+		// What cannot be read is not what a process has written.
+		if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing)); err == nil {
+			v, _ = decodeServing(text)
 		}
-	case holders.Locked(id):
-		return Serving{PID: holders.Holder(id)}, true
-	default:
-		v.PID = 0 // a process of another PID namespace, where its number is another
+		if s.holders.held(s.fs, id, v.PID) {
+			return v, true
+		}
+		if kept, ok := s.readKept(id); ok && s.holders.held(s.fs, id, kept.PID) {
+			return kept, true
+		}
+		if holders, err = flockHolders(s.fs); err != nil {
+			// Nothing is known of locks: a confined process, a file system of tests.
+			if _, real := s.fs.(vfs.HostFS); real && !alive(v.PID) {
+				v.PID = 0
+			}
+			return v, false
+		}
 	}
+	if pid, exclusive := holders.Holder(id); exclusive {
+		return Serving{PID: pid}, true
+	}
+	if holders.Locked(id) && !alive(v.PID) {
+		return Serving{}, true // the file system does not let its locks be told apart
+	}
+	v.PID = 0 // a process of another PID namespace, where its number is another
 	return v, false
 }
+
+// holderTries is how often the lock file and the kernel are asked, for the holder may just be writing there, and the
+// kernel's list may miss a lock while others change.
+const holderTries = 3
 
 // alive reports whether there is a process with this number.
 func alive(pid int) bool { return pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
@@ -201,7 +211,8 @@ func (s *Store) holderOf(path string) int {
 	if err != nil {
 		return 0
 	}
-	return all.Holder(id)
+	pid, _ := all.Holder(id)
+	return pid
 }
 
 // storeHolder names the process that holds the store's lock, as far as that is known.

@@ -33,7 +33,8 @@ type Restricter interface {
 type HostFS interface {
 	FS
 	// FlockHolders reads which processes hold locks of whole files (flock). A process of
-	// another PID namespace is not in it.
+	// another PID namespace is not in it, and the kernel may leave one out while others
+	// come and go.
 	FlockHolders() (FlockHolders, error)
 	// RestrictDir is Restricter.Restrict of the directory name below dir. A symbolic
 	// link in its place is left alone, and so is a file that is no directory.
@@ -79,15 +80,15 @@ func (h FlockHolders) Locked(id Identity) bool {
 }
 
 // Holder is a process that holds a lock of the file, the exclusive one if there is one; 0: not known.
-func (h FlockHolders) Holder(id Identity) (pid int) {
+func (h FlockHolders) Holder(id Identity) (pid int, exclusive bool) {
 	for _, l := range h[id.Inode] {
 		if l.dev == id.Dev {
 			if pid = l.PID; l.Exclusive {
-				break
+				return pid, true
 			}
 		}
 	}
-	return pid
+	return pid, false
 }
 
 var (
