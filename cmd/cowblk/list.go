@@ -24,6 +24,8 @@ type listed struct {
 	Created time.Time      `json:"created"`
 	Serving *store.Serving `json:"serving,omitempty"`
 	Error   string         `json:"error,omitempty"`
+	// unread: the error says that it could not be read, and not that anything is wrong with it.
+	unread bool
 }
 
 func newList(a *app) *cobra.Command {
@@ -80,11 +82,14 @@ func listAll(s *store.Store) ([]listed, error) {
 			}
 		}
 		if u, err := s.LayerUsage(m.Head()); err != nil {
-			l.Error = err.Error()
+			l.Error, l.unread = err.Error(), !errors.Is(err, store.ErrRefused)
 		} else {
 			l.Owns = u.Owned
 		}
-		l.Serving, _ = s.Serving(m.Name)
+		v, err := s.ServingError(m.Name)
+		if l.Serving = v; err != nil { // Tree has returned it, too
+			l.Error, l.unread = err.Error(), true
+		}
 		all = append(all, l)
 	}
 	return all, err
@@ -96,6 +101,8 @@ func (l *listed) row() []string {
 		depth = humanize.Comma(int64(l.Depth))
 	}
 	switch {
+	case l.unread:
+		state = "cannot be read: " + l.Error
 	case l.Error != "":
 		state = "damaged: " + l.Error
 	case l.Serving != nil:

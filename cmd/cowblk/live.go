@@ -20,13 +20,13 @@ func live(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo
 	}
 	c, err := control.Dial(v.Control, askLimit)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: process %d, which serves it, does not answer: %w", name, v.PID, err)
+		return nil, fmt.Errorf("disk %q: %s, which does not answer: %w", name, v, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	var disks []backend.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
-		return nil, fmt.Errorf("disk %q: process %d, which serves it: %w", name, v.PID, err)
+		return nil, fmt.Errorf("disk %q: %s: %w", name, v, err)
 	}
 	for _, d := range disks {
 		if d.Name == name {

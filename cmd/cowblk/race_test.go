@@ -57,7 +57,7 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 		}
 		for range len(all) - 1 {
 			i := <-ended
-			if codes[i] != exitInUse || !strings.Contains(all[i].log.String(), "kill ") {
+			if codes[i] != exitInUse || !strings.Contains(all[i].log.String(), "cowblk stop a") {
 				t.Errorf("round %d: start %d ended with exit code %d\n%s", round, i, codes[i], all[i].log.String())
 			}
 			all[i] = nil

@@ -195,5 +195,5 @@ func (s *serving) controlSocket(st *store.Store, group string) (path string, err
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err
 	}
-	return path, s.control.Listen(path)
+	return listenRun(st, path, s.control.Listen, s.log)
 }

@@ -96,6 +96,8 @@ func nodeRow(n *store.Node, indent string) []string {
 func nodeState(n *store.Node) string {
 	users := strings.Join(n.Users, ", ")
 	switch {
+	case n.Unread:
+		return "cannot be read: " + strings.ReplaceAll(n.Error, "\n", " ")
 	case n.Error != "":
 		return "DAMAGED: " + strings.ReplaceAll(n.Error, "\n", " ")
 	case n.Serving != nil:

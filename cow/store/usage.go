@@ -106,6 +106,7 @@ type Node struct {
 	Users     []string  `json:"users,omitempty"`     // disks that lie on it
 	Serving   *Serving  `json:"serving,omitempty"`   // who has the disk open
 	Error     string    `json:"error,omitempty"`     // what is wrong with it
+	Unread    bool      `json:"unread,omitempty"`    // Error says why it could not be read: nothing need be wrong with it
 	Children  []*Node   `json:"children,omitempty"`
 }
 
@@ -114,6 +115,7 @@ type Node struct {
 func (s *Store) Tree() ([]*Node, error) {
 	images, imgErr := s.Images()
 	disks, diskErr := s.Disks()
+	errs := []error{imgErr, diskErr}
 	var roots []*Node
 	byBase := map[string]*Node{}
 	for _, img := range images {
@@ -135,7 +137,7 @@ func (s *Store) Tree() ([]*Node, error) {
 			byBase[baseKey(m.Base)] = n
 			roots = append(roots, n)
 		}
-		s.plant(n, m)
+		errs = append(errs, s.plant(n, m)...)
 	}
 	order := map[string]int{KindImage: 0, KindBase: 1, KindZeros: 2}
 	sort.SliceStable(roots, func(i, j int) bool {
@@ -144,7 +146,7 @@ func (s *Store) Tree() ([]*Node, error) {
 		}
 		return roots[i].Name < roots[j].Name
 	})
-	return roots, errors.Join(imgErr, diskErr)
+	return roots, errors.Join(errs...)
 }
 
 func baseKey(b *Base) string {
@@ -157,45 +159,54 @@ func baseKey(b *Base) string {
 	return "path " + b.String()
 }
 
-// plant adds a disk to the tree of its base, sharing the layers that are there already.
-func (s *Store) plant(root *Node, m *Manifest) {
+// plant adds a disk to the tree of its base, sharing the layers that are there already. It returns what could not be read:
+// no permission, input or output errors. Damage is no such error, and stands in the tree alone.
+func (s *Store) plant(root *Node, m *Manifest) (errs []error) {
 	n := root
 	n.Users = append(n.Users, m.Name)
 	for i := range m.Sealed() {
 		l := &m.Layers[i]
-		n = s.child(n, l)
+		n, errs = s.child(n, l, errs)
 		n.Users = append(n.Users, m.Name)
 	}
 	disk := &Node{Kind: KindDisk, Name: m.Name, UUID: m.Head().UUID, Size: m.Size}
-	s.measure(disk, m.Head())
-	if v, ok := s.Serving(m.Name); ok {
-		disk.Serving = v
+	errs = s.measure(disk, m.Head(), errs)
+	v, err := s.ServingError(m.Name)
+	if disk.Serving = v; err != nil {
+		disk.Error, disk.Unread = err.Error(), true
+		errs = append(errs, err)
 	}
 	n.Children = append(n.Children, disk)
+	return errs
 }
 
-func (s *Store) child(n *Node, l *Layer) *Node {
+func (s *Store) child(n *Node, l *Layer, errs []error) (*Node, []error) {
 	for _, c := range n.Children {
 		if c.Kind == KindLayer && c.UUID == l.UUID {
-			return c
+			return c, errs
 		}
 	}
 	c := &Node{Kind: KindLayer, UUID: l.UUID, Tag: l.Tag}
-	s.measure(c, l)
+	errs = s.measure(c, l, errs)
 	n.Children = append(n.Children, c)
-	return c
+	return c, errs
 }
 
-func (s *Store) measure(n *Node, l *Layer) {
+// measure appends to errs what could not be read.
+func (s *Store) measure(n *Node, l *Layer, errs []error) []error {
 	u, err := s.LayerUsage(l)
 	if err != nil {
 		n.Error = err.Error()
-		return
+		if n.Unread = !errors.Is(err, ErrRefused); n.Unread {
+			errs = append(errs, err)
+		}
+		return errs
 	}
 	n.Usage = u
 	if n.Kind == KindLayer {
 		n.Size = u.Size
 	}
+	return errs
 }
 
 // Find cuts a tree down to the image or disk called name, with what leads to it and what lies on it; ErrNotFound.
