@@ -59,14 +59,15 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 			}
 		}
 		rules.Read = append(access.Read, lookupFiles...)
-		for _, dir := range []string{st.RunDir(), st.OtherRunDir()} {
-			if info, err := os.Stat(dir); err == nil && info.IsDir() {
-				rules.Sockets = append(rules.Sockets, dir)
-			}
-		}
+		dirs := []string{st.RunDir(), st.OtherRunDir()}
 		if s.control != nil {
 			for _, l := range s.control.Listeners() {
-				rules.Sockets = append(rules.Sockets, filepath.Dir(l.Path())) // to remove it in the end
+				dirs = append(dirs, filepath.Dir(l.Path())) // to remove it in the end
+			}
+		}
+		for _, dir := range dirs {
+			if info, err := os.Stat(dir); err == nil && info.IsDir() {
+				rules.Sockets = append(rules.Sockets, dir)
 			}
 		}
 	}

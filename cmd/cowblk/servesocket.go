@@ -62,18 +62,21 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		return activated(given, s.disks, func(name string) (string, error) { return f.socketOf(st, name) })
 	}
 	for _, o := range s.disks {
-		path, err := f.socketOf(st, o.name)
 		var l *control.Listener
 		listen := func(path string) (err error) {
 			l, err = control.ListenUnix(path, f.group)
 			return err
 		}
+		path := f.socketPath
 		switch {
-		case err != nil:
-		case f.socketPath == "":
-			path, err = listenRun(st, path, listen, s.log)
+		case path == "":
+			if path, err = st.Socket(o.name); err == nil {
+				path, err = listenRun(st, path, listen, s.log)
+			}
 		default:
-			err = inNeed(st, func() error { return listen(path) })
+			if path, err = filepath.Abs(path); err == nil {
+				err = inNeed(st, func() error { return listen(path) })
+			}
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())
@@ -81,6 +84,37 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		es = append(es, endpoint{path: path, listener: l})
 	}
 	return es, nil
+}
+
+// socketOf is the absolute path of a disk's socket.
+func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
+	switch path = f.socketPath; {
+	case path == "" && st == nil:
+		return "", usagef("serve: --socket-path is missing: where the socket of --blk-file lies")
+	case path == "":
+		if path, err = st.Socket(name); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
+// directory of another user's, see control.ListenUnix.
+func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
+
+// adopted is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
+func adopted(l *net.UnixListener, path string) (*control.Listener, error) {
+	fd, err := control.Duplicate(l)
+	if err != nil {
+		return nil, err
+	}
+	own, err := control.AdoptUnix(fd, path)
+	if err != nil {
+		return nil, err
+	}
+	own.Keep(true)
+	return own, l.Close()
 }
 
 // listenRun makes a socket in the run directory, at path. On a full file system the store's reserve is given up for it.
@@ -113,37 +147,6 @@ func inNeed(st *store.Store, f func() error) error {
 		return f()
 	}
 	return st.InNeed(f)
-}
-
-// socketOf is the absolute path of a disk's socket.
-func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
-	switch path = f.socketPath; {
-	case path == "" && st == nil:
-		return "", usagef("serve: --socket-path is missing: where the socket of --blk-file lies")
-	case path == "":
-		if path, err = st.Socket(name); err != nil {
-			return "", err
-		}
-	}
-	return filepath.Abs(path)
-}
-
-// nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
-// directory of another user's, see control.ListenUnix.
-func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
-
-// adopted is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
-func adopted(l *net.UnixListener, path string) (*control.Listener, error) {
-	fd, err := control.Duplicate(l)
-	if err != nil {
-		return nil, err
-	}
-	own, err := control.AdoptUnix(fd, path)
-	if err != nil {
-		return nil, err
-	}
-	own.Keep(true)
-	return own, l.Close()
 }
 
 // givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.

@@ -11,9 +11,8 @@ import (
 	"syscall"
 )
 
-// ControlSocket is the path of a new control socket of the process that serves the disk. It makes the directory, unless
-// that is RunDir.
-// Nobody has to know the path: the disk's lock file says it (Serving). It is NAME.ctl in the run directory. Where that
+// ControlSocket is the path of a new control socket of the process that serves the disk, in the run directory, which may
+// not exist yet, or in another one, which it makes. Nobody has to know the path: the disk's lock file says it (Serving). It is NAME.ctl in the run directory. Where that
 // is longer than a UNIX socket allows it is a short name there, and where the store's own path is too long for any, one
 // in the system's or this user's run directory, or in /dev/shm/cowblk-UID.
 func (s *Store) ControlSocket(name string) (string, error) {
