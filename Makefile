@@ -13,7 +13,7 @@ STAMP     := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo -buildvcs=true)
 
 export COWBLK_BINARY ?= $(CURDIR)/cowblk
 
-.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-reopen bench-bonnie bench-go bench-compare lint deps clean
+.PHONY: help build demo test unit integration test-qemus race fuzz crash outage bench bench-quick bench-promote bench-reopen bench-scale bench-bonnie bench-go bench-compare lint deps clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1 	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,10 @@ bench-reopen: build ## reopening after kills, takeovers, writes: beside the bina
 	@[ -n "$(BEFORE)" ] || { echo "say which binary to compare with: make bench-reopen BEFORE=/path/to/cowblk"; exit 2; }
 	$(GO) build -o $(BENCHDIR)/cowblk-bench-reopen ./integration/bench/reopen
 	$(BENCHDIR)/cowblk-bench-reopen --before $(BEFORE) --after $(COWBLK_BINARY) --dir $(BENCHDIR)
+
+bench-scale: build ## system calls and time for 10 to 1,000 disks and tags, 1 GiB to 64 TiB; beside the binary BEFORE=, as root
+	$(GO) build -o $(BENCHDIR)/cowblk-bench-scale ./integration/bench/scale
+	$(BENCHDIR)/cowblk-bench-scale --before "$(BEFORE)" --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 
 bench-bonnie: deps build ## bonnie++ in guests: raw, cowblk and dm-snapshot, by depth; half an hour
 	$(GO) run ./integration/bench/bonnie --dir $(BENCHDIR) --json integration/bench/results/bonnie.json --markdown integration/bench/results/bonnie.md

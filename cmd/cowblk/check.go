@@ -37,7 +37,8 @@ const checkLong = `Check images and disks, or without a NAME everything in the s
 and lengths, how they lie on each other, the images and files below, tags, and what interrupted commands
 have left behind. Nothing is changed without --repair.
 
-A disk that is being served is not disturbed: its sealed layers are checked, its head is not.
+A disk that is being served is not disturbed: its sealed layers are checked, its head is not. Whether
+two disks name one head, as a copied directory does, comes out only where both are checked.
 
 --repair puts right what can be put right without guessing, says what it did, and may be repeated. It
 does not touch contents: a checksum or a count proves what a header or a map was, or nobody can miss

@@ -2,18 +2,19 @@ package main
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cowblk/cow/store"
 )
 
-// What a shell offers for an argument.
-type completion func(s *store.Store) []cobra.Completion
+// What a shell offers for an argument of which some is typed already.
+type completion func(s *store.Store, typed string) []cobra.Completion
 
 // complete offers the candidates for the first max arguments (-1: any number), each once.
 func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
-	return func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if max >= 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -23,8 +24,8 @@ func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
 		}
 		var all []cobra.Completion
 		for _, f := range from {
-			for _, c := range f(s) {
-				if !slices.Contains(args, c) {
+			for _, c := range f(s, typed) {
+				if strings.HasPrefix(c, typed) && !slices.Contains(args, c) {
 					all = append(all, c)
 				}
 			}
@@ -33,32 +34,45 @@ func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
 	}
 }
 
-// A store that can be read in part is completed in part: the errors come when the command runs.
+// A store that can be read in part is completed in part: the errors come when the command runs. Names are those of
+// directories, whose documents are not read.
 
-func diskNames(s *store.Store) (names []cobra.Completion) {
-	disks, _ := s.Disks()
-	for _, m := range disks {
-		names = append(names, m.Name)
-	}
+func diskNames(s *store.Store, _ string) []cobra.Completion {
+	names, _ := s.DiskNames()
 	return names
 }
 
-func imageNames(s *store.Store) (names []cobra.Completion) {
-	images, _ := s.Images()
-	for _, img := range images {
-		names = append(names, img.Name)
-	}
+func imageNames(s *store.Store, _ string) []cobra.Completion {
+	names, _ := s.ImageNames()
 	return names
 }
 
-func tagNames(s *store.Store) (names []cobra.Completion) {
-	disks, _ := s.Disks()
-	for _, m := range disks {
+// tagNames are the tags, NAME@TAG, of the disks that it can be after what is typed; while those are many, NAME@ of each.
+func tagNames(s *store.Store, typed string) (tags []cobra.Completion) {
+	names, _ := s.DiskNames()
+	disk, _, named := strings.Cut(typed, "@")
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return named && name != disk || !strings.HasPrefix(name, disk)
+	})
+	if len(names) > maxTagged {
+		for _, name := range names {
+			tags = append(tags, name+"@")
+		}
+		return tags
+	}
+	for _, name := range names {
+		m, err := s.Disk(name)
+		if err != nil {
+			continue
+		}
 		for _, l := range m.Sealed() {
 			if l.Tag != "" {
-				names = append(names, m.Name+"@"+l.Tag)
+				tags = append(tags, name+"@"+l.Tag)
 			}
 		}
 	}
-	return names
+	return tags
 }
+
+// maxTagged is of how many disks all tags are offered: each one's manifest is read for that.
+const maxTagged = 8

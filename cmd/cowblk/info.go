@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
@@ -20,6 +21,7 @@ type diskInfo struct {
 	*store.Manifest
 	Socket  string         `json:"socket"` // where serve listens, or would
 	Serving *store.Serving `json:"serving,omitempty"`
+	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
 	// Live is what the process that serves the disk says of it.
 	Live  *backend.DiskInfo `json:"live,omitempty"`
 	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
@@ -27,8 +29,10 @@ type diskInfo struct {
 
 type layerInfo struct {
 	*store.Usage
-	SharedBy []string `json:"shared-by"` // other disks
+	Shared   bool     `json:"shared"`             // other disks use it
+	SharedBy []string `json:"shared-by,omitzero"` // those disks, with --users
 	Error    string   `json:"error,omitempty"`
+	Unread   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
 }
 
 // imageInfo is what "cowblk info IMAGE --json" prints.
@@ -41,10 +45,13 @@ type imageInfo struct {
 }
 
 func newInfo(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:               "info NAME[@TAG]",
-		Short:             "Show everything about an image, a disk or a tag",
-		Example:           "  cowblk info vm1\n  cowblk info vm1@configured\n  cowblk info debian-12 --json | jq -r .sha256",
+	var users bool
+	cmd := &cobra.Command{
+		Use:   "info NAME[@TAG]",
+		Short: "Show everything about an image, a disk or a tag",
+		Long: `Show everything about an image, a disk or a tag. Which other disks use a disk's layers is told with
+--users: every disk of the store is looked at for that.`,
+		Example:           "  cowblk info vm1\n  cowblk info vm1 --users\n  cowblk info vm1@configured\n  cowblk info debian-12 --json | jq -r .sha256",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames, tagNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,7 +72,7 @@ func newInfo(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printDisk(cmd.Context(), s, m)
+				return a.printDisk(cmd.Context(), s, m, users)
 			}
 			if err != nil {
 				return err
@@ -73,6 +80,8 @@ func newInfo(a *app) *cobra.Command {
 			return a.printImage(s, img)
 		},
 	}
+	cmd.Flags().BoolVar(&users, "users", false, "name the other disks that use a disk's layers")
+	return cmd
 }
 
 func (a *app) printImage(s *store.Store, img *store.Image) error {
@@ -101,25 +110,35 @@ func (a *app) printImage(s *store.Store, img *store.Image) error {
 	}, columns{})
 }
 
-func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) error {
+func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, users bool) error {
 	info := diskInfo{Kind: store.KindDisk, Manifest: m, Usage: []layerInfo{}}
-	info.Serving, _ = s.Serving(m.Name)
+	var damage []error
+	var err error
+	if info.Serving, err = s.ServingError(m.Name); err != nil {
+		info.State = "not known: " + err.Error()
+		damage = append(damage, err)
+	}
 	// A path that is too long for a socket is for serve to refuse.
 	info.Socket, _ = s.Socket(m.Name)
 	if info.Serving != nil && info.Serving.Socket != "" {
 		info.Socket = info.Serving.Socket
 	}
-	others := sharers(s, m)
-	var damage []error
-	var err error
+	shared, err := s.SharedLayers(m)
+	if err != nil {
+		damage = append(damage, err)
+	}
+	others := make([][]string, len(m.Layers))
+	if users {
+		others = sharers(s, m)
+	}
 	if info.Live, err = live(ctx, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
 	for i := range m.Layers {
 		u, err := s.LayerUsage(&m.Layers[i])
-		li := layerInfo{Usage: u, SharedBy: others[i]}
+		li := layerInfo{Usage: u, Shared: i < shared || len(others[i]) > 0, SharedBy: others[i]}
 		if err != nil {
-			li.Error = err.Error()
+			li.Error, li.Unread = err.Error(), !errors.Is(err, store.ErrRefused)
 			damage = append(damage, err)
 		}
 		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
@@ -136,8 +155,11 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest) 
 func (a *app) printDiskText(info *diskInfo) error {
 	m := info.Manifest
 	state := "stopped"
-	if info.Serving != nil {
+	switch {
+	case info.Serving != nil:
 		state = info.Serving.String()
+	case info.State != "":
+		state = info.State
 	}
 	rows := [][]string{
 		{"disk", m.Name},
@@ -158,17 +180,23 @@ func (a *app) printDiskText(info *diskInfo) error {
 		return err
 	}
 	a.say("\nlayers, newest first:")
-	rows = [][]string{{"  #", "TAG", "STATE", "OWNS", "BLOCKS", "SHARED WITH", "UUID"}}
+	rows = [][]string{{"  #", "TAG", "STATE", "OWNS", "BLOCKS", "SHARED", "UUID"}}
 	for i := len(m.Layers) - 1; i >= 0; i-- {
 		l, u := &m.Layers[i], info.Usage[i]
 		tag, shared := "-", "-"
 		if l.Tag != "" {
 			tag = "@" + l.Tag
 		}
+		if u.Shared {
+			shared = "yes"
+		}
 		if len(u.SharedBy) > 0 {
 			shared = firstNames(u.SharedBy, 3)
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
+		if u.Unread {
+			state = "unread"
+		}
 		if u.Usage != nil {
 			state, owns, blocks = u.State, bytesText(u.Owned), humanize.Comma(int64(u.Blocks))
 			if u.Flushed {
@@ -210,19 +238,21 @@ func baseText(b *store.Base) string {
 	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
 }
 
-// sharers are the other disks that use each layer of m.
+// sharers are the other disks that use each layer of m. Every disk's manifest is read.
 func sharers(s *store.Store, m *store.Manifest) [][]string {
 	disks, _ := s.Disks() // those that cannot be read are reported by list and tree
+	others := map[uuid.UUID][]string{}
+	for _, d := range disks {
+		if d.Name == m.Name {
+			continue
+		}
+		for _, l := range d.Layers {
+			others[l.UUID] = append(others[l.UUID], d.Name)
+		}
+	}
 	all := make([][]string, len(m.Layers))
 	for i, l := range m.Layers {
-		all[i] = []string{}
-		for _, d := range disks {
-			for _, dl := range d.Layers {
-				if d.Name != m.Name && dl.UUID == l.UUID {
-					all[i] = append(all[i], d.Name)
-				}
-			}
-		}
+		all[i] = append([]string{}, others[l.UUID]...)
 	}
 	return all
 }

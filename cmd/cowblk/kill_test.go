@@ -65,7 +65,7 @@ type stillGuest struct {
 	hook func(when, command string)
 }
 
-func newStillGuest(t *testing.T, dir string) *stillGuest {
+func newStillGuest(t testing.TB, dir string) *stillGuest {
 	t.Helper()
 	g := &stillGuest{dir: dir}
 	var wg sync.WaitGroup

@@ -64,6 +64,10 @@ A full file system or quota: the writes that find no space fail in the guest or,
 wait, while the guest is paused through --qmp or --libvirt, and go on by themselves when there is space
 again, or by "cowblk resume". Reads, and writes that need no space, go on. Nothing is lost.
 
+Disks of a store that can only be read (a file system remounted after an error, a snapshot) are served
+with --read-only. A socket that has no room in the run directory is made in another one, and the log
+says where; so does "cowblk info NAME".
+
 A driver that negotiates neither VIRTIO_BLK_F_FLUSH nor VIRTIO_BLK_F_CONFIG_WCE, as firmware does, has no
 write cache: each of its writes is durable when it completes (virtio 1.2, 5.2.6.2). For initiators that
 never flush and do not expect that, SPDK's for one, there is --writeback-without-flush. Whatever the

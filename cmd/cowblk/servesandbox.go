@@ -58,7 +58,11 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 			}
 		}
 		rules.Read = append(access.Read, lookupFiles...)
-		rules.Sockets = []string{st.RunDir()}
+		for _, dir := range []string{st.RunDir(), st.OtherRunDir()} {
+			if info, err := os.Stat(dir); err == nil && info.IsDir() {
+				rules.Sockets = append(rules.Sockets, dir)
+			}
+		}
 	}
 	done, err := sandbox.Confine(f.mode, rules)
 	switch {

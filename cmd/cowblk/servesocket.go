@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -60,18 +61,21 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		return activated(given, s.disks)
 	}
 	for _, o := range s.disks {
-		path := f.socketPath
-		if path == "" {
-			if path, err = st.Socket(o.name); err == nil {
-				err = st.MakeRunDir()
-			}
-		}
-		if err == nil {
-			path, err = filepath.Abs(path)
-		}
 		var l *control.Listener
-		if err == nil {
+		listen := func(path string) (err error) {
 			l, err = control.ListenUnix(path, f.group)
+			return err
+		}
+		path := f.socketPath
+		switch {
+		case path == "":
+			if path, err = st.Socket(o.name); err == nil {
+				path, err = listenRun(st, path, listen, s.log)
+			}
+		default:
+			if path, err = filepath.Abs(path); err == nil {
+				err = inNeed(st, func() error { return listen(path) })
+			}
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())
@@ -79,6 +83,38 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		es = append(es, endpoint{path: path, listener: l})
 	}
 	return es, nil
+}
+
+// listenRun makes a socket in the run directory, at path. On a full file system the store's reserve is given up for it.
+// Where there is none, the socket is made in another directory, whose path is returned.
+func listenRun(st *store.Store, path string, listen func(path string) error, log *slog.Logger) (string, error) {
+	err := st.InNeed(func() error {
+		if err := st.MakeRunDir(); err != nil {
+			return err
+		}
+		return listen(path)
+	})
+	if !store.NoRoom(err) {
+		return path, err
+	}
+	if oerr := st.MakeOtherRunDir(); oerr != nil {
+		return path, errors.Join(err, oerr)
+	}
+	other := filepath.Join(st.OtherRunDir(), filepath.Base(path))
+	if oerr := listen(other); oerr != nil {
+		return path, errors.Join(err, oerr)
+	}
+	log.Warn("there is no room for a socket in the run directory, it was made in another one: a guest that expects it there has to be told, or to wait until there is room and the disk is served again",
+		"expected", path, "socket", other, "err", err)
+	return other, nil
+}
+
+// inNeed is st.InNeed; st may be nil.
+func inNeed(st *store.Store, f func() error) error {
+	if st == nil {
+		return f()
+	}
+	return st.InNeed(f)
 }
 
 // givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.

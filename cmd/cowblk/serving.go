@@ -195,8 +195,5 @@ func (s *serving) controlSocket(st *store.Store) (path string, err error) {
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err
 	}
-	if err := st.MakeRunDir(); err != nil {
-		return "", err
-	}
-	return path, s.control.Listen(path)
+	return listenRun(st, path, s.control.Listen, s.log)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cowblk/cow/vfs"
 )
@@ -163,8 +164,48 @@ func (m *Mortal) MkdirAll(name string, perm fs.FileMode) error {
 	return m.FS.MkdirAll(name, perm)
 }
 
+// Mkdir implements vfs.FS.
+func (m *Mortal) Mkdir(name string, perm fs.FileMode) error {
+	if err := m.change("mkdir %s", name); err != nil {
+		return err
+	}
+	return m.FS.Mkdir(name, perm)
+}
+
+// SetModTime implements vfs.FS.
+func (m *Mortal) SetModTime(name string, at time.Time) error {
+	if err := m.change("set time of %s", name); err != nil {
+		return err
+	}
+	return m.FS.SetModTime(name, at)
+}
+
 // SyncDir implements vfs.FS.
 func (m *Mortal) SyncDir(dir string) error { return m.change("sync %s", dir) }
+
+// Boot is that of the file system below, which has to be a vfs.SharedFS; so is Instance.
+func (m *Mortal) Boot() (string, error) {
+	if err := m.alive(); err != nil {
+		return "", err
+	}
+	if fs, ok := m.FS.(vfs.SharedFS); ok {
+		return fs.Boot()
+	}
+	return "", errors.ErrUnsupported
+}
+
+// Instance names the file system of a file that was opened through m.
+func (m *Mortal) Instance(f vfs.File) (string, error) {
+	if err := m.alive(); err != nil {
+		return "", err
+	}
+	fs, shared := m.FS.(vfs.SharedFS)
+	mortal, mine := f.(*mortalFile)
+	if !shared || !mine {
+		return "", errors.ErrUnsupported
+	}
+	return fs.Instance(mortal.File)
+}
 
 // ReadFile implements vfs.FS.
 func (m *Mortal) ReadFile(name string) ([]byte, error) {

@@ -14,13 +14,20 @@ type Access struct {
 // outside the store it is what these disks lie on: the tags of others may lie on more.
 func (s *Store) Access(disks []*Manifest) (Access, error) {
 	a := Access{Write: []string{s.path(lockFile)}, Read: []string{s.dir, s.path(imagesDir)}}
-	for _, dir := range []string{layersDir, disksDir, tmpDir} {
+	for _, dir := range []string{layersDir, disksDir, tmpDir, refsDir} {
 		dir = s.path(dir)
 		// It cannot be made later, for the store's own directory is only read.
-		if err := s.fs.MkdirAll(dir, 0o755); err != nil {
+		err := s.InNeed(func() error { return s.fs.MkdirAll(dir, dirPerm) })
+		if cannotWrite(err) {
+			continue // a store that is only read
+		}
+		if err != nil {
 			return Access{}, err
 		}
 		a.Change = append(a.Change, dir)
+	}
+	if there, err := s.exists(s.path(reserveDir)); err == nil && there {
+		a.Change = append(a.Change, s.path(reserveDir))
 	}
 	for _, m := range disks {
 		if m.Base != nil && m.Base.Path != "" {

@@ -169,7 +169,7 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, name); err != nil {
 		return nil, err
 	}
 	m, err := s.Disk(name)
@@ -195,7 +195,9 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	m.Base.Identity = &now
-	return m, s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
+	return m, s.InNeed(func() error { // the disk cannot be served before
+		return s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
+	})
 }
 
 // hashFile is the SHA-256 of the first size bytes, in hexadecimal; holes are hashed without being read. check, if not

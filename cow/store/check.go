@@ -25,7 +25,9 @@ const (
 
 // CheckOptions for Check; the zero value checks everything in the store and changes nothing.
 type CheckOptions struct {
-	Names []string // images and disks; none: the whole store, and what belongs to none of them
+	// Names are images and disks; none: the whole store, and what belongs to none of them. Disks are compared with the
+	// others that are checked: whether two name the same head comes out only where both are.
+	Names []string
 	Depth CheckDepth
 	// Repair does what can be done without guessing. Prune also removes layers that hold something and that no disk
 	// names; it means nothing without Repair.
@@ -95,7 +97,7 @@ type checker struct {
 	report CheckReport
 
 	manifests map[string]*Manifest    // those that can be read
-	users     map[uuid.UUID][]string  // disks that name it
+	users     map[uuid.UUID][]string  // disks that name it, of those that are checked
 	layers    map[string]*layerResult // by path of the map
 	images    map[string]*Checked
 	undecided bool // a change of several disks could not be finished: no disk is to be opened
@@ -123,7 +125,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return nil, err
 	}
 	c.undecided = house.Error != "" || slices.ContainsFunc(house.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
-	c.readManifests()
+	c.readManifests(disks)
 	for _, name := range images {
 		c.report.Checked = append(c.report.Checked, c.image(name))
 	}
@@ -187,11 +189,14 @@ func (c *checker) choose() (images, disks []string, err error) {
 	return images, disks, nil
 }
 
-// readManifests learns who uses which layer. What cannot be read is reported where it belongs.
-func (c *checker) readManifests() {
+// readManifests learns which of the disks use which layer. What cannot be read is reported where it belongs.
+func (c *checker) readManifests(disks []string) {
 	c.manifests, c.users = map[string]*Manifest{}, map[uuid.UUID][]string{}
-	disks, _ := c.s.Disks()
-	for _, m := range disks {
+	for _, name := range disks {
+		m, err := c.s.Disk(name)
+		if err != nil {
+			continue
+		}
 		c.manifests[m.Name] = m
 		for _, l := range m.Layers {
 			c.users[l.UUID] = append(c.users[l.UUID], m.Name)

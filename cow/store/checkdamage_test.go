@@ -201,7 +201,7 @@ func (h *hurt) decided(undo bool) {
 		}
 	}
 	h.fs = &failsAfter{readOnlyManifest{h.fs, "vm2"}, "vm1"}
-	commit := func() error { return p.locked(stagedAfter) }
+	commit := func() error { return p.replace(stagedAfter) }
 	if undo {
 		commit = p.Commit
 	}

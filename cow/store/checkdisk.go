@@ -51,13 +51,17 @@ func (c *checker) disk(name string) (*Checked, error) {
 
 // lockDisk takes the disk's lock, and says in k who has it otherwise: the lock is nil then.
 func (c *checker) lockDisk(k *Checked) (*Lock, error) {
-	if v, serving := c.s.Serving(k.Name); serving {
+	v, err := c.s.ServingError(k.Name)
+	if err != nil {
+		return nil, err
+	}
+	if v != nil {
 		k.Serving = v
 		return nil, nil
 	}
-	lock, err := c.s.LockDisk(k.Name)
+	lock, err := c.s.lockDisk(c.ctx, k.Name, lockOptions{readOnly: !c.o.Repair})
 	if errors.Is(err, ErrInUse) {
-		v := c.s.readServing(k.Name)
+		v := c.s.servingNow(k.Name)
 		k.Serving = &v
 		return nil, nil
 	}

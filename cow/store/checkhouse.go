@@ -26,7 +26,7 @@ func (c *checker) works(house *Checked) error {
 		house.fail(err)
 		return nil
 	}
-	return c.s.locked(c.ctx, func() error {
+	return c.locked(func() error {
 		for _, e := range entries {
 			dir := c.s.path(tmpDir, e.Name())
 			dead, err := c.s.workIsDead(dir)
@@ -53,6 +53,14 @@ func (c *checker) works(house *Checked) error {
 	})
 }
 
+// locked runs f, which changes the store only in a repair, with the store locked.
+func (c *checker) locked(f func() error) error {
+	if c.o.Repair {
+		return c.s.locked(c.ctx, f)
+	}
+	return c.s.lockedToRead(c.ctx, f)
+}
+
 // workIsDead reports whether the process of a work directory is gone. The store's lock is held.
 func (s *Store) workIsDead(dir string) (bool, error) {
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
@@ -72,6 +80,13 @@ func (s *Store) workIsDead(dir string) (bool, error) {
 
 // describeWork says what a dead process was about to do. An error: its record is damaged.
 func (s *Store) describeWork(dir string) (string, error) {
+	if isRemoval(dir) {
+		m, err := s.removedDisk(dir)
+		if err != nil {
+			return "an interrupted removal", nil
+		}
+		return fmt.Sprintf("the interrupted removal of disk %s, and those of its %d layers that go with it", m.Name, len(m.Layers)), nil
+	}
 	ch, err := s.readChange(dir)
 	if err != nil {
 		return "", fmt.Errorf("a change of several disks whose record is damaged: %w", err)
@@ -104,7 +119,7 @@ func (c *checker) orphans(house *Checked) error {
 		house.fail(err)
 		return nil
 	}
-	return c.s.locked(c.ctx, func() error {
+	return c.locked(func() error {
 		// Once more: disks may have come and gone since.
 		users, err := c.s.layerUsers()
 		lost := err != nil || c.manifestMissing()
@@ -158,7 +173,7 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 // half a layer. The store is locked.
 func (s *Store) removeLayer(id uuid.UUID) error {
 	out := s.path(tmpDir, id.String())
-	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
+	if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 		return err
 	}
 	if err := s.fs.Rename(s.path(layersDir, id.String()), out); err != nil {
@@ -199,6 +214,14 @@ func (s *Store) journalled() (map[uuid.UUID]bool, error) {
 		err = errors.Join(err, jerr)
 		for _, id := range j.Layers {
 			named[id] = true
+		}
+		if !isRemoval(e.Name()) {
+			continue
+		}
+		if m, merr := s.removedDisk(s.path(tmpDir, e.Name())); merr == nil {
+			for _, l := range m.Layers {
+				named[l.UUID] = true
+			}
 		}
 	}
 	return named, err

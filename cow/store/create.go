@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -74,7 +75,10 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		return nil, err
 	}
 	defer w.end()
-	id, err := w.newHead(m)
+	_, err = w.newHead(m)
+	if err == nil {
+		err = w.stageDisk(m)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create disk %q: %w", name, err)
 	}
@@ -85,10 +89,7 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Mani
 		if err := s.stillThere(m, o.From); err != nil {
 			return err
 		}
-		if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
-			return err
-		}
-		return w.publish(m)
+		return w.moveInDisk(m)
 	})
 	if err != nil {
 		return nil, err
@@ -192,16 +193,21 @@ func (s *Store) stillThere(m *Manifest, from string) error {
 	if len(m.Layers) == 1 {
 		return nil
 	}
-	users, err := s.layerUsers()
+	ref, err := ParseRef(from)
 	if err != nil {
 		return err
 	}
-	for _, l := range m.Sealed() {
-		if len(users[l.UUID]) == 0 {
-			return fmt.Errorf("%s %w any more: it was removed just now", from, ErrNotFound)
+	src, err := s.Disk(ref.Name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	// It keeps the layers below; its tag may be another one of the same name since.
+	if err == nil {
+		if i, terr := src.Tagged(ref.Tag); terr == nil && src.Layers[i].UUID == m.Layers[len(m.Layers)-2].UUID {
+			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("%s %w any more: it was removed just now", from, ErrNotFound)
 }
 
 // baseInPlace describes a file or device that a disk shall lie on without being copied.
@@ -256,7 +262,7 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 	if m.Base != nil {
 		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
 	}
-	if err := w.s.fs.MkdirAll(w.path("layer"), 0o755); err != nil {
+	if err := w.s.fs.Mkdir(w.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return uuid.Nil, err
 	}
 	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
@@ -267,17 +273,70 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 		return uuid.Nil, err
 	}
 	m.Layers = append(m.Layers, ownLayer(p.UUID, p.Created))
-	return p.UUID, w.note(p.UUID)
+	return p.UUID, w.note(m.Name, p.UUID)
 }
 
-// publish puts the finished manifest of a new disk in place: the step that makes it exist. The store is locked.
+// moveInHead puts the new head of m, which newHead has made, among the store's layers, where it keeps the layer below,
+// also while no manifest names it. The store is locked.
+func (w *work) moveInHead(m *Manifest) error {
+	r := w.s.validRefs()
+	if err := w.moveInLayer(r, m); err != nil {
+		return err
+	}
+	r.stamp()
+	return nil
+}
+
+// moveInLayer is moveInHead without the stamp.
+func (w *work) moveInLayer(r *refs, m *Manifest) error {
+	id := m.Head().UUID
+	if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
+		return err
+	}
+	r.add(m.below(len(m.Layers)-1), id)
+	return nil
+}
+
+// moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
+// locked.
+func (w *work) moveInDisk(m *Manifest) error {
+	// Made anew if need be, once in a run of the system: not when somebody waits to remove something.
+	r, err := w.s.openRefs()
+	if err != nil {
+		return err
+	}
+	if err := w.moveInLayer(r, m); err != nil {
+		return err
+	}
+	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
+		return err
+	}
+	r.stamp()
+	w.done = true
+	return nil
+}
+
+// publish puts the manifest of a new disk in place whose layers are all somewhere else: the step that makes it exist.
+// The store is locked.
 func (w *work) publish(m *Manifest) error {
-	s := w.s
-	if err := s.fs.MkdirAll(w.path("disk"), 0o755); err != nil {
+	r := w.s.validRefs()
+	if err := w.stageDisk(m); err != nil {
 		return err
 	}
-	if err := s.writeDocument(w.path("disk", diskFile), m); err != nil {
+	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
-	return w.moveIn(w.path("disk"), disksDir, m.Name)
+	r.stamp()
+	return nil
+}
+
+// stageDisk makes the directory of a new disk, with its manifest, in the work directory.
+func (w *work) stageDisk(m *Manifest) error {
+	if err := w.s.fs.Mkdir(w.path("disk"), dirPerm); err != nil {
+		return err
+	}
+	if err := w.s.writeDocument(w.path("disk", diskFile), m); err != nil {
+		return err
+	}
+	return w.newLock()
 }

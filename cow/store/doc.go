@@ -10,6 +10,10 @@
 //	STORE/disks/NAME/disk.json     the disk's manifest (Manifest)
 //	STORE/disks/NAME/lock          flock: whoever has the disk open holds it exclusively; its content says who serves it
 //	STORE/tmp/UUID/                work in progress of one process
+//	STORE/tmp/rm-UUID/             a disk or image that has been removed, and what goes with it
+//	STORE/refs/                    which layers lie on which: a cache, see refs.go
+//	STORE/reserve/                 files that are given up when the file system is full
+//	STORE/run/                     sockets, of a store of one's own
 //
 // # Nothing half-made
 //
@@ -17,7 +21,8 @@
 // replacement of its manifest) is the one step that makes a change true. Layers are renamed before the manifest that
 // names them, so a crash in between leaves layers that nobody names: the work directory holds a list of them (its
 // journal), and a work directory whose process is gone is found by its free flock and cleaned, list included, by the
-// next command that changes the store. Nothing is ever deleted merely because it is not referenced: Check reports such
+// next command that changes the store, whether or not it can be known what of the list is still needed. A removal is the
+// other way round: the disk's directory is renamed to tmp, and its layers follow. Nothing is ever deleted merely because it is not referenced: Check reports such
 // layers, and removes those that hold something only if it is asked to.
 //
 // # Damage
@@ -27,8 +32,14 @@
 //
 // # Locks
 //
-// The store's lock is held for the time of renames and manifest writes, never while content is copied or hashed.
+// The store's lock is held for the time of renames and manifest writes, never while content is copied, hashed or given
+// back, and that time does not follow the number of disks: but once in a run of the system, when the references are made.
 // Lock order: disk, then store. A process that has a disk open holds the disk's lock for as long.
+// A promotion commits under the locks of its disks alone: the guest may be standing still.
 //
-// The package starts no goroutine.
+// Every wait for a lock has a limit, and ends with its context. The store's lock is waited for in the kernel, which gives
+// it in the order in which it was asked for. Whoever can open a lock file can hold it: files are 0600, directories 0700,
+// those that others must pass 0711 (storelock.go).
+//
+// The package starts no goroutine but those that wait for the store's lock (waiters).
 package store

@@ -139,6 +139,9 @@ func snapshot(t testing.TB, dirs ...string) map[string]string {
 			if err != nil || d.Name() == lockFile {
 				return err
 			}
+			if d.Name() == refsDir {
+				return fs.SkipDir // a cache
+			}
 			if d.IsDir() {
 				all[path] = "directory"
 				return nil

@@ -80,7 +80,7 @@ func (s *Store) Import(ctx context.Context, src, name string, o ImportOptions) (
 // moveIn renames a finished directory to its place and makes that durable, or takes it back.
 func (w *work) moveIn(from, dir, name string) error {
 	s := w.s
-	if err := s.fs.MkdirAll(s.path(dir), 0o755); err != nil {
+	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
 		return err
 	}
 	to := s.path(dir, name)
@@ -99,11 +99,11 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 	if err != nil {
 		return nil, err
 	}
-	if err := fsys.MkdirAll(w.path("image"), 0o755); err != nil {
+	if err := fsys.MkdirAll(w.path("image"), dirPerm); err != nil {
 		return nil, err
 	}
 	// 0444: nobody writes to an image by accident. This descriptor was there before.
-	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o444)
+	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func TestImport(t *testing.T) {
 			if again, err := s.Image(tt.name); err != nil || *again != *img {
 				t.Errorf("read back %+v, %v", again, err)
 			}
-			if st, err := os.Stat(s.ImageData(tt.name)); err != nil || st.Mode().Perm() != 0o444 {
+			if st, err := os.Stat(s.ImageData(tt.name)); err != nil || st.Mode().Perm() != 0o400 {
 				t.Errorf("mode %v, %v", st.Mode(), err)
 			}
 		})

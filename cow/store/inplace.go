@@ -1,14 +1,10 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-
-	"cowblk/cow/vfs"
 )
 
 // InPlace returns an ErrRefused if the files of a disk, which this process has open, are not in their places any more: a
@@ -48,16 +44,19 @@ func (s *Store) stillLocked(m *Manifest, misplaced func(path, what, found string
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
 	defer f.Close()
-	if err = f.Lock(false); err != nil && !errors.Is(err, vfs.ErrLocked) {
+	id, err := f.Identity()
+	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	var v Serving
-	if err != nil {
-		// What cannot be read is not what we have written.
-		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 1<<16))
-		_ = json.Unmarshal(text, &v)
+	l := s.held.of(m.Name)
+	if l == nil {
+		return misplaced(path, "lock", "that this process does not hold it")
 	}
-	if v.PID != os.Getpid() {
+	ours, err := l.file.Identity()
+	if err != nil {
+		return fmt.Errorf("disk %q: %w", m.Name, err)
+	}
+	if id.Dev != ours.Dev || id.Inode != ours.Inode {
 		return misplaced(path, "lock", "another one: the files were replaced")
 	}
 	return nil

@@ -75,22 +75,23 @@ func (c *scene) play(s *Store) error {
 	for _, h := range c.disks {
 		h.cut = h.writes
 	}
-	caught, goOn := c.holdSealing(s, manifests)
+	goOn := c.holdSealing(s, manifests)
 	defer goOn()
 	if err := cow.Swap(c.sealing...); err != nil {
 		return err
 	}
 	swapped = true
-	caught()
-	if !c.behind {
-		goOn()
-		c.sealed()
-	}
-	if err := c.do(c.write(512, 512), c.write(24576, 4096), c.flush, c.write(0, 4096), c.write(16896, 512)); err != nil {
-		return err
+	if c.behind {
+		// Whole blocks: a part of one waits for the writes to the former head.
+		if err := c.do(c.write(24576, 4096), c.flush, c.write(0, 4096)); err != nil {
+			return err
+		}
 	}
 	goOn()
 	c.sealed()
+	if err := c.do(c.write(512, 512), c.flush, c.write(16896, 512)); err != nil {
+		return err
+	}
 	return c.do(c.flush, c.write(28672, 4096))
 }
 
@@ -128,32 +129,34 @@ func (c *scene) flush() error {
 	return nil
 }
 
-// holdSealing holds back the first sync of each former head's data, which is the one that its sealing begins with, until
-// goOn is called. caught returns when all of them are held.
-func (c *scene) holdSealing(s *Store, manifests []*Manifest) (caught, goOn func()) {
-	first := map[string]chan struct{}{} // takes one element: the file's first sync
-	held := make(chan struct{}, len(manifests))
+// holdSealing holds back a write to each head, which its sealing has to wait for, until goOn is called. It changes nothing:
+// it writes zeros where there are zeros.
+func (c *scene) holdSealing(s *Store, manifests []*Manifest) (goOn func()) {
+	held, release := make(chan struct{}, len(manifests)), make(chan struct{})
+	heads := map[string]bool{}
 	for _, m := range manifests {
-		first[s.paths(m.Head()).Data] = make(chan struct{}, 1)
+		heads[s.paths(m.Head()).Data] = true
 	}
-	release := make(chan struct{})
 	c.files.Before(func(call cowtest.Call) error {
-		if call.Op == "datasync" && first[call.Name] != nil {
-			select {
-			case first[call.Name] <- struct{}{}:
-				held <- struct{}{}
-				<-release
-			default:
-			}
+		if strings.Contains(call.Op, "write") && heads[call.Name] {
+			held <- struct{}{}
+			<-release
 		}
 		return nil
 	})
-	caught = func() {
-		for range manifests {
-			<-held
+	var writes sync.WaitGroup
+	for _, o := range c.open {
+		ended := make(chan struct{})
+		writes.Go(func() {
+			defer close(ended)
+			_, _ = o.Disk.WriteAt(make([]byte, killSector), killSize-killSector) // a dead process's fails
+		})
+		select {
+		case <-held:
+		case <-ended:
 		}
 	}
-	return caught, sync.OnceFunc(func() { close(release) })
+	return sync.OnceFunc(func() { close(release); writes.Wait() })
 }
 
 func (c *scene) sealed() {

@@ -1,40 +1,30 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
 )
 
-// Serving is the content of a disk's lock file: who has the disk open.
-type Serving struct {
-	PID     int    `json:"pid"`
-	Control string `json:"control,omitempty"` // path of the control socket; empty: none
-	Socket  string `json:"socket,omitempty"`  // path of the vhost-user socket; empty: not serving, only using the disk
-}
-
-// String says it for a person: "served by process 42 on /run/cowblk/vm1.sock".
-func (v Serving) String() string {
-	switch {
-	case v.PID == 0:
-		return "open in another process"
-	case v.Socket == "":
-		return fmt.Sprintf("open in process %d", v.PID)
-	}
-	return fmt.Sprintf("served by process %d on %s", v.PID, v.Socket)
-}
-
 // Lock is the right to open one disk. It ends with Unlock or with the process.
 type Lock struct {
-	file vfs.File
+	s    *Store
+	file vfs.File // nil: there is no lock file, and none could be made; nobody has the disk open then
 	name string
+	kept string // path of the file in memory that says who serves the disk; empty: the lock file does
+	// readOnly: the lock file cannot be written.
+	readOnly bool
 }
 
 // lockTries bounds the wait for a disk's lock: Serving takes the lock for a moment to see whether it is free, which
@@ -45,13 +35,22 @@ const lockTries = 30
 // stopped disk. Its supervisor would give it up after a few refusals.
 const lockWait = time.Minute
 
+// servingSize is the length of a lock file, in bytes: its content is written over what is there, which takes no room on
+// a full file system.
+const servingSize = 1024
+
 // LockDisk takes the disk's lock. ErrInUse names who holds it; ErrNotFound.
 func (s *Store) LockDisk(name string) (*Lock, error) {
-	return s.lockDisk(context.Background(), name, 0)
+	return s.lockDisk(context.Background(), name, lockOptions{})
 }
 
-// lockDisk is LockDisk that waits for as long as the holder serves nobody, wait at most.
-func (s *Store) lockDisk(ctx context.Context, name string, wait time.Duration) (*Lock, error) {
+// lockOptions for lockDisk.
+type lockOptions struct {
+	wait     time.Duration // for as long as the holder serves nobody, at most
+	readOnly bool          // the disk is only read: its lock file may be one that cannot be written
+}
+
+func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
@@ -59,32 +58,29 @@ func (s *Store) lockDisk(ctx context.Context, name string, wait time.Duration) (
 	said := false
 	for start, try := time.Now(), 0; ; try++ {
 		if try >= lockTries {
-			v := s.readServing(name)
-			if v.Socket != "" || time.Since(start) >= wait {
+			v := s.servingNow(name)
+			if v.Socket != "" || time.Since(start) >= o.wait {
 				break
 			}
 			if !said {
 				said = true
-				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid", v.PID, "at_most", wait)
+				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid", v.PID, "at_most", o.wait)
 			}
 		}
-		f, err := s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, s.notFound("disk", name)
+		l, err := s.openLock(name, path, o.readOnly)
+		if err != nil || l.file == nil {
+			return l, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("disk %q: %w", name, err)
-		}
-		err = f.Lock(true)
-		if err == nil && s.sameFile(f, path) {
-			l := &Lock{file: f, name: name}
+		err = l.file.Lock(true)
+		if err == nil && s.sameFile(l.file, path) {
+			s.held.add(l)
+			l.restrict()
 			if err := l.SetServing(Serving{PID: os.Getpid()}); err != nil {
-				f.Close()
-				return nil, err
+				return nil, errors.Join(err, l.Unlock())
 			}
 			return l, nil
 		}
-		f.Close()
+		l.file.Close()
 		if err != nil && !errors.Is(err, vfs.ErrLocked) {
 			return nil, fmt.Errorf("disk %q: %w", name, err)
 		}
@@ -98,16 +94,66 @@ func (s *Store) lockDisk(ctx context.Context, name string, wait time.Duration) (
 	return nil, s.inUse(name)
 }
 
-func (s *Store) inUse(name string) error {
-	v := s.readServing(name)
-	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
-	switch {
-	case v.Control != "":
-		err = fmt.Errorf("%w\nstop it first: %s", err, s.command("stop", name))
-	case v.PID != 0 && v.Socket == "":
-		err = fmt.Errorf("%w\ntry again when that has ended, or stop it: %s", err, s.command("stop", name))
+// newLock makes the lock file of a new disk, with content: a disk that is opened for the first time needs no room for it
+// then. It need not be durable.
+func (w *work) newLock() error {
+	f, err := w.s.fs.OpenFile(w.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
+	if err != nil {
+		return err
 	}
-	return err
+	l := Lock{s: w.s, file: f}
+	return errors.Join(l.write(Serving{}), f.Close())
+}
+
+// openLock opens the lock file of a disk, and makes it if there is none.
+func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
+	l := &Lock{s: s, name: name}
+	flags := os.O_RDWR | unix.O_NOFOLLOW
+	f, err := s.fs.OpenFile(path, flags, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = s.InNeed(func() (err error) {
+			f, err = s.fs.OpenFile(path, flags|os.O_CREATE, filePerm)
+			return err
+		})
+	}
+	if readOnly && (cannotWrite(err) || noSpace(err)) {
+		l.readOnly = true
+		f, err = s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			there, serr := s.exists(s.path(disksDir, name))
+			if serr == nil && there {
+				return l, nil
+			}
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, s.notFound("disk", name)
+	case errors.Is(err, unix.EROFS):
+		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: cowblk serve %s --read-only, cowblk export, cowblk check", name, err, name)
+	case err != nil:
+		return nil, fmt.Errorf("disk %q: %w", name, err)
+	}
+	l.file = f
+	return l, nil
+}
+
+// cannotWrite reports whether an error says that this process cannot change a file, which it may still be able to read:
+// a read-only file system, another user's file.
+func cannotWrite(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+// noSpace reports whether an error says that the file system, or the user's share of it, is full.
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// restrict takes from other users what an earlier version has let them open.
+func (l *Lock) restrict() {
+	if f, ok := l.file.(vfs.Restricter); ok && !l.readOnly {
+		if err := f.Restrict(filePerm); err != nil {
+			l.s.log.Warn("other users may open the disk's lock", "disk", l.name, "err", err)
+		}
+	}
 }
 
 // sameFile reports whether path still leads to the open file f.
@@ -124,50 +170,91 @@ func (s *Store) sameFile(f vfs.File, path string) bool {
 	return !ok || sys.Ino == id.Inode && sys.Dev == id.Dev
 }
 
-// SetServing records who serves the disk, for other processes to find.
+// SetServing records who serves the disk, for other processes to find. Where the lock file cannot be written, because
+// the file system is full or read-only, the record is kept in memory (tmpfs), and where that is not to be had either,
+// other processes find out from the kernel which process it is, and not where its sockets are.
 func (l *Lock) SetServing(v Serving) error {
-	data, err := json.Marshal(v)
-	if err == nil {
-		if err = l.file.Truncate(0); err == nil {
-			_, err = l.file.WriteAt(append(data, '\n'), 0)
-		}
+	if l.file == nil {
+		return nil
 	}
-	if err != nil {
+	err := l.write(v)
+	switch {
+	case err == nil:
+		l.forget()
+		return nil
+	case !noSpace(err) && !cannotWrite(err):
 		return fmt.Errorf("disk %q: lock file: %w", l.name, err)
+	}
+	if kerr := l.keep(v); kerr != nil && v.Socket != "" {
+		l.s.log.Warn("other commands cannot find out where the disk is served: its lock file cannot be written, and there is no place in memory",
+			"disk", l.name, "err", errors.Join(err, kerr))
 	}
 	return nil
 }
 
+// write puts v over the content of the lock file, which becomes no shorter: on most file systems that takes no room.
+func (l *Lock) write(v Serving) error {
+	if l.readOnly {
+		return unix.EROFS
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	size, err := l.file.Size()
+	if err != nil {
+		return err
+	}
+	// Spaces and an end of line belong to no value of JSON: readers of all versions take what is before them.
+	if pad := max(servingSize, min(int(size), maxServing)) - len(data) - 1; pad > 0 {
+		data = append(data, bytes.Repeat([]byte{' '}, pad)...)
+	}
+	data = append(data, '\n')
+	_, err = l.file.WriteAt(data, 0)
+	return err
+}
+
 // Unlock gives the disk back.
 func (l *Lock) Unlock() error {
-	// What remains written there is not believed once the lock is free: see Serving.
-	_ = l.file.Truncate(0)
+	if l.file == nil {
+		return nil
+	}
+	l.forget()
+	// What remains written there is not believed once another process has the lock.
+	_ = l.write(Serving{})
+	l.s.held.remove(l)
 	return l.file.Close()
 }
 
-// Serving reports who has the disk open, in this or another process. False: nobody, or no such disk.
-func (s *Store) Serving(name string) (*Serving, bool) {
-	if CheckName("disk", name) != nil {
-		return nil, false
-	}
-	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY, 0)
-	if err != nil {
-		return nil, false
-	}
-	defer f.Close()
-	if err := f.Lock(false); !errors.Is(err, vfs.ErrLocked) {
-		return nil, false
-	}
-	v := s.readServing(name)
-	return &v, true
+// heldLocks are the locks of disks that a Store has.
+type heldLocks struct {
+	mu  sync.Mutex
+	all map[*Lock]bool
 }
 
-// readServing is what the lock file says; the zero value if it says nothing (its owner is just writing it).
-func (s *Store) readServing(name string) Serving {
-	var v Serving
-	data, err := s.fs.ReadFile(s.path(disksDir, name, lockFile))
-	if err != nil || json.Unmarshal(data, &v) != nil {
-		return Serving{}
+func (h *heldLocks) add(l *Lock) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all == nil {
+		h.all = map[*Lock]bool{}
 	}
-	return v
+	h.all[l] = true
+}
+
+func (h *heldLocks) remove(l *Lock) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.all, l)
+}
+
+// of is the lock of a disk, or nil.
+func (h *heldLocks) of(name string) *Lock {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for l := range h.all {
+		if l.name == name {
+			return l
+		}
+	}
+	return nil
 }

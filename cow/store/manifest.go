@@ -228,7 +228,7 @@ func (s *Store) writeDocument(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return s.fs.WriteFileAtomic(path, data, 0o644)
+	return s.fs.WriteFileAtomic(path, data, filePerm)
 }
 
 // document is the text of a manifest or of an image's description.
@@ -258,6 +258,12 @@ func (s *Store) Disks() ([]*Manifest, error) {
 	}
 	return all, errors.Join(errs...)
 }
+
+// DiskNames are the names of the disks there are, sorted. Their manifests may be damaged.
+func (s *Store) DiskNames() ([]string, error) { return s.names(disksDir) }
+
+// ImageNames are those of the images.
+func (s *Store) ImageNames() ([]string, error) { return s.names(imagesDir) }
 
 // layerUsers are the names of the disks that use each layer, sorted. An error means that it may be incomplete.
 func (s *Store) layerUsers() (map[uuid.UUID][]string, error) {

@@ -37,21 +37,29 @@ func (o *Opened) Close() error { return errors.Join(o.Disk.Close(), o.Lock.Unloc
 // nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
 // hashed again).
 func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
-	wait := time.Duration(0)
+	how := lockOptions{readOnly: o.ReadOnly}
 	if o.Serve {
-		wait = lockWait
+		how.wait = lockWait
 	}
-	lock, err := s.lockDisk(ctx, name, wait)
+	lock, err := s.lockDisk(ctx, name, how)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.settle(ctx); err != nil {
+	if !o.ReadOnly {
+		s.prepare()
+	}
+	if err := s.settle(ctx, name); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	m, err := s.Disk(name)
 	if err == nil {
 		var disk *cow.Disk
-		if disk, err = s.openStack(ctx, m, o); err == nil {
+		// On some file systems a full one has no room to write over a header either.
+		err = s.InNeed(func() (err error) {
+			disk, err = s.openStack(ctx, m, o)
+			return err
+		})
+		if err == nil {
 			return &Opened{Disk: disk, Manifest: m, Lock: lock}, nil
 		}
 	}

@@ -42,7 +42,7 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		}
 		return &Reading{Disk: opened.Disk, Manifest: opened.Manifest, lock: opened.Lock}, nil
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, ref.Name); err != nil {
 		return nil, err
 	}
 	for start := time.Now(); ; {

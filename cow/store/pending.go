@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -107,7 +109,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveIn(p.w.path("layer"), layersDir, id.String()) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.w.moveInHead(&after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
@@ -136,16 +138,23 @@ func (p *Pending) Manifests() []*Manifest { return p.after }
 // Commit makes the new heads and the tag part of every disk, durably: of all of them or, after an error, of none; also
 // when the process is killed at any moment. If the manifests from before cannot be put back after an error, the disks
 // are brought to one or the other state by the next process that opens one of them, or are refused until they can be.
+//
+// It does not take the store's lock, for which others may be waiting while a guest stands still. The locks of the disks,
+// which the caller holds, and that of the work directory do: nobody else writes these manifests, each is replaced by one
+// rename, and who reads one before or after finds the same layers in it, but for the new head, which is in the journal of
+// the work.
 func (p *Pending) Commit() error {
-	if err := p.locked(stagedAfter); err != nil {
+	if err := p.replace(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
+	p.w.done = true
 	return nil
 }
 
 // Revert puts the manifests from before back, durably. It is called once.
 func (p *Pending) Revert() error {
-	err := p.locked(stagedBefore)
+	err := p.replace(stagedBefore)
+	p.w.done = false
 	if err != nil {
 		p.undecided = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
@@ -153,10 +162,10 @@ func (p *Pending) Revert() error {
 	return err
 }
 
-// locked is put with the store locked. Not in the promotion's context: once begun, this goes to its end.
-func (p *Pending) locked(suffix string) error {
+// replace is put with the file descriptors that were kept for it. Once begun, it goes to its end.
+func (p *Pending) replace(suffix string) error {
 	_ = p.spare.free(len(p.spare))
-	return p.s.locked(context.Background(), func() error { return p.put(suffix) })
+	return p.put(suffix)
 }
 
 // Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is
@@ -183,11 +192,21 @@ func (p *Pending) Close(swapped bool) {
 	p.w.end()
 }
 
-// rollForward finishes a change of several disks whose process died after it had become durable. The store is locked.
-func (s *Store) rollForward(dir string) error {
-	c, err := s.readChange(dir)
-	if err != nil || c == nil {
-		return err
+// disks are the names of those that the change is about. There may be no change.
+func (c *change) disks() (names []string) {
+	if c != nil {
+		for _, m := range c.To {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// rollForward finishes the change of several disks of a work directory, if there is one, whose process died after it had become durable. The
+// store is locked.
+func (s *Store) rollForward(dir string, c *change) error {
+	if c == nil {
+		return nil
 	}
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
@@ -200,12 +219,33 @@ func (s *Store) rollForward(dir string) error {
 		if now.Head().UUID != c.From[i] {
 			continue // done, or changed again since
 		}
-		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), m); err != nil {
+		if err := s.finishDisk(dir, i, m); err != nil {
 			return err
 		}
 		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
 	}
 	return nil
+}
+
+// finishDisk puts the manifest of disk i of a change in place. What the dead process has staged for that takes no room; it
+// may have staged both directions.
+func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
+	to := s.path(disksDir, m.Name, diskFile)
+	want, err := document(m)
+	if err != nil {
+		return err
+	}
+	for _, suffix := range []string{stagedAfter, stagedBefore} {
+		from := filepath.Join(dir, strconv.Itoa(i)+suffix)
+		if staged, err := s.fs.ReadFile(from); err != nil || !bytes.Equal(staged, want) {
+			continue
+		}
+		if err := s.fs.Rename(from, to); err != nil {
+			return err
+		}
+		return s.fs.SyncDir(filepath.Dir(to))
+	}
+	return s.writeDocument(to, m)
 }
 
 // readChange reads the commit of a work directory; nil if there is none.
@@ -245,17 +285,4 @@ func (c *change) decode(data []byte) error {
 		}
 	}
 	return nil
-}
-
-// settle finishes what dead processes have left half done, if there is anything: before a manifest is believed. Its
-// error says that a change of several disks could not be finished.
-func (s *Store) settle(ctx context.Context) error {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return s.locked(ctx, s.clean)
 }

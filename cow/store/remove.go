@@ -19,7 +19,7 @@ type Removal struct {
 	Layers []uuid.UUID `json:"layers"`
 	Kept   []uuid.UUID `json:"kept"`
 
-	unnamed []uuid.UUID // Layers, and those of Kept that no disk of the store names then
+	left string // directory in tmp in which everything is that goes; empty: nothing
 }
 
 // PlanRemove says what Remove would do, and returns the errors that Remove would.
@@ -30,7 +30,11 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
 	} else if there {
-		return s.planImage(name)
+		r, err := s.planRefs()
+		if err != nil {
+			return nil, err
+		}
+		return s.planImage(r, name)
 	}
 	if _, serving := s.Serving(name); serving {
 		return nil, s.inUse(name)
@@ -38,8 +42,12 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	return s.planDisk(name)
 }
 
-func (s *Store) planImage(name string) (*Removal, error) {
-	users, err := s.imageUsers(name)
+func (s *Store) planImage(r *refs, name string) (*Removal, error) {
+	used, err := r.above(imageRef(name), uuid.Nil)
+	var users []string
+	if used || err != nil || r.unreadable != "" {
+		users, err = s.imageUsers(name) // whose names are told
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image %q: whether disks use it cannot be said: %w", name, err)
 	}
@@ -59,24 +67,32 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	users, err := s.layerUsers()
+	r, err := s.planRefs()
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", name, err)
+		return nil, err
 	}
-	r := &Removal{Name: name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
-	for _, l := range m.Layers {
-		shared := len(users[l.UUID]) > 1
-		if !shared {
-			r.unnamed = append(r.unnamed, l.UUID)
-			r.Freed += s.takes(&l)
+	return s.planWith(r, m)
+}
+
+// planWith says what the removal of a disk does if r is right.
+func (s *Store) planWith(r *refs, m *Manifest) (*Removal, error) {
+	stays, err := r.needed(m, 0)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+	}
+	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		if i > stays {
+			plan.Freed += s.takes(l)
 		}
-		if shared || !l.own() {
-			r.Kept = append(r.Kept, l.UUID)
+		if i > stays && l.own() {
+			plan.Layers = append(plan.Layers, l.UUID)
 		} else {
-			r.Layers = append(r.Layers, l.UUID)
+			plan.Kept = append(plan.Kept, l.UUID)
 		}
 	}
-	return r, nil
+	return plan, nil
 }
 
 // takes is what the store holds of a layer, in bytes on the file system.
@@ -88,50 +104,99 @@ func (s *Store) takes(l *Layer) int64 {
 	return s.allocated(p.Sums)
 }
 
-// Remove removes a disk, with the layers that only it uses, or an image that no disk uses. Errors: ErrNotFound, ErrInUse
-// (a process has the disk open, disks lie on the image), ErrRefused (a manifest cannot be read, so that nobody knows
-// who uses what).
+// Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file
+// system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
+// manifest cannot be read; any disk's, if it is an image).
 func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
 	plan, err := s.PlanRemove(name)
 	if err != nil {
 		return nil, err
 	}
 	if plan.Kind == "disk" {
-		lock, err := s.LockDisk(name)
-		if err != nil {
-			return nil, err
-		}
-		defer lock.Unlock()
+		return s.removeDisk(ctx, name)
 	}
-	w, err := s.begin(ctx)
+	err = s.locked(ctx, func() error {
+		_ = s.clean()
+		r, err := s.openRefs()
+		if err != nil {
+			return err
+		}
+		if plan, err = s.planImage(r, name); err != nil {
+			return err
+		}
+		plan.left, err = s.moveOut(imagesDir, name)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer w.end() // removes what has been moved out, and the layers of the journal
+	s.removeLeft(plan)
+	return plan, nil
+}
+
+// removeDisk moves the disk's directory, with its manifest and its lock, to tmp: that removes the disk, and the directory
+// says what else is to go. The store is locked for renames only.
+func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err error) {
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
 	err = s.locked(ctx, func() error {
-		dir := imagesDir
-		if plan.Kind == "disk" {
-			dir = disksDir
-			if plan, err = s.planDisk(name); err != nil {
-				return err
-			}
-			if err := w.note(plan.unnamed...); err != nil {
-				return err
-			}
-		} else if plan, err = s.planImage(name); err != nil {
+		_ = s.clean() // a promotion that was interrupted has left a layer on the disk's head
+		m, err := s.Disk(name)
+		if err != nil {
 			return err
 		}
-		out := w.path("removed")
-		if err := s.fs.Rename(s.path(dir, name), out); err != nil {
+		r, err := s.openRefs()
+		if err != nil {
 			return err
 		}
-		if err := s.fs.SyncDir(s.path(dir)); err != nil {
-			return errors.Join(err, w.moveBack(out, s.path(dir, name), dir))
+		if plan, err = s.planWith(r, m); err != nil {
+			return err
 		}
+		left, err := s.moveOut(disksDir, name)
+		if err != nil {
+			return err
+		}
+		if err := r.releaseAbove(m, 0, left); err != nil {
+			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
+			return nil
+		}
+		r.stamp()
+		plan.left = left
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.removeLeft(plan)
 	return plan, nil
+}
+
+// moveOut moves a disk or an image to tmp, durably, and returns its path there; or it takes that back. The store is
+// locked.
+func (s *Store) moveOut(dir, name string) (string, error) {
+	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
+		return "", err
+	}
+	out := s.path(tmpDir, removalPrefix+uuid.NewString())
+	if err := s.fs.Rename(s.path(dir, name), out); err != nil {
+		return "", err
+	}
+	if err := s.fs.SyncDir(s.path(dir)); err != nil {
+		// If it cannot come back, or a power cut undoes that, the next command finishes the removal.
+		return "", errors.Join(err, s.fs.Rename(out, s.path(dir, name)), s.fs.SyncDir(s.path(dir)))
+	}
+	return out, nil
+}
+
+// removeLeft gives back the space of what has been removed. Nobody has to wait for that.
+func (s *Store) removeLeft(plan *Removal) {
+	if plan.left == "" {
+		return
+	}
+	if err := s.fs.RemoveAll(plan.left); err != nil {
+		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
+	}
 }

@@ -22,8 +22,6 @@ type Rollback struct {
 	KeptBy []string    `json:"kept-by"`
 	Head   uuid.UUID   `json:"head"`  // the new, empty one; the zero UUID in a plan
 	Depth  int         `json:"depth"` // layers then
-
-	unnamed []uuid.UUID // Layers, and those of Kept that no disk of the store names then
 }
 
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
@@ -38,45 +36,56 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, _, err := s.planRollback(m, ref.Tag)
-	return plan, err
+	if _, err := m.Tagged(ref.Tag); err != nil {
+		return nil, err
+	}
+	r, err := s.planRefs()
+	if err != nil {
+		return nil, err
+	}
+	return s.planRollback(r, m, ref.Tag)
 }
 
-// planRollback also returns the manifest up to the tag, still without its new head.
-func (s *Store) planRollback(m *Manifest, tag string) (*Rollback, *Manifest, error) {
+// planRollback says what a rollback of the disk does if r is right.
+func (s *Store) planRollback(r *refs, m *Manifest, tag string) (*Rollback, error) {
 	top, err := m.Tagged(tag)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	users, err := s.layerUsers()
+	stays, err := r.needed(m, top+1)
 	if err != nil {
-		return nil, nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
 	}
-	after := *m
-	after.Layers = slices.Clone(m.Layers[:top+1])
-	r := &Rollback{
+	plan := &Rollback{
 		Disk: m.Name, Tag: tag, Depth: top + 2,
 		Lost: []string{}, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
 	}
-	for _, l := range m.Layers[top+1:] {
+	var users map[uuid.UUID][]string
+	if stays > top {
+		users, _ = s.layerUsers() // for the names only: a disk that cannot be read has none to tell
+	}
+	for i := top + 1; i < len(m.Layers); i++ {
+		l := &m.Layers[i]
 		if l.Tag != "" {
-			r.Lost = append(r.Lost, l.Tag)
+			plan.Lost = append(plan.Lost, l.Tag)
 		}
-		others := slices.DeleteFunc(slices.Clone(users[l.UUID]), func(name string) bool { return name == m.Name })
-		if len(others) == 0 {
-			r.unnamed = append(r.unnamed, l.UUID)
-			r.Freed += s.takes(&l)
-			if l.own() {
-				r.Layers = append(r.Layers, l.UUID)
-				continue
+		if i > stays {
+			plan.Freed += s.takes(l)
+		}
+		if i > stays && l.own() {
+			plan.Layers = append(plan.Layers, l.UUID)
+			continue
+		}
+		plan.Kept = append(plan.Kept, l.UUID)
+		for _, name := range users[l.UUID] {
+			if name != m.Name {
+				plan.KeptBy = append(plan.KeptBy, name)
 			}
 		}
-		r.Kept = append(r.Kept, l.UUID)
-		r.KeptBy = append(r.KeptBy, others...)
 	}
-	slices.Sort(r.KeptBy)
-	r.KeptBy = slices.Compact(r.KeptBy)
-	return r, &after, nil
+	slices.Sort(plan.KeptBy)
+	plan.KeptBy = slices.Compact(plan.KeptBy)
+	return plan, nil
 }
 
 // Rollback takes a disk that nobody has open back to one of its tags: the layers up to the tag stay, a new, empty head
@@ -99,19 +108,29 @@ func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Ro
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, ref.Name); err != nil {
 		return nil, err
 	}
-	w, err := s.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer w.end() // removes the layers of the journal that no manifest names
-	r, err := s.rollback(ctx, w, ref, lost)
+	// A rollback frees room, and may be wanted for that.
+	var r *Rollback
+	err = s.InNeed(func() (err error) {
+		r, err = s.rollbackOnce(ctx, ref, lost)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("rollback to %s: %w", ref, err)
 	}
 	return r, nil
+}
+
+// rollbackOnce is Rollback of a disk that is locked. After an error nothing has changed.
+func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
+	w, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	return s.rollback(ctx, w, ref, lost)
 }
 
 func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (*Rollback, error) {
@@ -119,49 +138,69 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	if err != nil {
 		return nil, err
 	}
-	plan, after, err := s.planRollback(m, ref.Tag)
+	top, err := m.Tagged(ref.Tag)
 	if err != nil {
 		return nil, err
 	}
-	if lost != nil && !slices.Equal(lost, plan.Lost) {
+	after := *m
+	after.Layers = slices.Clone(m.Layers[:top+1])
+	if now := tagsAbove(m, top); lost != nil && !slices.Equal(lost, now) {
 		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
-			m.Name, ErrBusy, listText(lost), listText(plan.Lost))
+			m.Name, ErrBusy, listText(lost), listText(now))
 	}
-	id, err := w.newHead(after)
+	id, err := w.newHead(&after)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.locked(ctx, func() error { return w.moveIn(w.path("layer"), layersDir, id.String()) }); err != nil {
+	if err := s.locked(ctx, func() error { return w.moveInHead(&after) }); err != nil {
 		return nil, err
 	}
 	// Before anything is given up for it, the new stack has to prove sound. Opening also seals the tag's layer if a
 	// crash had left that undone.
-	disk, err := s.openStack(ctx, after, OpenOptions{})
+	disk, err := s.openStack(ctx, &after, OpenOptions{})
 	if err != nil {
 		return nil, err
 	}
 	if err := disk.Close(); err != nil {
 		return nil, err
 	}
-	var r *Rollback
+	var discarded []uuid.UUID
+	for i := len(m.Layers) - 1; i > top; i-- {
+		discarded = append(discarded, m.Layers[i].UUID)
+	}
+	if err := w.note(m.Name, discarded...); err != nil {
+		return nil, err
+	}
+	var plan *Rollback
 	err = s.locked(ctx, func() error {
-		// Once more: disks may have come and gone since.
-		if r, _, err = s.planRollback(m, ref.Tag); err != nil {
+		r, err := s.openRefs()
+		if err != nil {
 			return err
 		}
-		if err := w.note(r.unnamed...); err != nil {
+		if plan, err = s.planRollback(r, m, ref.Tag); err != nil {
 			return err
 		}
-		return s.writeDocument(s.path(disksDir, m.Name, diskFile), after)
+		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), &after); err != nil {
+			return err
+		}
+		// Done. What cannot be removed now the journal has for the next command.
+		if err := r.releaseAbove(m, top+1, w.dir); err != nil {
+			w.unfinished = true
+			s.log.Warn("layers that were rolled back cannot be removed, the next command will try again", "disk", m.Name, "err", err)
+			return nil
+		}
+		r.stamp()
+		w.done = true
+		return nil
 	})
 	if err != nil {
-		uerr := s.undo(m, after)
+		uerr := s.undo(m, &after)
 		// Which of the two manifests a power cut leaves is not known then: no layer of either may go yet.
 		w.unfinished = w.unfinished || uerr != nil
 		return nil, errors.Join(err, uerr)
 	}
-	r.Head = id
-	return r, nil
+	plan.Head = id
+	return plan, nil
 }
 
 // undo puts m back where a failed change may have left after in its place, though perhaps not durably.
@@ -173,4 +212,15 @@ func (s *Store) undo(m, after *Manifest) error {
 		})
 	}
 	return err
+}
+
+// tagsAbove are the tags of the layers above the one at top, oldest first.
+func tagsAbove(m *Manifest, top int) []string {
+	tags := []string{}
+	for _, l := range m.Layers[top+1:] {
+		if l.Tag != "" {
+			tags = append(tags, l.Tag)
+		}
+	}
+	return tags
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -16,17 +15,23 @@ import (
 // sharedName is the directory of shared maps in a run directory.
 const sharedName = "unflushed"
 
+// sharedRoom is how much room a directory of shared maps should have, in bytes: of a disk up to 256 KiB.
+const sharedRoom = 1 << 20
+
 // SharedDirs are the directories in which this user's processes may keep shared maps, in the order in which they are
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
-	dirs := []string{filepath.Join(s.runDir, sharedName)}
+	var dirs []string
+	if !within(ownMemoryDir(), s.runDir) { // else it is the last one
+		dirs = append(dirs, filepath.Join(s.runDir, sharedName))
+	}
 	uid := os.Geteuid()
 	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
 		dirs = append(dirs, filepath.Join(systemRun, sharedName))
 	} else if filepath.IsAbs(d) {
 		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
 	}
-	return append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
+	return append(dirs, ownMemoryDir())
 }
 
 // sharedDir is the first of SharedDirs that can be had. Which one it is does not matter to others: the header of a head
@@ -36,13 +41,26 @@ func (s *Store) sharedDir() (string, error) {
 	if !ok {
 		return "", errors.ErrUnsupported
 	}
+	full := "" // the first one that can be had and has no room
 	var errs []error
 	for _, dir := range s.SharedDirs() {
 		err := sfs.MakeSharedDir(dir)
-		if err == nil {
-			return dir, nil
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
-		errs = append(errs, err)
+		if host, ok := s.fs.(vfs.HostFS); ok {
+			if free, err := host.Free(dir); err == nil && free < sharedRoom {
+				if full == "" {
+					full = dir
+				}
+				continue
+			}
+		}
+		return dir, nil
+	}
+	if full != "" {
+		return full, nil
 	}
 	return "", errors.Join(errs...)
 }
@@ -73,11 +91,15 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 	if !ok || what == layer.DropUnflushed {
 		return nil
 	}
-	users, err := s.layerUsers()
-	if err != nil {
-		return err
+	disks := []string{m.Name}
+	if id != m.Head().UUID { // another disk may have had it as its head
+		users, err := s.layerUsers()
+		if err != nil {
+			return err
+		}
+		disks = users[id]
 	}
-	for _, name := range users[id] {
+	for _, name := range disks {
 		path := s.liveFile(name, id)
 		if there, err := s.exists(path); err != nil {
 			return err

@@ -25,7 +25,7 @@ func (p *Pending) stage() error {
 			record.From = append(record.From, c.from[i].Head().UUID)
 			data, err := document(m)
 			if err == nil {
-				err = p.w.write(strconv.Itoa(i)+c.suffix, data, 0o644)
+				err = p.w.write(strconv.Itoa(i)+c.suffix, data, filePerm)
 			}
 			if err != nil {
 				return err
@@ -36,7 +36,7 @@ func (p *Pending) stage() error {
 		}
 		data, err := json.Marshal(record)
 		if err == nil {
-			err = p.w.write(commitFile+c.suffix, data, 0o600)
+			err = p.w.write(commitFile+c.suffix, data, filePerm)
 		}
 		if err != nil {
 			return err
@@ -60,7 +60,7 @@ func (w *work) write(name string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// put moves what was staged with this suffix to its places, durably. The store is locked.
+// put moves what was staged with this suffix to its places, durably.
 func (p *Pending) put(suffix string) error {
 	s := p.s
 	if len(p.after) > 1 {

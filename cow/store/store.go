@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"cowblk/cow/shell"
@@ -63,6 +63,12 @@ type Store struct {
 	lockTimeout time.Duration
 	now         func() time.Time
 	program     string // Options.Command
+
+	restrictOnce sync.Once
+	refillOnce   sync.Once
+	waiters      waiters // for the store's lock
+	held         heldLocks
+	holders      holderCache
 }
 
 // Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
@@ -100,8 +106,12 @@ func Open(dir string, o Options) (*Store, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
+	run := runDir(dir, o.Getenv)
+	if other := replaceRunDir(&o, dir, run); other != "" {
+		run = other
+	}
 	return &Store{
-		dir: dir, runDir: runDir(dir, o.Getenv),
+		dir: dir, runDir: run,
 		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
 	}, nil
 }
@@ -141,18 +151,18 @@ func (s *Store) Dir() string { return s.dir }
 // RunDir is the absolute directory of the sockets. It may not exist yet.
 func (s *Store) RunDir() string { return s.runDir }
 
-// MakeRunDir creates RunDir. Other users may enter it: the mode of each socket says who may connect.
+// MakeRunDir creates RunDir. Other users may enter it, for the mode of each socket says who may connect. They may not open
+// it: ListenUnix locks it.
 func (s *Store) MakeRunDir() error {
-	if dir := s.getenv(runtimeEnv); dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
+	dir := s.getenv(runtimeEnv)
+	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
 		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
 	}
-	if err := s.fs.MkdirAll(s.runDir, 0o755); err != nil {
-		if dir := s.getenv(runtimeEnv); filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
-			err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
-		}
-		return fmt.Errorf("run directory: %w", err)
+	err := s.makeRunDir(s.runDir)
+	if err != nil && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
 	}
-	return nil
+	return err
 }
 
 // Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
@@ -214,39 +224,5 @@ func (s *Store) checkFree(name string) error {
 	}
 	return nil
 }
-
-// locked runs f while this process alone may change the store. It waits for others as Options.LockTimeout says, then
-// gives up with an ErrBusy; it ends early when ctx is done.
-func (s *Store) locked(ctx context.Context, f func() error) error {
-	if err := s.fs.MkdirAll(s.dir, 0o755); err != nil {
-		return fmt.Errorf("store %s: %w", s.dir, err)
-	}
-	lock, err := s.fs.OpenFile(s.path(lockFile), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return fmt.Errorf("store %s: %w", s.dir, err)
-	}
-	defer lock.Close()
-	for waited := time.Duration(0); ; waited += lockPoll {
-		err := lock.Lock(true)
-		if err == nil {
-			return f()
-		}
-		if !errors.Is(err, vfs.ErrLocked) {
-			return fmt.Errorf("store %s: %w", s.dir, err)
-		}
-		if waited >= s.lockTimeout {
-			return fmt.Errorf("store %s: %w: another process has been changing it for more than %s", s.dir, ErrBusy, s.lockTimeout)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(lockPoll):
-		}
-	}
-}
-
-// lockPoll is the time between two attempts to get a lock: flock without waiting is what vfs offers, because a wait
-// inside the kernel could not be cancelled.
-const lockPoll = 10 * time.Millisecond
 
 func quoteBytes(n int64) string { return strconv.FormatInt(n, 10) + " bytes" }

@@ -133,8 +133,9 @@ func (t *tree) plant(root *Node, m *Manifest) {
 	disk := t.node(n, KindDisk, m.Name)
 	disk.Name, disk.UUID, disk.Size = m.Name, m.Head().UUID, m.Size
 	t.s.measure(disk, m.Head())
-	if v, ok := t.s.Serving(m.Name); ok {
-		disk.Serving = v
+	v, err := t.s.ServingError(m.Name)
+	if disk.Serving = v; err != nil {
+		disk.fail(err)
 	}
 }
 

@@ -4,22 +4,24 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/uuid"
 
-	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
 const journalFile = "journal.json"
 
-// journal is what a work directory says about things outside it: layers that were put in place, or are about to
-// lose their last user. If the process dies, whoever cleans up removes those that no manifest names.
+// journal is what a work directory says about layers outside it: those that were put in place, or are about to lose
+// their last user. If the process dies, whoever cleans up removes those that nobody needs.
 type journal struct {
 	Layers []uuid.UUID `json:"layers"`
+	// Disks are the disks whose manifests alone may name the layers, unless other layers lie on them. Absent in what
+	// versions before references have written: any manifest may name them.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // work is a directory under tmp in which one operation builds. Its flock shows that the process is alive.
@@ -28,6 +30,8 @@ type work struct {
 	dir     string
 	lock    vfs.File
 	journal journal
+	// done: what the journal lists is named, durably, and not to be looked up.
+	done bool
 	// unfinished leaves the directory to the next command: what it is about may not be durable.
 	unfinished bool
 }
@@ -37,11 +41,14 @@ func (s *Store) begin(ctx context.Context) (*work, error) {
 	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
 		_ = s.clean() // logged; what it could not finish concerns those who open the disks
-		if err := s.fs.MkdirAll(w.dir, 0o755); err != nil {
+		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
+			return err
+		}
+		if err := s.fs.Mkdir(w.dir, dirPerm); err != nil {
 			return err
 		}
 		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
-		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 		if err == nil {
 			if err = f.Lock(true); err != nil {
 				f.Close()
@@ -55,6 +62,11 @@ func (s *Store) begin(ctx context.Context) (*work, error) {
 		return nil
 	})
 	if err != nil {
+		return nil, err
+	}
+	// The journal must not get lost with the name of its directory.
+	if err := s.fs.SyncDir(s.path(tmpDir)); err != nil {
+		w.end()
 		return nil, err
 	}
 	return w, nil
@@ -75,104 +87,45 @@ func (w *work) path(elem ...string) string {
 	return filepath.Join(append([]string{w.dir}, elem...)...)
 }
 
-// note records layers in the journal, durably.
-func (w *work) note(layers ...uuid.UUID) error {
+// note records layers in the journal, durably, which only the disk's manifest may name, or which lie below those that it
+// names: the highest ones first.
+func (w *work) note(disk string, layers ...uuid.UUID) error {
 	w.journal.Layers = append(w.journal.Layers, layers...)
+	if !slices.Contains(w.journal.Disks, disk) {
+		w.journal.Disks = append(w.journal.Disks, disk)
+	}
 	data, err := json.Marshal(w.journal)
 	if err != nil {
 		return err
 	}
-	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, 0o644)
+	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, filePerm)
 }
 
-// end removes the work directory and those layers of the journal that no manifest names: after a success of create,
-// none; after a success of remove, all; after a failure, what had been put in place. A failure here is logged, not
-// returned: the operation itself is done or undone already, and the next command tries again.
+// end removes the work directory, and after a failure the layers of the journal that nobody needs. A failure here is
+// logged, not returned: the operation itself is done or undone already, and the next command tries again.
 func (w *work) end() {
 	defer w.lock.Close()
 	if w.unfinished {
 		return
 	}
 	// Not the operation's context: an interrupted operation must clean up too.
-	err := w.s.locked(context.Background(), func() error { return w.s.discard(w.dir, w.journal) })
+	err := w.discard()
 	if err != nil {
 		w.s.log.Warn("cannot clean up, the next command will try again", "directory", w.dir, "err", err)
 	}
 }
 
-// errUnfinished marks a change that may not be durable, or of several disks that may have reached only some of them.
-var errUnfinished = errors.New("an interrupted change cannot be finished")
-
-// clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and only an
-// errUnfinished returned. The store's lock is held.
-func (s *Store) clean() (unfinished error) {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if err != nil {
-		return nil // none, or the operation itself will meet the same error
+func (w *work) discard() error {
+	if !w.done && len(w.journal.Layers) > 0 {
+		return w.s.locked(context.Background(), func() error { return w.s.discard(w.dir, w.journal) })
 	}
-	for _, e := range entries {
-		dir := s.path(tmpDir, e.Name())
-		if err := s.cleanOne(dir); err != nil {
-			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
-			if errors.Is(err, errUnfinished) {
-				unfinished = errors.Join(unfinished, err)
-			}
-		}
-	}
-	return unfinished
-}
-
-func (s *Store) cleanOne(dir string) error {
-	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		// begin makes directory and lock file while it holds the store's lock, as we do now: its process is gone.
-	case err != nil:
-		return err
-	default:
-		defer f.Close()
-		if err := f.Lock(true); errors.Is(err, vfs.ErrLocked) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	if err := s.certain(dir); err != nil {
-		return fmt.Errorf("%w: %w", errUnfinished, err)
-	}
-	if err := s.rollForward(dir); err != nil {
-		return fmt.Errorf("%w: %w", errUnfinished, err)
-	}
-	j, err := s.readJournal(dir)
-	if err != nil {
-		return err
-	}
-	s.log.Info("cleaning up after an interrupted command", "directory", dir)
-	return s.discard(dir, j)
-}
-
-// discard removes the layers of j that no manifest names, then dir. The store's lock is held.
-func (s *Store) discard(dir string, j journal) error {
-	if len(j.Layers) > 0 {
-		users, err := s.layerUsers()
-		if err != nil {
-			// A manifest that cannot be read might name any of them.
-			return fmt.Errorf("layers %s are kept: %w", listText(uuidTexts(j.Layers)), err)
-		}
-		for _, id := range j.Layers {
-			if len(users[id]) > 0 {
-				continue
-			}
-			// No manifest names it any more, durably. What cannot be removed takes memory until the kernel stops.
-			_ = layer.RemoveShared(s.fs, layer.Paths{Map: s.path(layersDir, id.String(), mapFile)})
-			if err := s.fs.RemoveAll(s.path(layersDir, id.String())); err != nil {
+	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
+	if len(w.journal.Layers) > 0 {
+		for _, name := range []string{commitFile, journalFile} {
+			if err := w.s.fs.Remove(w.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
-		// Before the journal goes: of a layer that a power cut brings back nobody else knows.
-		if err := s.fs.SyncDir(s.path(layersDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
 	}
-	return s.fs.RemoveAll(dir)
+	return w.s.fs.RemoveAll(w.dir)
 }

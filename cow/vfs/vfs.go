@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,6 +123,9 @@ type FS interface {
 	// MkdirAll creates a directory and its missing parents; their entries
 	// are durable when it returns.
 	MkdirAll(name string, perm fs.FileMode) error
+	// Mkdir creates a directory, whose parent exists. Durable after SyncDir of the
+	// parent. fs.ErrExist: something has the name.
+	Mkdir(name string, perm fs.FileMode) error
 	// SyncDir makes the entries of a directory durable.
 	SyncDir(dir string) error
 
@@ -133,4 +137,10 @@ type FS interface {
 	Stat(name string) (fs.FileInfo, error)
 	// ReadDir lists a directory in the order of names.
 	ReadDir(name string) ([]fs.DirEntry, error)
+	// SomeNames returns names in a directory, in no order: all of them if there are
+	// at most n, else n or more.
+	SomeNames(dir string, n int) ([]string, error)
+	// SetModTime sets the time of the last change of a file or directory. The file
+	// system may keep a coarser one.
+	SetModTime(name string, at time.Time) error
 }

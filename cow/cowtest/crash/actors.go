@@ -42,6 +42,8 @@ func (pl *player) actor(s Step) (done bool, err error) {
 		return true, pl.detach(s)
 	case "older":
 		return true, pl.older(s)
+	case "version":
+		return true, pl.version(s)
 	}
 	return false, nil
 }

@@ -24,7 +24,10 @@
 // it may be in: before and after the change under way. A tag holds what its disk
 // held at the swap; from the moment its layer is sealed, exactly what was read from
 // it then. What is left must fit one of the states in everything, and nothing
-// half-made may stay once the next command has cleaned up.
+// half-made may stay once the next command has cleaned up. Of some images, and of all
+// machines that were killed or have lost their file system, a copy is taken to pieces:
+// its disks are removed one by one, beginning with any, and what is left must stay what
+// it is, until no layer is there.
 //
 // A death of the process alone takes nothing away: every disk is read when it is
 // opened, and must show what has completed, flushed or not. What the next process
@@ -48,7 +51,8 @@
 // the store (kill N), and between the swap of a promotion and its end (kill swapped);
 // opens of which one call fails (open-fault), changes of the store of which one call
 // fails (fault); a file system without space, the store's or the one in memory (full);
-// a program of a version before shared maps (older); disks that are left for a process
+// a program of a version before shared maps (older); changes by one that knows no
+// references between layers (version); disks that are left for a process
 // that does not come at once (detach); time for background flushes (sleep). An error is
 // taken if the script has made a call fail that explains it; what had completed must be
 // there after it all the same, unless it was a sync that failed. TestRandom prints how

@@ -76,11 +76,19 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 		slots := make(chan struct{}, workers)
 		for i, c := range choices {
 			m := d.Image(c) // changes d's tree, so one after the other
+			var again *faultfs.Machine
+			if rng.IntN(4) == 0 {
+				again = m.Clone()
+			}
+			first := rng.IntN(8)
 			slots <- struct{}{}
 			wg.Go(func() {
 				s, err := observe(m)
 				if err == nil {
 					_, err = o.check(s)
+				}
+				if err == nil && again != nil {
+					err = dismantle(again, s, first)
 				}
 				errs[i] = err
 				<-slots

@@ -59,7 +59,7 @@ func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, ch
 	fail := func(kind string, c faultfs.Choice, err error) error {
 		return &Failure{Life: l, At: at, Kind: kind, Choice: c, Err: err, tail: tail(p.Tape, at, d)}
 	}
-	if err := seen(m.Clone(), o.killedAt(at)); err != nil {
+	if err := seen(m.Clone(), o.killedAt(at), at); err != nil {
 		return 1, fail("process killed", d.All(), err)
 	}
 	p.count("cut: kill")
@@ -67,18 +67,22 @@ func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, ch
 	for _, c := range choices {
 		cuts++
 		p.count("cut: remount")
-		if err := seen(d.Remount(c, m), o); err != nil {
+		if err := seen(d.Remount(c, m), o, at); err != nil {
 			return cuts, fail("file system lost and mounted again", c, err)
 		}
 	}
 	return cuts, nil
 }
 
-// seen looks at a machine as the oracle does.
-func seen(m *faultfs.Machine, o *Oracle) error {
+// seen looks at a machine as the oracle does, and has all disks removed, beginning with number first.
+func seen(m *faultfs.Machine, o *Oracle, first int) error {
+	again := m.Clone()
 	s, err := observe(m)
 	if err == nil {
 		_, err = o.check(s)
+	}
+	if err == nil {
+		err = dismantle(again, s, first)
 	}
 	return err
 }

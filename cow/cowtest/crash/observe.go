@@ -1,16 +1,19 @@
 package crash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"path"
+	"slices"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
+	"cowblk/cow/vfs"
 )
 
 const storeDir = "/store"
@@ -27,7 +30,7 @@ type seenDisk struct {
 	tags    [][]byte
 }
 
-func openStore(p *faultfs.Process) (*store.Store, error) {
+func openStore(p vfs.FS) (*store.Store, error) {
 	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: getenv})
 }
 
@@ -59,6 +62,46 @@ func observe(m *faultfs.Machine) (*sight, error) {
 		}
 	}
 	return out, leftovers(m, s)
+}
+
+// dismantle removes the disks of a store one after the other, beginning with number first. The others must stay what
+// they are, and at the end no layer may be left. seen is what another look at the same machine has shown.
+func dismantle(m *faultfs.Machine, seen *sight, first int) error {
+	s, err := openStore(m.Process(nil))
+	if err != nil {
+		return err
+	}
+	left := sortedKeys(seen.disks)
+	if len(left) == 0 {
+		return nil // and nobody tidies up
+	}
+	for len(left) > 0 {
+		i := first % len(left)
+		if _, err := s.Remove(context.Background(), left[i]); err != nil {
+			return fmt.Errorf("remove disk %s: %w", left[i], err)
+		}
+		gone := left[i]
+		left = slices.Delete(left, i, i+1)
+		for _, name := range left {
+			d, err := look(s, name)
+			if err != nil {
+				return fmt.Errorf("after disk %s was removed: %w", gone, err)
+			}
+			if !d.same(seen.disks[name]) {
+				return fmt.Errorf("disk %s shows something else after disk %s was removed", name, gone)
+			}
+		}
+	}
+	for _, dir := range []string{"layers", "tmp"} {
+		if files := m.Files(path.Join(storeDir, dir)); len(files) > 0 {
+			return fmt.Errorf("all disks were removed, and %q is left", files)
+		}
+	}
+	return nil
+}
+
+func (d *seenDisk) same(other *seenDisk) bool {
+	return bytes.Equal(d.content, other.content) && slices.Equal(d.names, other.names) && slices.EqualFunc(d.tags, other.tags, bytes.Equal)
 }
 
 // look reads one disk and its tags.

@@ -80,6 +80,9 @@ func (g *generator) step() {
 		g.create()
 		return
 	}
+	if g.rng.IntN(40) == 0 {
+		g.add(Step{Verb: "version", Name: []string{"older", "now"}[g.rng.IntN(2)]})
+	}
 	switch k := g.rng.IntN(130); {
 	case k >= 100:
 		g.event(name, d)

@@ -17,7 +17,7 @@ func (d *Device) Apply(r *Record) {
 		if !r.Failed {
 			d.syncDir(r.node)
 		}
-	case r.isData():
+	case r.isData(), r.Kind == SetTime:
 		d.pending = append(d.pending, r)
 	case r.isName():
 		if r.Kind == Create {
@@ -53,6 +53,7 @@ func (d *Device) syncFile(s *Record) {
 func (d *Device) syncDir(dir inode) {
 	take := make([]bool, len(d.pending))
 	for i, r := range d.pending {
+		take[i] = r.Kind == SetTime && r.node == dir
 		for _, e := range r.entries {
 			take[i] = take[i] || e.dir == dir
 		}
@@ -108,8 +109,13 @@ func commit(t *tree, r *Record, keep func(sector int64) bool) {
 		for _, e := range r.entries {
 			if t.node(e.dir) != nil {
 				t.link(e.dir, e.name, e.id)
+				t.own(e.dir).mtime = r.mtime
 			}
 		}
+		return
+	}
+	if r.Kind == SetTime {
+		t.own(r.node).mtime = r.mtime
 		return
 	}
 	if keep == nil {

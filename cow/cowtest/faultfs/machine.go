@@ -77,12 +77,22 @@ func (m *Machine) Cut(f func(*Device) Choice) *Machine {
 
 // record puts what has been done to the tree on the tape.
 func (m *Machine) record(r *Record) {
+	if r.isName() {
+		r.mtime = m.now() / tick * tick
+		for _, e := range r.entries {
+			m.tree.own(e.dir).mtime = r.mtime
+		}
+	}
 	if m.tape == nil {
 		return
 	}
 	m.tape.Records = append(m.tape.Records, r)
 	m.device.Apply(r)
 }
+
+// tick is how coarse the times are that directories get when their names change, in nanoseconds: two changes soon
+// after one another leave the same time, as in Linux.
+const tick = 1 << 20
 
 func (m *Machine) now() int64 {
 	m.clock++

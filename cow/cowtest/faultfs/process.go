@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ var errNotDir = error(unix.ENOTDIR)
 
 // Call is one call of a process, as a Hook sees it.
 type Call struct {
-	Op   string // open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename, remove, list, stat, next data
+	Op   string // open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename, remove, list, stat, set time, next data
 	Name string
 	Off  int64 // bytes
 	Len  int64 // bytes
@@ -260,6 +261,35 @@ func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
 		return serr
 	}
 	return nil
+}
+
+// Mkdir implements vfs.FS.
+func (p *Process) Mkdir(name string, _ fs.FileMode) error { return p.mkdir(name) }
+
+// SetModTime implements vfs.FS.
+func (p *Process) SetModTime(name string, at time.Time) error {
+	return p.change(Call{Op: "set time", Name: name}, func() error {
+		m := p.m
+		id, err := m.walk("set time", name)
+		if err != nil {
+			return err
+		}
+		m.tree.own(id).mtime = at.UnixNano()
+		m.record(&Record{Kind: SetTime, Name: name, node: id, mtime: at.UnixNano()})
+		return nil
+	})
+}
+
+// SomeNames implements vfs.FS.
+func (p *Process) SomeNames(dir string, n int) (names []string, err error) {
+	entries, err := p.ReadDir(dir)
+	for i, e := range entries {
+		if i == n {
+			break
+		}
+		names = append(names, e.Name())
+	}
+	return names, err
 }
 
 func (p *Process) mkdir(name string) error {

@@ -1,0 +1,314 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// unfinishedError marks a change that may not be durable, or of several disks that may have reached only some of them.
+type unfinishedError struct {
+	disks []string // that it is about; nil: any
+	err   error
+}
+
+func (e *unfinishedError) Error() string {
+	return fmt.Sprintf("an interrupted change cannot be finished: %v", e.err)
+}
+
+func (e *unfinishedError) Unwrap() error { return e.err }
+
+// concerns reports whether the disk may be in a state that must not be believed.
+func (e *unfinishedError) concerns(disk string) bool {
+	return e.disks == nil || slices.Contains(e.disks, disk)
+}
+
+// settle finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
+// Its error says that a change of this disk could not be finished.
+func (s *Store) settle(ctx context.Context, disk string) error {
+	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = s.InNeed(func() error {
+		return s.locked(ctx, func() (err error) {
+			for _, u := range s.clean() {
+				if u.concerns(disk) {
+					err = errors.Join(err, u)
+				}
+			}
+			return err
+		})
+	})
+	if cannotWrite(err) {
+		return s.settleReadOnly(disk)
+	}
+	return err
+}
+
+// clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and what
+// disks must not be believed for it is returned. The store's lock is held.
+func (s *Store) clean() (unfinished []*unfinishedError) {
+	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	if err != nil {
+		return nil // none, or the operation itself will meet the same error
+	}
+	for _, e := range entries {
+		dir := s.path(tmpDir, e.Name())
+		if err := s.cleanOne(dir); err != nil {
+			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
+			var u *unfinishedError
+			if errors.As(err, &u) {
+				unfinished = append(unfinished, u)
+			}
+		}
+	}
+	return unfinished
+}
+
+func (s *Store) cleanOne(dir string) error {
+	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		// begin makes directory and lock file while it holds the store's lock, as we do now: its process is gone, or has
+		// left nothing here but garbage.
+	case err != nil:
+		return err
+	default:
+		defer f.Close()
+		if err := f.Lock(true); errors.Is(err, vfs.ErrLocked) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	s.log.Info("cleaning up after an interrupted command", "directory", dir)
+	if isRemoval(dir) {
+		return s.finishRemoval(dir)
+	}
+	c, err := s.readChange(dir)
+	if err != nil {
+		return &unfinishedError{err: err}
+	}
+	j, jerr := s.readJournal(dir)
+	if jerr != nil && !isDamage(jerr) {
+		return jerr
+	}
+	if err := s.syncDirectories(dir, s.changedDisks(j, jerr, c)); err != nil {
+		return &unfinishedError{disks: c.disks(), err: err}
+	}
+	if err := s.rollForward(dir, c); err != nil {
+		return &unfinishedError{disks: c.disks(), err: err}
+	}
+	if jerr != nil {
+		s.log.Warn("the journal of an interrupted command cannot be read: the layers that it lists are kept, cowblk check shows those that no disk needs", "err", jerr)
+	}
+	return s.discard(dir, j)
+}
+
+// changedDisks are the disks whose manifests a dead process may have replaced.
+func (s *Store) changedDisks(j journal, unread error, c *change) []string {
+	names := slices.Clone(j.Disks)
+	if len(names) == 0 && (len(j.Layers) > 0 || unread != nil) {
+		names, _ = s.names(disksDir)
+	}
+	return append(names, c.disks()...)
+}
+
+// syncDirectories makes durable what a dead process has changed, perhaps without syncing it: the names of images, layers
+// and disks, and of manifests, and what its work directory says. Others find these changes made and rely on them, so a
+// power cut must not take them back. The store's lock is held.
+func (s *Store) syncDirectories(work string, disks []string) error {
+	dirs := []string{work, s.dir, s.path(imagesDir), s.path(layersDir), s.path(disksDir)}
+	for _, name := range disks {
+		dirs = append(dirs, s.path(disksDir, name))
+	}
+	for _, dir := range dirs {
+		if err := s.fs.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// discard removes the layers of j that nobody needs, then dir. If that cannot be known the layers stay, and Check shows
+// them later: the next commands shall not look for it again and again. The store's lock is held.
+func (s *Store) discard(dir string, j journal) error {
+	there, err := s.present(j.Layers)
+	if err != nil {
+		return err
+	}
+	if len(there) > 0 {
+		named, err := s.namedBy(j.Disks)
+		switch {
+		case err != nil && !isDamage(err):
+			return err // the next command may have more luck
+		case err != nil:
+			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
+				"layers", there, "err", err)
+		default:
+			there = slices.DeleteFunc(there, func(id uuid.UUID) bool { return named[id] })
+			if err := s.release(there, dir); err != nil {
+				return err
+			}
+		}
+	}
+	return s.fs.RemoveAll(dir)
+}
+
+// isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
+// will find another.
+func isDamage(err error) bool {
+	var io *fs.PathError
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return !errors.As(err, &io)
+}
+
+func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
+	for _, id := range layers {
+		ok, err := s.exists(s.path(layersDir, id.String()))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			there = append(there, id)
+		}
+	}
+	return there, nil
+}
+
+// namedBy are the layers that the manifests of some disks name; of all disks if none is given. An error: one of them
+// cannot be read.
+func (s *Store) namedBy(disks []string) (map[uuid.UUID]bool, error) {
+	named := map[uuid.UUID]bool{}
+	var all []*Manifest
+	var err error
+	if len(disks) == 0 {
+		all, err = s.Disks()
+	}
+	for _, name := range disks {
+		m, derr := s.Disk(name)
+		if errors.Is(derr, ErrNotFound) {
+			there, eerr := s.exists(s.path(disksDir, name))
+			if eerr == nil && !there {
+				continue
+			}
+		}
+		if derr != nil {
+			err = errors.Join(err, derr)
+			continue
+		}
+		all = append(all, m)
+	}
+	for _, m := range all {
+		for _, l := range m.Layers {
+			named[l.UUID] = true
+		}
+	}
+	return named, err
+}
+
+// release removes those of the layers on which nothing lies; no manifest names them. They are renamed into dir first.
+func (s *Store) release(layers []uuid.UUID, dir string) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	r, err := s.openRefs()
+	if err != nil {
+		return err
+	}
+	if r.unknown {
+		s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
+			"layers", layers, "unreadable_disk", r.unreadable)
+		return nil
+	}
+	// In whatever order they are: once more for those that lay under others.
+	for again := true; again; {
+		again = false
+		for _, id := range slices.Clone(layers) {
+			used, err := r.above(id.String(), uuid.Nil)
+			if err != nil {
+				return err
+			}
+			if used || s.lyingElsewhere(id) {
+				continue
+			}
+			parent, _ := s.parentOf(id) // unknown: a reference too many
+			if err := r.takeOut(id, parent, dir); err != nil {
+				return err
+			}
+			layers = slices.DeleteFunc(layers, func(other uuid.UUID) bool { return other == id })
+			again = true
+		}
+	}
+	if err := s.syncLayers(); err != nil {
+		return err
+	}
+	r.stamp()
+	return nil
+}
+
+// lyingElsewhere reports whether only the sums of a layer are in layers/, and some disk needs them: there are no
+// references to such layers.
+func (s *Store) lyingElsewhere(id uuid.UUID) bool {
+	if there, err := s.exists(s.path(layersDir, id.String(), mapFile)); err == nil && there {
+		return false
+	}
+	named, err := s.namedBy(nil)
+	return err != nil || named[id]
+}
+
+// removalPrefix begins the name of a disk's directory in tmp once the disk is removed: the rest goes with the next
+// command that changes the store. A version before references removes the directory and leaves the layers.
+const removalPrefix = "rm-"
+
+func isRemoval(dir string) bool { return strings.HasPrefix(filepath.Base(dir), removalPrefix) }
+
+// finishRemoval removes what a disk leaves that was removed by a process that is gone. The store's lock is held.
+func (s *Store) finishRemoval(dir string) error {
+	// The removal may not be durable yet, and the layers must not go before it.
+	if err := s.syncDirectories(dir, nil); err != nil {
+		return err
+	}
+	m, err := s.removedDisk(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil && !isDamage(err):
+		return err
+	case err != nil:
+		s.log.Warn("the manifest of a removed disk cannot be read: its layers are kept, cowblk check shows those that no disk needs", "err", err)
+	default:
+		r, err := s.openRefs()
+		if err == nil {
+			err = r.releaseAbove(m, 0, dir)
+		}
+		if err != nil {
+			return err
+		}
+		r.stamp()
+	}
+	return s.fs.RemoveAll(dir)
+}
+
+// removedDisk reads the manifest in the directory of a removed disk.
+func (s *Store) removedDisk(dir string) (*Manifest, error) {
+	m := new(Manifest)
+	return m, s.readDocument(filepath.Join(dir, diskFile), m, func() error { return m.check(m.Name) })
+}

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+)
+
+// A work directory of a dead process goes with the next command, whether or not it can be known what goes with it. What
+// a disk that cannot be read may need stays, is said once, and cowblk check shows it once the disk can be read.
+func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name    string
+		journal func(orphan uuid.UUID) string
+		stays   bool // the layer of the journal
+	}{
+		{"of an older version", func(id uuid.UUID) string {
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}})))
+		}, true},
+		{"of the damaged disk", func(id uuid.UUID) string {
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm2"}})))
+		}, true},
+		{"of another disk", func(id uuid.UUID) string {
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm1"}})))
+		}, false},
+		{"of a disk that is gone", func(id uuid.UUID) string {
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm9"}})))
+		}, false},
+		{"cut off", func(id uuid.UUID) string { return `{"layers":["` + id.String() }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var said bytes.Buffer
+			s, calls := countingStore(t)
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+			manifest := s.path(disksDir, "vm2", diskFile)
+			saved := first(os.ReadFile(manifest))
+			if err := os.Truncate(manifest, 50); err != nil {
+				t.Fatal(err)
+			}
+			orphan := uuid.New()
+			dir := s.path(layersDir, orphan.String())
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile), Data: filepath.Join(dir, dataFile)},
+				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(), Perm: 0o600})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			work := s.path(tmpDir, uuid.NewString())
+			if err := os.MkdirAll(work, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(work, lockFile), nil)
+			write(t, filepath.Join(work, journalFile), []byte(c.journal(orphan)))
+			s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			create(t, s, "vm3", CreateOptions{Size: 1 << 20})
+			warned := said.String()
+			before := calls.calls.Load()
+			create(t, s, "vm4", CreateOptions{Size: 1 << 20})
+			after := calls.calls.Load()
+			create(t, s, "vm5", CreateOptions{Size: 1 << 20})
+			if calls.calls.Load()-after != after-before {
+				t.Errorf("creates beside the damage took %d calls, then %d", after-before, calls.calls.Load()-after)
+			}
+			if said.String() != warned {
+				t.Errorf("said again: %s", strings.TrimPrefix(said.String(), warned))
+			}
+			if left, _ := os.ReadDir(s.path(tmpDir)); len(left) > 0 {
+				t.Errorf("in tmp: %v", left)
+			}
+			if _, err := os.Stat(dir); (err == nil) != c.stays {
+				t.Errorf("the layer of the journal: %v", err)
+			}
+			if c.stays != (warned != "") && c.stays {
+				t.Errorf("said %q", warned)
+			}
+			write(t, manifest, saved)
+			r, err := s.Check(ctx, CheckOptions{Repair: true})
+			if err != nil || r.Found != r.Repaired || (r.Found == 1) != c.stays {
+				t.Errorf("check after the damage: %+v, %v", r, err)
+			}
+			content(t, s, "vm2")
+		})
+	}
+}

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"cowblk/cow/vfs"
+)
+
+// keptName is the name of the file in memory that says who has a disk open, where the disk's lock file cannot be written:
+// it names the lock file, which another store does not share.
+func keptName(id vfs.Identity) string { return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode) }
+
+// keep writes v to a file in memory.
+func (l *Lock) keep(v Serving) error {
+	sfs, ok := l.s.fs.(vfs.SharedFS)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	id, err := l.file.Identity()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, dir := range l.s.SharedDirs() {
+		err := sfs.MakeSharedDir(dir)
+		if err == nil {
+			l.forget()
+			l.kept = filepath.Join(dir, keptName(id))
+			if err = writeShared(sfs, l.kept, append(data, '\n')); err == nil {
+				return nil
+			}
+			l.forget()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func writeShared(sfs vfs.SharedFS, path string, data []byte) error {
+	f, err := sfs.OpenShared(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	return errors.Join(err, f.Close())
+}
+
+// forget removes the file in memory, if there is one.
+func (l *Lock) forget() {
+	if l.kept == "" {
+		return
+	}
+	if err := l.s.fs.Remove(l.kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+		l.s.log.Warn("a file in memory that says who serves a disk is left over", "disk", l.name, "err", err)
+	}
+	l.kept = ""
+}
+
+// readKept is what the file in memory of a lock file says, if there is one.
+func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
+	if _, ok := s.fs.(vfs.SharedFS); !ok {
+		return v, false
+	}
+	for _, dir := range s.SharedDirs() {
+		if data, err := s.fs.ReadFile(filepath.Join(dir, keptName(id))); err == nil && json.Unmarshal(data, &v) == nil {
+			return v, true
+		}
+	}
+	return Serving{}, false
+}

@@ -1,0 +1,230 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/vfs"
+)
+
+// Modes of what a store makes. flock(2) needs no more than an open file, so whoever may open one of the store's locks, or
+// the map of a layer, could hold a disk down: nobody but the owner may. The store's directory and the run directory can be
+// entered, for QEMU runs as another user and connects to a socket there, and not be listed or opened.
+const (
+	enterPerm fs.FileMode = 0o711 // the store's directory, the run directory
+	dirPerm   fs.FileMode = 0o700
+	filePerm  fs.FileMode = 0o600
+)
+
+// locked runs f while this process alone may change the store. Processes get the lock in the order in which they ask.
+// It waits as Options.LockTimeout says, then gives up with an ErrBusy; it ends early when ctx is done.
+func (s *Store) locked(ctx context.Context, f func() error) error {
+	lock, err := s.lockStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := f(); err != nil {
+		return err
+	}
+	s.refill()
+	return nil
+}
+
+// lockStore returns the open lock file of the store, with the lock; Close gives it up.
+func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
+	lock, err := s.openStoreLock()
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	s.restrict(lock)
+	err = lock.Lock(true)
+	if err == nil {
+		return lock, nil
+	}
+	if errors.Is(err, vfs.ErrLocked) {
+		timer := time.NewTimer(s.lockTimeout)
+		defer timer.Stop()
+		if w, ok := lock.(vfs.LockWaiter); ok {
+			lock, err = s.waiters.wait(ctx, w, timer.C)
+		} else {
+			err = poll(ctx, lock, timer.C)
+		}
+	}
+	switch {
+	case err == nil:
+		return lock, nil
+	case errors.Is(err, errLockTimeout):
+		err = fmt.Errorf("%w: %s has been changing it for more than %s", ErrBusy, s.storeHolder(), s.lockTimeout)
+	}
+	if lock != nil {
+		lock.Close()
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("store %s: %w", s.dir, err)
+}
+
+// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there.
+func (s *Store) openStoreLock() (vfs.File, error) {
+	path := s.path(lockFile)
+	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := s.makeDir(); err != nil {
+		return nil, err
+	}
+	return s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
+}
+
+// makeDir makes the store's directory. Its parents are others' too.
+func (s *Store) makeDir() error { return makeDir(s.fs, s.dir, enterPerm) }
+
+func makeDir(fsys vfs.FS, dir string, perm fs.FileMode) error {
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := fsys.MkdirAll(parent, 0o755); err != nil {
+			return err
+		}
+	}
+	return fsys.MkdirAll(dir, perm)
+}
+
+// restrict takes from other users what an earlier version has let them open: once in the life of a Store, by descriptor.
+// What cannot be restricted stays as it is: it is somebody else's.
+func (s *Store) restrict(lock vfs.File) {
+	s.restrictOnce.Do(func() {
+		if f, ok := lock.(vfs.Restricter); ok {
+			if err := f.Restrict(filePerm); err != nil {
+				s.log.Warn("other users may open the store's lock", "err", err)
+			}
+		}
+		s.restrictDir(".", enterPerm)
+		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir} {
+			s.restrictDir(dir, dirPerm)
+		}
+	})
+}
+
+// prepare does for a store of an earlier version whose disks are only served what a change does for others. It needs no
+// lock: what it makes, others make too.
+func (s *Store) prepare() {
+	if lock, err := s.openStoreLock(); err == nil {
+		s.restrict(lock)
+		lock.Close()
+	}
+	s.refill()
+}
+
+func (s *Store) restrictDir(name string, perm fs.FileMode) { restrictDir(s, s.dir, name, perm) }
+
+func restrictDir(s *Store, dir, name string, perm fs.FileMode) {
+	lfs, ok := s.fs.(vfs.HostFS)
+	if !ok {
+		return
+	}
+	if err := lfs.RestrictDir(dir, name, perm); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("other users may open files of the store, and so hold its locks", "err", err)
+	}
+}
+
+// lockPoll is the time between two attempts to get a lock where a wait in the kernel is not to be had, or would have to
+// be ended when the holder turns out to be a daemon.
+const lockPoll = 10 * time.Millisecond
+
+// errLockTimeout says that a lock was not to be had in time.
+var errLockTimeout = errors.New("the lock was not to be had in time")
+
+func poll(ctx context.Context, f vfs.File, timeout <-chan time.Time) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timeout:
+			return errLockTimeout
+		case <-time.After(lockPoll):
+		}
+		if err := f.Lock(true); !errors.Is(err, vfs.ErrLocked) {
+			return err
+		}
+	}
+}
+
+// waiters are waits for the store's lock in the kernel, which nothing can end but the lock. One that nobody waits for any
+// more is left to the next caller, so that there are never more of them than callers at one time.
+type waiters struct {
+	mu        sync.Mutex
+	abandoned []*waiter
+}
+
+// waiter is one wait: a goroutine, which ends with it.
+type waiter struct {
+	file vfs.LockWaiter
+	done chan error // holds one
+}
+
+// wait returns the file of the lock that it has got, which need not be f: that is closed then. After an error the file
+// is f, to be closed by the caller, or nil.
+func (ws *waiters) wait(ctx context.Context, f vfs.LockWaiter, timeout <-chan time.Time) (vfs.File, error) {
+	w := ws.take(f)
+	if w.file != f {
+		f.Close()
+	}
+	select {
+	case err := <-w.done:
+		return w.file, err
+	case <-ctx.Done():
+		ws.abandon(w)
+		return nil, ctx.Err()
+	case <-timeout:
+		ws.abandon(w)
+		return nil, errLockTimeout
+	}
+}
+
+// take returns a wait that was abandoned, which is nearer to the lock, or begins one.
+func (ws *waiters) take(f vfs.LockWaiter) *waiter {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if n := len(ws.abandoned); n > 0 {
+		w := ws.abandoned[0]
+		ws.abandoned = ws.abandoned[1:]
+		return w
+	}
+	w := &waiter{file: f, done: make(chan error, 1)}
+	go func() {
+		err := w.file.LockWait()
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		for i, a := range ws.abandoned {
+			if a == w {
+				ws.abandoned = append(ws.abandoned[:i:i], ws.abandoned[i+1:]...)
+				w.file.Close()
+				return
+			}
+		}
+		w.done <- err
+	}()
+	return w
+}
+
+// abandon leaves a wait to the next caller. If the lock has come at this very moment it is given up.
+func (ws *waiters) abandon(w *waiter) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	select {
+	case <-w.done:
+		w.file.Close()
+	default:
+		ws.abandoned = append(ws.abandoned, w)
+	}
+}
