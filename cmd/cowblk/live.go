@@ -78,7 +78,7 @@ func live(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo
 	defer cancel()
 	disks, err := queryDisks(ctx, v.Control)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: process %d, which serves it, does not answer: %w", name, v.PID, err)
+		return nil, fmt.Errorf("disk %q: %s, which does not answer: %w", name, v, err)
 	}
 	for _, d := range disks {
 		if d.Name == name {

@@ -67,16 +67,13 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 			l, err = control.ListenUnix(path, f.group)
 			return err
 		}
-		path := f.socketPath
+		path, err := f.socketOf(st, o.name)
 		switch {
-		case path == "":
-			if path, err = st.Socket(o.name); err == nil {
-				path, err = listenRun(st, path, listen, s.log)
-			}
+		case err != nil:
+		case f.socketPath == "":
+			path, err = listenRun(st, path, listen, s.log)
 		default:
-			if path, err = filepath.Abs(path); err == nil {
-				err = inNeed(st, func() error { return listen(path) })
-			}
+			err = inNeed(st, func() error { return listen(path) })
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())

@@ -3,8 +3,6 @@ package store
 import (
 	"strings"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/shell"
 )
 
@@ -19,11 +17,4 @@ func listText(all []string) string {
 		return "none"
 	}
 	return strings.Join(all, ", ")
-}
-
-func uuidTexts(ids []uuid.UUID) (all []string) {
-	for _, id := range ids {
-		all = append(all, id.String())
-	}
-	return all
 }

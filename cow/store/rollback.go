@@ -144,6 +144,10 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	}
 	after := *m
 	after.Layers = slices.Clone(m.Layers[:top+1])
+	if now := tagsAbove(m, top); lost != nil && !slices.Equal(lost, now) {
+		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
+			m.Name, ErrBusy, listText(lost), listText(now))
+	}
 	id, err := w.newHead(&after)
 	if err != nil {
 		return nil, err
@@ -208,4 +212,15 @@ func (s *Store) undo(m, after *Manifest) error {
 		})
 	}
 	return err
+}
+
+// tagsAbove are the tags of the layers above the one at top, oldest first.
+func tagsAbove(m *Manifest, top int) []string {
+	tags := []string{}
+	for _, l := range m.Layers[top+1:] {
+		if l.Tag != "" {
+			tags = append(tags, l.Tag)
+		}
+	}
+	return tags
 }

@@ -62,14 +62,13 @@ type Store struct {
 	getenv      func(string) string
 	lockTimeout time.Duration
 	now         func() time.Time
+	program     string // Options.Command
 
 	restrictOnce sync.Once
 	refillOnce   sync.Once
 	waiters      waiters // for the store's lock
 	held         heldLocks
 	holders      holderCache
-
-	program string // Options.Command
 }
 
 // Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
@@ -155,7 +154,8 @@ func (s *Store) RunDir() string { return s.runDir }
 // MakeRunDir creates RunDir. Other users may enter it, for the mode of each socket says who may connect. They may not open
 // it: ListenUnix locks it.
 func (s *Store) MakeRunDir() error {
-	if dir := s.getenv(runtimeEnv); dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
+	dir := s.getenv(runtimeEnv)
+	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
 		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
 	}
 	err := s.makeRunDir(s.runDir)
