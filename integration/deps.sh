@@ -8,7 +8,7 @@ packages=(
     libvirt-daemon-system libvirt-clients libxml2-utils          # libvirt; virt-xml-validate
     mmdebstrap e2fsprogs fdisk dosfstools mtools cpio kmod zstd  # images
     fakeroot uidmap                                              # images without root
-    libnbd-bin socat jq fio                                      # clients
+    libnbd-bin socat jq fio strace                               # clients, counts of calls
     xfsprogs btrfs-progs                                         # file systems that fail
 )
 
