@@ -66,7 +66,7 @@ bench-reopen: build ## reopening after kills, takeovers, writes: beside the bina
 	$(GO) build -o $(BENCHDIR)/cowblk-bench-reopen ./integration/bench/reopen
 	$(BENCHDIR)/cowblk-bench-reopen --before $(BEFORE) --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 
-bench-scale: build ## system calls and time for 10 to 1,000 disks and tags, 1 GiB to 64 TiB; beside the binary BEFORE=, as root
+bench-scale: deps build ## system calls and time for 10 to 1,000 disks and tags, 1 GiB to 64 TiB; beside the binary BEFORE=, as root
 	$(GO) build -o $(BENCHDIR)/cowblk-bench-scale ./integration/bench/scale
 	$(BENCHDIR)/cowblk-bench-scale --before "$(BEFORE)" --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 

@@ -8,7 +8,7 @@ packages=(
     libvirt-daemon-system libvirt-clients libxml2-utils          # libvirt; virt-xml-validate
     mmdebstrap e2fsprogs fdisk dosfstools mtools cpio kmod zstd  # images
     fakeroot uidmap                                              # images without root
-    libnbd-bin python3-libnbd socat jq fio python3               # clients; the reader of stores
+    libnbd-bin python3-libnbd socat jq fio strace python3        # clients, counts of calls, the reader of stores
     xfsprogs btrfs-progs                                         # file systems that fail
 )
 
