@@ -224,11 +224,17 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		k.exhaust(t, m)
 		command(t, st, "rollback", "stopped@t", "--yes")
 	}
-	writeAt(t, guest, 0, pattern(3, 64<<10))
-	if err := guest.Driver(0).Flush(); err != nil {
-		t.Error(err)
+	k.exhaust(t, m)
+	command(t, st, "rm", "fresh", "--yes")
+	content := byte(1)
+	if k.name != "btrfs" { // which writes to another place, for which there is none
+		content = 3
+		writeAt(t, guest, 0, pattern(content, 64<<10))
+		if err := guest.Driver(0).Flush(); err != nil {
+			t.Error(err)
+		}
 	}
-	wantAt(t, guest, 0, pattern(3, 64<<10))
+	wantAt(t, guest, 0, pattern(content, 64<<10))
 	guest.Close()
 	other.Close()
 	served.end(t)
