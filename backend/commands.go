@@ -94,7 +94,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		return nil, d.shortages.resume(a.Disk)
 	})
-	s.Register("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
+	s.RegisterChange("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a struct {
 			Disk string `json:"disk"`
 		}
