@@ -28,7 +28,11 @@ func (c *checker) owners() {
 		path  string
 	}
 	seen := map[once]bool{}
-	for _, k := range c.sortedManifests() {
+	manifests := c.sortedManifests()
+	if len(c.o.Names) > 0 {
+		manifests, _ = c.s.Disks() // one that cannot be read is for the check of that disk
+	}
+	for _, k := range manifests {
 		for _, p := range c.s.partsOf(k) {
 			key := once{p.kind, p.layer, p.path}
 			if p.layer != uuid.Nil && !p.head && seen[key] {

@@ -110,12 +110,12 @@ type busyOnce struct {
 	path string
 }
 
-func (b *busyOnce) ReadFile(name string) ([]byte, error) {
+func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	if name == b.path {
 		b.path = ""
 		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
 	}
-	return b.OS.ReadFile(name)
+	return b.OS.OpenFile(name, flag, perm)
 }
 
 // An error that passes is no damage: what a failed promotion has left is removed by the next command.

@@ -119,7 +119,7 @@ func TestOpenTagErrors(t *testing.T) {
 	}{
 		{Ref{Name: "vm2"}, ErrNotFound, "vm2"},
 		{Ref{Name: "vm2", Tag: "one"}, ErrNotFound, "vm2"},
-		{Ref{Name: "vm1", Tag: "three"}, ErrNotFound, "[one two]"},
+		{Ref{Name: "vm1", Tag: "three"}, ErrNotFound, "the tags one, two"},
 		{Ref{Name: "base"}, ErrNotFound, "it is an image"},
 		{Ref{Name: "vm1", Tag: "../one"}, ErrInvalid, "tag name"},
 		{Ref{Name: "../vm1", Tag: "one"}, ErrInvalid, "disk name"},

@@ -98,7 +98,7 @@ func TestRefusedOpen(t *testing.T) {
 			p := s.path(disksDir, "vm1", diskFile)
 			os.Truncate(p, 100)
 			return p
-		}, []string{"unexpected end", "backup"}},
+		}, []string{"end of the document", "backup"}},
 		{"manifest of a newer program", "vm1", func(t *testing.T, s *Store, _ string) string {
 			p := s.path(disksDir, "vm1", diskFile)
 			data, _ := os.ReadFile(p)
