@@ -122,7 +122,7 @@ func TestBlkFileFormats(t *testing.T) {
 		"cowblk serve --blk-file nosuch --format qcow2 --socket-path s":        "expected raw",
 		"cowblk create vm1 --base /dev/zero":                                   "a character device",
 		"cowblk create vm1 --table '0 8 cow /dev/zero 0 m d 0'":                "a character device",
-		"cowblk create vm1 --size 1M --base ''":                                "--base is empty",
+		"cowblk create vm1 --size 1M --base ''":                                "found the empty string",
 		"cowblk import '' x":                                                   "empty name",
 		"cowblk import --format vdi nosuch x":                                  "expected raw or qcow2",
 		"cowblk create vm1 --force --base /proc/self/environ --size 1M --json": "the kernel makes up",

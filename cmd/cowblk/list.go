@@ -125,6 +125,8 @@ func (l *listed) row() []string {
 	switch {
 	case l.Serving != nil:
 		state = servingText(l.Serving)
+	case l.node.Unknown:
+		state = "open or not"
 	case l.Kind == store.KindImage && len(l.Users) == 0:
 		state = "unused"
 	case l.Kind == store.KindImage:

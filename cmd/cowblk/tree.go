@@ -203,6 +203,8 @@ func nodeState(n *store.Node) string {
 	switch {
 	case n.Serving != nil:
 		state = servingText(n.Serving)
+	case n.Unknown:
+		state = "open or not"
 	case n.Kind == store.KindDisk:
 		state = "stopped"
 	case n.Users == 0:

@@ -62,8 +62,8 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 				if err := p.cmd.Process.Signal(sig); err != nil {
 					t.Fatal(err)
 				}
-				if code := p.outcome(t); code != exitInterrupted {
-					t.Errorf("exit code %d, expected %d\n%s", code, exitInterrupted, p.log.String())
+				if code, want := p.outcome(t), 128+int(sig); code != want {
+					t.Errorf("exit code %d, expected %d\n%s", code, want, p.log.String())
 				}
 			})
 		}

@@ -109,7 +109,7 @@ func (s *Store) restrict(lock vfs.File) {
 			}
 		}
 		s.restrictDir(".", enterPerm)
-		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir} {
+		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, refsDir} {
 			s.restrictDir(dir, dirPerm)
 		}
 	})

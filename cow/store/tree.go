@@ -37,6 +37,7 @@ type Node struct {
 	Error     string    `json:"error,omitempty"`     // what is wrong with it
 
 	Err       error    `json:"-"` // Error
+	Unknown   bool     `json:"-"` // whether a process has the disk open cannot be said
 	UserNames []string `json:"-"` // of Users: all for a root, the first ones for a layer
 	Children  []*Node  `json:"-"`
 }
@@ -136,6 +137,7 @@ func (t *tree) plant(root *Node, m *Manifest) {
 	v, err := t.s.ServingError(m.Name)
 	if disk.Serving = v; err != nil {
 		disk.fail(err)
+		disk.Unknown = true
 	}
 }
 
