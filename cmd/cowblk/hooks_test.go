@@ -22,6 +22,11 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	}
 	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1ms",
 		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the process said\n%s", p.log.String())
+		}
+	})
 	c, events := controlled(t, dir, "a")
 	if s := set(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" || s.Keep != 3 || s.SpaceLow != "5%" {
 		t.Errorf("settings %+v", s)
