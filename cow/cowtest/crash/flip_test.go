@@ -62,6 +62,9 @@ func TestBitFlips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(content) == 0 {
+			continue // a reference, or of the reserve: the name is all
+		}
 		t.Run(strings.TrimPrefix(name, storeDir+"/"), func(t *testing.T) {
 			refused, harmless, wrong := 0, 0, 0
 			for _, bit := range bits(rng, content, long(t)) {
