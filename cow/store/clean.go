@@ -243,11 +243,11 @@ func (s *Store) release(layers []uuid.UUID, dir string) error {
 	for again := true; again; {
 		again = false
 		for _, id := range slices.Clone(layers) {
-			used, err := r.above(id.String(), uuid.Nil)
+			used, twice, err := r.above(id.String(), uuid.Nil)
 			if err != nil {
 				return err
 			}
-			if used || s.lyingElsewhere(id) {
+			if used || twice || r.unknown || s.lyingElsewhere(id) {
 				continue
 			}
 			parent, _ := s.parentOf(id) // unknown: a reference too many

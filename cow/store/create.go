@@ -356,6 +356,7 @@ func (w *work) moveInLayer(r *refs, m *Manifest) error {
 	if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
 		return err
 	}
+	r.addNode(id.String())
 	r.add(m.below(len(m.Layers)-1), id)
 	return nil
 }
@@ -382,15 +383,11 @@ func (w *work) moveInDisk(m *Manifest) error {
 // publish puts the manifest of a new disk in place whose layers are all somewhere else: the step that makes it exist.
 // The store is locked.
 func (w *work) publish(m *Manifest) error {
-	r := w.s.validRefs()
 	if err := w.stageDisk(m); err != nil {
 		return err
 	}
-	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
-		return err
-	}
-	r.stamp()
-	return nil
+	// References to layers that lie elsewhere are made anew with the next stamp.
+	return w.moveIn(w.path("disk"), disksDir, m.Name)
 }
 
 // stageDisk makes the directory of a new disk, with its manifest, in the work directory.

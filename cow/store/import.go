@@ -77,7 +77,11 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		return w.moveIn(w.path("image"), imagesDir, name)
+		if err := w.moveIn(w.path("image"), imagesDir, name); err != nil {
+			return err
+		}
+		w.s.validRefs().addNode(imageRef(name))
+		return nil
 	})
 	if err != nil {
 		return nil, err

@@ -433,3 +433,115 @@ func TestRemoveWithoutRoom(t *testing.T) {
 		})
 	}
 }
+
+// A manifest that somebody has copied names what another one names, heads among it.
+func TestCopiedManifestKeepsLayers(t *testing.T) {
+	ctx := context.Background()
+	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it", "promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
+		t.Run(step, func(t *testing.T) {
+			s := newStore(t)
+			create(t, s, "a", CreateOptions{Size: 1 << 20})
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			promote := func(name, tag string) {
+				t.Helper()
+				_, err := s.Promote(ctx, []string{name}, tag)
+				must(err)
+			}
+			remove := func(name string) {
+				t.Helper()
+				_, err := s.Remove(ctx, name)
+				must(err)
+			}
+			promote("a", "t1")
+			promote("a", "t2")
+			m, err := s.Disk("a")
+			must(err)
+			m.Name = "b"
+			must(os.MkdirAll(s.path(disksDir, "b"), 0o700))
+			must(s.writeDocument(s.path(disksDir, "b", diskFile), m))
+			stays := "a"
+			switch step {
+			case "rm copy":
+				remove("b")
+			case "rm original":
+				remove("a")
+				stays = "b"
+			case "rollback copy":
+				_, err := s.Rollback(ctx, Ref{Name: "b", Tag: "t1"})
+				must(err)
+			case "promote copy, rm it":
+				promote("b", "t3")
+				remove("b")
+			case "promote original, rm copy":
+				promote("a", "t3")
+				remove("b")
+			case "promote copy, rm original":
+				promote("b", "t3")
+				remove("a")
+				stays = "b"
+			case "another command, rm copy":
+				create(t, s, "c", CreateOptions{Size: 1 << 20})
+				remove("c")
+				remove("b")
+			}
+			kept, err := s.Disk(stays)
+			must(err)
+			for i := range kept.Layers {
+				_, err := os.Stat(s.paths(&kept.Layers[i]).Map)
+				must(err)
+			}
+			if step != "promote copy, rm it" { // which has sealed the other's head
+				openDisk(t, s, stays).Close()
+			}
+		})
+	}
+}
+
+// Whoever removes a part of refs/, or all of it, takes no layer from a disk.
+func TestReferencesRemovedByHand(t *testing.T) {
+	ctx := context.Background()
+	for _, part := range []string{"[0-9a-f]*", "[0-9a-f]*/*", "image-*", "image-*/*", "*", "stamp", ""} {
+		t.Run(part, func(t *testing.T) {
+			s := newStore(t)
+			img := filepath.Join(t.TempDir(), "img")
+			if err := os.WriteFile(img, make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Import(ctx, img, "img", ImportOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			create(t, s, "a", CreateOptions{From: "img"})
+			if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
+				t.Fatal(err)
+			}
+			create(t, s, "b", CreateOptions{From: "a@t"})
+			create(t, s, "c", CreateOptions{From: "a@t"})
+			all, err := filepath.Glob(s.path(refsDir, part))
+			if err != nil || len(all) == 0 {
+				t.Fatalf("%v, %v", all, err)
+			}
+			for _, name := range all {
+				if err := os.RemoveAll(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range []string{"a", "c"} {
+				if _, err := s.Remove(ctx, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) {
+				t.Errorf("the image of a disk: %v", err)
+			}
+			openDisk(t, s, "b").Close()
+			if r, err := s.Check(ctx, CheckOptions{}); err != nil || r.Found > 0 {
+				t.Errorf("check: %+v, %v", r, err)
+			}
+		})
+	}
+}

@@ -28,9 +28,10 @@ type refStamp struct {
 	Disks      dirState `json:"disks"`
 	Unreadable string   `json:"unreadable,omitempty"` // see refs
 	Unknown    bool     `json:"unknown,omitempty"`    // see refs
+	Key        string   `json:"key"`                  // a random number; see refs.mark
 }
 
-const stampVersion = 1
+const stampVersion = 2
 
 // dirState tells one state of a directory from another. The time is one that a stamp has given it, to the nanosecond:
 // the kernel's own are so coarse that two changes can leave the same.
@@ -65,7 +66,7 @@ func (s *Store) validRefs() *refs {
 	if err != nil {
 		return nil
 	}
-	now.Unreadable, now.Unknown = found.Unreadable, found.Unknown
+	now.Unreadable, now.Unknown, now.Key = found.Unreadable, found.Unknown, found.Key
 	if found != now {
 		return nil
 	}
@@ -78,7 +79,7 @@ func (s *Store) validRefs() *refs {
 			return nil
 		}
 	}
-	return &refs{s: s, unreadable: found.Unreadable, unknown: found.Unknown}
+	return &refs{s: s, unreadable: found.Unreadable, unknown: found.Unknown, key: found.Key}
 }
 
 // refState is the stamp of the store as it is; f is a file in it.
@@ -133,7 +134,7 @@ func (r *refs) stamp() {
 	if err != nil || st.Layers.MTime != at.UnixNano() || st.Disks.MTime != at.UnixNano() {
 		return // the file system keeps coarser times
 	}
-	st.Unreadable, st.Unknown = r.unreadable, r.unknown
+	st.Unreadable, st.Unknown, st.Key = r.unreadable, r.unknown, r.key
 	if text, err := json.Marshal(st); err == nil && len(text) <= stampSize {
 		_, _ = f.WriteAt(padded(text), 0)
 	}

@@ -21,7 +21,7 @@ func (s *Store) openRefs() (*refs, error) {
 	if err != nil {
 		return nil, err
 	}
-	if writable && s.writeRefs(r.graph) == nil {
+	if writable && r.write() == nil {
 		r.graph = nil
 	}
 	if r.unreadable != "" {
@@ -34,6 +34,7 @@ func (s *Store) openRefs() (*refs, error) {
 // planRefs is openRefs for who changes nothing and has not locked the store.
 func (s *Store) planRefs() (*refs, error) {
 	if r := s.validRefs(); r != nil {
+		r.plan = true
 		return r, nil
 	}
 	return s.survey()
@@ -42,8 +43,15 @@ func (s *Store) planRefs() (*refs, error) {
 // survey makes references of all manifests, and of the headers of those layers that no manifest names: a manifest that
 // cannot be read may name them, a promotion may be about to.
 func (s *Store) survey() (*refs, error) {
-	r := &refs{s: s, graph: refGraph{}}
-	named := map[uuid.UUID]bool{}
+	r := &refs{s: s, graph: refGraph{}, key: uuid.NewString()}
+	named, heads, lower := map[uuid.UUID]bool{}, map[uuid.UUID]int{}, map[uuid.UUID]bool{}
+	images, err := s.names(imagesDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range images {
+		r.graph.node(imageRef(name))
+	}
 	names, err := s.names(disksDir)
 	if err != nil {
 		return nil, err
@@ -62,11 +70,21 @@ func (s *Store) survey() (*refs, error) {
 			}
 			continue
 		}
+		heads[m.Head().UUID]++
+		for _, l := range m.Sealed() {
+			lower[l.UUID] = true
+		}
 		for i, l := range m.Layers {
 			named[l.UUID] = true
+			r.graph.node(l.UUID.String())
 			if parent := m.below(i); parent != "" {
 				r.graph.add(parent, l.UUID)
 			}
+		}
+	}
+	for id, n := range heads {
+		if n > 1 || lower[id] {
+			r.graph.add(id.String(), id)
 		}
 	}
 	entries, err := s.fs.ReadDir(s.path(layersDir))
@@ -78,6 +96,7 @@ func (s *Store) survey() (*refs, error) {
 		if err != nil || named[id] {
 			continue
 		}
+		r.graph.node(id.String())
 		parent, err := s.parentOf(id)
 		switch {
 		case err == nil && parent != "":
@@ -110,9 +129,9 @@ func (s *Store) parentOf(id uuid.UUID) (string, error) {
 	return h.Parent.String(), nil
 }
 
-// writeRefs replaces what is in refs/, which a confined process may not make anew itself.
-func (s *Store) writeRefs(g refGraph) error {
-	dir := s.path(refsDir)
+// write replaces what is in refs/, which a confined process may not make anew itself.
+func (r *refs) write() error {
+	s, dir := r.s, r.s.path(refsDir)
 	entries, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return err
@@ -125,14 +144,18 @@ func (s *Store) writeRefs(g refGraph) error {
 			return err
 		}
 	}
-	for parent, children := range g {
-		if err := s.fs.Mkdir(s.path(refsDir, parent), 0o700); err != nil {
+	for parent, children := range r.graph {
+		dir := s.path(refsDir, parent)
+		if err := s.fs.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
 		for child := range children {
 			if err := s.touch(s.path(refsDir, parent, child.String())); err != nil {
 				return err
 			}
+		}
+		if err := s.fs.SetModTime(dir, r.mark(parent)); err != nil {
+			return err
 		}
 	}
 	return nil

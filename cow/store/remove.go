@@ -43,7 +43,7 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 }
 
 func (s *Store) planImage(r *refs, name string) (*Removal, error) {
-	used, err := r.above(imageRef(name), uuid.Nil)
+	used, _, err := r.above(imageRef(name), uuid.Nil)
 	var users []string
 	if used || err != nil || r.unreadable != "" {
 		users, err = s.imageUsers(name) // whose names are told
@@ -124,7 +124,9 @@ func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
 		if plan, err = s.planImage(r, name); err != nil {
 			return err
 		}
-		plan.left, err = s.moveOut(imagesDir, name)
+		if plan.left, err = s.moveOut(imagesDir, name); err == nil {
+			r.dropNode(imageRef(name))
+		}
 		return err
 	})
 	if err != nil {
