@@ -42,6 +42,9 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		}
 		return &Reading{Disk: opened.Disk, Manifest: opened.Manifest, lock: opened.Lock}, nil
 	}
+	if err := s.trusted(); err != nil {
+		return nil, err
+	}
 	if err := s.settle(ctx, ref.Name); err != nil {
 		return nil, err
 	}

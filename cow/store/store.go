@@ -64,6 +64,8 @@ type Store struct {
 	now         func() time.Time
 	program     string // Options.Command
 
+	trustOnce    sync.Once
+	trust        error // see trusted
 	restrictOnce sync.Once
 	refillOnce   sync.Once
 	waiters      waiters // for the store's lock

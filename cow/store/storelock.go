@@ -41,6 +41,9 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 
 // lockStore returns the open lock file of the store, with the lock; Close gives it up.
 func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
+	if err := s.trusted(); err != nil {
+		return nil, err
+	}
 	lock, err := s.openStoreLock()
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)

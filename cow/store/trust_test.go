@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cowblk/cow"
+)
+
+// Root makes, serves and removes nothing in a store through which another user could lead it elsewhere.
+func TestStoresOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	const nobody = 65534
+	ctx := context.Background()
+	for _, c := range []struct {
+		name, found string
+		plant       func(t *testing.T, dir, victim string)
+	}{
+		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(dir, nobody, nobody)) }},
+		{"others may write", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
+		{"others may write, sticky", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
+		{"tmp is a link", "of user nobody", func(t *testing.T, dir, victim string) {
+			must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
+			must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
+			must(t, os.Lchown(filepath.Join(dir, tmpDir), nobody, nobody))
+		}},
+		{"layers of another", "of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(filepath.Join(dir, layersDir), nobody, nobody)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStore(t)
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
+				t.Fatal(err)
+			}
+			victim := t.TempDir()
+			must(t, os.MkdirAll(filepath.Join(victim, "db"), 0o700))
+			c.plant(t, s.Dir(), victim)
+			again, err := Open(s.Dir(), Options{})
+			must(t, err)
+			_, created := again.Create(ctx, "vm2", CreateOptions{Size: 1 << 20})
+			_, opened := again.OpenDisk(ctx, "vm1", OpenOptions{})
+			_, read := again.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
+			_, removed := again.Remove(ctx, "vm1")
+			for what, err := range map[string]error{"create": created, "open": opened, "tag": read, "rm": removed} {
+				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.found) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			if _, err := os.Stat(filepath.Join(victim, "db")); err != nil {
+				t.Error(err)
+			}
+			if disks, err := again.Disks(); err != nil || len(disks) != 1 {
+				t.Errorf("listed: %v, %v", disks, err)
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
