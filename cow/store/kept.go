@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -66,11 +67,12 @@ func (l *Lock) forget() {
 
 // readKept is what the file in memory of a lock file says, if there is one.
 func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
-	if _, ok := s.fs.(vfs.SharedFS); !ok {
+	sfs, ok := s.fs.(vfs.SharedFS)
+	if !ok {
 		return v, false
 	}
 	for _, dir := range s.SharedDirs() {
-		data, err := s.fs.ReadFile(filepath.Join(dir, keptName(id)))
+		data, err := readOwn(sfs, filepath.Join(dir, keptName(id)))
 		if err != nil {
 			continue
 		}
@@ -79,4 +81,14 @@ func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
 		}
 	}
 	return Serving{}, false
+}
+
+// readOwn reads a file in memory that this user, or root, has written: others may have a directory of the same name.
+func readOwn(sfs vfs.SharedFS, path string) ([]byte, error) {
+	f, err := sfs.OpenShared(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.NewSectionReader(f, 0, maxServing))
 }

@@ -116,16 +116,25 @@ func (w *work) end() {
 }
 
 func (w *work) discard() error {
-	if !w.done && len(w.journal.Layers) > 0 {
-		return w.s.locked(context.Background(), func() error { return w.s.discard(w.dir, w.journal) })
+	if len(w.journal.Layers) == 0 {
+		return w.s.fs.RemoveAll(w.dir)
 	}
-	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
-	if len(w.journal.Layers) > 0 {
+	// The store's lock, also where nothing is to be looked up: a check that has read a manifest before the change must
+	// still find the new layer in the journal.
+	err := w.s.locked(context.Background(), func() error {
+		if !w.done {
+			return w.s.discard(w.dir, w.journal)
+		}
 		for _, name := range []string{commitFile, journalFile} {
 			if err := w.s.fs.Remove(w.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
+		return nil
+	})
+	if err != nil || !w.done {
+		return err
 	}
+	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
 	return w.s.fs.RemoveAll(w.dir)
 }

@@ -124,7 +124,8 @@ func (o OS) OpenShared(name string, flag int, perm fs.FileMode) (SharedFile, err
 			return nil, err
 		}
 	}
-	f, err := open(name, flag|unix.O_NOFOLLOW, perm)
+	// A FIFO that somebody has put there must not hold this process up.
+	f, err := open(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, perm)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,24 @@ func (o OS) OpenShared(name string, flag int, perm fs.FileMode) (SharedFile, err
 		f.Close()
 		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotInMemory}
 	}
+	if err := ownFile(f.fd); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
 	return f, nil
+}
+
+// ownFile refuses what is no regular file that this user or root has made: everybody can make files in a directory that
+// everybody can make.
+func ownFile(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("expected a regular file of user %d or root that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)
+	}
+	return nil
 }
 
 // keepsTimes reports whether a file system sets the times of its files itself.
