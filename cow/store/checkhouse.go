@@ -28,6 +28,9 @@ func (c *checker) works(house *Checked) error {
 	}
 	return c.locked(func() error {
 		for _, e := range entries {
+			if !isWork(e) {
+				continue
+			}
 			dir := c.s.path(tmpDir, e.Name())
 			dead, err := c.s.workIsDead(dir)
 			if err != nil {
@@ -210,6 +213,9 @@ func (s *Store) journalled() (map[uuid.UUID]bool, error) {
 		return named, nil
 	}
 	for _, e := range entries {
+		if !isWork(e) {
+			continue
+		}
 		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))
 		err = errors.Join(err, jerr)
 		for _, id := range j.Layers {

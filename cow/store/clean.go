@@ -67,6 +67,9 @@ func (s *Store) clean() (unfinished []*unfinishedError) {
 		return nil // none, or the operation itself will meet the same error
 	}
 	for _, e := range entries {
+		if !isWork(e) {
+			continue
+		}
 		dir := s.path(tmpDir, e.Name())
 		if err := s.cleanOne(dir); err != nil {
 			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
@@ -77,6 +80,13 @@ func (s *Store) clean() (unfinished []*unfinishedError) {
 		}
 	}
 	return unfinished
+}
+
+// isWork reports whether an entry of tmp/ is a work directory: what else is there is not cowblk's.
+func isWork(e fs.DirEntry) bool {
+	id := strings.TrimPrefix(e.Name(), removalPrefix)
+	_, err := uuid.Parse(id)
+	return err == nil && len(id) == len(uuid.Nil.String()) && e.IsDir()
 }
 
 func (s *Store) cleanOne(dir string) error {

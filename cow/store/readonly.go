@@ -56,6 +56,9 @@ func (s *Store) settleReadOnly(disk string) error {
 		return err
 	}
 	for _, e := range entries {
+		if !isWork(e) {
+			continue
+		}
 		dir := s.path(tmpDir, e.Name())
 		c, err := s.readChange(dir)
 		if err != nil {

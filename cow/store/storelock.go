@@ -84,6 +84,9 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
+	if err := s.mayBecome(); err != nil {
+		return nil, err
+	}
 	if err := s.makeDir(); err != nil {
 		return nil, err
 	}

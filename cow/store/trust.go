@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,28 @@ func checkOwner(dir string, me int) error {
 		}
 		if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || me == 0 {
 			return invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s", dir, name, st.Mode, userName(st.Uid))
+		}
+	}
+	return nil
+}
+
+// mayBecome refuses to make a store of a directory that holds something else: a file system's root, somebody's home. What
+// is in its tmp/ is no work of cowblk's, and its mode is not cowblk's to set. The directory has no lock file.
+func (s *Store) mayBecome() error {
+	entries, err := s.fs.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == "lost+found" || strings.HasPrefix(name, "."):
+		case s.path(name) == s.runDir: // with sockets
+		default:
+			return invalidf("store %s: expected a store or an empty directory, found %s in it, and no lock file of a store\nname a directory of its own",
+				s.dir, PathText(name))
 		}
 	}
 	return nil

@@ -68,3 +68,49 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// A directory that holds something else becomes no store, and what is in a tmp/ of its own stays.
+func TestDirectoryThatIsNoStore(t *testing.T) {
+	ctx := context.Background()
+	for _, name := range []string{"tmp/thesis/ch1", "images/photo", "etc/passwd", "layers/x"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		must(t, os.WriteFile(file, []byte("precious"), 0o644))
+		must(t, os.Chmod(dir, 0o750))
+		s, err := Open(dir, Options{})
+		must(t, err)
+		if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o750 {
+			t.Errorf("%s: mode of the directory: %v, %v", name, fi.Mode(), err)
+		}
+	}
+	// A mount point, a directory of dot files, one that was made beforehand.
+	for _, name := range []string{"lost+found", ".snapshot", "run"} {
+		dir := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+		s, err := Open(dir, Options{})
+		must(t, err)
+		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+		// Something else in tmp/ is nobody's work.
+		must(t, os.MkdirAll(s.path(tmpDir, "thesis", "ch1"), 0o755))
+		must(t, os.WriteFile(s.path(tmpDir, "notes"), nil, 0o644))
+		create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+		if _, err := s.Remove(ctx, "vm1"); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.Check(ctx, CheckOptions{Repair: true}); err != nil {
+			t.Error(err)
+		}
+		for _, kept := range []string{"thesis/ch1", "notes"} {
+			if _, err := os.Stat(s.path(tmpDir, kept)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
