@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -171,18 +172,19 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	next.end(t)
 }
 
-// In a store of another user's, too, a confined process makes the NBD sockets that it is told to.
-func TestNBDSocketInAnothersStore(t *testing.T) {
+// In a run directory of another user's, too, a confined process makes the NBD sockets that it is told to.
+func TestNBDSocketInAnothersDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make a directory of another user's")
 	}
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
-	if err := os.Chown(dir, nobody, nobody); err != nil {
+	run := filepath.Join(dir, "run")
+	if err := errors.Join(os.MkdirAll(run, 0o755), os.Chown(run, nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
 	p := start(t, dir, nil, "serve", "a")
-	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
+	dial(t, filepath.Join(run, "a.sock")).Close()
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 	socket := filepath.Join(dir, "run", "n")
 	for range 2 {

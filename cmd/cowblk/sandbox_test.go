@@ -223,9 +223,8 @@ func TestServeConfined(t *testing.T) {
 	wantAt(t, f, 4096, append(pattern(20, 512), pattern(13, 3584)...))
 
 	// A clone made meanwhile, and the tags of both over NBD, on sockets made meanwhile.
-	command(t, st, "create", "clone", "--from", "a@t1")
-	command(t, st, "promote", "clone", "--tag", "c")
-	giveAway(t, st)
+	commandOf(t, user, st, "create", "clone", "--from", "a@t1")
+	commandOf(t, user, st, "promote", "clone", "--tag", "c")
 	for _, name := range []string{"unix:" + filepath.Join(st, "run", "nbd"), "tcp:localhost:0"} {
 		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": name}, nil); err != nil {
 			t.Fatal(err)
@@ -253,7 +252,16 @@ func TestServeConfined(t *testing.T) {
 		t.Errorf("left behind: %v\n%s", left, p.log.String())
 	}
 	// What is stopped can be rolled back, and served again.
-	command(t, st, "rollback", "a@t0", "--yes", "--discard-tags")
+	commandOf(t, user, st, "rollback", "a@t0", "--yes", "--discard-tags")
+}
+
+// commandOf runs a command as a user, for whom ordinary has prepared it.
+func commandOf(t *testing.T, user func(*exec.Cmd), st string, args ...string) {
+	t.Helper()
+	p := start(t, st, user, args...)
+	if code := p.outcome(t); code != exitOK {
+		t.Fatalf("cowblk %q: exit code %d\n%s", args, code, p.log.String())
+	}
 }
 
 // noNewPrivileges checks every thread of a process.
