@@ -132,7 +132,7 @@ func (e *env) programs() string {
 func (e *env) serveFile(file string, options ...string) *server {
 	e.Helper()
 	socket := file + ".sock"
-	args := append([]string{"serve", "--blk-file", file, "--socket-path", socket}, options...)
+	args := append([]string{"serve", "--blk-file", file, "--format", "raw", "--socket-path", socket}, options...)
 	b, err := harness.StartBackend(e.ctx, exec.Command(suite.store.Binary, args...), socket)
 	e.must(err)
 	return e.watch(b)

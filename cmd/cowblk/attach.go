@@ -107,11 +107,22 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 	if _, err := s.Disk(name); err != nil {
 		return nil, err
 	}
-	if v, ok := s.Serving(name); ok {
-		return v, nil
+	// A process that starts to serve the disk has it open before it can be asked.
+	for end := time.Now().Add(startLimit); ; time.Sleep(startPoll) {
+		v, err := s.ServingError(name)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil || v.Socket != "" || time.Now().After(end) {
+			return v, nil
+		}
 	}
-	return nil, nil
 }
+
+const (
+	startLimit = 5 * time.Second
+	startPoll  = 20 * time.Millisecond
+)
 
 func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) error {
 	var made qmp.Plugged
