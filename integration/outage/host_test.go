@@ -59,8 +59,8 @@ func isData(path string) bool {
 func (m *machine) writeBack(path string) {
 	m.Helper()
 	f, err := os.Open(path)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return // the server has removed it
+	if errors.Is(err, iofs.ErrNotExist) || errors.Is(err, unix.EIO) {
+		return // the server has removed it; XFS has given up after an error of its log
 	}
 	m.must(err)
 	defer f.Close()
