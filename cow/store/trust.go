@@ -69,12 +69,43 @@ func (s *Store) mayBecome() error {
 		switch name := e.Name(); {
 		case name == "lost+found" || strings.HasPrefix(name, "."):
 		case s.path(name) == s.runDir: // with sockets
+		case s.looksOwn(name): // a power cut has taken the lock file away
 		default:
 			return invalidf("store %s: expected a store or an empty directory, found %s in it, and no lock file of a store\nname a directory of its own",
 				s.dir, PathText(name))
 		}
 	}
 	return nil
+}
+
+// looksOwn reports whether one of the directories of a store holds what cowblk puts there, and nothing else.
+func (s *Store) looksOwn(dir string) bool {
+	own := map[string]func(e fs.DirEntry) bool{
+		tmpDir:     isWork,
+		layersDir:  func(e fs.DirEntry) bool { return isWork(e) && !isRemoval(e.Name()) },
+		refsDir:    func(fs.DirEntry) bool { return true },
+		reserveDir: func(e fs.DirEntry) bool { return !e.IsDir() },
+		imagesDir:  func(e fs.DirEntry) bool { return s.holds(dir, e, imageFile) },
+		disksDir:   func(e fs.DirEntry) bool { return s.holds(dir, e, diskFile) },
+	}[dir]
+	if own == nil {
+		return false
+	}
+	entries, err := s.fs.ReadDir(s.path(dir))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if !own(e) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Store) holds(dir string, e fs.DirEntry, file string) bool {
+	there, err := s.exists(s.path(dir, e.Name(), file))
+	return err == nil && there
 }
 
 // userName is the name of a user, or the number of one who has none.
