@@ -134,8 +134,12 @@ func (m *Manifest) check(name string) error {
 		if (b.Path == "") != (b.Identity == nil) {
 			return errors.New("base: expected an identity for a path, and none for an image")
 		}
-		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
-			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
+		if b.Offset < 0 || b.Offset > layer.MaxSize {
+			return fmt.Errorf("base.offset: expected 0 to 2^60, found %d", b.Offset)
+		}
+		// 0 means all of the file to package cow, and the layers say how many bytes are theirs.
+		if b.Size <= 0 || b.Size%layer.SectorSize != 0 || b.Size > layer.MaxSize {
+			return fmt.Errorf("base.size: expected a positive multiple of 512 up to 2^60, found %d", b.Size)
 		}
 		if b.Image != "" && b.Offset != 0 {
 			return fmt.Errorf("base.offset: expected 0 on an image, found %d", b.Offset)

@@ -234,7 +234,7 @@ def check_disk_json(m, name):
     }, {"base": is_object, "table-start": number(), "may-ignore": is_object})
     base = m.get("base")
     if base is not None:
-        fit("base", base, {"offset": number(0, MAX), "size": number(0, MAX), "fingerprint": text(HEX64)},
+        fit("base", base, {"offset": number(0, MAX), "size": size, "fingerprint": text(HEX64)},
             {"image": text(NAME), "path": absolute, "identity": is_object})
         if ("image" in base) == ("path" in base) or ("path" in base) != ("identity" in base):
             raise Refused("base: expected an image, or a path with an identity")

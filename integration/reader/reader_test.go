@@ -406,6 +406,7 @@ func TestReaderOfDocuments(t *testing.T) {
 		{"another block size", replace(disk, `"block-size": 4096`, `"block-size": 8192`), true},
 		{"offset on an image", replace(disk, `"offset": 0`, `"offset": 512`), true},
 		{"another size of the base", replace(disk, `"size": 153600,`+"\n    \"fing", `"size": 153088,`+"\n    \"fing"), true},
+		{"no bytes of the base", replace(disk, `"size": 153600,`+"\n    \"fing", `"size": 0,`+"\n    \"fing"), true},
 		{"trailing", replace(disk, "\n}\n", "\n}\n1"), true},
 		{"trailing space", replace(disk, "\n}\n", "\n}\n \t\r\n"), false},
 		{"byte order mark", replace(disk, "{\n", "\ufeff{\n"), true},
