@@ -50,6 +50,14 @@ func (m *Image) check(name string) error {
 	return nil
 }
 
+// checkSize compares the length of the image's data, in the file at path, with what image.json says.
+func (m *Image) checkSize(path string, now vfs.Identity) error {
+	if now.Size != m.Size {
+		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(m.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+	}
+	return nil
+}
+
 func isDigest(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }

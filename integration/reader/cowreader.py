@@ -566,6 +566,8 @@ class Stack:
             image = self.store.image(b["image"])
             if image["fingerprint"] != b["fingerprint"] or image["size"] != b["size"]:
                 raise Refused(f"{b['image']}: another image")
+            if self.base.size() != image["size"]:
+                raise Refused(f"{path}: {self.base.size()} bytes, expected {image['size']}")
 
     def check_image(self):
         """An image as a whole has the digests that its document says."""
