@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
@@ -48,5 +49,123 @@ func TestBaseWithoutBytes(t *testing.T) {
 			}
 			sameFiles(t, before, snapshot(t, s.dir))
 		}
+	}
+}
+
+// TestDocumentsThatFormatRefuses: what encoding/json or time.Time would take, and FORMAT.md does not, is refused, and
+// told by check.
+func TestDocumentsThatFormatRefuses(t *testing.T) {
+	ctx := context.Background()
+	const disk, image = "disk", "image"
+	for _, c := range []struct{ what, document, from, to string }{
+		{"an empty tag", disk, `"tag": "t"`, `"tag": ""`},
+		{"an empty tag of the head", disk, "\n    }\n  ]", ",\n      \"tag\": \"\"\n    }\n  ]"},
+		{"a tag that is null", disk, `"tag": "t"`, `"tag": null`},
+		{"sealed in a head", disk, "\n    }\n  ]", ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"\n    }\n  ]"},
+		{"sealed that is null", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": null`},
+		{"a time with an offset", disk, `"created": "2006-11-27T12:00:00Z"`, `"created": "2026-11-28T4:50:17,5+01:00"`},
+		{"a sealed with the offset 0", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": "2006-11-27T12:00:00+00:00"`},
+		{"a sealed with the offset -0", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": "2006-11-27T12:00:00-00:00"`},
+		{"a base that is null", disk, `"base": {`, `"base": null, "x": {`},
+		{"only a base that is null", disk, "\"layers\": [", "\"base\": null, \"layers\": ["},
+		{"an empty path beside the image", disk, `"image": "golden"`, `"image": "golden", "path": ""`},
+		{"an identity that is null", disk, `"image": "golden"`, `"image": "golden", "identity": null`},
+		{"may-ignore that is null", disk, `"version": 1,`, `"version": 1, "may-ignore": null,`},
+		{"table-start that is null", disk, `"version": 1,`, `"version": 1, "table-start": null,`},
+		{"layers that are null", disk, `"version": 1,`, `"version": 1, "layers": null,`},
+		{"another format", image, `"format": "raw"`, `"format": "vmdk"`},
+		{"another case of the format", image, `"format": "raw"`, `"format": "RAW"`},
+		{"no format", image, `"format": "raw"`, `"format": ""`},
+		{"another format of a backing file", image, `"format": "raw"`, `"format": "qcow2", "backing": [{"path": "/x", "format": "vmdk"}]`},
+		{"backing files that are null", image, `"format": "raw"`, `"format": "raw", "backing": null`},
+		{"no backing files", image, `"format": "raw"`, `"format": "raw", "backing": []`},
+		{"an empty sha256", image, `"format": "raw"`, `"format": "raw", "sha256": ""`},
+		{"an import in local time", image, `"imported": "2006-11-27T12:00:00Z"`, `"imported": "2006-11-27T13:00:00+01:00"`},
+	} {
+		s := newStore(t)
+		importRaw(t, s, "golden", noise(3, 1<<20))
+		create(t, s, "d", CreateOptions{From: "golden"})
+		if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
+			t.Fatal(err)
+		}
+		path := s.path(disksDir, "d", diskFile)
+		if c.document == image {
+			path = s.path(imagesDir, "golden", imageFile)
+		}
+		rewrite(t, path, c.from, c.to)
+		var err error
+		if c.document == disk {
+			_, err = s.Disk("d")
+		} else {
+			_, err = s.Image("golden")
+		}
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: expected %v that names the file, found %v", c.what, ErrRefused, err)
+		}
+		if r := check(t, s, CheckOptions{Names: []string{"d"}}); r.Left() == 0 {
+			t.Errorf("%s: check: expected a problem, found none", c.what)
+		}
+	}
+}
+
+// TestDocumentsOfEarlierVersions: what 0ae2cef has written is read. It leaves sealed out where a layer of a table does not
+// say when it was sealed, and has the time 1 for one that does not say when it was made.
+func TestDocumentsOfEarlierVersions(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	importRaw(t, s, "golden", noise(3, 1<<20))
+	create(t, s, "d", CreateOptions{From: "golden"})
+	put(t, s, "d", noise(7, 8192), 4096)
+	if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	path := s.path(disksDir, "d", diskFile)
+	rewrite(t, path, ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"", "")
+	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "0001-01-01T00:00:00Z"`)
+	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "2006-11-27T12:00:00.123456789Z"`)
+	if _, err := s.Disk("d"); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, s, "d"); string(got[4096:12288]) != string(noise(7, 8192)) {
+		t.Error("what was written is not there")
+	}
+	if r := check(t, s, CheckOptions{Names: []string{"d"}}); r.Left() != 0 {
+		t.Errorf("check: expected no problem, found %d", r.Left())
+	}
+}
+
+// TestTableOfLayersWithoutTimes: what create --table writes over layers that do not say when they were made and sealed,
+// or whose head says when it was, is read again.
+func TestTableOfLayersWithoutTimes(t *testing.T) {
+	ctx := context.Background()
+	f := newTableFiles(t)
+	s := newStore(t)
+	if _, err := s.Create(ctx, "first", CreateOptions{Table: f.two()}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Disk("first")
+	must(t, err)
+	if _, err := s.Remove(ctx, "first"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range m.Layers {
+		changeHeader(t, m.Layers[i].Map, func(sector []byte) {
+			for _, at := range []int{112, 120} { // created, sealed_at
+				binary.LittleEndian.PutUint64(sector[at:], uint64(i)*1e18*uint64(at-112)/8)
+			}
+		})
+	}
+	if _, err := s.Create(ctx, "second", CreateOptions{Table: f.two()}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = s.Disk("second"); err != nil {
+		t.Fatal(err)
+	}
+	if m.Layers[0].Sealed != nil || !m.Layers[0].Created.IsZero() || m.Head().Sealed != nil {
+		t.Errorf("expected no times, found %+v", m.Layers)
+	}
+	content(t, s, "second")
+	if r := check(t, s, CheckOptions{}); r.Left() != 0 {
+		t.Errorf("check: expected no problem, found %+v", r)
 	}
 }

@@ -47,6 +47,21 @@ func (m *Image) check(name string) error {
 	case m.Fingerprint.IsZero():
 		return errors.New("fingerprint: expected one, found none")
 	}
+	if err := checkFormat(m.Format); err != nil {
+		return err
+	}
+	for i, b := range m.Backing {
+		if err := checkFormat(b.Format); err != nil {
+			return fmt.Errorf("backing[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func checkFormat(format string) error {
+	if format != FormatRaw && format != FormatQcow2 {
+		return fmt.Errorf("format: expected %s or %s, found %q", FormatRaw, FormatQcow2, format)
+	}
 	return nil
 }
 

@@ -66,8 +66,8 @@ type Layer struct {
 	Data       string     `json:"data"`        // same
 	DataOffset int64      `json:"data-offset"` // bytes into Data
 	Tag        string     `json:"tag,omitempty"`
-	Created    time.Time  `json:"created"`
-	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed; absent: a head
+	Created    time.Time  `json:"created"`          // zero: not known
+	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed, or was about to be; absent: a head, or not known
 }
 
 // own reports whether the layer's files belong to the store; those named by a device-mapper table do not.
@@ -164,6 +164,8 @@ func (m *Manifest) check(name string) error {
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
 		case l.Tag != "" && (tags[l.Tag] || i == len(m.Layers)-1):
 			return fmt.Errorf("layer %d: tag %q: expected once in a stack, and not on the head", i, l.Tag)
+		case l.Sealed != nil && i == len(m.Layers)-1:
+			return fmt.Errorf("layer %d: sealed: expected none, for it is the head", i)
 		}
 		seen[l.UUID], tags[l.Tag] = true, true
 	}
