@@ -169,3 +169,39 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 		t.Errorf("check: expected no problem, found %+v", r)
 	}
 }
+
+// TestNoteThatIsNoDocument: of a guest that is noted as quiesced check says so; of a note that is no document it is a
+// problem, for no process lets the guest go.
+func TestNoteThatIsNoDocument(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "d", CreateOptions{Size: 1 << 20})
+	for text, wrong := range map[string]bool{
+		`{"quiesce":"pause","qmp":"/run/qmp"}` + "\n":                 false,
+		`{"quiesce":"guest","agent":"/a","instance":"pid 7"}`:         false,
+		`{"quiesce":"guest","libvirt":"qemu:///system","domain":"d"}`: false,
+		`{}`:                                    false,
+		``:                                      true,
+		`garbage`:                               true,
+		`{"quiesce":"pause"} x`:                 true,
+		`{"quiesce":"pause","new":"x"}`:         true,
+		`{"quiesce":"pause","quiesce":"pause"}`: true,
+		`{"Quiesce":"pause"}`:                   true,
+		`{"quiesce":1}`:                         true,
+		`{"quiesce":""}`:                        true,
+		`null`:                                  true,
+		`[]`:                                    true,
+	} {
+		write(t, s.path(disksDir, "d", noteFile), []byte(text))
+		for _, o := range []CheckOptions{{}, {Names: []string{"d"}}, {Repair: true}} {
+			r := check(t, s, o)
+			if found := r.Left() > 0; found != wrong {
+				t.Errorf("%q: check %+v: problem expected: %v, found: %v", text, o, wrong, found)
+			}
+			for _, k := range r.Checked {
+				if k.Name == "d" && !wrong && len(k.Notes) == 0 {
+					t.Errorf("%q: expected a note, found none", text)
+				}
+			}
+		}
+	}
+}
