@@ -221,6 +221,12 @@ def any_text(v):
     return isinstance(v, str)
 
 
+def clean_path(field):
+    """An absolute path without empty, "." or ".." elements, filled up with zero bytes."""
+    path = field.rstrip(b"\0")
+    return path[:1] == b"/" and b"\0" not in path and (path == b"/" or not {b"", b".", b".."} & set(path[1:].split(b"/")))
+
+
 def fit(where, v, required, optional=()):
     """Checks the members of an object against tables of tests."""
     if not isinstance(v, dict):
@@ -446,7 +452,7 @@ class Layer:
             wrong.append("owned")
         if self.data_offset > MAX or self.data_offset % 512 or self.base_size > MAX:
             wrong.append("data_offset or base_size")
-        if shared and (self.state != HEAD or self.clean or u64(172) == 0 or s[196:197] != b"/"):
+        if shared and (self.state != HEAD or self.clean or u64(172) == 0 or not clean_path(s[196:396])):
             wrong.append("shared")
         if wrong:
             raise Refused(f"{self.map.path}: {', '.join(wrong)}")
