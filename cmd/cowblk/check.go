@@ -45,7 +45,8 @@ does not touch contents: a checksum or a count proves what a header or a map was
 what is removed. What cannot be repaired stays, and the disk stays refused.
 
   --fast   read the maps only of disks that were not closed in order (a crash): the rest by its headers
-  --full   also read all data, compare that of sealed layers with its checksums, and images with their SHA-256
+  --full   also read all data, compare that of sealed layers with its checksums, and images with their digest: chunk-sha256,
+           or sha256 where an earlier version imported them. Without it only images whose file was touched
 
 Exit codes: 0 nothing is wrong, 1 something was and is repaired, 4 something is left, 8 something could
 not be checked (input or output error, no permission); 2, 3 and 130 as of every command.`
@@ -103,7 +104,7 @@ func newCheck(a *app) *cobra.Command {
 	f.BoolVar(&o.Repair, "repair", false, "repair what can be repaired without guessing")
 	f.BoolVar(&o.Prune, "prune", false, "with --repair: also remove layers that no disk names and that hold something")
 	f.BoolVar(&fast, "fast", false, "read only what a crash may have left unfinished")
-	f.BoolVar(&full, "full", false, "read all data, and hash the images")
+	f.BoolVar(&full, "full", false, "read all data, and compute the digests of the images")
 	return cmd
 }
 

@@ -147,7 +147,7 @@ func (l *Layer) checkExpected(o OpenParams) error {
 	}
 	switch {
 	case o.Write && h.State == Sealed:
-		return &Fault{Path: l.paths.Map, What: "state", Expected: "head", Found: "sealed", Advice: "put a new head on top of it", Err: ErrSealed}
+		return &Fault{Path: l.paths.Map, What: "state", Expected: "head", Found: "sealed", Advice: "it can only be read: put back the head, or the manifest that names it", Err: ErrSealed}
 	case e.State != 0 && e.State != h.State:
 		sentinel := ErrNotSealed
 		if h.State == Sealed {

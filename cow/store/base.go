@@ -134,15 +134,13 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	if err != nil {
 		return err
 	}
+	if err := img.checkSize(path, now); err != nil {
+		return err
+	}
 	if sameState(now, img.Identity) {
 		return nil
 	}
-	if now.Size != img.Identity.Size {
-		mismatch := changed(path, img.Identity, now)
-		mismatch.Advice = "restore the image's data file from a backup"
-		return mismatch
-	}
-	s.log.Warn("an image has a new modification time, checking its whole content", "image", img.Name, "size", img.Size)
+	s.log.Warn("an image's file is not in the state that was recorded, checking its whole content", "image", img.Name, "size", img.Size)
 	if err := img.compare(ctx, f, func(int64) {}); err != nil {
 		return err
 	}

@@ -2,7 +2,10 @@ package store
 
 import (
 	"fmt"
+	"maps"
+	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -10,28 +13,28 @@ import (
 )
 
 // owners looks for bytes of files that two disks, or two parts of one, lie on. Manifests do not show that: a table may
-// name one file by several names. Of some disks it is looked at only where one of them lies on files outside the store,
-// for the store's own are nobody else's but by such a one.
+// name one file by several names, and a file of the store may be a link. Of some disks the parts are compared with each
+// other and with their images; with those of all other disks only where one of them lies on files that may be another's.
 func (c *checker) owners() {
-	if len(c.o.Names) > 0 && !slices.ContainsFunc(c.report.Checked, func(k *Checked) bool {
-		return k.Kind == KindDisk && c.manifests[k.Name] != nil && foreign(c.manifests[k.Name])
-	}) {
-		return
+	manifests := c.sortedManifests()
+	names := slices.Collect(maps.Keys(c.images))
+	if len(c.o.Names) == 0 || slices.ContainsFunc(manifests, c.s.foreign) {
+		var err error
+		if names, err = c.s.names(imagesDir); err != nil {
+			return // the images themselves are reported
+		}
+		if len(c.o.Names) > 0 {
+			manifests, _ = c.s.Disks() // one that cannot be read is for the check of that disk
+		}
 	}
-	parts, err := c.s.imageParts()
-	if err != nil {
-		return // the images themselves are reported
-	}
+	slices.Sort(names)
+	parts := c.s.partsOfImages(names)
 	type once struct {
 		kind  partKind
 		layer uuid.UUID
 		path  string
 	}
 	seen := map[once]bool{}
-	manifests := c.sortedManifests()
-	if len(c.o.Names) > 0 {
-		manifests, _ = c.s.Disks() // one that cannot be read is for the check of that disk
-	}
 	for _, k := range manifests {
 		for _, p := range c.s.partsOf(k) {
 			key := once{p.kind, p.layer, p.path}
@@ -65,9 +68,26 @@ func (c *checker) owners() {
 	}
 }
 
-// foreign reports whether a disk lies on files outside the store.
-func foreign(m *Manifest) bool {
-	return m.Base != nil && m.Base.Path != "" || slices.ContainsFunc(m.Layers, func(l Layer) bool { return !l.own() })
+// foreign reports whether a disk lies on files outside the store, or on files of the store that have another name, too.
+func (s *Store) foreign(m *Manifest) bool {
+	return m.Base != nil && m.Base.Path != "" || slices.ContainsFunc(m.Layers, func(l Layer) bool {
+		return !l.own() || s.linked(l.Map) || s.linked(l.Data)
+	})
+}
+
+// linked reports whether a file of the store, whose path is relative to it, has several names or is a symbolic link.
+func (s *Store) linked(name string) bool {
+	path := s.path(name)
+	st, err := s.fs.Stat(path)
+	if err != nil {
+		return false // reported with the layer
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 {
+		return true
+	}
+	dir, err1 := filepath.EvalSymlinks(s.dir)
+	real, err2 := filepath.EvalSymlinks(path)
+	return err1 == nil && err2 == nil && real != filepath.Join(dir, name)
 }
 
 func (c *checker) sortedManifests() []*Manifest {

@@ -135,9 +135,34 @@ func (c *checker) adviseClone(k *Checked, m *Manifest) {
 	}
 }
 
+// quiesced is the content of noteFile, for its form; package qmp says what the members mean.
+type quiesced struct {
+	Mode     string `json:"quiesce,omitempty"`
+	QMP      string `json:"qmp,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Libvirt  string `json:"libvirt,omitempty"`
+	Domain   string `json:"domain,omitempty"`
+	Instance string `json:"instance,omitempty"`
+}
+
+// noteQuiesced tells of a guest that an interrupted promotion has made hold still. The note of a process that has the
+// disk open comes and goes.
 func (c *checker) noteQuiesced(k *Checked) {
-	if there, err := c.s.exists(c.s.path(disksDir, k.Name, noteFile)); err == nil && there && k.Serving == nil {
-		k.note("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), c.s.command("resume", "--forget", k.Name))
+	if k.Serving != nil {
+		return
+	}
+	forget := c.s.command("resume", "--forget", k.Name)
+	there, err := c.s.Note(k.Name, new(quiesced))
+	switch {
+	case err != nil && !isDamage(err):
+		k.fail(err)
+	case err != nil:
+		k.Problems = append(k.Problems, &Problem{
+			Object: noteFile, File: c.s.path(disksDir, k.Name, noteFile), What: "note of a guest being quiesced", Expected: "a document of this version, or none", Found: err.Error(),
+			Status: StatusLeft, Advice: "nobody lets the guest go on by it: look whether the guest is frozen or paused, then give the note up: " + forget,
+		})
+	case there:
+		k.note("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), forget)
 	}
 }
 

@@ -49,8 +49,8 @@ func (c *checker) imageData(k *Checked, img *Image) error {
 	if err != nil {
 		return err
 	}
-	if now.Size != img.Size {
-		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(img.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+	if err := img.checkSize(path, now); err != nil {
+		return err
 	}
 	print, err := layer.ComputeFingerprint(f, 0, img.Size)
 	if err != nil {
@@ -62,7 +62,7 @@ func (c *checker) imageData(k *Checked, img *Image) error {
 	touched := !sameState(now, img.Identity)
 	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
 		if touched {
-			k.note("it has a new modification time; its content is compared when a disk on it is opened")
+			k.note("its file is not in the state that was recorded; its content is compared when a disk on it is opened")
 		}
 		return nil
 	}

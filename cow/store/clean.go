@@ -121,7 +121,7 @@ func (s *Store) cleanOne(dir string) error {
 		return &unfinishedError{disks: c.disks(), err: err}
 	}
 	if err := s.rollForward(dir, c); err != nil {
-		return &unfinishedError{disks: c.disks(), err: err}
+		return err
 	}
 	if jerr != nil {
 		s.log.Warn("the journal of an interrupted command cannot be read: the layers that it lists are kept, cowblk check shows those that no disk needs", "err", jerr)

@@ -159,6 +159,9 @@ func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
 		return s.checkImage(ctx, m)
 	}
+	if err := s.settle(ctx, ref.Name); err != nil {
+		return err
+	}
 	src, err := s.Disk(ref.Name)
 	if err != nil {
 		return err

@@ -254,7 +254,7 @@ func (s *Store) adopt(m *Manifest, tm *tableMap, last, force bool) error {
 		}
 	}
 	entry := Layer{UUID: tm.header.UUID, Map: tm.paths.Map, Data: tm.paths.Data, DataOffset: tm.paths.DataOffset, Created: tm.header.Created}
-	if !tm.header.SealedAt.IsZero() {
+	if !last && !tm.header.SealedAt.IsZero() { // of a head the field means nothing
 		sealed := tm.header.SealedAt
 		entry.Sealed = &sealed
 	}

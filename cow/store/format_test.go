@@ -133,3 +133,35 @@ func TestTagOfSmallerLayer(t *testing.T) {
 		r.Close()
 	}
 }
+
+// TestSealedHead: of a disk whose head is sealed everybody that would write says what can be done, and that can be done.
+func TestSealedHead(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "d", CreateOptions{Size: 1 << 20})
+	put(t, s, "d", noise(1, 8192), 0)
+	m, err := s.Disk("d")
+	must(t, err)
+	l, err := layer.Open(s.fs, s.paths(m.Head()), layer.OpenParams{Write: true})
+	must(t, err)
+	must(t, errors.Join(l.Seal(s.now()), l.Close()))
+	for what, do := range map[string]func() error{
+		"open":    func() error { _, err := s.OpenDisk(ctx, "d", OpenOptions{}); return err },
+		"promote": func() error { _, err := s.Promote(ctx, []string{"d"}, "t"); return err },
+	} {
+		err := do()
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "cowblk export") || !strings.Contains(err.Error(), "--read-only") {
+			t.Errorf("%s: expected %v, and how the disk can be read, found %v", what, ErrRefused, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "put a new head on top") {
+			t.Errorf("%s: the advice is what no command does: %v", what, err)
+		}
+	}
+	o, err := s.OpenDisk(ctx, "d", OpenOptions{ReadOnly: true})
+	must(t, err)
+	got := make([]byte, 8192)
+	if _, err := o.Disk.ReadAt(got, 0); err != nil || string(got) != string(noise(1, 8192)) {
+		t.Errorf("read-only: expected what was written, found something else, %v", err)
+	}
+	must(t, o.Close())
+}

@@ -47,6 +47,29 @@ func (m *Image) check(name string) error {
 	case m.Fingerprint.IsZero():
 		return errors.New("fingerprint: expected one, found none")
 	}
+	if err := checkFormat(m.Format); err != nil {
+		return err
+	}
+	for i, b := range m.Backing {
+		if err := checkFormat(b.Format); err != nil {
+			return fmt.Errorf("backing[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func checkFormat(format string) error {
+	if format != FormatRaw && format != FormatQcow2 {
+		return fmt.Errorf("format: expected %s or %s, found %q", FormatRaw, FormatQcow2, format)
+	}
+	return nil
+}
+
+// checkSize compares the length of the image's data, in the file at path, with what image.json says.
+func (m *Image) checkSize(path string, now vfs.Identity) error {
+	if now.Size != m.Size {
+		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(m.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+	}
 	return nil
 }
 

@@ -66,8 +66,8 @@ type Layer struct {
 	Data       string     `json:"data"`        // same
 	DataOffset int64      `json:"data-offset"` // bytes into Data
 	Tag        string     `json:"tag,omitempty"`
-	Created    time.Time  `json:"created"`
-	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed; absent: a head
+	Created    time.Time  `json:"created"`          // zero: not known
+	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed, or was about to be; absent: a head, or not known
 }
 
 // own reports whether the layer's files belong to the store; those named by a device-mapper table do not.
@@ -134,8 +134,12 @@ func (m *Manifest) check(name string) error {
 		if (b.Path == "") != (b.Identity == nil) {
 			return errors.New("base: expected an identity for a path, and none for an image")
 		}
-		if b.Offset < 0 || b.Size < 0 || b.Offset > layer.MaxSize || b.Size > layer.MaxSize {
-			return fmt.Errorf("base: offset %d, size %d", b.Offset, b.Size)
+		if b.Offset < 0 || b.Offset > layer.MaxSize {
+			return fmt.Errorf("base.offset: expected 0 to 2^60, found %d", b.Offset)
+		}
+		// 0 means all of the file to package cow, and the layers say how many bytes are theirs.
+		if b.Size <= 0 || b.Size%layer.SectorSize != 0 || b.Size > layer.MaxSize {
+			return fmt.Errorf("base.size: expected a positive multiple of 512 up to 2^60, found %d", b.Size)
 		}
 		if b.Image != "" && b.Offset != 0 {
 			return fmt.Errorf("base.offset: expected 0 on an image, found %d", b.Offset)
@@ -160,6 +164,8 @@ func (m *Manifest) check(name string) error {
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
 		case l.Tag != "" && (tags[l.Tag] || i == len(m.Layers)-1):
 			return fmt.Errorf("layer %d: tag %q: expected once in a stack, and not on the head", i, l.Tag)
+		case l.Sealed != nil && i == len(m.Layers)-1:
+			return fmt.Errorf("layer %d: sealed: expected none, for it is the head", i)
 		}
 		seen[l.UUID], tags[l.Tag] = true, true
 	}

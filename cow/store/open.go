@@ -62,6 +62,10 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 		if err == nil {
 			return &Opened{Disk: disk, Manifest: m, Lock: lock}, nil
 		}
+		if errors.Is(err, layer.ErrSealed) {
+			err = fmt.Errorf("%w\nwhat it holds can be read, and imported as an image for a new disk: %s; %s", err,
+				s.command("serve", name, "--read-only"), s.command("export", name, "--listen", "ADDRESS"))
+		}
 	}
 	return nil, errors.Join(err, lock.Unlock())
 }

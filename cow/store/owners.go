@@ -116,11 +116,14 @@ func (s *Store) partsOf(m *Manifest) []*part {
 // imageParts are the data of the store's images, which layers lie on and nobody writes.
 func (s *Store) imageParts() ([]*part, error) {
 	names, err := s.names(imagesDir)
-	var parts []*part
+	return s.partsOfImages(names), err
+}
+
+func (s *Store) partsOfImages(names []string) (parts []*part) {
 	for _, name := range names {
 		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase, path: s.ImageData(name), n: -1})
 	}
-	return parts, err
+	return parts
 }
 
 // refuseTwice refuses parts of one disk of which bytes are another's of them. Each must be there.

@@ -202,27 +202,40 @@ func (c *change) disks() (names []string) {
 	return names
 }
 
-// rollForward finishes the change of several disks of a work directory, if there is one, whose process died after it had become durable. The
-// store is locked.
+// rollForward finishes the change of several disks of a work directory, if there is one, whose process died after it had
+// become durable. The store is locked. Of a disk whose manifest cannot be read it is not known what it is about: the
+// others are changed, and the error concerns that one. After another error none of the disks is to be believed.
 func (s *Store) rollForward(dir string, c *change) error {
 	if c == nil {
 		return nil
 	}
+	damaged := &unfinishedError{}
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
 		if errors.Is(err, ErrNotFound) {
+			there, serr := s.exists(s.path(disksDir, m.Name))
+			if serr == nil && !there {
+				continue
+			}
+			err = errors.Join(err, serr)
+		}
+		if err != nil && isDamage(err) {
+			damaged.disks, damaged.err = append(damaged.disks, m.Name), errors.Join(damaged.err, err)
 			continue
 		}
 		if err != nil {
-			return err
+			return &unfinishedError{disks: c.disks(), err: err}
 		}
 		if now.Head().UUID != c.From[i] {
 			continue // done, or changed again since
 		}
 		if err := s.finishDisk(dir, i, m); err != nil {
-			return err
+			return &unfinishedError{disks: c.disks(), err: err}
 		}
 		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
+	}
+	if damaged.err != nil {
+		return damaged
 	}
 	return nil
 }

@@ -144,6 +144,9 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
+	if err := s.settle(ctx, name); err != nil {
+		return nil, err
+	}
 	err = s.locked(ctx, func() error {
 		_ = s.clean() // a promotion that was interrupted has left a layer on the disk's head
 		m, err := s.Disk(name)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,10 +19,11 @@ type Options struct {
 }
 
 // Decode reads a document into the struct that v points to. A member's name is that of the field's json tag, letter for
-// letter; it is required unless the tag says omitempty or omitzero. Fields are integers, strings, booleans, structs,
+// letter; it is required unless the tag says omitempty or omitzero, and then no empty string or array, for which
+// encoding/json would leave it out. Fields are integers, strings, booleans, structs,
 // slices, pointers to one of those, types that implement encoding.TextUnmarshaler, whose text must be the one that they
-// would write, and json.RawMessage: any object. Null stands for an empty array, as encoding/json writes one, and for
-// nothing else. After an error v holds what was read before it.
+// would write, time.Time in the form that timeText has, and json.RawMessage: any object. Null stands for an empty array
+// that is required, as encoding/json writes one, and for nothing else. After an error v holds what was read before it.
 func Decode(data []byte, v any, o Options) error {
 	tree, err := parse(data)
 	if err != nil {
@@ -52,6 +54,10 @@ var (
 	rawType  = reflect.TypeFor[json.RawMessage]()
 	timeType = reflect.TypeFor[time.Time]()
 )
+
+// timeText is a time in UTC (RFC 3339), with capital letters and up to nine digits of a second. What encoding/json writes
+// of a time in UTC is one; time.Time itself takes more.
+var timeText = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$`)
 
 // wrong says of the value at a place that it is not what was expected.
 func wrong(at string, expected string, v *value) error {
@@ -116,10 +122,13 @@ func (d *decoder) value(at string, v *value, to reflect.Value) error {
 	return nil
 }
 
-// text reads what a type of its own makes of a string. Of a time several texts may be right.
+// text reads what a type of its own makes of a string. Of a time several texts may be right: with zeros behind the point.
 func (d *decoder) text(at string, v *value, u encoding.TextUnmarshaler, to reflect.Value) error {
 	if v.kind != kindString {
 		return wrong(at, string(kindString), v)
+	}
+	if to.Type() == timeType && !timeText.MatchString(v.text) {
+		return wrong(at, "a time like 2006-01-02T15:04:05.999999999Z, in UTC", v)
 	}
 	if err := u.UnmarshalText([]byte(v.text)); err != nil {
 		return fmt.Errorf("%s: %w", place(at), err)
@@ -170,6 +179,9 @@ func (d *decoder) object(at string, v *value, to reflect.Value) error {
 		}
 		if err := d.value(inner, m, to.Field(i)); err != nil {
 			return err
+		}
+		if f := to.Field(i); options != "" && (f.Kind() == reflect.String || f.Kind() == reflect.Slice) && f.Len() == 0 {
+			return wrong(inner, "one that is not empty, or no such member", m)
 		}
 	}
 	for _, name := range v.names {

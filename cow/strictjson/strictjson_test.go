@@ -24,11 +24,13 @@ type document struct {
 	Inner   *inner          `json:"inner,omitempty"`
 	List    []inner         `json:"list"`
 	Tag     string          `json:"tag,omitempty"`
+	More    []string        `json:"more,omitempty"`
+	Until   *time.Time      `json:"until,omitempty"`
 	May     json.RawMessage `json:"may-ignore,omitempty"`
 }
 
 const good = `{"version": 1, "size": 4096, "dev": 18446744073709551615, "id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
- "at": "2006-11-27T12:00:00Z", "inner": {"name": "a\u00e4\ud83d\ude00", "yes": true}, "list": [{"name": "", "yes": false}], "may-ignore": {"x": [1, {"y": null}]}}`
+ "at": "2006-11-27T12:00:00Z", "until": "2006-11-27T12:00:00.000000001Z", "tag": "t", "more": ["m"], "inner": {"name": "a\u00e4\ud83d\ude00", "yes": true}, "list": [{"name": "", "yes": false}], "may-ignore": {"x": [1, {"y": null}]}}`
 
 func TestDecode(t *testing.T) {
 	var d, std document
@@ -43,6 +45,19 @@ func TestDecode(t *testing.T) {
 	}
 	if n, ok := Number([]byte(good), "version"); !ok || n != 1 {
 		t.Errorf("version: expected 1, found %d, %v", n, ok)
+	}
+}
+
+// TestTimes: the forms of a time that earlier versions have written, and those that FORMAT.md allows besides, are read.
+func TestTimes(t *testing.T) {
+	for _, text := range []string{"0001-01-01T00:00:00Z", "2006-11-27T12:00:00.1Z", "2006-11-27T12:00:00.123456789Z", "2006-11-27T12:00:00.100000000Z", "9999-12-31T23:59:59Z", "2004-02-29T00:00:00Z"} {
+		var d document
+		if err := Decode([]byte(strings.Replace(good, "2006-11-27T12:00:00Z", text, 1)), &d, Options{}); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if again := d.At.Format(time.RFC3339Nano); len(text) < 30 && !strings.HasSuffix(text, "0000Z") && again != text {
+			t.Errorf("expected %s, found %s", text, again)
+		}
 	}
 }
 
@@ -74,6 +89,26 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a UUID in capitals", `6ba7b810`, `6BA7B810`},
 		{"a UUID as URN", `"6ba7b810-`, `"urn:uuid:6ba7b810-`},
 		{"no time", `2006-11-27T`, `2006-11-27 `},
+		{"a time with an offset", `12:00:00Z`, `13:00:00+01:00`},
+		{"a time with the offset 0", `12:00:00Z`, `12:00:00+00:00`},
+		{"a time with the offset -0", `12:00:00Z`, `12:00:00-00:00`},
+		{"a time in small letters", `12:00:00Z`, `12:00:00z`},
+		{"a t in a time", `27T12`, `27t12`},
+		{"a time with a comma", `00.000000001Z`, `00,000000001Z`},
+		{"a time with a point and no digits", `12:00:00Z`, `12:00:00.Z`},
+		{"a time with ten digits", `00.000000001Z`, `00.0000000010Z`},
+		{"an hour of one digit", `12:00:00Z`, `4:50:17Z`},
+		{"a time without seconds", `12:00:00Z`, `12:00Z`},
+		{"a leap second", `12:00:00Z`, `23:59:60Z`},
+		{"hour 24", `12:00:00Z`, `24:00:00Z`},
+		{"a day that does not exist", `2006-11-27`, `2006-02-29`},
+		{"a year of five digits", `2006-11-27`, `12006-11-27`},
+		{"space behind a time", `12:00:00Z`, `12:00:00Z `},
+		{"a time that is null", `"2006-11-27T12:00:00.000000001Z"`, `null`},
+		{"an optional text that is empty", `"tag": "t"`, `"tag": ""`},
+		{"an optional text that is null", `"tag": "t"`, `"tag": null`},
+		{"an optional array that is empty", `["m"]`, `[]`},
+		{"an optional array that is null", `["m"]`, `null`},
 		{"half a character", `\ud83d\ude00`, `\ud83d`},
 		{"a control character", `"a\u00e4`, "\"a\x01"},
 		{"no UTF-8", `"a\u00e4`, "\"a\xff"},

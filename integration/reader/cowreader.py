@@ -7,6 +7,7 @@ cowreader.py check STORE                             a JSON object for each disk
 Exit codes: 0 done, 4 in use, 5 refused. --unlocked reads a disk that a process has open, without its locks.
 """
 
+import datetime
 import errno
 import fcntl
 import hashlib
@@ -137,7 +138,27 @@ class File:
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 HEX64 = re.compile(r"[0-9a-f]{64}\Z")
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z")
+TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d{1,9})?Z\Z", re.ASCII)
+
+
+def time(v):
+    found = TIME.match(v) if isinstance(v, str) else None
+    if found is None:
+        return False
+    year, *rest = [int(g) for g in found.groups()[:6]]
+    try:
+        datetime.datetime(year or 2000, *rest)  # that module has no year 0, which is a leap year, too
+    except ValueError:
+        return False
+    return True
+
+
+def source_format(v):
+    return v in ("raw", "qcow2")
+
+
+def not_empty(kind):
+    return lambda v: isinstance(v, kind) and len(v) > 0
 
 
 def parse_document(data):
@@ -200,6 +221,12 @@ def any_text(v):
     return isinstance(v, str)
 
 
+def clean_path(field):
+    """An absolute path without empty, "." or ".." elements, filled up with zero bytes."""
+    path = field.rstrip(b"\0")
+    return path[:1] == b"/" and b"\0" not in path and (path == b"/" or not {b"", b".", b".."} & set(path[1:].split(b"/")))
+
+
 def fit(where, v, required, optional=()):
     """Checks the members of an object against tables of tests."""
     if not isinstance(v, dict):
@@ -230,11 +257,11 @@ def check_disk_json(m, name):
     fit("disk.json", m, {
         "version": number(), "name": lambda v: v == name, "size": size,
         "block-size": lambda v: type(v) is int and 512 <= v <= 65536 and v & (v - 1) == 0,
-        "created": text(TIME), "layers": lambda v: isinstance(v, list) and len(v) > 0,
+        "created": time, "layers": lambda v: isinstance(v, list) and len(v) > 0,
     }, {"base": is_object, "table-start": number(), "may-ignore": is_object})
     base = m.get("base")
     if base is not None:
-        fit("base", base, {"offset": number(0, MAX), "size": number(0, MAX), "fingerprint": text(HEX64)},
+        fit("base", base, {"offset": number(0, MAX), "size": size, "fingerprint": text(HEX64)},
             {"image": text(NAME), "path": absolute, "identity": is_object})
         if ("image" in base) == ("path" in base) or ("path" in base) != ("identity" in base):
             raise Refused("base: expected an image, or a path with an identity")
@@ -245,7 +272,7 @@ def check_disk_json(m, name):
     seen, tags = set(), set()
     for i, layer in enumerate(m["layers"]):
         fit(f"layers[{i}]", layer, {"uuid": text(UUID), "map": any_text, "data": any_text, "data-offset": number(0, MAX),
-                                     "created": text(TIME)}, {"tag": text(NAME), "sealed": text(TIME)})
+                                     "created": time}, {"tag": text(NAME), "sealed": time})
         own = f"layers/{layer['uuid']}/"
         if layer["map"].startswith("/"):
             if not layer["data"].startswith("/"):
@@ -255,6 +282,8 @@ def check_disk_json(m, name):
         if layer["uuid"] in seen or layer["uuid"] == str(uuids.UUID(int=0)):
             raise Refused(f"layers[{i}].uuid: {layer['uuid']}")
         seen.add(layer["uuid"])
+        if "sealed" in layer and i == len(m["layers"]) - 1:
+            raise Refused(f"layers[{i}].sealed: of the head")
         if "tag" in layer:
             if layer["tag"] in tags or i == len(m["layers"]) - 1:
                 raise Refused(f"layers[{i}].tag: {layer['tag']}")
@@ -267,12 +296,12 @@ def check_image_json(m, name):
         raise Refused(f"version {m.get('version')}")
     fit("image.json", m, {
         "version": number(), "name": lambda v: v == name, "size": size, "fingerprint": text(HEX64),
-        "identity": is_object, "source": any_text, "format": any_text, "imported": text(TIME),
-    }, {"may-ignore": is_object, "sha256": text(HEX64), "chunk-sha256": text(HEX64), "backing": lambda v: isinstance(v, list)})
+        "identity": is_object, "source": any_text, "format": source_format, "imported": time,
+    }, {"may-ignore": is_object, "sha256": text(HEX64), "chunk-sha256": text(HEX64), "backing": not_empty(list)})
     if "sha256" not in m and "chunk-sha256" not in m:
         raise Refused("neither sha256 nor chunk-sha256")
     for i, b in enumerate(m.get("backing", [])):
-        fit(f"backing[{i}]", b, {"path": any_text, "format": any_text})
+        fit(f"backing[{i}]", b, {"path": any_text, "format": source_format})
     fit("identity", m["identity"], IDENTITY)
     return m
 
@@ -423,7 +452,7 @@ class Layer:
             wrong.append("owned")
         if self.data_offset > MAX or self.data_offset % 512 or self.base_size > MAX:
             wrong.append("data_offset or base_size")
-        if shared and (self.state != HEAD or self.clean or u64(172) == 0 or s[196:197] != b"/"):
+        if shared and (self.state != HEAD or self.clean or u64(172) == 0 or not clean_path(s[196:396])):
             wrong.append("shared")
         if wrong:
             raise Refused(f"{self.map.path}: {', '.join(wrong)}")
@@ -566,6 +595,8 @@ class Stack:
             image = self.store.image(b["image"])
             if image["fingerprint"] != b["fingerprint"] or image["size"] != b["size"]:
                 raise Refused(f"{b['image']}: another image")
+            if self.base.size() != image["size"]:
+                raise Refused(f"{path}: {self.base.size()} bytes, expected {image['size']}")
 
     def check_image(self):
         """An image as a whole has the digests that its document says."""
