@@ -72,7 +72,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		}
 	}
 	if err != nil {
-		_ = closeFiles(k.base, k.layers, false)
+		_ = closeFiles(k.base, k.layers, false, nil)
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	return d, nil
@@ -212,7 +212,7 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, makeRoom: o.MakeRoom,
 	}
 	if o.OnFailure != nil {
 		d.NotifyFailure(o.OnFailure)

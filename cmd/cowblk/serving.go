@@ -24,15 +24,6 @@ type serving struct {
 	before  *predecessor      // that has handed the disks over, and is to be told how it went; nil: none
 }
 
-func (s *serving) close() error {
-	var errs []error
-	for _, o := range s.disks {
-		o.awaitSpace(s.log)
-		errs = append(errs, o.close())
-	}
-	return errors.Join(errs...)
-}
-
 // giveUp is close after a failed start: the predecessor finds its disks as it has left them.
 func (s *serving) giveUp() error {
 	if s.before == nil {

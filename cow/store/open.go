@@ -74,6 +74,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if o.Cow.Log == nil {
 		o.Cow.Log = s.log
 	}
+	if o.Cow.MakeRoom == nil {
+		o.Cow.MakeRoom = s.makeRoom
+	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)
