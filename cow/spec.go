@@ -62,6 +62,10 @@ type Options struct {
 	LoseUnflushed bool
 	// Unflushed is what to do about the unflushed writes of a process that died.
 	Unflushed layer.Unflushed
+	// ForceShare opens a base although somebody else holds a lock on it that whoever may read the file can
+	// take: QEMU's image locks, flock. It must not change nevertheless. A lock on its bytes that only a writer
+	// can have (vfs.LockExtents) refuses it still.
+	ForceShare bool
 	// FlushInterval is how long a write, discard or write-zeroes that has completed
 	// waits for a flush round at most: if nobody has asked for a flush by then, the
 	// disk flushes by itself. 0: DefaultFlushInterval; negative: any time; otherwise

@@ -164,6 +164,9 @@ func (f *serveFlags) check(args []string) error {
 	if f.blkFile != "" && (f.data.loseUnflushed || f.data.keepUnflushed || f.data.dropUnflushed) {
 		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
 	}
+	if f.blkFile != "" && f.data.forceShare {
+		return usagef("serve: --force-share is for disks on a base in place: a file served raw is this process's alone")
+	}
 	if f.blkFile != "" && f.controlGroup != "" {
 		return usagef("serve: --control-group is for disks of the store, which have a control socket")
 	}

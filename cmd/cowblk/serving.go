@@ -165,7 +165,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
-			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
+			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
 		},
 	})
 	return path, nil

@@ -86,15 +86,14 @@ func (c *chainFile) lock(fsys vfs.FS) error {
 	if err != nil {
 		return err
 	}
-	inUse := classify(layer.InUseElsewhere(c.path, "image file", false))
 	if err := c.file.Lock(false); errors.Is(err, vfs.ErrLocked) {
-		return inUse
+		return classify(layer.LockedElsewhere(c.file, "image file", false))
 	}
 	if size == 0 {
 		return nil
 	}
 	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err, vfs.ErrLocked) {
-		return inUse
+		return classify(layer.InUseElsewhere(c.path, "image file", false))
 	}
 	return err
 }
