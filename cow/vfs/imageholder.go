@@ -21,6 +21,17 @@ type LockKnower interface {
 
 var _ LockKnower = (*osFile)(nil)
 
+// RealPath is the path of an open file without symbolic links, as the kernel has it now; the name that it was opened by
+// where that is not known.
+func RealPath(f File) string {
+	if o, ok := f.(*osFile); ok {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil && filepath.IsAbs(path) {
+			return path
+		}
+	}
+	return f.Name()
+}
+
 // HoldersText names holders of a lock in a sentence.
 func HoldersText(holders []string) string {
 	if len(holders) == 0 {
