@@ -19,11 +19,7 @@ func (k *stack) openBase(b *BaseSpec) error {
 		return err
 	}
 	k.base = f
-	// First the lock whose refusal names the other process.
-	if err := f.LockImage(vfs.ImageRead); err != nil {
-		return err
-	}
-	if err := k.lockBase(b, f); err != nil {
+	if err := k.shareBase(b, f); err != nil {
 		return err
 	}
 	id, err := f.Identity()
@@ -49,7 +45,10 @@ func (k *stack) openBase(b *BaseSpec) error {
 	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
 		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
 	}
-	if err := k.lockBaseRange(b.Path, false); err != nil {
+	// Whoever excludes this one has the file open for writing: no word helps.
+	if err := k.lockBaseRange(b.Path, false); errors.Is(err, layer.ErrInUse) {
+		return &BaseLockedError{err, true}
+	} else if err != nil {
 		return err
 	}
 	if k.baseSum, err = layer.ComputeFingerprint(f, b.Offset, k.baseSize); err != nil {
@@ -89,6 +88,48 @@ func (k *stack) openRaw(b *BaseSpec) error {
 	return k.lockBaseRange(b.Path, true)
 }
 
+// BaseLockedError is the refusal of a base by somebody else's lock.
+type BaseLockedError struct {
+	error
+	// Writer: only a process can hold that lock which has the file open for writing. Otherwise everybody can who may read
+	// it: see Options.ForceShare.
+	Writer bool
+}
+
+func (e *BaseLockedError) Unwrap() error { return e.error }
+
+// shareBase takes the locks of a reader that whoever may read the file can keep it from.
+func (k *stack) shareBase(b *BaseSpec, f vfs.File) error {
+	// First the lock whose refusal names the other process.
+	image, file := f.LockImage(vfs.ImageRead), error(nil)
+	if image == nil {
+		file = k.lockBase(b, f)
+	}
+	err := errors.Join(image, file)
+	if !errors.Is(err, vfs.ErrImageLocked) && !errors.Is(err, layer.ErrInUse) {
+		return err
+	}
+	if image == nil {
+		err = file
+	} else {
+		err = image
+	}
+	if !k.forceShare {
+		return &BaseLockedError{error: err}
+	}
+	k.log.Warn("the base is used although somebody else has a lock on it: it must not change", "base", b.Path, "reason", err)
+	if image != nil {
+		// Whoever comes later is told.
+		if err := f.LockImage(vfs.ImageForced); err != nil && !errors.Is(err, vfs.ErrImageLocked) {
+			return err
+		}
+		if err := k.lockBase(b, f); err != nil && !errors.Is(err, layer.ErrInUse) {
+			return err
+		}
+	}
+	return nil
+}
+
 // lockBase takes the base's lock of a reader, which excludes a process, of any version, that serves the same file raw.
 // Where a layer's data is in the same file there is none: AddSums wants it for itself.
 func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
@@ -103,7 +144,7 @@ func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
 func lockRaw(f vfs.File, exclusive bool) error {
 	err := f.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
-		return layer.InUseElsewhere(f.Name(), "use of the file", exclusive)
+		return layer.LockedElsewhere(f, "use of the file", exclusive)
 	}
 	if unsupportedLock(err) && !exclusive {
 		return nil // as without any lock before; the file is only read

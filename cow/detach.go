@@ -43,7 +43,7 @@ func (d *Disk) Detach() (detached bool, err error) {
 		errs = append(errs, layers[n-1].Detach())
 		layers = layers[:n-1]
 	}
-	errs = append(errs, closeFiles(d.base, layers, false))
+	errs = append(errs, closeFiles(d.base, layers, false, nil))
 	d.index.Close()
 	return true, errors.Join(errs...)
 }

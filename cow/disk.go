@@ -29,7 +29,8 @@ type Disk struct {
 	index         *index.Index
 	log           *slog.Logger
 	onFailure     atomic.Pointer[func(error)]
-	failed        atomic.Pointer[error] // see fail
+	makeRoom      func(err error, closing bool) bool // Options.MakeRoom; nil: none
+	failed        atomic.Pointer[error]              // see fail
 	view          atomic.Pointer[view]
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
@@ -52,6 +53,7 @@ type Disk struct {
 	sources  sources
 	prepared *Promotion
 	sealers  sync.WaitGroup // one per promotion under way, and per AddSums
+	closing  atomic.Bool    // Finish or Close was called
 	life     context.Context
 	die      context.CancelFunc // called when it is closed
 	idle     []*syncChannel
@@ -126,6 +128,7 @@ func (d *Disk) Close() error {
 	if err != nil {
 		return err
 	}
+	d.closing.Store(true)
 	errs := []error{late}
 	if d.flusher != nil {
 		errs = append(errs, d.flusher.stop())
@@ -133,7 +136,7 @@ func (d *Disk) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	errs = append(errs, d.view.Load().close())
-	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil))
+	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil, d.inNeed))
 	d.index.Close()
 	return errors.Join(errs...)
 }
@@ -174,15 +177,18 @@ func (d *Disk) shut() (late, err error) {
 
 // closeFiles closes the layers from the head down, then the base (nil: none).
 // The layers of a failed disk are let go without another write: nothing may
-// mark them clean.
-func closeFiles(base vfs.File, layers []*layer.Layer, failed bool) error {
+// mark them clean. inNeed runs what may want room (nil: it is run once).
+func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, inNeed func(func() error) error) error {
 	var errs []error
 	for i := len(layers) - 1; i >= 0; i-- {
-		if failed {
-			errs = append(errs, layers[i].Abandon())
-		} else {
-			errs = append(errs, layers[i].Close())
+		if l := layers[i]; !failed {
+			if inNeed == nil {
+				errs = append(errs, l.Finish())
+			} else {
+				errs = append(errs, inNeed(l.Finish))
+			}
 		}
+		errs = append(errs, layers[i].Abandon())
 	}
 	if base != nil {
 		errs = append(errs, base.Close())

@@ -179,13 +179,16 @@ func (f *flusher) round() error {
 // succeed without it: the disk fails for good. A failed write of the map (no
 // space, say) loses nothing: the pages are dirty again, and the next round repeats
 // them.
-func (f *flusher) flushLayer(l *layer.Layer) (err error) {
-	f.pages, err = l.Flush(f.pages)
+func (f *flusher) flushLayer(l *layer.Layer) error {
+	err := f.disk.inNeed(func() (err error) {
+		f.pages, err = l.Flush(f.pages)
+		if err != nil && l.Err() != nil {
+			return f.disk.fail(err) // a sync was what failed
+		}
+		return err
+	})
 	if cap(f.pages) > maxKeptPages {
 		f.pages = nil
-	}
-	if err != nil && l.Err() != nil { // a sync was what failed
-		return f.disk.fail(err)
 	}
 	return err
 }
@@ -199,10 +202,14 @@ func (f *flusher) seal(l *layer.Layer) error {
 	if err := f.flushLayer(l); err != nil {
 		return err
 	}
-	if err := l.Seal(time.Now()); err != nil {
-		if l.Err() != nil { // a sync was what failed
+	err := f.disk.inNeed(func() error {
+		err := l.Seal(time.Now())
+		if err != nil && l.Err() != nil { // a sync was what failed
 			return f.disk.fail(err)
 		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	f.mu.Lock()

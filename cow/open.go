@@ -35,6 +35,7 @@ type stack struct {
 	view       *view
 	sharedDir  string // Options.SharedDir; empty once there is no place for shared maps
 	unflushed  layer.Unflushed
+	forceShare bool // Options.ForceShare
 }
 
 // Open opens a stack: it checks that base and layers belong together and builds
@@ -58,7 +59,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := errors.Join(s.check(), CheckFlushInterval(o.FlushInterval)); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed}
+	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed, forceShare: o.ForceShare}
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {
@@ -72,7 +73,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		}
 	}
 	if err != nil {
-		_ = closeFiles(k.base, k.layers, false)
+		_ = closeFiles(k.base, k.layers, false, nil)
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	return d, nil
@@ -212,7 +213,7 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, makeRoom: o.MakeRoom,
 	}
 	if o.OnFailure != nil {
 		d.NotifyFailure(o.OnFailure)

@@ -62,11 +62,19 @@ type Options struct {
 	LoseUnflushed bool
 	// Unflushed is what to do about the unflushed writes of a process that died.
 	Unflushed layer.Unflushed
+	// ForceShare opens a base although somebody else holds a lock on it that whoever may read the file can
+	// take: QEMU's image locks, flock. It must not change nevertheless. A lock on its bytes that only a writer
+	// can have (vfs.LockExtents) refuses it still.
+	ForceShare bool
 	// FlushInterval is how long a write, discard or write-zeroes that has completed
 	// waits for a flush round at most: if nobody has asked for a flush by then, the
 	// disk flushes by itself. 0: DefaultFlushInterval; negative: any time; otherwise
 	// MinFlushInterval to MaxFlushInterval.
 	FlushInterval time.Duration
+	// MakeRoom is called when the head's map or header finds no space (ENOSPC, EDQUOT). True: room
+	// was made, try again; it must say false in the end. closing says that the disk is being closed, and what
+	// is not written now stays with the shared map alone. It is called by any goroutine. Nil: there is none.
+	MakeRoom func(err error, closing bool) bool
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

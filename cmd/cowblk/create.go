@@ -73,6 +73,7 @@ then formatted, or hold the layers already; what holds anything else is refused 
 	f.Var(sectors(&size), "size", "size of the disk, at least that of what it lies on: 512, 64K, 20G, 1.5T")
 	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
 	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table that hold something else; take a --base\nthat looks like a qcow2 image as raw")
+	f.BoolVar(&o.ForceShare, "force-share", false, "take a --base although somebody else holds a lock on it: it must not change")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
 	return cmd

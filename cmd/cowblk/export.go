@@ -21,6 +21,8 @@ import (
 type exportFlags struct {
 	listen []string
 	group  string
+
+	forceShare bool // see cow.Options.ForceShare
 }
 
 // exportInfo is what "cowblk export --json" prints of each export.
@@ -69,6 +71,7 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.listen, "listen", nil, "`ADDRESS` to listen on; may be repeated")
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the UNIX sockets too (mode 0660)")
+	fl.BoolVar(&f.forceShare, "force-share", false, forceShareHelp)
 	return cmd
 }
 
@@ -115,7 +118,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 		}
 	}()
 	for _, ref := range refs {
-		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
+		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log, ForceShare: f.forceShare})
 		if err != nil {
 			return err
 		}
@@ -174,13 +177,13 @@ func (a *app) printExports(server *nbd.Server) error {
 
 // readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
 // know.
-func readTags(st *store.Store, log *slog.Logger, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
+func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
 	return func(ctx context.Context, name string) (backend.Readable, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {
 			return nil, err
 		}
-		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log})
+		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log, ForceShare: forceShare})
 		if err != nil {
 			return nil, explain(explainLimits(err)) // not a nil *Reading in an interface
 		}

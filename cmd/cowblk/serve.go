@@ -71,7 +71,9 @@ outside of the run directory stays there when the process has ended; the next on
 
 A full file system or quota: the writes that find no space fail in the guest or, with --on-enospc pause,
 wait, while the guest is paused through --qmp or --libvirt, and go on by themselves when there is space
-again, or by "cowblk resume". Reads, and writes that need no space, go on. Nothing is lost.
+again, or by "cowblk resume". Reads, and writes that need no space, go on. A process that is to end and
+finds no space for a disk's map, not even in the store's reserve, ends after 10 seconds without: exit
+code 1. Nothing is lost, unless a power cut, a reboot or an unmount comes before the next process.
 
 Disks of a store that can only be read (a file system remounted after an error, a snapshot) are served
 with --read-only. A socket that has no room in the run directory is made in another one, and the log
@@ -161,6 +163,9 @@ func (f *serveFlags) check(args []string) error {
 	}
 	if f.blkFile != "" && (f.data.loseUnflushed || f.data.keepUnflushed || f.data.dropUnflushed) {
 		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
+	}
+	if f.blkFile != "" && f.data.forceShare {
+		return usagef("serve: --force-share is for disks on a base in place: a file served raw is this process's alone")
 	}
 	if f.blkFile != "" && f.controlGroup != "" {
 		return usagef("serve: --control-group is for disks of the store, which have a control socket")

@@ -18,8 +18,12 @@ type dataFlags struct {
 	flushInterval time.Duration // 0: no background flushes
 	poll          time.Duration
 
+	forceShare bool // see cow.Options.ForceShare
+
 	loseUnflushed, keepUnflushed, dropUnflushed bool
 }
+
+const forceShareHelp = "use a base in place although somebody else holds a lock on it: it must not change\nmeanwhile. Its fingerprint, size and time are still checked"
 
 func (f *dataFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
@@ -30,6 +34,7 @@ func (f *dataFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.loseUnflushed, "lose-unflushed", false, "where no directory in memory (tmpfs) is to be had: if this process is killed, lose what\nguests have written and not flushed, instead of flushing each first write of a block")
 	fl.BoolVar(&f.dropUnflushed, "drop-unflushed", false, "open a disk whose process was killed as after a power cut, without what its guest had\nwritten and not flushed")
 	fl.BoolVar(&f.keepUnflushed, "keep-unflushed", false, "open a disk whose process was killed with what its guest had not flushed, although the\nowner, mode or names of its files were changed since")
+	fl.BoolVar(&f.forceShare, "force-share", false, forceShareHelp)
 	_ = cmd.RegisterFlagCompletionFunc("cache", cobra.FixedCompletions(
 		[]cobra.Completion{"writeback", "writethrough", "none", "directsync"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -63,12 +68,12 @@ func (f *dataFlags) unflushed() layer.Unflushed {
 
 // dataFlagNames are the names of the options.
 func dataFlagNames() []string {
-	return []string{"cache", "writeback-without-flush", "flush-interval", "poll", "lose-unflushed", "drop-unflushed", "keep-unflushed"}
+	return []string{"cache", "writeback-without-flush", "flush-interval", "poll", "lose-unflushed", "drop-unflushed", "keep-unflushed", "force-share"}
 }
 
 // open returns what cow.Open is told.
 func (f *dataFlags) open(log *slog.Logger) cow.Options {
-	o := cow.Options{Log: log, Direct: f.cache.Direct, FlushInterval: f.flushInterval, LoseUnflushed: f.loseUnflushed, Unflushed: f.unflushed()}
+	o := cow.Options{Log: log, Direct: f.cache.Direct, FlushInterval: f.flushInterval, LoseUnflushed: f.loseUnflushed, Unflushed: f.unflushed(), ForceShare: f.forceShare}
 	if f.flushInterval == 0 {
 		o.FlushInterval = -1
 	}

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
 	"cowblk/cow/store"
@@ -23,25 +19,6 @@ type opened struct {
 	manifest *store.Manifest
 	close    func() error
 	serving  store.Serving // what its lock says
-}
-
-// closeRetry is how often a disk is tried to be closed that has no space for its map.
-const closeRetry = time.Second
-
-// awaitSpace returns when the disk can be closed without losing what was written to it: on a full file system there may
-// be no space for its map. Then it waits; a second signal ends the process (see run), and what was not flushed is lost.
-func (o *opened) awaitSpace(log *slog.Logger) {
-	for said := false; ; time.Sleep(closeRetry) {
-		err := o.disk.Flush()
-		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errors.Is(err, cow.ErrFailed) {
-			return
-		}
-		if !said {
-			said = true
-			log.Error("a disk cannot be closed, because there is no space for its map: make some. Another signal ends this process, and what the guest has not flushed is lost",
-				"disk", o.name, "err", err)
-		}
-	}
 }
 
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.

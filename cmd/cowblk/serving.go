@@ -24,15 +24,6 @@ type serving struct {
 	before  *predecessor      // that has handed the disks over, and is to be told how it went; nil: none
 }
 
-func (s *serving) close() error {
-	var errs []error
-	for _, o := range s.disks {
-		o.awaitSpace(s.log)
-		errs = append(errs, o.close())
-	}
-	return errors.Join(errs...)
-}
-
 // giveUp is close after a failed start: the predecessor finds its disks as it has left them.
 func (s *serving) giveUp() error {
 	if s.before == nil {
@@ -174,7 +165,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
-			Open: readTags(st, log, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
+			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
 		},
 	})
 	return path, nil

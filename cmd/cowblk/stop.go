@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"cowblk/backend"
 	"cowblk/backend/control"
@@ -41,7 +42,8 @@ func newStop(a *app) *cobra.Command {
 		Long: `End the serving of disks as SIGTERM to their process does: requests under way are completed, what was
 written is made durable, the disks are closed. It returns when they are free for another process. A
 disk that nobody has open is stopped already. Guests keep their disks and wait until they are served
-again: shut a guest down first if it is not to wait.
+again: shut a guest down first if it is not to wait. On a full file system a disk may have to be closed
+without its map after some seconds. That is an error, which says what is kept and what is to be done.
 
 A process ends as a whole. One that serves other disks too is left alone, unless those are named as
 well or --whole-process is given. A process that has a disk open without serving it, such as a check,
@@ -76,8 +78,11 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		if _, err := s.Disk(name); errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
 			return err // one that cannot be read can be served nevertheless
 		}
-		v, held := s.Serving(name)
-		if !held {
+		v, err := s.ServingError(name)
+		if err != nil {
+			return fmt.Errorf("stop: %w", err)
+		}
+		if v == nil {
 			v = &store.Serving{}
 		}
 		if v.Control != "" {
@@ -86,6 +91,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		open = append(open, stopped{name, v.PID})
 	}
 	clients := map[string]*control.Client{}
+	written := map[string]bool{} // disks that are served to be written to
 	for path, pid := range controls {
 		c, err := control.Dial(path, askLimit)
 		if errors.Is(err, control.ErrNoDaemon) {
@@ -94,8 +100,12 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
 		}
-		if err := a.mayEnd(ctx, c, pid, names, o); err != nil {
+		disks, err := a.mayEnd(ctx, c, pid, names, o)
+		if err != nil {
 			return err
+		}
+		for _, d := range disks {
+			written[d.Name] = !d.ReadOnly
 		}
 		clients[path] = c
 	}
@@ -104,9 +114,14 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 			return stopError(ctx, names, fmt.Errorf("process %d: %w", controls[path], err))
 		}
 	}
+	var unwritten []string
 	for i, d := range open {
 		if err := a.awaitStopped(ctx, s, &open[i], names[i:]); err != nil {
 			return err
+		}
+		if written[d.Name] && s.Unwritten(d.Name) {
+			unwritten = append(unwritten, d.Name)
+			continue
 		}
 		if d.PID == 0 {
 			a.say("%s is not open in any process", d.Name)
@@ -114,17 +129,31 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 			a.say("%s is stopped", d.Name)
 		}
 	}
+	if len(unwritten) > 0 {
+		return stoppedUnwritten(s, unwritten)
+	}
 	if a.json {
 		return a.printJSON(open)
 	}
 	return nil
 }
 
-// mayEnd refuses to end a process with disks that nobody has named.
-func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) error {
+// stoppedUnwritten is the error about disks that were closed without their maps.
+func stoppedUnwritten(s *store.Store, names []string) error {
+	reason := "the log of its process says why"
+	if s.Full() {
+		reason = unix.ENOSPC.Error() + " on the store's file system"
+	}
+	return fmt.Errorf("stop: stopped, but not all that was written is durable: %s: %s\n"+
+		"the next process that serves it in this run of the kernel has what was written (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
+		"make space before, serve the disk, stop it", firstNames(names, 10), reason)
+}
+
+// mayEnd refuses to end a process with disks that nobody has named, and returns those that it serves.
+func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
 	var disks []backend.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
-		return stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
+		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
 	}
 	var others []string
 	for _, d := range disks {
@@ -133,18 +162,20 @@ func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []st
 		}
 	}
 	if len(others) > 0 && !o.whole {
-		return fmt.Errorf("stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
+		return nil, fmt.Errorf("stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
 			pid, firstNames(others, 10), store.ErrInUse)
 	}
-	return nil
+	return disks, nil
 }
 
 // awaitStopped returns when the process that had the disk open has given it up. left are the disks not known to be.
 func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
 	for {
-		v, held := s.Serving(d.Name)
+		v, err := s.ServingError(d.Name)
 		switch {
-		case !held:
+		case err != nil:
+			return fmt.Errorf("stop: %w", err)
+		case v == nil:
 			return nil
 		case v.PID != 0 && d.PID != 0 && v.PID != d.PID && v.Control != "":
 			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has started it anew: stop it there, with systemd: systemctl stop UNIT",
@@ -154,7 +185,11 @@ func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left
 		}
 		select {
 		case <-ctx.Done():
-			return stopError(ctx, left, fmt.Errorf("disk %q: %s", d.Name, v))
+			why := ""
+			if s.Full() {
+				why = "; the store's file system is full, which may be what its process waits for: make space there"
+			}
+			return stopError(ctx, left, fmt.Errorf("disk %q: %s%s", d.Name, v, why))
 		case <-time.After(stopPoll):
 		}
 	}

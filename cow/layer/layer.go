@@ -258,14 +258,15 @@ func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
 // earlier failed sync it is left as it is, and Close returns ErrSyncFailed.
 // Nothing may use the layer any more.
 func (l *Layer) Close() error {
-	var errs []error
-	if l.Writable() {
-		errs = append(errs, l.closeHead())
-	}
-	return errors.Join(append(errs, l.Abandon())...)
+	return errors.Join(l.Finish(), l.Abandon())
 }
 
-func (l *Layer) closeHead() error {
+// Finish is what Close does to a head before the files are closed. It may be repeated after an error that Err does not
+// know, when room was made, say. To a layer that is only read it does nothing.
+func (l *Layer) Finish() error {
+	if !l.Writable() {
+		return nil
+	}
 	if err := l.Err(); err != nil {
 		return err
 	}

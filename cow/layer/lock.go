@@ -50,6 +50,17 @@ func InUseElsewhere(path, what string, exclusive bool) error {
 	return f
 }
 
+// LockedElsewhere is the ErrInUse of a file that somebody else's lock of the whole file (flock) excludes.
+func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
+	fault := &Fault{Path: f.Name(), What: what, Expected: "no exclusive lock of the file (flock)",
+		Found:  "that " + vfs.HoldersText(vfs.HoldersOf(f)) + " holds a lock on it, as a cowblk that writes to the file does",
+		Advice: "wait until that process has ended or has given the lock up, or have its user end it", Err: ErrInUse}
+	if exclusive {
+		fault.Expected = "no lock of the file (flock)"
+	}
+	return fault
+}
+
 // shareRanges turns the locks of a writer into those of a reader.
 func (l *Layer) shareRanges() error {
 	var errs []error

@@ -26,6 +26,8 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 		}
 		a.Change = append(a.Change, dir)
 	}
+	// A later change may fill it. Without it a process does as well until there is no room.
+	_ = s.fs.MkdirAll(s.path(reserveDir), dirPerm)
 	if there, err := s.exists(s.path(reserveDir)); err == nil && there {
 		a.Change = append(a.Change, s.path(reserveDir))
 	}

@@ -17,7 +17,7 @@ const maxBacking = 64
 
 // Backing is a file under an imported qcow2, whose content is in the image.
 type Backing struct {
-	Path   string `json:"path"`   // absolute; in Go's quotes if it holds what cannot be printed
+	Path   string `json:"path"`   // absolute, without symbolic links; in Go's quotes if it holds what cannot be printed
 	Format string `json:"format"` // FormatRaw or FormatQcow2
 }
 
@@ -111,7 +111,7 @@ func backingPath(image, name string) (string, bool) {
 func (src *source) needsLeave(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
-		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.path), c.format})
+		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.real), c.format})
 	}
 	if last != nil {
 		fmt.Fprintf(&b, "%s, ", strconv.Quote(last.img.Backing))

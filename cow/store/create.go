@@ -27,6 +27,8 @@ type CreateOptions struct {
 	BlockSize int
 	// Force formats maps of a Table that hold something else, and takes a Base that looks like a qcow2 image.
 	Force bool
+	// ForceShare takes a Base on which somebody else holds a lock: see cow.Options.ForceShare.
+	ForceShare bool
 }
 
 func (o *CreateOptions) check() error {
@@ -111,7 +113,7 @@ func (s *Store) plan(ctx context.Context, name string, o CreateOptions) (*Manife
 	case o.From != "":
 		err = s.planFrom(ctx, m, o.From)
 	case o.Base != "":
-		m.Base, err = s.baseInPlace(o.Base, o.Force)
+		m.Base, err = s.baseInPlace(o.Base, o.Force, o.ForceShare)
 	}
 	if err != nil {
 		return nil, err
@@ -220,7 +222,7 @@ func (s *Store) stillThere(m *Manifest, from string) error {
 }
 
 // baseInPlace describes a file or device that a disk shall lie on without being copied.
-func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
+func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -231,7 +233,7 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 	if err := s.refuseStored("base", path); err != nil {
 		return nil, err
 	}
-	f, err := openBaseFile(s.fs, path)
+	f, err := openBaseFile(s.fs, path, share)
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +252,7 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
 			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
 	}
-	lock, err := s.lockBaseInPlace(f, path, size)
+	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
 		return nil, err
 	}
@@ -260,27 +262,36 @@ func (s *Store) baseInPlace(path string, force bool) (*Base, error) {
 
 // lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
 // it raw, or as part of a disk of another store. They end with the RangeLock and f.
-func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64) (*vfs.RangeLock, error) {
-	inUse := classify(layer.InUseElsewhere(path, "use as base", false))
-	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) {
-		return nil, inUse
+func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock, error) {
+	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) && !share {
+		return nil, fmt.Errorf("%w\n%s", classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
 	}
 	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
 	if errors.Is(err, vfs.ErrLocked) {
-		return nil, inUse
+		return nil, classify(layer.InUseElsewhere(path, "use as base", false))
 	}
 	return lock, err
 }
 
-// openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it.
-func openBaseFile(fsys vfs.FS, path string) (vfs.File, error) {
+// shareAdvice is the way past a lock that whoever may read a base can hold.
+const shareAdvice = "if you know that nobody changes the base: --force-share (of create --base, serve, run and export)"
+
+// openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it, or holds a lock like one who does,
+// unless share.
+func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, refusedFile("base", path, err)
 	}
-	if err := f.LockImage(vfs.ImageRead); err != nil {
+	if err := f.LockImage(vfs.ImageRead); errors.Is(err, vfs.ErrImageLocked) && share {
+		return f, nil
+	} else if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("base: %w", classify(err))
+		err = fmt.Errorf("base: %w", classify(err))
+		if errors.Is(err, ErrInUse) {
+			err = fmt.Errorf("%w\n%s", err, shareAdvice)
+		}
+		return nil, err
 	}
 	return f, nil
 }

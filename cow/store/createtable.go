@@ -40,7 +40,7 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	if err := s.refuseTwice(parts); err != nil {
 		return nil, err
 	}
-	if m.Base, err = s.tableBase(t, o.Force); err != nil {
+	if m.Base, err = s.tableBase(t, o.Force, o.ForceShare); err != nil {
 		return nil, err
 	}
 	maps, err := s.inspectMaps(t, m, o)
@@ -95,8 +95,8 @@ func (t *Table) absolute() error {
 	return t.check() // two spellings of one path are the same path now
 }
 
-func (s *Store) tableBase(t *Table, force bool) (*Base, error) {
-	f, err := openBaseFile(s.fs, t.Base)
+func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
+	f, err := openBaseFile(s.fs, t.Base, share)
 	if err != nil {
 		return nil, err
 	}

@@ -78,10 +78,15 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if o.Cow.Log == nil {
 		o.Cow.Log = s.log
 	}
+	if o.Cow.MakeRoom == nil {
+		o.Cow.MakeRoom = s.makeRoom
+	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)
 	}
+	inPlace := m.Base != nil && m.Base.Image == ""
+	o.Cow.ForceShare = o.Cow.ForceShare && inPlace
 	spec := cow.Spec{Base: base, ReadOnly: o.ReadOnly}
 	for i := range m.Layers {
 		h, err := s.checkLayer(m, i)
@@ -109,6 +114,14 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 				s.removeLiveFiles(m)
 			}
 			return disk, nil
+		}
+		var locked *cow.BaseLockedError
+		if errors.As(err, &locked) {
+			err = s.refusedLayer(m, classify(err))
+			if inPlace && !locked.Writer {
+				err = fmt.Errorf("%w\n%s", err, shareAdvice)
+			}
+			return nil, err
 		}
 		// Once more after it was sealed: that may have happened after the open.
 		again := sealing

@@ -60,7 +60,8 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		}
 		// Of a tag's layers only a former head that is not sealed yet is locked exclusively; openStack waits for those
 		// below the last one.
-		if !errors.Is(err, layer.ErrInUse) {
+		var locked *cow.BaseLockedError
+		if !errors.Is(err, layer.ErrInUse) || errors.As(err, &locked) {
 			return nil, fmt.Errorf("tag %s: %w", ref, err)
 		}
 		if time.Since(start) >= sealWait {

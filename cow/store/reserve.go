@@ -27,15 +27,24 @@ func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprint
 func (s *Store) InNeed(f func() error) error {
 	for {
 		err := f()
-		if err == nil || !noSpace(err) || !s.giveUp(err) {
+		if err == nil || !noSpace(err) || !s.giveUp(err, 0) {
 			return err
 		}
 	}
 }
 
-// giveUp removes the last file of the reserve, if there is one.
-func (s *Store) giveUp(why error) bool {
-	for i := reserveFiles - 1; i >= 0; i-- {
+// makeRoom is cow.Options.MakeRoom: for the maps of disks that go on being served half of the reserve stays, so that they
+// can be closed.
+func (s *Store) makeRoom(why error, closing bool) bool {
+	if closing {
+		return s.giveUp(why, 0)
+	}
+	return s.giveUp(why, reserveFiles/2)
+}
+
+// giveUp removes the last file of the reserve, if there is one. The first ones stay, keep of them.
+func (s *Store) giveUp(why error, keep int) bool {
+	for i := reserveFiles - 1; i >= keep; i-- {
 		err := s.fs.Remove(s.reservePath(i))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -22,7 +22,8 @@ type source struct {
 
 // chainFile is one file of a source: of the chain, the top is the first.
 type chainFile struct {
-	path   string // absolute
+	path   string // absolute, as it was named: names of backing files start there
+	real   string // without symbolic links: the file that was opened
 	format string
 	size   int64 // bytes of the disk that it is
 	file   vfs.File
@@ -60,7 +61,7 @@ func openChainFile(fsys vfs.FS, path string, o *ImportOptions) (*chainFile, erro
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
-	c := &chainFile{path: path, file: f}
+	c := &chainFile{path: path, real: vfs.RealPath(f), file: f}
 	if !o.ForceShare {
 		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", err)
@@ -86,15 +87,14 @@ func (c *chainFile) lock(fsys vfs.FS) error {
 	if err != nil {
 		return err
 	}
-	inUse := classify(layer.InUseElsewhere(c.path, "image file", false))
 	if err := c.file.Lock(false); errors.Is(err, vfs.ErrLocked) {
-		return inUse
+		return classify(layer.LockedElsewhere(c.file, "image file", false))
 	}
 	if size == 0 {
 		return nil
 	}
 	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err, vfs.ErrLocked) {
-		return inUse
+		return classify(layer.InUseElsewhere(c.path, "image file", false))
 	}
 	return err
 }
@@ -156,7 +156,7 @@ func (src *source) checkSize() error {
 func (src *source) backing() []Backing {
 	var all []Backing
 	for _, c := range src.chain[1:] {
-		all = append(all, Backing{Path: PathText(c.path), Format: c.format})
+		all = append(all, Backing{Path: PathText(c.real), Format: c.format})
 	}
 	return all
 }

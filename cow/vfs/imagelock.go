@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +22,9 @@ const (
 	// ImageWrite reads and writes the image. Nobody else may write to it or change its length, nor read it as an
 	// ImageRead, which wants content that stays.
 	ImageWrite
+	// ImageForced is ImageRead by somebody who has said that nobody writes: locks of others do not exclude it, and its
+	// own ones keep out whoever comes later.
+	ImageForced
 )
 
 // QEMU's permissions on a block node, as bits. QEMU, qemu-img and qemu-storage-daemon show them to each other by locks
@@ -61,21 +63,19 @@ type ImageLockError struct {
 	Path string
 	// Wanted is the access that was refused.
 	Wanted ImageAccess
-	// Writer: the other opener writes to the image, or may. Otherwise it reads it, and does not let others write.
+	// Writer: the lock is one of who writes to the image, or may; but whoever may read the file can take it. Otherwise
+	// it is one of who reads the image, and does not let others write.
 	Writer bool
 	// Holders are the processes that hold locks on the image, as "NAME (process PID)"; empty if this user may not know.
 	Holders []string
 }
 
 func (e *ImageLockError) Error() string {
-	who := "another process"
-	if len(e.Holders) > 0 {
-		who = strings.Join(e.Holders, ", ")
-	}
+	who := HoldersText(e.Holders)
 	if e.Writer {
-		return fmt.Sprintf("%s: expected nobody to write to the image, found that %s has it open for writing", e.Path, who)
+		return fmt.Sprintf("%s: expected nobody to write to the image, found that %s holds a lock on it, as who writes to it does (QEMU's image locks)", e.Path, who)
 	}
-	return fmt.Sprintf("%s: expected nobody else to use the image, found that %s has it open for reading and lets nobody write to it", e.Path, who)
+	return fmt.Sprintf("%s: expected nobody else to use the image, found that %s holds a lock on it, as who reads it and lets nobody write does (QEMU's image locks)", e.Path, who)
 }
 
 // Unwrap makes errors.Is(err, ErrImageLocked) true.
@@ -85,7 +85,11 @@ func (e *ImageLockError) Unwrap() error { return ErrImageLocked }
 func (f *osFile) LockImage(a ImageAccess) error {
 	takes, denies := a.permissions()
 	err := f.setImageLocks(takes, denies)
-	if err == nil {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		// An exclusive lock on one of the bytes: QEMU has none, and only who may write to the file can have one.
+		err = &ImageLockError{Path: f.name, Wanted: a, Writer: true, Holders: f.imageHolders()}
+	}
+	if err == nil && a != ImageForced {
 		err = f.testImageLocks(a, takes, denies)
 	}
 	if err != nil {

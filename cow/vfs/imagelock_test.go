@@ -98,12 +98,12 @@ func TestHoldsImageLock(t *testing.T) {
 		"lock:\t1: OFDLCK ADVISORY  READ  -1 08:01:1234 100 101\n":             true,
 		"pos:\t0\nlock:\t2: OFDLCK ADVISORY  READ  -1 08:01:1234 201 201\n":    true,
 		"lock:\t1: OFDLCK ADVISORY  READ  -1 08:01:1235 100 101\n":             false,
-		"lock:\t1: OFDLCK ADVISORY  READ  -1 08:01:1234 0 EOF\n":               false,
+		"lock:\t1: OFDLCK ADVISORY  READ  -1 08:01:1234 0 EOF\n":               true, // these bytes, too
 		"lock:\t1: FLOCK  ADVISORY  WRITE 77 08:01:1234 0 EOF\n":               false,
 		"lock:\t1: OFDLCK ADVISORY\nlock:\n\nmnt_id: 30\n":                     false,
 		"lock:\t1: OFDLCK ADVISORY  READ  -1 08:01:1234 99999999999999999999 ": false,
 	} {
-		if got := holdsImageLock(line, 1234); got != want {
+		if got := holdsLock(line, 1234, onImageBytes); got != want {
 			t.Errorf("%q: %v", line, got)
 		}
 	}

@@ -1,0 +1,44 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Of a backing file that is named by a symbolic link, in whatever part of its path, the file is shown that is opened.
+func TestBackingByASymbolicLink(t *testing.T) {
+	s := newStore(t)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(dir, "private", "secret")
+	if err := os.Mkdir(filepath.Dir(secret), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, secret, noise(1, 1<<20))
+	for link, to := range map[string]string{"link": secret, "linked": "private", "twice": "link"} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, name := range []string{"link", "linked/secret", "twice"} {
+		top := overlay(t, filepath.Join(dir, fmt.Sprint("top", i)), filepath.Join(dir, name), "raw")
+		_, err := s.Import(context.Background(), top, "img", ImportOptions{})
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), secret+" (raw)") {
+			t.Errorf("%s, without leave: %v", name, err)
+		}
+		img, err := s.Import(context.Background(), top, fmt.Sprint("img", i), ImportOptions{Backing: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(img.Backing); got != "["+secret+" (raw)]" {
+			t.Errorf("%s: recorded %s", name, got)
+		}
+	}
+}
