@@ -57,6 +57,9 @@ func registerYes(cmd *cobra.Command, yes *bool) {
 
 // known returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
 func known(s *store.Store, name string) error {
+	if err := store.CheckName("disk or image", name); err != nil {
+		return err
+	}
 	_, err := s.Image(name)
 	if errors.Is(err, store.ErrNotFound) {
 		_, err = s.Disk(name)
