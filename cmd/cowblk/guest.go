@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 	"math"
+	"path/filepath"
 
 	"cowblk/cow/store"
 )
@@ -51,7 +52,7 @@ func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 		return "", err
 	}
 	if g.socket != "" {
-		return g.socket, nil
+		return filepath.Abs(g.socket) // QEMU and libvirt have another working directory
 	}
 	if v, ok := s.Serving(disk); ok && v.Socket != "" {
 		return v.Socket, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,4 +100,87 @@ func TestTakeoverOfDisksApart(t *testing.T) {
 	}
 	expect(t, dir, exitUsage, "--quiesce", "promote", "vm1", "--agent", "unix:/nowhere")
 	p.end(t)
+}
+
+// A disk without a manifest is listed as damaged, and rm --damaged frees its name.
+func TestRemoveDamaged(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	if err := os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")); err != nil {
+		t.Fatal(err)
+	}
+	code, text := said(dir, "list")
+	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
+		t.Errorf("list: exit %d\n%s", code, text)
+	}
+	expect(t, dir, code, `"name": "vm1"`, "list", "--json")
+	expect(t, dir, exitNotFound, "manifest", "info", "vm1")
+	expect(t, dir, exitExists, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, exitNotFound, "manifest", "rm", "--yes", "vm1")
+	expect(t, dir, exitUnconfirmed, "--yes", "rm", "--damaged", "vm1")
+	expect(t, dir, 0, "kept", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, exitUsage, "leave --damaged out", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "nosuch")
+}
+
+// What is wrong with an option's value is said in words, not in those of Go's packages.
+func TestOptionValuesInWords(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	for _, tt := range []struct {
+		says string
+		args []string
+	}{
+		{"expected a whole number, 0 or more", []string{"xml", "vm1", "--vcpus", "-1"}},
+		{"expected a whole number, 0 or more", []string{"xml", "vm1", "--vcpus", "two"}},
+		{"too large", []string{"xml", "vm1", "--vcpus", "99999999999999999999"}},
+		{"expected a whole number", []string{"serve", "vm1", "--keep", "a\nb"}},
+		{"expected true or false", []string{"list", "--json=perhaps"}},
+		{"expected a time", []string{"watch", "--timeout", "10"}},
+		{"expected a time", []string{"watch", "--timeout", "soon"}},
+		{"expected a time", []string{"watch", "--timeout", "3 weeks"}},
+		{"--promote-on", []string{"serve", "vm1", "--keep", "3"}},
+		{"--promote-on", []string{"serve", "vm1", "--promote-min-interval", "3s"}},
+		{"such as vda", []string{"xml", "vm1", "--target", `a"b`}},
+		{"such as vda", []string{"xml", "vm1", "--target", "vda9999"}},
+		{"has no default", []string{"attach", "vm1", "--qmp", ""}},
+		{"has no default", []string{"detach", "vm1", "--qmp", " "}},
+		{"leave it out for the default", []string{"detach", "vm1", "--qmp", "unix:/x", "--id", ""}},
+	} {
+		text := expect(t, dir, exitUsage, tt.says, tt.args...)
+		if strings.Contains(text, "strconv") || strings.Contains(text, "time: ") {
+			t.Errorf("%q: %s", tt.args, text)
+		}
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, dir, 0, `path="`+here+`/rel.sock"`, "xml", "vm1", "--socket-path", "rel.sock")
+	expect(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
+}
+
+// The name of a file does not reach the terminal as commands to it.
+func TestNamesAreNoCommandsToTerminal(t *testing.T) {
+	dir := shortDir(t)
+	base := filepath.Join(t.TempDir(), "esc\x1b[31m.raw")
+	if err := os.WriteFile(base, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, dir, 0, "", "create", "vm1", "--base", base)
+	expect(t, dir, 0, "", "create", "vm2", "--base", base)
+	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"}, {"rm", "--yes", "vm1"}} {
+		if text := expect(t, dir, 0, "", args...); strings.Contains(text, "\x1b") {
+			t.Errorf("%q: %q", args, text)
+		}
+	}
+}
+
+// With --json resume says for each disk what came of it.
+func TestResumeJSON(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json", "resume", "--forget", "vm1")
 }
