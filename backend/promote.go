@@ -83,6 +83,11 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 		return nil, errors.New("this process serves raw files: there are no layers to promote")
 	}
 	var guest *qmp.Handle
+	if args.Mode == "" {
+		if err := args.Check(); err != nil {
+			return nil, err
+		}
+	}
 	args.Spec.Instance = "" // which run it is, is for this process to find out
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/bytesize"
 )
 
 // DefaultSpaceLow is the threshold when nothing else is said.
@@ -28,29 +31,32 @@ type Threshold struct {
 	percent float64
 }
 
-// ParseThreshold reads "5%", a number of bytes with or without a unit (10G, of
-// 1024), or "off".
+var percentForm = regexp.MustCompile(`^[0-9]{1,3}(\.[0-9]{1,20})?%$`)
+
+// ParseThreshold reads "5%", a number of bytes as bytesize.Parse has it (10G, of
+// 1024), or "off". Zero, of which nothing would ever be low, is refused.
 func ParseThreshold(s string) (Threshold, error) {
-	bad := fmt.Errorf("%q is no amount of free space; expected one such as 5%%, 10G, or off", s)
+	t := Threshold{text: s}
 	switch {
 	case s == "off":
 		return Threshold{}, nil
 	case strings.HasSuffix(s, "%"):
 		p, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-		if err != nil || !(p >= 0 && p <= 100) {
-			return Threshold{}, bad
+		if err != nil || !percentForm.MatchString(s) || p > 100 {
+			return Threshold{}, fmt.Errorf("%q is no part of a file system; expected 100%% or less, such as 5%% or 0.5%%", s)
 		}
-		return Threshold{text: s, percent: p}, nil
+		t.percent = p
+	default:
+		v, err := bytesize.Parse(s, 1, math.MaxInt64)
+		if err != nil {
+			return Threshold{}, fmt.Errorf("%w\nexpected an amount of free space such as 5%%, 10G, or off", err)
+		}
+		t.bytes = v
 	}
-	unit := s
-	if n := len(s); n > 0 && strings.ContainsRune("KMGTPEkmgtpe", rune(s[n-1])) {
-		unit += "iB"
+	if t.percent == 0 && t.bytes == 0 {
+		return Threshold{}, fmt.Errorf("%q: nothing would ever be low; expected an amount of free space such as 5%%, 10G, or off", s)
 	}
-	v, err := humanize.ParseBytes(unit)
-	if err != nil || v > math.MaxInt64 || strings.HasPrefix(s, "-") {
-		return Threshold{}, bad
-	}
-	return Threshold{text: s, bytes: int64(v)}, nil
+	return t, nil
 }
 
 // String is what ParseThreshold reads.

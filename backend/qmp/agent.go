@@ -83,7 +83,7 @@ func (a *Agent) freeze(ctx context.Context) error {
 		return err
 	}
 	if count == 0 {
-		a.opts.Log.Warn("the guest agent found no file system to freeze", "address", a.opts.Address)
+		a.opts.Log.Warn("the guest agent found no file system to freeze", "address", a.opts.Address.String())
 	}
 	return nil
 }

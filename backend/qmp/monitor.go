@@ -82,7 +82,7 @@ func (m *Monitor) loop(ctx context.Context) {
 		l, err := dialLink(dctx, m.opts.Address)
 		cancel()
 		if err == nil {
-			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address, "version", l.version)
+			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(), "version", l.version)
 			since := time.Now()
 			stop := context.AfterFunc(ctx, func() { l.conn.Close() })
 			m.setLink(l, nil)
@@ -99,7 +99,7 @@ func (m *Monitor) loop(ctx context.Context) {
 		// The same trouble is said once, not at every try.
 		if text := err.Error(); ctx.Err() == nil && text != said {
 			said = text
-			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address, "err", err)
+			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address.String(), "err", err)
 		}
 		t := time.NewTimer(wait)
 		select {

@@ -47,6 +47,20 @@ func (h *Handle) Close() {
 // Active reports whether the guest is to hold still at all.
 func (s *Spec) Active() bool { return s.Mode != "" && s.Mode != QuiesceNone }
 
+// Check refuses the address of a guest without a word about how it is to hold
+// still: nothing would be done with it.
+func (s *Spec) Check() error {
+	for _, given := range []struct{ name, value, mode string }{
+		{"agent", s.Agent, QuiesceGuest}, {"qmp", s.QMP, QuiescePause},
+		{"libvirt", s.Libvirt, QuiesceGuest + "|" + QuiescePause}, {"domain", s.Domain, QuiesceGuest + "|" + QuiescePause},
+	} {
+		if given.value != "" && !s.Active() {
+			return fmt.Errorf("--%s without --quiesce %s: the guest would not be quiesced", given.name, given.mode)
+		}
+	}
+	return nil
+}
+
 // Open checks the spec and makes its Quiescer; nothing is sent yet. monitor is
 // the connection to the address QMP if the caller has one already, or nil. An
 // error says what is missing or wrong.

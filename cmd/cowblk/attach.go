@@ -84,6 +84,7 @@ on a root port of their own.`,
 func (o *plugOptions) register(cmd *cobra.Command, limit string) {
 	f := cmd.Flags()
 	f.StringVar(&o.args.QMP, "qmp", "", "`ADDRESS` of QEMU's monitor: unix:PATH")
+	_ = f.SetAnnotation("qmp", noDefault, []string{})
 	f.StringVar(&o.args.ID, "id", "", "`ID` of the device in QEMU (default: disk-NAME)")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, limit)
 }

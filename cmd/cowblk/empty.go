@@ -11,12 +11,22 @@ import (
 // errEmpty is what is said of an option or a variable that is there and empty.
 var errEmpty = errors.New("expected a value, found the empty string, as of a variable that is not set: leave it out for the default")
 
+// errEmptyNeeded is errEmpty of an option that has no default.
+var errEmptyNeeded = errors.New("expected a value, found the empty string, as of a variable that is not set; it is needed and has no default")
+
+// noDefault is the annotation of options that have no default.
+const noDefault = "needed"
+
 // refuseEmpty refuses every option that was given as "": it would mean the default, which for --store is the system's
 // own store, and nobody writes that down.
 func refuseEmpty(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if err == nil && empty(f.Value) {
-			err = usagef("%s: --%s: %w", cmd.CommandPath(), f.Name, errEmpty)
+			what := errEmpty
+			if f.Annotations[noDefault] != nil {
+				what = errEmptyNeeded
+			}
+			err = usagef("%s: --%s: %w", cmd.CommandPath(), f.Name, what)
 		}
 	})
 	return err

@@ -44,6 +44,7 @@ var exitText = []struct {
 	{exitTimeout, "what was waited for has not happened (--timeout of cowblk watch and cowblk stop)"},
 	{exitUnconfirmed, "not confirmed, nothing was changed: the question was answered with no, or an option is\n       missing that confirms: --yes without a terminal, --discard-tags"},
 	{exitInterrupted, "interrupted by Ctrl-C; what was half done has been undone, and what was done is said"},
+	{141, "whoever was to read standard output has closed it, as head(1) does"},
 	{143, "the same by SIGTERM; 129 by SIGHUP"},
 }
 
@@ -128,12 +129,12 @@ func (a *app) printError(err error, code int) {
 	}
 }
 
-// printable is text with escapes for what a terminal would take for commands, lines excepted.
+// printable is text with escapes for what a terminal would take for commands, lines and tabulators excepted.
 func printable(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
 		r, n := utf8.DecodeRuneInString(text[i:])
-		if r != '\n' && (r == utf8.RuneError && n == 1 || !unicode.IsPrint(r)) {
+		if r != '\n' && r != '\t' && (r == utf8.RuneError && n == 1 || !unicode.IsPrint(r)) {
 			quoted := strconv.Quote(text[i : i+n])
 			b.WriteString(quoted[1 : len(quoted)-1])
 		} else {

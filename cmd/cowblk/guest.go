@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+	"math"
+	"path/filepath"
 
 	"cowblk/cow/store"
 )
@@ -17,7 +19,7 @@ type guestOptions struct {
 func (g *guestOptions) register(cmd *cobra.Command) {
 	g.memory = 2 << 30
 	f := cmd.Flags()
-	f.Var(multipleFlag{&g.memory, 1 << 20}, "memory", "memory of the guest; shared with cowblk")
+	f.Var(multipleFlag{&g.memory, 1 << 20, math.MaxInt64}, "memory", "memory of the guest; shared with cowblk")
 	f.Lookup("memory").DefValue = "2G"
 	f.UintVar(&g.vcpus, "vcpus", 2, "`NUMBER` of virtual CPUs")
 	f.UintVar(&g.queues, "queues", 0, "`NUMBER` of request queues of the disk (default: one for each vCPU)")
@@ -50,7 +52,7 @@ func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 		return "", err
 	}
 	if g.socket != "" {
-		return g.socket, nil
+		return filepath.Abs(g.socket) // QEMU and libvirt have another working directory
 	}
 	if v, ok := s.Serving(disk); ok && v.Socket != "" {
 		return v.Socket, nil

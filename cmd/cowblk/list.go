@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -28,7 +29,8 @@ type listed struct {
 	Serving  *store.Serving `json:"serving,omitempty"`
 	Error    string         `json:"error,omitempty"`
 
-	node *store.Node
+	node   *store.Node
+	unread bool // a disk whose manifest cannot be read: nothing else is known
 }
 
 func newList(a *app) *cobra.Command {
@@ -91,8 +93,16 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 			all = append(all, l)
 		}
 	}
-	disks, _ := s.Disks() // its error is among Tree's
-	for _, m := range disks {
+	names, _ := s.DiskNames() // its error is among Tree's, and so are those of the disks
+	for _, name := range names {
+		m, derr := s.Disk(name)
+		if derr != nil {
+			// Also a disk that cannot be read has its name. One that was removed since has no error of Tree's.
+			if again, nerr := s.DiskNames(); nerr == nil && slices.Contains(again, name) {
+				all = append(all, listed{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unread: true})
+			}
+			continue
+		}
 		n := heads[m.Name]
 		if n == nil {
 			continue // it was made since
@@ -115,6 +125,13 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 }
 
 func (l *listed) row() []string {
+	if l.unread {
+		state := "unreadable"
+		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
+			state = "damaged"
+		}
+		return []string{l.Name, l.Kind, "", "", "", "", state}
+	}
 	depth, owns, state := "", bytesText(l.Owns), "stopped"
 	if l.Kind == store.KindDisk {
 		depth, owns = humanize.Comma(int64(l.Depth)), ""

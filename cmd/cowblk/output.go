@@ -62,6 +62,6 @@ func (a *app) printJSON(v any) error {
 // say writes one line about what was done. With --json it is silent: the JSON says it.
 func (a *app) say(format string, args ...any) {
 	if !a.json {
-		fmt.Fprintf(a.out, format+"\n", args...)
+		fmt.Fprintln(a.out, printable(fmt.Sprintf(format, args...)))
 	}
 }

@@ -44,7 +44,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.check(); err != nil {
+			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {
 				return err
 			}
 			s, err := a.openStore()
@@ -52,6 +52,10 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 				return err
 			}
 			path, err := servedBy(s, args)
+			var apart *apartError
+			if errors.As(err, &apart) {
+				return fmt.Errorf("%w, so that they cannot be cut at one moment: promote them one by one, or serve them together", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -74,7 +78,12 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 	return cmd
 }
 
-func (o *promoteOptions) check() error {
+// check also refuses a guest's address where nothing is said about quiescing (told): it would be of no use, and the tag
+// not what was meant.
+func (o *promoteOptions) check(told bool) error {
+	if err := o.spec.Check(); err != nil && !told {
+		return usagef("promote: %w\na tag of a guest that is not quiesced: --quiesce none", err)
+	}
 	if o.timeout <= 0 {
 		return usagef("promote: --timeout %s: expected more than nothing", o.timeout)
 	}
@@ -90,8 +99,26 @@ func (o *promoteOptions) check() error {
 	return nil
 }
 
-// servedBy is the control socket of the process that serves the disks; empty if all are stopped. They must be served
-// together to be cut together.
+// apartError says that disks are not served by one process, nor all stopped. It is an ErrInUse.
+type apartError struct {
+	a, b             string
+	aServed, bServed bool
+}
+
+func (e *apartError) Error() string {
+	switch {
+	case !e.aServed:
+		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b, e.a)
+	case !e.bServed:
+		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.a, e.b)
+	}
+	return fmt.Sprintf("disks %q and %q are in use, served by two processes", e.a, e.b)
+}
+
+func (e *apartError) Unwrap() error { return store.ErrInUse }
+
+// servedBy is the control socket of the process that serves the disks; empty if all are stopped. Otherwise it is
+// an apartError.
 func servedBy(s *store.Store, names []string) (path string, err error) {
 	for i, name := range names {
 		if _, err := s.Disk(name); err != nil {
@@ -104,8 +131,7 @@ func servedBy(s *store.Store, names []string) (path string, err error) {
 			}
 		}
 		if i > 0 && at != path {
-			return "", fmt.Errorf("disks %q and %q are not served by one process, so that they cannot be cut at one moment: %w: promote them one by one, or serve them together",
-				names[0], name, store.ErrInUse)
+			return "", &apartError{names[0], name, path != "", at != ""}
 		}
 		path = at
 	}

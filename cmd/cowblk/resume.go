@@ -32,7 +32,12 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 			if err != nil {
 				return err
 			}
+			type resumed struct {
+				Name   string `json:"name"`
+				Result string `json:"result"`
+			}
 			var errs []error
+			done := []resumed{}
 			for i, name := range args {
 				if cmd.Context().Err() != nil {
 					return interruptedf("done with %d of %d disks", i, len(args))
@@ -48,6 +53,10 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 					continue
 				}
 				a.say("%s %s", name, said)
+				done = append(done, resumed{name, said})
+			}
+			if a.json {
+				errs = append(errs, a.printJSON(done))
 			}
 			return errors.Join(errs...)
 		},

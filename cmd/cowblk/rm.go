@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,7 +13,7 @@ import (
 )
 
 func newRemove(a *app) *cobra.Command {
-	var yes bool
+	var yes, damaged bool
 	cmd := &cobra.Command{
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
@@ -20,6 +21,10 @@ func newRemove(a *app) *cobra.Command {
 		Long: `Remove disks and images, in the order given. Layers that other disks use stay; files and devices
 named by --base or --table are not touched. A disk that is being served is refused, and so is an
 image that disks lie on. A name that does not exist is refused before anything is removed.
+
+--damaged removes what is left of a disk whose manifest (disk.json) is missing or damaged, and nothing
+else: its name is free then. Which layers were its own cannot be said, so that all stay; "cowblk check"
+shows those that no disk names. A backup of the manifest would bring the disk back: after this, no more.
 
 On a terminal it asks before each; without one, --yes is needed. Nothing that comes through a pipe is
 taken for an answer. Interrupted between two, it says what was removed and what was not.`,
@@ -36,8 +41,13 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 				if err := known(s, name); err != nil {
 					return err
 				}
+				if damaged {
+					if _, err := s.PlanRemoveDamaged(name); err != nil {
+						return err
+					}
+				}
 			}
-			removed, err := a.removeAll(cmd.Context(), s, names, yes)
+			removed, err := a.removeAll(cmd.Context(), s, names, removing{yes: yes, damaged: damaged})
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}
@@ -45,7 +55,14 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 		},
 	}
 	registerYes(cmd, &yes)
+	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove what is left of disks whose manifest is missing or damaged")
 	return cmd
+}
+
+// removing says how things are removed.
+type removing struct {
+	yes     bool // without a question
+	damaged bool // disks whose manifest is damaged, and nothing else
 }
 
 // registerYes adds --yes, and --force, which older scripts have.
@@ -57,9 +74,17 @@ func registerYes(cmd *cobra.Command, yes *bool) {
 
 // known returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
 func known(s *store.Store, name string) error {
+	if err := store.CheckName("disk or image", name); err != nil {
+		return err
+	}
 	_, err := s.Image(name)
 	if errors.Is(err, store.ErrNotFound) {
 		_, err = s.Disk(name)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		if names, derr := s.DiskNames(); derr == nil && slices.Contains(names, name) {
+			return nil
+		}
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
 		return err
@@ -68,13 +93,13 @@ func known(s *store.Store, name string) error {
 }
 
 // removeAll stops at the first error, with what was removed before, and says what was and what was not.
-func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, yes bool) ([]*store.Removal, error) {
+func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removing) ([]*store.Removal, error) {
 	removed := []*store.Removal{}
 	for i, name := range names {
 		err := ctx.Err()
 		if err == nil {
 			var r *store.Removal
-			if r, err = a.remove(ctx, s, name, yes); r != nil {
+			if r, err = a.remove(ctx, s, name, o); r != nil {
 				removed = append(removed, r)
 			}
 		}
@@ -103,17 +128,21 @@ func removedText(done, left []string) string {
 	return text
 }
 
-func (a *app) remove(ctx context.Context, s *store.Store, name string, yes bool) (*store.Removal, error) {
-	plan, err := s.PlanRemove(name)
+func (a *app) remove(ctx context.Context, s *store.Store, name string, o removing) (*store.Removal, error) {
+	plan, do := s.PlanRemove, s.Remove
+	if o.damaged {
+		plan, do = s.PlanRemoveDamaged, s.RemoveDamaged
+	}
+	p, err := plan(name)
 	if err != nil {
 		return nil, err
 	}
-	if !yes {
-		if err := a.confirm(ctx, fmt.Sprintf("Remove %s %s (%s)?", plan.Kind, name, removalText(plan))); err != nil {
+	if !o.yes {
+		if err := a.confirm(ctx, fmt.Sprintf("Remove %s %s (%s)?", p.Kind, name, removalText(p))); err != nil {
 			return nil, err
 		}
 	}
-	r, err := s.Remove(ctx, name)
+	r, err := do(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +151,9 @@ func (a *app) remove(ctx context.Context, s *store.Store, name string, yes bool)
 }
 
 func removalText(r *store.Removal) string {
+	if r.Damaged {
+		return "its manifest is damaged; all layers are kept"
+	}
 	text := bytesText(r.Freed)
 	if r.Kind == store.KindDisk {
 		text = countText(int64(len(r.Layers)), "layer") + ", " + text

@@ -65,7 +65,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetErr(a.err)
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%s: %w", cmd.CommandPath(), err)
+		return usagef("%s: %s", cmd.CommandPath(), flagText(err))
 	})
 	pf := root.PersistentFlags()
 	pf.StringVar(&a.storeDir, "store", "", "`DIR` of images and disks (default $COWBLK_STORE, else\n/var/lib/cowblk for root, $XDG_DATA_HOME/cowblk for others)")

@@ -41,6 +41,10 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	switch {
 	case len(f.events) > 0 && f.qmp == "":
 		return o, space, usagef("serve: --promote-on needs --qmp, the monitor that reports the events")
+	case len(f.events) == 0 && f.keep > 0:
+		return o, space, usagef("serve: --keep is about the tags of events: it needs --promote-on")
+	case len(f.events) == 0 && f.interval > 0 && f.interval != backend.DefaultHookInterval:
+		return o, space, usagef("serve: --promote-min-interval is about events: it needs --promote-on")
 	case f.keep < 0:
 		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.keep)
 	case f.interval < 0:

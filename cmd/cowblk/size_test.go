@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"strings"
 	"testing"
 )
@@ -49,7 +50,7 @@ func TestNearestSizes(t *testing.T) {
 		"0.3K":                {"512"},
 		"1025":                {"1024", "1536"},
 		"1048577":             {"1048576", "1049088"},
-		"9223372036854775807": {"9223372036854775296"},
+		"1152921504606846975": {"1152921504606846464", "1152921504606846976"}, // 1E, the largest disk, is possible
 	} {
 		var size sizeFlag
 		err := sectors(&size).Set(text)
@@ -67,7 +68,33 @@ func TestNearestSizes(t *testing.T) {
 		}
 	}
 	var memory sizeFlag
-	if err := (multipleFlag{&memory, 1 << 20}).Set("1.1G"); err == nil || !strings.Contains(err.Error(), "1126M and 1127M") {
+	if err := (multipleFlag{&memory, 1 << 20, math.MaxInt64}).Set("1.1G"); err == nil || !strings.Contains(err.Error(), "1126M and 1127M") {
 		t.Errorf("memory: %v", err)
+	}
+}
+
+// What no disk can have is refused with what one can, and not with a size that is refused, too.
+func TestSizesOverLargestDisk(t *testing.T) {
+	for _, text := range []string{"9223372036854775807", "9E", "1152921504606846977", "1.1E", "2E", "8E"} {
+		var size sizeFlag
+		err := sectors(&size).Set(text)
+		if err == nil || !strings.Contains(err.Error(), "at most 1152921504606846976 bytes (1E)") || strings.Contains(err.Error(), "nearest") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	var size sizeFlag
+	if err := sectors(&size).Set("1E"); err != nil || size != 1<<60 {
+		t.Errorf("1E: %d, %v", size, err)
+	}
+}
+
+// Every option that takes an amount of space reads it as the size of a disk is read.
+func TestThresholdsAreSizes(t *testing.T) {
+	for _, text := range []string{"1,5G", "6,8G", "1.5", "0", "0%", "5,5%", "1.1G"} {
+		for _, args := range [][]string{{"watch", "--threshold", text}, {"serve", "vm1", "--space-low", text}} {
+			if code, said := said(t.TempDir(), args...); code != exitUsage || !strings.Contains(said, args[len(args)-2]) {
+				t.Errorf("%q: code %d, %s", args, code, said)
+			}
+		}
 	}
 }

@@ -29,6 +29,10 @@ type predecessor struct {
 // It goes on serving until (*predecessor).replace.
 func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []string, f *serveFlags, log *slog.Logger) (*predecessor, error) {
 	path, err := servedBy(st, names)
+	var apart *apartError
+	if errors.As(err, &apart) {
+		return nil, fmt.Errorf("takeover: %w: one process takes over the disks of one; serve the others by a process of their own", err)
+	}
 	if err != nil || path == "" {
 		return nil, err
 	}

@@ -34,6 +34,9 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if o.kind != "" && o.kind != "kvm" && o.kind != "qemu" {
 				return usagef("--type is %q, expected kvm or qemu", o.kind)
 			}
+			if !targetForm.MatchString(o.target) {
+				return usagef("--target is %q, expected the name of a disk such as vda, sdb or xvdc", o.target)
+			}
 			s, err := a.openStore()
 			if err != nil {
 				return err
@@ -68,6 +71,9 @@ The QEMU process of libvirt must be able to open the socket.`,
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]cobra.Completion{"kvm", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
+
+// targetForm is what libvirt takes for the name of a disk without a partition.
+var targetForm = regexp.MustCompile(`^(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 
 // xmlOptions say how much XML to print.
 type xmlOptions struct {

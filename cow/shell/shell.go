@@ -30,9 +30,18 @@ func Word(s string) string {
 		word = `"$(printf '` + octal(body) + `')"`
 	}
 	if tail != "" || word == "" {
-		word += "'" + tail + "'" // a command substitution drops newlines at its end
+		word += endOfLines(tail)
 	}
 	return word
+}
+
+// endOfLines is a word of the newlines in s, which has nothing else. A command substitution drops them at its end, and as
+// they are they would not outlive a message's indentation: IFS holds one, after a space and a tabulator (XCU 2.5.3).
+func endOfLines(s string) string {
+	if s == "" {
+		return "''"
+	}
+	return `"` + strings.Repeat("${IFS#??}", len(s)) + `"`
 }
 
 // Path is Word for the name of a file: one that begins with a dash does not look like an option.

@@ -21,9 +21,9 @@ var words = map[string]string{
 	"-\x01":        `"$(printf '\055\001')"`,
 	"a\x017":       `"$(printf 'a\0017')"`,
 	"\u202e.raw":   `"$(printf '\342\200\256.raw')"`, // turns the direction of writing
-	"end\n\n":      "'end''\n\n'",
-	"a\rend\n":     "\"$(printf 'a\\015end')\"'\n'",
-	"\n":           "'\n'",
+	"end\n\n":      `'end'"${IFS#??}${IFS#??}"`,
+	"a\rend\n":     `"$(printf 'a\015end')""${IFS#??}"`,
+	"\n":           `"${IFS#??}"`,
 	"{a,b}":        "'{a,b}'",
 	"#x;y&z|(w)<>": "'#x;y&z|(w)<>'",
 }

@@ -52,24 +52,24 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 	refuse := func(what, expected, found, advice string) error {
 		return &Mismatch{File: c.path, What: what, Expected: expected, Found: found, Advice: advice}
 	}
-	flatten := "if what it names may become a guest's disk, make one image of all: qemu-img convert -O qcow2 " + shell.Path(c.path) + " " + shell.Path(c.path+".new.qcow2")
+	oneImage := "if what it names may become a guest's disk, make one image of all: " + flatten(fsys, src.name)
 	if len(src.chain) > maxBacking {
-		return nil, refuse("backing files", fmt.Sprintf("at most %d", maxBacking), "more", flatten)
+		return nil, refuse("backing files", fmt.Sprintf("at most %d", maxBacking), "more", oneImage)
 	}
 	path, ok := backingPath(c.path, name)
 	if !ok {
-		return nil, refuse("backing file", "the name of a file", strconv.Quote(name), flatten)
+		return nil, refuse("backing file", "the name of a file", strconv.Quote(name), oneImage)
 	}
 	driver := c.img.BackingFormat
 	if driver != FormatRaw && driver != FormatQcow2 {
-		found, advice := strconv.Quote(driver), flatten
+		found, advice := strconv.Quote(driver), oneImage
 		if driver == "" {
 			found = "none"
 			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + shell.Path(name) + " -F FORMAT " + shell.Path(c.path)
 		}
 		return nil, refuse("format of the backing file "+PathText(path), "raw or qcow2", found, advice)
 	}
-	below, err := openChainFile(fsys, path, o)
+	below, err := openChainFile(fsys, path, src.name, o)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &Mismatch{File: path, What: "backing file of " + PathText(c.path), Expected: "a file", Found: "none", Advice: "put it there; without it the image's content is not whole"}

@@ -241,7 +241,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	if _, err := layer.ReadHeader(s.fs, path); err == nil {
 		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
 	}
-	if err := rawBase(f, path, force); err != nil {
+	if err := rawBase(s.fs, f, path, force); err != nil {
 		return nil, err
 	}
 	size, err := f.Size()
@@ -297,7 +297,7 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 }
 
 // rawBase refuses a base that is the container of another format, a compressed file or an archive, unless force.
-func rawBase(f vfs.File, path string, force bool) error {
+func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	format, err := probe(f)
 	if err != nil {
 		return fmt.Errorf("base: %w", err)
@@ -305,7 +305,7 @@ func rawBase(f vfs.File, path string, force bool) error {
 	if format.name == FormatRaw || force {
 		return nil
 	}
-	advice := format.advice(path, "--force")
+	advice := format.advice(fsys, path, "--force")
 	switch {
 	case format.name == FormatQcow2:
 		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"

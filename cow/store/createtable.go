@@ -101,7 +101,7 @@ func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := rawBase(f, t.Base, force); err != nil {
+	if err := rawBase(s.fs, f, t.Base, force); err != nil {
 		return nil, err
 	}
 	size, err := f.Size()

@@ -13,6 +13,9 @@ import (
 // maxDocument bounds the size of the store's JSON files, in bytes: a manifest of 65,535 layers has 20 MiB.
 const maxDocument = 64 << 20
 
+// versionOfDocument is Mismatch.What of a document of another version, which is not damaged.
+const versionOfDocument = "version"
+
 // readDocument decodes one of the store's versioned JSON files and checks it. Unknown members are refused: who wrote
 // them knew something about the disk that this program does not.
 func (s *Store) readDocument(path string, v any, check func() error) error {
@@ -29,7 +32,7 @@ func decodeDocument(path string, data []byte, v any, check func() error) error {
 			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
 	}
 	if version, ok := strictjson.Number(data, "version"); ok && version != formatVersion {
-		return refuse("version", fmt.Errorf("version %d", version))
+		return refuse(versionOfDocument, fmt.Errorf("version %d", version))
 	}
 	if err := strictjson.Decode(data, v, strictjson.Options{}); err != nil {
 		return refuse("content", err)

@@ -251,15 +251,18 @@ func probeCpio(head []byte) *fileFormat {
 	return &fileFormat{name: "cpio", kind: kindArchive, tool: "cpio -id <FILE", disk: true}
 }
 
-// advice says what to do with a file of the format; word is what takes it as it is.
-func (f *fileFormat) advice(path, word string) string {
+// advice says what to do with a file of the format, by commands that overwrite no file; word is what takes it as it is.
+func (f *fileFormat) advice(fsys vfs.FS, path, word string) string {
 	var text string
 	fresh := ".new"
 	if f.kind == kindStream {
 		fresh = ".unpacked"
 	}
-	tool := strings.NewReplacer("FILE", shell.Path(path), "NEW.qcow2", shell.Path(path+fresh+".qcow2"), "NEW.raw", shell.Path(path+fresh+".raw"),
-		"NEW", shell.Path(path+fresh)).Replace(f.tool)
+	words := []string{"FILE", shell.Path(path)}
+	for _, ext := range []string{".qcow2", ".raw", ""} {
+		words = append(words, "NEW"+ext, shell.Path(freshPath(fsys, path, fresh, ext)))
+	}
+	tool := strings.NewReplacer(words...).Replace(f.tool)
 	switch f.kind {
 	case kindStream:
 		text = "unpack it first: " + tool

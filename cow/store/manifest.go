@@ -198,6 +198,9 @@ func (s *Store) notFound(kind, name string) error {
 	if there, err := s.exists(s.path(dir, name)); err == nil && there {
 		return fmt.Errorf("%s %q %w in store %s: it is an %s", kind, name, ErrNotFound, s.dir, other)
 	}
+	if there, err := s.exists(s.path(disksDir, name)); err == nil && there && kind == "disk" {
+		return fmt.Errorf("disk %q: manifest %w: %s: restore it from a backup", name, ErrNotFound, PathText(s.path(disksDir, name, diskFile)))
+	}
 	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, s.dir, s.command("list"))
 }
 
@@ -227,7 +230,10 @@ func (s *Store) Disks() ([]*Manifest, error) {
 	for _, name := range names {
 		m, err := s.Disk(name)
 		if errors.Is(err, ErrNotFound) {
-			continue // removed since the directory was read
+			if there, eerr := s.exists(s.path(disksDir, name)); eerr == nil && !there {
+				continue // removed since the directory was read
+			}
+			err = &Mismatch{File: s.path(disksDir, name, diskFile), What: "manifest of the disk", Expected: "a file", Found: "none", Advice: "restore it from a backup"}
 		}
 		if err != nil {
 			errs = append(errs, err)

@@ -2,7 +2,9 @@ package store
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxName is the length limit of image, disk and tag names, in bytes. A socket path (108 bytes) holds one.
@@ -17,13 +19,20 @@ func CheckName(kind, name string) error {
 	case len(name) > MaxName:
 		return invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
 	}
+	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" && CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
+		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which nothing can be done with here", kind, name)
+	}
 	for i := range len(name) {
 		c := name[i]
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
 		case i > 0 && (c == '_' || c == '.' || c == '-'):
 		default:
-			return invalidf("%s name %q: character %q at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, c, i+1)
+			found := fmt.Sprintf("byte 0x%02x", c)
+			if r, n := utf8.DecodeRuneInString(name[i:]); r != utf8.RuneError || n > 1 {
+				found = "character " + strconv.QuoteRune(r)
+			}
+			return invalidf("%s name %q: %s at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, found, i+1)
 		}
 	}
 	return nil

@@ -44,7 +44,7 @@ type Pending struct {
 }
 
 // PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
-// will have the tag (DefaultTag if empty). Close must follow. Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared
+// will have the tag (DefaultTag if empty, or the next free one). Close must follow. Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared
 // (a head has a shared map, and the new one would have none).
 func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
 	dir, err := s.sharedDir() // none: whoever opened the disks has said so
@@ -55,7 +55,7 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
 	now := s.now().UTC()
 	if p.tag == "" {
-		p.tag = DefaultTag(now)
+		p.tag = freeTag(p.before, now)
 	}
 	if err := CheckName("tag", p.tag); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,7 +25,17 @@ type Promotion struct {
 // DefaultTag is the tag of a promotion that was given none: the time.
 func DefaultTag(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
 
-// Promote seals the heads of disks that nobody has open, names them tag (DefaultTag if empty) and puts a new, empty head
+// freeTag is DefaultTag, or what follows it if one of the disks has that already: 20061127T120000Z-2 and so on.
+func freeTag(disks []*Manifest, t time.Time) string {
+	first := DefaultTag(t)
+	tag := first
+	for n := 2; slices.ContainsFunc(disks, func(m *Manifest) bool { _, err := m.Tagged(tag); return err == nil }); n++ {
+		tag = first + "-" + strconv.Itoa(n)
+	}
+	return tag
+}
+
+// Promote seals the heads of disks that nobody has open, names them tag (DefaultTag if empty, or the next free one) and puts a new, empty head
 // on each: on all of them or on none. The new heads and the manifests that name them are durable before the old ones
 // are sealed; a crash in between leaves an unsealed layer below the head, which the next open accepts and seals.
 // Errors: ErrNotFound, ErrInUse, ErrExists (the tag), ErrRefused.

@@ -10,16 +10,16 @@ import (
 
 // qcow2Refusal gives an error about a qcow2 image its advice. Converting is advised only where nothing is damaged: a
 // conversion makes an image without complaints of one with damage.
-func qcow2Refusal(path string, err error) error {
+func (c *chainFile) qcow2Refusal(err error) error {
 	var q *qcow2.Error
 	if !errors.As(err, &q) {
-		return fmt.Errorf("%s: %w", PathText(path), err)
+		return fmt.Errorf("%s: %w", PathText(c.path), err)
 	}
-	return &Mismatch{File: path, What: "qcow2 image, " + q.What, Expected: q.Expected, Found: q.Found, Advice: qcow2Advice(path, q.Err)}
+	return &Mismatch{File: c.path, What: "qcow2 image, " + q.What, Expected: q.Expected, Found: q.Found, Advice: c.qcow2Advice(q.Err)}
 }
 
-func qcow2Advice(path string, err error) string {
-	word, fresh := shell.Path(path), shell.Path(path+".new.qcow2")
+func (c *chainFile) qcow2Advice(err error) string {
+	word := shell.Path(c.path)
 	switch err {
 	case qcow2.ErrFormat:
 		return "this is no qcow2 image: see what it is (file " + word + "), and import it as that"
@@ -31,11 +31,14 @@ func qcow2Advice(path string, err error) string {
 	case qcow2.ErrDirty:
 		return "it was not closed in order (or a QEMU uses it now). If nobody uses it, QEMU's own repair of the reference counts puts that right: qemu-img check -r all " + word
 	case qcow2.ErrEncrypted:
+		if c.path != c.top {
+			return "make one image of " + shell.Path(c.top) + " and all under it with the key: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
+		}
 		return "decrypt it with the key first: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
 	case qcow2.ErrDataFile:
-		return "its content is in that other file: make one image of both, qemu-img convert -O qcow2 " + word + " " + fresh + ", if that file may become a guest's disk"
+		return "its content is in that other file: make one image of all, " + flatten(c.fsys, c.top) + ", if that file may become a guest's disk"
 	case qcow2.ErrUnsupported:
-		return "QEMU can write it without what cowblk does not know: qemu-img convert -O qcow2 " + word + " " + fresh
+		return "QEMU can write it without what cowblk does not know: " + flatten(c.fsys, c.top)
 	}
 	return "its tables or its header are damaged: restore it from a backup, or copy it again. See what QEMU says: qemu-img check " + word
 }

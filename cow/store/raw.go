@@ -32,7 +32,7 @@ func CheckRaw(fsys vfs.FS, path, word string) error {
 	if format.name == FormatRaw || format.kind == kindOther && format.disk {
 		return nil
 	}
-	advice := format.advice(path, word)
+	advice := format.advice(fsys, path, word)
 	switch {
 	case format.name == FormatQcow2:
 		advice = "import it, and serve a disk on it: cowblk import " + shell.Path(path) + " NAME; cowblk create DISK --from NAME\nif the guest is to see the qcow2 file itself: " + word

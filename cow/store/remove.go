@@ -18,6 +18,8 @@ type Removal struct {
 	// the store's.
 	Layers []uuid.UUID `json:"layers"`
 	Kept   []uuid.UUID `json:"kept"`
+	// Damaged: the disk's manifest was missing or damaged, and no layer goes with it.
+	Damaged bool `json:"damaged,omitempty"`
 
 	left string // directory in tmp in which everything is that goes; empty: nothing
 }

@@ -24,6 +24,8 @@ type source struct {
 type chainFile struct {
 	path   string // absolute, as it was named: names of backing files start there
 	real   string // without symbolic links: the file that was opened
+	top    string // the first file of its chain, which the person has named
+	fsys   vfs.FS
 	format string
 	size   int64 // bytes of the disk that it is
 	file   vfs.File
@@ -36,7 +38,7 @@ type chainFile struct {
 // do about it.
 func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 	src := &source{name: name}
-	top, err := openChainFile(s.fs, name, o)
+	top, err := openChainFile(s.fs, name, name, o)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +57,13 @@ func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 	return src, nil
 }
 
-// openChainFile opens one file, and locks it against those that write to it.
-func openChainFile(fsys vfs.FS, path string, o *ImportOptions) (*chainFile, error) {
+// openChainFile opens one file of the chain of top, and locks it against those that write to it.
+func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
-	c := &chainFile{path: path, real: vfs.RealPath(f), file: f}
+	c := &chainFile{path: path, real: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
 		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", err)
@@ -126,11 +128,11 @@ func (c *chainFile) open(format string) error {
 		c.size = size
 	case FormatQcow2:
 		if c.img, err = qcow2.Open(c.file, size); err != nil {
-			return qcow2Refusal(c.path, err)
+			return c.qcow2Refusal(err)
 		}
 		c.size = c.img.Size
 	default:
-		return &Mismatch{File: c.path, What: "format of the file", Expected: "raw or qcow2", Found: found.name, Advice: found.advice(c.path, "--format raw")}
+		return &Mismatch{File: c.path, What: "format of the file", Expected: "raw or qcow2", Found: found.name, Advice: found.advice(c.fsys, c.path, "--format raw")}
 	}
 	return nil
 }
@@ -268,7 +270,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 func (c *chainFile) failed(err error) error {
 	var q *qcow2.Error
 	if errors.As(err, &q) {
-		return qcow2Refusal(c.path, err)
+		return c.qcow2Refusal(err)
 	}
 	return fmt.Errorf("%s: %w", PathText(c.path), err)
 }

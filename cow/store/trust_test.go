@@ -62,13 +62,6 @@ func TestStoresOfOthers(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A directory that holds something else becomes no store, and what is in a tmp/ of its own stays.
 func TestDirectoryThatIsNoStore(t *testing.T) {
 	ctx := context.Background()

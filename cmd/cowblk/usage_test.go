@@ -1,0 +1,186 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// said runs a command line on the store dir, without a terminal, and returns its exit code and all that it said.
+func said(dir string, args ...string) (code int, text string) {
+	var out strings.Builder
+	a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
+		terminal: func(any) bool { return false }, kvm: func() bool { return false }}
+	code = run(append([]string{"--store", dir}, args...), a)
+	return code, out.String()
+}
+
+// expect runs a command line that is to end with code and to say something.
+func expect(t *testing.T, dir string, code int, says string, args ...string) string {
+	t.Helper()
+	got, text := said(dir, args...)
+	if got != code || !strings.Contains(text, says) {
+		t.Errorf("%q: exit %d, want %d with %q:\n%s", args, got, code, says, text)
+	}
+	return text
+}
+
+// A guest's address without a word on quiescing makes no tag: it would be one of a guest that ran on.
+func TestPromoteAddressNeedsQuiesce(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	for _, args := range [][]string{
+		{"--agent", "unix:/nowhere"}, {"--qmp", "unix:/nowhere"}, {"--libvirt", "qemu:///system"}, {"--domain", "vm1"},
+		{"--libvirt", "qemu:///system", "--domain", "vm1"}, {"--agent", "vsock:3:1", "--qmp", "unix:/nowhere", "--tag", "x"},
+	} {
+		expect(t, dir, exitUsage, "--quiesce", append([]string{"promote", "vm1"}, args...)...)
+	}
+	if text := expect(t, dir, 0, "vm1", "info", "vm1"); strings.Contains(text, "vm1@") {
+		t.Errorf("a tag was made:\n%s", text)
+	}
+	expect(t, dir, 0, "sealed", "promote", "vm1", "--quiesce", "none", "--agent", "unix:/nowhere")
+}
+
+// Of two promotions within one second both get a tag.
+func TestPromoteTwiceInOneSecond(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, 0, "", "create", "vm2", "--size", "1M")
+	for range 3 {
+		expect(t, dir, 0, "vm1 now has", "promote", "vm1")
+		expect(t, dir, 0, "vm2 now has", "promote", "vm1", "vm2")
+	}
+	expect(t, dir, exitExists, "", "promote", "vm1", "--tag", tagOf(t, dir, "vm1"))
+}
+
+// tagOf is one of the tags of a disk.
+func tagOf(t *testing.T, dir, disk string) string {
+	t.Helper()
+	_, text := said(dir, "info", disk)
+	for _, word := range strings.Fields(text) {
+		if strings.HasPrefix(word, "@20") && strings.Contains(word, "T") && strings.Contains(word, "Z") {
+			return strings.TrimPrefix(word, "@")
+		}
+	}
+	t.Fatalf("no tag in:\n%s", text)
+	return ""
+}
+
+// Where a disk is expected, NAME@TAG is told to be a tag, and nothing says to name the whole disk instead.
+func TestTagWhereDiskIsExpected(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, 0, "", "promote", "vm1", "--tag", "t1")
+	for _, args := range [][]string{
+		{"check", "vm1@t1"}, {"rm", "--yes", "vm1@t1"}, {"promote", "vm1@t1"}, {"create", "vm2@t1", "--size", "1M"}, {"serve", "vm1@t1"},
+		{"stop", "vm1@t1"}, {"resume", "vm1@t1"}, {"xml", "vm1@t1"}, {"tree", "vm1@t1"}, {"watch", "vm1@t1"}, {"import", "/dev/null", "vm1@t1"},
+	} {
+		expect(t, dir, exitUsage, "a tag of a disk", args...)
+	}
+	expect(t, dir, exitUsage, "character '@'", "promote", "vm1", "--tag", "a@b")
+	expect(t, dir, exitUsage, "character 'é' at position 1", "create", "é", "--size", "1M")
+	expect(t, dir, exitUsage, "byte 0xff at position 2", "create", "a\xffb", "--size", "1M")
+}
+
+// A takeover of disks that one process does not serve is told as that.
+func TestTakeoverOfDisksApart(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"vm1", "vm2"} {
+		expect(t, dir, 0, "", "create", name, "--size", "1M")
+	}
+	p := start(t, dir, nil, "serve", "vm1")
+	dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	for _, args := range [][]string{{"vm1", "vm2"}, {"vm2", "vm1"}} {
+		text := expect(t, dir, exitInUse, `disk "vm2" is stopped`, append([]string{"serve", "--takeover"}, args...)...)
+		if !strings.Contains(text, "takeover") || strings.Contains(text, "promote") {
+			t.Errorf("takeover: %s", text)
+		}
+		expect(t, dir, exitInUse, "promote them one by one", append([]string{"promote"}, args...)...)
+	}
+	expect(t, dir, exitUsage, "--quiesce", "promote", "vm1", "--agent", "unix:/nowhere")
+	p.end(t)
+}
+
+// A disk without a manifest is listed as damaged, and rm --damaged frees its name.
+func TestRemoveDamaged(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	if err := os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")); err != nil {
+		t.Fatal(err)
+	}
+	code, text := said(dir, "list")
+	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
+		t.Errorf("list: exit %d\n%s", code, text)
+	}
+	expect(t, dir, code, `"name": "vm1"`, "list", "--json")
+	expect(t, dir, exitNotFound, "manifest", "info", "vm1")
+	expect(t, dir, exitExists, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, exitNotFound, "manifest", "rm", "--yes", "vm1")
+	expect(t, dir, exitUnconfirmed, "--yes", "rm", "--damaged", "vm1")
+	expect(t, dir, 0, "kept", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, exitUsage, "leave --damaged out", "rm", "--damaged", "--yes", "vm1")
+	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "nosuch")
+}
+
+// What is wrong with an option's value is said in words, not in those of Go's packages.
+func TestOptionValuesInWords(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	for _, tt := range []struct {
+		says string
+		args []string
+	}{
+		{"expected a whole number, 0 or more", []string{"xml", "vm1", "--vcpus", "-1"}},
+		{"expected a whole number, 0 or more", []string{"xml", "vm1", "--vcpus", "two"}},
+		{"too large", []string{"xml", "vm1", "--vcpus", "99999999999999999999"}},
+		{"expected a whole number", []string{"serve", "vm1", "--keep", "a\nb"}},
+		{"expected true or false", []string{"list", "--json=perhaps"}},
+		{"expected a time", []string{"watch", "--timeout", "10"}},
+		{"expected a time", []string{"watch", "--timeout", "soon"}},
+		{"expected a time", []string{"watch", "--timeout", "3 weeks"}},
+		{"--promote-on", []string{"serve", "vm1", "--keep", "3"}},
+		{"--promote-on", []string{"serve", "vm1", "--promote-min-interval", "3s"}},
+		{"such as vda", []string{"xml", "vm1", "--target", `a"b`}},
+		{"such as vda", []string{"xml", "vm1", "--target", "vda9999"}},
+		{"has no default", []string{"attach", "vm1", "--qmp", ""}},
+		{"has no default", []string{"detach", "vm1", "--qmp", " "}},
+		{"leave it out for the default", []string{"detach", "vm1", "--qmp", "unix:/x", "--id", ""}},
+	} {
+		text := expect(t, dir, exitUsage, tt.says, tt.args...)
+		if strings.Contains(text, "strconv") || strings.Contains(text, "time: ") {
+			t.Errorf("%q: %s", tt.args, text)
+		}
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, dir, 0, `path="`+here+`/rel.sock"`, "xml", "vm1", "--socket-path", "rel.sock")
+	expect(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
+}
+
+// The name of a file does not reach the terminal as commands to it.
+func TestNamesAreNoCommandsToTerminal(t *testing.T) {
+	dir := shortDir(t)
+	base := filepath.Join(t.TempDir(), "esc\x1b[31m.raw")
+	if err := os.WriteFile(base, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, dir, 0, "", "create", "vm1", "--base", base)
+	expect(t, dir, 0, "", "create", "vm2", "--base", base)
+	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"}, {"rm", "--yes", "vm1"}} {
+		if text := expect(t, dir, 0, "", args...); strings.Contains(text, "\x1b") {
+			t.Errorf("%q: %q", args, text)
+		}
+	}
+}
+
+// With --json resume says for each disk what came of it.
+func TestResumeJSON(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	expect(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json", "resume", "--forget", "vm1")
+}

@@ -1,0 +1,88 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// damagedFile is the manifest of a damaged disk that is being removed. It must not be believed: a copy of another disk's
+// manifest names that disk's layers.
+const damagedFile = diskFile + ".damaged"
+
+// PlanRemoveDamaged says what RemoveDamaged would do, and returns the errors that it would.
+func (s *Store) PlanRemoveDamaged(name string) (*Removal, error) {
+	if err := CheckName("disk", name); err != nil {
+		return nil, err
+	}
+	if _, serving := s.Serving(name); serving {
+		return nil, s.inUse(name)
+	}
+	return s.planDamaged(name)
+}
+
+func (s *Store) planDamaged(name string) (*Removal, error) {
+	names, err := s.names(disksDir)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(names, name) {
+		return nil, s.notFound("disk", name)
+	}
+	_, err = s.Disk(name)
+	var found *Mismatch
+	st, serr := s.fs.Stat(s.path(disksDir, name, diskFile))
+	noFile := serr == nil && !st.Mode().IsRegular() // a directory, a FIFO
+	switch {
+	case err == nil:
+		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
+	case errors.As(err, &found) && found.What == versionOfDocument:
+		return nil, err // it is whole, for another program
+	case !errors.Is(err, ErrNotFound) && !isDamage(err) && !noFile:
+		return nil, fmt.Errorf("disk %q: whether its manifest is damaged cannot be said: %w", name, err)
+	}
+	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
+}
+
+// RemoveDamaged removes what is left of a disk whose manifest is missing or damaged, so that its name is free. Which
+// layers were its own nobody can say: all stay, and Check shows those that no disk names. Errors: ErrNotFound, ErrInUse,
+// ErrInvalid (the manifest can be read), ErrRefused (a newer program's).
+func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, err error) {
+	if _, err := s.PlanRemoveDamaged(name); err != nil {
+		return nil, err // before a lock file is made
+	}
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	err = s.locked(ctx, func() error {
+		_ = s.clean()
+		if plan, err = s.planDamaged(name); err != nil {
+			return err
+		}
+		// What the references say of this disk is of another time; the next command makes them anew.
+		if err := s.invalidate(); err != nil {
+			return err
+		}
+		// The manifest first, durably: who finishes the removal would release the layers that it names.
+		dir := s.path(disksDir, name)
+		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name, damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := s.fs.SyncDir(dir); err != nil {
+			return err
+		}
+		plan.left, err = s.moveOut(disksDir, name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.removeLeft(plan)
+	return plan, nil
+}
