@@ -267,6 +267,12 @@ func lockDir(at *place) (unlock func()) {
 	return func() { unix.Close(fd) }
 }
 
+// CheckGroup refuses what is no group's name or number.
+func CheckGroup(group string) error {
+	_, err := groupOrNone(group)
+	return err
+}
+
 // groupOrNone resolves a group's name or number; -1 for the empty one.
 func groupOrNone(group string) (int, error) {
 	if group == "" {
