@@ -152,6 +152,9 @@ func (f *serveFlags) check(args []string) error {
 	case f.queues < 1 || f.queues > 256:
 		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
 	}
+	if err := checkSocketPath(f.socketPath); err != nil {
+		return err
+	}
 	for _, g := range []struct{ option, name string }{{"socket-group", f.group}, {"control-group", f.controlGroup}} {
 		if err := control.CheckGroup(g.name); err != nil {
 			return usagef("serve: --%s: %w", g.option, err)

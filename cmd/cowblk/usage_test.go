@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,6 +164,14 @@ func TestOptionValuesInWords(t *testing.T) {
 	expect(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
 }
 
+// A time limit and an interruption are told in words.
+func TestLimitsInWords(t *testing.T) {
+	a := &app{}
+	if text := a.errorText(fmt.Errorf("disk: %w", context.DeadlineExceeded)); text != "disk: no answer in time" {
+		t.Error(text)
+	}
+}
+
 // The name of a file does not reach the terminal as commands to it.
 func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	dir := shortDir(t)
@@ -225,6 +235,7 @@ func TestServeOptionsAreUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{"--serial", strings.Repeat("x", 21)}, {"--serial", strings.Repeat("x", 30)},
 		{"--socket-group", "no such group"}, {"--control-group", "no such group"}, {"--control-group", "-1"}, {"--socket-group", "99999999999"},
+		{"--socket-path", "/tmp/" + strings.Repeat("x", 103)}, {"--socket-path", strings.Repeat("x", 107)},
 	} {
 		expect(t, dir, exitUsage, args[0], append([]string{"serve", "vm1"}, args...)...)
 	}
