@@ -48,8 +48,8 @@ type Listener struct {
 // outside of it is touched, no symbolic link of another user's is followed (ErrSymlink),
 // and mode and group are changed of the socket that was made here and of no other file.
 func ListenUnix(path, group string) (*Listener, error) {
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a shorter one", path, len(path), maxPath)
+	if err := CheckPath(path); err != nil {
+		return nil, err
 	}
 	gid, err := groupOrNone(group)
 	if err != nil {
@@ -265,6 +265,20 @@ func lockDir(at *place) (unlock func()) {
 		}
 	}
 	return func() { unix.Close(fd) }
+}
+
+// CheckPath refuses the path of a socket that no address holds.
+func CheckPath(path string) error {
+	if len(path) > maxPath {
+		return fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a shorter one", path, len(path), maxPath)
+	}
+	return nil
+}
+
+// CheckGroup refuses what is no group's name or number.
+func CheckGroup(group string) error {
+	_, err := groupOrNone(group)
+	return err
 }
 
 // groupOrNone resolves a group's name or number; -1 for the empty one.

@@ -77,7 +77,8 @@ func run(args []string, a *app) int {
 	defer func() { a.out = out.to }()
 	root := newRoot(a)
 	root.SetArgs(args)
-	err := out.check(root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	err = out.check(cmd, err)
 	a.json = a.json || asksJSON(args) // an error of the command line may have come before --json
 	if err == nil {
 		return exitOK

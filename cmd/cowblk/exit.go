@@ -150,7 +150,8 @@ func (a *app) errorText(err error) string {
 	var partial *interruptedError
 	switch {
 	case !errors.Is(err, context.Canceled):
-		return err.Error()
+		// Every time limit is one for an answer: of a process, of QEMU, of a guest.
+		return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "no answer in time")
 	case errors.As(err, &partial):
 		return "interrupted: " + partial.what
 	}

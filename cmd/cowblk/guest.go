@@ -40,6 +40,9 @@ func (g *guestOptions) check(disks int) error {
 	case g.socket != "" && disks > 1:
 		return usagef("--socket-path is for one disk")
 	}
+	if err := checkSocketPath(g.socket); err != nil {
+		return err
+	}
 	if g.queues == 0 {
 		g.queues = min(g.vcpus, 64) // what serve offers
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/spf13/cobra"
 )
 
 // output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
@@ -22,12 +24,33 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// check adds to a command's error that its output was lost, once.
-func (o *output) check(err error) error {
-	if o.err == nil || errors.Is(err, o.err) {
+// check adds to a command's error that its output was lost, once; and if nothing else is wrong with a command that
+// changes something, that it has done so.
+func (o *output) check(cmd *cobra.Command, err error) error {
+	switch {
+	case o.err == nil:
+		return err
+	case o.alone(err) && cmd != nil && changes[cmd.Name()]:
+		return fmt.Errorf("%w\n%s has done what it was asked for: only its output is lost", outputError(o.err), cmd.CommandPath())
+	case errors.Is(err, o.err):
 		return err
 	}
 	return errors.Join(err, outputError(o.err))
+}
+
+// changes are the commands that do something and then say so.
+var changes = map[string]bool{
+	"import": true, "create": true, "promote": true, "rollback": true, "rm": true, "trust-base": true,
+	"attach": true, "detach": true, "resume": true, "stop": true,
+}
+
+// alone reports whether err is no more than that output was lost.
+func (o *output) alone(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all := joined.Unwrap()
+		return len(all) == 1 && o.alone(all[0])
+	}
+	return err == nil || errors.Unwrap(err) == o.err
 }
 
 // lostOutput is the error of what was printed so far.

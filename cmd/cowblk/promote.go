@@ -112,7 +112,7 @@ func (e *apartError) Error() string {
 	case !e.bServed:
 		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.a, e.b)
 	}
-	return fmt.Sprintf("disks %q and %q are in use, served by two processes", e.a, e.b)
+	return fmt.Sprintf("disks %q and %q are in use, and not served by one process", e.a, e.b)
 }
 
 func (e *apartError) Unwrap() error { return store.ErrInUse }

@@ -126,6 +126,9 @@ give those again that are to stay.`,
 	return cmd
 }
 
+// maxSerial is the length limit of a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+const maxSerial = 20
+
 func (f *serveFlags) check(args []string) error {
 	switch {
 	case f.blkFile != "" && len(args) > 0:
@@ -146,8 +149,18 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --takeover keeps the sockets of the process that serves the disks: leave --socket-path, --fd and --blk-file out")
 	case f.serial != "" && len(args) > 1:
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
+	case len(f.serial) > maxSerial:
+		return usagef("serve: --serial %q: expected at most %d bytes, found %d", f.serial, maxSerial, len(f.serial))
 	case f.queues < 1 || f.queues > 256:
 		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
+	}
+	if err := checkSocketPath(f.socketPath); err != nil {
+		return err
+	}
+	for _, g := range []struct{ option, name string }{{"socket-group", f.group}, {"control-group", f.controlGroup}} {
+		if err := control.CheckGroup(g.name); err != nil {
+			return usagef("serve: --%s: %w", g.option, err)
+		}
 	}
 	if err := f.data.check("serve"); err != nil {
 		return err

@@ -96,6 +96,21 @@ func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err er
 	return filepath.Abs(path)
 }
 
+// checkSocketPath refuses a --socket-path at which no socket can be, wherever this process was started.
+func checkSocketPath(path string) error {
+	if path == "" {
+		return nil
+	}
+	path, err := filepath.Abs(path)
+	if err == nil {
+		err = control.CheckPath(path)
+	}
+	if err != nil {
+		return usagef("--socket-path: %w", err)
+	}
+	return nil
+}
+
 // nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
 // directory of another user's, see control.ListenUnix.
 func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }

@@ -57,9 +57,6 @@ func parseSize(text string, unit, limit int64) (int64, error) {
 	return v, nil
 }
 
-// exactText writes a size in the form that options read.
-func exactText(n int64) string { return bytesize.Text(n) }
-
 // bytesText is n bytes for a person, in powers of 1024: "20 GiB".
 func bytesText(n int64) string {
 	if n < 0 {

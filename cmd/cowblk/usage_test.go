@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,6 +164,14 @@ func TestOptionValuesInWords(t *testing.T) {
 	expect(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
 }
 
+// A time limit and an interruption are told in words.
+func TestLimitsInWords(t *testing.T) {
+	a := &app{}
+	if text := a.errorText(fmt.Errorf("disk: %w", context.DeadlineExceeded)); text != "disk: no answer in time" {
+		t.Error(text)
+	}
+}
+
 // The name of a file does not reach the terminal as commands to it.
 func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	dir := shortDir(t)
@@ -183,4 +193,50 @@ func TestResumeJSON(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	expect(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json", "resume", "--forget", "vm1")
+}
+
+// A command that has changed something says so where its output is lost, and no other does.
+func TestDoneAlthoughOutputIsLost(t *testing.T) {
+	dir := shortDir(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("no /dev/full: %v", err)
+	}
+	defer full.Close()
+	const done = "has done what it was asked for"
+	for _, tt := range []struct {
+		done bool
+		args []string
+	}{
+		{true, []string{"create", "vm1", "--size", "1M"}},
+		{true, []string{"--json", "create", "vm2", "--size", "1M"}},
+		{true, []string{"promote", "vm1", "--tag", "t"}},
+		{true, []string{"--json", "promote", "vm1", "--tag", "t2"}},
+		{false, []string{"list"}},
+		{false, []string{"--json", "list"}},
+		{false, []string{"info", "vm1"}},
+		{true, []string{"rm", "--yes", "vm1"}},
+		{true, []string{"--json", "rm", "--yes", "vm2"}},
+	} {
+		var text strings.Builder
+		a := &app{in: strings.NewReader(""), out: full, err: &text, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
+		code := run(append([]string{"--store", dir}, tt.args...), a)
+		if code != exitFailure || strings.Contains(text.String(), done) != tt.done || !strings.Contains(text.String(), "standard output") {
+			t.Errorf("%q: exit %d: %s", tt.args, code, &text)
+		}
+	}
+	expect(t, dir, 0, "nothing in store", "list")
+}
+
+// What no option can have is wrong usage, before a disk is opened.
+func TestServeOptionsAreUsage(t *testing.T) {
+	dir := shortDir(t)
+	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
+	for _, args := range [][]string{
+		{"--serial", strings.Repeat("x", 21)}, {"--serial", strings.Repeat("x", 30)},
+		{"--socket-group", "no such group"}, {"--control-group", "no such group"}, {"--control-group", "-1"}, {"--socket-group", "99999999999"},
+		{"--socket-path", "/tmp/" + strings.Repeat("x", 103)}, {"--socket-path", strings.Repeat("x", 107)},
+	} {
+		expect(t, dir, exitUsage, args[0], append([]string{"serve", "vm1"}, args...)...)
+	}
 }

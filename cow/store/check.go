@@ -254,6 +254,10 @@ func (k *Checked) fail(err error) {
 	if k.Error != "" {
 		k.Error += "; "
 	}
+	if errors.Is(err, context.Canceled) {
+		k.Error += "interrupted"
+		return
+	}
 	k.Error += err.Error()
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -135,4 +136,13 @@ func entries(t *testing.T, dir string) (names []string) {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// A check that was interrupted says so, and not what Go calls it.
+func TestCheckInterruptedInWords(t *testing.T) {
+	k := &Checked{}
+	k.fail(fmt.Errorf("%s: %w", "layers/x/data", context.Canceled))
+	if k.Error != "interrupted" {
+		t.Error(k.Error)
+	}
 }
