@@ -72,21 +72,42 @@ func (t Threshold) of(total int64) int64 {
 	return max(t.bytes, int64(float64(total)*t.percent/100))
 }
 
-// Of is the threshold in bytes on a file system of so many.
-func (t Threshold) Of(total int64) int64 { return t.of(total) }
-
 // room is a file system as it is now.
 type room struct {
 	id          uint64 // device number
 	free, total int64  // bytes; free to this process
+	files       Files
 }
 
-// FreeSpace tells how much is free, and how large it is, on the file system that the
-// regular file at path grows on, in bytes. False: there is no such file, or it is a
+// Files says how many files (inodes) a file system has room for. The zero value: it does not count them.
+type Files struct {
+	Free  int64 `json:"files-free"`
+	Total int64 `json:"files-total"`
+	Least int64 `json:"files-threshold"` // that should be free
+}
+
+// Low reports whether fewer are free than should be.
+func (f Files) Low() bool { return f.Total > 0 && f.Free < f.Least }
+
+// fileShare is how many of a file system's files should be free where the threshold is one of bytes, in percent.
+const fileShare = 5
+
+// files adds how many should be free: the threshold's share, if it is one.
+func (t Threshold) files(f Files) Files {
+	share := t.percent
+	if share == 0 && t.bytes > 0 {
+		share = fileShare
+	}
+	f.Least = int64(math.Ceil(float64(f.Total) * share / 100))
+	return f
+}
+
+// FreeSpace tells how much is free, and how much should be, on the file system that the
+// regular file at path grows on. Disks are not named. False: there is no such file, or it is a
 // device, which cannot grow.
-func FreeSpace(path string) (free, total int64, ok bool) {
+func FreeSpace(path string, t Threshold) (low SpaceLow, ok bool) {
 	r, ok := measure(path)
-	return r.free, r.total, ok
+	return SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: t.of(r.total), Files: t.files(r.files)}, ok
 }
 
 // space watches the file systems that the heads lie on. Nobody waits for it: a
@@ -149,10 +170,11 @@ type SpaceLow struct {
 	Free      int64    `json:"free"`      // bytes
 	Total     int64    `json:"total"`     // bytes
 	Threshold int64    `json:"threshold"` // bytes; 0: off
+	Files              // without one no disk or layer can be made
 }
 
 // Low reports whether less is free than should be.
-func (l *SpaceLow) Low() bool { return l.Free < l.Threshold }
+func (l *SpaceLow) Low() bool { return l.Free < l.Threshold || l.Files.Low() }
 
 // look measures every file system once and tells what has become low. Low is
 // over when a quarter more than the threshold is free.
@@ -174,9 +196,9 @@ func (s *space) look() {
 		case f.Low() && !s.low[id]:
 			s.low[id] = true
 			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", strings.Join(f.Disks, ", "),
-				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)))
+				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)), "free_files", f.Files.Free)
 			s.daemon.emit("COW_SPACE_LOW", f)
-		case f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
+		case !f.Low() && f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:
 			delete(s.low, id)
 			s.daemon.log.Info("space is no longer low", "disks", strings.Join(f.Disks, ", "), "path", f.Path, "free", humanize.IBytes(uint64(f.Free)))
 		}
@@ -197,7 +219,7 @@ func (s *space) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uin
 		}
 		f := found[r.id]
 		if f == nil {
-			f = &SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: limit.of(r.total)}
+			f = &SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: limit.of(r.total), Files: limit.files(r.files)}
 			found[r.id] = f
 			order = append(order, r.id)
 		}
@@ -228,5 +250,6 @@ func measure(path string) (room, bool) {
 		return room{}, false
 	}
 	unit := int64(fs.Frsize)
-	return room{id: st.Dev, free: int64(fs.Bavail) * unit, total: int64(fs.Blocks) * unit}, true
+	return room{id: st.Dev, free: int64(fs.Bavail) * unit, total: int64(fs.Blocks) * unit,
+		files: Files{Free: int64(fs.Ffree), Total: int64(fs.Files)}}, true
 }

@@ -141,7 +141,9 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 		a.printChecked(k)
 	}
 	text := fmt.Sprintf("checked %s, %s: ", countText(int64(images), "image"), countText(int64(disks), "disk"))
-	if r.Found == 0 {
+	if r.Found == 0 && r.Failed > 0 {
+		text += "no problem was found in what could be checked"
+	} else if r.Found == 0 {
 		text += "nothing is wrong"
 	} else {
 		text += countText(int64(r.Found), "problem")

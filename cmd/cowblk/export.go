@@ -128,7 +128,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 		}
 	}
 	for _, at := range addresses {
-		bound, err := server.Listen(at)
+		bound, err := listenIn(st, server, at)
 		if err != nil {
 			return err
 		}

@@ -44,6 +44,8 @@ How little is little is what each serving process was told ("cowblk serve --spac
 that nobody serves are watched as soon as somebody does. With --threshold it is said here, and the disks
 may be stopped. After --timeout the exit code is 7.
 
+Files (inodes) that run out are as bad: the same share of them, 5% with a threshold in bytes, should be free.
+
 With --json every line is an object as on the control socket: "event", "data", "timestamp".`,
 		Example: `  cowblk watch && mail -s 'cowblk needs space' root </dev/null
   cowblk watch vm1 vm2 --threshold 20G --timeout 1h
@@ -159,13 +161,13 @@ func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(w.store.Dir(), path)
 		}
-		free, total, ok := backend.FreeSpace(path)
-		found := backend.SpaceLow{Disks: []string{m.Name}, Path: filepath.Dir(path), Free: free, Total: total, Threshold: w.options.limit.Of(total)}
+		found, ok := backend.FreeSpace(path, w.options.limit)
+		found.Disks = []string{m.Name}
 		switch {
 		case !ok || !found.Low():
 		case low == nil:
 			low = &found
-		case low.Total == total: // the same file system, unless two are of one size
+		case low.Total == found.Total: // the same file system, unless two are of one size
 			low.Disks = append(low.Disks, m.Name)
 		}
 	}
@@ -182,6 +184,10 @@ func (a *app) printLow(low *backend.SpaceLow) error {
 			return err
 		}
 		return a.printLine("COW_SPACE_LOW", data, time.Now())
+	}
+	if low.Free >= low.Threshold && low.Files.Low() {
+		a.say("files (inodes) run out for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
+		return a.lostOutput()
 	}
 	a.say("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
 	return a.lostOutput()

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 )
 
 // ControlSocket is the path of a new control socket of the process that serves the disk, in the run directory, which may
 // not exist yet, or in another one, which it makes. Nobody has to know the path: the disk's lock file says it (Serving). It is NAME.ctl in the run directory. Where that
 // is longer than a UNIX socket allows it is a short name there, and where the store's own path is too long for any, one
-// in the system's or this user's run directory, or in /dev/shm/cowblk-UID.
+// in the system's or this user's run directory, or in /dev/shm/cowblk-UID (see ownMemoryDir).
 func (s *Store) ControlSocket(name string) (string, error) {
 	if err := CheckName("disk", name); err != nil {
 		return "", err
@@ -54,7 +53,7 @@ func (s *Store) otherRunDirs() (dirs []string) {
 	} else if filepath.IsAbs(d) {
 		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir))
 	}
-	return append(dirs, "/dev/shm/"+programDir+"-"+strconv.Itoa(uid))
+	return append(dirs, ownMemoryDir())
 }
 
 // makeOwnDir makes a directory, or finds it made, that nobody but this user and root can change: a socket in it is the

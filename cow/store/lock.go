@@ -132,13 +132,22 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound("disk", name)
-	case errors.Is(err, unix.EROFS):
+	case cannotWrite(err) && s.mayRead(path):
 		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: %s; cowblk export, cowblk check", name, err, s.command("serve", name, "--read-only"))
 	case err != nil:
 		return nil, fmt.Errorf("disk %q: %w", name, err)
 	}
 	l.file = f
 	return l, nil
+}
+
+// mayRead reports whether a file can be opened for reading.
+func (s *Store) mayRead(path string) bool {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
 }
 
 // cannotWrite reports whether an error says that this process cannot change a file, which it may still be able to read:

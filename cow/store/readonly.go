@@ -120,9 +120,6 @@ func otherRunDir(getenv func(string) string, dir string) string {
 	return filepath.Join(ownMemoryDir(), name)
 }
 
-// ownMemoryDir is this user's directory where there is no run directory. Everybody can make it: see MakeSharedDir.
-func ownMemoryDir() string { return fmt.Sprintf("/dev/shm/%s-%d", programDir, os.Geteuid()) }
-
 // OtherRunDir is a directory for sockets that cannot be made in RunDir, because the file system is full. It need not exist.
 func (s *Store) OtherRunDir() string { return otherRunDir(s.getenv, s.dir) }
 

@@ -1,0 +1,59 @@
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Somebody else can take the name of a user's directory in memory, in any way, and any other name that can be guessed.
+// The user gets another directory, the same from then on.
+func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make the files of another user")
+	}
+	const uid, attacker = 1005, 65534
+	for name, take := range map[string]func(path string) error{
+		"directory":     func(path string) error { return os.Mkdir(path, 0o755) },
+		"open to all":   func(path string) error { return os.Mkdir(path, 0o777) },
+		"file":          func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		"symbolic link": func(path string) error { return os.Symlink("/etc", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			shm := t.TempDir()
+			plain := filepath.Join(shm, programDir+"-"+strconv.Itoa(uid))
+			if got := memoryDirIn(shm, uid); got != plain {
+				t.Errorf("nobody has taken it: %s", got)
+			}
+			for _, path := range []string{plain, plain + "-", plain + "-0000"} {
+				if err := take(path); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Lchown(path, attacker, attacker); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mine := memoryDirIn(shm, uid)
+			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
+				t.Errorf("it can be guessed: %s", mine)
+			}
+			if err := os.Mkdir(mine, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chown(mine, uid, uid); err != nil {
+				t.Fatal(err)
+			}
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, then %s", mine, again)
+			}
+			if err := os.Remove(plain); err != nil { // what lies in the other one is still found
+				t.Fatal(err)
+			}
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, and without the other user's %s", mine, again)
+			}
+		})
+	}
+}
