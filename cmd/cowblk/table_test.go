@@ -114,7 +114,7 @@ func TestTreeIsLinear(t *testing.T) {
 // A command whose output is lost fails, whatever it prints, and says why.
 func TestLostOutput(t *testing.T) {
 	dir := shortDir(t)
-	golden := filepath.Join(dir, "golden.raw")
+	golden := filepath.Join(t.TempDir(), "golden.raw")
 	if err := os.WriteFile(golden, noise(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
