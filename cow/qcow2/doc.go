@@ -6,5 +6,5 @@
 // what a table points to must lie in the file. Time follows what the tables say, not the size of the disk: an L2 table
 // that is not there is passed over in one step.
 //
-// Refcounts, internal snapshots and bitmaps are not looked at: the disk's present content does not need them.
+// Refcounts, internal snapshots and bitmaps are not looked at, but for their fields in the header: the disk's present content does not need them.
 package qcow2

@@ -17,6 +17,8 @@ func tiny() []byte {
 	be.PutUint64(p[24:], 4096)
 	be.PutUint32(p[36:], 1)
 	be.PutUint64(p[40:], 512)
+	be.PutUint64(p[48:], 512)
+	be.PutUint32(p[56:], 1)
 	be.PutUint32(p[96:], 4)
 	be.PutUint32(p[100:], 104)
 	be.PutUint64(p[512:], 1024)
@@ -83,5 +85,25 @@ func typed(t *testing.T, err error) {
 	var e *Error
 	if !errors.As(err, &e) || e.Err == nil || e.What == "" {
 		t.Fatalf("%v is no Error", err)
+	}
+}
+
+// Fields that this package has no use for are damage, too, where QEMU refuses the image for them.
+func TestHeaderFieldsOfNoUse(t *testing.T) {
+	be := binary.BigEndian
+	for name, spoil := range map[string]func(p []byte){
+		"width of a refcount":          func(p []byte) { be.PutUint32(p[96:], 7) },
+		"refcount table":               func(p []byte) { be.PutUint32(p[56:], 0) },
+		"refcount table too large":     func(p []byte) { be.PutUint32(p[56:], 1<<20) },
+		"offset of the refcount table": func(p []byte) { be.PutUint64(p[48:], 513) },
+		"refcount table beyond all":    func(p []byte) { be.PutUint64(p[48:], 1<<61) },
+		"internal snapshots":           func(p []byte) { be.PutUint32(p[60:], 1<<17) },
+		"offset of the snapshot table": func(p []byte) { be.PutUint32(p[60:], 1); be.PutUint64(p[64:], 100) },
+	} {
+		p := tiny()
+		spoil(p)
+		if _, err := Open(bytes.NewReader(p), int64(len(p))); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -22,6 +22,9 @@ const (
 	lengthV2, lengthV3 = 72, 104  // bytes of a header without extensions
 	entrySize          = 8        // bytes of a table's entry
 	maxExtensions      = 64
+	maxRefcountOrder   = 6
+	maxRefcountTable   = 8 << 20 // bytes
+	maxSnapshots       = 65536
 )
 
 // Incompatible feature bits (header, offset 72).
@@ -98,6 +101,13 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	if err := h.check(be.Uint64(p[24:]), length); err != nil {
 		return nil, err
 	}
+	order := uint32(4) // of version 2: 16 bits
+	if h.Version > 2 {
+		order = be.Uint32(p[96:])
+	}
+	if err := h.checkRest(be.Uint64(p[48:]), be.Uint32(p[56:]), order, be.Uint32(p[60:]), be.Uint64(p[64:])); err != nil {
+		return nil, err
+	}
 	h.Size = int64(be.Uint64(p[24:]))
 	if err := h.readNames(ra, size, length, be.Uint64(p[8:]), be.Uint32(p[16:])); err != nil {
 		return nil, err
@@ -125,6 +135,25 @@ func (h *Header) check(size uint64, length uint32) error {
 	}
 	if h.l1Count > 0 && (h.l1Offset&(1<<h.ClusterBits-1) != 0 || h.l1Offset == 0 || h.l1Offset > maxSize) {
 		return damaged("offset of the L1 table", "a multiple of the cluster size", fmt.Sprint(h.l1Offset))
+	}
+	return nil
+}
+
+// checkRest tests fields that decide nothing here, refcounts and internal snapshots, as QEMU does when it opens an image:
+// a header that is wrong there is damaged, and what else is cannot be known.
+func (h *Header) checkRest(refcounts uint64, refcountClusters, order, snapshots uint32, snapshotTable uint64) error {
+	cluster := uint64(1) << h.ClusterBits
+	switch {
+	case order > maxRefcountOrder:
+		return damaged("width of a refcount", "at most 2^6 bits", fmt.Sprintf("2^%d", order))
+	case refcountClusters == 0 || uint64(refcountClusters)<<h.ClusterBits > maxRefcountTable:
+		return damaged("refcount table", fmt.Sprintf("1 to %d clusters", max(1, maxRefcountTable>>h.ClusterBits)), fmt.Sprint(refcountClusters))
+	case refcounts%cluster != 0 || refcounts > maxSize:
+		return damaged("offset of the refcount table", "a multiple of the cluster size", fmt.Sprint(refcounts))
+	case snapshots > maxSnapshots:
+		return damaged("internal snapshots", fmt.Sprintf("at most %d", maxSnapshots), fmt.Sprint(snapshots))
+	case snapshots > 0 && (snapshotTable%cluster != 0 || snapshotTable > maxSize):
+		return damaged("offset of the snapshot table", "a multiple of the cluster size", fmt.Sprint(snapshotTable))
 	}
 	return nil
 }

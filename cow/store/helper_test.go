@@ -215,6 +215,7 @@ func buildQcow2(f qcow2File) []byte {
 	be.PutUint64(out[24:], uint64(f.size))
 	be.PutUint32(out[36:], uint32(l1Size))
 	be.PutUint64(out[40:], uint64(headClusters*cluster))
+	be.PutUint32(out[56:], 1) // nobody follows the refcount table
 	be.PutUint32(out[96:], 4)
 	be.PutUint32(out[100:], 104)
 	if f.backing != "" {
