@@ -19,6 +19,10 @@ import (
 // everybody one that all may write to, and a directory of the store that somebody else has replaced by a symbolic link.
 // To list such a store and to look into it is no danger. It is an ErrInvalid.
 func (s *Store) trusted() error {
+	// Sockets and bases of its disks would have paths that the documents cannot hold.
+	if err := checkPathText("store", s.dir); err != nil {
+		return err
+	}
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
 	}

@@ -107,3 +107,16 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 		}
 	}
 }
+
+// A store whose path is not UTF-8 would make disks that cannot be served.
+func TestStoreWithoutUTF8(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "st\xff")
+	s, err := Open(dir, Options{})
+	must(t, err)
+	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("create: %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory: %v", err)
+	}
+}
