@@ -17,8 +17,10 @@ func newQEMUArgs(a *app) *cobra.Command {
 		Short: "Print the QEMU arguments that attach disks",
 		Long: `Print the arguments that make QEMU 7.2 or later use disks that "cowblk serve" serves:
 shared memory, a socket that reconnects when cowblk is restarted, and the device.
-They come on one line, to be pasted or put in place by the shell. Give QEMU no other
-memory options; add what else the guest needs.
+They come on one line, quoted, to be pasted, or put in place with $(...) where no path holds a
+blank or a character that a shell changes: the shell takes quotes that come from there for
+letters. eval "qemu-system-x86_64 ... $(cowblk qemu-args vm1)" works for all. Give QEMU no
+other memory options; add what else the guest needs.
 
 QEMU 10.1 and later refuse "reconnect=1": give --reconnect-ms for them. QEMU 9.2 to 10.0 take
 both spellings, earlier ones only "reconnect=1".`,
