@@ -31,7 +31,7 @@ echo 'p:freeze freeze_super
 r:thaw thaw_super failed=$retval:s32' >kprobe_events
 echo 1 >events/kprobes/enable
 mkdir -p /run/qga /run/store
-mount -t tmpfs -o size=80%% store /run/store
+mount -t tmpfs -o size=80%%,mode=0711 store /run/store
 qemu-ga --daemonize --method=vsock-listen --path=1:9999 --pidfile=/run/qga.pid --statedir=/run/qga
 cd /run
 ./cowblk --store /run/store create %[1]s --size %[3]d
