@@ -71,6 +71,8 @@ func (s *Store) mayBecome() error {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
+		case name == lockFile:
+			return nil // another process has made the store just now
 		case name == "lost+found" || strings.HasPrefix(name, "."):
 		case s.path(name) == s.runDir: // with sockets
 		case s.looksOwn(name): // a power cut has taken the lock file away
