@@ -83,28 +83,18 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		return d.set(a)
 	})
 	s.RegisterChange("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
-		var a struct {
-			Disk string `json:"disk"`
-		}
-		if err := control.Decode(args, &a); err != nil {
+		disk, err := d.oneDisk(args)
+		if err != nil {
 			return nil, err
 		}
-		if _, err := d.named([]string{a.Disk}); err != nil {
-			return nil, err
-		}
-		return nil, d.shortages.resume(a.Disk)
+		return nil, d.shortages.resume(disk)
 	})
 	s.RegisterChange("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
-		var a struct {
-			Disk string `json:"disk"`
-		}
-		if err := control.Decode(args, &a); err != nil {
+		disk, err := d.oneDisk(args)
+		if err != nil {
 			return nil, err
 		}
-		if _, err := d.named([]string{a.Disk}); err != nil {
-			return nil, err
-		}
-		return nil, d.forgetHeld(ctx, a.Disk)
+		return nil, d.forgetHeld(ctx, disk)
 	})
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.RegisterChange("cow-attach", d.attach)
@@ -113,6 +103,18 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		d.quit()
 		return nil, nil
 	})
+}
+
+// oneDisk is the disk that a command's arguments name: one that this process serves.
+func (d *Daemon) oneDisk(args json.RawMessage) (string, error) {
+	var a struct {
+		Disk string `json:"disk"`
+	}
+	if err := control.Decode(args, &a); err != nil {
+		return "", err
+	}
+	_, err := d.named([]string{a.Disk})
+	return a.Disk, err
 }
 
 func (d *Daemon) snapshot() []*Export {

@@ -24,7 +24,7 @@ func Word(s string) string {
 	var word string
 	switch {
 	case body == "":
-	case shown(body):
+	case Shown(body):
 		word = "'" + strings.ReplaceAll(body, "'", `'\''`) + "'"
 	default:
 		word = `"$(printf '` + octal(body) + `')"`
@@ -70,8 +70,8 @@ func isPlain(s string) bool {
 	return s != "" && s[0] != '=' // zsh replaces a leading =
 }
 
-// shown reports whether a terminal shows s as it is.
-func shown(s string) bool {
+// Shown reports whether a terminal shows s as it is.
+func Shown(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
 }
 

@@ -47,11 +47,8 @@ func shortName(name string) string {
 
 // otherRunDirs are directories with short paths, in the order in which they are tried.
 func (s *Store) otherRunDirs() (dirs []string) {
-	uid := os.Geteuid()
-	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
-		dirs = append(dirs, systemRun)
-	} else if filepath.IsAbs(d) {
-		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir))
+	if d := userRunDir(s.getenv); d != "" {
+		dirs = append(dirs, d)
 	}
 	return append(dirs, ownMemoryDir())
 }

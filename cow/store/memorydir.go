@@ -48,3 +48,14 @@ func ownDir(path string, uid int) (ok, there bool) {
 	st, known := fi.Sys().(*syscall.Stat_t)
 	return known && fi.IsDir() && int64(st.Uid) == int64(uid) && fi.Mode()&0o022 == 0, true
 }
+
+// userRunDir is the system's run directory for root, and this user's for others; empty: there is none.
+func userRunDir(getenv func(string) string) string {
+	if os.Geteuid() == 0 {
+		return systemRun
+	}
+	if d := getenv(runtimeEnv); filepath.IsAbs(d) {
+		return filepath.Join(d, programDir)
+	}
+	return ""
+}

@@ -5,22 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"unicode"
 	"unicode/utf8"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
 // PathText is a path for a message: as it is, or quoted where it holds what cannot be printed.
 func PathText(path string) string {
-	for i := 0; i < len(path); {
-		r, n := utf8.DecodeRuneInString(path[i:])
-		i += n
-		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
-			return strconv.Quote(path)
-		}
+	if shell.Shown(path) {
+		return path
 	}
-	return path
+	return strconv.Quote(path)
 }
 
 // pathError is an error of the operating system's whose path can be shown.

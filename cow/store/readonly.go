@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -108,14 +106,9 @@ func replaceRunDir(o *Options, dir, run string) string {
 
 // otherRunDir is a directory of this user's that is named after the store in dir, not in it.
 func otherRunDir(getenv func(string) string, dir string) string {
-	sum := sha256.Sum256([]byte(dir))
-	name := "store-" + hex.EncodeToString(sum[:8])
-	uid := os.Geteuid()
-	switch d := getenv("XDG_RUNTIME_DIR"); {
-	case uid == 0:
-		return filepath.Join(systemRun, name)
-	case filepath.IsAbs(d):
-		return filepath.Join(filepath.Clean(d), programDir, name)
+	name := "store-" + shortName(dir)
+	if d := userRunDir(getenv); d != "" {
+		return filepath.Join(d, name)
 	}
 	return filepath.Join(ownMemoryDir(), name)
 }

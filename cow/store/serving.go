@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"strconv"
 	"strings"
 	"sync"
@@ -187,11 +186,7 @@ func described(pid int) string {
 	text := strconv.Quote(strings.TrimSpace(string(name)))
 	var st unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err == nil {
-		owner := strconv.FormatUint(uint64(st.Uid), 10)
-		if u, err := user.LookupId(owner); err == nil {
-			owner = u.Username
-		}
-		text += ", user " + owner
+		text += ", user " + userName(st.Uid)
 	}
 	return " (" + text + ")"
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -25,11 +24,8 @@ func (s *Store) SharedDirs() []string {
 	if !within(ownMemoryDir(), s.runDir) { // else it is the last one
 		dirs = append(dirs, filepath.Join(s.runDir, sharedName))
 	}
-	uid := os.Geteuid()
-	if d := s.getenv("XDG_RUNTIME_DIR"); uid == 0 {
-		dirs = append(dirs, filepath.Join(systemRun, sharedName))
-	} else if filepath.IsAbs(d) {
-		dirs = append(dirs, filepath.Join(filepath.Clean(d), programDir, sharedName))
+	if d := userRunDir(s.getenv); d != "" {
+		dirs = append(dirs, filepath.Join(d, sharedName))
 	}
 	return append(dirs, ownMemoryDir())
 }

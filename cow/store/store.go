@@ -137,11 +137,8 @@ func DefaultDir(getenv func(string) string) (string, error) {
 // inside the store for any other, so that two stores never share a socket.
 func runDir(dir string, getenv func(string) string) string {
 	if def, err := DefaultDir(getenv); err == nil && def == dir {
-		if os.Geteuid() == 0 {
-			return systemRun
-		}
-		if d := getenv(runtimeEnv); filepath.IsAbs(d) {
-			return filepath.Join(d, programDir)
+		if d := userRunDir(getenv); d != "" {
+			return d
 		}
 	}
 	return filepath.Join(dir, "run")
