@@ -37,6 +37,12 @@ func (c *checker) disk(name string) (*Checked, error) {
 			}
 			return k, c.ctx.Err()
 		}
+		if !whole {
+			// Who has it open may just have removed it.
+			if there, err := c.s.exists(c.s.path(disksDir, name)); err == nil && !there {
+				return nil, c.ctx.Err()
+			}
+		}
 		if !whole || attempt == attempts {
 			return k, c.ctx.Err()
 		}

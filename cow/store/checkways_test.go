@@ -3,12 +3,15 @@ package store
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // A disk that somebody has open is not disturbed, and what it may change is not looked at.
@@ -242,4 +245,40 @@ func FuzzImage(f *testing.F) {
 			t.Fatalf("accepted %+v", m)
 		}
 	})
+}
+
+// goneWhenRead is a file system on which a disk is removed just before its manifest is read for the second time, after
+// somebody has been found to have it open.
+type goneWhenRead struct {
+	vfs.OS
+	manifest string
+	reads    int
+}
+
+func (g *goneWhenRead) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if name == g.manifest {
+		g.reads++
+	}
+	if name == g.manifest && g.reads == 2 {
+		if err := os.RemoveAll(filepath.Dir(name)); err != nil {
+			return nil, err
+		}
+	}
+	return g.OS.OpenFile(name, flag, perm)
+}
+
+// A disk that another process removes while it is looked at is no problem.
+func TestCheckBesideARemoval(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	lock, err := s.LockDisk("vm1")
+	must(t, err)
+	defer lock.Unlock()
+	other := openStore(t, s.Dir())
+	other.fs = &goneWhenRead{manifest: s.path(disksDir, "vm1", diskFile)}
+	r, err := other.Check(context.Background(), CheckOptions{Names: []string{"vm1"}})
+	must(t, err)
+	if r.Found != 0 || r.Failed != 0 {
+		t.Errorf("%+v", r)
+	}
 }
