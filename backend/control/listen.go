@@ -264,7 +264,11 @@ func lockDir(at *place) (unlock func()) {
 			break
 		}
 	}
-	return func() { unix.Close(fd) }
+	return func() {
+		// A child that is being forked has the descriptor too, for a moment.
+		_ = unix.Flock(fd, unix.LOCK_UN)
+		unix.Close(fd)
+	}
 }
 
 // CheckPath refuses the path of a socket that no address holds.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,8 @@ type osFile struct {
 	block  bool // block device
 	memory bool // see inMemory
 	nowait nowaitState
+	// Whether the file has ever had a lock of the kind: see unlock.
+	flocked, ofdLocked atomic.Bool
 }
 
 func (f *osFile) Name() string { return f.name }
@@ -186,6 +189,7 @@ func (f *osFile) Lock(exclusive bool) error {
 	if exclusive {
 		how = unix.LOCK_EX
 	}
+	f.flocked.Store(true)
 	err := ignoringEINTR(func() error { return unix.Flock(f.fd, how|unix.LOCK_NB) })
 	if err == unix.EWOULDBLOCK {
 		return f.fail("lock", ErrLocked)
@@ -224,10 +228,22 @@ func (f *osFile) advise(what int) error {
 
 // Close must not be retried on EINTR: Linux has released the descriptor.
 func (f *osFile) Close() error {
+	f.unlock()
 	if err := unix.Close(f.fd); err != nil && err != unix.EINTR {
 		return f.fail("close", err)
 	}
 	return nil
+}
+
+// unlock gives up all locks. close(2) does not: a lock belongs to the open file description, and a child that this
+// process has forked shares it until it executes its program.
+func (f *osFile) unlock() {
+	if f.flocked.Load() {
+		_ = unix.Flock(f.fd, unix.LOCK_UN)
+	}
+	if f.ofdLocked.Load() {
+		_ = unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart})
+	}
 }
 
 func ignoringEINTR(call func() error) error {

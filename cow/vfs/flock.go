@@ -99,6 +99,7 @@ var (
 
 // LockWait implements LockWaiter.
 func (f *osFile) LockWait() error {
+	f.flocked.Store(true)
 	if err := ignoringEINTR(func() error { return unix.Flock(f.fd, unix.LOCK_EX) }); err != nil {
 		return f.fail("lock", err)
 	}

@@ -130,6 +130,7 @@ func (f *osFile) ofdLock(kind int16, base int64, width int, set uint64) error {
 			return nil
 		}
 		run := min(bits.TrailingZeros64(^(set >> n)), width-n)
+		f.ofdLocked.Store(true)
 		lk := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: base + int64(n), Len: int64(run)}
 		if err := ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lk) }); err != nil {
 			return f.fail("lock image", err)

@@ -19,6 +19,7 @@ func (f *osFile) LockRange(off, n int64, exclusive bool) error {
 	if exclusive {
 		lk.Type = unix.F_WRLCK
 	}
+	f.ofdLocked.Store(true)
 	err := ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lk) })
 	switch {
 	case err == nil:

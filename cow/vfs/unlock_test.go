@@ -1,0 +1,57 @@
+package vfs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A child that is forked while a file is open has its descriptors until it executes its program, and a lock belongs to
+// the open file that both share: Close gives it up all the same. A duplicate of the descriptor stands for the child's.
+func TestCloseGivesLocksUpBesideAFork(t *testing.T) {
+	for name, lock := range map[string]func(f File) error{
+		"flock":          func(f File) error { return f.Lock(true) },
+		"flock, shared":  func(f File) error { return f.Lock(false) },
+		"flock, waiting": func(f File) error { return f.(LockWaiter).LockWait() },
+		"range":          func(f File) error { return f.LockRange(0, 4096, true) },
+		"range, shared":  func(f File) error { return f.LockRange(0, 4096, false) },
+		"image":          func(f File) error { return f.LockImage(ImageWrite) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "file")
+			open := func() File {
+				t.Helper()
+				f, err := OS{}.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return f
+			}
+			f := open()
+			if err := lock(f); err != nil {
+				t.Fatal(err)
+			}
+			child, err := unix.FcntlInt(uintptr(f.(*osFile).fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(child)
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			next := open()
+			defer next.Close()
+			for what, take := range map[string]func() error{
+				"flock": func() error { return next.Lock(true) },
+				"range": func() error { return next.LockRange(0, 4096, true) },
+				"image": func() error { return next.LockImage(ImageWrite) },
+			} {
+				if err := take(); err != nil {
+					t.Errorf("%s after Close: %v", what, err)
+				}
+			}
+		})
+	}
+}
