@@ -11,54 +11,54 @@ import (
 // disk's log has room for calmBurst lines of one text, and for one more every
 // calmEvery; what was left out is counted in the next one's "suppressed".
 const (
-	calmBurst = 10
-	calmEvery = 10 * time.Second
+	logBurst = 10
+	logInterval = 10 * time.Second
 )
 
-// calm is a slog.Handler that holds a disk's repeated lines back. Debug lines
+// logLimiter is a slog.Handler that holds a disk's repeated lines back. Debug lines
 // pass: whoever asks for them wants all.
-type calm struct {
+type logLimiter struct {
 	next  slog.Handler
-	texts *texts // shared by all that descend from one
+	messages *messageBudgets // shared by all that descend from one
 }
 
-// texts are the lines seen, by text. Texts are constants of the source, so there
+// messageBudgets are the lines seen, by text. Texts are constants of the source, so there
 // are few.
-type texts struct {
+type messageBudgets struct {
 	now func() time.Time
 
 	mu     sync.Mutex
-	budget map[string]*budget
+	byMessage map[string]*messageBudget
 }
 
-// budget is how much may still be said with one text.
-type budget struct {
-	lines      float64
-	since      time.Time // when lines was right
+// messageBudget is how much may still be said with one text.
+type messageBudget struct {
+	tokens      float64
+	updated      time.Time // when lines was right
 	suppressed int64
 }
 
-// calmed returns a logger for what guests and front-ends cause.
-func calmed(log *slog.Logger) *slog.Logger {
-	return slog.New(&calm{next: log.Handler(), texts: &texts{now: time.Now, budget: map[string]*budget{}}})
+// limitLog returns a logger for what guests and front-ends cause.
+func limitLog(log *slog.Logger) *slog.Logger {
+	return slog.New(&logLimiter{next: log.Handler(), messages: &messageBudgets{now: time.Now, byMessage: map[string]*messageBudget{}}})
 }
 
 // Enabled implements slog.Handler; so do the other methods.
-func (c *calm) Enabled(ctx context.Context, l slog.Level) bool { return c.next.Enabled(ctx, l) }
+func (c *logLimiter) Enabled(ctx context.Context, l slog.Level) bool { return c.next.Enabled(ctx, l) }
 
-func (c *calm) WithAttrs(a []slog.Attr) slog.Handler {
-	return &calm{next: c.next.WithAttrs(a), texts: c.texts}
+func (c *logLimiter) WithAttrs(a []slog.Attr) slog.Handler {
+	return &logLimiter{next: c.next.WithAttrs(a), messages: c.messages}
 }
 
-func (c *calm) WithGroup(name string) slog.Handler {
-	return &calm{next: c.next.WithGroup(name), texts: c.texts}
+func (c *logLimiter) WithGroup(name string) slog.Handler {
+	return &logLimiter{next: c.next.WithGroup(name), messages: c.messages}
 }
 
-func (c *calm) Handle(ctx context.Context, r slog.Record) error {
+func (c *logLimiter) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelInfo {
 		return c.next.Handle(ctx, r)
 	}
-	ok, suppressed := c.texts.take(r.Message)
+	ok, suppressed := c.messages.allow(r.Message)
 	if !ok {
 		return nil
 	}
@@ -69,24 +69,24 @@ func (c *calm) Handle(ctx context.Context, r slog.Record) error {
 	return c.next.Handle(ctx, r)
 }
 
-// take takes a line of text from its budget, and says how many were refused one
+// allow takes a line of text from its budget, and says how many were refused one
 // since the last that was not.
-func (t *texts) take(text string) (ok bool, suppressed int64) {
+func (t *messageBudgets) allow(text string) (ok bool, suppressed int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	b := t.budget[text]
+	b := t.byMessage[text]
 	if b == nil {
-		b = &budget{lines: calmBurst, since: now}
-		t.budget[text] = b
+		b = &messageBudget{tokens: logBurst, updated: now}
+		t.byMessage[text] = b
 	}
-	b.lines = min(calmBurst, b.lines+float64(now.Sub(b.since))/float64(calmEvery))
-	b.since = now
-	if b.lines < 1 {
+	b.tokens = min(logBurst, b.tokens+float64(now.Sub(b.updated))/float64(logInterval))
+	b.updated = now
+	if b.tokens < 1 {
 		b.suppressed++
 		return false, 0
 	}
-	b.lines--
+	b.tokens--
 	suppressed, b.suppressed = b.suppressed, 0
 	return true, suppressed
 }

@@ -34,13 +34,13 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 	}
 	for _, jump := range []time.Duration{-time.Hour, time.Hour} {
 		d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
-		end := d.hooks.pausing()
+		end := d.hooks.beginPause()
 		d.hooks.handle(stop(time.Now().Add(jump))) // the clock was set between our noting and QEMU's
 		end()
 		during := len(n.asked)
 		// A later pause of somebody else counts, and one of ours does not, by the new clock or the old.
 		d.hooks.handle(stop(time.Now().Add(2 * time.Hour)))
-		end = d.hooks.pausing()
+		end = d.hooks.beginPause()
 		d.hooks.handle(stop(time.Now()))
 		end()
 		if during > 1 || len(n.asked) != during+1 {

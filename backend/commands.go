@@ -87,14 +87,14 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, d.shortages.resume(disk)
+		return nil, d.enospc.resume(disk)
 	})
 	s.RegisterChange("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
 		disk, err := d.oneDisk(args)
 		if err != nil {
 			return nil, err
 		}
-		return nil, d.forgetHeld(ctx, disk)
+		return nil, d.forgetGuest(ctx, disk)
 	})
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.RegisterChange("cow-attach", d.attach)
@@ -125,7 +125,7 @@ func (d *Daemon) snapshot() []*Export {
 
 func (e *Export) info() DiskInfo {
 	now, sessions := e.Connected()
-	disk := e.dev.served()
+	disk := e.dev.currentDisk()
 	stats := disk.Stats()
 	on := e.dev.cache.shown()
 	holder, waiter := e.frontEnds()

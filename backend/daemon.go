@@ -16,14 +16,14 @@ type Daemon struct {
 	control   *control.Server
 	names     Names
 	keeper    Keeper
-	held      heldGuests
+	quiesced      quiescedGuests
 	hooks     *hooks
-	readers   *readers
+	nbd   *nbdExports
 	inherited *InheritedNBD
-	space     *space
-	shortages *shortages
-	sums      *sums
-	cpus      processors
+	space     *spaceMonitor
+	enospc *enospcMonitor
+	checksums      *checksummer
+	cpus      maxProcs
 	stop      context.CancelFunc // set by Run
 
 	promoting  sync.Mutex     // one promotion at a time
@@ -39,12 +39,12 @@ type DaemonOptions struct {
 	Control *control.Server // nil: no control socket; Run closes it
 	Names   Names           // nil: the disks have no layers to promote
 	Keeper  Keeper          // nil: the disks cannot be handed over to another process
-	Held    []Held          // guests that a dead process may have left frozen or paused
+	Quiesced    []QuiescedGuest          // guests that a dead process may have left frozen or paused
 	Hooks   HookOptions     // promotions that QEMU's events trigger; zero: none
 	NBD     NBDOptions      // tags offered for reading; zero: none
 	NBDOf   *InheritedNBD   // the server of the process before; nil: none
 	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
-	Full    FullOptions     // requests that find no space; zero: they fail
+	ENOSPC    ENOSPCOptions     // requests that find no space; zero: they fail
 }
 
 // NewDaemon makes a daemon without exports.
@@ -53,17 +53,17 @@ func NewDaemon(o DaemonOptions) *Daemon {
 		o.Log = slog.Default()
 	}
 	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, keeper: o.Keeper}
-	for _, h := range o.Held {
-		d.held.add(h)
+	for _, h := range o.Quiesced {
+		d.quiesced.add(h)
 	}
 	d.hooks = newHooks(d, o.Hooks)
-	d.space = newSpace(d, o.Space)
-	d.shortages = newShortages(d, o.Full)
-	d.sums = newSums(d)
-	d.readers, d.inherited = newReaders(o.NBD, o.Log, d.serves), o.NBDOf
+	d.space = newSpaceMonitor(d, o.Space)
+	d.enospc = newENOSPCMonitor(d, o.ENOSPC)
+	d.checksums = newChecksummer(d)
+	d.nbd, d.inherited = newNBDExports(o.NBD, o.Log, d.serves), o.NBDOf
 	if d.control != nil {
 		d.registerCommands(d.control)
-		d.readers.register(d.control)
+		d.nbd.register(d.control)
 	}
 	return d
 }
@@ -75,7 +75,7 @@ func (d *Daemon) Add(e *Export) {
 	e.emit = d.emit
 	e.dev.emit = d.emit
 	e.dev.cpus = &d.cpus
-	d.shortages.add(e)
+	d.enospc.add(e)
 	d.exports = append(d.exports, e)
 }
 
@@ -99,10 +99,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
-	d.background.Go(func() { d.shortages.run(aside) })
-	d.background.Go(func() { d.sums.run(aside) })
-	d.background.Go(func() { d.readers.inherit(aside, d.inherited) })
-	d.releaseHeld(ctx)
+	d.background.Go(func() { d.enospc.run(aside) })
+	d.background.Go(func() { d.checksums.run(aside) })
+	d.background.Go(func() { d.nbd.inherit(aside, d.inherited) })
+	d.thawLeftovers(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup
 	for i, e := range exports {
@@ -117,7 +117,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.control != nil {
 		errs = append(errs, d.control.Close()) // after this no command starts a promotion
 	}
-	errs = append(errs, d.readers.stop(true))
+	errs = append(errs, d.nbd.stop(true))
 	d.background.Wait()
 	return errors.Join(errs...)
 }

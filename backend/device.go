@@ -64,9 +64,9 @@ type Device struct {
 	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
 	direct bool         // see Cache
 
-	// ending is held while workers are waited for, which may take as long as
+	// stopMu is held while workers are waited for, which may take as long as
 	// their requests; no worker goes away meanwhile. Taken before mu.
-	ending sync.Mutex
+	stopMu sync.Mutex
 
 	mu      sync.Mutex // held briefly: whoever asks for statistics needs it
 	workers []*worker  // by queue; nil = not running
@@ -79,7 +79,7 @@ type Device struct {
 	made      time.Time                    // when the device was made
 	nextError atomic.Int64                 // nanoseconds since then, before which no I/O error is logged
 	emit      func(event string, data any) // set by Daemon.Add
-	cpus      *processors                  // the same
+	cpus      *maxProcs                  // the same
 }
 
 // NewDevice makes the device for disk. The error says what in o no driver could
@@ -97,7 +97,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	block := uint32(disk.BlockSize())
 	d := &Device{
 		name:    o.Name,
-		log:     calmed(o.Log).With("disk", o.Name),
+		log:     limitLog(o.Log).With("disk", o.Name),
 		emit:    func(string, any) {},
 		onPark:  func(*cow.Request) {},
 		made:    time.Now(),
@@ -192,8 +192,8 @@ func (d *Device) SetConfig(offset uint32, p []byte) error {
 
 // SetMemory implements vhost.Backend.
 func (d *Device) SetMemory(t *guest.Table) error {
-	d.ending.Lock()
-	defer d.ending.Unlock()
+	d.stopMu.Lock()
+	defer d.stopMu.Unlock()
 	for _, w := range d.running() {
 		w.setMemory(t)
 	}
@@ -238,8 +238,8 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 
 // StopQueue implements vhost.Backend.
 func (d *Device) StopQueue(i int) (base uint16, err error) {
-	d.ending.Lock()
-	defer d.ending.Unlock()
+	d.stopMu.Lock()
+	defer d.stopMu.Unlock()
 	w := d.worker(i)
 	if w == nil {
 		return 0, fmt.Errorf("queue %d is not running", i)
@@ -318,8 +318,8 @@ func (d *Device) worker(i int) *worker {
 // start again. The connection may then be closed: the used rings say exactly
 // which requests are done, which is where the front-end resumes.
 func (d *Device) drain() {
-	d.ending.Lock()
-	defer d.ending.Unlock()
+	d.stopMu.Lock()
+	defer d.stopMu.Unlock()
 	d.mu.Lock()
 	d.closing = true
 	d.mu.Unlock()
@@ -372,5 +372,5 @@ const (
 	actionWait   = "wait"   // the request waits
 )
 
-// served is the disk that is served now, or was last.
-func (d *Device) served() *cow.Disk { return d.disk.Load() }
+// currentDisk is the disk that is served now, or was last.
+func (d *Device) currentDisk() *cow.Disk { return d.disk.Load() }

@@ -52,10 +52,10 @@ type Export struct {
 
 	mu      sync.Mutex
 	conn    *net.UnixConn
-	holder  *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
-	waiting *net.UnixConn // accepted, and to be served next
-	waiter  *FrontEnd     // at the other end of waiting
-	rest    *rest         // nil: not suspended
+	peer  *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
+	pending *net.UnixConn // accepted, and to be served next
+	pendingPeer  *FrontEnd     // at the other end of waiting
+	suspended    *suspension         // nil: not suspended
 	ended   chan struct{} // closed when Run has returned
 }
 
@@ -65,7 +65,7 @@ func NewExport(o ExportOptions) *Export {
 		o.Log = slog.Default()
 	}
 	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, waiting: o.First, log: calmed(o.Log).With("disk", o.Device.name),
+		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: limitLog(o.Log).With("disk", o.Device.name),
 		emit: func(string, any) {}, ended: make(chan struct{}),
 	}
 }
@@ -82,9 +82,9 @@ func (e *Export) Device() *Device { return e.dev }
 // connection and the listener, and returns nil.
 func (e *Export) Run(ctx context.Context) error {
 	defer close(e.ended)
-	release := context.AfterFunc(ctx, e.shut)
+	release := context.AfterFunc(ctx, e.shutdown)
 	defer release()
-	defer e.turnAway()
+	defer e.closePending()
 	if e.listener == nil {
 		e.session(e.conn)
 		return nil
@@ -110,10 +110,10 @@ func (e *Export) Run(ctx context.Context) error {
 // the export is being suspended is kept for later, or for another process, and
 // not hung up on: QEMU 7.2 would die of it.
 func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
-	e.stay(ctx)
+	e.waitResumed(ctx)
 	e.mu.Lock()
-	conn := e.waiting
-	e.waiting, e.waiter = nil, nil
+	conn := e.pending
+	e.pending, e.pendingPeer = nil, nil
 	e.mu.Unlock()
 	if conn == nil {
 		var err error
@@ -127,8 +127,8 @@ func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 	case ctx.Err() != nil:
 		conn.Close()
 		return nil, ctx.Err()
-	case e.rest != nil:
-		e.waiting, e.waiter = conn, frontEndOf(conn)
+	case e.suspended != nil:
+		e.pending, e.pendingPeer = conn, frontEndOf(conn)
 		return nil, os.ErrDeadlineExceeded
 	}
 	e.conn = conn
@@ -156,7 +156,7 @@ func temporary(err error) bool {
 func (e *Export) session(conn *net.UnixConn) {
 	who := frontEndOf(conn)
 	e.mu.Lock()
-	e.holder = who
+	e.peer = who
 	e.mu.Unlock()
 	e.connected.Store(true)
 	e.sessions.Add(1)
@@ -164,15 +164,15 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.name})
 	e.dev.cache.connect()
 	e.dev.Reset() // settings may have changed since the last one left
-	end := e.lookOut()
-	e.dev.kicks.watch(e)
+	end := e.watchPending()
+	e.dev.kicks.begin(e)
 	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
 	conn.Close()
 	e.dev.kicks.end()
 	end()
 	e.dev.Reset()
 	e.mu.Lock()
-	e.holder = nil
+	e.peer = nil
 	e.mu.Unlock()
 	e.connected.Store(false)
 	e.emit("COW_DISCONNECTED", diskEvent{e.dev.name, errorText(err)})
@@ -210,27 +210,27 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// shut ends Run: no new front-end, every request in flight completed, then the
+// shutdown ends Run: no new front-end, every request in flight completed, then the
 // connection closed, in that order (see Device.drain).
-func (e *Export) shut() {
+func (e *Export) shutdown() {
 	if e.listener != nil {
 		e.listener.Close()
 	}
 	e.dev.drain()
-	e.hangUp()
+	e.closeConn()
 }
 
-// turnAway closes the connection of a front-end that will not be served.
-func (e *Export) turnAway() {
+// closePending closes the connection of a front-end that will not be served.
+func (e *Export) closePending() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.waiting != nil {
-		e.waiting.Close()
-		e.waiting, e.waiter = nil, nil
+	if e.pending != nil {
+		e.pending.Close()
+		e.pending, e.pendingPeer = nil, nil
 	}
 }
 
-func (e *Export) hangUp() {
+func (e *Export) closeConn() {
 	e.mu.Lock()
 	conn := e.conn
 	e.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"cowblk/backend/nbd"
 )
 
-// Readable is the content of a tag or of a stopped disk, until Close.
-type Readable interface {
+// NBDDisk is the content of a tag or of a stopped disk, until Close.
+type NBDDisk interface {
 	nbd.Disk
 	io.Closer
 }
@@ -23,7 +23,7 @@ type Readable interface {
 // its control socket.
 type NBDOptions struct {
 	// Open opens "vm1@tag" for reading; nil: the daemon has no such commands.
-	Open func(ctx context.Context, name string) (Readable, error)
+	Open func(ctx context.Context, name string) (NBDDisk, error)
 	// Group may connect to UNIX sockets too; empty: the owner only.
 	Group string
 	// SocketDir is the only directory in which members of the control socket's group
@@ -40,24 +40,24 @@ type NBDInfo struct {
 	Exports   []nbd.ExportInfo `json:"exports"`
 }
 
-// readers is a daemon's NBD server, if there is one, and the disks that it shows.
-type readers struct {
+// nbdExports is a daemon's NBD server, if there is one, and the disks that it shows.
+type nbdExports struct {
 	opts   NBDOptions
 	log    *slog.Logger
 	serves func(disk string) bool // whether this process serves it
 
 	mu     sync.Mutex
 	server *nbd.Server // nil: stopped
-	disks  map[string]Readable
+	disks  map[string]NBDDisk
 	closed bool
 }
 
-func newReaders(o NBDOptions, log *slog.Logger, serves func(disk string) bool) *readers {
-	return &readers{opts: o, log: log, serves: serves}
+func newNBDExports(o NBDOptions, log *slog.Logger, serves func(disk string) bool) *nbdExports {
+	return &nbdExports{opts: o, log: log, serves: serves}
 }
 
 // register adds the commands. Their names are QEMU's where QEMU has the like.
-func (r *readers) register(s *control.Server) {
+func (r *nbdExports) register(s *control.Server) {
 	if r.opts.Open == nil {
 		return
 	}
@@ -119,7 +119,7 @@ func exportName(args json.RawMessage) (string, error) {
 }
 
 // start listens on one more address; the first one starts the server.
-func (r *readers) start(ctx context.Context, addr string) (nbd.Address, error) {
+func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error) {
 	at, err := nbd.ParseAddress(addr)
 	if err != nil {
 		return at, err
@@ -143,14 +143,14 @@ func (r *readers) start(ctx context.Context, addr string) (nbd.Address, error) {
 		return at, err
 	}
 	if r.server == nil {
-		r.server, r.disks = s, map[string]Readable{}
+		r.server, r.disks = s, map[string]NBDDisk{}
 	}
 	r.log.Info("NBD server listens", "address", at.String())
 	return at, nil
 }
 
 // add opens a disk and offers it. Opening may take a while: no lock is held.
-func (r *readers) add(ctx context.Context, name string) (*nbd.ExportInfo, error) {
+func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, error) {
 	s, err := r.running()
 	if err != nil {
 		return nil, err
@@ -178,7 +178,7 @@ func (r *readers) add(ctx context.Context, name string) (*nbd.ExportInfo, error)
 }
 
 // running is the server, or an error that says how to start it.
-func (r *readers) running() (*nbd.Server, error) {
+func (r *nbdExports) running() (*nbd.Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
@@ -188,7 +188,7 @@ func (r *readers) running() (*nbd.Server, error) {
 }
 
 // remove disconnects an export's clients and closes its disk.
-func (r *readers) remove(name string) error {
+func (r *nbdExports) remove(name string) error {
 	s, err := r.running()
 	if err != nil {
 		return err
@@ -207,7 +207,7 @@ func (r *readers) remove(name string) error {
 
 // stop ends the server, its exports included, if it runs; for good: no other is
 // started either.
-func (r *readers) stop(forGood bool) error {
+func (r *nbdExports) stop(forGood bool) error {
 	r.mu.Lock()
 	s, disks := r.server, r.disks
 	r.server, r.disks = nil, nil
@@ -224,7 +224,7 @@ func (r *readers) stop(forGood bool) error {
 	return errors.Join(errs...)
 }
 
-func (r *readers) query() NBDInfo {
+func (r *nbdExports) query() NBDInfo {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	info := NBDInfo{Addresses: []string{}, Exports: []nbd.ExportInfo{}}

@@ -38,7 +38,7 @@ func (v *volume) Close() error {
 	return nil
 }
 
-func (s *shelf) Open(_ context.Context, name string) (Readable, error) {
+func (s *shelf) Open(_ context.Context, name string) (NBDDisk, error) {
 	if strings.HasPrefix(name, "no") {
 		return nil, fmt.Errorf("%s is not there", name)
 	}
@@ -60,7 +60,7 @@ func (s *shelf) count() (n int) {
 func TestExportCommands(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	disks := &shelf{open: map[string]int{}}
-	r := newReaders(NBDOptions{Open: disks.Open}, log, func(string) bool { return false })
+	r := newNBDExports(NBDOptions{Open: disks.Open}, log, func(string) bool { return false })
 	dir := t.TempDir()
 	server := control.NewServer(control.Options{Log: log})
 	r.register(server)

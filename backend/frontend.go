@@ -57,17 +57,17 @@ func (f *FrontEnd) String() string {
 // hangupPoll is how often a front-end that waits is looked after.
 const hangupPoll = time.Second
 
-// lookOut accepts, while a front-end is served, the next one, and says that it waits:
+// watchPending accepts, while a front-end is served, the next one, and says that it waits:
 // from the backlog it could not be seen who it is. It is served when the present one has
 // gone. end ends the look-out.
-func (e *Export) lookOut() (end func()) {
+func (e *Export) watchPending() (end func()) {
 	if e.listener == nil {
 		return func() {}
 	}
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		for e.holdNext(quit) {
+		for e.acceptPending(quit) {
 		}
 	}()
 	return func() {
@@ -83,28 +83,28 @@ func (e *Export) lookOut() (end func()) {
 func (e *Export) deadline(t time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.rest == nil {
+	if e.suspended == nil {
 		e.listener.SetDeadline(t)
 	}
 }
 
-// holdNext waits for the next front-end, or looks after the one that waits. False: that
+// acceptPending waits for the next front-end, or looks after the one that waits. False: that
 // is over.
-func (e *Export) holdNext(quit <-chan struct{}) bool {
+func (e *Export) acceptPending(quit <-chan struct{}) bool {
 	select {
 	case <-quit:
 		return false
 	default:
 	}
 	e.mu.Lock()
-	held := e.waiting
+	held := e.pending
 	e.mu.Unlock()
 	if held != nil {
-		return e.lookAfter(held, quit)
+		return e.watchHangup(held, quit)
 	}
 	conn, err := e.listener.AcceptUnix()
 	if err == nil {
-		e.hold(conn)
+		e.setPending(conn)
 		return true
 	}
 	if !temporary(err) {
@@ -118,12 +118,12 @@ func (e *Export) holdNext(quit <-chan struct{}) bool {
 	}
 }
 
-// hold keeps a front-end that has come too early, and says so.
-func (e *Export) hold(conn *net.UnixConn) {
+// setPending keeps a front-end that has come too early, and says so.
+func (e *Export) setPending(conn *net.UnixConn) {
 	who := frontEndOf(conn)
 	e.mu.Lock()
-	e.waiting, e.waiter = conn, who
-	holder := e.holder
+	e.pending, e.pendingPeer = conn, who
+	holder := e.peer
 	e.mu.Unlock()
 	if who != nil && holder != nil && who.PID == holder.PID && who.PID != 0 {
 		e.log.Info("the front-end connects again, and waits until its former connection has ended", "front_end", who.String())
@@ -136,8 +136,8 @@ func (e *Export) hold(conn *net.UnixConn) {
 	e.log.Warn("another front-end waits for this disk, until the one that has it goes", "waiting", who.String(), "held_by", holder.String(), "held_since", since)
 }
 
-// lookAfter notices that the front-end that waits has given up.
-func (e *Export) lookAfter(conn *net.UnixConn, quit <-chan struct{}) bool {
+// watchHangup notices that the front-end that waits has given up.
+func (e *Export) watchHangup(conn *net.UnixConn, quit <-chan struct{}) bool {
 	tick := time.NewTicker(hangupPoll)
 	defer tick.Stop()
 	for {
@@ -150,9 +150,9 @@ func (e *Export) lookAfter(conn *net.UnixConn, quit <-chan struct{}) bool {
 			continue
 		}
 		e.mu.Lock()
-		who := e.waiter
-		if e.waiting == conn {
-			e.waiting, e.waiter = nil, nil
+		who := e.pendingPeer
+		if e.pending == conn {
+			e.pending, e.pendingPeer = nil, nil
 			conn.Close()
 		}
 		e.mu.Unlock()
@@ -181,9 +181,9 @@ func gone(conn *net.UnixConn) bool {
 func (e *Export) frontEnds() (holder, waiter *FrontEnd) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	holder = e.holder
-	if e.waiting != nil && !gone(e.waiting) {
-		waiter = e.waiter
+	holder = e.peer
+	if e.pending != nil && !gone(e.pending) {
+		waiter = e.pendingPeer
 	}
 	return holder, waiter
 }

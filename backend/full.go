@@ -17,40 +17,40 @@ import (
 	"cowblk/cow"
 )
 
-// OnFull says what becomes of a guest's requests that find no space.
-type OnFull string
+// ENOSPCPolicy says what becomes of a guest's requests that find no space.
+type ENOSPCPolicy string
 
 const (
-	// FullPause lets them wait, and pauses the guest if it can be reached, until there
+	// ENOSPCStop lets them wait, and pauses the guest if it can be reached, until there
 	// is space.
-	FullPause OnFull = "pause"
-	// FullError fails them.
-	FullError OnFull = "error"
+	ENOSPCStop ENOSPCPolicy = "pause"
+	// ENOSPCReport fails them.
+	ENOSPCReport ENOSPCPolicy = "error"
 )
 
-// ParseOnFull checks a policy's name.
-func ParseOnFull(s string) (OnFull, error) {
-	if p := OnFull(s); p == FullPause || p == FullError {
+// ParseENOSPCPolicy checks a policy's name.
+func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
+	if p := ENOSPCPolicy(s); p == ENOSPCStop || p == ENOSPCReport {
 		return p, nil
 	}
-	return "", fmt.Errorf("%q: expected %s or %s", s, FullPause, FullError)
+	return "", fmt.Errorf("%q: expected %s or %s", s, ENOSPCStop, ENOSPCReport)
 }
 
-// FullOptions are about disks whose file system or quota is full.
-type FullOptions struct {
-	Policy OnFull   // default: FullError
+// ENOSPCOptions are about disks whose file system or quota is full.
+type ENOSPCOptions struct {
+	Policy ENOSPCPolicy   // default: FullError
 	Guest  qmp.Spec // through whom the guest is paused (QMP, or Libvirt and Domain); zero: it is not
 }
 
 const (
-	fullPoll   = time.Second           // how often it is seen whether there is space again
-	fullBlind  = 5 * time.Second       // how often it is tried where that cannot be seen
-	fullSettle = 50 * time.Millisecond // how long a request may take to find out
-	fullLimit  = 10 * time.Second      // for pausing a guest, and for letting it go on
-	fullReturn = 10 * time.Second      // a shortage that goes on so long after the last word is told again
+	enospcPoll   = time.Second           // how often it is seen whether there is space again
+	enospcBlindRetry  = 5 * time.Second       // how often it is tried where that cannot be seen
+	enospcRetryTime = 50 * time.Millisecond // how long a request may take to find out
+	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for letting it go on
+	enospcReportAgain = 10 * time.Second      // a shortage that goes on so long after the last word is told again
 )
 
-// shortages looks after requests that are parked for want of space (park.go). One goroutine;
+// enospcMonitor looks after requests that are parked for want of space (park.go). One goroutine;
 // workers only leave word. All disks of a process are one guest's.
 //
 // When ENOSPC comes: ext4 and XFS reserve space for delayed allocation when a write
@@ -60,62 +60,62 @@ const (
 // data that the guest was told is written. That is sticky (cow.ErrFailed), and nothing
 // is parked; where the file system may do that, data belongs past the page cache
 // (--cache none), so that the write itself fails.
-type shortages struct {
+type enospcMonitor struct {
 	daemon *Daemon
 	spec   qmp.Spec
-	room   func(path string, want int64) (enough, known bool)
+	hasSpace   func(path string, want int64) (enoughSpace, known bool)
 	wake   chan struct{} // holds one: there is news below
 
 	mu     sync.Mutex
-	policy OnFull
-	short  map[string]*shortage // by disk
-	goOn   bool                 // a person says that there is space
+	policy ENOSPCPolicy
+	waiting  map[string]*waitingDisk // by disk
+	retryRequested   bool                 // a person says that there is space
 
 	// Of run's goroutine.
 	guest *qmp.Handle // was asked to pause; nil: not since the last shortage
-	over  func()      // ends what the hooks were told about the pause
-	since time.Time   // of the shortage
-	tried time.Time   // blindly
-	said  string      // the last trouble with the guest
+	endPause  func()      // ends what the hooks were told about the pause
+	pausedAt time.Time   // of the shortage
+	blindRetryAt time.Time   // blindly
+	lastError  string      // the last trouble with the guest
 }
 
-// shortage is a disk's.
-type shortage struct {
+// waitingDisk is a disk's.
+type waitingDisk struct {
 	event ioErrorEvent // of the first request
 	bytes int64        // of requests parked since the last try
-	fresh bool         // one was parked since run has looked
-	told  time.Time    // zero: not yet
+	newlyParked bool         // one was parked since run has looked
+	reportedAt  time.Time    // zero: not yet
 }
 
-func newShortages(d *Daemon, o FullOptions) *shortages {
+func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
 	if o.Policy == "" {
-		o.Policy = FullError
+		o.Policy = ENOSPCReport
 	}
 	o.Guest.Mode = qmp.QuiescePause
-	return &shortages{daemon: d, spec: o.Guest, policy: o.Policy, room: roomFor, wake: make(chan struct{}, 1), short: map[string]*shortage{}}
+	return &enospcMonitor{daemon: d, spec: o.Guest, policy: o.Policy, hasSpace: hasSpaceFor, wake: make(chan struct{}, 1), waiting: map[string]*waitingDisk{}}
 }
 
 // add puts the policy in force for an export.
-func (f *shortages) add(e *Export) {
-	e.dev.onPark = func(io *cow.Request) { f.parked(e.dev, io) }
-	e.dev.setParking(f.policy == FullPause)
+func (f *enospcMonitor) add(e *Export) {
+	e.dev.onPark = func(io *cow.Request) { f.onPark(e.dev, io) }
+	e.dev.setParking(f.policy == ENOSPCStop)
 }
 
-// parked is told of every parked request, by its worker.
-func (f *shortages) parked(dev *Device, io *cow.Request) {
+// onPark is told of every parked request, by its worker.
+func (f *enospcMonitor) onPark(dev *Device, io *cow.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.short[dev.name]
+	s := f.waiting[dev.name]
 	if s == nil {
-		s = &shortage{event: dev.errorEvent(io, f.action())}
-		f.short[dev.name] = s
+		s = &waitingDisk{event: dev.errorEvent(io, f.action())}
+		f.waiting[dev.name] = s
 	}
 	s.bytes += io.Length
-	s.fresh = true
-	f.nudge()
+	s.newlyParked = true
+	f.notify()
 }
 
-func (f *shortages) action() string {
+func (f *enospcMonitor) action() string {
 	if f.reachable() {
 		return actionStop
 	}
@@ -123,9 +123,9 @@ func (f *shortages) action() string {
 }
 
 // reachable reports whether the guest can be paused.
-func (f *shortages) reachable() bool { return f.spec.QMP != "" || f.spec.Libvirt != "" }
+func (f *enospcMonitor) reachable() bool { return f.spec.QMP != "" || f.spec.Libvirt != "" }
 
-func (f *shortages) nudge() {
+func (f *enospcMonitor) notify() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -133,40 +133,40 @@ func (f *shortages) nudge() {
 }
 
 // setPolicy puts another policy in force: what waits fails at once if it is FullError.
-func (f *shortages) setPolicy(p OnFull) {
+func (f *enospcMonitor) setPolicy(p ENOSPCPolicy) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.policy = p
 	for _, e := range f.daemon.snapshot() {
-		e.dev.setParking(p == FullPause)
+		e.dev.setParking(p == ENOSPCStop)
 	}
-	f.goOn = true
-	f.nudge()
+	f.retryRequested = true
+	f.notify()
 }
 
-func (f *shortages) inForce() OnFull {
+func (f *enospcMonitor) currentPolicy() ENOSPCPolicy {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.policy
 }
 
 // resume is cow-resume: what waits is tried again now, and the guest goes on.
-func (f *shortages) resume(disk string) error {
+func (f *enospcMonitor) resume(disk string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.short[disk] == nil {
+	if f.waiting[disk] == nil {
 		return &control.Error{Class: control.DeviceNotActive, Desc: fmt.Sprintf("disk %q: nothing of it waits for space", disk)}
 	}
-	f.goOn = true
-	f.nudge()
+	f.retryRequested = true
+	f.notify()
 	return nil
 }
 
-// waiting are the disks with a shortage.
-func (f *shortages) waiting() (disks []string) {
+// waitingDisks are the disks with a shortage.
+func (f *enospcMonitor) waitingDisks() (disks []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for name := range f.short {
+	for name := range f.waiting {
 		disks = append(disks, name)
 	}
 	slices.Sort(disks)
@@ -175,45 +175,45 @@ func (f *shortages) waiting() (disks []string) {
 
 // run looks after shortages until ctx is done. A guest that is paused then stays so: the
 // next process lets it go on, as it has a note of it.
-func (f *shortages) run(ctx context.Context) {
-	tick := time.NewTicker(fullPoll)
+func (f *enospcMonitor) run(ctx context.Context) {
+	tick := time.NewTicker(enospcPoll)
 	defer tick.Stop()
-	defer f.leave()
+	defer f.closeGuest()
 	for {
 		select {
 		case <-f.wake:
 		case <-tick.C:
-			if len(f.waiting()) == 0 {
+			if len(f.waitingDisks()) == 0 {
 				continue
 			}
 		case <-ctx.Done():
 			return
 		}
-		f.announce()
+		f.report()
 		f.pause(ctx)
 		f.retry(ctx)
 	}
 }
 
-func (f *shortages) leave() {
+func (f *enospcMonitor) closeGuest() {
 	if f.guest != nil {
 		f.guest.Close()
 	}
-	if f.over != nil {
-		f.over()
+	if f.endPause != nil {
+		f.endPause()
 	}
 }
 
-// announce tells of shortages that are new.
-func (f *shortages) announce() {
+// report tells of shortages that are new.
+func (f *enospcMonitor) report() {
 	f.mu.Lock()
 	var events []ioErrorEvent
-	for _, s := range f.short {
-		if s.told.IsZero() || s.fresh && time.Since(s.told) > fullReturn {
+	for _, s := range f.waiting {
+		if s.reportedAt.IsZero() || s.newlyParked && time.Since(s.reportedAt) > enospcReportAgain {
 			events = append(events, s.event)
 		}
-		if s.fresh {
-			s.told = time.Now()
+		if s.newlyParked {
+			s.reportedAt = time.Now()
 		}
 	}
 	f.mu.Unlock()
@@ -225,12 +225,12 @@ func (f *shortages) announce() {
 }
 
 // pause stops the guest, if it runs, whenever a request has been parked.
-func (f *shortages) pause(ctx context.Context) {
+func (f *enospcMonitor) pause(ctx context.Context) {
 	f.mu.Lock()
 	fresh := false
-	for _, s := range f.short {
-		fresh = fresh || s.fresh
-		s.fresh = false
+	for _, s := range f.waiting {
+		fresh = fresh || s.newlyParked
+		s.newlyParked = false
 	}
 	f.mu.Unlock()
 	if !fresh || !f.reachable() {
@@ -239,54 +239,54 @@ func (f *shortages) pause(ctx context.Context) {
 	if f.guest == nil {
 		guest, err := f.spec.Open(f.daemon.log, f.daemon.monitorFor(f.spec.QMP))
 		if err != nil {
-			f.trouble("paused", err)
+			f.guestFailed("paused", err)
 			return
 		}
-		f.guest, f.over, f.since = guest, f.daemon.hooks.pausing(), time.Now()
+		f.guest, f.endPause, f.pausedAt = guest, f.daemon.hooks.beginPause(), time.Now()
 	}
 	// The next process lets the guest go on if this one dies. On a full file system
 	// there may be no room for the note.
-	if err := f.note(f.waiting(), &f.spec); err != nil {
+	if err := f.note(f.waitingDisks(), &f.spec); err != nil {
 		f.daemon.log.Warn("a guest is being paused, and there can be no note of it: if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
-	limit, cancel := context.WithTimeout(ctx, fullLimit)
+	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
 	if err := f.guest.Freeze(limit); err != nil {
-		f.trouble("paused", err)
+		f.guestFailed("paused", err)
 	}
 }
 
-func (f *shortages) note(disks []string, spec *qmp.Spec) error {
+func (f *enospcMonitor) note(disks []string, spec *qmp.Spec) error {
 	if f.daemon.names == nil {
 		return nil
 	}
 	return f.daemon.names.Note(disks, spec)
 }
 
-// trouble is told once as long as it stays the same.
-func (f *shortages) trouble(what string, err error) {
-	if text := err.Error(); text != f.said {
-		f.said = text
+// guestFailed is told once as long as it stays the same.
+func (f *enospcMonitor) guestFailed(what string, err error) {
+	if text := err.Error(); text != f.lastError {
+		f.lastError = text
 		f.daemon.log.Error("the guest cannot be "+what+" for want of space", "err", err)
 	}
 }
 
 // retry tries everything again once there seems to be space, or a person says so.
-func (f *shortages) retry(ctx context.Context) {
-	disks := f.waiting()
+func (f *enospcMonitor) retry(ctx context.Context) {
+	disks := f.waitingDisks()
 	exports, err := f.daemon.named(disks)
 	if len(disks) == 0 || err != nil {
 		return
 	}
 	f.mu.Lock()
-	told := f.goOn
-	f.goOn = false
+	told := f.retryRequested
+	f.retryRequested = false
 	f.mu.Unlock()
-	if !told && !f.enough(exports) {
+	if !told && !f.enoughSpace(exports) {
 		return
 	}
 	f.mu.Lock()
-	for _, s := range f.short {
+	for _, s := range f.waiting {
 		s.bytes = 0
 	}
 	f.mu.Unlock()
@@ -294,7 +294,7 @@ func (f *shortages) retry(ctx context.Context) {
 		e.dev.resume()
 	}
 	select {
-	case <-time.After(fullSettle):
+	case <-time.After(enospcRetryTime):
 	case <-ctx.Done():
 		return
 	}
@@ -304,37 +304,37 @@ func (f *shortages) retry(ctx context.Context) {
 		}
 	}
 	if f.guest != nil {
-		limit, cancel := context.WithTimeout(ctx, fullLimit)
+		limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 		defer cancel()
 		if err := f.guest.Thaw(limit); err != nil {
-			f.trouble("continued", err)
+			f.guestFailed("continued", err)
 			return
 		}
 		if err := f.note(disks, nil); err != nil {
 			f.daemon.log.Warn("the guest goes on, and the note that it was paused is left", "err", err)
 		}
-		f.leave()
-		f.guest, f.over = nil, nil
+		f.closeGuest()
+		f.guest, f.endPause = nil, nil
 	}
 	f.end(disks)
 }
 
 // end forgets a shortage.
-func (f *shortages) end(disks []string) {
+func (f *enospcMonitor) end(disks []string) {
 	f.mu.Lock()
 	for _, name := range disks {
-		if s := f.short[name]; s != nil && !s.fresh {
-			delete(f.short, name)
+		if s := f.waiting[name]; s != nil && !s.newlyParked {
+			delete(f.waiting, name)
 		}
 	}
 	f.mu.Unlock()
-	f.said = ""
+	f.lastError = ""
 	f.daemon.log.Info("requests that waited for space have been tried again, and none waits any more", "disks", strings.Join(disks, ", "))
 	f.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
 }
 
-// enough reports whether there seems to be space for all that was parked.
-func (f *shortages) enough(exports []*Export) bool {
+// enoughSpace reports whether there seems to be space for all that was parked.
+func (f *enospcMonitor) enoughSpace(exports []*Export) bool {
 	blind := false
 	for _, e := range exports {
 		path := ""
@@ -343,27 +343,27 @@ func (f *shortages) enough(exports []*Export) bool {
 		}
 		f.mu.Lock()
 		want := int64(0)
-		if s := f.short[e.dev.name]; s != nil {
+		if s := f.waiting[e.dev.name]; s != nil {
 			want = s.bytes
 		}
 		f.mu.Unlock()
-		enough, known := f.room(path, want)
+		enough, known := f.hasSpace(path, want)
 		if !enough {
 			return false
 		}
 		blind = blind || !known
 	}
-	if blind && time.Since(f.tried) < fullBlind {
+	if blind && time.Since(f.blindRetryAt) < enospcBlindRetry {
 		return false
 	}
-	f.tried = time.Now()
+	f.blindRetryAt = time.Now()
 	return true
 }
 
-// roomFor reports whether there is space for as many bytes, and some more, where the
+// hasSpaceFor reports whether there is space for as many bytes, and some more, where the
 // file at path grows. Not known: it is a device, or none of the ways to see that work.
-func roomFor(path string, want int64) (enough, known bool) {
-	r, ok := measure(path)
+func hasSpaceFor(path string, want int64) (enough, known bool) {
+	r, ok := statfs(path)
 	if !ok {
 		return true, false
 	}

@@ -47,13 +47,13 @@ type handover struct {
 	daemon  *Daemon
 	c       *takeover.Conn
 	exports []*Export
-	left    map[string]bool // disks that were detached
+	detached    map[string]bool // disks that were detached
 	began   time.Time       // when the exports were suspended
 }
 
 // handOver is the control command takeover.Command.
 func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawMessage) {
-	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot(), left: map[string]bool{}}
+	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot(), detached: map[string]bool{}}
 	release, err := h.begin(ctx, raw)
 	if err == nil {
 		defer release()
@@ -64,7 +64,7 @@ func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawM
 		_ = h.c.Send(takeover.Message{Kind: takeover.Refused, Error: err.Error()})
 		return
 	}
-	if err := h.letGo(); err != nil {
+	if err := h.detach(); err != nil {
 		_ = h.c.Send(takeover.Message{Kind: takeover.Refused, Error: err.Error()})
 		h.resume(err)
 		return
@@ -94,7 +94,7 @@ func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func
 		return nil, fmt.Errorf("a promotion is under way: %w", err)
 	}
 	release = func() { d.promoting.Unlock(); freed() }
-	if err := h.settle(ctx); err != nil {
+	if err := h.waitIdle(ctx); err != nil {
 		release()
 		return nil, err
 	}
@@ -138,14 +138,14 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 	return nil
 }
 
-// settle waits until former heads are sealed, and flushes: a guest's flush that is under
+// waitIdle waits until former heads are sealed, and flushes: a guest's flush that is under
 // way when the queues are drained, and is waited for, is then a short one.
-func (h *handover) settle(ctx context.Context) error {
+func (h *handover) waitIdle(ctx context.Context) error {
 	for _, e := range h.exports {
-		if err := e.dev.served().Stats().Failed; err != nil {
+		if err := e.dev.currentDisk().Stats().Failed; err != nil {
 			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it", e.dev.name, err)
 		}
-		for e.dev.served().Stats().Unsealed > 0 {
+		for e.dev.currentDisk().Stats().Unsealed > 0 {
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.name, ctx.Err())
@@ -155,7 +155,7 @@ func (h *handover) settle(ctx context.Context) error {
 		if e.dev.config.ReadOnly {
 			continue
 		}
-		if err := e.dev.served().Flush(); err != nil && !lacksSpace(err) {
+		if err := e.dev.currentDisk().Flush(); err != nil && !lacksSpace(err) {
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
 		}
 	}
@@ -178,7 +178,7 @@ func (h *handover) offer(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := h.daemon.readers.offer(h); err != nil {
+	if err := h.daemon.nbd.offer(h); err != nil {
 		return err
 	}
 	if err := h.c.Send(takeover.Message{Kind: takeover.Ready}); err != nil {
@@ -187,7 +187,7 @@ func (h *handover) offer(ctx context.Context) error {
 	h.c.Deadline(time.Now().Add(goLimit))
 	defer h.c.Deadline(time.Time{})
 	if _, err := h.c.Expect(takeover.Go); err != nil {
-		return explainGone(err)
+		return explainEOF(err)
 	}
 	return ctx.Err()
 }
@@ -203,8 +203,8 @@ func (h *handover) pass(m takeover.Message, s socket) error {
 	return h.c.Send(m)
 }
 
-// letGo suspends all exports, leaves their disks and tells what there is to know.
-func (h *handover) letGo() error {
+// detach suspends all exports, leaves their disks and tells what there is to know.
+func (h *handover) detach() error {
 	h.began = time.Now()
 	var wg sync.WaitGroup
 	for _, e := range h.exports {
@@ -219,26 +219,26 @@ func (h *handover) letGo() error {
 		if err != nil {
 			h.daemon.log.Warn("a disk was detached with an error", "disk", e.dev.name, "err", err)
 		}
-		h.left[e.dev.name] = true
+		h.detached[e.dev.name] = true
 	}
 	for _, e := range h.exports {
-		if conn := e.kept(); conn != nil {
+		if conn := e.pendingConn(); conn != nil {
 			if err := h.pass(takeover.Message{Kind: takeover.Connection, Disk: e.dev.name}, conn); err != nil {
-				return explainGone(err)
+				return explainEOF(err)
 			}
 		}
 	}
-	return explainGone(h.c.Send(takeover.Message{Kind: takeover.Left}))
+	return explainEOF(h.c.Send(takeover.Message{Kind: takeover.Left}))
 }
 
 // awaitServing waits for the new process's word. No word: it has gone, or hangs.
 func (h *handover) awaitServing() error {
 	h.c.Deadline(time.Now().Add(servingLimit))
 	_, err := h.c.Expect(takeover.Serving)
-	return explainGone(err)
+	return explainEOF(err)
 }
 
-func explainGone(err error) error {
+func explainEOF(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) {
 		return errors.New("the new process has gone")
 	}
@@ -255,7 +255,7 @@ func (h *handover) end() {
 	for _, l := range h.daemon.control.Listeners() {
 		l.Keep(true)
 	}
-	h.daemon.readers.keep()
+	h.daemon.nbd.keep()
 	h.daemon.log.Info("another process has taken the disks over", "after_ms", time.Since(h.began).Milliseconds())
 	h.daemon.quit()
 }
@@ -265,8 +265,8 @@ func (h *handover) resume(why error) {
 	d := h.daemon
 	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
 	for _, e := range h.exports {
-		disk := e.dev.served()
-		if h.left[e.dev.name] {
+		disk := e.dev.currentDisk()
+		if h.detached[e.dev.name] {
 			var err error
 			disk, err = h.reopen(e.dev.name)
 			if errors.Is(err, ErrTaken) {

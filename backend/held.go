@@ -12,32 +12,32 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// Held is a guest that a process, killed since, or this one had begun to quiesce
+// QuiescedGuest is a guest that a process, killed since, or this one had begun to quiesce
 // for a promotion of the disk.
-type Held struct {
+type QuiescedGuest struct {
 	Disk string
 	qmp.Spec
 
-	more     []string      // disks with the same note
-	released chan struct{} // closed when the tries have come to an end
-	// asked ends when a person has said that the guest is not to be let go; forget ends it.
-	asked  context.Context
-	forget context.CancelFunc
+	otherDisks     []string      // disks with the same note
+	thawed chan struct{} // closed when the tries have come to an end
+	// forgotten ends when a person has said that the guest is not to be let go; forget ends it.
+	forgotten  context.Context
+	cancelTries context.CancelFunc
 }
 
-// releaseLimit bounds the tries to let one guest go on, and to reach it.
-const releaseLimit = 2 * time.Minute
+// thawLimit bounds the tries to let one guest go on, and to reach it.
+const thawLimit = 2 * time.Minute
 
-// heldGuests are the guests that are to be let go.
-type heldGuests struct {
+// quiescedGuests are the guests that are to be let go.
+type quiescedGuests struct {
 	mu  sync.Mutex
-	all []*Held
+	all []*QuiescedGuest
 	ctx context.Context // Run's; nil before. Letting go outlives the command that held the guest, not the process
 }
 
-func (g *heldGuests) add(h Held) *Held {
-	h.released = make(chan struct{})
-	h.asked, h.forget = context.WithCancel(context.Background())
+func (g *quiescedGuests) add(h QuiescedGuest) *QuiescedGuest {
+	h.thawed = make(chan struct{})
+	h.forgotten, h.cancelTries = context.WithCancel(context.Background())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.all = append(g.all, &h)
@@ -45,11 +45,11 @@ func (g *heldGuests) add(h Held) *Held {
 }
 
 // of are the guests of the disks that are to be let go still.
-func (g *heldGuests) of(disks []string) (found []*Held) {
+func (g *quiescedGuests) of(disks []string) (found []*QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, h := range g.all {
-		if slices.Contains(disks, h.Disk) || slices.ContainsFunc(h.more, func(disk string) bool { return slices.Contains(disks, disk) }) {
+		if slices.Contains(disks, h.Disk) || slices.ContainsFunc(h.otherDisks, func(disk string) bool { return slices.Contains(disks, disk) }) {
 			found = append(found, h)
 		}
 	}
@@ -57,55 +57,55 @@ func (g *heldGuests) of(disks []string) (found []*Held) {
 }
 
 // remove forgets a guest: it goes on, or a person must act.
-func (g *heldGuests) remove(h *Held) {
+func (g *quiescedGuests) remove(h *QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.all = slices.DeleteFunc(g.all, func(other *Held) bool { return other == h })
+	g.all = slices.DeleteFunc(g.all, func(other *QuiescedGuest) bool { return other == h })
 }
 
-// releaseHeld lets the guests go on that another process has left, while the
+// thawLeftovers lets the guests go on that another process has left, while the
 // disks are served: a guest may need its disk to thaw.
-func (d *Daemon) releaseHeld(ctx context.Context) {
-	d.held.mu.Lock()
-	d.held.ctx = ctx
-	all := slices.Clone(d.held.all)
-	d.held.mu.Unlock()
+func (d *Daemon) thawLeftovers(ctx context.Context) {
+	d.quiesced.mu.Lock()
+	d.quiesced.ctx = ctx
+	all := slices.Clone(d.quiesced.all)
+	d.quiesced.mu.Unlock()
 	for _, h := range all {
-		d.letGo(ctx, h, "was being quiesced when cowblk was killed")
+		d.thawInBackground(ctx, h, "was being quiesced when cowblk was killed")
 	}
 }
 
-// keepReleasing goes on trying to let a guest go that this process could not: its
+// retryThaw goes on trying to let a guest go that this process could not: its
 // agent or monitor may only be slow, and may even have carried out late what it
 // was told to.
-func (d *Daemon) keepReleasing(disks []string, spec qmp.Spec) {
-	d.held.mu.Lock()
-	ctx := d.held.ctx
-	d.held.mu.Unlock()
+func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
+	d.quiesced.mu.Lock()
+	ctx := d.quiesced.ctx
+	d.quiesced.mu.Unlock()
 	if ctx == nil || ctx.Err() != nil {
 		return // the next process finds the note
 	}
-	d.letGo(ctx, d.held.add(Held{Disk: disks[0], Spec: spec, more: disks[1:]}), "did not answer when it was to be let go")
+	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "did not answer when it was to be let go")
 }
 
-// letGo is one goroutine a guest.
-func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
+// thawInBackground is one goroutine a guest.
+func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why string) {
 	d.background.Go(func() {
-		defer close(h.released)
-		defer d.held.remove(h)
-		limited, cancel := context.WithTimeout(ctx, releaseLimit)
+		defer close(h.thawed)
+		defer d.quiesced.remove(h)
+		limited, cancel := context.WithTimeout(ctx, thawLimit)
 		defer cancel()
-		defer context.AfterFunc(h.asked, cancel)()
-		err := h.release(limited, d)
+		defer context.AfterFunc(h.forgotten, cancel)()
+		err := h.thaw(limited, d)
 		outcome := "a guest that " + why + " goes on"
 		switch {
 		case errors.Is(err, qmp.ErrGone):
 			outcome, err = "a guest that "+why+" has ended since: there is nothing to let go", nil
-		case err != nil && h.asked.Err() != nil:
+		case err != nil && h.forgotten.Err() != nil:
 			outcome, err = "a guest that "+why+" is forgotten, as was asked", nil
 		}
 		if err == nil {
-			err = d.names.Note(append([]string{h.Disk}, h.more...), nil)
+			err = d.names.Note(append([]string{h.Disk}, h.otherDisks...), nil)
 		}
 		switch {
 		case err == nil:
@@ -118,16 +118,16 @@ func (d *Daemon) letGo(ctx context.Context, h *Held, why string) {
 	})
 }
 
-// forgetHeld gives up to let go a guest of the disk, and takes back what is noted about it.
-func (d *Daemon) forgetHeld(ctx context.Context, disk string) error {
+// forgetGuest gives up to let go a guest of the disk, and takes back what is noted about it.
+func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 	if d.names == nil {
 		return errors.New("this process serves raw files: there are no promotions, and no guest is held")
 	}
-	held := d.held.of([]string{disk})
+	held := d.quiesced.of([]string{disk})
 	for _, h := range held {
-		h.forget()
+		h.cancelTries()
 		select {
-		case <-h.released:
+		case <-h.thawed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -140,18 +140,18 @@ func (d *Daemon) forgetHeld(ctx context.Context, disk string) error {
 	return d.names.Note([]string{disk}, nil)
 }
 
-// awaitReleased returns when no guest of the disks is still to be let go. A
+// waitThawed returns when no guest of the disks is still to be let go. A
 // promotion that quiesces one comes after that: else it would be let go, and the
 // promotion's own note taken back, in the middle of the cut.
-func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.Duration) error {
+func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Duration) error {
 	if limit <= 0 {
 		limit = defaultQuiesceLimit
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	for _, h := range d.held.of(disks) {
+	for _, h := range d.quiesced.of(disks) {
 		select {
-		case <-h.released:
+		case <-h.thawed:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
@@ -162,7 +162,7 @@ func (d *Daemon) awaitReleased(ctx context.Context, disks []string, limit time.D
 	return nil
 }
 
-func (h *Held) release(ctx context.Context, d *Daemon) error {
+func (h *QuiescedGuest) thaw(ctx context.Context, d *Daemon) error {
 	guest, err := h.Open(d.log, d.monitorFor(h.QMP))
 	if err != nil {
 		return err

@@ -43,15 +43,15 @@ type hooks struct {
 
 	mu     sync.Mutex
 	opts   HookOptions
-	pauses []window // made by this process: their STOP and RESUME are no news
+	pauses []pauseSpan // made by this process: their STOP and RESUME are no news
 
 	// Of run's goroutine.
 	last    time.Time      // of the event that promoted last
 	dropped map[string]int // events since then that came too soon
 }
 
-// window is a span of time; a zero end: it lasts.
-type window struct{ from, to time.Time }
+// pauseSpan is a span of time; a zero end: it lasts.
+type pauseSpan struct{ from, to time.Time }
 
 func newHooks(d *Daemon, o HookOptions) *hooks {
 	if o.Interval == 0 {
@@ -131,7 +131,7 @@ func (h *hooks) run(ctx context.Context) {
 	var sub *qmp.Subscription // nil: no events
 	defer func() {
 		h.handleQueued(sub)
-		h.sayDropped()
+		h.logDropped()
 		closeSubscription(sub)
 	}()
 	for {
@@ -147,7 +147,7 @@ func (h *hooks) run(ctx context.Context) {
 		case e := <-events:
 			h.handle(e)
 		case <-quiet:
-			h.sayDropped()
+			h.logDropped()
 		case s := <-h.changed:
 			h.handleQueued(sub)
 			closeSubscription(sub)
@@ -187,7 +187,7 @@ func (h *hooks) handle(e goqmp.Event) {
 		h.dropped[e.Event]++
 		return
 	}
-	h.sayDropped()
+	h.logDropped()
 	h.last = at
 	disks, tag, err := h.promote(e.Event, at, &o)
 	switch {
@@ -253,8 +253,8 @@ func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
 	return nil
 }
 
-// sayDropped tells what came too soon after the last promotion.
-func (h *hooks) sayDropped() {
+// logDropped tells what came too soon after the last promotion.
+func (h *hooks) logDropped() {
 	if len(h.dropped) == 0 {
 		return
 	}
@@ -263,16 +263,16 @@ func (h *hooks) sayDropped() {
 	clear(h.dropped)
 }
 
-// pausing notes that this process is about to pause the guest; the function it
+// beginPause notes that this process is about to pause the guest; the function it
 // returns, that it goes on.
-func (h *hooks) pausing() (end func()) {
+func (h *hooks) beginPause() (end func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.pauses) == ownPauses {
 		h.pauses = slices.Delete(h.pauses, 0, 1)
 	}
 	from := time.Now().Round(0) // without the monotonic clock: QEMU's times have none
-	h.pauses = append(h.pauses, window{from: from})
+	h.pauses = append(h.pauses, pauseSpan{from: from})
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -288,7 +288,7 @@ func (h *hooks) pausing() (end func()) {
 func (h *hooks) paused(at time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.ContainsFunc(h.pauses, func(w window) bool {
+	return slices.ContainsFunc(h.pauses, func(w pauseSpan) bool {
 		// QEMU's times are in whole microseconds.
 		return !at.Before(w.from.Truncate(time.Microsecond)) && (w.to.IsZero() || !at.After(w.to))
 	})

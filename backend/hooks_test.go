@@ -106,12 +106,12 @@ func TestHooksIgnoreOwnPauses(t *testing.T) {
 	before := time.Now().Add(-time.Second)
 	var during []time.Time
 	for range 2 * ownPauses {
-		end := d.hooks.pausing()
+		end := d.hooks.beginPause()
 		during = append(during, time.Now())
 		d.hooks.handle(at(during[len(during)-1]))
 		end()
 	}
-	open := d.hooks.pausing()
+	open := d.hooks.beginPause()
 	d.hooks.handle(at(time.Now().Add(time.Second)))
 	open()
 	d.hooks.handle(at(during[len(during)-1])) // it comes late

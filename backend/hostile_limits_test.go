@@ -121,7 +121,7 @@ func (g *growth) check(n int, what string, texts int64) {
 	took := time.Since(g.start)
 	lines, text := g.to.log.lines.Load(), g.to.log.bytes.Load() // since the beginning
 	grown, rss := int64(heap())-int64(g.heap), resident(g.t)-g.resident
-	if limit := texts * (calmBurst + 1 + int64(took/calmEvery)); lines > limit {
+	if limit := texts * (logBurst + 1 + int64(took/logInterval)); lines > limit {
 		g.t.Errorf("%d lines of log, expected at most %d", lines, limit)
 	}
 	if grown > 1<<20 {

@@ -251,7 +251,7 @@ func (a *attacker) taken() {
 	a.t.Helper()
 	w := a.to.dev.worker(0)
 	a.until(func() (all bool) {
-		w.do(func() { all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx() })
+		w.runScheduledAndWait(func() { all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx() })
 		return all
 	})
 }

@@ -98,7 +98,7 @@ func (r *ringRig) settled() (broken bool) {
 	w := r.to.dev.worker(0)
 	for end := time.Now().Add(patience); ; {
 		rest := false
-		w.do(func() {
+		w.runScheduledAndWait(func() {
 			broken = w.broken != nil
 			rest = w.inflight == 0 && w.ring.Base() == r.ring.AvailIdx()
 		})

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// idler is a worker between two batches. It belongs to the worker.
-type idler struct {
-	pace  pace
+// busyPoll is a worker between two batches. It belongs to the worker.
+type busyPoll struct {
+	window  pollWindow
 	limit time.Duration // of looking, as it was when the period began
 
-	idle bool // the period's look is over, and nothing had come
+	slept bool // the period's look is over, and nothing had come
 	// The period waits for a sync and nothing else: that takes longer than any
 	// look, and needs a processor. It is slept through, and the pace learns
 	// nothing from it.
@@ -27,20 +27,20 @@ type idler struct {
 // two cores cost a flush a quarter of its time.
 const yieldEvery = 5 * time.Millisecond
 
-// yield does that, in a period that waits for a sync: giving the thread back takes
+// yieldIfDue does that, in a period that waits for a sync: giving the thread back takes
 // some 50 µs.
-func (i *idler) yield() {
+func (i *busyPoll) yieldIfDue() {
 	if i.syncing && i.begun-i.yielded >= yieldEvery {
 		i.yielded = i.begun
 		runtime.Gosched()
 	}
 }
 
-// looks at the ring are done between two looks at the clock, which costs as much
+// batchesPerClockRead at the ring are done between two looks at the clock, which costs as much
 // as several of them, and before the first: a driver that spins comes in time.
-const looks = 16
+const batchesPerClockRead = 16
 
-// look is what an idle worker does first: it goes on with batch for the time
+// busyPoll is what an idle worker does first: it goes on with batch for the time
 // that its pace allows, with the driver's kicks still suppressed, and reports
 // whether there was work or mail. Nothing waits here: neither the engine nor the
 // driver has to do anything but what it does anyway, which is the point, as a
@@ -48,34 +48,34 @@ const looks = 16
 //
 // An instruction to spare the core's other thread (PAUSE) is out of Go's reach;
 // a batch that finds nothing is loads that hit the cache.
-func (w *worker) look() bool {
-	i := &w.idler
-	if i.idle {
+func (w *worker) busyPoll() bool {
+	i := &w.poll
+	if i.slept {
 		return false // looked, slept, was woken by something else
 	}
 	if w.broken != nil || w.stopping {
 		return false
 	}
 	if i.limit = time.Duration(w.dev.poll.Load()); i.limit <= 0 {
-		i.pace = pace{}
+		i.window = pollWindow{}
 		return false
 	}
-	window := min(i.pace.window, i.limit)
+	window := min(i.window.length, i.limit)
 	if i.syncing = w.inflight > 0 && w.inflight == w.syncing; i.syncing {
 		window = 0
 	}
 	for first := true; window > 0; first = false {
-		for range looks {
+		for range batchesPerClockRead {
 			if w.batch() {
 				gap := time.Duration(0)
 				if !first {
 					gap = time.Since(i.start) - i.begun
 				}
-				w.stats.looked(gap, true)
-				i.pace = i.pace.next(gap, true, i.limit, 0)
+				w.stats.polled(gap, true)
+				i.window = i.window.next(gap, true, i.limit, 0)
 				return true
 			}
-			if w.mailbox.Load() {
+			if w.hasScheduled.Load() {
 				return true
 			}
 		}
@@ -84,23 +84,23 @@ func (w *worker) look() bool {
 			continue
 		}
 		if spun := time.Since(i.start) - i.begun; spun >= window {
-			w.stats.looked(spun, false)
-			i.idle = true
+			w.stats.polled(spun, false)
+			i.slept = true
 			return false
 		}
 	}
 	i.begun = time.Since(i.start)
-	i.idle = true
+	i.slept = true
 	return false
 }
 
-// woken ends an idle period that was slept through.
-func (w *worker) woken() {
-	i := &w.idler
-	if !i.idle {
+// endSleep ends an idle period that was slept through.
+func (w *worker) endSleep() {
+	i := &w.poll
+	if !i.slept {
 		return
 	}
-	i.idle = false
+	i.slept = false
 	if i.syncing {
 		return
 	}
@@ -108,5 +108,5 @@ func (w *worker) woken() {
 	if w.wait.timer {
 		wake = 2 * kicklessPoll * time.Millisecond
 	}
-	i.pace = i.pace.next(time.Since(i.start)-i.begun, false, i.limit, wake)
+	i.window = i.window.next(time.Since(i.start)-i.begun, false, i.limit, wake)
 }

@@ -61,14 +61,14 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 func TestQueueSleepsDuringSync(t *testing.T) {
 	dev := &Device{}
 	dev.poll.Store(int64(MaxPoll))
-	before := pace{window: MaxPoll, backoff: 4}
-	w := &worker{dev: dev, inflight: 2, syncing: 2, idler: idler{pace: before, start: time.Now()}}
-	if w.look() || !w.idler.idle {
+	before := pollWindow{length: MaxPoll, backoff: 4}
+	w := &worker{dev: dev, inflight: 2, syncing: 2, poll: busyPoll{window: before, start: time.Now()}}
+	if w.busyPoll() || !w.poll.slept {
 		t.Error("it looks for work")
 	}
-	w.woken()
-	if w.idler.idle || w.idler.pace != before {
-		t.Errorf("after the sync: %+v, expected %+v", w.idler.pace, before)
+	w.endSleep()
+	if w.poll.slept || w.poll.window != before {
+		t.Errorf("after the sync: %+v, expected %+v", w.poll.window, before)
 	}
 }
 
@@ -107,7 +107,7 @@ func TestPollLimitIsChecked(t *testing.T) {
 func TestProcessors(t *testing.T) {
 	before := runtime.GOMAXPROCS(2)
 	defer runtime.GOMAXPROCS(before)
-	var p processors
+	var p maxProcs
 	want := func(n int) {
 		t.Helper()
 		if got := runtime.GOMAXPROCS(0); got != n {
@@ -132,7 +132,7 @@ func TestProcessors(t *testing.T) {
 		}
 		want(2)
 	}
-	var none *processors
+	var none *maxProcs
 	none.acquire()
 	none.release()
 	want(2)

@@ -21,7 +21,7 @@ type InheritedNBD struct {
 }
 
 // offer hands on the server's sockets and the names of its exports, if it runs.
-func (r *readers) offer(h *handover) error {
+func (r *nbdExports) offer(h *handover) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
@@ -45,7 +45,7 @@ func (r *readers) offer(h *handover) error {
 }
 
 // keep leaves the sockets' files to the process that has taken them over.
-func (r *readers) keep() {
+func (r *nbdExports) keep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server != nil {
@@ -55,7 +55,7 @@ func (r *readers) keep() {
 
 // inherit goes on where another process's server has ended. Clients that come meanwhile
 // wait.
-func (r *readers) inherit(ctx context.Context, in *InheritedNBD) {
+func (r *nbdExports) inherit(ctx context.Context, in *InheritedNBD) {
 	if in == nil || len(in.Sockets) == 0 {
 		return
 	}
@@ -68,7 +68,7 @@ func (r *readers) inherit(ctx context.Context, in *InheritedNBD) {
 		return
 	}
 	s := nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
-	r.server, r.disks = s, map[string]Readable{}
+	r.server, r.disks = s, map[string]NBDDisk{}
 	r.mu.Unlock()
 	for _, name := range in.Exports {
 		if _, err := r.add(ctx, name); err != nil {

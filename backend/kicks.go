@@ -16,33 +16,33 @@ const kickGrace = 2 * time.Second
 // writes to copies of its pages, and what is seen here stays as it was.
 type kickWatch struct {
 	armed atomic.Bool // no kick has come in this session
-	fed   atomic.Bool // a kick came with a request
+	sawRequest   atomic.Bool // a kick came with a request
 
 	mu    sync.Mutex
 	check func()      // nil: no session
 	timer *time.Timer // nil: no kick yet
 }
 
-// watch begins with a session of e.
-func (k *kickWatch) watch(e *Export) {
+// begin begins with a session of e.
+func (k *kickWatch) begin(e *Export) {
 	before := e.dev.requests()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.check = func() {
-		if !k.fed.Load() && e.dev.requests() == before {
+		if !k.sawRequest.Load() && e.dev.requests() == before {
 			e.log.Warn("the driver kicks, and its rings stay empty in the memory that the front-end shares: it may not be the guest's memory", "advice", vhost.MemoryAdvice)
 		}
 	}
-	k.fed.Store(false)
+	k.sawRequest.Store(false)
 	k.armed.Store(true)
 }
 
-// seen is told by workers of kicks that have ended a sleep, and whether there was
+// onKick is told by workers of kicks that have ended a sleep, and whether there was
 // anything to do.
-func (k *kickWatch) seen(worked bool) {
+func (k *kickWatch) onKick(worked bool) {
 	if worked {
-		if !k.fed.Load() { // a load is all that it costs from then on
-			k.fed.Store(true)
+		if !k.sawRequest.Load() { // a load is all that it costs from then on
+			k.sawRequest.Store(true)
 		}
 		return
 	}

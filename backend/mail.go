@@ -2,33 +2,33 @@ package backend
 
 import "cowblk/vhost/guest"
 
-// do runs f on the worker's goroutine between two batches and returns when it
+// runScheduledAndWait runs f on the worker's goroutine between two batches and returns when it
 // has run, or at once with false if the worker has ended.
-func (w *worker) do(f func()) bool {
+func (w *worker) runScheduledAndWait(f func()) bool {
 	ran := make(chan struct{})
-	w.post(func() { f(); close(ran) })
-	return w.await(ran)
+	w.schedule(func() { f(); close(ran) })
+	return w.waitFor(ran)
 }
 
-// post queues f for the worker's goroutine and wakes it.
-func (w *worker) post(f func()) {
-	w.mailMu.Lock()
-	w.mail = append(w.mail, f)
-	w.mailbox.Store(true)
-	w.mailMu.Unlock()
+// schedule queues f for the worker's goroutine and wakes it.
+func (w *worker) schedule(f func()) {
+	w.scheduledMu.Lock()
+	w.scheduled = append(w.scheduled, f)
+	w.hasScheduled.Store(true)
+	w.scheduledMu.Unlock()
 	signal(w.wait.wake)
 }
 
-// readMail runs what was posted.
-func (w *worker) readMail() {
-	if !w.mailbox.Load() {
+// runScheduled runs what was posted.
+func (w *worker) runScheduled() {
+	if !w.hasScheduled.Load() {
 		return
 	}
-	w.mailMu.Lock()
-	mail := w.mail
-	w.mail = nil
-	w.mailbox.Store(false)
-	w.mailMu.Unlock()
+	w.scheduledMu.Lock()
+	mail := w.scheduled
+	w.scheduled = nil
+	w.hasScheduled.Store(false)
+	w.scheduledMu.Unlock()
 	for _, f := range mail {
 		f()
 	}
@@ -37,8 +37,8 @@ func (w *worker) readMail() {
 // stop ends the worker after its last request has completed and returns the
 // next avail index, the answer to GET_VRING_BASE.
 func (w *worker) stop() (base uint16) {
-	w.post(func() { w.stopping = true })
-	w.await(nil)
+	w.schedule(func() { w.stopping = true })
+	w.waitFor(nil)
 	return w.ring.Base()
 }
 
@@ -46,7 +46,7 @@ func (w *worker) stop() (base uint16) {
 // flight keep the one they were parsed with. A table that has no room for the
 // ring breaks this queue, not the others.
 func (w *worker) setMemory(t *guest.Table) {
-	w.do(func() {
+	w.runScheduledAndWait(func() {
 		desc, avail, used, err := w.addr.mapIn(t)
 		if err == nil {
 			err = w.ring.SetMemory(desc, avail, used)
@@ -66,14 +66,14 @@ func (w *worker) setMemory(t *guest.Table) {
 
 // setCall replaces the eventfd that calls the driver; the worker owns fd.
 func (w *worker) setCall(fd int) {
-	if !w.do(func() { w.replace(&w.call, fd); signal(fd) }) {
+	if !w.runScheduledAndWait(func() { w.replace(&w.call, fd); signal(fd) }) {
 		closeFD(fd)
 	}
 }
 
 // setErr replaces the eventfd that reports a broken queue; the worker owns fd.
 func (w *worker) setErr(fd int) {
-	if !w.do(func() { w.replace(&w.errfd, fd) }) {
+	if !w.runScheduledAndWait(func() { w.replace(&w.errfd, fd) }) {
 		closeFD(fd)
 	}
 }

@@ -25,7 +25,7 @@ func CheckPoll(d time.Duration) error {
 // that was for nothing: the 50 µs of a look are then 50 ns a request.
 const maxBackoff = 1024
 
-// pace decides how long an idle worker looks before it sleeps, from how long its
+// pollWindow decides how long an idle worker looks before it sleeps, from how long its
 // last idle periods were, much as KVM's halt_poll_ns does for an idle vCPU. A
 // look pays if work comes within it, and else only delays the sleep:
 //
@@ -39,8 +39,8 @@ const maxBackoff = 1024
 //     a disk that is used now and then is never looked at.
 //
 // A pace is a value without a clock; the worker measures.
-type pace struct {
-	window  time.Duration // to look in the next idle period; 0: sleep at once
+type pollWindow struct {
+	length  time.Duration // to look in the next idle period; 0: sleep at once
 	backoff int           // periods to sleep through after the next useless look
 	skip    int           // of them, those still to come
 }
@@ -52,23 +52,23 @@ const nearFactor = 4
 // next returns the pace after an idle period that took gap and in which the
 // worker looked up to p.window; found says that the work came while it did.
 // wake is what is known to be added to gap if it slept.
-func (p pace) next(gap time.Duration, found bool, limit, wake time.Duration) pace {
+func (p pollWindow) next(gap time.Duration, found bool, limit, wake time.Duration) pollWindow {
 	near := gap <= nearFactor*limit+wake
 	switch {
 	case limit <= 0:
-		return pace{}
+		return pollWindow{}
 	case found:
 		p.backoff /= 2
-		p.window = min(limit, max(2*gap, p.window-p.window/16, limit/4))
-	case p.window > 0 && p.window < limit && near:
-		p.window = limit // the look was too short to know
-	case p.window > 0:
-		p.window = 0
+		p.length = min(limit, max(2*gap, p.length-p.length/16, limit/4))
+	case p.length > 0 && p.length < limit && near:
+		p.length = limit // the look was too short to know
+	case p.length > 0:
+		p.length = 0
 		p.backoff = min(max(2*p.backoff, 1), maxBackoff)
 		p.skip = p.backoff
 	case near:
 		if p.skip--; p.skip <= 0 {
-			p.window, p.skip = limit, 0
+			p.length, p.skip = limit, 0
 		}
 	}
 	return p

@@ -9,9 +9,9 @@ const us = time.Microsecond
 
 // simulate runs idle periods of the given lengths through a pace. A worker that
 // slept sees its period longer by wake.
-func simulate(p *pace, limit, wake time.Duration, gaps ...time.Duration) (hits, misses int, spun time.Duration) {
+func simulate(p *pollWindow, limit, wake time.Duration, gaps ...time.Duration) (hits, misses int, spun time.Duration) {
 	for _, gap := range gaps {
-		window := min(p.window, limit)
+		window := min(p.length, limit)
 		switch {
 		case window > 0 && gap <= window:
 			hits++
@@ -60,12 +60,12 @@ func TestPaceOverPeriods(t *testing.T) {
 		{"no more than a millisecond", MaxPoll, 10 * us, repeat(100, 900*us), 99, 0, 90 * time.Millisecond, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var p pace
+			var p pollWindow
 			hits, misses, spun := simulate(&p, tc.limit, tc.wake, tc.gaps...)
 			if hits < tc.hits || misses > tc.misses || spun > tc.spun {
 				t.Errorf("%d hits, %d misses, %v spun: expected at least %d, at most %d and %v", hits, misses, spun, tc.hits, tc.misses, tc.spun)
 			}
-			if tc.lastWindow != (p.window > 0) {
+			if tc.lastWindow != (p.length > 0) {
 				t.Errorf("ends with %+v", p)
 			}
 		})
@@ -75,7 +75,7 @@ func TestPaceOverPeriods(t *testing.T) {
 // Whatever came before, a worker that finds short periods again looks again
 // soon, and one whose disk falls idle spends no more than one look.
 func TestPaceChangesItsMind(t *testing.T) {
-	var p pace
+	var p pollWindow
 	simulate(&p, 50*us, 20*us, repeat(100000, 100*us)...)
 	if p.backoff != maxBackoff {
 		t.Fatalf("%+v after think time", p)
@@ -93,29 +93,29 @@ func TestPaceSteps(t *testing.T) {
 	const limit = 40 * us
 	for _, tc := range []struct {
 		name  string
-		p     pace
+		p     pollWindow
 		gap   time.Duration
 		found bool
 		wake  time.Duration
-		want  pace
+		want  pollWindow
 	}{
-		{"first period, short", pace{}, 30 * us, false, 0, pace{window: limit}},
-		{"first period, two wake-ups in it", pace{}, 160 * us, false, 0, pace{window: limit}},
-		{"first period, long", pace{}, 161 * us, false, 0, pace{}},
-		{"timed ring, short", pace{}, time.Millisecond, false, 2 * time.Millisecond, pace{window: limit}},
-		{"found at once", pace{window: limit}, 0, true, 0, pace{window: limit - limit/16}},
-		{"found at once, window small", pace{window: 10 * us}, 0, true, 0, pace{window: 10 * us}},
-		{"found late", pace{window: 20 * us}, 15 * us, true, 0, pace{window: 30 * us}},
-		{"found at the end", pace{window: limit}, limit, true, 0, pace{window: limit}},
-		{"found halves what failures have doubled", pace{window: limit, backoff: 8}, limit, true, 0, pace{window: limit, backoff: 4}},
-		{"looked too briefly to know", pace{window: 10 * us}, 60 * us, false, 0, pace{window: limit}},
-		{"looked briefly, long period", pace{window: 10 * us}, time.Second, false, 0, pace{backoff: 1, skip: 1}},
-		{"looked in full", pace{window: limit, backoff: 2}, 60 * us, false, 0, pace{backoff: 4, skip: 4}},
-		{"no end", pace{window: limit, backoff: maxBackoff}, 60 * us, false, 0, pace{backoff: maxBackoff, skip: maxBackoff}},
-		{"waiting for the next try", pace{backoff: 4, skip: 4}, 60 * us, false, 0, pace{backoff: 4, skip: 3}},
-		{"the next try", pace{backoff: 4, skip: 1}, 60 * us, false, 0, pace{window: limit, backoff: 4}},
-		{"long periods do not bring it nearer", pace{backoff: 4, skip: 4}, time.Second, false, 0, pace{backoff: 4, skip: 4}},
-		{"limit has been lowered", pace{window: time.Millisecond}, 20 * us, true, 0, pace{window: limit}},
+		{"first period, short", pollWindow{}, 30 * us, false, 0, pollWindow{length: limit}},
+		{"first period, two wake-ups in it", pollWindow{}, 160 * us, false, 0, pollWindow{length: limit}},
+		{"first period, long", pollWindow{}, 161 * us, false, 0, pollWindow{}},
+		{"timed ring, short", pollWindow{}, time.Millisecond, false, 2 * time.Millisecond, pollWindow{length: limit}},
+		{"found at once", pollWindow{length: limit}, 0, true, 0, pollWindow{length: limit - limit/16}},
+		{"found at once, window small", pollWindow{length: 10 * us}, 0, true, 0, pollWindow{length: 10 * us}},
+		{"found late", pollWindow{length: 20 * us}, 15 * us, true, 0, pollWindow{length: 30 * us}},
+		{"found at the end", pollWindow{length: limit}, limit, true, 0, pollWindow{length: limit}},
+		{"found halves what failures have doubled", pollWindow{length: limit, backoff: 8}, limit, true, 0, pollWindow{length: limit, backoff: 4}},
+		{"looked too briefly to know", pollWindow{length: 10 * us}, 60 * us, false, 0, pollWindow{length: limit}},
+		{"looked briefly, long period", pollWindow{length: 10 * us}, time.Second, false, 0, pollWindow{backoff: 1, skip: 1}},
+		{"looked in full", pollWindow{length: limit, backoff: 2}, 60 * us, false, 0, pollWindow{backoff: 4, skip: 4}},
+		{"no end", pollWindow{length: limit, backoff: maxBackoff}, 60 * us, false, 0, pollWindow{backoff: maxBackoff, skip: maxBackoff}},
+		{"waiting for the next try", pollWindow{backoff: 4, skip: 4}, 60 * us, false, 0, pollWindow{backoff: 4, skip: 3}},
+		{"the next try", pollWindow{backoff: 4, skip: 1}, 60 * us, false, 0, pollWindow{length: limit, backoff: 4}},
+		{"long periods do not bring it nearer", pollWindow{backoff: 4, skip: 4}, time.Second, false, 0, pollWindow{backoff: 4, skip: 4}},
+		{"limit has been lowered", pollWindow{length: time.Millisecond}, 20 * us, true, 0, pollWindow{length: limit}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := tc.p.next(tc.gap, tc.found, limit, tc.wake); got != tc.want {
@@ -123,7 +123,7 @@ func TestPaceSteps(t *testing.T) {
 			}
 		})
 	}
-	if got := (pace{window: limit, backoff: 3, skip: 2}).next(us, false, 0, 0); got != (pace{}) {
+	if got := (pollWindow{length: limit, backoff: 3, skip: 2}).next(us, false, 0, 0); got != (pollWindow{}) {
 		t.Errorf("off: %+v", got)
 	}
 }

@@ -24,10 +24,10 @@ func (d *Device) setParking(on bool) { d.parking.Store(on) }
 // parked, and returns how many that were. They are parked again if there is
 // still no space.
 func (d *Device) resume() (n int) {
-	d.ending.Lock()
-	defer d.ending.Unlock()
+	d.stopMu.Lock()
+	defer d.stopMu.Unlock()
 	for _, w := range d.running() {
-		w.do(func() { n += w.resume() })
+		w.runScheduledAndWait(func() { n += w.resume() })
 	}
 	return n
 }
@@ -41,8 +41,8 @@ func lacksSpace(err error) bool {
 	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, cow.ErrFailed)
 }
 
-// parks parks a request that the engine has given back, if it is one for that.
-func (w *worker) parks(s *slot, io *cow.Request) bool {
+// parkIfNoSpace parks a request that the engine has given back, if it is one for that.
+func (w *worker) parkIfNoSpace(s *slot, io *cow.Request) bool {
 	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !lacksSpace(io.Err) {
 		return false
 	}
@@ -69,21 +69,21 @@ func (w *worker) resume() int {
 	return len(again)
 }
 
-// abandon ends a worker with parked requests: they fail, unless the ring's region
+// failParked ends a worker with parked requests: they fail, unless the ring's region
 // keeps them for the next worker. Nothing is in the engine any more.
-func (w *worker) abandon() {
+func (w *worker) failParked() {
 	defer w.catchFault(nil)
 	for len(w.parked) > 0 {
 		s := w.parked[0]
 		w.parked = w.parked[1:]
 		w.dev.parkedNow.Add(-1)
-		w.fail(s)
+		w.failRequest(s)
 	}
 	w.publish()
 }
 
-// fail is abandon for one request.
-func (w *worker) fail(s *slot) {
+// failRequest is abandon for one request.
+func (w *worker) failRequest(s *slot) {
 	defer w.catchFault(nil)
 	defer w.unpin(s)
 	if w.broken != nil || w.ring.Tracked() {

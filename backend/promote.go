@@ -99,7 +99,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	defer d.promoting.Unlock()
 	if guest != nil {
 		// Behind the lock: the promotion before may have left the guest to be let go.
-		if err := d.awaitReleased(ctx, args.Disks, seconds(args.Timeout)); err != nil {
+		if err := d.waitThawed(ctx, args.Disks, seconds(args.Timeout)); err != nil {
 			return nil, err
 		}
 	}
@@ -109,26 +109,26 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if err != nil {
 		return nil, err
 	}
-	c := cut{daemon: d, pending: pending, exports: exports}
+	c := swap{daemon: d, pending: pending, exports: exports}
 	defer func() { pending.Close(c.swapped) }()
-	if err := c.reserve(); err != nil {
+	if err := c.prepare(); err != nil {
 		return nil, err
 	}
 	defer c.cancel()
 
 	result := &Promoted{Tag: pending.Tag(), Quiesce: qmp.QuiesceNone, Trigger: trigger}
 	if guest == nil {
-		err = c.make()
+		err = c.commitAndSwap()
 	} else {
 		result.Quiesce = args.Mode
-		err = d.cutQuiesced(ctx, &c, guest, args, result)
+		err = d.swapQuiesced(ctx, &c, guest, args, result)
 	}
 	if !c.swapped {
 		return nil, err
 	}
 	result.SwapTime = float64(c.took.Nanoseconds()) / 1e3
 	for i, e := range exports {
-		sealed := c.before[i]
+		sealed := c.oldHeads[i]
 		result.Disks = append(result.Disks, PromotedDisk{
 			Disk: e.dev.name, Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
 		})
@@ -142,9 +142,9 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	return result, nil
 }
 
-// cutQuiesced makes the cut while the guest holds still. The note outlives this
+// swapQuiesced makes the cut while the guest holds still. The note outlives this
 // process if it is killed in between.
-func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, args PromoteArgs, result *Promoted) error {
+func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, args PromoteArgs, result *Promoted) error {
 	limit := seconds(args.Timeout)
 	// A guest that cannot be reached was not touched: nothing is noted.
 	var err error
@@ -155,18 +155,18 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 		return err
 	}
 	if args.Mode == qmp.QuiescePause {
-		defer d.hooks.pausing()()
+		defer d.hooks.beginPause()()
 	}
 	var held time.Time
 	err = qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
 		held = time.Now()
-		return c.make()
+		return c.commitAndSwap()
 	})
 	if !held.IsZero() {
 		result.HeldTime = float64(time.Since(held).Microseconds()) / 1e3
 	}
 	if errors.Is(err, qmp.ErrNotThawed) {
-		d.keepReleasing(args.Disks, args.Spec) // the note stays until it goes on
+		d.retryThaw(args.Disks, args.Spec) // the note stays until it goes on
 		return err
 	}
 	return errors.Join(err, d.names.Note(args.Disks, nil))
@@ -186,22 +186,22 @@ const defaultQuiesceLimit = 10 * time.Second
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// cut is the instant itself, and what it needs.
-type cut struct {
+// swap is the instant itself, and what it needs.
+type swap struct {
 	daemon     *Daemon
 	pending    Pending
 	exports    []*Export
 	promotions []*cow.Promotion
-	before     []layer.Header // the heads that are cut
+	oldHeads     []layer.Header // the heads that are cut
 	depth      []int
 	swapped    bool
 	took       time.Duration
 }
 
-// reserve makes sure that every disk will accept its new head.
-func (c *cut) reserve() error {
+// prepare makes sure that every disk will accept its new head.
+func (c *swap) prepare() error {
 	for i, e := range c.exports {
-		p, err := e.dev.served().Prepare(c.pending.Heads()[i])
+		p, err := e.dev.currentDisk().Prepare(c.pending.Heads()[i])
 		if err != nil {
 			c.cancel()
 			return fmt.Errorf("disk %q: %w", e.dev.name, err)
@@ -212,18 +212,18 @@ func (c *cut) reserve() error {
 }
 
 // cancel gives up what was reserved; after the swap it does nothing.
-func (c *cut) cancel() {
+func (c *swap) cancel() {
 	for _, p := range c.promotions {
 		p.Cancel()
 	}
 }
 
-// make names the new heads and swaps them in. The names come first: a crash in
+// commitAndSwap names the new heads and swaps them in. The names come first: a crash in
 // between leaves new heads without a block of their own, which changes nothing.
-func (c *cut) make() error {
+func (c *swap) commitAndSwap() error {
 	for _, e := range c.exports {
-		layers := e.dev.served().Layers()
-		c.before = append(c.before, layers[len(layers)-1])
+		layers := e.dev.currentDisk().Layers()
+		c.oldHeads = append(c.oldHeads, layers[len(layers)-1])
 		c.depth = append(c.depth, len(layers)+1)
 	}
 	if err := c.pending.Commit(); err != nil {
@@ -250,7 +250,7 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})
-			d.sums.look()
+			d.checksums.notify()
 		})
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // checkReach refuses addresses that the process has not been started with.
 func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
-	own := d.shortages.spec
+	own := d.enospc.spec
 	switch {
 	case s.Agent != "":
 		return control.OwnerOnly(ctx, "guest agent at "+s.Agent)
@@ -44,7 +44,7 @@ func (d *Daemon) serves(disk string) bool {
 const socketSuffix = ".nbd"
 
 // checkStart refuses addresses that lead out of the run directory.
-func (r *readers) checkStart(ctx context.Context, at nbd.Address) error {
+func (r *nbdExports) checkStart(ctx context.Context, at nbd.Address) error {
 	if at.Network == "unix" && r.opts.SocketDir != "" &&
 		at.Path == filepath.Join(r.opts.SocketDir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
 		return nil
@@ -53,7 +53,7 @@ func (r *readers) checkStart(ctx context.Context, at nbd.Address) error {
 }
 
 // checkAdd refuses what the process does not serve, and what would be offered to a network.
-func (r *readers) checkAdd(ctx context.Context, name string) error {
+func (r *nbdExports) checkAdd(ctx context.Context, name string) error {
 	disk, _, _ := strings.Cut(name, "@")
 	if !r.serves(disk) {
 		return control.OwnerOnly(ctx, fmt.Sprintf("export of %q, a disk that this process does not serve", name))

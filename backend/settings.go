@@ -28,7 +28,7 @@ type Settings struct {
 	Keep      int            `json:"keep"`
 	Interval  float64        `json:"promote-min-interval"` // seconds
 	SpaceLow  string         `json:"space-low"`
-	OnENOSPC  OnFull         `json:"on-enospc"`
+	OnENOSPC  ENOSPCPolicy         `json:"on-enospc"`
 }
 
 // DiskSettings are one disk's.
@@ -83,10 +83,10 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	if a.Keep != nil && *a.Keep < 0 {
 		return nil, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
 	}
-	var policy OnFull
+	var policy ENOSPCPolicy
 	if a.OnENOSPC != nil {
 		var err error
-		if policy, err = ParseOnFull(*a.OnENOSPC); err != nil {
+		if policy, err = ParseENOSPCPolicy(*a.OnENOSPC); err != nil {
 			return nil, fmt.Errorf("on-enospc %w", err)
 		}
 	}
@@ -111,7 +111,7 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 		d.space.setLimit(limit)
 	}
 	if policy != "" {
-		d.shortages.setPolicy(policy)
+		d.enospc.setPolicy(policy)
 	}
 	for i, e := range exports {
 		e.dev.cache.set(caches[i])
@@ -137,7 +137,7 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 
 func (d *Daemon) settings() *Settings {
 	o := d.hooks.settings()
-	s := &Settings{PromoteOn: append([]string{}, o.Events...), Keep: o.Keep, Interval: o.Interval.Seconds(), SpaceLow: d.space.threshold().String(), OnENOSPC: d.shortages.inForce()}
+	s := &Settings{PromoteOn: append([]string{}, o.Events...), Keep: o.Keep, Interval: o.Interval.Seconds(), SpaceLow: d.space.threshold().String(), OnENOSPC: d.enospc.currentPolicy()}
 	if o.QMP != nil {
 		s.QMP = o.QMP.String()
 	}

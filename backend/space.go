@@ -72,8 +72,8 @@ func (t Threshold) of(total int64) int64 {
 	return max(t.bytes, int64(float64(total)*t.percent/100))
 }
 
-// room is a file system as it is now.
-type room struct {
+// fsSpace is a file system as it is now.
+type fsSpace struct {
 	id          uint64 // device number
 	free, total int64  // bytes; free to this process
 	files       Files
@@ -106,36 +106,36 @@ func (t Threshold) files(f Files) Files {
 // regular file at path grows on. Disks are not named. False: there is no such file, or it is a
 // device, which cannot grow.
 func FreeSpace(path string, t Threshold) (low SpaceLow, ok bool) {
-	r, ok := measure(path)
+	r, ok := statfs(path)
 	return SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: t.of(r.total), Files: t.files(r.files)}, ok
 }
 
-// space watches the file systems that the heads lie on. Nobody waits for it: a
+// spaceMonitor watches the file systems that the heads lie on. Nobody waits for it: a
 // file system that does not answer holds up the watching alone.
-type space struct {
+type spaceMonitor struct {
 	daemon  *Daemon
-	measure func(path string) (room, bool) // false: nothing there that can fill up
+	statfs func(path string) (fsSpace, bool) // false: nothing there that can fill up
 	low     map[uint64]bool                // by file system: told, and not better yet
 	wake    chan struct{}                  // limit was changed; holds one
 
 	mu    sync.Mutex
 	limit Threshold
-	fresh bool // limit was changed
+	limitChanged bool // limit was changed
 }
 
-func newSpace(d *Daemon, limit Threshold) *space {
-	return &space{daemon: d, limit: limit, measure: measure, low: map[uint64]bool{}, wake: make(chan struct{}, 1)}
+func newSpaceMonitor(d *Daemon, limit Threshold) *spaceMonitor {
+	return &spaceMonitor{daemon: d, limit: limit, statfs: statfs, low: map[uint64]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // run looks at once and then in intervals, until ctx is done.
-func (s *space) run(ctx context.Context) {
+func (s *spaceMonitor) run(ctx context.Context) {
 	if s.daemon.names == nil {
 		return // raw files have no heads that grow
 	}
 	tick := time.NewTicker(spaceInterval)
 	defer tick.Stop()
 	for {
-		s.look()
+		s.check()
 		select {
 		case <-tick.C:
 		case <-s.wake:
@@ -146,17 +146,17 @@ func (s *space) run(ctx context.Context) {
 }
 
 // setLimit puts a new threshold in force; what is low then is told again.
-func (s *space) setLimit(t Threshold) {
+func (s *spaceMonitor) setLimit(t Threshold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.limit, s.fresh = t, true
+	s.limit, s.limitChanged = t, true
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (s *space) threshold() Threshold {
+func (s *spaceMonitor) threshold() Threshold {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.limit
@@ -176,14 +176,14 @@ type SpaceLow struct {
 // Low reports whether less is free than should be.
 func (l *SpaceLow) Low() bool { return l.Free < l.Threshold || l.Files.Low() }
 
-// look measures every file system once and tells what has become low. Low is
+// check measures every file system once and tells what has become low. Low is
 // over when a quarter more than the threshold is free.
-func (s *space) look() {
+func (s *spaceMonitor) check() {
 	s.mu.Lock()
 	limit := s.limit
-	if s.fresh {
+	if s.limitChanged {
 		clear(s.low)
-		s.fresh = false
+		s.limitChanged = false
 	}
 	s.mu.Unlock()
 	if limit == (Threshold{}) {
@@ -206,14 +206,14 @@ func (s *space) look() {
 }
 
 // survey measures every file system that heads lie on, in the order of the disks.
-func (s *space) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
+func (s *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
 	found = map[uint64]*SpaceLow{}
 	for _, e := range s.daemon.snapshot() {
 		path := s.daemon.names.Data(e.dev.name)
 		if path == "" || e.dev.config.ReadOnly {
 			continue
 		}
-		r, ok := s.measure(path)
+		r, ok := s.statfs(path)
 		if !ok {
 			continue
 		}
@@ -229,7 +229,7 @@ func (s *space) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uin
 }
 
 // query answers query-cow-space: every file system that heads lie on, low or not.
-func (s *space) query() []*SpaceLow {
+func (s *spaceMonitor) query() []*SpaceLow {
 	all := []*SpaceLow{}
 	if s.daemon.names == nil {
 		return all
@@ -241,15 +241,15 @@ func (s *space) query() []*SpaceLow {
 	return all
 }
 
-// measure asks the kernel about the file system of path. A block device, which
+// statfs asks the kernel about the file system of path. A block device, which
 // a device-mapper table may name, is as large as it is.
-func measure(path string) (room, bool) {
+func statfs(path string) (fsSpace, bool) {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Statfs(path, &fs) != nil {
-		return room{}, false
+		return fsSpace{}, false
 	}
 	unit := int64(fs.Frsize)
-	return room{id: st.Dev, free: int64(fs.Bavail) * unit, total: int64(fs.Blocks) * unit,
+	return fsSpace{id: st.Dev, free: int64(fs.Bavail) * unit, total: int64(fs.Blocks) * unit,
 		files: Files{Free: int64(fs.Ffree), Total: int64(fs.Files)}}, true
 }

@@ -36,8 +36,8 @@ func TestSpaceLow(t *testing.T) {
 	var log strings.Builder
 	d, _ := quietDaemon(t, &log, HookOptions{})
 	d.names = heads{d.names}
-	now := room{id: 1, total: 1000}
-	d.space.measure = func(string) (room, bool) { return now, true }
+	now := fsSpace{id: 1, total: 1000}
+	d.space.statfs = func(string) (fsSpace, bool) { return now, true }
 	set := func(s string) {
 		limit, err := ParseThreshold(s)
 		must(t, err)
@@ -47,7 +47,7 @@ func TestSpaceLow(t *testing.T) {
 		t.Helper()
 		log.Reset()
 		now.free = free
-		d.space.look()
+		d.space.check()
 		told := ""
 		switch {
 		case strings.Contains(log.String(), "little space"):
@@ -80,13 +80,13 @@ type heads struct{ Names }
 func (heads) Data(disk string) string { return "/heads/" + disk }
 
 func TestMeasure(t *testing.T) {
-	if _, ok := measure("/dev/null"); ok {
+	if _, ok := statfs("/dev/null"); ok {
 		t.Error("a device can fill up")
 	}
-	if _, ok := measure("/nothing/there"); ok {
+	if _, ok := statfs("/nothing/there"); ok {
 		t.Error("a file that is not there was measured")
 	}
-	r, ok := measure("/proc/self/exe")
+	r, ok := statfs("/proc/self/exe")
 	if !ok || r.total <= 0 || r.free < 0 || r.free > r.total || r.total == math.MaxInt64 {
 		t.Errorf("%+v, %v", r, ok)
 	}

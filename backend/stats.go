@@ -63,8 +63,8 @@ func show(sum *atomic.Uint64, fresh *uint64) {
 	}
 }
 
-// looked counts a look for work.
-func (s *queueStats) looked(took time.Duration, found bool) {
+// polled counts a look for work.
+func (s *queueStats) polled(took time.Duration, found bool) {
 	if found {
 		s.pollHits.Add(1)
 	} else {

@@ -6,18 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stuckAfter is how long a worker may take to answer before its eventfds are
+// unblockAfter is how long a worker may take to answer before its eventfds are
 // looked at. Long I/O is the usual reason, and no harm is done then.
-const stuckAfter = 100 * time.Millisecond
+const unblockAfter = 100 * time.Millisecond
 
-// await returns true when c is closed, false when the worker has ended.
+// waitFor returns true when c is closed, false when the worker has ended.
 //
 // The front-end shares its eventfds' flags and counts with us. One that makes a
 // call eventfd blocking again and fills its counter stops the worker in the
 // middle of signal; an empty kick eventfd can do the same to drain. The worker
 // is then freed from here, or neither the queue nor the session would ever end.
-func (w *worker) await(c <-chan struct{}) bool {
-	t := time.NewTimer(stuckAfter)
+func (w *worker) waitFor(c <-chan struct{}) bool {
+	t := time.NewTimer(unblockAfter)
 	defer t.Stop()
 	for {
 		select {
@@ -26,16 +26,16 @@ func (w *worker) await(c <-chan struct{}) bool {
 		case <-w.ended:
 			return false
 		case <-t.C:
-			w.unblock()
-			t.Reset(stuckAfter)
+			w.unblockEventfds()
+			t.Reset(unblockAfter)
 		}
 	}
 }
 
-// unblock lets a worker go that waits for an eventfd. What was signalled stays
+// unblockEventfds lets a worker go that waits for an eventfd. What was signalled stays
 // signalled: a full counter becomes a small one, and a kick too many is none too
 // few.
-func (w *worker) unblock() {
+func (w *worker) unblockEventfds() {
 	w.fdMu.Lock()
 	defer w.fdMu.Unlock()
 	for _, fd := range []int{w.call, w.errfd} {

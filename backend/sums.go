@@ -13,8 +13,8 @@ import (
 // piece of 64 KiB it rests so many times as long as the piece took, but not longer
 // than that.
 const (
-	sumsRest    = 9
-	maxSumsRest = time.Second
+	throttleRatio    = 9
+	maxThrottle = time.Second
 )
 
 // While guests keep this process busy it rests longer, at least so long: where they
@@ -23,26 +23,26 @@ const (
 // second took 9 to 14 ms with the short rests, 4 to 5 ms with these or without any
 // checksums.
 const (
-	busyRest  = 10 * time.Millisecond
+	busyThrottle  = 10 * time.Millisecond
 	busyRate  = 1000      // requests a second
 	busyBytes = 128 << 10 // of them that count as one more request
 )
 
-// sumsRetry is when to look again at layers that another process is at.
-const sumsRetry = time.Minute
+// checksumRetry is when to look again at layers that another process is at.
+const checksumRetry = time.Minute
 
-// sums has the checksums of the data of sealed layers computed, see
+// checksummer has the checksums of the data of sealed layers computed, see
 // cow.Disk.AddSums: of all disks one after the other, when the daemon starts and
 // whenever a former head has been sealed.
-type sums struct {
+type checksummer struct {
 	daemon *Daemon
 	wake   chan struct{} // holds one signal
 }
 
-func newSums(d *Daemon) *sums { return &sums{daemon: d, wake: make(chan struct{}, 1)} }
+func newChecksummer(d *Daemon) *checksummer { return &checksummer{daemon: d, wake: make(chan struct{}, 1)} }
 
-// look makes run look for layers without checksums.
-func (s *sums) look() {
+// notify makes run look for layers without checksums.
+func (s *checksummer) notify() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -50,21 +50,21 @@ func (s *sums) look() {
 }
 
 // run works until ctx is done.
-func (s *sums) run(ctx context.Context) {
+func (s *checksummer) run(ctx context.Context) {
 	failed := map[*Export]string{} // what was said last
 	for {
 		var later <-chan time.Time
 		for _, e := range s.daemon.snapshot() {
-			disk := e.dev.served()
+			disk := e.dev.currentDisk()
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}
-			err := disk.AddSums(ctx, newSparing(s.daemon.served).pause)
+			err := disk.AddSums(ctx, newThrottle(s.daemon.requests).pause)
 			switch {
 			case err == nil:
 				delete(failed, e)
 			case errors.Is(err, layer.ErrInUse):
-				later = time.After(sumsRetry)
+				later = time.After(checksumRetry)
 			case ctx.Err() != nil || errors.Is(err, cow.ErrClosed) || failed[e] == err.Error():
 			default:
 				failed[e] = err.Error()
@@ -80,8 +80,8 @@ func (s *sums) run(ctx context.Context) {
 	}
 }
 
-// served counts what guests have asked for, in requests.
-func (d *Daemon) served() (n uint64) {
+// requests counts what guests have asked for, in requests.
+func (d *Daemon) requests() (n uint64) {
 	for _, e := range d.snapshot() {
 		s := e.dev.Stats()
 		n += s.Reads + s.Writes + s.Flushes + s.Discards + (s.ReadBytes+s.WriteBytes)/busyBytes
@@ -89,9 +89,9 @@ func (d *Daemon) served() (n uint64) {
 	return n
 }
 
-// sparing makes pauses that leave most of the machine to others.
-type sparing struct {
-	served func() uint64
+// throttle makes pauses that leave most of the machine to others.
+type throttle struct {
+	requests func() uint64
 	began  time.Time // the piece under way
 
 	busy    bool
@@ -99,13 +99,13 @@ type sparing struct {
 	at      time.Time
 }
 
-func newSparing(served func() uint64) *sparing {
+func newThrottle(served func() uint64) *throttle {
 	now := time.Now()
-	return &sparing{served: served, began: now, busy: true, counted: served(), at: now}
+	return &throttle{requests: served, began: now, busy: true, counted: served(), at: now}
 }
 
 // pause rests after a piece.
-func (s *sparing) pause(ctx context.Context) error {
+func (s *throttle) pause(ctx context.Context) error {
 	rest := time.NewTimer(s.rest(time.Now()))
 	defer rest.Stop()
 	select {
@@ -117,15 +117,15 @@ func (s *sparing) pause(ctx context.Context) error {
 }
 
 // rest is how long to rest after a piece that ends now.
-func (s *sparing) rest(now time.Time) time.Duration {
-	rest := min(sumsRest*now.Sub(s.began), maxSumsRest)
-	if since := now.Sub(s.at); since >= busyRest {
-		n := s.served()
+func (s *throttle) rest(now time.Time) time.Duration {
+	rest := min(throttleRatio*now.Sub(s.began), maxThrottle)
+	if since := now.Sub(s.at); since >= busyThrottle {
+		n := s.requests()
 		s.busy = float64(n-s.counted) > busyRate*since.Seconds()
 		s.counted, s.at = n, now
 	}
 	if s.busy {
-		rest = max(rest, busyRest)
+		rest = max(rest, busyThrottle)
 	}
 	return rest
 }

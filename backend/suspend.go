@@ -8,8 +8,8 @@ import (
 	"cowblk/cow"
 )
 
-// rest is a suspension of an export.
-type rest struct {
+// suspension is a suspension of an export.
+type suspension struct {
 	begun chan struct{} // closed when nothing of the export uses the disk any more
 	over  chan struct{} // closed by resume
 }
@@ -18,25 +18,25 @@ type rest struct {
 // wait on the socket, which goes on listening. When it returns nothing uses the disk
 // any more. For an export with a listener, and one caller at a time.
 func (e *Export) suspend() {
-	r := &rest{begun: make(chan struct{}), over: make(chan struct{})}
+	r := &suspension{begun: make(chan struct{}), over: make(chan struct{})}
 	e.mu.Lock()
-	e.rest = r
+	e.suspended = r
 	e.mu.Unlock()
 	e.listener.SetDeadline(time.Unix(1, 0)) // ends an accept under way
 	e.dev.drain()
-	e.hangUp()
+	e.closeConn()
 	select {
 	case <-r.begun:
 	case <-e.ended:
 	}
 }
 
-// kept returns the front-end that was accepted while the export was being suspended,
+// pendingConn returns the front-end that was accepted while the export was being suspended,
 // or nil. It stays the export's.
-func (e *Export) kept() *net.UnixConn {
+func (e *Export) pendingConn() *net.UnixConn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.waiting
+	return e.pending
 }
 
 // resume ends a suspension; disk is what is served from now on.
@@ -44,16 +44,16 @@ func (e *Export) resume(disk *cow.Disk) {
 	e.dev.reopen(disk)
 	e.listener.SetDeadline(time.Time{})
 	e.mu.Lock()
-	r := e.rest
-	e.rest = nil
+	r := e.suspended
+	e.suspended = nil
 	e.mu.Unlock()
 	close(r.over)
 }
 
-// stay holds the accept loop up while the export is suspended, or until ctx is done.
-func (e *Export) stay(ctx context.Context) {
+// waitResumed holds the accept loop up while the export is suspended, or until ctx is done.
+func (e *Export) waitResumed(ctx context.Context) {
 	e.mu.Lock()
-	r := e.rest
+	r := e.suspended
 	e.mu.Unlock()
 	if r == nil {
 		return

@@ -67,7 +67,7 @@ type worker struct {
 	broken   error // set once; afterwards guest memory is not touched again
 
 	wait  waiter
-	idler idler
+	poll busyPoll
 	call  int        // eventfd, -1 = none
 	errfd int        // eventfd, -1 = none
 	fdMu  sync.Mutex // for who changes or, elsewhere, uses these two: see unblock
@@ -75,9 +75,9 @@ type worker struct {
 
 	counted bool // by processors; its Device's, under its mu
 
-	mailMu  sync.Mutex
-	mail    []func()
-	mailbox atomic.Bool // mail is not empty
+	scheduledMu  sync.Mutex
+	scheduled    []func()
+	hasScheduled atomic.Bool // mail is not empty
 	ended   chan struct{}
 }
 
@@ -91,27 +91,27 @@ func (w *worker) run() {
 	debug.SetPanicOnFault(true)
 	// A back-end that died may have published without calling.
 	signal(w.call)
-	w.idler.start = time.Now()
+	w.poll.start = time.Now()
 	for {
-		w.readMail()
+		w.runScheduled()
 		if w.stopping && w.inflight == 0 {
-			w.abandon()
+			w.failParked()
 			return
 		}
 		worked := w.batch()
 		if w.wait.kicked {
 			w.wait.kicked = false
-			w.dev.kicks.seen(worked)
+			w.dev.kicks.onKick(worked)
 		}
 		if worked {
-			w.woken()
+			w.endSleep()
 			continue
 		}
-		if w.look() {
+		if w.busyPoll() {
 			continue
 		}
-		if w.armed() {
-			w.idler.yield()
+		if w.enableKicks() {
+			w.poll.yieldIfDue()
 			w.wait.block()
 		}
 	}
@@ -124,7 +124,7 @@ func (w *worker) batch() (worked bool) {
 	defer w.catchFault(&worked)
 	w.loaded = w.loaded[:0] // a fault has broken the queue with some
 	for range batchSize {
-		if !w.taking() {
+		if !w.acceptsRequests() {
 			break
 		}
 		head, ok, err := w.ring.Next()
@@ -261,7 +261,7 @@ func (w *worker) finish(s *slot, io *cow.Request) {
 	if syncs(io) {
 		w.syncing--
 	}
-	if w.parks(s, io) {
+	if w.parkIfNoSpace(s, io) {
 		return
 	}
 	if s.chain.Wide() {
@@ -280,8 +280,8 @@ func (w *worker) finish(s *slot, io *cow.Request) {
 	s.trim()
 }
 
-// taking reports whether the worker takes chains from its ring.
-func (w *worker) taking() bool {
+// acceptsRequests reports whether the worker takes chains from its ring.
+func (w *worker) acceptsRequests() bool {
 	return w.broken == nil && !w.stopping && w.wide < maxWide
 }
 
@@ -303,11 +303,11 @@ func (w *worker) publish() {
 	}
 }
 
-// armed asks the driver for a kick and reports whether the worker may now
+// enableKicks asks the driver for a kick and reports whether the worker may now
 // sleep: not if a chain became available in between, or mail came.
-func (w *worker) armed() (ok bool) {
+func (w *worker) enableKicks() (ok bool) {
 	defer w.catchFault(nil)
-	taking := w.taking()
+	taking := w.acceptsRequests()
 	w.wait.listenKick(taking)
 	if taking {
 		w.kicks = true
@@ -315,7 +315,7 @@ func (w *worker) armed() (ok bool) {
 			return false
 		}
 	}
-	return !w.mailbox.Load()
+	return !w.hasScheduled.Load()
 }
 
 // breakQueue stops the ring for good: only a new ring set-up revives it. The

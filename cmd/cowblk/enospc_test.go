@@ -217,7 +217,7 @@ func fullWaits(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.FullError {
+	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
 	s.ended(vhosttest.StatusIOErr)

@@ -177,8 +177,8 @@ func (a *app) printExports(server *nbd.Server) error {
 
 // readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
 // know.
-func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
-	return func(ctx context.Context, name string) (backend.Readable, error) {
+func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.NBDDisk, error) {
+	return func(ctx context.Context, name string) (backend.NBDDisk, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {
 			return nil, err

@@ -70,7 +70,7 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 }
 
 // full checks the flags about full file systems; the zero value of f stands for none.
-func (f *hookFlags) full() (o backend.FullOptions, err error) {
+func (f *hookFlags) full() (o backend.ENOSPCOptions, err error) {
 	if f.libvirt != "" || f.domain != "" {
 		o.Guest = qmp.Spec{Mode: qmp.QuiescePause, Libvirt: f.libvirt, Domain: f.domain}
 		if f.libvirt == "" {
@@ -86,11 +86,11 @@ func (f *hookFlags) full() (o backend.FullOptions, err error) {
 	}
 	switch {
 	case f.onENOSPC != "":
-		if o.Policy, err = backend.ParseOnFull(f.onENOSPC); err != nil {
+		if o.Policy, err = backend.ParseENOSPCPolicy(f.onENOSPC); err != nil {
 			return o, usagef("serve: --on-enospc %w", err)
 		}
 	case f.qmp != "" || f.libvirt != "":
-		o.Policy = backend.FullPause
+		o.Policy = backend.ENOSPCStop
 	}
 	return o, nil
 }

@@ -149,10 +149,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		inherited = s.before.inherited()
 	}
 	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
-	var held []backend.Held
+	var held []backend.QuiescedGuest
 	for _, o := range s.disks {
 		names.manifests[o.name] = o.manifest
-		h := backend.Held{Disk: o.name}
+		h := backend.QuiescedGuest{Disk: o.name}
 		found, err := st.Note(o.name, &h.Spec)
 		if err != nil {
 			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
@@ -162,7 +162,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		}
 	}
 	s.daemon = backend.NewDaemon(backend.DaemonOptions{
-		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
+		Log: log, Control: s.control, Names: names, Quiesced: held, Hooks: hooks, Space: space, ENOSPC: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
 			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
