@@ -16,13 +16,13 @@ type Daemon struct {
 	control   *control.Server
 	names     Names
 	keeper    Keeper
-	quiesced      quiescedGuests
+	quiesced  quiescedGuests
 	hooks     *hooks
-	nbd   *nbdExports
+	nbd       *nbdExports
 	inherited *InheritedNBD
 	space     *spaceMonitor
-	enospc *enospcMonitor
-	checksums      *checksummer
+	enospc    *enospcMonitor
+	checksums *checksummer
 	cpus      maxProcs
 	stop      context.CancelFunc // set by Run
 
@@ -35,16 +35,16 @@ type Daemon struct {
 
 // DaemonOptions describes a daemon; the zero value serves no control socket.
 type DaemonOptions struct {
-	Log     *slog.Logger    // default: slog.Default
-	Control *control.Server // nil: no control socket; Run closes it
-	Names   Names           // nil: the disks have no layers to promote
-	Keeper  Keeper          // nil: the disks cannot be handed over to another process
-	Quiesced    []QuiescedGuest          // guests that a dead process may have left frozen or paused
-	Hooks   HookOptions     // promotions that QEMU's events trigger; zero: none
-	NBD     NBDOptions      // tags offered for reading; zero: none
-	NBDOf   *InheritedNBD   // the server of the process before; nil: none
-	Space   Threshold       // free space below which COW_SPACE_LOW warns; zero: never
-	ENOSPC    ENOSPCOptions     // requests that find no space; zero: they fail
+	Log      *slog.Logger    // default: slog.Default
+	Control  *control.Server // nil: no control socket; Run closes it
+	Names    Names           // nil: the disks have no layers to promote
+	Keeper   Keeper          // nil: the disks cannot be handed over to another process
+	Quiesced []QuiescedGuest // guests that a dead process may have left frozen or paused
+	Hooks    HookOptions     // promotions that QEMU's events trigger; zero: none
+	NBD      NBDOptions      // tags offered for reading; zero: none
+	NBDOf    *InheritedNBD   // the server of the process before; nil: none
+	Space    Threshold       // free space below which COW_SPACE_LOW warns; zero: never
+	ENOSPC   ENOSPCOptions   // requests that find no space; zero: they fail
 }
 
 // NewDaemon makes a daemon without exports.

@@ -79,7 +79,7 @@ type Device struct {
 	made      time.Time                    // when the device was made
 	nextError atomic.Int64                 // nanoseconds since then, before which no I/O error is logged
 	emit      func(event string, data any) // set by Daemon.Add
-	cpus      *maxProcs                  // the same
+	cpus      *maxProcs                    // the same
 }
 
 // NewDevice makes the device for disk. The error says what in o no driver could

@@ -50,13 +50,13 @@ type Export struct {
 	connected atomic.Bool
 	sessions  atomic.Uint64
 
-	mu      sync.Mutex
-	conn    *net.UnixConn
-	peer  *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
-	pending *net.UnixConn // accepted, and to be served next
-	pendingPeer  *FrontEnd     // at the other end of waiting
-	suspended    *suspension         // nil: not suspended
-	ended   chan struct{} // closed when Run has returned
+	mu          sync.Mutex
+	conn        *net.UnixConn
+	peer        *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
+	pending     *net.UnixConn // accepted, and to be served next
+	pendingPeer *FrontEnd     // at the other end of waiting
+	suspended   *suspension   // nil: not suspended
+	ended       chan struct{} // closed when Run has returned
 }
 
 // NewExport makes an export; Run serves it.

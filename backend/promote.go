@@ -192,7 +192,7 @@ type swap struct {
 	pending    Pending
 	exports    []*Export
 	promotions []*cow.Promotion
-	oldHeads     []layer.Header // the heads that are cut
+	oldHeads   []layer.Header // the heads that are cut
 	depth      []int
 	swapped    bool
 	took       time.Duration

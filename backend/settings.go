@@ -28,7 +28,7 @@ type Settings struct {
 	Keep      int            `json:"keep"`
 	Interval  float64        `json:"promote-min-interval"` // seconds
 	SpaceLow  string         `json:"space-low"`
-	OnENOSPC  ENOSPCPolicy         `json:"on-enospc"`
+	OnENOSPC  ENOSPCPolicy   `json:"on-enospc"`
 }
 
 // DiskSettings are one disk's.

@@ -113,13 +113,13 @@ func FreeSpace(path string, t Threshold) (low SpaceLow, ok bool) {
 // spaceMonitor watches the file systems that the heads lie on. Nobody waits for it: a
 // file system that does not answer holds up the watching alone.
 type spaceMonitor struct {
-	daemon  *Daemon
+	daemon *Daemon
 	statfs func(path string) (fsSpace, bool) // false: nothing there that can fill up
-	low     map[uint64]bool                // by file system: told, and not better yet
-	wake    chan struct{}                  // limit was changed; holds one
+	low    map[uint64]bool                   // by file system: told, and not better yet
+	wake   chan struct{}                     // limit was changed; holds one
 
-	mu    sync.Mutex
-	limit Threshold
+	mu           sync.Mutex
+	limit        Threshold
 	limitChanged bool // limit was changed
 }
 

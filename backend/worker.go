@@ -67,7 +67,7 @@ type worker struct {
 	broken   error // set once; afterwards guest memory is not touched again
 
 	wait  waiter
-	poll busyPoll
+	poll  busyPoll
 	call  int        // eventfd, -1 = none
 	errfd int        // eventfd, -1 = none
 	fdMu  sync.Mutex // for who changes or, elsewhere, uses these two: see unblock
@@ -78,7 +78,7 @@ type worker struct {
 	scheduledMu  sync.Mutex
 	scheduled    []func()
 	hasScheduled atomic.Bool // mail is not empty
-	ended   chan struct{}
+	ended        chan struct{}
 }
 
 // run is the worker's goroutine. It returns after stop, once the last request
@@ -353,4 +353,13 @@ func (w *worker) unpin(s *slot) {
 	if p.n == 0 && p != w.mem {
 		p.table.Release()
 	}
+}
+
+// statusOf is the one table from an engine's error to the status byte that the
+// driver sees (virtio 1.2, 5.2.6: OK, IOERR, UNSUPP).
+func statusOf(err error) blk.Status {
+	if err == nil {
+		return blk.StatusOK
+	}
+	return blk.StatusIOErr
 }

@@ -15,8 +15,8 @@ const kickGrace = 2 * time.Second
 // memory that is not shared (share=off) QEMU passes the memory's file on, the guest
 // writes to copies of its pages, and what is seen here stays as it was.
 type kickWatch struct {
-	armed atomic.Bool // no kick has come in this session
-	sawRequest   atomic.Bool // a kick came with a request
+	armed      atomic.Bool // no kick has come in this session
+	sawRequest atomic.Bool // a kick came with a request
 
 	mu    sync.Mutex
 	check func()      // nil: no session

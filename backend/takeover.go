@@ -44,11 +44,11 @@ const (
 // handover is one try to hand this process's disks to another. It runs on the control
 // session's goroutine. See package takeover for what is said.
 type handover struct {
-	daemon  *Daemon
-	c       *takeover.Conn
-	exports []*Export
-	detached    map[string]bool // disks that were detached
-	began   time.Time       // when the exports were suspended
+	daemon   *Daemon
+	c        *takeover.Conn
+	exports  []*Export
+	detached map[string]bool // disks that were detached
+	began    time.Time       // when the exports were suspended
 }
 
 // handOver is the control command takeover.Command.

@@ -7,8 +7,8 @@ import (
 
 // busyPoll is a worker between two batches. It belongs to the worker.
 type busyPoll struct {
-	window  pollWindow
-	limit time.Duration // of looking, as it was when the period began
+	window pollWindow
+	limit  time.Duration // of looking, as it was when the period began
 
 	slept bool // the period's look is over, and nothing had come
 	// The period waits for a sync and nothing else: that takes longer than any

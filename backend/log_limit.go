@@ -11,14 +11,14 @@ import (
 // disk's log has room for calmBurst lines of one text, and for one more every
 // calmEvery; what was left out is counted in the next one's "suppressed".
 const (
-	logBurst = 10
+	logBurst    = 10
 	logInterval = 10 * time.Second
 )
 
 // logLimiter is a slog.Handler that holds a disk's repeated lines back. Debug lines
 // pass: whoever asks for them wants all.
 type logLimiter struct {
-	next  slog.Handler
+	next     slog.Handler
 	messages *messageBudgets // shared by all that descend from one
 }
 
@@ -27,14 +27,14 @@ type logLimiter struct {
 type messageBudgets struct {
 	now func() time.Time
 
-	mu     sync.Mutex
+	mu        sync.Mutex
 	byMessage map[string]*messageBudget
 }
 
 // messageBudget is how much may still be said with one text.
 type messageBudget struct {
-	tokens      float64
-	updated      time.Time // when lines was right
+	tokens     float64
+	updated    time.Time // when lines was right
 	suppressed int64
 }
 

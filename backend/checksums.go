@@ -13,8 +13,8 @@ import (
 // piece of 64 KiB it rests so many times as long as the piece took, but not longer
 // than that.
 const (
-	throttleRatio    = 9
-	maxThrottle = time.Second
+	throttleRatio = 9
+	maxThrottle   = time.Second
 )
 
 // While guests keep this process busy it rests longer, at least so long: where they
@@ -23,9 +23,9 @@ const (
 // second took 9 to 14 ms with the short rests, 4 to 5 ms with these or without any
 // checksums.
 const (
-	busyThrottle  = 10 * time.Millisecond
-	busyRate  = 1000      // requests a second
-	busyBytes = 128 << 10 // of them that count as one more request
+	busyThrottle = 10 * time.Millisecond
+	busyRate     = 1000      // requests a second
+	busyBytes    = 128 << 10 // of them that count as one more request
 )
 
 // checksumRetry is when to look again at layers that another process is at.
@@ -39,7 +39,9 @@ type checksummer struct {
 	wake   chan struct{} // holds one signal
 }
 
-func newChecksummer(d *Daemon) *checksummer { return &checksummer{daemon: d, wake: make(chan struct{}, 1)} }
+func newChecksummer(d *Daemon) *checksummer {
+	return &checksummer{daemon: d, wake: make(chan struct{}, 1)}
+}
 
 // notify makes run look for layers without checksums.
 func (s *checksummer) notify() {
@@ -92,7 +94,7 @@ func (d *Daemon) requests() (n uint64) {
 // throttle makes pauses that leave most of the machine to others.
 type throttle struct {
 	requests func() uint64
-	began  time.Time // the piece under way
+	began    time.Time // the piece under way
 
 	busy    bool
 	counted uint64 // of served, at

@@ -18,10 +18,10 @@ type QuiescedGuest struct {
 	Disk string
 	qmp.Spec
 
-	otherDisks     []string      // disks with the same note
-	thawed chan struct{} // closed when the tries have come to an end
+	otherDisks []string      // disks with the same note
+	thawed     chan struct{} // closed when the tries have come to an end
 	// forgotten ends when a person has said that the guest is not to be let go; forget ends it.
-	forgotten  context.Context
+	forgotten   context.Context
 	cancelTries context.CancelFunc
 }
 

@@ -38,14 +38,14 @@ func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
 
 // ENOSPCOptions are about disks whose file system or quota is full.
 type ENOSPCOptions struct {
-	Policy ENOSPCPolicy   // default: FullError
-	Guest  qmp.Spec // through whom the guest is paused (QMP, or Libvirt and Domain); zero: it is not
+	Policy ENOSPCPolicy // default: FullError
+	Guest  qmp.Spec     // through whom the guest is paused (QMP, or Libvirt and Domain); zero: it is not
 }
 
 const (
-	enospcPoll   = time.Second           // how often it is seen whether there is space again
+	enospcPoll        = time.Second           // how often it is seen whether there is space again
 	enospcBlindRetry  = 5 * time.Second       // how often it is tried where that cannot be seen
-	enospcRetryTime = 50 * time.Millisecond // how long a request may take to find out
+	enospcRetryTime   = 50 * time.Millisecond // how long a request may take to find out
 	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for letting it go on
 	enospcReportAgain = 10 * time.Second      // a shortage that goes on so long after the last word is told again
 )
@@ -61,28 +61,28 @@ const (
 // is parked; where the file system may do that, data belongs past the page cache
 // (--cache none), so that the write itself fails.
 type enospcMonitor struct {
-	daemon *Daemon
-	spec   qmp.Spec
-	hasSpace   func(path string, want int64) (enoughSpace, known bool)
-	wake   chan struct{} // holds one: there is news below
+	daemon   *Daemon
+	spec     qmp.Spec
+	hasSpace func(path string, want int64) (enoughSpace, known bool)
+	wake     chan struct{} // holds one: there is news below
 
-	mu     sync.Mutex
-	policy ENOSPCPolicy
-	waiting  map[string]*waitingDisk // by disk
-	retryRequested   bool                 // a person says that there is space
+	mu             sync.Mutex
+	policy         ENOSPCPolicy
+	waiting        map[string]*waitingDisk // by disk
+	retryRequested bool                    // a person says that there is space
 
 	// Of run's goroutine.
-	guest *qmp.Handle // was asked to pause; nil: not since the last shortage
-	endPause  func()      // ends what the hooks were told about the pause
-	pausedAt time.Time   // of the shortage
+	guest        *qmp.Handle // was asked to pause; nil: not since the last shortage
+	endPause     func()      // ends what the hooks were told about the pause
+	pausedAt     time.Time   // of the shortage
 	blindRetryAt time.Time   // blindly
-	lastError  string      // the last trouble with the guest
+	lastError    string      // the last trouble with the guest
 }
 
 // waitingDisk is a disk's.
 type waitingDisk struct {
-	event ioErrorEvent // of the first request
-	bytes int64        // of requests parked since the last try
+	event       ioErrorEvent // of the first request
+	bytes       int64        // of requests parked since the last try
 	newlyParked bool         // one was parked since run has looked
 	reportedAt  time.Time    // zero: not yet
 }
