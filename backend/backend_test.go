@@ -2,95 +2,61 @@ package backend
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow"
-	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/vhosttest"
 )
 
-const testDisk = 64 << 20 // bytes
+const testDisk = backendtest.Size
 
-// served is a disk over a base, exported on a socket.
+// served is a disk over a base that front-ends can connect to.
 type served struct {
 	t      testing.TB
 	dir    string
 	base   []byte
 	disk   *cow.Disk
 	dev    *Device
-	export *Export
 	socket string
 	stop   func()
 }
 
-// serve makes a base of random bytes with one head on top and exports it.
+// serve makes a base of random bytes with one head on top and serves it on a socket.
 func serve(t testing.TB, o DeviceOptions) *served {
 	t.Helper()
 	return serveOn(t, o, vfs.OS{})
 }
 
-// serveOn is serve with files of its own kind. What prepare has is called before anybody can connect.
+// serveOn is serve with files of its own kind. prepare runs before anybody can connect.
 func serveOn(t testing.TB, o DeviceOptions, files vfs.FS, prepare ...func(*served)) *served {
 	t.Helper()
-	s := &served{t: t, dir: t.TempDir(), base: make([]byte, testDisk)}
-	r := rand.NewChaCha8([32]byte{1})
-	r.Read(s.base)
-	base := filepath.Join(s.dir, "base")
-	must(t, os.WriteFile(base, s.base, 0o600))
-	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
-	must(t, err)
-	print, err := layer.ComputeFingerprint(f, 0, testDisk)
-	must(t, err)
-	must(t, f.Close())
-	paths := layer.Paths{Map: filepath.Join(s.dir, "map"), Data: filepath.Join(s.dir, "data")}
-	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: testDisk, Base: print, BaseSize: testDisk})
-	must(t, err)
-	must(t, l.Close())
-	s.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files, LoseUnflushed: true})
-	must(t, err)
+	d := backendtest.NewDisk(t, files)
+	s := &served{t: t, dir: d.Dir, base: d.Base, disk: d.Disk, socket: filepath.Join(d.Dir, "sock")}
 	o.Name = "test"
 	o.Log = slog.New(slog.DiscardHandler)
+	var err error
 	s.dev, err = NewDevice(s.disk, o)
 	must(t, err)
-	s.socket = filepath.Join(s.dir, "sock")
-	l2, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	must(t, err)
-	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l2, Log: o.Log})
 	for _, f := range prepare {
 		f(s)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.export.Run(ctx) }()
-	s.stop = func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("export: %v", err)
-		}
-		ended <- nil
-	}
-	t.Cleanup(func() {
-		s.stop()
-		must(t, s.disk.Close())
-	})
+	s.stop = backendtest.Serve(t, s.socket, s.dev, o.Log)
+	t.Cleanup(s.stop)
 	return s
 }
 
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	backendtest.Must(t, err)
 }
 
 func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
@@ -98,6 +64,10 @@ func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
 	f, err := vhosttest.Dial(s.socket, o)
 	must(s.t, err)
 	return f
+}
+
+func writes(d *vhosttest.Driver, b byte, off int64) func() error {
+	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
 }
 
 // readBack compares the whole disk with want, through driver d.

@@ -55,9 +55,8 @@ type Device struct {
 
 	cache writeCache
 
-	parking   atomic.Bool           // see setParking
-	parkedNow atomic.Int64          // requests, of all workers
-	onPark    func(io *cow.Request) // called by workers for each, set before any runs: neither waits nor takes mu
+	parking   atomic.Bool  // see setParking
+	parkedNow atomic.Int64 // requests, of all workers
 
 	kicks kickWatch
 
@@ -76,10 +75,9 @@ type Device struct {
 	broken   atomic.Int64  // queues that are broken now
 	rejected atomic.Uint64 // connections closed because the front-end broke the protocol
 
-	made      time.Time                    // when the device was made
-	nextError atomic.Int64                 // nanoseconds since then, before which no I/O error is logged
-	emit      func(event string, data any) // set by Daemon.Add
-	cpus      *maxProcs                    // the same
+	made      time.Time    // when the device was made
+	nextError atomic.Int64 // nanoseconds since then, before which no I/O error is logged
+	observer  Observer
 }
 
 // NewDevice makes the device for disk. The error says what in o no driver could
@@ -97,9 +95,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	block := uint32(disk.BlockSize())
 	d := &Device{
 		name:    o.Name,
-		log:     limitLog(o.Log).With("disk", o.Name),
-		emit:    func(string, any) {},
-		onPark:  func(*cow.Request) {},
+		log:     LimitLog(o.Log).With("disk", o.Name),
 		made:    time.Now(),
 		workers: make([]*worker, o.Queues),
 		config: blk.Config{
@@ -127,8 +123,8 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	}
 	d.poll.Store(int64(o.Poll))
 	d.direct = o.Cache.Direct
-	setting := writeCacheSetting{off: o.Cache.WriteThrough, withoutFlush: o.WritebackWithoutFlush}
-	if err := setting.check(); err != nil {
+	setting := WriteCacheSetting{Off: o.Cache.WriteThrough, WithoutFlush: o.WritebackWithoutFlush}
+	if err := setting.Check(); err != nil {
 		return nil, fmt.Errorf("disk %s: %w", o.Name, err)
 	}
 	d.cache.set(setting)
@@ -253,14 +249,14 @@ func (d *Device) StopQueue(i int) (base uint16, err error) {
 		d.broken.Add(-1)
 	}
 	if w.counted {
-		d.cpus.release()
+		d.observer.Procs.release()
 	}
 	d.workers[i] = nil
 	return base, nil
 }
 
-// setPoll changes how long idle queues look for work; running ones know at once.
-func (d *Device) setPoll(limit time.Duration) {
+// SetPoll changes how long idle queues look for work; running ones know at once.
+func (d *Device) SetPoll(limit time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.poll.Store(int64(limit))
@@ -275,7 +271,7 @@ func (d *Device) setPoll(limit time.Duration) {
 func (d *Device) mayPoll(w *worker) {
 	if !w.counted && d.poll.Load() > 0 {
 		w.counted = true
-		d.cpus.acquire()
+		d.observer.Procs.acquire()
 	}
 }
 
@@ -314,10 +310,10 @@ func (d *Device) worker(i int) *worker {
 	return d.workers[i]
 }
 
-// drain stops every ring after its last request has completed and lets none
+// Drain stops every ring after its last request has completed and lets none
 // start again. The connection may then be closed: the used rings say exactly
 // which requests are done, which is where the front-end resumes.
-func (d *Device) drain() {
+func (d *Device) Drain() {
 	d.stopMu.Lock()
 	defer d.stopMu.Unlock()
 	d.mu.Lock()
@@ -327,50 +323,3 @@ func (d *Device) drain() {
 		w.stop()
 	}
 }
-
-// ioError reports a request that failed in the engine, at most once an
-// interval: a guest may retry as fast as it likes. Called by workers, so it must
-// not take d.mu, which is held while a worker is waited for.
-func (d *Device) ioError(queue int, io *cow.Request) {
-	now, next := int64(time.Since(d.made)), d.nextError.Load()
-	if now < next || !d.nextError.CompareAndSwap(next, now+int64(errorLogInterval)) {
-		return
-	}
-	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
-	d.emit("COW_IO_ERROR", d.errorEvent(io, actionReport))
-}
-
-// diskFailed tells that the disk has become read-only, because a flush has failed that
-// perhaps no driver has asked for. Called once, by the disk's flusher.
-func (d *Device) diskFailed(err error) {
-	// The request that waited for it, if one did, need not tell it again.
-	d.nextError.Store(int64(time.Since(d.made) + errorLogInterval))
-	d.emit("COW_IO_ERROR", d.errorEvent(&cow.Request{Op: cow.OpFlush, Err: err}, actionReport))
-}
-
-// errorEvent describes a request that the engine has not been able to carry out.
-func (d *Device) errorEvent(io *cow.Request, action string) ioErrorEvent {
-	return ioErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(), lacksSpace(io.Err), action}
-}
-
-// ioErrorEvent is the data of COW_IO_ERROR.
-type ioErrorEvent struct {
-	Disk      string `json:"disk"`
-	Operation string `json:"operation"`
-	Offset    int64  `json:"offset"` // bytes
-	Length    int64  `json:"length"` // bytes
-	Error     string `json:"reason"`
-	NoSpace   bool   `json:"nospace"` // it would succeed if there were more space
-	Action    string `json:"action"`  // one of those below
-}
-
-// What becomes of a request that failed, and of its guest; the first two are QEMU's
-// words (BlockErrorAction).
-const (
-	actionReport = "report" // the guest is told
-	actionStop   = "stop"   // the request waits, and the guest is paused
-	actionWait   = "wait"   // the request waits
-)
-
-// currentDisk is the disk that is served now, or was last.
-func (d *Device) currentDisk() *cow.Disk { return d.disk.Load() }

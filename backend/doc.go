@@ -1,41 +1,31 @@
-// Package backend is the process: it joins the vhost-user session of a front-end
-// to the copy-on-write engine. One request's whole path is in worker.go; read it
-// from (*worker).batch down.
+// Package backend is the device of one disk and its queues: it joins the vhost-user session of
+// a front-end to the copy-on-write engine. The whole path of a request is in worker.go; read it
+// from (*worker).batch down. The process around the devices is package backend/daemon, of which
+// this package knows nothing.
 //
 // # Goroutines
 //
-// Every goroutine of a serving process, who starts it, what it owns, how it ends:
+// Every goroutine of a device, who starts it, what it owns, how it ends (backend/daemon has
+// those of the process):
 //
 //	goroutine           started by           owns                                ends
-//	accept, one a disk  Export.Run           the listening socket, the Device    its context is done
-//	session             runs on accept       the connection, ring set-up         front-end disconnects, or a malformed message
-//	look-out            session              the front-end that waits            the session ends
+//	session             Device.Serve's caller  the connection, ring set-up       front-end disconnects, or a malformed message
 //	kick check          worker's first kick  nothing; it may warn                its two seconds are over, or the session ends
 //	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
 //	flush timer         cow.Channel          nothing; it asks for a round        a flush round begins, or cow.Disk.Close
-//	crew, ≤ 32 a disk   cow.Channel.Submit   a request that would make a worker wait  too little to do, or cow.Disk.Close
-//	control             Daemon.Run           control socket and its clients      control.Server.Close
-//	NBD                 nbd-server-start     NBD sockets and their clients       nbd-server-stop, or the exports have ended
-//	seal watcher        Daemon.promote       nothing; it tells when it is sealed  the former head is sealed
-//	release             Daemon.Run           a guest left frozen or paused        it goes on, or two minutes have passed
-//	hooks               Daemon.Run           what QEMU's events have led to       the exports have ended
-//	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
-//	space               Daemon.Run           which file systems are low           the exports have ended
-//	shortages           Daemon.Run           requests parked for want of space    the exports have ended
-//	sums                Daemon.Run           layers that get checksums of data    the exports have ended
-//	NBD's inheritance   Daemon.Run           what the process before has shown    it is shown again
+//	thread pool, <= 32 a disk  cow.Channel.Submit  a request that would make a worker wait  too little to do, or cow.Disk.Close
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
 //
 // A process may be killed at any moment. What each ring had in flight is in the
 // in-flight buffer that its front-end keeps, and comes first when the next process
-// starts the ring (vhost/virtq); what had completed is in the kernel (cow.Options.Live).
+// starts the ring (vhost/virtq); what had completed is in the kernel (cow.Options.SharedDir).
 //
 // Whether a write is durable when it completes is up to the driver, as far as it has
-// negotiated FLUSH or CONFIG_WCE: see writecache.go.
+// negotiated FLUSH or CONFIG_WCE: see write_cache.go.
 //
-// The session changes a running worker only through (*worker).do, which runs a
+// The session changes a running worker only through (*worker).runScheduledAndWait, which runs a
 // function between two batches on the worker's own goroutine: rings, slots and
 // file descriptors therefore need no lock.
 //
@@ -44,14 +34,14 @@
 // Everything that a guest or its front-end can write is read once, checked, and
 // the copy is used. A violation breaks the queue (error eventfd,
 // DEVICE_NEEDS_RESET in GET_STATUS) or closes the connection; it is counted, and
-// logged within limits (calm.go).
+// logged within limits (log_limit.go).
 //
 //	what                             checked by                   when it is wrong
 //	message header, size, number of  vhost: checkHeader, handle,  connection closed before the payload
 //	descriptors, pieces              Conn.readMessage             is read; descriptors closed
 //	payload fields, ring index       vhost: handlers, payload     refused with an answer, or closed
 //	eventfds                         vhost: checkEventFD          refused: only eventfds cannot make us
-//	                                                              wait; see also worker.unblock
+//	                                                              wait; see also worker.unblockEventfds
 //	regions, their files             guest: fits, CheckFile       refused: overlaps, overflow, beyond the
 //	                                                              file, files whose pages may never come
 //	address space and mappings       guest.Space                  refused beyond 16 TiB or 1,024 mappings

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"context"
 	"encoding/binary"
 	"log/slog"
 	"net"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -143,16 +143,8 @@ func (g *growth) check(n int, what string, texts int64) {
 func TestReconnectingInALoop(t *testing.T) {
 	const rounds = 3000
 	to := newTarget(t, targetDisk, DeviceOptions{})
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
-	must(t, err)
-	e := NewExport(ExportOptions{Device: to.dev, Listener: l, Log: slog.New(to.log)})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(ctx) }()
-	defer func() {
-		cancel()
-		must(t, <-ended)
-	}()
+	socket := filepath.Join(t.TempDir(), "s")
+	defer backendtest.Serve(t, socket, to.dev, LimitLog(slog.New(to.log)))()
 	memfd, err := unix.MemfdCreate("reconnecting", unix.MFD_CLOEXEC)
 	must(t, err)
 	defer unix.Close(memfd)
@@ -161,7 +153,7 @@ func TestReconnectingInALoop(t *testing.T) {
 		if i == 100 {
 			g = startGrowth(t, to)
 		}
-		c, err := net.DialUnix("unix", nil, l.Addr().(*net.UnixAddr))
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 		must(t, err)
 		must(t, c.SetDeadline(time.Now().Add(patience)))
 		head := vhost.Header{Request: vhost.Request(i % 60), Flags: vhost.FlagVersion, Size: uint32(i)}.Append(nil)

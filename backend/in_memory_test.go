@@ -2,17 +2,16 @@ package backend
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
@@ -80,16 +79,7 @@ func (s *inMemory) export(o DeviceOptions) {
 	s.dev, err = NewDevice(s.disk, o)
 	must(s.t, err)
 	s.socket = filepath.Join(s.t.TempDir(), "sock")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	must(s.t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	e := NewExport(ExportOptions{Device: s.dev, Listener: listener, Log: o.Log})
-	go func() { ended <- e.Run(ctx) }()
-	s.stop = func() {
-		cancel()
-		must(s.t, <-ended)
-	}
+	s.stop = backendtest.Serve(s.t, s.socket, s.dev, o.Log)
 }
 
 // afterPowerCut returns what n bytes at off are when the power fails now, and nothing is kept but what is certain.

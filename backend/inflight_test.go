@@ -111,7 +111,7 @@ func TestRingBeyondItsInflightBuffer(t *testing.T) {
 func TestResubmittedToTheCurrentHead(t *testing.T) {
 	const n = 8
 	s := serveFull(t)
-	s.dev.setParking(true)
+	s.dev.SetParking(true)
 	f := s.dial(vhosttest.Options{})
 	defer f.Close()
 	s.fill(unix.ENOSPC)

@@ -21,7 +21,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	var events atomic.Int32
 	s := serveOn(t, DeviceOptions{}, x, func(v *served) {
 		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
-		v.dev.emit = func(string, any) { events.Add(1) }
+		v.dev.Observe(Observer{IOError: func(IOErrorEvent) { events.Add(1) }})
 	})
 	x.Before(func(c cowtest.Call) error {
 		if c.Op == "pwritev" {

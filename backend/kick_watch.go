@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,14 +24,14 @@ type kickWatch struct {
 	timer *time.Timer // nil: no kick yet
 }
 
-// begin begins with a session of e.
-func (k *kickWatch) begin(e *Export) {
-	before := e.dev.requests()
+// begin starts watching a session of d. log gets the warning.
+func (k *kickWatch) begin(d *Device, log *slog.Logger) {
+	before := d.requests()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.check = func() {
-		if !k.sawRequest.Load() && e.dev.requests() == before {
-			e.log.Warn("the driver kicks, and its rings stay empty in the memory that the front-end shares: it may not be the guest's memory", "advice", vhost.MemoryAdvice)
+		if !k.sawRequest.Load() && d.requests() == before {
+			log.Warn("the driver kicks, and its rings stay empty in the memory that the front-end shares: it may not be the guest's memory", "advice", vhost.MemoryAdvice)
 		}
 	}
 	k.sawRequest.Store(false)

@@ -38,8 +38,8 @@ type messageBudget struct {
 	suppressed int64
 }
 
-// limitLog returns a logger for what guests and front-ends cause.
-func limitLog(log *slog.Logger) *slog.Logger {
+// LimitLog returns a logger for what guests and front-ends cause.
+func LimitLog(log *slog.Logger) *slog.Logger {
 	return slog.New(&logLimiter{next: log.Handler(), messages: &messageBudgets{now: time.Now, byMessage: map[string]*messageBudget{}}})
 }
 

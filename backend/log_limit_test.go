@@ -10,7 +10,7 @@ import (
 
 func TestRepeatedLinesAreHeldBack(t *testing.T) {
 	var out bytes.Buffer
-	root := limitLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	root := LimitLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	now := time.Unix(1000, 0)
 	root.Handler().(*logLimiter).messages.now = func() time.Time { return now }
 	a, b := root.With("disk", "a"), root.WithGroup("g")

@@ -9,7 +9,7 @@ import (
 // but the garbage collector visits all of them.
 const maxProcessors = 64 + 2
 
-// maxProcs sees to it that running queues do not keep goroutines from running.
+// MaxProcs sees to it that running queues do not keep goroutines from running.
 // A worker that looks for work instead of sleeping holds one of Go's processors
 // while it does, and one that returns from its sleep has to find one free: with
 // too few of them others wait until the scheduler takes one away by force, which
@@ -18,14 +18,14 @@ const maxProcessors = 64 + 2
 //
 // A change stops the world, hence only when a queue is started, and only upward
 // until the last one is stopped.
-type maxProcs struct {
+type MaxProcs struct {
 	mu     sync.Mutex
 	queues int // running
 	before int // GOMAXPROCS before the first of them was started
 }
 
 // acquire counts a queue that starts. A nil processors leaves Go as it is.
-func (p *maxProcs) acquire() {
+func (p *MaxProcs) acquire() {
 	if p == nil {
 		return
 	}
@@ -42,7 +42,7 @@ func (p *maxProcs) acquire() {
 }
 
 // release counts a queue that has been stopped.
-func (p *maxProcs) release() {
+func (p *MaxProcs) release() {
 	if p == nil {
 		return
 	}

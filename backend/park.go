@@ -1,10 +1,6 @@
 package backend
 
 import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow"
 	"cowblk/vhost/blk"
 )
@@ -16,14 +12,14 @@ import (
 // stays marked in the ring's in-flight region, and the next worker of the ring
 // does it. Without such a region, a ring that stops fails what is parked.
 
-// setParking says what becomes of requests that find no space from now on: they
+// SetParking says what becomes of requests that find no space from now on: they
 // are parked, or fail. What is parked already waits for resume.
-func (d *Device) setParking(on bool) { d.parking.Store(on) }
+func (d *Device) SetParking(on bool) { d.parking.Store(on) }
 
-// resume submits every parked request again, in the order in which they were
+// ResumeParked submits every parked request again, in the order in which they were
 // parked, and returns how many that were. They are parked again if there is
 // still no space.
-func (d *Device) resume() (n int) {
+func (d *Device) ResumeParked() (n int) {
 	d.stopMu.Lock()
 	defer d.stopMu.Unlock()
 	for _, w := range d.running() {
@@ -32,23 +28,17 @@ func (d *Device) resume() (n int) {
 	return n
 }
 
-// parked returns how many requests are parked.
-func (d *Device) parked() (n int) { return int(d.parkedNow.Load()) }
-
-// lacksSpace reports whether a request can succeed later, when there is space.
-// Not so on a disk that a failed sync has ended.
-func lacksSpace(err error) bool {
-	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, cow.ErrFailed)
-}
+// Parked returns how many requests are parked.
+func (d *Device) Parked() (n int) { return int(d.parkedNow.Load()) }
 
 // parkIfNoSpace parks a request that the engine has given back, if it is one for that.
 func (w *worker) parkIfNoSpace(s *slot, io *cow.Request) bool {
-	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !lacksSpace(io.Err) {
+	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !LacksSpace(io.Err) {
 		return false
 	}
 	w.parked = append(w.parked, s)
 	w.dev.parkedNow.Add(1)
-	w.dev.onPark(io)
+	w.dev.observer.parked(io)
 	return true
 }
 

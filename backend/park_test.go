@@ -33,7 +33,7 @@ func serveFull(t *testing.T) *full {
 		}
 		return nil
 	})
-	s.dev.onPark = func(*cow.Request) { s.calls.Add(1) }
+	s.dev.Observe(Observer{Parked: func(*cow.Request) { s.calls.Add(1) }})
 	return s
 }
 
@@ -56,9 +56,9 @@ func (s *full) fillUp(d *vhosttest.Driver, n int) {
 // parks waits until n requests are parked.
 func (s *full) parks(n int) {
 	s.t.Helper()
-	for end := time.Now().Add(30 * time.Second); s.dev.parked() != n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); s.dev.Parked() != n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("%d requests are parked, expected %d", s.dev.parked(), n)
+			s.t.Fatalf("%d requests are parked, expected %d", s.dev.Parked(), n)
 		}
 	}
 }
@@ -98,7 +98,7 @@ func written(t *testing.T, d *vhosttest.Driver, n int) {
 func TestParkedUntilThereIsSpace(t *testing.T) {
 	for _, err := range []error{unix.ENOSPC, unix.EDQUOT} {
 		s := serveFull(t)
-		s.dev.setParking(true)
+		s.dev.SetParking(true)
 		f := s.dial(vhosttest.Options{Queues: 2})
 		d := f.Driver(0)
 		s.fill(err)
@@ -113,15 +113,15 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 			_, err := f.Driver(q).ReadAt(make([]byte, 4096), 1<<20)
 			must(t, err)
 		}
-		if n := s.dev.resume(); n != 20 {
+		if n := s.dev.ResumeParked(); n != 20 {
 			t.Errorf("resumed %d, expected 20", n)
 		}
 		s.parks(20)
 		s.free()
-		s.dev.resume()
+		s.dev.ResumeParked()
 		collect(t, d, 20, vhosttest.StatusOK)
 		written(t, d, 20)
-		if n := s.dev.parked() + s.dev.resume(); n != 0 {
+		if n := s.dev.Parked() + s.dev.ResumeParked(); n != 0 {
 			t.Errorf("%d requests are parked still", n)
 		}
 		must(t, f.Close())
@@ -143,13 +143,13 @@ func TestNotParked(t *testing.T) {
 	}
 	s.fill(unix.ENOSPC)
 	write(false)
-	s.dev.setParking(true)
+	s.dev.SetParking(true)
 	s.fill(unix.EIO)
 	write(false)
 	s.fill(unix.ENOSPC)
 	s.fillUp(d, 3)
-	s.dev.setParking(false)
-	s.dev.resume()
+	s.dev.SetParking(false)
+	s.dev.ResumeParked()
 	collect(t, d, 3, vhosttest.StatusIOErr)
 	s.free()
 	write(true)
@@ -158,7 +158,7 @@ func TestNotParked(t *testing.T) {
 		fmt.Errorf("%w: %w", cow.ErrFailed, error(unix.ENOSPC)): false, // no later success
 		unix.EIO: false,
 	} {
-		if lacksSpace(err) != want {
+		if LacksSpace(err) != want {
 			t.Errorf("%v: %v", err, !want)
 		}
 	}
@@ -170,14 +170,14 @@ func TestParkedOverStop(t *testing.T) {
 	const n = 12
 	t.Run("stop and cont", func(t *testing.T) {
 		s := serveFull(t)
-		s.dev.setParking(true)
+		s.dev.SetParking(true)
 		f := s.dial(vhosttest.Options{})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
 		for range 3 {
 			must(t, f.Stop())
-			if got := s.dev.parked(); got != 0 {
+			if got := s.dev.Parked(); got != 0 {
 				t.Errorf("%d requests are parked by a worker that is gone", got)
 			}
 			must(t, f.Cont())
@@ -191,7 +191,7 @@ func TestParkedOverStop(t *testing.T) {
 	})
 	t.Run("disconnected", func(t *testing.T) {
 		s := serveFull(t)
-		s.dev.setParking(true)
+		s.dev.SetParking(true)
 		f := s.dial(vhosttest.Options{})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
@@ -205,7 +205,7 @@ func TestParkedOverStop(t *testing.T) {
 	})
 	t.Run("not tracked", func(t *testing.T) {
 		s := serveFull(t)
-		s.dev.setParking(true)
+		s.dev.SetParking(true)
 		f := s.dial(vhosttest.Options{Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
 		defer f.Close()
 		s.fill(unix.ENOSPC)

@@ -39,7 +39,7 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 			if s.dev.Stats().PollTime == 0 {
 				t.Error("no time was spent on looking")
 			}
-			s.dev.setPoll(0)
+			s.dev.SetPoll(0)
 			_, err := d.ReadAt(p, 0) // the look that is under way may be counted yet
 			must(t, err)
 			_, err = d.ReadAt(p, 0)
@@ -107,7 +107,7 @@ func TestPollLimitIsChecked(t *testing.T) {
 func TestProcessors(t *testing.T) {
 	before := runtime.GOMAXPROCS(2)
 	defer runtime.GOMAXPROCS(before)
-	var p maxProcs
+	var p MaxProcs
 	want := func(n int) {
 		t.Helper()
 		if got := runtime.GOMAXPROCS(0); got != n {
@@ -132,7 +132,7 @@ func TestProcessors(t *testing.T) {
 		}
 		want(2)
 	}
-	var none *maxProcs
+	var none *MaxProcs
 	none.acquire()
 	none.release()
 	want(2)

@@ -60,7 +60,7 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 		return nil, err
 	}
 	w.parser = blk.NewParser(&d.config, q.Features)
-	if w.ch, err = d.currentDisk().NewAsyncChannel(); err != nil {
+	if w.ch, err = d.Disk().NewAsyncChannel(); err != nil {
 		return nil, err
 	}
 	wait, err := newWaiter(q.Kick, w.ch.FD())

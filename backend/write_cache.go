@@ -32,8 +32,8 @@ type writeCache struct {
 	off atomic.Bool // in force; read by workers for each write
 
 	mu           sync.Mutex
-	initial      writeCacheSetting // of the next driver
-	now          writeCacheSetting // initial, as it was at the last reset
+	initial      WriteCacheSetting // of the next driver
+	now          WriteCacheSetting // initial, as it was at the last reset
 	negotiated   bool              // since the last reset
 	features     uint64            // valid if negotiated
 	written      writeback         // by the driver, since the last reset
@@ -42,14 +42,14 @@ type writeCache struct {
 	known        bool              // frontendsOff is of this connection
 }
 
-// writeCacheSetting is what the operator has said about a disk's write cache.
-type writeCacheSetting struct {
-	off          bool // Cache.WriteThrough
-	withoutFlush bool // DeviceOptions.WritebackWithoutFlush
+// WriteCacheSetting is what the operator has said about a disk's write cache.
+type WriteCacheSetting struct {
+	Off          bool // Cache.WriteThrough
+	WithoutFlush bool // DeviceOptions.WritebackWithoutFlush
 }
 
-func (s writeCacheSetting) check() error {
-	if s.off && s.withoutFlush {
+func (s WriteCacheSetting) Check() error {
+	if s.Off && s.WithoutFlush {
 		return fmt.Errorf("writeback-without-flush: expected a write cache that is on; write-through has none")
 	}
 	return nil
@@ -65,13 +65,13 @@ const (
 )
 
 // set changes the setting for the next driver.
-func (c *writeCache) set(s writeCacheSetting) {
+func (c *writeCache) set(s WriteCacheSetting) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.initial = s
 }
 
-func (c *writeCache) setting() writeCacheSetting {
+func (c *writeCache) setting() WriteCacheSetting {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.initial
@@ -97,7 +97,7 @@ func (c *writeCache) negotiate(features uint64) (news, refused bool) {
 	}
 	c.negotiated, c.features, c.early = true, features, false
 	c.update()
-	return news, !c.now.off && !c.flushes() && features&blk.FeatureConfigWCE == 0
+	return news, !c.now.Off && !c.flushes() && features&blk.FeatureConfigWCE == 0
 }
 
 // write takes what the driver has written to writeback; running: queues are.
@@ -154,14 +154,14 @@ func (c *writeCache) shown() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.negotiated {
-		return !c.now.off
+		return !c.now.Off
 	}
 	return !c.off.Load()
 }
 
 // flushes reports whether the driver can be expected to flush.
 func (c *writeCache) flushes() bool {
-	return c.now.withoutFlush || c.features&blk.FeatureFlush != 0
+	return c.now.WithoutFlush || c.features&blk.FeatureFlush != 0
 }
 
 // field is the present value of writeback. Without CONFIG_WCE it means nothing to the
@@ -173,7 +173,7 @@ func (c *writeCache) field() bool {
 	case c.features&blk.FeatureConfigWCE != 0 && !c.flushes():
 		return false
 	}
-	return !c.now.off
+	return !c.now.Off
 }
 
 // update brings off up to date with the rest.
@@ -182,7 +182,7 @@ func (c *writeCache) update() {
 	if c.features&blk.FeatureConfigWCE != 0 {
 		on = on && !c.frontendsOff
 	} else {
-		on = on && !c.now.off && c.flushes() // not this driver's to switch on
+		on = on && !c.now.Off && c.flushes() // not this driver's to switch on
 	}
 	c.off.Store(!on)
 }

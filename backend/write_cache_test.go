@@ -3,7 +3,6 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,7 +157,7 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 		d := serveInMemory(t, DeviceOptions{}).dev
 		done := ""
 		running := false
-		set := func(off bool) { d.cache.set(writeCacheSetting{off: off}) }
+		set := func(off bool) { d.cache.set(WriteCacheSetting{Off: off}) }
 		for _, step := range strings.Fields(c.steps) {
 			done += " " + step
 			what, state := step[:len(step)-1], step[len(step)-1:]
@@ -194,28 +193,6 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 	}
 }
 
-// cow-set takes the option, for the next driver, and refuses it beside a write cache that is off.
-func TestSetWritebackWithoutFlush(t *testing.T) {
-	d, _ := quietDaemon(t, io.Discard, HookOptions{})
-	on, off := true, false
-	s, err := d.set(SetArgs{Disk: "test", NoFlush: &on})
-	if err != nil || !s.Disks[0].NoFlush || !s.Disks[0].WriteCache {
-		t.Errorf("%+v, %v", s, err)
-	}
-	if s, err := d.set(SetArgs{WriteCache: &off}); err == nil {
-		t.Errorf("accepted: %+v", s)
-	}
-	dev := d.snapshot()[0].dev
-	dev.Reset()
-	must(t, dev.SetFeatures(0))
-	if dev.cache.off.Load() {
-		t.Error("the write cache is off for a driver without FLUSH")
-	}
-	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush || s.Disks[0].WriteCache {
-		t.Errorf("%+v, %v", s, err)
-	}
-}
-
 // A write that is to be stable fails if its round does: for want of space in the map, and for good when a sync fails.
 func TestStableWriteFailsWithItsRound(t *testing.T) {
 	for _, op := range []string{"write", "sync"} {
@@ -239,12 +216,8 @@ func TestStableWriteFailsWithItsRound(t *testing.T) {
 func TestFailedFlushIsOneEvent(t *testing.T) {
 	for _, asked := range []bool{false, true} {
 		s := serveInMemory(t, DeviceOptions{})
-		events := make(chan ioErrorEvent, 8)
-		s.dev.emit = func(event string, data any) {
-			if e, ok := data.(ioErrorEvent); ok && event == "COW_IO_ERROR" {
-				events <- e
-			}
-		}
+		events := make(chan IOErrorEvent, 8)
+		s.dev.Observe(Observer{IOError: func(e IOErrorEvent) { events <- e }})
 		hook := faultfs.Hook(func(c faultfs.Call) (x faultfs.Fault) {
 			if c.Op == "sync" {
 				x.Err = syscall.EIO
@@ -265,7 +238,7 @@ func TestFailedFlushIsOneEvent(t *testing.T) {
 			t.Errorf("asked %v: %d events", asked, len(events))
 			continue
 		}
-		if e := <-events; e.Operation != "flush" || e.Action != actionReport || e.Disk != "test" {
+		if e := <-events; e.Operation != "flush" || e.Action != ActionReport || e.Disk != "test" {
 			t.Errorf("%+v", e)
 		}
 	}

@@ -10,15 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
 
 // plugOptions are those of "cowblk attach" and "cowblk detach".
 type plugOptions struct {
-	args    backend.PlugArgs
+	args    daemon.PlugArgs
 	timeout time.Duration
 }
 

@@ -12,8 +12,8 @@ import (
 	goqmp "github.com/digitalocean/go-qemu/qmp"
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -82,7 +82,7 @@ func (s *shortOfSpace) fill() (event map[string]any) {
 // waits reports how many requests wait, as the process says.
 func (s *shortOfSpace) waits() int {
 	s.t.Helper()
-	var disks []backend.DiskInfo
+	var disks []daemon.DiskInfo
 	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || len(disks) != 1 {
 		s.t.Fatalf("%+v, %v", disks, err)
 	}
@@ -217,7 +217,7 @@ func fullWaits(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.ENOSPCReport {
+	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != daemon.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
 	s.ended(vhosttest.StatusIOErr)

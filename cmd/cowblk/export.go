@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"net"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/backend/nbd"
 	"cowblk/cow"
 	"cowblk/cow/shell"
@@ -139,12 +139,12 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	if err := a.printExports(server); err != nil {
 		return err
 	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		log.Warn("systemd was not told that the exports are ready", "err", err)
 	}
 	<-ctx.Done()
 	log.Info("stopping")
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	return nil
 }
 
@@ -177,8 +177,8 @@ func (a *app) printExports(server *nbd.Server) error {
 
 // readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
 // know.
-func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.NBDDisk, error) {
-	return func(ctx context.Context, name string) (backend.NBDDisk, error) {
+func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (daemon.NBDDisk, error) {
+	return func(ctx context.Context, name string) (daemon.NBDDisk, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {
 			return nil, err

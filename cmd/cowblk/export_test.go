@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -145,7 +145,7 @@ func TestExportByDaemon(t *testing.T) {
 	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
 		t.Errorf("export of the served disk itself: %v", err)
 	}
-	var info backend.NBDInfo
+	var info daemon.NBDInfo
 	ask("query-cow-exports", nil, &info)
 	if len(info.Exports) != 1 || len(info.Exports[0].URIs) != 1 || info.Exports[0].Size != 1<<20 {
 		t.Fatalf("exports: %+v", info)

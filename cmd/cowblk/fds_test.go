@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -80,7 +80,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	for more := 0; ; more++ {
 		p.allow(t, more)
 		files := listing(t, dir)
-		err := ctl.run("cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
+		err := ctl.run("cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
 		healthy()
 		if err == nil {
 			break

@@ -8,11 +8,11 @@ import (
 	"strconv"
 	"strings"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 )
 
 // frontEndRows say who is connected to a served disk, whether it will come back after a restart of cowblk, and who waits.
-func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
+func frontEndRows(l *daemon.DiskInfo, socket string) (rows [][]string) {
 	if f := l.FrontEnd; f != nil {
 		rows = append(rows, []string{"front-end", frontEndText(f) + reconnectText(f.PID, socket)})
 	}
@@ -22,10 +22,10 @@ func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
 	return rows
 }
 
-func frontEndText(f *backend.FrontEnd) string {
+func frontEndText(f *daemon.FrontEnd) string {
 	named := *f
 	if named.Name == "" {
-		named.Name = backend.ProcessName(f.PID) // a confined process cannot see it
+		named.Name = daemon.ProcessName(f.PID) // a confined process cannot see it
 	}
 	return named.String() + " since " + agoText(f.Since)
 }

@@ -7,16 +7,16 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 )
 
 // info names the programs of front-ends where the process that serves the disk could not, and who waits.
 func TestFrontEndRows(t *testing.T) {
 	me := int32(os.Getpid())
-	name := backend.ProcessName(me)
-	rows := frontEndRows(&backend.DiskInfo{
-		FrontEnd: &backend.FrontEnd{PID: me, UID: 7, Since: time.Now()},
-		Waiting:  &backend.FrontEnd{PID: 0, UID: 8, Name: "other", Since: time.Now()},
+	name := daemon.ProcessName(me)
+	rows := frontEndRows(&daemon.DiskInfo{
+		FrontEnd: &daemon.FrontEnd{PID: me, UID: 7, Since: time.Now()},
+		Waiting:  &daemon.FrontEnd{PID: 0, UID: 8, Name: "other", Since: time.Now()},
 	}, "/run/a.sock")
 	if len(rows) != 2 || name == "" {
 		t.Fatal(rows, name)
@@ -26,7 +26,7 @@ func TestFrontEndRows(t *testing.T) {
 			t.Errorf("row %q, expected %q", rows[i], want)
 		}
 	}
-	if rows := frontEndRows(&backend.DiskInfo{}, "/run/a.sock"); len(rows) != 0 {
+	if rows := frontEndRows(&daemon.DiskInfo{}, "/run/a.sock"); len(rows) != 0 {
 		t.Error(rows)
 	}
 }

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 )
 
 // mayMount reports whether this process may mount. An ordinary user may in a namespace: the test is then run there.
@@ -156,7 +156,7 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 
 func promoting(disks ...string) func(string, *control.Client) error {
 	return func(_ string, ctl *control.Client) error {
-		return ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: disks, Tag: "t"}, nil)
+		return ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: disks, Tag: "t"}, nil)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
@@ -59,7 +59,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			}
 			hanging, resume := g.hangs(c.when, c.command)
 			t.Cleanup(resume)
-			args := backend.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(c.mode), Timeout: 0.3}
+			args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(c.mode), Timeout: 0.3}
 			answer := make(chan error, 1)
 			go func() { answer <- ctl.Run(context.Background(), "cow-promote", args, nil) }()
 			<-hanging
@@ -76,7 +76,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 				t.Errorf("promoted: %v, expected %v", made, c.promoted)
 			}
 			// What does not need the guest goes on.
-			if err := ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, nil); err != nil {
+			if err := ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, nil); err != nil {
 				t.Errorf("a promotion without quiescing: %v", err)
 			}
 			wantAt(t, f, 0, pattern(1, 4096))
@@ -123,7 +123,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	}
 	hanging, resume := g.hangs("after", "guest-fsfreeze-freeze")
 	t.Cleanup(resume)
-	go ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
+	go ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
 	<-hanging
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -204,10 +204,10 @@ func TestOddMonitors(t *testing.T) {
 				t.Fatal(err)
 			}
 			spec := qmp.Spec{Mode: qmp.QuiescePause, QMP: "unix:" + filepath.Join(dir, "qmp")}
-			if err := ctl.Run(t.Context(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, nil); err == nil {
+			if err := ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, nil); err == nil {
 				t.Error("a promotion that pauses the guest has succeeded")
 			}
-			if err := ctl.Run(t.Context(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "q"}, nil); err != nil {
+			if err := ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "q"}, nil); err != nil {
 				t.Error(err)
 			}
 			for i := range 50 {

@@ -12,6 +12,7 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 )
 
 // The events of a real QEMU that comes after the daemon, goes and comes again.
@@ -138,7 +139,7 @@ func TestCowSetIsStrict(t *testing.T) {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
-	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (backend.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
+	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (daemon.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
 		t.Errorf("%+v", s)
 	}
 	for us, want := range map[string]float64{"12.5": 12.5, "0": 0, "1000": 1000} {
@@ -147,7 +148,7 @@ func TestCowSetIsStrict(t *testing.T) {
 		}
 	}
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
-	var disks []backend.DiskInfo
+	var disks []daemon.DiskInfo
 	if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
 		t.Errorf("%+v, %v", disks, err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -23,8 +23,8 @@ type diskInfo struct {
 	Serving *store.Serving `json:"serving,omitempty"`
 	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
 	// Live is what the process that serves the disk says of it.
-	Live  *backend.DiskInfo `json:"live,omitempty"`
-	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
+	Live  *daemon.DiskInfo `json:"live,omitempty"`
+	Usage []layerInfo      `json:"usage"` // of each layer, in the order of layers
 }
 
 type layerInfo struct {
@@ -222,7 +222,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 }
 
 // guestText says how a served disk is used.
-func guestText(l *backend.DiskInfo) string {
+func guestText(l *daemon.DiskInfo) string {
 	text := "not connected"
 	if l.Connected {
 		text = "connected, write cache on"

@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/store"
@@ -318,7 +318,7 @@ func (k *killing) promote(dir string, g *stillGuest) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return c.Run(ctx, "cow-promote", backend.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t", Spec: spec}, nil) == nil
+	return c.Run(ctx, "cow-promote", daemon.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t", Spec: spec}, nil) == nil
 }
 
 // check starts the next process. later: what was written after the promotion was flushed.
@@ -409,7 +409,7 @@ func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(tag string, spec qmp.Spec, timeout float64) error {
-		args := backend.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
+		args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
 		return c.Run(context.Background(), "cow-promote", args, nil)
 	}
 	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {

@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -55,7 +55,7 @@ func askServing(ctx context.Context, nodes []*store.Node) {
 }
 
 // queryDisks asks one process for the disks that it serves.
-func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
+func queryDisks(ctx context.Context, path string) ([]daemon.DiskInfo, error) {
 	limit := askLimit
 	if end, ok := ctx.Deadline(); ok {
 		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial takes two steps
@@ -64,13 +64,13 @@ func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	var disks []backend.DiskInfo
+	var disks []daemon.DiskInfo
 	err = c.Run(ctx, "query-cow-disks", nil, &disks)
 	return disks, err
 }
 
 // live asks the process that serves a disk about it; nil if no process does.
-func live(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo, error) {
+func live(ctx context.Context, v *store.Serving, name string) (*daemon.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 )
 
 // A guest of a real QEMU whose memory is not shared hangs before its boot loader: the log says why and what to do. With
@@ -82,13 +82,13 @@ func served(t *testing.T, dir string) bool {
 	return statsOf(t, filepath.Join(dir, "run", "a.ctl")).Reads > 0
 }
 
-func statsOf(t *testing.T, ctl string) backend.DiskStats {
+func statsOf(t *testing.T, ctl string) daemon.DiskStats {
 	t.Helper()
 	c, err := control.Dial(ctl, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []backend.DiskStats
+	var all []daemon.DiskStats
 	if err := c.Run(t.Context(), "query-cow-stats", nil, &all); err != nil || len(all) != 1 {
 		t.Fatal(all, err)
 	}

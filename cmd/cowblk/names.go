@@ -7,12 +7,12 @@ import (
 	"path/filepath"
 	"sync"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
 
-// storeNames lets the daemon change what names its disks' layers: backend.Names over a store. The process holds the
+// storeNames lets the daemon change what names its disks' layers: daemon.Names over a store. The process holds the
 // lock of every disk in it.
 type storeNames struct {
 	store *store.Store
@@ -21,8 +21,8 @@ type storeNames struct {
 	manifests map[string]*store.Manifest
 }
 
-// Prepare implements backend.Names.
-func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (backend.Pending, error) {
+// Prepare implements daemon.Names.
+func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (daemon.Pending, error) {
 	n.mu.Lock()
 	var current []*store.Manifest
 	for _, name := range disks {
@@ -46,7 +46,7 @@ func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (b
 	return &pendingNames{Pending: p, names: n, before: current}, nil
 }
 
-// Note implements backend.Names.
+// Note implements daemon.Names.
 func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
 	if spec == nil {
 		var errs []error
@@ -64,7 +64,7 @@ func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
 	return nil
 }
 
-// Tags implements backend.Names.
+// Tags implements daemon.Names.
 func (n *storeNames) Tags(disk string) (tags []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -80,7 +80,7 @@ func (n *storeNames) Tags(disk string) (tags []string) {
 	return tags
 }
 
-// Data implements backend.Names.
+// Data implements daemon.Names.
 func (n *storeNames) Data(disk string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -102,7 +102,7 @@ type pendingNames struct {
 	before []*store.Manifest
 }
 
-// Commit implements backend.Pending.
+// Commit implements daemon.Pending.
 func (p *pendingNames) Commit() error {
 	err := p.Pending.Commit()
 	if err == nil {
@@ -111,7 +111,7 @@ func (p *pendingNames) Commit() error {
 	return err
 }
 
-// Revert implements backend.Pending.
+// Revert implements daemon.Pending.
 func (p *pendingNames) Revert() error {
 	p.names.set(p.before)
 	return p.Pending.Revert()

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
@@ -159,10 +159,10 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	if err != nil {
 		return fmt.Errorf("the process that serves %q does not answer: %w", names[0], err)
 	}
-	args := backend.PromoteArgs{Disks: names, Tag: o.tag, Spec: o.spec, Timeout: o.timeout.Seconds()}
+	args := daemon.PromoteArgs{Disks: names, Tag: o.tag, Spec: o.spec, Timeout: o.timeout.Seconds()}
 	wait, cancel := context.WithTimeout(ctx, 2*o.timeout+time.Minute)
 	defer cancel()
-	var p backend.Promoted
+	var p daemon.Promoted
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
 		if ctx.Err() != nil {
 			// The daemon gives up what it has not done yet, and lets the guest go on.

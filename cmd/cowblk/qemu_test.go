@@ -14,8 +14,8 @@ import (
 
 	goqmp "github.com/digitalocean/go-qemu/qmp"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 )
 
@@ -140,11 +140,11 @@ func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.E
 		t.Fatal(err)
 	}
 	eventually(t, "the daemon has seen the test hang up", func() bool {
-		var disks []backend.DiskInfo
+		var disks []daemon.DiskInfo
 		if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
 			t.Fatal(err)
 		}
-		return !slices.ContainsFunc(disks, func(d backend.DiskInfo) bool { return d.Connected })
+		return !slices.ContainsFunc(disks, func(d daemon.DiskInfo) bool { return d.Connected })
 	})
 	return c, events
 }
@@ -168,7 +168,7 @@ func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
 }
 
 // set runs cow-set.
-func set(t *testing.T, c *control.Client, args string) (s backend.Settings) {
+func set(t *testing.T, c *control.Client, args string) (s daemon.Settings) {
 	t.Helper()
 	if err := c.Run(context.Background(), "cow-set", json.RawMessage(args), &s); err != nil {
 		t.Fatal(err)

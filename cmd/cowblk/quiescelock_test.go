@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 )
 
@@ -55,7 +55,7 @@ func TestStoreLockedWhileGuestHoldsStill(t *testing.T) {
 					given = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
 				}
 			})
-			args := backend.PromoteArgs{Disks: c.disks, Tag: "t", Spec: g.spec(c.mode)}
+			args := daemon.PromoteArgs{Disks: c.disks, Tag: "t", Spec: g.spec(c.mode)}
 			if err := ctl.Run(context.Background(), "cow-promote", args, nil); err != nil || taken != nil || given != nil {
 				t.Errorf("promote: %v; lock: %v, %v", err, taken, given)
 			}
@@ -110,7 +110,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			var total []time.Duration
 			for i := 0; b.Loop(); i++ {
 				start := time.Now()
-				err := ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d", i), Spec: g.spec(qmp.QuiescePause)}, nil)
+				err := ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d", i), Spec: g.spec(qmp.QuiescePause)}, nil)
 				if err != nil {
 					failed++
 				}

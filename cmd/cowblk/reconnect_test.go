@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -326,7 +326,7 @@ func promoteOver(dir, tag string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return c.Run(ctx, "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: tag}, nil)
+	return c.Run(ctx, "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: tag}, nil)
 }
 
 // The process is killed again and again, at any moment, with 64 requests in flight on each of four queues, now and then

@@ -14,8 +14,8 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 )
 
 // The files of a disk, of the disk's directory, or all of the store, are removed or replaced while the disk is served.
@@ -65,7 +65,7 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				if err := f.Driver(0).Flush(); err != nil {
 					t.Errorf("flush: %v", err)
 				}
-				err := ctl.run("cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
+				err := ctl.run("cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
 				if err == nil || !strings.Contains(err.Error(), c.word) || !strings.Contains(err.Error(), `"a"`) {
 					t.Errorf("promotion: %v", err)
 				}

@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/sandbox/sandboxtest"
 	"cowblk/cow/layer"
 )
@@ -206,7 +206,7 @@ func TestServeConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Promotions, quiesced through sockets that lie elsewhere; one disk and both.
-	for i, args := range []backend.PromoteArgs{
+	for i, args := range []daemon.PromoteArgs{
 		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.spec("pause")},
 	} {
 		args.Tag = fmt.Sprintf("t%d", i)
@@ -299,7 +299,7 @@ func TestServeConfinedTable(t *testing.T) {
 		}
 		for i := range 3 {
 			writeAt(t, f, 4096, pattern(byte(i+1), 4096))
-			if err := c.Run(t.Context(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
+			if err := c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
 				t.Fatal(err)
 			}
 			sealed(t, c)
@@ -353,7 +353,7 @@ func TestServeWithoutLandlock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}}, nil); err != nil {
+	if err := c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil); err != nil {
 		t.Error(err)
 	}
 	noNewPrivileges(t, p.cmd.Process.Pid)

@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
@@ -215,12 +215,12 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 	if d.before != nil {
 		d.before.serving()
 	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		log.Warn("systemd was not told that the sockets are ready", "err", err)
 	}
 	err = d.daemon.Run(ctx)
 	log.Info("stopping")
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	return err
 }
 

@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/cow"
 	"cowblk/cow/store"
 	"cowblk/vhost/vhosttest"
@@ -418,7 +418,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 			t.Fatal(err)
 		}
 		writeAt(t, f, 0, pattern(1, 4096))
-		var disks []backend.DiskInfo
+		var disks []daemon.DiskInfo
 		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
 			t.Errorf("%v: %+v, %v", args, disks, err)
 		}
@@ -457,7 +457,7 @@ func TestServeCacheModes(t *testing.T) {
 		}
 		writeAt(t, f, 4096, pattern(byte(i+1), 1536))
 		wantAt(t, f, 3584, append(pattern(0, 512), pattern(byte(i+1), 1536)...))
-		var disks []backend.DiskInfo
+		var disks []daemon.DiskInfo
 		err := c.Run(context.Background(), "query-cow-disks", nil, &disks)
 		if err != nil || disks[0].Cache.String() != mode || disks[0].WriteCache != (i%2 == 0) {
 			t.Errorf("%s: %+v, %v", mode, disks, err)

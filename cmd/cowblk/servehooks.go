@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 )
 
@@ -26,8 +26,8 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.qmp, "qmp", "", "`ADDRESS` of the monitor of the guest's QEMU: unix:PATH; it is no one else's to use then")
 	fl.StringSliceVar(&f.events, "promote-on", nil, "promote all disks when QEMU reports one of these `EVENTS`: SHUTDOWN,RESET,GUEST_PANICKED,STOP,...")
 	fl.IntVar(&f.keep, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
-	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "events that follow one so closely make no tag of their own")
-	fl.StringVar(&f.spaceLow, "space-low", backend.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
+	fl.DurationVar(&f.interval, "promote-min-interval", daemon.DefaultHookInterval, "events that follow one so closely make no tag of their own")
+	fl.StringVar(&f.spaceLow, "space-low", daemon.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
 	fl.StringVar(&f.onENOSPC, "on-enospc", "", "what becomes of writes that find no space: they fail (error), or wait until there\nis some, the guest paused meanwhile (pause; default with --qmp or --libvirt)")
 	fl.StringVar(&f.libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, to pause it through: qemu:///system")
 	fl.StringVar(&f.domain, "domain", "", "`NAME` of the guest in libvirt")
@@ -37,13 +37,13 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 }
 
 // options checks the flags; the zero value of f stands for none.
-func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, err error) {
+func (f *hookFlags) options() (o daemon.HookOptions, space daemon.Threshold, err error) {
 	switch {
 	case len(f.events) > 0 && f.qmp == "":
 		return o, space, usagef("serve: --promote-on needs --qmp, the monitor that reports the events")
 	case len(f.events) == 0 && f.keep > 0:
 		return o, space, usagef("serve: --keep is about the tags of events: it needs --promote-on")
-	case len(f.events) == 0 && f.interval > 0 && f.interval != backend.DefaultHookInterval:
+	case len(f.events) == 0 && f.interval > 0 && f.interval != daemon.DefaultHookInterval:
 		return o, space, usagef("serve: --promote-min-interval is about events: it needs --promote-on")
 	case f.keep < 0:
 		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.keep)
@@ -57,12 +57,12 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 		}
 		o.QMP = &a
 	}
-	if o.Events, err = backend.HookEvents(f.events); err != nil {
+	if o.Events, err = daemon.HookEvents(f.events); err != nil {
 		return o, space, usagef("serve: --promote-on: %w", err)
 	}
 	o.Keep, o.Interval = f.keep, f.interval
 	if f.spaceLow != "" {
-		if space, err = backend.ParseThreshold(f.spaceLow); err != nil {
+		if space, err = daemon.ParseThreshold(f.spaceLow); err != nil {
 			return o, space, usagef("serve: --space-low: %w", err)
 		}
 	}
@@ -70,7 +70,7 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 }
 
 // full checks the flags about full file systems; the zero value of f stands for none.
-func (f *hookFlags) full() (o backend.ENOSPCOptions, err error) {
+func (f *hookFlags) full() (o daemon.ENOSPCOptions, err error) {
 	if f.libvirt != "" || f.domain != "" {
 		o.Guest = qmp.Spec{Mode: qmp.QuiescePause, Libvirt: f.libvirt, Domain: f.domain}
 		if f.libvirt == "" {
@@ -86,11 +86,11 @@ func (f *hookFlags) full() (o backend.ENOSPCOptions, err error) {
 	}
 	switch {
 	case f.onENOSPC != "":
-		if o.Policy, err = backend.ParseENOSPCPolicy(f.onENOSPC); err != nil {
+		if o.Policy, err = daemon.ParseENOSPCPolicy(f.onENOSPC); err != nil {
 			return o, usagef("serve: --on-enospc %w", err)
 		}
 	case f.qmp != "" || f.libvirt != "":
-		o.Policy = backend.ENOSPCStop
+		o.Policy = daemon.ENOSPCStop
 	}
 	return o, nil
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
 // endpoint is where one disk is served: a listening socket, or a connection (--fd).
 type endpoint struct {
 	path     string
-	listener backend.Listener
+	listener daemon.Listener
 	conn     *net.UnixConn
 	first    *net.UnixConn // accepted from listener by the process before this one; nil: none
 }

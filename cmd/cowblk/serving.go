@@ -11,12 +11,13 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
 // serving is a set of open disks behind sockets.
 type serving struct {
-	daemon  *backend.Daemon
+	daemon  *daemon.Daemon
 	control *control.Server // the daemon's, whose Run closes it; nil: none
 	disks   []*opened
 	log     *slog.Logger
@@ -117,7 +118,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 				return s, err
 			}
 		}
-		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, First: e.first, Log: log}))
+		s.daemon.Add(daemon.NewExport(daemon.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, First: e.first, Log: log}))
 		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
 			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
 	}
@@ -129,7 +130,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 // disk and recorded in the lock of each.
 func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger) (path string, err error) {
 	if st == nil {
-		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
+		s.daemon = daemon.New(daemon.Options{Log: log})
 		return "", nil
 	}
 	hooks, space, err := f.hooks.options()
@@ -144,15 +145,15 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if path, err = s.controlSocket(st, f.controlGroup); err != nil {
 		return "", fmt.Errorf("control %w", err)
 	}
-	var inherited *backend.InheritedNBD
+	var inherited *daemon.InheritedNBD
 	if s.before != nil {
 		inherited = s.before.inherited()
 	}
 	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
-	var held []backend.QuiescedGuest
+	var held []daemon.QuiescedGuest
 	for _, o := range s.disks {
 		names.manifests[o.name] = o.manifest
-		h := backend.QuiescedGuest{Disk: o.name}
+		h := daemon.QuiescedGuest{Disk: o.name}
 		found, err := st.Note(o.name, &h.Spec)
 		if err != nil {
 			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
@@ -161,10 +162,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 			held = append(held, h)
 		}
 	}
-	s.daemon = backend.NewDaemon(backend.DaemonOptions{
+	s.daemon = daemon.New(daemon.Options{
 		Log: log, Control: s.control, Names: names, Quiesced: held, Hooks: hooks, Space: space, ENOSPC: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
-		NBD: backend.NBDOptions{
+		NBD: daemon.NBDOptions{
 			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
 		},
 	})

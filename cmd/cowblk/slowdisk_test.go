@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/vhosttest"
@@ -162,7 +162,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := make(chan error, 1)
-	args := backend.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
+	args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
 	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
 	exists(t, gate+".caught")
 	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))

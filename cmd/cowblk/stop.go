@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -150,8 +150,8 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 }
 
 // mayEnd refuses to end a process with disks that nobody has named, and returns those that it serves.
-func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
-	var disks []backend.DiskInfo
+func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]daemon.DiskInfo, error) {
+	var disks []daemon.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
 	}

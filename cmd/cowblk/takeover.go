@@ -9,8 +9,8 @@ import (
 	"net"
 	"os"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/backend/takeover"
 	"cowblk/cow"
 	"cowblk/cow/store"
@@ -120,8 +120,8 @@ func connection(fd int) (*net.UnixConn, error) {
 }
 
 // inherited is the predecessor's NBD server.
-func (p *predecessor) inherited() *backend.InheritedNBD {
-	in := &backend.InheritedNBD{Sockets: map[string]int{}, Exports: p.offer.Exports}
+func (p *predecessor) inherited() *daemon.InheritedNBD {
+	in := &daemon.InheritedNBD{Sockets: map[string]int{}, Exports: p.offer.Exports}
 	for i := range p.offer.NBD {
 		m := &p.offer.NBD[i]
 		in.Sockets[m.Address], m.FD = m.FD, 0
@@ -151,7 +151,7 @@ func (p *predecessor) close() {
 	p.offer.Close()
 }
 
-// keeper is the backend.Keeper of the disks of a serving process.
+// keeper is the daemon.Keeper of the disks of a serving process.
 type keeper struct {
 	store *store.Store
 	disks []*opened
@@ -169,7 +169,7 @@ func (k *keeper) find(name string) (*opened, error) {
 	return nil, fmt.Errorf("disk %q is not served by this process", name)
 }
 
-// Detach implements backend.Keeper.
+// Detach implements daemon.Keeper.
 func (k *keeper) Detach(name string) (detached bool, err error) {
 	o, err := k.find(name)
 	if err != nil {
@@ -191,7 +191,7 @@ func (o *opened) detach() (detached bool, err error) {
 	return true, err
 }
 
-// Reopen implements backend.Keeper.
+// Reopen implements daemon.Keeper.
 func (k *keeper) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	o, err := k.find(name)
 	if err != nil {
@@ -200,7 +200,7 @@ func (k *keeper) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	again, err := openStored(ctx, k.store, name, k.flags, k.log)
 	if errors.Is(err, store.ErrInUse) {
 		if v, ok := k.store.Serving(name); ok && v.Socket != "" && v.PID != os.Getpid() {
-			return nil, fmt.Errorf("%w: %w", backend.ErrTaken, err)
+			return nil, fmt.Errorf("%w: %w", daemon.ErrTaken, err)
 		}
 	}
 	if err != nil {

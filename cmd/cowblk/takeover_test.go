@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/vhost/vhosttest"
 )
 
@@ -127,7 +127,7 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	query := func() (info backend.NBDInfo) {
+	query := func() (info daemon.NBDInfo) {
 		t.Helper()
 		if err := c.Run(t.Context(), "query-cow-exports", nil, &info); err != nil {
 			t.Fatal(err)

@@ -14,14 +14,14 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
 // watchOptions are those of "cowblk watch".
 type watchOptions struct {
 	threshold string
-	limit     backend.Threshold // of threshold
+	limit     daemon.Threshold // of threshold
 	timeout   time.Duration
 }
 
@@ -73,10 +73,10 @@ func (o *watchOptions) check(names []string) (err error) {
 		return usagef("watch: --timeout %s: expected more than nothing, or 0 for ever", o.timeout)
 	}
 	if o.threshold != "" {
-		if o.limit, err = backend.ParseThreshold(o.threshold); err != nil {
+		if o.limit, err = daemon.ParseThreshold(o.threshold); err != nil {
 			return usagef("watch: --threshold: %w", err)
 		}
-		if o.limit == (backend.Threshold{}) {
+		if o.limit == (daemon.Threshold{}) {
 			return usagef("watch: --threshold %s: nothing would ever be low", o.threshold)
 		}
 	}
@@ -101,7 +101,7 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 		over, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
 		defer cancel()
 	}
-	w := &watcher{app: a, store: st, names: names, options: o, found: make(chan backend.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
+	w := &watcher{app: a, store: st, names: names, options: o, found: make(chan daemon.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
 	watching, cancel := context.WithCancel(over)
 	defer func() { cancel(); w.running.Wait() }()
 	tick := time.NewTicker(watchPoll)
@@ -141,12 +141,12 @@ func (w *watcher) await(over context.Context, tick <-chan time.Time) (done bool,
 }
 
 // look measures, if that is up to us, and sees to it that every process that serves our disks is listened to.
-func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
+func (w *watcher) look(ctx context.Context) (*daemon.SpaceLow, error) {
 	manifests, err := w.store.Disks()
 	if err != nil && len(w.names) == 0 && len(manifests) == 0 {
 		return nil, err
 	}
-	var low *backend.SpaceLow
+	var low *daemon.SpaceLow
 	for _, m := range manifests {
 		if !w.wants(m.Name) {
 			continue
@@ -161,7 +161,7 @@ func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(w.store.Dir(), path)
 		}
-		found, ok := backend.FreeSpace(path, w.options.limit)
+		found, ok := daemon.FreeSpace(path, w.options.limit)
 		found.Disks = []string{m.Name}
 		switch {
 		case !ok || !found.Low():
@@ -177,7 +177,7 @@ func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
 // wants reports whether the disk is one that is watched.
 func (w *watcher) wants(disk string) bool { return len(w.names) == 0 || slices.Contains(w.names, disk) }
 
-func (a *app) printLow(low *backend.SpaceLow) error {
+func (a *app) printLow(low *daemon.SpaceLow) error {
 	if a.json {
 		data, err := json.Marshal(low)
 		if err != nil {

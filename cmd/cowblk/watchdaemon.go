@@ -8,8 +8,8 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -20,7 +20,7 @@ type watcher struct {
 	store   *store.Store
 	names   []string // of disks; empty: all
 	options *watchOptions
-	found   chan backend.SpaceLow
+	found   chan daemon.SpaceLow
 	events  chan qmp.Event
 	running sync.WaitGroup
 
@@ -76,7 +76,7 @@ func (d *watchedDaemon) run(ctx context.Context) {
 
 // ask reports false when space is low already, which it has told, or the watching is over.
 func (d *watchedDaemon) ask(ctx context.Context, c *control.Client) bool {
-	var all []backend.SpaceLow
+	var all []daemon.SpaceLow
 	if err := c.Run(ctx, "query-cow-space", nil, &all); err != nil {
 		return ctx.Err() == nil // its events will tell
 	}
@@ -89,7 +89,7 @@ func (d *watchedDaemon) ask(ctx context.Context, c *control.Client) bool {
 }
 
 // tell reports false when the disks that are watched were among those whose space is low, or the watching is over.
-func (d *watchedDaemon) tell(ctx context.Context, s backend.SpaceLow) bool {
+func (d *watchedDaemon) tell(ctx context.Context, s daemon.SpaceLow) bool {
 	if !slices.ContainsFunc(s.Disks, d.watcher.wants) {
 		return true
 	}
@@ -103,7 +103,7 @@ func (d *watchedDaemon) tell(ctx context.Context, s backend.SpaceLow) bool {
 func (d *watchedDaemon) handle(ctx context.Context, e qmp.Event) {
 	w := d.watcher
 	if e.Event == "COW_SPACE_LOW" && w.options.threshold == "" {
-		var s backend.SpaceLow
+		var s daemon.SpaceLow
 		if raw, err := json.Marshal(e.Data); err == nil && json.Unmarshal(raw, &s) == nil {
 			d.tell(ctx, s)
 		}

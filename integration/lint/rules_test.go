@@ -63,6 +63,8 @@ var rooms = []struct {
 	may  []string
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
+	{"backend/daemon", []string{"backend", "vhost", "cow"}},
+	{"backend/backendtest", []string{"cow"}},
 	{"backend/control", nil},
 	{"backend/sandbox", nil},
 	{"backend/qmp", []string{"backend/control"}},
@@ -104,6 +106,17 @@ func TestImportsFollowTheRooms(t *testing.T) {
 			}
 			if !slices.ContainsFunc(rooms[i].may, func(r string) bool { return under(imp, r) }) {
 				t.Errorf("%s imports %s: %s may import %v only", p.ImportPath, imp, rooms[i].room, rooms[i].may)
+			}
+		}
+	}
+}
+
+// Package backend is the data plane: it knows nothing of the control plane.
+func TestDataPlaneKnowsNoControlPlane(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			if p.ImportPath == module+"backend" && (under(imp, "backend") || under(imp, "cow/store")) {
+				t.Errorf("%s imports %s", p.ImportPath, imp)
 			}
 		}
 	}

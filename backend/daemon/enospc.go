@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/qmp"
 	"cowblk/cow"
@@ -81,10 +82,10 @@ type enospcMonitor struct {
 
 // waitingDisk is a disk's.
 type waitingDisk struct {
-	event       ioErrorEvent // of the first request
-	bytes       int64        // of requests parked since the last try
-	newlyParked bool         // one was parked since run has looked
-	reportedAt  time.Time    // zero: not yet
+	event       backend.IOErrorEvent // of the first request
+	bytes       int64                // of requests parked since the last try
+	newlyParked bool                 // one was parked since run has looked
+	reportedAt  time.Time            // zero: not yet
 }
 
 func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
@@ -95,20 +96,14 @@ func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
 	return &enospcMonitor{daemon: d, spec: o.Guest, policy: o.Policy, hasSpace: hasSpaceFor, wake: make(chan struct{}, 1), waiting: map[string]*waitingDisk{}}
 }
 
-// add puts the policy in force for an export.
-func (f *enospcMonitor) add(e *Export) {
-	e.dev.onPark = func(io *cow.Request) { f.onPark(e.dev, io) }
-	e.dev.setParking(f.policy == ENOSPCStop)
-}
-
 // onPark is told of every parked request, by its worker.
-func (f *enospcMonitor) onPark(dev *Device, io *cow.Request) {
+func (f *enospcMonitor) onPark(dev *backend.Device, io *cow.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.waiting[dev.name]
+	s := f.waiting[dev.Name()]
 	if s == nil {
-		s = &waitingDisk{event: dev.errorEvent(io, f.action())}
-		f.waiting[dev.name] = s
+		s = &waitingDisk{event: dev.ErrorEvent(io, f.action())}
+		f.waiting[dev.Name()] = s
 	}
 	s.bytes += io.Length
 	s.newlyParked = true
@@ -117,9 +112,9 @@ func (f *enospcMonitor) onPark(dev *Device, io *cow.Request) {
 
 func (f *enospcMonitor) action() string {
 	if f.reachable() {
-		return actionStop
+		return backend.ActionStop
 	}
-	return actionWait
+	return backend.ActionWait
 }
 
 // reachable reports whether the guest can be paused.
@@ -138,7 +133,7 @@ func (f *enospcMonitor) setPolicy(p ENOSPCPolicy) {
 	defer f.mu.Unlock()
 	f.policy = p
 	for _, e := range f.daemon.snapshot() {
-		e.dev.setParking(p == ENOSPCStop)
+		e.dev.SetParking(p == ENOSPCStop)
 	}
 	f.retryRequested = true
 	f.notify()
@@ -207,7 +202,7 @@ func (f *enospcMonitor) closeGuest() {
 // report tells of shortages that are new.
 func (f *enospcMonitor) report() {
 	f.mu.Lock()
-	var events []ioErrorEvent
+	var events []backend.IOErrorEvent
 	for _, s := range f.waiting {
 		if s.reportedAt.IsZero() || s.newlyParked && time.Since(s.reportedAt) > enospcReportAgain {
 			events = append(events, s.event)
@@ -291,7 +286,7 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 	}
 	f.mu.Unlock()
 	for _, e := range exports {
-		e.dev.resume()
+		e.dev.ResumeParked()
 	}
 	select {
 	case <-time.After(enospcRetryTime):
@@ -299,7 +294,7 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 		return
 	}
 	for _, e := range exports {
-		if e.dev.parked() > 0 {
+		if e.dev.Parked() > 0 {
 			return
 		}
 	}
@@ -339,11 +334,11 @@ func (f *enospcMonitor) enoughSpace(exports []*Export) bool {
 	for _, e := range exports {
 		path := ""
 		if f.daemon.names != nil {
-			path = f.daemon.names.Data(e.dev.name)
+			path = f.daemon.names.Data(e.dev.Name())
 		}
 		f.mu.Lock()
 		want := int64(0)
-		if s := f.waiting[e.dev.name]; s != nil {
+		if s := f.waiting[e.dev.Name()]; s != nil {
 			want = s.bytes
 		}
 		f.mu.Unlock()

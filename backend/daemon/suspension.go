@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func (e *Export) suspend() {
 	e.suspended = r
 	e.mu.Unlock()
 	e.listener.SetDeadline(time.Unix(1, 0)) // ends an accept under way
-	e.dev.drain()
+	e.dev.Drain()
 	e.closeConn()
 	select {
 	case <-r.begun:
@@ -41,7 +41,7 @@ func (e *Export) pendingConn() *net.UnixConn {
 
 // resume ends a suspension; disk is what is served from now on.
 func (e *Export) resume(disk *cow.Disk) {
-	e.dev.reopen(disk)
+	e.dev.Reopen(disk)
 	e.listener.SetDeadline(time.Time{})
 	e.mu.Lock()
 	r := e.suspended
@@ -63,14 +63,4 @@ func (e *Export) waitResumed(ctx context.Context) {
 	case <-r.over:
 	case <-ctx.Done():
 	}
-}
-
-// reopen lets queues start again after drain, on a disk that is the same, or the same
-// opened anew.
-func (d *Device) reopen(disk *cow.Disk) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.disk.Store(disk)
-	d.closing = false
-	disk.NotifyFailure(d.diskFailed)
 }

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"bytes"
@@ -26,8 +26,8 @@ type slow struct {
 // serveSlow serves a disk whose calls on files can be held back, as the only one of a daemon.
 func serveSlow(t *testing.T) (*slow, *Daemon) {
 	s := &slow{files: &cowtest.Intercept{FS: vfs.OS{}}}
-	d := NewDaemon(DaemonOptions{Names: &cutHeads{s: s}})
-	s.served = serveOn(t, DeviceOptions{}, s.files, func(v *served) { d.Add(v.export) })
+	d := New(Options{Names: &cutHeads{s: s}})
+	s.served = serveOn(t, s.files, func(v *served) { d.Add(v.export) })
 	return s, d
 }
 
@@ -95,15 +95,11 @@ func goesOn(t *testing.T, what string, f func() error) {
 	}
 }
 
-func writes(d *vhosttest.Driver, b byte, off int64) func() error {
-	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
-}
-
 // A device that does not answer to a write holds up the queue that waits for it, and nothing else: not the disk's other
 // queues, not other disks, not what a person asks. GET_VRING_BASE waits for it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s, d := serveSlow(t)
-	other := serve(t, DeviceOptions{})
+	other := serve(t)
 	f := s.dial(vhosttest.Options{Queues: 2})
 	defer f.Abort()
 	healthy := other.dial(vhosttest.Options{})
@@ -125,7 +121,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 		t.Fatalf("the rings were stopped with a request in flight: %v", stop.err)
 	}
 	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.dev.Stats(); return nil })
-	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.dev.setPoll(time.Microsecond); return nil })
+	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.dev.SetPoll(time.Microsecond); return nil })
 	s.release()
 	stop.ends(t)
 	<-stuck.done // its completion came before the stop, or comes after Cont

@@ -1,36 +1,37 @@
-package backend
+package daemon
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
 
+	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 )
 
 // DiskInfo answers query-cow-disks: one served disk.
 type DiskInfo struct {
-	Name       string    `json:"name"`
-	Size       int64     `json:"size"`                // bytes
-	BlockSize  int       `json:"block-size"`          // bytes
-	Depth      int       `json:"depth"`               // layers, the head included
-	ReadOnly   bool      `json:"read-only"`           // to the guest
-	WriteCache bool      `json:"write-cache"`         // false: every write is durable when it completes
-	Cache      Cache     `json:"cache"`               // this, and whether the page cache is used
-	Connected  bool      `json:"connected"`           // a front-end is there
-	Sessions   uint64    `json:"sessions"`            // front-ends so far
-	FrontEnd   *FrontEnd `json:"front-end,omitempty"` // the one that is connected
-	Waiting    *FrontEnd `json:"waiting,omitempty"`   // the one that waits for it to go
-	HeadBlocks uint64    `json:"head-blocks"`         // blocks that the head owns
-	IndexBytes int64     `json:"index-bytes"`         // memory of the block index
-	Parked     int       `json:"parked"`              // requests that wait for space
+	Name       string        `json:"name"`
+	Size       int64         `json:"size"`                // bytes
+	BlockSize  int           `json:"block-size"`          // bytes
+	Depth      int           `json:"depth"`               // layers, the head included
+	ReadOnly   bool          `json:"read-only"`           // to the guest
+	WriteCache bool          `json:"write-cache"`         // false: every write is durable when it completes
+	Cache      backend.Cache `json:"cache"`               // this, and whether the page cache is used
+	Connected  bool          `json:"connected"`           // a front-end is there
+	Sessions   uint64        `json:"sessions"`            // front-ends so far
+	FrontEnd   *FrontEnd     `json:"front-end,omitempty"` // the one that is connected
+	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // the one that waits for it to go
+	HeadBlocks uint64        `json:"head-blocks"`         // blocks that the head owns
+	IndexBytes int64         `json:"index-bytes"`         // memory of the block index
+	Parked     int           `json:"parked"`              // requests that wait for space
 }
 
 // DiskStats answers query-cow-stats: one disk's counters.
 type DiskStats struct {
 	Name string `json:"name"`
-	Stats
+	backend.Stats
 }
 
 func (d *Daemon) registerCommands(s *control.Server) {
@@ -50,8 +51,8 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		}
 		stats := []DiskStats{}
 		for _, e := range d.snapshot() {
-			if only.Disk == "" || only.Disk == e.dev.name {
-				stats = append(stats, DiskStats{e.dev.name, e.dev.Stats()})
+			if only.Disk == "" || only.Disk == e.dev.Name() {
+				stats = append(stats, DiskStats{e.dev.Name(), e.dev.Stats()})
 			}
 		}
 		if only.Disk != "" && len(stats) == 0 {
@@ -125,24 +126,24 @@ func (d *Daemon) snapshot() []*Export {
 
 func (e *Export) info() DiskInfo {
 	now, sessions := e.Connected()
-	disk := e.dev.currentDisk()
+	disk := e.dev.Disk()
 	stats := disk.Stats()
-	on := e.dev.cache.shown()
+	on := e.dev.WriteCacheOn()
 	holder, waiter := e.frontEnds()
 	return DiskInfo{
-		Name:       e.dev.name,
+		Name:       e.dev.Name(),
 		Size:       disk.Size(),
 		BlockSize:  disk.BlockSize(),
 		Depth:      disk.Depth(),
-		ReadOnly:   e.dev.config.ReadOnly,
+		ReadOnly:   e.dev.ReadOnly(),
 		WriteCache: on,
-		Cache:      Cache{WriteThrough: !on, Direct: e.dev.direct},
+		Cache:      backend.Cache{WriteThrough: !on, Direct: e.dev.Direct()},
 		Connected:  now,
 		Sessions:   sessions,
 		FrontEnd:   holder,
 		Waiting:    waiter,
 		HeadBlocks: stats.HeadBlocks,
 		IndexBytes: stats.IndexBytes,
-		Parked:     e.dev.parked(),
+		Parked:     e.dev.Parked(),
 	}
 }

@@ -1,9 +1,10 @@
-package backend
+package daemon
 
 import (
 	"fmt"
 	"time"
 
+	"cowblk/backend"
 	"cowblk/backend/control"
 )
 
@@ -33,11 +34,11 @@ type Settings struct {
 
 // DiskSettings are one disk's.
 type DiskSettings struct {
-	Disk       string  `json:"disk"`
-	WriteCache bool    `json:"write-cache"`                       // as the next driver finds it
-	Cache      Cache   `json:"cache"`                             // likewise
-	NoFlush    bool    `json:"writeback-without-flush,omitempty"` // likewise; see DeviceOptions
-	Poll       float64 `json:"poll-microseconds"`
+	Disk       string        `json:"disk"`
+	WriteCache bool          `json:"write-cache"`                       // as the next driver finds it
+	Cache      backend.Cache `json:"cache"`                             // likewise
+	NoFlush    bool          `json:"writeback-without-flush,omitempty"` // likewise; see DeviceOptions
+	Poll       float64       `json:"poll-microseconds"`
 }
 
 // maxInterval bounds what is told in seconds.
@@ -75,8 +76,8 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	}
 	poll := time.Duration(0)
 	if a.Poll != nil {
-		if !(*a.Poll >= 0 && *a.Poll <= float64(MaxPoll.Microseconds())) {
-			return nil, fmt.Errorf("poll-microseconds %v: expected a number from 0, which is off, to %d", *a.Poll, MaxPoll.Microseconds())
+		if !(*a.Poll >= 0 && *a.Poll <= float64(backend.MaxPoll.Microseconds())) {
+			return nil, fmt.Errorf("poll-microseconds %v: expected a number from 0, which is off, to %d", *a.Poll, backend.MaxPoll.Microseconds())
 		}
 		poll = time.Duration(*a.Poll * float64(time.Microsecond))
 	}
@@ -90,17 +91,17 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 			return nil, fmt.Errorf("on-enospc %w", err)
 		}
 	}
-	caches := make([]writeCacheSetting, len(exports))
+	caches := make([]backend.WriteCacheSetting, len(exports))
 	for i, e := range exports {
-		caches[i] = e.dev.cache.setting()
+		caches[i] = e.dev.WriteCache()
 		if a.WriteCache != nil {
-			caches[i].off = !*a.WriteCache
+			caches[i].Off = !*a.WriteCache
 		}
 		if a.NoFlush != nil {
-			caches[i].withoutFlush = *a.NoFlush
+			caches[i].WithoutFlush = *a.NoFlush
 		}
-		if err := caches[i].check(); err != nil {
-			return nil, fmt.Errorf("disk %q: %w: switch one of them off", e.dev.name, err)
+		if err := caches[i].Check(); err != nil {
+			return nil, fmt.Errorf("disk %q: %w: switch one of them off", e.dev.Name(), err)
 		}
 	}
 	if a.SpaceLow != nil {
@@ -114,9 +115,9 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 		d.enospc.setPolicy(policy)
 	}
 	for i, e := range exports {
-		e.dev.cache.set(caches[i])
+		e.dev.SetWriteCache(caches[i])
 		if a.Poll != nil {
-			e.dev.setPoll(poll)
+			e.dev.SetPoll(poll)
 		}
 	}
 	d.hooks.change(func(o *HookOptions) {
@@ -142,10 +143,10 @@ func (d *Daemon) settings() *Settings {
 		s.QMP = o.QMP.String()
 	}
 	for _, e := range d.snapshot() {
-		cache, poll := e.dev.cache.setting(), time.Duration(e.dev.poll.Load())
+		cache, poll := e.dev.WriteCache(), e.dev.Poll()
 		s.Disks = append(s.Disks, DiskSettings{
-			Disk: e.dev.name, WriteCache: !cache.off, Cache: Cache{WriteThrough: cache.off, Direct: e.dev.direct},
-			NoFlush: cache.withoutFlush, Poll: float64(poll) / float64(time.Microsecond),
+			Disk: e.dev.Name(), WriteCache: !cache.Off, Cache: backend.Cache{WriteThrough: cache.Off, Direct: e.dev.Direct()},
+			NoFlush: cache.WithoutFlush, Poll: float64(poll) / float64(time.Microsecond),
 		})
 	}
 	return s

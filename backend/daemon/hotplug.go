@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -43,8 +43,8 @@ func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
 	case now:
 		// A second QEMU would wait for the first to go, and its guest with it.
 		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first", a.Disk)
-	case a.Queues < 0 || a.Queues > int(e.dev.config.Queues):
-		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.config.Queues, a.Queues)
+	case a.Queues < 0 || a.Queues > e.dev.Queues():
+		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.Queues(), a.Queues)
 	}
 	ctx, m, end, err := d.plugging(ctx, &a)
 	if err != nil {

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -57,7 +57,7 @@ func (s *checksummer) run(ctx context.Context) {
 	for {
 		var later <-chan time.Time
 		for _, e := range s.daemon.snapshot() {
-			disk := e.dev.currentDisk()
+			disk := e.dev.Disk()
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}
@@ -70,7 +70,7 @@ func (s *checksummer) run(ctx context.Context) {
 			case ctx.Err() != nil || errors.Is(err, cow.ErrClosed) || failed[e] == err.Error():
 			default:
 				failed[e] = err.Error()
-				s.daemon.log.Warn("sealed layers stay without checksums of their data", "disk", e.dev.name, "err", err)
+				s.daemon.log.Warn("sealed layers stay without checksums of their data", "disk", e.dev.Name(), "err", err)
 			}
 		}
 		select {

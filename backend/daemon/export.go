@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -12,9 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"cowblk/vhost"
+	"cowblk/backend"
 )
 
 // Listener is a listening UNIX socket: *net.UnixListener, or one that also looks
@@ -30,7 +28,7 @@ type Listener interface {
 // ExportOptions says where a device is offered. Exactly one of Listener and
 // Conn is set.
 type ExportOptions struct {
-	Device   *Device
+	Device   *backend.Device
 	Listener Listener      // front-ends are served one after another
 	Conn     *net.UnixConn // one front-end only (--fd): Run ends with it
 	First    *net.UnixConn // accepted from Listener by the process before this one; nil: none
@@ -43,7 +41,7 @@ type ExportOptions struct {
 // drivers on one disk would destroy it, and QEMU 7.2 dies of a connection that
 // is accepted and closed.
 type Export struct {
-	dev       *Device
+	dev       *backend.Device
 	listener  Listener
 	log       *slog.Logger
 	emit      func(event string, data any) // set by Daemon.Add
@@ -65,7 +63,7 @@ func NewExport(o ExportOptions) *Export {
 		o.Log = slog.Default()
 	}
 	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: limitLog(o.Log).With("disk", o.Device.name),
+		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: backend.LimitLog(o.Log).With("disk", o.Device.Name()),
 		emit: func(string, any) {}, ended: make(chan struct{}),
 	}
 }
@@ -76,7 +74,7 @@ func (e *Export) Connected() (now bool, sessions uint64) {
 }
 
 // Device returns the device that is offered.
-func (e *Export) Device() *Device { return e.dev }
+func (e *Export) Device() *backend.Device { return e.dev }
 
 // Run serves front-ends until ctx is done, then drains the rings, closes the
 // connection and the listener, and returns nil.
@@ -101,7 +99,7 @@ func (e *Export) Run(ctx context.Context) error {
 			e.log.Warn("front-ends cannot be accepted: they wait", "err", err)
 			pause(ctx)
 		default:
-			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.name, e.listener.Addr(), err)
+			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.Name(), e.listener.Addr(), err)
 		}
 	}
 }
@@ -161,28 +159,21 @@ func (e *Export) session(conn *net.UnixConn) {
 	e.connected.Store(true)
 	e.sessions.Add(1)
 	e.log.Info("front-end connected", "front_end", who.String())
-	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.name})
-	e.dev.cache.connect()
-	e.dev.Reset() // settings may have changed since the last one left
+	e.emit("COW_CONNECTED", diskEvent{Disk: e.dev.Name()})
 	end := e.watchPending()
-	e.dev.kicks.begin(e)
-	err := vhost.Serve(conn, e.dev, vhost.Options{Log: e.log})
-	conn.Close()
-	e.dev.kicks.end()
+	err := e.dev.Serve(conn, e.log)
 	end()
-	e.dev.Reset()
 	e.mu.Lock()
 	e.peer = nil
 	e.mu.Unlock()
 	e.connected.Store(false)
-	e.emit("COW_DISCONNECTED", diskEvent{e.dev.name, errorText(err)})
+	e.emit("COW_DISCONNECTED", diskEvent{e.dev.Name(), errorText(err)})
 	switch {
 	case err == nil:
 		e.log.Info("front-end disconnected", "front_end", who.String(), "advice", reconnectAdvice)
-	case ownFault(err):
+	case backend.LacksResources(err):
 		e.log.Error("connection closed: this process lacks what it needs to serve the front-end", "front_end", who.String(), "err", err)
 	default:
-		e.dev.rejected.Add(1)
 		e.log.Warn("connection closed: the front-end broke the protocol", "front_end", who.String(), "err", err)
 	}
 }
@@ -190,12 +181,6 @@ func (e *Export) session(conn *net.UnixConn) {
 // reconnectAdvice is said of a front-end that has gone, by itself or at the end of this
 // process: the protocol does not tell whether it will come back.
 const reconnectAdvice = "it comes back by itself if its chardev has reconnect; those that libvirt hot-plugs (virsh attach-device) have none: cowblk detach, then cowblk attach"
-
-// ownFault reports whether a session has ended for want of what this process, and not
-// the front-end, is short of.
-func ownFault(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
-}
 
 // diskEvent is the data of COW_CONNECTED and COW_DISCONNECTED.
 type diskEvent struct {
@@ -216,7 +201,7 @@ func (e *Export) shutdown() {
 	if e.listener != nil {
 		e.listener.Close()
 	}
-	e.dev.drain()
+	e.dev.Drain()
 	e.closeConn()
 }
 

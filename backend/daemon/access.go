@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
 // serves reports whether the disk is one of this process.
 func (d *Daemon) serves(disk string) bool {
 	for _, e := range d.snapshot() {
-		if e.dev.name == disk {
+		if e.dev.Name() == disk {
 			return true
 		}
 	}

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -35,8 +35,8 @@ func (n *fakeNames) Data(string) string             { return "" }
 // quietDaemon serves the disk "test", on a store that makes no promotion.
 func quietDaemon(t *testing.T, log io.Writer, o HookOptions) (*Daemon, *fakeNames) {
 	n := &fakeNames{tags: map[string][]string{}}
-	d := NewDaemon(DaemonOptions{Log: slog.New(slog.NewTextHandler(log, nil)), Names: n, Hooks: o})
-	d.Add(serve(t, DeviceOptions{}).export)
+	d := New(Options{Log: slog.New(slog.NewTextHandler(log, nil)), Names: n, Hooks: o})
+	d.Add(serve(t).export)
 	return d, n
 }
 
@@ -186,7 +186,7 @@ func TestSet(t *testing.T) {
 func TestDaemonLeavesNoGoroutine(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
-		d := NewDaemon(DaemonOptions{
+		d := New(Options{
 			Log: slog.New(slog.DiscardHandler), Names: &fakeNames{},
 			Hooks: HookOptions{QMP: &qmp.Address{Path: t.TempDir() + "/none"}, Events: []string{"RESET"}},
 		})

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -209,8 +209,8 @@ func (s *spaceMonitor) check() {
 func (s *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
 	found = map[uint64]*SpaceLow{}
 	for _, e := range s.daemon.snapshot() {
-		path := s.daemon.names.Data(e.dev.name)
-		if path == "" || e.dev.config.ReadOnly {
+		path := s.daemon.names.Data(e.dev.Name())
+		if path == "" || e.dev.ReadOnly() {
 			continue
 		}
 		r, ok := s.statfs(path)
@@ -223,7 +223,7 @@ func (s *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, orde
 			found[r.id] = f
 			order = append(order, r.id)
 		}
-		f.Disks = append(f.Disks, e.dev.name)
+		f.Disks = append(f.Disks, e.dev.Name())
 	}
 	return found, order
 }

@@ -1,50 +1,19 @@
-package backend
+package daemon
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"cowblk/backend/backendtest"
 	"cowblk/cow/vfs"
-	"cowblk/vhost"
 	"cowblk/vhost/vhosttest"
 )
-
-// notes is a log that can be read while it is written.
-type notes struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (n *notes) Write(p []byte) (int, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.b.Write(p)
-}
-
-func (n *notes) String() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.b.String()
-}
-
-func (n *notes) await(t *testing.T, text string) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(n.String(), text); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the log misses %q:\n%s", text, n)
-		}
-	}
-}
 
 // stranger is another process that has connected to a socket and says nothing.
 type stranger struct {
@@ -91,8 +60,8 @@ func TestSecondFrontEnd(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Skip("socat is not installed; make deps installs it")
 	}
-	log := &notes{}
-	s := serveOn(t, DeviceOptions{}, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	log := &backendtest.Log{}
+	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
 	f := s.dial(vhosttest.Options{})
 	defer f.Close()
 	me := os.Getpid()
@@ -100,7 +69,7 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, s.socket)
-	log.await(t, fmt.Sprintf(`level=WARN msg="another front-end waits for this disk, until the one that has it goes" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
+	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits for this disk, until the one that has it goes" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
 	if !strings.Contains(log.String(), "held_since=2") {
 		t.Errorf("since when: %s", log)
 	}
@@ -109,7 +78,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	first.leave(t)
 	awaitInfo(t, s.export, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
-	log.await(t, "the front-end that waited for this disk has gone")
+	log.Await(t, "the front-end that waited for this disk has gone")
 	second := connectStranger(t, s.socket)
 	awaitInfo(t, s.export, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
@@ -117,7 +86,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	must(t, f.Close())
 	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
-	log.await(t, "msg=\"front-end disconnected\"")
+	log.Await(t, "msg=\"front-end disconnected\"")
 	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
 		t.Errorf("no advice: %s", log)
 	}
@@ -128,60 +97,16 @@ func TestSecondFrontEnd(t *testing.T) {
 
 // The front-end that connects anew before its former connection has ended is no stranger.
 func TestFrontEndComesAgain(t *testing.T) {
-	log := &notes{}
-	s := serveOn(t, DeviceOptions{}, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	log := &backendtest.Log{}
+	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
 	f := s.dial(vhosttest.Options{})
 	done := make(chan *vhosttest.Frontend)
 	go func() { done <- s.dial(vhosttest.Options{}) }()
-	log.await(t, "the front-end connects again")
+	log.Await(t, "the front-end connects again")
 	must(t, f.Close())
 	again := <-done
 	if strings.Contains(log.String(), "another front-end") {
 		t.Error(log)
 	}
 	must(t, again.Close())
-}
-
-// A driver that kicks and never fills its ring is one whose memory is another: it is told of. One whose request comes
-// with the kick is not.
-func TestKicksWithoutRequests(t *testing.T) {
-	log := &notes{}
-	s := serveOn(t, DeviceOptions{}, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
-	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	must(t, err)
-	defer unix.Close(kick)
-	f := s.dial(vhosttest.Options{})
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
-		signal(kick)
-		if time.Now().After(end) {
-			t.Fatalf("not told of: %s", log)
-		}
-	}
-	if !strings.Contains(log.String(), "share=on") {
-		t.Errorf("no advice: %s", log)
-	}
-	must(t, f.Close())
-
-	f = s.dial(vhosttest.Options{})
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
-		t.Fatal(err)
-	}
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
-		signal(kick)
-		if time.Now().After(end) {
-			t.Fatal("the kick was not noticed")
-		}
-	}
-	s.dev.kicks.mu.Lock()
-	check := s.dev.kicks.check
-	s.dev.kicks.mu.Unlock()
-	check()
-	must(t, f.Close())
-	if n := strings.Count(log.String(), "its rings stay empty"); n != 1 {
-		t.Errorf("told of %d times", n)
-	}
 }

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 	"cowblk/cow"
@@ -111,9 +112,9 @@ func (h *handover) check(raw json.RawMessage) error {
 	}
 	var served []string
 	for _, e := range h.exports {
-		served = append(served, e.dev.name)
+		served = append(served, e.dev.Name())
 		if e.listener == nil {
-			return fmt.Errorf("disk %q is served on one connection only (--fd), which cannot be handed over", e.dev.name)
+			return fmt.Errorf("disk %q is served on one connection only (--fd), which cannot be handed over", e.dev.Name())
 		}
 	}
 	if h.daemon.keeper == nil {
@@ -142,21 +143,21 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 // way when the queues are drained, and is waited for, is then a short one.
 func (h *handover) waitIdle(ctx context.Context) error {
 	for _, e := range h.exports {
-		if err := e.dev.currentDisk().Stats().Failed; err != nil {
-			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it", e.dev.name, err)
+		if err := e.dev.Disk().Stats().Failed; err != nil {
+			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it", e.dev.Name(), err)
 		}
-		for e.dev.currentDisk().Stats().Unsealed > 0 {
+		for e.dev.Disk().Stats().Unsealed > 0 {
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.name, ctx.Err())
+				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.Name(), ctx.Err())
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
-		if e.dev.config.ReadOnly {
+		if e.dev.ReadOnly() {
 			continue
 		}
-		if err := e.dev.currentDisk().Flush(); err != nil && !lacksSpace(err) {
-			return fmt.Errorf("disk %q: %w", e.dev.name, err)
+		if err := e.dev.Disk().Flush(); err != nil && !backend.LacksSpace(err) {
+			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 	}
 	return ctx.Err()
@@ -169,7 +170,7 @@ func (h *handover) offer(ctx context.Context) error {
 		if l, ok := e.listener.(*control.Listener); ok {
 			keep = l.Kept()
 		}
-		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.name, Path: e.listener.Addr().String(), Keep: keep}, e.listener); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), Keep: keep}, e.listener); err != nil {
 			return err
 		}
 	}
@@ -212,18 +213,18 @@ func (h *handover) detach() error {
 	}
 	wg.Wait()
 	for _, e := range h.exports {
-		detached, err := h.daemon.keeper.Detach(e.dev.name)
+		detached, err := h.daemon.keeper.Detach(e.dev.Name())
 		if !detached {
-			return fmt.Errorf("disk %q: %w", e.dev.name, err)
+			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 		if err != nil {
-			h.daemon.log.Warn("a disk was detached with an error", "disk", e.dev.name, "err", err)
+			h.daemon.log.Warn("a disk was detached with an error", "disk", e.dev.Name(), "err", err)
 		}
-		h.detached[e.dev.name] = true
+		h.detached[e.dev.Name()] = true
 	}
 	for _, e := range h.exports {
 		if conn := e.pendingConn(); conn != nil {
-			if err := h.pass(takeover.Message{Kind: takeover.Connection, Disk: e.dev.name}, conn); err != nil {
+			if err := h.pass(takeover.Message{Kind: takeover.Connection, Disk: e.dev.Name()}, conn); err != nil {
 				return explainEOF(err)
 			}
 		}
@@ -265,16 +266,16 @@ func (h *handover) resume(why error) {
 	d := h.daemon
 	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
 	for _, e := range h.exports {
-		disk := e.dev.currentDisk()
-		if h.detached[e.dev.name] {
+		disk := e.dev.Disk()
+		if h.detached[e.dev.Name()] {
 			var err error
-			disk, err = h.reopen(e.dev.name)
+			disk, err = h.reopen(e.dev.Name())
 			if errors.Is(err, ErrTaken) {
 				h.end()
 				return
 			}
 			if err != nil {
-				d.log.Error("a disk that was to be handed over cannot be opened again", "disk", e.dev.name, "err", err)
+				d.log.Error("a disk that was to be handed over cannot be opened again", "disk", e.dev.Name(), "err", err)
 				d.quit()
 				return
 			}

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -212,9 +212,9 @@ type promoteRefused struct {
 func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []string, tag string, err error) {
 	var tags []string
 	for _, e := range h.daemon.snapshot() {
-		if !e.dev.config.ReadOnly && h.daemon.names != nil {
-			disks = append(disks, e.dev.name)
-			tags = append(tags, h.daemon.names.Tags(e.dev.name)...)
+		if !e.dev.ReadOnly() && h.daemon.names != nil {
+			disks = append(disks, e.dev.Name())
+			tags = append(tags, h.daemon.names.Tags(e.dev.Name())...)
 		}
 	}
 	// Of two in one second, the later gets the next.

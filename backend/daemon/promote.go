@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -130,7 +130,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	for i, e := range exports {
 		sealed := c.oldHeads[i]
 		result.Disks = append(result.Disks, PromotedDisk{
-			Disk: e.dev.name, Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
+			Disk: e.dev.Name(), Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
 		})
 	}
 	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
@@ -201,10 +201,10 @@ type swap struct {
 // prepare makes sure that every disk will accept its new head.
 func (c *swap) prepare() error {
 	for i, e := range c.exports {
-		p, err := e.dev.currentDisk().Prepare(c.pending.Heads()[i])
+		p, err := e.dev.Disk().Prepare(c.pending.Heads()[i])
 		if err != nil {
 			c.cancel()
-			return fmt.Errorf("disk %q: %w", e.dev.name, err)
+			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 		c.promotions = append(c.promotions, p)
 	}
@@ -222,7 +222,7 @@ func (c *swap) cancel() {
 // between leaves new heads without a block of their own, which changes nothing.
 func (c *swap) commitAndSwap() error {
 	for _, e := range c.exports {
-		layers := e.dev.currentDisk().Layers()
+		layers := e.dev.Disk().Layers()
 		c.oldHeads = append(c.oldHeads, layers[len(layers)-1])
 		c.depth = append(c.depth, len(layers)+1)
 	}
@@ -243,7 +243,7 @@ func (c *swap) commitAndSwap() error {
 // ended by the disks themselves: Close waits for their sealing.
 func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag string) {
 	for i, p := range promotions {
-		name := exports[i].dev.name
+		name := exports[i].dev.Name()
 		d.background.Go(func() {
 			if err := p.Sealed(); err != nil {
 				d.log.Error("a former head is not sealed; the next start does it", "disk", name, "tag", tag, "err", err)
@@ -270,7 +270,7 @@ func (d *Daemon) named(disks []string) ([]*Export, error) {
 		seen[name] = true
 		n := len(found)
 		for _, e := range all {
-			if e.dev.name == name {
+			if e.dev.Name() == name {
 				found = append(found, e)
 			}
 		}

@@ -1,4 +1,4 @@
-package backend
+package daemon
 
 import (
 	"context"
@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"sync"
 
+	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/cow"
 )
 
 // Daemon is a process that serves one or more exports, and answers for them on a
@@ -23,7 +25,7 @@ type Daemon struct {
 	space     *spaceMonitor
 	enospc    *enospcMonitor
 	checksums *checksummer
-	cpus      maxProcs
+	procs     backend.MaxProcs
 	stop      context.CancelFunc // set by Run
 
 	promoting  sync.Mutex     // one promotion at a time
@@ -33,8 +35,8 @@ type Daemon struct {
 	exports []*Export
 }
 
-// DaemonOptions describes a daemon; the zero value serves no control socket.
-type DaemonOptions struct {
+// Options describes a daemon; the zero value serves no control socket.
+type Options struct {
 	Log      *slog.Logger    // default: slog.Default
 	Control  *control.Server // nil: no control socket; Run closes it
 	Names    Names           // nil: the disks have no layers to promote
@@ -47,8 +49,8 @@ type DaemonOptions struct {
 	ENOSPC   ENOSPCOptions   // requests that find no space; zero: they fail
 }
 
-// NewDaemon makes a daemon without exports.
-func NewDaemon(o DaemonOptions) *Daemon {
+// New makes a daemon without exports.
+func New(o Options) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -73,9 +75,12 @@ func (d *Daemon) Add(e *Export) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e.emit = d.emit
-	e.dev.emit = d.emit
-	e.dev.cpus = &d.cpus
-	d.enospc.add(e)
+	e.dev.Observe(backend.Observer{
+		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
+		Parked:  func(io *cow.Request) { d.enospc.onPark(e.dev, io) },
+		Procs:   &d.procs,
+	})
+	e.dev.SetParking(d.enospc.policy == ENOSPCStop)
 	d.exports = append(d.exports, e)
 }
 

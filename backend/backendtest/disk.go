@@ -1,0 +1,53 @@
+// Package backendtest has the disks and sockets that the tests of backend and backend/daemon share.
+package backendtest
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// Size is the size of a Disk in bytes.
+const Size = 64 << 20
+
+// Disk is an open disk: an empty head over a base of random bytes.
+type Disk struct {
+	*cow.Disk
+	Dir  string // of its files
+	Base []byte // the content of the base
+}
+
+// NewDisk makes a disk whose engine uses files for all calls. The test's end closes it.
+func NewDisk(t testing.TB, files vfs.FS) *Disk {
+	t.Helper()
+	d := &Disk{Dir: t.TempDir(), Base: make([]byte, Size)}
+	rand.NewChaCha8([32]byte{1}).Read(d.Base)
+	base := filepath.Join(d.Dir, "base")
+	Must(t, os.WriteFile(base, d.Base, 0o600))
+	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
+	Must(t, err)
+	print, err := layer.ComputeFingerprint(f, 0, Size)
+	Must(t, err)
+	Must(t, f.Close())
+	paths := layer.Paths{Map: filepath.Join(d.Dir, "map"), Data: filepath.Join(d.Dir, "data")}
+	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: Size, Base: print, BaseSize: Size})
+	Must(t, err)
+	Must(t, l.Close())
+	d.Disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files, LoseUnflushed: true})
+	Must(t, err)
+	t.Cleanup(func() { Must(t, d.Disk.Close()) })
+	return d
+}
+
+// Must ends the test on an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"cowblk/backend"
+	"cowblk/backend/backendtest"
+	"cowblk/cow"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// served is a disk that is exported on a socket.
+type served struct {
+	t      testing.TB
+	dir    string
+	disk   *cow.Disk
+	dev    *backend.Device
+	export *Export
+	socket string
+}
+
+func serve(t testing.TB) *served { return serveOn(t, vfs.OS{}) }
+
+// serveOn is serve with files of its own kind. prepare runs before anybody can connect.
+func serveOn(t testing.TB, files vfs.FS, prepare ...func(*served)) *served {
+	t.Helper()
+	d := backendtest.NewDisk(t, files)
+	s := &served{t: t, dir: d.Dir, disk: d.Disk, socket: filepath.Join(d.Dir, "sock")}
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	s.dev, err = backend.NewDevice(s.disk, backend.DeviceOptions{Name: "test", Log: log})
+	must(t, err)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
+	must(t, err)
+	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l, Log: log})
+	for _, f := range prepare {
+		f(s)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.export.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("export: %v", err)
+		}
+	})
+	return s
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	backendtest.Must(t, err)
+}
+
+func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
+	s.t.Helper()
+	f, err := vhosttest.Dial(s.socket, o)
+	must(s.t, err)
+	return f
+}
+
+func writes(d *vhosttest.Driver, b byte, off int64) func() error {
+	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
+}

@@ -1,0 +1,62 @@
+package backend
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/backend/backendtest"
+	"cowblk/vhost"
+	"cowblk/vhost/vhosttest"
+)
+
+// A driver that kicks and never fills its ring is one whose memory is another: it is told of. One whose request comes
+// with the kick is not.
+func TestKicksWithoutRequests(t *testing.T) {
+	log := &backendtest.Log{}
+	s := serve(t, DeviceOptions{})
+	s.stop()
+	s.dev.Reopen(s.disk)
+	s.stop = backendtest.Serve(t, s.socket, s.dev, slog.New(slog.NewTextHandler(log, nil)))
+	t.Cleanup(s.stop)
+	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	must(t, err)
+	defer unix.Close(kick)
+	f := s.dial(vhosttest.Options{})
+	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	must(t, f.Barrier())
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
+		signal(kick)
+		if time.Now().After(end) {
+			t.Fatalf("not told of: %s", log)
+		}
+	}
+	if !strings.Contains(log.String(), "share=on") {
+		t.Errorf("no advice: %s", log)
+	}
+	must(t, f.Close())
+
+	f = s.dial(vhosttest.Options{})
+	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	must(t, f.Barrier())
+	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
+		signal(kick)
+		if time.Now().After(end) {
+			t.Fatal("the kick was not noticed")
+		}
+	}
+	s.dev.kicks.mu.Lock()
+	check := s.dev.kicks.check
+	s.dev.kicks.mu.Unlock()
+	check()
+	must(t, f.Close())
+	if n := strings.Count(log.String(), "its rings stay empty"); n != 1 {
+		t.Errorf("told of %d times", n)
+	}
+}
