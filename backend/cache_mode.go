@@ -2,21 +2,19 @@ package backend
 
 import "fmt"
 
-// Cache is what lies between a guest's writes and the disk, named as QEMU's
-// cache= names it, which a vhost-user disk cannot be given there. The zero value
-// is writeback.
+// Cache is the cache mode between a guest's writes and the disk, with the names of QEMU's cache=
+// option, which QEMU refuses for vhost-user disks. The zero value is writeback.
 type Cache struct {
-	// WriteThrough starts every driver with the write cache off: each write is
-	// durable when it completes. A driver that negotiates CONFIG_WCE may change
-	// that (virtio 1.2, 5.2.5.2); what the zero value means to a driver depends on
-	// what it negotiates: see writeCache.
+	// WriteThrough starts every driver with the write cache off: each write is durable when it
+	// completes. A driver that negotiates CONFIG_WCE may change that (virtio 1.2, 5.2.5.2). The
+	// effect of false depends on what the driver negotiates: see writeCache.
 	WriteThrough bool
-	// Direct means that the disk was opened with cow.Options.Direct: data goes
-	// past this machine's page cache.
+	// Direct: the disk was opened with cow.Options.Direct, and its data bypasses the host's page
+	// cache.
 	Direct bool
 }
 
-// cacheModes are the four names.
+// cacheModes maps names to modes.
 var cacheModes = [...]struct {
 	name string
 	mode Cache
@@ -34,14 +32,14 @@ func (c Cache) String() string {
 			return m.name
 		}
 	}
-	return "" // not reached: all four are there
+	return "" // not reached: the table has all four
 }
 
 // MarshalText implements encoding.TextMarshaler.
 func (c Cache) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler. QEMU's "unsafe", which
-// drops flushes, is no mode here: a tag or a crash would find the disk torn.
+// UnmarshalText implements encoding.TextUnmarshaler. QEMU's "unsafe", which drops flushes, is no
+// mode: it would tear the disk of a tag or after a crash.
 func (c *Cache) UnmarshalText(text []byte) error {
 	for _, m := range cacheModes {
 		if m.name == string(text) {

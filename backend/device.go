@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"cowblk/cow"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
@@ -14,16 +16,16 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// DefaultQueues is how many request queues a disk offers when nothing else is
-// said: libvirt asks for one per vCPU, so there are plenty.
+// DefaultQueues is the default number of request queues. libvirt asks for one per vCPU, hence the
+// large number.
 const DefaultQueues = 64
 
 // Limits of one request that the device announces (virtio 1.2, 5.2.4).
 const (
 	segMax           = 126              // data descriptors: a ring of 128 less header and status
 	sizeMax          = 1 << 20          // bytes in one of them
-	maxWipeSectors   = 1 << 22          // 2 GiB in one segment of a DISCARD or WRITE_ZEROES
-	maxWipeSegs      = 64               // segments in one of them
+	maxWipeSectors   = 1 << 22          // 2 GiB in one segment of a DISCARD or WRITE_ZEROES, in sectors of 512 bytes
+	maxWipeSegs      = 64               // segments of a DISCARD or WRITE_ZEROES
 	errorLogInterval = 10 * time.Second // one I/O error line a disk in this time
 )
 
@@ -33,55 +35,54 @@ type DeviceOptions struct {
 	Serial   string // GET_ID, at most 20 bytes; default: the start of Name
 	Queues   int    // request queues offered; default DefaultQueues
 	ReadOnly bool   // offer VIRTIO_BLK_F_RO even if the disk is writable
-	Cache    Cache  // what was done about it: see there
+	Cache    Cache  // of the disk below; Direct is only reported
 	// WritebackWithoutFlush keeps the write cache on for drivers that do not negotiate
-	// VIRTIO_BLK_F_FLUSH, against virtio 1.2, 5.2.6.2: what they write is lost in a power
-	// cut, up to cow.Options.FlushInterval of it. For initiators like SPDK's, which never
-	// flush and do not expect completed writes to be stable. Not with Cache.WriteThrough.
+	// VIRTIO_BLK_F_FLUSH, against virtio 1.2, 5.2.6.2: a power cut loses up to
+	// cow.Options.FlushInterval of their writes. It is for initiators such as SPDK's, which never
+	// flush and do not expect completed writes to be stable. It excludes Cache.WriteThrough.
 	WritebackWithoutFlush bool
-	// Poll is how long an idle queue looks for work at most before it sleeps;
-	// 0: not at all, at most MaxPoll. See DefaultPoll.
+	// Poll is the time that an idle queue polls at most before it sleeps; 0: no polling. Limit:
+	// MaxPoll. See DefaultPoll.
 	Poll time.Duration
 	Log  *slog.Logger // default: slog.Default
 }
 
-// Device is the vhost.Backend of one disk. It lives as long as the disk is
-// exported and serves one front-end after another.
+// Device is the vhost.Backend of one disk. It lives as long as the disk is exported and serves one
+// front-end after another.
 type Device struct {
 	name   string
-	disk   atomic.Pointer[cow.Disk] // another one after a takeover that failed, see reopen
+	disk   atomic.Pointer[cow.Disk] // replaced after a takeover that failed, see Reopen
 	config blk.Config
 	log    *slog.Logger
 
 	cache writeCache
 
-	parking   atomic.Bool  // see setParking
-	parkedNow atomic.Int64 // requests, of all workers
+	parking   atomic.Bool  // see SetParking
+	parkedNow atomic.Int64 // parked requests of all workers
 
 	kicks kickWatch
 
 	poll   atomic.Int64 // nanoseconds, see DeviceOptions.Poll
 	direct bool         // see Cache
 
-	// stopMu is held while workers are waited for, which may take as long as
-	// their requests; no worker goes away meanwhile. Taken before mu.
+	// stopMu is held while a caller waits for workers, as long as their requests take. No worker is
+	// removed meanwhile. Lock order: stopMu before mu.
 	stopMu sync.Mutex
 
-	mu      sync.Mutex // held briefly: whoever asks for statistics needs it
-	workers []*worker  // by queue; nil = not running
-	closing bool       // no queue may start any more
-	past    Stats      // of queues that have been stopped
+	mu      sync.Mutex // held briefly: Stats takes it
+	workers []*worker  // by queue; nil: not running
+	closing bool       // no queue may start
+	past    Stats      // of queues that have stopped
 
 	broken   atomic.Int64  // queues that are broken now
 	rejected atomic.Uint64 // connections closed because the front-end broke the protocol
 
-	made      time.Time    // when the device was made
-	nextError atomic.Int64 // nanoseconds since then, before which no I/O error is logged
-	observer  Observer
+	ioErrors *rate.Limiter // of lines and events about failed requests
+	observer Observer
 }
 
-// NewDevice makes the device for disk. The error says what in o no driver could
-// use.
+// NewDevice makes the device of a disk. It returns an error if no driver could use a device with
+// these options.
 func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -94,10 +95,10 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	}
 	block := uint32(disk.BlockSize())
 	d := &Device{
-		name:    o.Name,
-		log:     LimitLog(o.Log).With("disk", o.Name),
-		made:    time.Now(),
-		workers: make([]*worker, o.Queues),
+		name:     o.Name,
+		log:      LimitLog(o.Log).With("disk", o.Name),
+		ioErrors: rate.NewLimiter(rate.Every(errorLogInterval), 1),
+		workers:  make([]*worker, o.Queues),
 		config: blk.Config{
 			Sectors:  uint64(disk.Size()) / blk.SectorSize,
 			BlkSize:  blk.SectorSize,
@@ -146,7 +147,7 @@ func (d *Device) Features() uint64 {
 	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
 }
 
-// SetFeatures implements vhost.Backend; StartQueue is told them again.
+// SetFeatures implements vhost.Backend. StartQueue gets the features again.
 func (d *Device) SetFeatures(features uint64) error {
 	d.negotiate(features)
 	return nil
@@ -172,8 +173,8 @@ func (d *Device) Config(p []byte) error {
 	return nil
 }
 
-// SetConfig implements vhost.Backend. The driver may change one field only:
-// writeback (virtio 1.2, 5.2.4, VIRTIO_BLK_F_CONFIG_WCE).
+// SetConfig implements vhost.Backend. The driver may change one field, writeback (virtio 1.2,
+// 5.2.4, VIRTIO_BLK_F_CONFIG_WCE).
 func (d *Device) SetConfig(offset uint32, p []byte) error {
 	if offset != blk.WritebackOffset || len(p) != 1 || p[0] > 1 {
 		return fmt.Errorf("write of %d bytes at %d of the configuration space: only writeback (offset %d, one byte, 0 or 1) can be written",
@@ -196,7 +197,7 @@ func (d *Device) SetMemory(t *guest.Table) error {
 	return nil
 }
 
-// running returns the workers that there are.
+// running returns the running workers.
 func (d *Device) running() (ws []*worker) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -218,7 +219,7 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 		closeFD(q.Err)
 		return fmt.Errorf("start queue %d: the disk is being closed", q.Index)
 	}
-	// After a reset the session does not tell features again that are the same.
+	// After a reset the session does not repeat features that are the same.
 	d.negotiate(q.Features)
 	d.recallCache(cacheMark(&q))
 	w, err := newWorker(d, q)
@@ -255,7 +256,7 @@ func (d *Device) StopQueue(i int) (base uint16, err error) {
 	return base, nil
 }
 
-// SetPoll changes how long idle queues look for work; running ones know at once.
+// SetPoll changes DeviceOptions.Poll; running queues use it at once.
 func (d *Device) SetPoll(limit time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -267,7 +268,7 @@ func (d *Device) SetPoll(limit time.Duration) {
 	}
 }
 
-// mayPoll makes room for a running worker that looks for work; d.mu is held.
+// mayPoll counts a running worker that may poll. The caller holds d.mu.
 func (d *Device) mayPoll(w *worker) {
 	if !w.counted && d.poll.Load() > 0 {
 		w.counted = true
@@ -296,12 +297,11 @@ func (d *Device) SetErr(i, fd int) {
 // SetStatus implements vhost.Backend.
 func (d *Device) SetStatus(uint8) {}
 
-// NeedsReset implements vhost.Backend: a queue is broken, and stays so until it
-// is set up anew.
+// NeedsReset implements vhost.Backend: a queue is broken until it is set up anew.
 func (d *Device) NeedsReset() bool { return d.broken.Load() > 0 }
 
-// Reset implements vhost.Backend: the next driver negotiates anew, and finds the write
-// cache as the operator has set it.
+// Reset implements vhost.Backend. The next driver negotiates anew and finds the write cache as the
+// operator has set it.
 func (d *Device) Reset() { d.cache.reset() }
 
 func (d *Device) worker(i int) *worker {
@@ -310,9 +310,8 @@ func (d *Device) worker(i int) *worker {
 	return d.workers[i]
 }
 
-// Drain stops every ring after its last request has completed and lets none
-// start again. The connection may then be closed: the used rings say exactly
-// which requests are done, which is where the front-end resumes.
+// Drain stops every ring after its last request and lets none start again. The connection may then
+// be closed: the used rings say which requests are done, and the front-end resumes there.
 func (d *Device) Drain() {
 	d.stopMu.Lock()
 	defer d.stopMu.Unlock()

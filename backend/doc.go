@@ -8,33 +8,31 @@
 // Every goroutine of a device, who starts it, what it owns, how it ends (backend/daemon has
 // those of the process):
 //
-//	goroutine           started by           owns                                ends
-//	session             Device.Serve's caller  the connection, ring set-up       front-end disconnects, or a malformed message
-//	kick check          worker's first kick  nothing; it may warn                its two seconds are over, or the session ends
-//	worker, one a ring  Device.StartQueue    ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
-//	flusher, one a disk cow.Open             flush rounds of the disk            cow.Disk.Close
-//	flush timer         cow.Channel          nothing; it asks for a round        a flush round begins, or cow.Disk.Close
-//	thread pool, <= 32 a disk  cow.Channel.Submit  a request that would make a worker wait  too little to do, or cow.Disk.Close
+//	goroutine           started by             owns                                ends
+//	session             caller of Serve        the connection, ring set-up         front-end disconnects, or a malformed message
+//	kick check          a worker's first kick  nothing; it may warn                its two seconds are over, or the session ends
+//	worker, one a ring  Device.StartQueue      ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
+//	flusher, one a disk cow.Open               flush rounds of the disk            cow.Disk.Close
+//	flush timer         cow.Channel            nothing; it asks for a round        a flush round begins, or cow.Disk.Close
+//	thread pool, ≤ 32   cow.Channel.Submit     a request that would block a worker idle, or cow.Disk.Close
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
 //
-// A process may be killed at any moment. What each ring had in flight is in the
-// in-flight buffer that its front-end keeps, and comes first when the next process
-// starts the ring (vhost/virtq); what had completed is in the kernel (cow.Options.SharedDir).
+// A process may be killed at any moment. The in-flight buffer, which the front-end keeps, has what
+// each ring had in flight; the next process that starts the ring executes it first (vhost/virtq).
+// Completed writes are in the kernel (cow.Options.SharedDir).
 //
-// Whether a write is durable when it completes is up to the driver, as far as it has
-// negotiated FLUSH or CONFIG_WCE: see write_cache.go.
+// The driver decides whether a write is durable when it completes, as far as it has negotiated
+// FLUSH or CONFIG_WCE: see write_cache.go.
 //
-// The session changes a running worker only through (*worker).runScheduledAndWait, which runs a
-// function between two batches on the worker's own goroutine: rings, slots and
-// file descriptors therefore need no lock.
+// The session changes a running worker only by (*worker).runScheduledAndWait, which runs a function
+// between two batches on the worker's goroutine. So rings, slots and file descriptors need no lock.
 //
 // # Hostile guests and front-ends
 //
-// Everything that a guest or its front-end can write is read once, checked, and
-// the copy is used. A violation breaks the queue (error eventfd,
-// DEVICE_NEEDS_RESET in GET_STATUS) or closes the connection; it is counted, and
-// logged within limits (log_limit.go).
+// Everything that a guest or its front-end can write is read once and copied; the copy is checked
+// and used. A violation breaks the queue (error eventfd, DEVICE_NEEDS_RESET in GET_STATUS) or
+// closes the connection. Violations are counted, and logged within limits (log_limit.go).
 //
 //	what                             checked by                   when it is wrong
 //	message header, size, number of  vhost: checkHeader, handle,  connection closed before the payload
@@ -57,12 +55,11 @@
 //	memory table replaced            pin: a request keeps its own  -
 //	requests of a ring in flight     a slot each; maxWide         the ring waits
 //
-// Tests: hostile_named_test.go has the cases by name, hostile_memory_test.go
-// memory that goes, hostile_eventfd_test.go descriptors, hostile_limits_test.go
-// what a million of them leave behind. hostile_ringfuzz_test.go and
-// hostile_streamfuzz_test.go fuzz a live queue and a live session, with a healthy
-// disk beside them: TestHostileRing and TestHostileFrontend for
-// COWBLK_FUZZ_SECONDS seconds each (60) and at least COWBLK_FUZZ_EXECS executions
-// (0), from COWBLK_FUZZ_SEED; FuzzHostileRing and FuzzHostileFrontend guided by
-// coverage. "make fuzz" runs both forms.
+// Tests: hostile_named_test.go has the cases by name, hostile_memory_test.go memory that
+// disappears, hostile_eventfd_test.go descriptors, hostile_limits_test.go the traces of a million
+// violations. hostile_ringfuzz_test.go and hostile_streamfuzz_test.go fuzz a live queue and a live
+// session, with a healthy disk beside them: TestHostileRing and TestHostileFrontend run for
+// COWBLK_FUZZ_SECONDS seconds each (60) and at least COWBLK_FUZZ_EXECS executions (0), from
+// COWBLK_FUZZ_SEED; FuzzHostileRing and FuzzHostileFrontend are guided by coverage. "make fuzz"
+// runs both forms.
 package backend

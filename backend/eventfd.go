@@ -6,21 +6,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waiter is where an idle worker sleeps: until the driver kicks, a completion
-// arrives from another goroutine, or mail comes. The worker is locked to its
-// thread, so it polls by itself; the runtime's network poller is slower.
+// waiter is where an idle worker sleeps until the driver kicks, a completion arrives from another
+// goroutine, or a function is scheduled. The worker is locked to its thread and polls by itself;
+// the runtime's network poller is slower.
 type waiter struct {
 	wake  int  // eventfd, ours
 	kick  int  // eventfd, the driver's; -1 = none
-	timer bool // kicks cannot be waited for: look at the ring now and then
-	// kicked: the driver's kick has ended a block. The worker takes it back.
+	timer bool // there is no kick to wait for: look at the ring every kicklessPoll
+	// kicked: the driver's kick has ended a block. The worker clears it.
 	kicked bool
 	count  [8]byte
 	fds    [3]unix.PollFd
 }
 
-// kicklessPoll is how long, in milliseconds, a worker sleeps between two looks
-// at a ring whose front-end gave it no kick eventfd (VHOST_USER_VRING_NOFD).
+// kicklessPoll is the time in milliseconds that a worker sleeps between two looks at a ring without
+// a kick eventfd (VHOST_USER_VRING_NOFD).
 const kicklessPoll = 1
 
 func newWaiter(kick, completions int) (waiter, error) {
@@ -41,7 +41,7 @@ func newWaiter(kick, completions int) (waiter, error) {
 	return w, nil
 }
 
-// listenKick says whether a kick ends the next block.
+// listenKick sets whether a kick ends the next block.
 func (w *waiter) listenKick(on bool) {
 	w.fds[2].Fd = -1 // poll ignores negative descriptors
 	if on && !w.timer {
@@ -49,27 +49,27 @@ func (w *waiter) listenKick(on bool) {
 	}
 }
 
-// block sleeps until there is something to look at. Spurious returns are fine.
+// block sleeps until there is something to do. Spurious returns are allowed.
 func (w *waiter) block() {
 	timeout := -1
 	if w.timer {
 		timeout = kicklessPoll
 	}
 	if _, err := unix.Poll(w.fds[:], timeout); err != nil {
-		return // EINTR; anything else shows again at the next call
+		return // EINTR; any other error comes again at the next call
 	}
 	if w.fds[0].Revents != 0 {
 		w.drain(w.wake)
 	}
 	if w.fds[1].Revents != 0 {
-		w.drain(int(w.fds[1].Fd)) // an I/O engine's signals are ours to take
+		w.drain(int(w.fds[1].Fd)) // signals of the I/O engine
 	}
 	if w.fds[2].Revents == 0 {
 		return
 	}
 	w.kicked = true
 	if w.fds[2].Revents&unix.POLLIN == 0 || !w.drain(w.kick) {
-		// Not an eventfd: it may stay readable for ever, and must not spin us.
+		// Not an eventfd: it may stay readable for ever and make the worker spin.
 		w.timer = true
 	}
 }
@@ -79,9 +79,8 @@ func (w *waiter) close() {
 	closeFD(w.kick)
 }
 
-// one is what is written to an eventfd: any number but 0 does, in either byte
-// order. A variable of the package, and not of the function, because it may
-// escape; so with count.
+// one is the value written to an eventfd: any number but 0 works, in either byte order. It is a
+// package variable because it may escape; so is count in waiter.
 var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 // signal adds to the eventfd's count; fd -1 is no eventfd.

@@ -2,34 +2,33 @@ package backend
 
 import (
 	"errors"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
 )
 
-// ioError reports a request that failed in the engine, at most once an
-// interval: a guest may retry as fast as it likes. Called by workers, so it must
-// not take d.mu, which is held while a worker is waited for.
+// ioError logs and reports a request that failed in the engine, at most once in errorLogInterval: a
+// guest may retry at any rate. Workers call it, so it must not take d.mu, which is held by callers
+// that wait for workers.
 func (d *Device) ioError(queue int, io *cow.Request) {
-	now, next := int64(time.Since(d.made)), d.nextError.Load()
-	if now < next || !d.nextError.CompareAndSwap(next, now+int64(errorLogInterval)) {
+	if !d.ioErrors.Allow() {
 		return
 	}
 	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
 	d.observer.ioError(d.ErrorEvent(io, ActionReport))
 }
 
-// diskFailed tells that the disk has become read-only, because a flush has failed that
-// perhaps no driver has asked for. Called once, by the disk's flusher.
+// diskFailed reports that the disk has become read-only because a flush failed, maybe one that no
+// driver asked for. The disk's flusher calls it once.
 func (d *Device) diskFailed(err error) {
-	// The request that waited for it, if one did, need not tell it again.
-	d.nextError.Store(int64(time.Since(d.made) + errorLogInterval))
+	// A request that waited for the same flush need not report it again.
+	d.ioErrors.Allow()
 	d.observer.ioError(d.ErrorEvent(&cow.Request{Op: cow.OpFlush, Err: err}, ActionReport))
 }
 
-// ErrorEvent describes a request that the engine has not been able to carry out.
+// ErrorEvent describes a request that failed in the engine. action: ActionReport, ActionStop or
+// ActionWait.
 func (d *Device) ErrorEvent(io *cow.Request, action string) IOErrorEvent {
 	return IOErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(), LacksSpace(io.Err), action}
 }
@@ -41,20 +40,19 @@ type IOErrorEvent struct {
 	Offset    int64  `json:"offset"` // bytes
 	Length    int64  `json:"length"` // bytes
 	Error     string `json:"reason"`
-	NoSpace   bool   `json:"nospace"` // it would succeed if there were more space
-	Action    string `json:"action"`  // one of those below
+	NoSpace   bool   `json:"nospace"` // it would succeed with more space
+	Action    string `json:"action"`  // ActionReport, ActionStop or ActionWait
 }
 
-// What becomes of a request that failed, and of its guest; the first two are QEMU's
-// words (BlockErrorAction).
+// Actions after a failed request. The first two are QEMU's words (BlockErrorAction).
 const (
-	ActionReport = "report" // the guest is told
-	ActionStop   = "stop"   // the request waits, and the guest is paused
+	ActionReport = "report" // the guest gets the error
+	ActionStop   = "stop"   // the request waits, and the guest is stopped
 	ActionWait   = "wait"   // the request waits
 )
 
-// LacksSpace reports whether a request can succeed later, when there is space.
-// Not so on a disk that a failed sync has ended.
+// LacksSpace reports whether a request can succeed later, when there is space. A disk that a failed
+// sync has made read-only is excluded.
 func LacksSpace(err error) bool {
 	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, cow.ErrFailed)
 }

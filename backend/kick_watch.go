@@ -9,12 +9,12 @@ import (
 	"cowblk/vhost"
 )
 
-// kickGrace is how long a driver that kicks may leave its rings empty before that is told.
+// kickGrace is the time for which a driver that kicks may leave its rings empty before a warning.
 const kickGrace = 2 * time.Second
 
-// kickWatch warns of a driver that kicks and has never put a request into a ring: with
-// memory that is not shared (share=off) QEMU passes the memory's file on, the guest
-// writes to copies of its pages, and what is seen here stays as it was.
+// kickWatch warns of a driver that kicks and never puts a request into a ring. With memory that is
+// not shared (share=off) QEMU passes the memory's file descriptor, the guest writes to copies of
+// its pages, and this process never sees them.
 type kickWatch struct {
 	armed      atomic.Bool // no kick has come in this session
 	sawRequest atomic.Bool // a kick came with a request
@@ -38,11 +38,10 @@ func (k *kickWatch) begin(d *Device, log *slog.Logger) {
 	k.armed.Store(true)
 }
 
-// onKick is told by workers of kicks that have ended a sleep, and whether there was
-// anything to do.
+// onKick is called by workers after a kick has ended a sleep; worked: there was something to do.
 func (k *kickWatch) onKick(worked bool) {
 	if worked {
-		if !k.sawRequest.Load() { // a load is all that it costs from then on
+		if !k.sawRequest.Load() { // the only cost from then on: a load
 			k.sawRequest.Store(true)
 		}
 		return
@@ -57,8 +56,8 @@ func (k *kickWatch) onKick(worked bool) {
 	}
 }
 
-// end ends with the session. A front-end that has gone before the time was over is not
-// told of: it may have stopped as soon as it had kicked.
+// end ends the watch with the session. A front-end that left within kickGrace causes no warning: it
+// may have stopped right after its kick.
 func (k *kickWatch) end() {
 	k.armed.Store(false)
 	k.mu.Lock()

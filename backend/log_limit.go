@@ -5,60 +5,61 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
-// A guest or front-end can make the same line be logged as often as it likes. A
-// disk's log has room for calmBurst lines of one text, and for one more every
-// calmEvery; what was left out is counted in the next one's "suppressed".
+// A guest or front-end can cause the same log line at any rate. The log of a disk has room for
+// logBurst lines with one message, and for one more every logInterval. The next line that is
+// logged counts the lost ones in its attribute "suppressed".
 const (
 	logBurst    = 10
 	logInterval = 10 * time.Second
 )
 
-// logLimiter is a slog.Handler that holds a disk's repeated lines back. Debug lines
-// pass: whoever asks for them wants all.
+// logLimiter is a slog.Handler that limits repeated lines of a disk. Debug lines pass.
 type logLimiter struct {
 	next     slog.Handler
-	messages *messageBudgets // shared by all that descend from one
+	messages *messageLimits // shared by all handlers that descend from one
 }
 
-// messageBudgets are the lines seen, by text. Texts are constants of the source, so there
-// are few.
-type messageBudgets struct {
+// messageLimits has a limit for each message. Messages are constants of the source, so there are
+// few.
+type messageLimits struct {
 	now func() time.Time
 
 	mu        sync.Mutex
-	byMessage map[string]*messageBudget
+	byMessage map[string]*messageLimit
 }
 
-// messageBudget is how much may still be said with one text.
-type messageBudget struct {
-	tokens     float64
-	updated    time.Time // when lines was right
+type messageLimit struct {
+	rate       *rate.Limiter
 	suppressed int64
 }
 
-// LimitLog returns a logger for what guests and front-ends cause.
+// LimitLog returns a logger for lines that guests and front-ends cause.
 func LimitLog(log *slog.Logger) *slog.Logger {
-	return slog.New(&logLimiter{next: log.Handler(), messages: &messageBudgets{now: time.Now, byMessage: map[string]*messageBudget{}}})
+	return slog.New(&logLimiter{next: log.Handler(), messages: &messageLimits{now: time.Now, byMessage: map[string]*messageLimit{}}})
 }
 
-// Enabled implements slog.Handler; so do the other methods.
-func (c *logLimiter) Enabled(ctx context.Context, l slog.Level) bool { return c.next.Enabled(ctx, l) }
-
-func (c *logLimiter) WithAttrs(a []slog.Attr) slog.Handler {
-	return &logLimiter{next: c.next.WithAttrs(a), messages: c.messages}
+// Enabled, WithAttrs, WithGroup and Handle implement slog.Handler.
+func (l *logLimiter) Enabled(ctx context.Context, level slog.Level) bool {
+	return l.next.Enabled(ctx, level)
 }
 
-func (c *logLimiter) WithGroup(name string) slog.Handler {
-	return &logLimiter{next: c.next.WithGroup(name), messages: c.messages}
+func (l *logLimiter) WithAttrs(a []slog.Attr) slog.Handler {
+	return &logLimiter{next: l.next.WithAttrs(a), messages: l.messages}
 }
 
-func (c *logLimiter) Handle(ctx context.Context, r slog.Record) error {
+func (l *logLimiter) WithGroup(name string) slog.Handler {
+	return &logLimiter{next: l.next.WithGroup(name), messages: l.messages}
+}
+
+func (l *logLimiter) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelInfo {
-		return c.next.Handle(ctx, r)
+		return l.next.Handle(ctx, r)
 	}
-	ok, suppressed := c.messages.allow(r.Message)
+	ok, suppressed := l.messages.allow(r.Message)
 	if !ok {
 		return nil
 	}
@@ -66,27 +67,23 @@ func (c *logLimiter) Handle(ctx context.Context, r slog.Record) error {
 		r = r.Clone()
 		r.AddAttrs(slog.Int64("suppressed", suppressed))
 	}
-	return c.next.Handle(ctx, r)
+	return l.next.Handle(ctx, r)
 }
 
-// allow takes a line of text from its budget, and says how many were refused one
-// since the last that was not.
-func (t *messageBudgets) allow(text string) (ok bool, suppressed int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	b := t.byMessage[text]
-	if b == nil {
-		b = &messageBudget{tokens: logBurst, updated: now}
-		t.byMessage[text] = b
+// allow reports whether a line with this message may be logged, and how many were not since the
+// last one that was.
+func (m *messageLimits) allow(message string) (ok bool, suppressed int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.byMessage[message]
+	if l == nil {
+		l = &messageLimit{rate: rate.NewLimiter(rate.Every(logInterval), logBurst)}
+		m.byMessage[message] = l
 	}
-	b.tokens = min(logBurst, b.tokens+float64(now.Sub(b.updated))/float64(logInterval))
-	b.updated = now
-	if b.tokens < 1 {
-		b.suppressed++
+	if !l.rate.AllowN(m.now(), 1) {
+		l.suppressed++
 		return false, 0
 	}
-	b.tokens--
-	suppressed, b.suppressed = b.suppressed, 0
+	suppressed, l.suppressed = l.suppressed, 0
 	return true, suppressed
 }

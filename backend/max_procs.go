@@ -5,26 +5,25 @@ import (
 	"sync"
 )
 
-// maxProcessors bounds GOMAXPROCS: a Go processor that nobody uses costs little,
-// but the garbage collector visits all of them.
+// maxProcessors bounds GOMAXPROCS. An unused Go processor costs little, but the garbage collector
+// visits each.
 const maxProcessors = 64 + 2
 
-// MaxProcs sees to it that running queues do not keep goroutines from running.
-// A worker that looks for work instead of sleeping holds one of Go's processors
-// while it does, and one that returns from its sleep has to find one free: with
-// too few of them others wait until the scheduler takes one away by force, which
-// was measured as 19 ms. So there is one for each queue that may look, and two
-// for everything else: sessions, flushers, control.
+// MaxProcs raises GOMAXPROCS so that running queues do not keep other goroutines from running. A
+// worker that polls holds one of Go's processors, and a worker that wakes up needs a free one. With
+// too few processors other goroutines wait until the scheduler preempts one: 19 ms were measured.
+// So there is one processor for each queue that may poll, and two for sessions, flushers and
+// control.
 //
-// A change stops the world, hence only when a queue is started, and only upward
-// until the last one is stopped.
+// A change of GOMAXPROCS stops the world. So it changes only when a queue starts, and only upward
+// until the last queue has stopped.
 type MaxProcs struct {
 	mu     sync.Mutex
 	queues int // running
-	before int // GOMAXPROCS before the first of them was started
+	before int // GOMAXPROCS before the first queue started
 }
 
-// acquire counts a queue that starts. A nil processors leaves Go as it is.
+// acquire counts a queue that starts. On a nil MaxProcs it does nothing.
 func (p *MaxProcs) acquire() {
 	if p == nil {
 		return
@@ -41,7 +40,7 @@ func (p *MaxProcs) acquire() {
 	}
 }
 
-// release counts a queue that has been stopped.
+// release counts a queue that has stopped.
 func (p *MaxProcs) release() {
 	if p == nil {
 		return

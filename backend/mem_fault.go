@@ -5,9 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// touch runs f, which reads or writes guest memory on a goroutine that is not a
-// worker's, and returns f's error or that of a fault. A front-end may have cut
-// the file behind the memory; without this the fault would end the process.
+// touch runs f, which accesses guest memory on a goroutine that is not a worker's, and returns f's
+// error or a fault's. A front-end may truncate the file behind the memory; without touch the fault
+// would end the process.
 func touch(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -18,8 +18,8 @@ func touch(f func() error) (err error) {
 	return f()
 }
 
-// faultError makes an error of a recovered panic that is a fault on guest
-// memory. Any other panic is a bug of ours and goes on.
+// faultError turns a recovered panic that is a fault on guest memory into an error. Any other panic
+// is a bug of cowblk and continues.
 func faultError(r any) error {
 	fault, ok := r.(interface{ Addr() uintptr })
 	if !ok {

@@ -5,20 +5,18 @@ import (
 	"cowblk/vhost/blk"
 )
 
-// A disk without space can let the requests that need some wait instead of
-// failing them: they are parked, which is to stay in flight with nobody working
-// on them, until they are resumed. To the guest that is a slow disk. It may go
-// with a paused guest, a stopped ring or a process that dies: what is parked
-// stays marked in the ring's in-flight region, and the next worker of the ring
-// does it. Without such a region, a ring that stops fails what is parked.
+// A disk without space can park the requests that need space instead of failing them: they stay in
+// flight, and nobody works on them, until they are resumed. The guest sees a slow disk. A parked
+// request survives a paused guest, a stopped ring and the death of the process: it stays marked in
+// the ring's in-flight region, and the ring's next worker executes it. A ring without such a region
+// fails its parked requests when it stops.
 
-// SetParking says what becomes of requests that find no space from now on: they
-// are parked, or fail. What is parked already waits for resume.
+// SetParking sets whether later requests without space are parked or fail. Requests that are
+// already parked wait for ResumeParked.
 func (d *Device) SetParking(on bool) { d.parking.Store(on) }
 
-// ResumeParked submits every parked request again, in the order in which they were
-// parked, and returns how many that were. They are parked again if there is
-// still no space.
+// ResumeParked submits all parked requests again, in the order in which they were parked, and
+// returns their number. Those that still find no space are parked again.
 func (d *Device) ResumeParked() (n int) {
 	d.stopMu.Lock()
 	defer d.stopMu.Unlock()
@@ -31,7 +29,8 @@ func (d *Device) ResumeParked() (n int) {
 // Parked returns how many requests are parked.
 func (d *Device) Parked() (n int) { return int(d.parkedNow.Load()) }
 
-// parkIfNoSpace parks a request that the engine has given back, if it is one for that.
+// parkIfNoSpace parks a request that the engine has failed for want of space, and reports whether
+// it did.
 func (w *worker) parkIfNoSpace(s *slot, io *cow.Request) bool {
 	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !LacksSpace(io.Err) {
 		return false
@@ -42,7 +41,7 @@ func (w *worker) parkIfNoSpace(s *slot, io *cow.Request) bool {
 	return true
 }
 
-// resume is Device.resume on the worker's goroutine.
+// resume is Device.ResumeParked on the worker's goroutine.
 func (w *worker) resume() int {
 	defer w.catchFault(nil)
 	if w.broken != nil {
@@ -50,7 +49,7 @@ func (w *worker) resume() int {
 	}
 	again := make([]*cow.Request, len(w.parked))
 	for i, s := range w.parked {
-		w.translate(s) // the write cache may have been switched off since
+		w.translate(s) // the write cache may have been switched off meanwhile
 		again[i] = &s.io
 	}
 	w.parked = nil
@@ -59,8 +58,8 @@ func (w *worker) resume() int {
 	return len(again)
 }
 
-// failParked ends a worker with parked requests: they fail, unless the ring's region
-// keeps them for the next worker. Nothing is in the engine any more.
+// failParked ends a worker that has parked requests: they fail, unless the ring's in-flight region
+// keeps them for the next worker. The engine is empty.
 func (w *worker) failParked() {
 	defer w.catchFault(nil)
 	for len(w.parked) > 0 {
@@ -72,7 +71,7 @@ func (w *worker) failParked() {
 	w.publish()
 }
 
-// failRequest is abandon for one request.
+// failRequest is failParked for one request.
 func (w *worker) failRequest(s *slot) {
 	defer w.catchFault(nil)
 	defer w.unpin(s)

@@ -5,30 +5,27 @@ import (
 	"time"
 )
 
-// busyPoll is a worker between two batches. It belongs to the worker.
+// busyPoll is the state of an idle worker, between two batches. It belongs to the worker.
 type busyPoll struct {
 	window pollWindow
-	limit  time.Duration // of looking, as it was when the period began
+	limit  time.Duration // of polling, as it was when the idle period began
 
-	slept bool // the period's look is over, and nothing had come
-	// The period waits for a sync and nothing else: that takes longer than any
-	// look, and needs a processor. It is slept through, and the pace learns
-	// nothing from it.
+	slept bool // polling has ended without work; the worker sleeps
+	// The idle period waits for a sync only. A sync takes longer than any polling and needs a
+	// processor, so the worker sleeps at once, and the poll window learns nothing.
 	syncing bool
 	start   time.Time
-	begun   time.Duration // since start; when the period began
-	yielded time.Duration // since start; see yield
+	begun   time.Duration // since start; the beginning of the idle period
+	yielded time.Duration // since start; see yieldIfDue
 }
 
-// yieldEvery is how often a goroutine that sleeps in the kernel again and again
-// shows itself to Go's scheduler. One that has not been scheduled anew for 10 ms
-// counts as greedy: a thread of the runtime (sysmon) then looks every 70 µs and
-// takes its processor away whenever it sleeps, and so goes on looking, which on
-// two cores cost a flush a quarter of its time.
+// yieldEvery is the interval at which a goroutine that sleeps in the kernel again and again yields
+// to Go's scheduler. The scheduler treats a goroutine that was not rescheduled for 10 ms as greedy:
+// sysmon then checks every 70 µs and takes its processor away whenever it sleeps. On two cores that
+// cost a flush a quarter of its time.
 const yieldEvery = 5 * time.Millisecond
 
-// yieldIfDue does that, in a period that waits for a sync: giving the thread back takes
-// some 50 µs.
+// yieldIfDue yields in a period that waits for a sync. A yield takes about 50 µs.
 func (i *busyPoll) yieldIfDue() {
 	if i.syncing && i.begun-i.yielded >= yieldEvery {
 		i.yielded = i.begun
@@ -36,22 +33,21 @@ func (i *busyPoll) yieldIfDue() {
 	}
 }
 
-// batchesPerClockRead at the ring are done between two looks at the clock, which costs as much
-// as several of them, and before the first: a driver that spins comes in time.
+// batchesPerClockRead is the number of calls of batch between two reads of the clock, which costs
+// as much as several calls. The first calls come before the first read: a driver that spins is in
+// time for them.
 const batchesPerClockRead = 16
 
-// busyPoll is what an idle worker does first: it goes on with batch for the time
-// that its pace allows, with the driver's kicks still suppressed, and reports
-// whether there was work or mail. Nothing waits here: neither the engine nor the
-// driver has to do anything but what it does anyway, which is the point, as a
-// kick costs a guest a trap and the worker a wake-up.
+// busyPoll calls batch for as long as the poll window allows, with the driver's kicks still
+// suppressed, and reports whether there was work or a scheduled function. Engine and driver do
+// nothing extra for it. That saves a trap for the guest (the kick) and a wake-up for the worker.
 //
-// An instruction to spare the core's other thread (PAUSE) is out of Go's reach;
-// a batch that finds nothing is loads that hit the cache.
+// Go has no PAUSE instruction to spare the core's other thread; a batch that finds nothing only
+// loads from the cache.
 func (w *worker) busyPoll() bool {
 	i := &w.poll
 	if i.slept {
-		return false // looked, slept, was woken by something else
+		return false // polled, slept, and something else woke the worker
 	}
 	if w.broken != nil || w.stopping {
 		return false
@@ -94,7 +90,7 @@ func (w *worker) busyPoll() bool {
 	return false
 }
 
-// endSleep ends an idle period that was slept through.
+// endSleep ends an idle period in which the worker slept.
 func (w *worker) endSleep() {
 	i := &w.poll
 	if !i.slept {

@@ -10,8 +10,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// ringAddress is where a ring lies in the front-end's address space; kept to
-// find it again when the memory table is replaced under a running ring.
+// ringAddress is the place of a ring in the front-end's address space. The worker keeps it to find
+// the ring again when the memory table is replaced.
 type ringAddress struct {
 	num               uint16
 	desc, avail, used uint64
@@ -21,8 +21,8 @@ func (a ringAddress) mapIn(t *guest.Table) (desc, avail, used []byte, err error)
 	return virtq.MapSplit(t, a.num, a.desc, a.avail, a.used)
 }
 
-// newWorker sets one ring up. On success the worker owns q's file descriptors;
-// on failure they are closed.
+// newWorker sets up one ring. On success the worker owns q's file descriptors; on failure they are
+// closed.
 func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 	w := &worker{
 		dev:   d,
@@ -46,7 +46,7 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The ring's used index is read here, and the in-flight region.
+	// NewSplit reads the ring's used index and the in-flight region.
 	err = touch(func() (err error) {
 		w.ring, err = virtq.NewSplit(virtq.SplitConfig{
 			Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
@@ -73,8 +73,7 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 	return w, nil
 }
 
-// release gives back what the worker owns; its goroutine has ended or was never
-// started.
+// release releases what the worker owns. Its goroutine has ended or was never started.
 func (w *worker) release() {
 	w.wait.close()
 	closeFD(w.call)

@@ -83,8 +83,7 @@ func (d *Device) SetWriteCache(s WriteCacheSetting) { d.cache.set(s) }
 // Disk returns the disk that is served now, or was last.
 func (d *Device) Disk() *cow.Disk { return d.disk.Load() }
 
-// Reopen lets queues start again after drain, on a disk that is the same, or the same
-// opened anew.
+// Reopen lets queues start again after Drain, on the same disk or on one that was opened anew.
 func (d *Device) Reopen(disk *cow.Disk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"cowblk/vhost/blk"
 )
 
-// Stats counts what a disk's front-ends have asked for since it was exported.
+// Stats counts the requests of a disk's front-ends since the disk was exported.
 type Stats struct {
 	Reads       uint64 `json:"rd_operations"`
 	ReadBytes   uint64 `json:"rd_bytes"`
@@ -17,19 +17,18 @@ type Stats struct {
 	Flushes     uint64 `json:"flush_operations"`
 	Discards    uint64 `json:"unmap_operations"` // DISCARD and WRITE_ZEROES
 	Failed      uint64 `json:"failed_operations"`
-	Refused     uint64 `json:"invalid_operations"` // decided without the engine, not OK
+	Refused     uint64 `json:"invalid_operations"` // answered without the engine, with an error status
 	Broken      uint64 `json:"broken_queues"`
 	Rejected    uint64 `json:"rejected_connections"` // closed: the front-end broke the protocol
 	DriverCalls uint64 `json:"driver_calls"`
-	PollHits    uint64 `json:"successful_polls"` // work came while an idle queue looked for it
-	PollMisses  uint64 `json:"failed_polls"`     // it did not: the queue went to sleep
-	PollTime    uint64 `json:"poll_time_ns"`     // spent on both
+	PollHits    uint64 `json:"successful_polls"` // an idle queue found work by polling
+	PollMisses  uint64 `json:"failed_polls"`     // an idle queue found none and went to sleep
+	PollTime    uint64 `json:"poll_time_ns"`     // spent polling
 }
 
-// queueStats is one worker's share. Only the worker writes; the atomics are for
-// the reader. An atomic add also waits until all stores before it are in the cache,
-// which are those of a request's data: what happens with every request is counted
-// apart, and shown once a batch.
+// queueStats counts the requests of one worker. Only the worker writes; the atomics are for
+// readers. An atomic add waits until all earlier stores, among them a request's data, are in the
+// cache. So per-request counts go to fresh, and show publishes them once a batch.
 type queueStats struct {
 	reads, readBytes, writes, writeBytes atomic.Uint64
 	flushes, discards, failed, refused   atomic.Uint64
@@ -42,8 +41,8 @@ type queueStats struct {
 	}
 }
 
-// show makes what has been counted visible. The driver is told of requests after
-// that: whoever has seen one completed finds it counted.
+// show publishes the fresh counts. The driver learns of completions later, so completed requests
+// are always counted.
 func (s *queueStats) show() {
 	n := &s.fresh
 	show(&s.reads, &n.reads)
@@ -63,7 +62,7 @@ func show(sum *atomic.Uint64, fresh *uint64) {
 	}
 }
 
-// polled counts a look for work.
+// polled counts one polling period.
 func (s *queueStats) polled(took time.Duration, found bool) {
 	if found {
 		s.pollHits.Add(1)
@@ -93,7 +92,7 @@ func (s *queueStats) completed(io *cow.Request, status blk.Status) {
 	}
 }
 
-// decided counts a request that the parser has answered by itself.
+// decided counts a request that the parser has answered.
 func (s *queueStats) decided(status blk.Status) {
 	if status != blk.StatusOK {
 		s.fresh.refused++
@@ -116,7 +115,7 @@ func (s *Stats) add(q *queueStats) {
 	s.PollTime += q.pollTime.Load()
 }
 
-// Stats returns the device's counters, of running and of past queues.
+// Stats returns the device's counters, of running and of stopped queues.
 func (d *Device) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -130,7 +129,7 @@ func (d *Device) Stats() Stats {
 	return sum
 }
 
-// requests is how many have come, of whatever kind and outcome.
+// requests returns the number of requests, of any kind and outcome.
 func (d *Device) requests() uint64 {
 	s := d.Stats()
 	return s.Reads + s.Writes + s.Flushes + s.Discards + s.Failed + s.Refused + s.Broken

@@ -6,16 +6,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unblockAfter is how long a worker may take to answer before its eventfds are
-// looked at. Long I/O is the usual reason, and no harm is done then.
+// unblockAfter is the time a worker may take to answer before unblockEventfds is called. Long I/O
+// is the usual reason; the call does no harm then.
 const unblockAfter = 100 * time.Millisecond
 
 // waitFor returns true when c is closed, false when the worker has ended.
 //
-// The front-end shares its eventfds' flags and counts with us. One that makes a
-// call eventfd blocking again and fills its counter stops the worker in the
-// middle of signal; an empty kick eventfd can do the same to drain. The worker
-// is then freed from here, or neither the queue nor the session would ever end.
+// The front-end shares the flags and counters of its eventfds with this process. A front-end that
+// makes a call eventfd blocking again and fills its counter stops the worker in signal; an empty
+// kick eventfd can do the same to drain. waitFor then frees the worker; else neither the queue nor
+// the session would ever end.
 func (w *worker) waitFor(c <-chan struct{}) bool {
 	t := time.NewTimer(unblockAfter)
 	defer t.Stop()
@@ -32,9 +32,8 @@ func (w *worker) waitFor(c <-chan struct{}) bool {
 	}
 }
 
-// unblockEventfds lets a worker go that waits for an eventfd. What was signalled stays
-// signalled: a full counter becomes a small one, and a kick too many is none too
-// few.
+// unblockEventfds frees a worker that is blocked on an eventfd. Signals stay: a full counter
+// becomes a small one, and a spurious kick does no harm.
 func (w *worker) unblockEventfds() {
 	w.fdMu.Lock()
 	defer w.fdMu.Unlock()
@@ -51,7 +50,7 @@ func (w *worker) unblockEventfds() {
 	}
 }
 
-// writable reports whether a write to the eventfd would not have to wait.
+// writable reports whether a write to the eventfd would succeed at once.
 func writable(fd int) bool {
 	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	n, err := unix.Poll(fds[:], 0)

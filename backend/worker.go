@@ -14,19 +14,18 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// batchSize is how many chains are taken between two looks at completions.
-// Publishing in small batches keeps guest and back-end working side by side;
-// finishing a whole ring at once runs them in lockstep.
+// batchSize is the number of chains that a worker takes before it looks at completions. Small
+// batches keep guest and back-end working side by side; finishing a whole ring at once runs them in
+// lockstep.
 const batchSize = 8
 
-// maxWide is how many chains of unusual length a ring has in flight at once; the
-// rest wait in the ring. Without that a guest with many large rings could make
-// the process keep gigabytes of slices.
+// maxWide is the number of long chains that a ring has in flight at once; more wait in the ring.
+// Without it a guest with many large rings could make the process keep gigabytes of slices.
 const maxWide = 32
 
-// slot holds one request from Load to Push. It is indexed by the head
-// descriptor of its chain, so a ring of n descriptors needs n slots and no
-// request needs an allocation. The ring sees to it that no head is in flight twice.
+// slot holds one request from Load to Push. Its index is the head descriptor of the chain, so a
+// ring of n descriptors needs n slots, and no request needs an allocation. The ring makes sure that
+// no head is in flight twice.
 type slot struct {
 	chain virtq.Chain
 	req   blk.Request
@@ -34,9 +33,9 @@ type slot struct {
 	mem   *pin
 }
 
-// pin counts the requests of one ring that use one memory table. It is touched
-// by its worker only, so that a request costs no shared cache line; the table
-// itself is released when a newer one has replaced it and n is back to 0.
+// pin counts the requests of one ring that use one memory table. Only the ring's worker touches it,
+// so a request costs no shared cache line. The table is released when a newer one has replaced it
+// and n is 0.
 type pin struct {
 	table *guest.Table
 	n     int
@@ -49,47 +48,46 @@ type worker struct {
 	log       *slog.Logger
 	ring      *virtq.Split
 	addr      ringAddress
-	cacheMark []byte // see writecachemark.go; nil: none
+	cacheMark []byte // see write_cache_mark.go; nil: none
 	parser    *blk.Parser
 	ch        *cow.Channel
 	slots     []slot
-	loaded    []*cow.Request // of the batch under way, to be submitted
+	loaded    []*cow.Request // of the current batch, to be submitted
 	mem       *pin
 	done      []*cow.Request // scratch for Completed
-	reaped    int            // of done, how many have been seen to
+	reaped    int            // number of elements of done that are finished
 
 	inflight int
-	syncing  int     // of those in flight, the ones that end with a sync of files
-	wide     int     // of those in flight, the ones with a long chain
-	parked   []*slot // not in flight in the engine, nor given back: see park.go
+	syncing  int     // in flight: requests that end with a sync of files
+	wide     int     // in flight: requests with a long chain
+	parked   []*slot // neither in the engine nor completed: see park.go
 	stopping bool
-	kicks    bool  // the driver has been asked for them
-	broken   error // set once; afterwards guest memory is not touched again
+	kicks    bool  // the driver has been asked for kicks
+	broken   error // set once; afterwards the worker does not touch guest memory
 
 	wait  waiter
 	poll  busyPoll
 	call  int        // eventfd, -1 = none
 	errfd int        // eventfd, -1 = none
-	fdMu  sync.Mutex // for who changes or, elsewhere, uses these two: see unblock
+	fdMu  sync.Mutex // guards changes of call and errfd, and uses by other goroutines: see unblockEventfds
 	stats queueStats
 
-	counted bool // by processors; its Device's, under its mu
+	counted bool // by MaxProcs; guarded by Device.mu
 
 	scheduledMu  sync.Mutex
 	scheduled    []func()
-	hasScheduled atomic.Bool // mail is not empty
+	hasScheduled atomic.Bool // scheduled is not empty
 	ended        chan struct{}
 }
 
-// run is the worker's goroutine. It returns after stop, once the last request
-// has completed.
+// run is the worker's goroutine. After stop it returns when the last request has completed.
 func (w *worker) run() {
 	defer close(w.ended)
 	runtime.LockOSThread()
-	// A front-end may shrink a memory file under us: the access then faults,
-	// and must break this queue, not the process (see batch).
+	// A front-end may shrink a memory file. The access then faults, and must break this queue, not
+	// the process (see batch).
 	debug.SetPanicOnFault(true)
-	// A back-end that died may have published without calling.
+	// A back-end that died may have published without a call.
 	signal(w.call)
 	w.poll.start = time.Now()
 	for {
@@ -117,12 +115,12 @@ func (w *worker) run() {
 	}
 }
 
-// batch is the path of a request. It takes up to batchSize chains from the ring,
-// submits them, finishes what has completed and publishes that to the driver.
-// It reports whether there was anything to do.
+// batch is the path of a request. It takes up to batchSize chains from the ring, submits them,
+// finishes completed requests and publishes them to the driver. It reports whether there was
+// anything to do.
 func (w *worker) batch() (worked bool) {
 	defer w.catchFault(&worked)
-	w.loaded = w.loaded[:0] // a fault has broken the queue with some
+	w.loaded = w.loaded[:0] // a fault may have left some
 	for range batchSize {
 		if !w.acceptsRequests() {
 			break
@@ -157,8 +155,8 @@ func (w *worker) batch() (worked bool) {
 	return worked
 }
 
-// begin loads the chain at head into its slot, parses it and makes it a request
-// of this batch. An error means that the chain is malformed, which breaks the queue.
+// begin loads the chain at head into its slot, parses it and adds the request to the batch. An
+// error means that the chain is malformed, which breaks the queue.
 func (w *worker) begin(head uint16) error {
 	s := &w.slots[head]
 	s.chain.Head = head
@@ -183,7 +181,7 @@ func (w *worker) begin(head uint16) error {
 	return nil
 }
 
-// translate turns the parsed request into one of the engine's.
+// translate fills the slot's engine request from the parsed one.
 func (w *worker) translate(s *slot) {
 	io := &s.io
 	io.Slot = int(s.chain.Head)
@@ -219,12 +217,11 @@ func (w *worker) translate(s *slot) {
 	}
 }
 
-// submit hands requests to the engine, which may complete them at once or later;
-// either way reap sees them.
+// submit hands requests to the engine. They complete at once or later; reap finds both.
 func (w *worker) submit(all []*cow.Request) {
 	for _, io := range all {
 		s := &w.slots[io.Slot]
-		if s.mem == nil { // one that was parked has its table
+		if s.mem == nil { // a parked request has its table already
 			s.mem = w.mem
 			s.mem.n++
 		}
@@ -239,8 +236,8 @@ func (w *worker) submit(all []*cow.Request) {
 // syncs reports whether a request ends with a sync of the disk's files.
 func syncs(io *cow.Request) bool { return io.Op == cow.OpFlush || io.FUA }
 
-// reap finishes every request that the engine has completed: status byte, used
-// element, slot free again. It reports whether there was one.
+// reap finishes every request that the engine has completed: status byte, used element, slot free.
+// It reports whether there was one.
 func (w *worker) reap() bool {
 	if w.reaped == len(w.done) { // a fault may have left some
 		w.done, w.reaped = w.ch.Completed(w.done[:0]), 0
@@ -254,8 +251,8 @@ func (w *worker) reap() bool {
 	return worked
 }
 
-// finish ends one request. Its memory is let go last, and in any case: the
-// status byte lies in it, and the table may have been replaced meanwhile.
+// finish ends one request. It releases the memory table last, and always: the status byte lies in
+// guest memory, and the table may have been replaced meanwhile.
 func (w *worker) finish(s *slot, io *cow.Request) {
 	w.inflight--
 	if syncs(io) {
@@ -285,7 +282,7 @@ func (w *worker) acceptsRequests() bool {
 	return w.broken == nil && !w.stopping && w.wide < maxWide
 }
 
-// trim gives back the memory that an unusually long chain took.
+// trim releases the memory of an unusually long chain.
 func (s *slot) trim() {
 	if s.chain.Wide() {
 		s.req.Data, s.io.Data = nil, nil
@@ -293,8 +290,7 @@ func (s *slot) trim() {
 	}
 }
 
-// publish makes the batch's used elements visible and calls the driver if it
-// wants to be called.
+// publish makes the batch's used elements visible and calls the driver if it asked for calls.
 func (w *worker) publish() {
 	w.stats.show()
 	if w.broken == nil && w.ring.Publish() {
@@ -303,8 +299,8 @@ func (w *worker) publish() {
 	}
 }
 
-// enableKicks asks the driver for a kick and reports whether the worker may now
-// sleep: not if a chain became available in between, or mail came.
+// enableKicks asks the driver for kicks and reports whether the worker may sleep: not if a chain
+// became available in between, or a function was scheduled.
 func (w *worker) enableKicks() (ok bool) {
 	defer w.catchFault(nil)
 	taking := w.acceptsRequests()
@@ -318,8 +314,8 @@ func (w *worker) enableKicks() (ok bool) {
 	return !w.hasScheduled.Load()
 }
 
-// breakQueue stops the ring for good: only a new ring set-up revives it. The
-// driver's fault is told to the front-end through the ring's error eventfd.
+// breakQueue stops the ring for good; only a new ring set-up starts it again. The ring's error
+// eventfd reports the driver's fault to the front-end.
 func (w *worker) breakQueue(err error) {
 	if w.broken != nil {
 		return
@@ -332,8 +328,8 @@ func (w *worker) breakQueue(err error) {
 	signal(w.errfd)
 }
 
-// catchFault turns a fault on guest memory (its file was shrunk) into a broken
-// queue. Any other panic is a bug of ours and goes on.
+// catchFault turns a fault on guest memory (a truncated file) into a broken queue. Any other panic
+// is a bug of cowblk and continues.
 func (w *worker) catchFault(worked *bool) {
 	r := recover()
 	if r == nil {
@@ -345,7 +341,7 @@ func (w *worker) catchFault(worked *bool) {
 	}
 }
 
-// unpin drops a request's hold on its memory table.
+// unpin releases a request's reference to its memory table.
 func (w *worker) unpin(s *slot) {
 	p := s.mem
 	s.mem = nil
@@ -355,8 +351,7 @@ func (w *worker) unpin(s *slot) {
 	}
 }
 
-// statusOf is the one table from an engine's error to the status byte that the
-// driver sees (virtio 1.2, 5.2.6: OK, IOERR, UNSUPP).
+// statusOf is the table from engine errors to status bytes (virtio 1.2, 5.2.6: OK, IOERR, UNSUPP).
 func statusOf(err error) blk.Status {
 	if err == nil {
 		return blk.StatusOK

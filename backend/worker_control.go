@@ -2,15 +2,15 @@ package backend
 
 import "cowblk/vhost/guest"
 
-// runScheduledAndWait runs f on the worker's goroutine between two batches and returns when it
-// has run, or at once with false if the worker has ended.
+// runScheduledAndWait runs f on the worker's goroutine between two batches and returns true when f
+// has returned, or false if the worker has ended.
 func (w *worker) runScheduledAndWait(f func()) bool {
 	ran := make(chan struct{})
 	w.schedule(func() { f(); close(ran) })
 	return w.waitFor(ran)
 }
 
-// schedule queues f for the worker's goroutine and wakes it.
+// schedule queues f for the worker's goroutine and wakes the worker.
 func (w *worker) schedule(f func()) {
 	w.scheduledMu.Lock()
 	w.scheduled = append(w.scheduled, f)
@@ -19,7 +19,7 @@ func (w *worker) schedule(f func()) {
 	signal(w.wait.wake)
 }
 
-// runScheduled runs what was posted.
+// runScheduled runs the scheduled functions.
 func (w *worker) runScheduled() {
 	if !w.hasScheduled.Load() {
 		return
@@ -34,17 +34,16 @@ func (w *worker) runScheduled() {
 	}
 }
 
-// stop ends the worker after its last request has completed and returns the
-// next avail index, the answer to GET_VRING_BASE.
+// stop ends the worker after its last request and returns the next avail index, the answer to
+// GET_VRING_BASE.
 func (w *worker) stop() (base uint16) {
 	w.schedule(func() { w.stopping = true })
 	w.waitFor(nil)
 	return w.ring.Base()
 }
 
-// setMemory moves the ring and all later requests to the table t; requests in
-// flight keep the one they were parsed with. A table that has no room for the
-// ring breaks this queue, not the others.
+// setMemory moves the ring and all later requests to table t. Requests in flight keep their table.
+// If the ring does not fit into t, this queue breaks, and no other.
 func (w *worker) setMemory(t *guest.Table) {
 	w.runScheduledAndWait(func() {
 		desc, avail, used, err := w.addr.mapIn(t)
@@ -78,7 +77,7 @@ func (w *worker) setErr(fd int) {
 	}
 }
 
-// replace puts fd in place of an eventfd of the worker's, on its goroutine.
+// replace replaces an eventfd of the worker. It runs on the worker's goroutine.
 func (w *worker) replace(at *int, fd int) {
 	w.fdMu.Lock()
 	defer w.fdMu.Unlock()

@@ -8,41 +8,40 @@ import (
 	"cowblk/vhost/blk"
 )
 
-// writeCache decides whether a write is stable as soon as it completes (virtio 1.2,
-// 5.2.6.2), by what the driver has negotiated and by the writeback field of the
+// writeCache decides whether a write is stable when it completes (virtio 1.2, 5.2.6.2). The
+// decision depends on what the driver has negotiated and on the writeback field of the
 // configuration space:
 //
 //	FLUSH  CONFIG_WCE  write cache
-//	no     no          off: nobody would ever flush
+//	no     no          off: the driver cannot flush
 //	no     yes         writeback, which starts as 0 (5.2.5.2)
 //	yes    no          on; off if Cache.WriteThrough
 //	yes    yes         writeback, which starts as 1; as 0 if Cache.WriteThrough
 //
-// With DeviceOptions.WritebackWithoutFlush every driver counts as one that has
-// negotiated FLUSH. Until features are negotiated the cache is off. In doubt it is off
-// too: a write that is stable too early does no harm.
+// With DeviceOptions.WritebackWithoutFlush every driver counts as one that has negotiated FLUSH.
+// Until features are negotiated, and in doubt, the cache is off: a write that is stable too early
+// does no harm.
 //
-// Front-ends do not tell all that happens. QEMU keeps a copy of writeback, read once when
-// it starts and changed by its drivers; it shows the copy to later drivers, after a reset
-// as well, and after a reconnection to another back-end. So the cache stays off, whatever
-// the field says, for as long as the front-end may show 0: until it reads the field
-// again, or writes it; writecachemark.go lets the next process know. A driver without
-// CONFIG_WCE is not shown the field.
+// QEMU keeps a copy of writeback, which it reads once when it starts and its drivers change. It
+// shows the copy to later drivers, also after a reset, and also after it has reconnected to another
+// back-end. So the cache stays off, whatever the field says, while the front-end may show 0: until
+// it reads or writes the field again. write_cache_mark.go tells the next process. A driver without
+// CONFIG_WCE does not see the field.
 type writeCache struct {
-	off atomic.Bool // in force; read by workers for each write
+	off atomic.Bool // in force; workers read it for each write
 
 	mu           sync.Mutex
-	initial      WriteCacheSetting // of the next driver
-	now          WriteCacheSetting // initial, as it was at the last reset
+	initial      WriteCacheSetting // for the next driver
+	now          WriteCacheSetting // initial, at the last reset
 	negotiated   bool              // since the last reset
 	features     uint64            // valid if negotiated
-	written      writeback         // by the driver, since the last reset
+	written      writeback         // by the driver since the last reset
 	early        bool              // written while no queue ran, by a driver that has not negotiated yet
 	frontendsOff bool              // the front-end may show its driver a writeback of 0
-	known        bool              // frontendsOff is of this connection
+	known        bool              // frontendsOff belongs to this connection
 }
 
-// WriteCacheSetting is what the operator has said about a disk's write cache.
+// WriteCacheSetting is the operator's setting of a disk's write cache.
 type WriteCacheSetting struct {
 	Off          bool // Cache.WriteThrough
 	WithoutFlush bool // DeviceOptions.WritebackWithoutFlush
@@ -55,7 +54,7 @@ func (s WriteCacheSetting) Check() error {
 	return nil
 }
 
-// writeback is the field of that name.
+// writeback is the driver's value of the field.
 type writeback int8
 
 const (
@@ -77,7 +76,7 @@ func (c *writeCache) setting() WriteCacheSetting {
 	return c.initial
 }
 
-// reset is the device's: nothing is negotiated any more.
+// reset resets the device's negotiation.
 func (c *writeCache) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,21 +85,21 @@ func (c *writeCache) reset() {
 	c.update()
 }
 
-// negotiate takes the features that a driver has accepted. It reports whether they are
-// news, and whether the driver has no write cache although it might.
+// negotiate takes the features that a driver has accepted. news: they differ from before. refused:
+// the driver has no write cache although it could have one.
 func (c *writeCache) negotiate(features uint64) (news, refused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	news = !c.negotiated || features != c.features
 	if news && !c.early {
-		c.written = notWritten // by the driver before, whose reset was not told
+		c.written = notWritten // by the driver before, whose reset was not reported
 	}
 	c.negotiated, c.features, c.early = true, features, false
 	c.update()
 	return news, !c.now.Off && !c.flushes() && features&blk.FeatureConfigWCE == 0
 }
 
-// write takes what the driver has written to writeback; running: queues are.
+// write takes the driver's new value of writeback; running: queues run.
 func (c *writeCache) write(on, running bool) (changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,15 +123,15 @@ func (c *writeCache) read() (on bool) {
 	return on
 }
 
-// connect begins a connection, of the same front-end or another one.
+// connect begins a connection of any front-end.
 func (c *writeCache) connect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.known = false
 }
 
-// recall is told that the front-end showed a writeback of 0 to its driver when another
-// process served it.
+// recall notes that the front-end showed its driver a writeback of 0 while another process served
+// it.
 func (c *writeCache) recall() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,8 +147,8 @@ func (c *writeCache) frontendShowsOff() bool {
 	return c.frontendsOff
 }
 
-// shown returns whether the write cache is on, or would be for a driver that negotiates
-// all that is offered while there is none.
+// shown reports whether the write cache is on, or, without a driver, would be on for a driver that
+// negotiates everything.
 func (c *writeCache) shown() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,13 +158,13 @@ func (c *writeCache) shown() bool {
 	return !c.off.Load()
 }
 
-// flushes reports whether the driver can be expected to flush.
+// flushes reports whether the driver is expected to flush.
 func (c *writeCache) flushes() bool {
 	return c.now.WithoutFlush || c.features&blk.FeatureFlush != 0
 }
 
-// field is the present value of writeback. Without CONFIG_WCE it means nothing to the
-// driver, and is what the next one will find.
+// field returns the present value of writeback. Without CONFIG_WCE the driver ignores it, and the
+// next driver finds it.
 func (c *writeCache) field() bool {
 	switch {
 	case c.written != notWritten:
@@ -176,13 +175,13 @@ func (c *writeCache) field() bool {
 	return !c.now.Off
 }
 
-// update brings off up to date with the rest.
+// update recomputes off.
 func (c *writeCache) update() {
 	on := c.negotiated && c.field()
 	if c.features&blk.FeatureConfigWCE != 0 {
 		on = on && !c.frontendsOff
 	} else {
-		on = on && !c.now.Off && c.flushes() // not this driver's to switch on
+		on = on && !c.now.Off && c.flushes() // this driver cannot switch it on
 	}
 	c.off.Store(!on)
 }

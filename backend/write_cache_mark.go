@@ -5,28 +5,28 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// A front-end that reconnects does not say what it shows its driver as writeback, and the
-// process that knew may have been killed. So a queue's in-flight region, which the
-// front-end keeps for the next process, has a mark at its end, where the ring keeps
-// nothing, while the front-end may show 0. A front-end that changes it harms itself only.
+// A front-end that reconnects does not say which writeback it shows its driver, and the process
+// that knew may have been killed. So while the front-end may show 0, a mark stands at the end of
+// each queue's in-flight region, behind what the ring uses. The front-end keeps that region for the
+// next process. A front-end that changes the mark harms itself only.
 const cacheOffMark = "wce0"
 
-// cacheMark is the place of the mark for a queue that is about to start; nil: it has none.
+// cacheMark returns the place of the mark for a queue that is about to start; nil: there is none.
 func cacheMark(q *vhost.Queue) []byte {
 	if q.Inflight == nil {
 		return nil
 	}
 	spare := virtq.InflightSpare(q.Inflight, q.InflightNum)
-	if len(spare) < len(cacheOffMark) { // of a ring whose size is no power of two
+	if len(spare) < len(cacheOffMark) { // a ring whose size is no power of two
 		return nil
 	}
 	return spare[:len(cacheOffMark)]
 }
 
-// recallCache takes up the mark that a process before this one has left.
+// recallCache reads the mark of an earlier process.
 func (d *Device) recallCache(mark []byte) {
 	marked := false
-	// A region that cannot be read says nothing; the ring will find that out.
+	// An unreadable region says nothing here; the ring will report it.
 	_ = touch(func() error {
 		marked = string(mark) == cacheOffMark
 		return nil
@@ -36,15 +36,15 @@ func (d *Device) recallCache(mark []byte) {
 	}
 }
 
-// markCaches brings the marks of all running queues up to date.
+// markCaches updates the marks of all running queues.
 func (d *Device) markCaches() {
 	for _, w := range d.running() {
 		w.markCache()
 	}
 }
 
-// markCache brings the mark of the worker's queue up to date. For the session's
-// goroutine, during whose calls the region stays mapped.
+// markCache updates the mark of the worker's queue. Only the session's goroutine calls it: the
+// region stays mapped during its calls.
 func (w *worker) markCache() {
 	var mark [len(cacheOffMark)]byte
 	if w.dev.cache.frontendShowsOff() {
