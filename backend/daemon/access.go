@@ -11,11 +11,11 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// What members of the control socket's group may not: have this process connect to an
-// address of their choice, make sockets outside of the run directory or on a network,
-// and read what it does not serve. The owner of the process and root may.
+// Members of the control socket's group may not have this process connect to an address of their
+// choice, make sockets outside the run directory or on a network, or read what it does not serve.
+// The owner of the process and root may.
 
-// checkReach refuses addresses that the process has not been started with.
+// checkReach refuses addresses that the process was not started with.
 func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
 	own := d.enospc.spec
 	switch {
@@ -29,7 +29,7 @@ func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
 	return nil
 }
 
-// serves reports whether the disk is one of this process.
+// serves reports whether this process serves the disk.
 func (d *Daemon) serves(disk string) bool {
 	for _, e := range d.snapshot() {
 		if e.dev.Name() == disk {
@@ -39,11 +39,11 @@ func (d *Daemon) serves(disk string) bool {
 	return false
 }
 
-// socketSuffix ends the names of NBD sockets that the group can have made, so that none
-// takes the place of a disk's.
+// socketSuffix ends the names of NBD sockets that the group may create, so that none takes the
+// place of a disk's socket.
 const socketSuffix = ".nbd"
 
-// checkStart refuses addresses that lead out of the run directory.
+// checkStart refuses addresses outside the run directory.
 func (r *nbdExports) checkStart(ctx context.Context, at nbd.Address) error {
 	if at.Network == "unix" && r.opts.SocketDir != "" &&
 		at.Path == filepath.Join(r.opts.SocketDir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
@@ -52,7 +52,7 @@ func (r *nbdExports) checkStart(ctx context.Context, at nbd.Address) error {
 	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at, filepath.Join(r.opts.SocketDir, "NAME"+socketSuffix)))
 }
 
-// checkAdd refuses what the process does not serve, and what would be offered to a network.
+// checkAdd refuses disks that the process does not serve, and exports to a network.
 func (r *nbdExports) checkAdd(ctx context.Context, name string) error {
 	disk, _, _ := strings.Cut(name, "@")
 	if !r.serves(disk) {

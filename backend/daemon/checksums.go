@@ -9,34 +9,31 @@ import (
 	"cowblk/cow/layer"
 )
 
-// How much of a processor, and of a device, computing checksums takes: after each
-// piece of 64 KiB it rests so many times as long as the piece took, but not longer
-// than that.
+// The share of a processor and a device that computing checksums takes: after each piece of 64 KiB
+// a pause of throttleRatio times the piece's duration, at most maxThrottle.
 const (
 	throttleRatio = 9
 	maxThrottle   = time.Second
 )
 
-// While guests keep this process busy it rests longer, at least so long: where they
-// and their queues fill all processors, whatever else runs makes requests wait for
-// their turn. With 140,000 requests a second on two processors the longest of a
-// second took 9 to 14 ms with the short rests, 4 to 5 ms with these or without any
-// checksums.
+// While guests are busy the pause is at least busyThrottle: where guests and queues use all
+// processors, any other work delays requests. At 140,000 requests a second on two processors the
+// longest request of a second took 9 to 14 ms with the short pauses, and 4 to 5 ms with these or
+// without checksums.
 const (
 	busyThrottle = 10 * time.Millisecond
 	busyRate     = 1000      // requests a second
-	busyBytes    = 128 << 10 // of them that count as one more request
+	busyBytes    = 128 << 10 // bytes that count as one more request
 )
 
-// checksumRetry is when to look again at layers that another process is at.
+// checksumRetry is the wait before another look at layers that another process is computing.
 const checksumRetry = time.Minute
 
-// checksummer has the checksums of the data of sealed layers computed, see
-// cow.Disk.AddSums: of all disks one after the other, when the daemon starts and
-// whenever a former head has been sealed.
+// checksummer computes the missing checksums of sealed layers (cow.Disk.AddSums): of all disks one
+// after the other, when the daemon starts and when a former head was sealed.
 type checksummer struct {
 	daemon *Daemon
-	wake   chan struct{} // holds one signal
+	wake   chan struct{} // capacity one
 }
 
 func newChecksummer(d *Daemon) *checksummer {
@@ -53,7 +50,7 @@ func (s *checksummer) notify() {
 
 // run works until ctx is done.
 func (s *checksummer) run(ctx context.Context) {
-	failed := map[*Export]string{} // what was said last
+	failed := map[*Export]string{} // last error that was logged
 	for {
 		var later <-chan time.Time
 		for _, e := range s.daemon.snapshot() {
@@ -82,7 +79,7 @@ func (s *checksummer) run(ctx context.Context) {
 	}
 }
 
-// requests counts what guests have asked for, in requests.
+// requests returns the number of guest requests, with bytes converted to requests.
 func (d *Daemon) requests() (n uint64) {
 	for _, e := range d.snapshot() {
 		s := e.dev.Stats()
@@ -94,10 +91,10 @@ func (d *Daemon) requests() (n uint64) {
 // throttle makes pauses that leave most of the machine to others.
 type throttle struct {
 	requests func() uint64
-	began    time.Time // the piece under way
+	began    time.Time // start of the current piece
 
 	busy    bool
-	counted uint64 // of served, at
+	counted uint64 // requests, counted at
 	at      time.Time
 }
 
@@ -106,7 +103,7 @@ func newThrottle(served func() uint64) *throttle {
 	return &throttle{requests: served, began: now, busy: true, counted: served(), at: now}
 }
 
-// pause rests after a piece.
+// pause waits after a piece.
 func (s *throttle) pause(ctx context.Context) error {
 	rest := time.NewTimer(s.rest(time.Now()))
 	defer rest.Stop()
@@ -118,7 +115,7 @@ func (s *throttle) pause(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// rest is how long to rest after a piece that ends now.
+// rest returns the length of the pause after a piece that ends now.
 func (s *throttle) rest(now time.Time) time.Duration {
 	rest := min(throttleRatio*now.Sub(s.began), maxThrottle)
 	if since := now.Sub(s.at); since >= busyThrottle {

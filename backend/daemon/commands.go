@@ -10,25 +10,25 @@ import (
 	"cowblk/backend/takeover"
 )
 
-// DiskInfo answers query-cow-disks: one served disk.
+// DiskInfo is one served disk in the answer to query-cow-disks.
 type DiskInfo struct {
 	Name       string        `json:"name"`
 	Size       int64         `json:"size"`                // bytes
 	BlockSize  int           `json:"block-size"`          // bytes
-	Depth      int           `json:"depth"`               // layers, the head included
-	ReadOnly   bool          `json:"read-only"`           // to the guest
+	Depth      int           `json:"depth"`               // layers, including the head
+	ReadOnly   bool          `json:"read-only"`           // for the guest
 	WriteCache bool          `json:"write-cache"`         // false: every write is durable when it completes
-	Cache      backend.Cache `json:"cache"`               // this, and whether the page cache is used
-	Connected  bool          `json:"connected"`           // a front-end is there
-	Sessions   uint64        `json:"sessions"`            // front-ends so far
-	FrontEnd   *FrontEnd     `json:"front-end,omitempty"` // the one that is connected
-	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // the one that waits for it to go
+	Cache      backend.Cache `json:"cache"`               // write cache and use of the page cache
+	Connected  bool          `json:"connected"`           // a front-end is connected
+	Sessions   uint64        `json:"sessions"`            // number of front-ends so far
+	FrontEnd   *FrontEnd     `json:"front-end,omitempty"` // the connected one
+	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // the one that waits for the connected one to leave
 	HeadBlocks uint64        `json:"head-blocks"`         // blocks that the head owns
 	IndexBytes int64         `json:"index-bytes"`         // memory of the block index
 	Parked     int           `json:"parked"`              // requests that wait for space
 }
 
-// DiskStats answers query-cow-stats: one disk's counters.
+// DiskStats is one disk's counters in the answer to query-cow-stats.
 type DiskStats struct {
 	Name string `json:"name"`
 	backend.Stats
@@ -106,7 +106,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 	})
 }
 
-// oneDisk is the disk that a command's arguments name: one that this process serves.
+// oneDisk returns the disk that a command's arguments name. This process serves it.
 func (d *Daemon) oneDisk(args json.RawMessage) (string, error) {
 	var a struct {
 		Disk string `json:"disk"`

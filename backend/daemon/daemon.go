@@ -11,8 +11,7 @@ import (
 	"cowblk/cow"
 )
 
-// Daemon is a process that serves one or more exports, and answers for them on a
-// control socket.
+// Daemon is a process that serves one or more exports and answers commands on control sockets.
 type Daemon struct {
 	log       *slog.Logger
 	control   *control.Server
@@ -35,21 +34,21 @@ type Daemon struct {
 	exports []*Export
 }
 
-// Options describes a daemon; the zero value serves no control socket.
+// Options describes a daemon. The zero value has no control socket.
 type Options struct {
 	Log      *slog.Logger    // default: slog.Default
 	Control  *control.Server // nil: no control socket; Run closes it
 	Names    Names           // nil: the disks have no layers to promote
-	Keeper   Keeper          // nil: the disks cannot be handed over to another process
-	Quiesced []QuiescedGuest // guests that a dead process may have left frozen or paused
-	Hooks    HookOptions     // promotions that QEMU's events trigger; zero: none
-	NBD      NBDOptions      // tags offered for reading; zero: none
-	NBDOf    *InheritedNBD   // the server of the process before; nil: none
-	Space    Threshold       // free space below which COW_SPACE_LOW warns; zero: never
-	ENOSPC   ENOSPCOptions   // requests that find no space; zero: they fail
+	Keeper   Keeper          // nil: another process cannot take the disks over
+	Quiesced []QuiescedGuest // guests that an earlier process may have left frozen or paused
+	Hooks    HookOptions     // promotions at events of QEMU; zero: none
+	NBD      NBDOptions      // reading of tags over NBD; zero: none
+	NBDOf    *InheritedNBD   // NBD server of the old process; nil: none
+	Space    Threshold       // COW_SPACE_LOW is emitted below this free space; zero: never
+	ENOSPC   ENOSPCOptions   // requests without space; zero: they fail
 }
 
-// New makes a daemon without exports.
+// New returns a daemon without exports.
 func New(o Options) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -70,7 +69,7 @@ func New(o Options) *Daemon {
 	return d
 }
 
-// Add adds an export; to be called before Run.
+// Add adds an export. It must be called before Run.
 func (d *Daemon) Add(e *Export) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -84,9 +83,8 @@ func (d *Daemon) Add(e *Export) {
 	d.exports = append(d.exports, e)
 }
 
-// Run serves every export until ctx is done, the control command quit arrives,
-// or every export has ended by itself (--fd: its front-end has gone). The first
-// export that fails ends the others.
+// Run serves every export until ctx is done, the control command quit arrives, or every export has
+// ended (--fd: its front-end has left). The first export that fails ends the others.
 func (d *Daemon) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -95,10 +93,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	exports := d.exports
 	d.mu.Unlock()
 
-	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // of what goes on as long as the exports do
+	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // for what lives as long as the exports
 	defer end()
 	d.hooks.start()
-	defer d.hooks.stop() // last: a promotion may need it until it ends
+	defer d.hooks.stop() // last: a promotion may need the hooks until it ends
 	if d.control != nil {
 		d.background.Go(func() { d.control.Serve() })
 	}
@@ -127,7 +125,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// emit sends an event to every client of the control socket.
+// emit sends an event to every client of the control sockets.
 func (d *Daemon) emit(event string, data any) {
 	if d.control != nil {
 		d.control.Emit(event, data)

@@ -18,18 +18,17 @@ import (
 	"cowblk/cow"
 )
 
-// ENOSPCPolicy says what becomes of a guest's requests that find no space.
+// ENOSPCPolicy is the action for guest requests that find no space.
 type ENOSPCPolicy string
 
 const (
-	// ENOSPCStop lets them wait, and pauses the guest if it can be reached, until there
-	// is space.
+	// ENOSPCStop parks them until there is space, and pauses the guest if a monitor is known.
 	ENOSPCStop ENOSPCPolicy = "pause"
 	// ENOSPCReport fails them.
 	ENOSPCReport ENOSPCPolicy = "error"
 )
 
-// ParseENOSPCPolicy checks a policy's name.
+// ParseENOSPCPolicy returns the policy with this name.
 func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
 	if p := ENOSPCPolicy(s); p == ENOSPCStop || p == ENOSPCReport {
 		return p, nil
@@ -37,55 +36,54 @@ func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
 	return "", fmt.Errorf("%q: expected %s or %s", s, ENOSPCStop, ENOSPCReport)
 }
 
-// ENOSPCOptions are about disks whose file system or quota is full.
+// ENOSPCOptions sets the actions for a full file system or quota.
 type ENOSPCOptions struct {
-	Policy ENOSPCPolicy // default: FullError
-	Guest  qmp.Spec     // through whom the guest is paused (QMP, or Libvirt and Domain); zero: it is not
+	Policy ENOSPCPolicy // default: ENOSPCReport
+	Guest  qmp.Spec     // monitor that pauses the guest (QMP, or Libvirt and Domain); zero: the guest is not paused
 }
 
 const (
-	enospcPoll        = time.Second           // how often it is seen whether there is space again
-	enospcBlindRetry  = 5 * time.Second       // how often it is tried where that cannot be seen
-	enospcRetryTime   = 50 * time.Millisecond // how long a request may take to find out
-	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for letting it go on
-	enospcReportAgain = 10 * time.Second      // a shortage that goes on so long after the last word is told again
+	enospcPoll        = time.Second           // interval of looking for space
+	enospcBlindRetry  = 5 * time.Second       // interval of retries where free space is unknown
+	enospcRetryTime   = 50 * time.Millisecond // time that a retried request gets to fail again
+	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for continuing it
+	enospcReportAgain = 10 * time.Second      // after this time a shortage is logged again
 )
 
-// enospcMonitor looks after requests that are parked for want of space (park.go). One goroutine;
-// workers only leave word. All disks of a process are one guest's.
+// enospcMonitor handles requests that are parked for want of space (park.go in package backend), in
+// one goroutine; workers only notify it. All disks of a process belong to one guest.
 //
-// When ENOSPC comes: ext4 and XFS reserve space for delayed allocation when a write
-// enters the page cache, quotas (EDQUOT) included, and Btrfs does likewise, so that a
-// full file system shows at the write, and here. A sync that fails with ENOSPC, as NFS
-// may answer for what its page cache took, is another thing: the kernel has dropped
-// data that the guest was told is written. That is sticky (cow.ErrFailed), and nothing
-// is parked; where the file system may do that, data belongs past the page cache
-// (--cache none), so that the write itself fails.
+// ext4 and XFS reserve space for delayed allocation when a write enters the page cache, quotas
+// (EDQUOT) included, and Btrfs does the same. So a full file system shows at the write. A sync that
+// fails with ENOSPC, as NFS may answer, is different: the kernel has dropped data whose write the
+// guest has seen complete. The disk is then read-only (cow.ErrFailed), and nothing is parked. On
+// such a file system the page cache must be bypassed (--cache none), so that the write itself
+// fails.
 type enospcMonitor struct {
 	daemon   *Daemon
 	spec     qmp.Spec
 	hasSpace func(path string, want int64) (enoughSpace, known bool)
-	wake     chan struct{} // holds one: there is news below
+	wake     chan struct{} // capacity one: the fields below have changed
 
 	mu             sync.Mutex
 	policy         ENOSPCPolicy
 	waiting        map[string]*waitingDisk // by disk
-	retryRequested bool                    // a person says that there is space
+	retryRequested bool                    // the operator says that there is space
 
-	// Of run's goroutine.
+	// Owned by run's goroutine.
 	guest        *qmp.Handle // was asked to pause; nil: not since the last shortage
-	endPause     func()      // ends what the hooks were told about the pause
-	pausedAt     time.Time   // of the shortage
-	blindRetryAt time.Time   // blindly
-	lastError    string      // the last trouble with the guest
+	endPause     func()      // ends the pause that hooks ignore
+	pausedAt     time.Time   // when the guest was paused
+	blindRetryAt time.Time   // when requests were retried last without knowledge of free space
+	lastError    string      // last error of the guest that was logged
 }
 
-// waitingDisk is a disk's.
+// waitingDisk is a disk with parked requests.
 type waitingDisk struct {
 	event       backend.IOErrorEvent // of the first request
-	bytes       int64                // of requests parked since the last try
-	newlyParked bool                 // one was parked since run has looked
-	reportedAt  time.Time            // zero: not yet
+	bytes       int64                // of requests parked since the last retry
+	newlyParked bool                 // a request was parked since run looked
+	reportedAt  time.Time            // zero: not yet reported
 }
 
 func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
@@ -96,7 +94,7 @@ func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
 	return &enospcMonitor{daemon: d, spec: o.Guest, policy: o.Policy, hasSpace: hasSpaceFor, wake: make(chan struct{}, 1), waiting: map[string]*waitingDisk{}}
 }
 
-// onPark is told of every parked request, by its worker.
+// onPark is called for every parked request by its worker.
 func (f *enospcMonitor) onPark(dev *backend.Device, io *cow.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +125,7 @@ func (f *enospcMonitor) notify() {
 	}
 }
 
-// setPolicy puts another policy in force: what waits fails at once if it is FullError.
+// setPolicy changes the policy. With ENOSPCReport parked requests fail at once.
 func (f *enospcMonitor) setPolicy(p ENOSPCPolicy) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +143,7 @@ func (f *enospcMonitor) currentPolicy() ENOSPCPolicy {
 	return f.policy
 }
 
-// resume is cow-resume: what waits is tried again now, and the guest goes on.
+// resume is cow-resume: parked requests are retried now, and the guest continues.
 func (f *enospcMonitor) resume(disk string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -157,7 +155,7 @@ func (f *enospcMonitor) resume(disk string) error {
 	return nil
 }
 
-// waitingDisks are the disks with a shortage.
+// waitingDisks returns the disks with parked requests, sorted.
 func (f *enospcMonitor) waitingDisks() (disks []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,8 +166,8 @@ func (f *enospcMonitor) waitingDisks() (disks []string) {
 	return disks
 }
 
-// run looks after shortages until ctx is done. A guest that is paused then stays so: the
-// next process lets it go on, as it has a note of it.
+// run handles parked requests until ctx is done. A paused guest then stays paused: the next process
+// finds its record and continues it.
 func (f *enospcMonitor) run(ctx context.Context) {
 	tick := time.NewTicker(enospcPoll)
 	defer tick.Stop()
@@ -199,7 +197,7 @@ func (f *enospcMonitor) closeGuest() {
 	}
 }
 
-// report tells of shortages that are new.
+// report logs and emits new shortages.
 func (f *enospcMonitor) report() {
 	f.mu.Lock()
 	var events []backend.IOErrorEvent
@@ -219,7 +217,7 @@ func (f *enospcMonitor) report() {
 	}
 }
 
-// pause stops the guest, if it runs, whenever a request has been parked.
+// pause pauses the guest, if it runs, when a request was parked.
 func (f *enospcMonitor) pause(ctx context.Context) {
 	f.mu.Lock()
 	fresh := false
@@ -239,8 +237,8 @@ func (f *enospcMonitor) pause(ctx context.Context) {
 		}
 		f.guest, f.endPause, f.pausedAt = guest, f.daemon.hooks.beginPause(), time.Now()
 	}
-	// The next process lets the guest go on if this one dies. On a full file system
-	// there may be no room for the note.
+	// The next process continues the guest if this one dies. On a full file system there may be no
+	// room for the record.
 	if err := f.note(f.waitingDisks(), &f.spec); err != nil {
 		f.daemon.log.Warn("a guest is being paused, and there can be no note of it: if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
@@ -258,7 +256,7 @@ func (f *enospcMonitor) note(disks []string, spec *qmp.Spec) error {
 	return f.daemon.names.Note(disks, spec)
 }
 
-// guestFailed is told once as long as it stays the same.
+// guestFailed logs an error of the guest unless it equals the last one logged.
 func (f *enospcMonitor) guestFailed(what string, err error) {
 	if text := err.Error(); text != f.lastError {
 		f.lastError = text
@@ -266,7 +264,7 @@ func (f *enospcMonitor) guestFailed(what string, err error) {
 	}
 }
 
-// retry tries everything again once there seems to be space, or a person says so.
+// retry retries all parked requests when there seems to be space, or when the operator says so.
 func (f *enospcMonitor) retry(ctx context.Context) {
 	disks := f.waitingDisks()
 	exports, err := f.daemon.named(disks)
@@ -314,7 +312,7 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 	f.end(disks)
 }
 
-// end forgets a shortage.
+// end ends a shortage.
 func (f *enospcMonitor) end(disks []string) {
 	f.mu.Lock()
 	for _, name := range disks {
@@ -328,7 +326,7 @@ func (f *enospcMonitor) end(disks []string) {
 	f.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
 }
 
-// enoughSpace reports whether there seems to be space for all that was parked.
+// enoughSpace reports whether there seems to be space for all parked requests.
 func (f *enospcMonitor) enoughSpace(exports []*Export) bool {
 	blind := false
 	for _, e := range exports {
@@ -355,19 +353,20 @@ func (f *enospcMonitor) enoughSpace(exports []*Export) bool {
 	return true
 }
 
-// hasSpaceFor reports whether there is space for as many bytes, and some more, where the
-// file at path grows. Not known: it is a device, or none of the ways to see that work.
+// hasSpaceFor reports whether the file system of the file at path has space for want bytes and a
+// margin. known is false for a device, and where the kernel does not tell.
 func hasSpaceFor(path string, want int64) (enough, known bool) {
 	r, ok := statfs(path)
 	if !ok {
 		return true, false
 	}
-	// Some more, or the guest would stop and go with every block.
+	// Without the margin the guest would stop and continue with every block.
 	want = max(2*want, min(16<<20, r.total/128))
 	if r.free < want {
 		return false, true
 	}
-	// Quotas: a file without a name, of the same owner, in the same directory.
+	// A quota shows only at an allocation: try one in an unnamed file of the same owner in the same
+	// directory.
 	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT), true

@@ -15,8 +15,8 @@ import (
 	"cowblk/backend"
 )
 
-// Listener is a listening UNIX socket: *net.UnixListener, or one that also looks
-// after the socket's file.
+// Listener is a listening UNIX socket: *net.UnixListener, or one that also manages the socket's
+// file.
 type Listener interface {
 	AcceptUnix() (*net.UnixConn, error)
 	Addr() net.Addr
@@ -25,21 +25,19 @@ type Listener interface {
 	Close() error
 }
 
-// ExportOptions says where a device is offered. Exactly one of Listener and
-// Conn is set.
+// ExportOptions is where a device is offered. Exactly one of Listener and Conn is set.
 type ExportOptions struct {
 	Device   *backend.Device
-	Listener Listener      // front-ends are served one after another
-	Conn     *net.UnixConn // one front-end only (--fd): Run ends with it
-	First    *net.UnixConn // accepted from Listener by the process before this one; nil: none
+	Listener Listener      // serves front-ends one after another
+	Conn     *net.UnixConn // serves one front-end (--fd); Run ends with it
+	First    *net.UnixConn // accepted from Listener by the old process; nil: none
 	Log      *slog.Logger  // default: slog.Default
 }
 
 // Export serves one device on one socket.
 //
-// A second front-end waits in the socket's backlog until the first has gone: two
-// drivers on one disk would destroy it, and QEMU 7.2 dies of a connection that
-// is accepted and closed.
+// A second front-end waits until the first has left: two drivers on one disk would destroy it, and
+// QEMU 7.2 exits when a connection is accepted and closed.
 type Export struct {
 	dev       *backend.Device
 	listener  Listener
@@ -50,14 +48,14 @@ type Export struct {
 
 	mu          sync.Mutex
 	conn        *net.UnixConn
-	peer        *FrontEnd     // at the other end of conn; nil: nobody is served, or not known
-	pending     *net.UnixConn // accepted, and to be served next
-	pendingPeer *FrontEnd     // at the other end of waiting
+	peer        *FrontEnd     // at the other end of conn; nil: none, or not known
+	pending     *net.UnixConn // accepted, served next
+	pendingPeer *FrontEnd     // at the other end of pending
 	suspended   *suspension   // nil: not suspended
 	ended       chan struct{} // closed when Run has returned
 }
 
-// NewExport makes an export; Run serves it.
+// NewExport returns an export; Run serves it.
 func NewExport(o ExportOptions) *Export {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -68,16 +66,16 @@ func NewExport(o ExportOptions) *Export {
 	}
 }
 
-// Connected reports whether a front-end is there now, and how many there were.
+// Connected reports whether a front-end is connected, and the number of front-ends so far.
 func (e *Export) Connected() (now bool, sessions uint64) {
 	return e.connected.Load(), e.sessions.Load()
 }
 
-// Device returns the device that is offered.
+// Device returns the exported device.
 func (e *Export) Device() *backend.Device { return e.dev }
 
-// Run serves front-ends until ctx is done, then drains the rings, closes the
-// connection and the listener, and returns nil.
+// Run serves front-ends until ctx is done. Then it drains the rings, closes connection and
+// listener, and returns nil.
 func (e *Export) Run(ctx context.Context) error {
 	defer close(e.ended)
 	release := context.AfterFunc(ctx, e.shutdown)
@@ -104,9 +102,8 @@ func (e *Export) Run(ctx context.Context) error {
 	}
 }
 
-// accept returns the next front-end that is to be served. One that comes while
-// the export is being suspended is kept for later, or for another process, and
-// not hung up on: QEMU 7.2 would die of it.
+// accept returns the next front-end to serve. A front-end that comes while the export is being
+// suspended stays pending, for later or for another process. It is not closed: QEMU 7.2 would exit.
 func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 	e.waitResumed(ctx)
 	e.mu.Lock()
@@ -133,11 +130,11 @@ func (e *Export) accept(ctx context.Context) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// acceptRetry is how long to wait after an accept that failed for want of file
-// descriptors or memory: the waiting front-end stays in the backlog.
+// acceptRetry is the wait after an accept that failed for want of descriptors or memory. The
+// front-end stays in the backlog.
 const acceptRetry = 100 * time.Millisecond
 
-// pause waits before an accept is tried again.
+// pause waits before the next accept.
 func pause(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -145,7 +142,7 @@ func pause(ctx context.Context) {
 	}
 }
 
-// temporary reports whether an accept that failed with err is worth another try.
+// temporary reports whether accept may succeed after err.
 func temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary() && !errors.Is(err, os.ErrDeadlineExceeded)
@@ -178,8 +175,8 @@ func (e *Export) session(conn *net.UnixConn) {
 	}
 }
 
-// reconnectAdvice is said of a front-end that has gone, by itself or at the end of this
-// process: the protocol does not tell whether it will come back.
+// reconnectAdvice is logged when a front-end has left: the protocol does not tell whether it will
+// come back.
 const reconnectAdvice = "it comes back by itself if its chardev has reconnect; those that libvirt hot-plugs (virsh attach-device) have none: cowblk detach, then cowblk attach"
 
 // diskEvent is the data of COW_CONNECTED and COW_DISCONNECTED.
@@ -195,8 +192,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// shutdown ends Run: no new front-end, every request in flight completed, then the
-// connection closed, in that order (see Device.drain).
+// shutdown ends Run: no new front-end, then every request in flight completes, then the connection
+// is closed (see Device.Drain).
 func (e *Export) shutdown() {
 	if e.listener != nil {
 		e.listener.Close()

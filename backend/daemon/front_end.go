@@ -13,15 +13,15 @@ import (
 	"cowblk/backend/control"
 )
 
-// FrontEnd is a process that a disk is connected to, or that waits for it.
+// FrontEnd is the process at the other end of a disk's connection, or one that waits for the disk.
 type FrontEnd struct {
-	PID   int32     `json:"pid"` // 0: of another PID namespace
+	PID   int32     `json:"pid"` // 0: in another PID namespace
 	UID   uint32    `json:"uid"`
-	Name  string    `json:"name,omitempty"` // of its program (comm); empty: this process cannot read it, as when it is confined
+	Name  string    `json:"name,omitempty"` // comm of the process; empty: not readable, as in a sandbox
 	Since time.Time `json:"since"`
 }
 
-// frontEndOf says who has connected; nil: the kernel does not say.
+// frontEndOf returns the peer of conn; nil: the kernel does not tell.
 func frontEndOf(conn *net.UnixConn) *FrontEnd {
 	p, err := control.PeerOf(conn)
 	if err != nil {
@@ -30,7 +30,7 @@ func frontEndOf(conn *net.UnixConn) *FrontEnd {
 	return &FrontEnd{PID: p.PID, UID: p.UID, Name: ProcessName(p.PID), Since: time.Now()}
 }
 
-// ProcessName is a process's comm; empty: not known.
+// ProcessName returns the comm of a process; empty: not known.
 func ProcessName(pid int32) string {
 	if pid <= 0 {
 		return ""
@@ -42,7 +42,7 @@ func ProcessName(pid int32) string {
 	return strings.TrimSuffix(string(b), "\n")
 }
 
-// String says it for a person: "process 42 (qemu-system-x86) of user 107".
+// String returns text such as "process 42 (qemu-system-x86) of user 107".
 func (f *FrontEnd) String() string {
 	if f == nil {
 		return "an unknown process"
@@ -54,12 +54,12 @@ func (f *FrontEnd) String() string {
 	return fmt.Sprintf("process %d%s of user %d", f.PID, name, f.UID)
 }
 
-// hangupPoll is how often a front-end that waits is looked after.
+// hangupPoll is the interval of checks whether a waiting front-end has left.
 const hangupPoll = time.Second
 
-// watchPending accepts, while a front-end is served, the next one, and says that it waits:
-// from the backlog it could not be seen who it is. It is served when the present one has
-// gone. end ends the look-out.
+// watchPending accepts the next front-end while one is served, and logs that it waits: in the
+// backlog its process would be unknown. It is served when the present one has left. end ends the
+// watch.
 func (e *Export) watchPending() (end func()) {
 	if e.listener == nil {
 		return func() {}
@@ -78,8 +78,7 @@ func (e *Export) watchPending() (end func()) {
 	}
 }
 
-// deadline ends an accept under way, or lets the next one be, unless a suspension has its
-// own will.
+// deadline ends an accept in progress, or allows the next one, except during a suspension.
 func (e *Export) deadline(t time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -88,8 +87,8 @@ func (e *Export) deadline(t time.Time) {
 	}
 }
 
-// acceptPending waits for the next front-end, or looks after the one that waits. False: that
-// is over.
+// acceptPending waits for the next front-end, or watches the one that waits. It returns false when
+// quit is closed.
 func (e *Export) acceptPending(quit <-chan struct{}) bool {
 	select {
 	case <-quit:
@@ -118,7 +117,7 @@ func (e *Export) acceptPending(quit <-chan struct{}) bool {
 	}
 }
 
-// setPending keeps a front-end that has come too early, and says so.
+// setPending keeps a front-end that came too early, and logs it.
 func (e *Export) setPending(conn *net.UnixConn) {
 	who := frontEndOf(conn)
 	e.mu.Lock()
@@ -136,7 +135,7 @@ func (e *Export) setPending(conn *net.UnixConn) {
 	e.log.Warn("another front-end waits for this disk, until the one that has it goes", "waiting", who.String(), "held_by", holder.String(), "held_since", since)
 }
 
-// watchHangup notices that the front-end that waits has given up.
+// watchHangup notices when the waiting front-end leaves.
 func (e *Export) watchHangup(conn *net.UnixConn, quit <-chan struct{}) bool {
 	tick := time.NewTicker(hangupPoll)
 	defer tick.Stop()
@@ -177,7 +176,7 @@ func gone(conn *net.UnixConn) bool {
 	return err != nil || over
 }
 
-// frontEnds are the one that is served and the one that waits; nil: none.
+// frontEnds returns the front-end that is served and the one that waits; nil: none.
 func (e *Export) frontEnds() (holder, waiter *FrontEnd) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// tagTime is how a hook's tag says when, in UTC; store.DefaultTag's form.
+// tagTime is the time in a hook's tag, in UTC, in the form of store.DefaultTag.
 const tagTime = "20060102T150405Z"
 
-// maxEvent bounds the name of an event, in bytes: a tag has at most 64.
+// maxEvent bounds the name of an event in bytes: a tag has at most 64.
 const maxEvent = 64 - 1 - len(tagTime)
 
-// hookTag is the name of what a disk held at an event of QEMU:
+// hookTag returns the name of a tag made at an event of QEMU, such as
 // "guest-panicked-20261122T180432Z".
 func hookTag(event string, at time.Time) string {
 	return tagPrefix(event) + "-" + at.UTC().Format(tagTime)
@@ -26,9 +26,8 @@ func tagPrefix(event string) string {
 
 var hookTagForm = regexp.MustCompile(`^([a-z][a-z-]*)-[0-9]{8}T[0-9]{6}Z$`)
 
-// isHookTag recognises hookTag's names, also those that an earlier process has
-// made: an event of QEMU, or one of more, and a time. Other names of that form
-// are a person's.
+// isHookTag reports whether hookTag made the name, in this or an earlier process: an event of QEMU
+// or one of more, and a time.
 func isHookTag(tag string, more []string) bool {
 	m := hookTagForm.FindStringSubmatch(tag)
 	is := func(event string) bool { return tagPrefix(event) == m[1] }
@@ -37,8 +36,8 @@ func isHookTag(tag string, more []string) bool {
 
 var eventForm = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
 
-// HookEvent is the name of an event of QEMU as QEMU has it; case and - or _ make
-// no difference. Names that no QEMU known here has are let pass: later ones may.
+// HookEvent returns the name of an event as QEMU writes it; case does not matter, nor - or _.
+// Unknown names are accepted: later QEMUs may have them.
 func HookEvent(name string) (string, error) {
 	event := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 	if !eventForm.MatchString(event) || len(event) > maxEvent {
@@ -47,7 +46,7 @@ func HookEvent(name string) (string, error) {
 	return event, nil
 }
 
-// HookEvents is HookEvent for several, each of which counts once.
+// HookEvents applies HookEvent to several names and drops duplicates.
 func HookEvents(names []string) ([]string, error) {
 	var events []string
 	for _, name := range names {
@@ -67,8 +66,7 @@ func knownEvent(event string) bool {
 	return found
 }
 
-// qemuEvents are the events of QEMU 7.2 to 10.0, from their query-qmp-schema, in
-// alphabetical order.
+// qemuEvents are the events of QEMU 7.2 to 10.0, from query-qmp-schema, sorted.
 var qemuEvents = []string{
 	"ACPI_DEVICE_OST", "BALLOON_CHANGE", "BLOCK_EXPORT_DELETED", "BLOCK_IMAGE_CORRUPTED", "BLOCK_IO_ERROR",
 	"BLOCK_JOB_CANCELLED", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_ERROR", "BLOCK_JOB_PENDING", "BLOCK_JOB_READY",

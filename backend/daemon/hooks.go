@@ -20,37 +20,37 @@ import (
 const (
 	DefaultHookInterval = 10 * time.Second
 	hookLimit           = 30 * time.Second // for one promotion
-	hookRetry           = time.Second      // a QEMU that starts is met this soon
-	ownPauses           = 16               // remembered
+	hookRetry           = time.Second      // interval of connection attempts to QEMU
+	ownPauses           = 16               // pauses that are remembered
 )
 
-// HookOptions make QEMU's events promote every disk of the process, which are
-// those of one guest, together.
+// HookOptions makes events of QEMU promote every disk of the process together. The disks belong to
+// one guest.
 type HookOptions struct {
 	QMP      *qmp.Address  // QEMU's monitor; nil: no connection and no hooks
-	Events   []string      // see HookEvent; empty: none, until cow-set names some
-	Keep     int           // at this many tags made by hooks a disk gets no more; 0: any number
-	Interval time.Duration // from the event of one promotion on, others do nothing; 0: 10 s
+	Events   []string      // see HookEvent; empty: none, until cow-set sets some
+	Keep     int           // limit of tags made by hooks on one disk; 0: none
+	Interval time.Duration // events in this time after an event that promoted do nothing; 0: 10 s
 }
 
-// hooks listen to QEMU's events. Nothing here is waited for by a guest's request.
+// hooks listens to QEMU's events. No request of a guest waits for it.
 type hooks struct {
 	daemon  *Daemon
 	log     *slog.Logger
 	address *qmp.Address
 	monitor *qmp.Monitor           // set by start; nil: none
-	changed chan *qmp.Subscription // what run is to listen to from now on; holds one
+	changed chan *qmp.Subscription // the subscription that run uses next; capacity one
 
 	mu     sync.Mutex
 	opts   HookOptions
-	pauses []pauseSpan // made by this process: their STOP and RESUME are no news
+	pauses []pauseSpan // pauses by this process: their STOP and RESUME are ignored
 
-	// Of run's goroutine.
-	last    time.Time      // of the event that promoted last
-	dropped map[string]int // events since then that came too soon
+	// Owned by run's goroutine.
+	last    time.Time      // time of the last event that promoted
+	dropped map[string]int // events since then that came too early
 }
 
-// pauseSpan is a span of time; a zero end: it lasts.
+// pauseSpan is a time span; zero to: it has not ended.
 type pauseSpan struct{ from, to time.Time }
 
 func newHooks(d *Daemon, o HookOptions) *hooks {
@@ -63,7 +63,7 @@ func newHooks(d *Daemon, o HookOptions) *hooks {
 	}
 }
 
-// start connects in the background; stop must follow.
+// start connects in the background. stop must be called later.
 func (h *hooks) start() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -79,15 +79,14 @@ func (h *hooks) stop() {
 	}
 }
 
-// settings are those in force.
+// settings returns the current settings.
 func (h *hooks) settings() HookOptions {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.opts
 }
 
-// change puts new settings in force: events that happen after it has returned are
-// handled by them.
+// change changes the settings. Events after it has returned use them.
 func (h *hooks) change(f func(*HookOptions)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -98,7 +97,7 @@ func (h *hooks) change(f func(*HookOptions)) {
 	}
 }
 
-// subscribe hands run a subscription to the events of the settings. With mu held.
+// subscribe passes run a subscription to the events of the settings. The caller holds mu.
 func (h *hooks) subscribe() {
 	for _, e := range h.opts.Events {
 		if !knownEvent(e) {
@@ -126,7 +125,7 @@ func closeSubscription(s *qmp.Subscription) {
 	}
 }
 
-// run handles events until ctx is done, and then those that have come before.
+// run handles events until ctx is done, then the events that are queued.
 func (h *hooks) run(ctx context.Context) {
 	var sub *qmp.Subscription // nil: no events
 	defer func() {
@@ -158,7 +157,7 @@ func (h *hooks) run(ctx context.Context) {
 	}
 }
 
-// handleQueued handles what has come already.
+// handleQueued handles queued events.
 func (h *hooks) handleQueued(sub *qmp.Subscription) {
 	if sub == nil {
 		return
@@ -173,16 +172,15 @@ func (h *hooks) handleQueued(sub *qmp.Subscription) {
 	}
 }
 
-// handle promotes for an event, unless it came too soon after another or from a
-// pause of our own making.
+// handle promotes at an event, unless the event came too early after another or from a pause by
+// this process.
 func (h *hooks) handle(e goqmp.Event) {
 	at := time.Unix(e.Timestamp.Seconds, e.Timestamp.Microseconds*1000)
 	if (e.Event == "STOP" || e.Event == "RESUME") && h.paused(at) {
 		return
 	}
 	o := h.settings()
-	// By QEMU's clock: an event that had to wait for a promotion is not younger
-	// for that.
+	// The time is QEMU's: an event that waited for a promotion keeps its age.
 	if since := at.Sub(h.last); since >= 0 && since < o.Interval {
 		h.dropped[e.Event]++
 		return
@@ -200,8 +198,7 @@ func (h *hooks) handle(e goqmp.Event) {
 	}
 }
 
-// promoteRefused is the data of COW_PROMOTE_REFUSED: a hook's promotion that
-// was not made.
+// promoteRefused is the data of COW_PROMOTE_REFUSED: a hook's promotion that failed.
 type promoteRefused struct {
 	Disks   []string `json:"disks"`
 	Tag     string   `json:"tag"`
@@ -217,7 +214,7 @@ func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []str
 			tags = append(tags, h.daemon.names.Tags(e.dev.Name())...)
 		}
 	}
-	// Of two in one second, the later gets the next.
+	// A second tag in one second gets the next second.
 	for tag = hookTag(event, at); slices.Contains(tags, tag); tag = hookTag(event, at) {
 		at = at.Add(time.Second)
 	}
@@ -233,7 +230,7 @@ func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []str
 	return disks, tag, err
 }
 
-// checkKeep refuses when a disk has as many tags made by hooks as are to be kept.
+// checkKeep refuses a promotion when a disk has HookOptions.Keep tags made by hooks.
 func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
 	if o.Keep == 0 {
 		return nil
@@ -253,7 +250,7 @@ func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
 	return nil
 }
 
-// logDropped tells what came too soon after the last promotion.
+// logDropped logs the events that came too early.
 func (h *hooks) logDropped() {
 	if len(h.dropped) == 0 {
 		return
@@ -263,8 +260,7 @@ func (h *hooks) logDropped() {
 	clear(h.dropped)
 }
 
-// beginPause notes that this process is about to pause the guest; the function it
-// returns, that it goes on.
+// beginPause records that this process is about to pause the guest; end, that the guest continues.
 func (h *hooks) beginPause() (end func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -284,19 +280,19 @@ func (h *hooks) beginPause() (end func()) {
 	}
 }
 
-// paused reports whether the guest stood still at this time because of us.
+// paused reports whether this process had paused the guest at this time.
 func (h *hooks) paused(at time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.ContainsFunc(h.pauses, func(w pauseSpan) bool {
-		// QEMU's times are in whole microseconds.
+		// QEMU's times are whole microseconds.
 		return !at.Before(w.from.Truncate(time.Microsecond)) && (w.to.IsZero() || !at.After(w.to))
 	})
 }
 
-// monitorFor is the connection to the monitor at address that the hooks have, or
-// nil: QEMU serves one client a monitor, so nobody else could connect. An empty
-// address means that one.
+// monitorFor returns the hooks' connection to the monitor at address, or nil if they have none to
+// it. QEMU serves one client per monitor, so no other connection is possible. An empty address
+// matches the hooks' connection.
 func (d *Daemon) monitorFor(address string) *qmp.Monitor {
 	if d.hooks.monitor == nil || address == "" {
 		return d.hooks.monitor
@@ -308,7 +304,7 @@ func (d *Daemon) monitorFor(address string) *qmp.Monitor {
 	return d.hooks.monitor
 }
 
-// countsText is how often each event came: "RESUME 2, STOP 1".
+// countsText lists the events with their numbers: "RESUME 2, STOP 1".
 func countsText(counts map[string]int) string {
 	var parts []string
 	for _, event := range slices.Sorted(maps.Keys(counts)) {

@@ -11,19 +11,19 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// PlugArgs are the arguments of cow-attach and, without bus and queues, of
-// cow-detach. The daemon does it, and not who asks, because QEMU serves one
-// client a monitor, and that may be the daemon's hooks.
+// PlugArgs are the arguments of cow-attach and, without bus and queues, of cow-detach. The daemon
+// executes them, not its client, because QEMU serves one client per monitor, which may be the
+// daemon's hooks.
 type PlugArgs struct {
 	Disk    string  `json:"disk"`
-	QMP     string  `json:"qmp,omitempty"` // address of QEMU's monitor; empty: the one of --qmp
+	QMP     string  `json:"qmp,omitempty"` // address of QEMU's monitor; empty: that of --qmp
 	ID      string  `json:"id,omitempty"`  // of the device
 	Bus     string  `json:"bus,omitempty"`
 	Queues  int     `json:"queues,omitempty"`
 	Timeout float64 `json:"timeout,omitempty"` // seconds, 0: 10
 }
 
-// plugLimit is how long QEMU and the guest may take when nothing else is said.
+// plugLimit is the default time for QEMU and the guest.
 const plugLimit = 10 * time.Second
 
 // attach is cow-attach.
@@ -41,7 +41,7 @@ func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
 	case e.listener == nil:
 		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): serve it on a socket", a.Disk)
 	case now:
-		// A second QEMU would wait for the first to go, and its guest with it.
+		// A second QEMU would wait for the first to leave, and its guest with it.
 		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first", a.Disk)
 	case a.Queues < 0 || a.Queues > e.dev.Queues():
 		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.Queues(), a.Queues)
@@ -85,12 +85,11 @@ func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
 	return nil, nil
 }
 
-// endLimit is how long a session may take to notice that its QEMU has hung up.
+// endLimit is the time for a session to notice that its QEMU has closed the connection.
 const endLimit = 2 * time.Second
 
-// awaitEnd waits for the end of the session, so that the disk can be attached
-// again at once. Another QEMU's session may go on, and is not waited for longer
-// than endLimit.
+// awaitEnd waits for the end of the session, so that the disk can be attached again at once. It
+// returns after endLimit at the latest: another QEMU's session may continue.
 func (e *Export) awaitEnd(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
@@ -108,8 +107,8 @@ func (e *Export) awaitEnd(ctx context.Context) {
 	}
 }
 
-// plugging is what attach and detach work with: the hooks' monitor, if it is the
-// one that is meant, or a new connection until end.
+// plugging returns the monitor for attach and detach: the hooks' monitor if it has that address,
+// else a new connection until end.
 func (d *Daemon) plugging(ctx context.Context, a *PlugArgs) (_ context.Context, m *qmp.Monitor, end func(), err error) {
 	limit := plugLimit
 	if a.Timeout != 0 {

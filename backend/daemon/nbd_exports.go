@@ -13,38 +13,36 @@ import (
 	"cowblk/backend/nbd"
 )
 
-// NBDDisk is the content of a tag or of a stopped disk, until Close.
+// NBDDisk is the content of a tag or a stopped disk, readable until Close.
 type NBDDisk interface {
 	nbd.Disk
 	io.Closer
 }
 
-// NBDOptions let a daemon offer tags for reading over NBD, when it is told to on
-// its control socket.
+// NBDOptions lets clients of the control socket export tags over NBD.
 type NBDOptions struct {
-	// Open opens "vm1@tag" for reading; nil: the daemon has no such commands.
+	// Open opens a tag such as "vm1@tag" for reading; nil: the daemon has no such commands.
 	Open func(ctx context.Context, name string) (NBDDisk, error)
-	// Group may connect to UNIX sockets too; empty: the owner only.
+	// Group may also connect to UNIX sockets; empty: the owner only.
 	Group string
-	// SocketDir is the only directory in which members of the control socket's group
-	// can have UNIX sockets made; empty: they cannot.
+	// SocketDir is the only directory in which members of the control socket's group can create
+	// UNIX sockets; empty: they cannot.
 	SocketDir string
-	// Explain adds to a failure to make a UNIX socket what a person should know
-	// about this process; nil: nothing.
+	// Explain adds advice to a failure to create a UNIX socket; nil: none.
 	Explain func(error) error
 }
 
 // NBDInfo answers query-cow-exports.
 type NBDInfo struct {
-	Addresses []string         `json:"addresses"` // listened on; none: the server is stopped
+	Addresses []string         `json:"addresses"` // listening addresses; none: the server is stopped
 	Exports   []nbd.ExportInfo `json:"exports"`
 }
 
-// nbdExports is a daemon's NBD server, if there is one, and the disks that it shows.
+// nbdExports is the daemon's NBD server and its exports.
 type nbdExports struct {
 	opts   NBDOptions
 	log    *slog.Logger
-	serves func(disk string) bool // whether this process serves it
+	serves func(disk string) bool // whether this process serves the disk
 
 	mu     sync.Mutex
 	server *nbd.Server // nil: stopped
@@ -56,7 +54,7 @@ func newNBDExports(o NBDOptions, log *slog.Logger, serves func(disk string) bool
 	return &nbdExports{opts: o, log: log, serves: serves}
 }
 
-// register adds the commands. Their names are QEMU's where QEMU has the like.
+// register registers the commands. They have QEMU's names where QEMU has such commands.
 func (r *nbdExports) register(s *control.Server) {
 	if r.opts.Open == nil {
 		return
@@ -118,7 +116,7 @@ func exportName(args json.RawMessage) (string, error) {
 	return a.Name, nil
 }
 
-// start listens on one more address; the first one starts the server.
+// start listens on an address; the first call starts the server.
 func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error) {
 	at, err := nbd.ParseAddress(addr)
 	if err != nil {
@@ -149,7 +147,7 @@ func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error
 	return at, nil
 }
 
-// add opens a disk and offers it. Opening may take a while: no lock is held.
+// add opens a disk and exports it. It holds no lock meanwhile: opening may take long.
 func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, error) {
 	s, err := r.running()
 	if err != nil {
@@ -177,7 +175,7 @@ func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, err
 	return nil, nil
 }
 
-// running is the server, or an error that says how to start it.
+// running returns the server, or an error that says how to start it.
 func (r *nbdExports) running() (*nbd.Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -187,7 +185,7 @@ func (r *nbdExports) running() (*nbd.Server, error) {
 	return r.server, nil
 }
 
-// remove disconnects an export's clients and closes its disk.
+// remove disconnects the export's clients and closes its disk.
 func (r *nbdExports) remove(name string) error {
 	s, err := r.running()
 	if err != nil {
@@ -205,8 +203,7 @@ func (r *nbdExports) remove(name string) error {
 	return err
 }
 
-// stop ends the server, its exports included, if it runs; for good: no other is
-// started either.
+// stop ends the server and its exports. forGood: start fails from now on.
 func (r *nbdExports) stop(forGood bool) error {
 	r.mu.Lock()
 	s, disks := r.server, r.disks

@@ -13,33 +13,31 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Names changes what names a disk's layers; the store behind it is the caller's.
+// Names changes the names of a disk's layers in the store.
 type Names interface {
-	// Prepare makes new, empty heads for the disks, durable but not named by
-	// anything yet, and open for writing. An empty tag stands for the time.
+	// Prepare makes new, empty heads for the disks. They are durable, open for writing, and not
+	// named by any manifest. An empty tag stands for the time.
 	Prepare(ctx context.Context, disks []string, tag string) (Pending, error)
-	// Note keeps, durably, that a guest of the disks is being quiesced, so that
-	// the next process to serve one of them lets it go on if this one is killed;
-	// nil takes the note back.
+	// Note durably records that a guest of the disks is being quiesced, so that the next process
+	// that serves one of them thaws the guest if this process is killed; nil removes the record.
 	Note(disks []string, spec *qmp.Spec) error
-	// Tags are those of the disk's sealed layers.
+	// Tags returns the tags of the disk's sealed layers.
 	Tags(disk string) []string
-	// Data is the path of the data of the disk's head; empty: none.
+	// Data returns the path of the head's data; empty: none.
 	Data(disk string) string
 }
 
-// Pending is one promotion of one or more disks, prepared.
+// Pending is one prepared promotion of one or more disks.
 type Pending interface {
 	Tag() string
-	// Heads are the new heads, in the order of the disks. A head that has been
-	// swapped in belongs to its cow.Disk, the others to Close.
+	// Heads returns the new heads in the order of the disks. A head that was swapped in belongs to
+	// its cow.Disk, the others to Close.
 	Heads() []*layer.Layer
-	// Commit names the new heads durably: all, or none, whatever happens.
+	// Commit names the new heads durably: all or none.
 	Commit() error
-	// Revert undoes Commit, durably.
+	// Revert durably undoes Commit.
 	Revert() error
-	// Close gives up what was prepared and not committed; swapped says that
-	// the heads have been swapped in.
+	// Close removes prepared heads that were not committed; swapped: the heads were swapped in.
 	Close(swapped bool)
 }
 
@@ -48,7 +46,7 @@ type PromoteArgs struct {
 	Disks []string `json:"disks"`
 	Tag   string   `json:"tag,omitempty"` // empty: the time
 	qmp.Spec
-	Timeout float64 `json:"timeout,omitempty"` // seconds, of quiescing and of releasing the guest each; 0: 10
+	Timeout float64 `json:"timeout,omitempty"` // seconds, for quiescing and for thawing each; 0: 10
 }
 
 // Promoted answers cow-promote and is the data of COW_PROMOTED.
@@ -56,24 +54,24 @@ type Promoted struct {
 	Disks    []PromotedDisk `json:"disks"`
 	Tag      string         `json:"tag"`
 	Quiesce  string         `json:"quiesce"`
-	Trigger  string         `json:"trigger,omitempty"` // QEMU's event, if a hook did it
-	SwapTime float64        `json:"swap-microseconds"` // new writes could wait this long at most
-	HeldTime float64        `json:"held-milliseconds"` // from the guest's standing still to its going on; 0: not quiesced
+	Trigger  string         `json:"trigger,omitempty"` // QEMU's event, if a hook promoted
+	SwapTime float64        `json:"swap-microseconds"` // longest possible wait of a new write
+	HeldTime float64        `json:"held-milliseconds"` // from quiesced to continued; 0: not quiesced
 }
 
 // PromotedDisk is one disk of a promotion.
 type PromotedDisk struct {
 	Disk   string `json:"disk"`
-	Sealed string `json:"sealed"` // UUID of the layer that was the head
-	Head   string `json:"head"`   // UUID of the new one
-	Depth  int    `json:"depth"`  // layers now
+	Sealed string `json:"sealed"` // UUID of the former head
+	Head   string `json:"head"`   // UUID of the new head
+	Depth  int    `json:"depth"`  // number of layers now
 }
 
-// errPromoted is wrapped around what went wrong after the cut.
+// errPromoted wraps an error that came after the promotion.
 var errPromoted = errors.New("the disks are promoted, but")
 
-// promote cuts disks of this process at one instant. On an error the guest runs
-// on the old heads, unless the error wraps errPromoted.
+// promote promotes disks of this process at one instant. After an error the guest runs on the old
+// heads, unless the error wraps errPromoted.
 func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) (*Promoted, error) {
 	exports, err := d.named(args.Disks)
 	if err != nil {
@@ -88,7 +86,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 			return nil, err
 		}
 	}
-	args.Spec.Instance = "" // which run it is, is for this process to find out
+	args.Spec.Instance = "" // this process finds out which run of the guest it is
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
 			return nil, err
@@ -98,13 +96,13 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	d.promoting.Lock()
 	defer d.promoting.Unlock()
 	if guest != nil {
-		// Behind the lock: the promotion before may have left the guest to be let go.
+		// Under the lock: an earlier promotion may have left a guest to be thawed.
 		if err := d.waitThawed(ctx, args.Disks, seconds(args.Timeout)); err != nil {
 			return nil, err
 		}
 	}
 
-	// All that takes time comes before the guest is touched.
+	// Everything slow comes before the guest is quiesced.
 	pending, err := d.names.Prepare(ctx, args.Disks, args.Tag)
 	if err != nil {
 		return nil, err
@@ -142,11 +140,10 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	return result, nil
 }
 
-// swapQuiesced makes the cut while the guest holds still. The note outlives this
-// process if it is killed in between.
+// swapQuiesced swaps while the guest is quiesced. The record outlives this process if it is killed.
 func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, args PromoteArgs, result *Promoted) error {
 	limit := seconds(args.Timeout)
-	// A guest that cannot be reached was not touched: nothing is noted.
+	// A guest that cannot be reached was not touched: it needs no record.
 	var err error
 	if args.Spec.Instance, err = identify(ctx, guest, limit); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
@@ -166,7 +163,7 @@ func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, a
 		result.HeldTime = float64(time.Since(held).Microseconds()) / 1e3
 	}
 	if errors.Is(err, qmp.ErrNotThawed) {
-		d.retryThaw(args.Disks, args.Spec) // the note stays until it goes on
+		d.retryThaw(args.Disks, args.Spec) // the record stays until the guest continues
 		return err
 	}
 	return errors.Join(err, d.names.Note(args.Disks, nil))
@@ -181,18 +178,18 @@ func identify(ctx context.Context, guest *qmp.Handle, limit time.Duration) (stri
 	return guest.Identify(ctx)
 }
 
-// defaultQuiesceLimit is that of reaching a guest, and of quiescing and releasing it.
+// defaultQuiesceLimit is the limit of reaching a guest, of quiescing it, and of thawing it.
 const defaultQuiesceLimit = 10 * time.Second
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// swap is the instant itself, and what it needs.
+// swap is one swap of heads.
 type swap struct {
 	daemon     *Daemon
 	pending    Pending
 	exports    []*Export
 	promotions []*cow.Promotion
-	oldHeads   []layer.Header // the heads that are cut
+	oldHeads   []layer.Header // the heads before the swap
 	depth      []int
 	swapped    bool
 	took       time.Duration
@@ -211,15 +208,15 @@ func (c *swap) prepare() error {
 	return nil
 }
 
-// cancel gives up what was reserved; after the swap it does nothing.
+// cancel undoes prepare; after the swap it does nothing.
 func (c *swap) cancel() {
 	for _, p := range c.promotions {
 		p.Cancel()
 	}
 }
 
-// commitAndSwap names the new heads and swaps them in. The names come first: a crash in
-// between leaves new heads without a block of their own, which changes nothing.
+// commitAndSwap commits the names of the new heads, then swaps the heads in. After a crash in
+// between the new heads are in use and empty, which changes nothing.
 func (c *swap) commitAndSwap() error {
 	for _, e := range c.exports {
 		layers := e.dev.Disk().Layers()
@@ -239,8 +236,8 @@ func (c *swap) commitAndSwap() error {
 	return nil
 }
 
-// watchSeals tells when the former heads are sealed. One goroutine a promotion,
-// ended by the disks themselves: Close waits for their sealing.
+// watchSeals reports when the former heads are sealed, with one goroutine for each. The disks end
+// them: Close waits for the sealing.
 func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag string) {
 	for i, p := range promotions {
 		name := exports[i].dev.Name()
@@ -255,7 +252,7 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 	}
 }
 
-// named finds the exports of disks, each named once.
+// named returns the exports of disks. A disk may be named once.
 func (d *Daemon) named(disks []string) ([]*Export, error) {
 	if len(disks) == 0 {
 		return nil, errors.New("no disk is named")

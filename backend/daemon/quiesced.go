@@ -12,27 +12,27 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// QuiescedGuest is a guest that a process, killed since, or this one had begun to quiesce
-// for a promotion of the disk.
+// QuiescedGuest is a guest that a killed process, or this one, has left quiesced for a promotion of
+// the disk.
 type QuiescedGuest struct {
 	Disk string
 	qmp.Spec
 
-	otherDisks []string      // disks with the same note
-	thawed     chan struct{} // closed when the tries have come to an end
-	// forgotten ends when a person has said that the guest is not to be let go; forget ends it.
+	otherDisks []string      // disks with the same record
+	thawed     chan struct{} // closed when the attempts have ended
+	// forgotten is done when the operator wants no more attempts; cancelTries ends it.
 	forgotten   context.Context
 	cancelTries context.CancelFunc
 }
 
-// thawLimit bounds the tries to let one guest go on, and to reach it.
+// thawLimit bounds the time to reach and thaw one guest.
 const thawLimit = 2 * time.Minute
 
-// quiescedGuests are the guests that are to be let go.
+// quiescedGuests are the guests that have not been thawed yet.
 type quiescedGuests struct {
 	mu  sync.Mutex
 	all []*QuiescedGuest
-	ctx context.Context // Run's; nil before. Letting go outlives the command that held the guest, not the process
+	ctx context.Context // Run's; nil before. Thawing outlives the command that quiesced the guest, not the process
 }
 
 func (g *quiescedGuests) add(h QuiescedGuest) *QuiescedGuest {
@@ -44,7 +44,7 @@ func (g *quiescedGuests) add(h QuiescedGuest) *QuiescedGuest {
 	return &h
 }
 
-// of are the guests of the disks that are to be let go still.
+// of returns the quiesced guests of these disks that have not been thawed yet.
 func (g *quiescedGuests) of(disks []string) (found []*QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -56,15 +56,15 @@ func (g *quiescedGuests) of(disks []string) (found []*QuiescedGuest) {
 	return found
 }
 
-// remove forgets a guest: it goes on, or a person must act.
+// remove removes a guest: it continues, or the operator must act.
 func (g *quiescedGuests) remove(h *QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.all = slices.DeleteFunc(g.all, func(other *QuiescedGuest) bool { return other == h })
 }
 
-// thawLeftovers lets the guests go on that another process has left, while the
-// disks are served: a guest may need its disk to thaw.
+// thawLeftovers thaws the guests that an earlier process has left quiesced, while the disks are
+// served: a guest may need its disk to thaw.
 func (d *Daemon) thawLeftovers(ctx context.Context) {
 	d.quiesced.mu.Lock()
 	d.quiesced.ctx = ctx
@@ -75,20 +75,19 @@ func (d *Daemon) thawLeftovers(ctx context.Context) {
 	}
 }
 
-// retryThaw goes on trying to let a guest go that this process could not: its
-// agent or monitor may only be slow, and may even have carried out late what it
-// was told to.
+// retryThaw continues to thaw a guest that this process could not thaw: its agent or monitor may
+// only be slow, and may even execute the command late.
 func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 	d.quiesced.mu.Lock()
 	ctx := d.quiesced.ctx
 	d.quiesced.mu.Unlock()
 	if ctx == nil || ctx.Err() != nil {
-		return // the next process finds the note
+		return // the next process finds the record
 	}
 	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "did not answer when it was to be let go")
 }
 
-// thawInBackground is one goroutine a guest.
+// thawInBackground starts one goroutine for the guest.
 func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why string) {
 	d.background.Go(func() {
 		defer close(h.thawed)
@@ -118,7 +117,7 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why str
 	})
 }
 
-// forgetGuest gives up to let go a guest of the disk, and takes back what is noted about it.
+// forgetGuest ends the attempts to thaw a guest of the disk and removes its record.
 func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 	if d.names == nil {
 		return errors.New("this process serves raw files: there are no promotions, and no guest is held")
@@ -133,16 +132,16 @@ func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 		}
 	}
 	if len(held) > 0 {
-		return nil // with the note of all its disks
+		return nil // together with the record of all its disks
 	}
-	d.promoting.Lock() // else the note could be that of a promotion under way
+	d.promoting.Lock() // else the record could be that of a promotion in progress
 	defer d.promoting.Unlock()
 	return d.names.Note([]string{disk}, nil)
 }
 
-// waitThawed returns when no guest of the disks is still to be let go. A
-// promotion that quiesces one comes after that: else it would be let go, and the
-// promotion's own note taken back, in the middle of the cut.
+// waitThawed returns when no guest of the disks is still to be thawed. A promotion that quiesces a
+// guest waits for it: else the guest would be thawed, and the promotion's own record removed, in
+// the middle of the swap.
 func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Duration) error {
 	if limit <= 0 {
 		limit = defaultQuiesceLimit

@@ -8,23 +8,23 @@ import (
 	"cowblk/backend/control"
 )
 
-// SetArgs are the arguments of cow-set. What is not named stays as it is.
+// SetArgs are the arguments of cow-set. Settings that are not named stay.
 type SetArgs struct {
 	Disk       string    `json:"disk,omitempty"` // of write-cache, writeback-without-flush and poll-microseconds; empty: every disk
 	WriteCache *bool     `json:"write-cache,omitempty"`
-	NoFlush    *bool     `json:"writeback-without-flush,omitempty"` // see DeviceOptions
+	NoFlush    *bool     `json:"writeback-without-flush,omitempty"` // see backend.DeviceOptions
 	Poll       *float64  `json:"poll-microseconds,omitempty"`       // 0: off
 	PromoteOn  *[]string `json:"promote-on,omitempty"`              // replaces the list; empty: none
-	Keep       *int      `json:"keep,omitempty"`                    // 0: any number
+	Keep       *int      `json:"keep,omitempty"`                    // 0: no limit
 	Interval   *float64  `json:"promote-min-interval,omitempty"`    // seconds
 	SpaceLow   *string   `json:"space-low,omitempty"`               // see ParseThreshold
-	OnENOSPC   *string   `json:"on-enospc,omitempty"`               // see OnFull
+	OnENOSPC   *string   `json:"on-enospc,omitempty"`               // see ENOSPCPolicy
 }
 
-// Settings answers cow-set: what is in force now.
+// Settings are the current settings, the answer to cow-set.
 type Settings struct {
 	Disks     []DiskSettings `json:"disks"`
-	QMP       string         `json:"qmp,omitempty"` // the monitor whose events hooks listen to
+	QMP       string         `json:"qmp,omitempty"` // monitor of the hooks
 	PromoteOn []string       `json:"promote-on"`
 	Keep      int            `json:"keep"`
 	Interval  float64        `json:"promote-min-interval"` // seconds
@@ -32,7 +32,7 @@ type Settings struct {
 	OnENOSPC  ENOSPCPolicy   `json:"on-enospc"`
 }
 
-// DiskSettings are one disk's.
+// DiskSettings are the settings of one disk.
 type DiskSettings struct {
 	Disk       string        `json:"disk"`
 	WriteCache bool          `json:"write-cache"`                       // as the next driver finds it
@@ -41,10 +41,10 @@ type DiskSettings struct {
 	Poll       float64       `json:"poll-microseconds"`
 }
 
-// maxInterval bounds what is told in seconds.
+// maxInterval bounds times that are given in seconds.
 const maxInterval = 365 * 24 * time.Hour
 
-// set changes settings: all that are named, or after an error none.
+// set changes all settings that are named, or none if it returns an error.
 func (d *Daemon) set(a SetArgs) (*Settings, error) {
 	exports := d.snapshot()
 	if a.Disk != "" {

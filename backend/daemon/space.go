@@ -17,14 +17,14 @@ import (
 	"cowblk/cow/bytesize"
 )
 
-// DefaultSpaceLow is the threshold when nothing else is said.
+// DefaultSpaceLow is the default threshold of free space.
 const DefaultSpaceLow = "5%"
 
-// spaceInterval is how often the file systems are looked at.
+// spaceInterval is the interval between checks of the file systems.
 const spaceInterval = 5 * time.Second
 
-// Threshold is an amount of free space, absolute or as a share of a file
-// system's size. The zero value is nothing: no free space is below it.
+// Threshold is an amount of free space, absolute or as a share of a file system's size. No free
+// space is below the zero value.
 type Threshold struct {
 	text    string
 	bytes   int64
@@ -33,8 +33,8 @@ type Threshold struct {
 
 var percentForm = regexp.MustCompile(`^[0-9]{1,3}(\.[0-9]{1,20})?%$`)
 
-// ParseThreshold reads "5%", a number of bytes as bytesize.Parse has it (10G, of
-// 1024), or "off". Zero, of which nothing would ever be low, is refused.
+// ParseThreshold parses "5%", a number of bytes in the form of bytesize.Parse, or "off". It refuses
+// zero.
 func ParseThreshold(s string) (Threshold, error) {
 	t := Threshold{text: s}
 	switch {
@@ -59,7 +59,7 @@ func ParseThreshold(s string) (Threshold, error) {
 	return t, nil
 }
 
-// String is what ParseThreshold reads.
+// String returns text that ParseThreshold parses to the same threshold.
 func (t Threshold) String() string {
 	if t == (Threshold{}) {
 		return "off"
@@ -67,32 +67,33 @@ func (t Threshold) String() string {
 	return t.text
 }
 
-// of is the threshold in bytes on a file system of that many.
+// of returns the threshold in bytes on a file system of total bytes.
 func (t Threshold) of(total int64) int64 {
 	return max(t.bytes, int64(float64(total)*t.percent/100))
 }
 
-// fsSpace is a file system as it is now.
+// fsSpace is the space of a file system.
 type fsSpace struct {
 	id          uint64 // device number
 	free, total int64  // bytes; free to this process
 	files       Files
 }
 
-// Files says how many files (inodes) a file system has room for. The zero value: it does not count them.
+// Files counts the files (inodes) of a file system. Zero value: the file system does not count
+// them.
 type Files struct {
 	Free  int64 `json:"files-free"`
 	Total int64 `json:"files-total"`
-	Least int64 `json:"files-threshold"` // that should be free
+	Least int64 `json:"files-threshold"` // free files below which Low is true
 }
 
-// Low reports whether fewer are free than should be.
+// Low reports whether fewer files are free than the threshold.
 func (f Files) Low() bool { return f.Total > 0 && f.Free < f.Least }
 
-// fileShare is how many of a file system's files should be free where the threshold is one of bytes, in percent.
+// fileShare is the threshold of free files in percent where the threshold of space is in bytes.
 const fileShare = 5
 
-// files adds how many should be free: the threshold's share, if it is one.
+// files returns f with its threshold.
 func (t Threshold) files(f Files) Files {
 	share := t.percent
 	if share == 0 && t.bytes > 0 {
@@ -102,35 +103,34 @@ func (t Threshold) files(f Files) Files {
 	return f
 }
 
-// FreeSpace tells how much is free, and how much should be, on the file system that the
-// regular file at path grows on. Disks are not named. False: there is no such file, or it is a
-// device, which cannot grow.
+// FreeSpace returns the free space and threshold of the file system of the regular file at path,
+// without Disks. ok is false if there is no such file, or it is a device.
 func FreeSpace(path string, t Threshold) (low SpaceLow, ok bool) {
 	r, ok := statfs(path)
 	return SpaceLow{Path: filepath.Dir(path), Free: r.free, Total: r.total, Threshold: t.of(r.total), Files: t.files(r.files)}, ok
 }
 
-// spaceMonitor watches the file systems that the heads lie on. Nobody waits for it: a
-// file system that does not answer holds up the watching alone.
+// spaceMonitor watches the file systems of the heads. Nothing waits for it: a file system that does
+// not answer blocks the monitor only.
 type spaceMonitor struct {
 	daemon *Daemon
-	statfs func(path string) (fsSpace, bool) // false: nothing there that can fill up
-	low    map[uint64]bool                   // by file system: told, and not better yet
-	wake   chan struct{}                     // limit was changed; holds one
+	statfs func(path string) (fsSpace, bool) // false: no file system that can fill up
+	low    map[uint64]bool                   // by file system: reported as low
+	wake   chan struct{}                     // the limit has changed; capacity one
 
 	mu           sync.Mutex
 	limit        Threshold
-	limitChanged bool // limit was changed
+	limitChanged bool // since the last check
 }
 
 func newSpaceMonitor(d *Daemon, limit Threshold) *spaceMonitor {
 	return &spaceMonitor{daemon: d, limit: limit, statfs: statfs, low: map[uint64]bool{}, wake: make(chan struct{}, 1)}
 }
 
-// run looks at once and then in intervals, until ctx is done.
+// run checks at once and then in intervals, until ctx is done.
 func (s *spaceMonitor) run(ctx context.Context) {
 	if s.daemon.names == nil {
-		return // raw files have no heads that grow
+		return // raw files have no heads
 	}
 	tick := time.NewTicker(spaceInterval)
 	defer tick.Stop()
@@ -145,7 +145,7 @@ func (s *spaceMonitor) run(ctx context.Context) {
 	}
 }
 
-// setLimit puts a new threshold in force; what is low then is told again.
+// setLimit changes the threshold. Space that is low then is reported again.
 func (s *spaceMonitor) setLimit(t Threshold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,22 +162,22 @@ func (s *spaceMonitor) threshold() Threshold {
 	return s.limit
 }
 
-// SpaceLow is the data of COW_SPACE_LOW: a file system that heads grow on has
-// less room than it should.
+// SpaceLow is the data of COW_SPACE_LOW: a file system of heads with less free space than the
+// threshold.
 type SpaceLow struct {
-	Disks     []string `json:"disks"`     // of this process, with their heads on it
-	Path      string   `json:"path"`      // a directory on it
+	Disks     []string `json:"disks"`     // disks of this process with heads on the file system
+	Path      string   `json:"path"`      // a directory of the file system
 	Free      int64    `json:"free"`      // bytes
 	Total     int64    `json:"total"`     // bytes
 	Threshold int64    `json:"threshold"` // bytes; 0: off
-	Files              // without one no disk or layer can be made
+	Files              // free files: a new disk or layer needs some
 }
 
-// Low reports whether less is free than should be.
+// Low reports whether space or files are low.
 func (l *SpaceLow) Low() bool { return l.Free < l.Threshold || l.Files.Low() }
 
-// check measures every file system once and tells what has become low. Low is
-// over when a quarter more than the threshold is free.
+// check measures every file system once and reports those that have become low. The state ends when
+// a quarter more than the threshold is free.
 func (s *spaceMonitor) check() {
 	s.mu.Lock()
 	limit := s.limit
@@ -205,7 +205,7 @@ func (s *spaceMonitor) check() {
 	}
 }
 
-// survey measures every file system that heads lie on, in the order of the disks.
+// survey measures every file system of heads, in the order of the disks.
 func (s *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
 	found = map[uint64]*SpaceLow{}
 	for _, e := range s.daemon.snapshot() {
@@ -228,7 +228,7 @@ func (s *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, orde
 	return found, order
 }
 
-// query answers query-cow-space: every file system that heads lie on, low or not.
+// query returns every file system of heads, low or not: the answer to query-cow-space.
 func (s *spaceMonitor) query() []*SpaceLow {
 	all := []*SpaceLow{}
 	if s.daemon.names == nil {
@@ -241,8 +241,8 @@ func (s *spaceMonitor) query() []*SpaceLow {
 	return all
 }
 
-// statfs asks the kernel about the file system of path. A block device, which
-// a device-mapper table may name, is as large as it is.
+// statfs measures the file system of the regular file at path. It returns false for a block device,
+// which a device-mapper table may name: a device cannot grow.
 func statfs(path string) (fsSpace, bool) {
 	var st unix.Stat_t
 	var fs unix.Statfs_t

@@ -20,35 +20,35 @@ import (
 	"cowblk/cow"
 )
 
-// Keeper opens and closes the disks of a daemon, whose owner it is.
+// Keeper opens and closes the disks of a daemon and owns them.
 type Keeper interface {
-	// Detach closes a disk for another process to go on with (cow.Disk.Detach) and
-	// gives up the right to it. Unless it says that it has, nothing has happened.
+	// Detach closes a disk so that another process can open it (cow.Disk.Detach), and releases its
+	// lock. If detached is false, nothing has changed.
 	Detach(disk string) (detached bool, err error)
 	// Reopen undoes Detach. ErrTaken: another process serves the disk.
 	Reopen(ctx context.Context, disk string) (*cow.Disk, error)
 }
 
-// ErrTaken says that another process serves a disk.
+// ErrTaken: another process serves the disk.
 var ErrTaken = errors.New("another process serves the disk")
 
-// Limits of a handover. While it lasts commands and promotions wait.
+// Limits of a handover. Commands and promotions wait during it.
 const (
-	readyLimit   = time.Minute            // until commands and promotions have ended and former heads are sealed
-	goLimit      = 30 * time.Second       // for the new process to say go
-	servingLimit = 30 * time.Second       // and that it serves
-	reopenLimit  = 30 * time.Second       // for a new process that went away to let the disks go
-	reopenPoll   = 5 * time.Millisecond   // between two tries
-	takenGrace   = 500 * time.Millisecond // a process that has had the disks so long serves them
+	readyLimit   = time.Minute            // for commands, promotions and the sealing of former heads to end
+	goLimit      = 30 * time.Second       // for the new process to send go
+	servingLimit = 30 * time.Second       // for the new process to send serving
+	reopenLimit  = 30 * time.Second       // for a new process that has gone away to release the disks
+	reopenPoll   = 5 * time.Millisecond   // between two attempts
+	takenGrace   = 500 * time.Millisecond // a process that has held the disks this long serves them
 )
 
-// handover is one try to hand this process's disks to another. It runs on the control
-// session's goroutine. See package takeover for what is said.
+// handover is one attempt to hand the disks to another process. It runs on the control session's
+// goroutine. Package takeover has the conversation.
 type handover struct {
 	daemon   *Daemon
 	c        *takeover.Conn
 	exports  []*Export
-	detached map[string]bool // disks that were detached
+	detached map[string]bool // by disk
 	began    time.Time       // when the exports were suspended
 }
 
@@ -77,7 +77,7 @@ func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawM
 	h.end()
 }
 
-// begin checks what is asked for and makes everything wait that could come in between.
+// begin checks the request and blocks commands and promotions.
 func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func(), err error) {
 	d := h.daemon
 	if err := h.check(raw); err != nil {
@@ -85,7 +85,7 @@ func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
-	// Commands first: a promotion that is one of them is waited for by name.
+	// Commands first: a promotion that is a command is then waited for by name.
 	freed, err := d.control.Hold(ctx)
 	if err != nil {
 		return nil, err
@@ -139,8 +139,8 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 	return nil
 }
 
-// waitIdle waits until former heads are sealed, and flushes: a guest's flush that is under
-// way when the queues are drained, and is waited for, is then a short one.
+// waitIdle waits until former heads are sealed, and flushes: a guest's flush that is in progress
+// during the drain is then short.
 func (h *handover) waitIdle(ctx context.Context) error {
 	for _, e := range h.exports {
 		if err := e.dev.Disk().Stats().Failed; err != nil {
@@ -163,7 +163,7 @@ func (h *handover) waitIdle(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// offer sends all that can be sent while the disks are served, and waits for go.
+// offer sends everything that can be sent while the disks are served, and waits for go.
 func (h *handover) offer(ctx context.Context) error {
 	for _, e := range h.exports {
 		keep := true
@@ -193,7 +193,7 @@ func (h *handover) offer(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// pass sends a message with a duplicate of what s is open on.
+// pass sends a message with a duplicate of the descriptor of s.
 func (h *handover) pass(m takeover.Message, s socket) error {
 	fd, err := control.Duplicate(s)
 	if err != nil {
@@ -204,7 +204,7 @@ func (h *handover) pass(m takeover.Message, s socket) error {
 	return h.c.Send(m)
 }
 
-// detach suspends all exports, leaves their disks and tells what there is to know.
+// detach suspends all exports, detaches their disks and sends their connections.
 func (h *handover) detach() error {
 	h.began = time.Now()
 	var wg sync.WaitGroup
@@ -232,7 +232,7 @@ func (h *handover) detach() error {
 	return explainEOF(h.c.Send(takeover.Message{Kind: takeover.Left}))
 }
 
-// awaitServing waits for the new process's word. No word: it has gone, or hangs.
+// awaitServing waits for serving. An error: the new process has gone, or hangs.
 func (h *handover) awaitServing() error {
 	h.c.Deadline(time.Now().Add(servingLimit))
 	_, err := h.c.Expect(takeover.Serving)
@@ -246,7 +246,7 @@ func explainEOF(err error) error {
 	return err
 }
 
-// end lets Run return, with the sockets' files left to the new process.
+// end lets Run return and leaves the sockets' files to the new process.
 func (h *handover) end() {
 	for _, e := range h.exports {
 		if l, ok := e.listener.(*control.Listener); ok {
@@ -261,7 +261,7 @@ func (h *handover) end() {
 	h.daemon.quit()
 }
 
-// resume opens what was left again and goes on serving: the new process does not.
+// resume opens detached disks again and continues to serve: the new process does not.
 func (h *handover) resume(why error) {
 	d := h.daemon
 	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
@@ -285,8 +285,8 @@ func (h *handover) resume(why error) {
 	d.log.Info("the disks are served again", "after_ms", time.Since(h.began).Milliseconds())
 }
 
-// reopen waits for the new process to let the disk go, which it does at its end at the
-// latest. It may be serving after all, and its word have come too late.
+// reopen waits for the new process to release the disk, at its end at the latest. The new process
+// may serve after all, with a message that came too late.
 func (h *handover) reopen(name string) (disk *cow.Disk, err error) {
 	var taken time.Time
 	for end := time.Now().Add(reopenLimit); ; time.Sleep(reopenPoll) {

@@ -11,16 +11,16 @@ import (
 	"cowblk/backend/takeover"
 )
 
-// socket is what a duplicate can be made of.
+// socket is something whose descriptor can be duplicated.
 type socket = syscall.Conn
 
-// InheritedNBD is the NBD server of the process before this one.
+// InheritedNBD is the NBD server of the old process.
 type InheritedNBD struct {
-	Sockets map[string]int // file descriptors that listen, by address; the daemon's
+	Sockets map[string]int // listening descriptors by address; the daemon owns them
 	Exports []string
 }
 
-// offer hands on the server's sockets and the names of its exports, if it runs.
+// offer sends the server's sockets and the names of its exports, if it runs.
 func (r *nbdExports) offer(h *handover) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,7 +44,7 @@ func (r *nbdExports) offer(h *handover) error {
 	return nil
 }
 
-// keep leaves the sockets' files to the process that has taken them over.
+// keep leaves the sockets' files to the new process.
 func (r *nbdExports) keep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,8 +53,7 @@ func (r *nbdExports) keep() {
 	}
 }
 
-// inherit goes on where another process's server has ended. Clients that come meanwhile
-// wait.
+// inherit continues the server of the old process. New clients wait meanwhile.
 func (r *nbdExports) inherit(ctx context.Context, in *InheritedNBD) {
 	if in == nil || len(in.Sockets) == 0 {
 		return
