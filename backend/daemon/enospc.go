@@ -148,7 +148,7 @@ func (f *enospcMonitor) resume(disk string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.waiting[disk] == nil {
-		return &control.Error{Class: control.DeviceNotActive, Desc: fmt.Sprintf("disk %q: nothing of it waits for space", disk)}
+		return &control.Error{Class: control.DeviceNotActive, Desc: fmt.Sprintf("disk %q: none of its requests waits for space", disk)}
 	}
 	f.retryRequested = true
 	f.notify()
@@ -211,7 +211,7 @@ func (f *enospcMonitor) report() {
 	}
 	f.mu.Unlock()
 	for _, e := range events {
-		f.daemon.log.Error("no space is left for what the guest writes: its requests wait until there is", "disk", e.Disk, "op", e.Operation,
+		f.daemon.log.Error("no space is left for the guest's writes: its requests wait for space", "disk", e.Disk, "op", e.Operation,
 			"offset", e.Offset, "length", e.Length, "err", e.Error, "action", e.Action)
 		f.daemon.emit("COW_IO_ERROR", e)
 	}
@@ -240,7 +240,7 @@ func (f *enospcMonitor) pause(ctx context.Context) {
 	// The next process continues the guest if this one dies. On a full file system there may be no
 	// room for the record.
 	if err := f.note(f.waitingDisks(), &f.spec); err != nil {
-		f.daemon.log.Warn("a guest is being paused, and there can be no note of it: if this process is killed, run cont on QEMU's monitor", "err", err)
+		f.daemon.log.Warn("a guest is being paused, and the record of that could not be written: if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
@@ -304,7 +304,7 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 			return
 		}
 		if err := f.note(disks, nil); err != nil {
-			f.daemon.log.Warn("the guest goes on, and the note that it was paused is left", "err", err)
+			f.daemon.log.Warn("the guest continues, and the record that it was paused is left", "err", err)
 		}
 		f.closeGuest()
 		f.guest, f.endPause = nil, nil
@@ -322,7 +322,7 @@ func (f *enospcMonitor) end(disks []string) {
 	}
 	f.mu.Unlock()
 	f.lastError = ""
-	f.daemon.log.Info("requests that waited for space have been tried again, and none waits any more", "disks", strings.Join(disks, ", "))
+	f.daemon.log.Info("all requests that waited for space have been retried", "disks", strings.Join(disks, ", "))
 	f.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
 }
 

@@ -94,7 +94,7 @@ func (e *Export) Run(ctx context.Context) error {
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded): // see suspend
 		case temporary(err):
-			e.log.Warn("front-ends cannot be accepted: they wait", "err", err)
+			e.log.Warn("accept failed: front-ends wait", "err", err)
 			pause(ctx)
 		default:
 			return fmt.Errorf("disk %s: accept on %s: %w", e.dev.Name(), e.listener.Addr(), err)
@@ -169,7 +169,7 @@ func (e *Export) session(conn *net.UnixConn) {
 	case err == nil:
 		e.log.Info("front-end disconnected", "front_end", who.String(), "advice", reconnectAdvice)
 	case backend.LacksResources(err):
-		e.log.Error("connection closed: this process lacks what it needs to serve the front-end", "front_end", who.String(), "err", err)
+		e.log.Error("connection closed: this process is out of descriptors or memory", "front_end", who.String(), "err", err)
 	default:
 		e.log.Warn("connection closed: the front-end broke the protocol", "front_end", who.String(), "err", err)
 	}
@@ -177,7 +177,7 @@ func (e *Export) session(conn *net.UnixConn) {
 
 // reconnectAdvice is logged when a front-end has left: the protocol does not tell whether it will
 // come back.
-const reconnectAdvice = "it comes back by itself if its chardev has reconnect; those that libvirt hot-plugs (virsh attach-device) have none: cowblk detach, then cowblk attach"
+const reconnectAdvice = "a front-end reconnects by itself if its chardev has reconnect; those that libvirt hot-plugs (virsh attach-device) have none: cowblk detach, then cowblk attach"
 
 // diskEvent is the data of COW_CONNECTED and COW_DISCONNECTED.
 type diskEvent struct {

@@ -69,7 +69,7 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, s.socket)
-	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits for this disk, until the one that has it goes" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
+	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
 	if !strings.Contains(log.String(), "held_since=2") {
 		t.Errorf("since when: %s", log)
 	}
@@ -78,7 +78,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	first.leave(t)
 	awaitInfo(t, s.export, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
-	log.Await(t, "the front-end that waited for this disk has gone")
+	log.Await(t, "the waiting front-end has left")
 	second := connectStranger(t, s.socket)
 	awaitInfo(t, s.export, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {

@@ -101,7 +101,7 @@ func (h *hooks) change(f func(*HookOptions)) {
 func (h *hooks) subscribe() {
 	for _, e := range h.opts.Events {
 		if !knownEvent(e) {
-			h.log.Warn("QEMU 7.2 to 10 has no such event: nothing will come of it unless this QEMU does", "event", e)
+			h.log.Warn("QEMU 7.2 to 10 has no such event: it does nothing unless this QEMU has it", "event", e)
 		}
 	}
 	if h.monitor == nil {
@@ -191,7 +191,7 @@ func (h *hooks) handle(e goqmp.Event) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errPromoted):
-		h.log.Error("promotion for an event of QEMU", "event", e.Event, "tag", tag, "err", err)
+		h.log.Error("a promotion at an event of QEMU was made with an error", "event", e.Event, "tag", tag, "err", err)
 	default:
 		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", strings.Join(disks, ", "), "err", err)
 		h.daemon.emit("COW_PROMOTE_REFUSED", promoteRefused{disks, tag, e.Event, err.Error()})
@@ -255,7 +255,7 @@ func (h *hooks) logDropped() {
 	if len(h.dropped) == 0 {
 		return
 	}
-	h.log.Warn("events of QEMU came soon after one that was acted on and made no tags", "events", countsText(h.dropped),
+	h.log.Warn("events of QEMU came too soon after the last promotion and made no tags", "events", countsText(h.dropped),
 		"after", h.last.UTC(), "min_interval", h.settings().Interval)
 	clear(h.dropped)
 }

@@ -243,7 +243,7 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 		name := exports[i].dev.Name()
 		d.background.Go(func() {
 			if err := p.Sealed(); err != nil {
-				d.log.Error("a former head is not sealed; the next start does it", "disk", name, "tag", tag, "err", err)
+				d.log.Error("a former head is not sealed; the next start will seal it", "disk", name, "tag", tag, "err", err)
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})

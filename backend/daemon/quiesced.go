@@ -71,7 +71,7 @@ func (d *Daemon) thawLeftovers(ctx context.Context) {
 	all := slices.Clone(d.quiesced.all)
 	d.quiesced.mu.Unlock()
 	for _, h := range all {
-		d.thawInBackground(ctx, h, "was being quiesced when cowblk was killed")
+		d.thawInBackground(ctx, h, "an earlier process was killed while it quiesced the guest")
 	}
 }
 
@@ -84,11 +84,11 @@ func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 	if ctx == nil || ctx.Err() != nil {
 		return // the next process finds the record
 	}
-	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "did not answer when it was to be let go")
+	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "this process could not thaw it")
 }
 
 // thawInBackground starts one goroutine for the guest.
-func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why string) {
+func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause string) {
 	d.background.Go(func() {
 		defer close(h.thawed)
 		defer d.quiesced.remove(h)
@@ -96,23 +96,24 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why str
 		defer cancel()
 		defer context.AfterFunc(h.forgotten, cancel)()
 		err := h.thaw(limited, d)
-		outcome := "a guest that " + why + " goes on"
+		outcome := "the guest continues"
 		switch {
 		case errors.Is(err, qmp.ErrGone):
-			outcome, err = "a guest that "+why+" has ended since: there is nothing to let go", nil
+			outcome, err = "the guest has ended: it needs no thaw", nil
 		case err != nil && h.forgotten.Err() != nil:
-			outcome, err = "a guest that "+why+" is forgotten, as was asked", nil
+			outcome, err = "the record of the guest is removed, as requested", nil
 		}
 		if err == nil {
 			err = d.names.Note(append([]string{h.Disk}, h.otherDisks...), nil)
 		}
+		log := d.log.With("disk", h.Disk, "quiesce", h.Mode, "cause", cause)
 		switch {
 		case err == nil:
-			d.log.Info(outcome, "disk", h.Disk, "quiesce", h.Mode)
+			log.Info(outcome)
 		case ctx.Err() != nil:
-			d.log.Warn("a guest that "+why+" was not let go before the end of this process; the next one tries again", "disk", h.Disk, "quiesce", h.Mode, "err", err)
+			log.Warn("the guest was not thawed before the end of this process; the next process tries again", "err", err)
 		default:
-			d.log.Error("a guest that "+why+" may still be frozen or paused; resume --forget gives its record up", "disk", h.Disk, "quiesce", h.Mode, "err", err)
+			log.Error("the guest may still be frozen or paused; cowblk resume --forget removes its record", "err", err)
 		}
 	})
 }
@@ -120,7 +121,7 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, why str
 // forgetGuest ends the attempts to thaw a guest of the disk and removes its record.
 func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 	if d.names == nil {
-		return errors.New("this process serves raw files: there are no promotions, and no guest is held")
+		return errors.New("this process serves raw files: there are no promotions, and no guest is quiesced")
 	}
 	held := d.quiesced.of([]string{disk})
 	for _, h := range held {
@@ -154,7 +155,7 @@ func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Dura
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was being quiesced before and could not be let go since: see that %s answers, promote with quiesce none, or, if that guest is no more or goes on, give its record up (resume --forget)",
+			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: make sure that %s answers, promote with quiesce none, or, if that guest has ended or runs, remove its record (cowblk resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

@@ -195,7 +195,7 @@ func (s *spaceMonitor) check() {
 		switch {
 		case f.Low() && !s.low[id]:
 			s.low[id] = true
-			s.daemon.log.Warn("little space is left for what guests write: free some, or their writes will fail", "disks", strings.Join(f.Disks, ", "),
+			s.daemon.log.Warn("space is low: guest writes will fail when it runs out", "disks", strings.Join(f.Disks, ", "),
 				"path", f.Path, "free", humanize.IBytes(uint64(f.Free)), "threshold", humanize.IBytes(uint64(f.Threshold)), "free_files", f.Files.Free)
 			s.daemon.emit("COW_SPACE_LOW", f)
 		case !f.Low() && f.Free >= f.Threshold+f.Threshold/4 && s.low[id]:

@@ -61,7 +61,7 @@ func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawM
 		err = h.offer(ctx)
 	}
 	if err != nil {
-		d.log.Error("another process asked for the disks and does not get them", "err", err)
+		d.log.Error("a takeover was refused", "err", err)
 		_ = h.c.Send(takeover.Message{Kind: takeover.Refused, Error: err.Error()})
 		return
 	}
@@ -257,14 +257,14 @@ func (h *handover) end() {
 		l.Keep(true)
 	}
 	h.daemon.nbd.keep()
-	h.daemon.log.Info("another process has taken the disks over", "after_ms", time.Since(h.began).Milliseconds())
+	h.daemon.log.Info("another process has taken over the disks", "after_ms", time.Since(h.began).Milliseconds())
 	h.daemon.quit()
 }
 
 // resume opens detached disks again and continues to serve: the new process does not.
 func (h *handover) resume(why error) {
 	d := h.daemon
-	d.log.Error("another process was to take the disks over and has not: this one goes on", "err", why)
+	d.log.Error("a takeover failed: this process continues", "err", why)
 	for _, e := range h.exports {
 		disk := e.dev.Disk()
 		if h.detached[e.dev.Name()] {
@@ -275,7 +275,7 @@ func (h *handover) resume(why error) {
 				return
 			}
 			if err != nil {
-				d.log.Error("a disk that was to be handed over cannot be opened again", "disk", e.dev.Name(), "err", err)
+				d.log.Error("a disk cannot be opened again after a failed takeover", "disk", e.dev.Name(), "err", err)
 				d.quit()
 				return
 			}

@@ -34,7 +34,7 @@ func (r *nbdExports) offer(h *handover) error {
 		return err
 	}
 	for _, a := range lost {
-		r.log.Warn("this socket of the NBD server cannot be handed over: start it again in the new process", "address", a.String())
+		r.log.Warn("a socket of the NBD server cannot be handed over: start it again in the new process", "address", a.String())
 	}
 	for _, e := range r.server.Exports() {
 		if err := h.c.Send(takeover.Message{Kind: takeover.Export, Name: e.Name}); err != nil {
@@ -71,7 +71,7 @@ func (r *nbdExports) inherit(ctx context.Context, in *InheritedNBD) {
 	r.mu.Unlock()
 	for _, name := range in.Exports {
 		if _, err := r.add(ctx, name); err != nil {
-			r.log.Error("an NBD export of the process before is lost", "export", name, "err", err)
+			r.log.Error("an NBD export of the old process is lost", "export", name, "err", err)
 		}
 	}
 	var errs []error
@@ -85,6 +85,6 @@ func (r *nbdExports) inherit(ctx context.Context, in *InheritedNBD) {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		r.log.Error("a socket of the NBD server of the process before is lost", "err", err)
+		r.log.Error("a socket of the old process's NBD server is lost", "err", err)
 	}
 }

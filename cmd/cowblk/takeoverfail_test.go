@@ -92,7 +92,7 @@ func TestTakeoverThatFails(t *testing.T) {
 	}
 	l.finish()
 	p.end(t)
-	if text := p.log.String(); strings.Count(text, "has not: this one goes on") != 3 || strings.Count(text, "does not get them") != 1 {
+	if text := p.log.String(); strings.Count(text, "a takeover failed: this process continues") != 3 || strings.Count(text, "a takeover was refused") != 1 {
 		t.Errorf("log:\n%s", text)
 	}
 	q := start(t, dir, nil, "serve", "a", "--takeover") // nobody serves it: a start like any other
