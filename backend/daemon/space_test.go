@@ -50,7 +50,7 @@ func TestSpaceLow(t *testing.T) {
 		d.space.check()
 		told := ""
 		switch {
-		case strings.Contains(log.String(), "little space"):
+		case strings.Contains(log.String(), "space is low"):
 			told = "low"
 		case strings.Contains(log.String(), "no longer"):
 			told = "over"

@@ -154,7 +154,7 @@ func TestCowSetIsStrict(t *testing.T) {
 	}
 	f.Close()
 	p.end(t)
-	if !strings.Contains(p.log.String(), "little space") {
+	if !strings.Contains(p.log.String(), "space is low") {
 		t.Errorf("no disk has more than 100%% free:\n%s", p.log.String())
 	}
 }
