@@ -117,8 +117,8 @@ func (e *env) programs() string {
 	binary, err := filepath.Abs(suite.store.Binary)
 	e.must(err)
 	e.must(os.Symlink(binary, filepath.Join(dir, "cowblk")))
-	build := exec.CommandContext(e.ctx, "go", "build", "-o", dir, "./integration/vhostnbd")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.CommandContext(e.ctx, "go", "build", "-o", dir, "./vhostnbd")
+	build.Dir, build.Env = filepath.Join(root, "integration"), append(os.Environ(), "CGO_ENABLED=0")
 	pack := exec.CommandContext(e.ctx, "tar", "-C", dir, "-chf", file, "cowblk", "vhostnbd")
 	for _, cmd := range []*exec.Cmd{build, pack} {
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -56,4 +56,4 @@ for ((i = 1; i <= count; i++)); do
 done
 cd "$top"
 touch "$work/old.txt" "$work/new.txt"
-"$GO" tool benchstat "$ref=$work/old.txt" "working-tree=$work/new.txt"
+"$GO" tool -modfile=integration/go.mod benchstat "$ref=$work/old.txt" "working-tree=$work/new.txt"

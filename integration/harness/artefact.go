@@ -11,20 +11,20 @@ import (
 	"strings"
 )
 
-// Root returns the top of the source tree: the nearest folder at or above the
-// working directory that holds go.mod.
+// Root returns the top of the source tree: the nearest directory at or above the working directory
+// that holds go.mod and this module, integration.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "integration", "go.mod")); err == nil {
 			return dir, nil
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("no go.mod here or above: run from within the source tree")
+			return "", errors.New("no integration/go.mod here or above: run from within the source tree")
 		}
 		dir = up
 	}

@@ -16,7 +16,7 @@ var wall = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime
 var wallClock = map[string]string{
 	"backend/control/message.go": "the timestamp of an event, for a person",
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
-	"backend/daemon/hooks.go":           "QEMU's own times: after a jump one tag is made too many, never one too few",
+	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
 	"cow/layer/header.go":        "times in a layer's header, for a person",
 	"cow/store/refstamp.go":      "the times of two directories, made to differ from all others by random nanoseconds, and compared for that alone",
 	"cow/store/refs.go":          "the times of directories, which a hash gives, and compared for that alone",

@@ -25,9 +25,19 @@ type pkg struct {
 
 func packages(t *testing.T) []pkg {
 	t.Helper()
+	all := slices.Concat(list(t, "../.."), list(t, ".."))
+	if len(all) < 10 {
+		t.Fatalf("found %d packages only", len(all))
+	}
+	return all
+}
+
+// list returns the packages of the module in dir.
+func list(t *testing.T, dir string) []pkg {
+	t.Helper()
 	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestGoFiles,XTestGoFiles,TestImports,XTestImports",
-		"-tags", "integration", module+"...")
-	cmd.Dir = "../.."
+		"-tags", "integration", "./...")
+	cmd.Dir = dir
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -43,9 +53,6 @@ func packages(t *testing.T) []pkg {
 			t.Fatal(err)
 		}
 		all = append(all, p)
-	}
-	if len(all) < 10 {
-		t.Fatalf("found %d packages only", len(all))
 	}
 	return all
 }

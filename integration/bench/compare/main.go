@@ -40,7 +40,7 @@ func main() {
 	flag.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with")
 	flag.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
-	flag.StringVar(&s.out, "out", "integration/bench/results", "`DIRECTORY` for results.json, results.md and the plots")
+	flag.StringVar(&s.out, "out", "bench/results", "`DIRECTORY` for results.json, results.md and the plots")
 	// Two starts of one server differ more than two seconds of it: many rounds, short ones.
 	flag.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
 	flag.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
