@@ -55,26 +55,26 @@ outage: deps build ## power cuts and outages on ext4, XFS and btrfs, as root: OU
 	COWBLK_OUTAGE_CUTS=$(OUTAGE_CUTS) $(GO) test -C integration -count=1 -v -timeout 2h -tags integration ./outage/...
 
 bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: half an hour; BENCHDIR=
-	$(GO) run -C integration ./bench/compare --dir $(BENCHDIR)
+	$(GO) run -C integration ./bench compare --dir $(BENCHDIR)
 	$(MAKE) --no-print-directory bench-promote
 
 bench-quick: deps build ## the most important rows of that, in two minutes
-	$(GO) run -C integration ./bench/compare --quick --dir $(BENCHDIR) --out bench/results-quick
+	$(GO) run -C integration ./bench compare --quick --dir $(BENCHDIR) --out bench/results-quick
 
 bench-promote: build ## how long requests wait for a promotion, and for a snapshot of QEMU's
-	$(GO) run -C integration ./bench/promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4
+	$(GO) run -C integration ./bench promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4
 
 bench-reopen: build ## reopening after kills, takeovers, writes: beside the binary BEFORE=, as root; an hour
 	@[ -n "$(BEFORE)" ] || { echo "say which binary to compare with: make bench-reopen BEFORE=/path/to/cowblk"; exit 2; }
-	$(GO) build -C integration -o $(BENCHDIR)/cowblk-bench-reopen ./bench/reopen
-	$(BENCHDIR)/cowblk-bench-reopen --before $(BEFORE) --after $(COWBLK_BINARY) --dir $(BENCHDIR)
+	$(GO) build -C integration -o $(BENCHDIR)/cowblk-bench ./bench
+	$(BENCHDIR)/cowblk-bench reopen --before $(BEFORE) --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 
 bench-scale: deps build ## system calls and time for 10 to 1,000 disks and tags, 1 GiB to 64 TiB; beside the binary BEFORE=, as root
-	$(GO) build -C integration -o $(BENCHDIR)/cowblk-bench-scale ./bench/scale
-	$(BENCHDIR)/cowblk-bench-scale --before "$(BEFORE)" --after $(COWBLK_BINARY) --dir $(BENCHDIR)
+	$(GO) build -C integration -o $(BENCHDIR)/cowblk-bench ./bench
+	$(BENCHDIR)/cowblk-bench scale --before "$(BEFORE)" --after $(COWBLK_BINARY) --dir $(BENCHDIR)
 
 bench-bonnie: deps build ## bonnie++ in guests: raw, cowblk and dm-snapshot, by depth; half an hour
-	$(GO) run -C integration ./bench/bonnie --dir $(BENCHDIR) --json bench/results/bonnie.json --markdown bench/results/bonnie.md
+	$(GO) run -C integration ./bench bonnie --dir $(BENCHDIR) --json bench/results/bonnie.json --markdown bench/results/bonnie.md
 
 bench-go: ## Go benchmarks of every stage; BENCHTIME=
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(PACKAGES)

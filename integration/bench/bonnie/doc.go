@@ -1,4 +1,4 @@
-// Bonnie runs bonnie++ in a guest on disks of several kinds and says how much
+// Package bonnie runs bonnie++ in a guest on disks of several kinds and says how much
 // slower than a plain virtio-blk disk over a raw file each of them is: cowblk's
 // stacks, and chains of the kernel's dm-snapshot that the guest makes over plain
 // disks.
@@ -14,4 +14,4 @@
 // The guest's processor is emulated, and is the limit of much of what bonnie++
 // does: what the disks differ by is a smaller part of the time than it would be
 // under KVM. Ratios within one run are what to read.
-package main
+package bonnie

@@ -1,4 +1,4 @@
-package main
+package bonnie
 
 import (
 	"context"
@@ -6,9 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"cowblk/integration/harness"
@@ -29,22 +27,19 @@ type settings struct {
 	store  *harness.Store
 }
 
-func main() {
+// Main measures what the command line says, until ctx is done.
+func Main(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("bonnie", flag.ExitOnError)
 	var s settings
-	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
-	flag.IntVar(&s.rounds, "rounds", 3, "runs of each kind of disk")
-	flag.IntVar(&s.fileMiB, "file", 512, "`MiB` of bonnie++'s file; the guest has half as much memory")
-	flag.IntVar(&s.files, "files", 4, "bonnie++'s small files, in `THOUSANDS`")
-	flag.DurationVar(&s.limit, "limit", time.Hour, "`TIME` after which to give up")
-	flag.StringVar(&s.json, "json", "", "`FILE` for every run's numbers")
-	flag.StringVar(&s.markdown, "markdown", "", "`FILE` for the tables, besides standard output")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, &s); err != nil {
-		fmt.Fprintln(os.Stderr, "bonnie:", err)
-		os.Exit(1)
-	}
+	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.IntVar(&s.rounds, "rounds", 3, "runs of each kind of disk")
+	fs.IntVar(&s.fileMiB, "file", 512, "`MiB` of bonnie++'s file; the guest has half as much memory")
+	fs.IntVar(&s.files, "files", 4, "bonnie++'s small files, in `THOUSANDS`")
+	fs.DurationVar(&s.limit, "limit", time.Hour, "`TIME` after which to give up")
+	fs.StringVar(&s.json, "json", "", "`FILE` for every run's numbers")
+	fs.StringVar(&s.markdown, "markdown", "", "`FILE` for the tables, besides standard output")
+	_ = fs.Parse(args) // it ends the process
+	return run(ctx, &s)
 }
 
 func run(ctx context.Context, s *settings) (err error) {

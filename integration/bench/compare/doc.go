@@ -1,4 +1,4 @@
-// Compare measures cowblk beside what people would use instead, on this machine:
+// Package compare measures cowblk beside what people would use instead, on this machine:
 // it starts every contender itself on the same files, in one run.
 //
 // Contenders take turns, several rounds of them, so that whatever the machine
@@ -15,4 +15,4 @@
 //
 // All files lie in one directory, which is removed at the end, also after an
 // error or an interruption; so do processes end, which this one waits for.
-package main
+package compare

@@ -1,4 +1,4 @@
-package main
+package compare
 
 import (
 	"context"
@@ -6,12 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"cowblk/integration/bench/compare/report"
@@ -30,47 +27,46 @@ type settings struct {
 	only, contenders *regexp.Regexp
 }
 
-// Children are killed when the thread that made them ends (see package harness):
-// all of them are made by this goroutine, on the thread that lives longest.
-func init() { runtime.LockOSThread() }
-
-func main() {
+// Main measures what the command line says, until ctx is done.
+func Main(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("compare", flag.ExitOnError)
 	s := settings{}
-	flag.StringVar(&s.cowblk, "cowblk", os.Getenv("COWBLK_BINARY"), "the cowblk `BINARY` (default $COWBLK_BINARY, else ./cowblk)")
-	flag.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with")
-	flag.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
-	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
-	flag.StringVar(&s.out, "out", "bench/results", "`DIRECTORY` for results.json, results.md and the plots")
+	fs.StringVar(&s.cowblk, "cowblk", os.Getenv("COWBLK_BINARY"), "the cowblk `BINARY` (default $COWBLK_BINARY, else ./cowblk)")
+	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with")
+	fs.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
+	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
+	fs.StringVar(&s.out, "out", "bench/results", "`DIRECTORY` for results.json, results.md and the plots")
 	// Two starts of one server differ more than two seconds of it: many rounds, short ones.
-	flag.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
-	flag.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
-	flag.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
-	flag.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
-	flag.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
-	flag.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
-	flag.BoolVar(&s.renewed, "renew", true, "start the servers anew for each round (with --quick: only if given)")
-	only := flag.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
-	contenders := flag.String("contenders", "", "only contenders whose key matches the `REGEXP`")
-	flag.Parse()
+	fs.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
+	fs.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
+	fs.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
+	fs.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
+	fs.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
+	fs.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
+	fs.BoolVar(&s.renewed, "renew", true, "start the servers anew for each round (with --quick: only if given)")
+	only := fs.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
+	contenders := fs.String("contenders", "", "only contenders whose key matches the `REGEXP`")
+	_ = fs.Parse(args) // it ends the process
 	if s.quick {
-		quickly(&s)
+		quickly(fs, &s)
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("argument %q: expected options only", fs.Arg(0))
 	}
 	var err error
-	if s.only, err = regexp.Compile(*only); err == nil {
-		if s.contenders, err = regexp.Compile(*contenders); err == nil {
-			err = run(&s)
-		}
+	if s.only, err = regexp.Compile(*only); err != nil {
+		return err
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "compare:", err)
-		os.Exit(1)
+	if s.contenders, err = regexp.Compile(*contenders); err != nil {
+		return err
 	}
+	return run(ctx, &s)
 }
 
 // quickly shortens what the command line has left at its default.
-func quickly(s *settings) {
+func quickly(fs *flag.FlagSet, s *settings) {
 	given := map[string]bool{}
-	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["renew"] {
 		s.renewed = false
 	}
@@ -96,8 +92,6 @@ func (s *settings) check() error {
 		return fmt.Errorf("--size %d: expected whole MiB, 128 or more", s.size)
 	case s.area <= 0 || s.area > s.size || s.area%(1<<20) != 0:
 		return fmt.Errorf("--area %d: expected whole MiB, up to the size %d", s.area, s.size)
-	case flag.NArg() > 0:
-		return fmt.Errorf("argument %q: expected options only", flag.Arg(0))
 	}
 	if s.cowblk == "" {
 		s.cowblk = "cowblk"
@@ -114,12 +108,10 @@ func (s *settings) check() error {
 	return err
 }
 
-func run(s *settings) (err error) {
+func run(ctx context.Context, s *settings) (err error) {
 	if err := s.check(); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
 	// The collector would show in the latencies.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(2 << 30)

@@ -1,8 +1,7 @@
-package main
+package compare
 
 import (
 	"encoding/json"
-	"flag"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -130,10 +129,6 @@ func TestCopies(t *testing.T) {
 func TestCheck(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "cowblk")
 	if err := os.WriteFile(binary, nil, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	// The test's own arguments are none of ours.
-	if err := flag.CommandLine.Parse(nil); err != nil {
 		t.Fatal(err)
 	}
 	good := settings{cowblk: binary, dir: "relative", size: 1 << 30, area: 128 * mib, time: time.Second, rounds: 1}

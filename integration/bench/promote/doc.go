@@ -1,4 +1,4 @@
-// Promote measures what a promotion costs the guest: the longest time that any
+// Package promote measures what a promotion costs the guest: the longest time that any
 // of its requests waits.
 //
 // An in-process front-end drives a real "cowblk serve" process with random 4 KiB
@@ -13,4 +13,4 @@
 //
 // Beside it qemu-storage-daemon takes snapshots of a qcow2 image
 // (blockdev-snapshot-sync) under the same load, with its write cache on.
-package main
+package promote

@@ -1,6 +1,7 @@
-package main
+package promote
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -30,21 +31,20 @@ type settings struct {
 	bulk             int
 }
 
-func main() {
+// Main measures what the command line says, until ctx is done.
+func Main(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("promote", flag.ExitOnError)
 	var s settings
-	flag.StringVar(&s.cowblk, "cowblk", "cowblk", "the cowblk `BINARY`")
-	flag.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; not there: left out")
-	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
-	flag.IntVar(&s.count, "n", 1000, "promotions of the long rows")
-	flag.IntVar(&s.bulk, "bulk", 20, "promotions of the rows with 1 GiB of dirty data")
-	flag.IntVar(&s.qd, "depth", 16, "requests in flight")
-	flag.Int64Var(&s.span, "span", 16<<20, "bytes of the disk that requests go to, in its middle: as much, or less, is in each layer")
-	flag.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
-	flag.Parse()
-	if err := run(&s); err != nil {
-		fmt.Fprintln(os.Stderr, "promote:", err)
-		os.Exit(1)
-	}
+	fs.StringVar(&s.cowblk, "cowblk", "cowblk", "the cowblk `BINARY`")
+	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; not there: left out")
+	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.IntVar(&s.count, "n", 1000, "promotions of the long rows")
+	fs.IntVar(&s.bulk, "bulk", 20, "promotions of the rows with 1 GiB of dirty data")
+	fs.IntVar(&s.qd, "depth", 16, "requests in flight")
+	fs.Int64Var(&s.span, "span", 16<<20, "bytes of the disk that requests go to, in its middle: as much, or less, is in each layer")
+	fs.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
+	_ = fs.Parse(args) // it ends the process
+	return run(&s)
 }
 
 func run(s *settings) error {

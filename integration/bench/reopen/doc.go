@@ -1,4 +1,4 @@
-// Reopen measures what it costs that a guest's unflushed writes survive the process
+// Package reopen measures what it costs that a guest's unflushed writes survive the process
 // that serves them, for two builds of cowblk: "before" and "after".
 //
 // An in-process front-end drives "cowblk serve" of both binaries in turn, and prints
@@ -26,4 +26,4 @@
 // The row with two million scattered blocks of 64 TiB takes ten minutes and 13 GiB of
 // memory: its index has an entry for nearly every part of the disk. A build with live
 // files (before 4e160de) needs 2 GiB of disk space for each head of 64 TiB.
-package main
+package reopen

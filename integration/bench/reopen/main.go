@@ -1,16 +1,15 @@
-package main
+package reopen
 
 import (
 	"context"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+
+	"cowblk/integration/bench/own"
 )
 
 const (
@@ -36,52 +35,28 @@ var parts = map[string]func(context.Context, *settings) error{
 	"empty": measureEmpty, "reopen": measureReopen, "takeover": measureTakeover, "writes": measureWrites,
 }
 
-func main() {
+// Main measures what the command line says, until ctx is done.
+func Main(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("reopen", flag.ExitOnError)
 	var s settings
-	before := flag.String("before", "", "the cowblk `BINARY` to compare with")
-	after := flag.String("after", "cowblk", "the cowblk `BINARY` in question")
-	flag.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
-	flag.IntVar(&s.reopens, "reopens", 5, "reopen: how often each disk is killed and opened again")
-	flag.IntVar(&s.rounds, "rounds", 9, "takeover, writes: samples of each build")
-	flag.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: how many unflushed blocks are many")
-	flag.StringVar(&s.only, "only", "", "reopen: only the rows whose name contains `TEXT`")
-	flag.Int64Var(&s.image, "image", 60*gib, "reopen, empty: `BYTES` of the sparse file for the XFS")
-	which := flag.String("parts", "empty,reopen,takeover,writes", "what to measure, a `LIST` separated by commas")
-	flag.Parse()
+	before := fs.String("before", "", "the cowblk `BINARY` to compare with")
+	after := fs.String("after", "cowblk", "the cowblk `BINARY` in question")
+	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.IntVar(&s.reopens, "reopens", 5, "reopen: how often each disk is killed and opened again")
+	fs.IntVar(&s.rounds, "rounds", 9, "takeover, writes: samples of each build")
+	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: how many unflushed blocks are many")
+	fs.StringVar(&s.only, "only", "", "reopen: only the rows whose name contains `TEXT`")
+	fs.Int64Var(&s.image, "image", 60*gib, "reopen, empty: `BYTES` of the sparse file for the XFS")
+	which := fs.String("parts", "empty,reopen,takeover,writes", "what to measure, a `LIST` separated by commas")
+	_ = fs.Parse(args) // it ends the process
 	s.parts = strings.Split(*which, ",")
 	s.builds = []*build{{name: "before", binary: *before}, {name: "after", binary: *after}}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, &s); err != nil {
-		fmt.Fprintln(os.Stderr, "reopen:", err)
-		os.Exit(1)
-	}
-}
-
-// ownMounts says that this process has a mount namespace of its own.
-const ownMounts = "COWBLK_BENCH_OWN_MOUNTS"
-
-// unshare executes this program again in a mount namespace of its own: nobody copies its
-// mounts, which would keep a device busy, and none of them outlives it.
-func unshare() error {
-	tool, err := exec.LookPath("unshare")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	args := append([]string{tool, "--mount", "--", self}, os.Args[1:]...)
-	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), ownMounts+"=1")))
+	return run(ctx, &s)
 }
 
 func run(ctx context.Context, s *settings) (err error) {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("expected to run as root, found user %d: file systems are mounted", os.Geteuid())
-	}
-	if os.Getenv(ownMounts) == "" {
-		return unshare()
+	if err := own.Mounts(); err != nil {
+		return err
 	}
 	for _, b := range s.builds {
 		if b.binary == "" {

@@ -1,4 +1,4 @@
-// Scale measures how the costs of commands that are about one disk grow with the store around it, for one build of
+// Package scale measures how the costs of commands that are about one disk grow with the store around it, for one build of
 // cowblk or for two, "before" and "after".
 //
 // On an XFS in a sparse file, so that disks of 64 TiB can be had, it makes stores that differ in one thing: how many
@@ -12,4 +12,4 @@
 //
 // Stores are made by the build in question, and what it finds out once after a start of the system it has found out
 // before it is measured.
-package main
+package scale

@@ -1,4 +1,4 @@
-package main
+package scale
 
 import (
 	"context"
@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"cowblk/integration/bench/own"
 )
 
 const (
@@ -37,35 +37,29 @@ type axis struct {
 	make  func(c *client, size int64) error // the store, and in it the tag golden@t0
 }
 
-func main() {
+// Main measures what the command line says, until ctx is done.
+func Main(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("scale", flag.ExitOnError)
 	var s settings
-	before := flag.String("before", "", "a cowblk `BINARY` to compare with")
-	after := flag.String("after", "cowblk", "the cowblk `BINARY` in question")
-	dir := flag.String("dir", os.TempDir(), "`DIRECTORY` for the sparse file with the XFS")
-	image := flag.Int64("image", 60*gib, "`BYTES` of the sparse file")
-	disks := flag.String("disks", "10,100,1000", "numbers of disks, a `LIST` separated by commas")
-	tags := flag.String("tags", "1,30,1000", "numbers of tags, a `LIST` separated by commas")
-	flag.IntVar(&s.rounds, "rounds", 3, "how often each command is timed")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	before := fs.String("before", "", "a cowblk `BINARY` to compare with")
+	after := fs.String("after", "cowblk", "the cowblk `BINARY` in question")
+	dir := fs.String("dir", os.TempDir(), "`DIRECTORY` for the sparse file with the XFS")
+	image := fs.Int64("image", 60*gib, "`BYTES` of the sparse file")
+	disks := fs.String("disks", "10,100,1000", "numbers of disks, a `LIST` separated by commas")
+	tags := fs.String("tags", "1,30,1000", "numbers of tags, a `LIST` separated by commas")
+	fs.IntVar(&s.rounds, "rounds", 3, "how often each command is timed")
+	_ = fs.Parse(args) // it ends the process
 	for _, b := range []build{{"before", *before}, {"after", *after}} {
 		if b.binary != "" {
 			s.builds = append(s.builds, b)
 		}
 	}
-	if err := run(ctx, &s, *dir, *image, *disks, *tags); err != nil {
-		fmt.Fprintln(os.Stderr, "scale:", err)
-		os.Exit(1)
-	}
+	return run(ctx, &s, *dir, *image, *disks, *tags)
 }
 
 func run(ctx context.Context, s *settings, dir string, image int64, disks, tags string) (err error) {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("expected to run as root, found user %d: a file system is mounted", os.Geteuid())
-	}
-	if os.Getenv(ownMounts) == "" {
-		return unshare()
+	if err := own.Mounts(); err != nil {
+		return err
 	}
 	for i := range s.builds {
 		if s.builds[i].binary, err = filepath.Abs(s.builds[i].binary); err != nil {
@@ -98,23 +92,6 @@ func run(ctx context.Context, s *settings, dir string, image int64, disks, tags 
 		}
 	}
 	return nil
-}
-
-// ownMounts says that this process has a mount namespace of its own.
-const ownMounts = "COWBLK_BENCH_OWN_MOUNTS"
-
-// unshare executes this program again in a mount namespace of its own: the mount ends with it.
-func unshare() error {
-	tool, err := exec.LookPath("unshare")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	args := append([]string{tool, "--mount", "--", self}, os.Args[1:]...)
-	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), ownMounts+"=1")))
 }
 
 // volume is a mounted XFS.

@@ -1,0 +1,53 @@
+// Command bench measures cowblk beside others:
+//
+//	compare  beside qemu-storage-daemon, fio and memcpy
+//	promote  how long requests wait for a promotion, and for a snapshot of QEMU's
+//	reopen   opening after kills, takeovers and writes, beside another cowblk
+//	scale    system calls and time in large stores, beside another cowblk
+//	bonnie   bonnie++ in guests
+//
+// "bench NAME -help" lists the options. The packages of these names say what is measured and how.
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"cowblk/integration/bench/bonnie"
+	"cowblk/integration/bench/compare"
+	"cowblk/integration/bench/promote"
+	"cowblk/integration/bench/reopen"
+	"cowblk/integration/bench/scale"
+)
+
+var benchmarks = map[string]func(ctx context.Context, args []string) error{
+	"compare": compare.Main, "promote": promote.Main, "reopen": reopen.Main, "scale": scale.Main, "bonnie": bonnie.Main,
+}
+
+// Children are killed when the thread that made them ends (see package harness): this goroutine makes
+// all of them, on the thread that lives longest.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	var measure func(context.Context, []string) error
+	if len(os.Args) > 1 {
+		measure = benchmarks[os.Args[1]]
+	}
+	if measure == nil {
+		fmt.Fprintf(os.Stderr, "usage: bench %s [OPTION...]\n", strings.Join(slices.Sorted(maps.Keys(benchmarks)), "|"))
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if err := measure(ctx, os.Args[2:]); err != nil {
+		fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+		os.Exit(1)
+	}
+}
