@@ -6,7 +6,7 @@ import (
 )
 
 // It rests nine times as long as it works, and longer while guests are at work.
-func TestSparing(t *testing.T) {
+func TestThrottle(t *testing.T) {
 	var served uint64
 	s := newThrottle(func() uint64 { return served })
 	now := s.at

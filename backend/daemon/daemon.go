@@ -16,7 +16,7 @@ type Daemon struct {
 	log       *slog.Logger
 	control   *control.Server
 	names     Names
-	keeper    Keeper
+	owner     DiskOwner
 	quiesced  quiescedGuests
 	hooks     *hooks
 	nbd       *nbdExports
@@ -39,7 +39,7 @@ type Options struct {
 	Log      *slog.Logger    // default: slog.Default
 	Control  *control.Server // nil: no control socket; Run closes it
 	Names    Names           // nil: the disks have no layers to promote
-	Keeper   Keeper          // nil: another process cannot take the disks over
+	Owner    DiskOwner       // nil: another process cannot take the disks over
 	Quiesced []QuiescedGuest // guests that an earlier process may have left frozen or paused
 	Hooks    HookOptions     // promotions at events of QEMU; zero: none
 	NBD      NBDOptions      // reading of tags over NBD; zero: none
@@ -53,7 +53,7 @@ func New(o Options) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, keeper: o.Keeper}
+	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, owner: o.Owner}
 	for _, h := range o.Quiesced {
 		d.quiesced.add(h)
 	}

@@ -47,7 +47,7 @@ const (
 	enospcBlindRetry  = 5 * time.Second       // interval of retries where free space is unknown
 	enospcRetryTime   = 50 * time.Millisecond // time that a retried request gets to fail again
 	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for continuing it
-	enospcReportAgain = 10 * time.Second      // after this time a shortage is logged again
+	enospcReportAgain = 10 * time.Second      // after this time it is logged again
 )
 
 // enospcMonitor handles requests that are parked for want of space (park.go in package backend), in
@@ -71,7 +71,7 @@ type enospcMonitor struct {
 	retryRequested bool                    // the operator says that there is space
 
 	// Owned by run's goroutine.
-	guest        *qmp.Handle // was asked to pause; nil: not since the last shortage
+	guest        *qmp.Handle // was asked to pause; nil: not since space ran out
 	endPause     func()      // ends the pause that hooks ignore
 	pausedAt     time.Time   // when the guest was paused
 	blindRetryAt time.Time   // when requests were retried last without knowledge of free space
@@ -197,7 +197,7 @@ func (f *enospcMonitor) closeGuest() {
 	}
 }
 
-// report logs and emits new shortages.
+// report logs and emits disks that are newly out of space.
 func (f *enospcMonitor) report() {
 	f.mu.Lock()
 	var events []backend.IOErrorEvent
@@ -312,7 +312,7 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 	f.end(disks)
 }
 
-// end ends a shortage.
+// end forgets disks whose requests have space again.
 func (f *enospcMonitor) end(disks []string) {
 	f.mu.Lock()
 	for _, name := range disks {

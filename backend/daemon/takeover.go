@@ -20,8 +20,8 @@ import (
 	"cowblk/cow"
 )
 
-// Keeper opens and closes the disks of a daemon and owns them.
-type Keeper interface {
+// DiskOwner opens and closes the disks of a daemon and owns them.
+type DiskOwner interface {
 	// Detach closes a disk so that another process can open it (cow.Disk.Detach), and releases its
 	// lock. If detached is false, nothing has changed.
 	Detach(disk string) (detached bool, err error)
@@ -117,7 +117,7 @@ func (h *handover) check(raw json.RawMessage) error {
 			return fmt.Errorf("disk %q is served on one connection only (--fd), which cannot be handed over", e.dev.Name())
 		}
 	}
-	if h.daemon.keeper == nil {
+	if h.daemon.owner == nil {
 		return errors.New("this process serves no disks of a store")
 	}
 	slices.Sort(served)
@@ -213,7 +213,7 @@ func (h *handover) detach() error {
 	}
 	wg.Wait()
 	for _, e := range h.exports {
-		detached, err := h.daemon.keeper.Detach(e.dev.Name())
+		detached, err := h.daemon.owner.Detach(e.dev.Name())
 		if !detached {
 			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
@@ -290,7 +290,7 @@ func (h *handover) resume(why error) {
 func (h *handover) reopen(name string) (disk *cow.Disk, err error) {
 	var taken time.Time
 	for end := time.Now().Add(reopenLimit); ; time.Sleep(reopenPoll) {
-		disk, err = h.daemon.keeper.Reopen(context.Background(), name)
+		disk, err = h.daemon.owner.Reopen(context.Background(), name)
 		switch {
 		case err == nil:
 			return disk, nil

@@ -164,7 +164,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	}
 	s.daemon = daemon.New(daemon.Options{
 		Log: log, Control: s.control, Names: names, Quiesced: held, Hooks: hooks, Space: space, ENOSPC: full,
-		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
+		Owner: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: daemon.NBDOptions{
 			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
 		},
