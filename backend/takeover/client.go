@@ -16,13 +16,13 @@ import (
 	"cowblk/backend/control"
 )
 
-// answerLimit is how long the old process may take for what it does while it serves: it
+// answerTimeout is how long the old process may take for what it does while it serves: it
 // waits for commands and for the sealing of former heads.
-const answerLimit = 2 * time.Minute
+const answerTimeout = 2 * time.Minute
 
-// greetingLimit is how long it may take to greet, which it does whatever else it is
+// greetingTimeout is how long it may take to greet, which it does whatever else it is
 // doing: only a process that is stopped, or a machine that stalls, takes longer.
-const greetingLimit = 30 * time.Second
+const greetingTimeout = 30 * time.Second
 
 // Offer is what the old process has handed over while it still serves.
 type Offer struct {
@@ -45,7 +45,7 @@ func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 		}
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	return request(ctx, conn.(*net.UnixConn), path, disks, greetingLimit)
+	return request(ctx, conn.(*net.UnixConn), path, disks, greetingTimeout)
 }
 
 func request(ctx context.Context, conn *net.UnixConn, path string, disks []string, greeting time.Duration) (*Offer, error) {
@@ -53,15 +53,15 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	o.c = NewConn(o.conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	who := peer(conn)
+	who := peerName(conn)
 	o.c.Deadline(time.Now().Add(greeting))
 	_, err := o.line()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("it has not answered for %s: is it stopped?: %w", greeting, err)
 	}
-	o.c.Deadline(time.Now().Add(answerLimit))
+	o.c.Deadline(time.Now().Add(answerTimeout))
 	if err == nil {
-		err = o.ask(disks)
+		err = o.sendCommand(disks)
 	}
 	if err == nil {
 		err = o.collect()
@@ -77,8 +77,8 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	return o, nil
 }
 
-// peer names the process that listens: "process 42".
-func peer(conn *net.UnixConn) string {
+// peerName names the process that listens: "process 42".
+func peerName(conn *net.UnixConn) string {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return "its process"
@@ -92,8 +92,8 @@ func peer(conn *net.UnixConn) string {
 	return who
 }
 
-// ask speaks the control protocol from the greeting up to the command.
-func (o *Offer) ask(disks []string) error {
+// sendCommand speaks the control protocol from the greeting up to the command.
+func (o *Offer) sendCommand(disks []string) error {
 	args, err := json.Marshal(Args{Version: Version, Disks: disks})
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (o *Offer) ask(disks []string) error {
 		`{"execute":"` + Command + `","arguments":` + string(args) + `}`,
 	} {
 		if _, err := o.conn.Write([]byte(command + "\n")); err != nil {
-			return gone(err)
+			return eofError(err)
 		}
 	}
 	return nil
@@ -115,7 +115,7 @@ func (o *Offer) line() ([]byte, error) {
 	var b [1]byte
 	for len(line) < maxMessage {
 		if _, err := io.ReadFull(o.conn, b[:]); err != nil {
-			return nil, gone(err)
+			return nil, eofError(err)
 		}
 		if b[0] == '\n' {
 			return line, nil
@@ -164,9 +164,9 @@ func (o *Offer) atLine() (bool, error) {
 	})
 	switch {
 	case rerr != nil:
-		return false, gone(rerr)
+		return false, eofError(rerr)
 	case err != nil:
-		return false, gone(err)
+		return false, eofError(err)
 	case n == 0:
 		return false, io.EOF
 	}
@@ -201,34 +201,34 @@ func (o *Offer) collect() error {
 	}
 }
 
-// Relics are what the old process has left behind.
-type Relics struct {
+// Received are what the old process has left behind.
+type Received struct {
 	Connections map[string]int // by disk: accepted, and nothing read from it
 }
 
 // Close closes the descriptors that nobody has taken (set to 0 or deleted).
-func (r *Relics) Close() {
+func (r *Received) Close() {
 	for _, fd := range r.Connections {
 		unix.Close(fd)
 	}
 }
 
-// Go tells the old process to stop. It returns when that one has left the disks. io.EOF:
+// AwaitDetach tells the old process to stop. It returns when that one has left the disks. io.EOF:
 // it has gone, and the disks are to be opened as after a crash. A *RefusedError: it goes
 // on serving.
-func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
-	r = &Relics{Connections: map[string]int{}}
+func (o *Offer) AwaitDetach(ctx context.Context) (r *Received, err error) {
+	r = &Received{Connections: map[string]int{}}
 	defer func() {
 		if err != nil {
 			r.Close()
-			r = &Relics{}
+			r = &Received{}
 		}
 	}()
 	defer context.AfterFunc(ctx, func() { o.conn.Close() })()
-	o.c.Deadline(time.Now().Add(answerLimit))
+	o.c.Deadline(time.Now().Add(answerTimeout))
 	defer o.c.Deadline(time.Time{})
 	if err := o.c.Send(Message{Kind: Go}); err != nil {
-		return r, gone(err)
+		return r, eofError(err)
 	}
 	for {
 		m, err := o.c.Expect(Connection, Left)
@@ -245,12 +245,12 @@ func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
 	}
 }
 
-// Serving tells the old process that it may end. An error means that it has gone
+// Confirm tells the old process that it may end. An error means that it has gone
 // already, which is as good.
-func (o *Offer) Serving() error { return o.c.Send(Message{Kind: Serving}) }
+func (o *Offer) Confirm() error { return o.c.Send(Message{Kind: Serving}) }
 
-// Failed tells the old process to go on. The disks must be closed and their locks free.
-func (o *Offer) Failed(why error) error {
+// Abort tells the old process to go on. The disks must be closed and their locks free.
+func (o *Offer) Abort(why error) error {
 	return o.c.Send(Message{Kind: Failed, Error: why.Error()})
 }
 

@@ -68,14 +68,14 @@ func (c *Conn) Receive() (m Message, err error) {
 	}()
 	switch {
 	case err != nil:
-		return m, gone(err)
+		return m, eofError(err)
 	case n == 0:
 		return m, io.EOF
 	case ferr != nil || flags&unix.MSG_CTRUNC != 0:
 		return m, fmt.Errorf("file descriptors: %w", errors.Join(ErrProtocol, ferr))
 	}
 	if _, err := io.ReadFull(c.conn, head[n:]); err != nil {
-		return m, gone(err)
+		return m, eofError(err)
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if size > maxMessage {
@@ -83,7 +83,7 @@ func (c *Conn) Receive() (m Message, err error) {
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(c.conn, body); err != nil {
-		return m, gone(err)
+		return m, eofError(err)
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
 		return m, fmt.Errorf("message: %w: %w", ErrProtocol, err)
@@ -126,8 +126,8 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return e.Reason }
 
-// gone makes one error of all ways in which the other end can have ended.
-func gone(err error) error {
+// eofError makes one error of all ways in which the other end can have ended.
+func eofError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return io.EOF
 	}

@@ -70,16 +70,16 @@ func terminalWidth(stream any) int {
 // run executes one command line and returns the process's exit code. SIGINT, SIGTERM and SIGHUP cancel the command's
 // context: the command undoes what it has half done. A second signal ends the process at once.
 func run(args []string, a *app) int {
-	ctx, stop := untilSignal(context.Background())
+	ctx, stop := signalContext(context.Background())
 	defer stop()
-	out := &output{to: a.out}
+	out := &output{w: a.out}
 	a.out = out
-	defer func() { a.out = out.to }()
+	defer func() { a.out = out.w }()
 	root := newRoot(a)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	err = out.check(cmd, err)
-	a.json = a.json || asksJSON(args) // an error of the command line may have come before --json
+	a.json = a.json || hasJSONFlag(args) // an error of the command line may have come before --json
 	if err == nil {
 		return exitOK
 	}
@@ -89,8 +89,8 @@ func run(args []string, a *app) int {
 	return code
 }
 
-// asksJSON reports whether --json is among the arguments that are cowblk's own.
-func asksJSON(args []string) bool {
+// hasJSONFlag reports whether --json is among the arguments that are cowblk's own.
+func hasJSONFlag(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
 	}
@@ -142,11 +142,11 @@ func (a *app) logger() *slog.Logger {
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return a.loggerFrom(level)
+	return a.newLogger(level)
 }
 
-// loggerFrom writes lines of text or, with --json, JSON objects, to standard error.
-func (a *app) loggerFrom(level slog.Level) *slog.Logger {
+// newLogger writes lines of text or, with --json, JSON objects, to standard error.
+func (a *app) newLogger(level slog.Level) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
 	if a.json {
 		return slog.New(slog.NewJSONHandler(a.err, o))

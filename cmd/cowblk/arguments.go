@@ -19,8 +19,8 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// atLeast is for commands that take one or more of the thing called name.
-func atLeast(n int, name string) cobra.PositionalArgs {
+// minArgs is for commands that take one or more of the thing called name.
+func minArgs(n int, name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
 			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), name, cmd.UseLine())
@@ -29,8 +29,8 @@ func atLeast(n int, name string) cobra.PositionalArgs {
 	}
 }
 
-// atMost is for commands whose arguments are optional.
-func atMost(n int) cobra.PositionalArgs {
+// maxArgs is for commands whose arguments are optional.
+func maxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
 			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n], cmd.UseLine())
@@ -39,15 +39,15 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// distinct is atLeast(1, name) for commands to which a name twice makes no sense.
-func distinct(name string) cobra.PositionalArgs {
+// distinctArgs is atLeast(1, name) for commands to which a name twice makes no sense.
+func distinctArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, arg := range args {
 			if slices.Contains(args[:i], arg) {
 				return usagef("%s: %q is named twice", cmd.CommandPath(), arg)
 			}
 		}
-		return atLeast(1, name)(cmd, args)
+		return minArgs(1, name)(cmd, args)
 	}
 }
 

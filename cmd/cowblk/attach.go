@@ -40,7 +40,7 @@ here. "cowblk info NAME" says which kind is connected.`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := a.plugStart(&o, args[0])
+			v, err := a.preparePlug(&o, args[0])
 			if err != nil {
 				return err
 			}
@@ -70,7 +70,7 @@ on a root port of their own.`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := a.plugStart(&o, args[0])
+			v, err := a.preparePlug(&o, args[0])
 			if err != nil {
 				return err
 			}
@@ -89,8 +89,8 @@ func (o *plugOptions) register(cmd *cobra.Command, limit string) {
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, limit)
 }
 
-// plugStart checks the options and finds who serves the disk; nil: nobody.
-func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
+// preparePlug checks the options and finds who serves the disk; nil: nobody.
+func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 	if o.timeout <= 0 {
 		return nil, usagef("--timeout %s: expected more than nothing", o.timeout)
 	}
@@ -109,7 +109,7 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 		return nil, err
 	}
 	// A process that starts to serve the disk has it open before it can be asked.
-	for end := time.Now().Add(startLimit); ; time.Sleep(startPoll) {
+	for end := time.Now().Add(startTimeout); ; time.Sleep(startPoll) {
 		v, err := s.ServingError(name)
 		if err != nil {
 			return nil, err
@@ -121,22 +121,22 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 }
 
 const (
-	startLimit = 5 * time.Second
+	startTimeout = 5 * time.Second
 	startPoll  = 20 * time.Millisecond
 )
 
 func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) error {
-	var made qmp.Plugged
-	if err := o.ask(ctx, v, "cow-attach", &made); err != nil {
+	var plugged qmp.Plugged
+	if err := o.runInDaemon(ctx, v, "cow-attach", &plugged); err != nil {
 		return fmt.Errorf("attach %q: %w", o.args.Disk, err)
 	}
 	at := ""
-	if made.Bus != "" {
-		at = ", at " + made.Bus
+	if plugged.Bus != "" {
+		at = ", at " + plugged.Bus
 	}
-	a.say("disk %s is attached: QEMU's device %s%s", o.args.Disk, made.ID, at)
+	a.printf("disk %s is attached: QEMU's device %s%s", o.args.Disk, plugged.ID, at)
 	if a.json {
-		return a.printJSON(made)
+		return a.printJSON(plugged)
 	}
 	return nil
 }
@@ -144,20 +144,20 @@ func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) erro
 // detach also works when nobody serves the disk any more.
 func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err error) {
 	if v != nil && v.Control != "" {
-		err = o.ask(ctx, v, "cow-detach", nil)
+		err = o.runInDaemon(ctx, v, "cow-detach", nil)
 	} else {
-		err = o.detachHere(ctx, a.logger())
+		err = o.detachDirect(ctx, a.logger())
 	}
 	if err != nil {
 		return fmt.Errorf("detach %q: %w", o.args.Disk, err)
 	}
-	a.say("disk %s is detached", o.args.Disk)
+	a.printf("disk %s is detached", o.args.Disk)
 	return nil
 }
 
-// ask has the process that serves the disk do it: that may be the one that holds QEMU's monitor.
-func (o *plugOptions) ask(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := control.Dial(v.Control, askLimit)
+// runInDaemon has the process that serves the disk do it: that may be the one that holds QEMU's monitor.
+func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
+	c, err := control.Dial(v.Control, queryTimeout)
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}
@@ -170,7 +170,7 @@ func (o *plugOptions) ask(ctx context.Context, v *store.Serving, command string,
 	return err
 }
 
-func (o *plugOptions) detachHere(ctx context.Context, log *slog.Logger) error {
+func (o *plugOptions) detachDirect(ctx context.Context, log *slog.Logger) error {
 	addr, err := qmp.ParseAddress(o.args.QMP)
 	if err != nil {
 		return err

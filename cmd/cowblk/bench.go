@@ -50,9 +50,9 @@ func newBench(a *app) *cobra.Command {
   cowblk bench --null --qd 32`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if f.null {
-				return atMost(0)(cmd, args)
+				return maxArgs(0)(cmd, args)
 			}
-			return atLeast(1, "SOCKET")(cmd, args)
+			return minArgs(1, "SOCKET")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.bench(cmd, args, f) },
 	}
@@ -83,28 +83,28 @@ func newBench(a *app) *cobra.Command {
 // options turns flags into what the load package wants, for every socket.
 func (f *benchFlags) options(cmd *cobra.Command, sockets []string) ([]load.Options, error) {
 	o := f.o
-	given := cmd.Flags().Changed
+	changed := cmd.Flags().Changed
 	if o.FirstWrite {
-		if !given("rw") {
+		if !changed("rw") {
 			o.RW = load.RandWrite
 		}
-		if !given("time") {
+		if !changed("time") {
 			o.Duration = 0
 		}
-		if !given("warmup") {
+		if !changed("warmup") {
 			o.Warmup = 0
 		}
 	}
 	switch {
-	case given("poll") && given("no-poll"):
+	case changed("poll") && changed("no-poll"):
 		return nil, usagef("only one of --poll and --no-poll can be given")
 	case !slices.Contains(load.Patterns(), o.RW):
 		return nil, usagef("pattern %q, expected one of %s", o.RW, strings.Join(load.Patterns(), ", "))
-	case given("time") && o.Duration <= 0:
+	case changed("time") && o.Duration <= 0:
 		return nil, usagef("--time must be more than 0")
-	case given("qd") && o.QueueDepth == 0, given("queues") && o.Queues == 0, f.bs == 0:
+	case changed("qd") && o.QueueDepth == 0, changed("queues") && o.Queues == 0, f.bs == 0:
 		return nil, usagef("--qd, --queues and --bs must be more than 0")
-	case given("size") && f.size == 0:
+	case changed("size") && f.size == 0:
 		return nil, usagef("--size must be more than 0")
 	}
 	switch f.wce {

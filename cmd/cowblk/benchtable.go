@@ -13,7 +13,7 @@ import (
 // printBench writes what a person wants to see at a glance: a line of what was done, a table with a row for each socket
 // and the sum, and what there is to remark.
 func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
-	a.say("%s", benchHeading(sum))
+	a.printf("%s", benchHeading(sum))
 	rows := [][]string{{"", "IOPS", "MiB/s", "MEAN", "P50", "P99", "P99.9", "MAX", "CPU DRIVER", "CPU BACK-END", "ERRORS"}}
 	for _, r := range reports {
 		name := r.Options.Socket
@@ -29,7 +29,7 @@ func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
 		return err
 	}
 	for _, remark := range benchRemarks(reports, sum) {
-		a.say("%s", remark)
+		a.printf("%s", remark)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 // they have everywhere.
 const (
 	checkRepaired = 1
-	checkLeft     = 4
+	checkUnrepaired     = 4
 	checkFailed   = 8
 )
 
@@ -91,7 +91,7 @@ func newCheck(a *app) *cobra.Command {
 			} else {
 				a.printCheck(r, o.Repair)
 			}
-			if err := a.lostOutput(); err != nil {
+			if err := a.outputErr(); err != nil {
 				return checkStatus{checkFailed, err} // the other codes are for who has read the report
 			}
 			if interrupted {
@@ -121,7 +121,7 @@ func checkOutcome(r *store.CheckReport) error {
 	case r.Failed > 0:
 		return checkStatus{code: checkFailed}
 	case r.Left() > 0:
-		return checkStatus{code: checkLeft}
+		return checkStatus{code: checkUnrepaired}
 	case r.Repaired > 0:
 		return checkStatus{code: checkRepaired}
 	}
@@ -160,7 +160,7 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	if r.Failed > 0 {
 		text += fmt.Sprintf("; %d could not be checked to the end", r.Failed)
 	}
-	a.say("%s", text)
+	a.printf("%s", text)
 }
 
 func (a *app) printChecked(k *store.Checked) {
@@ -183,22 +183,22 @@ func (a *app) printChecked(k *store.Checked) {
 		}
 		text += fmt.Sprintf(" (%s, %s)", countText(int64(k.Layers), "layer"), blocks)
 	}
-	a.say("%s", text)
+	a.printf("%s", text)
 	for _, p := range k.Problems {
-		a.say("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
+		a.printf("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
 		switch p.Status {
 		case store.StatusRepaired:
-			a.say("    repaired: %s", p.Remedy)
+			a.printf("    repaired: %s", p.Remedy)
 		case store.StatusRepairable:
-			a.say("    --repair would: %s", p.Remedy)
+			a.printf("    --repair would: %s", p.Remedy)
 		case store.StatusLeft:
-			a.say("    left: %s", p.Advice)
+			a.printf("    left: %s", p.Advice)
 		}
 	}
 	for _, n := range k.Notes {
-		a.say("  note: %s", n)
+		a.printf("  note: %s", n)
 	}
 	if k.Error != "" {
-		a.say("  error: %s", k.Error)
+		a.printf("  error: %s", k.Error)
 	}
 }

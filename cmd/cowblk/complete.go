@@ -54,7 +54,7 @@ func tagNames(s *store.Store, typed string) (tags []cobra.Completion) {
 	names = slices.DeleteFunc(names, func(name string) bool {
 		return named && name != disk || !strings.HasPrefix(name, disk)
 	})
-	if len(names) > maxTagged {
+	if len(names) > maxTagDisks {
 		for _, name := range names {
 			tags = append(tags, name+"@")
 		}
@@ -74,5 +74,5 @@ func tagNames(s *store.Store, typed string) (tags []cobra.Completion) {
 	return tags
 }
 
-// maxTagged is of how many disks all tags are offered: each one's manifest is read for that.
-const maxTagged = 8
+// maxTagDisks is of how many disks all tags are offered: each one's manifest is read for that.
+const maxTagDisks = 8

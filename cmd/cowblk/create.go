@@ -56,13 +56,13 @@ then formatted, or hold the layers already; what holds anything else is refused 
 			}
 			switch {
 			case o.From != "":
-				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), o.From)
+				a.printf("disk %s: %s on %s", m.Name, bytesText(m.Size), o.From)
 			case m.Base != nil:
-				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
+				a.printf("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
 			default:
-				a.say("disk %s: %s of zeros", m.Name, bytesText(m.Size))
+				a.printf("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
-			a.say("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
+			a.printf("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
 			return nil
 		},
 	}

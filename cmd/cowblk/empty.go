@@ -11,20 +11,20 @@ import (
 // errEmpty is what is said of an option or a variable that is there and empty.
 var errEmpty = errors.New("expected a value, found the empty string, as of a variable that is not set: leave it out for the default")
 
-// errEmptyNeeded is errEmpty of an option that has no default.
-var errEmptyNeeded = errors.New("expected a value, found the empty string, as of a variable that is not set; it is needed and has no default")
+// errEmptyRequired is errEmpty of an option that has no default.
+var errEmptyRequired = errors.New("expected a value, found the empty string, as of a variable that is not set; it is needed and has no default")
 
 // noDefault is the annotation of options that have no default.
 const noDefault = "needed"
 
-// refuseEmpty refuses every option that was given as "": it would mean the default, which for --store is the system's
+// checkEmptyFlags refuses every option that was given as "": it would mean the default, which for --store is the system's
 // own store, and nobody writes that down.
-func refuseEmpty(cmd *cobra.Command) (err error) {
+func checkEmptyFlags(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		if err == nil && empty(f.Value) {
+		if err == nil && isEmptyFlag(f.Value) {
 			what := errEmpty
 			if f.Annotations[noDefault] != nil {
-				what = errEmptyNeeded
+				what = errEmptyRequired
 			}
 			err = usagef("%s: --%s: %w", cmd.CommandPath(), f.Name, what)
 		}
@@ -32,8 +32,8 @@ func refuseEmpty(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// empty reports whether an option's value, or one of the values of a list, is blank.
-func empty(v pflag.Value) bool {
+// isEmptyFlag reports whether an option's value, or one of the values of a list, is blank.
+func isEmptyFlag(v pflag.Value) bool {
 	if list, ok := v.(pflag.SliceValue); ok {
 		all := list.GetSlice()
 		for _, s := range all {

@@ -57,7 +57,7 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 
   cowblk export vm1@monday vm2@monday --listen tcp:10809
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809/vm1@monday backup.qcow2`,
-		Args:                  atLeast(1, "NAME"),
+		Args:                  minArgs(1, "NAME"),
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     a.complete(-1, tagNames, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -128,7 +128,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 		}
 	}
 	for _, at := range addresses {
-		bound, err := listenIn(st, server, at)
+		bound, err := listenWithReserve(st, server, at)
 		if err != nil {
 			return err
 		}
@@ -175,9 +175,9 @@ func (a *app) printExports(server *nbd.Server) error {
 	return nil
 }
 
-// readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
+// tagOpener opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
 // know.
-func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
+func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
 	return func(ctx context.Context, name string) (backend.Readable, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {

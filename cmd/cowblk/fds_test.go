@@ -189,10 +189,10 @@ func TestDescriptorsNeeded(t *testing.T) {
 			f := dialWith(t, filepath.Join(dir, "run", name+".sock"), vhosttest.Options{Queues: tc.queues})
 			writeAt(t, f, 0, pattern(1, 512))
 		}
-		open, need := p.descriptors(t), int(needed(len(tc.names), tc.layers, tc.queues))
+		open, need := p.descriptors(t), int(descriptorsNeeded(len(tc.names), tc.layers, tc.queues))
 		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues, open, need)
-		if unused := need - open - descriptorsSpare; unused < 0 || unused > 4+6*len(tc.names) {
-			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsSpare)
+		if unused := need - open - descriptorsReserve; unused < 0 || unused > 4+6*len(tc.names) {
+			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsReserve)
 		}
 		p.end(t)
 	}

@@ -55,13 +55,13 @@ them; --format raw takes any file as it is.`,
 				return a.printJSON(img)
 			}
 			for _, b := range img.Backing {
-				a.say("with the content of its backing file %s", b)
+				a.printf("with the content of its backing file %s", b)
 			}
-			a.say("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size), img.ChunkSHA256)
+			a.printf("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size), img.ChunkSHA256)
 			if img.SHA256 != "" {
-				a.say("SHA-256 of the whole: %s", img.SHA256)
+				a.printf("SHA-256 of the whole: %s", img.SHA256)
 			}
-			a.say("next: %s", a.command("create", "vm1", "--from", img.Name))
+			a.printf("next: %s", a.command("create", "vm1", "--from", img.Name))
 			return nil
 		},
 	}

@@ -22,8 +22,8 @@ type diskInfo struct {
 	Socket  string         `json:"socket"` // where serve listens, or would
 	Serving *store.Serving `json:"serving,omitempty"`
 	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
-	// Live is what the process that serves the disk says of it.
-	Live  *backend.DiskInfo `json:"live,omitempty"`
+	// Daemon is what the process that serves the disk says of it.
+	Daemon  *backend.DiskInfo `json:"live,omitempty"`
 	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
 }
 
@@ -32,7 +32,7 @@ type layerInfo struct {
 	Shared   bool     `json:"shared"`             // other disks use it
 	SharedBy []string `json:"shared-by,omitzero"` // those disks, with --users
 	Error    string   `json:"error,omitempty"`
-	Unread   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
+	Unreadable   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
 }
 
 // imageInfo is what "cowblk info IMAGE --json" prints.
@@ -141,19 +141,19 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 	}
 	others := make([][]string, len(m.Layers))
 	if users {
-		others = sharers(s, m)
+		others = layerUsers(s, m)
 	}
-	if info.Live, err = live(ctx, info.Serving, m.Name); err != nil {
+	if info.Daemon, err = queryDaemon(ctx, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
 	for i := range m.Layers {
 		u, err := s.LayerUsage(&m.Layers[i])
 		li := layerInfo{Usage: u, Shared: i < shared || len(others[i]) > 0, SharedBy: others[i]}
 		if err != nil {
-			li.Error, li.Unread = err.Error(), !errors.Is(err, store.ErrRefused)
+			li.Error, li.Unreadable = err.Error(), !errors.Is(err, store.ErrRefused)
 			damage = append(damage, err)
 		}
-		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
+		if l := info.Daemon; u != nil && l != nil && i == len(m.Layers)-1 {
 			u.Serve(l.HeadBlocks, m.BlockSize)
 		}
 		info.Usage = append(info.Usage, li)
@@ -182,7 +182,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 		{"socket", info.Socket},
 		{"base", baseText(m.Base)},
 	}
-	if l := info.Live; l != nil {
+	if l := info.Daemon; l != nil {
 		rows = append(rows, []string{"guest", guestText(l)})
 		rows = append(rows, frontEndRows(l, info.Socket)...)
 	}
@@ -192,7 +192,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	if err := a.printTable(rows, columns{}); err != nil {
 		return err
 	}
-	a.say("\nlayers, newest first:")
+	a.printf("\nlayers, newest first:")
 	rows = [][]string{{"  #", "TAG", "STATE", "OWNS", "BLOCKS", "SHARED", "UUID"}}
 	for i := len(m.Layers) - 1; i >= 0; i-- {
 		l, u := &m.Layers[i], info.Usage[i]
@@ -207,7 +207,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 			shared = firstNames(u.SharedBy, 3)
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
-		if u.Unread {
+		if u.Unreadable {
 			state = "unread"
 		}
 		if u.Usage != nil {
@@ -251,8 +251,8 @@ func baseText(b *store.Base) string {
 	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
 }
 
-// sharers are the other disks that use each layer of m. Every disk's manifest is read.
-func sharers(s *store.Store, m *store.Manifest) [][]string {
+// layerUsers are the other disks that use each layer of m. Every disk's manifest is read.
+func layerUsers(s *store.Store, m *store.Manifest) [][]string {
 	disks, _ := s.Disks() // those that cannot be read are reported by list and tree
 	others := map[uuid.UUID][]string{}
 	for _, d := range disks {

@@ -380,7 +380,7 @@ func TestNoteForAllOrNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &storeNames{store: s}
+	n := &servedManifests{store: s}
 	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
 		t.Fatal("a note was made for a disk that does not exist")
 	}

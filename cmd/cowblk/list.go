@@ -13,8 +13,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// listed is one line of "cowblk list --json".
-type listed struct {
+// listEntry is one line of "cowblk list --json".
+type listEntry struct {
 	Kind string `json:"kind"` // image or disk
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes, as a guest sees it
@@ -30,7 +30,7 @@ type listed struct {
 	Error    string         `json:"error,omitempty"`
 
 	node   *store.Node
-	unread bool // a disk whose manifest cannot be read: nothing else is known
+	unreadable bool // a disk whose manifest cannot be read: nothing else is known
 }
 
 func newList(a *app) *cobra.Command {
@@ -47,7 +47,7 @@ or map).
 On a terminal that is too narrow names are shortened and columns left out; "cowblk info NAME"
 shows all. Anything else that reads the table gets all of it.`,
 		Example:           "  cowblk list\n  cowblk list --json | jq -r '.[] | select(.kind == \"disk\").name'",
-		Args:              atMost(0),
+		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.openStore()
@@ -59,7 +59,7 @@ shows all. Anything else that reads the table gets all of it.`,
 				return errors.Join(a.printJSON(all), err)
 			}
 			if len(all) == 0 && err == nil {
-				a.sayEmpty(s)
+				a.printEmptyStore(s)
 				return nil
 			}
 			rows := [][]string{{"NAME", "KIND", "SIZE", "OWNS", "LAYERS", "ON", "STATE"}}
@@ -72,11 +72,11 @@ shows all. Anything else that reads the table gets all of it.`,
 }
 
 // listAll reports what can be read, with an error for the rest.
-func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
-	all := []listed{}
+func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
+	all := []listEntry{}
 	roots, err := s.Tree()
 	nodes := store.Flatten(roots)
-	askServing(ctx, nodes)
+	queryDaemons(ctx, nodes)
 	heads := map[string]*store.Node{}
 	for _, n := range nodes {
 		if n.Kind == store.KindDisk {
@@ -86,7 +86,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 	}
 	for _, r := range roots {
 		if r.Kind == store.KindImage && r.Err == nil {
-			l := listed{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated, Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
+			l := listEntry{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated, Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
 			if img, err := s.Image(r.Name); err == nil {
 				l.Created = img.Imported
 			}
@@ -99,7 +99,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 		if derr != nil {
 			// Also a disk that cannot be read has its name. One that was removed since has no error of Tree's.
 			if again, nerr := s.DiskNames(); nerr == nil && slices.Contains(again, name) {
-				all = append(all, listed{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unread: true})
+				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unreadable: true})
 			}
 			continue
 		}
@@ -107,7 +107,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 		if n == nil {
 			continue // it was made since
 		}
-		l := listed{
+		l := listEntry{
 			Kind: store.KindDisk, Name: m.Name, Size: m.Size, Base: m.Base.String(), Depth: len(m.Layers), Tags: []string{}, Users: []string{},
 			Created: m.Created, Serving: n.Serving, Error: n.Error, node: n,
 		}
@@ -124,8 +124,8 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 	return all, err
 }
 
-func (l *listed) row() []string {
-	if l.unread {
+func (l *listEntry) row() []string {
+	if l.unreadable {
 		state := "unreadable"
 		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
 			state = "damaged"
@@ -149,7 +149,7 @@ func (l *listed) row() []string {
 	case l.Kind == store.KindImage:
 		state = "base of " + countText(int64(len(l.Users)), "disk")
 	}
-	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withTrouble(state, l.node.Err)}
+	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withProblem(state, l.node.Err)}
 }
 
 // agoText is a time for a person.

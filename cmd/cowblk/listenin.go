@@ -9,8 +9,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// listenIn is server.Listen; a UNIX socket on the store's own file system may have the store's reserve, if that is full.
-func listenIn(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
+// listenWithReserve is server.Listen; a UNIX socket on the store's own file system may have the store's reserve, if that is full.
+func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
 	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
 		return server.Listen(at)
 	}

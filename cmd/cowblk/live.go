@@ -11,16 +11,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// askLimit bounds how long a command waits for a daemon that only has to say how things are.
-const askLimit = 5 * time.Second
+// queryTimeout bounds how long a command waits for a daemon that only has to say how things are.
+const queryTimeout = 5 * time.Second
 
-// askAtOnce bounds the processes that are asked at the same time.
-const askAtOnce = 32
+// maxQueries bounds the processes that are asked at the same time.
+const maxQueries = 32
 
-// askServing replaces what the files say of served disks' heads by what the processes say: at most askLimit for all of
+// queryDaemons replaces what the files say of served disks' heads by what the processes say: at most askLimit for all of
 // them together. Those that do not answer leave what the files say.
-func askServing(ctx context.Context, nodes []*store.Node) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+func queryDaemons(ctx context.Context, nodes []*store.Node) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	byControl := map[string][]*store.Node{}
 	for _, n := range nodes {
@@ -28,13 +28,13 @@ func askServing(ctx context.Context, nodes []*store.Node) {
 			byControl[n.Serving.Control] = append(byControl[n.Serving.Control], n)
 		}
 	}
-	room := make(chan struct{}, askAtOnce)
-	var asking sync.WaitGroup
+	semaphore := make(chan struct{}, maxQueries)
+	var queries sync.WaitGroup
 	for path, served := range byControl {
-		asking.Go(func() {
+		queries.Go(func() {
 			select {
-			case room <- struct{}{}:
-				defer func() { <-room }()
+			case semaphore <- struct{}{}:
+				defer func() { <-semaphore }()
 			case <-ctx.Done():
 				return
 			}
@@ -51,12 +51,12 @@ func askServing(ctx context.Context, nodes []*store.Node) {
 			}
 		})
 	}
-	asking.Wait()
+	queries.Wait()
 }
 
 // queryDisks asks one process for the disks that it serves.
 func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
-	limit := askLimit
+	limit := queryTimeout
 	if end, ok := ctx.Deadline(); ok {
 		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial takes two steps
 	}
@@ -69,12 +69,12 @@ func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
 	return disks, err
 }
 
-// live asks the process that serves a disk about it; nil if no process does.
-func live(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo, error) {
+// queryDaemon asks the process that serves a disk about it; nil if no process does.
+func queryDaemon(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	disks, err := queryDisks(ctx, v.Control)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"cowblk/cow/store"
 )
 
-// storeNames lets the daemon change what names its disks' layers: backend.Names over a store. The process holds the
+// servedManifests lets the daemon change what names its disks' layers: backend.Names over a store. The process holds the
 // lock of every disk in it.
-type storeNames struct {
+type servedManifests struct {
 	store *store.Store
 
 	mu        sync.Mutex
@@ -22,32 +22,32 @@ type storeNames struct {
 }
 
 // Prepare implements backend.Names.
-func (n *storeNames) Prepare(ctx context.Context, disks []string, tag string) (backend.Pending, error) {
+func (n *servedManifests) Prepare(ctx context.Context, disks []string, tag string) (backend.Pending, error) {
 	n.mu.Lock()
-	var current []*store.Manifest
+	var manifests []*store.Manifest
 	for _, name := range disks {
 		m, ok := n.manifests[name]
 		if !ok {
 			n.mu.Unlock()
 			return nil, fmt.Errorf("disk %q is not of store %s", name, n.store.Dir())
 		}
-		current = append(current, m)
+		manifests = append(manifests, m)
 	}
 	n.mu.Unlock()
-	for _, m := range current {
+	for _, m := range manifests {
 		if err := n.store.InPlace(m); err != nil {
 			return nil, explainLimits(fmt.Errorf("promote: %w", err))
 		}
 	}
-	p, err := n.store.PreparePromotion(ctx, current, tag)
+	p, err := n.store.PreparePromotion(ctx, manifests, tag)
 	if err != nil {
 		return nil, explainLimits(err)
 	}
-	return &pendingNames{Pending: p, names: n, before: current}, nil
+	return &pendingManifests{Pending: p, served: n, old: manifests}, nil
 }
 
 // Note implements backend.Names.
-func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
+func (n *servedManifests) Note(disks []string, spec *qmp.Spec) error {
 	if spec == nil {
 		var errs []error
 		for _, name := range disks {
@@ -65,7 +65,7 @@ func (n *storeNames) Note(disks []string, spec *qmp.Spec) error {
 }
 
 // Tags implements backend.Names.
-func (n *storeNames) Tags(disk string) (tags []string) {
+func (n *servedManifests) Tags(disk string) (tags []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m, ok := n.manifests[disk]
@@ -81,7 +81,7 @@ func (n *storeNames) Tags(disk string) (tags []string) {
 }
 
 // Data implements backend.Names.
-func (n *storeNames) Data(disk string) string {
+func (n *servedManifests) Data(disk string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m, ok := n.manifests[disk]
@@ -95,29 +95,29 @@ func (n *storeNames) Data(disk string) string {
 	return path
 }
 
-// pendingNames keeps the manifests in memory equal to those in the store.
-type pendingNames struct {
+// pendingManifests keeps the manifests in memory equal to those in the store.
+type pendingManifests struct {
 	*store.Pending
-	names  *storeNames
-	before []*store.Manifest
+	served  *servedManifests
+	old []*store.Manifest
 }
 
 // Commit implements backend.Pending.
-func (p *pendingNames) Commit() error {
+func (p *pendingManifests) Commit() error {
 	err := p.Pending.Commit()
 	if err == nil {
-		p.names.set(p.Manifests())
+		p.served.set(p.Manifests())
 	}
 	return err
 }
 
 // Revert implements backend.Pending.
-func (p *pendingNames) Revert() error {
-	p.names.set(p.before)
+func (p *pendingManifests) Revert() error {
+	p.served.set(p.old)
 	return p.Pending.Revert()
 }
 
-func (n *storeNames) set(manifests []*store.Manifest) {
+func (n *servedManifests) set(manifests []*store.Manifest) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, m := range manifests {

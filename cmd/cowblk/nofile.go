@@ -14,8 +14,8 @@ import (
 const (
 	// descriptorsProcess: standard streams, epoll and its eventfd, cgroup limits, the control socket and its directory.
 	descriptorsProcess = 12
-	// descriptorsSpare: a promotion's new layer and manifests, a control client or two, a command that reads the store.
-	descriptorsSpare = 16
+	// descriptorsReserve: a promotion's new layer and manifests, a control client or two, a command that reads the store.
+	descriptorsReserve = 16
 	// descriptorsDisk: its lock, what is kept of unflushed writes, socket, the socket's directory, flusher.
 	descriptorsDisk = 5
 	// descriptorsLayer: a map, whose lock shows others that it is in use, and data.
@@ -28,11 +28,11 @@ const (
 	descriptorsQueue = 8
 )
 
-// needed is how many files a process has open that serves disks with so many layers in all, each to a front-end with so
+// descriptorsNeeded is how many files a process has open that serves disks with so many layers in all, each to a front-end with so
 // many queues.
-func needed(disks, layers, queues int) uint64 {
+func descriptorsNeeded(disks, layers, queues int) uint64 {
 	disk := descriptorsDisk + descriptorsBase + descriptorsFrontEnd + queues*descriptorsQueue
-	return uint64(descriptorsProcess + descriptorsSpare + disks*disk + layers*descriptorsLayer)
+	return uint64(descriptorsProcess + descriptorsReserve + disks*disk + layers*descriptorsLayer)
 }
 
 // checkDescriptors refuses disks that need more open files than this process may have, before one is opened: front-ends
@@ -51,10 +51,10 @@ func checkDescriptors(st *store.Store, names []string, queues int, log *slog.Log
 		}
 		layers += len(m.Layers)
 	}
-	if need := needed(len(names), layers, 1); need > limit.Cur {
+	if need := descriptorsNeeded(len(names), layers, 1); need > limit.Cur {
 		return fmt.Errorf("%d disks with %d layers need about %d open files, this process may have %d\n%s", len(names), layers, need, limit.Cur, descriptorAdvice)
 	}
-	if need := needed(len(names), layers, queues); need > limit.Cur {
+	if need := descriptorsNeeded(len(names), layers, queues); need > limit.Cur {
 		log.Warn("guests that use all queues of all disks need more open files than this process may have", "queues", queues, "need", need, "limit", limit.Cur, "advice", descriptorAdvice)
 	}
 	return nil

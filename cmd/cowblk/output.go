@@ -12,12 +12,12 @@ import (
 // output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
 // the place that wrote it has looked.
 type output struct {
-	to  io.Writer
+	w  io.Writer
 	err error
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	n, err := o.to.Write(p)
+	n, err := o.w.Write(p)
 	if err != nil && o.err == nil {
 		o.err = err
 	}
@@ -30,7 +30,7 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
 		return err
-	case o.alone(err) && cmd != nil && changes[cmd.Name()]:
+	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()]:
 		return fmt.Errorf("%w\n%s has done what it was asked for: only its output is lost", outputError(o.err), cmd.CommandPath())
 	case errors.Is(err, o.err):
 		return err
@@ -38,23 +38,23 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	return errors.Join(err, outputError(o.err))
 }
 
-// changes are the commands that do something and then say so.
-var changes = map[string]bool{
+// changingCommands are the commands that do something and then say so.
+var changingCommands = map[string]bool{
 	"import": true, "create": true, "promote": true, "rollback": true, "rm": true, "trust-base": true,
 	"attach": true, "detach": true, "resume": true, "stop": true,
 }
 
-// alone reports whether err is no more than that output was lost.
-func (o *output) alone(err error) bool {
+// onlyLostOutput reports whether err is no more than that output was lost.
+func (o *output) onlyLostOutput(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		all := joined.Unwrap()
-		return len(all) == 1 && o.alone(all[0])
+		return len(all) == 1 && o.onlyLostOutput(all[0])
 	}
 	return err == nil || errors.Unwrap(err) == o.err
 }
 
-// lostOutput is the error of what was printed so far.
-func (a *app) lostOutput() error {
+// outputErr is the error of what was printed so far.
+func (a *app) outputErr() error {
 	if o, ok := a.out.(*output); ok && o.err != nil {
 		return outputError(o.err)
 	}
@@ -64,7 +64,7 @@ func (a *app) lostOutput() error {
 // standardOutput is what a child process gets as it is, a terminal or a file.
 func (a *app) standardOutput() io.Writer {
 	if o, ok := a.out.(*output); ok {
-		return o.to
+		return o.w
 	}
 	return a.out
 }
@@ -82,8 +82,8 @@ func (a *app) printJSON(v any) error {
 	return nil
 }
 
-// say writes one line about what was done. With --json it is silent: the JSON says it.
-func (a *app) say(format string, args ...any) {
+// printf writes one line about what was done. With --json it is silent: the JSON says it.
+func (a *app) printf(format string, args ...any) {
 	if !a.json {
 		fmt.Fprintln(a.out, printable(fmt.Sprintf(format, args...)))
 	}

@@ -35,7 +35,7 @@ func TestOwnedOfServedDisks(t *testing.T) {
 	}
 	owned := func() (owns map[string]int64, from map[string]string) {
 		t.Helper()
-		var all []listed
+		var all []listEntry
 		if err := json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all); err != nil {
 			t.Fatal(err)
 		}

@@ -41,7 +41,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
   cowblk create vm2 --from vm1@before-upgrade
   cowblk promote vm1 vm1-data --quiesce guest --agent unix:/run/vm1-qga.sock
   cowblk promote vm1 --quiesce guest --libvirt qemu:///system --domain vm1`,
-		Args:              distinct("NAME"),
+		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {
@@ -51,8 +51,8 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 			if err != nil {
 				return err
 			}
-			path, err := servedBy(s, args)
-			var apart *apartError
+			path, err := controlSocketOf(s, args)
+			var apart *notOneProcessError
 			if errors.As(err, &apart) {
 				return fmt.Errorf("%w, so that they cannot be cut at one moment: promote them one by one, or serve them together", err)
 			}
@@ -80,8 +80,8 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 
 // check also refuses a guest's address where nothing is said about quiescing (told): it would be of no use, and the tag
 // not what was meant.
-func (o *promoteOptions) check(told bool) error {
-	if err := o.spec.Check(); err != nil && !told {
+func (o *promoteOptions) check(explicit bool) error {
+	if err := o.spec.Check(); err != nil && !explicit {
 		return usagef("promote: %w\na tag of a guest that is not quiesced: --quiesce none", err)
 	}
 	if o.timeout <= 0 {
@@ -99,13 +99,13 @@ func (o *promoteOptions) check(told bool) error {
 	return nil
 }
 
-// apartError says that disks are not served by one process, nor all stopped. It is an ErrInUse.
-type apartError struct {
+// notOneProcessError says that disks are not served by one process, nor all stopped. It is an ErrInUse.
+type notOneProcessError struct {
 	a, b             string
 	aServed, bServed bool
 }
 
-func (e *apartError) Error() string {
+func (e *notOneProcessError) Error() string {
 	switch {
 	case !e.aServed:
 		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b, e.a)
@@ -115,11 +115,11 @@ func (e *apartError) Error() string {
 	return fmt.Sprintf("disks %q and %q are in use, and not served by one process", e.a, e.b)
 }
 
-func (e *apartError) Unwrap() error { return store.ErrInUse }
+func (e *notOneProcessError) Unwrap() error { return store.ErrInUse }
 
-// servedBy is the control socket of the process that serves the disks; empty if all are stopped. Otherwise it is
+// controlSocketOf is the control socket of the process that serves the disks; empty if all are stopped. Otherwise it is
 // an apartError.
-func servedBy(s *store.Store, names []string) (path string, err error) {
+func controlSocketOf(s *store.Store, names []string) (path string, err error) {
 	for i, name := range names {
 		if _, err := s.Disk(name); err != nil {
 			return "", err
@@ -131,7 +131,7 @@ func servedBy(s *store.Store, names []string) (path string, err error) {
 			}
 		}
 		if i > 0 && at != path {
-			return "", &apartError{names[0], name, path != "", at != ""}
+			return "", &notOneProcessError{names[0], name, path != "", at != ""}
 		}
 		path = at
 	}
@@ -144,7 +144,7 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 	}
 	done, err := s.Promote(ctx, names, o.tag)
 	for _, p := range done {
-		a.say("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth), "layer"))
+		a.printf("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth), "layer"))
 	}
 	if a.json && done != nil {
 		err = errors.Join(err, a.printJSON(done))
@@ -170,15 +170,15 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 		}
 		var answered *control.Error
 		if !errors.As(err, &answered) && o.spec.Active() {
-			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, %s says which: %w", a.command("info", names[0]), err), o.release())
+			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, %s says which: %w", a.command("info", names[0]), err), o.thaw())
 		}
 		return fmt.Errorf("promote: %w", err)
 	}
 	for _, d := range p.Disks {
-		a.say("%s@%s is cut; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
+		a.printf("%s@%s is cut; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
 	}
 	if p.HeldTime > 0 {
-		a.say("the guest held still for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
+		a.printf("the guest held still for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
 	}
 	if a.json {
 		return a.printJSON(p)
@@ -186,8 +186,8 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	return nil
 }
 
-// release lets a guest go on that the dead daemon may have frozen or paused.
-func (o *promoteOptions) release() error {
+// thaw lets a guest go on that the dead daemon may have frozen or paused.
+func (o *promoteOptions) thaw() error {
 	h, err := o.spec.Open(nil, nil)
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ both spellings, earlier ones only "reconnect=1".`,
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
   cowblk qemu-args vm1 --reconnect-ms
   cowblk qemu-args vm1 --json | jq -r '.[]'`,
-		Args:              distinct("NAME"),
+		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := g.check(len(args)); err != nil {
@@ -56,7 +56,7 @@ both spellings, earlier ones only "reconnect=1".`,
 			for i, arg := range line {
 				quoted[i] = shell.Word(arg)
 			}
-			a.say("%s", strings.Join(quoted, " "))
+			a.printf("%s", strings.Join(quoted, " "))
 			return nil
 		},
 	}

@@ -29,7 +29,7 @@ shows those that no disk names. A backup of the manifest would bring the disk ba
 On a terminal it asks before each; without one, --yes is needed. Nothing that comes through a pipe is
 taken for an answer. Interrupted between two, it says what was removed and what was not.`,
 		Example:           "  cowblk rm vm1\n  cowblk rm --yes vm1 vm2 debian-12",
-		Args:              atLeast(1, "NAME"),
+		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openStore()
@@ -38,7 +38,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 			}
 			names := unique(args)
 			for _, name := range names {
-				if err := known(s, name); err != nil {
+				if err := checkExists(s, name); err != nil {
 					return err
 				}
 				if damaged {
@@ -47,7 +47,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 					}
 				}
 			}
-			removed, err := a.removeAll(cmd.Context(), s, names, removing{yes: yes, damaged: damaged})
+			removed, err := a.removeAll(cmd.Context(), s, names, removeOptions{yes: yes, damaged: damaged})
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}
@@ -59,8 +59,8 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 	return cmd
 }
 
-// removing says how things are removed.
-type removing struct {
+// removeOptions says how things are removed.
+type removeOptions struct {
 	yes     bool // without a question
 	damaged bool // disks whose manifest is damaged, and nothing else
 }
@@ -72,8 +72,8 @@ func registerYes(cmd *cobra.Command, yes *bool) {
 	_ = cmd.Flags().MarkHidden("force")
 }
 
-// known returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
-func known(s *store.Store, name string) error {
+// checkExists returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
+func checkExists(s *store.Store, name string) error {
 	if err := store.CheckName("disk or image", name); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func known(s *store.Store, name string) error {
 }
 
 // removeAll stops at the first error, with what was removed before, and says what was and what was not.
-func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removing) ([]*store.Removal, error) {
+func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removeOptions) ([]*store.Removal, error) {
 	removed := []*store.Removal{}
 	for i, name := range names {
 		err := ctx.Err()
@@ -128,7 +128,7 @@ func removedText(done, left []string) string {
 	return text
 }
 
-func (a *app) remove(ctx context.Context, s *store.Store, name string, o removing) (*store.Removal, error) {
+func (a *app) remove(ctx context.Context, s *store.Store, name string, o removeOptions) (*store.Removal, error) {
 	plan, do := s.PlanRemove, s.Remove
 	if o.damaged {
 		plan, do = s.PlanRemoveDamaged, s.RemoveDamaged
@@ -146,7 +146,7 @@ func (a *app) remove(ctx context.Context, s *store.Store, name string, o removin
 	if err != nil {
 		return nil, err
 	}
-	a.say("removed %s %s (%s)", r.Kind, name, removalText(r))
+	a.printf("removed %s %s (%s)", r.Kind, name, removalText(r))
 	return r, nil
 }
 

@@ -60,7 +60,7 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 	if err != nil {
 		return err
 	}
-	a.say("%s is back at %s; discarded: %s", r.Disk, ref, lossText(r))
+	a.printf("%s is back at %s; discarded: %s", r.Disk, ref, lossText(r))
 	if a.json {
 		return a.printJSON(r)
 	}

@@ -43,7 +43,7 @@ func newRoot(a *app) *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			slog.SetDefault(a.logger()) // also of what libraries print
-			return refuseEmpty(cmd)
+			return checkEmptyFlags(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if version && len(args) == 0 {

@@ -26,7 +26,7 @@ type runOptions struct {
 	qemu  string // binary
 	accel string
 
-	dataGiven bool // one of dataFlagNames
+	dataFlagsSet bool // one of dataFlagNames
 }
 
 // quitGrace is how long QEMU may take to end after SIGTERM.
@@ -62,7 +62,7 @@ QEMU and this process end together, whichever is killed. So do they when the dis
 				return usagef("run: -daemonize would leave QEMU behind: serve the disk (%s) and start QEMU yourself (%s)",
 					a.command("serve", args[0]), a.command("qemu-args", args[0]))
 			}
-			o.dataGiven = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
+			o.dataFlagsSet = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
 			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
 		},
 	}
@@ -93,11 +93,11 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	if err != nil {
 		return fmt.Errorf("QEMU: %w: install it (Debian: qemu-system-x86), or name it with --qemu", err)
 	}
-	reconnectMS, err := newReconnect(ctx, binary)
+	reconnectMS, err := wantsReconnectMS(ctx, binary)
 	if err != nil {
 		return err
 	}
-	served, err := a.serveForRun(ctx, st, name, o)
+	served, err := a.openForRun(ctx, st, name, o)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 
 	line := append(o.guest.machineArgs(), o.guest.diskArgs(name, served.socket, 0, reconnectMS)...)
 	line = append(line, "-accel", o.accelerator(a))
-	if !ownConsole(extra) {
+	if !setsConsole(extra) {
 		line = append(line, "-nographic")
 	}
 	alive, cancel := context.WithCancel(ctx)
@@ -141,20 +141,20 @@ func runBound(cmd *exec.Cmd) error {
 	return <-ended
 }
 
-// servedForRun is the disk of a run.
-type servedForRun struct {
+// runDisk is the disk of a run.
+type runDisk struct {
 	socket string
 	alive  context.Context // ends when the disk is served no longer by this process
 	stop   func() error
 }
 
-// serveForRun finds the disk's socket, or serves the disk in this process.
-func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*servedForRun, error) {
+// openForRun finds the disk's socket, or serves the disk in this process.
+func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*runDisk, error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
-		if o.dataGiven {
+		if o.dataFlagsSet {
 			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}
-		return &servedForRun{v.Socket, context.Background(), func() error { return nil }}, nil
+		return &runDisk{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
 	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, data: o.data}
 	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
@@ -173,7 +173,7 @@ func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *
 		defer end()
 		ended <- s.daemon.Run(serving)
 	}()
-	return &servedForRun{socket, alive, func() error {
+	return &runDisk{socket, alive, func() error {
 		cancel()
 		return errors.Join(<-ended, s.close())
 	}}, nil
@@ -194,8 +194,8 @@ func (o *runOptions) accelerator(a *app) string {
 	return "tcg,thread=multi"
 }
 
-// ownConsole reports whether QEMU arguments decide themselves where the console goes.
-func ownConsole(args []string) bool {
+// setsConsole reports whether QEMU arguments decide themselves where the console goes.
+func setsConsole(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		return slices.Contains([]string{"display", "nographic", "serial"}, strings.TrimLeft(arg, "-"))
 	})
@@ -203,8 +203,8 @@ func ownConsole(args []string) bool {
 
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
-// newReconnect reports whether this QEMU wants reconnect-ms: from 9.2 on the old spelling is deprecated.
-func newReconnect(ctx context.Context, binary string) (bool, error) {
+// wantsReconnectMS reports whether this QEMU wants reconnect-ms: from 9.2 on the old spelling is deprecated.
+func wantsReconnectMS(ctx context.Context, binary string) (bool, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
 		return false, fmt.Errorf("%s --version: %w", binary, err)

@@ -168,7 +168,7 @@ func (f *serveFlags) check(args []string) error {
 	if _, _, err := f.hooks.options(); err != nil {
 		return err
 	}
-	if _, err := f.hooks.full(); err != nil {
+	if _, err := f.hooks.enospcOptions(); err != nil {
 		return err
 	}
 	if f.blkFile != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
@@ -212,8 +212,8 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	if d.before != nil {
-		d.before.serving()
+	if d.old != nil {
+		d.old.confirm()
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("systemd was not told that the sockets are ready", "err", err)
@@ -237,5 +237,5 @@ func (a *app) serveLogger() *slog.Logger {
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return a.loggerFrom(level)
+	return a.newLogger(level)
 }

@@ -434,7 +434,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 func TestFlushIntervalFlag(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{0: -1, time.Second: time.Second} {
 		f := dataFlags{flushInterval: given}
-		if got := f.open(nil).FlushInterval; got != want {
+		if got := f.cowOptions(nil).FlushInterval; got != want {
 			t.Errorf("%v became %v, expected %v", given, got, want)
 		}
 	}

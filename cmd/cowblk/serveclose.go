@@ -23,33 +23,33 @@ func (s *serving) close() error {
 	var errs []error
 	end := time.Now().Add(closeWait)
 	for _, o := range s.disks {
-		o.awaitSpace(s.log, end)
+		o.waitForSpace(s.log, end)
 		errs = append(errs, o.finish())
 	}
 	return errors.Join(errs...)
 }
 
-// awaitSpace returns when the disk's map is written, or cannot be, or at the time end. A signal ends the process then.
-func (o *opened) awaitSpace(log *slog.Logger, end time.Time) {
-	for said := false; ; time.Sleep(closeRetry) {
+// waitForSpace returns when the disk's map is written, or cannot be, or at the time end. A signal ends the process then.
+func (o *openDisk) waitForSpace(log *slog.Logger, end time.Time) {
+	for logged := false; ; time.Sleep(closeRetry) {
 		err := o.disk.Finish()
 		left := time.Until(end)
 		if err == nil || !cow.NoSpace(err) || left <= 0 {
 			return
 		}
-		if !said {
-			said = true
+		if !logged {
+			logged = true
 			// Whatever has begun the end, the first signal from now on ends the process.
 			signal.Reset(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			log.Error("a disk cannot be closed yet, because there is no space for its map: make some. After some time, or a signal, the process ends without that",
-				"disk", o.name, "waits", left.Round(time.Second), "then", unwritten(o.disk), "err", err)
+				"disk", o.name, "waits", left.Round(time.Second), "then", unwrittenText(o.disk), "err", err)
 		}
 	}
 }
 
 // finish closes the disk, and says what it means when its map could not be written.
-func (o *opened) finish() error {
-	then := unwritten(o.disk)
+func (o *openDisk) finish() error {
+	then := unwrittenText(o.disk)
 	err := o.close()
 	if err == nil || !cow.NoSpace(err) {
 		return err
@@ -57,8 +57,8 @@ func (o *opened) finish() error {
 	return fmt.Errorf("disk %q is closed, and its map could not be written: %w\n%s", o.name, err, then)
 }
 
-// unwritten says what becomes of what a guest has written when its disk is closed and the map is not written.
-func unwritten(d *cow.Disk) string {
+// unwrittenText says what becomes of what a guest has written when its disk is closed and the map is not written.
+func unwrittenText(d *cow.Disk) string {
 	if d.KeepsUnflushed() {
 		return "nothing is lost as long as this kernel runs and the file system stays mounted: the next process that serves the disk has all that was written. " +
 			"A power cut, a reboot or an unmount loses what was not flushed: make space before, serve the disk, stop it"

@@ -71,8 +71,8 @@ func dataFlagNames() []string {
 	return []string{"cache", "writeback-without-flush", "flush-interval", "poll", "lose-unflushed", "drop-unflushed", "keep-unflushed", "force-share"}
 }
 
-// open returns what cow.Open is told.
-func (f *dataFlags) open(log *slog.Logger) cow.Options {
+// cowOptions returns what cow.Open is told.
+func (f *dataFlags) cowOptions(log *slog.Logger) cow.Options {
 	o := cow.Options{Log: log, Direct: f.cache.Direct, FlushInterval: f.flushInterval, LoseUnflushed: f.loseUnflushed, Unflushed: f.unflushed(), ForceShare: f.forceShare}
 	if f.flushInterval == 0 {
 		o.FlushInterval = -1

@@ -10,8 +10,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// opened is a disk to be served: one of a store with its lock, or a raw file.
-type opened struct {
+// openDisk is a disk to be served: one of a store with its lock, or a raw file.
+type openDisk struct {
 	name string
 	disk *cow.Disk
 	lock *store.Lock // nil: a raw file
@@ -22,16 +22,16 @@ type opened struct {
 }
 
 // openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
-func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*opened, error) {
-	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Serve: true, Cow: f.data.open(log)})
+func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
+	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Serve: true, Cow: f.data.cowOptions(log)})
 	if err != nil {
 		return nil, err
 	}
-	return &opened{name: name, disk: o.Disk, lock: o.Lock, manifest: o.Manifest, close: o.Close}, nil
+	return &openDisk{name: name, disk: o.Disk, lock: o.Lock, manifest: o.Manifest, close: o.Close}, nil
 }
 
 // openRaw opens a raw file or block device as a disk without layers.
-func openRaw(path string, f *serveFlags, log *slog.Logger) (*opened, error) {
+func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 	if dir := store.StoredIn(path); dir != "" && !f.readOnly {
 		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file that is no store's", Found: "a file of " + dir,
 			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
@@ -42,9 +42,9 @@ func openRaw(path string, f *serveFlags, log *slog.Logger) (*opened, error) {
 		}
 	}
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}
-	disk, err := cow.Open(spec, f.data.open(log))
+	disk, err := cow.Open(spec, f.data.cowOptions(log))
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", store.Classify(err))
 	}
-	return &opened{name: filepath.Base(path), disk: disk, close: disk.Close}, nil
+	return &openDisk{name: filepath.Base(path), disk: disk, close: disk.Close}, nil
 }

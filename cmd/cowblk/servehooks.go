@@ -13,7 +13,7 @@ import (
 type hookFlags struct {
 	qmp      string
 	events   []string
-	keep     int
+	maxTags     int
 	interval time.Duration
 	spaceLow string
 	onENOSPC string
@@ -25,7 +25,7 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.qmp, "qmp", "", "`ADDRESS` of the monitor of the guest's QEMU: unix:PATH; it is no one else's to use then")
 	fl.StringSliceVar(&f.events, "promote-on", nil, "promote all disks when QEMU reports one of these `EVENTS`: SHUTDOWN,RESET,GUEST_PANICKED,STOP,...")
-	fl.IntVar(&f.keep, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
+	fl.IntVar(&f.maxTags, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
 	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "events that follow one so closely make no tag of their own")
 	fl.StringVar(&f.spaceLow, "space-low", backend.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
 	fl.StringVar(&f.onENOSPC, "on-enospc", "", "what becomes of writes that find no space: they fail (error), or wait until there\nis some, the guest paused meanwhile (pause; default with --qmp or --libvirt)")
@@ -41,12 +41,12 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	switch {
 	case len(f.events) > 0 && f.qmp == "":
 		return o, space, usagef("serve: --promote-on needs --qmp, the monitor that reports the events")
-	case len(f.events) == 0 && f.keep > 0:
+	case len(f.events) == 0 && f.maxTags > 0:
 		return o, space, usagef("serve: --keep is about the tags of events: it needs --promote-on")
 	case len(f.events) == 0 && f.interval > 0 && f.interval != backend.DefaultHookInterval:
 		return o, space, usagef("serve: --promote-min-interval is about events: it needs --promote-on")
-	case f.keep < 0:
-		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.keep)
+	case f.maxTags < 0:
+		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.maxTags)
 	case f.interval < 0:
 		return o, space, usagef("serve: --promote-min-interval %s: expected more than nothing", f.interval)
 	}
@@ -60,7 +60,7 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	if o.Events, err = backend.HookEvents(f.events); err != nil {
 		return o, space, usagef("serve: --promote-on: %w", err)
 	}
-	o.Keep, o.Interval = f.keep, f.interval
+	o.Keep, o.Interval = f.maxTags, f.interval
 	if f.spaceLow != "" {
 		if space, err = backend.ParseThreshold(f.spaceLow); err != nil {
 			return o, space, usagef("serve: --space-low: %w", err)
@@ -69,8 +69,8 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	return o, space, nil
 }
 
-// full checks the flags about full file systems; the zero value of f stands for none.
-func (f *hookFlags) full() (o backend.FullOptions, err error) {
+// enospcOptions checks the flags about full file systems; the zero value of f stands for none.
+func (f *hookFlags) enospcOptions() (o backend.FullOptions, err error) {
 	if f.libvirt != "" || f.domain != "" {
 		o.Guest = qmp.Spec{Mode: qmp.QuiescePause, Libvirt: f.libvirt, Domain: f.domain}
 		if f.libvirt == "" {

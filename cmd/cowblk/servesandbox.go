@@ -85,8 +85,8 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 	return nil
 }
 
-// explain makes a function that adds, to an error that may have come of the confinement, what to do about it.
-func (f *sandboxFlags) explain(st *store.Store) func(error) error {
+// explainer makes a function that adds, to an error that may have come of the confinement, what to do about it.
+func (f *sandboxFlags) explainer(st *store.Store) func(error) error {
 	return func(err error) error {
 		if f.mode == sandbox.Off || !errors.Is(err, fs.ErrPermission) {
 			return err

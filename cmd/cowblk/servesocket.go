@@ -22,7 +22,7 @@ type endpoint struct {
 	path     string
 	listener backend.Listener
 	conn     *net.UnixConn
-	first    *net.UnixConn // accepted from listener by the process before this one; nil: none
+	accepted    *net.UnixConn // accepted from listener by the process before this one; nil: none
 }
 
 type endpoints []endpoint
@@ -33,7 +33,7 @@ func (es endpoints) close() error {
 		if e.listener != nil {
 			errs = append(errs, e.listener.Close())
 		}
-		for _, c := range []*net.UnixConn{e.conn, e.first} {
+		for _, c := range []*net.UnixConn{e.conn, e.accepted} {
 			if c != nil {
 				errs = append(errs, c.Close())
 			}
@@ -44,22 +44,22 @@ func (es endpoints) close() error {
 
 // findSockets returns one endpoint a disk: the predecessor's, the inherited descriptor, systemd's sockets, or new ones.
 func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err error) {
-	if s.before != nil {
-		return s.before.endpoints(s.disks)
+	if s.old != nil {
+		return s.old.endpoints(s.disks)
 	}
 	if f.fd >= 0 {
-		e, err := inherited(f.fd)
+		e, err := inheritedSocket(f.fd)
 		return endpoints{e}, err
 	}
-	given, err := activation.ListenersWithNames()
+	fromSystemd, err := activation.ListenersWithNames()
 	if err != nil {
 		return nil, fmt.Errorf("sockets from systemd: %w", err)
 	}
-	if s.given, err = givenControl(given, st, s.disks); err != nil {
+	if s.fromSystemd, err = systemdControl(fromSystemd, st, s.disks); err != nil {
 		return nil, err
 	}
-	if len(given) > 0 {
-		return activated(given, s.disks, func(name string) (string, error) { return f.socketOf(st, name) })
+	if len(fromSystemd) > 0 {
+		return systemdSockets(fromSystemd, s.disks, func(name string) (string, error) { return f.socketOf(st, name) })
 	}
 	for _, o := range s.disks {
 		var l *control.Listener
@@ -71,9 +71,9 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 		switch {
 		case err != nil:
 		case f.socketPath == "":
-			path, err = listenRun(st, path, listen, s.log)
+			path, err = listenInRunDir(st, path, listen, s.log)
 		default:
-			err = inNeed(st, func() error { return listen(path) })
+			err = withReserve(st, func() error { return listen(path) })
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), es.close())
@@ -111,27 +111,27 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// nameless reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
+// hasNoPath reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
 // directory of another user's, see control.ListenUnix.
-func nameless(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
+func hasNoPath(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
 
-// adopted is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
-func adopted(l *net.UnixListener, path string) (*control.Listener, error) {
+// adoptSystemd is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
+func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 	fd, err := control.Duplicate(l)
 	if err != nil {
 		return nil, err
 	}
-	own, err := control.AdoptUnix(fd, path)
+	kept, err := control.AdoptUnix(fd, path)
 	if err != nil {
 		return nil, err
 	}
-	own.Keep(true)
-	return own, l.Close()
+	kept.Keep(true)
+	return kept, l.Close()
 }
 
-// listenRun makes a socket in the run directory, at path. On a full file system the store's reserve is given up for it.
+// listenInRunDir makes a socket in the run directory, at path. On a full file system the store's reserve is given up for it.
 // Where there is none, the socket is made in another directory, whose path is returned.
-func listenRun(st *store.Store, path string, listen func(path string) error, log *slog.Logger) (string, error) {
+func listenInRunDir(st *store.Store, path string, listen func(path string) error, log *slog.Logger) (string, error) {
 	err := st.InNeed(func() error {
 		if err := st.MakeRunDir(); err != nil {
 			return err
@@ -153,27 +153,27 @@ func listenRun(st *store.Store, path string, listen func(path string) error, log
 	return other, nil
 }
 
-// inNeed is st.InNeed; st may be nil.
-func inNeed(st *store.Store, f func() error) error {
+// withReserve is st.InNeed; st may be nil.
+func withReserve(st *store.Store, f func() error) error {
 	if st == nil {
 		return f()
 	}
 	return st.InNeed(f)
 }
 
-// givenControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
-func givenControl(given map[string][]net.Listener, st *store.Store, disks []*opened) (*control.Listener, error) {
-	all := given[controlName]
-	delete(given, controlName)
+// systemdControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
+func systemdControl(listeners map[string][]net.Listener, st *store.Store, disks []*openDisk) (*control.Listener, error) {
+	all := listeners[controlName]
+	delete(listeners, controlName)
 	var l *control.Listener
 	for _, g := range all {
 		if ul, ok := g.(*net.UnixListener); ok && l == nil {
 			path, err := ul.Addr().String(), error(nil)
-			if nameless(ul) {
+			if hasNoPath(ul) {
 				path, err = st.ControlSocket(disks[0].name)
 			}
 			if err == nil {
-				l, err = adopted(ul, path)
+				l, err = adoptSystemd(ul, path)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("control socket from systemd: %w", err)
@@ -185,12 +185,12 @@ func givenControl(given map[string][]net.Listener, st *store.Store, disks []*ope
 	return l, nil
 }
 
-// activated picks the socket of each disk from those that systemd has passed: the one named after it or, when there
+// systemdSockets picks the socket of each disk from those that systemd has passed: the one named after it or, when there
 // is one of each, that one.
-func activated(given map[string][]net.Listener, disks []*opened, path func(name string) (string, error)) (es endpoints, err error) {
+func systemdSockets(listeners map[string][]net.Listener, disks []*openDisk, path func(name string) (string, error)) (es endpoints, err error) {
 	total := 0
 	var only net.Listener
-	for _, ls := range given {
+	for _, ls := range listeners {
 		for _, l := range ls {
 			total++
 			only = l
@@ -198,7 +198,7 @@ func activated(given map[string][]net.Listener, disks []*opened, path func(name 
 	}
 	for _, o := range disks {
 		l := only
-		if named := given[o.name]; len(named) == 1 {
+		if named := listeners[o.name]; len(named) == 1 {
 			l = named[0]
 		} else if total != 1 || len(disks) != 1 {
 			return nil, fmt.Errorf("disk %q: expected one socket with FileDescriptorName=%s from systemd, found %d of that name and %d in all",
@@ -209,9 +209,9 @@ func activated(given map[string][]net.Listener, disks []*opened, path func(name 
 			return nil, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", o.name, l.Addr().Network())
 		}
 		e := endpoint{path: ul.Addr().String(), listener: ul}
-		if nameless(ul) {
+		if hasNoPath(ul) {
 			if e.path, err = path(o.name); err == nil {
-				e.listener, err = adopted(ul, e.path)
+				e.listener, err = adoptSystemd(ul, e.path)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("disk %q: socket from systemd: %w", o.name, err)
@@ -222,8 +222,8 @@ func activated(given map[string][]net.Listener, disks []*opened, path func(name 
 	return es, nil
 }
 
-// inherited takes over --fd: a listening socket or a connection.
-func inherited(fd int) (e endpoint, err error) {
+// inheritedSocket takes over --fd: a listening socket or a connection.
+func inheritedSocket(fd int) (e endpoint, err error) {
 	e.path = fmt.Sprintf("fd %d", fd)
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 // controlName is the FDNAME of the control socket among systemd's; no disk can have that name.
 const controlName = ".control"
 
-// keepInStore gives the sockets that this process has made to systemd to keep, if it runs us: a restart finds them in
+// storeSockets gives the sockets that this process has made to systemd to keep, if it runs us: a restart finds them in
 // LISTEN_FDS, and front-ends that come in between wait instead of being refused (sd_notify(3), FDSTORE=1). With
 // FileDescriptorStoreMax=0, which is the default, systemd does not keep them.
-func (a *app) keepInStore(disks []*opened, es endpoints, control *control.Server, log *slog.Logger) {
+func (a *app) storeSockets(disks []*openDisk, es endpoints, control *control.Server, log *slog.Logger) {
 	to := a.getenv("NOTIFY_SOCKET")
 	if to == "" {
 		return
@@ -33,15 +33,15 @@ func (a *app) keepInStore(disks []*opened, es endpoints, control *control.Server
 
 // storeSocket leaves the socket's file to systemd, too: what listens on it is still there when this process is not.
 func storeSocket(to, name string, l any, log *slog.Logger) {
-	own, ok := l.(*control.Listener)
-	if !ok || own.Kept() {
+	listener, ok := l.(*control.Listener)
+	if !ok || listener.Kept() {
 		return // it is systemd's already, or --fd
 	}
-	if err := notifyFD(to, "FDSTORE=1\nFDNAME="+name, own); err != nil {
+	if err := notifyFD(to, "FDSTORE=1\nFDNAME="+name, listener); err != nil {
 		log.Warn("systemd was not given a socket to keep over a restart", "name", name, "err", err)
 		return
 	}
-	own.Keep(true)
+	listener.Keep(true)
 }
 
 // notifyFD is sd_notify with a file descriptor, which go-systemd does not have.

@@ -18,15 +18,15 @@ import (
 type serving struct {
 	daemon  *backend.Daemon
 	control *control.Server // the daemon's, whose Run closes it; nil: none
-	disks   []*opened
+	disks   []*openDisk
 	log     *slog.Logger
-	given   *control.Listener // the control socket that systemd has kept since the last start; nil: none
-	before  *predecessor      // that has handed the disks over, and is to be told how it went; nil: none
+	fromSystemd   *control.Listener // the control socket that systemd has kept since the last start; nil: none
+	old  *oldProcess      // that has handed the disks over, and is to be told how it went; nil: none
 }
 
-// giveUp is close after a failed start: the predecessor finds its disks as it has left them.
-func (s *serving) giveUp() error {
-	if s.before == nil {
+// closeFailed is close after a failed start: the predecessor finds its disks as it has left them.
+func (s *serving) closeFailed() error {
+	if s.old == nil {
 		return s.close()
 	}
 	var errs []error
@@ -47,9 +47,9 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		if err == nil {
 			return
 		}
-		err = errors.Join(err, s.giveUp())
-		if s.before != nil {
-			s.before.failed(err)
+		err = errors.Join(err, s.closeFailed())
+		if s.old != nil {
+			s.old.abort(err)
 		}
 	}()
 	var st *store.Store
@@ -68,12 +68,12 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 		}
 	}
 	if f.takeover {
-		if s.before, err = a.askPredecessor(ctx, st, names, f, log); err != nil {
+		if s.old, err = a.requestTakeover(ctx, st, names, f, log); err != nil {
 			return s, err
 		}
 	}
-	if s.before != nil {
-		if err := s.before.replace(ctx, log); err != nil {
+	if s.old != nil {
+		if err := s.old.awaitDetach(ctx, log); err != nil {
 			return s, err
 		}
 	}
@@ -117,11 +117,11 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 				return s, err
 			}
 		}
-		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, First: e.first, Log: log}))
+		s.daemon.Add(backend.NewExport(backend.ExportOptions{Device: dev, Listener: e.listener, Conn: e.conn, First: e.accepted, Log: log}))
 		log.Info("serving", "disk", o.name, "socket", e.path, "size", bytesText(o.disk.Size()),
 			"layers", o.disk.Depth(), "read_only", f.readOnly || o.disk.ReadOnly(), "cache", f.data.cache)
 	}
-	a.keepInStore(s.disks, sockets, s.control, log)
+	a.storeSockets(s.disks, sockets, s.control, log)
 	return s, a.confine(s, st, &f.sandbox, log)
 }
 
@@ -136,7 +136,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	if err != nil {
 		return "", err
 	}
-	full, err := f.hooks.full()
+	full, err := f.hooks.enospcOptions()
 	if err != nil {
 		return "", err
 	}
@@ -145,10 +145,10 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		return "", fmt.Errorf("control %w", err)
 	}
 	var inherited *backend.InheritedNBD
-	if s.before != nil {
-		inherited = s.before.inherited()
+	if s.old != nil {
+		inherited = s.old.nbdServer()
 	}
-	names := &storeNames{store: st, manifests: map[string]*store.Manifest{}}
+	names := &servedManifests{store: st, manifests: map[string]*store.Manifest{}}
 	var held []backend.Held
 	for _, o := range s.disks {
 		names.manifests[o.name] = o.manifest
@@ -163,9 +163,9 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	}
 	s.daemon = backend.NewDaemon(backend.DaemonOptions{
 		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
-		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
+		Keeper: &servedDisks{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
-			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),
+			Open: tagOpener(st, log, f.data.forceShare, f.sandbox.explainer(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explainer(st),
 		},
 	})
 	return path, nil
@@ -174,9 +174,9 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 // controlSocket makes the control socket, or takes over the predecessor's or systemd's. Whoever has made it, group may
 // connect and no other.
 func (s *serving) controlSocket(st *store.Store, group string) (path string, err error) {
-	l := s.given
-	if s.before != nil {
-		if l, err = s.before.adopt(&s.before.offer.Control); err != nil {
+	l := s.fromSystemd
+	if s.old != nil {
+		if l, err = s.old.adopt(&s.old.offer.Control); err != nil {
 			return "", err
 		}
 	}
@@ -186,5 +186,5 @@ func (s *serving) controlSocket(st *store.Store, group string) (path string, err
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err
 	}
-	return listenRun(st, path, s.control.Listen, s.log)
+	return listenInRunDir(st, path, s.control.Listen, s.log)
 }

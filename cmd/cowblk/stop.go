@@ -24,7 +24,7 @@ const stopPoll = 20 * time.Millisecond
 
 // stopOptions are those of "cowblk stop".
 type stopOptions struct {
-	whole   bool // --whole-process
+	wholeProcess   bool // --whole-process
 	timeout time.Duration
 }
 
@@ -50,7 +50,7 @@ well or --whole-process is given. A process that has a disk open without serving
 is waited for. A process that a supervisor starts again, as systemd does with Restart=always, is
 stopped there: systemctl stop UNIT.`,
 		Example:           "  cowblk stop vm1\n  cowblk stop vm1 vm1-data --timeout 5m\n  cowblk stop vm1 --whole-process",
-		Args:              atLeast(1, "NAME"),
+		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.timeout <= 0 {
@@ -63,7 +63,7 @@ stopped there: systemctl stop UNIT.`,
 			return a.stop(cmd.Context(), s, unique(args), &o)
 		},
 	}
-	cmd.Flags().BoolVar(&o.whole, "whole-process", false, "also stop the other disks of the same process")
+	cmd.Flags().BoolVar(&o.wholeProcess, "whole-process", false, "also stop the other disks of the same process")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute, "how long the disks may take to be closed")
 	return cmd
 }
@@ -93,14 +93,14 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	clients := map[string]*control.Client{}
 	written := map[string]bool{} // disks that are served to be written to
 	for path, pid := range controls {
-		c, err := control.Dial(path, askLimit)
+		c, err := control.Dial(path, queryTimeout)
 		if errors.Is(err, control.ErrNoDaemon) {
 			continue // it is just ending
 		}
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
 		}
-		disks, err := a.mayEnd(ctx, c, pid, names, o)
+		disks, err := a.checkMayQuit(ctx, c, pid, names, o)
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	}
 	var unwritten []string
 	for i, d := range open {
-		if err := a.awaitStopped(ctx, s, &open[i], names[i:]); err != nil {
+		if err := a.waitStopped(ctx, s, &open[i], names[i:]); err != nil {
 			return err
 		}
 		if written[d.Name] && s.Unwritten(d.Name) {
@@ -124,9 +124,9 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 			continue
 		}
 		if d.PID == 0 {
-			a.say("%s is not open in any process", d.Name)
+			a.printf("%s is not open in any process", d.Name)
 		} else {
-			a.say("%s is stopped", d.Name)
+			a.printf("%s is stopped", d.Name)
 		}
 	}
 	if len(unwritten) > 0 {
@@ -149,8 +149,8 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 		"make space before, serve the disk, stop it", firstNames(names, 10), reason)
 }
 
-// mayEnd refuses to end a process with disks that nobody has named, and returns those that it serves.
-func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
+// checkMayQuit refuses to end a process with disks that nobody has named, and returns those that it serves.
+func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
 	var disks []backend.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
@@ -161,15 +161,15 @@ func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []st
 			others = append(others, d.Name)
 		}
 	}
-	if len(others) > 0 && !o.whole {
+	if len(others) > 0 && !o.wholeProcess {
 		return nil, fmt.Errorf("stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
 			pid, firstNames(others, 10), store.ErrInUse)
 	}
 	return disks, nil
 }
 
-// awaitStopped returns when the process that had the disk open has given it up. left are the disks not known to be.
-func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
+// waitStopped returns when the process that had the disk open has given it up. left are the disks not known to be.
+func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
 	for {
 		v, err := s.ServingError(d.Name)
 		switch {

@@ -11,8 +11,8 @@ import (
 // columnGap is the number of blanks between two columns.
 const columnGap = 2
 
-// leastColumn is how narrow a column is made for a narrow terminal, in columns of the terminal.
-const leastColumn = 8
+// minColumn is how narrow a column is made for a narrow terminal, in columns of the terminal.
+const minColumn = 8
 
 // columns says how a table is made to fit a narrow terminal, by the columns' numbers.
 type columns struct {
@@ -23,8 +23,8 @@ type columns struct {
 // printTable writes rows in columns; the first row is the heading. Anything but a terminal gets all of each cell.
 func (a *app) printTable(rows [][]string, c columns) error {
 	widths := columnWidths(rows)
-	if room := a.outputWidth(); room > 0 {
-		c.fit(widths, room)
+	if width := a.outputWidth(); width > 0 {
+		c.fit(widths, width)
 	}
 	for _, r := range rows {
 		var b strings.Builder
@@ -65,12 +65,12 @@ func columnWidths(rows [][]string) []int {
 }
 
 // fit makes columns narrower until a line has room columns of the terminal; a column with a negative width is left out.
-func (c columns) fit(widths []int, room int) {
+func (c columns) fit(widths []int, width int) {
 	drop := c.drop
-	for lineWidth(widths) > room {
+	for lineWidth(widths) > width {
 		widest := -1
 		for _, i := range c.shrink {
-			if widths[i] > leastColumn && (widest < 0 || widths[i] > widths[widest]) {
+			if widths[i] > minColumn && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}

@@ -40,7 +40,7 @@ func TestTablesFitTerminals(t *testing.T) {
 			if code := run([]string{command}, a); code != exitOK {
 				t.Fatalf("exit %d: %s", code, &errOut)
 			}
-			least := max(width, leastColumn)
+			least := max(width, minColumn)
 			for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
 				if w := runewidth.StringWidth(line); width > 0 && w > least {
 					t.Errorf("%s: %d columns on a terminal of %d: %s", command, w, width, line)

@@ -16,20 +16,20 @@ import (
 	"cowblk/cow/store"
 )
 
-// predecessor is the process that serves the disks and is to hand them over ("cowblk serve --takeover"). Until it is
+// oldProcess is the process that serves the disks and is to hand them over ("cowblk serve --takeover"). Until it is
 // told that we serve, it can go on itself: nothing that it shares with us is removed, and nothing is written that it
 // does not expect.
-type predecessor struct {
+type oldProcess struct {
 	offer   *takeover.Offer
-	relics  *takeover.Relics
+	received  *takeover.Received
 	sockets []*control.Listener // whose files are ours to remove once we serve
 }
 
-// askPredecessor asks the process that serves the disks for them, after all that can be done before: nil if none does.
+// requestTakeover asks the process that serves the disks for them, after all that can be done before: nil if none does.
 // It goes on serving until (*predecessor).replace.
-func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []string, f *serveFlags, log *slog.Logger) (*predecessor, error) {
-	path, err := servedBy(st, names)
-	var apart *apartError
+func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []string, f *serveFlags, log *slog.Logger) (*oldProcess, error) {
+	path, err := controlSocketOf(st, names)
+	var apart *notOneProcessError
 	if errors.As(err, &apart) {
 		return nil, fmt.Errorf("takeover: %w: one process takes over the disks of one; serve the others by a process of their own", err)
 	}
@@ -37,7 +37,7 @@ func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []strin
 		return nil, err
 	}
 	for _, name := range names {
-		if err := st.Rehearse(ctx, name, f.data.open(log)); err != nil {
+		if err := st.Rehearse(ctx, name, f.data.cowOptions(log)); err != nil {
 			return nil, fmt.Errorf("takeover: the process that serves %q goes on: %w", names[0], err)
 		}
 	}
@@ -49,12 +49,12 @@ func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []strin
 	if err != nil {
 		return nil, err
 	}
-	return &predecessor{offer: offer}, nil
+	return &oldProcess{offer: offer}, nil
 }
 
-// replace has the predecessor leave the disks. It may have died meanwhile: the disks are then opened as after a crash.
-func (p *predecessor) replace(ctx context.Context, log *slog.Logger) (err error) {
-	p.relics, err = p.offer.Go(ctx)
+// awaitDetach has the predecessor leave the disks. It may have died meanwhile: the disks are then opened as after a crash.
+func (p *oldProcess) awaitDetach(ctx context.Context, log *slog.Logger) (err error) {
+	p.received, err = p.offer.AwaitDetach(ctx)
 	if errors.Is(err, io.EOF) {
 		log.Warn("the process that served the disks has died")
 		return nil
@@ -63,7 +63,7 @@ func (p *predecessor) replace(ctx context.Context, log *slog.Logger) (err error)
 }
 
 // endpoints are the predecessor's sockets.
-func (p *predecessor) endpoints(disks []*opened) (es endpoints, err error) {
+func (p *oldProcess) endpoints(disks []*openDisk) (es endpoints, err error) {
 	for _, o := range disks {
 		e := endpoint{}
 		for i := range p.offer.Sockets {
@@ -78,9 +78,9 @@ func (p *predecessor) endpoints(disks []*opened) (es endpoints, err error) {
 		if e.listener == nil {
 			return nil, errors.Join(fmt.Errorf("disk %q: its socket was not handed over: %w", o.name, takeover.ErrProtocol), es.close())
 		}
-		if fd, ok := p.relics.Connections[o.name]; ok {
-			delete(p.relics.Connections, o.name)
-			if e.first, err = connection(fd); err != nil {
+		if fd, ok := p.received.Connections[o.name]; ok {
+			delete(p.received.Connections, o.name)
+			if e.accepted, err = frontEndConn(fd); err != nil {
 				return nil, errors.Join(fmt.Errorf("disk %q: %w", o.name, err), e.listener.Close(), es.close())
 			}
 		}
@@ -90,7 +90,7 @@ func (p *predecessor) endpoints(disks []*opened) (es endpoints, err error) {
 }
 
 // adopt makes a listener of a socket that was handed over.
-func (p *predecessor) adopt(m *takeover.Message) (*control.Listener, error) {
+func (p *oldProcess) adopt(m *takeover.Message) (*control.Listener, error) {
 	fd := m.FD
 	m.FD = 0
 	l, err := control.AdoptUnix(fd, m.Path)
@@ -104,7 +104,7 @@ func (p *predecessor) adopt(m *takeover.Message) (*control.Listener, error) {
 	return l, nil
 }
 
-func connection(fd int) (*net.UnixConn, error) {
+func frontEndConn(fd int) (*net.UnixConn, error) {
 	file := os.NewFile(uintptr(fd), "connection")
 	defer file.Close()
 	c, err := net.FileConn(file)
@@ -119,8 +119,8 @@ func connection(fd int) (*net.UnixConn, error) {
 	return uc, nil
 }
 
-// inherited is the predecessor's NBD server.
-func (p *predecessor) inherited() *backend.InheritedNBD {
+// nbdServer is the predecessor's NBD server.
+func (p *oldProcess) nbdServer() *backend.InheritedNBD {
 	in := &backend.InheritedNBD{Sockets: map[string]int{}, Exports: p.offer.Exports}
 	for i := range p.offer.NBD {
 		m := &p.offer.NBD[i]
@@ -129,38 +129,38 @@ func (p *predecessor) inherited() *backend.InheritedNBD {
 	return in
 }
 
-// serving lets the predecessor end.
-func (p *predecessor) serving() {
+// confirm lets the predecessor end.
+func (p *oldProcess) confirm() {
 	for _, l := range p.sockets {
 		l.Keep(false)
 	}
-	_ = p.offer.Serving() // it may have gone already, which is as good
+	_ = p.offer.Confirm() // it may have gone already, which is as good
 	p.close()
 }
 
-// failed lets the predecessor go on. Nothing of ours uses the disks any more.
-func (p *predecessor) failed(why error) {
-	_ = p.offer.Failed(why)
+// abort lets the predecessor go on. Nothing of ours uses the disks any more.
+func (p *oldProcess) abort(why error) {
+	_ = p.offer.Abort(why)
 	p.close()
 }
 
-func (p *predecessor) close() {
-	if p.relics != nil {
-		p.relics.Close()
+func (p *oldProcess) close() {
+	if p.received != nil {
+		p.received.Close()
 	}
 	p.offer.Close()
 }
 
-// keeper is the backend.Keeper of the disks of a serving process.
-type keeper struct {
+// servedDisks is the backend.Keeper of the disks of a serving process.
+type servedDisks struct {
 	store *store.Store
-	disks []*opened
+	disks []*openDisk
 	flags *serveFlags
 	log   *slog.Logger
-	names *storeNames
+	names *servedManifests
 }
 
-func (k *keeper) find(name string) (*opened, error) {
+func (k *servedDisks) find(name string) (*openDisk, error) {
 	for _, o := range k.disks {
 		if o.name == name {
 			return o, nil
@@ -170,7 +170,7 @@ func (k *keeper) find(name string) (*opened, error) {
 }
 
 // Detach implements backend.Keeper.
-func (k *keeper) Detach(name string) (detached bool, err error) {
+func (k *servedDisks) Detach(name string) (detached bool, err error) {
 	o, err := k.find(name)
 	if err != nil {
 		return false, err
@@ -179,7 +179,7 @@ func (k *keeper) Detach(name string) (detached bool, err error) {
 }
 
 // detach closes a disk for another process to go on with, and gives up its lock.
-func (o *opened) detach() (detached bool, err error) {
+func (o *openDisk) detach() (detached bool, err error) {
 	detached, err = o.disk.Detach()
 	if !detached {
 		return false, err
@@ -192,12 +192,12 @@ func (o *opened) detach() (detached bool, err error) {
 }
 
 // Reopen implements backend.Keeper.
-func (k *keeper) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
+func (k *servedDisks) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	o, err := k.find(name)
 	if err != nil {
 		return nil, err
 	}
-	again, err := openStored(ctx, k.store, name, k.flags, k.log)
+	reopened, err := openStored(ctx, k.store, name, k.flags, k.log)
 	if errors.Is(err, store.ErrInUse) {
 		if v, ok := k.store.Serving(name); ok && v.Socket != "" && v.PID != os.Getpid() {
 			return nil, fmt.Errorf("%w: %w", backend.ErrTaken, err)
@@ -206,7 +206,7 @@ func (k *keeper) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.disk, o.lock, o.manifest, o.close = again.disk, again.lock, again.manifest, again.close
+	o.disk, o.lock, o.manifest, o.close = reopened.disk, reopened.lock, reopened.manifest, reopened.close
 	k.names.set([]*store.Manifest{o.manifest})
 	if err := o.lock.SetServing(o.serving); err != nil {
 		k.log.Error("the disk is served again, but its lock does not say so", "disk", name, "err", err)

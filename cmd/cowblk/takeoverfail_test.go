@@ -38,24 +38,24 @@ func TestTakeoverThatFails(t *testing.T) {
 	for name, fail := range map[string]func(o *takeover.Offer){
 		"gone before go": func(o *takeover.Offer) {},
 		"gone after go": func(o *takeover.Offer) {
-			r, err := o.Go(t.Context())
+			r, err := o.AwaitDetach(t.Context())
 			if err != nil {
 				t.Error(err)
 			}
 			r.Close()
 		},
 		"failed": func(o *takeover.Offer) {
-			r, err := o.Go(t.Context())
+			r, err := o.AwaitDetach(t.Context())
 			if err != nil {
 				t.Error(err)
 			}
 			r.Close()
-			if err := o.Failed(errors.New("of no use")); err != nil {
+			if err := o.Abort(errors.New("of no use")); err != nil {
 				t.Error(err)
 			}
 		},
 		"opened and closed": func(o *takeover.Offer) {
-			r, err := o.Go(t.Context())
+			r, err := o.AwaitDetach(t.Context())
 			if err != nil {
 				t.Error(err)
 				return
@@ -111,7 +111,7 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	writeAt(t, f, 0, pattern(1, 4096))
 	o := request(t, dir, "a")
 	writeAt(t, f, 1<<29, pattern(2, 8192))
-	r, err := o.Go(t.Context())
+	r, err := o.AwaitDetach(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

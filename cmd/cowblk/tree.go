@@ -42,7 +42,7 @@ With --json it is an array of nodes, each after the node that it lies on:
   serving       pid, control and socket of the process that has the disk open
   error         what is wrong with it`,
 		Example:           "  cowblk tree\n  cowblk tree vm1\n  cowblk tree --json | jq -r '.[] | select(.kind == \"layer\") | .tag'",
-		Args:              atMost(1),
+		Args:              maxArgs(1),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openStore()
@@ -61,13 +61,13 @@ With --json it is an array of nodes, each after the node that it lies on:
 				}
 			}
 			nodes := store.Flatten(roots)
-			askServing(cmd.Context(), nodes)
+			queryDaemons(cmd.Context(), nodes)
 			damage = errors.Join(damage, nodeErrors(nodes))
 			if a.json {
 				return errors.Join(a.printJSON(nodes), damage)
 			}
 			if len(nodes) == 0 && damage == nil {
-				a.sayEmpty(s)
+				a.printEmptyStore(s)
 				return nil
 			}
 			t := treeText{rows: [][]string{{"NAME", "KIND", "SIZE", "OWNS", "BLOCKS", "STATE"}}, sizes: map[*store.Node]int{}}
@@ -81,9 +81,9 @@ With --json it is an array of nodes, each after the node that it lies on:
 	}
 }
 
-// sayEmpty says that nothing is in the store, and how to begin.
-func (a *app) sayEmpty(s *store.Store) {
-	a.say("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
+// printEmptyStore says that nothing is in the store, and how to begin.
+func (a *app) printEmptyStore(s *store.Store) {
+	a.printf("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
 }
 
 // nodeErrors joins what is wrong with nodes.
@@ -131,7 +131,7 @@ func (t *treeText) branches(nodes []*store.Node, rest string) {
 // chain adds n and what goes on from it in the same column: its own line begins with first, the others with rest.
 func (t *treeText) chain(n *store.Node, first, rest string) {
 	for t.row(n, first); len(n.Children) > 0; t.row(n, rest) {
-		next := t.continuation(n)
+		next := t.sameColumnChild(n)
 		if next == nil {
 			t.branches(n.Children, rest)
 			return
@@ -145,9 +145,9 @@ func (t *treeText) chain(n *store.Node, first, rest string) {
 	}
 }
 
-// continuation is the child that stays in n's column: the only one, or the layer that has most on it. Nil: there are
+// sameColumnChild is the child that stays in n's column: the only one, or the layer that has most on it. Nil: there are
 // disks alone.
-func (t *treeText) continuation(n *store.Node) (next *store.Node) {
+func (t *treeText) sameColumnChild(n *store.Node) (next *store.Node) {
 	if len(n.Children) == 1 {
 		return n.Children[0]
 	}
@@ -214,7 +214,7 @@ func nodeState(n *store.Node) string {
 	case n.Kind == store.KindLayer:
 		state = "shared by " + users
 	}
-	return withTrouble(state, n.Err)
+	return withProblem(state, n.Err)
 }
 
 // servingText is who has a disk open, for a column of a table.
@@ -226,8 +226,8 @@ func servingText(v *store.Serving) string {
 	return fmt.Sprintf("served by process %d", short.PID)
 }
 
-// withTrouble puts what is wrong before a state. The error itself is told below the table.
-func withTrouble(state string, err error) string {
+// withProblem puts what is wrong before a state. The error itself is told below the table.
+func withProblem(state string, err error) string {
 	switch {
 	case err == nil:
 		return state

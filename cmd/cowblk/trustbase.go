@@ -27,7 +27,7 @@ disk's layers complete. Use this only if you know that the content is the same.`
 			if a.json {
 				return a.printJSON(m.Base)
 			}
-			a.say("disk %s: its base %s is accepted as it is now", m.Name, m.Base)
+			a.printf("disk %s: its base %s is accepted as it is now", m.Name, m.Base)
 			return nil
 		},
 	}

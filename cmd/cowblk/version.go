@@ -40,7 +40,7 @@ func newVersion(a *app) *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  cowblk version\n  cowblk version --json",
-		Args:    atMost(0),
+		Args:    maxArgs(0),
 		RunE: func(*cobra.Command, []string) error {
 			return a.printVersion()
 		},
@@ -59,6 +59,6 @@ func (a *app) printVersion() error {
 	if v.Modified {
 		revision += " with changes"
 	}
-	a.say("cowblk %s (%s, %s)", v.Version, revision, v.Go)
+	a.printf("cowblk %s (%s, %s)", v.Version, revision, v.Go)
 	return nil
 }

@@ -95,60 +95,60 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 			return err
 		}
 	}
-	over := ctx
+	limited := ctx
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
-		over, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
+		limited, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
 		defer cancel()
 	}
-	w := &watcher{app: a, store: st, names: names, options: o, found: make(chan backend.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
-	watching, cancel := context.WithCancel(over)
+	w := &watcher{app: a, store: st, names: names, options: o, spaceLow: make(chan backend.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
+	listening, cancel := context.WithCancel(limited)
 	defer func() { cancel(); w.running.Wait() }()
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
 	for {
-		if low, err := w.look(watching); err != nil || low != nil {
+		if low, err := w.poll(listening); err != nil || low != nil {
 			if err == nil {
-				err = a.printLow(low)
+				err = a.printSpaceLow(low)
 			}
 			return err
 		}
-		if done, err := w.await(over, tick.C); done || err != nil {
+		if done, err := w.showEvents(limited, tick.C); done || err != nil {
 			return err
 		}
 	}
 }
 
-// await shows what comes until it is time to look again; true: space is low, which it has told.
-func (w *watcher) await(over context.Context, tick <-chan time.Time) (done bool, err error) {
+// showEvents shows what comes until it is time to look again; true: space is low, which it has told.
+func (w *watcher) showEvents(limited context.Context, tick <-chan time.Time) (done bool, err error) {
 	for {
 		select {
-		case low := <-w.found:
-			return true, w.app.printLow(&low)
+		case low := <-w.spaceLow:
+			return true, w.app.printSpaceLow(&low)
 		case e := <-w.events:
 			if err := w.app.printEvent(e); err != nil {
 				return true, err
 			}
 		case <-tick:
 			return false, nil
-		case <-over.Done():
-			if err := context.Cause(over); errors.Is(err, errWatchTimeout) {
+		case <-limited.Done():
+			if err := context.Cause(limited); errors.Is(err, errWatchTimeout) {
 				return true, fmt.Errorf("watch: %w (%s)", err, w.options.timeout)
 			}
-			return true, over.Err()
+			return true, limited.Err()
 		}
 	}
 }
 
-// look measures, if that is up to us, and sees to it that every process that serves our disks is listened to.
-func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
+// poll measures, if that is up to us, and sees to it that every process that serves our disks is listened to.
+func (w *watcher) poll(ctx context.Context) (*backend.SpaceLow, error) {
 	manifests, err := w.store.Disks()
 	if err != nil && len(w.names) == 0 && len(manifests) == 0 {
 		return nil, err
 	}
 	var low *backend.SpaceLow
 	for _, m := range manifests {
-		if !w.wants(m.Name) {
+		if !w.watches(m.Name) {
 			continue
 		}
 		if s, ok := w.store.Serving(m.Name); ok && s.Control != "" {
@@ -174,23 +174,23 @@ func (w *watcher) look(ctx context.Context) (*backend.SpaceLow, error) {
 	return low, nil
 }
 
-// wants reports whether the disk is one that is watched.
-func (w *watcher) wants(disk string) bool { return len(w.names) == 0 || slices.Contains(w.names, disk) }
+// watches reports whether the disk is one that is watched.
+func (w *watcher) watches(disk string) bool { return len(w.names) == 0 || slices.Contains(w.names, disk) }
 
-func (a *app) printLow(low *backend.SpaceLow) error {
+func (a *app) printSpaceLow(low *backend.SpaceLow) error {
 	if a.json {
 		data, err := json.Marshal(low)
 		if err != nil {
 			return err
 		}
-		return a.printLine("COW_SPACE_LOW", data, time.Now())
+		return a.printEventJSON("COW_SPACE_LOW", data, time.Now())
 	}
 	if low.Free >= low.Threshold && low.Files.Low() {
-		a.say("files (inodes) run out for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
-		return a.lostOutput()
+		a.printf("files (inodes) run out for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
+		return a.outputErr()
 	}
-	a.say("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
-	return a.lostOutput()
+	a.printf("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
+	return a.outputErr()
 }
 
 // printEvent shows an event: its time, name and data.
@@ -201,15 +201,15 @@ func (a *app) printEvent(e qmp.Event) error {
 		if err != nil {
 			return err
 		}
-		return a.printLine(e.Event, data, at)
+		return a.printEventJSON(e.Event, data, at)
 	}
 	var parts []string
 	for k, v := range e.Data {
 		parts = append(parts, k+"="+valueText(v))
 	}
 	slices.Sort(parts)
-	a.say("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
-	return a.lostOutput()
+	a.printf("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
+	return a.outputErr()
 }
 
 // valueText writes a value of an event's data for a person: a list as "a, b".
@@ -233,8 +233,8 @@ func valueText(v any) string {
 	return string(text)
 }
 
-// printLine writes an event as the control socket does, on one line.
-func (a *app) printLine(event string, data json.RawMessage, at time.Time) error {
+// printEventJSON writes an event as the control socket does, on one line.
+func (a *app) printEventJSON(event string, data json.RawMessage, at time.Time) error {
 	type timestamp struct {
 		Seconds      int64 `json:"seconds"`
 		Microseconds int64 `json:"microseconds"`

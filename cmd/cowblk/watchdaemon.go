@@ -20,7 +20,7 @@ type watcher struct {
 	store   *store.Store
 	names   []string // of disks; empty: all
 	options *watchOptions
-	found   chan backend.SpaceLow
+	spaceLow   chan backend.SpaceLow
 	events  chan qmp.Event
 	running sync.WaitGroup
 
@@ -34,8 +34,8 @@ type watchedDaemon struct {
 	path    string // of its control socket
 }
 
-// isTrouble says which events are shown.
-func isTrouble(event string) bool {
+// isShownEvent says which events are shown.
+func isShownEvent(event string) bool {
 	return event == "COW_IO_ERROR" || event == "COW_NOSPACE_RESUMED"
 }
 
@@ -58,7 +58,7 @@ func (w *watcher) listen(ctx context.Context, path string) {
 }
 
 func (d *watchedDaemon) run(ctx context.Context) {
-	c, err := control.Dial(d.path, askLimit)
+	c, err := control.Dial(d.path, queryTimeout)
 	if err != nil {
 		return // it has just ended, or does not answer: the next look tries again
 	}
@@ -66,7 +66,7 @@ func (d *watchedDaemon) run(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if d.watcher.options.threshold == "" && !d.ask(ctx, c) {
+	if d.watcher.options.threshold == "" && !d.querySpace(ctx, c) {
 		return
 	}
 	for e := range events {
@@ -74,27 +74,27 @@ func (d *watchedDaemon) run(ctx context.Context) {
 	}
 }
 
-// ask reports false when space is low already, which it has told, or the watching is over.
-func (d *watchedDaemon) ask(ctx context.Context, c *control.Client) bool {
+// querySpace reports false when space is low already, which it has told, or the watching is over.
+func (d *watchedDaemon) querySpace(ctx context.Context, c *control.Client) bool {
 	var all []backend.SpaceLow
 	if err := c.Run(ctx, "query-cow-space", nil, &all); err != nil {
 		return ctx.Err() == nil // its events will tell
 	}
 	for _, s := range all {
-		if s.Low() && !d.tell(ctx, s) {
+		if s.Low() && !d.reportLow(ctx, s) {
 			return false
 		}
 	}
 	return true
 }
 
-// tell reports false when the disks that are watched were among those whose space is low, or the watching is over.
-func (d *watchedDaemon) tell(ctx context.Context, s backend.SpaceLow) bool {
-	if !slices.ContainsFunc(s.Disks, d.watcher.wants) {
+// reportLow reports false when the disks that are watched were among those whose space is low, or the watching is over.
+func (d *watchedDaemon) reportLow(ctx context.Context, s backend.SpaceLow) bool {
+	if !slices.ContainsFunc(s.Disks, d.watcher.watches) {
 		return true
 	}
 	select {
-	case d.watcher.found <- s:
+	case d.watcher.spaceLow <- s:
 	case <-ctx.Done():
 	}
 	return false
@@ -105,12 +105,12 @@ func (d *watchedDaemon) handle(ctx context.Context, e qmp.Event) {
 	if e.Event == "COW_SPACE_LOW" && w.options.threshold == "" {
 		var s backend.SpaceLow
 		if raw, err := json.Marshal(e.Data); err == nil && json.Unmarshal(raw, &s) == nil {
-			d.tell(ctx, s)
+			d.reportLow(ctx, s)
 		}
 		return
 	}
 	disk, _ := e.Data["disk"].(string)
-	if !isTrouble(e.Event) || !w.wants(disk) {
+	if !isShownEvent(e.Event) || !w.watches(disk) {
 		return
 	}
 	select {

@@ -28,7 +28,7 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if err := g.check(1); err != nil {
 				return err
 			}
-			if o.whole && o.disk {
+			if o.wholeDomain && o.disk {
 				return usagef("only one of --domain and --disk can be given")
 			}
 			if o.kind != "" && o.kind != "kvm" && o.kind != "qemu" {
@@ -58,13 +58,13 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if a.json {
 				return a.printJSON(map[string]string{"xml": text})
 			}
-			a.say("%s", text)
+			a.printf("%s", text)
 			return nil
 		},
 	}
 	g.register(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&o.whole, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
+	f.BoolVar(&o.wholeDomain, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
 	f.BoolVar(&o.disk, "disk", false, "print the <disk> element alone")
 	f.StringVar(&o.kind, "type", "", "`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
 	f.StringVar(&o.target, "target", "vda", "`NAME` of the disk in the guest")
@@ -77,7 +77,7 @@ var targetForm = regexp.MustCompile(`^(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 
 // xmlOptions say how much XML to print.
 type xmlOptions struct {
-	whole, disk  bool
+	wholeDomain, disk  bool
 	kind, target string
 }
 
@@ -140,7 +140,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"}},
 		Devices: &libvirtxml.DomainDeviceList{Disks: []libvirtxml.DomainDisk{*o.diskElement(socket, g)}},
 	}
-	if !o.whole {
+	if !o.wholeDomain {
 		return d
 	}
 	port := uint(0)
