@@ -189,3 +189,13 @@ func newExitCodes() *cobra.Command {
 	b.WriteString("\n\"cowblk check\" has codes of its own, as fsck(8) has: 1, 4 and 8; see \"cowblk help check\".\n")
 	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command", Long: strings.TrimSuffix(b.String(), "\n")}
 }
+
+// interruptedError is an interruption of what was done in part.
+type interruptedError struct{ what string }
+
+func (e *interruptedError) Error() string { return e.what }
+func (e *interruptedError) Unwrap() error { return context.Canceled }
+
+func interruptedf(format string, args ...any) error {
+	return &interruptedError{fmt.Sprintf(format, args...)}
+}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -189,4 +192,32 @@ func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(
 		}
 		return r, nil
 	}
+}
+
+// listenWithReserve is server.Listen; a UNIX socket on the store's own file system may have the store's reserve, if that is full.
+func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
+	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
+		return server.Listen(at)
+	}
+	err = st.InNeed(func() error {
+		bound, err = server.Listen(at)
+		return err
+	})
+	return bound, err
+}
+
+func sameDevice(a, b string) bool {
+	var dev [2]uint64
+	for i, path := range []string{a, b} {
+		fi, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			return false
+		}
+		dev[i] = st.Dev
+	}
+	return dev[0] == dev[1]
 }
