@@ -85,7 +85,7 @@ func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	// Commands first: a promotion that is one of them is waited for by name.
-	freed, err := d.control.Hold(ctx)
+	freed, err := d.control.SuspendCommands(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -167,14 +167,14 @@ func (h *handover) offer(ctx context.Context) error {
 	for _, e := range h.exports {
 		keep := true
 		if l, ok := e.listener.(*control.Listener); ok {
-			keep = l.Kept()
+			keep = l.KeepsFile()
 		}
-		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.name, Path: e.listener.Addr().String(), Keep: keep}, e.listener); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.name, Path: e.listener.Addr().String(), KeepFile: keep}, e.listener); err != nil {
 			return err
 		}
 	}
 	for _, l := range h.daemon.control.Listeners() {
-		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(), Keep: l.Kept()}, l); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(), KeepFile: l.KeepsFile()}, l); err != nil {
 			return err
 		}
 	}
@@ -228,7 +228,7 @@ func (h *handover) letGo() error {
 			}
 		}
 	}
-	return explainGone(h.c.Send(takeover.Message{Kind: takeover.Left}))
+	return explainGone(h.c.Send(takeover.Message{Kind: takeover.Detached}))
 }
 
 // awaitServing waits for the new process's word. No word: it has gone, or hangs.
@@ -249,11 +249,11 @@ func explainGone(err error) error {
 func (h *handover) end() {
 	for _, e := range h.exports {
 		if l, ok := e.listener.(*control.Listener); ok {
-			l.Keep(true)
+			l.SetKeepFile(true)
 		}
 	}
 	for _, l := range h.daemon.control.Listeners() {
-		l.Keep(true)
+		l.SetKeepFile(true)
 	}
 	h.daemon.readers.keep()
 	h.daemon.log.Info("another process has taken the disks over", "after_ms", time.Since(h.began).Milliseconds())

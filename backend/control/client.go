@@ -74,12 +74,12 @@ func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 		return err
 	}
 	defer mon.Disconnect()
-	mute, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
+	eventsOff, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
 	if err != nil {
 		return err
 	}
 	// A server that is not ours does not know the command: no matter.
-	if _, err := roundTrip(ctx, mon, mute); err != nil && !isRemote(err) {
+	if _, err := roundTrip(ctx, mon, eventsOff); err != nil && !isDaemonError(err) {
 		return fmt.Errorf("control socket %s: %w", c.path, err)
 	}
 	reply, err := roundTrip(ctx, mon, text)
@@ -166,11 +166,11 @@ func roundTrip(ctx context.Context, mon *qmp.SocketMonitor, text []byte) ([]byte
 	if cause == nil || ctx.Err() != nil {
 		return reply, cause
 	}
-	ask, err := json.Marshal(qmp.Command{Execute: cmdLastError})
+	query, err := json.Marshal(qmp.Command{Execute: cmdLastError})
 	if err != nil {
 		return nil, cause
 	}
-	reply, err = runContext(ctx, mon, ask)
+	reply, err = runContext(ctx, mon, query)
 	if ctx.Err() != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func runContext(ctx context.Context, mon *qmp.SocketMonitor, text []byte) (reply
 	}
 }
 
-func isRemote(err error) bool {
+func isDaemonError(err error) bool {
 	var e *Error
 	return errors.As(err, &e)
 }

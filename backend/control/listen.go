@@ -22,21 +22,21 @@ var ErrInUse = errors.New("socket is in use")
 // maxPath is what a sockaddr_un holds, in bytes, without the terminating zero.
 const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
-// drawerSocket is the name of a socket in a drawer.
-const drawerSocket = "s"
+// privateDirSocket is the name of a socket in a drawer.
+const privateDirSocket = "s"
 
 // Listener is a UNIX socket in the file system that only its owner, and the members of
 // one group if there is one, can connect to.
 type Listener struct {
 	*net.UnixListener
-	at   *place
-	dev  uint64 // with ino: the file that we made, so that no other is removed
-	ino  uint64
-	keep atomic.Bool // see Keep
-	// screened: another process may have let others connect, who wait in the backlog. Of
+	entry    *dirEntry
+	dev      uint64 // with ino: the file that we made, so that no other is removed
+	ino      uint64
+	keepFile atomic.Bool // see Keep
+	// checkPeers: another process may have let others connect, who wait in the backlog. Of
 	// those only the owner and members of gid (-1: nobody) are clients.
-	screened bool
-	gid      int
+	checkPeers bool
+	gid        int
 }
 
 // ListenUnix makes the socket path, mode 0600, or 0660 with the group (name or number)
@@ -55,7 +55,7 @@ func ListenUnix(path, group string) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	at, err := openPlace(path)
+	at, err := openDirEntry(path)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -68,7 +68,7 @@ func ListenUnix(path, group string) (*Listener, error) {
 }
 
 // listenAt makes the socket; at becomes the listener's.
-func listenAt(at *place, gid int) (*Listener, error) {
+func listenAt(at *dirEntry, gid int) (*Listener, error) {
 	// Two starting processes must not both take the old file for stale and the second
 	// remove what the first has just made: the directory's lock makes check, removal
 	// and bind one step.
@@ -85,16 +85,16 @@ func listenAt(at *place, gid int) (*Listener, error) {
 
 // bind makes the socket's file and gives it its group and mode. Where others can change
 // the directory that is done in a directory of ours first.
-func bind(at *place, gid int) (*Listener, error) {
+func bind(at *dirEntry, gid int) (*Listener, error) {
 	dir, name, address := at.dir, at.name, at.path
-	var d *drawer
+	var private *privateDir
 	if !at.private {
 		var err error
-		if d, err = at.newDrawer(); err != nil {
+		if private, err = at.newPrivateDir(); err != nil {
 			return nil, err
 		}
-		defer d.close()
-		dir, name, address = d.dir, drawerSocket, through(d.dir, drawerSocket)
+		defer private.close()
+		dir, name, address = private.dir, privateDirSocket, procPath(private.dir, privateDirSocket)
 	}
 	// Linux creates the file with the mode of the socket's own inode (unix_bind_bsd),
 	// less the umask: setting that before bind needs no change of the umask, which is
@@ -110,19 +110,19 @@ func bind(at *place, gid int) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{UnixListener: nl.(*net.UnixListener), at: at}
+	l := &Listener{UnixListener: nl.(*net.UnixListener), entry: at}
 	l.SetUnlinkOnClose(false)
 	file, err := openEntry(dir, name, at.path)
 	if err == nil {
-		l.dev, l.ino, err = permit(file, gid)
+		l.dev, l.ino, err = setAccess(file, gid)
 		file.Close()
 	}
-	if err == nil && d != nil {
-		err = d.moveOut(name)
+	if err == nil && private != nil {
+		err = private.moveOut(name)
 	}
 	if err != nil {
 		l.UnixListener.Close()
-		if d == nil {
+		if private == nil {
 			_ = unix.Unlinkat(at.fd(), at.name, 0) // nobody else could put it there
 		}
 		return nil, err
@@ -130,9 +130,9 @@ func bind(at *place, gid int) (*Listener, error) {
 	return l, nil
 }
 
-// permit gives a socket's file its group and mode, and says which file it is. gid -1:
+// setAccess gives a socket's file its group and mode, and says which file it is. gid -1:
 // the owner only.
-func permit(file *os.File, gid int) (dev, ino uint64, err error) {
+func setAccess(file *os.File, gid int) (dev, ino uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return 0, 0, err
@@ -153,17 +153,17 @@ func permit(file *os.File, gid int) (dev, ino uint64, err error) {
 	return st.Dev, st.Ino, chmod(file, mode)
 }
 
-// Permit gives the socket's file the mode 0660 and the group (name or number), or 0600
+// SetGroup gives the socket's file the mode 0660 and the group (name or number), or 0600
 // if that is empty, whatever the process that has made it has allowed, and has a Server
 // screen who waits in its backlog. A socket that has lost its file needs neither. To be
 // called before Server.Serve.
-func (l *Listener) Permit(group string) error {
+func (l *Listener) SetGroup(group string) error {
 	gid, err := groupOrNone(group)
 	if err != nil {
-		return fmt.Errorf("socket %s: %w", l.at.path, err)
+		return fmt.Errorf("socket %s: %w", l.entry.path, err)
 	}
-	l.screened, l.gid = true, gid
-	file, err := l.at.file()
+	l.checkPeers, l.gid = true, gid
+	file, err := l.entry.file()
 	if err != nil {
 		return nil
 	}
@@ -172,46 +172,46 @@ func (l *Listener) Permit(group string) error {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil || st.Dev != l.dev || st.Ino != l.ino {
 		return nil
 	}
-	if !l.at.private {
+	if !l.entry.private {
 		// Another user may have put a socket there that is ours, and another one.
 		if st.Mode&0o777 == 0o600 && gid < 0 || st.Mode&0o777 == 0o660 && int(st.Gid) == gid {
 			return nil
 		}
-		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, for other users can replace the file: stop the process that has made it, and start this one then", l.at.path, st.Mode&0o777, st.Gid)
+		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, for other users can replace the file: stop the process that has made it, and start this one then", l.entry.path, st.Mode&0o777, st.Gid)
 	}
-	if _, _, err := permit(file, gid); err != nil {
-		return fmt.Errorf("socket %s: %w", l.at.path, err)
+	if _, _, err := setAccess(file, gid); err != nil {
+		return fmt.Errorf("socket %s: %w", l.entry.path, err)
 	}
 	return nil
 }
 
-// Keep says whether Close is to leave the socket file to others: another process listens
+// SetKeepFile says whether Close is to leave the socket file to others: another process listens
 // on the same socket, or will.
-func (l *Listener) Keep(on bool) { l.keep.Store(on) }
+func (l *Listener) SetKeepFile(on bool) { l.keepFile.Store(on) }
 
-// Kept reports whether Close leaves the socket file.
-func (l *Listener) Kept() bool { return l.keep.Load() }
+// KeepsFile reports whether Close leaves the socket file.
+func (l *Listener) KeepsFile() bool { return l.keepFile.Load() }
 
 // Path is where the socket's file lies.
-func (l *Listener) Path() string { return l.at.path }
+func (l *Listener) Path() string { return l.entry.path }
 
 // Addr is Path as an address. The kernel may know the socket by the name under which it
 // was made.
-func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.at.path, Net: "unix"} }
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.entry.path, Net: "unix"} }
 
 // Close stops listening and removes the socket file, unless another took its place or
 // Keep forbids it.
 func (l *Listener) Close() error {
-	if !l.keep.Load() {
+	if !l.keepFile.Load() {
 		// A confined process may not, outside of its directories: the file stays.
-		_ = l.at.remove(l.dev, l.ino)
+		_ = l.entry.remove(l.dev, l.ino)
 	}
-	l.at.dir.Close()
+	l.entry.dir.Close()
 	return l.UnixListener.Close()
 }
 
 // removeStale removes a socket file that refuses connections.
-func removeStale(at *place) error {
+func removeStale(at *dirEntry) error {
 	file, err := at.file()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -247,18 +247,18 @@ func removeStale(at *place) error {
 // it: then this goes on without, and only two processes that start on one stale socket
 // in the same instant would notice.
 const (
-	lockLimit = time.Second
-	lockPoll  = 5 * time.Millisecond
+	lockTimeout = time.Second
+	lockPoll    = 5 * time.Millisecond
 )
 
 // lockDir takes an exclusive flock of the place's directory, until the function that it
 // returns is called.
-func lockDir(at *place) (unlock func()) {
+func lockDir(at *dirEntry) (unlock func()) {
 	fd, err := unix.Openat(at.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return func() {}
 	}
-	for end := time.Now().Add(lockLimit); time.Now().Before(end); time.Sleep(lockPoll) {
+	for end := time.Now().Add(lockTimeout); time.Now().Before(end); time.Sleep(lockPoll) {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) {
 			break

@@ -8,7 +8,7 @@ type outbox struct {
 	mu     sync.Mutex
 	change sync.Cond // on mu: queued, taken, ended or closed
 	queued []byte
-	spare  []byte // the writer's last buffer, to be reused
+	reuse  []byte // the writer's last buffer, to be reused
 	limit  int    // bytes
 	ended  bool   // nothing more will be put; what is queued is still to be written
 	closed bool   // the connection is gone
@@ -20,9 +20,9 @@ func newOutbox(limit int) *outbox {
 	return o
 }
 
-// offer queues line if there is room, and never waits. false: the client does not read
+// tryPut queues line if there is room, and never waits. false: the client does not read
 // and should be closed.
-func (o *outbox) offer(line []byte) bool {
+func (o *outbox) tryPut(line []byte) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.ended || o.closed {
@@ -63,9 +63,9 @@ func (o *outbox) take() []byte {
 		return nil
 	}
 	out := o.queued
-	o.queued, o.spare = o.spare[:0], out
-	if cap(o.spare) > maxText {
-		o.spare = nil // a burst's memory is not kept
+	o.queued, o.reuse = o.reuse[:0], out
+	if cap(o.reuse) > maxText {
+		o.reuse = nil // a burst's memory is not kept
 	}
 	o.change.Broadcast()
 	return out

@@ -131,7 +131,7 @@ func TestBacklogIsScreened(t *testing.T) {
 		must(t, err)
 		l, err := AdoptUnix(fd, path)
 		must(t, err)
-		must(t, l.Permit(group))
+		must(t, l.SetGroup(group))
 		s := NewServer(Options{})
 		must(t, s.Add(l))
 		go s.Serve()
@@ -147,7 +147,7 @@ func TestBacklogIsScreened(t *testing.T) {
 		}
 		dialScript(t, path).ready()
 		must(t, s.Close())
-		before.Keep(true)
+		before.SetKeepFile(true)
 		must(t, before.Close())
 	}
 }

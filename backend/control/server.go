@@ -18,8 +18,8 @@ import (
 // ErrClosed says that the server or the client was closed.
 var ErrClosed = errors.New("control socket is closed")
 
-// closeGrace is how long Close lets a client read what is queued for it.
-const closeGrace = 2 * time.Second
+// closeTimeout is how long Close lets a client read what is queued for it.
+const closeTimeout = 2 * time.Second
 
 // Options configure a Server.
 type Options struct {
@@ -65,17 +65,17 @@ type Server struct {
 	opts Options
 	wg   sync.WaitGroup // accept loops and clients
 
-	mu        sync.Mutex
-	handlers  map[string]command
-	conns     map[string]ConnHandler
-	listeners []*Listener
-	sessions  map[*session]struct{}
-	full      bool // clients are being turned away; said once in the log
-	closed    bool
-	done      chan struct{} // closed by Close
-	event     []byte        // Emit's buffer
-	running   int           // commands of handlers
-	held      chan struct{} // see Hold; nil: not held
+	mu            sync.Mutex
+	handlers      map[string]command
+	conns         map[string]ConnHandler
+	listeners     []*Listener
+	sessions      map[*session]struct{}
+	refusalLogged bool // clients are being turned away; said once in the log
+	closed        bool
+	done          chan struct{} // closed by Close
+	event         []byte        // Emit's buffer
+	running       int           // commands of handlers
+	suspended     chan struct{} // see Hold; nil: not held
 }
 
 // NewServer returns a server with no socket, and the commands qmp_capabilities,
@@ -165,7 +165,7 @@ func (s *Server) accept(l *Listener) {
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) { // see Hold
 			select {
-			case <-s.holding():
+			case <-s.waitResumed():
 			case <-s.done:
 				return
 			}
@@ -184,7 +184,7 @@ func (s *Server) accept(l *Listener) {
 // admit starts a client's goroutines, or turns it away.
 func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
-	if err == nil && l.screened && !peer.Owner() && !peer.inGroup(conn, l.gid) {
+	if err == nil && l.checkPeers && !peer.Owner() && !peer.inGroup(conn, l.gid) {
 		err = fmt.Errorf("%s was open to more users in the process before: user %d is not of the group that may connect now", l.Path(), peer.UID)
 	}
 	if err != nil { // what is not known to be the owner's must not pass for root's
@@ -198,9 +198,9 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 		conn.Close()
 		return
 	}
-	if n := s.like(peer); n >= s.opts.MaxClients {
-		if !s.full {
-			s.full = true
+	if n := s.countLike(peer); n >= s.opts.MaxClients {
+		if !s.refusalLogged {
+			s.refusalLogged = true
 			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
 		}
 		// A new socket's buffer is empty, so this does not wait.
@@ -215,9 +215,9 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	s.wg.Go(c.run)
 }
 
-// like is how many clients are connected that are the owner's, or are not, as the peer;
+// countLike is how many clients are connected that are the owner's, or are not, as the peer;
 // mu is held. The group must not be able to lock the owner out.
-func (s *Server) like(peer Peer) (n int) {
+func (s *Server) countLike(peer Peer) (n int) {
 	for c := range s.sessions {
 		if c.peer.Owner() == peer.Owner() {
 			n++
@@ -226,11 +226,11 @@ func (s *Server) like(peer Peer) (n int) {
 	return n
 }
 
-// forget is the last thing that a client's goroutine does.
-func (s *Server) forget(c *session) {
+// removeSession is the last thing that a client's goroutine does.
+func (s *Server) removeSession(c *session) {
 	s.mu.Lock()
 	delete(s.sessions, c)
-	s.full = false
+	s.refusalLogged = false
 	s.mu.Unlock()
 }
 
@@ -259,7 +259,7 @@ func (s *Server) Emit(event string, data any) {
 		return
 	}
 	for c := range s.sessions {
-		if c.events && !c.out.offer(s.event) {
+		if c.events && !c.out.tryPut(s.event) {
 			s.opts.Log.Warn("control client does not read and is closed", "unread_max", s.opts.MaxQueue)
 			c.abort()
 		}

@@ -26,14 +26,14 @@ const (
 
 // session is the server's side of one connection.
 type session struct {
-	srv    *Server
-	conn   *net.UnixConn
-	peer   Peer
-	out    *outbox
-	ctx    context.Context // ends when the client is gone or the server closes; see withPeer
-	cancel context.CancelFunc
-	inputs chan input   // reader to executor
-	grace  atomic.Int64 // one write's time limit, a time.Duration
+	srv          *Server
+	conn         *net.UnixConn
+	peer         Peer
+	out          *outbox
+	ctx          context.Context // ends when the client is gone or the server closes; see withPeer
+	cancel       context.CancelFunc
+	inputs       chan input   // reader to executor
+	writeTimeout atomic.Int64 // one write's time limit, a time.Duration
 
 	readEnded, written chan struct{} // closed when the reader has seen its last byte, and when the writer has ended
 
@@ -56,14 +56,14 @@ func newSession(s *Server, conn *net.UnixConn, peer Peer) *session {
 		readEnded: make(chan struct{}), written: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(withPeer(context.Background(), peer))
-	c.grace.Store(int64(s.opts.WriteTimeout))
+	c.writeTimeout.Store(int64(s.opts.WriteTimeout))
 	return c
 }
 
 // run is the reader, and ends the other two. The order: no more input, the executor
 // finishes, the writer sends what it left, the connection closes.
 func (c *session) run() {
-	defer c.srv.forget(c)
+	defer c.srv.removeSession(c)
 	defer c.conn.Close()
 	executed := make(chan struct{})
 	go func() { defer close(c.written); c.write() }()
@@ -99,9 +99,9 @@ func (c *session) abort() {
 // drain lets the running command end and what is queued be sent, and no more.
 func (c *session) drain() {
 	c.cancel()
-	c.grace.Store(int64(min(closeGrace, c.srv.opts.WriteTimeout)))
+	c.writeTimeout.Store(int64(min(closeTimeout, c.srv.opts.WriteTimeout)))
 	c.conn.SetReadDeadline(time.Unix(1, 0))
-	c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
+	c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
 }
 
 // read cuts the input up until there is no more, or too much of it.
@@ -198,13 +198,13 @@ func (c *session) dispatch(r request) {
 	case !c.negotiated:
 		err = &Error{CommandNotFound, "Expecting capabilities negotiation with 'qmp_capabilities'"}
 	case r.Execute == cmdSetEvents:
-		err = c.switchEvents(r.Args)
+		err = c.setEvents(r.Args)
 	case r.Execute == cmdLastError:
 		value = c.lastErr
 	default:
 		if h := c.srv.lookupConn(r.Execute); h != nil {
-			c.record(r)
-			if err = c.handOver(h, r.Args); err == nil {
+			c.logCommand(r)
+			if err = c.runConnHandler(h, r.Args); err == nil {
 				return
 			}
 			break
@@ -215,11 +215,11 @@ func (c *session) dispatch(r request) {
 			break
 		}
 		if command.changes {
-			c.record(r)
+			c.logCommand(r)
 		}
-		if err = c.srv.enter(c.ctx); err == nil {
+		if err = c.srv.beginCommand(c.ctx); err == nil {
 			value, err = command.run(c.ctx, r.Args)
-			c.srv.leave()
+			c.srv.endCommand()
 		}
 		if command.changes && err != nil {
 			c.srv.opts.Log.Warn("control command failed", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "err", err)
@@ -232,15 +232,15 @@ func (c *session) dispatch(r request) {
 	c.reply(r.ID, value, nil)
 }
 
-// maxRecorded bounds what is logged of a command's arguments, in bytes.
-const maxRecorded = 512
+// maxLoggedArgs bounds what is logged of a command's arguments, in bytes.
+const maxLoggedArgs = 512
 
-// record logs a command that changes something, before it runs: who sent it, and what
+// logCommand logs a command that changes something, before it runs: who sent it, and what
 // with. Nothing holds these lines back: members of a group must not be able to hide one.
-func (c *session) record(r request) {
+func (c *session) logCommand(r request) {
 	args := string(r.Args)
-	if len(args) > maxRecorded {
-		args = args[:maxRecorded] + "..."
+	if len(args) > maxLoggedArgs {
+		args = args[:maxLoggedArgs] + "..."
 	}
 	c.srv.opts.Log.Info("control command", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "arguments", args)
 }
@@ -254,8 +254,8 @@ func (c *session) reply(id json.RawMessage, value any, failure *Error) {
 	c.out.put(line)
 }
 
-// switchEvents is cow-set-events {"enable": bool}.
-func (c *session) switchEvents(args json.RawMessage) error {
+// setEvents is cow-set-events {"enable": bool}.
+func (c *session) setEvents(args json.RawMessage) error {
 	var p struct {
 		Enable *bool `json:"enable"`
 	}
@@ -302,8 +302,8 @@ func (c *session) write() {
 			return
 		}
 		// drain may shorten the time between the two lines.
-		for grace := int64(-1); grace != c.grace.Load(); {
-			grace = c.grace.Load()
+		for grace := int64(-1); grace != c.writeTimeout.Load(); {
+			grace = c.writeTimeout.Load()
 			c.conn.SetWriteDeadline(time.Now().Add(time.Duration(grace)))
 		}
 		if _, err := c.conn.Write(lines); err != nil {

@@ -26,8 +26,8 @@ type client struct {
 	closing     bool    // the server has closed conn, or waits for the client to
 }
 
-// shut ends c's goroutine soon. The caller holds Server.mu.
-func (c *client) shut() {
+// disconnect ends c's goroutine soon. The caller holds Server.mu.
+func (c *client) disconnect() {
 	c.closing = true
 	c.conn.Close()
 }
@@ -60,7 +60,7 @@ func (s *Server) admit(conn net.Conn, at Address) {
 	if at.Network != "unix" {
 		from = conn.RemoteAddr().String()
 	}
-	if s.enter(&client{conn: conn, from: from}) {
+	if s.addClient(&client{conn: conn, from: from}) {
 		return
 	}
 	conn.Close()
@@ -72,8 +72,8 @@ func (s *Server) admit(conn net.Conn, at Address) {
 	s.log.warn("NBD client turned away: too many are connected", "client", from, "max", s.opts.Connections)
 }
 
-// enter starts c's goroutine; false: there is no room.
-func (s *Server) enter(c *client) bool {
+// addClient starts c's goroutine; false: there is no room.
+func (s *Server) addClient(c *client) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.makeRoom() {
@@ -91,12 +91,12 @@ func (s *Server) enter(c *client) bool {
 // out hold no place, but there may not be any number of them either.
 func (s *Server) makeRoom() bool {
 	var oldest *client
-	live := 0
+	connected := 0
 	for c := range s.clients {
 		if c.closing {
 			continue
 		}
-		live++
+		connected++
 		if !c.established && (oldest == nil || c.number < oldest.number) {
 			oldest = c
 		}
@@ -104,18 +104,18 @@ func (s *Server) makeRoom() bool {
 	switch {
 	case len(s.clients) >= 2*s.opts.Connections:
 		return false
-	case live < s.opts.Connections:
+	case connected < s.opts.Connections:
 		return true
 	case oldest == nil:
 		return false
 	}
-	oldest.shut()
+	oldest.disconnect()
 	return true
 }
 
 // serve is a client's goroutine.
 func (s *Server) serve(c *client) {
-	defer s.leave(c)
+	defer s.removeClient(c)
 	// The library's panic, if ever there is one, must not end a process that serves
 	// guests too.
 	defer func() {
@@ -124,22 +124,22 @@ func (s *Server) serve(c *client) {
 		}
 	}()
 	g := newGuard(s, c)
-	err := server.Handle(g, []*server.Export{&g.slot}, &g.options)
+	err := server.Handle(g, []*server.Export{&g.export}, &g.options)
 	if err == nil {
 		err = g.finish()
 	}
 	s.report(c, g, err)
 	if g.phase == atEnd {
-		s.farewell(c, g)
+		s.awaitClose(c, g)
 	}
 }
 
-// farewell tells a client that said goodbye that there is nothing more to come, and
+// awaitClose tells a client that said goodbye that there is nothing more to come, and
 // lets it close its end first; it holds no place meanwhile. On AF_VSOCK, Linux gives
 // a client that shuts its end down after the server has closed ENOTCONN instead of
 // the end of the connection (vsock_shutdown clears SOCK_DONE), which nbdcopy takes
 // for a failed copy.
-func (s *Server) farewell(c *client, g *guard) {
+func (s *Server) awaitClose(c *client, g *guard) {
 	s.mu.Lock()
 	s.unpin(c)
 	gone := c.closing
@@ -149,12 +149,12 @@ func (s *Server) farewell(c *client, g *guard) {
 	if gone || !ok || half.CloseWrite() != nil {
 		return
 	}
-	c.conn.SetReadDeadline(time.Now().Add(s.opts.FarewellTime))
+	c.conn.SetReadDeadline(time.Now().Add(s.opts.CloseTime))
 	_, _ = g.br.ReadByte() // the end, or what must not be there: either way it is over
 }
 
-// leave is the last thing that a client's goroutine does.
-func (s *Server) leave(c *client) {
+// removeClient is the last thing that a client's goroutine does.
+func (s *Server) removeClient(c *client) {
 	c.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,9 +169,9 @@ func (s *Server) report(c *client, g *guard, err error) {
 	s.mu.Unlock()
 	switch {
 	case !quiet:
-		s.log.warn("NBD connection ended", "client", c.from, "export", g.slot.Name, "read", g.sent, "err", err)
+		s.log.warn("NBD connection ended", "client", c.from, "export", g.export.Name, "read", g.sent, "err", err)
 	case g.established():
-		s.log.info("NBD client disconnected", "client", c.from, "export", g.slot.Name, "read", g.sent)
+		s.log.info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
 	default:
 		s.opts.Log.Debug("NBD client left during the handshake", "client", c.from)
 	}
@@ -214,7 +214,7 @@ func (s *Server) unpin(c *client) {
 	c.export = nil
 	e.clients--
 	if e.removed && e.clients == 0 {
-		close(e.gone)
+		close(e.drained)
 	}
 }
 

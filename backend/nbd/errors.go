@@ -50,9 +50,9 @@ var (
 	errRequest  = errors.New("bad request")
 )
 
-// errorOf is the one table from a request's error to the value that the client
+// errorValue is the one table from a request's error to the value that the client
 // sees.
-func errorOf(err error) uint32 {
+func errorValue(err error) uint32 {
 	switch {
 	case err == nil:
 		return 0

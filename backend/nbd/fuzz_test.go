@@ -47,7 +47,7 @@ func FuzzGuard(f *testing.F) {
 		conn := &tape{Reader: bytes.NewReader(sent)}
 		c := &client{conn: conn}
 		g := newGuard(s, c)
-		err := server.Handle(g, []*server.Export{&g.slot}, &g.options)
+		err := server.Handle(g, []*server.Export{&g.export}, &g.options)
 		if err == nil {
 			err = g.finish()
 		}

@@ -34,15 +34,15 @@ type guard struct {
 	server  *Server
 	client  *client
 	br      *bufio.Reader // the client's bytes
-	slot    server.Export
+	export  server.Export
 	options server.Options
 
-	phase   phase
-	in      []byte // what go-nbd is to read next
-	inBuf   [optionHeaderLen + 4 + maxName + 2]byte
-	replies []byte // of go-nbd to the greeting or to one option
-	option  uint32 // which one
-	old     bool   // the client has sent EXPORT_NAME, of which go-nbd sees GO
+	phase        phase
+	input        []byte // what go-nbd is to read next
+	inputBuf     [optionHeaderLen + 4 + maxName + 2]byte
+	replies      []byte // of go-nbd to the greeting or to one option
+	option       uint32 // which one
+	byExportName bool   // the client has sent EXPORT_NAME, of which go-nbd sees GO
 	// noZeroes: the client takes the reply to EXPORT_NAME without zeros.
 	noZeroes bool
 	count    int   // options so far
@@ -52,7 +52,7 @@ type guard struct {
 	req    request
 	header []byte      // of go-nbd's reply to the piece under way
 	out    net.Buffers // one write of a reply
-	rest   net.Buffers
+	unsent net.Buffers
 	sent   int64 // bytes of content
 }
 
@@ -66,7 +66,7 @@ func newGuard(s *Server, c *client) *guard {
 		header: make([]byte, 0, replyLen),
 		out:    make(net.Buffers, 0, 2),
 	}
-	g.slot.Backend = (*reader)(g)
+	g.export.Backend = (*reader)(g)
 	// One deadline for all of the handshake: a client that sends a byte now and then
 	// does not last longer.
 	c.conn.SetDeadline(time.Now().Add(s.opts.HandshakeTime))
@@ -75,19 +75,19 @@ func newGuard(s *Server, c *client) *guard {
 
 // Read gives go-nbd the next bytes of what it may see. It implements net.Conn.
 func (g *guard) Read(p []byte) (int, error) {
-	for len(g.in) == 0 {
-		if err := g.next(); err != nil {
+	for len(g.input) == 0 {
+		if err := g.nextMessage(); err != nil {
 			return 0, err
 		}
 	}
-	n := copy(p, g.in)
-	g.in = g.in[n:]
+	n := copy(p, g.input)
+	g.input = g.input[n:]
 	return n, nil
 }
 
-// next sends what go-nbd has answered and fetches the client's next message; g.in
+// nextMessage sends what go-nbd has answered and fetches the client's next message; g.in
 // stays empty if the guard has answered that one itself.
-func (g *guard) next() error {
+func (g *guard) nextMessage() error {
 	switch g.phase {
 	case atGreeting:
 		return g.greet()
@@ -140,7 +140,7 @@ func (g *guard) greet() error {
 		return err
 	}
 	g.replies = g.replies[:0]
-	flags := g.inBuf[:clientFlagsLen]
+	flags := g.inputBuf[:clientFlagsLen]
 	if _, err := io.ReadFull(g.br, flags); err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (g *guard) greet() error {
 	}
 	g.noZeroes = f&flagNoZeroes != 0
 	binary.BigEndian.PutUint32(flags, f&^flagNoZeroes)
-	g.in, g.phase = flags, atOptions
+	g.input, g.phase = flags, atOptions
 	return nil
 }
 

@@ -13,12 +13,12 @@ import (
 // request is a READ under way. go-nbd gets it in pieces, and its replies to them
 // are joined to one.
 type request struct {
-	cookie  uint64
-	offset  uint64 // of the next piece
-	left    uint32 // bytes not handed on yet
-	pending uint32 // bytes that go-nbd still has to write of the present piece
-	begun   bool   // the reply's header is sent: success can no longer be taken back
-	err     error  // why the present piece could not be read
+	cookie     uint64
+	offset     uint64 // of the next piece
+	left       uint32 // bytes not handed on yet
+	pending    uint32 // bytes that go-nbd still has to write of the present piece
+	headerSent bool   // the reply's header is sent: success can no longer be taken back
+	err        error  // why the present piece could not be read
 }
 
 // nextRequest finishes the piece before, and fetches the next one or the client's
@@ -29,16 +29,16 @@ func (g *guard) nextRequest() error {
 		switch {
 		case r.err == nil:
 			return fmt.Errorf("%w: %d bytes of a read are missing", errReply, r.pending)
-		case r.begun:
+		case r.headerSent:
 			return fmt.Errorf("in the middle of a reply: %w", r.err)
 		}
-		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.slot.Name, "err", r.err)
+		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.export.Name, "err", r.err)
 		failed := *r
 		*r, g.header = request{}, g.header[:0]
-		return g.answer(failed.cookie, failed.err)
+		return g.reply(failed.cookie, failed.err)
 	}
 	if r.left > 0 {
-		g.handOn()
+		g.forwardRead()
 		return nil
 	}
 	var h [requestLen]byte
@@ -54,17 +54,17 @@ func (g *guard) nextRequest() error {
 	switch kind {
 	case cmdRead:
 		if err := g.checkRead(flags, n); err != nil {
-			return g.answer(r.cookie, err)
+			return g.reply(r.cookie, err)
 		}
 		if n == 0 {
-			return g.answer(r.cookie, nil)
+			return g.reply(r.cookie, nil)
 		}
 		r.left = n
-		g.handOn()
+		g.forwardRead()
 		return nil
 	case cmdDisc:
 		g.phase = atEnd
-		g.passRequest(cmdDisc, 0)
+		g.forwardRequest(cmdDisc, 0)
 		return nil
 	case cmdWrite:
 		// The only command with a payload; one that is too long to be skipped leaves
@@ -75,12 +75,12 @@ func (g *guard) nextRequest() error {
 		if err := g.discard(int(n)); err != nil {
 			return err
 		}
-		return g.answer(r.cookie, errReadOnly)
+		return g.reply(r.cookie, errReadOnly)
 	case cmdTrim, cmdWriteZeroes:
-		return g.answer(r.cookie, errReadOnly)
+		return g.reply(r.cookie, errReadOnly)
 	}
 	// FLUSH, CACHE, BLOCK_STATUS, ...: not offered.
-	return g.answer(r.cookie, errRequest)
+	return g.reply(r.cookie, errRequest)
 }
 
 // checkRead checks a READ against the export.
@@ -97,29 +97,29 @@ func (g *guard) checkRead(flags uint16, n uint32) error {
 	return nil
 }
 
-// handOn gives go-nbd the next piece of the READ under way.
-func (g *guard) handOn() {
+// forwardRead gives go-nbd the next piece of the READ under way.
+func (g *guard) forwardRead() {
 	r := &g.req
 	r.pending = min(r.left, chunkSize)
-	g.passRequest(cmdRead, r.pending)
+	g.forwardRequest(cmdRead, r.pending)
 	r.left -= r.pending
 	r.offset += uint64(r.pending)
 	g.header = g.header[:0]
 }
 
-func (g *guard) passRequest(kind uint16, n uint32) {
-	b := binary.BigEndian.AppendUint32(g.inBuf[:0], protocol.TRANSMISSION_MAGIC_REQUEST)
+func (g *guard) forwardRequest(kind uint16, n uint32) {
+	b := binary.BigEndian.AppendUint32(g.inputBuf[:0], protocol.TRANSMISSION_MAGIC_REQUEST)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, kind)
 	b = binary.BigEndian.AppendUint64(b, g.req.cookie)
 	b = binary.BigEndian.AppendUint64(b, g.req.offset)
-	g.in = binary.BigEndian.AppendUint32(b, n)
+	g.input = binary.BigEndian.AppendUint32(b, n)
 }
 
-// answer replies to a request that needs no data.
-func (g *guard) answer(cookie uint64, err error) error {
+// reply replies to a request that needs no data.
+func (g *guard) reply(cookie uint64, err error) error {
 	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
-	b = binary.BigEndian.AppendUint32(b, errorOf(err))
+	b = binary.BigEndian.AppendUint32(b, errorValue(err))
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	return g.send(b)
@@ -147,13 +147,13 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	}
 	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	g.out = g.out[:0]
-	if !r.begun {
+	if !r.headerSent {
 		g.out = append(g.out, g.header)
 	}
 	g.out = append(g.out, p)
-	r.begun = true
-	g.rest = g.out // WriteTo consumes it
-	if _, err := g.rest.WriteTo(g.conn); err != nil {
+	r.headerSent = true
+	g.unsent = g.out // WriteTo consumes it
+	if _, err := g.unsent.WriteTo(g.conn); err != nil {
 		return 0, err
 	}
 	r.pending -= uint32(len(p))

@@ -30,7 +30,7 @@ type Options struct {
 	HandshakeTime time.Duration // from accept to the end of the handshake; default: 10 s
 	StallTime     time.Duration // for one message, in either direction; default: 1 min
 	IdleTime      time.Duration // between two requests; default: 1 h
-	FarewellTime  time.Duration // from a client's goodbye to its end; default: 1 s
+	CloseTime     time.Duration // from a client's goodbye to its end; default: 1 s
 }
 
 func (o Options) withDefaults() Options {
@@ -52,8 +52,8 @@ func (o Options) withDefaults() Options {
 	if o.IdleTime <= 0 {
 		o.IdleTime = defaultIdleTime
 	}
-	if o.FarewellTime <= 0 {
-		o.FarewellTime = defaultFarewellTime
+	if o.CloseTime <= 0 {
+		o.CloseTime = defaultCloseTime
 	}
 	return o
 }
@@ -80,7 +80,7 @@ type export struct {
 	disk    Disk   // fixed; the caller's
 	clients int    // pins
 	total   uint64 // clients so far
-	gone    chan struct{}
+	drained chan struct{}
 	removed bool // gone is closed when the last client has left
 }
 
@@ -115,7 +115,7 @@ func (s *Server) AddExport(name string, disk Disk) error {
 	if s.exports[name] != nil {
 		return fmt.Errorf("%w: %q", ErrExists, name)
 	}
-	s.exports[name] = &export{name: name, disk: disk, gone: make(chan struct{})}
+	s.exports[name] = &export{name: name, disk: disk, drained: make(chan struct{})}
 	return nil
 }
 
@@ -132,14 +132,14 @@ func (s *Server) RemoveExport(name string) error {
 	e.removed = true
 	for c := range s.clients {
 		if c.export == e {
-			c.shut()
+			c.disconnect()
 		}
 	}
 	if e.clients == 0 {
-		close(e.gone)
+		close(e.drained)
 	}
 	s.mu.Unlock()
-	<-e.gone
+	<-e.drained
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (s *Server) Close() error {
 			errs = append(errs, l.Close())
 		}
 		for c := range s.clients {
-			c.shut()
+			c.disconnect()
 		}
 	}
 	s.mu.Unlock()

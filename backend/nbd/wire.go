@@ -37,7 +37,7 @@ const (
 	defaultHandshakeTime = 10 * time.Second
 	defaultStallTime     = time.Minute
 	defaultIdleTime      = time.Hour
-	defaultFarewellTime  = time.Second
+	defaultCloseTime     = time.Second
 )
 
 // Options ("Option types") that go-nbd has no names for.

@@ -50,7 +50,7 @@ func NewAgent(o AgentOptions) *Agent {
 func (a *Agent) Identify(ctx context.Context) (instance string, err error) {
 	if a.conn == nil {
 		if a.conn, err = a.dial(ctx); err != nil {
-			return "", a.named(err)
+			return "", a.wrapError(err)
 		}
 	}
 	return peerInstance(a.conn.Conn), nil
@@ -60,9 +60,9 @@ func (a *Agent) Identify(ctx context.Context) (instance string, err error) {
 func (a *Agent) Freeze(ctx context.Context) error {
 	err := a.freeze(ctx)
 	if err != nil && !a.frozen {
-		a.hangUp()
+		a.disconnect()
 	}
-	return a.named(err)
+	return a.wrapError(err)
 }
 
 func (a *Agent) freeze(ctx context.Context) error {
@@ -99,7 +99,7 @@ func (a *Agent) Thaw(ctx context.Context) error {
 // Release thaws the guest, whoever froze it: for a process that was killed between
 // Freeze and Thaw and finds a note of its own about it.
 func (a *Agent) Release(ctx context.Context) error {
-	err := insist(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
+	err := retry(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
 		// The agent runs one command at a time: a freeze whose reply did not come has
 		// ended before the sync of a new connection is answered. Thawing what is not
 		// frozen is no error.
@@ -114,16 +114,16 @@ func (a *Agent) Release(ctx context.Context) error {
 			// The agent of another run need not answer yet; it has frozen nothing.
 			return fmt.Errorf("%w: another process listens there now", ErrGone)
 		}
-		return refused(a.opts.Instance, err)
+		return goneIfRefused(a.opts.Instance, err)
 	})
-	a.hangUp()
+	a.disconnect()
 	if err == nil {
 		a.frozen = false
 	}
-	return a.named(err)
+	return a.wrapError(err)
 }
 
-func (a *Agent) named(err error) error {
+func (a *Agent) wrapError(err error) error {
 	if err != nil {
 		err = fmt.Errorf("guest agent %s: %w", a.opts.Address, err)
 	}
@@ -149,7 +149,7 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 	err := a.conn.call(ctx, command, nil, out)
 	var remote *control.Error
 	if err != nil && !errors.As(err, &remote) {
-		a.hangUp()
+		a.disconnect()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
@@ -168,7 +168,7 @@ func (a *Agent) dial(ctx context.Context) (*agentConn, error) {
 	return newAgentConn(ctx, conn)
 }
 
-func (a *Agent) hangUp() {
+func (a *Agent) disconnect() {
 	if a.conn != nil {
 		a.conn.Close()
 		a.conn = nil
@@ -230,12 +230,12 @@ func (c *agentConn) sync() error {
 			continue
 		}
 		if err != nil {
-			return lost(err)
+			return channelError(err)
 		}
 		// Only peek: in garbage the next sentinel may come before the next newline.
 		line, err := c.peekLine()
 		if err != nil {
-			return lost(err)
+			return channelError(err)
 		}
 		var reply struct {
 			Return int64 `json:"return"`
@@ -278,13 +278,13 @@ func (c *agentConn) call(ctx context.Context, command string, args, out any) err
 	}
 	return c.withContext(ctx, func() error {
 		if _, err := c.Write(append(text, '\n')); err != nil {
-			return lost(err)
+			return channelError(err)
 		}
 		var line []byte
 		for len(line) == 0 {
 			raw, err := c.in.ReadSlice('\n')
 			if err != nil {
-				return lost(err)
+				return channelError(err)
 			}
 			line = bytes.TrimSpace(raw)
 		}
@@ -309,8 +309,8 @@ func (c *agentConn) call(ctx context.Context, command string, args, out any) err
 	})
 }
 
-// lost explains an end of the stream.
-func lost(err error) error {
+// channelError explains an end of the stream.
+func channelError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the guest agent's channel was closed")
 	}

@@ -44,8 +44,8 @@ func peerInstance(conn net.Conn) string {
 	return instancePID + strconv.Itoa(int(pid))
 }
 
-// ended reports whether the process of an instance is known to be there, known to be gone, or neither.
-func ended(instance string) (known, gone bool) {
+// processState reports whether the process of an instance is known to be there, known to be gone, or neither.
+func processState(instance string) (known, gone bool) {
 	pid, err := strconv.Atoi(strings.TrimPrefix(instance, instancePID))
 	if err != nil || pid <= 0 || !strings.HasPrefix(instance, instancePID) {
 		return false, false
@@ -59,10 +59,10 @@ func ended(instance string) (known, gone bool) {
 	return false, false
 }
 
-// refused is ErrGone if err says that nobody listens on the guest's socket any more: QEMU itself listens there for as
+// goneIfRefused is ErrGone if err says that nobody listens on the guest's socket any more: QEMU itself listens there for as
 // long as it runs. A process that is known to run may be about to listen again.
-func refused(instance string, err error) error {
-	if known, _ := ended(instance); !known && errors.Is(err, unix.ECONNREFUSED) {
+func goneIfRefused(instance string, err error) error {
+	if known, _ := processState(instance); !known && errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return err
@@ -71,7 +71,7 @@ func refused(instance string, err error) error {
 // unlessGone runs release unless the process of an instance has ended.
 func unlessGone(instance string, release func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if _, gone := ended(instance); gone {
+		if _, gone := processState(instance); gone {
 			return fmt.Errorf("%w: process %s is no more", ErrGone, strings.TrimPrefix(instance, instancePID))
 		}
 		return release(ctx)

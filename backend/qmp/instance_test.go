@@ -164,7 +164,7 @@ func TestLibvirtGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := tt.peer.freezer(t)
-			f.noted = "domain 7"
+			f.recorded = "domain 7"
 			err := f.Release(within(t, patience))
 			if errors.Is(err, ErrGone) != tt.gone || !tt.gone && err != nil {
 				t.Errorf("%v", err)

@@ -78,9 +78,9 @@ func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
 // LibvirtFreeze freezes a domain's file systems through libvirt, which owns the
 // channel to the guest agent.
 type LibvirtFreeze struct {
-	at     Libvirt
-	frozen bool   // freeze was sent and may have been executed
-	noted  string // the instance of a note; empty: not known
+	at       Libvirt
+	frozen   bool   // freeze was sent and may have been executed
+	recorded string // the instance of a note; empty: not known
 }
 
 // NewLibvirtFreeze returns a Quiescer that connects for each call.
@@ -89,13 +89,13 @@ func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at}
 // Identify finds the domain, which has to run, and its agent, which has to answer: libvirt's errors of a freeze do not
 // tell an agent that was not there from one that went away in the middle.
 func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
-	err = f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	err = f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		if instance, err = domainInstance(dom); err != nil {
 			return err
 		}
 		// The time that the guest has is of no use here, and harmless. An agent that does not tell it, but freezes, is all
 		// the same.
-		if _, _, err := l.DomainGetTime(dom, 0); nothingDone(err) || noAgent(err) {
+		if _, _, err := l.DomainGetTime(dom, 0); notExecuted(err) || noAgent(err) {
 			return err
 		}
 		return nil
@@ -120,9 +120,9 @@ func domainInstance(dom libvirt.Domain) (string, error) {
 	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
 }
 
-// nothingDone are libvirt's errors of commands that never reached the guest: there is no agent in the domain's
+// notExecuted are libvirt's errors of commands that never reached the guest: there is no agent in the domain's
 // configuration, the domain does not run, this user may not (include/libvirt/virterror.h).
-func nothingDone(err error) bool {
+func notExecuted(err error) bool {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
 		return false
@@ -163,12 +163,12 @@ func noGuest(err error) bool {
 
 // Freeze freezes all of the guest's file systems.
 func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
-	err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		f.frozen = true
 		_, err := l.DomainFsfreeze(dom, nil, 0)
 		return err
 	})
-	if nothingDone(err) {
+	if notExecuted(err) {
 		f.frozen = false
 	}
 	if err != nil {
@@ -188,14 +188,14 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 // Release thaws the guest, whoever froze it: for a process that was killed between
 // Freeze and Thaw and finds a note of its own about it.
 func (f *LibvirtFreeze) Release(ctx context.Context) error {
-	err := insist(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
+		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 			now, err := domainInstance(dom)
 			if err != nil {
 				return err
 			}
-			if f.noted != "" && now != f.noted {
-				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.noted, now)
+			if f.recorded != "" && now != f.recorded {
+				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.recorded, now)
 			}
 			_, err = l.DomainFsthaw(dom, nil, 0)
 			return err
@@ -212,11 +212,11 @@ func (f *LibvirtFreeze) Release(ctx context.Context) error {
 	return nil
 }
 
-// with connects, runs do and disconnects, all until ctx ends. go-libvirt knows no
+// withDomain connects, runs do and disconnects, all until ctx ends. go-libvirt knows no
 // contexts: closing the connection makes it return. It takes a lost connection for an
 // empty reply, so do must only make calls whose reply has content. Its goroutines end
 // with the connection.
-func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+func (l Libvirt) withDomain(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
 		return err
@@ -249,8 +249,8 @@ func NewLibvirtPause(at Libvirt) (*Pause, error) {
 // libvirtPause is a Pause that knows which run of the domain it is about.
 type libvirtPause struct {
 	*Pause
-	at    Libvirt
-	noted string // the instance of a note; empty: not known
+	at       Libvirt
+	recorded string // the instance of a note; empty: not known
 }
 
 // Identify implements Quiescer.
@@ -275,15 +275,15 @@ func (p *libvirtPause) gone(ctx context.Context) error {
 	switch {
 	case noGuest(err):
 		return fmt.Errorf("%w: %w", ErrGone, err)
-	case err == nil && p.noted != "" && now != p.noted:
-		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.noted, now)
+	case err == nil && p.recorded != "" && now != p.recorded:
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.recorded, now)
 	}
 	return nil
 }
 
 // identify finds the domain, which has to run.
 func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
-	err = l.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
+	err = l.withDomain(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
 		instance, err = domainInstance(dom)
 		return err
 	})

@@ -77,7 +77,7 @@ func (m *Monitor) loop(ctx context.Context) {
 	defer close(m.ended)
 	defer m.endSubscriptions()
 	wait := retryFirst
-	for said := ""; ctx.Err() == nil; {
+	for lastLogged := ""; ctx.Err() == nil; {
 		dctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
 		l, err := dialLink(dctx, m.opts.Address)
 		cancel()
@@ -91,14 +91,14 @@ func (m *Monitor) loop(ctx context.Context) {
 			m.setLink(nil, err)
 			l.close()
 			if time.Since(since) > m.opts.Retry {
-				said, wait = "", retryFirst // it was no peer that always hangs up
+				lastLogged, wait = "", retryFirst // it was no peer that always hangs up
 			}
 		} else {
 			m.setLink(nil, err)
 		}
 		// The same trouble is said once, not at every try.
-		if text := err.Error(); ctx.Err() == nil && text != said {
-			said = text
+		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
+			lastLogged = text
 			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address.String(), "err", err)
 		}
 		t := time.NewTimer(wait)
@@ -123,8 +123,8 @@ func (m *Monitor) setLink(l *link, err error) {
 	m.link = l
 }
 
-// current waits for a connection.
-func (m *Monitor) current(ctx context.Context) (*link, error) {
+// waitLink waits for a connection.
+func (m *Monitor) waitLink(ctx context.Context) (*link, error) {
 	for {
 		m.mu.Lock()
 		l, linked, last := m.link, m.linked, m.lastErr
@@ -154,7 +154,7 @@ func (m *Monitor) Run(ctx context.Context, command string, args, out any) error 
 		ctx, cancel = context.WithTimeout(ctx, m.opts.Timeout)
 		defer cancel()
 	}
-	l, err := m.current(ctx)
+	l, err := m.waitLink(ctx)
 	if err == nil {
 		var reply json.RawMessage
 		reply, err = l.run(ctx, command, args)

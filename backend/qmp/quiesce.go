@@ -27,23 +27,23 @@ type Quiescer interface {
 // Around freezes, calls cut, and thaws, whatever became of the two and of ctx: Thaw has
 // a deadline of its own. cut is not called when Freeze failed. The time limits are for
 // Freeze and Thaw, 0 for 10 s each.
-func Around(ctx context.Context, q Quiescer, freeze, thaw time.Duration, cut func(context.Context) error) (err error) {
+func Around(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orDefault(thaw))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orDefaultTimeout(thaw))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, orDefault(freeze))
+	fctx, cancel := context.WithTimeout(ctx, orDefaultTimeout(freeze))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
 	}
-	return cut(ctx)
+	return f(ctx)
 }
 
-func orDefault(d time.Duration) time.Duration {
+func orDefaultTimeout(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 10 * time.Second
 	}
@@ -52,17 +52,17 @@ func orDefault(d time.Duration) time.Duration {
 
 // Retries of Thaw: a first try at once, then after growing waits.
 const (
-	retryFirst   = 50 * time.Millisecond
-	retryMost    = time.Second
-	attemptLimit = 5 * time.Second // one try's own deadline, or a quarter of what is left
+	retryFirst     = 50 * time.Millisecond
+	retryMax       = time.Second
+	attemptTimeout = 5 * time.Second // one try's own deadline, or a quarter of what is left
 )
 
-// insist calls try until it succeeds or ctx ends, and says how often it failed, and
+// retry calls try until it succeeds or ctx ends, and says how often it failed, and
 // how the last time.
-func insist(ctx context.Context, what, advice string, try func(context.Context) error) error {
+func retry(ctx context.Context, what, advice string, try func(context.Context) error) error {
 	wait := retryFirst
 	for n := 1; ; n++ {
-		limit := attemptLimit
+		limit := attemptTimeout
 		if end, ok := ctx.Deadline(); ok {
 			limit = min(limit, max(time.Until(end)/4, retryFirst))
 		}
@@ -79,7 +79,7 @@ func insist(ctx context.Context, what, advice string, try func(context.Context) 
 			t.Stop()
 			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s", ErrNotThawed, what, n, err, advice)
 		}
-		wait = min(2*wait, retryMost)
+		wait = min(2*wait, retryMax)
 	}
 }
 
@@ -92,9 +92,9 @@ type Runner interface {
 
 // Pause stops the guest's processors, if they were running.
 type Pause struct {
-	run     Runner
-	stopped bool   // stop was sent and may have been executed
-	noted   string // the instance of a note; empty: not known
+	run      Runner
+	stopped  bool   // stop was sent and may have been executed
+	recorded string // the instance of a note; empty: not known
 	// gone is ErrGone if the guest is known to be no more; asked after a failure. Nil: its QEMU's socket says so.
 	gone func(context.Context) error
 }
@@ -144,7 +144,7 @@ func (p *Pause) Thaw(ctx context.Context) error {
 // Resume lets a paused guest go on, whoever paused it: for a process that was killed
 // between Freeze and Thaw and finds a note of its own about it.
 func (p *Pause) Resume(ctx context.Context) error {
-	err := insist(ctx, "cont", "run cont on QEMU's monitor", func(ctx context.Context) error {
+	err := retry(ctx, "cont", "run cont on QEMU's monitor", func(ctx context.Context) error {
 		// A stop whose reply was lost has been executed before this is answered: QEMU
 		// runs a monitor's commands in their order.
 		running, state, err := p.status(ctx)
@@ -153,7 +153,7 @@ func (p *Pause) Resume(ctx context.Context) error {
 				return gone
 			}
 		}
-		err = refused(p.noted, err)
+		err = goneIfRefused(p.recorded, err)
 		// Any state but paused came of something else, such as a shutdown or an I/O
 		// error, and cont would be refused or do harm.
 		if err != nil || running || state != "paused" {

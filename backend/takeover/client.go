@@ -53,7 +53,7 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	o.c = NewConn(o.conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	who := peerName(conn)
+	peer := peerName(conn)
 	o.c.Deadline(time.Now().Add(greeting))
 	_, err := o.line()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -71,7 +71,7 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, fmt.Errorf("takeover from %s through control socket %s: %w", who, path, err)
+		return nil, fmt.Errorf("takeover from %s through control socket %s: %w", peer, path, err)
 	}
 	o.c.Deadline(time.Time{})
 	return o, nil
@@ -231,11 +231,11 @@ func (o *Offer) AwaitDetach(ctx context.Context) (r *Received, err error) {
 		return r, eofError(err)
 	}
 	for {
-		m, err := o.c.Expect(Connection, Left)
+		m, err := o.c.Expect(Connection, Detached)
 		if err != nil {
 			return r, err
 		}
-		if m.Kind == Left {
+		if m.Kind == Detached {
 			return r, nil
 		}
 		if old, ok := r.Connections[m.Disk]; ok {

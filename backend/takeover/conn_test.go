@@ -61,7 +61,7 @@ func TestMessages(t *testing.T) {
 	sent := []Message{
 		{Kind: Export, Name: "vm1@one"},
 		{Kind: Connection, Disk: "vm1", FD: fd},
-		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", Keep: true, FD: fd},
+		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", KeepFile: true, FD: fd},
 		{Kind: Ready},
 	}
 	for _, m := range sent {

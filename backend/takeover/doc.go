@@ -45,7 +45,7 @@ const (
 	Ready      = "ready"
 	Go         = "go"
 	Connection = "connection"
-	Left       = "left"
+	Detached   = "left"
 	Serving    = "serving"
 	Failed     = "failed"
 )
@@ -59,13 +59,13 @@ type Args struct {
 // Message is one message. FD belongs to whoever has the message; sending it leaves it
 // with the sender.
 type Message struct {
-	Kind    string `json:"kind"`
-	Disk    string `json:"disk,omitempty"`
-	Path    string `json:"path,omitempty"`
-	Keep    bool   `json:"keep,omitempty"` // the socket's file is not ours to remove
-	Address string `json:"address,omitempty"`
-	Name    string `json:"name,omitempty"`
-	Error   string `json:"error,omitempty"`
+	Kind     string `json:"kind"`
+	Disk     string `json:"disk,omitempty"`
+	Path     string `json:"path,omitempty"`
+	KeepFile bool   `json:"keep,omitempty"` // the socket's file is not ours to remove
+	Address  string `json:"address,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Error    string `json:"error,omitempty"`
 
 	FD int `json:"-"` // 0: none
 }

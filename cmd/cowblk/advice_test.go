@@ -12,7 +12,7 @@ import (
 
 // On a file system without inodes an export's socket there has those of the store's reserve.
 func TestExportOntoAFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	for _, k := range fullKinds {

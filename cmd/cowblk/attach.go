@@ -122,7 +122,7 @@ func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 
 const (
 	startTimeout = 5 * time.Second
-	startPoll  = 20 * time.Millisecond
+	startPoll    = 20 * time.Millisecond
 )
 
 func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) error {

@@ -13,9 +13,9 @@ import (
 // Exit codes of "cowblk check", in the way of fsck(8). Wrong usage, an unknown name and an interruption have the codes that
 // they have everywhere.
 const (
-	checkRepaired = 1
-	checkUnrepaired     = 4
-	checkFailed   = 8
+	checkRepaired   = 1
+	checkUnrepaired = 4
+	checkFailed     = 8
 )
 
 // checkStatus is the exit code of a check. Without an error the report has been printed, and nothing more is to be said.

@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// rehearsed is an app on whose terminal answer is typed.
-func rehearsed(s *script, answer string, out, errOut io.Writer) *app {
+// terminalApp is an app on whose terminal answer is typed.
+func terminalApp(s *script, answer string, out, errOut io.Writer) *app {
 	a := s.app(out, errOut)
 	a.in = strings.NewReader(answer)
 	a.terminal = func(stream any) bool { return stream == a.in || stream == a.err }
@@ -34,7 +34,7 @@ func TestConfirm(t *testing.T) {
 			if gone {
 				want = exitOK
 			}
-			if code := run([]string{"rm", "vm1"}, rehearsed(s, answer, &out, &errOut)); code != want {
+			if code := run([]string{"rm", "vm1"}, terminalApp(s, answer, &out, &errOut)); code != want {
 				t.Fatalf("exit %d, want %d: %s", code, want, &errOut)
 			}
 			if !strings.Contains(errOut.String(), "Remove disk vm1 (1 layer, ") {
@@ -45,7 +45,7 @@ func TestConfirm(t *testing.T) {
 				t.Errorf("after %q: %v", answer, err)
 			}
 			if !gone {
-				if code := run([]string{"rm", "--yes", "vm1"}, rehearsed(s, "", io.Discard, &errOut)); code != exitOK {
+				if code := run([]string{"rm", "--yes", "vm1"}, terminalApp(s, "", io.Discard, &errOut)); code != exitOK {
 					t.Errorf("with --yes: exit %d: %s", code, &errOut)
 				}
 			}
@@ -104,7 +104,7 @@ func TestRollbackAsks(t *testing.T) {
 		if tt.layers == 2 {
 			want = exitOK
 		}
-		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), rehearsed(s, tt.answer, io.Discard, &errOut)); code != want {
+		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), terminalApp(s, tt.answer, io.Discard, &errOut)); code != want {
 			t.Errorf("%v, answer %q: exit %d: %s", tt.args, tt.answer, code, &errOut)
 		}
 		if m, err := s.store().Disk("vm1"); err != nil || len(m.Layers) != tt.layers {
@@ -162,7 +162,7 @@ func TestSignalAtTheQuestion(t *testing.T) {
 				p.await(t, "[y/N] ")
 				tt.act(t, p)
 				if code := p.exit(t); code != tt.code {
-					t.Errorf("exit %d, want %d:\n%s", code, tt.code, p.shown())
+					t.Errorf("exit %d, want %d:\n%s", code, tt.code, p.screen())
 				}
 				if after := listing(t, dir); strings.Join(after, "\n") != strings.Join(before, "\n") {
 					t.Errorf("changed: %v", difference(after, before))
@@ -183,8 +183,8 @@ func TestRemovalInterrupted(t *testing.T) {
 	p.typed(t, "y\n")
 	p.await(t, "Remove disk b")
 	p.typed(t, "\x03")
-	if code := p.exit(t); code != exitInterrupted || !strings.Contains(p.shown(), "interrupted: removed a; not removed: b, c") {
-		t.Errorf("exit %d:\n%s", code, p.shown())
+	if code := p.exit(t); code != exitInterrupted || !strings.Contains(p.screen(), "interrupted: removed a; not removed: b, c") {
+		t.Errorf("exit %d:\n%s", code, p.screen())
 	}
 	if names := command(t, dir, "list"); strings.Contains(names, "\na ") || !strings.Contains(names, "\nb ") || !strings.Contains(names, "\nc ") {
 		t.Errorf("left:\n%s", names)

@@ -17,9 +17,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// shortOfSpace is disk a on a small file system, served with options, and a front-end that has written as long as
+// enospcGuest is disk a on a small file system, served with options, and a front-end that has written as long as
 // there was space: what it wrote then waits, or has failed.
-type shortOfSpace struct {
+type enospcGuest struct {
 	t     *testing.T
 	small string // the file system
 	dir   string // the store
@@ -34,25 +34,25 @@ type shortOfSpace struct {
 
 const enospcWrite = 64 << 10 // bytes
 
-func newShort(t *testing.T, args ...string) *shortOfSpace {
+func newENOSPCGuest(t *testing.T, args ...string) *enospcGuest {
 	t.Helper()
-	s := &shortOfSpace{t: t, small: smallFS(t, 4<<20)}
+	s := &enospcGuest{t: t, small: smallFS(t, 4<<20)}
 	s.dir = filepath.Join(s.small, "st")
 	command(t, s.dir, "create", "a", "--size", "64M")
 	if err := os.WriteFile(filepath.Join(s.small, "ballast"), make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.p = start(t, s.dir, nil, append([]string{"serve", "a"}, args...)...)
-	s.control, s.events = controlled(t, s.dir, "a")
+	s.control, s.events = dialControl(t, s.dir, "a")
 	s.f = dial(t, filepath.Join(s.dir, "run", "a.sock"))
 	return s
 }
 
 // fill writes until a write is not acknowledged, and returns what the process says about that.
-func (s *shortOfSpace) fill() (event map[string]any) {
+func (s *enospcGuest) fill() (event map[string]any) {
 	s.t.Helper()
 	d := s.f.Driver(0)
-	limit := time.After(patience)
+	limit := time.After(waitTimeout)
 	for ; ; s.n++ {
 		copy(d.Buffer(0), pattern(byte(s.n+1), enospcWrite))
 		if err := d.Submit(0, vhosttest.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
@@ -80,7 +80,7 @@ func (s *shortOfSpace) fill() (event map[string]any) {
 }
 
 // waits reports how many requests wait, as the process says.
-func (s *shortOfSpace) waits() int {
+func (s *enospcGuest) waits() int {
 	s.t.Helper()
 	var disks []backend.DiskInfo
 	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || len(disks) != 1 {
@@ -90,7 +90,7 @@ func (s *shortOfSpace) waits() int {
 }
 
 // ended takes the write that was to be the last from the ring.
-func (s *shortOfSpace) ended(want byte) {
+func (s *enospcGuest) ended(want byte) {
 	s.t.Helper()
 	d, done := s.f.Driver(0), s.done
 	if len(done) == 0 {
@@ -108,7 +108,7 @@ func (s *shortOfSpace) ended(want byte) {
 }
 
 // free makes space.
-func (s *shortOfSpace) free() {
+func (s *enospcGuest) free() {
 	s.t.Helper()
 	if err := os.Remove(filepath.Join(s.small, "ballast")); err != nil {
 		s.t.Fatal(err)
@@ -116,7 +116,7 @@ func (s *shortOfSpace) free() {
 }
 
 // check reads all that was acknowledged.
-func (s *shortOfSpace) check(f *vhosttest.Frontend) {
+func (s *enospcGuest) check(f *vhosttest.Frontend) {
 	s.t.Helper()
 	for i := range s.n {
 		wantAt(s.t, f, int64(i)*enospcWrite, pattern(byte(i+1), enospcWrite))
@@ -133,12 +133,12 @@ func (e *emulator) status() string {
 
 // A file system without space: what was acknowledged stays, reads go on, and the rest is as --on-enospc says.
 func TestFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	for name, test := range map[string]func(t *testing.T){
-		"error": fullFails, "pause": fullPauses, "guest that was not running": fullNotRunning,
-		"no guest to pause": fullWaits, "takeover and kill": fullTakenOver,
+		"error": enospcFails, "pause": enospcPauses, "guest that was not running": enospcNotRunning,
+		"no guest to pause": enospcWaits, "takeover and kill": enospcTakenOver,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -147,8 +147,8 @@ func TestFullFileSystem(t *testing.T) {
 	}
 }
 
-func fullFails(t *testing.T) {
-	s := newShort(t)
+func enospcFails(t *testing.T) {
+	s := newENOSPCGuest(t)
 	if e := s.fill(); e["nospace"] != true || e["action"] != "report" || !strings.Contains(e["reason"].(string), "no space left") {
 		t.Errorf("%+v", e)
 	}
@@ -163,10 +163,10 @@ func fullFails(t *testing.T) {
 }
 
 // QEMU has no guest here, but processors that run, or not.
-func fullPauses(t *testing.T) {
+func enospcPauses(t *testing.T) {
 	qemu := startQEMU(t, shortDir(t))
 	qemu.run("cont", nil, nil)
-	s := newShort(t, "--qmp", qemu.qmp)
+	s := newENOSPCGuest(t, "--qmp", qemu.qmp)
 	if e := s.fill(); e["nospace"] != true || e["action"] != "stop" || e["disk"] != "a" {
 		t.Errorf("%+v", e)
 	}
@@ -184,11 +184,11 @@ func fullPauses(t *testing.T) {
 	s.free()
 	s.ended(vhosttest.StatusOK)
 	eventually(t, "the guest goes on", func() bool { return qemu.status() == "running" })
-	if e := next(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
+	if e := nextEvent(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
 		t.Errorf("%+v", e)
 	}
 	s.check(s.f)
-	fails(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
+	expectFailure(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
 	s.f.Close()
 	s.p.end(t)
 	q := start(t, s.dir, nil, "serve", "a")
@@ -196,14 +196,14 @@ func fullPauses(t *testing.T) {
 	q.end(t)
 }
 
-func fullNotRunning(t *testing.T) {
+func enospcNotRunning(t *testing.T) {
 	qemu := startQEMU(t, shortDir(t))
 	before := qemu.status()
-	s := newShort(t, "--qmp", qemu.qmp)
+	s := newENOSPCGuest(t, "--qmp", qemu.qmp)
 	s.fill()
 	s.free()
 	s.ended(vhosttest.StatusOK)
-	next(t, s.events, "COW_NOSPACE_RESUMED")
+	nextEvent(t, s.events, "COW_NOSPACE_RESUMED")
 	if now := qemu.status(); now != before || now == "running" {
 		t.Errorf("the guest was in state %s and is in state %s", before, now)
 	}
@@ -211,13 +211,13 @@ func fullNotRunning(t *testing.T) {
 	s.p.end(t)
 }
 
-func fullWaits(t *testing.T) {
-	s := newShort(t, "--on-enospc", "pause", "--space-low", "off")
+func enospcWaits(t *testing.T) {
+	s := newENOSPCGuest(t, "--on-enospc", "pause", "--space-low", "off")
 	if e := s.fill(); e["action"] != "wait" {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.FullError {
+	if now := changeSettings(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != backend.FullError {
 		t.Errorf("%+v", now)
 	}
 	s.ended(vhosttest.StatusIOErr)
@@ -236,8 +236,8 @@ func fullWaits(t *testing.T) {
 }
 
 // What waits does so in the next process, too, whether it takes the disk over or follows one that was killed.
-func fullTakenOver(t *testing.T) {
-	s := newShort(t, "--on-enospc", "pause")
+func enospcTakenOver(t *testing.T) {
+	s := newENOSPCGuest(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")
 	s.fill()
 	again := func(args ...string) {
@@ -262,7 +262,7 @@ func fullTakenOver(t *testing.T) {
 }
 
 // checkBeside reads all that was acknowledged with another slot than that of the write that waits.
-func (s *shortOfSpace) checkBeside(slot int) {
+func (s *enospcGuest) checkBeside(slot int) {
 	s.t.Helper()
 	d := s.f.Driver(0)
 	for i := range s.n {

@@ -19,8 +19,8 @@ import (
 	"cowblk/backend/control"
 )
 
-// mayMount reports whether this process may mount. An ordinary user may in a namespace: the test is then run there.
-func mayMount(t *testing.T) bool {
+// canMount reports whether this process may mount. An ordinary user may in a namespace: the test is then run there.
+func canMount(t *testing.T) bool {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return true
@@ -77,7 +77,7 @@ func attempt(dir string, args ...string) error {
 // On a file system with no room, or with room for a part only, what makes something fails as a whole, says why, and
 // leaves nothing. The guest reads, overwrites and flushes all the time. With enough room all of it works.
 func TestStoreOnAFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	image := filepath.Join(shortDir(t), "image")

@@ -18,7 +18,7 @@ import (
 )
 
 // hangs makes the guest's agent or monitor hang once, at a command; resume lets it go on.
-func (g *stillGuest) hangs(when, command string) (hanging <-chan struct{}, resume func()) {
+func (g *fakeGuest) hangs(when, command string) (hanging <-chan struct{}, resume func()) {
 	caught, open := make(chan struct{}), make(chan struct{})
 	var once, release sync.Once
 	g.setHook(func(w, c string) {
@@ -50,7 +50,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			t.Parallel()
 			dir := shortDir(t)
 			command(t, dir, "create", "a", "--size", "1M")
-			g := newStillGuest(t, dir)
+			g := newFakeGuest(t, dir)
 			p := start(t, dir, nil, "serve", "a")
 			f := dial(t, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
@@ -91,11 +91,11 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !noted && !g.still() {
+				if !noted && !g.quiesced() {
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatalf("the guest holds still: %v; note: %v\n%s", g.still(), noted, p.log.String())
+					t.Fatalf("the guest holds still: %v; note: %v\n%s", g.quiesced(), noted, p.log.String())
 				}
 			}
 			args.Tag, args.Timeout = "t3", 10
@@ -113,7 +113,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 func TestStopWhileTheAgentHangs(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
-	g := newStillGuest(t, dir)
+	g := newFakeGuest(t, dir)
 	p := start(t, dir, nil, "serve", "a")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	writeAt(t, f, 0, pattern(1, 4096))
@@ -129,14 +129,14 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.cmd.Wait() // ends at all
-	if !g.still() {
+	if !g.quiesced() {
 		t.Error("the agent let the guest go although it hangs")
 	}
 	p = start(t, dir, nil, "serve", "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock")) // served while the guest is still frozen: it may need its disk to thaw
 	wantAt(t, f, 0, pattern(1, 4096))
 	resume()
-	for end := time.Now().Add(20 * time.Second); g.still(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); g.quiesced(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the guest holds still\n%s", p.log.String())
 		}

@@ -13,7 +13,7 @@ import (
 type hookFlags struct {
 	qmp      string
 	events   []string
-	maxTags     int
+	maxTags  int
 	interval time.Duration
 	spaceLow string
 	onENOSPC string

@@ -14,28 +14,28 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// deafFS has a file that does not answer to reads until it is released: one of a server that is gone.
-type deafFS struct {
+// hangingFS has a file that does not answer to reads until it is released: one of a server that is gone.
+type hangingFS struct {
 	vfs.FS
 	path    string
 	asked   chan struct{} // closed at the first read
 	release chan struct{}
 }
 
-func (d *deafFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (d *hangingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := d.FS.OpenFile(name, flag, perm)
 	if err != nil || name != d.path {
 		return f, err
 	}
-	return &deafFile{f, d}, nil
+	return &hangingFile{f, d}, nil
 }
 
-type deafFile struct {
+type hangingFile struct {
 	vfs.File
-	d *deafFS
+	d *hangingFS
 }
 
-func (f *deafFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
 	select {
 	case <-f.d.asked:
 	default:
@@ -53,7 +53,7 @@ func TestImportOfDeafFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		files := &deafFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
+		files := &hangingFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
 		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
 		if err != nil {
 			t.Fatal(err)

@@ -23,16 +23,16 @@ type diskInfo struct {
 	Serving *store.Serving `json:"serving,omitempty"`
 	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
 	// Daemon is what the process that serves the disk says of it.
-	Daemon  *backend.DiskInfo `json:"live,omitempty"`
-	Usage []layerInfo       `json:"usage"` // of each layer, in the order of layers
+	Daemon *backend.DiskInfo `json:"live,omitempty"`
+	Usage  []layerInfo       `json:"usage"` // of each layer, in the order of layers
 }
 
 type layerInfo struct {
 	*store.Usage
-	Shared   bool     `json:"shared"`             // other disks use it
-	SharedBy []string `json:"shared-by,omitzero"` // those disks, with --users
-	Error    string   `json:"error,omitempty"`
-	Unreadable   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
+	Shared     bool     `json:"shared"`             // other disks use it
+	SharedBy   []string `json:"shared-by,omitzero"` // those disks, with --users
+	Error      string   `json:"error,omitempty"`
+	Unreadable bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
 }
 
 // imageInfo is what "cowblk info IMAGE --json" prints.

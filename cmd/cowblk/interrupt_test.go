@@ -21,7 +21,7 @@ import (
 func TestSignalsEndWaits(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	command(t, dir, "create", "vm1", "--size", "1M")

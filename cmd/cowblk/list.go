@@ -29,7 +29,7 @@ type listEntry struct {
 	Serving  *store.Serving `json:"serving,omitempty"`
 	Error    string         `json:"error,omitempty"`
 
-	node   *store.Node
+	node       *store.Node
 	unreadable bool // a disk whose manifest cannot be read: nothing else is known
 }
 

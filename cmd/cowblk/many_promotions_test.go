@@ -28,7 +28,7 @@ type resources struct {
 	heap            uint64
 }
 
-func held(t *testing.T) (r resources) {
+func openResources(t *testing.T) (r resources) {
 	t.Helper()
 	runtime.GC()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -117,7 +117,7 @@ func TestManyPromotions(t *testing.T) {
 				t.Errorf("%s: %d entries, expected %d: %v", sub, len(e), n, err)
 			}
 		}
-		return held(t)
+		return openResources(t)
 	}
 	made := 0
 	promote := func(n int) {

@@ -84,7 +84,7 @@ func served(t *testing.T, dir string) bool {
 
 func statsOf(t *testing.T, ctl string) backend.DiskStats {
 	t.Helper()
-	c, err := control.Dial(ctl, patience)
+	c, err := control.Dial(ctl, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 // output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
 // the place that wrote it has looked.
 type output struct {
-	w  io.Writer
+	w   io.Writer
 	err error
 }
 

@@ -79,7 +79,7 @@ func onTerminal(t *testing.T, dir string, args ...string) *terminal {
 	return p
 }
 
-func (p *terminal) shown() string {
+func (p *terminal) screen() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.String()
@@ -88,9 +88,9 @@ func (p *terminal) shown() string {
 // await waits until the process has written text.
 func (p *terminal) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !strings.Contains(p.shown(), text); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(p.screen(), text); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("expected %q on the terminal, found\n%s", text, p.shown())
+			t.Fatalf("expected %q on the terminal, found\n%s", text, p.screen())
 		}
 	}
 }
@@ -108,7 +108,7 @@ func (p *terminal) exit(t *testing.T) int {
 	select {
 	case <-p.ended:
 	case <-time.After(time.Minute):
-		t.Fatalf("the process does not end:\n%s", p.shown())
+		t.Fatalf("the process does not end:\n%s", p.screen())
 	}
 	return p.cmd.ProcessState.ExitCode()
 }

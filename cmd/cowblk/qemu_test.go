@@ -55,7 +55,7 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: patience})
+	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: waitTimeout})
 	t.Cleanup(func() {
 		e.monitor.Close()
 		if e.cmd.ProcessState == nil {
@@ -66,8 +66,8 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	return e
 }
 
-// patience bounds every wait in these tests; reaching it is a failure.
-const patience = 30 * time.Second
+// waitTimeout bounds every wait in these tests; reaching it is a failure.
+const waitTimeout = 30 * time.Second
 
 func (e *emulator) run(command string, args, out any) {
 	e.t.Helper()
@@ -97,8 +97,8 @@ func (e *emulator) clean() {
 	}
 }
 
-// fails runs cowblk, which must fail with a message that has every one of these words.
-func fails(t *testing.T, dir string, args []string, words ...string) {
+// expectFailure runs cowblk, which must fail with a message that has every one of these words.
+func expectFailure(t *testing.T, dir string, args []string, words ...string) {
 	t.Helper()
 	var errs bytes.Buffer
 	a := &app{
@@ -118,18 +118,18 @@ func fails(t *testing.T, dir string, args []string, words ...string) {
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}
 	}
 }
 
-// controlled waits for the control socket of disk and returns a client, and the events from now on.
-func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
+// dialControl waits for the control socket of disk and returns a client, and the events from now on.
+func dialControl(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
 	t.Helper()
 	dial(t, filepath.Join(dir, "run", disk+".sock")).Close()
-	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), patience)
+	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,10 +149,10 @@ func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.E
 	return c, events
 }
 
-// next waits for an event of this name.
-func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
+// nextEvent waits for an event of this name.
+func nextEvent(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
 	t.Helper()
-	for limit := time.After(patience); ; {
+	for limit := time.After(waitTimeout); ; {
 		select {
 		case e, ok := <-events:
 			if !ok {
@@ -167,8 +167,8 @@ func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
 	}
 }
 
-// set runs cow-set.
-func set(t *testing.T, c *control.Client, args string) (s backend.Settings) {
+// changeSettings runs cow-set.
+func changeSettings(t *testing.T, c *control.Client, args string) (s backend.Settings) {
 	t.Helper()
 	if err := c.Run(context.Background(), "cow-set", json.RawMessage(args), &s); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func TestStoreLockedWhileGuestHoldsStill(t *testing.T) {
 			for _, d := range c.disks {
 				command(t, dir, "create", d, "--size", "1M")
 			}
-			g := newStillGuest(t, dir)
+			g := newFakeGuest(t, dir)
 			p := start(t, dir, nil, append([]string{"serve"}, c.disks...)...)
 			f := dial(t, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
@@ -78,7 +78,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 		b.Run(fmt.Sprintf("creators=%d", creators), func(b *testing.B) {
 			dir := shortDir(b)
 			command(b, dir, "create", "a", "--size", "1G")
-			g := newStillGuest(b, dir)
+			g := newFakeGuest(b, dir)
 			p := start(b, dir, nil, "serve", "a")
 			f := dial(b, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)

@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// refusing is a socket that nobody listens on any more.
-func refusing(t *testing.T, path string) {
+// listenRefusing is a socket that nobody listens on any more.
+func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -34,7 +34,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refusing(t, filepath.Join(dir, "refuses"))
+	listenRefusing(t, filepath.Join(dir, "refuses"))
 	p, _ := startServing(t, dir, "a")
 	for _, args := range [][]string{
 		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "refuses")},
@@ -53,7 +53,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 			t.Errorf("%v: a record is left: %t, %v", args, noted, err)
 		}
 	}
-	newStillGuest(t, dir)
+	newFakeGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "frozen or paused") {
@@ -80,7 +80,7 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			refusing(t, filepath.Join(dir, "refuses"))
+			listenRefusing(t, filepath.Join(dir, "refuses"))
 			for _, at := range []*string{&spec.Agent, &spec.QMP} {
 				if *at != "" {
 					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
@@ -90,7 +90,7 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			p, _ := startServing(t, dir, "a")
-			newStillGuest(t, dir)
+			newFakeGuest(t, dir)
 			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 			p.end(t)
 			if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
@@ -146,7 +146,7 @@ func TestForget(t *testing.T) {
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("served: it is still there")
 	}
-	newStillGuest(t, dir)
+	newFakeGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") {

@@ -16,7 +16,7 @@ import (
 // file system was remounted, or is mounted read-only in another place while the store is used. What would change it says
 // why it cannot, and changes nothing.
 func TestReadOnlyStore(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	kinds := []fullKind{{name: "tmpfs", tmpfs: "size=16m"}, {name: "ext4", size: 64 << 20, mkfs: "mkfs.ext4 -q"}}
@@ -119,7 +119,7 @@ func TestUnreadableStore(t *testing.T) {
 	dir, bin := shortDir(t), shortDir(t)
 	st := filepath.Join(dir, "s")
 	command(t, st, "create", "a", "--size", "1M")
-	as := ordinary(t, bin)
+	as := asOrdinaryUser(t, bin)
 	for _, d := range []string{dir, bin} {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)

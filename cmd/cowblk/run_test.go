@@ -31,15 +31,15 @@ func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu i
 		return err == nil
 	})
 	t.Cleanup(func() {
-		if lives(qemu) {
+		if isAlive(qemu) {
 			unix.Kill(qemu, unix.SIGKILL) // what a failed test would leave behind
 		}
 	})
 	return p, qemu
 }
 
-// lives reports whether a process runs; one that has ended and waits for its parent does not.
-func lives(pid int) bool {
+// isAlive reports whether a process runs; one that has ended and waits for its parent does not.
+func isAlive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return false
@@ -59,10 +59,10 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.cmd.Wait()
-			eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
+			eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 			p, qemu = running(t, dir, "vm1")
 			p.end(t)
-			if lives(qemu) {
+			if isAlive(qemu) {
 				t.Error("the second QEMU lives on")
 			}
 		})
@@ -89,8 +89,8 @@ func TestStopOfRun(t *testing.T) {
 	command(t, dir, "create", "vm1", "--size", "1M")
 	p, qemu := running(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
-	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "served no longer") || lives(qemu) {
-		t.Errorf("exit %d, QEMU lives: %t: %s", code, lives(qemu), p.log.String())
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "served no longer") || isAlive(qemu) {
+		t.Errorf("exit %d, QEMU lives: %t: %s", code, isAlive(qemu), p.log.String())
 	}
 }
 
@@ -105,7 +105,7 @@ func TestRunOfServedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.cmd.Wait()
-	eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
+	eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 	serving.end(t)
 }
 

@@ -53,15 +53,15 @@ func init() {
 					return
 				}
 				op, _ := bufio.NewReader(c).ReadString('\n')
-				fmt.Fprintln(c, tried(strings.Fields(op)))
+				fmt.Fprintln(c, trySandboxOp(strings.Fields(op)))
 				c.Close()
 			}
 		}()
 	}
 }
 
-// tried does one thing to a file and says what came of it.
-func tried(op []string) string {
+// trySandboxOp does one thing to a file and says what came of it.
+func trySandboxOp(op []string) string {
 	open := func(flag int) error {
 		f, err := os.OpenFile(op[1], flag, 0o600)
 		if err == nil {
@@ -91,8 +91,8 @@ func tried(op []string) string {
 	return fmt.Sprint(err)
 }
 
-// probed asks a process that was started with probeEnv.
-func probed(t *testing.T, socket, op, path string) string {
+// probeSandboxOp asks a process that was started with probeEnv.
+func probeSandboxOp(t *testing.T, socket, op, path string) string {
 	t.Helper()
 	c, err := net.Dial("unix", socket)
 	if err != nil {
@@ -107,8 +107,8 @@ func probed(t *testing.T, socket, op, path string) string {
 	return strings.TrimSpace(line)
 }
 
-// ordinary makes a command run as an ordinary user, who gets the directory; nothing to do if that is who we are.
-func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
+// asOrdinaryUser makes a command run as an ordinary user, who gets the directory; nothing to do if that is who we are.
+func asOrdinaryUser(t *testing.T, dir string) func(*exec.Cmd) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return func(*exec.Cmd) {}
@@ -122,7 +122,7 @@ func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
 	if err := os.WriteFile(copied, binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	giveAway(t, dir)
+	chownToNobody(t, dir)
 	return func(c *exec.Cmd) {
 		c.Path, c.Args[0] = copied, copied
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -131,8 +131,8 @@ func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
 
 const nobody = 65534
 
-// giveAway makes the files in a directory the ordinary user's.
-func giveAway(t *testing.T, dir string) {
+// chownToNobody makes the files in a directory the ordinary user's.
+func chownToNobody(t *testing.T, dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return
@@ -175,8 +175,8 @@ func TestServeConfined(t *testing.T) {
 	command(t, st, "create", "a", "--base", base)
 	command(t, st, "import", foreign, "img")
 	command(t, st, "create", "b", "--from", "img")
-	user := ordinary(t, dir)
-	g := newStillGuest(t, dir)
+	user := asOrdinaryUser(t, dir)
+	g := newFakeGuest(t, dir)
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestServeConfined(t *testing.T) {
 		"write " + st + "/disks/a/disk.json": "<nil>", "remove " + st + "/lock": "EACCES",
 	} {
 		op, path, _ := strings.Cut(what, " ")
-		if got := probed(t, probe, op, path); got != want {
+		if got := probeSandboxOp(t, probe, op, path); got != want {
 			t.Errorf("%s: %s, expected %s", what, got, want)
 		}
 	}
@@ -216,7 +216,7 @@ func TestServeConfined(t *testing.T) {
 		}
 		sealed(t, c)
 	}
-	if g.still() {
+	if g.quiesced() {
 		t.Error("the guest holds still")
 	}
 	writeAt(t, f, 4096, pattern(20, 512))
@@ -324,7 +324,7 @@ func TestServeConfinedRaw(t *testing.T) {
 		f := dial(t, socket)
 		writeAt(t, f, 0, pattern(8, 4096))
 		wantAt(t, f, 0, append(pattern(8, 4096), pattern(7, 4096)...))
-		if got := probed(t, probe, "read", raw); got != want {
+		if got := probeSandboxOp(t, probe, "read", raw); got != want {
 			t.Errorf("--sandbox %s: %s", mode, got)
 		}
 		f.Close()

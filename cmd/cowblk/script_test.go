@@ -210,14 +210,14 @@ func (s *script) builtin(args []string) {
 	var err error
 	switch args[0] {
 	case "file": // NAME SEED BYTES: noise
-		err = os.WriteFile(args[1], noise(s.number(args[2]), int(s.number(args[3]))), 0o644)
+		err = os.WriteFile(args[1], randomBytes(s.number(args[2]), int(s.number(args[3]))), 0o644)
 	case "zeros": // NAME BYTES
 		err = os.WriteFile(args[1], make([]byte, s.number(args[2])), 0o644)
 	case "touch": // NAME
 		err = os.Chtimes(args[1], time.Time{}, time.Unix(1e9, 0))
 	case "write": // DISK OFFSET BYTES
 		o := s.open(args[1])
-		if _, err = o.Disk.WriteAt(noise(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
+		if _, err = o.Disk.WriteAt(randomBytes(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
 			err = o.Close()
 		}
 	case "hold": // DISK: as a daemon does
@@ -292,7 +292,7 @@ func (s *script) number(text string) uint64 {
 	return n
 }
 
-func noise(seed uint64, n int) []byte {
+func randomBytes(seed uint64, n int) []byte {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
 	p := make([]byte, n)

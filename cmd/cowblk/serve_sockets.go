@@ -22,7 +22,7 @@ type endpoint struct {
 	path     string
 	listener backend.Listener
 	conn     *net.UnixConn
-	accepted    *net.UnixConn // accepted from listener by the process before this one; nil: none
+	accepted *net.UnixConn // accepted from listener by the process before this one; nil: none
 }
 
 type endpoints []endpoint
@@ -125,7 +125,7 @@ func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept.Keep(true)
+	kept.SetKeepFile(true)
 	return kept, l.Close()
 }
 

@@ -16,12 +16,12 @@ import (
 
 // serving is a set of open disks behind sockets.
 type serving struct {
-	daemon  *backend.Daemon
-	control *control.Server // the daemon's, whose Run closes it; nil: none
-	disks   []*openDisk
-	log     *slog.Logger
-	fromSystemd   *control.Listener // the control socket that systemd has kept since the last start; nil: none
-	old  *oldProcess      // that has handed the disks over, and is to be told how it went; nil: none
+	daemon      *backend.Daemon
+	control     *control.Server // the daemon's, whose Run closes it; nil: none
+	disks       []*openDisk
+	log         *slog.Logger
+	fromSystemd *control.Listener // the control socket that systemd has kept since the last start; nil: none
+	old         *oldProcess       // that has handed the disks over, and is to be told how it went; nil: none
 }
 
 // closeFailed is close after a failed start: the predecessor finds its disks as it has left them.
@@ -181,7 +181,7 @@ func (s *serving) controlSocket(st *store.Store, group string) (path string, err
 		}
 	}
 	if l != nil {
-		return l.Path(), errors.Join(s.control.Add(l), l.Permit(group))
+		return l.Path(), errors.Join(s.control.Add(l), l.SetGroup(group))
 	}
 	if path, err = st.ControlSocket(s.disks[0].name); err != nil {
 		return "", err

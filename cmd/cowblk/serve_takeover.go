@@ -20,9 +20,9 @@ import (
 // told that we serve, it can go on itself: nothing that it shares with us is removed, and nothing is written that it
 // does not expect.
 type oldProcess struct {
-	offer   *takeover.Offer
-	received  *takeover.Received
-	sockets []*control.Listener // whose files are ours to remove once we serve
+	offer    *takeover.Offer
+	received *takeover.Received
+	sockets  []*control.Listener // whose files are ours to remove once we serve
 }
 
 // requestTakeover asks the process that serves the disks for them, after all that can be done before: nil if none does.
@@ -97,10 +97,10 @@ func (p *oldProcess) adopt(m *takeover.Message) (*control.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !m.Keep && !l.Kept() {
+	if !m.KeepFile && !l.KeepsFile() {
 		p.sockets = append(p.sockets, l)
 	}
-	l.Keep(true)
+	l.SetKeepFile(true)
 	return l, nil
 }
 
@@ -132,7 +132,7 @@ func (p *oldProcess) nbdServer() *backend.InheritedNBD {
 // confirm lets the predecessor end.
 func (p *oldProcess) confirm() {
 	for _, l := range p.sockets {
-		l.Keep(false)
+		l.SetKeepFile(false)
 	}
 	_ = p.offer.Confirm() // it may have gone already, which is as good
 	p.close()

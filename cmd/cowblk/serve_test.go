@@ -31,10 +31,10 @@ const mainEnv = "COWBLK_TEST_AS_MAIN"
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {
 		if at := os.Getenv(killEnv); at != "" {
-			os.Exit(mortalMain(at))
+			os.Exit(killMain(at))
 		}
-		if spec := os.Getenv(holdEnv); spec != "" {
-			os.Exit(heldMain(spec))
+		if spec := os.Getenv(lockHolderEnv); spec != "" {
+			os.Exit(lockHolderMain(spec))
 		}
 		main()
 	}
@@ -412,7 +412,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 	for _, args := range [][]string{{"serve", "a"}, {"serve", "a", "--writeback-without-flush"}} {
 		with := len(args) > 2
 		p := start(t, dir, nil, args...)
-		c, _ := controlled(t, dir, "a")
+		c, _ := dialControl(t, dir, "a")
 		f, err := vhosttest.Dial(filepath.Join(dir, "run", "a.sock"), vhosttest.Options{Refuse: vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE})
 		if err != nil {
 			t.Fatal(err)
@@ -422,7 +422,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
 			t.Errorf("%v: %+v, %v", args, disks, err)
 		}
-		if s := set(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
+		if s := changeSettings(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
 			t.Errorf("%v: %+v", args, s)
 		}
 		f.Close()
@@ -450,7 +450,7 @@ func TestServeCacheModes(t *testing.T) {
 	command(t, dir, "create", "a", "--size", "16M")
 	for i, mode := range []string{"writeback", "writethrough", "none", "directsync"} {
 		p := start(t, dir, nil, "serve", "a", "--cache", mode, "--poll", "0")
-		c, _ := controlled(t, dir, "a")
+		c, _ := dialControl(t, dir, "a")
 		f := dial(t, filepath.Join(dir, "run", "a.sock"))
 		if i > 0 {
 			wantAt(t, f, 4096, pattern(byte(i), 1536))
@@ -462,7 +462,7 @@ func TestServeCacheModes(t *testing.T) {
 		if err != nil || disks[0].Cache.String() != mode || disks[0].WriteCache != (i%2 == 0) {
 			t.Errorf("%s: %+v, %v", mode, disks, err)
 		}
-		if s := set(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
+		if s := changeSettings(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
 			t.Errorf("%s: %+v", mode, s)
 		}
 		f.Close()

@@ -98,8 +98,8 @@ func (n *servedManifests) Data(disk string) string {
 // pendingManifests keeps the manifests in memory equal to those in the store.
 type pendingManifests struct {
 	*store.Pending
-	served  *servedManifests
-	old []*store.Manifest
+	served *servedManifests
+	old    []*store.Manifest
 }
 
 // Commit implements backend.Pending.

@@ -92,7 +92,7 @@ func TestSizesOverLargestDisk(t *testing.T) {
 func TestThresholdsAreSizes(t *testing.T) {
 	for _, text := range []string{"1,5G", "6,8G", "1.5", "0", "0%", "5,5%", "1.1G"} {
 		for _, args := range [][]string{{"watch", "--threshold", text}, {"serve", "vm1", "--space-low", text}} {
-			if code, said := said(t.TempDir(), args...); code != exitUsage || !strings.Contains(said, args[len(args)-2]) {
+			if code, said := runOutcome(t.TempDir(), args...); code != exitUsage || !strings.Contains(said, args[len(args)-2]) {
 				t.Errorf("%q: code %d, %s", args, code, said)
 			}
 		}

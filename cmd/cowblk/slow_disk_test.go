@@ -17,12 +17,12 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// holdEnv makes the test binary, as cowblk, hold back calls on the files of its store. Its value is "GATE OP NAME": as long
+// lockHolderEnv makes the test binary, as cowblk, hold back calls on the files of its store. Its value is "GATE OP NAME": as long
 // as the file GATE is there, a call OP (see cowtest.Call) on a file whose path contains NAME waits, after it has made the
 // file GATE.caught.
-const holdEnv = "COWBLK_TEST_HOLD"
+const lockHolderEnv = "COWBLK_TEST_HOLD"
 
-func heldMain(spec string) int {
+func lockHolderMain(spec string) int {
 	gate, rest, _ := strings.Cut(spec, " ")
 	op, name, _ := strings.Cut(rest, " ")
 	x := &cowtest.Intercept{FS: vfs.OS{}}
@@ -73,7 +73,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			m := manifestOf(t, dir, "a")
 			// Nothing in the process touches the files that the gate is made of but through the system call itself.
 			p := start(t, dir, func(c *exec.Cmd) {
-				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", holdEnv, gate, m.Head().Data))
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", lockHolderEnv, gate, m.Head().Data))
 			}, "serve", "a", "b", "--sandbox", "off")
 			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
@@ -153,7 +153,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	command(t, dir, "create", "a", "--size", "1M")
 	gate := filepath.Join(dir, "gate")
 	p := start(t, dir, func(c *exec.Cmd) {
-		c.Env = append(c.Env, fmt.Sprintf("%s=%s datasync %s/tmp/", holdEnv, gate, dir))
+		c.Env = append(c.Env, fmt.Sprintf("%s=%s datasync %s/tmp/", lockHolderEnv, gate, dir))
 	}, "serve", "a", "--sandbox", "off")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))

@@ -86,7 +86,7 @@ func startSocat(t *testing.T, path string) *socat {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(patience, func() { s.cmd.Process.Kill() })
+	late := time.AfterFunc(waitTimeout, func() { s.cmd.Process.Kill() })
 	t.Cleanup(func() {
 		late.Stop()
 		if s.cmd.ProcessState == nil {

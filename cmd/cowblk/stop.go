@@ -24,8 +24,8 @@ const stopPoll = 20 * time.Millisecond
 
 // stopOptions are those of "cowblk stop".
 type stopOptions struct {
-	wholeProcess   bool // --whole-process
-	timeout time.Duration
+	wholeProcess bool // --whole-process
+	timeout      time.Duration
 }
 
 // stopped is what "cowblk stop --json" prints of each disk.

@@ -11,7 +11,7 @@ import (
 // A process ends although its file system is full: the reserve is for the maps of its disks, and without a reserve it
 // says what is kept and what a power cut would lose. cowblk stop says the same.
 func TestStopOnAFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	for _, k := range fullKinds {
@@ -84,7 +84,7 @@ func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
 
 // Disks that go on being served have their maps written, too, and leave half of the reserve for the end.
 func TestBackgroundFlushOnAFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	k := fullKinds[0]

@@ -34,14 +34,14 @@ func (a *app) storeSockets(disks []*openDisk, es endpoints, control *control.Ser
 // storeSocket leaves the socket's file to systemd, too: what listens on it is still there when this process is not.
 func storeSocket(to, name string, l any, log *slog.Logger) {
 	listener, ok := l.(*control.Listener)
-	if !ok || listener.Kept() {
+	if !ok || listener.KeepsFile() {
 		return // it is systemd's already, or --fd
 	}
 	if err := notifyFD(to, "FDSTORE=1\nFDNAME="+name, listener); err != nil {
 		log.Warn("systemd was not given a socket to keep over a restart", "name", name, "err", err)
 		return
 	}
-	listener.Keep(true)
+	listener.SetKeepFile(true)
 }
 
 // notifyFD is sd_notify with a file descriptor, which go-systemd does not have.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manager plays systemd's part in a service with a file descriptor store.
-type manager struct {
+// fdStoreManager plays systemd's part in a service with a file descriptor store.
+type fdStoreManager struct {
 	t      *testing.T
 	notify *net.UnixConn
 	names  []string
@@ -23,13 +23,13 @@ type manager struct {
 	said   []string // other messages
 }
 
-func newManager(t *testing.T, dir string) *manager {
+func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &manager{t: t, notify: c}
+	m := &fdStoreManager{t: t, notify: c}
 	t.Cleanup(func() {
 		c.Close()
 		for _, f := range m.store {
@@ -40,7 +40,7 @@ func newManager(t *testing.T, dir string) *manager {
 }
 
 // start starts cowblk with what is in the store, and returns when it is ready.
-func (m *manager) start(dir string, args ...string) *process {
+func (m *fdStoreManager) start(dir string, args ...string) *process {
 	m.t.Helper()
 	p := start(m.t, dir, func(c *exec.Cmd) {
 		// LISTEN_PID must be the process's own: a shell that becomes cowblk knows it.
@@ -57,7 +57,7 @@ func (m *manager) start(dir string, args ...string) *process {
 }
 
 // until takes messages up to the one that says so.
-func (m *manager) until(last string, p *process) {
+func (m *fdStoreManager) until(last string, p *process) {
 	m.t.Helper()
 	buf, oob := make([]byte, 256), make([]byte, 256)
 	m.notify.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -93,7 +93,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		command(t, dir, "create", name, "--size", "64M")
 	}
-	m := newManager(t, dir)
+	m := newFDStoreManager(t, dir)
 	p := m.start(dir, "serve", "a", "b", "--cache", "writethrough")
 	if slices.Sort(m.names); !slices.Equal(m.names, []string{".control", "a", "b"}) {
 		t.Fatalf("stored: %v\n%s", m.names, p.log.String())
@@ -139,7 +139,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 }
 
 // restarted serves disk b, whose content is zeros, from the store.
-func restarted(t *testing.T, m *manager, dir string) (socket string) {
+func restarted(t *testing.T, m *fdStoreManager, dir string) (socket string) {
 	t.Helper()
 	p := m.start(dir, "serve", "a", "b")
 	t.Cleanup(func() { p.end(t) })
@@ -158,7 +158,7 @@ func TestRestartInAnothersDirectory(t *testing.T) {
 	}
 	command(t, dir, "create", "a", "--size", "1M")
 	socket := filepath.Join(theirs, "s")
-	m := newManager(t, dir)
+	m := newFDStoreManager(t, dir)
 	p := m.start(dir, "serve", "a", "--socket-path", socket)
 	slices.Sort(m.names)
 	for range 2 {

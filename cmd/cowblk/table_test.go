@@ -15,7 +15,7 @@ import (
 func TestTablesFitTerminals(t *testing.T) {
 	s := newScript(t)
 	base := "日本語のベースイメージ-" + strings.Repeat("長", 30) + ".raw"
-	if err := os.WriteFile(base, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(base, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	long := strings.Repeat("n", 64)
@@ -115,7 +115,7 @@ func TestTreeIsLinear(t *testing.T) {
 func TestLostOutput(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	command(t, dir, "import", golden, "img")

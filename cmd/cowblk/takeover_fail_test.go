@@ -172,8 +172,8 @@ func TestTakeoverRefused(t *testing.T) {
 func TestTakeoverKilled(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
-	serve := func(args ...string) *mortal {
-		return newMortal(t, start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
+	serve := func(args ...string) *killableDaemon {
+		return newKillableDaemon(t, start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
 	}
 	p := serve()
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 1<<10)
@@ -218,21 +218,21 @@ func killedTakeovers(t *testing.T) int {
 	return n
 }
 
-// mortal is a process whose end is waited for all the time.
-type mortal struct {
+// killableDaemon is a process whose end is waited for all the time.
+type killableDaemon struct {
 	*process
 	gone chan struct{}
 }
 
-func newMortal(t *testing.T, p *process) *mortal {
-	m := &mortal{p, make(chan struct{})}
+func newKillableDaemon(t *testing.T, p *process) *killableDaemon {
+	m := &killableDaemon{p, make(chan struct{})}
 	go func() { p.cmd.Wait(); close(m.gone) }()
 	t.Cleanup(func() { p.cmd.Process.Kill(); <-m.gone })
 	return m
 }
 
 // serves waits until the load goes on, which is true, or the process has ended.
-func (m *mortal) serves(t *testing.T, l *steadyLoad) bool {
+func (m *killableDaemon) serves(t *testing.T, l *steadyLoad) bool {
 	t.Helper()
 	// What the other process had completed may still be on its way.
 	from := l.done.Load() + loadDepth

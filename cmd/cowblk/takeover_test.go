@@ -118,7 +118,7 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	writeAt(t, f, 0, pattern(7, 4096))
 	f.Close()
 	command(t, dir, "promote", "a", "--tag", "one")
-	c, _ := controlled(t, dir, "a")
+	c, _ := dialControl(t, dir, "a")
 	for _, addr := range []string{"unix:" + filepath.Join(dir, "run", "nbd"), "tcp:0"} {
 		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil); err != nil {
 			t.Fatal(err)

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// said runs a command line on the store dir, without a terminal, and returns its exit code and all that it said.
-func said(dir string, args ...string) (code int, text string) {
+// runOutcome runs a command line on the store dir, without a terminal, and returns its exit code and all that it said.
+func runOutcome(dir string, args ...string) (code int, text string) {
 	var out strings.Builder
 	a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
 		terminal: func(any) bool { return false }, kvm: func() bool { return false }}
@@ -21,7 +21,7 @@ func said(dir string, args ...string) (code int, text string) {
 // expect runs a command line that is to end with code and to say something.
 func expect(t *testing.T, dir string, code int, says string, args ...string) string {
 	t.Helper()
-	got, text := said(dir, args...)
+	got, text := runOutcome(dir, args...)
 	if got != code || !strings.Contains(text, says) {
 		t.Errorf("%q: exit %d, want %d with %q:\n%s", args, got, code, says, text)
 	}
@@ -59,7 +59,7 @@ func TestPromoteTwiceInOneSecond(t *testing.T) {
 // tagOf is one of the tags of a disk.
 func tagOf(t *testing.T, dir, disk string) string {
 	t.Helper()
-	_, text := said(dir, "info", disk)
+	_, text := runOutcome(dir, "info", disk)
 	for _, word := range strings.Fields(text) {
 		if strings.HasPrefix(word, "@20") && strings.Contains(word, "T") && strings.Contains(word, "Z") {
 			return strings.TrimPrefix(word, "@")
@@ -111,7 +111,7 @@ func TestRemoveDamaged(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")); err != nil {
 		t.Fatal(err)
 	}
-	code, text := said(dir, "list")
+	code, text := runOutcome(dir, "list")
 	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
 		t.Errorf("list: exit %d\n%s", code, text)
 	}

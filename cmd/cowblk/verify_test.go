@@ -32,7 +32,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	command(t, dir, "promote", "a", "--tag", "two")
 	p = start(t, dir, nil, "serve", "a")
 	summed(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
-	_, events := controlled(t, dir, "a")
+	_, events := dialControl(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
 	if err := flipBit(data, 20000); err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	if _, err := f.Driver(0).WriteAt(pattern(3, 512), 16384); !errors.As(err, &bad) || bad.Status != vhosttest.StatusIOErr {
 		t.Errorf("a write of part of a damaged block: %v", err)
 	}
-	for limit := time.After(patience); ; {
+	for limit := time.After(waitTimeout); ; {
 		select {
 		case e := <-events:
 			if e.Event != "COW_IO_ERROR" {
@@ -75,7 +75,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 // summed waits until a layer has checksums of its data.
 func summed(t *testing.T, p layer.Paths) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
 		if err == nil && found.HasSums {
 			return

@@ -175,7 +175,9 @@ func (w *watcher) poll(ctx context.Context) (*backend.SpaceLow, error) {
 }
 
 // watches reports whether the disk is one that is watched.
-func (w *watcher) watches(disk string) bool { return len(w.names) == 0 || slices.Contains(w.names, disk) }
+func (w *watcher) watches(disk string) bool {
+	return len(w.names) == 0 || slices.Contains(w.names, disk)
+}
 
 func (a *app) printSpaceLow(low *backend.SpaceLow) error {
 	if a.json {

@@ -16,13 +16,13 @@ import (
 // watcher is one run of "cowblk watch". Its own goroutine looks for processes; each process has one that listens to it
 // until it has gone, and that it ends when the watching does.
 type watcher struct {
-	app     *app
-	store   *store.Store
-	names   []string // of disks; empty: all
-	options *watchOptions
-	spaceLow   chan backend.SpaceLow
-	events  chan qmp.Event
-	running sync.WaitGroup
+	app      *app
+	store    *store.Store
+	names    []string // of disks; empty: all
+	options  *watchOptions
+	spaceLow chan backend.SpaceLow
+	events   chan qmp.Event
+	running  sync.WaitGroup
 
 	mu      sync.Mutex
 	daemons map[string]*watchedDaemon // by control socket: those that are listened to

@@ -46,7 +46,7 @@ func TestWatchServedDisks(t *testing.T) {
 	all, allOut := beginWatch(t, dir)
 	named, namedOut := beginWatch(t, dir, "c", "--json")
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
-	ca, _ := controlled(t, dir, "a")
+	ca, _ := dialControl(t, dir, "a")
 	time.Sleep(watchPoll + watchPoll/2) // they have found it
 	p.end(t)
 	p = start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
@@ -56,7 +56,7 @@ func TestWatchServedDisks(t *testing.T) {
 		t.Fatalf("ended with %d: %s", code, allOut)
 	default:
 	}
-	set(t, ca, `{"space-low": "100%"}`)
+	changeSettings(t, ca, `{"space-low": "100%"}`)
 	if code := <-all; code != exitOK || !strings.HasPrefix(allOut.String(), "space is low for a, b: ") {
 		t.Errorf("exit %d: %s", code, allOut)
 	}

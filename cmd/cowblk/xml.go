@@ -77,8 +77,8 @@ var targetForm = regexp.MustCompile(`^(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 
 // xmlOptions say how much XML to print.
 type xmlOptions struct {
-	wholeDomain, disk  bool
-	kind, target string
+	wholeDomain, disk bool
+	kind, target      string
 }
 
 func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) {

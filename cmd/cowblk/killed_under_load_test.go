@@ -231,8 +231,8 @@ func (l *killLoad) verify(f *vhosttest.Frontend) {
 	}
 }
 
-// killed is what became of one disk under load.
-type killed struct {
+// killStats is what became of one disk under load.
+type killStats struct {
 	kills, promotions, promoted, layers, requests int
 }
 
@@ -243,7 +243,7 @@ type killRing struct {
 }
 
 // underLoad kills the process that serves a disk n times.
-func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killed) {
+func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) {
 	dir := shortDir(t)
 	defer os.RemoveAll(dir)
 	command(t, dir, "create", "a", "--size", "32M")
@@ -356,7 +356,7 @@ func TestKilledUnderLoadLargerRings(t *testing.T) {
 
 func killOften(t *testing.T, cycles int, ring killRing) {
 	t.Helper()
-	var sum killed
+	var sum killStats
 	for seed := uint64(1); sum.kills < cycles; seed++ {
 		one := underLoad(t, min(cyclesADisk, cycles-sum.kills), seed, ring)
 		sum.kills += one.kills

@@ -37,8 +37,8 @@ const (
 	fromNote      = `^create .*/quiesced\.json\.new$`
 )
 
-// mortalMain is main on a file system that ends the process.
-func mortalMain(spec string) int {
+// killMain is main on a file system that ends the process.
+func killMain(spec string) int {
 	at, from, _ := strings.Cut(spec, " ")
 	n, err := strconv.Atoi(at)
 	if err != nil {
@@ -54,8 +54,8 @@ func mortalMain(spec string) int {
 	return run(os.Args[1:], a)
 }
 
-// stillGuest is a fake guest: an agent and a monitor on two sockets, which outlive the processes that talk to them.
-type stillGuest struct {
+// fakeGuest is a fake guest: an agent and a monitor on two sockets, which outlive the processes that talk to them.
+type fakeGuest struct {
 	dir string
 
 	mu     sync.Mutex
@@ -65,9 +65,9 @@ type stillGuest struct {
 	hook func(when, command string)
 }
 
-func newStillGuest(t testing.TB, dir string) *stillGuest {
+func newFakeGuest(t testing.TB, dir string) *fakeGuest {
 	t.Helper()
-	g := &stillGuest{dir: dir}
+	g := &fakeGuest{dir: dir}
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
 	for name, serve := range map[string]func(net.Conn){"agent": g.agent, "qmp": g.monitor} {
@@ -90,17 +90,17 @@ func newStillGuest(t testing.TB, dir string) *stillGuest {
 	return g
 }
 
-func (g *stillGuest) address(name string) string { return "unix:" + filepath.Join(g.dir, name) }
+func (g *fakeGuest) address(name string) string { return "unix:" + filepath.Join(g.dir, name) }
 
 // spec is how promote is told to make the guest hold still.
-func (g *stillGuest) spec(mode string) qmp.Spec {
+func (g *fakeGuest) spec(mode string) qmp.Spec {
 	if mode == qmp.QuiesceGuest {
 		return qmp.Spec{Mode: mode, Agent: g.address("agent")}
 	}
 	return qmp.Spec{Mode: mode, QMP: g.address("qmp")}
 }
 
-func (g *stillGuest) still() bool {
+func (g *fakeGuest) quiesced() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.frozen || g.paused
@@ -127,7 +127,7 @@ func each(conn net.Conn, f func(command string, id json.RawMessage)) {
 }
 
 // change carries out what is changed by a command, between the calls of hook.
-func (g *stillGuest) change(command string, what *bool, to bool) {
+func (g *fakeGuest) change(command string, what *bool, to bool) {
 	g.mu.Lock()
 	hook := g.hook
 	g.mu.Unlock()
@@ -140,13 +140,13 @@ func (g *stillGuest) change(command string, what *bool, to bool) {
 	*what = to
 }
 
-func (g *stillGuest) setHook(f func(when, command string)) {
+func (g *fakeGuest) setHook(f func(when, command string)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hook = f
 }
 
-func (g *stillGuest) agent(conn net.Conn) {
+func (g *fakeGuest) agent(conn net.Conn) {
 	each(conn, func(command string, id json.RawMessage) {
 		reply := `{"return": 1}`
 		switch command {
@@ -154,7 +154,7 @@ func (g *stillGuest) agent(conn net.Conn) {
 			reply = fmt.Sprintf("\xff{\"return\": %s}", id)
 		case "guest-fsfreeze-status":
 			reply = `{"return": "thawed"}`
-			if g.still() {
+			if g.quiesced() {
 				reply = `{"return": "frozen"}`
 			}
 		case "guest-fsfreeze-freeze":
@@ -166,14 +166,14 @@ func (g *stillGuest) agent(conn net.Conn) {
 	})
 }
 
-func (g *stillGuest) monitor(conn net.Conn) {
+func (g *fakeGuest) monitor(conn net.Conn) {
 	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}`)
 	each(conn, func(command string, id json.RawMessage) {
 		result := `{}`
 		switch command {
 		case "query-status":
 			result = `{"running": true, "status": "running"}`
-			if g.still() {
+			if g.quiesced() {
 				result = `{"running": false, "status": "paused"}`
 			}
 		case "stop":
@@ -188,8 +188,8 @@ func (g *stillGuest) monitor(conn net.Conn) {
 	})
 }
 
-// killing is one case of being killed.
-type killing struct {
+// killedPromotion is one case of being killed.
+type killedPromotion struct {
 	mode string // of quiescing
 	from string // where counting begins
 	// cli: the command line is there to let the guest go on; otherwise only the next process is.
@@ -203,7 +203,7 @@ type killing struct {
 // them and its guest holds still, and at every command that it sends to the guest. The guest then goes on, by the command
 // line's doing or by that of the next process, and the disks are both on the old heads or both on the new.
 func TestKilledDaemon(t *testing.T) {
-	for _, k := range []killing{
+	for _, k := range []killedPromotion{
 		{mode: qmp.QuiesceGuest, from: fromPromotion, cli: true},
 		{mode: qmp.QuiescePause, from: fromNote},
 		{mode: qmp.QuiesceGuest, cli: true, guest: true},
@@ -239,13 +239,13 @@ func TestKilledDaemon(t *testing.T) {
 }
 
 // at has a process killed at point n, and checks what is left. Not killed: there is no point n.
-func (k *killing) at(t *testing.T, n int) (killed, promoted bool) {
+func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	dir := shortDir(t)
 	names := []string{"a", "b"}
 	for _, name := range names {
 		command(t, dir, "create", name, "--size", "1M")
 	}
-	g := newStillGuest(t, dir)
+	g := newFakeGuest(t, dir)
 	p := start(t, dir, func(c *exec.Cmd) {
 		if !k.guest {
 			c.Env = append(c.Env, fmt.Sprintf("%s=%d %s", killEnv, n, k.from))
@@ -270,7 +270,7 @@ func (k *killing) at(t *testing.T, n int) (killed, promoted bool) {
 	}
 
 	answered := k.promote(dir, g)
-	if k.cli && g.still() {
+	if k.cli && g.quiesced() {
 		t.Error("the guest holds still although the command has ended")
 	}
 	later := answered
@@ -292,7 +292,7 @@ func (k *killing) at(t *testing.T, n int) (killed, promoted bool) {
 }
 
 // promote asks for the promotion and reports whether it was answered with success.
-func (k *killing) promote(dir string, g *stillGuest) bool {
+func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
 	spec := g.spec(k.mode)
 	if k.cli {
 		var out bytes.Buffer
@@ -322,7 +322,7 @@ func (k *killing) promote(dir string, g *stillGuest) bool {
 }
 
 // check starts the next process. later: what was written after the promotion was flushed.
-func (k *killing) check(t *testing.T, dir string, g *stillGuest, answered, later bool) (promoted bool) {
+func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered, later bool) (promoted bool) {
 	p := start(t, dir, nil, "serve", "a", "b")
 	for i, name := range []string{"a", "b"} {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))
@@ -348,11 +348,11 @@ func (k *killing) check(t *testing.T, dir string, g *stillGuest, answered, later
 		var v qmp.Spec
 		a, errA := s.Note("a", &v)
 		b, errB := s.Note("b", &v)
-		if errors.Join(errA, errB) == nil && !a && !b && !g.still() {
+		if errors.Join(errA, errB) == nil && !a && !b && !g.quiesced() {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the guest holds still: %v; notes: %v, %v\n%s", g.still(), a, b, p.log.String())
+			t.Fatalf("the guest holds still: %v; notes: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
 		}
 	}
 	if promoted {
@@ -418,7 +418,7 @@ func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 	if err := ask("t2", qmp.Spec{}, 0); err != nil {
 		t.Errorf("with quiesce none: %v", err)
 	}
-	g := newStillGuest(t, dir)
+	g := newFakeGuest(t, dir)
 	var commands []string
 	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })
 	if err := ask("t3", spec, 20); err != nil {

@@ -12,9 +12,9 @@ import (
 	"cowblk/backend/control"
 )
 
-// Share calls f for every socket that can be passed on to another process, and returns
+// EachSocket calls f for every socket that can be passed on to another process, and returns
 // the addresses of the others (vsock).
-func (s *Server) Share(f func(a Address, l syscall.Conn) error) (others []Address, err error) {
+func (s *Server) EachSocket(f func(a Address, l syscall.Conn) error) (others []Address, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.listeners {
@@ -30,13 +30,13 @@ func (s *Server) Share(f func(a Address, l syscall.Conn) error) (others []Addres
 	return others, nil
 }
 
-// Keep makes Close leave the files of UNIX sockets: another process listens on them.
-func (s *Server) Keep() {
+// KeepFiles makes Close leave the files of UNIX sockets: another process listens on them.
+func (s *Server) KeepFiles() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.listeners {
 		if u, ok := l.Listener.(*control.Listener); ok {
-			u.Keep(true)
+			u.SetKeepFile(true)
 		}
 	}
 }
@@ -67,7 +67,7 @@ func adopt(a Address, fd int, group string) (net.Listener, error) {
 		if err != nil {
 			return nil, err // not a nil *Listener in an interface
 		}
-		if err := l.Permit(group); err != nil {
+		if err := l.SetGroup(group); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 		return l, nil

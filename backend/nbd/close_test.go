@@ -5,7 +5,7 @@ import "testing"
 // A client that says goodbye hears the end of the connection, and may close its
 // own end after that: the server has not gone before. It holds no place any more.
 func TestFarewell(t *testing.T) {
-	s, unix := start(t, Options{PerExport: 1, FarewellTime: patience}, map[string]Disk{"x": noise(1 << 20)})
+	s, unix := start(t, Options{PerExport: 1, CloseTime: patience}, map[string]Disk{"x": noise(1 << 20)})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
 	must(t, err)
 	lingering := func() int {

@@ -50,12 +50,12 @@ func (s *Spec) Active() bool { return s.Mode != "" && s.Mode != QuiesceNone }
 // Check refuses the address of a guest without a word about how it is to hold
 // still: nothing would be done with it.
 func (s *Spec) Check() error {
-	for _, given := range []struct{ name, value, mode string }{
+	for _, address := range []struct{ name, value, mode string }{
 		{"agent", s.Agent, QuiesceGuest}, {"qmp", s.QMP, QuiescePause},
 		{"libvirt", s.Libvirt, QuiesceGuest + "|" + QuiescePause}, {"domain", s.Domain, QuiesceGuest + "|" + QuiescePause},
 	} {
-		if given.value != "" && !s.Active() {
-			return fmt.Errorf("--%s without --quiesce %s: the guest would not be quiesced", given.name, given.mode)
+		if address.value != "" && !s.Active() {
+			return fmt.Errorf("--%s without --quiesce %s: the guest would not be quiesced", address.name, address.mode)
 		}
 	}
 	return nil
@@ -81,11 +81,11 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 			return nil, fmt.Errorf("guest agent: %w", err)
 		}
 		a := NewAgent(AgentOptions{Log: log, Address: addr, Instance: s.Instance})
-		return &Handle{Quiescer: a, release: unlessGone(s.Instance, a.Release), close: a.hangUp}, nil
+		return &Handle{Quiescer: a, release: unlessGone(s.Instance, a.Release), close: a.disconnect}, nil
 	}
 	if monitor != nil {
 		p := NewPause(monitor)
-		p.noted = s.Instance
+		p.recorded = s.Instance
 		return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume)}, nil
 	}
 	if s.QMP == "" {
@@ -97,7 +97,7 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 	}
 	m := NewMonitor(MonitorOptions{Log: log, Address: addr})
 	p := NewPause(m)
-	p.noted = s.Instance
+	p.recorded = s.Instance
 	return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume), close: func() { m.Close() }}, nil
 }
 
@@ -108,14 +108,14 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	}
 	if s.Mode == QuiesceGuest {
 		f := NewLibvirtFreeze(at)
-		f.noted = s.Instance
+		f.recorded = s.Instance
 		return &Handle{Quiescer: f, release: f.Release}, nil
 	}
 	p, err := NewLibvirtPause(at)
 	if err != nil {
 		return nil, err
 	}
-	lp := &libvirtPause{Pause: p, at: at, noted: s.Instance}
+	lp := &libvirtPause{Pause: p, at: at, recorded: s.Instance}
 	p.gone = lp.gone
 	return &Handle{Quiescer: lp, release: lp.release}, nil
 }

@@ -32,13 +32,13 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s", path, nl.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
-	at, err := openPlace(path)
+	at, err := openDirEntry(path)
 	if err != nil { // the directory has gone, say: what listens is there all the same
-		at = &place{path: path}
+		at = &dirEntry{path: path}
 	}
-	l := &Listener{UnixListener: ul, at: at}
+	l := &Listener{UnixListener: ul, entry: at}
 	if l.dev, l.ino, ok = at.identity(); !ok {
-		l.Keep(true)
+		l.SetKeepFile(true)
 	}
 	return l, nil
 }

@@ -155,20 +155,20 @@ func TestPermit(t *testing.T) {
 	must(t, err)
 	l, err := AdoptUnix(fd, path)
 	must(t, err)
-	l.Keep(true)
+	l.SetKeepFile(true)
 	defer l.Close()
 	for group, want := range map[string]os.FileMode{"": 0o600, "0": 0o660} {
-		must(t, l.Permit(group))
+		must(t, l.SetGroup(group))
 		if fi, err := os.Lstat(path); err != nil || fi.Mode().Perm() != want {
 			t.Errorf("group %q: %v, %v", group, fi.Mode(), err)
 		}
 	}
-	if err := l.Permit("no-such-group-here"); err == nil || !strings.Contains(err.Error(), "no-such-group-here") {
+	if err := l.SetGroup("no-such-group-here"); err == nil || !strings.Contains(err.Error(), "no-such-group-here") {
 		t.Error(err)
 	}
 	must(t, os.Remove(path))
 	must(t, os.WriteFile(path, nil, 0o644))
-	must(t, l.Permit("0"))
+	must(t, l.SetGroup("0"))
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o644 {
 		t.Errorf("another file: %v, %v", fi.Mode(), err)
 	}

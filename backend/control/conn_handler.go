@@ -28,9 +28,9 @@ func (s *Server) lookupConn(name string) ConnHandler {
 	return s.conns[name]
 }
 
-// handOver ends the session's reader and writer, once what is queued has been sent, and
+// runConnHandler ends the session's reader and writer, once what is queued has been sent, and
 // leaves the connection to h. After an error the session goes on.
-func (c *session) handOver(h ConnHandler, args json.RawMessage) error {
+func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
 	if err := OwnerOnly(c.ctx, "this command"); err != nil {
 		return err
 	}
@@ -45,25 +45,25 @@ func (c *session) handOver(h ConnHandler, args json.RawMessage) error {
 	return nil
 }
 
-// Hold lets no command begin, accepts no client, and returns when the commands under
+// SuspendCommands lets no command begin, accepts no client, and returns when the commands under
 // way have ended, or with ctx's error, and then nothing is held. What comes waits for
 // release. Commands of RegisterConn are not held.
-func (s *Server) Hold(ctx context.Context) (release func(), err error) {
+func (s *Server) SuspendCommands(ctx context.Context) (resume func(), err error) {
 	s.mu.Lock()
-	if s.held != nil {
+	if s.suspended != nil {
 		s.mu.Unlock()
 		return nil, errorf("another such command is under way")
 	}
-	held := make(chan struct{})
-	s.held = held
-	s.deadlines(time.Unix(1, 0))
+	suspended := make(chan struct{})
+	s.suspended = suspended
+	s.setAcceptDeadlines(time.Unix(1, 0))
 	s.mu.Unlock()
-	release = func() {
+	resume = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.deadlines(time.Time{})
-		s.held = nil
-		close(held)
+		s.setAcceptDeadlines(time.Time{})
+		s.suspended = nil
+		close(suspended)
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -72,56 +72,56 @@ func (s *Server) Hold(ctx context.Context) (release func(), err error) {
 		n := s.running
 		s.mu.Unlock()
 		if n == 0 {
-			return release, nil
+			return resume, nil
 		}
 		select {
 		case <-ctx.Done():
-			release()
+			resume()
 			return nil, fmt.Errorf("commands are under way: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// deadlines ends accepts under way, or lets them be; mu is held.
-func (s *Server) deadlines(t time.Time) {
+// setAcceptDeadlines ends accepts under way, or lets them be; mu is held.
+func (s *Server) setAcceptDeadlines(t time.Time) {
 	for _, l := range s.listeners {
 		l.SetDeadline(t)
 	}
 }
 
-// holding is closed when no Hold is in force.
-func (s *Server) holding() <-chan struct{} {
+// waitResumed is closed when no Hold is in force.
+func (s *Server) waitResumed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held != nil {
-		return s.held
+	if s.suspended != nil {
+		return s.suspended
 	}
 	none := make(chan struct{})
 	close(none)
 	return none
 }
 
-// enter waits while commands are held, and counts one; leave must follow.
-func (s *Server) enter(ctx context.Context) error {
+// beginCommand waits while commands are held, and counts one; leave must follow.
+func (s *Server) beginCommand(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		held := s.held
-		if held == nil {
+		suspended := s.suspended
+		if suspended == nil {
 			s.running++
 			s.mu.Unlock()
 			return nil
 		}
 		s.mu.Unlock()
 		select {
-		case <-held:
+		case <-suspended:
 		case <-ctx.Done():
 			return ErrClosed
 		}
 	}
 }
 
-func (s *Server) leave() {
+func (s *Server) endCommand() {
 	s.mu.Lock()
 	s.running--
 	s.mu.Unlock()

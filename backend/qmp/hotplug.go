@@ -29,10 +29,10 @@ type Plugged struct {
 
 // Limits of waiting for QEMU, within the caller's.
 const (
-	connectLimit = 5 * time.Second // for QEMU to reach the socket
-	undoLimit    = 10 * time.Second
-	pollInterval = 50 * time.Millisecond
-	watchPeriod  = time.Second // events are lost while a monitor reconnects: look, too
+	connectTimeout = 5 * time.Second // for QEMU to reach the socket
+	undoTimeout    = 10 * time.Second
+	pollInterval   = 50 * time.Millisecond
+	queryInterval  = time.Second // events are lost while a monitor reconnects: look, too
 )
 
 // DeviceID is the id that a disk's device has if no other is given; it is what
@@ -48,8 +48,8 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	if p.ID == "" {
 		p.ID = DeviceID(p.Disk)
 	}
-	made := &Plugged{ID: p.ID, Chardev: chardevID(p.Disk), Bus: p.Bus}
-	t, err := look(ctx, r)
+	plugged := &Plugged{ID: p.ID, Chardev: chardevID(p.Disk), Bus: p.Bus}
+	t, err := newTarget(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -60,28 +60,28 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 		return nil, err
 	}
 	if p.Bus == "" {
-		if made.Bus, err = t.freeBus(ctx); err != nil {
+		if plugged.Bus, err = t.freeBus(ctx); err != nil {
 			return nil, err
 		}
 	}
 	// Left over from a device that the guest let go of only after somebody had
 	// given up waiting for it. QEMU refuses if it is in use.
-	if _, found, err := t.chardev(ctx, made.Chardev); err != nil {
+	if _, found, err := t.chardev(ctx, plugged.Chardev); err != nil {
 		return nil, err
 	} else if found {
-		if err := r.Run(ctx, "chardev-remove", map[string]string{"id": made.Chardev}, nil); err != nil {
-			return nil, fmt.Errorf("QEMU has a connection %q to disk %q already: %w", made.Chardev, p.Disk, err)
+		if err := r.Run(ctx, "chardev-remove", map[string]string{"id": plugged.Chardev}, nil); err != nil {
+			return nil, fmt.Errorf("QEMU has a connection %q to disk %q already: %w", plugged.Chardev, p.Disk, err)
 		}
 	}
-	if err := r.Run(ctx, "chardev-add", t.chardevAdd(made.Chardev, p.Socket), nil); err != nil {
+	if err := r.Run(ctx, "chardev-add", t.chardevAdd(plugged.Chardev, p.Socket), nil); err != nil {
 		return nil, err
 	}
 	// With a socket that it cannot reach QEMU waits in device_add, and with it
 	// the guest, for as long as that lasts.
-	if err = t.waitConnected(ctx, made.Chardev, p); err == nil {
-		device := map[string]any{"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": made.Chardev}
-		if made.Bus != "" {
-			device["bus"] = made.Bus
+	if err = t.waitConnected(ctx, plugged.Chardev, p); err == nil {
+		device := map[string]any{"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": plugged.Chardev}
+		if plugged.Bus != "" {
+			device["bus"] = plugged.Bus
 		}
 		if p.Queues > 0 {
 			device["num-queues"] = p.Queues
@@ -89,11 +89,11 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 		err = r.Run(ctx, "device_add", device, nil)
 	}
 	if err == nil {
-		return made, nil
+		return plugged, nil
 	}
-	uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if uerr := removeChardev(uctx, r, made.Chardev); uerr != nil {
+	if uerr := removeChardev(uctx, r, plugged.Chardev); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("and what was begun could not be undone: %w: \"cowblk detach\" does when QEMU answers again", uerr))
 	}
 	return nil, err
@@ -116,7 +116,7 @@ func (t *target) chardevAdd(id, socket string) map[string]any {
 
 // waitConnected returns when QEMU has connected to the socket by itself.
 func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
-	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	for {
 		file, found, err := t.chardev(ctx, id)
@@ -147,7 +147,7 @@ func Detach(ctx context.Context, m *Monitor, disk, id string) error {
 	sub := m.Subscribe("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
 	defer sub.Close()
 	t := &target{run: m}
-	if err := t.lookDevices(ctx); err != nil {
+	if err := t.queryDevices(ctx); err != nil {
 		return err
 	}
 	kind := t.devices[id]
@@ -176,8 +176,8 @@ func Detach(ctx context.Context, m *Monitor, disk, id string) error {
 
 // waitDeleted returns when the device is gone, or the guest has refused.
 func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) error {
-	again := time.NewTicker(watchPeriod)
-	defer again.Stop()
+	ticker := time.NewTicker(queryInterval)
+	defer ticker.Stop()
 	for {
 		select {
 		case e, ok := <-sub.C:
@@ -190,9 +190,9 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 			default:
 				return fmt.Errorf("the guest refuses to give device %q back: is it in use there? unmount it and try again", id)
 			}
-		case <-again.C:
+		case <-ticker.C:
 			// An error here is one of the connection, which comes back.
-			if err := t.lookDevices(ctx); err == nil && t.devices[id] == "" {
+			if err := t.queryDevices(ctx); err == nil && t.devices[id] == "" {
 				return nil
 			}
 		case <-ctx.Done():

@@ -20,8 +20,8 @@ type target struct {
 	devices      map[string]string // type by id
 }
 
-// look asks QEMU for its version and devices.
-func look(ctx context.Context, r Runner) (*target, error) {
+// newTarget asks QEMU for its version and devices.
+func newTarget(ctx context.Context, r Runner) (*target, error) {
 	t := &target{run: r}
 	var v struct {
 		QEMU struct {
@@ -33,10 +33,10 @@ func look(ctx context.Context, r Runner) (*target, error) {
 		return nil, err
 	}
 	t.major, t.minor = v.QEMU.Major, v.QEMU.Minor
-	return t, t.lookDevices(ctx)
+	return t, t.queryDevices(ctx)
 }
 
-func (t *target) lookDevices(ctx context.Context) (err error) {
+func (t *target) queryDevices(ctx context.Context) (err error) {
 	t.devices, err = t.children(ctx, peripheral)
 	return err
 }
@@ -151,7 +151,7 @@ func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 	}
 	slices.Sort(ports)
 	for _, id := range ports {
-		by, err := t.port(ctx, id)
+		by, err := t.portUser(ctx, id)
 		if err != nil {
 			return "", err
 		}
@@ -168,8 +168,8 @@ func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each (libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
 }
 
-// port says what a root port is used by; empty: nothing.
-func (t *target) port(ctx context.Context, id string) (by string, err error) {
+// portUser says what a root port is used by; empty: nothing.
+func (t *target) portUser(ctx context.Context, id string) (by string, err error) {
 	path := peripheral + "/" + id
 	plug := true
 	var e *control.Error

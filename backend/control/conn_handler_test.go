@@ -104,12 +104,12 @@ func TestHold(t *testing.T) {
 	<-entered
 	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.Hold(short); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.SuspendCommands(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while a command runs: %v", err)
 	}
 	held := make(chan func(), 1)
 	go func() {
-		release, err := s.Hold(context.Background())
+		release, err := s.SuspendCommands(context.Background())
 		if err != nil {
 			t.Error(err)
 		}
@@ -123,7 +123,7 @@ func TestHold(t *testing.T) {
 	leave <- struct{}{}
 	must(t, <-first)
 	release := <-held
-	if _, err := s.Hold(context.Background()); err == nil {
+	if _, err := s.SuspendCommands(context.Background()); err == nil {
 		t.Error("held twice")
 	}
 	second := run()
@@ -151,7 +151,7 @@ func TestAdoptUnix(t *testing.T) {
 	must(t, err)
 	fd, err := Duplicate(first)
 	must(t, err)
-	first.Keep(true)
+	first.SetKeepFile(true)
 	conn, err := net.Dial("unix", path) // waits for whoever accepts
 	must(t, err)
 	defer conn.Close()

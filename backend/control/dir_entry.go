@@ -21,9 +21,9 @@ var ErrSymlink = errors.New("symbolic link in a directory that another user can 
 // maxLinks bounds the symbolic links on the way to one directory, as the kernel does.
 const maxLinks = 40
 
-// place is a name in a directory that is held open. Every operation on a socket's file
+// dirEntry is a name in a directory that is held open. Every operation on a socket's file
 // goes through it: what others do to the path meanwhile leads no operation elsewhere.
-type place struct {
+type dirEntry struct {
 	path string // absolute
 	name string // its last element
 	dir  *os.File
@@ -32,9 +32,9 @@ type place struct {
 	private bool
 }
 
-// openPlace opens the directory of path. Symbolic links on the way are followed only
+// openDirEntry opens the directory of path. Symbolic links on the way are followed only
 // where nobody but root and this user can have put them there.
-func openPlace(path string) (*place, error) {
+func openDirEntry(path string) (*dirEntry, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -43,31 +43,31 @@ func openPlace(path string) (*place, error) {
 	if name == string(filepath.Separator) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
 	}
-	w := walker{whole: filepath.Dir(path), private: true}
+	w := walker{path: filepath.Dir(path), private: true}
 	dir, err := w.walk()
 	if err != nil {
 		return nil, err
 	}
-	return &place{path: path, name: name, dir: dir, private: w.private}, nil
+	return &dirEntry{path: path, name: name, dir: dir, private: w.private}, nil
 }
 
 // walker goes from the root to a directory, one element at a time.
 type walker struct {
-	whole   string // absolute
-	at      *os.File
+	path    string // absolute
+	dir     *os.File
 	rest    []string
 	links   int
 	private bool // so far; see place
 }
 
 func (w *walker) walk() (dir *os.File, err error) {
-	w.rest = elements(w.whole)
+	w.rest = elements(w.path)
 	if err := w.enter(unix.AT_FDCWD, "/"); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			w.at.Close()
+			w.dir.Close()
 		}
 	}()
 	for len(w.rest) > 0 {
@@ -76,39 +76,39 @@ func (w *walker) walk() (dir *os.File, err error) {
 		}
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(w.at.Fd()), &st); err != nil {
-		return nil, w.failed(err)
+	if err := unix.Fstat(int(w.dir.Fd()), &st); err != nil {
+		return nil, w.pathError(err)
 	}
 	w.private = w.private && private(&st)
-	return w.at, nil
+	return w.dir, nil
 }
 
 // step goes on to the next element, or puts a symbolic link's content in its place.
 func (w *walker) step() error {
 	name := w.rest[0]
 	var dir, st unix.Stat_t
-	if err := unix.Fstat(int(w.at.Fd()), &dir); err != nil {
-		return w.failed(err)
+	if err := unix.Fstat(int(w.dir.Fd()), &dir); err != nil {
+		return w.pathError(err)
 	}
 	w.private = w.private && private(&dir)
-	if err := unix.Fstatat(int(w.at.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return w.failed(err)
+	if err := unix.Fstatat(int(w.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return w.pathError(err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		w.rest = w.rest[1:]
-		return w.enter(int(w.at.Fd()), name)
+		return w.enter(int(w.dir.Fd()), name)
 	}
 	// In a directory such as /tmp everybody makes entries, and each their own.
 	if !w.private || !trusted(st.Uid) {
-		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.whole, name, ErrSymlink)
+		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.path, name, ErrSymlink)
 	}
 	if w.links++; w.links > maxLinks {
-		return w.failed(unix.ELOOP)
+		return w.pathError(unix.ELOOP)
 	}
 	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(w.at.Fd()), name, buf)
+	n, err := unix.Readlinkat(int(w.dir.Fd()), name, buf)
 	if err != nil {
-		return w.failed(err)
+		return w.pathError(err)
 	}
 	target := string(buf[:n])
 	w.rest = append(elements(target), w.rest[1:]...)
@@ -122,17 +122,17 @@ func (w *walker) step() error {
 func (w *walker) enter(at int, name string) error {
 	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return w.failed(err)
+		return w.pathError(err)
 	}
-	if w.at != nil {
-		w.at.Close()
+	if w.dir != nil {
+		w.dir.Close()
 	}
-	w.at = os.NewFile(uintptr(fd), w.whole)
+	w.dir = os.NewFile(uintptr(fd), w.path)
 	return nil
 }
 
-func (w *walker) failed(err error) error {
-	return &fs.PathError{Op: "open", Path: w.whole, Err: err}
+func (w *walker) pathError(err error) error {
+	return &fs.PathError{Op: "open", Path: w.path, Err: err}
 }
 
 // elements are the parts of a path. ".." is kept: behind a symbolic link it is not the
@@ -154,16 +154,16 @@ func private(dir *unix.Stat_t) bool {
 	return trusted(dir.Uid) && (dir.Mode&0o022 == 0 || dir.Mode&unix.S_ISVTX != 0)
 }
 
-func (p *place) fd() int { return int(p.dir.Fd()) }
+func (p *dirEntry) fd() int { return int(p.dir.Fd()) }
 
-// through is a path of the file name in the directory that depends on nothing outside
+// procPath is a path of the file name in the directory that depends on nothing outside
 // of this process.
-func through(dir *os.File, name string) string {
+func procPath(dir *os.File, name string) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
 }
 
 // file opens the file itself, whatever it is, for nothing but to be named by its descriptor.
-func (p *place) file() (*os.File, error) { return openEntry(p.dir, p.name, p.path) }
+func (p *dirEntry) file() (*os.File, error) { return openEntry(p.dir, p.name, p.path) }
 
 func openEntry(dir *os.File, name, path string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -174,14 +174,14 @@ func openEntry(dir *os.File, name, path string) (*os.File, error) {
 }
 
 // identity is which file lies at the place; false: none, or not a socket.
-func (p *place) identity() (dev, ino uint64, ok bool) {
+func (p *dirEntry) identity() (dev, ino uint64, ok bool) {
 	var st unix.Stat_t
 	err := unix.Fstatat(p.fd(), p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st.Dev, st.Ino, err == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
 // remove removes the file at the place if it is the one meant.
-func (p *place) remove(dev, ino uint64) error {
+func (p *dirEntry) remove(dev, ino uint64) error {
 	if d, i, ok := p.identity(); !ok || d != dev || i != ino {
 		return nil
 	}
@@ -191,18 +191,18 @@ func (p *place) remove(dev, ino uint64) error {
 	return nil
 }
 
-// drawer is a directory of this user's own inside a place's directory: nobody else can
+// privateDir is a directory of this user's own inside a place's directory: nobody else can
 // reach what is made in it before it is moved to the place.
-type drawer struct {
-	place *place
+type privateDir struct {
+	entry *dirEntry
 	name  string
 	dir   *os.File
 }
 
-func (p *place) newDrawer() (*drawer, error) {
+func (p *dirEntry) newPrivateDir() (*privateDir, error) {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
-	d := &drawer{place: p, name: ".cowblk-" + hex.EncodeToString(id[:])}
+	d := &privateDir{entry: p, name: ".cowblk-" + hex.EncodeToString(id[:])}
 	if err := unix.Mkdirat(p.fd(), d.name, 0o700); err != nil {
 		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Dir(p.path), Err: err}
 	}
@@ -226,24 +226,24 @@ func (p *place) newDrawer() (*drawer, error) {
 }
 
 // moveOut gives the file name of the drawer the place's name, which must be free.
-func (d *drawer) moveOut(name string) error {
-	from, to := int(d.dir.Fd()), d.place.fd()
-	err := unix.Renameat2(from, name, to, d.place.name, unix.RENAME_NOREPLACE)
+func (d *privateDir) moveOut(name string) error {
+	from, to := int(d.dir.Fd()), d.entry.fd()
+	err := unix.Renameat2(from, name, to, d.entry.name, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not every file system can
-		if err = unix.Linkat(from, name, to, d.place.name, 0); err == nil {
+		if err = unix.Linkat(from, name, to, d.entry.name, 0); err == nil {
 			err = unix.Unlinkat(from, name, 0)
 		}
 	}
 	if err != nil {
-		return &fs.PathError{Op: "rename", Path: d.place.path, Err: err}
+		return &fs.PathError{Op: "rename", Path: d.entry.path, Err: err}
 	}
 	return nil
 }
 
 // close removes the drawer, and what has not been moved out of it.
-func (d *drawer) close() {
-	_ = unix.Unlinkat(int(d.dir.Fd()), drawerSocket, 0)
-	_ = unix.Unlinkat(d.place.fd(), d.name, unix.AT_REMOVEDIR)
+func (d *privateDir) close() {
+	_ = unix.Unlinkat(int(d.dir.Fd()), privateDirSocket, 0)
+	_ = unix.Unlinkat(d.entry.fd(), d.name, unix.AT_REMOVEDIR)
 	d.dir.Close()
 }
 
