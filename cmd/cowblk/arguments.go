@@ -6,7 +6,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// exactArgs is cobra.ExactArgs with an error that names what is missing: names are the arguments in order.
+// exactArgs is cobra.ExactArgs with an error that names the missing argument. names lists the
+// arguments in order.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
@@ -19,7 +20,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// minArgs is for commands that take one or more of the thing called name.
+// minArgs accepts at least n arguments; name is the argument's name in the usage line.
 func minArgs(n int, name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
@@ -29,7 +30,7 @@ func minArgs(n int, name string) cobra.PositionalArgs {
 	}
 }
 
-// maxArgs is for commands whose arguments are optional.
+// maxArgs accepts at most n arguments.
 func maxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
@@ -39,7 +40,7 @@ func maxArgs(n int) cobra.PositionalArgs {
 	}
 }
 
-// distinctArgs is atLeast(1, name) for commands to which a name twice makes no sense.
+// distinctArgs is minArgs(1, name) that also refuses duplicates.
 func distinctArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, arg := range args {
@@ -51,7 +52,7 @@ func distinctArgs(name string) cobra.PositionalArgs {
 	}
 }
 
-// unique is args without those that came before, in their order.
+// unique returns args without duplicates, in their order.
 func unique(args []string) (all []string) {
 	for _, arg := range args {
 		if !slices.Contains(all, arg) {

@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// plugOptions are those of "cowblk attach" and "cowblk detach".
+// plugOptions holds the options of "cowblk attach" and "cowblk detach".
 type plugOptions struct {
 	args    backend.PlugArgs
 	timeout time.Duration
@@ -89,7 +89,8 @@ func (o *plugOptions) register(cmd *cobra.Command, limit string) {
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, limit)
 }
 
-// preparePlug checks the options and finds who serves the disk; nil: nobody.
+// preparePlug checks the options and returns the process that serves the disk; nil if no process
+// does.
 func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 	if o.timeout <= 0 {
 		return nil, usagef("--timeout %s: expected more than nothing", o.timeout)
@@ -108,7 +109,7 @@ func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 	if _, err := s.Disk(name); err != nil {
 		return nil, err
 	}
-	// A process that starts to serve the disk has it open before it can be asked.
+	// A starting process opens the disk before it has a control socket.
 	for end := time.Now().Add(startTimeout); ; time.Sleep(startPoll) {
 		v, err := s.ServingError(name)
 		if err != nil {
@@ -141,7 +142,7 @@ func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) erro
 	return nil
 }
 
-// detach also works when nobody serves the disk any more.
+// detach works also when no process serves the disk.
 func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err error) {
 	if v != nil && v.Control != "" {
 		err = o.runInDaemon(ctx, v, "cow-detach", nil)
@@ -155,13 +156,14 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 	return nil
 }
 
-// runInDaemon has the process that serves the disk do it: that may be the one that holds QEMU's monitor.
+// runInDaemon runs the command in the process that serves the disk, which may hold the connection
+// to QEMU's monitor.
 func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
 	c, err := control.Dial(v.Control, queryTimeout)
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}
-	limited, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // time to undo
+	limited, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // a minute to undo
 	defer cancel()
 	err = c.Run(limited, command, o.args, out)
 	if err != nil && ctx.Err() != nil {
@@ -182,7 +184,8 @@ func (o *plugOptions) detachDirect(ctx context.Context, log *slog.Logger) error 
 	return qmp.Detach(ctx, m, o.args.Disk, o.args.ID)
 }
 
-// absoluteAddress is an address that means the same in a process with another working directory.
+// absoluteAddress makes the path of a UNIX address absolute, for a process with another working
+// directory.
 func absoluteAddress(s string) string {
 	path, ok := strings.CutPrefix(s, "unix:")
 	if !ok || path == "" {

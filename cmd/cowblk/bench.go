@@ -28,7 +28,7 @@ with a report of what was counted.
 
 --null has no disk behind it: it shows how fast the generator itself is on this machine.`
 
-// benchFlags is the command line of "cowblk bench".
+// benchFlags holds the command line of "cowblk bench".
 type benchFlags struct {
 	o            load.Options
 	bs           sizeFlag
@@ -80,7 +80,7 @@ func newBench(a *app) *cobra.Command {
 	return cmd
 }
 
-// options turns flags into what the load package wants, for every socket.
+// options converts the flags into load options, one set for each socket.
 func (f *benchFlags) options(cmd *cobra.Command, sockets []string) ([]load.Options, error) {
 	o := f.o
 	changed := cmd.Flags().Changed
@@ -154,7 +154,7 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 	return a.printBench(reports, sum)
 }
 
-// benchOutput is what --json prints.
+// benchOutput is the JSON output.
 type benchOutput struct {
 	Sockets []*load.Report `json:"sockets"`
 	Sum     *load.Report   `json:"sum"`

@@ -10,8 +10,8 @@ import (
 	"cowblk/vhost/load"
 )
 
-// printBench writes what a person wants to see at a glance: a line of what was done, a table with a row for each socket
-// and the sum, and what there is to remark.
+// printBench prints a heading, a table with one row for each socket and one for the sum, and
+// remarks.
 func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
 	a.printf("%s", benchHeading(sum))
 	rows := [][]string{{"", "IOPS", "MiB/s", "MEAN", "P50", "P99", "P99.9", "MAX", "CPU DRIVER", "CPU BACK-END", "ERRORS"}}
@@ -34,7 +34,7 @@ func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
 	return nil
 }
 
-// benchHeading is "randread 4.0 KiB, 32 in flight, 1 queue, polling, 5s".
+// benchHeading returns for example "randread 4.0 KiB, 32 in flight, 1 queue, polling, 5s".
 func benchHeading(r *load.Report) string {
 	o := r.Options
 	rw := o.RW
@@ -95,7 +95,7 @@ func latencyCells(l *load.Latency) []string {
 	return cells
 }
 
-// nanosText is a time in three digits: 512 ns, 2.14 µs, 31.0 ms, 1.20 s.
+// nanosText formats a time with three digits: 512 ns, 2.14 µs, 31.0 ms, 1.20 s.
 func nanosText(ns float64) string {
 	unit := "ns"
 	for _, u := range []string{"µs", "ms", "s"} {
@@ -114,7 +114,7 @@ func nanosText(ns float64) string {
 	return fmt.Sprintf("%.*f %s", digits, ns, unit)
 }
 
-// benchRemarks are lines under the table.
+// benchRemarks returns the lines under the table.
 func benchRemarks(reports []*load.Report, sum *load.Report) (lines []string) {
 	for _, r := range reports {
 		if r.BackendNote == "" {

@@ -10,15 +10,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// Exit codes of "cowblk check", in the way of fsck(8). Wrong usage, an unknown name and an interruption have the codes that
-// they have everywhere.
+// Exit codes of "cowblk check", as of fsck(8). Wrong usage, an unknown name and an interruption
+// have the common codes.
 const (
 	checkRepaired   = 1
 	checkUnrepaired = 4
 	checkFailed     = 8
 )
 
-// checkStatus is the exit code of a check. Without an error the report has been printed, and nothing more is to be said.
+// checkStatus is the exit code of a check. If err is nil, the report has been printed and no error
+// text follows.
 type checkStatus struct {
 	code int
 	err  error
@@ -92,7 +93,7 @@ func newCheck(a *app) *cobra.Command {
 				a.printCheck(r, o.Repair)
 			}
 			if err := a.outputErr(); err != nil {
-				return checkStatus{checkFailed, err} // the other codes are for who has read the report
+				return checkStatus{checkFailed, err} // the other codes require that the report has been read
 			}
 			if interrupted {
 				return interruptedf("the check is incomplete; %s repaired until then", countText(int64(r.Repaired), "problem"))
@@ -108,7 +109,8 @@ func newCheck(a *app) *cobra.Command {
 	return cmd
 }
 
-// checkError keeps the codes that mean the same everywhere; any other error means that there was no check.
+// checkError keeps the errors that have a common exit code. Any other error means that the check
+// did not run.
 func checkError(err error) error {
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) || errors.Is(err, context.Canceled) {
 		return err
@@ -128,7 +130,8 @@ func checkOutcome(r *store.CheckReport) error {
 	return nil
 }
 
-// printCheck writes a line for each image and disk, and under it one for each problem and for what to do about it.
+// printCheck prints a line for each image and disk, followed by one for each problem and its
+// remedy.
 func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	images, disks := 0, 0
 	for _, k := range r.Checked {

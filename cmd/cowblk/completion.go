@@ -9,10 +9,11 @@ import (
 	"cowblk/cow/store"
 )
 
-// What a shell offers for an argument of which some is typed already.
+// completion returns the candidates for an argument whose beginning has been typed.
 type completion func(s *store.Store, typed string) []cobra.Completion
 
-// complete offers the candidates for the first max arguments (-1: any number), each once.
+// complete offers the candidates for the first max arguments (-1: any number), without those
+// already given.
 func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if max >= 0 && len(args) >= max {
@@ -34,8 +35,8 @@ func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
 	}
 }
 
-// A store that can be read in part is completed in part: the errors come when the command runs. Names are those of
-// directories, whose documents are not read.
+// Errors are ignored here: a store that can be read in part completes in part, and the command
+// itself reports the error. Names come from directory entries; no document is read.
 
 func diskNames(s *store.Store, _ string) []cobra.Completion {
 	names, _ := s.DiskNames()
@@ -47,7 +48,8 @@ func imageNames(s *store.Store, _ string) []cobra.Completion {
 	return names
 }
 
-// tagNames are the tags, NAME@TAG, of the disks that it can be after what is typed; while those are many, NAME@ of each.
+// tagNames returns the tags, NAME@TAG, of the disks that match the typed text. If more than
+// maxTagDisks match, it returns NAME@ of each.
 func tagNames(s *store.Store, typed string) (tags []cobra.Completion) {
 	names, _ := s.DiskNames()
 	disk, _, named := strings.Cut(typed, "@")
@@ -74,5 +76,5 @@ func tagNames(s *store.Store, typed string) (tags []cobra.Completion) {
 	return tags
 }
 
-// maxTagDisks is of how many disks all tags are offered: each one's manifest is read for that.
+// maxTagDisks bounds the disks whose tags are offered, because each manifest is read for it.
 const maxTagDisks = 8

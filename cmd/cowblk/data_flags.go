@@ -11,7 +11,7 @@ import (
 	"cowblk/cow/layer"
 )
 
-// dataFlags are the options of "cowblk serve" and "cowblk run" about how data moves.
+// dataFlags holds the options of "cowblk serve" and "cowblk run" for caching, flushing and polling.
 type dataFlags struct {
 	cache         backend.Cache
 	withoutFlush  bool          // see backend.DeviceOptions.WritebackWithoutFlush
@@ -55,7 +55,7 @@ func (f *dataFlags) check(command string) error {
 	return nil
 }
 
-// unflushed is what to do about the unflushed writes of a process that was killed.
+// unflushed returns what opening does with the unflushed writes of a killed process.
 func (f *dataFlags) unflushed() layer.Unflushed {
 	switch {
 	case f.keepUnflushed:
@@ -66,12 +66,12 @@ func (f *dataFlags) unflushed() layer.Unflushed {
 	return layer.RecoverUnflushed
 }
 
-// dataFlagNames are the names of the options.
+// dataFlagNames returns the names of the options.
 func dataFlagNames() []string {
 	return []string{"cache", "writeback-without-flush", "flush-interval", "poll", "lose-unflushed", "drop-unflushed", "keep-unflushed", "force-share"}
 }
 
-// cowOptions returns what cow.Open is told.
+// cowOptions returns the options of cow.Open.
 func (f *dataFlags) cowOptions(log *slog.Logger) cow.Options {
 	o := cow.Options{Log: log, Direct: f.cache.Direct, FlushInterval: f.flushInterval, LoseUnflushed: f.loseUnflushed, Unflushed: f.unflushed(), ForceShare: f.forceShare}
 	if f.flushInterval == 0 {

@@ -8,17 +8,17 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// errEmpty is what is said of an option or a variable that is there and empty.
+// errEmpty is the error of an option or variable that is set to the empty string.
 var errEmpty = errors.New("expected a value, found the empty string, as of a variable that is not set: leave it out for the default")
 
-// errEmptyRequired is errEmpty of an option that has no default.
+// errEmptyRequired is errEmpty for an option that has no default.
 var errEmptyRequired = errors.New("expected a value, found the empty string, as of a variable that is not set; it is needed and has no default")
 
 // noDefault is the annotation of options that have no default.
 const noDefault = "needed"
 
-// checkEmptyFlags refuses every option that was given as "": it would mean the default, which for --store is the system's
-// own store, and nobody writes that down.
+// checkEmptyFlags refuses options whose value is "". An unset shell variable would otherwise select
+// the default silently, for --store the system's own store.
 func checkEmptyFlags(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if err == nil && isEmptyFlag(f.Value) {
@@ -32,7 +32,7 @@ func checkEmptyFlags(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// isEmptyFlag reports whether an option's value, or one of the values of a list, is blank.
+// isEmptyFlag reports whether the value of an option, or one element of a list, is blank.
 func isEmptyFlag(v pflag.Value) bool {
 	if list, ok := v.(pflag.SliceValue); ok {
 		all := list.GetSlice()

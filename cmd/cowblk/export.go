@@ -20,7 +20,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// exportFlags are the options of "cowblk export".
+// exportFlags holds the options of "cowblk export".
 type exportFlags struct {
 	listen []string
 	group  string
@@ -28,11 +28,11 @@ type exportFlags struct {
 	forceShare bool // see cow.Options.ForceShare
 }
 
-// exportInfo is what "cowblk export --json" prints of each export.
+// exportInfo is the JSON output for one export.
 type exportInfo struct {
 	Name string   `json:"name"`
 	Size int64    `json:"size"` // bytes
-	URIs []string `json:"uris"` // one a listener
+	URIs []string `json:"uris"` // one for each listener
 }
 
 func newExport(a *app) *cobra.Command {
@@ -104,8 +104,8 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 	return refs, addresses, nil
 }
 
-// export serves until ctx is done. Everything is open before the first socket is made: a client that can connect
-// finds all exports.
+// export serves until ctx is done. It opens all exports before the first socket exists, so that a
+// client finds all of them.
 func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
 	log := a.serveLogger()
 	st, err := a.openStore()
@@ -115,7 +115,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	server := nbd.New(nbd.Options{Log: log, Group: f.group})
 	closers := []func() error{}
 	defer func() {
-		err = errors.Join(err, server.Close()) // the readers first, then what they read
+		err = errors.Join(err, server.Close()) // before the disks that its clients read
 		for _, c := range closers {
 			err = errors.Join(err, c())
 		}
@@ -151,7 +151,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	return nil
 }
 
-// reachable reports whether others than this machine's users may be able to connect.
+// reachable reports whether users of other machines may be able to connect.
 func reachable(at nbd.Address) bool {
 	if at.Network != "tcp" || at.Host == "localhost" {
 		return false
@@ -178,8 +178,8 @@ func (a *app) printExports(server *nbd.Server) error {
 	return nil
 }
 
-// tagOpener opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
-// know.
+// tagOpener returns a function that opens tags for a serving daemon to export. explain adds advice
+// to an error.
 func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (backend.Readable, error) {
 	return func(ctx context.Context, name string) (backend.Readable, error) {
 		ref, err := store.ParseRef(name)
@@ -194,7 +194,8 @@ func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(
 	}
 }
 
-// listenWithReserve is server.Listen; a UNIX socket on the store's own file system may have the store's reserve, if that is full.
+// listenWithReserve is server.Listen. On a full file system a UNIX socket may use the space reserve
+// of a store on the same file system.
 func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
 	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
 		return server.Listen(at)

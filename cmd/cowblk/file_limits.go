@@ -10,34 +10,39 @@ import (
 	"cowblk/cow/store"
 )
 
-// What a serving process has open, counted in /proc/PID/fd (TestDescriptorsNeeded).
+// Open files of a serving process, counted in /proc/PID/fd (TestDescriptorsNeeded).
 const (
-	// descriptorsProcess: standard streams, epoll and its eventfd, cgroup limits, the control socket and its directory.
+	// descriptorsProcess counts standard streams, epoll and its eventfd, cgroup limits, the control
+	// socket and its directory.
 	descriptorsProcess = 12
-	// descriptorsReserve: a promotion's new layer and manifests, a control client or two, a command that reads the store.
+	// descriptorsReserve counts a promotion's new layer and manifests, two control clients, and a
+	// command that reads the store.
 	descriptorsReserve = 16
-	// descriptorsDisk: its lock, what is kept of unflushed writes, socket, the socket's directory, flusher.
+	// descriptorsDisk counts the lock, the memory for unflushed writes, the socket, the socket's
+	// directory and the flusher.
 	descriptorsDisk = 5
-	// descriptorsLayer: a map, whose lock shows others that it is in use, and data.
+	// descriptorsLayer counts the map, whose lock marks it as used, and the data.
 	descriptorsLayer = 2
-	// descriptorsBase: an image or a file in place.
+	// descriptorsBase counts an image or a base in place.
 	descriptorsBase = 1
-	// descriptorsFrontEnd: the connection, the channel for messages to the front-end, one that waits, in-flight buffer.
+	// descriptorsFrontEnd counts the connection, the back-end channel, a pending connection and the
+	// in-flight buffer.
 	descriptorsFrontEnd = 4
-	// descriptorsQueue: kick, call and error eventfds, once the session's and once the worker's, its wake-up, completions.
+	// descriptorsQueue counts kick, call and error eventfds, of the session and of the worker, the
+	// worker's wake-up, and completions.
 	descriptorsQueue = 8
 )
 
-// descriptorsNeeded is how many files a process has open that serves disks with so many layers in all, each to a front-end with so
-// many queues.
+// descriptorsNeeded returns the number of open files of a process that serves disks with a total of
+// layers, each to a front-end with the given number of queues.
 func descriptorsNeeded(disks, layers, queues int) uint64 {
 	disk := descriptorsDisk + descriptorsBase + descriptorsFrontEnd + queues*descriptorsQueue
 	return uint64(descriptorsProcess + descriptorsReserve + disks*disk + layers*descriptorsLayer)
 }
 
-// checkDescriptors refuses disks that need more open files than this process may have, before one is opened: front-ends
-// with one queue each must find room. Where all queues of all disks would not, it warns. Go has raised the soft limit to
-// the hard one when the process started (package os).
+// checkDescriptors returns an error if the disks need more open files than this process may have
+// with one queue for each disk. It logs a warning if all queues of all disks would need more. The
+// soft limit is the hard limit: package os has raised it.
 func checkDescriptors(st *store.Store, names []string, queues int, log *slog.Logger) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -60,13 +65,12 @@ func checkDescriptors(st *store.Store, names []string, queues int, log *slog.Log
 	return nil
 }
 
-// A disk's data is one file of the disk's size, with holes.
+// A disk's data is one sparse file of the disk's size.
 const fileSizeAdvice = "this is the file system's limit for one file, which a disk's data is: 16 TiB on ext4. Put the store on XFS, whose files may have 8 EiB, or make the disk smaller"
 
 const descriptorAdvice = "raise the limit: ulimit -Hn in the shell that starts it, LimitNOFILE= in its systemd unit"
 
-// explainLimits adds what to do to an error that came of too many open files, or of a file that is too large: one of a
-// command, or one that a daemon reports.
+// explainLimits adds advice to an error caused by the limit of open files or of the file size.
 func explainLimits(err error) error {
 	switch {
 	case errors.Is(err, unix.EMFILE):

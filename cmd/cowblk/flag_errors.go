@@ -2,7 +2,7 @@ package main
 
 import "regexp"
 
-// flagErrors are errors of Go's packages about an option's value, and what a person is told.
+// flagErrors maps errors of Go's packages about option values to texts for a person.
 var flagErrors = []struct {
 	form *regexp.Regexp
 	text string
@@ -15,7 +15,7 @@ var flagErrors = []struct {
 	{regexp.MustCompile(`time: (invalid duration|missing unit in duration|unknown unit) (?s:.*)$`), "expected a time such as 500ms, 10s or 1m30s"},
 }
 
-// flagText is the error of an option's value for a person.
+// flagText returns the text of an error about an option value.
 func flagText(err error) string {
 	text := err.Error()
 	for _, e := range flagErrors {

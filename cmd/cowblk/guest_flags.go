@@ -8,7 +8,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// guestOptions describe the guest that "qemu-args" and "xml" write for.
+// guestOptions describes the guest for "qemu-args" and "xml".
 type guestOptions struct {
 	memory sizeFlag // bytes
 	vcpus  uint
@@ -27,7 +27,7 @@ func (g *guestOptions) register(cmd *cobra.Command) {
 	_ = cmd.MarkFlagFilename("socket-path")
 }
 
-// check also fills in the defaults.
+// check validates the options and sets the defaults.
 func (g *guestOptions) check(disks int) error {
 	const mib = 1 << 20
 	switch {
@@ -44,12 +44,12 @@ func (g *guestOptions) check(disks int) error {
 		return err
 	}
 	if g.queues == 0 {
-		g.queues = min(g.vcpus, 64) // what serve offers
+		g.queues = min(g.vcpus, 64) // the number that serve offers
 	}
 	return nil
 }
 
-// socketOf is where the disk is served, or will be: the daemon knows best.
+// socketOf returns the path of the disk's socket: the one in use if the disk is served.
 func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 	if _, err := s.Disk(disk); err != nil {
 		return "", err

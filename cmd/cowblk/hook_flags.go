@@ -9,7 +9,7 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// hookFlags are the options of "cowblk serve" about QEMU's events, and about what else the process watches.
+// hookFlags holds the options of "cowblk serve" for QEMU's events, free space and ENOSPC.
 type hookFlags struct {
 	qmp      string
 	events   []string
@@ -36,7 +36,7 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 		[]cobra.Completion{"SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP", "SUSPEND", "WATCHDOG"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// options checks the flags; the zero value of f stands for none.
+// options validates the flags. The zero value of f is valid.
 func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, err error) {
 	switch {
 	case len(f.events) > 0 && f.qmp == "":
@@ -69,7 +69,7 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	return o, space, nil
 }
 
-// enospcOptions checks the flags about full file systems; the zero value of f stands for none.
+// enospcOptions validates the flags about full file systems. The zero value of f is valid.
 func (f *hookFlags) enospcOptions() (o backend.FullOptions, err error) {
 	if f.libvirt != "" || f.domain != "" {
 		o.Guest = qmp.Spec{Mode: qmp.QuiescePause, Libvirt: f.libvirt, Domain: f.domain}

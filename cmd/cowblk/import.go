@@ -74,12 +74,12 @@ them; --format raw takes any file as it is.`,
 	return cmd
 }
 
-// importGrace is how long an interrupted import may take to clean up, before it is left as it is.
+// importGrace bounds the clean-up of an interrupted import.
 const importGrace = 5 * time.Second
 
-// importInterruptible is Import that ends when ctx does, also where the kernel waits for a file that does not answer (a
-// file system of a server that is gone): the process ends then with the call under way. What it leaves in the store is
-// work of a dead process, which the next command removes.
+// importInterruptible is Import that also returns when ctx ends during a system call that does not
+// return, as on a network file system whose server is gone. The unfinished import stays in the
+// store as a stale transaction, which the next command removes.
 func importInterruptible(ctx context.Context, s *store.Store, path, name string, o store.ImportOptions) (*store.Image, error) {
 	type result struct {
 		img *store.Image
@@ -104,9 +104,9 @@ func importInterruptible(ctx context.Context, s *store.Store, path, name string,
 	}
 }
 
-// bars shows one progress bar per phase, to a person only.
+// bars shows one progress bar per phase on a terminal.
 type bars struct {
-	out   *mpb.Progress // nil: nobody is watching
+	out   *mpb.Progress // nil: not on a terminal
 	phase string
 	bar   *mpb.Bar
 }
@@ -131,7 +131,7 @@ func (b *bars) update(phase string, done, total int64) {
 	b.bar.SetCurrent(done)
 }
 
-// end leaves the bars as they are: complete, or where the import stopped.
+// end leaves the bars on the screen, complete or where the work stopped.
 func (b *bars) end() {
 	if b.out == nil {
 		return

@@ -15,27 +15,27 @@ import (
 	"cowblk/cow/store"
 )
 
-// diskInfo is what "cowblk info DISK --json" prints.
+// diskInfo is the JSON output of "cowblk info DISK".
 type diskInfo struct {
 	Kind string `json:"kind"`
 	*store.Manifest
-	Socket  string         `json:"socket"` // where serve listens, or would
+	Socket  string         `json:"socket"` // in use, or the default
 	Serving *store.Serving `json:"serving,omitempty"`
-	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
-	// Daemon is what the process that serves the disk says of it.
+	State   string         `json:"state,omitempty"` // why the holder of the disk is unknown
+	// Daemon is the answer of the process that serves the disk.
 	Daemon *backend.DiskInfo `json:"live,omitempty"`
-	Usage  []layerInfo       `json:"usage"` // of each layer, in the order of layers
+	Usage  []layerInfo       `json:"usage"` // in the order of layers
 }
 
 type layerInfo struct {
 	*store.Usage
 	Shared     bool     `json:"shared"`             // other disks use it
-	SharedBy   []string `json:"shared-by,omitzero"` // those disks, with --users
+	SharedBy   []string `json:"shared-by,omitzero"` // with --users
 	Error      string   `json:"error,omitempty"`
-	Unreadable bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
+	Unreadable bool     `json:"unread,omitempty"` // could not be read, as Error says; not necessarily damaged
 }
 
-// imageInfo is what "cowblk info IMAGE --json" prints.
+// imageInfo is the JSON output of "cowblk info IMAGE".
 type imageInfo struct {
 	Kind string `json:"kind"`
 	*store.Image
@@ -85,7 +85,7 @@ with --users: every disk of the store is looked at for that.`,
 }
 
 func (a *app) printImage(s *store.Store, img *store.Image) error {
-	roots, _ := s.Tree() // a damaged disk does not make its image unknown
+	roots, _ := s.Tree() // a damaged disk must not hide its image
 	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name), Users: []string{}}
 	if n, err := s.Find(roots, img.Name); err == nil {
 		info.Allocated = n[0].Allocated
@@ -130,7 +130,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 		info.State = "not known: " + err.Error()
 		damage = append(damage, err)
 	}
-	// A path that is too long for a socket is for serve to refuse.
+	// serve reports a path that is too long.
 	info.Socket, _ = s.Socket(m.Name)
 	if info.Serving != nil && info.Serving.Socket != "" {
 		info.Socket = info.Serving.Socket
@@ -221,7 +221,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	return a.printTable(rows, columns{})
 }
 
-// guestText says how a served disk is used.
+// guestText describes the connection and cache mode of a served disk.
 func guestText(l *backend.DiskInfo) string {
 	text := "not connected"
 	if l.Connected {
@@ -251,9 +251,10 @@ func baseText(b *store.Base) string {
 	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
 }
 
-// layerUsers are the other disks that use each layer of m. Every disk's manifest is read.
+// layerUsers returns, for each layer of m, the other disks that use it. It reads the manifest of
+// every disk.
 func layerUsers(s *store.Store, m *store.Manifest) [][]string {
-	disks, _ := s.Disks() // those that cannot be read are reported by list and tree
+	disks, _ := s.Disks() // list and tree report those that cannot be read
 	others := map[uuid.UUID][]string{}
 	for _, d := range disks {
 		if d.Name == m.Name {

@@ -11,7 +11,8 @@ import (
 	"cowblk/backend"
 )
 
-// frontEndRows say who is connected to a served disk, whether it will come back after a restart of cowblk, and who waits.
+// frontEndRows describes the connected front-end, whether it reconnects after a restart of cowblk,
+// and the pending one.
 func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
 	if f := l.FrontEnd; f != nil {
 		rows = append(rows, []string{"front-end", frontEndText(f) + reconnectText(f.PID, socket)})
@@ -25,13 +26,13 @@ func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
 func frontEndText(f *backend.FrontEnd) string {
 	named := *f
 	if named.Name == "" {
-		named.Name = backend.ProcessName(f.PID) // a confined process cannot see it
+		named.Name = backend.ProcessName(f.PID) // a confined process cannot read it
 	}
 	return named.String() + " since " + agoText(f.Since)
 }
 
-// reconnectText says whether QEMU's connection to a socket comes back by itself, as its command line has it. Of other
-// programs nothing is known.
+// reconnectText reports whether QEMU reconnects to a socket, according to its command line. It is
+// empty for other programs.
 func reconnectText(pid int32, socket string) string {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/cmdline")
 	if err != nil {
@@ -51,13 +52,14 @@ func reconnectText(pid int32, socket string) string {
 	return ", plugged in while QEMU ran: by \"cowblk attach\" it reconnects; by libvirt (virsh attach-device) it does not after a restart of cowblk"
 }
 
-// reconnects looks for the chardev of a socket among QEMU's arguments. found: it is there; on: with reconnect.
+// reconnects searches QEMU's arguments for the chardev of a socket. found: it is there; on: it has
+// reconnect.
 func reconnects(args []string, socket string) (on, found bool) {
 	for i, arg := range args {
 		if i == 0 || !strings.HasSuffix(args[i-1], "-chardev") {
 			continue
 		}
-		// A comma in a value is written twice.
+		// QEMU doubles a comma inside a value.
 		const comma = "\x00"
 		options := strings.Split(strings.ReplaceAll(arg, ",,", comma), ",")
 		if !slices.Contains(options, "path="+strings.ReplaceAll(socket, ",", comma)) {

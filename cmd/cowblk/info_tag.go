@@ -11,19 +11,19 @@ import (
 	"cowblk/cow/store"
 )
 
-// tagInfo is what "cowblk info DISK@TAG --json" prints.
+// tagInfo is the JSON output of "cowblk info DISK@TAG".
 type tagInfo struct {
 	Kind      string       `json:"kind"` // "tag"
 	Name      string       `json:"name"` // DISK@TAG
 	Disk      string       `json:"disk"`
 	Tag       string       `json:"tag"`
 	UUID      uuid.UUID    `json:"uuid"`       // of the layer
-	Size      int64        `json:"size"`       // bytes; the disk may be larger by now
+	Size      int64        `json:"size"`       // bytes; the disk may have grown since
 	BlockSize int          `json:"block-size"` // bytes
-	Created   time.Time    `json:"created"`    // the layer, as a head
+	Created   time.Time    `json:"created"`    // when the layer became a head
 	Sealed    *time.Time   `json:"sealed,omitempty"`
 	Base      *store.Base  `json:"base,omitempty"` // absent: zeros
-	Depth     int          `json:"depth"`          // layers up to the tag's
+	Depth     int          `json:"depth"`          // layers up to and including this one
 	Map       string       `json:"map"`            // as in the manifest
 	Data      string       `json:"data"`
 	Usage     *store.Usage `json:"usage,omitempty"`

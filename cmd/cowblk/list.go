@@ -13,16 +13,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// listEntry is one line of "cowblk list --json".
+// listEntry is one element of the JSON output.
 type listEntry struct {
 	Kind string `json:"kind"` // image or disk
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes, as a guest sees it
-	Owns int64  `json:"owns"` // bytes: an image's allocation, what a disk's head owns
-	// OwnsFrom says where Owns of a disk is from: store.Usage.Source.
+	Owns int64  `json:"owns"` // bytes allocated by an image, or owned by a disk's head
+	// OwnsFrom is the source of Owns, see store.Usage.Source.
 	OwnsFrom string         `json:"owns-from,omitempty"`
 	Base     string         `json:"base,omitempty"` // of a disk
-	Depth    int            `json:"depth"`          // layers of a disk, the head included
+	Depth    int            `json:"depth"`          // layers of a disk, including the head
 	Tags     []string       `json:"tags"`
 	Users    []string       `json:"users"` // disks on an image
 	Created  time.Time      `json:"created"`
@@ -30,7 +30,7 @@ type listEntry struct {
 	Error    string         `json:"error,omitempty"`
 
 	node       *store.Node
-	unreadable bool // a disk whose manifest cannot be read: nothing else is known
+	unreadable bool // the manifest cannot be read; no other field is known
 }
 
 func newList(a *app) *cobra.Command {
@@ -71,7 +71,7 @@ shows all. Anything else that reads the table gets all of it.`,
 	}
 }
 
-// listAll reports what can be read, with an error for the rest.
+// listAll returns what can be read, and an error for the rest.
 func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 	all := []listEntry{}
 	roots, err := s.Tree()
@@ -93,11 +93,12 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 			all = append(all, l)
 		}
 	}
-	names, _ := s.DiskNames() // its error is among Tree's, and so are those of the disks
+	names, _ := s.DiskNames() // Tree has reported its error, and those of the disks
 	for _, name := range names {
 		m, derr := s.Disk(name)
 		if derr != nil {
-			// Also a disk that cannot be read has its name. One that was removed since has no error of Tree's.
+			// An unreadable disk is listed by its name. A disk that was removed meanwhile has no
+			// error from Tree.
 			if again, nerr := s.DiskNames(); nerr == nil && slices.Contains(again, name) {
 				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unreadable: true})
 			}
@@ -105,7 +106,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 		}
 		n := heads[m.Name]
 		if n == nil {
-			continue // it was made since
+			continue // created meanwhile
 		}
 		l := listEntry{
 			Kind: store.KindDisk, Name: m.Name, Size: m.Size, Base: m.Base.String(), Depth: len(m.Layers), Tags: []string{}, Users: []string{},
@@ -152,7 +153,7 @@ func (l *listEntry) row() []string {
 	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withProblem(state, l.node.Err)}
 }
 
-// agoText is a time for a person.
+// agoText formats a time for a person.
 func agoText(t time.Time) string {
 	return fmt.Sprintf("%s (%s)", t.Local().Format("2006-01-02 15:04:05"), humanize.Time(t))
 }

@@ -10,18 +10,19 @@ import (
 	"cowblk/cow/store"
 )
 
-// openDisk is a disk to be served: one of a store with its lock, or a raw file.
+// openDisk is an open disk that is to be served: one of a store, with its lock, or a raw file.
 type openDisk struct {
 	name string
 	disk *cow.Disk
 	lock *store.Lock // nil: a raw file
-	// manifest is the disk's as it was opened; nil: a raw file.
+	// manifest is as read when the disk was opened; nil: a raw file.
 	manifest *store.Manifest
 	close    func() error
-	serving  store.Serving // what its lock says
+	serving  store.Serving // recorded in its lock
 }
 
-// openStored opens a disk of the store. A tag (vm1@tag) is no disk: it is read through a clone.
+// openStored opens a disk of the store. A tag (vm1@tag) is not a disk; it can only be read through
+// a clone.
 func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 	o, err := st.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: f.readOnly, Serve: true, Cow: f.data.cowOptions(log)})
 	if err != nil {

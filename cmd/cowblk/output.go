@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
-// the place that wrote it has looked.
+// output is a writer on standard output that keeps its first error, so that a command fails if its
+// output is lost even if the caller ignored the error.
 type output struct {
 	w   io.Writer
 	err error
@@ -24,8 +24,8 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// check adds to a command's error that its output was lost, once; and if nothing else is wrong with a command that
-// changes something, that it has done so.
+// check joins the error of lost output to err, once. If a command that changes something has no
+// other error, the text says that the change was made.
 func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
@@ -38,13 +38,13 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	return errors.Join(err, outputError(o.err))
 }
 
-// changingCommands are the commands that do something and then say so.
+// changingCommands names the commands that change something and then report it.
 var changingCommands = map[string]bool{
 	"import": true, "create": true, "promote": true, "rollback": true, "rm": true, "trust-base": true,
 	"attach": true, "detach": true, "resume": true, "stop": true,
 }
 
-// onlyLostOutput reports whether err is no more than that output was lost.
+// onlyLostOutput reports whether err is nothing but lost output.
 func (o *output) onlyLostOutput(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		all := joined.Unwrap()
@@ -53,7 +53,7 @@ func (o *output) onlyLostOutput(err error) bool {
 	return err == nil || errors.Unwrap(err) == o.err
 }
 
-// outputErr is the error of what was printed so far.
+// outputErr returns the error of the output so far.
 func (a *app) outputErr() error {
 	if o, ok := a.out.(*output); ok && o.err != nil {
 		return outputError(o.err)
@@ -61,7 +61,7 @@ func (a *app) outputErr() error {
 	return nil
 }
 
-// standardOutput is what a child process gets as it is, a terminal or a file.
+// standardOutput returns the underlying writer, for a child process.
 func (a *app) standardOutput() io.Writer {
 	if o, ok := a.out.(*output); ok {
 		return o.w
@@ -71,7 +71,7 @@ func (a *app) standardOutput() io.Writer {
 
 func outputError(err error) error { return fmt.Errorf("standard output: %w", err) }
 
-// printJSON writes v indented: what --json prints is read by people too.
+// printJSON writes v as indented JSON.
 func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetEscapeHTML(false)
@@ -82,7 +82,7 @@ func (a *app) printJSON(v any) error {
 	return nil
 }
 
-// printf writes one line about what was done. With --json it is silent: the JSON says it.
+// printf writes one line of text. With --json it writes nothing.
 func (a *app) printf(format string, args ...any) {
 	if !a.json {
 		fmt.Fprintln(a.out, printable(fmt.Sprintf(format, args...)))

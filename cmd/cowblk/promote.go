@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// promoteOptions are those of "cowblk promote".
+// promoteOptions holds the options of "cowblk promote".
 type promoteOptions struct {
 	tag     string
 	spec    qmp.Spec
@@ -78,8 +78,8 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 	return cmd
 }
 
-// check also refuses a guest's address where nothing is said about quiescing (told): it would be of no use, and the tag
-// not what was meant.
+// check validates the options. If --quiesce is not explicit, it refuses the address of a guest,
+// which would have no effect.
 func (o *promoteOptions) check(explicit bool) error {
 	if err := o.spec.Check(); err != nil && !explicit {
 		return usagef("promote: %w\na tag of a guest that is not quiesced: --quiesce none", err)
@@ -99,7 +99,8 @@ func (o *promoteOptions) check(explicit bool) error {
 	return nil
 }
 
-// notOneProcessError says that disks are not served by one process, nor all stopped. It is an ErrInUse.
+// notOneProcessError says that some of the disks are served by other processes than the rest, or
+// are stopped. It wraps store.ErrInUse.
 type notOneProcessError struct {
 	a, b             string
 	aServed, bServed bool
@@ -117,8 +118,8 @@ func (e *notOneProcessError) Error() string {
 
 func (e *notOneProcessError) Unwrap() error { return store.ErrInUse }
 
-// controlSocketOf is the control socket of the process that serves the disks; empty if all are stopped. Otherwise it is
-// an apartError.
+// controlSocketOf returns the control socket of the process that serves the disks, or "" if all are
+// stopped. Otherwise it returns a notOneProcessError.
 func controlSocketOf(s *store.Store, names []string) (path string, err error) {
 	for i, name := range names {
 		if _, err := s.Disk(name); err != nil {
@@ -152,8 +153,8 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 	return err
 }
 
-// promoteServed has the daemon do it. If the daemon dies in between, this process sees to it that the guest goes on; if
-// this process dies, the daemon does.
+// promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
+// thaws the guest; if this process dies, the daemon does.
 func (a *app) promoteServed(ctx context.Context, path string, names []string, o *promoteOptions) error {
 	c, err := control.Dial(path, 5*time.Second)
 	if err != nil {
@@ -165,7 +166,7 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	var p backend.Promoted
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
 		if ctx.Err() != nil {
-			// The daemon gives up what it has not done yet, and lets the guest go on.
+			// The daemon cancels what is not done yet and thaws the guest.
 			return interruptedf("the process that serves the disks may have promoted them before: %s shows their tags", a.command("info", names[0]))
 		}
 		var answered *control.Error
@@ -186,7 +187,7 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	return nil
 }
 
-// thaw lets a guest go on that the dead daemon may have frozen or paused.
+// thaw releases a guest that a dead daemon may have left frozen or paused.
 func (o *promoteOptions) thaw() error {
 	h, err := o.spec.Open(nil, nil)
 	if err != nil {

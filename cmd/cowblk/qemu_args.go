@@ -65,8 +65,8 @@ both spellings, earlier ones only "reconnect=1".`,
 	return cmd
 }
 
-// machineArgs are the arguments that all disks of a guest share: vhost-user needs the guest's memory to be a file
-// that another process can map.
+// machineArgs returns the arguments that all disks share. vhost-user needs guest memory that
+// another process can map.
 func (g *guestOptions) machineArgs() []string {
 	mem := fmt.Sprintf("%dM", g.memory>>20)
 	return []string{
@@ -77,7 +77,8 @@ func (g *guestOptions) machineArgs() []string {
 	}
 }
 
-// diskArgs attach one disk. QEMU's ids begin with a letter, disks' names need not.
+// diskArgs returns the arguments of one disk. QEMU's ids must begin with a letter, which names of
+// disks need not.
 func (g *guestOptions) diskArgs(name, socket string, index int, reconnectMS bool) []string {
 	reconnect := "reconnect=1"
 	if reconnectMS {

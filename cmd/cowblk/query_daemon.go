@@ -11,14 +11,14 @@ import (
 	"cowblk/cow/store"
 )
 
-// queryTimeout bounds how long a command waits for a daemon that only has to say how things are.
+// queryTimeout bounds the wait for a daemon's answer to a query.
 const queryTimeout = 5 * time.Second
 
-// maxQueries bounds the processes that are asked at the same time.
+// maxQueries bounds the number of concurrent queries.
 const maxQueries = 32
 
-// queryDaemons replaces what the files say of served disks' heads by what the processes say: at most askLimit for all of
-// them together. Those that do not answer leave what the files say.
+// queryDaemons replaces the usage of served heads by the answers of their daemons. It takes at most
+// queryTimeout in all. If a daemon does not answer, the usage from the files stays.
 func queryDaemons(ctx context.Context, nodes []*store.Node) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -54,11 +54,11 @@ func queryDaemons(ctx context.Context, nodes []*store.Node) {
 	queries.Wait()
 }
 
-// queryDisks asks one process for the disks that it serves.
+// queryDisks returns the disks of one daemon.
 func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
 	limit := queryTimeout
 	if end, ok := ctx.Deadline(); ok {
-		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial takes two steps
+		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial has two steps
 	}
 	c, err := control.Dial(path, limit)
 	if err != nil {
@@ -69,7 +69,7 @@ func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
 	return disks, err
 }
 
-// queryDaemon asks the process that serves a disk about it; nil if no process does.
+// queryDaemon returns what the daemon of a disk reports about it; nil if no process serves it.
 func queryDaemon(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
@@ -85,5 +85,5 @@ func queryDaemon(ctx context.Context, v *store.Serving, name string) (*backend.D
 			return &d, nil
 		}
 	}
-	return nil, nil // it has just stopped serving it
+	return nil, nil // no longer served
 }

@@ -76,13 +76,13 @@ func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
 	return runDiskCommand(ctx, path, name, "cow-resume")
 }
 
-// forget takes back what is noted of a disk's guest, through the process that serves the disk if one does.
+// forget removes the record of a quiesced guest, through the daemon if one serves the disk.
 func (a *app) forget(ctx context.Context, st *store.Store, name string) (result string, err error) {
 	path, err := controlSocketOf(st, []string{name})
 	if err != nil {
 		return "", err
 	}
-	// One that cannot be read is a record, too.
+	// A record that cannot be read is removed as well.
 	found, readErr := st.Note(name, &struct{}{})
 	if !found && readErr == nil {
 		return "has no record of a guest that holds still", nil
@@ -95,7 +95,7 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 	return "no longer has a record of a guest that holds still", err
 }
 
-// runDiskCommand runs a command about one disk in the process that serves it.
+// runDiskCommand runs a control command about one disk in the process that serves it.
 func runDiskCommand(ctx context.Context, path, name, command string) error {
 	c, err := control.Dial(path, queryTimeout)
 	if err != nil {

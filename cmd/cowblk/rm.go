@@ -59,20 +59,21 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 	return cmd
 }
 
-// removeOptions says how things are removed.
+// removeOptions holds the options of "cowblk rm".
 type removeOptions struct {
-	yes     bool // without a question
-	damaged bool // disks whose manifest is damaged, and nothing else
+	yes     bool // do not ask
+	damaged bool // only disks with a damaged manifest
 }
 
-// registerYes adds --yes, and --force, which older scripts have.
+// registerYes adds --yes, and --force for older scripts.
 func registerYes(cmd *cobra.Command, yes *bool) {
 	cmd.Flags().BoolVarP(yes, "yes", "y", false, "do not ask; needed without a terminal")
 	cmd.Flags().BoolVarP(yes, "force", "f", false, "same as --yes")
 	_ = cmd.Flags().MarkHidden("force")
 }
 
-// checkExists returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
+// checkExists returns an error for a name that is invalid or does not exist. It ignores other
+// errors, which the removal reports.
 func checkExists(s *store.Store, name string) error {
 	if err := store.CheckName("disk or image", name); err != nil {
 		return err
@@ -92,7 +93,8 @@ func checkExists(s *store.Store, name string) error {
 	return nil
 }
 
-// removeAll stops at the first error, with what was removed before, and says what was and what was not.
+// removeAll removes names in order and stops at the first error, which lists the names that were
+// removed and those that were not.
 func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removeOptions) ([]*store.Removal, error) {
 	removed := []*store.Removal{}
 	for i, name := range names {
@@ -119,7 +121,7 @@ func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o r
 	return removed, nil
 }
 
-// removedText says how far a removal of several names has come.
+// removedText describes the progress of a removal of several names.
 func removedText(done, left []string) string {
 	text := "not removed: " + strings.Join(left, ", ")
 	if len(done) > 0 {

@@ -67,7 +67,8 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 	return nil
 }
 
-// lossText says what a rollback costs: "tags t2, t3; 3 layers, 1.2 GiB; 1 layer stays for vm2".
+// lossText describes what a rollback discards: "tags t2, t3; 3 layers, 1.2 GiB; 1 layer stays for
+// vm2".
 func lossText(r *store.Rollback) string {
 	var parts []string
 	switch len(r.Lost) {
@@ -87,7 +88,7 @@ func lossText(r *store.Rollback) string {
 	return strings.Join(parts, "; ")
 }
 
-// firstNames is a list of names, "a, b, c and 7 more" where there are more than most.
+// firstNames joins at most most names: "a, b, c and 7 more".
 func firstNames(names []string, most int) string {
 	if len(names) <= most {
 		return strings.Join(names, ", ")

@@ -23,15 +23,15 @@ const rootExample = `  # an image, a disk on top of it, a guest: as easy as 1-2-
   cowblk create vm2 --from vm1@configured
   cowblk tree`
 
-// Groups of the help text.
+// Groups of commands in the help text.
 const (
 	groupDisks = "disks"
 	groupRun   = "run"
 )
 
-// newRoot builds the whole command line on a.
+// newRoot builds the command tree.
 func newRoot(a *app) *cobra.Command {
-	cobra.EnableCommandSorting = false // the help shows commands in the order of their use
+	cobra.EnableCommandSorting = false // the help lists commands in the order of their use
 	version := false
 	root := &cobra.Command{
 		Use:           "cowblk",
@@ -42,7 +42,7 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			slog.SetDefault(a.logger()) // also of what libraries print
+			slog.SetDefault(a.logger()) // libraries log here, too
 			return checkEmptyFlags(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -19,17 +19,17 @@ import (
 	"cowblk/cow/store"
 )
 
-// runOptions are those of "cowblk run".
+// runOptions holds the options of "cowblk run".
 type runOptions struct {
 	guest guestOptions
 	data  dataFlags
 	qemu  string // binary
 	accel string
 
-	dataFlagsSet bool // one of dataFlagNames
+	dataFlagsSet bool // one of dataFlagNames is on the command line
 }
 
-// quitGrace is how long QEMU may take to end after SIGTERM.
+// quitGrace bounds how long QEMU may take to end after SIGTERM.
 const quitGrace = 10 * time.Second
 
 func newRun(a *app) *cobra.Command {
@@ -74,7 +74,7 @@ QEMU and this process end together, whichever is killed. So do they when the dis
 	return cmd
 }
 
-// runArgs wants one name; everything after "--" is QEMU's.
+// runArgs accepts one name, and any arguments for QEMU after "--".
 func runArgs(cmd *cobra.Command, args []string) error {
 	own := len(args)
 	if at := cmd.ArgsLenAtDash(); at >= 0 {
@@ -83,7 +83,8 @@ func runArgs(cmd *cobra.Command, args []string) error {
 	return exactArgs("NAME")(cmd, args[:own])
 }
 
-// runGuest serves the disk, unless somebody does, and runs QEMU until it ends or ctx is done.
+// runGuest runs QEMU on the disk until QEMU ends or ctx is done. It serves the disk unless another
+// process does.
 func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
 	st, err := a.openStore()
 	if err != nil {
@@ -118,7 +119,7 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	err = runBound(cmd)
 	switch {
 	case ctx.Err() != nil:
-		return nil // told to end, and it did
+		return nil // ended as requested
 	case served.alive.Err() != nil:
 		return fmt.Errorf("disk %q is served no longer: QEMU was ended", name)
 	case err != nil:
@@ -127,9 +128,10 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	return nil
 }
 
-// runBound runs cmd, which the kernel kills when this process ends in whatever way (PR_SET_PDEATHSIG, prctl(2)): a QEMU
-// that is left behind would connect to the next process that serves its disk. The signal comes when the thread that has
-// started the child ends, which a Go runtime may do at any time: that thread is kept here until the child has ended.
+// runBound runs cmd as a child that the kernel kills when this process ends (PR_SET_PDEATHSIG,
+// prctl(2)). A surviving QEMU would connect to the next process that serves its disk. The signal
+// comes when the thread that forked the child ends, so the goroutine keeps its thread until the
+// child has ended.
 func runBound(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	ended := make(chan error, 1)
@@ -141,14 +143,14 @@ func runBound(cmd *exec.Cmd) error {
 	return <-ended
 }
 
-// runDisk is the disk of a run.
+// runDisk is the disk of "cowblk run".
 type runDisk struct {
 	socket string
-	alive  context.Context // ends when the disk is served no longer by this process
+	alive  context.Context // ends when this process no longer serves the disk
 	stop   func() error
 }
 
-// openForRun finds the disk's socket, or serves the disk in this process.
+// openForRun returns the socket of a served disk, or serves the disk in this process.
 func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*runDisk, error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
 		if o.dataFlagsSet {
@@ -165,7 +167,7 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	// Not ctx: on Ctrl-C QEMU goes first, then what it uses.
+	// Not ctx: at Ctrl-C QEMU must end before the disk that it uses.
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	alive, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -179,7 +181,7 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 	}}, nil
 }
 
-// daemonizes reports whether QEMU would go to the background.
+// daemonizes reports whether QEMU would become a daemon.
 func daemonizes(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool { return strings.TrimLeft(arg, "-") == "daemonize" && strings.HasPrefix(arg, "-") })
 }
@@ -194,7 +196,7 @@ func (o *runOptions) accelerator(a *app) string {
 	return "tcg,thread=multi"
 }
 
-// setsConsole reports whether QEMU arguments decide themselves where the console goes.
+// setsConsole reports whether the QEMU arguments configure the console.
 func setsConsole(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		return slices.Contains([]string{"display", "nographic", "serial"}, strings.TrimLeft(arg, "-"))
@@ -203,7 +205,8 @@ func setsConsole(args []string) bool {
 
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
-// wantsReconnectMS reports whether this QEMU wants reconnect-ms: from 9.2 on the old spelling is deprecated.
+// wantsReconnectMS reports whether this QEMU takes reconnect-ms. From 9.2 on, reconnect is
+// deprecated.
 func wantsReconnectMS(ctx context.Context, binary string) (bool, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {

@@ -16,14 +16,14 @@ import (
 	"cowblk/cow/store"
 )
 
-// serveFlags are the options of "cowblk serve". Those in the first group are of QEMU's "Backend program conventions"
-// for vhost-user-blk (docs/interop/vhost-user.rst).
+// serveFlags holds the options of "cowblk serve". The first group is from QEMU's "Backend program
+// conventions" for vhost-user-blk (docs/interop/vhost-user.rst).
 type serveFlags struct {
 	socketPath   string
 	fd           int
 	capabilities bool
 	blkFile      string
-	blkFormat    string // "raw": take blkFile as it is
+	blkFormat    string // "raw": accept any content of blkFile
 	readOnly     bool
 
 	queues int
@@ -126,7 +126,7 @@ give those again that are to stay.`,
 	return cmd
 }
 
-// maxSerial is the length limit of a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+// maxSerial bounds a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const maxSerial = 20
 
 func (f *serveFlags) check(args []string) error {
@@ -196,7 +196,8 @@ func (f *serveFlags) check(args []string) error {
 	return nil
 }
 
-// printCapabilities answers --print-capabilities, in the schema of QEMU's docs/interop/vhost-user.json.
+// printCapabilities implements --print-capabilities, in the schema of QEMU's
+// docs/interop/vhost-user.json.
 func (a *app) printCapabilities() error {
 	return a.printJSON(struct {
 		Type     string   `json:"type"`
@@ -224,14 +225,15 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 	return err
 }
 
-// controlVersion is what the control socket's greeting says.
+// controlVersion is the version in the greeting of the control socket.
 func controlVersion() control.Version {
 	v := control.Version{Package: "cowblk " + buildVersion().Version}
 	_, _ = fmt.Sscanf(strings.TrimPrefix(buildVersion().Version, "v"), "%d.%d.%d", &v.Major, &v.Minor, &v.Micro)
 	return v
 }
 
-// serveLogger writes to standard error; a daemon says what happens, not only what goes wrong.
+// serveLogger logs on standard error at level Info, because a daemon reports events as well as
+// errors.
 func (a *app) serveLogger() *slog.Logger {
 	level := slog.LevelInfo
 	if a.debug {

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow"
 )
 
-// On a full file system there may be no space for the maps of disks that are to be closed, not even in the store's
-// reserve. A process that is to end waits so long for some, for all of its disks together.
+// On a full file system, closing a disk may find no space for its map, even with the store's
+// reserve. Close then waits for space, closeWait for all disks of the process together.
 const (
 	closeWait  = 10 * time.Second
 	closeRetry = 200 * time.Millisecond
@@ -29,7 +29,8 @@ func (s *serving) close() error {
 	return errors.Join(errs...)
 }
 
-// waitForSpace returns when the disk's map is written, or cannot be, or at the time end. A signal ends the process then.
+// waitForSpace returns when the disk's map is written, at an error other than ENOSPC, or at the
+// time end. A signal meanwhile ends the process.
 func (o *openDisk) waitForSpace(log *slog.Logger, end time.Time) {
 	for logged := false; ; time.Sleep(closeRetry) {
 		err := o.disk.Finish()
@@ -39,7 +40,7 @@ func (o *openDisk) waitForSpace(log *slog.Logger, end time.Time) {
 		}
 		if !logged {
 			logged = true
-			// Whatever has begun the end, the first signal from now on ends the process.
+			// From now on the first signal ends the process.
 			signal.Reset(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			log.Error("a disk cannot be closed yet, because there is no space for its map: make some. After some time, or a signal, the process ends without that",
 				"disk", o.name, "waits", left.Round(time.Second), "then", unwrittenText(o.disk), "err", err)
@@ -47,7 +48,7 @@ func (o *openDisk) waitForSpace(log *slog.Logger, end time.Time) {
 	}
 }
 
-// finish closes the disk, and says what it means when its map could not be written.
+// finish closes the disk. Its error says which data is at risk if the map could not be written.
 func (o *openDisk) finish() error {
 	then := unwrittenText(o.disk)
 	err := o.close()
@@ -57,7 +58,7 @@ func (o *openDisk) finish() error {
 	return fmt.Errorf("disk %q is closed, and its map could not be written: %w\n%s", o.name, err, then)
 }
 
-// unwrittenText says what becomes of what a guest has written when its disk is closed and the map is not written.
+// unwrittenText says which written data survives when a disk is closed without its map.
 func unwrittenText(d *cow.Disk) string {
 	if d.KeepsUnflushed() {
 		return "nothing is lost as long as this kernel runs and the file system stays mounted: the next process that serves the disk has all that was written. " +

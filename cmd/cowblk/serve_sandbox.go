@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// sandboxFlags are the options of "cowblk serve" about what the process may still do once it serves.
+// sandboxFlags holds the options of "cowblk serve" for confinement.
 type sandboxFlags struct {
 	mode sandbox.Mode
 }
@@ -26,20 +26,21 @@ func (f *sandboxFlags) register(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// What a hostname in the address of an NBD server, and a socket's group, are looked up in.
+// lookupFiles are read to resolve the host name of an NBD address and the group of a socket.
 var lookupFiles = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/group"}
 
-// confine leaves the process what serving its disks needs, for good. Everything that lies elsewhere is open by now.
+// confine restricts the process, irrevocably, to what serving needs. Everything elsewhere must be
+// open already.
 func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Logger) error {
 	if f.mode == sandbox.Off {
 		return nil
 	}
 	rules := sandbox.Rules{
-		// systemd's socket for READY=1 and the like.
+		// systemd's socket for READY=1.
 		Abstract: strings.HasPrefix(a.getenv("NOTIFY_SOCKET"), "@"),
 	}
 	if st != nil {
-		// Read while it can be: a promotion asks for it.
+		// Read before the confinement, for promotions.
 		if _, err := (vfs.OS{}).Boot(); err != nil {
 			log.Warn("this run of the kernel has no name: what guests do not flush is not kept if this process is killed", "err", err)
 		}
@@ -53,7 +54,7 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		}
 		rules.Change, rules.Write = access.Change, access.Write
 		for _, dir := range st.SharedDirs() {
-			// Of the places that there may be, those that there are, for this user.
+			// Only directories that exist for this user.
 			if info, err := os.Stat(dir); err == nil && info.IsDir() {
 				rules.Change = append(rules.Change, dir)
 			}
@@ -62,7 +63,7 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 		dirs := []string{st.RunDir(), st.OtherRunDir()}
 		if s.control != nil {
 			for _, l := range s.control.Listeners() {
-				dirs = append(dirs, filepath.Dir(l.Path())) // to remove it in the end
+				dirs = append(dirs, filepath.Dir(l.Path())) // to remove the socket at the end
 			}
 		}
 		for _, dir := range dirs {
@@ -85,7 +86,7 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 	return nil
 }
 
-// explainer makes a function that adds, to an error that may have come of the confinement, what to do about it.
+// explainer returns a function that adds advice to an error that the confinement may have caused.
 func (f *sandboxFlags) explainer(st *store.Store) func(error) error {
 	return func(err error) error {
 		if f.mode == sandbox.Off || !errors.Is(err, fs.ErrPermission) {

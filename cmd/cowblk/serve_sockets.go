@@ -17,12 +17,12 @@ import (
 	"cowblk/cow/store"
 )
 
-// endpoint is where one disk is served: a listening socket, or a connection (--fd).
+// endpoint is where one disk is served: a listening socket or a connection (--fd).
 type endpoint struct {
 	path     string
 	listener backend.Listener
 	conn     *net.UnixConn
-	accepted *net.UnixConn // accepted from listener by the process before this one; nil: none
+	accepted *net.UnixConn // accepted by the old process of a takeover; nil: none
 }
 
 type endpoints []endpoint
@@ -42,7 +42,8 @@ func (es endpoints) close() error {
 	return errors.Join(errs...)
 }
 
-// findSockets returns one endpoint a disk: the predecessor's, the inherited descriptor, systemd's sockets, or new ones.
+// findSockets returns one endpoint for each disk: from the old process, --fd, systemd, or new
+// sockets.
 func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err error) {
 	if s.old != nil {
 		return s.old.endpoints(s.disks)
@@ -83,7 +84,7 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 	return es, nil
 }
 
-// socketOf is the absolute path of a disk's socket.
+// socketOf returns the absolute path of a disk's socket.
 func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
 	switch path = f.socketPath; {
 	case path == "" && st == nil:
@@ -96,7 +97,7 @@ func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err er
 	return filepath.Abs(path)
 }
 
-// checkSocketPath refuses a --socket-path at which no socket can be, wherever this process was started.
+// checkSocketPath refuses a --socket-path whose absolute form does not fit a socket address.
 func checkSocketPath(path string) error {
 	if path == "" {
 		return nil
@@ -111,11 +112,12 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// hasNoPath reports whether the kernel knows a socket by no path that means anything to others: one that was made in a
-// directory of another user's, see control.ListenUnix.
+// hasNoPath reports whether the address of a socket is only a /proc path, as of one that
+// control.ListenUnix made in a directory of another user.
 func hasNoPath(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
 
-// adoptSystemd is a listener on a socket of systemd's whose path is known from elsewhere. systemd keeps the socket.
+// adoptSystemd returns a listener on a socket that systemd holds, with a path from elsewhere.
+// systemd keeps the socket.
 func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 	fd, err := control.Duplicate(l)
 	if err != nil {
@@ -129,8 +131,9 @@ func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 	return kept, l.Close()
 }
 
-// listenInRunDir makes a socket in the run directory, at path. On a full file system the store's reserve is given up for it.
-// Where there is none, the socket is made in another directory, whose path is returned.
+// listenInRunDir makes a socket in the run directory, at path. On a full file system it uses the
+// store's reserve. If there is still no space, it makes the socket in another directory and returns
+// that path.
 func listenInRunDir(st *store.Store, path string, listen func(path string) error, log *slog.Logger) (string, error) {
 	err := st.InNeed(func() error {
 		if err := st.MakeRunDir(); err != nil {
@@ -153,7 +156,7 @@ func listenInRunDir(st *store.Store, path string, listen func(path string) error
 	return other, nil
 }
 
-// withReserve is st.InNeed; st may be nil.
+// withReserve is st.InNeed. st may be nil.
 func withReserve(st *store.Store, f func() error) error {
 	if st == nil {
 		return f()
@@ -161,7 +164,8 @@ func withReserve(st *store.Store, f func() error) error {
 	return st.InNeed(f)
 }
 
-// systemdControl takes the control socket out of systemd's, which has kept it since the last start; nil: it has not.
+// systemdControl takes the control socket out of the sockets that systemd has stored; nil if it is
+// not among them.
 func systemdControl(listeners map[string][]net.Listener, st *store.Store, disks []*openDisk) (*control.Listener, error) {
 	all := listeners[controlName]
 	delete(listeners, controlName)
@@ -185,8 +189,8 @@ func systemdControl(listeners map[string][]net.Listener, st *store.Store, disks 
 	return l, nil
 }
 
-// systemdSockets picks the socket of each disk from those that systemd has passed: the one named after it or, when there
-// is one of each, that one.
+// systemdSockets assigns a socket from systemd to each disk: the one with the disk's name or, for a
+// single disk, a single socket.
 func systemdSockets(listeners map[string][]net.Listener, disks []*openDisk, path func(name string) (string, error)) (es endpoints, err error) {
 	total := 0
 	var only net.Listener
@@ -222,7 +226,7 @@ func systemdSockets(listeners map[string][]net.Listener, disks []*openDisk, path
 	return es, nil
 }
 
-// inheritedSocket takes over --fd: a listening socket or a connection.
+// inheritedSocket takes --fd: a listening socket or a connection.
 func inheritedSocket(fd int) (e endpoint, err error) {
 	e.path = fmt.Sprintf("fd %d", fd)
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
@@ -230,7 +234,7 @@ func inheritedSocket(fd int) (e endpoint, err error) {
 		return e, usagef("serve: --fd %d: expected a UNIX socket: %w", fd, err)
 	}
 	file := os.NewFile(uintptr(fd), e.path)
-	defer file.Close() // the net package works on a duplicate
+	defer file.Close() // net works on a duplicate
 	if listening == 1 {
 		l, err := net.FileListener(file)
 		if err != nil {

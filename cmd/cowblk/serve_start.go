@@ -14,17 +14,18 @@ import (
 	"cowblk/cow/store"
 )
 
-// serving is a set of open disks behind sockets.
+// serving is a set of open disks and their sockets.
 type serving struct {
 	daemon      *backend.Daemon
-	control     *control.Server // the daemon's, whose Run closes it; nil: none
+	control     *control.Server // the daemon's Run closes it; nil: none
 	disks       []*openDisk
 	log         *slog.Logger
-	fromSystemd *control.Listener // the control socket that systemd has kept since the last start; nil: none
-	old         *oldProcess       // that has handed the disks over, and is to be told how it went; nil: none
+	fromSystemd *control.Listener // the control socket in systemd's fd store; nil: none
+	old         *oldProcess       // the old process of a takeover, which waits for the outcome; nil: none
 }
 
-// closeFailed is close after a failed start: the predecessor finds its disks as it has left them.
+// closeFailed closes everything after a failed start. It leaves the disks of a takeover as the old
+// process detached them.
 func (s *serving) closeFailed() error {
 	if s.old == nil {
 		return s.close()
@@ -37,10 +38,10 @@ func (s *serving) closeFailed() error {
 	return errors.Join(errs...)
 }
 
-// openServing opens the disks first and makes the sockets afterwards: a front-end that can connect can be served. On
-// failure nothing is left open, and the predecessor, if there is one, goes on.
+// openServing opens the disks, then the sockets: a front-end that can connect can be served. After
+// an error nothing is open, and the old process of a takeover continues.
 func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, log *slog.Logger) (s *serving, err error) {
-	// A log whose reader has ended must not end the disks: what is written to it is lost instead.
+	// If the reader of the log ends, log lines are lost but the disks are served.
 	signal.Ignore(syscall.SIGPIPE)
 	s = &serving{log: log}
 	defer func() {
@@ -125,8 +126,8 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	return s, a.confine(s, st, &f.sandbox, log)
 }
 
-// listenControl makes the daemon and, for disks of a store, its control socket: one a process, named after the first
-// disk and recorded in the lock of each.
+// listenControl makes the daemon and, for disks of a store, one control socket for the process. The
+// socket has the name of the first disk, and each disk's lock records it.
 func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger) (path string, err error) {
 	if st == nil {
 		s.daemon = backend.NewDaemon(backend.DaemonOptions{Log: log})
@@ -171,8 +172,8 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	return path, nil
 }
 
-// controlSocket makes the control socket, or takes over the predecessor's or systemd's. Whoever has made it, group may
-// connect and no other.
+// controlSocket makes the control socket, or takes it from the old process or systemd. In each case
+// only the owner and group may connect.
 func (s *serving) controlSocket(st *store.Store, group string) (path string, err error) {
 	l := s.fromSystemd
 	if s.old != nil {

@@ -16,17 +16,17 @@ import (
 	"cowblk/cow/store"
 )
 
-// oldProcess is the process that serves the disks and is to hand them over ("cowblk serve --takeover"). Until it is
-// told that we serve, it can go on itself: nothing that it shares with us is removed, and nothing is written that it
-// does not expect.
+// oldProcess is the process that hands over the disks ("cowblk serve --takeover"). Until confirm it
+// can continue by itself: this process removes nothing that both share and writes nothing that the
+// old process does not expect.
 type oldProcess struct {
 	offer    *takeover.Offer
 	received *takeover.Received
-	sockets  []*control.Listener // whose files are ours to remove once we serve
+	sockets  []*control.Listener // this process removes their files after confirm
 }
 
-// requestTakeover asks the process that serves the disks for them, after all that can be done before: nil if none does.
-// It goes on serving until (*predecessor).replace.
+// requestTakeover asks the process that serves the disks to hand them over, after all checks that
+// are possible before. nil: no process serves them. The old process serves until awaitDetach.
 func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []string, f *serveFlags, log *slog.Logger) (*oldProcess, error) {
 	path, err := controlSocketOf(st, names)
 	var apart *notOneProcessError
@@ -52,7 +52,8 @@ func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []stri
 	return &oldProcess{offer: offer}, nil
 }
 
-// awaitDetach has the predecessor leave the disks. It may have died meanwhile: the disks are then opened as after a crash.
+// awaitDetach makes the old process detach the disks. If that process has died, the disks are
+// opened as after a crash.
 func (p *oldProcess) awaitDetach(ctx context.Context, log *slog.Logger) (err error) {
 	p.received, err = p.offer.AwaitDetach(ctx)
 	if errors.Is(err, io.EOF) {
@@ -62,7 +63,7 @@ func (p *oldProcess) awaitDetach(ctx context.Context, log *slog.Logger) (err err
 	return err
 }
 
-// endpoints are the predecessor's sockets.
+// endpoints returns the sockets of the old process.
 func (p *oldProcess) endpoints(disks []*openDisk) (es endpoints, err error) {
 	for _, o := range disks {
 		e := endpoint{}
@@ -89,7 +90,7 @@ func (p *oldProcess) endpoints(disks []*openDisk) (es endpoints, err error) {
 	return es, nil
 }
 
-// adopt makes a listener of a socket that was handed over.
+// adopt returns a listener on a socket of the old process.
 func (p *oldProcess) adopt(m *takeover.Message) (*control.Listener, error) {
 	fd := m.FD
 	m.FD = 0
@@ -119,7 +120,7 @@ func frontEndConn(fd int) (*net.UnixConn, error) {
 	return uc, nil
 }
 
-// nbdServer is the predecessor's NBD server.
+// nbdServer returns the sockets and exports of the old process's NBD server.
 func (p *oldProcess) nbdServer() *backend.InheritedNBD {
 	in := &backend.InheritedNBD{Sockets: map[string]int{}, Exports: p.offer.Exports}
 	for i := range p.offer.NBD {
@@ -129,16 +130,16 @@ func (p *oldProcess) nbdServer() *backend.InheritedNBD {
 	return in
 }
 
-// confirm lets the predecessor end.
+// confirm tells the old process to end.
 func (p *oldProcess) confirm() {
 	for _, l := range p.sockets {
 		l.SetKeepFile(false)
 	}
-	_ = p.offer.Confirm() // it may have gone already, which is as good
+	_ = p.offer.Confirm() // an error means that it has already ended
 	p.close()
 }
 
-// abort lets the predecessor go on. Nothing of ours uses the disks any more.
+// abort tells the old process to continue. This process must have closed the disks.
 func (p *oldProcess) abort(why error) {
 	_ = p.offer.Abort(why)
 	p.close()
@@ -151,7 +152,7 @@ func (p *oldProcess) close() {
 	p.offer.Close()
 }
 
-// servedDisks is the backend.Keeper of the disks of a serving process.
+// servedDisks implements backend.Keeper for the disks of a serving process.
 type servedDisks struct {
 	store *store.Store
 	disks []*openDisk
@@ -178,7 +179,7 @@ func (k *servedDisks) Detach(name string) (detached bool, err error) {
 	return o.detach()
 }
 
-// detach closes a disk for another process to go on with, and gives up its lock.
+// detach closes a disk for another process to continue, and releases its lock.
 func (o *openDisk) detach() (detached bool, err error) {
 	detached, err = o.disk.Detach()
 	if !detached {

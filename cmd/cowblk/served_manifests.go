@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// servedManifests lets the daemon change what names its disks' layers: backend.Names over a store. The process holds the
-// lock of every disk in it.
+// servedManifests implements backend.Names over a store. The process holds the lock of every disk
+// in it.
 type servedManifests struct {
 	store *store.Store
 
@@ -57,7 +57,7 @@ func (n *servedManifests) Note(disks []string, spec *qmp.Spec) error {
 	}
 	for i, name := range disks {
 		if err := n.store.SetNote(name, spec); err != nil {
-			// Nothing is quiesced yet: no note must say so.
+			// Nothing is quiesced yet, so no record may remain.
 			return errors.Join(err, n.Note(disks[:i], nil))
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"cowblk/cow/layer"
 )
 
-// sizeFlag is a number of bytes on the command line: 512, 4K, 20G, 1.5T. The letters, alone or with iB, are powers of
-// 1024, as in qemu-img and lvcreate; with B alone, as in KB, they are powers of 1000.
+// sizeFlag is a number of bytes: 512, 4K, 20G, 1.5T. The suffixes K, KiB and so on are powers of
+// 1024, as in qemu-img and lvcreate; KB and so on are powers of 1000.
 type sizeFlag int64
 
 func (s *sizeFlag) Type() string { return "SIZE" }
@@ -31,7 +31,7 @@ func (s *sizeFlag) Set(text string) error {
 	return err
 }
 
-// multipleFlag is a sizeFlag that has to be a multiple of unit, and at most limit, in bytes.
+// multipleFlag is a sizeFlag that must be a multiple of unit and at most limit, in bytes.
 type multipleFlag struct {
 	*sizeFlag
 	unit, limit int64
@@ -45,10 +45,10 @@ func (m multipleFlag) Set(text string) error {
 	return err
 }
 
-// sectors is a flag for the size of a disk.
+// sectors is a flag for the size of a disk, a multiple of 512 bytes.
 func sectors(s *sizeFlag) multipleFlag { return multipleFlag{s, layer.SectorSize, layer.MaxSize} }
 
-// parseSize is bytesize.Parse for an option.
+// parseSize is bytesize.Parse with a usageError.
 func parseSize(text string, unit, limit int64) (int64, error) {
 	v, err := bytesize.Parse(text, unit, limit)
 	if err != nil {
@@ -57,7 +57,7 @@ func parseSize(text string, unit, limit int64) (int64, error) {
 	return v, nil
 }
 
-// bytesText is n bytes for a person, in powers of 1024: "20 GiB".
+// bytesText formats n bytes in powers of 1024: "20 GiB".
 func bytesText(n int64) string {
 	if n < 0 {
 		return "-" + humanize.IBytes(uint64(-n))
@@ -65,7 +65,7 @@ func bytesText(n int64) string {
 	return humanize.IBytes(uint64(n))
 }
 
-// countText is "1 block", "3 blocks", "8,385,866 blocks".
+// countText returns for example "1 block" or "8,385,866 blocks".
 func countText(n int64, unit string) string {
 	if n != 1 {
 		unit += "s"

@@ -19,19 +19,19 @@ import (
 // errStopTimeout: the disks are still open at the time limit.
 var errStopTimeout = errors.New("not stopped in time")
 
-// stopPoll is the time between two looks at a disk's lock.
+// stopPoll is the interval at which the lock of a disk is read.
 const stopPoll = 20 * time.Millisecond
 
-// stopOptions are those of "cowblk stop".
+// stopOptions holds the options of "cowblk stop".
 type stopOptions struct {
 	wholeProcess bool // --whole-process
 	timeout      time.Duration
 }
 
-// stopped is what "cowblk stop --json" prints of each disk.
+// stopped is the JSON output for one disk.
 type stopped struct {
 	Name string `json:"name"`
-	PID  int    `json:"pid,omitempty"` // of the process that had it open; absent: nobody had
+	PID  int    `json:"pid,omitempty"` // of the process that had it open; absent: none
 }
 
 func newStop(a *app) *cobra.Command {
@@ -68,15 +68,15 @@ stopped there: systemctl stop UNIT.`,
 	return cmd
 }
 
-// stop checks all before it ends any.
+// stop checks all disks before it ends any process.
 func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopOptions) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errStopTimeout)
 	defer cancel()
 	var open []stopped
-	controls := map[string]int{} // sockets of the processes to end, and their ids
+	controls := map[string]int{} // PIDs by control socket
 	for _, name := range names {
 		if _, err := s.Disk(name); errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
-			return err // one that cannot be read can be served nevertheless
+			return err // an unreadable disk may still be served
 		}
 		v, err := s.ServingError(name)
 		if err != nil {
@@ -91,11 +91,11 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		open = append(open, stopped{name, v.PID})
 	}
 	clients := map[string]*control.Client{}
-	written := map[string]bool{} // disks that are served to be written to
+	written := map[string]bool{} // served writable
 	for path, pid := range controls {
 		c, err := control.Dial(path, queryTimeout)
 		if errors.Is(err, control.ErrNoDaemon) {
-			continue // it is just ending
+			continue // already ending
 		}
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
@@ -138,7 +138,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	return nil
 }
 
-// stoppedUnwritten is the error about disks that were closed without their maps.
+// stoppedUnwritten returns the error about disks that were closed without their maps.
 func stoppedUnwritten(s *store.Store, names []string) error {
 	reason := "the log of its process says why"
 	if s.Full() {
@@ -149,7 +149,7 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 		"make space before, serve the disk, stop it", firstNames(names, 10), reason)
 }
 
-// checkMayQuit refuses to end a process with disks that nobody has named, and returns those that it serves.
+// checkMayQuit returns the disks of a process, or an error if it serves disks that are not named.
 func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
 	var disks []backend.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
@@ -168,7 +168,8 @@ func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, name
 	return disks, nil
 }
 
-// waitStopped returns when the process that had the disk open has given it up. left are the disks not known to be.
+// waitStopped returns when no process has the disk open. left lists the disks that may still be
+// open, for the error.
 func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
 	for {
 		v, err := s.ServingError(d.Name)
@@ -181,7 +182,7 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has started it anew: stop it there, with systemd: systemctl stop UNIT",
 				d.Name, store.ErrInUse, v)
 		case d.PID == 0:
-			d.PID = v.PID // it was just being opened or closed
+			d.PID = v.PID // it was being opened or closed
 		}
 		select {
 		case <-ctx.Done():
@@ -195,7 +196,7 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 	}
 }
 
-// stopError says what the end of ctx was, and which disks may be open still.
+// stopError adds to err why ctx ended and which disks may still be open.
 func stopError(ctx context.Context, left []string, err error) error {
 	switch {
 	case errors.Is(context.Cause(ctx), errStopTimeout):

@@ -10,12 +10,12 @@ import (
 	"cowblk/backend/control"
 )
 
-// controlName is the FDNAME of the control socket among systemd's; no disk can have that name.
+// controlName is the FDNAME of the control socket. It is not a valid name of a disk.
 const controlName = ".control"
 
-// storeSockets gives the sockets that this process has made to systemd to keep, if it runs us: a restart finds them in
-// LISTEN_FDS, and front-ends that come in between wait instead of being refused (sd_notify(3), FDSTORE=1). With
-// FileDescriptorStoreMax=0, which is the default, systemd does not keep them.
+// storeSockets passes the sockets of this process to systemd's file descriptor store (sd_notify(3),
+// FDSTORE=1). After a restart they are in LISTEN_FDS, and front-ends that connect meanwhile wait
+// instead of being refused. With the default FileDescriptorStoreMax=0, systemd does not keep them.
 func (a *app) storeSockets(disks []*openDisk, es endpoints, control *control.Server, log *slog.Logger) {
 	to := a.getenv("NOTIFY_SOCKET")
 	if to == "" {
@@ -31,11 +31,11 @@ func (a *app) storeSockets(disks []*openDisk, es endpoints, control *control.Ser
 	}
 }
 
-// storeSocket leaves the socket's file to systemd, too: what listens on it is still there when this process is not.
+// storeSocket passes one socket to systemd and keeps its file when this process ends.
 func storeSocket(to, name string, l any, log *slog.Logger) {
 	listener, ok := l.(*control.Listener)
 	if !ok || listener.KeepsFile() {
-		return // it is systemd's already, or --fd
+		return // from systemd, or --fd
 	}
 	if err := notifyFD(to, "FDSTORE=1\nFDNAME="+name, listener); err != nil {
 		log.Warn("systemd was not given a socket to keep over a restart", "name", name, "err", err)
@@ -44,14 +44,14 @@ func storeSocket(to, name string, l any, log *slog.Logger) {
 	listener.SetKeepFile(true)
 }
 
-// notifyFD is sd_notify with a file descriptor, which go-systemd does not have.
+// notifyFD is sd_notify with a file descriptor, which go-systemd does not support.
 func notifyFD(to, state string, s syscall.Conn) error {
 	fd, err := control.Duplicate(s)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	// Package net does not send descriptors on a datagram socket that it has connected.
+	// Package net does not send descriptors on a connected datagram socket.
 	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)

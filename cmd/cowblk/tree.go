@@ -81,12 +81,12 @@ With --json it is an array of nodes, each after the node that it lies on:
 	}
 }
 
-// printEmptyStore says that nothing is in the store, and how to begin.
+// printEmptyStore says that the store is empty, and how to begin.
 func (a *app) printEmptyStore(s *store.Store) {
 	a.printf("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
 }
 
-// nodeErrors joins what is wrong with nodes.
+// nodeErrors joins the errors of nodes.
 func nodeErrors(nodes []*store.Node) error {
 	var errs []error
 	for _, n := range nodes {
@@ -101,8 +101,9 @@ func nodeErrors(nodes []*store.Node) error {
 	return errors.Join(errs...)
 }
 
-// treeText is the table of a tree. A chain, however long, stands in one column: what is indented at each node is what
-// has less on it, so that the depth of indentation grows with the logarithm of the number of nodes.
+// treeText is the table of a tree. A chain stays in one column; of several children, the smaller
+// subtrees are indented. The depth of indentation so grows with the logarithm of the number of
+// nodes.
 type treeText struct {
 	rows  [][]string
 	sizes map[*store.Node]int // nodes of each subtree
@@ -117,7 +118,7 @@ func (t *treeText) count(n *store.Node) int {
 	return size
 }
 
-// branches adds chains that hang from one line, indented by one more step.
+// branches adds the chains of nodes, indented by one more step.
 func (t *treeText) branches(nodes []*store.Node, rest string) {
 	for i, n := range nodes {
 		if i < len(nodes)-1 {
@@ -128,7 +129,8 @@ func (t *treeText) branches(nodes []*store.Node, rest string) {
 	}
 }
 
-// chain adds n and what goes on from it in the same column: its own line begins with first, the others with rest.
+// chain adds n and its descendants in the same column. The first line begins with first, the others
+// with rest.
 func (t *treeText) chain(n *store.Node, first, rest string) {
 	for t.row(n, first); len(n.Children) > 0; t.row(n, rest) {
 		next := t.sameColumnChild(n)
@@ -145,8 +147,8 @@ func (t *treeText) chain(n *store.Node, first, rest string) {
 	}
 }
 
-// sameColumnChild is the child that stays in n's column: the only one, or the layer that has most on it. Nil: there are
-// disks alone.
+// sameColumnChild returns the child that stays in n's column: a single child, or the layer with the
+// largest subtree; nil if all children are disks.
 func (t *treeText) sameColumnChild(n *store.Node) (next *store.Node) {
 	if len(n.Children) == 1 {
 		return n.Children[0]
@@ -183,7 +185,7 @@ func (t *treeText) row(n *store.Node, indent string) {
 	t.rows = append(t.rows, []string{indent + name, n.Kind, size, owns, blocks, nodeState(n)})
 }
 
-// ownsText is what a layer owns, "≥ 4.0 KiB" if only what is durable is known.
+// ownsText formats what a layer owns: "≥ 4.0 KiB" if only the durable part is known.
 func ownsText(u *store.Usage) string {
 	if u.Flushed {
 		return "≥ " + bytesText(u.Owned)
@@ -191,7 +193,7 @@ func ownsText(u *store.Usage) string {
 	return bytesText(u.Owned)
 }
 
-// shownUsers is how many of the disks on a layer or image are named; store.Node has so many of each.
+// shownUsers bounds the named users of a layer or image. store.Node has at least as many names.
 const shownUsers = 4
 
 func nodeState(n *store.Node) string {
@@ -217,7 +219,7 @@ func nodeState(n *store.Node) string {
 	return withProblem(state, n.Err)
 }
 
-// servingText is who has a disk open, for a column of a table.
+// servingText describes the holder of a disk for a table cell.
 func servingText(v *store.Serving) string {
 	short := *v
 	if short.Socket == "" {
@@ -226,7 +228,7 @@ func servingText(v *store.Serving) string {
 	return fmt.Sprintf("served by process %d", short.PID)
 }
 
-// withProblem puts what is wrong before a state. The error itself is told below the table.
+// withProblem prefixes a state with the kind of its error. The error itself follows the table.
 func withProblem(state string, err error) string {
 	switch {
 	case err == nil:

@@ -18,17 +18,17 @@ import (
 	"cowblk/cow/store"
 )
 
-// watchOptions are those of "cowblk watch".
+// watchOptions holds the options of "cowblk watch".
 type watchOptions struct {
 	threshold string
-	limit     backend.Threshold // of threshold
+	limit     backend.Threshold // parsed threshold
 	timeout   time.Duration
 }
 
-// watchPoll is how often file systems are measured and processes looked for that are not there.
+// watchPoll is the interval for measuring file systems and finding new daemons.
 const watchPoll = time.Second
 
-// errWatchTimeout says that what was waited for has not happened.
+// errWatchTimeout: space did not become low before --timeout.
 var errWatchTimeout = errors.New("space was not low in that time")
 
 func newWatch(a *app) *cobra.Command {
@@ -119,7 +119,7 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 	}
 }
 
-// showEvents shows what comes until it is time to look again; true: space is low, which it has told.
+// showEvents prints events until the next tick; true: space is low, and printed.
 func (w *watcher) showEvents(limited context.Context, tick <-chan time.Time) (done bool, err error) {
 	for {
 		select {
@@ -140,7 +140,8 @@ func (w *watcher) showEvents(limited context.Context, tick <-chan time.Time) (do
 	}
 }
 
-// poll measures, if that is up to us, and sees to it that every process that serves our disks is listened to.
+// poll measures free space, if --threshold is given, and connects to daemons that are not connected
+// yet.
 func (w *watcher) poll(ctx context.Context) (*backend.SpaceLow, error) {
 	manifests, err := w.store.Disks()
 	if err != nil && len(w.names) == 0 && len(manifests) == 0 {
@@ -167,14 +168,14 @@ func (w *watcher) poll(ctx context.Context) (*backend.SpaceLow, error) {
 		case !ok || !found.Low():
 		case low == nil:
 			low = &found
-		case low.Total == found.Total: // the same file system, unless two are of one size
+		case low.Total == found.Total: // the same file system, unless two have the same size
 			low.Disks = append(low.Disks, m.Name)
 		}
 	}
 	return low, nil
 }
 
-// watches reports whether the disk is one that is watched.
+// watches reports whether the disk is watched.
 func (w *watcher) watches(disk string) bool {
 	return len(w.names) == 0 || slices.Contains(w.names, disk)
 }
@@ -195,7 +196,7 @@ func (a *app) printSpaceLow(low *backend.SpaceLow) error {
 	return a.outputErr()
 }
 
-// printEvent shows an event: its time, name and data.
+// printEvent prints the time, name and data of an event.
 func (a *app) printEvent(e qmp.Event) error {
 	at := time.Unix(e.Timestamp.Seconds, e.Timestamp.Microseconds*1000)
 	if a.json {
@@ -214,13 +215,13 @@ func (a *app) printEvent(e qmp.Event) error {
 	return a.outputErr()
 }
 
-// valueText writes a value of an event's data for a person: a list as "a, b".
+// valueText formats a value of an event's data: a list as "a, b".
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
 		return v
 	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64) // sizes and offsets, without an exponent
+		return strconv.FormatFloat(v, 'f', -1, 64) // no exponents in sizes and offsets
 	case []any:
 		var all []string
 		for _, e := range v {
@@ -235,7 +236,7 @@ func valueText(v any) string {
 	return string(text)
 }
 
-// printEventJSON writes an event as the control socket does, on one line.
+// printEventJSON writes an event as on the control socket, on one line.
 func (a *app) printEventJSON(event string, data json.RawMessage, at time.Time) error {
 	type timestamp struct {
 		Seconds      int64 `json:"seconds"`

@@ -13,8 +13,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// watcher is one run of "cowblk watch". Its own goroutine looks for processes; each process has one that listens to it
-// until it has gone, and that it ends when the watching does.
+// watcher is one run of "cowblk watch". Its goroutine looks for daemons. Each daemon has a
+// goroutine that receives its events until the daemon or the watcher ends.
 type watcher struct {
 	app      *app
 	store    *store.Store
@@ -25,7 +25,7 @@ type watcher struct {
 	running  sync.WaitGroup
 
 	mu      sync.Mutex
-	daemons map[string]*watchedDaemon // by control socket: those that are listened to
+	daemons map[string]*watchedDaemon // connected daemons by control socket
 }
 
 // watchedDaemon is one process that serves disks.
@@ -34,13 +34,13 @@ type watchedDaemon struct {
 	path    string // of its control socket
 }
 
-// isShownEvent says which events are shown.
+// isShownEvent reports whether an event is printed.
 func isShownEvent(event string) bool {
 	return event == "COW_IO_ERROR" || event == "COW_NOSPACE_RESUMED"
 }
 
-// listen begins to listen to the process behind a control socket, unless somebody does. After its end the next look
-// finds it again, or the one that came after it.
+// listen connects to the daemon behind a control socket unless it is connected. After the daemon
+// ends, the next poll connects again.
 func (w *watcher) listen(ctx context.Context, path string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,7 +60,7 @@ func (w *watcher) listen(ctx context.Context, path string) {
 func (d *watchedDaemon) run(ctx context.Context) {
 	c, err := control.Dial(d.path, queryTimeout)
 	if err != nil {
-		return // it has just ended, or does not answer: the next look tries again
+		return // ended or not answering: the next poll tries again
 	}
 	events, err := c.Events(ctx)
 	if err != nil {
@@ -74,11 +74,11 @@ func (d *watchedDaemon) run(ctx context.Context) {
 	}
 }
 
-// querySpace reports false when space is low already, which it has told, or the watching is over.
+// querySpace reports false if space is low, which it has reported, or if ctx ended.
 func (d *watchedDaemon) querySpace(ctx context.Context, c *control.Client) bool {
 	var all []backend.SpaceLow
 	if err := c.Run(ctx, "query-cow-space", nil, &all); err != nil {
-		return ctx.Err() == nil // its events will tell
+		return ctx.Err() == nil // events will report it
 	}
 	for _, s := range all {
 		if s.Low() && !d.reportLow(ctx, s) {
@@ -88,7 +88,7 @@ func (d *watchedDaemon) querySpace(ctx context.Context, c *control.Client) bool 
 	return true
 }
 
-// reportLow reports false when the disks that are watched were among those whose space is low, or the watching is over.
+// reportLow reports false if s concerns a watched disk, or if ctx ended.
 func (d *watchedDaemon) reportLow(ctx context.Context, s backend.SpaceLow) bool {
 	if !slices.ContainsFunc(s.Disks, d.watcher.watches) {
 		return true

@@ -72,10 +72,10 @@ The QEMU process of libvirt must be able to open the socket.`,
 	return cmd
 }
 
-// targetForm is what libvirt takes for the name of a disk without a partition.
+// targetForm is libvirt's form of a disk name without a partition.
 var targetForm = regexp.MustCompile(`^(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 
-// xmlOptions say how much XML to print.
+// xmlOptions holds the options of "cowblk xml".
 type xmlOptions struct {
 	wholeDomain, disk bool
 	kind, target      string
@@ -93,13 +93,13 @@ func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) 
 		text = xmlPlugNote + text
 	}
 	text = xmlNote + text
-	// An element without content, in the form that libvirt itself prints. Every element begins a line of its own, so
-	// no other two tags touch.
+	// Empty elements, in the form that libvirt prints. Every element is on its own line, so no
+	// other two tags touch.
 	return regexp.MustCompile(`></[a-z_]+>`).ReplaceAllString(text, "/>"), err
 }
 
-// Notes for a person who looks into the XML; libvirt passes comments over. Two hyphens would end one, and a disk's name
-// can have them.
+// Comments in the XML, which libvirt ignores. They must not contain "--", so they do not name the
+// disk.
 const (
 	xmlNote = `<!-- "cowblk serve" has to run before the guest starts: "virsh start" waits in silence for a socket that
      nobody serves. Serve the disk then, and it goes on. QEMU's user must be allowed to open the socket. -->
@@ -109,8 +109,8 @@ const (
 `
 )
 
-// diskElement names no alias, address, cache, discard or serial: libvirt refuses most of that for vhostuser, and
-// finds the rest itself.
+// diskElement sets no alias, address, cache, discard or serial: libvirt refuses most of these for
+// vhostuser, and chooses the rest.
 func (o *xmlOptions) diskElement(socket string, g *guestOptions) *libvirtxml.DomainDisk {
 	second := uint(1)
 	return &libvirtxml.DomainDisk{
@@ -132,7 +132,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 		Name:   name,
 		Memory: &libvirtxml.DomainMemory{Value: uint(g.memory >> 20), Unit: "MiB"},
 		VCPU:   &libvirtxml.DomainVCPU{Value: g.vcpus},
-		// vhost-user: cowblk maps the guest's memory, which therefore is a file and shared.
+		// cowblk maps the guest's memory, which therefore must be a shared file.
 		MemoryBacking: &libvirtxml.DomainMemoryBacking{
 			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
 			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
@@ -152,7 +152,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 	d.Clock = &libvirtxml.DomainClock{Offset: "utc"}
 	d.OnPoweroff, d.OnReboot, d.OnCrash = "destroy", "restart", "destroy"
 	d.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}
-	// Root ports for hot-plug: each takes one device.
+	// Root ports for hot-plugging, one for each device.
 	for i := range uint(5) {
 		model := "pcie-root-port"
 		if i == 0 {
