@@ -45,10 +45,10 @@ func TestAttachAndDetach(t *testing.T) {
 	command(t, dir, "detach", "b", "--qmp", q.qmp, "--id", "second")
 	q.clean()
 
-	// QEMU refuses the device: what was begun is undone.
+	// QEMU refuses the device: the chardev is removed again.
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp, "--bus", "nowhere"}, "'nowhere' not found")
 	q.clean()
-	// It cannot reach the socket: it must not wait for it with the guest standing still.
+	// QEMU cannot reach the socket: attach must not block QEMU, and so the guest.
 	socket := filepath.Join(dir, "run", "a.sock")
 	if err := os.Rename(socket, socket+"2"); err != nil {
 		t.Fatal(err)
@@ -60,26 +60,26 @@ func TestAttachAndDetach(t *testing.T) {
 	q.clean()
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 
-	// Also when nobody serves it any more.
+	// Detach also works when no process serves the disk any more.
 	p.end(t)
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
 	q.clean()
 	q.quit()
 }
 
-// With ACPI's hot-plugging the guest must answer, and there is none.
+// With ACPI hot-plugging the guest must answer, but no guest runs.
 func TestDetachWaitsForTheGuest(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	q := startQEMU(t, dir, sharedMemory, rootPorts)
-	// The hooks hold QEMU's monitor; attach and detach go through them.
+	// The hooks hold QEMU's monitor; attach and detach use their connection.
 	p := start(t, dir, nil, "serve", "a", "--qmp", q.qmp, "--promote-on", "RESET")
 	_, events := dialControl(t, dir, "a")
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 	for range 2 {
 		expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not given device \"disk-a\" back", "try again")
 	}
-	// A reset takes the device from it while somebody waits.
+	// A reset removes the device while detach waits.
 	reset := make(chan struct{})
 	go func() {
 		defer close(reset)
@@ -90,7 +90,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 	nextEvent(t, events, "COW_PROMOTED")
 	q.clean()
 
-	// And while nobody waits: the next detach finds the connection only.
+	// A reset removes the device while nobody waits: the next detach finds only the chardev.
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 	expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "100ms"}, "try again")
 	q.run("system_reset", nil, nil)
@@ -100,7 +100,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 	q.quit()
 }
 
-// QEMU would take the device, and the guest find it dead.
+// QEMU would accept the device, but the guest's disk would not work.
 func TestAttachNeedsSharedMemory(t *testing.T) {
 	for name, args := range map[string][]string{
 		"default": {"-machine", "q35", "-m", "64"},
@@ -122,7 +122,7 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 	}
 }
 
-// The pc machine hot-plugs into its one bus.
+// The pc machine hot-plugs into its only bus.
 func TestAttachToMachinePC(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")

@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// terminalApp is an app on whose terminal answer is typed.
+// terminalApp returns an app with a terminal on which answer is typed.
 func terminalApp(s *script, answer string, out, errOut io.Writer) *app {
 	a := s.app(out, errOut)
 	a.in = strings.NewReader(answer)
@@ -53,7 +53,7 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
-// What comes through a pipe or from a file is no answer, whatever it says; --yes is.
+// Input from a pipe or a file never confirms; --yes does.
 func TestNoTerminalNoConsent(t *testing.T) {
 	for _, input := range []string{"", "n\n", "y\n", "yes\n", strings.Repeat("y\n", 1000)} {
 		for _, command := range [][]string{{"rm", "vm1"}, {"remove", "vm1"}, {"rm", "vm1", "--json"}, {"rollback", "vm1@t1"}, {"rollback", "vm1@t1", "--json"}, {"bench", "s", "--rw", "write"}} {
@@ -70,7 +70,7 @@ func TestNoTerminalNoConsent(t *testing.T) {
 			if code := run(command, a); code != exitUnconfirmed || !strings.Contains(errOut.String(), "--yes") {
 				t.Errorf("%v with %.10q: exit %d: %s", command, input, code, &errOut)
 			}
-			// Nor on a terminal where nobody can read the question.
+			// Neither does a terminal if the question cannot be shown.
 			a.terminal = func(stream any) bool { return stream == a.in }
 			if code := run(command, a); code != exitUnconfirmed {
 				t.Errorf("%v with %.10q, standard error no terminal: exit %d: %s", command, input, code, &errOut)
@@ -95,7 +95,7 @@ func TestRollbackAsks(t *testing.T) {
 		layers int
 	}{
 		{"y\n", nil, 3},
-		{"y\n", []string{"--yes"}, 3}, // a tag would be lost, which --yes alone does not confirm
+		{"y\n", []string{"--yes"}, 3}, // a tag would be lost, which --yes does not confirm
 		{"y\n", []string{"--force"}, 3},
 		{"n\n", []string{"--discard-tags"}, 3},
 		{"y\n", []string{"--discard-tags"}, 2},
@@ -121,7 +121,7 @@ func TestRollbackAsks(t *testing.T) {
 	}
 }
 
-// Tags that have come after the question are not lost by its answer.
+// An answer does not cover tags that were created after the question.
 func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 	s := newScript(t)
 	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2", "promote vm1 --tag t3"} {
@@ -139,7 +139,7 @@ func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 	}
 }
 
-// A signal at the question ends the command at once, without Enter; nothing was removed.
+// A signal at the question ends the command at once, without Enter. Nothing is removed.
 func TestSignalAtTheQuestion(t *testing.T) {
 	for name, tt := range map[string]struct {
 		code int
@@ -172,7 +172,8 @@ func TestSignalAtTheQuestion(t *testing.T) {
 	}
 }
 
-// Interrupted between two names, rm says what was removed and what was not, and removes no more.
+// rm that is interrupted between two names reports what was removed and what was not, and removes
+// no more.
 func TestRemovalInterrupted(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -191,7 +192,7 @@ func TestRemovalInterrupted(t *testing.T) {
 	}
 }
 
-// interruptAt is standard output that interrupts a command when it reads text.
+// interruptAt is a standard output that interrupts the command when it sees text.
 type interruptAt struct {
 	text   string
 	cancel func()
@@ -205,7 +206,7 @@ func (w *interruptAt) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-// The same with --yes, where nobody is asked.
+// The same with --yes, without questions.
 func TestLongRemovalInterrupted(t *testing.T) {
 	s := newScript(t)
 	var names []string
@@ -229,7 +230,8 @@ func TestLongRemovalInterrupted(t *testing.T) {
 	}
 }
 
-// A name that does not exist is met before anything is removed; a later failure says how far it came.
+// rm refuses a name that does not exist before it removes anything. A later failure reports the
+// progress.
 func TestRemovalOfManyRefused(t *testing.T) {
 	s := newScript(t)
 	for _, name := range []string{"a", "b", "c"} {

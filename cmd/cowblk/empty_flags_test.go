@@ -10,7 +10,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Every option of every command that takes a word refuses the empty one, whatever else is given, and nothing is made.
+// Every option with a string value refuses the empty string, with any other options, and creates
+// nothing.
 func TestEmptyOptions(t *testing.T) {
 	s := newScript(t)
 	tried := 0
@@ -51,7 +52,8 @@ func TestEmptyOptions(t *testing.T) {
 	}
 }
 
-// COWBLK_STORE that is set to nothing is no store; --store goes before it, and what needs no store does not ask.
+// An empty COWBLK_STORE is an error. --store takes precedence, and commands without a store ignore
+// it.
 func TestEmptyEnvironment(t *testing.T) {
 	s := newScript(t)
 	for value, refused := range map[string]bool{"": true, "  ": true, s.dir: false} {
@@ -63,7 +65,7 @@ func TestEmptyEnvironment(t *testing.T) {
 			{[]string{"check"}, refused}, {[]string{"--store", s.dir, "list"}, false}, {[]string{"version"}, false}, {[]string{"help"}, false},
 		} {
 			if tc.args[0] == "create" && !refused {
-				continue // it would succeed
+				continue // succeeds
 			}
 			var errs bytes.Buffer
 			a := s.app(&bytes.Buffer{}, &errs)

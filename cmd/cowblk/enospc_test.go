@@ -17,16 +17,16 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// enospcGuest is disk a on a small file system, served with options, and a front-end that has written as long as
-// there was space: what it wrote then waits, or has failed.
+// enospcGuest is disk a on a small file system, served with options, and a front-end that has
+// written until the space was used up. The last write waits or has failed.
 type enospcGuest struct {
 	t     *testing.T
 	small string // the file system
 	dir   string // the store
 	p     *process
 	f     *vhosttest.Frontend
-	n     int                    // writes that were acknowledged
-	done  []vhosttest.Completion // of the one that was not, if it has ended
+	n     int                    // acknowledged writes
+	done  []vhosttest.Completion // the completion of the last write, if it has one
 
 	control *control.Client
 	events  <-chan goqmp.Event
@@ -48,7 +48,7 @@ func newENOSPCGuest(t *testing.T, args ...string) *enospcGuest {
 	return s
 }
 
-// fill writes until a write is not acknowledged, and returns what the process says about that.
+// fill writes until a write is not acknowledged, and returns the event about it.
 func (s *enospcGuest) fill() (event map[string]any) {
 	s.t.Helper()
 	d := s.f.Driver(0)
@@ -79,7 +79,7 @@ func (s *enospcGuest) fill() (event map[string]any) {
 	}
 }
 
-// waits reports how many requests wait, as the process says.
+// waits returns the number of requests that wait for space, as the daemon reports it.
 func (s *enospcGuest) waits() int {
 	s.t.Helper()
 	var disks []backend.DiskInfo
@@ -89,7 +89,7 @@ func (s *enospcGuest) waits() int {
 	return disks[0].Parked
 }
 
-// ended takes the write that was to be the last from the ring.
+// ended takes the last write from the ring and checks its status.
 func (s *enospcGuest) ended(want byte) {
 	s.t.Helper()
 	d, done := s.f.Driver(0), s.done
@@ -107,7 +107,7 @@ func (s *enospcGuest) ended(want byte) {
 	}
 }
 
-// free makes space.
+// free makes space on the file system.
 func (s *enospcGuest) free() {
 	s.t.Helper()
 	if err := os.Remove(filepath.Join(s.small, "ballast")); err != nil {
@@ -115,7 +115,7 @@ func (s *enospcGuest) free() {
 	}
 }
 
-// check reads all that was acknowledged.
+// check reads and compares all acknowledged writes.
 func (s *enospcGuest) check(f *vhosttest.Frontend) {
 	s.t.Helper()
 	for i := range s.n {
@@ -131,7 +131,8 @@ func (e *emulator) status() string {
 	return s.Status
 }
 
-// A file system without space: what was acknowledged stays, reads go on, and the rest is as --on-enospc says.
+// A full file system: acknowledged writes are kept, reads work, and other writes behave as
+// --on-enospc says.
 func TestFullFileSystem(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -162,7 +163,7 @@ func enospcFails(t *testing.T) {
 	s.p.end(t)
 }
 
-// QEMU has no guest here, but processors that run, or not.
+// QEMU runs no guest here; its processors run or are stopped.
 func enospcPauses(t *testing.T) {
 	qemu := startQEMU(t, shortDir(t))
 	qemu.run("cont", nil, nil)
@@ -172,7 +173,7 @@ func enospcPauses(t *testing.T) {
 	}
 	paused := func() bool { return qemu.status() == "paused" }
 	eventually(t, "the guest is paused", paused)
-	// The operator lets it go on too early.
+	// The operator resumes too early.
 	for range 2 {
 		qemu.run("cont", nil, nil)
 		command(t, s.dir, "resume", "a")
@@ -223,7 +224,7 @@ func enospcWaits(t *testing.T) {
 	s.ended(vhosttest.StatusIOErr)
 	s.check(s.f)
 	s.f.Close()
-	// There is no space for the map either: the process waits for some before it ends.
+	// There is no space for the map either: the process waits for space before it ends.
 	if err := s.p.cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func enospcWaits(t *testing.T) {
 	q.end(t)
 }
 
-// What waits does so in the next process, too, whether it takes the disk over or follows one that was killed.
+// Waiting requests also wait in the next process, after a takeover or a kill.
 func enospcTakenOver(t *testing.T) {
 	s := newENOSPCGuest(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")
@@ -261,7 +262,7 @@ func enospcTakenOver(t *testing.T) {
 	s.p.end(t)
 }
 
-// checkBeside reads all that was acknowledged with another slot than that of the write that waits.
+// checkBeside reads all acknowledged writes, on another slot than that of the waiting write.
 func (s *enospcGuest) checkBeside(slot int) {
 	s.t.Helper()
 	d := s.f.Driver(0)

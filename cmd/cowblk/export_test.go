@@ -19,7 +19,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// tool runs a program that must be installed, such as nbdcopy.
+// tool runs an installed program, such as nbdcopy.
 func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -31,7 +31,7 @@ func tool(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// checkCopy compares what an NBD client reads from uri with want.
+// checkCopy compares the content that an NBD client reads from uri with want.
 func checkCopy(t *testing.T, uri string, want []byte) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "copy")
@@ -41,7 +41,7 @@ func checkCopy(t *testing.T, uri string, want []byte) {
 	}
 }
 
-// exporting starts cowblk export and returns the URIs that it prints, n of them.
+// exporting starts cowblk export and returns its n URIs.
 func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
 	t.Helper()
 	var out io.ReadCloser
@@ -62,8 +62,7 @@ func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uri
 	return p, uris
 }
 
-// TestExportOfServedDisk: while the guest goes on writing, each tag reads as it was
-// when it was made, through UNIX and TCP.
+// While the guest writes, each tag reads as it was when it was made, through UNIX sockets and TCP.
 func TestExportOfServedDisk(t *testing.T) {
 	const size = 8<<20 + 512
 	dir := shortDir(t)
@@ -110,7 +109,7 @@ func TestExportOfServedDisk(t *testing.T) {
 	q.end(t)
 }
 
-// TestExportByDaemon: the same by commands to the process that serves the disk.
+// The same through commands to the process that serves the disk.
 func TestExportByDaemon(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -139,7 +138,7 @@ func TestExportByDaemon(t *testing.T) {
 			t.Fatalf("%s: %v", command, err)
 		}
 	}
-	socket := filepath.Join(dir, "run", "nbd") // where a confined process may make sockets
+	socket := filepath.Join(dir, "run", "nbd") // a confined process can make sockets there
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)
 	ask("cow-export-add", map[string]string{"name": "vm1@t"}, nil)
 	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
@@ -151,7 +150,7 @@ func TestExportByDaemon(t *testing.T) {
 		t.Fatalf("exports: %+v", info)
 	}
 	checkCopy(t, info.Exports[0].URIs[0], want)
-	p.end(t) // with the NBD server running
+	p.end(t) // while the NBD server runs
 	if _, err := os.Lstat(socket); err == nil {
 		t.Error("the NBD socket is left")
 	}

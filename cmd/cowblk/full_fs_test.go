@@ -19,7 +19,8 @@ import (
 	"cowblk/backend/control"
 )
 
-// canMount reports whether this process may mount. An ordinary user may in a namespace: the test is then run there.
+// canMount reports whether this process may mount. For an ordinary user it runs the test in a user
+// namespace.
 func canMount(t *testing.T) bool {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -32,7 +33,7 @@ func canMount(t *testing.T) bool {
 	return false
 }
 
-// smallFS is a file system of its own, in memory, of so many bytes.
+// smallFS mounts a tmpfs of size bytes and returns its directory.
 func smallFS(t *testing.T, size int) string {
 	t.Helper()
 	dir := shortDir(t)
@@ -43,7 +44,7 @@ func smallFS(t *testing.T, size int) string {
 	return dir
 }
 
-// fill leaves so many bytes free on the file system of dir; negative: as many as there were.
+// fill fills the file system of dir until free bytes are left; negative: it removes the filler.
 func fill(t *testing.T, dir string, free int64) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
@@ -74,8 +75,9 @@ func attempt(dir string, args ...string) error {
 	return nil
 }
 
-// On a file system with no room, or with room for a part only, what makes something fails as a whole, says why, and
-// leaves nothing. The guest reads, overwrites and flushes all the time. With enough room all of it works.
+// On a full or almost full file system, commands that create fail completely, say why, and leave
+// nothing. The guest reads, overwrites and flushes meanwhile. With enough space all commands
+// succeed.
 func TestStoreOnAFullFileSystem(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -141,7 +143,7 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 				}
 			}
 			t.Logf("failed %d times for want of room", failures)
-			// A rollback has the store's reserve.
+			// A rollback uses the store's reserve.
 			if (failures == 0) != (c.name == "rollback") {
 				t.Error("there was room, or there was none")
 			}
@@ -160,7 +162,7 @@ func promoting(disks ...string) func(string, *control.Client) error {
 	}
 }
 
-// difference is what only one of the two has.
+// difference returns the strings that are in one list only.
 func difference(now, before []string) (d []string) {
 	for _, n := range now {
 		if !slices.Contains(before, n) {

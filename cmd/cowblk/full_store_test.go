@@ -17,13 +17,13 @@ import (
 	"cowblk/backend/control"
 )
 
-// fullKind is a file system that can be filled to the last byte, or the last file.
+// fullKind is a kind of file system that can be filled to the last byte or the last inode.
 type fullKind struct {
 	name   string
 	size   int64  // bytes of the image file; 0: tmpfs
-	mkfs   string // the command that makes it in the image
-	tmpfs  string // its options
-	inodes bool   // it is files that run out
+	mkfs   string // the command that formats the image
+	tmpfs  string // mount options
+	inodes bool   // inodes run out, not bytes
 }
 
 var fullKinds = []fullKind{
@@ -35,7 +35,8 @@ var fullKinds = []fullKind{
 	{name: "btrfs", size: 256 << 20, mkfs: "mkfs.btrfs -q"},
 }
 
-// mount mounts a new file system of the kind. An ordinary user has no loop devices, and is content with tmpfs.
+// mount mounts a new file system of the kind. Without root, which loop devices need, only tmpfs is
+// possible.
 func (k *fullKind) mount(t *testing.T) string {
 	t.Helper()
 	dir := shortDir(t)
@@ -65,7 +66,7 @@ func (k *fullKind) mount(t *testing.T) string {
 	return at
 }
 
-// exhaust leaves nothing free on the file system of dir: it may be called again.
+// exhaust leaves nothing free on the file system of dir. It may be called again.
 func (k *fullKind) exhaust(t *testing.T, dir string) {
 	t.Helper()
 	dir = filepath.Join(dir, "ballast")
@@ -103,7 +104,7 @@ func (k *fullKind) exhaust(t *testing.T, dir string) {
 	}
 }
 
-// infoOf is what "cowblk info" says of a disk.
+// infoOf returns the JSON output of "cowblk info".
 func infoOf(t *testing.T, dir, disk string) (info struct {
 	Socket  string
 	Serving *struct {
@@ -118,8 +119,8 @@ func infoOf(t *testing.T, dir, disk string) (info struct {
 	return info
 }
 
-// On a file system that has neither a byte nor a file left, whatever its kind: what reads, serves, stops or frees space
-// works, more than once, and a guest that is served goes on. A promotion says why it cannot be.
+// On a file system without a free byte or inode, commands that read, serve, stop or free space work
+// repeatedly, and a served guest continues. A promotion fails with the reason.
 func TestFullStore(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -127,10 +128,10 @@ func TestFullStore(t *testing.T) {
 	for _, k := range fullKinds {
 		for _, reserve := range []bool{true, false} {
 			if k.size > 0 && os.Getuid() != 0 {
-				continue // see mayMount: tmpfs alone
+				continue // see canMount: tmpfs only
 			}
 			if k.name == "btrfs" && !reserve {
-				continue // it writes a head's header to another place, for which there is none
+				continue // btrfs writes a head's header to a new place, for which there is no space
 			}
 			t.Run(fmt.Sprintf("%s/reserve=%v", k.name, reserve), func(t *testing.T) { k.test(t, reserve) })
 		}
@@ -159,7 +160,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 			t.Fatal(err)
 		}
 	}
-	if !reserve { // as an earlier version has left the store
+	if !reserve { // as in a store of an earlier version
 		if err := os.RemoveAll(filepath.Join(st, "reserve")); err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +182,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	if err := attempt(st, "promote", "served", "--tag", "x"); err != nil && !strings.Contains(err.Error(), "no space left") {
 		t.Error(err)
 	}
-	var ended chan struct{} // closed when killed has ended
+	var ended chan struct{} // closed when the killed process has ended
 	for range 3 {
 		k.exhaust(t, m)
 		other.Close()
@@ -227,7 +228,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	k.exhaust(t, m)
 	command(t, st, "rm", "fresh", "--yes")
 	content := byte(1)
-	if k.name != "btrfs" { // which writes to another place, for which there is none
+	if k.name != "btrfs" { // btrfs writes to a new place, for which there is no space
 		content = 3
 		writeAt(t, guest, 0, pattern(content, 64<<10))
 		if err := guest.Driver(0).Flush(); err != nil {
@@ -245,7 +246,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		t.Errorf("%v\n%s", killed.cmd.ProcessState, killed.log.String())
 	}
 	command(t, st, "check")
-	// With room again, the reserve is made again.
+	// The reserve is restored when there is space.
 	if err := os.RemoveAll(filepath.Join(m, "ballast")); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// hangs makes the guest's agent or monitor hang once, at a command; resume lets it go on.
+// hangs makes the guest's agent or monitor hang once, at a command, until resume.
 func (g *fakeGuest) hangs(when, command string) (hanging <-chan struct{}, resume func()) {
 	caught, open := make(chan struct{}), make(chan struct{})
 	var once, release sync.Once
@@ -29,9 +29,10 @@ func (g *fakeGuest) hangs(when, command string) (hanging <-chan struct{}, resume
 	return caught, func() { release.Do(func() { close(open) }) }
 }
 
-// The guest agent, or QEMU's monitor, stops answering in the middle of a quiesced promotion: before or after it has done
-// what it was told to. The guest's requests are served all the time; the promotion ends after its time limit, made or
-// not made as a whole, and says so; and as soon as the agent answers again the guest is let go, with nobody's help.
+// The guest agent or QEMU's monitor hangs during a quiesced promotion, before or after it executed
+// a command. The guest's requests are served meanwhile. The promotion ends after its time limit,
+// complete or without effect, and reports which. As soon as the agent answers, the guest is thawed
+// automatically.
 func TestGuestHangsDuringPromotion(t *testing.T) {
 	for _, c := range []struct {
 		mode, when, command string
@@ -75,7 +76,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			if made := strings.Contains(command(t, dir, "info", "a"), "@t "); made != c.promoted {
 				t.Errorf("promoted: %v, expected %v", made, c.promoted)
 			}
-			// What does not need the guest goes on.
+			// Commands that do not need the guest work.
 			if err := ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, nil); err != nil {
 				t.Errorf("a promotion without quiescing: %v", err)
 			}
@@ -108,8 +109,8 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 	}
 }
 
-// A process that is told to end while the agent hangs does so, within the promotion's time limit, and leaves the guest to
-// the next process, which lets it go.
+// A process that gets SIGTERM while the agent hangs ends within the promotion's time limit. The
+// next process thaws the guest.
 func TestStopWhileTheAgentHangs(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -128,12 +129,12 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd.Wait() // ends at all
+	p.cmd.Wait() // the process ends
 	if !g.quiesced() {
 		t.Error("the agent let the guest go although it hangs")
 	}
 	p = start(t, dir, nil, "serve", "a")
-	f = dial(t, filepath.Join(dir, "run", "a.sock")) // served while the guest is still frozen: it may need its disk to thaw
+	f = dial(t, filepath.Join(dir, "run", "a.sock")) // served while the guest is frozen, which may need its disk to thaw
 	wantAt(t, f, 0, pattern(1, 4096))
 	resume()
 	for end := time.Now().Add(20 * time.Second); g.quiesced(); time.Sleep(5 * time.Millisecond) {
@@ -145,8 +146,8 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	p.end(t)
 }
 
-// Peers that are no QEMU, or one that has gone mad: what they say is bounded in memory and in the log, and the disk is
-// served and promoted.
+// Peers that are not QEMU, or that send garbage: memory and log are bounded, and the disk is served
+// and promoted.
 func TestOddMonitors(t *testing.T) {
 	const greeting = `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}` + "\n"
 	flood := strings.Repeat(`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", 100) +
@@ -222,7 +223,7 @@ func TestOddMonitors(t *testing.T) {
 	}
 }
 
-// forever says a text again and again.
+// forever sends a text repeatedly.
 func forever(c net.Conn, text string) error {
 	for {
 		if _, err := fmt.Fprint(c, text); err != nil {

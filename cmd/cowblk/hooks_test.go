@@ -14,7 +14,7 @@ import (
 	"cowblk/backend/control"
 )
 
-// The events of a real QEMU that comes after the daemon, goes and comes again.
+// The events of a QEMU that starts after the daemon, ends and starts again.
 func TestHooksOnQEMUsEvents(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {
@@ -35,7 +35,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	q := startQEMU(t, dir, []string{"-machine", "q35"})
 	pause := func(tag string) {
 		t.Helper()
-		// Waits for the connection, and shows that it is shared: QEMU has one for us.
+		// Waits for the connection, and shows that promotions share it: QEMU has one connection.
 		command(t, dir, "promote", "a", "b", "--tag", tag, "--quiesce", "pause", "--qmp", q.qmp)
 		if got := nextEvent(t, events, "COW_PROMOTED"); got["tag"] != tag || got["trigger"] != nil {
 			t.Errorf("promoted %v", got)
@@ -58,7 +58,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	pause("by-hand")
 	q.run("system_reset", nil, nil)
 	promoted("RESET")
-	q.run("stop", nil, nil) // nobody has asked for it
+	q.run("stop", nil, nil) // not requested by cowblk
 	q.quit()
 	promoted("SHUTDOWN")
 
@@ -69,7 +69,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	}
 	q.run("cont", nil, nil)
 	promoted("RESUME")
-	// Now there are three. The pause of our own making is not one of QEMU's doings.
+	// Now there are three tags. A pause by cowblk itself makes none.
 	pause("paused")
 	q.run("stop", nil, nil)
 	refused := nextEvent(t, events, "COW_PROMOTE_REFUSED")
@@ -81,7 +81,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	promoted("SHUTDOWN")
 	p.end(t)
 
-	// A new process knows the tags that hooks have made.
+	// A new process counts the tags that hooks have made.
 	p = start(t, dir, nil, "serve", "a", "b", "--qmp", q.qmp, "--promote-on", "RESET", "--keep", "4")
 	_, events = dialControl(t, dir, "a")
 	q = startQEMU(t, dir, []string{"-machine", "q35"})
@@ -91,11 +91,11 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	p.end(t)
 }
 
-// A monitor that accepts and says nothing, or that is not there, holds up nothing.
+// A monitor that accepts and does not answer, or that does not exist, delays nothing.
 func TestHooksDoNotDisturb(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
-	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // its backlog takes connections
+	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // the backlog accepts connections
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestHooksDoNotDisturb(t *testing.T) {
 		wantAt(t, f, 0, pattern(1, 4096))
 		f.Close()
 		p.end(t)
-		time.Sleep(time.Second) // tags are named after the second
+		time.Sleep(time.Second) // a tag's name has seconds
 	}
 }
 
@@ -158,7 +158,7 @@ func TestCowSetIsStrict(t *testing.T) {
 	}
 }
 
-// COW_SPACE_LOW says what a person needs: whose disks, where, how much.
+// COW_SPACE_LOW names the disks, the path and the free space.
 func TestSpaceLowEvent(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {

@@ -37,7 +37,8 @@ func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop 
 	return stop
 }
 
-// Files that a real QEMU has open for writing are not imported, nor served, nor lain on; those that it only reads are.
+// Files that a QEMU has open for writing cannot be imported, served or used as a base. Files that
+// it only reads can.
 func TestQEMUsImageLocks(t *testing.T) {
 	for _, tool := range []string{"qemu-img", "qemu-storage-daemon", "qemu-system-x86_64"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -55,7 +56,7 @@ func TestQEMUsImageLocks(t *testing.T) {
 		}
 	}
 	sh("truncate -s 1M raw; qemu-img create -q -f qcow2 a.qcow2 1M; qemu-img create -q -f qcow2 -b a.qcow2 -F qcow2 top.qcow2")
-	// outcome is the exit code of a command, and what it says.
+	// outcome returns the exit code of a command and its output.
 	outcome := func(args ...string) (int, string) {
 		var out, errOut bytes.Buffer
 		code := run(args, s.app(&out, &errOut))
@@ -96,7 +97,7 @@ func TestQEMUsImageLocks(t *testing.T) {
 	accepted("import", "--backing", file("top.qcow2"), "i4")
 	stop()
 
-	// A disk that is open holds its base: QEMU may read it and not write.
+	// An open disk locks its base: QEMU may read it but not write to it.
 	open, err := s.store().OpenDisk(t.Context(), "d1", store.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -112,9 +113,9 @@ func TestQEMUsImageLocks(t *testing.T) {
 	}
 	sh("qemu-io -f raw -c 'write 0 512' raw")
 
-	// A whole QEMU with the image as a disk.
+	// A complete QEMU with the image as a disk.
 	e := startQEMU(t, s.dir, sharedMemory, []string{"-drive", "if=none,id=d,format=qcow2,file=" + file("a.qcow2"), "-device", "virtio-blk-pci,drive=d"})
-	e.run("query-status", nil, nil) // it has its disks when its monitor answers
+	e.run("query-status", nil, nil) // QEMU has opened its disks when its monitor answers
 	refused("import", file("a.qcow2"), "i5")
 	e.quit()
 	accepted("import", file("a.qcow2"), "i5")

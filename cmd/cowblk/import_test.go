@@ -14,7 +14,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// hangingFS has a file that does not answer to reads until it is released: one of a server that is gone.
+// hangingFS has a file whose reads hang until it is released, as on a network file system whose
+// server is gone.
 type hangingFS struct {
 	vfs.FS
 	path    string
@@ -45,7 +46,7 @@ func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-// A signal ends an import whose file does not answer, and what it says is true.
+// A signal ends an import whose file does not answer, and the message is correct.
 func TestImportOfDeafFile(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
@@ -71,10 +72,10 @@ func TestImportOfDeafFile(t *testing.T) {
 	})
 }
 
-// --blk-file takes what the content of a disk can be, and refuses containers, compressed files and archives by name.
+// --blk-file accepts disk content and refuses containers, compressed files and archives by name.
 func TestBlkFileFormats(t *testing.T) {
 	for _, tt := range []struct {
-		name, found string // found: what the refusal says; empty: it is taken
+		name, found string // found: in the error; empty: accepted
 		data        []byte
 	}{
 		{"raw", "", magic("\x55\xaa", 510)},

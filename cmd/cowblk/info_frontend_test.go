@@ -10,7 +10,7 @@ import (
 	"cowblk/backend"
 )
 
-// info names the programs of front-ends where the process that serves the disk could not, and who waits.
+// info names the programs of front-ends if the daemon could not, and the pending front-end.
 func TestFrontEndRows(t *testing.T) {
 	me := int32(os.Getpid())
 	name := backend.ProcessName(me)

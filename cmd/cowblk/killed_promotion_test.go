@@ -28,16 +28,17 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// killEnv makes the test binary, as cowblk, kill itself with SIGKILL at a change to a file of its store. Its value is
-// "N FROM": the N-th change, counted from the first one that the regular expression FROM matches.
+// killEnv makes the test binary, as cowblk, kill itself with SIGKILL at a change to a file of its
+// store. The value "N FROM" selects the N-th change, counted from the first that matches the
+// regular expression FROM.
 const killEnv = "COWBLK_TEST_KILL_AT"
 
 const (
-	fromPromotion = `^mkdir .*/tmp/[0-9a-f-]{36}$` // the work directory of a promotion
+	fromPromotion = `^mkdir .*/tmp/[0-9a-f-]{36}$` // the transaction directory of a promotion
 	fromNote      = `^create .*/quiesced\.json\.new$`
 )
 
-// killMain is main on a file system that ends the process.
+// killMain is main on a file system that kills the process.
 func killMain(spec string) int {
 	at, from, _ := strings.Cut(spec, " ")
 	n, err := strconv.Atoi(at)
@@ -54,7 +55,8 @@ func killMain(spec string) int {
 	return run(os.Args[1:], a)
 }
 
-// fakeGuest is a fake guest: an agent and a monitor on two sockets, which outlive the processes that talk to them.
+// fakeGuest is a guest agent and a QEMU monitor on two sockets, which outlive the processes that
+// use them.
 type fakeGuest struct {
 	dir string
 
@@ -92,7 +94,7 @@ func newFakeGuest(t testing.TB, dir string) *fakeGuest {
 
 func (g *fakeGuest) address(name string) string { return "unix:" + filepath.Join(g.dir, name) }
 
-// spec is how promote is told to make the guest hold still.
+// spec returns the options of promote that quiesce this guest.
 func (g *fakeGuest) spec(mode string) qmp.Spec {
 	if mode == qmp.QuiesceGuest {
 		return qmp.Spec{Mode: mode, Agent: g.address("agent")}
@@ -106,7 +108,7 @@ func (g *fakeGuest) quiesced() bool {
 	return g.frozen || g.paused
 }
 
-// each calls f for every command that arrives; id is QMP's or the agent's.
+// each calls f for every command; id is QMP's or the agent's.
 func each(conn net.Conn, f func(command string, id json.RawMessage)) {
 	in := bufio.NewReader(conn)
 	for {
@@ -126,7 +128,7 @@ func each(conn net.Conn, f func(command string, id json.RawMessage)) {
 	}
 }
 
-// change carries out what is changed by a command, between the calls of hook.
+// change executes a state change between the two calls of hook.
 func (g *fakeGuest) change(command string, what *bool, to bool) {
 	g.mu.Lock()
 	hook := g.hook
@@ -188,20 +190,21 @@ func (g *fakeGuest) monitor(conn net.Conn) {
 	})
 }
 
-// killedPromotion is one case of being killed.
+// killedPromotion is one test case.
 type killedPromotion struct {
 	mode string // of quiescing
-	from string // where counting begins
-	// cli: the command line is there to let the guest go on; otherwise only the next process is.
+	from string // where counting starts
+	// cli: the promoting command line survives and can thaw the guest; otherwise the next process
+	// must.
 	cli bool
-	// guest: it is killed when the guest's n-th call of hook is made, not at a change to a file.
-	guest bool
-	said  string // by the command line of a promotion that failed
+	// guest: kill at the n-th call of hook, not at a change to a file.
+	guest  bool
+	output string // expected output of the failed promotion
 }
 
-// The process that serves two disks is killed, with SIGKILL, at every change that it makes to a file while it promotes
-// them and its guest holds still, and at every command that it sends to the guest. The guest then goes on, by the command
-// line's doing or by that of the next process, and the disks are both on the old heads or both on the new.
+// The process that serves two disks is killed at every change to a file during a quiesced
+// promotion, and at every command to the guest. The guest must be thawed, by the command line or by
+// the next process, and both disks must be on the old heads or both on the new ones.
 func TestKilledDaemon(t *testing.T) {
 	for _, k := range []killedPromotion{
 		{mode: qmp.QuiesceGuest, from: fromPromotion, cli: true},
@@ -238,7 +241,7 @@ func TestKilledDaemon(t *testing.T) {
 	}
 }
 
-// at has a process killed at point n, and checks what is left. Not killed: there is no point n.
+// at kills a process at point n and checks the state. It reports false if there is no point n.
 func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	dir := shortDir(t)
 	names := []string{"a", "b"}
@@ -279,10 +282,10 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 			later = false
 		}
 	}
-	p.cmd.Process.Signal(syscall.SIGTERM) // what it does up to its end counts too
+	p.cmd.Process.Signal(syscall.SIGTERM) // changes up to its end count too
 	killed = p.cmd.Wait() != nil
 	if !answered && !killed {
-		t.Errorf("the promotion failed: %s\n%s", k.said, p.log.String())
+		t.Errorf("the promotion failed: %s\n%s", k.output, p.log.String())
 	}
 	for _, f := range disks {
 		f.Close()
@@ -291,7 +294,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	return killed, k.check(t, dir, g, answered, later)
 }
 
-// promote asks for the promotion and reports whether it was answered with success.
+// promote requests the promotion and reports whether it succeeded.
 func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
 	spec := g.spec(k.mode)
 	if k.cli {
@@ -307,7 +310,7 @@ func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
 			}
 		}
 		if code := run(args, a); code != exitOK {
-			k.said = out.String()
+			k.output = out.String()
 			return false
 		}
 		return true
@@ -321,7 +324,7 @@ func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
 	return c.Run(ctx, "cow-promote", backend.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t", Spec: spec}, nil) == nil
 }
 
-// check starts the next process. later: what was written after the promotion was flushed.
+// check starts the next process. later: data written after the promotion was flushed.
 func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered, later bool) (promoted bool) {
 	p := start(t, dir, nil, "serve", "a", "b")
 	for i, name := range []string{"a", "b"} {
@@ -371,8 +374,8 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 	return promoted
 }
 
-// A note that cannot be made for every disk is made for none: nothing is quiesced then, and no later process must let
-// go a guest that somebody else has paused.
+// If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
+// a later process must not thaw a guest that somebody else has paused.
 func TestNoteForAllOrNone(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -389,7 +392,8 @@ func TestNoteForAllOrNone(t *testing.T) {
 	}
 }
 
-// A guest that an earlier process left frozen is let go before it is frozen again: never in the middle of a cut.
+// A guest that an earlier process left frozen is thawed before it is frozen again, never during a
+// promotion.
 func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -402,7 +406,7 @@ func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 	if err := s.SetNote("a", spec); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, dir, nil, "serve", "a") // the agent is not there yet
+	p := start(t, dir, nil, "serve", "a") // the agent does not exist yet
 	dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	if err != nil {

@@ -21,46 +21,46 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// killCyclesEnv is how often TestKilledUnderLoad kills, if not as often as killCycles.
+// killCyclesEnv overrides killCycles, the number of kills in TestKilledUnderLoad.
 const (
 	killCyclesEnv = "COWBLK_KILL_CYCLES"
 	killCycles    = 40
-	// killCyclesLarge is how often it kills with each kind of ring that the front-end did not announce.
+	// killCyclesLarge is the number of kills for each kind of large ring.
 	killCyclesLarge = 10
-	// cyclesADisk bounds the layers that the promotions among them make.
+	// cyclesADisk bounds the layers that promotions add to a disk.
 	cyclesADisk = 100
 )
 
-// The load: on each of some queues, as many requests as depth, each on a block of its queue's own that no other of them
-// is on.
+// The load: on each of some queues, up to depth requests in flight, each on a different block of
+// that queue's range.
 const (
 	killQueues = 4
-	killDepth  = 64 // unless the test says otherwise
+	killDepth  = 64 // default
 	killBlock  = 4096
-	killBlocks = 1500 // a queue
+	killBlocks = 1500 // per queue
 )
 
-// killLoad is a guest that checks what it reads.
+// killLoad is a guest that checks all data that it reads.
 type killLoad struct {
 	t      *testing.T
 	f      *vhosttest.Frontend
 	queues [killQueues]*killQueue
 	stop   atomic.Bool
-	paused chan int // queues that have lost the connection, or ended
+	paused chan int // queues that have lost the connection or ended
 	goOn   [killQueues]chan struct{}
 }
 
-// killQueue is one queue. What it does belongs to its goroutine.
+// killQueue is one queue. It belongs to its goroutine.
 type killQueue struct {
 	l        *killLoad
 	index    int
 	d        *vhosttest.Driver
 	rng      *rand.Rand
-	versions [killBlocks]uint64 // as last completed
+	versions [killBlocks]uint64 // of the last completed write
 	busy     [killBlocks]bool
 	slots    []killRequest
 	done     []vhosttest.Completion
-	err      error // why it ended too early; read after paused
+	err      error // read after paused
 	requests int
 }
 
@@ -79,7 +79,7 @@ func newKillLoad(t *testing.T, f *vhosttest.Frontend, seed uint64) *killLoad {
 	return l
 }
 
-// stamp fills a block with what names it: queue, block and version; version 0 is zeros.
+// stamp fills a block with queue, block and version; version 0 is zeros.
 func (q *killQueue) stamp(p []byte, block int, version uint64) {
 	clear(p)
 	if version == 0 {
@@ -128,7 +128,7 @@ func (q *killQueue) submit(slot int) error {
 		r.version++
 		q.stamp(q.d.Buffer(slot)[:killBlock], block, r.version)
 	} else {
-		q.d.Buffer(slot)[0] ^= 0xff // what was there is not what is read
+		q.d.Buffer(slot)[0] ^= 0xff // so that old data is not mistaken for read data
 	}
 	return q.d.Submit(slot, r.op, q.offset(block), killBlock)
 }
@@ -151,7 +151,7 @@ func (q *killQueue) finish(c vhosttest.Completion) error {
 	return q.check(q.d.Buffer(c.ID)[:killBlock], r.block, r.version)
 }
 
-// run keeps the queue full until the load is stopped, then lets it drain.
+// run keeps the queue full until the load is stopped, then waits for all requests.
 func (q *killQueue) run() error {
 	for slot := range q.slots {
 		if err := q.submit(slot); err != nil {
@@ -173,7 +173,7 @@ func (q *killQueue) run() error {
 		}
 		q.done = q.d.Poll(q.done[:0])
 		if err := q.d.Err(); err != nil {
-			return err // given back twice, for one
+			return err // such as a slot that was returned twice
 		}
 		for _, c := range q.done {
 			if err := q.finish(c); err != nil {
@@ -191,8 +191,9 @@ func (q *killQueue) run() error {
 	}
 }
 
-// reconnect waits until all queues have lost the connection and connects them to the next process. A connection that
-// is accepted must be served: some front-ends do not survive another one.
+// reconnect waits until all queues have lost the connection and connects them to the next process.
+// An accepted connection must be served, because some front-ends do not survive a second
+// disconnect.
 func (l *killLoad) reconnect(socket string) {
 	l.t.Helper()
 	for range killQueues {
@@ -231,14 +232,15 @@ func (l *killLoad) verify(f *vhosttest.Frontend) {
 	}
 }
 
-// killStats is what became of one disk under load.
+// killStats counts the events of one disk under load.
 type killStats struct {
 	kills, promotions, promoted, layers, requests int
 }
 
-// killRing is what a front-end's rings are like. The zero value: 128 descriptors, killDepth requests in flight on each.
+// killRing describes the front-end's rings. Zero value: 128 descriptors, killDepth requests in
+// flight on each.
 type killRing struct {
-	size, asked uint16 // descriptors; asked is the queue size of GET_INFLIGHT_FD
+	size, asked uint16 // asked: queue size in GET_INFLIGHT_FD
 	depth       int
 }
 
@@ -271,7 +273,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 			sum.promotions++
 			tag := fmt.Sprint("t", sum.promotions)
 			go func() { promotion <- promoteOver(dir, tag) }()
-			// In the middle of it, or while the former head is sealed.
+			// During the promotion, or while the former head is sealed.
 			if rng.IntN(2) == 0 {
 				time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
 			} else {
@@ -283,7 +285,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = p.cmd.Wait() // it was killed
+		_ = p.cmd.Wait() // killed
 		sum.kills++
 		if promotion != nil && <-promotion == nil {
 			sum.promoted++
@@ -308,7 +310,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 	if sum.layers = len(m.Layers); sum.layers < 1+sum.promoted {
 		t.Errorf("%d layers after %d promotions that were reported", sum.layers, sum.promoted)
 	}
-	// As it is when it was closed, too.
+	// The content after an orderly close is the same.
 	p = start(t, dir, nil, "serve", "a")
 	f = dialWith(t, socket, vhosttest.Options{Queues: killQueues})
 	l.verify(f)
@@ -329,9 +331,9 @@ func promoteOver(dir, tag string) error {
 	return c.Run(ctx, "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: tag}, nil)
 }
 
-// The process is killed again and again, at any moment, with 64 requests in flight on each of four queues, now and then
-// while it promotes the disk. Every request completes once and without an error, and every block read holds what was
-// written to it last, flushed or not.
+// The process is killed repeatedly at any moment, with 64 requests in flight on each of four
+// queues, and sometimes during a promotion. Every request completes once and without an error, and
+// every read returns the last write, flushed or not.
 func TestKilledUnderLoad(t *testing.T) {
 	cycles := killCycles
 	if s := os.Getenv(killCyclesEnv); s != "" {
@@ -343,8 +345,8 @@ func TestKilledUnderLoad(t *testing.T) {
 	killOften(t, cycles, killRing{})
 }
 
-// The same with rings that are larger than the queue size for which the front-end asked the in-flight buffer, as QEMU
-// 10.0.13 has them, and with so many requests in flight that their heads are beyond it.
+// The same with rings larger than the queue size in GET_INFLIGHT_FD, as of QEMU 10.0.13, and with
+// enough requests in flight that head indexes exceed it.
 func TestKilledUnderLoadLargerRings(t *testing.T) {
 	for _, ring := range []killRing{
 		{size: 256, asked: 128, depth: 200},

@@ -15,8 +15,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// What a served disk owns is what its process says, flushed or not; of a process that does not answer, what the files
-// say, marked as such.
+// The owned size of a served disk is the daemon's answer, flushed or not. If the daemon does not
+// answer, it is the files' value, marked as such.
 func TestOwnedOfServedDisks(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"vm1", "vm2"} {
@@ -103,7 +103,7 @@ func TestInfoOfTag(t *testing.T) {
 	}
 }
 
-// An error with --json is one JSON object on standard error, whatever fails: also before the option is read.
+// With --json every error is one JSON object on standard error, also one that precedes the option.
 func TestErrorsAsJSON(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
@@ -129,7 +129,7 @@ func TestErrorsAsJSON(t *testing.T) {
 	}
 }
 
-// What messages advise works on the store that the command line names, and can be pasted.
+// Commands in messages use the store of the command line and can be pasted.
 func TestAdviceNamesTheStore(t *testing.T) {
 	for _, name := range []string{"plain", "a b", "it's", "-dash", "new\nline", "$(touch x)`y`"} {
 		dir := t.TempDir() + "/" + name
@@ -144,7 +144,7 @@ func TestAdviceNamesTheStore(t *testing.T) {
 			t.Errorf("%q: %s%s", name, &out, &errOut)
 			continue
 		}
-		// A shell with a function for the program says what it was given.
+		// A shell with a function of the program's name returns its arguments.
 		got := shellArgs(t, advice)
 		if want := []string{"--store", dir, "run", "vm1"}; strings.Join(got, "|") != strings.Join(want, "|") {
 			t.Errorf("%q: advice %s is read as %q", name, advice, got)
@@ -152,7 +152,7 @@ func TestAdviceNamesTheStore(t *testing.T) {
 	}
 }
 
-// The same of paths in errors: they are words of a shell, whatever is in them.
+// Paths in errors are shell words, whatever they contain.
 func TestAdviceQuotesPaths(t *testing.T) {
 	for _, name := range []string{"plain.raw", "a b.raw", "it's", "-dash", "new\nline", "$(touch x)`y`", "\xff", "größe", "*?"} {
 		s := newScript(t)
@@ -176,7 +176,7 @@ func TestAdviceQuotesPaths(t *testing.T) {
 	}
 }
 
-// What a library prints by the log package goes where and how this program's own lines do.
+// Output of libraries through package log has the destination and format of this program's log.
 func TestNoRawLibraryLines(t *testing.T) {
 	before := slog.Default()
 	t.Cleanup(func() { slog.SetDefault(before) })

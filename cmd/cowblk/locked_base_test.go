@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whoever may read a base in place can hold locks on it that keep disks on it from being opened. The refusal says what
-// is known, names the process and a way on. Locks that only a writer can have go on refusing.
+// A user who may read a base in place can hold locks on it that prevent disks on it from being
+// opened. The error says what is known, names the process and a remedy. Locks that only a writer
+// can hold always refuse.
 func TestLockedBase(t *testing.T) {
 	record := func(command int, kind int16, start, n int64) func(t *testing.T, f *os.File) {
 		return func(t *testing.T, f *os.File) {
@@ -28,7 +29,7 @@ func TestLockedBase(t *testing.T) {
 		name  string
 		write bool // opened for writing
 		lock  func(t *testing.T, f *os.File)
-		also  bool // refused with the word too
+		also  bool // expected in the error, too
 	}{
 		{"flock", false, func(t *testing.T, f *os.File) {
 			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
@@ -93,7 +94,7 @@ func TestLockedBase(t *testing.T) {
 			p.end(t)
 			p, _ = exporting(t, st, 1, "a@t", "--listen", "unix:"+at, "--force-share")
 			p.end(t)
-			// What was recorded is compared nevertheless.
+			// The recorded fingerprint is compared nevertheless.
 			if err := os.WriteFile(base, pattern(2, 1<<20), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +105,7 @@ func TestLockedBase(t *testing.T) {
 	}
 }
 
-// The holder of a lock of the whole file is found by everybody, whoever's process it is.
+// The holder of a lock of the whole file can be found for processes of any user.
 func TestLockedBaseNamesTheProcess(t *testing.T) {
 	dir := shortDir(t)
 	base := filepath.Join(dir, "base")

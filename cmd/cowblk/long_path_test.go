@@ -11,8 +11,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// Where the disk's name or the store's path is too long for sockets, create warns, --socket-path is all that is needed,
-// and every command finds the control socket.
+// If the name of the disk or the path of the store is too long for a socket, create warns,
+// --socket-path suffices, and every command finds the control socket.
 func TestLongSocketPaths(t *testing.T) {
 	for what, size := range map[string]struct{ dir, name int }{
 		"the name does not fit":          {60, store.MaxName},
@@ -58,7 +58,7 @@ func TestLongSocketPaths(t *testing.T) {
 			}
 			wantSocket(t, v.Control, 0o600, 0)
 			f.Close()
-			// The sockets pass on, wherever they are.
+			// A takeover passes the sockets on, wherever they are.
 			next := start(t, dir, nil, "serve", name, "--takeover")
 			if code := p.outcome(t); code != exitOK {
 				t.Fatalf("takeover: exit %d\n%s\n%s", code, p.log.String(), next.log.String())

@@ -19,10 +19,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// manyEnv is the number of promotions of TestManyPromotions, 100 if it is not set.
+// manyEnv sets the number of promotions of TestManyPromotions; default: 100.
 const manyEnv = "COWBLK_TEST_PROMOTIONS"
 
-// resources are what this process holds.
+// resources counts the resources of this process.
 type resources struct {
 	fds, goroutines int
 	heap            uint64
@@ -40,8 +40,8 @@ func openResources(t *testing.T) (r resources) {
 	return resources{len(entries), runtime.NumGoroutine(), m.HeapAlloc}
 }
 
-// A disk is promoted again and again while it is read and written. What a promotion leaves behind is a layer: two files
-// and the two descriptors that keep them open, and nothing else.
+// A disk is promoted repeatedly while it is read and written. A promotion leaves a layer, which is
+// two files and two descriptors, and nothing else.
 func TestManyPromotions(t *testing.T) {
 	count := 100
 	if v := os.Getenv(manyEnv); v != "" {
@@ -58,7 +58,7 @@ func TestManyPromotions(t *testing.T) {
 	a := &app{
 		in: strings.NewReader(""), out: &log, err: &log, getenv: func(string) string { return "" }, storeDir: dir,
 		terminal: func(any) bool { return false }, kvm: func() bool { return false },
-		// Syncs cost most of the time, and nothing here depends on them.
+		// Syncs would take most of the time, and nothing here depends on them.
 		files: &cowtest.Mortal{FS: vfs.OS{}, Begin: func(string) bool { return false }},
 	}
 	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1}) }()
@@ -93,7 +93,7 @@ func TestManyPromotions(t *testing.T) {
 		}
 		writer <- nil
 	}()
-	// quiet takes stock while nothing is going on.
+	// quiet counts resources while nothing runs.
 	quiet := func(layers int) resources {
 		pause.Store(true)
 		<-paused
@@ -129,7 +129,7 @@ func TestManyPromotions(t *testing.T) {
 			}
 		}
 	}
-	promote(10) // whatever is made once is made now
+	promote(10) // creates what is created once
 	before := quiet(11)
 	promote(count)
 	after := quiet(11 + count)
@@ -155,7 +155,7 @@ func TestManyPromotions(t *testing.T) {
 	}
 }
 
-// At its limit of open files a process refuses to promote, says what to do, and serves on.
+// At the limit of open files a process refuses to promote, says what to do, and serves on.
 func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

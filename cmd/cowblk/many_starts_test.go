@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outcome waits for one of many starts and says how it ended: -1, it was ended by us.
+// outcome waits for one of many starts and returns its exit code; -1: the test ended it.
 func (p *process) outcome(t *testing.T) int {
 	t.Helper()
 	err := p.cmd.Wait()
@@ -24,8 +24,9 @@ func (p *process) outcome(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Many processes are started for one disk at once, through several names of its store: one serves it, the others say who
-// does, and the one's requests are not disturbed. When it is killed, the next one has the disk at once.
+// Many processes start for one disk at once, through several names of its store. One serves it,
+// without disturbance; the others name that process. After it is killed, the next process can serve
+// the disk at once.
 func TestManyStartsOfOneDisk(t *testing.T) {
 	dir := shortDir(t)
 	st := filepath.Join(dir, "st")
@@ -47,7 +48,7 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 	for round := range 5 {
 		var all []*process
 		for i := range 8 {
-			// Each at a socket of its own, for it is not the socket that is to decide.
+			// Each has its own socket, so that the sockets do not decide.
 			all = append(all, start(t, names[i%len(names)], nil, "serve", "a", "--socket-path", filepath.Join(dir, fmt.Sprintf("s%d", i))))
 		}
 		ended := make(chan int, len(all))
@@ -86,7 +87,7 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 	p.end(t)
 }
 
-// Two stores, or two processes without one, that name the same files.
+// Two stores, or two processes without a store, that use the same files.
 func TestTwoStoresOneLayer(t *testing.T) {
 	one, two, dir := shortDir(t), shortDir(t), shortDir(t)
 	for _, name := range []string{"map", "data"} {

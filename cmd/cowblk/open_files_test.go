@@ -17,7 +17,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// descriptors are how many a process has open.
+// descriptors returns the number of open descriptors of a process.
 func (p *process) descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
@@ -27,7 +27,7 @@ func (p *process) descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// allow sets how many descriptors more a running process may have; negative: any number.
+// allow lets a running process open more further descriptors; negative: any number.
 func (p *process) allow(t *testing.T, more int) {
 	t.Helper()
 	var limit unix.Rlimit
@@ -36,7 +36,8 @@ func (p *process) allow(t *testing.T, more int) {
 	}
 	limit.Cur = limit.Max
 	if more >= 0 {
-		// The limit is one of numbers: this is the first free one that is not to be given out.
+		// RLIMIT_NOFILE limits the value of descriptors: this is the first free one that may not be
+		// used.
 		limit.Cur = 0
 		for free := 0; ; limit.Cur++ {
 			if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", p.cmd.Process.Pid, limit.Cur)); err == nil {
@@ -52,9 +53,9 @@ func (p *process) allow(t *testing.T, more int) {
 	}
 }
 
-// A process that runs out of file descriptors: a promotion fails as a whole and says what to do, front-ends and clients
-// that come wait or are sent away, and the guest that is there notices nothing. When there are descriptors again all of
-// it works, and none is lost.
+// A process runs out of file descriptors: a promotion fails completely and says what to do, new
+// front-ends and clients wait or are disconnected, and the connected guest is not affected. When
+// descriptors are free, everything works, and none has leaked.
 func TestOutOfDescriptors(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {
@@ -98,7 +99,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 	t.Logf("the promotion failed %d times for want of descriptors", failures)
 	p.allow(t, -1)
-	awaitDescriptors(t, p, before+2) // a layer's
+	awaitDescriptors(t, p, before+2) // of a layer
 	before += 2
 
 	refused := 0
@@ -136,7 +137,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Error("every front-end was served")
 	}
 
-	// One that waits is served as soon as there is a descriptor for it.
+	// A waiting front-end is served as soon as a descriptor is free.
 	p.allow(t, 0)
 	served := make(chan error, 1)
 	go func() {
@@ -162,7 +163,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// What checkDescriptors counts is what /proc/PID/fd shows: never less, and not much more.
+// The estimate of checkDescriptors is never below /proc/PID/fd, and not much above.
 func TestDescriptorsNeeded(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -198,7 +199,8 @@ func TestDescriptorsNeeded(t *testing.T) {
 	}
 }
 
-// A disk that is larger than the file system lets a file be: the error says whose limit it is, and nothing is left.
+// A disk larger than the file system's limit for a file: the error names the limit, and nothing is
+// left.
 func TestLargerThanFileSystemAllows(t *testing.T) {
 	dir := shortDir(t)
 	probe := filepath.Join(dir, "probe")
@@ -226,7 +228,8 @@ func awaitDescriptors(t *testing.T, p *process, want int) {
 	}
 }
 
-// A disk with more layers than the process may open: every command says so and what to do, and changes nothing.
+// A disk with more layers than the process may open: every command refuses with advice, and changes
+// nothing.
 func TestMoreLayersThanDescriptors(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -249,7 +252,7 @@ func TestMoreLayersThanDescriptors(t *testing.T) {
 			t.Errorf("%v has left %v", args, difference(now, before))
 		}
 	}
-	// What needs no layers, or one after the other.
+	// Commands that open no layers, or one at a time, work.
 	for _, args := range [][]string{{"info", "a"}, {"tree"}, {"create", "b", "--from", "a@t19"}, {"check"}} {
 		p := start(t, dir, limited, args...)
 		if code := p.outcome(t); code != exitOK {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Another user can open nothing in a store whose disk is served, and so hold no lock, neither on a file nor on a
-// directory; an earlier version's store is closed to them by the process that serves it.
+// Another user cannot open anything in a store whose disk is served, and so cannot lock a file or
+// directory. Serving closes a store of an earlier version to other users.
 func TestOtherUsersHoldNoLock(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs two users: run as root")

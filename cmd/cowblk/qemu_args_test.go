@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// The text says which QEMU needs the other spelling; what a script reads stays as it is.
+// The note names the QEMU versions that need --reconnect-ms; the output for scripts does not
+// change.
 func TestQEMUArgsNameTheQEMU(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")

@@ -19,10 +19,11 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// qemuEnv names another QEMU than the installed one.
+// qemuEnv names a QEMU binary other than the installed one.
 const qemuEnv = "COWBLK_TEST_QEMU"
 
-// emulator is a QEMU without a system to run, its processors stopped. It has two monitors: cowblk's and the test's.
+// emulator is a QEMU without a guest system, its processors stopped. It has two monitors: one for
+// cowblk and one for the test.
 type emulator struct {
 	t       *testing.T
 	cmd     *exec.Cmd
@@ -30,7 +31,8 @@ type emulator struct {
 	monitor *qmp.Monitor
 }
 
-// Shared memory and two root ports; without ACPI's part in it, hot-plugging needs no system as long as a port is off.
+// Shared memory and two root ports. Without ACPI, hot-plugging needs no guest system as long as a
+// port is off.
 var (
 	sharedMemory = []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"}
 	rootPorts    = []string{"-device", "pcie-root-port,id=port0,chassis=1", "-device", "pcie-root-port,id=port1,chassis=2"}
@@ -66,7 +68,7 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	return e
 }
 
-// waitTimeout bounds every wait in these tests; reaching it is a failure.
+// waitTimeout bounds every wait in these tests. Reaching it is a failure.
 const waitTimeout = 30 * time.Second
 
 func (e *emulator) run(command string, args, out any) {
@@ -76,17 +78,17 @@ func (e *emulator) run(command string, args, out any) {
 	}
 }
 
-// quit ends QEMU in an orderly way.
+// quit ends QEMU in order.
 func (e *emulator) quit() {
 	e.t.Helper()
 	e.run("quit", nil, nil)
-	e.monitor.Close() // or it would connect to the next one
+	e.monitor.Close() // or it would connect to the next QEMU
 	if err := e.cmd.Wait(); err != nil {
 		e.t.Fatal(err)
 	}
 }
 
-// clean wants neither a device nor a connection of cowblk's in QEMU.
+// clean checks that QEMU has no device or chardev of cowblk.
 func (e *emulator) clean() {
 	e.t.Helper()
 	var devices, chardevs json.RawMessage
@@ -97,7 +99,7 @@ func (e *emulator) clean() {
 	}
 }
 
-// expectFailure runs cowblk, which must fail with a message that has every one of these words.
+// expectFailure runs cowblk, which must fail with a message that contains all words.
 func expectFailure(t *testing.T, dir string, args []string, words ...string) {
 	t.Helper()
 	var errs bytes.Buffer
@@ -125,7 +127,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// dialControl waits for the control socket of disk and returns a client, and the events from now on.
+// dialControl waits for the control socket of disk and returns a client and its events.
 func dialControl(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
 	t.Helper()
 	dial(t, filepath.Join(dir, "run", disk+".sock")).Close()

@@ -17,8 +17,8 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// A guest that holds still waits for nobody who changes the store: another process takes the store's lock at the moment
-// at which the guest stops and keeps it until the guest goes on.
+// A quiesced guest does not wait for another process that changes the store. Another process takes
+// the store's lock when the guest stops, and holds it until the guest continues.
 func TestStoreLockedWhileGuestHoldsStill(t *testing.T) {
 	for _, c := range []struct {
 		mode, stop, resume string
@@ -71,8 +71,8 @@ func TestStoreLockedWhileGuestHoldsStill(t *testing.T) {
 	}
 }
 
-// BenchmarkQuiescedPromotion measures how long a promotion keeps a guest stopped, alone and while processes create disks
-// in the same store.
+// BenchmarkQuiescedPromotion measures how long a promotion stops a guest, alone and while processes
+// create disks in the same store.
 func BenchmarkQuiescedPromotion(b *testing.B) {
 	for _, creators := range []int{0, 4, 16} {
 		b.Run(fmt.Sprintf("creators=%d", creators), func(b *testing.B) {

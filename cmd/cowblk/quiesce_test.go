@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// listenRefusing is a socket that nobody listens on any more.
+// listenRefusing makes a socket file on which no process listens.
 func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -25,8 +25,8 @@ func listenRefusing(t *testing.T, path string) {
 	l.Close()
 }
 
-// A promotion whose guest cannot be reached has frozen nothing: it leaves no record, later ones work, and the end of the
-// process has nothing to complain about.
+// A promotion whose guest cannot be reached freezes nothing and leaves no record. Later promotions
+// work, and the process ends without an error.
 func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -61,7 +61,8 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	}
 }
 
-// A record of a guest that has ended since goes by itself, and promotions are quiesced again at once.
+// The record of a guest that has ended is removed automatically, and promotions are quiesced again
+// at once.
 func TestRecordOfEndedGuestGoes(t *testing.T) {
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
@@ -103,7 +104,8 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 	}
 }
 
-// resume --forget gives a record up, of a stopped disk and of one that is served; nothing else touches a guest.
+// resume --forget removes a record, of a stopped disk and of a served one, and does not touch the
+// guest.
 func TestForget(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -129,7 +131,7 @@ func TestForget(t *testing.T) {
 	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
 		t.Errorf("stopped: %s", out)
 	}
-	// Nor one that cannot be read.
+	// Also a record that cannot be read.
 	if err := os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,7 @@ func TestForget(t *testing.T) {
 	if err := s.SetNote("a", spec); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := startServing(t, dir, "a") // which tries to let the guest go
+	p, _ := startServing(t, dir, "a") // tries to thaw the guest
 	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
 		t.Errorf("exit %d: %s", code, text)
 	}
@@ -159,7 +161,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// Ending a process before a guest could be let go is no error: the next one tries again.
+// Ending a process before it could thaw a guest is not an error: the next process tries again.
 func TestEndBeforeRelease(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

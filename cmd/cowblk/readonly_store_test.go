@@ -12,9 +12,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// A store that can only be read can be listed, checked and exported, and its disks are served without writes: whether its
-// file system was remounted, or is mounted read-only in another place while the store is used. What would change it says
-// why it cannot, and changes nothing.
+// A read-only store can be listed, checked and exported, and its disks are served without writes,
+// whether its file system was remounted or is mounted read-only elsewhere while the store is in
+// use. Commands that would change it fail with the reason.
 func TestReadOnlyStore(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -23,7 +23,7 @@ func TestReadOnlyStore(t *testing.T) {
 	for _, k := range kinds {
 		for _, bind := range []bool{false, true} {
 			if k.size > 0 && os.Getuid() != 0 {
-				continue // see mayMount
+				continue // see canMount
 			}
 			name := k.name + " remounted"
 			if bind {
@@ -105,13 +105,15 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	}
 }
 
-// snapshotOf is the names, sizes and sums of a store's files, but for locks: who has a disk open writes there.
+// snapshotOf returns names, sizes and digests of a store's files except locks, which record the
+// process that has a disk open.
 func snapshotOf(t *testing.T, dir string) string {
 	t.Helper()
 	return tool(t, "sh", "-c", `cd "$0" && find . -type f ! -name lock -print0 | sort -z | xargs -0 sha256sum`, dir)
 }
 
-// What may not be read is neither damaged nor stopped, and no command that could not say how things are ends well.
+// Unreadable files are not reported as damaged or stopped, and a command that could not read them
+// fails.
 func TestUnreadableStore(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs another user's store: run as root")
@@ -148,7 +150,7 @@ func TestUnreadableStore(t *testing.T) {
 		}
 	}
 	everything("nothing may be read")
-	// As an earlier version has made it, but for the file in question.
+	// As in a store of an earlier version, except for the file under test.
 	if out, err := exec.Command("chmod", "-R", "go+rX", st).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

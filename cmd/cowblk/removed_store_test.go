@@ -18,14 +18,14 @@ import (
 	"cowblk/backend/control"
 )
 
-// The files of a disk, of the disk's directory, or all of the store, are removed or replaced while the disk is served.
-// The guest goes on with the files that are open; a promotion fails as a whole, with an error that says what is missing,
-// and makes nothing; the process ends in order when it is told to. Confined or not makes no difference.
+// The files of a disk, its directory, or the whole store are removed or replaced while the disk is
+// served. The guest continues on the open files. A promotion fails completely with an error that
+// names what is missing. The process ends in order at SIGTERM. Confinement makes no difference.
 func TestStoreRemovedUnderneath(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		remove func(st string) error
-		word   string // of the error of a promotion
+		word   string // expected in the promotion's error
 	}{
 		{"store", os.RemoveAll, "was removed"},
 		{"store moved away", func(st string) error { return os.Rename(st, st+".away") }, "was removed"},
@@ -50,7 +50,7 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				command(t, st, "create", "a", "--size", "4M")
 				p := start(t, st, nil, "serve", "a", "--sandbox", mode)
 				f := dial(t, filepath.Join(st, "run", "a.sock"))
-				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl")) // the socket's file may go, too
+				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl")) // the socket file may be gone, too
 				writeAt(t, f, 0, pattern(1, 8192))
 				before := listing(t, st)
 				if err := c.remove(st); err != nil {
@@ -81,7 +81,8 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 	}
 }
 
-// listing is what a directory holds, but for sockets and what a lock file says.
+// listing returns the names and contents of a directory, without sockets and the contents of lock
+// files.
 func listing(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	out, err := exec.Command("find", dir, "!", "-type", "s").Output()
@@ -91,7 +92,7 @@ func listing(t *testing.T, dir string) (names []string) {
 	return strings.Fields(string(out))
 }
 
-// rawControl is a connection to a control socket that lasts.
+// rawControl is a persistent connection to a control socket.
 type rawControl struct {
 	net.Conn
 	in *json.Decoder
@@ -106,7 +107,7 @@ func dialRaw(t *testing.T, path string) *rawControl {
 	return rawOn(t, conn)
 }
 
-// run executes one command; events and the greeting are passed over.
+// run executes one command and skips the greeting and events.
 func (c *rawControl) run(command string, args any) error {
 	if err := json.NewEncoder(c).Encode(qmp.Command{Execute: command, Args: args}); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// running starts "cowblk run" of a disk with a real QEMU that has no console, and returns the two.
+// running starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
 func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
@@ -32,13 +32,13 @@ func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu i
 	})
 	t.Cleanup(func() {
 		if isAlive(qemu) {
-			unix.Kill(qemu, unix.SIGKILL) // what a failed test would leave behind
+			unix.Kill(qemu, unix.SIGKILL) // left behind by a failed test
 		}
 	})
 	return p, qemu
 }
 
-// isAlive reports whether a process runs; one that has ended and waits for its parent does not.
+// isAlive reports whether a process runs; a zombie does not.
 func isAlive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
@@ -69,7 +69,8 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 	}
 }
 
-// The end of QEMU, killed too, ends the run, with an error that says so; the disk is closed in order.
+// When QEMU ends or is killed, the run ends with an error that says so, and the disk is closed in
+// order.
 func TestQEMUTakesRunWithIt(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -94,7 +95,7 @@ func TestStopOfRun(t *testing.T) {
 	}
 }
 
-// A disk that another process serves stays served, and its QEMU still ends with the run.
+// A disk that another process serves stays served, and QEMU ends with the run.
 func TestRunOfServedDisk(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -109,7 +110,7 @@ func TestRunOfServedDisk(t *testing.T) {
 	serving.end(t)
 }
 
-// QEMU in the background would outlive the run.
+// A daemonized QEMU would outlive the run.
 func TestRunRefusesDaemonize(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")

@@ -19,7 +19,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// What is no size is refused, with the reason, and changes nothing.
+// An invalid size is refused with the reason, and changes nothing.
 func TestSizesRefused(t *testing.T) {
 	for text, says := range map[string]string{
 		"":     "not a size",
@@ -40,7 +40,7 @@ func TestSizesRefused(t *testing.T) {
 	}
 }
 
-// A disk's size is a multiple of 512; what is not is refused with the sizes next to it, which are right themselves.
+// The size of a disk is a multiple of 512. Other sizes are refused with the nearest valid ones.
 func TestNearestSizes(t *testing.T) {
 	for text, nearest := range map[string][]string{
 		"1.1G":                {"1181115904", "1181116416"},
@@ -50,7 +50,7 @@ func TestNearestSizes(t *testing.T) {
 		"0.3K":                {"512"},
 		"1025":                {"1024", "1536"},
 		"1048577":             {"1048576", "1049088"},
-		"1152921504606846975": {"1152921504606846464", "1152921504606846976"}, // 1E, the largest disk, is possible
+		"1152921504606846975": {"1152921504606846464", "1152921504606846976"}, // 1E, the largest disk
 	} {
 		var size sizeFlag
 		err := sectors(&size).Set(text)
@@ -73,7 +73,7 @@ func TestNearestSizes(t *testing.T) {
 	}
 }
 
-// What no disk can have is refused with what one can, and not with a size that is refused, too.
+// A size out of range is refused with the nearest valid size.
 func TestSizesOverLargestDisk(t *testing.T) {
 	for _, text := range []string{"9223372036854775807", "9E", "1152921504606846977", "1.1E", "2E", "8E"} {
 		var size sizeFlag
@@ -88,12 +88,12 @@ func TestSizesOverLargestDisk(t *testing.T) {
 	}
 }
 
-// Every option that takes an amount of space reads it as the size of a disk is read.
+// All options for an amount of space have the syntax of a disk's size.
 func TestThresholdsAreSizes(t *testing.T) {
 	for _, text := range []string{"1,5G", "6,8G", "1.5", "0", "0%", "5,5%", "1.1G"} {
 		for _, args := range [][]string{{"watch", "--threshold", text}, {"serve", "vm1", "--space-low", text}} {
-			if code, said := runOutcome(t.TempDir(), args...); code != exitUsage || !strings.Contains(said, args[len(args)-2]) {
-				t.Errorf("%q: code %d, %s", args, code, said)
+			if code, output := runOutcome(t.TempDir(), args...); code != exitUsage || !strings.Contains(output, args[len(args)-2]) {
+				t.Errorf("%q: code %d, %s", args, code, output)
 			}
 		}
 	}

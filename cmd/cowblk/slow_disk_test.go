@@ -17,9 +17,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// lockHolderEnv makes the test binary, as cowblk, hold back calls on the files of its store. Its value is "GATE OP NAME": as long
-// as the file GATE is there, a call OP (see cowtest.Call) on a file whose path contains NAME waits, after it has made the
-// file GATE.caught.
+// lockHolderEnv makes the test binary, as cowblk, delay calls on the files of its store. Its value
+// is "GATE OP NAME": while the file GATE exists, a call OP (see cowtest.Call) on a file whose path
+// contains NAME waits, after it has created the file GATE.caught.
 const lockHolderEnv = "COWBLK_TEST_HOLD"
 
 func lockHolderMain(spec string) int {
@@ -58,9 +58,9 @@ func exists(t *testing.T, path string) {
 	}
 }
 
-// A process that is told to end while a device does not answer stops its other disks, waits for the device, and answers on
-// its control socket meanwhile; then what it has acknowledged is there. Told a second time it ends at once, and the next
-// process finds all that was flushed.
+// A process that gets SIGTERM while a device does not answer stops its other disks, waits for the
+// device, and answers on its control socket meanwhile; all acknowledged writes are kept. At a
+// second signal it ends at once, and the next process finds all flushed data.
 func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		t.Run(fmt.Sprintf("told again=%v", again), func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			}
 			gate := filepath.Join(dir, "gate")
 			m := manifestOf(t, dir, "a")
-			// Nothing in the process touches the files that the gate is made of but through the system call itself.
+			// In the process only the delayed system call accesses the files of the gate.
 			p := start(t, dir, func(c *exec.Cmd) {
 				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", lockHolderEnv, gate, m.Head().Data))
 			}, "serve", "a", "b", "--sandbox", "off")
@@ -146,8 +146,8 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// The store does not answer while a promotion is being prepared: the promotion waits, and nothing else does. Who asked may
-// give up; what was begun is finished or taken back when the store answers again.
+// The store does not answer while a promotion is prepared: the promotion waits, and nothing else
+// does. The client may give up; the promotion is completed or undone when the store answers.
 func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

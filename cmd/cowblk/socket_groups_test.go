@@ -51,8 +51,8 @@ func wantSocket(t *testing.T, path string, mode os.FileMode, group int) {
 	}
 }
 
-// The group of the disk's socket reaches that and nothing else. The group of the control socket commands what the
-// process serves, and leads it nowhere else.
+// The group of the disk's socket can connect to that socket only. The group of the control socket
+// can command what the process serves, and reach nothing else through it.
 func TestGroups(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -147,7 +147,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// A takeover leaves the control socket to the group that the new process names, or to nobody.
+// After a takeover the control socket has the group of the new process, or none.
 func TestControlGroupAfterTakeover(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files to any group")
@@ -168,11 +168,11 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
 	wantSocket(t, ctl, 0o600, 0)
 	wantSocket(t, filepath.Join(dir, "run", "n"), 0o600, 0)
-	wantSocket(t, filepath.Join(dir, "run", "a.sock"), 0o660, operator) // QEMU still has to get in
+	wantSocket(t, filepath.Join(dir, "run", "a.sock"), 0o660, operator) // QEMU must still be able to connect
 	next.end(t)
 }
 
-// In a run directory of another user's, too, a confined process makes the NBD sockets that it is told to.
+// A confined process makes its NBD sockets also in a run directory of another user.
 func TestNBDSocketInAnothersDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make a directory of another user's")
@@ -197,7 +197,7 @@ func TestNBDSocketInAnothersDirectory(t *testing.T) {
 		}
 	}
 	p.end(t)
-	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 { // directories of sockets that were made
+	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 { // private directories of sockets
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

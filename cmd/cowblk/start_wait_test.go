@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A command that waits for a lock that another process holds ends with SIGTERM and SIGINT: the store's, a disk's, that of
-// the directory of its socket.
+// A command that waits for a lock of another process ends at SIGTERM and SIGINT: the lock of the
+// store, of a disk, of the directory of its socket.
 func TestSignalEndsWaitForALock(t *testing.T) {
 	image := filepath.Join(shortDir(t), "image")
 	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
@@ -36,7 +36,8 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 				dir := shortDir(t)
 				command(t, dir, "create", "a", "--size", "1M")
 				command(t, dir, "promote", "a", "--tag", "t")
-				// Work that a command which only opens a disk finds, and finishes with the store locked.
+				// A stale transaction, which a command that only opens a disk removes under the
+				// store's lock.
 				if err := os.MkdirAll(filepath.Join(dir, "tmp", "x"), 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -49,7 +50,7 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 					t.Fatal(err)
 				}
 				p := start(t, dir, nil, strings.Fields(c.args)...)
-				// It has the lock file open when it waits.
+				// It waits when it has the lock file open.
 				eventually(t, "it waits for the lock", func() bool {
 					fds, _ := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/fd/*")
 					for _, fd := range fds {

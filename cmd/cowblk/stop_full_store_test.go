@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// A process ends although its file system is full: the reserve is for the maps of its disks, and without a reserve it
-// says what is kept and what a power cut would lose. cowblk stop says the same.
+// A process ends although its file system is full. The reserve is for the maps of its disks;
+// without a reserve the process says which data is kept and what a power cut would lose, and so
+// does cowblk stop.
 func TestStopOnAFullFileSystem(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -27,7 +28,7 @@ func TestStopOnAFullFileSystem(t *testing.T) {
 	}
 }
 
-// sparse is one block in each page of the map, so that the map has to grow.
+// sparse is one block in each page of the map, so that the map must grow.
 const sparse = 128 << 20
 
 func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
@@ -82,7 +83,7 @@ func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
 	p.end(t)
 }
 
-// Disks that go on being served have their maps written, too, and leave half of the reserve for the end.
+// Disks that are served on have their maps written, too, and leave half of the reserve for closing.
 func TestBackgroundFlushOnAFullFileSystem(t *testing.T) {
 	if !canMount(t) {
 		return
@@ -116,7 +117,7 @@ func TestBackgroundFlushOnAFullFileSystem(t *testing.T) {
 	}
 }
 
-// servedAt is the socket of a disk that a process is starting to serve.
+// servedAt waits for a starting process and returns the socket of a disk.
 func servedAt(t *testing.T, dir, disk string) string {
 	t.Helper()
 	socket := ""
@@ -128,7 +129,7 @@ func servedAt(t *testing.T, dir, disk string) string {
 	return socket
 }
 
-// What cannot be known is not said: a disk whose lock cannot be looked at may be served.
+// An unknown state is not reported: a disk whose lock cannot be read may be served.
 func TestStopOfADiskThatCannotBeLookedAt(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -136,7 +137,7 @@ func TestStopOfADiskThatCannotBeLookedAt(t *testing.T) {
 	if err := os.Remove(lock); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("lock", lock); err != nil { // ELOOP, to root too
+	if err := os.Symlink("lock", lock); err != nil { // ELOOP, for root too
 		t.Fatal(err)
 	}
 	code, text := outcomeOf(t, dir, "stop", "vm1")

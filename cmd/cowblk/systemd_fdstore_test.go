@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fdStoreManager plays systemd's part in a service with a file descriptor store.
+// fdStoreManager acts as systemd for a service with a file descriptor store.
 type fdStoreManager struct {
-	t      *testing.T
-	notify *net.UnixConn
-	names  []string
-	store  []*os.File
-	said   []string // other messages
+	t        *testing.T
+	notify   *net.UnixConn
+	names    []string
+	store    []*os.File
+	messages []string // other messages
 }
 
 func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
@@ -39,11 +39,11 @@ func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
 	return m
 }
 
-// start starts cowblk with what is in the store, and returns when it is ready.
+// start starts cowblk with the stored sockets, and returns when it is ready.
 func (m *fdStoreManager) start(dir string, args ...string) *process {
 	m.t.Helper()
 	p := start(m.t, dir, func(c *exec.Cmd) {
-		// LISTEN_PID must be the process's own: a shell that becomes cowblk knows it.
+		// LISTEN_PID must be the process's own, so a shell sets it and executes cowblk.
 		c.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"
 		c.ExtraFiles = m.store
@@ -56,7 +56,7 @@ func (m *fdStoreManager) start(dir string, args ...string) *process {
 	return p
 }
 
-// until takes messages up to the one that says so.
+// until receives messages up to one that equals last.
 func (m *fdStoreManager) until(last string, p *process) {
 	m.t.Helper()
 	buf, oob := make([]byte, 256), make([]byte, 256)
@@ -79,15 +79,15 @@ func (m *fdStoreManager) until(last string, p *process) {
 			m.names, m.store = append(m.names, name), append(m.store, os.NewFile(uintptr(fds[0]), name))
 			continue
 		}
-		m.said = append(m.said, text)
+		m.messages = append(m.messages, text)
 		if text == last {
 			return
 		}
 	}
 }
 
-// A restart by systemd, also of a process that was killed: its sockets are never gone. Who connects in between waits,
-// to the disks as to the control socket.
+// After a restart by systemd, also of a killed process, the sockets have existed all the time.
+// Clients that connect in between wait, for the disks and for the control socket.
 func TestRestartWithDescriptorStore(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {
@@ -98,7 +98,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 	if slices.Sort(m.names); !slices.Equal(m.names, []string{".control", "a", "b"}) {
 		t.Fatalf("stored: %v\n%s", m.names, p.log.String())
 	}
-	// The order of names and files is the store's own.
+	// The order of names and files is the fd store's.
 	m.names = nil
 	for _, f := range m.store {
 		m.names = append(m.names, f.Name())
@@ -138,7 +138,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 	wantAt(t, dial(t, restarted(t, m, dir)), 0, pattern(0, 512))
 }
 
-// restarted serves disk b, whose content is zeros, from the store.
+// restarted serves disk b, whose content is zeros, from the fd store.
 func restarted(t *testing.T, m *fdStoreManager, dir string) (socket string) {
 	t.Helper()
 	p := m.start(dir, "serve", "a", "b")
@@ -146,8 +146,8 @@ func restarted(t *testing.T, m *fdStoreManager, dir string) (socket string) {
 	return filepath.Join(dir, "run", "b.sock")
 }
 
-// A socket that was made in a directory of another user's has no path of its own in the kernel: the next process knows it
-// by the one that it was told.
+// A socket that was made in a directory of another user has only a /proc path in the kernel. The
+// next process uses its configured path.
 func TestRestartInAnothersDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make a directory of another user's")

@@ -18,7 +18,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// request asks for disk a as a new process does.
+// request requests a takeover of disk a.
 func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
 	t.Helper()
 	o, err := takeover.Request(context.Background(), filepath.Join(dir, "run", "a.ctl"), disks)
@@ -28,7 +28,7 @@ func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
 	return o
 }
 
-// Whatever becomes of the new process, and when: the old one goes on, and with what it had not flushed.
+// However and whenever the new process fails, the old one continues, with its unflushed data.
 func TestTakeoverThatFails(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
@@ -95,13 +95,13 @@ func TestTakeoverThatFails(t *testing.T) {
 	if text := p.log.String(); strings.Count(text, "has not: this one goes on") != 3 || strings.Count(text, "does not get them") != 1 {
 		t.Errorf("log:\n%s", text)
 	}
-	q := start(t, dir, nil, "serve", "a", "--takeover") // nobody serves it: a start like any other
+	q := start(t, dir, nil, "serve", "a", "--takeover") // not served: an ordinary start
 	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 1<<29, pattern(0, 4096))
 	q.end(t)
 }
 
-// Between ready and go the old process serves, and nothing that it then gets is flushed: the next one finds it, or the
-// old one itself.
+// Between ready and go the old process serves, and none of those writes is flushed. The next
+// process, or the old one itself, finds them.
 func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
@@ -115,7 +115,7 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Another front-end comes when nobody accepts.
+	// Another front-end connects while no process accepts.
 	waits := make(chan error, 1)
 	go func() { waits <- f.Reconnect(socket) }()
 	r.Close()
@@ -167,8 +167,8 @@ func TestTakeoverRefused(t *testing.T) {
 	other.end(t)
 }
 
-// A process that is killed at any moment of a takeover leaves the other one serving, or nobody, and then a plain start
-// goes on, with all that the guest has written, flushed or not.
+// A process is killed at any moment of a takeover. Either the other one serves, or neither does and
+// a plain start continues, with all written data, flushed or not.
 func TestTakeoverKilled(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
@@ -193,7 +193,7 @@ func TestTakeoverKilled(t *testing.T) {
 			if name == "new" {
 				t.Errorf("the old process was killed, and the new one has ended\n%s", survivor.log.String())
 			}
-			name = "nobody" // the old one had handed the disk over to the one that was killed
+			name = "nobody" // the old process had handed the disk over to the killed one
 			survivor = serve()
 		}
 		outcome[name]++
@@ -204,7 +204,7 @@ func TestTakeoverKilled(t *testing.T) {
 	t.Logf("went on: %v; %d requests", outcome, l.done.Load())
 }
 
-// takeoversEnv makes TestTakeoverKilled longer: the number of takeovers.
+// takeoversEnv sets the number of takeovers in TestTakeoverKilled.
 const takeoversEnv = "COWBLK_TAKEOVERS"
 
 func killedTakeovers(t *testing.T) int {
@@ -218,7 +218,7 @@ func killedTakeovers(t *testing.T) int {
 	return n
 }
 
-// killableDaemon is a process whose end is waited for all the time.
+// killableDaemon is a process whose end is observed.
 type killableDaemon struct {
 	*process
 	gone chan struct{}
@@ -231,10 +231,10 @@ func newKillableDaemon(t *testing.T, p *process) *killableDaemon {
 	return m
 }
 
-// serves waits until the load goes on, which is true, or the process has ended.
+// serves waits until the load makes progress (true) or the process has ended.
 func (m *killableDaemon) serves(t *testing.T, l *steadyLoad) bool {
 	t.Helper()
-	// What the other process had completed may still be on its way.
+	// Completions of the other process may still be in the rings.
 	from := l.done.Load() + loadDepth
 	for end := time.Now().Add(20 * time.Second); l.done.Load() < from+20; time.Sleep(time.Millisecond) {
 		select {

@@ -12,8 +12,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// steadyLoad writes and reads blocks all the time, as a guest does whose QEMU reconnects at once, and knows what each
-// block must hold.
+// steadyLoad writes and reads blocks continuously, as a guest whose QEMU reconnects at once, and
+// knows the content of each block.
 type steadyLoad struct {
 	t      *testing.T
 	socket string
@@ -22,28 +22,28 @@ type steadyLoad struct {
 	stop   atomic.Bool
 	ended  chan error
 
-	versions []uint32 // by block: of the last completed write
+	versions []uint32 // by block, of the last completed write
 	busy     map[uint64]bool
 	slots    []loadSlot
 	random   *rand.Rand
 
 	done       atomic.Uint64 // requests
-	refused    int           // connections that found nobody
+	refused    int           // connections refused
 	reconnects atomic.Int64
-	gaps       []time.Duration // without a completion: by reconnection
-	gap        time.Duration   // the longest other one
+	gaps       []time.Duration // times without a completion, by reconnection
+	gap        time.Duration   // longest time without a completion otherwise
 	last       time.Time
 }
 
 type loadSlot struct {
 	block   uint64
-	version uint32 // that is written; 0: a read
+	version uint32 // of the write; 0: a read
 	flush   bool
 }
 
 const loadDepth = 32
 
-// newLoad begins to work on the first blocks of a disk.
+// newLoad starts a load on the first blocks of a disk.
 func newLoad(t *testing.T, socket string, blocks uint64) *steadyLoad {
 	t.Helper()
 	l := &steadyLoad{
@@ -63,7 +63,7 @@ func stampBlock(p []byte, block uint64, version uint32) {
 	}
 }
 
-// checkBlock: version 0 is a block that nobody has written.
+// checkBlock checks a block; version 0 is a block that was never written.
 func checkBlock(p []byte, block uint64, version uint32) error {
 	for i := 0; i < len(p); i += 512 {
 		b, v := binary.LittleEndian.Uint64(p[i:]), binary.LittleEndian.Uint32(p[i+8:])
@@ -83,7 +83,7 @@ func (l *steadyLoad) run() error {
 	}
 	l.last = time.Now()
 	var done []vhosttest.Completion
-	lost := false // the connection, since the last completion
+	lost := false // connection lost since the last completion
 	for flying := len(l.slots); flying > 0; {
 		err := d.Kick()
 		if err == nil {
@@ -174,7 +174,7 @@ func (l *steadyLoad) reconnect() error {
 	}
 }
 
-// more waits until so many more requests have been completed.
+// more waits for n more requests to complete.
 func (l *steadyLoad) more(n uint64) {
 	l.t.Helper()
 	for from, end := l.done.Load(), time.Now().Add(30*time.Second); l.done.Load() < from+n; time.Sleep(time.Millisecond) {

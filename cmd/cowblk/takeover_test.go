@@ -17,7 +17,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ended waits for a process that ends by itself, with exit code 0.
+// ended waits for a process that ends by itself with exit code 0.
 func (p *process) ended(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Wait(); err != nil {
@@ -25,8 +25,8 @@ func (p *process) ended(t testing.TB) {
 	}
 }
 
-// A front-end under load goes through takeovers without an error, a refused connection or a lost write, although
-// nothing is flushed in between. How long nothing completes is logged.
+// A front-end under load sees no error, refused connection or lost write in takeovers, although
+// nothing is flushed in between. The longest time without a completion is logged.
 func TestTakeoverUnderLoad(t *testing.T) {
 	for name, create := range map[string]func(t *testing.T, dir string){
 		"1 GB":            func(t *testing.T, dir string) { command(t, dir, "create", "a", "--size", "1G") },
@@ -75,7 +75,8 @@ func deepDisk(t *testing.T, dir string) {
 	for layer := range 8 {
 		for i := range 400 {
 			for j := range ranges {
-				// Scattered as a guest's files are, and never in the first GB, where the load writes.
+				// Scattered as the files of a guest, but not in the first GB, where the load
+				// writes.
 				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
 				ranges[j] = vhosttest.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
@@ -91,8 +92,8 @@ func deepDisk(t *testing.T, dir string) {
 	p.end(t)
 }
 
-// SIGTERM completes what is under way and closes the disk in order: a front-end that reconnects to the next process has
-// seen no error, and finds all that it wrote.
+// At SIGTERM requests in flight complete and the disk is closed in order. A front-end that
+// reconnects to the next process has seen no error, and finds all its writes.
 func TestRestartUnderLoad(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
@@ -109,7 +110,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	p.end(t)
 }
 
-// The NBD server goes along: its sockets, which are never gone, and its exports.
+// A takeover includes the NBD server: its sockets, which exist all the time, and its exports.
 func TestTakeoverOfNBDServer(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

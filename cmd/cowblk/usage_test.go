@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// runOutcome runs a command line on the store dir, without a terminal, and returns its exit code and all that it said.
+// runOutcome runs a command line on the store dir, without a terminal, and returns its exit code
+// and output.
 func runOutcome(dir string, args ...string) (code int, text string) {
 	var out strings.Builder
 	a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
@@ -18,7 +19,7 @@ func runOutcome(dir string, args ...string) (code int, text string) {
 	return code, out.String()
 }
 
-// expect runs a command line that is to end with code and to say something.
+// expect runs a command line that must end with code and print says.
 func expect(t *testing.T, dir string, code int, says string, args ...string) string {
 	t.Helper()
 	got, text := runOutcome(dir, args...)
@@ -28,7 +29,7 @@ func expect(t *testing.T, dir string, code int, says string, args ...string) str
 	return text
 }
 
-// A guest's address without a word on quiescing makes no tag: it would be one of a guest that ran on.
+// A guest's address without --quiesce is refused: the tag would be of a running guest.
 func TestPromoteAddressNeedsQuiesce(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
@@ -44,7 +45,7 @@ func TestPromoteAddressNeedsQuiesce(t *testing.T) {
 	expect(t, dir, 0, "sealed", "promote", "vm1", "--quiesce", "none", "--agent", "unix:/nowhere")
 }
 
-// Of two promotions within one second both get a tag.
+// Two promotions within one second get different tags.
 func TestPromoteTwiceInOneSecond(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
@@ -56,7 +57,7 @@ func TestPromoteTwiceInOneSecond(t *testing.T) {
 	expect(t, dir, exitExists, "", "promote", "vm1", "--tag", tagOf(t, dir, "vm1"))
 }
 
-// tagOf is one of the tags of a disk.
+// tagOf returns one of the tags of a disk.
 func tagOf(t *testing.T, dir, disk string) string {
 	t.Helper()
 	_, text := runOutcome(dir, "info", disk)
@@ -69,7 +70,8 @@ func tagOf(t *testing.T, dir, disk string) string {
 	return ""
 }
 
-// Where a disk is expected, NAME@TAG is told to be a tag, and nothing says to name the whole disk instead.
+// Where a disk is expected, NAME@TAG is refused as a tag, and the advice does not name the whole
+// disk.
 func TestTagWhereDiskIsExpected(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
@@ -85,7 +87,7 @@ func TestTagWhereDiskIsExpected(t *testing.T) {
 	expect(t, dir, exitUsage, "byte 0xff at position 2", "create", "a\xffb", "--size", "1M")
 }
 
-// A takeover of disks that one process does not serve is told as that.
+// A takeover of disks that are not served by one process is refused as such.
 func TestTakeoverOfDisksApart(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"vm1", "vm2"} {
@@ -127,7 +129,7 @@ func TestRemoveDamaged(t *testing.T) {
 	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "nosuch")
 }
 
-// What is wrong with an option's value is said in words, not in those of Go's packages.
+// Errors about option values are in plain words, not in those of Go's packages.
 func TestOptionValuesInWords(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
@@ -164,7 +166,7 @@ func TestOptionValuesInWords(t *testing.T) {
 	expect(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
 }
 
-// A time limit and an interruption are told in words.
+// Time limits and interruptions are reported in words.
 func TestLimitsInWords(t *testing.T) {
 	a := &app{}
 	if text := a.errorText(fmt.Errorf("disk: %w", context.DeadlineExceeded)); text != "disk: no answer in time" {
@@ -172,7 +174,7 @@ func TestLimitsInWords(t *testing.T) {
 	}
 }
 
-// The name of a file does not reach the terminal as commands to it.
+// The name of a file reaches the terminal without control characters.
 func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	dir := shortDir(t)
 	base := filepath.Join(t.TempDir(), "esc\x1b[31m.raw")
@@ -188,14 +190,14 @@ func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	}
 }
 
-// With --json resume says for each disk what came of it.
+// With --json resume prints the result for each disk.
 func TestResumeJSON(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	expect(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json", "resume", "--forget", "vm1")
 }
 
-// A command that has changed something says so where its output is lost, and no other does.
+// A command that has changed something says so if its output is lost; others do not.
 func TestDoneAlthoughOutputIsLost(t *testing.T) {
 	dir := shortDir(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -228,7 +230,7 @@ func TestDoneAlthoughOutputIsLost(t *testing.T) {
 	expect(t, dir, 0, "nothing in store", "list")
 }
 
-// What no option can have is wrong usage, before a disk is opened.
+// A value that an option cannot have is wrong usage, before a disk is opened.
 func TestServeOptionsAreUsage(t *testing.T) {
 	dir := shortDir(t)
 	expect(t, dir, 0, "", "create", "vm1", "--size", "1M")

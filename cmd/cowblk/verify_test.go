@@ -12,8 +12,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// The data of a sealed layer has checksums soon after the promotion, or as soon as it is served if it was promoted without
-// being served. What is damaged afterwards is an error to the guest, told by an event, and to that of a clone as well.
+// The data of a sealed layer has checksums soon after the promotion or, if the disk was promoted
+// while stopped, soon after serving starts. Damage after that is an error to the guest, with an
+// event, and to the guest of a clone.
 func TestDamagedDataIsNeverServed(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")

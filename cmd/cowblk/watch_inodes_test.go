@@ -6,14 +6,15 @@ import (
 	"testing"
 )
 
-// A file system that has room and no more files is told of, by a process that serves and by watch itself.
+// A file system with free space but without free inodes is reported, by a serving process and by
+// watch itself.
 func TestWatchOfInodes(t *testing.T) {
 	if !canMount(t) {
 		return
 	}
 	for _, k := range fullKinds {
 		if !k.inodes || k.size > 0 {
-			continue // mounted by root alone; the kernel counts in the same way
+			continue // mounted by root only; the kernel counts the same way
 		}
 		m := k.mount(t)
 		st := filepath.Join(m, "s")
