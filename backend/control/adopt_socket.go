@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AdoptUnix makes a Listener of a listening socket that another process has made at
-// path and passed on. fd is closed in any case: the net package works on a duplicate.
-// The socket's file is removed by Close if it is the one that lies there now; nothing
-// else about it changes, its mode and group included.
+// AdoptUnix returns a Listener on a listening socket that another process made at path and passed
+// as fd. It closes fd in any case, because package net works on a duplicate. Close removes the
+// socket's file only if the file at path is a socket now and still the same then. AdoptUnix changes
+// neither mode nor group.
 func AdoptUnix(fd int, path string) (*Listener, error) {
 	file := os.NewFile(uintptr(fd), path)
 	if file == nil {
@@ -33,7 +33,7 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 	}
 	ul.SetUnlinkOnClose(false)
 	at, err := openDirEntry(path)
-	if err != nil { // the directory has gone, say: what listens is there all the same
+	if err != nil { // for example, the directory is gone: the socket still listens
 		at = &dirEntry{path: path}
 	}
 	l := &Listener{UnixListener: ul, entry: at}
@@ -43,8 +43,8 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 	return l, nil
 }
 
-// Duplicate returns another descriptor of a socket. The net package's own way, File,
-// would make the socket a blocking one for both.
+// Duplicate returns another descriptor of a socket. (*net.UnixListener).File would make the socket
+// blocking for both.
 func Duplicate(l syscall.Conn) (fd int, err error) {
 	raw, err := l.SyscallConn()
 	if err != nil {

@@ -8,14 +8,13 @@ import (
 	"time"
 )
 
-// ConnHandler runs a command that takes its connection over, to pass file descriptors
-// for instance: it answers on conn itself, or closes it. ctx ends when the peer hangs
-// up. What the client has sent after the command is lost: it must wait for an answer.
+// ConnHandler runs a command that takes over its connection, for example to pass file descriptors.
+// It writes its own answer to conn. ctx ends when the peer hangs up. Input after the command is
+// lost, so the client must wait for an answer.
 type ConnHandler func(ctx context.Context, conn *net.UnixConn, args json.RawMessage)
 
-// RegisterConn adds a command that takes its connection over. It is not among those
-// that query-commands lists, and only for the user that this process runs as, and root:
-// members of the socket's group are refused.
+// RegisterConn adds a command that takes over its connection. query-commands does not list it. Only
+// the user of this process and root may use it; members of the socket's group are refused.
 func (s *Server) RegisterConn(name string, h ConnHandler) {
 	s.mu.Lock()
 	s.conns[name] = h
@@ -28,8 +27,8 @@ func (s *Server) lookupConn(name string) ConnHandler {
 	return s.conns[name]
 }
 
-// runConnHandler ends the session's reader and writer, once what is queued has been sent, and
-// leaves the connection to h. After an error the session goes on.
+// runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
+// connection to h. After an error the session continues.
 func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
 	if err := OwnerOnly(c.ctx, "this command"); err != nil {
 		return err
@@ -45,9 +44,9 @@ func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
 	return nil
 }
 
-// SuspendCommands lets no command begin, accepts no client, and returns when the commands under
-// way have ended, or with ctx's error, and then nothing is held. What comes waits for
-// release. Commands of RegisterConn are not held.
+// SuspendCommands stops starting commands and accepting clients until resume is called; both wait.
+// It returns when the running commands have ended. If ctx ends first, it resumes and returns ctx's
+// error. Commands of RegisterConn are not suspended.
 func (s *Server) SuspendCommands(ctx context.Context) (resume func(), err error) {
 	s.mu.Lock()
 	if s.suspended != nil {
@@ -83,15 +82,15 @@ func (s *Server) SuspendCommands(ctx context.Context) (resume func(), err error)
 	}
 }
 
-// setAcceptDeadlines ends accepts under way, or lets them be; mu is held.
+// setAcceptDeadlines sets the deadline of all accept loops; zero: none. s.mu is held.
 func (s *Server) setAcceptDeadlines(t time.Time) {
 	for _, l := range s.listeners {
 		l.SetDeadline(t)
 	}
 }
 
-// waitResumed is closed when no Hold is in force.
-func (s *Server) waitResumed() <-chan struct{} {
+// resumed returns a channel that is closed when commands are not suspended.
+func (s *Server) resumed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.suspended != nil {
@@ -102,7 +101,8 @@ func (s *Server) waitResumed() <-chan struct{} {
 	return none
 }
 
-// beginCommand waits while commands are held, and counts one; leave must follow.
+// beginCommand waits until commands are not suspended and counts one as running. The caller must
+// call endCommand.
 func (s *Server) beginCommand(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -127,7 +127,7 @@ func (s *Server) endCommand() {
 	s.mu.Unlock()
 }
 
-// Listeners are the server's sockets.
+// Listeners returns the server's sockets.
 func (s *Server) Listeners() []*Listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A command that takes its connection over has it for itself, descriptors and all.
+// A command that takes over its connection owns it, including descriptors.
 func TestRegisterConn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	s := NewServer(Options{})
@@ -29,7 +29,7 @@ func TestRegisterConn(t *testing.T) {
 		_, err := io.ReadFull(conn, b)
 		s.Emit("NOT_FOR_THIS_ONE", nil)
 		handed <- fmt.Sprint(string(b), string(args), err)
-		<-ctx.Done() // the peer hangs up
+		<-ctx.Done() // until the peer hangs up
 	})
 	must(t, s.Listen(path))
 	go s.Serve()
@@ -80,7 +80,7 @@ func TestRegisterConn(t *testing.T) {
 	}
 }
 
-// While commands are held none runs and nobody is accepted; all go on afterwards.
+// While commands are suspended, none runs and no client is accepted; all continue afterwards.
 func TestHold(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	s := NewServer(Options{})
@@ -152,7 +152,7 @@ func TestAdoptUnix(t *testing.T) {
 	fd, err := Duplicate(first)
 	must(t, err)
 	first.SetKeepFile(true)
-	conn, err := net.Dial("unix", path) // waits for whoever accepts
+	conn, err := net.Dial("unix", path) // waits in the backlog
 	must(t, err)
 	defer conn.Close()
 	must(t, first.Close())

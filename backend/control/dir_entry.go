@@ -14,26 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrSymlink says that the way to a socket leads through a symbolic link that another
-// user can change.
+// ErrSymlink says that the path of a socket contains a symbolic link that another user can change.
 var ErrSymlink = errors.New("symbolic link in a directory that another user can change")
 
-// maxLinks bounds the symbolic links on the way to one directory, as the kernel does.
+// maxLinks bounds the symbolic links in one path, as the kernel does.
 const maxLinks = 40
 
-// dirEntry is a name in a directory that is held open. Every operation on a socket's file
-// goes through it: what others do to the path meanwhile leads no operation elsewhere.
+// dirEntry is a name in a directory that is held open. All operations on a socket's file use it, so
+// that concurrent changes of the path by others cannot redirect them.
 type dirEntry struct {
 	path string // absolute
-	name string // its last element
+	name string // last element of path
 	dir  *os.File
-	// private: nobody but root and this user can change the way to the directory, or
-	// an entry of this user in it.
+	// private: only root and this user can change the path to the directory, or this user's entries
+	// in it.
 	private bool
 }
 
-// openDirEntry opens the directory of path. Symbolic links on the way are followed only
-// where nobody but root and this user can have put them there.
+// openDirEntry opens the directory of path. It follows a symbolic link only if nobody but root and
+// this user can have created it; otherwise it returns ErrSymlink.
 func openDirEntry(path string) (*dirEntry, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -51,13 +50,13 @@ func openDirEntry(path string) (*dirEntry, error) {
 	return &dirEntry{path: path, name: name, dir: dir, private: w.private}, nil
 }
 
-// walker goes from the root to a directory, one element at a time.
+// walker opens a directory from the root, one path element at a time.
 type walker struct {
 	path    string // absolute
 	dir     *os.File
 	rest    []string
 	links   int
-	private bool // so far; see place
+	private bool // so far, see dirEntry
 }
 
 func (w *walker) walk() (dir *os.File, err error) {
@@ -83,7 +82,7 @@ func (w *walker) walk() (dir *os.File, err error) {
 	return w.dir, nil
 }
 
-// step goes on to the next element, or puts a symbolic link's content in its place.
+// step opens the next element, or replaces a symbolic link by its target.
 func (w *walker) step() error {
 	name := w.rest[0]
 	var dir, st unix.Stat_t
@@ -98,7 +97,7 @@ func (w *walker) step() error {
 		w.rest = w.rest[1:]
 		return w.enter(int(w.dir.Fd()), name)
 	}
-	// In a directory such as /tmp everybody makes entries, and each their own.
+	// In a directory such as /tmp every user can create entries.
 	if !w.private || !trusted(st.Uid) {
 		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.path, name, ErrSymlink)
 	}
@@ -118,7 +117,7 @@ func (w *walker) step() error {
 	return nil
 }
 
-// enter makes the directory name of at the present one.
+// enter makes the directory name in at the current one.
 func (w *walker) enter(at int, name string) error {
 	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -135,8 +134,8 @@ func (w *walker) pathError(err error) error {
 	return &fs.PathError{Op: "open", Path: w.path, Err: err}
 }
 
-// elements are the parts of a path. ".." is kept: behind a symbolic link it is not the
-// element before.
+// elements splits a path. It keeps "..", because after a symbolic link ".." is not the previous
+// element.
 func elements(path string) (list []string) {
 	for _, e := range strings.Split(path, "/") {
 		if e != "" && e != "." {
@@ -148,21 +147,20 @@ func elements(path string) (list []string) {
 
 func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
 
-// private reports whether only root and this user can replace entries of theirs in a
-// directory: others may make entries of their own in a sticky one.
+// private reports whether only root and this user can replace their entries in a directory. In a
+// sticky directory others may create entries of their own.
 func private(dir *unix.Stat_t) bool {
 	return trusted(dir.Uid) && (dir.Mode&0o022 == 0 || dir.Mode&unix.S_ISVTX != 0)
 }
 
 func (p *dirEntry) fd() int { return int(p.dir.Fd()) }
 
-// procPath is a path of the file name in the directory that depends on nothing outside
-// of this process.
+// procPath returns a path of name in dir that other processes cannot change.
 func procPath(dir *os.File, name string) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
 }
 
-// file opens the file itself, whatever it is, for nothing but to be named by its descriptor.
+// file opens the file, of any type, with O_PATH.
 func (p *dirEntry) file() (*os.File, error) { return openEntry(p.dir, p.name, p.path) }
 
 func openEntry(dir *os.File, name, path string) (*os.File, error) {
@@ -173,14 +171,15 @@ func openEntry(dir *os.File, name, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// identity is which file lies at the place; false: none, or not a socket.
+// identity returns device and inode of the socket at the entry; false: there is no file, or it is
+// not a socket.
 func (p *dirEntry) identity() (dev, ino uint64, ok bool) {
 	var st unix.Stat_t
 	err := unix.Fstatat(p.fd(), p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st.Dev, st.Ino, err == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
-// remove removes the file at the place if it is the one meant.
+// remove removes the file if it has this device and inode.
 func (p *dirEntry) remove(dev, ino uint64) error {
 	if d, i, ok := p.identity(); !ok || d != dev || i != ino {
 		return nil
@@ -191,8 +190,8 @@ func (p *dirEntry) remove(dev, ino uint64) error {
 	return nil
 }
 
-// privateDir is a directory of this user's own inside a place's directory: nobody else can
-// reach what is made in it before it is moved to the place.
+// privateDir is a temporary directory that only this user can access, inside the directory of an
+// entry. A file is created in it and then moved to the entry.
 type privateDir struct {
 	entry *dirEntry
 	name  string
@@ -216,20 +215,20 @@ func (p *dirEntry) newPrivateDir() (*privateDir, error) {
 		err = errors.New("another user replaces what this process makes there: choose another directory")
 	}
 	if err == nil {
-		err = chmod(d.dir, 0o700) // whatever the umask
+		err = chmod(d.dir, 0o700) // independent of the umask
 	}
 	if err != nil {
-		d.dir.Close() // and no more: it may not be the one that was made
+		d.dir.Close() // do not remove it: another user may have replaced it
 		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Dir(p.path), Err: err}
 	}
 	return d, nil
 }
 
-// moveOut gives the file name of the drawer the place's name, which must be free.
+// moveOut renames a file of the directory to the entry, which must not exist.
 func (d *privateDir) moveOut(name string) error {
 	from, to := int(d.dir.Fd()), d.entry.fd()
 	err := unix.Renameat2(from, name, to, d.entry.name, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not every file system can
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not supported by every file system
 		if err = unix.Linkat(from, name, to, d.entry.name, 0); err == nil {
 			err = unix.Unlinkat(from, name, 0)
 		}
@@ -240,14 +239,14 @@ func (d *privateDir) moveOut(name string) error {
 	return nil
 }
 
-// close removes the drawer, and what has not been moved out of it.
+// close removes the directory and a socket that is left in it.
 func (d *privateDir) close() {
 	_ = unix.Unlinkat(int(d.dir.Fd()), privateDirSocket, 0)
 	_ = unix.Unlinkat(d.entry.fd(), d.name, unix.AT_REMOVEDIR)
 	d.dir.Close()
 }
 
-// chmod changes the mode of a file that was opened with O_PATH, and of no other.
+// chmod changes the mode of a file opened with O_PATH, without looking up its path again.
 func chmod(f *os.File, mode uint32) error {
 	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mode)
 }

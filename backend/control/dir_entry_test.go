@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is a user who is neither root nor this one.
+// nobody is a user other than root and the test's user.
 const nobody = 65534
 
-// othersDir is a directory of another user's, in which this process may make files.
+// othersDir returns a directory of another user in which this process may create files.
 func othersDir(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -31,7 +31,7 @@ func TestListenInAnothersDirectory(t *testing.T) {
 	checkLeaks(t)
 	dir := othersDir(t)
 	path := filepath.Join(dir, "s")
-	for range 2 { // the second time over a socket that nobody listens on
+	for range 2 { // the second time a stale socket exists
 		l, err := ListenUnix(path, "7")
 		must(t, err)
 		var st unix.Stat_t
@@ -56,8 +56,8 @@ func TestListenInAnothersDirectory(t *testing.T) {
 	}
 }
 
-// A symbolic link of root's is a way like any other; one that another user can put there
-// is not, wherever on the way it lies.
+// A symbolic link of root is followed. One that another user can change is not, at any position in
+// the path.
 func TestListenThroughLinks(t *testing.T) {
 	checkLeaks(t)
 	dir, own := othersDir(t), t.TempDir()
@@ -96,8 +96,8 @@ func TestListenThroughLinks(t *testing.T) {
 	}
 }
 
-// TestListenIsNotLedAstray: the owner of the directory puts a symbolic link in the place
-// of whatever appears there. No file elsewhere changes mode, group or owner, or goes.
+// The owner of the directory replaces whatever appears there by a symbolic link. No file elsewhere
+// is removed or gets another mode, group or owner.
 func TestListenIsNotLedAstray(t *testing.T) {
 	dir := othersDir(t)
 	victim := filepath.Join(t.TempDir(), "victim")
@@ -131,7 +131,7 @@ func TestListenIsNotLedAstray(t *testing.T) {
 	}
 }
 
-// Everybody who can read a directory can lock it.
+// Every user who can read a directory can lock it.
 func TestListenInLockedDirectory(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.Open(dir)
@@ -144,7 +144,8 @@ func TestListenInLockedDirectory(t *testing.T) {
 	must(t, l.Close())
 }
 
-// A socket that another process has made more widely open gets what this one permits.
+// A socket that another process made accessible to more users gets the access that this process
+// sets.
 func TestPermit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	first, err := ListenUnix(path, "")

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerGroups are the supplementary groups that the peer of a UNIX socket had when it
-// connected (SO_PEERGROUPS, socket(7)).
+// peerGroups returns the supplementary groups of a UNIX socket's peer at connect (SO_PEERGROUPS,
+// socket(7)).
 func peerGroups(fd int) ([]uint32, error) {
 	for n := 64; ; n *= 4 {
 		groups := make([]uint32, n)

@@ -37,8 +37,8 @@ func (r *record) String() string {
 	return r.b.String()
 }
 
-// Commands that change something are logged with who has sent them, and the owner's are
-// refused to members of the group.
+// Commands that change something are logged with their sender, and owner-only commands are refused
+// to members of the group.
 func TestPeers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -107,8 +107,8 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// Who has connected while another process had the socket more widely open, and waits, is
-// no client of the process that has taken it over, unless the group is its group, too.
+// A client in the backlog of a socket that the former process had opened to more users is not
+// accepted after a takeover, unless it is in the new group.
 func TestBacklogIsScreened(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -137,7 +137,7 @@ func TestBacklogIsScreened(t *testing.T) {
 		go s.Serve()
 		greeted := 0
 		for _, conn := range conns {
-			conn.SetDeadline(time.Now().Add(patience))
+			conn.SetDeadline(time.Now().Add(waitTimeout))
 			if n, err := conn.Read(make([]byte, 1)); n == 1 && err == nil {
 				greeted++
 			}
@@ -152,7 +152,7 @@ func TestBacklogIsScreened(t *testing.T) {
 	}
 }
 
-// The group does not lock the owner out.
+// Members of the group cannot lock out the owner.
 func TestOwnersPlace(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -175,7 +175,7 @@ func TestOwnersPlace(t *testing.T) {
 	dialScript(t, path).ready()
 }
 
-// Without a group nobody else connects, whatever the directory's modes.
+// Without a group no other user can connect, whatever the directory's mode.
 func TestNoGroup(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(dir), 0o711))

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// cut feeds the whole of in to a splitter, step bytes at a time, and returns texts and
-// errors in their order. It stops at errTooLong, as the reader does.
+// cut feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It stops
+// at errTooLong, as the reader does.
 func cut(in []byte, step int) (out []string) {
 	var s splitter
 	for len(in) > 0 {
@@ -70,9 +70,8 @@ func TestSplitter(t *testing.T) {
 	}
 }
 
-// FuzzSplitter checks that the cuts do not depend on how the stream arrives, that texts
-// keep within their bounds, that nothing is lost, and that whatever JSON calls a
-// sequence of objects is cut exactly there.
+// FuzzSplitter checks that texts do not depend on how the stream arrives, that they keep their
+// bounds, that nothing is lost, and that a sequence of JSON objects is split exactly.
 func FuzzSplitter(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"qmp_capabilities"}`, "{}{}", "{\"a\xff{}", "x\n{}", `{"a":"\\\""}[[]]`,
@@ -108,8 +107,8 @@ func FuzzSplitter(f *testing.F) {
 	})
 }
 
-// objects is the sequence as encoding/json sees it; false: it is not one of objects
-// within the splitter's bounds.
+// objects decodes in with encoding/json; false: it is not a sequence of objects within the
+// splitter's bounds.
 func objects(in []byte) (out []string, ok bool) {
 	if len(in) >= maxText || bytes.Count(in, []byte("{"))+bytes.Count(in, []byte("[")) > maxDepth || bytes.IndexByte(in, 0xff) >= 0 {
 		return nil, false
@@ -125,8 +124,8 @@ func objects(in []byte) (out []string, ok bool) {
 	}
 }
 
-// FuzzParseRequest: whatever a text holds, there is a request or an error, the reply
-// built from it is one valid line, and its id is the request's.
+// FuzzParseRequest checks that any text gives a request or an error, that the reply is one valid
+// line, and that its id is the request's.
 func FuzzParseRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"a","arguments":{},"id":1}`, `[]`, `{"id":{"a":[1]}}`, `{"execute":1}`, `{"a":`, `{"execute":"` + "\xff" + `"}`,

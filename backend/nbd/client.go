@@ -11,8 +11,7 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/server"
 )
 
-// acceptRetry is how long to wait after an accept that failed, most likely for want
-// of file descriptors.
+// acceptRetry is the delay after a failed accept, probably for lack of file descriptors.
 const acceptRetry = 100 * time.Millisecond
 
 // client is one connection. The fields below conn are under Server.mu.
@@ -23,16 +22,16 @@ type client struct {
 	number      uint64  // in the order of arrival
 	export      *export // pinned; nil: none yet
 	established bool    // the handshake is over
-	closing     bool    // the server has closed conn, or waits for the client to
+	closing     bool    // the server has closed conn, or waits for the client to close it
 }
 
-// disconnect ends c's goroutine soon. The caller holds Server.mu.
+// disconnect makes c's goroutine end soon. The caller holds Server.mu.
 func (c *client) disconnect() {
 	c.closing = true
 	c.conn.Close()
 }
 
-// accept is one socket's accept loop.
+// accept is the accept loop of one socket.
 func (s *Server) accept(l *listener) {
 	for {
 		conn, err := l.Accept()
@@ -54,7 +53,7 @@ func (s *Server) accept(l *listener) {
 	}
 }
 
-// admit starts a client's goroutine, or turns it away.
+// admit starts a client's goroutine, or refuses the client.
 func (s *Server) admit(conn net.Conn, at Address) {
 	from := at.String()
 	if at.Network != "unix" {
@@ -72,7 +71,7 @@ func (s *Server) admit(conn net.Conn, at Address) {
 	s.log.warn("NBD client turned away: too many are connected", "client", from, "max", s.opts.Connections)
 }
 
-// addClient starts c's goroutine; false: there is no room.
+// addClient starts c's goroutine; false: there are too many clients.
 func (s *Server) addClient(c *client) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,9 +85,8 @@ func (s *Server) addClient(c *client) bool {
 	return true
 }
 
-// makeRoom reports whether one more client may come. If all places are taken, the
-// oldest client that is still in its handshake is disconnected. Those on their way
-// out hold no place, but there may not be any number of them either.
+// makeRoom reports whether one more client may connect. At the limit it disconnects the oldest
+// client that is still in its handshake. Closing clients do not count, but are bounded, too.
 func (s *Server) makeRoom() bool {
 	var oldest *client
 	connected := 0
@@ -116,8 +114,7 @@ func (s *Server) makeRoom() bool {
 // serve is a client's goroutine.
 func (s *Server) serve(c *client) {
 	defer s.removeClient(c)
-	// The library's panic, if ever there is one, must not end a process that serves
-	// guests too.
+	// A panic in the library must not end a process that serves guests.
 	defer func() {
 		if p := recover(); p != nil {
 			s.opts.Log.Error("NBD client's goroutine panicked", "client", c.from, "panic", p, "stack", string(debug.Stack()))
@@ -134,11 +131,10 @@ func (s *Server) serve(c *client) {
 	}
 }
 
-// awaitClose tells a client that said goodbye that there is nothing more to come, and
-// lets it close its end first; it holds no place meanwhile. On AF_VSOCK, Linux gives
-// a client that shuts its end down after the server has closed ENOTCONN instead of
-// the end of the connection (vsock_shutdown clears SOCK_DONE), which nbdcopy takes
-// for a failed copy.
+// awaitClose half-closes the connection of a client that has sent NBD_CMD_DISC, and waits for the
+// client to close it. The client does not count as connected meanwhile. If the server closed first
+// on AF_VSOCK, Linux would return ENOTCONN for the client's shutdown (vsock_shutdown clears
+// SOCK_DONE), which nbdcopy reports as a failed copy.
 func (s *Server) awaitClose(c *client, g *guard) {
 	s.mu.Lock()
 	s.unpin(c)
@@ -150,10 +146,10 @@ func (s *Server) awaitClose(c *client, g *guard) {
 		return
 	}
 	c.conn.SetReadDeadline(time.Now().Add(s.opts.CloseTime))
-	_, _ = g.br.ReadByte() // the end, or what must not be there: either way it is over
+	_, _ = g.br.ReadByte() // any result ends the wait
 }
 
-// removeClient is the last thing that a client's goroutine does.
+// removeClient is the last action of a client's goroutine.
 func (s *Server) removeClient(c *client) {
 	c.conn.Close()
 	s.mu.Lock()
@@ -177,14 +173,14 @@ func (s *Server) report(c *client, g *guard, err error) {
 	}
 }
 
-// Reasons for which a name cannot be had.
+// Reasons to refuse an export.
 var (
 	errNoExport = errors.New("no such export")
 	errTooMany  = errors.New("too many connections to this export")
 )
 
-// pin gives the export of a name to c, instead of what it had. The empty name is
-// the only export's, if there is one alone.
+// pin gives c the export of a name and releases c's former one. The empty name stands for the only
+// export.
 func (s *Server) pin(c *client, name string) (*export, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +201,7 @@ func (s *Server) pin(c *client, name string) (*export, error) {
 	return e, nil
 }
 
-// unpin takes c's export back. The caller holds s.mu.
+// unpin releases c's export. The caller holds s.mu.
 func (s *Server) unpin(c *client) {
 	e := c.export
 	if e == nil {
@@ -218,7 +214,7 @@ func (s *Server) unpin(c *client) {
 	}
 }
 
-// establish ends c's handshake: from here on it makes no room for others.
+// establish ends c's handshake, after which makeRoom does not disconnect c.
 func (s *Server) establish(c *client) {
 	s.mu.Lock()
 	c.established = true

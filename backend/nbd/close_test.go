@@ -2,10 +2,10 @@ package nbd
 
 import "testing"
 
-// A client that says goodbye hears the end of the connection, and may close its
-// own end after that: the server has not gone before. It holds no place any more.
+// After NBD_CMD_DISC the client sees the end of the connection before the server closes it, and no
+// longer counts as connected.
 func TestFarewell(t *testing.T) {
-	s, unix := start(t, Options{PerExport: 1, CloseTime: patience}, map[string]Disk{"x": noise(1 << 20)})
+	s, unix := start(t, Options{PerExport: 1, CloseTime: waitTimeout}, map[string]Disk{"x": randomDisk(1 << 20)})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
 	must(t, err)
 	lingering := func() int {
@@ -26,7 +26,7 @@ func TestFarewell(t *testing.T) {
 		must(t, c.Conn.(interface{ CloseWrite() error }).CloseWrite())
 		eventually(t, "the client is gone", func() bool { return lingering() == 0 })
 	}
-	// Nor does the server's end wait for one that stays: see start.
+	// Close of the server does not wait for such a client: see start.
 	c := ready(t, unix, "x")
 	c.give(command(cmdDisc, 0, 0, 0, 0))
 	c.closed()

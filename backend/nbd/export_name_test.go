@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// oldReply takes the reply to EXPORT_NAME.
+// oldReply reads the reply to EXPORT_NAME.
 func (c *script) oldReply(zeros bool) (size uint64, flags uint16) {
 	c.t.Helper()
 	b := c.take(exportNameLen)
@@ -20,10 +20,10 @@ func (c *script) oldReply(zeros bool) (size uint64, flags uint16) {
 	return binary.BigEndian.Uint64(b), binary.BigEndian.Uint16(b[8:])
 }
 
-// EXPORT_NAME is served, with zeros or without as the client has said, whatever it has
-// asked before; what follows is transmission.
+// EXPORT_NAME works after any other options, with zeros or without as the client's flags say;
+// transmission follows.
 func TestExportName(t *testing.T) {
-	x, y := noise(8<<10), noise(4<<10)
+	x, y := randomDisk(8<<10), randomDisk(4<<10)
 	_, a := start(t, Options{}, map[string]Disk{"x": x, "y": y})
 	for _, flags := range []byte{0, 1, 2, 3} { // FIXED_NEWSTYLE, NO_ZEROES
 		for _, before := range []string{"nothing", "LIST", "INFO of another", "INFO of nothing", "GO of nothing", "an unknown option"} {
@@ -52,7 +52,8 @@ func TestExportName(t *testing.T) {
 						kind, _ = c.optionReply(id)
 					}
 				}
-				// The first request in the same write: nothing may wait for more.
+				// The first request is in the same write: the reply must not wait for further
+				// input.
 				c.give(append(option(optExportName, []byte("x")), command(cmdRead, 0, 9, 512, 4096)...))
 				if size, tf := c.oldReply(flags&2 == 0); size != 8<<10 || tf != transmissionFlags {
 					t.Errorf("size %d, flags %#x", size, tf)
@@ -71,9 +72,9 @@ func TestExportName(t *testing.T) {
 	}
 }
 
-// The empty name is the only export's; ABORT in its place is answered.
+// The empty name selects the only export; ABORT instead is answered.
 func TestExportNameDefault(t *testing.T) {
-	_, a := start(t, Options{PerExport: 1}, map[string]Disk{"x": noise(512)})
+	_, a := start(t, Options{PerExport: 1}, map[string]Disk{"x": randomDisk(512)})
 	c := greeted(t, a)
 	c.give(option(optExportName, nil))
 	if size, _ := c.oldReply(true); size != 512 {
@@ -91,15 +92,15 @@ func TestExportNameDefault(t *testing.T) {
 	c.closed()
 }
 
-// python is the distribution's, whose modules its packages install.
+// python is the distribution's, which has the modules of its packages.
 const python = "/usr/bin/python3"
 
-// libnbd without fixed newstyle speaks nothing but EXPORT_NAME.
+// libnbd without fixed newstyle uses only EXPORT_NAME.
 func TestExportNameLibnbd(t *testing.T) {
 	if err := exec.Command(python, "-c", "import nbd").Run(); err != nil {
 		t.Skip("python3-libnbd is not installed; make deps installs it")
 	}
-	_, a := start(t, Options{}, map[string]Disk{"x": noise(8 << 10), "y": noise(512)})
+	_, a := start(t, Options{}, map[string]Disk{"x": randomDisk(8 << 10), "y": randomDisk(512)})
 	for flags := range 4 {
 		out, err := exec.Command(python, "-c", `
 import nbd, sys

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Clients can make as many lines as they make connections: logBurst lines in
-// logWindow are written, the rest is counted.
+// Clients can cause any number of log lines. At most logBurst lines in logWindow are written; the
+// others are counted.
 const (
 	logBurst  = 20
 	logWindow = 10 * time.Second
 )
 
-// limitedLog is a logger for what clients cause.
+// limitedLog is a rate-limited logger for events that clients cause.
 type limitedLog struct {
 	log *slog.Logger
 

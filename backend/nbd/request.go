@@ -10,19 +10,18 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
 
-// request is a READ under way. go-nbd gets it in pieces, and its replies to them
-// are joined to one.
+// request is a READ in progress. go-nbd reads it in pieces; their replies are joined to one.
 type request struct {
 	cookie     uint64
 	offset     uint64 // of the next piece
-	left       uint32 // bytes not handed on yet
-	pending    uint32 // bytes that go-nbd still has to write of the present piece
-	headerSent bool   // the reply's header is sent: success can no longer be taken back
-	err        error  // why the present piece could not be read
+	left       uint32 // bytes not forwarded yet
+	pending    uint32 // bytes of the current piece that go-nbd has not written yet
+	headerSent bool   // an error reply is no longer possible
+	err        error  // of reading the current piece
 }
 
-// nextRequest finishes the piece before, and fetches the next one or the client's
-// next request.
+// nextRequest finishes the current piece, and forwards the next piece or reads the client's next
+// request.
 func (g *guard) nextRequest() error {
 	r := &g.req
 	if r.pending > 0 {
@@ -67,8 +66,8 @@ func (g *guard) nextRequest() error {
 		g.forwardRequest(cmdDisc, 0)
 		return nil
 	case cmdWrite:
-		// The only command with a payload; one that is too long to be skipped leaves
-		// no way back into step.
+		// WRITE is the only command with a payload. If it is too long to skip, the stream cannot be
+		// resynchronized.
 		if n > maxRequest {
 			return protocolf("WRITE of %d bytes", n)
 		}
@@ -97,7 +96,7 @@ func (g *guard) checkRead(flags uint16, n uint32) error {
 	return nil
 }
 
-// forwardRead gives go-nbd the next piece of the READ under way.
+// forwardRead passes the next piece of the READ to go-nbd.
 func (g *guard) forwardRead() {
 	r := &g.req
 	r.pending = min(r.left, chunkSize)
@@ -116,7 +115,7 @@ func (g *guard) forwardRequest(kind uint16, n uint32) {
 	g.input = binary.BigEndian.AppendUint32(b, n)
 }
 
-// reply replies to a request that needs no data.
+// reply replies to a request without data.
 func (g *guard) reply(cookie uint64, err error) error {
 	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
 	b = binary.BigEndian.AppendUint32(b, errorValue(err))
@@ -125,8 +124,8 @@ func (g *guard) reply(cookie uint64, err error) error {
 	return g.send(b)
 }
 
-// writeReply takes what go-nbd writes for a piece: a header of success, held back
-// until the data comes, as the read may fail in between; then the data.
+// writeReply takes go-nbd's reply to a piece: a header of success, which is held back until the
+// data follows because the read may still fail, and the data.
 func (g *guard) writeReply(p []byte) (int, error) {
 	r := &g.req
 	n := len(p)
@@ -152,7 +151,7 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	}
 	g.out = append(g.out, p)
 	r.headerSent = true
-	g.unsent = g.out // WriteTo consumes it
+	g.unsent = g.out // WriteTo consumes unsent
 	if _, err := g.unsent.WriteTo(g.conn); err != nil {
 		return 0, err
 	}
@@ -161,11 +160,11 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	return n, nil
 }
 
-// reader is the guard as go-nbd's back-end.
+// reader is the guard as go-nbd's backend.
 type reader guard
 
-// ReadAt reads the piece that the guard has handed on. It never fails, for go-nbd
-// has announced success already and would disconnect; the guard knows.
+// ReadAt reads the current piece. It returns no error, because go-nbd, which has written success
+// already, would disconnect; the guard handles req.err.
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.disk.ReadAt(p, off)
 	if n == len(p) {
@@ -178,7 +177,7 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	return 0, nil
 }
 
-// Size is the chosen export's, in bytes.
+// Size returns the size of the export in bytes.
 func (r *reader) Size() (int64, error) { return r.size, nil }
 
 // WriteAt is never reached: see nextRequest.

@@ -12,8 +12,8 @@ import (
 	"cowblk/backend/control"
 )
 
-// EachSocket calls f for every socket that can be passed on to another process, and returns
-// the addresses of the others (vsock).
+// EachSocket calls f for each socket that can be passed to another process, and returns the
+// addresses of the others (vsock).
 func (s *Server) EachSocket(f func(a Address, l syscall.Conn) error) (others []Address, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -30,7 +30,7 @@ func (s *Server) EachSocket(f func(a Address, l syscall.Conn) error) (others []A
 	return others, nil
 }
 
-// KeepFiles makes Close leave the files of UNIX sockets: another process listens on them.
+// KeepFiles makes Close keep the files of UNIX sockets, for another process that listens on them.
 func (s *Server) KeepFiles() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,8 +41,8 @@ func (s *Server) KeepFiles() {
 	}
 }
 
-// Adopt is Listen on a socket that another process has made at a and passed on. fd is
-// closed in any case.
+// Adopt is Listen on a socket that another process made at a and passed as fd. It closes fd in any
+// case.
 func (s *Server) Adopt(a Address, fd int) error {
 	nl, err := adopt(a, fd, s.opts.Group)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *Server) Adopt(a Address, fd int) error {
 	return nil
 }
 
-// adopt makes a listener of fd. Who may connect is this process's to say.
+// adopt returns a listener on fd. A UNIX socket gets the group of this process.
 func adopt(a Address, fd int, group string) (net.Listener, error) {
 	if a.Network == "unix" {
 		l, err := control.AdoptUnix(fd, a.Path)
@@ -76,6 +76,6 @@ func adopt(a Address, fd int, group string) (net.Listener, error) {
 	if file == nil {
 		return nil, fmt.Errorf("file descriptor %d: %w", fd, unix.EBADF)
 	}
-	defer file.Close() // the net package works on a duplicate
+	defer file.Close() // net works on a duplicate
 	return net.FileListener(file)
 }

@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// tool runs one of the clients that people use. They have to be installed.
+// tool runs an installed NBD client.
 func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	var stderr bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stderr = &stderr
@@ -27,14 +27,14 @@ func tool(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// toolSizes are disks of whole and of broken blocks, in bytes, some larger than one
-// piece of a read.
+// toolSizes are sizes of disks in bytes, with and without a partial block, some larger than one
+// piece of a READ.
 var toolSizes = []int{512, 4096, 1<<20 + 512, 5<<20 - 1536}
 
 func TestTools(t *testing.T) {
 	disks := map[string]Disk{}
 	for _, n := range toolSizes {
-		disks[fmt.Sprintf("vm1@tag.%d", n)] = noise(n)
+		disks[fmt.Sprintf("vm1@tag.%d", n)] = randomDisk(n)
 	}
 	s, unix := start(t, Options{}, disks)
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
@@ -99,7 +99,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 }
 
 func TestToolsList(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"vm1@a": noise(512), "vm1@b": noise(1024), "vm2": noise(2048)})
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024), "vm2": randomDisk(2048)})
 	var info struct {
 		Exports []struct {
 			Name string `json:"export-name"`
@@ -117,7 +117,7 @@ func TestToolsList(t *testing.T) {
 }
 
 func TestToolsDefaultExport(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"vm1@a": noise(512)})
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512)})
 	if out := tool(t, "nbdinfo", "--size", a.URI("")); strings.TrimSpace(out) != "512" {
 		t.Errorf("found %q", out)
 	}

@@ -51,15 +51,14 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
-// TestVsockNobody: whatever the machine can do with AF_VSOCK, there is an error and not
-// a wait without end.
+// With or without AF_VSOCK, dialling ends with an error in bounded time.
 func TestVsockNobody(t *testing.T) {
 	checkLeaks(t)
 	a := NewAgent(AgentOptions{Address: Address{CID: 4000000000, Port: 1}})
-	if err := a.Freeze(within(t, patience)); err == nil || !strings.Contains(err.Error(), "vsock:4000000000:1") {
+	if err := a.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "vsock:4000000000:1") {
 		t.Errorf("Freeze: %v", err)
 	}
-	if err := a.Thaw(within(t, patience)); err != nil {
+	if err := a.Thaw(within(t, waitTimeout)); err != nil {
 		t.Errorf("Thaw without anything frozen: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Nanosecond)

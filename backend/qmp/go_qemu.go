@@ -13,9 +13,8 @@ import (
 // goQEMU runs commands on a monitor of go-qemu.
 type goQEMU struct{ mon qmp.Monitor }
 
-// GoQEMU adapts any of go-qemu's monitors, connected already. It knows no deadlines:
-// Run returns at ctx's end and disconnects the monitor, which is of no use then.
-// Errors that the monitor reports have no class.
+// GoQEMU adapts a connected go-qemu monitor. Because it has no deadlines, Run returns when ctx ends
+// and disconnects the monitor, which cannot be used any more. Errors of the monitor have no class.
 func GoQEMU(mon qmp.Monitor) Runner { return goQEMU{mon} }
 
 func (g goQEMU) Run(ctx context.Context, command string, args, out any) error {
@@ -29,7 +28,7 @@ func (g goQEMU) Run(ctx context.Context, command string, args, out any) error {
 	}
 	done := make(chan result, 1)
 	go func() {
-		// go-libvirt slices a reply without a look at its length.
+		// go-libvirt slices a reply without checking its length.
 		defer func() {
 			if p := recover(); p != nil {
 				done <- result{nil, fmt.Errorf("%w: %v", ErrDisconnected, p)}
@@ -42,8 +41,8 @@ func (g goQEMU) Run(ctx context.Context, command string, args, out any) error {
 	select {
 	case r = <-done:
 	case <-ctx.Done():
-		// In the background: libvirt's monitor waits for its peer even here. Whoever
-		// made the connection closes it, which ends both.
+		// In the background, because libvirt's monitor waits for its peer here, too. Closing the
+		// connection, which the caller owns, ends both.
 		go g.mon.Disconnect()
 		return fmt.Errorf("%s: %w", command, ctx.Err())
 	}

@@ -11,39 +11,38 @@ import (
 	"cowblk/backend/control"
 )
 
-// Plug describes a vhost-user-blk disk that is put into a running QEMU.
+// Plug describes a vhost-user-blk disk to be hot-plugged.
 type Plug struct {
-	Disk   string // for messages and the ids
+	Disk   string // for messages and ids
 	Socket string // where it is served
-	ID     string // of the device, empty: "disk-" and the disk's name
-	Bus    string // where it goes, empty: the first free root port
-	Queues int    // 0: QEMU decides, one for each vCPU
+	ID     string // of the device; empty: DeviceID
+	Bus    string // empty: that of the first free root port
+	Queues int    // 0: QEMU's default, one for each vCPU
 }
 
-// Plugged says what has been made in QEMU.
+// Plugged describes what was added to QEMU.
 type Plugged struct {
 	ID      string `json:"id"`      // of the device
 	Chardev string `json:"chardev"` // of its connection
 	Bus     string `json:"bus,omitempty"`
 }
 
-// Limits of waiting for QEMU, within the caller's.
+// Limits of waits for QEMU, within the caller's.
 const (
 	connectTimeout = 5 * time.Second // for QEMU to reach the socket
 	undoTimeout    = 10 * time.Second
 	pollInterval   = 50 * time.Millisecond
-	queryInterval  = time.Second // events are lost while a monitor reconnects: look, too
+	queryInterval  = time.Second // polling, because events are lost while the monitor reconnects
 )
 
-// DeviceID is the id that a disk's device has if no other is given; it is what
-// qemu-args prints.
+// DeviceID returns the default id of a disk's device, as in the output of qemu-args.
 func DeviceID(disk string) string { return "disk-" + disk }
 
-// chardevID belongs to DeviceID.
+// chardevID returns the id of the disk's chardev.
 func chardevID(disk string) string { return "sock-" + disk }
 
-// Attach puts the disk into a running QEMU. After an error nothing of it is left
-// there, as far as QEMU could still be reached.
+// Attach plugs the disk into a running QEMU. After an error it removes what it added, if QEMU
+// answers.
 func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	if p.ID == "" {
 		p.ID = DeviceID(p.Disk)
@@ -64,8 +63,8 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 			return nil, err
 		}
 	}
-	// Left over from a device that the guest let go of only after somebody had
-	// given up waiting for it. QEMU refuses if it is in use.
+	// Left over if the guest released a device after Detach had timed out. QEMU refuses to remove a
+	// chardev in use.
 	if _, found, err := t.chardev(ctx, plugged.Chardev); err != nil {
 		return nil, err
 	} else if found {
@@ -76,8 +75,7 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	if err := r.Run(ctx, "chardev-add", t.chardevAdd(plugged.Chardev, p.Socket), nil); err != nil {
 		return nil, err
 	}
-	// With a socket that it cannot reach QEMU waits in device_add, and with it
-	// the guest, for as long as that lasts.
+	// If QEMU cannot reach the socket, device_add blocks QEMU and the guest.
 	if err = t.waitConnected(ctx, plugged.Chardev, p); err == nil {
 		device := map[string]any{"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": plugged.Chardev}
 		if plugged.Bus != "" {
@@ -99,8 +97,8 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	return nil, err
 }
 
-// chardevAdd are the arguments of chardev-add. From QEMU 9.2 on, reconnect in
-// seconds is deprecated.
+// chardevAdd returns the arguments of chardev-add. From QEMU 9.2 on, reconnect in seconds is
+// deprecated.
 func (t *target) chardevAdd(id, socket string) map[string]any {
 	data := map[string]any{
 		"addr":   map[string]any{"type": "unix", "data": map[string]string{"path": socket}},
@@ -114,7 +112,7 @@ func (t *target) chardevAdd(id, socket string) map[string]any {
 	return map[string]any{"id": id, "backend": map[string]any{"type": "socket", "data": data}}
 }
 
-// waitConnected returns when QEMU has connected to the socket by itself.
+// waitConnected returns when QEMU has connected to the socket.
 func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -123,7 +121,7 @@ func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 		if err == nil && found && !strings.HasPrefix(file, "disconnected:") {
 			return nil
 		}
-		// The connection's own deadline is ctx's, and may be noticed first.
+		// The connection's deadline is ctx's, and may expire first.
 		if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
@@ -136,10 +134,9 @@ func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 	}
 }
 
-// Detach takes the device id away from the guest and removes its connection. The
-// guest must let go of it, until ctx ends: one that runs no system yet, or that
-// refuses, never does. A device that has gone already is no error as long as its
-// connection is there to be removed.
+// Detach unplugs the device id and removes its chardev. The guest must release the device before
+// ctx ends; one that runs no system yet, or that refuses, never does. If the device is gone and its
+// chardev is left, Detach removes the chardev.
 func Detach(ctx context.Context, m *Monitor, disk, id string) error {
 	if id == "" {
 		id = DeviceID(disk)
@@ -174,7 +171,7 @@ func Detach(ctx context.Context, m *Monitor, disk, id string) error {
 	return removeChardev(ctx, m, chardev)
 }
 
-// waitDeleted returns when the device is gone, or the guest has refused.
+// waitDeleted returns when the device is gone, or an error if the guest refuses.
 func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) error {
 	ticker := time.NewTicker(queryInterval)
 	defer ticker.Stop()
@@ -191,7 +188,7 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 				return fmt.Errorf("the guest refuses to give device %q back: is it in use there? unmount it and try again", id)
 			}
 		case <-ticker.C:
-			// An error here is one of the connection, which comes back.
+			// An error comes from the connection, which is restored.
 			if err := t.queryDevices(ctx); err == nil && t.devices[id] == "" {
 				return nil
 			}
@@ -202,8 +199,8 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 	}
 }
 
-// removeChardev removes a connection once the device behind it has let go of it,
-// which QEMU does a moment after it has said that the device is gone.
+// removeChardev removes a chardev. QEMU releases it shortly after DEVICE_DELETED, so "busy" is
+// retried.
 func removeChardev(ctx context.Context, r Runner, id string) error {
 	for {
 		err := r.Run(ctx, "chardev-remove", map[string]string{"id": id}, nil)

@@ -10,17 +10,17 @@ import (
 	"cowblk/backend/control"
 )
 
-// peripheral is where QEMU's object tree has the devices with an id.
+// peripheral is the path of devices with an id in QEMU's object tree.
 const peripheral = "/machine/peripheral"
 
-// target is what one needs to know of a QEMU to plug something into it.
+// target is the state of a QEMU that hot-plugging needs.
 type target struct {
 	run          Runner
 	major, minor int               // of QEMU's version
 	devices      map[string]string // type by id
 }
 
-// newTarget asks QEMU for its version and devices.
+// newTarget queries QEMU for its version and devices.
 func newTarget(ctx context.Context, r Runner) (*target, error) {
 	t := &target{run: r}
 	var v struct {
@@ -41,7 +41,7 @@ func (t *target) queryDevices(ctx context.Context) (err error) {
 	return err
 }
 
-// children are the names and types of the objects that path owns.
+// children returns the types of an object's children by name.
 func (t *target) children(ctx context.Context, path string) (map[string]string, error) {
 	all, err := t.list(ctx, path)
 	if err != nil {
@@ -56,7 +56,7 @@ func (t *target) children(ctx context.Context, path string) (map[string]string, 
 	return found, nil
 }
 
-// property is one of an object of QEMU's (ObjectPropertyInfo).
+// property describes a property of a QEMU object (ObjectPropertyInfo).
 type property struct {
 	Name string `json:"name"`
 	Type string `json:"type"`
@@ -71,7 +71,7 @@ func (t *target) get(ctx context.Context, path, name string, out any) error {
 	return t.run.Run(ctx, "qom-get", map[string]string{"path": path, "property": name}, out)
 }
 
-// chardev finds what QEMU says about the connection id.
+// chardev returns the filename that QEMU reports for a chardev.
 func (t *target) chardev(ctx context.Context, id string) (file string, found bool, err error) {
 	var all []struct {
 		Label string `json:"label"`
@@ -88,8 +88,8 @@ func (t *target) chardev(ctx context.Context, id string) (file string, found boo
 	return "", false, nil
 }
 
-// checkMemory refuses a guest whose memory another process cannot map: QEMU
-// takes the device all the same, and the guest then finds a disk that is dead.
+// checkMemory returns an error if the guest's memory cannot be mapped by another process. QEMU
+// would accept the device, but the guest's disk would not work.
 func (t *target) checkMemory(ctx context.Context) error {
 	var all []struct {
 		ID    string `json:"id"`
@@ -101,8 +101,7 @@ func (t *target) checkMemory(ctx context.Context) error {
 	if len(all) == 0 {
 		return errors.New("the guest's memory is not shared: " + shareAdvice)
 	}
-	// The machine's own memory; with NUMA nodes it is in several pieces, and this
-	// is empty.
+	// The machine's memory. With NUMA nodes there are several back-ends, and this is empty.
 	var own string
 	if err := t.get(ctx, "/machine", "memory-backend", &own); err != nil {
 		return err
@@ -114,7 +113,7 @@ func (t *target) checkMemory(ctx context.Context) error {
 		}
 		shared := dev.Share
 		if shared && t.major < 10 {
-			// Shared, but without a file that could be passed on.
+			// Shared, but without a file descriptor to pass.
 			var kind string
 			if err := t.get(ctx, path, "type", &kind); err != nil {
 				return err
@@ -132,9 +131,8 @@ const shareAdvice = "vhost-user needs it to be, and that is decided when QEMU st
 	"-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine q35,memory-backend=mem " +
 	"(libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)"
 
-// freeBus finds the bus of an empty PCIe root port, in the order of their names.
-// The bus of a port with an id has the same name, which no other bus has. On a
-// machine with hot-plugging on its one PCI bus, none need be named.
+// freeBus returns the bus of the first empty PCIe root port, by name; "" if the machine hot-plugs
+// into its only PCI bus. The bus of a port has the port's id, which is unique.
 func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 	own, err := t.children(ctx, "/machine")
 	if err != nil {
@@ -168,13 +166,13 @@ func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each (libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
 }
 
-// portUser says what a root port is used by; empty: nothing.
+// portUser returns what uses a root port; empty: nothing.
 func (t *target) portUser(ctx context.Context, id string) (by string, err error) {
 	path := peripheral + "/" + id
 	plug := true
 	var e *control.Error
 	if err := t.get(ctx, path, "hotplug", &plug); err != nil && !errors.As(err, &e) {
-		return "", err // a port without the property takes hot-plugging
+		return "", err // a port without the property supports hot-plugging
 	}
 	if !plug {
 		return "hotplug=off", nil

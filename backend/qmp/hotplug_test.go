@@ -16,7 +16,7 @@ import (
 	"cowblk/backend/control"
 )
 
-// plugQEMU is a fake QEMU as far as hot-plugging goes, with one free root port.
+// plugQEMU is a fake QEMU for hot-plugging, with one free root port.
 type plugQEMU struct {
 	fault map[string]string // by command: "hang", "drop", or the text of an error
 
@@ -25,7 +25,7 @@ type plugQEMU struct {
 	devices  map[string]string // type by id
 	chardevs map[string]string // filename by label
 	asked    []string
-	deleting func(id string) // device_del; nil: it is gone at once
+	deleting func(id string) // of device_del; nil: the device is gone at once
 }
 
 func newPlugQEMU(t *testing.T) (*plugQEMU, *Monitor) {
@@ -162,14 +162,14 @@ var plugA = Plug{Disk: "a", Socket: "/run/a.sock"}
 func TestPlugAndUnplug(t *testing.T) {
 	q, m := newPlugQEMU(t)
 	for range 3 {
-		made, err := Attach(within(t, patience), m, plugA)
+		made, err := Attach(within(t, waitTimeout), m, plugA)
 		if err != nil || *made != (Plugged{"disk-a", "sock-a", "port0"}) {
 			t.Fatalf("%+v, %v", made, err)
 		}
-		if _, err := Attach(within(t, patience), m, Plug{Disk: "b"}); err == nil || !strings.Contains(err.Error(), "port0 (vhost-user-blk-pci)") {
+		if _, err := Attach(within(t, waitTimeout), m, Plug{Disk: "b"}); err == nil || !strings.Contains(err.Error(), "port0 (vhost-user-blk-pci)") {
 			t.Errorf("a second disk in one port: %v", err)
 		}
-		if err := Detach(within(t, patience), m, "a", ""); err != nil {
+		if err := Detach(within(t, waitTimeout), m, "a", ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,7 +177,7 @@ func TestPlugAndUnplug(t *testing.T) {
 		t.Error(q.left())
 	}
 	var e *control.Error
-	if err := Detach(within(t, patience), m, "a", ""); !errors.As(err, &e) || e.Class != control.DeviceNotFound {
+	if err := Detach(within(t, waitTimeout), m, "a", ""); !errors.As(err, &e) || e.Class != control.DeviceNotFound {
 		t.Errorf("detach of nothing: %v", err)
 	}
 	if asked := q.commands(); slices.Contains(asked[len(asked)-3:], "device_del") {
@@ -185,14 +185,14 @@ func TestPlugAndUnplug(t *testing.T) {
 	}
 }
 
-// Whatever fails on the way in, nothing is left of it, and the error says what.
+// After any failure nothing is left, and the error names it.
 func TestPlugUndone(t *testing.T) {
 	for command, word := range map[string]string{
 		"query-version": "injected", "query-memdev": "injected", "query-chardev": "injected", "chardev-add": "injected", "device_add": "injected",
 	} {
 		q, m := newPlugQEMU(t)
 		q.locked(func() { q.fault[command] = "injected" })
-		if _, err := Attach(within(t, patience), m, plugA); err == nil || !strings.Contains(err.Error(), word) {
+		if _, err := Attach(within(t, waitTimeout), m, plugA); err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%s fails: %v", command, err)
 		}
 		if command != "chardev-add" && q.left() != "0 devices, 0 chardevs" {
@@ -202,8 +202,8 @@ func TestPlugUndone(t *testing.T) {
 	}
 }
 
-// A QEMU that answers device_add late, or dies of it: the time limit holds, and
-// what was begun is undone as soon as it can be.
+// QEMU answers device_add late, or dies: the time limit holds, and what was added is removed as
+// soon as possible.
 func TestPlugIntoSlowQEMU(t *testing.T) {
 	for _, fault := range []string{"hang", "drop"} {
 		q, m := newPlugQEMU(t)
@@ -222,8 +222,8 @@ func TestPlugIntoSlowQEMU(t *testing.T) {
 
 func TestPlugSocketOutOfReach(t *testing.T) {
 	q, m := newPlugQEMU(t)
-	q.locked(func() { q.chardevs["sock-a"] = "disconnected:unix:" }) // and a stale one is there already
-	lame := lameRunner{m}
+	q.locked(func() { q.chardevs["sock-a"] = "disconnected:unix:" }) // with a stale chardev
+	lame := unconnectedRunner{m}
 	_, err := Attach(within(t, 300*time.Millisecond), lame, plugA)
 	if err == nil || !strings.Contains(err.Error(), "does not connect to /run/a.sock") || q.left() != "0 devices, 0 chardevs" {
 		t.Errorf("%v, %s", err, q.left())
@@ -233,10 +233,10 @@ func TestPlugSocketOutOfReach(t *testing.T) {
 	}
 }
 
-// lameRunner says of every connection that it is not made.
-type lameRunner struct{ Runner }
+// unconnectedRunner reports every chardev as not connected.
+type unconnectedRunner struct{ Runner }
 
-func (l lameRunner) Run(ctx context.Context, command string, args, out any) error {
+func (l unconnectedRunner) Run(ctx context.Context, command string, args, out any) error {
 	err := l.Runner.Run(ctx, command, args, out)
 	if command == "query-chardev" && err == nil {
 		return json.Unmarshal([]byte(`[{"label": "sock-a", "filename": "disconnected:unix:/run/a.sock"}]`), out)
@@ -254,18 +254,18 @@ func TestUnplugGuestsWay(t *testing.T) {
 		}, "refuses"},
 		"silent":  {func(*plugQEMU, string) {}, "try again"},
 		"another": {func(q *plugQEMU, _ string) { say(q.conn, `{"event": "DEVICE_DELETED", "data": {"device": "other"}}`) }, "try again"},
-		// The event is lost while the monitor connects again.
+		// The event is lost while the monitor reconnects.
 		"unseen": {func(q *plugQEMU, id string) { delete(q.devices, id) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q, m := newPlugQEMU(t)
-			if _, err := Attach(within(t, patience), m, plugA); err != nil {
+			if _, err := Attach(within(t, waitTimeout), m, plugA); err != nil {
 				t.Fatal(err)
 			}
 			q.locked(func() { q.deleting = func(id string) { c.deleting(q, id) } })
 			limit := 300 * time.Millisecond
 			if c.word != "try again" {
-				limit = patience
+				limit = waitTimeout
 			}
 			err := Detach(within(t, limit), m, "a", "")
 			switch {

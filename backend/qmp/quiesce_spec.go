@@ -6,49 +6,48 @@ import (
 	"log/slog"
 )
 
-// How a guest is made to hold still.
+// Modes of quiescing.
 const (
-	QuiesceNone  = "none"  // not at all: what is cut is crash-consistent
-	QuiesceGuest = "guest" // its file systems are frozen by its agent
+	QuiesceNone  = "none"  // the guest runs on: the tag is crash-consistent
+	QuiesceGuest = "guest" // its agent freezes its file systems
 	QuiescePause = "pause" // its processors are stopped
 )
 
-// Spec says how to quiesce one guest, and through whom. It crosses the control
-// socket, and lies on disk as the note of a guest that is being quiesced.
+// Spec says how to quiesce one guest. It is sent over the control socket, and stored as the quiesce
+// record.
 type Spec struct {
-	Mode    string `json:"quiesce,omitempty"` // one of the constants; empty: none
+	Mode    string `json:"quiesce,omitempty"` // one of the modes; empty: none
 	QMP     string `json:"qmp,omitempty"`     // address of QEMU's monitor, for pause
 	Agent   string `json:"agent,omitempty"`   // address of the guest agent, for guest
-	Libvirt string `json:"libvirt,omitempty"` // URI: through libvirt instead of the two
+	Libvirt string `json:"libvirt,omitempty"` // URI; instead of QMP and Agent
 	Domain  string `json:"domain,omitempty"`  // of libvirt
-	// Instance is the run of the guest that a note is about, as Identify has returned it: a later run was not
-	// quiesced. Empty: not known, as in notes of earlier versions.
+	// Instance is the run of the guest in a quiesce record, as returned by Identify; a later run is
+	// not quiesced. Empty: unknown, as in records of earlier versions.
 	Instance string `json:"instance,omitempty"`
 }
 
 // Handle is an opened Spec.
 type Handle struct {
 	Quiescer
-	release func(context.Context) error
-	close   func()
+	forceThaw func(context.Context) error
+	close     func()
 }
 
-// Release lets the guest go on, whoever holds it: after the death of a process
-// that left a note. ErrGone: the guest of the note is no more.
-func (h *Handle) Release(ctx context.Context) error { return h.release(ctx) }
+// ForceThaw thaws the guest of a quiesce record whose process has died. ErrGone: the guest no
+// longer exists.
+func (h *Handle) ForceThaw(ctx context.Context) error { return h.forceThaw(ctx) }
 
-// Close gives the connections back.
+// Close closes the connections.
 func (h *Handle) Close() {
 	if h.close != nil {
 		h.close()
 	}
 }
 
-// Active reports whether the guest is to hold still at all.
+// Active reports whether the guest is to be quiesced at all.
 func (s *Spec) Active() bool { return s.Mode != "" && s.Mode != QuiesceNone }
 
-// Check refuses the address of a guest without a word about how it is to hold
-// still: nothing would be done with it.
+// Check refuses the address of a guest without a mode, because it would have no effect.
 func (s *Spec) Check() error {
 	for _, address := range []struct{ name, value, mode string }{
 		{"agent", s.Agent, QuiesceGuest}, {"qmp", s.QMP, QuiescePause},
@@ -61,9 +60,8 @@ func (s *Spec) Check() error {
 	return nil
 }
 
-// Open checks the spec and makes its Quiescer; nothing is sent yet. monitor is
-// the connection to the address QMP if the caller has one already, or nil. An
-// error says what is missing or wrong.
+// Open checks the spec and returns its Quiescer, without connecting. monitor is an existing
+// connection to the address QMP, or nil.
 func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 	switch {
 	case !s.Active():
@@ -81,12 +79,12 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 			return nil, fmt.Errorf("guest agent: %w", err)
 		}
 		a := NewAgent(AgentOptions{Log: log, Address: addr, Instance: s.Instance})
-		return &Handle{Quiescer: a, release: unlessGone(s.Instance, a.Release), close: a.disconnect}, nil
+		return &Handle{Quiescer: a, forceThaw: unlessGone(s.Instance, a.ForceThaw), close: a.disconnect}, nil
 	}
 	if monitor != nil {
 		p := NewPause(monitor)
 		p.recorded = s.Instance
-		return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume)}, nil
+		return &Handle{Quiescer: p, forceThaw: unlessGone(s.Instance, p.ForceThaw)}, nil
 	}
 	if s.QMP == "" {
 		return nil, fmt.Errorf("quiesce pause: the address of QEMU's monitor is missing: --qmp unix:PATH, or --libvirt URI --domain NAME")
@@ -98,7 +96,7 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 	m := NewMonitor(MonitorOptions{Log: log, Address: addr})
 	p := NewPause(m)
 	p.recorded = s.Instance
-	return &Handle{Quiescer: p, release: unlessGone(s.Instance, p.Resume), close: func() { m.Close() }}, nil
+	return &Handle{Quiescer: p, forceThaw: unlessGone(s.Instance, p.ForceThaw), close: func() { m.Close() }}, nil
 }
 
 func (s *Spec) openLibvirt() (*Handle, error) {
@@ -109,7 +107,7 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	if s.Mode == QuiesceGuest {
 		f := NewLibvirtFreeze(at)
 		f.recorded = s.Instance
-		return &Handle{Quiescer: f, release: f.Release}, nil
+		return &Handle{Quiescer: f, forceThaw: f.ForceThaw}, nil
 	}
 	p, err := NewLibvirtPause(at)
 	if err != nil {
@@ -117,5 +115,5 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	}
 	lp := &libvirtPause{Pause: p, at: at, recorded: s.Instance}
 	p.gone = lp.gone
-	return &Handle{Quiescer: lp, release: lp.release}, nil
+	return &Handle{Quiescer: lp, forceThaw: lp.forceThaw}, nil
 }

@@ -16,15 +16,15 @@ import (
 	"cowblk/backend/control"
 )
 
-// answerTimeout is how long the old process may take for what it does while it serves: it
-// waits for commands and for the sealing of former heads.
+// answerTimeout bounds each answer of the old process while it serves: it may wait for commands and
+// for the sealing of former heads.
 const answerTimeout = 2 * time.Minute
 
-// greetingTimeout is how long it may take to greet, which it does whatever else it is
-// doing: only a process that is stopped, or a machine that stalls, takes longer.
+// greetingTimeout bounds the greeting, which does not depend on other work of the old process. Only
+// a stopped process or a stalled machine takes longer.
 const greetingTimeout = 30 * time.Second
 
-// Offer is what the old process has handed over while it still serves.
+// Offer holds what the old process has passed while it still serves.
 type Offer struct {
 	Sockets []Message // kind Socket
 	Control Message   // kind Control
@@ -35,8 +35,8 @@ type Offer struct {
 	c    *Conn
 }
 
-// Request asks the process behind the control socket at path to hand over disks. It
-// serves on until Go. Errors: control.ErrNoDaemon; a *RefusedError; ErrProtocol.
+// Request requests the takeover of disks from the process behind the control socket at path. That
+// process serves until AwaitDetach. Errors: control.ErrNoDaemon; *RefusedError; ErrProtocol.
 func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
@@ -77,7 +77,7 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	return o, nil
 }
 
-// peerName names the process that listens: "process 42".
+// peerName returns the name of the listening process: "process 42".
 func peerName(conn *net.UnixConn) string {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -92,7 +92,7 @@ func peerName(conn *net.UnixConn) string {
 	return who
 }
 
-// sendCommand speaks the control protocol from the greeting up to the command.
+// sendCommand sends the control commands from the negotiation to cow-takeover.
 func (o *Offer) sendCommand(disks []string) error {
 	args, err := json.Marshal(Args{Version: Version, Disks: disks})
 	if err != nil {
@@ -109,7 +109,8 @@ func (o *Offer) sendCommand(disks []string) error {
 	return nil
 }
 
-// line reads one line and no byte more: descriptors come with the bytes behind.
+// line reads exactly one line. Reading further could lose descriptors, which arrive with later
+// bytes.
 func (o *Offer) line() ([]byte, error) {
 	var line []byte
 	var b [1]byte
@@ -125,8 +126,7 @@ func (o *Offer) line() ([]byte, error) {
 	return nil, fmt.Errorf("a line of more than %d bytes: %w", maxMessage, ErrProtocol)
 }
 
-// skipLines passes over the replies of the control protocol, and events. An error among
-// the replies is the answer to the command: of a program that does not know it, say.
+// skipLines skips replies and events of the control protocol. An error reply refuses the takeover.
 func (o *Offer) skipLines() error {
 	for {
 		text, err := o.atLine()
@@ -149,8 +149,8 @@ func (o *Offer) skipLines() error {
 	}
 }
 
-// atLine reports whether the next byte begins a line of the control protocol; a message
-// begins with the high byte of its length, which is 0.
+// atLine reports whether the next byte begins a line of the control protocol. A message begins with
+// the high byte of its length, which is 0.
 func (o *Offer) atLine() (bool, error) {
 	raw, err := o.conn.SyscallConn()
 	if err != nil {
@@ -173,7 +173,7 @@ func (o *Offer) atLine() (bool, error) {
 	return b[0] != 0, nil
 }
 
-// collect takes what comes before Ready.
+// collect receives the messages up to Ready.
 func (o *Offer) collect() error {
 	if err := o.skipLines(); err != nil {
 		return err
@@ -201,21 +201,21 @@ func (o *Offer) collect() error {
 	}
 }
 
-// Received are what the old process has left behind.
+// Received holds what the old process has passed after it stopped serving.
 type Received struct {
-	Connections map[string]int // by disk: accepted, and nothing read from it
+	Connections map[string]int // by disk: accepted, and nothing read
 }
 
-// Close closes the descriptors that nobody has taken (set to 0 or deleted).
+// Close closes the connections that were not taken (removed from the map).
 func (r *Received) Close() {
 	for _, fd := range r.Connections {
 		unix.Close(fd)
 	}
 }
 
-// AwaitDetach tells the old process to stop. It returns when that one has left the disks. io.EOF:
-// it has gone, and the disks are to be opened as after a crash. A *RefusedError: it goes
-// on serving.
+// AwaitDetach tells the old process to stop serving, and returns when it has detached the disks.
+// Errors: io.EOF if the process has ended, so that the disks must be opened as after a crash;
+// *RefusedError if it continues to serve.
 func (o *Offer) AwaitDetach(ctx context.Context) (r *Received, err error) {
 	r = &Received{Connections: map[string]int{}}
 	defer func() {
@@ -245,17 +245,16 @@ func (o *Offer) AwaitDetach(ctx context.Context) (r *Received, err error) {
 	}
 }
 
-// Confirm tells the old process that it may end. An error means that it has gone
-// already, which is as good.
+// Confirm tells the old process to end. An error means that it has ended already.
 func (o *Offer) Confirm() error { return o.c.Send(Message{Kind: Serving}) }
 
-// Abort tells the old process to go on. The disks must be closed and their locks free.
+// Abort tells the old process to continue. The caller must have closed the disks and released their
+// locks.
 func (o *Offer) Abort(why error) error {
 	return o.c.Send(Message{Kind: Failed, Error: why.Error()})
 }
 
-// Close ends the conversation and closes the descriptors that nobody has taken (FD set
-// to 0).
+// Close ends the conversation and closes the descriptors that were not taken (FD set to 0).
 func (o *Offer) Close() error {
 	for _, m := range append(append(o.Sockets, o.NBD...), o.Control) {
 		if m.FD > 0 {

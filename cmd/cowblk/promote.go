@@ -196,5 +196,5 @@ func (o *promoteOptions) thaw() error {
 	defer h.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
-	return h.Release(ctx)
+	return h.ForceThaw(ctx)
 }

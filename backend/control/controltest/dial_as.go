@@ -1,4 +1,4 @@
-// Package controltest lets tests be another user on one connection.
+// Package controltest lets tests connect as another user.
 package controltest
 
 import (
@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DialAs connects to a UNIX socket as a user with a group, more supplementary groups, and
-// no privileges. Only root can: other users skip the test.
+// DialAs connects to a UNIX socket with a user, a group and supplementary groups, without
+// privileges. It skips the test unless it runs as root.
 func DialAs(t testing.TB, path string, uid, gid int, more ...uint32) (*net.UnixConn, error) {
 	t.Helper()
 	if unix.Geteuid() != 0 {
@@ -23,7 +23,7 @@ func DialAs(t testing.TB, path string, uid, gid int, more ...uint32) (*net.UnixC
 	}
 	done := make(chan result)
 	go func() {
-		// The raw calls change this thread alone, which ends with the goroutine.
+		// The raw system calls change only this thread, which ends with the goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, uintptr(len(more)), address(more), 0},
