@@ -20,7 +20,7 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 	}
 	defer file.Close()
 	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
-		return nil, fmt.Errorf("socket %s: expected a socket that listens, found another (%v)", path, err)
+		return nil, fmt.Errorf("socket %s: expected a listening socket (%v)", path, err)
 	}
 	nl, err := net.FileListener(file)
 	if err != nil {

@@ -51,7 +51,7 @@ func (s *Server) SuspendCommands(ctx context.Context) (resume func(), err error)
 	s.mu.Lock()
 	if s.suspended != nil {
 		s.mu.Unlock()
-		return nil, errorf("another such command is under way")
+		return nil, errorf("another takeover is in progress")
 	}
 	suspended := make(chan struct{})
 	s.suspended = suspended
@@ -76,7 +76,7 @@ func (s *Server) SuspendCommands(ctx context.Context) (resume func(), err error)
 		select {
 		case <-ctx.Done():
 			resume()
-			return nil, fmt.Errorf("commands are under way: %w", ctx.Err())
+			return nil, fmt.Errorf("commands are still running: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}

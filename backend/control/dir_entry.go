@@ -99,7 +99,7 @@ func (w *walker) step() error {
 	}
 	// In a directory such as /tmp every user can create entries.
 	if !w.private || !trusted(st.Uid) {
-		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.path, name, ErrSymlink)
+		return fmt.Errorf("%s: %q is a %w: use the path of the directory itself", w.path, name, ErrSymlink)
 	}
 	if w.links++; w.links > maxLinks {
 		return w.pathError(unix.ELOOP)

@@ -134,13 +134,13 @@ func setAccess(file *os.File, gid int) (dev, ino uint64, err error) {
 		return 0, 0, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return 0, 0, fmt.Errorf("expected the socket that was made, found a file of mode %#o", st.Mode)
+		return 0, 0, fmt.Errorf("expected the new socket, found a file of mode %#o", st.Mode)
 	}
 	mode := uint32(0o600)
 	if gid >= 0 {
 		if err := unix.Fchownat(int(file.Fd()), "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
 			if errors.Is(err, unix.EPERM) {
-				return 0, 0, fmt.Errorf("group %d: %w: only root and members of the group can give it a socket", gid, err)
+				return 0, 0, fmt.Errorf("group %d: %w: only root and members of the group can set it on a socket", gid, err)
 			}
 			return 0, 0, fmt.Errorf("group %d: %w", gid, err)
 		}
@@ -172,7 +172,7 @@ func (l *Listener) SetGroup(group string) error {
 		if st.Mode&0o777 == 0o600 && gid < 0 || st.Mode&0o777 == 0o660 && int(st.Gid) == gid {
 			return nil
 		}
-		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, for other users can replace the file: stop the process that has made it, and start this one then", l.entry.path, st.Mode&0o777, st.Gid)
+		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, because other users can replace the file: stop the process that made it, then start this one", l.entry.path, st.Mode&0o777, st.Gid)
 	}
 	if _, _, err := setAccess(file, gid); err != nil {
 		return fmt.Errorf("socket %s: %w", l.entry.path, err)
@@ -218,7 +218,7 @@ func removeStale(at *dirEntry) error {
 		return fmt.Errorf("socket %s: %w", at.path, err)
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("socket %s: expected a socket or nothing there, found a file with mode %s: choose another path", at.path, fi.Mode())
+		return fmt.Errorf("socket %s: expected a socket or no file, found a file with mode %s: choose another path", at.path, fi.Mode())
 	}
 	// Connects to this file even if its name was changed. If the backlog is full, connect waits,
 	// which also proves a listener.
@@ -231,7 +231,7 @@ func removeStale(at *dirEntry) error {
 	}
 	st := fi.Sys().(*syscall.Stat_t)
 	if err := at.remove(st.Dev, st.Ino); err != nil {
-		return fmt.Errorf("socket %s: nobody listens on it, but it cannot be replaced: %w", at.path, err)
+		return fmt.Errorf("socket %s: no process listens on it, but it cannot be replaced: %w", at.path, err)
 	}
 	return nil
 }
@@ -267,7 +267,7 @@ func lockDir(at *dirEntry) (unlock func()) {
 // CheckPath returns an error if path is too long for a socket's address.
 func CheckPath(path string) error {
 	if len(path) > maxPath {
-		return fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a shorter one", path, len(path), maxPath)
+		return fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a shorter path", path, len(path), maxPath)
 	}
 	return nil
 }

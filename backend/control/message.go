@@ -171,7 +171,7 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 		}{value, id})
 		switch {
 		case err != nil:
-			failure = errorf("reply cannot be written as JSON: %v", err)
+			failure = errorf("reply cannot be encoded as JSON: %v", err)
 		case len(line) > maxText:
 			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for less at once", len(line), maxText)
 		default:

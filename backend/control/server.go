@@ -171,7 +171,7 @@ func (s *Server) accept(l *Listener) {
 			continue
 		}
 		// Probably EMFILE; the client stays in the backlog.
-		s.opts.Log.Warn("control socket cannot accept", "socket", l.Path(), "err", err)
+		s.opts.Log.Warn("cannot accept on control socket", "socket", l.Path(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -184,10 +184,10 @@ func (s *Server) accept(l *Listener) {
 func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
 	if err == nil && l.checkPeers && !peer.Owner() && !peer.inGroup(conn, l.gid) {
-		err = fmt.Errorf("%s was open to more users in the process before: user %d is not of the group that may connect now", l.Path(), peer.UID)
+		err = fmt.Errorf("%s was open to more users in the former process: user %d is not in the group that may connect now", l.Path(), peer.UID)
 	}
 	if err != nil { // an unknown peer must not count as root
-		s.opts.Log.Warn("control client turned away", "err", err)
+		s.opts.Log.Warn("control client refused", "err", err)
 		conn.Close()
 		return
 	}
@@ -200,7 +200,7 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	if n := s.countLike(peer); n >= s.opts.MaxClients {
 		if !s.refusalLogged {
 			s.refusalLogged = true
-			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
+			s.opts.Log.Warn("control clients refused: too many", "connected", n, "max", s.opts.MaxClients)
 		}
 		// Does not block: the buffer of a new socket is empty.
 		line, _ := encodeReply(nil, nil, errorf("%d clients are connected and no more are allowed: end one of them", n))
@@ -246,7 +246,7 @@ func (s *Server) Emit(event string, data any) {
 		raw, err = json.Marshal(data)
 	}
 	if err != nil {
-		s.opts.Log.Error("event cannot be written as JSON", "event", event, "err", err)
+		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
 		return
 	}
 	s.mu.Lock()
@@ -254,12 +254,12 @@ func (s *Server) Emit(event string, data any) {
 	// Under the lock, so that timestamps never go back within a stream.
 	s.event = appendEvent(s.event[:0], name, raw, time.Now())
 	if len(s.event) > maxText {
-		s.opts.Log.Error("event is too long to be sent", "event", event, "bytes", len(s.event), "max", maxText)
+		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event), "max", maxText)
 		return
 	}
 	for c := range s.sessions {
 		if c.events && !c.out.tryPut(s.event) {
-			s.opts.Log.Warn("control client does not read and is closed", "unread_max", s.opts.MaxQueue)
+			s.opts.Log.Warn("control client does not read: disconnected", "unread_max", s.opts.MaxQueue)
 			c.abort()
 		}
 	}

@@ -306,7 +306,7 @@ func (c *session) write() {
 		}
 		if _, err := c.conn.Write(lines); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.srv.opts.Log.Warn("control client does not read and is closed", "err", err)
+				c.srv.opts.Log.Warn("control client does not read: disconnected", "err", err)
 			}
 			c.abort()
 			return

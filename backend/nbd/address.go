@@ -165,7 +165,7 @@ func (a Address) listen(group string) (net.Listener, Address, error) {
 	case "vsock":
 		l, err := vsock.ListenContextID(a.CID, a.Port, nil)
 		if err != nil {
-			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, and CID %d this machine's?)", err, a.CID)
+			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, and is %d a CID of this machine?)", err, a.CID)
 		}
 		a.Port = l.Addr().(*vsock.Addr).Port
 		return l, a, nil

@@ -44,7 +44,7 @@ func (s *Server) accept(l *listener) {
 			return
 		default:
 		}
-		s.log.warn("NBD socket cannot accept", "socket", l.addr.String(), "err", err)
+		s.log.warn("cannot accept on NBD socket", "socket", l.addr.String(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -68,7 +68,7 @@ func (s *Server) admit(conn net.Conn, at Address) {
 		return
 	default:
 	}
-	s.log.warn("NBD client turned away: too many are connected", "client", from, "max", s.opts.Connections)
+	s.log.warn("NBD client refused: too many connections", "client", from, "max", s.opts.Connections)
 }
 
 // addClient starts c's goroutine; false: there are too many clients.
@@ -117,7 +117,7 @@ func (s *Server) serve(c *client) {
 	// A panic in the library must not end a process that serves guests.
 	defer func() {
 		if p := recover(); p != nil {
-			s.opts.Log.Error("NBD client's goroutine panicked", "client", c.from, "panic", p, "stack", string(debug.Stack()))
+			s.opts.Log.Error("panic in NBD client's goroutine", "client", c.from, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	g := newGuard(s, c)
@@ -169,7 +169,7 @@ func (s *Server) report(c *client, g *guard, err error) {
 	case g.established():
 		s.log.info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
 	default:
-		s.opts.Log.Debug("NBD client left during the handshake", "client", c.from)
+		s.opts.Log.Debug("NBD client disconnected during the handshake", "client", c.from)
 	}
 }
 

@@ -40,7 +40,7 @@ func (l *limitedLog) allow() bool {
 	defer l.mu.Unlock()
 	if now := time.Now(); now.Sub(l.since) >= logWindow {
 		if l.dropped > 0 {
-			l.log.Warn("NBD log lines left out", "lines", l.dropped)
+			l.log.Warn("NBD log lines suppressed", "lines", l.dropped)
 		}
 		l.since, l.lines, l.dropped = now, 0, 0
 	}

@@ -92,7 +92,7 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if uerr := removeChardev(uctx, r, plugged.Chardev); uerr != nil {
-		err = errors.Join(err, fmt.Errorf("and what was begun could not be undone: %w: \"cowblk detach\" does when QEMU answers again", uerr))
+		err = errors.Join(err, fmt.Errorf("and the incomplete change could not be undone: %w: run \"cowblk detach\" when QEMU answers again", uerr))
 	}
 	return nil, err
 }
@@ -185,7 +185,7 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 			case e.Event == "DEVICE_DELETED":
 				return nil
 			default:
-				return fmt.Errorf("the guest refuses to give device %q back: is it in use there? unmount it and try again", id)
+				return fmt.Errorf("the guest refuses to release device %q: is it in use there? unmount it and try again", id)
 			}
 		case <-ticker.C:
 			// An error comes from the connection, which is restored.
@@ -193,8 +193,8 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 				return nil
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("the guest has not given device %q back: it was asked to, and still can; "+
-				"it must run a system that knows hot-plugging: try again when it does, or after a reset: %w", id, ctx.Err())
+			return fmt.Errorf("the guest has not released device %q: the request stands, and it still can; "+
+				"it must run a system that supports hot-plugging: try again when it does, or after a reset: %w", id, ctx.Err())
 		}
 	}
 }

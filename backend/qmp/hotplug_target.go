@@ -127,7 +127,7 @@ func (t *target) checkMemory(ctx context.Context) error {
 	return nil
 }
 
-const shareAdvice = "vhost-user needs it to be, and that is decided when QEMU starts: " +
+const shareAdvice = "vhost-user needs shared memory, which is configured when QEMU starts: " +
 	"-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine q35,memory-backend=mem " +
 	"(libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)"
 
@@ -162,7 +162,7 @@ func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 	if len(used) > 0 {
 		found = "in use are " + strings.Join(used, ", ")
 	}
-	return "", fmt.Errorf("QEMU has no free PCIe root port with an id: %s: a disk that is plugged in needs one of its own, and they are made when QEMU starts: "+
+	return "", fmt.Errorf("QEMU has no free PCIe root port with an id: %s: each hot-plugged disk needs its own port, and ports are created when QEMU starts: "+
 		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each (libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
 }
 

@@ -74,7 +74,7 @@ func goneIfRefused(instance string, err error) error {
 func unlessGone(instance string, forceThaw func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if _, gone := processState(instance); gone {
-			return fmt.Errorf("%w: process %s is no more", ErrGone, strings.TrimPrefix(instance, instancePID))
+			return fmt.Errorf("%w: process %s has ended", ErrGone, strings.TrimPrefix(instance, instancePID))
 		}
 		return forceThaw(ctx)
 	}

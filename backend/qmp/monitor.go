@@ -99,7 +99,7 @@ func (m *Monitor) loop(ctx context.Context) {
 		// Repeated errors are logged once.
 		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
 			lastLogged = text
-			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address.String(), "err", err)
+			m.opts.Log.Warn("no connection to QEMU's monitor, retrying", "address", m.opts.Address.String(), "err", err)
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -238,7 +238,7 @@ func (m *Monitor) deliver(e qmp.Event) {
 		case s.ch <- e:
 		default:
 			if s.lost++; s.lost == 1 {
-				m.opts.Log.Warn("events of QEMU are dropped, nobody takes them", "event", e.Event, "queue", cap(s.ch))
+				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read", "event", e.Event, "queue", cap(s.ch))
 			}
 		}
 	}

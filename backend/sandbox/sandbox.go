@@ -111,7 +111,7 @@ func missing(abi int, r *Rules) (list []string) {
 	for _, m := range []struct {
 		abi  int
 		what string
-	}{{3, "cutting files short"}, {4, "connecting to TCP ports"}, {6, "signals"}} {
+	}{{3, "truncating files"}, {4, "connecting to TCP ports"}, {6, "signals"}} {
 		if abi < m.abi {
 			list = append(list, m.what)
 		}

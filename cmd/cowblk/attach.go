@@ -27,14 +27,14 @@ func newAttach(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attach NAME --qmp ADDRESS",
 		Short: "Plug a served disk into a running QEMU",
-		Long: `Plug a disk that "cowblk serve" serves into a QEMU that runs already. QEMU must have been started
-with shared memory (as "cowblk qemu-args" has it) and, on the q35 machine, with a root port that is
-still free for each disk to come: -device pcie-root-port,id=port1,chassis=1. The guest's memory and
-the ports cannot be changed later. After a failure nothing is left in QEMU.
+		Long: `Hot-plug a served disk into a running QEMU. QEMU must have been started with shared memory (see
+"cowblk qemu-args") and, on the q35 machine, with a free root port for each disk to be attached:
+-device pcie-root-port,id=port1,chassis=1. Memory and ports cannot be changed later. After a failure
+nothing is left in QEMU.
 
-A disk that is attached here connects anew by itself when "cowblk serve" is restarted. One that libvirt
-has plugged in (virsh attach-device) does not, for its chardev has no reconnect: detach it and attach it
-here. "cowblk info NAME" says which kind is connected.`,
+An attached disk reconnects when "cowblk serve" is restarted. A disk that libvirt has plugged in (virsh
+attach-device) does not, because its chardev has no reconnect: detach it and attach it with this
+command. "cowblk info NAME" shows which kind is connected.`,
 		Example: `  cowblk attach vm1-data --qmp unix:/run/vm1.qmp
   cowblk attach vm1-data --qmp unix:/run/vm1.qmp --bus port3 --queues 4`,
 		Args:              exactArgs("NAME"),
@@ -62,10 +62,10 @@ func newDetach(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "detach NAME --qmp ADDRESS",
 		Short: "Take a disk away from a running QEMU",
-		Long: `Ask the guest to give a disk back, wait until it has, and remove the disk from QEMU. A guest gives
-back what it does not use: unmount file systems first. One that has not answered in time still can;
-the command may then be repeated. Disks that QEMU was started with can be taken away too, if they are
-on a root port of their own.`,
+		Long: `Request the disk from the guest, wait until the guest has released it, and remove it from QEMU. A guest
+releases only a disk that is not in use: unmount its file systems first. If the guest does not answer
+in time, it still can; repeat the command. Disks that QEMU was started with can be detached, too, if
+they have a root port of their own.`,
 		Example:           `  cowblk detach vm1-data --qmp unix:/run/vm1.qmp --timeout 1m`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
@@ -93,7 +93,7 @@ func (o *plugOptions) register(cmd *cobra.Command, limit string) {
 // does.
 func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 	if o.timeout <= 0 {
-		return nil, usagef("--timeout %s: expected more than nothing", o.timeout)
+		return nil, usagef("--timeout %s: expected a time above 0", o.timeout)
 	}
 	if o.args.QMP == "" {
 		return nil, usagef("--qmp is missing: the address of QEMU's monitor, unix:PATH (QEMU's -qmp unix:PATH,server=on,wait=off)")
@@ -167,7 +167,7 @@ func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command
 	defer cancel()
 	err = c.Run(limited, command, o.args, out)
 	if err != nil && ctx.Err() != nil {
-		return interruptedf("whether QEMU has done it is not known: repeat the command to see")
+		return interruptedf("it is not known whether QEMU has done it: repeat the command to find out")
 	}
 	return err
 }

@@ -77,7 +77,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 	_, events := dialControl(t, dir, "a")
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 	for range 2 {
-		expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not given device \"disk-a\" back", "try again")
+		expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not released device \"disk-a\"", "try again")
 	}
 	// A reset removes the device while detach waits.
 	reset := make(chan struct{})

@@ -34,23 +34,24 @@ func (c checkStatus) Error() string {
 
 func (c checkStatus) Unwrap() error { return c.err }
 
-const checkLong = `Check images and disks, or without a NAME everything in the store: manifests, the layers' headers, maps
-and lengths, how they lie on each other, the images and files below, tags, and what interrupted commands
-have left behind. Nothing is changed without --repair.
+const checkLong = `Check images and disks, or without a NAME everything in the store: manifests, headers, maps and lengths
+of layers, their order, images and bases, tags, and the remains of interrupted commands. Nothing is
+changed without --repair.
 
-A disk that is being served is not disturbed: its sealed layers are checked, its head is not. Whether
-two disks name one head, as a copied directory does, comes out only where both are checked.
+A served disk is not disturbed: its sealed layers are checked, its head is not. A head that two disks
+share, as after copying a directory, is found only if both disks are checked.
 
---repair puts right what can be put right without guessing, says what it did, and may be repeated. It
-does not touch contents: a checksum or a count proves what a header or a map was, or nobody can miss
-what is removed. What cannot be repaired stays, and the disk stays refused.
+--repair repairs what can be repaired without guessing, reports it, and may be repeated. It does not
+change data: a checksum or a count proves the former state of a header or map, and only unused files
+are removed. A problem that cannot be repaired stays, and the disk is still refused.
 
-  --fast   read the maps only of disks that were not closed in order (a crash): the rest by its headers
-  --full   also read all data, compare that of sealed layers with its checksums, and images with their digest: chunk-sha256,
-           or sha256 where an earlier version imported them. Without it only images whose file was touched
+  --fast   read maps only of disks that were not closed in order (a crash), and headers of the others
+  --full   also read all data: compare sealed layers with their checksums, and images with their digest
+           (chunk-sha256, or sha256 if an earlier version imported them); without --full, only images
+           whose file was modified are read
 
-Exit codes: 0 nothing is wrong, 1 something was and is repaired, 4 something is left, 8 something could
-not be checked (input or output error, no permission); 2, 3 and 130 as of every command.`
+Exit codes: 0 no problem, 1 all problems were repaired, 4 problems are left, 8 something could not be
+checked (input or output error, no permission); 2, 3 and 130 as for every command.`
 
 func newCheck(a *app) *cobra.Command {
 	var o store.CheckOptions
@@ -58,7 +59,7 @@ func newCheck(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "check [NAME...]",
 		Aliases:           []string{"fsck"},
-		Short:             "Find what is damaged or left over, and repair it",
+		Short:             "Find damage and remains of interrupted commands, and repair them",
 		Long:              checkLong,
 		Example:           "  cowblk check\n  cowblk check vm1 --repair\n  cowblk check --full --json | jq '.checked[] | select(.problems != [])'",
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
@@ -96,7 +97,7 @@ func newCheck(a *app) *cobra.Command {
 				return checkStatus{checkFailed, err} // the other codes require that the report has been read
 			}
 			if interrupted {
-				return interruptedf("the check is incomplete; %s repaired until then", countText(int64(r.Repaired), "problem"))
+				return interruptedf("the check is incomplete; %s repaired so far", countText(int64(r.Repaired), "problem"))
 			}
 			return checkOutcome(r)
 		},

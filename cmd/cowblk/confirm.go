@@ -11,7 +11,7 @@ import (
 // is never taken for an answer. When ctx ends, confirm returns its error.
 func (a *app) confirm(ctx context.Context, question string) error {
 	if !a.terminal(a.in) || !a.terminal(a.err) {
-		return unconfirmedf("%s\nthere is no terminal to ask on: --yes confirms", question)
+		return unconfirmedf("%s\nno terminal to ask on: --yes confirms", question)
 	}
 	fmt.Fprintf(a.err, "%s [y/N] ", question)
 	answer := make(chan string, 1)

@@ -23,17 +23,17 @@ type dataFlags struct {
 	loseUnflushed, keepUnflushed, dropUnflushed bool
 }
 
-const forceShareHelp = "use a base in place although somebody else holds a lock on it: it must not change\nmeanwhile. Its fingerprint, size and time are still checked"
+const forceShareHelp = "use a base in place although another process holds a lock on it: it must not change\nmeanwhile. Its fingerprint, size and time are still checked"
 
 func (f *dataFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.TextVar(&f.cache, "cache", backend.Cache{}, "`MODE` as QEMU's cache= has it: writeback; writethrough: every write is durable\nwhen it completes; none: past this machine's page cache; directsync: both")
 	fl.BoolVar(&f.withoutFlush, "writeback-without-flush", false, "keep the write cache on for a driver that does not negotiate VIRTIO_BLK_F_FLUSH, such as\nSPDK's initiator; otherwise each of its writes is durable when it completes")
-	fl.DurationVar(&f.flushInterval, "flush-interval", cow.DefaultFlushInterval, "flush a disk by itself when a write has waited for a flush for so long (`TIME`, 100ms to 24h; 0: never)")
-	fl.DurationVar(&f.poll, "poll", backend.DefaultPoll, "an idle queue may look for requests so long before it sleeps (`TIME`; 0: never)")
-	fl.BoolVar(&f.loseUnflushed, "lose-unflushed", false, "where no directory in memory (tmpfs) is to be had: if this process is killed, lose what\nguests have written and not flushed, instead of flushing each first write of a block")
-	fl.BoolVar(&f.dropUnflushed, "drop-unflushed", false, "open a disk whose process was killed as after a power cut, without what its guest had\nwritten and not flushed")
-	fl.BoolVar(&f.keepUnflushed, "keep-unflushed", false, "open a disk whose process was killed with what its guest had not flushed, although the\nowner, mode or names of its files were changed since")
+	fl.DurationVar(&f.flushInterval, "flush-interval", cow.DefaultFlushInterval, "flush a disk when a write has been unflushed for `TIME` (100ms to 24h; 0: never)")
+	fl.DurationVar(&f.poll, "poll", backend.DefaultPoll, "an idle queue may poll for requests for at most `TIME` before it sleeps (0: never)")
+	fl.BoolVar(&f.loseUnflushed, "lose-unflushed", false, "if there is no directory in memory (tmpfs): lose unflushed writes of guests when this process\nis killed, instead of flushing each first write of a block")
+	fl.BoolVar(&f.dropUnflushed, "drop-unflushed", false, "open a disk whose process was killed as after a power cut, without unflushed writes of\nits guest")
+	fl.BoolVar(&f.keepUnflushed, "keep-unflushed", false, "open a disk whose process was killed with the unflushed writes of its guest, although the\nowner, mode or names of its files have changed")
 	fl.BoolVar(&f.forceShare, "force-share", false, forceShareHelp)
 	_ = cmd.RegisterFlagCompletionFunc("cache", cobra.FixedCompletions(
 		[]cobra.Completion{"writeback", "writethrough", "none", "directsync"}, cobra.ShellCompDirectiveNoFileComp))
@@ -50,7 +50,7 @@ func (f *dataFlags) check(command string) error {
 		return usagef("%s: --flush-interval %v: expected a time from %v to %v, or 0 for never", command, f.flushInterval, cow.MinFlushInterval, cow.MaxFlushInterval)
 	}
 	if f.withoutFlush && f.cache.WriteThrough {
-		return usagef("%s: --writeback-without-flush and --cache %s exclude each other: the one keeps the write cache on, the other has none", command, f.cache)
+		return usagef("%s: --writeback-without-flush and --cache %s exclude each other: the first keeps the write cache on, the second has none", command, f.cache)
 	}
 	return nil
 }

@@ -9,10 +9,10 @@ import (
 )
 
 // errEmpty is the error of an option or variable that is set to the empty string.
-var errEmpty = errors.New("expected a value, found the empty string, as of a variable that is not set: leave it out for the default")
+var errEmpty = errors.New("expected a value, found the empty string, perhaps of a variable that is not set: leave it out for the default")
 
 // errEmptyRequired is errEmpty for an option that has no default.
-var errEmptyRequired = errors.New("expected a value, found the empty string, as of a variable that is not set; it is needed and has no default")
+var errEmptyRequired = errors.New("expected a value, found the empty string, perhaps of a variable that is not set; it is required and has no default")
 
 // noDefault is the annotation of options that have no default.
 const noDefault = "needed"

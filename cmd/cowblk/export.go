@@ -39,21 +39,21 @@ func newExport(a *app) *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
 		Use:   "export NAME[@TAG]... --listen ADDRESS",
-		Short: "Offer tags for reading over NBD: backups while the guest runs",
-		Long: `Offer tags, or stopped disks, for reading over NBD (Network Block Device), in the foreground, until
-SIGTERM or Ctrl-C. It prints the URIs that NBD clients take: nbdinfo, nbdcopy, qemu-img and others.
+		Short: "Export tags read-only over NBD: backups while the guest runs",
+		Long: `Export tags, or stopped disks, read-only over NBD (Network Block Device), in the foreground, until
+SIGTERM or Ctrl-C. The command prints URIs for NBD clients: nbdinfo, nbdcopy, qemu-img and others.
 
-A tag can be read while its disk is served, promoted or even removed. A disk without a tag has to be
+A tag can be read while its disk is served, promoted or even removed. A disk without a tag must be
 stopped, and cannot be started until the export ends.
 
 ADDRESS is one of these, and --listen may be given several times:
   unix:PATH         a UNIX socket, mode 0600; --socket-group lets a group connect too
-  tcp:PORT          a TCP port on the loopback interface, 127.0.0.1; port 0 takes a free one
-  tcp:HOST:PORT     a TCP port elsewhere; an IPv6 address goes into brackets, 0.0.0.0 is everywhere
-  vsock:CID:PORT    a port for guests of this machine (AF_VSOCK); the CID "any" is all of this machine's
+  tcp:PORT          a TCP port on the loopback interface, 127.0.0.1; 0: any free port
+  tcp:HOST:PORT     a TCP port on another address; IPv6 addresses in brackets, 0.0.0.0: all addresses
+  vsock:CID:PORT    a port for guests of this machine (AF_VSOCK); CID "any": all CIDs of this machine
 
-NBD has neither encryption nor authentication here: whoever can connect to a TCP or vsock port can read
-everything that is exported. Through a network, use a tunnel, such as ssh -L, to a port on 127.0.0.1.`,
+NBD has neither encryption nor authentication here: anyone who can connect to a TCP or vsock port can
+read all exports. Over a network, use a tunnel, such as ssh -L, to a port on 127.0.0.1.`,
 		Example: `  cowblk promote vm1 --tag monday
   cowblk export vm1@monday --listen unix:/tmp/vm1.nbd
   nbdcopy 'nbd+unix:///vm1@monday?socket=/tmp/vm1.nbd' backup.raw
@@ -80,7 +80,7 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 
 func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Address, err error) {
 	if len(f.listen) == 0 {
-		return nil, nil, usagef("export: --listen is missing: where clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
+		return nil, nil, usagef("export: --listen is missing: the address that clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
 	}
 	for _, l := range f.listen {
 		at, err := nbd.ParseAddress(l)
@@ -136,14 +136,14 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 			return err
 		}
 		if reachable(bound) {
-			log.Warn("everybody who can reach this port can read all exports: NBD has neither encryption nor authentication here", "address", bound.String())
+			log.Warn("anyone who can reach this port can read all exports: NBD has neither encryption nor authentication here", "address", bound.String())
 		}
 	}
 	if err := a.printExports(server); err != nil {
 		return err
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		log.Warn("systemd was not told that the exports are ready", "err", err)
+		log.Warn("cannot notify systemd of readiness", "err", err)
 	}
 	<-ctx.Done()
 	log.Info("stopping")

@@ -23,7 +23,7 @@ func (g *guestOptions) register(cmd *cobra.Command) {
 	f.Lookup("memory").DefValue = "2G"
 	f.UintVar(&g.vcpus, "vcpus", 2, "`NUMBER` of virtual CPUs")
 	f.UintVar(&g.queues, "queues", 0, "`NUMBER` of request queues of the disk (default: one for each vCPU)")
-	f.StringVar(&g.socket, "socket-path", "", "`PATH` of the socket, if serve was given another")
+	f.StringVar(&g.socket, "socket-path", "", "`PATH` of the socket, if serve has --socket-path")
 	_ = cmd.MarkFlagFilename("socket-path")
 }
 

@@ -23,12 +23,12 @@ type hookFlags struct {
 
 func (f *hookFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.qmp, "qmp", "", "`ADDRESS` of the monitor of the guest's QEMU: unix:PATH; it is no one else's to use then")
+	fl.StringVar(&f.qmp, "qmp", "", "`ADDRESS` of the monitor of the guest's QEMU: unix:PATH; no other program can use it then")
 	fl.StringSliceVar(&f.events, "promote-on", nil, "promote all disks when QEMU reports one of these `EVENTS`: SHUTDOWN,RESET,GUEST_PANICKED,STOP,...")
 	fl.IntVar(&f.maxTags, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
-	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "events that follow one so closely make no tag of their own")
+	fl.DurationVar(&f.interval, "promote-min-interval", backend.DefaultHookInterval, "an event sooner after another one makes no tag")
 	fl.StringVar(&f.spaceLow, "space-low", backend.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
-	fl.StringVar(&f.onENOSPC, "on-enospc", "", "what becomes of writes that find no space: they fail (error), or wait until there\nis some, the guest paused meanwhile (pause; default with --qmp or --libvirt)")
+	fl.StringVar(&f.onENOSPC, "on-enospc", "", "writes that find no space fail (error), or wait for space while the guest is\npaused (pause; default with --qmp or --libvirt)")
 	fl.StringVar(&f.libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, to pause it through: qemu:///system")
 	fl.StringVar(&f.domain, "domain", "", "`NAME` of the guest in libvirt")
 	_ = cmd.RegisterFlagCompletionFunc("on-enospc", cobra.FixedCompletions([]cobra.Completion{"pause", "error"}, cobra.ShellCompDirectiveNoFileComp))
@@ -48,7 +48,7 @@ func (f *hookFlags) options() (o backend.HookOptions, space backend.Threshold, e
 	case f.maxTags < 0:
 		return o, space, usagef("serve: --keep %d: expected a number of tags, 0 for any", f.maxTags)
 	case f.interval < 0:
-		return o, space, usagef("serve: --promote-min-interval %s: expected more than nothing", f.interval)
+		return o, space, usagef("serve: --promote-min-interval %s: expected a time above 0", f.interval)
 	}
 	if f.qmp != "" {
 		a, err := qmp.ParseAddress(f.qmp)

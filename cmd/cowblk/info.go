@@ -49,8 +49,8 @@ func newInfo(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "info NAME[@TAG]",
 		Short: "Show everything about an image, a disk or a tag",
-		Long: `Show everything about an image, a disk or a tag. Which other disks use a disk's layers is told
-with --users: every disk of the store is looked at for that.`,
+		Long: `Show everything about an image, a disk or a tag. --users also names the other disks that use a disk's
+layers, which reads the manifest of every disk in the store.`,
 		Example:           "  cowblk info vm1\n  cowblk info vm1@configured\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r '.\"chunk-sha256\"'",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames, tagNames),

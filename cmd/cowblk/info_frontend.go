@@ -18,7 +18,7 @@ func frontEndRows(l *backend.DiskInfo, socket string) (rows [][]string) {
 		rows = append(rows, []string{"front-end", frontEndText(f) + reconnectText(f.PID, socket)})
 	}
 	if f := l.Waiting; f != nil {
-		rows = append(rows, []string{"waiting", frontEndText(f) + ", until the front-end goes"})
+		rows = append(rows, []string{"waiting", frontEndText(f) + ", until the front-end disconnects"})
 	}
 	return rows
 }

@@ -38,14 +38,13 @@ func newList(a *app) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List images and disks",
-		Long: `List images and disks. OWNS is what an image takes on the file system, and how much a
-disk's head has of its own: what the guest wrote since the disk was created or promoted.
-Of a disk that is being served the process says how much; where it does not answer, what is
-durable in the files is counted and shown as "≥" (with --json, owns-from: process, header
-or map).
+		Long: `List images and disks. OWNS is the space that an image uses on the file system, or the amount of
+data in a disk's head: what the guest wrote since the disk was created or promoted. The value
+for a served disk comes from its process; if that does not answer, it is the durable part in the
+files, shown as "≥" (with --json, owns-from: process, header or map).
 
-On a terminal that is too narrow names are shortened and columns left out; "cowblk info NAME"
-shows all. Anything else that reads the table gets all of it.`,
+On a narrow terminal names are shortened and columns omitted; "cowblk info NAME" shows everything.
+Other outputs get the complete table.`,
 		Example:           "  cowblk list\n  cowblk list --json | jq -r '.[] | select(.kind == \"disk\").name'",
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -31,7 +31,7 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	case o.err == nil:
 		return err
 	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()]:
-		return fmt.Errorf("%w\n%s has done what it was asked for: only its output is lost", outputError(o.err), cmd.CommandPath())
+		return fmt.Errorf("%w\n%s has succeeded: only its output is lost", outputError(o.err), cmd.CommandPath())
 	case errors.Is(err, o.err):
 		return err
 	}

@@ -26,17 +26,18 @@ func newPromote(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote NAME... [--tag TAG]",
 		Short: "Seal a disk's head under a tag and put a new head on top, also while its guest runs",
-		Long: `Seal a disk's head: what the disk holds now gets a name, never changes again, and other disks can
-be created from it. A new, empty head goes on top. Nothing is copied. A guest that runs goes on: the
-change is one moment's, whatever the disk's size and depth. Several disks of one process are cut at
-the same moment, all of them or none.
+		Long: `Seal a disk's head: the present content of the disk gets a name, never changes again, and can be the
+base of other disks. A new, empty head is put on top. Nothing is copied. A running guest continues: the
+heads are swapped in an instant, whatever the disk's size and depth. Several disks of one process are
+promoted at the same instant, all of them or none.
 
-What a running guest has not written yet is not in the tag. --quiesce says how to make it hold still:
-  none   not at all; the tag is what a power cut would leave (default)
+Data that a running guest has not written yet is not in the tag. --quiesce selects how the guest is
+quiesced:
+  none   not at all; the tag is crash-consistent (default)
   guest  its file systems are frozen and thawed through qemu-ga: --agent, or --libvirt and --domain
   pause  its processors are stopped and continued, if they were running: --qmp, or --libvirt and --domain
 
-Whatever goes wrong, the guest is thawed and continued, and runs on the old head or the new one.`,
+After any failure the guest is thawed and continued, and runs on the old head or the new one.`,
 		Example: `  cowblk promote vm1 --tag before-upgrade
   cowblk create vm2 --from vm1@before-upgrade
   cowblk promote vm1 vm1-data --quiesce guest --agent unix:/run/vm1-qga.sock
@@ -54,7 +55,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 			path, err := controlSocketOf(s, args)
 			var apart *notOneProcessError
 			if errors.As(err, &apart) {
-				return fmt.Errorf("%w, so that they cannot be cut at one moment: promote them one by one, or serve them together", err)
+				return fmt.Errorf("%w, so they cannot be promoted at one moment: promote them one by one, or serve them from one process", err)
 			}
 			if err != nil {
 				return err
@@ -67,12 +68,12 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.tag, "tag", "", "`TAG` of the sealed layer (default: the time, as 20061127T120000Z)")
-	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone, "how the guest is made to hold still: none, guest or pause")
+	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone, "how the guest is quiesced: none, guest or pause")
 	f.StringVar(&o.spec.QMP, "qmp", "", "`ADDRESS` of QEMU's monitor: unix:PATH")
 	f.StringVar(&o.spec.Agent, "agent", "", "`ADDRESS` of the guest agent: unix:PATH or vsock:CID:PORT")
 	f.StringVar(&o.spec.Libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, such as qemu:///system")
 	f.StringVar(&o.spec.Domain, "domain", "", "`NAME` of the guest in libvirt")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long freezing, and how long thawing may take")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit of freezing, and of thawing")
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(
 		[]cobra.Completion{qmp.QuiesceNone, qmp.QuiesceGuest, qmp.QuiescePause}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -82,10 +83,10 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 // which would have no effect.
 func (o *promoteOptions) check(explicit bool) error {
 	if err := o.spec.Check(); err != nil && !explicit {
-		return usagef("promote: %w\na tag of a guest that is not quiesced: --quiesce none", err)
+		return usagef("promote: %w\nfor a tag without quiescing the guest: --quiesce none", err)
 	}
 	if o.timeout <= 0 {
-		return usagef("promote: --timeout %s: expected more than nothing", o.timeout)
+		return usagef("promote: --timeout %s: expected a time above 0", o.timeout)
 	}
 	if !o.spec.Active() {
 		return nil
@@ -167,19 +168,19 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
 		if ctx.Err() != nil {
 			// The daemon cancels what is not done yet and thaws the guest.
-			return interruptedf("the process that serves the disks may have promoted them before: %s shows their tags", a.command("info", names[0]))
+			return interruptedf("the process that serves the disks may have promoted them already: %s shows their tags", a.command("info", names[0]))
 		}
 		var answered *control.Error
 		if !errors.As(err, &answered) && o.spec.Active() {
-			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, %s says which: %w", a.command("info", names[0]), err), o.thaw())
+			err = errors.Join(fmt.Errorf("the daemon ended: the disks are on the old heads or on the new ones, %s shows which: %w", a.command("info", names[0]), err), o.thaw())
 		}
 		return fmt.Errorf("promote: %w", err)
 	}
 	for _, d := range p.Disks {
-		a.printf("%s@%s is cut; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
+		a.printf("%s@%s is tagged; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
 	}
 	if p.HeldTime > 0 {
-		a.printf("the guest held still for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
+		a.printf("the guest was quiesced for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
 	}
 	if a.json {
 		return a.printJSON(p)

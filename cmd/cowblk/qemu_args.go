@@ -15,15 +15,15 @@ func newQEMUArgs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "qemu-args NAME...",
 		Short: "Print the QEMU arguments that attach disks",
-		Long: `Print the arguments that make QEMU 7.2 or later use disks that "cowblk serve" serves:
-shared memory, a socket that reconnects when cowblk is restarted, and the device.
-They come on one line, quoted, to be pasted, or put in place with $(...) where no path holds a
-blank or a character that a shell changes: the shell takes quotes that come from there for
-letters. eval "qemu-system-x86_64 ... $(cowblk qemu-args vm1)" works for all. Give QEMU no
-other memory options; add what else the guest needs.
+		Long: `Print the arguments with which QEMU 7.2 or later uses served disks: shared memory, a socket
+that reconnects when cowblk is restarted, and the device. They are printed on one line, quoted
+for a shell, to be pasted. $(...) works only if no path contains a blank or a special character,
+because the shell does not interpret quotes in its result;
+eval "qemu-system-x86_64 ... $(cowblk qemu-args vm1)" always works. Give QEMU no other memory
+options; add whatever else the guest needs.
 
-QEMU 10.1 and later refuse "reconnect=1": give --reconnect-ms for them. QEMU 9.2 to 10.0 take
-both spellings, earlier ones only "reconnect=1".`,
+QEMU 10.1 and later need --reconnect-ms, because they refuse "reconnect=1". QEMU 9.2 to 10.0
+accept both, earlier versions only "reconnect=1".`,
 		Example: `  qemu-system-x86_64 -accel kvm -nographic $(cowblk qemu-args vm1)
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
   cowblk qemu-args vm1 --reconnect-ms

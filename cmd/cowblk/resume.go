@@ -15,15 +15,15 @@ func newResume(a *app) *cobra.Command {
 	forget := false
 	cmd := &cobra.Command{
 		Use:   "resume NAME...",
-		Short: "Let guests go on that wait for space, at once",
-		Long: `Let guests go on that wait for space on a full file system or quota ("cowblk serve --on-enospc pause").
-They do so by themselves, a moment after there is space again; this is for when that cannot be seen, as
-with a device that is thinly provisioned. If there still is none, they wait again.
+		Short: "Continue guests that wait for space, at once",
+		Long: `Continue guests that wait for space on a full file system or quota ("cowblk serve --on-enospc pause").
+They continue automatically soon after space is free; this command is for free space that cannot be
+detected, as on a thinly provisioned device. If there still is no space, they wait again.
 
-A process that was killed while it promoted a disk with --quiesce leaves a record of the guest that may
-be frozen or paused, and the next one lets that guest go on. A guest that is off or was restarted since
-needs nothing, and its record goes by itself. Where nobody can tell, --forget gives the record up, and
-does nothing to the guest: if it still runs, thaw or continue it (virsh domfsthaw, QEMU's cont).`,
+A process that was killed during a promotion with --quiesce leaves a record of the guest, which may be
+frozen or paused. The next process thaws that guest. If the guest is off or was restarted, the record is
+removed automatically. If its state cannot be determined, --forget removes the record without touching
+the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's cont).`,
 		Example:           "  cowblk resume vm1\n  cowblk resume --forget vm1",
 		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
@@ -61,7 +61,7 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&forget, "forget", false, "give up the record that the guest may be frozen or paused")
+	cmd.Flags().BoolVar(&forget, "forget", false, "remove the record that the guest may be frozen or paused")
 	return cmd
 }
 

@@ -18,16 +18,16 @@ func newRemove(a *app) *cobra.Command {
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
 		Short:   "Remove disks and images",
-		Long: `Remove disks and images, in the order given. Layers that other disks use stay; files and devices
-named by --base or --table are not touched. A disk that is being served is refused, and so is an
-image that disks lie on. A name that does not exist is refused before anything is removed.
+		Long: `Remove disks and images, in the given order. Layers that other disks use are kept; files and devices of
+--base or --table are not touched. A served disk is refused, and so is an image with disks on it. A name
+that does not exist is refused before anything is removed.
 
---damaged removes what is left of a disk whose manifest (disk.json) is missing or damaged, and nothing
-else: its name is free then. Which layers were its own cannot be said, so that all stay; "cowblk check"
-shows those that no disk names. A backup of the manifest would bring the disk back: after this, no more.
+--damaged removes the remains of a disk whose manifest (disk.json) is missing or damaged, and frees its
+name. All of its layers are kept, because it is unknown which of them other disks use; "cowblk check"
+shows layers that no disk uses. Before this, a backup of the manifest could restore the disk.
 
-On a terminal it asks before each; without one, --yes is needed. Nothing that comes through a pipe is
-taken for an answer. Interrupted between two, it says what was removed and what was not.`,
+On a terminal the command asks before each removal; otherwise --yes is needed. Input from a pipe never
+confirms. If it is interrupted, it reports what was removed and what was not.`,
 		Example:           "  cowblk rm vm1\n  cowblk rm --yes vm1 vm2 debian-12",
 		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
@@ -55,7 +55,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 		},
 	}
 	registerYes(cmd, &yes)
-	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove what is left of disks whose manifest is missing or damaged")
+	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove the remains of disks whose manifest is missing or damaged")
 	return cmd
 }
 

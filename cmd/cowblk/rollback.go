@@ -14,14 +14,13 @@ func newRollback(a *app) *cobra.Command {
 	var yes, discardTags bool
 	cmd := &cobra.Command{
 		Use:   "rollback NAME@TAG",
-		Short: "Take a stopped disk back to one of its tags",
-		Long: `Take a disk back to one of its tags: what the guest has written since is discarded, and a new, empty
-head goes on top of the tag. The disk must be stopped. Layers that other disks use stay for them. To
-look at a tag, or to go on from it without losing anything, make a new disk instead:
-cowblk create NEW --from NAME@TAG.
+		Short: "Return a stopped disk to one of its tags",
+		Long: `Return a disk to one of its tags: all later writes are discarded, and a new, empty head is put on the
+tag. The disk must be stopped. Layers that other disks use are kept. To inspect a tag, or to continue
+from it without losing anything, make a new disk instead: cowblk create NEW --from NAME@TAG.
 
-Tags made since would be lost, too: that needs --discard-tags, whatever else is given. On a terminal it
-asks first; without one, --yes is needed. Nothing that comes through a pipe is taken for an answer.`,
+Later tags would be lost, too, which always needs --discard-tags. On a terminal the command asks first;
+otherwise --yes is needed. Input from a pipe never confirms.`,
 		Example:           "  cowblk rollback vm1@before-upgrade\n  cowblk rollback vm1@monday --discard-tags",
 		Args:              exactArgs("NAME@TAG"),
 		ValidArgsFunction: a.complete(1, tagNames),

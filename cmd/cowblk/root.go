@@ -10,7 +10,7 @@ import (
 
 const rootLong = `cowblk serves disks made of copy-on-write layers to QEMU over vhost-user-blk.
 
-A store holds images and disks by name. A disk is a stack: an image (or any file or
+A store contains named images and disks. A disk is a stack: an image (or any file or
 block device) at the bottom, sealed layers that never change, and one writable head.`
 
 const rootExample = `  # an image, a disk on top of it, a guest: as easy as 1-2-3

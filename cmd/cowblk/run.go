@@ -37,15 +37,15 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run NAME [-- QEMU ARGS...]",
 		Short: "Boot a guest from a disk: serve it and run QEMU, console attached",
-		Long: `Serve a disk and run QEMU on it in the foreground, with the guest's serial console on this
-terminal. The disk boots by its own boot loader unless the QEMU arguments name a kernel. A disk that
-another process serves already is used from there.
+		Long: `Serve a disk and run QEMU on it in the foreground, with the guest's serial console on this terminal.
+The disk boots with its own boot loader unless the QEMU arguments name a kernel. If another process
+serves the disk, QEMU uses that process.
 
-QEMU arguments follow after "--" and are added as they are; with -display, -nographic or -serial among
-them, the console is left to you. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.
+Arguments after "--" are passed to QEMU unchanged. If they contain -display, -nographic or -serial, the
+console is not configured. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.
 
-QEMU and this process end together, whichever is killed. So do they when the disk is stopped with
-"cowblk stop". A --qemu that is a script has to exec QEMU; -daemonize is refused.`,
+QEMU and this process end together, also if either is killed or the disk is stopped with "cowblk stop".
+If --qemu is a script, it must exec QEMU; -daemonize is refused.`,
 		Example: `  cowblk run vm1
   cowblk run vm1 --memory 4G --vcpus 4 -- -nic user,hostfwd=tcp::2222-:22
   cowblk run vm1 -- -kernel vmlinuz -initrd initrd.img -append "root=/dev/vda console=ttyS0"`,
@@ -121,7 +121,7 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	case ctx.Err() != nil:
 		return nil // ended as requested
 	case served.alive.Err() != nil:
-		return fmt.Errorf("disk %q is served no longer: QEMU was ended", name)
+		return fmt.Errorf("disk %q is no longer served: QEMU was ended", name)
 	case err != nil:
 		return fmt.Errorf("QEMU (%s) for disk %q: %w", binary, name, err)
 	}

@@ -42,7 +42,7 @@ func (o *openDisk) waitForSpace(log *slog.Logger, end time.Time) {
 			logged = true
 			// From now on the first signal ends the process.
 			signal.Reset(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-			log.Error("a disk cannot be closed yet, because there is no space for its map: make some. After some time, or a signal, the process ends without that",
+			log.Error("no space to write a disk's map before closing it: make space. At the time limit, or at a signal, the process ends without it",
 				"disk", o.name, "waits", left.Round(time.Second), "then", unwrittenText(o.disk), "err", err)
 		}
 	}
@@ -61,8 +61,8 @@ func (o *openDisk) finish() error {
 // unwrittenText says which written data survives when a disk is closed without its map.
 func unwrittenText(d *cow.Disk) string {
 	if d.KeepsUnflushed() {
-		return "nothing is lost as long as this kernel runs and the file system stays mounted: the next process that serves the disk has all that was written. " +
+		return "nothing is lost while this kernel runs and the file system stays mounted: the next process that serves the disk has all written data. " +
 			"A power cut, a reboot or an unmount loses what was not flushed: make space before, serve the disk, stop it"
 	}
-	return "what the guest has written to new blocks and not flushed is lost (--lose-unflushed)"
+	return "unflushed writes of the guest to new blocks are lost (--lose-unflushed)"
 }

@@ -22,7 +22,7 @@ type sandboxFlags struct {
 }
 
 func (f *sandboxFlags) register(cmd *cobra.Command) {
-	cmd.Flags().TextVar(&f.mode, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or else do not start; off")
+	cmd.Flags().TextVar(&f.mode, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or fail; off")
 	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -42,7 +42,7 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 	if st != nil {
 		// Read before the confinement, for promotions.
 		if _, err := (vfs.OS{}).Boot(); err != nil {
-			log.Warn("this run of the kernel has no name: what guests do not flush is not kept if this process is killed", "err", err)
+			log.Warn("the kernel's boot ID cannot be read: unflushed writes are lost if this process is killed", "err", err)
 		}
 		var manifests []*store.Manifest
 		for _, o := range s.disks {
@@ -75,11 +75,11 @@ func (a *app) confine(s *serving, st *store.Store, f *sandboxFlags, log *slog.Lo
 	done, err := sandbox.Confine(f.mode, rules)
 	switch {
 	case errors.Is(err, sandbox.ErrUnsupported):
-		return fmt.Errorf("--sandbox require: %w: use another kernel, or --sandbox on, which does what this one can", err)
+		return fmt.Errorf("--sandbox require: %w: use another kernel, or --sandbox on, which applies what this one supports", err)
 	case err != nil:
 		return fmt.Errorf("--sandbox %s: %w", f.mode, err)
 	case done.ABI == 0:
-		log.Warn("the process is not confined, except that it gains no privileges", "reason", done.Reason)
+		log.Warn("the process is not confined, apart from no_new_privs", "reason", done.Reason)
 	default:
 		log.Info("confined to the store's files", "landlock", done.ABI, "not_denied_by_this_kernel", done.Missing)
 	}
@@ -92,7 +92,7 @@ func (f *sandboxFlags) explainer(st *store.Store) func(error) error {
 		if f.mode == sandbox.Off || !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
-		return fmt.Errorf("%w: this process is confined (serve --sandbox): it makes sockets in %s only, and outside of the store it reads what its own disks lie on",
+		return fmt.Errorf("%w: this process is confined (serve --sandbox): it can make sockets in %s only, and outside the store it can read only the bases of its disks",
 			err, st.RunDir())
 	}
 }

@@ -88,7 +88,7 @@ func (s *serving) findSockets(f *serveFlags, st *store.Store) (es endpoints, err
 func (f *serveFlags) socketOf(st *store.Store, name string) (path string, err error) {
 	switch path = f.socketPath; {
 	case path == "" && st == nil:
-		return "", usagef("serve: --socket-path is missing: where the socket of --blk-file lies")
+		return "", usagef("serve: --socket-path is missing: the path of the socket for --blk-file")
 	case path == "":
 		if path, err = st.Socket(name); err != nil {
 			return "", err
@@ -151,7 +151,7 @@ func listenInRunDir(st *store.Store, path string, listen func(path string) error
 	if oerr := listen(other); oerr != nil {
 		return path, errors.Join(err, oerr)
 	}
-	log.Warn("there is no room for a socket in the run directory, it was made in another one: a guest that expects it there has to be told, or to wait until there is room and the disk is served again",
+	log.Warn("no space for a socket in the run directory, so it was made in another one: give its path to the guest's QEMU, or make space and serve the disk again",
 		"expected", path, "socket", other, "err", err)
 	return other, nil
 }

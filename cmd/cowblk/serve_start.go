@@ -156,7 +156,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		h := backend.Held{Disk: o.name}
 		found, err := st.Note(o.name, &h.Spec)
 		if err != nil {
-			log.Error("a guest may have been left frozen or paused, and the note about it cannot be read", "disk", o.name, "err", err)
+			log.Error("the record of a quiesced guest cannot be read: the guest may still be frozen or paused", "disk", o.name, "err", err)
 		}
 		if found {
 			held = append(held, h)

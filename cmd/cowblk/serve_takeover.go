@@ -31,19 +31,19 @@ func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []stri
 	path, err := controlSocketOf(st, names)
 	var apart *notOneProcessError
 	if errors.As(err, &apart) {
-		return nil, fmt.Errorf("takeover: %w: one process takes over the disks of one; serve the others by a process of their own", err)
+		return nil, fmt.Errorf("takeover: %w: a process takes over the disks of one process; serve the others from another one", err)
 	}
 	if err != nil || path == "" {
 		return nil, err
 	}
 	for _, name := range names {
 		if err := st.Rehearse(ctx, name, f.data.cowOptions(log)); err != nil {
-			return nil, fmt.Errorf("takeover: the process that serves %q goes on: %w", names[0], err)
+			return nil, fmt.Errorf("takeover: the process that serves %q continues: %w", names[0], err)
 		}
 	}
 	offer, err := takeover.Request(ctx, path, names)
 	if errors.Is(err, control.ErrNoDaemon) || errors.Is(err, io.EOF) {
-		log.Warn("the process that served the disks has gone", "err", err)
+		log.Warn("the process that served the disks has ended", "err", err)
 		return nil, nil
 	}
 	if err != nil {
@@ -210,7 +210,7 @@ func (k *servedDisks) Reopen(ctx context.Context, name string) (*cow.Disk, error
 	o.disk, o.lock, o.manifest, o.close = reopened.disk, reopened.lock, reopened.manifest, reopened.close
 	k.names.set([]*store.Manifest{o.manifest})
 	if err := o.lock.SetServing(o.serving); err != nil {
-		k.log.Error("the disk is served again, but its lock does not say so", "disk", name, "err", err)
+		k.log.Error("the disk is served again, but its lock does not record it", "disk", name, "err", err)
 	}
 	return o.disk, nil
 }

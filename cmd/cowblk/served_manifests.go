@@ -29,7 +29,7 @@ func (n *servedManifests) Prepare(ctx context.Context, disks []string, tag strin
 		m, ok := n.manifests[name]
 		if !ok {
 			n.mu.Unlock()
-			return nil, fmt.Errorf("disk %q is not of store %s", name, n.store.Dir())
+			return nil, fmt.Errorf("disk %q does not belong to store %s", name, n.store.Dir())
 		}
 		manifests = append(manifests, m)
 	}

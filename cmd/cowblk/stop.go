@@ -38,23 +38,23 @@ func newStop(a *app) *cobra.Command {
 	var o stopOptions
 	cmd := &cobra.Command{
 		Use:   "stop NAME...",
-		Short: "End the serving of disks in order",
-		Long: `End the serving of disks as SIGTERM to their process does: requests under way are completed, what was
-written is made durable, the disks are closed. It returns when they are free for another process. A
-disk that nobody has open is stopped already. Guests keep their disks and wait until they are served
-again: shut a guest down first if it is not to wait. On a full file system a disk may have to be closed
-without its map after some seconds. That is an error, which says what is kept and what is to be done.
+		Short: "Stop serving disks, in order",
+		Long: `Stop serving disks, as SIGTERM to their process does: requests in flight complete, written data is made
+durable, and the disks are closed. The command returns when another process can open them. A disk that
+no process has open is already stopped. Guests keep their disks and wait until they are served again:
+shut a guest down first if it should not wait. On a full file system a disk may be closed without its
+map after some seconds. That is an error, which says what is kept and what to do.
 
-A process ends as a whole. One that serves other disks too is left alone, unless those are named as
-well or --whole-process is given. A process that has a disk open without serving it, such as a check,
-is waited for. A process that a supervisor starts again, as systemd does with Restart=always, is
+A process ends as a whole. If it also serves other disks, it is left alone unless those are named, too,
+or --whole-process is given. The command waits for a process that has a disk open without serving it,
+such as a check. A process that a supervisor restarts, such as systemd with Restart=always, must be
 stopped there: systemctl stop UNIT.`,
 		Example:           "  cowblk stop vm1\n  cowblk stop vm1 vm1-data --timeout 5m\n  cowblk stop vm1 --whole-process",
 		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.timeout <= 0 {
-				return usagef("stop: --timeout %s: expected more than nothing", o.timeout)
+				return usagef("stop: --timeout %s: expected a time above 0", o.timeout)
 			}
 			s, err := a.openStore()
 			if err != nil {
@@ -145,7 +145,7 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 		reason = unix.ENOSPC.Error() + " on the store's file system"
 	}
 	return fmt.Errorf("stop: stopped, but not all that was written is durable: %s: %s\n"+
-		"the next process that serves it in this run of the kernel has what was written (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
+		"until a reboot, the next process that serves it has all written data (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
 		"make space before, serve the disk, stop it", firstNames(names, 10), reason)
 }
 
@@ -179,7 +179,7 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 		case v == nil:
 			return nil
 		case v.PID != 0 && d.PID != 0 && v.PID != d.PID && v.Control != "":
-			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has started it anew: stop it there, with systemd: systemctl stop UNIT",
+			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has restarted it: stop it there, with systemd: systemctl stop UNIT",
 				d.Name, store.ErrInUse, v)
 		case d.PID == 0:
 			d.PID = v.PID // it was being opened or closed
@@ -188,7 +188,7 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 		case <-ctx.Done():
 			why := ""
 			if s.Full() {
-				why = "; the store's file system is full, which may be what its process waits for: make space there"
+				why = "; the store's file system is full, which its process may be waiting for: make space there"
 			}
 			return stopError(ctx, left, fmt.Errorf("disk %q: %s%s", d.Name, v, why))
 		case <-time.After(stopPoll):
@@ -200,9 +200,9 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 func stopError(ctx context.Context, left []string, err error) error {
 	switch {
 	case errors.Is(context.Cause(ctx), errStopTimeout):
-		return fmt.Errorf("stop: %w: %w\nits process goes on ending: wait for longer with --timeout", errStopTimeout, err)
+		return fmt.Errorf("stop: %w: %w\nits process is still ending: wait longer with --timeout", errStopTimeout, err)
 	case ctx.Err() != nil:
-		return interruptedf("whether these disks are stopped yet is not known: %s", strings.Join(left, ", "))
+		return interruptedf("it is not known whether these disks are stopped: %s", strings.Join(left, ", "))
 	}
 	return fmt.Errorf("stop: %w", err)
 }

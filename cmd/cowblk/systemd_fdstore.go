@@ -38,7 +38,7 @@ func storeSocket(to, name string, l any, log *slog.Logger) {
 		return // from systemd, or --fd
 	}
 	if err := notifyFD(to, "FDSTORE=1\nFDNAME="+name, listener); err != nil {
-		log.Warn("systemd was not given a socket to keep over a restart", "name", name, "err", err)
+		log.Warn("cannot store a socket in systemd for a restart", "name", name, "err", err)
 		return
 	}
 	listener.SetKeepFile(true)

@@ -16,9 +16,9 @@ func newTree(a *app) *cobra.Command {
 		Use:   "tree [NAME]",
 		Short: "Show images, layers, tags and disks, and who shares what",
 		Long: `Show every image and base, the sealed layers on it with their tags, and the disks; or
-only what an image carries, or what a disk lies on.
+only those on one image, or those below one disk.
 
-What stands in the column of the line above it lies on that line; a branch is indented:
+A line in the same column as the line above lies on that line; a branch is indented:
 
   debian-12          an image
   ├─ vm1             a disk on the image
@@ -27,10 +27,9 @@ What stands in the column of the line above it lies on that line; a branch is in
      @tuesday        and another layer on it,
      vm3             with a disk on top
 
-A disk's line stands for its head. OWNS is how much a layer has of its own, BLOCKS the same
-in blocks; what it does not own comes from what it lies on. Of a disk that is being served
-the process says how much; where it does not answer, what is durable in the files is counted
-and shown as "≥".
+A disk's line stands for its head. OWNS is the amount of data in a layer, BLOCKS the same in
+blocks; all other data comes from the layers below. The value for a served disk comes from its
+process; if that does not answer, it is the durable part in the files, shown as "≥".
 
 With --json it is an array of nodes, each after the node that it lies on:
   id, parent    parent is the id of the node that it lies on; absent: it is a root
@@ -38,9 +37,9 @@ With --json it is an array of nodes, each after the node that it lies on:
   name, uuid, tag, size (bytes), allocated (bytes of an image on the file system)
   users         number of disks that lie on it
   usage         of a layer or a disk's head: state, size, blocks, owned, allocated (bytes), and
-                source: header (exact), process (exact) or map (at least so many)
+                source: header (exact), process (exact) or map (lower bound)
   serving       pid, control and socket of the process that has the disk open
-  error         what is wrong with it`,
+  error         its problem`,
 		Example:           "  cowblk tree\n  cowblk tree vm1\n  cowblk tree --json | jq -r '.[] | select(.kind == \"layer\") | .tag'",
 		Args:              maxArgs(1),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames),

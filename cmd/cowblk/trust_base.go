@@ -8,10 +8,10 @@ func newTrustBase(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "trust-base NAME",
 		Short: "Accept a disk's base again after its modification time changed",
-		Long: `Record the present state of the file that a disk lies on (create --base, --table) as the
-right one, if the samples of its content still match. A disk is refused when that file
-has a new size or modification time: whoever changed it may have destroyed what the
-disk's layers complete. Use this only if you know that the content is the same.`,
+		Long: `Record the present size and modification time of a disk's base (create --base, --table),
+if the samples of its content still match. A disk is refused after they have changed,
+because a change of the base's content would corrupt the disk. Use this only if you know
+that the content is the same.`,
 		Example:           "  touch /srv/golden.img\n  cowblk trust-base vm1",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),

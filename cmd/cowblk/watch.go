@@ -29,22 +29,22 @@ type watchOptions struct {
 const watchPoll = time.Second
 
 // errWatchTimeout: space did not become low before --timeout.
-var errWatchTimeout = errors.New("space was not low in that time")
+var errWatchTimeout = errors.New("space did not become low")
 
 func newWatch(a *app) *cobra.Command {
 	var o watchOptions
 	cmd := &cobra.Command{
 		Use:   "watch [NAME...] [--threshold SPACE]",
-		Short: "Wait until space is low where disks grow, and show what goes wrong meanwhile",
-		Long: `Wait until little space is left where the heads of disks grow, of all disks or of those that are named:
-then say so, and exit with code 0. If it is so already, at once. What goes wrong before is shown as it
-happens: requests that fail, guests that are paused for want of space and go on.
+		Short: "Wait until space is low where disks grow, and show problems meanwhile",
+		Long: `Wait until space is low on a file system with the heads of the named disks, or of all disks; then report
+it and exit with code 0. If space is low already, return at once. Meanwhile problems are shown as they
+occur: requests that fail, guests that are paused for lack of space and continue.
 
-How little is little is what each serving process was told ("cowblk serve --space-low", cow-set); disks
-that nobody serves are watched as soon as somebody does. With --threshold it is said here, and the disks
-may be stopped. After --timeout the exit code is 7.
+The threshold is that of each serving process ("cowblk serve --space-low", cow-set); stopped disks are
+watched as soon as they are served. --threshold overrides it, and also watches stopped disks. After
+--timeout the exit code is 7.
 
-Files (inodes) that run out are as bad: the same share of them, 5% with a threshold in bytes, should be free.
+Free inodes count, too: the same percentage, or 5% with a threshold in bytes, must be free.
 
 With --json every line is an object as on the control socket: "event", "data", "timestamp".`,
 		Example: `  cowblk watch && mail -s 'cowblk needs space' root </dev/null
@@ -63,14 +63,14 @@ With --json every line is an object as on the control socket: "event", "data", "
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&o.threshold, "threshold", "", "the `SPACE` that should be free, as 5% or 10G (default: what the serving processes were told)")
-	fl.DurationVar(&o.timeout, "timeout", 0, "wait so long at most (`TIME`; 0: for ever)")
+	fl.StringVar(&o.threshold, "threshold", "", "the `SPACE` that must be free, as 5% or 10G (default: that of the serving processes)")
+	fl.DurationVar(&o.timeout, "timeout", 0, "wait for at most `TIME` (0: for ever)")
 	return cmd
 }
 
 func (o *watchOptions) check(names []string) (err error) {
 	if o.timeout < 0 {
-		return usagef("watch: --timeout %s: expected more than nothing, or 0 for ever", o.timeout)
+		return usagef("watch: --timeout %s: expected a time above 0, or 0 for ever", o.timeout)
 	}
 	if o.threshold != "" {
 		if o.limit, err = backend.ParseThreshold(o.threshold); err != nil {
@@ -189,7 +189,7 @@ func (a *app) printSpaceLow(low *backend.SpaceLow) error {
 		return a.printEventJSON("COW_SPACE_LOW", data, time.Now())
 	}
 	if low.Free >= low.Threshold && low.Files.Low() {
-		a.printf("files (inodes) run out for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
+		a.printf("inodes are low for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
 		return a.outputErr()
 	}
 	a.printf("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))

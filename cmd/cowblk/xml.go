@@ -15,8 +15,8 @@ func newXML(a *app) *cobra.Command {
 		Use:   "xml NAME",
 		Short: "Print the libvirt XML that attaches a disk",
 		Long: `Print a libvirt domain with just what a disk of cowblk needs: the disk, and memory that
-is shared with cowblk. Merge it into a domain of yours (virsh edit), or print a whole
-one with --domain, or the disk alone for virsh attach-device with --disk.
+is shared with cowblk. Merge it into an existing domain (virsh edit). --domain prints a
+whole domain, --disk only the disk, for virsh attach-device.
 
 The QEMU process of libvirt must be able to open the socket.`,
 		Example: `  cowblk xml vm1
@@ -101,11 +101,11 @@ func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) 
 // Comments in the XML, which libvirt ignores. They must not contain "--", so they do not name the
 // disk.
 const (
-	xmlNote = `<!-- "cowblk serve" has to run before the guest starts: "virsh start" waits in silence for a socket that
-     nobody serves. Serve the disk then, and it goes on. QEMU's user must be allowed to open the socket. -->
+	xmlNote = `<!-- "cowblk serve" must run before the guest starts: "virsh start" waits silently for a socket that is
+     not served, until the disk is served. QEMU's user must be allowed to open the socket. -->
 `
-	xmlPlugNote = `<!-- Plugged in with "virsh attach-device" the disk does not connect anew when cowblk is restarted, whatever
-     reconnect says below. "cowblk attach" makes one that does. -->
+	xmlPlugNote = `<!-- With "virsh attach-device" the disk does not reconnect when cowblk is restarted, despite the reconnect
+     element below. With "cowblk attach" it does. -->
 `
 )
 
