@@ -51,7 +51,7 @@ func own(queues int, asked uint16) uint64 {
 // own, and the process that comes next finds it there.
 func TestInflightRingsLargerThanAsked(t *testing.T) {
 	for _, num := range []uint16{64, 128, 256, 1024} {
-		s, f, log := connectLogged(t, 8, vhosttest.Options{Queues: 4, QueueSize: num, AskInflight: 128})
+		s, f, log := connectLogged(t, 8, vhosttest.Options{Queues: 4, QueueSize: num, InflightQueueSize: 128})
 		must(t, "barrier", f.Barrier())
 		want := uint16(128)
 		if num > 128 {

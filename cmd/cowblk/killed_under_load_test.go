@@ -253,7 +253,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 	p := start(t, dir, nil, "serve", "a")
 	rng := rand.New(rand.NewPCG(seed, 99))
 	f := dialWith(t, socket, vhosttest.Options{
-		Queues: killQueues, QueueSize: ring.size, AskInflight: ring.asked,
+		Queues: killQueues, QueueSize: ring.size, InflightQueueSize: ring.asked,
 		Slots: cmp.Or(ring.depth, killDepth), MaxTransfer: killBlock, Memory: 32 << 20,
 	})
 	l := newKillLoad(t, f, seed)

@@ -40,7 +40,7 @@ func TestNoSuchProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range []int{0, cmd.Process.Pid} {
-		if p := newProcess(pid); p.err == nil || p.time() != 0 {
+		if p := newProcess(pid); p.err == nil || p.cpuTime() != 0 {
 			t.Errorf("process %d: %v", pid, p.err)
 		}
 	}

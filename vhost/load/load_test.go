@@ -147,10 +147,10 @@ func TestRunAll(t *testing.T) {
 	}
 }
 
-// lying says that its disk is twice as large as it is.
-type lying struct{ *Null }
+// wrongCapacity says that its disk is twice as large as it is.
+type wrongCapacity struct{ *Null }
 
-func (l lying) Config(p []byte) error {
+func (l wrongCapacity) Config(p []byte) error {
 	err := l.Null.Config(p)
 	binary.LittleEndian.PutUint64(p, 2*l.config.Sectors)
 	return err
@@ -160,7 +160,7 @@ func TestErrorsAreCounted(t *testing.T) {
 	small := func() vhost.Backend {
 		n := newNull(1)
 		n.config.Sectors = 1 << 30
-		return lying{n}
+		return wrongCapacity{n}
 	}
 	_, r := until(t, hundreds, Options{Socket: listen(t, small), QueueDepth: 8})
 	if r.Errors < r.Requests/4 || r.Errors > r.Requests*3/4+8 {
@@ -168,10 +168,10 @@ func TestErrorsAreCounted(t *testing.T) {
 	}
 }
 
-// deaf serves no ring.
-type deaf struct{ *Null }
+// idleBackend serves no ring.
+type idleBackend struct{ *Null }
 
-func (d deaf) StartQueue(q vhost.Queue) error {
+func (d idleBackend) StartQueue(q vhost.Queue) error {
 	for _, fd := range []int{q.Kick, q.Call, q.Err} {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -179,12 +179,12 @@ func (d deaf) StartQueue(q vhost.Queue) error {
 	}
 	return nil
 }
-func (d deaf) StopQueue(int) (uint16, error) { return 0, nil }
-func (d deaf) SetCall(_, fd int)             { unix.Close(fd) }
-func (d deaf) SetErr(_, fd int)              { unix.Close(fd) }
+func (d idleBackend) StopQueue(int) (uint16, error) { return 0, nil }
+func (d idleBackend) SetCall(_, fd int)             { unix.Close(fd) }
+func (d idleBackend) SetErr(_, fd int)              { unix.Close(fd) }
 
 func TestBackendFails(t *testing.T) {
-	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	for _, poll := range []bool{false, true} {
 		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 500 * time.Millisecond})
 		if !errors.Is(err, vhosttest.ErrTimeout) || !strings.Contains(err.Error(), mute) {
@@ -228,7 +228,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	// Also if the back-end has stopped answering.
-	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	ctx, cancel = context.WithTimeout(t.Context(), short)
 	defer cancel()
 	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, vhosttest.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {

@@ -57,7 +57,7 @@ func BenchmarkDriver(b *testing.B) {
 	}{{"indirect", Options{Poll: true}}, {"direct", Options{Poll: true, Refuse: FeatureIndirect}}} {
 		b.Run(c.name, func(b *testing.B) {
 			disk := newRAMDisk(diskSize)
-			disk.deaf = true
+			disk.ignoreRings = true
 			f, end := connect(b, disk, c.o)
 			defer end()
 			d := f.Driver(0)

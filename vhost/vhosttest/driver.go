@@ -70,7 +70,7 @@ type Driver struct {
 	flights               []flight
 	chained               []uint16 // descriptor that follows in a chain of ours
 	inFlight              int
-	stash                 []Completion // met by a synchronous helper, for Poll
+	stashed               []Completion // met by a synchronous helper, for Poll
 	scratch               []Completion
 	broken                error
 	eventBuf              [8]byte // for eventfds
@@ -99,7 +99,7 @@ func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 		return nil, errors.Join(fmt.Errorf("ring %d: %w", index, err), d.close())
 	}
 	d.free, d.place = make([]uint16, 0, num), make([]uint16, num)
-	d.stash = make([]Completion, 0, num)
+	d.stashed = make([]Completion, 0, num)
 	d.scratch = make([]Completion, 0, num)
 	d.reset()
 	return d, nil
@@ -110,13 +110,13 @@ func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 func (d *Driver) reset() {
 	d.ring.Clear()
 	d.next, d.published, d.last, d.base, d.inFlight, d.broken = 0, 0, 0, 0, 0, nil
-	d.stash, d.free = d.stash[:0], d.free[:0]
+	d.stashed, d.free = d.stashed[:0], d.free[:0]
 	for i := range d.flights {
 		d.flights[i].id = -1
 		d.release(uint16(len(d.flights) - 1 - i))
 	}
 	for i := range d.slots {
-		d.slots[i].busy, d.slots[i].tabled = false, 0
+		d.slots[i].busy, d.slots[i].tableState = false, 0
 	}
 	d.suppressCalls()
 }
@@ -182,10 +182,10 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if op == OpRead || op == OpGetID {
 		table |= 1 << 63
 	}
-	if s.tabled != table {
+	if s.tableState != table {
 		var chain [3]RawDesc
 		writeTable(s.meta[slotTable:], s.chain(&chain, op, n))
-		s.tabled = table
+		s.tableState = table
 	}
 	size := uint32(3 * virtq.DescSize)
 	if n == 0 {
@@ -243,17 +243,17 @@ func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 
 // addOne is add for one descriptor: at wish, where it probably is already, if
 // that is free.
-func (d *Driver) addOne(wish uint16, x RawDesc, id int32) {
+func (d *Driver) addOne(preferred uint16, x RawDesc, id int32) {
 	last := len(d.free) - 1
-	if at := int(d.place[wish]); at < last && d.free[at] == wish {
+	if at := int(d.place[preferred]); at < last && d.free[at] == preferred {
 		moved := d.free[last]
 		d.free[at], d.place[moved] = moved, uint16(at)
-	} else if d.free[last] != wish {
-		wish = d.free[last]
+	} else if d.free[last] != preferred {
+		preferred = d.free[last]
 	}
 	d.free = d.free[:last]
-	d.ring.SetDesc(wish, x)
-	d.expose(wish, flight{id: id, count: 1})
+	d.ring.SetDesc(preferred, x)
+	d.expose(preferred, flight{id: id, count: 1})
 }
 
 // release makes a descriptor free.
@@ -299,9 +299,9 @@ func (d *Driver) kickAlways() error {
 
 // Poll appends what the device has given back to dst, without waiting.
 func (d *Driver) Poll(dst []Completion) []Completion {
-	if len(d.stash) > 0 {
-		dst = append(dst, d.stash...)
-		d.stash = d.stash[:0]
+	if len(d.stashed) > 0 {
+		dst = append(dst, d.stashed...)
+		d.stashed = d.stashed[:0]
 	}
 	return d.take(dst)
 }

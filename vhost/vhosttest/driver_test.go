@@ -244,7 +244,7 @@ func TestNoAllocation(t *testing.T) {
 func TestWaitErrors(t *testing.T) {
 	t.Run("deaf device", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		for _, poll := range []bool{false, true} {
 			f, end := connect(t, disk, Options{Timeout: 50 * time.Millisecond, Poll: poll})
 			if err := f.Driver(0).Flush(); !errors.Is(err, ErrTimeout) {
@@ -270,7 +270,7 @@ func TestWaitErrors(t *testing.T) {
 	})
 	t.Run("back-end gone", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		f, _ := connect(t, disk, Options{})
 		// A bad message makes the back-end close the connection.
 		if err := f.Send(99, vhost.FlagVersion, nil); err != nil {

@@ -61,7 +61,7 @@ func (f *Frontend) open(o Options) (err error) {
 	if f.mem, err = newMemory(f.opts.Memory, f.opts.Regions, f.opts.Hugepages); err != nil {
 		return err
 	}
-	if err := f.dialled(); err != nil {
+	if err := f.useConn(); err != nil {
 		return err
 	}
 	if err := f.makeDrivers(); err != nil {
@@ -70,8 +70,8 @@ func (f *Frontend) open(o Options) (err error) {
 	return f.announce()
 }
 
-// dialled takes up a new connection and negotiates.
-func (f *Frontend) dialled() error {
+// useConn takes up a new connection and negotiates.
+func (f *Frontend) useConn() error {
 	raw, err := f.sock.SyscallConn()
 	if err != nil {
 		return err
@@ -89,10 +89,10 @@ func (f *Frontend) announce() error {
 		return nil
 	}
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
-		if err := f.tellFD(vhost.SetVringErr, i, d.err); err != nil {
+		if err := f.sendFD(vhost.SetVringErr, i, d.err); err != nil {
 			return err
 		}
 	}
@@ -102,7 +102,7 @@ func (f *Frontend) announce() error {
 // negotiate goes as far as QEMU does when the back-end connects.
 func (f *Frontend) negotiate() (err error) {
 	if f.opts.Style == SPDK {
-		if err := f.tell(false, vhost.SetOwner, nil); err != nil {
+		if err := f.sendAck(false, vhost.SetOwner, nil); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func (f *Frontend) negotiate() (err error) {
 		f.features |= vhost.FeatureProtocolFeatures
 	}
 	if f.opts.Style == SPDK {
-		if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+		if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func (f *Frontend) negotiate() (err error) {
 		return fmt.Errorf("the back-end has %d queues, expected at least %d", f.maxQueues, f.opts.Queues)
 	}
 	if f.opts.Style == QEMU {
-		if err := f.tell(false, vhost.SetOwner, nil); err != nil {
+		if err := f.sendAck(false, vhost.SetOwner, nil); err != nil {
 			return err
 		}
 	}
@@ -146,7 +146,7 @@ func (f *Frontend) negotiateProtocol() error {
 		return err
 	}
 	p &= f.opts.Protocol
-	if err := f.tellU64(vhost.SetProtocolFeatures, p); err != nil {
+	if err := f.sendU64(vhost.SetProtocolFeatures, p); err != nil {
 		return err
 	}
 	f.protocol = p
@@ -178,7 +178,7 @@ func (f *Frontend) giveBackendChannel() error {
 		return fmt.Errorf("channel for the back-end: %w", err)
 	}
 	f.backendReq = pair[0]
-	err = f.tell(true, vhost.SetBackendReqFD, nil, pair[1])
+	err = f.sendAck(true, vhost.SetBackendReqFD, nil, pair[1])
 	return errors.Join(err, unix.Close(pair[1]))
 }
 

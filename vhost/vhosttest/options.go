@@ -74,12 +74,12 @@ type Options struct {
 	Style     Style
 	Queues    int    // 0: 1
 	QueueSize uint16 // descriptors, a power of two; 0: 128
-	// AskInflight is the queue size of GET_INFLIGHT_FD, in descriptors; 0: QueueSize.
+	// InflightQueueSize is the queue size of GET_INFLIGHT_FD, in descriptors; 0: QueueSize.
 	// QEMU 10.0.13 asks for 128 and has larger rings.
-	AskInflight uint16
-	Memory      int64 // bytes; 0: 64 MiB; rounded up to whole 2 MiB per region
-	Regions     int   // 0: 1; more than 8 only if the back-end has memory slots
-	Hugepages   bool  // memory from 2 MiB pages (SPDK's back-end needs them)
+	InflightQueueSize uint16
+	Memory            int64 // bytes; 0: 64 MiB; rounded up to whole 2 MiB per region
+	Regions           int   // 0: 1; more than 8 only if the back-end has memory slots
+	Hugepages         bool  // memory from 2 MiB pages (SPDK's back-end needs them)
 
 	// Refuse are virtio bits not to accept although both sides know them.
 	Refuse uint64
@@ -116,8 +116,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.QueueSize == 0 {
 		o.QueueSize = 128
 	}
-	if o.AskInflight == 0 {
-		o.AskInflight = o.QueueSize
+	if o.InflightQueueSize == 0 {
+		o.InflightQueueSize = o.QueueSize
 	}
 	if o.Memory == 0 {
 		o.Memory = 64 << 20

@@ -17,13 +17,13 @@ import (
 // ramDisk is the smallest honest back-end: a disk in memory, one goroutine per
 // running ring.
 type ramDisk struct {
-	config   blk.Config
-	data     []byte
-	null     bool // requests succeed without data
-	deaf     bool // rings are not processed at all
-	mu       sync.Mutex
-	workers  map[int]*ramWorker
-	features uint64
+	config      blk.Config
+	data        []byte
+	null        bool // requests succeed without data
+	ignoreRings bool // rings are not processed at all
+	mu          sync.Mutex
+	workers     map[int]*ramWorker
+	features    uint64
 }
 
 func newRAMDisk(size int) *ramDisk {
@@ -174,7 +174,7 @@ func (w *ramWorker) run() {
 		default:
 		}
 		n := 0
-		if !w.disk.deaf {
+		if !w.disk.ignoreRings {
 			n = w.batch()
 		}
 		if n > 0 {
@@ -184,7 +184,7 @@ func (w *ramWorker) run() {
 		if idle++; idle < 1000 || (w.q.Kick < 0 && n == 0) {
 			continue
 		}
-		if n < 0 || w.disk.deaf || !w.kicksOn(true) {
+		if n < 0 || w.disk.ignoreRings || !w.kicksOn(true) {
 			w.fds[0] = unix.PollFd{Fd: int32(w.q.Kick), Events: unix.POLLIN}
 			w.fds[1] = unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN}
 			_, _ = unix.Poll(w.fds[:], -1)

@@ -17,13 +17,13 @@ type inflight struct {
 	desc vhost.Inflight
 }
 
-// giveInflight sets the in-flight buffer, fetched first if there is none.
-func (f *Frontend) giveInflight() error {
+// sendInflight sets the in-flight buffer, fetched first if there is none.
+func (f *Frontend) sendInflight() error {
 	if f.protocol&vhost.ProtocolInflightShmfd == 0 {
 		return nil
 	}
 	// The back-end must know the rings' format.
-	if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+	if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 		return err
 	}
 	if f.inflight == nil {
@@ -31,11 +31,11 @@ func (f *Frontend) giveInflight() error {
 			return err
 		}
 	}
-	return f.tell(false, vhost.SetInflightFD, f.inflight.desc.Append(nil), f.inflight.fd)
+	return f.sendAck(false, vhost.SetInflightFD, f.inflight.desc.Append(nil), f.inflight.fd)
 }
 
 func (f *Frontend) fetchInflight() error {
-	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.AskInflight}
+	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.InflightQueueSize}
 	if err := f.Send(vhost.GetInflightFD, vhost.FlagVersion, want.Append(nil)); err != nil {
 		return fmt.Errorf("%v: %w", vhost.GetInflightFD, err)
 	}
@@ -105,7 +105,7 @@ func (f *Frontend) ReconnectOn(sock *net.UnixConn) error {
 	f.sock, f.conn = sock, vhost.NewConn(sock)
 	f.shared, f.started, f.status = false, false, 0
 	features := f.features
-	if err := f.dialled(); err != nil {
+	if err := f.useConn(); err != nil {
 		return fmt.Errorf("front-end: reconnecting: %w", err)
 	}
 	if f.features != features {

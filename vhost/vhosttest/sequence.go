@@ -21,10 +21,10 @@ func (f *Frontend) Start() error {
 	if f.opts.Style == SPDK {
 		return f.startSPDK()
 	}
-	if err := f.giveInflight(); err != nil {
+	if err := f.sendInflight(); err != nil {
 		return err
 	}
-	if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+	if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 		return err
 	}
 	if err := f.addStatus(statusFeaturesOK); err != nil {
@@ -34,7 +34,7 @@ func (f *Frontend) Start() error {
 		return err
 	}
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 		if err := f.setRing(i); err != nil {
@@ -49,7 +49,7 @@ func (f *Frontend) Start() error {
 	}
 	// QEMU sends the call descriptors again, unmasked, when all runs.
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 	}
@@ -92,10 +92,10 @@ func (f *Frontend) setRing(i int) error {
 	}
 	desc, avail, used := d.ring.addrs()
 	a := vhost.VringAddr{Index: uint32(i), Desc: f.mem.user(desc), Avail: f.mem.user(avail), Used: f.mem.user(used)}
-	if err := f.tell(false, vhost.SetVringAddr, a.Append(nil)); err != nil {
+	if err := f.sendAck(false, vhost.SetVringAddr, a.Append(nil)); err != nil {
 		return err
 	}
-	return f.tellFD(vhost.SetVringKick, i, d.kickFD())
+	return f.sendFD(vhost.SetVringKick, i, d.kickFD())
 }
 
 // enable sends SET_VRING_ENABLE for every ring; without protocol features there
@@ -124,12 +124,12 @@ func (f *Frontend) addStatus(bits uint8) error {
 		return fmt.Errorf("device status %#x, expected %#x", v, f.status)
 	}
 	f.status |= bits
-	return f.tellU64(vhost.SetStatus, uint64(f.status))
+	return f.sendU64(vhost.SetStatus, uint64(f.status))
 }
 
 func (f *Frontend) startSPDK() error {
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 	}
@@ -185,7 +185,7 @@ func (f *Frontend) clearStatus() error {
 	if f.protocol&vhost.ProtocolStatus == 0 {
 		return nil
 	}
-	return f.tellU64(vhost.SetStatus, 0)
+	return f.sendU64(vhost.SetStatus, 0)
 }
 
 func (f *Frontend) stopRings() error {
@@ -201,7 +201,7 @@ func (f *Frontend) stopRings() error {
 
 // vringBase stops ring i and returns its next available index.
 func (f *Frontend) vringBase(i int) (uint16, error) {
-	b, err := f.ask(vhost.GetVringBase, vhost.VringState{Index: uint32(i)}.Append(nil))
+	b, err := f.query(vhost.GetVringBase, vhost.VringState{Index: uint32(i)}.Append(nil))
 	if err != nil {
 		return 0, err
 	}
@@ -239,7 +239,7 @@ func (f *Frontend) Reset() error {
 	}
 	if f.protocol&vhost.ProtocolResetDevice != 0 {
 		// The regions and the error descriptors are not sent again.
-		if err := f.tell(false, vhost.ResetDevice, nil); err != nil {
+		if err := f.sendAck(false, vhost.ResetDevice, nil); err != nil {
 			return err
 		}
 	}

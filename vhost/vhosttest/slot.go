@@ -18,10 +18,10 @@ type slot struct {
 	meta            *[slotMeta]byte
 	buf             []byte
 	metaGPA, bufGPA uint64
-	// tabled says what the indirect table holds: 1, the buffer's length from bit
+	// tableState says what the indirect table holds: 1, the buffer's length from bit
 	// 1 on, its direction in bit 63; 0 is nothing.
-	tabled uint64
-	busy   bool
+	tableState uint64
+	busy       bool
 }
 
 func (d *Driver) makeSlots(n int) error {

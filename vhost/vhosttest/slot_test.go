@@ -73,7 +73,7 @@ func TestSlotReused(t *testing.T) {
 func TestDisconnect(t *testing.T) {
 	for _, poll := range []bool{false, true} {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		f, wait := connectEnd(t, disk, Options{Poll: poll})
 		if pid, err := f.PeerPID(); err != nil || pid != os.Getpid() {
 			t.Errorf("back-end is process %d: %v", pid, err)

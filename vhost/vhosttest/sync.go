@@ -54,7 +54,7 @@ func (d *Driver) finish(id int) (Completion, error) {
 			if d.scratch[i].ID == id {
 				found = &d.scratch[i]
 			} else {
-				d.stash = append(d.stash, d.scratch[i])
+				d.stashed = append(d.stashed, d.scratch[i])
 			}
 		}
 		if found != nil {
@@ -85,7 +85,7 @@ func (d *Driver) freeSlot() (int, error) {
 		if err := d.waitRing(); err != nil {
 			return 0, err
 		}
-		d.stash = d.take(d.stash)
+		d.stashed = d.take(d.stashed)
 	}
 }
 

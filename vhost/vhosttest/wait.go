@@ -28,7 +28,7 @@ const spins = 1000
 // or with ErrTimeout, ErrDisconnected or ErrQueueBroken. It spins or sleeps on
 // the call eventfd, as Options.Poll says.
 func (d *Driver) Wait() error {
-	if len(d.stash) > 0 {
+	if len(d.stashed) > 0 {
 		return nil
 	}
 	return d.waitRing()
@@ -49,11 +49,11 @@ func (d *Driver) waitRing() error {
 	}
 	now := time.Now()
 	deadline := now.Add(d.f.opts.Timeout)
-	for look := now; ; {
+	for checked := now; ; {
 		if d.f.opts.Poll {
 			// Look at the descriptors now and then, without sleeping.
-			if now = time.Now(); now.Sub(look) > pollLook {
-				look = now
+			if now = time.Now(); now.Sub(checked) > pollFDInterval {
+				checked = now
 				if err := d.sleep(0, deadline); err != nil {
 					return err
 				}
@@ -69,9 +69,9 @@ func (d *Driver) waitRing() error {
 	}
 }
 
-// pollLook is how often a polling driver looks at its descriptors: a system
+// pollFDInterval is how often a polling driver looks at its descriptors: a system
 // call in between would delay what it waits for.
-const pollLook = time.Millisecond
+const pollFDInterval = time.Millisecond
 
 // block sleeps until a call, unless there is something already.
 func (d *Driver) block(deadline time.Time) (err error) {

@@ -39,10 +39,10 @@ func InflightSize(num uint16) int {
 	return (inflightStates + stateSize*int(num) + inflightAlign - 1) &^ (inflightAlign - 1)
 }
 
-// InflightSpare returns the end of a region for rings of up to num descriptors that no
+// InflightPadding returns the end of a region for rings of up to num descriptors that no
 // ring uses, 0 to 48 bytes (16 at least where num is a power of two): a Backend may keep
 // something of its own there.
-func InflightSpare(mem []byte, num uint16) []byte { return mem[state(num):] }
+func InflightPadding(mem []byte, num uint16) []byte { return mem[state(num):] }
 
 // tracker keeps a queue's region. Only the device writes the region, and reads
 // it back once, when the queue starts; all that decides anything afterwards is
@@ -76,14 +76,14 @@ type tracker struct {
 	counter uint64   // of the next head that is taken
 	last    uint16   // last_batch_head as stored
 	batch   []uint16 // pushed, not yet published
-	again   []uint16 // in flight when the queue started, oldest first; Next gives them first
+	resume  []uint16 // in flight when the queue started, oldest first; Next gives them first
 }
 
 // state returns where head's state is.
 func state(head uint16) int { return inflightStates + stateSize*int(head) }
 
-// taken marks head as in flight.
-func (k *tracker) taken(head uint16) {
+// mark marks head as in flight.
+func (k *tracker) mark(head uint16) {
 	at := state(head)
 	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
 	k.counter++
@@ -101,9 +101,9 @@ func (k *tracker) link(used uint16) {
 	binary.LittleEndian.PutUint32(k.mem[inflightLast:], uint32(k.last)|uint32(used)<<16)
 }
 
-// settle clears the marks of the batch, which the driver now has, and then says
+// clearBatch clears the marks of the batch, which the driver now has, and then says
 // so. used is the index in the ring.
-func (k *tracker) settle(used uint16) {
+func (k *tracker) clearBatch(used uint16) {
 	for _, head := range k.batch {
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
 	}
@@ -143,10 +143,10 @@ func (q *Split) track(mem []byte, num uint16) error {
 	if err := q.finishBatch(); err != nil {
 		return err
 	}
-	if err := q.findAgain(num); err != nil {
+	if err := q.findMarked(num); err != nil {
 		return err
 	}
-	n := uint16(len(k.again))
+	n := uint16(len(k.resume))
 	if n > waits {
 		return fmt.Errorf("%d requests in flight, the driver waits for %d: %w", n, waits, ErrBroken)
 	}
@@ -185,8 +185,8 @@ func (q *Split) finishBatch() error {
 	return nil
 }
 
-// findAgain lists the heads that are marked, oldest first.
-func (q *Split) findAgain(num uint16) error {
+// findMarked lists the heads that are marked, oldest first.
+func (q *Split) findMarked(num uint16) error {
 	k := &q.inflight
 	type found struct {
 		counter uint64
@@ -208,7 +208,7 @@ func (q *Split) findAgain(num uint16) error {
 		return cmp.Or(cmp.Compare(a.counter, b.counter), cmp.Compare(a.head, b.head))
 	})
 	for _, f := range all {
-		k.again = append(k.again, f.head)
+		k.resume = append(k.resume, f.head)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (q *Split) Publish() (notify bool) {
 	} else {
 		q.inflight.link(old)
 		q.storeUsed()
-		q.inflight.settle(q.published)
+		q.inflight.clearBatch(q.published)
 	}
 	if !q.eventIdx {
 		return word.Load16(q.avail, RingFlags)&AvailNoInterrupt == 0
@@ -80,7 +80,7 @@ func (q *Split) EnableKicks() (pending bool) {
 		q.storeUsed()
 	}
 	// Any difference counts, also a jump: Next says what is wrong with it.
-	return word.Load16(q.avail, RingIdx) != q.next || len(q.inflight.again) > 0
+	return word.Load16(q.avail, RingIdx) != q.next || len(q.inflight.resume) > 0
 }
 
 // storeUsed writes the used ring's flags and published index.

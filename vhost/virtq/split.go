@@ -119,13 +119,13 @@ func (q *Split) Next() (head uint16, ok bool, err error) {
 		return 0, false, q.broken
 	}
 	if q.next == q.seen {
-		if again := q.inflight.again; len(again) > 0 {
+		if resume := q.inflight.resume; len(resume) > 0 {
 			// It is marked already.
-			q.inflight.again = again[1:]
-			q.take(again[0])
-			return again[0], true, nil
+			q.inflight.resume = resume[1:]
+			q.markTaken(resume[0])
+			return resume[0], true, nil
 		}
-		if err := q.look(); err != nil {
+		if err := q.loadAvail(); err != nil {
 			return 0, false, err
 		}
 		if q.next == q.seen {
@@ -147,21 +147,21 @@ func (q *Split) Next() (head uint16, ok bool, err error) {
 			q.next, head, ErrBroken))
 	}
 	if q.inflight.mem != nil {
-		q.inflight.taken(head)
+		q.inflight.mark(head)
 	}
-	q.take(head)
+	q.markTaken(head)
 	q.next++
 	return head, true, nil
 }
 
-// take notes that the caller has head.
-func (q *Split) take(head uint16) {
+// markTaken notes that the caller has head.
+func (q *Split) markTaken(head uint16) {
 	q.busy[head>>6] |= 1 << (head & 63)
 	q.inFlight++
 }
 
-// look reads the available index, which only the driver writes.
-func (q *Split) look() error {
+// loadAvail reads the available index, which only the driver writes.
+func (q *Split) loadAvail() error {
 	idx := word.Load16(q.avail, RingIdx)
 	if n := idx - q.next; n > q.num {
 		return q.fail(fmt.Errorf("available index %d is %d past %d, the ring has %d entries: %w",

@@ -14,8 +14,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// nullQueue is a running ring. A goroutine on a thread of its own has all of it
-// between resume and pause, the session in between.
+// nullQueue is a running ring. Between resume and pause it belongs to a goroutine on its own
+// thread, otherwise to the session.
 type nullQueue struct {
 	ring   *virtq.Split
 	num    uint16
@@ -29,8 +29,8 @@ type nullQueue struct {
 	broken bool
 
 	kick, call, fault int     // eventfds; -1: none
-	wake              int     // ours, for pause
-	one               [8]byte // what signal writes
+	wake              int     // to interrupt the goroutine's sleep in pause
+	one               [8]byte // buffer of signal
 	count             [8]byte
 	fds               [2]unix.PollFd
 	halt              atomic.Bool
@@ -38,11 +38,11 @@ type nullQueue struct {
 }
 
 const (
-	// nullBatch is how many requests are completed with one store: enough to
-	// pay for it, and few enough that the driver works at the same time.
+	// nullBatch is the number of requests completed with one store: large enough to amortise the
+	// store, small enough that the driver works concurrently.
 	nullBatch = 8
-	// nullLooks is how often an idle queue looks at its ring before it sleeps.
-	nullLooks = 20_000
+	// nullPolls is how often an idle queue polls its ring before it sleeps.
+	nullPolls = 20_000
 )
 
 func newNullQueue(c *blk.Config, vq vhost.Queue) (*nullQueue, error) {
@@ -114,7 +114,7 @@ func (q *nullQueue) pause() {
 	_, _ = unix.Read(q.wake, q.count[:])
 }
 
-// signal adds one to an eventfd; one that is full is signalled already.
+// signal adds one to an eventfd. If the counter is full, the eventfd is signalled already.
 func (q *nullQueue) signal(fd int) {
 	_, _ = unix.Write(fd, q.one[:])
 }
@@ -129,7 +129,7 @@ func (q *nullQueue) run() {
 			idle = 0
 			continue
 		}
-		if idle++; idle < nullLooks && !q.broken || q.kick < 0 {
+		if idle++; idle < nullPolls && !q.broken || q.kick < 0 {
 			continue
 		}
 		if idle = 0; !q.ring.EnableKicks() {

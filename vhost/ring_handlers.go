@@ -37,9 +37,9 @@ func (s *session) setVringNum(m *Message) error {
 	return s.change(i, func(r *ring) { r.num = uint16(num) })
 }
 
-// setVringAddr checks alignment only: the memory table may still be missing.
-// The available ring needs 4 where virtio asks 2, because its index is reached
-// through the 32-bit word around it; common layouts give it 16.
+// setVringAddr checks only the alignment, because the memory table may still be missing. The
+// available ring needs 4 where virtio asks for 2, because its index is accessed through the 32-bit
+// word that contains it; common layouts give it 16.
 func (s *session) setVringAddr(m *Message) error {
 	a, err := DecodeVringAddr(m.Payload)
 	if err != nil {
@@ -83,9 +83,9 @@ func (s *session) setVringBase(m *Message) error {
 	return nil
 }
 
-// getVringBase stops the ring, which waits for its last request, and answers
-// where it stopped. A ring that never started answers what it was told. The
-// call and error descriptors stay: QEMU does not always send them again.
+// getVringBase stops the ring, which waits for its last request, and answers with its next index. A
+// ring that never started answers with the index from SET_VRING_BASE. The call and error
+// descriptors stay, because QEMU does not always send them again.
 func (s *session) getVringBase(m *Message) error {
 	i, _, err := s.vringState(m)
 	if err != nil {
@@ -99,8 +99,8 @@ func (s *session) getVringBase(m *Message) error {
 	return s.reply(m, VringState{Index: uint32(i), Num: uint32(r.base)}.Append(nil))
 }
 
-// vringFD reads a message with a ring's eventfd. The descriptor stays in the
-// message until the caller takes it; -1 if there is none.
+// vringFD decodes a message with a ring's eventfd. The descriptor stays in the message until the
+// caller takes it; -1 if there is none.
 func (s *session) vringFD(m *Message) (int, error) {
 	v, hasFD, err := DecodeVringFD(m.Payload)
 	if err != nil {
@@ -153,8 +153,7 @@ func (s *session) setVringErr(m *Message) error {
 	return s.replace(m, &r.err, r.running, func(fd int) { s.be.SetErr(i, fd) })
 }
 
-// replace puts the message's descriptor in place of *at and hands a duplicate
-// to a running queue.
+// replace replaces *at by the message's descriptor and passes a duplicate to a running queue.
 func (s *session) replace(m *Message, at *int, running bool, set func(fd int)) error {
 	fd := m.TakeFD()
 	if running {
@@ -170,8 +169,8 @@ func (s *session) replace(m *Message, at *int, running bool, set func(fd int)) e
 	return nil
 }
 
-// setVringEnable also comes before anything else about the ring was said
-// (SPDK), and before memory is shared: it is only noted then.
+// setVringEnable may come before any other message about the ring (SPDK), and before memory is
+// shared; then it is only recorded.
 func (s *session) setVringEnable(m *Message) error {
 	i, v, err := s.vringState(m)
 	if err != nil {
