@@ -7,8 +7,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// usual is a chain as Linux builds it, which can be parsed again and again
-// after restore: Parse trims it in place.
+// usual is a chain as Linux builds it. restore makes it usable for another Parse, which trims it in
+// place.
 type usual struct {
 	c                  virtq.Chain
 	readable, writable [][]byte
@@ -74,8 +74,8 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// reportRatio adds the time of an operation as a multiple of a copy of 4 KiB,
-// measured right after it on the same machine.
+// reportRatio reports the time of an operation as a multiple of a copy of 4 KiB, measured right
+// after it on the same machine.
 func reportRatio(b *testing.B) {
 	perOp := float64(b.Elapsed()) / float64(b.N)
 	src, dst := make([]byte, 4096), make([]byte, 4096)

@@ -21,7 +21,7 @@ func testConfig() *Config {
 
 func header(typ uint32, sector uint64) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, typ)
-	b = binary.LittleEndian.AppendUint32(b, 0xdeadbeef) // reserved: means nothing
+	b = binary.LittleEndian.AppendUint32(b, 0xdeadbeef) // reserved
 	return binary.LittleEndian.AppendUint64(b, sector)
 }
 
@@ -31,7 +31,7 @@ func segment(sector uint64, sectors, flags uint32) []byte {
 	return binary.LittleEndian.AppendUint32(b, flags)
 }
 
-// cut splits b into slices of at most n bytes, all of its own memory.
+// cut splits b into slices of at most n bytes, each with its own memory.
 func cut(b []byte, n int) (out [][]byte) {
 	for len(b) > 0 {
 		k := min(n, len(b))
@@ -129,8 +129,7 @@ func TestParse(t *testing.T) {
 		{name: "legacy barrier", readable: append(header(TypeOut|1<<31, 0), sector...), writable: 1, want: StatusUnsupp, written: 1},
 		{name: "unknown type", readable: header(0xffffffff, 0), writable: 513, want: StatusUnsupp},
 	} {
-		// The same request in one descriptor and in ever smaller ones: the
-		// answer is the same.
+		// The same request in one descriptor and in ever smaller ones has the same result.
 		for _, size := range []int{1 << 20, 512, 17, 16, 15, 5, 1} {
 			t.Run(fmt.Sprintf("%s/%d", tc.name, size), func(t *testing.T) {
 				config, features := tc.config, tc.features
@@ -198,8 +197,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// A read's data is the writable part, in place; the answer to GET_ID is there
-// at once.
+// A read's data is the writable part, in place; the answer to GET_ID is written at once.
 func TestWhereDataGoes(t *testing.T) {
 	for _, size := range []int{1024, 100, 7, 1} {
 		p := NewParser(testConfig(), 0)
@@ -241,7 +239,7 @@ func TestFinish(t *testing.T) {
 		status  byte
 	}{
 		{TypeIn, StatusOK, 513, 0},
-		{TypeIn, StatusIOErr, 0, 1}, // the data is not there: none of it is claimed
+		{TypeIn, StatusIOErr, 0, 1}, // a failed read claims no data
 		{TypeIn, StatusUnsupp, 0, 2},
 		{TypeIn, StatusPending, 0, 1}, // nobody may leave it open
 		{TypeFlush, StatusIOErr, 0, 1},

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Every way to read a process's CPU time sees what it has used.
+// Every method of reading a process's CPU time sees the time it has used.
 func TestProcessTime(t *testing.T) {
 	for name, m := range map[string]func(int) (time.Duration, error){"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
 		before, err := m(os.Getpid())
@@ -22,7 +22,7 @@ func TestProcessTime(t *testing.T) {
 	}
 }
 
-// burn uses CPU time, however long that takes.
+// burn uses CPU time, for as long as that takes.
 func burn(t *testing.T, d time.Duration) {
 	t.Helper()
 	start, err := clockTime(os.Getpid())

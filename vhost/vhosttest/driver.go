@@ -34,21 +34,21 @@ const (
 var (
 	// ErrBusy reports that the ring, or the slot, has no room for a request.
 	ErrBusy = errors.New("ring or slot is busy")
-	// ErrDevice reports that the device gave back what it never got. The
-	// driver is useless afterwards.
+	// ErrDevice reports that the device returned something it never got. The driver cannot be used
+	// afterwards.
 	ErrDevice = errors.New("the device broke the ring")
 )
 
-// flight is what became of the descriptor that heads a chain in the ring.
+// flight describes the chain whose head is this descriptor.
 type flight struct {
 	id    int32 // slot, or ChainBase + head; -1: not in flight
 	count uint16
 }
 
-// Completion is one request that the device gave back.
+// Completion is one completed request.
 type Completion struct {
 	ID      int    // slot, or what SubmitChain returned
-	Status  byte   // of a slot; StatusNone for chains, whose layout only their maker knows
+	Status  byte   // of a slot; StatusNone for chains, whose layout only the caller knows
 	Written uint32 // used.len, bytes
 }
 
@@ -60,17 +60,17 @@ type Driver struct {
 	slots []slot
 
 	kick, call, err int    // eventfds; kick is -1 with Options.NoKick
-	base            uint16 // where the back-end starts
+	base            uint16 // first index of the back-end
 	eventIdx        bool
 	indirect        bool
 
 	next, published, last uint16   // next avail element; avail index the device sees; next used element
 	free                  []uint16 // descriptors, the last is taken first
-	place                 []uint16 // by descriptor that is free: where in free
+	place                 []uint16 // by free descriptor: its index in free
 	flights               []flight
-	chained               []uint16 // descriptor that follows in a chain of ours
+	chained               []uint16 // next descriptor of a chain in flight
 	inFlight              int
-	stashed               []Completion // met by a synchronous helper, for Poll
+	stashed               []Completion // polled by a synchronous method, for Poll
 	scratch               []Completion
 	broken                error
 	eventBuf              [8]byte // for eventfds
@@ -105,8 +105,7 @@ func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 	return d, nil
 }
 
-// reset empties the ring and forgets every request, like a driver that is
-// loaded again.
+// reset empties the ring and forgets every request, like a driver that is reloaded.
 func (d *Driver) reset() {
 	d.ring.Clear()
 	d.next, d.published, d.last, d.base, d.inFlight, d.broken = 0, 0, 0, 0, 0, nil
@@ -144,17 +143,16 @@ func (d *Driver) callFD() int { return d.call }
 // Ring gives access to the ring itself, for tests.
 func (d *Driver) Ring() *Ring { return d.ring }
 
-// InFlight returns how many requests the device has not given back.
+// InFlight returns the number of requests that the device has not completed.
 func (d *Driver) InFlight() int { return d.inFlight }
 
-// Submit puts a request for n bytes of the slot's buffer, at off bytes on the
-// disk (both multiples of 512; discard and write-zeroes act on what PutRanges
-// left in the buffer, n is its length), into the ring. The device sees it after
-// Kick. ErrBusy if the slot is in flight or the ring is full.
+// Submit puts a request for n bytes of the slot's buffer, at off bytes on the disk (both multiples
+// of 512; discard and write-zeroes use the ranges that PutRanges left in the buffer, n is their
+// length), into the ring. The device sees it after Kick. Errors: ErrBusy if the slot is in flight
+// or the ring is full.
 //
-// What the device has in its caches is left alone if it need not change: a slot
-// that asks again for as many bytes in the same direction only writes the
-// header and the status.
+// Cache lines of the device are not changed unnecessarily: a slot that repeats length and direction
+// only writes the header and the status.
 func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	s := &d.slots[slot]
 	need := 3
@@ -219,8 +217,8 @@ func writeTable(b []byte, ds []RawDesc) {
 	}
 }
 
-// add links ds in the descriptor table, which has room, and fills the next
-// element of the available ring. id -1: a chain, named after its head.
+// add links ds in the descriptor table, which has room, and fills the next element of the available
+// ring. id -1: a chain, identified by its head.
 func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 	at := len(d.free) - len(ds)
 	taken := d.free[at:]
@@ -241,8 +239,8 @@ func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 	return head
 }
 
-// addOne is add for one descriptor: at wish, where it probably is already, if
-// that is free.
+// addOne is add for one descriptor: at index preferred, which it probably has already, if that is
+// free.
 func (d *Driver) addOne(preferred uint16, x RawDesc, id int32) {
 	last := len(d.free) - 1
 	if at := int(d.place[preferred]); at < last && d.free[at] == preferred {
@@ -278,8 +276,8 @@ func (d *Driver) Kick() error {
 	}
 	d.published = d.next
 	d.ring.SetAvailIdx(d.next)
-	// The store is sequentially consistent, so these loads see what the
-	// device asked for before it looked at the index for the last time.
+	// The store is sequentially consistent, so these loads see the request that the device made
+	// before it last read the index.
 	if d.eventIdx {
 		if d.next-d.ring.AvailEvent()-1 >= d.next-old {
 			return nil
@@ -297,7 +295,7 @@ func (d *Driver) kickAlways() error {
 	return signal(d.kick, &d.eventBuf)
 }
 
-// Poll appends what the device has given back to dst, without waiting.
+// Poll appends the new completions to dst, without waiting.
 func (d *Driver) Poll(dst []Completion) []Completion {
 	if len(d.stashed) > 0 {
 		dst = append(dst, d.stashed...)
@@ -334,5 +332,5 @@ func (d *Driver) take(dst []Completion) []Completion {
 	return dst
 }
 
-// Err returns what is wrong with the ring: ErrDevice, or nil.
+// Err returns ErrDevice if the device broke the ring, or nil.
 func (d *Driver) Err() error { return d.broken }

@@ -14,8 +14,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// ramDisk is the smallest honest back-end: a disk in memory, one goroutine per
-// running ring.
+// ramDisk is a minimal correct back-end: a disk in memory, one goroutine per running ring.
 type ramDisk struct {
 	config      blk.Config
 	data        []byte
@@ -118,8 +117,7 @@ func (d *ramDisk) SetErr(i, fd int) {
 	w.q.Err = fd
 }
 
-// ramWorker processes one ring. mu guards what the session replaces while it
-// runs; a batch holds it.
+// ramWorker processes one ring. A batch holds mu, which guards what the session replaces meanwhile.
 type ramWorker struct {
 	disk   *ramDisk
 	mu     sync.Mutex
@@ -163,7 +161,7 @@ func (w *ramWorker) setMemory(t *guest.Table) error {
 	return nil
 }
 
-// run spins for a while before it sleeps on the kick eventfd.
+// run polls for a while before it sleeps on the kick eventfd.
 func (w *ramWorker) run() {
 	defer close(w.done)
 	w.kicksOn(false)
@@ -205,7 +203,7 @@ func (w *ramWorker) kicksOn(on bool) (pending bool) {
 	return false
 }
 
-// batch serves what is available, at most 16 requests; -1: the ring is broken.
+// batch processes up to 16 available requests; -1: the ring is broken.
 func (w *ramWorker) batch() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,8 +258,8 @@ func (w *ramWorker) serve() {
 	}
 }
 
-// connectEnd serves d on a socket pair and connects a front-end to it, nil if
-// that fails. wait waits for the session's end.
+// connectEnd serves d on a socket pair and connects a front-end to it, nil if that fails. wait
+// waits for the end of the session.
 func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

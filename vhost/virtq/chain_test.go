@@ -16,7 +16,7 @@ const (
 	indirect = virtq.DescIndirect
 )
 
-// linked returns n one-byte descriptors, each followed by the next one.
+// linked returns n one-byte descriptors, each linked to the next one.
 func linked(n int, flags uint16) []virtq.Desc {
 	ds := make([]virtq.Desc, n)
 	for i := range ds {
@@ -178,7 +178,7 @@ func TestLoadLimits(t *testing.T) {
 	})
 }
 
-// An indirect table may lie anywhere, also on an odd address.
+// An indirect table may have any address, even or odd.
 func TestIndirectTableNotAligned(t *testing.T) {
 	for off := range uint64(16) {
 		r := newRig(t, virtq.SplitConfig{Num: 8, Indirect: true})
@@ -191,8 +191,8 @@ func TestIndirectTableNotAligned(t *testing.T) {
 	}
 }
 
-// A driver that keeps changing a descriptor while it is being read: whatever
-// mixture of old and new is seen, it is checked and used as one copy.
+// A driver changes a descriptor continuously while it is read: any mixture of old and new is
+// checked and used as one copy.
 func TestLoadWhileTheDriverChangesIt(t *testing.T) {
 	r := newRig(t, virtq.SplitConfig{Num: 8, Indirect: true})
 	stop, stopped := make(chan struct{}), make(chan struct{})

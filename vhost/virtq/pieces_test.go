@@ -9,8 +9,8 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// Every descriptor of a chain runs through all of many regions: the slices that
-// a chain takes are bounded, and those of a long one are given back.
+// Every descriptor of a chain spans all of many regions: the slices of a chain are bounded, and the
+// memory of a long one is freed.
 func TestPiecesOfAChain(t *testing.T) {
 	const base, regions, page = 0x10000, 64, 4096
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(base, slices.Repeat([]uint64{page}, regions)...)...)
