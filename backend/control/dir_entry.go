@@ -52,15 +52,15 @@ func openDirEntry(path string) (*dirEntry, error) {
 
 // walker opens a directory from the root, one path element at a time.
 type walker struct {
-	path    string // absolute
-	dir     *os.File
-	rest    []string
-	links   int
-	private bool // so far, see dirEntry
+	path      string // absolute
+	dir       *os.File
+	remaining []string
+	links     int
+	private   bool // so far, see dirEntry
 }
 
 func (w *walker) walk() (dir *os.File, err error) {
-	w.rest = elements(w.path)
+	w.remaining = elements(w.path)
 	if err := w.enter(unix.AT_FDCWD, "/"); err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (w *walker) walk() (dir *os.File, err error) {
 			w.dir.Close()
 		}
 	}()
-	for len(w.rest) > 0 {
+	for len(w.remaining) > 0 {
 		if err := w.step(); err != nil {
 			return nil, err
 		}
@@ -84,7 +84,7 @@ func (w *walker) walk() (dir *os.File, err error) {
 
 // step opens the next element, or replaces a symbolic link by its target.
 func (w *walker) step() error {
-	name := w.rest[0]
+	name := w.remaining[0]
 	var dir, st unix.Stat_t
 	if err := unix.Fstat(int(w.dir.Fd()), &dir); err != nil {
 		return w.pathError(err)
@@ -94,7 +94,7 @@ func (w *walker) step() error {
 		return w.pathError(err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		w.rest = w.rest[1:]
+		w.remaining = w.remaining[1:]
 		return w.enter(int(w.dir.Fd()), name)
 	}
 	// In a directory such as /tmp every user can create entries.
@@ -110,7 +110,7 @@ func (w *walker) step() error {
 		return w.pathError(err)
 	}
 	target := string(buf[:n])
-	w.rest = append(elements(target), w.rest[1:]...)
+	w.remaining = append(elements(target), w.remaining[1:]...)
 	if filepath.IsAbs(target) {
 		return w.enter(unix.AT_FDCWD, "/")
 	}

@@ -339,12 +339,12 @@ func hungUp(conn *net.UnixConn) bool {
 	if err != nil {
 		return true
 	}
-	gone := false
+	hungUp := false
 	err = raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd)}}
 		if n, err := unix.Poll(p, 0); err == nil && n > 0 {
-			gone = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+			hungUp = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 		}
 	})
-	return err != nil || gone
+	return err != nil || hungUp
 }

@@ -78,7 +78,7 @@ func ParseAddress(s string) (Address, error) {
 		}
 		return a, nil
 	}
-	return bad("%q is no kind of address", network)
+	return bad("%q is not a kind of address", network)
 }
 
 // parseNumber accepts only digits: no sign, no blanks.

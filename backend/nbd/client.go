@@ -138,11 +138,11 @@ func (s *Server) serve(c *client) {
 func (s *Server) awaitClose(c *client, g *guard) {
 	s.mu.Lock()
 	s.unpin(c)
-	gone := c.closing
+	disconnected := c.closing
 	c.closing = true
 	s.mu.Unlock()
 	half, ok := c.conn.(interface{ CloseWrite() error })
-	if gone || !ok || half.CloseWrite() != nil {
+	if disconnected || !ok || half.CloseWrite() != nil {
 		return
 	}
 	c.conn.SetReadDeadline(time.Now().Add(s.opts.CloseTime))

@@ -41,15 +41,15 @@ func ParseAddress(s string) (Address, error) {
 		}
 		c, err := parseUint32(cid)
 		if err != nil {
-			return bad(fmt.Sprintf("%q is no CID", cid))
+			return bad(fmt.Sprintf("%q is not a CID", cid))
 		}
 		p, err := parseUint32(port)
 		if err != nil {
-			return bad(fmt.Sprintf("%q is no port", port))
+			return bad(fmt.Sprintf("%q is not a port", port))
 		}
 		return Address{CID: c, Port: p}, nil
 	}
-	return bad(fmt.Sprintf("%q is no kind of address", kind))
+	return bad(fmt.Sprintf("%q is not a kind of address", kind))
 }
 
 // parseUint32 refuses the maximum, which is VMADDR_CID_ANY and VMADDR_PORT_ANY and cannot be

@@ -102,13 +102,13 @@ func (t *target) checkMemory(ctx context.Context) error {
 		return errors.New("the guest's memory is not shared: " + shareAdvice)
 	}
 	// The machine's memory. With NUMA nodes there are several back-ends, and this is empty.
-	var own string
-	if err := t.get(ctx, "/machine", "memory-backend", &own); err != nil {
+	var backend string
+	if err := t.get(ctx, "/machine", "memory-backend", &backend); err != nil {
 		return err
 	}
 	for _, dev := range all {
 		path := "/objects/" + dev.ID
-		if own != "" && path != own {
+		if backend != "" && path != backend {
 			continue
 		}
 		shared := dev.Share
@@ -134,11 +134,11 @@ const shareAdvice = "vhost-user needs shared memory, which is configured when QE
 // freeBus returns the bus of the first empty PCIe root port, by name; "" if the machine hot-plugs
 // into its only PCI bus. The bus of a port has the port's id, which is unique.
 func (t *target) freeBus(ctx context.Context) (bus string, err error) {
-	own, err := t.children(ctx, "/machine")
+	objects, err := t.children(ctx, "/machine")
 	if err != nil {
 		return "", err
 	}
-	if _, ok := own["i440fx"]; ok {
+	if _, ok := objects["i440fx"]; ok {
 		return "", nil
 	}
 	var ports, used []string

@@ -83,13 +83,13 @@ func peerName(conn *net.UnixConn) string {
 	if err != nil {
 		return "its process"
 	}
-	who := "its process"
+	name := "its process"
 	_ = raw.Control(func(fd uintptr) {
 		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			who = fmt.Sprintf("process %d", c.Pid)
+			name = fmt.Sprintf("process %d", c.Pid)
 		}
 	})
-	return who
+	return name
 }
 
 // sendCommand sends the control commands from the negotiation to cow-takeover.

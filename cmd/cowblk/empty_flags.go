@@ -22,11 +22,11 @@ const noDefault = "needed"
 func checkEmptyFlags(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if err == nil && isEmptyFlag(f.Value) {
-			what := errEmpty
+			reason := errEmpty
 			if f.Annotations[noDefault] != nil {
-				what = errEmptyRequired
+				reason = errEmptyRequired
 			}
-			err = usagef("%s: --%s: %w", cmd.CommandPath(), f.Name, what)
+			err = usagef("%s: --%s: %w", cmd.CommandPath(), f.Name, reason)
 		}
 	})
 	return err

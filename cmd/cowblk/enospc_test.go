@@ -184,7 +184,7 @@ func enospcPauses(t *testing.T) {
 	}
 	s.free()
 	s.ended(vhosttest.StatusOK)
-	eventually(t, "the guest goes on", func() bool { return qemu.status() == "running" })
+	eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })
 	if e := nextEvent(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
 		t.Errorf("%+v", e)
 	}

@@ -153,7 +153,7 @@ func (a *app) errorText(err error) string {
 		// All time limits bound an answer of a process, of QEMU or of a guest.
 		return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "no answer in time")
 	case errors.As(err, &partial):
-		return "interrupted: " + partial.what
+		return "interrupted: " + partial.text
 	}
 	text := "interrupted; nothing was changed"
 	for _, other := range withoutCanceled(err) {
@@ -191,9 +191,9 @@ func newExitCodes() *cobra.Command {
 }
 
 // interruptedError is an interruption after part of the work was done.
-type interruptedError struct{ what string }
+type interruptedError struct{ text string }
 
-func (e *interruptedError) Error() string { return e.what }
+func (e *interruptedError) Error() string { return e.text }
 func (e *interruptedError) Unwrap() error { return context.Canceled }
 
 func interruptedf(format string, args ...any) error {

@@ -96,7 +96,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatalf("the guest holds still: %v; note: %v\n%s", g.quiesced(), noted, p.log.String())
+					t.Fatalf("the guest is quiesced: %v; record: %v\n%s", g.quiesced(), noted, p.log.String())
 				}
 			}
 			args.Tag, args.Timeout = "t3", 10
@@ -139,7 +139,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	resume()
 	for end := time.Now().Add(20 * time.Second); g.quiesced(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the guest holds still\n%s", p.log.String())
+			t.Fatalf("the guest is quiesced\n%s", p.log.String())
 		}
 	}
 	f.Close()

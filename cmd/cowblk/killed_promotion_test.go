@@ -274,7 +274,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 
 	answered := k.promote(dir, g)
 	if k.cli && g.quiesced() {
-		t.Error("the guest holds still although the command has ended")
+		t.Error("the guest is quiesced although the command has ended")
 	}
 	later := answered
 	for _, f := range disks { // fails if the process is gone
@@ -355,7 +355,7 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the guest holds still: %v; notes: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
+			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
 		}
 	}
 	if promoted {
@@ -367,7 +367,7 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 		defer o.Close()
 		got := make([]byte, 8192)
 		if _, err := o.Disk.ReadAt(got, 0); err != nil || !bytes.Equal(got, pattern(1, 8192)) {
-			t.Errorf("the tag holds something else than what was written before the cut: %v", err)
+			t.Errorf("the tag differs from what was written before the promotion: %v", err)
 		}
 	}
 	p.end(t)
@@ -417,7 +417,7 @@ func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 		return c.Run(context.Background(), "cow-promote", args, nil)
 	}
 	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {
-		t.Errorf("promoted while the guest was still to be let go: %v", err)
+		t.Errorf("promoted before the guest was thawed: %v", err)
 	}
 	if err := ask("t2", qmp.Spec{}, 0); err != nil {
 		t.Errorf("with quiesce none: %v", err)

@@ -98,7 +98,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 		if derr != nil {
 			// An unreadable disk is listed by its name. A disk that was removed meanwhile has no
 			// error from Tree.
-			if again, nerr := s.DiskNames(); nerr == nil && slices.Contains(again, name) {
+			if names, nerr := s.DiskNames(); nerr == nil && slices.Contains(names, name) {
 				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unreadable: true})
 			}
 			continue

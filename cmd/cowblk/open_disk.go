@@ -34,7 +34,7 @@ func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags
 // openRaw opens a raw file or block device as a disk without layers.
 func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 	if dir := store.StoredIn(path); dir != "" && !f.readOnly {
-		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file that is no store's", Found: "a file of " + dir,
+		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
 			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
 	}
 	if f.blkFormat == "" {

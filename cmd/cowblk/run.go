@@ -76,11 +76,11 @@ If --qemu is a script, it must exec QEMU; -daemonize is refused.`,
 
 // runArgs accepts one name, and any arguments for QEMU after "--".
 func runArgs(cmd *cobra.Command, args []string) error {
-	own := len(args)
+	n := len(args)
 	if at := cmd.ArgsLenAtDash(); at >= 0 {
-		own = at
+		n = at
 	}
-	return exactArgs("NAME")(cmd, args[:own])
+	return exactArgs("NAME")(cmd, args[:n])
 }
 
 // runGuest runs QEMU on the disk until QEMU ends or ctx is done. It serves the disk unless another

@@ -90,8 +90,8 @@ func TestStopOfRun(t *testing.T) {
 	command(t, dir, "create", "vm1", "--size", "1M")
 	p, qemu := running(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
-	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "served no longer") || isAlive(qemu) {
-		t.Errorf("exit %d, QEMU lives: %t: %s", code, isAlive(qemu), p.log.String())
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
+		t.Errorf("exit %d, QEMU runs: %t: %s", code, isAlive(qemu), p.log.String())
 	}
 }
 

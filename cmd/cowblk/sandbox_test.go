@@ -219,7 +219,7 @@ func TestServeConfined(t *testing.T) {
 		sealed(t, c)
 	}
 	if g.quiesced() {
-		t.Error("the guest holds still")
+		t.Error("the guest is quiesced")
 	}
 	writeAt(t, f, 4096, pattern(20, 512))
 	wantAt(t, f, 4096, append(pattern(20, 512), pattern(13, 3584)...))

@@ -123,12 +123,12 @@ func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept, err := control.AdoptUnix(fd, path)
+	adopted, err := control.AdoptUnix(fd, path)
 	if err != nil {
 		return nil, err
 	}
-	kept.SetKeepFile(true)
-	return kept, l.Close()
+	adopted.SetKeepFile(true)
+	return adopted, l.Close()
 }
 
 // listenInRunDir makes a socket in the run directory, at path. On a full file system it uses the

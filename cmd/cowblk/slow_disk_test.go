@@ -102,7 +102,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatal("the other disk goes on being served")
+					t.Fatal("the other disk is still served")
 				}
 			}
 			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {

@@ -205,7 +205,7 @@ func TestDoneAlthoughOutputIsLost(t *testing.T) {
 		t.Skipf("no /dev/full: %v", err)
 	}
 	defer full.Close()
-	const done = "has done what it was asked for"
+	const done = "has succeeded"
 	for _, tt := range []struct {
 		done bool
 		args []string

@@ -163,19 +163,19 @@ func (t *target) area() (blocks uint64, err error) {
 
 // describeError adds the back-end's name to an error, and the reason.
 func (t *target) describeError(err error) error {
-	who := t.o.name()
+	name := t.o.name()
 	if t.pid > 0 && t.null == nil {
-		who += fmt.Sprintf(" (process %d)", t.pid)
+		name += fmt.Sprintf(" (process %d)", t.pid)
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", who, err)
+		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", name, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", who, err)
+		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", name, err)
 	case errors.Is(err, vhosttest.ErrDisconnected), errors.Is(err, io.EOF):
-		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", who, err)
+		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", name, err)
 	}
-	return fmt.Errorf("%s: %w", who, err)
+	return fmt.Errorf("%s: %w", name, err)
 }
 
 // close ends the connection as QEMU does, or at once if the back-end has failed.
