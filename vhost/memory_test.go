@@ -68,7 +68,7 @@ func TestRingWithoutMemory(t *testing.T) {
 	}
 	must(t, "session", s.wait())
 	if n := strings.Count(log.text(), "shares no memory"); n != 1 {
-		t.Errorf("told %d times", n)
+		t.Errorf("reported %d times", n)
 	}
 
 	s, c, log = rawSession(t, newFake(1))

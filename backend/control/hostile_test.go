@@ -205,7 +205,7 @@ func TestManyClients(t *testing.T) {
 	}
 	wg.Wait()
 	if served != 20 || turned != 80 {
-		t.Errorf("%d served and %d turned away, want 20 and 80", served, turned)
+		t.Errorf("%d served and %d refused, want 20 and 80", served, turned)
 	}
 	eventually(t, "all are gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	for range 100 {

@@ -317,7 +317,7 @@ func TestReplyTooLong(t *testing.T) {
 		t.Errorf("longest reply: %d bytes, %v", len(s), err)
 	}
 	for cmd, want := range map[string]string{
-		"long": "ask for less", "fail": "üüü", "nan": "cannot be written", "empty": "unknown error",
+		"long": "ask for less", "fail": "üüü", "nan": "cannot be encoded", "empty": "unknown error",
 	} {
 		var e *Error
 		err := c.Run(ctx, cmd, map[string]int{"N": fits + 1}, nil)

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// cut feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It stops
+// split feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It stops
 // at errTooLong, as the reader does.
-func cut(in []byte, step int) (out []string) {
+func split(in []byte, step int) (out []string) {
 	var s splitter
 	for len(in) > 0 {
 		p := in[:min(step, len(in))]
@@ -63,7 +63,7 @@ func TestSplitter(t *testing.T) {
 		{"{" + strings.Repeat(" ", maxText-1) + "}", []string{tooLong}},
 	} {
 		for _, step := range []int{1, 2, 3, 4096, 1 << 20} {
-			if got := cut([]byte(tc.in), step); !slices.Equal(got, tc.want) {
+			if got := split([]byte(tc.in), step); !slices.Equal(got, tc.want) {
 				t.Errorf("%.40q in steps of %d: got %.200q, want %.200q", tc.in, step, got, tc.want)
 			}
 		}
@@ -80,8 +80,8 @@ func FuzzSplitter(f *testing.F) {
 		f.Add([]byte(s), uint8(3))
 	}
 	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
-		got := cut(in, int(step)+1)
-		if whole := cut(in, len(in)+1); !slices.Equal(got, whole) {
+		got := split(in, int(step)+1)
+		if whole := split(in, len(in)+1); !slices.Equal(got, whole) {
 			t.Fatalf("in steps of %d: %q, at once: %q", int(step)+1, got, whole)
 		}
 		rest := in

@@ -164,7 +164,7 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	g, p := newGuest(t)
 	g.frozen = true
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("cut was called"); return nil })
+	err := Around(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
 	if !errors.Is(err, ErrAlreadyFrozen) {
 		t.Errorf("got %v, want ErrAlreadyFrozen", err)
 	}
@@ -194,19 +194,19 @@ func TestAgentFaults(t *testing.T) {
 						return ""
 					}
 					a := NewAgent(AgentOptions{Address: p.addr})
-					cut := false
+					called := false
 					err := Around(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
-						cut = true
+						called = true
 						if frozen, _ := g.state(); !frozen {
-							t.Error("cut was called while the guest was not frozen")
+							t.Error("f was called while the guest was not frozen")
 						}
 						return nil
 					})
 					if frozen, log := g.state(); frozen {
 						t.Errorf("the guest is still frozen, after %v", log)
 					}
-					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
-						t.Errorf("cut called: %v, error: %v", cut, err)
+					if errors.Is(err, ErrNotThawed) || (err == nil) != called {
+						t.Errorf("f called: %v, error: %v", called, err)
 					}
 					// A fault after the freeze is handled without an error.
 					if command == "guest-fsfreeze-thaw" && err != nil {
@@ -228,8 +228,8 @@ func TestAgentNeverThaws(t *testing.T) {
 		return ""
 	}
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return errors.New("cut failed") })
-	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "cut failed") {
+	err := Around(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return errors.New("f failed") })
+	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "f failed") {
 		t.Errorf("got %v", err)
 	}
 	g.mu.Lock()

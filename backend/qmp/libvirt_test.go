@@ -114,16 +114,16 @@ func TestLibvirtFaults(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					cut := false
+					called := false
 					err = Around(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
-						cut = true
+						called = true
 						return nil
 					})
 					h.mu.Lock()
 					frozen := h.frozen
 					h.mu.Unlock()
-					if frozen || errors.Is(err, ErrNotThawed) || (err == nil) != cut {
-						t.Errorf("frozen: %v, cut called: %v, error: %v", frozen, cut, err)
+					if frozen || errors.Is(err, ErrNotThawed) || (err == nil) != called {
+						t.Errorf("frozen: %v, f called: %v, error: %v", frozen, called, err)
 					}
 					if fault == "none" && err != nil {
 						t.Error(err)

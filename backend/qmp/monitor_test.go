@@ -304,19 +304,19 @@ func TestPauseFaults(t *testing.T) {
 						// can.
 						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
 					}
-					cut := false
+					called := false
 					err := Around(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
-						cut = true
+						called = true
 						if s := f.status(); s != "paused" {
-							t.Errorf("cut was called while the guest was %s", s)
+							t.Errorf("f was called while the guest was %s", s)
 						}
 						return nil
 					})
 					if s := f.status(); s != "running" {
 						t.Errorf("the guest is %s, after %v", s, f.log)
 					}
-					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
-						t.Errorf("cut called: %v, error: %v", cut, err)
+					if errors.Is(err, ErrNotThawed) || (err == nil) != called {
+						t.Errorf("f called: %v, error: %v", called, err)
 					}
 				})
 			}

@@ -91,9 +91,9 @@ var denied = map[string]struct {
 	"read what is open": {}, "read": {}, "list": {}, "write file": {}, "make": {}, "make directory": {}, "sync directory": {},
 	"rename over": {}, "make socket": {}, "connect to a socket": {}, "listen on TCP": {}, "signal oneself": {},
 
-	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "cut foreign": {3, "EACCES"}, "make foreign": {2, "EACCES"},
+	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "truncate foreign": {3, "EACCES"}, "make foreign": {2, "EACCES"},
 	"remove foreign": {2, "EACCES"}, "list foreign": {2, "EACCES"}, "read /etc/passwd": {2, "EACCES"},
-	"write to read": {2, "EACCES"}, "cut read": {3, "EACCES"}, "make in read": {2, "EACCES"},
+	"write to read": {2, "EACCES"}, "truncate read": {3, "EACCES"}, "make in read": {2, "EACCES"},
 	"rename to foreign": {2, "EACCES"}, "rename from foreign": {2, "EACCES"}, "link foreign": {2, "EXDEV"}, "symlink": {2, "EACCES"},
 	"make foreign socket": {2, "EACCES"}, "connect to TCP": {4, "EACCES"}, "connect to abstract": {6, "EPERM"}, "signal the parent": {6, "EPERM"},
 	"execute": {2, "EACCES"}, "execute one's own": {2, "EACCES"}, "read another process": {2, "EACCES"},

@@ -385,10 +385,10 @@ func TestNoteForAllOrNone(t *testing.T) {
 	}
 	n := &servedManifests{store: s}
 	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
-		t.Fatal("a note was made for a disk that does not exist")
+		t.Fatal("a record was made for a disk that does not exist")
 	}
 	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
-		t.Errorf("a note is left: %v, %v", left, err)
+		t.Errorf("a record is left: %v, %v", left, err)
 	}
 }
 
@@ -433,6 +433,6 @@ func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
 		t.Errorf("the guest saw %v", commands)
 	}
 	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
-		t.Errorf("a note is left: %v, %v", left, err)
+		t.Errorf("a record is left: %v, %v", left, err)
 	}
 }

@@ -78,7 +78,7 @@ func trySandboxOp(op []string) string {
 		err = open(os.O_WRONLY)
 	case "make":
 		err = open(os.O_WRONLY | os.O_CREATE | os.O_EXCL)
-	case "cut":
+	case "truncate":
 		err = os.Truncate(op[1], 0)
 	case "execute":
 		err = exec.Command(op[1]).Run()
@@ -191,7 +191,7 @@ func TestServeConfined(t *testing.T) {
 	writeAt(t, f, 512, pattern(5, 512))
 
 	for what, want := range map[string]string{
-		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "cut " + base: "EACCES", "make " + dir + "/new": "EACCES",
+		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "truncate " + base: "EACCES", "make " + dir + "/new": "EACCES",
 		"remove " + foreign: "EACCES", "execute /bin/true": "EACCES", "execute " + dir + "/cowblk": "EACCES", "read /etc/passwd": "EACCES",
 		"read " + st + "/images/img/data": "<nil>", "write " + st + "/images/img/data": "EACCES", "remove " + st + "/images/img/image.json": "EACCES",
 		"write " + st + "/disks/a/disk.json": "<nil>", "remove " + st + "/lock": "EACCES",

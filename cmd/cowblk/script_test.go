@@ -232,7 +232,7 @@ func (s *script) builtin(args []string) {
 		delete(s.held, args[1])
 	case "bitflip": // DISK OFFSET: in the map of the head
 		err = s.alter(args[1], func(m string, _ string) error { return flipBit(m, int64(s.number(args[2]))) })
-	case "cut": // DISK BYTES: the data of the head
+	case "truncate": // DISK BYTES: the data of the head
 		err = s.alter(args[1], func(_, d string) error { return os.Truncate(d, int64(s.number(args[2]))) })
 	case "remove": // PATH
 		err = os.Remove(args[1])

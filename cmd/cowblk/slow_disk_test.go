@@ -62,8 +62,8 @@ func exists(t *testing.T, path string) {
 // device, and answers on its control socket meanwhile; all acknowledged writes are kept. At a
 // second signal it ends at once, and the next process finds all flushed data.
 func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
-	for _, again := range []bool{false, true} {
-		t.Run(fmt.Sprintf("told again=%v", again), func(t *testing.T) {
+	for _, second := range []bool{false, true} {
+		t.Run(fmt.Sprintf("second signal=%v", second), func(t *testing.T) {
 			t.Parallel()
 			dir := shortDir(t)
 			for _, name := range []string{"a", "b"} {
@@ -115,13 +115,13 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				t.Errorf("the write has ended: %v", err)
 			default:
 			}
-			if again {
+			if second {
 				if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
 				var exit *exec.ExitError
 				if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-					t.Errorf("told again: %v\n%s", err, p.log.String())
+					t.Errorf("second signal: %v\n%s", err, p.log.String())
 				}
 			} else {
 				if err := os.Remove(gate); err != nil {
@@ -137,7 +137,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			q := start(t, dir, nil, "serve", "a", "b")
 			a, b = dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 			wantAt(t, a, 0, pattern(1, 4096))
-			if !again {
+			if !second {
 				wantAt(t, a, 4096, pattern(2, 4096))
 			}
 			wantAt(t, b, 0, append(pattern(1, 4096), pattern(3, 4096)...))

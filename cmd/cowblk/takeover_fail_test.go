@@ -201,7 +201,7 @@ func TestTakeoverKilled(t *testing.T) {
 		l.more(20)
 	}
 	l.finish()
-	t.Logf("went on: %v; %d requests", outcome, l.done.Load())
+	t.Logf("outcomes: %v; %d requests", outcome, l.done.Load())
 }
 
 // takeoversEnv sets the number of takeovers in TestTakeoverKilled.

@@ -55,7 +55,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 				t.Errorf("%+v", e.Data)
 			}
 		case <-limit:
-			t.Fatal("nobody is told")
+			t.Fatal("no event was emitted")
 		}
 		break
 	}

@@ -16,9 +16,9 @@ type usual struct {
 
 func newUsual(typ uint32, data []byte, writable int) *usual {
 	u := &usual{}
-	u.readable = append([][]byte{header(typ, 8)}, cut(data, 4096)...)
+	u.readable = append([][]byte{header(typ, 8)}, split(data, 4096)...)
 	if writable > 0 {
-		u.writable = cut(make([]byte, writable), 4096)
+		u.writable = split(make([]byte, writable), 4096)
 	}
 	u.writable = append(u.writable, []byte{0xff})
 	u.c.ReadLen, u.c.WriteLen = uint64(16+len(data)), uint64(writable+1)

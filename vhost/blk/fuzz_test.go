@@ -18,8 +18,8 @@ func FuzzParse(f *testing.F) {
 		config := testConfig()
 		config.ReadOnly = ro
 		c := &virtq.Chain{
-			Readable: cut(readable, int(readCut)+1), ReadLen: uint64(len(readable)),
-			Writable: cut(make([]byte, writable), int(writeCut)+1), WriteLen: uint64(writable),
+			Readable: split(readable, int(readCut)+1), ReadLen: uint64(len(readable)),
+			Writable: split(make([]byte, writable), int(writeCut)+1), WriteLen: uint64(writable),
 		}
 		segs := append([][]byte(nil), c.Writable...)
 		var r Request

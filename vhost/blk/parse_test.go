@@ -31,8 +31,8 @@ func segment(sector uint64, sectors, flags uint32) []byte {
 	return binary.LittleEndian.AppendUint32(b, flags)
 }
 
-// cut splits b into slices of at most n bytes, each with its own memory.
-func cut(b []byte, n int) (out [][]byte) {
+// split splits b into slices of at most n bytes, each with its own memory.
+func split(b []byte, n int) (out [][]byte) {
 	for len(b) > 0 {
 		k := min(n, len(b))
 		out = append(out, bytes.Clone(b[:k]))
@@ -45,8 +45,8 @@ func cut(b []byte, n int) (out [][]byte) {
 // descriptors of at most size bytes.
 func chain(readable []byte, n, size int) *virtq.Chain {
 	return &virtq.Chain{
-		Readable: cut(readable, size), ReadLen: uint64(len(readable)),
-		Writable: cut(bytes.Repeat([]byte{0xee}, n), size), WriteLen: uint64(n),
+		Readable: split(readable, size), ReadLen: uint64(len(readable)),
+		Writable: split(bytes.Repeat([]byte{0xee}, n), size), WriteLen: uint64(n),
 	}
 }
 
@@ -104,7 +104,7 @@ func TestParse(t *testing.T) {
 		{name: "discard nothing", readable: segs(disc, segment(1000, 0, 0)), writable: 1, want: StatusOK, written: 1},
 		{name: "discard nothing and something", readable: segs(disc, segment(1, 0, 0), segment(2, 3, 0)), writable: 1, want: StatusPending, ranges: "[{2 3 false}]", written: 1},
 		{name: "discard without a segment", readable: segs(disc), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard, segment cut", readable: segs(disc, segment(0, 1, 0)[:15]), writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard, truncated segment", readable: segs(disc, segment(0, 1, 0)[:15]), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard, a bit too much", readable: segs(disc, segment(0, 1, 0), []byte{0}), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard too many sectors", readable: segs(disc, segment(0, 101, 0)), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard beyond the end", readable: segs(disc, segment(999, 2, 0)), writable: 1, want: StatusIOErr, written: 1},

@@ -75,7 +75,7 @@ func TestLoad(t *testing.T) {
 		{name: "indirect after direct, too long", ring: []virtq.Desc{{dataAddr, 8, next, 1}, ind(1024)}, table: linked(1024, 0), want: "at most 1023"},
 		{name: "indirect, longest", ring: []virtq.Desc{{tableAddr, 1<<32 - 16, indirect, 0}}, want: "at most 1024"},
 		{name: "indirect, empty", ring: []virtq.Desc{ind(0)}, want: "table of 0 bytes"},
-		{name: "indirect, cut", ring: []virtq.Desc{{tableAddr, 17, indirect, 0}}, want: "table of 17 bytes"},
+		{name: "indirect, truncated", ring: []virtq.Desc{{tableAddr, 17, indirect, 0}}, want: "table of 17 bytes"},
 		{name: "indirect, nested", ring: []virtq.Desc{ind(1)}, table: []virtq.Desc{ind(1)}, want: "indirect again"},
 		{name: "indirect, with next", ring: []virtq.Desc{{tableAddr, 16, indirect | next, 1}, {dataAddr, 1, 0, 0}}, table: linked(1, 0), want: "with a next"},
 		{name: "indirect, loop", ring: []virtq.Desc{ind(2)}, table: []virtq.Desc{{dataAddr, 1, next, 1}, {dataAddr, 1, next, 0}}, want: "a loop"},

@@ -158,7 +158,7 @@ func (k *tracker) format(num, used uint16) {
 	word.Store32(k.mem, inflightVersion, inflightVersion1|uint32(num)<<16)
 }
 
-// finishBatch completes what a predecessor left undone after it moved the used index (step 3).
+// finishBatch completes what an earlier process left undone after it moved the used index (step 3).
 func (q *Split) finishBatch() error {
 	k := &q.inflight
 	head := word.Load16(k.mem, inflightLast)
