@@ -158,7 +158,7 @@ func (d *Daemon) cutQuiesced(ctx context.Context, c *cut, guest *qmp.Handle, arg
 		defer d.hooks.pausing()()
 	}
 	var held time.Time
-	err = qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
+	err = qmp.WhileQuiesced(ctx, guest, limit, limit, func(context.Context) error {
 		held = time.Now()
 		return c.make()
 	})

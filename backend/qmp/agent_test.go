@@ -164,7 +164,7 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	g, p := newGuest(t)
 	g.frozen = true
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
+	err := WhileQuiesced(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
 	if !errors.Is(err, ErrAlreadyFrozen) {
 		t.Errorf("got %v, want ErrAlreadyFrozen", err)
 	}
@@ -180,7 +180,7 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 }
 
 // TestAgentFaults enumerates the faults of the first and the second use of every command. After
-// each the guest is thawed, and the function under Around runs only while it is frozen.
+// each the guest is thawed, and WhileQuiesced calls f only while it is frozen.
 func TestAgentFaults(t *testing.T) {
 	for _, command := range []string{"guest-sync-delimited", "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"} {
 		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
@@ -195,7 +195,7 @@ func TestAgentFaults(t *testing.T) {
 					}
 					a := NewAgent(AgentOptions{Address: p.addr})
 					called := false
-					err := Around(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
+					err := WhileQuiesced(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
 						called = true
 						if frozen, _ := g.state(); !frozen {
 							t.Error("f was called while the guest was not frozen")
@@ -228,7 +228,7 @@ func TestAgentNeverThaws(t *testing.T) {
 		return ""
 	}
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return errors.New("f failed") })
+	err := WhileQuiesced(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return errors.New("f failed") })
 	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "f failed") {
 		t.Errorf("got %v", err)
 	}
@@ -276,7 +276,7 @@ func TestAgentFlood(t *testing.T) {
 func TestAgentCancelled(t *testing.T) {
 	g, p := newGuest(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	err := Around(ctx, NewAgent(AgentOptions{Address: p.addr}), waitTimeout, waitTimeout, func(ctx context.Context) error {
+	err := WhileQuiesced(ctx, NewAgent(AgentOptions{Address: p.addr}), waitTimeout, waitTimeout, func(ctx context.Context) error {
 		cancel()
 		return ctx.Err()
 	})

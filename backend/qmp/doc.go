@@ -9,7 +9,7 @@
 //   - [Pause] sends stop and cont through a [Monitor] or, with [GoQEMU], any of go-qemu's monitors;
 //   - [LibvirtFreeze] and [LibvirtPause] do the same through libvirt.
 //
-// Only [Around] pairs the two halves. Everything here waits for other programs. So no goroutine
+// Only [WhileQuiesced] pairs the two halves. Everything here waits for other programs. So no goroutine
 // that serves a virtqueue may call it, and every wait has a deadline.
 //
 // Monitor uses the types of go-qemu but not its SocketMonitor. SocketMonitor returns replies in the

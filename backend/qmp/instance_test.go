@@ -110,7 +110,7 @@ func TestLibvirtRefusals(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tt.message), func(t *testing.T) {
 			h := &libvirtPeer{id: 3, errors: map[uint32][]byte{tt.proc: xdrError(tt.code, tt.message)}}
-			err := Around(within(t, waitTimeout), h.freezer(t), waitTimeout, waitTimeout, func(context.Context) error {
+			err := WhileQuiesced(within(t, waitTimeout), h.freezer(t), waitTimeout, waitTimeout, func(context.Context) error {
 				t.Error("f was called")
 				return nil
 			})

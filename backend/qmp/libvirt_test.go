@@ -115,7 +115,7 @@ func TestLibvirtFaults(t *testing.T) {
 						t.Fatal(err)
 					}
 					called := false
-					err = Around(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
+					err = WhileQuiesced(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
 						called = true
 						return nil
 					})

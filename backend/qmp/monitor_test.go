@@ -285,7 +285,7 @@ func TestMonitorOddPeers(t *testing.T) {
 }
 
 // TestPauseFaults enumerates the faults of the first and the second use of every command. After
-// each the guest runs, and the function under Around runs only while it is stopped.
+// each the guest runs, and WhileQuiesced calls f only while it is stopped.
 func TestPauseFaults(t *testing.T) {
 	for _, command := range []string{"query-status", "stop", "cont"} {
 		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
@@ -305,7 +305,7 @@ func TestPauseFaults(t *testing.T) {
 						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
 					}
 					called := false
-					err := Around(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
+					err := WhileQuiesced(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
 						called = true
 						if s := f.status(); s != "paused" {
 							t.Errorf("f was called while the guest was %s", s)
@@ -332,7 +332,7 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 			f.state = state
 			m := monitor(t, p.addr)
 			q := NewPause(m)
-			if err := Around(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }); err != nil {
+			if err := WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }); err != nil {
 				t.Error(err)
 			}
 			if s := f.status(); s != state {
@@ -371,7 +371,7 @@ func TestRealQEMU(t *testing.T) {
 		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
 			t.Errorf("got %+v, want RESUME", e)
 		}
-		err := Around(ctx, q, waitTimeout, waitTimeout, func(ctx context.Context) error {
+		err := WhileQuiesced(ctx, q, waitTimeout, waitTimeout, func(ctx context.Context) error {
 			if running, state, err := q.status(ctx); running || state != "paused" || err != nil {
 				t.Errorf("in between: running %v, %s, %v", running, state, err)
 			}

@@ -23,18 +23,18 @@ type Quiescer interface {
 	Thaw(ctx context.Context) error
 }
 
-// Around freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended. f is
+// WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended. f is
 // not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10 s
 // each.
-func Around(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
+func WhileQuiesced(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orDefaultTimeout(thaw))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeoutOrDefault(thaw))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, orDefaultTimeout(freeze))
+	fctx, cancel := context.WithTimeout(ctx, timeoutOrDefault(freeze))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
@@ -42,7 +42,7 @@ func Around(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(
 	return f(ctx)
 }
 
-func orDefaultTimeout(d time.Duration) time.Duration {
+func timeoutOrDefault(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 10 * time.Second
 	}
