@@ -81,7 +81,7 @@ func TestRegisterConn(t *testing.T) {
 }
 
 // While commands are suspended, none runs and no client is accepted; all continue afterwards.
-func TestHold(t *testing.T) {
+func TestSuspendCommands(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	s := NewServer(Options{})
 	entered, leave := make(chan struct{}), make(chan struct{})

@@ -98,7 +98,7 @@ func TestListenThroughLinks(t *testing.T) {
 
 // The owner of the directory replaces whatever appears there by a symbolic link. No file elsewhere
 // is removed or gets another mode, group or owner.
-func TestListenIsNotLedAstray(t *testing.T) {
+func TestListenNotRedirected(t *testing.T) {
 	dir := othersDir(t)
 	victim := filepath.Join(t.TempDir(), "victim")
 	must(t, os.WriteFile(victim, []byte("precious"), 0o600))
@@ -146,7 +146,7 @@ func TestListenInLockedDirectory(t *testing.T) {
 
 // A socket that another process made accessible to more users gets the access that this process
 // sets.
-func TestPermit(t *testing.T) {
+func TestSetGroup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	first, err := ListenUnix(path, "")
 	must(t, err)

@@ -119,15 +119,15 @@ func bind(at *dirEntry, gid int) (*Listener, error) {
 	if err != nil {
 		l.UnixListener.Close()
 		if private == nil {
-			_ = unix.Unlinkat(at.fd(), at.name, 0) // nobody else could put it there
+			_ = unix.Unlinkat(at.fd(), at.name, 0) // the directory is private: no other user can have replaced it
 		}
 		return nil, err
 	}
 	return l, nil
 }
 
-// setAccess gives a socket's file its group and mode, and says which file it is. gid -1:
-// the owner only.
+// setAccess sets group and mode of a socket's file, and returns the file's device and inode. gid -1: only
+// the owner has access.
 func setAccess(file *os.File, gid int) (dev, ino uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {

@@ -109,7 +109,7 @@ func TestPeers(t *testing.T) {
 
 // A client in the backlog of a socket that the former process had opened to more users is not
 // accepted after a takeover, unless it is in the new group.
-func TestBacklogIsScreened(t *testing.T) {
+func TestBacklogPeersChecked(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
@@ -153,7 +153,7 @@ func TestBacklogIsScreened(t *testing.T) {
 }
 
 // Members of the group cannot lock out the owner.
-func TestOwnersPlace(t *testing.T) {
+func TestOwnerNotLockedOut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// tool runs an installed NBD client.
-func tool(t *testing.T, name string, args ...string) string {
+// runTool runs an installed NBD client.
+func runTool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	var stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), 2*waitTimeout)
@@ -49,7 +49,7 @@ func TestTools(t *testing.T) {
 func checkTools(t *testing.T, uri, name string, want []byte) {
 	dir := t.TempDir()
 	for _, option := range []string{"--is=read-only", "--can=multi-conn"} {
-		tool(t, "nbdinfo", option, uri)
+		runTool(t, "nbdinfo", option, uri)
 	}
 	var info struct {
 		Exports []struct {
@@ -62,7 +62,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 			Flush bool   `json:"can_flush"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(tool(t, "nbdinfo", "--json", uri)), &info))
+	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--json", uri)), &info))
 	if len(info.Exports) != 1 {
 		t.Fatalf("nbdinfo: %+v", info)
 	}
@@ -71,7 +71,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	}
 
 	copied := filepath.Join(dir, "nbdcopy")
-	tool(t, "nbdcopy", uri, copied)
+	runTool(t, "nbdcopy", uri, copied)
 	check := func(file string) {
 		t.Helper()
 		got, err := os.ReadFile(file)
@@ -81,15 +81,15 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 		}
 	}
 	check(copied)
-	tool(t, "nbdcopy", "--request-size=33554432", "--connections=3", uri, copied)
+	runTool(t, "nbdcopy", "--request-size=33554432", "--connections=3", uri, copied)
 	check(copied)
 
 	raw, qcow := filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")
-	tool(t, "qemu-img", "convert", "-O", "raw", uri, raw)
+	runTool(t, "qemu-img", "convert", "-O", "raw", uri, raw)
 	check(raw)
-	tool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
+	runTool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
 	for format, file := range map[string]string{"raw": raw, "qcow2": qcow} {
-		if out := tool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
+		if out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
 			t.Errorf("qemu-img compare: %s", out)
 		}
 	}
@@ -106,7 +106,7 @@ func TestToolsList(t *testing.T) {
 			Size int    `json:"export-size"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(tool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
+	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
 	if got := fmt.Sprint(info.Exports); got != "[{vm1@a 512} {vm1@b 1024} {vm2 2048}]" {
 		t.Errorf("found %s", got)
 	}
@@ -118,7 +118,7 @@ func TestToolsList(t *testing.T) {
 
 func TestToolsDefaultExport(t *testing.T) {
 	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512)})
-	if out := tool(t, "nbdinfo", "--size", a.URI("")); strings.TrimSpace(out) != "512" {
+	if out := runTool(t, "nbdinfo", "--size", a.URI("")); strings.TrimSpace(out) != "512" {
 		t.Errorf("found %q", out)
 	}
 }

@@ -26,7 +26,7 @@ func TestExportOntoAFullFileSystem(t *testing.T) {
 			command(t, st, "create", "a", "--size", "1M")
 			command(t, st, "promote", "a", "--tag", "t")
 			k.exhaust(t, m)
-			p, _ := exporting(t, st, 1, "a@t", "--listen", "unix:"+filepath.Join(m, "nbd"))
+			p, _ := startExport(t, st, 1, "a@t", "--listen", "unix:"+filepath.Join(m, "nbd"))
 			p.end(t)
 		})
 	}
@@ -67,7 +67,7 @@ func TestServeOfAnotherUsersStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"755", dir}, {"-R", "go+rX", st}} {
-		tool(t, "chmod", args...)
+		runTool(t, "chmod", args...)
 	}
 	cmd := exec.Command(bin, "--store", st, "serve", "a")
 	cmd.Env = append(os.Environ(), mainEnv+"=1")

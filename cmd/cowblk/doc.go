@@ -23,10 +23,10 @@
 //	                                         for two minutes, then by the next one
 //	... at SIGTERM                           the process ends within that limit; the next one thaws the guest  TestStopWhileTheAgentHangs
 //	... cannot be reached                    the promotion is refused at once and leaves no record             TestUnreachableGuestLeavesNoRecord
-//	... has ended or was restarted           its record is removed                                             TestRecordOfEndedGuestGoes
+//	... has ended or was restarted           its record is removed                                             TestRecordOfEndedGuestRemoved
 //	"cowblk run" or its QEMU is killed       the other one ends                                                TestRunTakesQEMUWithIt, TestQEMUTakesRunWithIt
 //	standard output is lost                  the command fails, even if it has done its work                   TestLostOutput
-//	QEMU's monitor sends garbage             memory and log are bounded; disks are served and promoted         TestOddMonitors
+//	QEMU's monitor sends garbage             memory and log are bounded; disks are served and promoted         TestGarbageFromMonitors
 //	the clock is set                         no wait depends on it; at worst there is one extra tag            backend TestHooksWhenTheClockIsSet, integration/lint
 //	no file descriptors are left             a promotion is refused before it begins; front-ends wait or are   TestOutOfDescriptors
 //	                                         disconnected, and served when descriptors are free

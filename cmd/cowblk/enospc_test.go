@@ -230,7 +230,7 @@ func enospcWaits(t *testing.T) {
 	}
 	eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
 	s.free()
-	s.p.ended(t)
+	s.p.waitExit(t)
 	q := start(t, s.dir, nil, "serve", "a")
 	s.check(dial(t, filepath.Join(s.dir, "run", "a.sock")))
 	q.end(t)
@@ -247,7 +247,7 @@ func enospcTakenOver(t *testing.T) {
 	}
 	old := s.p
 	again("--takeover")
-	old.ended(t)
+	old.waitExit(t)
 	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
 	eventually(t, "it waits in the new process", func() bool { return s.waits() == 1 })
 	s.p.cmd.Process.Kill()

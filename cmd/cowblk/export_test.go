@@ -19,8 +19,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// tool runs an installed program, such as nbdcopy.
-func tool(t *testing.T, name string, args ...string) string {
+// runTool runs an installed program, such as nbdcopy.
+func runTool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -35,14 +35,14 @@ func tool(t *testing.T, name string, args ...string) string {
 func checkCopy(t *testing.T, uri string, want []byte) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "copy")
-	tool(t, "nbdcopy", uri, file)
+	runTool(t, "nbdcopy", uri, file)
 	if got, err := os.ReadFile(file); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%s: %d bytes differ from the %d expected: %v", uri, len(got), len(want), err)
 	}
 }
 
-// exporting starts cowblk export and returns its n URIs.
-func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
+// startExport starts cowblk export and returns its n URIs.
+func startExport(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
 	t.Helper()
 	var out io.ReadCloser
 	p = start(t, dir, func(cmd *exec.Cmd) {
@@ -86,7 +86,7 @@ func TestExportOfServedDisk(t *testing.T) {
 		command(t, dir, "promote", "vm1", "--tag", tag)
 	}
 	scribble()
-	q, uris := exporting(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
+	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
 	for _, uri := range uris {
 		u, err := url.Parse(uri)
 		if err != nil {
@@ -96,15 +96,15 @@ func TestExportOfServedDisk(t *testing.T) {
 		scribble()
 	}
 	raw := filepath.Join(dir, "raw")
-	tool(t, "qemu-img", "convert", "-O", "raw", uris[0], raw)
-	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uris[1], raw)
+	runTool(t, "qemu-img", "convert", "-O", "raw", uris[0], raw)
+	runTool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uris[1], raw)
 	q.end(t)
 	if left, _ := filepath.Glob(filepath.Join(dir, "nbd*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	wantAt(t, f, 0, content)
 	p.end(t)
-	q, uris = exporting(t, dir, 1, "vm1", "--listen", "tcp:0")
+	q, uris = startExport(t, dir, 1, "vm1", "--listen", "tcp:0")
 	checkCopy(t, uris[0], content)
 	q.end(t)
 }

@@ -62,8 +62,8 @@ func fill(t *testing.T, dir string, free int64) {
 	}
 }
 
-// attempt runs cowblk in this process.
-func attempt(dir string, args ...string) error {
+// runCommand runs cowblk in this process.
+func runCommand(dir string, args ...string) error {
 	var errs bytes.Buffer
 	a := &app{
 		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string { return "" },
@@ -90,13 +90,13 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 		name string
 		do   func(st string, ctl *control.Client) error
 	}{
-		{"promote one", promoting("a")},
-		{"promote two", promoting("a", "b")},
-		{"promote stopped", func(st string, _ *control.Client) error { return attempt(st, "promote", "stopped", "--tag", "t") }},
-		{"create", func(st string, _ *control.Client) error { return attempt(st, "create", "c", "--size", "1M") }},
-		{"clone", func(st string, _ *control.Client) error { return attempt(st, "create", "c", "--from", "stopped@t0") }},
-		{"import", func(st string, _ *control.Client) error { return attempt(st, "import", image, "i") }},
-		{"rollback", func(st string, _ *control.Client) error { return attempt(st, "rollback", "stopped@t0", "--yes") }},
+		{"promote one", promoteCommand("a")},
+		{"promote two", promoteCommand("a", "b")},
+		{"promote stopped", func(st string, _ *control.Client) error { return runCommand(st, "promote", "stopped", "--tag", "t") }},
+		{"create", func(st string, _ *control.Client) error { return runCommand(st, "create", "c", "--size", "1M") }},
+		{"clone", func(st string, _ *control.Client) error { return runCommand(st, "create", "c", "--from", "stopped@t0") }},
+		{"import", func(st string, _ *control.Client) error { return runCommand(st, "import", image, "i") }},
+		{"rollback", func(st string, _ *control.Client) error { return runCommand(st, "rollback", "stopped@t0", "--yes") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -156,7 +156,7 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 	}
 }
 
-func promoting(disks ...string) func(string, *control.Client) error {
+func promoteCommand(disks ...string) func(string, *control.Client) error {
 	return func(_ string, ctl *control.Client) error {
 		return ctl.Run(context.Background(), "cow-promote", backend.PromoteArgs{Disks: disks, Tag: "t"}, nil)
 	}

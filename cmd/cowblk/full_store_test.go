@@ -54,10 +54,10 @@ func (k *fullKind) mount(t *testing.T) string {
 			t.Fatal(err)
 		}
 		mkfs := append(strings.Fields(k.mkfs), image)
-		tool(t, mkfs[0], mkfs[1:]...)
+		runTool(t, mkfs[0], mkfs[1:]...)
 		args = []string{"-o", "loop", image, at}
 	}
-	tool(t, "mount", args...)
+	runTool(t, "mount", args...)
 	t.Cleanup(func() {
 		if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
 			t.Errorf("umount: %v\n%s", err, out)
@@ -174,12 +174,12 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		wantAt(t, guest, 0, pattern(1, 64<<10))
 		for _, what := range []string{"stopped@t", "stopped"} {
 			at := filepath.Join(filepath.Dir(image), "nbd")
-			p, _ := exporting(t, st, 1, what, "--listen", "unix:"+at)
+			p, _ := startExport(t, st, 1, what, "--listen", "unix:"+at)
 			p.end(t)
 		}
 	}
 	reads()
-	if err := attempt(st, "promote", "served", "--tag", "x"); err != nil && !strings.Contains(err.Error(), "no space left") {
+	if err := runCommand(st, "promote", "served", "--tag", "x"); err != nil && !strings.Contains(err.Error(), "no space left") {
 		t.Error(err)
 	}
 	var ended chan struct{} // closed when the killed process has ended

@@ -148,7 +148,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 
 // Peers that are not QEMU, or that send garbage: memory and log are bounded, and the disk is served
 // and promoted.
-func TestOddMonitors(t *testing.T) {
+func TestGarbageFromMonitors(t *testing.T) {
 	const greeting = `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}` + "\n"
 	flood := strings.Repeat(`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", 100) +
 		strings.Repeat(`{"event": "NIC_RX_FILTER_CHANGED", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", 100)

@@ -47,7 +47,7 @@ func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // A signal ends an import whose file does not answer, and the message is correct.
-func TestImportOfDeafFile(t *testing.T) {
+func TestImportOfHangingFile(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
 	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {

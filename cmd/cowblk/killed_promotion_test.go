@@ -376,7 +376,7 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 
 // If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
 // a later process must not thaw a guest that somebody else has paused.
-func TestNoteForAllOrNone(t *testing.T) {
+func TestQuiesceRecordForAllOrNone(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
@@ -394,7 +394,7 @@ func TestNoteForAllOrNone(t *testing.T) {
 
 // A guest that an earlier process left frozen is thawed before it is frozen again, never during a
 // promotion.
-func TestPromoteWaitsForReleaseOfHeldGuest(t *testing.T) {
+func TestPromoteWaitsForThaw(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})

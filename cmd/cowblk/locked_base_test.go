@@ -92,7 +92,7 @@ func TestLockedBase(t *testing.T) {
 			wantAt(t, guest, 0, pattern(1, 1<<20))
 			guest.Close()
 			p.end(t)
-			p, _ = exporting(t, st, 1, "a@t", "--listen", "unix:"+at, "--force-share")
+			p, _ = startExport(t, st, 1, "a@t", "--listen", "unix:"+at, "--force-share")
 			p.end(t)
 			// The recorded fingerprint is compared nevertheless.
 			if err := os.WriteFile(base, pattern(2, 1<<20), 0o644); err != nil {

@@ -19,7 +19,7 @@ import (
 
 // A quiesced guest does not wait for another process that changes the store. Another process takes
 // the store's lock when the guest stops, and holds it until the guest continues.
-func TestStoreLockedWhileGuestHoldsStill(t *testing.T) {
+func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 	for _, c := range []struct {
 		mode, stop, resume string
 		disks              []string
@@ -100,7 +100,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			for c := range creators {
 				wg.Go(func() {
 					for i := 0; ctx.Err() == nil; i++ {
-						if err := attempt(dir, "create", fmt.Sprintf("c%d-%d", c, i), "--size", "1G"); err != nil {
+						if err := runCommand(dir, "create", fmt.Sprintf("c%d-%d", c, i), "--size", "1G"); err != nil {
 							b.Log(err)
 						}
 					}

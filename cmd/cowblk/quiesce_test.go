@@ -63,7 +63,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 
 // The record of a guest that has ended is removed automatically, and promotions are quiesced again
 // at once.
-func TestRecordOfEndedGuestGoes(t *testing.T) {
+func TestRecordOfEndedGuestRemoved(t *testing.T) {
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestForget(t *testing.T) {
 }
 
 // Ending a process before it could thaw a guest is not an error: the next process tries again.
-func TestEndBeforeRelease(t *testing.T) {
+func TestEndBeforeThaw(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})

@@ -78,7 +78,7 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	}
 	at := filepath.Join(shortDir(t), "nbd")
 	for _, what := range []string{"closed@t", "closed", "killed"} {
-		p, uris := exporting(t, st, 1, what, "--listen", "unix:"+at)
+		p, uris := startExport(t, st, 1, what, "--listen", "unix:"+at)
 		checkCopy(t, uris[0], append(pattern(1, 64<<10), make([]byte, 1<<20-64<<10)...))
 		p.end(t)
 	}
@@ -96,7 +96,7 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	for _, args := range [][]string{
 		{"create", "c", "--size", "1M"}, {"rm", "closed", "--yes"}, {"rollback", "closed@t", "--yes"}, {"promote", "closed", "--tag", "x"}, {"serve", "closed"},
 	} {
-		if err := attempt(st, args...); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		if err := runCommand(st, args...); err == nil || !strings.Contains(err.Error(), "read-only file system") {
 			t.Errorf("cowblk %v: %v", args, err)
 		}
 	}
@@ -109,7 +109,7 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 // process that has a disk open.
 func snapshotOf(t *testing.T, dir string) string {
 	t.Helper()
-	return tool(t, "sh", "-c", `cd "$0" && find . -type f ! -name lock -print0 | sort -z | xargs -0 sha256sum`, dir)
+	return runTool(t, "sh", "-c", `cd "$0" && find . -type f ! -name lock -print0 | sort -z | xargs -0 sha256sum`, dir)
 }
 
 // Unreadable files are not reported as damaged or stopped, and a command that could not read them

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// running starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
-func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
+// startRun starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
+func startRun(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("no qemu-system-x86_64 (Debian: qemu-system-x86); CI has it")
@@ -54,13 +54,13 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)
 			command(t, dir, "create", "vm1", "--size", "1M")
-			p, qemu := running(t, dir, "vm1")
+			p, qemu := startRun(t, dir, "vm1")
 			if err := p.cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
 			p.cmd.Wait()
 			eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
-			p, qemu = running(t, dir, "vm1")
+			p, qemu = startRun(t, dir, "vm1")
 			p.end(t)
 			if isAlive(qemu) {
 				t.Error("the second QEMU lives on")
@@ -74,7 +74,7 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 func TestQEMUTakesRunWithIt(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	if err := unix.Kill(qemu, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 func TestStopOfRun(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
 		t.Errorf("exit %d, QEMU runs: %t: %s", code, isAlive(qemu), p.log.String())
@@ -101,7 +101,7 @@ func TestRunOfServedDisk(t *testing.T) {
 	command(t, dir, "create", "vm1", "--size", "1M")
 	serving := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -146,8 +146,8 @@ func chownToNobody(t *testing.T, dir string) {
 	}
 }
 
-// sealed waits until the former heads of the served disk are sealed and reopened.
-func sealed(t *testing.T, c *control.Client) {
+// waitSealed waits until the former heads of the served disk are sealed and reopened.
+func waitSealed(t *testing.T, c *control.Client) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var stats []struct{ Unsealed int }
@@ -216,7 +216,7 @@ func TestServeConfined(t *testing.T) {
 		if err := c.Run(t.Context(), "cow-promote", args, nil); err != nil {
 			t.Fatalf("promotion %d: %v", i, err)
 		}
-		sealed(t, c)
+		waitSealed(t, c)
 	}
 	if g.quiesced() {
 		t.Error("the guest is quiesced")
@@ -304,11 +304,11 @@ func TestServeConfinedTable(t *testing.T) {
 			if err := c.Run(t.Context(), "cow-promote", backend.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
 				t.Fatal(err)
 			}
-			sealed(t, c)
+			waitSealed(t, c)
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
 		m := manifestOf(t, st, "a")
-		summed(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
+		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
 		f.Close()
 		p.end(t)
 	}

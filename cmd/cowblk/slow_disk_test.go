@@ -45,8 +45,8 @@ func lockHolderMain(spec string) int {
 	return run(os.Args[1:], a)
 }
 
-// exists waits for a file.
-func exists(t *testing.T, path string) {
+// waitExists waits for a file.
+func waitExists(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(path); err == nil {
@@ -88,7 +88,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			}
 			held := make(chan error, 1)
 			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
-			exists(t, gate+".caught")
+			waitExists(t, gate+".caught")
 			writeAt(t, b, 4096, pattern(3, 4096))
 			if err := b.Driver(0).Flush(); err != nil {
 				t.Error(err)
@@ -164,7 +164,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	asked := make(chan error, 1)
 	args := backend.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
 	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
-	exists(t, gate+".caught")
+	waitExists(t, gate+".caught")
 	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 	if _, err := fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`); err != nil {
 		t.Fatal(err)

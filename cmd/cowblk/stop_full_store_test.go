@@ -130,7 +130,7 @@ func servedAt(t *testing.T, dir, disk string) string {
 }
 
 // An unknown state is not reported: a disk whose lock cannot be read may be served.
-func TestStopOfADiskThatCannotBeLookedAt(t *testing.T) {
+func TestStopOfUnreadableLock(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
 	lock := filepath.Join(dir, "disks", "vm1", "lock")

@@ -104,7 +104,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 		m.names = append(m.names, f.Name())
 	}
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 4096)
-	l.more(100)
+	l.waitRequests(100)
 	for _, end := range []unix.Signal{unix.SIGTERM, unix.SIGKILL, unix.SIGTERM} {
 		if err := p.cmd.Process.Signal(end); err != nil {
 			t.Fatal(err)
@@ -124,7 +124,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 		if err := <-asked; err != nil {
 			t.Errorf("after %v: %v", end, err)
 		}
-		l.more(100)
+		l.waitRequests(100)
 	}
 	if len(m.store) != 3 {
 		t.Errorf("%d descriptors are stored after restarts, expected the same 3", len(m.store))

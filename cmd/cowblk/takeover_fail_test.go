@@ -34,7 +34,7 @@ func TestTakeoverThatFails(t *testing.T) {
 	command(t, dir, "create", "a", "--size", "1G")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
-	l.more(2000)
+	l.waitRequests(2000)
 	for name, fail := range map[string]func(o *takeover.Offer){
 		"gone before go": func(o *takeover.Offer) {},
 		"gone after go": func(o *takeover.Offer) {
@@ -76,11 +76,11 @@ func TestTakeoverThatFails(t *testing.T) {
 			}
 		},
 	} {
-		l.more(1000)
+		l.waitRequests(1000)
 		o := request(t, dir, "a")
 		fail(o)
 		o.Close()
-		l.more(1000)
+		l.waitRequests(1000)
 		var disks []any
 		c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 0)
 		if err == nil {
@@ -128,7 +128,7 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	wantAt(t, f, 0, pattern(1, 4096))
 	wantAt(t, f, 1<<29, pattern(2, 8192))
 	q := start(t, dir, nil, "serve", "a", "--takeover")
-	p.ended(t)
+	p.waitExit(t)
 	if err := f.Reconnect(socket); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestTakeoverKilled(t *testing.T) {
 	}
 	p := serve()
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 1<<10)
-	l.more(100)
+	l.waitRequests(100)
 	random := rand.New(rand.NewPCG(3, 4))
 	outcome := map[string]int{}
 	for i := range killedTakeovers(t) {
@@ -198,7 +198,7 @@ func TestTakeoverKilled(t *testing.T) {
 		}
 		outcome[name]++
 		p = survivor
-		l.more(20)
+		l.waitRequests(20)
 	}
 	l.finish()
 	t.Logf("outcomes: %v; %d requests", outcome, l.done.Load())

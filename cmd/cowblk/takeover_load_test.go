@@ -174,8 +174,8 @@ func (l *steadyLoad) reconnect() error {
 	}
 }
 
-// more waits for n more requests to complete.
-func (l *steadyLoad) more(n uint64) {
+// waitRequests waits for n more requests to complete.
+func (l *steadyLoad) waitRequests(n uint64) {
 	l.t.Helper()
 	for from, end := l.done.Load(), time.Now().Add(30*time.Second); l.done.Load() < from+n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

@@ -17,8 +17,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ended waits for a process that ends by itself with exit code 0.
-func (p *process) ended(t testing.TB) {
+// waitExit waits for a process that ends by itself with exit code 0.
+func (p *process) waitExit(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Wait(); err != nil {
 		t.Fatalf("cowblk: %v\n%s", err, p.log.String())
@@ -43,12 +43,12 @@ func TestTakeoverUnderLoad(t *testing.T) {
 func takeOverUnderLoad(t *testing.T, dir string) {
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
-	l.more(2000)
+	l.waitRequests(2000)
 	for i := range 3 {
-		l.more(2000)
+		l.waitRequests(2000)
 		q := start(t, dir, nil, "serve", "a", "--takeover")
-		p.ended(t)
-		l.more(2000)
+		p.waitExit(t)
+		l.waitRequests(2000)
 		if n := l.reconnects.Load(); n != int64(i+1) {
 			t.Errorf("%d reconnections after %d takeovers", n, i+1)
 		}
@@ -100,11 +100,11 @@ func TestRestartUnderLoad(t *testing.T) {
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	for range 3 {
-		l.more(3000)
+		l.waitRequests(3000)
 		p.end(t)
 		p = start(t, dir, nil, "serve", "a")
 	}
-	l.more(1000)
+	l.waitRequests(1000)
 	l.finish()
 	t.Logf("%d requests; nothing completed for %v at the restarts", l.done.Load(), l.gaps)
 	p.end(t)
@@ -141,7 +141,7 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	}
 	before := query()
 	q := start(t, dir, nil, "serve", "a", "--takeover")
-	p.ended(t)
+	p.waitExit(t)
 	after := query()
 	for end := time.Now().Add(10 * time.Second); len(after.Addresses) < 2 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		after = query()

@@ -24,7 +24,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	command(t, dir, "promote", "a", "--tag", "one")
 	m := manifestOf(t, dir, "a")
 	data := filepath.Join(dir, m.Layers[0].Data)
-	summed(t, layer.Paths{Map: filepath.Join(dir, m.Layers[0].Map), Data: data})
+	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[0].Map), Data: data})
 	wantAt(t, f, 4096, pattern(1, 4096))
 	writeAt(t, f, 8192+512, pattern(2, 512))
 	p.end(t)
@@ -32,7 +32,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 
 	command(t, dir, "promote", "a", "--tag", "two")
 	p = start(t, dir, nil, "serve", "a")
-	summed(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
+	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
 	_, events := dialControl(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
 	if err := flipBit(data, 20000); err != nil {
@@ -73,8 +73,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	p.end(t)
 }
 
-// summed waits until a layer has checksums of its data.
-func summed(t *testing.T, p layer.Paths) {
+// waitChecksums waits until a layer has checksums of its data.
+func waitChecksums(t *testing.T, p layer.Paths) {
 	t.Helper()
 	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
