@@ -192,7 +192,7 @@ func ownsText(u *store.Usage) string {
 	return bytesText(u.Owned)
 }
 
-// shownUsers bounds the named users of a layer or image. store.Node has at least as many names.
+// shownUsers bounds the named users of a layer or image. store.Node has up to this many names.
 const shownUsers = 4
 
 func nodeState(n *store.Node) string {
