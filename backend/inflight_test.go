@@ -76,7 +76,7 @@ func TestInflightBufferDamaged(t *testing.T) {
 func TestRingBeyondItsInflightBuffer(t *testing.T) {
 	for _, num := range []uint16{256, 1024} {
 		s := serve(t, DeviceOptions{})
-		f := s.dial(vhosttest.Options{Queues: 2, QueueSize: num, AskInflight: 128})
+		f := s.dial(vhosttest.Options{Queues: 2, QueueSize: num, InflightQueueSize: 128})
 		moves := func(when string, round byte) {
 			t.Helper()
 			for q := range 2 {

@@ -16,7 +16,7 @@ func cacheMark(q *vhost.Queue) []byte {
 	if q.Inflight == nil {
 		return nil
 	}
-	spare := virtq.InflightSpare(q.Inflight, q.InflightNum)
+	spare := virtq.InflightPadding(q.Inflight, q.InflightNum)
 	if len(spare) < len(cacheOffMark) { // a ring whose size is no power of two
 		return nil
 	}

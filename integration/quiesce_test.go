@@ -177,7 +177,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
 during" ]`)
 			if !c.command {
-				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon went away") {
+				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon ended") {
 					t.Errorf("cowblk promote, whose daemon was killed, ended with: %v", err)
 				}
 				t.Logf("cowblk promote said: %s", command.Output())

@@ -10,17 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxMessageFDs is the largest number of descriptors received with one
-// message, enough for the largest SET_MEM_TABLE. The kernel closes what does
-// not fit and says so (MSG_CTRUNC).
+// maxMessageFDs is the largest number of descriptors received with one message, enough for the
+// largest SET_MEM_TABLE. The kernel closes further ones and reports it (MSG_CTRUNC).
 const maxMessageFDs = MaxTableRegions
 
 // Conn reads and writes whole vhost-user messages on a UNIX stream socket.
 // One reader and one writer may use it at once.
 type Conn struct {
 	sock *net.UnixConn
-	// One header or payload and its control message at a time, reused: a
-	// message is handled before the next is read.
+	// One header or payload and its control message at a time; reused, because a message is handled
+	// before the next is read.
 	buf [HeaderSize + MaxPayload]byte
 	oob []byte
 	out []byte
@@ -105,8 +104,8 @@ func (c *Conn) readFull(p []byte, m *Message) error {
 	return nil
 }
 
-// truncated says why the kernel has dropped descriptors and passed got: the message had
-// more than there is room for, or this process can have no more files open.
+// truncated returns the reason for which the kernel passed only got descriptors: the message had
+// more than the maximum, or this process has reached its limit of open files.
 func truncated(got int) error {
 	if got >= maxMessageFDs {
 		return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs, ErrProtocol)
@@ -115,8 +114,8 @@ func truncated(got int) error {
 		"(raise its limit: LimitNOFILE= in its systemd unit, ulimit -Hn in the shell that starts it): %w", got, unix.EMFILE)
 }
 
-// parseFDs returns the descriptors of all SCM_RIGHTS messages in oob. On error
-// too, so that they can be closed.
+// parseFDs returns the descriptors of all SCM_RIGHTS messages in oob, also on error, so that the
+// caller can close them.
 func parseFDs(oob []byte) ([]int, error) {
 	scms, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -161,15 +160,15 @@ func (c *Conn) WriteRaw(b []byte, fds ...int) error {
 	return nil
 }
 
-// disconnected reports whether err only says that the peer went away or that
-// the socket was closed on our side.
+// disconnected reports whether err only means that the peer disconnected or that this side closed
+// the socket.
 func disconnected(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// closeFD closes a descriptor that came from the peer; -1 is none. There is
-// nobody who could act on an error: the descriptor is gone in any case.
+// closeFD closes a descriptor that came from the peer; -1 is none. Errors are ignored, because the
+// descriptor is closed in any case.
 func closeFD(fd int) {
 	if fd >= 0 {
 		_ = unix.Close(fd)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketPair returns both ends of a UNIX stream connection; the test closes
-// what is left open.
+// socketPair returns both ends of a UNIX stream connection, which are closed at the end of the
+// test.
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -131,8 +131,8 @@ func TestReadMessage(t *testing.T) {
 	}
 }
 
-// Whatever comes over the socket, with however many descriptors, ReadMessage
-// returns a message or an error, and leaves no descriptor behind.
+// For any input, with any number of descriptors, ReadMessage returns a message or an error, and
+// leaks no descriptor.
 func FuzzReadMessage(f *testing.F) {
 	f.Add(Header{Request: SetFeatures, Flags: 1, Size: 8}.Append(nil), uint8(1), uint8(12), []byte{1, 2, 3, 4, 5, 6, 7, 8}, uint8(1))
 	f.Add(Header{Request: SetMemTable, Flags: 1, Size: 1 << 20}.Append(nil), uint8(9), uint8(3), []byte{}, uint8(0))
@@ -165,7 +165,7 @@ func FuzzReadMessage(f *testing.F) {
 			}
 			m.CloseFDs()
 		}
-		// What was not read is the socket's, and closed with it.
+		// Unread descriptors belong to the socket and are closed with it.
 		b.Close()
 		if n := openFDs(t); n != before-2 {
 			t.Errorf("%d descriptors are open, expected %d", n, before-2)

@@ -1,48 +1,41 @@
-// Package vhost speaks the back-end's side of the vhost-user protocol (QEMU,
-// docs/interop/vhost-user.rst) for a virtio-blk device: it reads messages and
-// their file descriptors from a UNIX socket, checks them, keeps the state of
-// the connection and of each ring, and tells a [Backend] what to do. It never
-// touches guest memory itself and knows nothing about requests: ring layouts
-// are in vhost/virtq, the memory table in vhost/guest, the device's requests
-// in vhost/blk.
+// Package vhost implements the back-end's side of the vhost-user protocol (QEMU,
+// docs/interop/vhost-user.rst) for a virtio-blk device: it reads messages and their file
+// descriptors from a UNIX socket, checks them, keeps the state of the connection and of each ring,
+// and calls a [Backend]. It does not access guest memory or parse requests: ring layouts are in
+// vhost/virtq, the memory table in vhost/guest, the device's requests in vhost/blk.
 //
 // # Goroutines
 //
-// [Serve] runs a whole session in the caller's goroutine and starts none, but for a
-// timer's that warns of a ring without memory. All calls of a Backend come from it, one
-// at a time. It ends when the front-end disconnects, when a message is bad, or when
-// somebody closes the connection; by then every running queue has been stopped and every
-// descriptor that came with a message has been closed.
+// [Serve] runs a session in the caller's goroutine. It starts no other, except for a timer that
+// warns of a ring without memory. All calls of a Backend come from it, one at a time. It ends when
+// the front-end disconnects, when a message is bad, or when the connection is closed; by then every
+// running queue has been stopped and every descriptor that came with a message has been closed.
 //
 // # Rings
 //
-// A ring runs when it is started (size, addresses and a kick descriptor, or
-// the bit that says there is none, have arrived, and memory is shared) and
-// enabled (SET_VRING_ENABLE 1; always, if VHOST_USER_F_PROTOCOL_FEATURES was
-// not negotiated). The messages may come in any order, so every handler only
-// notes what it was told and then lets the ring settle into the state that
-// follows (ring.go). GET_VRING_BASE, SET_VRING_ENABLE 0 and resets stop it,
-// which takes as long as its requests in flight.
+// A ring runs when it is started (size, addresses and a kick descriptor, or the bit for none, have
+// arrived, and memory is shared) and enabled (SET_VRING_ENABLE 1; always, if
+// VHOST_USER_F_PROTOCOL_FEATURES was not negotiated). The messages may come in any order, so every
+// handler only records its values and then reconciles the ring with them (ring.go). GET_VRING_BASE,
+// SET_VRING_ENABLE 0 and resets stop it, which waits for its requests in flight.
 //
 // # Requests in flight
 //
-// A front-end may keep a buffer in which the rings mark what is in flight, and
-// give it to the process that comes after one that died (GET_INFLIGHT_FD,
-// SET_INFLIGHT_FD; inflight.go). The session only finds each ring's region in
-// it; what the region says is between the rings of two processes (vhost/virtq).
-// The queue size that the front-end asks for is no promise about its rings, so
-// the buffer also has regions for the largest ring (inflight_layout.go). A ring
-// that a buffer has no region for runs without tracking, and a warning says so.
+// A front-end may keep a buffer in which the rings mark requests in flight, and pass it to the
+// process that follows one that died (GET_INFLIGHT_FD, SET_INFLIGHT_FD; inflight.go). The session
+// only locates each ring's region in it; the content is between the rings of two processes
+// (vhost/virtq). The front-end's queue size does not bound its rings, so the buffer also has
+// regions for the largest ring (inflight_layout.go). A ring without a region runs without tracking,
+// and a warning is logged.
 //
 // # Refusing
 //
-// A message that breaks the framing (unknown, version, size, number of
-// descriptors, truncated) closes the connection. A message that is well formed
-// but cannot be obeyed (ring size 3, regions that overlap, a feature that was
-// never offered) leaves everything as it was; it is answered with a non-zero
-// u64 if REPLY_ACK was negotiated and the front-end asked for an answer, and
-// closes the connection otherwise, since the front-end could not know that it
-// failed. GET_CONFIG has its own error answer, an empty payload.
+// A message that breaks the framing (unknown, version, size, number of descriptors, truncated)
+// closes the connection. A message that is well formed but cannot be obeyed (ring size 3, regions
+// that overlap, a feature that was never offered) changes nothing. It is answered with a non-zero
+// u64 if REPLY_ACK was negotiated and the front-end asked for an answer; otherwise the connection
+// is closed, since the front-end could not know that the message failed. GET_CONFIG has its own
+// error answer, an empty payload.
 //
 // # Messages
 //
@@ -75,9 +68,9 @@
 //	39  SET_STATUS              u64                        -     ack (STATUS)
 //	40  GET_STATUS              -                          -     u64 (STATUS)
 //
-// "ack" is a u64, zero for success, sent only when REPLY_ACK is negotiated and
-// the message has need_reply set. A name in parentheses is the protocol
-// feature without which the message is refused.
+// "ack" is a u64, zero for success, sent only when REPLY_ACK is negotiated and the message has
+// need_reply set. A name in parentheses is the protocol feature without which the message is
+// refused.
 //
 // # Protocol features
 //
@@ -95,7 +88,6 @@
 //	16   STATUS               yes
 //	19   DEVICE_STATE         no
 //
-// The virtio feature bits are the Backend's; the session adds
-// VHOST_USER_F_PROTOCOL_FEATURES (30) to the offer and keeps it from the
-// Backend.
+// The virtio feature bits are the Backend's; the session adds VHOST_USER_F_PROTOCOL_FEATURES (30)
+// to the offer and hides it from the Backend.
 package vhost

@@ -8,13 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkEventFD refuses what is no eventfd where one belongs, and makes it
-// non-blocking. Anything else could make the thread that signals it wait for as
-// long as the front-end likes: a full pipe, a file system of the front-end's own
-// (FUSE), where not even poll returns. An eventfd that the front-end makes
-// blocking again can still do that; the Backend must be able to live with it.
+// checkEventFD refuses a descriptor that is not an eventfd, and makes it non-blocking. Any other
+// file could block the thread that signals it for as long as the front-end likes: a full pipe, or a
+// file system of the front-end's own (FUSE), where not even poll returns. The front-end can make an
+// eventfd blocking again, so the Backend must tolerate that.
 //
-// The kind is read from the name in /proc, which asks no file system anything.
+// The type is read from the name in /proc, which does not access the file system of the file.
 func checkEventFD(fd int) error {
 	const want = "anon_inode:[eventfd]"
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))

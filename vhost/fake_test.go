@@ -17,10 +17,10 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// fake is a Backend that processes nothing, keeps every rule that Backend's
-// comments state about the session's calls, and notes what it was told.
+// fake is a Backend that processes nothing. It checks the rules in Backend's comments about the
+// session's calls, and records the calls.
 type fake struct {
-	mu         sync.Mutex // Serve calls from one goroutine, tests look from another
+	mu         sync.Mutex // Serve calls from one goroutine, tests read from another
 	queues     int
 	log        []string
 	wrong      []string // broken rules
@@ -177,7 +177,7 @@ func (b *fake) setBase(n uint16) {
 	b.base = n
 }
 
-// take returns what was noted since the last call.
+// take returns the calls recorded since the last take.
 func (b *fake) take() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -186,7 +186,7 @@ func (b *fake) take() string {
 	return s
 }
 
-// done drops the fake's memory and reports broken rules and running queues.
+// done drops the fake's memory and reports violated rules and running queues.
 func (b *fake) done() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -247,7 +247,7 @@ type served struct {
 	be   *fake
 	end  chan error
 	conn *net.UnixConn // the front-end's side
-	fds  int           // open before there was anything
+	fds  int           // open before the session
 	maps int
 }
 
@@ -265,8 +265,7 @@ func serveWith(t testing.TB, be *fake, o vhost.Options) *served {
 	return s
 }
 
-// wait closes the front-end's side and checks that Serve leaves nothing behind.
-// It returns Serve's error.
+// wait closes the front-end's side, checks that Serve leaks nothing, and returns Serve's error.
 func (s *served) wait() error {
 	s.t.Helper()
 	s.conn.Close()
@@ -283,7 +282,7 @@ func (s *served) wait() error {
 	return err
 }
 
-// expect compares the Backend's notes with lines.
+// expect compares the recorded calls with lines.
 func (s *served) expect(what string, lines ...string) {
 	s.t.Helper()
 	got, want := s.be.take(), strings.Join(lines, "\n")

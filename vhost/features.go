@@ -1,14 +1,13 @@
 package vhost
 
-// FeatureProtocolFeatures is VHOST_USER_F_PROTOCOL_FEATURES: the one bit of
-// the virtio feature word that belongs to the protocol.
+// FeatureProtocolFeatures is VHOST_USER_F_PROTOCOL_FEATURES, the only virtio feature bit that
+// belongs to the protocol.
 const FeatureProtocolFeatures = uint64(1) << 30
 
 // FeatureVersion1 is VIRTIO_F_VERSION_1: the device is not a legacy one.
 const FeatureVersion1 = uint64(1) << 32
 
-// FeatureLogAll is VHOST_F_LOG_ALL: the back-end marks what it writes in the
-// dirty log.
+// FeatureLogAll is VHOST_F_LOG_ALL: the back-end marks its writes in the dirty log.
 const FeatureLogAll = uint64(1) << 26
 
 // Protocol feature bits (VHOST_USER_PROTOCOL_F_*), as masks.

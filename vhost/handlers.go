@@ -6,19 +6,18 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// handler says everything about one message: what must hold before it runs,
-// and what obeys it. A run that fails must leave the session as it was, or
-// return a fatal error.
+// handler describes one message: its preconditions and its function. A run that fails must leave
+// the session as it was, or return a fatal error.
 type handler struct {
 	min, max       uint32 // payload, bytes
 	minFDs, maxFDs int
 	needs          uint64 // protocol features without which it is refused
-	answers        bool   // it always answers, by itself: an error closes the connection
+	answers        bool   // it sends its own answer: an error closes the connection
 	run            func(*session, *Message) error
 }
 
-// handlers is the one table of supported messages; doc.go shows it in words.
-// It is never written. The dirty log (6, 7) would be further rows.
+// handlers is the table of supported messages, which doc.go also lists. It is never written.
+// Messages of the dirty log (6, 7) are not supported.
 var handlers = [...]handler{
 	GetFeatures: {answers: true, run: (*session).getFeatures},
 	SetFeatures: {min: sizeU64, max: sizeU64, run: (*session).setFeatures},
@@ -63,7 +62,7 @@ func lookup(r Request) *handler {
 	return &handlers[r]
 }
 
-// offered are the virtio bits and the one of the protocol.
+// offered returns the virtio bits to offer, with that of the protocol.
 func (s *session) offered() uint64 { return s.be.Features() | FeatureProtocolFeatures }
 
 func (s *session) getFeatures(m *Message) error { return s.replyU64(m, s.offered()) }
@@ -79,7 +78,7 @@ func (s *session) setFeatures(m *Message) error {
 	if f == s.features && s.haveFeatures {
 		return nil
 	}
-	// A running ring was laid out and parsed for the old ones.
+	// A running ring uses the old features.
 	if s.anyRunning() {
 		return fmt.Errorf("features changed from %#x to %#x while a ring runs: %w", s.features, f, ErrProtocol)
 	}
@@ -87,7 +86,7 @@ func (s *session) setFeatures(m *Message) error {
 		return err
 	}
 	s.features, s.haveFeatures = f, true
-	return s.settleAll()
+	return s.reconcileAll()
 }
 
 func (s *session) getProtocolFeatures(m *Message) error { return s.replyU64(m, ProtocolFeatures) }
@@ -104,25 +103,25 @@ func (s *session) setProtocolFeatures(m *Message) error {
 	return nil
 }
 
-// setOwner marks the start of a session, which the connection itself has done.
+// setOwner does nothing: the connection itself has started the session.
 func (s *session) setOwner(*Message) error { return nil }
 
 func (s *session) getQueueNum(m *Message) error { return s.replyU64(m, uint64(len(s.rings))) }
 
-// setBackendReqFD keeps the channel for messages of the back-end. The socket
-// is never read: the front-end writes to it only to acknowledge.
+// setBackendReqFD keeps the channel for messages of the back-end. The socket is never read, because
+// the front-end writes only acknowledgements to it.
 func (s *session) setBackendReqFD(m *Message) error {
 	closeFD(s.backendReq)
 	s.backendReq = m.TakeFD()
 	return nil
 }
 
-// resetDevice stops and disables all rings and resets the device. The regions
-// stay shared: QEMU does not announce them again after RESET_DEVICE. So do the
-// call and error descriptors, which it sends once, at connection.
+// resetDevice stops and disables all rings and resets the device. The regions stay shared, because
+// QEMU does not send them again after RESET_DEVICE. So do the call and error descriptors, which it
+// sends once, when it connects.
 //
-// RESET_OWNER, deprecated, means the same: back-ends that took it as the end of
-// the session broke front-ends that sent it at every stop.
+// RESET_OWNER, deprecated, has the same effect. Ending the session instead would break front-ends
+// that send it at every stop.
 func (s *session) resetDevice(m *Message) error {
 	if err := s.stopAll(); err != nil {
 		return fatal{err}
@@ -144,7 +143,7 @@ func (s *session) setStatus(m *Message) error {
 	if v > 0xff {
 		return fmt.Errorf("device status %#x, expected at most 0xff: %w", v, ErrProtocol)
 	}
-	s.status = uint8(v) &^ statusNeedsReset // which is ours to set, and may only be an echo
+	s.status = uint8(v) &^ statusNeedsReset // the session sets this bit; the front-end may echo it
 	s.be.SetStatus(s.status)
 	return nil
 }
@@ -160,17 +159,17 @@ func (s *session) getStatus(m *Message) error {
 	return s.replyU64(m, v)
 }
 
-// getConfig answers a window on the configuration space with the same window,
-// or with an empty payload where there is none ("GET_CONFIG").
+// getConfig answers with a window on the configuration space, or with an empty payload if the space
+// has no such window ("GET_CONFIG").
 func (s *session) getConfig(m *Message) error {
 	c, err := DecodeConfigSpace(m.Payload)
 	if err != nil {
-		s.noteRefusal(m.Request, err)
+		s.logRefusal(m.Request, err)
 		return s.reply(m, nil)
 	}
 	space := make([]byte, c.Offset+c.Size)
 	if err := s.be.Config(space); err != nil {
-		s.noteRefusal(m.Request, err)
+		s.logRefusal(m.Request, err)
 		return s.reply(m, nil)
 	}
 	c.Data = space[c.Offset:]
@@ -227,7 +226,7 @@ func (s *session) addMemReg(m *Message) error {
 	return s.useMemory(t)
 }
 
-// remMemReg ignores a descriptor: older QEMUs send one along.
+// remMemReg ignores a descriptor, which older QEMUs send.
 func (s *session) remMemReg(m *Message) error {
 	r, err := DecodeMemReg(m.Payload)
 	if err != nil {
@@ -254,5 +253,5 @@ func (s *session) useMemory(t *guest.Table) error {
 	}
 	s.memory = t
 	s.watch.shared.Store(len(t.Regions()) > 0)
-	return s.settleAll()
+	return s.reconcileAll()
 }

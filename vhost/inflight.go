@@ -10,16 +10,15 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// Inflight is an "inflight description": a buffer in which the rings keep what
-// is in flight, and how it is laid out.
+// Inflight is an "inflight description": the layout of a buffer in which the rings track requests
+// in flight.
 type Inflight struct {
-	Size, Offset uint64 // bytes of the buffer, and where it starts in its descriptor
+	Size, Offset uint64 // bytes of the buffer, and its offset in its descriptor
 	Queues       uint16 // regions in it, one after the other
 	QueueSize    uint16 // the front-end's queue size, in descriptors; rings may be larger
 }
 
-// Append appends the payload to b, with the padding that C gives the structure
-// and that front-ends count.
+// Append appends the payload to b, including the C structure's padding, which front-ends send.
 func (d Inflight) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, d.Size)
 	b = binary.LittleEndian.AppendUint64(b, d.Offset)
@@ -41,8 +40,8 @@ func DecodeInflight(b []byte) (Inflight, error) {
 	}, nil
 }
 
-// inflight is the buffer that the front-end has set, mapped. It changes and goes
-// only while no ring runs, so that a Backend may use a running ring's region.
+// inflight is the mapped buffer of the front-end. It is replaced only while no ring runs, so that a
+// Backend may use a running ring's region.
 type inflight struct {
 	mem    []byte
 	layout inflightLayout
@@ -72,12 +71,11 @@ func mapInflight(d Inflight, l inflightLayout, fd int) (*inflight, error) {
 
 func (b *inflight) unmap() {
 	if b != nil {
-		_ = unix.Munmap(b.mem) // fails only for what was never mapped
+		_ = unix.Munmap(b.mem) // fails only for ranges that are not mapped
 	}
 }
 
-// makeInflight makes an empty buffer for d and returns its memfd. Nobody can
-// shrink it under our feet.
+// makeInflight makes an empty buffer for d and returns its memfd, sealed against shrinking.
 func makeInflight(d Inflight) (fd int, err error) {
 	fd, err = unix.MemfdCreate("inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -94,8 +92,8 @@ func makeInflight(d Inflight) (fd int, err error) {
 	return fd, nil
 }
 
-// getInflightFD gives the front-end a new, empty buffer. It is not used before
-// the front-end sets it, and that may be after we have died.
+// getInflightFD returns a new, empty buffer. It is not used before SET_INFLIGHT_FD, which may come
+// to another process.
 func (s *session) getInflightFD(m *Message) error {
 	d, err := DecodeInflight(m.Payload)
 	if err != nil {
@@ -114,8 +112,7 @@ func (s *session) getInflightFD(m *Message) error {
 	return s.conn.WriteMessage(h, d.Append(nil)[:len(m.Payload)], fd)
 }
 
-// setInflightFD takes over what is in flight in a buffer, which another process
-// may have left behind. Whether its content makes sense is for each ring to say
+// setInflightFD adopts a buffer that another process may have left. Each ring checks its region
 // when it starts.
 func (s *session) setInflightFD(m *Message) error {
 	d, err := DecodeInflight(m.Payload)
@@ -141,10 +138,10 @@ func (s *session) setInflightFD(m *Message) error {
 	return nil
 }
 
-// dropInflight forgets the buffer. After a reset of the device it is emptied,
-// too, for front-ends that set it again with rings set up anew, about which it
-// says nothing. The kernel does that, as the file may be shorter by now; where
-// it does not, rings find out by themselves unless they are in use already.
+// dropInflight releases the buffer. After a reset of the device it is also emptied, for front-ends
+// that set it again with rings set up anew, which its content does not describe. The kernel empties
+// it, as the file may have been truncated; if it does not, rings detect stale content unless they
+// are in use already.
 func (s *session) dropInflight(reset bool) {
 	if s.inflight != nil && reset {
 		_ = unix.Madvise(s.inflight.mem, unix.MADV_REMOVE)
@@ -155,9 +152,9 @@ func (s *session) dropInflight(reset bool) {
 
 // track gives q its region of the buffer, if there is one.
 //
-// A ring without a region in the buffer is served all the same: a guest's disk
-// that hangs is worse than one that a back-end's death can harm. No retry of the
-// front-end would help, because it sets the same buffer again.
+// A ring without a region is served nevertheless: a disk that hangs is worse than one without
+// protection against the death of a back-end. A retry would not help, because the front-end would
+// set the same buffer again.
 func (s *session) track(q *Queue) {
 	b := s.inflight
 	if b == nil {
@@ -165,15 +162,14 @@ func (s *session) track(q *Queue) {
 	}
 	at, size, num := b.layout.region(q.Index, q.Num)
 	if num == 0 {
-		s.noteUntracked(q)
+		s.logUntracked(q)
 		return
 	}
 	q.Inflight, q.InflightNum = b.mem[at:at+size:at+size], num
 }
 
-// noteUntracked logs the first ring of a session that the buffer has no region
-// for.
-func (s *session) noteUntracked(q *Queue) {
+// logUntracked logs the first ring of a session without a region in the buffer.
+func (s *session) logUntracked(q *Queue) {
 	if s.untracked {
 		return
 	}

@@ -6,23 +6,21 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// inflightLayout says where each ring's region lies in an inflight buffer.
+// inflightLayout gives the place of each ring's region in an inflight buffer.
 //
-// The queue size of GET_INFLIGHT_FD does not bound the rings. QEMU 10.0.13 asks
-// for its property (128 by default) and gives every ring 1,024 descriptors, of
-// which SeaBIOS uses 256 and Linux all. So the buffer that this package makes has two
-// parts, the second one only if the queue size is below the largest ring
-// accepted (Options.MaxQueueSize):
+// The queue size of GET_INFLIGHT_FD does not bound the rings. QEMU 10.0.13 sends its property (128
+// by default) and gives every ring 1,024 descriptors, of which SeaBIOS uses 256 and Linux all. So
+// the buffer that this package makes has two parts, the second one only if the queue size is below
+// the largest ring accepted (Options.MaxQueueSize):
 //
 //	small  rings regions for rings of up to the queue size
 //	large  rings regions for rings of up to MaxQueueSize
 //
-// A ring uses the part that its size asks for. The small part is the whole
-// buffer of the versions before this layout. They find their regions in it, so
-// the front-end may go from this version to an older one and back.
+// The size of a ring selects the part. The small part is the whole buffer of the versions before
+// this layout, so the front-end may change from this version to an older one and back.
 //
-// At SET_INFLIGHT_FD the front-end repeats Size and QueueSize as they were, and
-// Size alone tells which parts there are (findInflightLayout).
+// At SET_INFLIGHT_FD the front-end repeats Size and QueueSize, and Size alone shows which parts the
+// buffer has (findInflightLayout).
 type inflightLayout struct {
 	rings        int // regions in each part
 	small, large inflightPart
@@ -52,22 +50,20 @@ func newInflightLayout(d Inflight, largest uint16) inflightLayout {
 	return l
 }
 
-// findInflightLayout recognises the layout of the buffer d. Errors wrap
-// [ErrProtocol].
+// findInflightLayout recognises the layout of the buffer d. Errors wrap [ErrProtocol].
 //
-// A buffer of both parts has a size that is a multiple of what one ring takes of
-// both. With the default MaxQueueSize no buffer of the small part alone has such
-// a size below 258 rings, and MaxQueues is 256: a large region is 257 cache
-// lines, a prime number. With another MaxQueueSize, a buffer that has exactly
-// the size of the small part is taken for that.
+// The size of a buffer with both parts is a multiple of one ring's regions of both. With the
+// default MaxQueueSize no buffer with only the small part has such a size below 258 rings, and
+// MaxQueues is 256: a large region is 257 cache lines, a prime number. With another MaxQueueSize, a
+// buffer with exactly the size of the small part is taken for that.
 //
-// A buffer may be for fewer rings than the front-end now has. The rings beyond
-// have no region then.
+// A buffer may be for fewer rings than the front-end now has. The additional rings have no region
+// then.
 func findInflightLayout(d Inflight, largest uint16) (inflightLayout, error) {
 	l := newInflightLayout(d, largest)
 	small, both := uint64(l.small.stride()), uint64(l.small.stride()+l.large.stride())
 	if n := d.Size / both; l.large.num != 0 && d.Size%both == 0 && n >= 1 && n <= MaxQueues && d.Size != uint64(d.Queues)*small {
-		l.large.at = int(n * small) // the large part begins after as many regions as the buffer was made for
+		l.large.at = int(n * small) // the large part follows the small regions of all rings of the buffer
 		l.rings = min(l.rings, int(n))
 		return l, nil
 	}
@@ -88,12 +84,11 @@ func (l inflightLayout) size() int {
 	return l.rings * l.small.stride()
 }
 
-// largest is the largest ring that there are regions for, descriptors.
+// largest returns the largest ring that has regions, in descriptors.
 func (l inflightLayout) largest() uint16 { return max(l.small.num, l.large.num) }
 
-// region returns where the region of ring i lies, how large it is (bytes), and
-// how many descriptors it is for. num is 0 if the buffer has no region for a ring
-// of that index and size.
+// region returns offset and size of ring i's region, in bytes, and its capacity in descriptors. num
+// is 0 if the buffer has no region for a ring of that index and size.
 func (l inflightLayout) region(i int, descriptors uint16) (at, size int, num uint16) {
 	for _, p := range [...]inflightPart{l.small, l.large} {
 		if i < l.rings && descriptors <= p.num {
@@ -103,8 +98,8 @@ func (l inflightLayout) region(i int, descriptors uint16) (at, size int, num uin
 	return 0, 0, 0
 }
 
-// check says whether d is for at most queues rings. Its queue size may be beyond
-// the largest ring accepted: it only says what the front-end was configured for.
+// check reports whether d is for at most queues rings. Its queue size may exceed the largest ring
+// accepted, because it is only the front-end's configuration.
 func (d Inflight) check(queues int) error {
 	if d.Queues == 0 || int(d.Queues) > queues {
 		return fmt.Errorf("inflight buffer for %d rings, expected 1 to %d: %w", d.Queues, queues, ErrProtocol)

@@ -14,7 +14,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// lockedBuffer is where a session logs to while a test reads.
+// lockedBuffer is a session's log that can be read concurrently.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -41,17 +41,17 @@ func connectLogged(t *testing.T, queues int, o vhosttest.Options) (*served, *vho
 	return s, connect(t, s, o), log
 }
 
-// own is the size of the buffer that is handed out, bytes.
+// own is the size of the buffer made by this package, in bytes.
 func own(queues int, asked uint16) uint64 {
 	return uint64(queues * (virtq.InflightSize(asked) + virtq.InflightSize(1024)))
 }
 
-// QEMU 10.0.13 asks for its property queue-size, 128 by default, and starts rings
-// of 256 or 1,024 descriptors. Each has a region that is large enough, of its
-// own, and the process that comes next finds it there.
+// QEMU 10.0.13 sends its property queue-size, 128 by default, and starts rings of 256 or 1,024
+// descriptors. Each ring has its own region that is large enough, and the next process finds it
+// there.
 func TestInflightRingsLargerThanAsked(t *testing.T) {
 	for _, num := range []uint16{64, 128, 256, 1024} {
-		s, f, log := connectLogged(t, 8, vhosttest.Options{Queues: 4, QueueSize: num, AskInflight: 128})
+		s, f, log := connectLogged(t, 8, vhosttest.Options{Queues: 4, QueueSize: num, InflightQueueSize: 128})
 		must(t, "barrier", f.Barrier())
 		want := uint16(128)
 		if num > 128 {
@@ -96,9 +96,8 @@ func TestInflightRingsLargerThanAsked(t *testing.T) {
 	}
 }
 
-// TestInflightSizes sets buffers of all kinds of sizes under rings of all kinds
-// of sizes. Every ring starts; where it has a region, the region is where the
-// maker of the buffer has it.
+// TestInflightSizes sets buffers of many sizes under rings of many sizes. Every ring starts; if it
+// has a region, the region is where the maker of the buffer placed it.
 func TestInflightSizes(t *testing.T) {
 	const small, large = 2112, 16448 // regions for 128 and for 1,024 descriptors, bytes
 	if virtq.InflightSize(128) != small || virtq.InflightSize(1024) != large {
@@ -133,7 +132,7 @@ func TestInflightSizes(t *testing.T) {
 			must(t, "memfd", err)
 			must(t, "truncate", unix.Ftruncate(fd, 8<<20))
 			must(t, "set", f.SetInflight(fd, tc.desc))
-			for round := range 2 { // the warning comes once
+			for round := range 2 { // one warning only
 				must(t, "start", f.Start())
 				must(t, "barrier", f.Barrier())
 				for i := range 2 {

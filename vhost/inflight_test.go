@@ -13,7 +13,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// queue is what the fake was given for a ring.
+// queue records the Queue that the fake got for a ring.
 func (b *fake) queue(i int) vhost.Queue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -22,8 +22,8 @@ func (b *fake) queue(i int) vhost.Queue {
 
 func (b *fake) region(i int) []byte { return b.queue(i).Inflight }
 
-// The buffer that one session made is found by the next, each ring's part where
-// it was; a reset gives the front-end a new one.
+// The next session finds the buffer of the former one, with each ring's region in its place. After
+// a reset the front-end gets a new buffer.
 func TestInflightAcrossSessions(t *testing.T) {
 	s := serve(t, newFake(4))
 	f := connect(t, s, vhosttest.Options{Queues: 4, QueueSize: 64})

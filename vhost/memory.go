@@ -9,23 +9,23 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// MemoryAdvice says how a front-end is told to share the guest's memory.
+// MemoryAdvice says how to make a front-end share the guest's memory.
 const MemoryAdvice = "share the guest's memory: QEMU's -object memory-backend-memfd,id=mem,size=SIZE,share=on with -machine memory-backend=mem, " +
 	"libvirt's <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 
-// memoryGrace is how long a ring may wait for memory before that is told: front-ends may
-// announce it after the rings.
+// memoryGrace is how long a ring may wait for memory before a warning, because front-ends may send
+// it after the rings.
 const memoryGrace = time.Second
 
-// memoryWatch warns of a ring without guest memory: without a warning the guest hangs and
-// nobody says why. The timer's function runs on a goroutine of its own.
+// memoryWatch warns of a ring without guest memory, with which the guest would hang silently. The
+// timer's function runs on its own goroutine.
 type memoryWatch struct {
 	missing *time.Timer // a ring waits for memory; nil: none did
 	ring    int         // which one
 	shared  atomic.Bool // there is a memory table with a region
 }
 
-// ringWaits is told that ring i could run if there were memory.
+// ringWaits records that ring i could run if there were memory.
 func (s *session) ringWaits(i int) {
 	if s.watch.missing != nil {
 		return
@@ -40,16 +40,15 @@ func (s *session) warnMissing(i int) {
 	}
 }
 
-// stopWatch ends the watch with the session. A front-end that has gone before the time was
-// over is warned of all the same.
+// stopWatch ends the watch with the session. If a ring waited, it warns even if the front-end
+// disconnected early.
 func (s *session) stopWatch() {
 	if t := s.watch.missing; t != nil && t.Stop() {
 		s.warnMissing(s.watch.ring)
 	}
 }
 
-// explainOutside adds what to do to the error of a ring that lies outside of the memory
-// that is shared.
+// explainOutside adds advice to the error of a ring outside the shared memory.
 func explainOutside(err error) error {
 	if errors.Is(err, guest.ErrOutside) {
 		return fmt.Errorf("%w (%s)", err, MemoryAdvice)

@@ -20,7 +20,7 @@ func (l *lockedBuffer) text() string {
 	return l.b.String()
 }
 
-// await waits until the log has a line with text.
+// await waits for a log line that contains text.
 func (l *lockedBuffer) await(t *testing.T, text string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !strings.Contains(l.text(), text); time.Sleep(5 * time.Millisecond) {
@@ -32,7 +32,7 @@ func (l *lockedBuffer) await(t *testing.T, text string) {
 
 const adviceText = "memory-backend-memfd,id=mem,size=SIZE,share=on"
 
-// rawSession is a session whose front-end sends what it is told to.
+// rawSession is a session with a scripted front-end.
 func rawSession(t *testing.T, be *fake) (*served, *vhost.Conn, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -57,8 +57,8 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 	send(vhost.SetVringKick, u64(0), kick)
 }
 
-// A ring without memory is told of, whether the front-end stays or goes; one that gets its
-// memory afterwards is not.
+// A ring without memory is reported, whether the front-end stays or disconnects; one that gets its
+// memory later is not.
 func TestRingWithoutMemory(t *testing.T) {
 	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
@@ -68,7 +68,7 @@ func TestRingWithoutMemory(t *testing.T) {
 	}
 	must(t, "session", s.wait())
 	if n := strings.Count(log.text(), "shares no memory"); n != 1 {
-		t.Errorf("told %d times", n)
+		t.Errorf("reported %d times", n)
 	}
 
 	s, c, log = rawSession(t, newFake(1))
@@ -95,14 +95,14 @@ func TestRingBeforeMemory(t *testing.T) {
 	for !strings.Contains(s.be.take(), "start") {
 		time.Sleep(time.Millisecond)
 	}
-	// The end of the session tells of what is missing before its time is over.
+	// The end of the session reports missing memory before the time is over.
 	must(t, "session", s.wait())
 	if strings.Contains(log.text(), "memory") {
 		t.Error(log.text())
 	}
 }
 
-// A ring outside of what is shared says what to do.
+// The error of a ring outside the shared memory contains advice.
 func TestRingOutsideMemory(t *testing.T) {
 	be := newFake(1)
 	be.refuse["StartQueue"] = fmt.Errorf("ring: %w", guest.ErrOutside)
@@ -119,7 +119,7 @@ func TestRingOutsideMemory(t *testing.T) {
 	_ = s.wait()
 }
 
-// memory is a memfd of n bytes that nobody has touched.
+// memory returns a memfd of n bytes that were never accessed.
 func memory(t *testing.T, n int64) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)

@@ -6,16 +6,14 @@ import (
 	"fmt"
 )
 
-// ErrProtocol is wrapped by the errors of messages that are malformed or ask
-// for what was not offered. A message that the memory table or the Backend
-// refused carries their error instead.
+// ErrProtocol is wrapped by the errors of messages that are malformed or use features that were not
+// offered. If the memory table or the Backend refused a message, the error is theirs instead.
 var ErrProtocol = errors.New("vhost-user protocol error")
 
 // Request is a message's type (VHOST_USER_*, "Front-end message types").
 type Request uint32
 
-// The messages that this package knows by name, whether it supports them or
-// not (doc.go has the table of those supported).
+// Messages with names, supported or not (doc.go lists the supported ones).
 const (
 	GetFeatures         Request = 1
 	SetFeatures         Request = 2
@@ -73,8 +71,8 @@ func (r Request) String() string {
 	return fmt.Sprintf("message %d", uint32(r))
 }
 
-// Header flags ("Header"): two bits of version, then whether the message is a
-// reply and whether its sender wants one.
+// Header flags ("Header"): two bits of version, whether the message is a reply, and whether its
+// sender wants one.
 const (
 	FlagVersionMask uint32 = 0x3
 	FlagVersion     uint32 = 0x1
@@ -116,12 +114,12 @@ func DecodeHeader(b []byte) (Header, error) {
 type Message struct {
 	Header
 	Payload []byte
-	// FDs belong to whoever holds the message, until TakeFD or CloseFDs.
+	// FDs belong to the holder of the message, until TakeFD or CloseFDs.
 	FDs []int
 }
 
-// TakeFD removes the first descriptor from the message and returns it; its
-// caller closes it. -1 if there is none.
+// TakeFD removes the first descriptor from the message and returns it; the caller must close it. -1
+// if there is none.
 func (m *Message) TakeFD() int {
 	if len(m.FDs) == 0 {
 		return -1
@@ -131,7 +129,7 @@ func (m *Message) TakeFD() int {
 	return fd
 }
 
-// CloseFDs closes the descriptors that nobody took.
+// CloseFDs closes the remaining descriptors.
 func (m *Message) CloseFDs() {
 	for _, fd := range m.FDs {
 		closeFD(fd)

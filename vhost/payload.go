@@ -49,8 +49,8 @@ func DecodeU64(b []byte) (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-// VringState is a "vring state description": a ring and a number whose meaning
-// is the message's (size, base, enable).
+// VringState is a "vring state description": a ring and a number, whose meaning depends on the
+// message (size, base, enable).
 type VringState struct {
 	Index, Num uint32
 }
@@ -114,9 +114,8 @@ const (
 	VringNoFD uint64 = 1 << 8
 )
 
-// DecodeVringFD decodes the payload of SET_VRING_KICK, SET_VRING_CALL and
-// SET_VRING_ERR: the ring, and whether a descriptor comes with the message.
-// The bits above are reserved and ignored.
+// DecodeVringFD decodes the payload of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR: the ring,
+// and whether the message has a descriptor. The upper bits are reserved and ignored.
 func DecodeVringFD(b []byte) (index int, hasFD bool, err error) {
 	v, err := DecodeU64(b)
 	if err != nil {
@@ -152,10 +151,9 @@ func AppendMemTable(b []byte, regions []guest.RegionDesc) []byte {
 	return b
 }
 
-// DecodeMemTable decodes the payload of SET_MEM_TABLE: its form only; whether
-// the regions make sense is for the memory table to say. Payloads longer than
-// the announced regions need are accepted up to the largest table, because
-// some front-ends always send the whole structure.
+// DecodeMemTable decodes the payload of SET_MEM_TABLE without checking the regions, which the
+// memory table does. Payloads longer than the announced regions need are accepted up to the largest
+// table, because some front-ends always send the whole structure.
 func DecodeMemTable(b []byte) ([]guest.RegionDesc, error) {
 	if len(b) < sizeMemHeader {
 		return nil, wrongSize("memory table", len(b), sizeMemHeader)
@@ -188,7 +186,7 @@ func DecodeMemReg(b []byte) (guest.RegionDesc, error) {
 	return decodeRegion(b[8:]), nil
 }
 
-// Who changes the configuration space (flags of SET_CONFIG).
+// Origin of a change of the configuration space (flags of SET_CONFIG).
 const (
 	ConfigFrontend  uint32 = 0 // the guest: writable fields only
 	ConfigMigration uint32 = 1 // live migration
@@ -209,9 +207,8 @@ func (c ConfigSpace) Append(b []byte) []byte {
 	return append(b, c.Data...)
 }
 
-// DecodeConfigSpace decodes a config space payload. The window must lie within
-// the first 256 bytes; Data has Size bytes, or none where the sender left them
-// out, which GET_CONFIG tolerates.
+// DecodeConfigSpace decodes a config space payload. The window must lie within the first 256 bytes;
+// Data has Size bytes, or none if the sender omitted them, which GET_CONFIG tolerates.
 func DecodeConfigSpace(b []byte) (ConfigSpace, error) {
 	if len(b) < sizeConfigHeader {
 		return ConfigSpace{}, wrongSize("config space", len(b), sizeConfigHeader)

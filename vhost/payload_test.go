@@ -11,8 +11,8 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// Every payload that can be decoded, as one value and the bytes of the
-// specification's tables, written out by hand.
+// Every payload that can be decoded, as a value and as the bytes of the specification's tables,
+// written by hand.
 func TestPayloads(t *testing.T) {
 	le := binary.LittleEndian
 	u64s := func(vs ...uint64) (b []byte) {
@@ -166,8 +166,7 @@ func TestRequestNames(t *testing.T) {
 	}
 }
 
-// No decoder may fail other than by an error, and what it accepts must encode
-// to what was read.
+// A decoder fails only with an error, and what it accepts encodes to the same bytes.
 func FuzzPayload(f *testing.F) {
 	f.Add(uint8(0), AppendU64(nil, 1))
 	f.Add(uint8(1), VringState{Index: 1, Num: 2}.Append(nil))

@@ -13,18 +13,18 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// bad is one message that must not be obeyed.
+// bad is a message that must be refused.
 type bad struct {
 	name    string
 	request vhost.Request
 	payload []byte
-	fds     int    // how many descriptors of the guest's memory go along
-	closes  bool   // whether the connection closes even if an answer was asked for
+	fds     int    // number of descriptors of the guest's memory
+	closes  bool   // the connection closes even if an answer was requested
 	text    string // part of Serve's error
 	proto   bool   // the error wraps ErrProtocol
 	refuse  string // the Backend method that fails
 	idle    bool   // rings are not started
-	without uint64 // protocol features that are not negotiated
+	without uint64 // protocol features to leave out
 }
 
 var errBackend = errors.New("the device says no")
@@ -129,9 +129,8 @@ func badMessages() []bad {
 	}
 }
 
-// Each message is sent twice, on connections of their own: with a wish for an
-// answer, which must be a failure that changes nothing (or the end), and
-// without, where the connection must close.
+// Each message is sent twice, on separate connections: with a request for an answer, which must be
+// an error that changes nothing (or the end), and without, where the connection must close.
 func TestRefused(t *testing.T) {
 	for _, c := range badMessages() {
 		for _, ack := range []bool{true, false} {
@@ -175,7 +174,7 @@ func refused(t *testing.T, c bad, survives, ack bool) {
 		clear(s.be.refuse)
 		s.be.mu.Unlock()
 		must(t, "barrier", f.Barrier())
-		// The Backend may have been asked, but whatever ran still runs.
+		// The Backend may have been called, but no ring was started or stopped.
 		if log := s.be.take(); strings.Contains(log, "start") || strings.Contains(log, "stop") {
 			t.Errorf("a refused message changed:\n%s", log)
 		}
@@ -221,7 +220,7 @@ func TestBadHeader(t *testing.T) {
 	}
 }
 
-// GET_CONFIG has its own way to say no, an empty payload, and the session lives.
+// GET_CONFIG is refused with an empty payload, and the session continues.
 func TestConfigRefused(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, vhosttest.Options{})
@@ -243,7 +242,7 @@ func TestConfigRefused(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// A refused start leaves the ring as it was; the next try may succeed.
+// A refused start leaves the ring as it was; the next one may succeed.
 func TestStartRefused(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, vhosttest.Options{})
@@ -272,7 +271,7 @@ func TestQueuesOutOfRange(t *testing.T) {
 	}
 }
 
-// A region's descriptor need not be a file that can be mapped.
+// A region's descriptor may be a file that cannot be mapped.
 func TestForeignDescriptors(t *testing.T) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {

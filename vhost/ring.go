@@ -5,12 +5,11 @@ import (
 	"fmt"
 )
 
-// ring is what the front-end has told about one virtqueue. It may be told in
-// any order; settle brings the Backend into the state that follows.
+// ring is the state of one virtqueue as set by the front-end, in any order of messages. reconcile
+// updates the Backend accordingly.
 //
-// The session keeps its own copies of the descriptors and gives the Backend
-// duplicates, because a ring may stop and start again (SET_VRING_ENABLE) with
-// the same ones.
+// The session keeps its own copies of the descriptors and gives the Backend duplicates, because a
+// ring may stop and start again (SET_VRING_ENABLE) with the same ones.
 type ring struct {
 	num               uint16
 	base              uint16
@@ -18,15 +17,14 @@ type ring struct {
 	kick, call, err   int // -1: none
 
 	haveAddr bool
-	haveKick bool // SET_VRING_KICK came, with a descriptor or without
+	haveKick bool // SET_VRING_KICK was received, with a descriptor or without
 	enabled  bool // SET_VRING_ENABLE
 	running  bool // the Backend processes it
 }
 
 func newRing() ring { return ring{kick: -1, call: -1, err: -1} }
 
-// close forgets everything and closes the session's descriptors. Not for a
-// running ring.
+// close clears the state and closes the session's descriptors. The ring must not run.
 func (r *ring) close() {
 	closeFD(r.kick)
 	closeFD(r.call)
@@ -40,14 +38,13 @@ func (r *ring) dropKick() {
 	r.kick, r.haveKick = -1, false
 }
 
-// started: all that is needed to process the ring has arrived ("Ring states").
-// The specification starts a ring at its first kick; a ring nobody kicked has
-// nothing to do, so it makes no difference when SET_VRING_KICK starts it, and
-// a front-end that polls never kicks.
+// started reports whether all parameters of the ring have arrived ("Ring states"). The
+// specification starts a ring at its first kick. A ring without a kick has nothing to do, so
+// starting it at SET_VRING_KICK makes no difference; a front-end that polls never kicks.
 func (r *ring) started() bool { return r.num != 0 && r.haveAddr && r.haveKick }
 
-// settle starts or stops ring i so that it runs exactly if it should.
-func (s *session) settle(i int) error {
+// reconcile starts or stops ring i so that it runs exactly if it should.
+func (s *session) reconcile(i int) error {
 	r := &s.rings[i]
 	ready := r.started() && s.haveFeatures && (r.enabled || s.alwaysEnabled())
 	should := ready && s.memory != nil
@@ -63,8 +60,7 @@ func (s *session) settle(i int) error {
 	return nil
 }
 
-// alwaysEnabled: without VHOST_USER_F_PROTOCOL_FEATURES a ring starts directly
-// in the enabled state.
+// alwaysEnabled reports whether rings start enabled, as without VHOST_USER_F_PROTOCOL_FEATURES.
 func (s *session) alwaysEnabled() bool { return s.features&FeatureProtocolFeatures == 0 }
 
 func (s *session) start(i int) (err error) {
@@ -130,10 +126,9 @@ func (s *session) stopAll() error {
 	return first
 }
 
-// change applies what a message says about ring i and lets the ring settle. A
-// running ring stops first and continues where it stopped, so that it takes up
-// addresses and a kick descriptor that changed. If the new state cannot run,
-// the old one is restored, and an error says why.
+// change applies the values of a message about ring i and reconciles the ring. A running ring stops
+// first and continues where it stopped, with the new addresses and kick descriptor. If the new
+// state cannot run, the old one is restored and an error is returned.
 func (s *session) change(i int, apply func(*ring)) error {
 	r := &s.rings[i]
 	wasRunning := r.running
@@ -142,24 +137,24 @@ func (s *session) change(i int, apply func(*ring)) error {
 	}
 	old := *r
 	apply(r)
-	err := s.settle(i)
+	err := s.reconcile(i)
 	if err == nil {
 		return nil
 	}
 	*r = old
 	if wasRunning {
-		if again := s.settle(i); again != nil {
+		if again := s.reconcile(i); again != nil {
 			return fatal{errors.Join(err, again)}
 		}
 	}
 	return err
 }
 
-// settleAll lets every ring settle after a change that concerns all of them.
-// It cannot be undone, so a ring that fails to start is the end.
-func (s *session) settleAll() error {
+// reconcileAll reconciles every ring after a change that concerns all of them. The change cannot be
+// undone, so a ring that fails to start ends the session.
+func (s *session) reconcileAll() error {
 	for i := range s.rings {
-		if err := s.settle(i); err != nil {
+		if err := s.reconcile(i); err != nil {
 			return fatal{err}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// session is one front-end's connection. Only the goroutine in Serve uses it.
+// session is one front-end's connection. Only the goroutine of Serve uses it.
 type session struct {
 	conn *Conn
 	be   Backend
@@ -30,19 +30,17 @@ type session struct {
 	untracked    bool // a ring without a region in the inflight buffer was logged
 }
 
-// fatal marks an error of a handler after which the session cannot go on: the
-// state is not what either side thinks, so an answer would be a lie.
+// fatal marks an error of a handler after which the session must end, because the two sides no
+// longer agree on the state.
 type fatal struct{ error }
 
 func (f fatal) Unwrap() error { return f.error }
 
-// Serve speaks vhost-user on conn for be until the front-end disconnects, conn
-// is closed by somebody else (both nil), or something goes wrong: a message
-// that cannot be obeyed or parsed (an error that names the message and the
-// field, and wraps [ErrProtocol] or the memory table's or Backend's error), or
-// a disconnect in the middle of a message (io.ErrUnexpectedEOF). When it
-// returns every running queue has been stopped, every descriptor received has
-// been closed and conn is closed.
+// Serve serves vhost-user on conn for be until the front-end disconnects or conn is closed
+// elsewhere (both nil), or until an error: a message that cannot be obeyed or parsed (the error
+// names the message and the field, and wraps [ErrProtocol] or the memory table's or Backend's
+// error), or a disconnect within a message (io.ErrUnexpectedEOF). When it returns, every running
+// queue has been stopped, and every descriptor received and conn have been closed.
 func Serve(conn *net.UnixConn, be Backend, o Options) error {
 	o = o.withDefaults()
 	n := be.Queues()
@@ -82,8 +80,7 @@ func (s *session) run() error {
 	}
 }
 
-// close leaves nothing behind: the queues first, because they use the memory
-// and the descriptors.
+// close releases everything: the queues first, because they use the memory and the descriptors.
 func (s *session) close(conn *net.UnixConn) error {
 	s.stopWatch()
 	err := s.stopAll()
@@ -100,7 +97,7 @@ func (s *session) close(conn *net.UnixConn) error {
 	return err
 }
 
-// checkHeader refuses a message before any of its payload is read.
+// checkHeader refuses a message before its payload is read.
 func checkHeader(h Header) error {
 	hd := lookup(h.Request)
 	switch {
@@ -123,8 +120,8 @@ func span[T uint32 | int](from, to T) string {
 	return fmt.Sprintf("%d to %d", from, to)
 }
 
-// handle obeys one message and answers it if it must be answered. The
-// descriptors that the handler did not take are closed.
+// handle obeys one message and answers it if necessary. It closes the descriptors that the handler
+// did not take.
 func (s *session) handle(m *Message) error {
 	defer m.CloseFDs()
 	h := lookup(m.Request)
@@ -147,7 +144,7 @@ func (s *session) handle(m *Message) error {
 	var result uint64
 	if err != nil {
 		result = 1
-		s.noteRefusal(m.Request, err)
+		s.logRefusal(m.Request, err)
 	}
 	return s.replyU64(m, result)
 }
@@ -159,9 +156,8 @@ func (s *session) obey(h *handler, m *Message) error {
 	return h.run(s, m)
 }
 
-// noteRefusal logs the first refusal of a session; a hostile front-end could
-// fill the log with more.
-func (s *session) noteRefusal(r Request, err error) {
+// logRefusal logs the first refusal of a session. A hostile front-end could otherwise fill the log.
+func (s *session) logRefusal(r Request, err error) {
 	s.refused++
 	if s.refused == 1 {
 		s.log.Warn("message refused", "request", r, "err", err)

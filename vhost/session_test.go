@@ -28,8 +28,8 @@ func must(t *testing.T, what string, err error) {
 	}
 }
 
-// What QEMU sends from connection to exit, with stop, cont and system_reset
-// between, each more than once.
+// The messages of QEMU from connection to exit, with stop, cont and system_reset in between, each
+// more than once.
 func TestQEMU(t *testing.T) {
 	for _, o := range []vhosttest.Options{
 		{Queues: 4},
@@ -98,8 +98,8 @@ func TestQEMUKilled(t *testing.T) {
 	s.expect("killed", repeat(3, "stop %d")...)
 }
 
-// SPDK's initiator enables rings before it says anything about them, and sends
-// the memory table again when they are stopped.
+// SPDK's initiator enables rings before any other message about them, and sends the memory table
+// again when they are stopped.
 func TestSPDK(t *testing.T) {
 	s := serve(t, newFake(4))
 	f := connect(t, s, vhosttest.Options{Style: vhosttest.SPDK, Queues: 2})
@@ -123,7 +123,7 @@ func TestNoProtocolFeatures(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// A front-end whose rings are polled sends SET_VRING_KICK without a descriptor.
+// A front-end with polled rings sends SET_VRING_KICK without a descriptor.
 func TestNoKick(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, vhosttest.Options{NoKick: true})
@@ -134,8 +134,7 @@ func TestNoKick(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// Regions come and go, under running rings too; more of them than one table
-// holds.
+// Regions are added and removed, also under running rings, and more than one table can hold.
 func TestMemorySlots(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, vhosttest.Options{Regions: 40, Memory: 80 << 20, NoStart: true})
@@ -149,7 +148,7 @@ func TestMemorySlots(t *testing.T) {
 	s.expect("start", append(want, "start 0 num 128 base 0 kick true call true err true", "status 15", "call 0 true")...)
 	last := f.Memory().Regions()[39]
 	must(t, "remove", f.RemoveRegion(last))
-	// Old QEMUs send a descriptor along; it must be closed.
+	// Old QEMUs send a descriptor, which must be closed.
 	must(t, "add", f.AddRegion(last))
 	must(t, "send", f.Send(vhost.RemMemReg, vhost.FlagVersion, vhost.AppendMemReg(nil, last), f.Memory().FD()))
 	must(t, "table", f.ShareMemory(f.Memory().Regions()[:2]...))
@@ -159,7 +158,7 @@ func TestMemorySlots(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// A ring's state follows from what was said about it, in any order.
+// The state of a ring follows from its messages in any order.
 func TestRingStates(t *testing.T) {
 	s := serve(t, newFake(2))
 	f := connect(t, s, vhosttest.Options{AckAll: true})
@@ -220,7 +219,7 @@ func TestConfig(t *testing.T) {
 	}
 	must(t, "set", f.SetConfig(32, []byte{1}))
 	s.be.take()
-	// A request without room for the data is answered all the same.
+	// A request without room for the data is answered, too.
 	must(t, "send", f.Send(vhost.GetConfig, vhost.FlagVersion, vhost.ConfigSpace{Size: 8}.Append(nil)))
 	if m, err := f.Receive(); err != nil || m.Size != 12+8 {
 		t.Errorf("config without data: %+v, %v", m, err)
@@ -229,7 +228,7 @@ func TestConfig(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// A device with a broken queue asks for a reset in the status that it answers.
+// A device with a broken queue reports DEVICE_NEEDS_RESET in its status.
 func TestNeedsReset(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, vhosttest.Options{})
@@ -245,7 +244,7 @@ func TestNeedsReset(t *testing.T) {
 		if got := v&0x40 != 0; got != broken || v&^0x40 != 0xf {
 			t.Errorf("status %#x with a queue that is broken: %t", v, broken)
 		}
-		// QEMU adds a bit to what it has read.
+		// QEMU adds a bit to the value it has read.
 		must(t, "status", f.Send(vhost.SetStatus, vhost.FlagVersion, u64(v)))
 	}
 	must(t, "close", f.Close())

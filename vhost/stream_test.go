@@ -58,8 +58,8 @@ func descriptors(t testing.TB) [kinds]int {
 	return fds
 }
 
-// startSequence is what QEMU 10 sends from connection to running rings, and
-// from there to its exit.
+// startSequence has the messages of QEMU 10 from connection to running rings, and from there to its
+// exit.
 func startSequence() []sent {
 	msg := func(r vhost.Request, flags uint32, payload []byte, fds ...byte) sent {
 		h := vhost.Header{Request: r, Flags: vhost.FlagVersion | flags, Size: uint32(len(payload))}
@@ -100,8 +100,8 @@ func startSequence() []sent {
 		msg(vhost.ResetDevice, 0, nil))
 }
 
-// write sends up to limit bytes of a message, with its descriptors at the
-// first. The back-end may be gone.
+// write sends up to limit bytes of a message, with its descriptors at the first byte. The back-end
+// may have disconnected.
 func write(t testing.TB, conn *net.UnixConn, m sent, fds [kinds]int, limit int) {
 	t.Helper()
 	b := m.bytes[:min(limit, len(m.bytes))]
@@ -121,7 +121,7 @@ func write(t testing.TB, conn *net.UnixConn, m sent, fds [kinds]int, limit int) 
 	}
 }
 
-// The front-end may go away after any byte.
+// The front-end may disconnect after any byte.
 func TestDisconnectAtEveryByte(t *testing.T) {
 	fds := descriptors(t)
 	stream := startSequence()
@@ -142,8 +142,8 @@ func TestDisconnectAtEveryByte(t *testing.T) {
 	}
 }
 
-// Every message of the sequence left out, sent twice, or exchanged with the
-// next: the session obeys or ends, and cleans up.
+// Every message of the sequence is left out, sent twice, or exchanged with the next: the session
+// obeys or ends, and cleans up.
 func TestReordered(t *testing.T) {
 	fds := descriptors(t)
 	stream := startSequence()
@@ -166,8 +166,8 @@ func TestReordered(t *testing.T) {
 	}
 }
 
-// A front-end that asks and never reads the answers blocks its own session and
-// nothing else; the session ends with the connection.
+// A front-end that sends requests and never reads the answers blocks only its own session, which
+// ends with the connection.
 func TestAnswersNeverRead(t *testing.T) {
 	s := serve(t, newFake(1))
 	ask := vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}.Append(nil)
@@ -189,10 +189,9 @@ func TestAnswersNeverRead(t *testing.T) {
 	must(t, "Serve", s.wait())
 }
 
-// FuzzSession feeds a session with messages taken from its input: each is a
-// request, flags, the number and kinds of its descriptors, the length that its
-// header claims relative to what follows, and the payload. Whatever comes, the
-// Backend's rules hold and nothing is left behind.
+// FuzzSession feeds a session with messages taken from its input: each is a request, flags, the
+// number and kinds of its descriptors, the length that its header claims relative to what follows,
+// and the payload. For any input the Backend's rules hold and nothing leaks.
 func FuzzSession(f *testing.F) {
 	var seed []byte
 	for _, m := range startSequence() {
@@ -203,8 +202,8 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		fds := descriptors(t)
 		s := serve(t, newFake(2))
-		// A payload may hold many messages, more than the socket has room
-		// for answers: somebody must read them.
+		// A payload may hold many messages, whose answers exceed the socket's buffer, so they must
+		// be read.
 		read := make(chan struct{})
 		go func() {
 			_, _ = io.Copy(io.Discard, s.conn)
@@ -233,7 +232,7 @@ func encode(m sent) []byte {
 	return append(out, payload...)
 }
 
-// decode takes a message from in; what is missing is zero.
+// decode takes a message from in; missing bytes are zero.
 func decode(in []byte) (sent, []byte) {
 	take := func(n int) []byte {
 		b := make([]byte, n)

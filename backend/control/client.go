@@ -14,33 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoDaemon says that nobody listens on the socket.
+// ErrNoDaemon says that no process listens on the socket.
 var ErrNoDaemon = errors.New("no daemon serves it")
 
-// Client reaches a Server, or another QMP server in as far as Run is concerned, over
-// go-qemu's SocketMonitor. It holds no connection, and all its methods may be called
-// from any goroutine.
+// Client sends commands to a Server through go-qemu's SocketMonitor; Run works with other QMP
+// servers, too. A Client holds no connection. All methods may be called from any goroutine.
 //
-// What SocketMonitor needs from its surroundings, and where it gets it:
+// Workarounds for SocketMonitor:
 //
-//   - It hands out a reply that lies in its receive buffer while it reads on into that
-//     buffer, so that whatever comes later may overwrite the reply: each command has a
-//     connection of its own with events turned off, and events have theirs.
-//   - It keeps an error's description and drops its class: cow-last-error asks for it.
-//   - It stops reading while an event waits for a listener, and Disconnect then hangs:
-//     Events takes what is left.
-//   - Connect and Run know no deadline: both run in a goroutine here, and Disconnect
-//     makes them return.
-//   - A peer that is gone shows as a JSON error: see [ErrClosed].
+//   - It returns a reply that lies in its receive buffer and reads on into that buffer. So each
+//     command has its own connection with events turned off, and events have another.
+//   - It returns the description of an error without the class. The client queries the class with
+//     cow-last-error.
+//   - It stops reading while an event waits for a receiver, and Disconnect then hangs. Events
+//     drains the channel.
+//   - Connect and Run have no deadline. They run in a goroutine, and Disconnect makes them return.
+//   - A lost connection appears as a JSON error: see [ErrClosed].
 type Client struct {
 	path    string
 	timeout time.Duration
 	version string
 }
 
-// Dial connects to the socket at path once, to see who is there; timeout is for each
-// step of connecting, then and later, 0 for 5 s. ErrNoDaemon: there is no socket, or
-// nobody listens on it.
+// Dial connects to the socket at path once, to verify that a QMP server answers. timeout bounds
+// each step of connecting, also in later calls; 0: 5 s. ErrNoDaemon: the socket does not exist, or
+// no process listens on it.
 func Dial(path string, timeout time.Duration) (*Client, error) {
 	if timeout == 0 {
 		timeout = 5 * time.Second
@@ -57,13 +55,12 @@ func Dial(path string, timeout time.Duration) (*Client, error) {
 	return c, nil
 }
 
-// Version is the daemon's, from its greeting to Dial: "MAJOR.MINOR.MICRO".
+// Version returns the version in the daemon's greeting to Dial: "MAJOR.MINOR.MICRO".
 func (c *Client) Version() string { return c.version }
 
-// Run executes a command. args is marshalled to a JSON object, nil for none; the reply
-// is unmarshalled into out unless that is nil. A failure that the daemon reported is an
-// *Error. ErrNoDaemon and ErrClosed: it is not there, or went away in the middle. When
-// ctx ends, its error, and the command's context ends too.
+// Run executes a command. args is marshalled to a JSON object, nil for none; the reply is
+// unmarshalled into out unless out is nil. Errors: *Error from the daemon; ErrNoDaemon; ErrClosed
+// if the connection is lost; ctx's error when ctx ends, which also ends the command's context.
 func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 	text, err := json.Marshal(qmp.Command{Execute: command, Args: args})
 	if err != nil {
@@ -74,12 +71,12 @@ func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 		return err
 	}
 	defer mon.Disconnect()
-	mute, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
+	eventsOff, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
 	if err != nil {
 		return err
 	}
-	// A server that is not ours does not know the command: no matter.
-	if _, err := roundTrip(ctx, mon, mute); err != nil && !isRemote(err) {
+	// Other QMP servers do not know the command, which is harmless.
+	if _, err := roundTrip(ctx, mon, eventsOff); err != nil && !isDaemonError(err) {
 		return fmt.Errorf("control socket %s: %w", c.path, err)
 	}
 	reply, err := roundTrip(ctx, mon, text)
@@ -98,9 +95,8 @@ func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 	return nil
 }
 
-// Events returns the daemon's events from now on. The channel closes when ctx ends or
-// the daemon goes away; who does not receive for long is closed by the daemon, and
-// nothing else suffers.
+// Events returns the daemon's events from now on. The channel closes when ctx ends or the
+// connection is lost. The daemon disconnects a client that does not receive.
 func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
 	mon, err := c.connect(ctx)
 	if err != nil {
@@ -115,7 +111,7 @@ func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
 	go func() {
 		defer close(out)
 		forward(ctx, in, out)
-		// Disconnect waits for a reader that may be waiting to hand over an event.
+		// Disconnect waits for a reader that may be blocked on an event.
 		drained := make(chan struct{})
 		go func() {
 			defer close(drained)
@@ -128,7 +124,7 @@ func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
 	return out, nil
 }
 
-// connect dials and shakes hands.
+// connect dials and negotiates.
 func (c *Client) connect(ctx context.Context) (*qmp.SocketMonitor, error) {
 	mon, err := qmp.NewSocketMonitor("unix", c.path, c.timeout)
 	switch {
@@ -153,24 +149,24 @@ func (c *Client) connect(ctx context.Context) (*qmp.SocketMonitor, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		mon.Disconnect() // again: Connect may have got through at the last moment
+		mon.Disconnect() // again: Connect may have succeeded meanwhile
 		return nil, fmt.Errorf("control socket %s: no greeting: %w", c.path, err)
 	}
 	return mon, nil
 }
 
-// roundTrip runs one command and turns SocketMonitor's errors into what they stand for.
-// After ctx's end the monitor is disconnected.
+// roundTrip runs one command and translates SocketMonitor's errors. When ctx ends, the monitor is
+// disconnected.
 func roundTrip(ctx context.Context, mon *qmp.SocketMonitor, text []byte) ([]byte, error) {
 	reply, cause := runContext(ctx, mon, text)
 	if cause == nil || ctx.Err() != nil {
 		return reply, cause
 	}
-	ask, err := json.Marshal(qmp.Command{Execute: cmdLastError})
+	query, err := json.Marshal(qmp.Command{Execute: cmdLastError})
 	if err != nil {
 		return nil, cause
 	}
-	reply, err = runContext(ctx, mon, ask)
+	reply, err = runContext(ctx, mon, query)
 	if ctx.Err() != nil {
 		return nil, err
 	}
@@ -181,14 +177,14 @@ func roundTrip(ctx context.Context, mon *qmp.SocketMonitor, text []byte) ([]byte
 		if r.Return != nil && r.Return.Desc == cause.Error() {
 			return nil, r.Return
 		}
-		return nil, cause // SocketMonitor's own complaint about a reply
+		return nil, cause // SocketMonitor's own error about a reply
 	}
 	var errno unix.Errno
 	var syntax *json.SyntaxError
 	if errors.As(err, &errno) || errors.As(err, &syntax) || errors.Is(err, net.ErrClosed) {
 		return nil, fmt.Errorf("%w: the daemon ended or closed the connection", ErrClosed)
 	}
-	// A QMP server that does not know cow-last-error.
+	// Not our server: it does not know cow-last-error.
 	return nil, &Error{Class: GenericError, Desc: cause.Error()}
 }
 
@@ -209,12 +205,12 @@ func runContext(ctx context.Context, mon *qmp.SocketMonitor, text []byte) (reply
 	}
 }
 
-func isRemote(err error) bool {
+func isDaemonError(err error) bool {
 	var e *Error
 	return errors.As(err, &e)
 }
 
-// forward passes events on until either end is done.
+// forward passes events on until in is closed or ctx ends.
 func forward(ctx context.Context, in <-chan qmp.Event, out chan<- qmp.Event) {
 	for {
 		select {

@@ -23,7 +23,7 @@ func TestClient(t *testing.T) {
 			return nil, &Error{DeviceNotFound, "disk vm9 is not served here"}
 		},
 	})
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestClient(t *testing.T) {
 	}
 	ctx := context.Background()
 	for i := range 50 {
-		s.Emit("NOISE", strings.Repeat("n", i*100)) // muted on this connection
+		s.Emit("NOISE", strings.Repeat("n", i*100)) // turned off on this connection
 		var out struct{ N int }
 		if err := c.Run(ctx, "echo", map[string]int{"N": i}, &out); err != nil || out.N != i {
 			t.Fatalf("echo %d: %d, %v", i, out.N, err)
@@ -59,7 +59,7 @@ func TestClient(t *testing.T) {
 
 func TestClientEvents(t *testing.T) {
 	s, path := start(t, Options{}, nil)
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +77,8 @@ func TestClientEvents(t *testing.T) {
 			t.Fatalf("event %d: %+v", i, e)
 		}
 	}
-	// Cancelled with events under way that nobody receives: commands still run, and
-	// nothing is left (checked when the test ends).
+	// Cancelled while events are pending: commands still run, and nothing leaks (checked when the
+	// test ends).
 	for range 100 {
 		s.Emit("COW_TEST", nil)
 	}
@@ -92,7 +92,7 @@ func TestClientEvents(t *testing.T) {
 
 func TestClientEventsEndWithServer(t *testing.T) {
 	s, path := start(t, Options{}, nil)
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestClientCancel(t *testing.T) {
 			return nil, ctx.Err()
 		},
 	})
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,11 +144,11 @@ func TestDialNobody(t *testing.T) {
 	}
 }
 
-// TestDialOdd dials peers that are no server of ours.
+// TestDialOdd dials peers that are not a control server.
 func TestDialOdd(t *testing.T) {
 	const greeting = `{"QMP":{"version":{},"capabilities":[]}}` + "\n"
 	for name, tc := range map[string]struct {
-		lines   []string // each sent after something was read, except the first
+		lines   []string // each sent after a read, except the first
 		wantErr string
 	}{
 		"mute":          {wantErr: "no greeting"},
@@ -205,8 +205,7 @@ func TestDialOdd(t *testing.T) {
 	}
 }
 
-// TestForeignServer: Run works, without classes, on a QMP server that has none of our
-// own commands.
+// Run works without error classes on a QMP server that has none of our own commands.
 func TestForeignServer(t *testing.T) {
 	checkLeaks(t)
 	path := filepath.Join(t.TempDir(), "qmp")
@@ -240,7 +239,7 @@ func TestForeignServer(t *testing.T) {
 			go serve(conn)
 		}
 	}()
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,11 +252,11 @@ func TestForeignServer(t *testing.T) {
 	}
 }
 
-// TestSocketMonitor drives the server with go-qemu alone, events and commands on one
-// connection, as a program that knows nothing of this package would.
+// TestSocketMonitor drives the server with go-qemu alone, events and commands on one connection, as
+// another program would.
 func TestSocketMonitor(t *testing.T) {
 	s, path := start(t, Options{}, map[string]Handler{"echo": echo})
-	mon, err := qmp.NewSocketMonitor("unix", path, patience)
+	mon, err := qmp.NewSocketMonitor("unix", path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

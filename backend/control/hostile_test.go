@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// alive proves that another client is served as if nothing were the matter.
+// alive checks that another client is served normally.
 func alive(t *testing.T, path string) {
 	t.Helper()
 	c := dialScript(t, path).ready()
@@ -23,7 +23,7 @@ func alive(t *testing.T, path string) {
 	c.conn.Close()
 }
 
-// TestSlowClient: one that takes no events is closed, one that does gets them all.
+// A client that reads no events is disconnected; one that reads them gets all.
 func TestSlowClient(t *testing.T) {
 	s, path := start(t, Options{MaxQueue: 1}, map[string]Handler{"echo": echo})
 	slow := dialScript(t, path).ready()
@@ -44,14 +44,14 @@ func TestSlowClient(t *testing.T) {
 	if limit := int64(4*maxText + 2<<20); int64(sent*1000) > limit {
 		t.Errorf("closed after %d events of 1,000 bytes, expected less than %d bytes", sent, limit)
 	}
-	// What was in the socket's buffer is all that it gets.
+	// It receives only what was in the socket's buffer.
 	if n, err := io.Copy(io.Discard, slow.in); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("slow client: %d bytes, then %v", n, err)
 	}
 	alive(t, path)
 }
 
-// listening counts the clients that take events.
+// listening counts the clients that receive events.
 func listening(s *Server) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,8 +64,8 @@ func listening(s *Server) int {
 	return n
 }
 
-// TestCommandFlood: a client that sends commands and reads no replies is held back,
-// closed when it takes too long, and delays nobody.
+// A client that sends commands and reads no replies is throttled, disconnected after a time, and
+// delays nobody.
 func TestCommandFlood(t *testing.T) {
 	s, path := start(t, Options{MaxQueue: 1, WriteTimeout: 300 * time.Millisecond}, map[string]Handler{"echo": echo})
 	c := dialScript(t, path)
@@ -84,7 +84,7 @@ func TestCommandFlood(t *testing.T) {
 	alive(t, path)
 }
 
-// TestPipelined: many commands at once from a client that does read are all answered.
+// Many commands at once from a client that reads are all answered.
 func TestPipelined(t *testing.T) {
 	_, path := start(t, Options{MaxQueue: 1}, map[string]Handler{"echo": echo})
 	c := dialScript(t, path).ready()
@@ -130,7 +130,7 @@ func TestHostileInput(t *testing.T) {
 			s, path := start(t, Options{}, map[string]Handler{"echo": echo})
 			c := dialScript(t, path)
 			c.line()
-			// Replies must be read for the flood to get through at all.
+			// The whole flood is read only if its replies are read.
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				_, err := io.WriteString(c.conn, tc.input)
@@ -157,8 +157,7 @@ func TestHostileInput(t *testing.T) {
 	}
 }
 
-// TestResync: after an error the stream goes on behind the next newline, and 0xFF drops
-// what is incomplete.
+// After an error the stream continues after the next newline, and 0xFF drops incomplete input.
 func TestResync(t *testing.T) {
 	_, path := start(t, Options{}, map[string]Handler{"echo": echo})
 	c := dialScript(t, path).ready()
@@ -173,8 +172,8 @@ func TestResync(t *testing.T) {
 	c.want(`{"return":{}}`)
 }
 
-// TestManyClients: a hundred come at once, again and again; each is served or told that
-// there are too many.
+// A hundred clients connect at once, repeatedly. Each is served or gets the error that there are
+// too many.
 func TestManyClients(t *testing.T) {
 	s, path := start(t, Options{MaxClients: 20}, map[string]Handler{"echo": echo})
 	var wg sync.WaitGroup
@@ -206,7 +205,7 @@ func TestManyClients(t *testing.T) {
 	}
 	wg.Wait()
 	if served != 20 || turned != 80 {
-		t.Errorf("%d served and %d turned away, want 20 and 80", served, turned)
+		t.Errorf("%d served and %d refused, want 20 and 80", served, turned)
 	}
 	eventually(t, "all are gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	for range 100 {
@@ -231,8 +230,7 @@ func TestManyClients(t *testing.T) {
 	wg.Wait()
 }
 
-// TestStuckClientDoesNotHoldClose: Close returns though a client with a full queue
-// does not read.
+// Close returns although a client with a full queue does not read.
 func TestStuckClientDoesNotHoldClose(t *testing.T) {
 	s, path := start(t, Options{WriteTimeout: 200 * time.Millisecond}, nil)
 	c := dialScript(t, path).ready()

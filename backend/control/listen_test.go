@@ -93,7 +93,7 @@ func TestListenRefuses(t *testing.T) {
 	}
 }
 
-// stale leaves a socket file behind that nobody listens on.
+// stale leaves a socket file on which no process listens.
 func stale(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
@@ -104,8 +104,8 @@ func stale(t *testing.T, path string) {
 	l.Close()
 }
 
-// TestStaleRace: many start at once over a stale file; one gets the socket and keeps
-// it, the rest are told that it is in use.
+// Many listeners start at once on a stale file. One gets the socket and keeps it; the others get
+// ErrInUse.
 func TestStaleRace(t *testing.T) {
 	checkLeaks(t)
 	for range 20 {
@@ -139,14 +139,14 @@ func TestStaleRace(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesAnothersFile: a file that took our socket's place is not removed.
+// Close does not remove a file that has replaced the socket.
 func TestCloseLeavesAnothersFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := ListenUnix(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Keep the inode in use, lest the new file get its number.
+	// Keeps the inode in use, so that the new file does not get its number.
 	if err := os.Rename(path, path+".moved"); err != nil {
 		t.Fatal(err)
 	}

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// patience bounds every wait in these tests; reaching it is a failure.
-const patience = 20 * time.Second
+// waitTimeout bounds every wait in these tests. Reaching it is a failure.
+const waitTimeout = 20 * time.Second
 
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}
@@ -37,16 +37,16 @@ func countFDs(t *testing.T) int {
 	return len(d)
 }
 
-// checkLeaks fails the test if goroutines or file descriptors are left when it ends.
+// checkLeaks fails the test if goroutines or file descriptors are left at its end.
 func checkLeaks(t *testing.T) {
 	t.Helper()
-	// The first use of the network poller opens descriptors that stay.
+	// The first use of the network poller opens descriptors that remain.
 	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
 		l.Close()
 	}
 	goroutines, fds := runtime.NumGoroutine(), countFDs(t)
 	t.Cleanup(func() {
-		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(waitTimeout); ; time.Sleep(5 * time.Millisecond) {
 			g, f := runtime.NumGoroutine(), countFDs(t)
 			if g <= goroutines && f <= fds {
 				return
@@ -61,7 +61,7 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-// start runs a server until the test ends, and checks that it leaves nothing.
+// start runs a server until the test ends and checks that it leaks nothing.
 func start(t *testing.T, o Options, handlers map[string]Handler) (*Server, string) {
 	t.Helper()
 	checkLeaks(t)
@@ -109,9 +109,9 @@ func dialScript(t *testing.T, path string) *script {
 	return dialScriptOn(t, conn.(*net.UnixConn))
 }
 
-// dialScriptOn is dialScript on a connection that is there; the caller closes it.
+// dialScriptOn is dialScript on an existing connection, which the caller closes.
 func dialScriptOn(t *testing.T, conn *net.UnixConn) *script {
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(waitTimeout))
 	return &script{t, conn, bufio.NewReaderSize(conn, 1<<17)}
 }
 

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// maxText bounds one JSON text in either direction, in bytes, its newline included.
-// go-qemu reads replies with a bufio.Scanner, which ends the connection at 64 KiB.
+// maxText bounds one JSON text in either direction, in bytes, including its newline. go-qemu reads
+// replies with a bufio.Scanner, whose limit is 64 KiB.
 const maxText = 64<<10 - 2
 
-// Error classes of the dialect (QEMU's QapiErrorClass). GenericError is for everything
-// that a program need not tell apart.
+// Error classes of the dialect (QEMU's QapiErrorClass). GenericError is for all errors that clients
+// need not distinguish.
 const (
 	GenericError    = "GenericError"
 	CommandNotFound = "CommandNotFound"
@@ -23,8 +23,8 @@ const (
 	DeviceNotActive = "DeviceNotActive"
 )
 
-// Error is a command's failure as it crosses the socket. A handler returns one to
-// choose the class; any other error becomes a GenericError with its text.
+// Error is the error of a command as sent over the socket. A handler returns an *Error to choose
+// the class; other errors become a GenericError with their text.
 type Error struct {
 	Class string `json:"class"` // one of the classes above
 	Desc  string `json:"desc"`  // for a person
@@ -32,7 +32,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Desc }
 
-// errorf is a GenericError.
+// errorf returns a GenericError.
 func errorf(format string, args ...any) *Error {
 	return &Error{Class: GenericError, Desc: truncate(fmt.Sprintf(format, args...), maxDesc)}
 }
@@ -40,8 +40,8 @@ func errorf(format string, args ...any) *Error {
 // maxDesc bounds an error's description, in bytes.
 const maxDesc = 1024
 
-// asError gives err the form it has on the wire. A description is never empty, because
-// go-qemu takes an error without one for success.
+// asError converts err to its form on the wire. The description is never empty, because go-qemu
+// takes an empty one for success.
 func asError(err error) *Error {
 	out := &Error{Class: GenericError, Desc: truncate(err.Error(), maxDesc)}
 	var e *Error
@@ -57,14 +57,14 @@ func asError(err error) *Error {
 	return out
 }
 
-// Version is what the greeting and query-version say about the daemon. On the wire the
-// numbers stand where QEMU puts its own, so that QMP clients can print them.
+// Version is the daemon's version in the greeting and in query-version. On the wire the numbers are
+// where QEMU has its own, so that QMP clients can print them.
 type Version struct {
 	Major, Minor, Micro int
 	Package             string // free text, such as "cowblk"
 }
 
-// MarshalJSON writes QEMU's VersionInfo.
+// MarshalJSON returns QEMU's VersionInfo.
 func (v Version) MarshalJSON() ([]byte, error) {
 	var w struct {
 		QEMU struct {
@@ -78,8 +78,8 @@ func (v Version) MarshalJSON() ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// Decode fills v from a command's arguments. A member that v does not have, or one of
-// the wrong type, is refused with an *Error that names it.
+// Decode unmarshals a command's arguments into v. Unknown members and wrong types give an *Error
+// that names the member.
 func Decode(args json.RawMessage, v any) error {
 	if len(args) == 0 {
 		args = json.RawMessage("{}")
@@ -101,15 +101,15 @@ func Decode(args json.RawMessage, v any) error {
 	return errorf("Invalid arguments: %v", err)
 }
 
-// request is one command as it came in. ID is set even when parsing failed, as long as
-// the text was an object, so that the error can be matched to it.
+// request is one parsed command. ID is set even after a parse error if the text was an object, so
+// that the error reply can carry it.
 type request struct {
 	Execute string
 	Args    json.RawMessage // an object
 	ID      json.RawMessage // nil: none given
 }
 
-// parseRequest takes one JSON text apart, with the checks and words of QEMU's
+// parseRequest parses one JSON text, with the checks and error texts of QEMU's
 // qmp_dispatch_check_obj.
 func parseRequest(text []byte) (request, *Error) {
 	r := request{Args: json.RawMessage("{}")}
@@ -128,7 +128,7 @@ func parseRequest(text []byte) (request, *Error) {
 		switch name {
 		case "id":
 		case "execute":
-			// A null would leave the string empty without an error.
+			// null would leave the string empty without an error.
 			if value[0] != '"' || json.Unmarshal(value, &r.Execute) != nil {
 				return r, errorf("QMP input member 'execute' must be a string")
 			}
@@ -147,7 +147,7 @@ func parseRequest(text []byte) (request, *Error) {
 	return r, nil
 }
 
-// encodeLine writes v as one line, <, > and & as they are.
+// encodeLine encodes v as one line, without escaping <, > and &.
 func encodeLine(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -158,8 +158,8 @@ func encodeLine(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// encodeReply returns the line for a command's result and the error it carries, which
-// may be a new one: a value that JSON cannot hold, or one too long for a line.
+// encodeReply returns the line of a command's reply, and the error in it. That error is a new one
+// if the value cannot be encoded or is too long for a line.
 func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error) {
 	if failure == nil {
 		if value == nil {
@@ -171,7 +171,7 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 		}{value, id})
 		switch {
 		case err != nil:
-			failure = errorf("reply cannot be written as JSON: %v", err)
+			failure = errorf("reply cannot be encoded as JSON: %v", err)
 		case len(line) > maxText:
 			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for less at once", len(line), maxText)
 		default:
@@ -182,7 +182,7 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 	if err == nil && len(line) <= maxText {
 		return line, failure
 	}
-	// An id nearly as long as a line may be; its sender knows.
+	// The id itself may be almost as long as a line: reply without it.
 	if line, err = encodeError(nil, failure); err == nil {
 		return line, failure
 	}
@@ -196,7 +196,7 @@ func encodeError(id json.RawMessage, failure *Error) ([]byte, error) {
 	}{failure, id})
 }
 
-// truncate cuts s after at most n bytes, at a character.
+// truncate shortens s to at most n bytes of whole characters.
 func truncate(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -204,7 +204,7 @@ func truncate(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
-// appendEvent appends an event's line to dst; name and data are JSON already.
+// appendEvent appends an event's line to dst. name and data are encoded JSON.
 func appendEvent(dst, name, data []byte, at time.Time) []byte {
 	dst = append(dst, `{"event":`...)
 	dst = append(dst, name...)

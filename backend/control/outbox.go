@@ -2,15 +2,14 @@ package control
 
 import "sync"
 
-// outbox is one client's output queue, between those who have lines for it and its
-// writer. What is queued never exceeds the limit by more than one reply.
+// outbox is the output queue of one client. It exceeds limit by at most one reply.
 type outbox struct {
 	mu     sync.Mutex
 	change sync.Cond // on mu: queued, taken, ended or closed
 	queued []byte
-	spare  []byte // the writer's last buffer, to be reused
+	reuse  []byte // the writer's last buffer
 	limit  int    // bytes
-	ended  bool   // nothing more will be put; what is queued is still to be written
+	ended  bool   // no further lines; queued ones are still written
 	closed bool   // the connection is gone
 }
 
@@ -20,13 +19,13 @@ func newOutbox(limit int) *outbox {
 	return o
 }
 
-// offer queues line if there is room, and never waits. false: the client does not read
-// and should be closed.
-func (o *outbox) offer(line []byte) bool {
+// tryPut queues line without waiting. It returns false if the queue is full because the client does
+// not read; the caller then closes the client.
+func (o *outbox) tryPut(line []byte) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.ended || o.closed {
-		return true // on its way out already
+		return true // the session is ending
 	}
 	if len(o.queued)+len(line) > o.limit {
 		return false
@@ -36,9 +35,8 @@ func (o *outbox) offer(line []byte) bool {
 	return true
 }
 
-// put queues line, first waiting until less than half the limit is queued: the other
-// half is left to offer, so that a client with many commands under way is not taken
-// for one that does not read.
+// put queues line when less than half the limit is queued. The other half is reserved for tryPut,
+// so that pending replies do not make a client look as if it did not read events.
 func (o *outbox) put(line []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -51,8 +49,8 @@ func (o *outbox) put(line []byte) {
 	}
 }
 
-// take waits for lines and returns all there are; nil means that there will be none.
-// The slice is valid until the next call.
+// take waits for lines and returns all that are queued, valid until the next call; nil: there will
+// be none.
 func (o *outbox) take() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -63,15 +61,15 @@ func (o *outbox) take() []byte {
 		return nil
 	}
 	out := o.queued
-	o.queued, o.spare = o.spare[:0], out
-	if cap(o.spare) > maxText {
-		o.spare = nil // a burst's memory is not kept
+	o.queued, o.reuse = o.reuse[:0], out
+	if cap(o.reuse) > maxText {
+		o.reuse = nil // do not keep the memory of a burst
 	}
 	o.change.Broadcast()
 	return out
 }
 
-// end lets the writer finish what is queued and stop.
+// end lets the writer finish the queued lines and stop.
 func (o *outbox) end() {
 	o.mu.Lock()
 	o.ended = true
@@ -79,7 +77,7 @@ func (o *outbox) end() {
 	o.mu.Unlock()
 }
 
-// close drops what is queued and wakes everyone.
+// close drops the queued lines and wakes all waiters.
 func (o *outbox) close() {
 	o.mu.Lock()
 	o.closed, o.queued = true, nil

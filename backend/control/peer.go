@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer is the process at the other end of a connection, as the kernel recorded it when
-// it connected (SO_PEERCRED). PID 0: not of this PID namespace.
+// Peer identifies the process at the other end of a connection, as recorded by the kernel at
+// connect (SO_PEERCRED). PID 0: it is not in this PID namespace.
 type Peer struct {
 	PID int32
 	UID uint32
 	GID uint32
 }
 
-// PeerOf asks the kernel who has connected.
+// PeerOf returns the peer of a connection.
 func PeerOf(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -32,8 +32,7 @@ func PeerOf(conn *net.UnixConn) (Peer, error) {
 	return Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
 }
 
-// inGroup reports whether the peer at the other end of conn was a member of a group when
-// it connected. gid -1: no group.
+// inGroup reports whether the peer was a member of group gid at connect. gid -1: no group.
 func (p Peer) inGroup(conn *net.UnixConn, gid int) bool {
 	if gid < 0 {
 		return false
@@ -50,19 +49,18 @@ func (p Peer) inGroup(conn *net.UnixConn, gid int) bool {
 	return cerr == nil && err == nil && slices.Contains(groups, uint32(gid))
 }
 
-// Owner reports whether the peer runs as the user of this process, or as root.
+// Owner reports whether the peer runs as the user of this process or as root.
 func (p Peer) Owner() bool { return p.UID == 0 || int64(p.UID) == int64(os.Geteuid()) }
 
 type peerKey struct{}
 
-// withPeer is a context of a command that the peer has sent.
+// withPeer returns the context for commands of a peer.
 func withPeer(ctx context.Context, p Peer) context.Context {
 	return context.WithValue(ctx, peerKey{}, p)
 }
 
-// OwnerOnly returns nil for a command of the owner of this process or of root, and for
-// members of the control socket's group an error that begins with what they wanted. ctx
-// is a Handler's; without a peer in it nobody is the owner.
+// OwnerOnly returns nil for a command from the owner of this process or root. For others, or if ctx
+// is not a Handler's, it returns an *Error that begins with what.
 func OwnerOnly(ctx context.Context, what string) error {
 	p, ok := ctx.Value(peerKey{}).(Peer)
 	switch {

@@ -37,8 +37,8 @@ func (r *record) String() string {
 	return r.b.String()
 }
 
-// Commands that change something are logged with who has sent them, and the owner's are
-// refused to members of the group.
+// Commands that change something are logged with their sender, and owner-only commands are refused
+// to members of the group.
 func TestPeers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
@@ -107,9 +107,9 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// Who has connected while another process had the socket more widely open, and waits, is
-// no client of the process that has taken it over, unless the group is its group, too.
-func TestBacklogIsScreened(t *testing.T) {
+// A client in the backlog of a socket that the former process had opened to more users is not
+// accepted after a takeover, unless it is in the new group.
+func TestBacklogPeersChecked(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
@@ -131,13 +131,13 @@ func TestBacklogIsScreened(t *testing.T) {
 		must(t, err)
 		l, err := AdoptUnix(fd, path)
 		must(t, err)
-		must(t, l.Permit(group))
+		must(t, l.SetGroup(group))
 		s := NewServer(Options{})
 		must(t, s.Add(l))
 		go s.Serve()
 		greeted := 0
 		for _, conn := range conns {
-			conn.SetDeadline(time.Now().Add(patience))
+			conn.SetDeadline(time.Now().Add(waitTimeout))
 			if n, err := conn.Read(make([]byte, 1)); n == 1 && err == nil {
 				greeted++
 			}
@@ -147,13 +147,13 @@ func TestBacklogIsScreened(t *testing.T) {
 		}
 		dialScript(t, path).ready()
 		must(t, s.Close())
-		before.Keep(true)
+		before.SetKeepFile(true)
 		must(t, before.Close())
 	}
 }
 
-// The group does not lock the owner out.
-func TestOwnersPlace(t *testing.T) {
+// Members of the group cannot lock out the owner.
+func TestOwnerNotLockedOut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
@@ -175,7 +175,7 @@ func TestOwnersPlace(t *testing.T) {
 	dialScript(t, path).ready()
 }
 
-// Without a group nobody else connects, whatever the directory's modes.
+// Without a group no other user can connect, whatever the directory's mode.
 func TestNoGroup(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(dir), 0o711))

@@ -15,20 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrClosed says that the server or the client was closed.
+// ErrClosed says that the server or the connection was closed.
 var ErrClosed = errors.New("control socket is closed")
 
-// closeGrace is how long Close lets a client read what is queued for it.
-const closeGrace = 2 * time.Second
+// closeTimeout bounds how long Close waits for a client to read queued output.
+const closeTimeout = 2 * time.Second
 
-// Options configure a Server.
+// Options configures a Server.
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of the group that may connect too, see OwnerOnly; empty: the owner only
-	MaxClients   int           // of the owner and root, and as many others; 0: 32; more are turned away with an error
-	MaxQueue     int           // bytes a client may leave unread before it is closed, 0: 1 MiB
-	WriteTimeout time.Duration // of one write to a client that does not read, 0: 30 s
+	Group        string        // name or number of a group that may connect, see OwnerOnly; empty: none
+	MaxClients   int           // of the owner and root, and as many others; 0: 32; further ones get an error
+	MaxQueue     int           // unread bytes at which a client is disconnected; 0: 1 MiB
+	WriteTimeout time.Duration // for one write to a client; 0: 30 s
 }
 
 func (o Options) withDefaults() Options {
@@ -41,7 +41,7 @@ func (o Options) withDefaults() Options {
 	if o.MaxQueue == 0 {
 		o.MaxQueue = 1 << 20
 	}
-	// Two of the longest lines must fit, one on each side of outbox's half.
+	// Each half of an outbox must hold two lines of maximum length.
 	o.MaxQueue = max(o.MaxQueue, 4*maxText)
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = 30 * time.Second
@@ -49,37 +49,37 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Handler runs one command. args is a JSON object (see [Decode]). The result must be
-// something encoding/json can write; nil stands for the empty object.
+// Handler runs one command. args is a JSON object (see [Decode]). The result must be encodable as
+// JSON; nil stands for the empty object.
 //
-// A client's commands run one at a time, different clients' at the same time. ctx ends
-// when the client goes away (half-closing, as socat does at the end of its input, is
-// not going away) or the server closes, and the handler must then return soon: Close
-// waits for it. A handler must not call [Server.Close] itself; the one of quit signals
-// the main goroutine, and its reply is sent before the socket closes.
+// The commands of a client run one at a time; those of different clients run concurrently. ctx ends
+// when the client disconnects or the server closes. Half-closing, as socat does at the end of its
+// input, is not disconnecting. The handler must then return soon, because Close waits for it. A
+// handler must not call [Server.Close]; the handler of quit signals the main goroutine, and its
+// reply is sent before the socket closes.
 type Handler func(ctx context.Context, args json.RawMessage) (any, error)
 
-// Server speaks the dialect on any number of sockets. All methods may be called from
-// any goroutine.
+// Server is a control server on any number of sockets. All methods may be called from any
+// goroutine.
 type Server struct {
 	opts Options
 	wg   sync.WaitGroup // accept loops and clients
 
-	mu        sync.Mutex
-	handlers  map[string]command
-	conns     map[string]ConnHandler
-	listeners []*Listener
-	sessions  map[*session]struct{}
-	full      bool // clients are being turned away; said once in the log
-	closed    bool
-	done      chan struct{} // closed by Close
-	event     []byte        // Emit's buffer
-	running   int           // commands of handlers
-	held      chan struct{} // see Hold; nil: not held
+	mu            sync.Mutex
+	handlers      map[string]command
+	conns         map[string]ConnHandler
+	listeners     []*Listener
+	sessions      map[*session]struct{}
+	refusalLogged bool // the refusal of clients was logged
+	closed        bool
+	done          chan struct{} // closed by Close
+	event         []byte        // Emit's buffer
+	running       int           // commands in handlers
+	suspended     chan struct{} // see SuspendCommands; nil: not suspended
 }
 
-// NewServer returns a server with no socket, and the commands qmp_capabilities,
-// query-version, query-commands and the two that this package's client needs.
+// NewServer returns a server without sockets. It has the commands qmp_capabilities, query-version,
+// query-commands and two for the client of this package.
 func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
@@ -93,17 +93,17 @@ func NewServer(o Options) *Server {
 	return s
 }
 
-// command is a Handler, and whether it changes anything.
+// command is a Handler and whether it changes state.
 type command struct {
 	run     Handler
 	changes bool
 }
 
-// Register adds a command that only asks; of two with one name the later stays.
+// Register adds a command that changes nothing. It replaces a command of the same name.
 func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
 
-// RegisterChange adds a command that changes something: who sends it is logged, with the
-// arguments. Of two with one name the later stays.
+// RegisterChange adds a command that changes state; sender and arguments are logged. It replaces a
+// command of the same name.
 func (s *Server) RegisterChange(name string, h Handler) {
 	s.register(name, command{run: h, changes: true})
 }
@@ -114,8 +114,7 @@ func (s *Server) register(name string, c command) {
 	s.mu.Unlock()
 }
 
-// Listen makes a socket, see [ListenUnix]; Serve accepts on all there are when it is
-// called. Clients that come before wait.
+// Listen makes a socket, see [ListenUnix]. Clients wait in its backlog until Serve.
 func (s *Server) Listen(path string) error {
 	l, err := ListenUnix(path, s.opts.Group)
 	if err != nil {
@@ -124,7 +123,7 @@ func (s *Server) Listen(path string) error {
 	return s.Add(l)
 }
 
-// Add is Listen for a socket that is there already. It is the server's from now on.
+// Add adds an existing socket, which the server then owns.
 func (s *Server) Add(l *Listener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +135,7 @@ func (s *Server) Add(l *Listener) error {
 	return nil
 }
 
-// Serve accepts clients until Close, and then returns nil. It is called once, after
+// Serve accepts clients on all sockets until Close and returns nil. It must be called once, after
 // the last Listen.
 func (s *Server) Serve() error {
 	s.mu.Lock()
@@ -152,7 +151,7 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// accept is one socket's accept loop.
+// accept is the accept loop of one socket.
 func (s *Server) accept(l *Listener) {
 	for {
 		conn, err := l.AcceptUnix()
@@ -163,16 +162,16 @@ func (s *Server) accept(l *Listener) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) { // see Hold
+		if errors.Is(err, os.ErrDeadlineExceeded) { // see SuspendCommands
 			select {
-			case <-s.holding():
+			case <-s.resumed():
 			case <-s.done:
 				return
 			}
 			continue
 		}
-		// Most likely out of file descriptors; the client stays in the backlog.
-		s.opts.Log.Warn("control socket cannot accept", "socket", l.Path(), "err", err)
+		// Probably EMFILE; the client stays in the backlog.
+		s.opts.Log.Warn("cannot accept on control socket", "socket", l.Path(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -181,14 +180,14 @@ func (s *Server) accept(l *Listener) {
 	}
 }
 
-// admit starts a client's goroutines, or turns it away.
+// admit starts a client's goroutines, or refuses the client.
 func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
-	if err == nil && l.screened && !peer.Owner() && !peer.inGroup(conn, l.gid) {
-		err = fmt.Errorf("%s was open to more users in the process before: user %d is not of the group that may connect now", l.Path(), peer.UID)
+	if err == nil && l.checkPeers && !peer.Owner() && !peer.inGroup(conn, l.gid) {
+		err = fmt.Errorf("%s was open to more users in the former process: user %d is not in the group that may connect now", l.Path(), peer.UID)
 	}
-	if err != nil { // what is not known to be the owner's must not pass for root's
-		s.opts.Log.Warn("control client turned away", "err", err)
+	if err != nil { // an unknown peer must not count as root
+		s.opts.Log.Warn("control client refused", "err", err)
 		conn.Close()
 		return
 	}
@@ -198,12 +197,12 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 		conn.Close()
 		return
 	}
-	if n := s.like(peer); n >= s.opts.MaxClients {
-		if !s.full {
-			s.full = true
-			s.opts.Log.Warn("control clients are turned away", "connected", n, "max", s.opts.MaxClients)
+	if n := s.countLike(peer); n >= s.opts.MaxClients {
+		if !s.refusalLogged {
+			s.refusalLogged = true
+			s.opts.Log.Warn("control clients refused: too many", "connected", n, "max", s.opts.MaxClients)
 		}
-		// A new socket's buffer is empty, so this does not wait.
+		// Does not block: the buffer of a new socket is empty.
 		line, _ := encodeReply(nil, nil, errorf("%d clients are connected and no more are allowed: end one of them", n))
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		conn.Write(line)
@@ -215,9 +214,9 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	s.wg.Go(c.run)
 }
 
-// like is how many clients are connected that are the owner's, or are not, as the peer;
-// mu is held. The group must not be able to lock the owner out.
-func (s *Server) like(peer Peer) (n int) {
+// countLike counts the clients that are owners if peer is one, else those that are not. s.mu is
+// held. Separate counts keep the group from locking out the owner.
+func (s *Server) countLike(peer Peer) (n int) {
 	for c := range s.sessions {
 		if c.peer.Owner() == peer.Owner() {
 			n++
@@ -226,17 +225,17 @@ func (s *Server) like(peer Peer) (n int) {
 	return n
 }
 
-// forget is the last thing that a client's goroutine does.
-func (s *Server) forget(c *session) {
+// removeSession is the last action of a client's goroutine.
+func (s *Server) removeSession(c *session) {
 	s.mu.Lock()
 	delete(s.sessions, c)
-	s.full = false
+	s.refusalLogged = false
 	s.mu.Unlock()
 }
 
-// Emit sends an event to every client that has finished negotiation. data is a JSON
-// object or nil. Emit never waits: a client whose queue is full is closed. Events
-// reach each client in the order of the calls.
+// Emit sends an event to every client that has finished negotiation. data is encoded as a JSON
+// object; nil: an empty one. Emit never waits: a client whose queue is full is disconnected. Each
+// client gets events in the order of the calls.
 func (s *Server) Emit(event string, data any) {
 	if data == nil {
 		data = struct{}{}
@@ -247,36 +246,36 @@ func (s *Server) Emit(event string, data any) {
 		raw, err = json.Marshal(data)
 	}
 	if err != nil {
-		s.opts.Log.Error("event cannot be written as JSON", "event", event, "err", err)
+		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The time is taken under the lock: timestamps never go back within a stream.
+	// Under the lock, so that timestamps never go back within a stream.
 	s.event = appendEvent(s.event[:0], name, raw, time.Now())
 	if len(s.event) > maxText {
-		s.opts.Log.Error("event is too long to be sent", "event", event, "bytes", len(s.event), "max", maxText)
+		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event), "max", maxText)
 		return
 	}
 	for c := range s.sessions {
-		if c.events && !c.out.offer(s.event) {
-			s.opts.Log.Warn("control client does not read and is closed", "unread_max", s.opts.MaxQueue)
+		if c.events && !c.out.tryPut(s.event) {
+			s.opts.Log.Warn("control client does not read: disconnected", "unread_max", s.opts.MaxQueue)
 			c.abort()
 		}
 	}
 }
 
-// setEvents turns a client's events on or off. When it returns, an Emit before is
-// queued and one after sees the change.
+// setEvents turns a client's events on or off. Every Emit is either queued before it returns or
+// sees the change.
 func (s *Server) setEvents(c *session, on bool) {
 	s.mu.Lock()
 	c.events = on
 	s.mu.Unlock()
 }
 
-// Close removes the sockets, ends the contexts of running commands, waits until these
-// have returned and their replies and the events before are sent (or, with a client
-// that does not read, for two seconds), and closes every connection.
+// Close removes the sockets and cancels running commands. It waits until they have returned and
+// until replies and events are sent, for at most two seconds with a client that does not read, and
+// closes all connections.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -300,7 +299,7 @@ func (s *Server) Close() error {
 	return first
 }
 
-// lookup finds a command's handler.
+// lookup returns a command by name.
 func (s *Server) lookup(name string) (command, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -333,19 +332,19 @@ func (s *Server) queryCommands(_ context.Context, args json.RawMessage) (any, er
 	return list, nil
 }
 
-// hungUp reports whether the peer has closed the connection for good: POLLHUP, which
-// unlike the end of its output does not come of shutdown(SHUT_WR) alone.
+// hungUp reports whether the peer has closed its socket (POLLHUP), not just its output with
+// shutdown(SHUT_WR).
 func hungUp(conn *net.UnixConn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return true
 	}
-	gone := false
+	hungUp := false
 	err = raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd)}}
 		if n, err := unix.Poll(p, 0); err == nil && n > 0 {
-			gone = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+			hungUp = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 		}
 	})
-	return err != nil || gone
+	return err != nil || hungUp
 }

@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// A transcript as a person would have it with socat: "<" what the client sends, ">"
-// what it gets.
+// A transcript as of a socat session: "<" is sent by the client, ">" is received.
 const transcript = `
 > {"QMP":{"version":{"qemu":{"major":1,"minor":2,"micro":3},"package":"cowblk"},"capabilities":[]}}
 < {"execute":"query-version"}
@@ -100,8 +99,8 @@ func TestTranscript(t *testing.T) {
 	}
 }
 
-// TestSocat drives the same transcript with socat, which sends everything at once and
-// half-closes the connection: all replies must still come.
+// TestSocat runs the same transcript with socat, which sends everything at once and half-closes the
+// connection: all replies must arrive.
 func TestSocat(t *testing.T) {
 	path := startTranscript(t)
 	var in, want strings.Builder
@@ -112,7 +111,7 @@ func TestSocat(t *testing.T) {
 			want.WriteString(l[2:] + "\n")
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "socat", "-t", "15", "-", "UNIX-CONNECT:"+path)
 	cmd.Stdin = strings.NewReader(in.String())
@@ -140,7 +139,7 @@ func TestHalfCloseKeepsCommand(t *testing.T) {
 	c := dialScript(t, path).ready()
 	c.send(`{"execute":"wait"}`)
 	c.conn.CloseWrite()
-	time.Sleep(3 * hangupPoll) // long enough for the server to misunderstand
+	time.Sleep(3 * hangupPoll) // long enough for the server to notice a hang-up
 	close(release)
 	c.want(`{"return":"done"}`)
 	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
@@ -148,8 +147,7 @@ func TestHalfCloseKeepsCommand(t *testing.T) {
 	}
 }
 
-// TestDisconnectCancels closes the connection under a running command, also with so
-// many behind it that the server has stopped reading.
+// The connection is closed during a command, also when queued commands have stopped the reader.
 func TestDisconnectCancels(t *testing.T) {
 	for _, behind := range []int{0, 1, 3 * maxPending} {
 		t.Run(fmt.Sprint(behind), func(t *testing.T) {
@@ -168,14 +166,14 @@ func TestDisconnectCancels(t *testing.T) {
 			c.conn.Close()
 			select {
 			case <-left:
-			case <-time.After(patience):
+			case <-time.After(waitTimeout):
 				t.Fatal("the command was not cancelled")
 			}
 		})
 	}
 }
 
-// TestQuit: the reply of a command that ends the server arrives, and Close waits for it.
+// The reply of a command that ends the server arrives, and Close waits for it.
 func TestQuit(t *testing.T) {
 	for range 20 {
 		t.Run("", func(t *testing.T) {
@@ -234,8 +232,8 @@ func TestCloseCancelsAndFlushes(t *testing.T) {
 	}
 }
 
-// TestEventOrder: many emitters, many readers; every reader sees each emitter's events
-// in order, all readers the same order, and timestamps never go back.
+// Many emitters, many readers: each reader gets each emitter's events in order, all readers get the
+// same order, and timestamps never go back.
 func TestEventOrder(t *testing.T) {
 	const emitters, each, readers = 4, 200, 5
 	s, path := start(t, Options{}, nil)
@@ -308,7 +306,7 @@ func TestReplyTooLong(t *testing.T) {
 		"nan":   func(context.Context, json.RawMessage) (any, error) { return func() {}, nil },
 		"empty": func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("") },
 	})
-	c, err := Dial(path, patience)
+	c, err := Dial(path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +317,7 @@ func TestReplyTooLong(t *testing.T) {
 		t.Errorf("longest reply: %d bytes, %v", len(s), err)
 	}
 	for cmd, want := range map[string]string{
-		"long": "ask for less", "fail": "üüü", "nan": "cannot be written", "empty": "unknown error",
+		"long": "ask for less", "fail": "üüü", "nan": "cannot be encoded", "empty": "unknown error",
 	} {
 		var e *Error
 		err := c.Run(ctx, cmd, map[string]int{"N": fits + 1}, nil)

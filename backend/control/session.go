@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// Commands that act on the session itself. The last two are for this package's client,
-// because of what go-qemu's SocketMonitor does with events and error classes; see Client.
+// Commands about the session itself. The last two are for this package's client, see Client.
 const (
 	cmdCapabilities = "qmp_capabilities"
 	cmdSetEvents    = "cow-set-events"
@@ -20,31 +19,31 @@ const (
 )
 
 const (
-	maxPending = 8                      // commands read ahead, as many as QEMU's monitor queues
-	hangupPoll = 100 * time.Millisecond // how often a client that may be gone is looked at
+	maxPending = 8                      // commands read ahead, as in QEMU's monitor
+	hangupPoll = 100 * time.Millisecond // interval of checks for a hang-up
 )
 
-// session is the server's side of one connection.
+// session is the server side of one connection.
 type session struct {
-	srv    *Server
-	conn   *net.UnixConn
-	peer   Peer
-	out    *outbox
-	ctx    context.Context // ends when the client is gone or the server closes; see withPeer
-	cancel context.CancelFunc
-	inputs chan input   // reader to executor
-	grace  atomic.Int64 // one write's time limit, a time.Duration
+	srv          *Server
+	conn         *net.UnixConn
+	peer         Peer
+	out          *outbox
+	ctx          context.Context // ends at a hang-up or when the server closes; see withPeer
+	cancel       context.CancelFunc
+	inputs       chan input   // reader to executor
+	writeTimeout atomic.Int64 // of one write, a time.Duration
 
-	readEnded, written chan struct{} // closed when the reader has seen its last byte, and when the writer has ended
+	readEnded, written chan struct{} // closed when the reader has read its last byte, and when the writer has ended
 
-	events bool // wants events; under srv.mu
+	events bool // subscribed to events; under srv.mu
 
-	// The executor's own.
+	// Used by the executor only.
 	negotiated bool
 	lastErr    *Error
 }
 
-// input is one text from the client, or what was wrong with the stream in its place.
+// input is one JSON text from the client, or the error of the stream in its place.
 type input struct {
 	text []byte
 	err  error
@@ -56,14 +55,14 @@ func newSession(s *Server, conn *net.UnixConn, peer Peer) *session {
 		readEnded: make(chan struct{}), written: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(withPeer(context.Background(), peer))
-	c.grace.Store(int64(s.opts.WriteTimeout))
+	c.writeTimeout.Store(int64(s.opts.WriteTimeout))
 	return c
 }
 
-// run is the reader, and ends the other two. The order: no more input, the executor
-// finishes, the writer sends what it left, the connection closes.
+// run is the reader; it starts and ends the executor and the writer. At the end: no more input, the
+// executor finishes, the writer sends the rest, the connection is closed.
 func (c *session) run() {
-	defer c.srv.forget(c)
+	defer c.srv.removeSession(c)
 	defer c.conn.Close()
 	executed := make(chan struct{})
 	go func() { defer close(c.written); c.write() }()
@@ -89,22 +88,22 @@ func (c *session) run() {
 	<-c.written
 }
 
-// abort ends a client that is of no use any more. It never waits.
+// abort ends the session at once. It never waits.
 func (c *session) abort() {
 	c.cancel()
 	c.out.close()
 	c.conn.Close() // wakes reader and writer
 }
 
-// drain lets the running command end and what is queued be sent, and no more.
+// drain lets the running command end and queued output be sent, and no more.
 func (c *session) drain() {
 	c.cancel()
-	c.grace.Store(int64(min(closeGrace, c.srv.opts.WriteTimeout)))
+	c.writeTimeout.Store(int64(min(closeTimeout, c.srv.opts.WriteTimeout)))
 	c.conn.SetReadDeadline(time.Unix(1, 0))
-	c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
+	c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
 }
 
-// read cuts the input up until there is no more, or too much of it.
+// read splits the input into texts until it ends or is invalid.
 func (c *session) read() {
 	var sp splitter
 	buf := make([]byte, 4096)
@@ -126,22 +125,21 @@ func (c *session) read() {
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
-				c.cancel() // such as a reset: nobody waits for replies
+				c.cancel() // such as ECONNRESET: no replies are wanted
 			}
 			return
 		}
 	}
 }
 
-// queue hands in to the executor, waiting while maxPending are ahead of it. false:
-// there is nobody to answer any more.
+// queue passes in to the executor and waits while maxPending are queued. false: the client is gone.
 func (c *session) queue(in input) bool {
 	select {
 	case c.inputs <- in:
 		return true
 	default:
 	}
-	// While nothing is read, the end of the stream is not seen.
+	// The end of the stream is not visible while nothing is read.
 	tick := time.NewTicker(hangupPoll)
 	defer tick.Stop()
 	for {
@@ -158,14 +156,14 @@ func (c *session) queue(in input) bool {
 	}
 }
 
-// execute greets the client and runs its commands in their order.
+// execute sends the greeting and runs the commands in order.
 func (c *session) execute() {
 	if line, err := c.greeting(); err == nil {
 		c.out.put(line)
 	}
 	for in := range c.inputs {
 		if c.ctx.Err() != nil {
-			return // the reader sees the same and stops filling the channel
+			return // the reader also sees it and stops
 		}
 		if in.err != nil {
 			c.reply(nil, nil, errorf("%v", in.err))
@@ -189,7 +187,7 @@ func (c *session) dispatch(r request) {
 		if err = negotiate(r.Args); err == nil {
 			c.negotiated = true
 			c.reply(r.ID, nil, nil)
-			// After the reply: a client expects no event before it.
+			// After the reply: clients expect no event before it.
 			c.srv.setEvents(c, true)
 			return
 		}
@@ -198,13 +196,13 @@ func (c *session) dispatch(r request) {
 	case !c.negotiated:
 		err = &Error{CommandNotFound, "Expecting capabilities negotiation with 'qmp_capabilities'"}
 	case r.Execute == cmdSetEvents:
-		err = c.switchEvents(r.Args)
+		err = c.setEvents(r.Args)
 	case r.Execute == cmdLastError:
 		value = c.lastErr
 	default:
 		if h := c.srv.lookupConn(r.Execute); h != nil {
-			c.record(r)
-			if err = c.handOver(h, r.Args); err == nil {
+			c.logCommand(r)
+			if err = c.runConnHandler(h, r.Args); err == nil {
 				return
 			}
 			break
@@ -215,11 +213,11 @@ func (c *session) dispatch(r request) {
 			break
 		}
 		if command.changes {
-			c.record(r)
+			c.logCommand(r)
 		}
-		if err = c.srv.enter(c.ctx); err == nil {
+		if err = c.srv.beginCommand(c.ctx); err == nil {
 			value, err = command.run(c.ctx, r.Args)
-			c.srv.leave()
+			c.srv.endCommand()
 		}
 		if command.changes && err != nil {
 			c.srv.opts.Log.Warn("control command failed", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "err", err)
@@ -232,20 +230,20 @@ func (c *session) dispatch(r request) {
 	c.reply(r.ID, value, nil)
 }
 
-// maxRecorded bounds what is logged of a command's arguments, in bytes.
-const maxRecorded = 512
+// maxLoggedArgs bounds the logged arguments of a command, in bytes.
+const maxLoggedArgs = 512
 
-// record logs a command that changes something, before it runs: who sent it, and what
-// with. Nothing holds these lines back: members of a group must not be able to hide one.
-func (c *session) record(r request) {
+// logCommand logs a command that changes state, before it runs, with sender and arguments. These
+// lines are not rate-limited: members of the group must not be able to suppress one.
+func (c *session) logCommand(r request) {
 	args := string(r.Args)
-	if len(args) > maxRecorded {
-		args = args[:maxRecorded] + "..."
+	if len(args) > maxLoggedArgs {
+		args = args[:maxLoggedArgs] + "..."
 	}
 	c.srv.opts.Log.Info("control command", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "arguments", args)
 }
 
-// reply queues a result, and keeps an error for cow-last-error.
+// reply queues a reply and keeps its error for cow-last-error.
 func (c *session) reply(id json.RawMessage, value any, failure *Error) {
 	line, sent := encodeReply(id, value, failure)
 	if sent != nil {
@@ -254,8 +252,8 @@ func (c *session) reply(id json.RawMessage, value any, failure *Error) {
 	c.out.put(line)
 }
 
-// switchEvents is cow-set-events {"enable": bool}.
-func (c *session) switchEvents(args json.RawMessage) error {
+// setEvents implements cow-set-events {"enable": bool}.
+func (c *session) setEvents(args json.RawMessage) error {
 	var p struct {
 		Enable *bool `json:"enable"`
 	}
@@ -269,7 +267,7 @@ func (c *session) switchEvents(args json.RawMessage) error {
 	return nil
 }
 
-// negotiate checks the arguments of qmp_capabilities. The greeting offers none.
+// negotiate checks the arguments of qmp_capabilities. The server offers no capabilities.
 func negotiate(args json.RawMessage) error {
 	var p struct {
 		Enable []string `json:"enable"`
@@ -283,7 +281,7 @@ func negotiate(args json.RawMessage) error {
 	return nil
 }
 
-// greeting is the first line a client gets.
+// greeting returns the first line of the session.
 func (c *session) greeting() ([]byte, error) {
 	type hello struct {
 		Version      Version  `json:"version"`
@@ -294,21 +292,21 @@ func (c *session) greeting() ([]byte, error) {
 	}{hello{c.srv.opts.Version, []string{}}})
 }
 
-// write sends what is queued until there will be no more, or the client does not take it.
+// write sends queued output until the queue ends or the client does not read.
 func (c *session) write() {
 	for {
 		lines := c.out.take()
 		if lines == nil {
 			return
 		}
-		// drain may shorten the time between the two lines.
-		for grace := int64(-1); grace != c.grace.Load(); {
-			grace = c.grace.Load()
+		// drain may shorten writeTimeout between the two lines.
+		for grace := int64(-1); grace != c.writeTimeout.Load(); {
+			grace = c.writeTimeout.Load()
 			c.conn.SetWriteDeadline(time.Now().Add(time.Duration(grace)))
 		}
 		if _, err := c.conn.Write(lines); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.srv.opts.Log.Warn("control client does not read and is closed", "err", err)
+				c.srv.opts.Log.Warn("control client does not read: disconnected", "err", err)
 			}
 			c.abort()
 			return

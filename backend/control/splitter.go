@@ -2,11 +2,11 @@ package control
 
 import "errors"
 
-// maxDepth bounds the nesting of a text. No command needs more than a handful.
+// maxDepth bounds the nesting of a text. Commands need a few levels.
 const maxDepth = 64
 
-// Errors of the splitter. After errTooLong the stream is given up; after the others it
-// goes on behind the next newline.
+// Errors of the splitter. errTooLong ends the stream; after the others it continues after the next
+// newline.
 var (
 	errTooLong = errors.New("JSON parse error, text longer than 64 KiB")
 	errTooDeep = errors.New("JSON parse error, text nested too deep")
@@ -14,21 +14,20 @@ var (
 	errNewline = errors.New("JSON parse error, newline in a string")
 )
 
-// splitter cuts a byte stream into JSON texts by counting brackets outside strings, as
-// QEMU's json-streamer does: what delimits a text is its end, not a newline. It checks
-// nothing else; the parser behind it does. The byte 0xFF, which JSON cannot contain,
-// drops whatever is incomplete (qmp-spec, "Session re-synchronization").
+// splitter splits a byte stream into JSON texts by counting brackets outside strings, as QEMU's
+// json-streamer does. A text ends at its last bracket, not at a newline. Other errors are left to
+// the parser. The byte 0xFF, which JSON cannot contain, drops incomplete input (qmp-spec, "Session
+// re-synchronization").
 type splitter struct {
 	text     []byte // the text so far, empty between texts
 	depth    int    // open brackets
 	inString bool
-	escaped  bool // the last byte was a backslash inside a string
-	skipping bool // everything up to the next newline belongs to an error
+	escaped  bool // after a backslash in a string
+	skipping bool // until the newline after an error
 }
 
-// scan consumes bytes of p up to the end of a text, an error or the end of p. With
-// done, s.text holds a whole text, valid until the next call. n counts what was
-// consumed, on an error too.
+// scan consumes p up to the end of a text, an error or the end of p, and returns the number of
+// bytes consumed. If done, s.text is a complete text, valid until the next call.
 func (s *splitter) scan(p []byte) (n int, done bool, err error) {
 	if s.depth == 0 {
 		s.text = s.text[:0]
@@ -62,7 +61,7 @@ func (s *splitter) scan(p []byte) (n int, done bool, err error) {
 				case '"':
 					s.inString = false
 				case '\n':
-					s.reset() // the newline is where the stream goes on
+					s.reset() // the stream continues after this newline
 					return i + 1, false, errNewline
 				}
 			case b == '"':

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// cut feeds the whole of in to a splitter, step bytes at a time, and returns texts and
-// errors in their order. It stops at errTooLong, as the reader does.
-func cut(in []byte, step int) (out []string) {
+// split feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It stops
+// at errTooLong, as the reader does.
+func split(in []byte, step int) (out []string) {
 	var s splitter
 	for len(in) > 0 {
 		p := in[:min(step, len(in))]
@@ -63,16 +63,15 @@ func TestSplitter(t *testing.T) {
 		{"{" + strings.Repeat(" ", maxText-1) + "}", []string{tooLong}},
 	} {
 		for _, step := range []int{1, 2, 3, 4096, 1 << 20} {
-			if got := cut([]byte(tc.in), step); !slices.Equal(got, tc.want) {
+			if got := split([]byte(tc.in), step); !slices.Equal(got, tc.want) {
 				t.Errorf("%.40q in steps of %d: got %.200q, want %.200q", tc.in, step, got, tc.want)
 			}
 		}
 	}
 }
 
-// FuzzSplitter checks that the cuts do not depend on how the stream arrives, that texts
-// keep within their bounds, that nothing is lost, and that whatever JSON calls a
-// sequence of objects is cut exactly there.
+// FuzzSplitter checks that texts do not depend on how the stream arrives, that they keep their
+// bounds, that nothing is lost, and that a sequence of JSON objects is split exactly.
 func FuzzSplitter(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"qmp_capabilities"}`, "{}{}", "{\"a\xff{}", "x\n{}", `{"a":"\\\""}[[]]`,
@@ -81,8 +80,8 @@ func FuzzSplitter(f *testing.F) {
 		f.Add([]byte(s), uint8(3))
 	}
 	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
-		got := cut(in, int(step)+1)
-		if whole := cut(in, len(in)+1); !slices.Equal(got, whole) {
+		got := split(in, int(step)+1)
+		if whole := split(in, len(in)+1); !slices.Equal(got, whole) {
 			t.Fatalf("in steps of %d: %q, at once: %q", int(step)+1, got, whole)
 		}
 		rest := in
@@ -108,8 +107,8 @@ func FuzzSplitter(f *testing.F) {
 	})
 }
 
-// objects is the sequence as encoding/json sees it; false: it is not one of objects
-// within the splitter's bounds.
+// objects decodes in with encoding/json; false: it is not a sequence of objects within the
+// splitter's bounds.
 func objects(in []byte) (out []string, ok bool) {
 	if len(in) >= maxText || bytes.Count(in, []byte("{"))+bytes.Count(in, []byte("[")) > maxDepth || bytes.IndexByte(in, 0xff) >= 0 {
 		return nil, false
@@ -125,8 +124,8 @@ func objects(in []byte) (out []string, ok bool) {
 	}
 }
 
-// FuzzParseRequest: whatever a text holds, there is a request or an error, the reply
-// built from it is one valid line, and its id is the request's.
+// FuzzParseRequest checks that any text gives a request or an error, that the reply is one valid
+// line, and that its id is the request's.
 func FuzzParseRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"a","arguments":{},"id":1}`, `[]`, `{"id":{"a":[1]}}`, `{"execute":1}`, `{"a":`, `{"execute":"` + "\xff" + `"}`,

@@ -155,7 +155,7 @@ func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, a
 		defer d.hooks.beginPause()()
 	}
 	var held time.Time
-	err = qmp.Around(ctx, guest, limit, limit, func(context.Context) error {
+	err = qmp.WhileQuiesced(ctx, guest, limit, limit, func(context.Context) error {
 		held = time.Now()
 		return c.commitAndSwap()
 	})

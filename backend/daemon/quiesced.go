@@ -168,5 +168,5 @@ func (h *QuiescedGuest) thaw(ctx context.Context, d *Daemon) error {
 		return err
 	}
 	defer guest.Close()
-	return guest.Release(ctx)
+	return guest.ForceThaw(ctx)
 }

@@ -86,7 +86,7 @@ func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	// Commands first: a promotion that is a command is then waited for by name.
-	freed, err := d.control.Hold(ctx)
+	freed, err := d.control.SuspendCommands(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -168,14 +168,14 @@ func (h *handover) offer(ctx context.Context) error {
 	for _, e := range h.exports {
 		keep := true
 		if l, ok := e.listener.(*control.Listener); ok {
-			keep = l.Kept()
+			keep = l.KeepsFile()
 		}
-		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), Keep: keep}, e.listener); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), KeepFile: keep}, e.listener); err != nil {
 			return err
 		}
 	}
 	for _, l := range h.daemon.control.Listeners() {
-		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(), Keep: l.Kept()}, l); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(), KeepFile: l.KeepsFile()}, l); err != nil {
 			return err
 		}
 	}
@@ -229,7 +229,7 @@ func (h *handover) detach() error {
 			}
 		}
 	}
-	return explainEOF(h.c.Send(takeover.Message{Kind: takeover.Left}))
+	return explainEOF(h.c.Send(takeover.Message{Kind: takeover.Detached}))
 }
 
 // awaitServing waits for serving. An error: the new process has gone, or hangs.
@@ -250,11 +250,11 @@ func explainEOF(err error) error {
 func (h *handover) end() {
 	for _, e := range h.exports {
 		if l, ok := e.listener.(*control.Listener); ok {
-			l.Keep(true)
+			l.SetKeepFile(true)
 		}
 	}
 	for _, l := range h.daemon.control.Listeners() {
-		l.Keep(true)
+		l.SetKeepFile(true)
 	}
 	h.daemon.nbd.keep()
 	h.daemon.log.Info("another process has taken over the disks", "after_ms", time.Since(h.began).Milliseconds())

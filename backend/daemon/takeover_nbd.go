@@ -27,7 +27,7 @@ func (r *nbdExports) offer(h *handover) error {
 	if r.server == nil {
 		return nil
 	}
-	lost, err := r.server.Share(func(a nbd.Address, l syscall.Conn) error {
+	lost, err := r.server.EachSocket(func(a nbd.Address, l syscall.Conn) error {
 		return h.pass(takeover.Message{Kind: takeover.NBD, Address: a.String()}, l)
 	})
 	if err != nil {
@@ -49,7 +49,7 @@ func (r *nbdExports) keep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server != nil {
-		r.server.Keep()
+		r.server.KeepFiles()
 	}
 }
 

@@ -13,21 +13,20 @@ import (
 	"cowblk/backend/control"
 )
 
-// anyCID is VMADDR_CID_ANY: a vsock listener takes connections to every CID of
-// this machine.
+// anyCID is VMADDR_CID_ANY: a vsock listener accepts connections to every CID of this machine.
 const anyCID = ^uint32(0)
 
-// Address is where a server listens.
+// Address is an address to listen on.
 type Address struct {
 	Network string // "unix", "tcp" or "vsock"
 	Path    string // of a UNIX socket
-	Host    string // of TCP: a name or a number
-	CID     uint32 // of vsock; anyCID: all of this machine
-	Port    uint32 // of TCP and vsock; 0: one that is free
+	Host    string // of TCP: a name or an IP address
+	CID     uint32 // of vsock; anyCID: all CIDs of this machine
+	Port    uint32 // of TCP and vsock; 0: the kernel chooses one
 }
 
-// ParseAddress reads unix:PATH, tcp:HOST:PORT, tcp:PORT (on the loopback
-// interface), vsock:CID:PORT or vsock:any:PORT. ErrAddress says what is wrong.
+// ParseAddress parses unix:PATH, tcp:HOST:PORT, tcp:PORT (on the loopback interface),
+// vsock:CID:PORT or vsock:any:PORT. It returns an ErrAddress with the reason.
 func ParseAddress(s string) (Address, error) {
 	network, rest, _ := strings.Cut(s, ":")
 	a := Address{Network: network}
@@ -79,16 +78,16 @@ func ParseAddress(s string) (Address, error) {
 		}
 		return a, nil
 	}
-	return bad("%q is no kind of address", network)
+	return bad("%q is not a kind of address", network)
 }
 
-// parseNumber takes digits alone: no sign, no blanks.
+// parseNumber accepts only digits: no sign, no blanks.
 func parseNumber(s string, bits int) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, bits)
 	return uint32(n), err
 }
 
-// String is the form that ParseAddress reads.
+// String returns the form that ParseAddress accepts.
 func (a Address) String() string {
 	port := strconv.FormatUint(uint64(a.Port), 10)
 	switch a.Network {
@@ -104,9 +103,8 @@ func (a Address) String() string {
 	return "tcp:" + net.JoinHostPort(a.Host, port)
 }
 
-// URI is what a client connects to, in the NBD project's doc/uri.md. For a
-// listener on all addresses it names the one that surely leads there: localhost,
-// or the host's CID as its guests know it.
+// URI returns the URI of an export, as in the NBD project's doc/uri.md. For a listener on all
+// addresses it has localhost, or the CID that guests use for the host.
 func (a Address) URI(export string) string {
 	switch a.Network {
 	case "unix":
@@ -126,8 +124,8 @@ func (a Address) URI(export string) string {
 	return "nbd://" + net.JoinHostPort(host, strconv.FormatUint(uint64(a.Port), 10)) + "/" + escape(export)
 }
 
-// escape writes all but what every URI reader takes as it is. Neither of net/url's
-// will do: clients do not read + as a blank, and & ends a query's part.
+// escape escapes everything except characters that all URI parsers accept unescaped. net/url does
+// not suffice: clients do not decode + as a blank, and & ends a part of a query.
 func escape(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -142,8 +140,7 @@ func escape(s string) string {
 	return b.String()
 }
 
-// listen opens the socket. The address that it returns has the port that was
-// chosen and an absolute path.
+// listen opens the socket. The returned address has the chosen port and an absolute path.
 func (a Address) listen(group string) (net.Listener, Address, error) {
 	switch a.Network {
 	case "unix":
@@ -168,7 +165,7 @@ func (a Address) listen(group string) (net.Listener, Address, error) {
 	case "vsock":
 		l, err := vsock.ListenContextID(a.CID, a.Port, nil)
 		if err != nil {
-			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, and CID %d this machine's?)", err, a.CID)
+			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, and is %d a CID of this machine?)", err, a.CID)
 		}
 		a.Port = l.Addr().(*vsock.Addr).Port
 		return l, a, nil

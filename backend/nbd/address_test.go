@@ -12,7 +12,7 @@ import (
 
 func TestParseAddress(t *testing.T) {
 	for _, test := range []struct {
-		in, out, uri string // out empty: in; uri of the export "vm1@tag"
+		in, out, uri string // out: String, empty: in; uri: of the export "vm1@tag"
 	}{
 		{"unix:/run/x.nbd", "", "nbd+unix:///vm1@tag?socket=/run/x.nbd"},
 		{"unix:/a b&c+d:e%", "", "nbd+unix:///vm1@tag?socket=/a%20b%26c%2Bd%3Ae%25"},
@@ -104,11 +104,10 @@ func TestListenErrors(t *testing.T) {
 	}
 }
 
-// TestListenVsock: where the kernel has AF_VSOCK, a socket is made, told apart from a
-// second one, and closed with its accept loop; elsewhere the error names it. Clients
-// come from guests, in the integration tests.
+// With AF_VSOCK a socket is made, a second one is refused, and Close ends the accept loop; without
+// it the error says so. The integration tests connect from guests.
 func TestListenVsock(t *testing.T) {
-	s, _ := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	s, _ := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
 	a, err := s.Listen(Address{Network: "vsock", CID: anyCID})
 	if err != nil {
 		if !strings.Contains(err.Error(), "listen on vsock:any:0") {

@@ -11,8 +11,7 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/server"
 )
 
-// acceptRetry is how long to wait after an accept that failed, most likely for want
-// of file descriptors.
+// acceptRetry is the delay after a failed accept, probably for lack of file descriptors.
 const acceptRetry = 100 * time.Millisecond
 
 // client is one connection. The fields below conn are under Server.mu.
@@ -23,16 +22,16 @@ type client struct {
 	number      uint64  // in the order of arrival
 	export      *export // pinned; nil: none yet
 	established bool    // the handshake is over
-	closing     bool    // the server has closed conn, or waits for the client to
+	closing     bool    // the server has closed conn, or waits for the client to close it
 }
 
-// shut ends c's goroutine soon. The caller holds Server.mu.
-func (c *client) shut() {
+// disconnect makes c's goroutine end soon. The caller holds Server.mu.
+func (c *client) disconnect() {
 	c.closing = true
 	c.conn.Close()
 }
 
-// accept is one socket's accept loop.
+// accept is the accept loop of one socket.
 func (s *Server) accept(l *listener) {
 	for {
 		conn, err := l.Accept()
@@ -45,7 +44,7 @@ func (s *Server) accept(l *listener) {
 			return
 		default:
 		}
-		s.log.warn("NBD socket cannot accept", "socket", l.addr.String(), "err", err)
+		s.log.warn("cannot accept on NBD socket", "socket", l.addr.String(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -54,13 +53,13 @@ func (s *Server) accept(l *listener) {
 	}
 }
 
-// admit starts a client's goroutine, or turns it away.
+// admit starts a client's goroutine, or refuses the client.
 func (s *Server) admit(conn net.Conn, at Address) {
 	from := at.String()
 	if at.Network != "unix" {
 		from = conn.RemoteAddr().String()
 	}
-	if s.enter(&client{conn: conn, from: from}) {
+	if s.addClient(&client{conn: conn, from: from}) {
 		return
 	}
 	conn.Close()
@@ -69,11 +68,11 @@ func (s *Server) admit(conn net.Conn, at Address) {
 		return
 	default:
 	}
-	s.log.warn("NBD client turned away: too many are connected", "client", from, "max", s.opts.Connections)
+	s.log.warn("NBD client refused: too many connections", "client", from, "max", s.opts.Connections)
 }
 
-// enter starts c's goroutine; false: there is no room.
-func (s *Server) enter(c *client) bool {
+// addClient starts c's goroutine; false: there are too many clients.
+func (s *Server) addClient(c *client) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.makeRoom() {
@@ -86,17 +85,16 @@ func (s *Server) enter(c *client) bool {
 	return true
 }
 
-// makeRoom reports whether one more client may come. If all places are taken, the
-// oldest client that is still in its handshake is disconnected. Those on their way
-// out hold no place, but there may not be any number of them either.
+// makeRoom reports whether one more client may connect. At the limit it disconnects the oldest
+// client that is still in its handshake. Closing clients do not count, but are bounded, too.
 func (s *Server) makeRoom() bool {
 	var oldest *client
-	live := 0
+	connected := 0
 	for c := range s.clients {
 		if c.closing {
 			continue
 		}
-		live++
+		connected++
 		if !c.established && (oldest == nil || c.number < oldest.number) {
 			oldest = c
 		}
@@ -104,57 +102,55 @@ func (s *Server) makeRoom() bool {
 	switch {
 	case len(s.clients) >= 2*s.opts.Connections:
 		return false
-	case live < s.opts.Connections:
+	case connected < s.opts.Connections:
 		return true
 	case oldest == nil:
 		return false
 	}
-	oldest.shut()
+	oldest.disconnect()
 	return true
 }
 
 // serve is a client's goroutine.
 func (s *Server) serve(c *client) {
-	defer s.leave(c)
-	// The library's panic, if ever there is one, must not end a process that serves
-	// guests too.
+	defer s.removeClient(c)
+	// A panic in the library must not end a process that serves guests.
 	defer func() {
 		if p := recover(); p != nil {
-			s.opts.Log.Error("NBD client's goroutine panicked", "client", c.from, "panic", p, "stack", string(debug.Stack()))
+			s.opts.Log.Error("panic in NBD client's goroutine", "client", c.from, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	g := newGuard(s, c)
-	err := server.Handle(g, []*server.Export{&g.slot}, &g.options)
+	err := server.Handle(g, []*server.Export{&g.export}, &g.options)
 	if err == nil {
 		err = g.finish()
 	}
 	s.report(c, g, err)
 	if g.phase == atEnd {
-		s.farewell(c, g)
+		s.awaitClose(c, g)
 	}
 }
 
-// farewell tells a client that said goodbye that there is nothing more to come, and
-// lets it close its end first; it holds no place meanwhile. On AF_VSOCK, Linux gives
-// a client that shuts its end down after the server has closed ENOTCONN instead of
-// the end of the connection (vsock_shutdown clears SOCK_DONE), which nbdcopy takes
-// for a failed copy.
-func (s *Server) farewell(c *client, g *guard) {
+// awaitClose half-closes the connection of a client that has sent NBD_CMD_DISC, and waits for the
+// client to close it. The client does not count as connected meanwhile. If the server closed first
+// on AF_VSOCK, Linux would return ENOTCONN for the client's shutdown (vsock_shutdown clears
+// SOCK_DONE), which nbdcopy reports as a failed copy.
+func (s *Server) awaitClose(c *client, g *guard) {
 	s.mu.Lock()
 	s.unpin(c)
-	gone := c.closing
+	disconnected := c.closing
 	c.closing = true
 	s.mu.Unlock()
 	half, ok := c.conn.(interface{ CloseWrite() error })
-	if gone || !ok || half.CloseWrite() != nil {
+	if disconnected || !ok || half.CloseWrite() != nil {
 		return
 	}
-	c.conn.SetReadDeadline(time.Now().Add(s.opts.FarewellTime))
-	_, _ = g.br.ReadByte() // the end, or what must not be there: either way it is over
+	c.conn.SetReadDeadline(time.Now().Add(s.opts.CloseTime))
+	_, _ = g.br.ReadByte() // any result ends the wait
 }
 
-// leave is the last thing that a client's goroutine does.
-func (s *Server) leave(c *client) {
+// removeClient is the last action of a client's goroutine.
+func (s *Server) removeClient(c *client) {
 	c.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,22 +165,22 @@ func (s *Server) report(c *client, g *guard, err error) {
 	s.mu.Unlock()
 	switch {
 	case !quiet:
-		s.log.warn("NBD connection ended", "client", c.from, "export", g.slot.Name, "read", g.sent, "err", err)
+		s.log.warn("NBD connection ended", "client", c.from, "export", g.export.Name, "read", g.sent, "err", err)
 	case g.established():
-		s.log.info("NBD client disconnected", "client", c.from, "export", g.slot.Name, "read", g.sent)
+		s.log.info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
 	default:
-		s.opts.Log.Debug("NBD client left during the handshake", "client", c.from)
+		s.opts.Log.Debug("NBD client disconnected during the handshake", "client", c.from)
 	}
 }
 
-// Reasons for which a name cannot be had.
+// Reasons to refuse an export.
 var (
 	errNoExport = errors.New("no such export")
 	errTooMany  = errors.New("too many connections to this export")
 )
 
-// pin gives the export of a name to c, instead of what it had. The empty name is
-// the only export's, if there is one alone.
+// pin gives c the export of a name and releases c's former one. The empty name stands for the only
+// export.
 func (s *Server) pin(c *client, name string) (*export, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +201,7 @@ func (s *Server) pin(c *client, name string) (*export, error) {
 	return e, nil
 }
 
-// unpin takes c's export back. The caller holds s.mu.
+// unpin releases c's export. The caller holds s.mu.
 func (s *Server) unpin(c *client) {
 	e := c.export
 	if e == nil {
@@ -214,11 +210,11 @@ func (s *Server) unpin(c *client) {
 	c.export = nil
 	e.clients--
 	if e.removed && e.clients == 0 {
-		close(e.gone)
+		close(e.drained)
 	}
 }
 
-// establish ends c's handshake: from here on it makes no room for others.
+// establish ends c's handshake, after which makeRoom does not disconnect c.
 func (s *Server) establish(c *client) {
 	s.mu.Lock()
 	c.established = true

@@ -8,17 +8,17 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
 
-// Errors of a Server's methods.
+// Errors of Server's methods.
 var (
-	// ErrExists: there is an export of that name already.
+	// ErrExists: an export of that name exists.
 	ErrExists = errors.New("export exists already")
-	// ErrNotFound: there is no export of that name.
+	// ErrNotFound: no export has that name.
 	ErrNotFound = errors.New("no such export")
-	// ErrName: a name that NBD cannot carry.
+	// ErrName: NBD cannot carry the name.
 	ErrName = errors.New("bad export name")
-	// ErrSize: a disk that does not end with a whole sector.
+	// ErrSize: the size is not a positive multiple of 512 bytes.
 	ErrSize = errors.New("bad export size")
-	// ErrAddress: not an address to listen on.
+	// ErrAddress: the address is invalid.
 	ErrAddress = errors.New("bad address")
 	// ErrClosed: the server was closed.
 	ErrClosed = errors.New("NBD server is closed")
@@ -27,7 +27,7 @@ var (
 // Errors that end a connection.
 var (
 	errProtocol = errors.New("client broke the protocol")
-	// errReply: go-nbd has written something that the guard does not know.
+	// errReply: go-nbd has sent something that the guard does not know.
 	errReply = errors.New("unexpected reply of the NBD library")
 )
 
@@ -35,8 +35,7 @@ func protocolf(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errProtocol, fmt.Sprintf(format, args...))
 }
 
-// Error values of replies ("Values", "Error values"); go-nbd has the first and
-// the fourth.
+// Error values of replies ("Values", "Error values"). go-nbd defines the first and the fourth.
 const (
 	nbdEPERM  = protocol.TRANSMISSION_ERROR_EPERM
 	nbdEIO    = uint32(5)
@@ -44,15 +43,14 @@ const (
 	nbdEINVAL = protocol.TRANSMISSION_ERROR_EINVAL
 )
 
-// Errors of single requests, answered without ending the connection.
+// Errors of single requests, which do not end the connection.
 var (
 	errReadOnly = errors.New("export is read-only")
 	errRequest  = errors.New("bad request")
 )
 
-// errorOf is the one table from a request's error to the value that the client
-// sees.
-func errorOf(err error) uint32 {
+// errorValue maps the error of a request to the value in its reply. It is the only such table.
+func errorValue(err error) uint32 {
 	switch {
 	case err == nil:
 		return 0

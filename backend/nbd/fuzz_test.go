@@ -12,7 +12,7 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/server"
 )
 
-// tape is a connection whose client has sent everything already.
+// tape is a connection whose client has sent all its input already.
 type tape struct {
 	io.Reader
 	out bytes.Buffer
@@ -26,9 +26,8 @@ func (c *tape) SetDeadline(time.Time) error      { return nil }
 func (c *tape) SetReadDeadline(time.Time) error  { return nil }
 func (c *tape) SetWriteDeadline(time.Time) error { return nil }
 
-// FuzzGuard plays arbitrary clients. Whatever they send, go-nbd and the guard agree
-// (errReply would say that they do not), what comes out can be taken apart, and only
-// reads that lie in the export have succeeded.
+// FuzzGuard plays arbitrary clients. go-nbd and the guard must agree (no errReply), the output must
+// parse, and only reads within the export may succeed.
 func FuzzGuard(f *testing.F) {
 	hello := []byte{0, 0, 0, 1}
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
@@ -39,15 +38,15 @@ func FuzzGuard(f *testing.F) {
 	f.Add(join(hello, optionOf(optGo, 1<<31, nil)))
 	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, chunkSize+512), command(cmdRead, 0, 1, 1<<63, 1<<31)))
 	s := New(Options{Log: quiet})
-	must(f, s.AddExport("x", noise(chunkSize+512)))
-	broken := noise(1024)
+	must(f, s.AddExport("x", randomDisk(chunkSize+512)))
+	broken := randomDisk(1024)
 	broken.fail, broken.err = 512, io.ErrClosedPipe
 	must(f, s.AddExport("y", broken))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		conn := &tape{Reader: bytes.NewReader(sent)}
 		c := &client{conn: conn}
 		g := newGuard(s, c)
-		err := server.Handle(g, []*server.Export{&g.slot}, &g.options)
+		err := server.Handle(g, []*server.Export{&g.export}, &g.options)
 		if err == nil {
 			err = g.finish()
 		}

@@ -12,48 +12,47 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/server"
 )
 
-// phase is where a connection is.
+// phase is the state of a connection.
 type phase uint8
 
 const (
-	atGreeting phase = iota // nothing read yet
+	atGreeting phase = iota // nothing read
 	atOptions
 	atRequests
-	atEnd // the client said goodbye
+	atEnd // after NBD_CMD_DISC
 )
 
-// guard is the net.Conn that go-nbd gets in place of the client's. Everything
-// happens on the client's goroutine: go-nbd reads what it wants next only when it
-// has written all of its answer to what came before, so Read first takes care of
-// that answer, and then of the client's next message.
+// guard is the net.Conn that go-nbd uses in place of the client's. Everything runs on the client's
+// goroutine: go-nbd calls Read only after it has written its whole answer, so Read first sends that
+// answer and then reads the client's next message.
 //
-// It is also what go-nbd knows of the export: slot and options are filled in
-// before go-nbd sees the option that names it.
+// The guard also describes the export to go-nbd: export and options are set before go-nbd reads the
+// option that selects the export.
 type guard struct {
 	conn    net.Conn
 	server  *Server
 	client  *client
-	br      *bufio.Reader // the client's bytes
-	slot    server.Export
+	br      *bufio.Reader // reads from the client
+	export  server.Export
 	options server.Options
 
-	phase   phase
-	in      []byte // what go-nbd is to read next
-	inBuf   [optionHeaderLen + 4 + maxName + 2]byte
-	replies []byte // of go-nbd to the greeting or to one option
-	option  uint32 // which one
-	old     bool   // the client has sent EXPORT_NAME, of which go-nbd sees GO
-	// noZeroes: the client takes the reply to EXPORT_NAME without zeros.
+	phase        phase
+	input        []byte // to be read by go-nbd
+	inputBuf     [optionHeaderLen + 4 + maxName + 2]byte
+	replies      []byte // by go-nbd to the greeting or to one option
+	option       uint32 // to which replies belong
+	byExportName bool   // the client sent EXPORT_NAME, forwarded as GO
+	// noZeroes: the reply to EXPORT_NAME ends without zeros.
 	noZeroes bool
 	count    int   // options so far
 	disk     Disk  // of the export
-	size     int64 // its size, bytes
+	size     int64 // in bytes
 
 	req    request
-	header []byte      // of go-nbd's reply to the piece under way
+	header []byte      // of go-nbd's reply to the current piece
 	out    net.Buffers // one write of a reply
-	rest   net.Buffers
-	sent   int64 // bytes of content
+	unsent net.Buffers
+	sent   int64 // bytes of data
 }
 
 func newGuard(s *Server, c *client) *guard {
@@ -66,28 +65,27 @@ func newGuard(s *Server, c *client) *guard {
 		header: make([]byte, 0, replyLen),
 		out:    make(net.Buffers, 0, 2),
 	}
-	g.slot.Backend = (*reader)(g)
-	// One deadline for all of the handshake: a client that sends a byte now and then
-	// does not last longer.
+	g.export.Backend = (*reader)(g)
+	// One deadline for the whole handshake, which a slow client cannot extend.
 	c.conn.SetDeadline(time.Now().Add(s.opts.HandshakeTime))
 	return g
 }
 
-// Read gives go-nbd the next bytes of what it may see. It implements net.Conn.
+// Read returns the next bytes for go-nbd. It implements net.Conn.
 func (g *guard) Read(p []byte) (int, error) {
-	for len(g.in) == 0 {
-		if err := g.next(); err != nil {
+	for len(g.input) == 0 {
+		if err := g.nextMessage(); err != nil {
 			return 0, err
 		}
 	}
-	n := copy(p, g.in)
-	g.in = g.in[n:]
+	n := copy(p, g.input)
+	g.input = g.input[n:]
 	return n, nil
 }
 
-// next sends what go-nbd has answered and fetches the client's next message; g.in
-// stays empty if the guard has answered that one itself.
-func (g *guard) next() error {
+// nextMessage sends go-nbd's answer and reads the client's next message. g.input stays empty if the
+// guard answers the message itself.
+func (g *guard) nextMessage() error {
 	switch g.phase {
 	case atGreeting:
 		return g.greet()
@@ -95,7 +93,7 @@ func (g *guard) next() error {
 		if err := g.sendReplies(); err != nil {
 			return err
 		}
-		if g.phase == atRequests { // it was GO
+		if g.phase == atRequests { // after GO
 			return nil
 		}
 		return g.nextOption()
@@ -105,7 +103,7 @@ func (g *guard) next() error {
 	return io.EOF
 }
 
-// Write takes go-nbd's answers. It implements net.Conn.
+// Write takes go-nbd's answer. It implements net.Conn.
 func (g *guard) Write(p []byte) (int, error) {
 	if g.phase == atRequests {
 		return g.writeReply(p)
@@ -117,8 +115,7 @@ func (g *guard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish sends what go-nbd wrote last before it ended without an error: the answer
-// to ABORT.
+// finish sends go-nbd's last answer, to ABORT, after go-nbd has returned without an error.
 func (g *guard) finish() error {
 	if g.phase == atOptions {
 		return g.sendReplies()
@@ -133,14 +130,14 @@ func (g *guard) greet() error {
 	if len(g.replies) != greetingLen {
 		return fmt.Errorf("%w: a greeting of %d bytes", errReply, len(g.replies))
 	}
-	// go-nbd does not know EXPORT_NAME, and so not the flag either: it is the guard's.
+	// The guard implements NO_ZEROES together with EXPORT_NAME, which go-nbd does not know.
 	offered := uint32(binary.BigEndian.Uint16(g.replies[16:])) | flagNoZeroes
 	binary.BigEndian.PutUint16(g.replies[16:], uint16(offered))
 	if err := g.send(g.replies); err != nil {
 		return err
 	}
 	g.replies = g.replies[:0]
-	flags := g.inBuf[:clientFlagsLen]
+	flags := g.inputBuf[:clientFlagsLen]
 	if _, err := io.ReadFull(g.br, flags); err != nil {
 		return err
 	}
@@ -150,7 +147,7 @@ func (g *guard) greet() error {
 	}
 	g.noZeroes = f&flagNoZeroes != 0
 	binary.BigEndian.PutUint32(flags, f&^flagNoZeroes)
-	g.in, g.phase = flags, atOptions
+	g.input, g.phase = flags, atOptions
 	return nil
 }
 
@@ -160,8 +157,7 @@ func (g *guard) send(p []byte) error {
 	return err
 }
 
-// receive fills p from the client once the handshake is over: the first byte may
-// take IdleTime, the rest StallTime.
+// receive fills p after the handshake. The first byte may take IdleTime, the rest StallTime.
 func (g *guard) receive(p []byte) error {
 	if g.br.Buffered() < len(p) {
 		now := time.Now()
@@ -178,29 +174,29 @@ func (g *guard) receive(p []byte) error {
 	return err
 }
 
-// discard drops n bytes that the client has announced.
+// discard skips n bytes of payload.
 func (g *guard) discard(n int) error {
 	g.conn.SetReadDeadline(time.Now().Add(g.server.opts.StallTime))
 	_, err := g.br.Discard(n)
 	return err
 }
 
-// The rest of net.Conn. go-nbd uses none of it.
+// The rest of net.Conn is not used by go-nbd.
 
 // Close closes the client's connection.
 func (g *guard) Close() error { return g.conn.Close() }
 
-// LocalAddr is the client's connection's.
+// LocalAddr returns the address of the client's connection.
 func (g *guard) LocalAddr() net.Addr { return g.conn.LocalAddr() }
 
-// RemoteAddr is the client's connection's.
+// RemoteAddr returns the client's address.
 func (g *guard) RemoteAddr() net.Addr { return g.conn.RemoteAddr() }
 
-// SetDeadline fails: deadlines are the guard's.
+// SetDeadline fails, because the guard sets the deadlines.
 func (g *guard) SetDeadline(time.Time) error { return errors.ErrUnsupported }
 
-// SetReadDeadline fails, as SetDeadline.
+// SetReadDeadline fails, like SetDeadline.
 func (g *guard) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
 
-// SetWriteDeadline fails, as SetDeadline.
+// SetWriteDeadline fails, like SetDeadline.
 func (g *guard) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// allocated is how many bytes f allocates, on any goroutine.
+// allocated returns the bytes that f allocates, on all goroutines.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -22,15 +22,14 @@ func nameOf(n uint32, rest ...byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, n), rest...)
 }
 
-// TestHostileHandshake: each client ends up disconnected, or refused and then let
-// go on, and costs no memory to speak of.
+// Each client is disconnected, or refused and then continues, and costs little memory.
 func TestHostileHandshake(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), maxName+1)
 	tests := []struct {
 		name string
 		send []byte
 		id   uint32 // of the option
-		want uint32 // reply; 0: disconnected
+		want uint32 // expected reply; 0: disconnected
 	}{
 		{"option of 4 GiB", optionOf(optGo, 1<<32-1, nil), 0, 0},
 		{"option just too long", optionOf(99, maxOption+1, make([]byte, maxOption+1)), 0, 0},
@@ -55,8 +54,8 @@ func TestHostileHandshake(t *testing.T) {
 		{"STRUCTURED_REPLY", option(8, nil), 8, 1<<31 | 1},
 		{"bad magic", append([]byte{0}, option(optGo, choice("x"))[1:]...), 0, 0},
 	}
-	d := noise(1 << 20)
-	_, a := start(t, Options{}, map[string]Disk{"x": d, "y": noise(512)})
+	d := randomDisk(1 << 20)
+	_, a := start(t, Options{}, map[string]Disk{"x": d, "y": randomDisk(512)})
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			n := allocated(func() {
@@ -69,7 +68,7 @@ func TestHostileHandshake(t *testing.T) {
 				if kind, data := c.optionReply(test.id); kind != test.want {
 					t.Fatalf("reply %#x %q, expected %#x", kind, data, test.want)
 				}
-				// The stream is still in step.
+				// The stream is still in sync.
 				c.give(option(optAbort, nil))
 				if kind, _ := c.optionReply(optAbort); kind != repAck {
 					t.Errorf("ABORT: %#x", kind)
@@ -85,7 +84,7 @@ func TestHostileHandshake(t *testing.T) {
 }
 
 func TestHostileClientFlags(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	_, a := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
 	for _, flags := range [][]byte{{0, 0, 0, 4}, {0x80, 0, 0, 1}, {0, 1, 0, 3}} {
 		c := &script{dial(t, a), t}
 		c.take(greetingLen)
@@ -95,7 +94,7 @@ func TestHostileClientFlags(t *testing.T) {
 }
 
 func TestHostileOptionsWithoutEnd(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	_, a := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
 	c := greeted(t, a)
 	for range maxOptions {
 		c.give(option(99, nil))
@@ -105,9 +104,9 @@ func TestHostileOptionsWithoutEnd(t *testing.T) {
 	c.closed()
 }
 
-// TestInfoThenGo: what INFO has named must not be what GO serves.
+// GO must not serve the export that INFO named.
 func TestInfoThenGo(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"x": noise(512), "y": noise(1024)})
+	_, a := start(t, Options{}, map[string]Disk{"x": randomDisk(512), "y": randomDisk(1024)})
 	c := greeted(t, a)
 	info := func(id uint32, name string) (size uint64, flags uint16, last uint32) {
 		c.give(option(id, choice(name)))
@@ -132,11 +131,10 @@ func TestInfoThenGo(t *testing.T) {
 	}
 }
 
-// TestHostileRequests: the answer to each bad request, after which the next one is
-// answered rightly.
+// The reply to each bad request, after which the next one is answered correctly.
 func TestHostileRequests(t *testing.T) {
 	const size = 1<<20 + 512
-	d := noise(size)
+	d := randomDisk(size)
 	_, a := start(t, Options{}, map[string]Disk{"x": d})
 	tests := []struct {
 		name          string
@@ -199,20 +197,20 @@ func TestHostileRequests(t *testing.T) {
 		c.give(make([]byte, requestLen))
 		c.closed()
 	})
-	if !bytes.Equal(d.data, noise(size).data) {
+	if !bytes.Equal(d.data, randomDisk(size).data) {
 		t.Error("the disk has changed")
 	}
 	checkServes(t, a, "x", d)
 }
 
-// TestReadErrors: an error before the first piece is sent is answered; later there
-// is no other way than to disconnect.
+// An error before the first piece of a reply is sent gives an error reply; later the client is
+// disconnected.
 func TestReadErrors(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		want uint32
 	}{{syscall.EIO, nbdEIO}, {syscall.ENOMEM, nbdENOMEM}, {errors.New("any other"), nbdEIO}, {nil, nbdEIO}} {
-		d := noise(4 << 20)
+		d := randomDisk(4 << 20)
 		d.fail, d.err = 1<<20, test.err
 		_, a := start(t, Options{}, map[string]Disk{"x": d})
 		c := ready(t, a, "x")
@@ -232,9 +230,9 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// TestPipelined: many requests in one write, of all kinds of lengths.
+// Many requests of all lengths in one write.
 func TestPipelined(t *testing.T) {
-	d := noise(3 << 20)
+	d := randomDisk(3 << 20)
 	_, a := start(t, Options{}, map[string]Disk{"x": d})
 	c := ready(t, a, "x")
 	lengths := []int{1, 511, 512, 4096, 4097, chunkSize - 1, chunkSize, chunkSize + 1, 2*chunkSize + 5, 2 << 20}
@@ -251,11 +249,10 @@ func TestPipelined(t *testing.T) {
 	c.closed()
 }
 
-// TestDisconnectAnywhere: the client goes away after each byte of a whole
-// conversation.
+// The client disconnects after each byte of a complete conversation.
 func TestDisconnectAnywhere(t *testing.T) {
-	d := noise(1 << 20)
-	// As many as there may be at once: this is not about the limits.
+	d := randomDisk(1 << 20)
+	// High limits, which are not under test.
 	s, a := start(t, Options{Connections: 1000, PerExport: 1000}, map[string]Disk{"x": d})
 	talk := append([]byte{0, 0, 0, 1}, option(optList, nil)...)
 	talk = append(talk, option(optInfo, choice("x"))...)

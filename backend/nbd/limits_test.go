@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// ends reports whether the server closes the connection; it must not be the test's
-// own deadline.
+// ends reports whether the server closes the connection before the test's own deadline.
 func ends(c net.Conn) bool {
 	_, err := io.Copy(io.Discard, c)
 	var timeout net.Error
@@ -22,7 +21,7 @@ func ends(c net.Conn) bool {
 }
 
 func TestHandshakeTime(t *testing.T) {
-	d := noise(1 << 20)
+	d := randomDisk(1 << 20)
 	_, a := start(t, Options{HandshakeTime: time.Second}, map[string]Disk{"x": d})
 	silent := dial(t, a)
 	slow := greeted(t, a)
@@ -36,7 +35,7 @@ func TestHandshakeTime(t *testing.T) {
 		t.Error("half-open connections stay")
 	}
 	c := ready(t, a, "x")
-	time.Sleep(1500 * time.Millisecond) // the time of a handshake is not that of a connection
+	time.Sleep(1500 * time.Millisecond) // longer than HandshakeTime, which does not limit the connection
 	c.give(command(cmdRead, 0, 1, 0, 512))
 	if e := c.reply(1); e != 0 {
 		t.Errorf("error %d", e)
@@ -44,14 +43,14 @@ func TestHandshakeTime(t *testing.T) {
 }
 
 func TestIdleTime(t *testing.T) {
-	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": noise(512)})
+	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": randomDisk(512)})
 	if !ends(ready(t, a, "x")) {
 		t.Error("an idle connection stays")
 	}
 }
 
 func TestStallTime(t *testing.T) {
-	d := noise(64 << 20)
+	d := randomDisk(64 << 20)
 	_, a := start(t, Options{StallTime: time.Second}, map[string]Disk{"x": d})
 	half := ready(t, a, "x")
 	half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
@@ -60,8 +59,7 @@ func TestStallTime(t *testing.T) {
 	if !ends(half) || !ends(payload) {
 		t.Error("half-sent requests stay")
 	}
-	// One that does not take its answer: what is in the socket's buffers comes, the
-	// rest does not.
+	// A client that does not read its reply gets only what is in the socket's buffers.
 	deaf := ready(t, a, "x")
 	deaf.give(command(cmdRead, 0, 1, 0, maxRequest))
 	time.Sleep(1500 * time.Millisecond)
@@ -71,9 +69,9 @@ func TestStallTime(t *testing.T) {
 	checkServes(t, a, "x", d)
 }
 
-// TestSlowHarmsNobody: with clients stuck everywhere, another one is served.
+// While other clients are stuck in every state, a client is served.
 func TestSlowHarmsNobody(t *testing.T) {
-	d := noise(64 << 20)
+	d := randomDisk(64 << 20)
 	_, a := start(t, Options{}, map[string]Disk{"x": d})
 	for range 5 {
 		ready(t, a, "x").give(command(cmdRead, 0, 1, 0, maxRequest))
@@ -84,7 +82,7 @@ func TestSlowHarmsNobody(t *testing.T) {
 }
 
 func TestPerExport(t *testing.T) {
-	d := noise(1 << 20)
+	d := randomDisk(1 << 20)
 	s, a := start(t, Options{PerExport: 2}, map[string]Disk{"x": d, "y": d})
 	first, _ := ready(t, a, "x"), ready(t, a, "x")
 	c := greeted(t, a)
@@ -99,9 +97,9 @@ func TestPerExport(t *testing.T) {
 }
 
 func TestFlood(t *testing.T) {
-	d := noise(1 << 20)
+	d := randomDisk(1 << 20)
 	s, a := start(t, Options{Connections: 8, PerExport: 100}, map[string]Disk{"x": d})
-	// Half-open ones make room for those who talk.
+	// Half-open connections are disconnected for clients that negotiate.
 	for i := range 200 {
 		dial(t, a)
 		eventually(t, "the client has come and another one gone", func() bool {
@@ -111,7 +109,7 @@ func TestFlood(t *testing.T) {
 		})
 	}
 	checkServes(t, a, "x", d)
-	// Those who talk are not driven out.
+	// Established clients are not disconnected.
 	var talking []*script
 	for range 8 {
 		talking = append(talking, ready(t, a, "x"))
@@ -136,9 +134,9 @@ func TestFlood(t *testing.T) {
 }
 
 func TestRemoveExport(t *testing.T) {
-	d := noise(1 << 20)
+	d := randomDisk(1 << 20)
 	d.wait, d.into = make(chan struct{}), make(chan struct{}, 1)
-	s, a := start(t, Options{}, map[string]Disk{"x": d, "y": noise(512)})
+	s, a := start(t, Options{}, map[string]Disk{"x": d, "y": randomDisk(512)})
 	other, reading := ready(t, a, "y"), ready(t, a, "x")
 	reading.give(command(cmdRead, 0, 1, 0, 512))
 	<-d.into
@@ -163,22 +161,22 @@ func TestRemoveExport(t *testing.T) {
 	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
-	must(t, s.AddExport("x", noise(512)))
+	must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")
 }
 
 func TestAddExportErrors(t *testing.T) {
-	s, _ := start(t, Options{}, map[string]Disk{"x": noise(512)})
+	s, _ := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
 	for _, test := range []struct {
 		name string
 		disk Disk
 		want error
 	}{
-		{"x", noise(512), ErrExists},
-		{"a\x00b", noise(512), ErrName},
-		{"a\xff", noise(512), ErrName},
-		{strings.Repeat("n", maxName+1), noise(512), ErrName},
-		{"odd", noise(513), ErrSize},
+		{"x", randomDisk(512), ErrExists},
+		{"a\x00b", randomDisk(512), ErrName},
+		{"a\xff", randomDisk(512), ErrName},
+		{strings.Repeat("n", maxName+1), randomDisk(512), ErrName},
+		{"odd", randomDisk(513), ErrSize},
 		{"empty", &memDisk{}, ErrSize},
 	} {
 		if err := s.AddExport(test.name, test.disk); !errors.Is(err, test.want) {
@@ -186,7 +184,7 @@ func TestAddExportErrors(t *testing.T) {
 		}
 	}
 	must(t, s.Close())
-	if err := s.AddExport("z", noise(512)); !errors.Is(err, ErrClosed) {
+	if err := s.AddExport("z", randomDisk(512)); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if _, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"}); !errors.Is(err, ErrClosed) {
@@ -194,10 +192,9 @@ func TestAddExportErrors(t *testing.T) {
 	}
 }
 
-// TestCloseUnderLoad: Close ends clients in every state; start checks that nothing
-// is left.
+// Close ends clients in every state; start checks that nothing is left.
 func TestCloseUnderLoad(t *testing.T) {
-	d := noise(8 << 20)
+	d := randomDisk(8 << 20)
 	s, a := start(t, Options{}, map[string]Disk{"x": d})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
 	must(t, err)
@@ -228,10 +225,10 @@ func TestCloseUnderLoad(t *testing.T) {
 	must(t, s.Close())
 }
 
-// TestLogIsLimited: a flood of bad clients is not a flood of lines.
+// Many bad clients do not produce as many log lines.
 func TestLogIsLimited(t *testing.T) {
 	var log bytes.Buffer
-	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, map[string]Disk{"x": noise(512)})
+	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, map[string]Disk{"x": randomDisk(512)})
 	for range 100 {
 		c := greeted(t, a)
 		c.give(make([]byte, optionHeaderLen))
@@ -244,7 +241,7 @@ func TestLogIsLimited(t *testing.T) {
 }
 
 func TestExports(t *testing.T) {
-	s, a := start(t, Options{}, map[string]Disk{"vm1@t": noise(512), "vm1@s": noise(1024)})
+	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
 	ready(t, a, "vm1@t")
 	eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
 	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))

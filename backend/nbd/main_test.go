@@ -18,13 +18,13 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
 
-// patience bounds every wait in these tests; reaching it is a failure.
-const patience = 20 * time.Second
+// waitTimeout bounds every wait in these tests. Reaching it is a failure.
+const waitTimeout = 20 * time.Second
 
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}
@@ -45,17 +45,17 @@ func countFDs(t testing.TB) int {
 	return len(d)
 }
 
-// checkLeaks fails the test if goroutines or file descriptors are left when it ends.
+// checkLeaks fails the test if goroutines or file descriptors are left at its end.
 func checkLeaks(t *testing.T) {
 	t.Helper()
-	// The first use of the network poller opens descriptors that stay.
+	// The first use of the network poller opens descriptors that remain.
 	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
 		l.Close()
 	}
 	goroutines, fds := runtime.NumGoroutine(), countFDs(t)
 	t.Cleanup(func() {
 		g, f := 0, 0
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(waitTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			if g, f = runtime.NumGoroutine(), countFDs(t); g <= goroutines && f <= fds {
 				return
 			}
@@ -65,13 +65,13 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-// memDisk is a disk in memory whose reads from fail on can be made to fail.
+// memDisk is a disk in memory with reads that can fail or block.
 type memDisk struct {
 	data []byte
 	fail int64 // reads that reach this byte fail; 0: none
 	err  error
-	wait chan struct{} // reads wait for it to be closed; nil: they do not
-	into chan struct{} // gets a value when a read begins to wait
+	wait chan struct{} // reads block until it is closed; nil: they do not
+	into chan struct{} // receives a value when a read blocks
 }
 
 func (d *memDisk) Size() int64    { return int64(len(d.data)) }
@@ -88,8 +88,8 @@ func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(d.data).ReadAt(p, off)
 }
 
-// noise is a disk of n random bytes, with a hole of zeros in it.
-func noise(n int) *memDisk {
+// randomDisk returns a disk of n random bytes with a hole of zeros.
+func randomDisk(n int) *memDisk {
 	d := &memDisk{data: make([]byte, n)}
 	rand.NewChaCha8([32]byte{byte(n)}).Read(d.data)
 	clear(d.data[n/3 : n/2])
@@ -124,17 +124,17 @@ func dial(t *testing.T, a Address) net.Conn {
 	c, err := net.Dial(network, addr)
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(patience)))
+	must(t, c.SetDeadline(time.Now().Add(waitTimeout)))
 	return c
 }
 
-// script is a client that sends what it is told to.
+// script is a scripted client.
 type script struct {
 	net.Conn
 	t *testing.T
 }
 
-// greeted connects and takes the greeting.
+// greeted connects and reads the greeting.
 func greeted(t *testing.T, a Address) *script {
 	t.Helper()
 	c := &script{dial(t, a), t}
@@ -146,7 +146,7 @@ func greeted(t *testing.T, a Address) *script {
 	return c
 }
 
-// ready is a client that has chosen an export.
+// ready returns a client that has selected an export.
 func ready(t *testing.T, a Address, name string) *script {
 	t.Helper()
 	c := greeted(t, a)
@@ -186,7 +186,7 @@ func (c *script) optionReply(id uint32) (kind uint32, data []byte) {
 	return binary.BigEndian.Uint32(h[12:]), c.take(int(binary.BigEndian.Uint32(h[16:])))
 }
 
-// reply takes the header of a reply and returns its error.
+// reply reads the header of a reply and returns its error value.
 func (c *script) reply(cookie uint64) uint32 {
 	c.t.Helper()
 	h := c.take(replyLen)
@@ -196,7 +196,7 @@ func (c *script) reply(cookie uint64) uint32 {
 	return binary.BigEndian.Uint32(h[4:])
 }
 
-// closed checks that the server has nothing more to say.
+// closed checks that the server has closed the connection.
 func (c *script) closed() {
 	c.t.Helper()
 	n, err := c.Read(make([]byte, 1))
@@ -215,7 +215,7 @@ func optionOf(id, length uint32, data []byte) []byte {
 	return append(b, data...)
 }
 
-// choice is the data of INFO and GO, with two information requests.
+// choice returns the data of INFO and GO, with two information requests.
 func choice(name string) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
 	b = append(b, name...)
@@ -231,7 +231,7 @@ func command(kind, flags uint16, cookie, offset uint64, length uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, length)
 }
 
-// checkServes reads a part of an export, to see that the server is well.
+// checkServes reads a part of an export, to check that the server works.
 func checkServes(t *testing.T, a Address, name string, d *memDisk) {
 	t.Helper()
 	c := ready(t, a, name)

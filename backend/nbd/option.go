@@ -10,8 +10,8 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
 
-// nextOption reads one option of the client's as a whole. It is answered here, or
-// handed to go-nbd in its plainest form.
+// nextOption reads one option completely, and answers it or forwards it to go-nbd in its simplest
+// form.
 func (g *guard) nextOption() error {
 	if g.count++; g.count > maxOptions {
 		return protocolf("more than %d options", maxOptions)
@@ -33,29 +33,29 @@ func (g *guard) nextOption() error {
 	}
 	switch id {
 	case optExportName:
-		return g.chooseOld(string(data))
+		return g.exportName(string(data))
 	case optList:
 		if n != 0 {
-			return g.refuse(id, repErrInvalid, "LIST takes no data")
+			return g.replyError(id, repErrInvalid, "LIST takes no data")
 		}
 		return g.list()
 	case optInfo, optGo:
-		return g.choose(id, data)
+		return g.infoOrGo(id, data)
 	}
-	// ABORT, and all that go-nbd answers with ERR_UNSUP: without their data.
-	g.pass(id, nil)
+	// ABORT, and all options that go-nbd answers with ERR_UNSUP, are forwarded without data.
+	g.forwardOption(id, nil)
 	return nil
 }
 
-// pass hands an option to go-nbd.
-func (g *guard) pass(id uint32, data []byte) {
-	b := binary.BigEndian.AppendUint64(g.inBuf[:0], protocol.NEGOTIATION_MAGIC_OPTION)
+// forwardOption passes an option to go-nbd.
+func (g *guard) forwardOption(id uint32, data []byte) {
+	b := binary.BigEndian.AppendUint64(g.inputBuf[:0], protocol.NEGOTIATION_MAGIC_OPTION)
 	b = binary.BigEndian.AppendUint32(b, id)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
-	g.in, g.option = append(b, data...), id
+	g.input, g.option = append(b, data...), id
 }
 
-// list answers LIST: one reply a name.
+// list answers LIST with one reply for each name.
 func (g *guard) list() error {
 	var b []byte
 	for _, name := range g.server.names() {
@@ -66,55 +66,55 @@ func (g *guard) list() error {
 	return g.send(appendReply(b, optList, repAck, 0))
 }
 
-// choose handles INFO and GO: length of the name, name, number of information
-// requests, two bytes for each of them. go-nbd sends all information that it has
-// and needs no requests.
-func (g *guard) choose(id uint32, data []byte) error {
-	name, ok := parseChoice(data)
+// infoOrGo handles INFO and GO. Their data is the length of the name, the name, the number of
+// information requests, and two bytes for each. go-nbd sends all information, so the requests are
+// not forwarded.
+func (g *guard) infoOrGo(id uint32, data []byte) error {
+	name, ok := parseInfoOrGo(data)
 	if !ok {
-		return g.refuse(id, repErrInvalid, "lengths do not agree")
+		return g.replyError(id, repErrInvalid, "lengths do not agree")
 	}
-	switch err := g.take(id, name); {
+	switch err := g.pinExport(id, name); {
 	case errors.Is(err, errTooMany):
-		return g.refuse(id, repErrPolicy, err.Error())
+		return g.replyError(id, repErrPolicy, err.Error())
 	case err != nil:
-		return g.refuse(id, repErrUnknown, err.Error())
+		return g.replyError(id, repErrUnknown, err.Error())
 	}
 	return nil
 }
 
-// chooseOld handles EXPORT_NAME, the only option that clients of the first newstyle
-// handshake have: its data is the name. go-nbd, which does not know it, gets GO.
-func (g *guard) chooseOld(name string) error {
+// exportName handles EXPORT_NAME, the only option of clients without fixed newstyle. Its data is
+// the name. go-nbd does not know it and gets GO.
+func (g *guard) exportName(name string) error {
 	if len(name) > maxName {
 		return protocolf("EXPORT_NAME with %d bytes, at most %d are allowed", len(name), maxName)
 	}
-	g.old = true
-	err := g.take(optGo, name)
+	g.byExportName = true
+	err := g.pinExport(optGo, name)
 	if err != nil {
-		// There is no way to answer it with an error ("NBD_OPT_EXPORT_NAME").
+		// The protocol has no error reply to it ("NBD_OPT_EXPORT_NAME").
 		return fmt.Errorf("export %q (NBD_OPT_EXPORT_NAME): %w", name, err)
 	}
 	return nil
 }
 
-// take pins the export and hands go-nbd the option that chooses it.
-func (g *guard) take(id uint32, name string) error {
+// pinExport pins the export and forwards the option that selects it.
+func (g *guard) pinExport(id uint32, name string) error {
 	e, err := g.server.pin(g.client, name)
 	if err != nil {
 		return err
 	}
-	g.slot.Name, g.disk, g.size = name, e.disk, e.disk.Size()
+	g.export.Name, g.disk, g.size = name, e.disk, e.disk.Size()
 	g.options.PreferredBlockSize = max(4096, uint32(e.disk.BlockSize()))
 	plain := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
 	plain = append(plain, name...)
-	g.pass(id, append(plain, 0, 0))
+	g.forwardOption(id, append(plain, 0, 0))
 	return nil
 }
 
-// answerOld is the reply to EXPORT_NAME: the size, the flags, and zeros for clients that
-// have not refused them.
-func (g *guard) answerOld() []byte {
+// exportNameReply returns the reply to EXPORT_NAME: size, flags, and zeros unless the client has
+// set NO_ZEROES.
+func (g *guard) exportNameReply() []byte {
 	b := make([]byte, 0, exportNameLen+exportNameZeros)
 	b = binary.BigEndian.AppendUint64(b, uint64(g.size))
 	b = binary.BigEndian.AppendUint16(b, transmissionFlags)
@@ -124,9 +124,9 @@ func (g *guard) answerOld() []byte {
 	return b
 }
 
-// parseChoice takes the data of INFO or GO apart; false if a length does not agree
-// with the others, or the name is too long.
-func parseChoice(data []byte) (name string, ok bool) {
+// parseInfoOrGo parses the data of INFO or GO; false: the lengths disagree, or the name is too
+// long.
+func parseInfoOrGo(data []byte) (name string, ok bool) {
 	if len(data) < 4 {
 		return "", false
 	}
@@ -138,8 +138,8 @@ func parseChoice(data []byte) (name string, ok bool) {
 	return name, len(data) == 2+2*int(binary.BigEndian.Uint16(data))
 }
 
-// refuse answers an option with an error and a text for a person.
-func (g *guard) refuse(id, kind uint32, text string) error {
+// replyError answers an option with an error and a text.
+func (g *guard) replyError(id, kind uint32, text string) error {
 	return g.send(append(appendReply(nil, id, kind, len(text)), text...))
 }
 
@@ -150,8 +150,8 @@ func appendReply(b []byte, option, kind uint32, length int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(length))
 }
 
-// sendReplies sends go-nbd's answers to the last option, with the export's flags
-// made right, and leaves the handshake after GO.
+// sendReplies sends go-nbd's replies to the last option, with corrected flags. After GO the
+// handshake ends.
 func (g *guard) sendReplies() error {
 	if len(g.replies) == 0 {
 		return nil
@@ -165,13 +165,13 @@ func (g *guard) sendReplies() error {
 		return fmt.Errorf("%w: %d descriptions of an export, then type %#x", errReply, exports, last)
 	}
 	if g.option == optGo {
-		// Before the client can know, so that its next message finds all in place.
+		// Before the reply, because the client's next message may follow at once.
 		g.phase = atRequests
 		g.server.establish(g.client)
 	}
 	answer := g.replies
-	if g.old {
-		answer = g.answerOld()
+	if g.byExportName {
+		answer = g.exportNameReply()
 	}
 	if err := g.send(answer); err != nil {
 		return err
@@ -184,9 +184,8 @@ func (g *guard) sendReplies() error {
 	return nil
 }
 
-// patch goes through replies to one option and puts the right transmission flags
-// into the descriptions of the export. It returns the type of the last reply and
-// the number of descriptions.
+// patch sets the transmission flags in replies to one option. It returns the type of the last reply
+// and the number of NBD_INFO_EXPORT descriptions.
 func (g *guard) patch(b []byte) (last uint32, exports int, err error) {
 	for len(b) > 0 {
 		if len(b) < optionReplyLen {

@@ -10,35 +10,34 @@ import (
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
 
-// request is a READ under way. go-nbd gets it in pieces, and its replies to them
-// are joined to one.
+// request is a READ in progress. go-nbd reads it in pieces; their replies are joined to one.
 type request struct {
-	cookie  uint64
-	offset  uint64 // of the next piece
-	left    uint32 // bytes not handed on yet
-	pending uint32 // bytes that go-nbd still has to write of the present piece
-	begun   bool   // the reply's header is sent: success can no longer be taken back
-	err     error  // why the present piece could not be read
+	cookie     uint64
+	offset     uint64 // of the next piece
+	left       uint32 // bytes not forwarded yet
+	pending    uint32 // bytes of the current piece that go-nbd has not written yet
+	headerSent bool   // an error reply is no longer possible
+	err        error  // of reading the current piece
 }
 
-// nextRequest finishes the piece before, and fetches the next one or the client's
-// next request.
+// nextRequest finishes the current piece, and forwards the next piece or reads the client's next
+// request.
 func (g *guard) nextRequest() error {
 	r := &g.req
 	if r.pending > 0 {
 		switch {
 		case r.err == nil:
 			return fmt.Errorf("%w: %d bytes of a read are missing", errReply, r.pending)
-		case r.begun:
+		case r.headerSent:
 			return fmt.Errorf("in the middle of a reply: %w", r.err)
 		}
-		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.slot.Name, "err", r.err)
+		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.export.Name, "err", r.err)
 		failed := *r
 		*r, g.header = request{}, g.header[:0]
-		return g.answer(failed.cookie, failed.err)
+		return g.reply(failed.cookie, failed.err)
 	}
 	if r.left > 0 {
-		g.handOn()
+		g.forwardRead()
 		return nil
 	}
 	var h [requestLen]byte
@@ -54,33 +53,33 @@ func (g *guard) nextRequest() error {
 	switch kind {
 	case cmdRead:
 		if err := g.checkRead(flags, n); err != nil {
-			return g.answer(r.cookie, err)
+			return g.reply(r.cookie, err)
 		}
 		if n == 0 {
-			return g.answer(r.cookie, nil)
+			return g.reply(r.cookie, nil)
 		}
 		r.left = n
-		g.handOn()
+		g.forwardRead()
 		return nil
 	case cmdDisc:
 		g.phase = atEnd
-		g.passRequest(cmdDisc, 0)
+		g.forwardRequest(cmdDisc, 0)
 		return nil
 	case cmdWrite:
-		// The only command with a payload; one that is too long to be skipped leaves
-		// no way back into step.
+		// WRITE is the only command with a payload. If it is too long to skip, the stream cannot be
+		// resynchronized.
 		if n > maxRequest {
 			return protocolf("WRITE of %d bytes", n)
 		}
 		if err := g.discard(int(n)); err != nil {
 			return err
 		}
-		return g.answer(r.cookie, errReadOnly)
+		return g.reply(r.cookie, errReadOnly)
 	case cmdTrim, cmdWriteZeroes:
-		return g.answer(r.cookie, errReadOnly)
+		return g.reply(r.cookie, errReadOnly)
 	}
 	// FLUSH, CACHE, BLOCK_STATUS, ...: not offered.
-	return g.answer(r.cookie, errRequest)
+	return g.reply(r.cookie, errRequest)
 }
 
 // checkRead checks a READ against the export.
@@ -97,36 +96,36 @@ func (g *guard) checkRead(flags uint16, n uint32) error {
 	return nil
 }
 
-// handOn gives go-nbd the next piece of the READ under way.
-func (g *guard) handOn() {
+// forwardRead passes the next piece of the READ to go-nbd.
+func (g *guard) forwardRead() {
 	r := &g.req
 	r.pending = min(r.left, chunkSize)
-	g.passRequest(cmdRead, r.pending)
+	g.forwardRequest(cmdRead, r.pending)
 	r.left -= r.pending
 	r.offset += uint64(r.pending)
 	g.header = g.header[:0]
 }
 
-func (g *guard) passRequest(kind uint16, n uint32) {
-	b := binary.BigEndian.AppendUint32(g.inBuf[:0], protocol.TRANSMISSION_MAGIC_REQUEST)
+func (g *guard) forwardRequest(kind uint16, n uint32) {
+	b := binary.BigEndian.AppendUint32(g.inputBuf[:0], protocol.TRANSMISSION_MAGIC_REQUEST)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, kind)
 	b = binary.BigEndian.AppendUint64(b, g.req.cookie)
 	b = binary.BigEndian.AppendUint64(b, g.req.offset)
-	g.in = binary.BigEndian.AppendUint32(b, n)
+	g.input = binary.BigEndian.AppendUint32(b, n)
 }
 
-// answer replies to a request that needs no data.
-func (g *guard) answer(cookie uint64, err error) error {
+// reply replies to a request without data.
+func (g *guard) reply(cookie uint64, err error) error {
 	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
-	b = binary.BigEndian.AppendUint32(b, errorOf(err))
+	b = binary.BigEndian.AppendUint32(b, errorValue(err))
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	return g.send(b)
 }
 
-// writeReply takes what go-nbd writes for a piece: a header of success, held back
-// until the data comes, as the read may fail in between; then the data.
+// writeReply takes go-nbd's reply to a piece: a header of success, which is held back until the
+// data follows because the read may still fail, and the data.
 func (g *guard) writeReply(p []byte) (int, error) {
 	r := &g.req
 	n := len(p)
@@ -147,13 +146,13 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	}
 	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	g.out = g.out[:0]
-	if !r.begun {
+	if !r.headerSent {
 		g.out = append(g.out, g.header)
 	}
 	g.out = append(g.out, p)
-	r.begun = true
-	g.rest = g.out // WriteTo consumes it
-	if _, err := g.rest.WriteTo(g.conn); err != nil {
+	r.headerSent = true
+	g.unsent = g.out // WriteTo consumes unsent
+	if _, err := g.unsent.WriteTo(g.conn); err != nil {
 		return 0, err
 	}
 	r.pending -= uint32(len(p))
@@ -161,11 +160,11 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	return n, nil
 }
 
-// reader is the guard as go-nbd's back-end.
+// reader is the guard as go-nbd's backend.
 type reader guard
 
-// ReadAt reads the piece that the guard has handed on. It never fails, for go-nbd
-// has announced success already and would disconnect; the guard knows.
+// ReadAt reads the current piece. It returns no error, because go-nbd, which has written success
+// already, would disconnect; the guard handles req.err.
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.disk.ReadAt(p, off)
 	if n == len(p) {
@@ -178,7 +177,7 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	return 0, nil
 }
 
-// Size is the chosen export's, in bytes.
+// Size returns the size of the export in bytes.
 func (r *reader) Size() (int64, error) { return r.size, nil }
 
 // WriteAt is never reached: see nextRequest.

@@ -13,24 +13,23 @@ import (
 	"unicode/utf8"
 )
 
-// Disk is what an export shows; *cow.Disk is one. ReadAt is called by several
-// goroutines at once.
+// Disk is the content of an export; *cow.Disk implements it. ReadAt must allow concurrent calls.
 type Disk interface {
 	io.ReaderAt
-	Size() int64    // bytes, a multiple of 512; fixed
-	BlockSize() int // bytes; what clients are told to prefer, if more than 4096
+	Size() int64    // bytes, a multiple of 512, constant
+	BlockSize() int // bytes; the preferred block size, if more than 4096
 }
 
-// Options of a Server; the zero value is usable.
+// Options configures a Server; the zero value is usable.
 type Options struct {
 	Log           *slog.Logger  // default: slog.Default
-	Group         string        // group that may connect to UNIX sockets too; default: none
-	Connections   int           // most connections at a time; default: 64
-	PerExport     int           // most connections to one export; default: 16
+	Group         string        // group that may connect to UNIX sockets; default: none
+	Connections   int           // maximum number of connections; default: 64
+	PerExport     int           // maximum number of connections to one export; default: 16
 	HandshakeTime time.Duration // from accept to the end of the handshake; default: 10 s
 	StallTime     time.Duration // for one message, in either direction; default: 1 min
 	IdleTime      time.Duration // between two requests; default: 1 h
-	FarewellTime  time.Duration // from a client's goodbye to its end; default: 1 s
+	CloseTime     time.Duration // for a client to close the connection after NBD_CMD_DISC; default: 1 s
 }
 
 func (o Options) withDefaults() Options {
@@ -52,14 +51,14 @@ func (o Options) withDefaults() Options {
 	if o.IdleTime <= 0 {
 		o.IdleTime = defaultIdleTime
 	}
-	if o.FarewellTime <= 0 {
-		o.FarewellTime = defaultFarewellTime
+	if o.CloseTime <= 0 {
+		o.CloseTime = defaultCloseTime
 	}
 	return o
 }
 
-// Server offers exports by name on any number of sockets. Its methods may be
-// called from any goroutine.
+// Server serves exports by name on any number of sockets. Its methods may be called from any
+// goroutine.
 type Server struct {
 	opts Options
 	log  limitedLog
@@ -74,14 +73,14 @@ type Server struct {
 	closed    bool
 }
 
-// export is one name. Its fields are under Server.mu, but for the fixed ones.
+// export is one export. Server.mu guards its fields, except the constant ones.
 type export struct {
-	name    string // fixed
-	disk    Disk   // fixed; the caller's
+	name    string // constant
+	disk    Disk   // constant; the caller's
 	clients int    // pins
 	total   uint64 // clients so far
-	gone    chan struct{}
-	removed bool // gone is closed when the last client has left
+	drained chan struct{}
+	removed bool // drained is closed when the last client is gone
 }
 
 type listener struct {
@@ -89,7 +88,7 @@ type listener struct {
 	addr Address
 }
 
-// New makes a server without exports and sockets.
+// New returns a server without exports and sockets.
 func New(o Options) *Server {
 	o = o.withDefaults()
 	return &Server{
@@ -98,8 +97,8 @@ func New(o Options) *Server {
 	}
 }
 
-// AddExport offers disk for reading. It stays the caller's, who may close it after
-// RemoveExport or Close. ErrExists, ErrName, ErrSize, ErrClosed.
+// AddExport exports disk. The caller owns the disk and may close it after RemoveExport or Close.
+// Errors: ErrExists, ErrName, ErrSize, ErrClosed.
 func (s *Server) AddExport(name string, disk Disk) error {
 	if len(name) > maxName || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 		return fmt.Errorf("%w %q: expected UTF-8 without zero bytes, at most %d bytes", ErrName, name, maxName)
@@ -115,12 +114,12 @@ func (s *Server) AddExport(name string, disk Disk) error {
 	if s.exports[name] != nil {
 		return fmt.Errorf("%w: %q", ErrExists, name)
 	}
-	s.exports[name] = &export{name: name, disk: disk, gone: make(chan struct{})}
+	s.exports[name] = &export{name: name, disk: disk, drained: make(chan struct{})}
 	return nil
 }
 
-// RemoveExport disconnects the export's clients and returns when none reads the
-// disk any more. ErrNotFound.
+// RemoveExport disconnects the export's clients and returns when none reads the disk any more.
+// Errors: ErrNotFound.
 func (s *Server) RemoveExport(name string) error {
 	s.mu.Lock()
 	e := s.exports[name]
@@ -132,27 +131,27 @@ func (s *Server) RemoveExport(name string) error {
 	e.removed = true
 	for c := range s.clients {
 		if c.export == e {
-			c.shut()
+			c.disconnect()
 		}
 	}
 	if e.clients == 0 {
-		close(e.gone)
+		close(e.drained)
 	}
 	s.mu.Unlock()
-	<-e.gone
+	<-e.drained
 	return nil
 }
 
-// ExportInfo is one export.
+// ExportInfo describes one export.
 type ExportInfo struct {
 	Name    string   `json:"name"`
 	Size    int64    `json:"size"`    // bytes
 	Clients int      `json:"clients"` // connected now
 	Total   uint64   `json:"total"`   // connections so far
-	URIs    []string `json:"uris"`    // one a socket
+	URIs    []string `json:"uris"`    // one for each socket
 }
 
-// Exports lists the exports by name.
+// Exports returns the exports, sorted by name.
 func (s *Server) Exports() []ExportInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +167,7 @@ func (s *Server) Exports() []ExportInfo {
 	return infos
 }
 
-// names lists the exports by name, for a client that asks.
+// names returns the names of the exports, sorted.
 func (s *Server) names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,10 +179,10 @@ func (s *Server) names() []string {
 	return names
 }
 
-// Listen opens one more socket and serves it until Close. The address returned has
-// the port that was chosen, or the absolute path.
+// Listen opens a socket and serves it until Close. The returned address has the chosen port or the
+// absolute path.
 func (s *Server) Listen(a Address) (Address, error) {
-	// Under the lock: a socket made while Close runs would stay.
+	// Under the lock, so that Close does not miss the socket.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -199,7 +198,7 @@ func (s *Server) Listen(a Address) (Address, error) {
 	return a, nil
 }
 
-// Addresses are those listened on, in the order of Listen.
+// Addresses returns the addresses of all sockets, in the order of Listen.
 func (s *Server) Addresses() []Address {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,8 +209,7 @@ func (s *Server) Addresses() []Address {
 	return all
 }
 
-// Close closes the sockets, disconnects every client, and returns when none reads
-// any disk any more.
+// Close closes the sockets, disconnects all clients, and returns when none reads a disk any more.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	var errs []error
@@ -222,7 +220,7 @@ func (s *Server) Close() error {
 			errs = append(errs, l.Close())
 		}
 		for c := range s.clients {
-			c.shut()
+			c.disconnect()
 		}
 	}
 	s.mu.Unlock()

@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// tool runs one of the clients that people use. They have to be installed.
-func tool(t *testing.T, name string, args ...string) string {
+// runTool runs an installed NBD client.
+func runTool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	var stderr bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stderr = &stderr
@@ -27,14 +27,14 @@ func tool(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// toolSizes are disks of whole and of broken blocks, in bytes, some larger than one
-// piece of a read.
+// toolSizes are sizes of disks in bytes, with and without a partial block, some larger than one
+// piece of a READ.
 var toolSizes = []int{512, 4096, 1<<20 + 512, 5<<20 - 1536}
 
 func TestTools(t *testing.T) {
 	disks := map[string]Disk{}
 	for _, n := range toolSizes {
-		disks[fmt.Sprintf("vm1@tag.%d", n)] = noise(n)
+		disks[fmt.Sprintf("vm1@tag.%d", n)] = randomDisk(n)
 	}
 	s, unix := start(t, Options{}, disks)
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
@@ -49,7 +49,7 @@ func TestTools(t *testing.T) {
 func checkTools(t *testing.T, uri, name string, want []byte) {
 	dir := t.TempDir()
 	for _, option := range []string{"--is=read-only", "--can=multi-conn"} {
-		tool(t, "nbdinfo", option, uri)
+		runTool(t, "nbdinfo", option, uri)
 	}
 	var info struct {
 		Exports []struct {
@@ -62,7 +62,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 			Flush bool   `json:"can_flush"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(tool(t, "nbdinfo", "--json", uri)), &info))
+	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--json", uri)), &info))
 	if len(info.Exports) != 1 {
 		t.Fatalf("nbdinfo: %+v", info)
 	}
@@ -71,7 +71,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	}
 
 	copied := filepath.Join(dir, "nbdcopy")
-	tool(t, "nbdcopy", uri, copied)
+	runTool(t, "nbdcopy", uri, copied)
 	check := func(file string) {
 		t.Helper()
 		got, err := os.ReadFile(file)
@@ -81,15 +81,15 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 		}
 	}
 	check(copied)
-	tool(t, "nbdcopy", "--request-size=33554432", "--connections=3", uri, copied)
+	runTool(t, "nbdcopy", "--request-size=33554432", "--connections=3", uri, copied)
 	check(copied)
 
 	raw, qcow := filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")
-	tool(t, "qemu-img", "convert", "-O", "raw", uri, raw)
+	runTool(t, "qemu-img", "convert", "-O", "raw", uri, raw)
 	check(raw)
-	tool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
+	runTool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
 	for format, file := range map[string]string{"raw": raw, "qcow2": qcow} {
-		if out := tool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
+		if out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
 			t.Errorf("qemu-img compare: %s", out)
 		}
 	}
@@ -99,14 +99,14 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 }
 
 func TestToolsList(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"vm1@a": noise(512), "vm1@b": noise(1024), "vm2": noise(2048)})
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024), "vm2": randomDisk(2048)})
 	var info struct {
 		Exports []struct {
 			Name string `json:"export-name"`
 			Size int    `json:"export-size"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(tool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
+	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
 	if got := fmt.Sprint(info.Exports); got != "[{vm1@a 512} {vm1@b 1024} {vm2 2048}]" {
 		t.Errorf("found %s", got)
 	}
@@ -117,8 +117,8 @@ func TestToolsList(t *testing.T) {
 }
 
 func TestToolsDefaultExport(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"vm1@a": noise(512)})
-	if out := tool(t, "nbdinfo", "--size", a.URI("")); strings.TrimSpace(out) != "512" {
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512)})
+	if out := runTool(t, "nbdinfo", "--size", a.URI("")); strings.TrimSpace(out) != "512" {
 		t.Errorf("found %q", out)
 	}
 }

@@ -8,26 +8,25 @@ import (
 
 // Limits of what a client may send.
 const (
-	// maxName is NBD's limit of a name in bytes ("Values", "String values").
+	// maxName is NBD's limit for a name, in bytes ("Values", "String values").
 	maxName = 4096
-	// maxOption bounds an option's data in bytes: a name of full length with 4,096
-	// information requests, more than there are kinds.
+	// maxOption bounds the data of an option, in bytes: a name of maximum length with 4,096
+	// information requests, more than there are types.
 	maxOption = 4 + maxName + 2 + 2*4096
-	// maxOptions bounds the options of a handshake. libnbd and QEMU send up to
-	// six.
+	// maxOptions bounds the options of a handshake. libnbd and QEMU send at most six.
 	maxOptions = 64
-	// maxRequest bounds one request in bytes; every client may rely on as much
-	// ("Block size constraints").
+	// maxRequest bounds one request, in bytes; it is the minimum that a client may rely on ("Block
+	// size constraints").
 	maxRequest = 32 << 20
-	// chunkSize is the largest piece in bytes in which a READ is handed to go-nbd,
-	// which keeps one buffer of the last piece's size.
+	// chunkSize bounds the pieces in which a READ is forwarded to go-nbd, in bytes. go-nbd keeps
+	// one buffer of the last piece's size.
 	chunkSize = 256 << 10
-	// maxReplies bounds what go-nbd answers to one option, in bytes.
+	// maxReplies bounds go-nbd's replies to one option, in bytes.
 	maxReplies = 4*20 + 2*(2+maxName) + 64
 )
 
-// sectorSize in bytes divides every export's size: over another size QEMU's client
-// waits for the rest of the last sector, for ever, when replies are simple ones.
+// sectorSize divides the size of every export, in bytes. Otherwise, with simple replies, QEMU's
+// client waits for the rest of the last sector for ever.
 const sectorSize = 512
 
 // Defaults of Options.
@@ -37,10 +36,10 @@ const (
 	defaultHandshakeTime = 10 * time.Second
 	defaultStallTime     = time.Minute
 	defaultIdleTime      = time.Hour
-	defaultFarewellTime  = time.Second
+	defaultCloseTime     = time.Second
 )
 
-// Options ("Option types") that go-nbd has no names for.
+// Options ("Option types"). go-nbd lacks some names.
 const (
 	optExportName = uint32(1)
 	optAbort      = protocol.NEGOTIATION_ID_OPTION_ABORT
@@ -68,12 +67,12 @@ const (
 	cmdWriteZeroes = uint16(6)
 )
 
-// flagReadOnly is the transmission flag that go-nbd never sets ("Transmission
+// flagReadOnly is the transmission flag NBD_FLAG_READ_ONLY, which go-nbd never sets ("Transmission
 // flags").
 const flagReadOnly = uint16(1 << 1)
 
-// flagNoZeroes is the handshake flag, the server's and the client's, by which the reply to
-// EXPORT_NAME ends without zeros ("Flag fields").
+// flagNoZeroes is the handshake flag of server and client by which the reply to EXPORT_NAME ends
+// without zeros ("Flag fields").
 const flagNoZeroes = uint32(1 << 1)
 
 const transmissionFlags = protocol.NEGOTIATION_REPLY_FLAGS_HAS_FLAGS | flagReadOnly | protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Address names a stream socket: "unix:PATH" or "vsock:CID:PORT".
+// Address is the address of a stream socket: "unix:PATH" or "vsock:CID:PORT".
 type Address struct {
 	Path      string // of a UNIX socket; empty: vsock
 	CID, Port uint32
 }
 
-// ParseAddress takes an address apart.
+// ParseAddress parses an address.
 func ParseAddress(s string) (Address, error) {
 	kind, rest, _ := strings.Cut(s, ":")
 	bad := func(found string) (Address, error) {
@@ -41,19 +41,19 @@ func ParseAddress(s string) (Address, error) {
 		}
 		c, err := parseUint32(cid)
 		if err != nil {
-			return bad(fmt.Sprintf("%q is no CID", cid))
+			return bad(fmt.Sprintf("%q is not a CID", cid))
 		}
 		p, err := parseUint32(port)
 		if err != nil {
-			return bad(fmt.Sprintf("%q is no port", port))
+			return bad(fmt.Sprintf("%q is not a port", port))
 		}
 		return Address{CID: c, Port: p}, nil
 	}
-	return bad(fmt.Sprintf("%q is no kind of address", kind))
+	return bad(fmt.Sprintf("%q is not a kind of address", kind))
 }
 
-// parseUint32 leaves out the largest number, which is VMADDR_CID_ANY and
-// VMADDR_PORT_ANY: nothing one could connect to.
+// parseUint32 refuses the maximum, which is VMADDR_CID_ANY and VMADDR_PORT_ANY and cannot be
+// connected to.
 func parseUint32(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err == nil && (n == math.MaxUint32 || s[0] == '+') {
@@ -62,7 +62,7 @@ func parseUint32(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-// String is the form that ParseAddress takes.
+// String returns the form that ParseAddress accepts.
 func (a Address) String() string {
 	if a.Path != "" {
 		return "unix:" + a.Path
@@ -70,8 +70,8 @@ func (a Address) String() string {
 	return fmt.Sprintf("vsock:%d:%d", a.CID, a.Port)
 }
 
-// Same reports whether a and b are the same socket, as far as one can see without
-// connecting: also through different paths.
+// Same reports whether a and b are the same socket, also through different paths, without
+// connecting.
 func (a Address) Same(b Address) bool {
 	if a == b {
 		return true
@@ -99,7 +99,7 @@ func (a Address) dial(ctx context.Context) (net.Conn, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		// Without a context, but the kernel gives up after two seconds
+		// vsock.Dial has no context, but the kernel gives up after two seconds
 		// (SO_VM_SOCKETS_CONNECT_TIMEOUT).
 		conn, err := vsock.Dial(a.CID, a.Port, nil)
 		if err != nil {

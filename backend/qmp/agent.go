@@ -17,24 +17,24 @@ import (
 	"cowblk/backend/control"
 )
 
-// ErrAlreadyFrozen says that someone else has frozen the guest and will thaw it.
+// ErrAlreadyFrozen says that another program has frozen the guest, and must thaw it.
 var ErrAlreadyFrozen = errors.New("the guest is frozen already")
 
-// AgentOptions configure an Agent.
+// AgentOptions configures an Agent.
 type AgentOptions struct {
 	Log     *slog.Logger // nil: nothing is logged
-	Address Address      // the host's side of the agent's virtio-serial port, or where it listens on vsock
-	// Instance is that of a note about a guest to be released; empty: not known.
+	Address Address      // host side of the agent's virtio-serial port, or its vsock address
+	// Instance is the recorded run of a guest that is to be thawed; empty: unknown.
 	Instance string
 }
 
-// Agent freezes a guest's file systems through qemu-ga. It connects in Freeze and
-// keeps the connection until Thaw is done, as a port serves one client at a time.
+// Agent freezes a guest's file systems through qemu-ga. It connects in Identify or Freeze and keeps
+// the connection until Thaw returns, because a port serves one client at a time.
 type Agent struct {
 	opts   AgentOptions
 	conn   *agentConn // nil: none
 	frozen bool       // freeze was sent and may have been executed
-	// replaced: behind the address is another process than that of Instance.
+	// replaced: the process at the address is not that of Instance.
 	replaced bool
 }
 
@@ -50,19 +50,19 @@ func NewAgent(o AgentOptions) *Agent {
 func (a *Agent) Identify(ctx context.Context) (instance string, err error) {
 	if a.conn == nil {
 		if a.conn, err = a.dial(ctx); err != nil {
-			return "", a.named(err)
+			return "", a.wrapError(err)
 		}
 	}
 	return peerInstance(a.conn.Conn), nil
 }
 
-// Freeze freezes all of the guest's file systems, or fails with ErrAlreadyFrozen.
+// Freeze freezes all file systems of the guest. It returns ErrAlreadyFrozen if they are frozen.
 func (a *Agent) Freeze(ctx context.Context) error {
 	err := a.freeze(ctx)
 	if err != nil && !a.frozen {
-		a.hangUp()
+		a.disconnect()
 	}
-	return a.named(err)
+	return a.wrapError(err)
 }
 
 func (a *Agent) freeze(ctx context.Context) error {
@@ -78,7 +78,7 @@ func (a *Agent) freeze(ctx context.Context) error {
 	if err := a.call(ctx, "guest-fsfreeze-freeze", &count); err != nil {
 		var remote *control.Error
 		if errors.As(err, &remote) && remote.Class == control.CommandNotFound {
-			a.frozen = false // the agent has no such command, or may not use it: nothing was done
+			a.frozen = false // the agent has no such command or forbids it: nothing was done
 		}
 		return err
 	}
@@ -88,21 +88,20 @@ func (a *Agent) freeze(ctx context.Context) error {
 	return nil
 }
 
-// Thaw thaws the file systems that Freeze has frozen or may have.
+// Thaw thaws the file systems that Freeze has frozen, or may have frozen.
 func (a *Agent) Thaw(ctx context.Context) error {
 	if !a.frozen {
 		return nil
 	}
-	return a.Release(ctx)
+	return a.ForceThaw(ctx)
 }
 
-// Release thaws the guest, whoever froze it: for a process that was killed between
-// Freeze and Thaw and finds a note of its own about it.
-func (a *Agent) Release(ctx context.Context) error {
-	err := insist(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
-		// The agent runs one command at a time: a freeze whose reply did not come has
-		// ended before the sync of a new connection is answered. Thawing what is not
-		// frozen is no error.
+// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
+// process that was killed between Freeze and Thaw.
+func (a *Agent) ForceThaw(ctx context.Context) error {
+	err := retry(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
+		// The agent runs one command at a time: a freeze without a reply has ended before the sync
+		// of a new connection is answered. Thawing a guest that is not frozen is not an error.
 		err := a.call(ctx, "guest-fsfreeze-thaw", nil)
 		if err == nil {
 			var status string
@@ -111,19 +110,19 @@ func (a *Agent) Release(ctx context.Context) error {
 			}
 		}
 		if err != nil && a.replaced {
-			// The agent of another run need not answer yet; it has frozen nothing.
+			// The agent of another run, which is not frozen, need not answer yet.
 			return fmt.Errorf("%w: another process listens there now", ErrGone)
 		}
-		return refused(a.opts.Instance, err)
+		return goneIfRefused(a.opts.Instance, err)
 	})
-	a.hangUp()
+	a.disconnect()
 	if err == nil {
 		a.frozen = false
 	}
-	return a.named(err)
+	return a.wrapError(err)
 }
 
-func (a *Agent) named(err error) error {
+func (a *Agent) wrapError(err error) error {
 	if err != nil {
 		err = fmt.Errorf("guest agent %s: %w", a.opts.Address, err)
 	}
@@ -135,9 +134,8 @@ func (a *Agent) status(ctx context.Context) (status string, err error) {
 	return status, err
 }
 
-// call runs one command, first connecting if need be. After an error other than the
-// agent's own the connection is given up, since a late reply would be taken for the
-// next command's.
+// call runs one command and connects first if necessary. After an error other than the agent's it
+// closes the connection, because a late reply would be taken for that of the next command.
 func (a *Agent) call(ctx context.Context, command string, out any) error {
 	if a.conn == nil {
 		conn, err := a.dial(ctx)
@@ -149,7 +147,7 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 	err := a.conn.call(ctx, command, nil, out)
 	var remote *control.Error
 	if err != nil && !errors.As(err, &remote) {
-		a.hangUp()
+		a.disconnect()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
@@ -157,7 +155,7 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 	return nil
 }
 
-// dial also sees whether a process listens that is not the one of the note.
+// dial connects and sets replaced.
 func (a *Agent) dial(ctx context.Context) (*agentConn, error) {
 	conn, err := a.opts.Address.dial(ctx)
 	if err != nil {
@@ -168,27 +166,27 @@ func (a *Agent) dial(ctx context.Context) (*agentConn, error) {
 	return newAgentConn(ctx, conn)
 }
 
-func (a *Agent) hangUp() {
+func (a *Agent) disconnect() {
 	if a.conn != nil {
 		a.conn.Close()
 		a.conn = nil
 	}
 }
 
-// agentConn is a synchronized connection to a guest agent. Its dialect is QMP without
-// greeting, negotiation, events and ids (qga/qapi-schema.json).
+// agentConn is a synchronized connection to a guest agent. The protocol is QMP without greeting,
+// negotiation, events and ids (qga/qapi-schema.json).
 type agentConn struct {
 	net.Conn
 	in *bufio.Reader
 }
 
-// maxAgentLine bounds a reply, in bytes; what the agent says here is a few dozen.
+// maxAgentLine bounds a reply, in bytes. The expected ones have a few dozen.
 const maxAgentLine = 64 << 10
 
-// maxStale bounds what may lie in the channel before the reply to our sync.
+// maxStale bounds the stale input before the reply to our sync, in bytes.
 const maxStale = 16 << 20
 
-// newAgentConn synchronizes a connection until ctx ends, or closes it.
+// newAgentConn synchronizes a connection until ctx ends. After an error it is closed.
 func newAgentConn(ctx context.Context, conn net.Conn) (*agentConn, error) {
 	c := &agentConn{conn, bufio.NewReaderSize(conn, maxAgentLine)}
 	if err := c.withContext(ctx, c.sync); err != nil {
@@ -215,27 +213,27 @@ func (c *agentConn) withContext(ctx context.Context, f func() error) error {
 	return err
 }
 
-// sync drops what an earlier client left in the channel: the byte 0xFF flushes the
-// agent's parser, and the agent's 0xFF comes right before the reply to our id.
+// sync drops what an earlier client left in the channel. The byte 0xFF resets the agent's parser,
+// and the agent's 0xFF directly precedes the reply with our id.
 func (c *agentConn) sync() error {
 	id := rand.Int64()
 	if _, err := fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n", id); err != nil {
 		return err
 	}
 	for stale := 0; stale < maxStale; {
-		// A sentinel may also belong to an earlier client's sync.
+		// The sentinel may belong to the sync of an earlier client.
 		dropped, err := c.in.ReadSlice(0xff)
 		stale += len(dropped)
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil {
-			return lost(err)
+			return channelError(err)
 		}
-		// Only peek: in garbage the next sentinel may come before the next newline.
+		// Peek only: in garbage the next sentinel may precede the next newline.
 		line, err := c.peekLine()
 		if err != nil {
-			return lost(err)
+			return channelError(err)
 		}
 		var reply struct {
 			Return int64 `json:"return"`
@@ -248,8 +246,8 @@ func (c *agentConn) sync() error {
 	return fmt.Errorf("no reply within %d bytes: is this a guest agent?", maxStale)
 }
 
-// peekLine returns what is buffered up to a newline or the next sentinel, reading more
-// as needed, without consuming it.
+// peekLine returns the input up to a newline, without consuming it; nil if a sentinel comes first
+// or the line is too long.
 func (c *agentConn) peekLine() ([]byte, error) {
 	for n := 1; ; {
 		b, err := c.in.Peek(n)
@@ -262,7 +260,7 @@ func (c *agentConn) peekLine() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		// What has arrived already can be looked at without waiting for more.
+		// Use input that has arrived without waiting for more.
 		n = max(len(b)+1, min(c.in.Buffered(), maxAgentLine))
 	}
 }
@@ -278,13 +276,13 @@ func (c *agentConn) call(ctx context.Context, command string, args, out any) err
 	}
 	return c.withContext(ctx, func() error {
 		if _, err := c.Write(append(text, '\n')); err != nil {
-			return lost(err)
+			return channelError(err)
 		}
 		var line []byte
 		for len(line) == 0 {
 			raw, err := c.in.ReadSlice('\n')
 			if err != nil {
-				return lost(err)
+				return channelError(err)
 			}
 			line = bytes.TrimSpace(raw)
 		}
@@ -309,8 +307,8 @@ func (c *agentConn) call(ctx context.Context, command string, args, out any) err
 	})
 }
 
-// lost explains an end of the stream.
-func lost(err error) error {
+// channelError explains the end of the stream.
+func channelError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the guest agent's channel was closed")
 	}

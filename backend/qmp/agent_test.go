@@ -16,16 +16,16 @@ import (
 	"cowblk/backend/control"
 )
 
-// guest is a fake qemu-ga. Its state outlives connections; faults says what goes wrong
-// with the n-th use of a command, counted from 0.
+// guest is a fake qemu-ga. Its state outlives connections. faults selects the fault at the n-th use
+// of a command, counted from 0.
 type guest struct {
 	mu     sync.Mutex
 	frozen bool
-	log    []string // commands that were executed, syncs left out
+	log    []string // executed commands, without syncs
 	uses   map[string]int
 	fault  func(command string, use int) string
-	stale  string        // sent to every client before anything else
-	wake   chan struct{} // closed at the end: whatever hangs goes on
+	stale  string        // sent to every client first
+	wake   chan struct{} // closed at the end, to release blocked commands
 }
 
 func newGuest(t *testing.T) (*guest, *peer) {
@@ -69,7 +69,7 @@ func (g *guest) execute(conn net.Conn, command string, id int64) bool {
 	}
 	g.uses[command]++
 	switch fault {
-	case "hang": // as a freeze does that waits for a busy disk; nothing comes after it
+	case "hang": // as a freeze that waits for a busy disk; later commands wait
 		g.mu.Unlock()
 		buf := make([]byte, 1)
 		for {
@@ -116,7 +116,7 @@ func (g *guest) execute(conn net.Conn, command string, id int64) bool {
 		reply = `{"error":{"class":"CommandNotFound","desc":"no such command"}}`
 	}
 	switch fault {
-	case "mute": // executed, the reply is lost
+	case "mute": // executed, but the reply is lost
 		return true
 	case "half":
 		fmt.Fprint(conn, reply[:len(reply)/2])
@@ -139,19 +139,19 @@ func (g *guest) state() (frozen bool, log []string) {
 
 func TestAgent(t *testing.T) {
 	g, p := newGuest(t)
-	// What an earlier client left: half a reply, another's sync, noise around sentinels.
+	// Left by an earlier client: half a reply, another sync, noise around sentinels.
 	g.mu.Lock()
 	g.stale = `"frozen"}` + "\n\xff{\"return\": 17}\n\xff\xff\xff{\"ret\xff" + strings.Repeat("x", 2*maxAgentLine) + "\n"
 	g.mu.Unlock()
 	a := NewAgent(AgentOptions{Address: p.addr})
 	for range 3 {
-		if err := a.Freeze(within(t, patience)); err != nil {
+		if err := a.Freeze(within(t, waitTimeout)); err != nil {
 			t.Fatal(err)
 		}
 		if frozen, _ := g.state(); !frozen {
 			t.Fatal("Freeze returned and the guest is not frozen")
 		}
-		if err := a.Thaw(within(t, patience)); err != nil {
+		if err := a.Thaw(within(t, waitTimeout)); err != nil {
 			t.Fatal(err)
 		}
 		if frozen, _ := g.state(); frozen {
@@ -164,14 +164,14 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	g, p := newGuest(t)
 	g.frozen = true
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(within(t, patience), a, 0, 0, func(context.Context) error { t.Error("cut was called"); return nil })
+	err := WhileQuiesced(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
 	if !errors.Is(err, ErrAlreadyFrozen) {
 		t.Errorf("got %v, want ErrAlreadyFrozen", err)
 	}
 	if frozen, _ := g.state(); !frozen {
 		t.Error("another's freeze was undone")
 	}
-	if err := a.Release(within(t, patience)); err != nil {
+	if err := a.ForceThaw(within(t, waitTimeout)); err != nil {
 		t.Error(err)
 	}
 	if frozen, _ := g.state(); frozen {
@@ -179,9 +179,8 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	}
 }
 
-// TestAgentFaults enumerates what can go wrong with the first and the second use of
-// every command. Whatever it is, the guest is thawed in the end, and cut is called only
-// while it is frozen.
+// TestAgentFaults enumerates the faults of the first and the second use of every command. After
+// each the guest is thawed, and WhileQuiesced calls f only while it is frozen.
 func TestAgentFaults(t *testing.T) {
 	for _, command := range []string{"guest-sync-delimited", "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"} {
 		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
@@ -195,21 +194,21 @@ func TestAgentFaults(t *testing.T) {
 						return ""
 					}
 					a := NewAgent(AgentOptions{Address: p.addr})
-					cut := false
-					err := Around(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
-						cut = true
+					called := false
+					err := WhileQuiesced(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
+						called = true
 						if frozen, _ := g.state(); !frozen {
-							t.Error("cut was called while the guest was not frozen")
+							t.Error("f was called while the guest was not frozen")
 						}
 						return nil
 					})
 					if frozen, log := g.state(); frozen {
 						t.Errorf("the guest is still frozen, after %v", log)
 					}
-					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
-						t.Errorf("cut called: %v, error: %v", cut, err)
+					if errors.Is(err, ErrNotThawed) || (err == nil) != called {
+						t.Errorf("f called: %v, error: %v", called, err)
 					}
-					// A fault after the freeze is mended without anyone noticing.
+					// A fault after the freeze is handled without an error.
 					if command == "guest-fsfreeze-thaw" && err != nil {
 						t.Errorf("a fault in thawing became an error though it was mended: %v", err)
 					}
@@ -219,7 +218,7 @@ func TestAgentFaults(t *testing.T) {
 	}
 }
 
-// TestAgentNeverThaws: the error says that a person must act, and why.
+// The error says that a person must act, and why.
 func TestAgentNeverThaws(t *testing.T) {
 	g, p := newGuest(t)
 	g.fault = func(c string, _ int) string {
@@ -229,19 +228,19 @@ func TestAgentNeverThaws(t *testing.T) {
 		return ""
 	}
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := Around(context.Background(), a, patience, 300*time.Millisecond, func(context.Context) error { return errors.New("cut failed") })
-	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "cut failed") {
+	err := WhileQuiesced(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return errors.New("f failed") })
+	if !errors.Is(err, ErrNotThawed) || !strings.Contains(err.Error(), "injected") || !strings.Contains(err.Error(), "f failed") {
 		t.Errorf("got %v", err)
 	}
 	g.mu.Lock()
 	g.fault = nil
 	g.mu.Unlock()
-	if err := a.Thaw(within(t, patience)); err != nil {
+	if err := a.Thaw(within(t, waitTimeout)); err != nil {
 		t.Errorf("a later Thaw: %v", err)
 	}
 }
 
-// TestAgentSilent: no agent behind the port.
+// No agent behind the port.
 func TestAgentSilent(t *testing.T) {
 	p := listen(t, func(conn net.Conn, in *bufio.Reader) {
 		for {
@@ -257,7 +256,7 @@ func TestAgentSilent(t *testing.T) {
 	}
 }
 
-// TestAgentFlood: a peer that never stops talking is given up.
+// A peer that sends without end is disconnected.
 func TestAgentFlood(t *testing.T) {
 	p := listen(t, func(conn net.Conn, _ *bufio.Reader) {
 		noise := []byte(strings.Repeat("x\xffy\n", 1<<16))
@@ -268,16 +267,16 @@ func TestAgentFlood(t *testing.T) {
 		}
 	})
 	a := NewAgent(AgentOptions{Address: p.addr})
-	if err := a.Freeze(within(t, patience)); err == nil || !strings.Contains(err.Error(), "is this a guest agent?") {
+	if err := a.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "is this a guest agent?") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestAgentCancelled: the end of the caller's context does not leave the guest frozen.
+// The guest does not stay frozen when the caller's context ends.
 func TestAgentCancelled(t *testing.T) {
 	g, p := newGuest(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	err := Around(ctx, NewAgent(AgentOptions{Address: p.addr}), patience, patience, func(ctx context.Context) error {
+	err := WhileQuiesced(ctx, NewAgent(AgentOptions{Address: p.addr}), waitTimeout, waitTimeout, func(ctx context.Context) error {
 		cancel()
 		return ctx.Err()
 	})
@@ -298,13 +297,13 @@ func TestAgentRemoteError(t *testing.T) {
 		return ""
 	}
 	var e *control.Error
-	if err := NewAgent(AgentOptions{Address: p.addr}).Freeze(within(t, patience)); !errors.As(err, &e) || e.Desc != "injected" {
+	if err := NewAgent(AgentOptions{Address: p.addr}).Freeze(within(t, waitTimeout)); !errors.As(err, &e) || e.Desc != "injected" {
 		t.Errorf("got %v", err)
 	}
 }
 
-// FuzzSync: whatever lies in the channel before our sentinel, the reply is found, and
-// without one there is an error; the agent's bytes cannot do more.
+// FuzzSync: with any input before our sentinel the reply is found; without a sentinel there is an
+// error.
 func FuzzSync(f *testing.F) {
 	f.Add([]byte("\xff{\"return\": 1}\n"), true)
 	f.Add([]byte("{\"ret\xff\xff"), true)

@@ -11,19 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone says that the guest that was made to hold still is no more: its QEMU has ended, or another one runs in its
-// place. Nothing is to be let go.
+// ErrGone says that the quiesced guest no longer exists: its QEMU has ended, or another run has
+// replaced it. There is nothing to thaw.
 var ErrGone = errors.New("the guest has ended since")
 
-// Instances tell one run of a guest from the next, in the note about it: "pid N" of the process behind a UNIX socket,
-// "domain N" of a run of a libvirt domain. Empty: not known.
+// An instance identifies one run of a guest in its quiesce record: "pid N" of the process behind a
+// UNIX socket, "domain N" of a run of a libvirt domain. Empty: unknown.
 const (
 	instancePID    = "pid "
 	instanceDomain = "domain "
 )
 
-// peerInstance names the process that listens on the other side of a UNIX socket (SO_PEERCRED); empty: it cannot be
-// told, as of vsock and of a process in a PID namespace that we do not see.
+// peerInstance returns the instance of the process that listens on a UNIX socket (SO_PEERCRED). It
+// is empty for vsock, and for a process outside of this PID namespace.
 func peerInstance(conn net.Conn) string {
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -44,14 +44,15 @@ func peerInstance(conn net.Conn) string {
 	return instancePID + strconv.Itoa(int(pid))
 }
 
-// ended reports whether the process of an instance is known to be there, known to be gone, or neither.
-func ended(instance string) (known, gone bool) {
+// processState reports whether the state of an instance's process is known, and if so, whether the
+// process has ended.
+func processState(instance string) (known, gone bool) {
 	pid, err := strconv.Atoi(strings.TrimPrefix(instance, instancePID))
 	if err != nil || pid <= 0 || !strings.HasPrefix(instance, instancePID) {
 		return false, false
 	}
 	switch err := unix.Kill(pid, 0); {
-	case err == nil, errors.Is(err, unix.EPERM): // the sandbox lets no signal out
+	case err == nil, errors.Is(err, unix.EPERM): // EPERM: the sandbox forbids the signal
 		return true, false
 	case errors.Is(err, unix.ESRCH):
 		return true, true
@@ -59,21 +60,22 @@ func ended(instance string) (known, gone bool) {
 	return false, false
 }
 
-// refused is ErrGone if err says that nobody listens on the guest's socket any more: QEMU itself listens there for as
-// long as it runs. A process that is known to run may be about to listen again.
-func refused(instance string, err error) error {
-	if known, _ := ended(instance); !known && errors.Is(err, unix.ECONNREFUSED) {
+// goneIfRefused returns ErrGone if err says that no process listens on the guest's socket, where
+// QEMU listens as long as it runs. If the process is known to run, it may listen again soon, and
+// err is returned.
+func goneIfRefused(instance string, err error) error {
+	if known, _ := processState(instance); !known && errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return err
 }
 
-// unlessGone runs release unless the process of an instance has ended.
-func unlessGone(instance string, release func(context.Context) error) func(context.Context) error {
+// unlessGone returns forceThaw preceded by a check whether the instance's process has ended.
+func unlessGone(instance string, forceThaw func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if _, gone := ended(instance); gone {
-			return fmt.Errorf("%w: process %s is no more", ErrGone, strings.TrimPrefix(instance, instancePID))
+		if _, gone := processState(instance); gone {
+			return fmt.Errorf("%w: process %s has ended", ErrGone, strings.TrimPrefix(instance, instancePID))
 		}
-		return release(ctx)
+		return forceThaw(ctx)
 	}
 }

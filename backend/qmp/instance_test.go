@@ -16,24 +16,25 @@ import (
 	"github.com/digitalocean/go-libvirt"
 )
 
-// xdrError is a libvirt error as its remote protocol carries it (src/rpc/virnetprotocol.x, virNetMessageError).
+// xdrError encodes a libvirt error of the remote protocol (src/rpc/virnetprotocol.x,
+// virNetMessageError).
 func xdrError(code libvirt.ErrorNumber, message string) []byte {
 	be := binary.BigEndian.AppendUint32
 	b := be(be(nil, uint32(code)), 10) // code, domain
-	b = be(b, 1)                       // there is a message
+	b = be(b, 1)                       // a message follows
 	b = be(b, uint32(len(message)))
 	b = append(b, message...)
 	for len(b)%4 != 0 {
 		b = append(b, 0)
 	}
 	b = be(b, 2)                          // level
-	return append(b, make([]byte, 40)...) // what go-libvirt does not read
+	return append(b, make([]byte, 40)...) // not read by go-libvirt
 }
 
-// procTime is DomainGetTime.
+// procTime is the procedure of DomainGetTime.
 const procTime = 337
 
-// libvirtPeer is a fake libvirt daemon that answers each procedure with a body, or with an error.
+// libvirtPeer is a fake libvirt daemon with a body or error for each procedure.
 type libvirtPeer struct {
 	id      int32 // of the domain; -1: it is off
 	errors  map[uint32][]byte
@@ -90,7 +91,7 @@ func (h *libvirtPeer) freezer(t *testing.T) *LibvirtFreeze {
 	return NewLibvirtFreeze(at)
 }
 
-// What libvirt refuses before it reaches the guest has frozen nothing: there is nothing to thaw, and no time is lost.
+// A freeze that libvirt refuses before it reaches the guest needs no thaw.
 func TestLibvirtRefusals(t *testing.T) {
 	for _, tt := range []struct {
 		proc    uint32
@@ -109,8 +110,8 @@ func TestLibvirtRefusals(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tt.message), func(t *testing.T) {
 			h := &libvirtPeer{id: 3, errors: map[uint32][]byte{tt.proc: xdrError(tt.code, tt.message)}}
-			err := Around(within(t, patience), h.freezer(t), patience, patience, func(context.Context) error {
-				t.Error("the cut was made")
+			err := WhileQuiesced(within(t, waitTimeout), h.freezer(t), waitTimeout, waitTimeout, func(context.Context) error {
+				t.Error("f was called")
 				return nil
 			})
 			if err == nil || errors.Is(err, ErrNotThawed) {
@@ -123,33 +124,34 @@ func TestLibvirtRefusals(t *testing.T) {
 	}
 }
 
-// A domain that is off cannot be quiesced, and nothing is asked of it.
+// A domain that is off cannot be quiesced, and gets no command.
 func TestLibvirtIdentify(t *testing.T) {
 	h := &libvirtPeer{id: 7}
-	if instance, err := h.freezer(t).Identify(within(t, patience)); err != nil || instance != "domain 7" {
+	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil || instance != "domain 7" {
 		t.Errorf("%q, %v", instance, err)
 	}
 	h = &libvirtPeer{id: -1}
-	if _, err := h.freezer(t).Identify(within(t, patience)); !errors.Is(err, errNotRunning) {
+	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); !errors.Is(err, errNotRunning) {
 		t.Errorf("of a domain that is off: %v", err)
 	}
 	for _, message := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
 		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, message)}}
-		if _, err := h.freezer(t).Identify(within(t, patience)); err == nil || !strings.Contains(err.Error(), message) {
+		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), message) {
 			t.Errorf("%s: %v", message, err)
 		}
 	}
 	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError, "Command guest-get-time has been disabled")}}
-	if instance, err := h.freezer(t).Identify(within(t, patience)); err != nil || instance != "domain 7" {
+	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil || instance != "domain 7" {
 		t.Errorf("of an agent that does not tell the time: %q, %v", instance, err)
 	}
 	h = &libvirtPeer{errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}}
-	if _, err := h.freezer(t).Identify(within(t, patience)); err == nil {
+	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil {
 		t.Error("of no domain")
 	}
 }
 
-// A note about a guest that is off, was restarted, or was removed is answered at once, without a thaw of another run.
+// A record of a guest that is off, was restarted or removed is resolved at once, without thawing
+// another run.
 func TestLibvirtGone(t *testing.T) {
 	for name, tt := range map[string]struct {
 		peer libvirtPeer
@@ -164,8 +166,8 @@ func TestLibvirtGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := tt.peer.freezer(t)
-			f.noted = "domain 7"
-			err := f.Release(within(t, patience))
+			f.recorded = "domain 7"
+			err := f.ForceThaw(within(t, waitTimeout))
 			if errors.Is(err, ErrGone) != tt.gone || !tt.gone && err != nil {
 				t.Errorf("%v", err)
 			}
@@ -176,7 +178,7 @@ func TestLibvirtGone(t *testing.T) {
 	}
 }
 
-// The same of a guest that was paused through libvirt: a domain that is off has no monitor to ask.
+// The same for a guest paused through libvirt: a domain that is off has no monitor.
 func TestLibvirtPauseGone(t *testing.T) {
 	for name, peer := range map[string]*libvirtPeer{
 		"restarted": {id: 8}, "off": {id: -1}, "removed": {errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}},
@@ -187,17 +189,17 @@ func TestLibvirtPauseGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := h.Release(within(t, patience)); !errors.Is(err, ErrGone) {
+		if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := h.Identify(within(t, patience)); err == nil && peer.id < 0 {
+		if _, err := h.Identify(within(t, waitTimeout)); err == nil && peer.id < 0 {
 			t.Errorf("%s was identified", name)
 		}
 		h.Close()
 	}
 }
 
-// The agent that listens is named by its process, and one of a process that has ended is gone.
+// The instance is the listening agent process; if that process has ended, the guest is gone.
 func TestAgentGone(t *testing.T) {
 	_, p := newGuest(t)
 	spec := Spec{Mode: QuiesceGuest, Agent: p.addr.String()}
@@ -210,13 +212,13 @@ func TestAgentGone(t *testing.T) {
 		return h
 	}
 	h := open()
-	instance, err := h.Identify(within(t, patience))
+	instance, err := h.Identify(within(t, waitTimeout))
 	h.Close() // the port serves one client at a time
 	if want := fmt.Sprintf("pid %d", os.Getpid()); err != nil || instance != want {
 		t.Errorf("instance %q, %v; want %q", instance, err, want)
 	}
 	spec.Instance = instance
-	if err := open().Release(within(t, patience)); err != nil {
+	if err := open().ForceThaw(within(t, waitTimeout)); err != nil {
 		t.Errorf("the same run: %v", err)
 	}
 	dead := exec.Command("true")
@@ -224,10 +226,10 @@ func TestAgentGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)
-	if err := open().Release(within(t, patience)); !errors.Is(err, ErrGone) {
+	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 		t.Errorf("of a process that has ended: %v", err)
 	}
-	// Nobody listens, and nothing is known of the process: an earlier version's note.
+	// No listener and no instance, as in records of earlier versions.
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -236,26 +238,26 @@ func TestAgentGone(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path}
-	if err := open().Release(within(t, patience)); !errors.Is(err, ErrGone) {
+	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 		t.Errorf("refused: %v", err)
 	}
-	if _, err := open().Identify(within(t, patience)); err == nil {
+	if _, err := open().Identify(within(t, waitTimeout)); err == nil {
 		t.Error("an agent that refuses was identified")
 	}
 	spec = Spec{Mode: QuiescePause, QMP: "unix:" + path}
 	h = open()
 	defer h.Close()
-	if err := h.Release(within(t, patience)); !errors.Is(err, ErrGone) {
+	if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 		t.Errorf("a monitor that refuses: %v", err)
 	}
-	// What is merely not there may come yet.
+	// A socket that does not exist may appear later.
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path + ".none"}
-	if err := open().Release(within(t, freezeTime(false))); err == nil || errors.Is(err, ErrGone) {
+	if err := open().ForceThaw(within(t, freezeTime(false))); err == nil || errors.Is(err, ErrGone) {
 		t.Errorf("no socket: %v", err)
 	}
 }
 
-// An agent that has no command to freeze, or must not use it, has frozen nothing.
+// An agent without a freeze command, or that forbids it, has frozen nothing.
 func TestAgentCannotFreeze(t *testing.T) {
 	g, p := newGuest(t)
 	g.fault = func(command string, _ int) string {
@@ -265,7 +267,7 @@ func TestAgentCannotFreeze(t *testing.T) {
 		return ""
 	}
 	a := NewAgent(AgentOptions{Address: p.addr})
-	if err := a.Freeze(within(t, patience)); err == nil || a.frozen {
+	if err := a.Freeze(within(t, waitTimeout)); err == nil || a.frozen {
 		t.Errorf("frozen %t: %v", a.frozen, err)
 	}
 }

@@ -17,16 +17,16 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
-// Libvirt names a domain of a libvirt daemon on this machine.
+// Libvirt identifies a domain of a libvirt daemon on this machine.
 type Libvirt struct {
-	URI    string // such as qemu:///system or qemu:///session, with ?socket=PATH if that is elsewhere
+	URI    string // such as qemu:///system or qemu:///session, optionally with ?socket=PATH
 	Domain string // its name
 
-	uri     string   // without our parameters
-	sockets []string // to be tried in order
+	uri     string   // without query parameters
+	sockets []string // tried in order
 }
 
-// ParseLibvirt checks a URI and finds the daemon's sockets.
+// ParseLibvirt parses a URI and determines the daemon's sockets.
 func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	bad := func(why string) (Libvirt, error) {
 		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as qemu:///system", uri, why)
@@ -55,7 +55,7 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	if s != "" {
 		l.sockets = []string{s}
 	} else {
-		// The one daemon for all drivers, or the driver's own.
+		// The daemon for all drivers, or the driver's own.
 		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, "virt"+u.Scheme+"d-sock")}
 	}
 	return l, nil
@@ -78,24 +78,23 @@ func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
 // LibvirtFreeze freezes a domain's file systems through libvirt, which owns the
 // channel to the guest agent.
 type LibvirtFreeze struct {
-	at     Libvirt
-	frozen bool   // freeze was sent and may have been executed
-	noted  string // the instance of a note; empty: not known
+	at       Libvirt
+	frozen   bool   // freeze was sent and may have been executed
+	recorded string // recorded instance; empty: unknown
 }
 
 // NewLibvirtFreeze returns a Quiescer that connects for each call.
 func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at} }
 
-// Identify finds the domain, which has to run, and its agent, which has to answer: libvirt's errors of a freeze do not
-// tell an agent that was not there from one that went away in the middle.
+// Identify checks that the domain runs and that its agent answers. A later freeze error of libvirt
+// does not tell a missing agent from one that failed during the freeze.
 func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
-	err = f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	err = f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		if instance, err = domainInstance(dom); err != nil {
 			return err
 		}
-		// The time that the guest has is of no use here, and harmless. An agent that does not tell it, but freezes, is all
-		// the same.
-		if _, _, err := l.DomainGetTime(dom, 0); nothingDone(err) || noAgent(err) {
+		// The guest's time is not needed. Errors of an agent that answers are ignored.
+		if _, _, err := l.DomainGetTime(dom, 0); notExecuted(err) || noAgent(err) {
 			return err
 		}
 		return nil
@@ -109,7 +108,8 @@ func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err erro
 // errNotRunning: the domain is defined and off.
 var errNotRunning = errors.New("the domain is not running")
 
-// domainInstance names the run of a domain: libvirt gives each another id, and -1 to one that is off.
+// domainInstance returns the instance of a domain. libvirt gives each run another id, and -1 to a
+// domain that is off.
 func domainInstance(dom libvirt.Domain) (string, error) {
 	switch {
 	case dom.Name == "":
@@ -120,9 +120,9 @@ func domainInstance(dom libvirt.Domain) (string, error) {
 	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
 }
 
-// nothingDone are libvirt's errors of commands that never reached the guest: there is no agent in the domain's
-// configuration, the domain does not run, this user may not (include/libvirt/virterror.h).
-func nothingDone(err error) bool {
+// notExecuted reports whether libvirt's error says that the command never reached the guest: the
+// domain has no agent or does not run, or this user lacks permission (include/libvirt/virterror.h).
+func notExecuted(err error) bool {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
 		return false
@@ -135,7 +135,7 @@ func nothingDone(err error) bool {
 	return false
 }
 
-// noAgent are those of an agent that does not answer.
+// noAgent reports whether the error says that the agent does not answer.
 func noAgent(err error) bool {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
@@ -148,7 +148,7 @@ func noAgent(err error) bool {
 	return false
 }
 
-// noGuest are those of thawing that say that there is no guest which could be frozen.
+// noGuest reports whether an error of a thaw says that no guest can be frozen.
 func noGuest(err error) bool {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
@@ -163,12 +163,12 @@ func noGuest(err error) bool {
 
 // Freeze freezes all of the guest's file systems.
 func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
-	err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		f.frozen = true
 		_, err := l.DomainFsfreeze(dom, nil, 0)
 		return err
 	})
-	if nothingDone(err) {
+	if notExecuted(err) {
 		f.frozen = false
 	}
 	if err != nil {
@@ -177,25 +177,25 @@ func (f *LibvirtFreeze) Freeze(ctx context.Context) error {
 	return nil
 }
 
-// Thaw thaws what Freeze has frozen or may have.
+// Thaw thaws what Freeze has frozen, or may have frozen.
 func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 	if !f.frozen {
 		return nil
 	}
-	return f.Release(ctx)
+	return f.ForceThaw(ctx)
 }
 
-// Release thaws the guest, whoever froze it: for a process that was killed between
-// Freeze and Thaw and finds a note of its own about it.
-func (f *LibvirtFreeze) Release(ctx context.Context) error {
-	err := insist(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		err := f.at.with(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
+// process that was killed between Freeze and Thaw.
+func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
+	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
+		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 			now, err := domainInstance(dom)
 			if err != nil {
 				return err
 			}
-			if f.noted != "" && now != f.noted {
-				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.noted, now)
+			if f.recorded != "" && now != f.recorded {
+				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.recorded, now)
 			}
 			_, err = l.DomainFsthaw(dom, nil, 0)
 			return err
@@ -212,11 +212,10 @@ func (f *LibvirtFreeze) Release(ctx context.Context) error {
 	return nil
 }
 
-// with connects, runs do and disconnects, all until ctx ends. go-libvirt knows no
-// contexts: closing the connection makes it return. It takes a lost connection for an
-// empty reply, so do must only make calls whose reply has content. Its goroutines end
-// with the connection.
-func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+// withDomain connects, runs do and disconnects, until ctx ends. go-libvirt has no contexts; closing
+// the connection makes it return. It takes a lost connection for an empty reply, so do must only
+// make calls whose reply has content. Its goroutines end with the connection.
+func (l Libvirt) withDomain(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
 		return err
@@ -237,8 +236,8 @@ func (l Libvirt) with(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Dom
 	return err
 }
 
-// NewLibvirtPause returns a Quiescer that runs stop and cont through go-qemu's libvirt
-// monitor, next to libvirt's own. go-qemu opens qemu:///system and nothing else.
+// NewLibvirtPause returns a Quiescer that runs stop and cont through go-qemu's libvirt monitor.
+// go-qemu supports only qemu:///system.
 func NewLibvirtPause(at Libvirt) (*Pause, error) {
 	if at.uri != string(libvirt.QEMUSystem) {
 		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
@@ -246,11 +245,11 @@ func NewLibvirtPause(at Libvirt) (*Pause, error) {
 	return NewPause(&libvirtRunner{at}), nil
 }
 
-// libvirtPause is a Pause that knows which run of the domain it is about.
+// libvirtPause is a Pause of a known run of the domain.
 type libvirtPause struct {
 	*Pause
-	at    Libvirt
-	noted string // the instance of a note; empty: not known
+	at       Libvirt
+	recorded string // recorded instance; empty: unknown
 }
 
 // Identify implements Quiescer.
@@ -262,12 +261,13 @@ func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error
 	return instance, err
 }
 
-// release is Resume, or ErrGone: a domain that is off answers no monitor.
-func (p *libvirtPause) release(ctx context.Context) error {
+// forceThaw is Pause.ForceThaw, but returns ErrGone for a domain that is off, whose monitor does
+// not answer.
+func (p *libvirtPause) forceThaw(ctx context.Context) error {
 	if err := p.gone(ctx); err != nil {
 		return err
 	}
-	return p.Resume(ctx)
+	return p.ForceThaw(ctx)
 }
 
 func (p *libvirtPause) gone(ctx context.Context) error {
@@ -275,15 +275,15 @@ func (p *libvirtPause) gone(ctx context.Context) error {
 	switch {
 	case noGuest(err):
 		return fmt.Errorf("%w: %w", ErrGone, err)
-	case err == nil && p.noted != "" && now != p.noted:
-		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.noted, now)
+	case err == nil && p.recorded != "" && now != p.recorded:
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.recorded, now)
 	}
 	return nil
 }
 
-// identify finds the domain, which has to run.
+// identify returns the instance of the domain, which must run.
 func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
-	err = l.with(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
+	err = l.withDomain(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
 		instance, err = domainInstance(dom)
 		return err
 	})
@@ -293,7 +293,7 @@ func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
 	return instance, nil
 }
 
-// libvirtRunner runs each command on a connection of its own.
+// libvirtRunner runs each command on a new connection.
 type libvirtRunner struct{ at Libvirt }
 
 func (r *libvirtRunner) Run(ctx context.Context, command string, args, out any) error {
@@ -317,14 +317,14 @@ func (r *libvirtRunner) Run(ctx context.Context, command string, args, out any) 
 	return nil
 }
 
-// packetConn checks libvirt's packets on their way to go-libvirt, which allocates any
-// length that it is told and panics on one shorter than a header: a wrong socket's
-// first bytes must do neither (libvirt, src/rpc/virnetprotocol.x).
+// packetConn checks the length of libvirt's packets before go-libvirt reads them: go-libvirt
+// allocates any length and panics on one shorter than a header. The peer may not be libvirt
+// (libvirt, src/rpc/virnetprotocol.x).
 type packetConn struct {
 	net.Conn
-	head [4]byte // length of the packet, big-endian, itself included
-	have int     // bytes of head seen
-	left uint32  // bytes of the packet still to come
+	head [4]byte // length of the packet, big-endian, including itself
+	have int     // bytes of head received
+	left uint32  // bytes of the packet not received yet
 }
 
 const (

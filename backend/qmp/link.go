@@ -19,11 +19,11 @@ import (
 	"cowblk/backend/control"
 )
 
-// maxLine bounds one line from QEMU, in bytes. query-qmp-schema, the longest, has a few
+// maxLine bounds one line from QEMU, in bytes. The longest, query-qmp-schema's reply, has a few
 // hundred thousand.
 const maxLine = 4 << 20
 
-// link is one connection to a QMP monitor, negotiated.
+// link is one negotiated connection to a QMP monitor.
 type link struct {
 	conn    net.Conn
 	in      *bufio.Scanner
@@ -31,7 +31,7 @@ type link struct {
 
 	mu      sync.Mutex
 	next    uint64                  // last id given
-	pending map[string]chan message // commands without a reply yet, by id; nil: closed
+	pending map[string]chan message // commands without a reply, by id; nil: closed
 }
 
 // message is any line from QEMU.
@@ -68,8 +68,7 @@ func dialLink(ctx context.Context, a Address) (*link, error) {
 	return l, nil
 }
 
-// handshake reads the greeting and leaves negotiation mode (qmp-spec, "Capabilities
-// Negotiation").
+// handshake reads the greeting and negotiates (qmp-spec, "Capabilities Negotiation").
 func (l *link) handshake() error {
 	m, _, err := l.line()
 	if err != nil {
@@ -114,7 +113,7 @@ func (l *link) line() (m message, raw []byte, err error) {
 	return m, nil, errors.New("QEMU closed the connection")
 }
 
-// read hands out replies and events until the connection breaks.
+// read delivers replies and events until the connection breaks.
 func (l *link) read(deliver func(qmp.Event)) error {
 	for {
 		m, raw, err := l.line()
@@ -134,13 +133,13 @@ func (l *link) read(deliver func(qmp.Event)) error {
 		delete(l.pending, string(m.ID))
 		l.mu.Unlock()
 		if reply != nil {
-			reply <- m // has room for one
+			reply <- m // buffered
 		}
 	}
 }
 
-// run executes one command. Its reply is found by its id, so that one that comes after
-// the end of ctx is not taken for another's.
+// run executes one command. Replies are matched by id, so that a late reply is not taken for that
+// of another command.
 func (l *link) run(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	l.mu.Lock()
 	if l.pending == nil {
@@ -156,13 +155,13 @@ func (l *link) run(ctx context.Context, command string, args any) (json.RawMessa
 		ID uint64 `json:"id"`
 	}{qmp.Command{Execute: command, Args: args}, l.next})
 	if err == nil {
-		// Under the lock, as commands must not be mixed. A QEMU that does not read
-		// holds up other commands until this one's deadline, no longer.
+		// Under the lock, because commands must not be interleaved. If QEMU does not read, other
+		// commands wait until this one's deadline.
 		deadline, _ := ctx.Deadline()
 		l.conn.SetWriteDeadline(deadline)
 		var n int
 		if n, err = l.conn.Write(append(text, '\n')); err != nil && n > 0 {
-			l.conn.Close() // half a command: what follows would be taken for the rest
+			l.conn.Close() // after a partial command the stream cannot be used
 		}
 	}
 	l.mu.Unlock()
@@ -191,7 +190,7 @@ func (l *link) run(ctx context.Context, command string, args any) (json.RawMessa
 	}
 }
 
-// close ends the connection and every command under way.
+// close ends the connection and all pending commands.
 func (l *link) close() {
 	l.conn.Close()
 	l.mu.Lock()

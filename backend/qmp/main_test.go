@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// patience bounds every wait in these tests; reaching it is a failure.
-const patience = 20 * time.Second
+// waitTimeout bounds every wait in these tests. Reaching it is a failure.
+const waitTimeout = 20 * time.Second
 
-// thawTime is Thaw's deadline in tests that let one try in it hang.
+// thawTime is the deadline of Thaw in tests in which one attempt hangs.
 const thawTime = 6 * time.Second
 
-// freezeTime is Freeze's deadline: short where a fault may make it wait that long, and
-// running into it is as good an outcome as any; long where Freeze must succeed.
+// freezeTime is the deadline of Freeze: short if a fault may block it, so that the test does not
+// wait long; long if Freeze must succeed.
 func freezeTime(mustSucceed bool) time.Duration {
 	if mustSucceed {
-		return patience
+		return waitTimeout
 	}
 	return 300 * time.Millisecond
 }
@@ -37,18 +37,18 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}
 	}
 }
 
-// checkLeaks fails the test if goroutines or file descriptors are left when it ends.
+// checkLeaks fails the test if goroutines or file descriptors are left at its end.
 func checkLeaks(t *testing.T) {
 	t.Helper()
 	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
-		l.Close() // the network poller's own descriptors
+		l.Close() // opens the descriptors of the network poller
 	}
 	count := func() (int, int) {
 		d, err := os.ReadDir("/proc/self/fd")
@@ -60,7 +60,7 @@ func checkLeaks(t *testing.T) {
 	g0, f0 := count()
 	t.Cleanup(func() {
 		g, f := count()
-		for end := time.Now().Add(patience); g > g0 || f > f0; g, f = count() {
+		for end := time.Now().Add(waitTimeout); g > g0 || f > f0; g, f = count() {
 			if time.Now().After(end) {
 				buf := make([]byte, 1<<16)
 				t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s", g, g0, f, f0, buf[:runtime.Stack(buf, true)])
@@ -82,8 +82,7 @@ type peer struct {
 	conns map[net.Conn]bool
 }
 
-// listen starts a peer whose clients are handled one after the other, as QEMU's
-// sockets do.
+// listen starts a peer that serves one client at a time, as QEMU's sockets do.
 func listen(t *testing.T, handle func(conn net.Conn, in *bufio.Reader)) *peer {
 	t.Helper()
 	checkLeaks(t)

@@ -16,21 +16,21 @@ import (
 // ErrClosed says that the monitor was closed.
 var ErrClosed = errors.New("QEMU monitor is closed")
 
-// ErrDisconnected says that the connection was lost before the reply: the command may
-// have been executed or not.
+// ErrDisconnected says that the connection was lost before the reply. The command may have been
+// executed.
 var ErrDisconnected = errors.New("connection to QEMU's monitor was lost")
 
-// MonitorOptions configure a Monitor.
+// MonitorOptions configures a Monitor.
 type MonitorOptions struct {
 	Log     *slog.Logger  // nil: nothing is logged
-	Address Address       // of a QMP monitor that no one else uses: QEMU serves one client at a time
-	Timeout time.Duration // of connecting and of a command whose context has no deadline, 0: 10 s
-	Retry   time.Duration // longest wait between two tries to connect, 0: 5 s
-	Queue   int           // events a subscriber may be behind, 0: 64; more are dropped and counted
+	Address Address       // of a QMP monitor without other clients: QEMU serves one at a time
+	Timeout time.Duration // of connecting, and of a command whose context has no deadline; 0: 10 s
+	Retry   time.Duration // maximum delay between attempts to connect; 0: 5 s
+	Queue   int           // events queued for a subscriber; 0: 64; further ones are dropped and counted
 }
 
-// Monitor is a connection to QEMU's monitor that comes back by itself when QEMU does.
-// All its methods may be called from any goroutine.
+// Monitor is a connection to QEMU's monitor that reconnects when QEMU restarts. All methods may be
+// called from any goroutine.
 type Monitor struct {
 	opts   MonitorOptions
 	cancel context.CancelFunc
@@ -38,13 +38,13 @@ type Monitor struct {
 
 	mu      sync.Mutex
 	link    *link         // nil while disconnected
-	linked  chan struct{} // closed when link is set; a new one while disconnected
-	lastErr error         // why the last try to connect failed
+	linked  chan struct{} // closed when link is set; replaced when it is lost
+	lastErr error         // of the last attempt to connect
 	subs    []*Subscription
 	closed  bool // no more subscriptions
 }
 
-// NewMonitor starts to connect in the background.
+// NewMonitor returns a Monitor that connects in the background.
 func NewMonitor(o MonitorOptions) *Monitor {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -64,20 +64,20 @@ func NewMonitor(o MonitorOptions) *Monitor {
 	return m
 }
 
-// Close disconnects; commands under way fail with ErrClosed, and subscriptions' channels
-// are closed.
+// Close disconnects. Pending commands fail with ErrClosed, and the channels of subscriptions are
+// closed.
 func (m *Monitor) Close() error {
 	m.cancel()
 	<-m.ended
 	return nil
 }
 
-// loop connects, serves the connection until it breaks, and begins again.
+// loop connects, serves the connection until it breaks, and repeats.
 func (m *Monitor) loop(ctx context.Context) {
 	defer close(m.ended)
 	defer m.endSubscriptions()
 	wait := retryFirst
-	for said := ""; ctx.Err() == nil; {
+	for lastLogged := ""; ctx.Err() == nil; {
 		dctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
 		l, err := dialLink(dctx, m.opts.Address)
 		cancel()
@@ -91,15 +91,15 @@ func (m *Monitor) loop(ctx context.Context) {
 			m.setLink(nil, err)
 			l.close()
 			if time.Since(since) > m.opts.Retry {
-				said, wait = "", retryFirst // it was no peer that always hangs up
+				lastLogged, wait = "", retryFirst // the peer did not hang up at once
 			}
 		} else {
 			m.setLink(nil, err)
 		}
-		// The same trouble is said once, not at every try.
-		if text := err.Error(); ctx.Err() == nil && text != said {
-			said = text
-			m.opts.Log.Warn("no connection to QEMU's monitor, trying again", "address", m.opts.Address.String(), "err", err)
+		// Repeated errors are logged once.
+		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
+			lastLogged = text
+			m.opts.Log.Warn("no connection to QEMU's monitor, retrying", "address", m.opts.Address.String(), "err", err)
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -123,8 +123,8 @@ func (m *Monitor) setLink(l *link, err error) {
 	m.link = l
 }
 
-// current waits for a connection.
-func (m *Monitor) current(ctx context.Context) (*link, error) {
+// waitLink waits for a connection.
+func (m *Monitor) waitLink(ctx context.Context) (*link, error) {
 	for {
 		m.mu.Lock()
 		l, linked, last := m.link, m.linked, m.lastErr
@@ -145,16 +145,15 @@ func (m *Monitor) current(ctx context.Context) (*link, error) {
 	}
 }
 
-// Run executes a command as Runner says, first waiting for a connection if there is
-// none. ErrDisconnected: it is unknown whether the command was executed. After ctx's
-// end too; a late reply is dropped.
+// Run executes a command, see Runner. It waits for a connection first. After ErrDisconnected, and
+// when ctx has ended, it is unknown whether the command was executed; a late reply is dropped.
 func (m *Monitor) Run(ctx context.Context, command string, args, out any) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.opts.Timeout)
 		defer cancel()
 	}
-	l, err := m.current(ctx)
+	l, err := m.waitLink(ctx)
 	if err == nil {
 		var reply json.RawMessage
 		reply, err = l.run(ctx, command, args)
@@ -175,7 +174,7 @@ func (m *Monitor) Run(ctx context.Context, command string, args, out any) error 
 	return nil
 }
 
-// instance names the process behind the monitor; empty: not connected, or not known.
+// instance returns the instance of the process behind the monitor; empty: not connected or unknown.
 func (m *Monitor) instance() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -185,10 +184,10 @@ func (m *Monitor) instance() string {
 	return peerInstance(m.link.conn)
 }
 
-// Subscription receives events. Those that happen while the monitor is disconnected are
-// lost, as are those that do not fit in the queue.
+// Subscription receives events. Events are lost while the monitor is disconnected and when the
+// queue is full.
 type Subscription struct {
-	C <-chan qmp.Event // closed by Close, the subscription's or the monitor's
+	C <-chan qmp.Event // closed by Close of the subscription or the monitor
 
 	m     *Monitor
 	ch    chan qmp.Event
@@ -196,7 +195,7 @@ type Subscription struct {
 	lost  int      // under m.mu
 }
 
-// Subscribe returns the events of these names, or all, from now on.
+// Subscribe returns the events with these names, or all, from now on.
 func (m *Monitor) Subscribe(names ...string) *Subscription {
 	ch := make(chan qmp.Event, m.opts.Queue)
 	s := &Subscription{C: ch, m: m, ch: ch, names: names}
@@ -210,7 +209,7 @@ func (m *Monitor) Subscribe(names ...string) *Subscription {
 	return s
 }
 
-// Lost counts the events that were dropped because the queue was full.
+// Lost returns the number of events dropped because the queue was full.
 func (s *Subscription) Lost() int {
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
@@ -227,7 +226,7 @@ func (s *Subscription) Close() {
 	}
 }
 
-// deliver hands an event to those who want it, without ever waiting for them.
+// deliver sends an event to its subscribers without waiting.
 func (m *Monitor) deliver(e qmp.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -239,7 +238,7 @@ func (m *Monitor) deliver(e qmp.Event) {
 		case s.ch <- e:
 		default:
 			if s.lost++; s.lost == 1 {
-				m.opts.Log.Warn("events of QEMU are dropped, nobody takes them", "event", e.Event, "queue", cap(s.ch))
+				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read", "event", e.Event, "queue", cap(s.ch))
 			}
 		}
 	}

@@ -22,7 +22,7 @@ import (
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
 
-// machine is a fake QEMU, whose state outlives connections.
+// machine is a fake QEMU. Its state outlives connections.
 type machine struct {
 	mu    sync.Mutex
 	state string
@@ -158,7 +158,7 @@ func TestMonitorRun(t *testing.T) {
 	_, p := newMachine(t)
 	m := monitor(t, p.addr)
 	var s struct{ Status string }
-	if err := m.Run(within(t, patience), "query-status", nil, &s); err != nil || s.Status != "running" {
+	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
 	}
 	var e *control.Error
@@ -183,7 +183,7 @@ func TestMonitorRun(t *testing.T) {
 	}
 }
 
-// TestMonitorLateReply: the reply to a command that was given up is not the next one's.
+// A late reply is not taken for that of the next command.
 func TestMonitorLateReply(t *testing.T) {
 	f, p := newMachine(t)
 	f.fault = func(c string, _ int) string {
@@ -193,14 +193,14 @@ func TestMonitorLateReply(t *testing.T) {
 		return ""
 	}
 	m := monitor(t, p.addr)
-	if err := m.Run(within(t, patience), "query-status", nil, nil); err != nil {
+	if err := m.Run(within(t, waitTimeout), "query-status", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Run(within(t, 5*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	var s struct{ Status string }
-	if err := m.Run(within(t, patience), "query-status", nil, &s); err != nil || s.Status != "running" {
+	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -211,7 +211,7 @@ func TestMonitorReconnects(t *testing.T) {
 	sub := m.Subscribe("SHUTDOWN")
 	for i := range 3 {
 		eventually(t, "a connection that works", func() bool {
-			return m.Run(within(t, patience), "noop", nil, nil) == nil
+			return m.Run(within(t, waitTimeout), "noop", nil, nil) == nil
 		})
 		f.emit(`{"event": "SHUTDOWN", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
 		if e := <-sub.C; e.Data["n"] != float64(i) {
@@ -232,19 +232,18 @@ func TestMonitorReconnects(t *testing.T) {
 	}
 }
 
-// TestMonitorEventsNeverBlock: nobody takes events, and commands still run; what does
-// not fit is counted.
+// If no subscriber receives events, commands still run, and dropped events are counted.
 func TestMonitorEventsNeverBlock(t *testing.T) {
 	f, p := newMachine(t)
 	m := monitor(t, p.addr)
 	sub, other := m.Subscribe(), m.Subscribe("OTHER")
-	if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 100 {
 		f.emit(`{"event": "NOISE", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
 	}
-	if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if lost := sub.Lost(); lost != 100-8 || other.Lost() != 0 {
@@ -278,15 +277,15 @@ func TestMonitorOddPeers(t *testing.T) {
 			f.mu.Lock()
 			f.bad = ""
 			f.mu.Unlock()
-			if err := m.Run(within(t, patience), "noop", nil, nil); err != nil {
+			if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
 				t.Errorf("once it is a QEMU: %v", err)
 			}
 		})
 	}
 }
 
-// TestPauseFaults enumerates what can go wrong with the first and the second use of
-// every command. The guest runs in the end, and cut is called only while it does not.
+// TestPauseFaults enumerates the faults of the first and the second use of every command. After
+// each the guest runs, and WhileQuiesced calls f only while it is stopped.
 func TestPauseFaults(t *testing.T) {
 	for _, command := range []string{"query-status", "stop", "cont"} {
 		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
@@ -301,22 +300,23 @@ func TestPauseFaults(t *testing.T) {
 					}
 					m := monitor(t, p.addr)
 					if fault == "hang" {
-						// A QEMU that hangs for good cannot be helped; one that comes back can.
+						// A QEMU that hangs for ever cannot be tested here; one that comes back
+						// can.
 						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
 					}
-					cut := false
-					err := Around(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
-						cut = true
+					called := false
+					err := WhileQuiesced(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
+						called = true
 						if s := f.status(); s != "paused" {
-							t.Errorf("cut was called while the guest was %s", s)
+							t.Errorf("f was called while the guest was %s", s)
 						}
 						return nil
 					})
 					if s := f.status(); s != "running" {
 						t.Errorf("the guest is %s, after %v", s, f.log)
 					}
-					if errors.Is(err, ErrNotThawed) || (err == nil) != cut {
-						t.Errorf("cut called: %v, error: %v", cut, err)
+					if errors.Is(err, ErrNotThawed) || (err == nil) != called {
+						t.Errorf("f called: %v, error: %v", called, err)
 					}
 				})
 			}
@@ -324,7 +324,7 @@ func TestPauseFaults(t *testing.T) {
 	}
 }
 
-// TestPauseLeavesOthersAlone: a guest that was not running is not made to run.
+// A guest that was not running is not continued.
 func TestPauseLeavesOthersAlone(t *testing.T) {
 	for _, state := range []string{"paused", "shutdown", "guest-panicked", "prelaunch", "inmigrate"} {
 		t.Run(state, func(t *testing.T) {
@@ -332,13 +332,13 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 			f.state = state
 			m := monitor(t, p.addr)
 			q := NewPause(m)
-			if err := Around(context.Background(), q, patience, patience, func(context.Context) error { return nil }); err != nil {
+			if err := WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }); err != nil {
 				t.Error(err)
 			}
 			if s := f.status(); s != state {
 				t.Errorf("the guest is %s now", s)
 			}
-			if err := q.Resume(within(t, patience)); err != nil {
+			if err := q.ForceThaw(within(t, waitTimeout)); err != nil {
 				t.Error(err)
 			}
 			want := state
@@ -352,18 +352,18 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// TestRealQEMU runs the monitor against QEMU itself, which goes away and comes back.
+// TestRealQEMU runs the monitor against a QEMU that ends and restarts.
 func TestRealQEMU(t *testing.T) {
 	checkLeaks(t)
 	addr := Address{Path: filepath.Join(t.TempDir(), "qmp")}
 	m := NewMonitor(MonitorOptions{Address: addr, Retry: 200 * time.Millisecond})
 	defer m.Close()
 	events := m.Subscribe("STOP", "RESUME")
-	ctx := within(t, 2*patience)
+	ctx := within(t, 2*waitTimeout)
 	for range 2 {
 		stop := runQEMU(t, addr)
 		q := NewPause(m)
-		// The end of the last QEMU may not have been noticed yet.
+		// The end of the last QEMU may not have been detected yet.
 		eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
 		if err := m.Run(ctx, "cont", nil, nil); err != nil {
 			t.Fatal(err)
@@ -371,7 +371,7 @@ func TestRealQEMU(t *testing.T) {
 		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
 			t.Errorf("got %+v, want RESUME", e)
 		}
-		err := Around(ctx, q, patience, patience, func(ctx context.Context) error {
+		err := WhileQuiesced(ctx, q, waitTimeout, waitTimeout, func(ctx context.Context) error {
 			if running, state, err := q.status(ctx); running || state != "paused" || err != nil {
 				t.Errorf("in between: running %v, %s, %v", running, state, err)
 			}
@@ -388,7 +388,7 @@ func TestRealQEMU(t *testing.T) {
 				t.Errorf("got %+v, want %s", e, want)
 			}
 		}
-		// Longer than the 64 KiB that go-qemu's own monitor can take.
+		// Longer than 64 KiB, the limit of go-qemu's SocketMonitor.
 		var schema []json.RawMessage
 		if err := m.Run(ctx, "query-qmp-schema", nil, &schema); err != nil || len(schema) < 100 {
 			t.Errorf("schema of %d entries, %v", len(schema), err)
@@ -401,7 +401,7 @@ func TestRealQEMU(t *testing.T) {
 	}
 }
 
-// runQEMU starts a machine without a guest, stopped; the function it returns ends it.
+// runQEMU starts a stopped machine without a guest and returns a function that ends it.
 func runQEMU(t *testing.T, addr Address) (stop func()) {
 	t.Helper()
 	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine", "none",
@@ -415,10 +415,10 @@ func runQEMU(t *testing.T, addr Address) (stop func()) {
 	return stop
 }
 
-// TestGoQEMU pauses through go-qemu's own monitor.
+// TestGoQEMU pauses through go-qemu's SocketMonitor.
 func TestGoQEMU(t *testing.T) {
 	f, p := newMachine(t)
-	mon, err := qmp.NewSocketMonitor("unix", p.addr.Path, patience)
+	mon, err := qmp.NewSocketMonitor("unix", p.addr.Path, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,13 +427,13 @@ func TestGoQEMU(t *testing.T) {
 	}
 	defer mon.Disconnect()
 	q := NewPause(GoQEMU(mon))
-	if err := q.Freeze(within(t, patience)); err != nil || f.status() != "paused" {
+	if err := q.Freeze(within(t, waitTimeout)); err != nil || f.status() != "paused" {
 		t.Errorf("Freeze: %v, %s", err, f.status())
 	}
-	if err := q.Thaw(within(t, patience)); err != nil || f.status() != "running" {
+	if err := q.Thaw(within(t, waitTimeout)); err != nil || f.status() != "running" {
 		t.Errorf("Thaw: %v, %s", err, f.status())
 	}
-	if err := GoQEMU(mon).Run(within(t, patience), "nothing", nil, nil); err == nil || !strings.Contains(err.Error(), "has not been found") {
+	if err := GoQEMU(mon).Run(within(t, waitTimeout), "nothing", nil, nil); err == nil || !strings.Contains(err.Error(), "has not been found") {
 		t.Errorf("unknown command: %v", err)
 	}
 	f.mu.Lock()
@@ -450,7 +450,7 @@ type shortReply struct{ qmp.Monitor }
 func (shortReply) Run([]byte) ([]byte, error) { var none []byte; return none[4:], nil }
 
 func TestGoQEMUShortReply(t *testing.T) {
-	if err := GoQEMU(shortReply{}).Run(within(t, patience), "stop", nil, nil); !errors.Is(err, ErrDisconnected) {
+	if err := GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil); !errors.Is(err, ErrDisconnected) {
 		t.Errorf("got %v", err)
 	}
 }

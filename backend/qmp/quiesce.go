@@ -7,62 +7,61 @@ import (
 	"time"
 )
 
-// ErrNotThawed says that the guest may still be frozen or paused: a person must act.
+// ErrNotThawed says that the guest may still be frozen or paused, and a person must act.
 var ErrNotThawed = errors.New("the guest could not be thawed")
 
-// Quiescer makes one guest hold still and lets it go on. For one user at a time.
+// Quiescer quiesces and thaws one guest. It must be used by one goroutine at a time.
 type Quiescer interface {
-	// Identify sees that the guest can be reached, before anything is done to it, and returns which run of it that is
-	// (see Spec.Instance). After an error nothing holds still.
+	// Identify checks that the guest can be reached and returns its instance (see Spec.Instance).
+	// It does not change the guest.
 	Identify(ctx context.Context) (instance string, err error)
-	// Freeze returns when the guest holds still, or with the reason why it does not.
-	// After an error the guest's state may be unknown: Thaw must be called anyway.
+	// Freeze returns when the guest is quiesced. After an error the guest's state may be unknown:
+	// Thaw must be called in any case.
 	Freeze(ctx context.Context) error
-	// Thaw undoes what Freeze did or may have done, and nothing that others did. It
-	// tries again until the guest is known to go on or ctx ends, which gives
-	// ErrNotThawed. Without a Freeze before, it does nothing.
+	// Thaw undoes what Freeze did or may have done, and nothing else. It retries until the guest is
+	// known to run or ctx ends, which gives ErrNotThawed. Without Freeze it does nothing.
 	Thaw(ctx context.Context) error
 }
 
-// Around freezes, calls cut, and thaws, whatever became of the two and of ctx: Thaw has
-// a deadline of its own. cut is not called when Freeze failed. The time limits are for
-// Freeze and Thaw, 0 for 10 s each.
-func Around(ctx context.Context, q Quiescer, freeze, thaw time.Duration, cut func(context.Context) error) (err error) {
+// WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended. f is
+// not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10 s
+// each.
+func WhileQuiesced(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orDefault(thaw))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeoutOrDefault(thaw))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, orDefault(freeze))
+	fctx, cancel := context.WithTimeout(ctx, timeoutOrDefault(freeze))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
 	}
-	return cut(ctx)
+	return f(ctx)
 }
 
-func orDefault(d time.Duration) time.Duration {
+func timeoutOrDefault(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 10 * time.Second
 	}
 	return d
 }
 
-// Retries of Thaw: a first try at once, then after growing waits.
+// Retries of Thaw: the first attempt at once, then with increasing delays.
 const (
-	retryFirst   = 50 * time.Millisecond
-	retryMost    = time.Second
-	attemptLimit = 5 * time.Second // one try's own deadline, or a quarter of what is left
+	retryFirst     = 50 * time.Millisecond
+	retryMax       = time.Second
+	attemptTimeout = 5 * time.Second // of one attempt, at most a quarter of the remaining time
 )
 
-// insist calls try until it succeeds or ctx ends, and says how often it failed, and
-// how the last time.
-func insist(ctx context.Context, what, advice string, try func(context.Context) error) error {
+// retry calls try until it succeeds or ctx ends. Its error has the number of attempts and the last
+// error.
+func retry(ctx context.Context, what, advice string, try func(context.Context) error) error {
 	wait := retryFirst
 	for n := 1; ; n++ {
-		limit := attemptLimit
+		limit := attemptTimeout
 		if end, ok := ctx.Deadline(); ok {
 			limit = min(limit, max(time.Until(end)/4, retryFirst))
 		}
@@ -79,30 +78,30 @@ func insist(ctx context.Context, what, advice string, try func(context.Context) 
 			t.Stop()
 			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s", ErrNotThawed, what, n, err, advice)
 		}
-		wait = min(2*wait, retryMost)
+		wait = min(2*wait, retryMax)
 	}
 }
 
-// Runner runs QMP commands. args is marshalled to a JSON object, nil for none; the
-// reply is unmarshalled into out unless that is nil. What QEMU reports as an error is
-// a *control.Error.
+// Runner runs QMP commands. args is marshalled to a JSON object, nil for none; the reply is
+// unmarshalled into out unless out is nil. An error reply of QEMU is a *control.Error.
 type Runner interface {
 	Run(ctx context.Context, command string, args, out any) error
 }
 
-// Pause stops the guest's processors, if they were running.
+// Pause stops the guest's processors if they run.
 type Pause struct {
-	run     Runner
-	stopped bool   // stop was sent and may have been executed
-	noted   string // the instance of a note; empty: not known
-	// gone is ErrGone if the guest is known to be no more; asked after a failure. Nil: its QEMU's socket says so.
+	run      Runner
+	stopped  bool   // stop was sent and may have been executed
+	recorded string // recorded instance; empty: unknown
+	// gone returns ErrGone if the guest is known to be gone. It is called after a failure. nil:
+	// QEMU's socket shows it.
 	gone func(context.Context) error
 }
 
 // NewPause returns a Quiescer that sends stop and cont.
 func NewPause(r Runner) *Pause { return &Pause{run: r} }
 
-// status is QEMU's RunState (qapi/run-state.json).
+// status returns QEMU's RunState (qapi/run-state.json).
 func (p *Pause) status(ctx context.Context) (running bool, state string, err error) {
 	var s struct {
 		Running bool   `json:"running"`
@@ -112,7 +111,7 @@ func (p *Pause) status(ctx context.Context) (running bool, state string, err err
 	return s.Running, s.Status, err
 }
 
-// Identify asks for the guest's state.
+// Identify queries the guest's state.
 func (p *Pause) Identify(ctx context.Context) (instance string, err error) {
 	if _, _, err := p.status(ctx); err != nil {
 		return "", err
@@ -123,7 +122,7 @@ func (p *Pause) Identify(ctx context.Context) (instance string, err error) {
 	return instance, nil
 }
 
-// Freeze stops a guest that runs. One that does not holds still already, and stays so.
+// Freeze stops a running guest. One that does not run is left as it is.
 func (p *Pause) Freeze(ctx context.Context) error {
 	running, _, err := p.status(ctx)
 	if err != nil || !running {
@@ -133,29 +132,29 @@ func (p *Pause) Freeze(ctx context.Context) error {
 	return p.run.Run(ctx, "stop", nil, nil)
 }
 
-// Thaw lets a guest go on that Freeze has stopped.
+// Thaw continues a guest that Freeze has stopped.
 func (p *Pause) Thaw(ctx context.Context) error {
 	if !p.stopped {
 		return nil
 	}
-	return p.Resume(ctx)
+	return p.ForceThaw(ctx)
 }
 
-// Resume lets a paused guest go on, whoever paused it: for a process that was killed
-// between Freeze and Thaw and finds a note of its own about it.
-func (p *Pause) Resume(ctx context.Context) error {
-	err := insist(ctx, "cont", "run cont on QEMU's monitor", func(ctx context.Context) error {
-		// A stop whose reply was lost has been executed before this is answered: QEMU
-		// runs a monitor's commands in their order.
+// ForceThaw continues a paused guest even if another process paused it. It is for the quiesce
+// record of a process that was killed between Freeze and Thaw.
+func (p *Pause) ForceThaw(ctx context.Context) error {
+	err := retry(ctx, "cont", "run cont on QEMU's monitor", func(ctx context.Context) error {
+		// QEMU runs the commands of a monitor in order, so a stop whose reply was lost has been
+		// executed before this is answered.
 		running, state, err := p.status(ctx)
 		if err != nil && p.gone != nil {
 			if gone := p.gone(ctx); gone != nil {
 				return gone
 			}
 		}
-		err = refused(p.noted, err)
-		// Any state but paused came of something else, such as a shutdown or an I/O
-		// error, and cont would be refused or do harm.
+		err = goneIfRefused(p.recorded, err)
+		// Any state but paused has another cause, such as a shutdown or an I/O error. cont would be
+		// refused or do harm.
 		if err != nil || running || state != "paused" {
 			return err
 		}

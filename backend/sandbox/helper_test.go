@@ -19,20 +19,21 @@ import (
 	"cowblk/cow/aio"
 )
 
-// helperEnv makes the test binary confine itself and report what it can still do. Its value is a task in JSON.
+// helperEnv makes the test binary confine itself and report what it can still do. Its value is a
+// JSON task.
 const helperEnv = "COWBLK_TEST_CONFINED"
 
-// task is what a helper is to do.
+// task describes what a helper does.
 type task struct {
 	Mode  Mode
 	Rules Rules
-	Dir   string // with the files that ops use
-	Port  string // that somebody listens on
-	// Forbid, if not 0, is what landlock's system calls fail with.
+	Dir   string // of the files that ops use
+	Port  string // with a listener
+	// Forbid, if not 0, is the error of landlock's system calls.
 	Forbid unix.Errno
 }
 
-// answer is what became of it: the failure of each op, empty for none, by the name of a thread and of the op.
+// answer is the result: the error of each op, empty for none, by thread and op.
 type answer struct {
 	Report  Report
 	Error   string
@@ -55,7 +56,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// run confines this process and tries everything on threads that were there before, asleep in the kernel, and after.
+// run confines this process and executes all ops on threads from before, which sleep in the kernel
+// meanwhile, and on new ones.
 func (t *task) run() (a answer) {
 	if t.Forbid != 0 {
 		if err := sandboxtest.Forbid(t.Forbid); err != nil {
@@ -72,7 +74,7 @@ func (t *task) run() (a answer) {
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		panic(err)
 	}
-	// Until the confinement is done, both threads are asleep in the kernel. It wakes them up in between.
+	// Both threads sleep in the kernel until the confinement is done, which may interrupt them.
 	sleep := func() {
 		for n := 0; n == 0; {
 			n, _ = unix.Poll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}, -1)
@@ -86,7 +88,7 @@ func (t *task) run() (a answer) {
 		before <- t.try("before", held)
 	}()
 	go func() {
-		runtime.LockOSThread() // one thread may use a ring
+		runtime.LockOSThread() // a ring belongs to one thread
 		r := newRing()
 		err := r.read(held)
 		ready <- struct{}{}
@@ -111,10 +113,10 @@ func (t *task) run() (a answer) {
 	a.Ops["ring"] = map[string]string{"read what is open": <-ring}
 	tasks, _ := filepath.Glob("/proc/self/task/*/status")
 	for _, file := range tasks {
-		// Only where /proc is among the files to be read.
+		// Only if /proc is readable.
 		content, err := os.ReadFile(file)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // it has just ended
+			continue // the thread has ended
 		}
 		if err != nil {
 			a.Status = append(a.Status, err.Error())
@@ -126,7 +128,7 @@ func (t *task) run() (a answer) {
 	return a
 }
 
-// try does everything once. name makes its own files.
+// try executes all ops once. name distinguishes the files.
 func (t *task) try(name string, held *os.File) map[string]string {
 	at := func(elem ...string) string { return filepath.Join(append([]string{t.Dir}, elem...)...) }
 	write := func(path string) error { return os.WriteFile(path, []byte(name), 0o600) }
@@ -141,7 +143,7 @@ func (t *task) try(name string, held *os.File) map[string]string {
 		"read what is open":    func() error { _, err := held.ReadAt(make([]byte, 1), 0); return err },
 		"read foreign":         func() error { return open(at("foreign", "file"), unix.O_RDONLY) },
 		"write foreign":        func() error { return open(at("foreign", "file"), unix.O_WRONLY) },
-		"cut foreign":          func() error { return os.Truncate(at("foreign", "file"), 1) },
+		"truncate foreign":     func() error { return os.Truncate(at("foreign", "file"), 1) },
 		"make foreign":         func() error { return write(at("foreign", name)) },
 		"remove foreign":       func() error { return os.Remove(at("foreign", "old-"+name)) },
 		"list foreign":         func() error { _, err := os.ReadDir(at("foreign")); return err },
@@ -149,7 +151,7 @@ func (t *task) try(name string, held *os.File) map[string]string {
 		"read":                 func() error { return open(at("read", "file"), unix.O_RDONLY) },
 		"list":                 func() error { _, err := os.ReadDir(at("read")); return err },
 		"write to read":        func() error { return open(at("read", "file"), unix.O_WRONLY) },
-		"cut read":             func() error { return os.Truncate(at("read", "file"), 1) },
+		"truncate read":        func() error { return os.Truncate(at("read", "file"), 1) },
 		"make in read":         func() error { return write(at("read", name)) },
 		"write file":           func() error { return open(at("write"), unix.O_RDWR|unix.O_TRUNC) },
 		"make":                 func() error { return write(at("change", name)) },
@@ -179,7 +181,7 @@ func (t *task) try(name string, held *os.File) map[string]string {
 	return failed
 }
 
-// text is the errno of an error, or what it says.
+// text returns the errno of an error, or its text.
 func text(err error) string {
 	var errno syscall.Errno
 	switch {
@@ -191,7 +193,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// renamed makes a file and moves it.
+// renamed creates a file and renames it.
 func renamed(from, to, name string) error {
 	if err := os.WriteFile(filepath.Join(from, "moving-"+name), nil, 0o600); err != nil {
 		return err
@@ -200,7 +202,7 @@ func renamed(from, to, name string) error {
 }
 
 func listen(path string) error {
-	l, err := net.Listen("unix", path) // removed by Close
+	l, err := net.Listen("unix", path) // Close removes it
 	if err != nil {
 		return err
 	}
@@ -225,7 +227,7 @@ func closed(c interface{ Close() error }, err error) error {
 	return c.Close()
 }
 
-// ring is an I/O engine that was made before, with the kernel's worker threads behind it.
+// ring is an I/O engine, with kernel worker threads, made before the confinement.
 type ring struct {
 	engine aio.Engine
 	buf    []byte

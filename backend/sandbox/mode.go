@@ -6,9 +6,9 @@ import "fmt"
 type Mode uint8
 
 const (
-	Off     Mode = iota // not at all
+	Off     Mode = iota // not confined
 	On                  // as far as this kernel can
-	Require             // or else not started
+	Require             // fails if this kernel cannot
 )
 
 var modeNames = [...]string{"off", "on", "require"}

@@ -13,35 +13,34 @@ import (
 // ErrUnsupported says that this kernel cannot confine the process.
 var ErrUnsupported = errors.New("this kernel cannot confine a process")
 
-// Rules are the files that stay within reach. A rule for a directory is one for
-// all that lies beneath it, now or later; it holds for the directory itself and
-// not for its name. What does not exist is left out.
+// Rules lists the files that stay accessible. A rule for a directory covers everything below it,
+// now and later, and follows the directory when it is renamed. Paths that do not exist are ignored.
 type Rules struct {
-	// Change are directories in which regular files and directories are read,
-	// written, made and removed, and renamed from one of these to another.
+	// Change lists directories in which regular files and directories may be read, written, made,
+	// removed, and renamed between these directories.
 	Change []string
-	// Write are files and devices that are read and written.
+	// Write lists files and devices that may be read and written.
 	Write []string
-	// Read are files, devices and directories that are read.
+	// Read lists files, devices and directories that may be read.
 	Read []string
-	// Sockets are directories in which UNIX sockets are made and removed, by way of
-	// directories in them where others can change these (control.ListenUnix).
+	// Sockets lists directories in which UNIX sockets may be made and removed. It includes making
+	// and removing directories, which control.ListenUnix needs.
 	Sockets []string
-	// Abstract leaves abstract UNIX sockets within reach.
+	// Abstract keeps abstract UNIX sockets accessible.
 	Abstract bool
 }
 
-// Report says what has been done.
+// Report describes the confinement.
 type Report struct {
-	ABI     int      // version of landlock that the process is confined with; 0: it is not
-	Reason  string   // why it is not
-	Missing []string // what a newer kernel would have taken away too
+	ABI     int      // version of landlock in force; 0: none
+	Reason  string   // why there is none
+	Missing []string // restrictions that need a newer kernel
 }
 
-// minABI is the first version that lets files be renamed between directories.
+// minABI is the first version that permits renaming between directories.
 const minABI = 2
 
-// Rights of landlock by what they are for.
+// Landlock rights of each kind of rule.
 const (
 	readFile = ll.AccessFSReadFile | ll.AccessFSIoctlDev
 	readAll  = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSReadDir
@@ -50,7 +49,7 @@ const (
 	socket   = ll.AccessFSReadDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSRefer
 )
 
-// handled is everything that is denied unless a rule allows it.
+// handled returns the rights that are denied unless a rule grants them.
 func handled(r *Rules) landlock.Config {
 	scoped := landlock.ScopedSet(ll.ScopeSignal | ll.ScopeAbstractUnixSocket)
 	if r.Abstract {
@@ -63,9 +62,9 @@ func handled(r *Rules) landlock.Config {
 	}
 }
 
-// Confine restricts this process to the rules. It cannot be undone, and applies
-// to what the process executes or forks, too. With On a kernel that cannot do it
-// is no error but a report; with Require it is an ErrUnsupported.
+// Confine restricts this process, its threads and its future children to the rules. It cannot be
+// undone. If the kernel does not support it, On returns a Report with a Reason and Require returns
+// ErrUnsupported.
 func Confine(m Mode, r Rules) (Report, error) {
 	if m == Off {
 		return Report{Reason: "it was not asked for"}, nil
@@ -84,14 +83,14 @@ func Confine(m Mode, r Rules) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	// The best that this kernel can: it is known to be enough by now.
+	// BestEffort suffices: supported has checked the minimum.
 	if err := handled(&r).BestEffort().Restrict(rules...); err != nil {
 		return Report{}, fmt.Errorf("landlock: %w", err)
 	}
 	return Report{ABI: abi, Missing: missing(abi, &r)}, nil
 }
 
-// supported is the version of landlock to be used, or 0 and why there is none.
+// supported returns the version of landlock; 0 and the reason if it cannot be used.
 func supported() (abi int, reason string) {
 	abi, err := ll.LandlockGetABIVersion()
 	switch {
@@ -107,12 +106,12 @@ func supported() (abi int, reason string) {
 	return abi, ""
 }
 
-// missing lists what landlock of this version lets through.
+// missing lists the restrictions that landlock of this version does not have.
 func missing(abi int, r *Rules) (list []string) {
 	for _, m := range []struct {
 		abi  int
 		what string
-	}{{3, "cutting files short"}, {4, "connecting to TCP ports"}, {6, "signals"}} {
+	}{{3, "truncating files"}, {4, "connecting to TCP ports"}, {6, "signals"}} {
 		if abi < m.abi {
 			list = append(list, m.what)
 		}
@@ -123,8 +122,7 @@ func missing(abi int, r *Rules) (list []string) {
 	return list
 }
 
-// compile makes landlock's rules. Those for a file must not have the rights that
-// only a directory can have.
+// compile returns landlock's rules. A rule for a file must not contain rights of directories.
 func (r *Rules) compile() (rules []landlock.Rule, err error) {
 	add := func(path string, inFile, inDir landlock.AccessFSSet) {
 		st, serr := os.Stat(path)

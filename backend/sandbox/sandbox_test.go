@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place makes the files that helpers use, and who listens.
-func place(t *testing.T) *task {
+// makeFiles makes the files and the listener that helpers use.
+func makeFiles(t *testing.T) *task {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "confined")
 	if err != nil {
@@ -62,7 +62,7 @@ func place(t *testing.T) *task {
 	}
 }
 
-// helper has another process do the task.
+// helper executes the task in another process.
 func (k *task) helper(t *testing.T) (a answer) {
 	t.Helper()
 	text, err := json.Marshal(k)
@@ -82,7 +82,8 @@ func (k *task) helper(t *testing.T) (a answer) {
 	return a
 }
 
-// denied says of each op by which version of landlock it is denied, and with what; version 0: it is allowed.
+// denied lists for each op the first version of landlock that denies it, and the error; version 0:
+// it is allowed.
 var denied = map[string]struct {
 	abi  int
 	with string
@@ -90,16 +91,17 @@ var denied = map[string]struct {
 	"read what is open": {}, "read": {}, "list": {}, "write file": {}, "make": {}, "make directory": {}, "sync directory": {},
 	"rename over": {}, "make socket": {}, "connect to a socket": {}, "listen on TCP": {}, "signal oneself": {},
 
-	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "cut foreign": {3, "EACCES"}, "make foreign": {2, "EACCES"},
+	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "truncate foreign": {3, "EACCES"}, "make foreign": {2, "EACCES"},
 	"remove foreign": {2, "EACCES"}, "list foreign": {2, "EACCES"}, "read /etc/passwd": {2, "EACCES"},
-	"write to read": {2, "EACCES"}, "cut read": {3, "EACCES"}, "make in read": {2, "EACCES"},
+	"write to read": {2, "EACCES"}, "truncate read": {3, "EACCES"}, "make in read": {2, "EACCES"},
 	"rename to foreign": {2, "EACCES"}, "rename from foreign": {2, "EACCES"}, "link foreign": {2, "EXDEV"}, "symlink": {2, "EACCES"},
 	"make foreign socket": {2, "EACCES"}, "connect to TCP": {4, "EACCES"}, "connect to abstract": {6, "EPERM"}, "signal the parent": {6, "EPERM"},
 	"execute": {2, "EACCES"}, "execute one's own": {2, "EACCES"}, "read another process": {2, "EACCES"},
 }
 
-// kernelABI is the version that this kernel has. One that should have landlock and has none fails the test: what is
-// claimed here could not be shown. COWBLK_TEST_NO_LANDLOCK=1 in the environment says that this is known.
+// kernelABI returns the version of this kernel. The test fails if a kernel that should have
+// landlock has none, because nothing could be verified. COWBLK_TEST_NO_LANDLOCK=1 in the
+// environment accepts that.
 func kernelABI(t *testing.T) int {
 	t.Helper()
 	abi, reason := supported()
@@ -109,10 +111,11 @@ func kernelABI(t *testing.T) int {
 	return abi
 }
 
-// What a confined process can do and what not, on threads from before and after, and through an I/O engine.
+// What a confined process can and cannot do, on threads from before and after, and through an I/O
+// engine.
 func TestConfined(t *testing.T) {
 	abi := kernelABI(t)
-	k := place(t)
+	k := makeFiles(t)
 	if abi == 0 {
 		k.Mode = On
 	}
@@ -146,13 +149,13 @@ func TestConfined(t *testing.T) {
 	}
 }
 
-// Without the confinement all of it is possible: the ops are no ones that fail anyway.
+// Control: without the confinement all ops succeed.
 func TestNotConfined(t *testing.T) {
-	k := place(t)
+	k := makeFiles(t)
 	k.Mode = Off
 	a := k.helper(t)
 	for op, failed := range a.Ops["before"] {
-		// The mem of a process can be opened by who may trace it only.
+		// Opening the mem file of a process needs ptrace permission.
 		if failed != "" && op != "read another process" {
 			t.Errorf("%s: %s", op, failed)
 		}
@@ -162,16 +165,17 @@ func TestNotConfined(t *testing.T) {
 	}
 }
 
-// A kernel without landlock, or with it switched off: on says so, require refuses, and privileges are given up anyway.
+// Without landlock, or with it switched off: On reports it, Require fails, and privileges are given
+// up anyway.
 func TestWithoutLandlock(t *testing.T) {
 	for errno, word := range map[unix.Errno]string{unix.ENOSYS: "not built", unix.EOPNOTSUPP: "lsm="} {
-		k := place(t)
+		k := makeFiles(t)
 		k.Forbid = errno
 		a := k.helper(t)
 		if !a.Missing || !strings.Contains(a.Error, word) {
 			t.Errorf("require: %q", a.Error)
 		}
-		k = place(t)
+		k = makeFiles(t)
 		k.Forbid, k.Mode = errno, On
 		a = k.helper(t)
 		if a.Error != "" || a.Report.ABI != 0 || !strings.Contains(a.Report.Reason, word) {
@@ -186,15 +190,15 @@ func TestWithoutLandlock(t *testing.T) {
 	}
 }
 
-// Rules that make no sense are refused before anything is given up.
+// Invalid rules are refused before anything is given up.
 func TestRules(t *testing.T) {
-	k := place(t)
+	k := makeFiles(t)
 	k.Rules.Change = append(k.Rules.Change, filepath.Join(k.Dir, "write"))
 	a := k.helper(t)
 	if !strings.Contains(a.Error, "expected a directory") || a.Ops["after"]["read foreign"] != "" {
 		t.Errorf("a file to be changed as a directory: %q", a.Error)
 	}
-	k = place(t)
+	k = makeFiles(t)
 	k.Rules.Abstract = true
 	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" || a.Report.ABI > 0 && !slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
 		t.Errorf("%s: %s", a.Error, a.Ops["after"]["connect to abstract"])

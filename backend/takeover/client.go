@@ -16,15 +16,15 @@ import (
 	"cowblk/backend/control"
 )
 
-// answerLimit is how long the old process may take for what it does while it serves: it
-// waits for commands and for the sealing of former heads.
-const answerLimit = 2 * time.Minute
+// answerTimeout bounds each answer of the old process while it serves: it may wait for commands and
+// for the sealing of former heads.
+const answerTimeout = 2 * time.Minute
 
-// greetingLimit is how long it may take to greet, which it does whatever else it is
-// doing: only a process that is stopped, or a machine that stalls, takes longer.
-const greetingLimit = 30 * time.Second
+// greetingTimeout bounds the greeting, which does not depend on other work of the old process. Only
+// a stopped process or a stalled machine takes longer.
+const greetingTimeout = 30 * time.Second
 
-// Offer is what the old process has handed over while it still serves.
+// Offer holds what the old process has passed while it still serves.
 type Offer struct {
 	Sockets []Message // kind Socket
 	Control Message   // kind Control
@@ -35,8 +35,8 @@ type Offer struct {
 	c    *Conn
 }
 
-// Request asks the process behind the control socket at path to hand over disks. It
-// serves on until Go. Errors: control.ErrNoDaemon; a *RefusedError; ErrProtocol.
+// Request requests the takeover of disks from the process behind the control socket at path. That
+// process serves until AwaitDetach. Errors: control.ErrNoDaemon; *RefusedError; ErrProtocol.
 func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
@@ -45,7 +45,7 @@ func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 		}
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	return request(ctx, conn.(*net.UnixConn), path, disks, greetingLimit)
+	return request(ctx, conn.(*net.UnixConn), path, disks, greetingTimeout)
 }
 
 func request(ctx context.Context, conn *net.UnixConn, path string, disks []string, greeting time.Duration) (*Offer, error) {
@@ -53,15 +53,15 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	o.c = NewConn(o.conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	who := peer(conn)
+	peer := peerName(conn)
 	o.c.Deadline(time.Now().Add(greeting))
 	_, err := o.line()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("it has not answered for %s: is it stopped?: %w", greeting, err)
 	}
-	o.c.Deadline(time.Now().Add(answerLimit))
+	o.c.Deadline(time.Now().Add(answerTimeout))
 	if err == nil {
-		err = o.ask(disks)
+		err = o.sendCommand(disks)
 	}
 	if err == nil {
 		err = o.collect()
@@ -71,29 +71,29 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, fmt.Errorf("takeover from %s through control socket %s: %w", who, path, err)
+		return nil, fmt.Errorf("takeover from %s through control socket %s: %w", peer, path, err)
 	}
 	o.c.Deadline(time.Time{})
 	return o, nil
 }
 
-// peer names the process that listens: "process 42".
-func peer(conn *net.UnixConn) string {
+// peerName returns the name of the listening process: "process 42".
+func peerName(conn *net.UnixConn) string {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return "its process"
 	}
-	who := "its process"
+	name := "its process"
 	_ = raw.Control(func(fd uintptr) {
 		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			who = fmt.Sprintf("process %d", c.Pid)
+			name = fmt.Sprintf("process %d", c.Pid)
 		}
 	})
-	return who
+	return name
 }
 
-// ask speaks the control protocol from the greeting up to the command.
-func (o *Offer) ask(disks []string) error {
+// sendCommand sends the control commands from the negotiation to cow-takeover.
+func (o *Offer) sendCommand(disks []string) error {
 	args, err := json.Marshal(Args{Version: Version, Disks: disks})
 	if err != nil {
 		return err
@@ -103,19 +103,20 @@ func (o *Offer) ask(disks []string) error {
 		`{"execute":"` + Command + `","arguments":` + string(args) + `}`,
 	} {
 		if _, err := o.conn.Write([]byte(command + "\n")); err != nil {
-			return gone(err)
+			return eofError(err)
 		}
 	}
 	return nil
 }
 
-// line reads one line and no byte more: descriptors come with the bytes behind.
+// line reads exactly one line. Reading further could lose descriptors, which arrive with later
+// bytes.
 func (o *Offer) line() ([]byte, error) {
 	var line []byte
 	var b [1]byte
 	for len(line) < maxMessage {
 		if _, err := io.ReadFull(o.conn, b[:]); err != nil {
-			return nil, gone(err)
+			return nil, eofError(err)
 		}
 		if b[0] == '\n' {
 			return line, nil
@@ -125,8 +126,7 @@ func (o *Offer) line() ([]byte, error) {
 	return nil, fmt.Errorf("a line of more than %d bytes: %w", maxMessage, ErrProtocol)
 }
 
-// skipLines passes over the replies of the control protocol, and events. An error among
-// the replies is the answer to the command: of a program that does not know it, say.
+// skipLines skips replies and events of the control protocol. An error reply refuses the takeover.
 func (o *Offer) skipLines() error {
 	for {
 		text, err := o.atLine()
@@ -149,8 +149,8 @@ func (o *Offer) skipLines() error {
 	}
 }
 
-// atLine reports whether the next byte begins a line of the control protocol; a message
-// begins with the high byte of its length, which is 0.
+// atLine reports whether the next byte begins a line of the control protocol. A message begins with
+// the high byte of its length, which is 0.
 func (o *Offer) atLine() (bool, error) {
 	raw, err := o.conn.SyscallConn()
 	if err != nil {
@@ -164,16 +164,16 @@ func (o *Offer) atLine() (bool, error) {
 	})
 	switch {
 	case rerr != nil:
-		return false, gone(rerr)
+		return false, eofError(rerr)
 	case err != nil:
-		return false, gone(err)
+		return false, eofError(err)
 	case n == 0:
 		return false, io.EOF
 	}
 	return b[0] != 0, nil
 }
 
-// collect takes what comes before Ready.
+// collect receives the messages up to Ready.
 func (o *Offer) collect() error {
 	if err := o.skipLines(); err != nil {
 		return err
@@ -201,41 +201,41 @@ func (o *Offer) collect() error {
 	}
 }
 
-// Relics are what the old process has left behind.
-type Relics struct {
-	Connections map[string]int // by disk: accepted, and nothing read from it
+// Received holds what the old process has passed after it stopped serving.
+type Received struct {
+	Connections map[string]int // by disk: accepted, and nothing read
 }
 
-// Close closes the descriptors that nobody has taken (set to 0 or deleted).
-func (r *Relics) Close() {
+// Close closes the connections that were not taken (removed from the map).
+func (r *Received) Close() {
 	for _, fd := range r.Connections {
 		unix.Close(fd)
 	}
 }
 
-// Go tells the old process to stop. It returns when that one has left the disks. io.EOF:
-// it has gone, and the disks are to be opened as after a crash. A *RefusedError: it goes
-// on serving.
-func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
-	r = &Relics{Connections: map[string]int{}}
+// AwaitDetach tells the old process to stop serving, and returns when it has detached the disks.
+// Errors: io.EOF if the process has ended, so that the disks must be opened as after a crash;
+// *RefusedError if it continues to serve.
+func (o *Offer) AwaitDetach(ctx context.Context) (r *Received, err error) {
+	r = &Received{Connections: map[string]int{}}
 	defer func() {
 		if err != nil {
 			r.Close()
-			r = &Relics{}
+			r = &Received{}
 		}
 	}()
 	defer context.AfterFunc(ctx, func() { o.conn.Close() })()
-	o.c.Deadline(time.Now().Add(answerLimit))
+	o.c.Deadline(time.Now().Add(answerTimeout))
 	defer o.c.Deadline(time.Time{})
 	if err := o.c.Send(Message{Kind: Go}); err != nil {
-		return r, gone(err)
+		return r, eofError(err)
 	}
 	for {
-		m, err := o.c.Expect(Connection, Left)
+		m, err := o.c.Expect(Connection, Detached)
 		if err != nil {
 			return r, err
 		}
-		if m.Kind == Left {
+		if m.Kind == Detached {
 			return r, nil
 		}
 		if old, ok := r.Connections[m.Disk]; ok {
@@ -245,17 +245,16 @@ func (o *Offer) Go(ctx context.Context) (r *Relics, err error) {
 	}
 }
 
-// Serving tells the old process that it may end. An error means that it has gone
-// already, which is as good.
-func (o *Offer) Serving() error { return o.c.Send(Message{Kind: Serving}) }
+// Confirm tells the old process to end. An error means that it has ended already.
+func (o *Offer) Confirm() error { return o.c.Send(Message{Kind: Serving}) }
 
-// Failed tells the old process to go on. The disks must be closed and their locks free.
-func (o *Offer) Failed(why error) error {
+// Abort tells the old process to continue. The caller must have closed the disks and released their
+// locks.
+func (o *Offer) Abort(why error) error {
 	return o.c.Send(Message{Kind: Failed, Error: why.Error()})
 }
 
-// Close ends the conversation and closes the descriptors that nobody has taken (FD set
-// to 0).
+// Close ends the conversation and closes the descriptors that were not taken (FD set to 0).
 func (o *Offer) Close() error {
 	for _, m := range append(append(o.Sockets, o.NBD...), o.Control) {
 		if m.FD > 0 {

@@ -15,19 +15,19 @@ import (
 // maxMessage bounds one message, in bytes.
 const maxMessage = 64 << 10
 
-// ErrProtocol says that the other process said what it must not.
+// ErrProtocol says that the other process violated the protocol.
 var ErrProtocol = errors.New("the other process does not keep to the protocol")
 
-// Conn is one end of the conversation. It is for one goroutine.
+// Conn is one end of the conversation. It must be used by one goroutine at a time.
 type Conn struct{ conn *net.UnixConn }
 
-// NewConn speaks on conn, which stays the caller's.
+// NewConn returns a Conn on conn, which the caller closes.
 func NewConn(conn *net.UnixConn) *Conn { return &Conn{conn} }
 
-// Deadline bounds what is sent and received from now on; zero: nothing does.
+// Deadline sets the deadline of all later sends and receives; zero: none.
 func (c *Conn) Deadline(t time.Time) { c.conn.SetDeadline(t) }
 
-// Send sends a message.
+// Send sends a message. m.FD stays open.
 func (c *Conn) Send(m Message) error {
 	if carriesFD(m.Kind) != (m.FD > 0) {
 		return fmt.Errorf("message %q with file descriptor %d: %w", m.Kind, m.FD, ErrProtocol)
@@ -44,7 +44,7 @@ func (c *Conn) Send(m Message) error {
 	if m.FD > 0 {
 		oob = unix.UnixRights(m.FD)
 	}
-	// The first part of a short write has taken the descriptor along.
+	// The descriptor was sent with the first part of a short write.
 	n, _, err := c.conn.WriteMsgUnix(body, oob, nil)
 	if err == nil && n < len(body) {
 		_, err = c.conn.Write(body[n:])
@@ -55,7 +55,7 @@ func (c *Conn) Send(m Message) error {
 	return nil
 }
 
-// Receive returns the next message. io.EOF: the other process has gone.
+// Receive returns the next message. io.EOF: the other process has ended.
 func (c *Conn) Receive() (m Message, err error) {
 	var head [4]byte
 	oob := make([]byte, unix.CmsgSpace(4*4))
@@ -68,14 +68,14 @@ func (c *Conn) Receive() (m Message, err error) {
 	}()
 	switch {
 	case err != nil:
-		return m, gone(err)
+		return m, eofError(err)
 	case n == 0:
 		return m, io.EOF
 	case ferr != nil || flags&unix.MSG_CTRUNC != 0:
 		return m, fmt.Errorf("file descriptors: %w", errors.Join(ErrProtocol, ferr))
 	}
 	if _, err := io.ReadFull(c.conn, head[n:]); err != nil {
-		return m, gone(err)
+		return m, eofError(err)
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if size > maxMessage {
@@ -83,7 +83,7 @@ func (c *Conn) Receive() (m Message, err error) {
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(c.conn, body); err != nil {
-		return m, gone(err)
+		return m, eofError(err)
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
 		return m, fmt.Errorf("message: %w: %w", ErrProtocol, err)
@@ -100,8 +100,8 @@ func (c *Conn) Receive() (m Message, err error) {
 	return m, nil
 }
 
-// Expect receives a message that must be of one of these kinds. Refused and Failed
-// become errors with the other process's reason, whether expected or not.
+// Expect receives a message of one of these kinds. Refused and Failed become a *RefusedError unless
+// they are expected.
 func (c *Conn) Expect(kinds ...string) (Message, error) {
 	m, err := c.Receive()
 	if err != nil {
@@ -121,13 +121,13 @@ func (c *Conn) Expect(kinds ...string) (Message, error) {
 	return m, fmt.Errorf("message %q, expected one of %q: %w", m.Kind, kinds, ErrProtocol)
 }
 
-// RefusedError is the reason why the other process does not go along.
+// RefusedError is the reason for which the other process refused or failed.
 type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return e.Reason }
 
-// gone makes one error of all ways in which the other end can have ended.
-func gone(err error) error {
+// eofError maps all errors of a closed connection to io.EOF.
+func eofError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return io.EOF
 	}

@@ -61,7 +61,7 @@ func TestMessages(t *testing.T) {
 	sent := []Message{
 		{Kind: Export, Name: "vm1@one"},
 		{Kind: Connection, Disk: "vm1", FD: fd},
-		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", Keep: true, FD: fd},
+		{Kind: Socket, Disk: strings.Repeat("x", 1000), Path: "/run/x", KeepFile: true, FD: fd},
 		{Kind: Ready},
 	}
 	for _, m := range sent {
@@ -110,7 +110,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// Whatever comes: an error or a message, and no descriptor is left open.
+// Any input gives an error or a message, and leaks no descriptor.
 func FuzzReceive(f *testing.F) {
 	frame := func(body string) []byte {
 		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
@@ -147,7 +147,8 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// A program that does not know the command says so as any server of the control protocol does; others may say anything.
+// A program that does not know the command gives an error of the control protocol; others may send
+// anything.
 func TestRequestToOthers(t *testing.T) {
 	greeting := `{"QMP":{"version":{},"capabilities":[]}}` + "\r\n"
 	for name, test := range map[string]struct {
@@ -191,8 +192,7 @@ func TestRequestToOthers(t *testing.T) {
 	}
 }
 
-// A process that is stopped accepts nothing and greets nobody: whoever waits is told
-// which process that is.
+// A stopped process sends no greeting: the error names the process.
 func TestRequestToAStoppedProcess(t *testing.T) {
 	conn, _ := pair(t)
 	_, err := request(t.Context(), conn, "/run/x.ctl", []string{"vm1"}, time.Millisecond)

@@ -1,38 +1,36 @@
-// Package takeover is the conversation in which a process that serves disks hands its
-// listening sockets, and the disks, to a new process: both ends of it, and nothing of
-// what either does in between.
+// Package takeover is the protocol by which a process that serves disks hands its listening sockets
+// and the disks to a new process. It has both ends of the conversation, but not the work of either
+// process in between.
 //
-// It is held on a connection to the control socket of the old process, which the command
-// cow-takeover takes over (control.ConnHandler: same user or root). Each message is a
-// length (32 bits, big-endian) and a JSON object; a message that carries a file
-// descriptor carries exactly one.
+// The conversation uses a connection to the control socket of the old process, after the command
+// cow-takeover (control.ConnHandler: same user or root). Each message is a length (32 bits,
+// big-endian) and a JSON object; a message that carries a file descriptor carries exactly one.
 //
 //	new  cow-takeover {"version", "disks"}
-//	old  refused {"error"}                                 and goes on serving
-//	     socket {"disk", "path", "keep"} + fd              one a disk, listening
+//	old  refused {"error"}                                 continues to serve
+//	     socket {"disk", "path", "keep"} + fd              one for each disk, listening
 //	     control {"path", "keep"} + fd                     the control socket, listening
-//	     nbd {"address"} + fd, export {"name"}             the NBD server's sockets and exports, if it runs
-//	     ready                                             it still serves; promotions and commands wait
-//	new  go                                                it has prepared all it can
-//	old  refused {"error"}                                 and goes on serving
-//	     connection {"disk"} + fd                          accepted at the last moment, not one byte read
-//	     left                                              drained, sessions closed, disks left, locks free
-//	new  serving                                           it has the locks and accepts: the old one ends
-//	     failed {"error"}                                  the old one opens the disks again
+//	     nbd {"address"} + fd, export {"name"}             sockets and exports of the NBD server, if it runs
+//	     ready                                             still serves; promotions and commands wait
+//	new  go                                                has prepared all that is possible
+//	old  refused {"error"}                                 continues to serve
+//	     connection {"disk"} + fd                          accepted at the last moment, nothing read
+//	     left                                              drained, sessions closed, disks detached, locks free
+//	new  serving                                           holds the locks and accepts: the old process ends
+//	     failed {"error"}                                  the old process opens the disks again
 //
-// Whoever holds the locks of the disks may accept, nobody else. Both processes keep the
-// listening sockets open until it is over, so that no connection is refused, and none is
-// accepted only to be closed. Whenever one of the two dies, its locks are free and the
-// other one sees the end of the connection: the old one opens the disks again and goes
-// on; the new one opens them as after a crash. What a guest has not flushed passes in
-// memory that outlives both (cow.Options.SharedDir).
+// Only the process that holds the locks of the disks may accept. Both processes keep the listening
+// sockets open until the end, so that no connection is refused, or accepted only to be closed. If
+// either process dies, its locks are free and the other one sees the end of the connection: the old
+// process opens the disks again and continues; the new one opens them as after a crash. Unflushed
+// data of a guest passes in memory that outlives both (cow.Options.SharedDir).
 package takeover
 
-// Version is the version of the conversation. Both sides must have the same. In
-// version 1 the old process sent what was not flushed ("state").
+// Version is the version of the protocol, which must be equal on both sides. In version 1 the old
+// process sent unflushed state ("state").
 const Version = 2
 
-// Command is the control command that begins it.
+// Command is the control command that begins a takeover.
 const Command = "cow-takeover"
 
 // Kinds of messages.
@@ -45,32 +43,31 @@ const (
 	Ready      = "ready"
 	Go         = "go"
 	Connection = "connection"
-	Left       = "left"
+	Detached   = "left"
 	Serving    = "serving"
 	Failed     = "failed"
 )
 
-// Args are the arguments of Command.
+// Args holds the arguments of Command.
 type Args struct {
 	Version int      `json:"version"`
-	Disks   []string `json:"disks"` // all that the old process serves, in any order
+	Disks   []string `json:"disks"` // all disks that the old process serves, in any order
 }
 
-// Message is one message. FD belongs to whoever has the message; sending it leaves it
-// with the sender.
+// Message is one message. The receiver owns FD; the sender of a message keeps its own.
 type Message struct {
-	Kind    string `json:"kind"`
-	Disk    string `json:"disk,omitempty"`
-	Path    string `json:"path,omitempty"`
-	Keep    bool   `json:"keep,omitempty"` // the socket's file is not ours to remove
-	Address string `json:"address,omitempty"`
-	Name    string `json:"name,omitempty"`
-	Error   string `json:"error,omitempty"`
+	Kind     string `json:"kind"`
+	Disk     string `json:"disk,omitempty"`
+	Path     string `json:"path,omitempty"`
+	KeepFile bool   `json:"keep,omitempty"` // the receiver must not remove the socket's file
+	Address  string `json:"address,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Error    string `json:"error,omitempty"`
 
 	FD int `json:"-"` // 0: none
 }
 
-// carriesFD says which kinds come with a file descriptor.
+// carriesFD reports whether messages of a kind carry a file descriptor.
 func carriesFD(kind string) bool {
 	switch kind {
 	case Socket, Control, NBD, Connection:

@@ -10,9 +10,10 @@ import (
 	"testing"
 )
 
-// On a file system without inodes an export's socket there has those of the store's reserve.
+// On a file system without free inodes, the socket of an export there uses the inodes of the
+// store's reserve.
 func TestExportOntoAFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	for _, k := range fullKinds {
@@ -25,13 +26,13 @@ func TestExportOntoAFullFileSystem(t *testing.T) {
 			command(t, st, "create", "a", "--size", "1M")
 			command(t, st, "promote", "a", "--tag", "t")
 			k.exhaust(t, m)
-			p, _ := exporting(t, st, 1, "a@t", "--listen", "unix:"+filepath.Join(m, "nbd"))
+			p, _ := startExport(t, st, 1, "a@t", "--listen", "unix:"+filepath.Join(m, "nbd"))
 			p.end(t)
 		})
 	}
 }
 
-// What could not be looked at is not found to be right.
+// If a lock cannot be examined, check does not report the disk as correct.
 func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -39,7 +40,7 @@ func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
 	if err := os.Remove(lock); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("lock", lock); err != nil { // ELOOP, to root too
+	if err := os.Symlink("lock", lock); err != nil { // ELOOP, for root too
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
@@ -49,7 +50,7 @@ func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
 	}
 }
 
-// Of a disk of another user's store that may be read the way on is named.
+// The advice names a file of another user's store only if it may be read.
 func TestServeOfAnotherUsersStore(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can be another user")
@@ -66,7 +67,7 @@ func TestServeOfAnotherUsersStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"755", dir}, {"-R", "go+rX", st}} {
-		tool(t, "chmod", args...)
+		runTool(t, "chmod", args...)
 	}
 	cmd := exec.Command(bin, "--store", st, "serve", "a")
 	cmd.Env = append(os.Environ(), mainEnv+"=1")

@@ -15,20 +15,25 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// app is what every sub-command shares: streams, environment, the global options. Tests make one with buffers.
+// app holds the state that all sub-commands share: streams, environment and global options. Tests
+// build one on buffers.
 type app struct {
 	in       io.Reader
 	out, err io.Writer
 	getenv   func(string) string
-	// lookupEnv is os.LookupEnv: what is set and empty is another thing than what is not set. nil: nothing is.
+	// lookupEnv is os.LookupEnv: it tells an empty variable from one that is not set. nil: no
+	// variable is set.
 	lookupEnv func(string) (string, bool)
-	// terminal reports whether a person sits at the stream: progress bars and questions only then.
+	// terminal reports whether a stream is a terminal. Progress bars and questions appear only
+	// there.
 	terminal func(stream any) bool
-	// width is how many columns a terminal has; 0: the stream is none, or does not say. Nil: none is.
+	// width returns the number of columns of a terminal, or 0 if the stream is not a terminal or
+	// does not report it. nil: always 0.
 	width func(stream any) int
-	// kvm reports whether this user can use /dev/kvm: the default domain type of "cowblk xml".
+	// kvm reports whether this user can use /dev/kvm. It selects the default domain type of "cowblk
+	// xml".
 	kvm func() bool
-	// files is what stores are opened on; nil: the machine's file system.
+	// files is the file system on which stores are opened; nil: the machine's.
 	files vfs.FS
 
 	storeDir string // --store; empty: $COWBLK_STORE, then the default
@@ -67,19 +72,20 @@ func terminalWidth(stream any) int {
 	return int(size.Col)
 }
 
-// run executes one command line and returns the process's exit code. SIGINT, SIGTERM and SIGHUP cancel the command's
-// context: the command undoes what it has half done. A second signal ends the process at once.
+// run executes one command line and returns the exit code of the process. SIGINT, SIGTERM and
+// SIGHUP cancel the context of the command, which then undoes incomplete work. A second signal ends
+// the process at once.
 func run(args []string, a *app) int {
-	ctx, stop := untilSignal(context.Background())
+	ctx, stop := signalContext(context.Background())
 	defer stop()
-	out := &output{to: a.out}
+	out := &output{w: a.out}
 	a.out = out
-	defer func() { a.out = out.to }()
+	defer func() { a.out = out.w }()
 	root := newRoot(a)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	err = out.check(cmd, err)
-	a.json = a.json || asksJSON(args) // an error of the command line may have come before --json
+	a.json = a.json || hasJSONFlag(args) // a command-line error may precede --json
 	if err == nil {
 		return exitOK
 	}
@@ -89,15 +95,15 @@ func run(args []string, a *app) int {
 	return code
 }
 
-// asksJSON reports whether --json is among the arguments that are cowblk's own.
-func asksJSON(args []string) bool {
+// hasJSONFlag reports whether --json is among cowblk's own arguments, those before "--".
+func hasJSONFlag(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
 	}
 	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
 
-// dir is the store's directory as the options and the environment say.
+// dir returns the directory of the store from --store, $COWBLK_STORE or the default.
 func (a *app) dir() (string, error) {
 	if a.storeDir != "" {
 		return a.storeDir, nil
@@ -114,7 +120,7 @@ func (a *app) dir() (string, error) {
 	return store.DefaultDir(a.getenv)
 }
 
-// openStore opens the store that the command line names. A store that does not exist yet is an empty one.
+// openStore opens the store that the command line names. A store that does not exist yet is empty.
 func (a *app) openStore() (*store.Store, error) {
 	dir, err := a.dir()
 	if err != nil {
@@ -123,7 +129,8 @@ func (a *app) openStore() (*store.Store, error) {
 	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv, Command: a.program()})
 }
 
-// program is how this command line calls cowblk on its store: for texts that say what to type next.
+// program returns the start of a command line that calls cowblk on the same store, for advice in
+// messages.
 func (a *app) program() string {
 	if a.storeDir == "" {
 		return "cowblk"
@@ -131,22 +138,23 @@ func (a *app) program() string {
 	return "cowblk --store " + shell.Path(a.storeDir)
 }
 
-// command is a command line that a text advises, each of words quoted for a shell.
+// command returns a complete command line for advice in messages; each word is quoted for a shell.
 func (a *app) command(words ...string) string {
 	return strings.Join([]string{a.program(), shell.Line(words...)}, " ")
 }
 
-// logger writes to standard error: warnings, and with --debug everything.
+// logger returns a logger of warnings, or with --debug of everything, on standard error.
 func (a *app) logger() *slog.Logger {
 	level := slog.LevelWarn
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return a.loggerFrom(level)
+	return a.newLogger(level)
 }
 
-// loggerFrom writes lines of text or, with --json, JSON objects, to standard error.
-func (a *app) loggerFrom(level slog.Level) *slog.Logger {
+// newLogger returns a logger on standard error that writes text lines or, with --json, JSON
+// objects.
+func (a *app) newLogger(level slog.Level) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
 	if a.json {
 		return slog.New(slog.NewJSONHandler(a.err, o))

@@ -6,7 +6,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// exactArgs is cobra.ExactArgs with an error that names what is missing: names are the arguments in order.
+// exactArgs is cobra.ExactArgs with an error that names the missing argument. names lists the
+// arguments in order.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
@@ -19,8 +20,8 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// atLeast is for commands that take one or more of the thing called name.
-func atLeast(n int, name string) cobra.PositionalArgs {
+// minArgs accepts at least n arguments; name is the argument's name in the usage line.
+func minArgs(n int, name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
 			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), name, cmd.UseLine())
@@ -29,8 +30,8 @@ func atLeast(n int, name string) cobra.PositionalArgs {
 	}
 }
 
-// atMost is for commands whose arguments are optional.
-func atMost(n int) cobra.PositionalArgs {
+// maxArgs accepts at most n arguments.
+func maxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
 			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n], cmd.UseLine())
@@ -39,19 +40,19 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// distinct is atLeast(1, name) for commands to which a name twice makes no sense.
-func distinct(name string) cobra.PositionalArgs {
+// distinctArgs is minArgs(1, name) that also refuses duplicates.
+func distinctArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, arg := range args {
 			if slices.Contains(args[:i], arg) {
 				return usagef("%s: %q is named twice", cmd.CommandPath(), arg)
 			}
 		}
-		return atLeast(1, name)(cmd, args)
+		return minArgs(1, name)(cmd, args)
 	}
 }
 
-// unique is args without those that came before, in their order.
+// unique returns args without duplicates, in their order.
 func unique(args []string) (all []string) {
 	for _, arg := range args {
 		if !slices.Contains(all, arg) {

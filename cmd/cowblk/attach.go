@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// plugOptions are those of "cowblk attach" and "cowblk detach".
+// plugOptions holds the options of "cowblk attach" and "cowblk detach".
 type plugOptions struct {
 	args    daemon.PlugArgs
 	timeout time.Duration
@@ -27,20 +27,20 @@ func newAttach(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attach NAME --qmp ADDRESS",
 		Short: "Plug a served disk into a running QEMU",
-		Long: `Plug a disk that "cowblk serve" serves into a QEMU that runs already. QEMU must have been started
-with shared memory (as "cowblk qemu-args" has it) and, on the q35 machine, with a root port that is
-still free for each disk to come: -device pcie-root-port,id=port1,chassis=1. The guest's memory and
-the ports cannot be changed later. After a failure nothing is left in QEMU.
+		Long: `Hot-plug a served disk into a running QEMU. QEMU must have been started with shared memory (see
+"cowblk qemu-args") and, on the q35 machine, with a free root port for each disk to be attached:
+-device pcie-root-port,id=port1,chassis=1. Memory and ports cannot be changed later. After a failure
+nothing is left in QEMU.
 
-A disk that is attached here connects anew by itself when "cowblk serve" is restarted. One that libvirt
-has plugged in (virsh attach-device) does not, for its chardev has no reconnect: detach it and attach it
-here. "cowblk info NAME" says which kind is connected.`,
+An attached disk reconnects when "cowblk serve" is restarted. A disk that libvirt has plugged in (virsh
+attach-device) does not, because its chardev has no reconnect: detach it and attach it with this
+command. "cowblk info NAME" shows which kind is connected.`,
 		Example: `  cowblk attach vm1-data --qmp unix:/run/vm1.qmp
   cowblk attach vm1-data --qmp unix:/run/vm1.qmp --bus port3 --queues 4`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := a.plugStart(&o, args[0])
+			v, err := a.preparePlug(&o, args[0])
 			if err != nil {
 				return err
 			}
@@ -62,15 +62,15 @@ func newDetach(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "detach NAME --qmp ADDRESS",
 		Short: "Take a disk away from a running QEMU",
-		Long: `Ask the guest to give a disk back, wait until it has, and remove the disk from QEMU. A guest gives
-back what it does not use: unmount file systems first. One that has not answered in time still can;
-the command may then be repeated. Disks that QEMU was started with can be taken away too, if they are
-on a root port of their own.`,
+		Long: `Request the disk from the guest, wait until the guest has released it, and remove it from QEMU. A guest
+releases only a disk that is not in use: unmount its file systems first. If the guest does not answer
+in time, it still can; repeat the command. Disks that QEMU was started with can be detached, too, if
+they have a root port of their own.`,
 		Example:           `  cowblk detach vm1-data --qmp unix:/run/vm1.qmp --timeout 1m`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := a.plugStart(&o, args[0])
+			v, err := a.preparePlug(&o, args[0])
 			if err != nil {
 				return err
 			}
@@ -89,10 +89,11 @@ func (o *plugOptions) register(cmd *cobra.Command, limit string) {
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, limit)
 }
 
-// plugStart checks the options and finds who serves the disk; nil: nobody.
-func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
+// preparePlug checks the options and returns the process that serves the disk; nil if no process
+// does.
+func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 	if o.timeout <= 0 {
-		return nil, usagef("--timeout %s: expected more than nothing", o.timeout)
+		return nil, usagef("--timeout %s: expected a time above 0", o.timeout)
 	}
 	if o.args.QMP == "" {
 		return nil, usagef("--qmp is missing: the address of QEMU's monitor, unix:PATH (QEMU's -qmp unix:PATH,server=on,wait=off)")
@@ -108,8 +109,8 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 	if _, err := s.Disk(name); err != nil {
 		return nil, err
 	}
-	// A process that starts to serve the disk has it open before it can be asked.
-	for end := time.Now().Add(startLimit); ; time.Sleep(startPoll) {
+	// A starting process opens the disk before it has a control socket.
+	for end := time.Now().Add(startTimeout); ; time.Sleep(startPoll) {
 		v, err := s.ServingError(name)
 		if err != nil {
 			return nil, err
@@ -121,56 +122,57 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 }
 
 const (
-	startLimit = 5 * time.Second
-	startPoll  = 20 * time.Millisecond
+	startTimeout = 5 * time.Second
+	startPoll    = 20 * time.Millisecond
 )
 
 func (a *app) attach(ctx context.Context, v *store.Serving, o *plugOptions) error {
-	var made qmp.Plugged
-	if err := o.ask(ctx, v, "cow-attach", &made); err != nil {
+	var plugged qmp.Plugged
+	if err := o.runInDaemon(ctx, v, "cow-attach", &plugged); err != nil {
 		return fmt.Errorf("attach %q: %w", o.args.Disk, err)
 	}
 	at := ""
-	if made.Bus != "" {
-		at = ", at " + made.Bus
+	if plugged.Bus != "" {
+		at = ", at " + plugged.Bus
 	}
-	a.say("disk %s is attached: QEMU's device %s%s", o.args.Disk, made.ID, at)
+	a.printf("disk %s is attached: QEMU's device %s%s", o.args.Disk, plugged.ID, at)
 	if a.json {
-		return a.printJSON(made)
+		return a.printJSON(plugged)
 	}
 	return nil
 }
 
-// detach also works when nobody serves the disk any more.
+// detach works also when no process serves the disk.
 func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err error) {
 	if v != nil && v.Control != "" {
-		err = o.ask(ctx, v, "cow-detach", nil)
+		err = o.runInDaemon(ctx, v, "cow-detach", nil)
 	} else {
-		err = o.detachHere(ctx, a.logger())
+		err = o.detachDirect(ctx, a.logger())
 	}
 	if err != nil {
 		return fmt.Errorf("detach %q: %w", o.args.Disk, err)
 	}
-	a.say("disk %s is detached", o.args.Disk)
+	a.printf("disk %s is detached", o.args.Disk)
 	return nil
 }
 
-// ask has the process that serves the disk do it: that may be the one that holds QEMU's monitor.
-func (o *plugOptions) ask(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := control.Dial(v.Control, askLimit)
+// runInDaemon runs the command in the process that serves the disk, which may hold the connection
+// to QEMU's monitor.
+func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
+	c, err := control.Dial(v.Control, queryTimeout)
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}
-	limited, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // time to undo
+	limited, cancel := context.WithTimeout(ctx, o.timeout+time.Minute) // a minute to undo
 	defer cancel()
 	err = c.Run(limited, command, o.args, out)
 	if err != nil && ctx.Err() != nil {
-		return interruptedf("whether QEMU has done it is not known: repeat the command to see")
+		return interruptedf("it is not known whether QEMU has done it: repeat the command to find out")
 	}
 	return err
 }
 
-func (o *plugOptions) detachHere(ctx context.Context, log *slog.Logger) error {
+func (o *plugOptions) detachDirect(ctx context.Context, log *slog.Logger) error {
 	addr, err := qmp.ParseAddress(o.args.QMP)
 	if err != nil {
 		return err
@@ -182,7 +184,8 @@ func (o *plugOptions) detachHere(ctx context.Context, log *slog.Logger) error {
 	return qmp.Detach(ctx, m, o.args.Disk, o.args.ID)
 }
 
-// absoluteAddress is an address that means the same in a process with another working directory.
+// absoluteAddress makes the path of a UNIX address absolute, for a process with another working
+// directory.
 func absoluteAddress(s string) string {
 	path, ok := strings.CutPrefix(s, "unix:")
 	if !ok || path == "" {

@@ -13,9 +13,9 @@ func TestAttachAndDetach(t *testing.T) {
 		command(t, dir, "create", name, "--size", "16M")
 	}
 	q := startQEMU(t, dir, sharedMemory, rootPorts, nativePlug)
-	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "serve a")
+	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "serve a")
 	p := start(t, dir, nil, "serve", "a", "b", "c", "--queues", "4")
-	controlled(t, dir, "a")
+	dialControl(t, dir, "a")
 
 	connected := func(disk string) bool {
 		return strings.Contains(command(t, dir, "info", disk, "--json"), `"connected": true`)
@@ -32,67 +32,67 @@ func TestAttachAndDetach(t *testing.T) {
 	if queues != 2 {
 		t.Errorf("%d queues", queues)
 	}
-	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "connected to a QEMU already")
-	fails(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--id", "disk-a"}, `a device "disk-a" already`)
-	fails(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--queues", "5"}, "offers 4 queues")
+	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "connected to a QEMU already")
+	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--id", "disk-a"}, `a device "disk-a" already`)
+	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--queues", "5"}, "offers 4 queues")
 	command(t, dir, "attach", "b", "--qmp", q.qmp, "--id", "second", "--bus", "port1")
-	fails(t, dir, []string{"attach", "c", "--qmp", q.qmp}, "no free PCIe root port", "port0 (vhost-user-blk-pci), port1 (vhost-user-blk-pci)", "-device pcie-root-port")
+	expectFailure(t, dir, []string{"attach", "c", "--qmp", q.qmp}, "no free PCIe root port", "port0 (vhost-user-blk-pci), port1 (vhost-user-blk-pci)", "-device pcie-root-port")
 
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
 	eventually(t, "a is free", func() bool { return !connected("a") })
-	fails(t, dir, []string{"detach", "a", "--qmp", q.qmp}, `no device "disk-a"`)
-	fails(t, dir, []string{"detach", "c", "--qmp", q.qmp, "--id", "port0"}, "is a pcie-root-port")
+	expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp}, `no device "disk-a"`)
+	expectFailure(t, dir, []string{"detach", "c", "--qmp", q.qmp, "--id", "port0"}, "is a pcie-root-port")
 	command(t, dir, "detach", "b", "--qmp", q.qmp, "--id", "second")
 	q.clean()
 
-	// QEMU refuses the device: what was begun is undone.
-	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp, "--bus", "nowhere"}, "'nowhere' not found")
+	// QEMU refuses the device: the chardev is removed again.
+	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp, "--bus", "nowhere"}, "'nowhere' not found")
 	q.clean()
-	// It cannot reach the socket: it must not wait for it with the guest standing still.
+	// QEMU cannot reach the socket: attach must not block QEMU, and so the guest.
 	socket := filepath.Join(dir, "run", "a.sock")
 	if err := os.Rename(socket, socket+"2"); err != nil {
 		t.Fatal(err)
 	}
-	fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "does not connect to "+socket, "--socket-group")
+	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "does not connect to "+socket, "--socket-group")
 	if err := os.Rename(socket+"2", socket); err != nil {
 		t.Fatal(err)
 	}
 	q.clean()
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 
-	// Also when nobody serves it any more.
+	// Detach also works when no process serves the disk any more.
 	p.end(t)
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
 	q.clean()
 	q.quit()
 }
 
-// With ACPI's hot-plugging the guest must answer, and there is none.
+// With ACPI hot-plugging the guest must answer, but no guest runs.
 func TestDetachWaitsForTheGuest(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	q := startQEMU(t, dir, sharedMemory, rootPorts)
-	// The hooks hold QEMU's monitor; attach and detach go through them.
+	// The hooks hold QEMU's monitor; attach and detach use their connection.
 	p := start(t, dir, nil, "serve", "a", "--qmp", q.qmp, "--promote-on", "RESET")
-	_, events := controlled(t, dir, "a")
+	_, events := dialControl(t, dir, "a")
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 	for range 2 {
-		fails(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not given device \"disk-a\" back", "try again")
+		expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "500ms"}, "has not released device \"disk-a\"", "try again")
 	}
-	// A reset takes the device from it while somebody waits.
+	// A reset removes the device while detach waits.
 	reset := make(chan struct{})
 	go func() {
 		defer close(reset)
 		q.monitor.Run(t.Context(), "system_reset", nil, nil)
 	}()
-	command(t, dir, "detach", "a", "--qmp", q.qmp, "--timeout", patience.String())
+	command(t, dir, "detach", "a", "--qmp", q.qmp, "--timeout", waitTimeout.String())
 	<-reset
-	next(t, events, "COW_PROMOTED")
+	nextEvent(t, events, "COW_PROMOTED")
 	q.clean()
 
-	// And while nobody waits: the next detach finds the connection only.
+	// A reset removes the device while nobody waits: the next detach finds only the chardev.
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
-	fails(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "100ms"}, "try again")
+	expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp, "--timeout", "100ms"}, "try again")
 	q.run("system_reset", nil, nil)
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
 	q.clean()
@@ -100,7 +100,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 	q.quit()
 }
 
-// QEMU would take the device, and the guest find it dead.
+// QEMU would accept the device, but the guest's disk would not work.
 func TestAttachNeedsSharedMemory(t *testing.T) {
 	for name, args := range map[string][]string{
 		"default": {"-machine", "q35", "-m", "64"},
@@ -113,8 +113,8 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 			command(t, dir, "create", "a", "--size", "16M")
 			q := startQEMU(t, dir, args, rootPorts)
 			p := start(t, dir, nil, "serve", "a")
-			controlled(t, dir, "a")
-			fails(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "is not shared", "share=on")
+			dialControl(t, dir, "a")
+			expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "is not shared", "share=on")
 			q.clean()
 			q.quit()
 			p.end(t)
@@ -122,13 +122,13 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 	}
 }
 
-// The pc machine hot-plugs into its one bus.
+// The pc machine hot-plugs into its only bus.
 func TestAttachToMachinePC(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	q := startQEMU(t, dir, []string{"-machine", "pc,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"})
 	p := start(t, dir, nil, "serve", "a")
-	controlled(t, dir, "a")
+	dialControl(t, dir, "a")
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 	q.quit()
 	p.end(t)

@@ -12,23 +12,23 @@ import (
 	"cowblk/vhost/load"
 )
 
-const benchLong = `Keep a vhost-user-blk back-end busy, as a guest's driver would, and say how fast it is. Any
-back-end's socket will do, not only cowblk's; QEMU must not be connected at the same time. With
-several sockets all are loaded at once.
+const benchLong = `Load a vhost-user-blk back-end as a guest's driver would, and measure its speed. Any back-end's
+socket works, not only cowblk's; QEMU must not be connected at the same time. Several sockets are
+loaded concurrently.
 
-Reads change nothing. The patterns that write OVERWRITE the disk, at random or from the start,
-with noise: give them a disk that holds nothing of value, such as a new one (cowblk create) on
-the image in question. On a terminal it asks first, unless --yes.
+Reads change nothing. Patterns that write OVERWRITE the disk, at random or from the start, with
+random data: use a disk without valuable data, such as a new one (cowblk create) on the image in
+question. On a terminal the command asks first, unless --yes is given.
 
-Requests and latencies are those of reads and writes; with --fsync, flushes have a line of
-their own. CPU times are per request, of the driver's threads and of the back-end's process as
-a whole. --no-poll sleeps between requests as a guest does, and so measures notifications and
-the scheduler too; both sides of a polling one need a processor of their own. Ctrl-C ends it early
-with a report of what was counted.
+Requests and latencies are those of reads and writes; with --fsync, flushes have their own line.
+CPU times are per request, of the driver's threads and of the back-end's whole process. --no-poll
+sleeps between requests as a guest does, which includes notifications and the scheduler in the
+measurement; with polling, each side needs its own processor. Ctrl-C ends the run early with a
+report.
 
---null has no disk behind it: it shows how fast the generator itself is on this machine.`
+--null has no disk: it measures the load generator itself on this machine.`
 
-// benchFlags is the command line of "cowblk bench".
+// benchFlags holds the command line of "cowblk bench".
 type benchFlags struct {
 	o            load.Options
 	bs           sizeFlag
@@ -50,9 +50,9 @@ func newBench(a *app) *cobra.Command {
   cowblk bench --null --qd 32`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if f.null {
-				return atMost(0)(cmd, args)
+				return maxArgs(0)(cmd, args)
 			}
-			return atLeast(1, "SOCKET")(cmd, args)
+			return minArgs(1, "SOCKET")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.bench(cmd, args, f) },
 	}
@@ -64,47 +64,47 @@ func newBench(a *app) *cobra.Command {
 	fl.IntVar(&f.o.Queues, "queues", 1, "queues, each with a thread of its own")
 	fl.DurationVar(&f.o.Duration, "time", 5*time.Second, "how long to measure")
 	fl.DurationVar(&f.o.Warmup, "warmup", time.Second, "load before measuring; none with --first-write")
-	fl.BoolVar(&f.poll, "poll", true, "look for completions without sleeping")
+	fl.BoolVar(&f.poll, "poll", true, "poll for completions")
 	fl.BoolVar(&f.noPoll, "no-poll", false, "sleep until the back-end notifies")
 	fl.IntVar(&f.o.FsyncEvery, "fsync", 0, "flush after every `N` writes of each of the requests in flight")
 	fl.StringVar(&f.wce, "wce", "", "switch the write cache `on|off` first (default: leave it)")
 	fl.Var(&f.size, "size", "bytes of the disk to use (default: all)")
-	fl.Var(&f.offset, "offset", "where on the disk they begin, in bytes")
+	fl.Var(&f.offset, "offset", "offset of the used part of the disk, in bytes")
 	fl.BoolVar(&f.o.FirstWrite, "first-write", false, "write each block once, in random order, until all are written\nor --time, if given, is over")
-	fl.Uint64Var(&f.o.Seed, "seed", 0, "another number makes other random requests")
+	fl.Uint64Var(&f.o.Seed, "seed", 0, "seed of the random numbers")
 	fl.BoolVar(&f.o.Hugepages, "hugepages", false, "buffers in huge pages of 2 MiB (SPDK needs them)")
-	fl.BoolVar(&f.null, "null", false, "instead of SOCKET: a back-end in this process that does nothing")
+	fl.BoolVar(&f.null, "null", false, "instead of SOCKET: a back-end in this process without a disk")
 	fl.BoolVarP(&f.yes, "yes", "y", false, "do not ask before overwriting; needed without a terminal")
 	_ = cmd.RegisterFlagCompletionFunc("rw", cobra.FixedCompletions(load.Patterns(), cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("wce", cobra.FixedCompletions([]string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// options turns flags into what the load package wants, for every socket.
+// options converts the flags into load options, one set for each socket.
 func (f *benchFlags) options(cmd *cobra.Command, sockets []string) ([]load.Options, error) {
 	o := f.o
-	given := cmd.Flags().Changed
+	changed := cmd.Flags().Changed
 	if o.FirstWrite {
-		if !given("rw") {
+		if !changed("rw") {
 			o.RW = load.RandWrite
 		}
-		if !given("time") {
+		if !changed("time") {
 			o.Duration = 0
 		}
-		if !given("warmup") {
+		if !changed("warmup") {
 			o.Warmup = 0
 		}
 	}
 	switch {
-	case given("poll") && given("no-poll"):
+	case changed("poll") && changed("no-poll"):
 		return nil, usagef("only one of --poll and --no-poll can be given")
 	case !slices.Contains(load.Patterns(), o.RW):
 		return nil, usagef("pattern %q, expected one of %s", o.RW, strings.Join(load.Patterns(), ", "))
-	case given("time") && o.Duration <= 0:
+	case changed("time") && o.Duration <= 0:
 		return nil, usagef("--time must be more than 0")
-	case given("qd") && o.QueueDepth == 0, given("queues") && o.Queues == 0, f.bs == 0:
+	case changed("qd") && o.QueueDepth == 0, changed("queues") && o.Queues == 0, f.bs == 0:
 		return nil, usagef("--qd, --queues and --bs must be more than 0")
-	case given("size") && f.size == 0:
+	case changed("size") && f.size == 0:
 		return nil, usagef("--size must be more than 0")
 	}
 	switch f.wce {
@@ -154,7 +154,7 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 	return a.printBench(reports, sum)
 }
 
-// benchOutput is what --json prints.
+// benchOutput is the JSON output.
 type benchOutput struct {
 	Sockets []*load.Report `json:"sockets"`
 	Sum     *load.Report   `json:"sum"`

@@ -25,8 +25,8 @@ func benchmark(t *testing.T, args ...string) *load.Report {
 	return out.Sum
 }
 
-// benchFor is benchmark for as long as it takes to count some hundred requests:
-// the machine may be busy.
+// benchFor is benchmark with a longer time until some hundred requests are counted, because the
+// machine may be busy.
 func benchFor(t *testing.T, args ...string) *load.Report {
 	t.Helper()
 	for d := 30 * time.Millisecond; ; d *= 3 {
@@ -36,9 +36,8 @@ func benchFor(t *testing.T, args ...string) *load.Report {
 	}
 }
 
-// A load on disks that cowblk serves: first writes fill the head block by block,
-// flushes and the write cache reach the engine, two disks of one process are
-// loaded at once.
+// A load on disks that cowblk serves: first writes fill the head block by block, flushes and the
+// write cache have effect, two disks of one process are loaded at once.
 func TestBench(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"vm1", "vm2"} {
@@ -73,7 +72,7 @@ func TestBench(t *testing.T) {
 	p.end(t)
 }
 
-// The table has a row for each socket, one for all, and its parts.
+// The table has a row for each socket, one for the sum, and rows for reads, writes and flushes.
 func TestBenchTable(t *testing.T) {
 	text := command(t, t.TempDir(), "bench", "--null", "--time", "1s", "--warmup", "0s", "--rw", "randrw", "--fsync", "2", "--no-poll")
 	for _, want := range []string{"randrw 50/50 4.0 KiB, 1 in flight, 1 queue, blocking, a flush every 2 writes, write cache on, 1s\n", "\nnull ", "\n  reads ", "\n  writes ", "\n  flushes ", "CPU BACK-END", "\nCPU back-end: the back-end is in this process"} {
@@ -105,7 +104,7 @@ func TestNanosText(t *testing.T) {
 	}
 }
 
-// On a terminal, a load that overwrites asks first.
+// On a terminal, a load that overwrites asks for confirmation.
 func TestBenchAsks(t *testing.T) {
 	s := newScript(t)
 	for answer, goes := range map[string]bool{"n\n": false, "y\n": true} {

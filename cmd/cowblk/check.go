@@ -10,15 +10,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// Exit codes of "cowblk check", in the way of fsck(8). Wrong usage, an unknown name and an interruption have the codes that
-// they have everywhere.
+// Exit codes of "cowblk check", as of fsck(8). Wrong usage, an unknown name and an interruption
+// have the common codes.
 const (
-	checkRepaired = 1
-	checkLeft     = 4
-	checkFailed   = 8
+	checkRepaired   = 1
+	checkUnrepaired = 4
+	checkFailed     = 8
 )
 
-// checkStatus is the exit code of a check. Without an error the report has been printed, and nothing more is to be said.
+// checkStatus is the exit code of a check. If err is nil, the report has been printed and no error
+// text follows.
 type checkStatus struct {
 	code int
 	err  error
@@ -33,23 +34,24 @@ func (c checkStatus) Error() string {
 
 func (c checkStatus) Unwrap() error { return c.err }
 
-const checkLong = `Check images and disks, or without a NAME everything in the store: manifests, the layers' headers, maps
-and lengths, how they lie on each other, the images and files below, tags, and what interrupted commands
-have left behind. Nothing is changed without --repair.
+const checkLong = `Check images and disks, or without a NAME everything in the store: manifests, headers, maps and lengths
+of layers, their order, images and bases, tags, and the remains of interrupted commands. Nothing is
+changed without --repair.
 
-A disk that is being served is not disturbed: its sealed layers are checked, its head is not. Whether
-two disks name one head, as a copied directory does, comes out only where both are checked.
+A served disk is not disturbed: its sealed layers are checked, its head is not. A head that two disks
+share, as after copying a directory, is found only if both disks are checked.
 
---repair puts right what can be put right without guessing, says what it did, and may be repeated. It
-does not touch contents: a checksum or a count proves what a header or a map was, or nobody can miss
-what is removed. What cannot be repaired stays, and the disk stays refused.
+--repair repairs what can be repaired without guessing, reports it, and may be repeated. It does not
+change data: a checksum or a count proves the former state of a header or map, and only unused files
+are removed. A problem that cannot be repaired stays, and the disk is still refused.
 
-  --fast   read the maps only of disks that were not closed in order (a crash): the rest by its headers
-  --full   also read all data, compare that of sealed layers with its checksums, and images with their digest: chunk-sha256,
-           or sha256 where an earlier version imported them. Without it only images whose file was touched
+  --fast   read maps only of disks that were not closed in order (a crash), and headers of the others
+  --full   also read all data: compare sealed layers with their checksums, and images with their digest
+           (chunk-sha256, or sha256 if an earlier version imported them); without --full, only images
+           whose file was modified are read
 
-Exit codes: 0 nothing is wrong, 1 something was and is repaired, 4 something is left, 8 something could
-not be checked (input or output error, no permission); 2, 3 and 130 as of every command.`
+Exit codes: 0 no problem, 1 all problems were repaired, 4 problems are left, 8 something could not be
+checked (input or output error, no permission); 2, 3 and 130 as for every command.`
 
 func newCheck(a *app) *cobra.Command {
 	var o store.CheckOptions
@@ -57,7 +59,7 @@ func newCheck(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "check [NAME...]",
 		Aliases:           []string{"fsck"},
-		Short:             "Find what is damaged or left over, and repair it",
+		Short:             "Find damage and remains of interrupted commands, and repair them",
 		Long:              checkLong,
 		Example:           "  cowblk check\n  cowblk check vm1 --repair\n  cowblk check --full --json | jq '.checked[] | select(.problems != [])'",
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
@@ -91,11 +93,11 @@ func newCheck(a *app) *cobra.Command {
 			} else {
 				a.printCheck(r, o.Repair)
 			}
-			if err := a.lostOutput(); err != nil {
-				return checkStatus{checkFailed, err} // the other codes are for who has read the report
+			if err := a.outputErr(); err != nil {
+				return checkStatus{checkFailed, err} // the other codes require that the report has been read
 			}
 			if interrupted {
-				return interruptedf("the check is incomplete; %s repaired until then", countText(int64(r.Repaired), "problem"))
+				return interruptedf("the check is incomplete; %s repaired so far", countText(int64(r.Repaired), "problem"))
 			}
 			return checkOutcome(r)
 		},
@@ -108,7 +110,8 @@ func newCheck(a *app) *cobra.Command {
 	return cmd
 }
 
-// checkError keeps the codes that mean the same everywhere; any other error means that there was no check.
+// checkError keeps the errors that have a common exit code. Any other error means that the check
+// did not run.
 func checkError(err error) error {
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) || errors.Is(err, context.Canceled) {
 		return err
@@ -121,14 +124,15 @@ func checkOutcome(r *store.CheckReport) error {
 	case r.Failed > 0:
 		return checkStatus{code: checkFailed}
 	case r.Left() > 0:
-		return checkStatus{code: checkLeft}
+		return checkStatus{code: checkUnrepaired}
 	case r.Repaired > 0:
 		return checkStatus{code: checkRepaired}
 	}
 	return nil
 }
 
-// printCheck writes a line for each image and disk, and under it one for each problem and for what to do about it.
+// printCheck prints a line for each image and disk, followed by one for each problem and its
+// remedy.
 func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	images, disks := 0, 0
 	for _, k := range r.Checked {
@@ -160,7 +164,7 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	if r.Failed > 0 {
 		text += fmt.Sprintf("; %d could not be checked to the end", r.Failed)
 	}
-	a.say("%s", text)
+	a.printf("%s", text)
 }
 
 func (a *app) printChecked(k *store.Checked) {
@@ -183,22 +187,22 @@ func (a *app) printChecked(k *store.Checked) {
 		}
 		text += fmt.Sprintf(" (%s, %s)", countText(int64(k.Layers), "layer"), blocks)
 	}
-	a.say("%s", text)
+	a.printf("%s", text)
 	for _, p := range k.Problems {
-		a.say("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
+		a.printf("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
 		switch p.Status {
 		case store.StatusRepaired:
-			a.say("    repaired: %s", p.Remedy)
+			a.printf("    repaired: %s", p.Remedy)
 		case store.StatusRepairable:
-			a.say("    --repair would: %s", p.Remedy)
+			a.printf("    --repair would: %s", p.Remedy)
 		case store.StatusLeft:
-			a.say("    left: %s", p.Advice)
+			a.printf("    left: %s", p.Advice)
 		}
 	}
 	for _, n := range k.Notes {
-		a.say("  note: %s", n)
+		a.printf("  note: %s", n)
 	}
 	if k.Error != "" {
-		a.say("  error: %s", k.Error)
+		a.printf("  error: %s", k.Error)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// virt-xml-validate (libvirt-clients, libxml2-utils) checks against libvirt's own schema.
+// virt-xml-validate (libvirt-clients, libxml2-utils) validates against libvirt's schema.
 func TestXMLValidates(t *testing.T) {
 	for _, tool := range []string{"virt-xml-validate", "xmllint"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -37,7 +37,7 @@ func TestXMLValidates(t *testing.T) {
 	}
 }
 
-// A person sees progress; a pipe does not.
+// Progress is shown on a terminal and not on a pipe.
 func TestImportProgress(t *testing.T) {
 	s := newScript(t)
 	s.builtin(strings.Fields("file golden.raw 1 3145728"))
@@ -96,7 +96,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// Errors of the layers below get their exit codes by way of the store.
+// Errors of lower layers get their exit codes through the store's sentinels.
 func TestExitCodeOfLayerErrors(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
@@ -122,7 +122,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// Every command says what it does, with examples that name commands and options that exist.
+// Every command has a description, and examples that name existing commands and options.
 func TestHelp(t *testing.T) {
 	root := newRoot(newScript(t).app(io.Discard, io.Discard))
 	for _, cmd := range append(root.Commands(), root) {

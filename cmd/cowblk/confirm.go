@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// confirm asks a yes/no question. Only a terminal is asked: what a script has on its standard input was not written as
-// an answer. The error says why the answer is not yes, or is the context's: a signal ends the question at once.
+// confirm asks a yes/no question on a terminal and returns nil for yes. Standard input of a script
+// is never taken for an answer. When ctx ends, confirm returns its error.
 func (a *app) confirm(ctx context.Context, question string) error {
 	if !a.terminal(a.in) || !a.terminal(a.err) {
-		return unconfirmedf("%s\nthere is no terminal to ask on: --yes confirms", question)
+		return unconfirmedf("%s\nno terminal to ask on: --yes confirms", question)
 	}
 	fmt.Fprintf(a.err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
-	go func() { // left behind by a signal, which ends the process
+	go func() { // outlives confirm after a signal, when the process ends
 		line, err := bufio.NewReader(a.in).ReadString('\n')
 		if err != nil {
-			line = "" // the end of the input, also after a "y" without Enter
+			line = "" // end of input, also after "y" without Enter
 		}
 		answer <- line
 	}()

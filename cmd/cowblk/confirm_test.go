@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// rehearsed is an app on whose terminal answer is typed.
-func rehearsed(s *script, answer string, out, errOut io.Writer) *app {
+// terminalApp returns an app with a terminal on which answer is typed.
+func terminalApp(s *script, answer string, out, errOut io.Writer) *app {
 	a := s.app(out, errOut)
 	a.in = strings.NewReader(answer)
 	a.terminal = func(stream any) bool { return stream == a.in || stream == a.err }
@@ -34,7 +34,7 @@ func TestConfirm(t *testing.T) {
 			if gone {
 				want = exitOK
 			}
-			if code := run([]string{"rm", "vm1"}, rehearsed(s, answer, &out, &errOut)); code != want {
+			if code := run([]string{"rm", "vm1"}, terminalApp(s, answer, &out, &errOut)); code != want {
 				t.Fatalf("exit %d, want %d: %s", code, want, &errOut)
 			}
 			if !strings.Contains(errOut.String(), "Remove disk vm1 (1 layer, ") {
@@ -45,7 +45,7 @@ func TestConfirm(t *testing.T) {
 				t.Errorf("after %q: %v", answer, err)
 			}
 			if !gone {
-				if code := run([]string{"rm", "--yes", "vm1"}, rehearsed(s, "", io.Discard, &errOut)); code != exitOK {
+				if code := run([]string{"rm", "--yes", "vm1"}, terminalApp(s, "", io.Discard, &errOut)); code != exitOK {
 					t.Errorf("with --yes: exit %d: %s", code, &errOut)
 				}
 			}
@@ -53,7 +53,7 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
-// What comes through a pipe or from a file is no answer, whatever it says; --yes is.
+// Input from a pipe or a file never confirms; --yes does.
 func TestNoTerminalNoConsent(t *testing.T) {
 	for _, input := range []string{"", "n\n", "y\n", "yes\n", strings.Repeat("y\n", 1000)} {
 		for _, command := range [][]string{{"rm", "vm1"}, {"remove", "vm1"}, {"rm", "vm1", "--json"}, {"rollback", "vm1@t1"}, {"rollback", "vm1@t1", "--json"}, {"bench", "s", "--rw", "write"}} {
@@ -70,7 +70,7 @@ func TestNoTerminalNoConsent(t *testing.T) {
 			if code := run(command, a); code != exitUnconfirmed || !strings.Contains(errOut.String(), "--yes") {
 				t.Errorf("%v with %.10q: exit %d: %s", command, input, code, &errOut)
 			}
-			// Nor on a terminal where nobody can read the question.
+			// Neither does a terminal if the question cannot be shown.
 			a.terminal = func(stream any) bool { return stream == a.in }
 			if code := run(command, a); code != exitUnconfirmed {
 				t.Errorf("%v with %.10q, standard error no terminal: exit %d: %s", command, input, code, &errOut)
@@ -95,7 +95,7 @@ func TestRollbackAsks(t *testing.T) {
 		layers int
 	}{
 		{"y\n", nil, 3},
-		{"y\n", []string{"--yes"}, 3}, // a tag would be lost, which --yes alone does not confirm
+		{"y\n", []string{"--yes"}, 3}, // a tag would be lost, which --yes does not confirm
 		{"y\n", []string{"--force"}, 3},
 		{"n\n", []string{"--discard-tags"}, 3},
 		{"y\n", []string{"--discard-tags"}, 2},
@@ -104,7 +104,7 @@ func TestRollbackAsks(t *testing.T) {
 		if tt.layers == 2 {
 			want = exitOK
 		}
-		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), rehearsed(s, tt.answer, io.Discard, &errOut)); code != want {
+		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), terminalApp(s, tt.answer, io.Discard, &errOut)); code != want {
 			t.Errorf("%v, answer %q: exit %d: %s", tt.args, tt.answer, code, &errOut)
 		}
 		if m, err := s.store().Disk("vm1"); err != nil || len(m.Layers) != tt.layers {
@@ -121,7 +121,7 @@ func TestRollbackAsks(t *testing.T) {
 	}
 }
 
-// Tags that have come after the question are not lost by its answer.
+// An answer does not cover tags that were created after the question.
 func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 	s := newScript(t)
 	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2", "promote vm1 --tag t3"} {
@@ -139,7 +139,7 @@ func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 	}
 }
 
-// A signal at the question ends the command at once, without Enter; nothing was removed.
+// A signal at the question ends the command at once, without Enter. Nothing is removed.
 func TestSignalAtTheQuestion(t *testing.T) {
 	for name, tt := range map[string]struct {
 		code int
@@ -162,7 +162,7 @@ func TestSignalAtTheQuestion(t *testing.T) {
 				p.await(t, "[y/N] ")
 				tt.act(t, p)
 				if code := p.exit(t); code != tt.code {
-					t.Errorf("exit %d, want %d:\n%s", code, tt.code, p.shown())
+					t.Errorf("exit %d, want %d:\n%s", code, tt.code, p.screen())
 				}
 				if after := listing(t, dir); strings.Join(after, "\n") != strings.Join(before, "\n") {
 					t.Errorf("changed: %v", difference(after, before))
@@ -172,7 +172,8 @@ func TestSignalAtTheQuestion(t *testing.T) {
 	}
 }
 
-// Interrupted between two names, rm says what was removed and what was not, and removes no more.
+// rm that is interrupted between two names reports what was removed and what was not, and removes
+// no more.
 func TestRemovalInterrupted(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -183,15 +184,15 @@ func TestRemovalInterrupted(t *testing.T) {
 	p.typed(t, "y\n")
 	p.await(t, "Remove disk b")
 	p.typed(t, "\x03")
-	if code := p.exit(t); code != exitInterrupted || !strings.Contains(p.shown(), "interrupted: removed a; not removed: b, c") {
-		t.Errorf("exit %d:\n%s", code, p.shown())
+	if code := p.exit(t); code != exitInterrupted || !strings.Contains(p.screen(), "interrupted: removed a; not removed: b, c") {
+		t.Errorf("exit %d:\n%s", code, p.screen())
 	}
 	if names := command(t, dir, "list"); strings.Contains(names, "\na ") || !strings.Contains(names, "\nb ") || !strings.Contains(names, "\nc ") {
 		t.Errorf("left:\n%s", names)
 	}
 }
 
-// interruptAt is standard output that interrupts a command when it reads text.
+// interruptAt is a standard output that interrupts the command when it sees text.
 type interruptAt struct {
 	text   string
 	cancel func()
@@ -205,7 +206,7 @@ func (w *interruptAt) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-// The same with --yes, where nobody is asked.
+// The same with --yes, without questions.
 func TestLongRemovalInterrupted(t *testing.T) {
 	s := newScript(t)
 	var names []string
@@ -229,7 +230,8 @@ func TestLongRemovalInterrupted(t *testing.T) {
 	}
 }
 
-// A name that does not exist is met before anything is removed; a later failure says how far it came.
+// rm refuses a name that does not exist before it removes anything. A later failure reports the
+// progress.
 func TestRemovalOfManyRefused(t *testing.T) {
 	s := newScript(t)
 	for _, name := range []string{"a", "b", "c"} {

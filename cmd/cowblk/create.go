@@ -13,12 +13,12 @@ func newCreate(a *app) *cobra.Command {
 		Use:   "create NAME [--from IMAGE|DISK@TAG | --base PATH | --table LINE] [--size SIZE]",
 		Short: "Make a disk on top of an image, a tag, a file or nothing",
 		Long: `Make a disk: an empty writable head on top of an image, of another disk's tag, of any
-raw file or block device used in place, or of nothing (zeros). Nothing is copied; it
-takes the same time whatever its size.
+raw file or block device used in place, or of nothing (zeros). Nothing is copied; the
+time does not depend on the size.
 
 --table takes a device-mapper table line of dm-cow. Its maps must be zeroed, and are
-then formatted, or hold the layers already; what holds anything else is refused unless
---force. Removing such a disk leaves the files and devices alone.`,
+then formatted, or must contain the layers already; other content is refused unless
+--force is given. Removing such a disk keeps the files and devices.`,
 		Example: `  cowblk create vm1 --from debian-12
   cowblk create vm2 --from vm1@configured
   cowblk create big --from debian-12 --size 100G
@@ -40,7 +40,7 @@ then formatted, or hold the layers already; what holds anything else is refused 
 			}
 			for flag, v := range map[string]string{"from": o.From, "base": o.Base, "table": o.Table} {
 				if cmd.Flags().Changed(flag) && v == "" {
-					return usagef("--%s is empty: expected what the disk lies on", flag)
+					return usagef("--%s is empty: expected what the disk is based on", flag)
 				}
 			}
 			o.Size, o.BlockSize = int64(size), int(min(block, 1<<30))
@@ -49,31 +49,31 @@ then formatted, or hold the layers already; what holds anything else is refused 
 				return err
 			}
 			if _, err := s.Socket(m.Name); err != nil {
-				a.logger().Warn("the disk's socket cannot have its usual path: serve and run it with --socket-path", "err", err)
+				a.logger().Warn("the default path of the disk's socket is too long: serve and run it with --socket-path", "err", err)
 			}
 			if a.json {
 				return a.printJSON(m)
 			}
 			switch {
 			case o.From != "":
-				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), o.From)
+				a.printf("disk %s: %s on %s", m.Name, bytesText(m.Size), o.From)
 			case m.Base != nil:
-				a.say("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
+				a.printf("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
 			default:
-				a.say("disk %s: %s of zeros", m.Name, bytesText(m.Size))
+				a.printf("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
-			a.say("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
+			a.printf("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.From, "from", "", "lie on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
-	f.StringVar(&o.Base, "base", "", "lie on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
+	f.StringVar(&o.From, "from", "", "base the disk on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
+	f.StringVar(&o.Base, "base", "", "base the disk on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
 	f.StringVar(&o.Table, "table", "", "dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
-	f.Var(sectors(&size), "size", "size of the disk, at least that of what it lies on: 512, 64K, 20G, 1.5T")
+	f.Var(sectors(&size), "size", "size of the disk, at least that of its base: 512, 64K, 20G, 1.5T")
 	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
-	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table that hold something else; take a --base\nthat looks like a qcow2 image as raw")
-	f.BoolVar(&o.ForceShare, "force-share", false, "take a --base although somebody else holds a lock on it: it must not change")
+	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table with other content; accept a --base\nthat looks like a qcow2 image as raw")
+	f.BoolVar(&o.ForceShare, "force-share", false, "use a --base although another process holds a lock on it: it must not change")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
 	return cmd

@@ -17,16 +17,16 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// shortOfSpace is disk a on a small file system, served with options, and a front-end that has written as long as
-// there was space: what it wrote then waits, or has failed.
-type shortOfSpace struct {
+// enospcGuest is disk a on a small file system, served with options, and a front-end that has
+// written until the space was used up. The last write waits or has failed.
+type enospcGuest struct {
 	t     *testing.T
 	small string // the file system
 	dir   string // the store
 	p     *process
 	f     *vhosttest.Frontend
-	n     int                    // writes that were acknowledged
-	done  []vhosttest.Completion // of the one that was not, if it has ended
+	n     int                    // acknowledged writes
+	done  []vhosttest.Completion // the completion of the last write, if it has one
 
 	control *control.Client
 	events  <-chan goqmp.Event
@@ -34,25 +34,25 @@ type shortOfSpace struct {
 
 const enospcWrite = 64 << 10 // bytes
 
-func newShort(t *testing.T, args ...string) *shortOfSpace {
+func newENOSPCGuest(t *testing.T, args ...string) *enospcGuest {
 	t.Helper()
-	s := &shortOfSpace{t: t, small: smallFS(t, 4<<20)}
+	s := &enospcGuest{t: t, small: smallFS(t, 4<<20)}
 	s.dir = filepath.Join(s.small, "st")
 	command(t, s.dir, "create", "a", "--size", "64M")
 	if err := os.WriteFile(filepath.Join(s.small, "ballast"), make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.p = start(t, s.dir, nil, append([]string{"serve", "a"}, args...)...)
-	s.control, s.events = controlled(t, s.dir, "a")
+	s.control, s.events = dialControl(t, s.dir, "a")
 	s.f = dial(t, filepath.Join(s.dir, "run", "a.sock"))
 	return s
 }
 
-// fill writes until a write is not acknowledged, and returns what the process says about that.
-func (s *shortOfSpace) fill() (event map[string]any) {
+// fill writes until a write is not acknowledged, and returns the event about it.
+func (s *enospcGuest) fill() (event map[string]any) {
 	s.t.Helper()
 	d := s.f.Driver(0)
-	limit := time.After(patience)
+	limit := time.After(waitTimeout)
 	for ; ; s.n++ {
 		copy(d.Buffer(0), pattern(byte(s.n+1), enospcWrite))
 		if err := d.Submit(0, vhosttest.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
@@ -79,8 +79,8 @@ func (s *shortOfSpace) fill() (event map[string]any) {
 	}
 }
 
-// waits reports how many requests wait, as the process says.
-func (s *shortOfSpace) waits() int {
+// waits returns the number of requests that wait for space, as the daemon reports it.
+func (s *enospcGuest) waits() int {
 	s.t.Helper()
 	var disks []daemon.DiskInfo
 	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || len(disks) != 1 {
@@ -89,8 +89,8 @@ func (s *shortOfSpace) waits() int {
 	return disks[0].Parked
 }
 
-// ended takes the write that was to be the last from the ring.
-func (s *shortOfSpace) ended(want byte) {
+// ended takes the last write from the ring and checks its status.
+func (s *enospcGuest) ended(want byte) {
 	s.t.Helper()
 	d, done := s.f.Driver(0), s.done
 	if len(done) == 0 {
@@ -107,16 +107,16 @@ func (s *shortOfSpace) ended(want byte) {
 	}
 }
 
-// free makes space.
-func (s *shortOfSpace) free() {
+// free makes space on the file system.
+func (s *enospcGuest) free() {
 	s.t.Helper()
 	if err := os.Remove(filepath.Join(s.small, "ballast")); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// check reads all that was acknowledged.
-func (s *shortOfSpace) check(f *vhosttest.Frontend) {
+// check reads and compares all acknowledged writes.
+func (s *enospcGuest) check(f *vhosttest.Frontend) {
 	s.t.Helper()
 	for i := range s.n {
 		wantAt(s.t, f, int64(i)*enospcWrite, pattern(byte(i+1), enospcWrite))
@@ -131,14 +131,15 @@ func (e *emulator) status() string {
 	return s.Status
 }
 
-// A file system without space: what was acknowledged stays, reads go on, and the rest is as --on-enospc says.
+// A full file system: acknowledged writes are kept, reads work, and other writes behave as
+// --on-enospc says.
 func TestFullFileSystem(t *testing.T) {
-	if !mayMount(t) {
+	if !canMount(t) {
 		return
 	}
 	for name, test := range map[string]func(t *testing.T){
-		"error": fullFails, "pause": fullPauses, "guest that was not running": fullNotRunning,
-		"no guest to pause": fullWaits, "takeover and kill": fullTakenOver,
+		"error": enospcFails, "pause": enospcPauses, "guest that was not running": enospcNotRunning,
+		"no guest to pause": enospcWaits, "takeover and kill": enospcTakenOver,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -147,8 +148,8 @@ func TestFullFileSystem(t *testing.T) {
 	}
 }
 
-func fullFails(t *testing.T) {
-	s := newShort(t)
+func enospcFails(t *testing.T) {
+	s := newENOSPCGuest(t)
 	if e := s.fill(); e["nospace"] != true || e["action"] != "report" || !strings.Contains(e["reason"].(string), "no space left") {
 		t.Errorf("%+v", e)
 	}
@@ -162,17 +163,17 @@ func fullFails(t *testing.T) {
 	s.p.end(t)
 }
 
-// QEMU has no guest here, but processors that run, or not.
-func fullPauses(t *testing.T) {
+// QEMU runs no guest here; its processors run or are stopped.
+func enospcPauses(t *testing.T) {
 	qemu := startQEMU(t, shortDir(t))
 	qemu.run("cont", nil, nil)
-	s := newShort(t, "--qmp", qemu.qmp)
+	s := newENOSPCGuest(t, "--qmp", qemu.qmp)
 	if e := s.fill(); e["nospace"] != true || e["action"] != "stop" || e["disk"] != "a" {
 		t.Errorf("%+v", e)
 	}
 	paused := func() bool { return qemu.status() == "paused" }
 	eventually(t, "the guest is paused", paused)
-	// The operator lets it go on too early.
+	// The operator resumes too early.
 	for range 2 {
 		qemu.run("cont", nil, nil)
 		command(t, s.dir, "resume", "a")
@@ -183,12 +184,12 @@ func fullPauses(t *testing.T) {
 	}
 	s.free()
 	s.ended(vhosttest.StatusOK)
-	eventually(t, "the guest goes on", func() bool { return qemu.status() == "running" })
-	if e := next(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
+	eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })
+	if e := nextEvent(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
 		t.Errorf("%+v", e)
 	}
 	s.check(s.f)
-	fails(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
+	expectFailure(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
 	s.f.Close()
 	s.p.end(t)
 	q := start(t, s.dir, nil, "serve", "a")
@@ -196,14 +197,14 @@ func fullPauses(t *testing.T) {
 	q.end(t)
 }
 
-func fullNotRunning(t *testing.T) {
+func enospcNotRunning(t *testing.T) {
 	qemu := startQEMU(t, shortDir(t))
 	before := qemu.status()
-	s := newShort(t, "--qmp", qemu.qmp)
+	s := newENOSPCGuest(t, "--qmp", qemu.qmp)
 	s.fill()
 	s.free()
 	s.ended(vhosttest.StatusOK)
-	next(t, s.events, "COW_NOSPACE_RESUMED")
+	nextEvent(t, s.events, "COW_NOSPACE_RESUMED")
 	if now := qemu.status(); now != before || now == "running" {
 		t.Errorf("the guest was in state %s and is in state %s", before, now)
 	}
@@ -211,33 +212,33 @@ func fullNotRunning(t *testing.T) {
 	s.p.end(t)
 }
 
-func fullWaits(t *testing.T) {
-	s := newShort(t, "--on-enospc", "pause", "--space-low", "off")
+func enospcWaits(t *testing.T) {
+	s := newENOSPCGuest(t, "--on-enospc", "pause", "--space-low", "off")
 	if e := s.fill(); e["action"] != "wait" {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := set(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != daemon.ENOSPCReport {
+	if now := changeSettings(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != daemon.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
 	s.ended(vhosttest.StatusIOErr)
 	s.check(s.f)
 	s.f.Close()
-	// There is no space for the map either: the process waits for some before it ends.
+	// There is no space for the map either: the process waits for space before it ends.
 	if err := s.p.cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
 	s.free()
-	s.p.ended(t)
+	s.p.waitExit(t)
 	q := start(t, s.dir, nil, "serve", "a")
 	s.check(dial(t, filepath.Join(s.dir, "run", "a.sock")))
 	q.end(t)
 }
 
-// What waits does so in the next process, too, whether it takes the disk over or follows one that was killed.
-func fullTakenOver(t *testing.T) {
-	s := newShort(t, "--on-enospc", "pause")
+// Waiting requests also wait in the next process, after a takeover or a kill.
+func enospcTakenOver(t *testing.T) {
+	s := newENOSPCGuest(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")
 	s.fill()
 	again := func(args ...string) {
@@ -246,7 +247,7 @@ func fullTakenOver(t *testing.T) {
 	}
 	old := s.p
 	again("--takeover")
-	old.ended(t)
+	old.waitExit(t)
 	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
 	eventually(t, "it waits in the new process", func() bool { return s.waits() == 1 })
 	s.p.cmd.Process.Kill()
@@ -261,8 +262,8 @@ func fullTakenOver(t *testing.T) {
 	s.p.end(t)
 }
 
-// checkBeside reads all that was acknowledged with another slot than that of the write that waits.
-func (s *shortOfSpace) checkBeside(slot int) {
+// checkBeside reads all acknowledged writes, on another slot than that of the waiting write.
+func (s *enospcGuest) checkBeside(slot int) {
 	s.t.Helper()
 	d := s.f.Driver(0)
 	for i := range s.n {

@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// Exit codes. They are a contract: "cowblk help exit-codes" prints them, scripts depend on them.
+// Exit codes. Scripts depend on them; "cowblk help exit-codes" prints them.
 const (
 	exitOK          = 0
 	exitFailure     = 1
@@ -25,11 +25,11 @@ const (
 	exitRefused     = 5
 	exitExists      = 6
 	exitTimeout     = 7
-	exitUnconfirmed = 9   // 8 is one of "cowblk check"
-	exitInterrupted = 130 // 128 + SIGINT, as shells have it; of another signal accordingly
+	exitUnconfirmed = 9   // 8 belongs to "cowblk check"
+	exitInterrupted = 130 // 128 + SIGINT, as in shells; other signals accordingly
 )
 
-// exitText says when each code is used, in the order of the help text.
+// exitText describes each code, in the order of the help text.
 var exitText = []struct {
 	code int
 	text string
@@ -37,25 +37,25 @@ var exitText = []struct {
 	{exitOK, "done"},
 	{exitFailure, "failed: input or output error, no space, no permission, ..."},
 	{exitUsage, "wrong usage: an unknown option, a bad name or size, options that exclude each other"},
-	{exitNotFound, "there is no image, disk or tag of that name"},
+	{exitNotFound, "no image, disk or tag has that name"},
 	{exitInUse, "in use: a process serves the disk, other disks use the image, or the store is busy"},
-	{exitRefused, "refused: something is damaged or is not what was recorded; nothing was changed"},
+	{exitRefused, "refused: something is damaged or differs from its record; nothing was changed"},
 	{exitExists, "the name is taken"},
-	{exitTimeout, "what was waited for has not happened (--timeout of cowblk watch and cowblk stop)"},
-	{exitUnconfirmed, "not confirmed, nothing was changed: the question was answered with no, or an option is\n       missing that confirms: --yes without a terminal, --discard-tags"},
-	{exitInterrupted, "interrupted by Ctrl-C; what was half done has been undone, and what was done is said"},
-	{141, "whoever was to read standard output has closed it, as head(1) does"},
+	{exitTimeout, "the time limit has expired (--timeout of cowblk watch and cowblk stop)"},
+	{exitUnconfirmed, "not confirmed, nothing was changed: the question was answered with no, or a confirming\n       option is missing: --yes without a terminal, --discard-tags"},
+	{exitInterrupted, "interrupted by Ctrl-C; incomplete work was undone, and completed work is reported"},
+	{141, "the reader of standard output has closed it, as head(1) does"},
 	{143, "the same by SIGTERM; 129 by SIGHUP"},
 }
 
-// usageError marks an error of the command line itself.
+// usageError marks an error in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// unconfirmedError says that a person has not confirmed what cannot be undone.
+// unconfirmedError says that a destructive operation was not confirmed.
 type unconfirmedError struct{ error }
 
 func (e unconfirmedError) Unwrap() error { return e.error }
@@ -64,7 +64,7 @@ func unconfirmedf(format string, args ...any) error {
 	return unconfirmedError{fmt.Errorf(format, args...)}
 }
 
-// exitCode is the one table from errors to exit codes.
+// exitCode maps errors to exit codes. It is the only such table.
 func exitCode(err error) int {
 	var usage usageError
 	var check checkStatus
@@ -94,7 +94,7 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
-// exitCodeOf is exitCode, with the signal that ended ctx.
+// exitCodeOf is exitCode, except that an interruption gets the code of the signal that ended ctx.
 func exitCodeOf(ctx context.Context, err error) int {
 	code := exitCode(err)
 	var by signalError
@@ -104,12 +104,12 @@ func exitCodeOf(ctx context.Context, err error) int {
 	return code
 }
 
-// printError writes err for a person: the advice of a refusal and the hint of a usage error on lines of their own. With
-// --json it is one JSON object on one line.
+// printError prints err: the advice of a refusal and the hint of a usage error on separate lines,
+// or one JSON object with --json.
 func (a *app) printError(err error, code int) {
 	text := a.errorText(err)
 	if text == "" {
-		return // a report has said it
+		return // already reported
 	}
 	if a.json {
 		_ = json.NewEncoder(a.err).Encode(struct {
@@ -129,7 +129,7 @@ func (a *app) printError(err error, code int) {
 	}
 }
 
-// printable is text with escapes for what a terminal would take for commands, lines and tabulators excepted.
+// printable escapes characters that a terminal would interpret, except newline and tab.
 func printable(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
@@ -145,15 +145,15 @@ func printable(text string) string {
 	return b.String()
 }
 
-// errorText also says what an interruption has left.
+// errorText returns the text of err, which for an interruption includes what it left behind.
 func (a *app) errorText(err error) string {
 	var partial *interruptedError
 	switch {
 	case !errors.Is(err, context.Canceled):
-		// Every time limit is one for an answer: of a process, of QEMU, of a guest.
+		// All time limits bound an answer of a process, of QEMU or of a guest.
 		return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "no answer in time")
 	case errors.As(err, &partial):
-		return "interrupted: " + partial.what
+		return "interrupted: " + partial.text
 	}
 	text := "interrupted; nothing was changed"
 	for _, other := range withoutCanceled(err) {
@@ -162,7 +162,7 @@ func (a *app) errorText(err error) string {
 	return text
 }
 
-// withoutCanceled are the errors joined in err that no interruption has brought.
+// withoutCanceled returns the errors joined in err that do not come from the interruption.
 func withoutCanceled(err error) (others []error) {
 	switch e := err.(type) {
 	case interface{ Unwrap() []error }:
@@ -179,7 +179,7 @@ func withoutCanceled(err error) (others []error) {
 	return others
 }
 
-// newExitCodes is a help topic, not a command: "cowblk help exit-codes".
+// newExitCodes returns a help topic: "cowblk help exit-codes".
 func newExitCodes() *cobra.Command {
 	var b strings.Builder
 	b.WriteString("Exit codes of every cowblk command:\n\n")
@@ -188,4 +188,14 @@ func newExitCodes() *cobra.Command {
 	}
 	b.WriteString("\n\"cowblk check\" has codes of its own, as fsck(8) has: 1, 4 and 8; see \"cowblk help check\".\n")
 	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command", Long: strings.TrimSuffix(b.String(), "\n")}
+}
+
+// interruptedError is an interruption after part of the work was done.
+type interruptedError struct{ text string }
+
+func (e *interruptedError) Error() string { return e.text }
+func (e *interruptedError) Unwrap() error { return context.Canceled }
+
+func interruptedf(format string, args ...any) error {
+	return &interruptedError{fmt.Sprintf(format, args...)}
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"syscall"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -17,7 +20,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// exportFlags are the options of "cowblk export".
+// exportFlags holds the options of "cowblk export".
 type exportFlags struct {
 	listen []string
 	group  string
@@ -25,39 +28,39 @@ type exportFlags struct {
 	forceShare bool // see cow.Options.ForceShare
 }
 
-// exportInfo is what "cowblk export --json" prints of each export.
+// exportInfo is the JSON output for one export.
 type exportInfo struct {
 	Name string   `json:"name"`
 	Size int64    `json:"size"` // bytes
-	URIs []string `json:"uris"` // one a listener
+	URIs []string `json:"uris"` // one for each listener
 }
 
 func newExport(a *app) *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
 		Use:   "export NAME[@TAG]... --listen ADDRESS",
-		Short: "Offer tags for reading over NBD: backups while the guest runs",
-		Long: `Offer tags, or stopped disks, for reading over NBD (Network Block Device), in the foreground, until
-SIGTERM or Ctrl-C. It prints the URIs that NBD clients take: nbdinfo, nbdcopy, qemu-img and others.
+		Short: "Export tags read-only over NBD: backups while the guest runs",
+		Long: `Export tags, or stopped disks, read-only over NBD (Network Block Device), in the foreground, until
+SIGTERM or Ctrl-C. The command prints URIs for NBD clients: nbdinfo, nbdcopy, qemu-img and others.
 
-A tag can be read while its disk is served, promoted or even removed. A disk without a tag has to be
+A tag can be read while its disk is served, promoted or even removed. A disk without a tag must be
 stopped, and cannot be started until the export ends.
 
 ADDRESS is one of these, and --listen may be given several times:
   unix:PATH         a UNIX socket, mode 0600; --socket-group lets a group connect too
-  tcp:PORT          a TCP port on the loopback interface, 127.0.0.1; port 0 takes a free one
-  tcp:HOST:PORT     a TCP port elsewhere; an IPv6 address goes into brackets, 0.0.0.0 is everywhere
-  vsock:CID:PORT    a port for guests of this machine (AF_VSOCK); the CID "any" is all of this machine's
+  tcp:PORT          a TCP port on the loopback interface, 127.0.0.1; 0: any free port
+  tcp:HOST:PORT     a TCP port on another address; IPv6 addresses in brackets, 0.0.0.0: all addresses
+  vsock:CID:PORT    a port for guests of this machine (AF_VSOCK); CID "any": all CIDs of this machine
 
-NBD has neither encryption nor authentication here: whoever can connect to a TCP or vsock port can read
-everything that is exported. Through a network, use a tunnel, such as ssh -L, to a port on 127.0.0.1.`,
+NBD has neither encryption nor authentication here: anyone who can connect to a TCP or vsock port can
+read all exports. Over a network, use a tunnel, such as ssh -L, to a port on 127.0.0.1.`,
 		Example: `  cowblk promote vm1 --tag monday
   cowblk export vm1@monday --listen unix:/tmp/vm1.nbd
   nbdcopy 'nbd+unix:///vm1@monday?socket=/tmp/vm1.nbd' backup.raw
 
   cowblk export vm1@monday vm2@monday --listen tcp:10809
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809/vm1@monday backup.qcow2`,
-		Args:                  atLeast(1, "NAME"),
+		Args:                  minArgs(1, "NAME"),
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     a.complete(-1, tagNames, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -77,7 +80,7 @@ everything that is exported. Through a network, use a tunnel, such as ssh -L, to
 
 func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Address, err error) {
 	if len(f.listen) == 0 {
-		return nil, nil, usagef("export: --listen is missing: where clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
+		return nil, nil, usagef("export: --listen is missing: the address that clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
 	}
 	for _, l := range f.listen {
 		at, err := nbd.ParseAddress(l)
@@ -101,8 +104,8 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 	return refs, addresses, nil
 }
 
-// export serves until ctx is done. Everything is open before the first socket is made: a client that can connect
-// finds all exports.
+// export serves until ctx is done. It opens all exports before the first socket exists, so that a
+// client finds all of them.
 func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
 	log := a.serveLogger()
 	st, err := a.openStore()
@@ -112,7 +115,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	server := nbd.New(nbd.Options{Log: log, Group: f.group})
 	closers := []func() error{}
 	defer func() {
-		err = errors.Join(err, server.Close()) // the readers first, then what they read
+		err = errors.Join(err, server.Close()) // before the disks that its clients read
 		for _, c := range closers {
 			err = errors.Join(err, c())
 		}
@@ -128,19 +131,19 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 		}
 	}
 	for _, at := range addresses {
-		bound, err := listenIn(st, server, at)
+		bound, err := listenWithReserve(st, server, at)
 		if err != nil {
 			return err
 		}
 		if reachable(bound) {
-			log.Warn("everybody who can reach this port can read all exports: NBD has neither encryption nor authentication here", "address", bound.String())
+			log.Warn("anyone who can reach this port can read all exports: NBD has neither encryption nor authentication here", "address", bound.String())
 		}
 	}
 	if err := a.printExports(server); err != nil {
 		return err
 	}
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		log.Warn("systemd was not told that the exports are ready", "err", err)
+		log.Warn("cannot notify systemd of readiness", "err", err)
 	}
 	<-ctx.Done()
 	log.Info("stopping")
@@ -148,7 +151,7 @@ func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Addr
 	return nil
 }
 
-// reachable reports whether others than this machine's users may be able to connect.
+// reachable reports whether users of other machines may be able to connect.
 func reachable(at nbd.Address) bool {
 	if at.Network != "tcp" || at.Host == "localhost" {
 		return false
@@ -175,9 +178,9 @@ func (a *app) printExports(server *nbd.Server) error {
 	return nil
 }
 
-// readTags opens tags for a serving daemon that is told to export them. explain adds to an error what a person should
-// know.
-func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (daemon.NBDDisk, error) {
+// tagOpener returns a function that opens tags for a serving daemon to export. explain adds advice
+// to an error.
+func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (daemon.NBDDisk, error) {
 	return func(ctx context.Context, name string) (daemon.NBDDisk, error) {
 		ref, err := store.ParseRef(name)
 		if err != nil {
@@ -189,4 +192,33 @@ func readTags(st *store.Store, log *slog.Logger, forceShare bool, explain func(e
 		}
 		return r, nil
 	}
+}
+
+// listenWithReserve is server.Listen. On a full file system a UNIX socket may use the space reserve
+// of a store on the same file system.
+func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
+	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
+		return server.Listen(at)
+	}
+	err = st.InNeed(func() error {
+		bound, err = server.Listen(at)
+		return err
+	})
+	return bound, err
+}
+
+func sameDevice(a, b string) bool {
+	var dev [2]uint64
+	for i, path := range []string{a, b} {
+		fi, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			return false
+		}
+		dev[i] = st.Dev
+	}
+	return dev[0] == dev[1]
 }

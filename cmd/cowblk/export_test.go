@@ -19,8 +19,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// tool runs a program that must be installed, such as nbdcopy.
-func tool(t *testing.T, name string, args ...string) string {
+// runTool runs an installed program, such as nbdcopy.
+func runTool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -31,18 +31,18 @@ func tool(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// checkCopy compares what an NBD client reads from uri with want.
+// checkCopy compares the content that an NBD client reads from uri with want.
 func checkCopy(t *testing.T, uri string, want []byte) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "copy")
-	tool(t, "nbdcopy", uri, file)
+	runTool(t, "nbdcopy", uri, file)
 	if got, err := os.ReadFile(file); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%s: %d bytes differ from the %d expected: %v", uri, len(got), len(want), err)
 	}
 }
 
-// exporting starts cowblk export and returns the URIs that it prints, n of them.
-func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
+// startExport starts cowblk export and returns its n URIs.
+func startExport(t *testing.T, dir string, n int, args ...string) (p *process, uris []string) {
 	t.Helper()
 	var out io.ReadCloser
 	p = start(t, dir, func(cmd *exec.Cmd) {
@@ -62,8 +62,7 @@ func exporting(t *testing.T, dir string, n int, args ...string) (p *process, uri
 	return p, uris
 }
 
-// TestExportOfServedDisk: while the guest goes on writing, each tag reads as it was
-// when it was made, through UNIX and TCP.
+// While the guest writes, each tag reads as it was when it was made, through UNIX sockets and TCP.
 func TestExportOfServedDisk(t *testing.T) {
 	const size = 8<<20 + 512
 	dir := shortDir(t)
@@ -87,7 +86,7 @@ func TestExportOfServedDisk(t *testing.T) {
 		command(t, dir, "promote", "vm1", "--tag", tag)
 	}
 	scribble()
-	q, uris := exporting(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
+	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
 	for _, uri := range uris {
 		u, err := url.Parse(uri)
 		if err != nil {
@@ -97,20 +96,20 @@ func TestExportOfServedDisk(t *testing.T) {
 		scribble()
 	}
 	raw := filepath.Join(dir, "raw")
-	tool(t, "qemu-img", "convert", "-O", "raw", uris[0], raw)
-	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uris[1], raw)
+	runTool(t, "qemu-img", "convert", "-O", "raw", uris[0], raw)
+	runTool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uris[1], raw)
 	q.end(t)
 	if left, _ := filepath.Glob(filepath.Join(dir, "nbd*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	wantAt(t, f, 0, content)
 	p.end(t)
-	q, uris = exporting(t, dir, 1, "vm1", "--listen", "tcp:0")
+	q, uris = startExport(t, dir, 1, "vm1", "--listen", "tcp:0")
 	checkCopy(t, uris[0], content)
 	q.end(t)
 }
 
-// TestExportByDaemon: the same by commands to the process that serves the disk.
+// The same through commands to the process that serves the disk.
 func TestExportByDaemon(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -139,7 +138,7 @@ func TestExportByDaemon(t *testing.T) {
 			t.Fatalf("%s: %v", command, err)
 		}
 	}
-	socket := filepath.Join(dir, "run", "nbd") // where a confined process may make sockets
+	socket := filepath.Join(dir, "run", "nbd") // a confined process can make sockets there
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)
 	ask("cow-export-add", map[string]string{"name": "vm1@t"}, nil)
 	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
@@ -151,7 +150,7 @@ func TestExportByDaemon(t *testing.T) {
 		t.Fatalf("exports: %+v", info)
 	}
 	checkCopy(t, info.Exports[0].URIs[0], want)
-	p.end(t) // with the NBD server running
+	p.end(t) // while the NBD server runs
 	if _, err := os.Lstat(socket); err == nil {
 		t.Error("the NBD socket is left")
 	}

@@ -15,7 +15,7 @@ import (
 	"cowblk/backend/daemon"
 )
 
-// The events of a real QEMU that comes after the daemon, goes and comes again.
+// The events of a QEMU that starts after the daemon, ends and starts again.
 func TestHooksOnQEMUsEvents(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {
@@ -28,23 +28,23 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 			t.Logf("the process said\n%s", p.log.String())
 		}
 	})
-	c, events := controlled(t, dir, "a")
-	if s := set(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" || s.Keep != 3 || s.SpaceLow != "5%" {
+	c, events := dialControl(t, dir, "a")
+	if s := changeSettings(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" || s.Keep != 3 || s.SpaceLow != "5%" {
 		t.Errorf("settings %+v", s)
 	}
 
 	q := startQEMU(t, dir, []string{"-machine", "q35"})
 	pause := func(tag string) {
 		t.Helper()
-		// Waits for the connection, and shows that it is shared: QEMU has one for us.
+		// Waits for the connection, and shows that promotions share it: QEMU has one connection.
 		command(t, dir, "promote", "a", "b", "--tag", tag, "--quiesce", "pause", "--qmp", q.qmp)
-		if got := next(t, events, "COW_PROMOTED"); got["tag"] != tag || got["trigger"] != nil {
+		if got := nextEvent(t, events, "COW_PROMOTED"); got["tag"] != tag || got["trigger"] != nil {
 			t.Errorf("promoted %v", got)
 		}
 	}
 	promoted := func(event string) {
 		t.Helper()
-		got := next(t, events, "COW_PROMOTED")
+		got := nextEvent(t, events, "COW_PROMOTED")
 		tag, _ := got["tag"].(string)
 		disks, _ := got["disks"].([]any)
 		if got["trigger"] != event || len(disks) != 2 || !strings.HasPrefix(tag, strings.ToLower(event)+"-2") {
@@ -59,44 +59,44 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	pause("by-hand")
 	q.run("system_reset", nil, nil)
 	promoted("RESET")
-	q.run("stop", nil, nil) // nobody has asked for it
+	q.run("stop", nil, nil) // not requested by cowblk
 	q.quit()
 	promoted("SHUTDOWN")
 
 	q = startQEMU(t, dir, []string{"-machine", "q35"})
 	pause("by-hand-again")
-	if s := set(t, c, `{"promote-on": ["STOP", "RESUME"]}`); fmt.Sprint(s.PromoteOn) != "[STOP RESUME]" {
+	if s := changeSettings(t, c, `{"promote-on": ["STOP", "RESUME"]}`); fmt.Sprint(s.PromoteOn) != "[STOP RESUME]" {
 		t.Errorf("settings %+v", s)
 	}
 	q.run("cont", nil, nil)
 	promoted("RESUME")
-	// Now there are three. The pause of our own making is not one of QEMU's doings.
+	// Now there are three tags. A pause by cowblk itself makes none.
 	pause("paused")
 	q.run("stop", nil, nil)
-	refused := next(t, events, "COW_PROMOTE_REFUSED")
+	refused := nextEvent(t, events, "COW_PROMOTE_REFUSED")
 	if reason := fmt.Sprint(refused["reason"]); refused["trigger"] != "STOP" || !strings.Contains(reason, "3 tags made by hooks") || !strings.Contains(reason, "--keep") {
 		t.Errorf("refused %v", refused)
 	}
-	set(t, c, `{"keep": 4, "promote-on": ["SHUTDOWN"]}`)
+	changeSettings(t, c, `{"keep": 4, "promote-on": ["SHUTDOWN"]}`)
 	q.quit()
 	promoted("SHUTDOWN")
 	p.end(t)
 
-	// A new process knows the tags that hooks have made.
+	// A new process counts the tags that hooks have made.
 	p = start(t, dir, nil, "serve", "a", "b", "--qmp", q.qmp, "--promote-on", "RESET", "--keep", "4")
-	_, events = controlled(t, dir, "a")
+	_, events = dialControl(t, dir, "a")
 	q = startQEMU(t, dir, []string{"-machine", "q35"})
 	pause("connected")
 	q.run("system_reset", nil, nil)
-	next(t, events, "COW_PROMOTE_REFUSED")
+	nextEvent(t, events, "COW_PROMOTE_REFUSED")
 	p.end(t)
 }
 
-// A monitor that accepts and says nothing, or that is not there, holds up nothing.
+// A monitor that accepts and does not answer, or that does not exist, delays nothing.
 func TestHooksDoNotDisturb(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
-	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // its backlog takes connections
+	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // the backlog accepts connections
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestHooksDoNotDisturb(t *testing.T) {
 		wantAt(t, f, 0, pattern(1, 4096))
 		f.Close()
 		p.end(t)
-		time.Sleep(time.Second) // tags are named after the second
+		time.Sleep(time.Second) // a tag's name has seconds
 	}
 }
 
@@ -119,7 +119,7 @@ func TestCowSetIsStrict(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	p := start(t, dir, nil, "serve", "a", "--space-low", "100%")
-	c, _ := controlled(t, dir, "a")
+	c, _ := dialControl(t, dir, "a")
 	for args, word := range map[string]string{
 		`{"nonsense": 1}`:                                         "nonsense",
 		`{"keep": "many"}`:                                        "keep",
@@ -139,11 +139,11 @@ func TestCowSetIsStrict(t *testing.T) {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
-	if s := set(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (daemon.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
+	if s := changeSettings(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (daemon.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
 		t.Errorf("%+v", s)
 	}
 	for us, want := range map[string]float64{"12.5": 12.5, "0": 0, "1000": 1000} {
-		if s := set(t, c, `{"poll-microseconds": `+us+`}`); s.Disks[0].Poll != want || s.Disks[0].WriteCache {
+		if s := changeSettings(t, c, `{"poll-microseconds": `+us+`}`); s.Disks[0].Poll != want || s.Disks[0].WriteCache {
 			t.Errorf("%s: %+v", us, s)
 		}
 	}
@@ -159,16 +159,16 @@ func TestCowSetIsStrict(t *testing.T) {
 	}
 }
 
-// COW_SPACE_LOW says what a person needs: whose disks, where, how much.
+// COW_SPACE_LOW names the disks, the path and the free space.
 func TestSpaceLowEvent(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b"} {
 		command(t, dir, "create", name, "--size", "16M")
 	}
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
-	c, events := controlled(t, dir, "a")
-	set(t, c, `{"space-low": "100%"}`)
-	got := next(t, events, "COW_SPACE_LOW")
+	c, events := dialControl(t, dir, "a")
+	changeSettings(t, c, `{"space-low": "100%"}`)
+	got := nextEvent(t, events, "COW_SPACE_LOW")
 	free, _ := got["free"].(float64)
 	limit, _ := got["threshold"].(float64)
 	if fmt.Sprint(got["disks"]) != "[a b]" || !strings.HasPrefix(fmt.Sprint(got["path"]), dir) || free <= 0 || limit <= free {

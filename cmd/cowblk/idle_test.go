@@ -12,8 +12,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// What a process costs that serves a hundred disks, all of them connected and
-// used a moment ago, when nobody does anything: in one run, ten seconds.
+// The CPU time of a process that serves a hundred connected disks, used a moment ago and now idle,
+// in one run of ten seconds.
 func BenchmarkIdle100Disks(b *testing.B) {
 	const disks, rest = 100, 10 * time.Second
 	for b.Loop() {
@@ -30,11 +30,11 @@ func BenchmarkIdle100Disks(b *testing.B) {
 		for _, name := range args[1:] {
 			f := dial(b, filepath.Join(dir, "run", name+".sock"))
 			frontends = append(frontends, f)
-			for range 100 { // back to back: its queue looks for more
+			for range 100 { // back to back, so that the queue polls
 				writeAt(b, f, 0, pattern(1, 4096))
 			}
 		}
-		time.Sleep(2 * time.Second) // the runtime's own afterthoughts: a collection, its monitor
+		time.Sleep(2 * time.Second) // for the runtime's garbage collection and monitor
 		before, slices := schedstat(b, p.cmd.Process.Pid)
 		b.StartTimer()
 		time.Sleep(rest)
@@ -50,8 +50,8 @@ func BenchmarkIdle100Disks(b *testing.B) {
 	}
 }
 
-// schedstat sums, over the threads of a process, the nanoseconds that they ran
-// and how often they were put to run.
+// schedstat sums over the threads of a process the nanoseconds on a CPU and the number of times
+// scheduled.
 func schedstat(tb testing.TB, pid int) (ran, times int64) {
 	tb.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
@@ -61,9 +61,9 @@ func schedstat(tb testing.TB, pid int) (ran, times int64) {
 	for _, path := range tasks {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended
+			continue // the thread has ended
 		}
-		fields := strings.Fields(string(text)) // ran, waited, times
+		fields := strings.Fields(string(text)) // on CPU, waiting, times scheduled
 		if len(fields) != 3 {
 			tb.Fatalf("%s: %q", path, text)
 		}

@@ -16,18 +16,17 @@ func newImport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE NAME",
 		Short: "Make an image of a raw or qcow2 file",
-		Long: `Make an image of a raw or qcow2 file, for disks to lie on.
+		Long: `Make an image of a raw or qcow2 file, as a base of disks.
 
-The content is copied sparse, made durable, read back and compared; a digest of it is
-recorded. That takes the time of the data in the file, whatever its size. The file
-itself is not changed and not needed afterwards; while it is read, QEMU's image locks
-keep others from writing to it, and a file that somebody has open for writing is
-refused.
+The content is copied sparsely, made durable, read back and compared; a digest of it is
+recorded. The time depends on the amount of data, not on the size. The file itself is not
+changed and not needed afterwards. While it is read, QEMU's image locks prevent writes to
+it; a file that another process has open for writing is refused.
 
-A qcow2 may be compressed. One that names backing files is refused with the list of
-them, unless --backing: what is in these files becomes part of the image. Other formats,
-compressed files and archives are refused with the command that converts or unpacks
-them; --format raw takes any file as it is.`,
+A qcow2 may be compressed. A qcow2 with backing files is refused with a list of them,
+unless --backing is given: their content becomes part of the image. Other formats,
+compressed files and archives are refused with the command that converts or unpacks them;
+--format raw accepts any file.`,
 		Example: `  cowblk import golden.qcow2 debian-12
   cowblk import --backing overlay.qcow2 configured
   cowblk import --format raw disk.img fedora
@@ -55,31 +54,31 @@ them; --format raw takes any file as it is.`,
 				return a.printJSON(img)
 			}
 			for _, b := range img.Backing {
-				a.say("with the content of its backing file %s", b)
+				a.printf("with the content of its backing file %s", b)
 			}
-			a.say("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size), img.ChunkSHA256)
+			a.printf("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size), img.ChunkSHA256)
 			if img.SHA256 != "" {
-				a.say("SHA-256 of the whole: %s", img.SHA256)
+				a.printf("SHA-256 of the whole: %s", img.SHA256)
 			}
-			a.say("next: %s", a.command("create", "vm1", "--from", img.Name))
+			a.printf("next: %s", a.command("create", "vm1", "--from", img.Name))
 			return nil
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Format, "format", "", "`FORMAT` of the file, raw or qcow2 (default: found from its content)")
-	f.BoolVar(&o.Backing, "backing", false, "let the backing files that a qcow2 names become part of the image")
-	f.BoolVar(&o.ForceShare, "force-share", false, "read a file that somebody has open for writing: what comes of it may be\nof two moments")
-	f.BoolVar(&o.SHA256, "sha256", false, "also record the SHA-256 of the whole content, holes included: its time\nfollows the size")
+	f.BoolVar(&o.Backing, "backing", false, "include the backing files of a qcow2 in the image")
+	f.BoolVar(&o.ForceShare, "force-share", false, "read a file that another process has open for writing: the result may mix\nold and new data")
+	f.BoolVar(&o.SHA256, "sha256", false, "also record the SHA-256 of the whole content, including holes: the time\ndepends on the size")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{store.FormatRaw, store.FormatQcow2}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// importGrace is how long an interrupted import may take to clean up, before it is left as it is.
+// importGrace bounds the clean-up of an interrupted import.
 const importGrace = 5 * time.Second
 
-// importInterruptible is Import that ends when ctx does, also where the kernel waits for a file that does not answer (a
-// file system of a server that is gone): the process ends then with the call under way. What it leaves in the store is
-// work of a dead process, which the next command removes.
+// importInterruptible is Import that also returns when ctx ends during a system call that does not
+// return, as on a network file system whose server is gone. The unfinished import stays in the
+// store as a stale transaction, which the next command removes.
 func importInterruptible(ctx context.Context, s *store.Store, path, name string, o store.ImportOptions) (*store.Image, error) {
 	type result struct {
 		img *store.Image
@@ -99,14 +98,14 @@ func importInterruptible(ctx context.Context, s *store.Store, path, name string,
 	case r := <-done:
 		return r.img, r.err
 	case <-time.After(importGrace):
-		return nil, interruptedf("import of %s, while the file or the store does not answer; the next command that changes the store cleans up",
+		return nil, interruptedf("import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
 			store.PathText(path))
 	}
 }
 
-// bars shows one progress bar per phase, to a person only.
+// bars shows one progress bar per phase on a terminal.
 type bars struct {
-	out   *mpb.Progress // nil: nobody is watching
+	out   *mpb.Progress // nil: not on a terminal
 	phase string
 	bar   *mpb.Bar
 }
@@ -131,7 +130,7 @@ func (b *bars) update(phase string, done, total int64) {
 	b.bar.SetCurrent(done)
 }
 
-// end leaves the bars as they are: complete, or where the import stopped.
+// end leaves the bars on the screen, complete or where the work stopped.
 func (b *bars) end() {
 	if b.out == nil {
 		return

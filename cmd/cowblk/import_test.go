@@ -14,28 +14,29 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// deafFS has a file that does not answer to reads until it is released: one of a server that is gone.
-type deafFS struct {
+// hangingFS has a file whose reads hang until it is released, as on a network file system whose
+// server is gone.
+type hangingFS struct {
 	vfs.FS
 	path    string
 	asked   chan struct{} // closed at the first read
 	release chan struct{}
 }
 
-func (d *deafFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (d *hangingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := d.FS.OpenFile(name, flag, perm)
 	if err != nil || name != d.path {
 		return f, err
 	}
-	return &deafFile{f, d}, nil
+	return &hangingFile{f, d}, nil
 }
 
-type deafFile struct {
+type hangingFile struct {
 	vfs.File
-	d *deafFS
+	d *hangingFS
 }
 
-func (f *deafFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
 	select {
 	case <-f.d.asked:
 	default:
@@ -45,15 +46,15 @@ func (f *deafFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-// A signal ends an import whose file does not answer, and what it says is true.
-func TestImportOfDeafFile(t *testing.T) {
+// A signal ends an import whose file does not answer, and the message is correct.
+func TestImportOfHangingFile(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
 	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		files := &deafFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
+		files := &hangingFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
 		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
 		if err != nil {
 			t.Fatal(err)
@@ -71,10 +72,10 @@ func TestImportOfDeafFile(t *testing.T) {
 	})
 }
 
-// --blk-file takes what the content of a disk can be, and refuses containers, compressed files and archives by name.
+// --blk-file accepts disk content and refuses containers, compressed files and archives by name.
 func TestBlkFileFormats(t *testing.T) {
 	for _, tt := range []struct {
-		name, found string // found: what the refusal says; empty: it is taken
+		name, found string // found: in the error; empty: accepted
 		data        []byte
 	}{
 		{"raw", "", magic("\x55\xaa", 510)},

@@ -15,27 +15,27 @@ import (
 	"cowblk/cow/store"
 )
 
-// diskInfo is what "cowblk info DISK --json" prints.
+// diskInfo is the JSON output of "cowblk info DISK".
 type diskInfo struct {
 	Kind string `json:"kind"`
 	*store.Manifest
-	Socket  string         `json:"socket"` // where serve listens, or would
+	Socket  string         `json:"socket"` // in use, or the default
 	Serving *store.Serving `json:"serving,omitempty"`
-	State   string         `json:"state,omitempty"` // why it is not known who has the disk open
-	// Live is what the process that serves the disk says of it.
-	Live  *daemon.DiskInfo `json:"live,omitempty"`
-	Usage []layerInfo      `json:"usage"` // of each layer, in the order of layers
+	State   string         `json:"state,omitempty"` // why the holder of the disk is unknown
+	// Daemon is the answer of the process that serves the disk.
+	Daemon *daemon.DiskInfo `json:"live,omitempty"`
+	Usage  []layerInfo      `json:"usage"` // in the order of layers
 }
 
 type layerInfo struct {
 	*store.Usage
-	Shared   bool     `json:"shared"`             // other disks use it
-	SharedBy []string `json:"shared-by,omitzero"` // those disks, with --users
-	Error    string   `json:"error,omitempty"`
-	Unread   bool     `json:"unread,omitempty"` // Error says why it could not be read: nothing need be wrong with it
+	Shared     bool     `json:"shared"`             // other disks use it
+	SharedBy   []string `json:"shared-by,omitzero"` // with --users
+	Error      string   `json:"error,omitempty"`
+	Unreadable bool     `json:"unread,omitempty"` // could not be read, as Error says; not necessarily damaged
 }
 
-// imageInfo is what "cowblk info IMAGE --json" prints.
+// imageInfo is the JSON output of "cowblk info IMAGE".
 type imageInfo struct {
 	Kind string `json:"kind"`
 	*store.Image
@@ -49,8 +49,8 @@ func newInfo(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "info NAME[@TAG]",
 		Short: "Show everything about an image, a disk or a tag",
-		Long: `Show everything about an image, a disk or a tag. Which other disks use a disk's layers is told
-with --users: every disk of the store is looked at for that.`,
+		Long: `Show everything about an image, a disk or a tag. --users also names the other disks that use a disk's
+layers, which reads the manifest of every disk in the store.`,
 		Example:           "  cowblk info vm1\n  cowblk info vm1@configured\n  cowblk info vm1 --users\n  cowblk info debian-12 --json | jq -r '.\"chunk-sha256\"'",
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames, tagNames),
@@ -85,7 +85,7 @@ with --users: every disk of the store is looked at for that.`,
 }
 
 func (a *app) printImage(s *store.Store, img *store.Image) error {
-	roots, _ := s.Tree() // a damaged disk does not make its image unknown
+	roots, _ := s.Tree() // a damaged disk must not hide its image
 	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name), Users: []string{}}
 	if n, err := s.Find(roots, img.Name); err == nil {
 		info.Allocated = n[0].Allocated
@@ -130,7 +130,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 		info.State = "not known: " + err.Error()
 		damage = append(damage, err)
 	}
-	// A path that is too long for a socket is for serve to refuse.
+	// serve reports a path that is too long.
 	info.Socket, _ = s.Socket(m.Name)
 	if info.Serving != nil && info.Serving.Socket != "" {
 		info.Socket = info.Serving.Socket
@@ -141,19 +141,19 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 	}
 	others := make([][]string, len(m.Layers))
 	if users {
-		others = sharers(s, m)
+		others = layerUsers(s, m)
 	}
-	if info.Live, err = live(ctx, info.Serving, m.Name); err != nil {
+	if info.Daemon, err = queryDaemon(ctx, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
 	for i := range m.Layers {
 		u, err := s.LayerUsage(&m.Layers[i])
 		li := layerInfo{Usage: u, Shared: i < shared || len(others[i]) > 0, SharedBy: others[i]}
 		if err != nil {
-			li.Error, li.Unread = err.Error(), !errors.Is(err, store.ErrRefused)
+			li.Error, li.Unreadable = err.Error(), !errors.Is(err, store.ErrRefused)
 			damage = append(damage, err)
 		}
-		if l := info.Live; u != nil && l != nil && i == len(m.Layers)-1 {
+		if l := info.Daemon; u != nil && l != nil && i == len(m.Layers)-1 {
 			u.Serve(l.HeadBlocks, m.BlockSize)
 		}
 		info.Usage = append(info.Usage, li)
@@ -182,7 +182,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 		{"socket", info.Socket},
 		{"base", baseText(m.Base)},
 	}
-	if l := info.Live; l != nil {
+	if l := info.Daemon; l != nil {
 		rows = append(rows, []string{"guest", guestText(l)})
 		rows = append(rows, frontEndRows(l, info.Socket)...)
 	}
@@ -192,7 +192,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	if err := a.printTable(rows, columns{}); err != nil {
 		return err
 	}
-	a.say("\nlayers, newest first:")
+	a.printf("\nlayers, newest first:")
 	rows = [][]string{{"  #", "TAG", "STATE", "OWNS", "BLOCKS", "SHARED", "UUID"}}
 	for i := len(m.Layers) - 1; i >= 0; i-- {
 		l, u := &m.Layers[i], info.Usage[i]
@@ -207,7 +207,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 			shared = firstNames(u.SharedBy, 3)
 		}
 		state, owns, blocks := "DAMAGED", "?", "?"
-		if u.Unread {
+		if u.Unreadable {
 			state = "unread"
 		}
 		if u.Usage != nil {
@@ -221,7 +221,7 @@ func (a *app) printDiskText(info *diskInfo) error {
 	return a.printTable(rows, columns{})
 }
 
-// guestText says how a served disk is used.
+// guestText describes the connection and cache mode of a served disk.
 func guestText(l *daemon.DiskInfo) string {
 	text := "not connected"
 	if l.Connected {
@@ -251,9 +251,10 @@ func baseText(b *store.Base) string {
 	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
 }
 
-// sharers are the other disks that use each layer of m. Every disk's manifest is read.
-func sharers(s *store.Store, m *store.Manifest) [][]string {
-	disks, _ := s.Disks() // those that cannot be read are reported by list and tree
+// layerUsers returns, for each layer of m, the other disks that use it. It reads the manifest of
+// every disk.
+func layerUsers(s *store.Store, m *store.Manifest) [][]string {
+	disks, _ := s.Disks() // list and tree report those that cannot be read
 	others := map[uuid.UUID][]string{}
 	for _, d := range disks {
 		if d.Name == m.Name {

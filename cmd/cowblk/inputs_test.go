@@ -13,17 +13,18 @@ import (
 	"testing"
 )
 
-// input is a file that a person may name to "cowblk import".
+// input is a kind of file passed to "cowblk import".
 type input struct {
-	name    string // of the case; its file is "in"
+	name    string // of the case; the file is "in"
 	options string
-	// data is what the file holds; nil: make, or sh, a shell's command line with "raw" as a disk image of 1 MiB, makes it.
+	// data is the content of the file. nil: it is made by the function make or the shell command
+	// sh, in which "raw" is a disk image of 1 MiB.
 	data []byte
 	make func(path string) error
 	sh   string
 }
 
-// magic is 4 KiB that begin with a text, or have it at an offset, counted from the end if negative.
+// magic returns 4 KiB with text at an offset, from the end if negative.
 func magic(text string, at int) []byte {
 	p := make([]byte, 4096)
 	if at < 0 {
@@ -33,7 +34,7 @@ func magic(text string, at int) []byte {
 	return p
 }
 
-// patched is a shell's command line that makes a qcow2 and overwrites bytes of it.
+// patched returns a shell command that makes a qcow2 and overwrites some bytes.
 func patched(options string, at int, bytes string) string {
 	return fmt.Sprintf("qemu-img convert -O qcow2 %s raw in && printf '%s' | dd of=in bs=1 seek=%d conv=notrunc status=none", options, bytes, at)
 }
@@ -147,7 +148,8 @@ var inputs = []input{
 // inputTools are the programs that make the files.
 var inputTools = []string{"qemu-img", "gzip", "xz", "bzip2", "zstd", "lz4", "tar", "cpio", "zip", "ar"}
 
-// What import makes of each kind of file, a line each: the exit code and what is said. Read the golden file to see it.
+// The outcome of import for each kind of file, one line each: exit code and message. The golden
+// file shows it.
 func TestInputs(t *testing.T) {
 	for _, tool := range inputTools {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -193,7 +195,7 @@ func line(lines []string, i int) string {
 	return ""
 }
 
-// importOutcome imports one file into a store of its own.
+// importOutcome imports one file into a new store.
 func importOutcome(t *testing.T, in input, raw []byte) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -227,7 +229,7 @@ func importOutcome(t *testing.T, in input, raw []byte) string {
 	text = strings.NewReplacer(dir, "$DIR", "\n  ", " / ", "\n", " / ").Replace(text)
 	text, _, _ = strings.Cut(text, " / next: ")
 	if strings.Contains(in.options, "--format raw") {
-		text, _, _ = strings.Cut(text, ", chunk digest") // of a file with times in it
+		text, _, _ = strings.Cut(text, ", chunk digest") // the digest of a file that contains times
 	}
 	return fmt.Sprintf("exit %d: %s", code, text)
 }

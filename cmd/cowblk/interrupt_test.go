@@ -17,11 +17,12 @@ import (
 	"cowblk/cow/store"
 )
 
-// A command that waits for another one ends at once when it is told to, with the signal's code, and has changed nothing.
+// A command that waits for another process ends at once at a signal, with the signal's exit code,
+// and has changed nothing.
 func TestSignalsEndWaits(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -40,7 +41,7 @@ func TestSignalsEndWaits(t *testing.T) {
 	} {
 		for signal, code := range map[syscall.Signal]int{unix.SIGINT: 130, unix.SIGTERM: 143} {
 			p := start(t, dir, nil, args...)
-			// It has the lock's file open: it waits.
+			// It has opened the lock file, so it waits.
 			eventually(t, strings.Join(args, " ")+" waits for the store", func() bool { return opens(p.cmd.Process.Pid, lock.Name()) })
 			if err := p.cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
@@ -67,7 +68,8 @@ func opens(pid int, path string) bool {
 	return false
 }
 
-// A promotion that waits for a guest's agent ends at once for the person who asked; the guest is not touched further.
+// A promotion that waits for a guest agent ends at once for the client; the guest is not touched
+// any further.
 func TestPromotionInterrupted(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -83,7 +85,7 @@ func TestPromotionInterrupted(t *testing.T) {
 			if err != nil {
 				return
 			}
-			asked <- c // and never answered
+			asked <- c // never answered
 		}
 	}()
 	serving, _ := startServing(t, dir, "a")
@@ -96,7 +98,7 @@ func TestPromotionInterrupted(t *testing.T) {
 	if code := p.outcome(t); code != exitInterrupted || !strings.Contains(p.log.String(), "cowblk --store "+dir+" info a") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}
-	// The process gives it up, too.
+	// The daemon cancels it, too.
 	command(t, dir, "promote", "a", "--tag", "after")
 	serving.end(t)
 	if m := manifestOf(t, dir, "a"); len(m.Layers) != 2 || m.Layers[0].Tag != "after" {
@@ -104,7 +106,7 @@ func TestPromotionInterrupted(t *testing.T) {
 	}
 }
 
-// A check that is interrupted shows what it has done, and does not call itself complete.
+// An interrupted check shows its results and says that it is incomplete.
 func TestCheckInterrupted(t *testing.T) {
 	s := newScript(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -130,7 +132,7 @@ func TestCheckInterrupted(t *testing.T) {
 	}
 }
 
-// A disk twice in one command is a mistake.
+// A disk that is named twice in one command is an error.
 func TestNamedTwice(t *testing.T) {
 	s := newScript(t)
 	for _, name := range []string{"a", "b"} {

@@ -13,24 +13,24 @@ import (
 	"cowblk/cow/store"
 )
 
-// listed is one line of "cowblk list --json".
-type listed struct {
+// listEntry is one element of the JSON output.
+type listEntry struct {
 	Kind string `json:"kind"` // image or disk
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes, as a guest sees it
-	Owns int64  `json:"owns"` // bytes: an image's allocation, what a disk's head owns
-	// OwnsFrom says where Owns of a disk is from: store.Usage.Source.
+	Owns int64  `json:"owns"` // bytes allocated by an image, or owned by a disk's head
+	// OwnsFrom is the source of Owns, see store.Usage.Source.
 	OwnsFrom string         `json:"owns-from,omitempty"`
 	Base     string         `json:"base,omitempty"` // of a disk
-	Depth    int            `json:"depth"`          // layers of a disk, the head included
+	Depth    int            `json:"depth"`          // layers of a disk, including the head
 	Tags     []string       `json:"tags"`
 	Users    []string       `json:"users"` // disks on an image
 	Created  time.Time      `json:"created"`
 	Serving  *store.Serving `json:"serving,omitempty"`
 	Error    string         `json:"error,omitempty"`
 
-	node   *store.Node
-	unread bool // a disk whose manifest cannot be read: nothing else is known
+	node       *store.Node
+	unreadable bool // the manifest cannot be read; no other field is known
 }
 
 func newList(a *app) *cobra.Command {
@@ -38,16 +38,15 @@ func newList(a *app) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List images and disks",
-		Long: `List images and disks. OWNS is what an image takes on the file system, and how much a
-disk's head has of its own: what the guest wrote since the disk was created or promoted.
-Of a disk that is being served the process says how much; where it does not answer, what is
-durable in the files is counted and shown as "≥" (with --json, owns-from: process, header
-or map).
+		Long: `List images and disks. OWNS is the space that an image uses on the file system, or the amount of
+data in a disk's head: what the guest wrote since the disk was created or promoted. The value
+for a served disk comes from its process; if that does not answer, it is the durable part in the
+files, shown as "≥" (with --json, owns-from: process, header or map).
 
-On a terminal that is too narrow names are shortened and columns left out; "cowblk info NAME"
-shows all. Anything else that reads the table gets all of it.`,
+On a narrow terminal names are shortened and columns omitted; "cowblk info NAME" shows everything.
+Other outputs get the complete table.`,
 		Example:           "  cowblk list\n  cowblk list --json | jq -r '.[] | select(.kind == \"disk\").name'",
-		Args:              atMost(0),
+		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.openStore()
@@ -59,7 +58,7 @@ shows all. Anything else that reads the table gets all of it.`,
 				return errors.Join(a.printJSON(all), err)
 			}
 			if len(all) == 0 && err == nil {
-				a.sayEmpty(s)
+				a.printEmptyStore(s)
 				return nil
 			}
 			rows := [][]string{{"NAME", "KIND", "SIZE", "OWNS", "LAYERS", "ON", "STATE"}}
@@ -71,12 +70,12 @@ shows all. Anything else that reads the table gets all of it.`,
 	}
 }
 
-// listAll reports what can be read, with an error for the rest.
-func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
-	all := []listed{}
+// listAll returns what can be read, and an error for the rest.
+func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
+	all := []listEntry{}
 	roots, err := s.Tree()
 	nodes := store.Flatten(roots)
-	askServing(ctx, nodes)
+	queryDaemons(ctx, nodes)
 	heads := map[string]*store.Node{}
 	for _, n := range nodes {
 		if n.Kind == store.KindDisk {
@@ -86,28 +85,29 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 	}
 	for _, r := range roots {
 		if r.Kind == store.KindImage && r.Err == nil {
-			l := listed{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated, Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
+			l := listEntry{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated, Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
 			if img, err := s.Image(r.Name); err == nil {
 				l.Created = img.Imported
 			}
 			all = append(all, l)
 		}
 	}
-	names, _ := s.DiskNames() // its error is among Tree's, and so are those of the disks
+	names, _ := s.DiskNames() // Tree has reported its error, and those of the disks
 	for _, name := range names {
 		m, derr := s.Disk(name)
 		if derr != nil {
-			// Also a disk that cannot be read has its name. One that was removed since has no error of Tree's.
-			if again, nerr := s.DiskNames(); nerr == nil && slices.Contains(again, name) {
-				all = append(all, listed{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unread: true})
+			// An unreadable disk is listed by its name. A disk that was removed meanwhile has no
+			// error from Tree.
+			if names, nerr := s.DiskNames(); nerr == nil && slices.Contains(names, name) {
+				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unreadable: true})
 			}
 			continue
 		}
 		n := heads[m.Name]
 		if n == nil {
-			continue // it was made since
+			continue // created meanwhile
 		}
-		l := listed{
+		l := listEntry{
 			Kind: store.KindDisk, Name: m.Name, Size: m.Size, Base: m.Base.String(), Depth: len(m.Layers), Tags: []string{}, Users: []string{},
 			Created: m.Created, Serving: n.Serving, Error: n.Error, node: n,
 		}
@@ -124,8 +124,8 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 	return all, err
 }
 
-func (l *listed) row() []string {
-	if l.unread {
+func (l *listEntry) row() []string {
+	if l.unreadable {
 		state := "unreadable"
 		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
 			state = "damaged"
@@ -149,10 +149,10 @@ func (l *listed) row() []string {
 	case l.Kind == store.KindImage:
 		state = "base of " + countText(int64(len(l.Users)), "disk")
 	}
-	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withTrouble(state, l.node.Err)}
+	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withProblem(state, l.node.Err)}
 }
 
-// agoText is a time for a person.
+// agoText formats a time for a person.
 func agoText(t time.Time) string {
 	return fmt.Sprintf("%s (%s)", t.Local().Format("2006-01-02 15:04:05"), humanize.Time(t))
 }

@@ -9,8 +9,8 @@ func main() {
 	os.Exit(run(arguments(os.Args), newApp()))
 }
 
-// backendName is a name of this program under which it is "cowblk serve": QEMU's conventions leave no room for a
-// sub-command (see integration/50-cowblk.json).
+// backendName is a name of this program that stands for "cowblk serve", because QEMU's conventions
+// have no place for a sub-command (see integration/50-cowblk.json).
 const backendName = "cowblk-vhost-user-blk"
 
 func arguments(argv []string) []string {

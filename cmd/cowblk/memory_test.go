@@ -12,8 +12,8 @@ import (
 	"cowblk/backend/daemon"
 )
 
-// A guest of a real QEMU whose memory is not shared hangs before its boot loader: the log says why and what to do. With
-// shared memory it says nothing of the kind.
+// A QEMU guest whose memory is not shared hangs before its boot loader: the log explains it. With
+// shared memory there is no such message.
 func TestMemoryNotShared(t *testing.T) {
 	binary := os.Getenv(qemuEnv)
 	if binary == "" {
@@ -76,7 +76,7 @@ func TestMemoryNotShared(t *testing.T) {
 	}
 }
 
-// served reports whether the disk a has had requests.
+// served reports whether disk a has had requests.
 func served(t *testing.T, dir string) bool {
 	t.Helper()
 	return statsOf(t, filepath.Join(dir, "run", "a.ctl")).Reads > 0
@@ -84,7 +84,7 @@ func served(t *testing.T, dir string) bool {
 
 func statsOf(t *testing.T, ctl string) daemon.DiskStats {
 	t.Helper()
-	c, err := control.Dial(ctl, patience)
+	c, err := control.Dial(ctl, waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,69 +9,69 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// output is standard output that remembers its first error: a command whose output is lost has failed, whether or not
-// the place that wrote it has looked.
+// output is a writer on standard output that keeps its first error, so that a command fails if its
+// output is lost even if the caller ignored the error.
 type output struct {
-	to  io.Writer
+	w   io.Writer
 	err error
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	n, err := o.to.Write(p)
+	n, err := o.w.Write(p)
 	if err != nil && o.err == nil {
 		o.err = err
 	}
 	return n, err
 }
 
-// check adds to a command's error that its output was lost, once; and if nothing else is wrong with a command that
-// changes something, that it has done so.
+// check joins the error of lost output to err, once. If a command that changes something has no
+// other error, the text says that the change was made.
 func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
 		return err
-	case o.alone(err) && cmd != nil && changes[cmd.Name()]:
-		return fmt.Errorf("%w\n%s has done what it was asked for: only its output is lost", outputError(o.err), cmd.CommandPath())
+	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()]:
+		return fmt.Errorf("%w\n%s has succeeded: only its output is lost", outputError(o.err), cmd.CommandPath())
 	case errors.Is(err, o.err):
 		return err
 	}
 	return errors.Join(err, outputError(o.err))
 }
 
-// changes are the commands that do something and then say so.
-var changes = map[string]bool{
+// changingCommands names the commands that change something and then report it.
+var changingCommands = map[string]bool{
 	"import": true, "create": true, "promote": true, "rollback": true, "rm": true, "trust-base": true,
 	"attach": true, "detach": true, "resume": true, "stop": true,
 }
 
-// alone reports whether err is no more than that output was lost.
-func (o *output) alone(err error) bool {
+// onlyLostOutput reports whether err is nothing but lost output.
+func (o *output) onlyLostOutput(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		all := joined.Unwrap()
-		return len(all) == 1 && o.alone(all[0])
+		return len(all) == 1 && o.onlyLostOutput(all[0])
 	}
 	return err == nil || errors.Unwrap(err) == o.err
 }
 
-// lostOutput is the error of what was printed so far.
-func (a *app) lostOutput() error {
+// outputErr returns the error of the output so far.
+func (a *app) outputErr() error {
 	if o, ok := a.out.(*output); ok && o.err != nil {
 		return outputError(o.err)
 	}
 	return nil
 }
 
-// standardOutput is what a child process gets as it is, a terminal or a file.
+// standardOutput returns the underlying writer, for a child process.
 func (a *app) standardOutput() io.Writer {
 	if o, ok := a.out.(*output); ok {
-		return o.to
+		return o.w
 	}
 	return a.out
 }
 
 func outputError(err error) error { return fmt.Errorf("standard output: %w", err) }
 
-// printJSON writes v indented: what --json prints is read by people too.
+// printJSON writes v as indented JSON.
 func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetEscapeHTML(false)
@@ -82,8 +82,8 @@ func (a *app) printJSON(v any) error {
 	return nil
 }
 
-// say writes one line about what was done. With --json it is silent: the JSON says it.
-func (a *app) say(format string, args ...any) {
+// printf writes one line of text. With --json it writes nothing.
+func (a *app) printf(format string, args ...any) {
 	if !a.json {
 		fmt.Fprintln(a.out, printable(fmt.Sprintf(format, args...)))
 	}

@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/store"
 )
 
-// promoteOptions are those of "cowblk promote".
+// promoteOptions holds the options of "cowblk promote".
 type promoteOptions struct {
 	tag     string
 	spec    qmp.Spec
@@ -26,22 +26,23 @@ func newPromote(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote NAME... [--tag TAG]",
 		Short: "Seal a disk's head under a tag and put a new head on top, also while its guest runs",
-		Long: `Seal a disk's head: what the disk holds now gets a name, never changes again, and other disks can
-be created from it. A new, empty head goes on top. Nothing is copied. A guest that runs goes on: the
-change is one moment's, whatever the disk's size and depth. Several disks of one process are cut at
-the same moment, all of them or none.
+		Long: `Seal a disk's head: the present content of the disk gets a name, never changes again, and can be the
+base of other disks. A new, empty head is put on top. Nothing is copied. A running guest continues: the
+heads are swapped in an instant, whatever the disk's size and depth. Several disks of one process are
+promoted at the same instant, all of them or none.
 
-What a running guest has not written yet is not in the tag. --quiesce says how to make it hold still:
-  none   not at all; the tag is what a power cut would leave (default)
+Data that a running guest has not written yet is not in the tag. --quiesce selects how the guest is
+quiesced:
+  none   not at all; the tag is crash-consistent (default)
   guest  its file systems are frozen and thawed through qemu-ga: --agent, or --libvirt and --domain
   pause  its processors are stopped and continued, if they were running: --qmp, or --libvirt and --domain
 
-Whatever goes wrong, the guest is thawed and continued, and runs on the old head or the new one.`,
+After any failure the guest is thawed and continued, and runs on the old head or the new one.`,
 		Example: `  cowblk promote vm1 --tag before-upgrade
   cowblk create vm2 --from vm1@before-upgrade
   cowblk promote vm1 vm1-data --quiesce guest --agent unix:/run/vm1-qga.sock
   cowblk promote vm1 --quiesce guest --libvirt qemu:///system --domain vm1`,
-		Args:              distinct("NAME"),
+		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {
@@ -51,10 +52,10 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 			if err != nil {
 				return err
 			}
-			path, err := servedBy(s, args)
-			var apart *apartError
+			path, err := controlSocketOf(s, args)
+			var apart *notOneProcessError
 			if errors.As(err, &apart) {
-				return fmt.Errorf("%w, so that they cannot be cut at one moment: promote them one by one, or serve them together", err)
+				return fmt.Errorf("%w, so they cannot be promoted at one moment: promote them one by one, or serve them from one process", err)
 			}
 			if err != nil {
 				return err
@@ -67,25 +68,25 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.tag, "tag", "", "`TAG` of the sealed layer (default: the time, as 20061127T120000Z)")
-	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone, "how the guest is made to hold still: none, guest or pause")
+	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone, "how the guest is quiesced: none, guest or pause")
 	f.StringVar(&o.spec.QMP, "qmp", "", "`ADDRESS` of QEMU's monitor: unix:PATH")
 	f.StringVar(&o.spec.Agent, "agent", "", "`ADDRESS` of the guest agent: unix:PATH or vsock:CID:PORT")
 	f.StringVar(&o.spec.Libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, such as qemu:///system")
 	f.StringVar(&o.spec.Domain, "domain", "", "`NAME` of the guest in libvirt")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long freezing, and how long thawing may take")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit of freezing, and of thawing")
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(
 		[]cobra.Completion{qmp.QuiesceNone, qmp.QuiesceGuest, qmp.QuiescePause}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// check also refuses a guest's address where nothing is said about quiescing (told): it would be of no use, and the tag
-// not what was meant.
-func (o *promoteOptions) check(told bool) error {
-	if err := o.spec.Check(); err != nil && !told {
-		return usagef("promote: %w\na tag of a guest that is not quiesced: --quiesce none", err)
+// check validates the options. If --quiesce is not explicit, it refuses the address of a guest,
+// which would have no effect.
+func (o *promoteOptions) check(explicit bool) error {
+	if err := o.spec.Check(); err != nil && !explicit {
+		return usagef("promote: %w\nfor a tag without quiescing the guest: --quiesce none", err)
 	}
 	if o.timeout <= 0 {
-		return usagef("promote: --timeout %s: expected more than nothing", o.timeout)
+		return usagef("promote: --timeout %s: expected a time above 0", o.timeout)
 	}
 	if !o.spec.Active() {
 		return nil
@@ -99,13 +100,14 @@ func (o *promoteOptions) check(told bool) error {
 	return nil
 }
 
-// apartError says that disks are not served by one process, nor all stopped. It is an ErrInUse.
-type apartError struct {
+// notOneProcessError says that some of the disks are served by other processes than the rest, or
+// are stopped. It wraps store.ErrInUse.
+type notOneProcessError struct {
 	a, b             string
 	aServed, bServed bool
 }
 
-func (e *apartError) Error() string {
+func (e *notOneProcessError) Error() string {
 	switch {
 	case !e.aServed:
 		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b, e.a)
@@ -115,11 +117,11 @@ func (e *apartError) Error() string {
 	return fmt.Sprintf("disks %q and %q are in use, and not served by one process", e.a, e.b)
 }
 
-func (e *apartError) Unwrap() error { return store.ErrInUse }
+func (e *notOneProcessError) Unwrap() error { return store.ErrInUse }
 
-// servedBy is the control socket of the process that serves the disks; empty if all are stopped. Otherwise it is
-// an apartError.
-func servedBy(s *store.Store, names []string) (path string, err error) {
+// controlSocketOf returns the control socket of the process that serves the disks, or "" if all are
+// stopped. Otherwise it returns a notOneProcessError.
+func controlSocketOf(s *store.Store, names []string) (path string, err error) {
 	for i, name := range names {
 		if _, err := s.Disk(name); err != nil {
 			return "", err
@@ -131,7 +133,7 @@ func servedBy(s *store.Store, names []string) (path string, err error) {
 			}
 		}
 		if i > 0 && at != path {
-			return "", &apartError{names[0], name, path != "", at != ""}
+			return "", &notOneProcessError{names[0], name, path != "", at != ""}
 		}
 		path = at
 	}
@@ -144,7 +146,7 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 	}
 	done, err := s.Promote(ctx, names, o.tag)
 	for _, p := range done {
-		a.say("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth), "layer"))
+		a.printf("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth), "layer"))
 	}
 	if a.json && done != nil {
 		err = errors.Join(err, a.printJSON(done))
@@ -152,8 +154,8 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 	return err
 }
 
-// promoteServed has the daemon do it. If the daemon dies in between, this process sees to it that the guest goes on; if
-// this process dies, the daemon does.
+// promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
+// thaws the guest; if this process dies, the daemon does.
 func (a *app) promoteServed(ctx context.Context, path string, names []string, o *promoteOptions) error {
 	c, err := control.Dial(path, 5*time.Second)
 	if err != nil {
@@ -165,20 +167,20 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	var p daemon.Promoted
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
 		if ctx.Err() != nil {
-			// The daemon gives up what it has not done yet, and lets the guest go on.
-			return interruptedf("the process that serves the disks may have promoted them before: %s shows their tags", a.command("info", names[0]))
+			// The daemon cancels what is not done yet and thaws the guest.
+			return interruptedf("the process that serves the disks may have promoted them already: %s shows their tags", a.command("info", names[0]))
 		}
 		var answered *control.Error
 		if !errors.As(err, &answered) && o.spec.Active() {
-			err = errors.Join(fmt.Errorf("the daemon went away: the disks are on the old heads or on the new ones, %s says which: %w", a.command("info", names[0]), err), o.release())
+			err = errors.Join(fmt.Errorf("the daemon ended: the disks are on the old heads or on the new ones, %s shows which: %w", a.command("info", names[0]), err), o.thaw())
 		}
 		return fmt.Errorf("promote: %w", err)
 	}
 	for _, d := range p.Disks {
-		a.say("%s@%s is cut; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
+		a.printf("%s@%s is tagged; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
 	}
 	if p.HeldTime > 0 {
-		a.say("the guest held still for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
+		a.printf("the guest was quiesced for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)
 	}
 	if a.json {
 		return a.printJSON(p)
@@ -186,8 +188,8 @@ func (a *app) promoteServed(ctx context.Context, path string, names []string, o 
 	return nil
 }
 
-// release lets a guest go on that the dead daemon may have frozen or paused.
-func (o *promoteOptions) release() error {
+// thaw releases a guest that a dead daemon may have left frozen or paused.
+func (o *promoteOptions) thaw() error {
 	h, err := o.spec.Open(nil, nil)
 	if err != nil {
 		return err
@@ -195,5 +197,5 @@ func (o *promoteOptions) release() error {
 	defer h.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
-	return h.Release(ctx)
+	return h.ForceThaw(ctx)
 }

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a pseudo-terminal with a process on it, as a person's shell starts one.
+// terminal is a pseudo-terminal with a process on it, as a shell would start it.
 type terminal struct {
 	master *os.File
 	cmd    *exec.Cmd
 	ended  chan struct{}
 
 	mu   sync.Mutex
-	text strings.Builder // what the process has written
+	text strings.Builder // output of the process
 }
 
 // onTerminal starts this program with args on a terminal of 80 columns.
@@ -68,7 +68,7 @@ func onTerminal(t *testing.T, dir string, args ...string) *terminal {
 	}()
 	go func() {
 		p.cmd.Wait()
-		<-read // the last process on it has closed it
+		<-read // closed by the last process
 		close(p.ended)
 	}()
 	t.Cleanup(func() {
@@ -79,18 +79,18 @@ func onTerminal(t *testing.T, dir string, args ...string) *terminal {
 	return p
 }
 
-func (p *terminal) shown() string {
+func (p *terminal) screen() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.String()
 }
 
-// await waits until the process has written text.
+// await waits until the output contains text.
 func (p *terminal) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !strings.Contains(p.shown(), text); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(p.screen(), text); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("expected %q on the terminal, found\n%s", text, p.shown())
+			t.Fatalf("expected %q on the terminal, found\n%s", text, p.screen())
 		}
 	}
 }
@@ -108,12 +108,12 @@ func (p *terminal) exit(t *testing.T) int {
 	select {
 	case <-p.ended:
 	case <-time.After(time.Minute):
-		t.Fatalf("the process does not end:\n%s", p.shown())
+		t.Fatalf("the process does not end:\n%s", p.screen())
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// shellArgs are the arguments that a shell gives to cowblk in line.
+// shellArgs returns the arguments that a shell passes to cowblk for line.
 func shellArgs(t *testing.T, line string) []string {
 	t.Helper()
 	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+line).Output()

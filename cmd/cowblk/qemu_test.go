@@ -19,10 +19,11 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// qemuEnv names another QEMU than the installed one.
+// qemuEnv names a QEMU binary other than the installed one.
 const qemuEnv = "COWBLK_TEST_QEMU"
 
-// emulator is a QEMU without a system to run, its processors stopped. It has two monitors: cowblk's and the test's.
+// emulator is a QEMU without a guest system, its processors stopped. It has two monitors: one for
+// cowblk and one for the test.
 type emulator struct {
 	t       *testing.T
 	cmd     *exec.Cmd
@@ -30,7 +31,8 @@ type emulator struct {
 	monitor *qmp.Monitor
 }
 
-// Shared memory and two root ports; without ACPI's part in it, hot-plugging needs no system as long as a port is off.
+// Shared memory and two root ports. Without ACPI, hot-plugging needs no guest system as long as a
+// port is off.
 var (
 	sharedMemory = []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"}
 	rootPorts    = []string{"-device", "pcie-root-port,id=port0,chassis=1", "-device", "pcie-root-port,id=port1,chassis=2"}
@@ -55,7 +57,7 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: patience})
+	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: waitTimeout})
 	t.Cleanup(func() {
 		e.monitor.Close()
 		if e.cmd.ProcessState == nil {
@@ -66,8 +68,8 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	return e
 }
 
-// patience bounds every wait in these tests; reaching it is a failure.
-const patience = 30 * time.Second
+// waitTimeout bounds every wait in these tests. Reaching it is a failure.
+const waitTimeout = 30 * time.Second
 
 func (e *emulator) run(command string, args, out any) {
 	e.t.Helper()
@@ -76,17 +78,17 @@ func (e *emulator) run(command string, args, out any) {
 	}
 }
 
-// quit ends QEMU in an orderly way.
+// quit ends QEMU in order.
 func (e *emulator) quit() {
 	e.t.Helper()
 	e.run("quit", nil, nil)
-	e.monitor.Close() // or it would connect to the next one
+	e.monitor.Close() // or it would connect to the next QEMU
 	if err := e.cmd.Wait(); err != nil {
 		e.t.Fatal(err)
 	}
 }
 
-// clean wants neither a device nor a connection of cowblk's in QEMU.
+// clean checks that QEMU has no device or chardev of cowblk.
 func (e *emulator) clean() {
 	e.t.Helper()
 	var devices, chardevs json.RawMessage
@@ -97,8 +99,8 @@ func (e *emulator) clean() {
 	}
 }
 
-// fails runs cowblk, which must fail with a message that has every one of these words.
-func fails(t *testing.T, dir string, args []string, words ...string) {
+// expectFailure runs cowblk, which must fail with a message that contains all words.
+func expectFailure(t *testing.T, dir string, args []string, words ...string) {
 	t.Helper()
 	var errs bytes.Buffer
 	a := &app{
@@ -118,18 +120,18 @@ func fails(t *testing.T, dir string, args []string, words ...string) {
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}
 	}
 }
 
-// controlled waits for the control socket of disk and returns a client, and the events from now on.
-func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
+// dialControl waits for the control socket of disk and returns a client and its events.
+func dialControl(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
 	t.Helper()
 	dial(t, filepath.Join(dir, "run", disk+".sock")).Close()
-	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), patience)
+	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), waitTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,10 +151,10 @@ func controlled(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.E
 	return c, events
 }
 
-// next waits for an event of this name.
-func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
+// nextEvent waits for an event of this name.
+func nextEvent(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
 	t.Helper()
-	for limit := time.After(patience); ; {
+	for limit := time.After(waitTimeout); ; {
 		select {
 		case e, ok := <-events:
 			if !ok {
@@ -167,8 +169,8 @@ func next(t *testing.T, events <-chan goqmp.Event, name string) map[string]any {
 	}
 }
 
-// set runs cow-set.
-func set(t *testing.T, c *control.Client, args string) (s daemon.Settings) {
+// changeSettings runs cow-set.
+func changeSettings(t *testing.T, c *control.Client, args string) (s daemon.Settings) {
 	t.Helper()
 	if err := c.Run(context.Background(), "cow-set", json.RawMessage(args), &s); err != nil {
 		t.Fatal(err)

@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// refusing is a socket that nobody listens on any more.
-func refusing(t *testing.T, path string) {
+// listenRefusing makes a socket file on which no process listens.
+func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -25,8 +25,8 @@ func refusing(t *testing.T, path string) {
 	l.Close()
 }
 
-// A promotion whose guest cannot be reached has frozen nothing: it leaves no record, later ones work, and the end of the
-// process has nothing to complain about.
+// A promotion whose guest cannot be reached freezes nothing and leaves no record. Later promotions
+// work, and the process ends without an error.
 func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -34,7 +34,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refusing(t, filepath.Join(dir, "refuses"))
+	listenRefusing(t, filepath.Join(dir, "refuses"))
 	p, _ := startServing(t, dir, "a")
 	for _, args := range [][]string{
 		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "refuses")},
@@ -53,7 +53,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 			t.Errorf("%v: a record is left: %t, %v", args, noted, err)
 		}
 	}
-	newStillGuest(t, dir)
+	newFakeGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "frozen or paused") {
@@ -61,8 +61,9 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	}
 }
 
-// A record of a guest that has ended since goes by itself, and promotions are quiesced again at once.
-func TestRecordOfEndedGuestGoes(t *testing.T) {
+// The record of a guest that has ended is removed automatically, and promotions are quiesced again
+// at once.
+func TestRecordOfEndedGuestRemoved(t *testing.T) {
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			refusing(t, filepath.Join(dir, "refuses"))
+			listenRefusing(t, filepath.Join(dir, "refuses"))
 			for _, at := range []*string{&spec.Agent, &spec.QMP} {
 				if *at != "" {
 					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
@@ -90,7 +91,7 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			p, _ := startServing(t, dir, "a")
-			newStillGuest(t, dir)
+			newFakeGuest(t, dir)
 			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 			p.end(t)
 			if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
@@ -103,7 +104,8 @@ func TestRecordOfEndedGuestGoes(t *testing.T) {
 	}
 }
 
-// resume --forget gives a record up, of a stopped disk and of one that is served; nothing else touches a guest.
+// resume --forget removes a record, of a stopped disk and of a served one, and does not touch the
+// guest.
 func TestForget(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -129,7 +131,7 @@ func TestForget(t *testing.T) {
 	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
 		t.Errorf("stopped: %s", out)
 	}
-	// Nor one that cannot be read.
+	// Also a record that cannot be read.
 	if err := os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -139,14 +141,14 @@ func TestForget(t *testing.T) {
 	if err := s.SetNote("a", spec); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := startServing(t, dir, "a") // which tries to let the guest go
+	p, _ := startServing(t, dir, "a") // tries to thaw the guest
 	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("served: it is still there")
 	}
-	newStillGuest(t, dir)
+	newFakeGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") {
@@ -159,8 +161,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// Ending a process before a guest could be let go is no error: the next one tries again.
-func TestEndBeforeRelease(t *testing.T) {
+// Ending a process before it could thaw a guest is not an error: the next process tries again.
+func TestEndBeforeThaw(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})

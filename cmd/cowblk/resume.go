@@ -15,17 +15,17 @@ func newResume(a *app) *cobra.Command {
 	forget := false
 	cmd := &cobra.Command{
 		Use:   "resume NAME...",
-		Short: "Let guests go on that wait for space, at once",
-		Long: `Let guests go on that wait for space on a full file system or quota ("cowblk serve --on-enospc pause").
-They do so by themselves, a moment after there is space again; this is for when that cannot be seen, as
-with a device that is thinly provisioned. If there still is none, they wait again.
+		Short: "Continue guests that wait for space, at once",
+		Long: `Continue guests that wait for space on a full file system or quota ("cowblk serve --on-enospc pause").
+They continue automatically soon after space is free; this command is for free space that cannot be
+detected, as on a thinly provisioned device. If there still is no space, they wait again.
 
-A process that was killed while it promoted a disk with --quiesce leaves a record of the guest that may
-be frozen or paused, and the next one lets that guest go on. A guest that is off or was restarted since
-needs nothing, and its record goes by itself. Where nobody can tell, --forget gives the record up, and
-does nothing to the guest: if it still runs, thaw or continue it (virsh domfsthaw, QEMU's cont).`,
+A process that was killed during a promotion with --quiesce leaves a record of the guest, which may be
+frozen or paused. The next process thaws that guest. If the guest is off or was restarted, the record is
+removed automatically. If its state cannot be determined, --forget removes the record without touching
+the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's cont).`,
 		Example:           "  cowblk resume vm1\n  cowblk resume --forget vm1",
-		Args:              distinct("NAME"),
+		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			st, err := a.openStore()
@@ -42,9 +42,9 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 				if cmd.Context().Err() != nil {
 					return interruptedf("done with %d of %d disks", i, len(args))
 				}
-				said, err := "goes on", error(nil)
+				result, err := "goes on", error(nil)
 				if forget {
-					said, err = a.forget(cmd.Context(), st, name)
+					result, err = a.forget(cmd.Context(), st, name)
 				} else {
 					err = a.resume(cmd.Context(), st, name)
 				}
@@ -52,8 +52,8 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 					errs = append(errs, fmt.Errorf("resume: %w", err))
 					continue
 				}
-				a.say("%s %s", name, said)
-				done = append(done, resumed{name, said})
+				a.printf("%s %s", name, result)
+				done = append(done, resumed{name, result})
 			}
 			if a.json {
 				errs = append(errs, a.printJSON(done))
@@ -61,47 +61,47 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&forget, "forget", false, "give up the record that the guest may be frozen or paused")
+	cmd.Flags().BoolVar(&forget, "forget", false, "remove the record that the guest may be frozen or paused")
 	return cmd
 }
 
 func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
-	path, err := servedBy(st, []string{name})
+	path, err := controlSocketOf(st, []string{name})
 	if err != nil {
 		return err
 	}
 	if path == "" {
 		return fmt.Errorf("disk %q is stopped: nothing of it waits", name)
 	}
-	return askControl(ctx, path, name, "cow-resume")
+	return runDiskCommand(ctx, path, name, "cow-resume")
 }
 
-// forget takes back what is noted of a disk's guest, through the process that serves the disk if one does.
-func (a *app) forget(ctx context.Context, st *store.Store, name string) (said string, err error) {
-	path, err := servedBy(st, []string{name})
+// forget removes the record of a quiesced guest, through the daemon if one serves the disk.
+func (a *app) forget(ctx context.Context, st *store.Store, name string) (result string, err error) {
+	path, err := controlSocketOf(st, []string{name})
 	if err != nil {
 		return "", err
 	}
-	// One that cannot be read is a record, too.
+	// A record that cannot be read is removed as well.
 	found, readErr := st.Note(name, &struct{}{})
 	if !found && readErr == nil {
 		return "has no record of a guest that holds still", nil
 	}
 	if path != "" {
-		err = askControl(ctx, path, name, "cow-forget-guest")
+		err = runDiskCommand(ctx, path, name, "cow-forget-guest")
 	} else {
 		err = st.ForgetNote(name)
 	}
 	return "no longer has a record of a guest that holds still", err
 }
 
-// askControl runs a command about one disk in the process that serves it.
-func askControl(ctx context.Context, path, name, command string) error {
-	c, err := control.Dial(path, askLimit)
+// runDiskCommand runs a control command about one disk in the process that serves it.
+func runDiskCommand(ctx context.Context, path, name, command string) error {
+	c, err := control.Dial(path, queryTimeout)
 	if err != nil {
 		return fmt.Errorf("disk %q: the process that serves it does not answer: %w", name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	return c.Run(ctx, command, map[string]string{"disk": name}, nil)
 }

@@ -18,18 +18,18 @@ func newRemove(a *app) *cobra.Command {
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
 		Short:   "Remove disks and images",
-		Long: `Remove disks and images, in the order given. Layers that other disks use stay; files and devices
-named by --base or --table are not touched. A disk that is being served is refused, and so is an
-image that disks lie on. A name that does not exist is refused before anything is removed.
+		Long: `Remove disks and images, in the given order. Layers that other disks use are kept; files and devices of
+--base or --table are not touched. A served disk is refused, and so is an image with disks on it. A name
+that does not exist is refused before anything is removed.
 
---damaged removes what is left of a disk whose manifest (disk.json) is missing or damaged, and nothing
-else: its name is free then. Which layers were its own cannot be said, so that all stay; "cowblk check"
-shows those that no disk names. A backup of the manifest would bring the disk back: after this, no more.
+--damaged removes the remains of a disk whose manifest (disk.json) is missing or damaged, and frees its
+name. All of its layers are kept, because it is unknown which of them other disks use; "cowblk check"
+shows layers that no disk uses. Before this, a backup of the manifest could restore the disk.
 
-On a terminal it asks before each; without one, --yes is needed. Nothing that comes through a pipe is
-taken for an answer. Interrupted between two, it says what was removed and what was not.`,
+On a terminal the command asks before each removal; otherwise --yes is needed. Input from a pipe never
+confirms. If it is interrupted, it reports what was removed and what was not.`,
 		Example:           "  cowblk rm vm1\n  cowblk rm --yes vm1 vm2 debian-12",
-		Args:              atLeast(1, "NAME"),
+		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openStore()
@@ -38,7 +38,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 			}
 			names := unique(args)
 			for _, name := range names {
-				if err := known(s, name); err != nil {
+				if err := checkExists(s, name); err != nil {
 					return err
 				}
 				if damaged {
@@ -47,7 +47,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 					}
 				}
 			}
-			removed, err := a.removeAll(cmd.Context(), s, names, removing{yes: yes, damaged: damaged})
+			removed, err := a.removeAll(cmd.Context(), s, names, removeOptions{yes: yes, damaged: damaged})
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}
@@ -55,25 +55,26 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 		},
 	}
 	registerYes(cmd, &yes)
-	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove what is left of disks whose manifest is missing or damaged")
+	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove the remains of disks whose manifest is missing or damaged")
 	return cmd
 }
 
-// removing says how things are removed.
-type removing struct {
-	yes     bool // without a question
-	damaged bool // disks whose manifest is damaged, and nothing else
+// removeOptions holds the options of "cowblk rm".
+type removeOptions struct {
+	yes     bool // do not ask
+	damaged bool // only disks with a damaged manifest
 }
 
-// registerYes adds --yes, and --force, which older scripts have.
+// registerYes adds --yes, and --force for older scripts.
 func registerYes(cmd *cobra.Command, yes *bool) {
 	cmd.Flags().BoolVarP(yes, "yes", "y", false, "do not ask; needed without a terminal")
 	cmd.Flags().BoolVarP(yes, "force", "f", false, "same as --yes")
 	_ = cmd.Flags().MarkHidden("force")
 }
 
-// known returns the error of a name that is wrong or not there. What is there and cannot be read is for the removal.
-func known(s *store.Store, name string) error {
+// checkExists returns an error for a name that is invalid or does not exist. It ignores other
+// errors, which the removal reports.
+func checkExists(s *store.Store, name string) error {
 	if err := store.CheckName("disk or image", name); err != nil {
 		return err
 	}
@@ -92,8 +93,9 @@ func known(s *store.Store, name string) error {
 	return nil
 }
 
-// removeAll stops at the first error, with what was removed before, and says what was and what was not.
-func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removing) ([]*store.Removal, error) {
+// removeAll removes names in order and stops at the first error, which lists the names that were
+// removed and those that were not.
+func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removeOptions) ([]*store.Removal, error) {
 	removed := []*store.Removal{}
 	for i, name := range names {
 		err := ctx.Err()
@@ -119,7 +121,7 @@ func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o r
 	return removed, nil
 }
 
-// removedText says how far a removal of several names has come.
+// removedText describes the progress of a removal of several names.
 func removedText(done, left []string) string {
 	text := "not removed: " + strings.Join(left, ", ")
 	if len(done) > 0 {
@@ -128,7 +130,7 @@ func removedText(done, left []string) string {
 	return text
 }
 
-func (a *app) remove(ctx context.Context, s *store.Store, name string, o removing) (*store.Removal, error) {
+func (a *app) remove(ctx context.Context, s *store.Store, name string, o removeOptions) (*store.Removal, error) {
 	plan, do := s.PlanRemove, s.Remove
 	if o.damaged {
 		plan, do = s.PlanRemoveDamaged, s.RemoveDamaged
@@ -146,7 +148,7 @@ func (a *app) remove(ctx context.Context, s *store.Store, name string, o removin
 	if err != nil {
 		return nil, err
 	}
-	a.say("removed %s %s (%s)", r.Kind, name, removalText(r))
+	a.printf("removed %s %s (%s)", r.Kind, name, removalText(r))
 	return r, nil
 }
 

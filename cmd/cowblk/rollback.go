@@ -14,14 +14,13 @@ func newRollback(a *app) *cobra.Command {
 	var yes, discardTags bool
 	cmd := &cobra.Command{
 		Use:   "rollback NAME@TAG",
-		Short: "Take a stopped disk back to one of its tags",
-		Long: `Take a disk back to one of its tags: what the guest has written since is discarded, and a new, empty
-head goes on top of the tag. The disk must be stopped. Layers that other disks use stay for them. To
-look at a tag, or to go on from it without losing anything, make a new disk instead:
-cowblk create NEW --from NAME@TAG.
+		Short: "Return a stopped disk to one of its tags",
+		Long: `Return a disk to one of its tags: all later writes are discarded, and a new, empty head is put on the
+tag. The disk must be stopped. Layers that other disks use are kept. To inspect a tag, or to continue
+from it without losing anything, make a new disk instead: cowblk create NEW --from NAME@TAG.
 
-Tags made since would be lost, too: that needs --discard-tags, whatever else is given. On a terminal it
-asks first; without one, --yes is needed. Nothing that comes through a pipe is taken for an answer.`,
+Later tags would be lost, too, which always needs --discard-tags. On a terminal the command asks first;
+otherwise --yes is needed. Input from a pipe never confirms.`,
 		Example:           "  cowblk rollback vm1@before-upgrade\n  cowblk rollback vm1@monday --discard-tags",
 		Args:              exactArgs("NAME@TAG"),
 		ValidArgsFunction: a.complete(1, tagNames),
@@ -60,14 +59,15 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 	if err != nil {
 		return err
 	}
-	a.say("%s is back at %s; discarded: %s", r.Disk, ref, lossText(r))
+	a.printf("%s is back at %s; discarded: %s", r.Disk, ref, lossText(r))
 	if a.json {
 		return a.printJSON(r)
 	}
 	return nil
 }
 
-// lossText says what a rollback costs: "tags t2, t3; 3 layers, 1.2 GiB; 1 layer stays for vm2".
+// lossText describes what a rollback discards: "tags t2, t3; 3 layers, 1.2 GiB; 1 layer stays for
+// vm2".
 func lossText(r *store.Rollback) string {
 	var parts []string
 	switch len(r.Lost) {
@@ -87,7 +87,7 @@ func lossText(r *store.Rollback) string {
 	return strings.Join(parts, "; ")
 }
 
-// firstNames is a list of names, "a, b, c and 7 more" where there are more than most.
+// firstNames joins at most most names: "a, b, c and 7 more".
 func firstNames(names []string, most int) string {
 	if len(names) <= most {
 		return strings.Join(names, ", ")

@@ -10,7 +10,7 @@ import (
 
 const rootLong = `cowblk serves disks made of copy-on-write layers to QEMU over vhost-user-blk.
 
-A store holds images and disks by name. A disk is a stack: an image (or any file or
+A store contains named images and disks. A disk is a stack: an image (or any file or
 block device) at the bottom, sealed layers that never change, and one writable head.`
 
 const rootExample = `  # an image, a disk on top of it, a guest: as easy as 1-2-3
@@ -23,15 +23,15 @@ const rootExample = `  # an image, a disk on top of it, a guest: as easy as 1-2-
   cowblk create vm2 --from vm1@configured
   cowblk tree`
 
-// Groups of the help text.
+// Groups of commands in the help text.
 const (
 	groupDisks = "disks"
 	groupRun   = "run"
 )
 
-// newRoot builds the whole command line on a.
+// newRoot builds the command tree.
 func newRoot(a *app) *cobra.Command {
-	cobra.EnableCommandSorting = false // the help shows commands in the order of their use
+	cobra.EnableCommandSorting = false // the help lists commands in the order of their use
 	version := false
 	root := &cobra.Command{
 		Use:           "cowblk",
@@ -42,8 +42,8 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			slog.SetDefault(a.logger()) // also of what libraries print
-			return refuseEmpty(cmd)
+			slog.SetDefault(a.logger()) // libraries log here, too
+			return checkEmptyFlags(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if version && len(args) == 0 {

@@ -19,17 +19,17 @@ import (
 	"cowblk/cow/store"
 )
 
-// runOptions are those of "cowblk run".
+// runOptions holds the options of "cowblk run".
 type runOptions struct {
 	guest guestOptions
 	data  dataFlags
 	qemu  string // binary
 	accel string
 
-	dataGiven bool // one of dataFlagNames
+	dataFlagsSet bool // one of dataFlagNames is on the command line
 }
 
-// quitGrace is how long QEMU may take to end after SIGTERM.
+// quitGrace bounds how long QEMU may take to end after SIGTERM.
 const quitGrace = 10 * time.Second
 
 func newRun(a *app) *cobra.Command {
@@ -37,15 +37,15 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run NAME [-- QEMU ARGS...]",
 		Short: "Boot a guest from a disk: serve it and run QEMU, console attached",
-		Long: `Serve a disk and run QEMU on it in the foreground, with the guest's serial console on this
-terminal. The disk boots by its own boot loader unless the QEMU arguments name a kernel. A disk that
-another process serves already is used from there.
+		Long: `Serve a disk and run QEMU on it in the foreground, with the guest's serial console on this terminal.
+The disk boots with its own boot loader unless the QEMU arguments name a kernel. If another process
+serves the disk, QEMU uses that process.
 
-QEMU arguments follow after "--" and are added as they are; with -display, -nographic or -serial among
-them, the console is left to you. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.
+Arguments after "--" are passed to QEMU unchanged. If they contain -display, -nographic or -serial, the
+console is not configured. Ctrl-A x ends QEMU, Ctrl-A h shows more keys.
 
-QEMU and this process end together, whichever is killed. So do they when the disk is stopped with
-"cowblk stop". A --qemu that is a script has to exec QEMU; -daemonize is refused.`,
+QEMU and this process end together, also if either is killed or the disk is stopped with "cowblk stop".
+If --qemu is a script, it must exec QEMU; -daemonize is refused.`,
 		Example: `  cowblk run vm1
   cowblk run vm1 --memory 4G --vcpus 4 -- -nic user,hostfwd=tcp::2222-:22
   cowblk run vm1 -- -kernel vmlinuz -initrd initrd.img -append "root=/dev/vda console=ttyS0"`,
@@ -62,7 +62,7 @@ QEMU and this process end together, whichever is killed. So do they when the dis
 				return usagef("run: -daemonize would leave QEMU behind: serve the disk (%s) and start QEMU yourself (%s)",
 					a.command("serve", args[0]), a.command("qemu-args", args[0]))
 			}
-			o.dataGiven = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
+			o.dataFlagsSet = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
 			return a.runGuest(cmd.Context(), args[0], &o, args[1:])
 		},
 	}
@@ -74,16 +74,17 @@ QEMU and this process end together, whichever is killed. So do they when the dis
 	return cmd
 }
 
-// runArgs wants one name; everything after "--" is QEMU's.
+// runArgs accepts one name, and any arguments for QEMU after "--".
 func runArgs(cmd *cobra.Command, args []string) error {
-	own := len(args)
+	n := len(args)
 	if at := cmd.ArgsLenAtDash(); at >= 0 {
-		own = at
+		n = at
 	}
-	return exactArgs("NAME")(cmd, args[:own])
+	return exactArgs("NAME")(cmd, args[:n])
 }
 
-// runGuest serves the disk, unless somebody does, and runs QEMU until it ends or ctx is done.
+// runGuest runs QEMU on the disk until QEMU ends or ctx is done. It serves the disk unless another
+// process does.
 func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
 	st, err := a.openStore()
 	if err != nil {
@@ -93,11 +94,11 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	if err != nil {
 		return fmt.Errorf("QEMU: %w: install it (Debian: qemu-system-x86), or name it with --qemu", err)
 	}
-	reconnectMS, err := newReconnect(ctx, binary)
+	reconnectMS, err := wantsReconnectMS(ctx, binary)
 	if err != nil {
 		return err
 	}
-	served, err := a.serveForRun(ctx, st, name, o)
+	served, err := a.openForRun(ctx, st, name, o)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 
 	line := append(o.guest.machineArgs(), o.guest.diskArgs(name, served.socket, 0, reconnectMS)...)
 	line = append(line, "-accel", o.accelerator(a))
-	if !ownConsole(extra) {
+	if !setsConsole(extra) {
 		line = append(line, "-nographic")
 	}
 	alive, cancel := context.WithCancel(ctx)
@@ -118,18 +119,19 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 	err = runBound(cmd)
 	switch {
 	case ctx.Err() != nil:
-		return nil // told to end, and it did
+		return nil // ended as requested
 	case served.alive.Err() != nil:
-		return fmt.Errorf("disk %q is served no longer: QEMU was ended", name)
+		return fmt.Errorf("disk %q is no longer served: QEMU was ended", name)
 	case err != nil:
 		return fmt.Errorf("QEMU (%s) for disk %q: %w", binary, name, err)
 	}
 	return nil
 }
 
-// runBound runs cmd, which the kernel kills when this process ends in whatever way (PR_SET_PDEATHSIG, prctl(2)): a QEMU
-// that is left behind would connect to the next process that serves its disk. The signal comes when the thread that has
-// started the child ends, which a Go runtime may do at any time: that thread is kept here until the child has ended.
+// runBound runs cmd as a child that the kernel kills when this process ends (PR_SET_PDEATHSIG,
+// prctl(2)). A surviving QEMU would connect to the next process that serves its disk. The signal
+// comes when the thread that forked the child ends, so the goroutine keeps its thread until the
+// child has ended.
 func runBound(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	ended := make(chan error, 1)
@@ -141,20 +143,20 @@ func runBound(cmd *exec.Cmd) error {
 	return <-ended
 }
 
-// servedForRun is the disk of a run.
-type servedForRun struct {
+// runDisk is the disk of "cowblk run".
+type runDisk struct {
 	socket string
-	alive  context.Context // ends when the disk is served no longer by this process
+	alive  context.Context // ends when this process no longer serves the disk
 	stop   func() error
 }
 
-// serveForRun finds the disk's socket, or serves the disk in this process.
-func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*servedForRun, error) {
+// openForRun returns the socket of a served disk, or serves the disk in this process.
+func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*runDisk, error) {
 	if v, ok := st.Serving(name); ok && v.Socket != "" {
-		if o.dataGiven {
+		if o.dataFlagsSet {
 			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}
-		return &servedForRun{v.Socket, context.Background(), func() error { return nil }}, nil
+		return &runDisk{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
 	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, data: o.data}
 	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
@@ -165,7 +167,7 @@ func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	// Not ctx: on Ctrl-C QEMU goes first, then what it uses.
+	// Not ctx: at Ctrl-C QEMU must end before the disk that it uses.
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	alive, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -173,13 +175,13 @@ func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *
 		defer end()
 		ended <- s.daemon.Run(serving)
 	}()
-	return &servedForRun{socket, alive, func() error {
+	return &runDisk{socket, alive, func() error {
 		cancel()
 		return errors.Join(<-ended, s.close())
 	}}, nil
 }
 
-// daemonizes reports whether QEMU would go to the background.
+// daemonizes reports whether QEMU would become a daemon.
 func daemonizes(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool { return strings.TrimLeft(arg, "-") == "daemonize" && strings.HasPrefix(arg, "-") })
 }
@@ -194,8 +196,8 @@ func (o *runOptions) accelerator(a *app) string {
 	return "tcg,thread=multi"
 }
 
-// ownConsole reports whether QEMU arguments decide themselves where the console goes.
-func ownConsole(args []string) bool {
+// setsConsole reports whether the QEMU arguments configure the console.
+func setsConsole(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		return slices.Contains([]string{"display", "nographic", "serial"}, strings.TrimLeft(arg, "-"))
 	})
@@ -203,8 +205,9 @@ func ownConsole(args []string) bool {
 
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
-// newReconnect reports whether this QEMU wants reconnect-ms: from 9.2 on the old spelling is deprecated.
-func newReconnect(ctx context.Context, binary string) (bool, error) {
+// wantsReconnectMS reports whether this QEMU takes reconnect-ms. From 9.2 on, reconnect is
+// deprecated.
+func wantsReconnectMS(ctx context.Context, binary string) (bool, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
 		return false, fmt.Errorf("%s --version: %w", binary, err)

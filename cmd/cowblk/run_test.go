@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// running starts "cowblk run" of a disk with a real QEMU that has no console, and returns the two.
-func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
+// startRun starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
+func startRun(t *testing.T, dir, disk string, more ...string) (p *process, qemu int) {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("no qemu-system-x86_64 (Debian: qemu-system-x86); CI has it")
@@ -31,15 +31,15 @@ func running(t *testing.T, dir, disk string, more ...string) (p *process, qemu i
 		return err == nil
 	})
 	t.Cleanup(func() {
-		if lives(qemu) {
-			unix.Kill(qemu, unix.SIGKILL) // what a failed test would leave behind
+		if isAlive(qemu) {
+			unix.Kill(qemu, unix.SIGKILL) // left behind by a failed test
 		}
 	})
 	return p, qemu
 }
 
-// lives reports whether a process runs; one that has ended and waits for its parent does not.
-func lives(pid int) bool {
+// isAlive reports whether a process runs; a zombie does not.
+func isAlive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return false
@@ -54,26 +54,27 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)
 			command(t, dir, "create", "vm1", "--size", "1M")
-			p, qemu := running(t, dir, "vm1")
+			p, qemu := startRun(t, dir, "vm1")
 			if err := p.cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
 			p.cmd.Wait()
-			eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
-			p, qemu = running(t, dir, "vm1")
+			eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+			p, qemu = startRun(t, dir, "vm1")
 			p.end(t)
-			if lives(qemu) {
+			if isAlive(qemu) {
 				t.Error("the second QEMU lives on")
 			}
 		})
 	}
 }
 
-// The end of QEMU, killed too, ends the run, with an error that says so; the disk is closed in order.
+// When QEMU ends or is killed, the run ends with an error that says so, and the disk is closed in
+// order.
 func TestQEMUTakesRunWithIt(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	if err := unix.Kill(qemu, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -87,29 +88,29 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 func TestStopOfRun(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
-	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "served no longer") || lives(qemu) {
-		t.Errorf("exit %d, QEMU lives: %t: %s", code, lives(qemu), p.log.String())
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
+		t.Errorf("exit %d, QEMU runs: %t: %s", code, isAlive(qemu), p.log.String())
 	}
 }
 
-// A disk that another process serves stays served, and its QEMU still ends with the run.
+// A disk that another process serves stays served, and QEMU ends with the run.
 func TestRunOfServedDisk(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
 	serving := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
-	p, qemu := running(t, dir, "vm1")
+	p, qemu := startRun(t, dir, "vm1")
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	p.cmd.Wait()
-	eventually(t, "QEMU has ended with cowblk run", func() bool { return !lives(qemu) })
+	eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 	serving.end(t)
 }
 
-// QEMU in the background would outlive the run.
+// A daemonized QEMU would outlive the run.
 func TestRunRefusesDaemonize(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")

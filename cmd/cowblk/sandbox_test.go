@@ -25,13 +25,14 @@ import (
 )
 
 const (
-	// probeEnv makes the test binary, as cowblk, try things when it is asked to on this socket.
+	// probeEnv makes the test binary, as cowblk, execute file operations that are requested on this
+	// socket.
 	probeEnv = "COWBLK_TEST_PROBE"
-	// noLandlockEnv makes it find a kernel without landlock.
+	// noLandlockEnv simulates a kernel without landlock.
 	noLandlockEnv = "COWBLK_TEST_WITHOUT_LANDLOCK"
 )
 
-// As init, both are there before main and all of its threads.
+// In init, so that both apply before main starts threads.
 func init() {
 	if os.Getenv(mainEnv) == "" {
 		return
@@ -53,15 +54,15 @@ func init() {
 					return
 				}
 				op, _ := bufio.NewReader(c).ReadString('\n')
-				fmt.Fprintln(c, tried(strings.Fields(op)))
+				fmt.Fprintln(c, trySandboxOp(strings.Fields(op)))
 				c.Close()
 			}
 		}()
 	}
 }
 
-// tried does one thing to a file and says what came of it.
-func tried(op []string) string {
+// trySandboxOp executes one file operation and returns its outcome.
+func trySandboxOp(op []string) string {
 	open := func(flag int) error {
 		f, err := os.OpenFile(op[1], flag, 0o600)
 		if err == nil {
@@ -77,7 +78,7 @@ func tried(op []string) string {
 		err = open(os.O_WRONLY)
 	case "make":
 		err = open(os.O_WRONLY | os.O_CREATE | os.O_EXCL)
-	case "cut":
+	case "truncate":
 		err = os.Truncate(op[1], 0)
 	case "execute":
 		err = exec.Command(op[1]).Run()
@@ -91,8 +92,8 @@ func tried(op []string) string {
 	return fmt.Sprint(err)
 }
 
-// probed asks a process that was started with probeEnv.
-func probed(t *testing.T, socket, op, path string) string {
+// probeSandboxOp requests an operation from a process started with probeEnv.
+func probeSandboxOp(t *testing.T, socket, op, path string) string {
 	t.Helper()
 	c, err := net.Dial("unix", socket)
 	if err != nil {
@@ -107,13 +108,14 @@ func probed(t *testing.T, socket, op, path string) string {
 	return strings.TrimSpace(line)
 }
 
-// ordinary makes a command run as an ordinary user, who gets the directory; nothing to do if that is who we are.
-func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
+// asOrdinaryUser prepares a command to run as an ordinary user, who gets the directory. It does
+// nothing if the test runs as one.
+func asOrdinaryUser(t *testing.T, dir string) func(*exec.Cmd) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return func(*exec.Cmd) {}
 	}
-	// The test binary lies where only we may look.
+	// The directory of the test binary is accessible only to root.
 	binary, err := os.ReadFile(os.Args[0])
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +124,7 @@ func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
 	if err := os.WriteFile(copied, binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	giveAway(t, dir)
+	chownToNobody(t, dir)
 	return func(c *exec.Cmd) {
 		c.Path, c.Args[0] = copied, copied
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -131,8 +133,8 @@ func ordinary(t *testing.T, dir string) func(*exec.Cmd) {
 
 const nobody = 65534
 
-// giveAway makes the files in a directory the ordinary user's.
-func giveAway(t *testing.T, dir string) {
+// chownToNobody gives the files in a directory to the ordinary user.
+func chownToNobody(t *testing.T, dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return
@@ -144,8 +146,8 @@ func giveAway(t *testing.T, dir string) {
 	}
 }
 
-// sealed waits until no former head of the served disk is unsealed: its files have been opened anew then.
-func sealed(t *testing.T, c *control.Client) {
+// waitSealed waits until the former heads of the served disk are sealed and reopened.
+func waitSealed(t *testing.T, c *control.Client) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var stats []struct{ Unsealed int }
@@ -161,8 +163,8 @@ func sealed(t *testing.T, c *control.Client) {
 	}
 }
 
-// A disk served by an ordinary user's process, which is confined: what lies elsewhere is out of its reach, and all that
-// a running disk is there for goes on working.
+// A disk is served by a confined process of an ordinary user: files elsewhere are out of reach, and
+// all functions of a running disk work.
 func TestServeConfined(t *testing.T) {
 	dir := shortDir(t)
 	st := filepath.Join(dir, "st")
@@ -175,8 +177,8 @@ func TestServeConfined(t *testing.T) {
 	command(t, st, "create", "a", "--base", base)
 	command(t, st, "import", foreign, "img")
 	command(t, st, "create", "b", "--from", "img")
-	user := ordinary(t, dir)
-	g := newStillGuest(t, dir)
+	user := asOrdinaryUser(t, dir)
+	g := newFakeGuest(t, dir)
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)); err != nil {
 		t.Fatal(err)
 	}
@@ -189,13 +191,13 @@ func TestServeConfined(t *testing.T) {
 	writeAt(t, f, 512, pattern(5, 512))
 
 	for what, want := range map[string]string{
-		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "cut " + base: "EACCES", "make " + dir + "/new": "EACCES",
+		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "truncate " + base: "EACCES", "make " + dir + "/new": "EACCES",
 		"remove " + foreign: "EACCES", "execute /bin/true": "EACCES", "execute " + dir + "/cowblk": "EACCES", "read /etc/passwd": "EACCES",
 		"read " + st + "/images/img/data": "<nil>", "write " + st + "/images/img/data": "EACCES", "remove " + st + "/images/img/image.json": "EACCES",
 		"write " + st + "/disks/a/disk.json": "<nil>", "remove " + st + "/lock": "EACCES",
 	} {
 		op, path, _ := strings.Cut(what, " ")
-		if got := probed(t, probe, op, path); got != want {
+		if got := probeSandboxOp(t, probe, op, path); got != want {
 			t.Errorf("%s: %s, expected %s", what, got, want)
 		}
 	}
@@ -205,7 +207,7 @@ func TestServeConfined(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Promotions, quiesced through sockets that lie elsewhere; one disk and both.
+	// Promotions of one disk and of both, quiesced through sockets elsewhere.
 	for i, args := range []daemon.PromoteArgs{
 		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.spec("pause")},
 	} {
@@ -214,15 +216,15 @@ func TestServeConfined(t *testing.T) {
 		if err := c.Run(t.Context(), "cow-promote", args, nil); err != nil {
 			t.Fatalf("promotion %d: %v", i, err)
 		}
-		sealed(t, c)
+		waitSealed(t, c)
 	}
-	if g.still() {
-		t.Error("the guest holds still")
+	if g.quiesced() {
+		t.Error("the guest is quiesced")
 	}
 	writeAt(t, f, 4096, pattern(20, 512))
 	wantAt(t, f, 4096, append(pattern(20, 512), pattern(13, 3584)...))
 
-	// A clone made meanwhile, and the tags of both over NBD, on sockets made meanwhile.
+	// A clone and tags of both disks over NBD, on sockets that were made after the confinement.
 	commandOf(t, user, st, "create", "clone", "--from", "a@t1")
 	commandOf(t, user, st, "promote", "clone", "--tag", "c")
 	for _, name := range []string{"unix:" + filepath.Join(st, "run", "nbd"), "tcp:localhost:0"} {
@@ -245,17 +247,17 @@ func TestServeConfined(t *testing.T) {
 				append(pattern(11, 4096), pattern(3, 1<<20-8192)...)...))
 		}
 	}
-	noNewPrivileges(t, p.cmd.Process.Pid) // of the threads that have come since
+	noNewPrivileges(t, p.cmd.Process.Pid) // of threads started since
 	f.Close()
 	p.end(t)
 	if left, _ := filepath.Glob(filepath.Join(st, "run", "*")); len(left) > 0 {
 		t.Errorf("left behind: %v\n%s", left, p.log.String())
 	}
-	// What is stopped can be rolled back, and served again.
+	// A stopped disk can be rolled back and served again.
 	commandOf(t, user, st, "rollback", "a@t0", "--yes", "--discard-tags")
 }
 
-// commandOf runs a command as a user, for whom ordinary has prepared it.
+// commandOf runs a command as a user, as prepared by asOrdinaryUser.
 func commandOf(t *testing.T, user func(*exec.Cmd), st string, args ...string) {
 	t.Helper()
 	p := start(t, st, user, args...)
@@ -279,8 +281,8 @@ func noNewPrivileges(t *testing.T, pid int) {
 	}
 }
 
-// The layers that a device-mapper table has named lie elsewhere, and a head among them is opened again when it is
-// sealed; with --cache none its data once more than that.
+// Layers named by a device-mapper table lie elsewhere. A head among them is reopened when it is
+// sealed, and with --cache none its data once more.
 func TestServeConfinedTable(t *testing.T) {
 	for _, cache := range []string{"writeback", "none"} {
 		dir, st := shortDir(t), shortDir(t)
@@ -302,11 +304,11 @@ func TestServeConfinedTable(t *testing.T) {
 			if err := c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
 				t.Fatal(err)
 			}
-			sealed(t, c)
+			waitSealed(t, c)
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
 		m := manifestOf(t, st, "a")
-		summed(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
+		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
 		f.Close()
 		p.end(t)
 	}
@@ -324,7 +326,7 @@ func TestServeConfinedRaw(t *testing.T) {
 		f := dial(t, socket)
 		writeAt(t, f, 0, pattern(8, 4096))
 		wantAt(t, f, 0, append(pattern(8, 4096), pattern(7, 4096)...))
-		if got := probed(t, probe, "read", raw); got != want {
+		if got := probeSandboxOp(t, probe, "read", raw); got != want {
 			t.Errorf("--sandbox %s: %s", mode, got)
 		}
 		f.Close()
@@ -333,7 +335,7 @@ func TestServeConfinedRaw(t *testing.T) {
 	}
 }
 
-// Without landlock: on serves and says so, require does not start and leaves nothing.
+// Without landlock, "on" serves and warns; "require" does not start and leaves nothing.
 func TestServeWithoutLandlock(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

@@ -20,11 +20,13 @@ import (
 	"cowblk/cow/store"
 )
 
-// updateEnv, if set, makes TestScripts write what it saw: read the difference before you commit it.
+// updateEnv, if set, makes TestScripts rewrite the golden files. Read the diff before you commit
+// it.
 const updateEnv = "COWBLK_UPDATE_SCRIPTS"
 
-// TestScripts runs testdata/script/*.txt. A line "$ COMMAND" is run; what it prints follows it, standard error marked
-// "2> ", then "exit N" if the exit code is not 0. Commands besides cowblk are in (*script).builtin.
+// TestScripts runs testdata/script/*.txt. A line "$ COMMAND" is run; its output follows, standard
+// error marked "2> ", then "exit N" if the exit code is not 0. (*script).builtin has the commands
+// other than cowblk.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txt")
 	if err != nil || len(files) == 0 {
@@ -53,7 +55,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// compare reports the first line that differs, with the command it belongs to.
+// compare reports the first line that differs, with its command.
 func compare(t *testing.T, want, got string) {
 	t.Helper()
 	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
@@ -75,7 +77,7 @@ func compare(t *testing.T, want, got string) {
 	}
 }
 
-// script runs commands in a directory of its own, with its own store.
+// script runs commands in a new directory with its own store.
 type script struct {
 	t     *testing.T
 	dir   string
@@ -94,7 +96,8 @@ func newScript(t *testing.T) *script {
 	return s
 }
 
-// fixedDir is a new directory whose path always has the same length, for columns to be always as wide.
+// fixedDir returns a new directory whose path has a fixed length, so that columns have a fixed
+// width.
 func fixedDir(t *testing.T) string {
 	const length = 60
 	dir := t.TempDir()
@@ -159,7 +162,7 @@ func (s *script) command(line string) string {
 	return b.String()
 }
 
-// split cuts a line into words; quotes keep blanks.
+// split splits a line into words; quotes keep blanks.
 func split(line string) []string {
 	var words []string
 	for i, part := range strings.Split(line, "'") {
@@ -183,7 +186,7 @@ var (
 	freedText = regexp.MustCompile(`(layers?, )[0-9.]+ [KM]?i?B`)
 )
 
-// clean replaces what differs from run to run.
+// clean replaces text that differs from run to run.
 func (s *script) clean(text string) string {
 	text = strings.ReplaceAll(text, s.dir, "$DIR")
 	text = uuidText.ReplaceAllStringFunc(text, func(id string) string {
@@ -204,23 +207,23 @@ func (s *script) clean(text string) string {
 	return freedText.ReplaceAllString(text, "${1}SPACE")
 }
 
-// builtin prepares what the commands under test meet.
+// builtin executes commands that prepare the state under test.
 func (s *script) builtin(args []string) {
 	s.t.Helper()
 	var err error
 	switch args[0] {
 	case "file": // NAME SEED BYTES: noise
-		err = os.WriteFile(args[1], noise(s.number(args[2]), int(s.number(args[3]))), 0o644)
+		err = os.WriteFile(args[1], randomBytes(s.number(args[2]), int(s.number(args[3]))), 0o644)
 	case "zeros": // NAME BYTES
 		err = os.WriteFile(args[1], make([]byte, s.number(args[2])), 0o644)
 	case "touch": // NAME
 		err = os.Chtimes(args[1], time.Time{}, time.Unix(1e9, 0))
 	case "write": // DISK OFFSET BYTES
 		o := s.open(args[1])
-		if _, err = o.Disk.WriteAt(noise(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
+		if _, err = o.Disk.WriteAt(randomBytes(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
 			err = o.Close()
 		}
-	case "hold": // DISK: as a daemon does
+	case "hold": // DISK: lock it as a daemon does
 		o := s.open(args[1])
 		s.held[args[1]] = o
 		err = o.Lock.SetServing(store.Serving{PID: os.Getpid(), Socket: filepath.Join(s.dir, args[1]+".sock")})
@@ -229,7 +232,7 @@ func (s *script) builtin(args []string) {
 		delete(s.held, args[1])
 	case "bitflip": // DISK OFFSET: in the map of the head
 		err = s.alter(args[1], func(m string, _ string) error { return flipBit(m, int64(s.number(args[2]))) })
-	case "cut": // DISK BYTES: the data of the head
+	case "truncate": // DISK BYTES: the data of the head
 		err = s.alter(args[1], func(_, d string) error { return os.Truncate(d, int64(s.number(args[2]))) })
 	case "remove": // PATH
 		err = os.Remove(args[1])
@@ -292,7 +295,7 @@ func (s *script) number(text string) uint64 {
 	return n
 }
 
-func noise(seed uint64, n int) []byte {
+func randomBytes(seed uint64, n int) []byte {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
 	p := make([]byte, n)

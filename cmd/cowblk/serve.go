@@ -16,14 +16,14 @@ import (
 	"cowblk/cow/store"
 )
 
-// serveFlags are the options of "cowblk serve". Those in the first group are of QEMU's "Backend program conventions"
-// for vhost-user-blk (docs/interop/vhost-user.rst).
+// serveFlags holds the options of "cowblk serve". The first group is from QEMU's "Backend program
+// conventions" for vhost-user-blk (docs/interop/vhost-user.rst).
 type serveFlags struct {
 	socketPath   string
 	fd           int
 	capabilities bool
 	blkFile      string
-	blkFormat    string // "raw": take blkFile as it is
+	blkFormat    string // "raw": accept any content of blkFile
 	readOnly     bool
 
 	queues int
@@ -44,51 +44,51 @@ func newServe(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve NAME... | --blk-file FILE",
 		Short: "Serve disks to QEMU over vhost-user-blk, in the foreground",
-		Long: `Serve disks to QEMU over vhost-user-blk, one socket a disk, until SIGTERM or Ctrl-C: then every
-request under way is completed and the disks are closed. Several disks share the process.
+		Long: `Serve disks to QEMU over vhost-user-blk, with one socket for each disk, until SIGTERM or Ctrl-C. Then
+requests in flight complete and the disks are closed. The process can serve several disks.
 
-A socket is made when its disk is open and ready, in the store's run directory ("cowblk info NAME"
-shows where), with mode 0600. QEMU started by libvirt runs as another user: give that user's group
-with --socket-group. It opens those sockets and no others: the control socket, and NBD sockets that the
-process makes, are the owner's and, with --control-group, a group's of operators. Its members may
-promote, export what the process serves on UNIX sockets in the run directory, change settings and end
-the process; addresses that it has not been started with are for the owner and root. Who changes
-something is logged, with user and process. Sockets from systemd (socket activation) are used instead when there are any,
-by FileDescriptorName= or, for one disk, whatever its name; readiness is told to systemd.
+A socket is made when its disk is ready, in the store's run directory ("cowblk info NAME" shows the
+path), with mode 0600. A QEMU started by libvirt runs as another user: give that user's group with
+--socket-group. That group can open the disks' sockets only. The control socket, and NBD sockets that
+the process makes, belong to the owner and, with --control-group, to a group of operators. Operators may
+promote, export served disks on UNIX sockets in the run directory, change settings and end the process;
+only the owner and root may use addresses that the process was not started with. Each change is logged
+with user and process. Sockets from systemd (socket activation) are used if there are any, selected by
+FileDescriptorName= or, for one disk, with any name; systemd is notified of readiness.
 
-The options --socket-path, --fd, --print-capabilities, --blk-file and --read-only are those that QEMU's
-conventions for back-end programs demand. --blk-file serves a raw file or block device as it is,
-without a store and without layers. A file of another format is refused unless --format raw; one that
-somebody else has open, QEMU or another cowblk, too.
+QEMU's conventions for back-end programs require the options --socket-path, --fd, --print-capabilities,
+--blk-file and --read-only. --blk-file serves a raw file or block device without a store and without
+layers. A file of another format is refused unless --format raw is given; so is one that another process
+has open, such as QEMU or cowblk.
 
-With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together: to
-keep the changes of each boot, or what a panic has left, in a layer of its own. The tag is the event
-and its time, as guest-panicked-20061127T120000Z. Events that come in a burst make one tag, the first.
+With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together, for
+example to keep the changes of each boot, or the state after a panic, in a separate layer. The tag is
+the event and its time, as guest-panicked-20061127T120000Z. A burst of events makes one tag, at the first.
 
-With its disks open and its sockets made, the process gives up (--sandbox) what serving does not need:
-it then reaches the store's files and no others, executes nothing and gains no privileges. A socket
-outside of the run directory stays there when the process has ended; the next one replaces it.
+When its disks are open and its sockets made, the process gives up (--sandbox) what serving does not
+need: it can reach only the store's files, executes nothing and gains no privileges. A socket outside
+the run directory remains when the process ends; the next process replaces it.
 
-A full file system or quota: the writes that find no space fail in the guest or, with --on-enospc pause,
-wait, while the guest is paused through --qmp or --libvirt, and go on by themselves when there is space
-again, or by "cowblk resume". Reads, and writes that need no space, go on. A process that is to end and
-finds no space for a disk's map, not even in the store's reserve, ends after 10 seconds without: exit
-code 1. Nothing is lost, unless a power cut, a reboot or an unmount comes before the next process.
+On a full file system or quota, writes that find no space fail in the guest. With --on-enospc pause they
+wait instead while the guest is paused through --qmp or --libvirt, until there is space or "cowblk
+resume". Other reads and writes continue. A process that must end and finds no space for a disk's map,
+not even in the store's reserve, ends after 10 seconds without it: exit code 1. Nothing is lost unless a
+power cut, a reboot or an unmount precedes the next process.
 
-Disks of a store that can only be read (a file system remounted after an error, a snapshot) are served
-with --read-only. A socket that has no room in the run directory is made in another one, and the log
-says where; so does "cowblk info NAME".
+Disks of a store on a read-only file system (remounted after an error, a snapshot) are served with
+--read-only. A socket for which the run directory has no space is made in another directory, which the
+log and "cowblk info NAME" show.
 
-A driver that negotiates neither VIRTIO_BLK_F_FLUSH nor VIRTIO_BLK_F_CONFIG_WCE, as firmware does, has no
+A driver that negotiates neither VIRTIO_BLK_F_FLUSH nor VIRTIO_BLK_F_CONFIG_WCE, such as firmware, has no
 write cache: each of its writes is durable when it completes (virtio 1.2, 5.2.6.2). For initiators that
-never flush and do not expect that, SPDK's for one, there is --writeback-without-flush. Whatever the
-driver does, what it has written is flushed after --flush-interval at the latest.
+never flush and do not expect this, such as SPDK's, there is --writeback-without-flush. With any driver,
+writes are flushed after --flush-interval at the latest.
 
-With --takeover the disks are taken over from the process that serves them: it completes what is
-under way and hands its sockets, control socket and NBD server to this one, which goes on in some
-milliseconds; a guest's QEMU reconnects by itself. If this process cannot serve them the other one
-goes on. If nobody serves the disks, --takeover makes no difference. The options are this process's:
-give those again that are to stay.`,
+With --takeover the disks are taken over from the process that serves them. That process completes its
+requests and hands its sockets, control socket and NBD server to this one, which continues after some
+milliseconds; the guest's QEMU reconnects. If this process cannot serve the disks, the other one
+continues. If no process serves them, --takeover has no effect. Options are not taken over: repeat those
+that should stay.`,
 		Example: `  cowblk serve vm1
   cowblk serve vm1 vm2 vm3
   cowblk serve vm1 --socket-path /run/vm1.sock --socket-group kvm
@@ -110,23 +110,23 @@ give those again that are to stay.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.socketPath, "socket-path", "", "make the socket at `PATH` (one disk only)")
-	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: one that listens, or one that is connected, whose end ends the process")
-	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print what this back-end can do as JSON, and exit")
+	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: a listening one, or a connection, whose end ends the process")
+	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print the capabilities of this back-end as JSON, and exit")
 	fl.StringVar(&f.blkFile, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
-	fl.StringVar(&f.blkFormat, "format", "", "`FORMAT` of --blk-file: raw takes it as it is, also if it looks like something else")
+	fl.StringVar(&f.blkFormat, "format", "", "`FORMAT` of --blk-file: raw accepts any content")
 	fl.BoolVar(&f.readOnly, "read-only", false, "do not let the guest write")
-	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "most virtqueues a guest can use, up to 256")
+	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "maximum number of virtqueues of a guest, up to 256")
 	f.data.register(cmd)
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
 	f.sandbox.register(cmd)
 	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
-	fl.StringVar(&f.controlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess is told to make")
+	fl.StringVar(&f.controlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
 	return cmd
 }
 
-// maxSerial is the length limit of a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+// maxSerial bounds a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const maxSerial = 20
 
 func (f *serveFlags) check(args []string) error {
@@ -146,7 +146,7 @@ func (f *serveFlags) check(args []string) error {
 	case (f.socketPath != "" || f.fd >= 0) && len(args) > 1:
 		return usagef("serve: --socket-path and --fd are for one disk, found %d names", len(args))
 	case f.takeover && (f.blkFile != "" || f.fd >= 0 || f.socketPath != ""):
-		return usagef("serve: --takeover keeps the sockets of the process that serves the disks: leave --socket-path, --fd and --blk-file out")
+		return usagef("serve: --takeover keeps the sockets of the process that serves the disks: omit --socket-path, --fd and --blk-file")
 	case f.serial != "" && len(args) > 1:
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
 	case len(f.serial) > maxSerial:
@@ -168,7 +168,7 @@ func (f *serveFlags) check(args []string) error {
 	if _, _, err := f.hooks.options(); err != nil {
 		return err
 	}
-	if _, err := f.hooks.full(); err != nil {
+	if _, err := f.hooks.enospcOptions(); err != nil {
 		return err
 	}
 	if f.blkFile != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
@@ -178,7 +178,7 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
 	}
 	if f.blkFile != "" && f.data.forceShare {
-		return usagef("serve: --force-share is for disks on a base in place: a file served raw is this process's alone")
+		return usagef("serve: --force-share is for disks on a base in place: a raw file is locked for this process alone")
 	}
 	if f.blkFile != "" && f.controlGroup != "" {
 		return usagef("serve: --control-group is for disks of the store, which have a control socket")
@@ -196,7 +196,8 @@ func (f *serveFlags) check(args []string) error {
 	return nil
 }
 
-// printCapabilities answers --print-capabilities, in the schema of QEMU's docs/interop/vhost-user.json.
+// printCapabilities implements --print-capabilities, in the schema of QEMU's
+// docs/interop/vhost-user.json.
 func (a *app) printCapabilities() error {
 	return a.printJSON(struct {
 		Type     string   `json:"type"`
@@ -212,11 +213,11 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	if d.before != nil {
-		d.before.serving()
+	if d.old != nil {
+		d.old.confirm()
 	}
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		log.Warn("systemd was not told that the sockets are ready", "err", err)
+		log.Warn("cannot notify systemd of readiness", "err", err)
 	}
 	err = d.daemon.Run(ctx)
 	log.Info("stopping")
@@ -224,18 +225,19 @@ func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err err
 	return err
 }
 
-// controlVersion is what the control socket's greeting says.
+// controlVersion is the version in the greeting of the control socket.
 func controlVersion() control.Version {
 	v := control.Version{Package: "cowblk " + buildVersion().Version}
 	_, _ = fmt.Sscanf(strings.TrimPrefix(buildVersion().Version, "v"), "%d.%d.%d", &v.Major, &v.Minor, &v.Micro)
 	return v
 }
 
-// serveLogger writes to standard error; a daemon says what happens, not only what goes wrong.
+// serveLogger logs on standard error at level Info, because a daemon reports events as well as
+// errors.
 func (a *app) serveLogger() *slog.Logger {
 	level := slog.LevelInfo
 	if a.debug {
 		level = slog.LevelDebug
 	}
-	return a.loggerFrom(level)
+	return a.newLogger(level)
 }

@@ -25,32 +25,32 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// mainEnv makes the test binary run as cowblk, for what needs a process of its own.
+// mainEnv makes the test binary run as cowblk, for tests that need a separate process.
 const mainEnv = "COWBLK_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {
 		if at := os.Getenv(killEnv); at != "" {
-			os.Exit(mortalMain(at))
+			os.Exit(killMain(at))
 		}
-		if spec := os.Getenv(holdEnv); spec != "" {
-			os.Exit(heldMain(spec))
+		if spec := os.Getenv(lockHolderEnv); spec != "" {
+			os.Exit(lockHolderMain(spec))
 		}
 		main()
 	}
-	if signal.Ignored(syscall.SIGHUP) { // nohup: the processes that the tests start must not ignore it, too
+	if signal.Ignored(syscall.SIGHUP) { // nohup: processes of the tests must not ignore it
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	os.Exit(m.Run())
 }
 
-// process is a cowblk process and what it has logged.
+// process is a cowblk process and its log.
 type process struct {
 	cmd *exec.Cmd
 	log bytes.Buffer
 }
 
-// start runs cowblk on the store dir. It is ended with the test.
+// start runs cowblk on the store dir until the test ends.
 func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0], append([]string{"--store", dir}, args...)...)}
@@ -71,7 +71,7 @@ func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *pr
 	return p
 }
 
-// end sends SIGTERM and wants exit code 0.
+// end sends SIGTERM and expects exit code 0.
 func (p *process) end(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -82,7 +82,7 @@ func (p *process) end(t testing.TB) {
 	}
 }
 
-// dial connects a driver as soon as the socket is there.
+// dial connects a driver as soon as the socket exists.
 func dial(t testing.TB, socket string) *vhosttest.Frontend {
 	t.Helper()
 	return dialWith(t, socket, vhosttest.Options{})
@@ -130,7 +130,7 @@ func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
 	return m
 }
 
-// shortDir is a directory whose path leaves room for a socket's name.
+// shortDir returns a directory whose path is short enough for sockets.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
@@ -191,7 +191,7 @@ func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 		t.Errorf("info of the served disk: %+v", info)
 	}
 
-	// The tag of a running disk can be used at once.
+	// The tag of a served disk can be used at once.
 	command(t, dir, "create", "c", "--from", "a@both")
 	q := start(t, dir, nil, "serve", "c")
 	fc := dial(t, filepath.Join(dir, "run", "c.sock"))
@@ -254,7 +254,8 @@ func TestPrintCapabilities(t *testing.T) {
 	}
 }
 
-// The same: --blk-file, --read-only, --socket-path, --fd with a connection and with a listening socket.
+// Also from the conventions: --blk-file, --read-only, --socket-path, --fd with a connection and
+// with a listening socket.
 func TestBackendProgramConventions(t *testing.T) {
 	dir := shortDir(t)
 	raw := filepath.Join(dir, "raw")
@@ -298,11 +299,11 @@ func TestBackendProgramConventions(t *testing.T) {
 	}
 	wantAt(t, f, 512, pattern(8, 512))
 	f.Close()
-	if err := p.cmd.Wait(); err != nil { // a connection's end is the process's
+	if err := p.cmd.Wait(); err != nil { // the process ends with the connection
 		t.Errorf("--fd with a connection: %v\n%s", err, p.log.String())
 	}
 
-	// As QEMU's conventions start it, by the name in integration/50-cowblk.json.
+	// As started by QEMU's conventions, under the name in integration/50-cowblk.json.
 	var registered struct{ Type, Binary string }
 	text, err := os.ReadFile("../../integration/50-cowblk.json")
 	if err != nil {
@@ -327,7 +328,7 @@ func TestBackendProgramConventions(t *testing.T) {
 	p.end(t)
 }
 
-// listener makes a listening socket to be inherited.
+// listener makes a listening socket for a child.
 func listener(t *testing.T, path string) (string, *os.File) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -357,7 +358,7 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer notify.Close()
-	// LISTEN_PID must be the process's own: a shell that becomes cowblk knows it.
+	// LISTEN_PID must be the process's own, so a shell sets it and executes cowblk.
 	p := start(t, dir, func(c *exec.Cmd) {
 		c.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"
@@ -405,14 +406,15 @@ func TestServeUsage(t *testing.T) {
 	}
 }
 
-// A driver that negotiates neither FLUSH nor CONFIG_WCE has no write cache, unless that was asked for by name.
+// A driver that negotiates neither FLUSH nor CONFIG_WCE has no write cache, unless the option asks
+// for one.
 func TestServeWritebackWithoutFlush(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	for _, args := range [][]string{{"serve", "a"}, {"serve", "a", "--writeback-without-flush"}} {
 		with := len(args) > 2
 		p := start(t, dir, nil, args...)
-		c, _ := controlled(t, dir, "a")
+		c, _ := dialControl(t, dir, "a")
 		f, err := vhosttest.Dial(filepath.Join(dir, "run", "a.sock"), vhosttest.Options{Refuse: vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE})
 		if err != nil {
 			t.Fatal(err)
@@ -422,7 +424,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
 			t.Errorf("%v: %+v, %v", args, disks, err)
 		}
-		if s := set(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
+		if s := changeSettings(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
 			t.Errorf("%v: %+v", args, s)
 		}
 		f.Close()
@@ -430,11 +432,11 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 	}
 }
 
-// What --flush-interval says to the engine.
+// --flush-interval reaches the engine.
 func TestFlushIntervalFlag(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{0: -1, time.Second: time.Second} {
 		f := dataFlags{flushInterval: given}
-		if got := f.open(nil).FlushInterval; got != want {
+		if got := f.cowOptions(nil).FlushInterval; got != want {
 			t.Errorf("%v became %v, expected %v", given, got, want)
 		}
 	}
@@ -444,13 +446,14 @@ func TestFlushIntervalFlag(t *testing.T) {
 	}
 }
 
-// The modes of --cache: what the guest finds, what the monitor says, and that data goes the same way.
+// The modes of --cache: the features that the guest sees, the answer of the monitor, and the data
+// written.
 func TestServeCacheModes(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	for i, mode := range []string{"writeback", "writethrough", "none", "directsync"} {
 		p := start(t, dir, nil, "serve", "a", "--cache", mode, "--poll", "0")
-		c, _ := controlled(t, dir, "a")
+		c, _ := dialControl(t, dir, "a")
 		f := dial(t, filepath.Join(dir, "run", "a.sock"))
 		if i > 0 {
 			wantAt(t, f, 4096, pattern(byte(i), 1536))
@@ -462,7 +465,7 @@ func TestServeCacheModes(t *testing.T) {
 		if err != nil || disks[0].Cache.String() != mode || disks[0].WriteCache != (i%2 == 0) {
 			t.Errorf("%s: %+v, %v", mode, disks, err)
 		}
-		if s := set(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
+		if s := changeSettings(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
 			t.Errorf("%s: %+v", mode, s)
 		}
 		f.Close()

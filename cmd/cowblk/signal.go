@@ -12,9 +12,10 @@ type signalError struct{ syscall.Signal }
 
 func (e signalError) Error() string { return "interrupted by " + e.Signal.String() }
 
-// untilSignal is a context that SIGINT, SIGTERM and SIGHUP end; the second of them ends the process. SIGHUP counts
-// unless it was ignored when the process began (nohup). One goroutine, which ends with stop.
-func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
+// signalContext returns a context that SIGINT, SIGTERM and SIGHUP end; a second signal ends the
+// process. SIGHUP is left out if it was ignored at the start (nohup). It starts one goroutine,
+// which ends with stop.
+func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The reader of the log ends, as that of a pipe does: the disks are served on.
+// The disks are served on when the reader of the log's pipe ends.
 func TestServeOutlivesTheReaderOfItsLog(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")

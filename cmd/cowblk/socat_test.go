@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// TestSocatSession drives the control socket of a running daemon with nothing but socat. In testdata/socat.txt a line
-// "> TEXT" is sent and what is answered follows it; "? EVENT" waits for that event, which follows it. What differs from
-// run to run is replaced.
+// TestSocatSession drives the control socket of a running daemon with socat. In testdata/socat.txt
+// a line "> TEXT" is sent and the answer follows it; "? EVENT" waits for that event, which follows
+// it. Text that differs from run to run is replaced.
 func TestSocatSession(t *testing.T) {
 	const golden = "testdata/socat.txt"
 	want, err := os.ReadFile(golden)
@@ -46,7 +46,7 @@ func TestSocatSession(t *testing.T) {
 			fmt.Fprintln(&got, s.event(line[2:]))
 		}
 	}
-	s.in.Close() // which is not going away: what is queued still comes
+	s.in.Close() // half-close: queued output is still sent
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("socat: %v", err)
 	}
@@ -62,7 +62,7 @@ func TestSocatSession(t *testing.T) {
 	compare(t, string(want), got.String())
 }
 
-// socat is a running socat and the events it has shown so far.
+// socat is a running socat and its events so far.
 type socat struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -86,7 +86,7 @@ func startSocat(t *testing.T, path string) *socat {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(patience, func() { s.cmd.Process.Kill() })
+	late := time.AfterFunc(waitTimeout, func() { s.cmd.Process.Kill() })
 	t.Cleanup(func() {
 		late.Stop()
 		if s.cmd.ProcessState == nil {
@@ -97,7 +97,7 @@ func startSocat(t *testing.T, path string) *socat {
 	return s
 }
 
-// What differs from run to run, and what stands for it in the transcript.
+// runToRun replaces text that differs from run to run.
 var runToRun = []struct {
 	form *regexp.Regexp
 	text string
@@ -108,7 +108,7 @@ var runToRun = []struct {
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`), `UUID`},
 }
 
-// line is the next line, without what differs from run to run.
+// line returns the next line with replacements.
 func (s *socat) line() string {
 	s.t.Helper()
 	if !s.out.Scan() {
@@ -124,7 +124,7 @@ func (s *socat) line() string {
 	return line
 }
 
-// reply is the next line that is no event.
+// reply returns the next line that is not an event.
 func (s *socat) reply() string {
 	s.t.Helper()
 	for {
@@ -136,7 +136,7 @@ func (s *socat) reply() string {
 	}
 }
 
-// event is the first of this name that has not been asked for yet.
+// event returns the first unread event of this name.
 func (s *socat) event(name string) string {
 	s.t.Helper()
 	for {

@@ -19,42 +19,42 @@ import (
 // errStopTimeout: the disks are still open at the time limit.
 var errStopTimeout = errors.New("not stopped in time")
 
-// stopPoll is the time between two looks at a disk's lock.
+// stopPoll is the interval at which the lock of a disk is read.
 const stopPoll = 20 * time.Millisecond
 
-// stopOptions are those of "cowblk stop".
+// stopOptions holds the options of "cowblk stop".
 type stopOptions struct {
-	whole   bool // --whole-process
-	timeout time.Duration
+	wholeProcess bool // --whole-process
+	timeout      time.Duration
 }
 
-// stopped is what "cowblk stop --json" prints of each disk.
+// stopped is the JSON output for one disk.
 type stopped struct {
 	Name string `json:"name"`
-	PID  int    `json:"pid,omitempty"` // of the process that had it open; absent: nobody had
+	PID  int    `json:"pid,omitempty"` // of the process that had it open; absent: none
 }
 
 func newStop(a *app) *cobra.Command {
 	var o stopOptions
 	cmd := &cobra.Command{
 		Use:   "stop NAME...",
-		Short: "End the serving of disks in order",
-		Long: `End the serving of disks as SIGTERM to their process does: requests under way are completed, what was
-written is made durable, the disks are closed. It returns when they are free for another process. A
-disk that nobody has open is stopped already. Guests keep their disks and wait until they are served
-again: shut a guest down first if it is not to wait. On a full file system a disk may have to be closed
-without its map after some seconds. That is an error, which says what is kept and what is to be done.
+		Short: "Stop serving disks, in order",
+		Long: `Stop serving disks, as SIGTERM to their process does: requests in flight complete, written data is made
+durable, and the disks are closed. The command returns when another process can open them. A disk that
+no process has open is already stopped. Guests keep their disks and wait until they are served again:
+shut a guest down first if it should not wait. On a full file system a disk may be closed without its
+map after some seconds. That is an error, which says what is kept and what to do.
 
-A process ends as a whole. One that serves other disks too is left alone, unless those are named as
-well or --whole-process is given. A process that has a disk open without serving it, such as a check,
-is waited for. A process that a supervisor starts again, as systemd does with Restart=always, is
+A process ends as a whole. If it also serves other disks, it is left alone unless those are named, too,
+or --whole-process is given. The command waits for a process that has a disk open without serving it,
+such as a check. A process that a supervisor restarts, such as systemd with Restart=always, must be
 stopped there: systemctl stop UNIT.`,
 		Example:           "  cowblk stop vm1\n  cowblk stop vm1 vm1-data --timeout 5m\n  cowblk stop vm1 --whole-process",
-		Args:              atLeast(1, "NAME"),
+		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.timeout <= 0 {
-				return usagef("stop: --timeout %s: expected more than nothing", o.timeout)
+				return usagef("stop: --timeout %s: expected a time above 0", o.timeout)
 			}
 			s, err := a.openStore()
 			if err != nil {
@@ -63,20 +63,20 @@ stopped there: systemctl stop UNIT.`,
 			return a.stop(cmd.Context(), s, unique(args), &o)
 		},
 	}
-	cmd.Flags().BoolVar(&o.whole, "whole-process", false, "also stop the other disks of the same process")
+	cmd.Flags().BoolVar(&o.wholeProcess, "whole-process", false, "also stop the other disks of the same process")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute, "how long the disks may take to be closed")
 	return cmd
 }
 
-// stop checks all before it ends any.
+// stop checks all disks before it ends any process.
 func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopOptions) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errStopTimeout)
 	defer cancel()
 	var open []stopped
-	controls := map[string]int{} // sockets of the processes to end, and their ids
+	controls := map[string]int{} // PIDs by control socket
 	for _, name := range names {
 		if _, err := s.Disk(name); errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
-			return err // one that cannot be read can be served nevertheless
+			return err // an unreadable disk may still be served
 		}
 		v, err := s.ServingError(name)
 		if err != nil {
@@ -91,16 +91,16 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		open = append(open, stopped{name, v.PID})
 	}
 	clients := map[string]*control.Client{}
-	written := map[string]bool{} // disks that are served to be written to
+	written := map[string]bool{} // served writable
 	for path, pid := range controls {
-		c, err := control.Dial(path, askLimit)
+		c, err := control.Dial(path, queryTimeout)
 		if errors.Is(err, control.ErrNoDaemon) {
-			continue // it is just ending
+			continue // already ending
 		}
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
 		}
-		disks, err := a.mayEnd(ctx, c, pid, names, o)
+		disks, err := a.checkMayQuit(ctx, c, pid, names, o)
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	}
 	var unwritten []string
 	for i, d := range open {
-		if err := a.awaitStopped(ctx, s, &open[i], names[i:]); err != nil {
+		if err := a.waitStopped(ctx, s, &open[i], names[i:]); err != nil {
 			return err
 		}
 		if written[d.Name] && s.Unwritten(d.Name) {
@@ -124,9 +124,9 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 			continue
 		}
 		if d.PID == 0 {
-			a.say("%s is not open in any process", d.Name)
+			a.printf("%s is not open in any process", d.Name)
 		} else {
-			a.say("%s is stopped", d.Name)
+			a.printf("%s is stopped", d.Name)
 		}
 	}
 	if len(unwritten) > 0 {
@@ -138,19 +138,19 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	return nil
 }
 
-// stoppedUnwritten is the error about disks that were closed without their maps.
+// stoppedUnwritten returns the error about disks that were closed without their maps.
 func stoppedUnwritten(s *store.Store, names []string) error {
 	reason := "the log of its process says why"
 	if s.Full() {
 		reason = unix.ENOSPC.Error() + " on the store's file system"
 	}
 	return fmt.Errorf("stop: stopped, but not all that was written is durable: %s: %s\n"+
-		"the next process that serves it in this run of the kernel has what was written (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
+		"until a reboot, the next process that serves it has all written data (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
 		"make space before, serve the disk, stop it", firstNames(names, 10), reason)
 }
 
-// mayEnd refuses to end a process with disks that nobody has named, and returns those that it serves.
-func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]daemon.DiskInfo, error) {
+// checkMayQuit returns the disks of a process, or an error if it serves disks that are not named.
+func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]daemon.DiskInfo, error) {
 	var disks []daemon.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
@@ -161,15 +161,16 @@ func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []st
 			others = append(others, d.Name)
 		}
 	}
-	if len(others) > 0 && !o.whole {
+	if len(others) > 0 && !o.wholeProcess {
 		return nil, fmt.Errorf("stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
 			pid, firstNames(others, 10), store.ErrInUse)
 	}
 	return disks, nil
 }
 
-// awaitStopped returns when the process that had the disk open has given it up. left are the disks not known to be.
-func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
+// waitStopped returns when no process has the disk open. left lists the disks that may still be
+// open, for the error.
+func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left []string) error {
 	for {
 		v, err := s.ServingError(d.Name)
 		switch {
@@ -178,16 +179,16 @@ func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left
 		case v == nil:
 			return nil
 		case v.PID != 0 && d.PID != 0 && v.PID != d.PID && v.Control != "":
-			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has started it anew: stop it there, with systemd: systemctl stop UNIT",
+			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has restarted it: stop it there, with systemd: systemctl stop UNIT",
 				d.Name, store.ErrInUse, v)
 		case d.PID == 0:
-			d.PID = v.PID // it was just being opened or closed
+			d.PID = v.PID // it was being opened or closed
 		}
 		select {
 		case <-ctx.Done():
 			why := ""
 			if s.Full() {
-				why = "; the store's file system is full, which may be what its process waits for: make space there"
+				why = "; the store's file system is full, which its process may be waiting for: make space there"
 			}
 			return stopError(ctx, left, fmt.Errorf("disk %q: %s%s", d.Name, v, why))
 		case <-time.After(stopPoll):
@@ -195,13 +196,13 @@ func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left
 	}
 }
 
-// stopError says what the end of ctx was, and which disks may be open still.
+// stopError adds to err why ctx ended and which disks may still be open.
 func stopError(ctx context.Context, left []string, err error) error {
 	switch {
 	case errors.Is(context.Cause(ctx), errStopTimeout):
-		return fmt.Errorf("stop: %w: %w\nits process goes on ending: wait for longer with --timeout", errStopTimeout, err)
+		return fmt.Errorf("stop: %w: %w\nits process is still ending: wait longer with --timeout", errStopTimeout, err)
 	case ctx.Err() != nil:
-		return interruptedf("whether these disks are stopped yet is not known: %s", strings.Join(left, ", "))
+		return interruptedf("it is not known whether these disks are stopped: %s", strings.Join(left, ", "))
 	}
 	return fmt.Errorf("stop: %w", err)
 }

@@ -11,21 +11,21 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// outcomeOf runs cowblk as a process and returns its exit code and all that it wrote.
+// outcomeOf runs cowblk as a process and returns its exit code and output.
 func outcomeOf(t *testing.T, dir string, args ...string) (int, string) {
 	t.Helper()
 	p := start(t, dir, nil, args...)
 	return p.outcome(t), p.log.String()
 }
 
-// startServing starts a process that serves disks, and returns when it can be connected to.
+// startServing starts a process that serves disks, and connects to the first.
 func startServing(t *testing.T, dir string, names ...string) (*process, *vhosttest.Frontend) {
 	t.Helper()
 	p := start(t, dir, nil, append([]string{"serve"}, names...)...)
 	return p, dial(t, filepath.Join(dir, "run", names[len(names)-1]+".sock"))
 }
 
-// stop ends the serving in order: what was written is there, and the disk is free when it returns.
+// stop ends the process in order: written data is durable, and the disk is free when it returns.
 func TestStop(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -40,7 +40,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// A disk that nobody serves is stopped; one that does not exist is no disk.
+// A disk that is not served counts as stopped; one that does not exist is an error.
 func TestStopStopped(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
@@ -59,7 +59,7 @@ func TestStopStopped(t *testing.T) {
 	}
 }
 
-// A process ends as a whole: not unless all of its disks are named, or the word for it is given.
+// A process ends as a whole: only if all of its disks are named, or with --whole-process.
 func TestStopOneOfSeveral(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -70,7 +70,7 @@ func TestStopOneOfSeveral(t *testing.T) {
 	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text, "--whole-process") {
 		t.Errorf("exit %d: %s", code, text)
 	}
-	dial(t, filepath.Join(dir, "run", "a.sock")) // both are served still
+	dial(t, filepath.Join(dir, "run", "a.sock")) // both are still served
 	if out := command(t, dir, "stop", "b", "a"); out != "b is stopped\na is stopped\n" {
 		t.Errorf("stop of both: %q", out)
 	}
@@ -100,7 +100,8 @@ func TestStopTimeout(t *testing.T) {
 
 var destroys = regexp.MustCompile(`cowblk rm| rm |kill |cowblk rollback [a-z0-9]+@|remove (it|them|the)|--force\b.*\bneeded`)
 
-// No text of the program advises to remove or to kill: errors about disks in use and taken names name other ways.
+// No message advises to remove or to kill: errors about disks in use and taken names give other
+// advice.
 func TestAdviceNeverDestroys(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txt")
 	if err != nil || len(files) == 0 {

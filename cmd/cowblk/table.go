@@ -11,20 +11,21 @@ import (
 // columnGap is the number of blanks between two columns.
 const columnGap = 2
 
-// leastColumn is how narrow a column is made for a narrow terminal, in columns of the terminal.
-const leastColumn = 8
+// minColumn is the minimum width of a shrunk column, in terminal columns.
+const minColumn = 8
 
-// columns says how a table is made to fit a narrow terminal, by the columns' numbers.
+// columns says how a table fits a narrow terminal, by column indexes.
 type columns struct {
-	shrink []int // that are cut, the widest first, to leastColumn at least
-	drop   []int // that are left out then, in this order
+	shrink []int // truncated to minColumn at least, the widest first
+	drop   []int // then left out, in this order
 }
 
-// printTable writes rows in columns; the first row is the heading. Anything but a terminal gets all of each cell.
+// printTable prints rows in columns; the first row is the heading. Cells are truncated only on a
+// terminal.
 func (a *app) printTable(rows [][]string, c columns) error {
 	widths := columnWidths(rows)
-	if room := a.outputWidth(); room > 0 {
-		c.fit(widths, room)
+	if width := a.outputWidth(); width > 0 {
+		c.fit(widths, width)
 	}
 	for _, r := range rows {
 		var b strings.Builder
@@ -43,7 +44,7 @@ func (a *app) printTable(rows [][]string, c columns) error {
 	return nil
 }
 
-// outputWidth is that of the terminal on standard output; 0: there is none.
+// outputWidth returns the width of the terminal on standard output; 0: it is not a terminal.
 func (a *app) outputWidth() int {
 	if a.width == nil {
 		return 0
@@ -64,13 +65,14 @@ func columnWidths(rows [][]string) []int {
 	return widths
 }
 
-// fit makes columns narrower until a line has room columns of the terminal; a column with a negative width is left out.
-func (c columns) fit(widths []int, room int) {
+// fit shrinks and drops columns until a line fits width terminal columns. A dropped column has a
+// negative width.
+func (c columns) fit(widths []int, width int) {
 	drop := c.drop
-	for lineWidth(widths) > room {
+	for lineWidth(widths) > width {
 		widest := -1
 		for _, i := range c.shrink {
-			if widths[i] > leastColumn && (widest < 0 || widths[i] > widths[widest]) {
+			if widths[i] > minColumn && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
@@ -95,7 +97,7 @@ func lineWidth(widths []int) int {
 	return total
 }
 
-// oneLine is text that cannot break a line or a terminal.
+// oneLine replaces characters that would break a line or that a terminal would interpret.
 func oneLine(s string) string {
 	return strings.Map(func(c rune) rune {
 		switch {

@@ -11,11 +11,11 @@ import (
 	"github.com/mattn/go-runewidth"
 )
 
-// A table fits the terminal, whatever is in it; what is no terminal gets all of it, in columns.
+// A table fits the terminal, whatever it contains. Other outputs get all of it, in columns.
 func TestTablesFitTerminals(t *testing.T) {
 	s := newScript(t)
 	base := "日本語のベースイメージ-" + strings.Repeat("長", 30) + ".raw"
-	if err := os.WriteFile(base, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(base, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	long := strings.Repeat("n", 64)
@@ -40,7 +40,7 @@ func TestTablesFitTerminals(t *testing.T) {
 			if code := run([]string{command}, a); code != exitOK {
 				t.Fatalf("exit %d: %s", code, &errOut)
 			}
-			least := max(width, leastColumn)
+			least := max(width, minColumn)
 			for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
 				if w := runewidth.StringWidth(line); width > 0 && w > least {
 					t.Errorf("%s: %d columns on a terminal of %d: %s", command, w, width, line)
@@ -57,7 +57,8 @@ func TestTablesFitTerminals(t *testing.T) {
 	}
 }
 
-// checkAligned wants the last column to begin in one column of the terminal, whatever is wide before it.
+// checkAligned checks that the last column begins in one terminal column, whatever is wide before
+// it.
 func checkAligned(t *testing.T, text, heading string) {
 	t.Helper()
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -74,7 +75,7 @@ func checkAligned(t *testing.T, text, heading string) {
 	}
 }
 
-// What a name or path holds cannot move a terminal's cursor.
+// A name or path cannot move a terminal's cursor.
 func TestTablesAreHarmless(t *testing.T) {
 	for in, want := range map[string]string{"a\nb\tc": "a b c", "\x1b[2J": "\uFFFD[2J", "\xff": "\uFFFD", "\u202edws": "\uFFFDdws", "日本": "日本", "a\u0301": "a\u0301"} {
 		if got := oneLine(in); got != want {
@@ -83,7 +84,8 @@ func TestTablesAreHarmless(t *testing.T) {
 	}
 }
 
-// The size of a tree, as text and as JSON, grows with its nodes and not with their product by depth.
+// The size of a tree, as text and as JSON, grows with the number of nodes, not with nodes times
+// depth.
 func TestTreeIsLinear(t *testing.T) {
 	size := map[string][2]int{}
 	for _, forks := range []bool{false, true} {
@@ -111,11 +113,11 @@ func TestTreeIsLinear(t *testing.T) {
 	}
 }
 
-// A command whose output is lost fails, whatever it prints, and says why.
+// A command whose output is lost fails, and says why.
 func TestLostOutput(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, noise(1, 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	command(t, dir, "import", golden, "img")
@@ -155,7 +157,7 @@ func TestLostOutput(t *testing.T) {
 	}
 }
 
-// check has codes that say how the store is: lost output is none of them.
+// The exit codes of check describe the store; lost output has another code.
 func TestLostOutputOfCheck(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")

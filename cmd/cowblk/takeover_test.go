@@ -17,16 +17,16 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ended waits for a process that ends by itself, with exit code 0.
-func (p *process) ended(t testing.TB) {
+// waitExit waits for a process that ends by itself with exit code 0.
+func (p *process) waitExit(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Wait(); err != nil {
 		t.Fatalf("cowblk: %v\n%s", err, p.log.String())
 	}
 }
 
-// A front-end under load goes through takeovers without an error, a refused connection or a lost write, although
-// nothing is flushed in between. How long nothing completes is logged.
+// A front-end under load sees no error, refused connection or lost write in takeovers, although
+// nothing is flushed in between. The longest time without a completion is logged.
 func TestTakeoverUnderLoad(t *testing.T) {
 	for name, create := range map[string]func(t *testing.T, dir string){
 		"1 GB":            func(t *testing.T, dir string) { command(t, dir, "create", "a", "--size", "1G") },
@@ -43,12 +43,12 @@ func TestTakeoverUnderLoad(t *testing.T) {
 func takeOverUnderLoad(t *testing.T, dir string) {
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
-	l.more(2000)
+	l.waitRequests(2000)
 	for i := range 3 {
-		l.more(2000)
+		l.waitRequests(2000)
 		q := start(t, dir, nil, "serve", "a", "--takeover")
-		p.ended(t)
-		l.more(2000)
+		p.waitExit(t)
+		l.waitRequests(2000)
 		if n := l.reconnects.Load(); n != int64(i+1) {
 			t.Errorf("%d reconnections after %d takeovers", n, i+1)
 		}
@@ -75,7 +75,8 @@ func deepDisk(t *testing.T, dir string) {
 	for layer := range 8 {
 		for i := range 400 {
 			for j := range ranges {
-				// Scattered as a guest's files are, and never in the first GB, where the load writes.
+				// Scattered as the files of a guest, but not in the first GB, where the load
+				// writes.
 				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
 				ranges[j] = vhosttest.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
@@ -91,25 +92,25 @@ func deepDisk(t *testing.T, dir string) {
 	p.end(t)
 }
 
-// SIGTERM completes what is under way and closes the disk in order: a front-end that reconnects to the next process has
-// seen no error, and finds all that it wrote.
+// At SIGTERM requests in flight complete and the disk is closed in order. A front-end that
+// reconnects to the next process has seen no error, and finds all its writes.
 func TestRestartUnderLoad(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1G")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	for range 3 {
-		l.more(3000)
+		l.waitRequests(3000)
 		p.end(t)
 		p = start(t, dir, nil, "serve", "a")
 	}
-	l.more(1000)
+	l.waitRequests(1000)
 	l.finish()
 	t.Logf("%d requests; nothing completed for %v at the restarts", l.done.Load(), l.gaps)
 	p.end(t)
 }
 
-// The NBD server goes along: its sockets, which are never gone, and its exports.
+// A takeover includes the NBD server: its sockets, which exist all the time, and its exports.
 func TestTakeoverOfNBDServer(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
@@ -118,7 +119,7 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	writeAt(t, f, 0, pattern(7, 4096))
 	f.Close()
 	command(t, dir, "promote", "a", "--tag", "one")
-	c, _ := controlled(t, dir, "a")
+	c, _ := dialControl(t, dir, "a")
 	for _, addr := range []string{"unix:" + filepath.Join(dir, "run", "nbd"), "tcp:0"} {
 		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil); err != nil {
 			t.Fatal(err)
@@ -140,7 +141,7 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	}
 	before := query()
 	q := start(t, dir, nil, "serve", "a", "--takeover")
-	p.ended(t)
+	p.waitExit(t)
 	after := query()
 	for end := time.Now().Add(10 * time.Second); len(after.Addresses) < 2 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		after = query()

@@ -16,9 +16,9 @@ func newTree(a *app) *cobra.Command {
 		Use:   "tree [NAME]",
 		Short: "Show images, layers, tags and disks, and who shares what",
 		Long: `Show every image and base, the sealed layers on it with their tags, and the disks; or
-only what an image carries, or what a disk lies on.
+only those on one image, or those below one disk.
 
-What stands in the column of the line above it lies on that line; a branch is indented:
+A line in the same column as the line above lies on that line; a branch is indented:
 
   debian-12          an image
   ├─ vm1             a disk on the image
@@ -27,10 +27,9 @@ What stands in the column of the line above it lies on that line; a branch is in
      @tuesday        and another layer on it,
      vm3             with a disk on top
 
-A disk's line stands for its head. OWNS is how much a layer has of its own, BLOCKS the same
-in blocks; what it does not own comes from what it lies on. Of a disk that is being served
-the process says how much; where it does not answer, what is durable in the files is counted
-and shown as "≥".
+A disk's line stands for its head. OWNS is the amount of data in a layer, BLOCKS the same in
+blocks; all other data comes from the layers below. The value for a served disk comes from its
+process; if that does not answer, it is the durable part in the files, shown as "≥".
 
 With --json it is an array of nodes, each after the node that it lies on:
   id, parent    parent is the id of the node that it lies on; absent: it is a root
@@ -38,11 +37,11 @@ With --json it is an array of nodes, each after the node that it lies on:
   name, uuid, tag, size (bytes), allocated (bytes of an image on the file system)
   users         number of disks that lie on it
   usage         of a layer or a disk's head: state, size, blocks, owned, allocated (bytes), and
-                source: header (exact), process (exact) or map (at least so many)
+                source: header (exact), process (exact) or map (lower bound)
   serving       pid, control and socket of the process that has the disk open
-  error         what is wrong with it`,
+  error         its problem`,
 		Example:           "  cowblk tree\n  cowblk tree vm1\n  cowblk tree --json | jq -r '.[] | select(.kind == \"layer\") | .tag'",
-		Args:              atMost(1),
+		Args:              maxArgs(1),
 		ValidArgsFunction: a.complete(1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openStore()
@@ -61,13 +60,13 @@ With --json it is an array of nodes, each after the node that it lies on:
 				}
 			}
 			nodes := store.Flatten(roots)
-			askServing(cmd.Context(), nodes)
+			queryDaemons(cmd.Context(), nodes)
 			damage = errors.Join(damage, nodeErrors(nodes))
 			if a.json {
 				return errors.Join(a.printJSON(nodes), damage)
 			}
 			if len(nodes) == 0 && damage == nil {
-				a.sayEmpty(s)
+				a.printEmptyStore(s)
 				return nil
 			}
 			t := treeText{rows: [][]string{{"NAME", "KIND", "SIZE", "OWNS", "BLOCKS", "STATE"}}, sizes: map[*store.Node]int{}}
@@ -81,12 +80,12 @@ With --json it is an array of nodes, each after the node that it lies on:
 	}
 }
 
-// sayEmpty says that nothing is in the store, and how to begin.
-func (a *app) sayEmpty(s *store.Store) {
-	a.say("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
+// printEmptyStore says that the store is empty, and how to begin.
+func (a *app) printEmptyStore(s *store.Store) {
+	a.printf("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
 }
 
-// nodeErrors joins what is wrong with nodes.
+// nodeErrors joins the errors of nodes.
 func nodeErrors(nodes []*store.Node) error {
 	var errs []error
 	for _, n := range nodes {
@@ -101,8 +100,9 @@ func nodeErrors(nodes []*store.Node) error {
 	return errors.Join(errs...)
 }
 
-// treeText is the table of a tree. A chain, however long, stands in one column: what is indented at each node is what
-// has less on it, so that the depth of indentation grows with the logarithm of the number of nodes.
+// treeText is the table of a tree. A chain stays in one column; of several children, the smaller
+// subtrees are indented. The depth of indentation so grows with the logarithm of the number of
+// nodes.
 type treeText struct {
 	rows  [][]string
 	sizes map[*store.Node]int // nodes of each subtree
@@ -117,7 +117,7 @@ func (t *treeText) count(n *store.Node) int {
 	return size
 }
 
-// branches adds chains that hang from one line, indented by one more step.
+// branches adds the chains of nodes, indented by one more step.
 func (t *treeText) branches(nodes []*store.Node, rest string) {
 	for i, n := range nodes {
 		if i < len(nodes)-1 {
@@ -128,10 +128,11 @@ func (t *treeText) branches(nodes []*store.Node, rest string) {
 	}
 }
 
-// chain adds n and what goes on from it in the same column: its own line begins with first, the others with rest.
+// chain adds n and its descendants in the same column. The first line begins with first, the others
+// with rest.
 func (t *treeText) chain(n *store.Node, first, rest string) {
 	for t.row(n, first); len(n.Children) > 0; t.row(n, rest) {
-		next := t.continuation(n)
+		next := t.sameColumnChild(n)
 		if next == nil {
 			t.branches(n.Children, rest)
 			return
@@ -145,9 +146,9 @@ func (t *treeText) chain(n *store.Node, first, rest string) {
 	}
 }
 
-// continuation is the child that stays in n's column: the only one, or the layer that has most on it. Nil: there are
-// disks alone.
-func (t *treeText) continuation(n *store.Node) (next *store.Node) {
+// sameColumnChild returns the child that stays in n's column: a single child, or the layer with the
+// largest subtree; nil if all children are disks.
+func (t *treeText) sameColumnChild(n *store.Node) (next *store.Node) {
 	if len(n.Children) == 1 {
 		return n.Children[0]
 	}
@@ -183,7 +184,7 @@ func (t *treeText) row(n *store.Node, indent string) {
 	t.rows = append(t.rows, []string{indent + name, n.Kind, size, owns, blocks, nodeState(n)})
 }
 
-// ownsText is what a layer owns, "≥ 4.0 KiB" if only what is durable is known.
+// ownsText formats what a layer owns: "≥ 4.0 KiB" if only the durable part is known.
 func ownsText(u *store.Usage) string {
 	if u.Flushed {
 		return "≥ " + bytesText(u.Owned)
@@ -191,7 +192,7 @@ func ownsText(u *store.Usage) string {
 	return bytesText(u.Owned)
 }
 
-// shownUsers is how many of the disks on a layer or image are named; store.Node has so many of each.
+// shownUsers bounds the named users of a layer or image. store.Node has up to this many names.
 const shownUsers = 4
 
 func nodeState(n *store.Node) string {
@@ -214,10 +215,10 @@ func nodeState(n *store.Node) string {
 	case n.Kind == store.KindLayer:
 		state = "shared by " + users
 	}
-	return withTrouble(state, n.Err)
+	return withProblem(state, n.Err)
 }
 
-// servingText is who has a disk open, for a column of a table.
+// servingText describes the holder of a disk for a table cell.
 func servingText(v *store.Serving) string {
 	short := *v
 	if short.Socket == "" {
@@ -226,8 +227,8 @@ func servingText(v *store.Serving) string {
 	return fmt.Sprintf("served by process %d", short.PID)
 }
 
-// withTrouble puts what is wrong before a state. The error itself is told below the table.
-func withTrouble(state string, err error) string {
+// withProblem prefixes a state with the kind of its error. The error itself follows the table.
+func withProblem(state string, err error) string {
 	switch {
 	case err == nil:
 		return state

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// versionInfo is what "cowblk version --json" prints.
+// versionInfo is the JSON output.
 type versionInfo struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"` // of the source, if it was built from a checkout
@@ -40,7 +40,7 @@ func newVersion(a *app) *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  cowblk version\n  cowblk version --json",
-		Args:    atMost(0),
+		Args:    maxArgs(0),
 		RunE: func(*cobra.Command, []string) error {
 			return a.printVersion()
 		},
@@ -59,6 +59,6 @@ func (a *app) printVersion() error {
 	if v.Modified {
 		revision += " with changes"
 	}
-	a.say("cowblk %s (%s, %s)", v.Version, revision, v.Go)
+	a.printf("cowblk %s (%s, %s)", v.Version, revision, v.Go)
 	return nil
 }

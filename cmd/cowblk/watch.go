@@ -18,33 +18,33 @@ import (
 	"cowblk/cow/store"
 )
 
-// watchOptions are those of "cowblk watch".
+// watchOptions holds the options of "cowblk watch".
 type watchOptions struct {
 	threshold string
-	limit     daemon.Threshold // of threshold
+	limit     daemon.Threshold // parsed threshold
 	timeout   time.Duration
 }
 
-// watchPoll is how often file systems are measured and processes looked for that are not there.
+// watchPoll is the interval for measuring file systems and finding new daemons.
 const watchPoll = time.Second
 
-// errWatchTimeout says that what was waited for has not happened.
-var errWatchTimeout = errors.New("space was not low in that time")
+// errWatchTimeout: space did not become low before --timeout.
+var errWatchTimeout = errors.New("space did not become low")
 
 func newWatch(a *app) *cobra.Command {
 	var o watchOptions
 	cmd := &cobra.Command{
 		Use:   "watch [NAME...] [--threshold SPACE]",
-		Short: "Wait until space is low where disks grow, and show what goes wrong meanwhile",
-		Long: `Wait until little space is left where the heads of disks grow, of all disks or of those that are named:
-then say so, and exit with code 0. If it is so already, at once. What goes wrong before is shown as it
-happens: requests that fail, guests that are paused for want of space and go on.
+		Short: "Wait until space is low where disks grow, and show problems meanwhile",
+		Long: `Wait until space is low on a file system with the heads of the named disks, or of all disks; then report
+it and exit with code 0. If space is low already, return at once. Meanwhile problems are shown as they
+occur: requests that fail, guests that are paused for lack of space and continue.
 
-How little is little is what each serving process was told ("cowblk serve --space-low", cow-set); disks
-that nobody serves are watched as soon as somebody does. With --threshold it is said here, and the disks
-may be stopped. After --timeout the exit code is 7.
+The threshold is that of each serving process ("cowblk serve --space-low", cow-set); stopped disks are
+watched as soon as they are served. --threshold overrides it, and also watches stopped disks. After
+--timeout the exit code is 7.
 
-Files (inodes) that run out are as bad: the same share of them, 5% with a threshold in bytes, should be free.
+Free inodes count, too: the same percentage, or 5% with a threshold in bytes, must be free.
 
 With --json every line is an object as on the control socket: "event", "data", "timestamp".`,
 		Example: `  cowblk watch && mail -s 'cowblk needs space' root </dev/null
@@ -63,14 +63,14 @@ With --json every line is an object as on the control socket: "event", "data", "
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&o.threshold, "threshold", "", "the `SPACE` that should be free, as 5% or 10G (default: what the serving processes were told)")
-	fl.DurationVar(&o.timeout, "timeout", 0, "wait so long at most (`TIME`; 0: for ever)")
+	fl.StringVar(&o.threshold, "threshold", "", "the `SPACE` that must be free, as 5% or 10G (default: that of the serving processes)")
+	fl.DurationVar(&o.timeout, "timeout", 0, "wait for at most `TIME` (0: for ever)")
 	return cmd
 }
 
 func (o *watchOptions) check(names []string) (err error) {
 	if o.timeout < 0 {
-		return usagef("watch: --timeout %s: expected more than nothing, or 0 for ever", o.timeout)
+		return usagef("watch: --timeout %s: expected a time above 0, or 0 for ever", o.timeout)
 	}
 	if o.threshold != "" {
 		if o.limit, err = daemon.ParseThreshold(o.threshold); err != nil {
@@ -95,60 +95,61 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 			return err
 		}
 	}
-	over := ctx
+	limited := ctx
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
-		over, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
+		limited, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
 		defer cancel()
 	}
-	w := &watcher{app: a, store: st, names: names, options: o, found: make(chan daemon.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
-	watching, cancel := context.WithCancel(over)
+	w := &watcher{app: a, store: st, names: names, options: o, spaceLow: make(chan daemon.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
+	listening, cancel := context.WithCancel(limited)
 	defer func() { cancel(); w.running.Wait() }()
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
 	for {
-		if low, err := w.look(watching); err != nil || low != nil {
+		if low, err := w.poll(listening); err != nil || low != nil {
 			if err == nil {
-				err = a.printLow(low)
+				err = a.printSpaceLow(low)
 			}
 			return err
 		}
-		if done, err := w.await(over, tick.C); done || err != nil {
+		if done, err := w.showEvents(limited, tick.C); done || err != nil {
 			return err
 		}
 	}
 }
 
-// await shows what comes until it is time to look again; true: space is low, which it has told.
-func (w *watcher) await(over context.Context, tick <-chan time.Time) (done bool, err error) {
+// showEvents prints events until the next tick; true: space is low, and printed.
+func (w *watcher) showEvents(limited context.Context, tick <-chan time.Time) (done bool, err error) {
 	for {
 		select {
-		case low := <-w.found:
-			return true, w.app.printLow(&low)
+		case low := <-w.spaceLow:
+			return true, w.app.printSpaceLow(&low)
 		case e := <-w.events:
 			if err := w.app.printEvent(e); err != nil {
 				return true, err
 			}
 		case <-tick:
 			return false, nil
-		case <-over.Done():
-			if err := context.Cause(over); errors.Is(err, errWatchTimeout) {
+		case <-limited.Done():
+			if err := context.Cause(limited); errors.Is(err, errWatchTimeout) {
 				return true, fmt.Errorf("watch: %w (%s)", err, w.options.timeout)
 			}
-			return true, over.Err()
+			return true, limited.Err()
 		}
 	}
 }
 
-// look measures, if that is up to us, and sees to it that every process that serves our disks is listened to.
-func (w *watcher) look(ctx context.Context) (*daemon.SpaceLow, error) {
+// poll measures free space, if --threshold is given, and connects to daemons that are not connected
+// yet.
+func (w *watcher) poll(ctx context.Context) (*daemon.SpaceLow, error) {
 	manifests, err := w.store.Disks()
 	if err != nil && len(w.names) == 0 && len(manifests) == 0 {
 		return nil, err
 	}
 	var low *daemon.SpaceLow
 	for _, m := range manifests {
-		if !w.wants(m.Name) {
+		if !w.watches(m.Name) {
 			continue
 		}
 		if s, ok := w.store.Serving(m.Name); ok && s.Control != "" {
@@ -167,33 +168,35 @@ func (w *watcher) look(ctx context.Context) (*daemon.SpaceLow, error) {
 		case !ok || !found.Low():
 		case low == nil:
 			low = &found
-		case low.Total == found.Total: // the same file system, unless two are of one size
+		case low.Total == found.Total: // the same file system, unless two have the same size
 			low.Disks = append(low.Disks, m.Name)
 		}
 	}
 	return low, nil
 }
 
-// wants reports whether the disk is one that is watched.
-func (w *watcher) wants(disk string) bool { return len(w.names) == 0 || slices.Contains(w.names, disk) }
+// watches reports whether the disk is watched.
+func (w *watcher) watches(disk string) bool {
+	return len(w.names) == 0 || slices.Contains(w.names, disk)
+}
 
-func (a *app) printLow(low *daemon.SpaceLow) error {
+func (a *app) printSpaceLow(low *daemon.SpaceLow) error {
 	if a.json {
 		data, err := json.Marshal(low)
 		if err != nil {
 			return err
 		}
-		return a.printLine("COW_SPACE_LOW", data, time.Now())
+		return a.printEventJSON("COW_SPACE_LOW", data, time.Now())
 	}
 	if low.Free >= low.Threshold && low.Files.Low() {
-		a.say("files (inodes) run out for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
-		return a.lostOutput()
+		a.printf("inodes are low for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
+		return a.outputErr()
 	}
-	a.say("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
-	return a.lostOutput()
+	a.printf("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
+	return a.outputErr()
 }
 
-// printEvent shows an event: its time, name and data.
+// printEvent prints the time, name and data of an event.
 func (a *app) printEvent(e qmp.Event) error {
 	at := time.Unix(e.Timestamp.Seconds, e.Timestamp.Microseconds*1000)
 	if a.json {
@@ -201,24 +204,24 @@ func (a *app) printEvent(e qmp.Event) error {
 		if err != nil {
 			return err
 		}
-		return a.printLine(e.Event, data, at)
+		return a.printEventJSON(e.Event, data, at)
 	}
 	var parts []string
 	for k, v := range e.Data {
 		parts = append(parts, k+"="+valueText(v))
 	}
 	slices.Sort(parts)
-	a.say("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
-	return a.lostOutput()
+	a.printf("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
+	return a.outputErr()
 }
 
-// valueText writes a value of an event's data for a person: a list as "a, b".
+// valueText formats a value of an event's data: a list as "a, b".
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
 		return v
 	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64) // sizes and offsets, without an exponent
+		return strconv.FormatFloat(v, 'f', -1, 64) // no exponents in sizes and offsets
 	case []any:
 		var all []string
 		for _, e := range v {
@@ -233,8 +236,8 @@ func valueText(v any) string {
 	return string(text)
 }
 
-// printLine writes an event as the control socket does, on one line.
-func (a *app) printLine(event string, data json.RawMessage, at time.Time) error {
+// printEventJSON writes an event as on the control socket, on one line.
+func (a *app) printEventJSON(event string, data json.RawMessage, at time.Time) error {
 	type timestamp struct {
 		Seconds      int64 `json:"seconds"`
 		Microseconds int64 `json:"microseconds"`

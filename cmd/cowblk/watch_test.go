@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// beginWatch runs "cowblk watch" beside the test.
+// beginWatch runs "cowblk watch" in the background.
 func beginWatch(t *testing.T, dir string, args ...string) (ended chan int, out *lockedBuffer) {
 	t.Helper()
 	out = new(lockedBuffer)
@@ -37,7 +37,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// Processes come and go; whoever serves a watched disk then is listened to.
+// Processes start and end; watch receives the events of each that serves a watched disk.
 func TestWatchServedDisks(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -46,8 +46,8 @@ func TestWatchServedDisks(t *testing.T) {
 	all, allOut := beginWatch(t, dir)
 	named, namedOut := beginWatch(t, dir, "c", "--json")
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
-	ca, _ := controlled(t, dir, "a")
-	time.Sleep(watchPoll + watchPoll/2) // they have found it
+	ca, _ := dialControl(t, dir, "a")
+	time.Sleep(watchPoll + watchPoll/2) // until watch has found it
 	p.end(t)
 	p = start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
 	dial(t, filepath.Join(dir, "run", "a.sock"))
@@ -56,7 +56,7 @@ func TestWatchServedDisks(t *testing.T) {
 		t.Fatalf("ended with %d: %s", code, allOut)
 	default:
 	}
-	set(t, ca, `{"space-low": "100%"}`)
+	changeSettings(t, ca, `{"space-low": "100%"}`)
 	if code := <-all; code != exitOK || !strings.HasPrefix(allOut.String(), "space is low for a, b: ") {
 		t.Errorf("exit %d: %s", code, allOut)
 	}
@@ -81,7 +81,7 @@ func TestWatchServedDisks(t *testing.T) {
 	q.end(t)
 }
 
-// What an event carries is written for a person: no value of Go's shows.
+// Event data is printed in words, without Go syntax.
 func TestEventValues(t *testing.T) {
 	for want, v := range map[string]any{
 		"a, b": []any{"a", "b"}, "1, 2": []any{1.0, 2.0}, "123456789012": 123456789012.0, "0.5": 0.5, "x": "x", "true": true, "null": nil, `{"a":1}`: map[string]any{"a": 1.0}, "": []any{},

@@ -15,8 +15,8 @@ func newXML(a *app) *cobra.Command {
 		Use:   "xml NAME",
 		Short: "Print the libvirt XML that attaches a disk",
 		Long: `Print a libvirt domain with just what a disk of cowblk needs: the disk, and memory that
-is shared with cowblk. Merge it into a domain of yours (virsh edit), or print a whole
-one with --domain, or the disk alone for virsh attach-device with --disk.
+is shared with cowblk. Merge it into an existing domain (virsh edit). --domain prints a
+whole domain, --disk only the disk, for virsh attach-device.
 
 The QEMU process of libvirt must be able to open the socket.`,
 		Example: `  cowblk xml vm1
@@ -28,7 +28,7 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if err := g.check(1); err != nil {
 				return err
 			}
-			if o.whole && o.disk {
+			if o.wholeDomain && o.disk {
 				return usagef("only one of --domain and --disk can be given")
 			}
 			if o.kind != "" && o.kind != "kvm" && o.kind != "qemu" {
@@ -58,13 +58,13 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if a.json {
 				return a.printJSON(map[string]string{"xml": text})
 			}
-			a.say("%s", text)
+			a.printf("%s", text)
 			return nil
 		},
 	}
 	g.register(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&o.whole, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
+	f.BoolVar(&o.wholeDomain, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
 	f.BoolVar(&o.disk, "disk", false, "print the <disk> element alone")
 	f.StringVar(&o.kind, "type", "", "`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
 	f.StringVar(&o.target, "target", "vda", "`NAME` of the disk in the guest")
@@ -72,13 +72,13 @@ The QEMU process of libvirt must be able to open the socket.`,
 	return cmd
 }
 
-// targetForm is what libvirt takes for the name of a disk without a partition.
+// targetForm is libvirt's form of a disk name without a partition.
 var targetForm = regexp.MustCompile(`^(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 
-// xmlOptions say how much XML to print.
+// xmlOptions holds the options of "cowblk xml".
 type xmlOptions struct {
-	whole, disk  bool
-	kind, target string
+	wholeDomain, disk bool
+	kind, target      string
 }
 
 func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) {
@@ -93,24 +93,24 @@ func (o *xmlOptions) text(name, socket string, g *guestOptions) (string, error) 
 		text = xmlPlugNote + text
 	}
 	text = xmlNote + text
-	// An element without content, in the form that libvirt itself prints. Every element begins a line of its own, so
-	// no other two tags touch.
+	// Empty elements, in the form that libvirt prints. Every element is on its own line, so no
+	// other two tags touch.
 	return regexp.MustCompile(`></[a-z_]+>`).ReplaceAllString(text, "/>"), err
 }
 
-// Notes for a person who looks into the XML; libvirt passes comments over. Two hyphens would end one, and a disk's name
-// can have them.
+// Comments in the XML, which libvirt ignores. They must not contain "--", so they do not name the
+// disk.
 const (
-	xmlNote = `<!-- "cowblk serve" has to run before the guest starts: "virsh start" waits in silence for a socket that
-     nobody serves. Serve the disk then, and it goes on. QEMU's user must be allowed to open the socket. -->
+	xmlNote = `<!-- "cowblk serve" must run before the guest starts: "virsh start" waits silently for a socket that is
+     not served, until the disk is served. QEMU's user must be allowed to open the socket. -->
 `
-	xmlPlugNote = `<!-- Plugged in with "virsh attach-device" the disk does not connect anew when cowblk is restarted, whatever
-     reconnect says below. "cowblk attach" makes one that does. -->
+	xmlPlugNote = `<!-- With "virsh attach-device" the disk does not reconnect when cowblk is restarted, despite the reconnect
+     element below. With "cowblk attach" it does. -->
 `
 )
 
-// diskElement names no alias, address, cache, discard or serial: libvirt refuses most of that for vhostuser, and
-// finds the rest itself.
+// diskElement sets no alias, address, cache, discard or serial: libvirt refuses most of these for
+// vhostuser, and chooses the rest.
 func (o *xmlOptions) diskElement(socket string, g *guestOptions) *libvirtxml.DomainDisk {
 	second := uint(1)
 	return &libvirtxml.DomainDisk{
@@ -132,7 +132,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 		Name:   name,
 		Memory: &libvirtxml.DomainMemory{Value: uint(g.memory >> 20), Unit: "MiB"},
 		VCPU:   &libvirtxml.DomainVCPU{Value: g.vcpus},
-		// vhost-user: cowblk maps the guest's memory, which therefore is a file and shared.
+		// cowblk maps the guest's memory, which therefore must be a shared file.
 		MemoryBacking: &libvirtxml.DomainMemoryBacking{
 			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
 			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
@@ -140,7 +140,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"}},
 		Devices: &libvirtxml.DomainDeviceList{Disks: []libvirtxml.DomainDisk{*o.diskElement(socket, g)}},
 	}
-	if !o.whole {
+	if !o.wholeDomain {
 		return d
 	}
 	port := uint(0)
@@ -152,7 +152,7 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 	d.Clock = &libvirtxml.DomainClock{Offset: "utc"}
 	d.OnPoweroff, d.OnReboot, d.OnCrash = "destroy", "restart", "destroy"
 	d.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}
-	// Root ports for hot-plug: each takes one device.
+	// Root ports for hot-plugging, one for each device.
 	for i := range uint(5) {
 		model := "pcie-root-port"
 		if i == 0 {

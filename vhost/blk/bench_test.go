@@ -7,8 +7,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// usual is a chain as Linux builds it, which can be parsed again and again
-// after restore: Parse trims it in place.
+// usual is a chain as Linux builds it. restore makes it usable for another Parse, which trims it in
+// place.
 type usual struct {
 	c                  virtq.Chain
 	readable, writable [][]byte
@@ -16,9 +16,9 @@ type usual struct {
 
 func newUsual(typ uint32, data []byte, writable int) *usual {
 	u := &usual{}
-	u.readable = append([][]byte{header(typ, 8)}, cut(data, 4096)...)
+	u.readable = append([][]byte{header(typ, 8)}, split(data, 4096)...)
 	if writable > 0 {
-		u.writable = cut(make([]byte, writable), 4096)
+		u.writable = split(make([]byte, writable), 4096)
 	}
 	u.writable = append(u.writable, []byte{0xff})
 	u.c.ReadLen, u.c.WriteLen = uint64(16+len(data)), uint64(writable+1)
@@ -74,8 +74,8 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// reportRatio adds the time of an operation as a multiple of a copy of 4 KiB,
-// measured right after it on the same machine.
+// reportRatio reports the time of an operation as a multiple of a copy of 4 KiB, measured right
+// after it on the same machine.
 func reportRatio(b *testing.B) {
 	perOp := float64(b.Elapsed()) / float64(b.N)
 	src, dst := make([]byte, 4096), make([]byte, 4096)

@@ -18,8 +18,8 @@ const IDSize = 20
 // features that we do not offer, in bytes.
 const SpaceSize = 60
 
-// WritebackOffset is where the writeback byte lies in the configuration space,
-// the one field that a driver may write (with CONFIG_WCE).
+// WritebackOffset is the offset of the writeback byte in the configuration space, the only field
+// that a driver may write (with CONFIG_WCE).
 const WritebackOffset = 32
 
 // Feature bits (5.2.3).
@@ -39,13 +39,13 @@ const (
 // Config describes the device to the driver. The zero value is an empty disk.
 type Config struct {
 	Sectors  uint64 // capacity, in sectors of 512 bytes
-	BlkSize  uint32 // block size that suits the disk best, bytes; 0: 512
-	SegMax   uint32 // most data segments of a request; 0: not offered, drivers then use 1
-	SizeMax  uint32 // most bytes of a segment; 0: not offered, no limit
+	BlkSize  uint32 // preferred block size, bytes; 0: 512
+	SegMax   uint32 // maximum data segments of a request; 0: not offered, drivers then use 1
+	SizeMax  uint32 // maximum bytes of a segment; 0: not offered, no limit
 	Queues   uint16 // request queues; 0: 1
 	PhysExp  uint8  // a physical block is 1<<PhysExp blocks of BlkSize
-	MinIO    uint16 // suggested least request, in blocks of BlkSize
-	OptIO    uint32 // suggested best request, in blocks of BlkSize
+	MinIO    uint16 // suggested minimum request, in blocks of BlkSize
+	OptIO    uint32 // suggested optimal request, in blocks of BlkSize
 	ReadOnly bool   // writes fail; DISCARD and WRITE_ZEROES are not offered
 
 	MaxDiscardSectors     uint32 // of one segment; 0: DISCARD is not offered
@@ -74,9 +74,8 @@ func (c *Config) Check() error {
 	return nil
 }
 
-// Features returns the virtio-blk feature bits to offer. FLUSH and CONFIG_WCE
-// always are: a driver without them may assume that every write is durable
-// when it completes.
+// Features returns the virtio-blk feature bits to offer. FLUSH and CONFIG_WCE are always offered: a
+// driver without them may assume that every write is durable when it completes.
 func (c *Config) Features() uint64 {
 	f := FeatureBlkSize | FeatureFlush | FeatureTopology | FeatureConfigWCE
 	for _, opt := range []struct {
@@ -97,15 +96,15 @@ func (c *Config) Features() uint64 {
 	return f
 }
 
-// Space returns struct virtio_blk_config (5.2.4), little-endian; wce is the
-// write cache's present state.
+// Space returns struct virtio_blk_config (5.2.4), little-endian. wce is the current state of the
+// write cache.
 func (c *Config) Space(wce bool) [SpaceSize]byte {
 	var b [SpaceSize]byte
 	le := binary.LittleEndian
 	le.PutUint64(b[0:], c.Sectors)
 	le.PutUint32(b[8:], c.SizeMax)
 	le.PutUint32(b[12:], c.SegMax)
-	// b[16:20] is the geometry, of a feature that is not offered.
+	// b[16:20] is the geometry, which is not offered.
 	le.PutUint32(b[20:], max(c.BlkSize, SectorSize))
 	b[24] = c.PhysExp
 	// b[25], alignment_offset: the disk starts on a physical block.

@@ -7,8 +7,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// FuzzParse feeds arbitrary readable bytes and sizes of descriptors to the
-// parser, and holds the result against the limits that it promises.
+// FuzzParse feeds arbitrary readable bytes and sizes of descriptors to the parser, and checks the
+// result against the promised limits.
 func FuzzParse(f *testing.F) {
 	for _, typ := range []uint32{TypeIn, TypeOut, TypeFlush, TypeGetID, TypeDiscard, TypeWriteZeroes, 99} {
 		f.Add(append(header(typ, 3), make([]byte, 512)...), uint16(513), uint8(200), uint8(40), false)
@@ -18,8 +18,8 @@ func FuzzParse(f *testing.F) {
 		config := testConfig()
 		config.ReadOnly = ro
 		c := &virtq.Chain{
-			Readable: cut(readable, int(readCut)+1), ReadLen: uint64(len(readable)),
-			Writable: cut(make([]byte, writable), int(writeCut)+1), WriteLen: uint64(writable),
+			Readable: split(readable, int(readCut)+1), ReadLen: uint64(len(readable)),
+			Writable: split(make([]byte, writable), int(writeCut)+1), WriteLen: uint64(writable),
 		}
 		segs := append([][]byte(nil), c.Writable...)
 		var r Request
@@ -49,7 +49,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// checkParsed holds r against what Parse promises of it.
+// checkParsed checks what Parse promises of r.
 func checkParsed(t *testing.T, config *Config, r *Request, st Status, readable []byte) {
 	if st != StatusPending {
 		return

@@ -15,15 +15,13 @@ const (
 	segmentSize = 16
 )
 
-// segmentUnmap is the one flag of a segment.
+// segmentUnmap is the only flag of a segment.
 const segmentUnmap = 1
 
-// ErrMalformed reports a chain that has no room for a header or a status: it
-// cannot be answered, and no driver builds it.
+// ErrMalformed reports a chain without room for a header or a status. It cannot be answered.
 var ErrMalformed = errors.New("malformed request")
 
-// Parser turns chains into requests. One per queue: it is not for concurrent
-// use.
+// Parser parses chains into requests. Each queue has its own; it is not for concurrent use.
 type Parser struct {
 	sectors     uint64
 	readOnly    bool
@@ -33,7 +31,7 @@ type Parser struct {
 	raw         [headerSize]byte // private copy of the header or a segment
 }
 
-// rangeLimits is what a DISCARD or WRITE_ZEROES may contain.
+// rangeLimits bounds the content of a DISCARD or WRITE_ZEROES.
 type rangeLimits struct {
 	offered    bool
 	maxSeg     uint64 // segments
@@ -41,9 +39,9 @@ type rangeLimits struct {
 	flags      uint32 // known flags
 }
 
-// NewParser returns a parser for the device c, which passed Check, and the
-// features that the driver accepted. Of these only DISCARD and WRITE_ZEROES
-// matter here: a FLUSH is honoured also if it was not negotiated.
+// NewParser returns a parser for the device c, which has passed Check, and the features that the
+// driver accepted. Only DISCARD and WRITE_ZEROES matter here: a FLUSH is executed even if it was
+// not negotiated.
 func NewParser(c *Config, features uint64) *Parser {
 	features &= c.Features()
 	p := &Parser{
@@ -65,17 +63,16 @@ func NewParser(c *Config, features uint64) *Parser {
 	return p
 }
 
-// Parse reads the request in c into r. StatusPending means that it is sound
-// and has to be carried out; any other status is the answer already, to be
-// passed to Finish. An error, which wraps ErrMalformed, means that there is no
-// place for an answer.
+// Parse reads the request in c into r. StatusPending means that the request is valid and must be
+// executed; any other status is final and must be passed to Finish. An error, which wraps
+// ErrMalformed, means that the chain cannot be answered.
 //
-// The slices of c are trimmed in place and shared with r.Data; c has to be
-// loaded again before it can be parsed again. Parse allocates only while
-// r.Ranges grows, to at most the device's limit of segments.
+// The slices of c are trimmed in place and shared with r.Data; c must be loaded again before it can
+// be parsed again. Parse allocates only while r.Ranges grows, to at most the device's limit of
+// segments.
 func (p *Parser) Parse(c *virtq.Chain, r *Request) (Status, error) {
 	*r = Request{Ranges: r.Ranges[:0]}
-	readable, ok := p.take(c.Readable)
+	readable, ok := p.copyHeader(c.Readable)
 	if !ok {
 		return StatusIOErr, fmt.Errorf("chain %d: %d readable bytes, a header takes %d: %w",
 			c.Head, c.ReadLen, headerSize, ErrMalformed)
@@ -110,8 +107,7 @@ func (p *Parser) Parse(c *virtq.Chain, r *Request) (Status, error) {
 	return StatusUnsupp, nil
 }
 
-// transfer checks the range of a read or write of n bytes. One of no bytes is
-// done when it is parsed.
+// transfer checks the range of a read or write of n bytes. With n = 0 the request is complete.
 func (p *Parser) transfer(r *Request, data [][]byte, n uint64) Status {
 	if n%SectorSize != 0 || !p.inside(r.Sector, n/SectorSize) {
 		return StatusIOErr
@@ -123,7 +119,7 @@ func (p *Parser) transfer(r *Request, data [][]byte, n uint64) Status {
 	return StatusPending
 }
 
-// inside says whether n sectors from sector lie on the disk; nothing overflows.
+// inside reports whether n sectors from sector are on the disk, without overflow.
 func (p *Parser) inside(sector, n uint64) bool {
 	return sector <= p.sectors && n <= p.sectors-sector
 }
@@ -141,9 +137,8 @@ func (p *Parser) answerID(r *Request, data [][]byte) Status {
 	return StatusOK
 }
 
-// ranges reads the n bytes of segments of a DISCARD or WRITE_ZEROES. Unknown
-// flags make the whole request unsupported, wherever they are, as 5.2.6.2
-// demands; so nothing of a request that fails here is carried out.
+// ranges reads the n bytes of segments of a DISCARD or WRITE_ZEROES. Unknown flags in any segment
+// make the whole request unsupported, as 5.2.6.2 demands, so nothing of it is executed.
 func (p *Parser) ranges(r *Request, data [][]byte, n uint64, lim *rangeLimits) Status {
 	if !lim.offered {
 		return StatusUnsupp
@@ -154,8 +149,8 @@ func (p *Parser) ranges(r *Request, data [][]byte, n uint64, lim *rangeLimits) S
 	verdict := StatusPending
 	for range n / segmentSize {
 		var ok bool
-		if data, ok = p.take(data); !ok {
-			return StatusIOErr // ReadLen promised more than there is
+		if data, ok = p.copyHeader(data); !ok {
+			return StatusIOErr // less data than ReadLen
 		}
 		sector := binary.LittleEndian.Uint64(p.raw[0:])
 		sectors := uint64(binary.LittleEndian.Uint32(p.raw[8:]))
@@ -175,9 +170,9 @@ func (p *Parser) ranges(r *Request, data [][]byte, n uint64, lim *rangeLimits) S
 	return verdict
 }
 
-// take copies the first 16 bytes of segs to p.raw, and returns what follows
-// them; segs is trimmed in place. ok is false if there are fewer.
-func (p *Parser) take(segs [][]byte) (rest [][]byte, ok bool) {
+// copyHeader copies the first 16 bytes of segs to p.raw, and returns the remaining slices; segs is
+// trimmed in place. ok is false if there are fewer bytes.
+func (p *Parser) copyHeader(segs [][]byte) (rest [][]byte, ok bool) {
 	for got := 0; ; segs = segs[1:] {
 		if len(segs) == 0 {
 			return nil, false

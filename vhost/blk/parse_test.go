@@ -21,7 +21,7 @@ func testConfig() *Config {
 
 func header(typ uint32, sector uint64) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, typ)
-	b = binary.LittleEndian.AppendUint32(b, 0xdeadbeef) // reserved: means nothing
+	b = binary.LittleEndian.AppendUint32(b, 0xdeadbeef) // reserved
 	return binary.LittleEndian.AppendUint64(b, sector)
 }
 
@@ -31,8 +31,8 @@ func segment(sector uint64, sectors, flags uint32) []byte {
 	return binary.LittleEndian.AppendUint32(b, flags)
 }
 
-// cut splits b into slices of at most n bytes, all of its own memory.
-func cut(b []byte, n int) (out [][]byte) {
+// split splits b into slices of at most n bytes, each with its own memory.
+func split(b []byte, n int) (out [][]byte) {
 	for len(b) > 0 {
 		k := min(n, len(b))
 		out = append(out, bytes.Clone(b[:k]))
@@ -45,8 +45,8 @@ func cut(b []byte, n int) (out [][]byte) {
 // descriptors of at most size bytes.
 func chain(readable []byte, n, size int) *virtq.Chain {
 	return &virtq.Chain{
-		Readable: cut(readable, size), ReadLen: uint64(len(readable)),
-		Writable: cut(bytes.Repeat([]byte{0xee}, n), size), WriteLen: uint64(n),
+		Readable: split(readable, size), ReadLen: uint64(len(readable)),
+		Writable: split(bytes.Repeat([]byte{0xee}, n), size), WriteLen: uint64(n),
 	}
 }
 
@@ -104,7 +104,7 @@ func TestParse(t *testing.T) {
 		{name: "discard nothing", readable: segs(disc, segment(1000, 0, 0)), writable: 1, want: StatusOK, written: 1},
 		{name: "discard nothing and something", readable: segs(disc, segment(1, 0, 0), segment(2, 3, 0)), writable: 1, want: StatusPending, ranges: "[{2 3 false}]", written: 1},
 		{name: "discard without a segment", readable: segs(disc), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard, segment cut", readable: segs(disc, segment(0, 1, 0)[:15]), writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard, truncated segment", readable: segs(disc, segment(0, 1, 0)[:15]), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard, a bit too much", readable: segs(disc, segment(0, 1, 0), []byte{0}), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard too many sectors", readable: segs(disc, segment(0, 101, 0)), writable: 1, want: StatusIOErr, written: 1},
 		{name: "discard beyond the end", readable: segs(disc, segment(999, 2, 0)), writable: 1, want: StatusIOErr, written: 1},
@@ -129,8 +129,7 @@ func TestParse(t *testing.T) {
 		{name: "legacy barrier", readable: append(header(TypeOut|1<<31, 0), sector...), writable: 1, want: StatusUnsupp, written: 1},
 		{name: "unknown type", readable: header(0xffffffff, 0), writable: 513, want: StatusUnsupp},
 	} {
-		// The same request in one descriptor and in ever smaller ones: the
-		// answer is the same.
+		// The same request in one descriptor and in ever smaller ones has the same result.
 		for _, size := range []int{1 << 20, 512, 17, 16, 15, 5, 1} {
 			t.Run(fmt.Sprintf("%s/%d", tc.name, size), func(t *testing.T) {
 				config, features := tc.config, tc.features
@@ -198,8 +197,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// A read's data is the writable part, in place; the answer to GET_ID is there
-// at once.
+// A read's data is the writable part, in place; the answer to GET_ID is written at once.
 func TestWhereDataGoes(t *testing.T) {
 	for _, size := range []int{1024, 100, 7, 1} {
 		p := NewParser(testConfig(), 0)
@@ -241,7 +239,7 @@ func TestFinish(t *testing.T) {
 		status  byte
 	}{
 		{TypeIn, StatusOK, 513, 0},
-		{TypeIn, StatusIOErr, 0, 1}, // the data is not there: none of it is claimed
+		{TypeIn, StatusIOErr, 0, 1}, // a failed read claims no data
 		{TypeIn, StatusUnsupp, 0, 2},
 		{TypeIn, StatusPending, 0, 1}, // nobody may leave it open
 		{TypeFlush, StatusIOErr, 0, 1},

@@ -12,14 +12,14 @@ const (
 	TypeWriteZeroes = 13 // VIRTIO_BLK_T_WRITE_ZEROES
 )
 
-// Status is how a request ended (5.2.6).
+// Status is the result of a request (5.2.6).
 type Status uint8
 
 const (
 	StatusOK      Status = 0   // VIRTIO_BLK_S_OK
 	StatusIOErr   Status = 1   // VIRTIO_BLK_S_IOERR
 	StatusUnsupp  Status = 2   // VIRTIO_BLK_S_UNSUPP
-	StatusPending Status = 255 // not decided yet; never told to a driver
+	StatusPending Status = 255 // not decided yet; never sent to a driver
 )
 
 func (s Status) String() string {
@@ -43,8 +43,8 @@ type Range struct {
 	Unmap           bool // WRITE_ZEROES: the blocks may be freed
 }
 
-// Request is one request of the driver. Data aliases guest memory and the
-// arrays of the chain it was parsed from: both must stay until Finish.
+// Request is one request of the driver. Data aliases guest memory and the arrays of the chain it
+// was parsed from, which must both stay valid until Finish.
 type Request struct {
 	Type    uint32   // TypeIn, …
 	Sector  uint64   // TypeIn and TypeOut: first sector, of 512 bytes
@@ -57,10 +57,9 @@ type Request struct {
 	answered uint64 // bytes that Parse itself wrote at the start of that part
 }
 
-// Finish writes the status byte and returns the length for the used element:
-// the bytes written to the device-writable part from its start without a gap
-// (2.7.8.2, which allows less than that, never more). So a failed read, whose
-// data is not there, claims none of it.
+// Finish writes the status byte and returns the length for the used element: the bytes written to
+// the device-writable part from its start without a gap (2.7.8.2, which allows less, never more). A
+// failed read therefore claims none of its data.
 //
 // The byte is an ordinary store; publishing the used ring orders it.
 func (r *Request) Finish(s Status) (written uint32) {

@@ -2,11 +2,11 @@ package guest
 
 import "fmt"
 
-// find returns the region that holds guest address gpa, and its index, or nil.
+// find returns the region that contains guest address gpa, and its index, or nil.
 //
-// There is no last-hit cache: in a table that all queues share it would be a
-// cache line written by each of them, which costs more than the two or three
-// comparisons of a search through a usual guest's regions.
+// There is no last-hit cache: in a table that all queues share, each of them would write its cache
+// line, which costs more than the two or three comparisons of a search through a usual guest's
+// regions.
 func (t *Table) find(gpa uint64) (*region, int) {
 	lo, hi := 0, len(t.regions)
 	for lo < hi {
@@ -42,10 +42,9 @@ func (t *Table) Slice(gpa, n uint64) ([]byte, error) {
 	return r.mem[off : off+n : off+n], nil
 }
 
-// Append appends to dst the n bytes at guest physical address gpa: one slice,
-// or several where the range runs through adjacent regions. It allocates only
-// when dst has no room; n = 0 appends nothing and checks nothing. On an error,
-// which wraps ErrOutside, dst is returned as it came.
+// Append appends to dst the n bytes at guest physical address gpa: one slice, or several if the
+// range spans adjacent regions. It allocates only when dst has no room; n = 0 appends nothing and
+// checks nothing. On an error, which wraps ErrOutside, dst is returned unchanged.
 func (t *Table) Append(dst [][]byte, gpa, n uint64) ([][]byte, error) {
 	if n == 0 {
 		return dst, nil
@@ -80,9 +79,8 @@ func (t *Table) appendAcross(dst [][]byte, gpa, n uint64, i int) ([][]byte, erro
 	return out, nil
 }
 
-// User returns the n bytes at front-end virtual address uva, which must lie
-// within one region: the protocol gives ring addresses that way. Errors wrap
-// ErrOutside.
+// User returns the n bytes at front-end virtual address uva, the form of ring addresses in the
+// protocol. They must lie within one region. Errors wrap ErrOutside.
 func (t *Table) User(uva, n uint64) ([]byte, error) {
 	for i := range t.regions {
 		r := &t.regions[i]

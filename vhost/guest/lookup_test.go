@@ -11,7 +11,7 @@ func TestSlice(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		gpa, n uint64
-		first  int // value of the first byte, which tells the place in the file; -1: refused
+		first  int // value of the first byte, which identifies the place in the file; -1: refused
 	}{
 		{"start", 0x1000, 16, 0x20},
 		{"whole region", 0x1000, 2 * page, 0x20},
@@ -136,9 +136,8 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// FuzzTable builds a table from arbitrary regions of one file and looks
-// addresses up: an accepted table has no overlaps, and what a lookup returns
-// lies where the description says.
+// FuzzTable builds a table from arbitrary regions of one file and looks up addresses: an accepted
+// table has no overlaps, and results lie where the description says.
 func FuzzTable(f *testing.F) {
 	seed := func(vs ...uint64) {
 		var b []byte
@@ -164,7 +163,7 @@ func FuzzTable(f *testing.F) {
 			return
 		}
 		defer tab.Release()
-		// covered counts the bytes from a that the descriptions promise.
+		// covered counts the bytes from a that the descriptions cover.
 		covered := func(a uint64) (n uint64) {
 			for again := true; again; {
 				again = false

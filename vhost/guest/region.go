@@ -19,15 +19,14 @@ type mapping struct {
 
 func (m *mapping) release() {
 	if m.refs.Add(-1) == 0 {
-		// munmap of a range that mmap returned cannot fail, and there
-		// would be nothing to do about it.
+		// munmap of a range from mmap cannot fail.
 		n := int64(len(m.raw))
 		_ = unix.Munmap(m.raw)
-		m.space.give(n)
+		m.space.unreserve(n)
 	}
 }
 
-// fits checks r by itself and against the regions that t has.
+// fits checks r by itself and against the regions of t.
 func (t *Table) fits(r RegionDesc) error {
 	switch {
 	case len(t.regions) >= MaxRegions:
@@ -51,11 +50,11 @@ func (t *Table) fits(r RegionDesc) error {
 	return nil
 }
 
-// overlap says whether [a, a+an) and [b, b+bn) share a byte; neither wraps.
+// overlap reports whether [a, a+an) and [b, b+bn) share a byte; neither wraps.
 func overlap(a, b, an, bn uint64) bool { return a < b+bn && b < a+an }
 
-// mapRegion maps r, already checked by fits, and returns the mapping with one
-// reference, and its Size bytes.
+// mapRegion maps r, which has passed fits, and returns the mapping with one reference, and its Size
+// bytes.
 func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
 	size, page, err := CheckFile(fd)
 	if err != nil {
@@ -65,38 +64,36 @@ func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
 		return nil, nil, fmt.Errorf("map region [%v]: the region ends at byte %d of its file, the file has %d: %w",
 			r, r.MmapOffset+r.Size, size, ErrRegion)
 	}
-	// The protocol does not promise page-aligned offsets; mmap wants them.
+	// The protocol does not require page-aligned offsets, but mmap does.
 	start := r.MmapOffset &^ (page - 1)
 	skip := r.MmapOffset - start
 	length := (skip + r.Size + page - 1) &^ (page - 1)
 	if length > math.MaxInt64 {
 		return nil, nil, fmt.Errorf("map region [%v]: too large to map: %w", r, ErrRegion)
 	}
-	if err := space.take(int64(length)); err != nil {
+	if err := space.reserve(int64(length)); err != nil {
 		return nil, nil, fmt.Errorf("map region [%v]: %w", r, err)
 	}
 	raw, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
-		space.give(int64(length))
+		space.unreserve(int64(length))
 		return nil, nil, fmt.Errorf("map region [%v]: mmap: %w", r, err)
 	}
-	// A guest's memory has no place in our core dump; a kernel that does
-	// not know the advice loses nothing else.
+	// Guest memory must not be in core dumps of this process. Kernels without the advice ignore it.
 	_ = unix.Madvise(raw, unix.MADV_DONTDUMP)
 	m := &mapping{space: space, raw: raw}
 	m.refs.Store(1)
 	return m, raw[skip : skip+r.Size : skip+r.Size], nil
 }
 
-// CheckFile returns the present size of a front-end's file, and the unit of
-// offsets and lengths when it is mapped, both in bytes: the huge page for
-// hugetlbfs, which also refuses to unmap less. Errors wrap ErrRegion: what is no
-// regular file, and one of a file system where a page may never come.
+// CheckFile returns the present size of a front-end's file, and the unit of offsets and lengths of
+// its mappings, both in bytes. The unit is the huge page for hugetlbfs, which also refuses to unmap
+// less. Errors wrap ErrRegion: a file that is not regular, or on a file system where a page fault
+// may never end.
 //
-// A thread that waits in a page fault cannot be stopped for the garbage
-// collector, so one page of a front-end's own file system (FUSE, or anything
-// mounted on top of one), or of a server that does not answer, would stop the
-// whole process. A memory file on a local disk is unusual but sound.
+// A thread that waits in a page fault cannot be stopped for the garbage collector. So one page on a
+// front-end's own file system (FUSE, or anything mounted on top of one), or on a server that does
+// not answer, would stop the whole process. A memory file on a local disk is unusual but safe.
 func CheckFile(fd int) (size, page uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -119,5 +116,5 @@ func CheckFile(fd int) (size, page uint64, err error) {
 	return 0, 0, fmt.Errorf("expected a file of memory (memfd, tmpfs, hugetlbfs) or of a local disk, found file system type %#x: %w", fs.Type, ErrRegion)
 }
 
-// zfsMagic is ZFS_SUPER_MAGIC, which is not among Linux's own.
+// zfsMagic is ZFS_SUPER_MAGIC, which Linux does not define.
 const zfsMagic = 0x2fc12fc1

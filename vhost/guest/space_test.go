@@ -19,7 +19,7 @@ func huge(t *testing.T) int {
 	return fd
 }
 
-// A front-end whose files are all holes cannot take the process's address space.
+// A front-end with sparse files cannot exhaust the process's address space.
 func TestAddressSpaceIsBounded(t *testing.T) {
 	fd := huge(t)
 	const tib = 1 << 40
@@ -37,7 +37,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "on top of") {
 		t.Errorf("a fifth part: %v", err)
 	}
-	// The same front-end's next table: the former one is still there.
+	// The same front-end's next table, while the former one is still mapped.
 	if _, err := s.NewTable([]RegionDesc{part(0)}, []int{fd}); !errors.Is(err, ErrRegion) {
 		t.Errorf("another table: %v", err)
 	}
@@ -57,7 +57,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 	}
 }
 
-// Requests that never end may keep former tables, but not any number of them.
+// Requests that never end may keep former tables, but only a bounded number.
 func TestFormerTablesAreBounded(t *testing.T) {
 	fd := memfd(t, "guest", 1<<20)
 	var s Space
@@ -83,7 +83,7 @@ func TestFormerTablesAreBounded(t *testing.T) {
 	}
 }
 
-// A regular file of a file system that is neither memory nor a local disk.
+// A regular file of a file system other than memory or a local disk.
 func TestForeignFileSystems(t *testing.T) {
 	f, err := os.Open("/sys/kernel/notes")
 	if err != nil {

@@ -8,14 +8,12 @@ import (
 	"sync/atomic"
 )
 
-// MaxRegions is the most regions a table may hold: what the Linux vhost
-// front-ends can have at once (memory slots), and what GET_MAX_MEM_SLOTS may
-// promise.
+// MaxRegions is the maximum number of regions of a table: that of the Linux vhost front-ends
+// (memory slots), and the value of GET_MAX_MEM_SLOTS.
 const MaxRegions = 509
 
 var (
-	// ErrRegion reports a region that cannot be added or removed: the
-	// front-end's message is wrong, the table in use stays as it was.
+	// ErrRegion reports a region that cannot be added or removed. The table in use stays as it was.
 	ErrRegion = errors.New("bad memory region")
 	// ErrOutside reports an address range that the table does not cover.
 	ErrOutside = errors.New("address outside guest memory")
@@ -27,7 +25,7 @@ type RegionDesc struct {
 	GuestAddr  uint64 // guest physical address of the first byte
 	Size       uint64
 	UserAddr   uint64 // address of the first byte in the front-end's process
-	MmapOffset uint64 // where the region starts in its file
+	MmapOffset uint64 // offset of the region in its file
 }
 
 func (r RegionDesc) String() string {
@@ -50,12 +48,11 @@ type Table struct {
 	refs    atomic.Int64
 }
 
-// NewTable maps regions[i] from fds[i]. The caller keeps its descriptors and
-// closes them, and holds the table's one reference. An empty table is valid:
-// front-ends that add regions one by one start from it. Errors wrap ErrRegion
-// or come from mmap; nothing stays mapped then.
+// NewTable maps regions[i] from fds[i]. The caller keeps the descriptors and owns the table's only
+// reference. An empty table is valid, for front-ends that add regions one by one. Errors wrap
+// ErrRegion or come from mmap; nothing stays mapped then.
 //
-// It has a Space of its own; a front-end's tables share one.
+// The table has its own Space; the tables of one front-end share one.
 func NewTable(regions []RegionDesc, fds []int) (*Table, error) {
 	return new(Space).NewTable(regions, fds)
 }
@@ -93,7 +90,7 @@ func (t *Table) Without(r RegionDesc) (*Table, error) {
 	return newTable(t.space, slices.Delete(slices.Clone(t.regions), i, i+1)), nil
 }
 
-// newTable takes over rs and adds one reference to each mapping in it.
+// newTable takes ownership of rs and adds one reference to each mapping in it.
 func newTable(space *Space, rs []region) *Table {
 	t := &Table{space: space, regions: rs}
 	t.refs.Store(1)
@@ -103,13 +100,12 @@ func newTable(space *Space, rs []region) *Table {
 	return t
 }
 
-// Acquire adds a reference. The caller must already hold one, or know that
-// somebody does until Acquire returns.
+// Acquire adds a reference. The caller must hold one already, or know that another holder keeps its
+// reference until Acquire returns.
 func (t *Table) Acquire() { t.refs.Add(1) }
 
-// Release drops a reference. The last one gives up the table's hold on its
-// mappings; those that no other table shares are unmapped, and every slice
-// made from them becomes invalid.
+// Release drops a reference. The last one releases the table's mappings; those that no other table
+// shares are unmapped, and every slice made from them becomes invalid.
 func (t *Table) Release() {
 	switch n := t.refs.Add(-1); {
 	case n == 0:
@@ -117,8 +113,8 @@ func (t *Table) Release() {
 			r.mapping.release()
 		}
 	case n < 0:
-		// Memory that others still use may already be gone: no input
-		// leads here, and going on would corrupt a guest.
+		// Memory still in use may already be unmapped. No input leads here, and continuing would
+		// corrupt a guest.
 		panic("guest: Release of a table that has no reference left")
 	}
 }

@@ -12,8 +12,8 @@ import (
 
 const page = 4096
 
-// memfd returns the descriptor of a file of n bytes whose byte i is i/256 and
-// whose name in /proc/self/maps contains name.
+// memfd returns the descriptor of a file of n bytes. Its byte i is i/256, and its name in
+// /proc/self/maps contains name.
 func memfd(t testing.TB, name string, n int) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -41,9 +41,8 @@ func mappings(t testing.TB, name string) int {
 	return strings.Count(string(maps), name)
 }
 
-// twoPlusOne is a table of two adjacent regions and one behind a gap, all of
-// one file: the second lies before the first in it, the third at an offset
-// that is not page-aligned.
+// twoPlusOne is a table of two adjacent regions and one behind a gap, all of one file. In the file
+// the second precedes the first, and the third has an offset that is not page-aligned.
 func twoPlusOne(t testing.TB) *Table {
 	t.Helper()
 	fd := memfd(t, "two-plus-one", 8*page)
@@ -166,7 +165,7 @@ func TestAddRemoveRegions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As front-ends send it, the offset in REM_MEM_REG means nothing.
+	// The offset in REM_MEM_REG is ignored, as front-ends send any value.
 	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +185,7 @@ func TestAddRemoveRegions(t *testing.T) {
 	if n := mappings(t, "add-remove"); n != 2 {
 		t.Errorf("%d mappings while a request holds the old table, expected 2", n)
 	}
-	bytesOfA[0]++ // still mapped, or this test dies
+	bytesOfA[0]++ // still mapped, or the test crashes
 	two.Release()
 	if n := mappings(t, "add-remove"); n != 1 {
 		t.Errorf("%d mappings with one region left, expected 1", n)
@@ -211,9 +210,8 @@ func TestReleaseTwicePanics(t *testing.T) {
 	tab.Release()
 }
 
-// A hugetlbfs file is mapped and unmapped in whole huge pages, wherever its
-// regions begin and end. The memory is not touched, so no huge page need be
-// free.
+// A hugetlbfs file is mapped and unmapped in whole huge pages, wherever its regions begin and end.
+// The memory is not accessed, so no huge page need be free.
 func TestHugePages(t *testing.T) {
 	fd, err := unix.MemfdCreate("huge-pages", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
 	if err != nil {

@@ -20,14 +20,14 @@ func threadTime() (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// process is whose CPU time is taken, from one goroutine.
+// process measures the CPU time of a process, from one goroutine.
 type process struct {
 	pid    int
 	method func(pid int) (time.Duration, error)
-	err    error // nothing is known any more
+	err    error // why the time is unknown
 }
 
-// newProcess finds out how to read a process's CPU time.
+// newProcess selects a way to read a process's CPU time.
 func newProcess(pid int) *process {
 	p := &process{pid: pid}
 	if pid <= 0 {
@@ -43,8 +43,8 @@ func newProcess(pid int) *process {
 	return p
 }
 
-// time is the CPU time of all threads; after an error, which err keeps, 0.
-func (p *process) time() time.Duration {
+// cpuTime returns the CPU time of all threads; after an error, which err keeps, 0.
+func (p *process) cpuTime() time.Duration {
 	if p.err != nil {
 		return 0
 	}
@@ -53,9 +53,8 @@ func (p *process) time() time.Duration {
 	return t
 }
 
-// clockTime reads the process's CPU clock, which counts in nanoseconds and
-// knows threads that have ended. Its number is made as clock_getcpuclockid(3)
-// does; any process's clock may be read.
+// clockTime reads the process's CPU clock, in nanoseconds, including threads that have ended. The
+// clock ID is computed as in clock_getcpuclockid(3). Any process's clock may be read.
 func clockTime(pid int) (time.Duration, error) {
 	const sched = 2 // CPUCLOCK_SCHED
 	var ts unix.Timespec
@@ -65,7 +64,7 @@ func clockTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// schedTime adds up the threads that there are, in nanoseconds.
+// schedTime adds the times of the existing threads, in nanoseconds.
 func schedTime(pid int) (sum time.Duration, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Every way to read a process's CPU time sees what it has used.
+// Every method of reading a process's CPU time sees the time it has used.
 func TestProcessTime(t *testing.T) {
 	for name, m := range map[string]func(int) (time.Duration, error){"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
 		before, err := m(os.Getpid())
@@ -22,7 +22,7 @@ func TestProcessTime(t *testing.T) {
 	}
 }
 
-// burn uses CPU time, however long that takes.
+// burn uses CPU time, for as long as that takes.
 func burn(t *testing.T, d time.Duration) {
 	t.Helper()
 	start, err := clockTime(os.Getpid())
@@ -40,7 +40,7 @@ func TestNoSuchProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range []int{0, cmd.Process.Pid} {
-		if p := newProcess(pid); p.err == nil || p.time() != 0 {
+		if p := newProcess(pid); p.err == nil || p.cpuTime() != 0 {
 			t.Errorf("process %d: %v", pid, p.err)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// listen serves back-ends on a socket, one connection after the other.
+// listen serves back-ends on a socket, one connection at a time.
 func listen(t *testing.T, be func() vhost.Backend) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
@@ -50,8 +50,8 @@ func null(queues int) func() vhost.Backend {
 
 const short = 30 * time.Millisecond
 
-// until runs loads, each longer than the one before, until enough of one is
-// counted for what the test looks at: the machine may be busy.
+// until runs ever longer loads until enough is counted for the test, because the machine may be
+// busy.
 func until(t *testing.T, enough func(sum *Report) bool, loads ...Options) ([]*Report, *Report) {
 	t.Helper()
 	for d := short; ; d *= 3 {
@@ -106,7 +106,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// Each requester flushes after so many writes, and so many are counted.
+// Each requester flushes after its number of writes, and the flushes are counted.
 func TestFirstWriteWithFlushes(t *testing.T) {
 	r, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: 1000 * 4096, QueueDepth: 1, FsyncEvery: 10})
 	if err != nil {
@@ -123,7 +123,7 @@ func TestFirstWriteWithFlushes(t *testing.T) {
 
 func TestRunAll(t *testing.T) {
 	a, b := listen(t, null(1)), listen(t, null(2))
-	// So many blocks, not so much time: both get somewhere.
+	// Bounded by blocks, not by time: both make progress.
 	o := Options{RW: RandWrite, FirstWrite: true, QueueDepth: 4, Socket: a, Size: 4 << 20}
 	p := o
 	p.Socket, p.Queues = b, 2
@@ -138,7 +138,7 @@ func TestRunAll(t *testing.T) {
 	if sum.Latency.Max != max(x.Latency.Max, y.Latency.Max) {
 		t.Errorf("longest of all %d, of each %d and %d", sum.Latency.Max, x.Latency.Max, y.Latency.Max)
 	}
-	// One process serves both: it is counted once, and its share is not known.
+	// One process serves both: it is counted once, and each share is unknown.
 	if x.CPUBackend == nil || y.CPUBackend != nil || y.BackendNote == "" || sum.CPUBackend == nil {
 		t.Errorf("CPU of the back-ends: %v, %v (%s), %v", x.CPUBackend, y.CPUBackend, y.BackendNote, sum.CPUBackend)
 	}
@@ -147,10 +147,10 @@ func TestRunAll(t *testing.T) {
 	}
 }
 
-// lying says that its disk is twice as large as it is.
-type lying struct{ *Null }
+// wrongCapacity reports twice its disk's size.
+type wrongCapacity struct{ *Null }
 
-func (l lying) Config(p []byte) error {
+func (l wrongCapacity) Config(p []byte) error {
 	err := l.Null.Config(p)
 	binary.LittleEndian.PutUint64(p, 2*l.config.Sectors)
 	return err
@@ -160,7 +160,7 @@ func TestErrorsAreCounted(t *testing.T) {
 	small := func() vhost.Backend {
 		n := newNull(1)
 		n.config.Sectors = 1 << 30
-		return lying{n}
+		return wrongCapacity{n}
 	}
 	_, r := until(t, hundreds, Options{Socket: listen(t, small), QueueDepth: 8})
 	if r.Errors < r.Requests/4 || r.Errors > r.Requests*3/4+8 {
@@ -168,10 +168,10 @@ func TestErrorsAreCounted(t *testing.T) {
 	}
 }
 
-// deaf serves no ring.
-type deaf struct{ *Null }
+// idleBackend processes no ring.
+type idleBackend struct{ *Null }
 
-func (d deaf) StartQueue(q vhost.Queue) error {
+func (d idleBackend) StartQueue(q vhost.Queue) error {
 	for _, fd := range []int{q.Kick, q.Call, q.Err} {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -179,19 +179,19 @@ func (d deaf) StartQueue(q vhost.Queue) error {
 	}
 	return nil
 }
-func (d deaf) StopQueue(int) (uint16, error) { return 0, nil }
-func (d deaf) SetCall(_, fd int)             { unix.Close(fd) }
-func (d deaf) SetErr(_, fd int)              { unix.Close(fd) }
+func (d idleBackend) StopQueue(int) (uint16, error) { return 0, nil }
+func (d idleBackend) SetCall(_, fd int)             { unix.Close(fd) }
+func (d idleBackend) SetErr(_, fd int)              { unix.Close(fd) }
 
 func TestBackendFails(t *testing.T) {
-	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	for _, poll := range []bool{false, true} {
 		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 500 * time.Millisecond})
 		if !errors.Is(err, vhosttest.ErrTimeout) || !strings.Contains(err.Error(), mute) {
 			t.Errorf("nothing comes back: %v", err)
 		}
 	}
-	// It goes away in the middle of a load.
+	// The back-end disconnects during a load.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -227,8 +227,8 @@ func TestInterrupted(t *testing.T) {
 	if err != nil || !r.Interrupted || r.Elapsed >= time.Hour {
 		t.Errorf("%+v, %v", r, err)
 	}
-	// Also if the back-end has stopped answering.
-	mute := listen(t, func() vhost.Backend { return deaf{newNull(1)} })
+	// Also if the back-end does not answer any more.
+	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	ctx, cancel = context.WithTimeout(t.Context(), short)
 	defer cancel()
 	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, vhosttest.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {
@@ -236,7 +236,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// What the disk cannot do is said before anything is written.
+// Unsupported operations are reported before anything is written.
 func TestTargets(t *testing.T) {
 	off := false
 	readOnly := listen(t, func() vhost.Backend {
@@ -272,7 +272,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// A request allocates nothing: twenty times the requests, as much garbage.
+// A request allocates nothing: twenty times the requests allocate the same amount.
 func TestNoAllocation(t *testing.T) {
 	count := func(blocks int64) uint64 {
 		var before, after runtime.MemStats
@@ -310,8 +310,7 @@ func TestReportIsJSON(t *testing.T) {
 	}
 }
 
-// What the driver and the null back-end do together, with all that a load
-// measures.
+// The driver and the null back-end together, with all measurements of a load.
 func BenchmarkNull(b *testing.B) {
 	for _, depth := range []int{1, 32, 128} {
 		b.Run("QD"+strconv.Itoa(depth), func(b *testing.B) {
@@ -328,7 +327,7 @@ func BenchmarkNull(b *testing.B) {
 	}
 }
 
-// What one latency costs to record.
+// The cost of recording one latency.
 func BenchmarkRecord(b *testing.B) {
 	h := newHistogram()
 	r := newRandom(1, 0)

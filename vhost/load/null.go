@@ -17,8 +17,8 @@ import (
 // nullSize is the size of the null back-end's disk in bytes.
 const nullSize = 1 << 40
 
-// Null is a back-end that parses requests and completes them at once, without
-// their data: it shows what the driver's side can do. Each queue has a thread.
+// Null is a back-end that parses requests and completes them at once, without data, to measure the
+// driver's side. Each queue has a thread.
 type Null struct {
 	config blk.Config
 	queues []*nullQueue // by index; nil: not running
@@ -60,10 +60,10 @@ func newNull(queues int) *Null {
 	}
 }
 
-// wait returns when the connection has ended, with what was wrong with it.
+// wait returns the error of the connection when it has ended.
 func (n *Null) wait() error { return <-n.ended }
 
-// Features, and all that follows, is vhost.Backend's.
+// Features and the following methods implement vhost.Backend.
 func (n *Null) Features() uint64 {
 	return n.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
 }

@@ -10,8 +10,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ErrOptions reports a load that makes no sense. The errors that are it say what
-// is wrong in their own words.
+// ErrOptions reports an invalid load. The errors that wrap it have their own texts.
 var ErrOptions = errors.New("bad load options")
 
 type optionsError string
@@ -36,11 +35,11 @@ const (
 // Patterns are the values of Options.RW.
 func Patterns() []string { return []string{RandRead, RandWrite, Read, Write, RandRW} }
 
-// Options describe a load on one back-end. The zero value, with a Socket, reads
-// 4 KiB at random for 5 s, one request at a time.
+// Options describes a load on one back-end. The zero value, with a Socket, reads 4 KiB at random
+// for 5 s, one request at a time.
 type Options struct {
 	Socket string `json:"socket,omitempty"` // of the back-end
-	Null   bool   `json:"null,omitempty"`   // instead of Socket: a back-end in this process that does nothing
+	Null   bool   `json:"null,omitempty"`   // instead of Socket: a back-end in this process without a disk
 
 	RW          string `json:"rw"`                     // one of Patterns; empty: randread
 	ReadPercent int    `json:"read_percent,omitempty"` // of randrw, 1 to 99; 0: 50
@@ -48,40 +47,37 @@ type Options struct {
 	QueueDepth  int    `json:"queue_depth"`            // requests in flight on each queue; 0: 1
 	Queues      int    `json:"queues"`                 // 0: 1
 
-	// Duration is how long to count. 0: 5 s; with FirstWrite, until each block
-	// has been written.
+	// Duration is how long to count. 0: 5 s; with FirstWrite, until each block has been written.
 	Duration time.Duration `json:"duration_ns"`
 	Warmup   time.Duration `json:"warmup_ns"` // load before counting
 
-	// Size and Offset bound the part of the disk that is used, in bytes; Size 0:
-	// all that follows Offset. A piece at the end that is less than a block stays
-	// unused.
+	// Size and Offset select the part of the disk that is used, in bytes; Size 0: all that follows
+	// Offset. An incomplete block at the end is not used.
 	Size   int64 `json:"size"`
 	Offset int64 `json:"offset"`
 
 	// Poll makes the driver spin with interrupts suppressed; otherwise it sleeps
 	// on the call eventfd, as a guest does.
 	Poll bool `json:"poll"`
-	// FsyncEvery makes each of the QueueDepth requesters flush after so many
-	// writes of its own, and wait for that; 0: never.
+	// FsyncEvery makes each of the QueueDepth requesters flush after this number of its writes, and
+	// wait for the flush; 0: never.
 	FsyncEvery int `json:"fsync_every,omitempty"`
 	// WCE sets the write cache through the configuration space; nil leaves it.
 	WCE *bool `json:"wce,omitempty"`
-	// FirstWrite writes each block once, in random order (in order with write),
-	// and ends when all have been written, or with Duration.
+	// FirstWrite writes each block once, in random order (in order with write), and ends when all
+	// have been written, or with Duration.
 	FirstWrite bool `json:"first_write,omitempty"`
-	// Seed makes the same requests again. 0 is a seed like any other.
+	// Seed selects the sequence of requests. 0 is a seed like any other.
 	Seed uint64 `json:"seed"`
 
 	Hugepages bool            `json:"hugepages,omitempty"` // guest memory from 2 MiB pages; SPDK needs them
 	Style     vhosttest.Style `json:"style"`               // the front-end's habits
 	Timeout   time.Duration   `json:"timeout_ns"`          // of each wait for the back-end; 0: 30 s
-	// BackendPID is whose CPU time to take; 0: the process that listens on
-	// Socket.
+	// BackendPID is the process whose CPU time is measured; 0: the process that listens on Socket.
 	BackendPID int `json:"-"`
 }
 
-// Writes says whether the load changes the disk.
+// Writes reports whether the load changes the disk.
 func (o Options) Writes() bool { return o.RW != RandRead && o.RW != Read && o.RW != "" }
 
 func (o Options) withDefaults() (Options, error) {
@@ -108,8 +104,8 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
-// maxDepth is how many requests of three descriptors a ring of the usual limit,
-// 1,024, holds; with indirect descriptors more would do, but not everywhere.
+// maxDepth is the number of requests of three descriptors in a ring of the usual maximum, 1,024.
+// Indirect descriptors would allow more, but not with every back-end.
 const maxDepth = maxRing / 3
 
 const maxRing = 1024

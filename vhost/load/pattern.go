@@ -2,26 +2,26 @@ package load
 
 import "cowblk/vhost/vhosttest"
 
-// pattern says what a queue asks for next.
+// pattern generates the requests of a queue.
 type pattern struct {
 	rng       random
 	offset    int64 // bytes, of the area
 	blockSize int64
 	blocks    uint64 // in the area
-	readShare uint64 // a random number's upper 32 bits below it: read
+	readShare uint64 // a random number with upper 32 bits below it selects a read
 
-	once       bool // each block once; next, step and order are of this queue
+	once       bool // each block once; next, step and order then belong to this queue
 	sequential bool
 	order      permutation
-	next       uint64 // number of the block, or of its place in the order
+	next       uint64 // block number, or position in the order
 	step       uint64
 	first, end uint64 // of next
 }
 
 const always = 1 << 32
 
-// newPattern is that of queue i: sequential loads have a part of the area each,
-// random ones share it; in random order each queue takes every Queues-th place.
+// newPattern returns the pattern of queue i. Sequential loads have a part of the area each; random
+// ones share it. In random order each queue takes every Queues-th position.
 func newPattern(o Options, blocks uint64, i int) pattern {
 	p := pattern{
 		rng:    newRandom(o.Seed, uint64(i)),
@@ -50,7 +50,7 @@ func newPattern(o Options, blocks uint64, i int) pattern {
 	return p
 }
 
-// take returns the next request; ok is false when there is none left.
+// take returns the next request; ok is false at the end.
 func (p *pattern) take() (op vhosttest.Op, off int64, ok bool) {
 	op = vhosttest.OpWrite
 	if p.readShare == always || p.readShare > 0 && p.rng.next()>>32 < p.readShare {

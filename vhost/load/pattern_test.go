@@ -6,7 +6,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// Whatever n is, each number below it comes once.
+// For any n, each number below it occurs once.
 func TestPermutation(t *testing.T) {
 	for _, n := range []uint64{1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 1000, 4096, 100_003} {
 		for seed := range uint64(4) {
@@ -40,7 +40,7 @@ func TestPermutation(t *testing.T) {
 	}
 }
 
-// A terabyte and more: no table, no walk that does not end.
+// More than a terabyte: no table, and no endless walk.
 func TestPermutationOfManyBlocks(t *testing.T) {
 	n := uint64(3)<<38 + 1
 	p := newPermutation(n, 7)
@@ -89,7 +89,7 @@ func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[vhosttes
 	return ops, offs
 }
 
-// First writes touch each block once, whichever way and on however many queues.
+// First writes touch each block once, in any order and with any number of queues.
 func TestFirstWriteTouchesEachBlockOnce(t *testing.T) {
 	for _, rw := range []string{RandWrite, Write} {
 		for _, queues := range []int{1, 3, 8} {

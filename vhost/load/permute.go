@@ -2,10 +2,9 @@ package load
 
 import "math/bits"
 
-// permutation is an order of the numbers below n that looks random and needs no
-// table: a bijection on the numbers below the next power of two, applied again
-// and again to what falls outside (a walk on a cycle of a bijection comes back
-// inside, and no two walks meet). Fewer than two steps on average.
+// permutation is a pseudo-random order of the numbers below n without a table: a bijection on the
+// numbers below the next power of two, applied repeatedly to results outside (a walk on a cycle of
+// a bijection returns inside, and no two walks meet). It needs fewer than two steps on average.
 type permutation struct {
 	n, mask uint64
 	shift   uint
@@ -24,9 +23,8 @@ func newPermutation(n, seed uint64) permutation {
 // at returns the i-th number of the order, i < n.
 func (p *permutation) at(i uint64) uint64 {
 	for {
-		// Each of these steps can be undone: adding, multiplying by an odd
-		// number modulo a power of two, and folding the upper half into the
-		// lower one.
+		// Each step is invertible: adding, multiplying by an odd number modulo a power of two, and
+		// folding the upper half into the lower one.
 		for _, k := range p.keys {
 			i = (i + k) & p.mask
 			i ^= i >> p.shift
@@ -39,11 +37,11 @@ func (p *permutation) at(i uint64) uint64 {
 	}
 }
 
-// random is a generator of 64 bits, xorshift64* (Vigna, 2014): a nanosecond a
-// number, of which the upper bits are the good ones.
+// random is a generator of 64 bits, xorshift64* (Vigna, 2014), which takes a nanosecond per number.
+// The upper bits are the good ones.
 type random uint64
 
-// newRandom makes the stream-th generator of a seed.
+// newRandom returns the stream-th generator of a seed.
 func newRandom(seed, stream uint64) random {
 	seed += stream * 0x9e3779b97f4a7c15
 	return random(splitMix(&seed) | 1)
@@ -58,8 +56,7 @@ func (r *random) next() uint64 {
 	return x * 0x2545f4914f6cdd1d
 }
 
-// below returns a number below n (Lemire's multiplication; its bias, n in 2^64,
-// is nothing to a disk).
+// below returns a number below n (Lemire's multiplication, with a negligible bias of n in 2^64).
 func (r *random) below(n uint64) uint64 {
 	hi, _ := bits.Mul64(r.next(), n)
 	return hi

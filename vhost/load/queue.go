@@ -13,14 +13,14 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// queue loads one ring. All of it belongs to the goroutine of run, except stop.
+// queue loads one ring. All fields except stop belong to the goroutine of run.
 type queue struct {
 	driver    *vhosttest.Driver
 	pattern   pattern
 	blockSize int
 	fsync     int // Options.FsyncEvery
 	stop      *atomic.Bool
-	backend   *process // whose CPU time this queue takes; nil: another one does
+	backend   *process // measured by this queue; nil: by another one
 
 	slots []requester
 	done  []vhosttest.Completion
@@ -31,28 +31,28 @@ type queue struct {
 
 	tally
 	cpu, backendCPU time.Duration // while counting
-	last            int64         // when the last request came back
-	dry             bool          // the pattern has ended
+	last            int64         // of the last completion
+	exhausted       bool          // the pattern has ended
 	broken          error
 }
 
-// requester is one of QueueDepth: it has one request in flight.
+// requester has one request in flight; there are QueueDepth of them.
 type requester struct {
 	op      vhosttest.Op
 	started int64
 	writes  int // since its last flush
 }
 
-// phase is what a load is doing.
+// phase is the state of a load.
 type phase int
 
 const (
 	warming  phase = iota
 	counting       // from start to end
-	draining       // nothing new is submitted
+	draining       // no new requests
 )
 
-// tally is what a queue, or several, counted.
+// tally holds the counts of one queue, or several.
 type tally struct {
 	readHist, writeHist, flushHist *hdrhistogram.Histogram
 	nReads, nWrites                uint64
@@ -80,8 +80,7 @@ func newQueue(d *vhosttest.Driver, o Options, p pattern, stop *atomic.Bool) *que
 	if o.Duration > 0 {
 		q.end = int64(o.Warmup + o.Duration)
 	}
-	// The data is noise, so that nothing is gained by compressing it or by
-	// looking for zeros; the same again and again.
+	// Random data, which does not compress and has no zeros; always the same.
 	r := newRandom(o.Seed, math.MaxUint32)
 	for i := range q.slots {
 		buf := d.Buffer(i)[:o.BlockSize]
@@ -92,14 +91,14 @@ func newQueue(d *vhosttest.Driver, o Options, p pattern, stop *atomic.Bool) *que
 	return q
 }
 
-// run loads the ring until its time is over, the pattern ends, stop is set or
-// the back-end fails. The goroutine keeps its thread until it ends.
+// run loads the ring until its time is over, the pattern ends, stop is set or the back-end fails.
+// The goroutine keeps its thread.
 func (q *queue) run(origin time.Time) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	q.origin, q.edge = origin, q.start
 	now := q.now()
-	if err := q.turn(now); err != nil {
+	if err := q.setPhase(now); err != nil {
 		return err
 	}
 	for i := range q.slots {
@@ -115,7 +114,7 @@ func (q *queue) run(origin time.Time) error {
 		q.done = q.driver.Poll(q.done[:0])
 		now = q.now()
 		if now >= q.edge || q.phase != draining && q.stop.Load() {
-			if err := q.turn(now); err != nil {
+			if err := q.setPhase(now); err != nil {
 				return err
 			}
 		}
@@ -131,19 +130,19 @@ func (q *queue) run(origin time.Time) error {
 	if err := q.driver.Err(); err != nil {
 		return err
 	}
-	if q.phase == counting { // dry
-		return q.turn(q.end)
+	if q.phase == counting { // the pattern has ended
+		return q.setPhase(q.end)
 	}
 	return nil
 }
 
 func (q *queue) now() int64 { return int64(time.Since(q.origin)) }
 
-// turn goes to the phase that now belongs to.
-func (q *queue) turn(now int64) error {
+// setPhase sets the phase at time now.
+func (q *queue) setPhase(now int64) error {
 	if q.phase == warming && now >= q.start {
 		q.phase, q.edge = counting, q.end
-		if err := q.meter(-1); err != nil {
+		if err := q.addCPU(-1); err != nil {
 			return err
 		}
 	}
@@ -155,26 +154,25 @@ func (q *queue) turn(now int64) error {
 	q.phase, q.edge = draining, math.MaxInt64
 	q.end = min(q.end, max(now, q.start))
 	if counted {
-		return q.meter(1)
+		return q.addCPU(1)
 	}
 	return nil
 }
 
-// meter adds (or subtracts) the CPU time used so far.
-func (q *queue) meter(sign time.Duration) error {
+// addCPU adds (or subtracts) the CPU time used so far.
+func (q *queue) addCPU(sign time.Duration) error {
 	t, err := threadTime()
 	if err != nil {
 		return err
 	}
 	q.cpu += sign * t
 	if q.backend != nil {
-		q.backendCPU += sign * q.backend.time()
+		q.backendCPU += sign * q.backend.cpuTime()
 	}
 	return nil
 }
 
-// account counts a request that came back. Those in flight when the time is
-// over only count for the latencies.
+// account counts a completed request. Those in flight at the end only count for the latencies.
 func (q *queue) account(c vhosttest.Completion, now int64) {
 	if q.phase == warming {
 		return
@@ -187,7 +185,7 @@ func (q *queue) account(c vhosttest.Completion, now int64) {
 	case vhosttest.OpFlush:
 		hist, n = q.flushHist, &q.nFlushes
 	}
-	// An error here is a value out of bounds, which these are not.
+	// Cannot fail: the value is within bounds.
 	_ = hist.RecordValue(min(max(now-s.started, minLatency), maxLatency))
 	if c.Status != vhosttest.StatusOK {
 		q.nErrors++
@@ -211,7 +209,7 @@ func (q *queue) submit(slot int, now int64) {
 	} else {
 		var ok bool
 		if s.op, off, ok = q.pattern.take(); !ok {
-			q.dry = true
+			q.exhausted = true
 			return
 		}
 		if s.op == vhosttest.OpWrite {

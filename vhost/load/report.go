@@ -7,23 +7,23 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Report is what came of a load on one back-end, or the sum of several.
+// Report is the result of a load on one back-end, or the sum of several.
 type Report struct {
-	Options Options `json:"options"` // with the defaults filled in; of a sum, those of the first
-	Sockets int     `json:"sockets"` // 1, or how many were summed up
+	Options Options `json:"options"` // with defaults; of a sum, those of the first
+	Sockets int     `json:"sockets"` // 1, or the number of reports in the sum
 
 	Capacity   int64         `json:"capacity"`    // of the disk, bytes
-	WriteCache *bool         `json:"write_cache"` // as the configuration space has it; nil: unknown
-	Elapsed    time.Duration `json:"elapsed_ns"`  // what was counted
+	WriteCache *bool         `json:"write_cache"` // from the configuration space; nil: unknown
+	Elapsed    time.Duration `json:"elapsed_ns"`  // time of counting
 	Exhausted  bool          `json:"exhausted"`   // FirstWrite: every block was written
-	// Interrupted says that the load was ended before its time.
+	// Interrupted reports that the load ended early.
 	Interrupted bool `json:"interrupted,omitempty"`
 
-	Requests uint64 `json:"requests"` // reads and writes that came back
+	Requests uint64 `json:"requests"` // completed reads and writes
 	Reads    uint64 `json:"reads"`
 	Writes   uint64 `json:"writes"`
 	Flushes  uint64 `json:"flushes"`
-	Errors   uint64 `json:"errors"` // requests and flushes that came back with a bad status
+	Errors   uint64 `json:"errors"` // requests and flushes that failed
 
 	IOPS           float64 `json:"iops"` // Requests per second
 	BytesPerSecond float64 `json:"bytes_per_second"`
@@ -32,23 +32,22 @@ type Report struct {
 	ReadLatency  *Latency `json:"read_latency,omitempty"`  // of a mixed load
 	WriteLatency *Latency `json:"write_latency,omitempty"` // of a mixed load
 	FlushLatency *Latency `json:"flush_latency,omitempty"`
-	// Distribution is Latency's, for a plot: about two dozen points.
+	// Distribution has about two dozen points of Latency, for a plot.
 	Distribution []Quantile `json:"latency_distribution"`
 
 	CPUDriver  float64  `json:"cpu_driver_ns_per_request"`
 	CPUBackend *float64 `json:"cpu_backend_ns_per_request"` // nil: unknown, BackendNote says why
 	BackendPID int      `json:"backend_pid"`                // 0: unknown, or several
-	// BackendNote says what there is to know about CPUBackend.
+	// BackendNote is a remark about CPUBackend.
 	BackendNote string `json:"backend_note,omitempty"`
 
 	tally
 	driverTime  time.Duration
 	backendTime time.Duration
-	shared      bool // another report has the back-end's time
+	shared      bool // another report has the process's CPU time
 }
 
-// Latency is a distribution in nanoseconds, to three digits; Max is exact to
-// the same.
+// Latency is a distribution in nanoseconds, with three significant digits, also of Max.
 type Latency struct {
 	Mean float64 `json:"mean"`
 	P50  int64   `json:"p50"`
@@ -58,15 +57,13 @@ type Latency struct {
 	Max  int64   `json:"max"`
 }
 
-// Quantile says that the share Q of all requests, 0 to 1, took at most Latency
-// nanoseconds.
+// Quantile says that the fraction Q of all requests, 0 to 1, took at most Latency nanoseconds.
 type Quantile struct {
 	Q       float64 `json:"q"`
 	Latency int64   `json:"ns"`
 }
 
-// Bounds of what a histogram holds, in nanoseconds; longer ones count as the
-// longest.
+// Bounds of a histogram, in nanoseconds; longer latencies count as the maximum.
 const (
 	minLatency = 1
 	maxLatency = int64(100 * time.Second)
@@ -85,8 +82,7 @@ func latencyOf(h *hdrhistogram.Histogram) Latency {
 	}
 }
 
-// distribution takes the quantiles that a plot with a logarithmic axis of
-// 1-q needs.
+// distribution returns the quantiles for a plot with a logarithmic axis of 1-q.
 func distribution(h *hdrhistogram.Histogram) []Quantile {
 	out := []Quantile{}
 	for _, q := range []float64{
@@ -97,7 +93,7 @@ func distribution(h *hdrhistogram.Histogram) []Quantile {
 	return out
 }
 
-// report is what a target's queues counted, before finish.
+// report collects the counts of a target's queues, for finish.
 func (t *target) report() *Report {
 	r := &Report{
 		Options: t.o, Sockets: 1, Capacity: t.f.Capacity(), WriteCache: t.wce,
@@ -106,7 +102,7 @@ func (t *target) report() *Report {
 	r.Exhausted = t.o.FirstWrite
 	for _, q := range t.queues {
 		r.tally.add(&q.tally)
-		r.Exhausted = r.Exhausted && q.dry
+		r.Exhausted = r.Exhausted && q.exhausted
 		r.driverTime += q.cpu
 		r.backendTime += q.backendCPU
 	}
@@ -122,7 +118,7 @@ func (t *target) report() *Report {
 	return r
 }
 
-// finish computes what follows from the counts and histograms.
+// finish computes the values that follow from counts and histograms.
 func (r *Report) finish() {
 	all := newHistogram()
 	all.Merge(r.readHist)
@@ -152,9 +148,8 @@ func (r *Report) finish() {
 	}
 }
 
-// sumUp adds finished reports. A process that serves several sockets is counted
-// once.
-func sumUp(reports []*Report) *Report {
+// sumReports adds finished reports. A process that serves several sockets is counted once.
+func sumReports(reports []*Report) *Report {
 	sum := &Report{
 		Options: reports[0].Options, Sockets: len(reports), WriteCache: reports[0].WriteCache,
 		BackendPID: reports[0].BackendPID, Interrupted: reports[0].Interrupted,

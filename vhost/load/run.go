@@ -14,8 +14,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// grace is how long queues have to end by themselves after an interruption.
-const grace = time.Second
+// stopTimeout bounds how long queues may take to end after an interruption.
+const stopTimeout = time.Second
 
 // Run loads one back-end; see RunAll.
 func Run(ctx context.Context, o Options) (*Report, error) {
@@ -26,16 +26,15 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return reports[0], err
 }
 
-// RunAll loads several back-ends at the same time, and returns a report for
-// each and the sum of all, which is that of the one if it is alone.
+// RunAll loads several back-ends at the same time, and returns a report for each and the sum of
+// all.
 //
-// When ctx ends, the load ends early, which is no error: the reports say
-// Interrupted. Errors wrap ErrOptions for what cannot be asked for, ErrTarget
-// for what this back-end does not do, and vhosttest's errors for a back-end that
-// fails; then there are no reports.
+// When ctx ends, the load ends early without an error, and the reports say Interrupted. Errors wrap
+// ErrOptions for an invalid load, ErrTarget for a load that this back-end does not support, or
+// vhosttest's errors for a back-end that fails; there are no reports then.
 //
-// Queues need threads that run at the same time as the rest of the program:
-// GOMAXPROCS is raised if it is too small for that.
+// Queues need threads that run concurrently with the rest of the program, so GOMAXPROCS is raised
+// if it is too small.
 func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Report, err error) {
 	var stop atomic.Bool
 	targets := make([]*target, 0, len(loads))
@@ -44,7 +43,7 @@ func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Repor
 			if err != nil {
 				t.abort()
 			} else if cerr := t.close(); cerr != nil {
-				reports, sum, err = nil, nil, t.explain(cerr)
+				reports, sum, err = nil, nil, t.describeError(cerr)
 			}
 		}
 	}()
@@ -68,7 +67,7 @@ func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Repor
 			threads += o.Queues
 		}
 	}
-	share(targets)
+	shareCPU(targets)
 	if runtime.GOMAXPROCS(0) < threads {
 		runtime.GOMAXPROCS(threads)
 	}
@@ -79,8 +78,8 @@ func RunAll(ctx context.Context, loads []Options) (reports []*Report, sum *Repor
 	return reports, sum, nil
 }
 
-// share leaves the CPU time of a process to the first of its sockets.
-func share(targets []*target) {
+// shareCPU assigns the CPU time of a process to the first of its sockets.
+func shareCPU(targets []*target) {
 	seen := map[int]bool{}
 	for _, t := range targets {
 		if seen[t.pid] {
@@ -104,7 +103,7 @@ func drive(ctx context.Context, targets []*target, stop *atomic.Bool) error {
 		stop.Store(true)
 		select {
 		case <-done:
-		case <-time.After(grace):
+		case <-time.After(stopTimeout):
 			for _, f := range connections {
 				_ = f.Disconnect() // fails if it has just been closed
 			}
@@ -117,7 +116,7 @@ func drive(ctx context.Context, targets []*target, stop *atomic.Bool) error {
 				if err := q.run(origin); err != nil {
 					stop.Store(true)
 					mu.Lock()
-					errs = append(errs, t.explain(err))
+					errs = append(errs, t.describeError(err))
 					mu.Unlock()
 				}
 			})
@@ -127,12 +126,12 @@ func drive(ctx context.Context, targets []*target, stop *atomic.Bool) error {
 	close(done)
 	err := errors.Join(errs...)
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("ended early, and what was in flight did not come back within %v: %w", grace, err)
+		return fmt.Errorf("ended early, and what was in flight did not come back within %v: %w", stopTimeout, err)
 	}
 	return err
 }
 
-// reportAll makes the reports, and their sum.
+// reportAll returns the reports and their sum.
 func reportAll(targets []*target, interrupted bool) (reports []*Report, sum *Report) {
 	var ours time.Duration // the drivers' CPU time
 	for _, t := range targets {
@@ -152,5 +151,5 @@ func reportAll(targets []*target, interrupted bool) (reports []*Report, sum *Rep
 	for _, r := range reports {
 		r.finish()
 	}
-	return reports, sumUp(reports)
+	return reports, sumReports(reports)
 }

@@ -14,10 +14,10 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// ErrTarget reports a back-end that cannot take the load that was asked for.
+// ErrTarget reports a back-end that does not support the load.
 var ErrTarget = errors.New("the back-end does not do this")
 
-// writebackAt is where the write cache's byte lies in the configuration space.
+// writebackAt is the offset of the write cache's byte in the configuration space.
 const writebackAt = 32
 
 // target is one back-end under load.
@@ -32,7 +32,7 @@ type target struct {
 	wce     *bool
 }
 
-// name is what a person calls the back-end.
+// name returns the socket, or the name of the null back-end.
 func (o Options) name() string {
 	if o.Null {
 		return "null back-end"
@@ -40,7 +40,7 @@ func (o Options) name() string {
 	return "back-end " + o.Socket
 }
 
-// open connects and sets everything up; nothing is asked of the disk yet.
+// open connects and sets up the rings. It sends no request.
 func open(o Options, stop *atomic.Bool) (*target, error) {
 	t := &target{o: o, stop: stop}
 	err := t.connect()
@@ -48,7 +48,7 @@ func open(o Options, stop *atomic.Bool) (*target, error) {
 		err = t.setUp()
 	}
 	if err != nil {
-		return nil, errors.Join(t.explain(err), t.close())
+		return nil, errors.Join(t.describeError(err), t.close())
 	}
 	return t, nil
 }
@@ -111,7 +111,7 @@ func (t *target) setUp() (err error) {
 	return nil
 }
 
-// writeCache sets the write cache if that was asked for, and notes how it is.
+// writeCache sets the write cache if requested, and records its state.
 func (t *target) writeCache() error {
 	const needed = vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE
 	if t.f.Features()&needed != needed || t.f.Capacity() == 0 {
@@ -129,7 +129,7 @@ func (t *target) writeCache() error {
 			return fmt.Errorf("write cache: %w", err)
 		}
 	}
-	// From the start of the space: that is how front-ends ask for it.
+	// From the start of the space, as front-ends read it.
 	space, err := t.f.Config(0, writebackAt+1)
 	if err != nil {
 		return fmt.Errorf("write cache: %w", err)
@@ -141,7 +141,7 @@ func (t *target) writeCache() error {
 	return nil
 }
 
-// area returns how many blocks the load has for itself; it fills in Size.
+// area returns the number of blocks of the load, and sets Size.
 func (t *target) area() (blocks uint64, err error) {
 	capacity := t.f.Capacity()
 	if t.o.Size == 0 {
@@ -161,25 +161,24 @@ func (t *target) area() (blocks uint64, err error) {
 	return blocks, nil
 }
 
-// explain says in a person's words which back-end failed, and how.
-func (t *target) explain(err error) error {
-	who := t.o.name()
+// describeError adds the back-end's name to an error, and the reason.
+func (t *target) describeError(err error) error {
+	name := t.o.name()
 	if t.pid > 0 && t.null == nil {
-		who += fmt.Sprintf(" (process %d)", t.pid)
+		name += fmt.Sprintf(" (process %d)", t.pid)
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", who, err)
+		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", name, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", who, err)
+		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", name, err)
 	case errors.Is(err, vhosttest.ErrDisconnected), errors.Is(err, io.EOF):
-		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", who, err)
+		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", name, err)
 	}
-	return fmt.Errorf("%s: %w", who, err)
+	return fmt.Errorf("%s: %w", name, err)
 }
 
-// close ends the connection as QEMU does, or at once if the back-end is in
-// trouble.
+// close ends the connection as QEMU does, or at once if the back-end has failed.
 func (t *target) close() error {
 	var err error
 	if t.f != nil {
@@ -192,7 +191,7 @@ func (t *target) close() error {
 	return err
 }
 
-// abort is close without a word to the back-end.
+// abort closes the connection without messages.
 func (t *target) abort() {
 	if t.f != nil {
 		_ = t.f.Abort()
@@ -203,12 +202,12 @@ func (t *target) abort() {
 	}
 }
 
-// elapsed is what the queues counted, from start on.
+// elapsed returns the time that the queues counted, from start on.
 func (t *target) elapsed() time.Duration {
 	var last int64
 	dry := true
 	for _, q := range t.queues {
-		dry = dry && q.dry
+		dry = dry && q.exhausted
 		last = max(last, q.last)
 	}
 	q := t.queues[0]

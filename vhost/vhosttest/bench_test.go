@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// How fast the driver itself is: the back-end only parses requests and says OK.
+// The speed of the driver: the back-end parses requests and returns OK.
 func BenchmarkNull(b *testing.B) {
 	for _, c := range []struct {
 		name  string
@@ -48,8 +48,7 @@ func BenchmarkNull(b *testing.B) {
 	}
 }
 
-// What the driver costs by itself: the device is one loop over the available
-// ring in the same goroutine.
+// The cost of the driver alone: the device is a loop over the available ring in the same goroutine.
 func BenchmarkDriver(b *testing.B) {
 	for _, c := range []struct {
 		name string
@@ -57,7 +56,7 @@ func BenchmarkDriver(b *testing.B) {
 	}{{"indirect", Options{Poll: true}}, {"direct", Options{Poll: true, Refuse: FeatureIndirect}}} {
 		b.Run(c.name, func(b *testing.B) {
 			disk := newRAMDisk(diskSize)
-			disk.deaf = true
+			disk.ignoreRings = true
 			f, end := connect(b, disk, c.o)
 			defer end()
 			d := f.Driver(0)
@@ -67,7 +66,7 @@ func BenchmarkDriver(b *testing.B) {
 				_ = d.Submit(slot, OpRead, 0, 4096)
 			}
 			seen := uint16(0)
-			store(r.availEvent, 1<<15) // no kicks for a while
+			store(r.availEvent, 1<<15) // suppress kicks for a while
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := 0; n < b.N; {

@@ -6,7 +6,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// ChainBase is the smallest ID of a chain; smaller ones are slots.
+// ChainBase is the smallest ID of a chain; smaller IDs are slots.
 const ChainBase = 1 << 16
 
 // Segment is a buffer of a chain, at a guest address, for the device to read
@@ -25,10 +25,9 @@ func (s Segment) raw() RawDesc {
 	return d
 }
 
-// SubmitChain puts a chain of any layout into the ring; the device sees it
-// after Kick. The last indirect segments of it (0: none) go into an indirect
-// table, whether that was negotiated or not. It returns the ID of its
-// completion. ErrBusy, ErrNoMemory for the table.
+// SubmitChain puts a chain of any layout into the ring; the device sees it after Kick. The last
+// indirect segments (0: none) go into an indirect table, whether that was negotiated or not. It
+// returns the ID of the completion. Errors: ErrBusy; ErrNoMemory for the table.
 func (d *Driver) SubmitChain(segments []Segment, indirect int) (id int, err error) {
 	indirect = min(indirect, len(segments))
 	direct := segments[:len(segments)-indirect]

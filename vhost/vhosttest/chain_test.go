@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// piece cuts n bytes at a guest address into random segments.
+// piece splits n bytes at a guest address into random segments.
 func pieces(addr uint64, n int, write bool, most int) (out []Segment) {
 	for n > 0 {
 		k := n
@@ -20,8 +20,8 @@ func pieces(addr uint64, n int, write bool, most int) (out []Segment) {
 	return out
 }
 
-// Any layout of a request is the same request: header, data and status cut and
-// joined anywhere, across regions, with or without an indirect table.
+// All layouts of a request are equivalent: header, data and status split and joined anywhere,
+// across regions, with or without an indirect table.
 func TestChains(t *testing.T) {
 	disk := newRAMDisk(diskSize)
 	f, end := connect(t, disk, Options{Regions: 3, Memory: 12 << 20, MaxTransfer: 512})
@@ -31,7 +31,7 @@ func TestChains(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The buffer, data and status in one, spans the last boundary.
+	// The buffer, data and status in one, crosses the last boundary.
 	boundary := m.Regions()[2].GuestAddr
 	for range 500 {
 		n := (1 + rand.IntN(64)) * sectorSize
@@ -49,7 +49,7 @@ func TestChains(t *testing.T) {
 		if err != nil || status[0] != StatusOK || written != 1 {
 			t.Fatalf("write: %v, status %d, %d bytes", err, status[0], written)
 		}
-		disk.mu.Lock() // the ring orders it too, but not for the race detector
+		disk.mu.Lock() // for the race detector; the ring orders it, too
 		same := bytes.Equal(disk.data[sector*sectorSize:][:n], want)
 		disk.mu.Unlock()
 		if !same {
@@ -91,7 +91,7 @@ func TestChainLimits(t *testing.T) {
 	}
 }
 
-// The memory table is replaced under a running ring.
+// The memory table is replaced while a ring runs.
 func TestMemoryReplaced(t *testing.T) {
 	f, end := connect(t, newRAMDisk(diskSize), Options{Regions: 2, Memory: 8 << 20})
 	defer end()
@@ -111,7 +111,7 @@ func TestMemoryReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Without its ring's region the device cannot go on, and says so.
+	// Without its ring's region the device cannot continue, and reports it.
 	if err := f.RemoveRegion(f.Memory().Regions()[0]); !errors.Is(err, ErrRefused) {
 		t.Errorf("removing the rings: %v, expected ErrRefused", err)
 	}

@@ -34,21 +34,21 @@ const (
 var (
 	// ErrBusy reports that the ring, or the slot, has no room for a request.
 	ErrBusy = errors.New("ring or slot is busy")
-	// ErrDevice reports that the device gave back what it never got. The
-	// driver is useless afterwards.
+	// ErrDevice reports that the device returned something it never got. The driver cannot be used
+	// afterwards.
 	ErrDevice = errors.New("the device broke the ring")
 )
 
-// flight is what became of the descriptor that heads a chain in the ring.
+// flight describes the chain whose head is this descriptor.
 type flight struct {
 	id    int32 // slot, or ChainBase + head; -1: not in flight
 	count uint16
 }
 
-// Completion is one request that the device gave back.
+// Completion is one completed request.
 type Completion struct {
 	ID      int    // slot, or what SubmitChain returned
-	Status  byte   // of a slot; StatusNone for chains, whose layout only their maker knows
+	Status  byte   // of a slot; StatusNone for chains, whose layout only the caller knows
 	Written uint32 // used.len, bytes
 }
 
@@ -60,17 +60,17 @@ type Driver struct {
 	slots []slot
 
 	kick, call, err int    // eventfds; kick is -1 with Options.NoKick
-	base            uint16 // where the back-end starts
+	base            uint16 // first index of the back-end
 	eventIdx        bool
 	indirect        bool
 
 	next, published, last uint16   // next avail element; avail index the device sees; next used element
 	free                  []uint16 // descriptors, the last is taken first
-	place                 []uint16 // by descriptor that is free: where in free
+	place                 []uint16 // by free descriptor: its index in free
 	flights               []flight
-	chained               []uint16 // descriptor that follows in a chain of ours
+	chained               []uint16 // next descriptor of a chain in flight
 	inFlight              int
-	stash                 []Completion // met by a synchronous helper, for Poll
+	stashed               []Completion // polled by a synchronous method, for Poll
 	scratch               []Completion
 	broken                error
 	eventBuf              [8]byte // for eventfds
@@ -99,24 +99,23 @@ func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 		return nil, errors.Join(fmt.Errorf("ring %d: %w", index, err), d.close())
 	}
 	d.free, d.place = make([]uint16, 0, num), make([]uint16, num)
-	d.stash = make([]Completion, 0, num)
+	d.stashed = make([]Completion, 0, num)
 	d.scratch = make([]Completion, 0, num)
 	d.reset()
 	return d, nil
 }
 
-// reset empties the ring and forgets every request, like a driver that is
-// loaded again.
+// reset empties the ring and forgets every request, like a driver that is reloaded.
 func (d *Driver) reset() {
 	d.ring.Clear()
 	d.next, d.published, d.last, d.base, d.inFlight, d.broken = 0, 0, 0, 0, 0, nil
-	d.stash, d.free = d.stash[:0], d.free[:0]
+	d.stashed, d.free = d.stashed[:0], d.free[:0]
 	for i := range d.flights {
 		d.flights[i].id = -1
 		d.release(uint16(len(d.flights) - 1 - i))
 	}
 	for i := range d.slots {
-		d.slots[i].busy, d.slots[i].tabled = false, 0
+		d.slots[i].busy, d.slots[i].tableState = false, 0
 	}
 	d.suppressCalls()
 }
@@ -144,17 +143,16 @@ func (d *Driver) callFD() int { return d.call }
 // Ring gives access to the ring itself, for tests.
 func (d *Driver) Ring() *Ring { return d.ring }
 
-// InFlight returns how many requests the device has not given back.
+// InFlight returns the number of requests that the device has not completed.
 func (d *Driver) InFlight() int { return d.inFlight }
 
-// Submit puts a request for n bytes of the slot's buffer, at off bytes on the
-// disk (both multiples of 512; discard and write-zeroes act on what PutRanges
-// left in the buffer, n is its length), into the ring. The device sees it after
-// Kick. ErrBusy if the slot is in flight or the ring is full.
+// Submit puts a request for n bytes of the slot's buffer, at off bytes on the disk (both multiples
+// of 512; discard and write-zeroes use the ranges that PutRanges left in the buffer, n is their
+// length), into the ring. The device sees it after Kick. Errors: ErrBusy if the slot is in flight
+// or the ring is full.
 //
-// What the device has in its caches is left alone if it need not change: a slot
-// that asks again for as many bytes in the same direction only writes the
-// header and the status.
+// Cache lines of the device are not changed unnecessarily: a slot that repeats length and direction
+// only writes the header and the status.
 func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	s := &d.slots[slot]
 	need := 3
@@ -182,10 +180,10 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if op == OpRead || op == OpGetID {
 		table |= 1 << 63
 	}
-	if s.tabled != table {
+	if s.tableState != table {
 		var chain [3]RawDesc
 		writeTable(s.meta[slotTable:], s.chain(&chain, op, n))
-		s.tabled = table
+		s.tableState = table
 	}
 	size := uint32(3 * virtq.DescSize)
 	if n == 0 {
@@ -219,8 +217,8 @@ func writeTable(b []byte, ds []RawDesc) {
 	}
 }
 
-// add links ds in the descriptor table, which has room, and fills the next
-// element of the available ring. id -1: a chain, named after its head.
+// add links ds in the descriptor table, which has room, and fills the next element of the available
+// ring. id -1: a chain, identified by its head.
 func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 	at := len(d.free) - len(ds)
 	taken := d.free[at:]
@@ -241,19 +239,19 @@ func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 	return head
 }
 
-// addOne is add for one descriptor: at wish, where it probably is already, if
-// that is free.
-func (d *Driver) addOne(wish uint16, x RawDesc, id int32) {
+// addOne is add for one descriptor: at index preferred, which it probably has already, if that is
+// free.
+func (d *Driver) addOne(preferred uint16, x RawDesc, id int32) {
 	last := len(d.free) - 1
-	if at := int(d.place[wish]); at < last && d.free[at] == wish {
+	if at := int(d.place[preferred]); at < last && d.free[at] == preferred {
 		moved := d.free[last]
 		d.free[at], d.place[moved] = moved, uint16(at)
-	} else if d.free[last] != wish {
-		wish = d.free[last]
+	} else if d.free[last] != preferred {
+		preferred = d.free[last]
 	}
 	d.free = d.free[:last]
-	d.ring.SetDesc(wish, x)
-	d.expose(wish, flight{id: id, count: 1})
+	d.ring.SetDesc(preferred, x)
+	d.expose(preferred, flight{id: id, count: 1})
 }
 
 // release makes a descriptor free.
@@ -278,8 +276,8 @@ func (d *Driver) Kick() error {
 	}
 	d.published = d.next
 	d.ring.SetAvailIdx(d.next)
-	// The store is sequentially consistent, so these loads see what the
-	// device asked for before it looked at the index for the last time.
+	// The store is sequentially consistent, so these loads see the request that the device made
+	// before it last read the index.
 	if d.eventIdx {
 		if d.next-d.ring.AvailEvent()-1 >= d.next-old {
 			return nil
@@ -297,11 +295,11 @@ func (d *Driver) kickAlways() error {
 	return signal(d.kick, &d.eventBuf)
 }
 
-// Poll appends what the device has given back to dst, without waiting.
+// Poll appends the new completions to dst, without waiting.
 func (d *Driver) Poll(dst []Completion) []Completion {
-	if len(d.stash) > 0 {
-		dst = append(dst, d.stash...)
-		d.stash = d.stash[:0]
+	if len(d.stashed) > 0 {
+		dst = append(dst, d.stashed...)
+		d.stashed = d.stashed[:0]
 	}
 	return d.take(dst)
 }
@@ -334,5 +332,5 @@ func (d *Driver) take(dst []Completion) []Completion {
 	return dst
 }
 
-// Err returns what is wrong with the ring: ErrDevice, or nil.
+// Err returns ErrDevice if the device broke the ring, or nil.
 func (d *Driver) Err() error { return d.broken }

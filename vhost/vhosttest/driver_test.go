@@ -14,7 +14,7 @@ import (
 
 const diskSize = 8 << 20
 
-// Every kind of ring and front-end moves the same data.
+// All kinds of rings and front-ends transfer the same data.
 func TestDriver(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -76,7 +76,7 @@ func allQueues(t *testing.T, f *Frontend, rounds int) {
 	}
 }
 
-// oneQueue works on a part of the disk that is its own.
+// oneQueue works on its own part of the disk.
 func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
 	d, part := f.Driver(q), int64(diskSize/len(f.drivers))
 	for range rounds {
@@ -129,8 +129,8 @@ func randomBytes(n int) []byte {
 	return p
 }
 
-// Requests at depth, each of which checks what it read; more than 2^16 of them,
-// so that all indexes wrap.
+// Many requests in flight, each of which checks its data; more than 2^16 of them, so that all
+// indexes wrap.
 func TestDepth(t *testing.T) {
 	for _, o := range []Options{
 		{QueueSize: 16}, {QueueSize: 16, Poll: true}, {QueueSize: 16, Refuse: FeatureEventIdx | FeatureIndirect},
@@ -178,7 +178,7 @@ func TestDepth(t *testing.T) {
 	}
 }
 
-// A synchronous helper leaves other requests' completions to Poll.
+// A synchronous method leaves the completions of other requests to Poll.
 func TestStash(t *testing.T) {
 	f, end := connect(t, newRAMDisk(diskSize), Options{QueueSize: 4})
 	defer end()
@@ -211,7 +211,7 @@ func TestStash(t *testing.T) {
 }
 
 func TestNoAllocation(t *testing.T) {
-	// Not polling: AllocsPerRun leaves one processor for both sides.
+	// Not polling, because AllocsPerRun leaves one processor for both sides.
 	for _, o := range []Options{{}, {Refuse: FeatureIndirect | FeatureEventIdx}} {
 		disk := newRAMDisk(diskSize)
 		disk.null = true
@@ -244,7 +244,7 @@ func TestNoAllocation(t *testing.T) {
 func TestWaitErrors(t *testing.T) {
 	t.Run("deaf device", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		for _, poll := range []bool{false, true} {
 			f, end := connect(t, disk, Options{Timeout: 50 * time.Millisecond, Poll: poll})
 			if err := f.Driver(0).Flush(); !errors.Is(err, ErrTimeout) {
@@ -270,7 +270,7 @@ func TestWaitErrors(t *testing.T) {
 	})
 	t.Run("back-end gone", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		f, _ := connect(t, disk, Options{})
 		// A bad message makes the back-end close the connection.
 		if err := f.Send(99, vhost.FlagVersion, nil); err != nil {
@@ -296,7 +296,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// Whatever way a front-end ends, its descriptors and mappings end with it.
+// However a front-end ends, its descriptors and mappings are released.
 func TestNothingLeaks(t *testing.T) {
 	count := func() (n int) {
 		t.Helper()

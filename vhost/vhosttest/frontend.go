@@ -31,7 +31,7 @@ type Frontend struct {
 	backendReq        int       // our end of the back-end's channel
 }
 
-// Dial connects to a back-end's socket; see New.
+// Dial connects to a back-end's socket, see New.
 func Dial(socket string, o Options) (*Frontend, error) {
 	sock, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -40,8 +40,8 @@ func Dial(socket string, o Options) (*Frontend, error) {
 	return New(sock, o)
 }
 
-// New negotiates on a connection, which it owns from now on, shares memory and
-// starts the rings unless Options.NoStart is set.
+// New negotiates on a connection, which it then owns, shares memory and starts the rings unless
+// Options.NoStart is set.
 func New(sock *net.UnixConn, o Options) (*Frontend, error) {
 	f := &Frontend{sock: sock, conn: vhost.NewConn(sock), sockFD: -1, backendReq: -1}
 	err := f.open(o)
@@ -61,7 +61,7 @@ func (f *Frontend) open(o Options) (err error) {
 	if f.mem, err = newMemory(f.opts.Memory, f.opts.Regions, f.opts.Hugepages); err != nil {
 		return err
 	}
-	if err := f.dialled(); err != nil {
+	if err := f.useConn(); err != nil {
 		return err
 	}
 	if err := f.makeDrivers(); err != nil {
@@ -70,8 +70,8 @@ func (f *Frontend) open(o Options) (err error) {
 	return f.announce()
 }
 
-// dialled takes up a new connection and negotiates.
-func (f *Frontend) dialled() error {
+// useConn adopts a new connection and negotiates.
+func (f *Frontend) useConn() error {
 	raw, err := f.sock.SyscallConn()
 	if err != nil {
 		return err
@@ -82,27 +82,27 @@ func (f *Frontend) dialled() error {
 	return f.negotiate()
 }
 
-// announce sends what QEMU sends about rings as soon as it is connected, and
-// the error descriptors never again.
+// announce sends the messages about rings that QEMU sends when it connects; it does not repeat the
+// error descriptors.
 func (f *Frontend) announce() error {
 	if f.opts.Style == SPDK {
 		return nil
 	}
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
-		if err := f.tellFD(vhost.SetVringErr, i, d.err); err != nil {
+		if err := f.sendFD(vhost.SetVringErr, i, d.err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// negotiate goes as far as QEMU does when the back-end connects.
+// negotiate sends the messages of QEMU's initialization, up to the start of the rings.
 func (f *Frontend) negotiate() (err error) {
 	if f.opts.Style == SPDK {
-		if err := f.tell(false, vhost.SetOwner, nil); err != nil {
+		if err := f.sendAck(false, vhost.SetOwner, nil); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func (f *Frontend) negotiate() (err error) {
 		f.features |= vhost.FeatureProtocolFeatures
 	}
 	if f.opts.Style == SPDK {
-		if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+		if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 			return err
 		}
 	}
@@ -129,11 +129,11 @@ func (f *Frontend) negotiate() (err error) {
 		return fmt.Errorf("the back-end has %d queues, expected at least %d", f.maxQueues, f.opts.Queues)
 	}
 	if f.opts.Style == QEMU {
-		if err := f.tell(false, vhost.SetOwner, nil); err != nil {
+		if err := f.sendAck(false, vhost.SetOwner, nil); err != nil {
 			return err
 		}
 	}
-	// QEMU reads it when it starts, and not again when it reconnects.
+	// QEMU reads it at its start, and not again when it reconnects.
 	if f.protocol&vhost.ProtocolConfig != 0 && f.space == nil {
 		f.space, err = f.Config(0, configSize)
 	}
@@ -146,7 +146,7 @@ func (f *Frontend) negotiateProtocol() error {
 		return err
 	}
 	p &= f.opts.Protocol
-	if err := f.tellU64(vhost.SetProtocolFeatures, p); err != nil {
+	if err := f.sendU64(vhost.SetProtocolFeatures, p); err != nil {
 		return err
 	}
 	f.protocol = p
@@ -178,7 +178,7 @@ func (f *Frontend) giveBackendChannel() error {
 		return fmt.Errorf("channel for the back-end: %w", err)
 	}
 	f.backendReq = pair[0]
-	err = f.tell(true, vhost.SetBackendReqFD, nil, pair[1])
+	err = f.sendAck(true, vhost.SetBackendReqFD, nil, pair[1])
 	return errors.Join(err, unix.Close(pair[1]))
 }
 
@@ -200,12 +200,11 @@ func (f *Frontend) makeDrivers() error {
 	return nil
 }
 
-// configSize is what QEMU asks for: struct virtio_blk_config up to and with
+// configSize is the size that QEMU reads: struct virtio_blk_config up to and including
 // write_zeroes_may_unmap, in bytes.
 const configSize = 57
 
-// Capacity returns the device's size in bytes, 0 if the back-end has no
-// configuration space to tell it.
+// Capacity returns the device's size in bytes, 0 if the back-end has no configuration space.
 func (f *Frontend) Capacity() int64 {
 	if f.space == nil {
 		return 0
@@ -222,7 +221,7 @@ func (f *Frontend) Features() uint64 { return f.features }
 // Protocol returns the negotiated protocol features.
 func (f *Frontend) Protocol() uint64 { return f.protocol }
 
-// MaxQueues returns how many queues the back-end has.
+// MaxQueues returns the number of queues of the back-end.
 func (f *Frontend) MaxQueues() int { return f.maxQueues }
 
 // Memory returns the guest's memory.
@@ -242,15 +241,14 @@ func (f *Frontend) PeerPID() (int, error) {
 	return int(c.Pid), nil
 }
 
-// Disconnect ends the connection under a waiting driver, which sees
-// ErrDisconnected. Unlike all else, it may be called from any goroutine before
-// Close or Abort, which must follow.
+// Disconnect ends the connection, so that a waiting driver gets ErrDisconnected. Unlike the other
+// methods, it may be called from any goroutine, before Close or Abort, which must follow.
 func (f *Frontend) Disconnect() error {
 	return errors.Join(f.sock.CloseRead(), f.sock.CloseWrite())
 }
 
-// Close stops the rings as QEMU does at exit and disconnects. The error is that
-// of stopping; everything is released in any case.
+// Close stops the rings as QEMU does at exit and disconnects. The error is that of stopping;
+// everything is released in any case.
 func (f *Frontend) Close() error {
 	var err error
 	if f.started {
@@ -259,7 +257,7 @@ func (f *Frontend) Close() error {
 	return errors.Join(err, f.Abort())
 }
 
-// Abort disconnects without a word, like a QEMU that was killed.
+// Abort disconnects without messages, like a QEMU that was killed.
 func (f *Frontend) Abort() error {
 	errs := []error{f.sock.Close()}
 	f.sockFD = -1

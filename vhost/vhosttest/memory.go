@@ -16,11 +16,11 @@ const (
 	regionAlign = 2 << 20                // bytes; a huge page, and SPDK's unit
 )
 
-// ErrNoMemory reports that the shared memory is too small for what was asked.
+// ErrNoMemory reports that the shared memory is too small.
 var ErrNoMemory = errors.New("guest memory exhausted")
 
-// Memory is the guest's memory: one memfd, mapped once here and cut into
-// regions for the back-end.
+// Memory is the guest's memory: one memfd, mapped once here and divided into regions for the
+// back-end.
 type Memory struct {
 	fd      int
 	all     []byte
@@ -64,8 +64,8 @@ func (m *Memory) close() error {
 // FD returns the memfd; the Frontend closes it.
 func (m *Memory) FD() int { return m.fd }
 
-// Regions returns the regions as they are announced. Each begins at a guest
-// address where the one before ends.
+// Regions returns the regions as announced. Each begins at the guest address where the one before
+// ends.
 func (m *Memory) Regions() []guest.RegionDesc { return m.regions }
 
 // Bytes returns n bytes at a guest address, across regions if need be. It
@@ -75,8 +75,8 @@ func (m *Memory) Bytes(gpa, n uint64) []byte {
 	return m.all[off : off+n : off+n]
 }
 
-// Alloc takes n bytes from the heap at a multiple of align bytes and returns
-// their guest address. Nothing is ever given back. ErrNoMemory.
+// Alloc allocates n bytes from the heap at a multiple of align bytes and returns their guest
+// address. They are never freed. Errors: ErrNoMemory.
 func (m *Memory) Alloc(n, align uint64) (uint64, error) {
 	at := (m.next + align - 1) / align * align
 	if at+n > uint64(len(m.all)) {

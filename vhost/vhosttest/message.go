@@ -9,11 +9,11 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// ErrRefused reports that the back-end answered a message with a failure.
+// ErrRefused reports that the back-end answered a message with an error.
 var ErrRefused = errors.New("refused by the back-end")
 
-// Send sends a message with its correct framing. The descriptors stay the
-// caller's. Nothing is awaited.
+// Send sends a message with its correct framing and does not wait. The caller keeps the
+// descriptors.
 func (f *Frontend) Send(r vhost.Request, flags uint32, payload []byte, fds ...int) error {
 	if err := f.deadline(); err != nil {
 		return err
@@ -21,7 +21,7 @@ func (f *Frontend) Send(r vhost.Request, flags uint32, payload []byte, fds ...in
 	return f.conn.WriteMessage(vhost.Header{Request: r, Flags: flags}, payload, fds...)
 }
 
-// SendRaw sends bytes as they are.
+// SendRaw sends bytes without framing.
 func (f *Frontend) SendRaw(b []byte, fds ...int) error {
 	if err := f.deadline(); err != nil {
 		return err
@@ -40,8 +40,8 @@ func (f *Frontend) Receive() (*vhost.Message, error) {
 
 func (f *Frontend) deadline() error { return f.sock.SetDeadline(time.Now().Add(f.opts.Timeout)) }
 
-// ask sends a message that has an answer of its own and checks its framing.
-func (f *Frontend) ask(r vhost.Request, payload []byte) ([]byte, error) {
+// query sends a message with its own reply, and checks the reply's framing.
+func (f *Frontend) query(r vhost.Request, payload []byte) ([]byte, error) {
 	if err := f.Send(r, vhost.FlagVersion, payload); err != nil {
 		return nil, fmt.Errorf("%v: %w", r, err)
 	}
@@ -61,7 +61,7 @@ func (f *Frontend) answer(r vhost.Request) ([]byte, error) {
 }
 
 func (f *Frontend) askU64(r vhost.Request) (uint64, error) {
-	b, err := f.ask(r, nil)
+	b, err := f.query(r, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -72,9 +72,9 @@ func (f *Frontend) askU64(r vhost.Request) (uint64, error) {
 	return v, nil
 }
 
-// tell sends a message without an answer of its own; if wait is set and
-// REPLY_ACK was negotiated, it waits for the acknowledgement. ErrRefused.
-func (f *Frontend) tell(wait bool, r vhost.Request, payload []byte, fds ...int) error {
+// sendAck sends a message without its own reply. If wait is set and REPLY_ACK was negotiated, it
+// waits for the acknowledgement. Errors: ErrRefused.
+func (f *Frontend) sendAck(wait bool, r vhost.Request, payload []byte, fds ...int) error {
 	flags := vhost.FlagVersion
 	ack := (wait || f.opts.AckAll) && f.protocol&vhost.ProtocolReplyAck != 0
 	if ack {
@@ -100,20 +100,20 @@ func (f *Frontend) tell(wait bool, r vhost.Request, payload []byte, fds ...int) 
 	return nil
 }
 
-func (f *Frontend) tellU64(r vhost.Request, v uint64) error {
-	return f.tell(false, r, vhost.AppendU64(nil, v))
+func (f *Frontend) sendU64(r vhost.Request, v uint64) error {
+	return f.sendAck(false, r, vhost.AppendU64(nil, v))
 }
 
 func (f *Frontend) tellRing(wait bool, r vhost.Request, i int, num uint32) error {
-	return f.tell(wait, r, vhost.VringState{Index: uint32(i), Num: num}.Append(nil))
+	return f.sendAck(wait, r, vhost.VringState{Index: uint32(i), Num: num}.Append(nil))
 }
 
-// tellFD sends an eventfd of ring i, or that there is none (-1).
-func (f *Frontend) tellFD(r vhost.Request, i, fd int) error {
+// sendFD sends an eventfd of ring i, or the bit for none (-1).
+func (f *Frontend) sendFD(r vhost.Request, i, fd int) error {
 	if fd < 0 {
-		return f.tellU64(r, uint64(i)|vhost.VringNoFD)
+		return f.sendU64(r, uint64(i)|vhost.VringNoFD)
 	}
-	return f.tell(false, r, vhost.AppendU64(nil, uint64(i)), fd)
+	return f.sendAck(false, r, vhost.AppendU64(nil, uint64(i)), fd)
 }
 
 // Barrier returns when the back-end has handled all messages so far.
@@ -122,11 +122,11 @@ func (f *Frontend) Barrier() error {
 	return err
 }
 
-// Config returns n bytes of the device's configuration space from offset off.
-// A back-end that answers with an empty payload gives ErrRefused.
+// Config returns n bytes of the device's configuration space from offset off. Errors: ErrRefused if
+// the back-end answers with an empty payload.
 func (f *Frontend) Config(off, n uint32) ([]byte, error) {
 	c := vhost.ConfigSpace{Offset: off, Size: n, Data: make([]byte, n)}
-	b, err := f.ask(vhost.GetConfig, c.Append(nil))
+	b, err := f.query(vhost.GetConfig, c.Append(nil))
 	if err != nil {
 		return nil, err
 	}
@@ -143,27 +143,26 @@ func (f *Frontend) Config(off, n uint32) ([]byte, error) {
 	return append([]byte(nil), got.Data...), nil
 }
 
-// SetConfig writes into the device's configuration space, as when the guest
-// does. ErrRefused.
+// SetConfig writes into the device's configuration space, as a guest does. Errors: ErrRefused.
 func (f *Frontend) SetConfig(off uint32, p []byte) error {
-	return f.tell(true, vhost.SetConfig, vhost.ConfigSpace{Offset: off, Size: uint32(len(p)), Data: p}.Append(nil))
+	return f.sendAck(true, vhost.SetConfig, vhost.ConfigSpace{Offset: off, Size: uint32(len(p)), Data: p}.Append(nil))
 }
 
-// ShareMemory announces all regions in one table, replacing what was shared.
+// ShareMemory announces all regions in one table, which replaces the former one.
 func (f *Frontend) ShareMemory(regions ...guest.RegionDesc) error {
 	fds := make([]int, len(regions))
 	for i := range fds {
 		fds[i] = f.mem.fd
 	}
-	return f.tell(true, vhost.SetMemTable, vhost.AppendMemTable(nil, regions), fds...)
+	return f.sendAck(true, vhost.SetMemTable, vhost.AppendMemTable(nil, regions), fds...)
 }
 
-// AddRegion announces one more region, of the guest's memfd.
+// AddRegion announces another region of the guest's memfd.
 func (f *Frontend) AddRegion(r guest.RegionDesc) error {
-	return f.tell(true, vhost.AddMemReg, vhost.AppendMemReg(nil, r), f.mem.fd)
+	return f.sendAck(true, vhost.AddMemReg, vhost.AppendMemReg(nil, r), f.mem.fd)
 }
 
 // RemoveRegion withdraws a region.
 func (f *Frontend) RemoveRegion(r guest.RegionDesc) error {
-	return f.tell(true, vhost.RemMemReg, vhost.AppendMemReg(nil, r))
+	return f.sendAck(true, vhost.RemMemReg, vhost.AppendMemReg(nil, r))
 }

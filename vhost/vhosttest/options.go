@@ -27,25 +27,25 @@ const (
 	FeatureVersion1    uint64 = vhost.FeatureVersion1
 )
 
-// DriverFeatures are all bits that the driver knows how to use.
+// DriverFeatures are all bits that the driver supports.
 const DriverFeatures = FeatureSizeMax | FeatureSegMax | FeatureRO | FeatureBlkSize | FeatureFlush |
 	FeatureTopology | FeatureConfigWCE | FeatureMQ | FeatureDiscard | FeatureWriteZeroes |
 	FeatureIndirect | FeatureEventIdx | FeatureVersion1
 
-// Style is whose habits a front-end has.
+// Style selects the front-end to imitate.
 type Style int
 
 const (
 	// QEMU 7.2 to 10: protocol features first, memory before rings, rings
 	// enabled last; at the end rings are disabled, then stopped.
 	QEMU Style = iota
-	// SPDK's initiator: features before protocol features, no reply-ack, rings
-	// enabled before anything about them was said, no FLUSH and no INDIRECT;
-	// at the end rings are stopped and the memory table is sent once more.
+	// SPDK's initiator: features before protocol features, no reply-ack, rings enabled before any
+	// other message about them, no FLUSH and no INDIRECT; at the end rings are stopped and the
+	// memory table is sent once more.
 	SPDK
 )
 
-// styles are the names of styles.
+// styles are the names of the styles.
 func styles() []string { return []string{QEMU: "qemu", SPDK: "spdk"} }
 
 func (s Style) String() string {
@@ -55,10 +55,10 @@ func (s Style) String() string {
 	return fmt.Sprintf("style %d", int(s))
 }
 
-// MarshalText writes the style's name.
+// MarshalText returns the style's name.
 func (s Style) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads a style's name.
+// UnmarshalText parses a style's name.
 func (s *Style) UnmarshalText(text []byte) error {
 	i := slices.Index(styles(), string(text))
 	if i < 0 {
@@ -68,37 +68,36 @@ func (s *Style) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Options describe a front-end. The zero value is a guest with one queue of
-// 128 descriptors and 64 MiB of memory on QEMU.
+// Options configures a front-end. The zero value is a guest with one queue of 128 descriptors and
+// 64 MiB of memory on QEMU.
 type Options struct {
 	Style     Style
 	Queues    int    // 0: 1
 	QueueSize uint16 // descriptors, a power of two; 0: 128
-	// AskInflight is the queue size of GET_INFLIGHT_FD, in descriptors; 0: QueueSize.
-	// QEMU 10.0.13 asks for 128 and has larger rings.
-	AskInflight uint16
-	Memory      int64 // bytes; 0: 64 MiB; rounded up to whole 2 MiB per region
-	Regions     int   // 0: 1; more than 8 only if the back-end has memory slots
-	Hugepages   bool  // memory from 2 MiB pages (SPDK's back-end needs them)
+	// InflightQueueSize is the queue size in GET_INFLIGHT_FD, in descriptors; 0: QueueSize. QEMU
+	// 10.0.13 sends 128 and has larger rings.
+	InflightQueueSize uint16
+	Memory            int64 // bytes; 0: 64 MiB; rounded up to whole 2 MiB per region
+	Regions           int   // 0: 1; more than 8 only if the back-end has memory slots
+	Hugepages         bool  // memory from 2 MiB pages (SPDK's back-end needs them)
 
-	// Refuse are virtio bits not to accept although both sides know them.
+	// Refuse are virtio bits not to accept although both sides support them.
 	Refuse uint64
-	// Protocol are the protocol features to accept; 0: all that are known.
+	// Protocol are the protocol features to accept; 0: all supported ones.
 	Protocol uint64
-	// NoProtocol leaves VHOST_USER_F_PROTOCOL_FEATURES alone, like the oldest
-	// front-ends: no configuration space, rings start enabled.
+	// NoProtocol does not accept VHOST_USER_F_PROTOCOL_FEATURES, like the oldest front-ends: no
+	// configuration space, rings start enabled.
 	NoProtocol bool
-	// AckAll asks for an answer to every message, where that was negotiated;
-	// QEMU asks for a few.
+	// AckAll requests an answer to every message, if that was negotiated; QEMU requests few.
 	AckAll bool
-	// NoStart leaves the rings to Start.
+	// NoStart does not start the rings; the caller calls Start.
 	NoStart bool
 
-	// Slots bounds the requests in flight on each ring, and with them the memory
-	// that buffers take; 0: as many as the ring holds.
+	// Slots bounds the requests in flight on each ring, and so the memory of buffers; 0: the ring's
+	// capacity.
 	Slots int
-	// MaxTransfer is the size of a slot's buffer in bytes; 0: what half of the
-	// memory allows, at most 1 MiB.
+	// MaxTransfer is the size of a slot's buffer in bytes; 0: as large as half of the memory
+	// allows, at most 1 MiB.
 	MaxTransfer int
 	// Poll makes the driver spin with interrupts suppressed; otherwise it
 	// blocks on the call eventfd.
@@ -116,8 +115,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.QueueSize == 0 {
 		o.QueueSize = 128
 	}
-	if o.AskInflight == 0 {
-		o.AskInflight = o.QueueSize
+	if o.InflightQueueSize == 0 {
+		o.InflightQueueSize = o.QueueSize
 	}
 	if o.Memory == 0 {
 		o.Memory = 64 << 20

@@ -14,16 +14,15 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// ramDisk is the smallest honest back-end: a disk in memory, one goroutine per
-// running ring.
+// ramDisk is a minimal correct back-end: a disk in memory, one goroutine per running ring.
 type ramDisk struct {
-	config   blk.Config
-	data     []byte
-	null     bool // requests succeed without data
-	deaf     bool // rings are not processed at all
-	mu       sync.Mutex
-	workers  map[int]*ramWorker
-	features uint64
+	config      blk.Config
+	data        []byte
+	null        bool // requests succeed without data
+	ignoreRings bool // rings are not processed at all
+	mu          sync.Mutex
+	workers     map[int]*ramWorker
+	features    uint64
 }
 
 func newRAMDisk(size int) *ramDisk {
@@ -118,8 +117,7 @@ func (d *ramDisk) SetErr(i, fd int) {
 	w.q.Err = fd
 }
 
-// ramWorker processes one ring. mu guards what the session replaces while it
-// runs; a batch holds it.
+// ramWorker processes one ring. A batch holds mu, which guards what the session replaces meanwhile.
 type ramWorker struct {
 	disk   *ramDisk
 	mu     sync.Mutex
@@ -163,7 +161,7 @@ func (w *ramWorker) setMemory(t *guest.Table) error {
 	return nil
 }
 
-// run spins for a while before it sleeps on the kick eventfd.
+// run polls for a while before it sleeps on the kick eventfd.
 func (w *ramWorker) run() {
 	defer close(w.done)
 	w.kicksOn(false)
@@ -174,7 +172,7 @@ func (w *ramWorker) run() {
 		default:
 		}
 		n := 0
-		if !w.disk.deaf {
+		if !w.disk.ignoreRings {
 			n = w.batch()
 		}
 		if n > 0 {
@@ -184,7 +182,7 @@ func (w *ramWorker) run() {
 		if idle++; idle < 1000 || (w.q.Kick < 0 && n == 0) {
 			continue
 		}
-		if n < 0 || w.disk.deaf || !w.kicksOn(true) {
+		if n < 0 || w.disk.ignoreRings || !w.kicksOn(true) {
 			w.fds[0] = unix.PollFd{Fd: int32(w.q.Kick), Events: unix.POLLIN}
 			w.fds[1] = unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN}
 			_, _ = unix.Poll(w.fds[:], -1)
@@ -205,7 +203,7 @@ func (w *ramWorker) kicksOn(on bool) (pending bool) {
 	return false
 }
 
-// batch serves what is available, at most 16 requests; -1: the ring is broken.
+// batch processes up to 16 available requests; -1: the ring is broken.
 func (w *ramWorker) batch() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,8 +258,8 @@ func (w *ramWorker) serve() {
 	}
 }
 
-// connectEnd serves d on a socket pair and connects a front-end to it, nil if
-// that fails. wait waits for the session's end.
+// connectEnd serves d on a socket pair and connects a front-end to it, nil if that fails. wait
+// waits for the end of the session.
 func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -9,21 +9,21 @@ import (
 	"cowblk/vhost"
 )
 
-// inflight is the back-end's in-flight buffer, which a front-end keeps for the
-// process that comes next. As in QEMU, it is fetched before the first start,
-// set at every start, and given up when the device is reset.
+// inflight is the back-end's in-flight buffer, which a front-end keeps for the next process. As in
+// QEMU, it is fetched before the first start, set at every start, and released when the device is
+// reset.
 type inflight struct {
 	fd   int
 	desc vhost.Inflight
 }
 
-// giveInflight sets the in-flight buffer, fetched first if there is none.
-func (f *Frontend) giveInflight() error {
+// sendInflight sets the in-flight buffer. If there is none, it fetches one first.
+func (f *Frontend) sendInflight() error {
 	if f.protocol&vhost.ProtocolInflightShmfd == 0 {
 		return nil
 	}
 	// The back-end must know the rings' format.
-	if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+	if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 		return err
 	}
 	if f.inflight == nil {
@@ -31,11 +31,11 @@ func (f *Frontend) giveInflight() error {
 			return err
 		}
 	}
-	return f.tell(false, vhost.SetInflightFD, f.inflight.desc.Append(nil), f.inflight.fd)
+	return f.sendAck(false, vhost.SetInflightFD, f.inflight.desc.Append(nil), f.inflight.fd)
 }
 
 func (f *Frontend) fetchInflight() error {
-	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.AskInflight}
+	want := vhost.Inflight{Queues: uint16(len(f.drivers)), QueueSize: f.opts.InflightQueueSize}
 	if err := f.Send(vhost.GetInflightFD, vhost.FlagVersion, want.Append(nil)); err != nil {
 		return fmt.Errorf("%v: %w", vhost.GetInflightFD, err)
 	}
@@ -65,8 +65,8 @@ func (f *Frontend) dropInflight() error {
 	return err
 }
 
-// Inflight returns the in-flight buffer's descriptor, which stays the
-// Frontend's, and how it is laid out; -1: there is none.
+// Inflight returns the in-flight buffer's descriptor, which the Frontend owns, and its layout; -1:
+// there is none.
 func (f *Frontend) Inflight() (fd int, desc vhost.Inflight) {
 	if f.inflight == nil {
 		return -1, vhost.Inflight{}
@@ -74,19 +74,18 @@ func (f *Frontend) Inflight() (fd int, desc vhost.Inflight) {
 	return f.inflight.fd, f.inflight.desc
 }
 
-// SetInflight makes fd, which becomes the Frontend's, the in-flight buffer that is
-// set from the next start on, whatever it holds.
+// SetInflight makes fd, which the Frontend then owns, the in-flight buffer from the next start on.
+// Its content is not checked.
 func (f *Frontend) SetInflight(fd int, desc vhost.Inflight) error {
 	err := f.dropInflight()
 	f.inflight = &inflight{fd: fd, desc: desc}
 	return err
 }
 
-// Reconnect goes on with another back-end process after the connection has been
-// lost, as QEMU does: the guest, its memory and its rings stay what they are, the
-// memory table is sent anew, and so is the in-flight buffer. What was in flight
-// is the back-end's to do; no kick is repeated. No Driver may be in use
-// meanwhile. If it fails, it may be called again with the next connection.
+// Reconnect continues with another back-end process after the connection was lost, as QEMU does:
+// the guest, its memory and its rings are unchanged; the memory table and the in-flight buffer are
+// sent again. The back-end must complete the requests in flight; no kick is repeated. No Driver may
+// be in use meanwhile. After an error it may be called again with the next connection.
 func (f *Frontend) Reconnect(socket string) error {
 	sock, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -95,7 +94,7 @@ func (f *Frontend) Reconnect(socket string) error {
 	return f.ReconnectOn(sock)
 }
 
-// ReconnectOn is Reconnect on a connection, which the Frontend owns from now on.
+// ReconnectOn is Reconnect on a connection, which the Frontend then owns.
 func (f *Frontend) ReconnectOn(sock *net.UnixConn) error {
 	_ = f.sock.Close() // it may be closed already
 	if f.backendReq >= 0 {
@@ -105,15 +104,15 @@ func (f *Frontend) ReconnectOn(sock *net.UnixConn) error {
 	f.sock, f.conn = sock, vhost.NewConn(sock)
 	f.shared, f.started, f.status = false, false, 0
 	features := f.features
-	if err := f.dialled(); err != nil {
+	if err := f.useConn(); err != nil {
 		return fmt.Errorf("front-end: reconnecting: %w", err)
 	}
 	if f.features != features {
 		return fmt.Errorf("front-end: the back-end's features have changed from %#x to %#x", features, f.features)
 	}
 	for _, d := range f.drivers {
-		// GET_VRING_BASE was not answered: QEMU takes what the guest has
-		// seen done for where the device stands.
+		// GET_VRING_BASE was not answered: QEMU uses the index of the last completion that the
+		// guest could see.
 		d.base = d.ring.UsedIdx()
 	}
 	err := f.announce()

@@ -6,19 +6,18 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// Ring is a split ring as its driver sees it (virtio 1.2, 2.7). Its methods
-// write what they are told, right or wrong; Driver is the one that keeps the
-// rules.
+// Ring is a split ring as its driver sees it (virtio 1.2, 2.7). Its methods write any values,
+// correct or not; Driver follows the rules.
 type Ring struct {
 	Num               uint16
 	GuestAddr         uint64 // of the descriptor table
 	desc, avail, used []byte
-	// The words that both sides use at the same time. All of availIdx and
-	// usedEvent is written by the driver, all of the others by the device.
+	// The words that both sides access at the same time. The driver writes all of availIdx and
+	// usedEvent, the device all of the others.
 	availIdx, usedEvent, usedIdx, availEvent *uint32
 	availFlags                               uint16
-	// What SetDesc has written. An element that holds the right thing already is
-	// not written again: the device's copy of its cache line stays valid.
+	// What SetDesc has written. An element that is correct already is not written again, so that
+	// the device's copy of its cache line stays valid.
 	shadow []RawDesc
 }
 
@@ -49,7 +48,7 @@ func (r *Ring) addrs() (desc, avail, used uint64) {
 	return r.GuestAddr, r.GuestAddr + descSize, r.GuestAddr + (descSize+uint64(len(r.avail))+4095)&^4095
 }
 
-// Clear zeroes the whole ring, as a driver does before it announces it.
+// Clear zeroes the ring, as a driver does before it announces the ring.
 func (r *Ring) Clear() {
 	clear(r.desc)
 	clear(r.avail)
@@ -94,14 +93,14 @@ func (r *Ring) SetAvailIdx(i uint16) { store(r.availIdx, uint32(i)<<16|uint32(r.
 // AvailIdx returns the index last written.
 func (r *Ring) AvailIdx() uint16 { return uint16(load(r.availIdx) >> 16) }
 
-// setAvailFlags writes the flags beside the index, which is the driver's too.
+// setAvailFlags writes the flags beside the index, which the driver also writes.
 func (r *Ring) setAvailFlags(f uint16) {
 	r.availFlags = f
 	r.SetAvailIdx(r.AvailIdx())
 }
 
-// setUsedEvent asks for an interrupt when the device writes used element i. In
-// a ring of one descriptor the word also holds the last available element.
+// setUsedEvent requests an interrupt when the device writes used element i. In a ring of one
+// descriptor the word also contains the last available element.
 func (r *Ring) setUsedEvent(i uint16) {
 	if r.Num == 1 {
 		store(r.usedEvent, load(r.usedEvent)&0xffff|uint32(i)<<16)

@@ -15,16 +15,16 @@ const (
 	statusNeedsReset  = 0x40
 )
 
-// Start does what happens when the guest's driver is ready: features, memory if
-// the back-end does not have it yet, and all rings.
+// Start starts the device, as when the guest's driver is ready: features, memory if the back-end
+// does not have it yet, and all rings.
 func (f *Frontend) Start() error {
 	if f.opts.Style == SPDK {
 		return f.startSPDK()
 	}
-	if err := f.giveInflight(); err != nil {
+	if err := f.sendInflight(); err != nil {
 		return err
 	}
-	if err := f.tellU64(vhost.SetFeatures, f.features); err != nil {
+	if err := f.sendU64(vhost.SetFeatures, f.features); err != nil {
 		return err
 	}
 	if err := f.addStatus(statusFeaturesOK); err != nil {
@@ -34,7 +34,7 @@ func (f *Frontend) Start() error {
 		return err
 	}
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 		if err := f.setRing(i); err != nil {
@@ -47,9 +47,9 @@ func (f *Frontend) Start() error {
 	if err := f.addStatus(statusAcknowledge | statusDriver | statusDriverOK); err != nil {
 		return err
 	}
-	// QEMU sends the call descriptors again, unmasked, when all runs.
+	// QEMU sends the call descriptors again, unmasked, when all rings run.
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 	}
@@ -57,8 +57,8 @@ func (f *Frontend) Start() error {
 	return nil
 }
 
-// shareMemory announces the regions one by one where the back-end has memory
-// slots, else in one table; nothing if it has them already.
+// shareMemory announces the regions one by one if the back-end has memory slots, else in one table.
+// It does nothing if they are announced already.
 func (f *Frontend) shareMemory() error {
 	if f.shared {
 		return nil
@@ -92,14 +92,14 @@ func (f *Frontend) setRing(i int) error {
 	}
 	desc, avail, used := d.ring.addrs()
 	a := vhost.VringAddr{Index: uint32(i), Desc: f.mem.user(desc), Avail: f.mem.user(avail), Used: f.mem.user(used)}
-	if err := f.tell(false, vhost.SetVringAddr, a.Append(nil)); err != nil {
+	if err := f.sendAck(false, vhost.SetVringAddr, a.Append(nil)); err != nil {
 		return err
 	}
-	return f.tellFD(vhost.SetVringKick, i, d.kickFD())
+	return f.sendFD(vhost.SetVringKick, i, d.kickFD())
 }
 
-// enable sends SET_VRING_ENABLE for every ring; without protocol features there
-// is no such message, rings are always enabled.
+// enable sends SET_VRING_ENABLE for every ring. Without protocol features there is no such message,
+// and rings are always enabled.
 func (f *Frontend) enable(on uint32) error {
 	if f.features&vhost.FeatureProtocolFeatures == 0 {
 		return nil
@@ -120,16 +120,16 @@ func (f *Frontend) addStatus(bits uint8) error {
 	if err != nil {
 		return err
 	}
-	if v&^statusNeedsReset != uint64(f.status) { // the device's own
+	if v&^statusNeedsReset != uint64(f.status) { // set by the device
 		return fmt.Errorf("device status %#x, expected %#x", v, f.status)
 	}
 	f.status |= bits
-	return f.tellU64(vhost.SetStatus, uint64(f.status))
+	return f.sendU64(vhost.SetStatus, uint64(f.status))
 }
 
 func (f *Frontend) startSPDK() error {
 	for i, d := range f.drivers {
-		if err := f.tellFD(vhost.SetVringCall, i, d.callFD()); err != nil {
+		if err := f.sendFD(vhost.SetVringCall, i, d.callFD()); err != nil {
 			return err
 		}
 	}
@@ -149,9 +149,9 @@ func (f *Frontend) startSPDK() error {
 	return f.Barrier()
 }
 
-// Stop stops all rings and keeps where they stopped, like the monitor's `stop`.
-// It returns when the back-end has completed every request; what the drivers
-// have not seen yet is still in their rings.
+// Stop stops all rings and records their indexes, like the monitor's `stop`. It returns when the
+// back-end has completed every request; completions that the drivers have not polled are still in
+// their rings.
 func (f *Frontend) Stop() error {
 	f.started = false
 	if f.opts.Style == SPDK {
@@ -160,8 +160,8 @@ func (f *Frontend) Stop() error {
 		}
 		return f.ShareMemory(f.mem.regions...)
 	}
-	// QEMU 7.2 takes the status back first, QEMU 10 last, for `stop` as for a
-	// reset: it says nothing about the device's state.
+	// QEMU 7.2 resets the status first, QEMU 10 last, for `stop` as for a reset: it does not
+	// describe the device's state.
 	last := f.protocol&vhost.ProtocolResetDevice != 0
 	if !last {
 		if err := f.clearStatus(); err != nil {
@@ -185,7 +185,7 @@ func (f *Frontend) clearStatus() error {
 	if f.protocol&vhost.ProtocolStatus == 0 {
 		return nil
 	}
-	return f.tellU64(vhost.SetStatus, 0)
+	return f.sendU64(vhost.SetStatus, 0)
 }
 
 func (f *Frontend) stopRings() error {
@@ -201,7 +201,7 @@ func (f *Frontend) stopRings() error {
 
 // vringBase stops ring i and returns its next available index.
 func (f *Frontend) vringBase(i int) (uint16, error) {
-	b, err := f.ask(vhost.GetVringBase, vhost.VringState{Index: uint32(i)}.Append(nil))
+	b, err := f.query(vhost.GetVringBase, vhost.VringState{Index: uint32(i)}.Append(nil))
 	if err != nil {
 		return 0, err
 	}
@@ -215,13 +215,13 @@ func (f *Frontend) vringBase(i int) (uint16, error) {
 	return uint16(v.Num), nil
 }
 
-// Cont starts the rings where Stop left them, like the monitor's `cont`: the
-// memory table is not sent again.
+// Cont starts the rings where Stop stopped them, like the monitor's `cont`. The memory table is not
+// sent again.
 func (f *Frontend) Cont() error {
 	if err := f.Start(); err != nil {
 		return err
 	}
-	// A kick that the guest sent while nobody listened is not repeated by it.
+	// The guest does not repeat a kick that it sent while no back-end listened.
 	for _, d := range f.drivers {
 		if err := d.kickAlways(); err != nil {
 			return err
@@ -230,16 +230,16 @@ func (f *Frontend) Cont() error {
 	return nil
 }
 
-// Reset does what system_reset and the next driver's start do: rings stopped,
-// the device reset if the back-end can, empty rings from index 0. Requests that
-// the drivers have not collected are forgotten.
+// Reset does what system_reset and the next driver's start do: the rings are stopped, the device is
+// reset if the back-end supports it, and empty rings start at index 0. Requests that the drivers
+// have not polled are forgotten.
 func (f *Frontend) Reset() error {
 	if err := f.Stop(); err != nil {
 		return err
 	}
 	if f.protocol&vhost.ProtocolResetDevice != 0 {
 		// The regions and the error descriptors are not sent again.
-		if err := f.tell(false, vhost.ResetDevice, nil); err != nil {
+		if err := f.sendAck(false, vhost.ResetDevice, nil); err != nil {
 			return err
 		}
 	}

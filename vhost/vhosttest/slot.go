@@ -6,22 +6,22 @@ const (
 	sectorSize = 512
 	headerSize = 16 // struct virtio_blk_req before its data
 	maxBuffer  = 1 << 20
-	// Layout of what a slot has besides its buffer: header and indirect table in
-	// the cache line that the device only reads, the status byte in another.
+	// Layout of a slot besides its buffer: header and indirect table in a cache line that the
+	// device only reads, the status byte in another.
 	slotTable  = headerSize
 	slotStatus = 64
 	slotMeta   = 128
 )
 
-// slot is one request's place in guest memory.
+// slot is the place of one request in guest memory.
 type slot struct {
 	meta            *[slotMeta]byte
 	buf             []byte
 	metaGPA, bufGPA uint64
-	// tabled says what the indirect table holds: 1, the buffer's length from bit
-	// 1 on, its direction in bit 63; 0 is nothing.
-	tabled uint64
-	busy   bool
+	// tableState describes the indirect table: the buffer's length from bit 1 on, its direction in
+	// bit 63, and bit 0 set; 0: empty.
+	tableState uint64
+	busy       bool
 }
 
 func (d *Driver) makeSlots(n int) error {
@@ -50,8 +50,8 @@ func (d *Driver) makeSlots(n int) error {
 	return nil
 }
 
-// bufferSize divides half of the memory among all slots of all rings; a whole
-// number of pages if there is room, else of sectors.
+// bufferSize divides half of the memory among all slots of all rings, in whole pages if possible,
+// else in sectors.
 func (f *Frontend) bufferSize(slots int) uint64 {
 	n := f.opts.MaxTransfer
 	if n == 0 {
@@ -68,9 +68,8 @@ func (f *Frontend) bufferSize(slots int) uint64 {
 	return uint64(max(n, sectorSize)) &^ (sectorSize - 1)
 }
 
-// Slots returns how many requests can be in flight at once.
+// Slots returns the maximum number of requests in flight.
 func (d *Driver) Slots() int { return len(d.slots) }
 
-// Buffer returns a slot's data in guest memory. It is the caller's while the
-// slot is not in flight.
+// Buffer returns a slot's data in guest memory. The caller owns it while the slot is not in flight.
 func (d *Driver) Buffer(slot int) []byte { return d.slots[slot].buf }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Slots bounds what is in flight, and the memory for buffers with it.
+// Slots bounds the requests in flight and the memory of buffers.
 func TestSlots(t *testing.T) {
 	f, end := connect(t, newRAMDisk(diskSize), Options{Slots: 2, Memory: 4 << 20, MaxTransfer: 1 << 20})
 	defer end()
@@ -20,9 +20,8 @@ func TestSlots(t *testing.T) {
 	oneQueue(t, f, 0, 5)
 }
 
-// A slot that is used in turns for all kinds of requests, with chains in
-// between that take the descriptors it had: what is left in the ring from before
-// is never taken for what is asked now.
+// A slot is used alternately for all kinds of requests, with chains in between that use its
+// descriptors: stale content of the ring never affects a request.
 func TestSlotReused(t *testing.T) {
 	for _, o := range []Options{{QueueSize: 4}, {QueueSize: 4, Refuse: FeatureIndirect}} {
 		disk := newRAMDisk(diskSize)
@@ -69,11 +68,11 @@ func TestSlotReused(t *testing.T) {
 	}
 }
 
-// Disconnect, from elsewhere, ends a wait.
+// Disconnect, from another goroutine, ends a wait.
 func TestDisconnect(t *testing.T) {
 	for _, poll := range []bool{false, true} {
 		disk := newRAMDisk(diskSize)
-		disk.deaf = true
+		disk.ignoreRings = true
 		f, wait := connectEnd(t, disk, Options{Poll: poll})
 		if pid, err := f.PeerPID(); err != nil || pid != os.Getpid() {
 			t.Errorf("back-end is process %d: %v", pid, err)

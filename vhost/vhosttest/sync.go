@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// StatusError is a request that the device completed without success.
+// StatusError is a request that the device completed with an error status.
 type StatusError struct {
 	Op     Op
 	Status byte
@@ -26,8 +26,7 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("request type %d at %d: status %d (%s)", e.Op, e.Off, e.Status, name)
 }
 
-// do runs one request on a slot that must be free, and waits for it. Other
-// completions that it meets are kept for Poll.
+// do runs one request on a free slot and waits for it. It keeps other completions for Poll.
 func (d *Driver) do(slot int, op Op, off int64, n int) (written uint32, err error) {
 	if err := d.Submit(slot, op, off, n); err != nil {
 		return 0, err
@@ -54,7 +53,7 @@ func (d *Driver) finish(id int) (Completion, error) {
 			if d.scratch[i].ID == id {
 				found = &d.scratch[i]
 			} else {
-				d.stash = append(d.stash, d.scratch[i])
+				d.stashed = append(d.stashed, d.scratch[i])
 			}
 		}
 		if found != nil {
@@ -66,7 +65,7 @@ func (d *Driver) finish(id int) (Completion, error) {
 	}
 }
 
-// freeSlot returns a slot that is not in flight; it waits for one if need be.
+// freeSlot returns a slot that is not in flight; it waits for one if necessary.
 func (d *Driver) freeSlot() (int, error) {
 	if len(d.slots) == 0 {
 		return 0, fmt.Errorf("a ring of %d descriptors has no slot without indirect descriptors: %w", d.ring.Num, ErrBusy)
@@ -85,12 +84,12 @@ func (d *Driver) freeSlot() (int, error) {
 		if err := d.waitRing(); err != nil {
 			return 0, err
 		}
-		d.stash = d.take(d.stash)
+		d.stashed = d.take(d.stashed)
 	}
 }
 
-// each runs op on n bytes from off, a buffer at a time; before and after see
-// the slot's buffer and how far it is.
+// each runs op on n bytes from off, one buffer at a time. before and after get the slot's buffer
+// and its offset in the n bytes.
 func (d *Driver) each(op Op, off int64, n int, before, after func(buf []byte, done int)) error {
 	for done := 0; done < n; {
 		slot, err := d.freeSlot()
@@ -113,8 +112,8 @@ func (d *Driver) each(op Op, off int64, n int, before, after func(buf []byte, do
 	return nil
 }
 
-// ReadAt reads p at off bytes on the disk, both in sectors of 512 bytes: the
-// whole of p or a *StatusError, or an error of Wait.
+// ReadAt reads p at off bytes on the disk, both multiples of 512. Errors: *StatusError, or those of
+// Wait.
 func (d *Driver) ReadAt(p []byte, off int64) (int, error) {
 	n := 0
 	err := d.each(OpRead, off, len(p), nil, func(buf []byte, done int) {
@@ -162,8 +161,8 @@ type Range struct {
 // rangeSize is the size of struct virtio_blk_discard_write_zeroes in bytes.
 const rangeSize = 16
 
-// PutRanges writes ranges into b as discard and write-zeroes want them, and
-// returns how many bytes they take.
+// PutRanges writes ranges into b in the format of discard and write-zeroes, and returns their
+// length in bytes.
 func PutRanges(b []byte, ranges ...Range) int {
 	for i, r := range ranges {
 		e := b[i*rangeSize:]
@@ -178,7 +177,7 @@ func PutRanges(b []byte, ranges ...Range) int {
 	return len(ranges) * rangeSize
 }
 
-// Discard tells the device that the ranges' content is not needed.
+// Discard discards the content of the ranges.
 func (d *Driver) Discard(ranges ...Range) error {
 	_, _, err := d.one(OpDiscard, len(ranges)*rangeSize, func(b []byte) { PutRanges(b, ranges...) })
 	return err

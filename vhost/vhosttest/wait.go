@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	// ErrTimeout reports that the device gave nothing back in Options.Timeout.
+	// ErrTimeout reports that the device completed nothing within Options.Timeout.
 	ErrTimeout = errors.New("the device did not answer in time")
 	// ErrDisconnected reports that the back-end closed the connection.
 	ErrDisconnected = errors.New("the back-end disconnected")
@@ -21,20 +21,19 @@ var (
 	ErrQueueBroken = errors.New("the back-end reported a broken ring")
 )
 
-// spins is how often a blocking driver looks at the ring before it sleeps.
+// spins is how often a blocking driver polls the ring before it sleeps.
 const spins = 1000
 
-// Wait returns when the device has given something back that Poll has not seen,
-// or with ErrTimeout, ErrDisconnected or ErrQueueBroken. It spins or sleeps on
-// the call eventfd, as Options.Poll says.
+// Wait returns when there are completions for Poll, or with ErrTimeout, ErrDisconnected or
+// ErrQueueBroken. It spins or sleeps on the call eventfd, see Options.Poll.
 func (d *Driver) Wait() error {
-	if len(d.stash) > 0 {
+	if len(d.stashed) > 0 {
 		return nil
 	}
 	return d.waitRing()
 }
 
-// waitRing is Wait for what the ring holds, whatever lies in the stash.
+// waitRing is Wait without the completions that were polled earlier.
 func (d *Driver) waitRing() error {
 	if d.ready() {
 		return nil
@@ -49,11 +48,11 @@ func (d *Driver) waitRing() error {
 	}
 	now := time.Now()
 	deadline := now.Add(d.f.opts.Timeout)
-	for look := now; ; {
+	for checked := now; ; {
 		if d.f.opts.Poll {
-			// Look at the descriptors now and then, without sleeping.
-			if now = time.Now(); now.Sub(look) > pollLook {
-				look = now
+			// Check the descriptors at intervals, without sleeping.
+			if now = time.Now(); now.Sub(checked) > pollFDInterval {
+				checked = now
 				if err := d.sleep(0, deadline); err != nil {
 					return err
 				}
@@ -69,11 +68,11 @@ func (d *Driver) waitRing() error {
 	}
 }
 
-// pollLook is how often a polling driver looks at its descriptors: a system
-// call in between would delay what it waits for.
-const pollLook = time.Millisecond
+// pollFDInterval is the interval at which a polling driver checks its descriptors. More frequent
+// system calls would delay completions.
+const pollFDInterval = time.Millisecond
 
-// block sleeps until a call, unless there is something already.
+// block sleeps until a call, unless there is a completion already.
 func (d *Driver) block(deadline time.Time) (err error) {
 	d.enableCalls()
 	if !d.ready() {
@@ -110,15 +109,13 @@ func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 	return nil
 }
 
-// CallPending takes and returns how often the device has signalled the call
-// eventfd since the last look.
+// CallPending returns and resets the number of signals on the call eventfd.
 func (d *Driver) CallPending() uint64 { return drain(d.call, &d.eventBuf) }
 
-// ErrPending says whether the back-end has signalled the error eventfd since
-// the last look.
+// ErrPending reports and resets whether the back-end has signalled the error eventfd.
 func (d *Driver) ErrPending() bool { return drain(d.err, &d.eventBuf) > 0 }
 
-// enableCalls asks for a call at the next used element (virtio 1.2, 2.7.7).
+// enableCalls requests a call at the next used element (virtio 1.2, 2.7.7).
 func (d *Driver) enableCalls() {
 	if d.eventIdx {
 		d.ring.setUsedEvent(d.last)
@@ -127,7 +124,7 @@ func (d *Driver) enableCalls() {
 	d.ring.setAvailFlags(0)
 }
 
-// suppressCalls asks for none: with event indexes the farthest element is named.
+// suppressCalls requests no calls: with event indexes it names the farthest element.
 func (d *Driver) suppressCalls() {
 	if d.eventIdx {
 		d.ring.setUsedEvent(d.last - 1)
@@ -136,13 +133,13 @@ func (d *Driver) suppressCalls() {
 	d.ring.setAvailFlags(virtq.AvailNoInterrupt)
 }
 
-// signal adds one to an eventfd, through a buffer that the caller keeps.
+// signal adds one to an eventfd, using the caller's buffer.
 func signal(fd int, b *[8]byte) error {
 	binary.LittleEndian.PutUint64(b[:], 1)
 	for {
 		_, err := unix.Write(fd, b[:])
 		if err == nil || errors.Is(err, unix.EAGAIN) {
-			return nil // full: it is signalled
+			return nil // counter full: signalled already
 		}
 		if !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("kick: %w", err)
@@ -150,7 +147,7 @@ func signal(fd int, b *[8]byte) error {
 	}
 }
 
-// drain takes an eventfd's count; 0 if it was not signalled.
+// drain returns and resets an eventfd's count; 0 if it was not signalled.
 func drain(fd int, b *[8]byte) uint64 {
 	if n, err := unix.Read(fd, b[:]); err != nil || n != len(b) {
 		return 0

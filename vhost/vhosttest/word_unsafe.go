@@ -5,9 +5,9 @@ import (
 	"unsafe"
 )
 
-// word returns the 32-bit word at b[off:], which lies at a multiple of 4 in
-// memory that Go does not move (a mapping). The two 16-bit fields of a ring's
-// first word, and its event index, are reached through it.
+// word returns the 32-bit word at b[off:], a multiple of 4 in memory that Go does not move (a
+// mapping). It gives access to the two 16-bit fields of a ring's first word, and to its event
+// index.
 func word(b []byte, off int) *uint32 {
 	return (*uint32)(unsafe.Pointer((*[4]byte)(b[off:])))
 }

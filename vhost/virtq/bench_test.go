@@ -8,14 +8,14 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// shapes of a 4 KiB read: the usual three descriptors.
+// shapes of a 4 KiB read; the usual one has three descriptors.
 func readRequest(i uint64) []virtq.Desc {
 	at := dataAddr - 0x100000 + 0x2000*i
 	return []virtq.Desc{readable(at, 16), writable(at+0x1000, 4096), writable(at+16, 1)}
 }
 
-// fill makes depth requests available once; the driver's later turns only move
-// its index, as the descriptors stay what they are.
+// fill makes depth requests available once. Later rounds only move the driver's index, because the
+// descriptors do not change.
 func fill(t testing.TB, r *rig, depth int, indirect bool) (heads []uint16) {
 	t.Helper()
 	for i := range uint64(depth) {
@@ -31,7 +31,7 @@ func fill(t testing.TB, r *rig, depth int, indirect bool) (heads []uint16) {
 		}
 		heads = append(heads, head)
 	}
-	// Every entry of the ring, so that moving the index is enough.
+	// All entries of the ring, so that moving the index suffices.
 	for i := range r.drv.Num {
 		r.drv.SetAvail(i, heads[int(i)%depth])
 	}
@@ -72,8 +72,8 @@ func TestRequestPathDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// reportRatio adds the time of an operation as a multiple of a copy of 4 KiB
-// of guest memory, measured right after it on the same machine.
+// reportRatio reports the time of an operation as a multiple of a copy of 4 KiB of guest memory,
+// measured right after it on the same machine.
 func reportRatio(b *testing.B, r *rig) {
 	perOp := float64(b.Elapsed()) / float64(b.N)
 	src, dst := r.mem.Bytes(dataAddr, 4096), make([]byte, 4096)
@@ -85,8 +85,8 @@ func reportRatio(b *testing.B, r *rig) {
 	b.ReportMetric(perOp/(float64(time.Since(start))/n), "x-copy-4KiB")
 }
 
-// BenchmarkRing is the ring alone: no data, the driver's part is one store of
-// its index per batch. Time is per request.
+// BenchmarkRing measures the ring alone, without data. The driver's part is one store of its index
+// per batch. Time is per request.
 func BenchmarkRing(b *testing.B) {
 	for i := range 4 {
 		indirect, num := i&1 != 0, uint16(i&2*64)
@@ -124,7 +124,7 @@ func BenchmarkRing(b *testing.B) {
 	}
 }
 
-// BenchmarkStage times each step by itself.
+// BenchmarkStage measures each step by itself.
 func BenchmarkStage(b *testing.B) {
 	r := newRig(b, virtq.SplitConfig{Num: 128, EventIdx: true})
 	heads := fill(b, r, 32, false)

@@ -10,13 +10,13 @@ import (
 // used length fits its 32 bits; the specification's limit is one more (2.7.5.2).
 const maxChainBytes = 1<<32 - 1
 
-// maxSlices limits the slices of a chain. A descriptor gives as many as the
-// regions that it runs through, and a hostile driver can have each of 1,024 run
-// through 509; a sound one's buffers cross each border once.
+// maxSlices limits the slices of a chain. A descriptor gives one slice for each region that it
+// spans, and a hostile driver can make each of 1,024 descriptors span 509 regions; a correct
+// driver's buffers cross each border once.
 const maxSlices = 2 * MaxChain
 
-// keptSlices is the capacity, for each direction, that a chain keeps between
-// uses: more than a driver needs that heeds the usual limits of segments.
+// keptSlices is the capacity, for each direction, that a chain keeps between uses: more than a
+// driver needs within the usual limits of segments.
 const keptSlices = 256
 
 // Chain is one chain of descriptors as byte slices of guest memory. The slices
@@ -24,10 +24,10 @@ const keptSlices = 256
 // the next Load into the same Chain, which reuses their arrays.
 type Chain struct {
 	Head               uint16
-	Readable, Writable [][]byte // none empty; one descriptor may give several
+	Readable, Writable [][]byte // no empty slices; one descriptor may give several
 	ReadLen, WriteLen  uint64   // bytes
 
-	writableSeen bool // a device-writable descriptor came, perhaps an empty one
+	writableSeen bool // a device-writable descriptor was read, perhaps an empty one
 }
 
 // Reset empties the chain and keeps its capacity.
@@ -37,20 +37,19 @@ func (c *Chain) Reset() {
 	c.writableSeen = false
 }
 
-// Wide reports whether the chain takes more memory than it keeps between uses.
+// Wide reports whether the chain uses more memory than it keeps between uses.
 func (c *Chain) Wide() bool { return cap(c.Readable) > keptSlices || cap(c.Writable) > keptSlices }
 
-// Trim gives that memory back. Nobody may use c's slices any more.
+// Trim frees that memory. c's slices must not be used any more.
 func (c *Chain) Trim() {
 	if c.Wide() {
 		*c = Chain{Head: c.Head}
 	}
 }
 
-// Load fills c with the chain that starts at c.Head, which the caller got from
-// Next. Every descriptor is read once, copied and checked. It allocates only
-// while c's arrays grow. Errors wrap ErrBroken, and break the queue; c is then
-// empty.
+// Load fills c with the chain that starts at c.Head, which the caller got from Next. Every
+// descriptor is read once, copied and checked. It allocates only while c's arrays grow. Errors wrap
+// ErrBroken and break the queue; c is then empty.
 func (q *Split) Load(t *guest.Table, c *Chain) error {
 	c.Reset()
 	if q.broken != nil {
@@ -66,12 +65,11 @@ func (q *Split) Load(t *guest.Table, c *Chain) error {
 	return nil
 }
 
-// walk follows the chain through the descriptor table, and at its end through
-// an indirect table (2.7.5.3.2: any number of direct descriptors may come
-// before the one that refers to the table).
+// walk follows the chain through the descriptor table, and at its end through an indirect table
+// (2.7.5.3.2: any number of direct descriptors may precede the one that refers to the table).
 //
-// There is no set of visited descriptors. A chain cannot have more descriptors
-// than its ring (2.7.5.3.1), so one that goes on after as many is a loop.
+// There is no set of visited descriptors. A chain cannot have more descriptors than its ring
+// (2.7.5.3.1), so a longer one is a loop.
 func (q *Split) walk(t *guest.Table, c *Chain) error {
 	limit := min(int(q.num), MaxChain)
 	i := c.Head
@@ -95,8 +93,8 @@ func (q *Split) walk(t *guest.Table, c *Chain) error {
 	}
 }
 
-// walkIndirect follows the table that d refers to, of at most limit entries.
-// DescWrite in d means nothing and is ignored (2.7.5.3.2).
+// walkIndirect follows the table that d refers to, of at most limit entries. DescWrite in d has no
+// meaning and is ignored (2.7.5.3.2).
 func (q *Split) walkIndirect(t *guest.Table, c *Chain, d Desc, limit int) error {
 	switch {
 	case !q.indirect:
@@ -133,16 +131,15 @@ func (q *Split) walkIndirect(t *guest.Table, c *Chain, d Desc, limit int) error 
 	}
 }
 
-// read copies descriptor i of a table to private memory, then decodes the
-// copy: no later load of a field can go back to what the driver may have
-// changed meanwhile. An indirect table need not be aligned.
+// read copies descriptor i of a table to private memory, then decodes the copy, so that no later
+// load of a field sees a concurrent change by the driver. An indirect table need not be aligned.
 func (q *Split) read(table []byte, i int) Desc {
 	copy(q.raw[:], table[DescSize*i:DescSize*i+DescSize])
 	return descOf(&q.raw)
 }
 
-// add appends the buffer of d. An empty one adds nothing, and its address is
-// not looked at: the specification neither forbids it nor gives it a meaning.
+// add appends the buffer of d. An empty one adds nothing, and its address is not checked: the
+// specification neither forbids it nor gives it a meaning.
 func (c *Chain) add(t *guest.Table, d Desc) (err error) {
 	if c.ReadLen+c.WriteLen+uint64(d.Len) > maxChainBytes {
 		return fmt.Errorf("the chain is longer than %d bytes", uint64(maxChainBytes))

@@ -16,7 +16,7 @@ const (
 	indirect = virtq.DescIndirect
 )
 
-// linked returns n one-byte descriptors, each followed by the next one.
+// linked returns n one-byte descriptors, each linked to the next one.
 func linked(n int, flags uint16) []virtq.Desc {
 	ds := make([]virtq.Desc, n)
 	for i := range ds {
@@ -75,7 +75,7 @@ func TestLoad(t *testing.T) {
 		{name: "indirect after direct, too long", ring: []virtq.Desc{{dataAddr, 8, next, 1}, ind(1024)}, table: linked(1024, 0), want: "at most 1023"},
 		{name: "indirect, longest", ring: []virtq.Desc{{tableAddr, 1<<32 - 16, indirect, 0}}, want: "at most 1024"},
 		{name: "indirect, empty", ring: []virtq.Desc{ind(0)}, want: "table of 0 bytes"},
-		{name: "indirect, cut", ring: []virtq.Desc{{tableAddr, 17, indirect, 0}}, want: "table of 17 bytes"},
+		{name: "indirect, truncated", ring: []virtq.Desc{{tableAddr, 17, indirect, 0}}, want: "table of 17 bytes"},
 		{name: "indirect, nested", ring: []virtq.Desc{ind(1)}, table: []virtq.Desc{ind(1)}, want: "indirect again"},
 		{name: "indirect, with next", ring: []virtq.Desc{{tableAddr, 16, indirect | next, 1}, {dataAddr, 1, 0, 0}}, table: linked(1, 0), want: "with a next"},
 		{name: "indirect, loop", ring: []virtq.Desc{ind(2)}, table: []virtq.Desc{{dataAddr, 1, next, 1}, {dataAddr, 1, next, 0}}, want: "a loop"},
@@ -178,7 +178,7 @@ func TestLoadLimits(t *testing.T) {
 	})
 }
 
-// An indirect table may lie anywhere, also on an odd address.
+// An indirect table may have any address, even or odd.
 func TestIndirectTableNotAligned(t *testing.T) {
 	for off := range uint64(16) {
 		r := newRig(t, virtq.SplitConfig{Num: 8, Indirect: true})
@@ -191,8 +191,8 @@ func TestIndirectTableNotAligned(t *testing.T) {
 	}
 }
 
-// A driver that keeps changing a descriptor while it is being read: whatever
-// mixture of old and new is seen, it is checked and used as one copy.
+// A driver changes a descriptor continuously while it is read: any mixture of old and new is
+// checked and used as one copy.
 func TestLoadWhileTheDriverChangesIt(t *testing.T) {
 	r := newRig(t, virtq.SplitConfig{Num: 8, Indirect: true})
 	stop, stopped := make(chan struct{}), make(chan struct{})

@@ -8,16 +8,16 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// fuzzMem is a small memory that a fuzzer can fill whole: three adjacent
-// regions of a page, with the ring of 16 descriptors at the start.
+// fuzzMem is a small memory that a fuzzer can fill completely: three adjacent regions of a page,
+// with the ring of 16 descriptors at the start.
 const (
 	fuzzNum  = 16
 	fuzzBase = 0x1000
 	fuzzPage = 0x1000
 )
 
-// FuzzRing lets arbitrary bytes be the ring, the indirect tables and all other
-// guest memory, and takes chains until the ring is empty or broken.
+// FuzzRing uses arbitrary bytes as the ring, the indirect tables and all other guest memory, and
+// takes chains until the ring is empty or broken.
 func FuzzRing(f *testing.F) {
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(fuzzBase, fuzzPage, fuzzPage, fuzzPage)...)
 	if err != nil {
@@ -66,8 +66,7 @@ func FuzzRing(f *testing.F) {
 				break
 			}
 			checkChain(t, &c)
-			// The used elements go back after all are loaded: they may
-			// lie over the descriptors.
+			// After all are loaded, because the used elements may overlap the descriptors.
 			defer q.Publish()
 			defer q.Push(head, uint32(c.WriteLen))
 		}
@@ -78,7 +77,7 @@ func FuzzRing(f *testing.F) {
 	})
 }
 
-// checkChain touches every byte of a loaded chain and checks its sums.
+// checkChain accesses every byte of a loaded chain and checks its sums.
 func checkChain(t *testing.T, c *virtq.Chain) {
 	var sum [2]uint64
 	for i, segs := range [][][]byte{c.Readable, c.Writable} {
@@ -98,7 +97,7 @@ func checkChain(t *testing.T, c *virtq.Chain) {
 	}
 }
 
-// seedRings gives the fuzzer sound rings to start from.
+// seedRings adds valid rings to the corpus.
 func seedRings(f *testing.F, mem *virtqtest.Memory, ring *virtqtest.Ring) {
 	const data = fuzzBase + fuzzPage
 	for _, indirect := range []bool{false, true} {
@@ -127,9 +126,8 @@ func seedRings(f *testing.F, mem *virtqtest.Memory, ring *virtqtest.Ring) {
 	}
 }
 
-// FuzzChain takes one chain whose descriptors, direct and indirect, are the
-// fuzzer's, with addresses folded into or just around guest memory so that
-// most are meaningful.
+// FuzzChain takes one chain whose descriptors, direct and indirect, are the fuzzer's, with
+// addresses folded into or just around guest memory so that most are valid.
 func FuzzChain(f *testing.F) {
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(fuzzBase, fuzzPage, fuzzPage, fuzzPage)...)
 	if err != nil {

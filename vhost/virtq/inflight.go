@@ -9,11 +9,9 @@ import (
 	"cowblk/vhost/virtq/internal/word"
 )
 
-// The region in which a queue tells its successor what is in flight
-// (vhost-user, "Inflight I/O tracking", QueueRegionSplit): a header, then one
-// state (DescStateSplit) for each descriptor, of which those of heads mean
-// something. Offsets and sizes in bytes. A packed ring has another layout, and
-// would have its own file.
+// The region in which a queue records requests in flight for its successor (vhost-user, "Inflight
+// I/O tracking", QueueRegionSplit): a header, then one state (DescStateSplit) for each descriptor;
+// only those of heads have a meaning. Offsets and sizes in bytes. A packed ring has another layout.
 const (
 	inflightFeatures = 0  // le64: 0
 	inflightVersion  = 8  // le16: 0 is a buffer that was never used
@@ -30,60 +28,57 @@ const (
 
 const inflightVersion1 = 1
 
-// inflightAlign is what each queue's region is rounded up to: a cache line.
+// inflightAlign is the alignment of the size of each queue's region: a cache line.
 const inflightAlign = 64
 
-// InflightSize returns the bytes of one queue's region in an in-flight buffer
-// for split rings of up to num descriptors.
+// InflightSize returns the size in bytes of one queue's region in an in-flight buffer for split
+// rings of up to num descriptors.
 func InflightSize(num uint16) int {
 	return (inflightStates + stateSize*int(num) + inflightAlign - 1) &^ (inflightAlign - 1)
 }
 
-// InflightSpare returns the end of a region for rings of up to num descriptors that no
-// ring uses, 0 to 48 bytes (16 at least where num is a power of two): a Backend may keep
-// something of its own there.
-func InflightSpare(mem []byte, num uint16) []byte { return mem[state(num):] }
+// InflightPadding returns the unused end of a region for rings of up to num descriptors, 0 to 48
+// bytes (16 at least if num is a power of two). A Backend may keep its own data there.
+func InflightPadding(mem []byte, num uint16) []byte { return mem[state(num):] }
 
-// tracker keeps a queue's region. Only the device writes the region, and reads
-// it back once, when the queue starts; all that decides anything afterwards is
-// in these fields. The front-end maps it too and could write anything: what is
-// read is checked, and the worst that it can do is to break the queue.
+// tracker keeps a queue's region. Only the device writes the region, and reads it back once, when
+// the queue starts; later decisions use only these fields. The front-end also maps the region and
+// could write anything: what is read is checked, and the worst effect is a broken queue.
 //
 // Why a process may be killed between any two of the stores:
 //
-//  1. taken: counter, then the mark. A head that is not marked yet has not been
+//  1. mark: counter, then the mark. A head that is not marked yet has not been
 //     given to anybody; the successor finds it in the available ring again. Heads
-//     are marked in the order of that ring, so those that are marked are a prefix
-//     of it, and the entry to go on with is used index + number of marks.
-//  2. published: the list of the batch is complete before the used index moves.
-//     Until it moves, the ring's index equals the region's copy, the list means
-//     nothing, and the batch is in flight: its marks stand. It was done, and is
-//     done again; the driver has seen nothing of it.
+//     are marked in the order of that ring, so the marked ones are a prefix of it,
+//     and the next entry is used index + number of marks.
+//  2. link: the list of the batch is complete before the used index moves.
+//     Until it moves, the ring's index equals the region's copy, the list has no
+//     meaning, and the batch is in flight: its marks stand. Its requests are
+//     repeated; the driver has not seen their completion.
 //  3. From the store of the used index on, the batch is the driver's, although
 //     its marks still stand. The ring's index is ahead of the region's copy by
-//     the length of the list, so the successor clears the marks of that many heads of
-//     it, as publishing itself does next. Doing so twice is no harm.
-//  4. The copy is stored last. From there on the list means nothing again, which
-//     is why the next batch may write over it.
+//     the length of the list, so the successor clears the marks of that many heads
+//     of the list, as clearBatch would. Doing so twice is harmless.
+//  4. The copy is stored last. From there on the list has no meaning again, so
+//     the next batch may overwrite it.
 //
-// What matters is the order of stores in this thread, since a kill loses no
-// store that was executed: the processor's order is not in question, but the
-// compiler's is. The stores that others must not pass are word.Put32. (An atomic
-// one waits until those before it are in the cache, the last request's data
-// among them.)
+// Only the order of stores in this thread matters, since a kill loses no store that was executed:
+// not the processor's order, but the compiler's. The stores that others must not pass are
+// word.Put32. (An atomic store would wait until the ones before it are in the cache, including the
+// last request's data.)
 type tracker struct {
 	mem     []byte   // nil: the queue is not tracked
 	counter uint64   // of the next head that is taken
 	last    uint16   // last_batch_head as stored
 	batch   []uint16 // pushed, not yet published
-	again   []uint16 // in flight when the queue started, oldest first; Next gives them first
+	resume  []uint16 // in flight when the queue started, oldest first; Next returns them first
 }
 
-// state returns where head's state is.
+// state returns the offset of head's state.
 func state(head uint16) int { return inflightStates + stateSize*int(head) }
 
-// taken marks head as in flight.
-func (k *tracker) taken(head uint16) {
+// mark marks head as in flight.
+func (k *tracker) mark(head uint16) {
 	at := state(head)
 	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
 	k.counter++
@@ -101,9 +96,9 @@ func (k *tracker) link(used uint16) {
 	binary.LittleEndian.PutUint32(k.mem[inflightLast:], uint32(k.last)|uint32(used)<<16)
 }
 
-// settle clears the marks of the batch, which the driver now has, and then says
-// so. used is the index in the ring.
-func (k *tracker) settle(used uint16) {
+// clearBatch clears the marks of the published batch and then stores the region's copy of the used
+// index. used is the index in the ring.
+func (k *tracker) clearBatch(used uint16) {
 	for _, head := range k.batch {
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
 	}
@@ -111,10 +106,9 @@ func (k *tracker) settle(used uint16) {
 	word.Put32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
 }
 
-// track makes q keep its region in mem, for rings of up to num descriptors, and
-// takes up what the region and the ring say is in flight: the cursors go on
-// behind it. A region that was never used is made ready instead. Errors wrap
-// ErrBroken.
+// track makes q keep its region in mem, for rings of up to num descriptors, and restores the
+// requests in flight from the region and the ring; the cursors follow them. A region that was never
+// used is initialised instead. Errors wrap ErrBroken.
 func (q *Split) track(mem []byte, num uint16) error {
 	k := &q.inflight
 	k.mem = mem
@@ -128,11 +122,11 @@ func (q *Split) track(mem []byte, num uint16) error {
 		return fmt.Errorf("version %d, features %#x, %d states; expected %d, 0 and %d: %w",
 			version, features, found, inflightVersion1, num, ErrBroken)
 	}
-	// Entries that the driver waits for: those it made available and has not
-	// seen used. None can be in flight that is not among them.
+	// Entries that the driver made available and has not seen used. All requests in flight are
+	// among them.
 	waits := word.Load16(q.avail, RingIdx) - q.published
 	if waits == 0 {
-		// Whatever the region says is about a ring that has been set up anew.
+		// The region's content is about a ring that has been set up anew.
 		k.format(num, q.published)
 		q.next, q.seen = q.published, q.published
 		return nil
@@ -143,10 +137,10 @@ func (q *Split) track(mem []byte, num uint16) error {
 	if err := q.finishBatch(); err != nil {
 		return err
 	}
-	if err := q.findAgain(num); err != nil {
+	if err := q.findMarked(num); err != nil {
 		return err
 	}
-	n := uint16(len(k.again))
+	n := uint16(len(k.resume))
 	if n > waits {
 		return fmt.Errorf("%d requests in flight, the driver waits for %d: %w", n, waits, ErrBroken)
 	}
@@ -155,8 +149,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 	return nil
 }
 
-// format makes the region ready. The version comes last: until then the region
-// was never used.
+// format initialises the region. The version is stored last: until then the region counts as never
+// used.
 func (k *tracker) format(num, used uint16) {
 	word.Store32(k.mem, inflightVersion, 0)
 	clear(k.mem[:state(num)])
@@ -164,8 +158,7 @@ func (k *tracker) format(num, used uint16) {
 	word.Store32(k.mem, inflightVersion, inflightVersion1|uint32(num)<<16)
 }
 
-// finishBatch does what a predecessor did not get to after it moved the used
-// index (step 3).
+// finishBatch completes what an earlier process left undone after it moved the used index (step 3).
 func (q *Split) finishBatch() error {
 	k := &q.inflight
 	head := word.Load16(k.mem, inflightLast)
@@ -185,14 +178,14 @@ func (q *Split) finishBatch() error {
 	return nil
 }
 
-// findAgain lists the heads that are marked, oldest first.
-func (q *Split) findAgain(num uint16) error {
+// findMarked sets inflight.resume to the marked heads, oldest first.
+func (q *Split) findMarked(num uint16) error {
 	k := &q.inflight
 	type found struct {
 		counter uint64
 		head    uint16
 	}
-	var all []found // copies: the region may change meanwhile
+	var all []found // copies, because the region may change
 	for head := range num {
 		switch mark := k.mem[state(head)+stateMark]; {
 		case mark == 0:
@@ -208,7 +201,7 @@ func (q *Split) findAgain(num uint16) error {
 		return cmp.Or(cmp.Compare(a.counter, b.counter), cmp.Compare(a.head, b.head))
 	})
 	for _, f := range all {
-		k.again = append(k.again, f.head)
+		k.resume = append(k.resume, f.head)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// takeAll takes every head that there is to take.
+// takeAll takes all available heads.
 func (r *rig) takeAll(t *testing.T) (heads []uint16) {
 	t.Helper()
 	for {
@@ -39,8 +39,8 @@ func newTracked(t *testing.T) *rig {
 	return newRig(t, virtq.SplitConfig{Num: 8, Base: 5, Inflight: region(t, 8), InflightNum: 8})
 }
 
-// What is in flight comes first and in the order in which it was taken, whatever
-// base the front-end names; the rest of the ring follows, once.
+// Requests in flight come first, in the order in which they were taken, whatever base the front-end
+// sets; the rest of the ring follows, once.
 func TestSuccessor(t *testing.T) {
 	r := newTracked(t)
 	heads := r.offer(t, 6)
@@ -55,7 +55,7 @@ func TestSuccessor(t *testing.T) {
 	r.q.Push(got[2], 1)
 	r.q.Push(got[0], 1)
 	r.q.Publish()
-	r.q.Push(got[1], 1) // not published: done again
+	r.q.Push(got[1], 1) // not published: repeated
 	want := []uint16{heads[1], heads[3], heads[4], heads[5]}
 	for _, base := range []uint16{7, 0, 9, 1234} {
 		r.cfg.Base = base
@@ -83,7 +83,7 @@ func TestSuccessor(t *testing.T) {
 	}
 }
 
-// Half of what is in flight is given out again when the next process dies, too.
+// Half of the requests in flight are returned again when the next process dies, too.
 func TestSuccessorOfASuccessor(t *testing.T) {
 	r := newTracked(t)
 	heads := r.offer(t, 4)
@@ -100,20 +100,20 @@ func TestSuccessorOfASuccessor(t *testing.T) {
 	}
 }
 
-// A region that says nothing about this ring: never used, or of a ring that was
-// set up anew since.
+// A region without information about this ring: never used, or of a ring that was set up anew
+// since.
 func TestRegionOfAnotherLife(t *testing.T) {
 	r := newTracked(t)
 	r.offer(t, 3)
 	r.takeAll(t)
-	r.drv.Reset(0) // the driver has been loaded again
+	r.drv.Reset(0) // the driver was reloaded
 	r.restart(t)
 	want := r.offer(t, 2)
 	if got := r.takeAll(t); !slices.Equal(got, want) {
 		t.Errorf("took %v, expected %v", got, want)
 	}
 	clear(r.cfg.Inflight)
-	r.cfg.Base = 2 // a front-end that fetched a new buffer knows where to go on
+	r.cfg.Base = 2 // known to a front-end that fetched a new buffer
 	r.restart(t)
 	if got := r.takeAll(t); len(got) != 0 {
 		t.Errorf("took %v from entry 2 on, expected nothing", got)
@@ -184,7 +184,7 @@ func TestRegionTooSmall(t *testing.T) {
 	}
 }
 
-// The size is what the specification's structures need, in whole cache lines.
+// The size is that of the specification's structures, in whole cache lines.
 func TestInflightSize(t *testing.T) {
 	for num, want := range map[uint16]int{1: 64, 3: 64, 4: 128, 128: 2112, 1024: 16448} {
 		if got := virtq.InflightSize(num); got != want {

@@ -12,10 +12,10 @@ import (
 // MaxNum is the largest size of a split ring, in descriptors (virtio 1.2, 2.7).
 const MaxNum = 32768
 
-// MaxChain is the most descriptors of one chain, direct and indirect together.
-// The specification's limit is the size of the ring; drivers with indirect
-// tables go beyond it on small rings, and 1,024 is what other devices take.
-// It also bounds the memory that a hostile driver can make a slot keep.
+// MaxChain is the maximum number of descriptors of one chain, direct and indirect together. The
+// specification's limit is the size of the ring; drivers with indirect tables exceed it on small
+// rings, and other devices accept 1,024. It also bounds the memory that a hostile driver can make a
+// slot keep.
 const MaxChain = 1024
 
 // Descriptor flags (virtio 1.2, 2.7.5).
@@ -52,23 +52,22 @@ func AvailSize(num uint16) int { return (UsedEventOffset(num) + 2 + 3) &^ 3 }
 // UsedSize returns the bytes of the used ring, rounded up to 4.
 func UsedSize(num uint16) int { return (AvailEventOffset(num) + 2 + 3) &^ 3 }
 
-// UsedEventOffset returns where used_event lies in the available ring, bytes.
+// UsedEventOffset returns the offset of used_event in the available ring, in bytes.
 func UsedEventOffset(num uint16) int { return RingEntries + 2*int(num) }
 
-// AvailEventOffset returns where avail_event lies in the used ring, bytes.
+// AvailEventOffset returns the offset of avail_event in the used ring, in bytes.
 func AvailEventOffset(num uint16) int { return RingEntries + UsedElemSize*int(num) }
 
-// Required alignment, in bytes. The specification (2.7) asks 2 of the available
-// ring; we need 4, because its index is reached through a 32-bit word. The
-// usual layouts, where it follows the descriptor table, give 16.
+// Required alignment, in bytes. The specification (2.7) requires 2 for the available ring; this
+// package needs 4, because its index is accessed through a 32-bit word. In the usual layouts the
+// ring follows the descriptor table and has 16.
 const (
 	descAlign  = 16
 	availAlign = 4
 	usedAlign  = 4
 )
 
-// ErrRing reports a ring that cannot be used as set up: its size, its
-// addresses or their alignment are wrong.
+// ErrRing reports a ring with an invalid size, address or alignment.
 var ErrRing = errors.New("bad ring")
 
 // checkNum accepts the sizes of a split ring: powers of two up to MaxNum.

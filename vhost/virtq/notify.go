@@ -2,17 +2,17 @@ package virtq
 
 import "cowblk/vhost/virtq/internal/word"
 
-// Publish makes the pushed elements visible with one store of the used index,
-// and says whether the driver wants a call for them. Once per batch.
+// Publish makes the pushed elements visible with one store of the used index, and reports whether
+// the driver wants a call for them. It is called once per batch.
 //
-// The word that holds the used ring's flags and index is written by the device
-// alone, so both go in one store and no compare-and-swap is needed. The store
-// is a release: elements, status bytes and data are visible before it (2.7.8).
+// Only the device writes the word with the used ring's flags and index, so both are written in one
+// store without a compare-and-swap. The store is a release: elements, status bytes and data are
+// visible before it (2.7.8).
 //
-// The driver's wish is read after that store, and the store is not passed by
-// the load: the driver writes its wish, then re-reads the used index (2.7.7),
-// so either it sees our elements or we see its wish. With the two the other
-// way round both could miss, and the guest would wait for ever.
+// The driver's request for a call is read after that store, and the load does not pass the store.
+// The driver writes its request, then re-reads the used index (2.7.7), so either it sees the
+// elements or the device sees the request. In the other order both could miss, and the guest would
+// wait for ever.
 func (q *Split) Publish() (notify bool) {
 	if q.pushed == q.published {
 		return false
@@ -24,30 +24,28 @@ func (q *Split) Publish() (notify bool) {
 	} else {
 		q.inflight.link(old)
 		q.storeUsed()
-		q.inflight.settle(q.published)
+		q.inflight.clearBatch(q.published)
 	}
 	if !q.eventIdx {
 		return word.Load16(q.avail, RingFlags)&AvailNoInterrupt == 0
 	}
 	event := word.Load16(q.avail, q.usedEvent)
 	if !q.signalled {
-		// The driver may have asked for a call below the index we
-		// started from, from a device that died before it sent it.
+		// The driver may have requested a call below the start index, from a device that died
+		// before it sent the call.
 		q.signalled = true
 		return true
 	}
 	return needEvent(event, q.published, old)
 }
 
-// needEvent says whether moving an index from old to now passes event: the
-// other side wants to know when entry number event has been filled (2.7.10).
-// All three run modulo 2^16.
+// needEvent reports whether moving an index from old to now passes event: the other side wants to
+// know when entry number event has been filled (2.7.10). All three are modulo 2^16.
 func needEvent(event, now, old uint16) bool { return now-event-1 < now-old }
 
-// SuppressKicks tells the driver that we look at the ring by ourselves. It is
-// a hint: kicks may still come. With EVENT_IDX there is nothing to write: the
-// event index stays behind, so at most one kick comes until it is moved again
-// or the index wraps.
+// SuppressKicks tells the driver that the device polls the ring. It is a hint: kicks may still
+// come. With EVENT_IDX nothing is written: the event index stays behind, so at most one kick comes
+// until it is moved again or the index wraps.
 func (q *Split) SuppressKicks() {
 	if q.eventIdx || q.broken != nil {
 		return
@@ -56,19 +54,18 @@ func (q *Split) SuppressKicks() {
 	q.storeUsed()
 }
 
-// EnableKicks asks for a kick for the next available entry, and says whether
-// one is there already: the caller must then take it instead of waiting.
+// EnableKicks requests a kick for the next available entry, and reports whether an entry is there
+// already: the caller must then process it instead of waiting.
 //
-// The request is stored before the available index is loaded again, and the
-// store is not passed by the load: the driver stores its index, then reads our
-// request (2.7.10), so either we see its entry or it sees that we want a kick.
+// The request is stored before the available index is loaded again, and the load does not pass the
+// store. The driver stores its index, then reads the request (2.7.10), so either the device sees
+// its entry or the driver sees the request.
 //
-// The event index shares its word with two bytes that may be anybody's, so it
-// is written by an AND and an OR that leave them alone. A driver that reads it
-// between the two read it before the OR, hence stored its index before, and the
-// load below sees that index.
+// The event index shares its word with two bytes that may belong to others, so it is written by an
+// AND and an OR that preserve them. A driver that reads it between the two has stored its index
+// before the OR, and the load below sees that index.
 //
-// A broken queue wants no kicks and reports nothing pending.
+// A broken queue requests no kicks and reports no entry.
 func (q *Split) EnableKicks() (pending bool) {
 	if q.broken != nil {
 		return false
@@ -79,8 +76,8 @@ func (q *Split) EnableKicks() (pending bool) {
 		q.usedFlags = 0
 		q.storeUsed()
 	}
-	// Any difference counts, also a jump: Next says what is wrong with it.
-	return word.Load16(q.avail, RingIdx) != q.next || len(q.inflight.again) > 0
+	// Any difference counts, also a jump, which Next reports.
+	return word.Load16(q.avail, RingIdx) != q.next || len(q.inflight.resume) > 0
 }
 
 // storeUsed writes the used ring's flags and published index.

@@ -7,7 +7,7 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// complete passes n chains through the device's side and publishes them.
+// complete processes n chains on the device's side and publishes them.
 func complete(t *testing.T, r *rig, n int) (notify bool) {
 	t.Helper()
 	for range n {
@@ -53,7 +53,7 @@ func TestPublishObeysTheEventIndex(t *testing.T) {
 		if !complete(t, r, 1) {
 			t.Error("no call for the first batch after a start, which may stand for a lost one")
 		}
-		// The flag means nothing with EVENT_IDX (2.7.7.2).
+		// The flag has no meaning with EVENT_IDX (2.7.7.2).
 		r.drv.SetAvailFlags(virtq.AvailNoInterrupt)
 		for i, tc := range []struct {
 			event uint16 // used index after which a call is wanted, from base
@@ -61,7 +61,7 @@ func TestPublishObeysTheEventIndex(t *testing.T) {
 			want  bool
 		}{
 			{1, 1, true}, {2, 1, true}, {3, 1, true}, // each one, from index 1
-			{6, 1, false}, {6, 1, false}, {6, 1, true}, // one in three
+			{6, 1, false}, {6, 1, false}, {6, 1, true}, // every third
 			{9, 4, true}, {14, 3, false}, // inside the batch; just behind it
 			{14, 1, true}, {14, 1, false},
 			{14, 8, false}, // passed already
@@ -118,8 +118,8 @@ func TestKickSuppression(t *testing.T) {
 	}
 }
 
-// Both sides sleep whenever they may, in two goroutines. If either ordering of
-// "store mine, then look at the other's" were wrong, one would sleep for ever.
+// Both sides, in two goroutines, sleep whenever they may. If "store mine, then load the other's"
+// were in the wrong order on either side, one would sleep for ever.
 func TestNoWakeUpIsLost(t *testing.T) {
 	for _, event := range []bool{false, true} {
 		r := newRig(t, virtq.SplitConfig{Num: 2, EventIdx: event})
@@ -136,7 +136,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 			select {
 			case <-c:
 				return true
-			case <-time.After(20 * time.Second): // only ever reached by a defect
+			case <-time.After(20 * time.Second): // reached only in case of a defect
 				failed <- who + " was not woken"
 				return false
 			}
@@ -179,8 +179,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 					t.Fatal(err)
 				}
 				sent++
-				// A little later each time: somewhere in between
-				// the device's steps.
+				// A little later each time, to hit all of the device's steps.
 				for range sent % 97 {
 					r.drv.UsedFlags()
 				}

@@ -10,9 +10,9 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// Guest addresses of the rig: two adjacent regions, rings at the start of the
-// first, buffers at Data, indirect tables at Table; the border of the regions
-// is at Border, and nothing lies at End or above.
+// Guest addresses of the rig: two adjacent regions, rings at the start of the first, buffers at
+// Data, indirect tables at Table; the border of the regions is at Border, and End is the end of
+// memory.
 const (
 	ringAddr  = 0x10000
 	regionLen = 32 << 20 // sparse
@@ -78,7 +78,7 @@ func region(t testing.TB, num uint16) []byte {
 	return b
 }
 
-// restart makes a new device side for the ring as it is.
+// restart makes a new device side for the present ring.
 func (r *rig) restart(t testing.TB) {
 	t.Helper()
 	var err error

@@ -8,22 +8,20 @@ import (
 	"cowblk/vhost/virtq/internal/word"
 )
 
-// ErrBroken reports that the driver did what no sound driver does. It is final
-// for the queue: every later Next returns it again, until the driver resets
-// the device and the ring is set up anew.
+// ErrBroken reports that the driver violated the protocol. It is final for the queue: every later
+// Next returns it again, until the driver resets the device and the ring is set up anew.
 var ErrBroken = errors.New("virtqueue is broken")
 
-// SplitConfig says where a split ring is and how it is used. Desc, Avail and
-// Used come from MapSplit.
+// SplitConfig describes a split ring. Desc, Avail and Used come from MapSplit.
 type SplitConfig struct {
 	Num               uint16 // descriptors: a power of two, at most MaxNum
 	Desc, Avail, Used []byte
 	Base              uint16 // index of the next available entry (SET_VRING_BASE)
 	EventIdx          bool   // VIRTIO_F_RING_EVENT_IDX negotiated
 	Indirect          bool   // VIRTIO_F_RING_INDIRECT_DESC negotiated
-	// Inflight is the queue's region of the in-flight buffer, InflightSize of
-	// InflightNum bytes; nil: what is in flight is not tracked. InflightNum is
-	// the size in descriptors that the buffer was made for, at least Num.
+	// Inflight is the queue's region of the in-flight buffer, InflightSize of InflightNum bytes;
+	// nil: requests in flight are not tracked. InflightNum is the size in descriptors that the
+	// buffer was made for, at least Num.
 	Inflight    []byte
 	InflightNum uint16
 }
@@ -37,8 +35,8 @@ type Split struct {
 	usedEvent         int // offset in avail, bytes
 	availEvent        int // offset in used, bytes
 
-	// Cursors, free-running modulo 2^16 as in the rings. They are ours: the
-	// ring's own indexes are never trusted back.
+	// Cursors, free-running modulo 2^16 as in the rings. They are private: the ring's own indexes
+	// are never trusted.
 	next      uint16 // next available entry to take
 	seen      uint16 // available index as last read and checked
 	pushed    uint16 // used index after the elements pushed so far
@@ -53,16 +51,14 @@ type Split struct {
 	broken   error
 }
 
-// NewSplit starts a split ring. The available index starts at cfg.Base; the
-// used index is read from the ring itself, because a device that took over
-// from another must go on where the driver expects it, and the protocol does
-// not pass that index. Nothing is written to the ring yet. Errors wrap ErrRing.
+// NewSplit starts a split ring. The available index starts at cfg.Base. The used index is read from
+// the ring itself, because the protocol does not pass it and a device that takes over from another
+// must continue there. Nothing is written to the ring yet. Errors wrap ErrRing.
 //
-// With an in-flight region that another device used for this ring, Next first
-// gives the heads that were in flight, then what the available ring holds after
-// them; cfg.Base, which a front-end cannot know after a crash, is ignored. A
-// region that contradicts itself or the ring breaks the queue: the first Next
-// says how.
+// With an in-flight region that another device used for this ring, Next first returns the heads
+// that were in flight, then the rest of the available ring; cfg.Base, which a front-end cannot know
+// after a crash, is ignored. A region that contradicts itself or the ring breaks the queue: the
+// first Next returns the error.
 func NewSplit(cfg SplitConfig) (*Split, error) {
 	if err := checkNum(cfg.Num); err != nil {
 		return nil, err
@@ -111,57 +107,56 @@ func (q *Split) SetMemory(desc, avail, used []byte) error {
 	return nil
 }
 
-// Next takes the head of the next available chain; ok is false when there is
-// none. The driver's index is read once per batch: again only when all that it
-// showed has been taken. Errors wrap ErrBroken.
+// Next returns the head of the next available chain; ok is false when there is none. The driver's
+// index is read again only when all entries up to it have been taken. Errors wrap ErrBroken.
 func (q *Split) Next() (head uint16, ok bool, err error) {
 	if q.broken != nil {
 		return 0, false, q.broken
 	}
 	if q.next == q.seen {
-		if again := q.inflight.again; len(again) > 0 {
+		if resume := q.inflight.resume; len(resume) > 0 {
 			// It is marked already.
-			q.inflight.again = again[1:]
-			q.take(again[0])
-			return again[0], true, nil
+			q.inflight.resume = resume[1:]
+			q.markTaken(resume[0])
+			return resume[0], true, nil
 		}
-		if err := q.look(); err != nil {
+		if err := q.loadAvail(); err != nil {
 			return 0, false, err
 		}
 		if q.next == q.seen {
 			return 0, false, nil
 		}
 	}
-	// Ordered after the load of the index in look, an acquire that pairs
-	// with the driver's write barrier before it moved the index (2.7.13.1):
-	// the entry, and the descriptors it leads to, are complete.
+	// Ordered after the load of the index in loadAvail, an acquire that pairs with the driver's
+	// write barrier before it moved the index (2.7.13.1): the entry, and the descriptors it leads
+	// to, are complete.
 	head = word.Load16(q.avail, RingEntries+2*int(q.next&q.mask))
 	if head >= q.num {
 		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d, the ring has %d descriptors: %w",
 			q.next, head, q.num, ErrBroken))
 	}
 	if q.busy[head>>6]&(1<<(head&63)) != 0 {
-		// The caller keeps a request's state by its head; two at once
-		// would share it.
+		// The caller keeps a request's state by its head; two requests with one head would share
+		// it.
 		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d is still in flight: %w",
 			q.next, head, ErrBroken))
 	}
 	if q.inflight.mem != nil {
-		q.inflight.taken(head)
+		q.inflight.mark(head)
 	}
-	q.take(head)
+	q.markTaken(head)
 	q.next++
 	return head, true, nil
 }
 
-// take notes that the caller has head.
-func (q *Split) take(head uint16) {
+// markTaken records that the caller has head.
+func (q *Split) markTaken(head uint16) {
 	q.busy[head>>6] |= 1 << (head & 63)
 	q.inFlight++
 }
 
-// look reads the available index, which only the driver writes.
-func (q *Split) look() error {
+// loadAvail reads the available index, which only the driver writes.
+func (q *Split) loadAvail() error {
 	idx := word.Load16(q.avail, RingIdx)
 	if n := idx - q.next; n > q.num {
 		return q.fail(fmt.Errorf("available index %d is %d past %d, the ring has %d entries: %w",
@@ -171,11 +166,10 @@ func (q *Split) look() error {
 	return nil
 }
 
-// Push adds the used element of a completed chain: written is the bytes
-// written to its device-writable part, counted from its start without a gap.
-// The driver sees the element after the next Publish, not before. head must be
-// one that Next gave and that was not pushed yet, so the used ring, as long as
-// the available one, never overflows.
+// Push adds the used element of a completed chain. written is the number of bytes written to its
+// device-writable part, counted from its start without a gap. The driver sees the element after the
+// next Publish, not before. head must come from Next and must not have been pushed yet, so the used
+// ring, as long as the available one, never overflows.
 func (q *Split) Push(head uint16, written uint32) {
 	off := RingEntries + UsedElemSize*int(q.pushed&q.mask)
 	binary.LittleEndian.PutUint64(q.used[off:], uint64(head)|uint64(written)<<32)
@@ -187,19 +181,18 @@ func (q *Split) Push(head uint16, written uint32) {
 	}
 }
 
-// Base returns the index of the next available entry that has not been taken,
-// which GET_VRING_BASE answers once everything in flight has been pushed and
-// published, or stays marked in the in-flight region.
+// Base returns the index of the next available entry that has not been taken. GET_VRING_BASE
+// returns it after everything in flight has been pushed and published, or stays marked in the
+// in-flight region.
 func (q *Split) Base() uint16 { return q.next }
 
-// Tracked reports whether the queue keeps what is in flight in a region, for a
-// successor that goes on with what this one has not pushed.
+// Tracked reports whether the queue records requests in flight in a region, for a successor.
 func (q *Split) Tracked() bool { return q.inflight.mem != nil }
 
 // InFlight returns the number of chains taken by Next and not yet pushed.
 func (q *Split) InFlight() int { return q.inFlight }
 
-// fail makes err the queue's last word.
+// fail breaks the queue with err, which every later call returns.
 func (q *Split) fail(err error) error {
 	q.broken = err
 	return err

@@ -11,7 +11,7 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// Every size of ring, at indexes that wrap, several times around.
+// Every size of ring, with indexes that wrap, several times around.
 func TestRoundTrip(t *testing.T) {
 	for _, base := range []uint16{0, 1, 0x7fff, 0xfffe} {
 		for num := 1; num <= virtq.MaxNum; num *= 2 {
@@ -95,7 +95,7 @@ func TestNextBreaksOn(t *testing.T) {
 			if !errors.Is(err, virtq.ErrBroken) || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("error %v, expected ErrBroken with %q", err, tc.want)
 			}
-			// It stays broken, whatever the ring holds now.
+			// It stays broken, whatever the ring contains now.
 			r.drv.SetAvailIdx(r.q.Base())
 			if _, ok, again := r.q.Next(); ok || again != err {
 				t.Errorf("Next again: %v, error %v", ok, again)
@@ -110,7 +110,7 @@ func TestNextBreaksOn(t *testing.T) {
 	}
 }
 
-// A full ring is no jump, and a head may come again once it was pushed.
+// A full ring is not a jump, and a head may be reused after it was pushed.
 func TestNextAccepts(t *testing.T) {
 	r := newRig(t, virtq.SplitConfig{Num: 8, Base: 0xfffc})
 	for round := range 3 {
@@ -127,8 +127,8 @@ func TestNextAccepts(t *testing.T) {
 	}
 }
 
-// A device that takes over finds the used index in the ring (it is not part of
-// the protocol), and writes nothing until it has something to say.
+// A device that takes over reads the used index from the ring (it is not part of the protocol), and
+// writes nothing before its first completion.
 func TestTakeOver(t *testing.T) {
 	r := newRig(t, virtq.SplitConfig{Num: 16, Base: 100})
 	roundTrips(t, r, 40)
@@ -152,7 +152,7 @@ func TestSetMemory(t *testing.T) {
 	var c virtq.Chain
 	r.take(t, &c)
 
-	// The same files mapped once more, as by a new SET_MEM_TABLE.
+	// The same files mapped again, as by a new SET_MEM_TABLE.
 	next, err := r.mem.Table()
 	if err != nil {
 		t.Fatal(err)
@@ -213,8 +213,8 @@ func TestMapSplitChecks(t *testing.T) {
 		{"descriptors cross the end", 16, last - 255, avail, used, "descriptor table"},
 		{"descriptors cross regions", 16, desc + size - 16, avail, used, "descriptor table"},
 		{"available ring at 0", 16, desc, 0, used, "available ring"},
-		{"available ring cut", 16, desc, last - 38, used, "available ring"},
-		{"used ring cut", 16, desc, avail, last - 132, "used ring"},
+		{"available ring truncated", 16, desc, last - 38, used, "available ring"},
+		{"used ring truncated", 16, desc, avail, last - 132, "used ring"},
 		{"used ring at the last address", 16, desc, avail, 1<<64 - 4, "used ring"},
 		{"descriptors on a multiple of 8", 16, desc + 8, avail, used, "multiple of 16"},
 		{"available ring on a multiple of 2", 16, desc, avail + 2, used, "multiple of 4"},

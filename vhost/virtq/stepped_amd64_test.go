@@ -16,24 +16,24 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// The device's side of a tracked ring runs in a process of its own, one machine
-// instruction at a time. Whenever an instruction has changed the used ring or the
-// in-flight region, a copy of both is what a successor would find if the process
-// were killed there, and the process is killed at some of these points indeed.
+// The device's side of a tracked ring runs in a separate process, one machine instruction at a
+// time. After each instruction that changed the used ring or the in-flight region, a copy of both
+// is checked as the state that a successor would find if the process were killed there. At some of
+// these points the process is killed.
 
-// stepEnv makes the test binary the stepped process: its value is the seed, the
-// ring's size, that of the in-flight region, and whether event indexes are used.
+// stepEnv makes the test binary the stepped process. Its value is the seed, the ring's size, that
+// of the in-flight region, and whether event indexes are used.
 const stepEnv = "COWBLK_TEST_STEPPED"
 
 const (
 	stepGPA    = 0x1000
 	stepMemory = 0x1000
-	stepRegion = unix.SIGUSR1 // the process is about to do its part
+	stepRegion = unix.SIGUSR1 // the process is about to process the ring
 )
 
 func init() {
 	if os.Getenv(stepEnv) != "" {
-		runtime.LockOSThread() // what is stepped is the first thread
+		runtime.LockOSThread() // the first thread is stepped
 	}
 }
 
@@ -47,8 +47,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// stepped is the process: guest memory is descriptor 3, the in-flight buffer 4.
-// It goes on until it is killed.
+// stepped is the process: guest memory is descriptor 3, the in-flight buffer 4. It runs until it is
+// killed.
 func stepped(spec string) error {
 	var seed uint64
 	var cfg virtq.SplitConfig
@@ -76,8 +76,8 @@ func stepped(spec string) error {
 	cfg.Base = ring.UsedIdx()
 	random := rand.New(rand.NewPCG(seed, 0))
 	pid, tid := uintptr(unix.Getpid()), uintptr(unix.Gettid())
-	// pause hands over to the process that steps this one: raw, because the
-	// scheduler's work around a system call would be stepped through, too.
+	// pause stops the process for the stepping one. The system call is raw, because the scheduler's
+	// work around it would be stepped through, too.
 	pause := func() { unix.RawSyscall(unix.SYS_TGKILL, pid, tid, uintptr(stepRegion)) }
 	pause()
 	q, err := virtq.NewSplit(cfg)
@@ -112,10 +112,10 @@ func mapRing(t *guest.Table, mem *virtqtest.Memory, r *virtqtest.Ring) (desc, av
 	return virtq.MapSplit(t, r.Num, mem.User(r.Desc), mem.User(r.Avail), mem.User(r.Used))
 }
 
-// stepRoundsEnv says how many rounds each ring is stepped through; 8 without it.
+// stepRoundsEnv sets the rounds that each ring is stepped through; default: 8.
 const stepRoundsEnv = "COWBLK_STEP_ROUNDS"
 
-// However short a process lives, the next one knows what is in flight.
+// However short a process lives, the next one finds the requests in flight.
 func TestKilledAfterEveryStore(t *testing.T) {
 	rounds := 8
 	if s := os.Getenv(stepRoundsEnv); s != "" {
@@ -131,7 +131,7 @@ func TestKilledAfterEveryStore(t *testing.T) {
 		{Num: 16, InflightNum: 16, Base: 65500, EventIdx: true},
 	} {
 		t.Run(fmt.Sprintf("%d of %d from %d", cfg.Num, cfg.InflightNum, cfg.Base), func(t *testing.T) {
-			runtime.LockOSThread() // a process is traced by a thread
+			runtime.LockOSThread() // ptrace belongs to a thread
 			defer runtime.UnlockOSThread()
 			s := newStepper(t, uint64(i), cfg)
 			defer s.pin()()

@@ -15,8 +15,7 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// stepper is the other process: the driver's side, and whoever looks after each
-// instruction.
+// stepper is the tracing process: the driver's side, and the checks after each instruction.
 type stepper struct {
 	t      *testing.T
 	rng    *rand.Rand
@@ -25,9 +24,9 @@ type stepper struct {
 	drv    *virtqtest.Driver
 	region []byte
 	file   *os.File
-	waits  []uint16 // heads that the driver waits for, in the order in which it made them available
-	copy   *rig     // a ring of its own, for successors
-	last   []byte   // what the process may change, as it was
+	waits  []uint16 // heads that the driver waits for, in the order of the available ring
+	copy   *rig     // a ring for successors
+	last   []byte   // former content of what the process may change
 
 	cpu                  unix.CPUSet
 	pid                  int
@@ -67,7 +66,7 @@ func newStepper(t *testing.T, seed uint64, cfg virtq.SplitConfig) *stepper {
 	return s
 }
 
-// pin keeps this thread, and the processes that it starts, on one processor.
+// pin restricts this thread, and the processes that it starts, to one processor.
 func (s *stepper) pin() (undo func()) {
 	var before unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
@@ -89,14 +88,14 @@ func (s *stepper) pin() (undo func()) {
 	}
 }
 
-// start runs a process up to where it is about to look at the ring.
+// start runs a process up to its first read of the ring.
 func (s *stepper) start() {
 	s.t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1",
 		fmt.Sprintf("%s=%d %d %d %t", stepEnv, s.rng.Uint64(), s.cfg.Num, s.cfg.InflightNum, s.cfg.EventIdx))
-	// One of its own: an os.File that is forgotten closes its descriptor some day, which
-	// may be somebody else's by then.
+	// A separate descriptor: the finalizer of a forgotten os.File would close it at some time, when
+	// its number may belong to another file.
 	fd, err := unix.FcntlInt(uintptr(s.mem.FDs()[0]), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		s.t.Fatal(err)
@@ -113,14 +112,14 @@ func (s *stepper) start() {
 	if sig := s.wait(); sig != unix.SIGTRAP {
 		s.t.Fatalf("stopped by %v, expected the stop after exec", sig)
 	}
-	// Side by side the two would only wait for each other's processor.
+	// On two processors each would only wait for the other.
 	if err := unix.SchedSetaffinity(s.pid, &s.cpu); err != nil {
 		s.t.Fatal(err)
 	}
 	s.resume()
 }
 
-// resume lets the process run freely up to its next pause.
+// resume lets the process run up to its next pause.
 func (s *stepper) resume() {
 	s.t.Helper()
 	for {
@@ -166,14 +165,14 @@ func (s *stepper) kill() {
 	}
 }
 
-// view is what the process may change: the used ring, with all of guest memory,
-// and the in-flight region.
+// view is the memory that the process may change: the used ring, with all of guest memory, and the
+// in-flight region.
 func (s *stepper) view() [2][]byte {
 	return [2][]byte{s.mem.Bytes(stepGPA, virtqtest.RingSize(s.cfg.Num)), s.region}
 }
 
-// step goes through the process's part. It returns true if the process has been
-// killed at one of the points, every odds-th of them.
+// step steps through the process's part. It returns true if the process was killed at one of the
+// points, every odds-th of them.
 func (s *stepper) step(odds int) (killed bool) {
 	s.t.Helper()
 	now := s.view()
@@ -200,7 +199,7 @@ func (s *stepper) step(odds int) (killed bool) {
 	}
 }
 
-// missing returns the heads that the driver waits for, as it would find them now.
+// missing returns the heads that the driver waits for now.
 func (s *stepper) missing() []uint16 {
 	s.t.Helper()
 	left := slices.Clone(s.waits)
@@ -216,8 +215,8 @@ func (s *stepper) missing() []uint16 {
 	return left
 }
 
-// check has a successor look at a copy of what is there now: it must find what
-// the driver waits for, all of it, once, and in order.
+// check runs a successor on a copy of the present state: it must find all that the driver waits
+// for, once, and in order.
 func (s *stepper) check() {
 	s.t.Helper()
 	want := s.missing()
@@ -243,7 +242,7 @@ func (s *stepper) check() {
 	}
 }
 
-// drive is the driver's part: it takes back what is done and asks for more.
+// drive is the driver's part: it takes used elements and adds requests.
 func (s *stepper) drive() {
 	s.t.Helper()
 	s.waits = s.missing()

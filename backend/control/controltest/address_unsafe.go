@@ -2,5 +2,6 @@ package controltest
 
 import "unsafe"
 
-// address is where the elements of a slice lie. The kernel reads them before it returns.
+// address returns the address of the elements of a slice. The kernel reads them during the system
+// call.
 func address(list []uint32) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(list))) }

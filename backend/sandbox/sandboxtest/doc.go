@@ -1,2 +1,2 @@
-// Package sandboxtest makes kernels without landlock for tests.
+// Package sandboxtest simulates kernels without landlock.
 package sandboxtest

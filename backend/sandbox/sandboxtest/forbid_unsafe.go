@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Forbid has landlock's first system call fail on every thread of this process, for
-// good: ENOSYS on a kernel that does not have it, EOPNOTSUPP where it is switched off.
+// Forbid makes landlock_create_ruleset fail with errno on every thread of this process,
+// irrevocably: ENOSYS as on a kernel without landlock, EOPNOTSUPP as where it is switched off.
 func Forbid(errno unix.Errno) error {
 	const (
 		load     = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -21,7 +21,7 @@ func Forbid(errno unix.Errno) error {
 		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	// CAP_SYS_ADMIN or this: it is what seccomp wants, and it is tested elsewhere.
+	// seccomp needs this or CAP_SYS_ADMIN.
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}

@@ -10,22 +10,22 @@ import (
 // ErrFull reports that the ring has too few free descriptors for a chain.
 var ErrFull = errors.New("ring is full")
 
-// Driver is a sound driver on a Ring: it keeps the free descriptors, links
-// chains, and takes back used ones. For one goroutine.
+// Driver is a correct driver on a Ring: it manages the free descriptors, links chains, and takes
+// used elements. For one goroutine.
 type Driver struct {
 	*Ring
 	// EventIdx says that VIRTIO_F_RING_EVENT_IDX was negotiated.
 	EventIdx bool
-	// Err is set when the device gave back what it was never given.
+	// Err is set when the device returned something it never got.
 	Err error
 
 	next, last uint16 // next available index to fill; next used index to take
 	kicked     uint16 // available index at the last Kick
 	free       []uint16
-	chain      [][]uint16 // by head: descriptors to free when it comes back
+	chain      [][]uint16 // by head: descriptors to free on completion
 }
 
-// NewDriver takes over a cleared ring.
+// NewDriver returns a driver on a cleared ring.
 func NewDriver(r *Ring) *Driver {
 	d := &Driver{Ring: r, chain: make([][]uint16, r.Num)}
 	for i := range r.Num {
@@ -37,9 +37,8 @@ func NewDriver(r *Ring) *Driver {
 // Free returns the number of free descriptors.
 func (d *Driver) Free() int { return len(d.free) }
 
-// Add links ds into a chain (the flags it needs for that are added, those
-// given are kept) and fills the next entry of the available ring; Expose makes
-// it and others visible. It returns the chain's head, or ErrFull.
+// Add links ds into a chain, adding the flags that links need to those given, and fills the next
+// entry of the available ring; Expose makes it visible. It returns the chain's head, or ErrFull.
 func (d *Driver) Add(ds ...virtq.Desc) (head uint16, err error) {
 	if len(ds) == 0 || len(ds) > len(d.free) {
 		return 0, ErrFull
@@ -75,12 +74,11 @@ func (d *Driver) AddIndirect(gpa uint64, ds ...virtq.Desc) (head uint16, err err
 	return d.Add(virtq.Desc{Addr: gpa, Len: uint32(virtq.DescSize * len(ds)), Flags: virtq.DescIndirect})
 }
 
-// Expose makes the added chains available to the device and says whether the
-// device wants a kick for them (virtio 1.2, 2.7.13 and 2.7.10).
+// Expose makes the added chains available to the device and reports whether the device wants a kick
+// for them (virtio 1.2, 2.7.13 and 2.7.10).
 func (d *Driver) Expose() (kick bool) {
 	d.SetAvailIdx(d.next)
-	// The store above is not passed by the loads below, as the device's
-	// side relies on.
+	// The loads below do not pass the store above, on which the device's side relies.
 	old := d.kicked
 	d.kicked = d.next
 	if d.EventIdx {
@@ -89,8 +87,8 @@ func (d *Driver) Expose() (kick bool) {
 	return d.next != old && d.UsedFlags()&virtq.UsedNoNotify == 0
 }
 
-// Take takes one used element back and frees its descriptors. A used element
-// that names no chain of ours sets Err, and nothing is taken after that.
+// Take takes one used element and frees its descriptors. A used element that names no chain in
+// flight sets Err, and nothing is taken after that.
 func (d *Driver) Take() (head uint16, written uint32, ok bool) {
 	if d.Err != nil || d.UsedIdx() == d.last {
 		return 0, 0, false
@@ -111,8 +109,8 @@ func (d *Driver) Take() (head uint16, written uint32, ok bool) {
 // Taken returns the index of the next used element to take.
 func (d *Driver) Taken() uint16 { return d.last }
 
-// EnableCalls asks for a call at the next used element and says whether one
-// came already, in which case the driver looks again instead of waiting.
+// EnableCalls requests a call at the next used element and reports whether one is there already;
+// then the driver must poll again instead of waiting.
 func (d *Driver) EnableCalls() (pending bool) {
 	if d.EventIdx {
 		d.SetUsedEvent(d.last)
@@ -122,7 +120,7 @@ func (d *Driver) EnableCalls() (pending bool) {
 	return d.UsedIdx() != d.last
 }
 
-// SuppressCalls asks for no calls, as a driver that polls does.
+// SuppressCalls requests no calls, as a polling driver does.
 func (d *Driver) SuppressCalls() {
 	if d.EventIdx {
 		d.SetUsedEvent(d.last - 1)
@@ -131,8 +129,8 @@ func (d *Driver) SuppressCalls() {
 	d.SetAvailFlags(virtq.AvailNoInterrupt)
 }
 
-// Reset clears the ring and starts over from index base in both rings, like a
-// driver that is loaded again (base 0) or a front-end that restores a ring.
+// Reset clears the ring and starts at index base in both rings, like a driver that is reloaded
+// (base 0) or a front-end that restores a ring.
 func (d *Driver) Reset(base uint16) {
 	ring, event := d.Ring, d.EventIdx
 	ring.Clear()

@@ -89,7 +89,7 @@ func TestMemoryBounds(t *testing.T) {
 		if b == nil {
 			continue
 		}
-		// The device sees the same bytes, by either kind of address.
+		// The device sees the same bytes through either kind of address.
 		b[0]++
 		g, err1 := table.Slice(tc.gpa, tc.n)
 		u, err2 := table.User(mem.User(tc.gpa), tc.n)

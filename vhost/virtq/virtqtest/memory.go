@@ -10,13 +10,12 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// UserBase is added to a region's guest address to make its user address in
-// Layout: never equal, so that a mix-up of the two shows.
+// UserBase is added to a region's guest address to make its user address in Layout. They are never
+// equal, so that a confusion of the two is detected.
 const UserBase = 0x7f00_0000_0000
 
-// Layout returns descriptions of regions of the given sizes, in bytes, placed
-// one after the other from guest address base: the second region is adjacent
-// to the first, and so on. Their user addresses are not adjacent.
+// Layout returns descriptions of adjacent regions of the given sizes, in bytes, from guest address
+// base. Their user addresses are not adjacent.
 func Layout(base uint64, sizes ...uint64) []guest.RegionDesc {
 	var out []guest.RegionDesc
 	for i, n := range sizes {
@@ -35,8 +34,7 @@ type Memory struct {
 	maps    [][]byte // the whole file of each region
 }
 
-// NewMemory makes a memfd for every region, large enough for its MmapOffset
-// and Size, and maps it.
+// NewMemory makes and maps a memfd for every region, large enough for its MmapOffset and Size.
 func NewMemory(regions ...guest.RegionDesc) (*Memory, error) {
 	m := &Memory{regions: regions}
 	for i, r := range regions {
@@ -59,8 +57,8 @@ func (m *Memory) add(i int, r guest.RegionDesc) error {
 	return m.mapFile(fd, r)
 }
 
-// OpenMemory maps memory that another process has made: one descriptor for each
-// region, which the Memory owns from now on.
+// OpenMemory maps memory of another process: one descriptor for each region, which the Memory then
+// owns.
 func OpenMemory(fds []int, regions ...guest.RegionDesc) (*Memory, error) {
 	m := &Memory{regions: regions}
 	for i, r := range regions {
@@ -84,7 +82,7 @@ func (m *Memory) mapFile(fd int, r guest.RegionDesc) error {
 // Regions returns the descriptions, in the order given to NewMemory.
 func (m *Memory) Regions() []guest.RegionDesc { return m.regions }
 
-// FDs returns the regions' file descriptors, which stay the Memory's.
+// FDs returns the regions' file descriptors, which the Memory owns.
 func (m *Memory) FDs() []int {
 	var out []int
 	for _, f := range m.files {
@@ -108,8 +106,8 @@ func (m *Memory) Bytes(gpa, n uint64) []byte {
 	return nil
 }
 
-// User translates a guest address to the front-end virtual address that
-// SET_VRING_ADDR wants; 0 if it is in no region.
+// User translates a guest address to the front-end virtual address for SET_VRING_ADDR; 0 if no
+// region contains it.
 func (m *Memory) User(gpa uint64) uint64 {
 	for _, r := range m.regions {
 		if gpa >= r.GuestAddr && gpa-r.GuestAddr < r.Size {

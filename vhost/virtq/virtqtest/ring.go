@@ -8,8 +8,7 @@ import (
 	"cowblk/vhost/virtq/internal/word"
 )
 
-// Ring is a split ring in guest memory, written field by field. Nothing is
-// checked and nothing is remembered: the test is the driver.
+// Ring is a split ring in guest memory, written field by field without checks.
 type Ring struct {
 	Num               uint16
 	Desc, Avail, Used uint64 // guest addresses of the three parts
@@ -18,22 +17,22 @@ type Ring struct {
 	desc, avail, used []byte
 }
 
-// RingSize returns the bytes that NewRing needs for num descriptors.
+// RingSize returns the number of bytes that NewRing needs for num descriptors.
 func RingSize(num uint16) uint64 {
 	return align16(virtq.DescTableSize(num)) + align16(virtq.AvailSize(num)) + align16(virtq.UsedSize(num))
 }
 
 func align16(n int) uint64 { return (uint64(n) + 15) &^ 15 }
 
-// NewRing lays a ring of num descriptors out at guest address gpa, a multiple
-// of 16: descriptors, available ring, used ring, each on a multiple of 16.
-// Memory that held something else should be cleared first (Clear).
+// NewRing lays out a ring of num descriptors at guest address gpa, a multiple of 16: descriptors,
+// available ring, used ring, each at a multiple of 16. Memory with other content should be cleared
+// first (Clear).
 func NewRing(mem *Memory, num uint16, gpa uint64) (*Ring, error) {
 	avail := gpa + align16(virtq.DescTableSize(num))
 	return NewRingAt(mem, num, gpa, avail, avail+align16(virtq.AvailSize(num)))
 }
 
-// NewRingAt is NewRing with a place for each part.
+// NewRingAt is NewRing with an address for each part.
 func NewRingAt(mem *Memory, num uint16, desc, avail, used uint64) (*Ring, error) {
 	r := &Ring{Num: num, Desc: desc, Avail: avail, Used: used, mem: mem}
 	r.desc = mem.Bytes(desc, uint64(virtq.DescTableSize(num)))
@@ -45,7 +44,7 @@ func NewRingAt(mem *Memory, num uint16, desc, avail, used uint64) (*Ring, error)
 	return r, nil
 }
 
-// Clear zeroes the ring, as a driver does before it hands one over.
+// Clear zeroes the ring, as a driver does before it announces the ring.
 func (r *Ring) Clear() {
 	clear(r.desc)
 	clear(r.avail)
@@ -69,15 +68,15 @@ func (r *Ring) SetAvail(i, head uint16) {
 	word.Store16(r.avail, virtq.RingEntries+2*int(i&(r.Num-1)), head)
 }
 
-// AvailIdx reads and SetAvailIdx writes the available ring's index. The write
-// is a release: what was written before is seen by whoever reads the index.
+// AvailIdx reads and SetAvailIdx writes the available ring's index. The write is a release: earlier
+// writes are visible to a reader of the index.
 func (r *Ring) AvailIdx() uint16     { return word.Load16(r.avail, virtq.RingIdx) }
 func (r *Ring) SetAvailIdx(i uint16) { word.Store16(r.avail, virtq.RingIdx, i) }
 
 // SetAvailFlags writes the available ring's flags (virtq.AvailNoInterrupt).
 func (r *Ring) SetAvailFlags(f uint16) { word.Store16(r.avail, virtq.RingFlags, f) }
 
-// SetUsedEvent asks for a call when the used index passes i (EVENT_IDX).
+// SetUsedEvent requests a call when the used index passes i (EVENT_IDX).
 func (r *Ring) SetUsedEvent(i uint16) { word.Store16(r.avail, virtq.UsedEventOffset(r.Num), i) }
 
 // Offer makes the chain that starts at head available.
@@ -91,8 +90,7 @@ func (r *Ring) Offer(head uint16) {
 func (r *Ring) UsedIdx() uint16   { return word.Load16(r.used, virtq.RingIdx) }
 func (r *Ring) UsedFlags() uint16 { return word.Load16(r.used, virtq.RingFlags) }
 
-// SetUsedIdx writes the device's index: the state of a ring that another
-// device process used before.
+// SetUsedIdx writes the device's index, as left by another device process.
 func (r *Ring) SetUsedIdx(i uint16) { word.Store16(r.used, virtq.RingIdx, i) }
 
 // AvailEvent reads the index at which the device wants the next kick.

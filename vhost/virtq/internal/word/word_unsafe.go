@@ -1,14 +1,14 @@
 //go:build 386 || amd64 || arm || arm64 || loong64 || mipsle || mips64le || ppc64le || riscv64
 
-// Package word reaches the 16-bit fields of a virtqueue that both sides use at
-// the same time. Go has no 16-bit atomics, so a field is read or written
-// through the aligned 32-bit word that contains it. Rings are little-endian
-// (virtio 1.2, 2.4) and so are the words, hence the list of architectures.
+// Package word accesses the 16-bit fields of a virtqueue that both sides use at the same time. Go
+// has no 16-bit atomics, so a field is read or written through the aligned 32-bit word that
+// contains it. Rings are little-endian (virtio 1.2, 2.4) and so are the words, hence the list of
+// architectures.
 //
-// Offsets are in bytes from p[0]; p[0] must be 4-byte aligned, and the whole
-// word must lie within p. Go's atomics are sequentially consistent: a Load is
-// an acquire, a Store a release, and a Store (or Store16) is not passed by a
-// later Load, which is the full barrier that notification suppression needs.
+// Offsets are in bytes from p[0]; p[0] must be 4-byte aligned, and the whole word must lie within
+// p. Go's atomics are sequentially consistent: a Load is an acquire, a Store a release, and a Store
+// (or Store16) is not passed by a later Load, which is the full barrier that notification
+// suppression needs.
 package word
 
 import (
@@ -28,10 +28,9 @@ func Load32(p []byte, off int) uint32 { return atomic.LoadUint32(ptr(p, off)) }
 // the caller: the other side's write to one of them would be lost.
 func Store32(p []byte, off int, v uint32) { atomic.StoreUint32(ptr(p, off), v) }
 
-// Put32 writes the word at off, a multiple of 4, for whoever goes on with the memory
-// after this thread has been killed: it keeps its place among the thread's stores, but
-// orders nothing for another that looks meanwhile. Not inlined, because the compiler
-// moves no store past a call.
+// Put32 writes the word at off, a multiple of 4, for a process that uses the memory after this thread
+// was killed: it keeps its place among the thread's stores, but orders nothing for a concurrent
+// reader. It is not inlined, because the compiler moves no store past a call.
 //
 //go:noinline
 func Put32(p []byte, off int, v uint32) { *ptr(p, off) = v }
@@ -41,10 +40,9 @@ func Load16(p []byte, off int) uint16 {
 	return uint16(Load32(p, off&^3) >> (8 * uint(off&2)))
 }
 
-// Store16 writes the field at off, a multiple of 2, at one stroke, and
-// preserves its neighbour in the word whoever writes that: if it changes in
-// between, the swap fails and is tried again. A device does not use it, as a
-// guest that keeps changing the neighbour would keep it here.
+// Store16 writes the field at off, a multiple of 2, atomically, and preserves its neighbour in the
+// word: if the neighbour changes meanwhile, the swap fails and is repeated. A device must not use
+// it, because a guest that keeps changing the neighbour would block it.
 func Store16(p []byte, off int, v uint16) {
 	w := ptr(p, off&^3)
 	shift := 8 * uint(off&2)
@@ -56,11 +54,10 @@ func Store16(p []byte, off int, v uint16) {
 	}
 }
 
-// Replace16 writes the field at off, a multiple of 2, in a bounded number of
-// steps whatever others do to its neighbour, which is preserved. Between two of
-// them the field reads as 0, so it is for event indexes: their reader takes a
-// wrong value for a needless notification, or acts on what it wrote before,
-// which the writer's next Load sees.
+// Replace16 writes the field at off, a multiple of 2, in a bounded number of steps whatever others
+// do to its neighbour, which is preserved. Between two steps the field reads as 0, so it is for
+// event indexes: a reader of the wrong value sends a needless notification, or acts on its own
+// earlier write, which the writer's next Load sees.
 func Replace16(p []byte, off int, v uint16) {
 	w := ptr(p, off&^3)
 	shift := 8 * uint(off&2)
@@ -68,9 +65,8 @@ func Replace16(p []byte, off int, v uint16) {
 	atomic.OrUint32(w, uint32(v)<<shift)
 }
 
-// Aligned says whether p[0] lies on a multiple of n bytes, a power of two. It
-// is about this process's address, not the front-end's: the two differ when a
-// region's offset in its file is odd.
+// Aligned reports whether p[0] is at a multiple of n bytes, a power of two. It concerns this
+// process's address, not the front-end's; they differ when a region's offset in its file is odd.
 func Aligned(p []byte, n uintptr) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))&(n-1) == 0
 }

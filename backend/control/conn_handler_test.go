@@ -1,0 +1,184 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A command that takes over its connection owns it, including descriptors.
+func TestRegisterConn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	s := NewServer(Options{})
+	handed := make(chan string, 1)
+	s.RegisterConn("give", func(ctx context.Context, conn *net.UnixConn, args json.RawMessage) {
+		if _, _, err := conn.WriteMsgUnix([]byte("x"), unix.UnixRights(0), nil); err != nil {
+			t.Error(err)
+		}
+		b := make([]byte, 3)
+		_, err := io.ReadFull(conn, b)
+		s.Emit("NOT_FOR_THIS_ONE", nil)
+		handed <- fmt.Sprint(string(b), string(args), err)
+		<-ctx.Done() // until the peer hangs up
+	})
+	must(t, s.Listen(path))
+	go s.Serve()
+	defer s.Close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	must(t, err)
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	for _, command := range []string{`{"execute":"qmp_capabilities"}`, `{"execute":"give","arguments":{"a":1}}`} {
+		_, err = conn.Write([]byte(command))
+		must(t, err)
+	}
+	var got []byte
+	for !strings.HasSuffix(string(got), "x") {
+		p, oob := make([]byte, 1), make([]byte, 64)
+		_, n, _, _, err := conn.ReadMsgUnix(p, oob)
+		must(t, err)
+		got = append(got, p...)
+		if n > 0 {
+			all, err := unix.ParseSocketControlMessage(oob[:n])
+			must(t, err)
+			fds, err := unix.ParseUnixRights(&all[0])
+			must(t, err)
+			unix.Close(fds[0])
+			if p[0] != 'x' {
+				t.Errorf("a descriptor came with %q", p)
+			}
+		}
+	}
+	if n := strings.Count(string(got), "\r\n") + strings.Count(string(got), "\n"); n != 2 {
+		t.Errorf("%q, expected the greeting, a reply and x", got)
+	}
+	_, err = conn.Write([]byte("abc"))
+	must(t, err)
+	if text := <-handed; text != `abc{"a":1}<nil>` {
+		t.Error(text)
+	}
+	must(t, conn.Close())
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		n := len(s.sessions)
+		s.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the session has not ended with its client")
+		}
+	}
+}
+
+// While commands are suspended, none runs and no client is accepted; all continue afterwards.
+func TestSuspendCommands(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	s := NewServer(Options{})
+	entered, leave := make(chan struct{}), make(chan struct{})
+	s.Register("long", func(context.Context, json.RawMessage) (any, error) {
+		entered <- struct{}{}
+		<-leave
+		return nil, nil
+	})
+	must(t, s.Listen(path))
+	go s.Serve()
+	defer s.Close()
+	c, err := Dial(path, 0)
+	must(t, err)
+	run := func() chan error {
+		done := make(chan error, 1)
+		go func() { done <- c.Run(context.Background(), "long", nil, nil) }()
+		return done
+	}
+	first := run()
+	<-entered
+	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.SuspendCommands(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while a command runs: %v", err)
+	}
+	held := make(chan func(), 1)
+	go func() {
+		release, err := s.SuspendCommands(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		held <- release
+	}()
+	select {
+	case <-held:
+		t.Fatal("held while a command runs")
+	case <-time.After(20 * time.Millisecond):
+	}
+	leave <- struct{}{}
+	must(t, <-first)
+	release := <-held
+	if _, err := s.SuspendCommands(context.Background()); err == nil {
+		t.Error("held twice")
+	}
+	second := run()
+	conn, err := net.Dial("unix", path)
+	must(t, err)
+	defer conn.Close()
+	select {
+	case <-entered:
+		t.Fatal("a command runs that should be held")
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	<-entered
+	leave <- struct{}{}
+	must(t, <-second)
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "QMP") {
+		t.Errorf("who came meanwhile: %q, %v", line, err)
+	}
+}
+
+func TestAdoptUnix(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	first, err := ListenUnix(path, "")
+	must(t, err)
+	fd, err := Duplicate(first)
+	must(t, err)
+	first.SetKeepFile(true)
+	conn, err := net.Dial("unix", path) // waits in the backlog
+	must(t, err)
+	defer conn.Close()
+	must(t, first.Close())
+	second, err := AdoptUnix(fd, path)
+	must(t, err)
+	got, err := second.AcceptUnix()
+	must(t, err)
+	got.Close()
+	must(t, second.Close())
+	if _, err := net.Dial("unix", path); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("the socket's file is left: %v", err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(pair[1])
+	if _, err := AdoptUnix(pair[0], path); err == nil {
+		t.Error("adopted a socket that does not listen")
+	}
+	if _, err := unix.FcntlInt(uintptr(pair[0]), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Error("its descriptor is left open")
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,176 @@
+package control
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// nobody is a user other than root and the test's user.
+const nobody = 65534
+
+// othersDir returns a directory of another user in which this process may create files.
+func othersDir(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a directory of another user's")
+	}
+	dir := filepath.Join(t.TempDir(), "theirs")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.Chown(dir, nobody, nobody))
+	return dir
+}
+
+func TestListenInAnothersDirectory(t *testing.T) {
+	checkLeaks(t)
+	dir := othersDir(t)
+	path := filepath.Join(dir, "s")
+	for range 2 { // the second time a stale socket exists
+		l, err := ListenUnix(path, "7")
+		must(t, err)
+		var st unix.Stat_t
+		must(t, unix.Lstat(path, &st))
+		if st.Mode != unix.S_IFSOCK|0o660 || st.Gid != 7 || l.Path() != path || l.Addr().String() != path {
+			t.Errorf("mode %o, group %d, path %s, address %s", st.Mode, st.Gid, l.Path(), l.Addr())
+		}
+		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
+			t.Errorf("the directory holds %v, %v", list, err)
+		}
+		if _, err := ListenUnix(path, ""); !errors.Is(err, ErrInUse) {
+			t.Errorf("a second listener: %v", err)
+		}
+		c, err := net.Dial("unix", path)
+		must(t, err)
+		c.Close()
+		must(t, l.Close())
+		if list, err := os.ReadDir(dir); err != nil || len(list) != 0 {
+			t.Errorf("after Close the directory holds %v, %v", list, err)
+		}
+		stale(t, path)
+	}
+}
+
+// A symbolic link of root is followed. One that another user can change is not, at any position in
+// the path.
+func TestListenThroughLinks(t *testing.T) {
+	checkLeaks(t)
+	dir, own := othersDir(t), t.TempDir()
+	must(t, os.Mkdir(filepath.Join(own, "sub"), 0o755))
+	sticky := filepath.Join(own, "sticky")
+	must(t, os.Mkdir(sticky, 0o755))
+	must(t, os.Chmod(sticky, 0o777|os.ModeSticky))
+	for _, at := range []string{own, dir, sticky} {
+		must(t, os.Symlink(own, filepath.Join(at, "link")))
+		must(t, os.Symlink("../sub/..", filepath.Join(at, "relative")))
+	}
+	must(t, os.Lchown(filepath.Join(sticky, "link"), nobody, nobody))
+	for path, allowed := range map[string]bool{
+		filepath.Join(own, "link", "s"):                   true,
+		filepath.Join(own, "link", "link", "sub", "s"):    true,
+		filepath.Join(sticky, "relative", "s"):            true,
+		filepath.Join(sticky, "link", "s"):                false,
+		filepath.Join(dir, "link", "s"):                   false,
+		filepath.Join(dir, "link", "sub", "s"):            false,
+		filepath.Join(own, "link", "sticky", "link", "s"): false,
+	} {
+		l, err := ListenUnix(path, "")
+		if err == nil {
+			l.Close()
+		}
+		if allowed != (err == nil) || !allowed && !errors.Is(err, ErrSymlink) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	must(t, os.Symlink("loop", filepath.Join(own, "loop")))
+	if _, err := ListenUnix(filepath.Join(own, "loop", "s"), ""); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a loop: %v", err)
+	}
+	if left, _ := filepath.Glob(own + "/*/s"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// The owner of the directory replaces whatever appears there by a symbolic link. No file elsewhere
+// is removed or gets another mode, group or owner.
+func TestListenNotRedirected(t *testing.T) {
+	dir := othersDir(t)
+	victim := filepath.Join(t.TempDir(), "victim")
+	must(t, os.WriteFile(victim, []byte("precious"), 0o600))
+	path := filepath.Join(dir, "s")
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		link := filepath.Join(dir, "link")
+		for !stop.Load() {
+			if _, err := os.Lstat(path); err != nil {
+				continue
+			}
+			os.Symlink(victim, link)
+			os.Rename(link, path)
+		}
+	}()
+	for range 500 {
+		if l, err := ListenUnix(path, "7"); err == nil {
+			l.Close()
+		}
+		os.Remove(path)
+	}
+	stop.Store(true)
+	<-done
+	var st unix.Stat_t
+	must(t, unix.Lstat(victim, &st))
+	if b, err := os.ReadFile(victim); st.Mode != unix.S_IFREG|0o600 || st.Gid == 7 || string(b) != "precious" {
+		t.Errorf("the file elsewhere: mode %o, group %d, %q, %v", st.Mode, st.Gid, b, err)
+	}
+}
+
+// Every user who can read a directory can lock it.
+func TestListenInLockedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	must(t, unix.Flock(int(d.Fd()), unix.LOCK_EX))
+	stale(t, filepath.Join(dir, "s"))
+	l, err := ListenUnix(filepath.Join(dir, "s"), "")
+	must(t, err)
+	must(t, l.Close())
+}
+
+// A socket that another process made accessible to more users gets the access that this process
+// sets.
+func TestSetGroup(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	first, err := ListenUnix(path, "")
+	must(t, err)
+	defer first.Close()
+	must(t, os.Chmod(path, 0o777))
+	fd, err := Duplicate(first)
+	must(t, err)
+	l, err := AdoptUnix(fd, path)
+	must(t, err)
+	l.SetKeepFile(true)
+	defer l.Close()
+	for group, want := range map[string]os.FileMode{"": 0o600, "0": 0o660} {
+		must(t, l.SetGroup(group))
+		if fi, err := os.Lstat(path); err != nil || fi.Mode().Perm() != want {
+			t.Errorf("group %q: %v, %v", group, fi.Mode(), err)
+		}
+	}
+	if err := l.SetGroup("no-such-group-here"); err == nil || !strings.Contains(err.Error(), "no-such-group-here") {
+		t.Error(err)
+	}
+	must(t, os.Remove(path))
+	must(t, os.WriteFile(path, nil, 0o644))
+	must(t, l.SetGroup("0"))
+	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o644 {
+		t.Errorf("another file: %v, %v", fi.Mode(), err)
+	}
+}

@@ -1,0 +1,438 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/backend/daemon"
+	"cowblk/backend/qmp"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/store"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// killEnv makes the test binary, as cowblk, kill itself with SIGKILL at a change to a file of its
+// store. The value "N FROM" selects the N-th change, counted from the first that matches the
+// regular expression FROM.
+const killEnv = "COWBLK_TEST_KILL_AT"
+
+const (
+	fromPromotion = `^mkdir .*/tmp/[0-9a-f-]{36}$` // the transaction directory of a promotion
+	fromNote      = `^create .*/quiesced\.json\.new$`
+)
+
+// killMain is main on a file system that kills the process.
+func killMain(spec string) int {
+	at, from, _ := strings.Cut(spec, " ")
+	n, err := strconv.Atoi(at)
+	if err != nil {
+		panic(err)
+	}
+	first := regexp.MustCompile(from)
+	a := newApp()
+	a.files = &cowtest.Mortal{FS: vfs.OS{}, At: n, Begin: first.MatchString, Die: func(change string) {
+		fmt.Fprintln(os.Stderr, "killed at:", change)
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}}
+	return run(os.Args[1:], a)
+}
+
+// fakeGuest is a guest agent and a QEMU monitor on two sockets, which outlive the processes that
+// use them.
+type fakeGuest struct {
+	dir string
+
+	mu     sync.Mutex
+	frozen bool
+	paused bool
+	// hook is called with "before" or "after" and the command.
+	hook func(when, command string)
+}
+
+func newFakeGuest(t testing.TB, dir string) *fakeGuest {
+	t.Helper()
+	g := &fakeGuest{dir: dir}
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	for name, serve := range map[string]func(net.Conn){"agent": g.agent, "qmp": g.monitor} {
+		l, err := net.Listen("unix", filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		wg.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				serve(conn)
+				conn.Close()
+			}
+		})
+	}
+	return g
+}
+
+func (g *fakeGuest) address(name string) string { return "unix:" + filepath.Join(g.dir, name) }
+
+// spec returns the options of promote that quiesce this guest.
+func (g *fakeGuest) spec(mode string) qmp.Spec {
+	if mode == qmp.QuiesceGuest {
+		return qmp.Spec{Mode: mode, Agent: g.address("agent")}
+	}
+	return qmp.Spec{Mode: mode, QMP: g.address("qmp")}
+}
+
+func (g *fakeGuest) quiesced() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.frozen || g.paused
+}
+
+// each calls f for every command; id is QMP's or the agent's.
+func each(conn net.Conn, f func(command string, id json.RawMessage)) {
+	in := bufio.NewReader(conn)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		line = line[strings.LastIndexByte(line, 0xff)+1:]
+		var r struct {
+			Execute   string
+			ID        json.RawMessage
+			Arguments struct{ ID json.RawMessage }
+		}
+		if json.Unmarshal([]byte(line), &r) == nil {
+			f(r.Execute, append(r.ID, r.Arguments.ID...))
+		}
+	}
+}
+
+// change executes a state change between the two calls of hook.
+func (g *fakeGuest) change(command string, what *bool, to bool) {
+	g.mu.Lock()
+	hook := g.hook
+	g.mu.Unlock()
+	if hook != nil {
+		hook("before", command)
+		defer hook("after", command)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	*what = to
+}
+
+func (g *fakeGuest) setHook(f func(when, command string)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hook = f
+}
+
+func (g *fakeGuest) agent(conn net.Conn) {
+	each(conn, func(command string, id json.RawMessage) {
+		reply := `{"return": 1}`
+		switch command {
+		case "guest-sync-delimited":
+			reply = fmt.Sprintf("\xff{\"return\": %s}", id)
+		case "guest-fsfreeze-status":
+			reply = `{"return": "thawed"}`
+			if g.quiesced() {
+				reply = `{"return": "frozen"}`
+			}
+		case "guest-fsfreeze-freeze":
+			g.change(command, &g.frozen, true)
+		case "guest-fsfreeze-thaw":
+			g.change(command, &g.frozen, false)
+		}
+		fmt.Fprintln(conn, reply)
+	})
+}
+
+func (g *fakeGuest) monitor(conn net.Conn) {
+	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}`)
+	each(conn, func(command string, id json.RawMessage) {
+		result := `{}`
+		switch command {
+		case "query-status":
+			result = `{"running": true, "status": "running"}`
+			if g.quiesced() {
+				result = `{"running": false, "status": "paused"}`
+			}
+		case "stop":
+			g.change(command, &g.paused, true)
+		case "cont":
+			g.change(command, &g.paused, false)
+		}
+		if len(id) == 0 {
+			id = json.RawMessage("null")
+		}
+		fmt.Fprintf(conn, "{\"return\": %s, \"id\": %s}\n", result, id)
+	})
+}
+
+// killedPromotion is one test case.
+type killedPromotion struct {
+	mode string // of quiescing
+	from string // where counting starts
+	// cli: the promoting command line survives and can thaw the guest; otherwise the next process
+	// must.
+	cli bool
+	// guest: kill at the n-th call of hook, not at a change to a file.
+	guest  bool
+	output string // expected output of the failed promotion
+}
+
+// The process that serves two disks is killed at every change to a file during a quiesced
+// promotion, and at every command to the guest. The guest must be thawed, by the command line or by
+// the next process, and both disks must be on the old heads or both on the new ones.
+func TestKilledDaemon(t *testing.T) {
+	for _, k := range []killedPromotion{
+		{mode: qmp.QuiesceGuest, from: fromPromotion, cli: true},
+		{mode: qmp.QuiescePause, from: fromNote},
+		{mode: qmp.QuiesceGuest, cli: true, guest: true},
+		{mode: qmp.QuiesceGuest, guest: true},
+		{mode: qmp.QuiescePause, cli: true, guest: true},
+		{mode: qmp.QuiescePause, guest: true},
+	} {
+		t.Run(fmt.Sprintf("%s/cli=%v/guest=%v", k.mode, k.cli, k.guest), func(t *testing.T) {
+			kills := 0
+			outcomes := map[bool]int{}
+			for n := 1; ; n++ {
+				killed := false
+				t.Run(fmt.Sprint(n), func(t *testing.T) {
+					var promoted bool
+					if killed, promoted = k.at(t, n); killed {
+						outcomes[promoted]++
+					}
+				})
+				if t.Failed() {
+					return
+				}
+				if !killed {
+					break
+				}
+				kills++
+			}
+			if outcomes[false] == 0 || outcomes[true] == 0 {
+				t.Errorf("killed %d times: %v", kills, outcomes)
+			}
+			t.Logf("killed at each of %d points: %d times on the old heads, %d on the new", kills, outcomes[false], outcomes[true])
+		})
+	}
+}
+
+// at kills a process at point n and checks the state. It reports false if there is no point n.
+func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
+	dir := shortDir(t)
+	names := []string{"a", "b"}
+	for _, name := range names {
+		command(t, dir, "create", name, "--size", "1M")
+	}
+	g := newFakeGuest(t, dir)
+	p := start(t, dir, func(c *exec.Cmd) {
+		if !k.guest {
+			c.Env = append(c.Env, fmt.Sprintf("%s=%d %s", killEnv, n, k.from))
+		}
+	}, "serve", "a", "b")
+	var disks []*vhosttest.Frontend
+	for _, name := range names {
+		f := dial(t, filepath.Join(dir, "run", name+".sock"))
+		writeAt(t, f, 0, pattern(1, 8192))
+		if err := f.Driver(0).Flush(); err != nil {
+			t.Fatal(err)
+		}
+		disks = append(disks, f)
+	}
+	if k.guest {
+		calls := 0
+		g.setHook(func(string, string) {
+			if calls++; calls == n {
+				p.cmd.Process.Kill()
+			}
+		})
+	}
+
+	answered := k.promote(dir, g)
+	if k.cli && g.quiesced() {
+		t.Error("the guest is quiesced although the command has ended")
+	}
+	later := answered
+	for _, f := range disks { // fails if the process is gone
+		if _, err := f.Driver(0).WriteAt(pattern(2, 4096), 4096); err != nil || f.Driver(0).Flush() != nil {
+			later = false
+		}
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM) // changes up to its end count too
+	killed = p.cmd.Wait() != nil
+	if !answered && !killed {
+		t.Errorf("the promotion failed: %s\n%s", k.output, p.log.String())
+	}
+	for _, f := range disks {
+		f.Close()
+	}
+	g.setHook(nil)
+	return killed, k.check(t, dir, g, answered, later)
+}
+
+// promote requests the promotion and reports whether it succeeded.
+func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
+	spec := g.spec(k.mode)
+	if k.cli {
+		var out bytes.Buffer
+		a := &app{
+			in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
+			terminal: func(any) bool { return false }, kvm: func() bool { return false },
+		}
+		args := []string{"--store", dir, "promote", "a", "b", "--tag", "t", "--quiesce", k.mode}
+		for flag, value := range map[string]string{"--qmp": spec.QMP, "--agent": spec.Agent} {
+			if value != "" {
+				args = append(args, flag, value)
+			}
+		}
+		if code := run(args, a); code != exitOK {
+			k.output = out.String()
+			return false
+		}
+		return true
+	}
+	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return c.Run(ctx, "cow-promote", daemon.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t", Spec: spec}, nil) == nil
+}
+
+// check starts the next process. later: data written after the promotion was flushed.
+func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered, later bool) (promoted bool) {
+	p := start(t, dir, nil, "serve", "a", "b")
+	for i, name := range []string{"a", "b"} {
+		f := dial(t, filepath.Join(dir, "run", name+".sock"))
+		wantAt(t, f, 0, pattern(1, 4096))
+		if later {
+			wantAt(t, f, 4096, pattern(2, 4096))
+		}
+		f.Close()
+		tagged := strings.Contains(command(t, dir, "info", name), "@t ")
+		if i > 0 && tagged != promoted {
+			t.Errorf("promoted: a %v, b %v", promoted, tagged)
+		}
+		promoted = tagged
+	}
+	if answered && !promoted {
+		t.Error("the promotion was reported and has not happened")
+	}
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		var v qmp.Spec
+		a, errA := s.Note("a", &v)
+		b, errB := s.Note("b", &v)
+		if errors.Join(errA, errB) == nil && !a && !b && !g.quiesced() {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
+		}
+	}
+	if promoted {
+		command(t, dir, "create", "c", "--from", "a@t")
+		o, err := s.OpenDisk(context.Background(), "c", store.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		got := make([]byte, 8192)
+		if _, err := o.Disk.ReadAt(got, 0); err != nil || !bytes.Equal(got, pattern(1, 8192)) {
+			t.Errorf("the tag differs from what was written before the promotion: %v", err)
+		}
+	}
+	p.end(t)
+	return promoted
+}
+
+// If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
+// a later process must not thaw a guest that somebody else has paused.
+func TestQuiesceRecordForAllOrNone(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &servedManifests{store: s}
+	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
+		t.Fatal("a record was made for a disk that does not exist")
+	}
+	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
+		t.Errorf("a record is left: %v, %v", left, err)
+	}
+}
+
+// A guest that an earlier process left frozen is thawed before it is frozen again, never during a
+// promotion.
+func TestPromoteWaitsForThaw(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := filepath.Join(dir, "agent")
+	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + agent}
+	if err := s.SetNote("a", spec); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, nil, "serve", "a") // the agent does not exist yet
+	dial(t, filepath.Join(dir, "run", "a.sock"))
+	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(tag string, spec qmp.Spec, timeout float64) error {
+		args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
+		return c.Run(context.Background(), "cow-promote", args, nil)
+	}
+	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {
+		t.Errorf("promoted before the guest was thawed: %v", err)
+	}
+	if err := ask("t2", qmp.Spec{}, 0); err != nil {
+		t.Errorf("with quiesce none: %v", err)
+	}
+	g := newFakeGuest(t, dir)
+	var commands []string
+	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })
+	if err := ask("t3", spec, 20); err != nil {
+		t.Error(err)
+	}
+	p.end(t)
+	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
+		t.Errorf("the guest saw %v", commands)
+	}
+	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
+		t.Errorf("a record is left: %v, %v", left, err)
+	}
+}

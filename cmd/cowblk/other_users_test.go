@@ -1,0 +1,59 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Another user cannot open anything in a store whose disk is served, and so cannot lock a file or
+// directory. Serving closes a store of an earlier version to other users.
+func TestOtherUsersHoldNoLock(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs two users: run as root")
+	}
+	for _, earlier := range []bool{false, true} {
+		dir := shortDir(t)
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		st := filepath.Join(dir, "s")
+		image := filepath.Join(dir, "image")
+		if err := os.WriteFile(image, pattern(1, 64<<10), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		command(t, st, "import", image, "img")
+		command(t, st, "create", "a", "--from", "img")
+		command(t, st, "promote", "a", "--tag", "t")
+		if earlier {
+			if out, err := exec.Command("chmod", "-R", "go+rX", st).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		p := start(t, st, nil, "serve", "a")
+		f := dial(t, filepath.Join(st, "run", "a.sock"))
+		var all []string
+		err := filepath.WalkDir(st, func(path string, d fs.DirEntry, err error) error {
+			if d.Type() != fs.ModeSocket {
+				all = append(all, path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", `while read -r p; do (exec 9<"$p" && flock -n -x 9 && echo "$p") 2>/dev/null; done; echo end`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd.Stdin = strings.NewReader(strings.Join(all, "\n") + "\n")
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "end" {
+			t.Errorf("an earlier version's store: %v: of %d files and directories another user holds, or could hold: %v\n%s", earlier, len(all), err, out)
+		}
+		f.Close()
+		p.end(t)
+	}
+}

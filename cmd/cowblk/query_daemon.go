@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"cowblk/backend/control"
+	"cowblk/backend/daemon"
+	"cowblk/cow/store"
+)
+
+// queryTimeout bounds the wait for a daemon's answer to a query.
+const queryTimeout = 5 * time.Second
+
+// maxQueries bounds the number of concurrent queries.
+const maxQueries = 32
+
+// queryDaemons replaces the usage of served heads by the answers of their daemons. It takes at most
+// queryTimeout in all. If a daemon does not answer, the usage from the files stays.
+func queryDaemons(ctx context.Context, nodes []*store.Node) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	byControl := map[string][]*store.Node{}
+	for _, n := range nodes {
+		if n.Usage != nil && n.Serving != nil && n.Serving.Control != "" {
+			byControl[n.Serving.Control] = append(byControl[n.Serving.Control], n)
+		}
+	}
+	semaphore := make(chan struct{}, maxQueries)
+	var queries sync.WaitGroup
+	for path, served := range byControl {
+		queries.Go(func() {
+			select {
+			case semaphore <- struct{}{}:
+				defer func() { <-semaphore }()
+			case <-ctx.Done():
+				return
+			}
+			disks, err := queryDisks(ctx, path)
+			if err != nil {
+				return
+			}
+			for _, n := range served {
+				for _, d := range disks {
+					if d.Name == n.Name && d.BlockSize > 0 {
+						n.Usage.Serve(d.HeadBlocks, d.BlockSize)
+					}
+				}
+			}
+		})
+	}
+	queries.Wait()
+}
+
+// queryDisks returns the disks of one daemon.
+func queryDisks(ctx context.Context, path string) ([]daemon.DiskInfo, error) {
+	limit := queryTimeout
+	if end, ok := ctx.Deadline(); ok {
+		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial has two steps
+	}
+	c, err := control.Dial(path, limit)
+	if err != nil {
+		return nil, err
+	}
+	var disks []daemon.DiskInfo
+	err = c.Run(ctx, "query-cow-disks", nil, &disks)
+	return disks, err
+}
+
+// queryDaemon returns what the daemon of a disk reports about it; nil if no process serves it.
+func queryDaemon(ctx context.Context, v *store.Serving, name string) (*daemon.DiskInfo, error) {
+	if v == nil || v.Control == "" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	disks, err := queryDisks(ctx, v.Control)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: %s, which does not answer: %w", name, v, err)
+	}
+	for _, d := range disks {
+		if d.Name == name {
+			return &d, nil
+		}
+	}
+	return nil, nil // no longer served
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cowblk/backend/daemon"
+	"cowblk/cow/cowtest"
+	"cowblk/cow/vfs"
+	"cowblk/vhost/vhosttest"
+)
+
+// lockHolderEnv makes the test binary, as cowblk, delay calls on the files of its store. Its value
+// is "GATE OP NAME": while the file GATE exists, a call OP (see cowtest.Call) on a file whose path
+// contains NAME waits, after it has created the file GATE.caught.
+const lockHolderEnv = "COWBLK_TEST_HOLD"
+
+func lockHolderMain(spec string) int {
+	gate, rest, _ := strings.Cut(spec, " ")
+	op, name, _ := strings.Cut(rest, " ")
+	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x.Before(func(c cowtest.Call) error {
+		if c.Op != op || !strings.Contains(c.Name, name) {
+			return nil
+		}
+		for {
+			if _, err := os.Stat(gate); err != nil {
+				return nil
+			}
+			if f, err := os.Create(gate + ".caught"); err == nil {
+				f.Close()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	a := newApp()
+	a.files = x
+	return run(os.Args[1:], a)
+}
+
+// waitExists waits for a file.
+func waitExists(t *testing.T, path string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", path)
+		}
+	}
+}
+
+// A process that gets SIGTERM while a device does not answer stops its other disks, waits for the
+// device, and answers on its control socket meanwhile; all acknowledged writes are kept. At a
+// second signal it ends at once, and the next process finds all flushed data.
+func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
+	for _, second := range []bool{false, true} {
+		t.Run(fmt.Sprintf("second signal=%v", second), func(t *testing.T) {
+			t.Parallel()
+			dir := shortDir(t)
+			for _, name := range []string{"a", "b"} {
+				command(t, dir, "create", name, "--size", "1M")
+			}
+			gate := filepath.Join(dir, "gate")
+			m := manifestOf(t, dir, "a")
+			// In the process only the delayed system call accesses the files of the gate.
+			p := start(t, dir, func(c *exec.Cmd) {
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", lockHolderEnv, gate, m.Head().Data))
+			}, "serve", "a", "b", "--sandbox", "off")
+			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+			for _, f := range []*vhosttest.Frontend{a, b} {
+				writeAt(t, f, 0, pattern(1, 4096))
+				if err := f.Driver(0).Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			held := make(chan error, 1)
+			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
+			waitExists(t, gate+".caught")
+			writeAt(t, b, 4096, pattern(3, 4096))
+			if err := b.Driver(0).Flush(); err != nil {
+				t.Error(err)
+			}
+
+			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+				if _, err := os.Lstat(filepath.Join(dir, "run", "b.sock")); err != nil {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatal("the other disk is still served")
+				}
+			}
+			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
+				if err := ctl.run(query, nil); err != nil {
+					t.Errorf("%s while the process ends: %v", query, err)
+				}
+			}
+			select {
+			case err := <-held:
+				t.Errorf("the write has ended: %v", err)
+			default:
+			}
+			if second {
+				if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				var exit *exec.ExitError
+				if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+					t.Errorf("second signal: %v\n%s", err, p.log.String())
+				}
+			} else {
+				if err := os.Remove(gate); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-held; err != nil {
+					t.Errorf("the write: %v", err)
+				}
+				if err := p.cmd.Wait(); err != nil {
+					t.Errorf("%v\n%s", err, p.log.String())
+				}
+			}
+			q := start(t, dir, nil, "serve", "a", "b")
+			a, b = dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			wantAt(t, a, 0, pattern(1, 4096))
+			if !second {
+				wantAt(t, a, 4096, pattern(2, 4096))
+			}
+			wantAt(t, b, 0, append(pattern(1, 4096), pattern(3, 4096)...))
+			q.end(t)
+		})
+	}
+}
+
+// The store does not answer while a promotion is prepared: the promotion waits, and nothing else
+// does. The client may give up; the promotion is completed or undone when the store answers.
+func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	gate := filepath.Join(dir, "gate")
+	p := start(t, dir, func(c *exec.Cmd) {
+		c.Env = append(c.Env, fmt.Sprintf("%s=%s datasync %s/tmp/", lockHolderEnv, gate, dir))
+	}, "serve", "a", "--sandbox", "off")
+	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+	writeAt(t, f, 0, pattern(1, 4096))
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error, 1)
+	args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
+	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
+	waitExists(t, gate+".caught")
+	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
+	if _, err := fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`); err != nil {
+		t.Fatal(err)
+	}
+	impatient.Close()
+	for i := range 20 {
+		writeAt(t, f, 4096, pattern(byte(i), 4096))
+		if err := f.Driver(0).Flush(); err != nil {
+			t.Fatal(err)
+		}
+		wantAt(t, f, 4096, pattern(byte(i), 4096))
+	}
+	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
+		if err := ctl.run(query, nil); err != nil {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+	if err := os.Remove(gate); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err != nil {
+		t.Errorf("the promotion: %v", err)
+	}
+	args.Tag = "u"
+	if err := ctl.run("cow-promote", args); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+	wantAt(t, f, 0, append(pattern(1, 4096), pattern(19, 4096)...))
+	f.Close()
+	p.end(t)
+	command(t, dir, "check")
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A command that waits for a lock of another process ends at SIGTERM and SIGINT: the lock of the
+// store, of a disk, of the directory of its socket.
+func TestSignalEndsWaitForALock(t *testing.T) {
+	image := filepath.Join(shortDir(t), "image")
+	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		lock string
+		args string
+	}{
+		{"lock", "create c --size 1M"},
+		{"lock", "create c --from a@t"},
+		{"lock", "import " + image + " img"},
+		{"lock", "promote a --tag x"},
+		{"lock", "rollback a@t --yes"},
+		{"lock", "rm a --yes"},
+		{"lock", "check --repair"},
+		{"disks/a/lock", "serve a"},
+	} {
+		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+			t.Run(c.args+" "+sig.String(), func(t *testing.T) {
+				dir := shortDir(t)
+				command(t, dir, "create", "a", "--size", "1M")
+				command(t, dir, "promote", "a", "--tag", "t")
+				// A stale transaction, which a command that only opens a disk removes under the
+				// store's lock.
+				if err := os.MkdirAll(filepath.Join(dir, "tmp", "x"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				lock, err := os.Open(filepath.Join(dir, c.lock))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer lock.Close()
+				if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+					t.Fatal(err)
+				}
+				p := start(t, dir, nil, strings.Fields(c.args)...)
+				// It waits when it has the lock file open.
+				eventually(t, "it waits for the lock", func() bool {
+					fds, _ := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/fd/*")
+					for _, fd := range fds {
+						if to, err := os.Readlink(fd); err == nil && to == filepath.Join(dir, c.lock) {
+							return true
+						}
+					}
+					return false
+				})
+				if err := p.cmd.Process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+				if code, want := p.outcome(t), 128+int(sig); code != want {
+					t.Errorf("exit code %d, expected %d\n%s", code, want, p.log.String())
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package virtq_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"cowblk/vhost/virtq"
+	"cowblk/vhost/virtq/virtqtest"
+)
+
+// Every descriptor of a chain spans all of many regions: the slices of a chain are bounded, and the
+// memory of a long one is freed.
+func TestPiecesOfAChain(t *testing.T) {
+	const base, regions, page = 0x10000, 64, 4096
+	mem, err := virtqtest.NewMemory(virtqtest.Layout(base, slices.Repeat([]uint64{page}, regions)...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	table, err := mem.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Release()
+	ring, err := virtqtest.NewRing(mem, 128, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		descs int
+		want  string
+		wide  bool
+	}{{1, "", false}, {2, "", false}, {6, "", true}, {32, "", true}, {33, "more than 2048 pieces", true}, {100, "more than 2048 pieces", true}} {
+		ds := linked(tc.descs, write)
+		for i := range ds {
+			ds[i].Addr, ds[i].Len = base, regions*page
+			ring.SetDesc(uint16(i), ds[i])
+		}
+		desc, avail, used, err := virtq.MapSplit(table, 128, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := virtq.NewSplit(virtq.SplitConfig{Num: 128, Desc: desc, Avail: avail, Used: used})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c virtq.Chain
+		err = q.Load(table, &c)
+		if (err != nil) != (tc.want != "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%d descriptors: %v, expected %q", tc.descs, err, tc.want)
+		}
+		if err == nil && len(c.Writable) != tc.descs*regions {
+			t.Errorf("%d descriptors: %d slices, expected %d", tc.descs, len(c.Writable), tc.descs*regions)
+		}
+		if c.Wide() != tc.wide {
+			t.Errorf("%d descriptors: wide %t, expected %t", tc.descs, c.Wide(), tc.wide)
+		}
+		kept := cap(c.Writable)
+		c.Trim()
+		if c.Wide() || (!tc.wide && cap(c.Writable) != kept) {
+			t.Errorf("%d descriptors: capacity %d after Trim, %d before", tc.descs, cap(c.Writable), kept)
+		}
+	}
+}
