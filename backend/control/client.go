@@ -7,29 +7,20 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
 	"golang.org/x/sys/unix"
+
+	"cowblk/backend/qmp/link"
 )
 
 // ErrNoDaemon says that no process listens on the socket.
 var ErrNoDaemon = errors.New("no daemon serves it")
 
-// Client sends commands to a Server through go-qemu's SocketMonitor; Run works with other QMP
-// servers, too. A Client holds no connection. All methods may be called from any goroutine.
-//
-// Workarounds for SocketMonitor:
-//
-//   - It returns a reply that lies in its receive buffer and reads on into that buffer. So each
-//     command has its own connection with events turned off, and events have another.
-//   - It returns the description of an error without the class. The client queries the class with
-//     cow-last-error.
-//   - It stops reading while an event waits for a receiver, and Disconnect then hangs. Events
-//     drains the channel.
-//   - Connect and Run have no deadline. They run in a goroutine, and Disconnect makes them return.
-//   - A lost connection appears as a JSON error: see [ErrClosed].
+// Client sends commands to a Server; Run works with other QMP servers, too. A Client holds no
+// connection: each command has its own, and so has Events. All methods may be called from any
+// goroutine.
 type Client struct {
 	path    string
 	timeout time.Duration
@@ -44,14 +35,12 @@ func Dial(path string, timeout time.Duration) (*Client, error) {
 		timeout = 5 * time.Second
 	}
 	c := &Client{path: path, timeout: timeout}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*timeout)
-	defer cancel()
-	mon, err := c.connect(ctx)
+	l, err := c.connect(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	c.version = mon.Version.String()
-	mon.Disconnect()
+	c.version = l.Version()
+	l.Close()
 	return c, nil
 }
 
@@ -62,34 +51,32 @@ func (c *Client) Version() string { return c.version }
 // unmarshalled into out unless out is nil. Errors: *Error from the daemon; ErrNoDaemon; ErrClosed
 // if the connection is lost; ctx's error when ctx ends, which also ends the command's context.
 func (c *Client) Run(ctx context.Context, command string, args, out any) error {
-	text, err := json.Marshal(qmp.Command{Execute: command, Args: args})
-	if err != nil {
+	if _, err := json.Marshal(args); err != nil {
 		return fmt.Errorf("%s: arguments: %w", command, err)
 	}
-	mon, err := c.connect(ctx)
+	l, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer mon.Disconnect()
-	eventsOff, err := json.Marshal(qmp.Command{Execute: cmdSetEvents, Args: map[string]bool{"enable": false}})
-	if err != nil {
-		return err
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_ = l.Read(func(qmp.Event) {}) // the command learns of its end
+		l.Close()
+	}()
+	reply, err := l.Run(ctx, command, args)
+	l.Close()
+	<-read
+	if errors.Is(err, link.ErrDisconnected) {
+		err = fmt.Errorf("%w: the daemon ended or closed the connection", ErrClosed)
 	}
-	// Other QMP servers do not know the command, which is harmless.
-	if _, err := roundTrip(ctx, mon, eventsOff); err != nil && !isDaemonError(err) {
-		return fmt.Errorf("control socket %s: %w", c.path, err)
-	}
-	reply, err := roundTrip(ctx, mon, text)
 	if err != nil {
 		return fmt.Errorf("control socket %s: %s: %w", c.path, command, err)
 	}
 	if out == nil {
 		return nil
 	}
-	r := struct {
-		Return any `json:"return"`
-	}{out}
-	if err := json.Unmarshal(reply, &r); err != nil {
+	if err := json.Unmarshal(reply, out); err != nil {
 		return fmt.Errorf("control socket %s: %s: reply: %w", c.path, command, err)
 	}
 	return nil
@@ -98,133 +85,43 @@ func (c *Client) Run(ctx context.Context, command string, args, out any) error {
 // Events returns the daemon's events from now on. The channel closes when ctx ends or the
 // connection is lost. The daemon disconnects a client that does not receive.
 func (c *Client) Events(ctx context.Context) (<-chan qmp.Event, error) {
-	mon, err := c.connect(ctx)
+	l, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	in, err := mon.Events(ctx)
-	if err != nil {
-		mon.Disconnect()
-		return nil, fmt.Errorf("control socket %s: events: %w", c.path, err)
-	}
-	out := make(chan qmp.Event)
+	events := make(chan qmp.Event)
+	stop := context.AfterFunc(ctx, l.Close)
 	go func() {
-		defer close(out)
-		forward(ctx, in, out)
-		// Disconnect waits for a reader that may be blocked on an event.
-		drained := make(chan struct{})
-		go func() {
-			defer close(drained)
-			for range in {
+		defer close(events)
+		defer stop()
+		_ = l.Read(func(e qmp.Event) {
+			select {
+			case events <- e:
+			case <-ctx.Done():
 			}
-		}()
-		mon.Disconnect()
-		<-drained
+		})
+		l.Close()
 	}()
-	return out, nil
+	return events, nil
 }
 
 // connect dials and negotiates.
-func (c *Client) connect(ctx context.Context) (*qmp.SocketMonitor, error) {
-	mon, err := qmp.NewSocketMonitor("unix", c.path, c.timeout)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return nil, fmt.Errorf("control socket %s: %w", c.path, ErrNoDaemon)
-	case err != nil:
+func (c *Client) connect(ctx context.Context) (*link.Link, error) {
+	limited, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(limited, "unix", c.path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		err = ErrNoDaemon
+	}
+	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", c.path, err)
 	}
-	result := make(chan error, 1)
-	go func() { result <- mon.Connect() }()
-	timer := time.NewTimer(c.timeout)
-	defer timer.Stop()
-	select {
-	case err = <-result:
-	case <-timer.C:
-		mon.Disconnect()
-		<-result
-		err = os.ErrDeadlineExceeded
-	case <-ctx.Done():
-		mon.Disconnect()
-		<-result
-		err = ctx.Err()
-	}
+	l, err := link.New(limited, conn)
 	if err != nil {
-		mon.Disconnect() // again: Connect may have succeeded meanwhile
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return nil, fmt.Errorf("control socket %s: no greeting: %w", c.path, err)
 	}
-	return mon, nil
-}
-
-// roundTrip runs one command and translates SocketMonitor's errors. When ctx ends, the monitor is
-// disconnected.
-func roundTrip(ctx context.Context, mon *qmp.SocketMonitor, text []byte) ([]byte, error) {
-	reply, cause := runContext(ctx, mon, text)
-	if cause == nil || ctx.Err() != nil {
-		return reply, cause
-	}
-	query, err := json.Marshal(qmp.Command{Execute: cmdLastError})
-	if err != nil {
-		return nil, cause
-	}
-	reply, err = runContext(ctx, mon, query)
-	if ctx.Err() != nil {
-		return nil, err
-	}
-	var r struct {
-		Return *Error `json:"return"`
-	}
-	if err == nil && json.Unmarshal(reply, &r) == nil {
-		if r.Return != nil && r.Return.Desc == cause.Error() {
-			return nil, r.Return
-		}
-		return nil, cause // SocketMonitor's own error about a reply
-	}
-	var errno unix.Errno
-	var syntax *json.SyntaxError
-	if errors.As(err, &errno) || errors.As(err, &syntax) || errors.Is(err, net.ErrClosed) {
-		return nil, fmt.Errorf("%w: the daemon ended or closed the connection", ErrClosed)
-	}
-	// Not our server: it does not know cow-last-error.
-	return nil, &Error{Class: GenericError, Desc: cause.Error()}
-}
-
-// runContext is SocketMonitor.Run with a context.
-func runContext(ctx context.Context, mon *qmp.SocketMonitor, text []byte) (reply []byte, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		reply, err = mon.Run(text)
-	}()
-	select {
-	case <-done:
-		return reply, err
-	case <-ctx.Done():
-		mon.Disconnect()
-		<-done
-		return nil, ctx.Err()
-	}
-}
-
-func isDaemonError(err error) bool {
-	var e *Error
-	return errors.As(err, &e)
-}
-
-// forward passes events on until in is closed or ctx ends.
-func forward(ctx context.Context, in <-chan qmp.Event, out chan<- qmp.Event) {
-	for {
-		select {
-		case e, ok := <-in:
-			if !ok {
-				return
-			}
-			select {
-			case out <- e:
-			case <-ctx.Done():
-				return
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
+	return l, nil
 }

@@ -20,7 +20,7 @@ func TestClient(t *testing.T) {
 	s, path := start(t, Options{}, map[string]Handler{
 		"echo": echo,
 		"fail": func(context.Context, json.RawMessage) (any, error) {
-			return nil, &Error{DeviceNotFound, "disk vm9 is not served here"}
+			return nil, &Error{Class: DeviceNotFound, Desc: "disk vm9 is not served here"}
 		},
 	})
 	c, err := Dial(path, waitTimeout)
@@ -38,7 +38,7 @@ func TestClient(t *testing.T) {
 			t.Fatalf("echo %d: %d, %v", i, out.N, err)
 		}
 		var e *Error
-		if err := c.Run(ctx, "fail", nil, nil); !errors.As(err, &e) || *e != (Error{DeviceNotFound, "disk vm9 is not served here"}) {
+		if err := c.Run(ctx, "fail", nil, nil); !errors.As(err, &e) || *e != (Error{Class: DeviceNotFound, Desc: "disk vm9 is not served here"}) {
 			t.Fatalf("fail: %#v", err)
 		}
 		if err := c.Run(ctx, "missing", nil, nil); !errors.As(err, &e) || e.Class != CommandNotFound {
@@ -247,7 +247,7 @@ func TestForeignServer(t *testing.T) {
 		t.Error(err)
 	}
 	var e *Error
-	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{GenericError, "no other"}) {
+	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{Class: GenericError, Desc: "no other"}) {
 		t.Errorf("%#v", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cowblk/backend/qmp/link"
 )
 
 // maxText bounds one JSON text in either direction, in bytes, including its newline. go-qemu reads
@@ -25,12 +27,7 @@ const (
 
 // Error is the error of a command as sent over the socket. A handler returns an *Error to choose
 // the class; other errors become a GenericError with their text.
-type Error struct {
-	Class string `json:"class"` // one of the classes above
-	Desc  string `json:"desc"`  // for a person
-}
-
-func (e *Error) Error() string { return e.Desc }
+type Error = link.Error
 
 // errorf returns a GenericError.
 func errorf(format string, args ...any) *Error {

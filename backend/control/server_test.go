@@ -75,7 +75,7 @@ func startTranscript(t *testing.T) string {
 	s, path := start(t, Options{}, map[string]Handler{
 		"echo": echo,
 		"fail": func(context.Context, json.RawMessage) (any, error) {
-			return nil, fmt.Errorf("disk vm9: wrapped: %w", &Error{DeviceNotFound, "no such disk"})
+			return nil, fmt.Errorf("disk vm9: wrapped: %w", &Error{Class: DeviceNotFound, Desc: "no such disk"})
 		},
 	})
 	s.Register("emit", func(context.Context, json.RawMessage) (any, error) {
@@ -205,7 +205,7 @@ func TestCloseCancelsAndFlushes(t *testing.T) {
 		"wait": func(ctx context.Context, _ json.RawMessage) (any, error) {
 			close(entered)
 			<-ctx.Done()
-			return nil, &Error{DeviceNotActive, "stopped"}
+			return nil, &Error{Class: DeviceNotActive, Desc: "stopped"}
 		},
 	})
 	c := dialScript(t, path).ready()

@@ -192,9 +192,9 @@ func (c *session) dispatch(r request) {
 			return
 		}
 	case r.Execute == cmdCapabilities:
-		err = &Error{CommandNotFound, "Capabilities negotiation is already complete, command ignored"}
+		err = &Error{Class: CommandNotFound, Desc: "Capabilities negotiation is already complete, command ignored"}
 	case !c.negotiated:
-		err = &Error{CommandNotFound, "Expecting capabilities negotiation with 'qmp_capabilities'"}
+		err = &Error{Class: CommandNotFound, Desc: "Expecting capabilities negotiation with 'qmp_capabilities'"}
 	case r.Execute == cmdSetEvents:
 		err = c.setEvents(r.Args)
 	case r.Execute == cmdLastError:
@@ -209,7 +209,7 @@ func (c *session) dispatch(r request) {
 		}
 		command, ok := c.srv.lookup(r.Execute)
 		if !ok {
-			err = &Error{CommandNotFound, "The command " + r.Execute + " has not been found"}
+			err = &Error{Class: CommandNotFound, Desc: "The command " + r.Execute + " has not been found"}
 			break
 		}
 		if command.changes {

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"cowblk/backend/qmp/link"
 
 	"github.com/digitalocean/go-qemu/qmp"
 )
@@ -18,7 +21,7 @@ var ErrClosed = errors.New("QEMU monitor is closed")
 
 // ErrDisconnected says that the connection was lost before the reply. The command may have been
 // executed.
-var ErrDisconnected = errors.New("connection to QEMU's monitor was lost")
+var ErrDisconnected = link.ErrDisconnected
 
 // MonitorOptions configures a Monitor.
 type MonitorOptions struct {
@@ -37,7 +40,7 @@ type Monitor struct {
 	ended  chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex
-	link    *link         // nil while disconnected
+	link    *link.Link    // nil while disconnected
 	linked  chan struct{} // closed when link is set; replaced when it is lost
 	lastErr error         // of the last attempt to connect
 	subs    []*Subscription
@@ -79,17 +82,17 @@ func (m *Monitor) loop(ctx context.Context) {
 	wait := retryFirst
 	for lastLogged := ""; ctx.Err() == nil; {
 		dctx, cancel := context.WithTimeout(ctx, m.opts.Timeout)
-		l, err := dialLink(dctx, m.opts.Address)
+		l, err := dial(dctx, m.opts.Address)
 		cancel()
 		if err == nil {
-			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(), "version", l.version)
+			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(), "version", l.Version())
 			since := time.Now()
-			stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+			stop := context.AfterFunc(ctx, func() { l.Conn().Close() })
 			m.setLink(l, nil)
-			err = l.read(m.deliver)
+			err = l.Read(m.deliver)
 			stop()
 			m.setLink(nil, err)
-			l.close()
+			l.Close()
 			if time.Since(since) > m.opts.Retry {
 				lastLogged, wait = "", retryFirst // the peer did not hang up at once
 			}
@@ -111,7 +114,23 @@ func (m *Monitor) loop(ctx context.Context) {
 	}
 }
 
-func (m *Monitor) setLink(l *link, err error) {
+// dial connects and negotiates until ctx ends.
+func dial(ctx context.Context, a Address) (*link.Link, error) {
+	conn, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := link.New(ctx, conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: no greeting: is another client connected to this monitor?", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", a, err)
+	}
+	return l, nil
+}
+
+func (m *Monitor) setLink(l *link.Link, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lastErr = err
@@ -124,7 +143,7 @@ func (m *Monitor) setLink(l *link, err error) {
 }
 
 // waitLink waits for a connection.
-func (m *Monitor) waitLink(ctx context.Context) (*link, error) {
+func (m *Monitor) waitLink(ctx context.Context) (*link.Link, error) {
 	for {
 		m.mu.Lock()
 		l, linked, last := m.link, m.linked, m.lastErr
@@ -156,7 +175,7 @@ func (m *Monitor) Run(ctx context.Context, command string, args, out any) error 
 	l, err := m.waitLink(ctx)
 	if err == nil {
 		var reply json.RawMessage
-		reply, err = l.run(ctx, command, args)
+		reply, err = l.Run(ctx, command, args)
 		if err == nil && out != nil {
 			err = json.Unmarshal(reply, out)
 		}
@@ -181,7 +200,7 @@ func (m *Monitor) instance() string {
 	if m.link == nil {
 		return ""
 	}
-	return peerInstance(m.link.conn)
+	return peerInstance(m.link.Conn())
 }
 
 // Subscription receives events. Events are lost while the monitor is disconnected and when the

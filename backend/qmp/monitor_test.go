@@ -18,6 +18,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 
 	"cowblk/backend/control"
+	"cowblk/backend/qmp/link"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
@@ -263,7 +264,7 @@ func TestMonitorEventsNeverBlock(t *testing.T) {
 
 func TestMonitorOddPeers(t *testing.T) {
 	for name, bad := range map[string]string{
-		"no greeting": `{"event": "NOPE"}`, "not json": "SSH-2.0-x", "too long": strings.Repeat("x", maxLine+1),
+		"no greeting": `{"event": "NOPE"}`, "not json": "SSH-2.0-x", "too long": strings.Repeat("x", link.MaxLine+1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, p := newMachine(t)

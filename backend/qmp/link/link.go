@@ -1,4 +1,10 @@
-package qmp
+// Package link is one connection to a QMP server: QEMU's monitor, or cowblk's control socket. It is
+// the only client of the protocol (qmp-spec) here.
+//
+// go-qemu's SocketMonitor is not used: it returns replies from the buffer into which it reads the
+// next message, stops reading replies while an event waits for a receiver, ends the connection at a
+// line of 64 KiB, drops error classes, and knows no deadlines.
+package link
 
 import (
 	"bufio"
@@ -7,24 +13,34 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"os"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
 	"golang.org/x/sys/unix"
-
-	"cowblk/backend/control"
 )
 
-// maxLine bounds one line from QEMU, in bytes. The longest, query-qmp-schema's reply, has a few
+// MaxLine bounds one line from QEMU, in bytes. The longest, query-qmp-schema's reply, has a few
 // hundred thousand.
-const maxLine = 4 << 20
+const MaxLine = 4 << 20
 
-// link is one negotiated connection to a QMP monitor.
-type link struct {
+// ErrDisconnected says that the connection was lost before the reply: the command may have been
+// executed or not.
+var ErrDisconnected = errors.New("the connection was lost")
+
+// Error is the error of a command, as the server reports it.
+type Error struct {
+	Class string `json:"class"` // QEMU's QapiErrorClass
+	Desc  string `json:"desc"`  // for a person
+}
+
+func (e *Error) Error() string { return e.Desc }
+
+// Link is one negotiated connection. Read must run for Run to get replies.
+type Link struct {
 	conn    net.Conn
 	in      *bufio.Scanner
 	version string
@@ -41,35 +57,35 @@ type message struct {
 	} `json:"QMP"`
 	Event  string          `json:"event"`
 	Return json.RawMessage `json:"return"`
-	Error  *control.Error  `json:"error"`
+	Error  *Error          `json:"error"`
 	ID     json.RawMessage `json:"id"`
 }
 
-// dialLink connects and negotiates until ctx ends.
-func dialLink(ctx context.Context, a Address) (*link, error) {
-	conn, err := a.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l := &link{conn: conn, in: bufio.NewScanner(conn), pending: make(map[string]chan message)}
-	l.in.Buffer(nil, maxLine)
+// New negotiates on conn until ctx ends. It closes conn after an error. os.ErrDeadlineExceeded: no
+// greeting came.
+func New(ctx context.Context, conn net.Conn) (*Link, error) {
+	l := &Link{conn: conn, in: bufio.NewScanner(conn), pending: make(map[string]chan message)}
+	l.in.Buffer(nil, MaxLine)
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	err = l.handshake()
+	err := l.handshake()
 	if !stop() && err == nil {
 		err = ctx.Err() // the deadline is set or about to be
 	}
 	if err != nil {
 		conn.Close()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("%w: no greeting: is another client connected to this monitor?", err)
-		}
-		return nil, fmt.Errorf("%s: %w", a, err)
+		return nil, err
 	}
 	return l, nil
 }
 
+// Version returns the version in the server's greeting.
+func (l *Link) Version() string { return l.version }
+
+// Conn returns the connection, for questions about the peer.
+func (l *Link) Conn() net.Conn { return l.conn }
+
 // handshake reads the greeting and negotiates (qmp-spec, "Capabilities Negotiation").
-func (l *link) handshake() error {
+func (l *Link) handshake() error {
 	m, _, err := l.line()
 	if err != nil {
 		return err
@@ -96,7 +112,7 @@ func (l *link) handshake() error {
 }
 
 // line reads one message; raw is valid until the next call.
-func (l *link) line() (m message, raw []byte, err error) {
+func (l *Link) line() (m message, raw []byte, err error) {
 	for l.in.Scan() {
 		raw = bytes.TrimSpace(l.in.Bytes())
 		if len(raw) == 0 {
@@ -110,11 +126,11 @@ func (l *link) line() (m message, raw []byte, err error) {
 	if err := l.in.Err(); err != nil {
 		return m, nil, err
 	}
-	return m, nil, errors.New("QEMU closed the connection")
+	return m, nil, fmt.Errorf("the other side closed the connection: %w", io.EOF)
 }
 
-// read delivers replies and events until the connection breaks.
-func (l *link) read(deliver func(qmp.Event)) error {
+// Read delivers replies and events until the connection breaks.
+func (l *Link) Read(deliver func(qmp.Event)) error {
 	for {
 		m, raw, err := l.line()
 		if err != nil {
@@ -138,9 +154,9 @@ func (l *link) read(deliver func(qmp.Event)) error {
 	}
 }
 
-// run executes one command. Replies are matched by id, so that a late reply is not taken for that
+// Run executes one command. Errors: *Error from the server; ErrDisconnected; ctx's. Replies are matched by id, so that a late reply is not taken for that
 // of another command.
-func (l *link) run(ctx context.Context, command string, args any) (json.RawMessage, error) {
+func (l *Link) Run(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	l.mu.Lock()
 	if l.pending == nil {
 		l.mu.Unlock()
@@ -190,8 +206,8 @@ func (l *link) run(ctx context.Context, command string, args any) (json.RawMessa
 	}
 }
 
-// close ends the connection and all pending commands.
-func (l *link) close() {
+// Close ends the connection and all pending commands.
+func (l *Link) Close() {
 	l.conn.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
