@@ -37,7 +37,7 @@ func (s *slow) hold(op, suffix string) {
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
 	s.t.Cleanup(s.release) // before serve's own, which waits for what is in flight
-	s.files.Before(func(c cowtest.Call) error {
+	s.files.OnCall(func(c cowtest.Call) error {
 		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
 			caught <- struct{}{}
 			<-open

@@ -59,7 +59,7 @@ func (s *sums) run(ctx context.Context) {
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}
-			err := disk.AddSums(ctx, newSparing(s.daemon.served).pause)
+			err := disk.AddChecksums(ctx, newSparing(s.daemon.served).pause)
 			switch {
 			case err == nil:
 				delete(failed, e)

@@ -25,7 +25,7 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 	}
 	t.Cleanup(func() {
 		for ch.InFlight() > 0 {
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -56,7 +56,7 @@ func forget(t testing.TB, name string) {
 // A request that waits does not keep the ones behind it waiting: not a cold read,
 // not a copy-up of a cold block, not a first write of a block that another is
 // about to own, not a discard.
-func TestNothingWaitsBehindWhatWaits(t *testing.T) {
+func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		call string // held back
@@ -82,7 +82,7 @@ func TestNothingWaitsBehindWhatWaits(t *testing.T) {
 				t.Fatalf("expected the hot read alone, found %d requests, error %v", len(out), hot.Err)
 			}
 			held.open()
-			if err := await(ch, 1); err != nil || tt.req.Err != nil {
+			if err := waitCompletions(ch, 1); err != nil || tt.req.Err != nil {
 				t.Fatal(err, tt.req.Err)
 			}
 		})
@@ -94,7 +94,7 @@ func TestNothingWaitsBehindWhatWaits(t *testing.T) {
 func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	held := setTrap(t, x, "preadv", "base")
-	first := beginWrite(rig.Disk, 1, 0, 512)
+	first := startWrite(rig.Disk, 1, 0, 512)
 	<-held.caught
 	ch := asyncChannel(t, rig.Disk)
 	second := cow.Request{Op: cow.OpWrite, Offset: 1024, Length: 512, Data: [][]byte{fill(2, 512)}}
@@ -106,7 +106,7 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	}
 	held.open()
 	finished(t, first)
-	if err := await(ch, 1); err != nil || second.Err != nil {
+	if err := waitCompletions(ch, 1); err != nil || second.Err != nil {
 		t.Fatal(err, second.Err)
 	}
 	want(t, rig.Disk, 1, 0, 512)
@@ -166,7 +166,7 @@ func TestColdReads(t *testing.T) {
 				if round == 2 {
 					p = promote(t, rig)
 				}
-				if err := await(ch, n); err != nil {
+				if err := waitCompletions(ch, n); err != nil {
 					t.Fatal(err)
 				}
 				for i := range reqs {
@@ -191,9 +191,9 @@ func TestModelAsync(t *testing.T) {
 	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for ops, lives := 0, 0; ops < total; lives++ {
-		l := newLife(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
+		l := newModelRun(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
 		l.async, l.direct, l.forget = true, rng.IntN(2) == 0, true
-		n, err := l.live()
+		n, err := l.run()
 		if err != nil {
 			t.Fatalf("seed %d, life %d, direct %v: %v", seed, lives, l.direct, err)
 		}

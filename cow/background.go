@@ -33,19 +33,19 @@ func CheckFlushInterval(d time.Duration) error {
 // found the mark set had changed its file before the round took the mark back, and is
 // covered by it; any other sets the mark again.
 
-// noteWrite is called when a write, discard or write-zeroes of the channel has changed
+// markUnflushed is called when a write, discard or write-zeroes of the channel has changed
 // the head, or may have. One with FUA waits for a round anyway.
-func (c *Channel) noteWrite(r *Request) {
-	if r.FUA || c.dirty.Load() {
+func (c *Channel) markUnflushed(r *Request) {
+	if r.FUA || c.unflushed.Load() {
 		return
 	}
-	c.dirty.Store(true)
+	c.unflushed.Store(true)
 	c.disk.flusher.startTimer()
 }
 
 // endWrite is noteWrite and unpinWrite.
 func (c *Channel) endWrite(r *Request) {
-	c.noteWrite(r)
+	c.markUnflushed(r)
 	c.unpinWrite()
 }
 
@@ -57,14 +57,14 @@ func (f *flusher) startTimer() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
-	case f.armed || f.stopping || f.disk.failure() != nil:
+	case f.timerRunning || f.stopping || f.disk.failure() != nil:
 		return
 	case f.timer == nil:
 		f.timer = time.AfterFunc(f.interval, f.expire)
 	default:
 		f.timer.Reset(f.interval)
 	}
-	f.armed = true
+	f.timerRunning = true
 }
 
 // expire asks for a round. It runs on a goroutine of the timer's, and does nothing once
@@ -72,24 +72,24 @@ func (f *flusher) startTimer() {
 func (f *flusher) expire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.armed || f.stopping {
+	if !f.timerRunning || f.stopping {
 		return // a round has begun meanwhile, and could not stop the timer any more
 	}
-	f.due = true
-	f.bell.ring()
+	f.timerExpired = true
+	f.notifier.notify()
 }
 
 // stopTimer stops the timer; f.mu is held.
 func (f *flusher) stopTimer() {
-	if f.armed {
+	if f.timerRunning {
 		f.timer.Stop()
 	}
-	f.armed, f.due = false, false
+	f.timerRunning, f.timerExpired = false, false
 }
 
-// clearMarks is how a round begins: what completes from now on starts the timer again.
+// clearUnflushed is how a round begins: what completes from now on starts the timer again.
 // The timer comes first: a channel that sets its mark in between starts it anew.
-func (f *flusher) clearMarks() {
+func (f *flusher) clearUnflushed() {
 	if f.interval <= 0 {
 		return // the marks stay, and cost a load for each write
 	}
@@ -97,8 +97,8 @@ func (f *flusher) clearMarks() {
 	f.stopTimer()
 	f.mu.Unlock()
 	for _, c := range *f.disk.channels.Load() {
-		if c.dirty.Load() {
-			c.dirty.Store(false)
+		if c.unflushed.Load() {
+			c.unflushed.Store(false)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *backgrou
 		}
 		b.open(t, interval)
 		f(t, b)
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if err := b.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
 			t.Error(err)
 		}
@@ -86,7 +86,7 @@ func TestBackgroundFlush(t *testing.T) {
 				for i := range int64(3) {
 					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
 					ch.Submit(r)
-					if err := errors.Join(await(ch, 1), r.Err); err != nil {
+					if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -140,7 +140,7 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		var during sync.Once
-		b.x.Before(func(c cowtest.Call) error {
+		b.x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
 					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
@@ -174,7 +174,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 		}
 		for shortage := 1; shortage <= 2; shortage++ {
 			block := int64(shortage)
-			b.x.Before(full)
+			b.x.OnCall(full)
 			write(t, b.Disk, 'a', block*4096, 4096)
 			if n := b.rounds(10 * time.Minute); n != 10 || b.Disk.Stats().Failed != nil {
 				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
@@ -182,7 +182,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			if n := strings.Count(b.log.String(), "a background flush failed"); n != shortage {
 				t.Errorf("expected %d lines about %d shortages, found %d:\n%s", shortage, shortage, n, &b.log)
 			}
-			b.x.Before(nil)
+			b.x.OnCall(nil)
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
 				t.Errorf("with space again: %d rounds, bit %v", n, bit(t, b.Rig, 0, block))
 			}
@@ -191,12 +191,12 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			}
 		}
 		// A flush of the guest's that fails leaves bits behind, too.
-		b.x.Before(full)
+		b.x.OnCall(full)
 		write(t, b.Disk, 'a', 3*4096, 4096)
 		if err := b.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("flush: %v", err)
 		}
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 3) {
 			t.Errorf("after a failed flush: %d rounds, bit %v", n, bit(t, b.Rig, 0, 3))
 		}
@@ -207,7 +207,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 func TestBackgroundFlushFailure(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		b.x.Before(func(c cowtest.Call) error {
+		b.x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" {
 				return syscall.EIO
 			}
@@ -216,7 +216,7 @@ func TestBackgroundFlushFailure(t *testing.T) {
 		if n := b.rounds(time.Minute); n != 1 || b.events.Load() != 1 || !errors.Is(b.Disk.Stats().Failed, syscall.EIO) {
 			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
 		}
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if _, err := b.Disk.WriteAt(fill('b', 512), 0); !errors.Is(err, cow.ErrFailed) {
 			t.Errorf("write: expected ErrFailed, found %v", err)
 		}
@@ -230,7 +230,7 @@ func TestBackgroundFlushFailure(t *testing.T) {
 }
 
 // What a process has left that was killed, or has handed the disk over, is flushed too.
-func TestBackgroundFlushOfWhatWasInherited(t *testing.T) {
+func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		if _, err := b.Disk.Detach(); err != nil {
@@ -279,13 +279,13 @@ func TestNoBackgroundFlush(t *testing.T) {
 
 // A former head that could not be sealed, at whichever change of its map, is sealed a
 // little later: disks that lie on it can be opened, while this one is still served.
-func TestSealIsTriedAgain(t *testing.T) {
+func TestSealIsRetried(t *testing.T) {
 	for n := int32(1); ; n++ {
 		failed := false
 		inBubble(t, time.Hour, func(t *testing.T, b *background) {
 			write(t, b.Disk, 'a', 0, 4096)
 			var changes atomic.Int32
-			b.x.Before(func(c cowtest.Call) error {
+			b.x.OnCall(func(c cowtest.Call) error {
 				if (c.Op == "writeat" || c.Op == "pwritev") && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
 					return syscall.ENOSPC
 				}

@@ -21,27 +21,27 @@ import (
 // I/O engine (reads, and direct overwrites) or to the disk's crew (the rest), so
 // that what can be served at once never stands behind it.
 type Channel struct {
-	pins  pins
-	disk  *Disk
-	async bool
-	dirty atomic.Bool // a write has completed since the last round began: see background.go
+	pins      pins
+	disk      *Disk
+	async     bool
+	unflushed atomic.Bool // a write has completed since the last round began: see background.go
 
 	inFlight int         // submitted, not yet returned by Completed
 	done     requestList // completed on the caller's thread
 
-	iov    []vfs.Iovec
-	cur    cursor
-	before []byte    // content of an edge block ahead of a partial write
-	after  []byte    // and behind it
-	zeros  [1][]byte // scatter list for the edges of a write-zeroes
-	part   [1][]byte // and for what a copy-up reads
-	unit   []byte    // a unit of a sealed layer's data, see verify
-	sums   []byte    // and what its table says
-	claim  *claim
-	unkept bool // the request being performed has set bits that would die with this process
+	iov         []vfs.Iovec
+	cur         cursor
+	before      []byte    // content of an edge block ahead of a partial write
+	after       []byte    // and behind it
+	zeros       [1][]byte // scatter list for the edges of a write-zeroes
+	scatter     [1][]byte // and for what a copy-up reads
+	unitBuf     []byte    // a unit of a sealed layer's data, see verify
+	checksums   []byte    // and what its table says
+	claim       *claim
+	setUnshared bool // the request being performed has set bits that would die with this process
 
-	later  later // of an asynchronous channel
-	remote remoteList
+	asyncIO     asyncIO // of an asynchronous channel
+	completions completionQueue
 }
 
 // NewChannel adds a synchronous channel to the disk. Close it when its last
@@ -69,15 +69,15 @@ func (d *Disk) openChannel(async bool) (*Channel, error) {
 
 func (d *Disk) makeChannel(fd int) *Channel {
 	c := &Channel{
-		disk:   d,
-		iov:    make([]vfs.Iovec, 0, vfs.MaxIovecs),
-		before: make([]byte, d.blockSize),
-		after:  make([]byte, d.blockSize),
-		unit:   make([]byte, layer.MaxSumUnit),
-		sums:   make([]byte, sumBytes),
-		claim:  newClaim(),
+		disk:      d,
+		iov:       make([]vfs.Iovec, 0, vfs.MaxIovecs),
+		before:    make([]byte, d.blockSize),
+		after:     make([]byte, d.blockSize),
+		unitBuf:   make([]byte, layer.MaxChecksumUnit),
+		checksums: make([]byte, checksumBatch),
+		claim:     newClaim(),
 	}
-	c.remote.fd = fd
+	c.completions.fd = fd
 	return c
 }
 
@@ -86,12 +86,12 @@ func (d *Disk) makeChannel(fd int) *Channel {
 // Flushes never are: they run on the disk's flusher. Either way the outcome is in
 // r.Err once Completed has returned r.
 func (c *Channel) Submit(r *Request) {
-	r.ahead.view = 0
+	r.prefetched.view = 0
 	c.submit(r)
 }
 
 func (c *Channel) submit(r *Request) {
-	r.ch, r.next, r.Err, r.pending, r.again, r.unkept = c, nil, nil, 0, false, false
+	r.ch, r.next, r.Err, r.pending, r.retryBlocking, r.mustFlush = c, nil, nil, 0, false, false
 	c.inFlight++
 	if r.Op == OpFlush && !c.disk.ReadOnly() {
 		c.disk.flusher.add(r)
@@ -102,7 +102,7 @@ func (c *Channel) submit(r *Request) {
 	case r.pending > 0: // its last operation ends it
 		r.fail(err)
 	case err == errWouldWait:
-		c.disk.crew.add(r)
+		c.disk.threadPool.add(r)
 	default:
 		r.Err = err
 		c.finish(r)
@@ -122,11 +122,11 @@ func (c *Channel) perform(r *Request) (err error) {
 	case OpRead:
 		return c.read(r)
 	case OpWrite, OpDiscard, OpWriteZeroes:
-		c.unkept = false
+		c.setUnshared = false
 		err = c.modify(r)
 		// Also if it is performed once more: it will not set those bits again then.
 		// What it has overwritten may be a block whose bit dies with this process.
-		r.unkept = r.unkept || c.unkept || c.disk.unkept.any()
+		r.mustFlush = r.mustFlush || c.setUnshared || c.disk.unshared.any()
 		return err
 	case OpFlush: // of a disk that has nothing to flush
 		return nil
@@ -162,13 +162,13 @@ func (c *Channel) finish(r *Request) {
 // It is also where an asynchronous channel's I/O reaches the kernel: many
 // requests in one call.
 func (c *Channel) Completed(dst []*Request) []*Request {
-	if c.later.active > 0 {
+	if c.asyncIO.active > 0 {
 		c.reap()
 	}
 	// Armed without a request: its signal came after it had been taken, and may have
 	// been read with the channel's FD. The next one would not signal.
-	if c.remote.head.Load() != nil || c.remote.armed.Load() {
-		c.remote.drainTo(&c.done)
+	if c.completions.head.Load() != nil || c.completions.signalled.Load() {
+		c.completions.drainTo(&c.done)
 	}
 	for c.done.head != nil {
 		dst = append(dst, c.done.pop())
@@ -184,7 +184,7 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 // not made itself. Completed resets it, but for the signals of the I/O engine:
 // read it yourself, without blocking, before you call Completed, or you may find
 // it readable for nothing. It belongs to the channel.
-func (c *Channel) FD() int { return c.remote.fd }
+func (c *Channel) FD() int { return c.completions.fd }
 
 // InFlight is the number of requests submitted and not yet returned by Completed.
 func (c *Channel) InFlight() int { return c.inFlight }
@@ -198,5 +198,5 @@ func (c *Channel) Close() error {
 	if !c.disk.dropChannel(c, 1) {
 		return nil // closed before
 	}
-	return errors.Join(c.later.close(), c.remote.close())
+	return errors.Join(c.asyncIO.close(), c.completions.close())
 }

@@ -85,8 +85,8 @@ func (k *cursor) zero(n int64) {
 	}
 }
 
-// sum is the data sum of the next n bytes, of one unit, and moves behind them.
-func (k *cursor) sum(n int64) uint32 {
+// checksum is the data sum of the next n bytes, of one unit, and moves behind them.
+func (k *cursor) checksum(n int64) uint32 {
 	var d layer.Digest
 	for n > 0 {
 		p := k.piece(n)
@@ -100,8 +100,8 @@ func (k *cursor) sum(n int64) uint32 {
 	return d.Sum()
 }
 
-// put copies p to the buffers and moves behind it.
-func (k *cursor) put(p []byte) {
+// copyFrom copies p to the buffers and moves behind it.
+func (k *cursor) copyFrom(p []byte) {
 	for len(p) > 0 {
 		to := k.piece(int64(len(p)))
 		if to == nil {
@@ -113,8 +113,8 @@ func (k *cursor) put(p []byte) {
 	}
 }
 
-// holds reports whether the buffers have at least n bytes.
-func holds(segs [][]byte, n int64) bool {
+// hasLength reports whether the buffers have at least n bytes.
+func hasLength(segs [][]byte, n int64) bool {
 	for _, s := range segs {
 		n -= int64(len(s))
 		if n <= 0 {

@@ -23,15 +23,15 @@ func (d *Disk) Detach() (detached bool, err error) {
 		return false, fmt.Errorf("detach disk: %d former heads are not sealed yet: %w", n, ErrPromoting)
 	}
 	if b := d.view.Load().bitmap; b != nil && !b.Shared() {
-		if err := d.flusher.now(); err != nil {
+		if err := d.flusher.flushNow(); err != nil {
 			return false, fmt.Errorf("detach disk: %w", err)
 		}
 	}
-	late, err := d.shut()
+	closeErr, err := d.beginClose()
 	if err != nil {
 		return false, err
 	}
-	errs := []error{late}
+	errs := []error{closeErr}
 	if d.flusher != nil {
 		d.flusher.end()
 	}

@@ -69,7 +69,7 @@ func (m *machineDisk) taken() []string {
 
 // A disk that was detached goes on in the next process as it was: nothing is synced or
 // written in between, and what was not durable becomes so there, data first.
-func TestDetachAndGoOn(t *testing.T) {
+func TestDetachAndReopen(t *testing.T) {
 	m := newMachineDisk(t, 1<<30+512)
 	o := cow.Options{SharedDir: "/run/x"}
 	d, _ := m.open(t, o)
@@ -178,7 +178,7 @@ func TestDetachRefused(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	write(t, rig.Disk, 'b', 0, 4096)
 	bad := errors.New("bad sector")
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "datasync" {
 			return bad
 		}

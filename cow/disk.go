@@ -29,14 +29,14 @@ type Disk struct {
 	index         *index.Index
 	log           *slog.Logger
 	onFailure     atomic.Pointer[func(error)]
-	makeRoom      func(err error, closing bool) bool // Options.MakeRoom; nil: none
+	onNoSpace     func(err error, closing bool) bool // Options.MakeRoom; nil: none
 	failed        atomic.Pointer[error]              // see fail
 	view          atomic.Pointer[view]
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
-	crew          *crew
-	unkept        unkept
-	quiet         struct {
+	threadPool    *threadPool
+	unshared      unsharedBits
+	synchronizing struct {
 		waiting atomic.Int32
 		mu      sync.Mutex
 		cond    sync.Cond
@@ -47,18 +47,18 @@ type Disk struct {
 	counters struct{ firstWrites, copyUps atomic.Uint64 }
 	_        [64]byte
 
-	mu       sync.Mutex // everything below, and the swap of view and channels
-	base     vfs.File
-	layers   []*layer.Layer // owner i+1
-	sources  sources
-	prepared *Promotion
-	sealers  sync.WaitGroup // one per promotion under way, and per AddSums
-	closing  atomic.Bool    // Finish or Close was called
-	life     context.Context
-	die      context.CancelFunc // called when it is closed
-	idle     []*syncChannel
-	open     int // channels that NewChannel and NewAsyncChannel have made
-	closed   bool
+	mu              sync.Mutex // everything below, and the swap of view and channels
+	base            vfs.File
+	layers          []*layer.Layer // owner i+1
+	sources         sources
+	prepared        *Promotion
+	backgroundTasks sync.WaitGroup // one per promotion under way, and per AddSums
+	closing         atomic.Bool    // Finish or Close was called
+	lifetime        context.Context
+	endLifetime     context.CancelFunc // called when it is closed
+	idleSync        []*syncChannel
+	openChannels    int // channels that NewChannel and NewAsyncChannel have made
+	closed          bool
 }
 
 // Size is the disk's size in bytes, a multiple of 512.
@@ -106,7 +106,7 @@ func (d *Disk) Stats() Stats {
 		IndexBytes:  d.index.Memory(),
 		FirstWrites: d.counters.firstWrites.Load(),
 		CopyUps:     d.counters.copyUps.Load(),
-		GuardWaits:  d.guard.waited(),
+		GuardWaits:  d.guard.waitCount(),
 		Failed:      d.failure(),
 	}
 	if v.bitmap != nil {
@@ -124,33 +124,33 @@ func (d *Disk) Stats() Stats {
 // ErrInFlight or ErrPromoting otherwise, and nothing happens. After any other
 // error the disk is closed nevertheless.
 func (d *Disk) Close() error {
-	late, err := d.shut()
+	closeErr, err := d.beginClose()
 	if err != nil {
 		return err
 	}
 	d.closing.Store(true)
-	errs := []error{late}
+	errs := []error{closeErr}
 	if d.flusher != nil {
 		errs = append(errs, d.flusher.stop())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	errs = append(errs, d.view.Load().close())
-	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil, d.inNeed))
+	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil, d.retryNoSpace))
 	d.index.Close()
 	return errors.Join(errs...)
 }
 
-// shut lets nothing begin any more and waits for what goes on beside the
+// beginClose lets nothing begin any more and waits for what goes on beside the
 // channels, the flusher excepted. After err nothing has happened; late is what
 // went wrong since.
-func (d *Disk) shut() (late, err error) {
+func (d *Disk) beginClose() (closeErr, err error) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
 		return nil, ErrClosed
 	}
-	if n := d.open - len(d.idle); n > 0 {
+	if n := d.openChannels - len(d.idleSync); n > 0 {
 		d.mu.Unlock()
 		return nil, fmt.Errorf("close disk: %d channels are open: %w", n, ErrInFlight)
 	}
@@ -162,30 +162,30 @@ func (d *Disk) shut() (late, err error) {
 		p.cancelLocked()
 	}
 	d.closed = true
-	d.die()
-	idle := d.idle
-	d.idle = nil
+	d.endLifetime()
+	idleSync := d.idleSync
+	d.idleSync = nil
 	d.mu.Unlock()
-	var errs []error
-	for _, s := range idle {
-		errs = append(errs, s.ch.Close())
+	var idleErrs []error
+	for _, s := range idleSync {
+		idleErrs = append(idleErrs, s.ch.Close())
 	}
-	d.crew.stop()
-	d.sealers.Wait()
-	return errors.Join(errs...), nil
+	d.threadPool.stop()
+	d.backgroundTasks.Wait()
+	return errors.Join(idleErrs...), nil
 }
 
 // closeFiles closes the layers from the head down, then the base (nil: none).
 // The layers of a failed disk are let go without another write: nothing may
 // mark them clean. inNeed runs what may want room (nil: it is run once).
-func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, inNeed func(func() error) error) error {
+func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, retryNoSpace func(func() error) error) error {
 	var errs []error
 	for i := len(layers) - 1; i >= 0; i-- {
 		if l := layers[i]; !failed {
-			if inNeed == nil {
+			if retryNoSpace == nil {
 				errs = append(errs, l.Finish())
 			} else {
-				errs = append(errs, inNeed(l.Finish))
+				errs = append(errs, retryNoSpace(l.Finish))
 			}
 		}
 		errs = append(errs, layers[i].Abandon())
@@ -231,7 +231,7 @@ func (d *Disk) addChannel(c *Channel, n int) error {
 	old := *d.channels.Load()
 	list := append(old[:len(old):len(old)], c)
 	d.channels.Store(&list)
-	d.open += n
+	d.openChannels += n
 	return nil
 }
 
@@ -251,6 +251,6 @@ func (d *Disk) dropChannel(c *Channel, n int) bool {
 		return false
 	}
 	d.channels.Store(&list)
-	d.open -= n
+	d.openChannels -= n
 	return true
 }

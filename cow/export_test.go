@@ -1,15 +1,15 @@
 package cow
 
-// Claim is the first half of Swap, Cut the second.
-func Claim(promotions ...*Promotion) (ok bool) {
+// BeginSwap is the first half of Swap, Cut the second.
+func BeginSwap(promotions ...*Promotion) (ok bool) {
 	ok = true
 	for _, p := range promotions {
-		ok = p.claim() && ok
+		ok = p.beginSwap() && ok
 	}
 	return ok
 }
 
-func Cut(promotions ...*Promotion) { cut(promotions) }
+func SwapAll(promotions ...*Promotion) { swapAll(promotions) }
 
 // HoldSwap keeps the disk from being swapped, or gated, until release is called.
 func (d *Disk) HoldSwap() (release func()) {

@@ -19,25 +19,25 @@ import (
 // arrives during a round waits for the next: writes that completed before it may
 // have come too late for the round under way.
 type flusher struct {
-	disk   *Disk
-	bell   *bell // there is something to do
-	ended  chan struct{}
-	raw    vfs.File // of a disk without layers; nil otherwise
-	rounds atomic.Uint64
-	pages  []layer.DirtyPage // of the round under way
+	disk     *Disk
+	notifier *notifier // there is something to do
+	ended    chan struct{}
+	raw      vfs.File // of a disk without layers; nil otherwise
+	rounds   atomic.Uint64
+	pages    []layer.DirtyPage // of the round under way
 
 	interval time.Duration // of background rounds, see background.go; 0 or less: none
 	failing  bool          // the last background round has failed, and that was logged
 
-	mu       sync.Mutex
-	waiting  requestList
-	seals    []sealJob
-	asked    []chan<- error // for the outcome of the next round
-	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
-	stopping bool
-	timer    *time.Timer // of background rounds; nil: never needed yet
-	armed    bool        // timer runs, or has expired and its round has not begun
-	due      bool        // timer has expired
+	mu           sync.Mutex
+	waiting      requestList
+	sealJobs     []sealJob
+	roundWaiters []chan<- error // for the outcome of the next round
+	unsealed     []*layer.Layer // oldest first, last is the head; replaced, never changed in place
+	stopping     bool
+	timer        *time.Timer // of background rounds; nil: never needed yet
+	timerRunning bool        // timer runs, or has expired and its round has not begun
+	timerExpired bool        // timer has expired
 }
 
 // sealJob asks for a former head's last flush and its seal. No write to it is in
@@ -55,11 +55,11 @@ const maxKeptPages = 1024
 const yieldEvery = 5 * time.Millisecond
 
 func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.Duration) (*flusher, error) {
-	bell, err := newBell(d.sources.fs)
+	n, err := newNotifier(d.sources.fs)
 	if err != nil {
 		return nil, fmt.Errorf("start to flush: %w", err)
 	}
-	f := &flusher{disk: d, bell: bell, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
+	f := &flusher{disk: d, notifier: n, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
 	go f.run()
 	return f, nil
 }
@@ -70,21 +70,21 @@ func (f *flusher) add(r *Request) {
 	f.mu.Lock()
 	f.waiting.push(r)
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 }
 
-// now waits for a round that begins after the call, and returns its outcome; ErrClosed
+// flushNow waits for a round that begins after the call, and returns its outcome; ErrClosed
 // once the flusher is being ended.
-func (f *flusher) now() error {
+func (f *flusher) flushNow() error {
 	done := make(chan error, 1)
 	f.mu.Lock()
 	if f.stopping {
 		f.mu.Unlock()
 		return ErrClosed
 	}
-	f.asked = append(f.asked, done)
+	f.roundWaiters = append(f.roundWaiters, done)
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	return <-done
 }
 
@@ -101,9 +101,9 @@ func (f *flusher) end() {
 	f.stopping = true
 	f.stopTimer()
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	<-f.ended
-	f.bell.close()
+	f.notifier.close()
 }
 
 func (f *flusher) run() {
@@ -113,23 +113,23 @@ func (f *flusher) run() {
 			yielded = now
 			runtime.Gosched()
 		}
-		f.bell.wait()
+		f.notifier.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, asked, due := f.waiting.take(), f.seals, f.asked, f.due
-			f.seals, f.asked, f.due = nil, nil, false
+			batch, sealJobs, roundWaiters, timerExpired := f.waiting.take(), f.sealJobs, f.roundWaiters, f.timerExpired
+			f.sealJobs, f.roundWaiters, f.timerExpired = nil, nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
-			if batch.head == nil && seals == nil && asked == nil && !due {
+			if batch.head == nil && sealJobs == nil && roundWaiters == nil && !timerExpired {
 				if stopping {
 					return
 				}
 				break
 			}
-			if batch.head != nil || asked != nil || due {
+			if batch.head != nil || roundWaiters != nil || timerExpired {
 				err := f.round()
-				f.endRound(err, due)
-				for _, done := range asked {
+				f.endRound(err, timerExpired)
+				for _, done := range roundWaiters {
 					done <- err
 				}
 				for r := batch.pop(); r != nil; r = batch.pop() {
@@ -137,7 +137,7 @@ func (f *flusher) run() {
 					r.complete()
 				}
 			}
-			for _, s := range seals {
+			for _, s := range sealJobs {
 				s.done <- f.seal(s.layer)
 			}
 		}
@@ -154,8 +154,8 @@ func (f *flusher) round() error {
 		return err
 	}
 	f.rounds.Add(1)
-	f.clearMarks()
-	added := f.disk.unkept.added.Load()
+	f.clearUnflushed()
+	added := f.disk.unshared.added.Load()
 	f.mu.Lock()
 	layers := f.unsealed
 	f.mu.Unlock()
@@ -169,7 +169,7 @@ func (f *flusher) round() error {
 			return err
 		}
 	}
-	f.disk.unkept.durable.Store(added)
+	f.disk.unshared.flushed.Store(added)
 	return nil
 }
 
@@ -180,7 +180,7 @@ func (f *flusher) round() error {
 // space, say) loses nothing: the pages are dirty again, and the next round repeats
 // them.
 func (f *flusher) flushLayer(l *layer.Layer) error {
-	err := f.disk.inNeed(func() (err error) {
+	err := f.disk.retryNoSpace(func() (err error) {
 		f.pages, err = l.Flush(f.pages)
 		if err != nil && l.Err() != nil {
 			return f.disk.fail(err) // a sync was what failed
@@ -202,7 +202,7 @@ func (f *flusher) seal(l *layer.Layer) error {
 	if err := f.flushLayer(l); err != nil {
 		return err
 	}
-	err := f.disk.inNeed(func() error {
+	err := f.disk.retryNoSpace(func() error {
 		err := l.Seal(time.Now())
 		if err != nil && l.Err() != nil { // a sync was what failed
 			return f.disk.fail(err)
@@ -228,15 +228,15 @@ func (f *flusher) seal(l *layer.Layer) error {
 func (f *flusher) sealLayer(l *layer.Layer) error {
 	done := make(chan error, 1)
 	f.mu.Lock()
-	f.seals = append(f.seals, sealJob{l, done})
+	f.sealJobs = append(f.sealJobs, sealJob{l, done})
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	return <-done
 }
 
-// cover adds a new head. From the next round on it is covered: before any write
+// addHead adds a new head. From the next round on it is covered: before any write
 // to it can complete, for it is not in a view yet.
-func (f *flusher) cover(l *layer.Layer) {
+func (f *flusher) addHead(l *layer.Layer) {
 	f.mu.Lock()
 	f.unsealed = append(f.unsealed[:len(f.unsealed):len(f.unsealed)], l)
 	f.mu.Unlock()

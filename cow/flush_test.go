@@ -18,12 +18,12 @@ func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "datasync", "0000.data")
 	before := rig.Disk.Stats().FlushRounds
-	first := begin(rig.Disk.Flush)
+	first := start(rig.Disk.Flush)
 	<-hold.caught
 	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
 	var late []*task
 	for range 5 {
-		late = append(late, begin(rig.Disk.Flush))
+		late = append(late, start(rig.Disk.Flush))
 	}
 	for _, k := range late {
 		if !pending(k) {
@@ -69,7 +69,7 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 		t.Errorf("close of a disk with an open channel: %v", err)
 	}
 	hold.open()
-	if err := errors.Join(await(ch, 1), flush.Err, ch.Close()); err != nil {
+	if err := errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,7 +79,7 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		var syncs atomic.Int32
-		x.Before(func(c cowtest.Call) error {
+		x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" {
 				syncs.Add(1)
 			}
@@ -102,7 +102,7 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	// A write to the former head that is held back keeps the sealer waiting, so that the
 	// flush has to do the work.
 	caught, release := make(chan struct{}), make(chan struct{})
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
 			close(caught)
 			<-release
@@ -148,7 +148,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			}
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
-			x.Before(func(c cowtest.Call) error {
+			x.OnCall(func(c cowtest.Call) error {
 				if c.Op == "datasync" && strings.HasSuffix(c.Name, file) {
 					return syscall.EIO
 				}
@@ -157,7 +157,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) || !errors.Is(err, syscall.EIO) {
 				t.Fatalf("flush: expected ErrFailed and EIO, found %v", err)
 			}
-			x.Before(nil)
+			x.OnCall(nil)
 			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
 				t.Errorf("second flush: expected ErrFailed, found %v", err)
 			}
@@ -187,7 +187,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 func TestFailedMapWriteIsRepeated(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
 			return syscall.ENOSPC
 		}
@@ -196,7 +196,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 	if err := rig.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, cow.ErrFailed) {
 		t.Fatalf("flush: expected ENOSPC alone, found %v", err)
 	}
-	x.Before(nil)
+	x.OnCall(nil)
 	if err := rig.Disk.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 // A write that fails takes no block: what was there before stays.
 func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "pwritev" || c.Op == "punch" {
 			return syscall.ENOSPC
 		}
@@ -220,14 +220,14 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if err := do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 8192}}}); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("discard: expected ENOSPC, found %v", err)
 	}
-	x.Before(nil)
+	x.OnCall(nil)
 	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
 		t.Errorf("the head owns %d blocks after failed writes", n)
 	}
 	m := cowtest.NewModel(1<<20, 1<<20)
 	p, err := cowtest.ReadAll(rig.Disk)
 	if err == nil {
-		err = m.Settle(p, 0)
+		err = m.CheckIdle(p, 0)
 	}
 	if err != nil {
 		t.Error(err)

@@ -34,7 +34,7 @@ func (d *Disk) checkBuffers(r *Request) error {
 	if err := d.checkRange(r.Op, r.Offset, r.Length); err != nil {
 		return err
 	}
-	if !holds(r.Data, r.Length) {
+	if !hasLength(r.Data, r.Length) {
 		return fmt.Errorf("%s of %d bytes at byte %d: %w: buffers too short", r.Op, r.Length, r.Offset, ErrRange)
 	}
 	return nil

@@ -109,8 +109,8 @@ func (g *guard) unlock(c *claim) {
 	g.mu.Unlock()
 }
 
-// waited returns how many claims had to wait since the disk was opened.
-func (g *guard) waited() uint64 {
+// waitCount returns how many claims had to wait since the disk was opened.
+func (g *guard) waitCount() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.waits

@@ -24,7 +24,7 @@ func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		x.Before(nil)
+		x.OnCall(nil)
 		if err := rig.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
 			t.Error(err)
 		}
@@ -79,14 +79,14 @@ func do(d *cow.Disk, r *cow.Request) error {
 		return err
 	}
 	ch.Submit(r)
-	if err := await(ch, 1); err != nil {
+	if err := waitCompletions(ch, 1); err != nil {
 		return err
 	}
 	return errors.Join(r.Err, ch.Close())
 }
 
-// await waits for n completions of a channel.
-func await(ch *cow.Channel, n int) error {
+// waitCompletions waits for n completions of a channel.
+func waitCompletions(ch *cow.Channel, n int) error {
 	out := make([]*cow.Request, 0, n)
 	for {
 		if out = ch.Completed(out); len(out) == n {
@@ -110,7 +110,7 @@ type trap struct {
 func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
 	t.Cleanup(p.open)
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
 			p.caught <- struct{}{}
 			<-p.release
@@ -128,14 +128,14 @@ type task struct {
 	err  error // valid once done is closed
 }
 
-func begin(f func() error) *task {
+func start(f func() error) *task {
 	k := &task{done: make(chan struct{})}
 	go func() { k.err = f(); close(k.done) }()
 	return k
 }
 
-func beginWrite(d *cow.Disk, b byte, off int64, n int) *task {
-	return begin(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
+func startWrite(d *cow.Disk, b byte, off int64, n int) *task {
+	return start(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }
 
 // pending reports whether k does not end for a while. It may wrongly say so on a

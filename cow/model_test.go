@@ -31,7 +31,7 @@ func TestModel(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(bs)))
 			start, ops, lives := time.Now(), 0, 0
 			for want := total / len(blockSizes); ops < want; lives++ {
-				n, err := newLife(t.TempDir(), rng, bs, want-ops).live()
+				n, err := newModelRun(t.TempDir(), rng, bs, want-ops).run()
 				if err != nil {
 					t.Fatalf("seed %d, life %d: %v", seed, lives, err)
 				}
@@ -75,9 +75,9 @@ func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
 	return s
 }
 
-// life is one disk from its making to its end: phases of concurrent operations,
+// modelRun is one disk from its making to its end: phases of concurrent operations,
 // each followed by a look at the whole disk.
-type life struct {
+type modelRun struct {
 	dir    string
 	rng    *rand.Rand
 	bs     uint32
@@ -87,11 +87,11 @@ type life struct {
 	forget bool // page caches are dropped during operations
 }
 
-func newLife(dir string, rng *rand.Rand, bs uint32, most int) *life {
-	return &life{dir: dir, rng: rng, bs: bs, most: most}
+func newModelRun(dir string, rng *rand.Rand, bs uint32, most int) *modelRun {
+	return &modelRun{dir: dir, rng: rng, bs: bs, most: most}
 }
 
-func (f *life) live() (done int, err error) {
+func (f *modelRun) run() (done int, err error) {
 	rng, most := f.rng, f.most
 	rig, err := cowtest.NewRig(f.dir, vfs.OS{}, shape(rng, f.bs))
 	if err != nil {
@@ -120,7 +120,7 @@ func (f *life) live() (done int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := m.Settle(content, 0); err != nil {
+		if err := m.CheckIdle(content, 0); err != nil {
 			return 0, fmt.Errorf("%+v, after phase %d: %w", rig.Shape, phase, err)
 		}
 		if rng.IntN(2) == 0 {
@@ -133,7 +133,7 @@ func (f *life) live() (done int, err error) {
 			if p.Err() != nil {
 				return 0, p.Err()
 			}
-			if sums, err = rig.Sums(len(rig.Spec.Layers) - 1); err != nil {
+			if sums, err = rig.Hashes(len(rig.Spec.Layers) - 1); err != nil {
 				return 0, err
 			}
 		}
@@ -145,7 +145,7 @@ func (f *life) live() (done int, err error) {
 			if err != nil {
 				return 0, err
 			}
-			if err := m.Settle(content, 0); err != nil {
+			if err := m.CheckIdle(content, 0); err != nil {
 				return 0, fmt.Errorf("%+v, reopened after phase %d: %w", rig.Shape, phase, err)
 			}
 		}
@@ -154,7 +154,7 @@ func (f *life) live() (done int, err error) {
 }
 
 // phase runs n operations on some channels, with promotions in between.
-func (f *life) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
+func (f *modelRun) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
 	rng := f.rng
 	channels := 1 + rng.IntN(6)
 	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64(), Async: f.async}
@@ -188,7 +188,7 @@ func (f *life) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
 
 // forgetting drops what the page cache has of a stack again and again, until the
 // function that it returns is called.
-func (f *life) forgetting(s cow.Spec) (stop func()) {
+func (f *modelRun) forgetting(s cow.Spec) (stop func()) {
 	names := []string{}
 	if s.Base != nil {
 		names = append(names, s.Base.Path)
@@ -240,7 +240,7 @@ func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string
 			return err
 		}
 	}
-	now, err := rig.Sums((len(sums)) / 2)
+	now, err := rig.Hashes((len(sums)) / 2)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	var d *Disk
 	if err == nil {
 		if err = k.makeView(s); err == nil {
-			if d, err = k.disk(s, o, ix); err != nil {
+			if d, err = k.newDisk(s, o, ix); err != nil {
 				_ = k.view.close()
 			}
 		}
@@ -120,7 +120,7 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 		return nil, err
 	}
 	if len(k.layers) > 0 && !s.ReadOnly {
-		if err := k.sealLeftovers(); err != nil {
+		if err := k.sealFormerHeads(); err != nil {
 			ix.Close()
 			return nil, err
 		}
@@ -130,11 +130,11 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 
 func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.blockSize) }
 
-// sealLeftovers seals the layers below the head that a crash left unsealed. One
+// sealFormerHeads seals the layers below the head that a crash left unsealed. One
 // that somebody else is reading stays as it is until the next open: it is never
 // written again anyway. What it owes is made durable in any case, for no flush of this
 // disk covers it.
-func (k *stack) sealLeftovers() error {
+func (k *stack) sealFormerHeads() error {
 	for i, l := range k.layers[:len(k.layers)-1] {
 		if l.Header().State == layer.Sealed {
 			continue
@@ -142,7 +142,7 @@ func (k *stack) sealLeftovers() error {
 		paths, id := l.Paths(), l.Header().UUID
 		err := l.Close() // its shared lock would exclude us
 		if err == nil {
-			k.layers[i], err = k.sealLeftover(paths, id)
+			k.layers[i], err = k.sealFormerHead(paths, id)
 		}
 		if err != nil {
 			k.layers = append(k.layers[:i:i], k.layers[i+1:]...)
@@ -152,7 +152,7 @@ func (k *stack) sealLeftovers() error {
 	return nil
 }
 
-func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
+func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
 	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
 	switch {
 	case err == nil:
@@ -183,9 +183,9 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 
 // makeView makes the first view of the stack, sources and all.
 func (k *stack) makeView(s Spec) error {
-	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
-	v.settled.Store(true) // there was no view before it
-	var base source       // holds nothing where there is no base
+	v := &view{seq: 1, headSince: 1, oldWritersGone: new(atomic.Bool), top: index.Owner(len(k.layers))}
+	v.oldWritersGone.Store(true) // there was no view before it
+	var base source              // holds nothing where there is no base
 	if k.base != nil {
 		var err error
 		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
@@ -194,7 +194,7 @@ func (k *stack) makeView(s Spec) error {
 	}
 	v.sources = append(v.sources, base)
 	for _, l := range k.layers {
-		src, err := k.sources.ofLayer(l)
+		src, err := k.sources.openLayer(l)
 		if err != nil {
 			return errors.Join(err, v.close())
 		}
@@ -207,20 +207,20 @@ func (k *stack) makeView(s Spec) error {
 	return nil
 }
 
-// disk puts an opened stack to work.
-func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
+// newDisk puts an opened stack to work.
+func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, makeRoom: o.MakeRoom,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, onNoSpace: o.OnNoSpace,
 	}
 	if o.OnFailure != nil {
 		d.NotifyFailure(o.OnFailure)
 	}
-	d.life, d.die = context.WithCancel(context.Background())
-	d.crew = newCrew(d)
-	d.quiet.cond.L = &d.quiet.mu
+	d.lifetime, d.endLifetime = context.WithCancel(context.Background())
+	d.threadPool = newThreadPool(d)
+	d.synchronizing.cond.L = &d.synchronizing.mu
 	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))
 	d.channels.Store(&[]*Channel{})
 
@@ -232,15 +232,15 @@ func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil, o.FlushInterval)
 	}
 	d.view.Store(k.view)
-	if err == nil && k.inherited() {
+	if err == nil && k.headUnclean() {
 		d.flusher.startTimer()
 	}
 	return d, err
 }
 
-// inherited reports whether the head may hold what a process before this one has written
+// headUnclean reports whether the head may hold what a process before this one has written
 // and not flushed: it was not closed in order.
-func (k *stack) inherited() bool {
+func (k *stack) headUnclean() bool {
 	n := len(k.layers)
 	return n > 0 && k.view.bitmap != nil && k.layers[n-1].Unclean()
 }

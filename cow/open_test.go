@@ -177,13 +177,13 @@ func files(t *testing.T, dir string) map[string]string {
 // to the disk.
 func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	rig, x := threeLayers(t)
-	before, err := rig.Sums(2)
+	before, err := rig.Hashes(2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
 	flags := map[string]int{}
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.Op == "open" {
@@ -212,7 +212,7 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	if err := rig.Reopen(); err != nil {
 		t.Fatal(err)
 	}
-	after, err := rig.Sums(2)
+	after, err := rig.Hashes(2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,8 +29,8 @@ type Promotion struct {
 	done chan struct{}
 	err  error
 
-	over chan struct{} // closed after the last attempt to seal
-	late error         // its outcome
+	sealEnded chan struct{} // closed after the last attempt to seal
+	sealErr   error         // its outcome
 
 	swapping bool // under disk.mu: too late to cancel
 }
@@ -44,7 +44,7 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	p, head, err := d.reserve(next)
 	if err == nil {
 		// While it is reserved the head stays the head.
-		if err = head.InPlace(); err != nil {
+		if err = head.CheckPaths(); err != nil {
 			p.Cancel()
 		}
 	}
@@ -72,22 +72,22 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	default:
 		head = d.layers[len(d.layers)-1]
 		if err = d.failure(); err == nil {
-			err = fits(head.Header(), next)
+			err = checkNewHead(head.Header(), next)
 		}
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	p = &Promotion{disk: d, next: next, done: make(chan struct{}), over: make(chan struct{})}
-	if p.head, err = d.sources.ofLayer(next); err != nil {
+	p = &Promotion{disk: d, next: next, done: make(chan struct{}), sealEnded: make(chan struct{})}
+	if p.head, err = d.sources.openLayer(next); err != nil {
 		return nil, nil, err
 	}
 	d.prepared = p
 	return p, head, nil
 }
 
-// fits checks a new head against the one it shall lie on.
-func fits(below layer.Header, next *layer.Layer) error {
+// checkNewHead checks a new head against the one it shall lie on.
+func checkNewHead(below layer.Header, next *layer.Layer) error {
 	h := next.Header()
 	fault := func(what string, expected, found any) error {
 		return &layer.Fault{Path: next.Paths().Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
@@ -131,9 +131,9 @@ func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
 		p.err = errors.Join(ErrCancelled, p.head.close())
-		p.late = p.err
+		p.sealErr = p.err
 		close(p.done)
-		close(p.over)
+		close(p.sealEnded)
 	}
 }
 
@@ -149,8 +149,8 @@ func (p *Promotion) Err() error { return p.err }
 // Sealed waits until the former head is sealed, after however many attempts. An error
 // means that the disk has failed or was closed before, or the promotion was cancelled.
 func (p *Promotion) Sealed() error {
-	<-p.over
-	return p.late
+	<-p.sealEnded
+	return p.sealErr
 }
 
 // Swap makes the cut for all the given promotions, prepared on different disks,
@@ -163,23 +163,23 @@ func (p *Promotion) Sealed() error {
 // flight and reads go on.
 func Swap(promotions ...*Promotion) error {
 	for i, p := range promotions {
-		if !p.claim() {
+		if !p.beginSwap() {
 			for _, q := range promotions[:i] {
-				q.unclaim()
+				q.cancelSwap()
 			}
 			return fmt.Errorf("promote: %w", ErrCancelled)
 		}
 	}
-	cut(promotions)
+	swapAll(promotions)
 	return nil
 }
 
-// cut swaps the views of claimed promotions. It cannot fail.
-func cut(promotions []*Promotion) {
+// swapAll swaps the views of claimed promotions. It cannot fail.
+func swapAll(promotions []*Promotion) {
 	open := make(chan struct{})
 	if len(promotions) > 1 {
 		for _, p := range promotions {
-			p.shut(open)
+			p.closeGate(open)
 		}
 	}
 	views := make([]*view, len(promotions))
@@ -192,8 +192,8 @@ func cut(promotions []*Promotion) {
 	}
 }
 
-// claim makes it too late to cancel p.
-func (p *Promotion) claim() bool {
+// beginSwap makes it too late to cancel p.
+func (p *Promotion) beginSwap() bool {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
 	if p.disk.prepared != p || p.swapping {
@@ -203,14 +203,14 @@ func (p *Promotion) claim() bool {
 	return true
 }
 
-func (p *Promotion) unclaim() {
+func (p *Promotion) cancelSwap() {
 	p.disk.mu.Lock()
 	p.swapping = false
 	p.disk.mu.Unlock()
 }
 
-// shut holds back the disk's new writes until open is closed.
-func (p *Promotion) shut(open <-chan struct{}) {
+// closeGate holds back the disk's new writes until open is closed.
+func (p *Promotion) closeGate(open <-chan struct{}) {
 	p.disk.mu.Lock()
 	gated := *p.disk.view.Load()
 	gated.gate = open
@@ -223,11 +223,11 @@ func (p *Promotion) swap() *view {
 	d := p.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.flusher.cover(p.next)
+	d.flusher.addHead(p.next)
 	p.old = d.layers[len(d.layers)-1]
 	d.layers = append(d.layers[:len(d.layers):len(d.layers)], p.next)
 	d.prepared = nil
-	d.sealers.Add(1)
+	d.backgroundTasks.Add(1)
 	v := d.view.Load().withHead(p.next, p.head)
 	d.view.Store(v)
 	return v
@@ -236,7 +236,7 @@ func (p *Promotion) swap() *view {
 // withHead is v with another layer on top, to which writes go.
 func (v *view) withHead(head *layer.Layer, s source) *view {
 	n := &view{
-		seq: v.seq + 1, since: v.seq + 1, settled: new(atomic.Bool),
+		seq: v.seq + 1, headSince: v.seq + 1, oldWritersGone: new(atomic.Bool),
 		top: v.top + 1, head: v.top + 1, bitmap: head.Bitmap(),
 	}
 	n.sources = append(v.sources[:len(v.sources):len(v.sources)], s)
@@ -246,35 +246,35 @@ func (v *view) withHead(head *layer.Layer, s source) *view {
 // Attempts to seal a former head again: until then no other disk can be opened that
 // lies on it, for its map is locked. What failed may pass: no space, no descriptors.
 const (
-	sealAgain      = time.Second
-	sealAgainLimit = time.Minute
+	sealRetryMin = time.Second
+	sealRetryMax = time.Minute
 )
 
 // finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is
 // the view that Swap has put in place.
 func (p *Promotion) finish(v *view) {
-	defer p.disk.sealers.Done()
-	defer close(p.over)
+	defer p.disk.backgroundTasks.Done()
+	defer close(p.sealEnded)
 	log := p.disk.log.With("map", p.old.Paths().Map)
-	p.err = p.trySeal(v)
-	p.late = p.err
+	p.err = p.sealWithPath(v)
+	p.sealErr = p.err
 	if p.err != nil {
 		log.Error("a former head could not be sealed", "err", p.err)
 	}
 	close(p.done)
-	for wait := sealAgain; p.late != nil && p.disk.failure() == nil; wait = min(2*wait, sealAgainLimit) {
+	for wait := sealRetryMin; p.sealErr != nil && p.disk.failure() == nil; wait = min(2*wait, sealRetryMax) {
 		select {
-		case <-p.disk.life.Done():
+		case <-p.disk.lifetime.Done():
 			return
 		case <-time.After(wait):
 		}
-		if p.late = p.trySeal(v); p.late == nil {
+		if p.sealErr = p.sealWithPath(v); p.sealErr == nil {
 			log.Info("the former head is sealed now")
 		}
 	}
 }
 
-func (p *Promotion) trySeal(v *view) error {
+func (p *Promotion) sealWithPath(v *view) error {
 	if err := p.seal(v); err != nil {
 		return fmt.Errorf("seal %s: %w", p.old.Paths().Map, err)
 	}
@@ -287,7 +287,7 @@ func (p *Promotion) trySeal(v *view) error {
 func (p *Promotion) seal(v *view) error {
 	d := p.disk
 	if !p.old.WasHead() {
-		d.settle(v)
+		d.waitOldWriters(v)
 		// The bulk is written back here, where no flush of the guest waits behind it
 		// in the flusher's queue; what the flusher then syncs is next to nothing.
 		if err := p.old.SyncData(); err != nil {
@@ -301,25 +301,25 @@ func (p *Promotion) seal(v *view) error {
 	if err != nil {
 		return err
 	}
-	seq, former, err := d.replace(v.head-1, sealed)
+	seq, former, err := d.replaceLayer(v.head-1, sealed)
 	if err != nil {
 		return errors.Join(err, sealed.Close())
 	}
 	// Requests may still be on views that name the writable file.
-	d.waitQuiet(seq, true)
+	d.synchronize(seq, true)
 	if err := errors.Join(former.close(), p.old.Close()); err != nil {
 		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map, "err", err)
 	}
 	return nil
 }
 
-// replace swaps in a view that finds an owner's blocks in another layer object
+// replaceLayer swaps in a view that finds an owner's blocks in another layer object
 // of the same content. It returns the new view's seq and the source that views
 // before it used.
-func (d *Disk) replace(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
+func (d *Disk) replaceLayer(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s, err := d.sources.ofLayer(l)
+	s, err := d.sources.openLayer(l)
 	if err != nil {
 		return 0, source{}, err
 	}

@@ -42,7 +42,7 @@ func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
 // While two disks are being cut, a write to the first after its cut does not get
 // through before the second is cut too: else a write to the second that follows
 // it could be in a tag that lacks what it followed. (Rule: gate.)
-func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
+func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 	rigs := twoDisks(t)
 	ps := prepare(t, rigs)
 	var chs [2]*cow.Channel
@@ -52,25 +52,25 @@ func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !cow.Claim(ps...) {
+	if !cow.BeginSwap(ps...) {
 		t.Fatal("not claimed")
 	}
 	release := rigs[1].Disk.HoldSwap()
-	swap := begin(func() error { cow.Cut(ps...); return nil })
+	swap := start(func() error { cow.SwapAll(ps...); return nil })
 	for !rigs[0].Disk.ViewChanged() {
 		runtime.Gosched()
 	}
-	both := begin(func() error {
+	both := start(func() error {
 		for _, ch := range chs {
 			r := &cow.Request{Op: cow.OpWrite, Length: 512, Data: [][]byte{fill('w', 512)}}
 			ch.Submit(r)
-			if err := errors.Join(await(ch, 1), r.Err); err != nil {
+			if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	read := begin(func() error {
+	read := start(func() error {
 		_, err := rigs[0].Disk.ReadAt(make([]byte, 512), 0)
 		return err
 	})
@@ -95,10 +95,10 @@ func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
 
 // The same by chance and often: a writer that writes to one disk after the other,
 // each write after the completion of the last.
-func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
+func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	rigs := twoDisks(t)
 	var stop atomic.Bool
-	writer := begin(func() error {
+	writer := start(func() error {
 		for n := uint32(1); !stop.Load(); n++ {
 			p := fill(0, 512)
 			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)

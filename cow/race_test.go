@@ -21,10 +21,10 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
 
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 512)
+	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
-	late := beginWrite(rig.Disk, 'n', 1024, 512)
+	late := startWrite(rig.Disk, 'n', 1024, 512)
 	if !pending(late) {
 		t.Error("the copy-up did not wait for the overwrite under way")
 	}
@@ -45,10 +45,10 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 			hold := setTrap(t, x, "pwritev", "0000.data")
-			old := beginWrite(rig.Disk, 'o', 0, n)
+			old := startWrite(rig.Disk, 'o', 0, n)
 			<-hold.caught
 			p := promote(t, rig)
-			late := beginWrite(rig.Disk, 'n', 1024, 512)
+			late := startWrite(rig.Disk, 'n', 1024, 512)
 			if !pending(late) {
 				t.Error("the copy-up did not wait for the first write under way")
 			}
@@ -64,11 +64,11 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 
 // Writes of whole blocks, overwrites and reads go on while an old write hangs:
 // only copy-ups wait.
-func TestPromotionHoldsNobodyElseUp(t *testing.T) {
+func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 512)
+	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught
 	p := promote(t, rig)
 	write(t, rig.Disk, 'w', 4096, 4096) // another block, whole
@@ -89,11 +89,11 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	// Blocks 0 and 1, first write on the old view, held while it has the guard.
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	first := beginWrite(rig.Disk, 'a', 0, 8192)
+	first := startWrite(rig.Disk, 'a', 0, 8192)
 	<-hold.caught
 	p := promote(t, rig)
 	// New view: waits for the guard.
-	second := beginWrite(rig.Disk, 'b', 4096, 4096)
+	second := startWrite(rig.Disk, 'b', 4096, 4096)
 	if !pending(second) {
 		t.Error("two first writes of one block at once")
 	}
@@ -118,9 +118,9 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	first := beginWrite(rig.Disk, 'a', 0, 512)
+	first := startWrite(rig.Disk, 'a', 0, 512)
 	<-hold.caught
-	second := beginWrite(rig.Disk, 'b', 512, 512)
+	second := startWrite(rig.Disk, 'b', 512, 512)
 	if !pending(second) {
 		t.Error("two first writes of one block at once")
 	}
@@ -128,7 +128,7 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	hold.open()
 	finished(t, first)
 	<-again.caught // the second, with all that it is going to write
-	x.Before(nil)
+	x.OnCall(nil)
 	write(t, rig.Disk, 'c', 1024, 512)
 	again.open()
 	finished(t, second)
@@ -143,7 +143,7 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
+	old := startWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
 	<-hold.caught
 	p := promote(t, rig)
 	write(t, rig.Disk, 'n', 4096, 4096)
@@ -162,9 +162,9 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	one := beginWrite(rig.Disk, '1', 0, 512)
+	one := startWrite(rig.Disk, '1', 0, 512)
 	<-hold.caught
-	two := beginWrite(rig.Disk, '2', 512, 512)
+	two := startWrite(rig.Disk, '2', 512, 512)
 	if !pending(two) {
 		t.Error("the second copy-up did not wait")
 	}
@@ -181,9 +181,9 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught // has read, is about to write
-	whole := beginWrite(rig.Disk, 'w', 0, 4096)
+	whole := startWrite(rig.Disk, 'w', 0, 4096)
 	if !pending(whole) {
 		t.Error("the whole-block write did not wait for the copy-up")
 	}
@@ -197,9 +197,9 @@ func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 func TestCopyUpAgainstDiscard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
-	wipe := begin(func() error {
+	wipe := start(func() error {
 		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
 	if !pending(wipe) {
@@ -216,7 +216,7 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	done := beginWrite(rig.Disk, 'w', 8192, 4096)
+	done := startWrite(rig.Disk, 'w', 8192, 4096)
 	<-hold.caught
 	p := make([]byte, 4096)
 	if _, err := rig.Disk.ReadAt(p, 8192); err != nil {
@@ -253,7 +253,7 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	write(t, rig.Disk, 'a', 4096, 4096)
 	hold := setTrap(t, x, "preadv", "base")
 	p := make([]byte, 8192)
-	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
@@ -271,13 +271,13 @@ func TestOldFileStaysOpenForReads(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "preadv", "0000.data")
 	p := make([]byte, 4096)
-	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	for rig.Disk.Stats().Unsealed > 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if !pending(begin(func() error { <-done.Done(); return nil })) {
+	if !pending(start(func() error { <-done.Done(); return nil })) {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	write(t, rig.Disk, 'b', 0, 4096)

@@ -20,11 +20,11 @@ func (c *Channel) read(r *Request) error {
 
 	d := c.disk
 	for pos, left := r.Offset, r.Length; left > 0; {
-		owner, run := r.ahead.owner, r.ahead.run
-		if r.ahead.view != v.seq {
+		owner, run := r.prefetched.owner, r.prefetched.run
+		if r.prefetched.view != v.seq {
 			owner, run = d.index.Lookup(d.block(pos), d.touched(pos, left))
 		}
-		r.ahead.view = 0 // that was for the first run
+		r.prefetched.view = 0 // that was for the first run
 		if owner > v.top {
 			// The block was written on a newer view. What this view could
 			// still read is older than what has been acknowledged.
@@ -49,10 +49,10 @@ func (c *Channel) read(r *Request) error {
 // one means that somebody cut the file since: an error, not zeros.
 func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error {
 	inside := max(0, min(n, s.limit-pos))
-	left, landed, late := inside, c.cur, false
+	left, dst, maybeFaulted := inside, c.cur, false
 	mapped := int64(0)
 	if s.mapping != nil {
-		mapped, late = c.copyMapped(s, pos, left)
+		mapped, maybeFaulted = c.copyMapped(s, pos, left)
 		left -= mapped
 	}
 	for left > 0 {
@@ -60,7 +60,7 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 		iov, _ := c.cur.iovecs(c.iov, left)
 		got, err := c.preadv(s, iov, s.start+at)
 		if err == vfs.ErrWouldBlock {
-			if err := c.postpone(r, v, s, at, left, false); err != nil {
+			if err := c.submitAsync(r, v, s, at, left, false); err != nil {
 				return err
 			}
 			break // it is verified when it has come
@@ -77,15 +77,15 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 	if n > inside {
 		c.cur.zero(n - inside)
 	}
-	if s.sums == nil {
+	if s.checksums == nil {
 		return nil
 	}
-	if !late { // all that a mapping has had at once has been compared: see verify
-		landed.advance(mapped)
+	if !maybeFaulted { // all that a mapping has had at once has been compared: see verify
+		dst.advance(mapped)
 		pos, inside = pos+mapped, inside-mapped
 	}
 	if left < inside {
-		return c.verify(s, landed, pos, inside-left, late)
+		return c.verify(s, dst, pos, inside-left, maybeFaulted)
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err er
 		return s.file.Preadv(iov, off)
 	}
 	got, err = s.file.PreadvNowait(iov, off)
-	s.seen(off, int64(got))
+	s.markResident(off, int64(got))
 	return got, err
 }
 
@@ -110,27 +110,27 @@ const maxCopy = 1 << 20
 // the cursor, buffer by buffer, and returns how much that was. It saves a system
 // call, and half of what a page costs; see vfs.Mapping for what makes it safe. late:
 // some of it may have come from the device.
-func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, late bool) {
+func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, maybeFaulted bool) {
 	off := s.start + pos
 	for done < n {
 		p := c.cur.piece(min(n-done, maxCopy))
 		if p == nil {
 			break
 		}
-		ok, slow := s.mapping.CopyWatched(p, off+done)
+		ok, faulted := s.mapping.CopyTimed(p, off+done)
 		if !ok {
 			break
 		}
-		late = late || slow
+		maybeFaulted = maybeFaulted || faulted
 		done += int64(len(p))
 		c.cur.advance(int64(len(p)))
 	}
-	return done, late
+	return done, maybeFaulted
 }
 
-// fetch reads one owner's content into p, for a copy-up. It leaves the cursor
+// readBelow reads one owner's content into p, for a copy-up. It leaves the cursor
 // alone: that one stands in the caller's buffers.
-func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
+func (c *Channel) readBelow(v *view, owner index.Owner, p []byte, pos int64) error {
 	s := &v.sources[owner]
 	inside := max(0, min(int64(len(p)), s.limit-pos))
 	clear(p[inside:])
@@ -139,9 +139,9 @@ func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
 	} else if err != nil {
 		return fmt.Errorf("copy-up from byte %d of the disk: %w", pos, err)
 	}
-	if s.sums != nil && inside > 0 {
-		c.part[0] = p[:inside]
-		return c.verify(s, cursor{segs: c.part[:]}, pos, inside, false)
+	if s.checksums != nil && inside > 0 {
+		c.scatter[0] = p[:inside]
+		return c.verify(s, cursor{segs: c.scatter[:]}, pos, inside, false)
 	}
 	return nil
 }

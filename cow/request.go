@@ -50,16 +50,16 @@ type Request struct {
 	// Err is the outcome, valid once Completed has returned the request.
 	Err error
 
-	ch      *Channel
-	next    *Request // in the flusher's, the crew's or the channel's list
-	pending int      // asynchronous operations under way; the channel's thread counts
-	again   bool     // once they have ended, the crew has to carry the whole out
-	unkept  bool     // it has set bits that are to be flushed before it completes
-	ahead   ahead    // of a read: see prefetch
+	ch            *Channel
+	next          *Request   // in the flusher's, the crew's or the channel's list
+	pending       int        // asynchronous operations under way; the channel's thread counts
+	retryBlocking bool       // once they have ended, the crew has to carry the whole out
+	mustFlush     bool       // it has set bits that are to be flushed before it completes
+	prefetched    prefetched // of a read: see prefetch
 }
 
-// ahead is who owns a read's first blocks, looked up before its turn.
-type ahead struct {
+// prefetched is who owns a read's first blocks, looked up before its turn.
+type prefetched struct {
 	view  uint64 // seq of the view this is for; 0: nothing has been looked up
 	owner index.Owner
 	run   uint64 // blocks
@@ -69,7 +69,7 @@ type ahead struct {
 func (r *Request) fail(err error) {
 	switch {
 	case err == errWouldWait:
-		r.again = true
+		r.retryBlocking = true
 	case err != nil && r.Err == nil:
 		r.Err = err
 	}
@@ -77,7 +77,7 @@ func (r *Request) fail(err error) {
 
 // waitsForFlush reports whether r, performed, is not done until it is durable.
 func (r *Request) waitsForFlush() bool {
-	return (r.FUA || r.unkept) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
+	return (r.FUA || r.mustFlush) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
 }
 
 // requestList is a first-in first-out list threaded through Request.next, so

@@ -6,11 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNeed runs f, which loses nothing when it finds no space, and again for as long as room is made.
-func (d *Disk) inNeed(f func() error) error {
+// retryNoSpace runs f, which loses nothing when it finds no space, and again for as long as room is made.
+func (d *Disk) retryNoSpace(f func() error) error {
 	for {
 		err := f()
-		if err == nil || d.makeRoom == nil || !NoSpace(err) || !d.makeRoom(err, d.closing.Load()) {
+		if err == nil || d.onNoSpace == nil || !NoSpace(err) || !d.onNoSpace(err, d.closing.Load()) {
 			return err
 		}
 	}

@@ -19,9 +19,9 @@ type source struct {
 	start int64    // byte of file at which the disk's byte 0 lies
 	limit int64    // bytes of the disk it can hold; beyond that it reads as zeros
 
-	mapping *vfs.Mapping // of file, if it never changes; nil: none
-	sums    *layer.Sums  // of a sealed layer's data; nil: none
-	direct  vfs.File     // file, if the source has opened it for itself; else nil
+	mapping   *vfs.Mapping     // of file, if it never changes; nil: none
+	checksums *layer.Checksums // of a sealed layer's data; nil: none
+	direct    vfs.File         // file, if the source has opened it for itself; else nil
 }
 
 // sources makes the sources of one disk.
@@ -60,21 +60,21 @@ func (k *sources) open(f vfs.File, name string, start, limit int64, writable boo
 	return s, nil
 }
 
-func (k *sources) ofLayer(l *layer.Layer) (source, error) {
-	sums, err := l.Sums()
+func (k *sources) openLayer(l *layer.Layer) (source, error) {
+	checksums, err := l.Checksums()
 	if err != nil {
 		return source{}, err
 	}
 	s, err := k.open(l.Data(), l.Paths().Data, l.DataOffset(), l.Header().Size, l.Writable())
-	s.sums = sums
+	s.checksums = checksums
 	return s, err
 }
 
-// seen says that n bytes from off of the file have just been read. With sums nothing
+// markResident says that n bytes from off of the file have just been read. With sums nothing
 // counts as seen before it has been compared: see verify.
-func (s *source) seen(off, n int64) {
-	if s.mapping != nil && s.sums == nil {
-		s.mapping.Seen(off, n)
+func (s *source) markResident(off, n int64) {
+	if s.mapping != nil && s.checksums == nil {
+		s.mapping.MarkResident(off, n)
 	}
 }
 

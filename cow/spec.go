@@ -71,10 +71,10 @@ type Options struct {
 	// disk flushes by itself. 0: DefaultFlushInterval; negative: any time; otherwise
 	// MinFlushInterval to MaxFlushInterval.
 	FlushInterval time.Duration
-	// MakeRoom is called when the head's map or header finds no space (ENOSPC, EDQUOT). True: room
+	// OnNoSpace is called when the head's map or header finds no space (ENOSPC, EDQUOT). True: room
 	// was made, try again; it must say false in the end. closing says that the disk is being closed, and what
 	// is not written now stays with the shared map alone. It is called by any goroutine. Nil: there is none.
-	MakeRoom func(err error, closing bool) bool
+	OnNoSpace func(err error, closing bool) bool
 	// OnFailure is called once, from the disk's flusher, when a flush failed
 	// and the disk has turned read-only. It must not block.
 	OnFailure func(error)

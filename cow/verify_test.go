@@ -29,7 +29,7 @@ const (
 // behind it, full of 7, and a head that owns the last MiB, full of 8.
 func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *cowtest.Rig {
 	t.Helper()
-	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, SumsApart: apart})
+	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +41,14 @@ func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *
 	rig.Direct = direct
 	write(t, rig.Disk, 7, 0, verifiedSize)
 	sealed(t, promote(t, rig))
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 		t.Fatal(err)
 	}
 	write(t, rig.Disk, 8, 3<<20, 1<<20)
 	if err := rig.Reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if h := rig.Disk.Layers()[0]; h.HasSums() == apart {
+	if h := rig.Disk.Layers()[0]; h.HasChecksums() == apart {
 		t.Fatalf("%+v", h)
 	}
 	return rig
@@ -90,12 +90,12 @@ func TestDamagedDataIsAnError(t *testing.T) {
 							if cold {
 								forget(t, data)
 								if forget(t, rig.Spec.Layers[0].Map); apart {
-									forget(t, rig.Spec.Layers[0].Sums)
+									forget(t, rig.Spec.Layers[0].Checksums)
 								}
 							}
 							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: sheets(int(c.n), 512)}
 							ch.Submit(r)
-							if err := await(ch, 1); err != nil {
+							if err := waitCompletions(ch, 1); err != nil {
 								t.Fatal(err)
 							}
 							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
@@ -145,7 +145,7 @@ func TestDataRotsLater(t *testing.T) {
 		read := func(off, n int64) error {
 			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
 			ch.Submit(r)
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 			return r.Err
@@ -200,7 +200,7 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 	t.Helper()
 	r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
 	ch.Submit(r)
-	if err := await(ch, 1); err != nil {
+	if err := waitCompletions(ch, 1); err != nil {
 		t.Fatal(err)
 	}
 	return r.Err
@@ -248,7 +248,7 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		put := func(off int64, n int) error {
 			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
 			ch.Submit(r)
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 			return r.Err
@@ -312,7 +312,7 @@ func (f *fickleFile) spoil(read func([]vfs.Iovec, int64) (int, error), iov []vfs
 }
 
 // What was wrong only on the way is read again, and the caller gets what is right.
-func TestDataWrongOnTheWay(t *testing.T) {
+func TestDataCorruptedInTransfer(t *testing.T) {
 	for _, async := range []bool{false, true} {
 		x := &fickle{}
 		rig := verified(t, x, 4096, false, async)
@@ -323,7 +323,7 @@ func TestDataWrongOnTheWay(t *testing.T) {
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
 				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: sheets(4096, 1024)}
 				ch.Submit(r)
-				if err := await(ch, 1); err != nil {
+				if err := waitCompletions(ch, 1); err != nil {
 					t.Fatal(err)
 				}
 				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
@@ -336,21 +336,21 @@ func TestDataWrongOnTheWay(t *testing.T) {
 
 // Sums that are added while the disk is in use are used at once, and again after
 // another promotion.
-func TestAddSumsToOpenDisk(t *testing.T) {
+func TestAddChecksumsToOpenDisk(t *testing.T) {
 	for _, apart := range []bool{false, true} {
-		t.Run(fmt.Sprintf("apart %v", apart), func(t *testing.T) { addSumsToOpenDisk(t, apart) })
+		t.Run(fmt.Sprintf("apart %v", apart), func(t *testing.T) { addChecksumsToOpenDisk(t, apart) })
 	}
 }
 
-func addSumsToOpenDisk(t *testing.T, apart bool) {
-	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, SumsApart: apart})
+func addChecksumsToOpenDisk(t *testing.T, apart bool) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, ChecksumFiles: apart})
 	for i := range 3 {
 		off := int64(i) * 65536
 		write(t, rig.Disk, byte(i+1), off, 65536)
 		p := promote(t, rig)
-		_ = rig.Disk.AddSums(context.Background(), nil) // whatever the promotion is at
+		_ = rig.Disk.AddChecksums(context.Background(), nil) // whatever the promotion is at
 		sealed(t, p)
-		if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+		if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 			t.Fatal(err)
 		}
 		for j, p := range rig.Spec.Layers {
@@ -358,7 +358,7 @@ func addSumsToOpenDisk(t *testing.T, apart bool) {
 			if errors.Is(err, layer.ErrInUse) && j > i {
 				continue // the head
 			}
-			if err != nil || !found.HasSums {
+			if err != nil || !found.HasChecksums {
 				t.Errorf("layer %d of %d: sums %v, %v", j, i+1, found, err)
 			}
 		}
@@ -373,7 +373,7 @@ func addSumsToOpenDisk(t *testing.T, apart bool) {
 
 // What has been read before a layer had sums, and is still believed to be in memory,
 // is compared once it has them.
-func TestAddSumsComparesWhatWasSeen(t *testing.T) {
+func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +392,7 @@ func TestAddSumsComparesWhatWasSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 		t.Fatal(err)
 	}
 	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
@@ -405,13 +405,13 @@ func TestAddSumsComparesWhatWasSeen(t *testing.T) {
 }
 
 // Close does not wait for a pause.
-func TestCloseEndsAddSums(t *testing.T) {
+func TestCloseEndsAddChecksums(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
 	resting := make(chan struct{}, 64)
-	work := begin(func() error {
-		return rig.Disk.AddSums(context.Background(), func(ctx context.Context) error {
+	work := start(func() error {
+		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
 			resting <- struct{}{}
 			select {
 			case <-ctx.Done():
@@ -428,10 +428,10 @@ func TestCloseEndsAddSums(t *testing.T) {
 	if !errors.Is(work.err, cow.ErrClosed) {
 		t.Errorf("AddSums: %v", work.err)
 	}
-	if h := rig.Disk.Layers()[0]; h.HasSums() {
+	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")
 	}
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasSums() {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasChecksums() {
 		t.Error(err)
 	}
 	want(t, rig.Disk, 7, 0, 4<<20)

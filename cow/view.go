@@ -15,12 +15,12 @@ import (
 type view struct {
 	// seq numbers the views of a disk, from 1 on, in the order of their swap.
 	seq uint64
-	// since is the seq of the first view with this head. Writes on a view
+	// headSince is the seq of the first view with this head. Writes on a view
 	// before it go to older heads.
-	since uint64
-	// settled is set once no write on a view before since is in flight: then
+	headSince uint64
+	// oldWritersGone is set once no write on a view before since is in flight: then
 	// nothing below the head changes any more. Views with the same head share it.
-	settled *atomic.Bool
+	oldWritersGone *atomic.Bool
 	// gate, unless nil, holds back new writes until it is closed; then another
 	// view is in place. See Swap.
 	gate <-chan struct{}
@@ -49,50 +49,50 @@ func (v *view) withSource(owner index.Owner, s source) *view {
 	return &n
 }
 
-// wakeQuiet wakes those who wait for pins to go. When nobody does, it is one
+// wakeSynchronize wakes those who wait for pins to go. When nobody does, it is one
 // load of a word that hardly ever changes. The waiter raises the count before
 // it looks at the pins, we clear the pin before we look at the count: one of
 // the two sees the other.
-func (d *Disk) wakeQuiet() {
-	if d.quiet.waiting.Load() == 0 {
+func (d *Disk) wakeSynchronize() {
+	if d.synchronizing.waiting.Load() == 0 {
 		return
 	}
 	// With the mutex taken the waiter is either before its look at the pins
 	// or asleep, never between.
-	d.quiet.mu.Lock()
-	d.quiet.cond.Broadcast()
-	d.quiet.mu.Unlock()
+	d.synchronizing.mu.Lock()
+	d.synchronizing.cond.Broadcast()
+	d.synchronizing.mu.Unlock()
 }
 
-// waitQuiet returns when no channel has a write, or any request at all, in
+// synchronize returns when no channel has a write, or any request at all, in
 // flight on a view before seq. The caller must have seen view seq in place: no
 // new pin can then name an older one for long.
 //
 // It cannot deadlock: a request waits here only for older views than its own,
 // and before it takes a guard; requests on older views wait for yet older ones
 // or for guards, whose holders wait for nothing but their I/O.
-func (d *Disk) waitQuiet(seq uint64, readsToo bool) {
-	d.quiet.waiting.Add(1)
-	d.quiet.mu.Lock()
+func (d *Disk) synchronize(seq uint64, readsToo bool) {
+	d.synchronizing.waiting.Add(1)
+	d.synchronizing.mu.Lock()
 	for d.pinnedBefore(seq, readsToo) {
-		d.quiet.cond.Wait()
+		d.synchronizing.cond.Wait()
 	}
-	d.quiet.mu.Unlock()
-	d.quiet.waiting.Add(-1)
+	d.synchronizing.mu.Unlock()
+	d.synchronizing.waiting.Add(-1)
 }
 
 // pinnedBefore looks at every channel. A channel that is missing from the list
 // was added after the load of the list, hence after view seq was in place.
 func (d *Disk) pinnedBefore(seq uint64, readsToo bool) bool {
 	for _, c := range *d.channels.Load() {
-		if c.pins.writes.before(seq) || readsToo && c.pins.reads.before(seq) {
+		if c.pins.writes.olderThan(seq) || readsToo && c.pins.reads.olderThan(seq) {
 			return true
 		}
 	}
 	return false
 }
 
-// settle returns when nothing below v's head can change any more: every write
+// waitOldWriters returns when nothing below v's head can change any more: every write
 // that began before the promotion that made v's head has ended. A copy-up must
 // not read a block to which such a write is still on its way, even as a plain
 // overwrite: the write would be acknowledged into the old head after its
@@ -101,10 +101,10 @@ func (d *Disk) pinnedBefore(seq uint64, readsToo bool) bool {
 // Whole-block first writes need not wait: they read nothing, and a write of an
 // older view to the same sectors, still in flight, may legally be the one that
 // loses.
-func (d *Disk) settle(v *view) {
-	if v.settled.Load() {
+func (d *Disk) waitOldWriters(v *view) {
+	if v.oldWritersGone.Load() {
 		return
 	}
-	d.waitQuiet(v.since, false)
-	v.settled.Store(true)
+	d.synchronize(v.headSince, false)
+	v.oldWritersGone.Store(true)
 }

@@ -22,7 +22,7 @@ func (c *Channel) modify(r *Request) error {
 		c.cur.set(r.Data)
 		v := c.pinWrite()
 		defer c.endWrite(r)
-		return c.put(r, v, r.Offset, r.Length, false)
+		return c.writeRuns(r, v, r.Offset, r.Length, false)
 	}
 	for _, g := range r.Ranges {
 		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
@@ -35,16 +35,16 @@ func (c *Channel) modify(r *Request) error {
 	v := c.pinWrite()
 	defer c.endWrite(r)
 	for _, g := range r.Ranges {
-		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
+		if err := c.zeroRange(v, g, r.Op == OpWriteZeroes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// put writes n bytes of r from the cursor to the disk at pos, run by run.
+// writeRuns writes n bytes of r from the cursor to the disk at pos, run by run.
 // claimed: the guard is held over all of them, and nothing may be postponed.
-func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
+func (c *Channel) writeRuns(r *Request, v *view, pos, n int64, claimed bool) error {
 	d := c.disk
 	for n > 0 {
 		block, blocks := d.block(pos), d.touched(pos, n)
@@ -55,7 +55,7 @@ func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
 		case owner == v.head:
 			m = min(n, d.endOf(pos, run)-pos)
 			if s := &v.sources[v.head]; c.async && s.direct != nil && !claimed {
-				err = c.postpone(r, v, s, pos, m, true)
+				err = c.submitAsync(r, v, s, pos, m, true)
 			} else {
 				err = c.overwrite(v, pos, m)
 			}
@@ -64,10 +64,10 @@ func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
 			m = min(n, d.endOf(pos, run)-pos)
 			c.cur.advance(m)
 		default:
-			run += d.unowned(v, block+run, blocks-run)
+			run += d.runBelowHead(v, block+run, blocks-run)
 			m = min(n, d.endOf(pos, run)-pos)
 			if claimed {
-				err = c.own(v, pos, m)
+				err = c.writeNewBlocks(v, pos, m)
 			} else {
 				err = c.firstWrite(r, v, pos, m)
 			}
@@ -87,9 +87,9 @@ func (c *Channel) overwrite(v *view, pos, n int64) error {
 	return c.writeHead(v, nil, n, nil, pos)
 }
 
-// unowned counts the blocks from block on, at most limit, that an older layer
+// runBelowHead counts the blocks from block on, at most limit, that an older layer
 // than the head, or nobody, owns.
-func (d *Disk) unowned(v *view, block, limit uint64) (run uint64) {
+func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 	for run < limit {
 		owner, n := d.index.Lookup(block+run, limit-run)
 		if owner >= v.head {

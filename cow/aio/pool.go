@@ -173,12 +173,12 @@ func (p *pool) Close() error {
 	return nil
 }
 
-// one is what is written to an eventfd: any number but 0 does, in either byte
+// eventfdOne is what is written to an eventfd: any number but 0 does, in either byte
 // order.
-var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+var eventfdOne = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 // signal adds to an eventfd's count. It may be full: then it is readable.
-func signal(fd int) { unix.Write(fd, one) }
+func signal(fd int) { unix.Write(fd, eventfdOne) }
 
 // fifo is a queue of at most len(slots) slots.
 type fifo struct {

@@ -23,7 +23,7 @@ func (r *ring) Reap(dst []Completion) []Completion {
 		r.mute()
 		r.k.enter(0, enterGetEvents)
 		r.unmute()
-		if r.mutes && r.deferredWork() {
+		if r.canMute && r.deferredWork() {
 			r.k.enter(0, enterGetEvents)
 		}
 	}
@@ -49,13 +49,13 @@ func (r *ring) deferredWork() bool { return r.k.sqFlags.Load()&sqTaskrun != 0 }
 // cqFlags, which are ordered there. unmute, a store, and the look at sqTaskrun
 // after it are ordered by Go. So one of both sees the other.
 func (r *ring) mute() {
-	if r.mutes {
+	if r.canMute {
 		r.k.cqFlags.Store(cqEventFDDisabled)
 	}
 }
 
 func (r *ring) unmute() {
-	if r.mutes {
+	if r.canMute {
 		r.k.cqFlags.Store(0)
 	}
 }
@@ -88,12 +88,12 @@ func (r *ring) complete(dst []Completion, slot uint32, res int32) []Completion {
 		return dst
 	}
 	errno := unix.Errno(-res)
-	if (errno == unix.EAGAIN || errno == unix.EINTR) && !o.again && !r.closing {
+	if (errno == unix.EAGAIN || errno == unix.EINTR) && !o.retried && !r.closing {
 		// What would have to wait fails instead where the descriptor is
 		// O_NONBLOCK and the file system cannot but wait (tmpfs, say), or a
 		// block driver under the file system says so too late. A thread of the
 		// kernel's may wait.
-		o.again = true
+		o.retried = true
 		r.resubmit = true
 		r.enqueue(slot, sqeAsync)
 		return dst

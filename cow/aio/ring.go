@@ -23,7 +23,7 @@ type ring struct {
 	kernel int    // entries that the kernel has taken and not completed
 
 	failed    []failure // operations that it refused
-	mutes     bool      // may silence the eventfd
+	canMute   bool      // may silence the eventfd
 	cancelAny bool      // has IORING_ASYNC_CANCEL_ANY
 	single    bool      // the kernel insists on one thread
 	enabled   bool
@@ -82,9 +82,9 @@ func (r *ring) push(e sqe) {
 	r.queued++
 }
 
-// shortage is how often, a millisecond apart, a submission is tried again that
+// submitRetries is how often, a millisecond apart, a submission is tried again that
 // the kernel had no memory for.
-const shortage = 20
+const submitRetries = 20
 
 // Submit implements Engine.
 func (r *ring) Submit() error {
@@ -107,7 +107,7 @@ func (r *ring) Submit() error {
 			r.queued -= uint32(n)
 			r.kernel += n
 		case errno == unix.EINTR:
-		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < shortage:
+		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
 			tries++
 			time.Sleep(time.Millisecond)
 		default:

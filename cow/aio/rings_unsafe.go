@@ -91,8 +91,8 @@ func (r *rings) enter(submit, flags uint32) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// watch has the kernel signal eventFD for completions.
-func (r *rings) watch(eventFD int) unix.Errno {
+// setEventFD has the kernel signal eventFD for completions.
+func (r *rings) setEventFD(eventFD int) unix.Errno {
 	fd := int32(eventFD)
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEventFD, uintptr(unsafe.Pointer(&fd)), 1, 0, 0)
 	return errno

@@ -64,7 +64,7 @@ func newRing(o Options, m mode) (*ring, error) {
 		return nil, setupError(errno)
 	}
 	if o.EventFD > 0 {
-		if errno := k.watch(o.EventFD); errno != 0 {
+		if errno := k.setEventFD(o.EventFD); errno != 0 {
 			k.release()
 			if errno == unix.EINVAL || errno == unix.EBADF {
 				// Not wrapped: EINVAL would look like an unknown flag.
@@ -84,7 +84,7 @@ func newRing(o Options, m mode) (*ring, error) {
 		k:      k,
 		failed: make([]failure, 0, o.Depth),
 		// See mute for why only there.
-		mutes:     deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
+		canMute:   deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
 		single:    m.flags&setupSingleIssuer != 0,
 		cancelAny: m.flags&(setupDeferTaskrun|setupCoopTaskrun) != 0,
 	}, nil

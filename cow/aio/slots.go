@@ -4,13 +4,13 @@ import "golang.org/x/sys/unix"
 
 // operation is what an engine remembers of one operation in flight.
 type operation struct {
-	id    uint64
-	off   int64 // bytes
-	fd    int32
-	count uint32 // iovecs
-	iov   uintptr
-	write bool
-	again bool // the kernel has been asked twice
+	id      uint64
+	off     int64 // bytes
+	fd      int32
+	count   uint32 // iovecs
+	iov     uintptr
+	write   bool
+	retried bool // the kernel has been asked twice
 }
 
 // slots are the operations in flight of one engine. Their number is the bound

@@ -20,18 +20,18 @@ type Call struct {
 // The function may block, and its error, unless nil, takes the call's place.
 type Intercept struct {
 	vfs.FS
-	before atomic.Pointer[func(Call) error]
+	onCall atomic.Pointer[func(Call) error]
 	cold   atomic.Pointer[func(Call) bool]
 }
 
-// Before sets the function; nil removes it. It is called on the caller's
+// OnCall sets the function; nil removes it. It is called on the caller's
 // goroutine, by many at once.
-func (x *Intercept) Before(f func(Call) error) {
+func (x *Intercept) OnCall(f func(Call) error) {
 	if f == nil {
-		x.before.Store(nil)
+		x.onCall.Store(nil)
 		return
 	}
-	x.before.Store(&f)
+	x.onCall.Store(&f)
 }
 
 // Cold sets the function that says of which reads nothing is in memory: those that
@@ -39,7 +39,7 @@ func (x *Intercept) Before(f func(Call) error) {
 func (x *Intercept) Cold(f func(Call) bool) { x.cold.Store(&f) }
 
 func (x *Intercept) call(c Call) error {
-	if f := x.before.Load(); f != nil {
+	if f := x.onCall.Load(); f != nil {
 		return (*f)(c)
 	}
 	return nil

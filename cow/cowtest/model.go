@@ -88,9 +88,9 @@ func (m *Model) Check(p []byte, off int64, start uint64) error {
 	return err
 }
 
-// Settle is Check of a quiet disk's content, which then becomes the only legal
+// CheckIdle is Check of a quiet disk's content, which then becomes the only legal
 // one.
-func (m *Model) Settle(p []byte, off int64) error {
+func (m *Model) CheckIdle(p []byte, off int64) error {
 	now := m.Now()
 	var err error
 	m.each(off, int64(len(p)), func(sector int64, list *[]*Write) {
@@ -120,11 +120,11 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 		}
 	}
 	var legal []*Write
-	moving := false // one of them was in flight during the read
+	inFlight := false // one of them was in flight during the read
 	for _, w := range list {
 		if end := w.end.Load(); end == 0 || end >= latest {
 			legal = append(legal, w)
-			moving = moving || end == 0 || end > start
+			inFlight = inFlight || end == 0 || end > start
 		}
 	}
 	var shown *Write
@@ -132,13 +132,13 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 	overlap := false
 	for at := 0; at < len(p); at += 8 {
 		word := binary.LittleEndian.Uint64(p[at:])
-		w := whose(word, sector, legal)
-		if w == nil && moving && mixed(word, sector, legal) {
+		w := writeOf(word, sector, legal)
+		if w == nil && inFlight && mixed(word, sector, legal) {
 			overlap = true
 			continue
 		}
 		if w == nil {
-			return nil, unlawful(p, sector, list, start)
+			return nil, illegalContent(p, sector, list, start)
 		}
 		if end := w.end.Load(); end == 0 || end > start {
 			overlap = true
@@ -157,8 +157,8 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 	return shown, nil
 }
 
-// whose finds the last of the writes that stamps sectors with a word.
-func whose(word uint64, sector int64, list []*Write) (found *Write) {
+// writeOf finds the last of the writes that stamps sectors with a word.
+func writeOf(word uint64, sector int64, list []*Write) (found *Write) {
 	for _, w := range list {
 		if stampOf(sector, w.Content) == word {
 			found = w
@@ -177,8 +177,8 @@ func mixed(word uint64, sector int64, list []*Write) bool {
 	return true
 }
 
-// unlawful says what is wrong with a sector.
-func unlawful(p []byte, sector int64, list []*Write, start uint64) error {
+// illegalContent says what is wrong with a sector.
+func illegalContent(p []byte, sector int64, list []*Write, start uint64) error {
 	found, err := Identify(p, sector, nil)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, history(list, start))

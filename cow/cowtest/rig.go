@@ -15,11 +15,11 @@ import (
 
 // Shape is what a Rig's disk looks like. All sizes are in bytes.
 type Shape struct {
-	Size       int64
-	BlockSize  uint32
-	BaseSize   int64 // 0: no base
-	BaseOffset int64 // of the base in its file; what is around it is junk
-	SumsApart  bool  // data sums of sealed layers are in files of their own
+	Size          int64
+	BlockSize     uint32
+	BaseSize      int64 // 0: no base
+	BaseOffset    int64 // of the base in its file; what is around it is junk
+	ChecksumFiles bool  // data sums of sealed layers are in files of their own
 }
 
 // Rig is a stack in a directory, with an open disk most of the time.
@@ -92,8 +92,8 @@ func (r *Rig) create(params layer.CreateParams) (*layer.Layer, error) {
 		Map:  filepath.Join(r.Dir, fmt.Sprintf("%04d.map", n)),
 		Data: filepath.Join(r.Dir, fmt.Sprintf("%04d.data", n)),
 	}
-	if r.Shape.SumsApart {
-		p.Sums = filepath.Join(r.Dir, fmt.Sprintf("%04d", n), "sums")
+	if r.Shape.ChecksumFiles {
+		p.Checksums = filepath.Join(r.Dir, fmt.Sprintf("%04d", n), "sums")
 	}
 	l, err := layer.CreateHead(r.FS, p, params)
 	if err != nil {
@@ -157,8 +157,8 @@ func ReadAll(d *cow.Disk) ([]byte, error) {
 	return p, nil
 }
 
-// Sums are the SHA-256 of the base and of the first n layers' files.
-func (r *Rig) Sums(n int) (map[string][sha256.Size]byte, error) {
+// Hashes are the SHA-256 of the base and of the first n layers' files.
+func (r *Rig) Hashes(n int) (map[string][sha256.Size]byte, error) {
 	names := []string{}
 	if r.Spec.Base != nil {
 		names = append(names, r.Spec.Base.Path)

@@ -123,7 +123,7 @@ func (x *runner) submit(op Op) {
 	s.req = cow.Request{Op: op.Op, FUA: op.FUA, Slot: i}
 	if op.Op == cow.OpRead || op.Op == cow.OpWrite {
 		s.req.Offset, s.req.Length = op.Ranges[0].Offset, op.Ranges[0].Length
-		s.req.Data = x.cut(s.buf[:s.req.Length])
+		s.req.Data = x.split(s.buf[:s.req.Length])
 	} else {
 		s.req.Ranges = op.Ranges
 	}
@@ -140,8 +140,8 @@ func (x *runner) submit(op Op) {
 	x.ch.Submit(&s.req)
 }
 
-// cut divides a buffer into pieces of any length, some of them empty.
-func (x *runner) cut(p []byte) (segs [][]byte) {
+// split divides a buffer into pieces of any length, some of them empty.
+func (x *runner) split(p []byte) (segs [][]byte) {
 	for len(p) > 0 {
 		n := len(p)
 		if x.rng.IntN(3) == 0 {

@@ -215,7 +215,7 @@ func (b *builder) packGroups(owners []Owner, base Owner) bool {
 	count := 0
 	for g := range uint64(pageGroups) {
 		all := (*[groupBlocks]Owner)(owners[g*groupBlocks:])
-		n := uint64(quickNumber(base, all[0]))
+		n := uint64(numberBranchless(base, all[0]))
 		var differ Owner
 		for _, o := range all[1:] {
 			differ |= o ^ all[0]
@@ -236,7 +236,7 @@ func pack(words []uint64, owners []Owner, base Owner, f *form) {
 		n := min(int(f.per), len(owners))
 		var w, at uint64
 		for _, o := range owners[:n] {
-			w |= uint64(quickNumber(base, o)) << (at & 63) // which needs no test for 64
+			w |= uint64(numberBranchless(base, o)) << (at & 63) // which needs no test for 64
 			at += f.bits
 		}
 		words[i], owners = w, owners[n:]
@@ -253,9 +253,9 @@ func (b *builder) full(p uint64) bool {
 	return true
 }
 
-// quickNumber is number without a branch to mispredict: owner 0 gives 0 because its
+// numberBranchless is number without a branch to mispredict: owner 0 gives 0 because its
 // mask is empty.
-func quickNumber(base, o Owner) Owner {
+func numberBranchless(base, o Owner) Owner {
 	mask := Owner(int16(o|-o) >> 15)
 	return (o - base) & mask
 }

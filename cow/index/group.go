@@ -85,8 +85,8 @@ func (s groups) mixed() (n int) {
 	return n
 }
 
-// settle gives those groups from first to last a number whose blocks have one.
-func (s groups) settle(k kind, words []uint64, first, last uint64) {
+// resolve gives those groups from first to last a number whose blocks have one.
+func (s groups) resolve(k kind, words []uint64, first, last uint64) {
 	for g := first; g <= last; g++ {
 		if n, run := k.run(words, g*groupBlocks, groupBlocks); run == groupBlocks && n < mixed {
 			s.set(g, n)

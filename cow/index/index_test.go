@@ -65,7 +65,7 @@ func TestWideningKeepsOwners(t *testing.T) {
 }
 
 // An old view's write may complete after the new view's first.
-func TestStragglerFits(t *testing.T) {
+func TestOlderWriteFits(t *testing.T) {
 	x := New(pageBlocks)
 	defer x.Close()
 	x.Raise(0, 1, 300)

@@ -1,8 +1,8 @@
 package index
 
-// stragglers is how many layers below the first owner of a page a new page has
+// olderLayers is how many layers below the first owner of a page a new page has
 // room for: a write of an older view may complete after one of a newer.
-const stragglers = 16
+const olderLayers = 16
 
 // Raise makes o the owner of n blocks from first, except of those that have a
 // newer one already. What lies beyond the last block is left out.
@@ -63,7 +63,7 @@ func (x *Index) raiseNumbers(page uint64, e entry, at, n, to uint64) entry {
 	s, first, last := x.groups(e), at/groupBlocks, (at+n-1)/groupBlocks
 	more := s.mix(first, last)
 	k.raise(words, at, n, to)
-	s.settle(k, words, first, last)
+	s.resolve(k, words, first, last)
 	if more && s.mixed() > maxMixed {
 		e &^= entryGrouped
 		x.dir[page].Store(uint64(e))
@@ -81,7 +81,7 @@ func (x *Index) pageSize(page uint64) uint64 {
 // owner, so that no lookup trusts it.
 func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 	old := e.owner()
-	base := o - min(o, stragglers)
+	base := o - min(o, olderLayers)
 	if old != 0 {
 		base = old - 1
 	}
@@ -124,7 +124,7 @@ func (x *Index) makeGroups(p entry) {
 	if p.grouped() {
 		s := x.groups(p)
 		s.mix(0, pageGroups-1)
-		s.settle(p.kind(), x.words(p), 0, pageGroups-1)
+		s.resolve(p.kind(), x.words(p), 0, pageGroups-1)
 	}
 }
 

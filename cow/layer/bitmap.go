@@ -36,8 +36,8 @@ type Bitmap struct {
 	locks  [pageLocks]pageLock
 	// punched says that Punched was called since the last flush began; holes orders the
 	// shared map's word that says so.
-	punched atomic.Bool
-	holes   sync.Mutex
+	punched   atomic.Bool
+	punchedMu sync.Mutex
 }
 
 // pageLocks is how many locks the pages of a map share.
@@ -101,7 +101,7 @@ func (b *Bitmap) Test(block uint64) bool {
 // page of the map, and returns their number. kept: they survive this process.
 // Otherwise, for want of a shared map or of memory for it, they have to be flushed
 // before the request is acknowledged.
-func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
+func (b *Bitmap) Add(first, n uint64) (added uint64, shared bool) {
 	s := b.shared
 	if s == nil || s.broken.Load() {
 		b.Set(first, n)
@@ -112,7 +112,7 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
 	l := &b.locks[page%pageLocks]
 	for {
 		l.Lock()
-		if s.has(page) {
+		if s.reservedPage(page) {
 			break
 		}
 		released := l.released
@@ -124,31 +124,31 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
 		}
 		l.Lock()
 		if l.released == released { // else it may have been this page, and its memory is gone again
-			s.mark(page)
+			s.markReserved(page)
 			break
 		}
 		l.Unlock()
 	}
 	defer l.Unlock()
-	kept = s.set(page, first%blocksPerPage, n) == nil
+	shared = s.set(page, first%blocksPerPage, n) == nil
 	b.Set(first, n)
-	return n, kept
+	return n, shared
 }
 
 // Shared reports whether bits that Add sets survive this process.
 func (b *Bitmap) Shared() bool { return b.shared != nil && !b.shared.broken.Load() }
 
-// Punched says that the guest is about to discard, or has discarded, blocks of the head:
+// MarkPunched says that the guest is about to discard, or has discarded, blocks of the head:
 // a hole under a bit that is not flushed is no loss.
-func (b *Bitmap) Punched() {
+func (b *Bitmap) MarkPunched() {
 	s := b.shared
 	if s == nil || s.broken.Load() || b.punched.Load() {
 		return
 	}
-	b.holes.Lock()
-	defer b.holes.Unlock()
+	b.punchedMu.Lock()
+	defer b.punchedMu.Unlock()
 	if guarded(func() { s.setWord(sharedHoles, 1) }) != nil {
-		s.giveUp()
+		s.invalidate()
 	}
 	b.punched.Store(true)
 }
@@ -172,22 +172,22 @@ func (b *Bitmap) flushed(pages []DirtyPage) {
 		littleEndian(durable) // as they were taken: WriteMap has turned them
 		l := &b.locks[page%pageLocks]
 		l.Lock()
-		if !s.has(page) {
+		if !s.reservedPage(page) {
 			l.Unlock()
 			continue
 		}
-		if s.pages.Load() > keptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
+		if s.pages.Load() > maxKeptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
 			l.released++
 			s.release(page)
 		} else if s.clear(page, durable) != nil {
-			s.giveUp()
+			s.invalidate()
 		}
 		l.Unlock()
 	}
-	b.holes.Lock()
-	defer b.holes.Unlock()
+	b.punchedMu.Lock()
+	defer b.punchedMu.Unlock()
 	if !b.punched.Load() && guarded(func() { s.setWord(sharedHoles, 0) }) != nil {
-		s.giveUp()
+		s.invalidate()
 	}
 }
 
@@ -245,9 +245,9 @@ func (b *Bitmap) markDirty(page uint64) {
 // itself.
 func (b *Bitmap) TakeDirty(dst []DirtyPage) []DirtyPage {
 	for s := range b.summary {
-		for dirtyWords := take(&b.summary[s]); dirtyWords != 0; dirtyWords &= dirtyWords - 1 {
+		for dirtyWords := takeWord(&b.summary[s]); dirtyWords != 0; dirtyWords &= dirtyWords - 1 {
 			d := uint64(s*64 + bits.TrailingZeros64(dirtyWords))
-			for pages := take(&b.dirty[d]); pages != 0; pages &= pages - 1 {
+			for pages := takeWord(&b.dirty[d]); pages != 0; pages &= pages - 1 {
 				page := d*64 + uint64(bits.TrailingZeros64(pages))
 				dst = append(dst, DirtyPage{Page: page})
 				b.read(dst[len(dst)-1].Words[:], page*wordsPerPage)
@@ -271,7 +271,7 @@ func (b *Bitmap) markTouched() {
 	}
 }
 
-func take(word *uint64) uint64 {
+func takeWord(word *uint64) uint64 {
 	if atomic.LoadUint64(word) == 0 {
 		return 0
 	}

@@ -172,7 +172,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 		vfs.File
 		need int64
 	}{{l.mapf, h.MapSize()}, {l.data, h.DataOffset + h.Size}} {
-		if err := checkRoom(f.File, f.need); err != nil {
+		if err := checkCapacity(f.File, f.need); err != nil {
 			return err
 		}
 	}
@@ -185,16 +185,16 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
 				Advice: "name another map, one of zeros; this one is left as it is", Err: ErrNotZero}
 		}
-		if err := wipe(l.mapf, h.MapSize()); err != nil {
+		if err := zeroMap(l.mapf, h.MapSize()); err != nil {
 			return err
 		}
 	}
 	return l.format(h)
 }
 
-// checkRoom refuses a device that is too small before anything is changed. A
+// checkCapacity refuses a device that is too small before anything is changed. A
 // regular file can grow.
-func checkRoom(f vfs.File, need int64) error {
+func checkCapacity(f vfs.File, need int64) error {
 	id, err := f.Identity()
 	if err != nil {
 		return err
@@ -206,9 +206,9 @@ func checkRoom(f vfs.File, need int64) error {
 	return nil
 }
 
-// wipe zeroes the first n bytes of a map. Its header goes first, durably: a
+// zeroMap zeroes the first n bytes of a map. Its header goes first, durably: a
 // crash must not leave an old header over a bitmap that is half gone.
-func wipe(f vfs.File, n int64) error {
+func zeroMap(f vfs.File, n int64) error {
 	size, err := f.Size()
 	if err != nil {
 		return err

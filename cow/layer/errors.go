@@ -71,8 +71,8 @@ const (
 	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed"
 )
 
-// at fills in the file of a Fault that was found in memory.
-func at(path string, err error) error {
+// withPath fills in the file of a Fault that was found in memory.
+func withPath(path string, err error) error {
 	var f *Fault
 	if errors.As(err, &f) && f.Path == "" {
 		f.Path = path

@@ -51,7 +51,7 @@ type Header struct {
 	Base     Fingerprint // zero: no base
 	BaseSize int64       // bytes of the base that were fingerprinted
 
-	SumsCRC uint32 // of the table of data sums; meaningful when HasSums
+	ChecksumsCRC uint32 // of the table of data sums; meaningful when HasSums
 
 	// Of a head that is open, or was not closed: where the bits are that are not in
 	// the map. Generation 0: nowhere, every acknowledged bit was flushed before.
@@ -85,9 +85,9 @@ const (
 	// knows nothing of them clears it, and so ends the belief in what they name.
 	featureShared = 1 << 1
 
-	// featureDataSums, in MayIgnore: a sealed layer's map is followed by checksums
+	// featureDataChecksums, in MayIgnore: a sealed layer's map is followed by checksums
 	// of its data. A reader that knows nothing of them does not look there.
-	featureDataSums = 1 << 0
+	featureDataChecksums = 1 << 0
 
 	knownMustRefuse  = 0
 	knownClearOnOpen = featureHeadCRC | featureShared
@@ -99,31 +99,31 @@ const (
 // Offsets of the header's fields in bytes; FORMAT.md has the same table and a
 // test compares them. All fields are little endian.
 const (
-	offMagic       = 0
-	offVersion     = 8
-	offMapOffset   = 12
-	offMustRefuse  = 16
-	offMayIgnore   = 24
-	offClearOnOpen = 32
-	offUUID        = 40
-	offParent      = 56
-	offSize        = 72
-	offBlockSize   = 80
-	offState       = 84
-	offFlags       = 88
-	offMapCRC      = 92
-	offOwned       = 96
-	offDataOffset  = 104
-	offCreated     = 112
-	offSealedAt    = 120
-	offBaseSize    = 128
-	offBase        = 136
-	offSumsCRC     = 168
-	offGeneration  = 172
-	offBoot        = 180
-	offSharedDir   = 196
-	offReserved    = 396
-	offHeaderCRC   = 508
+	offMagic        = 0
+	offVersion      = 8
+	offMapOffset    = 12
+	offMustRefuse   = 16
+	offMayIgnore    = 24
+	offClearOnOpen  = 32
+	offUUID         = 40
+	offParent       = 56
+	offSize         = 72
+	offBlockSize    = 80
+	offState        = 84
+	offFlags        = 88
+	offMapCRC       = 92
+	offOwned        = 96
+	offDataOffset   = 104
+	offCreated      = 112
+	offSealedAt     = 120
+	offBaseSize     = 128
+	offBase         = 136
+	offChecksumsCRC = 168
+	offGeneration   = 172
+	offBoot         = 180
+	offSharedDir    = 196
+	offReserved     = 396
+	offHeaderCRC    = 508
 )
 
 const magic = "COWBLK\x00L"
@@ -160,7 +160,7 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint64(sector[offSealedAt:], uint64(nanoseconds(h.SealedAt)))
 	le.PutUint64(sector[offBaseSize:], uint64(h.BaseSize))
 	copy(sector[offBase:], h.Base[:])
-	le.PutUint32(sector[offSumsCRC:], h.SumsCRC)
+	le.PutUint32(sector[offChecksumsCRC:], h.ChecksumsCRC)
 	le.PutUint64(sector[offGeneration:], h.Generation)
 	copy(sector[offBoot:], h.Boot[:])
 	clear(sector[offSharedDir:offReserved])
@@ -188,20 +188,20 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 			MayIgnore:   le.Uint64(sector[offMayIgnore:]),
 			ClearOnOpen: le.Uint64(sector[offClearOnOpen:]),
 		},
-		UUID:       uuid.UUID(sector[offUUID : offUUID+16]),
-		Parent:     uuid.UUID(sector[offParent : offParent+16]),
-		Size:       int64(le.Uint64(sector[offSize:])),
-		BlockSize:  le.Uint32(sector[offBlockSize:]),
-		State:      State(le.Uint32(sector[offState:])),
-		Clean:      le.Uint32(sector[offFlags:])&flagClean != 0,
-		MapCRC:     le.Uint32(sector[offMapCRC:]),
-		Owned:      le.Uint64(sector[offOwned:]),
-		DataOffset: int64(le.Uint64(sector[offDataOffset:])),
-		Created:    instant(int64(le.Uint64(sector[offCreated:]))),
-		SealedAt:   instant(int64(le.Uint64(sector[offSealedAt:]))),
-		BaseSize:   int64(le.Uint64(sector[offBaseSize:])),
-		Base:       Fingerprint(sector[offBase : offBase+32]),
-		SumsCRC:    le.Uint32(sector[offSumsCRC:]),
+		UUID:         uuid.UUID(sector[offUUID : offUUID+16]),
+		Parent:       uuid.UUID(sector[offParent : offParent+16]),
+		Size:         int64(le.Uint64(sector[offSize:])),
+		BlockSize:    le.Uint32(sector[offBlockSize:]),
+		State:        State(le.Uint32(sector[offState:])),
+		Clean:        le.Uint32(sector[offFlags:])&flagClean != 0,
+		MapCRC:       le.Uint32(sector[offMapCRC:]),
+		Owned:        le.Uint64(sector[offOwned:]),
+		DataOffset:   int64(le.Uint64(sector[offDataOffset:])),
+		Created:      instant(int64(le.Uint64(sector[offCreated:]))),
+		SealedAt:     instant(int64(le.Uint64(sector[offSealedAt:]))),
+		BaseSize:     int64(le.Uint64(sector[offBaseSize:])),
+		Base:         Fingerprint(sector[offBase : offBase+32]),
+		ChecksumsCRC: le.Uint32(sector[offChecksumsCRC:]),
 	}
 	if h.Features.ClearOnOpen&featureShared != 0 {
 		h.Generation = le.Uint64(sector[offGeneration:])

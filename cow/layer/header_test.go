@@ -17,20 +17,20 @@ import (
 
 func sampleHeader() Header {
 	h := Header{
-		Features:   Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 4},
-		UUID:       uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
-		Parent:     uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10"),
-		Size:       10<<30 + 512,
-		BlockSize:  4096,
-		State:      Sealed,
-		Clean:      true,
-		Owned:      77,
-		MapCRC:     0xdeadbeef,
-		DataOffset: 1 << 20,
-		Created:    time.Unix(1164585600, 1).UTC(),
-		SealedAt:   time.Unix(1164672000, 2).UTC(),
-		BaseSize:   8 << 30,
-		SumsCRC:    0xfeedf00d,
+		Features:     Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 4},
+		UUID:         uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
+		Parent:       uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10"),
+		Size:         10<<30 + 512,
+		BlockSize:    4096,
+		State:        Sealed,
+		Clean:        true,
+		Owned:        77,
+		MapCRC:       0xdeadbeef,
+		DataOffset:   1 << 20,
+		Created:      time.Unix(1164585600, 1).UTC(),
+		SealedAt:     time.Unix(1164672000, 2).UTC(),
+		BaseSize:     8 << 30,
+		ChecksumsCRC: 0xfeedf00d,
 	}
 	for i := range h.Base {
 		h.Base[i] = byte(i + 1)
@@ -74,7 +74,7 @@ func TestHeaderGolden(t *testing.T) {
 // The fields of an open head that has a shared map; the checksum was computed as above.
 func TestHeaderGoldenShared(t *testing.T) {
 	h := sampleHeader()
-	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.SumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
+	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.ChecksumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
 	h.setShared(0x1122334455667788, bootID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, "/run/cowblk/unflushed")
 	var sector [SectorSize]byte
 	sector[offSharedDir+50] = 9 // of a longer one
@@ -178,7 +178,7 @@ func TestFormatDocument(t *testing.T) {
 		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset, "must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
 		"clear_on_open": offClearOnOpen, "generation": offGeneration, "boot": offBoot, "shared_dir": offSharedDir, "uuid": offUUID, "parent": offParent, "size": offSize, "block_size": offBlockSize, "state": offState,
 		"flags": offFlags, "map_crc": offMapCRC, "owned": offOwned, "data_offset": offDataOffset, "created": offCreated, "sealed_at": offSealedAt,
-		"base_size": offBaseSize, "base": offBase, "sums_crc": offSumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
+		"base_size": offBaseSize, "base": offBase, "sums_crc": offChecksumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
 	})
 	documented(t, sums, map[string]int{
 		"magic": offSumsMagic, "version": offSumsVersion, "table_offset": offSumsTable, "must_refuse": offSumsMustRefuse, "uuid": offSumsUUID,

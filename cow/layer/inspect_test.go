@@ -50,7 +50,7 @@ func TestRestoreOneBit(t *testing.T) {
 		for bit := 0; bit < SectorSize*8; bit += 3 {
 			damaged := was
 			damaged[bit/8] ^= 1 << (bit % 8)
-			if got, _, ok := restore(damaged, p, k); !ok || got != was {
+			if got, _, ok := restoreHeader(damaged, p, k); !ok || got != was {
 				t.Fatalf("sealed %v, bit %d: restored %v", sealed, bit, ok)
 			}
 		}
@@ -64,13 +64,13 @@ func TestRestoreKnownFields(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, fields := range [][2]int{
 		{offMagic, offMustRefuse}, {offUUID, offSize}, {offSize, offBlockSize}, {offBlockSize, offState}, {offDataOffset, offCreated},
-		{offCreated, offSealedAt}, {offBaseSize, offSumsCRC}, {offUUID, offState},
+		{offCreated, offSealedAt}, {offBaseSize, offChecksumsCRC}, {offUUID, offState},
 	} {
 		damaged := was
 		for i := fields[0]; i < fields[1]; i++ {
 			damaged[i] = byte(rng.Uint32())
 		}
-		if got, _, ok := restore(damaged, p, k); !ok || got != was {
+		if got, _, ok := restoreHeader(damaged, p, k); !ok || got != was {
 			t.Errorf("bytes %d to %d: restored %v", fields[0], fields[1], ok)
 		}
 	}
@@ -83,7 +83,7 @@ func TestRestoreRefuses(t *testing.T) {
 	was := readSector(t, p.Map)
 	refuse := func(name string, sector [SectorSize]byte, k Known) {
 		t.Helper()
-		if _, h, ok := restore(sector, p, k); ok {
+		if _, h, ok := restoreHeader(sector, p, k); ok {
 			t.Errorf("%s: restored as %+v", name, h)
 		}
 	}
@@ -94,7 +94,7 @@ func TestRestoreRefuses(t *testing.T) {
 			damaged[offState+rng.IntN(offDataOffset-offState)] ^= byte(1 + rng.IntN(255))
 		}
 		if damaged != was {
-			if got, _, ok := restore(damaged, p, k); ok && got != was {
+			if got, _, ok := restoreHeader(damaged, p, k); ok && got != was {
 				t.Fatal("restored to another header")
 			}
 		}
@@ -216,7 +216,7 @@ func TestCleanMark(t *testing.T) {
 	if !h.Clean || h.Owned != 4 || !h.HasMapCRC() || h.MapCRC == 0 {
 		t.Errorf("closed in order: %+v", h)
 	}
-	r := &recorder{}
+	r := &recordingFS{}
 	l, err := Open(r, p, OpenParams{Write: true})
 	must(t, err)
 	r.expect(t, "open", "write map 0, sync map")

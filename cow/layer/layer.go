@@ -13,10 +13,10 @@ import (
 type Paths struct {
 	Map  string
 	Data string
-	// Sums is where the checksums of the data are, or shall be, if not behind the
+	// Checksums is where the checksums of the data are, or shall be, if not behind the
 	// map: a file of their own, which need not exist, nor its directory. For maps
 	// that are devices, or not ours to make longer.
-	Sums string
+	Checksums string
 	// DataOffset is where block 0 lies in Data, in bytes: a multiple of 512.
 	DataOffset int64
 }
@@ -24,13 +24,13 @@ type Paths struct {
 // Layer is one open layer. Header, Data, Bitmap, Source, SyncData and Err may be called
 // by anybody; WriteMap, SyncMap, Seal and Close are for one caller at a time.
 type Layer struct {
-	fs     vfs.FS
-	paths  Paths
-	mapf   vfs.File
-	write  bool             // opened for writing, and not sealed since
-	sector [SectorSize]byte // the header as it is in the file
-	broken atomic.Bool      // a sync failed: the files' state is unknown
-	turn   chan struct{}    // full: a sync is under way
+	fs       vfs.FS
+	paths    Paths
+	mapf     vfs.File
+	write    bool             // opened for writing, and not sealed since
+	sector   [SectorSize]byte // the header as it is in the file
+	broken   atomic.Bool      // a sync failed: the files' state is unknown
+	syncLock chan struct{}    // full: a sync is under way
 
 	unclean   bool       // it had not been closed in order when it was opened
 	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
@@ -39,16 +39,16 @@ type Layer struct {
 	mu        sync.RWMutex // guards what follows; never held during I/O
 	header    Header
 	data      vfs.File
-	bitmap    *Bitmap // nil when sealed
-	table     *table  // the checksums of a sealed layer's data; nil: none
+	bitmap    *Bitmap        // nil when sealed
+	table     *checksumTable // the checksums of a sealed layer's data; nil: none
 
-	retired vfs.File // data as it was open before Seal; views may still read it
+	formerData vfs.File // data as it was open before Seal; views may still read it
 
 	ranges []*vfs.RangeLock // on map and data: see lockRanges
 }
 
 func newLayer(fsys vfs.FS, p Paths, write bool) *Layer {
-	return &Layer{fs: fsys, paths: p, write: write, turn: make(chan struct{}, 1)}
+	return &Layer{fs: fsys, paths: p, write: write, syncLock: make(chan struct{}, 1)}
 }
 
 // Paths are the paths that the layer was opened with.
@@ -96,7 +96,7 @@ func (l *Layer) Writable() bool {
 func (l *Layer) WasHead() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.retired != nil
+	return l.formerData != nil
 }
 
 // Err is nil, or ErrSyncFailed once a sync has failed. From then on nothing of
@@ -138,8 +138,8 @@ func (l *Layer) SyncMap() error {
 // that meet the same error of write-back, the kernel tells one (Linux: errseq_t); the other
 // succeeds, and must not be believed before the first has said what it was told.
 func (l *Layer) sync(f vfs.File) error {
-	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
+	l.syncLock <- struct{}{}
+	defer func() { <-l.syncLock }()
 	if err := l.Err(); err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (l *Layer) sync(f vfs.File) error {
 		l.broken.Store(true)
 		if l.shared != nil {
 			// What the kernel has dropped must not be taken for written.
-			l.shared.giveUp()
+			l.shared.invalidate()
 		}
 		return err
 	}
@@ -164,7 +164,7 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
-	l.mapChanges()
+	l.beginMapChange()
 	iov := make([]vfs.Iovec, 0, min(len(pages), maxPagesPerWrite))
 	for i := 0; i < len(pages); {
 		first := pages[i].Page
@@ -182,7 +182,7 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 			return err
 		}
 	}
-	l.mapChanged()
+	l.endMapChange()
 	return nil
 }
 
@@ -215,14 +215,14 @@ func writeAll(f vfs.File, iov []vfs.Iovec, off int64) error {
 func (l *Layer) writeHeader(h Header) error {
 	sector := l.sector
 	h.encode(&sector)
-	l.mapChanges()
+	l.beginMapChange()
 	if _, err := l.mapf.WriteAt(sector[:], 0); err != nil {
 		return err
 	}
 	if err := l.sync(l.mapf); err != nil {
 		return err
 	}
-	l.mapChanged()
+	l.endMapChange()
 	l.sector = sector
 	l.mu.Lock()
 	l.header = h
@@ -284,8 +284,8 @@ func (l *Layer) Finish() error {
 	return nil
 }
 
-// Discard is Abandon of a new head that is not needed after all.
-func (l *Layer) Discard() error {
+// AbandonNew is Abandon of a new head that is not needed after all.
+func (l *Layer) AbandonNew() error {
 	l.removeShared()
 	return l.Abandon()
 }
@@ -306,11 +306,11 @@ func (l *Layer) Abandon() error {
 		errs = append(errs, r.Close())
 	}
 	l.ranges = nil
-	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
+	for _, f := range []vfs.File{l.data, l.formerData, l.mapf} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
 	}
-	l.data, l.retired = nil, nil
+	l.data, l.formerData = nil, nil
 	return errors.Join(errs...)
 }

@@ -83,7 +83,7 @@ func sourceBits(t testing.TB, l *Layer) map[uint64]bool {
 	}
 }
 
-func TestLifeOfALayer(t *testing.T) {
+func TestLayerFromCreateToSeal(t *testing.T) {
 	for _, blockSize := range []uint32{512, 4096, 65536} {
 		p := paths(t)
 		p.DataOffset = 3 * 512

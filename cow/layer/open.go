@@ -87,14 +87,14 @@ func (l *Layer) open(o OpenParams) error {
 		return err
 	}
 	if err := l.checkMap(); err != nil {
-		return at(l.paths.Map, err)
+		return withPath(l.paths.Map, err)
 	}
-	if l.table, err = findTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
+	if l.table, err = findChecksumTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
 		return err
 	}
 	if l.unclean = l.header.State != Sealed && !l.header.Clean; l.unclean {
 		if err := l.recoverUnflushed(o); err != nil {
-			return at(l.paths.Map, err)
+			return withPath(l.paths.Map, err)
 		}
 	}
 	if !o.Write {
@@ -103,7 +103,7 @@ func (l *Layer) open(o OpenParams) error {
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
-	return l.becomeHead(o.SharedDir)
+	return l.markOpen(o.SharedDir)
 }
 
 // ReadHeader reads and checks the header of a map alone: no lock, no check of
@@ -135,7 +135,7 @@ func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
 		}
 		h, err := decodeHeader(sector)
 		if attempt == 3 || !errors.Is(err, ErrDamaged) {
-			return h, at(f.Name(), err)
+			return h, withPath(f.Name(), err)
 		}
 	}
 }
@@ -203,7 +203,7 @@ func (l *Layer) checkMap() error {
 			return err
 		}
 	}
-	c := census{blocks: h.Blocks()}
+	c := mapSummary{blocks: h.Blocks()}
 	err = scanMap(l.mapf, h.MapPages(), func(page uint64, words []uint64) error {
 		if err := c.add(page, words, h.HasMapCRC()); err != nil {
 			return err

@@ -28,7 +28,7 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 		if f.Remedy == NoRemedy {
 			continue
 		}
-		if err := repairing(fsys, x.mapf, &x.Header); err != nil {
+		if err := markMapChanging(fsys, x.mapf, &x.Header); err != nil {
 			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
 		}
 		if err := x.apply(f.Remedy); err != nil {
@@ -51,20 +51,20 @@ func (x *inspector) apply(r Remedy) error {
 		return writeDurably(x.mapf, wordBytes(x.lastPage[:]), x.Header.MapSize()-MapPageSize)
 	case GrowData:
 		return growDurably(x.data, x.dataSize)
-	case RestoreSums:
-		return x.restoreSums()
+	case RestoreChecksums:
+		return x.restoreChecksums()
 	}
 	return nil
 }
 
-// restoreSums writes all of the table, for what is wrong may be where it is zero.
-func (x *inspector) restoreSums() error {
+// restoreChecksums writes all of the table, for what is wrong may be where it is zero.
+func (x *inspector) restoreChecksums() error {
 	h, t := &x.Header, x.table
-	if err := t.file.PunchHole(t.off, int64(h.sumPages())*MapPageSize); err != nil {
+	if err := t.file.PunchHole(t.off, int64(h.checksumPages())*MapPageSize); err != nil {
 		return err
 	}
-	if x.sums != nil {
-		_, err := fillSumsFile(x.sums, x.mapf, x.data, h, nil)
+	if x.checksums != nil {
+		_, err := fillChecksumFile(x.checksums, x.mapf, x.data, h, nil)
 		return err
 	}
 	_, err := writeTable(x.mapf, t.off, x.mapf, x.data, h, nil)

@@ -82,8 +82,8 @@ func allZero(words []uint64) bool {
 	return true
 }
 
-// census adds up what a map says, page by page.
-type census struct {
+// mapSummary adds up what a map says, page by page.
+type mapSummary struct {
 	blocks uint64 // of the disk
 	count  uint64 // set bits
 	end    uint64 // one more than the last owned block
@@ -92,7 +92,7 @@ type census struct {
 
 // add takes the next page that is not all zero. It fails on a bit beyond the
 // last block.
-func (c *census) add(page uint64, words []uint64, withCRC bool) error {
+func (c *mapSummary) add(page uint64, words []uint64, withCRC bool) error {
 	set := 0
 	for _, w := range words {
 		set += bits.OnesCount64(w)

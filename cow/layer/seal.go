@@ -31,7 +31,7 @@ func (l *Layer) seal(now time.Time) error {
 	h.State, h.Clean, h.SealedAt = Sealed, true, instant(nanoseconds(now))
 	h.Owned, h.MapCRC = b.Count(), b.checksum()
 	h.clearShared()
-	h.Features.MayIgnore &^= featureDataSums // AddSums adds them
+	h.Features.MayIgnore &^= featureDataChecksums // AddSums adds them
 
 	// Opened before the header says sealed: a failure then changes nothing.
 	data, err := l.fs.OpenFile(l.paths.Data, os.O_RDONLY, 0)
@@ -44,7 +44,7 @@ func (l *Layer) seal(now time.Time) error {
 	}
 	l.mu.Lock()
 	l.write, l.bitmap = false, nil
-	l.retired, l.data = l.data, data
+	l.formerData, l.data = l.data, data
 	l.mu.Unlock()
 	// It is sealed, and must not seem not to be. Linux converts an exclusive lock
 	// without giving it up in between, so nobody can refuse that; if it fails all the

@@ -12,27 +12,27 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// toldOnce is a file system whose first sync of data fails after a while. As on Linux,
+// failOnceFS is a file system whose first sync of data fails after a while. As on Linux,
 // the error is told once: a sync that runs meanwhile succeeds.
-type toldOnce struct {
+type failOnceFS struct {
 	vfs.OS
 	syncs atomic.Int32
 }
 
-func (t *toldOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (t *failOnceFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := t.OS.OpenFile(name, flag, perm)
 	if err == nil && strings.HasSuffix(name, "data") {
-		f = &toldFile{f, t}
+		f = &failOnceFile{f, t}
 	}
 	return f, err
 }
 
-type toldFile struct {
+type failOnceFile struct {
 	vfs.File
-	t *toldOnce
+	t *failOnceFS
 }
 
-func (f *toldFile) Datasync() error {
+func (f *failOnceFile) Datasync() error {
 	if f.t.syncs.Add(1) == 1 {
 		time.Sleep(time.Second)
 		return errInjected
@@ -46,7 +46,7 @@ func TestSyncBesideOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := paths(t)
 		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-		slow := &toldOnce{}
+		slow := &failOnceFS{}
 		l, err := Open(slow, p, OpenParams{Write: true})
 		must(t, err)
 		slow.syncs.Store(0)

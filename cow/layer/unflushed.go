@@ -18,7 +18,7 @@ import (
 // ErrUnflushed: it exists, or should, and cannot be read.
 func (l *Layer) recoverUnflushed(o OpenParams) error {
 	for {
-		s, dropped, err := l.believe(o)
+		s, dropped, err := l.openValidShared(o)
 		if err != nil {
 			// Somebody may have made the bits durable, and removed it, just now.
 			var sector [SectorSize]byte
@@ -42,27 +42,27 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 
 // Reasons why a shared map is not believed.
 var (
-	ErrRestarted  = errors.New("the kernel was started anew since")
-	errGivenUp    = errors.New("it was asked for (--drop-unflushed)")
-	errOtherFiles = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
-	errRewritten  = errors.New("the map was written since, by another program")
-	errSync       = errors.New("a sync had failed")
+	ErrRestarted     = errors.New("the kernel was started anew since")
+	errDropRequested = errors.New("it was asked for (--drop-unflushed)")
+	errOtherFiles    = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
+	errRewritten     = errors.New("the map was written since, by another program")
+	errSync          = errors.New("a sync had failed")
 )
 
-// believe opens the shared map that the header names, if what it says is still true;
+// openValidShared opens the shared map that the header names, if what it says is still true;
 // nil: it is not, or the header names none. dropped says why it is not.
 //
 // It is true if nothing has happened to map, data and page cache since it was written,
 // but the end of a process: the kernel runs since then, both files are the same, on the
 // same mount of their file systems, the header is of the same opening, no sync has
 // failed, and nobody has changed the map.
-func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
+func (l *Layer) openValidShared(o OpenParams) (s *sharedMap, dropped, err error) {
 	h := &l.header
 	switch {
 	case h.Generation == 0:
 		return nil, nil, nil
 	case o.Unflushed == DropUnflushed:
-		return nil, errGivenUp, nil
+		return nil, errDropRequested, nil
 	}
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {
@@ -79,7 +79,7 @@ func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
 	if err != nil {
 		return nil, nil, l.unreadable(err)
 	}
-	dropped, err = l.holds(sfs, s, expected, o.Unflushed)
+	dropped, err = l.checkShared(sfs, s, expected, o.Unflushed)
 	if err != nil {
 		return nil, nil, errors.Join(l.unreadable(err), s.close())
 	}
@@ -135,8 +135,8 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 	return id, err
 }
 
-// holds compares what s says with what it has to say; nil: it is the same.
-func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
+// checkShared compares what s says with what it has to say; nil: it is the same.
+func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
 	found, err := s.identity()
 	if err != nil {
 		return nil, err
@@ -158,24 +158,24 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 		return nil, &Fault{Path: s.file.Name(), What: "state", Expected: "1 or 2", Found: fmt.Sprint(state), Advice: adviceUnflushed, Err: ErrUnflushed}
 	}
 	if policy != KeepUnflushed {
-		if same, err := l.unchanged(sfs, changed, mtime, data); err != nil {
+		if same, err := l.filesUnchanged(sfs, changed, mtime, data); err != nil {
 			return nil, err
 		} else if !same {
 			return errRewritten, nil
 		}
 	}
-	return l.writtenBack(sfs, s, policy)
+	return l.checkWriteBack(sfs, s, policy)
 }
 
-// unchanged reports whether nobody has changed map or data since the process died that
+// filesUnchanged reports whether nobody has changed map or data since the process died that
 // had them open: in its place somebody may have put a copy. Where that cannot be told
 // from another owner, mode or name the open is refused.
-func (l *Layer) unchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
+func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
 	ambiguous := func(path string) error {
 		return &Fault{Path: path, What: "time of its last change", Expected: "the one before the process died that served it", Found: "a later one, of its owner, mode, names or content",
 			Advice: "if only its owner, mode or names were changed, serve the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed", Err: ErrUnflushed}
 	}
-	now, id, err := times(sfs, l.mapf)
+	now, id, err := fileTimes(sfs, l.mapf)
 	switch {
 	case err != nil:
 		return false, err
@@ -187,15 +187,15 @@ func (l *Layer) unchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, 
 		return false, ambiguous(l.paths.Map)
 	}
 	// The guest's last write has set both times of the data.
-	now, id, err = times(sfs, l.data)
+	now, id, err = fileTimes(sfs, l.data)
 	if err == nil && now != 0 && now != data && now != id {
 		err = ambiguous(l.paths.Data)
 	}
 	return err == nil, err
 }
 
-// times are vfs.SharedFS.Changed and the mtime of a file.
-func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
+// fileTimes are vfs.SharedFS.Changed and the mtime of a file.
+func fileTimes(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 	at, err := sfs.Changed(f)
 	if err != nil {
 		return 0, 0, err
@@ -206,9 +206,9 @@ func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 
 // recoverFrom merges the bits of s, after the checks that bits of a map must pass.
 func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
-	end, before := uint64(0), l.bitmap.Count()
+	end, countBefore := uint64(0), l.bitmap.Count()
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
-		c := census{blocks: l.header.Blocks()}
+		c := mapSummary{blocks: l.header.Blocks()}
 		if err := c.add(page, words, false); err != nil {
 			return err
 		}
@@ -219,11 +219,11 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 	if err == nil {
 		err = l.checkData(end)
 	}
-	l.recovered = l.bitmap.Count() - before
+	l.recovered = l.bitmap.Count() - countBefore
 	if err != nil || !write {
 		return errors.Join(err, s.close())
 	}
-	l.adopt(s)
+	l.attachShared(s)
 	return nil
 }
 

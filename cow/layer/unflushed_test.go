@@ -37,8 +37,8 @@ func openHead(t *testing.T, p Paths, dir string) *Layer {
 	return reopen(t, p, OpenParams{Write: true, SharedDir: dir})
 }
 
-// dies makes a head with some blocks flushed and others not, whose process has died.
-func dies(t *testing.T, p Paths, dir string, blocks uint64) (owned map[uint64]bool) {
+// killHead makes a head with some blocks flushed and others not, whose process has died.
+func killHead(t *testing.T, p Paths, dir string, blocks uint64) (owned map[uint64]bool) {
 	t.Helper()
 	must(t, newHead(t, p, CreateParams{Size: int64(blocks) * DefaultBlockSize}).Close())
 	l := openHead(t, p, dir)
@@ -61,7 +61,7 @@ func flush(t testing.TB, l *Layer) {
 func TestRecoverUnflushed(t *testing.T) {
 	for _, blocks := range []uint64{100, blocksPerPage, 3*blocksPerPage + 7} {
 		p, dir := paths(t), sharedDir(t)
-		owned := dies(t, p, dir, blocks)
+		owned := killHead(t, p, dir, blocks)
 		for _, o := range []OpenParams{{}, {Write: true}, {Write: true, SharedDir: dir}, {Write: true, SharedDir: sharedDir(t)}, {}} {
 			l := reopen(t, p, o) // dies again before it has done anything
 			if got := sourceBits(t, l); !maps.Equal(got, owned) || l.Bitmap().Count() != uint64(len(owned)) {
@@ -109,7 +109,7 @@ func TestDetachedHead(t *testing.T) {
 // change to any file, and sealing makes them durable.
 func TestRecoveredAndSealed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	l := openHead(t, p, "")
 	must(t, l.Seal(time.Now()))
 	must(t, l.Close())
@@ -126,7 +126,7 @@ func TestRecoveredAndSealed(t *testing.T) {
 // another run of the kernel finds every block.
 func TestMakeDurableBesideReaders(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	one, two := reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})
 	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("%v, expected ErrInUse", err)
@@ -148,7 +148,7 @@ func TestMakeDurableBesideReaders(t *testing.T) {
 // Repair of a map does not make what a process has left of it unbelievable.
 func TestRepairKeepsUnflushed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	f, err := os.OpenFile(p.Map, os.O_RDWR, 0)
 	must(t, err)
 	var b [1]byte
@@ -186,7 +186,7 @@ func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 // durable: a reader finds every block in the map.
 func TestMadeDurableMeanwhile(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	other := reopen(t, p, OpenParams{})
 	l := reopenOn(t, &meanwhile{do: func() { must(t, other.MakeDurable()) }}, p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {

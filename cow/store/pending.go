@@ -175,7 +175,7 @@ func (p *Pending) Close(swapped bool) {
 	if !swapped {
 		for _, h := range p.heads {
 			// The next process may find the change half made, and the new head in use.
-			give := h.Discard
+			give := h.AbandonNew
 			if p.undecided {
 				give = h.Abandon
 			}

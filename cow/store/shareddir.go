@@ -106,7 +106,7 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 		if err != nil {
 			return err
 		}
-		if layer.LiveFileOf(s.fs, path, boot) {
+		if layer.LegacyLiveFile(s.fs, path, boot) {
 			return fmt.Errorf("%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
 				path, layer.ErrUnflushed, name)
 		}

@@ -49,7 +49,7 @@ func BenchmarkHotRead(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer m.Close()
-	m.Seen(0, benchSize)
+	m.MarkResident(0, benchSize)
 	iov := make([]Iovec, 1)
 	ways := []struct {
 		name string
@@ -59,7 +59,7 @@ func BenchmarkHotRead(b *testing.B) {
 		{"mmap", func(p []byte, off int64) { copy(p, m.mem[off:]) }},
 		{"Copy", func(p []byte, off int64) {
 			if !m.Copy(p, off) {
-				m.Seen(off, int64(len(p)))
+				m.MarkResident(off, int64(len(p)))
 				b.ReportMetric(1, "misses")
 			}
 		}},
@@ -121,7 +121,7 @@ func BenchmarkCopyOverhead(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer m.Close()
-	m.Seen(0, benchSize)
+	m.MarkResident(0, benchSize)
 	p := make([]byte, 1)
 	for b.Loop() {
 		if !m.Copy(p, 12345) {

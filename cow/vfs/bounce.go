@@ -11,15 +11,15 @@ import (
 // short, as the interface allows.
 const bounceSize = 256 << 10
 
-// bounces are buffers for direct I/O of memory that is not aligned for it (two
+// bouncePool are buffers for direct I/O of memory that is not aligned for it (two
 // halves of a block around a guest's sector, say). They are mapped, hence
 // page-aligned, and kept.
-type bounces struct {
+type bouncePool struct {
 	mu   sync.Mutex
 	free [][]byte
 }
 
-func (b *bounces) get() ([]byte, error) {
+func (b *bouncePool) get() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n := len(b.free); n > 0 {
@@ -30,13 +30,13 @@ func (b *bounces) get() ([]byte, error) {
 	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 }
 
-func (b *bounces) put(p []byte) {
+func (b *bouncePool) put(p []byte) {
 	b.mu.Lock()
 	b.free = append(b.free, p)
 	b.mu.Unlock()
 }
 
-func (b *bounces) close() {
+func (b *bouncePool) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.free {
@@ -70,7 +70,7 @@ func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 	if errno != 0 {
 		return 0, d.fail("write", errno)
 	}
-	put, errno := one(unix.SYS_PWRITE64, d.dfd, p[:n], off)
+	put, errno := preadPwrite(unix.SYS_PWRITE64, d.dfd, p[:n], off)
 	return d.result("write", put, errno)
 }
 
@@ -81,7 +81,7 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 		return 0, d.fail("read", err)
 	}
 	defer d.bounces.put(p)
-	got, errno := one(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
+	got, errno := preadPwrite(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
 	if errno != 0 {
 		return 0, d.fail("read", errno)
 	}

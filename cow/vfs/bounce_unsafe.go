@@ -23,8 +23,8 @@ func scatter(iov []Iovec, p []byte) (n int) {
 	return n
 }
 
-// one is pread or pwrite; see vectored.
-func one(trap uintptr, fd int, p []byte, off int64) (int, unix.Errno) {
+// preadPwrite is pread or pwrite; see vectored.
+func preadPwrite(trap uintptr, fd int, p []byte, off int64) (int, unix.Errno) {
 	if len(p) == 0 {
 		return 0, 0
 	}

@@ -87,7 +87,7 @@ func TestBlockDevice(t *testing.T) {
 			}
 		} else {
 			must(t, err)
-			m.Seen(0, size)
+			m.MarkResident(0, size)
 			clear(mem)
 			if !m.Copy(mem, 1<<20) || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
 				t.Error("a mapping of the device has other bytes")

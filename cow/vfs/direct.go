@@ -51,7 +51,7 @@ type directFile struct {
 	dfd     int     // the direct one
 	memory  uintptr // alignment of memory, bytes, a power of two
 	offset  uintptr // of offset and lengths
-	bounces bounces
+	bounces bouncePool
 }
 
 // sector is the unit of a guest's requests, in bytes. Where direct I/O needs larger

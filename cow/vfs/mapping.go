@@ -24,7 +24,7 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // the thread cannot even be stopped for the garbage collector meanwhile. So
 // wrong guesses must be few: pages in use are kept by the kernel, which sees
 // accesses through the mapping, and after one wrong guess everything is
-// forgotten and the mapping stays off for a while (see guess.go).
+// forgotten and the mapping stays off for a while (see mapping_backoff.go).
 //
 // The kernel is given no advice about the mapping. MADV_RANDOM would keep a
 // fault from reading ahead, but it also tells reclaim to ignore that pages are
@@ -37,15 +37,15 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // mapping off for good; within the last page zeros are read.
 type Mapping struct {
 	// What every copy needs is in one line of the cache: a disk has many of these.
-	until atomic.Int64 // ns; 0: on, forGood: off for ever, else: off until then
-	late  int64        // ticks; see CopyWatched
-	mem   []byte       // the file
-	pages residency
+	disabledUntil atomic.Int64 // ns; 0: on, forGood: off for ever, else: off until then
+	faultTicks    int64        // ticks; see CopyWatched
+	mem           []byte       // the file
+	pages         residency
 
-	base time.Time     // monotonic; the zero of all times here
-	slow time.Duration // a small copy that takes longer is suspicious
+	base     time.Time     // monotonic; the zero of all times here
+	slowTime time.Duration // a small copy that takes longer is suspicious
 
-	guess
+	backoff
 }
 
 const (
@@ -55,9 +55,9 @@ const (
 	slowByte = time.Nanosecond // what each byte may take on top of that
 	// No page comes from a device within this time: it takes a command, an
 	// interrupt and two switches of context.
-	lateCopy = 5 * time.Microsecond
+	minFaultTime = 5 * time.Microsecond
 
-	forGood = math.MaxInt64
+	forever = math.MaxInt64
 )
 
 // Map implements File.
@@ -69,12 +69,12 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 	if err != nil {
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m := &Mapping{mem: mem, base: time.Now(), late: toTicks(lateCopy), slow: slowCopy}
+	m := &Mapping{mem: mem, base: time.Now(), faultTicks: toTicks(minFaultTime), slowTime: slowCopy}
 	if err := m.pages.init(length); err != nil {
 		_ = unix.Munmap(mem)
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m.guess.init()
+	m.backoff.init()
 	return m, nil
 }
 
@@ -82,14 +82,14 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 // resident, and reports whether it did. If not, p's content is undefined and
 // the bytes have to be read by other means. A fault on p goes on to the caller.
 func (m *Mapping) Copy(p []byte, off int64) (ok bool) {
-	ok, _ = m.CopyWatched(p, off)
+	ok, _ = m.CopyTimed(p, off)
 	return ok
 }
 
-// CopyWatched is Copy for who has to know whether the bytes have come from the
+// CopyTimed is Copy for who has to know whether the bytes have come from the
 // device just now: late is true then, and now and then without.
-func (m *Mapping) CopyWatched(p []byte, off int64) (ok, late bool) {
-	if m.until.Load() != 0 && !m.on() {
+func (m *Mapping) CopyTimed(p []byte, off int64) (ok, maybeFaulted bool) {
+	if m.disabledUntil.Load() != 0 && !m.tryEnable() {
 		return false, false
 	}
 	if off < 0 || off > int64(len(m.mem)) || int64(len(p)) > int64(len(m.mem))-off {
@@ -99,21 +99,21 @@ func (m *Mapping) CopyWatched(p []byte, off int64) (ok, late bool) {
 		return false, false
 	}
 	start := ticks()
-	ok = m.copy(p, off)
+	ok = m.copyOut(p, off)
 	took := int64(ticks() - start)
-	spare := time.Duration(len(p)) * slowByte
-	if took <= m.late+toTicks(spare) {
+	allowance := time.Duration(len(p)) * slowByte
+	if took <= m.faultTicks+toTicks(allowance) {
 		return ok, false
 	}
-	if fromTicks(took) > m.slow+spare {
-		m.wasSlow()
+	if fromTicks(took) > m.slowTime+allowance {
+		m.afterSlowCopy()
 	}
 	return ok, true
 }
 
-// copy is Copy's copying. A file that has been cut short raises SIGBUS, which
+// copyOut is Copy's copying. A file that has been cut short raises SIGBUS, which
 // is made a panic for as long as this lasts.
-func (m *Mapping) copy(p []byte, off int64) (ok bool) {
+func (m *Mapping) copyOut(p []byte, off int64) (ok bool) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
 		debug.SetPanicOnFault(old)
@@ -131,32 +131,32 @@ func (m *Mapping) fault(r any) {
 	if f, is := r.(interface{ Addr() uintptr }); !is || !contains(m.mem, f.Addr()) {
 		panic(r)
 	}
-	m.until.Store(forGood)
+	m.disabledUntil.Store(forever)
 }
 
-// Seen says that the n bytes from off have just come out of the page cache.
+// MarkResident says that the n bytes from off have just come out of the page cache.
 // What is seen while the mapping is off may be gone when it is on again, so
 // that is not noted.
-func (m *Mapping) Seen(off, n int64) {
-	if m.until.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
+func (m *Mapping) MarkResident(off, n int64) {
+	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
 	}
 	m.pages.set(off, min(n, int64(len(m.mem))-off))
 }
 
-// SeenWhole is Seen for those pages that lie wholly within the n bytes.
-func (m *Mapping) SeenWhole(off, n int64) {
+// MarkResidentInside is Seen for those pages that lie wholly within the n bytes.
+func (m *Mapping) MarkResidentInside(off, n int64) {
 	const page = 1 << pageShift
 	first, end := (off+page-1)&^(page-1), (off+n)&^(page-1)
-	m.Seen(first, end-first)
+	m.MarkResident(first, end-first)
 }
 
-// Forget forgets what has been seen.
-func (m *Mapping) Forget() { m.pages.clear() }
+// Reset forgets what has been seen.
+func (m *Mapping) Reset() { m.pages.clear() }
 
 // Close unmaps the file. Nothing may be called during it or after it.
 func (m *Mapping) Close() error {
-	m.until.Store(forGood)
+	m.disabledUntil.Store(forever)
 	m.pages.free()
 	mem := m.mem
 	m.mem = nil

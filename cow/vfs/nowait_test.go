@@ -119,7 +119,7 @@ func TestFileInMemory(t *testing.T) {
 		}
 		m, err := f.Map(int64(len(want)))
 		must(t, err)
-		m.Seen(0, int64(len(want)))
+		m.MarkResident(0, int64(len(want)))
 		clear(p)
 		if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: Copy from a mapping does not work", flag)

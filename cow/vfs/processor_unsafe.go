@@ -19,7 +19,7 @@ func ticks() uint64
 // is believed resident, for a Copy that follows soon. It never faults and never
 // waits.
 func (m *Mapping) Prefetch(off int64) {
-	if m.until.Load() == 0 && off >= 0 && off < int64(len(m.mem)) && m.pages.has(off, 1) {
+	if m.disabledUntil.Load() == 0 && off >= 0 && off < int64(len(m.mem)) && m.pages.has(off, 1) {
 		prefetchLines(unsafe.Pointer(&m.mem[off]))
 	}
 }

@@ -74,7 +74,7 @@ func (pl *player) sum(s Step) error {
 	p := pl.p
 	pl.jobs++
 	go func() {
-		err := v.o.Disk.AddSums(context.Background(), nil)
+		err := v.o.Disk.AddChecksums(context.Background(), nil)
 		pl.jobs--
 		if err == nil {
 			pl.out.count("sum")

@@ -41,7 +41,7 @@ func (c Choice) String() string {
 func (d *Device) Image(c Choice) *Machine {
 	t := d.tree.clone()
 	keep := append([]bool(nil), c.Keep...)
-	d.close(keep)
+	d.addDependencies(keep)
 	for i, r := range d.pending {
 		if keep[i] {
 			commit(t, r, c.sectors(i, r))

@@ -58,7 +58,7 @@ func (d *Device) syncDir(dir inode) {
 			take[i] = take[i] || e.dir == dir
 		}
 	}
-	d.close(take)
+	d.addDependencies(take)
 	rest := d.pending[:0:0]
 	for i, r := range d.pending {
 		if take[i] {
@@ -70,9 +70,9 @@ func (d *Device) syncDir(dir inode) {
 	d.pending = rest
 }
 
-// close adds to a choice of pending changes the earlier changes of names that it
+// addDependencies adds to a choice of pending changes the earlier changes of names that it
 // cannot do without.
-func (d *Device) close(take []bool) {
+func (d *Device) addDependencies(take []bool) {
 	type key struct {
 		dir  inode
 		name string
@@ -109,19 +109,19 @@ func commit(t *tree, r *Record, keep func(sector int64) bool) {
 		for _, e := range r.entries {
 			if t.node(e.dir) != nil {
 				t.link(e.dir, e.name, e.id)
-				t.own(e.dir).mtime = r.mtime
+				t.writable(e.dir).mtime = r.mtime
 			}
 		}
 		return
 	}
 	if r.Kind == SetTime {
-		t.own(r.node).mtime = r.mtime
+		t.writable(r.node).mtime = r.mtime
 		return
 	}
 	if keep == nil {
 		keep = func(int64) bool { return true }
 	}
-	t.own(r.node).mtime = r.mtime
+	t.writable(r.node).mtime = r.mtime
 	if r.Kind == Truncate {
 		if keep(lengthSector) {
 			t.resize(r.node, r.Len)
@@ -129,7 +129,7 @@ func commit(t *tree, r *Record, keep func(sector int64) bool) {
 		return
 	}
 	if r.Kind == Write && r.Off+r.Len > t.node(r.node).size && keep(lengthSector) {
-		t.own(r.node).size = r.Off + r.Len
+		t.writable(r.node).size = r.Off + r.Len
 	}
 	for off, end := r.Off, r.Off+r.Len; off < end; {
 		// A run of sectors that have the same fate.

@@ -142,7 +142,7 @@ func (f *file) write(p []byte, off int64) {
 func (f *file) changed(r *Record) {
 	m := f.p.m
 	r.Name, r.node, r.mtime = f.name, f.id, m.now()
-	m.tree.own(f.id).mtime = r.mtime
+	m.tree.writable(f.id).mtime = r.mtime
 	m.record(r)
 }
 

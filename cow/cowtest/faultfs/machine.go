@@ -87,7 +87,7 @@ func (m *Machine) record(r *Record) {
 	if r.isName() {
 		r.mtime = m.now() / tick * tick
 		for _, e := range r.entries {
-			m.tree.own(e.dir).mtime = r.mtime
+			m.tree.writable(e.dir).mtime = r.mtime
 		}
 	}
 	if m.tape == nil {
@@ -124,7 +124,7 @@ func (m *Machine) Put(name string, content []byte) {
 	id := m.make(false)
 	m.tree.link(dir, parts[len(parts)-1], id)
 	m.tree.write(id, 0, content, true)
-	m.tree.own(id).mtime = m.now()
+	m.tree.writable(id).mtime = m.now()
 }
 
 func (m *Machine) make(dir bool) inode {

@@ -281,7 +281,7 @@ func (p *Process) SetModTime(name string, at time.Time) error {
 		if err != nil {
 			return err
 		}
-		m.tree.own(id).mtime = at.UnixNano()
+		m.tree.writable(id).mtime = at.UnixNano()
 		m.record(&Record{Kind: SetTime, Name: name, node: id, mtime: at.UnixNano()})
 		return nil
 	})

@@ -71,8 +71,8 @@ func (t *tree) make(id inode, dir bool) {
 	t.nodes[id] = n
 }
 
-// own returns a node that may be changed.
-func (t *tree) own(id inode) *node {
+// writable returns a node that may be changed.
+func (t *tree) writable(id inode) *node {
 	n := t.nodes[id]
 	if n.owner == t.owner {
 		return n
@@ -83,8 +83,8 @@ func (t *tree) own(id inode) *node {
 	return &c
 }
 
-// page returns a page of n, which is t's own, to be changed.
-func (t *tree) page(n *node, i int64) *page {
+// writablePage returns a page of n, which is t's own, to be changed.
+func (t *tree) writablePage(n *node, i int64) *page {
 	for int64(len(n.pages)) <= i {
 		n.pages = append(n.pages, nil)
 	}
@@ -99,7 +99,7 @@ func (t *tree) page(n *node, i int64) *page {
 
 // link gives a name to id, or takes it away (0).
 func (t *tree) link(dir inode, name string, id inode) {
-	n := t.own(dir)
+	n := t.writable(dir)
 	if id == 0 {
 		delete(n.entries, name)
 		return
@@ -110,21 +110,21 @@ func (t *tree) link(dir inode, name string, id inode) {
 // write puts p at off. The file grows if need be, unless it must not: then what
 // lies beyond its end is left out.
 func (t *tree) write(id inode, off int64, p []byte, grow bool) {
-	n := t.own(id)
+	n := t.writable(id)
 	if grow {
 		n.size = max(n.size, off+int64(len(p)))
 	} else {
 		p = p[:max(0, min(int64(len(p)), n.size-off))]
 	}
 	for len(p) > 0 {
-		k := copy(t.page(n, off/pageSize).data[off%pageSize:], p)
+		k := copy(t.writablePage(n, off/pageSize).data[off%pageSize:], p)
 		p, off = p[k:], off+int64(k)
 	}
 }
 
 // zero makes a range read as zeros, without changing the size.
 func (t *tree) zero(id inode, off, length int64) {
-	n := t.own(id)
+	n := t.writable(id)
 	for end := min(off+length, int64(len(n.pages))*pageSize); off < end; {
 		i, from := off/pageSize, off%pageSize
 		k := min(pageSize-from, end-off)
@@ -133,14 +133,14 @@ func (t *tree) zero(id inode, off, length int64) {
 		case k == pageSize:
 			n.pages[i] = nil
 		default:
-			clear(t.page(n, i).data[from : from+k])
+			clear(t.writablePage(n, i).data[from : from+k])
 		}
 		off += k
 	}
 }
 
 func (t *tree) resize(id inode, size int64) {
-	n := t.own(id)
+	n := t.writable(id)
 	if size < n.size {
 		t.zero(id, size, n.size-size)
 	}

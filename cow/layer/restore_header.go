@@ -1,0 +1,91 @@
+package layer
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Known is what a manifest says of a layer: enough to tell whether a header
+// belongs to it, and to put a damaged one together again.
+type Known struct {
+	UUID      uuid.UUID // zero: nothing is known
+	Parent    uuid.UUID // zero: none
+	BlockSize uint32    // bytes
+	Base      Fingerprint
+	BaseSize  int64 // bytes
+	// Size and Created are only tried: a lower layer may be smaller than the
+	// disk, and a layer may be older than its place in the manifest.
+	Size    int64
+	Created time.Time
+}
+
+// matches reports whether a header is that of the layer at p that k describes.
+func (k *Known) matches(p Paths, h *Header) bool {
+	return h.UUID == k.UUID && h.Parent == k.Parent && h.BlockSize == k.BlockSize &&
+		h.Base == k.Base && h.BaseSize == k.BaseSize && h.DataOffset == p.DataOffset
+}
+
+// restoreHeader finds what a damaged header was, if its checksum proves it: either
+// all that is wrong are fields that the manifest knows, and with those put right
+// the checksum is; or exactly one bit of the sector is wrong, and flipping it
+// makes the checksum right and gives the header that the manifest expects. (Two
+// sectors of this length with right CRC-32C differ in six bits at least: a sound
+// one that is one bit away is the only one near.) Nothing is found where the
+// checksum is right as it is: such a header is not damaged.
+func restoreHeader(sector [SectorSize]byte, p Paths, k Known) (fixed [SectorSize]byte, h Header, ok bool) {
+	if k.UUID == uuid.Nil || checksumHolds(&sector) {
+		return sector, Header{}, false
+	}
+	for try := range 4 {
+		fixed = sector
+		k.write(&fixed, p, try&1 != 0, try&2 != 0)
+		if h, ok = k.accept(&fixed, p); ok {
+			return fixed, h, true
+		}
+	}
+	fixed = sector
+	for bit := range SectorSize * 8 {
+		fixed[bit/8] ^= 1 << (bit % 8)
+		if h, ok = k.accept(&fixed, p); ok {
+			return fixed, h, true
+		}
+		fixed[bit/8] ^= 1 << (bit % 8)
+	}
+	return sector, Header{}, false
+}
+
+func (k *Known) accept(sector *[SectorSize]byte, p Paths) (Header, bool) {
+	if !checksumHolds(sector) {
+		return Header{}, false
+	}
+	h, err := decodeHeader(sector)
+	return h, err == nil && k.matches(p, &h)
+}
+
+// write puts what k knows into a sector and leaves the rest as it is, the
+// checksum above all.
+func (k *Known) write(sector *[SectorSize]byte, p Paths, size, created bool) {
+	le := binary.LittleEndian
+	copy(sector[offMagic:], magic)
+	le.PutUint32(sector[offVersion:], formatVersion)
+	le.PutUint32(sector[offMapOffset:], MapOffset)
+	copy(sector[offUUID:], k.UUID[:])
+	copy(sector[offParent:], k.Parent[:])
+	le.PutUint32(sector[offBlockSize:], k.BlockSize)
+	le.PutUint64(sector[offDataOffset:], uint64(p.DataOffset))
+	le.PutUint64(sector[offBaseSize:], uint64(k.BaseSize))
+	copy(sector[offBase:], k.Base[:])
+	if size {
+		le.PutUint64(sector[offSize:], uint64(k.Size))
+	}
+	if created {
+		le.PutUint64(sector[offCreated:], uint64(nanoseconds(k.Created)))
+	}
+}
+
+func checksumHolds(sector *[SectorSize]byte) bool {
+	return binary.LittleEndian.Uint32(sector[offHeaderCRC:]) == crc32.Checksum(sector[:offHeaderCRC], castagnoli())
+}
