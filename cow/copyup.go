@@ -4,7 +4,7 @@ import "sync/atomic"
 
 // firstWrite writes n bytes from the cursor to a run of blocks that the head
 // did not own when its caller looked.
-func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
+func (c *Channel) firstWrite(v *view, pos, n int64) error {
 	d := c.disk
 	from, to := d.block(pos), d.block(pos+n-1)
 	partial := d.partial(pos, n)
@@ -22,7 +22,7 @@ func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
 
 	// Others may have had the blocks before us. What is below the head now
 	// stays there until we give the claim back.
-	return c.writeRuns(r, v, pos, n, true)
+	return c.writeRunsLocked(v, pos, n)
 }
 
 // writeNewBlocks makes the head the owner of the blocks that n bytes at pos touch. Edge

@@ -39,7 +39,7 @@ func (c *Channel) writeZeros(v *view, pos, end int64) error {
 		n := min(end-pos, int64(len(c.disk.zeroBlock)))
 		c.zeros[0] = c.disk.zeroBlock[:n]
 		c.cur.set(c.zeros[:])
-		if err := c.writeRuns(nil, v, pos, n, false); err != nil {
+		if err := c.writeRuns(nil, v, pos, n); err != nil {
 			return err
 		}
 		pos += n
@@ -49,14 +49,8 @@ func (c *Channel) writeZeros(v *view, pos, end int64) error {
 
 // zeroBlocks makes the blocks from byte pos to byte end read as zeros.
 func (c *Channel) zeroBlocks(v *view, pos, end int64) error {
-	d := c.disk
 	for pos < end {
-		block, blocks := d.block(pos), d.touched(pos, end-pos)
-		owner, run := d.index.Lookup(block, blocks)
-		if owner < v.head {
-			run += d.runBelowHead(v, block+run, blocks-run)
-		}
-		n := min(end, d.endOf(pos, run)) - pos
+		owner, n := c.disk.nextRun(v, pos, end-pos)
 		var err error
 		switch {
 		case owner == v.head:

@@ -141,6 +141,21 @@ func (d *Disk) Close() error {
 	return errors.Join(errs...)
 }
 
+// Finish is a flush after which the disk is closed: all room may be used up that was kept for that, see
+// Options.MakeRoom. It may be repeated. nil where nothing is written.
+func (d *Disk) Finish() error {
+	d.closing.Store(true)
+	return d.Flush()
+}
+
+// KeepsUnflushed reports whether the next Open in this run of the kernel finds all that guests have written, flushed or
+// not, when this process ends without having written the map: by the shared map, or because no write completes before
+// its bit is durable.
+func (d *Disk) KeepsUnflushed() bool {
+	b := d.view.Load().bitmap
+	return b == nil || b.Shared() || !d.loseUnflushed
+}
+
 // beginClose lets nothing begin any more and waits for what goes on beside the
 // channels, the flusher excepted. After err nothing has happened; late is what
 // went wrong since.

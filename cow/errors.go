@@ -3,6 +3,8 @@ package cow
 import (
 	"errors"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/cow/layer"
 )
 
@@ -53,3 +55,9 @@ var (
 	// ErrCancelled: the promotion was cancelled before its swap.
 	ErrCancelled = errors.New("promotion was cancelled")
 )
+
+// NoSpace reports whether an error says that the file system, or the user's share of it, is full, and nothing was lost:
+// the same may succeed later.
+func NoSpace(err error) bool {
+	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, ErrFailed)
+}

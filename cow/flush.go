@@ -173,6 +173,16 @@ func (f *flusher) round() error {
 	return nil
 }
 
+// retryNoSpace runs f, which loses nothing when it finds no space, and again for as long as room is made.
+func (d *Disk) retryNoSpace(f func() error) error {
+	for {
+		err := f()
+		if err == nil || d.onNoSpace == nil || !NoSpace(err) || !d.onNoSpace(err, d.closing.Load()) {
+			return err
+		}
+	}
+}
+
 // flushLayer is steps (a) to (d) of "what is durable when", in doc.go.
 //
 // A failed sync may have dropped what it was to write, and a later one would

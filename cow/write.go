@@ -3,6 +3,8 @@ package cow
 import (
 	"fmt"
 	"io"
+
+	"cowblk/cow/index"
 )
 
 // modify serves a write, discard or write-zeroes; its r.FUA is the caller's
@@ -22,7 +24,7 @@ func (c *Channel) modify(r *Request) error {
 		c.cur.set(r.Data)
 		v := c.pinWrite()
 		defer c.endWrite(r)
-		return c.writeRuns(r, v, r.Offset, r.Length, false)
+		return c.writeRuns(r, v, r.Offset, r.Length)
 	}
 	for _, g := range r.Ranges {
 		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
@@ -42,35 +44,20 @@ func (c *Channel) modify(r *Request) error {
 	return nil
 }
 
-// writeRuns writes n bytes of r from the cursor to the disk at pos, run by run.
-// claimed: the guard is held over all of them, and nothing may be postponed.
-func (c *Channel) writeRuns(r *Request, v *view, pos, n int64, claimed bool) error {
-	d := c.disk
+// writeRuns writes n bytes of r from the cursor to the disk at byte pos, run by run.
+func (c *Channel) writeRuns(r *Request, v *view, pos, n int64) error {
 	for n > 0 {
-		block, blocks := d.block(pos), d.touched(pos, n)
-		owner, run := d.index.Lookup(block, blocks)
-		var m int64
+		owner, m := c.disk.nextRun(v, pos, n)
 		var err error
 		switch {
-		case owner == v.head:
-			m = min(n, d.endOf(pos, run)-pos)
-			if s := &v.sources[v.head]; c.async && s.direct != nil && !claimed {
-				err = c.submitAsync(r, v, s, pos, m, true)
-			} else {
-				err = c.overwrite(v, pos, m)
-			}
-		case owner > v.head:
-			// Superseded: see doc.go, "A write finds a newer owner".
-			m = min(n, d.endOf(pos, run)-pos)
+		case owner > v.head: // superseded: see doc.go, "A write finds a newer owner"
 			c.cur.advance(m)
+		case owner < v.head:
+			err = c.firstWrite(v, pos, m)
+		case c.async && v.sources[v.head].direct != nil:
+			err = c.submitAsync(r, v, &v.sources[v.head], pos, m, true)
 		default:
-			run += d.runBelowHead(v, block+run, blocks-run)
-			m = min(n, d.endOf(pos, run)-pos)
-			if claimed {
-				err = c.writeNewBlocks(v, pos, m)
-			} else {
-				err = c.firstWrite(r, v, pos, m)
-			}
+			err = c.overwrite(v, pos, m)
 		}
 		if err != nil {
 			return err
@@ -79,6 +66,41 @@ func (c *Channel) writeRuns(r *Request, v *view, pos, n int64, claimed bool) err
 		n -= m
 	}
 	return nil
+}
+
+// writeRunsLocked is writeRuns for a caller that holds the guard of all blocks. Nothing goes to
+// the I/O engine, so all is written when it returns.
+func (c *Channel) writeRunsLocked(v *view, pos, n int64) error {
+	for n > 0 {
+		owner, m := c.disk.nextRun(v, pos, n)
+		var err error
+		switch {
+		case owner > v.head: // superseded
+			c.cur.advance(m)
+		case owner < v.head:
+			err = c.writeNewBlocks(v, pos, m)
+		default:
+			err = c.overwrite(v, pos, m)
+		}
+		if err != nil {
+			return err
+		}
+		pos += m
+		n -= m
+	}
+	return nil
+}
+
+// nextRun returns the owner of the block with byte pos, and the number of bytes from pos on, at
+// most n, that are served in the same way: they have that owner, or, if it is older than v's
+// head, some owner older than the head, or none.
+func (d *Disk) nextRun(v *view, pos, n int64) (owner index.Owner, m int64) {
+	block, blocks := d.block(pos), d.touched(pos, n)
+	owner, run := d.index.Lookup(block, blocks)
+	if owner < v.head {
+		run += d.runBelowHead(v, block+run, blocks-run)
+	}
+	return owner, min(n, d.endOf(pos, run)-pos)
 }
 
 // overwrite writes n bytes to blocks that the head owns: the hit path, a
