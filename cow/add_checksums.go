@@ -10,15 +10,15 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// AddChecksums gives the sealed layers that have none the checksums of their data (see
-// layer.AddSums): those sealed since the disk was opened, and those of earlier
-// versions. From then on what is read of them is verified. It reads all of their
-// data, which takes its time: pause is called after each piece and returns when the
-// next may follow, or an error that ends the work; nil: nobody is to be spared.
+// AddChecksums computes checksums of the data (see layer.AddChecksums) for sealed layers that have
+// none: those sealed since the disk was opened, and those of earlier versions. From then on reads
+// of them are verified. All of their data is read, which takes long: throttle is called after each
+// piece. It returns when the next piece may follow, or an error that ends the work; nil: no
+// throttling.
 //
-// One layer's failure does not keep the others from having theirs. layer.ErrInUse:
-// another process is giving a layer its sums, so ask again later. AddSums may be
-// called at any time and again; Close and Leave end it, with ErrClosed.
+// A layer that fails does not keep the others from getting theirs. layer.ErrInUse: another process
+// is computing the checksums of a layer; call again later. AddChecksums may be called at any time
+// and again; Close and Detach end it with ErrClosed.
 func (d *Disk) AddChecksums(ctx context.Context, throttle func(ctx context.Context) error) error {
 	d.mu.Lock()
 	if d.closed {
@@ -26,7 +26,7 @@ func (d *Disk) AddChecksums(ctx context.Context, throttle func(ctx context.Conte
 		return ErrClosed
 	}
 	d.backgroundTasks.Add(1)
-	missing := make([]*layer.Layer, len(d.layers)) // nil: it has them, or will be replaced
+	missing := make([]*layer.Layer, len(d.layers)) // nil: has checksums, or is about to be replaced
 	for i, l := range d.layers {
 		if l.Header().State == layer.Sealed && !l.HasChecksums() && !l.WasHead() {
 			missing[i] = l
@@ -64,9 +64,9 @@ func (d *Disk) AddChecksums(ctx context.Context, throttle func(ctx context.Conte
 	return errors.Join(errs...)
 }
 
-// attachChecksums puts a view in place that verifies what is read of l, unless another
-// layer object has taken its place, and returns when all reads are on it or on later
-// ones. What has been seen of the layer without being compared is forgotten.
+// attachChecksums swaps in a view that verifies reads of l, unless another layer object has taken
+// its place. It returns when all reads are on that view or on later ones. Pages that were marked
+// resident without being compared are no longer.
 func (d *Disk) attachChecksums(owner index.Owner, l *layer.Layer) error {
 	checksums, err := l.Checksums()
 	if err != nil {
@@ -80,8 +80,8 @@ func (d *Disk) attachChecksums(owner index.Owner, l *layer.Layer) error {
 	return nil
 }
 
-// swapChecksums is attachSums' change of the view. It returns the view's seq and the
-// source's mapping, nil if there is none or nothing was changed.
+// swapChecksums swaps the view for attachChecksums. It returns the view's seq and the source's
+// mapping; nil: the source has no mapping, or nothing was changed.
 func (d *Disk) swapChecksums(owner index.Owner, l *layer.Layer, checksums *layer.Checksums) (seq uint64, mapping *vfs.Mapping) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -6,41 +6,38 @@ import (
 	"cowblk/cow/aio"
 )
 
-// engineDepth is how many operations of a channel are in the kernel at once;
-// more of them wait for their turn.
+// engineDepth is the number of a channel's operations that are in the kernel at once; others are
+// queued.
 const engineDepth = 128
 
-// asyncIO is what an asynchronous channel has under way in its I/O engine. The
-// engine is made when it is needed first, by the thread that uses it: a queue
-// that finds everything in memory has none.
+// asyncIO is what an asynchronous channel has in its I/O engine. The thread that uses the engine
+// makes it at its first use: a queue that finds everything in memory has none.
 type asyncIO struct {
 	engine       aio.Engine
 	ops          []operation
 	free         []int // of ops
 	backlog      []int // not in the engine yet, in order of arrival
-	otherBacklog []int // the backlog's other array
-	active       int   // operations begun and not ended
+	otherBacklog []int // second array, swapped with backlog
+	active       int   // operations submitted and not ended
 	finished     []aio.Completion
 }
 
-// operation is one run of a request: bytes of one source, to or from the
-// caller's buffers.
+// operation transfers one run of a request: bytes of one source, to or from the caller's buffers.
 type operation struct {
 	req   *Request
-	view  *view // held until the operation ends
+	view  *view // referenced until the operation ends
 	src   *source
 	cur   cursor
-	pos   int64 // of the disk, next byte
+	pos   int64 // of the disk: the next byte
 	left  int64 // bytes
 	write bool
 
-	dst    cursor // of a read: where the first byte goes
-	dstPos int64  // and which it is
+	dst    cursor // of a read: where its first byte goes
+	dstPos int64  // of a read: its first byte of the disk
 }
 
-// submitAsync hands n bytes at pos, of one run of r that the cursor stands at, to the
-// I/O engine, and moves the cursor behind them. v is pinned. errWouldWait where
-// the engine cannot do it.
+// submitAsync hands n bytes at pos, of one run of r that begins at the cursor, to the I/O engine,
+// and moves the cursor behind them. v is pinned. errWouldWait: the engine cannot do it.
 func (c *Channel) submitAsync(r *Request, v *view, s *source, pos, n int64, write bool) error {
 	a := &c.asyncIO
 	if a.engine == nil {
@@ -76,8 +73,7 @@ func (c *Channel) pinsOf(write bool) *pinState {
 	return &c.pins.reads
 }
 
-// startOperation gives what is left of operation i to the engine, or lets it wait for
-// room there.
+// startOperation gives the rest of operation i to the engine, or queues it if the engine is full.
 func (c *Channel) startOperation(i int) {
 	a := &c.asyncIO
 	o := &a.ops[i]
@@ -85,18 +81,18 @@ func (c *Channel) startOperation(i int) {
 	iov, _ := o.cur.iovecs(c.iov, o.left)
 	fd := o.src.file.AsyncFD(iov, off)
 	switch {
-	case fd < 0: // what a short transfer left is not aligned any more
+	case fd < 0: // a short transfer has left a rest that is not aligned
 		c.endOperation(i, errWouldWait)
 	case len(a.backlog) > 0 || !a.engine.Start(uint64(i), o.write, fd, iov, off):
 		a.backlog = append(a.backlog, i)
 	}
 }
 
-// reap submits what has been started, ends what the kernel has done, and fills
-// the room that it leaves.
+// reap submits what was started, ends what the kernel has completed, and starts operations of the
+// backlog in their place.
 func (c *Channel) reap() {
 	a := &c.asyncIO
-	// What the kernel refuses completes with its error; see transferred.
+	// Operations that the kernel refuses complete with its error; see transferred.
 	_ = a.engine.Submit()
 	a.finished = a.engine.Reap(a.finished[:0])
 	if len(a.finished) == 0 {
@@ -110,18 +106,18 @@ func (c *Channel) reap() {
 	for _, i := range waiting {
 		c.startOperation(i)
 	}
-	// Also for what a short transfer has left.
+	// Also for the rests of short transfers.
 	_ = a.engine.Submit()
 }
 
-// transferred takes one completion of the engine.
+// transferred handles one completion of the engine.
 func (c *Channel) transferred(i int, done aio.Completion) {
 	o := &c.asyncIO.ops[i]
 	off := o.src.start + o.pos
 	switch {
 	case done.Err != 0:
-		// Carried out once more, by a thread that may wait: if the error is
-		// real it comes again, with the name of what failed.
+		// A thread that may block repeats it: a real error comes again, with the name of what
+		// failed.
 		c.endOperation(i, errWouldWait)
 		return
 	case done.N == 0 && o.write:
@@ -147,7 +143,7 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 	c.endOperation(i, nil)
 }
 
-// endOperation takes operation i off its request, and ends the request with its last one.
+// endOperation ends operation i, and completes its request with the last one.
 func (c *Channel) endOperation(i int, err error) {
 	a := &c.asyncIO
 	o := &a.ops[i]

@@ -7,20 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// completionQueue takes completions from other goroutines, the flusher's and the crew's.
-// It has no lock: the channel's thread runs the moment it is signalled, and would
-// wait for one that the signaller still holds. That wait, and the way back from it
-// through Go's scheduler, cost three more switches of threads a flush.
+// completionQueue takes completions from other goroutines: the flusher and the workers of the
+// thread pool. It has no lock. The channel's thread runs as soon as it is signalled and would wait
+// for a lock that the signalling thread still holds: that wait, and the way back through Go's
+// scheduler, cost three more thread switches per flush.
 type completionQueue struct {
-	head      atomic.Pointer[Request] // last come first
+	head      atomic.Pointer[Request] // newest first
 	signalled atomic.Bool             // fd is readable, or is about to be
-	notifying atomic.Int32            // completions that may still use fd
+	notifying atomic.Int32            // completions under way that may still use fd
 	fd        int                     // eventfd
-	word      [8]byte                 // its number, kept here so that no call allocates
+	word      [8]byte                 // buffer for reads of fd, so that no call allocates
 }
 
-// complete hands r, which belongs to its channel from then on, over from another
-// goroutine.
+// complete posts r to its channel from another goroutine. The channel owns r from then on.
 func (r *Request) complete() {
 	q := &r.ch.completions
 	q.notifying.Add(1)
@@ -34,14 +33,14 @@ func (r *Request) complete() {
 	if q.signalled.Swap(true) {
 		return
 	}
-	// Which number is added (the byte order decides) does not matter, nor that the
-	// counter may be full, for then it is readable.
+	// The number (the byte order decides which) does not matter. The counter may be full: then it
+	// is readable.
 	_, _ = unix.Write(q.fd, eventfdOne)
 }
 
-// drainTo moves what has come, in order. For the channel's thread. The signal goes
-// first and the list last: who finds fd armed has a request in the list that is
-// taken, who does not signals anew.
+// drainTo moves all requests to done, in order. For the channel's thread. It resets the signal
+// first and takes the list last: a sender that finds fd signalled has its request in the list that
+// is taken; any other sender signals again.
 func (q *completionQueue) drainTo(done *requestList) {
 	if q.signalled.Load() {
 		_, _ = unix.Read(q.fd, q.word[:])
@@ -60,7 +59,7 @@ func (q *completionQueue) drainTo(done *requestList) {
 	}
 }
 
-// close waits for signals on their way, whose requests have been drained.
+// close waits for senders that still use fd; their requests have been drained.
 func (q *completionQueue) close() error {
 	for q.notifying.Load() > 0 {
 		runtime.Gosched()

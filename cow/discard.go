@@ -2,16 +2,16 @@ package cow
 
 import "fmt"
 
-// zeroRange makes the whole blocks of g read as zeros: their bit set over a hole in
-// the head's data. What g holds of a block at its edges keeps its content when
-// g is discarded and is written as zeros when it has to be zeroes.
+// zeroRange makes the whole blocks of g read as zeros: their bit is set over a hole in the head's
+// data. The parts of edge blocks are written as zeros if zeroes is set, and keep their content
+// otherwise.
 func (c *Channel) zeroRange(v *view, g Range, zeroes bool) error {
 	d := c.disk
 	pos, end := g.Offset, g.Offset+g.Length
 	from := d.start(d.block(pos + d.blockSize - 1)) // first block that begins in g
 	to := d.start(d.block(end))
 	if end == d.size {
-		to = end // the last block may be partial, and g reaches its end
+		to = end // g reaches the end of the last block, which may be partial
 	}
 	if from >= to { // no whole block
 		if zeroes {
@@ -33,7 +33,7 @@ func (c *Channel) zeroRange(v *view, g Range, zeroes bool) error {
 	return nil
 }
 
-// writeZeros writes zeros from pos to end, less than two blocks.
+// writeZeros writes zeros from byte pos to byte end, less than two blocks.
 func (c *Channel) writeZeros(v *view, pos, end int64) error {
 	for pos < end {
 		n := min(end-pos, int64(len(c.disk.zeroBlock)))
@@ -66,8 +66,8 @@ func (c *Channel) zeroBlocks(v *view, pos, end int64) error {
 	return nil
 }
 
-// zeroNewBlocks wipes blocks that the head did not own when its caller looked,
-// under the guard as every first write.
+// zeroNewBlocks is zeroBlocks for blocks that the head did not own when the caller looked them up.
+// It holds the guard, as every first write does.
 func (c *Channel) zeroNewBlocks(v *view, pos, n int64) error {
 	d := c.disk
 	d.guard.lock(c.claim, d.block(pos), d.block(pos+n-1))
@@ -83,10 +83,10 @@ func (c *Channel) zeroNewBlocks(v *view, pos, n int64) error {
 		switch {
 		case owner > v.head: // superseded
 		case owner == 0 && block >= d.baseBlocks:
-			// Nobody's block, and no base there: it reads as zeros already.
+			// No layer owns the block, and the base does not reach it: it reads as zeros already.
 		default:
-			// Also when the head does not own the block yet: its data may
-			// hold what a failed write left, or what was on the device.
+			// Also punched when the head does not own the block yet: the head's data may hold the
+			// rest of a failed write, or earlier content of the device.
 			if err := c.punch(v, pos, n); err != nil {
 				return err
 			}

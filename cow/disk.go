@@ -13,23 +13,22 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Disk is an open stack. Its methods may be called from any goroutine; guests'
-// requests go through Channels.
+// Disk is an open stack. Its methods may be called from any goroutine; requests of guests go
+// through Channels.
 type Disk struct {
-	// Fixed at open, or changed so rarely that every queue may keep them in
-	// its cache.
+	// Fixed at open, or changed so rarely that every CPU may keep them in its cache.
 	size          int64 // bytes
 	blockSize     int64
 	shift         uint   // log2 of blockSize
-	blocks        uint64 // of the disk, the last one possibly partial
-	baseBlocks    uint64 // first blocks of the disk that hold something of the base
+	blocks        uint64 // of the disk; the last one may be partial
+	baseBlocks    uint64 // leading blocks of the disk that the base reaches
 	readOnly      bool
 	loseUnflushed bool // Options.LoseUnflushed
 	zeroBlock     []byte
 	index         *index.Index
 	log           *slog.Logger
 	onFailure     atomic.Pointer[func(error)]
-	onNoSpace     func(err error, closing bool) bool // Options.MakeRoom; nil: none
+	onNoSpace     func(err error, closing bool) bool // Options.OnNoSpace; nil: none
 	failed        atomic.Pointer[error]              // see fail
 	view          atomic.Pointer[view]
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
@@ -42,36 +41,36 @@ type Disk struct {
 		cond    sync.Cond
 	}
 
-	_        [64]byte // what follows is written by first writes
+	_        [64]byte // the fields below are written by first writes
 	guard    guard
 	counters struct{ firstWrites, copyUps atomic.Uint64 }
 	_        [64]byte
 
-	mu              sync.Mutex // everything below, and the swap of view and channels
+	mu              sync.Mutex // guards everything below, and the swap of view and channels
 	base            vfs.File
 	layers          []*layer.Layer // owner i+1
 	sources         sources
 	prepared        *Promotion
-	backgroundTasks sync.WaitGroup // one per promotion under way, and per AddSums
+	backgroundTasks sync.WaitGroup // one per promotion and per AddChecksums under way
 	closing         atomic.Bool    // Finish or Close was called
 	lifetime        context.Context
-	endLifetime     context.CancelFunc // called when it is closed
+	endLifetime     context.CancelFunc // called when the disk is closed
 	idleSync        []*syncChannel
-	openChannels    int // channels that NewChannel and NewAsyncChannel have made
+	openChannels    int // channels of NewChannel and NewAsyncChannel
 	closed          bool
 }
 
-// Size is the disk's size in bytes, a multiple of 512.
+// Size returns the disk's size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
 
-// BlockSize is the unit of ownership in bytes, a power of two from 512 to 65536.
+// BlockSize returns the unit of ownership in bytes, a power of two from 512 to 65536.
 func (d *Disk) BlockSize() int { return int(d.blockSize) }
 
-// ReadOnly reports whether the disk was opened without a writable head. A disk
-// that a failed flush has made read-only still says false: see Stats.
+// ReadOnly reports whether the disk was opened without a writable head. It does not change when a
+// failed flush makes the disk read-only: see Stats.
 func (d *Disk) ReadOnly() bool { return d.readOnly }
 
-// Depth is the number of layers, the head included and the base not.
+// Depth returns the number of layers, including the head and not the base.
 func (d *Disk) Depth() int { return int(d.view.Load().top) }
 
 // Layers returns the headers of the stack's layers, oldest first.
@@ -85,13 +84,13 @@ func (d *Disk) Layers() []layer.Header {
 	return headers
 }
 
-// Stats is a snapshot of a disk's state and counters since its opening.
+// Stats is a snapshot of a disk's state, and of its counters since the open.
 type Stats struct {
 	Depth       int
 	HeadBlocks  uint64 // owned by the head
 	IndexBytes  int64  // memory of the index
-	FirstWrites uint64 // blocks that came to a head
-	CopyUps     uint64 // partly written blocks completed from below
+	FirstWrites uint64 // blocks that a head became the owner of
+	CopyUps     uint64 // partly written blocks completed from older layers
 	GuardWaits  uint64 // first writes that waited for another of the same blocks
 	FlushRounds uint64
 	Unsealed    int   // former heads whose sealing is not finished
@@ -119,10 +118,9 @@ func (d *Disk) Stats() Stats {
 	return s
 }
 
-// Close waits for promotions to finish sealing, flushes, marks the head clean
-// and releases every file. All channels must be closed and no Swap under way:
-// ErrInFlight or ErrPromoting otherwise, and nothing happens. After any other
-// error the disk is closed nevertheless.
+// Close waits for promotions to finish sealing, flushes, marks the head clean and closes every
+// file. All channels must be closed and no Swap under way: with ErrInFlight or ErrPromoting nothing
+// happens. After any other error the disk is closed nevertheless.
 func (d *Disk) Close() error {
 	closeErr, err := d.beginClose()
 	if err != nil {
@@ -141,24 +139,23 @@ func (d *Disk) Close() error {
 	return errors.Join(errs...)
 }
 
-// Finish is a flush after which the disk is closed: all room may be used up that was kept for that, see
-// Options.MakeRoom. It may be repeated. nil where nothing is written.
+// Finish is the last flush before Close. It may use all of the reserved space, see
+// Options.OnNoSpace, and may be repeated. It does nothing on a read-only disk.
 func (d *Disk) Finish() error {
 	d.closing.Store(true)
 	return d.Flush()
 }
 
-// KeepsUnflushed reports whether the next Open in this run of the kernel finds all that guests have written, flushed or
-// not, when this process ends without having written the map: by the shared map, or because no write completes before
-// its bit is durable.
+// KeepsUnflushed reports whether the next Open in this run of the kernel finds everything that
+// guests have written, flushed or not, if this process ends without writing the map. It does with a
+// shared map, or if no write completes before its bit is durable.
 func (d *Disk) KeepsUnflushed() bool {
 	b := d.view.Load().bitmap
 	return b == nil || b.Shared() || !d.loseUnflushed
 }
 
-// beginClose lets nothing begin any more and waits for what goes on beside the
-// channels, the flusher excepted. After err nothing has happened; late is what
-// went wrong since.
+// beginClose refuses new work and waits for all goroutines but the flusher. After err nothing has
+// happened; closeErr is what failed later.
 func (d *Disk) beginClose() (closeErr, err error) {
 	d.mu.Lock()
 	if d.closed {
@@ -190,9 +187,9 @@ func (d *Disk) beginClose() (closeErr, err error) {
 	return errors.Join(idleErrs...), nil
 }
 
-// closeFiles closes the layers from the head down, then the base (nil: none).
-// The layers of a failed disk are let go without another write: nothing may
-// mark them clean. inNeed runs what may want room (nil: it is run once).
+// closeFiles closes the layers from the head down, then the base (nil: none). The layers of a
+// failed disk are closed without a write: they must not be marked clean. retryNoSpace runs what may
+// need space (nil: it runs once).
 func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, retryNoSpace func(func() error) error) error {
 	var errs []error
 	for i := len(layers) - 1; i >= 0; i-- {
@@ -211,21 +208,21 @@ func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, retryNoSpace 
 	return errors.Join(errs...)
 }
 
-// fail turns the disk read-only for good. Only the first cause is kept.
+// fail turns the disk read-only until it is opened again. Only the first cause is kept.
 func (d *Disk) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
 	if !d.failed.CompareAndSwap(nil, &err) {
 		return d.failure()
 	}
-	d.log.Error("flush failed: the disk is read-only until it is opened again", "error", err)
+	d.log.Error("a flush failed: the disk is read-only until it is opened again", "err", err)
 	if f := d.onFailure.Load(); f != nil {
 		(*f)(err)
 	}
 	return err
 }
 
-// NotifyFailure sets the function that is called in place of Options.OnFailure, for
-// whoever gets an open disk to serve. A disk that has failed before calls it not.
+// NotifyFailure replaces Options.OnFailure, for a caller that receives an open disk. It is not
+// called for a failure that has happened before.
 func (d *Disk) NotifyFailure(f func(error)) { d.onFailure.Store(&f) }
 
 func (d *Disk) failure() error {
@@ -235,8 +232,8 @@ func (d *Disk) failure() error {
 	return nil
 }
 
-// addChannel adds c to those whose pins count; n of them, 1 or 0, keep the disk
-// from being closed.
+// addChannel adds c to the channels whose pins count. n, 1 or 0, is the number of channels that it
+// adds to those that keep the disk from being closed.
 func (d *Disk) addChannel(c *Channel, n int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -250,8 +247,7 @@ func (d *Disk) addChannel(c *Channel, n int) error {
 	return nil
 }
 
-// dropChannel takes back addChannel of c and n. It reports whether c was still in
-// the list.
+// dropChannel undoes addChannel with the same c and n. It reports whether c was still in the list.
 func (d *Disk) dropChannel(c *Channel, n int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,6 +1,6 @@
 package cow
 
-// BeginSwap is the first half of Swap, Cut the second.
+// BeginSwap is the first half of Swap, SwapAll the second.
 func BeginSwap(promotions ...*Promotion) (ok bool) {
 	ok = true
 	for _, p := range promotions {
@@ -11,13 +11,13 @@ func BeginSwap(promotions ...*Promotion) (ok bool) {
 
 func SwapAll(promotions ...*Promotion) { swapAll(promotions) }
 
-// HoldSwap keeps the disk from being swapped, or gated, until release is called.
+// HoldSwap keeps the disk from being swapped or gated until release is called.
 func (d *Disk) HoldSwap() (release func()) {
 	d.mu.Lock()
 	return d.mu.Unlock
 }
 
-// ViewChanged reports whether another view than the first is in place.
+// ViewChanged reports whether a view other than the first is in place.
 func (d *Disk) ViewChanged() bool {
 	v := d.view.Load()
 	return v.seq > 1 || v.gate != nil

@@ -11,47 +11,48 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// flusher makes a disk's writes durable, in rounds, on one goroutine: started by
-// Open, ended by stop. All map writes, syncs of maps and seals of the disk
-// happen on it, so they need no further order among themselves.
+// flusher makes a disk's writes durable, in rounds, on one goroutine: started by Open, ended by
+// stop or end. All map writes, map syncs and seals of the disk happen on it, so they need no
+// further order among themselves.
 //
-// One round serves every request that waited when it began. A request that
-// arrives during a round waits for the next: writes that completed before it may
-// have come too late for the round under way.
+// One round serves every request that waited when it began. A request that arrives during a round
+// waits for the next: writes that completed before it may have come too late for the round under
+// way.
 type flusher struct {
 	disk     *Disk
-	notifier *notifier // there is something to do
+	notifier *notifier // work has arrived
 	ended    chan struct{}
 	raw      vfs.File // of a disk without layers; nil otherwise
 	rounds   atomic.Uint64
 	pages    []layer.DirtyPage // of the round under way
 
 	interval time.Duration // of background rounds, see background.go; 0 or less: none
-	failing  bool          // the last background round has failed, and that was logged
+	failing  bool          // the last background round failed, which was logged
 
 	mu           sync.Mutex
 	waiting      requestList
 	sealJobs     []sealJob
-	roundWaiters []chan<- error // for the outcome of the next round
-	unsealed     []*layer.Layer // oldest first, last is the head; replaced, never changed in place
+	roundWaiters []chan<- error // callers of flushNow; they get the outcome of the next round
+	unsealed     []*layer.Layer // oldest first, the last is the head; replaced, never changed in place
 	stopping     bool
-	timer        *time.Timer // of background rounds; nil: never needed yet
+	timer        *time.Timer // of background rounds; nil: not needed yet
 	timerRunning bool        // timer runs, or has expired and its round has not begun
-	timerExpired bool        // timer has expired
+	timerExpired bool        // the next round is the timer's
 }
 
-// sealJob asks for a former head's last flush and its seal. No write to it is in
-// flight any more.
+// sealJob asks for the last flush and the seal of a former head that no write in flight can reach
+// any more.
 type sealJob struct {
 	layer *layer.Layer
 	done  chan<- error
 }
 
-// maxKeptPages bounds the memory kept between rounds: 4 MiB.
+// maxKeptPages bounds the number of DirtyPages kept between rounds: 4 MiB of memory.
 const maxKeptPages = 1024
 
-// yieldEvery keeps Go's scheduler from counting the goroutine, which sleeps in the
-// kernel only, as a greedy one, whose processor it would take away at every sleep.
+// yieldEvery bounds the time between two yields. The flusher sleeps in the kernel only. Without
+// yields Go's scheduler would count it as a goroutine that never yields and take its P away at
+// every sleep.
 const yieldEvery = 5 * time.Millisecond
 
 func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.Duration) (*flusher, error) {
@@ -64,8 +65,7 @@ func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.
 	return f, nil
 }
 
-// add queues a flush, or a write that waits for one. Its completion comes
-// through its channel.
+// add queues a flush, or a write that waits for one. It completes through its channel.
 func (f *flusher) add(r *Request) {
 	f.mu.Lock()
 	f.waiting.push(r)
@@ -73,8 +73,8 @@ func (f *flusher) add(r *Request) {
 	f.notifier.notify()
 }
 
-// flushNow waits for a round that begins after the call, and returns its outcome; ErrClosed
-// once the flusher is being ended.
+// flushNow waits for a round that begins after the call and returns its outcome; ErrClosed once the
+// flusher is being stopped.
 func (f *flusher) flushNow() error {
 	done := make(chan error, 1)
 	f.mu.Lock()
@@ -88,8 +88,8 @@ func (f *flusher) flushNow() error {
 	return <-done
 }
 
-// stop ends the goroutine after a last round and returns that round's outcome.
-// Nobody adds anything any more.
+// stop ends the goroutine, then runs a last round and returns its outcome. Nothing is added any
+// more.
 func (f *flusher) stop() error {
 	f.end()
 	return f.round()
@@ -144,11 +144,10 @@ func (f *flusher) run() {
 	}
 }
 
-// round makes durable what has completed on the head and on former heads that
-// are not sealed yet.
+// round makes durable what has completed on the head and on former heads that are not sealed yet.
 //
-// The layers are looked up last: what a mark or unkept.added tells of may be a write to
-// a head that is newer than the round.
+// The list of layers is loaded last: the write behind a channel's mark, or behind unshared.added,
+// may be on a head that is newer than the begin of the round.
 func (f *flusher) round() error {
 	if err := f.disk.failure(); err != nil {
 		return err
@@ -173,7 +172,8 @@ func (f *flusher) round() error {
 	return nil
 }
 
-// retryNoSpace runs f, which loses nothing when it finds no space, and again for as long as room is made.
+// retryNoSpace runs f, which loses nothing when there is no space, and again as long as
+// Options.OnNoSpace says so.
 func (d *Disk) retryNoSpace(f func() error) error {
 	for {
 		err := f()
@@ -183,12 +183,11 @@ func (d *Disk) retryNoSpace(f func() error) error {
 	}
 }
 
-// flushLayer is steps (a) to (d) of "what is durable when", in doc.go.
+// flushLayer is steps (a) to (d) of "What is durable when" in doc.go.
 //
-// A failed sync may have dropped what it was to write, and a later one would
-// succeed without it: the disk fails for good. A failed write of the map (no
-// space, say) loses nothing: the pages are dirty again, and the next round repeats
-// them.
+// After a failed sync the kernel may have dropped dirty pages, and a later sync would succeed
+// without them: the disk fails. A failed write of the map (no space, say) loses nothing: the pages
+// are dirty again, and the next round repeats them.
 func (f *flusher) flushLayer(l *layer.Layer) error {
 	err := f.disk.retryNoSpace(func() (err error) {
 		f.pages, err = l.Flush(f.pages)
@@ -203,8 +202,8 @@ func (f *flusher) flushLayer(l *layer.Layer) error {
 	return err
 }
 
-// seal flushes a former head a last time and seals it. Until it has succeeded,
-// every round goes on to cover the layer.
+// seal flushes a former head a last time and seals it. Until it succeeds, every round covers the
+// layer.
 func (f *flusher) seal(l *layer.Layer) error {
 	if err := f.disk.failure(); err != nil {
 		return err
@@ -234,7 +233,7 @@ func (f *flusher) seal(l *layer.Layer) error {
 	return nil
 }
 
-// sealLayer has l sealed on the flusher's goroutine and waits for it.
+// sealLayer seals l on the flusher's goroutine and waits for it.
 func (f *flusher) sealLayer(l *layer.Layer) error {
 	done := make(chan error, 1)
 	f.mu.Lock()
@@ -244,8 +243,8 @@ func (f *flusher) sealLayer(l *layer.Layer) error {
 	return <-done
 }
 
-// addHead adds a new head. From the next round on it is covered: before any write
-// to it can complete, for it is not in a view yet.
+// addHead adds a new head, which the next round covers. No write to it can complete before, for it
+// is not in a view yet.
 func (f *flusher) addHead(l *layer.Layer) {
 	f.mu.Lock()
 	f.unsealed = append(f.unsealed[:len(f.unsealed):len(f.unsealed)], l)

@@ -9,14 +9,13 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// notifier wakes one goroutine that waits for work in the kernel, on an eventfd, and
-// not in Go's scheduler. A goroutine made ready by a thread that goes on running,
-// as a queue's does, has to be stolen from it by another, which sleeps for some
-// 60 µs before it dares: a fifth of what a flush takes.
+// notifier wakes one goroutine that waits in the kernel, on an eventfd, and not in Go's scheduler.
+// The goroutine that a running thread, such as a queue's, makes ready would have to be stolen by
+// another thread. That thread sleeps for some 60 µs before it steals: a fifth of the time of a
+// flush.
 //
-// Where the files are not the operating system's it is a channel: a test that
-// stops the clock while all goroutines wait (testing/synctest) cannot see that one
-// waits in the kernel.
+// With files that are not the operating system's it uses a Go channel: a test that stops the clock
+// while all goroutines wait (testing/synctest) does not see that a goroutine waits in the kernel.
 type notifier struct {
 	fake      chan struct{} // used instead of fd unless nil; capacity 1
 	fd        int
@@ -34,27 +33,25 @@ func newNotifier(fsys vfs.FS) (*notifier, error) {
 	return &notifier{fd: fd}, nil
 }
 
-// notify lets the next wait, or the one under way, return. What was done before it
-// is seen after that.
+// notify ends the wait under way, or the next one. The waiter sees what was done before notify.
 func (n *notifier) notify() {
 	if n.fake != nil {
 		select {
 		case n.fake <- struct{}{}:
-		default: // its reader has not looked yet
+		default: // the waiter has not run since, and will see our changes
 		}
 		return
 	}
 	if n.signalled.Swap(true) {
-		return // its reader has not looked yet, and will see what we did
+		return // the waiter has not run since, and will see our changes
 	}
-	// Which number is added (the byte order decides) does not matter.
+	// The number (the byte order decides which) does not matter.
 	for _, err := unix.Write(n.fd, eventfdOne); err == unix.EINTR; {
 		_, err = unix.Write(n.fd, eventfdOne)
 	}
 }
 
-// wait returns after the next ring; of many there may be one return. For one
-// goroutine only.
+// wait returns after a notify; one return may stand for many. For one goroutine only.
 func (n *notifier) wait() {
 	if n.fake != nil {
 		<-n.fake

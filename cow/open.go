@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// plainBlockSize is the block size of a disk that is nothing but a base.
+// plainBlockSize is the block size of a disk that is only a base.
 const plainBlockSize = layer.DefaultBlockSize
 
 // stack is what Open has opened so far.
@@ -28,24 +28,22 @@ type stack struct {
 	baseSize   int64    // bytes from there on
 	baseSum    layer.Fingerprint
 	layers     []*layer.Layer
-	layerPaths []layer.Paths // of all that are to be opened
+	layerPaths []layer.Paths // of all layers to open
 	size       int64         // of the disk
 	blockSize  int64
 	sources    sources
 	view       *view
-	sharedDir  string // Options.SharedDir; empty once there is no place for shared maps
+	sharedDir  string // Options.SharedDir
 	unflushed  layer.Unflushed
 	forceShare bool // Options.ForceShare
 }
 
-// Open opens a stack: it checks that base and layers belong together and builds
-// the index. Layers and base are opened for reading, only the head for writing,
-// and that one last: a refused open has modified nothing. A layer below the
-// head that is not sealed, which is what a crash in the middle of a promotion
-// leaves, is sealed once everything else has succeeded.
+// Open opens a stack: it checks that base and layers belong together and builds the index. Base and
+// layers are opened for reading, and last the head for writing: a refused open has modified
+// nothing. A layer below the head that is not sealed, as a crash during a promotion leaves it, is
+// sealed once everything else has succeeded.
 //
-// Errors wrap ErrSpec, ErrBaseChanged, those of package layer, or the
-// operating system's.
+// Errors wrap ErrSpec, ErrBaseChanged, those of package layer, or the operating system's.
 func Open(s Spec, o Options) (*Disk, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS{}
@@ -130,10 +128,9 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 
 func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.blockSize) }
 
-// sealFormerHeads seals the layers below the head that a crash left unsealed. One
-// that somebody else is reading stays as it is until the next open: it is never
-// written again anyway. What it owes is made durable in any case, for no flush of this
-// disk covers it.
+// sealFormerHeads seals the layers below the head that a crash left unsealed. A layer that another
+// process is reading stays unsealed until the next open: it is never written again. Its unflushed
+// bits are made durable in any case, for no flush of this disk covers it.
 func (k *stack) sealFormerHeads() error {
 	for i, l := range k.layers[:len(k.layers)-1] {
 		if l.Header().State == layer.Sealed {
@@ -164,9 +161,9 @@ func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error
 		if err != nil {
 			return nil, err
 		}
-		k.log.Info("sealed a layer that an interrupted promotion had left open", "map", p.Map)
+		k.log.Info("sealed a former head that an interrupted promotion had left unsealed", "map", p.Map)
 	case errors.Is(err, layer.ErrInUse), errors.Is(err, layer.ErrSealed):
-		// Somebody else reads it, or has sealed it just now.
+		// Another process reads it, or has just sealed it.
 	default:
 		return nil, err
 	}
@@ -174,18 +171,18 @@ func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error
 	if err != nil || l.Header().State == layer.Sealed {
 		return l, err
 	}
-	k.log.Warn("a former head stays unsealed until the next open: somebody else reads it", "map", p.Map)
+	k.log.Warn("a former head stays unsealed until the next open: another process reads it", "map", p.Map)
 	if err := l.MakeDurable(); err != nil {
 		return nil, errors.Join(err, l.Abandon())
 	}
 	return l, nil
 }
 
-// makeView makes the first view of the stack, sources and all.
+// makeView makes the first view of the stack, with its sources.
 func (k *stack) makeView(s Spec) error {
 	v := &view{seq: 1, headSince: 1, oldWritersGone: new(atomic.Bool), top: index.Owner(len(k.layers))}
 	v.oldWritersGone.Store(true) // there was no view before it
-	var base source              // holds nothing where there is no base
+	var base source              // empty without a base
 	if k.base != nil {
 		var err error
 		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
@@ -207,7 +204,7 @@ func (k *stack) makeView(s Spec) error {
 	return nil
 }
 
-// newDisk puts an opened stack to work.
+// newDisk makes a Disk of an opened stack and starts its flusher.
 func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
@@ -226,7 +223,7 @@ func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 
 	var err error
 	switch {
-	case s.Raw: // owner 0 is the head: every block is its own already
+	case s.Raw: // owner 0 is the head, which owns every block
 		d.flusher, err = startFlusher(d, nil, k.base, o.FlushInterval)
 	case !s.ReadOnly:
 		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil, o.FlushInterval)
@@ -238,8 +235,8 @@ func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	return d, err
 }
 
-// headUnclean reports whether the head may hold what a process before this one has written
-// and not flushed: it was not closed in order.
+// headUnclean reports whether the head was not closed in order: it may hold unflushed writes of an
+// earlier process.
 func (k *stack) headUnclean() bool {
 	n := len(k.layers)
 	return n > 0 && k.view.bitmap != nil && k.layers[n-1].Unclean()

@@ -11,8 +11,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// openBase opens the base for reading, for as long as the disk is open: nobody may write to it meanwhile, be it a QEMU or
-// another process of this program. It checks that the base is what it should be.
+// openBase opens the base for reading and checks that it is the expected one. It takes locks that
+// keep other processes, QEMU and this program alike, from writing to it while the disk is open.
 func (k *stack) openBase(b *BaseSpec) error {
 	f, err := vfs.OpenImage(k.fs, b.Path, os.O_RDONLY)
 	if err != nil {
@@ -45,7 +45,7 @@ func (k *stack) openBase(b *BaseSpec) error {
 	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
 		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
 	}
-	// Whoever excludes this one has the file open for writing: no word helps.
+	// The process that excludes this one has the file open for writing: ForceShare does not help.
 	if err := k.lockBaseRange(b.Path, false); errors.Is(err, layer.ErrInUse) {
 		return &BaseLockedError{err, true}
 	} else if err != nil {
@@ -88,17 +88,17 @@ func (k *stack) openRaw(b *BaseSpec) error {
 	return k.lockBaseRange(b.Path, true)
 }
 
-// BaseLockedError is the refusal of a base by somebody else's lock.
+// BaseLockedError says that another process holds a lock that excludes the use of the base.
 type BaseLockedError struct {
 	error
-	// Writer: only a process can hold that lock which has the file open for writing. Otherwise everybody can who may read
-	// it: see Options.ForceShare.
+	// Writer: only a process that has the file open for writing can hold that lock. Otherwise any
+	// process that may read the file can hold it: see Options.ForceShare.
 	Writer bool
 }
 
 func (e *BaseLockedError) Unwrap() error { return e.error }
 
-// lockBaseShared takes the locks of a reader that whoever may read the file can keep it from.
+// lockBaseShared takes the locks of a reader that any process that may read the file can refuse.
 func (k *stack) lockBaseShared(b *BaseSpec, f vfs.File) error {
 	// First the lock whose refusal names the other process.
 	image, file := f.LockImage(vfs.ImageRead), error(nil)
@@ -117,9 +117,9 @@ func (k *stack) lockBaseShared(b *BaseSpec, f vfs.File) error {
 	if !k.forceShare {
 		return &BaseLockedError{error: err}
 	}
-	k.log.Warn("the base is used although somebody else has a lock on it: it must not change", "base", b.Path, "reason", err)
+	k.log.Warn("the base is used although another process holds a lock on it: it must not change", "base", b.Path, "err", err)
 	if image != nil {
-		// Whoever comes later is told.
+		// Processes that come later are refused.
 		if err := f.LockImage(vfs.ImageForced); err != nil && !errors.Is(err, vfs.ErrImageLocked) {
 			return err
 		}
@@ -130,8 +130,9 @@ func (k *stack) lockBaseShared(b *BaseSpec, f vfs.File) error {
 	return nil
 }
 
-// lockBase takes the base's lock of a reader, which excludes a process, of any version, that serves the same file raw.
-// Where a layer's data is in the same file there is none: AddSums wants it for itself.
+// lockBase takes the flock of a reader, which excludes a process, of any version, that serves the
+// same file raw. It takes none where the data of a layer is in the same file: AddChecksums needs
+// the exclusive lock there.
 func (k *stack) lockBase(b *BaseSpec, f vfs.File) error {
 	for _, p := range k.layerPaths {
 		if p.Data == b.Path {
@@ -147,7 +148,7 @@ func lockRaw(f vfs.File, exclusive bool) error {
 		return layer.LockedElsewhere(f, "use of the file", exclusive)
 	}
 	if unsupportedLock(err) && !exclusive {
-		return nil // as without any lock before; the file is only read
+		return nil // the file is only read, so it works without
 	}
 	return err
 }
@@ -156,8 +157,8 @@ func unsupportedLock(err error) bool {
 	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// lockBaseRange locks the bytes of the base, which is open: they are nobody's to write, or, if it is raw, nobody
-// else's at all.
+// lockBaseRange locks the bytes of the open base: against writers, or, for a raw disk, against
+// every other use.
 func (k *stack) lockBaseRange(path string, exclusive bool) error {
 	if k.baseSize == 0 {
 		return nil

@@ -12,13 +12,12 @@ import (
 	"cowblk/cow/layer"
 )
 
-// openLayers opens the layers, each expected to lie on the one before it. The
-// disk is as large as its top layer: a disk may have grown over layers made when
-// it was smaller, never shrunk.
+// openLayers opens the layers, each of which must lie on the one before it. The disk has the size
+// of its top layer: a disk may have grown since lower layers were made, never shrunk.
 //
-// A map is read and checked as a whole, which is what takes the time of opening a
-// large disk: all but the head are opened at once, on all processors. The head
-// comes last, for it is the one that opening changes.
+// Each map is read and checked as a whole, which takes most of the time of opening a large disk:
+// all layers but the head are opened in parallel, on all processors. The head comes last because
+// opening changes it.
 func (k *stack) openLayers(s Spec) error {
 	last := len(s.Layers) - 1
 	headers := make([]layer.Header, len(s.Layers))
@@ -33,7 +32,7 @@ func (k *stack) openLayers(s Spec) error {
 
 	opened := make([]*layer.Layer, len(s.Layers))
 	open := func(i int) (err error) {
-		var parent uuid.UUID // none below the first
+		var parent uuid.UUID // zero below the first layer
 		if i > 0 {
 			parent = headers[i-1].UUID
 		}
@@ -44,7 +43,7 @@ func (k *stack) openLayers(s Spec) error {
 		}
 		opened[i], err = layer.Open(k.fs, s.Layers[i], params)
 		if errors.Is(err, layer.ErrNoShared) {
-			k.log.Warn("writes of new blocks complete only when they are durable, which is slow: what a guest has not flushed cannot be kept for the next process, if this one is killed", "err", err)
+			k.log.Warn("no shared map: writes of new blocks complete only when they are durable, which is slow", "err", err)
 			params.SharedDir = ""
 			opened[i], err = layer.Open(k.fs, s.Layers[i], params)
 		}
@@ -68,25 +67,25 @@ func (k *stack) openLayers(s Spec) error {
 	return err
 }
 
-// logUnflushed says what has become of the unflushed writes of a process that died.
+// logUnflushed logs what has become of the unflushed writes of a process that died.
 func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
 	recovered, dropped := l.Unflushed()
-	const lost = "what a guest had written and not flushed is given up: the disk is as after a power cut"
+	const lost = "unflushed writes of a killed process are lost: the disk is as after a power cut"
 	switch {
 	case errors.Is(dropped, layer.ErrRestarted):
-		k.log.Info(lost, "map", l.Paths().Map, "reason", dropped)
+		k.log.Info(lost, "map", l.Paths().Map, "err", dropped)
 	case errors.Is(dropped, layer.ErrWriteBack):
-		k.log.Error(lost, "map", l.Paths().Map, "reason", dropped)
+		k.log.Error(lost, "map", l.Paths().Map, "err", dropped)
 	case dropped != nil:
-		k.log.Warn(lost, "map", l.Paths().Map, "reason", dropped)
+		k.log.Warn(lost, "map", l.Paths().Map, "err", dropped)
 	case recovered > 0 && readOnly:
-		k.log.Info("a process was killed: what its guest had not flushed is read, too, and is not durable yet; the files alone do not say which blocks that is", "map", l.Paths().Map, "blocks", recovered)
+		k.log.Info("unflushed writes of a killed process are read from its shared map and are not durable yet", "map", l.Paths().Map, "blocks", recovered)
 	case recovered > 0:
-		k.log.Info("a process was killed: what its guest had not flushed is there", "map", l.Paths().Map, "blocks", recovered)
+		k.log.Info("recovered the unflushed writes of a killed process", "map", l.Paths().Map, "blocks", recovered)
 	}
 }
 
-// checkSizes checks that no layer is larger than one above it.
+// checkSizes checks that no layer is larger than a layer above it.
 func checkSizes(paths []layer.Paths, headers []layer.Header) error {
 	top := headers[len(headers)-1]
 	var size int64
@@ -100,8 +99,8 @@ func checkSizes(paths []layer.Paths, headers []layer.Header) error {
 	return nil
 }
 
-// onAllProcessors calls f with 0 to n-1, and returns the error of the lowest
-// number. After an error no further call begins.
+// onAllProcessors calls f with 0 to n-1 in parallel and returns the error of the lowest number.
+// After an error no further call begins.
 func onAllProcessors(n int, f func(int) error) error {
 	errs := make([]error, n)
 	var next atomic.Int64

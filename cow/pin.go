@@ -2,34 +2,33 @@ package cow
 
 import "sync/atomic"
 
-// pins say, for one channel, which views its requests in flight are on. Only
-// the channel's own thread stores, so that the hit path of one queue shares no
-// cache line with another; a promotion reads the pins of all channels. (A shared
-// counter per view would cost every request two contended atomic operations, for
-// the sake of an operation that happens once a day.)
+// pins are the marks of one channel on the views that its requests in flight use. Only the
+// channel's own thread stores them, so that hits of one queue share no cache line with another; a
+// promotion reads the pins of all channels. (A shared counter per view would cost every request two
+// contended atomic operations, for an operation that happens once a day.)
 type pins struct {
 	_          [64]byte
 	reads      pinState
 	writes     pinState
-	readCached bool // the pin of a read stays for the next one: see SubmitBatch
+	readCached bool // the read pin stays for the next read: see SubmitBatch
 	_          [40]byte
 }
 
-// pinState are the pins of one kind of request.
+// pinState is the pins of one kind of request, reads or writes.
 type pinState struct {
-	oldest    atomic.Uint64 // seq of the oldest view in flight, 0 for none
-	current   uint64        // seq of the request that Submit is working on, 0 for none
-	asyncRefs []asyncRef    // of asynchronous operations, oldest view first
+	oldest    atomic.Uint64 // seq of the oldest view in use, 0: none
+	current   uint64        // seq of the request that Submit is serving, 0: none
+	asyncRefs []asyncRef    // of operations in flight, oldest view first
 }
 
-// asyncRef counts the asynchronous operations on one view. A channel meets views in
-// the order of their seq, so that a new one is always the last.
+// asyncRef counts the asynchronous operations on one view. A channel meets views in the order of
+// their seq, so that a new view is always the last.
 type asyncRef struct {
 	seq uint64
 	n   int
 }
 
-// set pins view seq for the request that is being worked on.
+// set pins view seq for the request that Submit is serving.
 func (p *pinState) set(seq uint64) {
 	p.current = seq
 	if len(p.asyncRefs) == 0 {
@@ -37,7 +36,7 @@ func (p *pinState) set(seq uint64) {
 	}
 }
 
-// clear takes the pin of the request that was being worked on back.
+// clear removes the pin of the request that Submit is serving.
 func (p *pinState) clear() {
 	p.current = 0
 	if len(p.asyncRefs) == 0 {
@@ -45,8 +44,8 @@ func (p *pinState) clear() {
 	}
 }
 
-// refAsync pins view seq, which is pinned already by the request being worked on,
-// for one asynchronous operation.
+// refAsync adds a reference to view seq, which the current request has pinned, for one asynchronous
+// operation.
 func (p *pinState) refAsync(seq uint64) {
 	if n := len(p.asyncRefs); n > 0 && p.asyncRefs[n-1].seq == seq {
 		p.asyncRefs[n-1].n++
@@ -56,7 +55,7 @@ func (p *pinState) refAsync(seq uint64) {
 	p.oldest.Store(p.asyncRefs[0].seq)
 }
 
-// unrefAsync takes one hold on view seq back.
+// unrefAsync drops one reference to view seq.
 func (p *pinState) unrefAsync(seq uint64) {
 	gone := 0
 	for i := range p.asyncRefs {
@@ -83,15 +82,14 @@ func (p *pinState) olderThan(seq uint64) bool {
 	return oldest != 0 && oldest < seq
 }
 
-// pinRead puts the channel's read on the current view.
+// pinRead pins the current view for the channel's read.
 //
-// The second load is what makes it safe. Loads and stores of sync/atomic have
-// one order: either this second load comes after a swap's store and sees the
-// new view, or the pin was stored before the swap and everyone who looks at the
-// pins after the swap sees it.
+// The second load makes this safe. Loads and stores of sync/atomic have one order: either the
+// second load comes after the store of a swap and sees the new view, or the pin was stored before
+// the swap, and a reader of the pins after the swap sees it.
 //
-// A pin that has been kept and names the view that is in place now was stored before
-// that was looked at: it is as good.
+// A cached pin that names the current view was stored before the view was loaded here, which is as
+// good.
 func (c *Channel) pinRead() *view {
 	for {
 		v := c.disk.view.Load()
@@ -105,10 +103,9 @@ func (c *Channel) pinRead() *view {
 	}
 }
 
-// pinWrite puts the channel's write on the current view, as pinRead does. While
-// a cut over several disks is being made it waits, on an asynchronous channel
-// too: that takes microseconds, and goroutines of the crew that start then would
-// compete with the cut for processors and the disk's mutex.
+// pinWrite pins the current view for the channel's write, as pinRead does. While several disks are
+// being swapped it waits, on an asynchronous channel too: that takes microseconds, and workers of
+// the thread pool that start then would compete with the swap for processors and the disk's mutex.
 func (c *Channel) pinWrite() *view {
 	for {
 		v := c.disk.view.Load()
@@ -132,7 +129,7 @@ func (c *Channel) unpinRead() {
 	c.disk.wakeSynchronize()
 }
 
-// cacheReadPin has unpinRead leave the pin for the next pinRead, until letPinGo.
+// cacheReadPin makes unpinRead leave the pin for the next pinRead, until releaseReadPin.
 func (c *Channel) cacheReadPin() { c.pins.readCached = true }
 
 func (c *Channel) releaseReadPin() {

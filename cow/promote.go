@@ -10,40 +10,39 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Promotion is one change of a disk's head: the head becomes an immutable layer
-// and a new, empty one takes over, under the guest's hands.
+// Promotion is one change of a disk's head: the head becomes an immutable layer, and a new, empty
+// head takes its place while the guest runs.
 //
-//	Prepare → Swap → (background) drained → synced → sealed → Done
+//	Prepare → Swap → (background) old writers gone → synced → sealed → Done
 //	        → Cancel → Done
 //
-// The new head's files, and whatever names them, are durable before Prepare.
-// Swap is the cut: a write is in the former head if it was submitted before,
-// in the new one if after. It waits for nothing. All that takes time happens
-// behind it while requests go on; flushes cover the former head until it is
-// sealed, and a crash in between leaves a stack that Open accepts.
+// The new head's files, and the manifest that names them, are durable before Prepare. Swap is the
+// point in time: a write is in the former head if it was submitted before, and in the new head if
+// it was submitted after. Swap waits for nothing. All slow work happens after it, while requests go
+// on. Flushes cover the former head until it is sealed; a crash in between leaves a stack that Open
+// accepts.
 type Promotion struct {
 	disk *Disk
-	next *layer.Layer // the disk's from Swap on, the caller's before and after Cancel
+	next *layer.Layer // the disk's from Swap on; the caller's before, and after Cancel
 	head source       // of next
 	old  *layer.Layer // former head, set by Swap
 	done chan struct{}
 	err  error
 
 	sealEnded chan struct{} // closed after the last attempt to seal
-	sealErr   error         // its outcome
+	sealErr   error         // outcome of the last attempt
 
-	swapping bool // under disk.mu: too late to cancel
+	swapping bool // under disk.mu: Swap has begun, too late to cancel
 }
 
-// Prepare checks that next, an empty head open for writing, belongs on top of
-// the disk's head, and reserves the disk's next swap for it. ErrPromoting if
-// one is reserved already; ErrReadOnly, ErrFailed, ErrClosed; layer.ErrMismatch
-// if next does not fit, or if the head's files are not where the next open would
-// look for them. After an error next is still the caller's.
+// Prepare checks that next, an empty head open for writing, belongs on top of the disk's head, and
+// reserves the disk's next swap for it. ErrPromoting: a swap is reserved already. ErrReadOnly,
+// ErrFailed, ErrClosed. layer.ErrMismatch: next does not fit, or the head's files are not where the
+// next open would look for them. After an error next is still the caller's.
 func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	p, head, err := d.reserve(next)
 	if err == nil {
-		// While it is reserved the head stays the head.
+		// While the swap is reserved the head stays the head.
 		if err = head.CheckPaths(); err != nil {
 			p.Cancel()
 		}
@@ -54,7 +53,7 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	return p, nil
 }
 
-// reserve is Prepare without looking at the head's files.
+// reserve is Prepare without the check of the head's paths.
 func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +85,7 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	return p, head, nil
 }
 
-// checkNewHead checks a new head against the one it shall lie on.
+// checkNewHead checks a new head against the head that it will lie on.
 func checkNewHead(below layer.Header, next *layer.Layer) error {
 	h := next.Header()
 	fault := func(what string, expected, found any) error {
@@ -119,8 +118,7 @@ func (d *Disk) Promote(next *layer.Layer) (*Promotion, error) {
 	return p, Swap(p)
 }
 
-// Cancel gives a prepared promotion up; next stays the caller's. It does
-// nothing after Swap.
+// Cancel gives up a prepared promotion; next stays the caller's. After Swap it does nothing.
 func (p *Promotion) Cancel() {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
@@ -137,30 +135,28 @@ func (p *Promotion) cancelLocked() {
 	}
 }
 
-// Done is closed when the former head is sealed, or the first attempt to seal it has
-// failed, or the promotion was cancelled.
+// Done returns a channel that is closed when the former head is sealed, the first attempt to seal
+// it has failed, or the promotion was cancelled.
 func (p *Promotion) Done() <-chan struct{} { return p.done }
 
-// Err is the outcome, valid once Done is closed. An error after Swap means that
-// the former head is not sealed yet; the swap itself stands and the data are safe. The
-// disk tries again until it is closed, see Sealed, then the next open does.
+// Err returns the outcome; it is valid once Done is closed. After an error since Swap the former
+// head is not sealed yet, but the swap stands and the data is safe. The disk retries until it is
+// closed (see Sealed), then the next open does.
 func (p *Promotion) Err() error { return p.err }
 
-// Sealed waits until the former head is sealed, after however many attempts. An error
-// means that the disk has failed or was closed before, or the promotion was cancelled.
+// Sealed waits until the former head is sealed, after any number of attempts. An error means that
+// the disk has failed or was closed before, or that the promotion was cancelled.
 func (p *Promotion) Sealed() error {
 	<-p.sealEnded
 	return p.sealErr
 }
 
-// Swap makes the cut for all the given promotions, prepared on different disks,
-// at one instant: no write submitted after the completion of one that the cut
-// leaves out is in it, on whatever disks the two are. All are swapped or none:
-// ErrCancelled when one of them is not prepared any more.
+// Swap swaps the heads of all the given promotions, prepared on different disks, at one instant: if
+// a write that completed before another was submitted goes to a new head, so does the other, on any
+// of the disks. All are swapped or none: ErrCancelled if a promotion is not prepared any more.
 //
-// One disk's cut is one store. For several, new writes are held back at the
-// gate of each disk until every view is replaced, some microseconds; writes in
-// flight and reads go on.
+// The swap of one disk is one store. For several, new writes wait at the gate of each disk until
+// every view is replaced, some microseconds; reads and writes in flight go on.
 func Swap(promotions ...*Promotion) error {
 	for i, p := range promotions {
 		if !p.beginSwap() {
@@ -174,7 +170,7 @@ func Swap(promotions ...*Promotion) error {
 	return nil
 }
 
-// swapAll swaps the views of claimed promotions. It cannot fail.
+// swapAll swaps the views of promotions for which beginSwap has succeeded. It cannot fail.
 func swapAll(promotions []*Promotion) {
 	open := make(chan struct{})
 	if len(promotions) > 1 {
@@ -192,7 +188,7 @@ func swapAll(promotions []*Promotion) {
 	}
 }
 
-// beginSwap makes it too late to cancel p.
+// beginSwap makes it too late to cancel p. It returns false if p is not prepared any more.
 func (p *Promotion) beginSwap() bool {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
@@ -218,7 +214,7 @@ func (p *Promotion) closeGate(open <-chan struct{}) {
 	p.disk.mu.Unlock()
 }
 
-// swap puts the view with the new head in place, gate or not.
+// swap stores the view with the new head; it opens the gate if there was one.
 func (p *Promotion) swap() *view {
 	d := p.disk
 	d.mu.Lock()
@@ -233,7 +229,7 @@ func (p *Promotion) swap() *view {
 	return v
 }
 
-// withHead is v with another layer on top, to which writes go.
+// withHead returns v with another layer on top, which takes writes.
 func (v *view) withHead(head *layer.Layer, s source) *view {
 	n := &view{
 		seq: v.seq + 1, headSince: v.seq + 1, oldWritersGone: new(atomic.Bool),
@@ -243,15 +239,15 @@ func (v *view) withHead(head *layer.Layer, s source) *view {
 	return n
 }
 
-// Attempts to seal a former head again: until then no other disk can be opened that
-// lies on it, for its map is locked. What failed may pass: no space, no descriptors.
+// Pauses between attempts to seal a former head. Until it is sealed its map is locked, and no other
+// disk on it can be opened. The cause may pass: no space, no descriptors.
 const (
 	sealRetryMin = time.Second
 	sealRetryMax = time.Minute
 )
 
-// finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is
-// the view that Swap has put in place.
+// finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is the view that
+// Swap has stored.
 func (p *Promotion) finish(v *view) {
 	defer p.disk.backgroundTasks.Done()
 	defer close(p.sealEnded)
@@ -269,7 +265,7 @@ func (p *Promotion) finish(v *view) {
 		case <-time.After(wait):
 		}
 		if p.sealErr = p.sealWithPath(v); p.sealErr == nil {
-			log.Info("the former head is sealed now")
+			log.Info("the former head is sealed")
 		}
 	}
 }
@@ -281,15 +277,14 @@ func (p *Promotion) sealWithPath(v *view) error {
 	return nil
 }
 
-// seal waits for the last write to the former head, makes it durable, seals it,
-// and puts its read-only files in the place of the writable ones. After an error it can
-// be repeated, unless the disk has failed.
+// seal waits for the last write to the former head, makes it durable, seals it, and replaces its
+// writable files by read-only ones. After an error it can be repeated, unless the disk has failed.
 func (p *Promotion) seal(v *view) error {
 	d := p.disk
 	if !p.old.WasHead() {
 		d.waitOldWriters(v)
-		// The bulk is written back here, where no flush of the guest waits behind it
-		// in the flusher's queue; what the flusher then syncs is next to nothing.
+		// Most of the data is written back here, where no flush of the guest waits behind it in the
+		// flusher's queue; the flusher's sync has little left to do.
 		if err := p.old.SyncData(); err != nil {
 			return d.fail(err)
 		}
@@ -305,7 +300,7 @@ func (p *Promotion) seal(v *view) error {
 	if err != nil {
 		return errors.Join(err, sealed.Close())
 	}
-	// Requests may still be on views that name the writable file.
+	// Requests may still be on views with the writable file.
 	d.synchronize(seq, true)
 	if err := errors.Join(former.close(), p.old.Close()); err != nil {
 		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map, "err", err)
@@ -313,9 +308,8 @@ func (p *Promotion) seal(v *view) error {
 	return nil
 }
 
-// replaceLayer swaps in a view that finds an owner's blocks in another layer object
-// of the same content. It returns the new view's seq and the source that views
-// before it used.
+// replaceLayer swaps in a view that finds an owner's blocks in another layer object of the same
+// content. It returns the new view's seq, and the source that earlier views use.
 func (d *Disk) replaceLayer(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

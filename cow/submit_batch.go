@@ -1,9 +1,8 @@
 package cow
 
-// SubmitBatch is Submit for each of rs, in order. It pays for a few requests at a
-// time: the processor fetches what reads will need from memory, of several at once,
-// before the first is served; and reads that follow each other share a pin (see
-// pins), so that the loads of one need not wait for the stores of the one before.
+// SubmitBatch is Submit for each of rs, in order. It serves a few requests at a time. Before the
+// first of them, the CPU prefetches from memory what their reads need. Reads that follow each other
+// share a pin (see pins), so that the loads of one need not wait for the stores of the one before.
 func (c *Channel) SubmitBatch(rs []*Request) {
 	for len(rs) > 0 {
 		n := min(len(rs), maxPrefetch)
@@ -23,24 +22,23 @@ func (c *Channel) submitBatch(rs []*Request) {
 		if r.Op == OpRead {
 			c.cacheReadPin()
 		} else {
-			c.releaseReadPin() // it may take long
+			c.releaseReadPin() // a write may take long
 		}
 		c.submit(r)
 	}
 	c.releaseReadPin()
 }
 
-// maxPrefetch is how many requests prefetch looks at together.
+// maxPrefetch is how many requests prefetch handles together.
 const maxPrefetch = 8
 
-// prefetch has the processor fetch who owns the first block of each read, and where
-// that lies in a mapping, the first of its data. It first looks all owners up, then at
-// what depends on them, so that the processor can wait for several at once. Nothing
-// else comes of it, and no memory of the caller's is looked at. (Random reads of 4 KiB
-// from a GiB, 32 in flight, are 8 to 11 % faster.)
+// prefetch looks up the owner of the first block of each read and has the CPU load the first bytes
+// of its data, where it lies in a mapping. All owners are looked up first, so that the CPU can wait
+// for several cache lines at once. It has no other effect and touches no memory of the caller.
+// (Random reads of 4 KiB from a GiB, 32 in flight, are 8 to 11 % faster.)
 //
-// What it finds of a read is kept for its Submit: that the owner may have changed
-// meanwhile is no harm, because the read had been asked for before.
+// Submit uses the owner that was found. The owner may have changed meanwhile, which is harmless:
+// the read was submitted before the change.
 func (c *Channel) prefetch(v *view, rs []*Request) {
 	d := c.disk
 	for _, r := range rs {

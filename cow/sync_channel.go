@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncChannel is a channel that waits for each of its requests, for callers
-// without a queue of their own (NBD, tools, tests). The disk keeps those that
-// are idle.
+// syncChannel is a channel that waits for each of its requests, for callers without a queue of
+// their own (NBD, tools, tests). The disk reuses idle ones.
 type syncChannel struct {
 	ch   *Channel
 	req  Request
@@ -40,7 +39,7 @@ func (d *Disk) putSyncChannel(s *syncChannel) {
 	d.mu.Unlock()
 }
 
-// run carries out s.req and waits for its completion.
+// run performs s.req and waits for its completion.
 func (s *syncChannel) run() error {
 	s.ch.Submit(&s.req)
 	for {
@@ -66,8 +65,7 @@ func (d *Disk) doSync(op Op, p []byte, off int64) error {
 	return s.run()
 }
 
-// ReadAt reads the disk's content as io.ReaderAt does, at any byte: io.EOF when
-// p reaches beyond the end.
+// ReadAt reads the disk as io.ReaderAt does, at any byte: io.EOF if p reaches beyond the end.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	var end error
 	if off >= 0 && int64(len(p)) > d.size-off {
@@ -82,8 +80,8 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), end
 }
 
-// WriteAt writes all of p, at any byte, or nothing can be said of the range.
-// Durable after Flush.
+// WriteAt writes all of p, at any byte. After an error the content of the range is undefined. The
+// write is durable after Flush.
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.doSync(OpWrite, p, off); err != nil {
 		return 0, err

@@ -5,17 +5,16 @@ import (
 	"sync"
 )
 
-// Limits of a disk's crew.
+// Limits of a disk's thread pool.
 const (
-	maxWorkers     = 32 // as many requests of a disk wait at once
-	maxIdleWorkers = 4  // stay when there is nothing to do
+	maxWorkers     = 32 // as many requests of a disk block at once
+	maxIdleWorkers = 4  // workers that stay when there is nothing to do
 )
 
-// threadPool carries out what would make a queue's thread wait: copy-ups of what is not
-// in memory, first writes past the page cache or of blocks that another request
-// is about to own, discards. Its hands are goroutines, each
-// with a synchronous channel of its own, started when there is work and ended by
-// the lack of it, the last ones by stop.
+// threadPool carries out requests that would block a queue's thread: copy-ups of what is not in
+// memory, first writes past the page cache or of blocks that another request is about to own,
+// discards. Its workers are goroutines, each with a synchronous channel of its own. They start when
+// there is work and end when there is none, the last ones in stop.
 type threadPool struct {
 	disk *Disk
 
@@ -34,13 +33,13 @@ func newThreadPool(d *Disk) *threadPool {
 	return p
 }
 
-// add queues r. Its completion comes through its channel.
+// add queues r, which completes through its channel.
 func (p *threadPool) add(r *Request) {
 	p.mu.Lock()
 	p.queue.push(r)
 	switch {
 	case p.idle > 0:
-		// Taken off the count here, so that the next request counts the rest.
+		// Decremented here, so that the next request does not count this worker again.
 		p.idle--
 		p.cond.Signal()
 	case p.workers < maxWorkers:
@@ -51,11 +50,10 @@ func (p *threadPool) add(r *Request) {
 	p.mu.Unlock()
 }
 
-// worker is one goroutine of the crew.
+// worker is one goroutine of the pool.
 func (p *threadPool) worker() {
 	defer p.ended.Done()
-	// The thread's own setting would let a fault on a guest's memory end the
-	// process: see Channel.perform.
+	// Without this a fault on a guest's memory would end the process: see Channel.perform.
 	debug.SetPanicOnFault(true)
 	c := p.disk.makeChannel(-1)
 	if p.disk.addChannel(c, 0) == nil {
@@ -75,7 +73,7 @@ func (p *threadPool) worker() {
 	}
 }
 
-// next waits for a request; nil ends the hand.
+// next waits for a request; nil ends the worker.
 func (p *threadPool) next() *Request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +90,7 @@ func (p *threadPool) next() *Request {
 	}
 }
 
-// stop ends the hands. No request is left and none will come.
+// stop ends the workers. No request is queued, and none follows.
 func (p *threadPool) stop() {
 	p.mu.Lock()
 	p.stopping = true

@@ -7,8 +7,7 @@ import (
 	"cowblk/cow/index"
 )
 
-// modify serves a write, discard or write-zeroes; its r.FUA is the caller's
-// business.
+// modify serves a write, discard or write-zeroes. The caller handles r.FUA.
 func (c *Channel) modify(r *Request) error {
 	d := c.disk
 	if d.ReadOnly() {
@@ -32,7 +31,7 @@ func (c *Channel) modify(r *Request) error {
 		}
 	}
 	if c.async {
-		return errWouldWait // file systems take their time to punch a hole
+		return errWouldWait // file systems are slow at punching holes
 	}
 	v := c.pinWrite()
 	defer c.endWrite(r)
@@ -103,14 +102,14 @@ func (d *Disk) nextRun(v *view, pos, n int64) (owner index.Owner, m int64) {
 	return owner, min(n, d.endOf(pos, run)-pos)
 }
 
-// overwrite writes n bytes to blocks that the head owns: the hit path, a
-// positional write and nothing else.
+// overwrite writes n bytes to blocks that the head owns. It is the hit path: a positional write and
+// nothing else.
 func (c *Channel) overwrite(v *view, pos, n int64) error {
 	return c.writeHead(v, nil, n, nil, pos)
 }
 
-// runBelowHead counts the blocks from block on, at most limit, that an older layer
-// than the head, or nobody, owns.
+// runBelowHead counts the blocks from block on, at most limit, whose owner is older than the head,
+// or that have none.
 func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 	for run < limit {
 		owner, n := d.index.Lookup(block+run, limit-run)
@@ -122,17 +121,16 @@ func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 	return run
 }
 
-// maxWrite is the most that one call writes into the page cache, in bytes, and
-// what its pieces are aligned to in the file. A file system with large folios
-// (ext4, xfs) caches a write in folios as large as it is, and a later write of
-// 4 KiB then pays for every block of its folio: measured on ext4 of Linux 6.18,
-// 19,000 random overwrites a second where the file had been written 1 MiB at a
-// time, 135,000 at 64 KiB, 220,000 at 16 KiB. The first writes of a sequential
-// stream get slower, from some 3.6 to 2.5 GB/s at 32 KiB.
+// maxWrite is the most that one call writes into the page cache, in bytes, and the alignment of its
+// pieces in the file. A file system with large folios (ext4, xfs) caches a write in folios as large
+// as the write, and a later write of 4 KiB pays for every block of its folio. Measured on ext4 of
+// Linux 6.18: 19,000 random overwrites a second in a file written 1 MiB at a time, 135,000 at 64
+// KiB, 220,000 at 16 KiB. The first writes of a sequential stream get slower, from some 3.6 to 2.5
+// GB/s at 32 KiB.
 const maxWrite = 32 << 10
 
-// writeHead writes before, n bytes from the cursor, and after, one behind the
-// other, to the head at disk byte pos, in as few calls as possible.
+// writeHead writes before, n bytes from the cursor, and after, one behind the other, to the head at
+// disk byte pos, in as few calls as possible.
 func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos int64) error {
 	s := &v.sources[v.head]
 	for len(before) > 0 || n > 0 || len(after) > 0 {
