@@ -8,16 +8,15 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// AddChecksums gives a sealed layer the checksums of its data, if it has none: it reads
-// all of them, writes the table behind the map, or to Paths.Sums if there is such a
-// path, and then says so in a header. A crash leaves the layer without or with them,
-// and when two processes do it at a time they write the same. Sums returns them from
-// then on. ErrInUse while another process does it.
+// AddChecksums computes the checksums of a sealed layer's data, if it has none. It reads all of the
+// data, writes the table behind the map, or to Paths.Checksums if that is set, and then records it
+// in a header. A crash leaves the layer with or without checksums. Two processes that run it at the
+// same time write the same. Afterwards Checksums returns them. ErrInUse: another process is
+// computing them.
 //
-// pause is called after each piece of 64 KiB at most with the bytes of the data file
-// that are behind it, and ends the work with its error; nil: nobody is to be
-// spared. ErrNoRoom where the table would lie behind the map, and that is a device,
-// or a file that goes on behind its end with something else.
+// pause is called after each piece of at most 64 KiB with the offset behind it in the data file;
+// its error ends the work; nil: no throttling. ErrNoTableSpace: the table belongs behind the map, and the
+// map is a device, or a file in which something else follows the map.
 func (l *Layer) AddChecksums(pause func(off int64) error) error {
 	if err := l.addChecksums(pause); err != nil {
 		return fmt.Errorf("add checksums of the data: %w", err)
@@ -33,19 +32,19 @@ func (l *Layer) addChecksums(pause func(off int64) error) error {
 	if l.HasChecksums() {
 		return nil
 	}
-	// Not the file that guests read: the advice and the lock are this work's own.
+	// Another descriptor than the guests': the advice and the lock are for this work alone.
 	data, err := l.openAgain(l.paths.Data, os.O_RDONLY, l.Data())
 	if err != nil {
 		return err
 	}
 	defer data.Close()
-	// Reading ahead would do many pieces' work at once, as much as 8 MiB, while
-	// guests wait for the processor. Where advice is refused, so be it.
+	// Read-ahead would do the work of many pieces at once, up to 8 MiB, while guests wait for the
+	// processor. A refusal of the advice is harmless.
 	_ = data.AdviseRandom()
-	// A fleet's processes share their layers, and begin together after an upgrade. One
-	// is enough; where there are no such locks they may all do it.
+	// Processes that share a layer begin together after an upgrade. One of them is enough. Without
+	// such locks they may all compute the same.
 	if err := data.Lock(true); errors.Is(err, vfs.ErrLocked) {
-		return fmt.Errorf("%s: %w: another process is at it", l.paths.Data, ErrInUse)
+		return fmt.Errorf("%s: %w: another process computes them", l.paths.Data, ErrInUse)
 	}
 	if l.paths.Checksums != "" {
 		return l.addChecksumFile(&h, data, pause)
@@ -53,7 +52,7 @@ func (l *Layer) addChecksums(pause func(off int64) error) error {
 	return l.addChecksumsToMap(&h, data, pause)
 }
 
-// addChecksumsToMap adds them behind the map.
+// addChecksumsToMap writes the table behind the map.
 func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, pause func(off int64) error) error {
 	f, err := l.openAgain(l.paths.Map, os.O_RDWR, l.mapf)
 	if err != nil {
@@ -87,8 +86,8 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, pause func(off int
 	return nil
 }
 
-// addChecksumFile adds them in a file of their own. What is in its table before is part
-// of what will be: of a process that did not come to the end, or that is at it.
+// addChecksumFile writes the table to a file of its own. The table of a process that was
+// interrupted, or is still at work, has the same content as far as it goes.
 func (l *Layer) addChecksumFile(h *Header, data vfs.File, pause func(off int64) error) error {
 	f, err := createChecksumFile(l.fs, l.paths.Checksums)
 	if err != nil {
@@ -108,7 +107,7 @@ func (l *Layer) addChecksumFile(h *Header, data vfs.File, pause func(off int64) 
 	return nil
 }
 
-// fillChecksumFile writes a whole sums file.
+// fillChecksumFile writes a whole checksum file.
 func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (*checksumTable, error) {
 	if err := f.Truncate(h.checksumFileEnd()); err != nil {
 		return nil, err
@@ -121,8 +120,7 @@ func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, paus
 	return &checksumTable{f, checksumTableOffset, crc}, writeDurably(f, sector[:], 0)
 }
 
-// openAgain opens a file that is open already. Somebody may have put another one in
-// its place.
+// openAgain opens a file that is open already. It fails if the path leads to another file now.
 func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error) {
 	f, err := l.fs.OpenFile(path, flag, 0)
 	if err != nil {
@@ -142,9 +140,8 @@ func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error
 	return f, nil
 }
 
-// extendForChecksums makes the map file long enough. Behind the map there may be pages of a
-// table that was not finished, and nothing else: what is not written shall read as
-// zeros.
+// extendForChecksums makes the map file long enough for the table. Behind the map there may only be
+// pages of an unfinished table: pages that are not written must read as zeros.
 func extendForChecksums(f vfs.File, h *Header) error {
 	id, err := f.Identity()
 	if err != nil {
@@ -152,17 +149,17 @@ func extendForChecksums(f vfs.File, h *Header) error {
 	}
 	switch {
 	case id.Block:
-		return fmt.Errorf("%s: %w: it is a device", f.Name(), ErrNoRoom)
+		return fmt.Errorf("%s: %w: it is a device", f.Name(), ErrNoTableSpace)
 	case id.Size < h.MapSize() || id.Size > h.checksumsEnd() || id.Size%MapPageSize != 0:
-		return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoRoom, h.MapSize(), id.Size)
+		return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoTableSpace, h.MapSize(), id.Size)
 	case id.Size < h.checksumsEnd():
 		return f.Truncate(h.checksumsEnd())
 	}
 	return nil
 }
 
-// writeTable writes the table of data sums durably to byte at of a file, and returns
-// its checksum.
+// writeTable writes the checksum table durably to byte at of f, and returns the table's own
+// checksum.
 func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (crc uint32, err error) {
 	t := &checksumBuilder{header: h, mapf: mapf, data: data, read: readData(data), throttle: pause}
 	t.sink = func(page uint64, raw []byte) error {

@@ -9,8 +9,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// CheckPaths returns an ErrMismatch if the layer's paths do not lead to its open files any more: somebody has removed them,
-// or put others there.
+// CheckPaths returns an ErrMismatch if the layer's paths do not lead to its open files any more:
+// they were removed or replaced.
 func (l *Layer) CheckPaths() error {
 	for _, f := range []struct {
 		path string
@@ -23,11 +23,11 @@ func (l *Layer) CheckPaths() error {
 		found, err := l.identity(f.path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return l.pathError(f.path, "that it was removed")
+			return l.pathError(f.path, "none: it was removed")
 		case err != nil:
 			return err
 		case !sameFile(expected, found):
-			return l.pathError(f.path, "another file, with which it was replaced")
+			return l.pathError(f.path, "another file in its place")
 		}
 	}
 	return nil
@@ -38,7 +38,7 @@ func sameFile(a, b vfs.Identity) bool {
 }
 
 func (l *Layer) pathError(path, found string) error {
-	return &Fault{Path: path, What: fmt.Sprintf("file of layer %s, which is open", l.Header().UUID), Expected: "it to be here", Found: found,
+	return &Fault{Path: path, What: fmt.Sprintf("file of layer %s, which is open", l.Header().UUID), Expected: "the open file", Found: found,
 		Advice: "what is written is only in the open file: copy the disk from within the guest before this process ends", Err: ErrMismatch}
 }
 

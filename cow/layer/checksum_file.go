@@ -14,14 +14,14 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// checksumTable is where a layer's data sums lie: behind its map, or in a file of their own.
+// checksumTable is where a layer's data checksums lie: behind its map, or in a file of their own.
 type checksumTable struct {
 	file vfs.File
 	off  int64  // byte of file
-	crc  uint32 // checksum of the table
+	crc  uint32 // checksum of the table itself
 }
 
-// findChecksumTable finds the data sums of a layer whose map is open; nil: it has none.
+// findChecksumTable finds the data checksums of a layer whose map is open; nil: it has none.
 func findChecksumTable(fsys vfs.FS, p Paths, h *Header, mapf vfs.File) (*checksumTable, error) {
 	if h.HasChecksums() {
 		return &checksumTable{mapf, h.MapSize(), h.ChecksumsCRC}, nil
@@ -44,7 +44,7 @@ func findChecksumTable(fsys vfs.FS, p Paths, h *Header, mapf vfs.File) (*checksu
 	return t, nil
 }
 
-// Offsets of the fields of a sums file's header in bytes; see FORMAT.md.
+// Offsets in bytes of the header fields of a checksum file; see FORMAT.md.
 const (
 	offSumsMagic      = 0
 	offSumsVersion    = 8
@@ -60,13 +60,13 @@ const (
 const (
 	checksumMagic   = "COWBLK\x00S"
 	checksumVersion = 1
-	// checksumTableOffset is where the table begins in a sums file, in bytes.
+	// checksumTableOffset is the offset of the table in a checksum file, in bytes.
 	checksumTableOffset = 4096
 )
 
-const adviceChecksums = "cowblk check --repair puts it right if the data proves how; else compare the data with a copy, and move this file away: who serves the layer next makes it again"
+const adviceChecksums = "cowblk check --repair puts it right if the data proves how; otherwise compare the data with a copy and move this file away: the next process that serves the layer computes it again"
 
-// encodeChecksumHeader is the header of a layer's sums file.
+// encodeChecksumHeader returns the header of a layer's checksum file.
 func encodeChecksumHeader(h *Header, crc uint32) (sector [SectorSize]byte) {
 	le := binary.LittleEndian
 	copy(sector[offSumsMagic:], checksumMagic)
@@ -80,8 +80,8 @@ func encodeChecksumHeader(h *Header, crc uint32) (sector [SectorSize]byte) {
 	return sector
 }
 
-// readChecksumFile reads and checks the header of a layer's sums file; nil: it was not
-// finished. It returns both a table and an error if all that is wrong is the length.
+// readChecksumFile reads and checks the header of a layer's checksum file; nil: the file is
+// unfinished. It returns both a table and an error if only the length is wrong.
 func readChecksumFile(f vfs.File, h *Header) (*checksumTable, error) {
 	for attempt := 1; ; attempt++ {
 		var sector [SectorSize]byte
@@ -91,7 +91,7 @@ func readChecksumFile(f vfs.File, h *Header) (*checksumTable, error) {
 			return nil, err
 		}
 		crc, err := decodeChecksumHeader(&sector, h)
-		// Somebody may be writing it; see readHeader.
+		// Another process may be writing it; see readHeader.
 		if attempt < 3 && errors.Is(err, ErrDamaged) {
 			continue
 		}
@@ -106,12 +106,12 @@ func readChecksumFile(f vfs.File, h *Header) (*checksumTable, error) {
 	}
 }
 
-// checksumFileEnd is the length of the layer's sums file in bytes.
+// checksumFileEnd returns the length of the layer's checksum file in bytes.
 func (h *Header) checksumFileEnd() int64 {
 	return checksumTableOffset + int64(h.checksumPages())*MapPageSize
 }
 
-// decodeChecksumHeader returns the checksum of the table.
+// decodeChecksumHeader checks the header and returns the checksum of the table.
 func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err error) {
 	le := binary.LittleEndian
 	fault := func(what string, expected, found any, sentinel error) error {
@@ -140,8 +140,8 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 	return le.Uint32(sector[offSumsTableCRC:]), nil
 }
 
-// createChecksumFile opens a sums file for writing, and makes it, durably, if there is
-// none.
+// createChecksumFile opens a checksum file for writing and creates it, durably, if it does not
+// exist.
 func createChecksumFile(fsys vfs.FS, path string) (vfs.File, error) {
 	dir := filepath.Dir(path)
 	if err := fsys.MkdirAll(dir, 0o755); err != nil {

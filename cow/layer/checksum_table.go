@@ -9,38 +9,38 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// checksumBuilder computes the data sums of a sealed layer, page by page of the table, in
+// checksumBuilder computes the data checksums of a sealed layer, page by page of the table, in
 // ascending order.
 type checksumBuilder struct {
 	header *Header
 	mapf   mapReader
 	data   dataReader
-	// read reads all of p; what it reports ends the work.
+	// read reads all of p; its error ends the work.
 	read func(p []byte, off int64) error
-	// throttle is told after each piece how many bytes of the data file are behind it;
-	// nil: nobody is.
+	// throttle is called after each piece with the offset behind it in the data file; its error
+	// ends the work; nil: none.
 	throttle func(off int64) error
-	// sink takes each page that is not all zero. It may keep nothing of it.
+	// sink receives each page that is not all zero. It must not keep raw.
 	sink func(page uint64, raw []byte) error
 
 	buf        []byte
-	page       uint64 // under way
+	page       uint64 // current page
 	raw        [MapPageSize]byte
 	nonZero    bool  // raw is not all zero
-	start, end int64 // of the data file: between them may be something; none: 0, 0
+	start, end int64 // range of the data file that may hold data; none yet: 0, 0
 }
 
-// checksumChunk is how much of the data is read at once, in bytes: while it is summed up
-// the processor is not a guest's.
+// checksumChunk is how much data is read at once, in bytes. The processor is not available to
+// guests while a chunk is summed.
 const checksumChunk = 64 << 10
 
-// dataReader is what sumTable needs of a data file.
+// dataReader is the part of a data file that checksumBuilder uses.
 type dataReader interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
-// build walks over the owned blocks. What the map does not own has no sum, whatever
-// the data file holds there.
+// build computes the checksums of the owned blocks. Blocks that the map does not own have none,
+// whatever the data file holds there.
 func (t *checksumBuilder) build() error {
 	t.buf = make([]byte, checksumChunk)
 	h := t.header
@@ -82,8 +82,8 @@ func eachRun(words []uint64, visit func(first, n uint64) error) error {
 	return nil
 }
 
-// run takes the bytes of the disk from pos to end, which are owned: whole units.
-// Holes are stepped over, for their sum is 0.
+// run computes the checksums of the bytes of the disk from pos to end: whole units of owned blocks.
+// Holes are skipped, for their checksum is 0.
 func (t *checksumBuilder) run(pos, end int64) error {
 	unit, offset := t.header.ChecksumUnit(), t.header.DataOffset
 	for pos < end {
@@ -147,7 +147,7 @@ func (t *checksumBuilder) flush() error {
 	return err
 }
 
-// readData is sumTable.read of a file whose length has been checked.
+// readData returns a checksumBuilder.read for a file whose length has been checked.
 func readData(f vfs.File) func(p []byte, off int64) error {
 	return func(p []byte, off int64) error {
 		_, err := f.ReadAt(p, off)

@@ -8,7 +8,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// MaxChecksumUnit is the most that one data sum covers, in bytes.
+// MaxChecksumUnit is the largest number of bytes that one data checksum covers.
 const MaxChecksumUnit = 4096
 
 const (
@@ -16,28 +16,28 @@ const (
 	checksumsPerPage = MapPageSize / checksumSize
 )
 
-// HasChecksums reports whether the map of a sealed layer ends with data sums.
+// HasChecksums reports whether data checksums follow the map of a sealed layer.
 func (h Header) HasChecksums() bool {
 	return h.State == Sealed && h.Features.MayIgnore&featureDataChecksums != 0
 }
 
-// ChecksumUnit is how much of the disk one data sum covers, in bytes; the last unit may
-// be shorter.
+// ChecksumUnit returns the number of bytes of the disk that one data checksum covers; the last unit
+// may be shorter.
 func (h Header) ChecksumUnit() int64 { return min(int64(h.BlockSize), MaxChecksumUnit) }
 
 func (h Header) checksumUnits() uint64 {
 	return uint64((h.Size + h.ChecksumUnit() - 1) / h.ChecksumUnit())
 }
 
-// checksumPages is the number of 4 KiB pages of the table.
+// checksumPages returns the number of 4 KiB pages of the table.
 func (h Header) checksumPages() uint64 {
 	return (h.checksumUnits() + checksumsPerPage - 1) / checksumsPerPage
 }
 
-// checksumsEnd is the length of a map file with data sums in bytes.
+// checksumsEnd returns the length in bytes of a map file with data checksums.
 func (h Header) checksumsEnd() int64 { return h.MapSize() + int64(h.checksumPages())*MapPageSize }
 
-// length is what the map file must have at least, in bytes.
+// length returns the minimum length of the map file in bytes.
 func (h Header) length() int64 {
 	if h.HasChecksums() {
 		return h.checksumsEnd()
@@ -45,23 +45,23 @@ func (h Header) length() int64 {
 	return h.MapSize()
 }
 
-// Digest makes the data sum of a unit out of its bytes, piece by piece: their
-// CRC-32C, XORed with that of as many zeros, so that a hole has sum 0.
+// Digest computes the data checksum of a unit from its bytes, piece by piece: their CRC-32C, XORed
+// with the CRC-32C of as many zeros, so that the checksum of a hole is 0.
 type Digest struct {
 	crc uint32
 	n   int
 }
 
-// Add takes the next bytes of the unit, multiples of 512 bytes in all.
+// Add appends bytes of the unit. The sum of their lengths must be a multiple of 512 for Sum.
 func (d *Digest) Add(p []byte) {
 	d.crc = crc32.Update(d.crc, castagnoli(), p)
 	d.n += len(p)
 }
 
-// Sum is the data sum of what was added, a multiple of 512 up to MaxSumUnit bytes.
+// Sum returns the data checksum of the bytes added, a multiple of 512 up to MaxChecksumUnit.
 func (d *Digest) Sum() uint32 { return d.crc ^ zeroCRCs[d.n/SectorSize] }
 
-// zeroCRCs are the CRC-32C of so many sectors of zeros.
+// zeroCRCs[n] is the CRC-32C of n sectors of zeros.
 var zeroCRCs = func() (sums [MaxChecksumUnit/SectorSize + 1]uint32) {
 	var zeros [MaxChecksumUnit]byte
 	for i := range sums {
@@ -70,19 +70,19 @@ var zeroCRCs = func() (sums [MaxChecksumUnit/SectorSize + 1]uint32) {
 	return sums
 }()
 
-// DataChecksum is the data sum of one unit.
+// DataChecksum returns the data checksum of one unit.
 func DataChecksum(p []byte) uint32 {
 	var d Digest
 	d.Add(p)
 	return d.Sum()
 }
 
-// Checksums are the data sums of an open, sealed layer, and what of its data has been
-// found right since. They may be used by many goroutines, until the layer is
-// closed. Units are numbered from 0.
+// Checksums are the data checksums of an open, sealed layer, and a record of the units that were
+// verified since the open. They may be used concurrently, until the layer is closed. Units are
+// numbered from 0.
 type Checksums struct {
-	file     vfs.File // that the table is in
-	data     string   // path
+	file     vfs.File // of the table
+	data     string   // path of the data file
 	start    int64    // byte of the data file at which block 0 lies
 	table    int64    // byte of file
 	unit     int64    // bytes
@@ -90,14 +90,14 @@ type Checksums struct {
 	verified *Bitmap  // by unit
 }
 
-// HasChecksums reports whether the layer has data sums.
+// HasChecksums reports whether the layer has data checksums.
 func (l *Layer) HasChecksums() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.table != nil
 }
 
-// Checksums returns the layer's data sums, or nil if it has none.
+// Checksums returns the layer's data checksums, or nil if it has none.
 func (l *Layer) Checksums() (*Checksums, error) {
 	l.mu.RLock()
 	h, t := l.header, l.table
@@ -115,31 +115,30 @@ func (l *Layer) Checksums() (*Checksums, error) {
 	}, nil
 }
 
-// Unit is the number of the unit that byte pos of the disk is in.
+// Unit returns the number of the unit that holds byte pos of the disk.
 func (s *Checksums) Unit(pos int64) uint64 { return uint64(pos / s.unit) }
 
-// Bounds are the first byte of a unit and the one behind its last.
+// Bounds returns the first byte of a unit and the byte behind its last.
 func (s *Checksums) Bounds(unit uint64) (start, end int64) {
 	start = int64(unit) * s.unit
 	return start, min(start+s.unit, s.size)
 }
 
-// Covered are the first byte and the one behind the last of all units that n bytes
-// (> 0) at pos are in.
+// Covered returns the first byte of, and the byte behind, the units that n bytes (> 0) at pos
+// touch.
 func (s *Checksums) Covered(pos, n int64) (start, end int64) {
 	start, _ = s.Bounds(s.Unit(pos))
 	_, end = s.Bounds(s.Unit(pos + n - 1))
 	return start, end
 }
 
-// Verified reports whether a unit has been found right.
+// Verified reports whether a unit has been verified.
 func (s *Checksums) Verified(unit uint64) bool { return s.verified.Test(unit) }
 
-// SetVerified notes that a unit has been found right.
+// SetVerified records that a unit has been verified.
 func (s *Checksums) SetVerified(unit uint64) { s.verified.Set(unit, 1) }
 
-// AllVerified reports whether every unit that n bytes (> 0) at pos are in has been
-// found right.
+// AllVerified reports whether every unit that n bytes (> 0) at pos touch has been verified.
 func (s *Checksums) AllVerified(pos, n int64) bool {
 	for unit, last := s.Unit(pos), s.Unit(pos+n-1); unit <= last; unit++ {
 		if !s.verified.Test(unit) {
@@ -149,9 +148,8 @@ func (s *Checksums) AllVerified(pos, n int64) bool {
 	return true
 }
 
-// Load reads the sums of units from unit on into p, four bytes each, for Sum; it
-// uses up iov, which has room for one. Without wait it returns vfs.ErrWouldBlock
-// where it would have to.
+// Load reads the checksums of units from unit on into p, four bytes each, for Sum; it uses iov,
+// which has capacity for one. Without wait it returns vfs.ErrWouldBlock instead of blocking.
 func (s *Checksums) Load(p []byte, iov []vfs.Iovec, unit uint64, wait bool) error {
 	off := s.table + int64(unit)*checksumSize
 	for len(p) > 0 {
@@ -176,10 +174,10 @@ func (s *Checksums) Load(p []byte, iov []vfs.Iovec, unit uint64, wait bool) erro
 	return nil
 }
 
-// Sum is the i-th of the sums that Load has read into p.
+// Sum returns checksum i of p, which Load has filled.
 func (*Checksums) Sum(p []byte, i int) uint32 { return binary.LittleEndian.Uint32(p[i*checksumSize:]) }
 
-// Fault is the error of a unit whose content has another sum than it should.
+// Fault returns the error of a unit whose content does not match its checksum.
 func (s *Checksums) Fault(unit uint64, expected, found uint32) error {
 	start, end := s.Bounds(unit)
 	return checksumFault(s.data, s.start, start, end, hex32(expected), hex32(found))

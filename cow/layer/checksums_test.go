@@ -273,7 +273,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	}
 	must(t, os.Truncate(p.Map, 8192+100))
 	before := snap(t, p.Map)
-	if err := l.AddChecksums(nil); !errors.Is(err, ErrNoRoom) {
+	if err := l.AddChecksums(nil); !errors.Is(err, ErrNoTableSpace) {
 		t.Errorf("with something behind the map: %v", err)
 	}
 	if snap(t, p.Map)[p.Map] != before[p.Map] {

@@ -10,20 +10,20 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Remedy is what Repair can do about a finding without guessing: what comes out
-// is proven by a checksum or a count, or means nothing to any reader.
+// Remedy is what Repair can do about a finding without guessing: a checksum or count proves the
+// result, or no reader depends on it.
 type Remedy int
 
 const (
 	NoRemedy         Remedy = iota
-	RestoreHeader           // its own checksum proves what the header was
-	GrowMap                 // no bit was in the part that is missing
+	RestoreHeader           // its own checksum proves the header's content
+	GrowMap                 // the missing part had no bit
 	ClearBits               // no block belongs to them
-	GrowData                // no owned block was in the part that is missing
-	RestoreChecksums        // computed anew, they have the checksum that the header gives, or that of the table
+	GrowData                // the missing part had no owned block
+	RestoreChecksums        // computed again, they match the checksum in the header or of the table
 )
 
-// String says what is done, for a person.
+// String describes the remedy for a person.
 func (r Remedy) String() string {
 	switch r {
 	case RestoreHeader:
@@ -41,42 +41,41 @@ func (r Remedy) String() string {
 	}
 }
 
-// Finding is one thing that is wrong with a layer.
+// Finding is one fault of a layer.
 type Finding struct {
 	*Fault
 	Remedy Remedy
 }
 
-// InspectParams say how closely Inspect looks. The zero value reads header and
-// lengths, and the map of a layer that was not closed in order.
+// InspectParams say how much Inspect reads. The zero value reads header and lengths, and the map of
+// a layer that was not closed in order.
 type InspectParams struct {
 	Known Known
 	// Map reads the map of every layer.
 	Map bool
-	// Data, if not nil, has all of the data read and compared with its checksums,
-	// where the layer has them, and is told after each piece how many bytes of the
-	// data file are behind it. Its error ends Inspect.
+	// Data, if not nil, makes Inspect read all of the data and compare it with its checksums, where
+	// the layer has them. It is called after each piece with the offset behind it in the data file
+	// and the file's length. Its error ends Inspect.
 	Data func(done, total int64) error
 }
 
-// Inspection is what Inspect found.
+// Inspection is the result of Inspect.
 type Inspection struct {
-	// Header is zero if nothing sound or provable was found. It is the restored
-	// one where RestoreHeader is among the remedies.
+	// Header is zero if no valid or provable header was found. It is the restored header if
+	// RestoreHeader is among the remedies.
 	Header       Header
-	Findings     []Finding // in the order in which Repair goes about them
-	HasChecksums bool      // the layer is sealed and has checksums of its data, sound or not
+	Findings     []Finding // in the order in which Repair handles them
+	HasChecksums bool      // the layer is sealed and has checksums of its data, valid or not
 	MapRead      bool
-	Owned        uint64 // blocks: counted if MapRead, else as the header says
+	Owned        uint64 // blocks: counted if MapRead, else from the header
 }
 
-// Inspect looks at a layer without changing it or stopping at the first thing
-// that is wrong. What it finds is what makes Open refuse the layer, and besides
-// a data file that has lost its unused end. A layer without findings need not be
-// the one that is expected in its place: compare Header.
+// Inspect checks a layer without changing it and without stopping at the first fault. It finds
+// everything that makes Open refuse the layer, and also a data file that has lost an unused end. A
+// layer without findings may still not be the expected one: compare Header.
 //
-// It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of
-// InspectParams.Data, the operating system's.
+// It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of InspectParams.Data, the
+// operating system's.
 func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
 	x := &inspector{fs: fsys, flag: os.O_RDONLY, paths: p, params: o}
 	defer x.close()
@@ -89,23 +88,23 @@ func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
 	return &x.Inspection, nil
 }
 
-// inspector is an inspection under way, with what a repair needs of it.
+// inspector is the state of an inspection, and of a repair that follows it.
 type inspector struct {
 	Inspection
 	fs        vfs.FS
-	flag      int // to open files with
+	flag      int // flags of opens
 	paths     Paths
 	params    InspectParams
 	mapf      vfs.File // nil: missing
 	data      vfs.File // nil: missing
-	checksums vfs.File // of the data, in a file of their own; nil: none
+	checksums vfs.File // checksum file; nil: none
 
 	sector       [SectorSize]byte     // as it is, or as it can be restored
-	table        *checksumTable       // of data sums; goes on with zeros; nil: none
-	badHeader    *Fault               // what is wrong with the header of sums
-	badChecksums bool                 // the table is not what its checksum says, or has none
+	table        *checksumTable       // of data checksums; continues with zeros; nil: none
+	badHeader    *Fault               // fault of the checksum file's header
+	badChecksums bool                 // the table does not match its checksum, or has none
 	lastPage     [wordsPerPage]uint64 // of the map, without the bits beyond the last block
-	dataSize     int64                // that the data file shall have
+	dataSize     int64                // required length of the data file
 }
 
 func (x *inspector) close() {
@@ -124,7 +123,7 @@ func (x *inspector) addFinding(r Remedy, what, expected, found, advice string, f
 	x.Findings = append(x.Findings, Finding{f, r})
 }
 
-// open opens the files and locks the map. One that is not there is a finding.
+// open opens the files and locks the map. A missing file is a finding.
 func (x *inspector) open(exclusive bool) error {
 	for _, f := range []struct {
 		what, name string
@@ -178,7 +177,7 @@ func (x *inspector) inspect() error {
 	return nil
 }
 
-// inspectMap checks lengths and, if that is asked for or needed, the bitmap.
+// inspectMap checks lengths and, if requested or needed, the bitmap.
 func (x *inspector) inspectMap() error {
 	h := &x.Header
 	mapSize, err := x.mapf.Size()
@@ -195,7 +194,7 @@ func (x *inspector) inspectMap() error {
 		return nil
 	}
 	c := mapSummary{blocks: h.Blocks()}
-	stray := uint64(0) // a block beyond the last whose bit is set
+	stray := uint64(0) // a block beyond the last whose bit is set; 0: none
 	err = scanMap(zeroPadded{x.mapf}, h.MapPages(), func(page uint64, words []uint64) error {
 		if page == h.MapPages()-1 {
 			stray = clearTail(words, h.Blocks()-page*blocksPerPage, page*blocksPerPage)
@@ -221,8 +220,8 @@ func (x *inspector) inspectMap() error {
 	return nil
 }
 
-// clearTail clears the bits from bit number n of words on, and returns first plus the
-// number of the last one of them that was set, or 0.
+// clearTail clears the bits of words from number n on. It returns first plus the number of the last
+// of them that was set, or 0.
 func clearTail(words []uint64, n, first uint64) (stray uint64) {
 	for i := n; i < uint64(len(words))*64; i++ {
 		if words[i/64]>>(i%64)&1 != 0 {
@@ -233,9 +232,8 @@ func clearTail(words []uint64, n, first uint64) (stray uint64) {
 	return stray
 }
 
-// reportMap says what is wrong with the map, given what is in it: c counts
-// neither bits beyond the last block nor anything beyond the end of the file; sums
-// is what is wrong with the checksums of the data, or nil.
+// reportMap reports what is wrong with the map. c counts neither bits beyond the last block nor
+// anything beyond the end of the file; checksums is the fault of the data checksums, or nil.
 func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64, checksums *Finding) {
 	h := &x.Header
 	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
@@ -244,7 +242,8 @@ func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray ui
 		grow, clear = GrowMap, ClearBits
 	}
 	if !h.Clean && !short {
-		// Nothing has recorded what the map was, but no reader looks there.
+		// No checksum covers the map of an unclean head, but no reader uses bits beyond the last
+		// block.
 		clear = ClearBits
 	}
 	if checksums != nil && checksums.Remedy == NoRemedy {
@@ -266,8 +265,7 @@ func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray ui
 	}
 }
 
-// dataTruncated reports whether the data file is shorter than it was made, and its
-// size.
+// dataTruncated reports whether the data file is shorter than when it was made, and its size.
 func (x *inspector) dataTruncated() (truncated bool, size int64, err error) {
 	if x.data == nil {
 		return true, 0, nil
@@ -277,7 +275,7 @@ func (x *inspector) dataTruncated() (truncated bool, size int64, err error) {
 	return size < x.dataSize, size, err
 }
 
-// reportData looks whether what the data file has lost was in use.
+// reportData reports whether the missing part of the data file was in use.
 func (x *inspector) reportData(c *mapSummary, size int64) {
 	h := &x.Header
 	need := h.DataOffset + min(int64(c.end)*int64(h.BlockSize), h.Size)
@@ -289,7 +287,7 @@ func (x *inspector) reportData(c *mapSummary, size int64) {
 	x.addFinding(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
 }
 
-// zeroPadded is a map file that goes on with zeros behind its end.
+// zeroPadded is a map file that continues with zeros behind its end.
 type zeroPadded struct{ vfs.File }
 
 func (f zeroPadded) ReadAt(p []byte, off int64) (int, error) {

@@ -8,8 +8,7 @@ import (
 	"io/fs"
 )
 
-// openChecksums finds the data sums of the layer, and what is wrong with the header of a
-// file of their own.
+// openChecksums finds the data checksums of the layer, and faults in the header of a checksum file.
 func (x *inspector) openChecksums() error {
 	h := &x.Header
 	if h.HasChecksums() {
@@ -39,18 +38,17 @@ func (x *inspector) openChecksums() error {
 		return nil
 	}
 	if errors.Is(err, ErrUnsupported) {
-		return nil // not ours to judge, or to write
+		return nil // of a newer version: neither checked nor repaired
 	}
-	// What the header said is proven if the data agrees with the table.
+	// If the data agrees with the table, the table's checksum restores the header.
 	x.table = &checksumTable{file: zeroPadded{f}, off: checksumTableOffset}
 	x.table.crc, err = x.tableChecksum()
 	return err
 }
 
-// inspectChecksums compares the table of data sums with its checksum. If it is another
-// one, and the data is what the header's checksum was made of, the table can be
-// made again; that takes reading all of the data. The header of a sums file is
-// proven by the table and the data.
+// inspectChecksums compares the table of data checksums with its checksum. A table that does not
+// match can be computed again if the data matches the checksum in the header, which takes reading
+// all of the data. Table and data prove the header of a checksum file.
 func (x *inspector) inspectChecksums() (*Finding, error) {
 	if x.table == nil {
 		if x.badHeader != nil {
@@ -86,7 +84,7 @@ func (x *inspector) inspectChecksums() (*Finding, error) {
 	return f, nil
 }
 
-// tableChecksum is that of the table as it is in the file.
+// tableChecksum returns the checksum of the table in the file.
 func (x *inspector) tableChecksum() (found uint32, err error) {
 	err = scanPages(x.table.file, x.table.off, 0, x.Header.checksumPages(), func(page uint64, words []uint64) error {
 		found = addPageCRC(found, page, words)
@@ -95,8 +93,8 @@ func (x *inspector) tableChecksum() (found uint32, err error) {
 	return found, err
 }
 
-// inspectData reads all of the layer's data, for the sake of what cannot be read and,
-// where there are sound sums of it, of what is not what it was.
+// inspectData reads all of the layer's data. It reports what cannot be read and, with valid
+// checksums, what does not match them.
 func (x *inspector) inspectData() error {
 	if x.table != nil && !x.badChecksums {
 		return x.compareChecksums()
@@ -127,7 +125,7 @@ func (x *inspector) inspectData() error {
 	return x.params.Data(size, size)
 }
 
-// readOrReport reads p, or finds that it cannot be read.
+// readOrReport reads p, or reports that it cannot be read and fills the rest with zeros.
 func (x *inspector) readOrReport(p []byte, off int64) {
 	if n, err := x.data.ReadAt(p, off); err != nil {
 		clear(p[n:])
@@ -135,17 +133,17 @@ func (x *inspector) readOrReport(p []byte, off int64) {
 	}
 }
 
-// maxBadRanges is how many ranges of wrong data are named one by one.
+// maxBadRanges is the number of ranges of wrong data that get a finding each.
 const maxBadRanges = 16
 
-// compareChecksums compares all of the data with its sums.
+// compareChecksums compares all of the data with its checksums.
 func (x *inspector) compareChecksums() error {
 	h := &x.Header
 	bad := badRanges{x: x}
-	next := uint64(0) // page of the table that is to be compared
+	next := uint64(0) // next page of the table to compare
 	stored := make([]byte, MapPageSize)
 	zeros := make([]byte, MapPageSize)
-	// Of pages that are not computed the sums are all 0.
+	// Pages that are not computed have no data: all of their checksums are 0.
 	skip := func(end uint64) error {
 		return scanPages(x.table.file, x.table.off, next, end, func(page uint64, words []uint64) error {
 			littleEndian(words)
@@ -181,14 +179,14 @@ func (x *inspector) compareChecksums() error {
 	return x.params.Data(x.dataSize, x.dataSize)
 }
 
-// badRanges makes findings of units with wrong sums, adjacent ones one finding.
+// badRanges collects units with wrong checksums; adjacent units are one finding.
 type badRanges struct {
 	x          *inspector
 	start, end uint64 // units
 	count      int    // of ranges
 }
 
-// compare takes a page of the table, as it is and as it is computed from the data.
+// compare takes a page of the table as it is stored and as it is computed from the data.
 func (b *badRanges) compare(page uint64, stored, computed []byte) {
 	for i := range uint64(checksumsPerPage) {
 		if binary.LittleEndian.Uint32(stored[i*checksumSize:]) == binary.LittleEndian.Uint32(computed[i*checksumSize:]) {
@@ -212,13 +210,13 @@ func (b *badRanges) flush() {
 	}
 	h := &b.x.Header
 	start, end := int64(b.start)*h.ChecksumUnit(), min(int64(b.end)*h.ChecksumUnit(), h.Size)
-	f := checksumFault(b.x.data.Name(), h.DataOffset, start, end, "that of when it was sealed", "another one")
+	f := checksumFault(b.x.data.Name(), h.DataOffset, start, end, "the one from when it was sealed", "another")
 	b.x.Findings = append(b.x.Findings, Finding{f, NoRemedy})
 }
 
 func (b *badRanges) done() {
 	b.flush()
 	if unnamed := b.count - maxBadRanges; unnamed > 0 {
-		b.x.addFinding(NoRemedy, "checksums of more of the data", "those of when it was sealed", fmt.Sprintf("%d more ranges with others", unnamed), adviceRestore, b.x.data, ErrDamaged)
+		b.x.addFinding(NoRemedy, "checksums of more of the data", "those from when it was sealed", fmt.Sprintf("%d more ranges that differ", unnamed), adviceRestore, b.x.data, ErrDamaged)
 	}
 }

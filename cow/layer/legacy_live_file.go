@@ -7,10 +7,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// LegacyLiveFile reports whether name is a live file that an older cowblk has made in this
-// run of the kernel: a shared mapping of the map on the store's own file system, which
-// is not believed any more. Its header is "COWBLK\x00V", a UUID, device and inode (64
-// bits each), and the name of the run of the kernel. One that cannot be read counts.
+// LegacyLiveFile reports whether name is a live file that an older cowblk made in this run of the
+// kernel: its form of the shared map, on the store's own file system, which is not used any more.
+// Its header is "COWBLK\x00V", a UUID, device and inode (64 bits each), and the name of the run of
+// the kernel. A file that cannot be read counts as one.
 func LegacyLiveFile(fsys vfs.FS, name, boot string) bool {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"os"
 )
 
-// MakeDurable makes what a process has left unflushed of a former head durable, where
-// the layer is open for reading and others read it too, which keeps it from being
-// sealed. From then on the layer owes nothing to anybody.
+// MakeDurable makes the unflushed bits that a process has left of a former head durable, for a
+// layer that is open for reading and cannot be sealed because others read it too. Afterwards the
+// layer has no unflushed bits.
 //
-// Several may do so at once: they all write what the map and the same shared map say.
+// Several processes may do so at once: they all write what the map and the same shared map say.
 func (l *Layer) MakeDurable() error {
 	if l.Header().State == Sealed || l.Header().Clean {
 		return nil
@@ -38,7 +38,7 @@ func (l *Layer) makeDurable() error {
 			return err
 		}
 	}
-	l.bitmap.markTouched() // see becomeHead
+	l.bitmap.markTouched() // see markOpen
 	if _, err := w.Flush(nil); err != nil {
 		return err
 	}

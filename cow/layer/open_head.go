@@ -10,14 +10,14 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// attachShared makes s the shared map of the head. Nobody else uses the layer yet.
+// attachShared makes s the shared map of the head. No other goroutine uses the layer yet.
 func (l *Layer) attachShared(s *sharedMap) {
 	l.shared, l.bitmap.shared = s, s
 	runtime.AddCleanup(l.bitmap, func(mem *vfs.Shared) { _ = mem.Close() }, s.mem)
 }
 
-// markOpen makes the header say, durably, that the head is open, and where the bits
-// are that are not in the map.
+// markOpen records in the header, durably, that the head is open, and where the bits are that are
+// not in the map.
 func (l *Layer) markOpen(dir string) error {
 	h := l.header
 	h.Clean, h.Owned, h.MapCRC = false, 0, 0
@@ -39,10 +39,9 @@ func (l *Layer) markOpen(dir string) error {
 		}
 	}
 	if !l.header.Clean {
-		// The last sync of the map may have failed. Then pages read here from the
-		// page cache, where they count as written, are not on the device, and no
-		// sync will put them there: the first flush writes all of them again (32 MiB
-		// for a TiB of 4 KiB blocks).
+		// The last sync of the map may have failed. Then pages that the page cache reports as
+		// written are not on the device, and no sync will write them: the first flush writes all of
+		// them again (32 MiB for a TiB of 4 KiB blocks).
 		l.bitmap.markTouched()
 	}
 	if l.shared != nil {
@@ -61,13 +60,13 @@ func (l *Layer) markOpen(dir string) error {
 	}
 	if old.Generation != 0 {
 		if sfs, ok := l.fs.(vfs.SharedFS); ok {
-			_ = removeSharedOf(sfs, l.mapf, &old) // it means nothing any more
+			_ = removeSharedOf(sfs, l.mapf, &old) // no header names it any more
 		}
 	}
 	return nil
 }
 
-// newShared makes an empty shared map and has h name it.
+// newShared creates an empty shared map and makes h name it.
 func (l *Layer) newShared(h *Header, dir string) error {
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {
@@ -102,16 +101,17 @@ func (l *Layer) newShared(h *Header, dir string) error {
 	return nil
 }
 
-// beginMapChange says that the map is about to be changed, for whoever finds it half changed.
+// beginMapChange records that the map is about to be changed, for a process that finds a partial
+// change.
 func (l *Layer) beginMapChange() { l.setMapTimes(0, 0) }
 
-// endMapChange says when this process has changed the map last: whatever changes it
-// later is another one.
+// endMapChange records the time of this process's last change of the map: a later change is by
+// another program.
 func (l *Layer) endMapChange() {
 	if l.shared == nil {
 		return
 	}
-	// Without an answer it stays as if the map were being changed.
+	// On an error the map stays recorded as being changed.
 	if at, mtime, err := fileTimes(l.fs.(vfs.SharedFS), l.mapf); err == nil {
 		l.setMapTimes(at, mtime)
 	}
@@ -130,8 +130,8 @@ func (l *Layer) setMapTimes(at, mtime uint64) {
 	}
 }
 
-// removeShared removes the shared map, of which the header says nothing any more. One
-// that cannot be removed takes memory until the kernel stops.
+// removeShared removes the shared map, which the header does not name any more. A file that cannot
+// be removed uses memory until the kernel stops.
 func (l *Layer) removeShared() {
 	s := l.shared
 	if s == nil {
@@ -142,11 +142,10 @@ func (l *Layer) removeShared() {
 	l.shared = nil
 }
 
-// Detach closes the files of a head for another process to go on with, at once:
-// nothing is synced or written, and the head is not marked clean. The bits that are
-// not in the map are in the shared map; without one they must have been flushed. A
-// head whose sync has failed is closed too, but with an error: nobody must go on with
-// it as if nothing had happened.
+// Detach closes the files of a head at once, for another process to continue with it: nothing is
+// synced or written, and the head is not marked clean. The bits that are not in the map are in the
+// shared map; without one they must have been flushed. A head whose sync has failed is closed too,
+// but with an error, and its shared map stays invalid.
 func (l *Layer) Detach() error {
 	err := l.writable()
 	if err == nil && l.shared != nil && !l.shared.broken.Load() {

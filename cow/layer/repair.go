@@ -7,14 +7,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Repair carries out the remedies that Inspect names, each made durable before
-// the next, and returns those. It guesses nothing and changes no content; what
-// has no remedy stays as it is, and Open goes on refusing it. A crash at any point
-// leaves something that Repair goes on with. Repairing a layer that needs it not
-// changes nothing.
+// Repair applies the remedies that Inspect names, each made durable before the next, and returns
+// them. It guesses nothing and changes no content; a fault without a remedy stays, and Open refuses
+// the layer as before. After a crash at any point Repair can be run again. It changes nothing in a
+// layer without findings.
 //
-// It needs to be the only user of the layer. Errors: ErrInUse, the operating
-// system's.
+// It must be the only user of the layer. Errors: ErrInUse, the operating system's.
 func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
@@ -39,7 +37,7 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 	return done, nil
 }
 
-// apply does one thing durably.
+// apply applies one remedy durably.
 func (x *inspector) apply(r Remedy) error {
 	switch r {
 	case RestoreHeader:
@@ -57,7 +55,7 @@ func (x *inspector) apply(r Remedy) error {
 	return nil
 }
 
-// restoreChecksums writes all of the table, for what is wrong may be where it is zero.
+// restoreChecksums writes the whole table: a wrong entry may be where it must be zero.
 func (x *inspector) restoreChecksums() error {
 	h, t := &x.Header, x.table
 	if err := t.file.PunchHole(t.off, int64(h.checksumPages())*MapPageSize); err != nil {

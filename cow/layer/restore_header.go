@@ -8,16 +8,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// Known is what a manifest says of a layer: enough to tell whether a header
-// belongs to it, and to put a damaged one together again.
+// Known is what a manifest says about a layer: enough to tell whether a header belongs to it, and
+// to restore a damaged header.
 type Known struct {
 	UUID      uuid.UUID // zero: nothing is known
 	Parent    uuid.UUID // zero: none
 	BlockSize uint32    // bytes
 	Base      Fingerprint
 	BaseSize  int64 // bytes
-	// Size and Created are only tried: a lower layer may be smaller than the
-	// disk, and a layer may be older than its place in the manifest.
+	// Size and Created are only tried: a lower layer may be smaller than the disk, and a layer may
+	// be older than its place in the manifest.
 	Size    int64
 	Created time.Time
 }
@@ -28,13 +28,12 @@ func (k *Known) matches(p Paths, h *Header) bool {
 		h.Base == k.Base && h.BaseSize == k.BaseSize && h.DataOffset == p.DataOffset
 }
 
-// restoreHeader finds what a damaged header was, if its checksum proves it: either
-// all that is wrong are fields that the manifest knows, and with those put right
-// the checksum is; or exactly one bit of the sector is wrong, and flipping it
-// makes the checksum right and gives the header that the manifest expects. (Two
-// sectors of this length with right CRC-32C differ in six bits at least: a sound
-// one that is one bit away is the only one near.) Nothing is found where the
-// checksum is right as it is: such a header is not damaged.
+// restoreHeader finds the former content of a damaged header, if its checksum proves it: either
+// only fields that the manifest knows are wrong, and the checksum matches with the right values; or
+// exactly one bit of the sector is wrong, and flipping it makes the checksum match and gives the
+// header that the manifest expects. (Two valid sectors of this length differ in at least six bits
+// under CRC-32C: a valid sector at a distance of one bit is the only one near.) A header whose
+// checksum matches is not damaged, and nothing is returned.
 func restoreHeader(sector [SectorSize]byte, p Paths, k Known) (fixed [SectorSize]byte, h Header, ok bool) {
 	if k.UUID == uuid.Nil || checksumHolds(&sector) {
 		return sector, Header{}, false
@@ -65,8 +64,7 @@ func (k *Known) accept(sector *[SectorSize]byte, p Paths) (Header, bool) {
 	return h, err == nil && k.matches(p, &h)
 }
 
-// write puts what k knows into a sector and leaves the rest as it is, the
-// checksum above all.
+// write puts the fields that k knows into a sector and keeps the rest, in particular the checksum.
 func (k *Known) write(sector *[SectorSize]byte, p Paths, size, created bool) {
 	le := binary.LittleEndian
 	copy(sector[offMagic:], magic)

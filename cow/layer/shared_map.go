@@ -16,57 +16,56 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// sharedMap is a file in memory (tmpfs) with the bits of a head that are not durable
-// in its map: what the next process needs if this one dies under a living guest. The
-// kernel has the data of those blocks, and nobody else knows of the bits, for they
-// must not be in the map before the data is durable.
+// sharedMap is a file in memory (tmpfs) with the bits of a head that are not durable in its map:
+// the next process needs them if this one dies while its guest lives on. The kernel has the data of
+// those blocks. The bits are nowhere else, for they must not be in the map before the data is
+// durable.
 //
-// Nothing is ever read from it by the process that writes it: the bitmap in memory
-// is private and alone says who owns a block. The file has the pages of the map, one
-// page further on, behind a page of its own (see identity and the words below). A
-// page takes memory from its first bit on, and is given back when a flush has made
-// its bits durable.
+// The process that writes the file never reads it: the bitmap in memory is private and alone says
+// who owns a block. The file has the pages of the map, shifted by one page, behind a page of its
+// own (see identity and the words below). A page uses memory from its first bit on. The memory is
+// freed when a flush has made its bits durable.
 //
-// It is believed only if the header of the map names it (Generation), and it names
-// the map: see Layer.believe.
+// The file is valid only if the header of the map names it (Generation) and it names the map: see
+// Layer.openValidShared.
 type sharedMap struct {
 	file vfs.SharedFile
 	mem  *vfs.Shared
-	// reserved marks the pages of the map that have memory in the file. A word of
-	// it is changed under the Bitmap's lock of the page, or before anybody else has it.
+	// reserved marks the pages of the map that have memory in the file. A word of it is changed
+	// under the Bitmap's lock of the page, or before other goroutines have it.
 	reserved []atomic.Uint64
-	pages    atomic.Int64 // how many that are
+	pages    atomic.Int64 // number of reserved pages
 	broken   atomic.Bool  // a store to the mapping has faulted
 }
 
-// Words of the file's first page behind its identity.
+// Words of the file's first page behind the identity.
 const (
 	sharedState   = 256 + iota // see below
 	sharedChanged              // vfs.SharedFS.Changed of the map; 0: it is being changed
 	sharedMTime                // Identity.MTime of the map then
 	sharedData                 // vfs.SharedFS.Changed of the data when the head was opened
-	sharedErrors               // errorsTold of the data's file system when the head was opened
-	sharedHoles                // 1: the guest has discarded blocks since the last flush, of which bits may be here
+	sharedErrors               // writeBackErrors of the data's file system when the head was opened
+	sharedHoles                // 1: blocks whose bits may be here were discarded since the last flush
 )
 
 // States of a shared map.
 const (
 	stateMaking   = 0
 	stateServing  = 1 // the bits are those of a process that lives, or has died
-	stateDetached = 2 // of one that has left the head in order: all its syncs have succeeded
-	stateFailed   = 3 // a sync has failed: what the page cache holds must not be taken for written
+	stateDetached = 2 // its process has detached: all its syncs have succeeded
+	stateFailed   = 3 // a sync has failed: the content of the page cache must not count as written
 )
 
-// maxKeptPages is how many pages of a shared map keep their memory when their bits are
-// durable, since they will be written again: 256 KiB.
+// maxKeptPages is the number of pages of a shared map that keep their memory when their bits are
+// durable, because they will be written again: 256 KiB.
 const maxKeptPages = 64
 
 func sharedPath(dir string, id uuid.UUID, generation uint64) string {
 	return filepath.Join(dir, id.String()+"-"+fmt.Sprintf("%016x", generation))
 }
 
-// createShared makes the shared map of a head, empty and not yet named by anybody. data
-// is when the data was changed last, errorsTold see there.
+// createShared creates the shared map of a head, empty and not named by a header yet. data is the
+// time of the last change of the data; writeBackErrors: see there.
 func createShared(sfs vfs.SharedFS, path string, id *identity, data, writeBackErrors, mapPages uint64) (_ *sharedMap, err error) {
 	f, err := sfs.OpenShared(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -100,7 +99,7 @@ func createShared(sfs vfs.SharedFS, path string, id *identity, data, writeBackEr
 	return s, nil
 }
 
-// openShared opens a shared map that exists. What it says is to be checked.
+// openShared opens an existing shared map. The caller checks its content.
 func openShared(sfs vfs.SharedFS, path string, mapPages uint64, write bool) (s *sharedMap, err error) {
 	flag := os.O_RDONLY
 	if write {
@@ -127,8 +126,8 @@ func openShared(sfs vfs.SharedFS, path string, mapPages uint64, write bool) (s *
 func sharedSize(mapPages uint64) int64   { return int64(1+mapPages) * MapPageSize }
 func sharedWords(mapPages uint64) uint64 { return (1 + mapPages) * wordsPerPage }
 
-// guarded runs f, which touches a shared map, and makes an error of a fault: the
-// kernel may be unable to bring a page back that it has swapped out.
+// guarded runs f, which accesses a shared map, and turns a fault into an error: the kernel may be
+// unable to read back a page that it has swapped out.
 func guarded(f func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -149,12 +148,12 @@ var errFault = errors.New("the memory of a file cannot be read or written")
 func (s *sharedMap) word(i int) uint64       { return atomic.LoadUint64(&s.mem.Words[i]) }
 func (s *sharedMap) setWord(i int, v uint64) { atomic.StoreUint64(&s.mem.Words[i], v) }
 
-// page is a page of the map in the file.
+// page returns a page of the map in the file.
 func (s *sharedMap) page(page uint64) []uint64 {
 	return s.mem.Words[(1+page)*wordsPerPage : (2+page)*wordsPerPage]
 }
 
-// offset is where a page of the map lies in the file, in bytes.
+// offset returns the offset of a page of the map in the file, in bytes.
 func (s *sharedMap) offset(page uint64) int64 { return int64(1+page) * MapPageSize }
 
 // reservedPage reports whether a page of the map has memory. The page's lock is held.
@@ -162,7 +161,8 @@ func (s *sharedMap) reservedPage(page uint64) bool {
 	return s.reserved[page/64].Load()&(1<<(page%64)) != 0
 }
 
-// markReserved records that a page has memory. The page's lock is held, or nobody else has s.
+// markReserved records that a page has memory. The page's lock is held, or no other goroutine has
+// s.
 func (s *sharedMap) markReserved(page uint64) {
 	if !s.reservedPage(page) {
 		s.reserved[page/64].Or(1 << (page % 64))
@@ -170,8 +170,8 @@ func (s *sharedMap) markReserved(page uint64) {
 	}
 }
 
-// set sets bits of one page, which has memory. After an error the file is of no use
-// to the next process any more.
+// set sets bits of one page, which has memory. After an error the file is invalid for the next
+// process.
 func (s *sharedMap) set(page uint64, first, n uint64) error {
 	err := guarded(func() {
 		words := s.page(page)
@@ -191,8 +191,8 @@ func (s *sharedMap) set(page uint64, first, n uint64) error {
 	return err
 }
 
-// release gives the memory of a page back whose bits are durable. The page's lock is
-// held. What fails keeps its memory, and its bits, which are true all the same.
+// release frees the memory of a page whose bits are durable. The page's lock is held. If that fails
+// the page keeps its memory and its bits, which are still right.
 func (s *sharedMap) release(page uint64) {
 	if s.file.PunchHole(s.offset(page), MapPageSize) == nil {
 		s.reserved[page/64].And(^(uint64(1) << (page % 64)))
@@ -229,12 +229,12 @@ func (s *sharedMap) read(mapPages uint64, visit func(page uint64, words []uint64
 	return nil
 }
 
-// setState says what the next process is to make of the file.
+// setState sets the state that the next process finds.
 func (s *sharedMap) setState(v uint64) error {
 	return guarded(func() { s.setWord(sharedState, v) })
 }
 
-// clear takes bits out of a page that are durable. The page's lock is held.
+// clear clears bits of a page that are durable. The page's lock is held.
 func (s *sharedMap) clear(page uint64, durable []uint64) error {
 	return guarded(func() {
 		words := s.page(page)
@@ -246,13 +246,13 @@ func (s *sharedMap) clear(page uint64, durable []uint64) error {
 	})
 }
 
-// invalidate says, as well as it can be said, that the file is not to be believed.
+// invalidate marks the file as invalid, by its state or, if that faults, by its length.
 func (s *sharedMap) invalidate() {
 	if s.broken.Swap(true) {
 		return
 	}
 	if s.setState(stateFailed) != nil {
-		// The header names a file that is too short then, which refuses the open.
+		// The header then names a file that is too short, which refuses the open.
 		_ = s.file.Truncate(0)
 	}
 }
@@ -265,8 +265,8 @@ func (s *sharedMap) close() error {
 	return errors.Join(append(errs, s.file.Close())...)
 }
 
-// RemoveShared removes the shared map that the header of a layer names, of a layer
-// that nobody needs any more.
+// RemoveShared removes the shared map that the header of a layer names, for a layer that is no
+// longer needed.
 func RemoveShared(fsys vfs.FS, p Paths) error {
 	h, err := ReadHeader(fsys, p.Map)
 	if err != nil || h.Generation == 0 {
@@ -284,8 +284,8 @@ func RemoveShared(fsys vfs.FS, p Paths) error {
 	return removeSharedOf(sfs, f, &h)
 }
 
-// removeSharedOf removes the shared map that h names, unless that says it is the map of
-// another file: a copy of the layer's, or what the layer was copied from.
+// removeSharedOf removes the shared map that h names, unless it belongs to another map file: to a
+// copy of the layer, or to the original that the layer was copied from.
 func removeSharedOf(sfs vfs.SharedFS, mapf vfs.File, h *Header) error {
 	s, err := openSharedOf(sfs, mapf, h, false)
 	if err != nil || s == nil {
@@ -294,8 +294,8 @@ func removeSharedOf(sfs vfs.SharedFS, mapf vfs.File, h *Header) error {
 	return errors.Join(sfs.Remove(s.file.Name()), s.close())
 }
 
-// openSharedOf opens the shared map that h names; nil: there is none, or it is of another map.
-// It is of this one, too, if another file was in its place.
+// openSharedOf opens the shared map that h names; nil: there is none, or it belongs to another map.
+// It belongs to mapf also if another file was in its place.
 func openSharedOf(sfs vfs.SharedFS, mapf vfs.File, h *Header, write bool) (*sharedMap, error) {
 	s, err := openShared(sfs, sharedPath(h.SharedDir, h.UUID, h.Generation), h.MapPages(), write)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -315,8 +315,8 @@ func openSharedOf(sfs vfs.SharedFS, mapf vfs.File, h *Header, write bool) (*shar
 	return s, nil
 }
 
-// markMapChanging says that the map of a head that was not closed is about to be repaired, so
-// that what a process has left of it is believed afterwards, too.
+// markMapChanging records that the map of a head that was not closed is about to be repaired, so
+// that its shared map stays valid afterwards.
 func markMapChanging(fsys vfs.FS, mapf vfs.File, h *Header) error {
 	sfs, ok := fsys.(vfs.SharedFS)
 	if !ok || h.Generation == 0 {
@@ -329,8 +329,8 @@ func markMapChanging(fsys vfs.FS, mapf vfs.File, h *Header) error {
 	return errors.Join(guarded(func() { s.setWord(sharedChanged, 0) }), s.close())
 }
 
-// MayHaveUnflushed reports whether a process that has died in this run of the kernel may have
-// left bits of a head that are not in its map.
+// MayHaveUnflushed reports whether a process that has died in this run of the kernel may have left
+// bits of a head that are not in its map.
 func MayHaveUnflushed(fsys vfs.FS, h Header) bool {
 	sfs, ok := fsys.(vfs.SharedFS)
 	if !ok || h.Generation == 0 {

@@ -11,18 +11,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// identity is what a shared map says of the head that it belongs to. It lies in the
-// first 2,048 bytes of the file, as little-endian words: magic, UUID, generation,
-// boot, map, data, path, and at the end a CRC-32C.
+// identity names the head that a shared map belongs to. It is in the first 2,048 bytes of the file,
+// as little-endian words: magic, UUID, generation, boot, map, data, path, and at the end a CRC-32C.
 type identity struct {
 	UUID       uuid.UUID
 	Generation uint64
 	Boot       bootID
 	Map, Data  fileIdentity
-	Path       string // of the map, absolute, at most maxMapPath bytes; empty: longer
+	Path       string // of the map, absolute, at most maxMapPath bytes; empty if longer
 }
 
-// fileIdentity names a file of one mounted file system.
+// fileIdentity identifies a file on one mounted file system.
 type fileIdentity struct {
 	Dev, Inode uint64
 	Block      bool
@@ -37,10 +36,10 @@ const (
 	identityWords = identitySize / 8
 )
 
-// bootID is the name of a run of the kernel, as far as it is told from others.
+// bootID identifies a run of the kernel.
 type bootID [16]byte
 
-// newBootID takes the UUID that Linux gives, or the first bytes of any other name.
+// newBootID returns the UUID of Linux's boot_id, or the first bytes of any other name.
 func newBootID(name string) (b bootID) {
 	if id, err := uuid.Parse(name); err == nil {
 		return bootID(id)
@@ -53,7 +52,7 @@ func (i *fileIdentity) is(id vfs.Identity) bool {
 	return i.Dev == id.Dev && i.Inode == id.Inode && i.Block == id.Block
 }
 
-// identifyFile says what f is.
+// identifyFile returns the identity of f.
 func identifyFile(sfs vfs.SharedFS, f vfs.File) (fileIdentity, error) {
 	id, err := f.Identity()
 	if err != nil {
@@ -112,7 +111,7 @@ func decodeIdentity(p *[identitySize]byte) (i identity, err error) {
 	return i, nil
 }
 
-// store puts i at the start of a mapping.
+// store writes i to the start of a mapping.
 func (i *identity) store(words []uint64) {
 	p := i.encode()
 	for w := range identityWords {
@@ -120,7 +119,7 @@ func (i *identity) store(words []uint64) {
 	}
 }
 
-// identity is what the file says.
+// identity reads the identity from the file.
 func (s *sharedMap) identity() (identity, error) {
 	var p [identitySize]byte
 	err := guarded(func() {

@@ -9,18 +9,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// recoverUnflushed takes up the bits that a process has left which had the layer open
-// as its head, and did not close it. They are dirty: whoever opened it for writing
-// owes their durability. A shared map that cannot be believed is as good as none: what
-// was not flushed is lost as at a power cut, and of the data nothing is served that the
-// page cache holds and the device may not have.
+// recoverUnflushed recovers the bits that a process has left that had the layer open as its head
+// and did not close it. They are dirty: a caller that opens the layer for writing makes them
+// durable. Without a valid shared map unflushed data is lost as in a power cut: the page cache is
+// dropped, so that no data is served that the device may not have.
 //
-// ErrUnflushed: it exists, or should, and cannot be read.
+// ErrUnflushed: the shared map exists, or should, and cannot be read.
 func (l *Layer) recoverUnflushed(o OpenParams) error {
 	for {
 		s, dropped, err := l.openValidShared(o)
 		if err != nil {
-			// Somebody may have made the bits durable, and removed it, just now.
+			// Another process may just have made the bits durable and removed the shared map.
 			var sector [SectorSize]byte
 			h, herr := readHeader(l.mapf, &sector)
 			if herr == nil && h != l.header && h.State == Head && !h.Clean {
@@ -40,22 +39,22 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 	}
 }
 
-// Reasons why a shared map is not believed.
+// Reasons for which a shared map is not valid.
 var (
-	ErrRestarted     = errors.New("the kernel was started anew since")
-	errDropRequested = errors.New("it was asked for (--drop-unflushed)")
-	errOtherFiles    = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
-	errRewritten     = errors.New("the map was written since, by another program")
-	errSync          = errors.New("a sync had failed")
+	ErrRestarted     = errors.New("the kernel has been restarted since")
+	errDropRequested = errors.New("they were dropped on request (--drop-unflushed)")
+	errOtherFiles    = errors.New("the disk's files are others, such as a copy, or their file system was mounted again")
+	errRewritten     = errors.New("another program has written to the map since")
+	errSync          = errors.New("a sync failed before")
 )
 
-// openValidShared opens the shared map that the header names, if what it says is still true;
-// nil: it is not, or the header names none. dropped says why it is not.
+// openValidShared opens the shared map that the header names, if it is valid; nil: it is not, or
+// the header names none. dropped is the reason why it is not.
 //
-// It is true if nothing has happened to map, data and page cache since it was written,
-// but the end of a process: the kernel runs since then, both files are the same, on the
-// same mount of their file systems, the header is of the same opening, no sync has
-// failed, and nobody has changed the map.
+// It is valid if nothing has happened to map, data and page cache since it was written, except the
+// end of a process: the kernel has run since, both files are the same, on the same mount of their
+// file systems, the header is of the same opening, no sync has failed, and no other program has
+// changed the map.
 func (l *Layer) openValidShared(o OpenParams) (s *sharedMap, dropped, err error) {
 	h := &l.header
 	switch {
@@ -93,7 +92,7 @@ func (l *Layer) sharedPath() string {
 	return sharedPath(l.header.SharedDir, l.header.UUID, l.header.Generation)
 }
 
-// mapPath is where the map is; it is only compared, with what was found so before.
+// mapPath returns the absolute path of the map. It is only compared with the path in a shared map.
 func (l *Layer) mapPath() string {
 	path, err := filepath.Abs(l.paths.Map)
 	if err != nil || len(path) > maxMapPath {
@@ -111,10 +110,10 @@ func (l *Layer) unreadable(err error) error {
 	if errors.As(err, &p) && p.Path == l.sharedPath() {
 		found = p.Op + ": " + p.Err.Error()
 	}
-	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "their record", Expected: "one in " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
+	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "shared map", Expected: "a readable file " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
 }
 
-// unreadableMap is a Fault with the error that is its cause.
+// unreadableMap is a Fault with its cause.
 type unreadableMap struct {
 	cause error
 	*Fault
@@ -122,7 +121,7 @@ type unreadableMap struct {
 
 func (u *unreadableMap) Unwrap() []error { return []error{u.Fault, u.cause} }
 
-// identify says what a shared map of this layer's head has to say now.
+// identify returns the identity that a valid shared map of this head has.
 func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error) {
 	boot, err := sfs.Boot()
 	if err != nil {
@@ -135,7 +134,7 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 	return id, err
 }
 
-// checkShared compares what s says with what it has to say; nil: it is the same.
+// checkShared compares s with the identity and times that a valid shared map has; nil: it is valid.
 func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
 	found, err := s.identity()
 	if err != nil {
@@ -148,7 +147,7 @@ func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, 
 	if err != nil {
 		return nil, err
 	}
-	found.Path = expected.Path // it may be seen under another name
+	found.Path = expected.Path // the path may be another name of the same file
 	switch {
 	case found != *expected:
 		return errOtherFiles, nil
@@ -167,9 +166,9 @@ func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, 
 	return l.checkWriteBack(sfs, s, policy)
 }
 
-// filesUnchanged reports whether nobody has changed map or data since the process died that
-// had them open: in its place somebody may have put a copy. Where that cannot be told
-// from another owner, mode or name the open is refused.
+// filesUnchanged reports whether map and data have not been changed since the process died that had
+// them open: a copy may have been put in their place. Where that cannot be told from a change of
+// owner, mode or name, the open is refused.
 func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
 	ambiguous := func(path string) error {
 		return &Fault{Path: path, What: "time of its last change", Expected: "the one before the process died that served it", Found: "a later one, of its owner, mode, names or content",
@@ -179,10 +178,10 @@ func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (b
 	switch {
 	case err != nil:
 		return false, err
-	case now == 0 || changed == 0: // it is not kept; or the process died while it changed the map
+	case now == 0 || changed == 0: // not kept by the file system; or the process died during a change of the map
 	case now == changed:
 	case id != mtime:
-		return false, nil // somebody has written to the map
+		return false, nil // another program has written to the map
 	default:
 		return false, ambiguous(l.paths.Map)
 	}
@@ -194,7 +193,7 @@ func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (b
 	return err == nil, err
 }
 
-// fileTimes are vfs.SharedFS.Changed and the mtime of a file.
+// fileTimes returns vfs.SharedFS.Changed and the mtime of a file.
 func fileTimes(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 	at, err := sfs.Changed(f)
 	if err != nil {
@@ -204,7 +203,7 @@ func fileTimes(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) 
 	return uint64(at), uint64(id.MTime), err
 }
 
-// recoverFrom merges the bits of s, after the checks that bits of a map must pass.
+// recoverFrom merges the bits of s into the bitmap, after the checks that bits of a map must pass.
 func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 	end, countBefore := uint64(0), l.bitmap.Count()
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
@@ -227,7 +226,6 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 	return nil
 }
 
-// Unflushed is how many blocks a process had left unflushed that were taken up when the
-// layer was opened, and are not in its map; and why others were not, which is then as
-// after a power cut. Nil: there were none, as far as anybody knows.
+// Unflushed returns how many blocks with unflushed bits were recovered at open that are not in the
+// map, and the reason why others were not, which are lost as in a power cut; nil: none are known.
 func (l *Layer) Unflushed() (recovered uint64, dropped error) { return l.recovered, l.dropped }

@@ -14,18 +14,18 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// After a process was killed nobody may have its data open, and the kernel may fail to
-// write it back. As long as the inode is in memory, the next process is told by its
-// first sync. Once it is evicted the content is that of the device, and only the file
-// system knows of an error, which it tells to one process: to that of one disk of many.
-// So those that were told count the errors, in a file beside the shared maps.
+// After a process was killed its data may be open nowhere, and the kernel may fail to write it
+// back. While the inode is in memory, the first sync of the next process reports the error. Once
+// the inode is evicted, its content is that of the device, and only the file system knows of the
+// error, which it reports once: to the process of one of many disks. So a process that gets such an
+// error counts it, in a file beside the shared maps.
 
-// ErrWriteBack says that the device has lost what was not flushed.
-var ErrWriteBack = errors.New("it was lost when it was written back")
+// ErrWriteBack says that write-back has lost unflushed data.
+var ErrWriteBack = errors.New("the write-back failed")
 
-// checkWriteBack reports whether what the page cache held of the data is still there, or on
-// the device: nil. After an error of write-back the pages read as they were written until
-// they are reclaimed, and then as the device has them.
+// checkWriteBack returns nil if the data that the page cache held is still there, or on the device.
+// After a write-back error the pages keep their content until they are reclaimed, and then have the
+// content of the device.
 func (l *Layer) checkWriteBack(sfs vfs.SharedFS, s *sharedMap, policy Unflushed) (dropped, err error) {
 	evicted, err := sfs.Evicted(l.data)
 	if err != nil {
@@ -39,7 +39,7 @@ func (l *Layer) checkWriteBack(sfs vfs.SharedFS, s *sharedMap, policy Unflushed)
 	return l.checkPages(sfs, s, evicted, policy)
 }
 
-// checkFileSystemErrors asks for errors of which the inode may know no more.
+// checkFileSystemErrors looks for errors that an evicted inode does not report any more.
 func (l *Layer) checkFileSystemErrors(sfs vfs.SharedFS, s *sharedMap) (dropped, err error) {
 	id, err := s.identity()
 	if err != nil {
@@ -54,9 +54,9 @@ func (l *Layer) checkFileSystemErrors(sfs vfs.SharedFS, s *sharedMap) (dropped, 
 		return nil, err
 	}
 	if errorCount != oldCount {
-		return fmt.Errorf("%w, of which the process of another disk was told", ErrWriteBack), nil
+		return fmt.Errorf("%w: the kernel reported it to the process of another disk", ErrWriteBack), nil
 	}
-	// The inode may still be there, without pages.
+	// The inode may still be in memory, without pages.
 	if err := l.data.Datasync(); err != nil {
 		return fmt.Errorf("%w: %w", ErrWriteBack, err), nil
 	}
@@ -66,10 +66,10 @@ func (l *Layer) checkFileSystemErrors(sfs vfs.SharedFS, s *sharedMap) (dropped, 
 	return nil, nil
 }
 
-// checkPages looks at the blocks that were not flushed. Those of which the page cache has
-// not all were written back: a sync tells whether that has succeeded, unless somebody
-// else was told, who synced the file before. Then a hole tells, as far as the guest has
-// not discarded any.
+// checkPages checks the blocks that were not flushed. Blocks that are not wholly in the page cache
+// were written back. A sync reports whether that succeeded, unless another process has synced the
+// file and got the report. In that case a hole shows the loss, unless the guest has discarded
+// blocks.
 func (l *Layer) checkPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy Unflushed) (dropped, err error) {
 	var holes bool
 	if err := guarded(func() { holes = s.word(sharedHoles) != 0 }); err != nil {
@@ -110,14 +110,14 @@ func (l *Layer) checkPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy U
 	return nil, err
 }
 
-// errorsPath is the file that counts the errors of write-back of one mounted file system.
+// errorsPath returns the file that counts the write-back errors of one mounted file system.
 func errorsPath(dir, instance string) string {
 	sum := sha256.Sum256([]byte(instance))
 	return filepath.Join(dir, "errors-"+hex.EncodeToString(sum[:16]))
 }
 
-// writeBackErrors is how many errors of write-back processes were told by SyncFS that is
-// called for heads of this directory.
+// writeBackErrors returns the number of write-back errors that SyncFS has reported for heads of
+// this directory.
 func writeBackErrors(sfs vfs.SharedFS, dir, instance string) (uint64, error) {
 	f, err := sfs.OpenShared(errorsPath(dir, instance), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,8 +134,8 @@ func writeBackErrors(sfs vfs.SharedFS, dir, instance string) (uint64, error) {
 	return binary.LittleEndian.Uint64(p[:]), nil
 }
 
-// resetErrorCount says that errors of write-back which were told before concern nothing of
-// the head: it was found sound, and its next sync tells of those that were not.
+// resetErrorCount records the present count in the shared map: the head was found intact, so
+// earlier errors do not concern it, and its next sync reports those that do.
 func (l *Layer) resetErrorCount() error {
 	id, err := l.shared.identity()
 	if err != nil {
@@ -148,7 +148,7 @@ func (l *Layer) resetErrorCount() error {
 	return guarded(func() { l.shared.setWord(sharedErrors, errorCount) })
 }
 
-// addWriteBackError counts one more. Two at once may count as one, which is as good.
+// addWriteBackError increments the count. Two at once may count as one, which is enough.
 func addWriteBackError(sfs vfs.SharedFS, dir, instance string) error {
 	errorCount, err := writeBackErrors(sfs, dir, instance)
 	if err != nil {
@@ -164,8 +164,8 @@ func addWriteBackError(sfs vfs.SharedFS, dir, instance string) error {
 	return errors.Join(err, f.Close())
 }
 
-// checkHole looks at the data of blocks that a process has left unflushed, and that were
-// reclaimed since, from byte off to byte end of a file of the given size.
+// checkHole checks the data of unflushed blocks whose pages were reclaimed, from byte off to byte
+// end of a file of the given size, for holes.
 func (l *Layer) checkHole(block, n uint64, off, end, size int64) error {
 	start, stop, err := l.data.NextData(off)
 	if err != nil && err != io.EOF {
@@ -175,6 +175,6 @@ func (l *Layer) checkHole(block, n uint64, off, end, size int64) error {
 		return nil
 	}
 	return &Fault{Path: l.paths.Data, What: fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n, block),
-		Expected: "data", Found: "a hole, which is what an error of write-back leaves, of which another program was told",
-		Advice: "if the log of the kernel has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
+		Expected: "data", Found: "a hole, as a write-back error leaves it that the kernel reported to another program",
+		Advice: "if the kernel log has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
 }
