@@ -7,13 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bounceSize is how many bytes one bounced transfer carries; longer ones are
-// short, as the interface allows.
+// bounceSize is the size of one bounced transfer in bytes; a longer one is short, as the interface
+// allows.
 const bounceSize = 256 << 10
 
-// bouncePool are buffers for direct I/O of memory that is not aligned for it (two
-// halves of a block around a guest's sector, say). They are mapped, hence
-// page-aligned, and kept.
+// bouncePool has buffers for direct I/O of memory that is not aligned for it (two halves of a block
+// around a guest's sector, say). They are mapped, hence page-aligned, and reused.
 type bouncePool struct {
 	mu   sync.Mutex
 	free [][]byte
@@ -45,7 +44,7 @@ func (b *bouncePool) close() {
 	b.free = nil
 }
 
-// bounceable reports whether only the memory keeps this I/O from being direct.
+// bounceable reports whether only the memory's alignment keeps this I/O from being direct.
 func (d *directFile) bounceable(iov []Iovec, off int64) bool {
 	return (uint64(off)|length(iov))&(uint64(d.offset)-1) == 0
 }
@@ -57,9 +56,9 @@ func length(iov []Iovec) (n uint64) {
 	return n
 }
 
-// writeBounced is Pwritev through an aligned copy. It must not be a buffered
-// write: one that is under way beside direct writes of the same page makes the
-// kernel report their fdatasync as failed (EIO: it could not invalidate the page).
+// writeBounced is Pwritev through an aligned copy. A buffered write instead, while direct writes of
+// the same page are under way, would make the kernel report their fdatasync as failed (EIO: it
+// could not invalidate the page).
 func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 	p, err := d.bounces.get()
 	if err != nil {
@@ -89,8 +88,8 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 	return d.result("read", n, errno)
 }
 
-// catchFault runs a copy to or from the caller's memory. Memory of a guest may
-// have lost its backing: that is EFAULT here as it is in the kernel.
+// catchFault runs a copy to or from the caller's memory. Memory of a guest may have lost its
+// backing: the result is EFAULT, as in the kernel.
 func catchFault(copying func() int) (n int, errno unix.Errno) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {

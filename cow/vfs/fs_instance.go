@@ -10,14 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A mounted file system is told from the next mount of the same device by an inode
-// number in sysfs: the kernel numbers the objects there (kernfs) in the order of their
-// making and reuses no number in one run. The unique ID of the mount
-// (STATX_MNT_ID_UNIQUE) is no such name: a service with a mount namespace of its own
-// gets copies of all mounts, with new IDs, at each of its starts.
+// An inode number in sysfs identifies one mount of a file system, in contrast to the next mount of
+// the same device: the kernel numbers the objects there (kernfs) in the order of their creation and
+// reuses no number while it runs. The unique ID of the mount (STATX_MNT_ID_UNIQUE) does not: a
+// service with its own mount namespace gets copies of all mounts, with new IDs, at each start.
 
-// sysfsOf are the directories in which file systems of block devices keep an object
-// for each mounted one, named after the device.
+// sysfsOf are the directories with an object for each mounted file system, named after its block
+// device.
 var sysfsOf = []string{"/sys/fs/ext4", "/sys/fs/xfs", "/sys/fs/f2fs", "/sys/fs/nilfs2", "/sys/fs/bcachefs"}
 
 // Instance implements SharedFS.
@@ -54,13 +53,13 @@ func (OS) Instance(f File) (string, error) {
 		if err == nil || !errors.Is(err, unix.ENOENT) {
 			return name, err
 		}
-	default: // FUSE, NFS: a device number, and write-back, of their own
+	default: // FUSE, NFS: they have a device number and write-back of their own
 		name, err := sysfsObject(fmt.Sprintf("/sys/class/bdi/%d:%d", st.Dev_major, st.Dev_minor))
 		if err == nil || !errors.Is(err, unix.ENOENT) {
 			return name, err
 		}
 	}
-	return "", fmt.Errorf("file system of %s: nothing in /sys tells one mount of it from the next (expected /sys, and ext4, XFS, Btrfs, F2FS, tmpfs, NFS or FUSE): %w", o.name, errors.ErrUnsupported)
+	return "", fmt.Errorf("file system of %s: nothing in /sys identifies its mount (expected /sys, and ext4, XFS, Btrfs, F2FS, tmpfs, NFS or FUSE): %w", o.name, errors.ErrUnsupported)
 }
 
 // blockInstance finds the object of the file system that is mounted from a device.
@@ -78,8 +77,8 @@ func blockInstance(major, minor uint32) (string, error) {
 	return "", unix.ENOENT
 }
 
-// deviceInstance is the number that the kernel gives a disk each time that something
-// else is attached to the device (Linux 5.15).
+// deviceInstance returns the number that the kernel assigns each time that something else is
+// attached to the device (Linux 5.15).
 func deviceInstance(fd int, major, minor uint32) (string, error) {
 	seq, err := diskSequence(fd)
 	if err == nil {

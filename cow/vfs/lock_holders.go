@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockLister is a File that knows who holds locks on it.
+// LockLister is a File that can list the holders of its locks.
 type LockLister interface {
-	// LockHolders names the other processes that hold a lock of any kind on the file, as "NAME (process PID)": what this
-	// user may know; empty if nothing.
+	// LockHolders returns the other processes that hold a lock of any kind on the file, as "NAME
+	// (process PID)"; those that this user may know of.
 	LockHolders() []string
 }
 
 var _ LockLister = (*osFile)(nil)
 
-// RealPath is the path of an open file without symbolic links, as the kernel has it now; the name that it was opened by
-// where that is not known.
+// RealPath returns the present path of an open file without symbolic links, or the name it was
+// opened by if the path is not known.
 func RealPath(f File) string {
 	if o, ok := f.(*osFile); ok {
 		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil && filepath.IsAbs(path) {
@@ -32,15 +32,15 @@ func RealPath(f File) string {
 	return f.Name()
 }
 
-// HoldersText names holders of a lock in a sentence.
+// HoldersText names the holders of a lock for a sentence.
 func HoldersText(holders []string) string {
 	if len(holders) == 0 {
-		return "another process, which this user may not know,"
+		return "another process, unknown to this user,"
 	}
 	return strings.Join(holders, ", ")
 }
 
-// HoldersOf is LockHolders of a file that may not know.
+// HoldersOf returns LockHolders of a File that is a LockLister, else nil.
 func HoldersOf(f File) []string {
 	if k, ok := f.(LockLister); ok {
 		return k.LockHolders()
@@ -51,12 +51,13 @@ func HoldersOf(f File) []string {
 // LockHolders implements LockKnower.
 func (f *osFile) LockHolders() []string { return f.holders(func([]string) bool { return true }) }
 
-// imageHolders are those of locks on QEMU's bytes.
+// imageHolders returns the holders of locks on QEMU's bytes.
 func (f *osFile) imageHolders() []string { return f.holders(isImageLock) }
 
-// holders names the other processes with locks that match, given as the fields of /proc/locks from the kind on. Everybody
-// may read there whose locks of whole files (FLOCK) and of processes (POSIX) there are. Of a lock of an open file
-// description it says -1, but /proc/PID/fdinfo, which only the process's user may read, lists those of each descriptor.
+// holders returns the other processes with locks that match, which gets the fields of /proc/locks
+// from the kind on. Every user may read there the locks of whole files (FLOCK) and of processes
+// (POSIX). For a lock of an open file description the process is -1 there; /proc/PID/fdinfo, which
+// only the process's user may read, lists those of each descriptor.
 func (f *osFile) holders(match func(lock []string) bool) []string {
 	var st unix.Stat_t
 	if unix.Fstat(f.fd, &st) != nil {
@@ -100,8 +101,8 @@ func (f *osFile) holders(match func(lock []string) bool) []string {
 	return names
 }
 
-// holdsLock looks in the text of a fdinfo file for a lock on an inode that matches, such as
-// "lock:	1: OFDLCK ADVISORY READ -1 08:01:1234 100 101".
+// holdsLock looks in the text of an fdinfo file for a matching lock on an inode, such as "lock: 1:
+// OFDLCK ADVISORY READ -1 08:01:1234 100 101".
 func holdsLock(info string, inode uint64, match func(lock []string) bool) bool {
 	for line := range strings.Lines(info) {
 		w := strings.Fields(line)
@@ -112,8 +113,8 @@ func holdsLock(info string, inode uint64, match func(lock []string) bool) bool {
 	return false
 }
 
-// isImageLock reports whether a lock, "OFDLCK ADVISORY READ -1 08:01:1234 100 101" or "POSIX ... 0 EOF", is on one of
-// QEMU's bytes.
+// isImageLock reports whether a lock, "OFDLCK ADVISORY READ -1 08:01:1234 100 101" or "POSIX ... 0
+// EOF", is on one of QEMU's bytes.
 func isImageLock(lock []string) bool {
 	if lock[0] != "OFDLCK" && lock[0] != "POSIX" {
 		return false
@@ -126,7 +127,8 @@ func isImageLock(lock []string) bool {
 	return err != nil || last >= lockPermBase // "EOF"
 }
 
-// sameInode reports whether a process's descriptor is of the file st: an inode's number alone may be of another device.
+// sameInode reports whether a process's descriptor is of the file st: the inode number alone may be
+// that of a file on another device.
 func sameInode(pid int, fd string, st *unix.Stat_t) bool {
 	var other unix.Stat_t
 	if unix.Stat(fmt.Sprintf("/proc/%d/fd/%s", pid, fd), &other) != nil {
@@ -135,7 +137,7 @@ func sameInode(pid int, fd string, st *unix.Stat_t) bool {
 	return other.Dev == st.Dev && other.Ino == st.Ino
 }
 
-// commandName is the first 15 bytes of a program's name, as the kernel keeps it.
+// commandName returns the first 15 bytes of a program's name, which the kernel keeps.
 func commandName(pid int) string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {

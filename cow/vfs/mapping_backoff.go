@@ -10,20 +10,19 @@ import (
 const (
 	disableMin = 100 * time.Millisecond
 	disableMax = 10 * time.Second
-	// A mapping that was on for so many times as long as it was off before has
-	// been worth it: the next time off is the first again, and not twice the
-	// last.
+	// A mapping that was enabled for worthFactor times as long as it was disabled before was
+	// useful: it is disabled for disableMin again, not for twice the last time.
 	worthFactor = 10
 )
 
-// backoff is what a Mapping does about wrong guesses. It is touched only after a
-// copy that was slow.
+// backoff disables a Mapping for a while after a wrong residency mark. It is used only after a slow
+// copy.
 type backoff struct {
 	mu          sync.Mutex
 	faults      func() int64  // major faults of the process so far
-	lastFaults  int64         // as of the last slow copy
-	enabledAt   time.Duration // when the mapping was last switched on
-	disabledFor time.Duration // how long it was off before
+	lastFaults  int64         // at the last slow copy
+	enabledAt   time.Duration // when the mapping was last enabled
+	disabledFor time.Duration // how long it was disabled before
 }
 
 func (g *backoff) init() {
@@ -31,12 +30,10 @@ func (g *backoff) init() {
 	g.lastFaults = g.faults()
 }
 
-// afterSlowCopy decides about a copy that took suspiciously long. Most of them are
-// not wrong guesses: the thread had to give up its processor, which on a busy
-// machine happens hundreds of times a second. A page that had to be read shows
-// as a major fault. They are counted for the whole process, so that two things
-// must come together to switch a mapping off by mistake, and no more than that
-// is lost.
+// afterSlowCopy handles a copy that took suspiciously long. Most slow copies have another cause
+// than a wrong mark: the thread was preempted, which happens hundreds of times a second on a busy
+// machine. A page that had to be read shows as a major fault. Faults are counted for the whole
+// process, so that a mapping may be disabled by mistake when both coincide, which costs speed only.
 func (m *Mapping) afterSlowCopy() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -57,7 +54,7 @@ func (m *Mapping) afterSlowCopy() {
 	}
 }
 
-// tryEnable reports whether a mapping that has been switched off may be used again.
+// tryEnable enables the mapping if its time is over, and reports whether it is enabled.
 func (m *Mapping) tryEnable() bool {
 	disabledUntil := m.disabledUntil.Load()
 	now := time.Since(m.base)
@@ -72,9 +69,8 @@ func (m *Mapping) tryEnable() bool {
 	return m.disabledUntil.Load() == 0
 }
 
-// majorFaults is the number of page faults of this process that had to wait for
-// a device; 0 always where the kernel does not say, and then no guess is ever
-// found to be wrong.
+// majorFaults returns the number of page faults of this process that waited for a device; always 0
+// where the kernel does not count them, and then no wrong mark is detected.
 func majorFaults() int64 {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {

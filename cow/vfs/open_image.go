@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotImage is what a KindError wraps.
+// ErrNotImage is wrapped by KindError.
 var ErrNotImage = errors.New("not a file that can hold a disk image")
 
-// KindError says that a name leads to something that cannot hold a disk image.
+// KindError says that a path leads to something that cannot hold a disk image.
 type KindError struct {
 	Path  string
-	Found string // what it is, such as "a FIFO"
+	Found string // its kind, such as "a FIFO"
 }
 
 func (e *KindError) Error() string {
@@ -24,10 +24,11 @@ func (e *KindError) Error() string {
 // Unwrap makes errors.Is(err, ErrNotImage) true.
 func (e *KindError) Unwrap() error { return ErrNotImage }
 
-// OpenImage opens a file that somebody else has named: on the command line, in a table, in an image. It is an ErrNotImage
-// unless it is a regular file or a block device: that is looked at before the open, for the open of a device may do
-// something (a tape rewinds, a watchdog starts), and OpenFile looks again after it. Files that the kernel makes up
-// (/proc, /sys and their like) are none either: a read of theirs may wait for ever.
+// OpenImage opens a file that a user has named: on the command line, in a table, in an image. It
+// returns an ErrNotImage unless it is a regular file or a block device. It checks that before the
+// open, which may have effects on a device (a tape rewinds, a watchdog starts), and OpenFile checks
+// it again. Files that the kernel generates (/proc, /sys and the like) are refused too: a read of
+// them may block for ever.
 func OpenImage(fsys FS, name string, flag int) (File, error) {
 	st, err := fsys.Stat(name)
 	if err != nil {
@@ -38,7 +39,7 @@ func OpenImage(fsys FS, name string, flag int) (File, error) {
 	}
 	f, err := fsys.OpenFile(name, flag, 0)
 	if errors.Is(err, errNotFile) {
-		return nil, &KindError{Path: name, Found: "something else, which was put there just now"}
+		return nil, &KindError{Path: name, Found: "another kind of file in its place since the check"}
 	}
 	return f, err
 }
@@ -67,7 +68,7 @@ func notImage(name string, mode fs.FileMode) string {
 	return ""
 }
 
-// kernelFS are file systems without storage, by the type that statfs(2) tells.
+// kernelFS are file systems without storage, by the type that statfs(2) returns.
 var kernelFS = map[int64]string{
 	unix.PROC_SUPER_MAGIC:    "proc",
 	unix.SYSFS_MAGIC:         "sysfs",

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rangeLockBase is where the locks of LockRange lie: byte n of a file is locked at rangeLockBase + n. No file is as
-// long, so they do not meet the locks that other programs take on bytes of disk images, such as QEMU's on bytes 100 to
-// 263. Largest offset: 2^60 of an offset, and 2^60 of a length, above 2^62.
+// rangeLockBase is the offset of the locks of LockRange: byte n of a file is locked at
+// rangeLockBase + n. No file is as long, so they do not meet the locks of other programs on bytes
+// of disk images, such as QEMU's on bytes 100 to 263. The largest offset is rangeLockBase + 2^60 +
+// 2^60.
 const rangeLockBase = 1 << 62
 
 // LockRange implements File.
@@ -27,12 +28,13 @@ func (f *osFile) LockRange(off, n int64, exclusive bool) error {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		return f.fail("lock a range", ErrLocked)
 	case err == unix.ENOLCK || err == unix.ENOSYS || err == unix.EOPNOTSUPP || err == unix.EINVAL || err == unix.EOVERFLOW:
-		return nil // a file system without such locks, or with shorter offsets
+		return nil // the file system has no such locks, or shorter offsets
 	}
 	return f.fail("lock a range", err)
 }
 
-// RangeLock is a lock on bytes of one file, and on the same bytes of what the file is a part of: see LockExtents.
+// RangeLock is a lock on bytes of one file, and on the same bytes of what the file lies on: see
+// LockExtents.
 type RangeLock struct {
 	locked []lockedExtent
 }
@@ -43,10 +45,11 @@ type lockedExtent struct {
 	lower  bool // opened for the lock alone
 }
 
-// LockExtents locks n bytes (> 0) of an open file from off on, without waiting: for a writer alone, who must have opened
-// it for writing, or for any number of readers. Where f is a partition or a loop device, the same bytes of the disk or of
-// the file below are locked too, as far as this user may open those. ErrLocked (in an *fs.PathError that names the file)
-// when somebody else's lock excludes it. Close gives up what is below; the lock on f ends with f.
+// LockExtents locks n bytes (> 0) of an open file from off on, without waiting: exclusively for a
+// writer, which must have opened it for writing, or shared for readers. Where f is a partition or a
+// loop device, the same bytes of the disk or file below are locked too, if this user may open it.
+// ErrLocked (in an *fs.PathError that names the file): another process holds a conflicting lock.
+// Close releases the locks below; the lock on f ends with f.
 func LockExtents(fsys FS, f File, off, n int64, exclusive bool) (*RangeLock, error) {
 	l := new(RangeLock)
 	if err := f.LockRange(off, n, exclusive); err != nil {
@@ -73,7 +76,7 @@ func LockExtents(fsys FS, f File, off, n int64, exclusive bool) (*RangeLock, err
 		if lower == nil {
 			continue
 		}
-		// Of a loop device's file whoever serves the file itself has a lock of this kind alone.
+		// A process that serves the file of a loop device itself holds only a lock of this kind.
 		if err := errors.Join(lower.Lock(false), lower.LockRange(e.Start, e.End-e.Start, exclusive)); err != nil {
 			return nil, errors.Join(err, lower.Close(), l.Close())
 		}
@@ -82,7 +85,7 @@ func LockExtents(fsys FS, f File, off, n int64, exclusive bool) (*RangeLock, err
 	return l, nil
 }
 
-// openExtent opens the file of an extent, and returns nil if it is not to be had: another file is in its place, or this
+// openExtent opens the file of an extent. It returns nil if another file is in its place or this
 // user may not open it.
 func openExtent(fsys FS, e Extent, flag int) File {
 	if e.Path == "" {
@@ -99,7 +102,7 @@ func openExtent(fsys FS, e Extent, flag int) File {
 	return f
 }
 
-// Attach returns f, the file that was locked, as a File whose Close gives up all of the lock.
+// Attach returns f, the locked file, as a File whose Close releases the whole lock.
 func (l *RangeLock) Attach(f File) File {
 	if len(l.locked) < 2 {
 		return f // nothing below it
@@ -114,7 +117,7 @@ type attached struct {
 
 func (a *attached) Close() error { return errors.Join(a.lock.Close(), a.File.Close()) }
 
-// Share turns the lock of a writer into that of a reader; nobody gets in between.
+// Share converts the lock of a writer into that of a reader; no other process can lock in between.
 func (l *RangeLock) Share() error {
 	if l == nil {
 		return nil
@@ -126,7 +129,7 @@ func (l *RangeLock) Share() error {
 	return errors.Join(errs...)
 }
 
-// Close gives up the locks on what lies below the file. It may be called on nil.
+// Close releases the locks on what lies below the file. It may be called on nil.
 func (l *RangeLock) Close() error {
 	if l == nil {
 		return nil

@@ -12,74 +12,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotInMemory says that a file lies on a file system that a device is behind: its
-// content can be evicted, fail to be read and fail to be written.
+// ErrNotInMemory says that a file is on a file system with a device behind it: its content can be
+// evicted, and reads and writes can fail.
 var ErrNotInMemory = errors.New("not a file system in memory (tmpfs)")
 
-// SharedFS is an FS with files in memory that outlive the process that has made them,
-// until the kernel stops.
+// SharedFS is an FS with files in memory that outlive their process, until the kernel stops.
 type SharedFS interface {
 	FS
-	// Boot names this run of the kernel. What was in memory is gone once the name is
-	// another.
+	// Boot returns the name of this run of the kernel. With another name, everything in memory is
+	// gone.
 	Boot() (string, error)
-	// Instance names the mounted file system, or the device, that f is on: another
-	// name once it has been unmounted and mounted again. What the page cache held
-	// of f is gone then. The name is the same in every mount namespace.
-	// errors.ErrUnsupported: the kernel has no such name for it.
+	// Instance returns the name of the mounted file system, or of the device, of f: another one
+	// after it was unmounted and mounted again, when the page cache of f is gone. The name is the
+	// same in every mount namespace. errors.ErrUnsupported: the kernel has no such name for it.
 	Instance(f File) (string, error)
-	// Changed is when f's content or attributes were changed last, in nanoseconds
-	// since 1970. Nobody can set it (ctime), and after a write it is the mtime of
-	// Identity. 0 where it is not kept so: of a block device, and where a server has
-	// a clock of its own.
+	// Changed returns the time of the last change of f's content or attributes, in nanoseconds
+	// since 1970. It cannot be set (ctime), and after a write it equals the mtime of Identity. 0
+	// where it is not kept so: for a block device, and where a server has a clock of its own.
 	Changed(f File) (int64, error)
-	// Evicted reports whether f's inode may have been evicted from memory before f was
-	// opened, and with it what it knew of errors of write-back: Datasync would not tell
-	// them any more.
+	// Evicted reports whether f's inode may have been evicted from memory before f was opened, and
+	// with it its record of write-back errors: Datasync would not report them any more.
 	Evicted(f File) (bool, error)
-	// Resident reports whether the page cache has all of n bytes from off on: then
-	// nothing of them was lost that was written to it.
+	// Resident reports whether the page cache has all of n bytes from off on: then nothing written
+	// to them was lost.
 	Resident(f File, off, n int64) (bool, error)
-	// SyncFS writes back all that is dirty on f's file system. It returns an error of
-	// write-back on it that nobody has been told yet, of whatever file.
+	// SyncFS writes back everything dirty on f's file system. It returns a write-back error of any
+	// file on it that has not been reported yet.
 	SyncFS(f File) error
-	// MakeSharedDir makes a directory in memory, with its missing parents, that nobody
-	// but this user can change. ErrNotInMemory; an error also where it exists and is
-	// somebody else's.
+	// MakeSharedDir creates a directory in memory, with its missing parents, that only this user
+	// can change. ErrNotInMemory; also an error where it exists and belongs to another user.
 	MakeSharedDir(dir string) error
-	// OpenShared opens or creates a file in memory; flag as for os.OpenFile. What
-	// lies elsewhere is refused with ErrNotInMemory and is not created.
+	// OpenShared opens or creates a file in memory; flag as for os.OpenFile. A file elsewhere is
+	// refused with ErrNotInMemory and not created.
 	OpenShared(name string, flag int, perm fs.FileMode) (SharedFile, error)
 }
 
 // SharedFile is a file in memory that processes can map.
 type SharedFile interface {
 	File
-	// Reserve takes the memory of n bytes from off on, which keep their content:
-	// storing to them in a mapping cannot fail for want of memory afterwards.
+	// Reserve allocates the memory of n bytes from off on, which keep their content: stores to them
+	// through a mapping cannot fail for want of memory afterwards.
 	Reserve(off, n int64) error
-	// MapShared maps the first n words of 64 bits: what is stored in them is the
-	// kernel's at once. Words of a mapping that is not for writing must not be
-	// written.
+	// MapShared maps the first n words of 64 bits: the kernel has what is stored in them at once.
+	// Words of a mapping without write must not be written.
 	MapShared(n uint64, write bool) (*Shared, error)
 }
 
-// Shared is words that everybody shares who maps the same file.
+// Shared is words shared by all processes that map the same file.
 type Shared struct {
 	Words []uint64
 	unmap func() error
 }
 
-// NewShared is for other implementations of SharedFile; unmap is called by Close.
+// NewShared makes a Shared, for other implementations of SharedFile; Close calls unmap.
 func NewShared(words []uint64, unmap func() error) *Shared { return &Shared{words, unmap} }
 
-// Close ends the mapping. Nobody may use the words any more.
+// Close unmaps the words, which must not be used any more.
 func (s *Shared) Close() error { return s.unmap() }
 
 var _ SharedFS = OS{}
 
-// bootName is what Boot has read: it stays what it is for as long as a process lives,
-// and a confined one cannot read it.
+// bootName caches the result of Boot: it does not change, and a confined process cannot read it.
 var bootName atomic.Pointer[string]
 
 // Boot implements SharedFS.
@@ -119,12 +112,12 @@ func (OS) Changed(f File) (int64, error) {
 // OpenShared implements SharedFS.
 func (o OS) OpenShared(name string, flag int, perm fs.FileMode) (SharedFile, error) {
 	if flag&os.O_CREATE != 0 {
-		// Asked of the directory first: nothing is left where it must not be.
+		// Checked before the open: no file must be created elsewhere.
 		if err := inMemoryDir(name); err != nil {
 			return nil, err
 		}
 	}
-	// A FIFO that somebody has put there must not hold this process up.
+	// A FIFO in its place must not block this process.
 	f, err := open(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, perm)
 	if err != nil {
 		return nil, err
@@ -140,8 +133,8 @@ func (o OS) OpenShared(name string, flag int, perm fs.FileMode) (SharedFile, err
 	return f, nil
 }
 
-// checkOwner refuses what is no regular file that this user or root has made: everybody can make files in a directory that
-// everybody can make.
+// checkOwner refuses anything but a regular file of this user or root: the directory may be one in
+// which every user can create files.
 func checkOwner(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -162,8 +155,8 @@ func keepsTimes(fsType int64) bool {
 	return false
 }
 
-// Evicted implements SharedFS: an inode with pages in the page cache (cachestat, Linux
-// 6.5) has been there since. Of a block device the kernel keeps inode and errors.
+// Evicted implements SharedFS: an inode with pages in the page cache (cachestat, Linux 6.5) has
+// stayed in memory. The kernel keeps inode and errors of a block device.
 func (OS) Evicted(f File) (bool, error) {
 	o, ok := f.(*osFile)
 	if !ok {
@@ -182,13 +175,12 @@ func (OS) Evicted(f File) (bool, error) {
 	return !some, nil
 }
 
-// firstPages is the length of the first range that hasPages asks about, in bytes.
+// firstPages is the length of the first range that hasPages tests, in bytes.
 const firstPages = 64 << 10
 
-// hasPages reports whether a page of the file is in the page cache. cachestat walks over
-// all pages of the range it is asked about, which takes a second for two million that
-// are scattered. One is enough here, so the ranges double until one has any; the first
-// begins where the file's data does.
+// hasPages reports whether any page of the file is in the page cache. cachestat walks over all
+// pages of its range, which takes a second for two million scattered pages. One page is enough
+// here, so the ranges double until one has any; the first begins where the file's data does.
 func (f *osFile) hasPages() (bool, error) {
 	size, err := f.Size()
 	if err != nil {
@@ -218,7 +210,7 @@ func (f *osFile) hasPages() (bool, error) {
 	return pages > 0, err
 }
 
-// cached is how many pages of a range are in the page cache.
+// cached returns the number of pages of a range in the page cache.
 func (f *osFile) cached(r *unix.CachestatRange) (pages uint64, err error) {
 	var st unix.Cachestat_t
 	err = unix.Cachestat(uint(f.fd), r, &st, 0)
@@ -246,7 +238,7 @@ func (OS) Resident(f File, off, n int64) (bool, error) {
 	return pages >= uint64(end-first), nil
 }
 
-// cachestatUnavailable reports whether an error of cachestat says that it cannot be asked: an older
+// cachestatUnavailable reports whether an error of cachestat says that it cannot be used: an older
 // kernel, or a filter of system calls.
 func cachestatUnavailable(err error) bool {
 	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM)
@@ -266,7 +258,7 @@ func (OS) SyncFS(f File) error {
 
 // MakeSharedDir implements SharedFS.
 func (OS) MakeSharedDir(dir string) error {
-	// Asked before anything is made: of what is there.
+	// Checked on the lowest existing directory, before anything is created.
 	for there := dir; ; there = filepath.Dir(there) {
 		err := inMemoryDir(there + "/")
 		if err == nil {
@@ -316,7 +308,7 @@ func (f *osFile) Reserve(off, n int64) error {
 		}
 		return err
 	}
-	// ramfs knows no fallocate, and has no limit that a page could exceed.
+	// ramfs has no fallocate, and no limit that a page could exceed.
 	p := make([]byte, n)
 	done, err := f.ReadAt(p, off)
 	if err != nil && done == 0 {
