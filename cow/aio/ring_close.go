@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Between two looks of Close at what is still in flight. A transfer that a disk
-// is working on cannot be cancelled, and takes about as long as the first.
+// Pauses of Close between two checks of what is in flight. A transfer on a disk cannot be
+// cancelled, and takes about as long as the first pause.
 const (
 	closePause    = 50 * time.Microsecond
 	closePauseMax = 5 * time.Millisecond
@@ -16,9 +16,8 @@ const (
 
 // Close implements Engine.
 //
-// It never waits inside the kernel: a request can be on its way between two
-// states when a cancellation looks for it, and is then missed. So cancelling is
-// repeated until nothing is left.
+// It never blocks in the kernel: a cancellation misses a request that is between two states at that
+// moment. So cancelling is repeated until nothing is left.
 func (r *ring) Close() error {
 	if r.closed {
 		return nil
@@ -33,8 +32,8 @@ func (r *ring) Close() error {
 			break
 		}
 		if errno == unix.EEXIST {
-			// Only the ring's own thread can run what would complete them, and
-			// no other can learn when they are through.
+			// Only the ring's own thread can run the task work that completes them, and no other
+			// thread can learn when they end.
 			return fmt.Errorf("close an io_uring with %d operations in the kernel: %w", r.kernel, ErrForeignThread)
 		}
 		time.Sleep(pause)
@@ -46,15 +45,15 @@ func (r *ring) Close() error {
 	return nil
 }
 
-// withdraw drops what is queued: the kernel has not seen it.
+// withdraw drops what is queued and not submitted.
 func (r *ring) withdraw() {
 	r.sqTail -= r.queued
 	r.queued = 0
 	r.k.sqTail.Store(r.sqTail)
 }
 
-// cancel asks the kernel to end everything in flight: by one request where it
-// knows "any", else one by one. What goes wrong is tried again by Close.
+// cancel asks the kernel to cancel everything in flight: by one request where it knows "any",
+// otherwise one by one. Close repeats what fails.
 func (r *ring) cancel() {
 	if r.cancelAny {
 		r.submitCancel(sqe{opcode: opAsyncCancel, fd: -1, opFlags: cancelAny | cancelAll, userData: cancelData})
@@ -71,8 +70,7 @@ func (r *ring) cancel() {
 	}
 }
 
-// submitCancel submits one cancellation and drains, which keeps room for the
-// next in the completion ring.
+// submitCancel submits one cancellation and drains the completion ring to make room for the next.
 func (r *ring) submitCancel(e sqe) {
 	r.push(e)
 	_ = r.Submit()

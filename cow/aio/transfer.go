@@ -2,11 +2,11 @@ package aio
 
 import "golang.org/x/sys/unix"
 
-// transfer carries o out and waits for it. The iovecs lie outside Go's heap, so
-// that their address is just a number.
+// transfer performs o and waits for it. The iovecs are outside Go's heap, so that their address is
+// a number.
 //
-// The offset goes into the low word alone: on the 64-bit machines this package
-// is for the kernel ignores the high one (pos_from_hilo, fs/read_write.c).
+// The offset goes into the low word alone: the kernel ignores the high word on 64-bit machines
+// (pos_from_hilo, fs/read_write.c), the only ones that this package supports.
 func transfer(o *operation) (int, unix.Errno) {
 	trap := uintptr(unix.SYS_PREADV)
 	if o.write {

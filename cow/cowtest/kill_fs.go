@@ -13,25 +13,23 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// ErrKilled is what every call on a Mortal file system returns after its death.
+// ErrKilled is returned by every call on a KillFS after the kill.
 var ErrKilled = errors.New("the process is dead")
 
-// KillFS is a vfs.FS that dies at the n-th change made through it, as a process
-// does that is killed: that change and all later ones do not happen, whoever
-// makes them. Operations that are several to the kernel (removing a tree,
-// replacing a file) count as several, so that running something again and again
-// with n from 1 up kills it everywhere. Set the fields before use.
+// KillFS is a vfs.FS that simulates the kill of a process at the n-th change: that change and all
+// later ones do not happen, whichever goroutine makes them. Operations that are several for the
+// kernel (removing a tree, replacing a file) count as several, so that repeating something with n
+// from 1 up kills it at every point. Set the fields before use.
 //
-// What is written before the death stays, synced or not: the page cache outlives
-// a process. Syncs are counted and not carried out.
+// Everything written before the kill stays, synced or not: the page cache outlives a process. Syncs
+// are counted and not performed.
 type KillFS struct {
 	vfs.FS
-	// KillAt is the change to die at, counted from 1; 0: never.
+	// KillAt is the change to be killed at, counted from 1; 0: never.
 	KillAt int
-	// Begin says of a change made before counting has begun whether it is the
-	// first to be counted; nil: the first of all is.
+	// Begin says whether counting begins with a change; nil: with the first.
 	Begin func(change string) bool
-	// OnKill is called instead of the n-th change; nil: nothing is. It may not return.
+	// OnKill is called instead of the n-th change; nil: nothing is. It need not return.
 	OnKill func(change string)
 
 	mu      sync.Mutex
@@ -41,17 +39,17 @@ type KillFS struct {
 	killed  atomic.Bool
 }
 
-// Killed reports whether the end has come.
+// Killed reports whether the kill has happened.
 func (m *KillFS) Killed() bool { return m.killed.Load() }
 
-// Changes names those counted so far.
+// Changes returns the changes counted so far.
 func (m *KillFS) Changes() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]string(nil), m.counted...)
 }
 
-// CloseFiles closes the files that are still open, and with that gives up their locks.
+// CloseFiles closes the files that are still open, which releases their locks.
 func (m *KillFS) CloseFiles() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -183,7 +181,7 @@ func (m *KillFS) SetModTime(name string, at time.Time) error {
 // SyncDir implements vfs.FS.
 func (m *KillFS) SyncDir(dir string) error { return m.change("sync %s", dir) }
 
-// Boot is that of the file system below, which has to be a vfs.SharedFS; so is Instance.
+// Boot is that of the underlying file system, which must be a vfs.SharedFS, as for Instance.
 func (m *KillFS) Boot() (string, error) {
 	if err := m.checkAlive(); err != nil {
 		return "", err
@@ -230,7 +228,7 @@ func (f *killFile) Close() error {
 	open := f.m.open[f.File]
 	delete(f.m.open, f.File)
 	f.m.mu.Unlock()
-	if !open { // buried
+	if !open { // closed by CloseFiles
 		return nil
 	}
 	return f.File.Close()
@@ -250,7 +248,7 @@ func (f *killFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 	return f.File.PreadvNowait(iov, off)
 }
 
-// AsyncFD and Map offer no way around the methods.
+// AsyncFD and Map must not bypass the methods.
 func (f *killFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
 func (f *killFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }

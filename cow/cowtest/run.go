@@ -12,14 +12,13 @@ import (
 	"cowblk/cow"
 )
 
-// Run carries out each script on a channel and goroutine of its own, all at
-// once, and checks every read against the model. It returns when all operations
-// have completed, with the first error.
+// Run performs each script on a channel and goroutine of its own, all at once, and checks every
+// read against the model. Go returns the first error when all operations have completed.
 type Run struct {
 	Disk    *cow.Disk
 	Model   *Model
 	Scripts [][]Op
-	Seed    uint64 // of how buffers are cut into pieces
+	Seed    uint64 // of the random split of buffers
 	Depth   int    // operations in flight per channel; 0: 8
 	Async   bool   // asynchronous channels
 
@@ -153,7 +152,7 @@ func (x *runner) split(p []byte) (segs [][]byte) {
 	return segs
 }
 
-// collect takes what has completed.
+// collect handles all completions.
 func (x *runner) collect() error {
 	for {
 		x.out = x.ch.Completed(x.out[:0])
@@ -184,7 +183,7 @@ func (x *runner) wait() error {
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return err
 	}
-	var count [8]byte // the signals of an I/O engine are the caller's to take
+	var count [8]byte // the caller must take the signals of an I/O engine
 	unix.Read(x.ch.FD(), count[:])
 	return x.collect()
 }

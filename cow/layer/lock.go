@@ -57,7 +57,7 @@ func InUseElsewhere(path, what string, exclusive bool) error {
 // (flock).
 func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
 	fault := &Fault{Path: f.Name(), What: what, Expected: "no exclusive lock of the file (flock)",
-		Found:  vfs.HoldersText(vfs.HoldersOf(f)) + " with a lock on it, as a cowblk that writes to the file has",
+		Found:  "that " + vfs.HoldersText(vfs.HoldersOf(f)) + " holds a lock on it, as a cowblk that writes to the file does",
 		Advice: "wait until that process has ended or has given the lock up, or have its user end it", Err: ErrInUse}
 	if exclusive {
 		fault.Expected = "no lock of the file (flock)"

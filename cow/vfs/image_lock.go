@@ -76,9 +76,9 @@ type ImageLockError struct {
 func (e *ImageLockError) Error() string {
 	holders := HoldersText(e.Holders)
 	if e.Writer {
-		return fmt.Sprintf("%s: expected that no process writes to the image, found %s with a writer's lock on it (QEMU's image locks)", e.Path, holders)
+		return fmt.Sprintf("%s: expected that no process writes to the image, found that %s holds a lock on it, as a writer does (QEMU's image locks)", e.Path, holders)
 	}
-	return fmt.Sprintf("%s: expected that no other process uses the image, found %s with the lock of a reader that excludes writers (QEMU's image locks)", e.Path, holders)
+	return fmt.Sprintf("%s: expected that no other process uses the image, found that %s holds a lock on it, as a reader does that excludes writers (QEMU's image locks)", e.Path, holders)
 }
 
 // Unwrap makes errors.Is(err, ErrImageLocked) true.

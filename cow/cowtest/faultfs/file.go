@@ -126,7 +126,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), fault.Err
 }
 
-// write puts p, which is the record's from now on, at off.
+// write writes p at off; the record owns p from now on.
 func (f *file) write(p []byte, off int64) {
 	if len(p) == 0 {
 		return
@@ -270,7 +270,7 @@ func (f *file) LockRange(off, n int64, exclusive bool) error {
 	return nil
 }
 
-// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
+// LockImage does nothing: no QEMU sees the files of a machine in memory.
 func (f *file) LockImage(vfs.ImageAccess) error {
 	if f.p.dead.Load() {
 		return ErrDead
@@ -290,8 +290,8 @@ func (f *file) Identity() (vfs.Identity, error) {
 
 func (f *file) AdviseRandom() error { return nil }
 
-// DropCache drops what is not dirty and reads it from the device again: what a failed sync
-// has lost is not to be seen any more.
+// DropCache drops clean content and reads it from the device again: data that a failed sync has
+// lost disappears.
 func (f *file) DropCache() error {
 	fault, err := f.p.ask(f.call("drop cache", 0, 0))
 	if err == nil {
@@ -308,7 +308,7 @@ func (f *file) DropCache() error {
 	}
 	on := m.device.tree.clone().node(f.id)
 	if on == nil {
-		return nil // it was there before the tape, or has been removed
+		return nil // older than the tape, or removed
 	}
 	m.tree.nodes[f.id] = on
 	for _, r := range m.device.pending {
@@ -319,12 +319,12 @@ func (f *file) DropCache() error {
 	return nil
 }
 
-// AsyncFD and Map offer no way around the methods.
+// AsyncFD and Map must not bypass the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
 func (f *file) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
 
-// Close drops the lock. It asks nobody and cannot fail.
+// Close releases the locks. It calls no hook and cannot fail.
 func (f *file) Close() error {
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
