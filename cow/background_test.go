@@ -22,7 +22,7 @@ import (
 type background struct {
 	*cowtest.Rig
 	x      *cowtest.Intercept
-	log    bytes.Buffer // read while nothing is under way
+	log    bytes.Buffer // read only while nothing runs
 	events atomic.Int32
 }
 
@@ -61,7 +61,7 @@ func (b *background) open(t *testing.T, interval time.Duration) {
 	}
 }
 
-// rounds lets time pass and returns how many flush rounds there were in it.
+// rounds lets time pass and returns the number of flush rounds meanwhile.
 func (b *background) rounds(d time.Duration) uint64 {
 	before := b.Disk.Stats().FlushRounds
 	time.Sleep(d)
@@ -69,8 +69,8 @@ func (b *background) rounds(d time.Duration) uint64 {
 	return b.Disk.Stats().FlushRounds - before
 }
 
-// What a guest has written, discarded or made zero is durable, data and bit, after the interval and not before, without
-// a flush; one round does for all, and afterwards the disk is at rest.
+// Writes, discards and write-zeroes become durable, data and bit, after the interval and not
+// before, without a flush of the guest. One round covers all; afterwards the disk is idle.
 func TestBackgroundFlush(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		for _, async := range []bool{false, true} {
@@ -107,8 +107,8 @@ func TestBackgroundFlush(t *testing.T) {
 	}
 }
 
-// Nothing to flush, nothing happens: after the opening, after reads, and after a flush of the guest's, which stops the
-// timer that the write before it had started.
+// There is no round without unflushed writes: after the open, after reads, and after a flush of the
+// guest, which stops the timer that the write before it had started.
 func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
 		if n := b.rounds(time.Hour); n != 0 {
@@ -135,7 +135,7 @@ func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	})
 }
 
-// A write during a round is for the next one, and so is one whose channel has been closed since.
+// The next round covers a write during a round, also if its channel was closed since.
 func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
@@ -163,7 +163,7 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	})
 }
 
-// Whatever the map's file says against being written, the round is repeated until it succeeds, and said once.
+// The round is repeated until it succeeds, whatever the error of the map's write, and logged once.
 func TestBackgroundFlushWithoutSpace(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		full := func(c cowtest.Call) error {
@@ -190,7 +190,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 				t.Errorf("%d rounds afterwards", n)
 			}
 		}
-		// A flush of the guest's that fails leaves bits behind, too.
+		// A failed flush of the guest leaves dirty bits too.
 		b.x.OnCall(full)
 		write(t, b.Disk, 'a', 3*4096, 4096)
 		if err := b.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) {
@@ -203,7 +203,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 	})
 }
 
-// A sync that fails in the background is as final as any, and there is no further round.
+// A failed background sync is final, and no further round runs.
 func TestBackgroundFlushFailure(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
@@ -229,7 +229,7 @@ func TestBackgroundFlushFailure(t *testing.T) {
 	})
 }
 
-// What a process has left that was killed, or has handed the disk over, is flushed too.
+// Unflushed writes of a process that was killed or has detached are flushed too.
 func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
@@ -246,8 +246,8 @@ func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	})
 }
 
-// A disk that is closed, or left, while its timer runs has none afterwards: the bubble would wait for it, and the timer
-// would use a notifier that is closed.
+// A disk that is closed or detached while its timer runs has no timer afterwards: the bubble would
+// wait for it, and it would use a closed notifier.
 func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
 		for range 10 {
@@ -262,7 +262,7 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 	})
 }
 
-// A negative interval switches it off.
+// A negative interval disables background flushes.
 func TestNoBackgroundFlush(t *testing.T) {
 	inBubble(t, -1, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
@@ -277,8 +277,8 @@ func TestNoBackgroundFlush(t *testing.T) {
 	}
 }
 
-// A former head that could not be sealed, at whichever change of its map, is sealed a
-// little later: disks that lie on it can be opened, while this one is still served.
+// A former head that could not be sealed, at any change of its map, is sealed a little later: disks
+// on it can be opened while this one is still served.
 func TestSealIsRetried(t *testing.T) {
 	for n := int32(1); ; n++ {
 		failed := false

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// No completion of many goroutines is lost on its way to a channel that sleeps
-// whenever nothing is there.
+// No completion of many goroutines is lost on its way to a channel that sleeps whenever there is
+// none.
 func TestCompletionQueue(t *testing.T) {
 	const senders, each = 4, 20_000
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -56,9 +56,8 @@ func TestCompletionQueue(t *testing.T) {
 	}
 }
 
-// A completion may be taken before its signal is given. When that comes, and is read
-// with the channel's FD as a worker does that has been woken for nothing, the next
-// completion must signal again.
+// A completion may be taken before its signal arrives. When the signal arrives and is read with the
+// channel's FD, as a worker does that was woken for nothing, the next completion must signal again.
 func TestSignalAfterItsCompletion(t *testing.T) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -73,7 +72,7 @@ func TestSignalAfterItsCompletion(t *testing.T) {
 	if got := c.Completed(room[:0]); len(got) != 1 {
 		t.Fatalf("%d completions", len(got))
 	}
-	l.signalled.Store(true) // and the second
+	l.signalled.Store(true) // the second half
 	if _, err := unix.Write(fd, eventfdOne); err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,7 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// A flush that comes during a round is not served by it; several that wait
-// together share one.
+// A round does not serve a flush that arrives during it; flushes that wait together share a round.
 func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
@@ -99,8 +98,8 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 func TestFlushCoversUnsealedHead(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 4096, 4096)
-	// A write to the former head that is held back keeps the sealer waiting, so that the
-	// flush has to do the work.
+	// A blocked write to the former head keeps the seal waiting, so that the flush has to do the
+	// work.
 	caught, release := make(chan struct{}), make(chan struct{})
 	x.OnCall(func(c cowtest.Call) error {
 		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
@@ -132,8 +131,8 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	sealed(t, p)
 }
 
-// A failed sync, of data or map, makes the disk read-only: never a success
-// afterwards, though later syncs would succeed.
+// A failed sync, of data or map, makes the disk read-only: no later flush succeeds, though later
+// syncs would.
 func TestFailedSyncIsSticky(t *testing.T) {
 	for _, file := range []string{"0000.data", "0000.map"} {
 		t.Run(file, func(t *testing.T) {
@@ -182,8 +181,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
-// A map page that cannot be written (no space) fails its flush and is written by
-// the next.
+// If a map page cannot be written (no space) its flush fails, and the next flush writes it.
 func TestFailedMapWriteIsRepeated(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
@@ -205,7 +203,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 	}
 }
 
-// A write that fails takes no block: what was there before stays.
+// A failed write takes no block: the old content stays.
 func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	x.OnCall(func(c cowtest.Call) error {
@@ -232,5 +230,5 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	write(t, rig.Disk, 'w', 512, 512) // and the guard is free
+	write(t, rig.Disk, 'w', 512, 512) // the guard is free
 }

@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// newRig makes a stack whose calls on files go through an Intercept.
+// newRig makes a stack with an Intercept on its files.
 func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
 	t.Helper()
 	x := &cowtest.Intercept{FS: vfs.OS{}}
@@ -41,7 +41,7 @@ func write(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	}
 }
 
-// want checks n bytes at off for being b.
+// want checks that n bytes at off are b.
 func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
 	p := make([]byte, n)
@@ -72,7 +72,7 @@ func sealed(t testing.TB, p *cow.Promotion) {
 	}
 }
 
-// do carries out one request on a channel of its own.
+// do performs one request on a channel of its own.
 func do(d *cow.Disk, r *cow.Request) error {
 	ch, err := d.NewChannel()
 	if err != nil {
@@ -99,14 +99,14 @@ func waitCompletions(ch *cow.Channel, n int) error {
 	}
 }
 
-// trap holds back the calls that match, until it is opened.
+// trap blocks matching calls until it is opened.
 type trap struct {
-	caught  chan struct{} // one for each call held
+	caught  chan struct{} // one element for each blocked call
 	release chan struct{}
 	once    sync.Once
 }
 
-// setTrap holds back calls of op on files whose name ends in suffix.
+// setTrap blocks calls of op on files whose name ends in suffix.
 func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
 	t.Cleanup(p.open)
@@ -122,7 +122,7 @@ func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 
 func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
 
-// task is something running on a goroutine of its own.
+// task is a function that runs on a goroutine of its own.
 type task struct {
 	done chan struct{}
 	err  error // valid once done is closed
@@ -138,8 +138,8 @@ func startWrite(d *cow.Disk, b byte, off int64, n int) *task {
 	return start(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }
 
-// pending reports whether k does not end for a while. It may wrongly say so on a
-// slow machine, which makes a test pass, never fail.
+// pending reports whether k does not end for a while. On a slow machine it may be wrong, which
+// makes a test pass, never fail.
 func pending(k *task) bool {
 	select {
 	case <-k.done:

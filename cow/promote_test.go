@@ -39,9 +39,9 @@ func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
 	return ps
 }
 
-// While two disks are being cut, a write to the first after its cut does not get
-// through before the second is cut too: else a write to the second that follows
-// it could be in a tag that lacks what it followed. (Rule: gate.)
+// While two disks are being swapped, a write to the first after its swap does not complete before
+// the second is swapped too: otherwise a later write to the second could be in a tag without the
+// write before it. (Rule: gate.)
 func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 	rigs := twoDisks(t)
 	ps := prepare(t, rigs)
@@ -93,8 +93,8 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 	}
 }
 
-// The same by chance and often: a writer that writes to one disk after the other,
-// each write after the completion of the last.
+// The same at random, many times: a writer writes to one disk after the other, each write after the
+// completion of the last.
 func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	rigs := twoDisks(t)
 	var stop atomic.Bool
@@ -135,7 +135,7 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	}
 }
 
-// counter reads the big-endian number at the start of a tag.
+// counter returns the big-endian number at the start of a tag.
 func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
 	t.Helper()
 	d, err := r.OpenTag(layers)

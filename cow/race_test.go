@@ -10,12 +10,12 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// The tests in this file hold one call back and let others overtake it. Each
-// fails when the rule it is about is taken out of the engine.
+// The tests in this file block one call and let others overtake it. Each fails when the rule in its
+// comment is taken out of the engine.
 
-// A write that overwrites a block of the old head is on its way while a
-// promotion happens and another write, on the new view, copies up the rest of
-// that block. The first must not be lost: it is acknowledged. (Rule: settle.)
+// A write overwrites a block of the old head while a promotion happens and another write, on the
+// new view, copies up the rest of that block. The first must not be lost: it is acknowledged.
+// (Rule: waitOldWriters.)
 func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
@@ -83,8 +83,8 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	want(t, rig.Disk, 'y', 0, 4096) // the old write may lose, the completed one may not
 }
 
-// A write that has to wait for the guard on the old view finds the block owned
-// by the new head when its turn comes: it is superseded and completes.
+// A write that waits for the guard on the old view finds the block owned by the new head
+// afterwards: it is superseded and completes.
 func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	// Blocks 0 and 1, first write on the old view, held while it has the guard.
@@ -111,10 +111,9 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	want(t, tag, 'a', 0, 8192)
 }
 
-// Two writes of parts of one unowned block: the second waits for the guard and
-// then finds the block owned. It must look again and write its own part only: a
-// copy-up now would put back what a third write overwrites meanwhile. (Rule:
-// ownership is rechecked under the guard.)
+// Two writes of parts of one unowned block: the second waits for the guard and then finds the block
+// owned. It must look up the owner again and write its own part only: a copy-up would undo a third
+// write meanwhile. (Rule: ownership is rechecked under the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
@@ -137,8 +136,8 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	want(t, rig.Disk, 'c', 1024, 512)
 }
 
-// A write on the old view comes to a block that the new view has taken whole
-// while it was busy with another: it leaves the block alone and completes.
+// A write on the old view reaches a block that a write on the new view has taken as a whole
+// meanwhile: it skips the block and completes.
 func TestOldWriteIsSuperseded(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
@@ -157,8 +156,8 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 	want(t, rig.Disk, 'm', 3*4096, 4096)
 }
 
-// Copy-ups of different sectors of one block must not put the old content over
-// each other. (Rule: guard.)
+// Copy-ups of different sectors of one block must not overwrite each other with the old content.
+// (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
@@ -176,8 +175,8 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	want(t, rig.Disk, 0, 1024, 3072)
 }
 
-// A copy-up that has read the old content must not put it over a whole-block
-// write that completed meanwhile. (Rule: whole first writes hold the guard too.)
+// A copy-up that has read the old content must not write it over a whole-block write that completed
+// meanwhile. (Rule: whole first writes hold the guard too.)
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
@@ -211,8 +210,8 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 	want(t, rig.Disk, 0, 0, 4096)
 }
 
-// While the data of a first write is on its way, reads show the old content and
-// a flush round makes no bit of it durable. (Rule: data, then bit, then index.)
+// While the data of a first write is being written, reads return the old content and a flush round
+// makes no bit of it durable. (Rule: data, then bit, then index.)
 func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	hold := setTrap(t, x, "pwritev", "0000.data")
@@ -245,8 +244,8 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	want(t, rig.Disk, 'w', 8192, 4096)
 }
 
-// A read on the view before a promotion sees what a write after it has
-// acknowledged. (Rule: a reader that finds a newer owner takes a newer view.)
+// A read on the view before a promotion sees a write that was acknowledged after it. (Rule: a
+// reader that finds a newer owner takes a newer view.)
 func TestOldReadFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	// A read of two runs: block 0 from the base, held; block 1 from the head.
@@ -265,7 +264,7 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	sealed(t, done)
 }
 
-// The former head's writable file is not closed under a read that uses it.
+// The former head's writable file is not closed while a read uses it.
 func TestOldFileStaysOpenForReads(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)

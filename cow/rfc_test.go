@@ -10,7 +10,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// bit reads a block's bit from a layer's map file, past the engine.
+// bit reads a block's bit from a layer's map file, without the engine.
 func bit(t testing.TB, rig *cowtest.Rig, layerIndex int, block int64) bool {
 	t.Helper()
 	f, err := os.Open(rig.Spec.Layers[layerIndex].Map)
@@ -25,8 +25,8 @@ func bit(t testing.TB, rig *cowtest.Rig, layerIndex int, block int64) bool {
 	return b[0]>>(block%8)&1 != 0
 }
 
-// The five mistakes of the dm-cow RFC (linux-kernel, 27 November 2006), each of
-// which loses data or refuses service there.
+// The five mistakes of the dm-cow RFC (linux-kernel, 27 November 2006), each of which loses data or
+// refuses service there.
 
 // RFC mistake 1: the map's byte offset drops bits, so that eight sectors share
 // one bit.
@@ -173,7 +173,7 @@ func TestRFCTenLayers(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096, BaseSize: 4 << 20})
 	var promotions []*cow.Promotion
 	for i := 1; i <= depth; i++ {
-		// Block i is this layer's own, a sector of block 0 everybody's.
+		// Block i is this layer's alone, a sector of block 0 every layer's.
 		write(t, rig.Disk, byte(i), int64(i)*4096, 4096)
 		write(t, rig.Disk, byte(i), 0, 512)
 		if i < depth {

@@ -11,9 +11,9 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// Every sync that sealing a former head makes (its data, twice, its map, its
-// header) fails once: from then on no flush or write succeeds, one event has told,
-// and the disk opens again as it was last flushed.
+// Every sync of sealing a former head (its data, twice, its map, its header) fails once: from then
+// on no flush or write succeeds, one event is logged, and the disk opens again as it was last
+// flushed.
 func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 	failed := 0
 	for n := int32(1); ; n++ {

@@ -8,7 +8,7 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// A batch may hold any request, and more than are looked at ahead.
+// A batch may hold any request, and more than prefetch handles together.
 func TestSubmitBatch(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4<<20 + 512, BlockSize: 4096, BaseSize: 3<<20 + 512, BaseOffset: 512})
 	write(t, rig.Disk, 7, 1<<20, 1<<20)
@@ -47,10 +47,9 @@ func TestSubmitBatch(t *testing.T) {
 	want(t, rig.Disk, 8, 3<<19, 4096)
 }
 
-// A batch that began on the view before a promotion sees what a write after it has
-// acknowledged, holds the old view no longer than its reads last, and lets go of it
-// in the end. (Rules: a reader that finds a newer owner takes a newer view; a pin is
-// kept for reads only.)
+// A batch that began on the view before a promotion sees a write that was acknowledged after it,
+// pins the old view only for its reads, and no longer than they last. (Rules: a reader that finds a
+// newer owner takes a newer view; the pin is cached for reads only.)
 func TestBatchFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	write(t, rig.Disk, 'a', 4096, 4096)

@@ -8,9 +8,9 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// Without a shared map a block whose bit is not durable yet dies with the process, and
-// with it everything that was written to the block since: an overwrite, a discard, a
-// write-zeroes complete when the bit is durable, too.
+// Without a shared map a block whose bit is not durable dies with the process, and with it
+// everything written to the block since: an overwrite, a discard, a write-zeroes complete when the
+// bit is durable, too.
 func TestOverwriteOfAnUnsharedBlock(t *testing.T) {
 	for _, next := range []cow.Request{
 		{Op: cow.OpWrite, Offset: 4096, Length: 512, Data: [][]byte{fill('b', 512)}},
