@@ -10,14 +10,13 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// The header of a file of their own is proven by table and data, the table by header
-// and data.
+// Table and data prove the header of a checksum file; header and data prove the table.
 func TestRestoreChecksumFile(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage func(p Paths)
 		mend   bool
-		opens  error // what Open says before
+		opens  error // result of Open before
 	}{
 		{"bit of an entry", func(p Paths) { flip(t, p.Checksums, 4096+9) }, true, nil},
 		{"bit where it is zero", func(p Paths) { flip(t, p.Checksums, 8191) }, true, nil},
@@ -67,7 +66,7 @@ func TestRestoreChecksumFile(t *testing.T) {
 	}
 }
 
-// A file that was not finished counts for nothing, and is finished.
+// An unfinished file is ignored by readers, and is finished by AddChecksums.
 func TestUnfinishedChecksumFile(t *testing.T) {
 	p, k, l := mixedLayerWithFile(t, 4096, 9<<20+1536)
 	want, _ := expectedTable(t, p, l.Header())
@@ -93,9 +92,8 @@ func TestUnfinishedChecksumFile(t *testing.T) {
 	hasChecksums(t, p, k, l, want)
 }
 
-// FuzzChecksumFile gives sums files of a layer: nothing panics, what is opened has a
-// whole table, what has findings without a remedy is not changed, and what Repair
-// makes is right.
+// FuzzChecksumFile tries checksum files of a layer: nothing panics, a file that is opened has a
+// whole table, a fault without a remedy changes nothing, and the result of Repair is right.
 func FuzzChecksumFile(f *testing.F) {
 	p, k, l := mixedLayerWithFile(f, 4096, 1<<20)
 	must(f, l.AddChecksums(nil))

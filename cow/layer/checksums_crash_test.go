@@ -9,8 +9,8 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// The power fails at every moment while data sums are added: a layer has then none,
-// or the right ones, and a file that was not finished harms nobody.
+// The power fails at every moment of adding checksums: the layer then has none or the right ones,
+// and an unfinished file does no harm.
 func TestAddChecksumsAtPowerCut(t *testing.T) {
 	for _, path := range []string{"", "/apart/sums"} {
 		const size = 9<<20 + 1536

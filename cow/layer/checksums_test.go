@@ -20,8 +20,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// mixedLayer makes a sealed layer that owns blocks with content, zeros that were
-// written, holes, and the last block, and has content that it does not own.
+// mixedLayer makes a sealed layer that owns blocks with content, written zeros, holes, and the last
+// block, and has content that it does not own.
 func mixedLayer(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
 	t.Helper()
 	p := paths(t)
@@ -56,7 +56,7 @@ func mixedLayer(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Laye
 	return p, k, reopen(t, p, OpenParams{})
 }
 
-// mixedLayerWithFile is motley with a place for the data sums that is not behind the map.
+// mixedLayerWithFile is mixedLayer with a path for a checksum file.
 func mixedLayerWithFile(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
 	t.Helper()
 	p, k, l := mixedLayer(t, blockSize, size)
@@ -65,7 +65,7 @@ func mixedLayerWithFile(t testing.TB, blockSize uint32, size int64) (Paths, Know
 	return p, k, reopen(t, p, OpenParams{})
 }
 
-// expectedTable is the table of data sums as FORMAT.md defines it.
+// expectedTable computes the checksum table as FORMAT.md defines it.
 func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 	t.Helper()
 	bitmap, err := os.ReadFile(p.Map)
@@ -126,7 +126,7 @@ func TestAddChecksums(t *testing.T) {
 	}
 }
 
-// Where the table is not behind the map, the map stays as it is.
+// With a checksum file the map does not change.
 func TestAddChecksumsToFile(t *testing.T) {
 	for _, c := range motleySizes {
 		p, k, l := mixedLayerWithFile(t, c.blockSize, c.size)
@@ -155,7 +155,7 @@ func TestAddChecksumsToFile(t *testing.T) {
 	}
 }
 
-// addChecksums adds data sums and watches how far they are.
+// addChecksums adds the checksums and watches the progress.
 func addChecksums(t testing.TB, l *Layer) {
 	t.Helper()
 	var behind int64
@@ -168,7 +168,7 @@ func addChecksums(t testing.TB, l *Layer) {
 	}))
 }
 
-// hasChecksums expects a layer, and the next who opens it, to have this table.
+// hasChecksums checks that the layer, and one that is opened now, has this table.
 func hasChecksums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
 	t.Helper()
 	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.HasChecksums {
@@ -183,7 +183,7 @@ func hasChecksums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
 	}
 }
 
-// One of several processes does it, the others are told.
+// One of several processes computes the checksums; the others get ErrInUse.
 func TestAddChecksumsConcurrently(t *testing.T) {
 	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){mixedLayer, mixedLayerWithFile} {
 		addChecksumsConcurrently(t, make)
@@ -203,7 +203,7 @@ func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64)
 	}
 	wg.Wait()
 	for _, l := range layers {
-		must(t, l.AddChecksums(func(int64) error { return errInjected })) // it is done
+		must(t, l.AddChecksums(func(int64) error { return errInjected })) // done before
 		if !l.HasChecksums() {
 			t.Error("a layer does not know")
 		}
@@ -213,8 +213,8 @@ func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64)
 	}
 }
 
-// One piece at a time is read: what the kernel reads ahead, up to 8 MiB at a stroke,
-// guests would wait for. (A file system in memory has nothing else.)
+// One piece is read at a time: guests would wait for read-ahead of up to 8 MiB. (A file system in
+// memory has none.)
 func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	const size = 4 << 20
 	p := paths(t)
@@ -232,7 +232,7 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	if err := l.AddChecksums(func(off int64) error { read = off; return enough }); !errors.Is(err, enough) {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond) // for what is on its way
+	time.Sleep(100 * time.Millisecond) // for reads on their way
 	var st unix.Statfs_t
 	must(t, unix.Statfs(filepath.Dir(p.Data), &st))
 	buf := make([]byte, 4096)
@@ -243,7 +243,7 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	}
 }
 
-// The header comes last, and nothing is said before it is durable.
+// The header is written last, and only when the table is durable.
 func TestAddChecksumsOrder(t *testing.T) {
 	p, _, _ := mixedLayer(t, 4096, 1<<20)
 	r := &recordingFS{}
@@ -279,7 +279,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	if snap(t, p.Map)[p.Map] != before[p.Map] {
 		t.Error("it was modified")
 	}
-	// Files in the place of the open ones would get what is read from the open ones.
+	// Files in the place of the open ones would get the checksums of the open ones.
 	for _, replaced := range []func(Paths) string{func(p Paths) string { return p.Map }, func(p Paths) string { return p.Data }} {
 		p, _, l = mixedLayer(t, 4096, 1<<20)
 		name := replaced(p)
@@ -297,7 +297,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	}
 }
 
-// A head that says it has data sums has none once it is sealed.
+// Seal clears the feature bit of data checksums in a head.
 func TestSealClearsChecksums(t *testing.T) {
 	p, k := sample(t, false)
 	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMayIgnore] = 3; s[offChecksumsCRC] = 9 })
@@ -314,7 +314,7 @@ func TestSealClearsChecksums(t *testing.T) {
 	}
 }
 
-// Every change of owned data is found, and where; others mean nothing.
+// Every change of owned data is found, with its position; other changes are ignored.
 func TestInspectFindsDamagedData(t *testing.T) {
 	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){mixedLayer, mixedLayerWithFile} {
 		findsDamagedData(t, make)
@@ -379,7 +379,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 	}
 }
 
-// A damaged table is made again if that is proven to be right.
+// A damaged table is computed again if the result is proven to be right.
 func TestRestoreChecksums(t *testing.T) {
 	for _, c := range []struct {
 		name   string

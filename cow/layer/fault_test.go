@@ -16,8 +16,7 @@ import (
 
 var errInjected = errors.New("injected")
 
-// recordingFS writes down every change and sync of the files below it and fails
-// the one that is named.
+// recordingFS records every change and sync of the files below it and fails the given one.
 type recordingFS struct {
 	vfs.OS
 	log  []string
@@ -54,7 +53,7 @@ type recordedFile struct {
 	base string
 }
 
-// AsyncFD and Map offer no way around the methods.
+// AsyncFD and Map must not bypass the methods.
 func (f *recordedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
 func (f *recordedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
@@ -66,7 +65,7 @@ func (f *recordedFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-// Pwritev is short: whoever calls it must go on.
+// Pwritev is short: the caller must continue.
 func (f *recordedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	if err := f.r.record("write %s %d", f.base, off); err != nil {
 		return 0, err
@@ -109,7 +108,7 @@ func (r *recordingFS) expect(t *testing.T, what, want string) {
 	r.log = nil
 }
 
-// short writes of one map page, as the recorder makes them
+// short writes of one map page, as recordingFS makes them
 const mapPageWrites = "write map 4096, write map 5096, write map 6096, write map 7096, write map 8096"
 
 func TestOrderOfWritesAndSyncs(t *testing.T) {
@@ -136,7 +135,7 @@ func TestOrderOfWritesAndSyncs(t *testing.T) {
 	r.expect(t, "sealed layer", "")
 }
 
-// An old header must be gone, durably, before the bitmap below it goes.
+// An old header must be zeroed, durably, before the bitmap below it.
 func TestOrderOfForcedFormat(t *testing.T) {
 	p, r := paths(t), &recordingFS{}
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
@@ -146,7 +145,7 @@ func TestOrderOfForcedFormat(t *testing.T) {
 	r.expect(t, "format", "write map 0, sync map, punch map 0, sync map, sync data, write map 0, sync map")
 }
 
-// Whatever fails while a layer is created, nothing of it stays behind.
+// After any failure during the creation of a layer none of its files is left.
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
@@ -187,8 +186,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
-// A full file system is no failed sync: once there is room the same bits go
-// out with the next round.
+// A full file system is no failed sync: once there is space the next round writes the same bits.
 func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
@@ -210,7 +208,7 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	}
 }
 
-// A refused open has changed nothing even if the only change it makes fails.
+// A refused open has changed nothing even if its only change fails.
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())

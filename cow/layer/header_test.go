@@ -38,8 +38,8 @@ func sampleHeader() Header {
 	return h
 }
 
-// golden is the format: it changes with the version, or never.
-// goldenCRC was computed by other means, bit by bit.
+// golden is the format: it changes only with the version. goldenCRC was computed by other means,
+// bit by bit.
 const goldenCRC = "b9229e2e"
 
 const golden = "" +
@@ -91,7 +91,7 @@ func TestHeaderGoldenShared(t *testing.T) {
 	}
 }
 
-// The check value that FORMAT.md gives for the checksum.
+// The check value of the checksum in FORMAT.md.
 func TestCRCIsCastagnoli(t *testing.T) {
 	if got := crc32.Checksum([]byte("123456789"), castagnoli()); got != 0xe3069283 {
 		t.Errorf("got %#x, want 0xe3069283", got)
@@ -105,7 +105,7 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*[SectorSize]byte)
-		resum  bool // with a right checksum
+		resum  bool // with a valid checksum
 		want   error
 		text   string
 	}{
@@ -150,7 +150,7 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 	}
 }
 
-// Bytes of a feature that may be ignored survive a change of the header.
+// Bytes of a feature that may be ignored are kept by a change of the header.
 func TestEncodeKeepsReservedBytes(t *testing.T) {
 	h := sampleHeader()
 	var sector [SectorSize]byte
@@ -164,7 +164,7 @@ func TestEncodeKeepsReservedBytes(t *testing.T) {
 	}
 }
 
-// The tables in FORMAT.md name every field at the offset the encoders use.
+// The tables in FORMAT.md have every field at the offset of the encoders.
 func TestFormatDocument(t *testing.T) {
 	doc, err := os.ReadFile("../FORMAT.md")
 	if err != nil {
@@ -212,8 +212,8 @@ func putChecksum(sector *[SectorSize]byte) {
 	sector[508], sector[509], sector[510], sector[511] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
 }
 
-// FuzzDecodeHeader gives the decoder sectors with a right checksum: whatever it
-// accepts must be within bounds and come back the same when encoded.
+// FuzzDecodeHeader decodes sectors with a valid checksum: what is accepted must be within bounds
+// and encode to the same.
 func FuzzDecodeHeader(f *testing.F) {
 	h := sampleHeader()
 	var sector [SectorSize]byte

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// Pages of a shared map are given back, and taken again, while bits are set in them: the
-// next process finds every bit that was acknowledged, durable or not. More pages are
-// touched than keep their memory, so that the flushes release some in every round.
+// Pages of a shared map are freed and reserved again while bits are set in them: the next process
+// finds every acknowledged bit, durable or not. More pages are used than keep their memory, so that
+// every round's flushes free some.
 func TestReleaseBesideAdd(t *testing.T) {
 	const (
 		pages, adders, adds, lives = 2 * maxKeptPages, 4, 1500, 12
@@ -36,7 +36,7 @@ func TestReleaseBesideAdd(t *testing.T) {
 			rng := rand.New(rand.NewPCG(life, uint64(i)))
 			wg.Go(func() {
 				for range adds {
-					// Few bits of each page, so that many pages are not dirty.
+					// Few bits per page, so that many pages are not dirty.
 					block := rng.Uint64N(pages)*blocksPerPage + rng.Uint64N(64)*500
 					if _, kept := l.Bitmap().Add(block, 1); !kept {
 						t.Errorf("block %d is not kept", block)

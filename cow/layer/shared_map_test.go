@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Memory follows what is not flushed, not what was written, nor the size.
+// The memory depends on what is not flushed, not on what was written, nor on the size.
 func TestSharedMapGivesMemoryBack(t *testing.T) {
 	dir, files := sharedDir(t), sharedDir(t) // ext4 has no files of this size
 	p := Paths{Map: filepath.Join(files, "map"), Data: filepath.Join(files, "data")}
@@ -38,7 +38,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	must(t, l.SyncData())
 	must(t, l.WriteMap(pages))
 	must(t, l.SyncMap())
-	l.Bitmap().Add(1, 1) // of the first page, since they were taken
+	l.Bitmap().Add(1, 1) // in the first page, since they were taken
 	l.Bitmap().flushed(pages)
 	if n := blocks(); n > (maxKeptPages+2)*MapPageSize {
 		t.Errorf("when they are flushed it takes %d bytes", n)
@@ -50,7 +50,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	}
 }
 
-// Nothing is in memory to be had: every bit has to be flushed, and is not kept.
+// Without a directory in memory every bit has to be flushed and is not shared.
 func TestNoPlaceForASharedMap(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
@@ -66,8 +66,8 @@ func TestNoPlaceForASharedMap(t *testing.T) {
 	must(t, l.Close())
 }
 
-// No memory is left for a page of the shared map: its bits have to be flushed, those of
-// pages that have memory are kept, and so are all once there is some again.
+// Without memory for a page of the shared map its bits have to be flushed; bits of pages that have
+// memory are shared, and all bits once there is memory again.
 func TestSharedMapIsFull(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 40}).Close())
@@ -107,8 +107,8 @@ func (f *fullFile) Reserve(off, n int64) error {
 	return f.SharedFile.Reserve(off, n)
 }
 
-// A fault on the shared map ends no process: what it would have kept is flushed from
-// then on, and the next process does not believe it.
+// A fault on the shared map does not end the process: from then on bits are flushed, and the next
+// process takes the shared map for invalid.
 func TestSharedMapFaults(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 30}).Close())

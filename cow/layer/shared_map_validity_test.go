@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// changeHeader changes the header as no process of this run of the kernel would.
+// changeHeader changes the header in a way that no process of this run of the kernel does.
 func changeHeader(t *testing.T, p Paths, change func(h *Header)) {
 	t.Helper()
 	raw, err := os.ReadFile(p.Map)
@@ -31,12 +31,12 @@ func changeHeader(t *testing.T, p Paths, change func(h *Header)) {
 	must(t, errors.Join(err, f.Close()))
 }
 
-// What is not true any more is not believed: what was flushed counts.
+// A shared map that does not match any more is invalid: only what was flushed counts.
 func TestInvalidSharedMap(t *testing.T) {
 	replaced := func(t *testing.T, path string) {
 		p, err := os.ReadFile(path)
 		must(t, err)
-		must(t, os.Rename(path, path+".kept")) // its inode is not free
+		must(t, os.Rename(path, path+".kept")) // its inode stays in use
 		must(t, os.WriteFile(path, p, 0o600))
 	}
 	for name, change := range map[string]func(t *testing.T, p Paths, shared string){
@@ -92,7 +92,7 @@ func TestInvalidSharedMap(t *testing.T) {
 	}
 }
 
-// A clean head has no shared map, whatever lies where one was.
+// A clean head has no shared map, even if there is a file in its place.
 func TestCleanHeadIgnoresSharedMaps(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	killHead(t, p, dir, 200)
@@ -107,7 +107,7 @@ func TestCleanHeadIgnoresSharedMaps(t *testing.T) {
 	}
 }
 
-// What exists, or should, and cannot be read refuses the open, which changes nothing.
+// A shared map that exists, or should, and cannot be read refuses the open, which changes nothing.
 func TestUnreadableSharedMapIsRefused(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, file string){
 		"gone": func(t *testing.T, file string) { must(t, os.Remove(file)) },
@@ -151,7 +151,7 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 	}
 }
 
-// openFails is a file system that one kind of call fails on.
+// openFails is a file system on which one kind of call fails.
 type openFails struct {
 	vfs.OS
 	boot, open, instance, syncFS error
@@ -187,7 +187,7 @@ func (f openFails) OpenShared(name string, flag int, perm fs.FileMode) (vfs.Shar
 	return f.OS.OpenShared(name, flag, perm)
 }
 
-// An open that fails once loses nothing: it is refused, and the next one finds all.
+// An open that fails once loses nothing: it is refused, and the next open finds everything.
 func TestOpenThatFailsOnce(t *testing.T) {
 	for name, f := range map[string]openFails{
 		"too many open files":             {open: syscall.EMFILE},
@@ -214,8 +214,8 @@ func TestOpenThatFailsOnce(t *testing.T) {
 	}
 }
 
-// Another owner or mode is no change of the content, and a copy with its old times is:
-// which of the two it was only a person knows.
+// A change of owner or mode does not change the content, and a copy with its old times does: only a
+// person knows which of the two it was.
 func TestMapChangedSince(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
@@ -234,7 +234,7 @@ func TestMapChangedSince(t *testing.T) {
 	}
 }
 
-// A shared map that contradicts the layer is refused, and nothing is lost of the layer.
+// A shared map that contradicts the layer is refused, and the layer loses nothing.
 func TestSharedMapContradicts(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	killHead(t, p, dir, 200)
@@ -249,7 +249,7 @@ func TestSharedMapContradicts(t *testing.T) {
 	}
 }
 
-// The data alone was put back, with its old times.
+// The data alone was replaced, with its old times.
 func TestDataChangedSince(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
@@ -269,7 +269,7 @@ func TestDataChangedSince(t *testing.T) {
 	must(t, openHead(t, p, dir).Abandon())
 }
 
-// A copy of a store that was not closed leaves the shared map of the original alone.
+// A copy of a store that was not closed does not touch the shared map of the original.
 func TestCopyKeepsTheSharedMapOfTheOriginal(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// failOnceFS is a file system whose first sync of data fails after a while. As on Linux,
-// the error is told once: a sync that runs meanwhile succeeds.
+// failOnceFS is a file system whose first sync of data fails after a while. As on Linux, the error
+// is reported once: a concurrent sync succeeds.
 type failOnceFS struct {
 	vfs.OS
 	syncs atomic.Int32
@@ -40,8 +40,8 @@ func (f *failOnceFile) Datasync() error {
 	return f.File.Datasync()
 }
 
-// A promotion writes its former head back while the flusher syncs it for the guest. If
-// one is told that write-back has failed, the other has made nothing durable.
+// A promotion writes back its former head while the flusher syncs it for the guest. If one gets the
+// write-back error, the other has made nothing durable.
 func TestSyncBesideOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := paths(t)

@@ -16,8 +16,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// hexdump writes a file as "hexdump -C" does without its column of characters: rows of 16 bytes, "*" for rows that are
-// like the one before.
+// hexdump formats a file like "hexdump -C" without its column of characters: rows of 16 bytes, "*"
+// for rows equal to the row before.
 func hexdump(p []byte) string {
 	var b strings.Builder
 	var last []byte
@@ -48,7 +48,8 @@ func formatDocument(t *testing.T) string {
 	return string(doc)
 }
 
-// TestWorkedExample: the layer in FORMAT.md's example is, byte for byte, what this package makes of what is said there.
+// TestWorkedExample: the layer of FORMAT.md's example is, byte for byte, the one that this package
+// makes.
 func TestWorkedExample(t *testing.T) {
 	dir := t.TempDir()
 	p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data")}
@@ -77,7 +78,7 @@ func TestWorkedExample(t *testing.T) {
 	}
 }
 
-// TestVectors: the values that FORMAT.md gives for readers in other languages.
+// TestVectors checks the test values in FORMAT.md.
 func TestVectors(t *testing.T) {
 	doc := formatDocument(t)
 	want := func(what, pattern, value string) {

@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// The data was evicted since the process died. What the file system then says of errors
-// counts for all disks on it that were killed before, and is told once.
+// The data was evicted since the process died. A write-back error of the file system then counts
+// for all disks on it that were killed before, and is reported once.
 func TestWriteBackFailedAfterAKill(t *testing.T) {
 	dir := sharedDir(t)
 	type disk struct {
@@ -37,7 +37,7 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 		if n := l.Bitmap().Count(); n != 3 || dropped(l) == nil {
 			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, dropped(l))
 		}
-		write(t, l, 50, 1) // of a head that was opened after the error
+		write(t, l, 50, 1) // in a head that was opened after the error
 		must(t, l.Abandon())
 		l = reopenOn(t, openFails{evicted: true}, disks[i].p, OpenParams{Write: true})
 		if n := l.Bitmap().Count(); n != 4 || dropped(l) != nil {
@@ -45,12 +45,12 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 		}
 		must(t, l.Abandon())
 	}
-	// Still in memory: its own sync will tell.
+	// Still in memory: its own sync reports errors.
 	l = reopenOn(t, openFails{}, disks[2].p, OpenParams{Write: true})
 	if got := sourceBits(t, l); !maps.Equal(got, disks[2].owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(disks[2].owned))
 	}
-	flush(t, l) // and has not failed: the error before concerns nothing from here on
+	flush(t, l) // succeeds: the earlier error does not concern this head
 	write(t, l, 120, 1)
 	must(t, l.Abandon())
 	if n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count(); n != uint64(len(disks[2].owned))+1 {
@@ -58,9 +58,8 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 	}
 }
 
-// Some pages of what was not flushed were reclaimed since the process died, and their
-// write-back had failed: the next sync says so, or, if it was told to somebody else, the
-// hole that is left.
+// Some unflushed pages were reclaimed since the process died, and their write-back failed: the next
+// sync reports it, or, if it was reported to another process, the hole shows it.
 func TestPagesReclaimedAfterAKill(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
@@ -84,7 +83,7 @@ func TestPagesReclaimedAfterAKill(t *testing.T) {
 	}
 }
 
-// syncFails is openFails whose files fail to be synced.
+// syncFails is openFails with files whose sync fails.
 type syncFails struct{ openFails }
 
 func (f *syncFails) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
@@ -98,7 +97,7 @@ func (f *syncFails) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File,
 func (f *syncFails) Instance(o vfs.File) (string, error) { return f.OS.Instance(o.(failingSync).File) }
 func (f *syncFails) Changed(o vfs.File) (int64, error)   { return f.OS.Changed(o.(failingSync).File) }
 
-// A hole under what was not flushed, evicted since: nobody can tell what it was.
+// A hole under an unflushed bit, evicted since: its former content is unknown.
 func TestHoleAfterAKill(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
@@ -116,8 +115,8 @@ func TestHoleAfterAKill(t *testing.T) {
 	}
 }
 
-// The guest has discarded blocks since the last flush: a hole is none of a loss. Not so
-// when that was flushed.
+// The guest has discarded blocks since the last flush: a hole is no sign of a loss. After a flush
+// it is.
 func TestDiscardedHoleAfterAKill(t *testing.T) {
 	for _, flushed := range []bool{false, true} {
 		p, dir := paths(t), sharedDir(t)
@@ -153,8 +152,8 @@ func reopenOn(t *testing.T, f vfs.FS, p Paths, o OpenParams) *Layer {
 	return l
 }
 
-// What the page cache may hold of data that a failed sync has lost is forgotten before
-// anybody reads it; not so after a mere death, or a close.
+// Pages that a failed sync has lost are dropped from the page cache before they are read; not after
+// a kill or a close.
 func TestCacheIsDropped(t *testing.T) {
 	failed := func(l *Layer) error { l.shared.invalidate(); return l.Abandon() }
 	for name, c := range map[string]struct {
@@ -185,7 +184,7 @@ func TestCacheIsDropped(t *testing.T) {
 	}
 }
 
-// dropCounter counts DropCache; for SharedFS its files are those of the OS.
+// dropCounter counts DropCache; as a SharedFS it has the files of the OS.
 type dropCounter struct {
 	vfs.OS
 	drops *int
@@ -229,7 +228,7 @@ type failingSync struct{ vfs.File }
 
 func (failingSync) Datasync() error { return syscall.EIO }
 
-// dropped is why the unflushed bits of a process were not taken up.
+// dropped returns the reason why unflushed bits were not recovered.
 func dropped(l *Layer) error {
 	_, err := l.Unflushed()
 	return err

@@ -35,9 +35,9 @@ func benchFile(b *testing.B) File {
 	return f
 }
 
-// BenchmarkHotRead reads random pages of a file in the page cache into random
-// pages of a buffer as large as a small guest's, by each of the ways there are.
-// BenchmarkHotRead/mmap, a plain copy, is what to compare with.
+// BenchmarkHotRead reads random pages of a file in the page cache into random pages of a buffer as
+// large as a small guest's, by each of the available calls. BenchmarkHotRead/mmap, a plain copy, is
+// the reference.
 func BenchmarkHotRead(b *testing.B) {
 	f := benchFile(b)
 	guest := make([]byte, benchSize)
@@ -112,8 +112,7 @@ func BenchmarkClock(b *testing.B) {
 	}
 }
 
-// BenchmarkCopyOverhead is Copy of one byte, always the same: all that is not
-// the copying.
+// BenchmarkCopyOverhead is Copy of always the same byte: everything but the copying.
 func BenchmarkCopyOverhead(b *testing.B) {
 	f := benchFile(b)
 	m, err := f.Map(benchSize)

@@ -53,7 +53,7 @@ func TestLockImage(t *testing.T) {
 	}
 }
 
-// A lock that is refused leaves nothing behind, and a descriptor's own lock is not in its way.
+// A refused lock leaves nothing, and a descriptor's own lock does not exclude it.
 func TestLockImageConverted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	create(t, path)
@@ -69,7 +69,7 @@ func TestLockImageConverted(t *testing.T) {
 	must(t, writer.LockImage(ImageWrite))
 }
 
-// QEMU's tools see the locks, and are seen.
+// QEMU's tools and this program see each other's locks.
 func TestLockImageAndQEMU(t *testing.T) {
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		t.Skip("qemu-img is not installed: the integration tests need it, and try the same with more of QEMU")

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a mapping of which every copy is found slow: whether a
-// guess was wrong is then up to the count of faults alone.
+// mapped returns a mapping with which every copy counts as slow: only the fault count decides
+// whether a mark was wrong.
 func mapped(t *testing.T, f File, length int64) *Mapping {
 	t.Helper()
 	m, err := f.Map(length)
@@ -33,7 +33,7 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 	m.faults = func() int64 { return m.lastFaults }
 	tests := []struct {
 		off, n int64
-		ok     bool // once pages 1, 2 and 60 to the end have been seen
+		ok     bool // once pages 1, 2 and 60 to the end are marked
 	}{
 		{4096, 4096, true}, {4096, 8192, true}, {5000, 10, true}, {4095, 2, false}, {12287, 2, false},
 		{0, 4096, false}, {60 * 4096, 10*4096 + 100, true}, {59 * 4096, 2 * 4096, false},
@@ -53,7 +53,7 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 	}
 	prefetch()
 	m.MarkResident(4096+5, 1)
-	m.MarkResidentInside(4096+5, 2*4096) // and a part of pages 1 and 3
+	m.MarkResidentInside(4096+5, 2*4096) // and parts of pages 1 and 3
 	prefetch()
 	m.MarkResident(60*4096, 1<<40)
 	m.MarkResident(1<<40, 1)
@@ -71,8 +71,8 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 	}
 }
 
-// A file that is cut short switches the mapping off for good; one that grows
-// again, or from the start, is copied as far as it has been seen.
+// A truncated file disables the mapping for ever; a file that grows again, or was short from the
+// start, is copied as far as it is marked.
 func TestCopyOfATruncatedFile(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(4096, 1))
 	m := mapped(t, f, 1<<20)
@@ -103,8 +103,8 @@ func TestCopyOfATruncatedFile(t *testing.T) {
 	}
 }
 
-// A fault on the destination is the caller's: it gets the same panic, and the
-// mapping stays in use.
+// A fault on the destination is the caller's: it gets the same panic, and the mapping stays
+// enabled.
 func TestCopyToMemoryThatIsGone(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
 	m := mapped(t, f, 8192)
@@ -137,11 +137,11 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	want := content(size, 1)
 	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
 	m := mapped(t, f, size)
-	// A device may be so fast that the copy is not suspicious, and the kernel does
-	// not count every page that it reads for a fault: both are made up.
+	// A device may be so fast that the copy is not suspicious, and the kernel does not count every
+	// read page as a fault: both are simulated.
 	m.slowTime, m.faults = -time.Minute, func() int64 { return m.lastFaults + 1 }
 	m.MarkResident(0, size)
-	evict(t, f) // before a page is mapped: mapped ones are kept
+	evict(t, f) // before a page is mapped: mapped pages are kept
 	p := make([]byte, size)
 	if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 		t.Fatal("the copy that waited has not the file's content")
@@ -154,7 +154,7 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	}
 }
 
-// How long a mapping stays off after wrong guesses, with time and faults made up.
+// The times for which wrong marks disable a mapping, with simulated time and faults.
 func TestMappingBackoff(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
 	m := mapped(t, f, 8192)
@@ -231,7 +231,7 @@ func TestCopyDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Many goroutines copy, see and guess wrongly at once; what is copied is right.
+// Many goroutines copy, mark and hit wrong marks at once; copies are right.
 func TestConcurrentCopies(t *testing.T) {
 	const size = 256 * 4096
 	want := content(size, 1)

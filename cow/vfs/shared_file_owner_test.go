@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What others have put in the place of a file in memory is not opened, and holds nobody up.
+// A file of another user in the place of a file in memory is not opened, and does not block the
+// open.
 func TestOpenSharedOfOthers(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "cowblk-test-")
 	if err != nil {
@@ -37,7 +38,7 @@ func TestOpenSharedOfOthers(t *testing.T) {
 		}},
 	} {
 		if c.name == "another user's" && os.Geteuid() != 0 {
-			continue // only root can give files away
+			continue // only root can change owners
 		}
 		name := filepath.Join(dir, c.name)
 		if err := c.make(name); err != nil {

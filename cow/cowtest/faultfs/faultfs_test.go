@@ -34,7 +34,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// cut takes the power away, keeping nothing or all of what is not certain.
+// cut cuts the power and keeps none or all of the uncertain changes.
 func cut(m *Machine, all bool) *Machine {
 	return m.Cut(func(d *Device) Choice {
 		c := Choice{Keep: make([]bool, len(d.Pending()))}
@@ -87,8 +87,8 @@ func TestWhatACutKeeps(t *testing.T) {
 	}
 }
 
-// Every sector of every image shows the old content or one of those written since,
-// and every combination of two sectors comes up.
+// Every sector of every image has the old content or a later one, and every combination of two
+// sectors occurs.
 func TestSubsetsAndTearing(t *testing.T) {
 	m := New()
 	m.Put("/f", bytes.Repeat([]byte{'0'}, 1024))
@@ -131,7 +131,7 @@ func TestSubsetsAndTearing(t *testing.T) {
 	}
 }
 
-// A failed sync loses what it was to write, and the next one succeeds.
+// A failed sync loses its content, and the next one succeeds.
 func TestFailedSyncDropsPages(t *testing.T) {
 	for through, want := range map[Through]byte{Nothing: 'o', All: 'x'} {
 		m := New()
@@ -209,8 +209,8 @@ func TestHolesAndShortTransfers(t *testing.T) {
 	}
 }
 
-// A remount takes what a cut takes, but nothing of what is in memory; it is the same
-// run of the machine, and another instance of the file system.
+// A remount loses the same as a power cut, except files in memory; it is the same run of the
+// machine, and another instance of the file system.
 func TestRemount(t *testing.T) {
 	m := New()
 	m.Put("/f", []byte{'o'})
@@ -259,7 +259,7 @@ func TestRemount(t *testing.T) {
 	}
 }
 
-// The calls that a full file system refuses say so.
+// Calls that a full file system would refuse have Space set.
 func TestCallsThatNeedSpace(t *testing.T) {
 	m := New()
 	var last Call
@@ -289,8 +289,8 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	expect(false)
 }
 
-// A process that dies leaves what it has stored in a mapping, and takes nothing away
-// from others: what they store goes on to be everybody's.
+// A killed process leaves what it has stored in a mapping and does not affect others: their stores
+// stay shared.
 func TestKilledBesideAMapping(t *testing.T) {
 	m := New()
 	words := func(p *Process, name string) []uint64 {
@@ -316,7 +316,7 @@ func TestKilledBesideAMapping(t *testing.T) {
 	}
 }
 
-// What a failed sync has lost is gone once the cache is dropped, what is dirty is not.
+// Content that a failed sync has lost is gone after DropCache; dirty content is not.
 func TestDropCache(t *testing.T) {
 	m := New()
 	m.Put("/f", bytes.Repeat([]byte{'o'}, 1536))
