@@ -29,8 +29,8 @@ type Channel struct {
 
 	iov         []vfs.Iovec
 	cur         cursor
-	before      []byte    // content of an edge block ahead of a partial write
-	after       []byte    // and behind it
+	leading     []byte    // content of an edge block ahead of a partial write
+	trailing    []byte    // and behind it
 	zeros       [1][]byte // scatter list for the edges of a write-zeroes
 	scatter     [1][]byte // scatter list of a copy-up
 	unitBuf     []byte    // one unit of a sealed layer's data, see verify
@@ -68,8 +68,8 @@ func (d *Disk) makeChannel(fd int) *Channel {
 	c := &Channel{
 		disk:      d,
 		iov:       make([]vfs.Iovec, 0, vfs.MaxIovecs),
-		before:    make([]byte, d.blockSize),
-		after:     make([]byte, d.blockSize),
+		leading:   make([]byte, d.blockSize),
+		trailing:  make([]byte, d.blockSize),
 		unitBuf:   make([]byte, layer.MaxChecksumUnit),
 		checksums: make([]byte, checksumBatch),
 		claim:     newClaim(),

@@ -35,19 +35,19 @@ func (c *Channel) writeNewBlocks(v *view, pos, n int64) error {
 	d := c.disk
 	first, last := d.block(pos), d.block(pos+n-1)
 	end := pos + n
-	before := c.before[:pos-d.start(first)]
-	after := c.after[:d.endOf(end-1, 1)-end]
-	if len(before) > 0 {
-		if err := c.copyUp(v, first, before, d.start(first)); err != nil {
+	leading := c.leading[:pos-d.start(first)]
+	trailing := c.trailing[:d.endOf(end-1, 1)-end]
+	if len(leading) > 0 {
+		if err := c.copyUp(v, first, leading, d.start(first)); err != nil {
 			return err
 		}
 	}
-	if len(after) > 0 {
-		if err := c.copyUp(v, last, after, end); err != nil {
+	if len(trailing) > 0 {
+		if err := c.copyUp(v, last, trailing, end); err != nil {
 			return err
 		}
 	}
-	if err := c.writeHead(v, before, n, after, d.start(first)); err != nil {
+	if err := c.writeHead(v, leading, n, trailing, d.start(first)); err != nil {
 		return err
 	}
 	c.raise(v, first, last-first+1)

@@ -20,18 +20,18 @@ func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	first := start(rig.Disk.Flush)
 	<-hold.caught
 	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
-	var late []*task
+	var second []*task
 	for range 5 {
-		late = append(late, start(rig.Disk.Flush))
+		second = append(second, start(rig.Disk.Flush))
 	}
-	for _, k := range late {
+	for _, k := range second {
 		if !pending(k) {
 			t.Error("a flush was served by a round that began before it")
 		}
 	}
 	hold.open()
 	finished(t, first)
-	for _, k := range late {
+	for _, k := range second {
 		finished(t, k)
 	}
 	if rounds := rig.Disk.Stats().FlushRounds - before; rounds != 2 {

@@ -24,13 +24,13 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
-	late := startWrite(rig.Disk, 'n', 1024, 512)
-	if !pending(late) {
+	newer := startWrite(rig.Disk, 'n', 1024, 512)
+	if !pending(newer) {
 		t.Error("the copy-up did not wait for the overwrite under way")
 	}
 	hold.open()
 	finished(t, old)
-	finished(t, late)
+	finished(t, newer)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 512)
 	want(t, rig.Disk, 'a', 512, 512)
@@ -198,15 +198,15 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 	hold := setTrap(t, x, "pwritev", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
-	wipe := start(func() error {
+	discard := start(func() error {
 		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
-	if !pending(wipe) {
+	if !pending(discard) {
 		t.Error("the discard did not wait for the copy-up")
 	}
 	hold.open()
 	finished(t, part)
-	finished(t, wipe)
+	finished(t, discard)
 	want(t, rig.Disk, 0, 0, 4096)
 }
 

@@ -358,7 +358,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 				continue // the head
 			}
 			if err != nil || !found.HasChecksums {
-				t.Errorf("layer %d of %d: sums %v, %v", j, i+1, found, err)
+				t.Errorf("layer %d of %d: checksums %v, %v", j, i+1, found, err)
 			}
 		}
 		want(t, rig.Disk, byte(i+1), off, 4096)

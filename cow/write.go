@@ -129,38 +129,38 @@ func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 // GB/s at 32 KiB.
 const maxWrite = 32 << 10
 
-// writeHead writes before, n bytes from the cursor, and after, one behind the other, to the head at
+// writeHead writes leading, n bytes from the cursor, and trailing, one behind the other, to the head at
 // disk byte pos, in as few calls as possible.
-func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos int64) error {
+func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, pos int64) error {
 	s := &v.sources[v.head]
-	for len(before) > 0 || n > 0 || len(after) > 0 {
+	for len(leading) > 0 || n > 0 || len(trailing) > 0 {
 		iov := c.iov
-		if len(before) > 0 {
-			iov = appendIovec(iov, before)
+		if len(leading) > 0 {
+			iov = appendIovec(iov, leading)
 		}
 		most := n
 		if s.direct == nil {
-			off := s.start + pos + int64(len(before))
+			off := s.start + pos + int64(len(leading))
 			most = min(n, maxWrite-off&(maxWrite-1))
 		}
 		iov, covered := c.cur.iovecs(iov, most)
-		if covered == n && len(after) > 0 && len(iov) < cap(iov) {
-			iov = appendIovec(iov, after)
+		if covered == n && len(trailing) > 0 && len(iov) < cap(iov) {
+			iov = appendIovec(iov, trailing)
 		}
-		put, err := s.file.Pwritev(iov, s.start+pos)
-		if err == nil && put == 0 {
+		written, err := s.file.Pwritev(iov, s.start+pos)
+		if err == nil && written == 0 {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
 			return fmt.Errorf("write at byte %d of the disk: %w", pos, err)
 		}
-		pos += int64(put)
-		k := min(put, len(before))
-		before, put = before[k:], put-k
-		m := min(int64(put), n)
+		pos += int64(written)
+		k := min(written, len(leading))
+		leading, written = leading[k:], written-k
+		m := min(int64(written), n)
 		c.cur.advance(m)
 		n -= m
-		after = after[put-int(m):]
+		trailing = trailing[written-int(m):]
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (d *reader) plain(n int) {
 		d.rig.t.Fatal(err)
 	}
 	defer m.release()
-	o := operation{fd: int32(d.fd), count: 1, iov: m.put(0, iov)}
+	o := operation{fd: int32(d.fd), count: 1, iov: m.store(0, iov)}
 	for range n {
 		o.off = d.block() * page
 		if n, _ := transfer(&o); n != page {

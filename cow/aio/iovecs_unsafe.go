@@ -37,8 +37,8 @@ func newIovecs(depth int) (iovecs, error) {
 	return iovecs{mapping: mapping, all: all, sparse: depth * shortIovecs}, nil
 }
 
-// put copies iov into the memory of slot and returns its address there.
-func (m *iovecs) put(slot uint32, iov []unix.Iovec) uintptr {
+// store copies iov into the memory of slot and returns its address there.
+func (m *iovecs) store(slot uint32, iov []unix.Iovec) uintptr {
 	dst := m.all[int(slot)*shortIovecs:][:shortIovecs]
 	if len(iov) > shortIovecs {
 		dst = m.all[m.sparse+int(slot)*MaxIovecs:][:MaxIovecs]

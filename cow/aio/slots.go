@@ -43,7 +43,7 @@ func (s *slots) take(id uint64, write bool, fd int, iov []unix.Iovec, off int64)
 	s.free = s.free[:last]
 	s.ops[slot] = operation{
 		id: id, off: off, fd: int32(fd), write: write,
-		iov: s.mem.put(slot, iov), count: uint32(len(iov)),
+		iov: s.mem.store(slot, iov), count: uint32(len(iov)),
 	}
 	return slot, true
 }

@@ -14,17 +14,17 @@ import (
 // same time write the same. Afterwards Checksums returns them. ErrInUse: another process is
 // computing them.
 //
-// pause is called after each piece of at most 64 KiB with the offset behind it in the data file;
+// throttle is called after each piece of at most 64 KiB with the offset behind it in the data file;
 // its error ends the work; nil: no throttling. ErrNoTableSpace: the table belongs behind the map, and the
 // map is a device, or a file in which something else follows the map.
-func (l *Layer) AddChecksums(pause func(off int64) error) error {
-	if err := l.addChecksums(pause); err != nil {
+func (l *Layer) AddChecksums(throttle func(off int64) error) error {
+	if err := l.addChecksums(throttle); err != nil {
 		return fmt.Errorf("add checksums of the data: %w", err)
 	}
 	return nil
 }
 
-func (l *Layer) addChecksums(pause func(off int64) error) error {
+func (l *Layer) addChecksums(throttle func(off int64) error) error {
 	h := l.Header()
 	if h.State != Sealed {
 		return fmt.Errorf("%s: %w", l.paths.Map, ErrNotSealed)
@@ -47,13 +47,13 @@ func (l *Layer) addChecksums(pause func(off int64) error) error {
 		return fmt.Errorf("%s: %w: another process computes them", l.paths.Data, ErrInUse)
 	}
 	if l.paths.Checksums != "" {
-		return l.addChecksumFile(&h, data, pause)
+		return l.addChecksumFile(&h, data, throttle)
 	}
-	return l.addChecksumsToMap(&h, data, pause)
+	return l.addChecksumsToMap(&h, data, throttle)
 }
 
 // addChecksumsToMap writes the table behind the map.
-func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, pause func(off int64) error) error {
+func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, throttle func(off int64) error) error {
 	f, err := l.openAgain(l.paths.Map, os.O_RDWR, l.mapf)
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, pause func(off int
 		if err := extendForChecksums(f, &h); err != nil {
 			return err
 		}
-		if h.ChecksumsCRC, err = writeTable(f, h.MapSize(), l.mapf, data, &h, pause); err != nil {
+		if h.ChecksumsCRC, err = writeTable(f, h.MapSize(), l.mapf, data, &h, throttle); err != nil {
 			return err
 		}
 		h.Features.MayIgnore |= featureDataChecksums
@@ -88,14 +88,14 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, pause func(off int
 
 // addChecksumFile writes the table to a file of its own. The table of a process that was
 // interrupted, or is still at work, has the same content as far as it goes.
-func (l *Layer) addChecksumFile(h *Header, data vfs.File, pause func(off int64) error) error {
+func (l *Layer) addChecksumFile(h *Header, data vfs.File, throttle func(off int64) error) error {
 	f, err := createChecksumFile(l.fs, l.paths.Checksums)
 	if err != nil {
 		return err
 	}
 	t, err := readChecksumFile(f, h)
 	if err == nil && t == nil {
-		t, err = fillChecksumFile(f, l.mapf, data, h, pause)
+		t, err = fillChecksumFile(f, l.mapf, data, h, throttle)
 	}
 	if err != nil {
 		f.Close()
@@ -108,11 +108,11 @@ func (l *Layer) addChecksumFile(h *Header, data vfs.File, pause func(off int64) 
 }
 
 // fillChecksumFile writes a whole checksum file.
-func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (*checksumTable, error) {
+func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, throttle func(off int64) error) (*checksumTable, error) {
 	if err := f.Truncate(h.checksumFileEnd()); err != nil {
 		return nil, err
 	}
-	crc, err := writeTable(f, checksumTableOffset, mapf, data, h, pause)
+	crc, err := writeTable(f, checksumTableOffset, mapf, data, h, throttle)
 	if err != nil {
 		return nil, err
 	}
@@ -160,8 +160,8 @@ func extendForChecksums(f vfs.File, h *Header) error {
 
 // writeTable writes the checksum table durably to byte at of f, and returns the table's own
 // checksum.
-func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header, pause func(off int64) error) (crc uint32, err error) {
-	t := &checksumBuilder{header: h, mapf: mapf, data: data, read: readData(data), throttle: pause}
+func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header, throttle func(off int64) error) (crc uint32, err error) {
+	t := &checksumBuilder{header: h, mapf: mapf, data: data, read: readData(data), throttle: throttle}
 	t.sink = func(page uint64, raw []byte) error {
 		crc = addRawPageCRC(crc, page, raw)
 		_, err := f.WriteAt(raw, at+int64(page)*MapPageSize)

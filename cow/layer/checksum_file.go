@@ -46,15 +46,15 @@ func findChecksumTable(fsys vfs.FS, p Paths, h *Header, mapf vfs.File) (*checksu
 
 // Offsets in bytes of the header fields of a checksum file; see FORMAT.md.
 const (
-	offSumsMagic      = 0
-	offSumsVersion    = 8
-	offSumsTable      = 12
-	offSumsMustRefuse = 16
-	offSumsUUID       = 24
-	offSumsSize       = 40
-	offSumsBlockSize  = 48
-	offSumsTableCRC   = 52
-	offSumsReserved   = 56
+	offChecksumMagic      = 0
+	offChecksumVersion    = 8
+	offChecksumTable      = 12
+	offChecksumMustRefuse = 16
+	offChecksumUUID       = 24
+	offChecksumSize       = 40
+	offChecksumBlockSize  = 48
+	offChecksumTableCRC   = 52
+	offChecksumReserved   = 56
 )
 
 const (
@@ -69,13 +69,13 @@ const adviceChecksums = "cowblk check --repair puts it right if the data proves 
 // encodeChecksumHeader returns the header of a layer's checksum file.
 func encodeChecksumHeader(h *Header, crc uint32) (sector [SectorSize]byte) {
 	le := binary.LittleEndian
-	copy(sector[offSumsMagic:], checksumMagic)
-	le.PutUint32(sector[offSumsVersion:], checksumVersion)
-	le.PutUint32(sector[offSumsTable:], checksumTableOffset)
-	copy(sector[offSumsUUID:], h.UUID[:])
-	le.PutUint64(sector[offSumsSize:], uint64(h.Size))
-	le.PutUint32(sector[offSumsBlockSize:], h.BlockSize)
-	le.PutUint32(sector[offSumsTableCRC:], crc)
+	copy(sector[offChecksumMagic:], checksumMagic)
+	le.PutUint32(sector[offChecksumVersion:], checksumVersion)
+	le.PutUint32(sector[offChecksumTable:], checksumTableOffset)
+	copy(sector[offChecksumUUID:], h.UUID[:])
+	le.PutUint64(sector[offChecksumSize:], uint64(h.Size))
+	le.PutUint32(sector[offChecksumBlockSize:], h.BlockSize)
+	le.PutUint32(sector[offChecksumTableCRC:], crc)
 	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
 	return sector
 }
@@ -117,27 +117,27 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 	fault := func(what string, expected, found any, sentinel error) error {
 		return &Fault{What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found), Advice: adviceChecksums, Err: sentinel}
 	}
-	if found := string(sector[offSumsMagic:][:len(checksumMagic)]); found != checksumMagic {
+	if found := string(sector[offChecksumMagic:][:len(checksumMagic)]); found != checksumMagic {
 		return 0, fault("magic of the checksums of the data", fmt.Sprintf("%q", checksumMagic), fmt.Sprintf("%q", found), ErrDamaged)
 	}
 	if !checksumHolds(sector) {
 		return 0, fault("checksum of the header of the checksums of the data", hex32(le.Uint32(sector[offHeaderCRC:])), "another one", ErrDamaged)
 	}
-	version, refuse := le.Uint32(sector[offSumsVersion:]), le.Uint64(sector[offSumsMustRefuse:])
+	version, refuse := le.Uint32(sector[offChecksumVersion:]), le.Uint64(sector[offChecksumMustRefuse:])
 	if version != checksumVersion || refuse != 0 {
 		return 0, &Fault{What: "version and features of the checksums of the data", Expected: fmt.Sprintf("%d and 0", checksumVersion), Found: fmt.Sprintf("%d and %#x", version, refuse),
 			Advice: adviceUpgrade, Err: ErrUnsupported}
 	}
-	if at := le.Uint32(sector[offSumsTable:]); at != checksumTableOffset {
+	if at := le.Uint32(sector[offChecksumTable:]); at != checksumTableOffset {
 		return 0, fault("start of the table", checksumTableOffset, at, ErrDamaged)
 	}
-	id := uuid.UUID(sector[offSumsUUID:][:16])
-	size, block := le.Uint64(sector[offSumsSize:]), le.Uint32(sector[offSumsBlockSize:])
+	id := uuid.UUID(sector[offChecksumUUID:][:16])
+	size, block := le.Uint64(sector[offChecksumSize:]), le.Uint32(sector[offChecksumBlockSize:])
 	if id != h.UUID || size != uint64(h.Size) || block != h.BlockSize {
 		return 0, fault("layer that the checksums of the data are of", fmt.Sprintf("%v of %d bytes in blocks of %d", h.UUID, h.Size, h.BlockSize),
 			fmt.Sprintf("%v of %d bytes in blocks of %d", id, size, block), ErrMismatch)
 	}
-	return le.Uint32(sector[offSumsTableCRC:]), nil
+	return le.Uint32(sector[offChecksumTableCRC:]), nil
 }
 
 // createChecksumFile opens a checksum file for writing and creates it, durably, if it does not

@@ -29,10 +29,10 @@ func TestRestoreChecksumFile(t *testing.T) {
 		{"header and data", func(p Paths) { flip(t, p.Checksums, 30); flip(t, p.Data, 1<<20-1) }, false, ErrDamaged},
 		{"header and table", func(p Paths) { flip(t, p.Checksums, 30); flip(t, p.Checksums, 4096+9) }, false, ErrDamaged},
 		{"another layer's", func(p Paths) {
-			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offSumsUUID]++ })
+			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offChecksumUUID]++ })
 		}, true, ErrMismatch},
 		{"a newer version", func(p Paths) {
-			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offSumsMustRefuse+7] = 1 })
+			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offChecksumMustRefuse+7] = 1 })
 		}, false, ErrUnsupported},
 	} {
 		p, k, l := mixedLayerWithFile(t, 4096, 1<<20)

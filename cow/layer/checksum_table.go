@@ -109,7 +109,7 @@ func (t *checksumBuilder) run(pos, end int64) error {
 			return err
 		}
 		for i := int64(0); i < int64(len(p)); i += unit {
-			if err := t.put(uint64((pos+i)/unit), DataChecksum(p[i:min(i+unit, int64(len(p)))])); err != nil {
+			if err := t.add(uint64((pos+i)/unit), DataChecksum(p[i:min(i+unit, int64(len(p)))])); err != nil {
 				return err
 			}
 		}
@@ -123,7 +123,7 @@ func (t *checksumBuilder) run(pos, end int64) error {
 	return nil
 }
 
-func (t *checksumBuilder) put(unit uint64, sum uint32) error {
+func (t *checksumBuilder) add(unit uint64, sum uint32) error {
 	if page := unit / checksumsPerPage; page != t.page {
 		if err := t.flush(); err != nil {
 			return err

@@ -166,7 +166,7 @@ func (s *Checksums) Load(p []byte, iov []vfs.Iovec, unit uint64, wait bool) erro
 			return err
 		}
 		if n == 0 {
-			return &Fault{Path: s.file.Name(), What: "data sums are truncated", Expected: fmt.Sprintf("%d bytes at offset %d", len(p), off),
+			return &Fault{Path: s.file.Name(), What: "data checksums are truncated", Expected: fmt.Sprintf("%d bytes at offset %d", len(p), off),
 				Found: "the end of the file", Advice: adviceRestore, Err: ErrDamaged}
 		}
 		p, off = p[n:], off+int64(n)

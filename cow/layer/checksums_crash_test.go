@@ -52,9 +52,9 @@ func TestAddChecksumsAtPowerCut(t *testing.T) {
 			cut()
 		}
 		if had == 0 || had == cuts {
-			t.Errorf("%d of %d cuts have left data sums", had, cuts)
+			t.Errorf("%d of %d cuts have left data checksums", had, cuts)
 		}
-		t.Logf("%q: %d cuts, %d of them have left data sums", path, cuts, had)
+		t.Logf("%q: %d cuts, %d of them have left data checksums", path, cuts, had)
 	}
 }
 

@@ -101,13 +101,13 @@ func inspectAll(t testing.TB, p Paths, k Known) *Inspection {
 	return found
 }
 
-var motleySizes = []struct {
+var mixedSizes = []struct {
 	blockSize uint32
 	size      int64
 }{{512, 512}, {512, 3<<20 + 512}, {4096, 9<<20 + 1536}, {4096, 1 << 20}, {65536, 20<<20 + 66048}}
 
 func TestAddChecksums(t *testing.T) {
-	for _, c := range motleySizes {
+	for _, c := range mixedSizes {
 		p, k, l := mixedLayer(t, c.blockSize, c.size)
 		want, sum := expectedTable(t, p, l.Header())
 		before, err := os.ReadFile(p.Map)
@@ -128,7 +128,7 @@ func TestAddChecksums(t *testing.T) {
 
 // With a checksum file the map does not change.
 func TestAddChecksumsToFile(t *testing.T) {
-	for _, c := range motleySizes {
+	for _, c := range mixedSizes {
 		p, k, l := mixedLayerWithFile(t, c.blockSize, c.size)
 		want, sum := expectedTable(t, p, l.Header())
 		before := snap(t, p.Map, p.Data)
@@ -177,7 +177,7 @@ func hasChecksums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
 	must(t, l.AddChecksums(func(int64) error { return errInjected })) // nothing to do
 	for _, l := range []*Layer{l, reopen(t, p, OpenParams{})} {
 		if !l.HasChecksums() {
-			t.Fatal("it has no data sums")
+			t.Fatal("it has no data checksums")
 		}
 		expectTable(t, l, want)
 	}

@@ -170,9 +170,9 @@ func TestFormatDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	header, sums, ok := strings.Cut(string(doc), "### Sums file")
+	header, sums, ok := strings.Cut(string(doc), "### Checksum file")
 	if !ok {
-		t.Fatal("FORMAT.md has no section \"Sums file\"")
+		t.Fatal("FORMAT.md has no section \"Checksum file\"")
 	}
 	documented(t, header, map[string]int{
 		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset, "must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
@@ -181,8 +181,8 @@ func TestFormatDocument(t *testing.T) {
 		"base_size": offBaseSize, "base": offBase, "sums_crc": offChecksumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
 	})
 	documented(t, sums, map[string]int{
-		"magic": offSumsMagic, "version": offSumsVersion, "table_offset": offSumsTable, "must_refuse": offSumsMustRefuse, "uuid": offSumsUUID,
-		"size": offSumsSize, "block_size": offSumsBlockSize, "sums_crc": offSumsTableCRC, "reserved": offSumsReserved, "header_crc": offHeaderCRC,
+		"magic": offChecksumMagic, "version": offChecksumVersion, "table_offset": offChecksumTable, "must_refuse": offChecksumMustRefuse, "uuid": offChecksumUUID,
+		"size": offChecksumSize, "block_size": offChecksumBlockSize, "sums_crc": offChecksumTableCRC, "reserved": offChecksumReserved, "header_crc": offHeaderCRC,
 	})
 }
 

@@ -120,7 +120,7 @@ func TestVectors(t *testing.T) {
 	for n, text := range map[int]string{4096: "4,096", 512: "512"} {
 		unit := make([]byte, n)
 		unit[0] = 1
-		want("data sum of "+text, "byte `01` and zeros, "+text+" bytes \\| `([0-9a-f]{8})`", fmt.Sprintf("%08x", DataChecksum(unit)))
+		want("data checksum of "+text, "byte `01` and zeros, "+text+" bytes \\| `([0-9a-f]{8})`", fmt.Sprintf("%08x", DataChecksum(unit)))
 	}
 	want("CRC-32C", `of the bytes "123456789" it is `+"`([0-9a-f]{8})`", hex.EncodeToString([]byte{0xe3, 0x06, 0x92, 0x83}))
 }

@@ -78,9 +78,9 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	if n < len(Magic) || string(p[:len(Magic)]) != Magic {
 		return nil, &Error{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", p[:min(n, len(Magic))]), Err: ErrFormat}
 	}
-	cut := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
+	truncated := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
 	if n < lengthV2 {
-		return nil, cut
+		return nil, truncated
 	}
 	h := &Header{
 		Version: be.Uint32(p[4:]), ClusterBits: uint(be.Uint32(p[20:])), crypt: be.Uint32(p[32:]),
@@ -91,7 +91,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	case 2:
 	case 3:
 		if n < lengthV3 {
-			return nil, cut
+			return nil, truncated
 		}
 		h.features, length = be.Uint64(p[72:]), be.Uint32(p[100:])
 		h.zstd = length > lengthV3 && n > lengthV3 && p[lengthV3] != 0
