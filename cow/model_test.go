@@ -77,12 +77,12 @@ func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
 // modelRun is one disk from creation to end: phases of concurrent operations, each followed by a
 // check of the whole disk.
 type modelRun struct {
-	dir    string
-	rng    *rand.Rand
-	bs     uint32
-	most   int  // operations
-	async  bool // channels
-	direct bool // I/O
+	dir        string
+	rng        *rand.Rand
+	bs         uint32
+	most       int  // operations
+	async      bool // channels
+	direct     bool // I/O
 	dropCaches bool // page caches are dropped during operations
 }
 
