@@ -214,7 +214,7 @@ func (p *Promotion) closeGate(open <-chan struct{}) {
 	p.disk.mu.Unlock()
 }
 
-// swap stores the view with the new head; it opens the gate if there was one.
+// swap stores the view with the new head, which has no gate.
 func (p *Promotion) swap() *view {
 	d := p.disk
 	d.mu.Lock()

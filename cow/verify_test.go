@@ -425,7 +425,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	}
 	<-work.done
 	if !errors.Is(work.err, cow.ErrClosed) {
-		t.Errorf("AddSums: %v", work.err)
+		t.Errorf("AddChecksums: %v", work.err)
 	}
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")

@@ -33,7 +33,7 @@ type history struct {
 // scene is the life of a process that promotes open disks while they are written.
 type scene struct {
 	dir     string             // of the store
-	files   *cowtest.Intercept // over a cowtest.Mortal
+	files   *cowtest.Intercept // over a cowtest.KillFS
 	disks   []*history
 	open    []*Opened
 	sealing []*cow.Promotion

@@ -33,7 +33,7 @@ func (s *Store) InNeed(f func() error) error {
 	}
 }
 
-// makeRoom is cow.Options.MakeRoom: for the maps of disks that go on being served half of the reserve stays, so that they
+// makeRoom is cow.Options.OnNoSpace: for the maps of disks that go on being served half of the reserve stays, so that they
 // can be closed.
 func (s *Store) makeRoom(why error, closing bool) bool {
 	if closing {
