@@ -158,7 +158,7 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	if c.asyncIO.active > 0 {
 		c.reap()
 	}
-	// signalled without a request: the eventfd was written after its request had been taken, and
+	// Signalled without a request: the eventfd was written after its request had been taken, and
 	// may have been read by the user of FD. Without drainTo the next completion would not write it.
 	if c.completions.head.Load() != nil || c.completions.signalled.Load() {
 		c.completions.drainTo(&c.done)

@@ -76,7 +76,7 @@ func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapp
 func (p *Process) Kill() {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	// Last: the effects of calls that fail because of the kill are lost too.
+	// Last: what the process does in response to failing calls is lost too.
 	defer p.dead.Store(true)
 	for id := range p.mapped { // later stores of this process are lost
 		p.m.shared[id] = copyWords(p.m.shared[id])
