@@ -27,7 +27,7 @@ func (l *Layer) CheckPaths() error {
 		case err != nil:
 			return err
 		case !sameFile(expected, found):
-			return l.pathError(f.path, "another file in its place")
+			return l.pathError(f.path, "another file, with which it was replaced")
 		}
 	}
 	return nil
