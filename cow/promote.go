@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -147,10 +148,20 @@ func (p *Promotion) Done() <-chan struct{} { return p.done }
 func (p *Promotion) Err() error { return p.err }
 
 // Sealed waits until the former head is sealed, after however many attempts. An error
-// means that the disk has failed or was closed before, or the promotion was cancelled.
-func (p *Promotion) Sealed() error {
-	<-p.over
-	return p.late
+// means that the disk has failed or was closed before, or the promotion was cancelled, or
+// that ctx is done: its error wraps that of the last attempt, if one has failed.
+func (p *Promotion) Sealed(ctx context.Context) error {
+	select {
+	case <-p.over:
+		return p.late
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		return errors.Join(ctx.Err(), p.err)
+	default:
+		return ctx.Err()
+	}
 }
 
 // Swap makes the cut for all the given promotions, prepared on different disks,

@@ -103,6 +103,9 @@ func (l *Layer) open(o OpenParams) error {
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
+	if err := l.growData(); err != nil {
+		return err
+	}
 	return l.becomeHead(o.SharedDir)
 }
 
