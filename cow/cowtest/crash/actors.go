@@ -300,9 +300,12 @@ func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error 
 	return nil
 }
 
+// explained reports whether something was made to fail that an error comes of.
+func (pl *player) explained(err error) bool { return errors.Is(err, errInjected) }
+
 // mayFail takes the error of a step: nil, if something was made to fail that explains it.
 func (pl *player) mayFail(s Step, err error) error {
-	if errors.Is(err, errInjected) {
+	if pl.explained(err) {
 		pl.faults++
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
 		return nil

@@ -83,7 +83,7 @@ func (l *Life) Play() (*Played, error) {
 	if l.Start != nil {
 		pl.m, before = l.Start.Clone(), l.Before.clone()
 	}
-	pl.source()
+	putSources(pl.m)
 	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before, counts: map[string]int{}}
 	if err := pl.start(); err != nil {
 		return nil, err
@@ -105,20 +105,6 @@ func (l *Life) Play() (*Played, error) {
 	}
 	pl.out.Next = pl.next
 	return pl.out, err
-}
-
-// imageSize is the length of the file that import imports, in bytes. Small images
-// are cheap to open: a fingerprint takes 256 samples of any.
-const imageSize = 3 * cowtest.SectorSize
-
-const sourceFile = "/src.raw"
-
-// source puts the file there that import imports.
-func (pl *player) source() {
-	content := make([]byte, imageSize)
-	cowtest.Stamp(content, 0, cowtest.BaseContent)
-	clear(content[512:1024]) // zeros
-	pl.m.Put(sourceFile, content)
 }
 
 // start begins a process.
@@ -268,6 +254,8 @@ func (pl *player) step(s Step) error {
 		return pl.handOver(s)
 	case "close":
 		return pl.closeDisk(s)
+	case "stop":
+		return pl.stopServed(s)
 	case "kill":
 		return pl.killStep(s)
 	case "wait":
@@ -304,6 +292,11 @@ func (pl *player) step(s Step) error {
 		}
 	}
 	if err != nil {
+		if s.Verb == "remove" && errors.Is(err, store.ErrInUse) {
+			pl.m.Mark(imageInUse(s.String(), s.Name))
+			pl.out.count("remove, image in use")
+			return nil
+		}
 		if pl.mayRefuse(err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
@@ -318,6 +311,9 @@ func (pl *player) step(s Step) error {
 	}
 	pl.m.Mark(changed(s.String()))
 	pl.out.count(s.Verb)
+	if s.Verb == "import" && s.Arg != "" {
+		pl.out.count("import of qcow2 " + s.Arg)
+	}
 	if s.Verb == "promote" {
 		return pl.readTags(s)
 	}
@@ -346,7 +342,7 @@ func (pl *player) doomed(s Step, f func() error, after func()) error {
 	pl.doom = 0
 	if ended {
 		pl.out.Whole = true
-		if err != nil && !errors.Is(err, errInjected) && !pl.mayRefuse(err) {
+		if err != nil && !pl.explained(err) && !pl.mayRefuse(err) {
 			return err
 		}
 		if err == nil && s.changesStore() {
@@ -369,10 +365,8 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 	ctx := context.Background()
 	switch s.Verb {
 	case "import":
-		return func() error {
-			_, err := pl.s.Import(ctx, sourceFile, s.Name, store.ImportOptions{Format: store.FormatRaw})
-			return err
-		}, func(w *world) bool { return w.imported(s) }, nil
+		f, err := pl.importStep(s)
+		return f, func(w *world) bool { return w.imported(s) }, err
 	case "create":
 		return func() error {
 			_, err := pl.s.Create(ctx, s.Name, store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit})

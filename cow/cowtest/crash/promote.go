@@ -43,7 +43,7 @@ func (pl *player) promoteLive(s Step) error {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			pl.faults++
 			pl.out.count("promote, live, failed")
 			return
@@ -82,7 +82,7 @@ func (pl *player) sum(s Step) error {
 		if err == nil || pl.p != p || pl.sched.released() {
 			return
 		}
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
@@ -117,7 +117,7 @@ func (pl *player) promotion(s Step) error {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			pl.m.Mark(refused(s.String())) // nothing names the new heads
 		} else {
 			pl.m.Mark(unsure(s.String()))

@@ -109,9 +109,7 @@ func (g *generator) step() {
 	case k < 97 && d.open:
 		g.add(Step{Verb: "hand-over", Name: name})
 	case k < 98 && len(g.images) < 2:
-		img := g.name("i")
-		g.add(Step{Verb: "import", Name: img})
-		g.images = append(g.images, img)
+		g.importAny()
 	case k < 99:
 		g.add(Step{Verb: "wait"})
 	case d.open:

@@ -290,7 +290,7 @@ func (l *lane) finish() {
 	if err == nil {
 		return
 	}
-	if errors.Is(err, errInjected) {
+	if pl.explained(err) {
 		pl.out.count("requests that failed")
 	} else if pl.life.Fault == nil {
 		pl.breaks(fmt.Errorf("%s: %w", l.what, err))

@@ -10,9 +10,10 @@ import (
 
 // Step is one step of a script. Its text is one line:
 //
-//	import IMAGE
+//	import IMAGE [N|N+raw]             of N qcow2 files on one another, on a raw file; default: a raw file
 //	create DISK SIZE BLOCKSIZE [FROM]
 //	open DISK | close DISK
+//	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
 //	hand-over DISK                     to another process, while it is open
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
 //	flush DISK

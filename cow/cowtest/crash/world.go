@@ -16,7 +16,8 @@ type world struct {
 
 type disk struct {
 	content *content
-	tags    []tag // oldest first
+	tags    []tag  // oldest first
+	image   string // that it lies on; "": none
 }
 
 type tag struct {
@@ -27,7 +28,7 @@ type tag struct {
 func (w *world) clone() *world {
 	c := &world{images: maps.Clone(w.images), disks: map[string]*disk{}}
 	for name, d := range w.disks {
-		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags)}
+		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags), image: d.image}
 	}
 	return c
 }
@@ -197,7 +198,7 @@ func (w *world) looksLike(seen map[string][]string) bool {
 func (o *Oracle) pin(w *world, s *sight) {
 	n := &world{images: w.images, disks: map[string]*disk{}}
 	for name, seen := range s.disks {
-		d := &disk{content: newContent(int64(len(seen.content)), nil)}
+		d := &disk{content: newContent(int64(len(seen.content)), nil), image: w.disks[name].image}
 		d.content.pin(seen.content)
 		for i, t := range seen.tags {
 			c := newContent(int64(len(t)), nil)
