@@ -40,6 +40,10 @@ func (pl *player) actor(s Step) (done bool, err error) {
 		return true, pl.sleep(s)
 	case "detach":
 		return true, pl.detach(s)
+	case "damage":
+		return true, pl.damage(s)
+	case "mend":
+		return true, pl.mend(s)
 	case "older":
 		return true, pl.older(s)
 	case "version":
@@ -114,7 +118,7 @@ func (pl *player) hold(s Step) error {
 		if h.r != nil {
 			return errors.Join(err, h.r.Close())
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.mayRefuse(err) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.mayRefuse(err) || pl.ofDamaged(s, err) {
 			return nil
 		}
 		return err
@@ -163,7 +167,7 @@ func (pl *player) peek(s Step) error {
 		return errors.Join(err, r.Close())
 	})
 	if err != nil {
-		if pl.mayRefuse(err) {
+		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
 			return nil
 		}
 		return err

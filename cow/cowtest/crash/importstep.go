@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cowblk/cow/store"
 )
@@ -85,6 +86,7 @@ func (g *generator) image() {
 	if len(g.images) > 3 || g.rng.IntN(3) == 0 {
 		i := g.rng.IntN(len(g.images))
 		g.add(Step{Verb: "remove", Name: g.images[i]}) // refused, if a disk lies on it
+		g.images = slices.Delete(g.images, i, i+1)
 	}
 }
 

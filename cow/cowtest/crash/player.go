@@ -59,7 +59,8 @@ type player struct {
 	sched *schedule
 	open  map[string]*served
 	next  cowtest.Content
-	holds map[string]*held // tags that other processes have open
+	holds map[string]*held  // tags that other processes have open
+	hurt  map[string][]byte // manifests, from before a step has damaged them, by disk
 	kills int
 	// moments decides where the machine is noted: not rng, for the order of calls
 	// does not depend on it.
@@ -77,13 +78,16 @@ var errStuck = errors.New("nothing goes on and something is not finished")
 // Play carries the script out. Call it within synctest.Test.
 func (l *Life) Play() (*Played, error) {
 	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), moments: rand.New(rand.NewPCG(l.Seed, 4)),
-		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}}
+		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}, hurt: map[string][]byte{}}
 	pl.m = faultfs.New()
 	before := NewOracle()
 	if l.Start != nil {
 		pl.m, before = l.Start.Clone(), l.Before.clone()
 	}
 	putSources(pl.m)
+	for name, d := range before.states[0].damaged() {
+		pl.hurt[name] = d.saved
+	}
 	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before, counts: map[string]int{}}
 	if err := pl.start(); err != nil {
 		return nil, err
@@ -229,6 +233,11 @@ func (pl *player) step(s Step) error {
 	// What changes a store is not made beside other things, live promotions
 	// excepted.
 	if s.Verb == "promote" {
+		for _, name := range names(s.Name) {
+			if pl.hurt[name] != nil && pl.open[name] != nil {
+				return nil // that would write the manifest anew
+			}
+		}
 		switch open, all := pl.live(s); {
 		case all:
 			return pl.promoteLive(s)
@@ -291,13 +300,16 @@ func (pl *player) step(s Step) error {
 			}
 		}
 	}
+	if s.Verb == "remove-damaged" && pl.removedDamaged(s, err) {
+		return nil
+	}
 	if err != nil {
 		if s.Verb == "remove" && errors.Is(err, store.ErrInUse) {
 			pl.m.Mark(imageInUse(s.String(), s.Name))
 			pl.out.count("remove, image in use")
 			return nil
 		}
-		if pl.mayRefuse(err) {
+		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
@@ -382,6 +394,11 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 			_, err := pl.s.Rollback(ctx, store.Ref{Name: s.Name, Tag: s.Arg})
 			return err
 		}, func(w *world) bool { return w.rollback(s) }, nil
+	case "remove-damaged":
+		return func() error {
+			_, err := pl.s.RemoveDamaged(ctx, s.Name)
+			return err
+		}, func(w *world) bool { return w.damaged()[s.Name] != nil && w.remove(s) }, nil
 	case "remove":
 		return func() error {
 			_, err := pl.s.Remove(ctx, s.Name)

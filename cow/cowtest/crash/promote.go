@@ -113,7 +113,7 @@ func (pl *player) promotion(s Step) error {
 	}
 	pend, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
 	if err != nil {
-		if pl.mayRefuse(err) {
+		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}

@@ -36,7 +36,10 @@ func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step 
 	g := &generator{rng: rng, label: label, disks: map[string]*planned{}}
 	if w != nil {
 		g.images = sortedKeys(w.images)
-		for name, d := range w.disks {
+		for _, name := range sortedKeys(w.damaged()) {
+			g.add(Step{Verb: []string{"mend", "remove-damaged"}[rng.IntN(2)], Name: name})
+		}
+		for name, d := range w.whole() {
 			p := &planned{size: d.content.size, unit: 4096}
 			for _, t := range d.tags {
 				p.tags = append(p.tags, t.name)

@@ -21,6 +21,9 @@ import (
 //	sum DISK                           its sealed layers' data, while it is open
 //	rollback DISK TAG
 //	remove NAME
+//	damage DISK cut|bit|empty          its manifest, by no program
+//	mend DISK                          its manifest is put back
+//	remove-damaged DISK
 //	wait                               until nothing is under way
 //	kill                               the process, and start another
 //	kill N                             the same after N changes that the next step makes
@@ -66,7 +69,7 @@ func (s Step) guest() bool { return s.Op.Op != 0 }
 // note of its own.
 func (s Step) changesStore() bool {
 	switch s.Verb {
-	case "import", "create", "promote", "rollback", "remove":
+	case "import", "create", "promote", "rollback", "remove", "remove-damaged":
 		return true
 	}
 	return false
