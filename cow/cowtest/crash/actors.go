@@ -44,6 +44,10 @@ func (pl *player) actor(s Step) (done bool, err error) {
 		return true, pl.damage(s)
 	case "mend":
 		return true, pl.mend(s)
+	case "lock-base":
+		return true, pl.lockBase(s)
+	case "unlock-base":
+		return true, pl.unlockBase(s)
 	case "older":
 		return true, pl.older(s)
 	case "version":
@@ -109,7 +113,7 @@ func (pl *player) hold(s Step) error {
 	err = pl.do(func() (err error) {
 		ctx, stop := context.WithTimeout(context.Background(), holdWait)
 		defer stop()
-		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, cow.Options{}); err == nil {
+		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, pl.reader()); err == nil {
 			h.content, err = readAll(h.r.Disk)
 		}
 		return err
@@ -118,7 +122,7 @@ func (pl *player) hold(s Step) error {
 		if h.r != nil {
 			return errors.Join(err, h.r.Close())
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.refused(s, err) {
 			return nil
 		}
 		return err
@@ -159,7 +163,7 @@ func (pl *player) peek(s Step) error {
 	}
 	var p []byte
 	err = pl.do(func() error {
-		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, cow.Options{})
+		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, pl.reader())
 		if err != nil {
 			return err
 		}
@@ -167,7 +171,7 @@ func (pl *player) peek(s Step) error {
 		return errors.Join(err, r.Close())
 	})
 	if err != nil {
-		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if pl.refused(s, err) {
 			return nil
 		}
 		return err

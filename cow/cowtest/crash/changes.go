@@ -29,6 +29,8 @@ func (w *world) create(s Step) bool {
 				break
 			}
 		}
+	} else if s.Arg == baseFile {
+		below = newImage(baseSize, inBase)
 	} else if s.Arg != "" {
 		if below = w.images[s.Arg]; below == nil {
 			return false

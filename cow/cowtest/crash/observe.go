@@ -66,6 +66,9 @@ func observe(m *faultfs.Machine) (*sight, error) {
 			return nil, err
 		}
 	}
+	if err := baseUnchanged(m); err != nil {
+		return nil, err
+	}
 	out.strays, err = leftovers(m, s)
 	return out, err
 }
@@ -165,7 +168,7 @@ func look(s *store.Store, name string) (*seenDisk, error) {
 		if l.Tag == "" {
 			continue
 		}
-		p, err := readTag(s, name, l.Tag)
+		p, err := readTag(s, name, l.Tag, cow.Options{})
 		if err != nil {
 			return nil, err
 		}
@@ -174,8 +177,8 @@ func look(s *store.Store, name string) (*seenDisk, error) {
 	return d, nil
 }
 
-func readTag(s *store.Store, name, tag string) ([]byte, error) {
-	t, err := s.OpenTag(context.Background(), store.Ref{Name: name, Tag: tag}, cow.Options{})
+func readTag(s *store.Store, name, tag string, o cow.Options) ([]byte, error) {
+	t, err := s.OpenTag(context.Background(), store.Ref{Name: name, Tag: tag}, o)
 	if err != nil {
 		return nil, err
 	}

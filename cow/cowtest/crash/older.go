@@ -50,7 +50,7 @@ func (pl *player) older(s Step) error {
 	}
 	m, err := other.Disk(s.Name)
 	if err != nil {
-		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if pl.refused(s, err) {
 			return nil
 		}
 		return err

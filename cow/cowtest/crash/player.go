@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing/synctest"
 	"time"
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
+	"cowblk/cow/vfs"
 )
 
 // Life is one machine's life: a script carried out on it, recorded.
@@ -59,9 +61,12 @@ type player struct {
 	sched *schedule
 	open  map[string]*served
 	next  cowtest.Content
-	holds map[string]*held  // tags that other processes have open
-	hurt  map[string][]byte // manifests, from before a step has damaged them, by disk
-	kills int
+	holds map[string]*held // tags that other processes have open
+	// foreign is the base as another process has it open, with a lock of the kind locked; nil: nobody has one.
+	foreign vfs.File
+	locked  string
+	hurt    map[string][]byte // manifests, from before a step has damaged them, by disk
+	kills   int
 	// moments decides where the machine is noted: not rng, for the order of calls
 	// does not depend on it.
 	moments *rand.Rand
@@ -85,6 +90,7 @@ func (l *Life) Play() (*Played, error) {
 		pl.m, before = l.Start.Clone(), l.Before.clone()
 	}
 	putSources(pl.m)
+	putBase(pl.m)
 	for name, d := range before.states[0].damaged() {
 		pl.hurt[name] = d.saved
 	}
@@ -223,6 +229,15 @@ func (pl *player) mayRefuse(err error) bool {
 		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
 }
 
+// refused reports whether a step was refused for a reason that the script has made.
+func (pl *player) refused(s Step, err error) bool {
+	if pl.ofDamaged(s, err) || pl.ofLockedBase(s, err) {
+		pl.faults++ // what follows may miss what the step was to make
+		return true
+	}
+	return pl.mayRefuse(err)
+}
+
 // disturbed reports whether a step before may not have come to its end.
 func (pl *player) disturbed() bool { return pl.kills > 0 || pl.faults > 0 || pl.life.Fault != nil }
 
@@ -309,7 +324,7 @@ func (pl *player) step(s Step) error {
 			pl.out.count("remove, image in use")
 			return nil
 		}
-		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if pl.refused(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
@@ -354,7 +369,9 @@ func (pl *player) doomed(s Step, f func() error, after func()) error {
 	pl.doom = 0
 	if ended {
 		pl.out.Whole = true
-		if err != nil && !pl.explained(err) && !pl.mayRefuse(err) {
+		// An image that is in use, a disk that is served or is not damaged.
+		kept := strings.HasPrefix(s.Verb, "remove") && (errors.Is(err, store.ErrInUse) || errors.Is(err, store.ErrInvalid))
+		if err != nil && !pl.explained(err) && !pl.refused(s, err) && !kept {
 			return err
 		}
 		if err == nil && s.changesStore() {
@@ -381,7 +398,11 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 		return f, func(w *world) bool { return w.imported(s) }, err
 	case "create":
 		return func() error {
-			_, err := pl.s.Create(ctx, s.Name, store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit})
+			o := store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit}
+			if s.Arg == baseFile {
+				o.From, o.Base, o.ForceShare = "", baseFile, pl.foreign != nil
+			}
+			_, err := pl.s.Create(ctx, s.Name, o)
 			return err
 		}, func(w *world) bool { return w.create(s) }, nil
 	case "promote":
@@ -396,7 +417,11 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 		}, func(w *world) bool { return w.rollback(s) }, nil
 	case "remove-damaged":
 		return func() error {
-			_, err := pl.s.RemoveDamaged(ctx, s.Name)
+			// A version that knows no references has no such command.
+			now, err := openStore(pl.p)
+			if err == nil {
+				_, err = now.RemoveDamaged(ctx, s.Name)
+			}
 			return err
 		}, func(w *world) bool { return w.damaged()[s.Name] != nil && w.remove(s) }, nil
 	case "remove":

@@ -113,7 +113,7 @@ func (pl *player) promotion(s Step) error {
 	}
 	pend, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
 	if err != nil {
-		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if pl.refused(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
@@ -181,9 +181,12 @@ func (pl *player) readTags(s Step) error {
 		return err
 	}
 	for _, name := range names(s.Name) {
-		p, err := readTag(other, name, s.Arg)
+		p, err := readTag(other, name, s.Arg, pl.reader())
 		if pl.faults > 0 && errors.Is(err, layer.ErrInUse) {
 			continue // a call has failed while an earlier head was sealed: the next open does it
+		}
+		if pl.ofLockedBase(Step{Verb: "peek", Name: name}, err) {
+			continue
 		}
 		if err != nil {
 			return err

@@ -41,7 +41,7 @@ func (pl *player) openDisk(s Step) error {
 	}
 	var o *store.Opened
 	work := func() (err error) {
-		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true})
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true, Cow: cow.Options{ForceShare: s.Arg == byForce}})
 		return err
 	}
 	if pl.doom > 0 {
@@ -52,11 +52,15 @@ func (pl *player) openDisk(s Step) error {
 		})
 	}
 	if err := pl.do(work); err != nil {
-		if pl.mayRefuse(err) || pl.ofDamaged(s, err) {
+		if pl.refused(s, err) {
+			if pl.ofLockedBase(s, err) {
+				pl.out.count("open, base locked, refused")
+			}
 			return nil
 		}
 		return pl.mayFail(s, err)
 	}
+	pl.openedBase(s)
 	if pl.hurt[s.Name] != nil {
 		pl.breaks(fmt.Errorf("%s succeeded, and the manifest is damaged", s))
 	}

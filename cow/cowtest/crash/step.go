@@ -12,7 +12,7 @@ import (
 //
 //	import IMAGE [N|N+raw]             of N qcow2 files on one another, on a raw file; default: a raw file
 //	create DISK SIZE BLOCKSIZE [FROM]
-//	open DISK | close DISK
+//	open DISK [share] | close DISK     share: although the base is locked
 //	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
 //	hand-over DISK                     to another process, while it is open
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
@@ -22,6 +22,8 @@ import (
 //	rollback DISK TAG
 //	remove NAME
 //	damage DISK cut|bit|empty          its manifest, by no program
+//	lock-base flock|image|writer       another process locks the base, and keeps it locked
+//	unlock-base
 //	mend DISK                          its manifest is put back
 //	remove-damaged DISK
 //	wait                               until nothing is under way
@@ -40,7 +42,7 @@ import (
 //	version older|now                  a version that knows no references makes the next changes
 //	sleep                              longer than the interval of background flushes
 //
-// Sizes are in bytes; FROM is an image or DISK@TAG.
+// Sizes are in bytes; FROM is an image, DISK@TAG, or the base, /base.raw.
 type Step struct {
 	Verb string
 	Name string // disks with commas between them

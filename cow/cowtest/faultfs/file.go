@@ -270,11 +270,24 @@ func (f *file) LockRange(off, n int64, exclusive bool) error {
 	return nil
 }
 
-// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
-func (f *file) LockImage(vfs.ImageAccess) error {
+// LockImage is QEMU's lock of an image: who writes, and who reads what shall stay as it is, exclude one another.
+func (f *file) LockImage(a vfs.ImageAccess) error {
 	if f.p.dead.Load() {
 		return ErrDead
 	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, has := range m.images[f.id] {
+		if other != f && a != vfs.ImageForced && (a == vfs.ImageWrite || has == vfs.ImageWrite) {
+			delete(m.images[f.id], f)
+			return &vfs.ImageLockError{Path: f.name, Wanted: a, Writer: has == vfs.ImageWrite}
+		}
+	}
+	if m.images[f.id] == nil {
+		m.images[f.id] = map[*file]vfs.ImageAccess{}
+	}
+	m.images[f.id][f] = a
 	return nil
 }
 
@@ -330,5 +343,6 @@ func (f *file) Close() error {
 	defer f.p.m.mu.Unlock()
 	delete(f.p.m.locks[f.id], f)
 	delete(f.p.m.ranges[f.id], f)
+	delete(f.p.m.images[f.id], f)
 	return nil
 }

@@ -91,6 +91,13 @@ func (p *Process) Kill() {
 			}
 		}
 	}
+	for _, holders := range p.m.images {
+		for f := range holders {
+			if f.p == p {
+				delete(holders, f)
+			}
+		}
+	}
 	for _, holders := range p.m.ranges {
 		for f := range holders {
 			if f.p == p {
