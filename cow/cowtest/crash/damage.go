@@ -273,7 +273,7 @@ func (g *generator) damage(name string, d *planned) {
 		g.add(Step{Verb: "fault", Name: g.number(40)})
 	case 1:
 		g.add(Step{Verb: "kill", Name: g.number(20)})
-		defer g.allClosed()
+		g.allClosed()
 	}
 	g.add(remove)
 	if other, o := g.pick(); o != nil {

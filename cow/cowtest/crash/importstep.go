@@ -72,7 +72,7 @@ func (g *generator) image() {
 		g.add(Step{Verb: "fault", Name: g.number(120)})
 	case 1:
 		g.add(Step{Verb: "kill", Name: g.number(60)})
-		defer g.allClosed()
+		g.allClosed()
 	}
 	g.importAny()
 	if g.rng.IntN(2) == 0 {

@@ -116,7 +116,7 @@ func (g *generator) stop(name string, d *planned) {
 		g.add(Step{Verb: "full", Name: g.number(80), Arg: "store"})
 	case 2:
 		g.add(Step{Verb: "kill", Name: g.number(12)})
-		defer g.allClosed()
+		g.allClosed()
 	case 3:
 		g.promote(name, d)
 	}
