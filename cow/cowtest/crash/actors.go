@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 )
 
@@ -44,6 +45,10 @@ func (pl *player) actor(s Step) (done bool, err error) {
 		return true, pl.damage(s)
 	case "mend":
 		return true, pl.mend(s)
+	case "room":
+		return true, pl.room(s)
+	case "check":
+		return true, pl.check(s)
 	case "lock-base":
 		return true, pl.lockBase(s)
 	case "unlock-base":
@@ -309,7 +314,9 @@ func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error 
 }
 
 // explained reports whether something was made to fail that an error comes of.
-func (pl *player) explained(err error) bool { return errors.Is(err, errInjected) }
+func (pl *player) explained(err error) bool {
+	return errors.Is(err, errInjected) || errors.Is(err, faultfs.ErrFull)
+}
 
 // mayFail takes the error of a step: nil, if something was made to fail that explains it.
 func (pl *player) mayFail(s Step, err error) error {

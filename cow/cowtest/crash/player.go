@@ -297,7 +297,9 @@ func (pl *player) step(s Step) error {
 		pl.sched.arm(pl.fault, pl.errno(), true, true)
 		pl.fault = 0
 	}
+	reserve := pl.reserve()
 	err = pl.do(f)
+	pl.promised(s, reserve, err)
 	fired, syncFailed := false, false
 	if pl.sched.armed() {
 		fired, syncFailed = pl.sched.disarm()

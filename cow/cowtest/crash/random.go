@@ -52,6 +52,7 @@ func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step 
 	}
 	if inOrder {
 		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
+		g.add(Step{Verb: "room", Name: "-1"})
 		for _, name := range sortedKeys(g.disks) {
 			// What its open has refused is closed too: whether it has nobody knows.
 			g.add(Step{Verb: "close", Name: name})

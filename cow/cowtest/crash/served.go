@@ -51,7 +51,10 @@ func (pl *player) openDisk(s Step) error {
 			}
 		})
 	}
-	if err := pl.do(work); err != nil {
+	reserve := pl.reserve()
+	err := pl.do(work)
+	pl.promised(s, reserve, err)
+	if err != nil {
 		if pl.refused(s, err) {
 			if pl.ofLockedBase(s, err) {
 				pl.out.count("open, base locked, refused")

@@ -24,6 +24,8 @@ import (
 //	damage DISK cut|bit|empty          its manifest, by no program
 //	lock-base flock|image|writer       another process locks the base, and keeps it locked
 //	unlock-base
+//	room N                             pages that are free on the file system; -1: no limit
+//	check [repair]
 //	mend DISK                          its manifest is put back
 //	remove-damaged DISK
 //	wait                               until nothing is under way

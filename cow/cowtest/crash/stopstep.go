@@ -53,7 +53,9 @@ func (pl *player) stopServed(s Step) error {
 		pl.sched.arm(pl.fault, pl.errno(), true, false)
 		pl.fault = 0
 	}
+	reserve := pl.reserve()
 	err = pl.do(work)
+	pl.promised(s, reserve, err)
 	if errors.Is(err, errStuck) {
 		return err
 	}

@@ -26,7 +26,8 @@ func (f *file) writeCall(off, n int64) Call {
 	c := f.call("write", off, n)
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
-	c.Space = f.p.m.tree.node(f.id).needsSpace(off, n)
+	node := f.p.m.tree.node(f.id)
+	c.Space, c.pages = node.needsSpace(off, n), node.missing(off, n)
 	return c
 }
 
@@ -164,7 +165,7 @@ func (f *file) PunchHole(off, n int64) error {
 		return fault.Err
 	}
 	if n > 0 {
-		m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off))
+		m.giveRoom(f.name, f.id, false, func() { m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off)) })
 		f.changed(&Record{Kind: Punch, Off: off, Len: n})
 	}
 	return fault.Err
@@ -186,7 +187,7 @@ func (f *file) Truncate(n int64) error {
 
 // truncate is Truncate with the machine locked.
 func (f *file) truncate(n int64) {
-	f.p.m.tree.resize(f.id, n)
+	f.p.m.giveRoom(f.name, f.id, false, func() { f.p.m.tree.resize(f.id, n) })
 	f.changed(&Record{Kind: Truncate, Len: n})
 }
 

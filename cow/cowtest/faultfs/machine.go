@@ -22,10 +22,13 @@ type Machine struct {
 	locks  map[inode]map[*file]bool // exclusive?
 	ranges map[inode]map[*file]rangeLock
 	images map[inode]map[*file]vfs.ImageAccess
-	boots  int                // runs of the machine, this one included
-	mounts int                // of its file system, this one included
-	first  inode              // that no file had when this run of the machine began
-	shared map[inode][]uint64 // content of files in memory, as processes see it
+	boots  int   // runs of the machine, this one included
+	mounts int   // of its file system, this one included
+	first  inode // that no file had when this run of the machine began
+	// room is how many pages are free, if roomLimited.
+	room        int64
+	roomLimited bool
+	shared      map[inode][]uint64 // content of files in memory, as processes see it
 }
 
 // rangeLock is a lock on bytes off to end of a file.
