@@ -101,8 +101,8 @@ func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 // mend puts a manifest back that was damaged: all must be there that it names.
 func (pl *player) mend(s Step) error {
 	saved := pl.hurt[s.Name]
-	if saved == nil {
-		return nil
+	if room := pl.m.Room(); saved == nil || room >= 0 && room < 4 {
+		return nil // whoever puts it back needs room for that
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool {
 		d := w.disks[s.Name]

@@ -1,0 +1,32 @@
+package crash
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+)
+
+// A disk that a power cut has left can be removed although the file system is full and there is no reserve: all that is
+// needed for that is durable with the disk.
+func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
+	script, err := Parse(`create vm 32768 4096`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := play(t, &Life{Script: script})
+	d := p.Tape.Play()
+	for _, r := range p.Tape.Records {
+		d.Apply(r)
+	}
+	for _, c := range d.Choices(rand.New(rand.NewPCG(1, 1)), 100, 20) {
+		m := d.Image(c)
+		m.SetRoom(0)
+		s, err := openStore(m.Process(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Remove(context.Background(), "vm"); err != nil {
+			t.Fatalf("keeping %s: %v", c, err)
+		}
+	}
+}
