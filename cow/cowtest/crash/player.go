@@ -238,8 +238,8 @@ func (pl *player) refused(s Step, err error) bool {
 	return pl.mayRefuse(err)
 }
 
-// disturbed reports whether a step before may not have come to its end.
-func (pl *player) disturbed() bool { return pl.kills > 0 || pl.faults > 0 || pl.life.Fault != nil }
+// disturbed reports whether a step before may not have come to its end, or a kill not to its step.
+func (pl *player) disturbed() bool { return pl.kills > 0 || pl.doom > 0 || pl.faults > 0 || pl.life.Fault != nil }
 
 func (pl *player) step(s Step) error {
 	if s.guest() {
