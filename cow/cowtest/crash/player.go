@@ -239,7 +239,9 @@ func (pl *player) refused(s Step, err error) bool {
 }
 
 // disturbed reports whether a step before may not have come to its end, or a kill not to its step.
-func (pl *player) disturbed() bool { return pl.kills > 0 || pl.doom > 0 || pl.faults > 0 || pl.life.Fault != nil }
+func (pl *player) disturbed() bool {
+	return pl.kills > 0 || pl.doom > 0 || pl.faults > 0 || pl.life.Fault != nil
+}
 
 func (pl *player) step(s Step) error {
 	if s.guest() {
