@@ -69,7 +69,7 @@ func observe(m *faultfs.Machine) (*sight, error) {
 	if err := baseUnchanged(m); err != nil {
 		return nil, err
 	}
-	out.strays, err = leftovers(m, s)
+	out.strays, err = leftovers(m, s, len(out.damaged) > 0)
 	return out, err
 }
 
@@ -195,9 +195,10 @@ func readAll(d *cow.Disk) ([]byte, error) {
 }
 
 // leftovers finds what nobody names, once the next command has cleaned up.
-func leftovers(m *faultfs.Machine, s *store.Store) (strays []string, err error) {
+func leftovers(m *faultfs.Machine, s *store.Store, damaged bool) (strays []string, err error) {
 	disks, _ := s.Disks() // without those that are damaged
-	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 {
+	// What a change of a damaged disk has left stays until that one is mended or removed.
+	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 && !damaged {
 		// Opening a disk has cleaned up; without disks some other change does.
 		if len(disks) > 0 {
 			return nil, fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
