@@ -3,6 +3,8 @@ package crash
 import (
 	"context"
 	"math/rand/v2"
+	"os"
+	"path"
 	"testing"
 )
 
@@ -28,5 +30,33 @@ func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
 		if _, err := s.Remove(context.Background(), "vm"); err != nil {
 			t.Fatalf("keeping %s: %v", c, err)
 		}
+	}
+}
+
+// Nor does the removal of a damaged disk need room, also where a power cut has taken what the references are known by.
+func TestRemovalOfDamagedNeedsNoRoom(t *testing.T) {
+	script, err := Parse(`create vm 32768 4096`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := play(t, &Life{Script: script}).Machine
+	p := m.Process(nil)
+	f, err := p.OpenFile(manifestPath("vm"), os.O_RDWR, 0)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		err = p.Remove(path.Join(storeDir, "refs", "stamp"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.SetRoom(0)
+	s, err := openStore(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.RemoveDamaged(context.Background(), "vm"); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/layer"
 )
 
 // How long a process that is to end waits for space, and how often it looks (cmd/cowblk).
@@ -77,7 +78,7 @@ func (pl *player) stopServed(s Step) error {
 		if pl.unwritten(s.Name) {
 			pl.breaks(fmt.Errorf("%s succeeded, and the disk is said to be not written", s))
 		}
-	case v.failed:
+	case v.failed, lostSync && errors.Is(err, layer.ErrSyncFailed): // the first error went with the flush
 		return nil
 	case cow.NoSpace(err) && pl.explained(err):
 		if !keeps {
