@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 
 	"cowblk/cow/cowtest/faultfs"
@@ -119,7 +120,7 @@ func (g *generator) littleRoom(name string, d *planned) {
 			if len(o.tags) > 0 {
 				i := g.rng.IntN(len(o.tags))
 				g.add(Step{Verb: "rollback", Name: other, Arg: o.tags[i]})
-				// Later tags may be there still, and are not used.
+				o.tags = slices.Clone(o.tags[:i+1]) // later ones may be there still, and are not used
 			}
 		case 1:
 			if len(g.disks) > 1 {
