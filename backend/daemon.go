@@ -25,6 +25,7 @@ type Daemon struct {
 	sums      *sums
 	cpus      processors
 	stop      context.CancelFunc // set by Run
+	serving   context.Context    // set by Run: done when the exports have ended; nil before
 
 	promoting  sync.Mutex     // one promotion at a time
 	background sync.WaitGroup // goroutines that Run waits for
@@ -92,6 +93,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // of what goes on as long as the exports do
 	defer end()
+	d.mu.Lock()
+	d.serving = aside
+	d.mu.Unlock()
 	d.hooks.start()
 	defer d.hooks.stop() // last: a promotion may need it until it ends
 	if d.control != nil {

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -239,13 +240,16 @@ func (c *cut) make() error {
 	return nil
 }
 
-// watchSeals tells when the former heads are sealed. One goroutine a promotion,
-// ended by the disks themselves: Close waits for their sealing.
+// watchSeals tells when the former heads are sealed. One goroutine a promotion, which ends with the exports at the
+// latest: a former head that cannot be sealed is tried again until its disk is closed, and that is after Run.
 func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag string) {
+	d.mu.Lock()
+	ctx := cmp.Or(d.serving, context.Background())
+	d.mu.Unlock()
 	for i, p := range promotions {
 		name := exports[i].dev.name
 		d.background.Go(func() {
-			if err := p.Sealed(); err != nil {
+			if err := p.Sealed(ctx); err != nil {
 				d.log.Error("a former head is not sealed; the next start does it", "disk", name, "tag", tag, "err", err)
 				return
 			}

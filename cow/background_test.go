@@ -302,7 +302,7 @@ func TestSealIsRetried(t *testing.T) {
 			if !errors.Is(p.Err(), syscall.ENOSPC) {
 				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
 			}
-			if err := p.Sealed(); err != nil {
+			if err := p.Sealed(t.Context()); err != nil {
 				t.Errorf("change %d of the map failed once: %v", n, err)
 			}
 			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})

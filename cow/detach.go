@@ -25,7 +25,7 @@ func (d *Disk) Detach() (detached bool, err error) {
 			return false, fmt.Errorf("detach disk: %w", err)
 		}
 	}
-	closeErr, err := d.beginClose()
+	closeErr, err := d.beginShutdown()
 	if err != nil {
 		return false, err
 	}

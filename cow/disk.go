@@ -122,7 +122,7 @@ func (d *Disk) Stats() Stats {
 // file. All channels must be closed and no Swap under way: with ErrInFlight or ErrPromoting nothing
 // happens. After any other error the disk is closed nevertheless.
 func (d *Disk) Close() error {
-	closeErr, err := d.beginClose()
+	closeErr, err := d.beginShutdown()
 	if err != nil {
 		return err
 	}
@@ -142,9 +142,13 @@ func (d *Disk) Close() error {
 // Finish is the last flush before Close. It may use all of the reserved space, see
 // Options.OnNoSpace, and may be repeated. It does nothing on a read-only disk.
 func (d *Disk) Finish() error {
-	d.closing.Store(true)
+	d.BeginClose()
 	return d.Flush()
 }
+
+// BeginClose lets all flushes from now on use the reserved space, as Finish does, for a caller that
+// flushes through a channel of its own.
+func (d *Disk) BeginClose() { d.closing.Store(true) }
 
 // KeepsUnflushed reports whether the next Open in this run of the kernel finds everything that
 // guests have written, flushed or not, if this process ends without writing the map. It does with a
@@ -154,9 +158,9 @@ func (d *Disk) KeepsUnflushed() bool {
 	return b == nil || b.Shared() || !d.loseUnflushed
 }
 
-// beginClose refuses new work and waits for all goroutines but the flusher. After err nothing has
+// beginShutdown refuses new work and waits for all goroutines but the flusher. After err nothing has
 // happened; closeErr is what failed later.
-func (d *Disk) beginClose() (closeErr, err error) {
+func (d *Disk) beginShutdown() (closeErr, err error) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -145,10 +146,20 @@ func (p *Promotion) Done() <-chan struct{} { return p.done }
 func (p *Promotion) Err() error { return p.err }
 
 // Sealed waits until the former head is sealed, after any number of attempts. An error means that
-// the disk has failed or was closed before, or that the promotion was cancelled.
-func (p *Promotion) Sealed() error {
-	<-p.sealEnded
-	return p.sealErr
+// the disk has failed or was closed before, that the promotion was cancelled, or that ctx is done:
+// then it wraps the error of the last attempt, if one has failed.
+func (p *Promotion) Sealed(ctx context.Context) error {
+	select {
+	case <-p.sealEnded:
+		return p.sealErr
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		return errors.Join(ctx.Err(), p.err)
+	default:
+		return ctx.Err()
+	}
 }
 
 // Swap swaps the heads of all the given promotions, prepared on different disks, at one instant: if

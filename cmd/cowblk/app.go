@@ -68,7 +68,7 @@ func terminalWidth(stream any) int {
 }
 
 // run executes one command line and returns the process's exit code. SIGINT, SIGTERM and SIGHUP cancel the command's
-// context: the command undoes what it has half done. A second signal ends the process at once.
+// context: the command undoes what it has half done. A second signal, a second later or more, ends the process at once.
 func run(args []string, a *app) int {
 	ctx, stop := untilSignal(context.Background())
 	defer stop()

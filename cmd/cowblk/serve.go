@@ -45,7 +45,8 @@ func newServe(a *app) *cobra.Command {
 		Use:   "serve NAME... | --blk-file FILE",
 		Short: "Serve disks to QEMU over vhost-user-blk, in the foreground",
 		Long: `Serve disks to QEMU over vhost-user-blk, one socket a disk, until SIGTERM or Ctrl-C: then every
-request under way is completed and the disks are closed. Several disks share the process.
+request under way is completed and the disks are closed; another signal, a second later or after that, ends the
+process at once. Several disks share the process.
 
 A socket is made when its disk is open and ready, in the store's run directory ("cowblk info NAME"
 shows where), with mode 0600. QEMU started by libvirt runs as another user: give that user's group

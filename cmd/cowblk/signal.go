@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // signalError is the cause of a context that a signal has ended.
@@ -12,10 +14,15 @@ type signalError struct{ syscall.Signal }
 
 func (e signalError) Error() string { return "interrupted by " + e.Signal.String() }
 
-// untilSignal is a context that SIGINT, SIGTERM and SIGHUP end; the second of them ends the process. SIGHUP counts
-// unless it was ignored when the process began (nohup). One goroutine, which ends with stop.
+// signalGrace is how long after the first signal others count as the same one: timeout(1) and terminals send one to a
+// process and to its group.
+const signalGrace = time.Second
+
+// untilSignal is a context that SIGINT, SIGTERM and SIGHUP end; another one, after signalGrace, ends the process. SIGHUP
+// counts unless it was ignored when the process began (nohup). One goroutine, which ends with stop.
 func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
+	stopped := make(chan struct{})
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
@@ -27,8 +34,13 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 		select {
 		case s := <-got:
 			cancel(signalError{s.(syscall.Signal)})
-		case <-ctx.Done():
+		case <-stopped:
+			return
+		}
+		select { // what comes meanwhile is not looked at
+		case <-time.After(signalGrace):
+		case <-stopped:
 		}
 	}()
-	return ctx, func() { cancel(context.Canceled) }
+	return ctx, sync.OnceFunc(func() { close(stopped); cancel(context.Canceled) })
 }

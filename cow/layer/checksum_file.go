@@ -144,7 +144,7 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 // exist.
 func createChecksumFile(fsys vfs.FS, path string) (vfs.File, error) {
 	dir := filepath.Dir(path)
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -102,6 +102,9 @@ func (l *Layer) open(o OpenParams) error {
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
+	if err := l.growData(); err != nil {
+		return err
+	}
 	return l.markOpen(o.SharedDir)
 }
 

@@ -16,6 +16,16 @@ func (l *Layer) attachShared(s *sharedMap) {
 	runtime.AddCleanup(l.bitmap, func(mem *vfs.Shared) { _ = mem.Close() }, s.mem)
 }
 
+// growData makes the data file as long as the disk. A set bit over a hole is a block of zeros, for
+// which no data is written; beyond the end of the file it would be damage.
+func (l *Layer) growData() error {
+	id, err := l.data.Identity()
+	if err != nil || id.Block || id.Size >= l.header.DataOffset+l.header.Size {
+		return err
+	}
+	return growDurably(l.data, l.header.DataOffset+l.header.Size)
+}
+
 // markOpen records in the header, durably, that the head is open, and where the bits are that are
 // not in the map.
 func (l *Layer) markOpen(dir string) error {

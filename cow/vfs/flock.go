@@ -29,9 +29,9 @@ type Restricter interface {
 	Restrict(perm fs.FileMode) error
 }
 
-// HostFS is an FS that knows other processes and users, and the free space.
+// HostFS is an FS that knows other processes and users, and the free space (SpaceFS).
 type HostFS interface {
-	FS
+	SpaceFS
 	// FlockHolders returns the processes that hold locks of whole files (flock). Processes of other
 	// PID namespaces are missing, and the kernel may leave a process out while others come and go.
 	FlockHolders() (FlockHolders, error)
@@ -41,6 +41,11 @@ type HostFS interface {
 	// Writable returns nil if this process may create files in the directory dir, else the reason:
 	// fs.ErrPermission, unix.EROFS, fs.ErrNotExist.
 	Writable(dir string) error
+}
+
+// SpaceFS is an FS that knows the free space.
+type SpaceFS interface {
+	FS
 	// Free returns the space on the file system of dir, in bytes, that this user may use.
 	Free(dir string) (int64, error)
 }
@@ -192,7 +197,7 @@ func (OS) Writable(dir string) error {
 	return nil
 }
 
-// Free implements HostFS.
+// Free implements SpaceFS.
 func (OS) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

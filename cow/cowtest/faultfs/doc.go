@@ -32,5 +32,5 @@
 // reached the device nevertheless. The rest is lost but stays readable, as in Linux, where the
 // pages are clean afterwards: the next sync succeeds and proves nothing.
 //
-// Flip inverts single bits.
+// SetFreePages limits the free space of the file system. Flip inverts single bits.
 package faultfs
