@@ -24,10 +24,10 @@ type Machine struct {
 	boots  int   // runs of the machine, this one included
 	mounts int   // of its file system, this one included
 	first  inode // first inode number that was free when this run of the machine began
-	// freePages is the number of free pages, if roomLimited.
-	freePages        int64
+	// freePages is the number of free pages, if spaceLimited.
+	freePages    int64
 	spaceLimited bool
-	shared      map[inode][]uint64 // content of files in memory, as processes see it
+	shared       map[inode][]uint64 // content of files in memory, as processes see it
 }
 
 // rangeLock is a lock on bytes off to end of a file.
