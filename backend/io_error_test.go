@@ -23,7 +23,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
 		v.dev.Observe(Observer{IOError: func(IOErrorEvent) { events.Add(1) }})
 	})
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "pwritev" {
 			return unix.EIO
 		}

@@ -27,7 +27,7 @@ type full struct {
 func serveFull(t *testing.T) *full {
 	x := &cowtest.Intercept{FS: vfs.OS{}}
 	s := &full{served: serveOn(t, DeviceOptions{}, x)}
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if err := s.err.Load(); err != nil && (c.Op == "pwritev" || c.Op == "punch") {
 			return *err
 		}

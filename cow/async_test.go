@@ -25,7 +25,7 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 	}
 	t.Cleanup(func() {
 		for ch.InFlight() > 0 {
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -37,8 +37,8 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 	return ch
 }
 
-// forget drops a file's pages from the page cache.
-func forget(t testing.TB, name string) {
+// dropCache drops a file's pages from the page cache.
+func dropCache(t testing.TB, name string) {
 	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
@@ -53,13 +53,12 @@ func forget(t testing.TB, name string) {
 	}
 }
 
-// A request that waits does not keep the ones behind it waiting: not a cold read,
-// not a copy-up of a cold block, not a first write of a block that another is
-// about to own, not a discard.
-func TestNothingWaitsBehindWhatWaits(t *testing.T) {
+// A request that blocks does not delay the requests behind it: not a cold read, not a copy-up of a
+// cold block, not a first write of a block that another request is about to own, not a discard.
+func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		call string // held back
+		call string // call that is blocked
 		file string
 		req  cow.Request
 	}{
@@ -82,19 +81,19 @@ func TestNothingWaitsBehindWhatWaits(t *testing.T) {
 				t.Fatalf("expected the hot read alone, found %d requests, error %v", len(out), hot.Err)
 			}
 			held.open()
-			if err := await(ch, 1); err != nil || tt.req.Err != nil {
+			if err := waitCompletions(ch, 1); err != nil || tt.req.Err != nil {
 				t.Fatal(err, tt.req.Err)
 			}
 		})
 	}
 }
 
-// First writes of one block from two channels, one of them held in its copy-up:
-// the other channel goes on, and both writes are there in the end.
+// First writes of one block from two channels, one of them blocked in its copy-up: the other
+// channel goes on, and both writes take effect.
 func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	held := setTrap(t, x, "preadv", "base")
-	first := beginWrite(rig.Disk, 1, 0, 512)
+	first := startWrite(rig.Disk, 1, 0, 512)
 	<-held.caught
 	ch := asyncChannel(t, rig.Disk)
 	second := cow.Request{Op: cow.OpWrite, Offset: 1024, Length: 512, Data: [][]byte{fill(2, 512)}}
@@ -106,7 +105,7 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	}
 	held.open()
 	finished(t, first)
-	if err := await(ch, 1); err != nil || second.Err != nil {
+	if err := waitCompletions(ch, 1); err != nil || second.Err != nil {
 		t.Fatal(err, second.Err)
 	}
 	want(t, rig.Disk, 1, 0, 512)
@@ -114,8 +113,8 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	want(t, rig.Disk, 3, 65536, 4096)
 }
 
-// Cold reads go through the engine, many at once, over every layer, with requests
-// that are cut into many pieces; a promotion seals while they are under way.
+// Cold reads go through the engine, many at once, over every layer, with requests split into many
+// pieces; a promotion seals meanwhile.
 func TestColdReads(t *testing.T) {
 	for _, direct := range []bool{false, true} {
 		t.Run(map[bool]string{false: "buffered", true: "direct"}[direct], func(t *testing.T) {
@@ -147,9 +146,9 @@ func TestColdReads(t *testing.T) {
 			}
 			ch := asyncChannel(t, rig.Disk)
 			for round := range 5 {
-				forget(t, rig.Spec.Base.Path)
+				dropCache(t, rig.Spec.Base.Path)
 				for _, l := range rig.Spec.Layers {
-					forget(t, l.Data)
+					dropCache(t, l.Data)
 				}
 				const n = 300 // more than the engine takes at once
 				reqs := make([]cow.Request, n)
@@ -166,7 +165,7 @@ func TestColdReads(t *testing.T) {
 				if round == 2 {
 					p = promote(t, rig)
 				}
-				if err := await(ch, n); err != nil {
+				if err := waitCompletions(ch, n); err != nil {
 					t.Fatal(err)
 				}
 				for i := range reqs {
@@ -184,16 +183,16 @@ func TestColdReads(t *testing.T) {
 	}
 }
 
-// TestModelAsync is TestModel on asynchronous channels, with direct I/O half of
-// the time, while the page cache forgets the files again and again.
+// TestModelAsync is TestModel on asynchronous channels, half of the time with direct I/O, while the
+// page cache is dropped repeatedly.
 func TestModelAsync(t *testing.T) {
 	total := envInt(t, "COWBLK_MODEL_OPS", 24_000)
 	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for ops, lives := 0, 0; ops < total; lives++ {
-		l := newLife(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
-		l.async, l.direct, l.forget = true, rng.IntN(2) == 0, true
-		n, err := l.live()
+		l := newModelRun(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
+		l.async, l.direct, l.dropCaches = true, rng.IntN(2) == 0, true
+		n, err := l.run()
 		if err != nil {
 			t.Fatalf("seed %d, life %d, direct %v: %v", seed, lives, l.direct, err)
 		}

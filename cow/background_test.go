@@ -22,7 +22,7 @@ import (
 type background struct {
 	*cowtest.Rig
 	x      *cowtest.Intercept
-	log    bytes.Buffer // read while nothing is under way
+	log    bytes.Buffer // read only while nothing runs
 	events atomic.Int32
 }
 
@@ -41,7 +41,7 @@ func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *backgrou
 		}
 		b.open(t, interval)
 		f(t, b)
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if err := b.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
 			t.Error(err)
 		}
@@ -61,7 +61,7 @@ func (b *background) open(t *testing.T, interval time.Duration) {
 	}
 }
 
-// rounds lets time pass and returns how many flush rounds there were in it.
+// rounds lets time pass and returns the number of flush rounds meanwhile.
 func (b *background) rounds(d time.Duration) uint64 {
 	before := b.Disk.Stats().FlushRounds
 	time.Sleep(d)
@@ -69,8 +69,8 @@ func (b *background) rounds(d time.Duration) uint64 {
 	return b.Disk.Stats().FlushRounds - before
 }
 
-// What a guest has written, discarded or made zero is durable, data and bit, after the interval and not before, without
-// a flush; one round does for all, and afterwards the disk is at rest.
+// Writes, discards and write-zeroes become durable, data and bit, after the interval and not
+// before, without a flush of the guest. One round covers all; afterwards the disk is idle.
 func TestBackgroundFlush(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		for _, async := range []bool{false, true} {
@@ -86,7 +86,7 @@ func TestBackgroundFlush(t *testing.T) {
 				for i := range int64(3) {
 					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
 					ch.Submit(r)
-					if err := errors.Join(await(ch, 1), r.Err); err != nil {
+					if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -107,8 +107,8 @@ func TestBackgroundFlush(t *testing.T) {
 	}
 }
 
-// Nothing to flush, nothing happens: after the opening, after reads, and after a flush of the guest's, which stops the
-// timer that the write before it had started.
+// There is no round without unflushed writes: after the open, after reads, and after a flush of the
+// guest, which stops the timer that the write before it had started.
 func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
 		if n := b.rounds(time.Hour); n != 0 {
@@ -135,12 +135,12 @@ func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	})
 }
 
-// A write during a round is for the next one, and so is one whose channel has been closed since.
+// The next round covers a write during a round, also if its channel was closed since.
 func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		var during sync.Once
-		b.x.Before(func(c cowtest.Call) error {
+		b.x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
 					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
@@ -163,7 +163,7 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	})
 }
 
-// Whatever the map's file says against being written, the round is repeated until it succeeds, and said once.
+// The round is repeated until it succeeds, whatever the error of the map's write, and logged once.
 func TestBackgroundFlushWithoutSpace(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		full := func(c cowtest.Call) error {
@@ -174,7 +174,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 		}
 		for shortage := 1; shortage <= 2; shortage++ {
 			block := int64(shortage)
-			b.x.Before(full)
+			b.x.OnCall(full)
 			write(t, b.Disk, 'a', block*4096, 4096)
 			if n := b.rounds(10 * time.Minute); n != 10 || b.Disk.Stats().Failed != nil {
 				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
@@ -182,7 +182,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			if n := strings.Count(b.log.String(), "a background flush failed"); n != shortage {
 				t.Errorf("expected %d lines about %d shortages, found %d:\n%s", shortage, shortage, n, &b.log)
 			}
-			b.x.Before(nil)
+			b.x.OnCall(nil)
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
 				t.Errorf("with space again: %d rounds, bit %v", n, bit(t, b.Rig, 0, block))
 			}
@@ -190,24 +190,24 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 				t.Errorf("%d rounds afterwards", n)
 			}
 		}
-		// A flush of the guest's that fails leaves bits behind, too.
-		b.x.Before(full)
+		// A failed flush of the guest leaves dirty bits too.
+		b.x.OnCall(full)
 		write(t, b.Disk, 'a', 3*4096, 4096)
 		if err := b.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("flush: %v", err)
 		}
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 3) {
 			t.Errorf("after a failed flush: %d rounds, bit %v", n, bit(t, b.Rig, 0, 3))
 		}
 	})
 }
 
-// A sync that fails in the background is as final as any, and there is no further round.
+// A failed background sync is final, and no further round runs.
 func TestBackgroundFlushFailure(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		b.x.Before(func(c cowtest.Call) error {
+		b.x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" {
 				return syscall.EIO
 			}
@@ -216,7 +216,7 @@ func TestBackgroundFlushFailure(t *testing.T) {
 		if n := b.rounds(time.Minute); n != 1 || b.events.Load() != 1 || !errors.Is(b.Disk.Stats().Failed, syscall.EIO) {
 			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
 		}
-		b.x.Before(nil)
+		b.x.OnCall(nil)
 		if _, err := b.Disk.WriteAt(fill('b', 512), 0); !errors.Is(err, cow.ErrFailed) {
 			t.Errorf("write: expected ErrFailed, found %v", err)
 		}
@@ -229,8 +229,8 @@ func TestBackgroundFlushFailure(t *testing.T) {
 	})
 }
 
-// What a process has left that was killed, or has handed the disk over, is flushed too.
-func TestBackgroundFlushOfWhatWasInherited(t *testing.T) {
+// Unflushed writes of a process that was killed or has detached are flushed too.
+func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		if _, err := b.Disk.Detach(); err != nil {
@@ -246,8 +246,8 @@ func TestBackgroundFlushOfWhatWasInherited(t *testing.T) {
 	})
 }
 
-// A disk that is closed, or left, while its timer runs has none afterwards: the bubble would wait for it, and the timer
-// would use a notifier that is closed.
+// A disk that is closed or detached while its timer runs has no timer afterwards: the bubble would
+// wait for it, and it would use a closed notifier.
 func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
 		for range 10 {
@@ -262,7 +262,7 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 	})
 }
 
-// A negative interval switches it off.
+// A negative interval disables background flushes.
 func TestNoBackgroundFlush(t *testing.T) {
 	inBubble(t, -1, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
@@ -277,15 +277,15 @@ func TestNoBackgroundFlush(t *testing.T) {
 	}
 }
 
-// A former head that could not be sealed, at whichever change of its map, is sealed a
-// little later: disks that lie on it can be opened, while this one is still served.
-func TestSealIsTriedAgain(t *testing.T) {
+// A former head that could not be sealed, at any change of its map, is sealed a little later: disks
+// on it can be opened while this one is still served.
+func TestSealIsRetried(t *testing.T) {
 	for n := int32(1); ; n++ {
 		failed := false
 		inBubble(t, time.Hour, func(t *testing.T, b *background) {
 			write(t, b.Disk, 'a', 0, 4096)
 			var changes atomic.Int32
-			b.x.Before(func(c cowtest.Call) error {
+			b.x.OnCall(func(c cowtest.Call) error {
 				if (c.Op == "writeat" || c.Op == "pwritev") && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
 					return syscall.ENOSPC
 				}
@@ -302,7 +302,7 @@ func TestSealIsTriedAgain(t *testing.T) {
 			if !errors.Is(p.Err(), syscall.ENOSPC) {
 				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
 			}
-			if err := p.Sealed(); err != nil {
+			if err := p.Sealed(t.Context()); err != nil {
 				t.Errorf("change %d of the map failed once: %v", n, err)
 			}
 			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})

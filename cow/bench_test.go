@@ -17,8 +17,8 @@ const (
 	benchBlock = 4096
 )
 
-// benchStack is a disk of some depth of which every block belongs to the oldest
-// layer; the head owns nothing.
+// benchStack returns a disk of some depth with every block owned by the oldest layer; the head owns
+// nothing.
 func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	b.Helper()
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
@@ -44,9 +44,9 @@ func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	return rig
 }
 
-// BenchmarkRead, BenchmarkOverwrite and BenchmarkFirstWrite do random 4 KiB
-// requests on one channel, one at a time, on stacks of several depths.
-// BenchmarkFile is what to compare with: the same calls on a plain file.
+// BenchmarkRead, BenchmarkOverwrite and BenchmarkFirstWrite do random 4 KiB requests on one
+// channel, one at a time, on stacks of several depths. BenchmarkFile is the reference: the same
+// calls on a plain file.
 func BenchmarkRead(b *testing.B) {
 	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) { benchRequests(b, rig, cow.OpRead) })
 }
@@ -91,7 +91,7 @@ func BenchmarkFirstWrite(b *testing.B) {
 	})
 }
 
-// carryOut is one request, waited for without sleeping.
+// carryOut performs one request and polls for its completion.
 func carryOut(b *testing.B, ch *cow.Channel, r *cow.Request, out []*cow.Request) {
 	ch.Submit(r)
 	for out = ch.Completed(out[:0]); len(out) == 0; out = ch.Completed(out[:0]) {
@@ -149,8 +149,8 @@ func BenchmarkFile(b *testing.B) {
 	}
 }
 
-// BenchmarkPromote is the time of the cut itself, without the making of the new
-// head's files and without the seal.
+// BenchmarkPromote measures the swap, without the creation of the new head's files and without the
+// seal.
 func BenchmarkPromote(b *testing.B) {
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
 	if err != nil {
@@ -177,7 +177,7 @@ func BenchmarkPromote(b *testing.B) {
 	}
 }
 
-// BenchmarkFlush is an overwrite and the flush of it: what a guest pays that syncs each write.
+// BenchmarkFlush measures an overwrite and its flush: the cost for a guest that syncs each write.
 func BenchmarkFlush(b *testing.B) {
 	rig := benchStack(b, 0)
 	ch := asyncChannel(b, rig.Disk)

@@ -11,46 +11,43 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Channel is one queue's way into a disk: it carries requests from Submit to
-// Completed and owns everything that a request needs on the way, so that none
-// allocates. It is not for concurrent use; any number of channels work on one
-// disk at once.
+// Channel is one queue's way into a disk: it carries requests from Submit to Completed and owns all
+// buffers that a request needs, so that requests do not allocate. It is not for concurrent use; any
+// number of channels work on one disk at once.
 //
-// A channel is synchronous or asynchronous. What would wait for a device or for
-// another request is waited for in the one's Submit; the other hands it to an
-// I/O engine (reads, and direct overwrites) or to the disk's crew (the rest), so
-// that what can be served at once never stands behind it.
+// A request that would wait for a device or for another request blocks in Submit of a synchronous
+// channel. An asynchronous one hands it to an I/O engine (reads, and direct overwrites) or to the
+// disk's thread pool (the rest), so that no other request waits behind it.
 type Channel struct {
-	pins  pins
-	disk  *Disk
-	async bool
-	dirty atomic.Bool // a write has completed since the last round began: see background.go
+	pins      pins
+	disk      *Disk
+	async     bool
+	unflushed atomic.Bool // a write has completed since the last round began: see background.go
 
 	inFlight int         // submitted, not yet returned by Completed
 	done     requestList // completed on the caller's thread
 
-	iov    []vfs.Iovec
-	cur    cursor
-	before []byte    // content of an edge block ahead of a partial write
-	after  []byte    // and behind it
-	zeros  [1][]byte // scatter list for the edges of a write-zeroes
-	part   [1][]byte // and for what a copy-up reads
-	unit   []byte    // a unit of a sealed layer's data, see verify
-	sums   []byte    // and what its table says
-	claim  *claim
-	unkept bool // the request being performed has set bits that would die with this process
+	iov         []vfs.Iovec
+	cur         cursor
+	leading     []byte    // content of an edge block ahead of a partial write
+	trailing    []byte    // and behind it
+	zeros       [1][]byte // scatter list for the edges of a write-zeroes
+	scatter     [1][]byte // scatter list of a copy-up
+	unitBuf     []byte    // one unit of a sealed layer's data, see verify
+	checksums   []byte    // the units' checksums, from the layer's table
+	claim       *claim
+	setUnshared bool // the current request has set bits that no shared map has
 
-	later  later // of an asynchronous channel
-	remote remoteList
+	asyncIO     asyncIO // of an asynchronous channel
+	completions completionQueue
 }
 
-// NewChannel adds a synchronous channel to the disk. Close it when its last
-// request has been returned.
+// NewChannel adds a synchronous channel to the disk. Close it after Completed has returned its last
+// request.
 func (d *Disk) NewChannel() (*Channel, error) { return d.openChannel(false) }
 
-// NewAsyncChannel adds an asynchronous channel to the disk. Submit and Completed
-// must always be called from one goroutine locked to its thread, for a thread is
-// what the kernel's I/O engine belongs to.
+// NewAsyncChannel adds an asynchronous channel to the disk. Call Submit and Completed from one
+// goroutine that is locked to its thread: the kernel's I/O engine belongs to a thread.
 func (d *Disk) NewAsyncChannel() (*Channel, error) { return d.openChannel(true) }
 
 func (d *Disk) openChannel(async bool) (*Channel, error) {
@@ -69,29 +66,28 @@ func (d *Disk) openChannel(async bool) (*Channel, error) {
 
 func (d *Disk) makeChannel(fd int) *Channel {
 	c := &Channel{
-		disk:   d,
-		iov:    make([]vfs.Iovec, 0, vfs.MaxIovecs),
-		before: make([]byte, d.blockSize),
-		after:  make([]byte, d.blockSize),
-		unit:   make([]byte, layer.MaxSumUnit),
-		sums:   make([]byte, sumBytes),
-		claim:  newClaim(),
+		disk:      d,
+		iov:       make([]vfs.Iovec, 0, vfs.MaxIovecs),
+		leading:   make([]byte, d.blockSize),
+		trailing:  make([]byte, d.blockSize),
+		unitBuf:   make([]byte, layer.MaxChecksumUnit),
+		checksums: make([]byte, checksumBatch),
+		claim:     newClaim(),
 	}
-	c.remote.fd = fd
+	c.completions.fd = fd
 	return c
 }
 
-// Submit starts r. What needs no waiting is done here and now, on the caller's
-// thread: positional I/O into the page cache is faster than any hand-over.
-// Flushes never are: they run on the disk's flusher. Either way the outcome is in
-// r.Err once Completed has returned r.
+// Submit starts r. What needs no waiting is done at once, on the caller's thread: positional I/O
+// into the page cache is faster than any hand-over. Flushes run on the disk's flusher. In either
+// case r.Err is valid once Completed has returned r.
 func (c *Channel) Submit(r *Request) {
-	r.ahead.view = 0
+	r.prefetched.view = 0
 	c.submit(r)
 }
 
 func (c *Channel) submit(r *Request) {
-	r.ch, r.next, r.Err, r.pending, r.again, r.unkept = c, nil, nil, 0, false, false
+	r.ch, r.next, r.Err, r.pending, r.retryBlocking, r.mustFlush = c, nil, nil, 0, false, false
 	c.inFlight++
 	if r.Op == OpFlush && !c.disk.ReadOnly() {
 		c.disk.flusher.add(r)
@@ -99,42 +95,41 @@ func (c *Channel) submit(r *Request) {
 	}
 	err := c.perform(r)
 	switch {
-	case r.pending > 0: // its last operation ends it
+	case r.pending > 0: // endOperation completes it
 		r.fail(err)
 	case err == errWouldWait:
-		c.disk.crew.add(r)
+		c.disk.threadPool.add(r)
 	default:
 		r.Err = err
 		c.finish(r)
 	}
 }
 
-// perform carries r out, as far as it does not go on asynchronously: see
-// Request.pending. errWouldWait, from an asynchronous channel only: nothing has
-// happened that would be wrong to happen again.
+// perform carries out r, as far as it does not continue asynchronously (see Request.pending).
+// errWouldWait, on an asynchronous channel only: r must be performed again by a thread that may
+// block, which is harmless.
 //
-// A fault on the caller's memory, which may be a guest's and have lost its
-// backing, fails the request where it has been copied to or from here; the
-// kernel's own copies answer EFAULT.
+// Memory of the caller, such as a guest's, may have lost its backing: a fault in a copy here fails
+// the request; the kernel's own copies return EFAULT.
 func (c *Channel) perform(r *Request) (err error) {
 	defer faulted(&err)
 	switch r.Op {
 	case OpRead:
 		return c.read(r)
 	case OpWrite, OpDiscard, OpWriteZeroes:
-		c.unkept = false
+		c.setUnshared = false
 		err = c.modify(r)
-		// Also if it is performed once more: it will not set those bits again then.
-		// What it has overwritten may be a block whose bit dies with this process.
-		r.unkept = r.unkept || c.unkept || c.disk.unkept.any()
+		// A request that is performed again does not set those bits again, so the flag stays. An
+		// overwritten block may be one whose bit no shared map has.
+		r.mustFlush = r.mustFlush || c.setUnshared || c.disk.unshared.any()
 		return err
-	case OpFlush: // of a disk that has nothing to flush
+	case OpFlush: // read-only: nothing to flush
 		return nil
 	}
 	return fmt.Errorf("%w: %d", ErrOp, r.Op)
 }
 
-// faulted, deferred, makes an error of a fault on memory.
+// faulted is deferred and turns a fault on memory into an error.
 func faulted(err *error) {
 	if p := recover(); p != nil {
 		f, ok := p.(interface{ Addr() uintptr })
@@ -145,7 +140,7 @@ func faulted(err *error) {
 	}
 }
 
-// finish completes r, performed, on the channel's own thread.
+// finish completes r on the channel's own thread.
 func (c *Channel) finish(r *Request) {
 	if r.waitsForFlush() {
 		c.disk.flusher.add(r)
@@ -154,21 +149,19 @@ func (c *Channel) finish(r *Request) {
 	c.done.push(r)
 }
 
-// Completed appends the requests that have completed since the last call to
-// dst, as far as dst's capacity goes (at least one when there is one and dst
-// has no room at all), and takes back the eventfd's signal. Call it again while
-// it fills dst: there may be more, and they do not signal any more.
+// Completed appends to dst the requests that have completed since the last call, up to dst's
+// capacity (at least one if dst has no room), and resets the eventfd. If it has filled dst, call it
+// again: there may be more, for which the eventfd is not signalled again.
 //
-// It is also where an asynchronous channel's I/O reaches the kernel: many
-// requests in one call.
+// It also submits the channel's asynchronous I/O to the kernel, many operations in one call.
 func (c *Channel) Completed(dst []*Request) []*Request {
-	if c.later.active > 0 {
+	if c.asyncIO.active > 0 {
 		c.reap()
 	}
-	// Armed without a request: its signal came after it had been taken, and may have
-	// been read with the channel's FD. The next one would not signal.
-	if c.remote.head.Load() != nil || c.remote.armed.Load() {
-		c.remote.drainTo(&c.done)
+	// Signalled without a request: the eventfd was written after its request had been taken, and
+	// may have been read by the user of FD. Without drainTo the next completion would not write it.
+	if c.completions.head.Load() != nil || c.completions.signalled.Load() {
+		c.completions.drainTo(&c.done)
 	}
 	for c.done.head != nil {
 		dst = append(dst, c.done.pop())
@@ -180,17 +173,16 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	return dst
 }
 
-// FD is an eventfd that becomes readable when completions arrive that Submit has
-// not made itself. Completed resets it, but for the signals of the I/O engine:
-// read it yourself, without blocking, before you call Completed, or you may find
-// it readable for nothing. It belongs to the channel.
-func (c *Channel) FD() int { return c.remote.fd }
+// FD returns an eventfd that becomes readable when completions arrive that Submit has not made
+// itself. Completed resets it, except for signals of the I/O engine: read it, without blocking,
+// before Completed, or it may stay readable for nothing. It belongs to the channel.
+func (c *Channel) FD() int { return c.completions.fd }
 
-// InFlight is the number of requests submitted and not yet returned by Completed.
+// InFlight returns the number of requests submitted and not yet returned by Completed.
 func (c *Channel) InFlight() int { return c.inFlight }
 
-// Close removes the channel from its disk. ErrInFlight if requests have not
-// been collected yet.
+// Close removes the channel from its disk. ErrInFlight: Completed has not returned all requests
+// yet.
 func (c *Channel) Close() error {
 	if c.inFlight > 0 {
 		return fmt.Errorf("close channel: %d requests: %w", c.inFlight, ErrInFlight)
@@ -198,5 +190,5 @@ func (c *Channel) Close() error {
 	if !c.disk.dropChannel(c, 1) {
 		return nil // closed before
 	}
-	return errors.Join(c.later.close(), c.remote.close())
+	return errors.Join(c.asyncIO.close(), c.completions.close())
 }

@@ -2,92 +2,90 @@ package cow
 
 import "sync/atomic"
 
-// firstWrite writes n bytes from the cursor to a run of blocks that the head
-// did not own when its caller looked.
-func (c *Channel) firstWrite(r *Request, v *view, pos, n int64) error {
+// firstWrite writes n bytes from the cursor to a run of blocks that the head did not own when the
+// caller looked them up.
+func (c *Channel) firstWrite(v *view, pos, n int64) error {
 	d := c.disk
 	from, to := d.block(pos), d.block(pos+n-1)
 	partial := d.partial(pos, n)
 	if c.async {
-		if partial && !v.settled.Load() || v.sources[v.head].direct != nil || !d.guard.tryLock(c.claim, from, to) {
+		if partial && !v.oldWritersGone.Load() || v.sources[v.head].direct != nil || !d.guard.tryLock(c.claim, from, to) {
 			return errWouldWait
 		}
 	} else {
 		if partial {
-			d.settle(v) // before the guard, see waitQuiet
+			d.waitOldWriters(v) // before the guard, see synchronize
 		}
 		d.guard.lock(c.claim, from, to)
 	}
 	defer d.guard.unlock(c.claim)
 
-	// Others may have had the blocks before us. What is below the head now
-	// stays there until we give the claim back.
-	return c.put(r, v, pos, n, true)
+	// Others may have written the blocks before us. A block whose owner is older than the head now
+	// stays so until the guard is released.
+	return c.writeRunsLocked(v, pos, n)
 }
 
-// own makes the head the owner of the blocks that n bytes at pos touch. Edge
-// blocks covered in part are completed with their owner's content, and all is
-// written in one go. Only when the data is in place are the bits set (from then
-// on a flush round may make them durable) and only then is the index raised
-// (from then on reads go to the head).
+// writeNewBlocks makes the head the owner of the blocks that n bytes at pos touch. Edge blocks
+// covered in part are completed with their owner's content, and all is written together. Once the
+// data is in place the bits are set (from then on a flush round may make them durable), and then
+// the index is raised (from then on reads go to the head).
 //
-// The claim is held; if an edge is partial, v is settled.
-func (c *Channel) own(v *view, pos, n int64) error {
+// The caller holds the guard; if an edge is partial, the old writers are gone.
+func (c *Channel) writeNewBlocks(v *view, pos, n int64) error {
 	d := c.disk
 	first, last := d.block(pos), d.block(pos+n-1)
 	end := pos + n
-	before := c.before[:pos-d.start(first)]
-	after := c.after[:d.endOf(end-1, 1)-end]
-	if len(before) > 0 {
-		if err := c.copyUp(v, first, before, d.start(first)); err != nil {
+	leading := c.leading[:pos-d.start(first)]
+	trailing := c.trailing[:d.endOf(end-1, 1)-end]
+	if len(leading) > 0 {
+		if err := c.copyUp(v, first, leading, d.start(first)); err != nil {
 			return err
 		}
 	}
-	if len(after) > 0 {
-		if err := c.copyUp(v, last, after, end); err != nil {
+	if len(trailing) > 0 {
+		if err := c.copyUp(v, last, trailing, end); err != nil {
 			return err
 		}
 	}
-	if err := c.writeHead(v, before, n, after, d.start(first)); err != nil {
+	if err := c.writeHead(v, leading, n, trailing, d.start(first)); err != nil {
 		return err
 	}
 	c.raise(v, first, last-first+1)
 	return nil
 }
 
-// copyUp reads the part of one edge block that the write leaves alone.
+// copyUp reads the part of an edge block that the write does not cover into p.
 func (c *Channel) copyUp(v *view, block uint64, p []byte, pos int64) error {
 	owner, _ := c.disk.index.Lookup(block, 1)
 	c.disk.counters.copyUps.Add(1)
-	return c.fetch(v, owner, p, pos)
+	return c.readBelow(v, owner, p, pos)
 }
 
-// raise records that v's head owns n blocks from first on. Their data has been
-// written. It is where a request finds out that its bits must be flushed before it is
-// acknowledged.
+// raise records that v's head owns n blocks from first on. Their data has been written. If a bit is
+// not in a shared map, the request must be flushed before it is acknowledged.
 func (c *Channel) raise(v *view, first, n uint64) {
 	for n > 0 {
-		done, kept := v.bitmap.Add(first, n)
-		if !kept && !c.disk.loseUnflushed {
-			c.unkept = true
-			c.disk.unkept.added.Add(1) // before anybody can find the head to own them
+		added, shared := v.bitmap.Add(first, n)
+		if !shared && !c.disk.loseUnflushed {
+			c.setUnshared = true
+			c.disk.unshared.added.Add(1) // before a lookup can find the head as owner
 		}
-		c.disk.index.Raise(first, done, v.head)
-		c.disk.counters.firstWrites.Add(done)
-		first += done
-		n -= done
+		c.disk.index.Raise(first, added, v.head)
+		c.disk.counters.firstWrites.Add(added)
+		first += added
+		n -= added
 	}
 }
 
-// unkept counts the times at which blocks came to a head whose bits no shared map keeps.
-// Until the bits are durable they would die with this process, and with them whatever is
-// written over those blocks: also a write that sets no bit waits for the flush then.
-// Both stay 0 where there is a shared map, or nothing has to be kept.
-type unkept struct {
-	added   atomic.Uint64 // one more before the index says that the head owns the blocks
-	durable atomic.Uint64 // what added was before the last round that has succeeded
+// unsharedBits counts how often bits were set that no shared map has. Until they are durable they
+// die with this process, and with them whatever is written over their blocks: a write that sets no
+// bit waits for the flush too. Both counters stay 0 with a shared map, and with
+// Options.LoseUnflushed.
+type unsharedBits struct {
+	added   atomic.Uint64 // incremented before the index is raised
+	flushed atomic.Uint64 // value of added before the last round that succeeded
 }
 
-// any reports whether there are such blocks. A caller that has found one in the index
-// before gets true until it is durable.
-func (u *unkept) any() bool { return u.added.Load() != u.durable.Load() }
+// any reports whether there are such bits. A caller that has found such a block in the index gets
+// true until its bit is durable.
+func (u *unsharedBits) any() bool { return u.added.Load() != u.flushed.Load() }

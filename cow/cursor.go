@@ -15,9 +15,8 @@ type cursor struct {
 
 func (k *cursor) set(segs [][]byte) { k.segs, k.off = segs, 0 }
 
-// iovecs appends iovecs for at most n bytes from the cursor on to dst, as far as
-// dst's capacity goes, without moving the cursor. It returns how many bytes they
-// cover.
+// iovecs appends iovecs for at most n bytes from the cursor on to dst, up to dst's capacity, and
+// returns the number of bytes that they cover. It does not move the cursor.
 func (k *cursor) iovecs(dst []vfs.Iovec, n int64) ([]vfs.Iovec, int64) {
 	var got int64
 	off := k.off
@@ -58,8 +57,8 @@ func (k *cursor) advance(n int64) {
 	}
 }
 
-// piece is what is left of the buffer that the cursor stands in, at most n bytes
-// of it; nil behind the last one. Empty buffers are stepped over.
+// piece returns the rest of the buffer at the cursor, at most n bytes of it; nil behind the last
+// buffer. Empty buffers are skipped.
 func (k *cursor) piece(n int64) []byte {
 	for len(k.segs) > 0 {
 		if p := k.segs[0][k.off:]; len(p) > 0 {
@@ -70,8 +69,8 @@ func (k *cursor) piece(n int64) []byte {
 	return nil
 }
 
-// zero clears the next n bytes and moves behind them. Memory of a guest may have
-// lost its backing: the fault is then a panic, for Channel.perform.
+// zero clears the next n bytes and moves behind them. A guest's memory may have lost its backing:
+// the fault is then a panic, which Channel.perform recovers.
 func (k *cursor) zero(n int64) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	for n > 0 {
@@ -85,8 +84,9 @@ func (k *cursor) zero(n int64) {
 	}
 }
 
-// sum is the data sum of the next n bytes, of one unit, and moves behind them.
-func (k *cursor) sum(n int64) uint32 {
+// checksum returns the data checksum of the next n bytes, which are of one unit, and moves behind
+// them.
+func (k *cursor) checksum(n int64) uint32 {
 	var d layer.Digest
 	for n > 0 {
 		p := k.piece(n)
@@ -100,8 +100,8 @@ func (k *cursor) sum(n int64) uint32 {
 	return d.Sum()
 }
 
-// put copies p to the buffers and moves behind it.
-func (k *cursor) put(p []byte) {
+// copyFrom copies p to the buffers and moves behind it.
+func (k *cursor) copyFrom(p []byte) {
 	for len(p) > 0 {
 		to := k.piece(int64(len(p)))
 		if to == nil {
@@ -113,8 +113,8 @@ func (k *cursor) put(p []byte) {
 	}
 }
 
-// holds reports whether the buffers have at least n bytes.
-func holds(segs [][]byte, n int64) bool {
+// hasLength reports whether the buffers have at least n bytes.
+func hasLength(segs [][]byte, n int64) bool {
 	for _, s := range segs {
 		n -= int64(len(s))
 		if n <= 0 {

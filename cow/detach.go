@@ -5,16 +5,14 @@ import (
 	"fmt"
 )
 
-// Detach closes the disk like Close, but at once: nothing is written back or synced,
-// however much there is, and the head is not marked clean. Whoever opens the disk
-// next in this run of the kernel finds it as it was, and owes its durability: every
-// write that no flush has covered is covered by the next one there. A power cut is no
-// worse than before.
+// Detach closes the disk like Close, but at once: nothing is written back or synced, and the head
+// is not marked clean. The process that opens the disk next in this run of the kernel finds it as
+// it was, and makes it durable: its next flush covers every write that no flush has covered here. A
+// power cut in between loses no more than before.
 //
-// ErrInFlight, ErrPromoting, ErrFailed (what a failed flush has lost must not be
-// taken for written), and an error where a former head could not be sealed or, for
-// want of a shared map, the bits could not be flushed: nothing happens. After any
-// other error the disk is closed nevertheless, and detached says so.
+// ErrInFlight, ErrPromoting and ErrFailed (data that a failed flush has lost must not count as
+// written) leave the disk open, as does an error where the bits had to be flushed for want of a
+// shared map. After any other error the disk is closed nevertheless, and detached is true.
 func (d *Disk) Detach() (detached bool, err error) {
 	if err := d.failure(); err != nil {
 		return false, fmt.Errorf("detach disk: %w", err)
@@ -23,15 +21,15 @@ func (d *Disk) Detach() (detached bool, err error) {
 		return false, fmt.Errorf("detach disk: %d former heads are not sealed yet: %w", n, ErrPromoting)
 	}
 	if b := d.view.Load().bitmap; b != nil && !b.Shared() {
-		if err := d.flusher.now(); err != nil {
+		if err := d.flusher.flushNow(); err != nil {
 			return false, fmt.Errorf("detach disk: %w", err)
 		}
 	}
-	late, err := d.shut()
+	closeErr, err := d.beginShutdown()
 	if err != nil {
 		return false, err
 	}
-	errs := []error{late}
+	errs := []error{closeErr}
 	if d.flusher != nil {
 		d.flusher.end()
 	}

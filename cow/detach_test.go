@@ -13,13 +13,13 @@ import (
 	"cowblk/cow/layer"
 )
 
-// machineDisk is a disk of a machine in memory, whose processes can be told from each other.
+// machineDisk is a disk of a machine in memory that records the calls of each process.
 type machineDisk struct {
 	*faultfs.Machine
 	spec cow.Spec
 
 	mu  sync.Mutex
-	ops []string // on the files of the disk: calls that wait for a device, and writes
+	ops []string // calls on the files of the disk that wait for a device, and writes
 }
 
 func newMachineDisk(t *testing.T, size int64) *machineDisk {
@@ -58,7 +58,7 @@ func (m *machineDisk) open(t *testing.T, o cow.Options) (*cow.Disk, *faultfs.Pro
 	return d, p
 }
 
-// taken is what was done since the last call.
+// taken returns the calls since the last taken.
 func (m *machineDisk) taken() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,9 +67,9 @@ func (m *machineDisk) taken() []string {
 	return ops
 }
 
-// A disk that was detached goes on in the next process as it was: nothing is synced or
-// written in between, and what was not durable becomes so there, data first.
-func TestDetachAndGoOn(t *testing.T) {
+// A detached disk continues in the next process as it was: nothing is synced or written in between,
+// and the next process makes everything durable, data first.
+func TestDetachAndReopen(t *testing.T) {
 	m := newMachineDisk(t, 1<<30+512)
 	o := cow.Options{SharedDir: "/run/x"}
 	d, _ := m.open(t, o)
@@ -124,7 +124,7 @@ func TestDetachAndGoOn(t *testing.T) {
 	check(d)
 }
 
-// Without a place for a shared map, or where it was chosen so, writes of new blocks are
+// Without a directory for a shared map, or with LoseUnflushed unset, writes of new blocks are
 // durable when they complete, and others need not be.
 func TestWritesWithoutASharedMap(t *testing.T) {
 	for _, lose := range []bool{false, true} {
@@ -151,7 +151,7 @@ func TestWritesWithoutASharedMap(t *testing.T) {
 	}
 }
 
-// Detach flushes where nothing else keeps the bits.
+// Detach flushes where there is no shared map.
 func TestDetachWithoutASharedMap(t *testing.T) {
 	m := newMachineDisk(t, 1<<20)
 	d, _ := m.open(t, cow.Options{LoseUnflushed: true})
@@ -178,7 +178,7 @@ func TestDetachRefused(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	write(t, rig.Disk, 'b', 0, 4096)
 	bad := errors.New("bad sector")
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "datasync" {
 			return bad
 		}
@@ -190,5 +190,5 @@ func TestDetachRefused(t *testing.T) {
 	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrFailed) {
 		t.Errorf("after a failed flush: %v", err)
 	}
-	want(t, rig.Disk, 'b', 0, 4096) // nothing has happened to it
+	want(t, rig.Disk, 'b', 0, 4096) // the disk is unchanged
 }

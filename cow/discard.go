@@ -2,44 +2,44 @@ package cow
 
 import "fmt"
 
-// wipe makes the whole blocks of g read as zeros: their bit set over a hole in
-// the head's data. What g holds of a block at its edges keeps its content when
-// g is discarded and is written as zeros when it has to be zeroes.
-func (c *Channel) wipe(v *view, g Range, zeroes bool) error {
+// zeroRange makes the whole blocks of g read as zeros: their bit is set over a hole in the head's
+// data. The parts of edge blocks are written as zeros if zeroes is set, and keep their content
+// otherwise.
+func (c *Channel) zeroRange(v *view, g Range, zeroes bool) error {
 	d := c.disk
 	pos, end := g.Offset, g.Offset+g.Length
 	from := d.start(d.block(pos + d.blockSize - 1)) // first block that begins in g
 	to := d.start(d.block(end))
 	if end == d.size {
-		to = end // the last block may be partial, and g reaches its end
+		to = end // g reaches the end of the last block, which may be partial
 	}
 	if from >= to { // no whole block
 		if zeroes {
-			return c.putZeros(v, pos, end)
+			return c.writeZeros(v, pos, end)
 		}
 		return nil
 	}
 	if zeroes {
-		if err := c.putZeros(v, pos, from); err != nil {
+		if err := c.writeZeros(v, pos, from); err != nil {
 			return err
 		}
 	}
-	if err := c.wipeBlocks(v, from, to); err != nil {
+	if err := c.zeroBlocks(v, from, to); err != nil {
 		return err
 	}
 	if zeroes {
-		return c.putZeros(v, to, end)
+		return c.writeZeros(v, to, end)
 	}
 	return nil
 }
 
-// putZeros writes zeros from pos to end, less than two blocks.
-func (c *Channel) putZeros(v *view, pos, end int64) error {
+// writeZeros writes zeros from byte pos to byte end, less than two blocks.
+func (c *Channel) writeZeros(v *view, pos, end int64) error {
 	for pos < end {
 		n := min(end-pos, int64(len(c.disk.zeroBlock)))
 		c.zeros[0] = c.disk.zeroBlock[:n]
 		c.cur.set(c.zeros[:])
-		if err := c.put(nil, v, pos, n, false); err != nil {
+		if err := c.writeRuns(nil, v, pos, n); err != nil {
 			return err
 		}
 		pos += n
@@ -47,22 +47,16 @@ func (c *Channel) putZeros(v *view, pos, end int64) error {
 	return nil
 }
 
-// wipeBlocks makes the blocks from byte pos to byte end read as zeros.
-func (c *Channel) wipeBlocks(v *view, pos, end int64) error {
-	d := c.disk
+// zeroBlocks makes the blocks from byte pos to byte end read as zeros.
+func (c *Channel) zeroBlocks(v *view, pos, end int64) error {
 	for pos < end {
-		block, blocks := d.block(pos), d.touched(pos, end-pos)
-		owner, run := d.index.Lookup(block, blocks)
-		if owner < v.head {
-			run += d.unowned(v, block+run, blocks-run)
-		}
-		n := min(end, d.endOf(pos, run)) - pos
+		owner, n := c.disk.nextRun(v, pos, end-pos)
 		var err error
 		switch {
 		case owner == v.head:
 			err = c.punch(v, pos, n)
 		case owner < v.head:
-			err = c.firstWipe(v, pos, n)
+			err = c.zeroNewBlocks(v, pos, n)
 		}
 		if err != nil {
 			return err
@@ -72,9 +66,9 @@ func (c *Channel) wipeBlocks(v *view, pos, end int64) error {
 	return nil
 }
 
-// firstWipe wipes blocks that the head did not own when its caller looked,
-// under the guard as every first write.
-func (c *Channel) firstWipe(v *view, pos, n int64) error {
+// zeroNewBlocks is zeroBlocks for blocks that the head did not own when the caller looked them up.
+// It holds the guard, as every first write does.
+func (c *Channel) zeroNewBlocks(v *view, pos, n int64) error {
 	d := c.disk
 	d.guard.lock(c.claim, d.block(pos), d.block(pos+n-1))
 	defer d.guard.unlock(c.claim)
@@ -89,10 +83,10 @@ func (c *Channel) firstWipe(v *view, pos, n int64) error {
 		switch {
 		case owner > v.head: // superseded
 		case owner == 0 && block >= d.baseBlocks:
-			// Nobody's block, and no base there: it reads as zeros already.
+			// No layer owns the block, and the base does not reach it: it reads as zeros already.
 		default:
-			// Also when the head does not own the block yet: its data may
-			// hold what a failed write left, or what was on the device.
+			// Also punched when the head does not own the block yet: the head's data may hold the
+			// rest of a failed write, or earlier content of the device.
 			if err := c.punch(v, pos, n); err != nil {
 				return err
 			}
@@ -107,7 +101,7 @@ func (c *Channel) firstWipe(v *view, pos, n int64) error {
 
 func (c *Channel) punch(v *view, pos, n int64) error {
 	if v.bitmap != nil {
-		v.bitmap.Punched()
+		v.bitmap.MarkPunched()
 	}
 	s := &v.sources[v.head]
 	if err := s.file.PunchHole(s.start+pos, n); err != nil {

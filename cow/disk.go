@@ -13,65 +13,64 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Disk is an open stack. Its methods may be called from any goroutine; guests'
-// requests go through Channels.
+// Disk is an open stack. Its methods may be called from any goroutine; requests of guests go
+// through Channels.
 type Disk struct {
-	// Fixed at open, or changed so rarely that every queue may keep them in
-	// its cache.
+	// Fixed at open, or changed so rarely that every CPU may keep them in its cache.
 	size          int64 // bytes
 	blockSize     int64
 	shift         uint   // log2 of blockSize
-	blocks        uint64 // of the disk, the last one possibly partial
-	baseBlocks    uint64 // first blocks of the disk that hold something of the base
+	blocks        uint64 // of the disk; the last one may be partial
+	baseBlocks    uint64 // leading blocks of the disk that the base reaches
 	readOnly      bool
 	loseUnflushed bool // Options.LoseUnflushed
 	zeroBlock     []byte
 	index         *index.Index
 	log           *slog.Logger
 	onFailure     atomic.Pointer[func(error)]
-	makeRoom      func(err error, closing bool) bool // Options.MakeRoom; nil: none
+	onNoSpace     func(err error, closing bool) bool // Options.OnNoSpace; nil: none
 	failed        atomic.Pointer[error]              // see fail
 	view          atomic.Pointer[view]
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
-	crew          *crew
-	unkept        unkept
-	quiet         struct {
+	threadPool    *threadPool
+	unshared      unsharedBits
+	synchronizing struct {
 		waiting atomic.Int32
 		mu      sync.Mutex
 		cond    sync.Cond
 	}
 
-	_        [64]byte // what follows is written by first writes
+	_        [64]byte // the fields below are written by first writes
 	guard    guard
 	counters struct{ firstWrites, copyUps atomic.Uint64 }
 	_        [64]byte
 
-	mu       sync.Mutex // everything below, and the swap of view and channels
-	base     vfs.File
-	layers   []*layer.Layer // owner i+1
-	sources  sources
-	prepared *Promotion
-	sealers  sync.WaitGroup // one per promotion under way, and per AddSums
-	closing  atomic.Bool    // Finish or Close was called
-	life     context.Context
-	die      context.CancelFunc // called when it is closed
-	idle     []*syncChannel
-	open     int // channels that NewChannel and NewAsyncChannel have made
-	closed   bool
+	mu              sync.Mutex // guards everything below, and the swap of view and channels
+	base            vfs.File
+	layers          []*layer.Layer // owner i+1
+	sources         sources
+	prepared        *Promotion
+	backgroundTasks sync.WaitGroup // one per promotion and per AddChecksums under way
+	closing         atomic.Bool    // Finish or Close was called
+	lifetime        context.Context
+	endLifetime     context.CancelFunc // called when the disk is closed
+	idleSync        []*syncChannel
+	openChannels    int // channels of NewChannel and NewAsyncChannel
+	closed          bool
 }
 
-// Size is the disk's size in bytes, a multiple of 512.
+// Size returns the disk's size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
 
-// BlockSize is the unit of ownership in bytes, a power of two from 512 to 65536.
+// BlockSize returns the unit of ownership in bytes, a power of two from 512 to 65536.
 func (d *Disk) BlockSize() int { return int(d.blockSize) }
 
-// ReadOnly reports whether the disk was opened without a writable head. A disk
-// that a failed flush has made read-only still says false: see Stats.
+// ReadOnly reports whether the disk was opened without a writable head. It does not change when a
+// failed flush makes the disk read-only: see Stats.
 func (d *Disk) ReadOnly() bool { return d.readOnly }
 
-// Depth is the number of layers, the head included and the base not.
+// Depth returns the number of layers, including the head and not the base.
 func (d *Disk) Depth() int { return int(d.view.Load().top) }
 
 // Layers returns the headers of the stack's layers, oldest first.
@@ -85,13 +84,13 @@ func (d *Disk) Layers() []layer.Header {
 	return headers
 }
 
-// Stats is a snapshot of a disk's state and counters since its opening.
+// Stats is a snapshot of a disk's state, and of its counters since the open.
 type Stats struct {
 	Depth       int
 	HeadBlocks  uint64 // owned by the head
 	IndexBytes  int64  // memory of the index
-	FirstWrites uint64 // blocks that came to a head
-	CopyUps     uint64 // partly written blocks completed from below
+	FirstWrites uint64 // blocks that a head became the owner of
+	CopyUps     uint64 // partly written blocks completed from older layers
 	GuardWaits  uint64 // first writes that waited for another of the same blocks
 	FlushRounds uint64
 	Unsealed    int   // former heads whose sealing is not finished
@@ -106,7 +105,7 @@ func (d *Disk) Stats() Stats {
 		IndexBytes:  d.index.Memory(),
 		FirstWrites: d.counters.firstWrites.Load(),
 		CopyUps:     d.counters.copyUps.Load(),
-		GuardWaits:  d.guard.waited(),
+		GuardWaits:  d.guard.waitCount(),
 		Failed:      d.failure(),
 	}
 	if v.bitmap != nil {
@@ -119,38 +118,55 @@ func (d *Disk) Stats() Stats {
 	return s
 }
 
-// Close waits for promotions to finish sealing, flushes, marks the head clean
-// and releases every file. All channels must be closed and no Swap under way:
-// ErrInFlight or ErrPromoting otherwise, and nothing happens. After any other
-// error the disk is closed nevertheless.
+// Close waits for promotions to finish sealing, flushes, marks the head clean and closes every
+// file. All channels must be closed and no Swap under way: with ErrInFlight or ErrPromoting nothing
+// happens. After any other error the disk is closed nevertheless.
 func (d *Disk) Close() error {
-	late, err := d.shut()
+	closeErr, err := d.beginShutdown()
 	if err != nil {
 		return err
 	}
 	d.closing.Store(true)
-	errs := []error{late}
+	errs := []error{closeErr}
 	if d.flusher != nil {
 		errs = append(errs, d.flusher.stop())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	errs = append(errs, d.view.Load().close())
-	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil, d.inNeed))
+	errs = append(errs, closeFiles(d.base, d.layers, d.failure() != nil, d.retryNoSpace))
 	d.index.Close()
 	return errors.Join(errs...)
 }
 
-// shut lets nothing begin any more and waits for what goes on beside the
-// channels, the flusher excepted. After err nothing has happened; late is what
-// went wrong since.
-func (d *Disk) shut() (late, err error) {
+// Finish is the last flush before Close. It may use all of the reserved space, see
+// Options.OnNoSpace, and may be repeated. It does nothing on a read-only disk.
+func (d *Disk) Finish() error {
+	d.BeginClose()
+	return d.Flush()
+}
+
+// BeginClose lets all flushes from now on use the reserved space, as Finish does, for a caller that
+// flushes through a channel of its own.
+func (d *Disk) BeginClose() { d.closing.Store(true) }
+
+// KeepsUnflushed reports whether the next Open in this run of the kernel finds everything that
+// guests have written, flushed or not, if this process ends without writing the map. It does with a
+// shared map, or if no write completes before its bit is durable.
+func (d *Disk) KeepsUnflushed() bool {
+	b := d.view.Load().bitmap
+	return b == nil || b.Shared() || !d.loseUnflushed
+}
+
+// beginShutdown refuses new work and waits for all goroutines but the flusher. After err nothing has
+// happened; closeErr is what failed later.
+func (d *Disk) beginShutdown() (closeErr, err error) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
 		return nil, ErrClosed
 	}
-	if n := d.open - len(d.idle); n > 0 {
+	if n := d.openChannels - len(d.idleSync); n > 0 {
 		d.mu.Unlock()
 		return nil, fmt.Errorf("close disk: %d channels are open: %w", n, ErrInFlight)
 	}
@@ -162,30 +178,30 @@ func (d *Disk) shut() (late, err error) {
 		p.cancelLocked()
 	}
 	d.closed = true
-	d.die()
-	idle := d.idle
-	d.idle = nil
+	d.endLifetime()
+	idleSync := d.idleSync
+	d.idleSync = nil
 	d.mu.Unlock()
-	var errs []error
-	for _, s := range idle {
-		errs = append(errs, s.ch.Close())
+	var idleErrs []error
+	for _, s := range idleSync {
+		idleErrs = append(idleErrs, s.ch.Close())
 	}
-	d.crew.stop()
-	d.sealers.Wait()
-	return errors.Join(errs...), nil
+	d.threadPool.stop()
+	d.backgroundTasks.Wait()
+	return errors.Join(idleErrs...), nil
 }
 
-// closeFiles closes the layers from the head down, then the base (nil: none).
-// The layers of a failed disk are let go without another write: nothing may
-// mark them clean. inNeed runs what may want room (nil: it is run once).
-func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, inNeed func(func() error) error) error {
+// closeFiles closes the layers from the head down, then the base (nil: none). The layers of a
+// failed disk are closed without a write: they must not be marked clean. retryNoSpace runs what may
+// need space (nil: it runs once).
+func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, retryNoSpace func(func() error) error) error {
 	var errs []error
 	for i := len(layers) - 1; i >= 0; i-- {
 		if l := layers[i]; !failed {
-			if inNeed == nil {
+			if retryNoSpace == nil {
 				errs = append(errs, l.Finish())
 			} else {
-				errs = append(errs, inNeed(l.Finish))
+				errs = append(errs, retryNoSpace(l.Finish))
 			}
 		}
 		errs = append(errs, layers[i].Abandon())
@@ -196,21 +212,21 @@ func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, inNeed func(f
 	return errors.Join(errs...)
 }
 
-// fail turns the disk read-only for good. Only the first cause is kept.
+// fail turns the disk read-only until it is opened again. Only the first cause is kept.
 func (d *Disk) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
 	if !d.failed.CompareAndSwap(nil, &err) {
 		return d.failure()
 	}
-	d.log.Error("flush failed: the disk is read-only until it is opened again", "error", err)
+	d.log.Error("a flush failed: the disk is read-only until it is opened again", "err", err)
 	if f := d.onFailure.Load(); f != nil {
 		(*f)(err)
 	}
 	return err
 }
 
-// NotifyFailure sets the function that is called in place of Options.OnFailure, for
-// whoever gets an open disk to serve. A disk that has failed before calls it not.
+// NotifyFailure replaces Options.OnFailure, for a caller that receives an open disk. It is not
+// called for a failure that has happened before.
 func (d *Disk) NotifyFailure(f func(error)) { d.onFailure.Store(&f) }
 
 func (d *Disk) failure() error {
@@ -220,8 +236,8 @@ func (d *Disk) failure() error {
 	return nil
 }
 
-// addChannel adds c to those whose pins count; n of them, 1 or 0, keep the disk
-// from being closed.
+// addChannel adds c to the channels whose pins count. n, 1 or 0, is the number of channels that it
+// adds to those that keep the disk from being closed.
 func (d *Disk) addChannel(c *Channel, n int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -231,12 +247,11 @@ func (d *Disk) addChannel(c *Channel, n int) error {
 	old := *d.channels.Load()
 	list := append(old[:len(old):len(old)], c)
 	d.channels.Store(&list)
-	d.open += n
+	d.openChannels += n
 	return nil
 }
 
-// dropChannel takes back addChannel of c and n. It reports whether c was still in
-// the list.
+// dropChannel undoes addChannel with the same c and n. It reports whether c was still in the list.
 func (d *Disk) dropChannel(c *Channel, n int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -251,6 +266,6 @@ func (d *Disk) dropChannel(c *Channel, n int) bool {
 		return false
 	}
 	d.channels.Store(&list)
-	d.open -= n
+	d.openChannels -= n
 	return true
 }

@@ -1,6 +1,7 @@
 package cow_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,7 +75,7 @@ func ExampleDisk_Promote() {
 	check(err)
 	promotion, err := disk.Promote(l)
 	check(err)
-	check(promotion.Sealed()) // waits until the former head is durable and sealed
+	check(promotion.Sealed(context.Background())) // waits until the former head is durable and sealed
 	for _, h := range disk.Layers() {
 		fmt.Println(h.State)
 	}

@@ -11,85 +11,85 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// flusher makes a disk's writes durable, in rounds, on one goroutine: started by
-// Open, ended by stop. All map writes, syncs of maps and seals of the disk
-// happen on it, so they need no further order among themselves.
+// flusher makes a disk's writes durable, in rounds, on one goroutine: started by Open, ended by
+// stop or end. All map writes, map syncs and seals of the disk happen on it, so they need no
+// further order among themselves.
 //
-// One round serves every request that waited when it began. A request that
-// arrives during a round waits for the next: writes that completed before it may
-// have come too late for the round under way.
+// One round serves every request that waited when it began. A request that arrives during a round
+// waits for the next: writes that completed before it may have come too late for the round under
+// way.
 type flusher struct {
-	disk   *Disk
-	bell   *bell // there is something to do
-	ended  chan struct{}
-	raw    vfs.File // of a disk without layers; nil otherwise
-	rounds atomic.Uint64
-	pages  []layer.DirtyPage // of the round under way
+	disk     *Disk
+	notifier *notifier // work has arrived
+	ended    chan struct{}
+	raw      vfs.File // of a disk without layers; nil otherwise
+	rounds   atomic.Uint64
+	pages    []layer.DirtyPage // of the round under way
 
 	interval time.Duration // of background rounds, see background.go; 0 or less: none
-	failing  bool          // the last background round has failed, and that was logged
+	failing  bool          // the last background round failed, which was logged
 
-	mu       sync.Mutex
-	waiting  requestList
-	seals    []sealJob
-	asked    []chan<- error // for the outcome of the next round
-	unsealed []*layer.Layer // oldest first, last is the head; replaced, never changed in place
-	stopping bool
-	timer    *time.Timer // of background rounds; nil: never needed yet
-	armed    bool        // timer runs, or has expired and its round has not begun
-	due      bool        // timer has expired
+	mu           sync.Mutex
+	waiting      requestList
+	sealJobs     []sealJob
+	roundWaiters []chan<- error // callers of flushNow; they get the outcome of the next round
+	unsealed     []*layer.Layer // oldest first, the last is the head; replaced, never changed in place
+	stopping     bool
+	timer        *time.Timer // of background rounds; nil: not needed yet
+	timerRunning bool        // timer runs, or has expired and its round has not begun
+	timerExpired bool        // the next round is the timer's
 }
 
-// sealJob asks for a former head's last flush and its seal. No write to it is in
-// flight any more.
+// sealJob asks for the last flush and the seal of a former head that no write in flight can reach
+// any more.
 type sealJob struct {
 	layer *layer.Layer
 	done  chan<- error
 }
 
-// maxKeptPages bounds the memory kept between rounds: 4 MiB.
+// maxKeptPages bounds the number of DirtyPages kept between rounds: 4 MiB of memory.
 const maxKeptPages = 1024
 
-// yieldEvery keeps Go's scheduler from counting the goroutine, which sleeps in the
-// kernel only, as a greedy one, whose processor it would take away at every sleep.
+// yieldEvery bounds the time between two yields. The flusher sleeps in the kernel only. Without
+// yields Go's scheduler would count it as a goroutine that never yields and take its P away at
+// every sleep.
 const yieldEvery = 5 * time.Millisecond
 
 func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.Duration) (*flusher, error) {
-	bell, err := newBell(d.sources.fs)
+	n, err := newNotifier(d.sources.fs)
 	if err != nil {
 		return nil, fmt.Errorf("start to flush: %w", err)
 	}
-	f := &flusher{disk: d, bell: bell, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
+	f := &flusher{disk: d, notifier: n, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
 	go f.run()
 	return f, nil
 }
 
-// add queues a flush, or a write that waits for one. Its completion comes
-// through its channel.
+// add queues a flush, or a write that waits for one. It completes through its channel.
 func (f *flusher) add(r *Request) {
 	f.mu.Lock()
 	f.waiting.push(r)
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 }
 
-// now waits for a round that begins after the call, and returns its outcome; ErrClosed
-// once the flusher is being ended.
-func (f *flusher) now() error {
+// flushNow waits for a round that begins after the call and returns its outcome; ErrClosed once the
+// flusher is being stopped.
+func (f *flusher) flushNow() error {
 	done := make(chan error, 1)
 	f.mu.Lock()
 	if f.stopping {
 		f.mu.Unlock()
 		return ErrClosed
 	}
-	f.asked = append(f.asked, done)
+	f.roundWaiters = append(f.roundWaiters, done)
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	return <-done
 }
 
-// stop ends the goroutine after a last round and returns that round's outcome.
-// Nobody adds anything any more.
+// stop ends the goroutine, then runs a last round and returns its outcome. Nothing is added any
+// more.
 func (f *flusher) stop() error {
 	f.end()
 	return f.round()
@@ -101,9 +101,9 @@ func (f *flusher) end() {
 	f.stopping = true
 	f.stopTimer()
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	<-f.ended
-	f.bell.close()
+	f.notifier.close()
 }
 
 func (f *flusher) run() {
@@ -113,23 +113,23 @@ func (f *flusher) run() {
 			yielded = now
 			runtime.Gosched()
 		}
-		f.bell.wait()
+		f.notifier.wait()
 		for {
 			f.mu.Lock()
-			batch, seals, asked, due := f.waiting.take(), f.seals, f.asked, f.due
-			f.seals, f.asked, f.due = nil, nil, false
+			batch, sealJobs, roundWaiters, timerExpired := f.waiting.take(), f.sealJobs, f.roundWaiters, f.timerExpired
+			f.sealJobs, f.roundWaiters, f.timerExpired = nil, nil, false
 			stopping := f.stopping
 			f.mu.Unlock()
-			if batch.head == nil && seals == nil && asked == nil && !due {
+			if batch.head == nil && sealJobs == nil && roundWaiters == nil && !timerExpired {
 				if stopping {
 					return
 				}
 				break
 			}
-			if batch.head != nil || asked != nil || due {
+			if batch.head != nil || roundWaiters != nil || timerExpired {
 				err := f.round()
-				f.endRound(err, due)
-				for _, done := range asked {
+				f.endRound(err, timerExpired)
+				for _, done := range roundWaiters {
 					done <- err
 				}
 				for r := batch.pop(); r != nil; r = batch.pop() {
@@ -137,25 +137,24 @@ func (f *flusher) run() {
 					r.complete()
 				}
 			}
-			for _, s := range seals {
+			for _, s := range sealJobs {
 				s.done <- f.seal(s.layer)
 			}
 		}
 	}
 }
 
-// round makes durable what has completed on the head and on former heads that
-// are not sealed yet.
+// round makes durable what has completed on the head and on former heads that are not sealed yet.
 //
-// The layers are looked up last: what a mark or unkept.added tells of may be a write to
-// a head that is newer than the round.
+// The list of layers is loaded last: the write behind a channel's mark, or behind unshared.added,
+// may be on a head that is newer than the begin of the round.
 func (f *flusher) round() error {
 	if err := f.disk.failure(); err != nil {
 		return err
 	}
 	f.rounds.Add(1)
-	f.clearMarks()
-	added := f.disk.unkept.added.Load()
+	f.clearUnflushed()
+	added := f.disk.unshared.added.Load()
 	f.mu.Lock()
 	layers := f.unsealed
 	f.mu.Unlock()
@@ -169,18 +168,28 @@ func (f *flusher) round() error {
 			return err
 		}
 	}
-	f.disk.unkept.durable.Store(added)
+	f.disk.unshared.flushed.Store(added)
 	return nil
 }
 
-// flushLayer is steps (a) to (d) of "what is durable when", in doc.go.
+// retryNoSpace runs f, which loses nothing when there is no space, and again as long as
+// Options.OnNoSpace says so.
+func (d *Disk) retryNoSpace(f func() error) error {
+	for {
+		err := f()
+		if err == nil || d.onNoSpace == nil || !NoSpace(err) || !d.onNoSpace(err, d.closing.Load()) {
+			return err
+		}
+	}
+}
+
+// flushLayer is steps (a) to (d) of "What is durable when" in doc.go.
 //
-// A failed sync may have dropped what it was to write, and a later one would
-// succeed without it: the disk fails for good. A failed write of the map (no
-// space, say) loses nothing: the pages are dirty again, and the next round repeats
-// them.
+// After a failed sync the kernel may have dropped dirty pages, and a later sync would succeed
+// without them: the disk fails. A failed write of the map (no space, say) loses nothing: the pages
+// are dirty again, and the next round repeats them.
 func (f *flusher) flushLayer(l *layer.Layer) error {
-	err := f.disk.inNeed(func() (err error) {
+	err := f.disk.retryNoSpace(func() (err error) {
 		f.pages, err = l.Flush(f.pages)
 		if err != nil && l.Err() != nil {
 			return f.disk.fail(err) // a sync was what failed
@@ -193,8 +202,8 @@ func (f *flusher) flushLayer(l *layer.Layer) error {
 	return err
 }
 
-// seal flushes a former head a last time and seals it. Until it has succeeded,
-// every round goes on to cover the layer.
+// seal flushes a former head a last time and seals it. Until it succeeds, every round covers the
+// layer.
 func (f *flusher) seal(l *layer.Layer) error {
 	if err := f.disk.failure(); err != nil {
 		return err
@@ -202,7 +211,7 @@ func (f *flusher) seal(l *layer.Layer) error {
 	if err := f.flushLayer(l); err != nil {
 		return err
 	}
-	err := f.disk.inNeed(func() error {
+	err := f.disk.retryNoSpace(func() error {
 		err := l.Seal(time.Now())
 		if err != nil && l.Err() != nil { // a sync was what failed
 			return f.disk.fail(err)
@@ -224,19 +233,19 @@ func (f *flusher) seal(l *layer.Layer) error {
 	return nil
 }
 
-// sealLayer has l sealed on the flusher's goroutine and waits for it.
+// sealLayer seals l on the flusher's goroutine and waits for it.
 func (f *flusher) sealLayer(l *layer.Layer) error {
 	done := make(chan error, 1)
 	f.mu.Lock()
-	f.seals = append(f.seals, sealJob{l, done})
+	f.sealJobs = append(f.sealJobs, sealJob{l, done})
 	f.mu.Unlock()
-	f.bell.ring()
+	f.notifier.notify()
 	return <-done
 }
 
-// cover adds a new head. From the next round on it is covered: before any write
-// to it can complete, for it is not in a view yet.
-func (f *flusher) cover(l *layer.Layer) {
+// addHead adds a new head, which the next round covers. No write to it can complete before, for it
+// is not in a view yet.
+func (f *flusher) addHead(l *layer.Layer) {
 	f.mu.Lock()
 	f.unsealed = append(f.unsealed[:len(f.unsealed):len(f.unsealed)], l)
 	f.mu.Unlock()

@@ -11,28 +11,27 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// A flush that comes during a round is not served by it; several that wait
-// together share one.
+// A round does not serve a flush that arrives during it; flushes that wait together share a round.
 func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "datasync", "0000.data")
 	before := rig.Disk.Stats().FlushRounds
-	first := begin(rig.Disk.Flush)
+	first := start(rig.Disk.Flush)
 	<-hold.caught
 	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
-	var late []*task
+	var second []*task
 	for range 5 {
-		late = append(late, begin(rig.Disk.Flush))
+		second = append(second, start(rig.Disk.Flush))
 	}
-	for _, k := range late {
+	for _, k := range second {
 		if !pending(k) {
 			t.Error("a flush was served by a round that began before it")
 		}
 	}
 	hold.open()
 	finished(t, first)
-	for _, k := range late {
+	for _, k := range second {
 		finished(t, k)
 	}
 	if rounds := rig.Disk.Stats().FlushRounds - before; rounds != 2 {
@@ -69,7 +68,7 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 		t.Errorf("close of a disk with an open channel: %v", err)
 	}
 	hold.open()
-	if err := errors.Join(await(ch, 1), flush.Err, ch.Close()); err != nil {
+	if err := errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,7 +78,7 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		var syncs atomic.Int32
-		x.Before(func(c cowtest.Call) error {
+		x.OnCall(func(c cowtest.Call) error {
 			if c.Op == "datasync" {
 				syncs.Add(1)
 			}
@@ -99,10 +98,10 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 func TestFlushCoversUnsealedHead(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 4096, 4096)
-	// A write to the former head that is held back keeps the sealer waiting, so that the
-	// flush has to do the work.
+	// A blocked write to the former head keeps the seal waiting, so that the flush has to do the
+	// work.
 	caught, release := make(chan struct{}), make(chan struct{})
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
 			close(caught)
 			<-release
@@ -132,8 +131,8 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	sealed(t, p)
 }
 
-// A failed sync, of data or map, makes the disk read-only: never a success
-// afterwards, though later syncs would succeed.
+// A failed sync, of data or map, makes the disk read-only: no later flush succeeds, though later
+// syncs would.
 func TestFailedSyncIsSticky(t *testing.T) {
 	for _, file := range []string{"0000.data", "0000.map"} {
 		t.Run(file, func(t *testing.T) {
@@ -148,7 +147,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			}
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
-			x.Before(func(c cowtest.Call) error {
+			x.OnCall(func(c cowtest.Call) error {
 				if c.Op == "datasync" && strings.HasSuffix(c.Name, file) {
 					return syscall.EIO
 				}
@@ -157,7 +156,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) || !errors.Is(err, syscall.EIO) {
 				t.Fatalf("flush: expected ErrFailed and EIO, found %v", err)
 			}
-			x.Before(nil)
+			x.OnCall(nil)
 			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
 				t.Errorf("second flush: expected ErrFailed, found %v", err)
 			}
@@ -182,12 +181,11 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
-// A map page that cannot be written (no space) fails its flush and is written by
-// the next.
+// If a map page cannot be written (no space) its flush fails, and the next flush writes it.
 func TestFailedMapWriteIsRepeated(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
 			return syscall.ENOSPC
 		}
@@ -196,7 +194,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 	if err := rig.Disk.Flush(); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, cow.ErrFailed) {
 		t.Fatalf("flush: expected ENOSPC alone, found %v", err)
 	}
-	x.Before(nil)
+	x.OnCall(nil)
 	if err := rig.Disk.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -205,10 +203,10 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 	}
 }
 
-// A write that fails takes no block: what was there before stays.
+// A failed write takes no block: the old content stays.
 func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == "pwritev" || c.Op == "punch" {
 			return syscall.ENOSPC
 		}
@@ -220,17 +218,17 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if err := do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 8192}}}); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("discard: expected ENOSPC, found %v", err)
 	}
-	x.Before(nil)
+	x.OnCall(nil)
 	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
 		t.Errorf("the head owns %d blocks after failed writes", n)
 	}
 	m := cowtest.NewModel(1<<20, 1<<20)
 	p, err := cowtest.ReadAll(rig.Disk)
 	if err == nil {
-		err = m.Settle(p, 0)
+		err = m.CheckIdle(p, 0)
 	}
 	if err != nil {
 		t.Error(err)
 	}
-	write(t, rig.Disk, 'w', 512, 512) // and the guard is free
+	write(t, rig.Disk, 'w', 512, 512) // the guard is free
 }

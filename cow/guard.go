@@ -2,30 +2,28 @@ package cow
 
 import "sync"
 
-// guard orders the first writes of a disk: a range lock over blocks, shared by
-// all views. Whoever is going to make the head the owner of a block (a write,
-// whole or partial, a discard, a write-zeroes) holds the block's range while it
-// looks at the owner, reads the old content, writes, sets the bits and raises
-// the index.
+// guard orders the first writes of a disk: it is a range lock over blocks, shared by all views. A
+// request that makes the head the owner of a block (a write, whole or partial, a discard, a
+// write-zeroes) holds the block's range while it looks up the owner, reads the old content, writes,
+// sets the bits and raises the index.
 //
-// Without it two copy-ups of one block would each put the old content over the
-// other's new sectors, and a copy-up could put old content over a whole-block
-// write that completed between its read and its write.
+// Without it two copy-ups of one block would each write the old content over the other's new
+// sectors, and a copy-up could write old content over a whole-block write that completed between
+// its read and its write.
 //
-// Overwrites of blocks that the head owns already never come here. The mutex is
-// held for a walk over the claims now active, at most a few per channel.
+// Overwrites of blocks that the head owns do not take it. The mutex is held for a walk over the
+// active claims, at most a few per channel.
 type guard struct {
 	mu    sync.Mutex
-	first *claim // in order of arrival, held and waiting alike
+	first *claim // in order of arrival, both held and waiting
 	last  *claim
 	waits uint64 // claims that had to wait, for Stats
 }
 
-// claim is one range of blocks, held or waited for. A channel has one and uses
-// it again and again.
+// claim is one range of blocks, held or waited for. Each channel has one and reuses it.
 type claim struct {
 	from, to   uint64 // blocks, both inclusive
-	earlier    int    // overlapping claims that came first and are still there
+	earlier    int    // overlapping claims that came earlier and have not been released
 	ready      chan struct{}
 	prev, next *claim
 }
@@ -34,8 +32,7 @@ func newClaim() *claim { return &claim{ready: make(chan struct{}, 1)} }
 
 func (c *claim) overlaps(o *claim) bool { return c.from <= o.to && o.from <= c.to }
 
-// tryLock is lock for those who cannot wait: false if an overlapping claim is
-// there already.
+// tryLock is lock without waiting: it returns false if there is an overlapping claim.
 func (g *guard) tryLock(c *claim, from, to uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -46,9 +43,9 @@ func (g *guard) tryLock(c *claim, from, to uint64) bool {
 	return true
 }
 
-// lock returns when c holds the blocks from … to. Overlapping claims are served
-// in order of arrival: none starves, and as a claim waits only for older ones
-// there is no cycle. The caller holds no other claim.
+// lock returns when c holds the blocks from … to. Overlapping claims are served in order of
+// arrival: none starves, and as a claim waits only for older ones there is no cycle. The caller
+// holds no other claim.
 func (g *guard) lock(c *claim, from, to uint64) {
 	g.mu.Lock()
 	wait := g.place(c, from, to) > 0
@@ -62,8 +59,8 @@ func (g *guard) lock(c *claim, from, to uint64) {
 	}
 }
 
-// place gives c, which is not among the claims, its range, and returns how many
-// of them overlap with it.
+// place sets the range of c, which is not in the list, and returns how many claims of the list
+// overlap it.
 func (g *guard) place(c *claim, from, to uint64) int {
 	c.from, c.to, c.earlier = from, to, 0
 	for o := g.first; o != nil; o = o.next {
@@ -84,7 +81,7 @@ func (g *guard) append(c *claim) {
 	g.last = c
 }
 
-// unlock gives the claim's blocks back and wakes those it was the last to block.
+// unlock releases the claim's blocks and wakes the claims that only this one has blocked.
 func (g *guard) unlock(c *claim) {
 	g.mu.Lock()
 	for o := c.next; o != nil; o = o.next {
@@ -109,8 +106,8 @@ func (g *guard) unlock(c *claim) {
 	g.mu.Unlock()
 }
 
-// waited returns how many claims had to wait since the disk was opened.
-func (g *guard) waited() uint64 {
+// waitCount returns the number of claims that have had to wait since the open.
+func (g *guard) waitCount() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.waits

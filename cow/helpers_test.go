@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// newRig makes a stack whose calls on files go through an Intercept.
+// newRig makes a stack with an Intercept on its files.
 func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
 	t.Helper()
 	x := &cowtest.Intercept{FS: vfs.OS{}}
@@ -24,7 +24,7 @@ func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		x.Before(nil)
+		x.OnCall(nil)
 		if err := rig.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
 			t.Error(err)
 		}
@@ -41,7 +41,7 @@ func write(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	}
 }
 
-// want checks n bytes at off for being b.
+// want checks that n bytes at off are b.
 func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
 	p := make([]byte, n)
@@ -72,21 +72,21 @@ func sealed(t testing.TB, p *cow.Promotion) {
 	}
 }
 
-// do carries out one request on a channel of its own.
+// do performs one request on a channel of its own.
 func do(d *cow.Disk, r *cow.Request) error {
 	ch, err := d.NewChannel()
 	if err != nil {
 		return err
 	}
 	ch.Submit(r)
-	if err := await(ch, 1); err != nil {
+	if err := waitCompletions(ch, 1); err != nil {
 		return err
 	}
 	return errors.Join(r.Err, ch.Close())
 }
 
-// await waits for n completions of a channel.
-func await(ch *cow.Channel, n int) error {
+// waitCompletions waits for n completions of a channel.
+func waitCompletions(ch *cow.Channel, n int) error {
 	out := make([]*cow.Request, 0, n)
 	for {
 		if out = ch.Completed(out); len(out) == n {
@@ -99,18 +99,18 @@ func await(ch *cow.Channel, n int) error {
 	}
 }
 
-// trap holds back the calls that match, until it is opened.
+// trap blocks matching calls until it is opened.
 type trap struct {
-	caught  chan struct{} // one for each call held
+	caught  chan struct{} // one element for each blocked call
 	release chan struct{}
 	once    sync.Once
 }
 
-// setTrap holds back calls of op on files whose name ends in suffix.
+// setTrap blocks calls of op on files whose name ends in suffix.
 func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
 	t.Cleanup(p.open)
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
 			p.caught <- struct{}{}
 			<-p.release
@@ -122,24 +122,24 @@ func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
 
 func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
 
-// task is something running on a goroutine of its own.
+// task is a function that runs on a goroutine of its own.
 type task struct {
 	done chan struct{}
 	err  error // valid once done is closed
 }
 
-func begin(f func() error) *task {
+func start(f func() error) *task {
 	k := &task{done: make(chan struct{})}
 	go func() { k.err = f(); close(k.done) }()
 	return k
 }
 
-func beginWrite(d *cow.Disk, b byte, off int64, n int) *task {
-	return begin(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
+func startWrite(d *cow.Disk, b byte, off int64, n int) *task {
+	return start(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }
 
-// pending reports whether k does not end for a while. It may wrongly say so on a
-// slow machine, which makes a test pass, never fail.
+// pending reports whether k does not end for a while. On a slow machine it may be wrong, which
+// makes a test pass, never fail.
 func pending(k *task) bool {
 	select {
 	case <-k.done:

@@ -16,13 +16,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// blockSizes are all that the format allows.
+// blockSizes are all block sizes of the format.
 var blockSizes = []uint32{512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}
 
-// TestModel runs random operations on random stacks of every block size against
-// the model: many channels, overlapping in time, with promotions under way,
-// reopened in between. COWBLK_MODEL_OPS is the number of operations in all (48,000
-// unless set), COWBLK_MODEL_SEED repeats a run.
+// TestModel compares random operations on random stacks of every block size with the model: many
+// channels, overlapping in time, with promotions meanwhile, reopened in between. COWBLK_MODEL_OPS
+// is the total number of operations (48,000 unless set), COWBLK_MODEL_SEED repeats a run.
 func TestModel(t *testing.T) {
 	total := envInt(t, "COWBLK_MODEL_OPS", 48_000)
 	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
@@ -31,7 +30,7 @@ func TestModel(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(bs)))
 			start, ops, lives := time.Now(), 0, 0
 			for want := total / len(blockSizes); ops < want; lives++ {
-				n, err := newLife(t.TempDir(), rng, bs, want-ops).live()
+				n, err := newModelRun(t.TempDir(), rng, bs, want-ops).run()
 				if err != nil {
 					t.Fatalf("seed %d, life %d: %v", seed, lives, err)
 				}
@@ -54,8 +53,8 @@ func envInt(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// shape is a random disk of some 60 blocks to 2 MiB: rarely a multiple of the
-// block size, with a base that is absent, shorter or longer, at any sector.
+// shape returns a random disk of some 60 blocks to 2 MiB: rarely a multiple of the block size, with
+// a base that is absent, shorter or longer, at any sector.
 func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
 	s := cowtest.Shape{BlockSize: bs}
 	s.Size = max(60*int64(bs), 64<<10) + rng.Int64N(1<<20)
@@ -75,23 +74,23 @@ func shape(rng *rand.Rand, bs uint32) cowtest.Shape {
 	return s
 }
 
-// life is one disk from its making to its end: phases of concurrent operations,
-// each followed by a look at the whole disk.
-type life struct {
-	dir    string
-	rng    *rand.Rand
-	bs     uint32
-	most   int  // operations
-	async  bool // channels
-	direct bool // I/O
-	forget bool // page caches are dropped during operations
+// modelRun is one disk from creation to end: phases of concurrent operations, each followed by a
+// check of the whole disk.
+type modelRun struct {
+	dir        string
+	rng        *rand.Rand
+	bs         uint32
+	most       int  // operations
+	async      bool // channels
+	direct     bool // I/O
+	dropCaches bool // page caches are dropped during operations
 }
 
-func newLife(dir string, rng *rand.Rand, bs uint32, most int) *life {
-	return &life{dir: dir, rng: rng, bs: bs, most: most}
+func newModelRun(dir string, rng *rand.Rand, bs uint32, most int) *modelRun {
+	return &modelRun{dir: dir, rng: rng, bs: bs, most: most}
 }
 
-func (f *life) live() (done int, err error) {
+func (f *modelRun) run() (done int, err error) {
 	rng, most := f.rng, f.most
 	rig, err := cowtest.NewRig(f.dir, vfs.OS{}, shape(rng, f.bs))
 	if err != nil {
@@ -120,7 +119,7 @@ func (f *life) live() (done int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := m.Settle(content, 0); err != nil {
+		if err := m.CheckIdle(content, 0); err != nil {
 			return 0, fmt.Errorf("%+v, after phase %d: %w", rig.Shape, phase, err)
 		}
 		if rng.IntN(2) == 0 {
@@ -133,7 +132,7 @@ func (f *life) live() (done int, err error) {
 			if p.Err() != nil {
 				return 0, p.Err()
 			}
-			if sums, err = rig.Sums(len(rig.Spec.Layers) - 1); err != nil {
+			if sums, err = rig.Hashes(len(rig.Spec.Layers) - 1); err != nil {
 				return 0, err
 			}
 		}
@@ -145,7 +144,7 @@ func (f *life) live() (done int, err error) {
 			if err != nil {
 				return 0, err
 			}
-			if err := m.Settle(content, 0); err != nil {
+			if err := m.CheckIdle(content, 0); err != nil {
 				return 0, fmt.Errorf("%+v, reopened after phase %d: %w", rig.Shape, phase, err)
 			}
 		}
@@ -154,12 +153,12 @@ func (f *life) live() (done int, err error) {
 }
 
 // phase runs n operations on some channels, with promotions in between.
-func (f *life) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
+func (f *modelRun) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
 	rng := f.rng
 	channels := 1 + rng.IntN(6)
 	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64(), Async: f.async}
-	if f.forget {
-		defer f.forgetting(rig.Spec)()
+	if f.dropCaches {
+		defer f.dropCachesRepeatedly(rig.Spec)()
 	}
 	for range channels {
 		mix := cowtest.Mix{Size: rig.Shape.Size, BlockSize: int64(rig.Shape.BlockSize)}
@@ -186,9 +185,8 @@ func (f *life) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error) {
 	return n / channels * channels, <-ended
 }
 
-// forgetting drops what the page cache has of a stack again and again, until the
-// function that it returns is called.
-func (f *life) forgetting(s cow.Spec) (stop func()) {
+// dropCachesRepeatedly drops the page cache of a stack repeatedly, until stop is called.
+func (f *modelRun) dropCachesRepeatedly(s cow.Spec) (stop func()) {
 	names := []string{}
 	if s.Base != nil {
 		names = append(names, s.Base.Path)
@@ -218,8 +216,8 @@ func (f *life) forgetting(s cow.Spec) (stop func()) {
 	return func() { close(end); <-ended }
 }
 
-// checkTags opens every tag and compares it with what the disk was when it was
-// made, and all that was sealed with its bytes at that time.
+// checkTags opens every tag and compares it with the disk at the time of the tag, and the bytes of
+// all sealed files with those at that time.
 func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string][sha256.Size]byte) error {
 	if err := rig.Close(); err != nil {
 		return err
@@ -240,7 +238,7 @@ func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string
 			return err
 		}
 	}
-	now, err := rig.Sums((len(sums)) / 2)
+	now, err := rig.Hashes((len(sums)) / 2)
 	if err != nil {
 		return err
 	}

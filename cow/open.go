@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// plainBlockSize is the block size of a disk that is nothing but a base.
+// plainBlockSize is the block size of a disk that is only a base.
 const plainBlockSize = layer.DefaultBlockSize
 
 // stack is what Open has opened so far.
@@ -28,24 +28,22 @@ type stack struct {
 	baseSize   int64    // bytes from there on
 	baseSum    layer.Fingerprint
 	layers     []*layer.Layer
-	layerPaths []layer.Paths // of all that are to be opened
+	layerPaths []layer.Paths // of all layers to open
 	size       int64         // of the disk
 	blockSize  int64
 	sources    sources
 	view       *view
-	sharedDir  string // Options.SharedDir; empty once there is no place for shared maps
+	sharedDir  string // Options.SharedDir
 	unflushed  layer.Unflushed
 	forceShare bool // Options.ForceShare
 }
 
-// Open opens a stack: it checks that base and layers belong together and builds
-// the index. Layers and base are opened for reading, only the head for writing,
-// and that one last: a refused open has modified nothing. A layer below the
-// head that is not sealed, which is what a crash in the middle of a promotion
-// leaves, is sealed once everything else has succeeded.
+// Open opens a stack: it checks that base and layers belong together and builds the index. Base and
+// layers are opened for reading, and last the head for writing: a refused open has modified
+// nothing. A layer below the head that is not sealed, as a crash during a promotion leaves it, is
+// sealed once everything else has succeeded.
 //
-// Errors wrap ErrSpec, ErrBaseChanged, those of package layer, or the
-// operating system's.
+// Errors wrap ErrSpec, ErrBaseChanged, those of package layer, or the operating system's.
 func Open(s Spec, o Options) (*Disk, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS{}
@@ -64,7 +62,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 	var d *Disk
 	if err == nil {
 		if err = k.makeView(s); err == nil {
-			if d, err = k.disk(s, o, ix); err != nil {
+			if d, err = k.newDisk(s, o, ix); err != nil {
 				_ = k.view.close()
 			}
 		}
@@ -120,7 +118,7 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 		return nil, err
 	}
 	if len(k.layers) > 0 && !s.ReadOnly {
-		if err := k.sealLeftovers(); err != nil {
+		if err := k.sealFormerHeads(); err != nil {
 			ix.Close()
 			return nil, err
 		}
@@ -130,11 +128,10 @@ func (k *stack) open(s Spec) (*index.Index, error) {
 
 func (k *stack) blocks() uint64 { return uint64((k.size + k.blockSize - 1) / k.blockSize) }
 
-// sealLeftovers seals the layers below the head that a crash left unsealed. One
-// that somebody else is reading stays as it is until the next open: it is never
-// written again anyway. What it owes is made durable in any case, for no flush of this
-// disk covers it.
-func (k *stack) sealLeftovers() error {
+// sealFormerHeads seals the layers below the head that a crash left unsealed. A layer that another
+// process is reading stays unsealed until the next open: it is never written again. Its unflushed
+// bits are made durable in any case, for no flush of this disk covers it.
+func (k *stack) sealFormerHeads() error {
 	for i, l := range k.layers[:len(k.layers)-1] {
 		if l.Header().State == layer.Sealed {
 			continue
@@ -142,7 +139,7 @@ func (k *stack) sealLeftovers() error {
 		paths, id := l.Paths(), l.Header().UUID
 		err := l.Close() // its shared lock would exclude us
 		if err == nil {
-			k.layers[i], err = k.sealLeftover(paths, id)
+			k.layers[i], err = k.sealFormerHead(paths, id)
 		}
 		if err != nil {
 			k.layers = append(k.layers[:i:i], k.layers[i+1:]...)
@@ -152,7 +149,7 @@ func (k *stack) sealLeftovers() error {
 	return nil
 }
 
-func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
+func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
 	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
 	switch {
 	case err == nil:
@@ -164,9 +161,9 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 		if err != nil {
 			return nil, err
 		}
-		k.log.Info("sealed a layer that an interrupted promotion had left open", "map", p.Map)
+		k.log.Info("sealed a former head that an interrupted promotion had left unsealed", "map", p.Map)
 	case errors.Is(err, layer.ErrInUse), errors.Is(err, layer.ErrSealed):
-		// Somebody else reads it, or has sealed it just now.
+		// Another process reads it, or has just sealed it.
 	default:
 		return nil, err
 	}
@@ -174,18 +171,18 @@ func (k *stack) sealLeftover(p layer.Paths, id uuid.UUID) (*layer.Layer, error) 
 	if err != nil || l.Header().State == layer.Sealed {
 		return l, err
 	}
-	k.log.Warn("a former head stays unsealed until the next open: somebody else reads it", "map", p.Map)
+	k.log.Warn("a former head stays unsealed until the next open: another process reads it", "map", p.Map)
 	if err := l.MakeDurable(); err != nil {
 		return nil, errors.Join(err, l.Abandon())
 	}
 	return l, nil
 }
 
-// makeView makes the first view of the stack, sources and all.
+// makeView makes the first view of the stack, with its sources.
 func (k *stack) makeView(s Spec) error {
-	v := &view{seq: 1, since: 1, settled: new(atomic.Bool), top: index.Owner(len(k.layers))}
-	v.settled.Store(true) // there was no view before it
-	var base source       // holds nothing where there is no base
+	v := &view{seq: 1, headSince: 1, oldWritersGone: new(atomic.Bool), top: index.Owner(len(k.layers))}
+	v.oldWritersGone.Store(true) // there was no view before it
+	var base source              // empty without a base
 	if k.base != nil {
 		var err error
 		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
@@ -194,7 +191,7 @@ func (k *stack) makeView(s Spec) error {
 	}
 	v.sources = append(v.sources, base)
 	for _, l := range k.layers {
-		src, err := k.sources.ofLayer(l)
+		src, err := k.sources.openLayer(l)
 		if err != nil {
 			return errors.Join(err, v.close())
 		}
@@ -207,40 +204,40 @@ func (k *stack) makeView(s Spec) error {
 	return nil
 }
 
-// disk puts an opened stack to work.
-func (k *stack) disk(s Spec, o Options, ix *index.Index) (*Disk, error) {
+// newDisk makes a Disk of an opened stack and starts its flusher.
+func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	d := &Disk{
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, makeRoom: o.MakeRoom,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, onNoSpace: o.OnNoSpace,
 	}
 	if o.OnFailure != nil {
 		d.NotifyFailure(o.OnFailure)
 	}
-	d.life, d.die = context.WithCancel(context.Background())
-	d.crew = newCrew(d)
-	d.quiet.cond.L = &d.quiet.mu
+	d.lifetime, d.endLifetime = context.WithCancel(context.Background())
+	d.threadPool = newThreadPool(d)
+	d.synchronizing.cond.L = &d.synchronizing.mu
 	d.baseBlocks = min(d.blocks, uint64((k.baseSize+k.blockSize-1)/k.blockSize))
 	d.channels.Store(&[]*Channel{})
 
 	var err error
 	switch {
-	case s.Raw: // owner 0 is the head: every block is its own already
+	case s.Raw: // owner 0 is the head, which owns every block
 		d.flusher, err = startFlusher(d, nil, k.base, o.FlushInterval)
 	case !s.ReadOnly:
 		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil, o.FlushInterval)
 	}
 	d.view.Store(k.view)
-	if err == nil && k.inherited() {
+	if err == nil && k.headUnclean() {
 		d.flusher.startTimer()
 	}
 	return d, err
 }
 
-// inherited reports whether the head may hold what a process before this one has written
-// and not flushed: it was not closed in order.
-func (k *stack) inherited() bool {
+// headUnclean reports whether the head was not closed in order: it may hold unflushed writes of an
+// earlier process.
+func (k *stack) headUnclean() bool {
 	n := len(k.layers)
 	return n > 0 && k.view.bitmap != nil && k.layers[n-1].Unclean()
 }

@@ -16,8 +16,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// threeLayers is a closed stack of base, two sealed layers and a head, each
-// owning something.
+// threeLayers is a closed stack of base, two sealed layers and a head, each owning some blocks.
 func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1<<20 + 512, BlockSize: 4096, BaseSize: 1 << 20})
 	for i := range 3 {
@@ -32,8 +31,8 @@ func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
 	return rig, x
 }
 
-// Every stack that is not right is refused with the right error, which names the
-// file, and no byte of any file changes.
+// Every inconsistent stack is refused with the right error, which names the file, and no byte of
+// any file changes.
 func TestRefusedOpenModifiesNothing(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -155,7 +154,7 @@ func scribble(t *testing.T, name string, off int64) {
 	}
 }
 
-// files is the content of every file of a directory, by name.
+// files returns the content of every file of a directory, by name.
 func files(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -173,17 +172,16 @@ func files(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// Base and sealed layers are opened read-only and never change, whatever is done
-// to the disk.
+// Base and sealed layers are opened read-only and never change, whatever happens to the disk.
 func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	rig, x := threeLayers(t)
-	before, err := rig.Sums(2)
+	before, err := rig.Hashes(2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
 	flags := map[string]int{}
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.Op == "open" {
@@ -212,7 +210,7 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	if err := rig.Reopen(); err != nil {
 		t.Fatal(err)
 	}
-	after, err := rig.Sums(2)
+	after, err := rig.Hashes(2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,8 +219,8 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	}
 }
 
-// A crash between the swap and the seal leaves an unsealed layer below the head:
-// the stack opens, with all that was flushed, and the layer gets sealed.
+// A crash between swap and seal leaves an unsealed layer below the head: the stack opens with
+// everything that was flushed, and the layer gets sealed.
 func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
@@ -252,7 +250,7 @@ func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
 	}
 }
 
-// A disk larger than the layer below it: what the layer cannot hold is zeros.
+// A disk larger than the layer below it: beyond that layer's size there are zeros.
 func TestGrownDisk(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 64<<10 + 512, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 64<<10, 512) // the partial last block
@@ -273,7 +271,7 @@ func TestGrownDisk(t *testing.T) {
 	}
 	want(t, rig.Disk, 'a', 64<<10, 512)
 	want(t, rig.Disk, 0, 64<<10+512, 1<<20-(64<<10+512))
-	write(t, rig.Disk, 'b', 66<<10, 512) // copy-up of the block that was the last
+	write(t, rig.Disk, 'b', 66<<10, 512) // copy-up of the block that was the last one
 	want(t, rig.Disk, 'a', 64<<10, 512)
 	want(t, rig.Disk, 0, 64<<10+512, 1536)
 }
@@ -302,7 +300,7 @@ func TestBaseAlone(t *testing.T) {
 	if err := d.Flush(); err != nil {
 		t.Errorf("flush: %v", err)
 	}
-	// Somebody cuts the image under us: an error, not zeros.
+	// The image is truncated meanwhile: an error, not zeros.
 	if err := os.Truncate(name, 512); err != nil {
 		t.Fatal(err)
 	}

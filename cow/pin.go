@@ -2,100 +2,98 @@ package cow
 
 import "sync/atomic"
 
-// pins say, for one channel, which views its requests in flight are on. Only
-// the channel's own thread stores, so that the hit path of one queue shares no
-// cache line with another; a promotion reads the pins of all channels. (A shared
-// counter per view would cost every request two contended atomic operations, for
-// the sake of an operation that happens once a day.)
+// pins are the marks of one channel on the views that its requests in flight use. Only the
+// channel's own thread stores them, so that hits of one queue share no cache line with another; a
+// promotion reads the pins of all channels. (A shared counter per view would cost every request two
+// contended atomic operations, for an operation that happens once a day.)
 type pins struct {
-	_      [64]byte
-	reads  pinned
-	writes pinned
-	kept   bool // the pin of a read stays for the next one: see SubmitBatch
-	_      [40]byte
+	_          [64]byte
+	reads      pinState
+	writes     pinState
+	readCached bool // the read pin stays for the next read: see SubmitBatch
+	_          [40]byte
 }
 
-// pinned are the pins of one kind of request.
-type pinned struct {
-	oldest atomic.Uint64 // seq of the oldest view in flight, 0 for none
-	now    uint64        // seq of the request that Submit is working on, 0 for none
-	held   []hold        // of asynchronous operations, oldest view first
+// pinState is the pins of one kind of request, reads or writes.
+type pinState struct {
+	oldest    atomic.Uint64 // seq of the oldest view in use, 0: none
+	current   uint64        // seq of the request that Submit is serving, 0: none
+	asyncRefs []asyncRef    // of operations in flight, oldest view first
 }
 
-// hold counts the asynchronous operations on one view. A channel meets views in
-// the order of their seq, so that a new one is always the last.
-type hold struct {
+// asyncRef counts the asynchronous operations on one view. A channel meets views in the order of
+// their seq, so that a new view is always the last.
+type asyncRef struct {
 	seq uint64
 	n   int
 }
 
-// set pins view seq for the request that is being worked on.
-func (p *pinned) set(seq uint64) {
-	p.now = seq
-	if len(p.held) == 0 {
+// set pins view seq for the request that Submit is serving.
+func (p *pinState) set(seq uint64) {
+	p.current = seq
+	if len(p.asyncRefs) == 0 {
 		p.oldest.Store(seq)
 	}
 }
 
-// clear takes the pin of the request that was being worked on back.
-func (p *pinned) clear() {
-	p.now = 0
-	if len(p.held) == 0 {
+// clear removes the pin of the request that Submit is serving.
+func (p *pinState) clear() {
+	p.current = 0
+	if len(p.asyncRefs) == 0 {
 		p.oldest.Store(0)
 	}
 }
 
-// hold pins view seq, which is pinned already by the request being worked on,
-// for one asynchronous operation.
-func (p *pinned) hold(seq uint64) {
-	if n := len(p.held); n > 0 && p.held[n-1].seq == seq {
-		p.held[n-1].n++
+// refAsync adds a reference to view seq, which the current request has pinned, for one asynchronous
+// operation.
+func (p *pinState) refAsync(seq uint64) {
+	if n := len(p.asyncRefs); n > 0 && p.asyncRefs[n-1].seq == seq {
+		p.asyncRefs[n-1].n++
 		return
 	}
-	p.held = append(p.held, hold{seq, 1})
-	p.oldest.Store(p.held[0].seq)
+	p.asyncRefs = append(p.asyncRefs, asyncRef{seq, 1})
+	p.oldest.Store(p.asyncRefs[0].seq)
 }
 
-// drop takes one hold on view seq back.
-func (p *pinned) drop(seq uint64) {
+// unrefAsync drops one reference to view seq.
+func (p *pinState) unrefAsync(seq uint64) {
 	gone := 0
-	for i := range p.held {
-		if p.held[i].seq == seq {
-			p.held[i].n--
+	for i := range p.asyncRefs {
+		if p.asyncRefs[i].seq == seq {
+			p.asyncRefs[i].n--
 		}
-		if gone == i && p.held[i].n == 0 {
+		if gone == i && p.asyncRefs[i].n == 0 {
 			gone++
 		}
 	}
 	if gone > 0 {
-		p.held = p.held[:copy(p.held, p.held[gone:])]
+		p.asyncRefs = p.asyncRefs[:copy(p.asyncRefs, p.asyncRefs[gone:])]
 	}
-	oldest := p.now
-	if len(p.held) > 0 {
-		oldest = p.held[0].seq
+	oldest := p.current
+	if len(p.asyncRefs) > 0 {
+		oldest = p.asyncRefs[0].seq
 	}
 	p.oldest.Store(oldest)
 }
 
-// before reports whether a request is in flight on a view before seq.
-func (p *pinned) before(seq uint64) bool {
+// olderThan reports whether a request is in flight on a view before seq.
+func (p *pinState) olderThan(seq uint64) bool {
 	oldest := p.oldest.Load()
 	return oldest != 0 && oldest < seq
 }
 
-// pinRead puts the channel's read on the current view.
+// pinRead pins the current view for the channel's read.
 //
-// The second load is what makes it safe. Loads and stores of sync/atomic have
-// one order: either this second load comes after a swap's store and sees the
-// new view, or the pin was stored before the swap and everyone who looks at the
-// pins after the swap sees it.
+// The second load makes this safe. Loads and stores of sync/atomic have one order: either the
+// second load comes after the store of a swap and sees the new view, or the pin was stored before
+// the swap, and a reader of the pins after the swap sees it.
 //
-// A pin that has been kept and names the view that is in place now was stored before
-// that was looked at: it is as good.
+// A cached pin that names the current view was stored before the view was loaded here, which is as
+// good.
 func (c *Channel) pinRead() *view {
 	for {
 		v := c.disk.view.Load()
-		if c.pins.reads.now == v.seq {
+		if c.pins.reads.current == v.seq {
 			return v
 		}
 		c.pins.reads.set(v.seq)
@@ -105,10 +103,9 @@ func (c *Channel) pinRead() *view {
 	}
 }
 
-// pinWrite puts the channel's write on the current view, as pinRead does. While
-// a cut over several disks is being made it waits, on an asynchronous channel
-// too: that takes microseconds, and goroutines of the crew that start then would
-// compete with the cut for processors and the disk's mutex.
+// pinWrite pins the current view for the channel's write, as pinRead does. While several disks are
+// being swapped it waits, on an asynchronous channel too: that takes microseconds, and workers of
+// the thread pool that start then would compete with the swap for processors and the disk's mutex.
 func (c *Channel) pinWrite() *view {
 	for {
 		v := c.disk.view.Load()
@@ -125,24 +122,24 @@ func (c *Channel) pinWrite() *view {
 }
 
 func (c *Channel) unpinRead() {
-	if c.pins.kept {
+	if c.pins.readCached {
 		return
 	}
 	c.pins.reads.clear()
-	c.disk.wakeQuiet()
+	c.disk.wakeSynchronize()
 }
 
-// keepPin has unpinRead leave the pin for the next pinRead, until letPinGo.
-func (c *Channel) keepPin() { c.pins.kept = true }
+// cacheReadPin makes unpinRead leave the pin for the next pinRead, until releaseReadPin.
+func (c *Channel) cacheReadPin() { c.pins.readCached = true }
 
-func (c *Channel) letPinGo() {
-	c.pins.kept = false
-	if c.pins.reads.now != 0 {
+func (c *Channel) releaseReadPin() {
+	c.pins.readCached = false
+	if c.pins.reads.current != 0 {
 		c.unpinRead()
 	}
 }
 
 func (c *Channel) unpinWrite() {
 	c.pins.writes.clear()
-	c.disk.wakeQuiet()
+	c.disk.wakeSynchronize()
 }

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -10,41 +11,40 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Promotion is one change of a disk's head: the head becomes an immutable layer
-// and a new, empty one takes over, under the guest's hands.
+// Promotion is one change of a disk's head: the head becomes an immutable layer, and a new, empty
+// head takes its place while the guest runs.
 //
-//	Prepare → Swap → (background) drained → synced → sealed → Done
+//	Prepare → Swap → (background) old writers gone → synced → sealed → Done
 //	        → Cancel → Done
 //
-// The new head's files, and whatever names them, are durable before Prepare.
-// Swap is the cut: a write is in the former head if it was submitted before,
-// in the new one if after. It waits for nothing. All that takes time happens
-// behind it while requests go on; flushes cover the former head until it is
-// sealed, and a crash in between leaves a stack that Open accepts.
+// The new head's files, and the manifest that names them, are durable before Prepare. Swap is the
+// point in time: a write is in the former head if it was submitted before, and in the new head if
+// it was submitted after. Swap waits for nothing. All slow work happens after it, while requests go
+// on. Flushes cover the former head until it is sealed; a crash in between leaves a stack that Open
+// accepts.
 type Promotion struct {
 	disk *Disk
-	next *layer.Layer // the disk's from Swap on, the caller's before and after Cancel
+	next *layer.Layer // the disk's from Swap on; the caller's before, and after Cancel
 	head source       // of next
 	old  *layer.Layer // former head, set by Swap
 	done chan struct{}
 	err  error
 
-	over chan struct{} // closed after the last attempt to seal
-	late error         // its outcome
+	sealEnded chan struct{} // closed after the last attempt to seal
+	sealErr   error         // outcome of the last attempt
 
-	swapping bool // under disk.mu: too late to cancel
+	swapping bool // under disk.mu: Swap has begun, too late to cancel
 }
 
-// Prepare checks that next, an empty head open for writing, belongs on top of
-// the disk's head, and reserves the disk's next swap for it. ErrPromoting if
-// one is reserved already; ErrReadOnly, ErrFailed, ErrClosed; layer.ErrMismatch
-// if next does not fit, or if the head's files are not where the next open would
-// look for them. After an error next is still the caller's.
+// Prepare checks that next, an empty head open for writing, belongs on top of the disk's head, and
+// reserves the disk's next swap for it. ErrPromoting: a swap is reserved already. ErrReadOnly,
+// ErrFailed, ErrClosed. layer.ErrMismatch: next does not fit, or the head's files are not where the
+// next open would look for them. After an error next is still the caller's.
 func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	p, head, err := d.reserve(next)
 	if err == nil {
-		// While it is reserved the head stays the head.
-		if err = head.InPlace(); err != nil {
+		// While the swap is reserved the head stays the head.
+		if err = head.CheckPaths(); err != nil {
 			p.Cancel()
 		}
 	}
@@ -54,7 +54,7 @@ func (d *Disk) Prepare(next *layer.Layer) (*Promotion, error) {
 	return p, nil
 }
 
-// reserve is Prepare without looking at the head's files.
+// reserve is Prepare without the check of the head's paths.
 func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -72,22 +72,22 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 	default:
 		head = d.layers[len(d.layers)-1]
 		if err = d.failure(); err == nil {
-			err = fits(head.Header(), next)
+			err = checkNewHead(head.Header(), next)
 		}
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	p = &Promotion{disk: d, next: next, done: make(chan struct{}), over: make(chan struct{})}
-	if p.head, err = d.sources.ofLayer(next); err != nil {
+	p = &Promotion{disk: d, next: next, done: make(chan struct{}), sealEnded: make(chan struct{})}
+	if p.head, err = d.sources.openLayer(next); err != nil {
 		return nil, nil, err
 	}
 	d.prepared = p
 	return p, head, nil
 }
 
-// fits checks a new head against the one it shall lie on.
-func fits(below layer.Header, next *layer.Layer) error {
+// checkNewHead checks a new head against the head that it will lie on.
+func checkNewHead(below layer.Header, next *layer.Layer) error {
 	h := next.Header()
 	fault := func(what string, expected, found any) error {
 		return &layer.Fault{Path: next.Paths().Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
@@ -119,8 +119,7 @@ func (d *Disk) Promote(next *layer.Layer) (*Promotion, error) {
 	return p, Swap(p)
 }
 
-// Cancel gives a prepared promotion up; next stays the caller's. It does
-// nothing after Swap.
+// Cancel gives up a prepared promotion; next stays the caller's. After Swap it does nothing.
 func (p *Promotion) Cancel() {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
@@ -131,55 +130,63 @@ func (p *Promotion) cancelLocked() {
 	if p.disk.prepared == p && !p.swapping {
 		p.disk.prepared = nil
 		p.err = errors.Join(ErrCancelled, p.head.close())
-		p.late = p.err
+		p.sealErr = p.err
 		close(p.done)
-		close(p.over)
+		close(p.sealEnded)
 	}
 }
 
-// Done is closed when the former head is sealed, or the first attempt to seal it has
-// failed, or the promotion was cancelled.
+// Done returns a channel that is closed when the former head is sealed, the first attempt to seal
+// it has failed, or the promotion was cancelled.
 func (p *Promotion) Done() <-chan struct{} { return p.done }
 
-// Err is the outcome, valid once Done is closed. An error after Swap means that
-// the former head is not sealed yet; the swap itself stands and the data are safe. The
-// disk tries again until it is closed, see Sealed, then the next open does.
+// Err returns the outcome; it is valid once Done is closed. After an error since Swap the former
+// head is not sealed yet, but the swap stands and the data is safe. The disk retries until it is
+// closed (see Sealed), then the next open does.
 func (p *Promotion) Err() error { return p.err }
 
-// Sealed waits until the former head is sealed, after however many attempts. An error
-// means that the disk has failed or was closed before, or the promotion was cancelled.
-func (p *Promotion) Sealed() error {
-	<-p.over
-	return p.late
+// Sealed waits until the former head is sealed, after any number of attempts. An error means that
+// the disk has failed or was closed before, that the promotion was cancelled, or that ctx is done:
+// then it wraps the error of the last attempt, if one has failed.
+func (p *Promotion) Sealed(ctx context.Context) error {
+	select {
+	case <-p.sealEnded:
+		return p.sealErr
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		return errors.Join(ctx.Err(), p.err)
+	default:
+		return ctx.Err()
+	}
 }
 
-// Swap makes the cut for all the given promotions, prepared on different disks,
-// at one instant: no write submitted after the completion of one that the cut
-// leaves out is in it, on whatever disks the two are. All are swapped or none:
-// ErrCancelled when one of them is not prepared any more.
+// Swap swaps the heads of all the given promotions, prepared on different disks, at one instant: if
+// a write that completed before another was submitted goes to a new head, so does the other, on any
+// of the disks. All are swapped or none: ErrCancelled if a promotion is not prepared any more.
 //
-// One disk's cut is one store. For several, new writes are held back at the
-// gate of each disk until every view is replaced, some microseconds; writes in
-// flight and reads go on.
+// The swap of one disk is one store. For several, new writes wait at the gate of each disk until
+// every view is replaced, some microseconds; reads and writes in flight go on.
 func Swap(promotions ...*Promotion) error {
 	for i, p := range promotions {
-		if !p.claim() {
+		if !p.beginSwap() {
 			for _, q := range promotions[:i] {
-				q.unclaim()
+				q.cancelSwap()
 			}
 			return fmt.Errorf("promote: %w", ErrCancelled)
 		}
 	}
-	cut(promotions)
+	swapAll(promotions)
 	return nil
 }
 
-// cut swaps the views of claimed promotions. It cannot fail.
-func cut(promotions []*Promotion) {
+// swapAll swaps the views of promotions for which beginSwap has succeeded. It cannot fail.
+func swapAll(promotions []*Promotion) {
 	open := make(chan struct{})
 	if len(promotions) > 1 {
 		for _, p := range promotions {
-			p.shut(open)
+			p.closeGate(open)
 		}
 	}
 	views := make([]*view, len(promotions))
@@ -192,8 +199,8 @@ func cut(promotions []*Promotion) {
 	}
 }
 
-// claim makes it too late to cancel p.
-func (p *Promotion) claim() bool {
+// beginSwap makes it too late to cancel p. It returns false if p is not prepared any more.
+func (p *Promotion) beginSwap() bool {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
 	if p.disk.prepared != p || p.swapping {
@@ -203,14 +210,14 @@ func (p *Promotion) claim() bool {
 	return true
 }
 
-func (p *Promotion) unclaim() {
+func (p *Promotion) cancelSwap() {
 	p.disk.mu.Lock()
 	p.swapping = false
 	p.disk.mu.Unlock()
 }
 
-// shut holds back the disk's new writes until open is closed.
-func (p *Promotion) shut(open <-chan struct{}) {
+// closeGate holds back the disk's new writes until open is closed.
+func (p *Promotion) closeGate(open <-chan struct{}) {
 	p.disk.mu.Lock()
 	gated := *p.disk.view.Load()
 	gated.gate = open
@@ -218,78 +225,77 @@ func (p *Promotion) shut(open <-chan struct{}) {
 	p.disk.mu.Unlock()
 }
 
-// swap puts the view with the new head in place, gate or not.
+// swap stores the view with the new head, which has no gate.
 func (p *Promotion) swap() *view {
 	d := p.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.flusher.cover(p.next)
+	d.flusher.addHead(p.next)
 	p.old = d.layers[len(d.layers)-1]
 	d.layers = append(d.layers[:len(d.layers):len(d.layers)], p.next)
 	d.prepared = nil
-	d.sealers.Add(1)
+	d.backgroundTasks.Add(1)
 	v := d.view.Load().withHead(p.next, p.head)
 	d.view.Store(v)
 	return v
 }
 
-// withHead is v with another layer on top, to which writes go.
+// withHead returns v with another layer on top, which takes writes.
 func (v *view) withHead(head *layer.Layer, s source) *view {
 	n := &view{
-		seq: v.seq + 1, since: v.seq + 1, settled: new(atomic.Bool),
+		seq: v.seq + 1, headSince: v.seq + 1, oldWritersGone: new(atomic.Bool),
 		top: v.top + 1, head: v.top + 1, bitmap: head.Bitmap(),
 	}
 	n.sources = append(v.sources[:len(v.sources):len(v.sources)], s)
 	return n
 }
 
-// Attempts to seal a former head again: until then no other disk can be opened that
-// lies on it, for its map is locked. What failed may pass: no space, no descriptors.
+// Pauses between attempts to seal a former head. Until it is sealed its map is locked, and no other
+// disk on it can be opened. The cause may pass: no space, no descriptors.
 const (
-	sealAgain      = time.Second
-	sealAgainLimit = time.Minute
+	sealRetryMin = time.Second
+	sealRetryMax = time.Minute
 )
 
-// finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is
-// the view that Swap has put in place.
+// finish runs on the promotion's goroutine, started by Swap; Close waits for it. v is the view that
+// Swap has stored.
 func (p *Promotion) finish(v *view) {
-	defer p.disk.sealers.Done()
-	defer close(p.over)
+	defer p.disk.backgroundTasks.Done()
+	defer close(p.sealEnded)
 	log := p.disk.log.With("map", p.old.Paths().Map)
-	p.err = p.trySeal(v)
-	p.late = p.err
+	p.err = p.sealWithPath(v)
+	p.sealErr = p.err
 	if p.err != nil {
 		log.Error("a former head could not be sealed", "err", p.err)
 	}
 	close(p.done)
-	for wait := sealAgain; p.late != nil && p.disk.failure() == nil; wait = min(2*wait, sealAgainLimit) {
+	for wait := sealRetryMin; p.sealErr != nil && p.disk.failure() == nil; wait = min(2*wait, sealRetryMax) {
 		select {
-		case <-p.disk.life.Done():
+		case <-p.disk.lifetime.Done():
 			return
 		case <-time.After(wait):
 		}
-		if p.late = p.trySeal(v); p.late == nil {
-			log.Info("the former head is sealed now")
+		if p.sealErr = p.sealWithPath(v); p.sealErr == nil {
+			log.Info("the former head is sealed")
 		}
 	}
 }
 
-func (p *Promotion) trySeal(v *view) error {
+func (p *Promotion) sealWithPath(v *view) error {
 	if err := p.seal(v); err != nil {
 		return fmt.Errorf("seal %s: %w", p.old.Paths().Map, err)
 	}
 	return nil
 }
 
-// seal waits for the last write to the former head, makes it durable, seals it,
-// and puts its read-only files in the place of the writable ones. After an error it can
-// be repeated, unless the disk has failed.
+// seal waits for the last write to the former head, makes it durable, seals it, and replaces its
+// writable files by read-only ones. After an error it can be repeated, unless the disk has failed.
 func (p *Promotion) seal(v *view) error {
 	d := p.disk
 	if !p.old.WasHead() {
-		d.settle(v)
-		// The bulk is written back here, where no flush of the guest waits behind it
-		// in the flusher's queue; what the flusher then syncs is next to nothing.
+		d.waitOldWriters(v)
+		// Most of the data is written back here, where no flush of the guest waits behind it in the
+		// flusher's queue; the flusher's sync has little left to do.
 		if err := p.old.SyncData(); err != nil {
 			return d.fail(err)
 		}
@@ -301,25 +307,24 @@ func (p *Promotion) seal(v *view) error {
 	if err != nil {
 		return err
 	}
-	seq, former, err := d.replace(v.head-1, sealed)
+	seq, former, err := d.replaceLayer(v.head-1, sealed)
 	if err != nil {
 		return errors.Join(err, sealed.Close())
 	}
-	// Requests may still be on views that name the writable file.
-	d.waitQuiet(seq, true)
+	// Requests may still be on views with the writable file.
+	d.synchronize(seq, true)
 	if err := errors.Join(former.close(), p.old.Close()); err != nil {
 		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map, "err", err)
 	}
 	return nil
 }
 
-// replace swaps in a view that finds an owner's blocks in another layer object
-// of the same content. It returns the new view's seq and the source that views
-// before it used.
-func (d *Disk) replace(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
+// replaceLayer swaps in a view that finds an owner's blocks in another layer object of the same
+// content. It returns the new view's seq, and the source that earlier views use.
+func (d *Disk) replaceLayer(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s, err := d.sources.ofLayer(l)
+	s, err := d.sources.openLayer(l)
 	if err != nil {
 		return 0, source{}, err
 	}

@@ -39,10 +39,10 @@ func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
 	return ps
 }
 
-// While two disks are being cut, a write to the first after its cut does not get
-// through before the second is cut too: else a write to the second that follows
-// it could be in a tag that lacks what it followed. (Rule: gate.)
-func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
+// While two disks are being swapped, a write to the first after its swap does not complete before
+// the second is swapped too: otherwise a later write to the second could be in a tag without the
+// write before it. (Rule: gate.)
+func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 	rigs := twoDisks(t)
 	ps := prepare(t, rigs)
 	var chs [2]*cow.Channel
@@ -52,25 +52,25 @@ func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !cow.Claim(ps...) {
+	if !cow.BeginSwap(ps...) {
 		t.Fatal("not claimed")
 	}
 	release := rigs[1].Disk.HoldSwap()
-	swap := begin(func() error { cow.Cut(ps...); return nil })
+	swap := start(func() error { cow.SwapAll(ps...); return nil })
 	for !rigs[0].Disk.ViewChanged() {
 		runtime.Gosched()
 	}
-	both := begin(func() error {
+	both := start(func() error {
 		for _, ch := range chs {
 			r := &cow.Request{Op: cow.OpWrite, Length: 512, Data: [][]byte{fill('w', 512)}}
 			ch.Submit(r)
-			if err := errors.Join(await(ch, 1), r.Err); err != nil {
+			if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	read := begin(func() error {
+	read := start(func() error {
 		_, err := rigs[0].Disk.ReadAt(make([]byte, 512), 0)
 		return err
 	})
@@ -93,12 +93,12 @@ func TestSwapGatesWritesUntilAllDisksAreCut(t *testing.T) {
 	}
 }
 
-// The same by chance and often: a writer that writes to one disk after the other,
-// each write after the completion of the last.
-func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
+// The same at random, many times: a writer writes to one disk after the other, each write after the
+// completion of the last.
+func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	rigs := twoDisks(t)
 	var stop atomic.Bool
-	writer := begin(func() error {
+	writer := start(func() error {
 		for n := uint32(1); !stop.Load(); n++ {
 			p := fill(0, 512)
 			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
@@ -135,7 +135,7 @@ func TestSwapCutsSeveralDisksAtOneInstant(t *testing.T) {
 	}
 }
 
-// counter reads the big-endian number at the start of a tag.
+// counter returns the big-endian number at the start of a tag.
 func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
 	t.Helper()
 	d, err := r.OpenTag(layers)

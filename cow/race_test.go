@@ -10,27 +10,27 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// The tests in this file hold one call back and let others overtake it. Each
-// fails when the rule it is about is taken out of the engine.
+// The tests in this file block one call and let others overtake it. Each fails when the rule in its
+// comment is taken out of the engine.
 
-// A write that overwrites a block of the old head is on its way while a
-// promotion happens and another write, on the new view, copies up the rest of
-// that block. The first must not be lost: it is acknowledged. (Rule: settle.)
+// A write overwrites a block of the old head while a promotion happens and another write, on the
+// new view, copies up the rest of that block. The first must not be lost: it is acknowledged.
+// (Rule: waitOldWriters.)
 func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
 
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 512)
+	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
-	late := beginWrite(rig.Disk, 'n', 1024, 512)
-	if !pending(late) {
+	newer := startWrite(rig.Disk, 'n', 1024, 512)
+	if !pending(newer) {
 		t.Error("the copy-up did not wait for the overwrite under way")
 	}
 	hold.open()
 	finished(t, old)
-	finished(t, late)
+	finished(t, newer)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 512)
 	want(t, rig.Disk, 'a', 512, 512)
@@ -45,10 +45,10 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 			hold := setTrap(t, x, "pwritev", "0000.data")
-			old := beginWrite(rig.Disk, 'o', 0, n)
+			old := startWrite(rig.Disk, 'o', 0, n)
 			<-hold.caught
 			p := promote(t, rig)
-			late := beginWrite(rig.Disk, 'n', 1024, 512)
+			late := startWrite(rig.Disk, 'n', 1024, 512)
 			if !pending(late) {
 				t.Error("the copy-up did not wait for the first write under way")
 			}
@@ -64,11 +64,11 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 
 // Writes of whole blocks, overwrites and reads go on while an old write hangs:
 // only copy-ups wait.
-func TestPromotionHoldsNobodyElseUp(t *testing.T) {
+func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 512)
+	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught
 	p := promote(t, rig)
 	write(t, rig.Disk, 'w', 4096, 4096) // another block, whole
@@ -83,17 +83,17 @@ func TestPromotionHoldsNobodyElseUp(t *testing.T) {
 	want(t, rig.Disk, 'y', 0, 4096) // the old write may lose, the completed one may not
 }
 
-// A write that has to wait for the guard on the old view finds the block owned
-// by the new head when its turn comes: it is superseded and completes.
+// A write that waits for the guard on the old view finds the block owned by the new head
+// afterwards: it is superseded and completes.
 func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	// Blocks 0 and 1, first write on the old view, held while it has the guard.
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	first := beginWrite(rig.Disk, 'a', 0, 8192)
+	first := startWrite(rig.Disk, 'a', 0, 8192)
 	<-hold.caught
 	p := promote(t, rig)
 	// New view: waits for the guard.
-	second := beginWrite(rig.Disk, 'b', 4096, 4096)
+	second := startWrite(rig.Disk, 'b', 4096, 4096)
 	if !pending(second) {
 		t.Error("two first writes of one block at once")
 	}
@@ -111,16 +111,15 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	want(t, tag, 'a', 0, 8192)
 }
 
-// Two writes of parts of one unowned block: the second waits for the guard and
-// then finds the block owned. It must look again and write its own part only: a
-// copy-up now would put back what a third write overwrites meanwhile. (Rule:
-// ownership is rechecked under the guard.)
+// Two writes of parts of one unowned block: the second waits for the guard and then finds the block
+// owned. It must look up the owner again and write its own part only: a copy-up would undo a third
+// write meanwhile. (Rule: ownership is rechecked under the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	first := beginWrite(rig.Disk, 'a', 0, 512)
+	first := startWrite(rig.Disk, 'a', 0, 512)
 	<-hold.caught
-	second := beginWrite(rig.Disk, 'b', 512, 512)
+	second := startWrite(rig.Disk, 'b', 512, 512)
 	if !pending(second) {
 		t.Error("two first writes of one block at once")
 	}
@@ -128,7 +127,7 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	hold.open()
 	finished(t, first)
 	<-again.caught // the second, with all that it is going to write
-	x.Before(nil)
+	x.OnCall(nil)
 	write(t, rig.Disk, 'c', 1024, 512)
 	again.open()
 	finished(t, second)
@@ -137,13 +136,13 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	want(t, rig.Disk, 'c', 1024, 512)
 }
 
-// A write on the old view comes to a block that the new view has taken whole
-// while it was busy with another: it leaves the block alone and completes.
+// A write on the old view reaches a block that a write on the new view has taken as a whole
+// meanwhile: it skips the block and completes.
 func TestOldWriteIsSuperseded(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	old := beginWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
+	old := startWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
 	<-hold.caught
 	p := promote(t, rig)
 	write(t, rig.Disk, 'n', 4096, 4096)
@@ -157,14 +156,14 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 	want(t, rig.Disk, 'm', 3*4096, 4096)
 }
 
-// Copy-ups of different sectors of one block must not put the old content over
-// each other. (Rule: guard.)
+// Copy-ups of different sectors of one block must not overwrite each other with the old content.
+// (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	one := beginWrite(rig.Disk, '1', 0, 512)
+	one := startWrite(rig.Disk, '1', 0, 512)
 	<-hold.caught
-	two := beginWrite(rig.Disk, '2', 512, 512)
+	two := startWrite(rig.Disk, '2', 512, 512)
 	if !pending(two) {
 		t.Error("the second copy-up did not wait")
 	}
@@ -176,14 +175,14 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	want(t, rig.Disk, 0, 1024, 3072)
 }
 
-// A copy-up that has read the old content must not put it over a whole-block
-// write that completed meanwhile. (Rule: whole first writes hold the guard too.)
+// A copy-up that has read the old content must not write it over a whole-block write that completed
+// meanwhile. (Rule: whole first writes hold the guard too.)
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught // has read, is about to write
-	whole := beginWrite(rig.Disk, 'w', 0, 4096)
+	whole := startWrite(rig.Disk, 'w', 0, 4096)
 	if !pending(whole) {
 		t.Error("the whole-block write did not wait for the copy-up")
 	}
@@ -197,26 +196,26 @@ func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 func TestCopyUpAgainstDiscard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	part := beginWrite(rig.Disk, 'p', 1024, 512)
+	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
-	wipe := begin(func() error {
+	discard := start(func() error {
 		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
-	if !pending(wipe) {
+	if !pending(discard) {
 		t.Error("the discard did not wait for the copy-up")
 	}
 	hold.open()
 	finished(t, part)
-	finished(t, wipe)
+	finished(t, discard)
 	want(t, rig.Disk, 0, 0, 4096)
 }
 
-// While the data of a first write is on its way, reads show the old content and
-// a flush round makes no bit of it durable. (Rule: data, then bit, then index.)
+// While the data of a first write is being written, reads return the old content and a flush round
+// makes no bit of it durable. (Rule: data, then bit, then index.)
 func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	hold := setTrap(t, x, "pwritev", "0000.data")
-	done := beginWrite(rig.Disk, 'w', 8192, 4096)
+	done := startWrite(rig.Disk, 'w', 8192, 4096)
 	<-hold.caught
 	p := make([]byte, 4096)
 	if _, err := rig.Disk.ReadAt(p, 8192); err != nil {
@@ -245,15 +244,15 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	want(t, rig.Disk, 'w', 8192, 4096)
 }
 
-// A read on the view before a promotion sees what a write after it has
-// acknowledged. (Rule: a reader that finds a newer owner takes a newer view.)
+// A read on the view before a promotion sees a write that was acknowledged after it. (Rule: a
+// reader that finds a newer owner takes a newer view.)
 func TestOldReadFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	// A read of two runs: block 0 from the base, held; block 1 from the head.
 	write(t, rig.Disk, 'a', 4096, 4096)
 	hold := setTrap(t, x, "preadv", "base")
 	p := make([]byte, 8192)
-	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
@@ -265,19 +264,19 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	sealed(t, done)
 }
 
-// The former head's writable file is not closed under a read that uses it.
+// The former head's writable file is not closed while a read uses it.
 func TestOldFileStaysOpenForReads(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "preadv", "0000.data")
 	p := make([]byte, 4096)
-	read := begin(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	for rig.Disk.Stats().Unsealed > 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if !pending(begin(func() error { <-done.Done(); return nil })) {
+	if !pending(start(func() error { <-done.Done(); return nil })) {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	write(t, rig.Disk, 'b', 0, 4096)

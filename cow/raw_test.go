@@ -10,8 +10,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A raw disk is its file: what is written, discarded and flushed is there, and
-// nothing else is.
+// A raw disk is its file: exactly what was written, discarded and flushed is in it.
 func TestRawDiskIsItsFile(t *testing.T) {
 	const size = 1<<20 + 512
 	path := filepath.Join(t.TempDir(), "raw")
@@ -82,7 +81,8 @@ func TestRawDiskRefusesOddSizes(t *testing.T) {
 	}
 }
 
-// The file of a raw disk is nobody's base, in either order, and two disks may lie on one base.
+// The file of a raw disk cannot be a base at the same time, in either order; two disks may share a
+// base.
 func TestRawDiskAndBaseExclude(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raw")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {

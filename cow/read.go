@@ -7,9 +7,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// read serves r: one positional read per run of blocks with one owner, straight
-// into the caller's buffers. On an asynchronous channel it does what needs no
-// waiting and postpones the rest.
+// read serves r: one positional read per run of blocks with one owner, straight into the caller's
+// buffers. On an asynchronous channel it submits asynchronously what would block.
 func (c *Channel) read(r *Request) error {
 	if err := c.disk.checkBuffers(r); err != nil {
 		return err
@@ -20,14 +19,14 @@ func (c *Channel) read(r *Request) error {
 
 	d := c.disk
 	for pos, left := r.Offset, r.Length; left > 0; {
-		owner, run := r.ahead.owner, r.ahead.run
-		if r.ahead.view != v.seq {
+		owner, run := r.prefetched.owner, r.prefetched.run
+		if r.prefetched.view != v.seq {
 			owner, run = d.index.Lookup(d.block(pos), d.touched(pos, left))
 		}
-		r.ahead.view = 0 // that was for the first run
+		r.prefetched.view = 0 // only for the first run
 		if owner > v.top {
-			// The block was written on a newer view. What this view could
-			// still read is older than what has been acknowledged.
+			// The block was written on a newer view. What this view could read is older than data
+			// that has been acknowledged.
 			v = c.pinRead()
 			continue
 		}
@@ -41,18 +40,17 @@ func (c *Channel) read(r *Request) error {
 	return nil
 }
 
-// readSource reads n bytes of the disk from pos out of one source to where the
-// cursor stands. What lies beyond the source's limit reads as zeros (a base
-// shorter than the disk, a layer made before the disk grew).
+// readSource reads n bytes of the disk from pos out of one source to the cursor. Bytes beyond the
+// source's limit are zeros (a base shorter than the disk, a layer made before the disk grew).
 //
-// The limits were checked when the stack was opened, so an end of file within
-// one means that somebody cut the file since: an error, not zeros.
+// The limits were checked at open, so an end of file within a limit means that the file was
+// truncated since: an error, not zeros.
 func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error {
 	inside := max(0, min(n, s.limit-pos))
-	left, landed, late := inside, c.cur, false
+	left, dst, maybeFaulted := inside, c.cur, false
 	mapped := int64(0)
 	if s.mapping != nil {
-		mapped, late = c.copyMapped(s, pos, left)
+		mapped, maybeFaulted = c.copyMapped(s, pos, left)
 		left -= mapped
 	}
 	for left > 0 {
@@ -60,10 +58,10 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 		iov, _ := c.cur.iovecs(c.iov, left)
 		got, err := c.preadv(s, iov, s.start+at)
 		if err == vfs.ErrWouldBlock {
-			if err := c.postpone(r, v, s, at, left, false); err != nil {
+			if err := c.submitAsync(r, v, s, at, left, false); err != nil {
 				return err
 			}
-			break // it is verified when it has come
+			break // verified when it completes
 		}
 		if err != nil {
 			return fmt.Errorf("read %d bytes at byte %d of the disk: %w", left, at, err)
@@ -77,60 +75,58 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 	if n > inside {
 		c.cur.zero(n - inside)
 	}
-	if s.sums == nil {
+	if s.checksums == nil {
 		return nil
 	}
-	if !late { // all that a mapping has had at once has been compared: see verify
-		landed.advance(mapped)
+	if !maybeFaulted { // pages that the mapping had at once were compared before: see verify
+		dst.advance(mapped)
 		pos, inside = pos+mapped, inside-mapped
 	}
 	if left < inside {
-		return c.verify(s, landed, pos, inside-left, late)
+		return c.verify(s, dst, pos, inside-left, maybeFaulted)
 	}
 	return nil
 }
 
-// preadv is one read of a source: an asynchronous channel's is ErrWouldBlock
-// rather than to wait.
+// preadv is one read of a source. On an asynchronous channel it returns ErrWouldBlock instead of
+// blocking.
 func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err error) {
 	if !c.async {
 		return s.file.Preadv(iov, off)
 	}
 	got, err = s.file.PreadvNowait(iov, off)
-	s.seen(off, int64(got))
+	s.markResident(off, int64(got))
 	return got, err
 }
 
-// maxCopy is the most that is copied or cleared at one stroke, in bytes. The
-// runtime cannot stop a thread within one, and a guest's request may be as large
-// as 4 GiB: all other disks would wait for it.
+// maxCopy is the most that is copied or cleared in one piece, in bytes. The runtime cannot stop a
+// thread within a piece, and a guest's request may have 4 GiB: all other disks would wait for it.
 const maxCopy = 1 << 20
 
-// copyMapped copies what it can of n bytes at pos from the source's mapping to
-// the cursor, buffer by buffer, and returns how much that was. It saves a system
-// call, and half of what a page costs; see vfs.Mapping for what makes it safe. late:
-// some of it may have come from the device.
-func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, late bool) {
+// copyMapped copies what it can of n bytes at pos from the source's mapping to the cursor, buffer
+// by buffer, and returns how many bytes. It saves a system call, and half the cost of a page; see
+// vfs.Mapping for why it is safe. maybeFaulted: some bytes may have come from the device.
+func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, maybeFaulted bool) {
 	off := s.start + pos
 	for done < n {
 		p := c.cur.piece(min(n-done, maxCopy))
 		if p == nil {
 			break
 		}
-		ok, slow := s.mapping.CopyWatched(p, off+done)
+		ok, faulted := s.mapping.CopyTimed(p, off+done)
 		if !ok {
 			break
 		}
-		late = late || slow
+		maybeFaulted = maybeFaulted || faulted
 		done += int64(len(p))
 		c.cur.advance(int64(len(p)))
 	}
-	return done, late
+	return done, maybeFaulted
 }
 
-// fetch reads one owner's content into p, for a copy-up. It leaves the cursor
-// alone: that one stands in the caller's buffers.
-func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
+// readBelow reads an owner's content into p, for a copy-up. It does not use the cursor, which is in
+// the caller's buffers.
+func (c *Channel) readBelow(v *view, owner index.Owner, p []byte, pos int64) error {
 	s := &v.sources[owner]
 	inside := max(0, min(int64(len(p)), s.limit-pos))
 	clear(p[inside:])
@@ -139,9 +135,9 @@ func (c *Channel) fetch(v *view, owner index.Owner, p []byte, pos int64) error {
 	} else if err != nil {
 		return fmt.Errorf("copy-up from byte %d of the disk: %w", pos, err)
 	}
-	if s.sums != nil && inside > 0 {
-		c.part[0] = p[:inside]
-		return c.verify(s, cursor{segs: c.part[:]}, pos, inside, false)
+	if s.checksums != nil && inside > 0 {
+		c.scatter[0] = p[:inside]
+		return c.verify(s, cursor{segs: c.scatter[:]}, pos, inside, false)
 	}
 	return nil
 }

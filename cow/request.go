@@ -2,7 +2,7 @@ package cow
 
 import "cowblk/cow/index"
 
-// Op is what a Request asks for.
+// Op is the operation of a Request.
 type Op uint8
 
 // The operations of a disk.
@@ -11,8 +11,8 @@ const (
 	OpWrite
 	// OpFlush makes every write that completed before its submission durable.
 	OpFlush
-	// OpDiscard makes whole blocks of its ranges read as zeros and gives their
-	// space back; what a range holds of a block at its edges keeps its content.
+	// OpDiscard makes the whole blocks of its ranges read as zeros and frees their space. Parts of
+	// blocks at the edges of a range keep their content.
 	OpDiscard
 	// OpWriteZeroes makes every byte of its ranges read as zeros.
 	OpWriteZeroes
@@ -20,7 +20,7 @@ const (
 
 var opNames = [...]string{"read", "write", "flush", "discard", "write-zeroes"}
 
-// String returns the operation's name as used in errors and logs.
+// String returns the operation's name for errors and logs.
 func (op Op) String() string {
 	if int(op) < len(opNames) {
 		return opNames[op]
@@ -28,60 +28,60 @@ func (op Op) String() string {
 	return "unknown"
 }
 
-// Range is a part of the disk, in bytes, both numbers multiples of 512.
+// Range is a part of the disk, in bytes; both numbers are multiples of 512.
 type Range struct{ Offset, Length int64 }
 
-// Request is one operation on a channel. The caller owns it and may use it
-// again once Completed has returned it; between Submit and Completed it must
-// neither be changed nor moved, and its buffers must stay in place.
+// Request is one operation on a channel. The caller owns it and may reuse it once Completed has
+// returned it. Between Submit and Completed it must not be changed or moved, and its buffers must
+// stay in place.
 type Request struct {
 	Op Op
-	// Offset and Length, in bytes and multiples of 512, of a read or write.
+	// Offset and Length of a read or write, in bytes: multiples of 512.
 	Offset, Length int64
 	// Data are the buffers of a read or write; at least Length bytes in all.
 	Data [][]byte
 	// Ranges of a discard or write-zeroes.
 	Ranges []Range
-	// FUA completes a write, discard or write-zeroes only when it is durable
-	// (write-through): after a flush round that covers it.
+	// FUA (write-through): a write, discard or write-zeroes completes only once it is durable,
+	// after a flush round that covers it.
 	FUA bool
-	// Slot is the caller's and never touched.
+	// Slot is for the caller and never changed.
 	Slot int
-	// Err is the outcome, valid once Completed has returned the request.
+	// Err is the outcome; it is valid once Completed has returned the request.
 	Err error
 
-	ch      *Channel
-	next    *Request // in the flusher's, the crew's or the channel's list
-	pending int      // asynchronous operations under way; the channel's thread counts
-	again   bool     // once they have ended, the crew has to carry the whole out
-	unkept  bool     // it has set bits that are to be flushed before it completes
-	ahead   ahead    // of a read: see prefetch
+	ch            *Channel
+	next          *Request   // in the list of the flusher, thread pool or channel
+	pending       int        // asynchronous operations under way; only the channel's thread counts
+	retryBlocking bool       // once they have ended, the thread pool performs the whole request
+	mustFlush     bool       // it must be flushed before it completes: see unsharedBits
+	prefetched    prefetched // of a read: see prefetch
 }
 
-// ahead is who owns a read's first blocks, looked up before its turn.
-type ahead struct {
-	view  uint64 // seq of the view this is for; 0: nothing has been looked up
+// prefetched is the owner of a read's first blocks, looked up before the read is served.
+type prefetched struct {
+	view  uint64 // seq of the view of the lookup; 0: none
 	owner index.Owner
 	run   uint64 // blocks
 }
 
-// fail keeps the first error of a request that is under way.
+// fail keeps the first error of a request in flight.
 func (r *Request) fail(err error) {
 	switch {
 	case err == errWouldWait:
-		r.again = true
+		r.retryBlocking = true
 	case err != nil && r.Err == nil:
 		r.Err = err
 	}
 }
 
-// waitsForFlush reports whether r, performed, is not done until it is durable.
+// waitsForFlush reports whether r, which was performed, must be durable before it completes.
 func (r *Request) waitsForFlush() bool {
-	return (r.FUA || r.unkept) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
+	return (r.FUA || r.mustFlush) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
 }
 
-// requestList is a first-in first-out list threaded through Request.next, so
-// that queueing a request allocates nothing.
+// requestList is a first-in first-out list linked through Request.next, so that queueing does not
+// allocate.
 type requestList struct{ head, tail *Request }
 
 func (l *requestList) push(r *Request) {
@@ -107,7 +107,7 @@ func (l *requestList) pop() *Request {
 	return r
 }
 
-// take moves everything out of l.
+// take removes and returns everything in l.
 func (l *requestList) take() requestList {
 	t := *l
 	*l = requestList{}

@@ -72,32 +72,32 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	// The last block is partial: 512 bytes.
 	rig, _ := newRig(t, cowtest.Shape{Size: 10*4096 + 512, BlockSize: 4096})
 	d := rig.Disk
-	wipe := func(op cow.Op, off, n int64) {
+	zero := func(op cow.Op, off, n int64) {
 		t.Helper()
 		if err := do(d, &cow.Request{Op: op, Ranges: []cow.Range{{off, n}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wipe(cow.OpDiscard, 0, 10*4096+512)
+	zero(cow.OpDiscard, 0, 10*4096+512)
 	if n := d.Stats().HeadBlocks; n != 0 {
 		t.Errorf("discard of what is zero already: the head owns %d blocks", n)
 	}
 	write(t, d, 'a', 0, 10*4096+512)
-	wipe(cow.OpDiscard, 512, 8192) // one whole block: 1
+	zero(cow.OpDiscard, 512, 8192) // one whole block: 1
 	want(t, d, 'a', 0, 4096)
 	want(t, d, 0, 4096, 4096)
 	want(t, d, 'a', 8192, 4096)
-	wipe(cow.OpDiscard, 512, 1024) // none
+	zero(cow.OpDiscard, 512, 1024) // none
 	want(t, d, 'a', 0, 4096)
-	wipe(cow.OpDiscard, 9*4096+512, 4096) // only the partial last one
+	zero(cow.OpDiscard, 9*4096+512, 4096) // only the partial last one
 	want(t, d, 'a', 9*4096, 4096)
 	want(t, d, 0, 10*4096, 512)
 	sealed(t, promote(t, rig))
-	wipe(cow.OpWriteZeroes, 8192+512, 8192) // edges copied up
+	zero(cow.OpWriteZeroes, 8192+512, 8192) // edges copied up
 	want(t, d, 'a', 8192, 512)
 	want(t, d, 0, 8192+512, 8192)
 	want(t, d, 'a', 16384+512, 4096-512)
-	wipe(cow.OpDiscard, 5*4096, 4096) // hides what is below
+	zero(cow.OpDiscard, 5*4096, 4096) // hides what is below
 	want(t, d, 0, 5*4096, 4096)
 	if err := rig.Reopen(); err != nil {
 		t.Fatal(err)
@@ -106,8 +106,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	want(t, rig.Disk, 0, 8192+512, 8192)
 }
 
-// Memory that lost its backing fails the request, whether the kernel or the
-// engine itself touches it.
+// Memory that has lost its backing fails the request, whether the kernel or the engine accesses it.
 func TestBufferWithoutBacking(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	fd, err := unix.MemfdCreate("guest", 0)
@@ -138,7 +137,7 @@ func TestBufferWithoutBacking(t *testing.T) {
 		t.Errorf("read: expected EFAULT, found %v", err)
 	}
 	want(t, rig.Disk, 'a', 0, 4096)
-	sealed(t, promote(t, rig)) // nothing is left pinned
+	sealed(t, promote(t, rig)) // no pin is left
 }
 
 func TestPromotionRefused(t *testing.T) {

@@ -8,32 +8,30 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// maxMapped bounds the address space that one disk's mappings take, in bytes.
-// What is beyond it, counted from the base up, is read with system calls: a
-// process has 128 TiB for all its disks and guests.
+// maxMapped bounds the address space of one disk's mappings, in bytes. Files beyond it, counted
+// from the base up, are read with system calls: a process has 128 TiB for all its disks and guests.
 const maxMapped = 1 << 40
 
 // source is where the blocks of one owner are.
 type source struct {
-	file  vfs.File // nil: nothing, reads as zeros
-	start int64    // byte of file at which the disk's byte 0 lies
-	limit int64    // bytes of the disk it can hold; beyond that it reads as zeros
+	file  vfs.File // nil: empty, reads as zeros
+	start int64    // byte of file of the disk's byte 0
+	limit int64    // bytes of the disk that it can hold; zeros beyond
 
-	mapping *vfs.Mapping // of file, if it never changes; nil: none
-	sums    *layer.Sums  // of a sealed layer's data; nil: none
-	direct  vfs.File     // file, if the source has opened it for itself; else nil
+	mapping   *vfs.Mapping     // of an immutable file; nil: none
+	checksums *layer.Checksums // of a sealed layer's data; nil: none
+	direct    vfs.File         // file, if the source has opened it itself; else nil
 }
 
 // sources makes the sources of one disk.
 type sources struct {
 	fs     vfs.FS
-	direct bool  // past the page cache
-	mapped int64 // bytes of address space taken so far
+	direct bool  // O_DIRECT
+	mapped int64 // bytes of address space used so far
 }
 
-// open makes the source of a file that is open already. With direct I/O the file
-// is opened once more for the guest's data; headers, maps and syncs stay with the
-// one that is given. Without it, a file that does not change is mapped.
+// open makes the source of an open file. With direct I/O it opens the file again for the guest's
+// data; headers, maps and syncs use f. Without, it maps a file that does not change.
 func (k *sources) open(f vfs.File, name string, start, limit int64, writable bool) (source, error) {
 	s := source{file: f, start: start, limit: limit}
 	if k.direct {
@@ -53,32 +51,32 @@ func (k *sources) open(f vfs.File, name string, start, limit int64, writable boo
 	}
 	m, err := f.Map(start + limit)
 	if err != nil {
-		return s, nil // reads do without
+		return s, nil // reads work without
 	}
 	k.mapped += start + limit
 	s.mapping = m
 	return s, nil
 }
 
-func (k *sources) ofLayer(l *layer.Layer) (source, error) {
-	sums, err := l.Sums()
+func (k *sources) openLayer(l *layer.Layer) (source, error) {
+	checksums, err := l.Checksums()
 	if err != nil {
 		return source{}, err
 	}
 	s, err := k.open(l.Data(), l.Paths().Data, l.DataOffset(), l.Header().Size, l.Writable())
-	s.sums = sums
+	s.checksums = checksums
 	return s, err
 }
 
-// seen says that n bytes from off of the file have just been read. With sums nothing
-// counts as seen before it has been compared: see verify.
-func (s *source) seen(off, n int64) {
-	if s.mapping != nil && s.sums == nil {
-		s.mapping.Seen(off, n)
+// markResident records that n bytes from byte off of the file have just been read. Pages with
+// checksums are resident only once they have been compared: see verify.
+func (s *source) markResident(off, n int64) {
+	if s.mapping != nil && s.checksums == nil {
+		s.mapping.MarkResident(off, n)
 	}
 }
 
-// close releases what the source itself has opened. No request is on it any more.
+// close closes what the source itself has opened. No request is on it any more.
 func (s *source) close() error {
 	var errs []error
 	if s.mapping != nil {

@@ -25,11 +25,11 @@ const (
 	rotten       = 1<<20 + 5*4096 + 1000 // the byte that turns over
 )
 
-// verified makes a stack of a sealed layer with data sums, apart from the map or
-// behind it, full of 7, and a head that owns the last MiB, full of 8.
+// verified makes a stack of a sealed layer, full of 7, with data checksums in a file of their own
+// or behind the map, and a head that owns the last MiB, full of 8.
 func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *cowtest.Rig {
 	t.Helper()
-	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, SumsApart: apart})
+	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,21 +41,21 @@ func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *
 	rig.Direct = direct
 	write(t, rig.Disk, 7, 0, verifiedSize)
 	sealed(t, promote(t, rig))
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 		t.Fatal(err)
 	}
 	write(t, rig.Disk, 8, 3<<20, 1<<20)
 	if err := rig.Reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if h := rig.Disk.Layers()[0]; h.HasSums() == apart {
+	if h := rig.Disk.Layers()[0]; h.HasChecksums() == apart {
 		t.Fatalf("%+v", h)
 	}
 	return rig
 }
 
-// sheets splits n bytes into buffers of uneven lengths.
-func sheets(n, size int) (all [][]byte) {
+// splitBuffers splits n bytes into buffers of uneven lengths.
+func splitBuffers(n, size int) (all [][]byte) {
 	for n > 0 {
 		all = append(all, make([]byte, min(n, size)))
 		n -= min(n, size)
@@ -64,8 +64,8 @@ func sheets(n, size int) (all [][]byte) {
 	return all
 }
 
-// Damaged data of a sealed layer is an error for who reads any of the unit that it
-// is in, and for nobody else, on whatever way it is read.
+// Damaged data of a sealed layer is an error for reads of any part of its unit, on every read path,
+// and for no other read.
 func TestDamagedDataIsAnError(t *testing.T) {
 	for _, blockSize := range []uint32{512, 4096, 65536} {
 		for _, direct := range []bool{false, true} {
@@ -88,14 +88,14 @@ func TestDamagedDataIsAnError(t *testing.T) {
 							{bad + unit - 512, 1024, true}, {verifiedSize - 1024, 1024, false}, {verifiedSize - 512, 512, false},
 						} {
 							if cold {
-								forget(t, data)
-								if forget(t, rig.Spec.Layers[0].Map); apart {
-									forget(t, rig.Spec.Layers[0].Sums)
+								dropCache(t, data)
+								if dropCache(t, rig.Spec.Layers[0].Map); apart {
+									dropCache(t, rig.Spec.Layers[0].Checksums)
 								}
 							}
-							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: sheets(int(c.n), 512)}
+							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: splitBuffers(int(c.n), 512)}
 							ch.Submit(r)
-							if err := await(ch, 1); err != nil {
+							if err := waitCompletions(ch, 1); err != nil {
 								t.Fatal(err)
 							}
 							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
@@ -121,7 +121,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 	}
 }
 
-// pages is memory that direct I/O can use as it is.
+// pages returns memory that is aligned for direct I/O.
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -132,9 +132,9 @@ func pages(t *testing.T, n int) []byte {
 	return p
 }
 
-// What rots after it was read, and has to be read from the device again, is an error
-// all the same. (A file system in memory has no device.)
-func TestDataRotsLater(t *testing.T) {
+// Data that is damaged after it was read, and has to be read from the device again, is an error
+// too. (A file system in memory has no device.)
+func TestDataDamagedLater(t *testing.T) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(t.TempDir(), &st); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestDataRotsLater(t *testing.T) {
 		read := func(off, n int64) error {
 			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
 			ch.Submit(r)
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 			return r.Err
@@ -164,10 +164,9 @@ func TestDataRotsLater(t *testing.T) {
 	}
 }
 
-// What was found right in memory, rots on the device, and comes from there again
-// through a mapping that takes it for still in memory, is an error too. (A file
-// system in memory has no device.)
-func TestDataRotsUnderMapping(t *testing.T) {
+// Data that was verified in memory, is damaged on the device, and is read from there again through
+// a mapping that takes it for resident, is an error too. (A file system in memory has no device.)
+func TestDataDamagedUnderMapping(t *testing.T) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(t.TempDir(), &st); err != nil {
 		t.Fatal(err)
@@ -184,7 +183,7 @@ func TestDataRotsUnderMapping(t *testing.T) {
 			}
 		}
 	}
-	rot(t, data, page)
+	damagePage(t, data, page)
 	if err := read(page); errors.Is(err, layer.ErrDamaged) == (st.Type == unix.TMPFS_MAGIC) {
 		t.Errorf("got %v", err)
 	}
@@ -200,15 +199,15 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 	t.Helper()
 	r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
 	ch.Submit(r)
-	if err := await(ch, 1); err != nil {
+	if err := waitCompletions(ch, 1); err != nil {
 		t.Fatal(err)
 	}
 	return r.Err
 }
 
-// rot changes a page of a file on the device, and takes it out of memory even though
-// it is mapped: what a write past the page cache does.
-func rot(t *testing.T, name string, page int64) {
+// damagePage changes a page of a file on the device and drops it from the page cache even though it is
+// mapped, as a write past the page cache does.
+func damagePage(t *testing.T, name string, page int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
@@ -237,8 +236,8 @@ func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
 	return ch
 }
 
-// A write of part of a damaged block fails, for the rest of the block would be
-// wrong and nobody would ever know. One of the whole block mends it.
+// A write of part of a damaged block fails: the rest of the block would be wrong without notice. A
+// write of the whole block repairs it.
 func TestCopyUpOfDamagedData(t *testing.T) {
 	for _, async := range []bool{false, true} {
 		rig := verified(t, vfs.OS{}, 65536, false, async)
@@ -248,7 +247,7 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		put := func(off int64, n int) error {
 			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
 			ch.Submit(r)
-			if err := await(ch, 1); err != nil {
+			if err := waitCompletions(ch, 1); err != nil {
 				t.Fatal(err)
 			}
 			return r.Err
@@ -270,40 +269,40 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 	}
 }
 
-// fickle reads a byte wrong, once in so many reads of a data file: a disk, a cable,
-// or a guest that writes to a buffer while it is compared.
-type fickle struct {
+// corruptingFS returns a wrong byte in every n-th read of a data file, as a bad disk or cable, or a guest
+// that writes to a buffer during the comparison.
+type corruptingFS struct {
 	vfs.OS
 	reads atomic.Int64
 	every atomic.Int64 // 0: never
 }
 
-func (x *fickle) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (x *corruptingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := x.OS.OpenFile(name, flag, perm)
 	if err != nil || !strings.HasSuffix(name, "data") {
 		return f, err
 	}
-	return &fickleFile{f, x}, nil
+	return &corruptingFile{f, x}, nil
 }
 
-type fickleFile struct {
+type corruptingFile struct {
 	vfs.File
-	x *fickle
+	x *corruptingFS
 }
 
-func (f *fickleFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+func (f *corruptingFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *fickleFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *corruptingFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
 
-func (f *fickleFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
-	return f.spoil(f.File.Preadv, iov, off)
+func (f *corruptingFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
+	return f.corrupt(f.File.Preadv, iov, off)
 }
 
-func (f *fickleFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
-	return f.spoil(f.File.PreadvNowait, iov, off)
+func (f *corruptingFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
+	return f.corrupt(f.File.PreadvNowait, iov, off)
 }
 
-func (f *fickleFile) spoil(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec, off int64) (int, error) {
+func (f *corruptingFile) corrupt(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec, off int64) (int, error) {
 	n, err := read(iov, off)
 	if every := f.x.every.Load(); n > 0 && every > 0 && f.x.reads.Add(1)%every == 0 {
 		*iov[0].Base ^= 1
@@ -311,19 +310,19 @@ func (f *fickleFile) spoil(read func([]vfs.Iovec, int64) (int, error), iov []vfs
 	return n, err
 }
 
-// What was wrong only on the way is read again, and the caller gets what is right.
-func TestDataWrongOnTheWay(t *testing.T) {
+// Data that is wrong only in transfer is read again, and the caller gets the right data.
+func TestDataCorruptedInTransfer(t *testing.T) {
 	for _, async := range []bool{false, true} {
-		x := &fickle{}
+		x := &corruptingFS{}
 		rig := verified(t, x, 4096, false, async)
 		ch := channel(t, rig.Disk, async)
-		x.every.Store(2) // each first read is right, or each second one is
+		x.every.Store(2) // each first read is right, or each second one
 		for _, first := range []int64{0, 1} {
 			x.reads.Store(first)
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
-				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: sheets(4096, 1024)}
+				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: splitBuffers(4096, 1024)}
 				ch.Submit(r)
-				if err := await(ch, 1); err != nil {
+				if err := waitCompletions(ch, 1); err != nil {
 					t.Fatal(err)
 				}
 				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
@@ -334,23 +333,23 @@ func TestDataWrongOnTheWay(t *testing.T) {
 	}
 }
 
-// Sums that are added while the disk is in use are used at once, and again after
-// another promotion.
-func TestAddSumsToOpenDisk(t *testing.T) {
+// Checksums that are added while the disk is in use are used at once, and again after another
+// promotion.
+func TestAddChecksumsToOpenDisk(t *testing.T) {
 	for _, apart := range []bool{false, true} {
-		t.Run(fmt.Sprintf("apart %v", apart), func(t *testing.T) { addSumsToOpenDisk(t, apart) })
+		t.Run(fmt.Sprintf("apart %v", apart), func(t *testing.T) { addChecksumsToOpenDisk(t, apart) })
 	}
 }
 
-func addSumsToOpenDisk(t *testing.T, apart bool) {
-	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, SumsApart: apart})
+func addChecksumsToOpenDisk(t *testing.T, apart bool) {
+	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, ChecksumFiles: apart})
 	for i := range 3 {
 		off := int64(i) * 65536
 		write(t, rig.Disk, byte(i+1), off, 65536)
 		p := promote(t, rig)
-		_ = rig.Disk.AddSums(context.Background(), nil) // whatever the promotion is at
+		_ = rig.Disk.AddChecksums(context.Background(), nil) // at any stage of the promotion
 		sealed(t, p)
-		if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+		if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 			t.Fatal(err)
 		}
 		for j, p := range rig.Spec.Layers {
@@ -358,8 +357,8 @@ func addSumsToOpenDisk(t *testing.T, apart bool) {
 			if errors.Is(err, layer.ErrInUse) && j > i {
 				continue // the head
 			}
-			if err != nil || !found.HasSums {
-				t.Errorf("layer %d of %d: sums %v, %v", j, i+1, found, err)
+			if err != nil || !found.HasChecksums {
+				t.Errorf("layer %d of %d: checksums %v, %v", j, i+1, found, err)
 			}
 		}
 		want(t, rig.Disk, byte(i+1), off, 4096)
@@ -371,9 +370,9 @@ func addSumsToOpenDisk(t *testing.T, apart bool) {
 	}
 }
 
-// What has been read before a layer had sums, and is still believed to be in memory,
-// is compared once it has them.
-func TestAddSumsComparesWhatWasSeen(t *testing.T) {
+// Pages that were read before a layer had checksums, and are marked resident, are compared once it
+// has them.
+func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +391,7 @@ func TestAddSumsComparesWhatWasSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
 		t.Fatal(err)
 	}
 	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
@@ -404,14 +403,14 @@ func TestAddSumsComparesWhatWasSeen(t *testing.T) {
 	}
 }
 
-// Close does not wait for a pause.
-func TestCloseEndsAddSums(t *testing.T) {
+// Close does not wait for throttle.
+func TestCloseEndsAddChecksums(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
 	resting := make(chan struct{}, 64)
-	work := begin(func() error {
-		return rig.Disk.AddSums(context.Background(), func(ctx context.Context) error {
+	work := start(func() error {
+		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
 			resting <- struct{}{}
 			select {
 			case <-ctx.Done():
@@ -426,12 +425,12 @@ func TestCloseEndsAddSums(t *testing.T) {
 	}
 	<-work.done
 	if !errors.Is(work.err, cow.ErrClosed) {
-		t.Errorf("AddSums: %v", work.err)
+		t.Errorf("AddChecksums: %v", work.err)
 	}
-	if h := rig.Disk.Layers()[0]; h.HasSums() {
+	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")
 	}
-	if err := rig.Disk.AddSums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasSums() {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasChecksums() {
 		t.Error(err)
 	}
 	want(t, rig.Disk, 7, 0, 4<<20)

@@ -3,10 +3,11 @@ package cow
 import (
 	"fmt"
 	"io"
+
+	"cowblk/cow/index"
 )
 
-// modify serves a write, discard or write-zeroes; its r.FUA is the caller's
-// business.
+// modify serves a write, discard or write-zeroes. The caller handles r.FUA.
 func (c *Channel) modify(r *Request) error {
 	d := c.disk
 	if d.ReadOnly() {
@@ -22,7 +23,7 @@ func (c *Channel) modify(r *Request) error {
 		c.cur.set(r.Data)
 		v := c.pinWrite()
 		defer c.endWrite(r)
-		return c.put(r, v, r.Offset, r.Length, false)
+		return c.writeRuns(r, v, r.Offset, r.Length)
 	}
 	for _, g := range r.Ranges {
 		if err := d.checkRange(r.Op, g.Offset, g.Length); err != nil {
@@ -30,47 +31,32 @@ func (c *Channel) modify(r *Request) error {
 		}
 	}
 	if c.async {
-		return errWouldWait // file systems take their time to punch a hole
+		return errWouldWait // file systems are slow at punching holes
 	}
 	v := c.pinWrite()
 	defer c.endWrite(r)
 	for _, g := range r.Ranges {
-		if err := c.wipe(v, g, r.Op == OpWriteZeroes); err != nil {
+		if err := c.zeroRange(v, g, r.Op == OpWriteZeroes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// put writes n bytes of r from the cursor to the disk at pos, run by run.
-// claimed: the guard is held over all of them, and nothing may be postponed.
-func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
-	d := c.disk
+// writeRuns writes n bytes of r from the cursor to the disk at byte pos, run by run.
+func (c *Channel) writeRuns(r *Request, v *view, pos, n int64) error {
 	for n > 0 {
-		block, blocks := d.block(pos), d.touched(pos, n)
-		owner, run := d.index.Lookup(block, blocks)
-		var m int64
+		owner, m := c.disk.nextRun(v, pos, n)
 		var err error
 		switch {
-		case owner == v.head:
-			m = min(n, d.endOf(pos, run)-pos)
-			if s := &v.sources[v.head]; c.async && s.direct != nil && !claimed {
-				err = c.postpone(r, v, s, pos, m, true)
-			} else {
-				err = c.overwrite(v, pos, m)
-			}
-		case owner > v.head:
-			// Superseded: see doc.go, "A write finds a newer owner".
-			m = min(n, d.endOf(pos, run)-pos)
+		case owner > v.head: // superseded: see doc.go, "A write finds a newer owner"
 			c.cur.advance(m)
+		case owner < v.head:
+			err = c.firstWrite(v, pos, m)
+		case c.async && v.sources[v.head].direct != nil:
+			err = c.submitAsync(r, v, &v.sources[v.head], pos, m, true)
 		default:
-			run += d.unowned(v, block+run, blocks-run)
-			m = min(n, d.endOf(pos, run)-pos)
-			if claimed {
-				err = c.own(v, pos, m)
-			} else {
-				err = c.firstWrite(r, v, pos, m)
-			}
+			err = c.overwrite(v, pos, m)
 		}
 		if err != nil {
 			return err
@@ -81,15 +67,50 @@ func (c *Channel) put(r *Request, v *view, pos, n int64, claimed bool) error {
 	return nil
 }
 
-// overwrite writes n bytes to blocks that the head owns: the hit path, a
-// positional write and nothing else.
+// writeRunsLocked is writeRuns for a caller that holds the guard of all blocks. Nothing goes to
+// the I/O engine, so all is written when it returns.
+func (c *Channel) writeRunsLocked(v *view, pos, n int64) error {
+	for n > 0 {
+		owner, m := c.disk.nextRun(v, pos, n)
+		var err error
+		switch {
+		case owner > v.head: // superseded
+			c.cur.advance(m)
+		case owner < v.head:
+			err = c.writeNewBlocks(v, pos, m)
+		default:
+			err = c.overwrite(v, pos, m)
+		}
+		if err != nil {
+			return err
+		}
+		pos += m
+		n -= m
+	}
+	return nil
+}
+
+// nextRun returns the owner of the block with byte pos, and the number of bytes from pos on, at
+// most n, that are served in the same way: they have that owner, or, if it is older than v's
+// head, some owner older than the head, or none.
+func (d *Disk) nextRun(v *view, pos, n int64) (owner index.Owner, m int64) {
+	block, blocks := d.block(pos), d.touched(pos, n)
+	owner, run := d.index.Lookup(block, blocks)
+	if owner < v.head {
+		run += d.runBelowHead(v, block+run, blocks-run)
+	}
+	return owner, min(n, d.endOf(pos, run)-pos)
+}
+
+// overwrite writes n bytes to blocks that the head owns. It is the hit path: a positional write and
+// nothing else.
 func (c *Channel) overwrite(v *view, pos, n int64) error {
 	return c.writeHead(v, nil, n, nil, pos)
 }
 
-// unowned counts the blocks from block on, at most limit, that an older layer
-// than the head, or nobody, owns.
-func (d *Disk) unowned(v *view, block, limit uint64) (run uint64) {
+// runBelowHead counts the blocks from block on, at most limit, whose owner is older than the head,
+// or that have none.
+func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 	for run < limit {
 		owner, n := d.index.Lookup(block+run, limit-run)
 		if owner >= v.head {
@@ -100,47 +121,46 @@ func (d *Disk) unowned(v *view, block, limit uint64) (run uint64) {
 	return run
 }
 
-// maxWrite is the most that one call writes into the page cache, in bytes, and
-// what its pieces are aligned to in the file. A file system with large folios
-// (ext4, xfs) caches a write in folios as large as it is, and a later write of
-// 4 KiB then pays for every block of its folio: measured on ext4 of Linux 6.18,
-// 19,000 random overwrites a second where the file had been written 1 MiB at a
-// time, 135,000 at 64 KiB, 220,000 at 16 KiB. The first writes of a sequential
-// stream get slower, from some 3.6 to 2.5 GB/s at 32 KiB.
+// maxWrite is the most that one call writes into the page cache, in bytes, and the alignment of its
+// pieces in the file. A file system with large folios (ext4, xfs) caches a write in folios as large
+// as the write, and a later write of 4 KiB pays for every block of its folio. Measured on ext4 of
+// Linux 6.18: 19,000 random overwrites a second in a file written 1 MiB at a time, 135,000 at 64
+// KiB, 220,000 at 16 KiB. The first writes of a sequential stream get slower, from some 3.6 to 2.5
+// GB/s at 32 KiB.
 const maxWrite = 32 << 10
 
-// writeHead writes before, n bytes from the cursor, and after, one behind the
-// other, to the head at disk byte pos, in as few calls as possible.
-func (c *Channel) writeHead(v *view, before []byte, n int64, after []byte, pos int64) error {
+// writeHead writes leading, n bytes from the cursor, and trailing, one behind the other, to the head at
+// disk byte pos, in as few calls as possible.
+func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, pos int64) error {
 	s := &v.sources[v.head]
-	for len(before) > 0 || n > 0 || len(after) > 0 {
+	for len(leading) > 0 || n > 0 || len(trailing) > 0 {
 		iov := c.iov
-		if len(before) > 0 {
-			iov = appendIovec(iov, before)
+		if len(leading) > 0 {
+			iov = appendIovec(iov, leading)
 		}
 		most := n
 		if s.direct == nil {
-			off := s.start + pos + int64(len(before))
+			off := s.start + pos + int64(len(leading))
 			most = min(n, maxWrite-off&(maxWrite-1))
 		}
 		iov, covered := c.cur.iovecs(iov, most)
-		if covered == n && len(after) > 0 && len(iov) < cap(iov) {
-			iov = appendIovec(iov, after)
+		if covered == n && len(trailing) > 0 && len(iov) < cap(iov) {
+			iov = appendIovec(iov, trailing)
 		}
-		put, err := s.file.Pwritev(iov, s.start+pos)
-		if err == nil && put == 0 {
+		written, err := s.file.Pwritev(iov, s.start+pos)
+		if err == nil && written == 0 {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
 			return fmt.Errorf("write at byte %d of the disk: %w", pos, err)
 		}
-		pos += int64(put)
-		k := min(put, len(before))
-		before, put = before[k:], put-k
-		m := min(int64(put), n)
+		pos += int64(written)
+		k := min(written, len(leading))
+		leading, written = leading[k:], written-k
+		m := min(int64(written), n)
 		c.cur.advance(m)
 		n -= m
-		after = after[put-int(m):]
+		trailing = trailing[written-int(m):]
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func (s *checksummer) run(ctx context.Context) {
 			if disk.ReadOnly() || ctx.Err() != nil {
 				continue
 			}
-			err := disk.AddSums(ctx, newThrottle(s.daemon.requests).pause)
+			err := disk.AddChecksums(ctx, newThrottle(s.daemon.requests).pause)
 			switch {
 			case err == nil:
 				delete(failed, e)

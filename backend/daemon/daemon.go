@@ -26,6 +26,7 @@ type Daemon struct {
 	checksums *checksummer
 	procs     backend.MaxProcs
 	stop      context.CancelFunc // set by Run
+	serving   context.Context    // set by Run: done when the exports have ended; nil before
 
 	promoting  sync.Mutex     // one promotion at a time
 	background sync.WaitGroup // goroutines that Run waits for
@@ -95,6 +96,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // for what lives as long as the exports
 	defer end()
+	d.mu.Lock()
+	d.serving = aside
+	d.mu.Unlock()
 	d.hooks.start()
 	defer d.hooks.stop() // last: a promotion may need the hooks until it ends
 	if d.control != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -236,13 +237,17 @@ func (c *swap) commitAndSwap() error {
 	return nil
 }
 
-// watchSeals reports when the former heads are sealed, with one goroutine for each. The disks end
-// them: Close waits for the sealing.
+// watchSeals reports when the former heads are sealed, with one goroutine for each. They end with
+// the exports at the latest: a former head that cannot be sealed is retried until its disk is
+// closed, which is after Run.
 func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag string) {
+	d.mu.Lock()
+	ctx := cmp.Or(d.serving, context.Background())
+	d.mu.Unlock()
 	for i, p := range promotions {
 		name := exports[i].dev.Name()
 		d.background.Go(func() {
-			if err := p.Sealed(); err != nil {
+			if err := p.Sealed(ctx); err != nil {
 				d.log.Error("a former head is not sealed; the next start will seal it", "disk", name, "tag", tag, "err", err)
 				return
 			}

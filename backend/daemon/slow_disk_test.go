@@ -6,8 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
@@ -37,7 +40,7 @@ func (s *slow) hold(op, suffix string) {
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
 	s.t.Cleanup(s.release) // before serve's own, which waits for what is in flight
-	s.files.Before(func(c cowtest.Call) error {
+	s.files.OnCall(func(c cowtest.Call) error {
 		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
 			caught <- struct{}{}
 			<-open
@@ -225,4 +228,31 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
 		t.Error("the write that was held back is not there")
 	}
+}
+
+// A former head that cannot be sealed, however often it is tried, does not keep the process from ending.
+func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
+	s, d := serveSlow(t)
+	ctx, end := context.WithCancel(t.Context())
+	d.serving = ctx // as Run has it
+	f := s.dial(vhosttest.Options{})
+	must(t, writes(f.Driver(0), 1, 0)())
+	var fails atomic.Bool
+	fails.Store(true)
+	s.files.OnCall(func(c cowtest.Call) error {
+		if fails.Load() && c.Op == "pwritev" && strings.HasSuffix(c.Name, "/map") {
+			return unix.ENOSPC
+		}
+		return nil
+	})
+	_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
+	must(t, err)
+	if s.disk.Stats().Unsealed != 1 {
+		t.Fatal("there is no former head to seal")
+	}
+	must(t, writes(f.Driver(0), 2, 1<<20)())
+	end()
+	d.background.Wait()
+	fails.Store(false)
+	must(t, f.Close())
 }

@@ -73,8 +73,8 @@ func terminalWidth(stream any) int {
 }
 
 // run executes one command line and returns the exit code of the process. SIGINT, SIGTERM and
-// SIGHUP cancel the context of the command, which then undoes incomplete work. A second signal ends
-// the process at once.
+// SIGHUP cancel the context of the command, which then undoes incomplete work. Another signal, a
+// second later or after that, ends the process at once.
 func run(args []string, a *app) int {
 	ctx, stop := signalContext(context.Background())
 	defer stop()

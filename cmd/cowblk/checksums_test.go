@@ -78,7 +78,7 @@ func waitChecksums(t *testing.T, p layer.Paths) {
 	t.Helper()
 	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
-		if err == nil && found.HasSums {
+		if err == nil && found.HasChecksums {
 			return
 		}
 		if time.Now().After(end) {

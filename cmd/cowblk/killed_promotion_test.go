@@ -47,7 +47,7 @@ func killMain(spec string) int {
 	}
 	first := regexp.MustCompile(from)
 	a := newApp()
-	a.files = &cowtest.Mortal{FS: vfs.OS{}, At: n, Begin: first.MatchString, Die: func(change string) {
+	a.files = &cowtest.KillFS{FS: vfs.OS{}, KillAt: n, Begin: first.MatchString, OnKill: func(change string) {
 		fmt.Fprintln(os.Stderr, "killed at:", change)
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}

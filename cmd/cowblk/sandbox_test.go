@@ -308,7 +308,7 @@ func TestServeConfinedTable(t *testing.T) {
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
 		m := manifestOf(t, st, "a")
-		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Sums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
+		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Checksums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
 		f.Close()
 		p.end(t)
 	}

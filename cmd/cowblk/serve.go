@@ -45,7 +45,8 @@ func newServe(a *app) *cobra.Command {
 		Use:   "serve NAME... | --blk-file FILE",
 		Short: "Serve disks to QEMU over vhost-user-blk, in the foreground",
 		Long: `Serve disks to QEMU over vhost-user-blk, with one socket for each disk, until SIGTERM or Ctrl-C. Then
-requests in flight complete and the disks are closed. The process can serve several disks.
+requests in flight complete and the disks are closed; another signal, a second later or after that, ends
+the process at once. The process can serve several disks.
 
 A socket is made when its disk is ready, in the store's run directory ("cowblk info NAME" shows the
 path), with mode 0600. A QEMU started by libvirt runs as another user: give that user's group with

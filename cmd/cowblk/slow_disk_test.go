@@ -26,7 +26,7 @@ func lockHolderMain(spec string) int {
 	gate, rest, _ := strings.Cut(spec, " ")
 	op, name, _ := strings.Cut(rest, " ")
 	x := &cowtest.Intercept{FS: vfs.OS{}}
-	x.Before(func(c cowtest.Call) error {
+	x.OnCall(func(c cowtest.Call) error {
 		if c.Op != op || !strings.Contains(c.Name, name) {
 			return nil
 		}

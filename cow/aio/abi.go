@@ -1,7 +1,6 @@
 package aio
 
-// The kernel's names and layouts, from include/uapi/linux/io_uring.h. Only what
-// the ring uses.
+// Names and layouts of the kernel, from include/uapi/linux/io_uring.h: those that the ring uses.
 
 // struct io_uring_sqe.
 type sqe struct {
@@ -74,6 +73,6 @@ const (
 	cancelAll = 1 << 0 // IORING_ASYNC_CANCEL_ALL, 5.19
 	cancelAny = 1 << 2 // IORING_ASYNC_CANCEL_ANY, 5.19
 
-	offRings = 0          // IORING_OFF_SQ_RING; the CQ ring lies in the same mapping
+	offRings = 0          // IORING_OFF_SQ_RING; the CQ ring is in the same mapping
 	offSQEs  = 0x10000000 // IORING_OFF_SQES
 )

@@ -2,5 +2,5 @@ package aio
 
 import "unsafe"
 
-// addressOf is the address of memory that must not be touched.
+// addressOf returns the address of memory that must not be accessed.
 func addressOf(b []byte) *byte { return unsafe.SliceData(b) }

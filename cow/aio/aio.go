@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxIovecs is how many iovecs one operation may have: the kernel's UIO_MAXIOV.
+// MaxIovecs is the number of iovecs of one operation at most: the kernel's UIO_MAXIOV.
 const MaxIovecs = 1024
 
 // Completion is the outcome of one operation.
@@ -17,51 +17,46 @@ type Completion struct {
 	Err unix.Errno // 0: none
 }
 
-// Engine carries positional I/O out without its caller waiting. It is for one
-// goroutine; see the package's documentation for the thread that this has to be.
+// Engine performs positional I/O without blocking its caller. It is for one goroutine; the package
+// documentation says on which thread.
 type Engine interface {
-	// Start queues an operation on fd at off, in bytes, with the memory that
-	// iov describes. Nothing reaches the kernel before Submit. iov is copied;
-	// the memory it points to, and fd, must stay until the completion has been
-	// reaped. False when Depth operations are in flight, when iov is longer
-	// than MaxIovecs, and after Close.
+	// Start queues an operation on fd at off, in bytes, with the memory of iov. Nothing reaches the
+	// kernel before Submit. iov is copied; its memory, and fd, must stay until the completion was
+	// reaped. False: Depth operations are in flight, iov is longer than MaxIovecs, or the engine is
+	// closed.
 	Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64) bool
 
-	// Submit hands everything queued to the kernel, in one system call as a
-	// rule and in none if nothing is queued. Each operation started gets
-	// exactly one completion, whatever Submit returns: an error tells why the
-	// kernel took some of them not at all, and these complete with it.
+	// Submit passes everything queued to the kernel, usually in one system call, and in none if
+	// nothing is queued. Each operation started gets exactly one completion. An error says why the
+	// kernel refused some operations; these complete with it.
 	Submit() error
 
-	// Reap appends the completions there are to dst, in no particular order.
-	// It never waits. EventFD is signalled for each completion that comes
-	// after Reap looked: a caller that has called it may wait for EventFD.
+	// Reap appends the completions to dst, in no particular order. It never blocks. EventFD is
+	// signalled for each completion that comes after Reap: a caller of Reap may then wait for
+	// EventFD.
 	Reap(dst []Completion) []Completion
 
-	// InFlight is the number of operations queued, in the kernel, or completed
-	// and not reaped yet.
+	// InFlight returns the number of operations queued, in the kernel, or completed and not reaped.
 	InFlight() int
 
-	// Name says which engine this is, for a person: "io_uring" or "threads".
+	// Name returns "io_uring" or "threads", for a person.
 	Name() string
 
-	// Close gives up what is in flight: operations not submitted never happen,
-	// others are cancelled as far as the kernel can, or waited for, and their
-	// completions are lost. After it has returned nil nothing touches callers'
-	// memory any more. With nothing in flight it may be called on any thread;
-	// else a ring says ErrForeignThread there, and exists still. A second Close
+	// Close drops what is in flight: operations not submitted never happen; others are cancelled if
+	// the kernel can, or waited for, and their completions are lost. After it has returned nil,
+	// nothing accesses callers' memory any more. With nothing in flight any thread may call it;
+	// otherwise a ring returns ErrForeignThread on another thread and stays open. A second Close
 	// does nothing.
 	Close() error
 }
 
-// Options are for the constructors.
+// Options of the constructors.
 type Options struct {
-	// Depth is how many operations can be in flight: 1 to MaxDepth, default
-	// DefaultDepth.
+	// Depth is the number of operations in flight: 1 to MaxDepth, default DefaultDepth.
 	Depth int
 
-	// EventFD is an eventfd signalled when completions arrive. It is the
-	// caller's and must stay open until Close. 0 (and less): none.
+	// EventFD is an eventfd signalled when completions arrive. It belongs to the caller and must
+	// stay open until Close. 0 or less: none.
 	EventFD int
 }
 
@@ -72,19 +67,18 @@ const (
 )
 
 var (
-	// ErrUnsupported: the kernel has no io_uring that the ring could use, or
-	// does not let this process have it.
-	ErrUnsupported = errors.New("io_uring is not to be had here")
+	// ErrUnsupported: the kernel has no usable io_uring or forbids it to this process.
+	ErrUnsupported = errors.New("io_uring is not available")
 
-	// ErrForeignThread: a ring was used on another thread than the one it
-	// belongs to, or closed there while that thread had operations in flight.
+	// ErrForeignThread: a ring was used on a thread that it does not belong to, or closed there
+	// while its own thread had operations in flight.
 	ErrForeignThread = errors.New("the ring belongs to another thread")
 
 	// ErrOptions: a constructor's options are out of bounds.
 	ErrOptions = errors.New("options of an I/O engine")
 )
 
-// New makes a ring if one works here, else a pool.
+// New makes a ring if one works here, otherwise a pool.
 func New(o Options) (Engine, error) {
 	e, err := NewRing(o)
 	if errors.Is(err, ErrUnsupported) {

@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The benchmarks report, beside their own time, the ratio to plain preadv in
-// the same run, taken in turns: "x-preadv" 2.0 is twice as many reads in the
-// same time.
+// The benchmarks report, besides their own time, the ratio to plain preadv in the same run, taken
+// in turns: "x-preadv" 2.0 is twice as many reads in the same time.
 
 func BenchmarkHotQD1(b *testing.B)     { benchEngines(b, 1, 0, 64<<20) }
 func BenchmarkHotQD32(b *testing.B)    { benchEngines(b, 32, 0, 64<<20) }
@@ -57,7 +56,7 @@ type reader struct {
 	list   []Completion
 }
 
-// block is the next block to read: a plain generator, the same for all.
+// block returns the next block to read, from one simple generator for all.
 func (d *reader) block() int64 {
 	d.seed = d.seed*6364136223846793005 + 1442695040888963407
 	return int64(d.seed>>33) % d.blocks
@@ -99,7 +98,7 @@ func (d *reader) plain(n int) {
 		d.rig.t.Fatal(err)
 	}
 	defer m.release()
-	o := operation{fd: int32(d.fd), count: 1, iov: m.put(0, iov)}
+	o := operation{fd: int32(d.fd), count: 1, iov: m.store(0, iov)}
 	for range n {
 		o.off = d.block() * page
 		if n, _ := transfer(&o); n != page {
@@ -136,7 +135,7 @@ func benchFile(b *testing.B, flag int, size int64) int {
 	return fd
 }
 
-// The engine's own share: queued, refused by the kernel at once, reaped.
+// The engine's own cost: queued, refused by the kernel at once, reaped.
 func BenchmarkOverhead(b *testing.B) {
 	for _, v := range variants(b) {
 		b.Run(v.name, func(b *testing.B) {

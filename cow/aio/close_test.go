@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openFIFO opens a FIFO that nothing is ever written to: a read waits for ever,
-// where it can be made at all (preadv says ESPIPE).
+// openFIFO opens a FIFO that is never written to: a read blocks for ever, where it is possible at
+// all (preadv returns ESPIPE).
 func openFIFO(t testing.TB) int {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "fifo")
@@ -28,7 +28,7 @@ func openFIFO(t testing.TB) int {
 	return fd
 }
 
-// A target that never answers does not keep Close.
+// A file that never answers does not block Close.
 func TestCloseWhileNothingAnswers(t *testing.T) {
 	targets := map[string]func(testing.TB) int{
 		"fifo":    openFIFO,
@@ -55,7 +55,7 @@ func TestCloseWhileNothingAnswers(t *testing.T) {
 	}
 }
 
-// close closes and looks at what a closed engine is like.
+// close closes the engine and checks the state of a closed engine.
 func (r *rig) close() {
 	r.t.Helper()
 	if err := r.e.Close(); err != nil {
@@ -87,8 +87,7 @@ func blockingEventFD(t testing.TB) int {
 	return fd
 }
 
-// Nothing is written to the callers' memory after Close, whatever was under
-// way.
+// Nothing is written to the callers' memory after Close, whatever was in flight.
 func TestCloseGivesTheMemoryBack(t *testing.T) {
 	for _, p := range places(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -129,8 +128,7 @@ func TestCloseDropsWhatIsQueued(t *testing.T) {
 	})
 }
 
-// An engine that has never been used leaves nothing behind, nor does one that
-// has.
+// An engine leaves nothing behind, used or not.
 func TestCloseLeavesNothing(t *testing.T) {
 	files := func() int {
 		list, err := os.ReadDir("/proc/self/fd")
@@ -159,7 +157,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		if n := files(); n != before {
 			t.Errorf("%s: %d descriptors, %d before", v.name, n, before)
 		}
-		// The pool's have ended when Close returns; counting lags a moment.
+		// The pool's goroutines have ended when Close returns; their count lags a moment.
 		for i := 0; runtime.NumGoroutine() > goroutines && i < 1000; i++ {
 			time.Sleep(time.Millisecond)
 		}
@@ -169,8 +167,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// Closing from another thread is refused while the ring's own has operations in
-// flight, and the ring stays whole.
+// Close on another thread is refused while the ring's own thread has operations in flight, and the
+// ring stays usable.
 func TestCloseOnAnotherThread(t *testing.T) {
 	for _, v := range variants(t) {
 		if !v.ring {
@@ -196,8 +194,7 @@ func TestCloseOnAnotherThread(t *testing.T) {
 	}
 }
 
-// When everything has been reaped anybody may close, also after the ring's
-// thread has ended.
+// When everything was reaped any thread may call Close, also after the ring's thread has ended.
 func TestCloseAfterTheThread(t *testing.T) {
 	for _, v := range variants(t) {
 		t.Run(v.name, func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 
 const page = 4096
 
-// Every kind of file, hot and cold: what was written is read, by many
-// operations at once, and each completion has the ID and length of its own.
+// Every kind of file, cached and not: many concurrent operations read what was written, and each
+// completion has its own ID and length.
 func TestTransfers(t *testing.T) {
 	for _, p := range places(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestTooManyIovecs(t *testing.T) {
 	})
 }
 
-// The array is the caller's again when Start returns.
+// After Start the caller may reuse the array.
 func TestIovecsAreCopied(t *testing.T) {
 	conform(t, 4, func(r *rig) {
 		fd := places(r.t)[0].file(r.t, 4*page)
@@ -119,7 +119,7 @@ func TestShortReads(t *testing.T) {
 	}
 }
 
-// An operation holds its place from Start to Reap.
+// An operation holds its slot from Start to Reap.
 func TestFull(t *testing.T) {
 	conform(t, 8, func(r *rig) {
 		fd := places(r.t)[0].file(r.t, 16*page)

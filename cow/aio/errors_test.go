@@ -10,8 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An operation that cannot work completes with its error, and those beside it
-// do not suffer.
+// An operation that fails completes with its error, without effect on others.
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "file")
@@ -37,7 +36,7 @@ func TestErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(full)
-	// A number high enough not to be given out again at once.
+	// A number too high to be reused at once.
 	closed, err := unix.FcntlInt(uintptr(rw), unix.F_DUPFD_CLOEXEC, 800)
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +90,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Unaligned direct I/O is refused by most file systems and done by some: both
-// engines say the same.
+// Most file systems refuse unaligned direct I/O, some do it: both engines return the same.
 func TestUnalignedDirect(t *testing.T) {
 	for _, p := range places(t) {
 		if p.flag&unix.O_DIRECT == 0 {

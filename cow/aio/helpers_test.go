@@ -18,8 +18,8 @@ type variant struct {
 	ring bool
 }
 
-// variants are all that this kernel has: the pool and each mode of the ring.
-// TestRingWhereTheKernelHasOne sees to it that the rings are not missing.
+// variants returns all engines of this kernel: the pool and each mode of the ring.
+// TestRingWhereTheKernelHasOne makes sure that the rings are not missing.
 func variants(t testing.TB) []variant {
 	t.Helper()
 	all := []variant{{"pool", NewPool, false}}
@@ -140,7 +140,7 @@ func (r *rig) signalled(ms int) bool {
 	}
 }
 
-// transfer does one operation.
+// transfer performs one operation.
 func (r *rig) transfer(write bool, fd int, iov []unix.Iovec, off int64) Completion {
 	r.t.Helper()
 	const id = 1 << 63
@@ -161,7 +161,7 @@ func vec(bufs ...[]byte) []unix.Iovec {
 	return iov
 }
 
-// aligned is memory for direct I/O, outside Go's heap.
+// aligned returns memory for direct I/O, outside Go's heap.
 func aligned(t testing.TB, n int) []byte {
 	t.Helper()
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -172,7 +172,7 @@ func aligned(t testing.TB, n int) []byte {
 	return b
 }
 
-// pattern is what a test file holds at off.
+// pattern returns the content of a test file at off.
 func pattern(off int64, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -189,8 +189,8 @@ type place struct {
 	flag int
 }
 
-// places are the kinds of file that engines meet: in the page cache, past it,
-// in memory, and opened in the way of package vfs.
+// places are the kinds of file that engines meet: in the page cache, with direct I/O, in memory,
+// and opened as by package vfs.
 func places(t testing.TB) []place {
 	t.Helper()
 	dir := t.TempDir()
@@ -230,7 +230,7 @@ func (p place) file(t testing.TB, n int) int {
 	return fd
 }
 
-// chill drops a file's pages from memory, as far as they are clean.
+// chill drops a file's clean pages from memory.
 func chill(t testing.TB, fd int) {
 	t.Helper()
 	unix.Fdatasync(fd)

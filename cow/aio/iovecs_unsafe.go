@@ -7,24 +7,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// iovec is a struct iovec without a pointer in it. Were the base a pointer,
-// storing one could run the garbage collector's write barrier on whatever stale
-// address the slot held before.
+// iovec is a struct iovec without a pointer. With a pointer, storing it could run the garbage
+// collector's write barrier on a stale address in the slot.
 type iovec struct {
 	base uintptr
 	size uint64 // bytes
 }
 
-// shortIovecs is how many iovecs a slot holds in the dense part of its memory.
-// A longer list goes to the sparse part, of which most pages are never touched.
+// shortIovecs is the number of iovecs of a slot in the dense part of the memory. A longer list goes
+// to the sparse part, most pages of which are never used.
 const shortIovecs = 8
 
-// iovecs is the anonymous memory for the iovec arrays of depth slots: first
-// shortIovecs for each, then MaxIovecs for each.
+// iovecs is the anonymous memory for the iovec arrays of depth slots: first shortIovecs for each,
+// then MaxIovecs for each.
 type iovecs struct {
 	mapping []byte
 	all     []iovec
-	sparse  int // index into all where the long lists begin
+	sparse  int // index into all of the first long list
 }
 
 func newIovecs(depth int) (iovecs, error) {
@@ -38,8 +37,8 @@ func newIovecs(depth int) (iovecs, error) {
 	return iovecs{mapping: mapping, all: all, sparse: depth * shortIovecs}, nil
 }
 
-// put copies iov into the memory of slot and returns its address there.
-func (m *iovecs) put(slot uint32, iov []unix.Iovec) uintptr {
+// store copies iov into the memory of slot and returns its address there.
+func (m *iovecs) store(slot uint32, iov []unix.Iovec) uintptr {
 	dst := m.all[int(slot)*shortIovecs:][:shortIovecs]
 	if len(iov) > shortIovecs {
 		dst = m.all[m.sparse+int(slot)*MaxIovecs:][:MaxIovecs]

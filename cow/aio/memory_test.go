@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// No call allocates, once the engine has warmed up: with few and with many
-// iovecs, inside the page cache and past it.
+// No call of a warm engine allocates: with few and many iovecs, cached and direct.
 func TestNoAllocation(t *testing.T) {
 	for _, p := range places(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -54,9 +53,8 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
-// The collector runs all the time while buffers on Go's heap are in flight, are
-// reaped, dropped and made anew: the engine's copies of their addresses must
-// neither confuse it nor matter to it.
+// The collector runs all the time while buffers on Go's heap are in flight, are reaped, dropped and
+// allocated again: the engine's copies of their addresses must not matter.
 func TestUnderGarbageCollection(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	for _, p := range places(t) {
@@ -86,8 +84,7 @@ func TestUnderGarbageCollection(t *testing.T) {
 						chill(r.t, fd)
 					}
 					for i := range bufs {
-						// Of many sizes, so that spans are given back and
-						// used for something else.
+						// Of many sizes, so that spans are freed and reused for other objects.
 						bufs[i] = make([]byte, 512<<(round%8))
 						r.start(uint64(i), false, fd, vec(bufs[i]), int64(i)*page)
 					}

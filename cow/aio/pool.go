@@ -7,15 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poolThreads bounds the goroutines of one pool. Each waits for one transfer at
-// a time, on a thread of the operating system.
+// poolThreads bounds the goroutines of one pool. Each blocks in one transfer at a time, on a thread
+// of the operating system.
 const poolThreads = 64
 
-// pool is the engine on preadv and pwritev, carried out by goroutines that may
-// wait. Close waits for transfers that have begun: a thread inside preadv cannot
-// be called back, and on files and disks, which is all that these calls work
-// on (a FIFO says ESPIPE at once), they end with the device's answer or its
-// driver's time-out.
+// pool is the engine on preadv and pwritev, called by goroutines that may block. Close waits for
+// transfers that have begun: a thread inside preadv cannot be interrupted. On files and disks, the
+// only objects for these calls (a FIFO returns ESPIPE at once), they end with the device's answer
+// or its driver's time-out.
 type pool struct {
 	slots
 	eventFD int
@@ -27,7 +26,7 @@ type pool struct {
 	work    sync.Cond
 	pending fifo     // slots submitted, not begun
 	done    []result // transfers ended, not reaped; ended is its length
-	threads int      // goroutines there are
+	threads int      // number of goroutines
 	idle    int      // of them waiting in work
 	closed  bool
 	all     sync.WaitGroup
@@ -40,7 +39,7 @@ type result struct {
 	errno unix.Errno
 }
 
-// NewPool makes an engine on threads. It starts them when it needs them.
+// NewPool makes an engine on threads, which it starts when it needs them.
 func NewPool(o Options) (Engine, error) {
 	p, err := newPool(o)
 	if err != nil {
@@ -85,7 +84,7 @@ func (p *pool) Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64)
 	return ok
 }
 
-// Submit implements Engine. It makes no system call of its own and cannot fail.
+// Submit implements Engine. It makes no system call and cannot fail.
 func (p *pool) Submit() error {
 	if len(p.started) == 0 {
 		return nil
@@ -94,8 +93,8 @@ func (p *pool) Submit() error {
 	for _, slot := range p.started {
 		p.pending.push(slot)
 	}
-	// idle counts those that have been woken and have not taken anything yet,
-	// pending counts what they will take.
+	// idle still counts goroutines that were woken and have taken nothing yet; pending counts the
+	// operations that they will take.
 	wake := min(len(p.started), p.idle)
 	more := min(p.pending.n-p.idle, p.limit-p.threads)
 	for range more {
@@ -126,19 +125,40 @@ func (p *pool) run() {
 			return
 		}
 		slot := p.pending.pop()
-		// Nobody changes the slot before its result has been reaped.
+		// The slot does not change before its result was reaped.
 		p.mu.Unlock()
 		n, errno := transfer(&p.ops[slot])
 		p.mu.Lock()
 		p.done = append(p.done, result{slot: slot, n: n, errno: errno})
 		p.ended.Store(int32(len(p.done)))
 		if len(p.done) == 1 && p.eventFD > 0 {
-			// Reap empties the list under the mutex: one signal is enough for
-			// all that it finds there, and what comes after it is the first
-			// again.
+			// Reap empties the list under the mutex: one signal is enough for everything in it, and
+			// the next result is the first again.
 			p.mu.Unlock()
 			signal(p.eventFD)
 			p.mu.Lock()
+		}
+	}
+}
+
+// transfer performs o and waits for it. The iovecs are outside Go's heap, so that their address is
+// a number.
+//
+// The offset goes into the low word alone: the kernel ignores the high word on 64-bit machines
+// (pos_from_hilo, fs/read_write.c), the only ones that this package supports.
+func transfer(o *operation) (int, unix.Errno) {
+	trap := uintptr(unix.SYS_PREADV)
+	if o.write {
+		trap = unix.SYS_PWRITEV
+	}
+	for {
+		n, _, errno := unix.Syscall6(trap, uintptr(o.fd), o.iov, uintptr(o.count), uintptr(o.off), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -173,12 +193,11 @@ func (p *pool) Close() error {
 	return nil
 }
 
-// one is what is written to an eventfd: any number but 0 does, in either byte
-// order.
-var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+// eventfdOne is written to an eventfd: any number but 0 will do, in either byte order.
+var eventfdOne = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
-// signal adds to an eventfd's count. It may be full: then it is readable.
-func signal(fd int) { unix.Write(fd, one) }
+// signal adds to an eventfd's counter. The counter may be full: then it is readable.
+func signal(fd int) { unix.Write(fd, eventfdOne) }
 
 // fifo is a queue of at most len(slots) slots.
 type fifo struct {

@@ -4,16 +4,14 @@ import "golang.org/x/sys/unix"
 
 // Reap implements Engine.
 //
-// Why no signal is missed. The kernel adds the work of finishing a transfer to
-// the thread's list, sets sqTaskrun if the list was empty, and then signals,
-// unless muted. So after the last enter here, unmuted, either the flag showed
-// nothing and whatever comes next is signalled, or the kernel ran the list
-// unmuted: what it posted then has been signalled, and what was added after it
-// is, for the list was empty. Without deferral it also posts entries itself, and
-// is never muted.
+// Why no signal is missed: the kernel adds the rest of a transfer to the thread's list of task
+// work, sets sqTaskrun if the list was empty, and then signals, unless muted. So after the last
+// enter here, unmuted, either the flag was clear and later work is signalled, or the kernel ran the
+// list unmuted: completions posted then were signalled, and work added afterwards is, for the list
+// was empty. Without deferred task work the kernel also posts entries itself, and is never muted.
 //
-// The flag can be left set over an empty list (the other CPU sets it after its
-// work has been run already), hence no loop until it is clear.
+// The flag can stay set over an empty list (another CPU sets it after its work was run), hence no
+// loop until it is clear.
 func (r *ring) Reap(dst []Completion) []Completion {
 	dst = r.reapFailed(dst)
 	if r.kernel == 0 {
@@ -23,39 +21,38 @@ func (r *ring) Reap(dst []Completion) []Completion {
 		r.mute()
 		r.k.enter(0, enterGetEvents)
 		r.unmute()
-		if r.mutes && r.deferredWork() {
+		if r.canMute && r.deferredWork() {
 			r.k.enter(0, enterGetEvents)
 		}
 	}
 	dst = r.drain(dst)
 	if r.resubmit {
 		r.resubmit = false
-		// Takes along what the caller has queued meanwhile, so that no retry
-		// waits for its Submit. An error turns into completions.
+		// It also submits what the caller has queued meanwhile, so that the retry does not wait for
+		// the caller's Submit. Errors become completions.
 		_ = r.Submit()
 		dst = r.reapFailed(dst)
 	}
 	return dst
 }
 
-// deferredWork reports whether the kernel has work that it keeps for this
-// thread to run.
+// deferredWork reports whether the kernel keeps task work for this thread.
 func (r *ring) deferredWork() bool { return r.k.sqFlags.Load()&sqTaskrun != 0 }
 
-// mute keeps the kernel from signalling the eventfd for completions that are
-// being reaped right now; each would cost its caller a wake-up for nothing.
+// mute keeps the kernel from signalling the eventfd for completions that are being reaped: each
+// signal would wake the caller for nothing.
 //
-// Only on amd64: the kernel sets sqTaskrun with an atomic "or" and then looks at
-// cqFlags, which are ordered there. unmute, a store, and the look at sqTaskrun
-// after it are ordered by Go. So one of both sees the other.
+// Only on amd64: the kernel sets sqTaskrun with an atomic "or" and then reads cqFlags, which are
+// ordered there. Go orders unmute, a store, and the load of sqTaskrun after it. So one of the two
+// sees the other.
 func (r *ring) mute() {
-	if r.mutes {
+	if r.canMute {
 		r.k.cqFlags.Store(cqEventFDDisabled)
 	}
 }
 
 func (r *ring) unmute() {
-	if r.mutes {
+	if r.canMute {
 		r.k.cqFlags.Store(0)
 	}
 }
@@ -78,8 +75,7 @@ func (r *ring) drain(dst []Completion) []Completion {
 	return dst
 }
 
-// complete ends the operation in slot with the kernel's result, or has it done
-// once more.
+// complete ends the operation in slot with the kernel's result, or submits it once more.
 func (r *ring) complete(dst []Completion, slot uint32, res int32) []Completion {
 	o := &r.ops[slot]
 	if res >= 0 {
@@ -88,12 +84,11 @@ func (r *ring) complete(dst []Completion, slot uint32, res int32) []Completion {
 		return dst
 	}
 	errno := unix.Errno(-res)
-	if (errno == unix.EAGAIN || errno == unix.EINTR) && !o.again && !r.closing {
-		// What would have to wait fails instead where the descriptor is
-		// O_NONBLOCK and the file system cannot but wait (tmpfs, say), or a
-		// block driver under the file system says so too late. A thread of the
-		// kernel's may wait.
-		o.again = true
+	if (errno == unix.EAGAIN || errno == unix.EINTR) && !o.retried && !r.closing {
+		// An operation that would block fails instead if the descriptor is O_NONBLOCK and the file
+		// system has to block (tmpfs, say), or if a block driver under the file system notices too
+		// late. A thread of the kernel may block.
+		o.retried = true
 		r.resubmit = true
 		r.enqueue(slot, sqeAsync)
 		return dst
@@ -103,7 +98,7 @@ func (r *ring) complete(dst []Completion, slot uint32, res int32) []Completion {
 	return dst
 }
 
-// reapFailed takes the operations that never were in the kernel.
+// reapFailed completes the operations that the kernel never had.
 func (r *ring) reapFailed(dst []Completion) []Completion {
 	for _, f := range r.failed {
 		dst = append(dst, Completion{ID: r.ops[f.slot].id, Err: f.errno})

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forge changes the result of the one completion that the kernel has posted, or
-// will: the ring's memory is ours, too.
+// forge changes the result of the one completion that the kernel has posted, or will post: the
+// ring's memory is shared.
 func forge(r *rig, res int32) {
 	r.t.Helper()
 	ring := r.e.(*ring)
@@ -19,8 +19,8 @@ func forge(r *rig, res int32) {
 	ring.k.cqes[ring.cqHead&uint32(len(ring.k.cqes)-1)].res = res
 }
 
-// An operation that the kernel would not wait with is done by a thread that
-// waits, once: an error that stays is reported.
+// An operation that the kernel refuses to block for is repeated once by a thread that may block: a
+// persistent error is reported.
 func TestRefusalToWait(t *testing.T) {
 	for _, v := range variants(t) {
 		if !v.ring {

@@ -10,24 +10,24 @@ import (
 
 // ring is the engine on io_uring.
 //
-// Neither ring can overflow: there are at least as many submission entries as
-// slots, and twice as many completion entries, and an operation holds its slot
-// from Start to Reap. The one request more that Close has at a time fits in.
+// Neither ring can overflow: there are at least as many submission entries as slots, and twice as
+// many completion entries, and an operation holds its slot from Start to Reap. The one additional
+// request of Close at a time fits in.
 type ring struct {
 	slots
 	k *rings
 
 	sqTail uint32 // ours; published by Submit
-	cqHead uint32 // ours; published after each look
+	cqHead uint32 // ours; published by drain
 	queued uint32 // entries between the kernel's head and sqTail
 	kernel int    // entries that the kernel has taken and not completed
 
-	failed    []failure // operations that it refused
-	mutes     bool      // may silence the eventfd
+	failed    []failure // operations that the kernel refused
+	canMute   bool      // may mute the eventfd
 	cancelAny bool      // has IORING_ASYNC_CANCEL_ANY
-	single    bool      // the kernel insists on one thread
+	single    bool      // the kernel requires one thread
 	enabled   bool
-	resubmit  bool // an operation is queued that the caller has submitted
+	resubmit  bool // an operation is queued for a retry
 	closing   bool
 	closed    bool
 }
@@ -38,7 +38,7 @@ type failure struct {
 	errno unix.Errno
 }
 
-// cancelData marks the completion of a cancellation: no slot has this number.
+// cancelData is the user data of a cancellation: no slot has this number.
 const cancelData = math.MaxUint64
 
 // Name implements Engine.
@@ -56,14 +56,14 @@ func (r *ring) Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64)
 	return ok
 }
 
-// enqueue writes the submission entry of a slot. Its place is free: no more
-// than one entry for each slot is ever between head and tail.
+// enqueue writes the submission entry of a slot. There is room: at most one entry per slot is
+// between head and tail.
 func (r *ring) enqueue(slot uint32, flags uint8) {
 	o := &r.ops[slot]
 	off := o.off
 	if off < 0 {
-		// -1 would mean the descriptor's own position. Every other negative
-		// offset is EINVAL, as it is for preadv.
+		// -1 would mean the descriptor's own position. Every other negative offset is EINVAL, as
+		// for preadv.
 		off = math.MinInt64
 	}
 	e := sqe{
@@ -82,9 +82,9 @@ func (r *ring) push(e sqe) {
 	r.queued++
 }
 
-// shortage is how often, a millisecond apart, a submission is tried again that
-// the kernel had no memory for.
-const shortage = 20
+// submitRetries is how often, a millisecond apart, a submission is repeated for which the kernel
+// had no memory.
+const submitRetries = 20
 
 // Submit implements Engine.
 func (r *ring) Submit() error {
@@ -97,8 +97,8 @@ func (r *ring) Submit() error {
 		}
 		r.enabled = true
 	}
-	// The kernel reads the tail in the call that follows, on this thread: the
-	// entries before it are written by then.
+	// The kernel reads the tail in the following call, on this thread, after the entries before it
+	// were written.
 	r.k.sqTail.Store(r.sqTail)
 	for tries := 0; r.queued > 0; {
 		n, errno := r.k.enter(r.queued, 0)
@@ -107,7 +107,7 @@ func (r *ring) Submit() error {
 			r.queued -= uint32(n)
 			r.kernel += n
 		case errno == unix.EINTR:
-		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < shortage:
+		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
 			tries++
 			time.Sleep(time.Millisecond)
 		default:
@@ -117,8 +117,7 @@ func (r *ring) Submit() error {
 	return nil
 }
 
-// refuse takes back what the kernel did not take, and has it completed with
-// errno.
+// refuse takes back the entries that the kernel did not take, and completes them with errno.
 func (r *ring) refuse(errno unix.Errno) error {
 	if errno == 0 {
 		errno = unix.EAGAIN

@@ -8,8 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rings are the memory shared with the kernel, and its descriptor. Which side
-// writes what:
+// rings are the memory shared with the kernel, and its descriptor. Who writes which word:
 //
 //	sqHead    kernel, during io_uring_enter
 //	sqTail    we, before it
@@ -20,9 +19,8 @@ import (
 //	cqFlags   we
 //	cqes      kernel, from cqTail on
 //
-// Go's atomics are sequentially consistent: each load is at least an acquire,
-// each store at least a release, and a store followed by a load of another word
-// is seen in that order.
+// Go's atomics are sequentially consistent: each load is at least an acquire, each store at least a
+// release, and a store followed by a load of another word is seen in that order.
 type rings struct {
 	fd      int
 	mapping []byte
@@ -34,8 +32,8 @@ type rings struct {
 	cqes                    []cqe
 }
 
-// setup makes an io_uring of at least depth submission entries. The error is
-// the system call's, an Errno, when that is what failed.
+// setup makes an io_uring of at least depth submission entries. If the system call fails the error
+// is its Errno.
 func setup(depth int, flags uint32) (*rings, error) {
 	p := params{flags: flags}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&p)), 0)
@@ -72,7 +70,7 @@ func (r *rings) mmap(p *params) (err error) {
 	r.sqes = unsafe.Slice((*sqe)(unsafe.Pointer(unsafe.SliceData(r.sqeMap))), p.sqEntries)
 	r.cqes = unsafe.Slice((*cqe)(unsafe.Add(base, p.cqOff.cqes)), p.cqEntries)
 	if p.flags&setupNoSQArray == 0 {
-		// The indirection that later kernels do without: entry i is entry i.
+		// Kernels before 6.6 have an index array: entry i is entry i.
 		array := unsafe.Slice((*uint32)(unsafe.Add(base, p.sqOff.array)), p.sqEntries)
 		for i := range array {
 			array[i] = uint32(i)
@@ -81,25 +79,24 @@ func (r *rings) mmap(p *params) (err error) {
 	return nil
 }
 
-// enter is io_uring_enter without waiting: it submits what sqTail shows and,
-// with enterGetEvents, runs the work that the kernel has put off for this
-// thread. It may take long all the same (a submission can wait for memory, or
-// copy), so the scheduler and the garbage collector have to know about it:
-// Syscall and not its raw form.
+// enter is io_uring_enter without waiting: it submits the entries up to sqTail and, with
+// enterGetEvents, runs the task work that the kernel has deferred for this thread. It may still
+// take long (a submission can wait for memory, or copy), so it is a Syscall and not a RawSyscall:
+// the scheduler and the garbage collector must know.
 func (r *rings) enter(submit, flags uint32) (int, unix.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), 0, uintptr(flags), 0, 0)
 	return int(n), errno
 }
 
-// watch has the kernel signal eventFD for completions.
-func (r *rings) watch(eventFD int) unix.Errno {
+// setEventFD makes the kernel signal eventFD for completions.
+func (r *rings) setEventFD(eventFD int) unix.Errno {
 	fd := int32(eventFD)
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEventFD, uintptr(unsafe.Pointer(&fd)), 1, 0, 0)
 	return errno
 }
 
-// enable starts a ring that was made with setupDisabled. With
-// setupSingleIssuer, the calling thread is its owner from now on.
+// enable starts a ring that was made with setupDisabled. With setupSingleIssuer the calling thread
+// owns it from now on.
 func (r *rings) enable() unix.Errno {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEnableRings, 0, 0, 0, 0)
 	return errno

@@ -8,19 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mode is a set of set-up flags that goes together.
+// mode is a set of set-up flags that belong together.
 type mode struct {
 	name  string
 	flags uint32
 }
 
-// modes lists them, best first. A kernel that does not know a flag says EINVAL.
+// modes lists them, best first. A kernel that does not know a flag returns EINVAL.
 //
-// All begin disabled: a ring is then made, and proven to be allowed, where it
-// can still be replaced by a pool, and belongs to the thread that first uses
-// it. With deferred task work the kernel finishes transfers only when their
-// thread asks for it; with cooperative, whenever it enters the kernel; without
-// either, it interrupts the thread.
+// All begin disabled: the ring is then made, and known to be allowed, where it can still be
+// replaced by a pool, and belongs to the thread that first uses it. With deferred task work the
+// kernel finishes transfers only when their thread asks for it; with cooperative task work,
+// whenever the thread enters the kernel; without either, it interrupts the thread.
 var modes = [...]mode{
 	{"deferred, no array", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray},
 	{"deferred", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag},
@@ -28,9 +27,8 @@ var modes = [...]mode{
 	{"plain", setupDisabled},
 }
 
-// NewRing makes an engine on io_uring. ErrUnsupported, wrapped, where the
-// kernel is older than 5.10, or forbids it (the sysctl kernel.io_uring_disabled,
-// a seccomp filter, a limit of locked memory).
+// NewRing makes an engine on io_uring. ErrUnsupported, wrapped: the kernel is older than 5.10 or
+// forbids it (the sysctl kernel.io_uring_disabled, a seccomp filter, a limit of locked memory).
 func NewRing(o Options) (Engine, error) {
 	var err error
 	for _, m := range modes {
@@ -54,8 +52,8 @@ func newRing(o Options, m mode) (*ring, error) {
 	if err != nil {
 		return nil, setupError(err)
 	}
-	// A filter may let the set-up pass and not what follows. A disabled ring
-	// answers EBADFD.
+	// A seccomp filter may allow the set-up and not the calls that follow. A disabled ring returns
+	// EBADFD.
 	if _, errno := k.enter(0, 0); errno != unix.EBADFD {
 		k.release()
 		if errno == 0 {
@@ -64,7 +62,7 @@ func newRing(o Options, m mode) (*ring, error) {
 		return nil, setupError(errno)
 	}
 	if o.EventFD > 0 {
-		if errno := k.watch(o.EventFD); errno != 0 {
+		if errno := k.setEventFD(o.EventFD); errno != 0 {
 			k.release()
 			if errno == unix.EINVAL || errno == unix.EBADF {
 				// Not wrapped: EINVAL would look like an unknown flag.
@@ -83,15 +81,15 @@ func newRing(o Options, m mode) (*ring, error) {
 		slots:  s,
 		k:      k,
 		failed: make([]failure, 0, o.Depth),
-		// See mute for why only there.
-		mutes:     deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
+		// See mute for the reason.
+		canMute:   deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
 		single:    m.flags&setupSingleIssuer != 0,
 		cancelAny: m.flags&(setupDeferTaskrun|setupCoopTaskrun) != 0,
 	}, nil
 }
 
-// refused tells an environment without io_uring from a failure. ENOMEM is what
-// a limit of locked memory gives on kernels before 5.12.
+// refused distinguishes an environment without io_uring from a failure. ENOMEM is the result of a
+// limit of locked memory on kernels before 5.12.
 func refused(err error) bool {
 	switch err {
 	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOMEM:

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Many rounds in which nothing but the eventfd ends the wait: a signal lost
-// anywhere between the kernel's work list, the mute flag and Reap would hang.
+// Many rounds in which only the eventfd ends the wait: a signal lost anywhere between the kernel's
+// list of task work, the mute flag and Reap would hang.
 func TestNoSignalIsLost(t *testing.T) {
 	for _, p := range places(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -30,7 +30,7 @@ func TestNoSignalIsLost(t *testing.T) {
 					}
 					done += len(list)
 					out -= len(list)
-					// Also after a Reap that found some: it did not find the rest.
+					// Also after a Reap that found only some.
 					if out > 0 && !r.signalled(hangGuard) {
 						r.t.Fatalf("no signal, with %d in flight", r.e.InFlight())
 					}
@@ -41,9 +41,8 @@ func TestNoSignalIsLost(t *testing.T) {
 	}
 }
 
-// The signal comes while the ring's thread sleeps in poll, though only that
-// thread may finish the transfer. The answer is given by another thread, after
-// the sleep has begun.
+// The signal comes while the ring's thread sleeps in poll, though only that thread may finish the
+// transfer. Another thread provides the data after the sleep has begun.
 func TestSignalWakesTheThread(t *testing.T) {
 	for _, v := range variants(t) {
 		if !v.ring {
@@ -76,8 +75,8 @@ func TestSignalWakesTheThread(t *testing.T) {
 	}
 }
 
-// After a Reap that found everything, a signal is not left over from what it
-// found while nobody slept; one more is allowed, a steady stream is not.
+// After a Reap that found everything no signal of what it found is left; one more is allowed, a
+// stream is not.
 func TestReapedIsNotSignalledForEver(t *testing.T) {
 	conform(t, 4, func(r *rig) {
 		fd := places(r.t)[0].file(r.t, 4*page)

@@ -2,20 +2,19 @@ package aio
 
 import "golang.org/x/sys/unix"
 
-// operation is what an engine remembers of one operation in flight.
+// operation is one operation in flight.
 type operation struct {
-	id    uint64
-	off   int64 // bytes
-	fd    int32
-	count uint32 // iovecs
-	iov   uintptr
-	write bool
-	again bool // the kernel has been asked twice
+	id      uint64
+	off     int64 // bytes
+	fd      int32
+	count   uint32 // iovecs
+	iov     uintptr
+	write   bool
+	retried bool // was submitted a second time
 }
 
-// slots are the operations in flight of one engine. Their number is the bound
-// that everything else rests on: no queue between caller, engine and kernel is
-// shorter.
+// slots are the operations in flight of one engine. Their number bounds everything else: no queue
+// between caller, engine and kernel is shorter.
 type slots struct {
 	ops  []operation
 	free []uint32 // indexes into ops; a stack, so that warm memory is used first
@@ -44,18 +43,18 @@ func (s *slots) take(id uint64, write bool, fd int, iov []unix.Iovec, off int64)
 	s.free = s.free[:last]
 	s.ops[slot] = operation{
 		id: id, off: off, fd: int32(fd), write: write,
-		iov: s.mem.put(slot, iov), count: uint32(len(iov)),
+		iov: s.mem.store(slot, iov), count: uint32(len(iov)),
 	}
 	return slot, true
 }
 
-// give frees a slot whose memory nothing uses any more.
+// give frees a slot whose memory is not used any more.
 func (s *slots) give(slot uint32) { s.free = append(s.free, slot) }
 
-// inUse is the number of slots taken.
+// inUse returns the number of slots taken.
 func (s *slots) inUse() int { return len(s.ops) - len(s.free) }
 
-// release gives the memory back. No slot is usable afterwards.
+// release frees the memory. No slot may be used afterwards.
 func (s *slots) release() {
 	s.free = s.free[:0]
 	s.ops = s.ops[:0]

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernel that has io_uring, for a process that may use it, gets a ring of the
-// best mode. Without this the other tests would pass with the pool alone.
+// Where the kernel has io_uring and this process may use it, NewRing makes a ring of the best mode.
+// Without this check the other tests would pass with the pool alone.
 func TestRingWhereTheKernelHasOne(t *testing.T) {
 	e, err := NewRing(Options{})
 	if err == nil {
@@ -32,8 +32,7 @@ func TestRingWhereTheKernelHasOne(t *testing.T) {
 	}
 }
 
-// New falls back where a filter forbids io_uring, as containers' do, at
-// whichever call the filter begins.
+// New falls back where a filter forbids io_uring, as containers' do, at any of its calls.
 func TestUnsupported(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -73,7 +72,7 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// What is no lack of support is not hidden by the pool.
+// A failure other than missing support is not hidden by the pool.
 func TestOtherFailures(t *testing.T) {
 	forbid(t, unix.SYS_IO_URING_SETUP, unix.EMFILE)
 	if e, err := New(Options{}); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrUnsupported) {
@@ -84,8 +83,8 @@ func TestOtherFailures(t *testing.T) {
 	}
 }
 
-// forbid has a system call fail on this thread, by a seccomp filter, which can
-// never be taken off again: the thread ends with the test's goroutine.
+// forbid makes a system call fail on this thread, by a seccomp filter, which cannot be removed: the
+// thread ends with the test's goroutine.
 func forbid(t *testing.T, call uint32, errno unix.Errno) {
 	t.Helper()
 	runtime.LockOSThread()

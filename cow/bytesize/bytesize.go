@@ -1,5 +1,5 @@
-// Package bytesize reads the numbers of bytes that people write: 512, 4K, 20G, 1.5T. The command line and the control
-// socket have the same ones.
+// Package bytesize parses the sizes that people write: 512, 4K, 20G, 1.5T. The command line and the
+// control socket use the same forms.
 package bytesize
 
 import (
@@ -19,9 +19,10 @@ const maxDigits = 64
 
 const letters = "KMGTPE"
 
-// Parse reads a number of bytes that has to be a multiple of unit and at most limit. The letters, alone or with iB, are
-// powers of 1024, as in qemu-img and lvcreate; with B alone, as in KB, they are powers of 1000. All of it is exact: 1.1G,
-// which is no whole number of bytes, is refused with the two nearest sizes.
+// Parse parses a number of bytes that must be a multiple of unit and at most limit. The letters,
+// alone or with iB, are powers of 1024, as in qemu-img and lvcreate; with B alone, as in KB, they
+// are powers of 1000. The result is exact: 1.1G, which is no whole number of bytes, is refused with
+// the two nearest sizes.
 func Parse(text string, unit, limit int64) (int64, error) {
 	m := form.FindStringSubmatch(text)
 	switch {
@@ -54,7 +55,7 @@ func Parse(text string, unit, limit int64) (int64, error) {
 	return 0, notMultiple(text, new(big.Int).Quo(units.Num(), units.Denom()).Int64()*unit, unit, limit)
 }
 
-// notMultiple says which sizes are possible next to text, which is between below and below + unit.
+// notMultiple names the valid sizes nearest to text, which is between below and below + unit.
 func notMultiple(text string, below, unit, limit int64) error {
 	write := func(n int64) string { return strconv.FormatInt(n, 10) }
 	if unit >= 1<<20 {
@@ -78,7 +79,7 @@ func notMultiple(text string, below, unit, limit int64) error {
 	return fmt.Errorf("%q is not a multiple of %s; the nearest %s %s", text, of, are, strings.Join(nearest, " and "))
 }
 
-// limitText is a limit in the largest unit: 1E, or 8E - 1.
+// limitText returns a limit in the largest unit: 1E, or 8E - 1.
 func limitText(n int64) string {
 	if short := Text(n); len(short) < 8 {
 		return short
@@ -86,7 +87,7 @@ func limitText(n int64) string {
 	return "8E - 1"
 }
 
-// Text writes a size in the form that Parse reads: with the largest letter that makes a whole number.
+// Text formats a size as Parse reads it, with the largest letter that gives a whole number.
 func Text(n int64) string {
 	letter := ""
 	for i := 0; i < len(letters) && n != 0 && n%1024 == 0; i++ {

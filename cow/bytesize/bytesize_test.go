@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// What Text writes Parse reads. What cannot be is refused; the options' tests know more of it (cmd/cowblk).
+// Parse reads what Text formats, and refuses invalid sizes; the tests of cmd/cowblk have more
+// cases.
 func TestText(t *testing.T) {
 	for n, want := range map[int64]string{0: "0", 1: "1", 1023: "1023", 1024: "1K", 3 << 29: "1536M", 1 << 60: "1E", math.MaxInt64: "9223372036854775807"} {
 		text := Text(n)

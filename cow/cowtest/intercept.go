@@ -16,30 +16,29 @@ type Call struct {
 	Len  int64 // bytes
 }
 
-// Intercept is a vfs.FS that shows every call to a function before it is made.
-// The function may block, and its error, unless nil, takes the call's place.
+// Intercept is a vfs.FS that passes every call to a function before it makes the call. The function
+// may block; its error, unless nil, is returned instead of the call.
 type Intercept struct {
 	vfs.FS
-	before atomic.Pointer[func(Call) error]
+	onCall atomic.Pointer[func(Call) error]
 	cold   atomic.Pointer[func(Call) bool]
 }
 
-// Before sets the function; nil removes it. It is called on the caller's
-// goroutine, by many at once.
-func (x *Intercept) Before(f func(Call) error) {
+// OnCall sets the function; nil removes it. It runs on the caller's goroutine, concurrently.
+func (x *Intercept) OnCall(f func(Call) error) {
 	if f == nil {
-		x.before.Store(nil)
+		x.onCall.Store(nil)
 		return
 	}
-	x.before.Store(&f)
+	x.onCall.Store(&f)
 }
 
-// Cold sets the function that says of which reads nothing is in memory: those that
-// may not wait end with vfs.ErrWouldBlock, and are not shown.
+// Cold sets the function that says which reads find nothing in memory: a read without waiting then
+// returns vfs.ErrWouldBlock and is not passed to OnCall.
 func (x *Intercept) Cold(f func(Call) bool) { x.cold.Store(&f) }
 
 func (x *Intercept) call(c Call) error {
-	if f := x.before.Load(); f != nil {
+	if f := x.onCall.Load(); f != nil {
 		return (*f)(c)
 	}
 	return nil
@@ -73,7 +72,7 @@ func (f *interceptedFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	return f.File.Preadv(iov, off)
 }
 
-// PreadvNowait is shown as the preadv it is.
+// PreadvNowait is passed on as a preadv.
 func (f *interceptedFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 	if cold := f.x.cold.Load(); cold != nil && (*cold)(Call{Op: "preadv", Name: f.Name(), Off: off, Len: length(iov)}) {
 		return 0, vfs.ErrWouldBlock
@@ -84,7 +83,7 @@ func (f *interceptedFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) 
 	return f.File.PreadvNowait(iov, off)
 }
 
-// AsyncFD and Map offer no way around the methods above.
+// AsyncFD and Map must not bypass the methods above.
 func (f *interceptedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
 func (f *interceptedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }

@@ -9,13 +9,12 @@ import (
 	"sync/atomic"
 )
 
-// Model knows, for every sector of a disk, the writes that may be its content,
-// while any number of operations overlap in time.
+// Model knows, for every sector of a disk, the writes that may be its content, while any number of
+// operations overlap in time.
 //
-// A write may be seen by a read unless another write began after it had ended
-// and ended before the read began. That is a regular register for each sector;
-// Settle then pins what is left undecided: what a quiet disk shows once it must
-// show ever after.
+// A read may see a write unless another write began after it had ended and itself ended before the
+// read began. That is a regular register for each sector. CheckIdle then settles open alternatives:
+// content that an idle disk shows once it must show from then on.
 type Model struct {
 	clock   atomic.Uint64
 	content atomic.Uint64
@@ -30,7 +29,7 @@ type group struct {
 
 const groupSectors = 64
 
-// Write is one write, discard or write-zeroes as the model sees it.
+// Write is one write, discard or write-zeroes in the model.
 type Write struct {
 	Content Content
 	What    string // for messages
@@ -38,8 +37,8 @@ type Write struct {
 	end     atomic.Uint64 // 0: in flight
 }
 
-// NewModel is a disk of size bytes of which the first base bytes show the base
-// and the rest zeros. Both are multiples of 512.
+// NewModel returns the model of a disk of size bytes: the first base bytes have the content of the
+// base, and the rest is zeros. Both numbers are multiples of 512.
 func NewModel(size, base int64) *Model {
 	m := &Model{groups: make([]group, (size/SectorSize+groupSectors-1)/groupSectors)}
 	m.content.Store(uint64(firstWrite))
@@ -57,11 +56,11 @@ func NewModel(size, base int64) *Model {
 	return m
 }
 
-// NextContent is a content that no write has had.
+// NextContent returns a content that no write has had.
 func (m *Model) NextContent() Content { return Content(m.content.Add(1)) }
 
-// Begin records a write of c to the given byte ranges, just before its
-// submission. Ranges are pairs of offset and length.
+// Begin records a write of c to the given byte ranges, just before its submission. Ranges are pairs
+// of offset and length.
 func (m *Model) Begin(c Content, what string, ranges ...[2]int64) *Write {
 	w := &Write{Content: c, What: what, start: m.clock.Add(1)}
 	for _, r := range ranges {
@@ -73,10 +72,10 @@ func (m *Model) Begin(c Content, what string, ranges ...[2]int64) *Write {
 // End records the completion of a write.
 func (m *Model) End(w *Write) { w.end.Store(m.clock.Add(1)) }
 
-// Now is the time to pass to Check, taken before the read is submitted.
+// Now returns the time for Check; call it before the read is submitted.
 func (m *Model) Now() uint64 { return m.clock.Add(1) }
 
-// Check compares what a read that began at start and has completed found at off.
+// Check checks p, which a read at off has returned that began at start and has completed.
 func (m *Model) Check(p []byte, off int64, start uint64) error {
 	var err error
 	m.each(off, int64(len(p)), func(sector int64, list *[]*Write) {
@@ -88,9 +87,8 @@ func (m *Model) Check(p []byte, off int64, start uint64) error {
 	return err
 }
 
-// Settle is Check of a quiet disk's content, which then becomes the only legal
-// one.
-func (m *Model) Settle(p []byte, off int64) error {
+// CheckIdle is Check of an idle disk's content, which then becomes the only legal one.
+func (m *Model) CheckIdle(p []byte, off int64) error {
 	now := m.Now()
 	var err error
 	m.each(off, int64(len(p)), func(sector int64, list *[]*Write) {
@@ -107,12 +105,12 @@ func (m *Model) Settle(p []byte, off int64) error {
 	return err
 }
 
-// check finds the write that a sector shows. A sector may be torn between the
-// writes that are in flight during the read (the page cache reads without a
-// lock), and even within a word, as long as each part is legal; never when quiet.
+// check finds the write that a sector shows. A sector may be torn, even within a word, between
+// writes that are in flight during the read (the page cache reads without a lock), as long as each
+// part is legal; never when the disk is idle.
 func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) {
-	// The latest begin of a write that ended before the read began: whatever
-	// ended before that cannot show any more.
+	// The latest begin of a write that ended before the read began: writes that ended before that
+	// cannot show any more.
 	var latest uint64
 	for _, w := range list {
 		if end := w.end.Load(); end != 0 && end < start {
@@ -120,11 +118,11 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 		}
 	}
 	var legal []*Write
-	moving := false // one of them was in flight during the read
+	inFlight := false // one of them was in flight during the read
 	for _, w := range list {
 		if end := w.end.Load(); end == 0 || end >= latest {
 			legal = append(legal, w)
-			moving = moving || end == 0 || end > start
+			inFlight = inFlight || end == 0 || end > start
 		}
 	}
 	var shown *Write
@@ -132,13 +130,13 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 	overlap := false
 	for at := 0; at < len(p); at += 8 {
 		word := binary.LittleEndian.Uint64(p[at:])
-		w := whose(word, sector, legal)
-		if w == nil && moving && mixed(word, sector, legal) {
+		w := writeOf(word, sector, legal)
+		if w == nil && inFlight && mixed(word, sector, legal) {
 			overlap = true
 			continue
 		}
 		if w == nil {
-			return nil, unlawful(p, sector, list, start)
+			return nil, illegalContent(p, sector, list, start)
 		}
 		if end := w.end.Load(); end == 0 || end > start {
 			overlap = true
@@ -152,13 +150,13 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 		return nil, fmt.Errorf("sector %d is torn between writes %d and nothing was in flight\n%s", sector, found, history(list, start))
 	}
 	if shown == nil {
-		shown = legal[len(legal)-1] // it is torn everywhere, during a write
+		shown = legal[len(legal)-1] // torn everywhere, during a write
 	}
 	return shown, nil
 }
 
-// whose finds the last of the writes that stamps sectors with a word.
-func whose(word uint64, sector int64, list []*Write) (found *Write) {
+// writeOf returns the last of the writes that stamps sectors with a word.
+func writeOf(word uint64, sector int64, list []*Write) (found *Write) {
 	for _, w := range list {
 		if stampOf(sector, w.Content) == word {
 			found = w
@@ -177,8 +175,8 @@ func mixed(word uint64, sector int64, list []*Write) bool {
 	return true
 }
 
-// unlawful says what is wrong with a sector.
-func unlawful(p []byte, sector int64, list []*Write, start uint64) error {
+// illegalContent describes what is wrong with a sector.
+func illegalContent(p []byte, sector int64, list []*Write, start uint64) error {
 	found, err := Identify(p, sector, nil)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, history(list, start))

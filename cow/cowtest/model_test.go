@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// A read beside a write may find a sector torn, even within a word, but only
-// between contents that are legal; a quiet disk is never torn.
+// A read during a write may find a sector torn, even within a word, but only between legal
+// contents; an idle disk is never torn.
 func TestTornSectors(t *testing.T) {
 	const sector = 500
 	for _, c := range []struct {
 		name  string
 		spoil func(p []byte, under Content)
-		ended bool // the write, before the read
+		ended bool // the write ended before the read
 		legal bool
 	}{
 		{"nothing of it", func([]byte, Content) {}, false, true},

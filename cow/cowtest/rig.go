@@ -13,16 +13,16 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Shape is what a Rig's disk looks like. All sizes are in bytes.
+// Shape describes a Rig's disk. All sizes are in bytes.
 type Shape struct {
-	Size       int64
-	BlockSize  uint32
-	BaseSize   int64 // 0: no base
-	BaseOffset int64 // of the base in its file; what is around it is junk
-	SumsApart  bool  // data sums of sealed layers are in files of their own
+	Size          int64
+	BlockSize     uint32
+	BaseSize      int64 // 0: no base
+	BaseOffset    int64 // of the base in its file, with other content around it
+	ChecksumFiles bool  // sealed layers have their data checksums in files of their own
 }
 
-// Rig is a stack in a directory, with an open disk most of the time.
+// Rig is a stack in a directory, usually with an open disk.
 type Rig struct {
 	Shape Shape
 	Dir   string
@@ -33,7 +33,7 @@ type Rig struct {
 	Direct bool
 }
 
-// NewRig makes a base stamped with BaseContent, one head, and opens the disk.
+// NewRig makes a base stamped with BaseContent and one head, and opens the disk.
 func NewRig(dir string, fsys vfs.FS, s Shape) (*Rig, error) {
 	r := &Rig{Shape: s, Dir: dir, FS: fsys}
 	var params layer.CreateParams
@@ -92,8 +92,8 @@ func (r *Rig) create(params layer.CreateParams) (*layer.Layer, error) {
 		Map:  filepath.Join(r.Dir, fmt.Sprintf("%04d.map", n)),
 		Data: filepath.Join(r.Dir, fmt.Sprintf("%04d.data", n)),
 	}
-	if r.Shape.SumsApart {
-		p.Sums = filepath.Join(r.Dir, fmt.Sprintf("%04d", n), "sums")
+	if r.Shape.ChecksumFiles {
+		p.Checksums = filepath.Join(r.Dir, fmt.Sprintf("%04d", n), "sums")
 	}
 	l, err := layer.CreateHead(r.FS, p, params)
 	if err != nil {
@@ -119,7 +119,7 @@ func (r *Rig) Promote() (*cow.Promotion, error) {
 	return r.Disk.Promote(next)
 }
 
-// Open opens the disk as the Spec has it.
+// Open opens the disk of the Spec.
 func (r *Rig) Open() (err error) {
 	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS, Direct: r.Direct, LoseUnflushed: true})
 	return err
@@ -140,8 +140,7 @@ func (r *Rig) Reopen() error {
 	return errors.Join(r.Close(), r.Open())
 }
 
-// OpenTag opens, read-only, the stack up to and including the given number of
-// layers.
+// OpenTag opens, read-only, the stack of the given number of lowest layers.
 func (r *Rig) OpenTag(layers int) (*cow.Disk, error) {
 	s := r.Spec
 	s.ReadOnly, s.Layers = true, s.Layers[:layers]
@@ -157,8 +156,8 @@ func ReadAll(d *cow.Disk) ([]byte, error) {
 	return p, nil
 }
 
-// Sums are the SHA-256 of the base and of the first n layers' files.
-func (r *Rig) Sums(n int) (map[string][sha256.Size]byte, error) {
+// Hashes returns the SHA-256 of the base and of the first n layers' files.
+func (r *Rig) Hashes(n int) (map[string][sha256.Size]byte, error) {
 	names := []string{}
 	if r.Spec.Base != nil {
 		names = append(names, r.Spec.Base.Path)

@@ -12,14 +12,13 @@ import (
 	"cowblk/cow"
 )
 
-// Run carries out each script on a channel and goroutine of its own, all at
-// once, and checks every read against the model. It returns when all operations
-// have completed, with the first error.
+// Run performs each script on a channel and goroutine of its own, all at once, and checks every
+// read against the model. Go returns the first error when all operations have completed.
 type Run struct {
 	Disk    *cow.Disk
 	Model   *Model
 	Scripts [][]Op
-	Seed    uint64 // of how buffers are cut into pieces
+	Seed    uint64 // of the random split of buffers
 	Depth   int    // operations in flight per channel; 0: 8
 	Async   bool   // asynchronous channels
 
@@ -123,7 +122,7 @@ func (x *runner) submit(op Op) {
 	s.req = cow.Request{Op: op.Op, FUA: op.FUA, Slot: i}
 	if op.Op == cow.OpRead || op.Op == cow.OpWrite {
 		s.req.Offset, s.req.Length = op.Ranges[0].Offset, op.Ranges[0].Length
-		s.req.Data = x.cut(s.buf[:s.req.Length])
+		s.req.Data = x.split(s.buf[:s.req.Length])
 	} else {
 		s.req.Ranges = op.Ranges
 	}
@@ -140,8 +139,8 @@ func (x *runner) submit(op Op) {
 	x.ch.Submit(&s.req)
 }
 
-// cut divides a buffer into pieces of any length, some of them empty.
-func (x *runner) cut(p []byte) (segs [][]byte) {
+// split divides a buffer into pieces of any length, some of them empty.
+func (x *runner) split(p []byte) (segs [][]byte) {
 	for len(p) > 0 {
 		n := len(p)
 		if x.rng.IntN(3) == 0 {
@@ -153,7 +152,7 @@ func (x *runner) cut(p []byte) (segs [][]byte) {
 	return segs
 }
 
-// collect takes what has completed.
+// collect handles all completions.
 func (x *runner) collect() error {
 	for {
 		x.out = x.ch.Completed(x.out[:0])
@@ -184,7 +183,7 @@ func (x *runner) wait() error {
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return err
 	}
-	var count [8]byte // the signals of an I/O engine are the caller's to take
+	var count [8]byte // the caller must take the signals of an I/O engine
 	unix.Read(x.ch.FD(), count[:])
 	return x.collect()
 }

@@ -15,8 +15,7 @@ type Op struct {
 	FUA    bool
 }
 
-// String is the form in which failures show an operation: name, ranges as
-// offset+length in bytes, "fua".
+// String formats an operation for failures: name, ranges as offset+length in bytes, "fua".
 func (o Op) String() string {
 	var b strings.Builder
 	b.WriteString(o.Op.String())
@@ -29,16 +28,16 @@ func (o Op) String() string {
 	return b.String()
 }
 
-// Mix says what a script is made of.
+// Mix describes a script.
 type Mix struct {
 	Size      int64 // of the disk, bytes
 	BlockSize int64 // bytes
-	// FlushOneIn and FUAOneIn are how rare flushes and write-throughs are; 0: 200.
+	// FlushOneIn and FUAOneIn: one operation in this many is a flush or a write-through; 0: 200.
 	FlushOneIn, FUAOneIn int
 }
 
-// Script makes n random operations. The same random source gives the same
-// script, so that a seed is enough to repeat one.
+// Script makes n random operations. The same random source gives the same script, so that a seed is
+// enough to repeat it.
 func Script(rng *rand.Rand, mix Mix, n int) []Op {
 	if mix.FlushOneIn == 0 {
 		mix.FlushOneIn = 200
@@ -77,8 +76,8 @@ func (m Mix) op(rng *rand.Rand) Op {
 	return o
 }
 
-// place is a random range of sectors: mostly about a block, sometimes many,
-// often with an edge on a block's or the disk's.
+// place returns a random range of sectors: mostly about a block long, sometimes many blocks, often
+// with an edge on a block's or the disk's.
 func (m Mix) place(rng *rand.Rand) cow.Range {
 	sectors := m.Size / SectorSize
 	perBlock := m.BlockSize / SectorSize
@@ -108,8 +107,8 @@ func (m Mix) place(rng *rand.Rand) cow.Range {
 // MaxLength bounds one range of a script, in bytes.
 const MaxLength = 512 << 10
 
-// Effect is what of o's ranges changes: a discard leaves edge blocks alone,
-// unless the edge is the end of the disk.
+// Effect returns the parts of o's ranges that change: a discard does not change edge blocks, unless
+// the edge is the end of the disk.
 func (o Op) Effect(size, blockSize int64) [][2]int64 {
 	var out [][2]int64
 	for _, r := range o.Ranges {

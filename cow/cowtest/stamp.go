@@ -8,11 +8,11 @@ import (
 // SectorSize is the unit of the model, in bytes.
 const SectorSize = 512
 
-// Content names what one sector holds: the number of the write that stamped it,
-// BaseContent, or Zeros.
+// Content identifies the content of a sector: the number of the write that stamped it, BaseContent,
+// or Zeros.
 type Content uint64
 
-// The contents that no write has. Numbers of writes start above them.
+// Contents that no write has. Numbers of writes start above them.
 const (
 	Zeros       Content = 0
 	BaseContent Content = 1
@@ -21,7 +21,7 @@ const (
 
 const sectorBits = 24 // sectors of the largest model disk: 8 GiB
 
-// Stamp fills p, whole sectors starting with the given one, with a content.
+// Stamp fills p, whole sectors from the given one on, with a content.
 func Stamp(p []byte, sector int64, c Content) {
 	for ; len(p) > 0; p, sector = p[SectorSize:], sector+1 {
 		word := stampOf(sector, c)
@@ -31,7 +31,7 @@ func Stamp(p []byte, sector int64, c Content) {
 	}
 }
 
-// stampOf is the word that a sector is full of.
+// stampOf returns the word that fills a sector.
 func stampOf(sector int64, c Content) uint64 {
 	if c == Zeros {
 		return 0
@@ -39,9 +39,8 @@ func stampOf(sector int64, c Content) uint64 {
 	return uint64(c)<<sectorBits | uint64(sector)
 }
 
-// Identify returns the contents that a sector is made of, in the order in which
-// they appear: one, unless it is torn. An error if it holds what was never
-// written to it.
+// Identify returns the contents of a sector in the order in which they appear: one, unless the
+// sector is torn. An error: the sector holds something that was never written to it.
 func Identify(p []byte, sector int64, dst []Content) ([]Content, error) {
 	for i := 0; i < SectorSize; i += 8 {
 		word := binary.LittleEndian.Uint64(p[i:])

@@ -6,10 +6,10 @@ import (
 )
 
 const (
-	unitWords = 8 // one line of the cache
+	unitWords = 8 // one cache line
 	unitBytes = unitWords * 8
 
-	// A slab is one mapping; its size is that of a huge page.
+	// A slab is one mapping; it has the size of a huge page.
 	slabBytes = 2 << 20
 	slabWords = slabBytes / 8
 	slabUnits = slabBytes / unitBytes
@@ -19,18 +19,18 @@ const (
 
 type slab [slabWords]uint64
 
-// arena hands out memory in units that are zero and are never given back before
-// close. It is read without a lock, through the table of slabs.
+// arena allocates memory in units that are zero; units are freed by close only. It is read without
+// a lock, through the table of slabs.
 type arena struct {
 	slabs []atomic.Pointer[slab] // long enough for the worst case
 
 	mu     sync.Mutex
-	next   uint64   // unit to hand out
+	next   uint64   // next unit to allocate
 	mapped [][]byte // to unmap
 }
 
-// newArena makes an arena for a directory of n entries. Each may need a page of
-// every form in turn, and none reaches over the end of a slab.
+// newArena makes an arena for a directory of n entries. Each may need a page of every form in turn,
+// and no page crosses the end of a slab.
 func newArena(n uint64) *arena {
 	var all, most uint64
 	for k := range forms {
@@ -40,17 +40,17 @@ func newArena(n uint64) *arena {
 	return &arena{slabs: make([]atomic.Pointer[slab], n*all/(slabUnits-most)+2)}
 }
 
-// unitsOf is how many units so many words take.
+// unitsOf returns the number of units of so many words.
 func unitsOf(words int) uint64 { return uint64(words+unitWords-1) / unitWords }
 
-// words returns n words of memory from the beginning of a unit on.
+// words returns n words of memory from the start of a unit.
 func (a *arena) words(unit uint64, n int) []uint64 {
 	s := a.slabs[unit/slabUnits].Load()
 	first := unit % slabUnits * unitWords
 	return s[first : first+uint64(n)]
 }
 
-// load reads one word of the memory from the beginning of a unit on.
+// load reads one word of the memory that starts at a unit.
 func (a *arena) load(unit, word uint64) uint64 {
 	s := a.slabs[unit/slabUnits].Load()
 	return atomic.LoadUint64(&s[(unit*unitWords+word)%slabWords])
@@ -76,7 +76,7 @@ func (a *arena) alloc(n int) uint64 {
 	return first
 }
 
-// bytes is how much memory the units in use and the table take.
+// bytes returns the memory of the units in use and of the table.
 func (a *arena) bytes() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -6,10 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapSlab returns a zero slab in anonymous memory, resident only where it is
-// used, and the mapping to give back. huge asks for one huge page, which saves
-// most TLB misses of a large index; a small index must stay small, so its
-// first slab has none. Where the kernel refuses a mapping (their number is
+// mapSlab returns a zero slab in anonymous memory, resident only where it is used, and its mapping.
+// huge asks for one huge page, which saves most TLB misses of a large index; the first slab has
+// none, so that a small index stays small. Where the kernel refuses a mapping (their number is
 // limited) the slab comes from Go's heap and mapping is nil.
 func mapSlab(huge bool) (s *slab, mapping []byte) {
 	size := slabBytes

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// hash is splitmix64: content for synthetic maps that needs no memory.
+// hash is splitmix64: content for synthetic maps without memory.
 func hash(v uint64) uint64 {
 	v += 0x9e3779b97f4a7c15
 	v = (v ^ v>>30) * 0xbf58476d1ce4e5b9
@@ -15,9 +15,9 @@ func hash(v uint64) uint64 {
 	return v ^ v>>31
 }
 
-// scattered is a layer that owns about one block in 20, one here and one
-// there, over a whole disk: the worst case for every index. The pattern
-// repeats so that producing it costs no more than reading a cached file.
+// scattered is a layer that owns about one block in 20, scattered over a whole disk: the worst case
+// for every index. The pattern repeats, so that producing it costs no more than reading a cached
+// file.
 type scattered struct {
 	words   uint64
 	pattern [1 << 13]uint64
@@ -64,7 +64,7 @@ func scatteredStack(tb testing.TB, blocks uint64, layers int) *Index {
 	return x
 }
 
-// BenchmarkLookup looks single random blocks of 64 GiB up, by depth of stack.
+// BenchmarkLookup looks up single random blocks of 64 GiB, by depth of the stack.
 func BenchmarkLookup(b *testing.B) {
 	const blocks = 64 << 30 / 4096
 	for _, depth := range []int{1, 8, 32, 128, 500} {
@@ -83,8 +83,8 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// BenchmarkLookupFlat is the reference for BenchmarkLookup: one byte per block
-// in one array, which is all that a lookup can save.
+// BenchmarkLookupFlat is the reference for BenchmarkLookup: one byte per block in one array, the
+// minimum of a lookup.
 func BenchmarkLookupFlat(b *testing.B) {
 	const blocks = 64 << 30 / 4096
 	flat := make([]uint8, blocks)
@@ -116,8 +116,8 @@ func BenchmarkLookupHot(b *testing.B) {
 	}
 }
 
-// BenchmarkLookupExtents is BenchmarkLookupHot where layers own extents of 64 KiB,
-// one in 32 of a GiB.
+// BenchmarkLookupExtents is BenchmarkLookupHot with layers that own extents of 64 KiB, one in 32 of
+// a GiB.
 func BenchmarkLookupExtents(b *testing.B) {
 	const blocks = 1 << 30 / 4096
 	for _, depth := range []int{1, 32, 128} {
@@ -143,7 +143,7 @@ func BenchmarkLookupExtents(b *testing.B) {
 	}
 }
 
-// BenchmarkLookupRun finds the run of a request of 1 MiB that has one owner.
+// BenchmarkLookupRun looks up the run of a request of 1 MiB with one owner.
 func BenchmarkLookupRun(b *testing.B) {
 	const blocks = 16 << 30 / 4096
 	x := New(blocks)

@@ -10,33 +10,31 @@ import (
 	"sync/atomic"
 )
 
-// Source is one layer's bitmap as 64-bit words: bit i of word w is block
-// 64·w+i, set if the layer owns it. Its methods are called concurrently.
+// Source is one layer's bitmap as 64-bit words: bit i of word w is block 64·w+i, set if the layer
+// owns it. Its methods are called concurrently.
 type Source interface {
-	// Words fills dst with the words from first on; words beyond the bitmap
-	// are zero.
+	// Words fills dst with the words from first on; words beyond the bitmap are zero.
 	Words(dst []uint64, first uint64) error
-	// Next returns the first range of words [start, end) at or after word
-	// that may hold a set bit, and io.EOF if there is none. All words
-	// outside the ranges are zero.
+	// Next returns the first range of words [start, end) at or after word that may hold a set bit,
+	// or io.EOF. All words outside the ranges are zero.
 	Next(word uint64) (start, end uint64, err error)
 }
 
 const (
 	pageWords = pageBlocks / 64 // bitmap words per page of the index
 
-	// A window is what is built at a time: small enough for its owners to
-	// stay in the cache, large enough for a read of each layer to pay.
+	// A window is the unit of building: small enough for its owners to stay in the CPU's cache,
+	// large enough for a read of each layer to pay.
 	windowPages  = 32
 	windowWords  = windowPages * pageWords
 	windowBlocks = windowPages * pageBlocks
-	// batch is the number of windows a worker takes at a time.
+	// batch is the number of windows that a worker takes at a time.
 	batch = 8
 )
 
-// Build makes the index of a stack. sources are its layers, oldest first:
-// sources[i] is owner i+1. It works on all processors, window by window, and
-// in each from the newest layer down, so that a block is written once.
+// Build makes the index of a stack. sources are its layers, oldest first: sources[i] is owner i+1.
+// It works on all processors, window by window, and in each window from the newest layer down, so
+// that each block is written once.
 func Build(blocks uint64, sources []Source) (*Index, error) {
 	if len(sources) > 1<<16-1 {
 		return nil, fmt.Errorf("build index: expected at most %d layers, found %d", 1<<16-1, len(sources))
@@ -49,7 +47,7 @@ func Build(blocks uint64, sources []Source) (*Index, error) {
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for i := range errs {
-		// Ends when there is no window left, or at its first error.
+		// Ends when no window is left, or at its first error.
 		wg.Go(func() {
 			b := builder{x: x, sources: sources, cursors: make([]cursor, len(sources))}
 			errs[i] = b.run(&next, windows)
@@ -69,24 +67,24 @@ type builder struct {
 	sources []Source
 	cursors []cursor
 
-	words  [windowWords]uint64 // of the layer at hand
+	words  [windowWords]uint64 // of the current layer
 	done   [windowWords]uint64 // blocks that have their owner
 	owners [windowBlocks]Owner
 	pages  [windowPages]span
-	groups [groupWords]uint64 // of the page at hand
+	groups [groupWords]uint64 // of the current page
 }
 
 // span is the lowest and the highest owner other than 0 in a page.
 type span struct{ low, high Owner }
 
-// cursor remembers the range of words that Source.Next returned last.
+// cursor is the range of words that Source.Next returned last.
 type cursor struct {
 	start, end uint64
 	eof        bool
 }
 
-// within reports whether a source may have a bit in the words [first, end).
-// first never falls from call to call.
+// within reports whether a source may have a bit in the words [first, end). first must not decrease
+// from call to call.
 func (c *cursor) within(s Source, first, end uint64) (bool, error) {
 	for !c.eof && c.end <= first {
 		var err error
@@ -145,8 +143,8 @@ func (b *builder) window(first uint64) error {
 	return nil
 }
 
-// reset forgets the window before. Blocks beyond the last count as done, so
-// that a bit there is not seen and the last page can be of one owner.
+// reset clears the state of the last window. Blocks beyond the last count as done, so that a bit
+// there is ignored and the last page can have one owner.
 func (b *builder) reset(firstWord uint64) {
 	clear(b.done[:])
 	clear(b.owners[:])
@@ -159,7 +157,7 @@ func (b *builder) reset(firstWord uint64) {
 	}
 }
 
-// apply gives o the blocks of a layer that no newer one has.
+// apply gives o the layer's blocks that no newer layer owns.
 func (b *builder) apply(words []uint64, o Owner) {
 	for i, w := range words {
 		w &^= b.done[i]
@@ -209,13 +207,13 @@ func (b *builder) encode(p uint64) entry {
 	return pagedEntry(base, page)
 }
 
-// packGroups makes the groups of a page and reports whether they are worth it.
+// packGroups makes the groups of a page and reports whether they are worth keeping.
 func (b *builder) packGroups(owners []Owner, base Owner) bool {
 	clear(b.groups[:])
 	count := 0
 	for g := range uint64(pageGroups) {
 		all := (*[groupBlocks]Owner)(owners[g*groupBlocks:])
-		n := uint64(quickNumber(base, all[0]))
+		n := uint64(numberBranchless(base, all[0]))
 		var differ Owner
 		for _, o := range all[1:] {
 			differ |= o ^ all[0]
@@ -236,7 +234,7 @@ func pack(words []uint64, owners []Owner, base Owner, f *form) {
 		n := min(int(f.per), len(owners))
 		var w, at uint64
 		for _, o := range owners[:n] {
-			w |= uint64(quickNumber(base, o)) << (at & 63) // which needs no test for 64
+			w |= uint64(numberBranchless(base, o)) << (at & 63) // & 63: no test for a shift of 64
 			at += f.bits
 		}
 		words[i], owners = w, owners[n:]
@@ -253,9 +251,9 @@ func (b *builder) full(p uint64) bool {
 	return true
 }
 
-// quickNumber is number without a branch to mispredict: owner 0 gives 0 because its
-// mask is empty.
-func quickNumber(base, o Owner) Owner {
+// numberBranchless is number without a branch that could be mispredicted: the mask of owner 0 is
+// empty, so it gives 0.
+func numberBranchless(base, o Owner) Owner {
 	mask := Owner(int16(o|-o) >> 15)
 	return (o - base) & mask
 }

@@ -1,7 +1,6 @@
 package index
 
-// Owner numbers the layers of a stack from 1, the oldest. 0 is the base, or
-// nothing where there is no base.
+// Owner numbers the layers of a stack from 1, the oldest. 0 is the base, or nothing without a base.
 type Owner = uint16
 
 const (
@@ -15,12 +14,11 @@ const (
 //	bits 1–2   form of the page
 //	bits 3–18  the owner of all blocks, or the base of the page
 //	bit 19     grouped: the page's groups are in the arena before it
-//	bits 20–   where in the arena the page is, plus 1; 0: none was ever needed
+//	bits 20–   position of the page in the arena, plus 1; 0: no page was needed yet
 //
-// An entry keeps its page when all its blocks get one owner, and uses it again.
-// Memory thus never serves two entries, and the base of a page never falls: an entry
-// that a lookup finds unchanged after it has read the page has decoded it rightly,
-// whatever happened in between.
+// An entry keeps its page when all its blocks get one owner, and reuses it later. So memory never
+// serves two entries, and the base of a page never falls: if a lookup finds the entry unchanged
+// after it has read the page, it has decoded the page correctly.
 type entry uint64
 
 const (
@@ -39,7 +37,7 @@ func pagedEntry(base Owner, page entry) entry {
 	return page | entryPaged | entry(base)<<entryOwnerBits
 }
 
-// pageOf is an entry of nothing but the page and its form.
+// pageOf returns an entry with only the page and its form.
 func pageOf(unit uint64, k kind) entry {
 	return entry(unit+1)<<entryPageBits | entry(k)<<entryKindBits
 }
@@ -51,7 +49,7 @@ func (e entry) owner() Owner  { return Owner(e >> entryOwnerBits) } // or base
 func (e entry) hasPage() bool { return e>>entryPageBits != 0 }
 func (e entry) unit() uint64  { return uint64(e>>entryPageBits) - 1 }
 
-// page is e without what it says of owners.
+// page returns e without the owner bits.
 func (e entry) page() entry {
 	return e>>entryPageBits<<entryPageBits | e&(entryGrouped|3<<entryKindBits)
 }

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// form is how the owners of a page lie in its 64-bit words, as numbers above the
-// base of its entry: number n > 0 is owner base+n, and 0 is owner 0.
+// form is the layout of owners in the 64-bit words of a page, as numbers above the base of its
+// entry: number n > 0 is owner base+n, and 0 is owner 0.
 type form struct {
 	bits  uint64 // of a number
 	per   uint64 // numbers in a word, from its low end on; the rest is zero
@@ -15,17 +15,16 @@ type form struct {
 	words int    // of a page
 }
 
-// kind chooses a form. A page gets the smallest that can tell its layers apart.
+// kind selects a form. A page gets the smallest that can distinguish its layers.
 type kind uint64
 
 const (
 	tight  kind = iota // 63 layers in three quarters of a byte a block
 	narrow             // 255 in one byte
-	wide               // all there can be in two; its base is 0
+	wide               // all owners in two bytes; its base is 0
 )
 
-// What each form's number of places in a word is, as constants: an index is divided
-// by it at every lookup.
+// Places in a word of each form, as constants: every lookup divides by them.
 const (
 	tightPer  = 10
 	narrowPer = 8
@@ -43,8 +42,7 @@ func (k kind) holds(base, o Owner) bool {
 	return o == 0 || o > base && o-base <= forms[k].max
 }
 
-// kindFor is the smallest form that can hold the owners from low to high over base,
-// and 0.
+// kindFor returns the smallest form that can hold 0 and the owners from low to high above base.
 func kindFor(base, low, high Owner) kind {
 	for k := tight; k < wide; k++ {
 		if k.holds(base, low) && k.holds(base, high) {
@@ -54,7 +52,7 @@ func kindFor(base, low, high Owner) kind {
 	return wide
 }
 
-// place is where a block of a page has its number: the word and the place in it.
+// place returns the word of a block's number and its place in the word.
 func (k kind) place(at uint64) (word, place uint64) {
 	switch k {
 	case tight:
@@ -65,8 +63,8 @@ func (k kind) place(at uint64) (word, place uint64) {
 	return at / widePer, at % widePer
 }
 
-// run returns the number at a block of the page and how many from there on, at most
-// max, are equal to it.
+// run returns the number at a block of the page, and the length of the run of equal numbers from
+// there on, at most max.
 func (k kind) run(words []uint64, at, max uint64) (n, run uint64) {
 	f := &forms[k]
 	i, place := k.place(at)
@@ -78,12 +76,12 @@ func (k kind) run(words []uint64, at, max uint64) (n, run uint64) {
 	return n, f.equal(words[i:], w, n, place, max)
 }
 
-// equal is how many numbers from a place of the first word on are n. w is that word,
-// shifted so that the place is its lowest.
+// equal returns how many numbers from a place of the first word on are n. w is that word, shifted
+// so that the place is its lowest.
 func (f *form) equal(words []uint64, w, n, place, max uint64) uint64 {
 	all := n * f.ones
 	run := f.per - place
-	// The shift has brought in zeros: they say nothing about equality.
+	// Ignore the zeros that the shift has brought in.
 	valid := f.ones * uint64(f.max) >> (place * f.bits)
 	if diff := (w ^ all) & valid; diff != 0 {
 		return min(max, uint64(bits.TrailingZeros64(diff))/f.bits)
@@ -97,8 +95,8 @@ func (f *form) equal(words []uint64, w, n, place, max uint64) uint64 {
 	return min(max, run)
 }
 
-// raise raises count numbers from a block of the page on to n, those that are higher
-// excepted. Only the holder of the page's lock writes, so a store needs no compare.
+// raise raises count numbers from a block of the page on to n; higher numbers stay. The caller
+// holds the page's lock and is the only writer, so a store needs no compare.
 func (k kind) raise(words []uint64, at, count, n uint64) {
 	f := &forms[k]
 	all := n * f.ones
@@ -114,7 +112,7 @@ func (k kind) raise(words []uint64, at, count, n uint64) {
 	}
 }
 
-// greater is the greater of each number of a and b within mask, a elsewhere.
+// greater returns the greater of each number of a and b within mask, and a elsewhere.
 func (f *form) greater(a, b, mask uint64) uint64 {
 	if a&mask == 0 {
 		return a | b&mask
@@ -129,7 +127,7 @@ func (f *form) greater(a, b, mask uint64) uint64 {
 	return out
 }
 
-// fill makes all numbers of a page n.
+// fill sets all numbers of a page to n.
 func (k kind) fill(words []uint64, n uint64) {
 	v := n * forms[k].ones
 	for i := range words {
@@ -137,7 +135,7 @@ func (k kind) fill(words []uint64, n uint64) {
 	}
 }
 
-// base is what a page of this form counts from, if it can be chosen freely.
+// base returns the base of a page of this form, if it can be chosen freely.
 func (k kind) base(free Owner) Owner {
 	if k == wide {
 		return 0
@@ -145,7 +143,7 @@ func (k kind) base(free Owner) Owner {
 	return free
 }
 
-// ownerOf is whose a number in a page is.
+// ownerOf returns the owner of a number in a page.
 func ownerOf(base Owner, n uint64) Owner {
 	if n == 0 {
 		return 0
@@ -153,7 +151,7 @@ func ownerOf(base Owner, n uint64) Owner {
 	return base + Owner(n)
 }
 
-// number is o's in a page: ownerOf the other way round.
+// number returns o's number in a page, the inverse of ownerOf.
 func number(base, o Owner) uint64 {
 	if o == 0 {
 		return 0

@@ -5,29 +5,26 @@ import (
 	"sync/atomic"
 )
 
-// groupBlocks is how many blocks a group has: 64 KiB of a disk with blocks of 4 KiB.
-// What is written together is mostly larger, so that nearly all lookups need no more
-// than the groups' numbers, which are a thirteenth of a page and stay in the
-// processor's cache where the page does not.
+// groupBlocks is the number of blocks of a group: 64 KiB of a disk with blocks of 4 KiB. Most
+// writes are larger, so that nearly all lookups need only the groups' numbers, which are a
+// thirteenth of a page and stay in the CPU's cache where the page does not.
 const (
 	groupBlocks = 16
 	pageGroups  = pageBlocks / groupBlocks
 	groupWords  = pageGroups / 8
 
-	// mixed instead of a number says that the blocks' own numbers tell.
+	// mixed, instead of a number, refers to the blocks' own numbers.
 	mixed = 1<<8 - 1
-	// A page of more mixed groups is better off without them: most lookups would have
-	// to look at two places.
+	// A page with more mixed groups has none: most lookups would read two places.
 	maxMixed = pageGroups / 4
 )
 
-// groups has a byte for each group of a page: the number that all its blocks have, or
-// mixed. A group that is about to change is mixed before the first of its blocks'
-// numbers is raised, and gets a number after the last: what a lookup finds, in either
-// place, was so.
+// groups has a byte for each group of a page: the number that all its blocks have, or mixed. A
+// group is set to mixed before the first of its blocks' numbers is raised, and gets a number after
+// the last: a lookup finds a value that was right in either place.
 type groups []uint64
 
-// groupPlace is where group g is: the word and the place of its lowest bit.
+// groupPlace returns the word of group g and its lowest bit there.
 func groupPlace(g uint64) (word, bit uint64) { return g / 8, g % 8 * 8 }
 
 func (s groups) at(g uint64) uint64 {
@@ -43,9 +40,8 @@ func (s groups) set(g, n uint64) {
 	}
 }
 
-// run is how many blocks of the page have n from one on whose group has just been
-// found to have it, at most max. That group is not looked at again: it may be mixed by
-// now.
+// run returns the length of the run of n from a block on, at most max; the block's group was just
+// found to have n. That group is not read again: it may be mixed by now.
 func (s groups) run(k kind, words []uint64, n, at, max uint64) (run uint64) {
 	for run = groupBlocks - at%groupBlocks; run < max; run += groupBlocks {
 		switch s.at((at + run) / groupBlocks) {
@@ -62,7 +58,7 @@ func (s groups) run(k kind, words []uint64, n, at, max uint64) (run uint64) {
 	return max
 }
 
-// mix makes the groups from first to last mixed and reports whether one was not.
+// mix sets the groups from first to last to mixed and reports whether any changed.
 func (s groups) mix(first, last uint64) (more bool) {
 	for g := first; g <= last; g++ {
 		if s.at(g) != mixed {
@@ -73,20 +69,19 @@ func (s groups) mix(first, last uint64) (more bool) {
 	return more
 }
 
-// mixed counts the groups that are.
+// mixed returns the number of mixed groups.
 func (s groups) mixed() (n int) {
 	const top, rest, one = 0x8080808080808080, 0x7f7f7f7f7f7f7f7f, 0x0101010101010101
 	for i := range s {
 		w := atomic.LoadUint64(&s[i])
-		// In the top bit of each byte of all ones: it is set, and 1 more than the rest
-		// carries into it.
+		// The top bit of each byte of all ones: it is set, and the rest plus 1 carries into it.
 		n += bits.OnesCount64(w & (w&rest + one) & top)
 	}
 	return n
 }
 
-// settle gives those groups from first to last a number whose blocks have one.
-func (s groups) settle(k kind, words []uint64, first, last uint64) {
+// resolve gives the groups from first to last a number if all of their blocks have the same.
+func (s groups) resolve(k kind, words []uint64, first, last uint64) {
 	for g := first; g <= last; g++ {
 		if n, run := k.run(words, g*groupBlocks, groupBlocks); run == groupBlocks && n < mixed {
 			s.set(g, n)

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// stripes is the number of locks that Raise spreads over the pages.
+// stripes is the number of locks that the pages share.
 const stripes = 64
 
 // Index maps blocks to owners. All methods but Close may run concurrently.
@@ -28,24 +28,22 @@ func New(blocks uint64) *Index {
 	return &Index{blocks: blocks, dir: make([]atomic.Uint64, pages), arena: newArena(pages)}
 }
 
-// Blocks is the number of blocks of the index.
+// Blocks returns the number of blocks.
 func (x *Index) Blocks() uint64 { return x.blocks }
 
-// Memory is the number of bytes the index takes: directory and pages.
+// Memory returns the bytes of memory of directory and pages.
 func (x *Index) Memory() int64 { return int64(len(x.dir))*8 + x.arena.bytes() }
 
-// Close gives the memory back. Nothing may use the index any more.
+// Close frees the memory. The index must not be used any more.
 func (x *Index) Close() { x.arena.close() }
 
-// Lookup returns the owner of block and the number of blocks from it on, at
-// most max, that have the same one: 1 ≤ run ≤ max for a max of at least 1.
-// What lies beyond the last block is owned by 0.
+// Lookup returns the owner of block and the number of blocks from it on, at most max, with the same
+// owner: 1 ≤ run ≤ max for max ≥ 1. Blocks beyond the last are owned by 0.
 //
-// Each block's owner is one it had at some moment during the call, and never
-// older than what a Raise that returned before had made it. This needs no lock
-// because owners only rise, a word of a page is read and written at once, and
-// a page is decoded by an entry that is still the same after the words have
-// been read (see entry).
+// Each block's owner is one that it had at some moment during the call, and never older than the
+// result of a Raise that returned before. No lock is needed because owners only rise, a word of a
+// page is read and written atomically, and a page is decoded with an entry that is unchanged after
+// the words have been read (see entry).
 func (x *Index) Lookup(block, max uint64) (o Owner, run uint64) {
 	if block >= x.blocks {
 		return 0, max
@@ -79,11 +77,11 @@ func (x *Index) lookupPage(block, max uint64) (Owner, uint64) {
 	}
 }
 
-// run returns the number at a block of an entry's page and how many from there on, at
-// most max, are equal to it.
+// run returns the number at a block of an entry's page, and the length of the run of equal numbers
+// from there on, at most max.
 func (x *Index) run(e entry, at, max uint64) (n, run uint64) {
 	if e.grouped() {
-		// The way of most lookups: shorter than groups.at, and much shorter than run.
+		// The path of most lookups: shorter than groups.at, and much shorter than run.
 		word, bit := groupPlace(at / groupBlocks)
 		switch n = x.arena.load(e.unit()-groupUnits, word) >> bit & mixed; {
 		case n == mixed:

@@ -64,8 +64,8 @@ func TestWideningKeepsOwners(t *testing.T) {
 	m.compare(t, x)
 }
 
-// An old view's write may complete after the new view's first.
-func TestStragglerFits(t *testing.T) {
+// A write of an old view may complete after the first of a new view.
+func TestOlderWriteFits(t *testing.T) {
 	x := New(pageBlocks)
 	defer x.Close()
 	x.Raise(0, 1, 300)
@@ -114,7 +114,7 @@ func TestGroups(t *testing.T) {
 		m.compare(t, x)
 	}
 	raise(0, 3000, 1)    // one group of two owners
-	raise(1000, 1500, 2) // large, and whole groups but for two
+	raise(1000, 1500, 2) // large: whole groups and parts of two
 	for g := range uint64(maxMixed - 3) {
 		raise(g*groupBlocks+3, 1, 3)
 	}
@@ -141,7 +141,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// A lookup of several groups while one is mixed and gets a number again.
+// Lookups of several groups while one is mixed and gets a number again.
 func TestLookupWhileGroupsChange(t *testing.T) {
 	x := New(pageBlocks)
 	defer x.Close()
@@ -193,8 +193,7 @@ func TestBuildPassesErrorsOn(t *testing.T) {
 	}
 }
 
-// A bit beyond the last block must not reach the index, whatever the caller
-// has checked.
+// A bit beyond the last block must not reach the index, even if the caller did not check.
 func TestBuildIgnoresBitsBeyondTheEnd(t *testing.T) {
 	s := &bitmapSource{words: []uint64{^uint64(0), ^uint64(0)}}
 	x, err := Build(70, []Source{s})

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// model is the index as anybody would write it first.
+// model is the simplest implementation of the index.
 type model []Owner
 
 func (m model) raise(first, n uint64, o Owner) {
@@ -44,7 +44,7 @@ func (m model) compare(t *testing.T, x *Index) {
 	compareGroups(t, x)
 }
 
-// compareGroups checks that groups say what the numbers say.
+// compareGroups checks that groups agree with the numbers.
 func compareGroups(t *testing.T, x *Index) {
 	t.Helper()
 	for page := range x.dir {
@@ -70,8 +70,7 @@ func compareGroups(t *testing.T, x *Index) {
 	}
 }
 
-// bitmapSource is a layer's map in memory. Zero ranges are left out of Next
-// when sparse is set.
+// bitmapSource is a layer's map in memory. If sparse is set, Next skips zero ranges.
 type bitmapSource struct {
 	words  []uint64
 	sparse bool
@@ -175,7 +174,7 @@ func TestBuildAgainstModel(t *testing.T) {
 					defer x.Close()
 					m.compare(t, x)
 
-					// An index that was built goes on like one that was raised.
+					// A built index behaves like a raised one.
 					for i := range 100 {
 						first, n := rng.Uint64N(blocks), 1+rng.Uint64N(200)
 						o := Owner(layers + 1 + i*3)

@@ -1,11 +1,11 @@
 package index
 
-// stragglers is how many layers below the first owner of a page a new page has
-// room for: a write of an older view may complete after one of a newer.
-const stragglers = 16
+// olderLayers is how many layers below the first owner of a page a new page can hold: a write of an
+// older view may complete after a write of a newer one.
+const olderLayers = 16
 
-// Raise makes o the owner of n blocks from first, except of those that have a
-// newer one already. What lies beyond the last block is left out.
+// Raise makes o the owner of n blocks from first, except of blocks with a newer owner. Blocks
+// beyond the last are ignored.
 func (x *Index) Raise(first, n uint64, o Owner) {
 	if first >= x.blocks || o == 0 {
 		return
@@ -45,15 +45,15 @@ func (x *Index) raisePage(page, at, n uint64, o Owner) {
 		e = x.widen(page, e, o)
 	}
 	e = x.raiseNumbers(page, e, at, n, number(e.owner(), o))
-	// A page that was filled up by and by is folded when its last block is
-	// written: rare enough to look, and sequential writes end there.
+	// A page that was filled gradually is folded when its last block is written: that is rare
+	// enough for a scan, and sequential writes end there.
 	if at+n == size {
 		x.fold(page, e, size)
 	}
 }
 
-// raiseNumbers raises n numbers of a page from at on, and returns its entry, which is
-// another one if its groups are no longer worth it.
+// raiseNumbers raises n numbers of a page from at on. It returns the page's entry, which changes if
+// its groups are no longer worth keeping.
 func (x *Index) raiseNumbers(page uint64, e entry, at, n, to uint64) entry {
 	k, words := e.kind(), x.words(e)
 	if !e.grouped() {
@@ -63,7 +63,7 @@ func (x *Index) raiseNumbers(page uint64, e entry, at, n, to uint64) entry {
 	s, first, last := x.groups(e), at/groupBlocks, (at+n-1)/groupBlocks
 	more := s.mix(first, last)
 	k.raise(words, at, n, to)
-	s.settle(k, words, first, last)
+	s.resolve(k, words, first, last)
 	if more && s.mixed() > maxMixed {
 		e &^= entryGrouped
 		x.dir[page].Store(uint64(e))
@@ -71,17 +71,16 @@ func (x *Index) raiseNumbers(page uint64, e entry, at, n, to uint64) entry {
 	return e
 }
 
-// pageSize is the number of blocks of a page: the last one may be short.
+// pageSize returns the number of blocks of a page: the last one may be short.
 func (x *Index) pageSize(page uint64) uint64 {
 	return min(pageBlocks, x.blocks-page<<pageShift)
 }
 
-// unfold turns a page of one owner into one of two: o for n blocks from at.
-// The page is written while the directory still says that there is but one
-// owner, so that no lookup trusts it.
+// unfold turns a page of one owner into one of two: o for n blocks from at. The page is written
+// while the directory still has one owner, so that no lookup reads it.
 func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 	old := e.owner()
-	base := o - min(o, stragglers)
+	base := o - min(o, olderLayers)
 	if old != 0 {
 		base = old - 1
 	}
@@ -98,8 +97,8 @@ func (x *Index) unfold(page uint64, e entry, at, n uint64, o Owner) {
 	x.dir[page].Store(uint64(pagedEntry(base, p)))
 }
 
-// widen replaces a page by a copy that can hold o as well, and returns the new entry.
-// The memory of the old one stays unused: a lookup may still be reading it.
+// widen replaces a page by a copy that can hold o as well, and returns the new entry. The old
+// memory stays unused: a lookup may still be reading it.
 func (x *Index) widen(page uint64, e entry, o Owner) entry {
 	base := e.owner()
 	k := kindFor(base, o, base+forms[e.kind()].max)
@@ -119,16 +118,16 @@ func (x *Index) widen(page uint64, e entry, o Owner) entry {
 	return e
 }
 
-// makeGroups makes the groups of a page that no lookup trusts yet.
+// makeGroups makes the groups of a page that no lookup reads yet.
 func (x *Index) makeGroups(p entry) {
 	if p.grouped() {
 		s := x.groups(p)
 		s.mix(0, pageGroups-1)
-		s.settle(p.kind(), x.words(p), 0, pageGroups-1)
+		s.resolve(p.kind(), x.words(p), 0, pageGroups-1)
 	}
 }
 
-// fold makes a page whose blocks all have one owner an entry again.
+// fold turns a page whose blocks all have one owner into an entry again.
 func (x *Index) fold(page uint64, e entry, size uint64) {
 	n, run := e.kind().run(x.words(e), 0, size)
 	if run < size {
@@ -137,8 +136,7 @@ func (x *Index) fold(page uint64, e entry, size uint64) {
 	x.dir[page].Store(uint64(uniformEntry(ownerOf(e.owner(), n), e.page())))
 }
 
-// newPage takes a page of zeros from the arena, with groups unless its numbers may be
-// too high for them.
+// newPage allocates a page of zeros, with groups unless its numbers may be too large for them.
 func (x *Index) newPage(k kind) entry {
 	if k == wide {
 		return x.newPlainPage(k)
@@ -150,12 +148,12 @@ func (x *Index) newPlainPage(k kind) entry {
 	return pageOf(x.arena.alloc(forms[k].words), k)
 }
 
-// words are those of an entry's page.
+// words returns the words of an entry's page.
 func (x *Index) words(e entry) []uint64 {
 	return x.arena.words(e.unit(), forms[e.kind()].words)
 }
 
-// groups are those of an entry's page, which has some.
+// groups returns the groups of an entry's page that has them.
 func (x *Index) groups(e entry) groups {
 	return x.arena.words(e.unit()-groupUnits, groupWords)
 }

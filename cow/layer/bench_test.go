@@ -8,9 +8,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// BenchmarkOpenSealed opens, and so verifies, a sealed layer of 1 TiB that owns
-// about 5 % of its blocks, one here and one there: its map has no page without
-// a bit, 32 MiB in all.
+// BenchmarkOpenSealed opens, and so verifies, a sealed layer of 1 TiB that owns about 5 % of its
+// blocks, scattered: every page of its map has a bit, 32 MiB in all.
 func BenchmarkOpenSealed(b *testing.B) {
 	p, h := largeLayer(b)
 	b.SetBytes(h.MapSize())
@@ -21,8 +20,8 @@ func BenchmarkOpenSealed(b *testing.B) {
 	}
 }
 
-// BenchmarkInspect looks at the same layer as a check does: at everything but its
-// data, and at what a fast check does of a layer that was closed in order.
+// BenchmarkInspect inspects the same layer: everything but its data, and only as much as a fast
+// check does of a layer that was closed in order.
 func BenchmarkInspect(b *testing.B) {
 	p, h := largeLayer(b)
 	for name, o := range map[string]InspectParams{"map": {Map: true}, "fast": {}} {

@@ -10,43 +10,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bitmap is a layer's map in memory: bit i of word w is block 64·w+i. Bits
-// only go from 0 to 1. Add, Set, Test, Count and TakeDirty may run concurrently.
+// Bitmap is a layer's map in memory: bit i of word w is block 64·w+i. Bits only go from 0 to 1.
+// Add, Set, Test, Count and TakeDirty may run concurrently.
 //
-// The words lie in a private anonymous mapping of which only what is used is
-// resident: 32 MiB per TiB of 4 KiB blocks at most. They alone say who owns a
-// block: neither the map file nor the shared map is read again. The mapping goes when
-// the Bitmap becomes unreachable, so a view that still holds one is safe; methods
-// therefore end with KeepAlive.
+// The words lie in a private anonymous mapping of which only used pages are resident: at most 32
+// MiB per TiB of 4 KiB blocks. They alone say who owns a block: neither the map file nor the shared
+// map is read again. The mapping is unmapped when the Bitmap becomes unreachable, so that a view
+// that still has one is safe; methods end with KeepAlive for this reason.
 type Bitmap struct {
 	blocks uint64
 	words  []uint64 // whole map pages; bits beyond blocks stay 0
 	count  atomic.Uint64
 
-	// Marks of the map pages that changed since TakeDirty: bit i of dirty[d]
-	// is page 64·d+i, and bit i of summary[s] says that dirty[64·s+i] is not
-	// zero, so that taking costs what is dirty and not what exists.
+	// Marks of the map pages that changed since TakeDirty: bit i of dirty[d] is page 64·d+i, and
+	// bit i of summary[s] says that dirty[64·s+i] is not zero. So TakeDirty costs as much as there
+	// are dirty pages.
 	dirty, summary []uint64
 	// touched marks the pages that may hold a set bit.
 	touched []uint64
 
-	// shared, unless nil, has the bits that are not durable for the next process.
-	// locks order, page by page, the setting of its bits and their release.
+	// shared, unless nil, has the bits that are not durable, for the next process. locks order,
+	// page by page, the setting of its bits and the release of their memory.
 	shared *sharedMap
 	locks  [pageLocks]pageLock
-	// punched says that Punched was called since the last flush began; holes orders the
-	// shared map's word that says so.
-	punched atomic.Bool
-	holes   sync.Mutex
+	// punched is set by MarkPunched and cleared when a flush begins; punchedMu orders the stores of
+	// the shared map's word for it.
+	punched   atomic.Bool
+	punchedMu sync.Mutex
 }
 
-// pageLocks is how many locks the pages of a map share.
+// pageLocks is the number of locks that the pages of a map share.
 const pageLocks = 64
 
-// pageLock is the lock of the pages of a shared map whose numbers leave the same rest.
+// pageLock is the lock of the pages of a shared map whose numbers are equal modulo pageLocks.
 type pageLock struct {
 	sync.Mutex
-	released uint64 // pages whose memory was given back
+	released uint64 // number of times that a page's memory was freed
 }
 
 // DirtyPage is a copy of one 4 KiB page of a map.
@@ -55,7 +54,7 @@ type DirtyPage struct {
 	Words [wordsPerPage]uint64
 }
 
-// NewBitmap returns an empty map of a number of blocks.
+// NewBitmap returns an empty bitmap for a number of blocks.
 func NewBitmap(blocks uint64) (*Bitmap, error) {
 	pages := max(mapPages(blocks), 1)
 	words, mapping, err := mapWords(pages * wordsPerPage)
@@ -65,7 +64,7 @@ func NewBitmap(blocks uint64) (*Bitmap, error) {
 	return newBitmap(blocks, words, func() error { return unix.Munmap(mapping) }), nil
 }
 
-// newBitmap makes a map of words, whole pages, that are given back with unmap.
+// newBitmap makes a bitmap of words, which are whole pages; unmap frees them.
 func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 	marks := (uint64(len(words))/wordsPerPage + 63) / 64
 	b := &Bitmap{
@@ -79,14 +78,13 @@ func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 	return b
 }
 
-// Blocks is the number of blocks of the map.
+// Blocks returns the number of blocks.
 func (b *Bitmap) Blocks() uint64 { return b.blocks }
 
-// Count is the number of set bits.
+// Count returns the number of set bits.
 func (b *Bitmap) Count() uint64 { return b.count.Load() }
 
-// Test reports whether the bit of block is set. A block beyond the last has
-// none.
+// Test reports whether the bit of block is set; false beyond the last block.
 func (b *Bitmap) Test(block uint64) bool {
 	if block >= b.blocks {
 		return false
@@ -96,12 +94,11 @@ func (b *Bitmap) Test(block uint64) bool {
 	return set
 }
 
-// Add is Set for blocks whose data was written by a request that is about to be
-// acknowledged. It sets the bits of at least one block, of as many as lie in the same
-// page of the map, and returns their number. kept: they survive this process.
-// Otherwise, for want of a shared map or of memory for it, they have to be flushed
+// Add is Set for blocks written by a request that is about to be acknowledged. It sets at least one
+// bit, all in one page of the map, and returns their number. shared: they are in the shared map and
+// survive this process. Otherwise, without a shared map or memory for it, they must be flushed
 // before the request is acknowledged.
-func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
+func (b *Bitmap) Add(first, n uint64) (added uint64, shared bool) {
 	s := b.shared
 	if s == nil || s.broken.Load() {
 		b.Set(first, n)
@@ -112,43 +109,43 @@ func (b *Bitmap) Add(first, n uint64) (done uint64, kept bool) {
 	l := &b.locks[page%pageLocks]
 	for {
 		l.Lock()
-		if s.has(page) {
+		if s.reservedPage(page) {
 			break
 		}
 		released := l.released
 		l.Unlock()
-		// Not under the lock: the kernel may have to find memory.
+		// Not under the lock: the kernel may have to reclaim memory.
 		if s.file.Reserve(s.offset(page), MapPageSize) != nil {
 			b.Set(first, n)
 			return n, false
 		}
 		l.Lock()
-		if l.released == released { // else it may have been this page, and its memory is gone again
-			s.mark(page)
+		if l.released == released { // otherwise the memory of this page may have been freed again
+			s.markReserved(page)
 			break
 		}
 		l.Unlock()
 	}
 	defer l.Unlock()
-	kept = s.set(page, first%blocksPerPage, n) == nil
+	shared = s.set(page, first%blocksPerPage, n) == nil
 	b.Set(first, n)
-	return n, kept
+	return n, shared
 }
 
 // Shared reports whether bits that Add sets survive this process.
 func (b *Bitmap) Shared() bool { return b.shared != nil && !b.shared.broken.Load() }
 
-// Punched says that the guest is about to discard, or has discarded, blocks of the head:
-// a hole under a bit that is not flushed is no loss.
-func (b *Bitmap) Punched() {
+// MarkPunched records that blocks of the head are about to be discarded, or have been: a hole under
+// a bit that is not flushed is then no sign of lost data.
+func (b *Bitmap) MarkPunched() {
 	s := b.shared
 	if s == nil || s.broken.Load() || b.punched.Load() {
 		return
 	}
-	b.holes.Lock()
-	defer b.holes.Unlock()
+	b.punchedMu.Lock()
+	defer b.punchedMu.Unlock()
 	if guarded(func() { s.setWord(sharedHoles, 1) }) != nil {
-		s.giveUp()
+		s.invalidate()
 	}
 	b.punched.Store(true)
 }
@@ -160,8 +157,8 @@ func (b *Bitmap) beginFlush() {
 	}
 }
 
-// flushed says that the bits of these pages, as they were taken since beginFlush, are
-// durable. The shared map forgets them.
+// flushed removes from the shared map the bits of these pages, which TakeDirty returned since
+// beginFlush and which are durable now.
 func (b *Bitmap) flushed(pages []DirtyPage) {
 	s := b.shared
 	if s == nil || s.broken.Load() {
@@ -169,31 +166,31 @@ func (b *Bitmap) flushed(pages []DirtyPage) {
 	}
 	for i := range pages {
 		page, durable := pages[i].Page, pages[i].Words[:]
-		littleEndian(durable) // as they were taken: WriteMap has turned them
+		littleEndian(durable) // in the order of TakeDirty: WriteMap has swapped the bytes
 		l := &b.locks[page%pageLocks]
 		l.Lock()
-		if !s.has(page) {
+		if !s.reservedPage(page) {
 			l.Unlock()
 			continue
 		}
-		if s.pages.Load() > keptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
+		if s.pages.Load() > maxKeptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
 			l.released++
 			s.release(page)
 		} else if s.clear(page, durable) != nil {
-			s.giveUp()
+			s.invalidate()
 		}
 		l.Unlock()
 	}
-	b.holes.Lock()
-	defer b.holes.Unlock()
+	b.punchedMu.Lock()
+	defer b.punchedMu.Unlock()
 	if !b.punched.Load() && guarded(func() { s.setWord(sharedHoles, 0) }) != nil {
-		s.giveUp()
+		s.invalidate()
 	}
 }
 
-// Set sets the bits of n blocks from first; what lies beyond the last block is
-// left out. When it returns, the next TakeDirty covers all of them, also those
-// that another goroutine is setting at the same moment.
+// Set sets the bits of n blocks from first; blocks beyond the last are ignored. After it returns,
+// the next TakeDirty covers all of them, also those that another goroutine is setting at the same
+// time.
 func (b *Bitmap) Set(first, n uint64) {
 	if first >= b.blocks {
 		return
@@ -221,10 +218,9 @@ func (b *Bitmap) Set(first, n uint64) {
 	runtime.KeepAlive(b)
 }
 
-// markDirty marks a page whose bits have been set before. Each level is set
-// after the one below it, and TakeDirty clears them in the opposite order, so
-// a mark found set here will still be seen by a TakeDirty that copies the page
-// after the bits were set.
+// markDirty marks a page whose bits have just been set. Each level is set after the level below it,
+// and TakeDirty clears them in the opposite order. So a mark that is found set here is seen by a
+// TakeDirty that copies the page after the bits were set.
 func (b *Bitmap) markDirty(page uint64) {
 	d, mask := page/64, uint64(1)<<(page%64)
 	if atomic.LoadUint64(&b.dirty[d])&mask == 0 {
@@ -239,15 +235,14 @@ func (b *Bitmap) markDirty(page uint64) {
 	}
 }
 
-// TakeDirty appends a copy of each page that changed since the last call to
-// dst, in ascending order, and clears the marks. Every bit that was set before
-// the call is in a copy or was in an earlier one. Not for concurrent use with
-// itself.
+// TakeDirty appends a copy of each page that changed since the last call to dst, in ascending
+// order, and clears the marks. Every bit that was set before the call is in a copy or was in an
+// earlier one. It must not run concurrently with itself.
 func (b *Bitmap) TakeDirty(dst []DirtyPage) []DirtyPage {
 	for s := range b.summary {
-		for dirtyWords := take(&b.summary[s]); dirtyWords != 0; dirtyWords &= dirtyWords - 1 {
+		for dirtyWords := takeWord(&b.summary[s]); dirtyWords != 0; dirtyWords &= dirtyWords - 1 {
 			d := uint64(s*64 + bits.TrailingZeros64(dirtyWords))
-			for pages := take(&b.dirty[d]); pages != 0; pages &= pages - 1 {
+			for pages := takeWord(&b.dirty[d]); pages != 0; pages &= pages - 1 {
 				page := d*64 + uint64(bits.TrailingZeros64(pages))
 				dst = append(dst, DirtyPage{Page: page})
 				b.read(dst[len(dst)-1].Words[:], page*wordsPerPage)
@@ -257,28 +252,28 @@ func (b *Bitmap) TakeDirty(dst []DirtyPage) []DirtyPage {
 	return dst
 }
 
-// MarkDirty takes pages back that could not be written.
+// MarkDirty marks pages that could not be written as dirty again.
 func (b *Bitmap) MarkDirty(pages []DirtyPage) {
 	for i := range pages {
 		b.markDirty(pages[i].Page)
 	}
 }
 
-// markTouched makes every page that may hold a set bit dirty.
+// markTouched marks every page that may hold a set bit as dirty.
 func (b *Bitmap) markTouched() {
 	for page, ok := b.nextTouched(0); ok; page, ok = b.nextTouched(page + 1) {
 		b.markDirty(page)
 	}
 }
 
-func take(word *uint64) uint64 {
+func takeWord(word *uint64) uint64 {
 	if atomic.LoadUint64(word) == 0 {
 		return 0
 	}
 	return atomic.SwapUint64(word, 0)
 }
 
-// read copies words from first on; beyond the end of the map they are zero.
+// read copies words from first on; words beyond the end of the map are zero.
 func (b *Bitmap) read(dst []uint64, first uint64) {
 	have := uint64(0)
 	if first < uint64(len(b.words)) {
@@ -291,7 +286,7 @@ func (b *Bitmap) read(dst []uint64, first uint64) {
 	runtime.KeepAlive(b)
 }
 
-// load fills a page of a map that nobody else uses yet.
+// load fills a page of a bitmap that no other goroutine uses yet.
 func (b *Bitmap) load(page uint64, words []uint64) {
 	copy(b.words[page*wordsPerPage:], words)
 	added := 0
@@ -303,8 +298,7 @@ func (b *Bitmap) load(page uint64, words []uint64) {
 	runtime.KeepAlive(b)
 }
 
-// nextTouched returns the first page at or after page that may hold a set bit,
-// or false.
+// nextTouched returns the first page, from page on, that may hold a set bit, or false.
 func (b *Bitmap) nextTouched(page uint64) (uint64, bool) {
 	for d := page / 64; d < uint64(len(b.touched)); d++ {
 		marks := atomic.LoadUint64(&b.touched[d])
@@ -318,7 +312,7 @@ func (b *Bitmap) nextTouched(page uint64) (uint64, bool) {
 	return 0, false
 }
 
-// merge sets the bits of a page that nobody else uses yet, and that are not durable.
+// merge sets bits that are not durable in a page that no other goroutine uses yet.
 func (b *Bitmap) merge(page uint64, words []uint64) {
 	_ = eachBitRun(words, func(first, n uint64) error {
 		b.Set(page*blocksPerPage+first, n)
@@ -326,8 +320,8 @@ func (b *Bitmap) merge(page uint64, words []uint64) {
 	})
 }
 
-// eachBitRun calls f for each run of set bits within a word, in ascending order, until it
-// fails.
+// eachBitRun calls f for each run of set bits within one word, in ascending order; it stops at the
+// first error.
 func eachBitRun(words []uint64, f func(first, n uint64) error) error {
 	for i, w := range words {
 		for w != 0 {

@@ -54,7 +54,7 @@ func TestBitmapAgainstModel(t *testing.T) {
 	}
 }
 
-// apply does what writing the pages to the map would.
+// apply has the effect of writing the pages to the map.
 func apply(t *testing.T, pages []DirtyPage, stored []bool) {
 	t.Helper()
 	for i, p := range pages {
@@ -80,7 +80,7 @@ func apply(t *testing.T, pages []DirtyPage, stored []bool) {
 	}
 }
 
-// Taking costs what is dirty: two pages, wherever they are.
+// TakeDirty costs as much as there are dirty pages: here two, anywhere.
 func TestTakeDirtyOfAHugeDisk(t *testing.T) {
 	const blocks = 64 << 40 / 4096
 	b := bitmap(t, blocks)
@@ -96,7 +96,7 @@ func TestTakeDirtyOfAHugeDisk(t *testing.T) {
 	}
 }
 
-// A bit whose Set has returned is in the next TakeDirty or in one before.
+// A bit whose Set has returned is in the next TakeDirty or in an earlier one.
 func TestSetAndTakeDirtyConcurrently(t *testing.T) {
 	const blocks, writers, perWriter = 20 * blocksPerPage, 4, 5000
 	b, stored := bitmap(t, blocks), make([]bool, blocks)

@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// CreateParams say what a new head is.
+// CreateParams describe a new head.
 type CreateParams struct {
 	UUID      uuid.UUID // zero: a random one
 	Parent    uuid.UUID // layer below; zero: none, the layer lies on the base or on nothing
@@ -53,9 +53,9 @@ func (c *CreateParams) header(p Paths) (Header, error) {
 	return h, nil
 }
 
-// CreateHead creates both files of a new, empty head and returns it open for
-// writing. Files and directory entries are durable when it returns. Neither
-// file may exist; what it created it removes again when it fails.
+// CreateHead creates both files of a new, empty head and returns it open for writing. Files and
+// directory entries are durable when it returns. Neither file may exist; after an error it removes
+// what it has created.
 func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 	h, err := c.header(p)
 	if err != nil {
@@ -105,8 +105,8 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 	return l, nil
 }
 
-// format gives the open, empty files their lengths and writes the header last,
-// so that there is no header before everything it promises is durable.
+// format sets the lengths of the open, empty files and writes the header last, so that everything
+// it promises is durable before it.
 func (l *Layer) format(h Header) error {
 	if err := ensureSize(l.data, h.DataOffset+h.Size); err != nil {
 		return err
@@ -127,7 +127,7 @@ func (l *Layer) format(h Header) error {
 	return l.data.AdviseRandom()
 }
 
-// ensureSize makes a file at least n bytes long. A device must be already.
+// ensureSize makes a file at least n bytes long. A device must have them already.
 func ensureSize(f vfs.File, n int64) error {
 	size, err := f.Size()
 	if err != nil || size >= n {
@@ -136,10 +136,9 @@ func ensureSize(f vfs.File, n int64) error {
 	return f.Truncate(n)
 }
 
-// FormatIfZero makes a head of a map and a data file, or device, that exist
-// already. The part of the map that the layer will use must be all zero, else
-// the error wraps ErrNotZero, unless force is set. The data is not looked at:
-// no block is owned. Files that are too short are extended.
+// FormatIfZero makes a head of an existing map and an existing data file or device. The part of the
+// map that the layer uses must be all zeros, otherwise the error wraps ErrNotZero, unless force is
+// set. The data is not read: no block is owned. Files that are too short are extended.
 func FormatIfZero(fsys vfs.FS, p Paths, c CreateParams, force bool) (*Layer, error) {
 	h, err := c.header(p)
 	if err != nil {
@@ -172,7 +171,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 		vfs.File
 		need int64
 	}{{l.mapf, h.MapSize()}, {l.data, h.DataOffset + h.Size}} {
-		if err := checkRoom(f.File, f.need); err != nil {
+		if err := checkCapacity(f.File, f.need); err != nil {
 			return err
 		}
 	}
@@ -185,16 +184,16 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
 				Advice: "name another map, one of zeros; this one is left as it is", Err: ErrNotZero}
 		}
-		if err := wipe(l.mapf, h.MapSize()); err != nil {
+		if err := zeroMap(l.mapf, h.MapSize()); err != nil {
 			return err
 		}
 	}
 	return l.format(h)
 }
 
-// checkRoom refuses a device that is too small before anything is changed. A
-// regular file can grow.
-func checkRoom(f vfs.File, need int64) error {
+// checkCapacity refuses a device that is too small before anything is changed. A regular file can
+// grow.
+func checkCapacity(f vfs.File, need int64) error {
 	id, err := f.Identity()
 	if err != nil {
 		return err
@@ -206,9 +205,9 @@ func checkRoom(f vfs.File, need int64) error {
 	return nil
 }
 
-// wipe zeroes the first n bytes of a map. Its header goes first, durably: a
-// crash must not leave an old header over a bitmap that is half gone.
-func wipe(f vfs.File, n int64) error {
+// zeroMap zeroes the first n bytes of a map. It zeroes the header first, durably: a crash must not
+// leave an old header over a partly zeroed bitmap.
+func zeroMap(f vfs.File, n int64) error {
 	size, err := f.Size()
 	if err != nil {
 		return err
@@ -225,8 +224,7 @@ func wipe(f vfs.File, n int64) error {
 	return f.Datasync()
 }
 
-// firstNonZero returns the offset of the first byte before end that is not
-// zero, or -1.
+// firstNonZero returns the offset of the first byte before end that is not zero, or -1.
 func firstNonZero(f vfs.File, end int64) (int64, error) {
 	size, err := f.Size()
 	if err != nil {

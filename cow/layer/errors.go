@@ -5,27 +5,27 @@ import (
 	"strings"
 )
 
-// The sentinels below are one per decision a caller may take; every error of
-// this package that is about a layer's content wraps exactly one of them.
+// One sentinel per decision of a caller. Every error of this package about a layer's content wraps
+// exactly one of them.
 var (
-	ErrNotLayer    = errors.New("not a cowblk map")        // another file, or never formatted
-	ErrUnsupported = errors.New("unsupported map format")  // written by a newer program
-	ErrDamaged     = errors.New("damaged layer")           // checksum, truncation, impossible values
-	ErrMismatch    = errors.New("not the expected layer")  // sound, but not the one that belongs here
-	ErrSealed      = errors.New("the layer is sealed")     // it may be read, never written
-	ErrNotSealed   = errors.New("the layer is not sealed") // a head where a sealed layer was asked for
-	ErrInUse       = errors.New("the layer is in use")     // locked through another open file
-	ErrNotZero     = errors.New("the map is not empty")    // formatting would destroy something
-	ErrNoRoom      = errors.New("no room behind the map")  // for checksums of the data
-	ErrInvalid     = errors.New("invalid layer parameters")
-	ErrSyncFailed  = errors.New("an earlier sync of the layer failed")
-	ErrNoShared    = errors.New("no shared map can be made")
-	// ErrUnflushed: a process has died in this run of the kernel, and the record of
-	// what its guest had written and not flushed cannot be read or believed.
+	ErrNotLayer     = errors.New("not a cowblk map")                    // another file, or never formatted
+	ErrUnsupported  = errors.New("unsupported map format")              // written by a newer program
+	ErrDamaged      = errors.New("damaged layer")                       // checksum, truncation, impossible values
+	ErrMismatch     = errors.New("not the expected layer")              // valid, but another layer is expected here
+	ErrSealed       = errors.New("the layer is sealed")                 // it may be read, never written
+	ErrNotSealed    = errors.New("the layer is not sealed")             // a head where a sealed layer is required
+	ErrInUse        = errors.New("the layer is in use")                 // locked by another open file
+	ErrNotZero      = errors.New("the map is not empty")                // formatting would destroy content
+	ErrNoTableSpace = errors.New("no space for a table behind the map") // for checksums of the data
+	ErrInvalid      = errors.New("invalid layer parameters")
+	ErrSyncFailed   = errors.New("an earlier sync of the layer failed")
+	ErrNoShared     = errors.New("no shared map can be made")
+	// ErrUnflushed: a process has died in this run of the kernel, and the shared map with its
+	// unflushed bits cannot be read or validated.
 	ErrUnflushed = errors.New("unflushed writes of a process that died cannot be recovered")
 )
 
-// Fault says what is wrong with a layer in the way a person needs it.
+// Fault says what is wrong with a layer, for a person.
 type Fault struct {
 	Path     string // the file
 	What     string // the property that was checked
@@ -61,18 +61,18 @@ func (f *Fault) Error() string {
 
 func (f *Fault) Unwrap() error { return f.Err }
 
-// Advice is shared by the checks that lead to the same next step.
+// Advice for several checks that lead to the same next step.
 const (
 	adviceRestore = "restore the layer from a copy"
 	adviceUpgrade = "use the program that wrote it, or a newer cowblk"
 	adviceFiles   = "check that the disk's manifest names the right files"
 	adviceParams  = "choose another value"
-	// The writes may be there once the cause is gone, so nothing is given up unasked.
+	// The writes may be recoverable once the cause is gone, so they are dropped only on request.
 	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed"
 )
 
-// at fills in the file of a Fault that was found in memory.
-func at(path string, err error) error {
+// withPath sets the file of a Fault that was found in memory.
+func withPath(path string, err error) error {
 	var f *Fault
 	if errors.As(err, &f) && f.Path == "" {
 		f.Path = path

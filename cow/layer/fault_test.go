@@ -16,15 +16,14 @@ import (
 
 var errInjected = errors.New("injected")
 
-// recorder writes down every change and sync of the files below it and fails
-// the one that is named.
-type recorder struct {
+// recordingFS records every change and sync of the files below it and fails the given one.
+type recordingFS struct {
 	vfs.OS
 	log  []string
 	fail string // entry of the log to fail
 }
 
-func (r *recorder) note(format string, args ...any) error {
+func (r *recordingFS) record(format string, args ...any) error {
 	entry := fmt.Sprintf(format, args...)
 	r.log = append(r.log, entry)
 	if entry == r.fail {
@@ -33,42 +32,42 @@ func (r *recorder) note(format string, args ...any) error {
 	return nil
 }
 
-func (r *recorder) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (r *recordingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := r.OS.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}
-	return &recorded{f, r, filepath.Base(name)}, nil
+	return &recordedFile{f, r, filepath.Base(name)}, nil
 }
 
-func (r *recorder) SyncDir(dir string) error {
-	if err := r.note("sync directory"); err != nil {
+func (r *recordingFS) SyncDir(dir string) error {
+	if err := r.record("sync directory"); err != nil {
 		return err
 	}
 	return r.OS.SyncDir(dir)
 }
 
-type recorded struct {
+type recordedFile struct {
 	vfs.File
-	r    *recorder
+	r    *recordingFS
 	base string
 }
 
-// AsyncFD and Map offer no way around the methods.
-func (f *recorded) AsyncFD([]vfs.Iovec, int64) int { return -1 }
+// AsyncFD and Map must not bypass the methods.
+func (f *recordedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *recorded) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *recordedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
 
-func (f *recorded) WriteAt(p []byte, off int64) (int, error) {
-	if err := f.r.note("write %s %d", f.base, off); err != nil {
+func (f *recordedFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.r.record("write %s %d", f.base, off); err != nil {
 		return 0, err
 	}
 	return f.File.WriteAt(p, off)
 }
 
-// Pwritev is short: whoever calls it must go on.
-func (f *recorded) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
-	if err := f.r.note("write %s %d", f.base, off); err != nil {
+// Pwritev is short: the caller must continue.
+func (f *recordedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
+	if err := f.r.record("write %s %d", f.base, off); err != nil {
 		return 0, err
 	}
 	if iov[0].Len > 1000 {
@@ -79,28 +78,28 @@ func (f *recorded) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	return f.File.Pwritev(iov[:1], off)
 }
 
-func (f *recorded) PunchHole(off, n int64) error {
-	if err := f.r.note("punch %s %d", f.base, off); err != nil {
+func (f *recordedFile) PunchHole(off, n int64) error {
+	if err := f.r.record("punch %s %d", f.base, off); err != nil {
 		return err
 	}
 	return f.File.PunchHole(off, n)
 }
 
-func (f *recorded) Truncate(n int64) error {
-	if err := f.r.note("truncate %s", f.base); err != nil {
+func (f *recordedFile) Truncate(n int64) error {
+	if err := f.r.record("truncate %s", f.base); err != nil {
 		return err
 	}
 	return f.File.Truncate(n)
 }
 
-func (f *recorded) Datasync() error {
-	if err := f.r.note("sync %s", f.base); err != nil {
+func (f *recordedFile) Datasync() error {
+	if err := f.r.record("sync %s", f.base); err != nil {
 		return err
 	}
 	return f.File.Datasync()
 }
 
-func (r *recorder) expect(t *testing.T, what, want string) {
+func (r *recordingFS) expect(t *testing.T, what, want string) {
 	t.Helper()
 	got := slices.Compact(slices.Clone(r.log)) // repeated short writes are one
 	if strings.Join(got, ", ") != want {
@@ -109,11 +108,11 @@ func (r *recorder) expect(t *testing.T, what, want string) {
 	r.log = nil
 }
 
-// short writes of one map page, as the recorder makes them
+// short writes of one map page, as recordingFS makes them
 const mapPageWrites = "write map 4096, write map 5096, write map 6096, write map 7096, write map 8096"
 
 func TestOrderOfWritesAndSyncs(t *testing.T) {
-	p, r := paths(t), &recorder{}
+	p, r := paths(t), &recordingFS{}
 	l, err := CreateHead(r, p, CreateParams{Size: 1 << 20})
 	must(t, err)
 	r.expect(t, "create", "truncate data, truncate map, sync data, write map 0, sync map, sync directory")
@@ -136,9 +135,9 @@ func TestOrderOfWritesAndSyncs(t *testing.T) {
 	r.expect(t, "sealed layer", "")
 }
 
-// An old header must be gone, durably, before the bitmap below it goes.
+// An old header must be zeroed, durably, before the bitmap below it.
 func TestOrderOfForcedFormat(t *testing.T) {
-	p, r := paths(t), &recorder{}
+	p, r := paths(t), &recordingFS{}
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	l, err := FormatIfZero(r, p, CreateParams{Size: 1 << 20}, true)
 	must(t, err)
@@ -146,11 +145,11 @@ func TestOrderOfForcedFormat(t *testing.T) {
 	r.expect(t, "format", "write map 0, sync map, punch map 0, sync map, sync data, write map 0, sync map")
 }
 
-// Whatever fails while a layer is created, nothing of it stays behind.
+// After any failure during the creation of a layer none of its files is left.
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
-		if _, err := CreateHead(&recorder{fail: fail}, p, CreateParams{Size: 1 << 20}); !errors.Is(err, errInjected) {
+		if _, err := CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20}); !errors.Is(err, errInjected) {
 			t.Errorf("%s fails: got %v", fail, err)
 		}
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
@@ -163,7 +162,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	for _, fail := range []string{"sync data", "sync map"} {
 		p := paths(t)
 		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-		r := &recorder{}
+		r := &recordingFS{}
 		l, err := Open(r, p, OpenParams{Write: true})
 		must(t, err)
 		must(t, l.Err())
@@ -187,12 +186,11 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
-// A full file system is no failed sync: once there is room the same bits go
-// out with the next round.
+// A full file system is no failed sync: once there is space the next round writes the same bits.
 func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	r := &recorder{}
+	r := &recordingFS{}
 	l, err := Open(r, p, OpenParams{Write: true})
 	must(t, err)
 	l.Bitmap().Set(1, 1)
@@ -210,11 +208,11 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	}
 }
 
-// A refused open has changed nothing even if the only change it makes fails.
+// A refused open has changed nothing even if its only change fails.
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	if _, err := Open(&recorder{fail: "write map 0"}, p, OpenParams{Write: true}); !errors.Is(err, errInjected) {
+	if _, err := Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true}); !errors.Is(err, errInjected) {
 		t.Errorf("got %v", err)
 	}
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {

@@ -10,18 +10,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Fingerprint identifies the content of a base by its size and by samples.
-// The zero value stands for no base.
+// Fingerprint identifies the content of a base by its size and samples. The zero value stands for
+// no base.
 type Fingerprint [sha256.Size]byte
 
 // IsZero reports whether f stands for no base.
 func (f Fingerprint) IsZero() bool { return f == Fingerprint{} }
 
-// String is the lower-case hexadecimal form.
+// String returns lower-case hexadecimal digits.
 func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
 
-// MarshalText and UnmarshalText use the hexadecimal form, and nothing at all
-// for the zero value.
+// MarshalText implements encoding.TextMarshaler: hexadecimal digits, or nothing for the zero value.
 func (f Fingerprint) MarshalText() ([]byte, error) {
 	if f.IsZero() {
 		return nil, nil
@@ -46,17 +45,17 @@ func (f *Fingerprint) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// What a fingerprint samples, in bytes and in number. Part of the format.
+// Samples of a fingerprint, in bytes and in number. Part of the format.
 const (
 	fingerprintEdge    = 64 << 10
 	fingerprintSample  = 4096
 	fingerprintSamples = 256
 )
 
-// ComputeFingerprint hashes, with SHA-256, size as a 64-bit little-endian
-// number and then these pieces of the size bytes from offset of f, each cut at
-// the end: the first 64 KiB; the last 64 KiB; and for i from 0 to 255 the 4
-// KiB at 4096 × ⌊⌊size/4096⌋ × i / 256⌋. It reads at most 1.2 MB.
+// ComputeFingerprint hashes, with SHA-256, size as a 64-bit little-endian number and then these
+// pieces of the size bytes from offset of f, each truncated at the end: the first 64 KiB; the last
+// 64 KiB; and for i from 0 to 255 the 4 KiB at 4096 × ⌊⌊size/4096⌋ × i / 256⌋. It reads
+// at most 1.2 MB.
 func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
 	if offset < 0 || size < 0 || offset > MaxSize || size > MaxSize {
 		return Fingerprint{}, &Fault{Path: f.Name(), What: "range to fingerprint", Expected: fmt.Sprintf("offset and size from 0 to %d", int64(MaxSize)),

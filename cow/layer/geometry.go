@@ -12,33 +12,32 @@ const (
 	MinBlockSize     = 512
 	MaxBlockSize     = 64 << 10
 	DefaultBlockSize = 4096
-	// MaxSize is the largest disk, in bytes. It keeps every offset of both
-	// files far from overflow.
+	// MaxSize is the largest disk in bytes. It keeps every offset of both files far from overflow.
 	MaxSize = 1 << 60
 
-	// MapOffset is where the bitmap starts in the map file, in bytes.
+	// MapOffset is the offset of the bitmap in the map file, in bytes.
 	MapOffset = 4096
-	// MapPageSize is the unit in which the map is written, in bytes.
+	// MapPageSize is the unit of map writes, in bytes.
 	MapPageSize = 4096
 
 	wordsPerPage  = MapPageSize / 8
 	blocksPerPage = MapPageSize * 8
 )
 
-// Blocks is the number of blocks of the disk. The last one may be partial.
+// Blocks returns the number of blocks of the disk. The last one may be partial.
 func (h Header) Blocks() uint64 {
 	return (uint64(h.Size) + uint64(h.BlockSize) - 1) / uint64(h.BlockSize)
 }
 
-// MapPages is the number of 4 KiB pages of the bitmap.
+// MapPages returns the number of 4 KiB pages of the bitmap.
 func (h Header) MapPages() uint64 { return mapPages(h.Blocks()) }
 
-// MapSize is the length of the map file in bytes; a device may be longer.
+// MapSize returns the length of the map file in bytes; a device may be longer.
 func (h Header) MapSize() int64 { return MapOffset + int64(h.MapPages())*MapPageSize }
 
 func mapPages(blocks uint64) uint64 { return (blocks + blocksPerPage - 1) / blocksPerPage }
 
-// checkGeometry says whether a disk of this size and block size can exist.
+// checkGeometry checks a disk's size and block size, in bytes.
 func checkGeometry(size int64, blockSize uint32) error {
 	switch {
 	case size <= 0 || size > MaxSize:

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// State is the life stage of a layer. The values are those of the file.
+// State says whether a layer may be written. The values are those of the file.
 type State uint32
 
 const (
@@ -31,18 +31,18 @@ func (s State) String() string {
 	}
 }
 
-// Header is what the first sector of a map file says.
+// Header is the content of the first sector of a map file.
 type Header struct {
 	Features Features
 	UUID     uuid.UUID
-	Parent   uuid.UUID // layer below; all zero: the layer lies on the base, or on nothing
+	Parent   uuid.UUID // layer below; all zero: none, the layer lies on the base or on nothing
 
 	Size       int64  // of the disk, bytes
 	BlockSize  uint32 // bytes
 	State      State
-	Clean      bool   // head: closed in order, Owned holds; always true when sealed
+	Clean      bool   // head: closed in order, Owned is valid; always true when sealed
 	Owned      uint64 // number of set bits; meaningful when Clean
-	MapCRC     uint32 // of the bitmap, see FORMAT.md; meaningful when HasMapCRC
+	MapCRC     uint32 // of the bitmap, see FORMAT.md; valid if HasMapCRC
 	DataOffset int64  // of block 0 in the data file, bytes
 
 	Created  time.Time // to the nanosecond
@@ -51,17 +51,17 @@ type Header struct {
 	Base     Fingerprint // zero: no base
 	BaseSize int64       // bytes of the base that were fingerprinted
 
-	SumsCRC uint32 // of the table of data sums; meaningful when HasSums
+	ChecksumsCRC uint32 // of the table of data checksums; valid if HasChecksums
 
-	// Of a head that is open, or was not closed: where the bits are that are not in
-	// the map. Generation 0: nowhere, every acknowledged bit was flushed before.
+	// Of a head that is open or was not closed: where the bits are that are not in the map.
+	// Generation 0: nowhere, every acknowledged bit was flushed before.
 	Generation uint64 // random, of one opening
 	Boot       bootID // run of the kernel
 	SharedDir  string // directory of the shared map, in memory; see sharedPath
 }
 
-// HasMapCRC reports whether MapCRC holds: of every sealed layer, and of a head
-// that a program closed in order that keeps the checksum of heads too.
+// HasMapCRC reports whether MapCRC is valid: in every sealed layer, and in a head that was closed
+// by a program that keeps the checksum of heads too.
 func (h Header) HasMapCRC() bool {
 	return h.State == Sealed || h.Clean && h.Features.ClearOnOpen&featureHeadCRC != 0
 }
@@ -76,18 +76,18 @@ type Features struct {
 const (
 	formatVersion = 1
 
-	// featureHeadCRC, in ClearOnOpen: the map checksum holds for a clean head.
-	// A writer that knows nothing of it clears it with the rest, and so does not
-	// leave a checksum behind that its own changes have made wrong.
+	// featureHeadCRC, in ClearOnOpen: the map checksum of a clean head is valid. A writer that does
+	// not know it clears it with the other unknown bits, and so leaves no checksum that its changes
+	// have made wrong.
 	featureHeadCRC = 1 << 0
 
-	// featureShared, in ClearOnOpen: Generation, Boot and SharedDir hold. A writer that
-	// knows nothing of them clears it, and so ends the belief in what they name.
+	// featureShared, in ClearOnOpen: Generation, Boot and SharedDir are valid. A writer that does
+	// not know them clears the bit and so invalidates the shared map.
 	featureShared = 1 << 1
 
-	// featureDataSums, in MayIgnore: a sealed layer's map is followed by checksums
-	// of its data. A reader that knows nothing of them does not look there.
-	featureDataSums = 1 << 0
+	// featureDataChecksums, in MayIgnore: checksums of the data follow a sealed layer's map. A
+	// reader that does not know them does not read there.
+	featureDataChecksums = 1 << 0
 
 	knownMustRefuse  = 0
 	knownClearOnOpen = featureHeadCRC | featureShared
@@ -96,45 +96,45 @@ const (
 	knownFlags = flagClean
 )
 
-// Offsets of the header's fields in bytes; FORMAT.md has the same table and a
-// test compares them. All fields are little endian.
+// Offsets of the header's fields in bytes, as in the table of FORMAT.md; a test compares the two.
+// All fields are little endian.
 const (
-	offMagic       = 0
-	offVersion     = 8
-	offMapOffset   = 12
-	offMustRefuse  = 16
-	offMayIgnore   = 24
-	offClearOnOpen = 32
-	offUUID        = 40
-	offParent      = 56
-	offSize        = 72
-	offBlockSize   = 80
-	offState       = 84
-	offFlags       = 88
-	offMapCRC      = 92
-	offOwned       = 96
-	offDataOffset  = 104
-	offCreated     = 112
-	offSealedAt    = 120
-	offBaseSize    = 128
-	offBase        = 136
-	offSumsCRC     = 168
-	offGeneration  = 172
-	offBoot        = 180
-	offSharedDir   = 196
-	offReserved    = 396
-	offHeaderCRC   = 508
+	offMagic        = 0
+	offVersion      = 8
+	offMapOffset    = 12
+	offMustRefuse   = 16
+	offMayIgnore    = 24
+	offClearOnOpen  = 32
+	offUUID         = 40
+	offParent       = 56
+	offSize         = 72
+	offBlockSize    = 80
+	offState        = 84
+	offFlags        = 88
+	offMapCRC       = 92
+	offOwned        = 96
+	offDataOffset   = 104
+	offCreated      = 112
+	offSealedAt     = 120
+	offBaseSize     = 128
+	offBase         = 136
+	offChecksumsCRC = 168
+	offGeneration   = 172
+	offBoot         = 180
+	offSharedDir    = 196
+	offReserved     = 396
+	offHeaderCRC    = 508
 )
 
 const magic = "COWBLK\x00L"
 
-// maxSharedDir is the longest directory of a shared map, in bytes.
+// maxSharedDir is the length of the longest path of a shared map's directory, in bytes.
 const maxSharedDir = offReserved - offSharedDir
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// encode writes h over the first sector of a map and leaves the reserved bytes
-// of sector as they are: they may belong to a feature that may be ignored.
+// encode writes h over the first sector of a map. It keeps the reserved bytes of sector: they may
+// belong to a feature that may be ignored.
 func (h *Header) encode(sector *[SectorSize]byte) {
 	le := binary.LittleEndian
 	copy(sector[offMagic:], magic)
@@ -160,7 +160,7 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint64(sector[offSealedAt:], uint64(nanoseconds(h.SealedAt)))
 	le.PutUint64(sector[offBaseSize:], uint64(h.BaseSize))
 	copy(sector[offBase:], h.Base[:])
-	le.PutUint32(sector[offSumsCRC:], h.SumsCRC)
+	le.PutUint32(sector[offChecksumsCRC:], h.ChecksumsCRC)
 	le.PutUint64(sector[offGeneration:], h.Generation)
 	copy(sector[offBoot:], h.Boot[:])
 	clear(sector[offSharedDir:offReserved])
@@ -168,8 +168,8 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
 }
 
-// decodeHeader checks and decodes the first sector of a map. Its errors are
-// Faults without a path, wrapping ErrNotLayer, ErrUnsupported or ErrDamaged.
+// decodeHeader checks and decodes the first sector of a map. Its errors are Faults without a path
+// and wrap ErrNotLayer, ErrUnsupported or ErrDamaged.
 func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 	le := binary.LittleEndian
 	if !bytes.Equal(sector[:len(magic)], []byte(magic)) {
@@ -188,20 +188,20 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 			MayIgnore:   le.Uint64(sector[offMayIgnore:]),
 			ClearOnOpen: le.Uint64(sector[offClearOnOpen:]),
 		},
-		UUID:       uuid.UUID(sector[offUUID : offUUID+16]),
-		Parent:     uuid.UUID(sector[offParent : offParent+16]),
-		Size:       int64(le.Uint64(sector[offSize:])),
-		BlockSize:  le.Uint32(sector[offBlockSize:]),
-		State:      State(le.Uint32(sector[offState:])),
-		Clean:      le.Uint32(sector[offFlags:])&flagClean != 0,
-		MapCRC:     le.Uint32(sector[offMapCRC:]),
-		Owned:      le.Uint64(sector[offOwned:]),
-		DataOffset: int64(le.Uint64(sector[offDataOffset:])),
-		Created:    instant(int64(le.Uint64(sector[offCreated:]))),
-		SealedAt:   instant(int64(le.Uint64(sector[offSealedAt:]))),
-		BaseSize:   int64(le.Uint64(sector[offBaseSize:])),
-		Base:       Fingerprint(sector[offBase : offBase+32]),
-		SumsCRC:    le.Uint32(sector[offSumsCRC:]),
+		UUID:         uuid.UUID(sector[offUUID : offUUID+16]),
+		Parent:       uuid.UUID(sector[offParent : offParent+16]),
+		Size:         int64(le.Uint64(sector[offSize:])),
+		BlockSize:    le.Uint32(sector[offBlockSize:]),
+		State:        State(le.Uint32(sector[offState:])),
+		Clean:        le.Uint32(sector[offFlags:])&flagClean != 0,
+		MapCRC:       le.Uint32(sector[offMapCRC:]),
+		Owned:        le.Uint64(sector[offOwned:]),
+		DataOffset:   int64(le.Uint64(sector[offDataOffset:])),
+		Created:      instant(int64(le.Uint64(sector[offCreated:]))),
+		SealedAt:     instant(int64(le.Uint64(sector[offSealedAt:]))),
+		BaseSize:     int64(le.Uint64(sector[offBaseSize:])),
+		Base:         Fingerprint(sector[offBase : offBase+32]),
+		ChecksumsCRC: le.Uint32(sector[offChecksumsCRC:]),
 	}
 	if h.Features.ClearOnOpen&featureShared != 0 {
 		h.Generation = le.Uint64(sector[offGeneration:])
@@ -217,8 +217,7 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 	return h, nil
 }
 
-// checkFields looks for values that no writer of this version can have put
-// under a right checksum.
+// checkFields refuses values that no writer of this version can have put under a valid checksum.
 func checkFields(h *Header, mapOffset, flags uint32) error {
 	if err := checkGeometry(h.Size, h.BlockSize); err != nil {
 		return err
@@ -256,7 +255,7 @@ func notLayer(sector *[SectorSize]byte) error {
 	return f
 }
 
-// nanoseconds and instant keep the zero time at 0.
+// nanoseconds and instant map the zero time to 0 and back.
 func nanoseconds(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -280,13 +279,13 @@ func (h *Header) setShared(generation uint64, boot bootID, dir string) {
 	h.Generation, h.Boot, h.SharedDir = generation, boot, dir
 }
 
-// clearShared says that no bit is anywhere but in the map.
+// clearShared removes the shared map's name: all bits are in the map.
 func (h *Header) clearShared() {
 	h.Features.ClearOnOpen &^= featureShared
 	h.Generation, h.Boot, h.SharedDir = 0, bootID{}, ""
 }
 
-// sharedHolds checks the fields that featureShared is about.
+// sharedHolds checks the fields of featureShared.
 func (h *Header) sharedHolds() bool {
 	return h.State == Head && !h.Clean && h.Generation != 0 && filepath.IsAbs(h.SharedDir) &&
 		filepath.Clean(h.SharedDir) == h.SharedDir && !strings.Contains(h.SharedDir, "\x00")

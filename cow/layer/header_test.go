@@ -17,20 +17,20 @@ import (
 
 func sampleHeader() Header {
 	h := Header{
-		Features:   Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 4},
-		UUID:       uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
-		Parent:     uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10"),
-		Size:       10<<30 + 512,
-		BlockSize:  4096,
-		State:      Sealed,
-		Clean:      true,
-		Owned:      77,
-		MapCRC:     0xdeadbeef,
-		DataOffset: 1 << 20,
-		Created:    time.Unix(1164585600, 1).UTC(),
-		SealedAt:   time.Unix(1164672000, 2).UTC(),
-		BaseSize:   8 << 30,
-		SumsCRC:    0xfeedf00d,
+		Features:     Features{MayIgnore: 0x8000000000000001, ClearOnOpen: 4},
+		UUID:         uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
+		Parent:       uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10"),
+		Size:         10<<30 + 512,
+		BlockSize:    4096,
+		State:        Sealed,
+		Clean:        true,
+		Owned:        77,
+		MapCRC:       0xdeadbeef,
+		DataOffset:   1 << 20,
+		Created:      time.Unix(1164585600, 1).UTC(),
+		SealedAt:     time.Unix(1164672000, 2).UTC(),
+		BaseSize:     8 << 30,
+		ChecksumsCRC: 0xfeedf00d,
 	}
 	for i := range h.Base {
 		h.Base[i] = byte(i + 1)
@@ -38,8 +38,8 @@ func sampleHeader() Header {
 	return h
 }
 
-// golden is the format: it changes with the version, or never.
-// goldenCRC was computed by other means, bit by bit.
+// golden is the format: it changes only with the version. goldenCRC was computed by other means,
+// bit by bit.
 const goldenCRC = "b9229e2e"
 
 const golden = "" +
@@ -74,7 +74,7 @@ func TestHeaderGolden(t *testing.T) {
 // The fields of an open head that has a shared map; the checksum was computed as above.
 func TestHeaderGoldenShared(t *testing.T) {
 	h := sampleHeader()
-	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.SumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
+	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.ChecksumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
 	h.setShared(0x1122334455667788, bootID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, "/run/cowblk/unflushed")
 	var sector [SectorSize]byte
 	sector[offSharedDir+50] = 9 // of a longer one
@@ -91,7 +91,7 @@ func TestHeaderGoldenShared(t *testing.T) {
 	}
 }
 
-// The check value that FORMAT.md gives for the checksum.
+// The check value of the checksum in FORMAT.md.
 func TestCRCIsCastagnoli(t *testing.T) {
 	if got := crc32.Checksum([]byte("123456789"), castagnoli()); got != 0xe3069283 {
 		t.Errorf("got %#x, want 0xe3069283", got)
@@ -105,7 +105,7 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*[SectorSize]byte)
-		resum  bool // with a right checksum
+		resum  bool // with a valid checksum
 		want   error
 		text   string
 	}{
@@ -150,7 +150,7 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 	}
 }
 
-// Bytes of a feature that may be ignored survive a change of the header.
+// Bytes of a feature that may be ignored are kept by a change of the header.
 func TestEncodeKeepsReservedBytes(t *testing.T) {
 	h := sampleHeader()
 	var sector [SectorSize]byte
@@ -164,25 +164,25 @@ func TestEncodeKeepsReservedBytes(t *testing.T) {
 	}
 }
 
-// The tables in FORMAT.md name every field at the offset the encoders use.
+// The tables in FORMAT.md have every field at the offset of the encoders.
 func TestFormatDocument(t *testing.T) {
 	doc, err := os.ReadFile("../FORMAT.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	header, sums, ok := strings.Cut(string(doc), "### Sums file")
+	header, sums, ok := strings.Cut(string(doc), "### Checksum file")
 	if !ok {
-		t.Fatal("FORMAT.md has no section \"Sums file\"")
+		t.Fatal("FORMAT.md has no section \"Checksum file\"")
 	}
 	documented(t, header, map[string]int{
 		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset, "must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
 		"clear_on_open": offClearOnOpen, "generation": offGeneration, "boot": offBoot, "shared_dir": offSharedDir, "uuid": offUUID, "parent": offParent, "size": offSize, "block_size": offBlockSize, "state": offState,
 		"flags": offFlags, "map_crc": offMapCRC, "owned": offOwned, "data_offset": offDataOffset, "created": offCreated, "sealed_at": offSealedAt,
-		"base_size": offBaseSize, "base": offBase, "sums_crc": offSumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
+		"base_size": offBaseSize, "base": offBase, "sums_crc": offChecksumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
 	})
 	documented(t, sums, map[string]int{
-		"magic": offSumsMagic, "version": offSumsVersion, "table_offset": offSumsTable, "must_refuse": offSumsMustRefuse, "uuid": offSumsUUID,
-		"size": offSumsSize, "block_size": offSumsBlockSize, "sums_crc": offSumsTableCRC, "reserved": offSumsReserved, "header_crc": offHeaderCRC,
+		"magic": offChecksumMagic, "version": offChecksumVersion, "table_offset": offChecksumTable, "must_refuse": offChecksumMustRefuse, "uuid": offChecksumUUID,
+		"size": offChecksumSize, "block_size": offChecksumBlockSize, "sums_crc": offChecksumTableCRC, "reserved": offChecksumReserved, "header_crc": offHeaderCRC,
 	})
 }
 
@@ -212,8 +212,8 @@ func putChecksum(sector *[SectorSize]byte) {
 	sector[508], sector[509], sector[510], sector[511] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
 }
 
-// FuzzDecodeHeader gives the decoder sectors with a right checksum: whatever it
-// accepts must be within bounds and come back the same when encoded.
+// FuzzDecodeHeader decodes sectors with a valid checksum: what is accepted must be within bounds
+// and encode to the same.
 func FuzzDecodeHeader(f *testing.F) {
 	h := sampleHeader()
 	var sector [SectorSize]byte

@@ -10,20 +10,20 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Remedy is what Repair can do about a finding without guessing: what comes out
-// is proven by a checksum or a count, or means nothing to any reader.
+// Remedy is what Repair can do about a finding without guessing: a checksum or count proves the
+// result, or no reader depends on it.
 type Remedy int
 
 const (
-	NoRemedy      Remedy = iota
-	RestoreHeader        // its own checksum proves what the header was
-	GrowMap              // no bit was in the part that is missing
-	ClearBits            // no block belongs to them
-	GrowData             // no owned block was in the part that is missing
-	RestoreSums          // computed anew, they have the checksum that the header gives, or that of the table
+	NoRemedy         Remedy = iota
+	RestoreHeader           // its own checksum proves the header's content
+	GrowMap                 // the missing part had no bit
+	ClearBits               // no block belongs to them
+	GrowData                // the missing part had no owned block
+	RestoreChecksums        // computed again, they match the checksum in the header or of the table
 )
 
-// String says what is done, for a person.
+// String describes the remedy for a person.
 func (r Remedy) String() string {
 	switch r {
 	case RestoreHeader:
@@ -34,49 +34,48 @@ func (r Remedy) String() string {
 		return "clear the bits beyond the last block"
 	case GrowData:
 		return "extend the data file to its full length: no owned block is lost"
-	case RestoreSums:
+	case RestoreChecksums:
 		return "compute the checksums of the data anew: what is left of them proves that they are the same"
 	default:
 		return "nothing"
 	}
 }
 
-// Finding is one thing that is wrong with a layer.
+// Finding is one fault of a layer.
 type Finding struct {
 	*Fault
 	Remedy Remedy
 }
 
-// InspectParams say how closely Inspect looks. The zero value reads header and
-// lengths, and the map of a layer that was not closed in order.
+// InspectParams say how much Inspect reads. The zero value reads header and lengths, and the map of
+// a layer that was not closed in order.
 type InspectParams struct {
 	Known Known
 	// Map reads the map of every layer.
 	Map bool
-	// Data, if not nil, has all of the data read and compared with its checksums,
-	// where the layer has them, and is told after each piece how many bytes of the
-	// data file are behind it. Its error ends Inspect.
+	// Data, if not nil, makes Inspect read all of the data and compare it with its checksums, where
+	// the layer has them. It is called after each piece with the offset behind it in the data file
+	// and the file's length. Its error ends Inspect.
 	Data func(done, total int64) error
 }
 
-// Inspection is what Inspect found.
+// Inspection is the result of Inspect.
 type Inspection struct {
-	// Header is zero if nothing sound or provable was found. It is the restored
-	// one where RestoreHeader is among the remedies.
-	Header   Header
-	Findings []Finding // in the order in which Repair goes about them
-	HasSums  bool      // the layer is sealed and has checksums of its data, sound or not
-	MapRead  bool
-	Owned    uint64 // blocks: counted if MapRead, else as the header says
+	// Header is zero if no valid or provable header was found. It is the restored header if
+	// RestoreHeader is among the remedies.
+	Header       Header
+	Findings     []Finding // in the order in which Repair handles them
+	HasChecksums bool      // the layer is sealed and has checksums of its data, valid or not
+	MapRead      bool
+	Owned        uint64 // blocks: counted if MapRead, else from the header
 }
 
-// Inspect looks at a layer without changing it or stopping at the first thing
-// that is wrong. What it finds is what makes Open refuse the layer, and besides
-// a data file that has lost its unused end. A layer without findings need not be
-// the one that is expected in its place: compare Header.
+// Inspect checks a layer without changing it and without stopping at the first fault. It finds
+// everything that makes Open refuse the layer, and also a data file that has lost an unused end. A
+// layer without findings may still not be the expected one: compare Header.
 //
-// It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of
-// InspectParams.Data, the operating system's.
+// It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of InspectParams.Data, the
+// operating system's.
 func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
 	x := &inspector{fs: fsys, flag: os.O_RDONLY, paths: p, params: o}
 	defer x.close()
@@ -89,34 +88,34 @@ func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
 	return &x.Inspection, nil
 }
 
-// inspector is an inspection under way, with what a repair needs of it.
+// inspector is the state of an inspection, and of a repair that follows it.
 type inspector struct {
 	Inspection
-	fs     vfs.FS
-	flag   int // to open files with
-	paths  Paths
-	params InspectParams
-	mapf   vfs.File // nil: missing
-	data   vfs.File // nil: missing
-	sums   vfs.File // of the data, in a file of their own; nil: none
+	fs        vfs.FS
+	flag      int // flags of opens
+	paths     Paths
+	params    InspectParams
+	mapf      vfs.File // nil: missing
+	data      vfs.File // nil: missing
+	checksums vfs.File // checksum file; nil: none
 
-	sector    [SectorSize]byte     // as it is, or as it can be restored
-	table     *table               // of data sums; goes on with zeros; nil: none
-	badHeader *Fault               // what is wrong with the header of sums
-	badSums   bool                 // the table is not what its checksum says, or has none
-	lastPage  [wordsPerPage]uint64 // of the map, without the bits beyond the last block
-	dataSize  int64                // that the data file shall have
+	sector       [SectorSize]byte     // as it is, or as it can be restored
+	table        *checksumTable       // of data checksums; continues with zeros; nil: none
+	badHeader    *Fault               // fault of the checksum file's header
+	badChecksums bool                 // the table does not match its checksum, or has none
+	lastPage     [wordsPerPage]uint64 // of the map, without the bits beyond the last block
+	dataSize     int64                // required length of the data file
 }
 
 func (x *inspector) close() {
-	for _, f := range []vfs.File{x.data, x.mapf, x.sums} {
+	for _, f := range []vfs.File{x.data, x.mapf, x.checksums} {
 		if f != nil {
 			f.Close()
 		}
 	}
 }
 
-func (x *inspector) find(r Remedy, what, expected, found, advice string, file vfs.File, sentinel error) {
+func (x *inspector) addFinding(r Remedy, what, expected, found, advice string, file vfs.File, sentinel error) {
 	f := &Fault{Path: x.paths.Map, What: what, Expected: expected, Found: found, Advice: advice, Err: sentinel}
 	if file != nil {
 		f.Path = file.Name()
@@ -124,7 +123,7 @@ func (x *inspector) find(r Remedy, what, expected, found, advice string, file vf
 	x.Findings = append(x.Findings, Finding{f, r})
 }
 
-// open opens the files and locks the map. One that is not there is a finding.
+// open opens the files and locks the map. A missing file is a finding.
 func (x *inspector) open(exclusive bool) error {
 	for _, f := range []struct {
 		what, name string
@@ -133,7 +132,7 @@ func (x *inspector) open(exclusive bool) error {
 		file, err := x.fs.OpenFile(f.name, x.flag, 0)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			x.find(NoRemedy, f.what, "a file", "none", adviceRestore, nil, ErrDamaged)
+			x.addFinding(NoRemedy, f.what, "a file", "none", adviceRestore, nil, ErrDamaged)
 			x.Findings[len(x.Findings)-1].Path = f.name
 		case err != nil:
 			return err
@@ -155,7 +154,7 @@ func (x *inspector) inspect() error {
 	x.Header, err = readHeader(x.mapf, &x.sector)
 	var fault *Fault
 	if errors.As(err, &fault) {
-		sector, h, ok := restore(x.sector, x.paths, x.params.Known)
+		sector, h, ok := restoreHeader(x.sector, x.paths, x.params.Known)
 		if !ok {
 			x.Findings = append(x.Findings, Finding{fault, NoRemedy})
 			return nil
@@ -165,40 +164,40 @@ func (x *inspector) inspect() error {
 	} else if err != nil {
 		return err
 	}
-	if err := x.openSums(); err != nil {
+	if err := x.openChecksums(); err != nil {
 		return err
 	}
-	x.HasSums = x.table != nil || x.badHeader != nil
-	if err := x.lookAtMap(); err != nil {
+	x.HasChecksums = x.table != nil || x.badHeader != nil
+	if err := x.inspectMap(); err != nil {
 		return err
 	}
 	if x.params.Data != nil && x.data != nil {
-		return x.lookAtData()
+		return x.inspectData()
 	}
 	return nil
 }
 
-// lookAtMap checks lengths and, if that is asked for or needed, the bitmap.
-func (x *inspector) lookAtMap() error {
+// inspectMap checks lengths and, if requested or needed, the bitmap.
+func (x *inspector) inspectMap() error {
 	h := &x.Header
 	mapSize, err := x.mapf.Size()
 	if err != nil {
 		return err
 	}
 	short := mapSize < h.length()
-	cut, size, err := x.dataCut()
+	truncated, size, err := x.dataTruncated()
 	if err != nil {
 		return err
 	}
 	x.Owned = h.Owned
-	if !x.params.Map && h.Clean && !short && !cut && x.badHeader == nil {
+	if !x.params.Map && h.Clean && !short && !truncated && x.badHeader == nil {
 		return nil
 	}
-	c := census{blocks: h.Blocks()}
-	stray := uint64(0) // a block beyond the last whose bit is set
-	err = scanMap(padded{x.mapf}, h.MapPages(), func(page uint64, words []uint64) error {
+	c := mapSummary{blocks: h.Blocks()}
+	stray := uint64(0) // a block beyond the last whose bit is set; 0: none
+	err = scanMap(zeroPadded{x.mapf}, h.MapPages(), func(page uint64, words []uint64) error {
 		if page == h.MapPages()-1 {
-			stray = trim(words, h.Blocks()-page*blocksPerPage, page*blocksPerPage)
+			stray = clearTail(words, h.Blocks()-page*blocksPerPage, page*blocksPerPage)
 			copy(x.lastPage[:], words)
 			if allZero(words) {
 				return nil
@@ -210,20 +209,20 @@ func (x *inspector) lookAtMap() error {
 		return err
 	}
 	x.MapRead, x.Owned = true, c.count
-	sums, err := x.lookAtSums()
+	checksums, err := x.inspectChecksums()
 	if err != nil {
 		return err
 	}
-	x.judgeMap(&c, short, mapSize, stray, sums)
-	if x.data != nil && cut {
-		x.judgeData(&c, size)
+	x.reportMap(&c, short, mapSize, stray, checksums)
+	if x.data != nil && truncated {
+		x.reportData(&c, size)
 	}
 	return nil
 }
 
-// trim clears the bits from bit number n of words on, and returns first plus the
-// number of the last one of them that was set, or 0.
-func trim(words []uint64, n, first uint64) (stray uint64) {
+// clearTail clears the bits of words from number n on. It returns first plus the number of the last
+// of them that was set, or 0.
+func clearTail(words []uint64, n, first uint64) (stray uint64) {
 	for i := n; i < uint64(len(words))*64; i++ {
 		if words[i/64]>>(i%64)&1 != 0 {
 			words[i/64] &^= 1 << (i % 64)
@@ -233,10 +232,9 @@ func trim(words []uint64, n, first uint64) (stray uint64) {
 	return stray
 }
 
-// judgeMap says what is wrong with the map, given what is in it: c counts
-// neither bits beyond the last block nor anything beyond the end of the file; sums
-// is what is wrong with the checksums of the data, or nil.
-func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64, sums *Finding) {
+// reportMap reports what is wrong with the map. c counts neither bits beyond the last block nor
+// anything beyond the end of the file; checksums is the fault of the data checksums, or nil.
+func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64, checksums *Finding) {
 	h := &x.Header
 	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
 	grow, clear := NoRemedy, NoRemedy
@@ -244,31 +242,31 @@ func (x *inspector) judgeMap(c *census, short bool, mapSize int64, stray uint64,
 		grow, clear = GrowMap, ClearBits
 	}
 	if !h.Clean && !short {
-		// Nothing has recorded what the map was, but no reader looks there.
+		// No checksum covers the map of an unclean head, but no reader uses bits beyond the last
+		// block.
 		clear = ClearBits
 	}
-	if sums != nil && sums.Remedy == NoRemedy {
+	if checksums != nil && checksums.Remedy == NoRemedy {
 		grow = NoRemedy
 	}
 	if short {
-		x.find(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
 	}
 	if stray != 0 {
-		x.find(clear, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1), fmt.Sprintf("a bit for block %d", stray), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(clear, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1), fmt.Sprintf("a bit for block %d", stray), adviceRestore, x.mapf, ErrDamaged)
 	}
 	switch {
 	case !sum:
-		x.find(NoRemedy, "checksum of the map", hex32(h.MapCRC), hex32(c.crc), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(NoRemedy, "checksum of the map", hex32(h.MapCRC), hex32(c.crc), adviceRestore, x.mapf, ErrDamaged)
 	case !count:
-		x.find(NoRemedy, "number of owned blocks", fmt.Sprint(h.Owned), fmt.Sprint(c.count), adviceRestore, x.mapf, ErrDamaged)
-	case sums != nil:
-		x.Findings = append(x.Findings, *sums)
+		x.addFinding(NoRemedy, "number of owned blocks", fmt.Sprint(h.Owned), fmt.Sprint(c.count), adviceRestore, x.mapf, ErrDamaged)
+	case checksums != nil:
+		x.Findings = append(x.Findings, *checksums)
 	}
 }
 
-// dataCut reports whether the data file is shorter than it was made, and its
-// size.
-func (x *inspector) dataCut() (cut bool, size int64, err error) {
+// dataTruncated reports whether the data file is shorter than when it was made, and its size.
+func (x *inspector) dataTruncated() (truncated bool, size int64, err error) {
 	if x.data == nil {
 		return true, 0, nil
 	}
@@ -277,22 +275,22 @@ func (x *inspector) dataCut() (cut bool, size int64, err error) {
 	return size < x.dataSize, size, err
 }
 
-// judgeData looks whether what the data file has lost was in use.
-func (x *inspector) judgeData(c *census, size int64) {
+// reportData reports whether the missing part of the data file was in use.
+func (x *inspector) reportData(c *mapSummary, size int64) {
 	h := &x.Header
 	need := h.DataOffset + min(int64(c.end)*int64(h.BlockSize), h.Size)
 	if c.end > 0 && size < need {
-		x.find(NoRemedy, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1), fmt.Sprintf("at least %d bytes", need), fmt.Sprint(size),
+		x.addFinding(NoRemedy, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1), fmt.Sprintf("at least %d bytes", need), fmt.Sprint(size),
 			adviceRestore, x.data, ErrDamaged)
 		return
 	}
-	x.find(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
+	x.addFinding(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
 }
 
-// padded is a map file that goes on with zeros behind its end.
-type padded struct{ vfs.File }
+// zeroPadded is a map file that continues with zeros behind its end.
+type zeroPadded struct{ vfs.File }
 
-func (f padded) ReadAt(p []byte, off int64) (int, error) {
+func (f zeroPadded) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.File.ReadAt(p, off)
 	if err == io.EOF {
 		clear(p[n:])

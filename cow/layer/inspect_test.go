@@ -15,8 +15,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// sample makes a layer of 257 blocks, the last partial, that owns blocks 5 to 8,
-// and what a manifest would say of it.
+// sample makes a layer of 257 blocks, the last partial, that owns blocks 5 to 8, and the Known of
+// its manifest.
 func sample(t testing.TB, sealed bool) (Paths, Known) {
 	t.Helper()
 	p := paths(t)
@@ -41,8 +41,8 @@ func readSector(t testing.TB, name string) (sector [SectorSize]byte) {
 	return sector
 }
 
-// A single bit of a header is put right again, wherever it is (every third is
-// tried), also in the checksum itself.
+// A single flipped bit of a header is restored, at any position (every third is tried), also in the
+// checksum.
 func TestRestoreOneBit(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		p, k := sample(t, sealed)
@@ -50,40 +50,40 @@ func TestRestoreOneBit(t *testing.T) {
 		for bit := 0; bit < SectorSize*8; bit += 3 {
 			damaged := was
 			damaged[bit/8] ^= 1 << (bit % 8)
-			if got, _, ok := restore(damaged, p, k); !ok || got != was {
+			if got, _, ok := restoreHeader(damaged, p, k); !ok || got != was {
 				t.Fatalf("sealed %v, bit %d: restored %v", sealed, bit, ok)
 			}
 		}
 	}
 }
 
-// Whatever happens to the fields that the manifest knows, they are put right.
+// Any damage of the fields that the manifest knows is restored.
 func TestRestoreKnownFields(t *testing.T) {
 	p, k := sample(t, true)
 	was := readSector(t, p.Map)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, fields := range [][2]int{
 		{offMagic, offMustRefuse}, {offUUID, offSize}, {offSize, offBlockSize}, {offBlockSize, offState}, {offDataOffset, offCreated},
-		{offCreated, offSealedAt}, {offBaseSize, offSumsCRC}, {offUUID, offState},
+		{offCreated, offSealedAt}, {offBaseSize, offChecksumsCRC}, {offUUID, offState},
 	} {
 		damaged := was
 		for i := fields[0]; i < fields[1]; i++ {
 			damaged[i] = byte(rng.Uint32())
 		}
-		if got, _, ok := restore(damaged, p, k); !ok || got != was {
+		if got, _, ok := restoreHeader(damaged, p, k); !ok || got != was {
 			t.Errorf("bytes %d to %d: restored %v", fields[0], fields[1], ok)
 		}
 	}
 }
 
-// What cannot be proven is not restored: several bits of what only the header
-// knows, another layer's header, anything without a manifest.
+// Damage without proof is not restored: several bits of fields that only the header has, another
+// layer's header, anything without a manifest.
 func TestRestoreRefuses(t *testing.T) {
 	p, k := sample(t, true)
 	was := readSector(t, p.Map)
 	refuse := func(name string, sector [SectorSize]byte, k Known) {
 		t.Helper()
-		if _, h, ok := restore(sector, p, k); ok {
+		if _, h, ok := restoreHeader(sector, p, k); ok {
 			t.Errorf("%s: restored as %+v", name, h)
 		}
 	}
@@ -94,7 +94,7 @@ func TestRestoreRefuses(t *testing.T) {
 			damaged[offState+rng.IntN(offDataOffset-offState)] ^= byte(1 + rng.IntN(255))
 		}
 		if damaged != was {
-			if got, _, ok := restore(damaged, p, k); ok && got != was {
+			if got, _, ok := restoreHeader(damaged, p, k); ok && got != was {
 				t.Fatal("restored to another header")
 			}
 		}
@@ -120,7 +120,7 @@ func TestRestoreRefuses(t *testing.T) {
 	refuse("of a newer program", newer, k)
 }
 
-// A repair carries out everything at once, once, and leaves the layer as it was.
+// One repair fixes everything, and leaves the layer as it was before the damage.
 func TestRepair(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		p, k := sample(t, sealed)
@@ -182,7 +182,7 @@ func TestRepairNeedsTheLayerAlone(t *testing.T) {
 	}
 }
 
-// All data is read, and what cannot be is said.
+// All data is read, and errors are reported.
 func TestInspectReadsData(t *testing.T) {
 	p, k := sample(t, true)
 	var behind int64
@@ -207,8 +207,8 @@ func TestInspectReadsData(t *testing.T) {
 	}
 }
 
-// The mark of a head: gone, durably, before anything else is written, once an
-// open; back after a close in order, with the checksum of the map.
+// The clean mark of a head is cleared, durably, before anything else is written, once per open; a
+// close in order sets it again, with the checksum of the map.
 func TestCleanMark(t *testing.T) {
 	p, k := sample(t, false)
 	h, err := ReadHeader(vfs.OS{}, p.Map)
@@ -216,7 +216,7 @@ func TestCleanMark(t *testing.T) {
 	if !h.Clean || h.Owned != 4 || !h.HasMapCRC() || h.MapCRC == 0 {
 		t.Errorf("closed in order: %+v", h)
 	}
-	r := &recorder{}
+	r := &recordingFS{}
 	l, err := Open(r, p, OpenParams{Write: true})
 	must(t, err)
 	r.expect(t, "open", "write map 0, sync map")
@@ -242,8 +242,8 @@ func TestCleanMark(t *testing.T) {
 	}
 }
 
-// A program that knows no checksum of a head's map clears the feature bit before
-// it changes the map; what it leaves in the field is not believed.
+// A program that does not know the checksum of a head's map clears the feature bit before it
+// changes the map; the field is then ignored.
 func TestHeadWithoutMapCRC(t *testing.T) {
 	p, k := sample(t, false)
 	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) {
@@ -259,9 +259,9 @@ func TestHeadWithoutMapCRC(t *testing.T) {
 	}
 }
 
-// FuzzInspect gives headers, maps and lengths of data: nothing panics, what has
-// no findings can be opened and what can be opened has none but a data file that
-// is cut behind its last owned block, and a second repair finds nothing to do.
+// FuzzInspect tries headers, maps and lengths of data: nothing panics; a layer without findings can
+// be opened; a layer that can be opened has no findings but a data file truncated behind its last
+// owned block; a second repair finds nothing to do.
 func FuzzInspect(f *testing.F) {
 	for _, sealed := range []bool{false, true} {
 		p, _ := sample(f, sealed)
@@ -313,7 +313,7 @@ func FuzzInspect(f *testing.F) {
 	})
 }
 
-// unsynced is too fast for a power cut.
+// unsynced does not sync.
 type unsynced struct{ vfs.OS }
 
 func (u unsynced) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {

@@ -9,49 +9,49 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Paths are the files of a layer. Map and data may be on block devices.
+// Paths are the files of a layer. Map and data may be block devices.
 type Paths struct {
 	Map  string
 	Data string
-	// Sums is where the checksums of the data are, or shall be, if not behind the
-	// map: a file of their own, which need not exist, nor its directory. For maps
-	// that are devices, or not ours to make longer.
-	Sums string
-	// DataOffset is where block 0 lies in Data, in bytes: a multiple of 512.
+	// Checksums, unless empty, is the file for the checksums of the data, instead of the place
+	// behind the map. The file and its directory need not exist. It is for maps that are devices,
+	// or that must not be made longer.
+	Checksums string
+	// DataOffset is the byte of Data at which block 0 lies: a multiple of 512.
 	DataOffset int64
 }
 
 // Layer is one open layer. Header, Data, Bitmap, Source, SyncData and Err may be called
-// by anybody; WriteMap, SyncMap, Seal and Close are for one caller at a time.
+// concurrently; WriteMap, SyncMap, Seal and Close by one caller at a time.
 type Layer struct {
-	fs     vfs.FS
-	paths  Paths
-	mapf   vfs.File
-	write  bool             // opened for writing, and not sealed since
-	sector [SectorSize]byte // the header as it is in the file
-	broken atomic.Bool      // a sync failed: the files' state is unknown
-	turn   chan struct{}    // full: a sync is under way
+	fs       vfs.FS
+	paths    Paths
+	mapf     vfs.File
+	write    bool             // opened for writing, and not sealed since
+	sector   [SectorSize]byte // the header as it is in the file
+	broken   atomic.Bool      // a sync failed: the files' state is unknown
+	syncLock chan struct{}    // capacity 1; full while a sync runs
 
-	unclean   bool       // it had not been closed in order when it was opened
-	shared    *sharedMap // the head's, nil: none; fixed once it is open, see adopt
+	unclean   bool       // it was not closed in order before this open
+	shared    *sharedMap // the head's; nil: none; fixed once open, see attachShared
 	recovered uint64     // see Unflushed
 	dropped   error
 	mu        sync.RWMutex // guards what follows; never held during I/O
 	header    Header
 	data      vfs.File
-	bitmap    *Bitmap // nil when sealed
-	table     *table  // the checksums of a sealed layer's data; nil: none
+	bitmap    *Bitmap        // nil when sealed
+	table     *checksumTable // the checksums of a sealed layer's data; nil: none
 
-	retired vfs.File // data as it was open before Seal; views may still read it
+	formerData vfs.File // data as it was open before Seal; views may still read it
 
 	ranges []*vfs.RangeLock // on map and data: see lockRanges
 }
 
 func newLayer(fsys vfs.FS, p Paths, write bool) *Layer {
-	return &Layer{fs: fsys, paths: p, write: write, turn: make(chan struct{}, 1)}
+	return &Layer{fs: fsys, paths: p, write: write, syncLock: make(chan struct{}, 1)}
 }
 
-// Paths are the paths that the layer was opened with.
+// Paths returns the paths that the layer was opened with.
 func (l *Layer) Paths() Paths { return l.paths }
 
 // Header returns the header as it is in the file.
@@ -61,47 +61,46 @@ func (l *Layer) Header() Header {
 	return l.header
 }
 
-// Unclean reports whether the layer, a head, had not been closed in order when it was
-// opened: its files may hold what its last process has written and never synced.
+// Unclean reports whether the layer, a head, was not closed in order before this open: its files
+// may hold writes of its last process that were never synced.
 func (l *Layer) Unclean() bool { return l.unclean }
 
-// Data is the data file. After Seal it is another one, opened read-only; the
-// former stays usable for reads until Close.
+// Data returns the data file. After Seal it is another File, opened read-only; the former stays
+// usable for reads until Close.
 func (l *Layer) Data() vfs.File {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.data
 }
 
-// DataOffset is where block 0 lies in the data file, in bytes.
+// DataOffset returns the byte of the data file at which block 0 lies.
 func (l *Layer) DataOffset() int64 { return l.paths.DataOffset }
 
-// Bitmap is the map of an unsealed layer in memory, and nil for a sealed one.
+// Bitmap returns the map of an unsealed layer in memory, and nil for a sealed one.
 func (l *Layer) Bitmap() *Bitmap {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.bitmap
 }
 
-// Writable reports whether the layer was opened for writing and has not been
-// sealed since.
+// Writable reports whether the layer was opened for writing and not sealed since.
 func (l *Layer) Writable() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.write
 }
 
-// WasHead reports whether the layer was opened for writing and has been sealed
-// since: whoever did that has it replaced by one that is opened for reading.
+// WasHead reports whether the layer was opened for writing and sealed since. It is to be replaced
+// by one that is opened for reading.
 func (l *Layer) WasHead() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.retired != nil
+	return l.formerData != nil
 }
 
-// Err is nil, or ErrSyncFailed once a sync has failed. From then on nothing of
-// this layer is reported durable again: the kernel may have dropped what it
-// could not write, so a later sync that succeeds would prove nothing.
+// Err returns ErrSyncFailed once a sync has failed. From then on nothing of this layer is reported
+// durable: the kernel may have dropped what it could not write, so the success of a later sync
+// would prove nothing.
 func (l *Layer) Err() error {
 	if l.broken.Load() {
 		return fmt.Errorf("%s: %w", l.paths.Map, ErrSyncFailed)
@@ -109,7 +108,7 @@ func (l *Layer) Err() error {
 	return nil
 }
 
-// writable is Err for operations that only a writable layer has.
+// writable is Err for operations that need a writable layer.
 func (l *Layer) writable() error {
 	if !l.Writable() {
 		return fmt.Errorf("%s: %w or opened read-only", l.paths.Map, ErrSealed)
@@ -117,8 +116,7 @@ func (l *Layer) writable() error {
 	return l.Err()
 }
 
-// SyncData makes the data written so far durable. A failure is sticky: see
-// Err.
+// SyncData makes the data written so far durable. A failure is sticky: see Err.
 func (l *Layer) SyncData() error {
 	if err := l.writable(); err != nil {
 		return err
@@ -134,37 +132,37 @@ func (l *Layer) SyncMap() error {
 	return l.sync(l.mapf)
 }
 
-// sync makes a file of the layer durable, while nobody else does. Of two syncs at once
-// that meet the same error of write-back, the kernel tells one (Linux: errseq_t); the other
-// succeeds, and must not be believed before the first has said what it was told.
+// sync makes a file of the layer durable; one sync runs at a time. If two syncs at once meet the
+// same write-back error, the kernel reports it to one of them (Linux: errseq_t). The other
+// succeeds, and that success must not count before the first has returned.
 func (l *Layer) sync(f vfs.File) error {
-	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
+	l.syncLock <- struct{}{}
+	defer func() { <-l.syncLock }()
 	if err := l.Err(); err != nil {
 		return err
 	}
 	if err := f.Datasync(); err != nil {
 		l.broken.Store(true)
 		if l.shared != nil {
-			// What the kernel has dropped must not be taken for written.
-			l.shared.giveUp()
+			// Data that the kernel has dropped must not count as written.
+			l.shared.invalidate()
 		}
 		return err
 	}
 	return nil
 }
 
-// maxPagesPerWrite is the number of map pages one write may carry.
+// maxPagesPerWrite is the number of map pages in one write.
 const maxPagesPerWrite = 256
 
-// WriteMap writes pages that TakeDirty returned, adjacent ones together. Only
-// call it when the data of their blocks is durable. On failure all of them are
-// dirty again, so that a later round (after room was made, say) repeats them.
+// WriteMap writes pages that TakeDirty returned, adjacent pages together. The data of their blocks
+// must be durable. On failure all of them are dirty again, so that a later round (once there is
+// space, say) repeats them.
 func (l *Layer) WriteMap(pages []DirtyPage) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
-	l.mapChanges()
+	l.beginMapChange()
 	iov := make([]vfs.Iovec, 0, min(len(pages), maxPagesPerWrite))
 	for i := 0; i < len(pages); {
 		first := pages[i].Page
@@ -182,11 +180,11 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 			return err
 		}
 	}
-	l.mapChanged()
+	l.endMapChange()
 	return nil
 }
 
-// writeAll writes all of iov, which it uses up.
+// writeAll writes all of iov and modifies it.
 func writeAll(f vfs.File, iov []vfs.Iovec, off int64) error {
 	for len(iov) > 0 {
 		n, err := f.Pwritev(iov, off)
@@ -210,19 +208,19 @@ func writeAll(f vfs.File, iov []vfs.Iovec, off int64) error {
 	return nil
 }
 
-// writeHeader changes the header with one write of its one sector, which a
-// power cut leaves old or new, and makes it durable.
+// writeHeader replaces the header durably with one write of its one sector, which a power cut
+// leaves old or new.
 func (l *Layer) writeHeader(h Header) error {
 	sector := l.sector
 	h.encode(&sector)
-	l.mapChanges()
+	l.beginMapChange()
 	if _, err := l.mapf.WriteAt(sector[:], 0); err != nil {
 		return err
 	}
 	if err := l.sync(l.mapf); err != nil {
 		return err
 	}
-	l.mapChanged()
+	l.endMapChange()
 	l.sector = sector
 	l.mu.Lock()
 	l.header = h
@@ -230,10 +228,9 @@ func (l *Layer) writeHeader(h Header) error {
 	return nil
 }
 
-// Flush makes the data written so far durable, then the bits of completed writes.
-// It returns buf, grown if need be, for the next call. What it was to write stays
-// dirty after an error, which a repeated call can get over unless Err says that a
-// sync has failed.
+// Flush makes the data written so far durable, then the bits of completed writes. It returns buf,
+// possibly grown, for the next call. After an error the bits stay dirty, and Flush may be repeated
+// unless Err says that a sync has failed.
 func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
 	b := l.Bitmap()
 	b.beginFlush()
@@ -254,15 +251,15 @@ func (l *Layer) Flush(buf []DirtyPage) ([]DirtyPage, error) {
 	return pages, nil
 }
 
-// Close closes the files. A head is flushed before and marked clean; after an
-// earlier failed sync it is left as it is, and Close returns ErrSyncFailed.
-// Nothing may use the layer any more.
+// Close closes the files. A head is flushed first and marked clean; after an earlier failed sync it
+// is left as it is, and Close returns ErrSyncFailed. Nothing may use the layer any more.
 func (l *Layer) Close() error {
 	return errors.Join(l.Finish(), l.Abandon())
 }
 
-// Finish is what Close does to a head before the files are closed. It may be repeated after an error that Err does not
-// know, when room was made, say. To a layer that is only read it does nothing.
+// Finish flushes a head and marks it clean, as Close does before it closes the files. It may be
+// repeated after an error that is not in Err, once there is space, say. It does nothing to a layer
+// that is open for reading.
 func (l *Layer) Finish() error {
 	if !l.Writable() {
 		return nil
@@ -284,18 +281,18 @@ func (l *Layer) Finish() error {
 	return nil
 }
 
-// Discard is Abandon of a new head that is not needed after all.
-func (l *Layer) Discard() error {
+// AbandonNew is Abandon for a new head that is not used after all; it removes its shared map.
+func (l *Layer) AbandonNew() error {
 	l.removeShared()
 	return l.Abandon()
 }
 
-// Abandon closes the files and writes nothing: what was not flushed may be
-// lost, and a head is not marked clean. It is how a failed disk is let go.
+// Abandon closes the files without a write: unflushed data may be lost, and a head is not marked
+// clean. It is for layers of a failed disk.
 func (l *Layer) Abandon() error {
 	var errs []error
 	if l.shared != nil {
-		// The mapping stays for as long as somebody has the bitmap.
+		// The mapping lives as long as the bitmap is in use.
 		errs = append(errs, l.shared.file.Close())
 		l.shared = nil
 	}
@@ -306,11 +303,11 @@ func (l *Layer) Abandon() error {
 		errs = append(errs, r.Close())
 	}
 	l.ranges = nil
-	for _, f := range []vfs.File{l.data, l.retired, l.mapf} {
+	for _, f := range []vfs.File{l.data, l.formerData, l.mapf} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
 	}
-	l.data, l.retired = nil, nil
+	l.data, l.formerData = nil, nil
 	return errors.Join(errs...)
 }

@@ -44,7 +44,7 @@ func reopen(t testing.TB, p Paths, o OpenParams) *Layer {
 	return l
 }
 
-// write does what a stack does for a first write of whole blocks.
+// write does the same as a stack for a first write of whole blocks.
 func write(t testing.TB, l *Layer, first, n uint64) {
 	t.Helper()
 	h := l.Header()
@@ -83,7 +83,7 @@ func sourceBits(t testing.TB, l *Layer) map[uint64]bool {
 	}
 }
 
-func TestLifeOfALayer(t *testing.T) {
+func TestLayerFromCreateToSeal(t *testing.T) {
 	for _, blockSize := range []uint32{512, 4096, 65536} {
 		p := paths(t)
 		p.DataOffset = 3 * 512
@@ -170,7 +170,7 @@ func TestCreateRefuses(t *testing.T) {
 	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Data, DataOffset: 100}, CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("data offset 100: got %v, want ErrInvalid", err)
 	}
-	// What exists is neither overwritten nor removed.
+	// Existing files are neither overwritten nor removed.
 	must(t, os.WriteFile(p.Data, []byte("mine"), 0o600))
 	if _, err := CreateHead(vfs.OS{}, p, CreateParams{Size: 512}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("data exists: got %v, want fs.ErrExist", err)

@@ -6,7 +6,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// lock excludes every other writer, and for a writer every other user, of the map. It is what all versions have.
+// lock takes the lock of the map: a writer excludes every other user, a reader excludes writers.
+// All versions have it.
 func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
 
 func lockMap(f vfs.File, exclusive bool) error {
@@ -18,9 +19,10 @@ func lockMap(f vfs.File, exclusive bool) error {
 	return err
 }
 
-// lockRanges excludes whoever uses bytes of map or data as something else: as part of another layer, as a base, as a
-// raw file. A writer has its bytes alone, readers share theirs. There is no flock(2) on the data: AddSums takes that, of
-// all versions, and several data areas may share one device. The header is known.
+// lockRanges excludes other uses of the bytes of map and data: as part of another layer, as a base,
+// as a raw file. A writer has its bytes alone; readers share them. There is no flock(2) on the
+// data: AddChecksums, in all versions, takes that, and several data areas may share one device. The
+// header must be known.
 func (l *Layer) lockRanges(exclusive bool) error {
 	h := &l.header
 	for _, r := range []struct {
@@ -40,9 +42,10 @@ func (l *Layer) lockRanges(exclusive bool) error {
 	return nil
 }
 
-// InUseElsewhere is the ErrInUse of bytes of a file that a lock of somebody else excludes. what is the use that is refused.
+// InUseElsewhere returns the ErrInUse for bytes of a file on which another process holds a lock.
+// what is the use that is refused.
 func InUseElsewhere(path, what string, exclusive bool) error {
-	f := &Fault{Path: path, What: what, Expected: "no process that writes to it", Found: "one that has locked the same bytes: for a disk that lies on them, or to serve the file raw",
+	f := &Fault{Path: path, What: what, Expected: "no process that writes to it", Found: "a process that has locked the same bytes: for a disk on them, or to serve the file raw",
 		Advice: "stop that process; cowblk check shows disks that lie on the same file", Err: ErrInUse}
 	if exclusive {
 		f.Expected = "no other process that uses it"
@@ -50,7 +53,8 @@ func InUseElsewhere(path, what string, exclusive bool) error {
 	return f
 }
 
-// LockedElsewhere is the ErrInUse of a file that somebody else's lock of the whole file (flock) excludes.
+// LockedElsewhere returns the ErrInUse for a file that another process has locked as a whole
+// (flock).
 func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
 	fault := &Fault{Path: f.Name(), What: what, Expected: "no exclusive lock of the file (flock)",
 		Found:  "that " + vfs.HoldersText(vfs.HoldersOf(f)) + " holds a lock on it, as a cowblk that writes to the file does",
@@ -61,7 +65,7 @@ func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
 	return fault
 }
 
-// shareRanges turns the locks of a writer into those of a reader.
+// shareRanges converts the locks of a writer into those of a reader.
 func (l *Layer) shareRanges() error {
 	var errs []error
 	for _, r := range l.ranges {

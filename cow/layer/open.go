@@ -11,33 +11,32 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// OpenParams say how to open a layer. The zero value opens anything read-only.
+// OpenParams say how to open a layer. The zero value opens any layer read-only.
 type OpenParams struct {
-	// Write opens a head for writing, under an exclusive lock. Otherwise the
-	// layer is opened read-only under a shared lock, be it sealed or a head.
+	// Write opens a head for writing, under an exclusive lock. Otherwise the layer, sealed or a
+	// head, is opened read-only under a shared lock.
 	Write  bool
 	Expect Expect
-	// SharedDir is a directory in memory, for the shared map of a head that is opened
-	// for writing (vfs.SharedFS); empty: it gets none, and Bitmap.Add says of each bit
-	// that it has to be flushed. A shared map that a process has left is used in any case.
+	// SharedDir is a directory in memory (vfs.SharedFS) for the shared map of a head that is opened
+	// for writing. Empty: the head gets none, and Bitmap.Add reports each bit as not shared. A
+	// shared map that a process has left is used in any case.
 	SharedDir string
-	// Unflushed says what to do about the writes that a process has left unflushed.
+	// Unflushed says what to do about unflushed writes of a process that died.
 	Unflushed Unflushed
 }
 
-// Unflushed is what an open does about the writes that a process which died had
-// acknowledged, and its guest not flushed.
+// Unflushed is what an open does about acknowledged, unflushed writes of a process that died.
 type Unflushed uint8
 
-// What can be done about unflushed writes.
+// Policies for unflushed writes.
 const (
-	RecoverUnflushed Unflushed = iota // they are there, or it is as after a power cut, or the open is refused
-	KeepUnflushed                     // also where the map was changed since, by nobody knows whom
+	RecoverUnflushed Unflushed = iota // recover them; if they are proven lost, as after a power cut; if unknown, refuse
+	KeepUnflushed                     // recover them also if the map was changed since by an unknown program
 	DropUnflushed                     // as after a power cut
 )
 
-// Expect is what the caller knows about the layer; anything else is refused
-// with ErrMismatch, ErrSealed or ErrNotSealed. Zero values are not checked.
+// Expect is what the caller knows about the layer; a layer that differs is refused with
+// ErrMismatch, ErrSealed or ErrNotSealed. Zero values are not checked.
 type Expect struct {
 	State     State
 	UUID      uuid.UUID
@@ -48,11 +47,11 @@ type Expect struct {
 	BaseSize  *int64 // bytes of the base that belong to the stack; nil: not checked
 }
 
-// Open opens a layer. It checks the header, what the caller expects of it, the
-// length of both files, and the whole map: its checksum if the layer is
-// sealed, that no bit lies beyond the last block, that the data file reaches
-// the last owned block; and the header of a sums file, if there is one. Opening for writing takes the clean mark away once all
-// checks have passed; a refused open modifies nothing.
+// Open opens a layer. It checks the header, the caller's expectations, the length of both files,
+// and the whole map: its checksum if the layer is sealed, that no bit lies beyond the last block,
+// and that the data file reaches the last owned block. It also checks the header of a checksum
+// file. Opening for writing clears the clean mark once all checks have passed; a refused open
+// modifies nothing.
 func Open(fsys vfs.FS, p Paths, o OpenParams) (*Layer, error) {
 	l := newLayer(fsys, p, o.Write)
 	if err := l.open(o); err != nil {
@@ -87,14 +86,14 @@ func (l *Layer) open(o OpenParams) error {
 		return err
 	}
 	if err := l.checkMap(); err != nil {
-		return at(l.paths.Map, err)
+		return withPath(l.paths.Map, err)
 	}
-	if l.table, err = findTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
+	if l.table, err = findChecksumTable(l.fs, l.paths, &l.header, l.mapf); err != nil {
 		return err
 	}
 	if l.unclean = l.header.State != Sealed && !l.header.Clean; l.unclean {
 		if err := l.recoverUnflushed(o); err != nil {
-			return at(l.paths.Map, err)
+			return withPath(l.paths.Map, err)
 		}
 	}
 	if !o.Write {
@@ -103,11 +102,14 @@ func (l *Layer) open(o OpenParams) error {
 	if err := l.data.AdviseRandom(); err != nil {
 		return err
 	}
-	return l.becomeHead(o.SharedDir)
+	if err := l.growData(); err != nil {
+		return err
+	}
+	return l.markOpen(o.SharedDir)
 }
 
-// ReadHeader reads and checks the header of a map alone: no lock, no check of
-// the bitmap or of the data. It is for listing.
+// ReadHeader reads and checks the header of a map alone, without a lock and without a check of
+// bitmap or data. It is for listings.
 func ReadHeader(fsys vfs.FS, name string) (Header, error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
@@ -122,9 +124,9 @@ func ReadHeader(fsys vfs.FS, name string) (Header, error) {
 	return h, nil
 }
 
-// readHeader reads the header of a map that somebody may be sealing or giving data
-// sums meanwhile. It is written as a whole, but the copy made here may come from the
-// middle of that: then it is made again.
+// readHeader reads the header of a map, which another process may be rewriting to seal the layer or
+// to add checksums. The sector is written as a whole, but a read in the middle of the write may see
+// a part of each: then it is repeated.
 func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
 	for attempt := 1; ; attempt++ {
 		if n, err := f.ReadAt(sector[:], 0); err != nil {
@@ -135,7 +137,7 @@ func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
 		}
 		h, err := decodeHeader(sector)
 		if attempt == 3 || !errors.Is(err, ErrDamaged) {
-			return h, at(f.Name(), err)
+			return h, withPath(f.Name(), err)
 		}
 	}
 }
@@ -186,8 +188,8 @@ func baseName(f Fingerprint) string {
 	return f.String()
 }
 
-// checkMap verifies the bitmap, loads it unless the layer is sealed, and
-// checks that the data file is long enough for it.
+// checkMap verifies the bitmap, loads it unless the layer is sealed, and checks that the data file
+// is long enough for it.
 func (l *Layer) checkMap() error {
 	h := &l.header
 	size, err := l.mapf.Size()
@@ -203,7 +205,7 @@ func (l *Layer) checkMap() error {
 			return err
 		}
 	}
-	c := census{blocks: h.Blocks()}
+	c := mapSummary{blocks: h.Blocks()}
 	err = scanMap(l.mapf, h.MapPages(), func(page uint64, words []uint64) error {
 		if err := c.add(page, words, h.HasMapCRC()); err != nil {
 			return err
@@ -228,7 +230,7 @@ func (l *Layer) checkMap() error {
 	return l.checkData(c.end)
 }
 
-// checkData takes one more than the last owned block.
+// checkData checks the length of the data file; end is one more than the last owned block.
 func (l *Layer) checkData(end uint64) error {
 	size, err := l.data.Size()
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// snapshot is what a refused open must leave alone.
+// snapshot is the state that a refused open must not change.
 type snapshot struct {
 	content string
 	mtime   time.Time
@@ -39,7 +39,7 @@ func snap(t *testing.T, names ...string) map[string]snapshot {
 	return out
 }
 
-// rewriteHeader changes a header on the disk and gives it a right checksum.
+// rewriteHeader changes a header in the file and gives it a valid checksum.
 func rewriteHeader(t *testing.T, name string, change func(*[SectorSize]byte)) {
 	t.Helper()
 	content, err := os.ReadFile(name)
@@ -152,7 +152,7 @@ func TestOpenRefuses(t *testing.T) {
 					t.Errorf("%s was modified", name)
 				}
 			}
-			// No lock is left behind either.
+			// No lock is left either.
 			for _, name := range []string{p.Map, p.Data} {
 				if f, err := (vfs.OS{}).OpenFile(name, os.O_RDWR, 0); err == nil {
 					must(t, f.Lock(true))

@@ -7,14 +7,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Repair carries out the remedies that Inspect names, each made durable before
-// the next, and returns those. It guesses nothing and changes no content; what
-// has no remedy stays as it is, and Open goes on refusing it. A crash at any point
-// leaves something that Repair goes on with. Repairing a layer that needs it not
-// changes nothing.
+// Repair applies the remedies that Inspect names, each made durable before the next, and returns
+// them. It guesses nothing and changes no content; a fault without a remedy stays, and Open refuses
+// the layer as before. After a crash at any point Repair can be run again. It changes nothing in a
+// layer without findings.
 //
-// It needs to be the only user of the layer. Errors: ErrInUse, the operating
-// system's.
+// It must be the only user of the layer. Errors: ErrInUse, the operating system's.
 func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
@@ -28,7 +26,7 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 		if f.Remedy == NoRemedy {
 			continue
 		}
-		if err := repairing(fsys, x.mapf, &x.Header); err != nil {
+		if err := markMapChanging(fsys, x.mapf, &x.Header); err != nil {
 			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
 		}
 		if err := x.apply(f.Remedy); err != nil {
@@ -39,7 +37,7 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 	return done, nil
 }
 
-// apply does one thing durably.
+// apply applies one remedy durably.
 func (x *inspector) apply(r Remedy) error {
 	switch r {
 	case RestoreHeader:
@@ -51,20 +49,20 @@ func (x *inspector) apply(r Remedy) error {
 		return writeDurably(x.mapf, wordBytes(x.lastPage[:]), x.Header.MapSize()-MapPageSize)
 	case GrowData:
 		return growDurably(x.data, x.dataSize)
-	case RestoreSums:
-		return x.restoreSums()
+	case RestoreChecksums:
+		return x.restoreChecksums()
 	}
 	return nil
 }
 
-// restoreSums writes all of the table, for what is wrong may be where it is zero.
-func (x *inspector) restoreSums() error {
+// restoreChecksums writes the whole table: a wrong entry may be where it must be zero.
+func (x *inspector) restoreChecksums() error {
 	h, t := &x.Header, x.table
-	if err := t.file.PunchHole(t.off, int64(h.sumPages())*MapPageSize); err != nil {
+	if err := t.file.PunchHole(t.off, int64(h.checksumPages())*MapPageSize); err != nil {
 		return err
 	}
-	if x.sums != nil {
-		_, err := fillSumsFile(x.sums, x.mapf, x.data, h, nil)
+	if x.checksums != nil {
+		_, err := fillChecksumFile(x.checksums, x.mapf, x.data, h, nil)
 		return err
 	}
 	_, err := writeTable(x.mapf, t.off, x.mapf, x.data, h, nil)

@@ -8,25 +8,23 @@ import (
 	"math/bits"
 )
 
-// scanChunk is how much of a map one read takes, in bytes.
+// scanChunk is the size of one read of a map, in bytes.
 const scanChunk = 256 << 10
 
-// mapReader is what scanMap needs of a file.
+// mapReader is the part of a file that scanMap uses.
 type mapReader interface {
 	Name() string
 	ReadAt(p []byte, off int64) (int, error)
 	NextData(off int64) (start, end int64, err error)
 }
 
-// scanMap reads the bitmap of a map file page by page in ascending order and
-// calls visit for each page that is not all zero. The words are only valid
-// during the call. Holes are not read.
+// scanMap reads the bitmap of a map file page by page in ascending order and calls visit for each
+// page that is not all zero. The words are valid during the call only. Holes are not read.
 func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) error) error {
 	return scanPages(f, MapOffset, 0, pages, visit)
 }
 
-// scanPages is scanMap for the pages from number first to the one before end of
-// what begins at byte table of the file.
+// scanPages is scanMap for pages first to end-1 of a table that begins at byte table of the file.
 func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint64, words []uint64) error) error {
 	words := make([]uint64, min(scanChunk, int64(end-first)*MapPageSize)/8)
 	raw := wordBytes(words)
@@ -39,8 +37,7 @@ func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint
 		if err != nil {
 			return err
 		}
-		// Data may start or end within a page where the file system's blocks
-		// are smaller.
+		// Data may start or end within a page if the file system's blocks are smaller.
 		off = max(off, start/MapPageSize*MapPageSize)
 		stop = min(limit, (stop+MapPageSize-1)/MapPageSize*MapPageSize)
 		for off < stop {
@@ -82,17 +79,16 @@ func allZero(words []uint64) bool {
 	return true
 }
 
-// census adds up what a map says, page by page.
-type census struct {
+// mapSummary sums up a map, page by page.
+type mapSummary struct {
 	blocks uint64 // of the disk
 	count  uint64 // set bits
 	end    uint64 // one more than the last owned block
 	crc    uint32 // see FORMAT.md, "map checksum"
 }
 
-// add takes the next page that is not all zero. It fails on a bit beyond the
-// last block.
-func (c *census) add(page uint64, words []uint64, withCRC bool) error {
+// add takes the next page that is not all zero. It fails on a bit beyond the last block.
+func (c *mapSummary) add(page uint64, words []uint64, withCRC bool) error {
 	set := 0
 	for _, w := range words {
 		set += bits.OnesCount64(w)
@@ -121,7 +117,7 @@ func addPageCRC(crc uint32, page uint64, words []uint64) uint32 {
 	return crc
 }
 
-// addRawPageCRC is addPageCRC of a page as it is in the file.
+// addRawPageCRC is addPageCRC for a page in the byte order of the file.
 func addRawPageCRC(crc uint32, page uint64, raw []byte) uint32 {
 	var index [8]byte
 	binary.LittleEndian.PutUint64(index[:], page)

@@ -6,12 +6,11 @@ import (
 	"time"
 )
 
-// Seal ends the layer's life as a head: everything is made durable, the map's
-// checksum and the state go into the header with one durable write, the lock
-// becomes shared and Data a read-only file. The caller guarantees that no
-// write to the layer is in flight and none follows. A crash at any point
-// leaves a sound head or a sound sealed layer; after an error Seal may be
-// called again, unless a sync failed.
+// Seal ends the layer's life as a head: everything is made durable, the map's checksum and the
+// state go into the header with one durable write, the lock becomes shared and Data a read-only
+// file. The caller guarantees that no write to the layer is in flight and none follows. A crash at
+// any point leaves a valid head or a valid sealed layer. After an error Seal may be called again,
+// unless a sync failed.
 func (l *Layer) Seal(now time.Time) error {
 	if err := l.writable(); err != nil {
 		return fmt.Errorf("seal layer: %w", err)
@@ -31,7 +30,7 @@ func (l *Layer) seal(now time.Time) error {
 	h.State, h.Clean, h.SealedAt = Sealed, true, instant(nanoseconds(now))
 	h.Owned, h.MapCRC = b.Count(), b.checksum()
 	h.clearShared()
-	h.Features.MayIgnore &^= featureDataSums // AddSums adds them
+	h.Features.MayIgnore &^= featureDataChecksums // AddChecksums sets it
 
 	// Opened before the header says sealed: a failure then changes nothing.
 	data, err := l.fs.OpenFile(l.paths.Data, os.O_RDONLY, 0)
@@ -44,18 +43,18 @@ func (l *Layer) seal(now time.Time) error {
 	}
 	l.mu.Lock()
 	l.write, l.bitmap = false, nil
-	l.retired, l.data = l.data, data
+	l.formerData, l.data = l.data, data
 	l.mu.Unlock()
-	// It is sealed, and must not seem not to be. Linux converts an exclusive lock
-	// without giving it up in between, so nobody can refuse that; if it fails all the
-	// same, the layer is ours alone until it is closed.
+	// The layer is sealed, so errors from here on are ignored. Linux converts an exclusive lock
+	// without releasing it, so no other process can refuse that. If it fails nevertheless, the
+	// layer stays exclusively ours until it is closed.
 	l.removeShared()
-	_ = l.shareRanges() // before the lock that a reader asks for first
+	_ = l.shareRanges() // before the lock that a reader takes first
 	_ = l.mapf.Lock(false)
 	return nil
 }
 
-// checksum is the map checksum of FORMAT.md.
+// checksum returns the map checksum of FORMAT.md.
 func (b *Bitmap) checksum() uint32 {
 	var crc uint32
 	var words [wordsPerPage]uint64

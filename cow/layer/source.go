@@ -6,23 +6,22 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Source reads a layer's bitmap as 64-bit words, bit i of word w being block
-// 64·w+i. It may be used by several goroutines, until the layer is closed.
+// Source reads a layer's bitmap as 64-bit words, bit i of word w being block 64·w+i. It may be
+// used concurrently, until the layer is closed.
 type Source struct {
 	words  uint64  // of the bitmap, whole pages
 	bitmap *Bitmap // of an unsealed layer
 	file   vfs.File
 }
 
-// Source returns the layer's bitmap for building an index: from memory if it
-// is there, else from the map file.
+// Source returns the layer's bitmap for building an index: from memory if it is loaded, else from
+// the map file.
 func (l *Layer) Source() *Source {
 	h := l.Header()
 	return &Source{words: h.MapPages() * wordsPerPage, bitmap: l.Bitmap(), file: l.mapf}
 }
 
-// Words fills dst with the words from first on; those beyond the bitmap are
-// zero.
+// Words fills dst with the words from first on; words beyond the bitmap are zero.
 func (s *Source) Words(dst []uint64, first uint64) error {
 	if s.bitmap != nil {
 		s.bitmap.read(dst, first)
@@ -44,8 +43,8 @@ func (s *Source) Words(dst []uint64, first uint64) error {
 	return nil
 }
 
-// Next returns the first range of words [start, end) at or after word that may
-// hold a set bit, or io.EOF: all other words are zero.
+// Next returns the first range of words [start, end) at or after word that may hold a set bit, or
+// io.EOF if all other words are zero.
 func (s *Source) Next(word uint64) (start, end uint64, err error) {
 	if word >= s.words {
 		return 0, 0, io.EOF

@@ -12,27 +12,27 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// toldOnce is a file system whose first sync of data fails after a while. As on Linux,
-// the error is told once: a sync that runs meanwhile succeeds.
-type toldOnce struct {
+// failOnceFS is a file system whose first sync of data fails after a while. As on Linux, the error
+// is reported once: a concurrent sync succeeds.
+type failOnceFS struct {
 	vfs.OS
 	syncs atomic.Int32
 }
 
-func (t *toldOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+func (t *failOnceFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := t.OS.OpenFile(name, flag, perm)
 	if err == nil && strings.HasSuffix(name, "data") {
-		f = &toldFile{f, t}
+		f = &failOnceFile{f, t}
 	}
 	return f, err
 }
 
-type toldFile struct {
+type failOnceFile struct {
 	vfs.File
-	t *toldOnce
+	t *failOnceFS
 }
 
-func (f *toldFile) Datasync() error {
+func (f *failOnceFile) Datasync() error {
 	if f.t.syncs.Add(1) == 1 {
 		time.Sleep(time.Second)
 		return errInjected
@@ -40,13 +40,13 @@ func (f *toldFile) Datasync() error {
 	return f.File.Datasync()
 }
 
-// A promotion writes its former head back while the flusher syncs it for the guest. If
-// one is told that write-back has failed, the other has made nothing durable.
+// A promotion writes back its former head while the flusher syncs it for the guest. If one gets the
+// write-back error, the other has made nothing durable.
 func TestSyncBesideOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := paths(t)
 		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-		slow := &toldOnce{}
+		slow := &failOnceFS{}
 		l, err := Open(slow, p, OpenParams{Write: true})
 		must(t, err)
 		slow.syncs.Store(0)

@@ -9,18 +9,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// recoverUnflushed takes up the bits that a process has left which had the layer open
-// as its head, and did not close it. They are dirty: whoever opened it for writing
-// owes their durability. A shared map that cannot be believed is as good as none: what
-// was not flushed is lost as at a power cut, and of the data nothing is served that the
-// page cache holds and the device may not have.
+// recoverUnflushed recovers the bits that a process has left that had the layer open as its head
+// and did not close it. They are dirty: a caller that opens the layer for writing makes them
+// durable. Without a valid shared map unflushed data is lost as in a power cut: the page cache is
+// dropped, so that no data is served that the device may not have.
 //
-// ErrUnflushed: it exists, or should, and cannot be read.
+// ErrUnflushed: the shared map exists, or should, and cannot be read.
 func (l *Layer) recoverUnflushed(o OpenParams) error {
 	for {
-		s, dropped, err := l.believe(o)
+		s, dropped, err := l.openValidShared(o)
 		if err != nil {
-			// Somebody may have made the bits durable, and removed it, just now.
+			// Another process may just have made the bits durable and removed the shared map.
 			var sector [SectorSize]byte
 			h, herr := readHeader(l.mapf, &sector)
 			if herr == nil && h != l.header && h.State == Head && !h.Clean {
@@ -40,29 +39,29 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 	}
 }
 
-// Reasons why a shared map is not believed.
+// Reasons for which a shared map is not valid.
 var (
-	ErrRestarted  = errors.New("the kernel was started anew since")
-	errGivenUp    = errors.New("it was asked for (--drop-unflushed)")
-	errOtherFiles = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
-	errRewritten  = errors.New("the map was written since, by another program")
-	errSync       = errors.New("a sync had failed")
+	ErrRestarted     = errors.New("the kernel has been restarted since")
+	errDropRequested = errors.New("they were dropped on request (--drop-unflushed)")
+	errOtherFiles    = errors.New("the disk's files are others, such as a copy, or their file system was mounted again")
+	errRewritten     = errors.New("another program has written to the map since")
+	errSync          = errors.New("a sync failed before")
 )
 
-// believe opens the shared map that the header names, if what it says is still true;
-// nil: it is not, or the header names none. dropped says why it is not.
+// openValidShared opens the shared map that the header names, if it is valid; nil: it is not, or
+// the header names none. dropped is the reason why it is not.
 //
-// It is true if nothing has happened to map, data and page cache since it was written,
-// but the end of a process: the kernel runs since then, both files are the same, on the
-// same mount of their file systems, the header is of the same opening, no sync has
-// failed, and nobody has changed the map.
-func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
+// It is valid if nothing has happened to map, data and page cache since it was written, except the
+// end of a process: the kernel has run since, both files are the same, on the same mount of their
+// file systems, the header is of the same opening, no sync has failed, and no other program has
+// changed the map.
+func (l *Layer) openValidShared(o OpenParams) (s *sharedMap, dropped, err error) {
 	h := &l.header
 	switch {
 	case h.Generation == 0:
 		return nil, nil, nil
 	case o.Unflushed == DropUnflushed:
-		return nil, errGivenUp, nil
+		return nil, errDropRequested, nil
 	}
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {
@@ -79,7 +78,7 @@ func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
 	if err != nil {
 		return nil, nil, l.unreadable(err)
 	}
-	dropped, err = l.holds(sfs, s, expected, o.Unflushed)
+	dropped, err = l.checkShared(sfs, s, expected, o.Unflushed)
 	if err != nil {
 		return nil, nil, errors.Join(l.unreadable(err), s.close())
 	}
@@ -93,7 +92,7 @@ func (l *Layer) sharedPath() string {
 	return sharedPath(l.header.SharedDir, l.header.UUID, l.header.Generation)
 }
 
-// mapPath is where the map is; it is only compared, with what was found so before.
+// mapPath returns the absolute path of the map. It is only compared with the path in a shared map.
 func (l *Layer) mapPath() string {
 	path, err := filepath.Abs(l.paths.Map)
 	if err != nil || len(path) > maxMapPath {
@@ -111,10 +110,10 @@ func (l *Layer) unreadable(err error) error {
 	if errors.As(err, &p) && p.Path == l.sharedPath() {
 		found = p.Op + ": " + p.Err.Error()
 	}
-	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "their record", Expected: "one in " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
+	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "shared map", Expected: "a readable file " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
 }
 
-// unreadableMap is a Fault with the error that is its cause.
+// unreadableMap is a Fault with its cause.
 type unreadableMap struct {
 	cause error
 	*Fault
@@ -122,7 +121,7 @@ type unreadableMap struct {
 
 func (u *unreadableMap) Unwrap() []error { return []error{u.Fault, u.cause} }
 
-// identify says what a shared map of this layer's head has to say now.
+// identify returns the identity that a valid shared map of this head has.
 func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error) {
 	boot, err := sfs.Boot()
 	if err != nil {
@@ -135,8 +134,8 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 	return id, err
 }
 
-// holds compares what s says with what it has to say; nil: it is the same.
-func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
+// checkShared compares s with the identity and times that a valid shared map has; nil: it is valid.
+func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
 	found, err := s.identity()
 	if err != nil {
 		return nil, err
@@ -148,7 +147,7 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 	if err != nil {
 		return nil, err
 	}
-	found.Path = expected.Path // it may be seen under another name
+	found.Path = expected.Path // the path may be another name of the same file
 	switch {
 	case found != *expected:
 		return errOtherFiles, nil
@@ -158,44 +157,44 @@ func (l *Layer) holds(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy
 		return nil, &Fault{Path: s.file.Name(), What: "state", Expected: "1 or 2", Found: fmt.Sprint(state), Advice: adviceUnflushed, Err: ErrUnflushed}
 	}
 	if policy != KeepUnflushed {
-		if same, err := l.unchanged(sfs, changed, mtime, data); err != nil {
+		if same, err := l.filesUnchanged(sfs, changed, mtime, data); err != nil {
 			return nil, err
 		} else if !same {
 			return errRewritten, nil
 		}
 	}
-	return l.writtenBack(sfs, s, policy)
+	return l.checkWriteBack(sfs, s, policy)
 }
 
-// unchanged reports whether nobody has changed map or data since the process died that
-// had them open: in its place somebody may have put a copy. Where that cannot be told
-// from another owner, mode or name the open is refused.
-func (l *Layer) unchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
+// filesUnchanged reports whether map and data have not been changed since the process died that had
+// them open: a copy may have been put in their place. Where that cannot be told from a change of
+// owner, mode or name, the open is refused.
+func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
 	ambiguous := func(path string) error {
 		return &Fault{Path: path, What: "time of its last change", Expected: "the one before the process died that served it", Found: "a later one, of its owner, mode, names or content",
 			Advice: "if only its owner, mode or names were changed, serve the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed", Err: ErrUnflushed}
 	}
-	now, id, err := times(sfs, l.mapf)
+	now, id, err := fileTimes(sfs, l.mapf)
 	switch {
 	case err != nil:
 		return false, err
-	case now == 0 || changed == 0: // it is not kept; or the process died while it changed the map
+	case now == 0 || changed == 0: // not kept by the file system; or the process died during a change of the map
 	case now == changed:
 	case id != mtime:
-		return false, nil // somebody has written to the map
+		return false, nil // another program has written to the map
 	default:
 		return false, ambiguous(l.paths.Map)
 	}
 	// The guest's last write has set both times of the data.
-	now, id, err = times(sfs, l.data)
+	now, id, err = fileTimes(sfs, l.data)
 	if err == nil && now != 0 && now != data && now != id {
 		err = ambiguous(l.paths.Data)
 	}
 	return err == nil, err
 }
 
-// times are vfs.SharedFS.Changed and the mtime of a file.
-func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
+// fileTimes returns vfs.SharedFS.Changed and the mtime of a file.
+func fileTimes(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 	at, err := sfs.Changed(f)
 	if err != nil {
 		return 0, 0, err
@@ -204,11 +203,11 @@ func times(sfs vfs.SharedFS, f vfs.File) (changed, mtime uint64, err error) {
 	return uint64(at), uint64(id.MTime), err
 }
 
-// recoverFrom merges the bits of s, after the checks that bits of a map must pass.
+// recoverFrom merges the bits of s into the bitmap, after the checks that bits of a map must pass.
 func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
-	end, before := uint64(0), l.bitmap.Count()
+	end, countBefore := uint64(0), l.bitmap.Count()
 	err := s.read(l.header.MapPages(), func(page uint64, words []uint64) error {
-		c := census{blocks: l.header.Blocks()}
+		c := mapSummary{blocks: l.header.Blocks()}
 		if err := c.add(page, words, false); err != nil {
 			return err
 		}
@@ -219,15 +218,14 @@ func (l *Layer) recoverFrom(s *sharedMap, write bool) error {
 	if err == nil {
 		err = l.checkData(end)
 	}
-	l.recovered = l.bitmap.Count() - before
+	l.recovered = l.bitmap.Count() - countBefore
 	if err != nil || !write {
 		return errors.Join(err, s.close())
 	}
-	l.adopt(s)
+	l.attachShared(s)
 	return nil
 }
 
-// Unflushed is how many blocks a process had left unflushed that were taken up when the
-// layer was opened, and are not in its map; and why others were not, which is then as
-// after a power cut. Nil: there were none, as far as anybody knows.
+// Unflushed returns how many blocks with unflushed bits were recovered at open that are not in the
+// map, and the reason why others were not, which are lost as in a power cut; nil: none are known.
 func (l *Layer) Unflushed() (recovered uint64, dropped error) { return l.recovered, l.dropped }

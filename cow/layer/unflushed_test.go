@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// sharedDir is a directory in memory of the test's own.
+// sharedDir returns a directory in memory for one test.
 func sharedDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "cowblk-test-")
@@ -21,7 +21,7 @@ func sharedDir(t testing.TB) string {
 	return dir
 }
 
-// sharedFiles are the shared maps in a directory.
+// sharedFiles returns the shared maps in a directory.
 func sharedFiles(t testing.TB, dir string) (files []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -37,8 +37,8 @@ func openHead(t *testing.T, p Paths, dir string) *Layer {
 	return reopen(t, p, OpenParams{Write: true, SharedDir: dir})
 }
 
-// dies makes a head with some blocks flushed and others not, whose process has died.
-func dies(t *testing.T, p Paths, dir string, blocks uint64) (owned map[uint64]bool) {
+// killHead makes a head with some blocks flushed and others not, whose process was killed.
+func killHead(t *testing.T, p Paths, dir string, blocks uint64) (owned map[uint64]bool) {
 	t.Helper()
 	must(t, newHead(t, p, CreateParams{Size: int64(blocks) * DefaultBlockSize}).Close())
 	l := openHead(t, p, dir)
@@ -57,13 +57,13 @@ func flush(t testing.TB, l *Layer) {
 	must(t, err)
 }
 
-// The next process knows every block of the one that died, and makes it durable.
+// The next process finds every block of the process that died, and makes it durable.
 func TestRecoverUnflushed(t *testing.T) {
 	for _, blocks := range []uint64{100, blocksPerPage, 3*blocksPerPage + 7} {
 		p, dir := paths(t), sharedDir(t)
-		owned := dies(t, p, dir, blocks)
+		owned := killHead(t, p, dir, blocks)
 		for _, o := range []OpenParams{{}, {Write: true}, {Write: true, SharedDir: dir}, {Write: true, SharedDir: sharedDir(t)}, {}} {
-			l := reopen(t, p, o) // dies again before it has done anything
+			l := reopen(t, p, o) // killed again before it has done anything
 			if got := sourceBits(t, l); !maps.Equal(got, owned) || l.Bitmap().Count() != uint64(len(owned)) {
 				t.Fatalf("%+v: %d blocks, count %d; expected %d", o, len(got), l.Bitmap().Count(), len(owned))
 			}
@@ -81,7 +81,7 @@ func TestRecoverUnflushed(t *testing.T) {
 	}
 }
 
-// A head that was detached is gone on with without another write; one that died is not.
+// A detached head continues without another write; the head of a process that died does not.
 func TestDetachedHead(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
@@ -105,11 +105,11 @@ func TestDetachedHead(t *testing.T) {
 	}
 }
 
-// A former head that is still to be sealed: a reader knows all its blocks without a
-// change to any file, and sealing makes them durable.
+// A former head that is not sealed: a reader finds all its blocks without changing a file, and
+// sealing makes them durable.
 func TestRecoveredAndSealed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	l := openHead(t, p, "")
 	must(t, l.Seal(time.Now()))
 	must(t, l.Close())
@@ -122,11 +122,11 @@ func TestRecoveredAndSealed(t *testing.T) {
 	}
 }
 
-// A former head that others read cannot be sealed, and owes nothing all the same:
-// another run of the kernel finds every block.
+// A former head that others read cannot be sealed, but can be made durable: another run of the
+// kernel finds every block.
 func TestMakeDurableBesideReaders(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	one, two := reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})
 	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("%v, expected ErrInUse", err)
@@ -145,10 +145,10 @@ func TestMakeDurableBesideReaders(t *testing.T) {
 	}
 }
 
-// Repair of a map does not make what a process has left of it unbelievable.
+// Repair of a map does not invalidate its shared map.
 func TestRepairKeepsUnflushed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	f, err := os.OpenFile(p.Map, os.O_RDWR, 0)
 	must(t, err)
 	var b [1]byte
@@ -172,7 +172,7 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 	}
 }
 
-// decodeWith is the header with one bit turned back.
+// decodeWith returns the header with one bit inverted.
 func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 	t.Helper()
 	raw, err := os.ReadFile(p.Map)
@@ -182,11 +182,11 @@ func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 	return decodeHeader(&sector)
 }
 
-// Between its look at the header and at the shared map somebody else makes the layer
-// durable: a reader finds every block in the map.
+// Between a reader's read of the header and its open of the shared map another process makes the
+// layer durable: the reader finds every block in the map.
 func TestMadeDurableMeanwhile(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	owned := dies(t, p, dir, 200)
+	owned := killHead(t, p, dir, 200)
 	other := reopen(t, p, OpenParams{})
 	l := reopenOn(t, &meanwhile{do: func() { must(t, other.MakeDurable()) }}, p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
@@ -194,7 +194,7 @@ func TestMadeDurableMeanwhile(t *testing.T) {
 	}
 }
 
-// meanwhile does something just before a shared map is opened first.
+// meanwhile runs a function just before a shared map is first opened.
 type meanwhile struct {
 	vfs.OS
 	do func()

@@ -8,25 +8,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapWords returns n zero words of anonymous memory outside Go's heap, touched
-// only where they are used, and the mapping to give back with unix.Munmap.
+// mapWords returns n zero words of anonymous memory outside Go's heap, resident only where they are
+// used, and the mapping for unix.Munmap.
 func mapWords(n uint64) (words []uint64, mapping []byte, err error) {
 	mapping, err = unix.Mmap(-1, 0, int(n*8), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, nil, err
 	}
-	// One bit must not cost a huge page. Kernels without them refuse.
+	// A single bit must not use a huge page. Kernels without huge pages refuse the advice.
 	_ = unix.Madvise(mapping, unix.MADV_NOHUGEPAGE)
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mapping))), n), mapping, nil
 }
 
-// wordBytes is the memory of words as bytes.
+// wordBytes returns the memory of words as bytes.
 func wordBytes(words []uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(words)*8)
 }
 
-// littleEndian turns words between the machine's order and the file's, in
-// place. It is nothing on a little-endian machine.
+// littleEndian converts words between the machine's byte order and the file's, in place. It does
+// nothing on a little-endian machine.
 func littleEndian(words []uint64) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
 		return

@@ -10,7 +10,8 @@ import (
 // compressedSector is the unit in which an L2 entry counts compressed bytes.
 const compressedSector = 512
 
-// inflate makes img.inflated the cluster of a compressed L2 entry. at is its place on the disk, for messages.
+// inflate decompresses the cluster of a compressed L2 entry into img.inflated. at is its position
+// on the disk, for messages.
 func (img *Image) inflate(desc uint64, at int64) error {
 	if img.inflatedOf == desc {
 		return nil
@@ -23,7 +24,7 @@ func (img *Image) inflate(desc uint64, at int64) error {
 	if off >= uint64(img.size) {
 		return &Error{What: what, Expected: fmt.Sprintf("data at offset %d of the file", off), Found: fmt.Sprintf("a file of %d bytes", img.size), Err: ErrTruncated}
 	}
-	// The last sector may end behind the end of the file: the stream knows its own end.
+	// The last sector may extend beyond the end of the file: the stream knows its own end.
 	src := &trackedReader{r: io.NewSectionReader(img.ra, int64(off), min(n, img.size-int64(off)))}
 	if img.inflated == nil {
 		img.inflated = make([]byte, 1<<img.ClusterBits)
@@ -42,7 +43,7 @@ func (img *Image) inflate(desc uint64, at int64) error {
 	return damaged(what, fmt.Sprintf("%d bytes", len(img.inflated)), fmt.Sprintf("%d, then: %v", got, err))
 }
 
-// trackedReader remembers an error of the file, which is none of the data.
+// trackedReader keeps an error of the file, in contrast to one of the compressed data.
 type trackedReader struct {
 	r   io.Reader
 	err error

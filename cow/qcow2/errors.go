@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// One sentinel per thing that a person can do about an image. Each Error wraps one.
+// One sentinel per action that a person can take. Each Error wraps one.
 var (
-	// ErrFormat: the file does not begin as a qcow2 image does.
+	// ErrFormat: the file does not begin with the magic of a qcow2 image.
 	ErrFormat = errors.New("no qcow2 image")
 	// ErrDamaged: a field or a table contradicts the format.
 	ErrDamaged = errors.New("damaged qcow2 image")
@@ -15,19 +15,20 @@ var (
 	ErrTruncated = errors.New("truncated qcow2 image")
 	// ErrCorrupt: QEMU has marked the image as corrupt (incompatible feature bit 1).
 	ErrCorrupt = errors.New("qcow2 image marked corrupt")
-	// ErrDirty: the image was not closed in order, and its refcounts may be wrong (incompatible feature bit 0).
+	// ErrDirty: the image was not closed in order, so its refcounts may be wrong (incompatible
+	// feature bit 0).
 	ErrDirty = errors.New("qcow2 image not closed in order")
 	// ErrEncrypted: the content is encrypted.
 	ErrEncrypted = errors.New("encrypted qcow2 image")
 	// ErrDataFile: the content is in another file (incompatible feature bit 2).
 	ErrDataFile = errors.New("qcow2 image with an external data file")
-	// ErrUnsupported: a version, a feature or a compression that this package does not know.
+	// ErrUnsupported: unknown version, feature or compression.
 	ErrUnsupported = errors.New("unsupported qcow2 image")
 )
 
 // Error says what is wrong with an image.
 type Error struct {
-	What     string // which part of it
+	What     string // the part of the image
 	Expected string
 	Found    string
 	Err      error // one of the sentinels

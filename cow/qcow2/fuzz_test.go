@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// tiny is an image of 4 KiB in clusters of 512 bytes: not there, zero, data, compressed.
+// tiny is an image of 4 KiB in clusters of 512 bytes: unallocated, zero, data, compressed.
 func tiny() []byte {
 	be := binary.BigEndian
 	p := make([]byte, 512*8)
@@ -51,7 +51,8 @@ func TestTiny(t *testing.T) {
 	}
 }
 
-// Whatever a file holds: no panic, no endless loop, no range outside of the disk, and errors that say what to do.
+// For any content of a file: no panic, no endless loop, no range outside of the disk, and errors
+// with one of the sentinels.
 func FuzzImage(f *testing.F) {
 	f.Add(tiny())
 	f.Fuzz(func(t *testing.T, p []byte) {
@@ -88,7 +89,7 @@ func typed(t *testing.T, err error) {
 	}
 }
 
-// Fields that this package has no use for are damage, too, where QEMU refuses the image for them.
+// Errors in fields that this package does not use are damage where QEMU refuses the image for them.
 func TestHeaderFieldsOfNoUse(t *testing.T) {
 	be := binary.BigEndian
 	for name, spoil := range map[string]func(p []byte){

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Magic starts an image.
+// Magic is the first four bytes of an image.
 const Magic = "QFI\xfb"
 
-// Limits of a header, as QEMU has them.
+// Limits of a header, as in QEMU.
 const (
 	minClusterBits     = 9
 	maxClusterBits     = 21
@@ -44,14 +44,14 @@ const (
 	extensionDataFile      = 0x44415441
 )
 
-// Header is what the start of an image says.
+// Header is the header of an image.
 type Header struct {
 	Version     uint32
 	ClusterBits uint
 	Size        int64 // bytes of the disk
-	// Backing is the name of the backing file as it stands in the image; empty: none.
+	// Backing is the backing file's name in the image; empty: none.
 	Backing string
-	// BackingFormat is the driver that the image names for it ("raw", "qcow2"); empty: none.
+	// BackingFormat is the backing file's driver in the image ("raw", "qcow2"); empty: none.
 	BackingFormat string
 	// DataFile is the name of an external data file; such an image cannot be opened.
 	DataFile string
@@ -65,9 +65,9 @@ type Header struct {
 
 func (h *Header) extendedL2() bool { return h.features&featureExtendedL2 != 0 }
 
-// ReadHeader decodes and checks the header of an image in a file of size bytes. Where an image's content cannot be
-// read (ErrCorrupt, ErrDirty, ErrEncrypted, ErrDataFile, ErrUnsupported) the header is returned beside the error, as far
-// as it was read.
+// ReadHeader decodes and checks the header of an image in a file of size bytes. If the image's
+// content cannot be read (ErrCorrupt, ErrDirty, ErrEncrypted, ErrDataFile, ErrUnsupported) it also
+// returns the header, as far as it was read.
 func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	p := make([]byte, lengthV3+1)
 	n, err := ra.ReadAt(p, 0)
@@ -78,9 +78,9 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	if n < len(Magic) || string(p[:len(Magic)]) != Magic {
 		return nil, &Error{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", p[:min(n, len(Magic))]), Err: ErrFormat}
 	}
-	cut := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
+	truncated := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
 	if n < lengthV2 {
-		return nil, cut
+		return nil, truncated
 	}
 	h := &Header{
 		Version: be.Uint32(p[4:]), ClusterBits: uint(be.Uint32(p[20:])), crypt: be.Uint32(p[32:]),
@@ -91,7 +91,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	case 2:
 	case 3:
 		if n < lengthV3 {
-			return nil, cut
+			return nil, truncated
 		}
 		h.features, length = be.Uint64(p[72:]), be.Uint32(p[100:])
 		h.zstd = length > lengthV3 && n > lengthV3 && p[lengthV3] != 0
@@ -101,7 +101,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	if err := h.check(be.Uint64(p[24:]), length); err != nil {
 		return nil, err
 	}
-	order := uint32(4) // of version 2: 16 bits
+	order := uint32(4) // version 2: 16 bits
 	if h.Version > 2 {
 		order = be.Uint32(p[96:])
 	}
@@ -115,7 +115,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	return h, h.readable()
 }
 
-// check tests the fields that decide how much is read, and where.
+// check tests the fields that determine how much is read, and from where.
 func (h *Header) check(size uint64, length uint32) error {
 	if h.ClusterBits < minClusterBits || h.ClusterBits > maxClusterBits {
 		return damaged("cluster size", "2^9 to 2^21 bytes", fmt.Sprintf("2^%d", h.ClusterBits))
@@ -139,8 +139,9 @@ func (h *Header) check(size uint64, length uint32) error {
 	return nil
 }
 
-// checkRest tests fields that decide nothing here, refcounts and internal snapshots, as QEMU does when it opens an image:
-// a header that is wrong there is damaged, and what else is cannot be known.
+// checkRest tests the fields of refcounts and internal snapshots, which are not used here, as QEMU
+// does when it opens an image: a header with an error there is damaged, and other fields may be
+// too.
 func (h *Header) checkRest(refcounts uint64, refcountClusters, order, snapshots uint32, snapshotTable uint64) error {
 	cluster := uint64(1) << h.ClusterBits
 	switch {
@@ -158,7 +159,8 @@ func (h *Header) checkRest(refcounts uint64, refcountClusters, order, snapshots 
 	return nil
 }
 
-// l2Bits is the logarithm of the number of clusters that an L2 table describes, l1Bits that of the bytes.
+// l2Bits returns log2 of the number of clusters that an L2 table describes, l1Bits log2 of their
+// bytes.
 func (h *Header) l2Bits() uint {
 	if h.extendedL2() {
 		return h.ClusterBits - 4
@@ -168,7 +170,8 @@ func (h *Header) l2Bits() uint {
 
 func (h *Header) l1Bits() uint { return h.ClusterBits + h.l2Bits() }
 
-// readNames reads the names of other files. Extensions end where the backing file's name or the first cluster does.
+// readNames reads the names of other files. Extensions end at the backing file's name or the end of
+// the first cluster.
 func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uint64, nameLen uint32) error {
 	cluster := uint64(1) << h.ClusterBits
 	end := cluster
@@ -219,7 +222,8 @@ func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uin
 	return damaged("header extensions", fmt.Sprintf("at most %d", maxExtensions), "more")
 }
 
-// readable reports why the content cannot be read although the header is right; nil: it can.
+// readable returns the reason why the content cannot be read although the header is valid; nil: it
+// can.
 func (h *Header) readable() error {
 	switch {
 	case h.features&featureCorrupt != 0:
@@ -252,7 +256,7 @@ func cryptName(method uint32) string {
 	return fmt.Sprintf("method %d", method)
 }
 
-// readFull fills p from off; the end of the file, which has size bytes, is an ErrTruncated.
+// readFull fills p from off; the end of the file, at size bytes, is an ErrTruncated.
 func readFull(ra io.ReaderAt, size int64, p []byte, off uint64, what string) error {
 	n, err := 0, io.EOF
 	if off < uint64(size) {

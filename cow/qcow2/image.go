@@ -11,7 +11,7 @@ import (
 type Kind int
 
 const (
-	// Unallocated bytes are those of the backing file, or zeros where it ends or there is none.
+	// Unallocated bytes are those of the backing file, or zeros beyond its end or without one.
 	Unallocated Kind = iota
 	// Zero bytes are zeros, whatever the backing file has.
 	Zero
@@ -19,10 +19,10 @@ const (
 	Data
 )
 
-// l1Window is how much of the L1 table is kept in memory, in bytes.
+// l1Window is the part of the L1 table in memory, in bytes.
 const l1Window = 64 << 10
 
-// Image reads one image. It may be used by one goroutine at a time.
+// Image reads one image, for one goroutine at a time.
 type Image struct {
 	Header
 	ra   io.ReaderAt
@@ -58,7 +58,7 @@ const (
 	flagZero       = 1 << 0
 )
 
-// l1Entry returns the offset of the L2 table with an index; 0: there is none.
+// l1Entry returns the offset of the L2 table with an index; 0: none.
 func (img *Image) l1Entry(index uint64) (uint64, error) {
 	if index < img.l1From || index >= img.l1From+uint64(len(img.l1))/entrySize {
 		from := index &^ (l1Window/entrySize - 1)
@@ -75,7 +75,7 @@ func (img *Image) l1Entry(index uint64) (uint64, error) {
 	return off, nil
 }
 
-// l2Table makes img.l2 the table at an offset.
+// l2Table loads the L2 table at an offset into img.l2.
 func (img *Image) l2Table(off uint64) error {
 	if img.l2From == off {
 		return nil
@@ -91,7 +91,7 @@ func (img *Image) l2Table(off uint64) error {
 	return nil
 }
 
-// cluster is what the tables say of one cluster.
+// cluster is the entry of one cluster in the tables.
 type cluster struct {
 	desc        uint64 // the L2 entry
 	alloc, zero uint32 // of each subcluster, with extended L2 entries
@@ -109,8 +109,8 @@ func (img *Image) at(n uint64) (c cluster) {
 	return c
 }
 
-// Status says where the bytes of the disk from off on are, and how many of them are of the same kind: at least one, and
-// not all that follow. off is at least 0 and less than Size.
+// Status returns the kind of the bytes of the disk from off on, and how many of them have it: at
+// least one, and perhaps not all that do. 0 ≤ off < Size.
 func (img *Image) Status(off int64) (Kind, int64, error) {
 	index := uint64(off) >> img.l1Bits()
 	l2, err := img.l1Entry(index)
@@ -136,14 +136,14 @@ func (img *Image) Status(off int64) (Kind, int64, error) {
 	for end := off + n; end < img.Size && uint64(end)>>img.l1Bits() == index; end = off + n {
 		k, more, err := img.clusterStatus(end)
 		if err != nil || k != kind {
-			break // the error shows again when the caller comes there
+			break // the error occurs again when the caller comes there
 		}
 		n += more
 	}
 	return kind, min(n, img.Size-off), nil
 }
 
-// clusterStatus is Status within one cluster. Its L2 table is in memory.
+// clusterStatus is Status within one cluster, whose L2 table is in memory.
 func (img *Image) clusterStatus(off int64) (Kind, int64, error) {
 	size := int64(1) << img.ClusterBits
 	in := off & (size - 1)
@@ -202,7 +202,8 @@ func (c cluster) subclusters(in, size int64) (Kind, int64, error) {
 	return kind, int64(first+run)*(size/number) - in, nil
 }
 
-// ReadAt fills p with bytes of the disk from off on, all of which Status has called Data.
+// ReadAt fills p with bytes of the disk from off on. Status must have returned Data for all of
+// them.
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {

@@ -1,5 +1,5 @@
-// Package shell writes words for a POSIX shell: what a message advises to type can be pasted as it is, whatever is in
-// the paths and names in it.
+// Package shell quotes words for a POSIX shell, so that a command in a message can be pasted
+// whatever its paths and names contain.
 package shell
 
 import (
@@ -9,12 +9,14 @@ import (
 	"unicode/utf8"
 )
 
-// plain are the characters besides letters and digits of ASCII that no shell changes, wherever they stand in a word.
+// plain are the ASCII characters, besides letters and digits, that no shell changes anywhere in a
+// word.
 const plain = "_-./,:@%+"
 
-// Word returns s as one word: as it is if no shell would change it, else in single quotes (POSIX.1-2017, XCU 2.2.2).
-// What a terminal would not show, control characters and bytes that are not UTF-8, is written as a printf(1) with
-// octal escapes, so that the word keeps its meaning through a terminal and a log.
+// Word returns s as one word: unchanged if no shell would change it, else in single quotes
+// (POSIX.1-2017, XCU 2.2.2). Control characters and bytes that are not UTF-8, which a terminal
+// would not show, are written as a printf(1) with octal escapes, so that the word keeps its meaning
+// through a terminal and a log.
 func Word(s string) string {
 	if isPlain(s) {
 		return s
@@ -35,8 +37,9 @@ func Word(s string) string {
 	return word
 }
 
-// endOfLines is a word of the newlines in s, which has nothing else. A command substitution drops them at its end, and as
-// they are they would not outlive a message's indentation: IFS holds one, after a space and a tabulator (XCU 2.5.3).
+// endOfLines returns a word for s, which is newlines only. A command substitution drops them at its
+// end, and a plain newline would not survive a message's indentation: IFS holds one, after a space
+// and a tab (XCU 2.5.3).
 func endOfLines(s string) string {
 	if s == "" {
 		return "''"
@@ -44,7 +47,7 @@ func endOfLines(s string) string {
 	return `"` + strings.Repeat("${IFS#??}", len(s)) + `"`
 }
 
-// Path is Word for the name of a file: one that begins with a dash does not look like an option.
+// Path is Word for a file name: a leading dash is protected from being read as an option.
 func Path(s string) string {
 	if strings.HasPrefix(s, "-") {
 		s = "./" + s
@@ -52,7 +55,7 @@ func Path(s string) string {
 	return Word(s)
 }
 
-// Line joins words, each quoted, into a command line.
+// Line quotes words and joins them to a command line.
 func Line(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
@@ -70,12 +73,12 @@ func isPlain(s string) bool {
 	return s != "" && s[0] != '=' // zsh replaces a leading =
 }
 
-// Shown reports whether a terminal shows s as it is.
+// Shown reports whether a terminal shows s unchanged.
 func Shown(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
 }
 
-// octal is s as the format of printf(1), in single quotes.
+// octal returns s as a format of printf(1), for single quotes.
 func octal(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {

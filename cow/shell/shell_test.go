@@ -36,7 +36,7 @@ func TestWord(t *testing.T) {
 	}
 }
 
-// Whatever a path holds, the shells that there are read the word as the path.
+// The installed shells read the word as the path, whatever is in it.
 func TestShellsReadWords(t *testing.T) {
 	found := 0
 	for _, sh := range []string{"sh", "dash", "bash", "busybox"} {

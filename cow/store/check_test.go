@@ -20,7 +20,7 @@ import (
 )
 
 // immortal is a file system that does not sync: a test's files need not outlive a power cut.
-func immortal() vfs.FS { return &cowtest.Mortal{FS: vfs.OS{}} }
+func immortal() vfs.FS { return &cowtest.KillFS{FS: vfs.OS{}} }
 
 // mouldSize is small: every case hashes all of it several times. The last block is partial.
 const mouldSize = 64<<10 + 512
@@ -237,7 +237,7 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				}
 			}}
 			h := m.cast(t, d)
-			witness := &cowtest.Mortal{FS: vfs.OS{}}
+			witness := &cowtest.KillFS{FS: vfs.OS{}}
 			h.fs = witness
 			done := check(t, h.Store, CheckOptions{Repair: true})
 			killed := 0
@@ -248,12 +248,12 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				}
 				n := i + 1
 				h := m.cast(t, d)
-				mortal := &cowtest.Mortal{FS: vfs.OS{}, At: n}
+				mortal := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 				h.fs = mortal
 				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
-				mortal.Bury()
+				mortal.CloseFiles()
 				h.fs = immortal()
-				if !mortal.Dead() {
+				if !mortal.Killed() {
 					t.Fatalf("change %d, %s: it did not come: %v", n, change, err)
 				}
 				killed++

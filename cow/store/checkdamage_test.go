@@ -131,7 +131,7 @@ func (h *hurt) dirty(name string) {
 func (h *hurt) sums() {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, "vm1")
-	if err := errors.Join(o.Disk.AddSums(context.Background(), nil), o.Close()); err != nil {
+	if err := errors.Join(o.Disk.AddChecksums(context.Background(), nil), o.Close()); err != nil {
 		h.t.Fatal(err)
 	}
 }

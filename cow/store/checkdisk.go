@@ -95,6 +95,9 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	if err != nil {
 		return nil, false
 	}
+	if k.Serving == nil && !c.settled(k) {
+		return m, true
+	}
 	c.noteQuiesced(k)
 	k.Layers = len(m.Layers)
 	c.base(k, m)
@@ -119,6 +122,22 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 		k.note("%s: its head, and what else it may change, was not looked at; of the head the blocks are counted that are durable, and those that its process has in memory are in no file", k.Serving)
 	}
 	return m, true
+}
+
+// settled reports whether the disk's manifest is one that may be believed. Of a disk that an interrupted change has not
+// reached it may not be, and what it names may be in a state that the end of the change explains.
+func (c *checker) settled(k *Checked) bool {
+	err := c.s.settleReadOnly(k.Name)
+	var unfinished *unfinishedError
+	switch {
+	case err == nil:
+		return true
+	case errors.As(err, &unfinished):
+		k.trouble("change of several disks", err)
+	default:
+		k.note("an interrupted change of several disks has not reached this one: the next command that opens it, or check --repair, finishes the change; until then the disk is not looked at")
+	}
+	return false
 }
 
 // adviseClone names the way on from a damaged head: whatever is wrong with it, the tags below are whole.

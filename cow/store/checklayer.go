@@ -57,10 +57,10 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		r.err = err
 		return r
 	}
-	r.header, r.owned, r.sums = found.Header, found.Owned, found.HasSums
+	r.header, r.owned, r.sums = found.Header, found.Owned, found.HasChecksums
 	fits := belongs(m, i, &r.header)
 	for _, f := range found.Findings {
-		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayOweBits(c.s.fs, found.Header) {
+		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs, found.Header) {
 			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
 		}
 		if fits {

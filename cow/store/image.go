@@ -44,6 +44,8 @@ func (m *Image) check(name string) error {
 		return fmt.Errorf("sha256: expected 64 lower-case hexadecimal digits, found %q", m.SHA256)
 	case m.ChunkSHA256 != "" && !isDigest(m.ChunkSHA256):
 		return fmt.Errorf("chunk-sha256: expected 64 lower-case hexadecimal digits, found %q", m.ChunkSHA256)
+	case m.Identity.Size < 0:
+		return fmt.Errorf("identity.size: expected a number from 0, found %d", m.Identity.Size)
 	case m.Fingerprint.IsZero():
 		return errors.New("fingerprint: expected one, found none")
 	}

@@ -33,7 +33,7 @@ type history struct {
 // scene is the life of a process that promotes open disks while they are written.
 type scene struct {
 	dir     string             // of the store
-	files   *cowtest.Intercept // over a cowtest.Mortal
+	files   *cowtest.Intercept // over a cowtest.KillFS
 	disks   []*history
 	open    []*Opened
 	sealing []*cow.Promotion
@@ -137,7 +137,7 @@ func (c *scene) holdSealing(s *Store, manifests []*Manifest) (goOn func()) {
 	for _, m := range manifests {
 		heads[s.paths(m.Head()).Data] = true
 	}
-	c.files.Before(func(call cowtest.Call) error {
+	c.files.OnCall(func(call cowtest.Call) error {
 		if strings.Contains(call.Op, "write") && heads[call.Name] {
 			held <- struct{}{}
 			<-release
@@ -192,7 +192,7 @@ func TestKillAtEveryStepOfPromotion(t *testing.T) {
 					if t.Failed() {
 						t.Fatalf("killed at change %d: %s", n, last(m))
 					}
-					if !m.Dead() {
+					if !m.Killed() {
 						break
 					}
 					killed++
@@ -206,7 +206,7 @@ func TestKillAtEveryStepOfPromotion(t *testing.T) {
 	}
 }
 
-func last(m *cowtest.Mortal) string {
+func last(m *cowtest.KillFS) string {
 	if c := m.Changes(); len(c) > 0 {
 		return c[len(c)-1]
 	}
@@ -215,26 +215,26 @@ func last(m *cowtest.Mortal) string {
 
 // killedAt plays the scene on a new store in a process that dies at its n-th change, promotion's first change being
 // number 1.
-func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.Mortal) {
+func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS) {
 	t.Helper()
 	s := newStore(t)
-	s.fs = &cowtest.Mortal{FS: vfs.OS{}} // immortal, and does not sync
+	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal, and does not sync
 	c := &scene{dir: s.Dir(), behind: behind}
 	for i := range disks {
 		h := &history{name: fmt.Sprintf("vm%d", i+1), at: map[int][]int{}, cut: -1}
 		create(t, s, h.name, CreateOptions{Size: killSize})
 		c.disks = append(c.disks, h)
 	}
-	m := &cowtest.Mortal{FS: vfs.OS{}, At: n, Begin: func(change string) bool {
+	m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n, Begin: func(change string) bool {
 		return strings.HasPrefix(change, "mkdir "+s.path(tmpDir)+"/")
 	}}
 	c.files = &cowtest.Intercept{FS: m}
 	s.fs = c.files
 	err := c.play(s)
-	if err := errors.Join(err, c.end()); err != nil && !m.Dead() {
+	if err := errors.Join(err, c.end()); err != nil && !m.Killed() {
 		t.Fatalf("killed at change %d: %v", n, err)
 	}
-	m.Bury()
+	m.CloseFiles()
 	s.fs = vfs.OS{}
 	return c, m
 }
@@ -243,7 +243,7 @@ func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.Mortal)
 func survivors(t *testing.T, c *scene) (promoted bool) {
 	t.Helper()
 	s := openStore(t, c.dir)
-	s.fs = &cowtest.Mortal{FS: vfs.OS{}} // immortal
+	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal
 	for i, h := range c.disks {
 		got := content(t, s, h.name)
 		manifest, err := s.Disk(h.name)

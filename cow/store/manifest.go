@@ -87,7 +87,7 @@ func (s *Store) paths(l *Layer) layer.Paths {
 	if l.own() {
 		return layer.Paths{Map: s.path(l.Map), Data: s.path(l.Data), DataOffset: l.DataOffset}
 	}
-	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Sums: s.path(layersDir, l.UUID.String(), sumsFile)}
+	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), sumsFile)}
 }
 
 // Head is the writable layer.

@@ -78,8 +78,8 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if o.Cow.Log == nil {
 		o.Cow.Log = s.log
 	}
-	if o.Cow.MakeRoom == nil {
-		o.Cow.MakeRoom = s.makeRoom
+	if o.Cow.OnNoSpace == nil {
+		o.Cow.OnNoSpace = s.makeRoom
 	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {

@@ -175,7 +175,7 @@ func (p *Pending) Close(swapped bool) {
 	if !swapped {
 		for _, h := range p.heads {
 			// The next process may find the change half made, and the new head in use.
-			give := h.Discard
+			give := h.AbandonNew
 			if p.undecided {
 				give = h.Abandon
 			}
@@ -268,12 +268,15 @@ func (s *Store) readChange(dir string) (*change, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	c := new(change)
-	if err == nil {
-		err = c.decode(data)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c := new(change)
+	if err := c.decode(data); err != nil {
+		return nil, &Mismatch{
+			File: path, What: "record of a change of several disks", Expected: "a document of the form in FORMAT.md", Found: err.Error(),
+			Advice: "what was to be done is not known: compare the tags of the disks, then move the directory of the record out of the store",
+		}
 	}
 	return c, nil
 }

@@ -253,16 +253,16 @@ func TestReferencesAfterKills(t *testing.T) {
 			killed, held := 0, 0
 			for n := 1; ; n++ {
 				s := newStore(t)
-				s.fs = &cowtest.Mortal{FS: vfs.OS{}} // immortal, and does not sync
+				s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal, and does not sync
 				contents := family(t, s)
-				m := &cowtest.Mortal{FS: vfs.OS{}, At: n}
+				m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 				s.fs = m
 				err := op.do(s)
-				m.Bury()
-				if err != nil && !m.Dead() {
+				m.CloseFiles()
+				if err != nil && !m.Killed() {
 					t.Fatal(err)
 				}
-				s.fs = &cowtest.Mortal{FS: vfs.OS{}}
+				s.fs = &cowtest.KillFS{FS: vfs.OS{}}
 				if s.validRefs() != nil {
 					held++
 				}
@@ -277,7 +277,7 @@ func TestReferencesAfterKills(t *testing.T) {
 				if t.Failed() {
 					t.Fatalf("killed at change %d: %s", n, last(m))
 				}
-				if !m.Dead() {
+				if !m.Killed() {
 					break
 				}
 				killed++

@@ -103,7 +103,7 @@ func (s *Store) takes(l *Layer) int64 {
 	if l.own() {
 		return s.allocated(p.Map) + s.allocated(p.Data)
 	}
-	return s.allocated(p.Sums)
+	return s.allocated(p.Checksums)
 }
 
 // Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file

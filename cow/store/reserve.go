@@ -33,7 +33,7 @@ func (s *Store) InNeed(f func() error) error {
 	}
 }
 
-// makeRoom is cow.Options.MakeRoom: for the maps of disks that go on being served half of the reserve stays, so that they
+// makeRoom is cow.Options.OnNoSpace: for the maps of disks that go on being served half of the reserve stays, so that they
 // can be closed.
 func (s *Store) makeRoom(why error, closing bool) bool {
 	if closing {
@@ -65,7 +65,7 @@ func (s *Store) giveUp(why error, keep int) bool {
 // do the same at the same time. A store without a reserve is as good as any until it is full.
 func (s *Store) refill() {
 	s.refillOnce.Do(func() {
-		host, ok := s.fs.(vfs.HostFS)
+		host, ok := s.fs.(vfs.SpaceFS)
 		if !ok {
 			return
 		}

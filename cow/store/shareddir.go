@@ -88,12 +88,12 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 		return nil
 	}
 	disks := []string{m.Name}
-	if id != m.Head().UUID { // another disk may have had it as its head
-		users, err := s.layerUsers()
-		if err != nil {
+	if id != m.Head().UUID {
+		// Another disk may have had it as its head, also one whose manifest cannot be read: the file's name says it.
+		var err error
+		if disks, err = s.DiskNames(); err != nil {
 			return err
 		}
-		disks = users[id]
 	}
 	for _, name := range disks {
 		path := s.liveFile(name, id)
@@ -106,7 +106,7 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 		if err != nil {
 			return err
 		}
-		if layer.LiveFileOf(s.fs, path, boot) {
+		if layer.LegacyLiveFile(s.fs, path, boot) {
 			return fmt.Errorf("%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
 				path, layer.ErrUnflushed, name)
 		}

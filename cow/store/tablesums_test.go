@@ -30,7 +30,7 @@ func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	}
 	before := snapshot(t, f.dir)
 	o := openDisk(t, s, "vm")
-	if err := errors.Join(o.Disk.AddSums(ctx, nil), o.Close()); err != nil {
+	if err := errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()); err != nil {
 		t.Fatal(err)
 	}
 	sameFiles(t, before, snapshot(t, f.dir))
@@ -47,7 +47,7 @@ func TestSumsOfTable(t *testing.T) {
 	ctx := context.Background()
 	s, f, m := rotatedTable(t)
 	for _, l := range m.Sealed() {
-		if _, err := os.Stat(s.paths(&l).Sums); err != nil {
+		if _, err := os.Stat(s.paths(&l).Checksums); err != nil {
 			t.Error(err)
 		}
 	}
@@ -55,7 +55,7 @@ func TestSumsOfTable(t *testing.T) {
 	if r := check(t, s, full); r.Found != 0 || len(r.Checked[0].Notes) != 0 {
 		t.Errorf("%+v", r.Checked[0])
 	}
-	sums := s.paths(&m.Layers[0]).Sums
+	sums := s.paths(&m.Layers[0]).Checksums
 	whole, err := os.ReadFile(sums)
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestSumsOfTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	o = openDisk(t, s, "vm")
-	if err := errors.Join(o.Disk.AddSums(ctx, nil), o.Close()); err != nil {
+	if err := errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(sums); err != nil || !bytes.Equal(got, whole) {
@@ -111,7 +111,7 @@ func TestSumsOfTableAreRemoved(t *testing.T) {
 	before := snapshot(t, f.dir)
 	for _, name := range []string{"vm", "clone"} {
 		for _, l := range m.Sealed() {
-			if _, err := os.Stat(s.paths(&l).Sums); err != nil {
+			if _, err := os.Stat(s.paths(&l).Checksums); err != nil {
 				t.Error(err)
 			}
 		}

@@ -14,16 +14,17 @@ import (
 
 // Options of Decode. The zero value refuses members that the type does not have.
 type Options struct {
-	// IgnoreUnknown ignores them: for information that nothing depends on.
+	// IgnoreUnknown ignores such members: for information that nothing depends on.
 	IgnoreUnknown bool
 }
 
-// Decode reads a document into the struct that v points to. A member's name is that of the field's json tag, letter for
-// letter; it is required unless the tag says omitempty or omitzero, and then no empty string or array, for which
-// encoding/json would leave it out. Fields are integers, strings, booleans, structs,
-// slices, pointers to one of those, types that implement encoding.TextUnmarshaler, whose text must be the one that they
-// would write, time.Time in the form that timeText has, and json.RawMessage: any object. Null stands for an empty array
-// that is required, as encoding/json writes one, and for nothing else. After an error v holds what was read before it.
+// Decode decodes a document into the struct that v points to. A member's name is exactly that of
+// the field's json tag. It is required unless the tag has omitempty or omitzero, in which case an
+// empty string or array is refused, because encoding/json would omit it. Fields are integers,
+// strings, booleans, structs, slices, pointers to these, types with encoding.TextUnmarshaler, whose
+// text must be the one that they would marshal, time.Time in the form of timeText, and
+// json.RawMessage: any object. Null is accepted only for a required array, as encoding/json writes
+// an empty one. After an error v has the values read before it.
 func Decode(data []byte, v any, o Options) error {
 	tree, err := parse(data)
 	if err != nil {
@@ -33,8 +34,8 @@ func Decode(data []byte, v any, o Options) error {
 	return d.value("", tree, reflect.ValueOf(v).Elem())
 }
 
-// Number returns a member of the outermost object that is a number, for looking at a document of which nothing else is
-// known: false if it is no document, or has none.
+// Number returns a member of the outermost object that is a number, of a document that is otherwise
+// unknown; false: no document, or no such member.
 func Number(data []byte, name string) (int64, bool) {
 	tree, err := parse(data)
 	if err != nil {
@@ -55,11 +56,11 @@ var (
 	timeType = reflect.TypeFor[time.Time]()
 )
 
-// timeText is a time in UTC (RFC 3339), with capital letters and up to nine digits of a second. What encoding/json writes
-// of a time in UTC is one; time.Time itself takes more.
+// timeText is a time in UTC (RFC 3339), with capital letters and up to nine digits of a second: a
+// subset of what time.Time accepts, and what encoding/json writes for a time in UTC.
 var timeText = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$`)
 
-// wrong says of the value at a place that it is not what was expected.
+// wrong is the error of a value that is not the expected one.
 func wrong(at string, expected string, v *value) error {
 	found := string(v.kind)
 	if v.kind == kindNumber || v.kind == kindString {
@@ -122,7 +123,8 @@ func (d *decoder) value(at string, v *value, to reflect.Value) error {
 	return nil
 }
 
-// text reads what a type of its own makes of a string. Of a time several texts may be right: with zeros behind the point.
+// text decodes a string by the type's own method. Several texts of a time are valid: with zeros at
+// the end of the fraction.
 func (d *decoder) text(at string, v *value, u encoding.TextUnmarshaler, to reflect.Value) error {
 	if v.kind != kindString {
 		return wrong(at, string(kindString), v)

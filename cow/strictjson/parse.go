@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deep objects and arrays may be nested.
+// MaxDepth bounds the nesting of objects and arrays.
 const MaxDepth = 32
 
-// kind of a value.
+// kind is the kind of a value.
 type kind string
 
 const (
@@ -23,7 +23,7 @@ const (
 	kindNull   kind = "null"
 )
 
-// value is one JSON value with what is in it.
+// value is one JSON value with its content.
 type value struct {
 	kind    kind
 	raw     []byte // its text
@@ -42,7 +42,7 @@ func (v *value) member(name string) *value {
 	return nil
 }
 
-// parse reads one value, and nothing but white space behind it (RFC 8259).
+// parse parses one value, with nothing but white space behind it (RFC 8259).
 func parse(data []byte) (*value, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("expected UTF-8, found other bytes")
@@ -82,7 +82,7 @@ func (p *parser) space() {
 	}
 }
 
-// take goes on behind c if it is next.
+// take skips c if it is next, and reports whether it was.
 func (p *parser) take(c byte) bool {
 	if p.at < len(p.data) && p.data[p.at] == c {
 		p.at++
@@ -150,7 +150,7 @@ func (p *parser) object(v *value, depth int) error {
 	})
 }
 
-// list reads elements with commas between them, and the end.
+// list parses elements with commas between them, and the end.
 func (p *parser) list(end byte, element func() error) error {
 	if p.space(); p.take(end) {
 		return nil
@@ -177,7 +177,7 @@ func (p *parser) word(w string) bool {
 	return true
 }
 
-// number reads an integer: nothing in a document is anything else.
+// number parses an integer: documents have no other numbers.
 func (p *parser) number() error {
 	start := p.at
 	p.take('-')
@@ -197,7 +197,7 @@ func (p *parser) number() error {
 	return nil
 }
 
-// text reads a string behind its first quotation mark.
+// text parses a string behind its first quotation mark.
 func (p *parser) text() (string, error) {
 	var out []byte
 	for p.at < len(p.data) {
@@ -262,7 +262,7 @@ func (p *parser) escape() (rune, error) {
 	return 0, p.fail("an escape sequence")
 }
 
-// unit reads the four digits of \u.
+// unit parses the four digits of \u.
 func (p *parser) unit() (rune, error) {
 	if len(p.data)-p.at < 4 {
 		p.at = len(p.data)

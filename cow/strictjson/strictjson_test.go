@@ -48,7 +48,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestTimes: the forms of a time that earlier versions have written, and those that FORMAT.md allows besides, are read.
+// TestTimes: the forms of a time that earlier versions have written, and the others of FORMAT.md,
+// are accepted.
 func TestTimes(t *testing.T) {
 	for _, text := range []string{"0001-01-01T00:00:00Z", "2006-11-27T12:00:00.1Z", "2006-11-27T12:00:00.123456789Z", "2006-11-27T12:00:00.100000000Z", "9999-12-31T23:59:59Z", "2004-02-29T00:00:00Z"} {
 		var d document
@@ -138,7 +139,8 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// FuzzDecode: nothing panics, and what is read is what encoding/json reads, and is read again from what it writes.
+// FuzzDecode: nothing panics; what is decoded equals the result of encoding/json, and is decoded
+// again from its output.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(`{"version":1,"Version":2}`))

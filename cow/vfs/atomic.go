@@ -7,17 +7,16 @@ import (
 	"path/filepath"
 )
 
-// TempSuffix marks a file that WriteAtomic had not renamed yet when it was
-// interrupted. The next WriteAtomic of the same name overwrites it.
+// TempSuffix marks a file that an interrupted WriteAtomic has not renamed. The next WriteAtomic of
+// the same name overwrites it.
 const TempSuffix = ".new"
 
-// WriteAtomic implements FS.WriteFileAtomic with the other operations of fsys:
-// write-new, sync, rename, sync of the directory. Writers of one name must
-// exclude each other.
+// WriteAtomic implements FS.WriteFileAtomic with other operations of fsys: write a new file, sync
+// it, rename it, sync the directory. Writers of one name must exclude each other.
 func WriteAtomic(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	temp := name + TempSuffix
 	if err := writeNew(fsys, temp, data, perm); err != nil {
-		// A remnant is harmless, so the reason for the failure is what counts.
+		// The rest of a file is harmless; the caller needs the reason of the failure.
 		_ = fsys.Remove(temp)
 		return fmt.Errorf("write %s: %w", name, err)
 	}

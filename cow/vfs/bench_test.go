@@ -35,9 +35,9 @@ func benchFile(b *testing.B) File {
 	return f
 }
 
-// BenchmarkHotRead reads random pages of a file in the page cache into random
-// pages of a buffer as large as a small guest's, by each of the ways there are.
-// BenchmarkHotRead/mmap, a plain copy, is what to compare with.
+// BenchmarkHotRead reads random pages of a file in the page cache into random pages of a buffer as
+// large as a small guest's, by each of the available calls. BenchmarkHotRead/mmap, a plain copy, is
+// the reference.
 func BenchmarkHotRead(b *testing.B) {
 	f := benchFile(b)
 	guest := make([]byte, benchSize)
@@ -49,7 +49,7 @@ func BenchmarkHotRead(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer m.Close()
-	m.Seen(0, benchSize)
+	m.MarkResident(0, benchSize)
 	iov := make([]Iovec, 1)
 	ways := []struct {
 		name string
@@ -59,7 +59,7 @@ func BenchmarkHotRead(b *testing.B) {
 		{"mmap", func(p []byte, off int64) { copy(p, m.mem[off:]) }},
 		{"Copy", func(p []byte, off int64) {
 			if !m.Copy(p, off) {
-				m.Seen(off, int64(len(p)))
+				m.MarkResident(off, int64(len(p)))
 				b.ReportMetric(1, "misses")
 			}
 		}},
@@ -112,8 +112,7 @@ func BenchmarkClock(b *testing.B) {
 	}
 }
 
-// BenchmarkCopyOverhead is Copy of one byte, always the same: all that is not
-// the copying.
+// BenchmarkCopyOverhead is Copy of always the same byte: everything but the copying.
 func BenchmarkCopyOverhead(b *testing.B) {
 	f := benchFile(b)
 	m, err := f.Map(benchSize)
@@ -121,7 +120,7 @@ func BenchmarkCopyOverhead(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer m.Close()
-	m.Seen(0, benchSize)
+	m.MarkResident(0, benchSize)
 	p := make([]byte, 1)
 	for b.Loop() {
 		if !m.Copy(p, 12345) {

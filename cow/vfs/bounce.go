@@ -7,19 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bounceSize is how many bytes one bounced transfer carries; longer ones are
-// short, as the interface allows.
+// bounceSize is the size of one bounced transfer in bytes; a longer one is short, as the interface
+// allows.
 const bounceSize = 256 << 10
 
-// bounces are buffers for direct I/O of memory that is not aligned for it (two
-// halves of a block around a guest's sector, say). They are mapped, hence
-// page-aligned, and kept.
-type bounces struct {
+// bouncePool has buffers for direct I/O of memory that is not aligned for it (two halves of a block
+// around a guest's sector, say). They are mapped, hence page-aligned, and reused.
+type bouncePool struct {
 	mu   sync.Mutex
 	free [][]byte
 }
 
-func (b *bounces) get() ([]byte, error) {
+func (b *bouncePool) get() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n := len(b.free); n > 0 {
@@ -30,13 +29,13 @@ func (b *bounces) get() ([]byte, error) {
 	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 }
 
-func (b *bounces) put(p []byte) {
+func (b *bouncePool) put(p []byte) {
 	b.mu.Lock()
 	b.free = append(b.free, p)
 	b.mu.Unlock()
 }
 
-func (b *bounces) close() {
+func (b *bouncePool) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.free {
@@ -45,7 +44,7 @@ func (b *bounces) close() {
 	b.free = nil
 }
 
-// bounceable reports whether only the memory keeps this I/O from being direct.
+// bounceable reports whether only the memory's alignment keeps this I/O from being direct.
 func (d *directFile) bounceable(iov []Iovec, off int64) bool {
 	return (uint64(off)|length(iov))&(uint64(d.offset)-1) == 0
 }
@@ -57,9 +56,9 @@ func length(iov []Iovec) (n uint64) {
 	return n
 }
 
-// writeBounced is Pwritev through an aligned copy. It must not be a buffered
-// write: one that is under way beside direct writes of the same page makes the
-// kernel report their fdatasync as failed (EIO: it could not invalidate the page).
+// writeBounced is Pwritev through an aligned copy. A buffered write instead, while direct writes of
+// the same page are under way, would make the kernel report their fdatasync as failed (EIO: it
+// could not invalidate the page).
 func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 	p, err := d.bounces.get()
 	if err != nil {
@@ -70,7 +69,7 @@ func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 	if errno != 0 {
 		return 0, d.fail("write", errno)
 	}
-	put, errno := one(unix.SYS_PWRITE64, d.dfd, p[:n], off)
+	put, errno := preadPwrite(unix.SYS_PWRITE64, d.dfd, p[:n], off)
 	return d.result("write", put, errno)
 }
 
@@ -81,7 +80,7 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 		return 0, d.fail("read", err)
 	}
 	defer d.bounces.put(p)
-	got, errno := one(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
+	got, errno := preadPwrite(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
 	if errno != 0 {
 		return 0, d.fail("read", errno)
 	}
@@ -89,8 +88,8 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 	return d.result("read", n, errno)
 }
 
-// catchFault runs a copy to or from the caller's memory. Memory of a guest may
-// have lost its backing: that is EFAULT here as it is in the kernel.
+// catchFault runs a copy to or from the caller's memory. Memory of a guest may have lost its
+// backing: the result is EFAULT, as in the kernel.
 func catchFault(copying func() int) (n int, errno unix.Errno) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {

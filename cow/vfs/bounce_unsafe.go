@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gather copies what iov describes to p, as far as p goes, and returns how many
-// bytes that was.
+// gather copies the memory of iov to p, up to p's length, and returns the number of bytes.
 func gather(p []byte, iov []Iovec) (n int) {
 	for i := range iov {
 		n += copy(p[n:], unsafe.Slice(iov[i].Base, iov[i].Len))
@@ -15,7 +14,7 @@ func gather(p []byte, iov []Iovec) (n int) {
 	return n
 }
 
-// scatter copies p to what iov describes.
+// scatter copies p to the memory of iov and returns the number of bytes.
 func scatter(iov []Iovec, p []byte) (n int) {
 	for i := range iov {
 		n += copy(unsafe.Slice(iov[i].Base, iov[i].Len), p[n:])
@@ -23,8 +22,8 @@ func scatter(iov []Iovec, p []byte) (n int) {
 	return n
 }
 
-// one is pread or pwrite; see vectored.
-func one(trap uintptr, fd int, p []byte, off int64) (int, unix.Errno) {
+// preadPwrite is pread or pwrite; see vectored.
+func preadPwrite(trap uintptr, fd int, p []byte, off int64) (int, unix.Errno) {
 	if len(p) == 0 {
 		return 0, 0
 	}

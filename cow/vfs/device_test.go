@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopDevice is a block device of the given logical block size over a file. Only
-// root can make one, and not in every container.
+// loopDevice returns a block device of the given logical block size over a file. Only root can make
+// one, and not in every container.
 func loopDevice(t *testing.T, size int64, block uint32) string {
 	t.Helper()
 	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -87,7 +87,7 @@ func TestBlockDevice(t *testing.T) {
 			}
 		} else {
 			must(t, err)
-			m.Seen(0, size)
+			m.MarkResident(0, size)
 			clear(mem)
 			if !m.Copy(mem, 1<<20) || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
 				t.Error("a mapping of the device has other bytes")
@@ -98,8 +98,7 @@ func TestBlockDevice(t *testing.T) {
 	}
 }
 
-// A device of larger blocks than a guest's sectors cannot be written directly a
-// sector at a time.
+// A device with blocks larger than a guest's sectors refuses direct I/O.
 func TestDirectOnLargeBlocks(t *testing.T) {
 	name := loopDevice(t, 8<<20, 4096)
 	f, err := OS{}.OpenFile(name, os.O_RDWR|Direct, 0)

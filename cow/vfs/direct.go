@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoDirect is what a DirectError wraps.
+// ErrNoDirect is wrapped by DirectError.
 var ErrNoDirect = errors.New("no direct I/O")
 
 // DirectError says that a file cannot be opened with Direct.
 type DirectError struct {
 	Path string
-	Err  error // the kernel's unix.Errno, or what else is in the way; nil: the file system has none for this file
+	Err  error // the kernel's unix.Errno or another reason; nil: the file system has no direct I/O for this file
 }
 
 func (e *DirectError) Error() string {
@@ -28,44 +28,42 @@ func (e *DirectError) Error() string {
 		"use the page cache instead, or move the file to a file system that has direct I/O (ext4, xfs) or to a block device", e.Path, found)
 }
 
-// Unwrap gives ErrNoDirect and the kernel's error.
+// Unwrap returns ErrNoDirect and the kernel's error.
 func (e *DirectError) Unwrap() []error { return []error{ErrNoDirect, e.Err} }
 
-// directFile is a file open twice: once with O_DIRECT, for all vectored I/O of
-// whole blocks, and once without, for everything else.
+// directFile is a file open twice: with O_DIRECT for all vectored I/O of whole blocks, and without
+// for everything else.
 //
-// The kernel keeps the two coherent for I/O that does not run at the same time:
-// a direct read first writes back what is dirty in its range, and a direct
-// write does that, too, and drops the range from the cache before and after it.
-// A read beside a write is safe as well: it finds old or new content, and what
-// it has brought to the cache is dropped before the direct write is over. A
-// buffered write beside a direct one in the same page is not: the page may come
-// to the cache with the old content of the sectors being written, and be written
-// back whole. So vectored writes are all direct, those from memory that is not
-// aligned by way of a copy (see bounce.go), and buffered ones (WriteAt, for
+// The kernel keeps the two coherent for I/O that does not run at the same time: a direct read first
+// writes back what is dirty in its range; a direct write does so too and drops the range from the
+// cache before and after it. A read during a write is safe as well: it finds old or new content,
+// and what it has brought into the cache is dropped before the direct write ends. A buffered write
+// during a direct write in the same page is not safe: the page may come into the cache with the old
+// content of the sectors being written, and be written back whole. So vectored writes are all
+// direct, from unaligned memory through a copy (see bounce.go), and buffered writes (WriteAt, for
 // headers) must not share a page with them.
 //
 // Both descriptors are of one inode: a Datasync of either covers both.
 type directFile struct {
-	*osFile         // the buffered descriptor; the lock is on this one
+	*osFile         // the buffered descriptor; locks are on this one
 	dfd     int     // the direct one
 	memory  uintptr // alignment of memory, bytes, a power of two
-	offset  uintptr // of offset and lengths
-	bounces bounces
+	offset  uintptr // alignment of offset and lengths
+	bounces bouncePool
 }
 
-// sector is the unit of a guest's requests, in bytes. Where direct I/O needs larger
-// ones, neighbouring sectors could only be written by reading, changing and writing
-// back, which loses the one of two writers; so it is refused.
+// sector is the unit of a guest's requests, in bytes. Where direct I/O needs larger units, a sector
+// could only be written by reading, changing and writing back its neighbours, which loses one of
+// two concurrent writes; such files are refused.
 const sector = 512
 
-// fallbackAlign is what every direct I/O of a regular file is aligned to when
-// the kernel does not say what it needs: no file system in use wants more.
+// fallbackAlign is the alignment of direct I/O of a regular file, in bytes, when the kernel does
+// not report one: no file system in use needs more.
 const fallbackAlign = 4096
 
-// openDirect adds a direct descriptor to f, which it takes over unless it fails.
+// openDirect adds a direct descriptor to f. On success it owns f.
 func openDirect(f *osFile, flag int) (*directFile, error) {
-	// What creates, empties or claims the file has been done by the first open.
+	// The first open has created, truncated or claimed the file.
 	fd, err := retryOpen(f.name, flag&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC)|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err == unix.EINVAL || err == unix.EOPNOTSUPP {
 		return nil, &DirectError{Path: f.name, Err: err}
@@ -81,7 +79,7 @@ func openDirect(f *osFile, flag int) (*directFile, error) {
 	return d, nil
 }
 
-// probe finds out what alignment is needed and that both descriptors are of one file.
+// probe determines the alignment and checks that both descriptors are of one file.
 func (d *directFile) probe() error {
 	var a, b unix.Stat_t
 	if err := unix.Fstat(d.osFile.fd, &a); err != nil {
@@ -112,12 +110,12 @@ func (d *directFile) probe() error {
 		d.memory, d.offset = uintptr(n), uintptr(n)
 	}
 	if d.offset > sector {
-		return &DirectError{Path: d.name, Err: fmt.Errorf("direct I/O comes in units of %d bytes there, and a guest's in sectors of %d", d.offset, sector)}
+		return &DirectError{Path: d.name, Err: fmt.Errorf("direct I/O has units of %d bytes there, and a guest has sectors of %d", d.offset, sector)}
 	}
 	return nil
 }
 
-var errReplaced = fmt.Errorf("another file was put in its place meanwhile; try again: %w", fs.ErrNotExist)
+var errReplaced = fmt.Errorf("another file has taken its place; try again: %w", fs.ErrNotExist)
 
 // Preadv implements File.
 func (d *directFile) Preadv(iov []Iovec, off int64) (int, error) {
@@ -152,7 +150,7 @@ func (d *directFile) result(op string, n int, errno unix.Errno) (int, error) {
 	return n, nil
 }
 
-// PreadvNowait implements File: what is read from the device has to be waited for.
+// PreadvNowait implements File: a direct read always waits for the device.
 func (d *directFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
 	if d.aligned(iov, off) || d.bounceable(iov, off) {
 		return 0, ErrWouldBlock
@@ -168,8 +166,7 @@ func (d *directFile) AsyncFD(iov []Iovec, off int64) int {
 	return -1
 }
 
-// Map implements File: a mapping would fill the cache that this file is to stay
-// out of.
+// Map implements File: a mapping would fill the page cache.
 func (d *directFile) Map(int64) (*Mapping, error) {
 	return nil, d.fail("map", ErrNotMappable)
 }

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDirectly opens a file on a file system that has direct I/O. Tests need
-// one that is not in memory; the working directory is tried after TMPDIR.
+// openDirectly opens a file on a file system with direct I/O. It must not be in memory; the working
+// directory is tried after TMPDIR.
 func openDirectly(t *testing.T, size int) *directFile {
 	t.Helper()
 	for _, parent := range []string{"", "."} {
@@ -35,7 +35,7 @@ func openDirectly(t *testing.T, size int) *directFile {
 	return nil
 }
 
-// pages is memory aligned to a page.
+// pages returns memory aligned to a page.
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -52,7 +52,7 @@ func TestDirectAlignment(t *testing.T) {
 		name   string
 		iov    []Iovec
 		off    int64
-		direct bool // as it is
+		direct bool // without a bounce buffer
 	}{
 		{"aligned", vector(mem[:4096]), 8192, true},
 		{"several pieces", vector(mem[512:][:4096], mem[8192:][:8192]), 4096, true},
@@ -89,7 +89,7 @@ func TestDirectAlignment(t *testing.T) {
 	}
 }
 
-// Direct and buffered reads and writes in any order see each other's.
+// Direct and buffered reads and writes in any order see each other's content.
 func TestDirectIsCoherent(t *testing.T) {
 	const size = 64 << 10
 	d := openDirectly(t, size)
@@ -139,8 +139,8 @@ func TestDirectIsCoherent(t *testing.T) {
 	}
 }
 
-// I/O that is not aligned in memory alone stays out of the cache, is short when
-// it is long, and fails by an error when the memory is gone.
+// I/O that is unaligned in memory alone bypasses the cache, is short when it is long, and fails
+// with an error when the memory is gone.
 func TestDirectBounce(t *testing.T) {
 	d := openDirectly(t, 4<<20)
 	mem := pages(t, 2<<20)

@@ -2,8 +2,8 @@ package vfs
 
 import "unsafe"
 
-// aligned reports whether this I/O can be direct. Each piece must be a whole
-// number of blocks: kernels differ in what else they take.
+// aligned reports whether this I/O can be direct. Each piece must be a whole number of blocks:
+// kernels differ in what else they accept.
 func (d *directFile) aligned(iov []Iovec, off int64) bool {
 	bits := uintptr(off) & (d.offset - 1)
 	for i := range iov {

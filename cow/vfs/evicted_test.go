@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A page anywhere in a sparse file says that its inode was not evicted: at the start of
-// its data, far behind it, at its end, and in a hole in front of it that was read.
+// A cached page anywhere in a sparse file shows that its inode was not evicted: at the start of its
+// data, far behind it, at its end, and in a hole in front of it that was read.
 func TestEvicted(t *testing.T) {
 	const size = 1 << 40
 	for _, c := range []struct {
@@ -51,7 +51,7 @@ func TestEvicted(t *testing.T) {
 			if err := unix.Fsync(o.fd); err != nil {
 				t.Fatal(err)
 			}
-			// Random: no other page comes with the one that is read.
+			// Random: no other page is read with it.
 			for _, advice := range []int{unix.FADV_DONTNEED, unix.FADV_RANDOM} {
 				if err := unix.Fadvise(o.fd, 0, 0, advice); err != nil {
 					t.Fatal(err)

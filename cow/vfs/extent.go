@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inode tells files apart, whatever names lead to them. It is comparable.
+// Inode identifies a file, independent of its names. It is comparable.
 type Inode struct {
-	Dev   uint64 // device that holds the file; of a block device: its own number
+	Dev   uint64 // device of the file system; for a block device: its own number
 	Inode uint64 // 0 for a block device
 	Block bool   // a block device
 }
@@ -23,7 +23,7 @@ type Inode struct {
 type Extent struct {
 	Inode
 	Start, End int64
-	// Path leads to it, as far as is known; empty otherwise.
+	// Path is a path of the file, if known; otherwise empty.
 	Path string
 }
 
@@ -32,19 +32,21 @@ func (e Extent) Overlaps(o Extent) bool {
 	return e.Inode == o.Inode && e.Start < o.End && o.Start < e.End
 }
 
-// StackedFS is an FS that knows which block devices are parts of something else.
+// StackedFS is an FS that knows what a block device lies on.
 type StackedFS interface {
 	FS
-	// Lower returns the extent of what lies below an open block device: of the whole disk for a partition, of the backing
-	// file for a loop device. False: f is no such device, or what it consists of cannot be told (device-mapper, md).
+	// Lower returns the extent below an open block device: of the whole disk for a partition, of
+	// the backing file for a loop device. False: f is no such device, or its parts are unknown
+	// (device-mapper, md).
 	Lower(f File) (Extent, bool)
 }
 
-// maxLower bounds the devices that lie one on another: a partition of a loop device of a file on ...
+// maxLower bounds the number of devices stacked on each other: a partition of a loop device of a
+// file on ...
 const maxLower = 16
 
-// Extents returns n bytes from off of the file at path as extents: first of the file itself, then of what it is a part
-// of, from the top down. n < 0: all of the file. Only block devices are opened.
+// Extents returns n bytes from off of the file at path as extents: of the file itself, then of what
+// it lies on, from the top down. n < 0: the whole file. It opens block devices only.
 func Extents(fsys FS, path string, off, n int64) ([]Extent, error) {
 	st, err := fsys.Stat(path)
 	if err != nil {
@@ -65,7 +67,7 @@ func Extents(fsys FS, path string, off, n int64) ([]Extent, error) {
 			if n < 0 {
 				e.End = maxExtent
 			}
-			return []Extent{e}, nil // all that this user may know
+			return []Extent{e}, nil // this user may know no more
 		}
 		return nil, err
 	}
@@ -149,7 +151,8 @@ func (OS) Lower(f File) (Extent, bool) {
 	return e, e.Start >= 0 && e.End >= e.Start
 }
 
-// wholeDisk is the extent of a partition, whose directory in sysfs is given, on its disk.
+// wholeDisk returns the extent of a partition on its disk; dir is the partition's directory in
+// sysfs.
 func wholeDisk(dir string) (Extent, bool) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -166,14 +169,15 @@ func wholeDisk(dir string) (Extent, bool) {
 	if _, err := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil {
 		return Extent{}, false
 	}
-	const sector = 512 // the unit of sysfs, whatever the device's
+	const sector = 512 // the unit of sysfs, independent of the device
 	return Extent{
 		Inode: Inode{Dev: unix.Mkdev(major, minor), Block: true}, Start: start * sector, End: (start + size) * sector,
 		Path: deviceNode(disk),
 	}, true
 }
 
-// deviceNode is the path of the node of a device, whose directory in sysfs is given; empty: unknown.
+// deviceNode returns the path of a device's node; dir is the device's directory in sysfs; empty:
+// unknown.
 func deviceNode(dir string) string {
 	text, _ := os.ReadFile(filepath.Join(dir, "uevent"))
 	for line := range strings.Lines(string(text)) {
@@ -192,5 +196,5 @@ func sysNumber(path string) (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 53)
 }
 
-// descriptor is the file's, and whether it is a block device.
+// descriptor returns the file's descriptor, and whether it is a block device.
 func (f *osFile) descriptor() (int, bool) { return f.fd, f.block }

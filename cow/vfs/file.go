@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// osFile is a descriptor kept outside Go's poller: its calls run on the
-// calling goroutine's thread and may block it.
+// osFile is a descriptor outside Go's poller: its calls run on the calling goroutine's thread and
+// may block it.
 type osFile struct {
 	fd     int
 	name   string
 	block  bool // block device
 	memory bool // see inMemory
 	nowait nowaitState
-	// Whether the file has ever had a lock of the kind: see unlock.
+	// Whether the file has ever had a lock of this kind: see unlock.
 	flocked, ofdLocked atomic.Bool
 }
 
@@ -98,8 +98,8 @@ func (f *osFile) PunchHole(off, n int64) error {
 	}
 }
 
-// writeZeros overwrites a range with zeros, not beyond the end of the file: a
-// hole punched there would not have made it longer.
+// writeZeros overwrites a range with zeros, up to the end of the file: punching a hole would not
+// have extended it.
 func (f *osFile) writeZeros(off, n int64) error {
 	size, err := f.Size()
 	if err != nil {
@@ -155,7 +155,7 @@ func (f *osFile) Truncate(n int64) error {
 	return nil
 }
 
-// NextData moves the descriptor's own offset, which nothing else uses.
+// NextData moves the descriptor's file position, which nothing else uses.
 func (f *osFile) NextData(off int64) (start, end int64, err error) {
 	size, err := f.Size()
 	if err != nil {
@@ -216,10 +216,10 @@ func (f *osFile) AdviseRandom() error { return f.advise(unix.FADV_RANDOM) }
 
 func (f *osFile) DropCache() error { return f.advise(unix.FADV_DONTNEED) }
 
-// advise says something about the whole file.
+// advise gives advice about the whole file.
 func (f *osFile) advise(what int) error {
 	err := unix.Fadvise(f.fd, 0, 0, what)
-	// Advice that a file system does not take is no failure.
+	// Refused advice is no failure.
 	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		return f.fail("fadvise", err)
 	}
@@ -235,8 +235,8 @@ func (f *osFile) Close() error {
 	return nil
 }
 
-// unlock gives up all locks. close(2) does not: a lock belongs to the open file description, and a child that this
-// process has forked shares it until it executes its program.
+// unlock releases all locks. close(2) does not: a lock belongs to the open file description, which
+// a forked child shares until it executes its program.
 func (f *osFile) unlock() {
 	if f.flocked.Load() {
 		_ = unix.Flock(f.fd, unix.LOCK_UN)

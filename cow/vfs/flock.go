@@ -10,55 +10,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockWaiter is a File whose lock can be waited for in the kernel, which serves exclusive
-// locks in the order in which they were asked for.
+// LockWaiter is a File that can wait for its lock in the kernel, which grants exclusive locks in
+// the order of the requests.
 type LockWaiter interface {
 	File
-	// LockWait takes the exclusive lock and waits for it without limit. Nothing ends the
-	// wait but the lock: a caller that must be able to give up waits in a goroutine. Close
-	// must not be called meanwhile.
+	// LockWait takes the exclusive lock and waits for it without limit. The wait cannot be
+	// interrupted: a caller that must be able to give up waits in a goroutine. Close must not be
+	// called meanwhile.
 	LockWait() error
 }
 
-// Restricter is a File that knows who may open it.
+// Restricter is a File whose mode can be restricted.
 type Restricter interface {
 	File
-	// Restrict takes from the file's mode what is not in perm. A file whose group may
-	// write to it was shared with that group on purpose: the group keeps its rights. A
-	// file of another user stays as it is.
+	// Restrict removes the bits from the file's mode that are not in perm. A file that its group
+	// may write to was shared with the group on purpose: the group keeps its rights. A file of
+	// another user is not changed.
 	Restrict(perm fs.FileMode) error
 }
 
-// HostFS is an FS that knows of other processes and users, and of the room that there is.
+// HostFS is an FS that knows other processes and users, and the free space (SpaceFS).
 type HostFS interface {
-	FS
-	// FlockHolders reads which processes hold locks of whole files (flock). A process of
-	// another PID namespace is not in it, and the kernel may leave one out while others
-	// come and go.
+	SpaceFS
+	// FlockHolders returns the processes that hold locks of whole files (flock). Processes of other
+	// PID namespaces are missing, and the kernel may leave a process out while others come and go.
 	FlockHolders() (FlockHolders, error)
-	// RestrictDir is Restricter.Restrict of the directory name below dir. A symbolic
-	// link in its place is left alone, and so is a file that is no directory.
+	// RestrictDir is Restricter.Restrict for the directory name below dir. A symbolic link or a
+	// file in its place is not changed.
 	RestrictDir(dir, name string, perm fs.FileMode) error
-	// Writable returns nil if this process may make files in the directory dir, else
-	// the reason: fs.ErrPermission, unix.EROFS, fs.ErrNotExist.
+	// Writable returns nil if this process may create files in the directory dir, else the reason:
+	// fs.ErrPermission, unix.EROFS, fs.ErrNotExist.
 	Writable(dir string) error
-	// Free is the room on the file system of dir, in bytes, that this user may use.
+}
+
+// SpaceFS is an FS that knows the free space.
+type SpaceFS interface {
+	FS
+	// Free returns the space on the file system of dir, in bytes, that this user may use.
 	Free(dir string) (int64, error)
 }
 
-// FlockHolders are the locks of whole files that the kernel has listed.
+// FlockHolders are the locks of whole files that the kernel lists.
 type FlockHolders map[uint64][]FlockHolder // by inode number
 
-// FlockHolder is one of them.
+// FlockHolder is one lock of a whole file.
 type FlockHolder struct {
 	PID       int
 	Exclusive bool
 	dev       uint64
 }
 
-// Held reports whether the process holds the exclusive lock of the file. On file systems
-// that give their files another device number than the kernel lists (btrfs, overlay),
-// inode and process alone decide.
+// Held reports whether the process holds the exclusive lock of the file. On file systems that give
+// their files another device number than the kernel lists (btrfs, overlay), inode and process alone
+// decide.
 func (h FlockHolders) Held(id Identity, pid int) bool {
 	for _, l := range h[id.Inode] {
 		if l.PID == pid && l.Exclusive {
@@ -68,8 +72,8 @@ func (h FlockHolders) Held(id Identity, pid int) bool {
 	return false
 }
 
-// Locked reports whether a process holds the exclusive lock of the file, or of one with the
-// same inode number on another file system: see Held.
+// Locked reports whether a process holds the exclusive lock of the file, or of a file with the same
+// inode number on another file system: see Held.
 func (h FlockHolders) Locked(id Identity) bool {
 	for _, l := range h[id.Inode] {
 		if l.Exclusive {
@@ -79,7 +83,8 @@ func (h FlockHolders) Locked(id Identity) bool {
 	return false
 }
 
-// Holder is a process that holds a lock of the file, the exclusive one if there is one; 0: not known.
+// Holder returns a process that holds a lock of the file, preferably the exclusive one; 0: not
+// known.
 func (h FlockHolders) Holder(id Identity) (pid int, exclusive bool) {
 	for _, l := range h[id.Inode] {
 		if l.dev == id.Dev {
@@ -144,7 +149,8 @@ func (OS) FlockHolders() (FlockHolders, error) {
 	all := FlockHolders{}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		// "1: FLOCK  ADVISORY  WRITE 4711 08:01:131078 0 EOF"; a line of one that waits has "->" behind the number.
+		// "1: FLOCK ADVISORY WRITE 4711 08:01:131078 0 EOF"; the line of a waiter has "->" after
+		// the number.
 		var major, minor uint32
 		var inode uint64
 		var pid int
@@ -191,7 +197,7 @@ func (OS) Writable(dir string) error {
 	return nil
 }
 
-// Free implements HostFS.
+// Free implements SpaceFS.
 func (OS) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -14,50 +14,47 @@ import (
 // ErrNotMappable is returned by File.Map: read the file by other means.
 var ErrNotMappable = errors.New("cannot be mapped")
 
-// Mapping is a file's content in memory with a guess, one bit a page, of what
-// of it is resident. Copying from there costs no system call, which is half of
-// what a read of a page costs. All methods but Close may be called by many
-// goroutines at once.
+// Mapping is a file's content in memory with one bit a page that marks it as resident, as far as is
+// known. A copy from there needs no system call, which is half the cost of reading a page. All
+// methods but Close may be called concurrently.
 //
-// A page that has come out of the page cache once (Seen) is believed to stay
-// there. When that is wrong the copy waits for the device in a page fault, and
-// the thread cannot even be stopped for the garbage collector meanwhile. So
-// wrong guesses must be few: pages in use are kept by the kernel, which sees
-// accesses through the mapping, and after one wrong guess everything is
-// forgotten and the mapping stays off for a while (see guess.go).
+// A page that was read from the page cache (MarkResident) is assumed to stay there. If it was
+// evicted, the copy waits for the device in a page fault, and meanwhile the thread cannot even be
+// stopped for the garbage collector. So wrong marks must be rare. The kernel keeps pages in use,
+// and it sees accesses through the mapping. After one wrong mark all marks are cleared and the
+// mapping is disabled for a while (see mapping_backoff.go).
 //
-// The kernel is given no advice about the mapping. MADV_RANDOM would keep a
-// fault from reading ahead, but it also tells reclaim to ignore that pages are
-// used through this mapping (vma_has_recency): with a stream of other reads
-// beside it a hot file loses one page in twenty between two uses with
-// MADV_RANDOM and none without. The first touch of a page maps its resident
-// neighbours, too, advice or not.
+// The kernel gets no advice about the mapping. MADV_RANDOM would keep a fault from reading ahead,
+// but also tells reclaim to ignore that pages are used through this mapping (vma_has_recency): with
+// a stream of other reads a hot file loses one page in twenty between two uses with MADV_RANDOM,
+// and none without. The first access to a page maps its resident neighbours too, with or without
+// advice.
 //
-// A file that is cut short faults beyond its new last page, which switches the
-// mapping off for good; within the last page zeros are read.
+// An access beyond the new last page of a truncated file faults, which disables the mapping for
+// ever; within the last page zeros are read.
 type Mapping struct {
-	// What every copy needs is in one line of the cache: a disk has many of these.
-	until atomic.Int64 // ns; 0: on, forGood: off for ever, else: off until then
-	late  int64        // ticks; see CopyWatched
-	mem   []byte       // the file
-	pages residency
+	// The fields of every copy are in one cache line: a disk has many mappings.
+	disabledUntil atomic.Int64 // ns; 0: enabled; forever: disabled for good; else: disabled until then
+	faultTicks    int64        // ticks; see CopyTimed
+	mem           []byte       // the file
+	pages         residency
 
-	base time.Time     // monotonic; the zero of all times here
-	slow time.Duration // a small copy that takes longer is suspicious
+	base     time.Time     // monotonic; the zero of all times here
+	slowTime time.Duration // a small copy that takes longer is suspicious
 
-	guess
+	backoff
 }
 
 const (
-	// Each copy is timed, with the processor's counter: two looks at the clock cost
-	// a tenth of a copy, for they wait until the copy before is through.
+	// Each copy is timed with the CPU's counter: two reads of the clock cost a tenth of a copy, for
+	// they wait until the copy is through.
 	slowCopy = 30 * time.Microsecond
-	slowByte = time.Nanosecond // what each byte may take on top of that
-	// No page comes from a device within this time: it takes a command, an
-	// interrupt and two switches of context.
-	lateCopy = 5 * time.Microsecond
+	slowByte = time.Nanosecond // allowed in addition per byte
+	// No page comes from a device within this time: it takes a command, an interrupt and two
+	// context switches.
+	minFaultTime = 5 * time.Microsecond
 
-	forGood = math.MaxInt64
+	forever = math.MaxInt64
 )
 
 // Map implements File.
@@ -69,27 +66,27 @@ func (f *osFile) Map(length int64) (*Mapping, error) {
 	if err != nil {
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m := &Mapping{mem: mem, base: time.Now(), late: toTicks(lateCopy), slow: slowCopy}
+	m := &Mapping{mem: mem, base: time.Now(), faultTicks: toTicks(minFaultTime), slowTime: slowCopy}
 	if err := m.pages.init(length); err != nil {
 		_ = unix.Munmap(mem)
 		return nil, f.fail("map", fmt.Errorf("%w: %w", ErrNotMappable, err))
 	}
-	m.guess.init()
+	m.backoff.init()
 	return m, nil
 }
 
-// Copy copies len(p) bytes from off to p if every page of them is believed
-// resident, and reports whether it did. If not, p's content is undefined and
-// the bytes have to be read by other means. A fault on p goes on to the caller.
+// Copy copies len(p) bytes from off to p if all of their pages are marked resident, and reports
+// whether it did. If not, the content of p is undefined and the bytes must be read by other means.
+// A fault on p panics.
 func (m *Mapping) Copy(p []byte, off int64) (ok bool) {
-	ok, _ = m.CopyWatched(p, off)
+	ok, _ = m.CopyTimed(p, off)
 	return ok
 }
 
-// CopyWatched is Copy for who has to know whether the bytes have come from the
-// device just now: late is true then, and now and then without.
-func (m *Mapping) CopyWatched(p []byte, off int64) (ok, late bool) {
-	if m.until.Load() != 0 && !m.on() {
+// CopyTimed is Copy that also reports whether the copy was slow enough to have faulted from the
+// device (maybeFaulted). False positives occur.
+func (m *Mapping) CopyTimed(p []byte, off int64) (ok, maybeFaulted bool) {
+	if m.disabledUntil.Load() != 0 && !m.tryEnable() {
 		return false, false
 	}
 	if off < 0 || off > int64(len(m.mem)) || int64(len(p)) > int64(len(m.mem))-off {
@@ -99,21 +96,21 @@ func (m *Mapping) CopyWatched(p []byte, off int64) (ok, late bool) {
 		return false, false
 	}
 	start := ticks()
-	ok = m.copy(p, off)
+	ok = m.copyOut(p, off)
 	took := int64(ticks() - start)
-	spare := time.Duration(len(p)) * slowByte
-	if took <= m.late+toTicks(spare) {
+	allowance := time.Duration(len(p)) * slowByte
+	if took <= m.faultTicks+toTicks(allowance) {
 		return ok, false
 	}
-	if fromTicks(took) > m.slow+spare {
-		m.wasSlow()
+	if fromTicks(took) > m.slowTime+allowance {
+		m.afterSlowCopy()
 	}
 	return ok, true
 }
 
-// copy is Copy's copying. A file that has been cut short raises SIGBUS, which
-// is made a panic for as long as this lasts.
-func (m *Mapping) copy(p []byte, off int64) (ok bool) {
+// copyOut copies for Copy. An access to a truncated file raises SIGBUS, which is turned into a
+// panic here.
+func (m *Mapping) copyOut(p []byte, off int64) (ok bool) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
 		debug.SetPanicOnFault(old)
@@ -125,38 +122,37 @@ func (m *Mapping) copy(p []byte, off int64) (ok bool) {
 	return true
 }
 
-// fault ends the use of the mapping if the panic r is a fault on it, and lets
-// it go on if not: p, memory of a guest maybe, is its owner's business.
+// fault disables the mapping for ever if the panic r is a fault on it. Otherwise it panics again:
+// p, a guest's memory perhaps, is the caller's.
 func (m *Mapping) fault(r any) {
 	if f, is := r.(interface{ Addr() uintptr }); !is || !contains(m.mem, f.Addr()) {
 		panic(r)
 	}
-	m.until.Store(forGood)
+	m.disabledUntil.Store(forever)
 }
 
-// Seen says that the n bytes from off have just come out of the page cache.
-// What is seen while the mapping is off may be gone when it is on again, so
-// that is not noted.
-func (m *Mapping) Seen(off, n int64) {
-	if m.until.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
+// MarkResident records that the n bytes from off have just been read from the page cache. It does
+// nothing while the mapping is disabled: the pages may be evicted before it is enabled again.
+func (m *Mapping) MarkResident(off, n int64) {
+	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
 	}
 	m.pages.set(off, min(n, int64(len(m.mem))-off))
 }
 
-// SeenWhole is Seen for those pages that lie wholly within the n bytes.
-func (m *Mapping) SeenWhole(off, n int64) {
+// MarkResidentInside is MarkResident for the pages that lie wholly within the n bytes.
+func (m *Mapping) MarkResidentInside(off, n int64) {
 	const page = 1 << pageShift
 	first, end := (off+page-1)&^(page-1), (off+n)&^(page-1)
-	m.Seen(first, end-first)
+	m.MarkResident(first, end-first)
 }
 
-// Forget forgets what has been seen.
-func (m *Mapping) Forget() { m.pages.clear() }
+// Reset clears all marks.
+func (m *Mapping) Reset() { m.pages.clear() }
 
-// Close unmaps the file. Nothing may be called during it or after it.
+// Close unmaps the file. No method may be called during it or after it.
 func (m *Mapping) Close() error {
-	m.until.Store(forGood)
+	m.disabledUntil.Store(forever)
 	m.pages.free()
 	mem := m.mem
 	m.mem = nil

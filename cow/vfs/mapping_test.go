@@ -15,25 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a mapping of which every copy is found slow: whether a
-// guess was wrong is then up to the count of faults alone.
+// mapped returns a mapping with which every copy counts as slow: only the fault count decides
+// whether a mark was wrong.
 func mapped(t *testing.T, f File, length int64) *Mapping {
 	t.Helper()
 	m, err := f.Map(length)
 	must(t, err)
 	t.Cleanup(func() { m.Close() })
-	m.late, m.slow = math.MinInt64/2, -time.Hour
+	m.faultTicks, m.slowTime = math.MinInt64/2, -time.Hour
 	return m
 }
 
-func TestCopyOnlyWhatWasSeen(t *testing.T) {
+func TestCopyOnlyResidentPages(t *testing.T) {
 	const size = 70*4096 + 100 // the last page is not whole, and two words of bits
 	want := content(size, 1)
 	m := mapped(t, filled(t, filepath.Join(t.TempDir(), "f"), want), size)
-	m.faults = func() int64 { return m.last }
+	m.faults = func() int64 { return m.lastFaults }
 	tests := []struct {
 		off, n int64
-		ok     bool // once pages 1, 2 and 60 to the end have been seen
+		ok     bool // once pages 1, 2 and 60 to the end are marked
 	}{
 		{4096, 4096, true}, {4096, 8192, true}, {5000, 10, true}, {4095, 2, false}, {12287, 2, false},
 		{0, 4096, false}, {60 * 4096, 10*4096 + 100, true}, {59 * 4096, 2 * 4096, false},
@@ -52,15 +52,15 @@ func TestCopyOnlyWhatWasSeen(t *testing.T) {
 		}
 	}
 	prefetch()
-	m.Seen(4096+5, 1)
-	m.SeenWhole(4096+5, 2*4096) // and a part of pages 1 and 3
+	m.MarkResident(4096+5, 1)
+	m.MarkResidentInside(4096+5, 2*4096) // and parts of pages 1 and 3
 	prefetch()
-	m.Seen(60*4096, 1<<40)
-	m.Seen(1<<40, 1)
-	m.Seen(-5, 100)
-	m.Seen(0, 0)
+	m.MarkResident(60*4096, 1<<40)
+	m.MarkResident(1<<40, 1)
+	m.MarkResident(-5, 100)
+	m.MarkResident(0, 0)
 	for _, c := range [][2]int64{{1, 4095}, {0, 4095}, {3*4096 + 1, 4096}, {3 * 4096, 0}, {4 * 4096, -4096}} {
-		m.SeenWhole(c[0], c[1])
+		m.MarkResidentInside(c[0], c[1])
 	}
 	for _, tc := range tests {
 		p := make([]byte, tc.n)
@@ -71,20 +71,20 @@ func TestCopyOnlyWhatWasSeen(t *testing.T) {
 	}
 }
 
-// A file that is cut short switches the mapping off for good; one that grows
-// again, or from the start, is copied as far as it has been seen.
-func TestCopyOfAFileThatIsCutShort(t *testing.T) {
+// A truncated file disables the mapping for ever; a file that grows again, or was short from the
+// start, is copied as far as it is marked.
+func TestCopyOfATruncatedFile(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(4096, 1))
 	m := mapped(t, f, 1<<20)
-	m.faults = func() int64 { return m.last }
-	m.Seen(0, 4096)
+	m.faults = func() int64 { return m.lastFaults }
+	m.MarkResident(0, 4096)
 	p := make([]byte, 4096)
 	if !m.Copy(p, 0) {
 		t.Fatal("not copied")
 	}
 	_, err := f.WriteAt(content(8192, 2), 4096)
 	must(t, err)
-	m.Seen(4096, 8192)
+	m.MarkResident(4096, 8192)
 	if !m.Copy(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
 		t.Fatal("what the file has grown by is not copied")
 	}
@@ -97,19 +97,19 @@ func TestCopyOfAFileThatIsCutShort(t *testing.T) {
 		t.Error("faults of the caller are panics now")
 	}
 	m.base = m.base.Add(-24 * time.Hour)
-	m.Seen(0, 4096)
+	m.MarkResident(0, 4096)
 	if m.Copy(p, 0) {
 		t.Error("the mapping is still in use")
 	}
 }
 
-// A fault on the destination is the caller's: it gets the same panic, and the
-// mapping stays in use.
+// A fault on the destination is the caller's: it gets the same panic, and the mapping stays
+// enabled.
 func TestCopyToMemoryThatIsGone(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
 	m := mapped(t, f, 8192)
-	m.faults = func() int64 { return m.last }
-	m.Seen(0, 8192)
+	m.faults = func() int64 { return m.lastFaults }
+	m.MarkResident(0, 8192)
 	g := create(t, filepath.Join(t.TempDir(), "g")).(*osFile)
 	must(t, g.Truncate(4096))
 	guest, err := unix.Mmap(g.fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -137,11 +137,11 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	want := content(size, 1)
 	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
 	m := mapped(t, f, size)
-	// A device may be so fast that the copy is not suspicious, and the kernel does
-	// not count every page that it reads for a fault: both are made up.
-	m.slow, m.faults = -time.Minute, func() int64 { return m.last + 1 }
-	m.Seen(0, size)
-	evict(t, f) // before a page is mapped: mapped ones are kept
+	// A device may be so fast that the copy is not suspicious, and the kernel does not count every
+	// read page as a fault: both are simulated.
+	m.slowTime, m.faults = -time.Minute, func() int64 { return m.lastFaults + 1 }
+	m.MarkResident(0, size)
+	evict(t, f) // before a page is mapped: mapped pages are kept
 	p := make([]byte, size)
 	if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 		t.Fatal("the copy that waited has not the file's content")
@@ -154,15 +154,15 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	}
 }
 
-// How long a mapping stays off after wrong guesses, with time and faults made up.
-func TestWrongGuesses(t *testing.T) {
+// The times for which wrong marks disable a mapping, with simulated time and faults.
+func TestMappingBackoff(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
 	m := mapped(t, f, 8192)
-	faults := m.last
+	faults := m.lastFaults
 	m.faults = func() int64 { return faults }
 	pass := func(d time.Duration) { m.base = m.base.Add(-d) }
 	p := make([]byte, 4096)
-	m.Seen(0, 8192)
+	m.MarkResident(0, 8192)
 	for range 3 {
 		if !m.Copy(p, 0) {
 			t.Fatal("slow copies without a fault switched the mapping off")
@@ -175,11 +175,11 @@ func TestWrongGuesses(t *testing.T) {
 		if !m.Copy(p, 0) {
 			t.Fatalf("round %d: off before a wrong guess", i)
 		}
-		if m.off != off {
-			t.Fatalf("round %d: off for %v, want %v", i, m.off, off)
+		if m.disabledFor != off {
+			t.Fatalf("round %d: off for %v, want %v", i, m.disabledFor, off)
 		}
-		m.until.Add(int64(slack))
-		m.Seen(0, 4096)
+		m.disabledUntil.Add(int64(slack))
+		m.MarkResident(0, 4096)
 		if m.Copy(p, 0) {
 			t.Fatalf("round %d: not off", i)
 		}
@@ -187,13 +187,13 @@ func TestWrongGuesses(t *testing.T) {
 		if m.Copy(p, 0) {
 			t.Fatalf("round %d: bits were left of before", i)
 		}
-		m.Seen(0, 4096)
+		m.MarkResident(0, 4096)
 	}
 	pass(20 * time.Minute)
 	faults++
 	m.Copy(p, 0)
-	if m.off != offFirst {
-		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.off, offFirst)
+	if m.disabledFor != disableMin {
+		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.disabledFor, disableMin)
 	}
 }
 
@@ -220,10 +220,10 @@ func TestMapRefuses(t *testing.T) {
 func TestCopyDoesNotAllocate(t *testing.T) {
 	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
 	m := mapped(t, f, 8192)
-	m.slow = time.Hour
+	m.slowTime = time.Hour
 	p := make([]byte, 4096)
 	if n := testing.AllocsPerRun(100, func() {
-		m.Seen(0, 4096)
+		m.MarkResident(0, 4096)
 		m.Copy(p, 0)
 		m.Copy(p, 4096)
 	}); n != 0 {
@@ -231,7 +231,7 @@ func TestCopyDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Many goroutines copy, see and guess wrongly at once; what is copied is right.
+// Many goroutines copy, mark and hit wrong marks at once; copies are right.
 func TestConcurrentCopies(t *testing.T) {
 	const size = 256 * 4096
 	want := content(size, 1)
@@ -260,15 +260,15 @@ func TestConcurrentCopies(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					m.Seen(off, int64(n))
+					m.MarkResident(off, int64(n))
 				}
 				if !bytes.Equal(p[:n], want[off:][:n]) {
 					t.Errorf("%d bytes from %d are not the file's", n, off)
 					return
 				}
 				if rng.IntN(1000) == 0 { // sooner on again
-					if u := m.until.Load(); u != 0 {
-						m.until.CompareAndSwap(u, 1)
+					if u := m.disabledUntil.Load(); u != 0 {
+						m.disabledUntil.CompareAndSwap(u, 1)
 					}
 				}
 			}

@@ -7,32 +7,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrWouldBlock is returned by File.PreadvNowait, as it is and not wrapped, when
-// the first byte is not in memory: read it by a call that may wait.
+// ErrWouldBlock is returned by File.PreadvNowait, not wrapped, when the first byte is not in
+// memory: read it by a call that may block.
 var ErrWouldBlock = errors.New("would have to wait for a device")
 
-// nowait is what has been found out about RWF_NOWAIT on one file.
+// nowait is what is known about RWF_NOWAIT on one file.
 type nowait uint32
 
 const (
-	nowaitUntried nowait = iota // or tried and taken
+	nowaitUntried nowait = iota // or tried and accepted
 	nowaitRefused               // by the kernel (before 4.14) or the file system
 )
 
-// nowaitState is a nowait that many threads read and any of them may set. It
-// only ever goes from untried to refused.
+// nowaitState is a nowait that any thread may set. It changes from untried to refused only.
 type nowaitState struct{ v atomic.Uint32 }
 
 func (s *nowaitState) refused() bool { return nowait(s.v.Load()) == nowaitRefused }
 func (s *nowaitState) refuse()       { s.v.Store(uint32(nowaitRefused)) }
 
-// PreadvNowait implements File. The first refusal is remembered, so that a file
-// system without RWF_NOWAIT costs one failed call per open file.
+// PreadvNowait implements File. It remembers the first refusal, so that a file system without
+// RWF_NOWAIT costs one failed call per open file.
 //
-// The kernel starts to read what is missing before it says no, which takes as
-// long as a device takes to be told (tens of µs in a virtual machine); whoever
-// reads it next finds it on its way. Now and then the device is the faster one
-// of the two, and the read succeeds after all.
+// The kernel starts to read missing pages before it returns, which takes as long as submitting the
+// read to the device (tens of µs in a virtual machine); a read that follows finds it under way.
+// Occasionally the device is faster than the return, and the read succeeds.
 func (f *osFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
 	if f.memory {
 		return f.Preadv(iov, off)
@@ -57,9 +55,8 @@ func (f *osFile) PreadvNowait(iov []Iovec, off int64) (int, error) {
 	}
 }
 
-// AsyncFD implements File. A file that lives in memory has nothing to wait for,
-// and an asynchronous engine would only hand the copy to another thread: there
-// the methods are the faster way by far.
+// AsyncFD implements File. A read of a file in memory does not wait, and an asynchronous engine
+// would only hand the copy to another thread: the methods are much faster there.
 func (f *osFile) AsyncFD([]Iovec, int64) int {
 	if f.memory {
 		return -1
@@ -67,10 +64,9 @@ func (f *osFile) AsyncFD([]Iovec, int64) int {
 	return f.fd
 }
 
-// inMemory reports whether the file's content is memory and nothing else, so
-// that no read of it waits for a device (unless it has been swapped out, which
-// is true of all memory). These file systems have no RWF_NOWAIT and no cache
-// that direct I/O could go around.
+// inMemory reports whether the file's content is memory only, so that no read waits for a device
+// (unless the memory was swapped out). These file systems have neither RWF_NOWAIT nor a cache that
+// direct I/O could bypass.
 func inMemory(fd int) bool {
 	var st unix.Statfs_t
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &st) }); err != nil {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// content is n bytes of which no two pages are the same.
+// content returns n bytes of which no two pages are equal.
 func content(n int, seed byte) []byte {
 	p := make([]byte, n)
 	for i := range p {
@@ -30,9 +30,8 @@ func filled(t *testing.T, name string, p []byte) *osFile {
 	return f
 }
 
-// evict drops the file's clean pages that are not mapped from the page cache,
-// which takes several attempts when another CPU has just had to do with them.
-// A file in memory stays there.
+// evict drops the file's clean, unmapped pages from the page cache, which takes several attempts
+// when another CPU has just used them. A file in memory stays.
 func evict(t *testing.T, f *osFile) {
 	t.Helper()
 	for range 200 {
@@ -45,7 +44,7 @@ func evict(t *testing.T, f *osFile) {
 	t.Fatalf("%d pages stay in the page cache", cachedPages(f))
 }
 
-// cachedPages is how much of the file is in the page cache; 0 before Linux 6.5.
+// cachedPages returns the number of the file's pages in the page cache; 0 before Linux 6.5.
 func cachedPages(f *osFile) uint64 {
 	var c unix.Cachestat_t
 	_ = unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &c, 0)
@@ -85,7 +84,7 @@ func TestPreadvNowait(t *testing.T) {
 	}
 }
 
-// A file system without RWF_NOWAIT is asked once.
+// RWF_NOWAIT is tried once on a file system that does not have it.
 func TestPreadvNowaitRefused(t *testing.T) {
 	f, err := open("/proc/version", os.O_RDONLY, 0)
 	must(t, err)
@@ -119,7 +118,7 @@ func TestFileInMemory(t *testing.T) {
 		}
 		m, err := f.Map(int64(len(want)))
 		must(t, err)
-		m.Seen(0, int64(len(want)))
+		m.MarkResident(0, int64(len(want)))
 		clear(p)
 		if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: Copy from a mapping does not work", flag)

@@ -17,8 +17,8 @@ type OS struct{}
 
 var _ FS = OS{}
 
-// OpenFile implements FS. Errors are *fs.PathError, except that of a file that
-// refuses direct I/O, which is a *DirectError.
+// OpenFile implements FS. Errors are *fs.PathError, or *DirectError for a file that refuses direct
+// I/O.
 func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	f, err := open(name, flag&^Direct, perm)
 	if err != nil {
@@ -62,8 +62,8 @@ var errNotFile = errors.New("neither a regular file nor a block device")
 
 func retryOpen(name string, flag int, perm uint32) (int, error) {
 	for {
-		// O_NONBLOCK keeps a FIFO from hanging the open; it means nothing
-		// to the regular files and block devices that are accepted.
+		// O_NONBLOCK keeps the open of a FIFO from blocking; it has no effect on the regular files
+		// and block devices that are accepted.
 		fd, err := unix.Open(name, flag|unix.O_NONBLOCK, perm)
 		if err != unix.EINTR {
 			return fd, err
@@ -101,7 +101,7 @@ func (o OS) MkdirAll(name string, perm fs.FileMode) error {
 	}
 	if serr := o.SyncDir(parent); serr != nil {
 		if err == nil {
-			// Who finds it takes it for durable.
+			// A later MkdirAll that finds it would assume that it is durable.
 			_ = os.Remove(name)
 		}
 		return serr
@@ -120,8 +120,7 @@ func (OS) SyncDir(dir string) error {
 	}
 	defer d.Close()
 	if err := d.Sync(); err != nil {
-		// devtmpfs and a few others know no fsync of a directory and have
-		// nothing to make durable either.
+		// devtmpfs and a few others have no fsync of directories and nothing to make durable.
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 			return nil
 		}
@@ -158,5 +157,5 @@ func (OS) SomeNames(dir string, n int) ([]string, error) {
 	return names, err
 }
 
-// SetModTime implements FS. The time of the last access stays.
+// SetModTime implements FS. The access time does not change.
 func (OS) SetModTime(name string, at time.Time) error { return os.Chtimes(name, time.Time{}, at) }

@@ -6,8 +6,8 @@ import "time"
 
 var started = time.Now()
 
-// ticks are nanoseconds here: see ticks.go.
+// ticks returns nanoseconds: see ticks.go.
 func ticks() uint64 { return uint64(time.Since(started)) }
 
-// Prefetch does nothing here: see processor_unsafe.go.
+// Prefetch does nothing: see processor_unsafe.go.
 func (m *Mapping) Prefetch(int64) {}

@@ -7,11 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pageShift is the log of the size of the pages that one bit stands for, in bytes.
+// pageShift is log2 of the page size of one bit, in bytes.
 const pageShift = 12
 
-// residency is one bit a page, in anonymous memory that is touched only where
-// bits are set.
+// residency is one bit a page, in anonymous memory that is resident only where bits are set.
 type residency struct {
 	words []uint64
 	mem   []byte
@@ -23,19 +22,19 @@ func (r *residency) init(length int64) error {
 	if err != nil {
 		return err
 	}
-	// One bit must not cost a huge page. Kernels without them refuse.
+	// A single bit must not use a huge page. Kernels without huge pages refuse the advice.
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	r.mem = mem
 	r.words = asWords(mem)
 	return nil
 }
 
-// asWords is a mapping, which is aligned, as words.
+// asWords returns a mapping, which is aligned, as words.
 func asWords(mem []byte) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/8)
 }
 
-// has reports whether the bit of every page of n bytes from off is set.
+// has reports whether the bits of all pages of n bytes from off are set.
 func (r *residency) has(off, n int64) bool {
 	if n == 0 {
 		return true
@@ -50,7 +49,7 @@ func (r *residency) has(off, n int64) bool {
 	return true
 }
 
-// set sets the bit of every page of n bytes from off.
+// set sets the bits of all pages of n bytes from off.
 func (r *residency) set(off, n int64) {
 	for page, last := uint64(off)>>pageShift, uint64(off+n-1)>>pageShift; page <= last; {
 		word, mask := span(page, last)
@@ -61,7 +60,7 @@ func (r *residency) set(off, n int64) {
 	}
 }
 
-// span is the word that holds page's bit, and in it the bits from page to last.
+// span returns the word with page's bit, and in it the bits from page to last.
 func span(page, last uint64) (word, mask uint64) {
 	word = page / 64
 	mask = ^uint64(0) << (page % 64)
@@ -71,7 +70,7 @@ func span(page, last uint64) (word, mask uint64) {
 	return word, mask
 }
 
-// clear forgets all bits: the kernel takes the memory and gives zeros later.
+// clear clears all bits: the kernel takes the memory and provides zeros later.
 func (r *residency) clear() { _ = unix.Madvise(r.mem, unix.MADV_DONTNEED) }
 
 func (r *residency) free() {

@@ -6,12 +6,11 @@ import (
 	"time"
 )
 
-// ticks is a counter of the processor that grows evenly. To read it does not wait
-// for what was begun before, as a look at the clock does; but whoever had to wait
-// in the kernel meanwhile, for a page, sees that.
+// ticks reads a counter of the CPU that grows evenly. Reading it does not wait for earlier
+// instructions, as reading the clock does; a wait in the kernel for a page still shows.
 
-// tickRate is the number of ticks in 1,024 ns. It is the median of three short
-// measurements: one of them may have been interrupted.
+// tickRate is the number of ticks in 1,024 ns: the median of three short measurements, one of which
+// may have been interrupted.
 var tickRate = sync.OnceValue(func() int64 {
 	var rates []int64
 	for range 3 {
@@ -25,10 +24,10 @@ var tickRate = sync.OnceValue(func() int64 {
 	return max(1, rates[1])
 })
 
-// toTicks is the number of ticks in a time of at most some hours.
+// toTicks converts a time of at most some hours to ticks.
 func toTicks(d time.Duration) int64 { return int64(d) * tickRate() >> 10 }
 
-// fromTicks is the time that so many ticks take.
+// fromTicks converts ticks to a time.
 func fromTicks(n int64) time.Duration {
 	rate := tickRate()
 	return time.Duration(n/rate<<10 + n%rate<<10/rate)

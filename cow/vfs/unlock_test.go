@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A child that is forked while a file is open has its descriptors until it executes its program, and a lock belongs to
-// the open file that both share: Close gives it up all the same. A duplicate of the descriptor stands for the child's.
+// A forked child has the descriptors of an open file until it executes its program, and a lock
+// belongs to the open file description that both share: Close releases it nevertheless. A duplicate
+// of the descriptor stands for the child's.
 func TestCloseGivesLocksUpBesideAFork(t *testing.T) {
 	for name, lock := range map[string]func(f File) error{
 		"flock":          func(f File) error { return f.Lock(true) },

@@ -6,12 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vectored runs preadv or pwritev on the caller's iovec array. It uses
-// Syscall6 rather than its raw form because the call may block: the garbage
-// collector must be able to go on without this thread.
+// vectored runs preadv or pwritev on the caller's iovec array. It uses Syscall6 and not its raw
+// form because the call may block: the garbage collector must not wait for this thread.
 //
-// The offset goes into the low word alone. On the 64-bit machines this package
-// is for the kernel ignores the high one (pos_from_hilo, fs/read_write.c).
+// The offset goes into the low word alone: the kernel ignores the high word on 64-bit machines
+// (pos_from_hilo, fs/read_write.c), the only ones that this package supports.
 func vectored(trap uintptr, fd int, iov []Iovec, off int64) (int, unix.Errno) {
 	if len(iov) == 0 {
 		return 0, 0
@@ -25,9 +24,9 @@ func vectored(trap uintptr, fd int, iov []Iovec, off int64) (int, unix.Errno) {
 	}
 }
 
-// vectoredNowait runs preadv2 with RWF_NOWAIT on the caller's iovec array. The
-// kernel does not wait for a device then, but the copy can be long and its
-// destination can fault, so this is Syscall6 for the same reason.
+// vectoredNowait runs preadv2 with RWF_NOWAIT on the caller's iovec array. The kernel does not wait
+// for a device, but the copy can be long and its destination can fault, so it uses Syscall6 for the
+// same reason.
 func vectoredNowait(fd int, iov []Iovec, off int64) (int, unix.Errno) {
 	if len(iov) == 0 {
 		return 0, 0

@@ -59,7 +59,7 @@ func TestVectoredIO(t *testing.T) {
 	}
 }
 
-// The kernel refuses more than 1,024 pieces; this package does the first ones.
+// The kernel refuses more than 1,024 pieces; this package passes the first ones.
 func TestLongVectorIsShort(t *testing.T) {
 	f := create(t, filepath.Join(t.TempDir(), "f"))
 	iov := vector(make([]byte, MaxIovecs+5))
@@ -115,7 +115,7 @@ func TestPunchHoleAndNextData(t *testing.T) {
 		t.Errorf("NextData(0): got %d to %d, %v, want %d to %d", start, end, err, mib, 4*mib)
 	}
 	must(t, f.PunchHole(mib, mib))
-	must(t, f.PunchHole(3*mib+100, 512)) // not of whole file system blocks
+	must(t, f.PunchHole(3*mib+100, 512)) // not whole file system blocks
 	must(t, f.PunchHole(0, 0))
 	must(t, f.PunchHole(7*mib, 5*mib)) // beyond the end
 	start, _, err = f.NextData(0)
@@ -227,7 +227,7 @@ func TestDirectories(t *testing.T) {
 	must(t, o.RemoveAll(filepath.Join(dir, "a")))
 }
 
-// A write that cannot be finished leaves the old content and no remnant.
+// A write that fails leaves the old content and no temporary file.
 func TestWriteAtomicFails(t *testing.T) {
 	o, name := OS{}, filepath.Join(t.TempDir(), "f")
 	must(t, o.WriteFileAtomic(name, []byte("old"), 0o600))

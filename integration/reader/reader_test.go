@@ -270,7 +270,7 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 		t.Errorf("the reader's check of a killed disk: expected 2 blocks, unclean, found %+v", found)
 	}
 	content, log = w.export("vm")
-	if !bytes.Equal(content, written) || !strings.Contains(log, "not flushed is read, too") {
+	if !bytes.Equal(content, written) || !strings.Contains(log, "read from its shared map") {
 		t.Errorf("export of a killed disk: expected what was written, and word of it; equal: %v; log: %s", bytes.Equal(content, written), log)
 	}
 	o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})

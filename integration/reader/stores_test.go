@@ -136,7 +136,7 @@ func (w *world) promote(tag string, names ...string) {
 // paths are the files of a layer, as the manifest has them.
 func (w *world) paths(l *store.Layer) layer.Paths {
 	if filepath.IsAbs(l.Map) {
-		return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Sums: filepath.Join(w.store.Dir(), "layers", l.UUID.String(), "sums")}
+		return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: filepath.Join(w.store.Dir(), "layers", l.UUID.String(), "sums")}
 	}
 	return layer.Paths{Map: filepath.Join(w.store.Dir(), l.Map), Data: filepath.Join(w.store.Dir(), l.Data), DataOffset: l.DataOffset}
 }
@@ -149,7 +149,7 @@ func (w *world) addSums(name string) {
 	for _, l := range m.Sealed() {
 		opened, err := layer.Open(vfs.OS{}, w.paths(&l), layer.OpenParams{})
 		must(w.t, err)
-		must(w.t, opened.AddSums(nil))
+		must(w.t, opened.AddChecksums(nil))
 		must(w.t, opened.Close())
 	}
 }

@@ -5,18 +5,17 @@ import (
 	"math/rand/v2"
 )
 
-// Choice is what a power cut keeps of what is not certain.
+// Choice says which of the uncertain changes a power cut keeps.
 type Choice struct {
-	// Keep says of each pending change whether it is kept.
+	// Keep says for each pending change whether it is kept.
 	Keep []bool
-	// Torn, unless 0, decides instead about each sector of each data change that
-	// is kept: the seed of that decision.
+	// Torn, unless 0, is the seed of a decision about each sector of each data change that is kept.
 	Torn uint64
-	// NoData keeps of data changes the new length alone, NoLength the rest alone.
+	// NoData keeps only the new length of data changes, NoLength only the rest.
 	NoData, NoLength bool
 }
 
-// String is a form for a person: one letter for each pending change.
+// String formats a Choice for a person: one letter for each pending change.
 func (c Choice) String() string {
 	s := make([]byte, len(c.Keep))
 	for i, k := range c.Keep {
@@ -36,12 +35,12 @@ func (c Choice) String() string {
 	return string(s)
 }
 
-// Image is the machine after a cut and a new start: what is certain and what the
-// choice keeps.
+// Image returns the machine after a power cut and a new start: with everything certain and the
+// changes that the choice keeps.
 func (d *Device) Image(c Choice) *Machine {
 	t := d.tree.clone()
 	keep := append([]bool(nil), c.Keep...)
-	d.close(keep)
+	d.addDependencies(keep)
 	for i, r := range d.pending {
 		if keep[i] {
 			commit(t, r, c.sectors(i, r))
@@ -50,7 +49,7 @@ func (d *Device) Image(c Choice) *Machine {
 	return newMachine(t, d.boots+1)
 }
 
-// All keeps everything, as an orderly shutdown does: what is pending is written.
+// All keeps everything, as an orderly shutdown does: all pending changes are written.
 func (d *Device) All() Choice {
 	c := Choice{Keep: make([]bool, len(d.pending))}
 	for i := range c.Keep {
@@ -59,10 +58,9 @@ func (d *Device) All() Choice {
 	return c
 }
 
-// Remount is the machine after its file system was lost and mounted again while the
-// kernel went on: of the file system there is what a cut would leave, but what is in
-// memory (MemoryDir) is as it is on running, mappings too. running is the machine at
-// this position of its tape. All processes are gone.
+// Remount returns the machine after its file system was lost and mounted again while the kernel ran
+// on: the file system is as after a power cut, but files in memory (MemoryDir) and their mappings
+// are as on running, which is the machine at this position of its tape. All processes are gone.
 func (d *Device) Remount(c Choice, running *Machine) *Machine {
 	m := d.Image(c)
 	running.mu.Lock()
@@ -85,7 +83,7 @@ func (c Choice) sectors(i int, r *Record) func(int64) bool {
 	return nil
 }
 
-// hash is splitmix64 over three words: a decision that is the same again.
+// hash is splitmix64 over three words: a repeatable decision.
 func hash(a, b, c uint64) uint64 {
 	x := a
 	for _, w := range [...]uint64{b, c} {
@@ -97,10 +95,9 @@ func hash(a, b, c uint64) uint64 {
 	return x
 }
 
-// Choices makes choices for the pending changes, none twice: none kept, all kept;
-// each one alone, and each one missing alone, for as many as singles says; random
-// subsets and random tearing, extra of each; lengths without data, data without
-// lengths.
+// Choices makes distinct choices for the pending changes: none kept, all kept; each one alone, and
+// all but each one, for up to singles changes; random subsets and random tearing, extra of each;
+// lengths without data, data without lengths.
 func (d *Device) Choices(rng *rand.Rand, singles, extra int) []Choice {
 	n := len(d.pending)
 	if n == 0 {
@@ -157,7 +154,7 @@ func (d *Device) Choices(rng *rand.Rand, singles, extra int) []Choice {
 	return out
 }
 
-// Random is one choice.
+// Random returns one random choice.
 func (d *Device) Random(rng *rand.Rand) Choice {
 	c := Choice{Keep: make([]bool, len(d.pending))}
 	share := rng.IntN(5) // of 4

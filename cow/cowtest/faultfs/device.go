@@ -1,14 +1,13 @@
 package faultfs
 
-// Device knows what a power cut would leave: what is certain, and the changes
-// that are not.
+// Device knows what a power cut would leave: the certain content, and the pending changes.
 type Device struct {
-	tree    *tree // what is certain
-	boots   int   // of the machine, so far
+	tree    *tree // the certain content
+	boots   int   // of the machine so far
 	pending []*Record
 }
 
-// Apply takes the next record of a tape.
+// Apply applies the next record of a tape.
 func (d *Device) Apply(r *Record) {
 	switch {
 	case r.Kind == Sync:
@@ -27,7 +26,7 @@ func (d *Device) Apply(r *Record) {
 	}
 }
 
-// Pending are the changes that a cut may or may not keep, oldest first.
+// Pending returns the changes that a cut may or may not keep, oldest first.
 func (d *Device) Pending() []*Record { return d.pending }
 
 // syncFile makes the changes of a file certain, or loses some.
@@ -48,8 +47,8 @@ func (d *Device) syncFile(s *Record) {
 	d.pending = rest
 }
 
-// syncDir makes the changes of a directory's names certain, and with them the
-// earlier changes of the same names elsewhere.
+// syncDir makes the name changes of a directory certain, and earlier changes of the same names in
+// other directories.
 func (d *Device) syncDir(dir inode) {
 	take := make([]bool, len(d.pending))
 	for i, r := range d.pending {
@@ -58,7 +57,7 @@ func (d *Device) syncDir(dir inode) {
 			take[i] = take[i] || e.dir == dir
 		}
 	}
-	d.close(take)
+	d.addDependencies(take)
 	rest := d.pending[:0:0]
 	for i, r := range d.pending {
 		if take[i] {
@@ -70,9 +69,8 @@ func (d *Device) syncDir(dir inode) {
 	d.pending = rest
 }
 
-// close adds to a choice of pending changes the earlier changes of names that it
-// cannot do without.
-func (d *Device) close(take []bool) {
+// addDependencies adds to a choice of pending changes the earlier name changes that they depend on.
+func (d *Device) addDependencies(take []bool) {
 	type key struct {
 		dir  inode
 		name string
@@ -98,30 +96,28 @@ func (d *Device) close(take []bool) {
 	}
 }
 
-// lengthSector is the sector number that stands for the change of a file's
-// length.
+// lengthSector is the sector number that stands for the change of a file's length.
 const lengthSector = -1
 
-// commit carries a change out on t, or those sectors of it that are kept (nil:
-// all).
+// commit applies a change to t, or those sectors of it that are kept (nil: all).
 func commit(t *tree, r *Record, keep func(sector int64) bool) {
 	if r.isName() {
 		for _, e := range r.entries {
 			if t.node(e.dir) != nil {
 				t.link(e.dir, e.name, e.id)
-				t.own(e.dir).mtime = r.mtime
+				t.writable(e.dir).mtime = r.mtime
 			}
 		}
 		return
 	}
 	if r.Kind == SetTime {
-		t.own(r.node).mtime = r.mtime
+		t.writable(r.node).mtime = r.mtime
 		return
 	}
 	if keep == nil {
 		keep = func(int64) bool { return true }
 	}
-	t.own(r.node).mtime = r.mtime
+	t.writable(r.node).mtime = r.mtime
 	if r.Kind == Truncate {
 		if keep(lengthSector) {
 			t.resize(r.node, r.Len)
@@ -129,10 +125,10 @@ func commit(t *tree, r *Record, keep func(sector int64) bool) {
 		return
 	}
 	if r.Kind == Write && r.Off+r.Len > t.node(r.node).size && keep(lengthSector) {
-		t.own(r.node).size = r.Off + r.Len
+		t.writable(r.node).size = r.Off + r.Len
 	}
 	for off, end := r.Off, r.Off+r.Len; off < end; {
-		// A run of sectors that have the same fate.
+		// A run of sectors that are all kept or all lost.
 		kept := keep(off / SectorSize)
 		stop := min(end, (off/SectorSize+1)*SectorSize)
 		for stop < end && keep(stop/SectorSize) == kept {

@@ -34,7 +34,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// cut takes the power away, keeping nothing or all of what is not certain.
+// cut cuts the power and keeps none or all of the uncertain changes.
 func cut(m *Machine, all bool) *Machine {
 	return m.Cut(func(d *Device) Choice {
 		c := Choice{Keep: make([]bool, len(d.Pending()))}
@@ -87,8 +87,8 @@ func TestWhatACutKeeps(t *testing.T) {
 	}
 }
 
-// Every sector of every image shows the old content or one of those written since,
-// and every combination of two sectors comes up.
+// Every sector of every image has the old content or a later one, and every combination of two
+// sectors occurs.
 func TestSubsetsAndTearing(t *testing.T) {
 	m := New()
 	m.Put("/f", bytes.Repeat([]byte{'0'}, 1024))
@@ -131,7 +131,7 @@ func TestSubsetsAndTearing(t *testing.T) {
 	}
 }
 
-// A failed sync loses what it was to write, and the next one succeeds.
+// A failed sync loses its content, and the next one succeeds.
 func TestFailedSyncDropsPages(t *testing.T) {
 	for through, want := range map[Through]byte{Nothing: 'o', All: 'x'} {
 		m := New()
@@ -209,8 +209,8 @@ func TestHolesAndShortTransfers(t *testing.T) {
 	}
 }
 
-// A remount takes what a cut takes, but nothing of what is in memory; it is the same
-// run of the machine, and another instance of the file system.
+// A remount loses the same as a power cut, except files in memory; it is the same run of the
+// machine, and another instance of the file system.
 func TestRemount(t *testing.T) {
 	m := New()
 	m.Put("/f", []byte{'o'})
@@ -259,7 +259,7 @@ func TestRemount(t *testing.T) {
 	}
 }
 
-// The calls that a full file system refuses say so.
+// Calls that a full file system would refuse have Space set.
 func TestCallsThatNeedSpace(t *testing.T) {
 	m := New()
 	var last Call
@@ -289,8 +289,8 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	expect(false)
 }
 
-// A process that dies leaves what it has stored in a mapping, and takes nothing away
-// from others: what they store goes on to be everybody's.
+// A killed process leaves what it has stored in a mapping and does not affect others: their stores
+// stay shared.
 func TestKilledBesideAMapping(t *testing.T) {
 	m := New()
 	words := func(p *Process, name string) []uint64 {
@@ -316,7 +316,7 @@ func TestKilledBesideAMapping(t *testing.T) {
 	}
 }
 
-// What a failed sync has lost is gone once the cache is dropped, what is dirty is not.
+// Content that a failed sync has lost is gone after DropCache; dirty content is not.
 func TestDropCache(t *testing.T) {
 	m := New()
 	m.Put("/f", bytes.Repeat([]byte{'o'}, 1536))
@@ -342,5 +342,49 @@ func TestDropCache(t *testing.T) {
 	must(t, f.Datasync())
 	if got, _ := cut(m, false).Content("/f"); got[0] != 'z' || got[512] != 'y' {
 		t.Errorf("expected z and y, found %c and %c", got[0], got[512])
+	}
+}
+
+// A machine with little free space refuses what needs more, and counts what is freed.
+func TestFreePages(t *testing.T) {
+	m := New()
+	p := m.Process(nil)
+	if _, err := p.Free("/"); err == nil {
+		t.Error("without a limit: expected an error")
+	}
+	m.SetFreePages(4)
+	f, err := p.OpenFile("/a", os.O_RDWR|os.O_CREATE, 0o600) // 1
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 5000), 0); err != nil { // 2
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 3192), 5000); err != nil { // up to the end of the second page
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 8192), 8192); !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a write of two pages with one free: %v", err)
+	}
+	if free, err := p.Free("/"); free != 4096 || err != nil {
+		t.Errorf("free: %d, %v", free, err)
+	}
+	if err := f.PunchHole(0, 4096); err != nil || m.FreePages() != 2 {
+		t.Errorf("after a hole: %d pages, %v", m.FreePages(), err)
+	}
+	if err := f.(*file).Reserve(0, 8192); err != nil || m.FreePages() != 1 { // the other page is there
+		t.Errorf("after a reservation: %d pages, %v", m.FreePages(), err)
+	}
+	if err := p.Mkdir("/d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Mkdir("/e", 0o700); !errors.Is(err, ErrFull) {
+		t.Errorf("a name without space: %v", err)
+	}
+	if err := p.Remove("/a"); err != nil || m.FreePages() != 3 {
+		t.Errorf("after the removal: %d pages, %v", m.FreePages(), err)
+	}
+	if c := m.Clone(); c.FreePages() != -1 {
+		t.Error("a copy has a limit")
 	}
 }

@@ -26,7 +26,8 @@ func (f *file) writeCall(off, n int64) Call {
 	c := f.call("write", off, n)
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
-	c.Space = f.p.m.tree.node(f.id).needsSpace(off, n)
+	node := f.p.m.tree.node(f.id)
+	c.Space, c.pages = node.needsSpace(off, n), node.missing(off, n)
 	return c
 }
 
@@ -126,7 +127,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), fault.Err
 }
 
-// write puts p, which is the record's from now on, at off.
+// write writes p at off; the record owns p from now on.
 func (f *file) write(p []byte, off int64) {
 	if len(p) == 0 {
 		return
@@ -142,7 +143,7 @@ func (f *file) write(p []byte, off int64) {
 func (f *file) changed(r *Record) {
 	m := f.p.m
 	r.Name, r.node, r.mtime = f.name, f.id, m.now()
-	m.tree.own(f.id).mtime = r.mtime
+	m.tree.writable(f.id).mtime = r.mtime
 	m.record(r)
 }
 
@@ -164,7 +165,7 @@ func (f *file) PunchHole(off, n int64) error {
 		return fault.Err
 	}
 	if n > 0 {
-		m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off))
+		m.freeSpace(f.name, f.id, false, func() { m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off)) })
 		f.changed(&Record{Kind: Punch, Off: off, Len: n})
 	}
 	return fault.Err
@@ -186,7 +187,7 @@ func (f *file) Truncate(n int64) error {
 
 // truncate is Truncate with the machine locked.
 func (f *file) truncate(n int64) {
-	f.p.m.tree.resize(f.id, n)
+	f.p.m.freeSpace(f.name, f.id, false, func() { f.p.m.tree.resize(f.id, n) })
 	f.changed(&Record{Kind: Truncate, Len: n})
 }
 
@@ -270,11 +271,25 @@ func (f *file) LockRange(off, n int64, exclusive bool) error {
 	return nil
 }
 
-// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
-func (f *file) LockImage(vfs.ImageAccess) error {
+// LockImage is QEMU's lock of an image: a writer, and a reader that needs content that does not
+// change, exclude each other.
+func (f *file) LockImage(a vfs.ImageAccess) error {
 	if f.p.dead.Load() {
 		return ErrDead
 	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, has := range m.images[f.id] {
+		if other != f && a != vfs.ImageForced && (a == vfs.ImageWrite || has == vfs.ImageWrite) {
+			delete(m.images[f.id], f)
+			return &vfs.ImageLockError{Path: f.name, Wanted: a, Writer: has == vfs.ImageWrite}
+		}
+	}
+	if m.images[f.id] == nil {
+		m.images[f.id] = map[*file]vfs.ImageAccess{}
+	}
+	m.images[f.id][f] = a
 	return nil
 }
 
@@ -290,8 +305,8 @@ func (f *file) Identity() (vfs.Identity, error) {
 
 func (f *file) AdviseRandom() error { return nil }
 
-// DropCache drops what is not dirty and reads it from the device again: what a failed sync
-// has lost is not to be seen any more.
+// DropCache drops clean content and reads it from the device again: data that a failed sync has
+// lost disappears.
 func (f *file) DropCache() error {
 	fault, err := f.p.ask(f.call("drop cache", 0, 0))
 	if err == nil {
@@ -308,7 +323,7 @@ func (f *file) DropCache() error {
 	}
 	on := m.device.tree.clone().node(f.id)
 	if on == nil {
-		return nil // it was there before the tape, or has been removed
+		return nil // older than the tape, or removed
 	}
 	m.tree.nodes[f.id] = on
 	for _, r := range m.device.pending {
@@ -319,16 +334,17 @@ func (f *file) DropCache() error {
 	return nil
 }
 
-// AsyncFD and Map offer no way around the methods.
+// AsyncFD and Map must not bypass the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
 func (f *file) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
 
-// Close drops the lock. It asks nobody and cannot fail.
+// Close releases the locks. It calls no hook and cannot fail.
 func (f *file) Close() error {
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
 	delete(f.p.m.locks[f.id], f)
 	delete(f.p.m.ranges[f.id], f)
+	delete(f.p.m.images[f.id], f)
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// info is what Stat says.
+// info is the result of Stat.
 type info struct {
 	name  string
 	size  int64

@@ -6,23 +6,28 @@ import (
 	"path"
 	"strings"
 	"sync"
+
+	"cowblk/cow/vfs"
 )
 
-// Machine is a computer with one file system. Its methods may be called from any
-// goroutine.
+// Machine is a computer with one file system. Its methods may be called concurrently.
 type Machine struct {
 	mu     sync.Mutex
 	tree   *tree // as processes see it
 	next   inode
-	clock  int64 // nanoseconds; every change takes one
+	clock  int64 // nanoseconds; every change advances it by one
 	tape   *Tape // nil: not recording
 	device *Device
 	locks  map[inode]map[*file]bool // exclusive?
 	ranges map[inode]map[*file]rangeLock
-	boots  int                // runs of the machine, this one included
-	mounts int                // of its file system, this one included
-	first  inode              // that no file had when this run of the machine began
-	shared map[inode][]uint64 // content of files in memory, as processes see it
+	images map[inode]map[*file]vfs.ImageAccess
+	boots  int   // runs of the machine, this one included
+	mounts int   // of its file system, this one included
+	first  inode // first inode number that was free when this run of the machine began
+	// freePages is the number of free pages, if spaceLimited.
+	freePages    int64
+	spaceLimited bool
+	shared       map[inode][]uint64 // content of files in memory, as processes see it
 }
 
 // rangeLock is a lock on bytes off to end of a file.
@@ -31,16 +36,16 @@ type rangeLock struct {
 	exclusive bool
 }
 
-// New is a machine with an empty root directory.
+// New returns a machine with an empty root directory.
 func New() *Machine { return newMachine(newTree(), 1) }
 
 func newMachine(t *tree, boots int) *Machine {
-	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{},
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{}, images: map[inode]map[*file]vfs.ImageAccess{},
 		boots: boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
 }
 
-// Record begins a new tape: what is there now is certain to survive, as if the
-// machine had been at rest for long.
+// Record begins a new tape: the present content is certain, as if the machine had been idle for
+// long.
 func (m *Machine) Record() *Tape {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -49,7 +54,7 @@ func (m *Machine) Record() *Tape {
 	return m.tape
 }
 
-// Clone is another machine with the same content, all of it certain.
+// Clone returns another machine with the same content, all of it certain.
 func (m *Machine) Clone() *Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,14 +63,14 @@ func (m *Machine) Clone() *Machine {
 	return c
 }
 
-// Mark puts a note of the test's on the tape.
+// Mark records a note of the test.
 func (m *Machine) Mark(note any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record(&Record{Kind: Mark, Note: note})
 }
 
-// Len is the number of records on the tape.
+// Len returns the number of records on the tape.
 func (m *Machine) Len() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -75,19 +80,20 @@ func (m *Machine) Len() int {
 	return len(m.tape.Records)
 }
 
-// Cut takes the power away from a recording machine now; the choice is made by f.
+// Cut returns the machine after a power cut of this recording machine at this moment; f makes the
+// choice.
 func (m *Machine) Cut(f func(*Device) Choice) *Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.device.Image(f(m.device))
 }
 
-// record puts what has been done to the tree on the tape.
+// record puts a change of the tree on the tape.
 func (m *Machine) record(r *Record) {
 	if r.isName() {
 		r.mtime = m.now() / tick * tick
 		for _, e := range r.entries {
-			m.tree.own(e.dir).mtime = r.mtime
+			m.tree.writable(e.dir).mtime = r.mtime
 		}
 	}
 	if m.tape == nil {
@@ -97,8 +103,8 @@ func (m *Machine) record(r *Record) {
 	m.device.Apply(r)
 }
 
-// tick is how coarse the times are that directories get when their names change, in nanoseconds: two changes soon
-// after one another leave the same time, as in Linux.
+// tick is the resolution, in nanoseconds, of a directory's time when its names change: two changes
+// in quick succession leave the same time, as in Linux.
 const tick = 1 << 20
 
 func (m *Machine) now() int64 {
@@ -106,8 +112,8 @@ func (m *Machine) now() int64 {
 	return m.clock
 }
 
-// Put makes a file with the given content, and its directories, all certain: only
-// before Record.
+// Put makes a file with the given content, and its directories, all certain. Call it before Record
+// only.
 func (m *Machine) Put(name string, content []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,7 +130,7 @@ func (m *Machine) Put(name string, content []byte) {
 	id := m.make(false)
 	m.tree.link(dir, parts[len(parts)-1], id)
 	m.tree.write(id, 0, content, true)
-	m.tree.own(id).mtime = m.now()
+	m.tree.writable(id).mtime = m.now()
 }
 
 func (m *Machine) make(dir bool) inode {
@@ -135,7 +141,7 @@ func (m *Machine) make(dir bool) inode {
 	return id
 }
 
-// Content is what a file holds.
+// Content returns the content of a file.
 func (m *Machine) Content(name string) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -156,7 +162,7 @@ func (m *Machine) exists(name string) bool {
 	return err == nil
 }
 
-// Flip turns over bit number bit of a file.
+// Flip inverts bit number bit of a file.
 func (m *Machine) Flip(name string, bit int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -173,7 +179,7 @@ func (m *Machine) Flip(name string, bit int64) error {
 	return nil
 }
 
-// Files are the paths of all files below a directory, in order.
+// Files returns the paths of all files below a directory, sorted.
 func (m *Machine) Files(dir string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -201,7 +207,7 @@ func split(name string) []string {
 	return strings.FieldsFunc(path.Clean(name), func(r rune) bool { return r == '/' })
 }
 
-// walk finds what a path leads to.
+// walk returns the inode of a path.
 func (m *Machine) walk(op, name string) (inode, error) {
 	id := root
 	for _, p := range split(name) {
@@ -216,7 +222,7 @@ func (m *Machine) walk(op, name string) (inode, error) {
 	return id, nil
 }
 
-// parent finds the directory of a path.
+// parent returns the directory of a path, and its last element.
 func (m *Machine) parent(op, name string) (inode, string, error) {
 	dir, err := m.walk(op, path.Dir(path.Clean(name)))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// ErrDead is what every call of a killed process returns.
+// ErrDead is returned by every call of a killed process.
 var ErrDead = errors.New("the process is dead")
 
 var errNotDir = error(unix.ENOTDIR)
@@ -25,13 +25,13 @@ type Call struct {
 	Name string
 	Off  int64 // bytes
 	Len  int64 // bytes
-	// Space: the call needs room on the file system of Name, as far as that could be
-	// said when it was made: a new name, a write beyond the end of a file or into a
-	// hole, memory for a page.
+	// Space: the call needs space on the file system of Name, as far as is known when it is made: a
+	// new name, a write beyond the end of a file or into a hole, memory for a page.
 	Space bool
+	pages int64 // pages of space that it takes
 }
 
-// String is one line for a person.
+// String formats a call in one line.
 func (c Call) String() string { return fmt.Sprintf("%s %s %d+%d", c.Op, c.Name, c.Off, c.Len) }
 
 // Changes reports whether the call changes files or makes changes certain.
@@ -43,24 +43,23 @@ func (c Call) Changes() bool {
 	return true
 }
 
-// Fault is a Hook's answer; the zero value lets the call happen.
+// Fault is the result of a Hook; the zero value lets the call happen.
 type Fault struct {
-	// Err is returned. Before that the first Done bytes of a write or punch
-	// happen; of a sync what Through says.
+	// Err is returned. Before that the first Done bytes of a write or punch happen; for a sync, see
+	// Through.
 	Err     error
 	Done    int64
 	Through Through
-	// Short, unless 0, is the most a vectored read or write transfers, in bytes.
+	// Short, unless 0, is the maximum of a vectored read or write, in bytes.
 	Short int64
-	// Cold makes a read that may not wait end with vfs.ErrWouldBlock.
+	// Cold makes a read without waiting return vfs.ErrWouldBlock.
 	Cold bool
 }
 
-// Hook is asked before each call is carried out, on the caller's goroutine, by
-// many at once. It may wait.
+// Hook is called before each call, on the caller's goroutine, concurrently. It may block.
 type Hook func(Call) Fault
 
-// Process is one process's way to the machine's files: a vfs.FS.
+// Process is a process of the machine: a vfs.FS.
 type Process struct {
 	m    *Machine
 	hook Hook // nil: none
@@ -71,20 +70,26 @@ type Process struct {
 
 var _ vfs.FS = (*Process)(nil)
 
-// Process starts one. A nil hook lets everything happen.
+// Process starts a process. A nil hook lets everything happen.
 func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapped: map[inode]bool{}} }
 
-// Kill ends the process: all its calls return ErrDead from now on, and its locks
-// are free.
+// Kill kills the process: all its calls return ErrDead from now on, and its locks are released.
 func (p *Process) Kill() {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	// In this order: what it does about calls that fail because it is dead is lost, too.
+	// Last: what the process does in response to failing calls is lost too.
 	defer p.dead.Store(true)
-	for id := range p.mapped { // what the dead still store is lost
+	for id := range p.mapped { // later stores of this process are lost
 		p.m.shared[id] = copyWords(p.m.shared[id])
 	}
 	for _, holders := range p.m.locks {
+		for f := range holders {
+			if f.p == p {
+				delete(holders, f)
+			}
+		}
+	}
+	for _, holders := range p.m.images {
 		for f := range holders {
 			if f.p == p {
 				delete(holders, f)
@@ -100,7 +105,7 @@ func (p *Process) Kill() {
 	}
 }
 
-// ask shows a call to the hook.
+// ask passes a call to the hook.
 func (p *Process) ask(c Call) (Fault, error) {
 	if p.dead.Load() {
 		return Fault{}, ErrDead
@@ -109,8 +114,13 @@ func (p *Process) ask(c Call) (Fault, error) {
 	if p.hook != nil {
 		f = p.hook(c)
 	}
-	if p.dead.Load() { // killed while the hook waited
+	if p.dead.Load() { // killed while the hook blocked
 		return Fault{}, ErrDead
+	}
+	if f.Err == nil {
+		if err := p.m.takeSpace(c); err != nil {
+			return Fault{}, err
+		}
 	}
 	if f.Err != nil {
 		f.Err = &fs.PathError{Op: c.Op, Path: c.Name, Err: f.Err}
@@ -118,7 +128,7 @@ func (p *Process) ask(c Call) (Fault, error) {
 	return f, nil
 }
 
-// change shows a change of names to the hook, then makes it.
+// change passes a change of names to the hook, then makes it.
 func (p *Process) change(c Call, f func() error) error {
 	fault, err := p.ask(c)
 	if err == nil {
@@ -136,7 +146,9 @@ func (p *Process) change(c Call, f func() error) error {
 func (p *Process) OpenFile(name string, flag int, _ fs.FileMode) (vfs.File, error) {
 	c := Call{Op: "open", Name: name}
 	if flag&os.O_CREATE != 0 {
-		c.Op, c.Space = "create", !p.m.exists(name)
+		if c.Op = "create"; !p.m.exists(name) {
+			c.Space, c.pages = true, 1
+		}
 	}
 	var f *file
 	err := p.change(c, func() (err error) {
@@ -193,6 +205,7 @@ func (p *Process) Rename(from, to string) error {
 			if len(n.entries) > 0 {
 				return &fs.PathError{Op: "rename", Path: to, Err: unix.ENOTEMPTY}
 			}
+			m.freeSpace(to, old, true, func() {})
 		}
 		m.tree.link(fromDir, fromBase, 0)
 		m.tree.link(toDir, toBase, id)
@@ -213,7 +226,7 @@ func (p *Process) Remove(name string) error {
 			return &fs.PathError{Op: "remove", Path: name, Err: unix.ENOTEMPTY}
 		}
 		dir, base, _ := m.parent("remove", name)
-		m.tree.link(dir, base, 0)
+		m.freeSpace(name, id, true, func() { m.tree.link(dir, base, 0) })
 		m.record(&Record{Kind: Remove, Name: name, entries: []entry{{dir, base, 0}}})
 		return nil
 	})
@@ -281,7 +294,7 @@ func (p *Process) SetModTime(name string, at time.Time) error {
 		if err != nil {
 			return err
 		}
-		m.tree.own(id).mtime = at.UnixNano()
+		m.tree.writable(id).mtime = at.UnixNano()
 		m.record(&Record{Kind: SetTime, Name: name, node: id, mtime: at.UnixNano()})
 		return nil
 	})
@@ -300,7 +313,7 @@ func (p *Process) SomeNames(dir string, n int) (names []string, err error) {
 }
 
 func (p *Process) mkdir(name string) error {
-	return p.change(Call{Op: "mkdir", Name: name, Space: true}, func() error {
+	return p.change(Call{Op: "mkdir", Name: name, Space: true, pages: 1}, func() error {
 		m := p.m
 		dir, base, err := m.parent("mkdir", name)
 		if err != nil {

@@ -2,7 +2,7 @@ package faultfs
 
 import "fmt"
 
-// Kind is what a Record is about.
+// Kind is the kind of a Record.
 type Kind uint8
 
 // Kinds of records.
@@ -16,28 +16,27 @@ const (
 	Sync    // of a file; Failed: see Through
 	SyncDir // of a directory; Failed: nothing has become certain
 	Mark    // Note: the test's own
-	SetTime // of a file or directory: the time of its last change
+	SetTime // of a file or directory: its modification time
 )
 
 var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync", "sync directory", "mark", "set time"}
 
 func (k Kind) String() string { return kindNames[k] }
 
-// Through says what of a file's unsynced content has reached the device when its
-// sync failed.
+// Through says how much of a file's unsynced content has reached the device when its sync failed.
 type Through uint8
 
-// What a failed sync has written.
+// Results of a failed sync.
 const (
 	Nothing Through = iota
 	Half            // every second sector
-	All             // everything: only the answer was lost
+	All             // everything: only the result was lost
 )
 
 // Record is one entry of a Tape.
 type Record struct {
 	Kind    Kind
-	Name    string // path, when it was made
+	Name    string // path, at the time of the record
 	Off     int64  // bytes
 	Len     int64  // bytes; of a write: len(Data)
 	Data    []byte
@@ -45,20 +44,20 @@ type Record struct {
 	Through Through
 	Note    any
 
-	node    inode   // file, or directory that is synced, or what was created
-	dir     bool    // what was created is a directory
+	node    inode   // file, synced directory, or what was created
+	dir     bool    // a directory was created
 	entries []entry // names that changed
 	mtime   int64
 }
 
-// entry is one name with what it now means.
+// entry is one name with its new meaning.
 type entry struct {
 	dir  inode
 	name string
 	id   inode // 0: nothing
 }
 
-// String is one line for a person.
+// String formats a record in one line.
 func (r *Record) String() string {
 	s := r.Kind.String() + " " + r.Name
 	switch r.Kind {
@@ -75,24 +74,23 @@ func (r *Record) String() string {
 	return s
 }
 
-// isData reports whether the record changes what a file holds or how long it is.
+// isData reports whether the record changes the content or length of a file.
 func (r *Record) isData() bool { return r.Kind == Write || r.Kind == Punch || r.Kind == Truncate }
 
 func (r *Record) isName() bool { return r.entries != nil }
 
-// Tape is what has happened on a machine, from one moment on.
+// Tape has everything that has happened on a machine since Record.
 type Tape struct {
 	start   *tree
 	boots   int // of the machine
 	Records []*Record
 }
 
-// Play returns the device as it was when the tape began, to be moved on with
-// Apply, record by record.
+// Play returns the device at the begin of the tape, for Apply record by record.
 func (t *Tape) Play() *Device { return &Device{tree: t.start.clone(), boots: t.boots} }
 
-// Of are the marks, and what was done to one file, under whatever names: to the
-// last one that was called so.
+// Of returns the marks, and the records of one file under all of its names: of the last file with
+// the given name.
 func (t *Tape) Of(name string) []*Record {
 	var id inode
 	for _, r := range t.Records {

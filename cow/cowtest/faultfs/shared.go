@@ -10,11 +10,11 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Files below MemoryDir are in memory. What is stored in a mapping of one is the
-// machine's while it runs, so a process that dies leaves it to the next one; after a
-// cut it is gone: what is left of such a file then shows ones.
+// Files below MemoryDir are in memory. The machine keeps what is stored in their mappings while it
+// runs, so that a process that is killed leaves it to the next. A power cut loses it: the rest of
+// such a file then reads as ones.
 
-// MemoryDir is the directory that is a file system in memory.
+// MemoryDir is the directory of a file system in memory.
 const MemoryDir = "/run"
 
 var (
@@ -55,7 +55,7 @@ func (p *Process) Evicted(vfs.File) (bool, error) { return false, nil }
 // Resident implements vfs.SharedFS: see Evicted.
 func (p *Process) Resident(vfs.File, int64, int64) (bool, error) { return true, nil }
 
-// SyncFS implements vfs.SharedFS. It is for what was evicted.
+// SyncFS implements vfs.SharedFS. It concerns evicted files only.
 func (p *Process) SyncFS(vfs.File) error { return nil }
 
 // MakeSharedDir implements vfs.SharedFS.
@@ -83,12 +83,17 @@ func inMemory(name string) bool { return strings.HasPrefix(name, MemoryDir+"/") 
 // Reserve implements vfs.SharedFile.
 func (f *file) Reserve(off, n int64) error {
 	c := f.call("reserve", off, n)
-	c.Space = true
+	f.p.m.mu.Lock()
+	c.Space, c.pages = true, f.p.m.tree.node(f.id).missing(off, n)
+	f.p.m.mu.Unlock()
 	fault, err := f.p.ask(c)
-	if err != nil {
-		return err
+	if err == nil {
+		err = fault.Err
 	}
-	return fault.Err
+	if err == nil && !inMemory(f.name) {
+		f.reserve(off, n)
+	}
+	return err
 }
 
 // MapShared implements vfs.SharedFile.
@@ -113,11 +118,11 @@ func (f *file) MapShared(n uint64, write bool) (*vfs.Shared, error) {
 	return vfs.NewShared(words[:n:n], func() error { return nil }), nil
 }
 
-// sharedWords is the content of a file in memory. The machine is locked.
+// sharedWords returns the content of a file in memory. The machine is locked.
 func (m *Machine) sharedWords(id inode) []uint64 {
 	words, size := m.shared[id], m.tree.node(id).size/8
 	if words == nil && id < m.first {
-		// It was there when this run of the machine began.
+		// The file is older than this run of the machine.
 		words = make([]uint64, size)
 		for i := range words {
 			words[i] = ^uint64(0)
@@ -130,7 +135,7 @@ func (m *Machine) sharedWords(id inode) []uint64 {
 	return words
 }
 
-// nextShared is NextData of a file in memory: every page may hold something.
+// nextShared is NextData of a file in memory: every page may hold data.
 func (f *file) nextShared(off int64) (start, end int64, err error) {
 	size := f.p.m.tree.node(f.id).size
 	if off >= size {
@@ -139,7 +144,7 @@ func (f *file) nextShared(off int64) (start, end int64, err error) {
 	return off, size, nil
 }
 
-// sharedNow is a copy of what is mapped.
+// sharedNow returns a copy of all mapped content.
 func (m *Machine) sharedNow() map[inode][]uint64 {
 	out := make(map[inode][]uint64, len(m.shared))
 	for id, words := range m.shared {

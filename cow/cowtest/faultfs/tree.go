@@ -6,31 +6,30 @@ import (
 )
 
 const (
-	// SectorSize is the unit in which a device tears a write, in bytes.
+	// SectorSize is the unit of torn writes, in bytes.
 	SectorSize = 512
 	pageSize   = 4096 // unit of storage and of holes
 )
 
-// inode numbers a file or directory. 0 is none, 1 the root directory.
+// inode is the number of a file or directory. 0 is none, 1 the root directory.
 type inode int
 
 const root inode = 1
 
-// tree is the content of a file system: what processes see, what is on the
-// device, or what a cut has left. Nodes and pages are shared between trees and
-// copied by the one that changes them.
+// tree is the content of a file system: what processes see, what is on the device, or what a power
+// cut has left. Trees share nodes and pages, and copy them before a change.
 type tree struct {
 	owner *token
 	nodes []*node // by inode; nil: none
 }
 
-// token tells trees apart: who owns a node or page may change it.
+// token identifies a tree: the owner of a node or page may change it.
 type token struct{ _ byte }
 
 type node struct {
 	owner   *token
 	entries map[string]inode // of a directory; nil: a file
-	pages   []*page          // nil: a hole; may be fewer than the size says
+	pages   []*page          // nil: a hole; may be fewer than size needs
 	size    int64            // bytes
 	mtime   int64            // nanoseconds
 }
@@ -46,9 +45,9 @@ func newTree() *tree {
 	return t
 }
 
-// clone costs a pointer a node.
+// clone copies one pointer per node.
 func (t *tree) clone() *tree {
-	t.owner = new(token) // what was ours is shared from now on
+	t.owner = new(token) // our nodes are shared from now on
 	return &tree{owner: new(token), nodes: slices.Clone(t.nodes)}
 }
 
@@ -59,7 +58,7 @@ func (t *tree) node(id inode) *node {
 	return t.nodes[id]
 }
 
-// make puts an empty file or directory in place, without a name.
+// make adds an empty file or directory without a name.
 func (t *tree) make(id inode, dir bool) {
 	for len(t.nodes) <= int(id) {
 		t.nodes = append(t.nodes, nil)
@@ -71,8 +70,8 @@ func (t *tree) make(id inode, dir bool) {
 	t.nodes[id] = n
 }
 
-// own returns a node that may be changed.
-func (t *tree) own(id inode) *node {
+// writable returns a node that may be changed.
+func (t *tree) writable(id inode) *node {
 	n := t.nodes[id]
 	if n.owner == t.owner {
 		return n
@@ -83,8 +82,8 @@ func (t *tree) own(id inode) *node {
 	return &c
 }
 
-// page returns a page of n, which is t's own, to be changed.
-func (t *tree) page(n *node, i int64) *page {
+// writablePage returns a page of n, a writable node of t, that may be changed.
+func (t *tree) writablePage(n *node, i int64) *page {
 	for int64(len(n.pages)) <= i {
 		n.pages = append(n.pages, nil)
 	}
@@ -97,9 +96,9 @@ func (t *tree) page(n *node, i int64) *page {
 	return n.pages[i]
 }
 
-// link gives a name to id, or takes it away (0).
+// link binds a name to id, or removes it (0).
 func (t *tree) link(dir inode, name string, id inode) {
-	n := t.own(dir)
+	n := t.writable(dir)
 	if id == 0 {
 		delete(n.entries, name)
 		return
@@ -107,24 +106,23 @@ func (t *tree) link(dir inode, name string, id inode) {
 	n.entries[name] = id
 }
 
-// write puts p at off. The file grows if need be, unless it must not: then what
-// lies beyond its end is left out.
+// write writes p at off. The file grows if grow is set; otherwise bytes beyond its end are ignored.
 func (t *tree) write(id inode, off int64, p []byte, grow bool) {
-	n := t.own(id)
+	n := t.writable(id)
 	if grow {
 		n.size = max(n.size, off+int64(len(p)))
 	} else {
 		p = p[:max(0, min(int64(len(p)), n.size-off))]
 	}
 	for len(p) > 0 {
-		k := copy(t.page(n, off/pageSize).data[off%pageSize:], p)
+		k := copy(t.writablePage(n, off/pageSize).data[off%pageSize:], p)
 		p, off = p[k:], off+int64(k)
 	}
 }
 
 // zero makes a range read as zeros, without changing the size.
 func (t *tree) zero(id inode, off, length int64) {
-	n := t.own(id)
+	n := t.writable(id)
 	for end := min(off+length, int64(len(n.pages))*pageSize); off < end; {
 		i, from := off/pageSize, off%pageSize
 		k := min(pageSize-from, end-off)
@@ -133,21 +131,21 @@ func (t *tree) zero(id inode, off, length int64) {
 		case k == pageSize:
 			n.pages[i] = nil
 		default:
-			clear(t.page(n, i).data[from : from+k])
+			clear(t.writablePage(n, i).data[from : from+k])
 		}
 		off += k
 	}
 }
 
 func (t *tree) resize(id inode, size int64) {
-	n := t.own(id)
+	n := t.writable(id)
 	if size < n.size {
 		t.zero(id, size, n.size-size)
 	}
 	n.size = size
 }
 
-// read fills p from off with what lies before the end of the file.
+// read fills p from off with bytes before the end of the file and returns their number.
 func (n *node) read(p []byte, off int64) int {
 	p = p[:max(0, min(int64(len(p)), n.size-off))]
 	for done := 0; done < len(p); {
@@ -164,7 +162,7 @@ func (n *node) read(p []byte, off int64) int {
 	return len(p)
 }
 
-// needsSpace reports whether a write would take pages that the file has not.
+// needsSpace reports whether a write needs pages that the file does not have.
 func (n *node) needsSpace(off, length int64) bool {
 	if off+length > n.size {
 		return true
@@ -177,8 +175,8 @@ func (n *node) needsSpace(off, length int64) bool {
 	return false
 }
 
-// graft puts the directory dir of another tree in the place of this one's, inodes and
-// all: both trees number the same files the same.
+// graft replaces the directory dir of this tree by that of another one, with its inodes: both trees
+// have the same numbers for the same files.
 func (t *tree) graft(from *tree, dir string) {
 	t.link(root, dir, 0)
 	id := from.node(root).entries[dir]
@@ -198,7 +196,7 @@ func (t *tree) graft(from *tree, dir string) {
 	}
 }
 
-// data returns the first range of pages that are no holes at or after off.
+// data returns the first range of pages at or after off that are no holes.
 func (n *node) data(off int64) (start, end int64, ok bool) {
 	i := off / pageSize
 	for i < int64(len(n.pages)) && n.pages[i] == nil {
