@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/backend/qmp/link"
+
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
@@ -159,7 +161,7 @@ func TestDialOdd(t *testing.T) {
 		"then mute":     {lines: []string{greeting, `{"return":{}}` + "\n"}, wantErr: "deadline"},
 		"then gone":     {lines: []string{greeting, `{"return":{}}` + "\n", "close"}, wantErr: "closed"},
 		"reply too long": {lines: []string{greeting, `{"return":{}}` + "\n",
-			strings.Repeat("x", 1<<17)}, wantErr: "closed"},
+			strings.Repeat("x", link.MaxLine+1)}, wantErr: "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -205,7 +207,7 @@ func TestDialOdd(t *testing.T) {
 	}
 }
 
-// Run works without error classes on a QMP server that has none of our own commands.
+// Run works on a QMP server that has none of our own commands and does not repeat ids.
 func TestForeignServer(t *testing.T) {
 	checkLeaks(t)
 	path := filepath.Join(t.TempDir(), "qmp")
@@ -247,7 +249,7 @@ func TestForeignServer(t *testing.T) {
 		t.Error(err)
 	}
 	var e *Error
-	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{Class: GenericError, Desc: "no other"}) {
+	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{Class: CommandNotFound, Desc: "no other"}) {
 		t.Errorf("%#v", err)
 	}
 }

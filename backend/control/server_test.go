@@ -312,7 +312,7 @@ func TestReplyTooLong(t *testing.T) {
 	}
 	ctx := context.Background()
 	var s string
-	fits := maxText - len(`{"return":""}`) - 1
+	fits := maxText - len(`{"return":"","id":1}`) - 1
 	if err := c.Run(ctx, "long", map[string]int{"N": fits}, &s); err != nil || len(s) != fits {
 		t.Errorf("longest reply: %d bytes, %v", len(s), err)
 	}

@@ -145,8 +145,13 @@ func (l *Link) Read(deliver func(qmp.Event)) error {
 			continue
 		}
 		l.mu.Lock()
-		reply := l.pending[string(m.ID)]
-		delete(l.pending, string(m.ID))
+		id := string(m.ID)
+		if id == "" && len(l.pending) == 1 {
+			for id = range l.pending { // a server that does not repeat ids
+			}
+		}
+		reply := l.pending[id]
+		delete(l.pending, id)
 		l.mu.Unlock()
 		if reply != nil {
 			reply <- m // buffered
