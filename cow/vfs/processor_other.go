@@ -6,7 +6,7 @@ import "time"
 
 var started = time.Now()
 
-// ticks returns nanoseconds: see ticks.go.
+// ticks returns nanoseconds: see mapping.go.
 func ticks() uint64 { return uint64(time.Since(started)) }
 
 // Prefetch does nothing: see processor_unsafe.go.

@@ -10,7 +10,7 @@ import "unsafe"
 //go:noescape
 func prefetchLines(p unsafe.Pointer)
 
-// ticks returns the CPU's counter: see ticks.go.
+// ticks returns the CPU's counter: see mapping.go.
 //
 //go:noescape
 func ticks() uint64

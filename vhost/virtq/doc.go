@@ -9,7 +9,7 @@
 // ErrBroken and does not touch the ring any more.
 //
 // The order of a request's steps is Next, Load, the work, Push, and one Publish per batch. split.go
-// and notify.go state beside each access who writes the word and which barrier orders it.
+// states beside each access who writes the word and which barrier orders it.
 //
 // With an in-flight region, a queue records requests in flight for its successor. inflight.go
 // argues why the process may be killed between any two stores, and a test steps through it an
