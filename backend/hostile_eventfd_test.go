@@ -56,7 +56,7 @@ func TestForeignEventFDs(t *testing.T) {
 }
 
 // A front-end makes its eventfds blocking again, and full or empty, so that
-// whoever writes or reads them waits. The queue may wait; its end may not, nor
+// a write or read of them waits. The queue may wait; its end may not, nor
 // those who ask how it is.
 func TestEventFDsThatBlock(t *testing.T) {
 	for _, name := range []string{"call", "err", "kick"} {

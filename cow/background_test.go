@@ -172,15 +172,15 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			}
 			return nil
 		}
-		for shortage := 1; shortage <= 2; shortage++ {
-			block := int64(shortage)
+		for failure := 1; failure <= 2; failure++ {
+			block := int64(failure)
 			b.x.OnCall(full)
 			write(t, b.Disk, 'a', block*4096, 4096)
 			if n := b.rounds(10 * time.Minute); n != 10 || b.Disk.Stats().Failed != nil {
 				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
 			}
-			if n := strings.Count(b.log.String(), "a background flush failed"); n != shortage {
-				t.Errorf("expected %d lines about %d shortages, found %d:\n%s", shortage, shortage, n, &b.log)
+			if n := strings.Count(b.log.String(), "a background flush failed"); n != failure {
+				t.Errorf("expected %d lines about %d failures, found %d:\n%s", failure, failure, n, &b.log)
 			}
 			b.x.OnCall(nil)
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {

@@ -152,7 +152,7 @@ func (p *oldProcess) close() {
 	p.offer.Close()
 }
 
-// servedDisks implements backend.Keeper for the disks of a serving process.
+// servedDisks implements daemon.DiskOwner for the disks of a serving process.
 type servedDisks struct {
 	store *store.Store
 	disks []*openDisk
@@ -170,7 +170,7 @@ func (k *servedDisks) find(name string) (*openDisk, error) {
 	return nil, fmt.Errorf("disk %q is not served by this process", name)
 }
 
-// Detach implements backend.Keeper.
+// Detach implements daemon.DiskOwner.
 func (k *servedDisks) Detach(name string) (detached bool, err error) {
 	o, err := k.find(name)
 	if err != nil {
@@ -192,7 +192,7 @@ func (o *openDisk) detach() (detached bool, err error) {
 	return true, err
 }
 
-// Reopen implements backend.Keeper.
+// Reopen implements daemon.DiskOwner.
 func (k *servedDisks) Reopen(ctx context.Context, name string) (*cow.Disk, error) {
 	o, err := k.find(name)
 	if err != nil {

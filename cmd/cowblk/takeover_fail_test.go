@@ -183,21 +183,21 @@ func TestTakeoverKilled(t *testing.T) {
 	for i := range killedTakeovers(t) {
 		q := serve("--takeover")
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
-		victim, survivor, name := p, q, "new"
+		victim, left, name := p, q, "new"
 		if i%2 == 1 {
-			victim, survivor, name = q, p, "old"
+			victim, left, name = q, p, "old"
 		}
 		victim.cmd.Process.Kill()
 		<-victim.gone
-		if !survivor.serves(t, l) {
+		if !left.serves(t, l) {
 			if name == "new" {
-				t.Errorf("the old process was killed, and the new one has ended\n%s", survivor.log.String())
+				t.Errorf("the old process was killed, and the new one has ended\n%s", left.log.String())
 			}
 			name = "nobody" // the old process had handed the disk over to the killed one
-			survivor = serve()
+			left = serve()
 		}
 		outcome[name]++
-		p = survivor
+		p = left
 		l.waitRequests(20)
 	}
 	l.finish()

@@ -102,7 +102,7 @@ func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 func (pl *player) mend(s Step) error {
 	saved := pl.hurt[s.Name]
 	if room := pl.m.FreePages(); saved == nil || room >= 0 && room < 4 {
-		return nil // whoever puts it back needs room for that
+		return nil // putting it back needs room
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool {
 		d := w.disks[s.Name]

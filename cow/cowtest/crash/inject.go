@@ -60,7 +60,7 @@ func (s *schedule) arm(n int, errno syscall.Errno, syncs, every bool) {
 	s.inject.fired, s.inject.sync, s.inject.only = false, false, false
 }
 
-// armSync makes the n-th sync of a file from now on fail, whoever makes it.
+// armSync makes the n-th sync of a file from now on fail.
 func (s *schedule) armSync(n int) {
 	s.arm(n, syscall.EIO, true, false)
 	s.mu.Lock()

@@ -6,7 +6,7 @@
 // number of entries, sector size. Each entry then takes one sector for its header
 // (sector written to, number of sectors, flags, length of private data) with the
 // text of a mark behind it, followed by the data of a write. All numbers are
-// little endian. A discard has no data; whoever replays it zeroes the range.
+// little endian. A discard has no data; a replay zeroes the range.
 package logwrites
 
 import (
