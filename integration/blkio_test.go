@@ -15,7 +15,7 @@ import (
 	"cowblk/integration/harness"
 )
 
-// blkioDisk is the size of the disk that libblkio's clients write to.
+// blkioDisk is the size, in bytes, of the disk that libblkio's clients write to.
 const blkioDisk = 64 << 20
 
 // tool runs a program to its end and returns what it printed.
@@ -28,8 +28,7 @@ func (e *env) tool(program string, args ...string) string {
 	return string(out)
 }
 
-// blkioSource is a file of blkioDisk bytes, every other MiB of which is random and
-// the rest zeros.
+// blkioSource makes a file of blkioDisk bytes: MiBs of random data and of zeros in turn.
 func (e *env) blkioSource() (path string, content []byte) {
 	e.Helper()
 	content = make([]byte, blkioDisk)
@@ -42,8 +41,8 @@ func (e *env) blkioSource() (path string, content []byte) {
 	return path, content
 }
 
-// qemu-img and qemu-io of Debian 13 reach a disk through libblkio: they write it,
-// find it after a restart of the back-end, and use every request there is.
+// qemu-img and qemu-io of Debian 13 reach a disk through libblkio: they write it, find their data
+// after a restart of the back-end, and use every request type.
 func TestQEMUImgByLibblkio(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -75,7 +74,7 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 		"-c", "aio_write -P 1 16M 64k", "-c", "aio_write -P 2 17M 64k", "-c", "aio_flush", "-c", "read -P 2 17M 64k",
 		image)
 	e.halt(s)
-	// What the tag holds is what was converted.
+	// The tag holds the converted data.
 	clone := e.name("clone")
 	e.cowblk("create", clone, "--from", disk+"@converted")
 	s = e.serve(clone)
@@ -84,7 +83,7 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 	e.halt(s)
 }
 
-// nbdkit of Debian 13 serves a disk through libblkio to a client of NBD.
+// nbdkit of Debian 13 serves a disk through libblkio to an NBD client.
 func TestNBDKitByLibblkio(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

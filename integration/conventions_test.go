@@ -15,12 +15,12 @@ import (
 	"cowblk/integration/harness"
 )
 
-// small is a machine that starts in a few seconds and looks at the disk on s.
+// small returns options of a machine that boots in a few seconds with the disk of s.
 func small(s *server) harness.MachineOptions {
 	return harness.MachineOptions{Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
 }
 
-// marked makes a raw file that starts with text.
+// marked makes a raw file that starts with text and returns its path.
 func (e *env) marked(text string) string {
 	e.Helper()
 	file := e.write("disk.raw", text+"\n")
@@ -28,14 +28,14 @@ func (e *env) marked(text string) string {
 	return file
 }
 
-// firstLine is what a guest reads from the start of its disk.
+// firstLine returns the text that a guest reads from the start of its disk.
 func (e *env) firstLine(m *harness.Machine, disk string) string {
 	e.Helper()
 	return e.run(m, "head -n 1 /dev/"+disk)
 }
 
-// QEMU's registration file names a program, which is this one under another
-// name, and which says what the file says.
+// QEMU's registration file names a program. Here it is this binary under another name, and its
+// capabilities are those of the file.
 func TestRegistration(t *testing.T) {
 	text, err := os.ReadFile("50-cowblk.json")
 	if err != nil {
@@ -105,7 +105,7 @@ func TestReadOnly(t *testing.T) {
 	e.halt(s)
 }
 
-// listen makes a listening socket to hand over to a back-end, and its file.
+// listen makes a listening socket for a back-end to inherit, and returns its file.
 func (e *env) listen(socket string) *os.File {
 	e.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
@@ -135,8 +135,7 @@ func TestInheritedSocket(t *testing.T) {
 	e.halt(s)
 }
 
-// The socket comes from systemd, and systemd is told when it can be used and
-// when it no longer can.
+// systemd passes the socket; the back-end notifies systemd when it is ready and when it stops.
 func TestSystemdActivation(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -161,7 +160,7 @@ func TestSystemdActivation(t *testing.T) {
 	b, err := harness.StartBackend(e.ctx, cmd, socket)
 	e.must(err)
 	s := e.watch(b)
-	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket is the unit's
+	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket belongs to the unit
 	expect("READY=1")
 	m := e.boot(small(s))
 	e.run(m, counter(0))
@@ -170,8 +169,7 @@ func TestSystemdActivation(t *testing.T) {
 	expect("STOPPING=1")
 }
 
-// Two disks in one process, and the QEMU arguments that cowblk prints for them,
-// used as they are.
+// Two disks in one process. The QEMU arguments that cowblk prints for them are used unchanged.
 func TestPrintedArguments(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -14,7 +14,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// fillDisk writes more to the disk than there is space for, then reads it back past the guest's cache.
+// fillDisk writes more to the disk than the file system has space for, then reads it back past the
+// guest's cache.
 const fillDisk = `
 for try in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
 head -c 25165824 /dev/urandom > /tmp/content
@@ -26,8 +27,8 @@ b=$(head -c 25165824 /dev/vda | md5sum)
 if dmesg | grep -i 'error, dev vda'; then exit 1; fi
 `
 
-// A guest fills the file system under its disk: it is paused, goes on by itself when there is space, and has seen
-// nothing but time pass.
+// A guest fills the file system below its disk. The guest is paused, continues by itself when there
+// is space, and sees no error.
 func TestGuestWaitsForSpace(t *testing.T) {
 	for _, name := range everyQEMU() {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -69,8 +70,8 @@ func TestGuestWaitsForSpace(t *testing.T) {
 	}
 }
 
-// smallStore is a store on a file system that has 16 MiB left, and 32 MiB more once
-// the ballast is removed.
+// smallStore makes a store on a file system with 16 MiB free; removal of the ballast file frees 32
+// MiB more.
 func (e *env) smallStore() (store *harness.Store, ballast string) {
 	e.Helper()
 	small := filepath.Join(e.dir, "fs")
@@ -84,7 +85,7 @@ func (e *env) smallStore() (store *harness.Store, ballast string) {
 	return store, ballast
 }
 
-// waitedForSpace looks into a back-end's log.
+// waitedForSpace checks a back-end's log for the pause and the resumption.
 func (e *env) waitedForSpace(s *server) {
 	e.Helper()
 	if text := s.Output(); !strings.Contains(text, "no space is left") || strings.Contains(text, "request failed") {
@@ -92,7 +93,7 @@ func (e *env) waitedForSpace(s *server) {
 	}
 }
 
-// The same of a domain of libvirt, which owns the monitor.
+// The same with a domain of libvirt, which owns the monitor.
 func TestDomainWaitsForSpace(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -13,15 +13,15 @@ import (
 	"cowblk/integration/harness"
 )
 
-// monitorFor gives a machine a second monitor, for cowblk.
+// monitorFor adds a second monitor, for cowblk, to a machine and returns its address.
 func (e *env) monitorFor(o *harness.MachineOptions) (address string) {
 	path := filepath.Join(e.dir, "cowblk.qmp")
 	o.Extra = append(o.Extra, "-qmp", "unix:"+path+",server=on,wait=off")
 	return "unix:" + path
 }
 
-// A guest that knows hot-plugging gets a disk and gives it back, as often as one
-// likes; one that holds on to it loses nothing.
+// A guest that supports hot-plugging gets and returns a disk repeatedly. A guest that does not
+// release the disk keeps it and loses nothing.
 func TestAttachDetach(t *testing.T) {
 	for _, name := range everyQEMU() {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -47,8 +47,8 @@ func TestAttachDetach(t *testing.T) {
 	}
 }
 
-// Each boot's changes get a layer of their own: a reset and a shutdown of the
-// guest promote the disk, and the tags hold what the guest had written by then.
+// The hooks for reset and shutdown of the guest promote the disk: each boot's changes get a layer
+// of their own, and the tags hold what the guest had written by then.
 func TestHooksKeepEachBoot(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12Backports, harness.DebianUnstable) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestHooksKeepEachBoot(t *testing.T) {
 			s := e.watch(b)
 			o.Disks = []string{s.Socket}
 
-			// tag waits for the one that an event has made.
+			// tag waits for the tag that an event's hook makes.
 			tag := func(event string) string {
 				t.Helper()
 				form := regexp.MustCompile(event + `-[0-9]{8}T[0-9]{6}Z`)

@@ -17,16 +17,16 @@ import (
 	"cowblk/integration/harness"
 )
 
-// killsEnv makes TestKilledUnderFio kill that often, on every QEMU, instead of
-// killsUsually on one.
+// TestKilledUnderFio kills killsUsually times on one QEMU; killsEnv sets another number, on every
+// QEMU.
 const (
 	killsEnv     = "COWBLK_KILLS"
 	killsUsually = 6
 )
 
-// killJobs is a load that notices everything: four jobs write to files of their
-// own on /dev/vdb, past the guest's cache, and read back what they wrote before
-// anybody has flushed it; a fifth process makes and removes files all the time.
+// killJobs is a load that detects every error: four jobs write to files of their own on /dev/vdb,
+// past the guest's cache, and read their data back before any flush; a fifth process makes and
+// removes files all the time.
 const killJobs = `
 set -e
 mkfs.ext4 -q -F /dev/vdb
@@ -75,8 +75,7 @@ for job in fio files; do
 done
 `
 
-// killEnd stops the load, and insists that it met no error, nor the kernel, nor
-// fsck.
+// killEnd stops the load and fails if the load, the kernel or fsck reported an error.
 const killEnd = `
 touch /run/stop
 while ! grep -q ended /run/fio.result || ! grep -q ended /run/files.result; do sleep 0.2; done
@@ -90,7 +89,7 @@ fsck.ext4 -f -n /dev/vdb >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
 tail -n 1 /run/fsck
 `
 
-// served waits until the process of a disk has carried out n requests.
+// served waits until the server of a disk has completed n requests.
 func (e *env) served(disk string, n uint64) {
 	e.Helper()
 	var last error
@@ -113,8 +112,8 @@ func (e *env) served(disk string, n uint64) {
 	e.Fatalf("the guest asks nothing of its disk: %v, %v", context.Cause(e.ctx), last)
 }
 
-// The back-end is killed at random moments, some of them during a promotion, and
-// started again, while the guest works: it notices nothing.
+// The back-end is killed at random moments, some of them during a promotion, and started again,
+// while the guest works. The guest sees no error.
 func TestKilledUnderFio(t *testing.T) {
 	kills, all := killsUsually, os.Getenv(killsEnv)
 	names := onQEMUs(harness.Debian13)

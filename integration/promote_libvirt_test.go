@@ -12,8 +12,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// Promotions of a domain of libvirt, frozen and paused through libvirt, which
-// owns its monitor and the channel to its agent.
+// Promotions of a libvirt domain, frozen and paused through libvirt, which owns the monitor and the
+// channel to the guest agent.
 func TestPromoteLibvirt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -56,7 +56,7 @@ func TestPromoteLibvirt(t *testing.T) {
 		return out
 	}
 	virsh("create", e.write("domain.xml", text))
-	// The guest is one of the harness's, but for who started its QEMU.
+	// The guest is a harness guest; only its QEMU was started by libvirt.
 	r.Machine = &harness.Machine{Process: daemon.Process, Agent: agent, Console: console}
 	_, _, err = r.Ready(e.ctx)
 	e.must(err)
@@ -70,7 +70,7 @@ func TestPromoteLibvirt(t *testing.T) {
 			t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
 		}
 	})
-	// libvirt's own view of the agent and the monitor is not disturbed.
+	// libvirt's own use of the agent and the monitor is not disturbed.
 	virsh("domfsfreeze", root)
 	virsh("domfsthaw", root)
 	virsh("suspend", root)

@@ -22,8 +22,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// countPromotions is how often each way of quiescing is used: usual times, or as
-// often as COWBLK_PROMOTIONS says, for which the test gets more time.
+// countPromotions returns how often to promote in each mode: usual, or $COWBLK_PROMOTIONS, for
+// which it extends the test's time limit.
 func (e *env) countPromotions(usual int) int {
 	e.Helper()
 	s := os.Getenv("COWBLK_PROMOTIONS")
@@ -40,14 +40,14 @@ func (e *env) countPromotions(usual int) int {
 	return n
 }
 
-// way is how a test has the guest quiesced.
+// way is a way to quiesce the guest.
 type way struct {
 	mode    string
-	options []string // of "cowblk promote"
+	options []string // for "cowblk promote"
 }
 
-// promoteAll promotes n times in each way while the workload runs, and logs what
-// that took. After each promotion it calls after, unless that is nil.
+// promoteAll promotes n times in each way while the workload runs and logs the durations. It calls
+// after, unless nil, after each promotion.
 func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []tagged {
 	e.Helper()
 	var tags []tagged
@@ -63,16 +63,16 @@ func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []t
 	return tags
 }
 
-// tagged is one promotion that a test has made.
+// tagged is a completed promotion.
 type tagged struct {
 	name, mode   string
-	acknowledged int           // last transaction committed when the command was started
-	took         time.Duration // the command, from start to end
+	acknowledged int           // last transaction committed before the command started
+	took         time.Duration // duration of the command
 	swap         float64       // microseconds
 	held         float64       // milliseconds
 }
 
-// promote promotes the workload's disks, which are served, and remembers it.
+// promote promotes the workload's disks, which are being served, and returns the result.
 func (e *env) promote(r *rig, name string, w way) tagged {
 	e.Helper()
 	t := tagged{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
@@ -98,7 +98,7 @@ func (e *env) promote(r *rig, name string, w way) tagged {
 	return t
 }
 
-// spread describes numbers.
+// spread formats the distribution of values.
 func spread(values []float64) string {
 	if len(values) == 0 {
 		return "none"
@@ -108,7 +108,7 @@ func spread(values []float64) string {
 	return fmt.Sprintf("median %.1f, 90 %% %.1f, longest %.1f", at(0.5), at(0.9), at(1))
 }
 
-// report logs what promotions took.
+// report logs the durations of promotions.
 func (e *env) report(tags []tagged) {
 	e.Helper()
 	for _, mode := range []string{"none", "guest", "pause"} {
@@ -124,8 +124,8 @@ func (e *env) report(tags []tagged) {
 	}
 }
 
-// export offers tags over NBD from a process of its own, as long as the test
-// lasts, and returns the URI of one.
+// export starts a process that exports the tags over NBD until the test ends. It returns a function
+// that gives the URI of a tag.
 func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) string {
 	e.Helper()
 	socket := filepath.Join(e.dir, "nbd-"+tags[0].name+".sock")
@@ -143,7 +143,7 @@ func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) stri
 	}
 }
 
-// copyOut returns what nbdcopy reads.
+// copyOut returns the bytes that nbdcopy reads from uri.
 func (e *env) copyOut(uri string) []byte {
 	e.Helper()
 	var out, said bytes.Buffer
@@ -160,25 +160,25 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// rig is a guest with the workload.
+// rig is a guest that runs the workload.
 type rig struct {
 	*harness.Machine
-	data, mark string // disks
+	data, mark string // disk names
 	servers    []*server
-	powerOff   func() error // leaves the disks, stopped, in the tests' store
+	powerOff   func() error // powers the guest off; the stopped disks are then in the suite's store
 
-	cowblk func(args ...string) (string, error) // where the disks are served
-	copy   func(tags []tagged) []copied         // while they are
+	cowblk func(args ...string) (string, error) // runs a command where the disks are served
+	copy   func(tags []tagged) []copied         // reads tags while the disks are served
 }
 
-// copied is what nbdcopy reads from one tag of the workload's disks.
+// copied is what nbdcopy reads from one tag of the workload's two disks.
 type copied struct {
 	data string // SHA-256 of the whole disk
 	mark string // the start of the disk
 }
 
-// startWorkload boots a Debian with its guest agent, on a root of its own, and
-// starts the workload on two disks of one back-end process.
+// startWorkload boots a Debian with a guest agent, on a root disk of its own, and starts the
+// workload on two disks of one back-end process.
 func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *rig {
 	e.Helper()
 	r, sockets := e.workloadDisks(blockSize)
@@ -193,7 +193,7 @@ func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string)
 	return r
 }
 
-// workloadDisks makes and serves a root and the workload's disks.
+// workloadDisks creates and serves a root disk and the workload's disks.
 func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
 	e.Helper()
 	r = &rig{
@@ -208,16 +208,15 @@ func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
 	return r, append([]string{root.Socket}, sockets...)
 }
 
-// exportsAProcess is how many tags of each disk one process exports.
+// exportsAProcess is the number of tags of each disk that one process exports.
 const exportsAProcess = 20
 
-// copyTags reads every tag of the workload's disks over NBD. It returns the
-// digest of the data, and the transaction that was the last known to be
-// committed.
+// copyTags reads every tag of the workload's disks over NBD. It returns, by tag, the digest of data
+// and the last transaction recorded in mark.
 func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
 	e.Helper()
 	copies, marks = map[string]string{}, map[string]int{}
-	// Each tag has its own stack, of as many open files as it has layers.
+	// Each tag opens a stack of its own: two files for each layer.
 	for tags := range slices.Chunk(tags, exportsAProcess) {
 		for i, c := range r.copy(tags) {
 			m, err := strconv.Atoi(strings.TrimRight(c.mark, " "))
@@ -228,7 +227,7 @@ func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks m
 	return copies, marks
 }
 
-// copyHere copies tags of disks that are served on this machine.
+// copyHere reads tags of disks that are served on the host.
 func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
 	e.Helper()
 	uri := e.export(tags, r.data, r.mark)
@@ -241,9 +240,8 @@ func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
 	return all
 }
 
-// finish ends the workload, the guest and the back-ends, and adds the disks'
-// last state to the tags: a file system that was unmounted, thus as clean as a
-// frozen one.
+// finish ends the workload, the guest and the back-ends, and appends the final state of the disks
+// to the tags. That file system was unmounted: it is as clean as a frozen one.
 func (e *env) finish(r *rig, tags []tagged) []tagged {
 	e.Helper()
 	said := strings.Split(e.run(r.Machine, stopLoad), "\n")
@@ -258,9 +256,9 @@ func (e *env) finish(r *rig, tags []tagged) []tagged {
 	return append(tags, tagged{name: "end", mode: "guest", acknowledged: last})
 }
 
-// checkTags compares what fresh guests find in each tag with what was promised
-// to the guest that wrote it, with the other disk that was cut at the same
-// moment, and with what nbdcopy reads.
+// checkTags compares the content that fresh guests find in each tag with three things: the
+// transactions acknowledged to the guest, the other disk promoted at the same moment, and the
+// copies made by nbdcopy.
 func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[string]string, marks map[string]int) {
 	e.Helper()
 	before := 0
@@ -277,7 +275,7 @@ func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[str
 		if sum, ok := copies[t.name]; ok && sum != c.sha256 {
 			e.Errorf("%s (quiesce %s): nbdcopy reads %s, the guest %s", t.name, t.mode, sum, c.sha256)
 		}
-		// An empty journal would mean that the file system was not in use.
+		// An empty journal would mean that the file system was idle.
 		if c.replay != (t.mode != "guest") {
 			e.Errorf("%s (quiesce %s): journal to replay: %t", t.name, t.mode, c.replay)
 		}
@@ -289,11 +287,11 @@ func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[str
 	e.Logf("%d tags, with up to %d transactions", len(tags), before)
 }
 
-// Promotions while the guest commits transactions: every tag, attached to a
-// fresh guest or read over NBD, is what it must be.
+// Promotions while the guest commits transactions. Every tag is consistent, both attached to a
+// fresh guest and read over NBD.
 func TestPromoteUnderLoad(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
-		// Blocks that are larger than the guest's: each new head is full of copy-ups.
+		// Blocks larger than the guest's: first writes into each new head are copy-ups.
 		journal, blockSize := "wal", "64K"
 		if name == harness.Debian12 {
 			journal, blockSize = "delete", "4K"

@@ -13,14 +13,13 @@ import (
 	"cowblk/integration/harness"
 )
 
-// A guest that runs is paused for the promotion and goes on; one that was
-// paused already stays so.
+// A running guest is paused for the promotion and continued after it; a paused guest stays paused.
 func TestPromotePaused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	n := e.countPromotions(3)
 	qemu := e.qemu(harness.Debian12Backports)
-	monitor := filepath.Join(e.dir, "second.qmp") // QEMU serves one client a monitor
+	monitor := filepath.Join(e.dir, "second.qmp") // a QEMU monitor serves one client at a time
 	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
 		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
 	options := []string{"--qmp", "unix:" + monitor}
@@ -44,14 +43,13 @@ func TestPromotePaused(t *testing.T) {
 	e.checkTags(r, qemu, e.finish(r, tags), copies, marks)
 }
 
-// holdUp stands between cowblk and the guest agent: it keeps back the agent's
-// answer to the first freeze, so that the guest is frozen as long as a test
-// wants to.
+// holdUp is a proxy between cowblk and the guest agent. It delays the agent's answer to the first
+// freeze, so that the guest stays frozen until the test releases it.
 type holdUp struct {
 	listener net.Listener
-	agent    string        // the socket that QEMU listens on
-	frozen   chan struct{} // closed when the answer is here
-	pass     chan struct{} // closed by the test, to hand it on
+	agent    string        // QEMU's listening socket
+	frozen   chan struct{} // closed when the agent's answer has arrived
+	pass     chan struct{} // closed by the test, to forward the answer
 
 	once sync.Once
 	wg   sync.WaitGroup
@@ -79,8 +77,8 @@ func (h *holdUp) accept() {
 			down.Close()
 			continue
 		}
-		// Closed when the client is gone, which QEMU must see too: it takes the next
-		// client only then.
+		// Closed when the client has disconnected. QEMU must see the disconnection before it
+		// accepts the next client.
 		gone := make(chan struct{})
 		asked := make(chan struct{}, 1)
 		h.wg.Go(func() {
@@ -108,7 +106,7 @@ func (h *holdUp) accept() {
 	}
 }
 
-// copyUntil copies until an end fails, and shows each piece before it is written.
+// copyUntil copies until either end fails, and passes each piece to show before it writes it.
 func copyUntil(to, from net.Conn, show func([]byte)) {
 	buf := make([]byte, 4096)
 	for {
@@ -123,14 +121,13 @@ func copyUntil(to, from net.Conn, show func([]byte)) {
 	}
 }
 
-// Whoever is killed while the guest is frozen, the guest is thawed: by the
-// command that had asked for it, by the daemon that did it, or, when both are
-// dead, by the next daemon.
+// Whichever process is killed while the guest is frozen, the guest is thawed: by the daemon, by the
+// command that requested the freeze, or, if both are dead, by the next daemon.
 func TestKilledWhileFrozen(t *testing.T) {
 	for _, c := range []struct {
 		name            string
 		qemu            string
-		daemon, command bool // are killed
+		daemon, command bool // which are killed
 	}{
 		{"daemon", harness.Debian12, true, false},
 		{"command", harness.Debian13, false, true},
@@ -157,7 +154,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 			case <-e.ctx.Done():
 				t.Fatalf("the guest was not frozen: %v", e.ctx.Err())
 			}
-			// Whoever writes waits.
+			// Writers block.
 			e.run(m, `
 				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & done
 				sleep 1
@@ -182,13 +179,13 @@ during" ]`)
 				}
 				t.Logf("cowblk promote said: %s", command.Output())
 			}
-			// A dead daemon has not made the cut, which comes after the freeze. A live one
-			// whose client is gone may do either.
+			// A killed daemon has not promoted: the promotion follows the freeze. A live daemon
+			// whose client is gone may have done so or not.
 			layers := e.layers(data)
 			if layers > 2 || c.daemon && layers != 1 {
 				t.Errorf("the disk has %d layers after the promotion that failed", layers)
 			}
-			// Everything is as before: the same again succeeds.
+			// The state is as before: the same promotion now succeeds.
 			if c.daemon {
 				close(held.pass)
 			}
@@ -204,7 +201,7 @@ during" ]`)
 	}
 }
 
-// layers is how many layers a disk has.
+// layers returns the number of layers of a disk.
 func (e *env) layers(disk string) int {
 	e.Helper()
 	var info harness.Disk
@@ -212,8 +209,8 @@ func (e *env) layers(disk string) int {
 	return len(info.Usage)
 }
 
-// noteIsGone fails the test if the store still says that the disk's guest is
-// being quiesced: the next daemon would thaw a guest that nobody froze.
+// noteIsGone fails the test if the store still has a quiesce record of the disk: the next daemon
+// would thaw a guest that is not frozen.
 func (e *env) noteIsGone(disk string) {
 	e.Helper()
 	notes, err := filepath.Glob(filepath.Join(suite.store.Dir, "disks", disk, "quiesced*"))

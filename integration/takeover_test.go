@@ -8,8 +8,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// A new process takes the disk of a working guest over from the old one, again and again, with a promotion in between:
-// the guest notices nothing.
+// A new process takes over the disk of a working guest from the old one, repeatedly, with a
+// promotion in between. The guest sees no error.
 func TestTakenOverUnderFio(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.DebianUnstable) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
