@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// way is how a backup of the store is made and restored over it.
+// way is a method to back up the store and to restore the backup over it.
 type way struct {
 	name    string
 	backup  func(m *machine, to string)
@@ -26,8 +26,8 @@ var ways = []way{
 	{name: "renamed as a whole", backup: copyStore, restore: restoreWhole},
 }
 
-// A backup of the store is restored over it after a kill: the disks hold what the
-// backup held, not bits of the lost session.
+// A backup of the store is restored over it after a kill. The disks hold the content of the backup,
+// not bits of the lost session.
 func TestBackupRestored(t *testing.T) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -38,12 +38,12 @@ func TestBackupRestored(t *testing.T) {
 	}
 }
 
-// The same with a snapshot of btrfs in the store's place: files have the inode numbers of
-// the lost ones, and the device number.
+// The same with a btrfs snapshot in place of the store: files have the inode numbers of the lost
+// files, and the device number.
 func TestSnapshotRestored(t *testing.T) {
 	for _, fs := range filesystems {
 		if fs.kind == "btrfs" && (!fs.long || long()) {
-			fs.options += ",commit=1" // the kernel's cleaner wakes up as often, in seconds
+			fs.options += ",commit=1" // the kernel's cleaner wakes up at this interval, in seconds
 			t.Run(fs.name, func(t *testing.T) {
 				t.Parallel()
 				newMachine(t, fs).backUpAndRestore(way{backup: snapshotStore, restore: restoreSnapshot})
@@ -54,7 +54,7 @@ func TestSnapshotRestored(t *testing.T) {
 
 func (m *machine) backUpAndRestore(w way) {
 	m.Helper()
-	// Before the session: closed in order.
+	// Before the session, after an orderly stop.
 	m.serve()
 	m.scatter(1)
 	m.stop()
@@ -62,7 +62,7 @@ func (m *machine) backUpAndRestore(w way) {
 		d.oracle.flushed()
 	}
 	m.backedUp("closed", w)
-	// During a session, after a flush, and nothing was written meanwhile.
+	// During a session, after a flush without later writes.
 	m.scatter(2)
 	for _, d := range m.disks {
 		m.must(d.flush())
@@ -70,8 +70,8 @@ func (m *machine) backUpAndRestore(w way) {
 	m.backedUp("flushed", w)
 }
 
-// backedUp makes a backup of a store with nothing unflushed, writes more, kills the
-// server, restores the backup and serves again.
+// backedUp makes a backup of a store that has nothing unflushed, writes more, kills the server,
+// restores the backup and serves again.
 func (m *machine) backedUp(name string, w way) {
 	m.Helper()
 	backup := filepath.Join(m.mnt, "backup-"+name)
@@ -84,7 +84,7 @@ func (m *machine) backedUp(name string, w way) {
 		m.serve()
 	}
 	m.scatter(10)
-	for _, d := range m.disks { // blocks that only the lost session has, flushed by it or not
+	for _, d := range m.disks { // blocks that only the lost session has, flushed or not
 		m.must(d.write(64000, 256))
 		m.must(d.flush())
 		m.must(d.write(62000, 1024))
@@ -105,21 +105,20 @@ func copyStore(m *machine, to string) {
 	m.host("cp", "-a", m.store.Dir, to)
 }
 
-// restoreInPlace is "cp -a BACKUP/. STORE": files keep their inodes, files that the
-// backup does not have stay.
+// restoreInPlace is "cp -a BACKUP/. STORE": files keep their inodes; files that are not in the
+// backup stay.
 func restoreInPlace(m *machine, backup string) {
 	m.Helper()
 	m.host("cp", "-a", backup+"/.", m.store.Dir)
 }
 
-// restoreWithNewTimes is the same without the backup's times.
+// restoreWithNewTimes does the same without the backup's times.
 func restoreWithNewTimes(m *machine, backup string) {
 	m.Helper()
 	m.host("cp", "-R", "--no-dereference", backup+"/.", m.store.Dir)
 }
 
-// restoreByRename is what rsync does: each file is replaced, files that the backup does
-// not have stay.
+// restoreByRename works like rsync: it replaces each file; files that are not in the backup stay.
 func restoreByRename(m *machine, backup string) {
 	m.Helper()
 	m.must(filepath.WalkDir(backup, func(p string, e iofs.DirEntry, err error) error {
@@ -136,7 +135,7 @@ func restoreByRename(m *machine, backup string) {
 	}))
 }
 
-// restoreWhole moves the whole store away.
+// restoreWhole moves the whole store away and copies the backup to its place.
 func restoreWhole(m *machine, backup string) {
 	m.Helper()
 	m.must(os.Rename(m.store.Dir, m.store.Dir+".lost"))
@@ -149,9 +148,8 @@ func snapshotStore(m *machine, to string) {
 	m.host("btrfs", "-q", "subvolume", "snapshot", m.store.Dir, to)
 }
 
-// restoreSnapshot puts a snapshot in the store's place, with the device number of the
-// lost one: it takes those that are lower away meanwhile, since the kernel gives the
-// lowest that is free.
+// restoreSnapshot puts a snapshot in the store's place, with the device number of the lost store.
+// The kernel assigns the lowest free number, so lower ones are occupied meanwhile.
 func restoreSnapshot(m *machine, backup string) {
 	m.Helper()
 	m.host("btrfs", "-q", "subvolume", "delete", "--commit-after", m.store.Dir)

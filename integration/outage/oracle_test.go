@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// write is one write to a sector that no completed flush covers.
+// write is one write to a sector, not covered by a completed flush.
 type write struct {
 	version   version
 	completed bool
 }
 
-// oracle knows what each sector of a disk may hold.
+// oracle records the versions that each sector of a disk may hold.
 type oracle struct {
 	disk    uint32
-	stable  []version         // by sector: flushed
-	pending map[int64][]write // by sector: since then, oldest first
+	stable  []version         // last flushed version, by sector
+	pending map[int64][]write // writes since the last flush, by sector, oldest first
 	next    version
 }
 
@@ -26,7 +26,7 @@ func newOracle(disk uint32, sectors int64) *oracle {
 	return &oracle{disk: disk, stable: make([]version, sectors), pending: map[int64][]write{}, next: 1}
 }
 
-// clone is the oracle of a backup.
+// clone returns a copy of the oracle, for a backup.
 func (o *oracle) clone() *oracle {
 	c := *o
 	c.stable = slices.Clone(o.stable)
@@ -37,14 +37,14 @@ func (o *oracle) clone() *oracle {
 	return &c
 }
 
-// wrote notes a write of n sectors, completed or not.
+// wrote records a write of n sectors, completed or not.
 func (o *oracle) wrote(first, n int64, v version, completed bool) {
 	for s := first; s < first+n; s++ {
 		o.pending[s] = append(o.pending[s], write{v, completed})
 	}
 }
 
-// flushed notes a flush that has succeeded; nothing was under way meanwhile.
+// flushed records a successful flush. No write may be in progress meanwhile.
 func (o *oracle) flushed() {
 	for s, ws := range o.pending {
 		i := len(ws) - 1
@@ -63,21 +63,21 @@ func (o *oracle) flushed() {
 	}
 }
 
-// event is what has happened since the content was known.
+// event is what happened since the last check.
 type event int
 
 const (
-	// lived: the kernel and the file system live on. Every completed write is there.
+	// lived: the kernel and the file system survived. Every completed write is there.
 	lived event = iota
-	// doubtful: the kernel lives on, but the device has failed. What was not flushed may
-	// be lost, now or later.
+	// doubtful: the kernel survived, but the device failed. Unflushed content may be lost, now or
+	// later.
 	doubtful
-	// lost: the file system was mounted again. What was not flushed may be lost; what is
-	// there is on the device.
+	// lost: the file system was mounted again. Unflushed content may be lost; the content that
+	// remains is durable.
 	lost
 )
 
-// allowed returns what a sector may hold.
+// allowed returns the versions that a sector may hold.
 func (o *oracle) allowed(s int64, e event) []version {
 	vs := []version{o.stable[s]}
 	for _, w := range o.pending[s] {
@@ -89,10 +89,10 @@ func (o *oracle) allowed(s int64, e event) []version {
 	return vs
 }
 
-// maxShown bounds the runs of wrong sectors that an error lists.
+// maxShown bounds the number of runs of wrong sectors that an error lists.
 const maxShown = 4
 
-// wrongs collects wrong sectors, neighbours with the same fault as one.
+// wrongs collects wrong sectors. It joins neighbours with the same fault.
 type wrongs struct {
 	count       int
 	runs        []string
@@ -126,8 +126,8 @@ func (w *wrongs) err() error {
 	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
 }
 
-// check compares content, the whole disk, with what is allowed. What is found is what
-// must be found from now on, until something happens again.
+// check compares content, the whole disk, with the allowed versions. The versions found become the
+// expected ones until the next event.
 func (o *oracle) check(content []byte, e event) error {
 	var w wrongs
 	for s := range int64(len(o.stable)) {

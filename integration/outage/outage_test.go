@@ -14,15 +14,15 @@ import (
 // everywhere is the whole device.
 var everywhere = []device.Range{{Off: 0, Len: deviceSize}}
 
-// unflushed leaves disks with content that is flushed and, over it and beside it,
-// content that is not; the kernel has written back everything but the latter's data.
+// unflushed leaves disks with flushed content and, over it and beside it, unflushed content. The
+// kernel has written back everything but the data of the latter.
 func (m *machine) unflushed(salt int64) {
 	m.Helper()
 	m.scatter(salt)
 	m.fsyncAllButData()
 }
 
-// The power of a device that never wrote back what was not flushed; the kernel goes on.
+// The device loses power before the unflushed content is written back; the kernel continues.
 func TestPowerCutInTheSameBoot(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -34,8 +34,8 @@ func TestPowerCutInTheSameBoot(t *testing.T) {
 	})
 }
 
-// Every write fails while a disk is served: the guest's flush fails. The server is then
-// killed, and the device works again.
+// Every write fails while a disk is served, so the guest's flush fails. The server is then killed,
+// and the device works again.
 func TestDeviceFailsWhileServed(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -54,7 +54,7 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 					if err := d.flush(); err == nil {
 						m.Errorf("disk %s: a flush has succeeded on a device that fails", d.name)
 					}
-					// Whatever becomes of these: they are not flushed.
+					// The results do not matter: these writes are not flushed.
 					_ = d.write(1000, 64)
 					_ = d.write(30000, 3)
 					if err := d.flush(); err == nil {
@@ -67,7 +67,7 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 	}
 }
 
-// The file system is shut down, without a flush of its log, as after an error.
+// The file system is shut down without a flush of its log, as after an error.
 func TestFileSystemShutDown(t *testing.T) {
 	onEach(t, func(m *machine) {
 		if !m.fs.shutdown {
@@ -90,7 +90,7 @@ func TestFileSystemShutDown(t *testing.T) {
 	})
 }
 
-// A frozen device is only slow: nothing fails, and nothing is lost.
+// A frozen device is only slow: no request fails, and nothing is lost.
 func TestDeviceFreezes(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A guest's flush arrives at the device, or no test here shows anything.
+// A guest's flush arrives at the device. Every other test here depends on that.
 func TestFlushReachesTheDevice(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -29,7 +29,7 @@ func TestFlushReachesTheDevice(t *testing.T) {
 	})
 }
 
-// life is a machine that lives through random steps, a power cut, and again.
+// life is a machine that runs random steps up to a power cut, repeatedly.
 type life struct {
 	*machine
 	r    *rand.Rand
@@ -55,8 +55,7 @@ func number(t *testing.T, env string, otherwise uint64) uint64 {
 	return n
 }
 
-// Random steps and power cuts: nothing flushed is lost, nothing is served that was
-// never written.
+// Random steps and power cuts: nothing flushed is lost, and every sector served was once written.
 func TestPowerCuts(t *testing.T) {
 	cuts := number(t, cutsEnv, 3)
 	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
@@ -80,7 +79,7 @@ func TestPowerCuts(t *testing.T) {
 	})
 }
 
-// tag is the name of the n-th promotion.
+// tag returns the name of the n-th promotion.
 func tag(n int) string { return fmt.Sprintf("t%d", n) }
 
 func (l *life) note(format string, args ...any) { l.log = append(l.log, fmt.Sprintf(format, args...)) }
@@ -112,7 +111,7 @@ func (l *life) steps(n int) {
 	}
 }
 
-// hostStep is what the host or the device does meanwhile.
+// hostStep makes one random step of the host or the device.
 func (l *life) hostStep() {
 	l.Helper()
 	switch x := l.r.IntN(10); {
@@ -137,7 +136,7 @@ func (l *life) hostStep() {
 	}
 }
 
-// lifeStep is what happens to the server or a disk as a whole.
+// lifeStep makes one random step that concerns the server or a disk as a whole.
 func (l *life) lifeStep(d *disk) {
 	l.Helper()
 	switch x := l.r.IntN(10); {
@@ -162,8 +161,8 @@ func (l *life) lifeStep(d *disk) {
 	}
 }
 
-// cut cuts the power, at once or at one of the next writes to the device, and checks
-// what is left.
+// cut cuts the power, at once or at one of the next writes to the device, and checks the remaining
+// content.
 func (l *life) cut() {
 	l.Helper()
 	keep := []float64{0, 0.1, 0.5, 0.9, 1}[l.r.IntN(5)]
@@ -175,7 +174,7 @@ func (l *life) cut() {
 		n := 1 + l.r.Int64N(60)
 		l.note("cut %.1f at write %d", keep, n)
 		l.must(l.dev.CutAfter(n, keep))
-		// The guests go on until one is told of an error; not every one gets there.
+		// The guests write until a request fails; in some rounds none does.
 		for range 40 {
 			d := l.any()
 			first, n := some(l.r)

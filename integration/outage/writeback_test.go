@@ -15,8 +15,8 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// victims are the files whose write-back or read fails: each kind of file that the
-// server has mapped or open, alone.
+// victims returns the files whose write-back or read is to fail: one set for each kind of file that
+// the server has mapped or open.
 func (m *machine) victims() map[string][]string {
 	m.Helper()
 	v := map[string][]string{}
@@ -41,11 +41,11 @@ func (m *machine) victims() map[string][]string {
 
 var victimKinds = []string{"mapped files", "all but data", "data"}
 
-// writeBackFails has the kernel write back files while the device fails there, and then
-// evict them; the device works again. No error is seen here.
+// writeBackFails makes the write-back of files fail, evicts their pages, and repairs the device.
+// The errors are not visible here.
 func (m *machine) writeBackFails(files []string) {
 	m.Helper()
-	failing := everywhere // where new pages go is not known
+	failing := everywhere // the file system does not report where new pages go
 	if m.fs.ranges && !m.fs.cow && !slices.ContainsFunc(files, isData) {
 		failing = m.places(files...)
 	}
@@ -61,8 +61,8 @@ func (m *machine) writeBackFails(files []string) {
 	m.Logf("%d files, %d requests of the device failed", len(files), after.Failed-before.Failed)
 }
 
-// goOn makes the guests write and flush; requests may fail. It returns what may have
-// become of what is not flushed.
+// goOn makes the guests write and flush; requests may fail. It returns what may have happened to
+// unflushed content.
 func (m *machine) goOn() event {
 	m.Helper()
 	e := lived
@@ -80,10 +80,10 @@ func (m *machine) goOn() event {
 	return e
 }
 
-// serveUnlessBroken is serve after an error of the device. A try may meet that error in
-// the lock file of a disk; one more than there are disks is enough, unless the file system
-// has given up, as btrfs does if one of its own blocks is among those that fail. It then
-// has to be mounted again.
+// serveUnlessBroken calls serve after an error of the device. An attempt may meet that error in the
+// lock file of a disk, so there is one more attempt than there are disks. If one of the file
+// system's own blocks failed, the file system may have given up, as btrfs does, and has to be
+// mounted again.
 func (m *machine) serveUnlessBroken() bool {
 	m.Helper()
 	for try := 1; ; try++ {
@@ -104,7 +104,7 @@ func (m *machine) serveUnlessBroken() bool {
 	return false
 }
 
-// alive writes something to the file system, which may have given up after an error.
+// alive returns an error if the file system refuses writes, as it may after an error.
 func (m *machine) alive() error {
 	err := os.WriteFile(filepath.Join(m.mnt, "alive"), ballast, 0o600)
 	if err == nil {
@@ -113,9 +113,9 @@ func (m *machine) alive() error {
 	return err
 }
 
-// serveRefused wants the disks to be refused, for nobody can tell any more whether a hole
-// is a discarded block, and serves them without what was not flushed. As for
-// serveUnlessBroken, other errors may come first, and the file system may have given up.
+// serveRefused expects that the disks are refused, because nobody can tell a hole from a discarded
+// block any more. It then serves them without their unflushed content. As in serveUnlessBroken,
+// other errors may come first, and the file system may have given up.
 func (m *machine) serveRefused() {
 	m.Helper()
 	refused := false
@@ -124,7 +124,7 @@ func (m *machine) serveRefused() {
 		err := m.connect(waitLimit)
 		refused = errors.Is(err, errEnded) && strings.Contains(m.server.Output(), "--drop-unflushed")
 		m.Logf("try %d: refused %v: %v", try, refused, err)
-		m.kill() // hangs up, too
+		m.kill() // also disconnects the guests
 	}
 	if refused {
 		m.launch([]string{"--drop-unflushed"})
@@ -139,15 +139,15 @@ func (m *machine) serveRefused() {
 	}
 }
 
-// The write-back of pages fails once, they are evicted, and the device works again. A
-// later flush must not take flushed content away, whether it succeeds or not.
+// The write-back of pages fails once, the pages are evicted, and the device works again. A later
+// flush must not lose flushed content, whether it succeeds or fails.
 func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 	for _, kind := range victimKinds {
 		t.Run(kind, func(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.serve()
 				m.scatter(1)
-				if kind != "data" { // data is dirty before a flush; of the others, it is what a flush leaves
+				if kind != "data" { // data is dirty before a flush; the other kinds are dirty after one
 					for _, d := range m.disks {
 						m.must(d.flush())
 					}
@@ -155,7 +155,7 @@ func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 				m.writeBackFails(m.victims()[kind])
 				m.evict()
 				e := m.goOn()
-				// Data that was not flushed is gone with its pages, and the server cannot know.
+				// Unflushed data is lost with its pages, and the server cannot know that.
 				if kind != "data" {
 					m.verifyAs("while served", e)
 				}
@@ -172,9 +172,9 @@ func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 	}
 }
 
-// The write-back of a disk's data fails after its server was killed, with nobody there
-// to be told. What was not flushed is served as it was written or not at all: never a
-// hole, where the base's content or what was flushed has to be.
+// The write-back of a disk's data fails after its server was killed, so no process receives the
+// error. Unflushed content is served as it was written or not at all. A hole must not replace the
+// base's content or flushed content.
 func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -183,7 +183,7 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	}{
 		{"pages are cached", func(*machine) {}, false},
 		{"pages are evicted", (*machine).dropCaches, false},
-		// The inode is clean then, and goes with what it knew of the error.
+		// The inode is clean after the sync. Its eviction discards the recorded error.
 		{"inode is evicted", func(m *machine) { unix.Sync(); m.dropCaches() }, false},
 		{"inode is evicted and another process was told", func(m *machine) {
 			if err := m.syncfs(); !errors.Is(err, unix.EIO) {
@@ -212,8 +212,8 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	}
 }
 
-// Reads fail after all pages were evicted. Requests of the guest may fail; the process
-// goes on, and when the device works again nothing flushed is lost.
+// Reads fail after all pages were evicted. Guest requests may fail. The process continues, and when
+// the device works again nothing flushed is lost.
 func TestReadsFailAfterEviction(t *testing.T) {
 	for _, kind := range victimKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestReadsFailAfterEviction(t *testing.T) {
 					m.serve()
 					m.verifyAs("after a kill", e)
 				}
-				// Where all reads failed, the file system itself may have given up.
+				// If all reads failed, the file system itself may have given up.
 				m.crash()
 			})
 		})
