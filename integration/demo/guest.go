@@ -9,15 +9,15 @@ import (
 	"cowblk/integration/harness"
 )
 
-// guest is one of the tour's two machines with its disk.
+// guest is one of the tour's two machines, with its disk.
 type guest struct {
-	name   string // of the disk, too
+	name   string // of the machine and of the disk
 	socket string
 
 	backend *harness.Backend
 	machine *harness.Machine
-	boots   []time.Duration // from QEMU's start until its services run
-	wrote   string          // checksums of what it wrote
+	boots   []time.Duration // durations from QEMU's start until the guest's services run
+	wrote   string          // checksums of the files it wrote
 }
 
 // boot starts the guest's machine; up waits for it.
@@ -42,7 +42,7 @@ func (g *guest) off(ctx context.Context) error {
 	return g.backend.Stop(ctx)
 }
 
-// close kills what is left when the tour is cut short.
+// close kills what still runs after an aborted tour.
 func (g *guest) close() {
 	if g.machine != nil {
 		g.machine.Close()
@@ -50,7 +50,7 @@ func (g *guest) close() {
 	g.backend.Kill()
 }
 
-// write leaves files of the guest's own, synced.
+// write makes and syncs files that only this guest has.
 func (g *guest) write(ctx context.Context) (err error) {
 	g.wrote, err = g.machine.Run(ctx, fmt.Sprintf(`set -e
 		mkdir /root/%[1]s
@@ -61,7 +61,7 @@ func (g *guest) write(ctx context.Context) (err error) {
 	return err
 }
 
-// find checks that the guest sees its own files, unharmed, and no others.
+// find checks that the guest sees its own files unchanged, and no others.
 func (g *guest) find(ctx context.Context) error {
 	found, err := g.machine.Run(ctx, fmt.Sprintf("sha256sum /root/%s/*; ls /root", g.name))
 	if err != nil {

@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-// tour is what its steps share.
+// tour is the state that the steps share.
 type tour struct {
 	*narrator
 	store  *harness.Store
@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// cowblk runs a command in view of the reader and shows what it prints.
+// cowblk prints a command, runs it, and prints its output.
 func (t *tour) cowblk(ctx context.Context, args ...string) error {
 	t.command(args...)
 	out, err := t.store.Run(ctx, args...)
@@ -107,7 +107,7 @@ func (t *tour) again(ctx context.Context) error {
 	})
 }
 
-// session serves the disks, boots both guests, does work in each, and shuts all down.
+// session serves the disks, boots both guests, runs work for each, and shuts everything down.
 func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 	for _, g := range t.guests {
 		t.command("serve", g.name, "--socket-path", g.socket, "&")

@@ -8,11 +8,12 @@ import (
 	"testing"
 )
 
-// wall finds where a time loses its monotonic part, or comes from outside and has none: what is compared with it, or
-// waits for it, goes wrong when somebody sets the clock.
+// wall matches code in which a time loses its monotonic part, or comes from outside without one. A
+// comparison with such a time, or a wait for it, goes wrong when the clock is set.
 var wall = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
 
-// wallClock says which files may do that, and why a clock that jumps decides nothing there.
+// wallClock lists the files that may do that, each with the reason why a jump of the clock does no
+// harm.
 var wallClock = map[string]string{
 	"backend/control/message.go": "the timestamp of an event, for a person",
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
@@ -23,8 +24,8 @@ var wallClock = map[string]string{
 	"cow/store/base.go":          "a file's modification time, compared with what was recorded of the same file",
 }
 
-// Whatever waits, limits or forgets goes by the monotonic clock: somebody may set the other one, backwards too. Under
-// vhost/load and integration time is what is measured, and nothing is decided; cow/cowtest is tests.
+// Waits, limits and expiries use the monotonic clock: the wall clock may be set, backwards too. Not
+// covered: vhost/load and integration only measure times, and cow/cowtest is for tests.
 func TestNothingGoesByTheWallClock(t *testing.T) {
 	used := map[string]bool{}
 	for _, p := range packages(t) {
@@ -39,7 +40,7 @@ func TestNothingGoesByTheWallClock(t *testing.T) {
 			name := strings.TrimPrefix(p.ImportPath, module) + "/" + f
 			for n, line := range strings.Split(string(text), "\n") {
 				code, _, _ := strings.Cut(line, "//")
-				code = strings.ReplaceAll(code, "time.Unix(1, 0)", "") // as a deadline: one that is over
+				code = strings.ReplaceAll(code, "time.Unix(1, 0)", "") // a deadline in the past
 				if !wall.MatchString(code) {
 					continue
 				}

@@ -13,7 +13,7 @@ import (
 
 const module = "cowblk/"
 
-// pkg is what "go list -json" says of a package.
+// pkg has the members of "go list -json" that the rules use.
 type pkg struct {
 	ImportPath                string
 	Dir                       string
@@ -57,14 +57,14 @@ func list(t *testing.T, dir string) []pkg {
 	return all
 }
 
-// under says whether a package of this module is root or lies below it.
+// under reports whether a package of this module is root or lies below it.
 func under(path, root string) bool {
 	rest, ok := strings.CutPrefix(path, module+root)
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// rooms are the only imports within the module that a package may have, besides
-// packages below itself. The first entry that a package lies under counts.
+// rooms lists the imports within the module that a package may have, besides packages below itself.
+// The first entry that a package lies under applies.
 var rooms = []struct {
 	room string
 	may  []string
@@ -118,7 +118,7 @@ func TestImportsFollowTheRooms(t *testing.T) {
 	}
 }
 
-// Package backend is the data plane: it knows nothing of the control plane.
+// Package backend is the data plane: it does not import the control plane.
 func TestDataPlaneKnowsNoControlPlane(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {

@@ -9,7 +9,7 @@ import (
 	"cowblk/vhost/load"
 )
 
-// coldReads go past the page cache, ours and fio's on the same file.
+// coldReads returns tasks that bypass the page cache: cowblk's and fio's on the same file.
 func (s *site) coldReads() []task {
 	o := load.Options{RW: load.RandRead, QueueDepth: 32, Size: s.size}
 	ours := s.served(contender{report.StackDirect, "cowblk, depth 8, --cache none", false}, report.ColdQD32, o)
@@ -29,7 +29,7 @@ func (s *site) coldReads() []task {
 		}}}
 }
 
-// serveDirect serves a disk of its own, because those that are served are locked.
+// serveDirect serves a clone, because the disks that are already served are locked.
 func (s *site) serveDirect(ctx context.Context) error {
 	const disk = "direct"
 	if err := s.clone(ctx, disk, 8); err != nil {

@@ -12,23 +12,22 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// Hot reads are asked for at a steady pace, come what may, and their latency
-// counts from when they were due: a queue that stands still for a while is seen
-// by every request that it keeps waiting, not by one. Cold reads go through the
-// same queue, several at a time, to blocks that nobody has read before.
+// Hot reads are issued at a constant rate, and their latency counts from the time when they were
+// due. A stall of the queue is then seen by every request that it delays, not by one. Cold reads go
+// through the same queue, several at a time, to blocks that have not been read before.
 const (
 	hotPace  = 50 * time.Microsecond
 	hotSlots = 32
 	coldQD   = 16
 
-	coldLeast = 5 * time.Millisecond // what each takes at least, on the average, on a disk that is slowed down
-	hotBytes  = 64 * mib             // from the start of the disk on
+	coldLeast = 5 * time.Millisecond // least mean latency of a cold read on a throttled disk
+	hotBytes  = 64 * mib             // from the start of the disk
 )
 
 // slowBase is the image whose cold part is not in the page cache.
 const slowBase = "slow.img"
 
-// hotReads is a hot stream without and with a cold one on the same queue.
+// hotReads returns a hot stream without and with a cold one on the same queue.
 func (s *site) hotReads() []task {
 	one := func(workload string, cold bool) task {
 		return task{report.SlowStack, "cowblk, depth 1", workload, true, func(ctx context.Context, round int) (report.Sample, error) {
@@ -120,7 +119,7 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	}, nil
 }
 
-// coldFigures says how slow the misses were beside which the hot reads went on.
+// coldFigures records how slow the misses beside the hot reads were.
 func (s *site) coldFigures() {
 	if s.cold.done == 0 {
 		return
@@ -142,20 +141,19 @@ type pacer struct {
 	returned  []vhosttest.Completion
 	ended     bool
 
-	// Of the cold reads: when they were asked for, how many came back, and how
-	// long these took together.
+	// Of the cold reads: times of issue, number completed, and sum of their latencies.
 	asked  [coldQD]time.Time
 	done   int
 	waited time.Duration
 }
 
-// miss asks for a cold block.
+// miss issues a cold read.
 func (p *pacer) miss(slot int) error {
 	p.asked[slot-hotSlots] = time.Now()
 	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
-// run goes on for a time and until everything has come back.
+// run runs the streams until limit, and then until all requests have completed.
 func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 	start := time.Now()
 	next := time.Duration(0)
@@ -185,7 +183,7 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 	}
 }
 
-// take records what has come back.
+// take records completed requests.
 func (p *pacer) take(start time.Time) error {
 	p.returned = p.driver.Poll(p.returned[:0])
 	if err := p.driver.Err(); err != nil {

@@ -89,7 +89,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s has no label or title", key)
 		}
 	}
-	// Every point that a target is about: with them all, none is missing.
+	// The results have every point that a target needs, so no target lacks one.
 	r := &report.Results{Missing: map[string]string{}}
 	for _, task := range s.tasks() {
 		r.Add(task.contender, task.label, task.workload, report.Sample{IOPS: 1, Bytes: 1, Latency: report.Latencies{P99: 1}})

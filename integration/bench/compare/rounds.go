@@ -26,7 +26,7 @@ func (s *site) measureAll(ctx context.Context) error {
 	return s.singles(ctx)
 }
 
-// prepare makes everything that is there from the first round on.
+// prepare makes everything that the first round needs.
 func (s *site) prepare(ctx context.Context) error {
 	if err := makeBase(ctx, s.base(), s.size); err != nil {
 		return err
@@ -80,8 +80,8 @@ func (s *site) takeSamples(ctx context.Context) error {
 		}
 		if s.settings.renewed && round > 0 {
 			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
-			// In the same order: of two like servers the one that is started first is
-			// faster, by 8 to 13 % in random reads.
+			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
+			// % in random reads.
 			if err := s.renew(ctx, order); err != nil {
 				return err
 			}
@@ -109,8 +109,8 @@ func (s *site) takeSamples(ctx context.Context) error {
 	return nil
 }
 
-// arrange puts the points into the order of the plan; a round that went backwards
-// may have met some first.
+// arrange sorts the points into the order of the plan; a backward round may have created some in
+// reverse.
 func (s *site) arrange(tasks []task) {
 	place := map[string]int{}
 	for i, t := range tasks {

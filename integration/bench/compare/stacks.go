@@ -11,15 +11,15 @@ import (
 	"cowblk/integration/harness"
 )
 
-// deepest stack; shallower ones are made from its tags.
+// deepest is the depth of the deepest stack; shallower ones are made from its tags.
 const deepest = 128
 
-// tower is the disk of that depth.
+// tower is the name of the deepest disk.
 const tower = "tower"
 
-// makeStacks makes the disks and serves them. The disk of depth n has n layers,
-// of which all but the head own a few extents and the head owns nothing; heads
-// of the second kind own everything in the area.
+// makeStacks makes the disks and serves them. The disk of depth n has n layers: each sealed layer
+// owns a few extents, the head owns nothing. The heads of a second set of disks own everything in
+// the area.
 func (s *site) makeStacks(ctx context.Context) error {
 	if err := s.makeTower(ctx); err != nil {
 		return fmt.Errorf("making a disk of %d layers: %w", deepest, err)
@@ -60,7 +60,7 @@ func (s *site) clone(ctx context.Context, disk string, n int) error {
 	return err
 }
 
-// makeTower promotes a served disk again and again, with some data in each layer.
+// makeTower promotes a served disk repeatedly, with some data in each layer.
 func (s *site) makeTower(ctx context.Context) error {
 	if _, err := s.store().Run(ctx, "create", tower, "--base", s.base()); err != nil {
 		return err
@@ -78,8 +78,8 @@ func (s *site) makeTower(ctx context.Context) error {
 	return b.Stop(ctx)
 }
 
-// control is the control socket of a disk's server, which is made after the
-// disk's own.
+// control returns a client of the control socket of a disk's server. That socket appears after the
+// disk's.
 func (s *site) control(disk string) (client *control.Client, err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		client, err = control.Dial(s.path("store/run/"+disk+".ctl"), 0)

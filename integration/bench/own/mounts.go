@@ -8,12 +8,12 @@ import (
 	"syscall"
 )
 
-// mark says that this process has a mount namespace of its own.
+// mark is set in a process that has a mount namespace of its own.
 const mark = "COWBLK_BENCH_OWN_MOUNTS"
 
-// Mounts executes this program again in a mount namespace of its own, unless it runs in one: nobody
-// copies its mounts, which would keep a device busy, and none of them outlives it. It returns only
-// then, or with an error: this user is not root, or unshare(1) is missing.
+// Mounts executes this program again in a mount namespace of its own. In that process it returns
+// nil. No other process copies its mounts, which would keep a device busy, and none of them
+// survives the process. Mounts returns an error if the user is not root or unshare(1) is missing.
 func Mounts() error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("expected to run as root, found user %d: file systems are mounted", os.Geteuid())

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// scenario is one row, or several, of the table.
+// scenario is one or several rows of the table.
 type scenario struct {
 	name  string
 	size  string // of the disk
@@ -31,7 +31,7 @@ type settings struct {
 	bulk             int
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("promote", flag.ExitOnError)
 	var s settings
@@ -43,12 +43,12 @@ func Main(ctx context.Context, args []string) error {
 	fs.IntVar(&s.qd, "depth", 16, "requests in flight")
 	fs.Int64Var(&s.span, "span", 16<<20, "bytes of the disk that requests go to, in its middle: as much, or less, is in each layer")
 	fs.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	return run(&s)
 }
 
 func run(s *settings) error {
-	// The collector would show in the latencies.
+	// Garbage collections would show in the latencies.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(2 << 30)
 	all := []scenario{

@@ -29,7 +29,7 @@ type target struct {
 	size     int64
 	cancel   context.CancelFunc
 	promote  func() error // returns with the reply
-	settled  func() error // returns when nothing of the promotion is going on any more
+	settled  func() error // returns when the promotion is complete
 }
 
 func (s *settings) start(sc *scenario) (t *target, err error) {
@@ -63,12 +63,11 @@ func (t *target) end() error {
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
-// thin gives back the space of sealed layers that take more than so many bytes (0:
-// of none), which nobody reads again, so that the number of promotions is not
-// bounded by the size of the disk below.
+// thin frees the space of sealed layers that use more than bytes (0: of none). Nobody reads them
+// again, and the file system's size then does not bound the number of promotions.
 func (t *target) thin(bytes int64) error {
 	if bytes == 0 {
-		return nil // before a look at what may be a thousand layers
+		return nil // do not list what may be a thousand layers
 	}
 	files, err := filepath.Glob(filepath.Join(t.dir, "layers", "*", "data"))
 	if err != nil {
@@ -104,8 +103,7 @@ func (t *target) launch(name string, args ...string) error {
 	return nil
 }
 
-// connect connects the front-end as soon as the socket is there, and turns the
-// write cache on.
+// connect connects the front-end as soon as the socket exists, and turns the write cache on.
 func (t *target) connect(socket string) (err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		t.frontend, err = vhosttest.Dial(socket, vhosttest.Options{QueueSize: 256, Timeout: patience})

@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// pair is what one promotion's window and the window after it show, in nanoseconds.
+// pair holds the figures of one promotion's window and of the window after it, in nanoseconds.
 type pair struct {
-	command, window int64 // lengths: command to reply, command to sealed
-	cut             int64 // longest request under way between command and reply
-	sealing         int64 // and in the whole window
-	quietCut        int64 // the same for windows as long without a promotion
+	command, window int64 // durations: command to reply, command to sealed
+	cut             int64 // longest request in flight between command and reply
+	sealing         int64 // longest request in flight in the whole window
+	quietCut        int64 // the same in windows of these lengths without a promotion
 	quiet           int64
 	requests        int
 }
 
-// longest is the longest of the requests that were under way between from and to.
+// longest returns the longest of the requests that were in flight between from and to.
 func longest(samples []sample, from, to int64) (most int64, n int) {
 	for _, s := range samples {
 		if s.end >= from && s.start <= to {
@@ -92,7 +92,7 @@ var heading = []string{
 	"to sealed p50", "p99", "max", "quiet p50", "p99", "max", "added p50", "p99",
 }
 
-// rows are a scenario's lines in the table: by depth where it reaches deep.
+// rows returns a scenario's rows of the table, split by depth if it reaches deep.
 func rows(sc *scenario, pairs []pair) (all [][]string) {
 	bounds := []int{0, len(pairs)}
 	if len(pairs) > 200 {

@@ -27,7 +27,7 @@ func (s *settings) cells() (all []cell) {
 	return all
 }
 
-// reopening is what one build shows in one cell.
+// reopening holds one build's results for one cell.
 type reopening struct {
 	time, cpu []float64 // ms
 	peak      []float64 // MiB
@@ -35,7 +35,7 @@ type reopening struct {
 	fill      time.Duration
 }
 
-// measureReopen prints what the processes cost that follow killed ones.
+// measureReopen prints the costs of processes that follow killed ones.
 func measureReopen(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, s.image)
 	if err != nil {

@@ -16,13 +16,13 @@ import (
 // takeoverSize is the size of the disk that is taken over, in bytes.
 const takeoverSize = gib
 
-// takeoverSpan is the part of it that the load goes to: its first bytes.
+// takeoverSpan is the number of bytes, from the start of the disk, that the load uses.
 const takeoverSpan = 16 << 20
 
-// takeoverDepth is how many requests are in flight.
+// takeoverDepth is the number of requests in flight.
 const takeoverDepth = 16
 
-// measureTakeover prints how long requests wait for a takeover.
+// measureTakeover prints how long requests wait during a takeover.
 func measureTakeover(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, 0)
 	if err != nil {
@@ -55,7 +55,7 @@ func measureTakeover(ctx context.Context, s *settings) error {
 	return v.close()
 }
 
-// takeoverSample is one takeover, in ms.
+// takeoverSample holds the times of one takeover, in ms.
 type takeoverSample struct{ gap, told, quiet float64 }
 
 var afterMS = regexp.MustCompile(`another process has taken over the disks.* after_ms=(\d+)`)
@@ -94,7 +94,7 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 		return r, errors.Join(err, l.finish())
 	}
 	serving = append(serving, second)
-	// It ends once the other one serves.
+	// The old process ends once the new one serves.
 	werr := first.cmd.Wait()
 	serving = serving[1:]
 	time.Sleep(100 * time.Millisecond)
@@ -110,11 +110,11 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 	return r, err
 }
 
-// gapLoad keeps requests in flight, from a goroutine of its own, and knows the longest
-// time in which none came back.
+// gapLoad keeps requests in flight from its own goroutine, and records the longest time without a
+// completion.
 type gapLoad struct {
 	*client
-	most       atomic.Int64 // ns
+	most       atomic.Int64 // longest gap, in ns
 	stop       atomic.Bool
 	reconnects int
 	ended      chan error

@@ -10,14 +10,14 @@ import (
 	"cowblk/vhost/load"
 )
 
-// writesSize is the size of the disk that is written, in bytes.
+// writesSize is the size of the measured disk, in bytes.
 const writesSize = gib
 
 // writing is one kind of load.
 type writing struct {
 	name    string
 	o       load.Options
-	written bool // each block of the disk was written, and flushed, before
+	written bool // each block of the disk was written and flushed before
 }
 
 func writings() []writing {
@@ -32,7 +32,7 @@ func writings() []writing {
 	}
 }
 
-// measureWrites prints how fast writes are.
+// measureWrites prints the rates of writes.
 func measureWrites(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, 0)
 	if err != nil {

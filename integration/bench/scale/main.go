@@ -22,22 +22,22 @@ const (
 // build is a cowblk binary.
 type build struct{ name, binary string }
 
-// settings are the command line.
+// settings holds the command line's options.
 type settings struct {
 	builds []build
 	dir    string // on the XFS
 	rounds int
 }
 
-// axis is what grows.
+// axis is a quantity that grows.
 type axis struct {
 	name  string
 	sizes []int64
 	text  func(int64) string
-	make  func(c *client, size int64) error // the store, and in it the tag golden@t0
+	make  func(c *client, size int64) error // makes the store with the tag golden@t0
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("scale", flag.ExitOnError)
 	var s settings
@@ -48,7 +48,7 @@ func Main(ctx context.Context, args []string) error {
 	disks := fs.String("disks", "10,100,1000", "numbers of disks, a `LIST` separated by commas")
 	tags := fs.String("tags", "1,30,1000", "numbers of tags, a `LIST` separated by commas")
 	fs.IntVar(&s.rounds, "rounds", 3, "how often each command is timed")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	for _, b := range []build{{"before", *before}, {"after", *after}} {
 		if b.binary != "" {
 			s.builds = append(s.builds, b)

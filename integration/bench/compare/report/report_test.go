@@ -99,7 +99,7 @@ func TestNumber(t *testing.T) {
 	}
 }
 
-// full is a run in which everything was measured.
+// full returns results in which everything was measured.
 func full() *Results {
 	r := &Results{
 		Machine:  Machine{CPU: "A CPU", Cores: 2, Memory: 24 << 30, Kernel: "6.18", FileSystem: "ext4", Date: time.Unix(1164585600, 0).UTC()},
@@ -230,8 +230,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// checkSVG reads a file as XML and wants shapes and letters in it, all of them
-// at places that are numbers.
+// checkSVG parses a file as XML and requires shapes and letters in it, all at numeric positions.
 func checkSVG(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)
