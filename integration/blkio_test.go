@@ -55,9 +55,8 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 	e.tool(tools.QEMUImg, "convert", "-n", "-T", "none", "-f", "raw", "--target-image-opts", source, image)
 	same := func(when string) {
 		t.Helper()
-		if out := e.tool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image); !strings.Contains(out, "identical") {
-			t.Errorf("%s: qemu-img compare printed %q", when, out)
-		}
+		t.Log(when)
+		e.tool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image) // exit status 1: they differ
 	}
 	same("after qemu-img convert")
 	e.cowblk("promote", disk, "--tag", "converted")
@@ -99,7 +98,7 @@ func TestNBDKitByLibblkio(t *testing.T) {
 	uri := "nbd+unix:///?socket=" + url.QueryEscape(socket)
 	e.tool("nbdcopy", source, uri)
 	if !bytes.Equal(e.copyOut(uri), content) {
-		t.Error("nbdcopy reads other data than it wrote")
+		t.Error("nbdcopy read other data than it wrote")
 	}
 	e.tool("qemu-io", "-f", "raw",
 		"-c", "write -P 9 4k 64k", "-c", "read -P 9 4k 64k", "-c", "flush", "-c", "discard 1M 1M",

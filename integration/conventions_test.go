@@ -61,7 +61,7 @@ func TestRegistration(t *testing.T) {
 		t.Fatalf("%v in %s", err, out)
 	}
 	if capable.Type != "block" || registered.Type != capable.Type {
-		t.Errorf("registered as type %q, the program says %q; expected \"block\"", registered.Type, capable.Type)
+		t.Errorf("registered as type %q, reported by the program as %q; expected \"block\"", registered.Type, capable.Type)
 	}
 	if got := strings.Join(capable.Features, " "); got != "read-only blk-file" {
 		t.Errorf("features %q; expected \"read-only blk-file\"", got)
@@ -150,7 +150,7 @@ func TestSystemdActivation(t *testing.T) {
 		n, err := notify.Read(buf)
 		e.must(err)
 		if got := string(buf[:n]); got != want {
-			t.Fatalf("systemd was told %q; expected %q", got, want)
+			t.Fatalf("notification to systemd: %q, expected %q", got, want)
 		}
 	}
 	serve := suite.store.Cmd("serve", name)

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/control"
 	"cowblk/integration/harness"
 )
 
@@ -57,15 +59,14 @@ func TestGuestWaitsForSpace(t *testing.T) {
 			e.must(m.Event(e.ctx, "STOP", nil))
 			select {
 			case err := <-filled:
-				t.Fatalf("the guest is done before there is space: %v", err)
+				t.Fatalf("the guest finished before there was space: %v", err)
 			default:
 			}
 			e.must(os.Remove(ballast))
 			e.must(m.Event(e.ctx, "RESUME", nil))
 			e.must(<-filled)
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
-			e.waitedForSpace(s)
+			e.waitedForSpace(store, s)
 		})
 	}
 }
@@ -85,11 +86,21 @@ func (e *env) smallStore() (store *harness.Store, ballast string) {
 	return store, ballast
 }
 
-// waitedForSpace checks a back-end's log for the pause and the resumption.
-func (e *env) waitedForSpace(s *server) {
+// waitedForSpace checks that a back-end reported the shortage and failed no request. It stops the
+// back-end.
+func (e *env) waitedForSpace(store *harness.Store, s *server) {
 	e.Helper()
-	if text := s.Output(); !strings.Contains(text, "no space is left") || strings.Contains(text, "request failed") {
-		e.Errorf("log of the back-end:\n%s", text)
+	var stats []struct {
+		Failed uint64 `json:"failed_operations"`
+	}
+	c, err := control.Dial(filepath.Join(store.Dir, "run", "vm1.ctl"), 10*time.Second)
+	e.must(err)
+	err = c.Run(e.ctx, "query-cow-stats", nil, &stats)
+	e.must(err)
+	e.halt(s)
+	// The attribute of the report about the first waiting request.
+	if text := s.Output(); len(stats) != 1 || stats[0].Failed > 0 || !strings.Contains(text, "action=") {
+		e.Errorf("statistics %+v, log of the back-end:\n%s", stats, text)
 	}
 }
 
@@ -131,7 +142,7 @@ func TestDomainWaitsForSpace(t *testing.T) {
 	e.until("the domain is paused", func() bool { return virsh("domstate", "vm1") == "paused" })
 	select {
 	case err := <-filled:
-		t.Fatalf("the guest is done before there is space: %v", err)
+		t.Fatalf("the guest finished before there was space: %v", err)
 	default:
 	}
 	e.must(os.Remove(ballast))
@@ -140,6 +151,5 @@ func TestDomainWaitsForSpace(t *testing.T) {
 		t.Fatalf("%v\n--- console\n%s", err, console.Tail())
 	}
 	virsh("destroy", "vm1")
-	e.halt(s)
-	e.waitedForSpace(s)
+	e.waitedForSpace(store, s)
 }

@@ -109,7 +109,7 @@ func (e *env) served(disk string, n uint64) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	e.Fatalf("the guest asks nothing of its disk: %v, %v", context.Cause(e.ctx), last)
+	e.Fatalf("the guest makes no requests: %v, %v", context.Cause(e.ctx), last)
 }
 
 // The back-end is killed at random moments, some of them during a promotion, and started again,
@@ -164,7 +164,7 @@ func TestKilledUnderFio(t *testing.T) {
 			said := e.run(m, killEnd)
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", data))
-			t.Logf("%d kills, %d of them after a promotion was asked for, of which %d were reported; %d layers; the guest says: %s",
+			t.Logf("%d kills, %d of them after the start of a promotion, of which %d were reported; %d layers; output of the guest: %s",
 				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(said, "\n", "; "))
 			e.must(m.PowerOff(e.ctx))
 			e.halt(s)

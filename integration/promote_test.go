@@ -265,11 +265,11 @@ func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[str
 	for i, c := range e.attachAll(qemu, r.data, tags) {
 		t := tags[i]
 		if c.last < t.acknowledged || c.last < before {
-			e.Errorf("%s (quiesce %s) holds transactions to %d; %d was acknowledged before the promotion, and %d is in the tag before it",
+			e.Errorf("%s (quiesce %s) has transactions up to %d; %d was acknowledged before the promotion, and %d is in the previous tag",
 				t.name, t.mode, c.last, t.acknowledged, before)
 		}
 		if m, ok := marks[t.name]; ok && (c.last < m || c.last > m+1) {
-			e.Errorf("%s (quiesce %s): one disk says that transaction %d is committed and no later one has begun; the other, cut at the same moment, holds %d",
+			e.Errorf("%s (quiesce %s): according to one disk transaction %d is committed and at most one later transaction has begun; the other, promoted at the same moment, has %d",
 				t.name, t.mode, m, c.last)
 		}
 		if sum, ok := copies[t.name]; ok && sum != c.sha256 {
@@ -282,7 +282,7 @@ func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[str
 		before = c.last
 	}
 	if before <= tags[0].acknowledged {
-		e.Errorf("nothing was committed after the first promotion, with %d transactions", before)
+		e.Errorf("no transaction was committed after the first promotion, which has %d", before)
 	}
 	e.Logf("%d tags, with up to %d transactions", len(tags), before)
 }

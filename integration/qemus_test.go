@@ -41,7 +41,7 @@ func findQEMUs(ctx context.Context) error {
 		q, err := harness.FindQEMU(ctx, name)
 		if errors.Is(err, harness.ErrUnavailable) && !onAll() {
 			suite.lacks = err
-			fmt.Fprintf(os.Stderr, "QEMU of %s: its tests are skipped: %v\n", name, err)
+			fmt.Fprintf(os.Stderr, "QEMU of %s: tests are skipped: %v\n", name, err)
 			continue
 		}
 		if err != nil {
@@ -58,7 +58,7 @@ func (e *env) qemu(debian string) harness.QEMU {
 	e.Helper()
 	q, ok := suite.qemus[debian]
 	if !ok {
-		e.Skipf("QEMU of %s cannot be unpacked at the moment: %v", debian, suite.lacks)
+		e.Skipf("QEMU of %s cannot be unpacked at present: %v", debian, suite.lacks)
 	}
 	return q
 }

@@ -150,14 +150,16 @@ func TestKilledWhileFrozen(t *testing.T) {
 			select {
 			case <-held.frozen:
 			case <-command.Done():
-				t.Fatalf("cowblk promote has ended before the guest was frozen:\n%s", command.Output())
+				t.Fatalf("cowblk promote ended before the guest was frozen:\n%s", command.Output())
 			case <-e.ctx.Done():
 				t.Fatalf("the guest was not frozen: %v", e.ctx.Err())
 			}
-			// Writers block.
+			// Writers block in the kernel's mnt_want_write.
 			e.run(m, `
-				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & done
-				sleep 1
+				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & writers="$writers $!"; done
+				for pid in $writers; do
+					until [ -e /run/written ] || grep -q want_write /proc/$pid/stack; do sleep 0.1; done
+				done
 				if [ -e /run/written ]; then echo "not frozen:"; cat /run/written; exit 1; fi`)
 			if c.daemon {
 				daemon.asked.Store(true)
@@ -177,13 +179,13 @@ during" ]`)
 				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon went away") {
 					t.Errorf("cowblk promote, whose daemon was killed, ended with: %v", err)
 				}
-				t.Logf("cowblk promote said: %s", command.Output())
+				t.Logf("output of cowblk promote: %s", command.Output())
 			}
 			// A killed daemon has not promoted: the promotion follows the freeze. A live daemon
 			// whose client is gone may have done so or not.
 			layers := e.layers(data)
 			if layers > 2 || c.daemon && layers != 1 {
-				t.Errorf("the disk has %d layers after the promotion that failed", layers)
+				t.Errorf("the disk has %d layers after the failed promotion", layers)
 			}
 			// The state is as before: the same promotion now succeeds.
 			if c.daemon {
@@ -191,7 +193,7 @@ during" ]`)
 			}
 			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
 			if now := e.layers(data); now != layers+1 {
-				t.Errorf("the disk had %d layers before the next promotion and has %d after it", layers, now)
+				t.Errorf("the disk had %d layers before the next promotion, and has %d after it", layers, now)
 			}
 			e.run(m, "echo after >/mnt/after && sync")
 			e.must(m.PowerOff(e.ctx))

@@ -172,7 +172,7 @@ func (e *env) watch(b *harness.Backend) *server {
 		select {
 		case <-b.Done():
 			if !s.asked.Load() {
-				e.stop(fmt.Errorf("%s has ended unasked:\n%s", b.Name, b.Output()))
+				e.stop(fmt.Errorf("%s ended unexpectedly:\n%s", b.Name, b.Output()))
 			}
 		case <-e.ctx.Done():
 		}

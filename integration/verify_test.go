@@ -100,7 +100,7 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 			}
 			for i, u := range info.Usage {
 				if u.Owned == 0 {
-					t.Errorf("layer %d owns nothing: the test does not test a stack", i+1)
+					t.Errorf("layer %d owns nothing: the test needs a stack", i+1)
 				}
 			}
 			session(func(m *harness.Machine) {

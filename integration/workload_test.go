@@ -103,7 +103,7 @@ check() {
 	grep -q 'features:.*needs_recovery' /run/said && replay=replay
 	if [ $2 = guest ]; then
 		[ $replay = clean ] || fail $1 "frozen, but its journal is not empty"
-		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck of what was frozen"
+		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck of the frozen file system"
 	else
 		mount -t ext4 $1 /mnt && umount /mnt || fail $1 "mounting, which replays the journal"
 		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck after replaying the journal"

@@ -68,7 +68,7 @@ func (g *guest) find(ctx context.Context) error {
 		return err
 	}
 	if want := g.wrote + "\n" + g.name; found != want {
-		return fmt.Errorf("guest %s should find\n%s\nand found\n%s", g.name, want, found)
+		return fmt.Errorf("guest %s: expected\n%s\nfound\n%s", g.name, want, found)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func (t *tour) prepare(ctx context.Context) (err error) {
 }
 
 func (t *tour) layers(ctx context.Context) error {
-	t.title("Import it, and put two disks on top")
+	t.title("Import it and create two disks on top")
 	if err := t.cowblk(ctx, "import", "--sha256", t.golden.QCOW2, image); err != nil {
 		return err
 	}
@@ -86,12 +86,12 @@ func (t *tour) layers(ctx context.Context) error {
 }
 
 func (t *tour) serveAndWrite(ctx context.Context) error {
-	t.title("Boot a guest from each disk over vhost-user-blk (emulated processors: be patient)")
+	t.title("Boot a guest from each disk over vhost-user-blk (slow: processors are emulated)")
 	return t.session(ctx, func(g *guest) error {
 		if err := g.write(ctx); err != nil {
 			return err
 		}
-		t.say("%s wrote 32 MiB and a note, and synced", g.name)
+		t.say("%s wrote and synced 32 MiB and a note", g.name)
 		return nil
 	})
 }
@@ -102,7 +102,7 @@ func (t *tour) again(ctx context.Context) error {
 		if err := g.find(ctx); err != nil {
 			return err
 		}
-		t.say("%s found its files unharmed, and none of the other's", g.name)
+		t.say("%s found its own files unchanged, and none of the other's", g.name)
 		return nil
 	})
 }
@@ -143,7 +143,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 }
 
 func (t *tour) summary(ctx context.Context) error {
-	t.title("What is there now")
+	t.title("The result")
 	if err := t.cowblk(ctx, "tree"); err != nil {
 		return err
 	}

@@ -113,6 +113,12 @@ func (p *Process) Wait(ctx context.Context) error {
 	return nil
 }
 
+// ExitCode returns the exit code of a process that has ended, -1 after a signal.
+func (p *Process) ExitCode() int {
+	<-p.done
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Stop sends SIGTERM and returns the result of Wait.
 func (p *Process) Stop(ctx context.Context) error {
 	if err := p.Signal(syscall.SIGTERM); err != nil {

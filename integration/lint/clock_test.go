@@ -19,9 +19,9 @@ var wallClock = map[string]string{
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
 	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
 	"cow/layer/header.go":        "times in a layer's header, for a person",
-	"cow/store/refstamp.go":      "the times of two directories, made to differ from all others by random nanoseconds, and compared for that alone",
-	"cow/store/refs.go":          "the times of directories, which a hash gives, and compared for that alone",
-	"cow/store/base.go":          "a file's modification time, compared with what was recorded of the same file",
+	"cow/store/refstamp.go":      "the times of two directories: random nanoseconds make them unique, and they are compared for equality only",
+	"cow/store/refs.go":          "times of directories, taken from a hash and compared for equality only",
+	"cow/store/base.go":          "a file's modification time, compared with the recorded one for equality",
 }
 
 // Waits, limits and expiries use the monotonic clock: the wall clock may be set, backwards too. Not
@@ -46,14 +46,14 @@ func TestNothingGoesByTheWallClock(t *testing.T) {
 				}
 				used[name] = true
 				if wallClock[name] == "" {
-					t.Errorf("%s:%d goes by the wall clock: use a time.Time with its monotonic part, or say in wallClock why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
+					t.Errorf("%s:%d uses the wall clock: use a time.Time with its monotonic part, or explain in wallClock why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
 				}
 			}
 		}
 	}
 	for name := range wallClock {
 		if !used[name] {
-			t.Errorf("%s does not go by the wall clock any more: take it off the list", name)
+			t.Errorf("%s does not use the wall clock any more: remove it from the list", name)
 		}
 	}
 }

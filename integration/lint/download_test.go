@@ -47,6 +47,6 @@ func TestBuildDownloadsLittle(t *testing.T) {
 	}
 	t.Logf("%d modules, %d bytes", len(modules), sum)
 	if len(modules) < 5 || sum > maxDownload {
-		t.Errorf("the %d modules of the binary have %d bytes, at most %d are allowed", len(modules), sum, maxDownload)
+		t.Errorf("the %d modules of the binary have %d bytes, expected at most %d", len(modules), sum, maxDownload)
 	}
 }

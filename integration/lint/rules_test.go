@@ -27,7 +27,7 @@ func packages(t *testing.T) []pkg {
 	t.Helper()
 	all := slices.Concat(list(t, "../.."), list(t, ".."))
 	if len(all) < 10 {
-		t.Fatalf("found %d packages only", len(all))
+		t.Fatalf("found only %d packages", len(all))
 	}
 	return all
 }
@@ -104,7 +104,7 @@ func TestImportsFollowTheRooms(t *testing.T) {
 			return under(p.ImportPath, r.room)
 		})
 		if i < 0 {
-			t.Errorf("%s lies in no room", p.ImportPath)
+			t.Errorf("no rule for %s", p.ImportPath)
 			continue
 		}
 		for _, imp := range p.Imports {
@@ -112,7 +112,7 @@ func TestImportsFollowTheRooms(t *testing.T) {
 				continue
 			}
 			if !slices.ContainsFunc(rooms[i].may, func(r string) bool { return under(imp, r) }) {
-				t.Errorf("%s imports %s: %s may import %v only", p.ImportPath, imp, rooms[i].room, rooms[i].may)
+				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, rooms[i].room, rooms[i].may)
 			}
 		}
 	}

@@ -72,7 +72,7 @@ func found(p []byte, disk uint32, sector int64) (version, error) {
 	if bytes.Equal(p, want[:]) {
 		return 0, fmt.Errorf("%v of sector %d of disk %d", v, s, d)
 	}
-	return 0, fmt.Errorf("garbage that begins with %x", p[:24])
+	return 0, fmt.Errorf("unknown content that begins with %x", p[:24])
 }
 
 func allZero(p []byte) bool {

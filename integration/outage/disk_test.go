@@ -43,7 +43,7 @@ func (m *machine) newDisk(name, block string, size int64, blank bool) *disk {
 }
 
 // errEnded reports that the server ended before it listened.
-var errEnded = errors.New("the server has ended")
+var errEnded = errors.New("the server ended")
 
 // errWaited reports that the server did not listen in time.
 var errWaited = errors.New("the server does not listen")

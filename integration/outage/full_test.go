@@ -86,9 +86,9 @@ func (m *machine) firstWrites() {
 			try(d, page-8, 16)
 		}
 	})
-	m.Logf("%d first writes failed for want of space, %d succeeded", failed, succeeded)
+	m.Logf("%d first writes failed without space, %d succeeded", failed, succeeded)
 	if failed == 0 || succeeded == 0 {
-		m.Error("the file system was never full, or always")
+		m.Error("the file system was never full or always full")
 	}
 }
 
@@ -197,7 +197,7 @@ func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
 		}
 		m.Logf("%d promotions failed, %d succeeded", failed, succeeded)
 		if failed == 0 {
-			m.Error("there was always space")
+			m.Error("no promotion failed: there was always space")
 		}
 		m.kill()
 		m.serveWithSpace()

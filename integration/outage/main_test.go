@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	device.RunChild()
 	status, err := inside(m)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "tests of outages cannot start:", err)
+		fmt.Fprintln(os.Stderr, "outage tests cannot start:", err)
 		status = 1
 	}
 	os.Exit(status)

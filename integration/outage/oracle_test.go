@@ -123,7 +123,7 @@ func (w *wrongs) err() error {
 	}
 	w.end()
 	n := min(len(w.runs), maxShown)
-	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
+	return fmt.Errorf("%d sectors are wrong, in %d runs; the first:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
 }
 
 // check compares content, the whole disk, with the allowed versions. The versions found become the

@@ -52,13 +52,13 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 				m.must(m.dev.Fail(c.faults))
 				for _, d := range m.disks {
 					if err := d.flush(); err == nil {
-						m.Errorf("disk %s: a flush has succeeded on a device that fails", d.name)
+						m.Errorf("disk %s: a flush succeeded on a failing device", d.name)
 					}
 					// The results do not matter: these writes are not flushed.
 					_ = d.write(1000, 64)
 					_ = d.write(30000, 3)
 					if err := d.flush(); err == nil {
-						m.Errorf("disk %s: a second flush has succeeded", d.name)
+						m.Errorf("disk %s: a second flush succeeded", d.name)
 					}
 				}
 				m.crash()
@@ -71,7 +71,7 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 func TestFileSystemShutDown(t *testing.T) {
 	onEach(t, func(m *machine) {
 		if !m.fs.shutdown {
-			m.Skipf("%s has no shutdown; TestDeviceFailsWhileServed is what comes nearest", m.fs.name)
+			m.Skipf("%s has no shutdown ioctl; TestDeviceFailsWhileServed is the nearest test", m.fs.name)
 		}
 		m.serve()
 		m.unflushed(1)
@@ -83,7 +83,7 @@ func TestFileSystemShutDown(t *testing.T) {
 		m.must(err)
 		for _, d := range m.disks {
 			if err := d.flush(); err == nil {
-				m.Errorf("disk %s: a flush has succeeded on a file system that is shut down", d.name)
+				m.Errorf("disk %s: a flush succeeded on a file system that is shut down", d.name)
 			}
 		}
 		m.crash()

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -99,7 +98,7 @@ func (m *machine) serveUnlessBroken() bool {
 		}
 	}
 	if m.alive() == nil {
-		m.Fatal("no disk is served, although the file system can be written")
+		m.Fatal("no disk is served, although the file system is writable")
 	}
 	return false
 }
@@ -113,6 +112,9 @@ func (m *machine) alive() error {
 	return err
 }
 
+// exitRefused is the exit code of a server that refuses a disk.
+const exitRefused = 5
+
 // serveRefused expects that the disks are refused, because nobody can tell a hole from a discarded
 // block any more. It then serves them without their unflushed content. As in serveUnlessBroken,
 // other errors may come first, and the file system may have given up.
@@ -122,7 +124,7 @@ func (m *machine) serveRefused() {
 	for try := 0; try <= len(m.disks) && !refused; try++ {
 		m.launch(nil)
 		err := m.connect(waitLimit)
-		refused = errors.Is(err, errEnded) && strings.Contains(m.server.Output(), "--drop-unflushed")
+		refused = errors.Is(err, errEnded) && m.server.ExitCode() == exitRefused
 		m.Logf("try %d: refused %v: %v", try, refused, err)
 		m.kill() // also disconnects the guests
 	}
@@ -185,7 +187,7 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 		{"pages are evicted", (*machine).dropCaches, false},
 		// The inode is clean after the sync. Its eviction discards the recorded error.
 		{"inode is evicted", func(m *machine) { unix.Sync(); m.dropCaches() }, false},
-		{"inode is evicted and another process was told", func(m *machine) {
+		{"inode is evicted after another process received the error", func(m *machine) {
 			if err := m.syncfs(); !errors.Is(err, unix.EIO) {
 				m.Errorf("syncfs after a write-back error: %v, expected EIO", err)
 			}
@@ -225,7 +227,7 @@ func TestReadsFailAfterEviction(t *testing.T) {
 				m.must(m.dev.Fail(device.Faults{Reads: m.places(m.victims()[kind]...)}))
 				e := m.goOn()
 				if !m.server.Running() {
-					m.Fatalf("the server has ended:\n%s", m.server.Output())
+					m.Fatalf("the server ended:\n%s", m.server.Output())
 				}
 				m.must(m.dev.Fail(device.Faults{}))
 				if m.fs.ranges {

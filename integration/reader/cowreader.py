@@ -5,6 +5,9 @@ cowreader.py content STORE NAME[@TAG] [--unlocked]   the disk's bytes to standar
 cowreader.py check STORE                             a JSON object for each disk to standard output
 
 Exit codes: 0 done, 4 in use, 5 refused. --unlocked reads a disk that a process has open, without its locks.
+
+content prints a JSON object to standard error for each layer that was not closed in order. The content of such a layer
+is that of the last flush, or later. "shared-map": true: a shared map may record later writes.
 """
 
 import datetime
@@ -632,8 +635,7 @@ class Stack:
         self.sealed_top = not tag and top.state == SEALED
         for layer in self.layers:
             if layer.state == HEAD and not layer.clean:
-                self.warnings.append(f"{layer.map.path}: not closed in order: it is shown as it was last flushed, or later"
-                                     + ("; what was written since may be in a shared map" if layer.shared else ""))
+                self.warnings.append({"map": layer.map.path, "unclean": True, "shared-map": layer.shared})
 
     def content(self):
         step = self.layers[-1].block_size
@@ -732,7 +734,7 @@ def main(args):
         for piece in stack.content():
             sys.stdout.buffer.write(piece)
         for warning in stack.warnings:
-            print(warning, file=sys.stderr)
+            print(json.dumps(warning), file=sys.stderr)
         return 0
     except InUse as e:
         print(e, file=sys.stderr)

@@ -32,7 +32,7 @@ var columns = []struct {
 // fields is the number of fields of such a line: 38 as above, then twelve latencies.
 const fields = 50
 
-var errFormat = errors.New("not a line of bonnie++'s, format 1.98")
+var errFormat = errors.New("not a bonnie++ line of format 1.98")
 
 // parse returns the rates of the last line that bonnie++ printed.
 func parse(said string) (measures, error) {

@@ -30,7 +30,7 @@ type result struct {
 	SlowDown measures   `json:"slow-down"` // median over the rounds of the first contender's rate divided by this one's
 }
 
-const limit = "The guest's processor is emulated (TCG) and is the limit of much of what bonnie++ does: read the ratios, not the rates."
+const limit = "The guest's processor is emulated (TCG) and limits many of the rates: compare ratios."
 
 func newReport(s *settings) *report {
 	r := &report{Machine: machine.Describe(s.dir, harness.InstalledQEMU, ""), Limit: limit,
@@ -81,7 +81,7 @@ func (r *report) table() string {
 	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s.\n\n%s\n%s\n\n", r.Machine, r.Limit, r.Machine.Busy())
 	fmt.Fprintf(&b, "A file of %d MiB, %d MiB of memory, %d small files; each layer below the writable one holds %d MiB; medians of %d runs.\n\n",
 		r.FileMiB, r.Memory, r.Files, r.LayerMiB, len(r.Results[0].Runs))
-	fmt.Fprintf(&b, "How many times slower than %s, each beside it in the same round (below 1: faster):\n\n", r.Results[0].Name)
+	fmt.Fprintf(&b, "Slow-down relative to %s in the same round (below 1: faster):\n\n", r.Results[0].Name)
 	r.rows(&b, "", func(x *result) measures { return x.SlowDown }, "%.2f")
 	b.WriteString("\nRates:\n\n")
 	r.rows(&b, "unit", func(x *result) measures { return x.Median }, "%.0f")

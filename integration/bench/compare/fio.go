@@ -82,7 +82,7 @@ func parseFio(text []byte) (s report.Sample, err error) {
 		return s, fmt.Errorf("fio's output: %w", err)
 	}
 	if len(out.Jobs) != 1 || out.Jobs[0].Error != 0 || out.Jobs[0].Read.Total == 0 {
-		return s, errors.New("fio's output: expected one job that has read something")
+		return s, errors.New("fio's output: expected one job with reads")
 	}
 	j := &out.Jobs[0]
 	l := &j.Read.Latency

@@ -64,11 +64,11 @@ func (s *site) serveSlow(ctx context.Context) error {
 	undo, err := slowDisk(s.dir, s.servers[report.SlowStack].PID())
 	if err != nil {
 		s.results.Notes = append(s.results.Notes, fmt.Sprintf(
-			"Cold reads beside hot ones: the disk could not be slowed down (%v); its own latency it is.", err))
+			"Cold reads beside hot ones: the disk could not be throttled (%v) and has its own latency.", err))
 		return nil
 	}
 	s.results.Notes = append(s.results.Notes, fmt.Sprintf(
-		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a good part of a second.",
+		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a large part of a second.",
 		coldQD, slowReads))
 	s.cold.slowed = true
 	s.closers = append(s.closers, undo)
@@ -105,7 +105,7 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 		return sample, err
 	}
 	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*coldLeast {
-		return sample, fmt.Errorf("misses beside hot reads: expected the slow disk to take %s or more for each, found %s: they were in memory", coldLeast, p.waited/time.Duration(p.done))
+		return sample, fmt.Errorf("misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", coldLeast, p.waited/time.Duration(p.done))
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited
@@ -124,8 +124,8 @@ func (s *site) coldFigures() {
 	if s.cold.done == 0 {
 		return
 	}
-	s.results.AddSingle(report.ColdRate, "cold reads answered beside the hot ones", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
-	s.results.AddSingle(report.ColdLatency, "and how long each took, on average", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
+	s.results.AddSingle(report.ColdRate, "cold reads completed beside hot reads", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
+	s.results.AddSingle(report.ColdLatency, "their mean latency", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
 }
 
 const blockSize = 4 << 10
@@ -160,7 +160,7 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 	for {
 		now := time.Since(start)
 		if now >= limit+patience {
-			return fmt.Errorf("%d requests have not come back", p.driver.InFlight())
+			return fmt.Errorf("%d requests have not completed", p.driver.InFlight())
 		}
 		p.ended = now >= limit || ctx.Err() != nil
 		if p.ended && p.driver.InFlight() == 0 {
@@ -192,7 +192,7 @@ func (p *pacer) take(start time.Time) error {
 	now := time.Since(start)
 	for _, c := range p.returned {
 		if c.Status != vhosttest.StatusOK {
-			return fmt.Errorf("a read came back with status %d", c.Status)
+			return fmt.Errorf("a read completed with status %d", c.Status)
 		}
 		if c.ID < hotSlots {
 			p.free = append(p.free, c.ID)

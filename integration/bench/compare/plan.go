@@ -123,7 +123,7 @@ func drive(ctx context.Context, socket string, o load.Options) (report.Sample, e
 		return report.Sample{}, err
 	}
 	if r.Errors > 0 || r.Requests == 0 {
-		return report.Sample{}, fmt.Errorf("%d requests came back well, %d with an error", r.Requests, r.Errors)
+		return report.Sample{}, fmt.Errorf("%d requests succeeded, %d failed", r.Requests, r.Errors)
 	}
 	return sampleOf(r), nil
 }

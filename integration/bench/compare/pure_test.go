@@ -82,7 +82,7 @@ func TestPlan(t *testing.T) {
 	for _, task := range s.tasks() {
 		key := task.contender + " " + task.workload
 		if seen[key] {
-			t.Errorf("%s is there twice", key)
+			t.Errorf("%s occurs twice", key)
 		}
 		seen[key] = true
 		if task.label == "" || report.WorkloadTitle(task.workload) == task.workload {

@@ -79,7 +79,7 @@ func (s *site) takeSamples(ctx context.Context) error {
 			slices.Reverse(order)
 		}
 		if s.settings.renewed && round > 0 {
-			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
+			say("round %d/%d: restarting servers", round+1, s.settings.rounds)
 			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
 			// % in random reads.
 			if err := s.renew(ctx, order); err != nil {

@@ -152,7 +152,7 @@ func (s *site) freshClone(ctx context.Context) error {
 		return err
 	}
 	if len(disks) != 1 {
-		return fmt.Errorf("query-cow-disks told of %d, expected 1", len(disks))
+		return fmt.Errorf("query-cow-disks reported %d disks, expected 1", len(disks))
 	}
 	s.results.AddSingle(report.IndexClone, "index of a fresh clone of a 50 GB image, after reads", float64(disks[0].Index), "bytes")
 	return nil

@@ -86,7 +86,7 @@ func (s *site) renew(ctx context.Context, tasks []task) error {
 		}
 		done[t.contender] = true
 		if err := s.renewOne(ctx, t.contender, b); err != nil {
-			return fmt.Errorf("%s, started anew: %w", t.contender, err)
+			return fmt.Errorf("%s, restarted: %w", t.contender, err)
 		}
 	}
 	return nil

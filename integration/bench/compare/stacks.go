@@ -112,7 +112,7 @@ func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
 			select {
 			case e, ok := <-events:
 				if !ok {
-					return errors.New("the server went away")
+					return errors.New("the server disconnected")
 				}
 				if e.Event != "COW_SEALED" {
 					continue

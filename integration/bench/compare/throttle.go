@@ -59,7 +59,7 @@ func wholeDisk(dir string) (string, error) {
 	number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	path, err := filepath.EvalSymlinks("/sys/dev/block/" + number)
 	if err != nil {
-		return "", fmt.Errorf("%s lies on no block device that could be throttled: %w", dir, err)
+		return "", fmt.Errorf("%s is not on a block device that can be throttled: %w", dir, err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "partition")); err == nil {
 		path = filepath.Dir(path)

@@ -16,7 +16,7 @@ const mark = "COWBLK_BENCH_OWN_MOUNTS"
 // survives the process. Mounts returns an error if the user is not root or unshare(1) is missing.
 func Mounts() error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("expected to run as root, found user %d: file systems are mounted", os.Geteuid())
+		return fmt.Errorf("expected to run as root to mount file systems, found user %d", os.Geteuid())
 	}
 	if os.Getenv(mark) != "" {
 		return nil

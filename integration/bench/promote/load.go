@@ -69,7 +69,7 @@ func (l *loader) run() error {
 		now := l.now()
 		for _, c := range done {
 			if c.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a request came back with status %d", c.Status)
+				return fmt.Errorf("a request completed with status %d", c.Status)
 			}
 			l.samples = append(l.samples, sample{starts[c.ID], now})
 			if l.stop.Load() || l.bulk.Load() != nil {

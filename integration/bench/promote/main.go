@@ -36,12 +36,12 @@ func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("promote", flag.ExitOnError)
 	var s settings
 	fs.StringVar(&s.cowblk, "cowblk", "cowblk", "the cowblk `BINARY`")
-	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; not there: left out")
+	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; omitted if it is missing")
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.count, "n", 1000, "promotions of the long rows")
 	fs.IntVar(&s.bulk, "bulk", 20, "promotions of the rows with 1 GiB of dirty data")
 	fs.IntVar(&s.qd, "depth", 16, "requests in flight")
-	fs.Int64Var(&s.span, "span", 16<<20, "bytes of the disk that requests go to, in its middle: as much, or less, is in each layer")
+	fs.Int64Var(&s.span, "span", 16<<20, "bytes in the middle of the disk that requests use; each layer has at most as much")
 	fs.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
 	_ = fs.Parse(args) // exits on an error
 	return run(&s)

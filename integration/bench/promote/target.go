@@ -87,7 +87,7 @@ func (t *target) thin(bytes int64) error {
 		}
 		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("give back the space of %s: %w", name, err)
+			return fmt.Errorf("free the space of %s: %w", name, err)
 		}
 	}
 	return nil

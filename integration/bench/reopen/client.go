@@ -55,7 +55,7 @@ func (p *server) retry(connect func() error) error {
 			return err
 		}
 		if unix.Kill(p.cmd.Process.Pid, 0) != nil || p.zombie() {
-			return fmt.Errorf("it has ended before it served: %w", p.explain(p.cmd.Wait()))
+			return fmt.Errorf("the server ended before it listened: %w", p.explain(p.cmd.Wait()))
 		}
 	}
 }
@@ -103,7 +103,7 @@ func (c *client) write(blocks []int64) error {
 		done = d.Poll(done[:0])
 		for _, r := range done {
 			if r.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a write came back with status %d", r.Status)
+				return fmt.Errorf("a write completed with status %d", r.Status)
 			}
 			if err := submit(r.ID); err != nil {
 				return err
@@ -122,7 +122,7 @@ func (c *client) check(block int64) error {
 	stamp(want, block)
 	for i := 0; i < blockSize; i += 512 {
 		if found := binary.LittleEndian.Uint64(p[i:]); found != uint64(block)+1 {
-			return fmt.Errorf("block %d: expected what was written, found %#x: it was lost when the process was killed", block, found)
+			return fmt.Errorf("block %d: expected the written content, found %#x: lost when the process was killed", block, found)
 		}
 	}
 	return nil

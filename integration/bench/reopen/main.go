@@ -44,7 +44,7 @@ func Main(ctx context.Context, args []string) error {
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.reopens, "reopens", 5, "reopen: how often each disk is killed and opened again")
 	fs.IntVar(&s.rounds, "rounds", 9, "takeover, writes: samples of each build")
-	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: how many unflushed blocks are many")
+	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: number of unflushed blocks in the rows with many")
 	fs.StringVar(&s.only, "only", "", "reopen: only the rows whose name contains `TEXT`")
 	fs.Int64Var(&s.image, "image", 60*gib, "reopen, empty: `BYTES` of the sparse file for the XFS")
 	which := fs.String("parts", "empty,reopen,takeover,writes", "what to measure, a `LIST` separated by commas")

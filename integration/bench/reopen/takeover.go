@@ -159,7 +159,7 @@ func (l *gapLoad) run() error {
 		last = now
 		for _, r := range done {
 			if r.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a request came back with status %d", r.Status)
+				return fmt.Errorf("a request completed with status %d", r.Status)
 			}
 			if l.stop.Load() {
 				continue

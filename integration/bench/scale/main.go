@@ -68,7 +68,7 @@ func run(ctx context.Context, s *settings, dir string, image int64, disks, tags 
 	}
 	axes := []axis{
 		{name: "disks in the store", text: plain, make: func(c *client, n int64) error { return c.disks(n) }},
-		{name: "tags of the disk that is cloned", text: plain, make: func(c *client, n int64) error { return c.tags(n) }},
+		{name: "tags of the cloned disk", text: plain, make: func(c *client, n int64) error { return c.tags(n) }},
 		{name: "size of the disk", sizes: []int64{gib, tib, 64 * tib}, text: sizeText, make: func(c *client, size int64) error { return c.golden(size) }},
 	}
 	for i, list := range []string{disks, tags} {

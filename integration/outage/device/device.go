@@ -26,7 +26,7 @@ type Device struct {
 // Missing returns an error that names what this machine lacks for a Device, or nil.
 func Missing() error {
 	if os.Geteuid() != 0 {
-		return errors.New("not root: FUSE and loop devices cannot be mounted")
+		return errors.New("not root: cannot mount FUSE and loop devices")
 	}
 	var errs []error
 	for _, p := range []string{"/dev/fuse", "/dev/loop-control"} {

@@ -107,7 +107,7 @@ func touches(ranges []Range, off, n int64) bool {
 	return false
 }
 
-var errOutside = errors.New("request lies outside of the device")
+var errOutside = errors.New("request outside the device")
 
 func (d *Disk) inside(p []byte, off int64) error {
 	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off || off%SectorSize != 0 || len(p)%SectorSize != 0 {

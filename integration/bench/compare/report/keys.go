@@ -78,6 +78,6 @@ var workloads = []struct{ key, title string }{
 	{WriteFlush, "overwrite 4 KiB + flush each, QD1"},
 	{SeqRead, "sequential read 128 KiB, QD8, hot"},
 	{ColdQD32, "random read 4 KiB, QD32, O_DIRECT"},
-	{HotAlone, "hot reads 4 KiB at a steady pace, alone"},
-	{HotWithCold, "hot reads 4 KiB at a steady pace, others of the queue wait for a slow disk"},
+	{HotAlone, "hot reads 4 KiB at a constant rate, alone"},
+	{HotWithCold, "hot reads 4 KiB at a constant rate, beside requests of the queue that wait for a slow disk"},
 }

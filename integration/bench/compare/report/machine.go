@@ -63,7 +63,7 @@ func (m Machine) Busy() string {
 	if _, err := fmt.Sscan(m.LoadBefore, &load); err != nil || load < busyLoad {
 		return ""
 	}
-	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: these figures say little, the ratios hardly more.",
+	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: the figures are unreliable, and so are the ratios.",
 		m.LoadBefore, m.Cores)
 }
 

@@ -25,7 +25,7 @@ func TestMedian(t *testing.T) {
 	}
 	in := []float64{3, 1, 2}
 	if Median(in); in[0] != 3 {
-		t.Error("Median has sorted its argument")
+		t.Error("Median sorted its argument")
 	}
 }
 
@@ -46,7 +46,7 @@ func TestRatiosPairRounds(t *testing.T) {
 	b.Rounds = b.Rounds[:2]
 	got := Ratios(a, b, iops)
 	if len(got) != 2 || got[0] != 10 || got[1] != 10 {
-		t.Errorf("ratios %v, expected 10 twice: the round that b lacks is left out", got)
+		t.Errorf("ratios %v, expected 10 twice: the round that b lacks is omitted", got)
 	}
 	if Ratios(nil, b, iops) != nil || Ratios(a, &Point{Rounds: samples(0)}, iops) != nil {
 		t.Error("ratios of nothing, or to 0")
@@ -164,7 +164,7 @@ func TestEveryTargetIsJudged(t *testing.T) {
 		said = said || strings.Contains(v.Detail, "does not know --cache")
 	}
 	if !said || len(empty.Misses()) != 0 {
-		t.Error("the reason is not given, or what was not measured counts as missed")
+		t.Error("the reason is missing, or an unmeasured target counts as missed")
 	}
 }
 
