@@ -18,8 +18,8 @@ import (
 // blkioDisk is the size, in bytes, of the disk that libblkio's clients write to.
 const blkioDisk = 64 << 20
 
-// tool runs a program to its end and returns what it printed.
-func (e *env) tool(program string, args ...string) string {
+// runTool runs a program to its end and returns what it printed.
+func (e *env) runTool(program string, args ...string) string {
 	e.Helper()
 	out, err := exec.CommandContext(e.ctx, program, args...).CombinedOutput()
 	if err != nil {
@@ -52,34 +52,34 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 	disk := e.disk("disk", "--size", "64M")
 	s := e.serve(disk)
 	image := tools.Image(s.Socket)
-	e.tool(tools.QEMUImg, "convert", "-n", "-T", "none", "-f", "raw", "--target-image-opts", source, image)
+	e.runTool(tools.QEMUImg, "convert", "-n", "-T", "none", "-f", "raw", "--target-image-opts", source, image)
 	same := func(when string) {
 		t.Helper()
 		t.Log(when)
-		e.tool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image) // exit status 1: they differ
+		e.runTool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image) // exit status 1: they differ
 	}
 	same("after qemu-img convert")
 	e.cowblk("promote", disk, "--tag", "converted")
 	same("after a promotion")
-	e.halt(s)
+	e.stopServer(s)
 	s = e.serve(disk)
 	same("after a restart")
-	e.tool(tools.QEMUImg, "bench", "--image-opts", "-w", "-t", "none", "-c", "20000", "-d", "64", "-s", "4096", "-S", "8192", image)
-	e.tool(tools.QEMUIO, "--image-opts", "-t", "none",
+	e.runTool(tools.QEMUImg, "bench", "--image-opts", "-w", "-t", "none", "-c", "20000", "-d", "64", "-s", "4096", "-S", "8192", image)
+	e.runTool(tools.QEMUIO, "--image-opts", "-t", "none",
 		"-c", "write -P 5 512 1M", "-c", "read -P 5 512 1M", "-c", "flush",
 		"-c", "write -z 3M 1M", "-c", "read -P 0 3M 1M",
 		"-c", "write -z -u 5M 1M", "-c", "read -P 0 5M 1M",
 		"-c", "discard 7M 1M", "-c", "write -f -P 6 9M 4k", "-c", "read -P 6 9M 4k",
 		"-c", "aio_write -P 1 16M 64k", "-c", "aio_write -P 2 17M 64k", "-c", "aio_flush", "-c", "read -P 2 17M 64k",
 		image)
-	e.halt(s)
+	e.stopServer(s)
 	// The tag holds the converted data.
 	clone := e.name("clone")
 	e.cowblk("create", clone, "--from", disk+"@converted")
 	s = e.serve(clone)
 	image = tools.Image(s.Socket)
 	same("in the tag")
-	e.halt(s)
+	e.stopServer(s)
 }
 
 // nbdkit of Debian 13 serves a disk through libblkio to an NBD client.
@@ -96,13 +96,13 @@ func TestNBDKitByLibblkio(t *testing.T) {
 	e.must(err)
 	kitServer := e.watch(kit)
 	uri := "nbd+unix:///?socket=" + url.QueryEscape(socket)
-	e.tool("nbdcopy", source, uri)
+	e.runTool("nbdcopy", source, uri)
 	if !bytes.Equal(e.copyOut(uri), content) {
 		t.Error("nbdcopy read other data than it wrote")
 	}
-	e.tool("qemu-io", "-f", "raw",
+	e.runTool("qemu-io", "-f", "raw",
 		"-c", "write -P 9 4k 64k", "-c", "read -P 9 4k 64k", "-c", "flush", "-c", "discard 1M 1M",
 		"-c", "write -z 2M 1M", "-c", "read -P 0 2M 1M", "-c", "write -f -P 3 5M 4k", uri)
-	e.halt(kitServer)
-	e.halt(s)
+	e.stopServer(kitServer)
+	e.stopServer(s)
 }

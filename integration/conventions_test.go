@@ -15,21 +15,21 @@ import (
 	"cowblk/integration/harness"
 )
 
-// small returns options of a machine that boots in a few seconds with the disk of s.
-func small(s *server) harness.MachineOptions {
+// smallMachine returns options of a machine that boots in a few seconds with the disk of s.
+func smallMachine(s *server) harness.MachineOptions {
 	return harness.MachineOptions{Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
 }
 
-// marked makes a raw file that starts with text and returns its path.
-func (e *env) marked(text string) string {
+// markedFile makes a raw file that starts with text and returns its path.
+func (e *env) markedFile(text string) string {
 	e.Helper()
 	file := e.write("disk.raw", text+"\n")
 	e.must(os.Truncate(file, 16<<20))
 	return file
 }
 
-// firstLine returns the text that a guest reads from the start of its disk.
-func (e *env) firstLine(m *harness.Machine, disk string) string {
+// readFirstLine returns the text that a guest reads from the start of its disk.
+func (e *env) readFirstLine(m *harness.Machine, disk string) string {
 	e.Helper()
 	return e.run(m, "head -n 1 /dev/"+disk)
 }
@@ -68,17 +68,17 @@ func TestRegistration(t *testing.T) {
 	}
 
 	e := newEnv(t)
-	file, socket := e.marked("raw file"), filepath.Join(e.dir, "raw.sock")
+	file, socket := e.markedFile("raw file"), filepath.Join(e.dir, "raw.sock")
 	b, err := harness.StartBackend(e.ctx, exec.Command(program, "--blk-file", file, "--socket-path", socket), socket)
 	e.must(err)
 	s := e.watch(b)
-	m := e.boot(small(s))
-	if got := e.firstLine(m, "vda"); got != "raw file" {
+	m := e.boot(smallMachine(s))
+	if got := e.readFirstLine(m, "vda"); got != "raw file" {
 		t.Errorf("the guest reads %q; the file starts with \"raw file\"", got)
 	}
 	e.run(m, "echo written | dd of=/dev/vda conv=fsync")
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	if now, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(now), "written\n") {
 		t.Errorf("the file starts with %.20q (%v); the guest wrote \"written\"", now, err)
 	}
@@ -87,22 +87,22 @@ func TestRegistration(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	file, socket := e.marked("untouched"), filepath.Join(e.dir, "ro.sock")
+	file, socket := e.markedFile("untouched"), filepath.Join(e.dir, "ro.sock")
 	b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", "--blk-file", file, "--read-only", "--socket-path", socket), socket)
 	e.must(err)
 	s := e.watch(b)
-	m := e.boot(small(s))
+	m := e.boot(smallMachine(s))
 	if ro := e.run(m, "cat /sys/block/vda/ro"); ro != "1" {
 		t.Errorf("the guest's disk has ro=%s; expected 1", ro)
 	}
 	if out := e.run(m, "echo x | dd of=/dev/vda conv=fsync 2>&1 && echo WRITTEN; true"); strings.Contains(out, "WRITTEN") {
 		t.Errorf("a write to a read-only disk succeeded: %s", out)
 	}
-	if got := e.firstLine(m, "vda"); got != "untouched" {
+	if got := e.readFirstLine(m, "vda"); got != "untouched" {
 		t.Errorf("the guest reads %q", got)
 	}
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 }
 
 // listen makes a listening socket for a back-end to inherit, and returns its file.
@@ -128,11 +128,11 @@ func TestInheritedSocket(t *testing.T) {
 	e.must(err)
 	s := e.watch(b)
 	for number := range 2 {
-		m := e.boot(small(s))
+		m := e.boot(smallMachine(s))
 		e.run(m, counter(number))
 		e.must(m.PowerOff(e.ctx))
 	}
-	e.halt(s)
+	e.stopServer(s)
 }
 
 // systemd passes the socket; the back-end notifies systemd when it is ready and when it stops.
@@ -162,10 +162,10 @@ func TestSystemdActivation(t *testing.T) {
 	s := e.watch(b)
 	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket belongs to the unit
 	expect("READY=1")
-	m := e.boot(small(s))
+	m := e.boot(smallMachine(s))
 	e.run(m, counter(0))
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	expect("STOPPING=1")
 }
 
@@ -189,5 +189,5 @@ func TestPrintedArguments(t *testing.T) {
 	}
 	e.run(m, counter(0))
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 }

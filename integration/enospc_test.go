@@ -97,7 +97,7 @@ func (e *env) waitedForSpace(store *harness.Store, s *server) {
 	e.must(err)
 	err = c.Run(e.ctx, "query-cow-stats", nil, &stats)
 	e.must(err)
-	e.halt(s)
+	e.stopServer(s)
 	// The attribute of the report about the first waiting request.
 	if text := s.Output(); len(stats) != 1 || stats[0].Failed > 0 || !strings.Contains(text, "action=") {
 		e.Errorf("statistics %+v, log of the back-end:\n%s", stats, text)

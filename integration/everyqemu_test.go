@@ -86,13 +86,13 @@ func TestEveryQEMU(t *testing.T) {
 			each := func(do func(i int, disk string)) {
 				t.Helper()
 				for i, d := range disks {
-					e.served(d, 100)
+					e.waitRequests(d, 100)
 					do(i, d)
 				}
 			}
 			kill := func(i int, disk string) {
 				t.Helper()
-				servers[i].asked.Store(true)
+				servers[i].stopping.Store(true)
 				servers[i].Kill()
 				servers[i] = e.serve(disk)
 				all = append(all, servers[i])
@@ -100,7 +100,7 @@ func TestEveryQEMU(t *testing.T) {
 			each(kill)
 			each(func(i int, disk string) {
 				old := servers[i]
-				old.asked.Store(true)
+				old.stopping.Store(true)
 				p, err := harness.StartProcess("back-end of "+disk, suite.store.Cmd("serve", disk, "--takeover"))
 				e.must(err)
 				servers[i] = e.watch(&harness.Backend{Process: p, Socket: old.Socket})
@@ -131,7 +131,7 @@ func TestEveryQEMU(t *testing.T) {
 				}
 			}
 			for _, s := range servers {
-				e.halt(s)
+				e.stopServer(s)
 			}
 			t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", said), "\n", "; "))
 		})

@@ -57,8 +57,8 @@ func TestFileSystems(t *testing.T) {
 			out := e.run(m, fmt.Sprintf(churn, c.fs, c.make, c.check))
 			t.Logf("%s files compared after a remount; the checker printed\n%s", out[strings.LastIndexByte(out, '\n')+1:], out)
 			e.must(m.PowerOff(e.ctx))
-			e.halt(data)
-			e.halt(root)
+			e.stopServer(data)
+			e.stopServer(root)
 			// The discards must reach the layer: it keeps far less than was written.
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", e.name("data")))

@@ -43,7 +43,7 @@ func TestAttachDetach(t *testing.T) {
 				e.run(m, `for try in $(seq 100); do [ ! -b /dev/vda ] && exit 0; sleep 0.1; done; ls /dev/vd*; exit 1`)
 			}
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 		})
 	}
 }
@@ -89,7 +89,7 @@ func TestHooksKeepEachBoot(t *testing.T) {
 			e.run(m, counter(1))
 			e.must(m.PowerOff(e.ctx))
 			shutdown := tag("shutdown")
-			e.halt(s)
+			e.stopServer(s)
 
 			o = harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
 			for i, tag := range []string{reset, shutdown} {

@@ -89,8 +89,8 @@ fsck.ext4 -f -n /dev/vdb >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
 tail -n 1 /run/fsck
 `
 
-// served waits until the server of a disk has completed n requests.
-func (e *env) served(disk string, n uint64) {
+// waitRequests waits until the server of a disk has completed n requests.
+func (e *env) waitRequests(disk string, n uint64) {
 	e.Helper()
 	var last error
 	for e.ctx.Err() == nil {
@@ -143,7 +143,7 @@ func TestKilledUnderFio(t *testing.T) {
 			e.run(m, killJobs)
 			promotions, promoted := 0, 0
 			for i := range kills {
-				e.served(data, 100)
+				e.waitRequests(data, 100)
 				time.Sleep(time.Duration(rand.IntN(700)) * time.Millisecond)
 				var promotion *harness.Process
 				if i%3 == 2 {
@@ -153,21 +153,21 @@ func TestKilledUnderFio(t *testing.T) {
 					promotions++
 					time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 				}
-				s.asked.Store(true)
+				s.stopping.Store(true)
 				s.Kill()
 				if promotion != nil && promotion.Wait(e.ctx) == nil {
 					promoted++
 				}
 				s = e.serve(data)
 			}
-			e.served(data, 100)
+			e.waitRequests(data, 100)
 			said := e.run(m, killEnd)
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", data))
 			t.Logf("%d kills, %d of them after the start of a promotion, of which %d were reported; %d layers; output of the guest: %s",
 				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(said, "\n", "; "))
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 		})
 	}
 }

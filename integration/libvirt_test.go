@@ -108,7 +108,7 @@ func TestLibvirt(t *testing.T) {
 		virsh("destroy", name)
 	}
 	virsh("undefine", name)
-	e.halt(s)
+	e.stopServer(s)
 }
 
 // until polls for a state that has no event.

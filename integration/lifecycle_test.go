@@ -76,7 +76,7 @@ func TestLifecycle(t *testing.T) {
 				next("a new QEMU")
 			}
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 			t.Logf("%d numbers written and found", number)
 		})
 	}

@@ -64,7 +64,7 @@ func TestPromoteLibvirt(t *testing.T) {
 	e.run(r.Machine, fmt.Sprintf(startLoad, "delete", "/dev/vdb", "/dev/vdc"))
 
 	options := []string{"--libvirt", daemon.URI, "--domain", root, "--timeout", "60s"}
-	tags := e.promoteAll(r, n, []way{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
+	tags := e.promoteAll(r, n, []quiesceMode{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
 		t.Helper()
 		if state := virsh("domstate", root); state != "running" {
 			t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)

@@ -40,17 +40,17 @@ func (e *env) countPromotions(usual int) int {
 	return n
 }
 
-// way is a way to quiesce the guest.
-type way struct {
+// quiesceMode is a way to quiesce the guest.
+type quiesceMode struct {
 	mode    string
 	options []string // for "cowblk promote"
 }
 
 // promoteAll promotes n times in each way while the workload runs and logs the durations. It calls
 // after, unless nil, after each promotion.
-func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []tagged {
+func (e *env) promoteAll(r *workloadGuest, n int, ways []quiesceMode, after func(mode string)) []promotion {
 	e.Helper()
-	var tags []tagged
+	var tags []promotion
 	for i := range n {
 		for _, w := range ways {
 			tags = append(tags, e.promote(r, fmt.Sprintf("%s-%02d", w.mode, i+1), w))
@@ -63,19 +63,19 @@ func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []t
 	return tags
 }
 
-// tagged is a completed promotion.
-type tagged struct {
+// promotion is a completed promotion.
+type promotion struct {
 	name, mode   string
 	acknowledged int           // last transaction committed before the command started
 	took         time.Duration // duration of the command
 	swap         float64       // microseconds
-	held         float64       // milliseconds
+	quiesced     float64       // milliseconds
 }
 
 // promote promotes the workload's disks, which are being served, and returns the result.
-func (e *env) promote(r *rig, name string, w way) tagged {
+func (e *env) promote(r *workloadGuest, name string, w quiesceMode) promotion {
 	e.Helper()
-	t := tagged{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
+	t := promotion{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
 	var p struct {
 		Disks []struct {
 			Disk  string `json:"disk"`
@@ -91,7 +91,7 @@ func (e *env) promote(r *rig, name string, w way) tagged {
 	text, err := r.cowblk(append([]string{"--json"}, args...)...)
 	e.must(err)
 	e.must(json.Unmarshal([]byte(text), &p))
-	t.took, t.swap, t.held = time.Since(start), p.Swap, p.Held
+	t.took, t.swap, t.quiesced = time.Since(start), p.Swap, p.Held
 	if p.Tag != name || p.Quiesce != w.mode || len(p.Disks) != 2 || (p.Held > 0) != (w.mode != "none") {
 		e.Errorf("cowblk %s answered %+v", strings.Join(args, " "), p)
 	}
@@ -109,13 +109,13 @@ func spread(values []float64) string {
 }
 
 // report logs the durations of promotions.
-func (e *env) report(tags []tagged) {
+func (e *env) report(tags []promotion) {
 	e.Helper()
 	for _, mode := range []string{"none", "guest", "pause"} {
 		var took, swap, held []float64
 		for _, t := range tags {
 			if t.mode == mode {
-				took, swap, held = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(held, t.held)
+				took, swap, held = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(held, t.quiesced)
 			}
 		}
 		if len(took) > 0 {
@@ -126,7 +126,7 @@ func (e *env) report(tags []tagged) {
 
 // export starts a process that exports the tags over NBD until the test ends. It returns a function
 // that gives the URI of a tag.
-func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) string {
+func (e *env) export(tags []promotion, disks ...string) func(disk, tag string) string {
 	e.Helper()
 	socket := filepath.Join(e.dir, "nbd-"+tags[0].name+".sock")
 	args := []string{"export", "--listen", "unix:" + socket}
@@ -160,26 +160,26 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// rig is a guest that runs the workload.
-type rig struct {
+// workloadGuest is a guest that runs the workload.
+type workloadGuest struct {
 	*harness.Machine
 	data, mark string // disk names
 	servers    []*server
 	powerOff   func() error // powers the guest off; the stopped disks are then in the suite's store
 
 	cowblk func(args ...string) (string, error) // runs a command where the disks are served
-	copy   func(tags []tagged) []copied         // reads tags while the disks are served
+	copy   func(tags []promotion) []tagCopy     // reads tags while the disks are served
 }
 
-// copied is what nbdcopy reads from one tag of the workload's two disks.
-type copied struct {
+// tagCopy is what nbdcopy reads from one tag of the workload's two disks.
+type tagCopy struct {
 	data string // SHA-256 of the whole disk
 	mark string // the start of the disk
 }
 
 // startWorkload boots a Debian with a guest agent, on a root disk of its own, and starts the
 // workload on two disks of one back-end process.
-func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *rig {
+func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *workloadGuest {
 	e.Helper()
 	r, sockets := e.workloadDisks(blockSize)
 	o.CPUs, o.MemoryMiB, o.Disks = 2, 768, sockets
@@ -194,14 +194,14 @@ func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string)
 }
 
 // workloadDisks creates and serves a root disk and the workload's disks.
-func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
+func (e *env) workloadDisks(blockSize string) (r *workloadGuest, sockets []string) {
 	e.Helper()
-	r = &rig{
+	r = &workloadGuest{
 		data: e.disk("data", "--size", "32M", "--block-size", blockSize),
 		mark: e.disk("mark", "--size", "1M"),
 	}
 	r.cowblk = func(args ...string) (string, error) { return suite.store.Run(e.ctx, args...) }
-	r.copy = func(tags []tagged) []copied { return e.copyHere(r, tags) }
+	r.copy = func(tags []promotion) []tagCopy { return e.copyOnHost(r, tags) }
 	root := e.serve(e.disk("root", "--from", imageGolden))
 	both, sockets := e.serveAll(r.data, r.mark)
 	r.servers = []*server{root, both}
@@ -213,7 +213,7 @@ const exportsAProcess = 20
 
 // copyTags reads every tag of the workload's disks over NBD. It returns, by tag, the digest of data
 // and the last transaction recorded in mark.
-func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
+func (e *env) copyTags(r *workloadGuest, tags []promotion) (copies map[string]string, marks map[string]int) {
 	e.Helper()
 	copies, marks = map[string]string{}, map[string]int{}
 	// Each tag opens a stack of its own: two files for each layer.
@@ -227,12 +227,12 @@ func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks m
 	return copies, marks
 }
 
-// copyHere reads tags of disks that are served on the host.
-func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
+// copyOnHost reads tags of disks that are served on the host.
+func (e *env) copyOnHost(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	e.Helper()
 	uri := e.export(tags, r.data, r.mark)
 	for _, t := range tags {
-		all = append(all, copied{
+		all = append(all, tagCopy{
 			data: digest(e.copyOut(uri(r.data, t.name))),
 			mark: string(e.copyOut(uri(r.mark, t.name))[:512]),
 		})
@@ -242,7 +242,7 @@ func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
 
 // finish ends the workload, the guest and the back-ends, and appends the final state of the disks
 // to the tags. That file system was unmounted: it is as clean as a frozen one.
-func (e *env) finish(r *rig, tags []tagged) []tagged {
+func (e *env) finish(r *workloadGuest, tags []promotion) []promotion {
 	e.Helper()
 	said := strings.Split(e.run(r.Machine, stopLoad), "\n")
 	last, err := strconv.Atoi(said[0])
@@ -250,16 +250,16 @@ func (e *env) finish(r *rig, tags []tagged) []tagged {
 	e.Logf("%d transactions; fio: %s", last, strings.Join(said[1:], "; "))
 	e.must(r.powerOff())
 	for _, s := range r.servers {
-		e.halt(s)
+		e.stopServer(s)
 	}
 	e.cowblk("promote", r.data, r.mark, "--tag", "end")
-	return append(tags, tagged{name: "end", mode: "guest", acknowledged: last})
+	return append(tags, promotion{name: "end", mode: "guest", acknowledged: last})
 }
 
 // checkTags compares the content that fresh guests find in each tag with three things: the
 // transactions acknowledged to the guest, the other disk promoted at the same moment, and the
 // copies made by nbdcopy.
-func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[string]string, marks map[string]int) {
+func (e *env) checkTags(r *workloadGuest, qemu harness.QEMU, tags []promotion, copies map[string]string, marks map[string]int) {
 	e.Helper()
 	before := 0
 	for i, c := range e.attachAll(qemu, r.data, tags) {
@@ -302,7 +302,7 @@ func TestPromoteUnderLoad(t *testing.T) {
 			n := e.countPromotions(6)
 			qemu := e.qemu(name)
 			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, journal, blockSize)
-			tags := e.promoteAll(r, n, []way{
+			tags := e.promoteAll(r, n, []quiesceMode{
 				{mode: "none"},
 				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}},
 			}, nil)

@@ -106,8 +106,8 @@ const vsockData = 16 << 20
 // storeSize is the space for a store with a thousand layers of the workload, in bytes.
 const storeSize = 16 << 30
 
-// programs makes a tar of the programs that run in the guest and returns its path.
-func (e *env) programs() string {
+// programsTar makes a tar of the programs that run in the guest and returns its path.
+func (e *env) programsTar() string {
 	e.Helper()
 	root, err := harness.Root()
 	e.must(err)
@@ -147,23 +147,23 @@ func TestPromoteVsock(t *testing.T) {
 	file := filepath.Join(e.dir, "store.raw")
 	e.must(os.WriteFile(file, nil, 0o600))
 	e.must(os.Truncate(file, storeSize))
-	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programs(), "--read-only"), e.serveFile(file)
+	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programsTar(), "--read-only"), e.serveFile(file)
 	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 1536,
 		Disks: []string{root.Socket, programs.Socket, store.Socket}})
-	r := &rig{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
+	r := &workloadGuest{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
 	e.run(m, fmt.Sprintf(startVsock, r.data, r.mark, vsockData))
 	e.run(m, fmt.Sprintf(startLoad, "delete", "/dev/nbd0", "/dev/loop0"))
 	r.cowblk = func(args ...string) (string, error) {
 		return m.Run(e.ctx, fmt.Sprintf(cowblkVsock, strings.Join(args, " ")))
 	}
-	r.copy = func(tags []tagged) []copied { return e.copyVsock(r, tags) }
+	r.copy = func(tags []promotion) []tagCopy { return e.copyVsock(r, tags) }
 	r.powerOff = func() error {
 		e.run(m, stopVsock)
 		e.must(m.PowerOff(e.ctx))
 		return exec.CommandContext(e.ctx, "tar", "-C", suite.store.Dir, "-xf", file).Run()
 	}
 
-	ways := []way{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
+	ways := []quiesceMode{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
 	tags := e.promoteAll(r, n, ways, func(mode string) {
 		t.Helper()
 		// The guest has two file systems that can be frozen: its root and the workload's.
@@ -177,7 +177,7 @@ func TestPromoteVsock(t *testing.T) {
 }
 
 // copyVsock reads tags as copyHere does, in the guest.
-func (e *env) copyVsock(r *rig, tags []tagged) (all []copied) {
+func (e *env) copyVsock(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	e.Helper()
 	var exports []string
 	for _, t := range tags {
@@ -186,7 +186,7 @@ func (e *env) copyVsock(r *rig, tags []tagged) (all []copied) {
 	said := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
 	for line := range strings.Lines(said) {
 		data, mark, _ := strings.Cut(strings.TrimSpace(line), " ")
-		all = append(all, copied{data: data, mark: mark})
+		all = append(all, tagCopy{data: data, mark: mark})
 	}
 	if len(all) != len(tags) {
 		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), said)

@@ -47,10 +47,10 @@ func TestQuiesceRefusedByLibvirt(t *testing.T) {
 			t.Errorf("domain %s: %s, %v", domain, out, err)
 		}
 		t.Logf("domain %s, after %s: %v", domain, time.Since(began).Round(time.Millisecond), err)
-		e.noteIsGone(name)
+		e.checkNoQuiesceRecord(name)
 	}
 	e.cowblk("promote", name, "--tag", "plain")
-	e.halt(served)
+	e.stopServer(served)
 	if log := served.Output(); strings.Contains(log, "level=ERROR") {
 		t.Errorf("the daemon's log:\n%s", log)
 	}

@@ -23,13 +23,13 @@ func TestPromotePaused(t *testing.T) {
 	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
 		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
 	options := []string{"--qmp", "unix:" + monitor}
-	tags := e.promoteAll(r, n, []way{{"pause", options}}, func(string) {
+	tags := e.promoteAll(r, n, []quiesceMode{{"pause", options}}, func(string) {
 		t.Helper()
 		e.must(r.Event(e.ctx, "STOP", nil))
 		e.must(r.Event(e.ctx, "RESUME", nil))
 	})
 
-	still := tagged{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
+	still := promotion{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
 	e.must(r.Command("stop", nil))
 	e.cowblk("promote", r.data, r.mark, "--tag", still.name, "--quiesce", "pause", options[0], options[1])
 	var state struct{ Status string }
@@ -43,30 +43,30 @@ func TestPromotePaused(t *testing.T) {
 	e.checkTags(r, qemu, e.finish(r, tags), copies, marks)
 }
 
-// holdUp is a proxy between cowblk and the guest agent. It delays the agent's answer to the first
+// agentProxy is a proxy between cowblk and the guest agent. It delays the agent's answer to the first
 // freeze, so that the guest stays frozen until the test releases it.
-type holdUp struct {
+type agentProxy struct {
 	listener net.Listener
 	agent    string        // QEMU's listening socket
 	frozen   chan struct{} // closed when the agent's answer has arrived
-	pass     chan struct{} // closed by the test, to forward the answer
+	release  chan struct{} // closed by the test, to forward the answer
 
 	once sync.Once
 	wg   sync.WaitGroup
 }
 
-func (e *env) holdUp(agent string) (h *holdUp, address string) {
+func (e *env) delayAgent(agent string) (h *agentProxy, address string) {
 	e.Helper()
 	path := filepath.Join(e.dir, "held-qga")
 	l, err := net.Listen("unix", path)
 	e.must(err)
-	h = &holdUp{listener: l, agent: agent, frozen: make(chan struct{}), pass: make(chan struct{})}
+	h = &agentProxy{listener: l, agent: agent, frozen: make(chan struct{}), release: make(chan struct{})}
 	h.wg.Go(h.accept)
 	e.Cleanup(func() { l.Close(); h.wg.Wait() })
 	return h, "unix:" + path
 }
 
-func (h *holdUp) accept() {
+func (h *agentProxy) accept() {
 	for {
 		down, err := h.listener.Accept()
 		if err != nil {
@@ -96,7 +96,7 @@ func (h *holdUp) accept() {
 				case <-asked:
 					h.once.Do(func() { close(h.frozen) })
 					select {
-					case <-h.pass:
+					case <-h.release:
 					case <-gone:
 					}
 				default:
@@ -142,7 +142,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
 			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
 
-			held, address := e.holdUp(e.agentSocket())
+			held, address := e.delayAgent(e.agentSocket())
 			command, err := harness.StartProcess("cowblk promote", suite.store.Cmd("promote", data,
 				"--tag", "cut", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
 			e.must(err)
@@ -162,7 +162,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 				done
 				if [ -e /run/written ]; then echo "not frozen:"; cat /run/written; exit 1; fi`)
 			if c.daemon {
-				daemon.asked.Store(true)
+				daemon.stopping.Store(true)
 				daemon.Kill()
 			}
 			if c.command {
@@ -171,7 +171,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 			if c.daemon {
 				daemon = e.serve(data)
 			} else {
-				close(held.pass)
+				close(held.release)
 			}
 			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
 during" ]`)
@@ -189,7 +189,7 @@ during" ]`)
 			}
 			// The state is as before: the same promotion now succeeds.
 			if c.daemon {
-				close(held.pass)
+				close(held.release)
 			}
 			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
 			if now := e.layers(data); now != layers+1 {
@@ -197,8 +197,8 @@ during" ]`)
 			}
 			e.run(m, "echo after >/mnt/after && sync")
 			e.must(m.PowerOff(e.ctx))
-			e.halt(daemon)
-			e.noteIsGone(data)
+			e.stopServer(daemon)
+			e.checkNoQuiesceRecord(data)
 		})
 	}
 }
@@ -211,9 +211,9 @@ func (e *env) layers(disk string) int {
 	return len(info.Usage)
 }
 
-// noteIsGone fails the test if the store still has a quiesce record of the disk: the next daemon
+// checkNoQuiesceRecord fails the test if the store still has a quiesce record of the disk: the next daemon
 // would thaw a guest that is not frozen.
-func (e *env) noteIsGone(disk string) {
+func (e *env) checkNoQuiesceRecord(disk string) {
 	e.Helper()
 	notes, err := filepath.Glob(filepath.Join(suite.store.Dir, "disks", disk, "quiesced*"))
 	e.must(err)

@@ -148,7 +148,7 @@ func (e *env) disk(part string, options ...string) string {
 // server is a back-end whose unexpected end fails the test.
 type server struct {
 	*harness.Backend
-	asked atomic.Bool // the test expects it to end
+	stopping atomic.Bool // the test expects it to end
 }
 
 // serve starts the back-end of a disk.
@@ -171,24 +171,24 @@ func (e *env) watch(b *harness.Backend) *server {
 		defer close(watching)
 		select {
 		case <-b.Done():
-			if !s.asked.Load() {
+			if !s.stopping.Load() {
 				e.stop(fmt.Errorf("%s ended unexpectedly:\n%s", b.Name, b.Output()))
 			}
 		case <-e.ctx.Done():
 		}
 	}()
 	e.Cleanup(func() {
-		s.asked.Store(true)
+		s.stopping.Store(true)
 		b.Kill()
 		<-watching
 	})
 	return s
 }
 
-// halt ends a back-end by SIGTERM and fails the test unless the exit status is 0.
-func (e *env) halt(s *server) {
+// stopServer ends a back-end by SIGTERM and fails the test unless the exit status is 0.
+func (e *env) stopServer(s *server) {
 	e.Helper()
-	s.asked.Store(true)
+	s.stopping.Store(true)
 	e.must(s.Stop(e.ctx))
 }
 
@@ -217,7 +217,7 @@ func (e *env) boot(o harness.MachineOptions) *harness.Machine {
 			continue
 		}
 		e.must(err)
-		e.greet(m, b, took)
+		e.logBoot(m, b, took)
 		return m
 	}
 }
@@ -227,10 +227,10 @@ func (e *env) ready(m *harness.Machine) {
 	e.Helper()
 	b, took, err := m.Ready(e.ctx)
 	e.must(err)
-	e.greet(m, b, took)
+	e.logBoot(m, b, took)
 }
 
-func (e *env) greet(m *harness.Machine, b harness.Boot, took time.Duration) {
+func (e *env) logBoot(m *harness.Machine, b harness.Boot, took time.Duration) {
 	e.Helper()
 	e.Logf("%s: Linux %s ready %.1f s after QEMU's start", m, b.Kernel, took.Seconds())
 }

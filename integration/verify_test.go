@@ -77,7 +77,7 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 				work(m)
 				e.must(m.PowerOff(e.ctx))
 				for _, s := range servers {
-					e.halt(s)
+					e.stopServer(s)
 				}
 			}
 			var before string

@@ -125,8 +125,8 @@ func (e *env) acknowledged(m *harness.Machine) int {
 	return n
 }
 
-// contents is a fresh guest's report on one disk.
-type contents struct {
+// tagContents is a fresh guest's report on one disk.
+type tagContents struct {
 	sha256 string
 	replay bool // the journal was not empty
 	last   int  // transaction
@@ -134,7 +134,7 @@ type contents struct {
 
 // parseContents parses a line of checkTag. It returns an error unless the database is sound and
 // holds every transaction from 1 to the last.
-func parseContents(line string) (c contents, err error) {
+func parseContents(line string) (c tagContents, err error) {
 	f := strings.Fields(line)
 	if len(f) != 8 {
 		return c, fmt.Errorf("the check printed %q", line)
@@ -179,9 +179,9 @@ const disksABoot = 25
 
 // attachAll creates a disk from every tag, attaches these to fresh guests, and returns the guests'
 // reports.
-func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []contents {
+func (e *env) attachAll(qemu harness.QEMU, disk string, tags []promotion) []tagContents {
 	e.Helper()
-	var all []contents
+	var all []tagContents
 	for len(tags) > 0 {
 		n := min(len(tags), disksABoot)
 		all = append(all, e.attach(qemu, disk, tags[:n])...)
@@ -190,7 +190,7 @@ func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []content
 	return all
 }
 
-func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
+func (e *env) attach(qemu harness.QEMU, disk string, tags []promotion) []tagContents {
 	e.Helper()
 	root := e.disk("fresh-"+tags[0].name, "--from", imageGolden)
 	names := []string{root}
@@ -208,11 +208,11 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	lines := strings.Split(e.run(m, script), "\n")
 	e.Logf("%d tags checked in %.0f s", len(tags), time.Since(start).Seconds())
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	if len(lines) != len(tags) {
 		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), strings.Join(lines, "\n"))
 	}
-	var all []contents
+	var all []tagContents
 	for i, line := range lines {
 		c, err := parseContents(line)
 		if err != nil {

@@ -28,14 +28,14 @@ func (g *guest) boot(ctx context.Context, golden harness.Golden) (err error) {
 	return err
 }
 
-func (g *guest) up(ctx context.Context) (harness.Boot, error) {
+func (g *guest) waitReady(ctx context.Context) (harness.Boot, error) {
 	b, took, err := g.machine.Ready(ctx)
 	g.boots = append(g.boots, took)
 	return b, err
 }
 
-// off shuts the guest down, and then its back-end.
-func (g *guest) off(ctx context.Context) error {
+// shutDown shuts the guest down, and then its back-end.
+func (g *guest) shutDown(ctx context.Context) error {
 	if err := g.machine.PowerOff(ctx); err != nil {
 		return err
 	}
@@ -61,8 +61,8 @@ func (g *guest) write(ctx context.Context) (err error) {
 	return err
 }
 
-// find checks that the guest sees its own files unchanged, and no others.
-func (g *guest) find(ctx context.Context) error {
+// checkFiles checks that the guest sees its own files unchanged, and no others.
+func (g *guest) checkFiles(ctx context.Context) error {
 	found, err := g.machine.Run(ctx, fmt.Sprintf("sha256sum /root/%s/*; ls /root", g.name))
 	if err != nil {
 		return err

@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	for _, name := range []string{"left", "right"} {
 		t.guests = append(t.guests, &guest{name: name, socket: filepath.Join(dir, name+".sock")})
 	}
-	for _, step := range []func(context.Context) error{t.prepare, t.layers, t.serveAndWrite, t.again, t.summary} {
+	for _, step := range []func(context.Context) error{t.prepare, t.layers, t.serveAndWrite, t.secondBoot, t.summary} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -96,10 +96,10 @@ func (t *tour) serveAndWrite(ctx context.Context) error {
 	})
 }
 
-func (t *tour) again(ctx context.Context) error {
+func (t *tour) secondBoot(ctx context.Context) error {
 	t.title("New back-ends, new machines, the same disks")
 	return t.session(ctx, func(g *guest) error {
-		if err := g.find(ctx); err != nil {
+		if err := g.checkFiles(ctx); err != nil {
 			return err
 		}
 		t.say("%s found its own files unchanged, and none of the other's", g.name)
@@ -122,7 +122,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 		}
 	}
 	for _, g := range t.guests {
-		b, err := g.up(ctx)
+		b, err := g.waitReady(ctx)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 		}
 	}
 	for _, g := range t.guests {
-		if err := g.off(ctx); err != nil {
+		if err := g.shutDown(ctx); err != nil {
 			return err
 		}
 	}

@@ -14,8 +14,8 @@ import (
 // lastLines is the number of lines of a script's output that an error includes.
 const lastLines = 60
 
-// end returns the last lines of a script's output.
-func end(output string) string {
+// lastOutput returns the last lines of a script's output.
+func lastOutput(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	return strings.Join(lines[max(0, len(lines)-lastLines):], "\n")
 }
@@ -128,7 +128,7 @@ func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 		r.output = strings.TrimRight(r.output, "\n")
 		if r.status != 0 {
 			return r.output, fmt.Errorf("%w: status %d\n--- script\n%s\n--- output\n%s",
-				ErrScript, r.status, strings.TrimSpace(script), end(r.output))
+				ErrScript, r.status, strings.TrimSpace(script), lastOutput(r.output))
 		}
 		return r.output, nil
 	case <-ctx.Done():
@@ -137,7 +137,7 @@ func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 		a.result, a.output = nil, nil
 		a.mu.Unlock()
 		return partial, fmt.Errorf("waiting for a script in the guest: %w\n--- script\n%s\n--- output so far\n%s",
-			context.Cause(ctx), strings.TrimSpace(script), end(partial))
+			context.Cause(ctx), strings.TrimSpace(script), lastOutput(partial))
 	}
 }
 

@@ -179,11 +179,11 @@ func StartMachine(ctx context.Context, o MachineOptions) (*Machine, error) {
 		m.Close()
 		return nil, err
 	}
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	if m.Monitor, err = DialMonitor(ctx, monitor); err != nil {
 		m.Close()
-		return nil, m.explain(err)
+		return nil, m.withOutput(err)
 	}
 	return m, nil
 }
@@ -200,8 +200,8 @@ var ErrEmulator = errors.New("QEMU's emulation failed")
 
 const emulatorAssertion = "iotlb_to_section: Assertion"
 
-// while returns a context that also ends with the QEMU process.
-func (m *Machine) while(ctx context.Context) (context.Context, func()) {
+// untilExit returns a context that also ends with the QEMU process.
+func (m *Machine) untilExit(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})
 	go func() {
@@ -215,8 +215,8 @@ func (m *Machine) while(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { cancel(nil); <-watching }
 }
 
-// explain adds the end of the machine's output to err.
-func (m *Machine) explain(err error) error {
+// withOutput adds the end of the machine's output to err.
+func (m *Machine) withOutput(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -230,7 +230,7 @@ func (m *Machine) explain(err error) error {
 // Ready waits until the guest's next boot has finished. It returns the guest's report and the time
 // since the machine was started.
 func (m *Machine) Ready(ctx context.Context) (Boot, time.Duration, error) {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	b, err := m.Agent.Ready(ctx)
 	if err != nil && !m.Running() && strings.Contains(m.Output(), emulatorAssertion) {
@@ -238,13 +238,13 @@ func (m *Machine) Ready(ctx context.Context) (Boot, time.Duration, error) {
 	}
 	took := time.Since(m.started)
 	if err == nil && m.o.CPUs > 1 && m.o.Boot != BootInitramfs {
-		err = m.timers(ctx)
+		err = m.checkTimers(ctx)
 	}
-	return b, took, m.explain(err)
+	return b, took, m.withOutput(err)
 }
 
-// timers sleeps on each of the guest's processors.
-const timers = `
+// timersScript sleeps on each of the guest's processors.
+const timersScript = `
 for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c "$cpu" sleep 0.02 & done
 wait
 `
@@ -253,18 +253,18 @@ wait
 // (kernel/rcu/tree_stall.h).
 const timerStall = "possible timer handling issue"
 
-// timersPatience bounds a sleep of 20 ms in the guest of a busy host.
-const timersPatience = time.Minute
+// timersLimit bounds a sleep of 20 ms in the guest of a busy host.
+const timersLimit = time.Minute
 
-// timers returns ErrEmulator if a timer of a guest's processor does not fire.
-func (m *Machine) timers(ctx context.Context) error {
-	patient, cancel := context.WithTimeout(ctx, timersPatience)
+// checkTimers returns ErrEmulator if a timer of a guest's processor does not fire.
+func (m *Machine) checkTimers(ctx context.Context) error {
+	patient, cancel := context.WithTimeout(ctx, timersLimit)
 	defer cancel()
-	_, err := m.Agent.Run(patient, timers)
+	_, err := m.Agent.Run(patient, timersScript)
 	if err == nil || ctx.Err() != nil || patient.Err() == nil {
 		return err
 	}
-	err = fmt.Errorf("a processor of the guest did not sleep for 20 ms in %v: %w", timersPatience, err)
+	err = fmt.Errorf("a processor of the guest did not sleep for 20 ms in %v: %w", timersLimit, err)
 	// Without the kernel's message the guest may be waiting for its disk. That is a fault of the
 	// back-end and must not be retried.
 	if strings.Contains(m.Console.Tail(), timerStall) {
@@ -275,21 +275,21 @@ func (m *Machine) timers(ctx context.Context) error {
 
 // Run calls Agent.Run and returns early if QEMU dies.
 func (m *Machine) Run(ctx context.Context, script string) (string, error) {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	out, err := m.Agent.Run(ctx, script)
 	if errors.Is(err, ErrScript) {
 		return out, fmt.Errorf("%s: %w", m, err) // the console has nothing about it
 	}
-	return out, m.explain(err)
+	return out, m.withOutput(err)
 }
 
 // Event calls Monitor.Event and returns early if QEMU dies.
 func (m *Machine) Event(ctx context.Context, name string, want map[string]any) error {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	_, err := m.Monitor.Event(ctx, name, want)
-	return m.explain(err)
+	return m.withOutput(err)
 }
 
 // powerOff unmounts the file systems cleanly, with or without systemd.
@@ -304,10 +304,10 @@ systemctl poweroff -ff 2>/dev/null || poweroff -f
 // PowerOff shuts the guest down cleanly and waits for QEMU to end.
 func (m *Machine) PowerOff(ctx context.Context) error {
 	if err := m.Send(powerOff); err != nil {
-		return m.explain(err)
+		return m.withOutput(err)
 	}
 	if err := m.Wait(ctx); err != nil {
-		return m.explain(err)
+		return m.withOutput(err)
 	}
 	m.Close()
 	return nil

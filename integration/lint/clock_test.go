@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// wall matches code in which a time loses its monotonic part, or comes from outside without one. A
+// wallPattern matches code in which a time loses its monotonic part, or comes from outside without one. A
 // comparison with such a time, or a wait for it, goes wrong when the clock is set.
-var wall = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
+var wallPattern = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
 
-// wallClock lists the files that may do that, each with the reason why a jump of the clock does no
+// wallClockFiles lists the files that may do that, each with the reason why a jump of the clock does no
 // harm.
-var wallClock = map[string]string{
+var wallClockFiles = map[string]string{
 	"backend/control/message.go": "the timestamp of an event, for a person",
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
 	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
@@ -41,17 +41,17 @@ func TestNothingGoesByTheWallClock(t *testing.T) {
 			for n, line := range strings.Split(string(text), "\n") {
 				code, _, _ := strings.Cut(line, "//")
 				code = strings.ReplaceAll(code, "time.Unix(1, 0)", "") // a deadline in the past
-				if !wall.MatchString(code) {
+				if !wallPattern.MatchString(code) {
 					continue
 				}
 				used[name] = true
-				if wallClock[name] == "" {
+				if wallClockFiles[name] == "" {
 					t.Errorf("%s:%d uses the wall clock: use a time.Time with its monotonic part, or explain in wallClock why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
 				}
 			}
 		}
 	}
-	for name := range wallClock {
+	for name := range wallClockFiles {
 		if !used[name] {
 			t.Errorf("%s does not use the wall clock any more: remove it from the list", name)
 		}

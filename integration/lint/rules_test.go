@@ -63,9 +63,9 @@ func under(path, root string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// rooms lists the imports within the module that a package may have, besides packages below itself.
+// importRules lists the imports within the module that a package may have, besides packages below itself.
 // The first entry that a package lies under applies.
-var rooms = []struct {
+var importRules = []struct {
 	room string
 	may  []string
 }{
@@ -97,7 +97,7 @@ var rooms = []struct {
 
 func TestImportsFollowTheRooms(t *testing.T) {
 	for _, p := range packages(t) {
-		i := slices.IndexFunc(rooms, func(r struct {
+		i := slices.IndexFunc(importRules, func(r struct {
 			room string
 			may  []string
 		}) bool {
@@ -108,11 +108,11 @@ func TestImportsFollowTheRooms(t *testing.T) {
 			continue
 		}
 		for _, imp := range p.Imports {
-			if !strings.HasPrefix(imp, module) || under(imp, rooms[i].room) {
+			if !strings.HasPrefix(imp, module) || under(imp, importRules[i].room) {
 				continue
 			}
-			if !slices.ContainsFunc(rooms[i].may, func(r string) bool { return under(imp, r) }) {
-				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, rooms[i].room, rooms[i].may)
+			if !slices.ContainsFunc(importRules[i].may, func(r string) bool { return under(imp, r) }) {
+				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, importRules[i].room, importRules[i].may)
 			}
 		}
 	}

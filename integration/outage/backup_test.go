@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// way is a method to back up the store and to restore the backup over it.
-type way struct {
+// backupMethod is a method to back up the store and to restore the backup over it.
+type backupMethod struct {
 	name    string
 	backup  func(m *machine, to string)
 	restore func(m *machine, from string)
 }
 
-var ways = []way{
+var backupMethods = []backupMethod{
 	{name: "in place", backup: copyStore, restore: restoreInPlace},
 	{name: "in place with new times", backup: copyStore, restore: restoreWithNewTimes},
 	{name: "renamed file by file", backup: copyStore, restore: restoreByRename},
@@ -29,7 +29,7 @@ var ways = []way{
 // A backup of the store is restored over it after a kill. The disks hold the content of the backup,
 // not bits of the lost session.
 func TestBackupRestored(t *testing.T) {
-	for _, w := range ways {
+	for _, w := range backupMethods {
 		t.Run(w.name, func(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.backUpAndRestore(w)
@@ -46,13 +46,13 @@ func TestSnapshotRestored(t *testing.T) {
 			fs.options += ",commit=1" // the kernel's cleaner wakes up at this interval, in seconds
 			t.Run(fs.name, func(t *testing.T) {
 				t.Parallel()
-				newMachine(t, fs).backUpAndRestore(way{backup: snapshotStore, restore: restoreSnapshot})
+				newMachine(t, fs).backUpAndRestore(backupMethod{backup: snapshotStore, restore: restoreSnapshot})
 			})
 		}
 	}
 }
 
-func (m *machine) backUpAndRestore(w way) {
+func (m *machine) backUpAndRestore(w backupMethod) {
 	m.Helper()
 	// Before the session, after an orderly stop.
 	m.serve()
@@ -61,18 +61,18 @@ func (m *machine) backUpAndRestore(w way) {
 	for _, d := range m.disks {
 		d.oracle.flushed()
 	}
-	m.backedUp("closed", w)
+	m.testBackup("closed", w)
 	// During a session, after a flush without later writes.
 	m.scatter(2)
 	for _, d := range m.disks {
 		m.must(d.flush())
 	}
-	m.backedUp("flushed", w)
+	m.testBackup("flushed", w)
 }
 
-// backedUp makes a backup of a store that has nothing unflushed, writes more, kills the server,
+// testBackup makes a backup of a store that has nothing unflushed, writes more, kills the server,
 // restores the backup and serves again.
-func (m *machine) backedUp(name string, w way) {
+func (m *machine) testBackup(name string, w backupMethod) {
 	m.Helper()
 	backup := filepath.Join(m.mnt, "backup-"+name)
 	w.backup(m, backup)
@@ -97,25 +97,25 @@ func (m *machine) backedUp(name string, w way) {
 		d.oracle.next = next
 	}
 	m.serve()
-	m.verifyAs("a backup of a "+name+" store", lived)
+	m.verifyAs("a backup of a "+name+" store", kernelSurvived)
 }
 
 func copyStore(m *machine, to string) {
 	m.Helper()
-	m.host("cp", "-a", m.store.Dir, to)
+	m.runOnHost("cp", "-a", m.store.Dir, to)
 }
 
 // restoreInPlace is "cp -a BACKUP/. STORE": files keep their inodes; files that are not in the
 // backup stay.
 func restoreInPlace(m *machine, backup string) {
 	m.Helper()
-	m.host("cp", "-a", backup+"/.", m.store.Dir)
+	m.runOnHost("cp", "-a", backup+"/.", m.store.Dir)
 }
 
 // restoreWithNewTimes does the same without the backup's times.
 func restoreWithNewTimes(m *machine, backup string) {
 	m.Helper()
-	m.host("cp", "-R", "--no-dereference", backup+"/.", m.store.Dir)
+	m.runOnHost("cp", "-R", "--no-dereference", backup+"/.", m.store.Dir)
 }
 
 // restoreByRename works like rsync: it replaces each file; files that are not in the backup stay.
@@ -130,7 +130,7 @@ func restoreByRename(m *machine, backup string) {
 			return err
 		}
 		to := filepath.Join(m.store.Dir, rel)
-		m.host("cp", "-a", p, to+".restored")
+		m.runOnHost("cp", "-a", p, to+".restored")
 		return os.Rename(to+".restored", to)
 	}))
 }
@@ -139,21 +139,21 @@ func restoreByRename(m *machine, backup string) {
 func restoreWhole(m *machine, backup string) {
 	m.Helper()
 	m.must(os.Rename(m.store.Dir, m.store.Dir+".lost"))
-	m.host("cp", "-a", backup, m.store.Dir)
-	m.host("rm", "-r", m.store.Dir+".lost")
+	m.runOnHost("cp", "-a", backup, m.store.Dir)
+	m.runOnHost("rm", "-r", m.store.Dir+".lost")
 }
 
 func snapshotStore(m *machine, to string) {
 	m.Helper()
-	m.host("btrfs", "-q", "subvolume", "snapshot", m.store.Dir, to)
+	m.runOnHost("btrfs", "-q", "subvolume", "snapshot", m.store.Dir, to)
 }
 
 // restoreSnapshot puts a snapshot in the store's place, with the device number of the lost store.
 // The kernel assigns the lowest free number, so lower ones are occupied meanwhile.
 func restoreSnapshot(m *machine, backup string) {
 	m.Helper()
-	m.host("btrfs", "-q", "subvolume", "delete", "--commit-after", m.store.Dir)
-	m.host("btrfs", "subvolume", "sync", m.mnt)
+	m.runOnHost("btrfs", "-q", "subvolume", "delete", "--commit-after", m.store.Dir)
+	m.runOnHost("btrfs", "subvolume", "sync", m.mnt)
 	m.dropCaches()
 	var taken []string
 	for taking := true; taking; {
@@ -168,9 +168,9 @@ func restoreSnapshot(m *machine, backup string) {
 			taking = false
 		}
 	}
-	m.host("btrfs", "-q", "subvolume", "snapshot", backup, m.store.Dir)
+	m.runOnHost("btrfs", "-q", "subvolume", "snapshot", backup, m.store.Dir)
 	for _, dir := range taken[:len(taken)-1] {
 		m.must(unix.Unmount(dir, 0))
 	}
-	m.Logf("device number %d, before %d", m.number(), m.device)
+	m.Logf("device number %d, before %d", m.deviceNumber(), m.device)
 }

@@ -54,9 +54,9 @@ func put(p []byte, disk uint32, sector int64, v version) {
 	}
 }
 
-// found returns the version that a sector of the disk holds, or an error that describes the
+// readVersion returns the version that a sector of the disk holds, or an error that describes the
 // content.
-func found(p []byte, disk uint32, sector int64) (version, error) {
+func readVersion(p []byte, disk uint32, sector int64) (version, error) {
 	p = p[:sectorSize]
 	if allZero(p) {
 		return zeros, nil

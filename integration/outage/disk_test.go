@@ -45,8 +45,8 @@ func (m *machine) newDisk(name, block string, size int64, blank bool) *disk {
 // errEnded reports that the server ended before it listened.
 var errEnded = errors.New("the server ended")
 
-// errWaited reports that the server did not listen in time.
-var errWaited = errors.New("the server does not listen")
+// errNotListening reports that the server did not listen in time.
+var errNotListening = errors.New("the server does not listen")
 
 // connect waits for the server's socket and connects the guest. It returns errEnded or errWaited if
 // the server does not listen.
@@ -64,12 +64,12 @@ func (d *disk) connect(limit time.Duration) error {
 		case !d.m.server.Running():
 			return errEnded
 		case time.Now().After(end):
-			return errWaited
+			return errNotListening
 		}
 	}
 }
 
-func (d *disk) hangUp() {
+func (d *disk) disconnect() {
 	if d.guest != nil {
 		_ = d.guest.Abort() // the server may be dead
 		d.guest = nil
@@ -112,9 +112,9 @@ func (d *disk) verify(e event) error {
 	return d.oracle.check(p, e)
 }
 
-// some returns a random range of the disk, usually a small one. It is unaligned or aligned to one
+// randomRange returns a random range of the disk, usually a small one. It is unaligned or aligned to one
 // of several block sizes.
-func some(r *rand.Rand) (first, n int64) {
+func randomRange(r *rand.Rand) (first, n int64) {
 	const sectors = diskSize / sectorSize
 	n = 1 + r.Int64N(16)
 	switch r.IntN(4) {

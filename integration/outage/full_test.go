@@ -13,9 +13,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// refused reports whether the device completed a request with an error, as it does if there is no
+// isDeviceError reports whether the device completed a request with an error, as it does if there is no
 // space and --on-enospc is error.
-func refused(err error) bool {
+func isDeviceError(err error) bool {
 	var e *vhosttest.StatusError
 	return errors.As(err, &e) && e.Status == vhosttest.StatusIOErr
 }
@@ -24,7 +24,7 @@ func refused(err error) bool {
 func (m *machine) tryWrite(d *disk, first, n int64) error {
 	m.Helper()
 	err := d.write(first, n)
-	if err != nil && !refused(err) {
+	if err != nil && !isDeviceError(err) {
 		m.Fatalf("%v\n%s", err, m.server.Output())
 	}
 	return err
@@ -113,14 +113,14 @@ func TestFirstWritesOnAFullFileSystem(t *testing.T) {
 				m.firstWrites()
 				c.end(m)
 				m.serveWithSpace()
-				m.verifyAs("served again", lived)
+				m.verifyAs("served again", kernelSurvived)
 				m.free()
 				for _, d := range m.disks {
 					m.must(d.write(100, 200))
 					m.must(d.flush())
 				}
 				m.restart()
-				m.verifyAs("after an orderly restart", lived)
+				m.verifyAs("after an orderly restart", kernelSurvived)
 				m.must(m.cowblk("check"))
 			})
 		})
@@ -156,7 +156,7 @@ func (m *machine) serveWithSpace() {
 func (m *machine) stopWhileFull() {
 	m.Helper()
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	m.must(m.server.Signal(unix.SIGTERM))
 	select {
@@ -201,10 +201,10 @@ func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
 		}
 		m.kill()
 		m.serveWithSpace()
-		m.verifyAs("after a kill", lived)
+		m.verifyAs("after a kill", kernelSurvived)
 		m.free()
 		m.restart()
-		m.verifyAs("after an orderly restart", lived)
+		m.verifyAs("after an orderly restart", kernelSurvived)
 		m.must(m.cowblk("check"))
 	})
 }

@@ -39,7 +39,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 				c.meanwhile()
 			}
 			m.serve(c.wrapper...)
-			m.verifyAs(c.name, lived)
+			m.verifyAs(c.name, kernelSurvived)
 		}
 	})
 }
@@ -53,7 +53,7 @@ func TestKilledProcessWithoutTmpfs(t *testing.T) {
 			m.scatter(n)
 			m.kill()
 			m.serve()
-			m.verify(lived)
+			m.verify(kernelSurvived)
 		}
 	})
 }
@@ -88,14 +88,14 @@ func TestKilledProcessWithFullRunDirectory(t *testing.T) {
 		m.kill()
 		m.must(os.Remove(ballast))
 		m.serve()
-		m.verifyAs("after a kill", lived)
+		m.verifyAs("after a kill", kernelSurvived)
 		for _, d := range m.disks {
 			for i := range int64(200) {
 				m.must(d.write(i*313, 1))
 			}
 			m.must(d.flush())
 		}
-		m.verifyAs("with space", lived)
+		m.verifyAs("with space", kernelSurvived)
 	})
 }
 
@@ -121,7 +121,7 @@ func TestRunDirectoryClearedAfterKill(t *testing.T) {
 		} else {
 			m.must(err)
 		}
-		m.verifyAs("served", doubtful)
+		m.verifyAs("served", deviceFailed)
 		for _, d := range m.disks {
 			m.must(d.write(7, 3))
 			m.must(d.flush())
@@ -140,7 +140,7 @@ func TestRemountWhileServed(t *testing.T) {
 			m.Fatal("the file system of a served disk became read-only")
 		}
 		m.scatter(2)
-		m.verify(lived)
+		m.verify(kernelSurvived)
 	})
 }
 
@@ -156,7 +156,7 @@ func TestUnmountedAfterOrderlyStop(t *testing.T) {
 			}
 			m.umountAndMount()
 			m.serve()
-			m.verify(lived)
+			m.verify(kernelSurvived)
 		}
 	})
 }
@@ -171,7 +171,7 @@ func TestUnmountedAfterKill(t *testing.T) {
 			m.kill()
 			m.umountAndMount()
 			m.serve()
-			m.verify(lost)
+			m.verify(remounted)
 		}
 	})
 }

@@ -85,17 +85,17 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	loop, err := m.dev.Attach()
 	m.must(err)
 	defer loop.Close()
-	m.host(append(fs.mkfs, loop.Name())...)
+	m.runOnHost(append(fs.mkfs, loop.Name())...)
 	t.Cleanup(m.tearDown)
 	m.mountLoop(loop)
 	m.store, err = harness.NewStore(filepath.Join(m.mnt, "st"))
 	m.must(err)
 	if fs.kind == "btrfs" {
-		m.host("btrfs", "-q", "subvolume", "create", m.store.Dir)
+		m.runOnHost("btrfs", "-q", "subvolume", "create", m.store.Dir)
 	} else {
 		m.must(os.Mkdir(m.store.Dir, 0o755))
 	}
-	m.device = m.number()
+	m.device = m.deviceNumber()
 	m.must(os.Symlink(m.run, filepath.Join(m.store.Dir, "run")))
 	return m
 }
@@ -106,7 +106,7 @@ func (m *machine) tearDown() {
 		m.server.Kill()
 	}
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	if m.mounted {
 		m.must(unix.Unmount(m.mnt, unix.MNT_DETACH))
@@ -120,8 +120,8 @@ func (m *machine) must(err error) {
 	}
 }
 
-// host runs a program on the host.
-func (m *machine) host(args ...string) {
+// runOnHost runs a program on the host.
+func (m *machine) runOnHost(args ...string) {
 	m.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
@@ -162,15 +162,15 @@ func (m *machine) mount() {
 		m.must(err)
 		m.mountLoop(loop)
 		m.must(loop.Close())
-		if m.number() == m.device || try == sameDeviceTries {
+		if m.deviceNumber() == m.device || try == sameDeviceTries {
 			return
 		}
 		m.umount()
 	}
 }
 
-// number returns the device number of the store's files.
-func (m *machine) number() uint64 {
+// deviceNumber returns the device number of the store's files.
+func (m *machine) deviceNumber() uint64 {
 	m.Helper()
 	var st unix.Stat_t
 	m.must(unix.Stat(m.store.Dir, &st))
@@ -251,7 +251,7 @@ func (m *machine) kill() {
 	m.server.Kill()
 	m.server = nil
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 }
 
@@ -263,7 +263,7 @@ func (m *machine) stop() {
 
 func (m *machine) tryStop() error {
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
@@ -319,5 +319,5 @@ func (m *machine) crash() {
 	m.must(m.dev.PowerOn())
 	m.mount()
 	m.serve()
-	m.verify(lost)
+	m.verify(remounted)
 }

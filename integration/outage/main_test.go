@@ -24,7 +24,7 @@ const insideEnv = "COWBLK_OUTAGE_INSIDE"
 
 func TestMain(m *testing.M) {
 	device.RunChild()
-	status, err := inside(m)
+	status, err := runInNamespace(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "outage tests cannot start:", err)
 		status = 1
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 // machinesAtOnce is the number of machines that run at a time.
 const machinesAtOnce = 6
 
-// inside runs the tests in a mount namespace of their own.
-func inside(m *testing.M) (int, error) {
+// runInNamespace runs the tests in a mount namespace of their own.
+func runInNamespace(m *testing.M) (int, error) {
 	if err := device.Missing(); err != nil {
 		return 1, err
 	}

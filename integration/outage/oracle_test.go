@@ -67,21 +67,21 @@ func (o *oracle) flushed() {
 type event int
 
 const (
-	// lived: the kernel and the file system survived. Every completed write is there.
-	lived event = iota
-	// doubtful: the kernel survived, but the device failed. Unflushed content may be lost, now or
+	// kernelSurvived: the kernel and the file system survived. Every completed write is there.
+	kernelSurvived event = iota
+	// deviceFailed: the kernel survived, but the device failed. Unflushed content may be lost, now or
 	// later.
-	doubtful
-	// lost: the file system was mounted again. Unflushed content may be lost; the content that
+	deviceFailed
+	// remounted: the file system was mounted again. Unflushed content may be lost; the content that
 	// remains is durable.
-	lost
+	remounted
 )
 
 // allowed returns the versions that a sector may hold.
 func (o *oracle) allowed(s int64, e event) []version {
 	vs := []version{o.stable[s]}
 	for _, w := range o.pending[s] {
-		if e == lived && w.completed {
+		if e == kernelSurvived && w.completed {
 			vs = vs[:0]
 		}
 		vs = append(vs, w.version)
@@ -92,15 +92,15 @@ func (o *oracle) allowed(s int64, e event) []version {
 // maxShown bounds the number of runs of wrong sectors that an error lists.
 const maxShown = 4
 
-// wrongs collects wrong sectors. It joins neighbours with the same fault.
-type wrongs struct {
+// mismatches collects wrong sectors. It joins neighbours with the same fault.
+type mismatches struct {
 	count       int
 	runs        []string
 	first, last int64
 	what        string
 }
 
-func (w *wrongs) add(s int64, what string) {
+func (w *mismatches) add(s int64, what string) {
 	w.count++
 	if w.what == what && s == w.last+1 {
 		w.last = s
@@ -110,14 +110,14 @@ func (w *wrongs) add(s int64, what string) {
 	w.first, w.last, w.what = s, s, what
 }
 
-func (w *wrongs) end() {
+func (w *mismatches) end() {
 	if w.what != "" {
 		w.runs = append(w.runs, fmt.Sprintf("sectors %d to %d: %s", w.first, w.last, w.what))
 	}
 	w.what = ""
 }
 
-func (w *wrongs) err() error {
+func (w *mismatches) err() error {
 	if w.count == 0 {
 		return nil
 	}
@@ -129,9 +129,9 @@ func (w *wrongs) err() error {
 // check compares content, the whole disk, with the allowed versions. The versions found become the
 // expected ones until the next event.
 func (o *oracle) check(content []byte, e event) error {
-	var w wrongs
+	var w mismatches
 	for s := range int64(len(o.stable)) {
-		v, err := found(content[s*sectorSize:], o.disk, s)
+		v, err := readVersion(content[s*sectorSize:], o.disk, s)
 		pending := len(o.pending[s]) > 0
 		switch {
 		case err != nil:
@@ -142,13 +142,13 @@ func (o *oracle) check(content []byte, e event) error {
 		case !slices.Contains(o.allowed(s, e), v):
 			w.add(s, fmt.Sprintf("%v, expected %v", v, o.allowed(s, e)))
 		}
-		if e == lost {
+		if e == remounted {
 			o.stable[s] = v
 		} else {
 			o.pending[s] = append(o.pending[s], write{v, true}) // not flushed yet
 		}
 	}
-	if e == lost {
+	if e == remounted {
 		clear(o.pending)
 	}
 	return w.err()

@@ -11,12 +11,12 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// everywhere is the whole device.
-var everywhere = []device.Range{{Off: 0, Len: deviceSize}}
+// wholeDevice is the whole device.
+var wholeDevice = []device.Range{{Off: 0, Len: deviceSize}}
 
-// unflushed leaves disks with flushed content and, over it and beside it, unflushed content. The
+// leaveUnflushed leaves disks with flushed content and, over it and beside it, unflushed content. The
 // kernel has written back everything but the data of the latter.
-func (m *machine) unflushed(salt int64) {
+func (m *machine) leaveUnflushed(salt int64) {
 	m.Helper()
 	m.scatter(salt)
 	m.fsyncAllButData()
@@ -27,7 +27,7 @@ func TestPowerCutInTheSameBoot(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
 		for n := range int64(2) {
-			m.unflushed(n)
+			m.leaveUnflushed(n)
 			m.must(m.dev.Cut(0))
 			m.crash()
 		}
@@ -41,14 +41,14 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 		name   string
 		faults device.Faults
 	}{
-		{"writes", device.Faults{Writes: everywhere}},
+		{"writes", device.Faults{Writes: wholeDevice}},
 		{"syncs", device.Faults{Syncs: true}},
-		{"everything", device.Faults{Reads: everywhere, Writes: everywhere, Syncs: true}},
+		{"everything", device.Faults{Reads: wholeDevice, Writes: wholeDevice, Syncs: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.serve()
-				m.unflushed(1)
+				m.leaveUnflushed(1)
 				m.must(m.dev.Fail(c.faults))
 				for _, d := range m.disks {
 					if err := d.flush(); err == nil {
@@ -74,7 +74,7 @@ func TestFileSystemShutDown(t *testing.T) {
 			m.Skipf("%s has no shutdown ioctl; TestDeviceFailsWhileServed is the nearest test", m.fs.name)
 		}
 		m.serve()
-		m.unflushed(1)
+		m.leaveUnflushed(1)
 		root, err := os.Open(m.mnt)
 		m.must(err)
 		// EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, with NOLOGFLUSH.

@@ -44,7 +44,7 @@ var victimKinds = []string{"mapped files", "all but data", "data"}
 // The errors are not visible here.
 func (m *machine) writeBackFails(files []string) {
 	m.Helper()
-	failing := everywhere // the file system does not report where new pages go
+	failing := wholeDevice // the file system does not report where new pages go
 	if m.fs.ranges && !m.fs.cow && !slices.ContainsFunc(files, isData) {
 		failing = m.places(files...)
 	}
@@ -60,19 +60,19 @@ func (m *machine) writeBackFails(files []string) {
 	m.Logf("%d files, %d requests of the device failed", len(files), after.Failed-before.Failed)
 }
 
-// goOn makes the guests write and flush; requests may fail. It returns what may have happened to
+// writeAndFlush makes the guests write and flush; requests may fail. It returns what may have happened to
 // unflushed content.
-func (m *machine) goOn() event {
+func (m *machine) writeAndFlush() event {
 	m.Helper()
-	e := lived
+	e := kernelSurvived
 	for i := range int64(3) {
 		for _, d := range m.disks {
 			_ = m.tryWrite(d, 500*i+20000, 3)
 			if err := d.flush(); err != nil {
-				if !refused(err) {
+				if !isDeviceError(err) {
 					m.Fatalf("%v\n%s", err, m.server.Output())
 				}
-				e = doubtful
+				e = deviceFailed
 			}
 		}
 	}
@@ -97,14 +97,14 @@ func (m *machine) serveUnlessBroken() bool {
 			break
 		}
 	}
-	if m.alive() == nil {
+	if m.checkWritable() == nil {
 		m.Fatal("no disk is served, although the file system is writable")
 	}
 	return false
 }
 
-// alive returns an error if the file system refuses writes, as it may after an error.
-func (m *machine) alive() error {
+// checkWritable returns an error if the file system refuses writes, as it may after an error.
+func (m *machine) checkWritable() error {
 	err := os.WriteFile(filepath.Join(m.mnt, "alive"), ballast, 0o600)
 	if err == nil {
 		err = m.syncfs()
@@ -131,12 +131,12 @@ func (m *machine) serveRefused() {
 	if refused {
 		m.launch([]string{"--drop-unflushed"})
 		if m.connect(waitLimit) == nil {
-			m.verifyAs("served", doubtful)
-			m.goOn()
+			m.verifyAs("served", deviceFailed)
+			m.writeAndFlush()
 			return
 		}
 	}
-	if m.alive() == nil {
+	if m.checkWritable() == nil {
 		m.Errorf("refused %v; expected that the disks are refused, and served with --drop-unflushed", refused)
 	}
 }
@@ -156,19 +156,19 @@ func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 				}
 				m.writeBackFails(m.victims()[kind])
 				m.evict()
-				e := m.goOn()
+				e := m.writeAndFlush()
 				// Unflushed data is lost with its pages, and the server cannot know that.
 				if kind != "data" {
 					m.verifyAs("while served", e)
 				}
 				m.kill()
 				if m.serveUnlessBroken() {
-					m.verifyAs("after a kill", doubtful)
+					m.verifyAs("after a kill", deviceFailed)
 					m.stop()
 				}
 				m.umountAndMount()
 				m.serve()
-				m.verifyAs("mounted again", lost)
+				m.verifyAs("mounted again", remounted)
 			})
 		})
 	}
@@ -204,8 +204,8 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 				if c.refused {
 					m.serveRefused()
 				} else if m.serveUnlessBroken() {
-					m.verifyAs("served", doubtful)
-					m.goOn()
+					m.verifyAs("served", deviceFailed)
+					m.writeAndFlush()
 				}
 				m.must(m.dev.Cut(0))
 				m.crash()
@@ -225,7 +225,7 @@ func TestReadsFailAfterEviction(t *testing.T) {
 				m.must(m.syncfs())
 				m.evict()
 				m.must(m.dev.Fail(device.Faults{Reads: m.places(m.victims()[kind]...)}))
-				e := m.goOn()
+				e := m.writeAndFlush()
 				if !m.server.Running() {
 					m.Fatalf("the server ended:\n%s", m.server.Output())
 				}

@@ -35,7 +35,7 @@ func (s *site) serveDirect(ctx context.Context) error {
 	if err := s.clone(ctx, disk, 8); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.StackDirect, s.serve(disk, "--cache", "none")); err != nil {
+	if err := s.startServer(ctx, report.StackDirect, s.serve(disk, "--cache", "none")); err != nil {
 		if ctx.Err() == nil && s.store().Cmd("serve", "--cache", "none", "--print-capabilities").Run() != nil {
 			return errors.New("not available: serve refuses --cache none")
 		}

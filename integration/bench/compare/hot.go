@@ -20,8 +20,8 @@ const (
 	hotSlots = 32
 	coldQD   = 16
 
-	coldLeast = 5 * time.Millisecond // least mean latency of a cold read on a throttled disk
-	hotBytes  = 64 * mib             // from the start of the disk
+	minColdTime = 5 * time.Millisecond // least mean latency of a cold read on a throttled disk
+	hotBytes    = 64 * mib             // from the start of the disk
 )
 
 // slowBase is the image whose cold part is not in the page cache.
@@ -55,7 +55,7 @@ func (s *site) serveSlow(ctx context.Context) error {
 	if _, err := s.store().Run(ctx, "create", "slow", "--base", path); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.SlowStack, s.serve("slow")); err != nil {
+	if err := s.startServer(ctx, report.SlowStack, s.serve("slow")); err != nil {
 		return err
 	}
 	if err := readAll(ctx, path, hotBytes); err != nil {
@@ -104,8 +104,8 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	if err := f.Close(); err != nil {
 		return sample, err
 	}
-	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*coldLeast {
-		return sample, fmt.Errorf("misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", coldLeast, p.waited/time.Duration(p.done))
+	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*minColdTime {
+		return sample, fmt.Errorf("misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", minColdTime, p.waited/time.Duration(p.done))
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited
@@ -142,14 +142,14 @@ type pacer struct {
 	ended     bool
 
 	// Of the cold reads: times of issue, number completed, and sum of their latencies.
-	asked  [coldQD]time.Time
+	issued [coldQD]time.Time
 	done   int
 	waited time.Duration
 }
 
 // miss issues a cold read.
 func (p *pacer) miss(slot int) error {
-	p.asked[slot-hotSlots] = time.Now()
+	p.issued[slot-hotSlots] = time.Now()
 	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
@@ -177,14 +177,14 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 		if err := p.driver.Kick(); err != nil {
 			return err
 		}
-		if err := p.take(start); err != nil {
+		if err := p.complete(start); err != nil {
 			return err
 		}
 	}
 }
 
-// take records completed requests.
-func (p *pacer) take(start time.Time) error {
+// complete records completed requests.
+func (p *pacer) complete(start time.Time) error {
 	p.returned = p.driver.Poll(p.returned[:0])
 	if err := p.driver.Err(); err != nil {
 		return err
@@ -202,7 +202,7 @@ func (p *pacer) take(start time.Time) error {
 			continue
 		}
 		p.done++
-		p.waited += time.Since(p.asked[c.ID-hotSlots])
+		p.waited += time.Since(p.issued[c.ID-hotSlots])
 		if p.ended {
 			continue
 		}

@@ -48,7 +48,7 @@ func Main(ctx context.Context, args []string) error {
 	contenders := fs.String("contenders", "", "only contenders whose key matches the `REGEXP`")
 	_ = fs.Parse(args) // exits on an error
 	if s.quick {
-		quickly(fs, &s)
+		shorten(fs, &s)
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("argument %q: expected options only", fs.Arg(0))
@@ -63,8 +63,8 @@ func Main(ctx context.Context, args []string) error {
 	return run(ctx, &s)
 }
 
-// quickly shortens the options that the command line leaves at their defaults.
-func quickly(fs *flag.FlagSet, s *settings) {
+// shorten shortens the options that the command line leaves at their defaults.
+func shorten(fs *flag.FlagSet, s *settings) {
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["renew"] {

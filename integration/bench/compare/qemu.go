@@ -111,5 +111,5 @@ func (s *site) makeChain(ctx context.Context, key string, images []string) error
 		return err
 	}
 	all := append(append([]string{}, images...), top)
-	return s.keep(ctx, key, s.export(chainNode(s.base(), all), true))
+	return s.startServer(ctx, key, s.export(chainNode(s.base(), all), true))
 }

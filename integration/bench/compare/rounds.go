@@ -34,14 +34,14 @@ func (s *site) prepare(ctx context.Context) error {
 	if err := s.makeStacks(ctx); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
+	if err := s.startServer(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
 		return err
 	}
 	plain := s.path("plain.img")
 	if err := makeSparse(plain, s.size); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
+	if err := s.startServer(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
 		return err
 	}
 	if err := fill(ctx, s.servers[report.RawWrite].Socket, extent{0, s.area}); err != nil {
@@ -59,10 +59,10 @@ func (s *site) prepare(ctx context.Context) error {
 	}
 	where := map[bool]string{true: "an I/O thread each, with its default polling", false: "the main loop"}[s.iothread]
 	s.results.Notes = append(s.results.Notes, "qemu-storage-daemon: write cache on, aio=io_uring, exports in "+where+".")
-	if err := s.keep(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
+	if err := s.startServer(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
+	if err := s.startServer(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
 		return err
 	}
 	return s.makeChains(ctx)
@@ -82,7 +82,7 @@ func (s *site) takeSamples(ctx context.Context) error {
 			say("round %d/%d: restarting servers", round+1, s.settings.rounds)
 			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
 			// % in random reads.
-			if err := s.renew(ctx, order); err != nil {
+			if err := s.restartServers(ctx, order); err != nil {
 				return err
 			}
 		}

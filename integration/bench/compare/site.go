@@ -60,8 +60,8 @@ func (s *site) socket() string {
 	return s.path(fmt.Sprintf("s%d", s.sockets))
 }
 
-// keep starts a server that runs until the end.
-func (s *site) keep(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
+// startServer starts a server that runs until the end.
+func (s *site) startServer(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
 	b, err := s.start(ctx, cmd)
 	if err != nil {
 		return fmt.Errorf("%s: %w", contender, err)
@@ -73,10 +73,10 @@ func (s *site) keep(ctx context.Context, contender string, cmd func(socket strin
 	return nil
 }
 
-// renew restarts the servers of tasks. An instance's speed depends by up to a quarter on where its
+// restartServers restarts the servers of tasks. An instance's speed depends by up to a quarter on where its
 // memory lies; with restarts this is part of the spread and not of the result. Each server reads
 // its whole disk before it is measured, the second time from its own cache.
-func (s *site) renew(ctx context.Context, tasks []task) error {
+func (s *site) restartServers(ctx context.Context, tasks []task) error {
 	done := map[string]bool{}
 	for _, t := range tasks {
 		b := s.servers[t.contender]
@@ -98,7 +98,7 @@ func (s *site) renewOne(ctx context.Context, contender string, b *harness.Backen
 	if err := b.Stop(ending); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, contender, s.command[contender]); err != nil {
+	if err := s.startServer(ctx, contender, s.command[contender]); err != nil {
 		return err
 	}
 	for range 2 {

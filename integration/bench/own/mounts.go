@@ -11,10 +11,10 @@ import (
 // mark is set in a process that has a mount namespace of its own.
 const mark = "COWBLK_BENCH_OWN_MOUNTS"
 
-// Mounts executes this program again in a mount namespace of its own. In that process it returns
+// Enter executes this program again in a mount namespace of its own. In that process it returns
 // nil. No other process copies its mounts, which would keep a device busy, and none of them
 // survives the process. Mounts returns an error if the user is not root or unshare(1) is missing.
-func Mounts() error {
+func Enter() error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("expected to run as root to mount file systems, found user %d", os.Geteuid())
 	}

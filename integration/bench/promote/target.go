@@ -22,14 +22,14 @@ const patience = 2 * time.Minute
 
 // target is a running back-end with one disk.
 type target struct {
-	dir      string
-	cmd      *exec.Cmd
-	log      bytes.Buffer
-	frontend *vhosttest.Frontend
-	size     int64
-	cancel   context.CancelFunc
-	promote  func() error // returns with the reply
-	settled  func() error // returns when the promotion is complete
+	dir        string
+	cmd        *exec.Cmd
+	log        bytes.Buffer
+	frontend   *vhosttest.Frontend
+	size       int64
+	cancel     context.CancelFunc
+	promote    func() error // returns with the reply
+	waitSealed func() error // returns when the promotion is complete
 }
 
 func (s *settings) start(sc *scenario) (t *target, err error) {
@@ -63,9 +63,9 @@ func (t *target) end() error {
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
-// thin frees the space of sealed layers that use more than bytes (0: of none). Nobody reads them
+// freeSealed frees the space of sealed layers that use more than bytes (0: of none). Nobody reads them
 // again, and the file system's size then does not bound the number of promotions.
-func (t *target) thin(bytes int64) error {
+func (t *target) freeSealed(bytes int64) error {
 	if bytes == 0 {
 		return nil // do not list what may be a thousand layers
 	}
@@ -143,7 +143,7 @@ func (t *target) startCowblk(s *settings, sc *scenario) error {
 		n++
 		return client.Run(ctx, "cow-promote", map[string]any{"disks": []string{"disk"}, "tag": fmt.Sprintf("t%d", n)}, nil)
 	}
-	t.settled = func() error {
+	t.waitSealed = func() error {
 		limit := time.After(patience)
 		for {
 			select {
@@ -187,6 +187,6 @@ func (t *target) startQEMU(s *settings, sc *scenario) error {
 			"snapshot-file": filepath.Join(t.dir, fmt.Sprintf("%d.qcow2", n)),
 		}, nil)
 	}
-	t.settled = func() error { return nil }
+	t.waitSealed = func() error { return nil }
 	return nil
 }

@@ -9,9 +9,9 @@ import (
 // pair holds the figures of one promotion's window and of the window after it, in nanoseconds.
 type pair struct {
 	command, window int64 // durations: command to reply, command to sealed
-	cut             int64 // longest request in flight between command and reply
+	untilReply      int64 // longest request in flight between command and reply
 	sealing         int64 // longest request in flight in the whole window
-	quietCut        int64 // the same in windows of these lengths without a promotion
+	quietUntilReply int64 // the same in windows of these lengths without a promotion
 	quiet           int64
 	requests        int
 }
@@ -49,37 +49,37 @@ func (s *settings) measure(sc *scenario) (pairs []pair, err error) {
 		if err := target.promote(); err != nil {
 			return nil, err
 		}
-		if err := target.settled(); err != nil {
+		if err := target.waitSealed(); err != nil {
 			return nil, err
 		}
 	}
 	for range sc.count {
-		if err := target.thin(sc.dirty / 2); err != nil {
+		if err := target.freeSealed(sc.dirty / 2); err != nil {
 			return nil, err
 		}
 		l.dirty(sc.dirty)
 		time.Sleep(50 * time.Millisecond)
-		l.take()
+		l.takeSamples()
 		from := l.now()
 		if err := target.promote(); err != nil {
 			return nil, err
 		}
 		replied := l.now()
-		if err := target.settled(); err != nil {
+		if err := target.waitSealed(); err != nil {
 			return nil, err
 		}
 		sealed := l.now()
 		time.Sleep(20 * time.Millisecond)
-		samples := l.take()
+		samples := l.takeSamples()
 		quiet := l.now()
 		time.Sleep(time.Duration(sealed - from))
 		end := l.now()
 		time.Sleep(20 * time.Millisecond)
 		p := pair{command: replied - from, window: sealed - from}
-		rest := l.take()
-		p.cut, _ = longest(append(samples, rest...), from, replied)
+		rest := l.takeSamples()
+		p.untilReply, _ = longest(append(samples, rest...), from, replied)
 		p.sealing, p.requests = longest(append(samples, rest...), from, sealed)
-		p.quietCut, _ = longest(rest, quiet, quiet+p.command)
+		p.quietUntilReply, _ = longest(rest, quiet, quiet+p.command)
 		p.quiet, _ = longest(rest, quiet, end)
 		pairs = append(pairs, p)
 	}
@@ -130,7 +130,7 @@ func row(name string, pairs []pair) []string {
 		ms(at(pick(func(p pair) int64 { return p.window }), 0.5)), fmt.Sprint(requests * 1e9 / max(time, 1)),
 	}
 	for _, two := range [][2][]int64{
-		{pick(func(p pair) int64 { return p.cut }), pick(func(p pair) int64 { return p.quietCut })},
+		{pick(func(p pair) int64 { return p.untilReply }), pick(func(p pair) int64 { return p.quietUntilReply })},
 		{pick(func(p pair) int64 { return p.sealing }), pick(func(p pair) int64 { return p.quiet })},
 	} {
 		for _, v := range two {

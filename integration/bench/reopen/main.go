@@ -55,7 +55,7 @@ func Main(ctx context.Context, args []string) error {
 }
 
 func run(ctx context.Context, s *settings) (err error) {
-	if err := own.Mounts(); err != nil {
+	if err := own.Enter(); err != nil {
 		return err
 	}
 	for _, b := range s.builds {

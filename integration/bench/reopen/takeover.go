@@ -37,7 +37,7 @@ func measureTakeover(ctx context.Context, s *settings) error {
 		for round := range s.rounds {
 			err := s.inTurn(round, func(i int, b *build) error {
 				g, err := takeOver(ctx, v, b, dirty)
-				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.told), append(quiet[i], g.quiet)
+				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.reported), append(quiet[i], g.quiet)
 				return err
 			})
 			if err != nil {
@@ -56,7 +56,7 @@ func measureTakeover(ctx context.Context, s *settings) error {
 }
 
 // takeoverSample holds the times of one takeover, in ms.
-type takeoverSample struct{ gap, told, quiet float64 }
+type takeoverSample struct{ gap, reported, quiet float64 }
 
 var afterMS = regexp.MustCompile(`another process has taken over the disks.* after_ms=(\d+)`)
 
@@ -106,7 +106,7 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 	if m == nil || l.reconnects != 1 {
 		return r, fmt.Errorf("expected one takeover, found %d reconnections and the log\n%s", l.reconnects, first.log.String())
 	}
-	r.told, err = strconv.ParseFloat(string(m[1]), 64)
+	r.reported, err = strconv.ParseFloat(string(m[1]), 64)
 	return r, err
 }
 

@@ -118,8 +118,8 @@ func (v *volume) close() error {
 	return os.RemoveAll(v.top)
 }
 
-// settle writes back the file system's dirty data, which would disturb the next sample.
-func (v *volume) settle() error {
+// writeBack writes back the file system's dirty data, which would disturb the next sample.
+func (v *volume) writeBack() error {
 	f, err := os.Open(v.dir)
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ type client struct {
 	tag    string // the tag to clone
 }
 
-// counted lists the system calls on files. Those for threads and memory differ from run to run.
-const counted = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
+// countedCalls lists the system calls on files. Those for threads and memory differ from run to run.
+const countedCalls = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
 
 func (c *client) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.ctx, name, args...)
@@ -39,7 +39,7 @@ func (c *client) run(args ...string) error {
 // calls returns the number of counted system calls that a command makes.
 func (c *client) calls(args ...string) (float64, error) {
 	report := filepath.Join(filepath.Dir(c.store), "strace")
-	trace := append([]string{"-f", "-c", "-e", "trace=" + counted, "-o", report, c.binary}, args...)
+	trace := append([]string{"-f", "-c", "-e", "trace=" + countedCalls, "-o", report, c.binary}, args...)
 	if out, err := c.command("strace", trace...).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("strace %s: %w: %s", strings.Join(args, " "), err, out)
 	}

@@ -58,7 +58,7 @@ func Main(ctx context.Context, args []string) error {
 }
 
 func run(ctx context.Context, s *settings, dir string, image int64, disks, tags string) (err error) {
-	if err := own.Mounts(); err != nil {
+	if err := own.Enter(); err != nil {
 		return err
 	}
 	for i := range s.builds {

@@ -157,7 +157,7 @@ func (d *Device) Attach() (*os.File, error) {
 	defer loops.Unlock()
 	for n := firstLoop + loops.next; n <= lastLoop; n++ {
 		loops.next++
-		loop, err := d.take(n, backing)
+		loop, err := d.makeLoop(n, backing)
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) {
 			d.loop = n
 			return loop, err
@@ -166,8 +166,8 @@ func (d *Device) Attach() (*os.File, error) {
 	return nil, fmt.Errorf("no loop device from %d to %d is free", firstLoop, lastLoop)
 }
 
-// take makes loop device n. It returns EEXIST or EBUSY if another process has it.
-func (d *Device) take(n int, backing *os.File) (*os.File, error) {
+// makeLoop makes loop device n. It returns EEXIST or EBUSY if another process has it.
+func (d *Device) makeLoop(n int, backing *os.File) (*os.File, error) {
 	if err := loopControl(unix.LOOP_CTL_ADD, n); err != nil {
 		return nil, err
 	}

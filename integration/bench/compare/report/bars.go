@@ -32,7 +32,7 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 		if err != nil {
 			return nil, 0, err
 		}
-		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), ink(kindOf(q.Contender)), 0
+		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), colour(kindOf(q.Contender)), 0
 		p.Add(bar)
 		// The space allows for the wider letters of a substitute font.
 		names = append(names, q.Label+"     ")

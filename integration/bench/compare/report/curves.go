@@ -42,7 +42,7 @@ func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
 		if len(points) == 0 {
 			continue
 		}
-		if err := line(p, f.label, points, ink(kindOf(f.key(1))), f.dashes, f.mark); err != nil {
+		if err := line(p, f.label, points, colour(kindOf(f.key(1))), f.dashes, f.mark); err != nil {
 			return nil, 0, err
 		}
 		drawn++
@@ -89,7 +89,7 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 		for _, x := range points {
 			low, high = min(low, x.Y), max(high, x.Y)
 		}
-		if err := line(p, c.label, points, ink(kindOf(c.key)), c.dashes, nil); err != nil {
+		if err := line(p, c.label, points, colour(kindOf(c.key)), c.dashes, nil); err != nil {
 			return nil, 0, err
 		}
 		drawn++

@@ -24,9 +24,9 @@ const (
 	margin     = 3 * vg.Millimeter
 )
 
-// ink returns a colour. The colours differ in lightness, too: cowblk blue, its pass-through light
+// colour returns a colour. The colours differ in lightness, too: cowblk blue, its pass-through light
 // blue, QEMU's orange and brown, references grey.
-func ink(kind kind) color.Color {
+func colour(kind kind) color.Color {
 	switch kind {
 	case ours:
 		return color.RGBA{R: 0x0b, G: 0x5c, B: 0xad, A: 0xff}
