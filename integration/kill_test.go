@@ -161,11 +161,11 @@ func TestKilledUnderFio(t *testing.T) {
 				s = e.serve(data)
 			}
 			e.waitRequests(data, 100)
-			said := e.run(m, killEnd)
+			output := e.run(m, killEnd)
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", data))
 			t.Logf("%d kills, %d of them after the start of a promotion, of which %d were reported; %d layers; output of the guest: %s",
-				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(said, "\n", "; "))
+				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(output, "\n", "; "))
 			e.must(m.PowerOff(e.ctx))
 			e.stopServer(s)
 		})

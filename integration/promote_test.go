@@ -146,11 +146,11 @@ func (e *env) export(tags []promotion, disks ...string) func(disk, tag string) s
 // copyOut returns the bytes that nbdcopy reads from uri.
 func (e *env) copyOut(uri string) []byte {
 	e.Helper()
-	var out, said bytes.Buffer
+	var out, output bytes.Buffer
 	cmd := exec.CommandContext(e.ctx, "nbdcopy", uri, "-")
-	cmd.Stdout, cmd.Stderr = &out, &said
+	cmd.Stdout, cmd.Stderr = &out, &output
 	if err := cmd.Run(); err != nil {
-		e.Fatalf("nbdcopy %s: %v\n%s", uri, err, said.String())
+		e.Fatalf("nbdcopy %s: %v\n%s", uri, err, output.String())
 	}
 	return out.Bytes()
 }
@@ -244,10 +244,10 @@ func (e *env) copyOnHost(r *workloadGuest, tags []promotion) (all []tagCopy) {
 // to the tags. That file system was unmounted: it is as clean as a frozen one.
 func (e *env) finish(r *workloadGuest, tags []promotion) []promotion {
 	e.Helper()
-	said := strings.Split(e.run(r.Machine, stopLoad), "\n")
-	last, err := strconv.Atoi(said[0])
+	output := strings.Split(e.run(r.Machine, stopLoad), "\n")
+	last, err := strconv.Atoi(output[0])
 	e.must(err)
-	e.Logf("%d transactions; fio: %s", last, strings.Join(said[1:], "; "))
+	e.Logf("%d transactions; fio: %s", last, strings.Join(output[1:], "; "))
 	e.must(r.powerOff())
 	for _, s := range r.servers {
 		e.stopServer(s)

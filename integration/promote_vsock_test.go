@@ -50,7 +50,7 @@ losetup --direct-io=on /dev/loop0 /dev/nbd1
 `
 
 // cowblkVsock runs a cowblk command in the guest. Argument: its arguments.
-const cowblkVsock = `/run/cowblk --store /run/store %s 2>/run/said || { cat /run/said /run/serve.log; exit 1; }`
+const cowblkVsock = `/run/cowblk --store /run/store %s 2>/run/output || { cat /run/output /run/serve.log; exit 1; }`
 
 // frozenVsock prints how many file systems were frozen and thawed since its last run.
 const frozenVsock = `
@@ -168,28 +168,28 @@ func TestPromoteVsock(t *testing.T) {
 		t.Helper()
 		// The guest has two file systems that can be frozen: its root and the workload's.
 		want := map[string]string{"none": "0 frozen, 0 thawed", "guest": "2 frozen, 2 thawed"}[mode]
-		if said := e.run(m, frozenVsock); said != want {
-			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, said)
+		if output := e.run(m, frozenVsock); output != want {
+			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, output)
 		}
 	})
 	copies, marks := e.copyTags(r, tags)
 	e.checkTags(r, e.qemu(harness.Debian12), e.finish(r, tags), copies, marks)
 }
 
-// copyVsock reads tags as copyHere does, in the guest.
+// copyVsock reads tags as copyOnHost does, in the guest.
 func (e *env) copyVsock(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	e.Helper()
 	var exports []string
 	for _, t := range tags {
 		exports = append(exports, r.data+"@"+t.name, r.mark+"@"+t.name)
 	}
-	said := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
-	for line := range strings.Lines(said) {
+	output := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
+	for line := range strings.Lines(output) {
 		data, mark, _ := strings.Cut(strings.TrimSpace(line), " ")
 		all = append(all, tagCopy{data: data, mark: mark})
 	}
 	if len(all) != len(tags) {
-		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), said)
+		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), output)
 	}
 	return all
 }

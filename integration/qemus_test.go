@@ -40,7 +40,7 @@ func findQEMUs(ctx context.Context) error {
 	for _, name := range everyQEMU() {
 		q, err := harness.FindQEMU(ctx, name)
 		if errors.Is(err, harness.ErrUnavailable) && !onAll() {
-			suite.lacks = err
+			suite.unavailable = err
 			fmt.Fprintf(os.Stderr, "QEMU of %s: tests are skipped: %v\n", name, err)
 			continue
 		}
@@ -58,7 +58,7 @@ func (e *env) qemu(debian string) harness.QEMU {
 	e.Helper()
 	q, ok := suite.qemus[debian]
 	if !ok {
-		e.Skipf("QEMU of %s cannot be unpacked at present: %v", debian, suite.lacks)
+		e.Skipf("QEMU of %s cannot be unpacked at present: %v", debian, suite.unavailable)
 	}
 	return q
 }

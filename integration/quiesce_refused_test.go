@@ -40,10 +40,10 @@ func TestQuiesceRefusedByLibvirt(t *testing.T) {
 	define("mute", agentChannel)
 	virsh("start", "noagent")
 	virsh("start", "mute")
-	for domain, says := range map[string]string{"none": "no domain", "off": "not running", "noagent": "not configured", "mute": "not connected"} {
+	for domain, want := range map[string]string{"none": "no domain", "off": "not running", "noagent": "not configured", "mute": "not connected"} {
 		began := time.Now()
 		out, err := suite.store.Run(e.ctx, "promote", name, "--tag", "t", "--quiesce", "guest", "--libvirt", daemon.URI, "--domain", domain, "--timeout", "2m")
-		if err == nil || !strings.Contains(err.Error(), says) {
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("domain %s: %s, %v", domain, out, err)
 		}
 		t.Logf("domain %s, after %s: %v", domain, time.Since(began).Round(time.Millisecond), err)

@@ -80,12 +80,12 @@ func (h *agentProxy) accept() {
 		// Closed when the client has disconnected. QEMU must see the disconnection before it
 		// accepts the next client.
 		gone := make(chan struct{})
-		asked := make(chan struct{}, 1)
+		freezeRequested := make(chan struct{}, 1)
 		h.wg.Go(func() {
 			defer func() { close(gone); up.Close(); down.Close() }()
 			copyUntil(up, down, func(b []byte) {
 				if bytes.Contains(b, []byte("guest-fsfreeze-freeze")) {
-					asked <- struct{}{}
+					freezeRequested <- struct{}{}
 				}
 			})
 		})
@@ -93,7 +93,7 @@ func (h *agentProxy) accept() {
 			defer down.Close()
 			copyUntil(down, up, func([]byte) {
 				select {
-				case <-asked:
+				case <-freezeRequested:
 					h.once.Do(func() { close(h.frozen) })
 					select {
 					case <-h.release:

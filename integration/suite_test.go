@@ -18,10 +18,10 @@ import (
 
 // suite is the state that all tests share: made once by TestMain, read-only afterwards.
 var suite struct {
-	golden harness.Golden
-	store  *harness.Store
-	qemus  map[string]harness.QEMU // by release of Debian
-	lacks  error                   // why Debian unstable is missing; nil: it is there
+	golden      harness.Golden
+	store       *harness.Store
+	qemus       map[string]harness.QEMU // by release of Debian
+	unavailable error                   // why Debian unstable is missing; nil: it is there
 }
 
 // Names of the images in the shared store.

@@ -95,23 +95,23 @@ umount /mnt
 // bodies, result of the integrity check. In MODE guest the file system must be clean without a
 // replay; in others, after it.
 const checkTag = `
-fail() { echo "$1: $2"; cat /run/said; exit 1; }
+fail() { echo "$1: $2"; cat /run/output; exit 1; }
 check() {
 	sum=$(sha256sum <$1)
-	dumpe2fs -h $1 >/run/said 2>&1 || fail $1 dumpe2fs
+	dumpe2fs -h $1 >/run/output 2>&1 || fail $1 dumpe2fs
 	replay=clean
-	grep -q 'features:.*needs_recovery' /run/said && replay=replay
+	grep -q 'features:.*needs_recovery' /run/output && replay=replay
 	if [ $2 = guest ]; then
 		[ $replay = clean ] || fail $1 "frozen, but its journal is not empty"
-		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck of the frozen file system"
+		fsck.ext4 -f -n $1 >/run/output 2>&1 || fail $1 "fsck of the frozen file system"
 	else
 		mount -t ext4 $1 /mnt && umount /mnt || fail $1 "mounting, which replays the journal"
-		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck after replaying the journal"
+		fsck.ext4 -f -n $1 >/run/output 2>&1 || fail $1 "fsck after replaying the journal"
 	fi
 	mount -t ext4 $1 /mnt
 	answer=$(sqlite3 -separator ' ' /mnt/db "SELECT count(*), min(n), max(n), sum(body <> printf('%0120d', n)) FROM t; PRAGMA integrity_check;" 2>&1)
-	fio --output=/run/said --name=check --filename=/mnt/area --size=4M --rw=read --bs=4k --verify=crc32c --verify_fatal=1 >/run/err 2>&1 || {
-		cat /run/err >>/run/said; fail $1 "fio's area"; }
+	fio --output=/run/output --name=check --filename=/mnt/area --size=4M --rw=read --bs=4k --verify=crc32c --verify_fatal=1 >/run/err 2>&1 || {
+		cat /run/err >>/run/output; fail $1 "fio's area"; }
 	umount /mnt
 	echo $1 ${sum%% *} $replay $answer
 }

@@ -220,11 +220,11 @@ func (m *Machine) withOutput(err error) error {
 	if err == nil {
 		return nil
 	}
-	said := ""
+	output := ""
 	if m.Process != nil {
-		said = m.Output()
+		output = m.Output()
 	}
-	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, said, m.Console.Tail())
+	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, output, m.Console.Tail())
 }
 
 // Ready waits until the guest's next boot has finished. It returns the guest's report and the time

@@ -159,11 +159,11 @@ func (r *runner) run() (measures, error) {
 	if err := r.layers(); err != nil {
 		return nil, err
 	}
-	said, err := r.machine.Run(r.ctx, fmt.Sprintf(scriptBonnie, r.fileMiB, r.fileMiB/2, r.files))
+	output, err := r.machine.Run(r.ctx, fmt.Sprintf(scriptBonnie, r.fileMiB, r.fileMiB/2, r.files))
 	if err != nil {
 		return nil, err
 	}
-	v, err := parse(said)
+	v, err := parse(output)
 	if err != nil {
 		return nil, err
 	}
@@ -226,11 +226,11 @@ func command(ctx context.Context, name string, args ...string) error {
 	if err != nil {
 		path = filepath.Join("/usr/sbin", name)
 	}
-	var said bytes.Buffer
+	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", name, err, said.String())
+		return fmt.Errorf("%s: %w\n%s", name, err, output.String())
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ const fields = 50
 var errFormat = errors.New("not a bonnie++ line of format 1.98")
 
 // parse returns the rates of the last line that bonnie++ printed.
-func parse(said string) (measures, error) {
-	lines := strings.Split(strings.TrimSpace(said), "\n")
+func parse(output string) (measures, error) {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
 	line := lines[len(lines)-1]
 	f := strings.Split(line, ",")
 	if len(f) != fields || f[0] != "1.98" {

@@ -15,7 +15,7 @@ import (
 const deepest = 128
 
 // deepDisk is the name of the deepest disk.
-const deepDisk = "tower"
+const deepDisk = "deep"
 
 // makeStacks makes the disks and serves them. The disk of depth n has n layers: each sealed layer
 // owns a few extents, the head owns nothing. The heads of a second set of disks own everything in

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"cowblk/integration/bench/own"
+	"cowblk/integration/bench/mountns"
 )
 
 const (
@@ -55,7 +55,7 @@ func Main(ctx context.Context, args []string) error {
 }
 
 func run(ctx context.Context, s *settings) (err error) {
-	if err := own.Enter(); err != nil {
+	if err := mountns.Enter(); err != nil {
 		return err
 	}
 	for _, b := range s.builds {

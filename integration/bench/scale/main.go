@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cowblk/integration/bench/own"
+	"cowblk/integration/bench/mountns"
 )
 
 const (
@@ -58,7 +58,7 @@ func Main(ctx context.Context, args []string) error {
 }
 
 func run(ctx context.Context, s *settings, dir string, image int64, disks, tags string) (err error) {
-	if err := own.Enter(); err != nil {
+	if err := mountns.Enter(); err != nil {
 		return err
 	}
 	for i := range s.builds {

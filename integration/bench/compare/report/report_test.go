@@ -156,14 +156,14 @@ func TestEveryTargetIsJudged(t *testing.T) {
 	}
 	empty := &Results{Missing: map[string]string{StackDirect: "serve does not know --cache"}}
 	empty.Judge()
-	said := false
+	explained := false
 	for _, v := range empty.Targets {
 		if v.Result != Unknown || v.Detail == "" {
 			t.Errorf("%s: %s, with nothing measured", v.Name, v.Result)
 		}
-		said = said || strings.Contains(v.Detail, "does not know --cache")
+		explained = explained || strings.Contains(v.Detail, "does not know --cache")
 	}
-	if !said || len(empty.Misses()) != 0 {
+	if !explained || len(empty.Misses()) != 0 {
 		t.Error("the reason is missing, or an unmeasured target counts as missed")
 	}
 }

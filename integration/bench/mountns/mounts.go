@@ -1,5 +1,5 @@
-// Package own gives a benchmark a mount namespace of its own.
-package own
+// Package mountns gives a benchmark a mount namespace of its own.
+package mountns
 
 import (
 	"fmt"
@@ -8,17 +8,17 @@ import (
 	"syscall"
 )
 
-// mark is set in a process that has a mount namespace of its own.
-const mark = "COWBLK_BENCH_OWN_MOUNTS"
+// insideEnv is set in a process that has a mount namespace of its own.
+const insideEnv = "COWBLK_BENCH_OWN_MOUNTS"
 
 // Enter executes this program again in a mount namespace of its own. In that process it returns
 // nil. No other process copies its mounts, which would keep a device busy, and none of them
-// survives the process. Mounts returns an error if the user is not root or unshare(1) is missing.
+// survives the process. Enter returns an error if the user is not root or unshare(1) is missing.
 func Enter() error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("expected to run as root to mount file systems, found user %d", os.Geteuid())
 	}
-	if os.Getenv(mark) != "" {
+	if os.Getenv(insideEnv) != "" {
 		return nil
 	}
 	tool, err := exec.LookPath("unshare")
@@ -30,5 +30,5 @@ func Enter() error {
 		return err
 	}
 	args := append([]string{tool, "--mount", "--", self}, os.Args[1:]...)
-	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), mark+"=1")))
+	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), insideEnv+"=1")))
 }

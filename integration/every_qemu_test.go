@@ -122,7 +122,7 @@ func TestEveryQEMU(t *testing.T) {
 				e.must(m.Command("cont", nil))
 			})
 			each(func(int, string) {}) // the guest still works
-			said := e.run(m, deepEnd)
+			output := e.run(m, deepEnd)
 			e.must(m.PowerOff(e.ctx))
 			for _, s := range all {
 				// The attribute of the warning about a ring outside the in-flight buffer.
@@ -133,7 +133,7 @@ func TestEveryQEMU(t *testing.T) {
 			for _, s := range servers {
 				e.stopServer(s)
 			}
-			t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", said), "\n", "; "))
+			t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", output), "\n", "; "))
 		})
 	}
 }
