@@ -86,8 +86,8 @@ func (e *env) smallStore() (store *harness.Store, ballast string) {
 	return store, ballast
 }
 
-// waitedForSpace checks that a back-end reported the shortage and failed no request. It stops the
-// back-end.
+// waitedForSpace checks that a back-end reported the lack of space and failed no request. It stops
+// the back-end.
 func (e *env) waitedForSpace(store *harness.Store, s *server) {
 	e.Helper()
 	var stats []struct {

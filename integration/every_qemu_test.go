@@ -109,7 +109,7 @@ func TestEveryQEMU(t *testing.T) {
 					t.Fatalf("takeover of %s: the old process: %v\n%s\n%s", disk, err, old.Output(), p.Output())
 				}
 			})
-			each(func(_ int, disk string) { e.cowblk("promote", disk, "--tag", "calm") })
+			each(func(_ int, disk string) { e.cowblk("promote", disk, "--tag", "undisturbed") })
 			each(func(i int, disk string) {
 				promotion, err := harness.StartProcess("promote", suite.store.Cmd("promote", disk, "--tag", "killed"))
 				e.must(err)

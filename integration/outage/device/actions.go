@@ -19,7 +19,7 @@ func (d *Disk) Cut(keep float64) {
 }
 
 // CutAfter cuts the power at the n-th write or sync from now, which fails. Sectors of that write
-// may be among the survivors. 0 cancels.
+// may survive. 0 cancels.
 func (d *Disk) CutAfter(n int64, keep float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
