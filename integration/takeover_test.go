@@ -10,7 +10,7 @@ import (
 
 // A new process takes over the disk of a working guest from the old one, repeatedly, with a
 // promotion in between. The guest sees no error.
-func TestTakenOverUnderFio(t *testing.T) {
+func TestTakeoverUnderFio(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.DebianUnstable) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()

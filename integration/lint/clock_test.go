@@ -15,10 +15,10 @@ var wallPattern = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)
 // wallClockFiles lists the files that may do that, each with the reason why a jump of the clock does no
 // harm.
 var wallClockFiles = map[string]string{
-	"backend/control/message.go": "the timestamp of an event, for a person",
-	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
+	"backend/control/message.go": "the timestamp of an event, for display",
+	"cmd/cowblk/watch.go":        "the timestamp of an event, for display",
 	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
-	"cow/layer/header.go":        "times in a layer's header, for a person",
+	"cow/layer/header.go":        "times in a layer's header, for display",
 	"cow/store/refstamp.go":      "the times of two directories: random nanoseconds make them unique, and they are compared for equality only",
 	"cow/store/refs.go":          "times of directories, taken from a hash and compared for equality only",
 	"cow/store/base.go":          "a file's modification time, compared with the recorded one for equality",
@@ -26,7 +26,7 @@ var wallClockFiles = map[string]string{
 
 // Waits, limits and expiries use the monotonic clock: the wall clock may be set, backwards too. Not
 // covered: vhost/load and integration only measure times, and cow/cowtest is for tests.
-func TestNothingGoesByTheWallClock(t *testing.T) {
+func TestNoWallClock(t *testing.T) {
 	used := map[string]bool{}
 	for _, p := range packages(t) {
 		if under(p.ImportPath, "integration") || under(p.ImportPath, "vhost/load") || under(p.ImportPath, "cow/cowtest") {
@@ -46,7 +46,7 @@ func TestNothingGoesByTheWallClock(t *testing.T) {
 				}
 				used[name] = true
 				if wallClockFiles[name] == "" {
-					t.Errorf("%s:%d uses the wall clock: use a time.Time with its monotonic part, or explain in wallClock why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
+					t.Errorf("%s:%d uses the wall clock: use a time.Time with its monotonic part, or explain in wallClockFiles why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
 				}
 			}
 		}

@@ -66,8 +66,8 @@ func under(path, root string) bool {
 // importRules lists the imports within the module that a package may have, besides packages below itself.
 // The first entry that a package lies under applies.
 var importRules = []struct {
-	room string
-	may  []string
+	pkg string
+	may []string
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
@@ -95,31 +95,31 @@ var importRules = []struct {
 	{"integration", []string{"backend", "vhost", "cow"}},
 }
 
-func TestImportsFollowTheRooms(t *testing.T) {
+func TestImports(t *testing.T) {
 	for _, p := range packages(t) {
 		i := slices.IndexFunc(importRules, func(r struct {
-			room string
-			may  []string
+			pkg string
+			may []string
 		}) bool {
-			return under(p.ImportPath, r.room)
+			return under(p.ImportPath, r.pkg)
 		})
 		if i < 0 {
 			t.Errorf("no rule for %s", p.ImportPath)
 			continue
 		}
 		for _, imp := range p.Imports {
-			if !strings.HasPrefix(imp, module) || under(imp, importRules[i].room) {
+			if !strings.HasPrefix(imp, module) || under(imp, importRules[i].pkg) {
 				continue
 			}
 			if !slices.ContainsFunc(importRules[i].may, func(r string) bool { return under(imp, r) }) {
-				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, importRules[i].room, importRules[i].may)
+				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, importRules[i].pkg, importRules[i].may)
 			}
 		}
 	}
 }
 
 // Package backend is the data plane: it does not import the control plane.
-func TestDataPlaneKnowsNoControlPlane(t *testing.T) {
+func TestDataPlaneDoesNotImportControlPlane(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
 			if p.ImportPath == module+"backend" && (under(imp, "backend") || under(imp, "cow/store")) {
@@ -140,7 +140,7 @@ func TestVhostAndCowDoNotMeet(t *testing.T) {
 	}
 }
 
-func TestUnsafeHasItsOwnFiles(t *testing.T) {
+func TestUnsafeOnlyInUnsafeFiles(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, f := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
 			name := strings.TrimSuffix(strings.TrimSuffix(f, ".go"), "_test")

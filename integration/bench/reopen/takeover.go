@@ -58,7 +58,7 @@ func measureTakeover(ctx context.Context, s *settings) error {
 // takeoverSample holds the times of one takeover, in ms.
 type takeoverSample struct{ gap, reported, quiet float64 }
 
-var afterMS = regexp.MustCompile(`another process has taken over the disks.* after_ms=(\d+)`)
+var afterMS = regexp.MustCompile(`\bafter_ms=(\d+)`)
 
 func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeoverSample, err error) {
 	if err := v.fresh(ctx); err != nil {
