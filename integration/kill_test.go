@@ -68,7 +68,7 @@ while [ ! -e /run/stop ]; do
 	rm -r /mnt/dir
 	n=$((n + 1))
 done
-echo "$n folders"
+echo "$n directories"
 SCRIPT
 for job in fio files; do
 	(set +e; sh /run/$job >/run/$job.result 2>&1; echo "ended with $?" >>/run/$job.result) </dev/null >/dev/null 2>&1 &

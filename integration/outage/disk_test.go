@@ -48,8 +48,8 @@ var errEnded = errors.New("the server ended")
 // errNotListening reports that the server did not listen in time.
 var errNotListening = errors.New("the server does not listen")
 
-// connect waits for the server's socket and connects the guest. It returns errEnded or errWaited if
-// the server does not listen.
+// connect waits for the server's socket and connects the guest. It returns errEnded or
+// errNotListening if the server does not listen.
 func (d *disk) connect(limit time.Duration) error {
 	socket := filepath.Join(d.m.store.Dir, "run", d.name+".sock")
 	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {

@@ -39,9 +39,9 @@ const mapPageSectors = 4096 * 8
 // trials is the number of attempts on a nearly full file system.
 const trials = wideSize/sectorSize/mapPageSectors - 1
 
-// nearlyFull calls step repeatedly, with one more free page on the file system each time. Before
-// each step the server's files are clean: on a copy-on-write file system every change then needs
-// new space.
+// nearlyFull calls step for n from 0 with n*pages free pages on the file system (three times as many
+// on XFS). Before each step the server's files are clean: on a copy-on-write file system every
+// change then needs new space.
 func (m *machine) nearlyFull(pages int, step func(n int)) {
 	m.Helper()
 	if m.fs.kind == "xfs" { // XFS also reserves blocks for its trees
