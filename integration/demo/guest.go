@@ -20,7 +20,7 @@ type guest struct {
 	wrote   string          // checksums of the files it wrote
 }
 
-// boot starts the guest's machine; up waits for it.
+// boot starts the guest's machine; waitReady waits for it.
 func (g *guest) boot(ctx context.Context, golden harness.Golden) (err error) {
 	g.machine, err = harness.StartMachine(ctx, harness.MachineOptions{
 		Name: g.name, Dir: filepath.Dir(g.socket), Golden: golden, Boot: harness.BootDirect, Disks: []string{g.socket},
