@@ -112,14 +112,14 @@ func spread(values []float64) string {
 func (e *env) report(tags []promotion) {
 	e.Helper()
 	for _, mode := range []string{"none", "guest", "pause"} {
-		var took, swap, held []float64
+		var took, swap, quiesced []float64
 		for _, t := range tags {
 			if t.mode == mode {
-				took, swap, held = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(held, t.quiesced)
+				took, swap, quiesced = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(quiesced, t.quiesced)
 			}
 		}
 		if len(took) > 0 {
-			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest held %s ms", mode, len(took), spread(took), spread(swap), spread(held))
+			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest quiesced %s ms", mode, len(took), spread(took), spread(swap), spread(quiesced))
 		}
 	}
 }

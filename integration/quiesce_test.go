@@ -57,7 +57,7 @@ type agentProxy struct {
 
 func (e *env) delayAgent(agent string) (h *agentProxy, address string) {
 	e.Helper()
-	path := filepath.Join(e.dir, "held-qga")
+	path := filepath.Join(e.dir, "proxy-qga")
 	l, err := net.Listen("unix", path)
 	e.must(err)
 	h = &agentProxy{listener: l, agent: agent, frozen: make(chan struct{}), release: make(chan struct{})}
@@ -142,13 +142,13 @@ func TestKilledWhileFrozen(t *testing.T) {
 				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
 			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
 
-			held, address := e.delayAgent(e.agentSocket())
+			proxy, address := e.delayAgent(e.agentSocket())
 			command, err := harness.StartProcess("cowblk promote", suite.store.Cmd("promote", data,
-				"--tag", "cut", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
+				"--tag", "during", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
 			e.must(err)
 			t.Cleanup(command.Kill)
 			select {
-			case <-held.frozen:
+			case <-proxy.frozen:
 			case <-command.Done():
 				t.Fatalf("cowblk promote ended before the guest was frozen:\n%s", command.Output())
 			case <-e.ctx.Done():
@@ -171,7 +171,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 			if c.daemon {
 				daemon = e.serve(data)
 			} else {
-				close(held.release)
+				close(proxy.release)
 			}
 			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
 during" ]`)
@@ -189,7 +189,7 @@ during" ]`)
 			}
 			// The state is as before: the same promotion now succeeds.
 			if c.daemon {
-				close(held.release)
+				close(proxy.release)
 			}
 			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
 			if now := e.layers(data); now != layers+1 {

@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	for _, name := range []string{"left", "right"} {
 		t.guests = append(t.guests, &guest{name: name, socket: filepath.Join(dir, name+".sock")})
 	}
-	for _, step := range []func(context.Context) error{t.prepare, t.layers, t.serveAndWrite, t.secondBoot, t.summary} {
+	for _, step := range []func(context.Context) error{t.prepare, t.importAndCreate, t.serveAndWrite, t.secondBoot, t.summary} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func (t *tour) prepare(ctx context.Context) (err error) {
 	return nil
 }
 
-func (t *tour) layers(ctx context.Context) error {
+func (t *tour) importAndCreate(ctx context.Context) error {
 	t.title("Import it and create two disks on top")
 	if err := t.cowblk(ctx, "import", "--sha256", t.golden.QCOW2, image); err != nil {
 		return err

@@ -91,7 +91,7 @@ func (m *Monitor) Event(ctx context.Context, name string, want map[string]any) (
 	for {
 		m.mu.Lock()
 		for i, e := range m.events {
-			if e.Event == name && holds(e.Data, want) {
+			if e.Event == name && contains(e.Data, want) {
 				m.events = m.events[i+1:]
 				m.mu.Unlock()
 				return e, nil
@@ -107,7 +107,7 @@ func (m *Monitor) Event(ctx context.Context, name string, want map[string]any) (
 	}
 }
 
-func holds(data, want map[string]any) bool {
+func contains(data, want map[string]any) bool {
 	for k, v := range want {
 		if data[k] != v {
 			return false
