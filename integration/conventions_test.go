@@ -15,27 +15,27 @@ import (
 	"cowblk/integration/harness"
 )
 
-// small is a machine that starts in a few seconds and looks at the disk on s.
-func small(s *server) harness.MachineOptions {
+// smallMachine returns options of a machine that boots in a few seconds with the disk of s.
+func smallMachine(s *server) harness.MachineOptions {
 	return harness.MachineOptions{Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
 }
 
-// marked makes a raw file that starts with text.
-func (e *env) marked(text string) string {
+// markedFile makes a raw file that starts with text and returns its path.
+func (e *env) markedFile(text string) string {
 	e.Helper()
 	file := e.write("disk.raw", text+"\n")
 	e.must(os.Truncate(file, 16<<20))
 	return file
 }
 
-// firstLine is what a guest reads from the start of its disk.
-func (e *env) firstLine(m *harness.Machine, disk string) string {
+// readFirstLine returns the text that a guest reads from the start of its disk.
+func (e *env) readFirstLine(m *harness.Machine, disk string) string {
 	e.Helper()
 	return e.run(m, "head -n 1 /dev/"+disk)
 }
 
-// QEMU's registration file names a program, which is this one under another
-// name, and which says what the file says.
+// QEMU's registration file names a program. Here it is this binary under another name, and its
+// capabilities are those of the file.
 func TestRegistration(t *testing.T) {
 	text, err := os.ReadFile("50-cowblk.json")
 	if err != nil {
@@ -61,24 +61,24 @@ func TestRegistration(t *testing.T) {
 		t.Fatalf("%v in %s", err, out)
 	}
 	if capable.Type != "block" || registered.Type != capable.Type {
-		t.Errorf("registered as type %q, the program says %q; expected \"block\"", registered.Type, capable.Type)
+		t.Errorf("registered as type %q, reported by the program as %q; expected \"block\"", registered.Type, capable.Type)
 	}
 	if got := strings.Join(capable.Features, " "); got != "read-only blk-file" {
 		t.Errorf("features %q; expected \"read-only blk-file\"", got)
 	}
 
 	e := newEnv(t)
-	file, socket := e.marked("raw file"), filepath.Join(e.dir, "raw.sock")
+	file, socket := e.markedFile("raw file"), filepath.Join(e.dir, "raw.sock")
 	b, err := harness.StartBackend(e.ctx, exec.Command(program, "--blk-file", file, "--socket-path", socket), socket)
 	e.must(err)
 	s := e.watch(b)
-	m := e.boot(small(s))
-	if got := e.firstLine(m, "vda"); got != "raw file" {
+	m := e.boot(smallMachine(s))
+	if got := e.readFirstLine(m, "vda"); got != "raw file" {
 		t.Errorf("the guest reads %q; the file starts with \"raw file\"", got)
 	}
 	e.run(m, "echo written | dd of=/dev/vda conv=fsync")
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	if now, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(now), "written\n") {
 		t.Errorf("the file starts with %.20q (%v); the guest wrote \"written\"", now, err)
 	}
@@ -87,25 +87,25 @@ func TestRegistration(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	file, socket := e.marked("untouched"), filepath.Join(e.dir, "ro.sock")
+	file, socket := e.markedFile("untouched"), filepath.Join(e.dir, "ro.sock")
 	b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", "--blk-file", file, "--read-only", "--socket-path", socket), socket)
 	e.must(err)
 	s := e.watch(b)
-	m := e.boot(small(s))
+	m := e.boot(smallMachine(s))
 	if ro := e.run(m, "cat /sys/block/vda/ro"); ro != "1" {
 		t.Errorf("the guest's disk has ro=%s; expected 1", ro)
 	}
 	if out := e.run(m, "echo x | dd of=/dev/vda conv=fsync 2>&1 && echo WRITTEN; true"); strings.Contains(out, "WRITTEN") {
 		t.Errorf("a write to a read-only disk succeeded: %s", out)
 	}
-	if got := e.firstLine(m, "vda"); got != "untouched" {
+	if got := e.readFirstLine(m, "vda"); got != "untouched" {
 		t.Errorf("the guest reads %q", got)
 	}
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 }
 
-// listen makes a listening socket to hand over to a back-end, and its file.
+// listen makes a listening socket for a back-end to inherit, and returns its file.
 func (e *env) listen(socket string) *os.File {
 	e.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
@@ -128,15 +128,14 @@ func TestInheritedSocket(t *testing.T) {
 	e.must(err)
 	s := e.watch(b)
 	for number := range 2 {
-		m := e.boot(small(s))
+		m := e.boot(smallMachine(s))
 		e.run(m, counter(number))
 		e.must(m.PowerOff(e.ctx))
 	}
-	e.halt(s)
+	e.stopServer(s)
 }
 
-// The socket comes from systemd, and systemd is told when it can be used and
-// when it no longer can.
+// systemd passes the socket; the back-end notifies systemd when it is ready and when it stops.
 func TestSystemdActivation(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -151,7 +150,7 @@ func TestSystemdActivation(t *testing.T) {
 		n, err := notify.Read(buf)
 		e.must(err)
 		if got := string(buf[:n]); got != want {
-			t.Fatalf("systemd was told %q; expected %q", got, want)
+			t.Fatalf("notification to systemd: %q, expected %q", got, want)
 		}
 	}
 	serve := suite.store.Cmd("serve", name)
@@ -161,17 +160,16 @@ func TestSystemdActivation(t *testing.T) {
 	b, err := harness.StartBackend(e.ctx, cmd, socket)
 	e.must(err)
 	s := e.watch(b)
-	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket is the unit's
+	expect("FDSTORE=1\nFDNAME=.control") // the disk's socket belongs to the unit
 	expect("READY=1")
-	m := e.boot(small(s))
+	m := e.boot(smallMachine(s))
 	e.run(m, counter(0))
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	expect("STOPPING=1")
 }
 
-// Two disks in one process, and the QEMU arguments that cowblk prints for them,
-// used as they are.
+// Two disks in one process. The QEMU arguments that cowblk prints for them are used unchanged.
 func TestPrintedArguments(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -191,5 +189,5 @@ func TestPrintedArguments(t *testing.T) {
 	}
 	e.run(m, counter(0))
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 }

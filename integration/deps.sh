@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that the demo and the tests use, as root or with
-# sudo; where neither is possible, says which are missing.
+# sudo. If neither is possible it prints the missing packages and fails.
 set -euo pipefail
 
 packages=(
@@ -8,8 +8,8 @@ packages=(
     libvirt-daemon-system libvirt-clients libxml2-utils          # libvirt; virt-xml-validate
     mmdebstrap e2fsprogs fdisk dosfstools mtools cpio kmod zstd  # images
     fakeroot uidmap                                              # images without root
-    libnbd-bin python3-libnbd socat jq fio strace python3        # clients, counts of calls, the reader of stores
-    xfsprogs btrfs-progs                                         # file systems that fail
+    libnbd-bin python3-libnbd socat jq fio strace python3        # clients, system call counts, the store reader
+    xfsprogs btrfs-progs                                         # file systems of the outage tests
 )
 
 missing=()
@@ -32,7 +32,7 @@ echo "installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# An apt that another process holds is waited for.
+# Waits while another process holds apt's lock.
 "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 update >"$log" 2>&1 &&
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "${install[@]:1}" >>"$log" 2>&1 || {
     tail -n 30 "$log" >&2

@@ -1,16 +1,16 @@
-// Package integration holds what only real peers can show: guests in every
-// QEMU of Debian (qemus_test.go), libvirt, QEMU's conventions for back-ends, systemd's socket
-// activation. The tests carry the build tag "integration" and need the
-// packages that "make deps" installs; "make test" runs them. What is missing is an
-// error; the only tests that are skipped are those of Debian unstable's QEMU while
-// it cannot be unpacked, and QEMU's own tests, which are part of "make test-qemus".
+// Package integration holds the tests that need real peers: guests in every QEMU of Debian
+// (qemus_test.go), libvirt, QEMU's conventions for back-ends, systemd's socket activation. The
+// tests carry the build tag "integration" and need the packages that "make deps" installs; "make
+// test" runs them. A missing dependency is an error, with two exceptions: the tests of Debian
+// unstable's QEMU are skipped while its packages cannot be unpacked, and QEMU's own tests run only
+// with "make test-qemus".
 //
-// COWBLK_PROMOTIONS=50 makes the tests of promotions, which promote a few times
-// otherwise, do so fifty times in each way. COWBLK_KILLS=200 kills the back-end of
-// a guest under fio that often, on each QEMU. COWBLK_QEMUS=all runs the tests that
-// concern QEMU on every one.
+// COWBLK_PROMOTIONS=50 makes the promotion tests promote fifty times in each mode; by default they
+// promote a few times. COWBLK_KILLS=200 kills the back-end of a guest under fio that often, on each
+// QEMU. COWBLK_QEMUS=all runs the QEMU tests on every QEMU.
 //
-// outage has real file systems on a device that fails, harness drives the machines,
-// artefacts makes the images, vhostnbd is a front-end for guests that have a back-end
-// of their own, demo is the narrated tour, lint holds the rules of the source tree.
+// Packages: outage tests real file systems on a device that fails; harness drives the machines;
+// artefacts makes the images; vhostnbd is a front-end for guests that run a back-end themselves;
+// demo is the narrated tour; lint checks the rules of the source tree; reader reads stores without
+// the product's code; bench compares and measures.
 package integration

@@ -10,10 +10,10 @@ import (
 	"cowblk/integration/harness"
 )
 
-// churn makes a file system, mounts it with discard, fills it, removes and
-// overwrites part of it several times over, trims it, and leaves a list of
-// checksums. It must check clean, hold what the list says after a remount, and
-// check clean again. Arguments: the type, how to make it, how to check it.
+// churn makes a file system, mounts it with discard, fills it, removes and overwrites part of it
+// several times, trims it, and writes a list of checksums. The file system must be clean, must
+// match the list after a remount, and must be clean again. Arguments: file system type, command
+// that makes it, command that checks it.
 const churn = `
 set -e
 mount_it() { mount -t %[1]s -o discard /dev/vdb /mnt; }
@@ -42,7 +42,7 @@ umount /mnt
 wc -l </tmp/sums
 `
 
-// File systems made, used and trimmed in the guest check clean.
+// File systems that the guest makes, uses and trims are clean.
 func TestFileSystems(t *testing.T) {
 	for _, c := range []struct{ fs, make, check string }{
 		{"ext4", "mkfs.ext4 -q -F", "fsck.ext4 -f -n"},
@@ -57,9 +57,9 @@ func TestFileSystems(t *testing.T) {
 			out := e.run(m, fmt.Sprintf(churn, c.fs, c.make, c.check))
 			t.Logf("%s files compared after a remount; the checker printed\n%s", out[strings.LastIndexByte(out, '\n')+1:], out)
 			e.must(m.PowerOff(e.ctx))
-			e.halt(data)
-			e.halt(root)
-			// The discards must have reached the layer: far less than was written stays.
+			e.stopServer(data)
+			e.stopServer(root)
+			// The discards must reach the layer: it keeps far less than was written.
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", e.name("data")))
 			if u := info.Head(); u.Allocated == 0 || u.Allocated >= u.Owned {

@@ -29,7 +29,7 @@ func TestFirmwareBoots(t *testing.T) {
 				t.Errorf("the kernel was started by %s; expected %s", got, c.firmware)
 			}
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 		})
 	}
 	for _, qemu := range onQEMUs(harness.Debian13) {

@@ -10,8 +10,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// Two guests from one image: each finds after a restart what it wrote and
-// synced before, and nothing of the other's.
+// Two guests from one image: after a restart each finds the data that it synced before, and none of
+// the other guest's.
 func TestTwoGuestsFromOneImage(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
 		boot := harness.BootQuick

@@ -6,22 +6,21 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
 	"cowblk/integration/harness"
 )
 
-// monitorFor gives a machine a second monitor, for cowblk.
+// monitorFor adds a second monitor, for cowblk, to a machine and returns its address.
 func (e *env) monitorFor(o *harness.MachineOptions) (address string) {
 	path := filepath.Join(e.dir, "cowblk.qmp")
 	o.Extra = append(o.Extra, "-qmp", "unix:"+path+",server=on,wait=off")
 	return "unix:" + path
 }
 
-// A guest that knows hot-plugging gets a disk and gives it back, as often as one
-// likes; one that holds on to it loses nothing.
+// A guest that supports hot-plugging gets and returns a disk repeatedly. A guest that does not
+// release the disk keeps it and loses nothing.
 func TestAttachDetach(t *testing.T) {
 	for _, name := range everyQEMU() {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -34,21 +33,23 @@ func TestAttachDetach(t *testing.T) {
 			address := e.monitorFor(&o)
 			m := e.boot(o)
 			for number := range rounds {
-				if out := e.cowblk("attach", disk, "--qmp", address); !strings.Contains(out, "is attached") {
-					t.Errorf("attach printed %q", out)
+				var made struct{ ID string }
+				e.must(suite.store.JSON(e.ctx, &made, "attach", disk, "--qmp", address))
+				if made.ID == "" {
+					t.Error("attach reported no device")
 				}
 				e.run(m, counter(number))
 				e.cowblk("detach", disk, "--qmp", address, "--timeout", "1m")
 				e.run(m, `for try in $(seq 100); do [ ! -b /dev/vda ] && exit 0; sleep 0.1; done; ls /dev/vd*; exit 1`)
 			}
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 		})
 	}
 }
 
-// Each boot's changes get a layer of their own: a reset and a shutdown of the
-// guest promote the disk, and the tags hold what the guest had written by then.
+// The hooks for reset and shutdown of the guest promote the disk: each boot's changes get a layer
+// of their own, and the tags hold what the guest had written by then.
 func TestHooksKeepEachBoot(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12Backports, harness.DebianUnstable) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -65,7 +66,7 @@ func TestHooksKeepEachBoot(t *testing.T) {
 			s := e.watch(b)
 			o.Disks = []string{s.Socket}
 
-			// tag waits for the one that an event has made.
+			// tag waits for the tag that an event's hook makes.
 			tag := func(event string) string {
 				t.Helper()
 				form := regexp.MustCompile(event + `-[0-9]{8}T[0-9]{6}Z`)
@@ -76,7 +77,7 @@ func TestHooksKeepEachBoot(t *testing.T) {
 					select {
 					case <-time.After(100 * time.Millisecond):
 					case <-e.ctx.Done():
-						t.Fatalf("no tag of %s\n%s", event, s.Output())
+						t.Fatalf("no tag for %s\n%s", event, s.Output())
 					}
 				}
 			}
@@ -88,7 +89,7 @@ func TestHooksKeepEachBoot(t *testing.T) {
 			e.run(m, counter(1))
 			e.must(m.PowerOff(e.ctx))
 			shutdown := tag("shutdown")
-			e.halt(s)
+			e.stopServer(s)
 
 			o = harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
 			for i, tag := range []string{reset, shutdown} {

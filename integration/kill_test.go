@@ -17,16 +17,16 @@ import (
 	"cowblk/integration/harness"
 )
 
-// killsEnv makes TestKilledUnderFio kill that often, on every QEMU, instead of
-// killsUsually on one.
+// TestKilledUnderFio kills killsUsually times on one QEMU; killsEnv sets another number, on every
+// QEMU.
 const (
 	killsEnv     = "COWBLK_KILLS"
 	killsUsually = 6
 )
 
-// killJobs is a load that notices everything: four jobs write to files of their
-// own on /dev/vdb, past the guest's cache, and read back what they wrote before
-// anybody has flushed it; a fifth process makes and removes files all the time.
+// killJobs is a load that detects every error: four jobs write to files of their own on /dev/vdb,
+// past the guest's cache, and read their data back before any flush; a fifth process makes and
+// removes files all the time.
 const killJobs = `
 set -e
 mkfs.ext4 -q -F /dev/vdb
@@ -68,15 +68,14 @@ while [ ! -e /run/stop ]; do
 	rm -r /mnt/dir
 	n=$((n + 1))
 done
-echo "$n folders"
+echo "$n directories"
 SCRIPT
 for job in fio files; do
 	(set +e; sh /run/$job >/run/$job.result 2>&1; echo "ended with $?" >>/run/$job.result) </dev/null >/dev/null 2>&1 &
 done
 `
 
-// killEnd stops the load, and insists that it met no error, nor the kernel, nor
-// fsck.
+// killEnd stops the load and fails if the load, the kernel or fsck reported an error.
 const killEnd = `
 touch /run/stop
 while ! grep -q ended /run/fio.result || ! grep -q ended /run/files.result; do sleep 0.2; done
@@ -90,8 +89,8 @@ fsck.ext4 -f -n /dev/vdb >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
 tail -n 1 /run/fsck
 `
 
-// served waits until the process of a disk has carried out n requests.
-func (e *env) served(disk string, n uint64) {
+// waitRequests waits until the server of a disk has completed n requests.
+func (e *env) waitRequests(disk string, n uint64) {
 	e.Helper()
 	var last error
 	for e.ctx.Err() == nil {
@@ -110,11 +109,11 @@ func (e *env) served(disk string, n uint64) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	e.Fatalf("the guest asks nothing of its disk: %v, %v", context.Cause(e.ctx), last)
+	e.Fatalf("the guest makes no requests: %v, %v", context.Cause(e.ctx), last)
 }
 
-// The back-end is killed at random moments, some of them during a promotion, and
-// started again, while the guest works: it notices nothing.
+// The back-end is killed at random moments, some of them during a promotion, and started again,
+// while the guest works. The guest sees no error.
 func TestKilledUnderFio(t *testing.T) {
 	kills, all := killsUsually, os.Getenv(killsEnv)
 	names := onQEMUs(harness.Debian13)
@@ -144,7 +143,7 @@ func TestKilledUnderFio(t *testing.T) {
 			e.run(m, killJobs)
 			promotions, promoted := 0, 0
 			for i := range kills {
-				e.served(data, 100)
+				e.waitRequests(data, 100)
 				time.Sleep(time.Duration(rand.IntN(700)) * time.Millisecond)
 				var promotion *harness.Process
 				if i%3 == 2 {
@@ -154,21 +153,21 @@ func TestKilledUnderFio(t *testing.T) {
 					promotions++
 					time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 				}
-				s.asked.Store(true)
+				s.stopping.Store(true)
 				s.Kill()
 				if promotion != nil && promotion.Wait(e.ctx) == nil {
 					promoted++
 				}
 				s = e.serve(data)
 			}
-			e.served(data, 100)
-			said := e.run(m, killEnd)
+			e.waitRequests(data, 100)
+			output := e.run(m, killEnd)
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", data))
-			t.Logf("%d kills, %d of them after a promotion was asked for, of which %d were reported; %d layers; the guest says: %s",
-				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(said, "\n", "; "))
+			t.Logf("%d kills, %d of them after the start of a promotion, of which %d were reported; %d layers; output of the guest: %s",
+				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(output, "\n", "; "))
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 		})
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"cowblk/integration/harness"
 )
 
-// validate runs libvirt's own check of a document.
+// validate runs libvirt's schema check on a document.
 func (e *env) validate(file string) {
 	e.Helper()
 	if out, err := exec.Command("virt-xml-validate", file).CombinedOutput(); err != nil {
@@ -23,7 +23,7 @@ func (e *env) validate(file string) {
 	}
 }
 
-// write stores text in the test's folder.
+// write stores text in the test's directory and returns the path.
 func (e *env) write(name, text string) string {
 	e.Helper()
 	file := filepath.Join(e.dir, name)
@@ -31,7 +31,7 @@ func (e *env) write(name, text string) string {
 	return file
 }
 
-// serialPort is a port of a domain that connects to one of the harness's.
+// serialPort returns a port of a domain that connects to a harness port.
 func serialPort(number uint, path string) libvirtxml.DomainSerial {
 	return libvirtxml.DomainSerial{
 		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "connect", Path: path}},
@@ -39,7 +39,7 @@ func serialPort(number uint, path string) libvirtxml.DomainSerial {
 	}
 }
 
-// domain is a file with the printed domain and what the test adds: a kernel and the
+// domain writes a file with the printed domain plus the test's additions: a kernel and the
 // harness's ports.
 func (e *env) domain(printed string) (file string, console *harness.Port, agent *harness.Agent) {
 	e.Helper()
@@ -60,8 +60,8 @@ func (e *env) domain(printed string) (file string, console *harness.Port, agent 
 	return e.write("domain.xml", text), console, agent
 }
 
-// The domain that cowblk prints is defined, started, loses its disk and gets it
-// back, and is destroyed.
+// The domain that cowblk prints is defined and started, loses its disk, gets it back, and is
+// destroyed.
 func TestLibvirt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -108,10 +108,10 @@ func TestLibvirt(t *testing.T) {
 		virsh("destroy", name)
 	}
 	virsh("undefine", name)
-	e.halt(s)
+	e.stopServer(s)
 }
 
-// until waits for something that has no event to wait for.
+// until polls for a state that has no event.
 func (e *env) until(what string, done func() bool) {
 	e.Helper()
 	for !done() {

@@ -11,17 +11,15 @@ import (
 	"cowblk/integration/harness"
 )
 
-// How often each event of a machine's life is repeated: those that cost nothing,
-// and those that mean a boot.
+// Repetitions of each event of a machine's life: cheap events, and events that need a boot.
 const (
 	rounds     = 10
 	bootRounds = 3
 )
 
-// counter returns a script that reads the number at the start of the disk,
-// checks it, and writes the next: every round proves that the one before
-// reached the disk and that the disk still works both ways. number is the one
-// to find.
+// counter returns a script that reads the number at the start of the disk, compares it with number,
+// and writes the next. Every round proves that the write of the round before reached the disk, and
+// that reads and writes still work.
 func counter(number int) string {
 	return fmt.Sprintf(`
 disk=/dev/vda
@@ -32,8 +30,8 @@ found=$(dd if=$disk bs=512 count=1 2>/dev/null | tr -d '\0')
 `, number)
 }
 
-// One back-end process outlives everything that QEMU, its operator and its
-// guest do to the device, as often as they like.
+// One back-end process survives everything that QEMU, its operator and its guest do to the device,
+// repeatedly.
 func TestLifecycle(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -78,13 +76,13 @@ func TestLifecycle(t *testing.T) {
 				next("a new QEMU")
 			}
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
+			e.stopServer(s)
 			t.Logf("%d numbers written and found", number)
 		})
 	}
 }
 
-// unplug removes a disk from a running machine and waits until it is gone.
+// unplug removes a disk from a running machine and waits until QEMU has released it.
 func (e *env) unplug(m *harness.Machine, i int) {
 	e.Helper()
 	id := fmt.Sprint("disk", i)
@@ -111,8 +109,8 @@ func (e *env) plug(m *harness.Machine, q harness.QEMU, i int, socket string, que
 		"chardev": char, "bus": fmt.Sprint("port", i), "num-queues": queues}))
 }
 
-// loadJobs keeps a disk busy and verifies every block it wrote; it runs until
-// /tmp/stop exists.
+// loadJobs keeps a disk busy and verifies every block that it wrote; it runs until /tmp/stop
+// exists.
 const loadJobs = `
 cat >/tmp/load.fio <<JOBS
 [global]
@@ -139,7 +137,7 @@ done
 echo "$passes passes"
 `
 
-// Stopping and going on under load loses and repeats nothing.
+// QMP stop and cont under load neither lose nor repeat a request.
 func TestStopAndContUnderLoad(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian13) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
@@ -152,7 +150,7 @@ func TestStopAndContUnderLoad(t *testing.T) {
 			for range 50 {
 				e.must(m.Command("stop", nil))
 				e.must(m.Command("cont", nil))
-				e.run(m, "true") // the guest has run in between
+				e.run(m, "true") // proves that the guest ran in between
 			}
 			t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
 			e.must(m.PowerOff(e.ctx))

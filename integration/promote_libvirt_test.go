@@ -12,8 +12,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// Promotions of a domain of libvirt, frozen and paused through libvirt, which
-// owns its monitor and the channel to its agent.
+// Promotions of a libvirt domain, frozen and paused through libvirt, which owns the monitor and the
+// channel to the guest agent.
 func TestPromoteLibvirt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -56,7 +56,7 @@ func TestPromoteLibvirt(t *testing.T) {
 		return out
 	}
 	virsh("create", e.write("domain.xml", text))
-	// The guest is one of the harness's, but for who started its QEMU.
+	// The guest is a harness guest; only its QEMU was started by libvirt.
 	r.Machine = &harness.Machine{Process: daemon.Process, Agent: agent, Console: console}
 	_, _, err = r.Ready(e.ctx)
 	e.must(err)
@@ -64,13 +64,13 @@ func TestPromoteLibvirt(t *testing.T) {
 	e.run(r.Machine, fmt.Sprintf(startLoad, "delete", "/dev/vdb", "/dev/vdc"))
 
 	options := []string{"--libvirt", daemon.URI, "--domain", root, "--timeout", "60s"}
-	tags := e.promoteAll(r, n, []way{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
+	tags := e.promoteAll(r, n, []quiesceMode{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
 		t.Helper()
 		if state := virsh("domstate", root); state != "running" {
 			t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
 		}
 	})
-	// libvirt's own view of the agent and the monitor is not disturbed.
+	// libvirt's own use of the agent and the monitor is not disturbed.
 	virsh("domfsfreeze", root)
 	virsh("domfsthaw", root)
 	virsh("suspend", root)

@@ -22,8 +22,8 @@ import (
 	"cowblk/integration/harness"
 )
 
-// countPromotions is how often each way of quiescing is used: usual times, or as
-// often as COWBLK_PROMOTIONS says, for which the test gets more time.
+// countPromotions returns how often to promote in each mode: usual, or $COWBLK_PROMOTIONS, for
+// which it extends the test's time limit.
 func (e *env) countPromotions(usual int) int {
 	e.Helper()
 	s := os.Getenv("COWBLK_PROMOTIONS")
@@ -40,17 +40,17 @@ func (e *env) countPromotions(usual int) int {
 	return n
 }
 
-// way is how a test has the guest quiesced.
-type way struct {
+// quiesceMode is a way to quiesce the guest.
+type quiesceMode struct {
 	mode    string
-	options []string // of "cowblk promote"
+	options []string // for "cowblk promote"
 }
 
-// promoteAll promotes n times in each way while the workload runs, and logs what
-// that took. After each promotion it calls after, unless that is nil.
-func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []tagged {
+// promoteAll promotes n times in each way while the workload runs and logs the durations. It calls
+// after, unless nil, after each promotion.
+func (e *env) promoteAll(r *workloadGuest, n int, ways []quiesceMode, after func(mode string)) []promotion {
 	e.Helper()
-	var tags []tagged
+	var tags []promotion
 	for i := range n {
 		for _, w := range ways {
 			tags = append(tags, e.promote(r, fmt.Sprintf("%s-%02d", w.mode, i+1), w))
@@ -63,19 +63,19 @@ func (e *env) promoteAll(r *rig, n int, ways []way, after func(mode string)) []t
 	return tags
 }
 
-// tagged is one promotion that a test has made.
-type tagged struct {
+// promotion is a completed promotion.
+type promotion struct {
 	name, mode   string
-	acknowledged int           // last transaction committed when the command was started
-	took         time.Duration // the command, from start to end
+	acknowledged int           // last transaction committed before the command started
+	took         time.Duration // duration of the command
 	swap         float64       // microseconds
-	held         float64       // milliseconds
+	quiesced     float64       // milliseconds
 }
 
-// promote promotes the workload's disks, which are served, and remembers it.
-func (e *env) promote(r *rig, name string, w way) tagged {
+// promote promotes the workload's disks, which are being served, and returns the result.
+func (e *env) promote(r *workloadGuest, name string, w quiesceMode) promotion {
 	e.Helper()
-	t := tagged{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
+	t := promotion{name: name, mode: w.mode, acknowledged: e.acknowledged(r.Machine)}
 	var p struct {
 		Disks []struct {
 			Disk  string `json:"disk"`
@@ -91,14 +91,14 @@ func (e *env) promote(r *rig, name string, w way) tagged {
 	text, err := r.cowblk(append([]string{"--json"}, args...)...)
 	e.must(err)
 	e.must(json.Unmarshal([]byte(text), &p))
-	t.took, t.swap, t.held = time.Since(start), p.Swap, p.Held
+	t.took, t.swap, t.quiesced = time.Since(start), p.Swap, p.Held
 	if p.Tag != name || p.Quiesce != w.mode || len(p.Disks) != 2 || (p.Held > 0) != (w.mode != "none") {
 		e.Errorf("cowblk %s answered %+v", strings.Join(args, " "), p)
 	}
 	return t
 }
 
-// spread describes numbers.
+// spread formats the distribution of values.
 func spread(values []float64) string {
 	if len(values) == 0 {
 		return "none"
@@ -108,25 +108,25 @@ func spread(values []float64) string {
 	return fmt.Sprintf("median %.1f, 90 %% %.1f, longest %.1f", at(0.5), at(0.9), at(1))
 }
 
-// report logs what promotions took.
-func (e *env) report(tags []tagged) {
+// report logs the durations of promotions.
+func (e *env) report(tags []promotion) {
 	e.Helper()
 	for _, mode := range []string{"none", "guest", "pause"} {
-		var took, swap, held []float64
+		var took, swap, quiesced []float64
 		for _, t := range tags {
 			if t.mode == mode {
-				took, swap, held = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(held, t.held)
+				took, swap, quiesced = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(quiesced, t.quiesced)
 			}
 		}
 		if len(took) > 0 {
-			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest held %s ms", mode, len(took), spread(took), spread(swap), spread(held))
+			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest quiesced %s ms", mode, len(took), spread(took), spread(swap), spread(quiesced))
 		}
 	}
 }
 
-// export offers tags over NBD from a process of its own, as long as the test
-// lasts, and returns the URI of one.
-func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) string {
+// export starts a process that exports the tags over NBD until the test ends. It returns a function
+// that gives the URI of a tag.
+func (e *env) export(tags []promotion, disks ...string) func(disk, tag string) string {
 	e.Helper()
 	socket := filepath.Join(e.dir, "nbd-"+tags[0].name+".sock")
 	args := []string{"export", "--listen", "unix:" + socket}
@@ -143,14 +143,14 @@ func (e *env) export(tags []tagged, disks ...string) func(disk, tag string) stri
 	}
 }
 
-// copyOut returns what nbdcopy reads.
+// copyOut returns the bytes that nbdcopy reads from uri.
 func (e *env) copyOut(uri string) []byte {
 	e.Helper()
-	var out, said bytes.Buffer
+	var out, output bytes.Buffer
 	cmd := exec.CommandContext(e.ctx, "nbdcopy", uri, "-")
-	cmd.Stdout, cmd.Stderr = &out, &said
+	cmd.Stdout, cmd.Stderr = &out, &output
 	if err := cmd.Run(); err != nil {
-		e.Fatalf("nbdcopy %s: %v\n%s", uri, err, said.String())
+		e.Fatalf("nbdcopy %s: %v\n%s", uri, err, output.String())
 	}
 	return out.Bytes()
 }
@@ -160,26 +160,26 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// rig is a guest with the workload.
-type rig struct {
+// workloadGuest is a guest that runs the workload.
+type workloadGuest struct {
 	*harness.Machine
-	data, mark string // disks
+	data, mark string // disk names
 	servers    []*server
-	powerOff   func() error // leaves the disks, stopped, in the tests' store
+	powerOff   func() error // powers the guest off; the stopped disks are then in the suite's store
 
-	cowblk func(args ...string) (string, error) // where the disks are served
-	copy   func(tags []tagged) []copied         // while they are
+	cowblk func(args ...string) (string, error) // runs a command where the disks are served
+	copy   func(tags []promotion) []tagCopy     // reads tags while the disks are served
 }
 
-// copied is what nbdcopy reads from one tag of the workload's disks.
-type copied struct {
+// tagCopy is what nbdcopy reads from one tag of the workload's two disks.
+type tagCopy struct {
 	data string // SHA-256 of the whole disk
 	mark string // the start of the disk
 }
 
-// startWorkload boots a Debian with its guest agent, on a root of its own, and
-// starts the workload on two disks of one back-end process.
-func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *rig {
+// startWorkload boots a Debian with a guest agent, on a root disk of its own, and starts the
+// workload on two disks of one back-end process.
+func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string) *workloadGuest {
 	e.Helper()
 	r, sockets := e.workloadDisks(blockSize)
 	o.CPUs, o.MemoryMiB, o.Disks = 2, 768, sockets
@@ -193,31 +193,30 @@ func (e *env) startWorkload(o harness.MachineOptions, journal, blockSize string)
 	return r
 }
 
-// workloadDisks makes and serves a root and the workload's disks.
-func (e *env) workloadDisks(blockSize string) (r *rig, sockets []string) {
+// workloadDisks creates and serves a root disk and the workload's disks.
+func (e *env) workloadDisks(blockSize string) (r *workloadGuest, sockets []string) {
 	e.Helper()
-	r = &rig{
+	r = &workloadGuest{
 		data: e.disk("data", "--size", "32M", "--block-size", blockSize),
 		mark: e.disk("mark", "--size", "1M"),
 	}
 	r.cowblk = func(args ...string) (string, error) { return suite.store.Run(e.ctx, args...) }
-	r.copy = func(tags []tagged) []copied { return e.copyHere(r, tags) }
+	r.copy = func(tags []promotion) []tagCopy { return e.copyOnHost(r, tags) }
 	root := e.serve(e.disk("root", "--from", imageGolden))
 	both, sockets := e.serveAll(r.data, r.mark)
 	r.servers = []*server{root, both}
 	return r, append([]string{root.Socket}, sockets...)
 }
 
-// exportsAProcess is how many tags of each disk one process exports.
+// exportsAProcess is the number of tags of each disk that one process exports.
 const exportsAProcess = 20
 
-// copyTags reads every tag of the workload's disks over NBD. It returns the
-// digest of the data, and the transaction that was the last known to be
-// committed.
-func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks map[string]int) {
+// copyTags reads every tag of the workload's disks over NBD. It returns, by tag, the digest of data
+// and the last transaction recorded in mark.
+func (e *env) copyTags(r *workloadGuest, tags []promotion) (copies map[string]string, marks map[string]int) {
 	e.Helper()
 	copies, marks = map[string]string{}, map[string]int{}
-	// Each tag has its own stack, of as many open files as it has layers.
+	// Each tag opens a stack of its own: two files for each layer.
 	for tags := range slices.Chunk(tags, exportsAProcess) {
 		for i, c := range r.copy(tags) {
 			m, err := strconv.Atoi(strings.TrimRight(c.mark, " "))
@@ -228,12 +227,12 @@ func (e *env) copyTags(r *rig, tags []tagged) (copies map[string]string, marks m
 	return copies, marks
 }
 
-// copyHere copies tags of disks that are served on this machine.
-func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
+// copyOnHost reads tags of disks that are served on the host.
+func (e *env) copyOnHost(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	e.Helper()
 	uri := e.export(tags, r.data, r.mark)
 	for _, t := range tags {
-		all = append(all, copied{
+		all = append(all, tagCopy{
 			data: digest(e.copyOut(uri(r.data, t.name))),
 			mark: string(e.copyOut(uri(r.mark, t.name))[:512]),
 		})
@@ -241,59 +240,58 @@ func (e *env) copyHere(r *rig, tags []tagged) (all []copied) {
 	return all
 }
 
-// finish ends the workload, the guest and the back-ends, and adds the disks'
-// last state to the tags: a file system that was unmounted, thus as clean as a
-// frozen one.
-func (e *env) finish(r *rig, tags []tagged) []tagged {
+// finish ends the workload, the guest and the back-ends, and appends the final state of the disks
+// to the tags. That file system was unmounted: it is as clean as a frozen one.
+func (e *env) finish(r *workloadGuest, tags []promotion) []promotion {
 	e.Helper()
-	said := strings.Split(e.run(r.Machine, stopLoad), "\n")
-	last, err := strconv.Atoi(said[0])
+	output := strings.Split(e.run(r.Machine, stopLoad), "\n")
+	last, err := strconv.Atoi(output[0])
 	e.must(err)
-	e.Logf("%d transactions; fio: %s", last, strings.Join(said[1:], "; "))
+	e.Logf("%d transactions; fio: %s", last, strings.Join(output[1:], "; "))
 	e.must(r.powerOff())
 	for _, s := range r.servers {
-		e.halt(s)
+		e.stopServer(s)
 	}
 	e.cowblk("promote", r.data, r.mark, "--tag", "end")
-	return append(tags, tagged{name: "end", mode: "guest", acknowledged: last})
+	return append(tags, promotion{name: "end", mode: "guest", acknowledged: last})
 }
 
-// checkTags compares what fresh guests find in each tag with what was promised
-// to the guest that wrote it, with the other disk that was cut at the same
-// moment, and with what nbdcopy reads.
-func (e *env) checkTags(r *rig, qemu harness.QEMU, tags []tagged, copies map[string]string, marks map[string]int) {
+// checkTags compares the content that fresh guests find in each tag with three things: the
+// transactions acknowledged to the guest, the other disk promoted at the same moment, and the
+// copies made by nbdcopy.
+func (e *env) checkTags(r *workloadGuest, qemu harness.QEMU, tags []promotion, copies map[string]string, marks map[string]int) {
 	e.Helper()
 	before := 0
 	for i, c := range e.attachAll(qemu, r.data, tags) {
 		t := tags[i]
 		if c.last < t.acknowledged || c.last < before {
-			e.Errorf("%s (quiesce %s) holds transactions to %d; %d was acknowledged before the promotion, and %d is in the tag before it",
+			e.Errorf("%s (quiesce %s) has transactions up to %d; %d was acknowledged before the promotion, and %d is in the previous tag",
 				t.name, t.mode, c.last, t.acknowledged, before)
 		}
 		if m, ok := marks[t.name]; ok && (c.last < m || c.last > m+1) {
-			e.Errorf("%s (quiesce %s): one disk says that transaction %d is committed and no later one has begun; the other, cut at the same moment, holds %d",
+			e.Errorf("%s (quiesce %s): according to one disk transaction %d is committed and at most one later transaction has begun; the other, promoted at the same moment, has %d",
 				t.name, t.mode, m, c.last)
 		}
 		if sum, ok := copies[t.name]; ok && sum != c.sha256 {
 			e.Errorf("%s (quiesce %s): nbdcopy reads %s, the guest %s", t.name, t.mode, sum, c.sha256)
 		}
-		// An empty journal would mean that the file system was not in use.
+		// An empty journal would mean that the file system was idle.
 		if c.replay != (t.mode != "guest") {
 			e.Errorf("%s (quiesce %s): journal to replay: %t", t.name, t.mode, c.replay)
 		}
 		before = c.last
 	}
 	if before <= tags[0].acknowledged {
-		e.Errorf("nothing was committed after the first promotion, with %d transactions", before)
+		e.Errorf("no transaction was committed after the first promotion, which has %d", before)
 	}
 	e.Logf("%d tags, with up to %d transactions", len(tags), before)
 }
 
-// Promotions while the guest commits transactions: every tag, attached to a
-// fresh guest or read over NBD, is what it must be.
+// Promotions while the guest commits transactions. Every tag is consistent, both attached to a
+// fresh guest and read over NBD.
 func TestPromoteUnderLoad(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
-		// Blocks that are larger than the guest's: each new head is full of copy-ups.
+		// Blocks larger than the guest's: first writes into each new head are copy-ups.
 		journal, blockSize := "wal", "64K"
 		if name == harness.Debian12 {
 			journal, blockSize = "delete", "4K"
@@ -304,7 +302,7 @@ func TestPromoteUnderLoad(t *testing.T) {
 			n := e.countPromotions(6)
 			qemu := e.qemu(name)
 			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, journal, blockSize)
-			tags := e.promoteAll(r, n, []way{
+			tags := e.promoteAll(r, n, []quiesceMode{
 				{mode: "none"},
 				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}},
 			}, nil)

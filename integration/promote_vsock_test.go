@@ -13,13 +13,12 @@ import (
 	"cowblk/integration/harness"
 )
 
-// startVsock, in a guest whose vdb holds a tar of the programs, starts an agent
-// and a back-end that reach each other by AF_VSOCK, and makes /dev/nbd0 and
-// /dev/nbd1 of the back-end's disks. What makes them has them open all the time;
-// /dev/loop0 is the second as one that each writer is the last to close. The store
-// lies on a tmpfs, which is not frozen with the other file systems. The kernel
-// notes what is frozen and thawed (the agent thaws each until there is nothing to
-// thaw). Arguments: the disks, and the size of the first.
+// startVsock, in a guest whose vdb holds a tar of the programs, starts an agent and a back-end that
+// reach each other by AF_VSOCK, and attaches the back-end's disks to /dev/nbd0 and /dev/nbd1. The
+// attaching process keeps them open; /dev/loop0 over the second disk is closed by each writer. The
+// store lies on a tmpfs, which is not frozen with the other file systems. Kernel tracing records
+// freezes and thaws (the agent thaws a file system until nothing is left to thaw). Arguments: the
+// disks, and the size of the first.
 const startVsock = `
 set -e
 modprobe vsock_loopback
@@ -50,19 +49,19 @@ modprobe loop
 losetup --direct-io=on /dev/loop0 /dev/nbd1
 `
 
-// cowblkVsock runs a command there. Argument: its arguments.
-const cowblkVsock = `/run/cowblk --store /run/store %s 2>/run/said || { cat /run/said /run/serve.log; exit 1; }`
+// cowblkVsock runs a cowblk command in the guest. Argument: its arguments.
+const cowblkVsock = `/run/cowblk --store /run/store %s 2>/run/output || { cat /run/output /run/serve.log; exit 1; }`
 
-// frozenVsock says what became of the file systems since it was last run.
+// frozenVsock prints how many file systems were frozen and thawed since its last run.
 const frozenVsock = `
 cd /sys/kernel/tracing
 echo $(grep -c freeze: trace) frozen, $(grep -c failed=0 trace) thawed
 : >trace
 `
 
-// copyVsock reads tags with an NBD client, from the URIs that cowblk prints, and
-// prints each one's digest of the data disk and start of the other. Arguments:
-// the exports, data before mark, their number, and the size of data.
+// copyVsock reads tags with an NBD client, from the URIs that cowblk prints. It prints for each tag
+// the digest of the data disk and the start of the mark disk. Arguments: the exports (data before
+// mark), their number, and the size of data.
 const copyVsock = `
 set -e
 ulimit -n 65536 # each export opens all the layers of its tag
@@ -88,7 +87,7 @@ kill $!
 wait $!
 `
 
-// stopVsock ends the programs and writes the store to vdc, as a tar.
+// stopVsock ends the programs and writes the store to vdc as a tar.
 const stopVsock = `
 set -e
 losetup -d /dev/loop0
@@ -100,15 +99,15 @@ tar -C /run/store -S -cf /dev/vdc disks layers
 sync
 `
 
-// vsockData is the size of the data disk, in bytes: smaller than elsewhere, as
-// emulated processors copy it.
+// vsockData is the size of the data disk, in bytes. It is small because emulated processors copy
+// it.
 const vsockData = 16 << 20
 
-// storeSize is room for a store with a thousand layers of the workload, in bytes.
+// storeSize is the space for a store with a thousand layers of the workload, in bytes.
 const storeSize = 16 << 30
 
-// programs makes a file that holds a tar of what runs in the guest.
-func (e *env) programs() string {
+// programsTar makes a tar of the programs that run in the guest and returns its path.
+func (e *env) programsTar() string {
 	e.Helper()
 	root, err := harness.Root()
 	e.must(err)
@@ -138,10 +137,9 @@ func (e *env) serveFile(file string, options ...string) *server {
 	return e.watch(b)
 }
 
-// The agent and NBD by AF_VSOCK. A machine's own kernel rarely connects it to
-// itself, so both ends run in a guest that has the loopback for it, and so does
-// the workload, on disks of the back-end in the same guest. At its end the store
-// moves here.
+// The agent and NBD over AF_VSOCK. A host's kernel usually cannot connect to itself, so both ends
+// run in a guest that has the vsock loopback. The workload runs there, too, on the disks of that
+// back-end. At the end the store is copied to the host.
 func TestPromoteVsock(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -149,49 +147,49 @@ func TestPromoteVsock(t *testing.T) {
 	file := filepath.Join(e.dir, "store.raw")
 	e.must(os.WriteFile(file, nil, 0o600))
 	e.must(os.Truncate(file, storeSize))
-	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programs(), "--read-only"), e.serveFile(file)
+	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programsTar(), "--read-only"), e.serveFile(file)
 	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 1536,
 		Disks: []string{root.Socket, programs.Socket, store.Socket}})
-	r := &rig{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
+	r := &workloadGuest{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
 	e.run(m, fmt.Sprintf(startVsock, r.data, r.mark, vsockData))
 	e.run(m, fmt.Sprintf(startLoad, "delete", "/dev/nbd0", "/dev/loop0"))
 	r.cowblk = func(args ...string) (string, error) {
 		return m.Run(e.ctx, fmt.Sprintf(cowblkVsock, strings.Join(args, " ")))
 	}
-	r.copy = func(tags []tagged) []copied { return e.copyVsock(r, tags) }
+	r.copy = func(tags []promotion) []tagCopy { return e.copyVsock(r, tags) }
 	r.powerOff = func() error {
 		e.run(m, stopVsock)
 		e.must(m.PowerOff(e.ctx))
 		return exec.CommandContext(e.ctx, "tar", "-C", suite.store.Dir, "-xf", file).Run()
 	}
 
-	ways := []way{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
+	ways := []quiesceMode{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
 	tags := e.promoteAll(r, n, ways, func(mode string) {
 		t.Helper()
-		// This guest has two file systems that can be frozen: its root and the workload's.
+		// The guest has two file systems that can be frozen: its root and the workload's.
 		want := map[string]string{"none": "0 frozen, 0 thawed", "guest": "2 frozen, 2 thawed"}[mode]
-		if said := e.run(m, frozenVsock); said != want {
-			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, said)
+		if output := e.run(m, frozenVsock); output != want {
+			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, output)
 		}
 	})
 	copies, marks := e.copyTags(r, tags)
 	e.checkTags(r, e.qemu(harness.Debian12), e.finish(r, tags), copies, marks)
 }
 
-// copyVsock is copyHere in the guest.
-func (e *env) copyVsock(r *rig, tags []tagged) (all []copied) {
+// copyVsock reads tags as copyOnHost does, in the guest.
+func (e *env) copyVsock(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	e.Helper()
 	var exports []string
 	for _, t := range tags {
 		exports = append(exports, r.data+"@"+t.name, r.mark+"@"+t.name)
 	}
-	said := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
-	for line := range strings.Lines(said) {
+	output := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
+	for line := range strings.Lines(output) {
 		data, mark, _ := strings.Cut(strings.TrimSpace(line), " ")
-		all = append(all, copied{data: data, mark: mark})
+		all = append(all, tagCopy{data: data, mark: mark})
 	}
 	if len(all) != len(tags) {
-		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), said)
+		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), output)
 	}
 	return all
 }

@@ -11,22 +11,21 @@ import (
 	"cowblk/integration/harness"
 )
 
-// Which QEMU a test runs on. TestEveryQEMU boots a guest on every one and goes
-// through everything that concerns the protocol, in a minute. The long tests each
-// run on the QEMUs that they name: each QEMU is named by some of them, Debian 13's
-// by most, because it is the one of today. With qemusEnv set to "all"
-// ("make test-qemus") all of them run on all.
+// The QEMUs that a test runs on. TestEveryQEMU runs a guest on every QEMU and takes it through
+// every part of the protocol, in a minute. Each long test names the QEMUs that it runs on; every
+// QEMU is named by some test, that of Debian 13, the current release, by most. With $COWBLK_QEMUS
+// set to "all" ("make test-qemus") all tests run on all QEMUs.
 const qemusEnv = "COWBLK_QEMUS"
 
-// everyQEMU is the releases of Debian whose QEMU is tried, oldest first.
+// everyQEMU returns the releases of Debian whose QEMU is tested, oldest first.
 func everyQEMU() []string {
 	return []string{harness.Debian12, harness.Debian12Backports, harness.Debian13, harness.DebianUnstable}
 }
 
-// onAll says whether every test runs on every QEMU.
+// onAll reports whether every test runs on every QEMU.
 func onAll() bool { return os.Getenv(qemusEnv) == "all" }
 
-// onQEMUs is what a test runs on: usual, or all.
+// onQEMUs returns the releases that a test runs on: usual, or all.
 func onQEMUs(usual ...string) []string {
 	if onAll() {
 		return everyQEMU()
@@ -34,15 +33,15 @@ func onQEMUs(usual ...string) []string {
 	return usual
 }
 
-// findQEMUs fills suite.qemus. Debian unstable may be between two states in which
-// nothing can be unpacked. What needs it is skipped then, unless all was asked for.
+// findQEMUs fills suite.qemus. Debian unstable can be in a state in which its packages cannot be
+// unpacked. Its tests are then skipped, unless all QEMUs were requested.
 func findQEMUs(ctx context.Context) error {
 	suite.qemus = map[string]harness.QEMU{}
 	for _, name := range everyQEMU() {
 		q, err := harness.FindQEMU(ctx, name)
 		if errors.Is(err, harness.ErrUnavailable) && !onAll() {
-			suite.lacks = err
-			fmt.Fprintf(os.Stderr, "QEMU of %s: its tests are skipped: %v\n", name, err)
+			suite.unavailable = err
+			fmt.Fprintf(os.Stderr, "QEMU of %s: tests are skipped: %v\n", name, err)
 			continue
 		}
 		if err != nil {
@@ -54,12 +53,12 @@ func findQEMUs(ctx context.Context) error {
 	return nil
 }
 
-// qemu is the QEMU of a release. It ends the test if that cannot be had.
+// qemu returns the QEMU of a release. It skips or ends the test if there is none.
 func (e *env) qemu(debian string) harness.QEMU {
 	e.Helper()
 	q, ok := suite.qemus[debian]
 	if !ok {
-		e.Skipf("QEMU of %s cannot be unpacked at the moment: %v", debian, suite.lacks)
+		e.Skipf("QEMU of %s cannot be unpacked at present: %v", debian, suite.unavailable)
 	}
 	return q
 }

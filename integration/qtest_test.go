@@ -17,10 +17,10 @@ import (
 	"cowblk/integration/harness"
 )
 
-// storageDaemon is a program that qtest starts instead of qemu-storage-daemon,
-// with the same arguments: --blockdev driver=file,…,filename=FILE and
-// --export type=vhost-user-blk,…,addr.str=FD,…,num-queues=N for each disk. It
-// serves disks of one layer over FILE until SIGTERM. Arguments: cowblk.
+// storageDaemon is a script that qtest starts instead of qemu-storage-daemon, with the same
+// arguments: --blockdev driver=file,…,filename=FILE and --export
+// type=vhost-user-blk,…,addr.str=FD,…,num-queues=N for each disk. It serves disks of one layer over
+// FILE until SIGTERM. Argument: the cowblk binary.
 const storageDaemon = `#!/bin/sh
 set -e
 store=$(mktemp -d "$PWD/store.XXXXXX")
@@ -47,21 +47,20 @@ done
 while :; do wait $pids; done
 `
 
-// qtests are the tests of a vhost-user-blk device in QEMU's own suite.
+// qtests returns the paths of the vhost-user-blk tests in QEMU's own suite.
 func qtests() []string {
 	return []string{"basic", "hotplug", "idx", "indirect", "multiqueue", "nxvirtq"}
 }
 
-// QEMU's own tests of a vhost-user-blk device, with cowblk in the place of
-// qemu-storage-daemon. The tests and a QEMU that they can drive are built from
-// Debian 13's source package. That takes ten minutes, so this is part of "make
-// test-qemus" only.
+// QEMU's own tests of a vhost-user-blk device, with cowblk in place of qemu-storage-daemon. The
+// tests and a QEMU for them are built from Debian 13's source package. That takes ten minutes, so
+// this test is part of "make test-qemus" only.
 func TestQTests(t *testing.T) {
 	if !onAll() {
 		t.Skipf("%s is not \"all\": building QEMU's tests takes ten minutes; make test-qemus runs this", qemusEnv)
 	}
 	e := newEnv(t)
-	q, err := harness.NewQTest(context.Background()) // the build may take longer than a test
+	q, err := harness.NewQTest(context.Background()) // the build may take longer than a test may
 	e.must(err)
 	daemon := filepath.Join(e.dir, "storage-daemon")
 	e.must(os.WriteFile(daemon, fmt.Appendf(nil, storageDaemon, suite.store.Binary), 0o755))
@@ -74,7 +73,7 @@ func TestQTests(t *testing.T) {
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // a test that aborts leaves its back-end
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // a test that aborts leaves its back-end running
 			t.Errorf("qos-test %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 		return string(out)

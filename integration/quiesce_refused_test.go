@@ -10,14 +10,14 @@ import (
 	"cowblk/integration/harness"
 )
 
-// idleDomain is a domain without disks, which has nothing to boot.
+// idleDomain is a domain without disks, with nothing to boot.
 const idleDomain = `<domain type='qemu'><name>NAME</name><memory unit='MiB'>16</memory><os><type arch='x86_64' machine='q35'>hvm</type></os>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>CHANNEL<memballoon model='none'/></devices></domain>`
 
 const agentChannel = `<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`
 
-// What libvirt refuses before it asks a guest has frozen nothing: at once there is an error and no record, and the next
-// promotion works.
+// libvirt refuses a freeze before it asks the guest. The promotion fails at once and leaves no
+// quiesce record; the next promotion succeeds.
 func TestQuiesceRefusedByLibvirt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -40,17 +40,17 @@ func TestQuiesceRefusedByLibvirt(t *testing.T) {
 	define("mute", agentChannel)
 	virsh("start", "noagent")
 	virsh("start", "mute")
-	for domain, says := range map[string]string{"none": "no domain", "off": "not running", "noagent": "not configured", "mute": "not connected"} {
+	for domain, want := range map[string]string{"none": "no domain", "off": "not running", "noagent": "not configured", "mute": "not connected"} {
 		began := time.Now()
 		out, err := suite.store.Run(e.ctx, "promote", name, "--tag", "t", "--quiesce", "guest", "--libvirt", daemon.URI, "--domain", domain, "--timeout", "2m")
-		if err == nil || !strings.Contains(err.Error(), says) {
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("domain %s: %s, %v", domain, out, err)
 		}
 		t.Logf("domain %s, after %s: %v", domain, time.Since(began).Round(time.Millisecond), err)
-		e.noteIsGone(name)
+		e.checkNoQuiesceRecord(name)
 	}
 	e.cowblk("promote", name, "--tag", "plain")
-	e.halt(served)
+	e.stopServer(served)
 	if log := served.Output(); strings.Contains(log, "level=ERROR") {
 		t.Errorf("the daemon's log:\n%s", log)
 	}

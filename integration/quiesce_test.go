@@ -13,24 +13,23 @@ import (
 	"cowblk/integration/harness"
 )
 
-// A guest that runs is paused for the promotion and goes on; one that was
-// paused already stays so.
+// A running guest is paused for the promotion and continued after it; a paused guest stays paused.
 func TestPromotePaused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	n := e.countPromotions(3)
 	qemu := e.qemu(harness.Debian12Backports)
-	monitor := filepath.Join(e.dir, "second.qmp") // QEMU serves one client a monitor
+	monitor := filepath.Join(e.dir, "second.qmp") // a QEMU monitor serves one client at a time
 	r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick,
 		Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"}}, "wal", "4K")
 	options := []string{"--qmp", "unix:" + monitor}
-	tags := e.promoteAll(r, n, []way{{"pause", options}}, func(string) {
+	tags := e.promoteAll(r, n, []quiesceMode{{"pause", options}}, func(string) {
 		t.Helper()
 		e.must(r.Event(e.ctx, "STOP", nil))
 		e.must(r.Event(e.ctx, "RESUME", nil))
 	})
 
-	still := tagged{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
+	still := promotion{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
 	e.must(r.Command("stop", nil))
 	e.cowblk("promote", r.data, r.mark, "--tag", still.name, "--quiesce", "pause", options[0], options[1])
 	var state struct{ Status string }
@@ -44,31 +43,30 @@ func TestPromotePaused(t *testing.T) {
 	e.checkTags(r, qemu, e.finish(r, tags), copies, marks)
 }
 
-// holdUp stands between cowblk and the guest agent: it keeps back the agent's
-// answer to the first freeze, so that the guest is frozen as long as a test
-// wants to.
-type holdUp struct {
+// agentProxy is a proxy between cowblk and the guest agent. It delays the agent's answer to the first
+// freeze, so that the guest stays frozen until the test releases it.
+type agentProxy struct {
 	listener net.Listener
-	agent    string        // the socket that QEMU listens on
-	frozen   chan struct{} // closed when the answer is here
-	pass     chan struct{} // closed by the test, to hand it on
+	agent    string        // QEMU's listening socket
+	frozen   chan struct{} // closed when the agent's answer has arrived
+	release  chan struct{} // closed by the test, to forward the answer
 
 	once sync.Once
 	wg   sync.WaitGroup
 }
 
-func (e *env) holdUp(agent string) (h *holdUp, address string) {
+func (e *env) delayAgent(agent string) (h *agentProxy, address string) {
 	e.Helper()
-	path := filepath.Join(e.dir, "held-qga")
+	path := filepath.Join(e.dir, "proxy-qga")
 	l, err := net.Listen("unix", path)
 	e.must(err)
-	h = &holdUp{listener: l, agent: agent, frozen: make(chan struct{}), pass: make(chan struct{})}
+	h = &agentProxy{listener: l, agent: agent, frozen: make(chan struct{}), release: make(chan struct{})}
 	h.wg.Go(h.accept)
 	e.Cleanup(func() { l.Close(); h.wg.Wait() })
 	return h, "unix:" + path
 }
 
-func (h *holdUp) accept() {
+func (h *agentProxy) accept() {
 	for {
 		down, err := h.listener.Accept()
 		if err != nil {
@@ -79,15 +77,15 @@ func (h *holdUp) accept() {
 			down.Close()
 			continue
 		}
-		// Closed when the client is gone, which QEMU must see too: it takes the next
-		// client only then.
+		// Closed when the client has disconnected. QEMU must see the disconnection before it
+		// accepts the next client.
 		gone := make(chan struct{})
-		asked := make(chan struct{}, 1)
+		freezeRequested := make(chan struct{}, 1)
 		h.wg.Go(func() {
 			defer func() { close(gone); up.Close(); down.Close() }()
 			copyUntil(up, down, func(b []byte) {
 				if bytes.Contains(b, []byte("guest-fsfreeze-freeze")) {
-					asked <- struct{}{}
+					freezeRequested <- struct{}{}
 				}
 			})
 		})
@@ -95,10 +93,10 @@ func (h *holdUp) accept() {
 			defer down.Close()
 			copyUntil(down, up, func([]byte) {
 				select {
-				case <-asked:
+				case <-freezeRequested:
 					h.once.Do(func() { close(h.frozen) })
 					select {
-					case <-h.pass:
+					case <-h.release:
 					case <-gone:
 					}
 				default:
@@ -108,7 +106,7 @@ func (h *holdUp) accept() {
 	}
 }
 
-// copyUntil copies until an end fails, and shows each piece before it is written.
+// copyUntil copies until either end fails, and passes each piece to show before it writes it.
 func copyUntil(to, from net.Conn, show func([]byte)) {
 	buf := make([]byte, 4096)
 	for {
@@ -123,14 +121,13 @@ func copyUntil(to, from net.Conn, show func([]byte)) {
 	}
 }
 
-// Whoever is killed while the guest is frozen, the guest is thawed: by the
-// command that had asked for it, by the daemon that did it, or, when both are
-// dead, by the next daemon.
+// Whichever process is killed while the guest is frozen, the guest is thawed: by the daemon, by the
+// command that requested the freeze, or, if both are dead, by the next daemon.
 func TestKilledWhileFrozen(t *testing.T) {
 	for _, c := range []struct {
 		name            string
 		qemu            string
-		daemon, command bool // are killed
+		daemon, command bool // which are killed
 	}{
 		{"daemon", harness.Debian12, true, false},
 		{"command", harness.Debian13, false, true},
@@ -145,25 +142,27 @@ func TestKilledWhileFrozen(t *testing.T) {
 				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
 			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
 
-			held, address := e.holdUp(e.agentSocket())
+			proxy, address := e.delayAgent(e.agentSocket())
 			command, err := harness.StartProcess("cowblk promote", suite.store.Cmd("promote", data,
-				"--tag", "cut", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
+				"--tag", "during", "--quiesce", "guest", "--agent", address, "--timeout", "60s"))
 			e.must(err)
 			t.Cleanup(command.Kill)
 			select {
-			case <-held.frozen:
+			case <-proxy.frozen:
 			case <-command.Done():
-				t.Fatalf("cowblk promote has ended before the guest was frozen:\n%s", command.Output())
+				t.Fatalf("cowblk promote ended before the guest was frozen:\n%s", command.Output())
 			case <-e.ctx.Done():
 				t.Fatalf("the guest was not frozen: %v", e.ctx.Err())
 			}
-			// Whoever writes waits.
+			// Writers block in the kernel's mnt_want_write.
 			e.run(m, `
-				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & done
-				sleep 1
+				for fs in /mnt /root; do (echo during >$fs/during; echo $fs >>/run/written) </dev/null >/dev/null 2>&1 & writers="$writers $!"; done
+				for pid in $writers; do
+					until [ -e /run/written ] || grep -q want_write /proc/$pid/stack; do sleep 0.1; done
+				done
 				if [ -e /run/written ]; then echo "not frozen:"; cat /run/written; exit 1; fi`)
 			if c.daemon {
-				daemon.asked.Store(true)
+				daemon.stopping.Store(true)
 				daemon.Kill()
 			}
 			if c.command {
@@ -172,7 +171,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 			if c.daemon {
 				daemon = e.serve(data)
 			} else {
-				close(held.pass)
+				close(proxy.release)
 			}
 			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
 during" ]`)
@@ -180,31 +179,31 @@ during" ]`)
 				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon ended") {
 					t.Errorf("cowblk promote, whose daemon was killed, ended with: %v", err)
 				}
-				t.Logf("cowblk promote said: %s", command.Output())
+				t.Logf("output of cowblk promote: %s", command.Output())
 			}
-			// A dead daemon has not made the cut, which comes after the freeze. A live one
-			// whose client is gone may do either.
+			// A killed daemon has not promoted: the promotion follows the freeze. A live daemon
+			// whose client is gone may have done so or not.
 			layers := e.layers(data)
 			if layers > 2 || c.daemon && layers != 1 {
-				t.Errorf("the disk has %d layers after the promotion that failed", layers)
+				t.Errorf("the disk has %d layers after the failed promotion", layers)
 			}
-			// Everything is as before: the same again succeeds.
+			// The state is as before: the same promotion now succeeds.
 			if c.daemon {
-				close(held.pass)
+				close(proxy.release)
 			}
 			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
 			if now := e.layers(data); now != layers+1 {
-				t.Errorf("the disk had %d layers before the next promotion and has %d after it", layers, now)
+				t.Errorf("the disk had %d layers before the next promotion, and has %d after it", layers, now)
 			}
 			e.run(m, "echo after >/mnt/after && sync")
 			e.must(m.PowerOff(e.ctx))
-			e.halt(daemon)
-			e.noteIsGone(data)
+			e.stopServer(daemon)
+			e.checkNoQuiesceRecord(data)
 		})
 	}
 }
 
-// layers is how many layers a disk has.
+// layers returns the number of layers of a disk.
 func (e *env) layers(disk string) int {
 	e.Helper()
 	var info harness.Disk
@@ -212,9 +211,9 @@ func (e *env) layers(disk string) int {
 	return len(info.Usage)
 }
 
-// noteIsGone fails the test if the store still says that the disk's guest is
-// being quiesced: the next daemon would thaw a guest that nobody froze.
-func (e *env) noteIsGone(disk string) {
+// checkNoQuiesceRecord fails the test if the store still has a quiesce record of the disk: the next daemon
+// would thaw a guest that is not frozen.
+func (e *env) checkNoQuiesceRecord(disk string) {
 	e.Helper()
 	notes, err := filepath.Glob(filepath.Join(suite.store.Dir, "disks", disk, "quiesced*"))
 	e.must(err)

@@ -10,8 +10,7 @@ import (
 	"cowblk/integration/harness"
 )
 
-// The shortest way to a running guest: one command, and the guest's console is
-// where the command was typed.
+// "cowblk run" alone boots a guest and shows the guest's console on its own terminal.
 func TestRunFromTheTerminal(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -25,7 +24,7 @@ func TestRunFromTheTerminal(t *testing.T) {
 	p, err := harness.StartProcess("cowblk run", cmd)
 	e.must(err)
 	t.Cleanup(func() {
-		_ = p.Signal(os.Interrupt) // or its QEMU would live on
+		_ = p.Signal(os.Interrupt) // otherwise its QEMU would survive
 		_ = p.Wait(e.ctx)
 		p.Kill()
 	})

@@ -16,12 +16,12 @@ import (
 	"cowblk/integration/harness"
 )
 
-// suite is what all tests share; made once by TestMain and read-only afterwards.
+// suite is the state that all tests share: made once by TestMain, read-only afterwards.
 var suite struct {
-	golden harness.Golden
-	store  *harness.Store
-	qemus  map[string]harness.QEMU // by the release of Debian
-	lacks  error                   // why Debian unstable is not among them; nil: it is
+	golden      harness.Golden
+	store       *harness.Store
+	qemus       map[string]harness.QEMU // by release of Debian
+	unavailable error                   // why Debian unstable is missing; nil: it is there
 }
 
 // Names of the images in the shared store.
@@ -30,8 +30,7 @@ const (
 	imageBIOS   = "debian-12-bios" // the golden root, bootable by BIOS
 )
 
-// waitLimit bounds one test: emulated machines beside others on two busy cores
-// need a fraction of it.
+// waitLimit bounds one test. Emulated machines on two busy cores need a fraction of it.
 const waitLimit = 15 * time.Minute
 
 func TestMain(m *testing.M) {
@@ -81,7 +80,7 @@ func setUp(dir string) error {
 	return nil
 }
 
-// imagesUnchanged reads both images as they are after all tests.
+// imagesUnchanged verifies the content of both images after all tests.
 func imagesUnchanged() error {
 	for _, name := range []string{imageGolden, imageBIOS} {
 		if err := suite.store.CheckImage(context.Background(), name); err != nil {
@@ -91,10 +90,10 @@ func imagesUnchanged() error {
 	return nil
 }
 
-// env is what one test works with.
+// env is the environment of one test.
 type env struct {
 	*testing.T
-	ctx  context.Context // ends when a back-end dies unasked, or at the limit
+	ctx  context.Context // ends when a back-end dies unexpectedly, or at the limit
 	stop context.CancelCauseFunc
 	dir  string // for sockets
 }
@@ -133,13 +132,12 @@ func (e *env) cowblk(args ...string) string {
 	return out
 }
 
-// name makes a disk's name that no other test uses.
+// name returns a disk name that no other test uses.
 func (e *env) name(part string) string {
 	return strings.ToLower(strings.NewReplacer("/", "-", "#", "-", "_", "-").Replace(e.Name())) + "-" + part
 }
 
-// disk makes a disk of its own with these options of "cowblk create" and
-// returns its name.
+// disk creates a disk with these options of "cowblk create" and returns its name.
 func (e *env) disk(part string, options ...string) string {
 	e.Helper()
 	name := e.name(part)
@@ -147,10 +145,10 @@ func (e *env) disk(part string, options ...string) string {
 	return name
 }
 
-// server is a back-end whose end, unless the test asked for it, ends the test.
+// server is a back-end whose unexpected end fails the test.
 type server struct {
 	*harness.Backend
-	asked atomic.Bool // the test wants it to end
+	stopping atomic.Bool // the test expects it to end
 }
 
 // serve starts the back-end of a disk.
@@ -161,7 +159,7 @@ func (e *env) serve(name string) *server {
 	return e.watch(b)
 }
 
-// socket is where serve puts a disk's socket: short, for UNIX sockets' sake.
+// socket returns the path of a disk's socket. It is short: UNIX socket addresses have 108 bytes.
 func (e *env) socket(name string) string {
 	return filepath.Join(e.dir, name[strings.LastIndexByte(name, '-')+1:]+".sock")
 }
@@ -173,28 +171,28 @@ func (e *env) watch(b *harness.Backend) *server {
 		defer close(watching)
 		select {
 		case <-b.Done():
-			if !s.asked.Load() {
-				e.stop(fmt.Errorf("%s has ended unasked:\n%s", b.Name, b.Output()))
+			if !s.stopping.Load() {
+				e.stop(fmt.Errorf("%s ended unexpectedly:\n%s", b.Name, b.Output()))
 			}
 		case <-e.ctx.Done():
 		}
 	}()
 	e.Cleanup(func() {
-		s.asked.Store(true)
+		s.stopping.Store(true)
 		b.Kill()
 		<-watching
 	})
 	return s
 }
 
-// halt ends a back-end the way an operator does, and insists on a clean end.
-func (e *env) halt(s *server) {
+// stopServer ends a back-end by SIGTERM and fails the test unless the exit status is 0.
+func (e *env) stopServer(s *server) {
 	e.Helper()
-	s.asked.Store(true)
+	s.stopping.Store(true)
 	e.must(s.Stop(e.ctx))
 }
 
-// start runs a machine on sockets of this test's folder and ends it with the test.
+// start starts a machine with sockets in the test's directory and ends it with the test.
 func (e *env) start(o harness.MachineOptions) *harness.Machine {
 	e.Helper()
 	o.Dir, o.Golden = e.dir, suite.golden
@@ -204,10 +202,10 @@ func (e *env) start(o harness.MachineOptions) *harness.Machine {
 	return m
 }
 
-// emulatorTries is how often boot starts a machine whose QEMU fails by itself.
+// emulatorTries is how often boot starts a machine whose QEMU fails with harness.ErrEmulator.
 const emulatorTries = 3
 
-// boot is start, then waits for the guest.
+// boot starts a machine and waits until its guest is ready.
 func (e *env) boot(o harness.MachineOptions) *harness.Machine {
 	e.Helper()
 	for try := 1; ; try++ {
@@ -219,20 +217,20 @@ func (e *env) boot(o harness.MachineOptions) *harness.Machine {
 			continue
 		}
 		e.must(err)
-		e.greet(m, b, took)
+		e.logBoot(m, b, took)
 		return m
 	}
 }
 
-// ready waits for the next boot of a machine that runs.
+// ready waits for the next boot of a running machine.
 func (e *env) ready(m *harness.Machine) {
 	e.Helper()
 	b, took, err := m.Ready(e.ctx)
 	e.must(err)
-	e.greet(m, b, took)
+	e.logBoot(m, b, took)
 }
 
-func (e *env) greet(m *harness.Machine, b harness.Boot, took time.Duration) {
+func (e *env) logBoot(m *harness.Machine, b harness.Boot, took time.Duration) {
 	e.Helper()
 	e.Logf("%s: Linux %s ready %.1f s after QEMU's start", m, b.Kernel, took.Seconds())
 }

@@ -8,9 +8,9 @@ import (
 	"cowblk/integration/harness"
 )
 
-// A new process takes the disk of a working guest over from the old one, again and again, with a promotion in between:
-// the guest notices nothing.
-func TestTakenOverUnderFio(t *testing.T) {
+// A new process takes over the disk of a working guest from the old one, repeatedly, with a
+// promotion in between. The guest sees no error.
+func TestTakeoverUnderFio(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.DebianUnstable) {
 		t.Run("QEMU of "+name, func(t *testing.T) {
 			t.Parallel()
@@ -22,11 +22,11 @@ func TestTakenOverUnderFio(t *testing.T) {
 				Disks: []string{root.Socket, s.Socket}, ReconnectMS: 20})
 			e.run(m, killJobs)
 			for i := range 4 {
-				e.served(data, 100)
+				e.waitRequests(data, 100)
 				if i == 2 {
 					e.cowblk("promote", data, "--tag", "between")
 				}
-				s.asked.Store(true)
+				s.stopping.Store(true)
 				p, err := harness.StartProcess("back-end of "+data, suite.store.Cmd("serve", data, "--takeover"))
 				e.must(err)
 				next := e.watch(&harness.Backend{Process: p, Socket: s.Socket})
@@ -35,11 +35,11 @@ func TestTakenOverUnderFio(t *testing.T) {
 				}
 				s = next
 			}
-			e.served(data, 100)
+			e.waitRequests(data, 100)
 			t.Log(e.run(m, killEnd))
 			e.must(m.PowerOff(e.ctx))
-			e.halt(s)
-			e.halt(root)
+			e.stopServer(s)
+			e.stopServer(root)
 		})
 	}
 }

@@ -9,11 +9,10 @@ import (
 	"cowblk/integration/harness"
 )
 
-// verifyJobs works on five areas in a row. It writes to four of them at random,
-// in sizes of 512 bytes to 1 MiB, with fsyncs, from four processes on four
-// queues, and reads everything back, while a fifth process trims all of the
-// first area, which must hold zeros afterwards. Arguments: where the first area
-// starts, and the size of one, in MiB.
+// verifyJobs works on five areas in a row. Four processes on four queues write to four areas at
+// random offsets, in sizes of 512 bytes to 1 MiB, with fsyncs, and read everything back. A fifth
+// process trims all of the first area, which must hold zeros afterwards. Arguments: the offset of
+// the first area, and the size of each, in MiB.
 const verifyJobs = `
 at=%[1]d size=%[2]d
 cat >/tmp/verify.fio <<JOBS
@@ -52,11 +51,11 @@ grep -E 'groupid|issued rwts' /tmp/verify.out
 cmp -i $((at * 1048576)):0 -n $((size * 1048576)) /dev/vdb /dev/zero
 `
 
-// content is a digest of the part of the disk that the jobs write to.
+// content prints a digest of the part of the disk that the jobs write to.
 const content = `head -c %dM /dev/vdb | sha256sum`
 
-// fio finds what it wrote on a stack of three layers, each of which owns some of
-// it, over a base with a file system; also after a restart of the back-end.
+// fio verifies its data on a stack of three layers, each of which owns some of it, over a base with
+// a file system; also after a restart of the back-end.
 func TestVerifyOnThreeLayers(t *testing.T) {
 	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
 		area := 8 // MiB
@@ -78,7 +77,7 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 				work(m)
 				e.must(m.PowerOff(e.ctx))
 				for _, s := range servers {
-					e.halt(s)
+					e.stopServer(s)
 				}
 			}
 			var before string
@@ -101,7 +100,7 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 			}
 			for i, u := range info.Usage {
 				if u.Owned == 0 {
-					t.Errorf("layer %d owns nothing: the test does not test a stack", i+1)
+					t.Errorf("layer %d owns nothing: the test needs a stack", i+1)
 				}
 			}
 			session(func(m *harness.Machine) {

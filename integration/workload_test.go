@@ -14,18 +14,16 @@ import (
 
 // startLoad writes to two disks, data (of 16 MiB or more) and mark, until stopLoad.
 //
-// A database commits transactions that are numbered from 1. After each COMMIT
-// has returned, the number goes to the start of mark, and then to /run/acks:
-// what mark says at any instant has been committed before, and at most one
-// transaction more has been begun. Both disks cut at one instant must agree on
-// that. Beside the database, fio overwrites an area that it has filled before
-// and verifies it: every block of 4 KiB holds one of its checksums, whenever
-// one looks. (SQLite needs synchronous=EXTRA for a committed transaction to
-// survive a power cut in journal mode "delete".) Arguments: SQLite's journal
-// mode, "delete" or "wal", and the devices of data and mark.
+// A database commits transactions numbered from 1. After each COMMIT has returned, its number is
+// written to the start of mark, and then to /run/acks. At any instant the number in mark has been
+// committed, and at most one later transaction has begun. Two disks promoted at the same instant
+// must agree on this. Beside the database, fio overwrites an area that it has filled before and
+// verifies it: at any instant every 4 KiB block holds one of its checksums. (SQLite needs
+// synchronous=EXTRA for a committed transaction to survive a power cut in journal mode "delete".)
+// Arguments: SQLite's journal mode, "delete" or "wal", and the devices of data and mark.
 //
-// The number reaches mark when the last one to have it open closes it, so nobody
-// else may look at the disk whenever it has been written to, as udev does.
+// The number reaches mark at the last close of the device, so no other process may open the device
+// after a write, as udev does.
 const startLoad = `
 set -e
 if [ -d /run/systemd/system ]; then
@@ -78,8 +76,8 @@ done
 while [ ! -s /run/acks ]; do sleep 0.1; done
 `
 
-// stopLoad ends both writers, insists that neither has failed before, and
-// prints the last transaction that was acknowledged, and fio's passes.
+// stopLoad ends both writers, fails if either had failed before, and prints the last acknowledged
+// transaction and the number of fio's passes.
 const stopLoad = `
 if grep -q ended /run/commit.result; then cat /run/commit.result; exit 1; fi
 touch /run/stop
@@ -91,36 +89,35 @@ head -n 1 /run/verify.result
 umount /mnt
 `
 
-// checkTag is a shell function for a fresh guest: check DEVICE MODE prints one
-// line about a disk that holds what the workload has written: SHA-256 of the
-// device before anything else touches it, whether the journal needs to be
-// replayed, and the database's answers: count, least and greatest transaction,
-// bodies that are wrong, result of the integrity check. MODE guest: the file
-// system must be clean as it is; others: after its journal was replayed.
+// checkTag is a shell function for a fresh guest. "check DEVICE MODE" prints one line about a disk
+// of the workload: SHA-256 of the device before any other access, whether the journal needs a
+// replay, and the database's answers: count, least and greatest transaction, number of wrong
+// bodies, result of the integrity check. In MODE guest the file system must be clean without a
+// replay; in others, after it.
 const checkTag = `
-fail() { echo "$1: $2"; cat /run/said; exit 1; }
+fail() { echo "$1: $2"; cat /run/output; exit 1; }
 check() {
 	sum=$(sha256sum <$1)
-	dumpe2fs -h $1 >/run/said 2>&1 || fail $1 dumpe2fs
+	dumpe2fs -h $1 >/run/output 2>&1 || fail $1 dumpe2fs
 	replay=clean
-	grep -q 'features:.*needs_recovery' /run/said && replay=replay
+	grep -q 'features:.*needs_recovery' /run/output && replay=replay
 	if [ $2 = guest ]; then
 		[ $replay = clean ] || fail $1 "frozen, but its journal is not empty"
-		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck of what was frozen"
+		fsck.ext4 -f -n $1 >/run/output 2>&1 || fail $1 "fsck of the frozen file system"
 	else
 		mount -t ext4 $1 /mnt && umount /mnt || fail $1 "mounting, which replays the journal"
-		fsck.ext4 -f -n $1 >/run/said 2>&1 || fail $1 "fsck after replaying the journal"
+		fsck.ext4 -f -n $1 >/run/output 2>&1 || fail $1 "fsck after replaying the journal"
 	fi
 	mount -t ext4 $1 /mnt
 	answer=$(sqlite3 -separator ' ' /mnt/db "SELECT count(*), min(n), max(n), sum(body <> printf('%0120d', n)) FROM t; PRAGMA integrity_check;" 2>&1)
-	fio --output=/run/said --name=check --filename=/mnt/area --size=4M --rw=read --bs=4k --verify=crc32c --verify_fatal=1 >/run/err 2>&1 || {
-		cat /run/err >>/run/said; fail $1 "fio's area"; }
+	fio --output=/run/output --name=check --filename=/mnt/area --size=4M --rw=read --bs=4k --verify=crc32c --verify_fatal=1 >/run/err 2>&1 || {
+		cat /run/err >>/run/output; fail $1 "fio's area"; }
 	umount /mnt
 	echo $1 ${sum%% *} $replay $answer
 }
 `
 
-// acknowledged is the last transaction that the guest has been told is committed.
+// acknowledged returns the last transaction whose COMMIT has returned in the guest.
 func (e *env) acknowledged(m *harness.Machine) int {
 	e.Helper()
 	n, err := strconv.Atoi(e.run(m, "tail -n 1 /run/acks"))
@@ -128,16 +125,16 @@ func (e *env) acknowledged(m *harness.Machine) int {
 	return n
 }
 
-// contents is what a fresh guest says about one disk.
-type contents struct {
+// tagContents is a fresh guest's report on one disk.
+type tagContents struct {
 	sha256 string
 	replay bool // the journal was not empty
 	last   int  // transaction
 }
 
-// parseContents takes a line of checkTag apart, and returns an error unless the
-// database is sound and holds every transaction from 1 to the last.
-func parseContents(line string) (c contents, err error) {
+// parseContents parses a line of checkTag. It returns an error unless the database is sound and
+// holds every transaction from 1 to the last.
+func parseContents(line string) (c tagContents, err error) {
 	f := strings.Fields(line)
 	if len(f) != 8 {
 		return c, fmt.Errorf("the check printed %q", line)
@@ -167,9 +164,8 @@ func (e *env) serveAll(names ...string) (*server, []string) {
 	return e.watch(b), sockets
 }
 
-// manyDisks are arguments of QEMU for more disks than the harness has hot-plug
-// ports. The guest names them in this order, which would not be so if others
-// were behind a port.
+// manyDisks returns QEMU arguments for more disks than the harness has hot-plug ports. All are on
+// the root bus, so the guest names them in this order; disks behind ports would come out of order.
 func manyDisks(sockets []string) (args []string) {
 	for i, socket := range sockets {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=many%d,path=%s", i, socket),
@@ -178,14 +174,14 @@ func manyDisks(sockets []string) (args []string) {
 	return args
 }
 
-// disksABoot is how many tags a fresh guest checks at once: vdb to vdz.
+// disksABoot is the number of tags that a fresh guest checks at once: vdb to vdz.
 const disksABoot = 25
 
-// attachAll attaches every tag of disk, each through a disk of its own made from
-// it, to fresh guests, and returns what those say about them.
-func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []contents {
+// attachAll creates a disk from every tag, attaches these to fresh guests, and returns the guests'
+// reports.
+func (e *env) attachAll(qemu harness.QEMU, disk string, tags []promotion) []tagContents {
 	e.Helper()
-	var all []contents
+	var all []tagContents
 	for len(tags) > 0 {
 		n := min(len(tags), disksABoot)
 		all = append(all, e.attach(qemu, disk, tags[:n])...)
@@ -194,7 +190,7 @@ func (e *env) attachAll(qemu harness.QEMU, disk string, tags []tagged) []content
 	return all
 }
 
-func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
+func (e *env) attach(qemu harness.QEMU, disk string, tags []promotion) []tagContents {
 	e.Helper()
 	root := e.disk("fresh-"+tags[0].name, "--from", imageGolden)
 	names := []string{root}
@@ -212,11 +208,11 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	lines := strings.Split(e.run(m, script), "\n")
 	e.Logf("%d tags checked in %.0f s", len(tags), time.Since(start).Seconds())
 	e.must(m.PowerOff(e.ctx))
-	e.halt(s)
+	e.stopServer(s)
 	if len(lines) != len(tags) {
 		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), strings.Join(lines, "\n"))
 	}
-	var all []contents
+	var all []tagContents
 	for i, line := range lines {
 		c, err := parseContents(line)
 		if err != nil {
@@ -230,16 +226,16 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []tagged) []contents {
 	return all
 }
 
-// agentPort gives a machine the guest agent's virtio-serial port.
+// agentPort returns QEMU arguments for the guest agent's virtio-serial port.
 func agentPort(path string) []string {
 	return []string{"-device", "virtio-serial-pci", "-chardev", "socket,id=qga,server=on,wait=off,path=" + path,
 		"-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"}
 }
 
-// agentSocket is where a test's guest agent is reached.
+// agentSocket returns the path of the guest agent's socket.
 func (e *env) agentSocket() string { return filepath.Join(e.dir, "qga") }
 
-// startAgent starts the guest agent where there is no systemd to do it.
+// startAgent starts the guest agent in a guest without systemd.
 const startAgent = `
 set -e
 modprobe virtio_console

@@ -1,12 +1,11 @@
 #!/bin/bash
-# The Go benchmarks of a git revision beside those of the working tree, in turn,
-# by benchstat:
+# Compares the Go benchmarks of a git revision and of the working tree, run in turn,
+# with benchstat:
 #
 #   integration/bench/compare.sh REF [BENCH [PACKAGE...]]
 #
-# COUNT (6) samples of BENCHTIME (200ms) each. Packages that the revision does not
-# have are left out there. The revision is checked out in a worktree of its own,
-# which is removed afterwards.
+# It takes COUNT (6) samples of BENCHTIME (200ms) each. Packages that the revision
+# lacks are omitted there. The revision is checked out in a temporary worktree.
 set -euo pipefail
 
 ref=${1:?usage: $0 REF [BENCH [PACKAGE...]]}
@@ -27,7 +26,7 @@ trap 'git -C "$top" worktree remove --force "$work/tree" 2>/dev/null || true; rm
 trap 'exit 130' INT TERM HUP
 git -C "$top" worktree add --quiet --detach "$work/tree" "$commit"
 
-# Test binaries are made once, so that nothing is compiled between samples.
+# Test binaries are built once, so that nothing is compiled between samples.
 compile() { # TREE NAME PATTERN...
     local tree=$1 name=$2 package
     shift 2

@@ -1,12 +1,12 @@
-// Command bench measures cowblk beside others:
+// Command bench measures cowblk beside other programs:
 //
 //	compare  beside qemu-storage-daemon, fio and memcpy
-//	promote  how long requests wait for a promotion, and for a snapshot of QEMU's
+//	promote  how long requests wait for a promotion, and for a QEMU snapshot
 //	reopen   opening after kills, takeovers and writes, beside another cowblk
 //	scale    system calls and time in large stores, beside another cowblk
 //	bonnie   bonnie++ in guests
 //
-// "bench NAME -help" lists the options. The packages of these names say what is measured and how.
+// "bench NAME -help" lists the options. The packages of these names describe their methods.
 package main
 
 import (
@@ -31,8 +31,8 @@ var benchmarks = map[string]func(ctx context.Context, args []string) error{
 	"compare": compare.Main, "promote": promote.Main, "reopen": reopen.Main, "scale": scale.Main, "bonnie": bonnie.Main,
 }
 
-// Children are killed when the thread that made them ends (see package harness): this goroutine makes
-// all of them, on the thread that lives longest.
+// The kernel kills a child when the thread that created it ends (see package harness). This
+// goroutine creates all children, so it keeps the main thread.
 func init() { runtime.LockOSThread() }
 
 func main() {

@@ -1,5 +1,4 @@
-// Command demo is the narrated tour behind "make demo": a golden Debian image,
-// two disks on top of it, two guests that write, stop, start again and find
-// what they wrote, and nothing of the other's. It fails when any of that does
-// not hold.
+// Command demo is the narrated tour behind "make demo": a golden Debian image, two disks on top of
+// it, and two guests that write, stop and start again. Each guest must find its own files and none
+// of the other's; otherwise the command fails.
 package main

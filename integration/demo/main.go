@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-// tour is what its steps share.
+// tour is the state that the steps share.
 type tour struct {
 	*narrator
 	store  *harness.Store
@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	for _, name := range []string{"left", "right"} {
 		t.guests = append(t.guests, &guest{name: name, socket: filepath.Join(dir, name+".sock")})
 	}
-	for _, step := range []func(context.Context) error{t.prepare, t.layers, t.serveAndWrite, t.again, t.summary} {
+	for _, step := range []func(context.Context) error{t.prepare, t.importAndCreate, t.serveAndWrite, t.secondBoot, t.summary} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// cowblk runs a command in view of the reader and shows what it prints.
+// cowblk prints a command, runs it, and prints its output.
 func (t *tour) cowblk(ctx context.Context, args ...string) error {
 	t.command(args...)
 	out, err := t.store.Run(ctx, args...)
@@ -72,8 +72,8 @@ func (t *tour) prepare(ctx context.Context) (err error) {
 	return nil
 }
 
-func (t *tour) layers(ctx context.Context) error {
-	t.title("Import it, and put two disks on top")
+func (t *tour) importAndCreate(ctx context.Context) error {
+	t.title("Import it and create two disks on top")
 	if err := t.cowblk(ctx, "import", "--sha256", t.golden.QCOW2, image); err != nil {
 		return err
 	}
@@ -86,28 +86,28 @@ func (t *tour) layers(ctx context.Context) error {
 }
 
 func (t *tour) serveAndWrite(ctx context.Context) error {
-	t.title("Boot a guest from each disk over vhost-user-blk (emulated processors: be patient)")
+	t.title("Boot a guest from each disk over vhost-user-blk (slow: processors are emulated)")
 	return t.session(ctx, func(g *guest) error {
 		if err := g.write(ctx); err != nil {
 			return err
 		}
-		t.say("%s wrote 32 MiB and a note, and synced", g.name)
+		t.say("%s wrote and synced 32 MiB and a note", g.name)
 		return nil
 	})
 }
 
-func (t *tour) again(ctx context.Context) error {
+func (t *tour) secondBoot(ctx context.Context) error {
 	t.title("New back-ends, new machines, the same disks")
 	return t.session(ctx, func(g *guest) error {
-		if err := g.find(ctx); err != nil {
+		if err := g.checkFiles(ctx); err != nil {
 			return err
 		}
-		t.say("%s found its files unharmed, and none of the other's", g.name)
+		t.say("%s found its own files unchanged, and none of the other's", g.name)
 		return nil
 	})
 }
 
-// session serves the disks, boots both guests, does work in each, and shuts all down.
+// session serves the disks, boots both guests, runs work for each, and shuts everything down.
 func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 	for _, g := range t.guests {
 		t.command("serve", g.name, "--socket-path", g.socket, "&")
@@ -122,7 +122,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 		}
 	}
 	for _, g := range t.guests {
-		b, err := g.up(ctx)
+		b, err := g.waitReady(ctx)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 		}
 	}
 	for _, g := range t.guests {
-		if err := g.off(ctx); err != nil {
+		if err := g.shutDown(ctx); err != nil {
 			return err
 		}
 	}
@@ -143,7 +143,7 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 }
 
 func (t *tour) summary(ctx context.Context) error {
-	t.title("What is there now")
+	t.title("The result")
 	if err := t.cowblk(ctx, "tree"); err != nil {
 		return err
 	}

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// lastLines is how much of a script's output an error repeats.
+// lastLines is the number of lines of a script's output that an error includes.
 const lastLines = 60
 
-// end returns the last lines of a script's output.
-func end(output string) string {
+// lastOutput returns the last lines of a script's output.
+func lastOutput(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	return strings.Join(lines[max(0, len(lines)-lastLines):], "\n")
 }
@@ -23,22 +23,22 @@ func end(output string) string {
 // ErrScript reports a guest script that ended with a status other than 0.
 var ErrScript = errors.New("script failed in the guest")
 
-// Boot is one start of the guest's system as its agent reported it.
+// Boot is one start of the guest's system, as its agent reported it.
 type Boot struct {
 	Kernel string
-	Uptime time.Duration // the guest's own clock, since its kernel started
+	Uptime time.Duration // since the guest's kernel started, by the guest's clock
 }
 
-// Agent runs scripts in the guest over its second serial port; the protocol is
-// described in artefacts/golden/agent, its other end.
+// Agent runs scripts in the guest over its second serial port. The guest's end,
+// artefacts/golden/agent, describes the protocol.
 type Agent struct {
 	port  *Port
 	boots chan Boot
 
 	mu     sync.Mutex
 	id     int
-	output []string    // of the script that runs
-	result chan result // of the script that runs; nil when none does
+	output []string    // of the running script
+	result chan result // of the running script; nil: none runs
 }
 
 type result struct {
@@ -46,9 +46,9 @@ type result struct {
 	status int
 }
 
-// ListenAgent creates the socket for the port's other end.
+// ListenAgent creates the socket for the host's end of the port.
 func ListenAgent(path string) (*Agent, error) {
-	// More boots than any test lets pass unread.
+	// The capacity is more than the boots of any test.
 	a := &Agent{boots: make(chan Boot, 1024)}
 	port, err := ListenPort(path, a.line)
 	if err != nil {
@@ -59,7 +59,7 @@ func ListenAgent(path string) (*Agent, error) {
 }
 
 func (a *Agent) line(s string) {
-	// A reset in the middle of a line glues the next boot's greeting to it.
+	// A reset in the middle of a line joins that line and the next boot's greeting.
 	if i := strings.Index(s, "@ready "); i >= 0 {
 		a.ready(strings.Fields(s[i:]))
 		return
@@ -93,11 +93,11 @@ func (a *Agent) ready(f []string) {
 	}
 	select {
 	case a.boots <- Boot{Kernel: f[1], Uptime: time.Duration(seconds * float64(time.Second))}:
-	default: // nobody reads them: the oldest 1,024 will do
+	default: // nobody reads the channel: keep the oldest 1,024
 	}
 }
 
-// Send starts a script and does not wait: for those that end the machine.
+// Send starts a script and does not wait for its end. It serves scripts that end the machine.
 func (a *Agent) Send(script string) error {
 	_, err := a.start(script)
 	return err
@@ -115,9 +115,9 @@ func (a *Agent) start(script string) (<-chan result, error) {
 	return ch, err
 }
 
-// Run runs a shell script in the guest and returns what it printed, without the
-// final line ends. A status other than 0 is ErrScript, with the output in the
-// message. One script at a time; the guest must have reported ready.
+// Run runs a shell script in the guest and returns its output without the final newlines. A status
+// other than 0 returns ErrScript with the output in the message. The guest must be ready, and only
+// one script may run at a time.
 func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 	ch, err := a.start(script)
 	if err != nil {
@@ -128,7 +128,7 @@ func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 		r.output = strings.TrimRight(r.output, "\n")
 		if r.status != 0 {
 			return r.output, fmt.Errorf("%w: status %d\n--- script\n%s\n--- output\n%s",
-				ErrScript, r.status, strings.TrimSpace(script), end(r.output))
+				ErrScript, r.status, strings.TrimSpace(script), lastOutput(r.output))
 		}
 		return r.output, nil
 	case <-ctx.Done():
@@ -137,11 +137,11 @@ func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 		a.result, a.output = nil, nil
 		a.mu.Unlock()
 		return partial, fmt.Errorf("waiting for a script in the guest: %w\n--- script\n%s\n--- output so far\n%s",
-			context.Cause(ctx), strings.TrimSpace(script), end(partial))
+			context.Cause(ctx), strings.TrimSpace(script), lastOutput(partial))
 	}
 }
 
-// Ready waits for the next boot that no call has returned yet.
+// Ready waits for the next boot that no earlier call has returned.
 func (a *Agent) Ready(ctx context.Context) (Boot, error) {
 	select {
 	case b := <-a.boots:
@@ -151,5 +151,5 @@ func (a *Agent) Ready(ctx context.Context) (Boot, error) {
 	}
 }
 
-// Close ends the port.
+// Close closes the port.
 func (a *Agent) Close() { a.port.Close() }

@@ -30,9 +30,9 @@ func Root() (string, error) {
 	}
 }
 
-// Artefact returns the directory of a shared file set ("golden", "bios", "quick",
-// "qemu-next", "bonnie" and others; see integration/artefacts/build), which is made first when the
-// cache does not have it. Concurrent callers wait for one build.
+// Artefact returns the directory of a shared file set ("golden", "bios", "quick", "qemu-next",
+// "bonnie" and others; see integration/artefacts/build). It builds the set first if the cache does
+// not have it. Concurrent callers wait for one build.
 func Artefact(ctx context.Context, name string) (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -48,14 +48,14 @@ func Artefact(ctx context.Context, name string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Golden is the Debian image of the tests and what boots it.
+// Golden is the Debian image of the tests and its boot files.
 type Golden struct {
 	Raw, QCOW2     string // the same disk in two formats
-	Kernel, Initrd string // Debian's own, for -kernel
-	Quick          string // initramfs of a guest without systemd
+	Kernel, Initrd string // Debian's kernel and initrd, for -kernel
+	Quick          string // initramfs for a guest without systemd
 }
 
-// NewGolden finds the golden image, built first when missing (about 90 s).
+// NewGolden returns the golden image. It builds the image if it is missing (about 90 s).
 func NewGolden(ctx context.Context) (Golden, error) {
 	image, err := Artefact(ctx, "golden")
 	if err != nil {

@@ -15,8 +15,8 @@ type Backend struct {
 	Socket string
 }
 
-// Serve starts "cowblk serve" for one disk on socket and waits until the socket
-// accepts. ctx bounds the start only.
+// Serve starts "cowblk serve" for one disk and waits until it listens on socket. ctx bounds the
+// start only.
 func (s *Store) Serve(ctx context.Context, name, socket string) (*Backend, error) {
 	return StartBackend(ctx, s.Cmd("serve", name, "--socket-path", socket), socket)
 }
@@ -34,8 +34,7 @@ func StartBackend(ctx context.Context, cmd *exec.Cmd, socket string) (*Backend, 
 	return &Backend{Process: p, Socket: socket}, nil
 }
 
-// waitListening waits until the process, or another of its choice, accepts
-// connections on socket.
+// waitListening waits until any process listens on socket; p may delegate to another process.
 func (p *Process) waitListening(ctx context.Context, socket string) error {
 	for {
 		ok, err := listening(socket)
@@ -59,8 +58,8 @@ func (p *Process) waitListening(ctx context.Context, socket string) error {
 // include/linux/net.h, in hexadecimal).
 const acceptsConnections = "00010000"
 
-// listening tells whether some process accepts connections on socket, without
-// connecting: a back-end would take that for a front-end.
+// listening reports whether a process listens on socket. It does not connect: the back-end would
+// take the connection for a front-end.
 func listening(socket string) (bool, error) {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {

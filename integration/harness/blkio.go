@@ -5,14 +5,13 @@ import (
 	"path/filepath"
 )
 
-// Blkio is Debian 13's clients of vhost-user-blk other than QEMU's guests, all by
-// libblkio.
+// Blkio is the set of Debian 13's vhost-user-blk clients that use libblkio.
 type Blkio struct {
 	QEMUImg, QEMUIO string // block driver virtio-blk-vhost-user
 	NBDKit, Plugin  string // nbdkit's blkio plugin
 }
 
-// NewBlkio finds them, unpacked first when missing (25 s).
+// NewBlkio returns the clients. It unpacks them if they are missing (25 s).
 func NewBlkio(ctx context.Context) (Blkio, error) {
 	dir, err := Artefact(ctx, "blkio")
 	if err != nil {
@@ -26,8 +25,8 @@ func NewBlkio(ctx context.Context) (Blkio, error) {
 	}, nil
 }
 
-// Image returns the block device of a back-end's socket as an option string for
-// --image-opts. The driver wants cache.direct.
+// Image returns an option string for --image-opts: the block device on a back-end's socket. The
+// driver requires cache.direct.
 func (Blkio) Image(socket string) string {
 	return "driver=raw,file.driver=virtio-blk-vhost-user,file.path=" + socket + ",file.cache.direct=on"
 }

@@ -1,15 +1,11 @@
-// Package harness drives real machines for the integration tests and the demo:
-// it builds what they share (artefact.go), runs processes it can always end
-// (process.go), calls the cowblk binary the way a person does (store.go), keeps
-// a vhost-user-blk back-end serving (backend.go), starts QEMU with disks on
-// such sockets (machine.go), and talks to the guest: console and script channel
-// over two serial ports (port.go, transcript.go, agent.go), monitor over QMP (monitor.go).
+// Package harness drives real machines for the integration tests and the demo. It builds the shared
+// files (artefact.go), runs processes and ends them reliably (process.go), calls the cowblk binary
+// from the command line (store.go), runs a vhost-user-blk back-end (backend.go), starts QEMU with
+// disks on its sockets (machine.go), and talks to the guest: console and script channel over two
+// serial ports (port.go, transcript.go, agent.go), monitor over QMP (monitor.go).
 //
-// Everything returns errors that carry the tail of what the failing party
-// printed, so that a test need not look for it, and nothing here knows package
-// testing.
+// Errors include the end of the failed party's output. The package does not import testing.
 //
-// Goroutines: one per process (waits for it), one per serial port (reads it),
-// one per monitor (keeps the events). Each ends when its process does; Close of
-// the owner waits for it.
+// Goroutines: one for each process (waits for it), one for each serial port (reads it), one for
+// each monitor (keeps the events). Each ends with its process; the owner's Close waits for it.
 package harness

@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// Libvirtd is a libvirt daemon of our own: it sees empty folders where the
-// machine's has its state, and everything that it starts ends with it.
+// Libvirtd is a private libvirt daemon: its state directories are empty and separate from the
+// machine's. Everything that it starts ends with it.
 type Libvirtd struct {
 	*Process
 	URI string
 }
 
-// libvirtdScript gives the daemon folders of its own, inside mount and PID
-// namespaces that nobody else sees. $1 is the folder of its socket.
+// libvirtdScript runs the daemon in mount and PID namespaces of its own, with its own state
+// directories. $1 is the directory of its socket.
 const libvirtdScript = `
 set -e
 for dir in /run /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
@@ -44,8 +44,7 @@ libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirtd.pid &
 wait $!
 `
 
-// StartLibvirtd starts the daemon with its socket in dir and waits until it
-// answers.
+// StartLibvirtd starts the daemon with its socket in dir and waits until it answers.
 func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 	args := []string{"--mount", "--pid", "--mount-proc", "--fork", "--kill-child"}
 	if os.Geteuid() != 0 {
@@ -65,7 +64,7 @@ func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 	return &Libvirtd{Process: p, URI: "qemu:///system?socket=" + socket}, nil
 }
 
-// Virsh runs one virsh command and returns what it printed.
+// Virsh runs one virsh command and returns its output.
 func (l *Libvirtd) Virsh(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "virsh", append([]string{"--quiet", "--connect", l.URI}, args...)...)
 	var stdout, stderr bytes.Buffer

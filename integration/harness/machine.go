@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// BootFrom says how a machine finds its system.
+// BootFrom selects how a machine boots.
 type BootFrom int
 
-// The ways to boot, quickest first. All but BootInitramfs run from the first disk.
+// The ways to boot, fastest first. All but BootInitramfs use a root on the first disk.
 const (
 	BootInitramfs BootFrom = iota // a shell in the initramfs, no disk needed
 	BootQuick                     // the golden root without systemd: every tool in about 6 s
@@ -25,34 +25,33 @@ const (
 
 // MachineOptions describes one QEMU process.
 type MachineOptions struct {
-	Name   string // for messages and file names; "guest" by default
-	Dir    string // an existing folder for its sockets; the path must be short (UNIX sockets)
-	QEMU   QEMU   // InstalledQEMU by default
+	Name   string // for messages and file names; default "guest"
+	Dir    string // existing directory for its sockets; short, for the limit on UNIX socket paths
+	QEMU   QEMU   // default InstalledQEMU
 	Golden Golden // what to boot
 	Boot   BootFrom
 
-	CPUs      int // 1 by default
-	MemoryMiB int // 512 by default
+	CPUs      int // default 1
+	MemoryMiB int // default 512
 
-	// Disks are vhost-user-blk sockets. The first is vda in the guest; the QEMU
-	// devices are disk0, disk1, …, each behind a hot-plug port of that index.
+	// Disks are vhost-user-blk sockets. The first is vda in the guest. The QEMU devices are disk0,
+	// disk1, …, each behind the hot-plug port of that index.
 	Disks  []string
-	Queues int // per disk; as many as CPUs by default
-	// QueueSize is the property queue-size of each disk by index, in descriptors;
-	// 0 or missing: QEMU's default, 128.
+	Queues int // for each disk; default CPUs
+	// QueueSize is the property queue-size of each disk by index, in descriptors. 0 or missing:
+	// QEMU's default, 128.
 	QueueSize []int
-	// ReconnectMS is how often QEMU tries to reach a back-end that has gone; 1,000
-	// by default. See QEMU.Reconnect.
+	// ReconnectMS is the interval at which QEMU tries to reach a lost back-end; default 1,000. See
+	// QEMU.Reconnect.
 	ReconnectMS int
 
-	// Arguments replaces what the harness writes for processors, memory and
-	// disks with arguments that somebody else printed.
+	// Arguments, if set, replaces the harness's QEMU arguments for processors, memory and disks.
 	Arguments []string
 	Extra     []string // appended to QEMU's arguments
 }
 
-// Machine is a running QEMU and the harness's ends of its ports. The embedded
-// process, agent and monitor may be used directly.
+// Machine is a running QEMU with the harness's ends of its ports. Callers may use the embedded
+// process, agent and monitor directly.
 type Machine struct {
 	*Process
 	*Agent
@@ -63,7 +62,7 @@ type Machine struct {
 	started time.Time
 }
 
-// defaults fills in what the caller left open.
+// defaults fills in unset options.
 func (o MachineOptions) defaults() MachineOptions {
 	if o.Name == "" {
 		o.Name = "guest"
@@ -84,13 +83,13 @@ func (o MachineOptions) defaults() MachineOptions {
 	return o
 }
 
-// hotPlugPorts is how many PCIe ports a machine has for disks.
+// hotPlugPorts is the number of a machine's PCIe ports for disks.
 const hotPlugPorts = 4
 
-// arguments of QEMU except those for the harness's own ports.
+// arguments returns QEMU's arguments except those for the harness's own ports.
 func (o MachineOptions) arguments() ([]string, error) {
-	// Emulation: a stock kernel must run wherever the tests do. What needs no
-	// speed takes its processors in turn, which cannot run into ErrEmulator.
+	// Emulation: a stock kernel must run wherever the tests do. BootInitramfs needs no speed and
+	// runs its processors in turn on one thread, which cannot cause ErrEmulator.
 	accel := "tcg,thread=multi"
 	if o.Boot == BootInitramfs {
 		accel = "tcg,thread=single"
@@ -135,10 +134,10 @@ func (o MachineOptions) arguments() ([]string, error) {
 	return append(args, o.Extra...), nil
 }
 
-// ovmf is where Debian's package ovmf keeps the firmware.
+// ovmf is the firmware directory of Debian's package ovmf.
 const ovmf = "/usr/share/OVMF/"
 
-// flash gives the machine UEFI firmware and variables of its own.
+// flash returns arguments for UEFI firmware with a private copy of its variables.
 func (o MachineOptions) flash() ([]string, error) {
 	template, err := os.ReadFile(ovmf + "OVMF_VARS_4M.fd")
 	if err != nil {
@@ -154,8 +153,8 @@ func (o MachineOptions) flash() ([]string, error) {
 	}, nil
 }
 
-// StartMachine starts QEMU and connects to its monitor; it does not wait for
-// the guest (Boot does). ctx bounds the start only.
+// StartMachine starts QEMU and connects to its monitor. It does not wait for the guest (Ready
+// does). ctx bounds the start only.
 func StartMachine(ctx context.Context, o MachineOptions) (*Machine, error) {
 	o = o.defaults()
 	args, err := o.arguments()
@@ -180,30 +179,29 @@ func StartMachine(ctx context.Context, o MachineOptions) (*Machine, error) {
 		m.Close()
 		return nil, err
 	}
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	if m.Monitor, err = DialMonitor(ctx, monitor); err != nil {
 		m.Close()
-		return nil, m.explain(err)
+		return nil, m.withOutput(err)
 	}
 	return m, nil
 }
 
-// errEnded is why waits on a machine fail once its QEMU has ended.
+// errEnded is the error of waits on a machine whose QEMU has ended.
 var errEnded = errors.New("QEMU has ended")
 
-// ErrEmulator reports that QEMU's emulation of several processors failed, which
-// happens now and then before the guest uses a disk for anything but booting: an
-// assertion of its own while the kernel lays out its PCI devices (QEMU issue
-// 1921, seen up to 10.0), or a processor whose timer never fires (seen once, in
-// 10.0: the kernel's RCU stalls say "possible timer handling issue" for as long
-// as the guest runs). It says nothing about back-ends: start the machine again.
+// ErrEmulator reports that QEMU's emulation of several processors failed. This happens now and then
+// before the guest uses a disk for anything but booting: an assertion of QEMU fails while the
+// kernel lays out its PCI devices (QEMU issue 1921, seen up to 10.0), or a processor's timer never
+// fires (seen once, in 10.0: the kernel's RCU stall reports say "possible timer handling issue" as
+// long as the guest runs). The back-end is not the cause: start the machine again.
 var ErrEmulator = errors.New("QEMU's emulation failed")
 
 const emulatorAssertion = "iotlb_to_section: Assertion"
 
-// while returns a context that ends with the QEMU process, too.
-func (m *Machine) while(ctx context.Context) (context.Context, func()) {
+// untilExit returns a context that also ends with the QEMU process.
+func (m *Machine) untilExit(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})
 	go func() {
@@ -217,22 +215,22 @@ func (m *Machine) while(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { cancel(nil); <-watching }
 }
 
-// explain adds what the machine printed last.
-func (m *Machine) explain(err error) error {
+// withOutput adds the end of the machine's output to err.
+func (m *Machine) withOutput(err error) error {
 	if err == nil {
 		return nil
 	}
-	said := ""
+	output := ""
 	if m.Process != nil {
-		said = m.Output()
+		output = m.Output()
 	}
-	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, said, m.Console.Tail())
+	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, output, m.Console.Tail())
 }
 
-// Ready waits for the guest's next boot to finish and returns how long the
-// machine has been running, with what the guest said about itself.
+// Ready waits until the guest's next boot has finished. It returns the guest's report and the time
+// since the machine was started.
 func (m *Machine) Ready(ctx context.Context) (Boot, time.Duration, error) {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	b, err := m.Agent.Ready(ctx)
 	if err != nil && !m.Running() && strings.Contains(m.Output(), emulatorAssertion) {
@@ -240,60 +238,61 @@ func (m *Machine) Ready(ctx context.Context) (Boot, time.Duration, error) {
 	}
 	took := time.Since(m.started)
 	if err == nil && m.o.CPUs > 1 && m.o.Boot != BootInitramfs {
-		err = m.timers(ctx)
+		err = m.checkTimers(ctx)
 	}
-	return b, took, m.explain(err)
+	return b, took, m.withOutput(err)
 }
 
-// timers sleeps on each of the guest's processors.
-const timers = `
+// timersScript sleeps on each of the guest's processors.
+const timersScript = `
 for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c "$cpu" sleep 0.02 & done
 wait
 `
 
-// timerStall is what the kernel prints of a processor whose timer does not fire (kernel/rcu/tree_stall.h).
+// timerStall is the kernel's message about a processor whose timer does not fire
+// (kernel/rcu/tree_stall.h).
 const timerStall = "possible timer handling issue"
 
-// timersPatience is how long a busy host may take for a sleep of 20 ms.
-const timersPatience = time.Minute
+// timersLimit bounds a sleep of 20 ms in the guest of a busy host.
+const timersLimit = time.Minute
 
-// timers finds out whether every processor of the guest has a timer that fires.
-func (m *Machine) timers(ctx context.Context) error {
-	patient, cancel := context.WithTimeout(ctx, timersPatience)
+// checkTimers returns ErrEmulator if a timer of a guest's processor does not fire.
+func (m *Machine) checkTimers(ctx context.Context) error {
+	patient, cancel := context.WithTimeout(ctx, timersLimit)
 	defer cancel()
-	_, err := m.Agent.Run(patient, timers)
+	_, err := m.Agent.Run(patient, timersScript)
 	if err == nil || ctx.Err() != nil || patient.Err() == nil {
 		return err
 	}
-	err = fmt.Errorf("a processor of the guest did not sleep for 20 ms in %v: %w", timersPatience, err)
-	// Without the kernel's own word the guest may just as well wait for its disk: that is a fault of
-	// the back-end, and must not be tried again.
+	err = fmt.Errorf("a processor of the guest did not sleep for 20 ms in %v: %w", timersLimit, err)
+	// Without the kernel's message the guest may be waiting for its disk. That is a fault of the
+	// back-end and must not be retried.
 	if strings.Contains(m.Console.Tail(), timerStall) {
 		return fmt.Errorf("%w: %w", ErrEmulator, err)
 	}
 	return err
 }
 
-// Run is Agent.Run, ended early when QEMU dies.
+// Run calls Agent.Run and returns early if QEMU dies.
 func (m *Machine) Run(ctx context.Context, script string) (string, error) {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	out, err := m.Agent.Run(ctx, script)
 	if errors.Is(err, ErrScript) {
-		return out, fmt.Errorf("%s: %w", m, err) // the console says nothing about it
+		return out, fmt.Errorf("%s: %w", m, err) // the console has nothing about it
 	}
-	return out, m.explain(err)
+	return out, m.withOutput(err)
 }
 
-// Event is Monitor.Event, ended early when QEMU dies.
+// Event calls Monitor.Event and returns early if QEMU dies.
 func (m *Machine) Event(ctx context.Context, name string, want map[string]any) error {
-	ctx, stop := m.while(ctx)
+	ctx, stop := m.untilExit(ctx)
 	defer stop()
 	_, err := m.Monitor.Event(ctx, name, want)
-	return m.explain(err)
+	return m.withOutput(err)
 }
 
-// powerOff leaves clean file systems behind, with systemd or without.
+// powerOff unmounts the file systems cleanly, with or without systemd.
 const powerOff = `
 sync
 if [ -d /run/systemd/system ]; then systemctl poweroff; exit; fi
@@ -302,13 +301,13 @@ mount -o remount,ro / 2>/dev/null
 systemctl poweroff -ff 2>/dev/null || poweroff -f
 `
 
-// PowerOff shuts the guest down in an orderly way and waits for QEMU to end.
+// PowerOff shuts the guest down cleanly and waits for QEMU to end.
 func (m *Machine) PowerOff(ctx context.Context) error {
 	if err := m.Send(powerOff); err != nil {
-		return m.explain(err)
+		return m.withOutput(err)
 	}
 	if err := m.Wait(ctx); err != nil {
-		return m.explain(err)
+		return m.withOutput(err)
 	}
 	m.Close()
 	return nil
@@ -322,7 +321,7 @@ func (m *Machine) Command(command string, args map[string]any) error {
 	return nil
 }
 
-// Quit ends QEMU by its monitor, the guest unasked, as a power cut would.
+// Quit ends QEMU through its monitor without notice to the guest, like a power cut.
 func (m *Machine) Quit(ctx context.Context) error {
 	if err := m.Command("quit", nil); err != nil {
 		return err
@@ -332,7 +331,7 @@ func (m *Machine) Quit(ctx context.Context) error {
 	return err
 }
 
-// Close kills QEMU if it still runs and frees everything. May be called twice.
+// Close kills QEMU if it still runs and frees everything. It may be called twice.
 func (m *Machine) Close() {
 	if m.Process != nil {
 		m.Kill()

@@ -10,22 +10,22 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
-// Monitor is a QMP connection that keeps every event until it is asked for.
+// Monitor is a QMP connection that queues every event until Event returns it.
 type Monitor struct {
 	mon   *qmp.SocketMonitor
-	ended chan struct{} // the event goroutine's end
+	ended chan struct{} // closed when the event goroutine has ended
 
 	mu      sync.Mutex
 	events  []qmp.Event // not yet returned by Event
 	changed chan struct{}
 }
 
-// dialPause is how long to wait between attempts to reach a socket that a
-// process is about to create.
+// dialPause is the interval between attempts to connect to a socket that a process is about to
+// create.
 const dialPause = 20 * time.Millisecond
 
-// DialMonitor connects to the monitor at a UNIX socket, waiting for it to
-// appear while ctx lasts.
+// DialMonitor connects to the monitor at a UNIX socket. Until ctx ends it waits for the socket to
+// appear.
 func DialMonitor(ctx context.Context, path string) (*Monitor, error) {
 	for {
 		mon, err := qmp.NewSocketMonitor("unix", path, 10*time.Second)
@@ -62,11 +62,11 @@ func newMonitor(mon *qmp.SocketMonitor) (*Monitor, error) {
 	return m, nil
 }
 
-// Run executes one command and stores its return value in out unless that is nil.
+// Run executes one command and decodes its return value into out, unless out is nil.
 func (m *Monitor) Run(command string, args map[string]any, out any) error {
 	request := qmp.Command{Execute: command}
 	if args != nil {
-		request.Args = args // a nil map would be sent as null, which QEMU refuses
+		request.Args = args // a nil map would be encoded as null, which QEMU refuses
 	}
 	line, err := json.Marshal(request)
 	if err != nil {
@@ -85,13 +85,13 @@ func (m *Monitor) Run(command string, args map[string]any, out any) error {
 	return nil
 }
 
-// Event waits for the next event of that name whose data holds all of want, and
-// forgets it and those before it.
+// Event waits for the next event of that name whose data contains want. It drops that event and all
+// earlier ones from the queue.
 func (m *Monitor) Event(ctx context.Context, name string, want map[string]any) (qmp.Event, error) {
 	for {
 		m.mu.Lock()
 		for i, e := range m.events {
-			if e.Event == name && holds(e.Data, want) {
+			if e.Event == name && contains(e.Data, want) {
 				m.events = m.events[i+1:]
 				m.mu.Unlock()
 				return e, nil
@@ -107,7 +107,7 @@ func (m *Monitor) Event(ctx context.Context, name string, want map[string]any) (
 	}
 }
 
-func holds(data, want map[string]any) bool {
+func contains(data, want map[string]any) bool {
 	for k, v := range want {
 		if data[k] != v {
 			return false

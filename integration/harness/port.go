@@ -8,23 +8,23 @@ import (
 	"sync"
 )
 
-// Port is the host's end of a guest's serial port: a UNIX socket on which QEMU
-// connects before the guest runs, so that not a byte is lost.
+// Port is the host's end of a guest's serial port: a UNIX socket. QEMU connects to it before the
+// guest runs, so no byte is lost.
 type Port struct {
 	Path string
 	Transcript
 
 	listener *net.UnixListener
-	ended    chan struct{} // the reader's end
+	ended    chan struct{} // closed when the reader has ended
 	lines    func(string)  // receives whole lines instead of Expect
-	partial  []byte        // line not yet ended; of the reader alone
+	partial  []byte        // unfinished line; owned by the reader
 
 	mu   sync.Mutex
 	conn net.Conn
 }
 
-// ListenPort creates the socket. With lines, each whole line (without its end)
-// goes to that function, on the port's goroutine, and Expect must not be used.
+// ListenPort creates the socket. If lines is not nil, the port's goroutine calls it with each whole
+// line (without its end), and Expect must not be used.
 func ListenPort(path string, lines func(string)) (*Port, error) {
 	if err := os.RemoveAll(path); err != nil {
 		return nil, err
@@ -38,8 +38,8 @@ func ListenPort(path string, lines func(string)) (*Port, error) {
 	return p, nil
 }
 
-// read serves one connection after the other: a machine defined in libvirt may
-// be started more than once on the same ports.
+// read serves one connection after another: libvirt may start a domain more than once on the same
+// ports.
 func (p *Port) read() {
 	defer close(p.ended)
 	for {
@@ -77,7 +77,7 @@ func (p *Port) split(b []byte) {
 	}
 }
 
-// Write sends to the guest.
+// Write sends b to the guest.
 func (p *Port) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	conn := p.conn
@@ -88,7 +88,7 @@ func (p *Port) Write(b []byte) (int, error) {
 	return conn.Write(b)
 }
 
-// Close ends the port and waits for its goroutine.
+// Close closes the port and waits for its goroutine.
 func (p *Port) Close() {
 	_ = p.listener.Close()
 	p.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// tail keeps the last tailBytes of what is written to it. Safe for concurrent use.
+// tail keeps the last tailBytes written to it. It is safe for concurrent use.
 type tail struct {
 	mu  sync.Mutex
 	buf []byte
@@ -30,7 +30,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String returns the last lines, without a serial console's carriage returns.
+// String returns the last lines, without the carriage returns of a serial console.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -38,18 +38,17 @@ func (t *tail) String() string {
 	return strings.TrimRight(strings.ReplaceAll(string(last), "\r", ""), "\n")
 }
 
-// Process is a child that dies with this process at the latest.
+// Process is a child process. It is killed when this process dies.
 type Process struct {
 	Name string // for messages
 
 	cmd    *exec.Cmd
 	output tail // standard output and error
 	done   chan struct{}
-	err    error // of Wait; valid after done
+	err    error // returned by Wait; valid after done
 }
 
-// StartProcess starts cmd, collecting what it prints unless the caller has set
-// where that goes.
+// StartProcess starts cmd and collects its output, unless the caller has redirected it.
 func StartProcess(name string, cmd *exec.Cmd) (*Process, error) {
 	p := &Process{Name: name, cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -62,7 +61,7 @@ func StartProcess(name string, cmd *exec.Cmd) (*Process, error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	// A child's child that keeps the output open must not keep us waiting.
+	// A grandchild that keeps the output open must not delay Wait.
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
@@ -74,13 +73,13 @@ func StartProcess(name string, cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// PID of the process; stays reserved until it has been waited for.
+// PID returns the process ID. The kernel does not reuse it before the process has been waited for.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Running tells whether it has not.
+// Running reports whether the process still runs.
 func (p *Process) Running() bool {
 	select {
 	case <-p.done:
@@ -90,10 +89,10 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Output returns the last of what the process printed.
+// Output returns the end of the process's output.
 func (p *Process) Output() string { return p.output.String() }
 
-// Signal sends a signal; a process that has ended is no error.
+// Signal sends a signal. It returns nil if the process has ended.
 func (p *Process) Signal(s os.Signal) error {
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("%s: sending %v: %w", p.Name, s, err)
@@ -101,7 +100,7 @@ func (p *Process) Signal(s os.Signal) error {
 	return nil
 }
 
-// Wait waits for the end and returns an error unless the exit status was 0.
+// Wait waits for the end of the process and returns an error unless its exit status is 0.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -114,7 +113,13 @@ func (p *Process) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Stop asks the process to end (SIGTERM) and returns what Wait says.
+// ExitCode returns the exit code of a process that has ended, -1 after a signal.
+func (p *Process) ExitCode() int {
+	<-p.done
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Stop sends SIGTERM and returns the result of Wait.
 func (p *Process) Stop(ctx context.Context) error {
 	if err := p.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -122,8 +127,8 @@ func (p *Process) Stop(ctx context.Context) error {
 	return p.Wait(ctx)
 }
 
-// Kill ends the process without asking and waits for its end.
+// Kill kills the process and waits for its end.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // the only failure is that it has ended already
+	_ = p.cmd.Process.Kill() // fails only if the process has ended
 	<-p.done
 }

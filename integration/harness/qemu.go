@@ -9,32 +9,32 @@ import (
 	"strings"
 )
 
-// InstalledQEMU is Debian 12's own QEMU (7.2).
+// InstalledQEMU is Debian 12's QEMU (7.2), installed as a package.
 const InstalledQEMU = "qemu-system-x86_64"
 
-// The releases of Debian that a QEMU comes from.
+// Debian releases with a QEMU.
 const (
 	Debian12          = "Debian 12"           // installed, 7.2
 	Debian12Backports = "Debian 12 backports" // 10.0
 	Debian13          = "Debian 13"           // 10.0, with changes of its stable branch
-	DebianUnstable    = "Debian unstable"     // the newest; testing where unstable cannot be unpacked
+	DebianUnstable    = "Debian unstable"     // the newest; testing's while unstable's cannot be unpacked
 )
 
 // QEMU is one of the emulators that the tests use.
 type QEMU struct {
-	Debian  string // where it comes from
+	Debian  string // release
 	Program string
 	Version string // as the program prints it: "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)"
 
 	milliseconds bool // option reconnect-ms (QEMU 9.2) instead of reconnect (removed in 10.1)
 }
 
-// ErrUnavailable reports that Debian has no QEMU for a name that can be unpacked
-// here at the moment. Only DebianUnstable is ever in that state.
+// ErrUnavailable reports that a release's QEMU cannot be unpacked at present. Only DebianUnstable
+// is ever in that state.
 var ErrUnavailable = errors.New("QEMU not available")
 
-// FindQEMU returns the QEMU of one of the releases above. Those that are not
-// installed are unpacked into the cache first, with all their libraries (20 s each).
+// FindQEMU returns the QEMU of one of the releases above. It unpacks a QEMU that is not installed
+// into the cache first, with all its libraries (20 s each).
 func FindQEMU(ctx context.Context, debian string) (QEMU, error) {
 	recipe, ok := map[string]string{
 		Debian12: "", Debian12Backports: "qemu-backports", Debian13: "qemu-next", DebianUnstable: "qemu-unstable",
@@ -70,9 +70,8 @@ func FindQEMU(ctx context.Context, debian string) (QEMU, error) {
 	return q, nil
 }
 
-// Reconnect returns the option of this QEMU's sockets that makes it reach for a
-// back-end that has gone every ms milliseconds; every second where QEMU knows no
-// shorter time.
+// Reconnect returns the socket option that makes this QEMU try to reach a lost back-end every ms
+// milliseconds, or every second if this QEMU supports only seconds.
 func (q QEMU) Reconnect(ms int) string {
 	if q.milliseconds {
 		return fmt.Sprintf("reconnect-ms=%d", ms)
@@ -80,11 +79,10 @@ func (q QEMU) Reconnect(ms int) string {
 	return "reconnect=1"
 }
 
-// QTest is QEMU's own tests of devices and a QEMU that has the accelerator "qtest",
-// by which they drive it.
+// QTest is QEMU's own device tests, and a QEMU with the accelerator "qtest" that they need.
 type QTest struct{ Tests, QEMU string }
 
-// NewQTest finds them, built first from Debian 13's source package when missing
+// NewQTest returns the tests. It builds them from Debian 13's source package if they are missing
 // (10 minutes).
 func NewQTest(ctx context.Context) (QTest, error) {
 	dir, err := Artefact(ctx, "qtest")

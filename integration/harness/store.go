@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Binary returns the cowblk to use: $COWBLK_BINARY, else the one that
-// "make build" leaves at the top of the source tree.
+// Binary returns the path of the cowblk binary: $COWBLK_BINARY, else the one that "make build"
+// leaves at the top of the source tree.
 func Binary() (string, error) {
 	if b := os.Getenv("COWBLK_BINARY"); b != "" {
 		return b, nil
@@ -31,13 +31,13 @@ func Binary() (string, error) {
 	return b, nil
 }
 
-// Store runs the cowblk binary on one store, as a person would.
+// Store runs the cowblk binary on one store.
 type Store struct {
 	Binary string
 	Dir    string
 }
 
-// NewStore uses the built binary on a store in dir, which need not exist.
+// NewStore returns a Store for dir, which need not exist.
 func NewStore(dir string) (*Store, error) {
 	b, err := Binary()
 	if err != nil {
@@ -46,7 +46,7 @@ func NewStore(dir string) (*Store, error) {
 	return &Store{Binary: b, Dir: dir}, nil
 }
 
-// Cmd is cowblk with these arguments, not yet started.
+// Cmd returns a command that runs cowblk with these arguments.
 func (s *Store) Cmd(args ...string) *exec.Cmd {
 	return exec.Command(s.Binary, append([]string{"--store", s.Dir}, args...)...)
 }
@@ -63,7 +63,7 @@ func (s *Store) Run(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// JSON runs a command with --json and decodes what it prints into out.
+// JSON runs a command with --json and decodes its output into out.
 func (s *Store) JSON(ctx context.Context, out any, args ...string) error {
 	text, err := s.Run(ctx, append([]string{"--json"}, args...)...)
 	if err != nil {
@@ -75,15 +75,15 @@ func (s *Store) JSON(ctx context.Context, out any, args ...string) error {
 	return nil
 }
 
-// Image is what the tests need of "cowblk info IMAGE --json".
+// Image has the members of "cowblk info IMAGE --json" that the tests use.
 type Image struct {
 	Path   string `json:"path"`
-	SHA256 string `json:"sha256"` // of the content, recorded by import --sha256
+	SHA256 string `json:"sha256"` // of the content; recorded by import --sha256
 	Size   int64  `json:"size"`   // bytes
 }
 
-// CheckImage reads an image's data and returns an error unless its SHA-256 is
-// still the one recorded at import.
+// CheckImage reads an image's data and returns an error unless its SHA-256 is the one recorded at
+// import.
 func (s *Store) CheckImage(ctx context.Context, name string) error {
 	var image Image
 	if err := s.JSON(ctx, &image, "info", name); err != nil {
@@ -104,16 +104,16 @@ func (s *Store) CheckImage(ctx context.Context, name string) error {
 	return nil
 }
 
-// Disk is what the tests need of "cowblk info DISK --json".
+// Disk has the members of "cowblk info DISK --json" that the tests use.
 type Disk struct {
 	Socket string  `json:"socket"`
-	Usage  []Usage `json:"usage"` // of each layer, oldest first
+	Usage  []Usage `json:"usage"` // layers, oldest first
 }
 
-// Usage of one layer.
+// Usage is the space that one layer uses.
 type Usage struct {
 	State     string `json:"state"`     // "sealed" or "head"
-	Owned     int64  `json:"owned"`     // bytes
+	Owned     int64  `json:"owned"`     // owned blocks, in bytes
 	Allocated int64  `json:"allocated"` // bytes on the file system
 }
 

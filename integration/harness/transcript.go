@@ -7,17 +7,17 @@ import (
 	"sync"
 )
 
-// Transcript keeps what somebody prints, for a reader who expects something in
-// it. The zero value is empty and ready; safe for concurrent use.
+// Transcript keeps output, for a reader that waits for a pattern in it. The zero value is empty and
+// ready. It is safe for concurrent use.
 type Transcript struct {
 	log tail
 
 	mu      sync.Mutex
 	unread  []byte        // not yet consumed by Expect
-	changed chan struct{} // closed when unread grows; nil while nobody waits
+	changed chan struct{} // closed when unread grows; nil: nobody waits
 }
 
-// unreadBytes bounds what a Transcript keeps for Expect.
+// unreadBytes bounds the output that a Transcript keeps for Expect.
 const unreadBytes = 1 << 20
 
 // Write adds to the transcript.
@@ -36,8 +36,8 @@ func (t *Transcript) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Expect waits for something that matches, consumes it and all before it, and
-// returns the match and its groups.
+// Expect waits for a match of pattern. It returns the match and its groups, and consumes the output
+// up to the end of the match.
 func (t *Transcript) Expect(ctx context.Context, pattern string) ([]string, error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
@@ -64,5 +64,5 @@ func (t *Transcript) Expect(ctx context.Context, pattern string) ([]string, erro
 	}
 }
 
-// Tail returns the last of what was printed.
+// Tail returns the end of the output.
 func (t *Transcript) Tail() string { return t.log.String() }

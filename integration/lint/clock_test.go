@@ -8,24 +8,25 @@ import (
 	"testing"
 )
 
-// wall finds where a time loses its monotonic part, or comes from outside and has none: what is compared with it, or
-// waits for it, goes wrong when somebody sets the clock.
-var wall = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
+// wallPattern matches code in which a time loses its monotonic part, or comes from outside without one. A
+// comparison with such a time, or a wait for it, goes wrong when the clock is set.
+var wallPattern = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
 
-// wallClock says which files may do that, and why a clock that jumps decides nothing there.
-var wallClock = map[string]string{
-	"backend/control/message.go": "the timestamp of an event, for a person",
-	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
+// wallClockFiles lists the files that may do that, each with the reason why a jump of the clock does no
+// harm.
+var wallClockFiles = map[string]string{
+	"backend/control/message.go": "the timestamp of an event, for display",
+	"cmd/cowblk/watch.go":        "the timestamp of an event, for display",
 	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
-	"cow/layer/header.go":        "times in a layer's header, for a person",
-	"cow/store/refstamp.go":      "the times of two directories, made to differ from all others by random nanoseconds, and compared for that alone",
-	"cow/store/refs.go":          "the times of directories, which a hash gives, and compared for that alone",
-	"cow/store/base.go":          "a file's modification time, compared with what was recorded of the same file",
+	"cow/layer/header.go":        "times in a layer's header, for display",
+	"cow/store/refstamp.go":      "the times of two directories: random nanoseconds make them unique, and they are compared for equality only",
+	"cow/store/refs.go":          "times of directories, taken from a hash and compared for equality only",
+	"cow/store/base.go":          "a file's modification time, compared with the recorded one for equality",
 }
 
-// Whatever waits, limits or forgets goes by the monotonic clock: somebody may set the other one, backwards too. Under
-// vhost/load and integration time is what is measured, and nothing is decided; cow/cowtest is tests.
-func TestNothingGoesByTheWallClock(t *testing.T) {
+// Waits, limits and expiries use the monotonic clock: the wall clock may be set, backwards too. Not
+// covered: vhost/load and integration only measure times, and cow/cowtest is for tests.
+func TestNoWallClock(t *testing.T) {
 	used := map[string]bool{}
 	for _, p := range packages(t) {
 		if under(p.ImportPath, "integration") || under(p.ImportPath, "vhost/load") || under(p.ImportPath, "cow/cowtest") {
@@ -39,20 +40,20 @@ func TestNothingGoesByTheWallClock(t *testing.T) {
 			name := strings.TrimPrefix(p.ImportPath, module) + "/" + f
 			for n, line := range strings.Split(string(text), "\n") {
 				code, _, _ := strings.Cut(line, "//")
-				code = strings.ReplaceAll(code, "time.Unix(1, 0)", "") // as a deadline: one that is over
-				if !wall.MatchString(code) {
+				code = strings.ReplaceAll(code, "time.Unix(1, 0)", "") // a deadline in the past
+				if !wallPattern.MatchString(code) {
 					continue
 				}
 				used[name] = true
-				if wallClock[name] == "" {
-					t.Errorf("%s:%d goes by the wall clock: use a time.Time with its monotonic part, or say in wallClock why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
+				if wallClockFiles[name] == "" {
+					t.Errorf("%s:%d uses the wall clock: use a time.Time with its monotonic part, or explain in wallClockFiles why a jump does no harm: %s", name, n+1, strings.TrimSpace(line))
 				}
 			}
 		}
 	}
-	for name := range wallClock {
+	for name := range wallClockFiles {
 		if !used[name] {
-			t.Errorf("%s does not go by the wall clock any more: take it off the list", name)
+			t.Errorf("%s does not use the wall clock any more: remove it from the list", name)
 		}
 	}
 }

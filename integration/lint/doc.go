@@ -1,4 +1,3 @@
-// Package lint holds the rules of the source tree that no linter knows: which
-// package may import which, and where unsafe may be used. Its tests are the
-// rules.
+// Package lint checks rules of the source tree that no common linter covers: which package may
+// import which, where unsafe may be used, and what may read the wall clock. Each test is a rule.
 package lint

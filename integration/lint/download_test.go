@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// maxDownload bounds what "make build" downloads on an empty module cache, in bytes.
+// maxDownload bounds the download of "make build" with an empty module cache, in bytes.
 const maxDownload = 20 << 20
 
-// The modules that the binary is built from are small. Tools, plots and tests are in another
-// module. (go.mod files and checksums are not counted: they take less than a megabyte.)
+// The binary needs only small modules. Tools, plots and tests are in another module. (go.mod files
+// and checksums are not counted: they take less than a megabyte.)
 func TestBuildDownloadsLittle(t *testing.T) {
 	run := func(args ...string) string {
 		cmd := exec.Command("go", args...)
@@ -31,7 +31,7 @@ func TestBuildDownloadsLittle(t *testing.T) {
 	var sum int64
 	for _, m := range modules {
 		path, version, _ := strings.Cut(m, "@")
-		var escaped strings.Builder // as golang.org/x/mod/module.EscapePath has it
+		var escaped strings.Builder // the encoding of golang.org/x/mod/module.EscapePath
 		for _, r := range path {
 			if 'A' <= r && r <= 'Z' {
 				escaped.WriteByte('!')
@@ -47,6 +47,6 @@ func TestBuildDownloadsLittle(t *testing.T) {
 	}
 	t.Logf("%d modules, %d bytes", len(modules), sum)
 	if len(modules) < 5 || sum > maxDownload {
-		t.Errorf("the %d modules of the binary have %d bytes, at most %d are allowed", len(modules), sum, maxDownload)
+		t.Errorf("the %d modules of the binary have %d bytes, expected at most %d", len(modules), sum, maxDownload)
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 const module = "cowblk/"
 
-// pkg is what "go list -json" says of a package.
+// pkg has the members of "go list -json" that the rules use.
 type pkg struct {
 	ImportPath                string
 	Dir                       string
@@ -27,7 +27,7 @@ func packages(t *testing.T) []pkg {
 	t.Helper()
 	all := slices.Concat(list(t, "../.."), list(t, ".."))
 	if len(all) < 10 {
-		t.Fatalf("found %d packages only", len(all))
+		t.Fatalf("found only %d packages", len(all))
 	}
 	return all
 }
@@ -57,17 +57,17 @@ func list(t *testing.T, dir string) []pkg {
 	return all
 }
 
-// under says whether a package of this module is root or lies below it.
+// under reports whether a package of this module is root or lies below it.
 func under(path, root string) bool {
 	rest, ok := strings.CutPrefix(path, module+root)
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// rooms are the only imports within the module that a package may have, besides
-// packages below itself. The first entry that a package lies under counts.
-var rooms = []struct {
-	room string
-	may  []string
+// importRules lists the imports within the module that a package may have, besides packages below itself.
+// The first entry that a package lies under applies.
+var importRules = []struct {
+	pkg string
+	may []string
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
@@ -96,31 +96,31 @@ var rooms = []struct {
 	{"integration", []string{"backend", "vhost", "cow"}},
 }
 
-func TestImportsFollowTheRooms(t *testing.T) {
+func TestImports(t *testing.T) {
 	for _, p := range packages(t) {
-		i := slices.IndexFunc(rooms, func(r struct {
-			room string
-			may  []string
+		i := slices.IndexFunc(importRules, func(r struct {
+			pkg string
+			may []string
 		}) bool {
-			return under(p.ImportPath, r.room)
+			return under(p.ImportPath, r.pkg)
 		})
 		if i < 0 {
-			t.Errorf("%s lies in no room", p.ImportPath)
+			t.Errorf("no rule for %s", p.ImportPath)
 			continue
 		}
 		for _, imp := range p.Imports {
-			if !strings.HasPrefix(imp, module) || under(imp, rooms[i].room) {
+			if !strings.HasPrefix(imp, module) || under(imp, importRules[i].pkg) {
 				continue
 			}
-			if !slices.ContainsFunc(rooms[i].may, func(r string) bool { return under(imp, r) }) {
-				t.Errorf("%s imports %s: %s may import %v only", p.ImportPath, imp, rooms[i].room, rooms[i].may)
+			if !slices.ContainsFunc(importRules[i].may, func(r string) bool { return under(imp, r) }) {
+				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, importRules[i].pkg, importRules[i].may)
 			}
 		}
 	}
 }
 
-// Package backend is the data plane: it knows nothing of the control plane.
-func TestDataPlaneKnowsNoControlPlane(t *testing.T) {
+// Package backend is the data plane: it does not import the control plane.
+func TestDataPlaneDoesNotImportControlPlane(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
 			if p.ImportPath == module+"backend" && (under(imp, "backend") || under(imp, "cow/store")) {
@@ -141,7 +141,7 @@ func TestVhostAndCowDoNotMeet(t *testing.T) {
 	}
 }
 
-func TestUnsafeHasItsOwnFiles(t *testing.T) {
+func TestUnsafeOnlyInUnsafeFiles(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, f := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
 			name := strings.TrimSuffix(strings.TrimSuffix(f, ".go"), "_test")

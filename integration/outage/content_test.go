@@ -10,8 +10,8 @@ import (
 
 const sectorSize = 512
 
-// version says what a sector holds. 0 is the base's content, written versions count
-// from 1, zeros is what WRITE_ZEROES leaves.
+// version identifies the content of a sector: 0 is the base's content, writes count from 1, and
+// zeros is the content after WRITE_ZEROES.
 type version uint32
 
 const zeros version = 1<<32 - 1
@@ -26,8 +26,7 @@ func (v version) String() string {
 	return fmt.Sprintf("version %d", uint32(v))
 }
 
-// Layout of a sector: disk, version, number of the sector, then a pattern that
-// depends on all three.
+// Layout of a sector: disk, version, sector number, then a pattern that depends on all three.
 const (
 	atDisk    = 0
 	atVersion = 4
@@ -42,7 +41,7 @@ func put(p []byte, disk uint32, sector int64, v version) {
 		return
 	}
 	if v == 0 {
-		disk = 0 // the base is the same of all disks
+		disk = 0 // all disks share the base
 	}
 	binary.LittleEndian.PutUint32(p[atDisk:], disk)
 	binary.LittleEndian.PutUint32(p[atVersion:], uint32(v))
@@ -55,9 +54,9 @@ func put(p []byte, disk uint32, sector int64, v version) {
 	}
 }
 
-// found returns which version a sector of the disk holds, or an error that says what
-// it holds instead.
-func found(p []byte, disk uint32, sector int64) (version, error) {
+// readVersion returns the version that a sector of the disk holds, or an error that describes the
+// content.
+func readVersion(p []byte, disk uint32, sector int64) (version, error) {
 	p = p[:sectorSize]
 	if allZero(p) {
 		return zeros, nil
@@ -73,7 +72,7 @@ func found(p []byte, disk uint32, sector int64) (version, error) {
 	if bytes.Equal(p, want[:]) {
 		return 0, fmt.Errorf("%v of sector %d of disk %d", v, s, d)
 	}
-	return 0, fmt.Errorf("garbage that begins with %x", p[:24])
+	return 0, fmt.Errorf("unknown content that begins with %x", p[:24])
 }
 
 func allZero(p []byte) bool {

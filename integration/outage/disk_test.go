@@ -21,10 +21,10 @@ type disk struct {
 	number uint32
 	size   int64 // bytes
 	oracle *oracle
-	guest  *vhosttest.Frontend // nil: not connected
+	guest  *vhosttest.Frontend // nil: disconnected
 }
 
-// newDisk creates a disk; blank ones lie on nothing, the others on the base.
+// newDisk creates a disk; blank disks have no base.
 func (m *machine) newDisk(name, block string, size int64, blank bool) *disk {
 	m.Helper()
 	d := &disk{m: m, name: name, number: uint32(len(m.disks) + 1), size: size}
@@ -42,14 +42,14 @@ func (m *machine) newDisk(name, block string, size int64, blank bool) *disk {
 	return d
 }
 
-// errEnded says that the server has ended before it listened.
-var errEnded = errors.New("the server has ended")
+// errEnded reports that the server ended before it listened.
+var errEnded = errors.New("the server ended")
 
-// errWaited says that it did not listen in time.
-var errWaited = errors.New("the server does not listen")
+// errNotListening reports that the server did not listen in time.
+var errNotListening = errors.New("the server does not listen")
 
-// connect connects the guest as soon as the socket is there, or returns errEnded or
-// errWaited.
+// connect waits for the server's socket and connects the guest. It returns errEnded or
+// errNotListening if the server does not listen.
 func (d *disk) connect(limit time.Duration) error {
 	socket := filepath.Join(d.m.store.Dir, "run", d.name+".sock")
 	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
@@ -64,12 +64,12 @@ func (d *disk) connect(limit time.Duration) error {
 		case !d.m.server.Running():
 			return errEnded
 		case time.Now().After(end):
-			return errWaited
+			return errNotListening
 		}
 	}
 }
 
-func (d *disk) hangUp() {
+func (d *disk) disconnect() {
 	if d.guest != nil {
 		_ = d.guest.Abort() // the server may be dead
 		d.guest = nil
@@ -89,7 +89,7 @@ func (d *disk) write(first, n int64) error {
 	return err
 }
 
-// writeZeroes is write of zeros, by the request for that.
+// writeZeroes writes zeros with a WRITE_ZEROES request.
 func (d *disk) writeZeroes(first, n int64, unmap bool) error {
 	err := d.guest.Driver(0).WriteZeroes(vhosttest.Range{Off: first * sectorSize, Len: n * sectorSize, Unmap: unmap})
 	d.oracle.wrote(first, n, zeros, err == nil)
@@ -112,9 +112,9 @@ func (d *disk) verify(e event) error {
 	return d.oracle.check(p, e)
 }
 
-// some returns a random piece of the disk: small ones mostly, aligned to nothing or to
-// a block of this or that size.
-func some(r *rand.Rand) (first, n int64) {
+// randomRange returns a random range of the disk, usually a small one. It is unaligned or aligned to one
+// of several block sizes.
+func randomRange(r *rand.Rand) (first, n int64) {
 	const sectors = diskSize / sectorSize
 	n = 1 + r.Int64N(16)
 	switch r.IntN(4) {
@@ -130,8 +130,8 @@ func some(r *rand.Rand) (first, n int64) {
 	return first, n
 }
 
-// scatter writes to every disk: some flushed, some not, some blocks both. Where the
-// file system shares blocks, those of what is flushed are shared.
+// scatter writes to every disk: some blocks are flushed, some not, some both. If the file system
+// supports shared blocks, those of flushed content are shared.
 func (m *machine) scatter(salt int64) {
 	m.Helper()
 	for _, d := range m.disks {

@@ -7,25 +7,25 @@ import (
 	"testing"
 )
 
-// filesystem is one kind of file system that the tests are run on.
+// filesystem is one kind of file system that the tests run on.
 type filesystem struct {
 	name    string
-	mkfs    []string // the device is appended
-	kind    string   // of mount(2)
-	options string   // of mount(2)
-	// reflink: the store's files share their blocks with copies of them, again and again.
+	mkfs    []string // without the device, which is appended
+	kind    string   // for mount(2)
+	options string   // for mount(2)
+	// reflink: the store's files repeatedly share their blocks with copies.
 	reflink bool
-	// ranges: FIEMAP tells where on the device a file is.
+	// ranges: FIEMAP reports the positions of a file's data on the device.
 	ranges bool
-	// shutdown: the file system has the ioctl that shuts it down.
+	// shutdown: the file system has a shutdown ioctl.
 	shutdown bool
-	// cow: a page that is written back needs new space.
+	// cow: every page that is written back needs new space.
 	cow bool
-	// long: only the long form tries this one, but for power cuts.
+	// long: tested in the long form only, except for power cuts.
 	long bool
 }
 
-// deviceSize in bytes: XFS wants 300 MiB.
+// deviceSize is the size of the device in bytes: XFS needs 300 MiB.
 const deviceSize = 384 << 20
 
 var (
@@ -41,16 +41,16 @@ var filesystems = []filesystem{
 	{name: "btrfs-nodatacow", mkfs: mkfsBtrfs, kind: "btrfs", options: "nodiscard,nodatacow", long: true},
 }
 
-// onEach runs a test on a new machine of each file system; in the short form, of three.
+// onEach runs a test on a new machine for each file system; in the short form, for three.
 func onEach(t *testing.T, test func(*machine)) {
 	t.Helper()
 	run(t, long(), test)
 }
 
-// long tells whether this is the long form.
+// long reports whether this is the long form.
 func long() bool { return os.Getenv(cutsEnv) != "" }
 
-// onAll is onEach of every file system in the short form, too.
+// onAll runs a test for every file system, in the short form, too.
 func onAll(t *testing.T, test func(*machine)) {
 	t.Helper()
 	run(t, true, test)

@@ -13,38 +13,38 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// refused tells whether the device completed a request with an error, as it does when
-// there is no space and --on-enospc is error.
-func refused(err error) bool {
+// isDeviceError reports whether the device completed a request with an error, as it does if there is no
+// space and --on-enospc is error.
+func isDeviceError(err error) bool {
 	var e *vhosttest.StatusError
 	return errors.As(err, &e) && e.Status == vhosttest.StatusIOErr
 }
 
-// tryWrite is write where an error of the device is allowed, and returned.
+// tryWrite calls write, and returns an error of the device instead of failing the test.
 func (m *machine) tryWrite(d *disk, first, n int64) error {
 	m.Helper()
 	err := d.write(first, n)
-	if err != nil && !refused(err) {
+	if err != nil && !isDeviceError(err) {
 		m.Fatalf("%v\n%s", err, m.server.Output())
 	}
 	return err
 }
 
-// wideSize is the size of a disk whose map has many pages, in bytes.
+// wideSize is the size, in bytes, of a disk whose map has many pages.
 const wideSize = 128 << 20
 
-// mapPageSectors is how many sectors of a disk of 512-byte blocks a page of its map has.
+// mapPageSectors is the number of sectors that one page of the map covers with 512-byte blocks.
 const mapPageSectors = 4096 * 8
 
-// trials on a nearly full file system.
+// trials is the number of attempts on a nearly full file system.
 const trials = wideSize/sectorSize/mapPageSectors - 1
 
-// nearlyFull calls step again and again, with so many pages more to be had each time.
-// Before each step, what the server has of its files is clean: where the file system
-// copies on write the kernel has to find space for whatever changes.
+// nearlyFull calls step for n from 0 with n*pages free pages on the file system (three times as many
+// on XFS). Before each step the server's files are clean: on a copy-on-write file system every
+// change then needs new space.
 func (m *machine) nearlyFull(pages int, step func(n int)) {
 	m.Helper()
-	if m.fs.kind == "xfs" { // it reserves blocks of its trees, too
+	if m.fs.kind == "xfs" { // XFS also reserves blocks for its trees
 		pages *= 3
 	}
 	for n := range trials {
@@ -62,8 +62,8 @@ func (m *machine) nearlyFull(pages int, step func(n int)) {
 	}
 }
 
-// firstWrites makes first writes on a file system that is nearly full: some must
-// succeed and some fail.
+// firstWrites makes first writes on a file system that is nearly full. Some must succeed and some
+// must fail.
 func (m *machine) firstWrites() {
 	m.Helper()
 	failed, succeeded := 0, 0
@@ -80,21 +80,21 @@ func (m *machine) firstWrites() {
 				try(d, 61440+int64(n)*128, 1)
 				continue
 			}
-			// A write in two pages of the map, of which the first has got its space already.
+			// A write that touches two pages of the map; the first already has its space.
 			page := int64(n+1) * mapPageSectors
 			try(d, page-64, 1)
 			try(d, page-8, 16)
 		}
 	})
-	m.Logf("%d first writes failed for want of space, %d succeeded", failed, succeeded)
+	m.Logf("%d first writes failed without space, %d succeeded", failed, succeeded)
 	if failed == 0 || succeeded == 0 {
-		m.Error("the file system was never full, or always")
+		m.Error("the file system was never full or always full")
 	}
 }
 
-// A guest makes first writes on a full file system, whatever pages of the store's
-// files have to be copied for them. They fail, or they do not. The disk can be closed
-// in order and opened again, and has everything that was completed.
+// A guest makes first writes on a full file system, whichever pages of the store's files have to be
+// copied for them. Each succeeds or fails. The disk can be closed in order and opened again, and
+// has every completed write.
 func TestFirstWritesOnAFullFileSystem(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -113,26 +113,26 @@ func TestFirstWritesOnAFullFileSystem(t *testing.T) {
 				m.firstWrites()
 				c.end(m)
 				m.serveWithSpace()
-				m.verifyAs("served again", lived)
+				m.verifyAs("served again", kernelSurvived)
 				m.free()
 				for _, d := range m.disks {
 					m.must(d.write(100, 200))
 					m.must(d.flush())
 				}
 				m.restart()
-				m.verifyAs("after an orderly restart", lived)
+				m.verifyAs("after an orderly restart", kernelSurvived)
 				m.must(m.cowblk("check"))
 			})
 		})
 	}
 }
 
-// fullPause is how long a server may take on a full file system before space is made:
-// it may wait for that.
+// fullPause is the time given to a server on a full file system, which may wait for space, before
+// space is made.
 const fullPause = 500 * time.Millisecond
 
-// serveWithSpace starts the server. On a full file system it may refuse or wait, and
-// must not when there is space.
+// serveWithSpace starts the server. On a full file system the server may refuse or wait; with space
+// it must start.
 func (m *machine) serveWithSpace() {
 	m.Helper()
 	m.launch(nil)
@@ -152,11 +152,11 @@ func (m *machine) serveWithSpace() {
 	}
 }
 
-// stopWhileFull asks the server to end, and then makes space.
+// stopWhileFull sends the server SIGTERM and then makes space.
 func (m *machine) stopWhileFull() {
 	m.Helper()
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	m.must(m.server.Signal(unix.SIGTERM))
 	select {
@@ -173,12 +173,12 @@ func (m *machine) stopWhileFull() {
 	m.server = nil
 }
 
-// promotionRounds is how often all amounts of space are tried: which of a promotion's
-// files gets the last page is not always the same.
+// promotionRounds is how often all amounts of space are tried: which of a promotion's files gets
+// the last page varies.
 const promotionRounds = 4
 
-// A promotion on a nearly full file system fails as a whole, or the new head keeps what
-// is written to it when the server is killed.
+// A promotion on a nearly full file system either fails as a whole or succeeds, and the new head
+// then keeps its writes when the server is killed.
 func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -197,14 +197,14 @@ func TestPromotionOnANearlyFullFileSystem(t *testing.T) {
 		}
 		m.Logf("%d promotions failed, %d succeeded", failed, succeeded)
 		if failed == 0 {
-			m.Error("there was always space")
+			m.Error("no promotion failed: there was always space")
 		}
 		m.kill()
 		m.serveWithSpace()
-		m.verifyAs("after a kill", lived)
+		m.verifyAs("after a kill", kernelSurvived)
 		m.free()
 		m.restart()
-		m.verifyAs("after an orderly restart", lived)
+		m.verifyAs("after an orderly restart", kernelSurvived)
 		m.must(m.cowblk("check"))
 	})
 }

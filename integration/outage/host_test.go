@@ -20,9 +20,9 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// What a host does to its file systems meanwhile.
+// Operations of the host on its file systems.
 
-// syncfs is the host's "sync -f".
+// syncfs calls syncfs(2) on the file system.
 func (m *machine) syncfs() error {
 	f, err := os.Open(m.mnt)
 	if err != nil {
@@ -32,7 +32,7 @@ func (m *machine) syncfs() error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
 
-// files returns the regular files of the store.
+// files returns the paths of the store's regular files.
 func (m *machine) files() (paths []string) {
 	m.Helper()
 	m.must(filepath.WalkDir(m.store.Dir, func(p string, e iofs.DirEntry, err error) error {
@@ -47,29 +47,29 @@ func (m *machine) files() (paths []string) {
 	return paths
 }
 
-// isData tells whether a file holds a layer's data: it is as long as a disk.
+// isData reports whether a file holds a layer's data: such files are as long as a disk.
 func isData(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && (st.Size() == diskSize || st.Size() == wideSize)
 }
 
-// writeBack has the kernel write a file's dirty pages, as it does at any time, and
-// waits for that; no journal is committed for it. An error is not seen here: the kernel
-// keeps it for the next fsync. (SYNC_FILE_RANGE_WAIT_AFTER would take it away.)
+// writeBack makes the kernel write a file's dirty pages, as it may at any time, and waits for that.
+// It does not commit a journal. Errors are not returned here: the kernel keeps them for the next
+// fsync. (SYNC_FILE_RANGE_WAIT_AFTER would consume them.)
 func (m *machine) writeBack(path string) {
 	m.Helper()
 	f, err := os.Open(path)
 	if errors.Is(err, iofs.ErrNotExist) || errors.Is(err, unix.EIO) {
-		return // the server has removed it; XFS has given up after an error of its log
+		return // the server has removed it, or XFS has given up after an error of its log
 	}
 	m.must(err)
 	defer f.Close()
 	for end := time.Now().Add(waitLimit); ; time.Sleep(time.Millisecond) {
 		err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 		if errors.Is(err, unix.EROFS) {
-			return // btrfs has given up after an error, and writes nothing any more
+			return // btrfs has given up after an error and writes nothing
 		}
-		// XFS may tell at once that it could not begin: the pages count as written all the same.
+		// XFS may report at once that it could not begin. The pages count as written all the same.
 		if !errors.Is(err, unix.EIO) {
 			m.must(os.NewSyscallError("sync_file_range", err))
 		}
@@ -84,8 +84,8 @@ func (m *machine) writeBack(path string) {
 	}
 }
 
-// fsyncAllButData makes everything durable but the data of layers: the order in which
-// a kernel writes files back is its own affair.
+// fsyncAllButData makes everything durable but the data of layers: a kernel may write files back in
+// any order.
 func (m *machine) fsyncAllButData() {
 	m.Helper()
 	for _, p := range m.files() {
@@ -101,17 +101,16 @@ func (m *machine) fsyncAllButData() {
 	}
 }
 
-// otherNamespace is a command that runs another in a mount namespace of its own, as
-// systemd does.
+// otherNamespace is a command that runs another in a mount namespace of its own, as systemd does.
 var otherNamespace = []string{"unshare", "--mount", "--propagation", "slave"}
 
-// dropCaches has the kernel evict what is clean and not mapped: pages, then inodes.
+// dropCaches makes the kernel evict clean, unmapped pages and then inodes.
 func (m *machine) dropCaches() {
 	m.Helper()
 	m.must(os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
 }
 
-// mapping is a shared mapping that the server has of a file of the machine.
+// mapping is one of the server's shared mappings of a file of the machine.
 type mapping struct {
 	path       string
 	start, len uint64
@@ -138,7 +137,7 @@ func (m *machine) mappings() (maps []mapping) {
 	return maps
 }
 
-// evict has the kernel take away the clean pages of the store's files, mapped or not.
+// evict makes the kernel evict the clean pages of the store's files, mapped or not.
 func (m *machine) evict() {
 	m.Helper()
 	for _, p := range m.mappings() {
@@ -147,8 +146,8 @@ func (m *machine) evict() {
 	m.dropCaches()
 }
 
-// places returns where files are on the device, or the whole device where the file
-// system does not tell.
+// places returns the positions of files on the device, or the whole device if the file system does
+// not report them.
 func (m *machine) places(paths ...string) (ranges []device.Range) {
 	m.Helper()
 	if !m.fs.ranges {
@@ -164,7 +163,7 @@ func (m *machine) places(paths ...string) (ranges []device.Range) {
 	return ranges
 }
 
-// fill leaves no space on the file system but for some pages, exactly.
+// fill leaves exactly pages free pages on the file system.
 func (m *machine) fill(pages int) {
 	m.Helper()
 	f, err := os.OpenFile(filepath.Join(m.mnt, "ballast"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -172,7 +171,7 @@ func (m *machine) fill(pages int) {
 	defer f.Close()
 	at, err := f.Seek(0, io.SeekEnd)
 	m.must(err)
-	// What is synced frees reservations: fill until nothing more fits.
+	// A sync frees reservations: fill until nothing more fits.
 	for grown := true; grown; {
 		grown = false
 		for size := int64(16 << 20); size >= 4096; {
@@ -191,18 +190,18 @@ func (m *machine) fill(pages int) {
 	m.must(m.syncfs())
 }
 
-// ballast is one page, not of zeros for the sake of file systems that skip them.
+// ballast is one page. It is not zero, because some file systems do not store zeros.
 var ballast = bytes.Repeat([]byte{0xa5}, 4096)
 
-// free ends fill.
+// free removes the files of fill.
 func (m *machine) free() {
 	m.Helper()
 	m.must(os.RemoveAll(filepath.Join(m.mnt, "ballast")))
 	m.must(m.syncfs())
 }
 
-// share makes the store's files share their blocks with copies, which replace those of
-// the last time.
+// share makes the store's files share their blocks with copies. These replace the copies of the
+// last call.
 func (m *machine) share() {
 	m.Helper()
 	copies := filepath.Join(m.mnt, "copies")

@@ -13,14 +13,14 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// pageOut is process_madvise(MADV_PAGEOUT) on a range of another process' addresses.
+// pageOut calls process_madvise(MADV_PAGEOUT) for a range of another process's addresses.
 func pageOut(pid int, start, length uint64) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(fd)
-	// The kernel reads struct iovec; the address is not one of this process.
+	// The kernel reads this as struct iovec. The address belongs to the other process.
 	iov := [2]uint64{start, length}
 	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(fd), uintptr(unsafe.Pointer(&iov)), 1, unix.MADV_PAGEOUT, 0, 0)
 	runtime.KeepAlive(&iov)
@@ -30,7 +30,7 @@ func pageOut(pid int, start, length uint64) error {
 	return nil
 }
 
-// maxExtents of a file; more are an error.
+// maxExtents bounds the extents of a file; more are an error.
 const maxExtents = 4096
 
 // fiemapExtent is struct fiemap_extent of linux/fiemap.h.
@@ -50,12 +50,12 @@ type fiemap struct {
 
 const (
 	fsIOCFiemap        = 0xc020660b // FS_IOC_FIEMAP
-	extentUnknown      = 0x2        // FIEMAP_EXTENT_UNKNOWN: no place yet
+	extentUnknown      = 0x2        // FIEMAP_EXTENT_UNKNOWN: not allocated yet
 	extentDataInline   = 0x200      // FIEMAP_EXTENT_DATA_INLINE
 	extentHasNoAddress = extentUnknown | extentDataInline
 )
 
-// extents returns where a file is on the device.
+// extents returns the positions of a file's data on the device.
 func extents(f *os.File) (ranges []device.Range, err error) {
 	arg := &fiemap{length: 1<<64 - 1, count: maxExtents}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIOCFiemap, uintptr(unsafe.Pointer(arg)))
@@ -77,9 +77,10 @@ func extents(f *os.File) (ranges []device.Range, err error) {
 // sysCachestat is the number of cachestat(2), Linux 6.5.
 const sysCachestat = 451
 
-// unwritten returns how many pages of a file are dirty or being written back.
+// unwritten returns the number of a file's pages that are dirty or under write-back.
 func unwritten(f *os.File) (uint64, error) {
-	// struct cachestat_range: all of the file; struct cachestat: cached, dirty, written back, evicted, recently.
+	// struct cachestat_range: the whole file; struct cachestat: cached, dirty, under write-back,
+	// evicted, recently evicted.
 	var whole [2]uint64
 	var stat [5]uint64
 	_, _, errno := unix.Syscall6(sysCachestat, f.Fd(), uintptr(unsafe.Pointer(&whole)), uintptr(unsafe.Pointer(&stat)), 0, 0, 0)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The process dies, nothing else: every completed write is there, whatever the host
-// does until the next one runs, and wherever that runs.
+// Only the process dies: every completed write is there, whatever the host does before the next
+// process runs, and in whichever mount namespace it runs.
 func TestKilledProcessLosesNothing(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -39,12 +39,12 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 				c.meanwhile()
 			}
 			m.serve(c.wrapper...)
-			m.verifyAs(c.name, lived)
+			m.verifyAs(c.name, kernelSurvived)
 		}
 	})
 }
 
-// The same where the store's run directory is not on a tmpfs.
+// The same with the store's run directory on another file system than tmpfs.
 func TestKilledProcessWithoutTmpfs(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.runInStore()
@@ -53,7 +53,7 @@ func TestKilledProcessWithoutTmpfs(t *testing.T) {
 			m.scatter(n)
 			m.kill()
 			m.serve()
-			m.verify(lived)
+			m.verify(kernelSurvived)
 		}
 	})
 }
@@ -67,8 +67,7 @@ func (m *machine) runInStore() {
 	m.must(m.syncfs())
 }
 
-// There is no space in the run directory, then there is: a write that completes is
-// there after a kill all the same.
+// The run directory has no space, later it has: a completed write survives a kill in both cases.
 func TestKilledProcessWithFullRunDirectory(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -79,7 +78,7 @@ func TestKilledProcessWithFullRunDirectory(t *testing.T) {
 		}
 		succeeded := 0
 		for _, d := range m.disks {
-			for i := range int64(200) { // far apart: more and more pages of the map
+			for i := range int64(200) { // far apart, so that more and more pages of the map are touched
 				if m.tryWrite(d, i*311, 1) == nil {
 					succeeded++
 				}
@@ -89,20 +88,20 @@ func TestKilledProcessWithFullRunDirectory(t *testing.T) {
 		m.kill()
 		m.must(os.Remove(ballast))
 		m.serve()
-		m.verifyAs("after a kill", lived)
+		m.verifyAs("after a kill", kernelSurvived)
 		for _, d := range m.disks {
 			for i := range int64(200) {
 				m.must(d.write(i*313, 1))
 			}
 			m.must(d.flush())
 		}
-		m.verifyAs("with space", lived)
+		m.verifyAs("with space", kernelSurvived)
 	})
 }
 
-// Whatever was in the run directory is removed after a kill: what was not flushed is
-// there or gone, and what is served stays after a flush. Where it is gone the disk is
-// refused, until somebody says that it may be.
+// The content of the run directory is removed after a kill. Unflushed content is then there or
+// lost, and served content stays after a flush. If it is lost the disk is refused until the
+// operator accepts the loss.
 func TestRunDirectoryClearedAfterKill(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -116,13 +115,13 @@ func TestRunDirectoryClearedAfterKill(t *testing.T) {
 		m.launch(nil)
 		if err := m.connect(waitLimit); errors.Is(err, errEnded) {
 			m.Logf("refused: %s", m.server.Output())
-			m.kill() // hangs up, too
+			m.kill() // also disconnects the guests
 			m.launch([]string{"--drop-unflushed"})
 			m.must(m.connect(waitLimit))
 		} else {
 			m.must(err)
 		}
-		m.verifyAs("served", doubtful)
+		m.verifyAs("served", deviceFailed)
 		for _, d := range m.disks {
 			m.must(d.write(7, 3))
 			m.must(d.flush())
@@ -132,7 +131,7 @@ func TestRunDirectoryClearedAfterKill(t *testing.T) {
 	})
 }
 
-// A remount as read-only is refused while a disk is served, and changes nothing.
+// A read-only remount is refused while a disk is served, and changes nothing.
 func TestRemountWhileServed(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -141,7 +140,7 @@ func TestRemountWhileServed(t *testing.T) {
 			m.Fatal("the file system of a served disk became read-only")
 		}
 		m.scatter(2)
-		m.verify(lived)
+		m.verify(kernelSurvived)
 	})
 }
 
@@ -157,13 +156,13 @@ func TestUnmountedAfterOrderlyStop(t *testing.T) {
 			}
 			m.umountAndMount()
 			m.serve()
-			m.verify(lived)
+			m.verify(kernelSurvived)
 		}
 	})
 }
 
-// The file system of a killed server is unmounted in order and mounted again: what was
-// not flushed is there or gone.
+// The file system of a killed server is unmounted in order and mounted again: unflushed content is
+// there or lost.
 func TestUnmountedAfterKill(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -172,7 +171,7 @@ func TestUnmountedAfterKill(t *testing.T) {
 			m.kill()
 			m.umountAndMount()
 			m.serve()
-			m.verify(lost)
+			m.verify(remounted)
 		}
 	})
 }

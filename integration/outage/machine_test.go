@@ -21,13 +21,13 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// diskSize of each disk in bytes: one map page at 512-byte blocks holds 16 MiB's bits.
+// diskSize is the size of each disk in bytes. One map page covers 16 MiB of 512-byte blocks.
 const diskSize = 32 << 20
 
-// waitLimit bounds a command; none takes a fraction of it.
+// waitLimit bounds a command; each needs a fraction of it.
 const waitLimit = 2 * time.Minute
 
-// runSize is the size of the tmpfs for the run directory in bytes.
+// runSize is the size, in bytes, of the tmpfs for the run directory.
 const runSize = 16 << 20
 
 // machine is a file system on a device of its own, with a store on it.
@@ -35,19 +35,19 @@ type machine struct {
 	*testing.T
 	fs    filesystem
 	dev   *device.Device
-	dir   string // of the machine, on the host's file system
-	run   string // on a tmpfs: what does not end with the file system
-	mnt   string // where the file system is mounted
+	dir   string // on the host's file system
+	run   string // run directory on a tmpfs; it survives the file system
+	mnt   string // mount point of the file system
 	base  string // raw file, on the host's file system
 	store *harness.Store
 	disks []*disk
 
 	mounted bool
-	device  uint64           // device number of the store's files
+	device  uint64           // of the store's files
 	server  *harness.Process // nil: none runs
 }
 
-// base is made once; every disk lies on it.
+// base returns the content of the base, made once; disks lie on it.
 var base = sync.OnceValues(func() ([]byte, error) {
 	p := make([]byte, diskSize)
 	for s := range int64(diskSize / sectorSize) {
@@ -56,8 +56,8 @@ var base = sync.OnceValues(func() ([]byte, error) {
 	return p, nil
 })
 
-// newMachine makes the file system and the disks on it, mounted and not served. The
-// store's run directory, where there is a choice, is on a tmpfs.
+// newMachine makes the file system and the disks on it. The file system is mounted; the disks are
+// not served. The store's run directory, where configurable, is on a tmpfs.
 func newMachine(t *testing.T, fs filesystem) *machine {
 	t.Helper()
 	m := newEmptyMachine(t, fs)
@@ -85,28 +85,28 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	loop, err := m.dev.Attach()
 	m.must(err)
 	defer loop.Close()
-	m.host(append(fs.mkfs, loop.Name())...)
+	m.runOnHost(append(fs.mkfs, loop.Name())...)
 	t.Cleanup(m.tearDown)
 	m.mountLoop(loop)
 	m.store, err = harness.NewStore(filepath.Join(m.mnt, "st"))
 	m.must(err)
 	if fs.kind == "btrfs" {
-		m.host("btrfs", "-q", "subvolume", "create", m.store.Dir)
+		m.runOnHost("btrfs", "-q", "subvolume", "create", m.store.Dir)
 	} else {
 		m.must(os.Mkdir(m.store.Dir, 0o755))
 	}
-	m.device = m.number()
+	m.device = m.deviceNumber()
 	m.must(os.Symlink(m.run, filepath.Join(m.store.Dir, "run")))
 	return m
 }
 
-// tearDown leaves nothing mounted after a test that has failed half-way.
+// tearDown unmounts everything, also after a failed test.
 func (m *machine) tearDown() {
 	if m.server != nil {
 		m.server.Kill()
 	}
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	if m.mounted {
 		m.must(unix.Unmount(m.mnt, unix.MNT_DETACH))
@@ -120,8 +120,8 @@ func (m *machine) must(err error) {
 	}
 }
 
-// host runs a program of the host.
-func (m *machine) host(args ...string) {
+// runOnHost runs a program on the host.
+func (m *machine) runOnHost(args ...string) {
 	m.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
@@ -149,12 +149,12 @@ func (m *machine) createDisks() {
 	m.must(m.syncfs())
 }
 
-// sameDeviceTries is how often a file system is mounted to get its device number again.
+// sameDeviceTries bounds the attempts to mount a file system with its earlier device number.
 const sameDeviceTries = 20
 
-// mount attaches the device and mounts it. The file system has the device number of
-// before, as far as possible: btrfs gets the lowest that is free. What a server has
-// noted of its files then looks as if nothing had happened.
+// mount attaches the device and mounts it. The file system gets its earlier device number if
+// possible (the kernel gives btrfs the lowest free number). A server's records of its files then
+// still match, as if nothing had happened.
 func (m *machine) mount() {
 	m.Helper()
 	for try := 1; ; try++ {
@@ -162,15 +162,15 @@ func (m *machine) mount() {
 		m.must(err)
 		m.mountLoop(loop)
 		m.must(loop.Close())
-		if m.number() == m.device || try == sameDeviceTries {
+		if m.deviceNumber() == m.device || try == sameDeviceTries {
 			return
 		}
 		m.umount()
 	}
 }
 
-// number is the device number that the store's files have.
-func (m *machine) number() uint64 {
+// deviceNumber returns the device number of the store's files.
+func (m *machine) deviceNumber() uint64 {
 	m.Helper()
 	var st unix.Stat_t
 	m.must(unix.Stat(m.store.Dir, &st))
@@ -185,7 +185,7 @@ func (m *machine) mountLoop(loop *os.File) {
 	m.mounted = true
 }
 
-// umount unmounts; afterwards the kernel has nothing of the file system.
+// umount unmounts the file system; afterwards the kernel keeps nothing of it.
 func (m *machine) umount() {
 	m.Helper()
 	for end := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) {
@@ -193,7 +193,7 @@ func (m *machine) umount() {
 		if err == nil {
 			break
 		}
-		// A process that was killed gives its files up a little later; so does a kernel thread.
+		// A killed process releases its files a little later; so does a kernel thread.
 		if err != unix.EBUSY || time.Now().After(end) {
 			m.Fatalf("unmounting %s: %v", m.fs.name, err)
 		}
@@ -201,15 +201,15 @@ func (m *machine) umount() {
 	m.mounted = false
 }
 
-// umountAndMount is an orderly unmount: everything is on the device then.
+// umountAndMount unmounts in order, so that everything is on the device, and mounts again.
 func (m *machine) umountAndMount() {
 	m.Helper()
 	m.umount()
 	m.mount()
 }
 
-// serve starts the server of all disks and connects the guests; wrapper is a command
-// that executes another.
+// serve starts the server of all disks and connects the guests. wrapper is a command that executes
+// the server's.
 func (m *machine) serve(wrapper ...string) {
 	m.Helper()
 	m.launch(nil, wrapper...)
@@ -230,7 +230,7 @@ func (m *machine) launch(flags []string, wrapper ...string) {
 	m.must(err)
 }
 
-// connect connects the guests that are not yet.
+// connect connects the guests that are not connected.
 func (m *machine) connect(limit time.Duration) error {
 	for _, d := range m.disks {
 		if d.guest != nil {
@@ -251,11 +251,11 @@ func (m *machine) kill() {
 	m.server.Kill()
 	m.server = nil
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 }
 
-// stop ends the server in order; its exit status must be 0.
+// stop ends the server in order and checks that its exit status is 0.
 func (m *machine) stop() {
 	m.Helper()
 	m.must(m.tryStop())
@@ -263,7 +263,7 @@ func (m *machine) stop() {
 
 func (m *machine) tryStop() error {
 	for _, d := range m.disks {
-		d.hangUp()
+		d.disconnect()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
@@ -276,7 +276,7 @@ func (m *machine) tryStop() error {
 	return err
 }
 
-// restart is an orderly end and a new start; nothing may be lost.
+// restart ends the server in order and starts it again; nothing may be lost.
 func (m *machine) restart() {
 	m.Helper()
 	m.stop()
@@ -286,13 +286,13 @@ func (m *machine) restart() {
 	m.serve()
 }
 
-// verify reads every disk.
+// verify reads every disk and compares it with its oracle.
 func (m *machine) verify(e event) {
 	m.Helper()
 	m.verifyAs("", e)
 }
 
-// verifyAs is verify of one case of a test, which goes on after an error.
+// verifyAs verifies one case of a test. The test continues after an error.
 func (m *machine) verifyAs(name string, e event) {
 	m.Helper()
 	var errs bytes.Buffer
@@ -309,8 +309,8 @@ func (m *machine) verifyAs(name string, e event) {
 	}
 }
 
-// crash ends the server, unmounts, and mounts the file system again on a device that
-// works; what was not flushed may be lost. It then serves and checks.
+// crash ends the server, unmounts the file system, and mounts it again on a working device;
+// unflushed content may be lost. It then serves and checks.
 func (m *machine) crash() {
 	m.Helper()
 	m.kill()
@@ -319,5 +319,5 @@ func (m *machine) crash() {
 	m.must(m.dev.PowerOn())
 	m.mount()
 	m.serve()
-	m.verify(lost)
+	m.verify(remounted)
 }

@@ -19,36 +19,36 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// insideEnv marks the process that has a mount namespace of its own.
+// insideEnv marks the process that runs in a mount namespace of its own.
 const insideEnv = "COWBLK_OUTAGE_INSIDE"
 
 func TestMain(m *testing.M) {
 	device.RunChild()
-	status, err := inside(m)
+	status, err := runInNamespace(m)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "tests of outages cannot start:", err)
+		fmt.Fprintln(os.Stderr, "outage tests cannot start:", err)
 		status = 1
 	}
 	os.Exit(status)
 }
 
-// machinesAtOnce is how many machines there are at a time.
+// machinesAtOnce is the number of machines that run at a time.
 const machinesAtOnce = 6
 
-// inside runs the tests in a mount namespace of their own.
-func inside(m *testing.M) (int, error) {
+// runInNamespace runs the tests in a mount namespace of their own.
+func runInNamespace(m *testing.M) (int, error) {
 	if err := device.Missing(); err != nil {
 		return 1, err
 	}
 	if os.Getenv(insideEnv) != "" {
-		// Mounts stay in this namespace, and in those that servers get from "unshare": an unmount here is one there,
-		// or a file system would live on.
+		// Mounts stay in this namespace and in those that "unshare" makes for servers. An unmount
+		// propagates to the latter; otherwise the file system would stay mounted there.
 		for _, kind := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
 			if err := unix.Mount("", "/", "", unix.MS_REC|kind, ""); err != nil {
 				return 1, fmt.Errorf("changing the propagation of mounts: %w", err)
 			}
 		}
-		// A machine waits for its device most of the time.
+		// A machine spends most of its time waiting for its device.
 		flag.Parse()
 		if err := flag.Set("test.parallel", strconv.Itoa(machinesAtOnce)); err != nil {
 			return 1, err

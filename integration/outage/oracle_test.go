@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// write is one write to a sector that no completed flush covers.
+// write is one write to a sector, not covered by a completed flush.
 type write struct {
 	version   version
 	completed bool
 }
 
-// oracle knows what each sector of a disk may hold.
+// oracle records the versions that each sector of a disk may hold.
 type oracle struct {
 	disk    uint32
-	stable  []version         // by sector: flushed
-	pending map[int64][]write // by sector: since then, oldest first
+	stable  []version         // last flushed version, by sector
+	pending map[int64][]write // writes since the last flush, by sector, oldest first
 	next    version
 }
 
@@ -26,7 +26,7 @@ func newOracle(disk uint32, sectors int64) *oracle {
 	return &oracle{disk: disk, stable: make([]version, sectors), pending: map[int64][]write{}, next: 1}
 }
 
-// clone is the oracle of a backup.
+// clone returns a copy of the oracle, for a backup.
 func (o *oracle) clone() *oracle {
 	c := *o
 	c.stable = slices.Clone(o.stable)
@@ -37,14 +37,14 @@ func (o *oracle) clone() *oracle {
 	return &c
 }
 
-// wrote notes a write of n sectors, completed or not.
+// wrote records a write of n sectors, completed or not.
 func (o *oracle) wrote(first, n int64, v version, completed bool) {
 	for s := first; s < first+n; s++ {
 		o.pending[s] = append(o.pending[s], write{v, completed})
 	}
 }
 
-// flushed notes a flush that has succeeded; nothing was under way meanwhile.
+// flushed records a successful flush. No write may be in progress meanwhile.
 func (o *oracle) flushed() {
 	for s, ws := range o.pending {
 		i := len(ws) - 1
@@ -63,25 +63,25 @@ func (o *oracle) flushed() {
 	}
 }
 
-// event is what has happened since the content was known.
+// event is what happened since the last check.
 type event int
 
 const (
-	// lived: the kernel and the file system live on. Every completed write is there.
-	lived event = iota
-	// doubtful: the kernel lives on, but the device has failed. What was not flushed may
-	// be lost, now or later.
-	doubtful
-	// lost: the file system was mounted again. What was not flushed may be lost; what is
-	// there is on the device.
-	lost
+	// kernelSurvived: the kernel and the file system survived. Every completed write is there.
+	kernelSurvived event = iota
+	// deviceFailed: the kernel survived, but the device failed. Unflushed content may be lost, now or
+	// later.
+	deviceFailed
+	// remounted: the file system was mounted again. Unflushed content may be lost; the content that
+	// remains is durable.
+	remounted
 )
 
-// allowed returns what a sector may hold.
+// allowed returns the versions that a sector may hold.
 func (o *oracle) allowed(s int64, e event) []version {
 	vs := []version{o.stable[s]}
 	for _, w := range o.pending[s] {
-		if e == lived && w.completed {
+		if e == kernelSurvived && w.completed {
 			vs = vs[:0]
 		}
 		vs = append(vs, w.version)
@@ -89,18 +89,18 @@ func (o *oracle) allowed(s int64, e event) []version {
 	return vs
 }
 
-// maxShown bounds the runs of wrong sectors that an error lists.
+// maxShown bounds the number of runs of wrong sectors that an error lists.
 const maxShown = 4
 
-// wrongs collects wrong sectors, neighbours with the same fault as one.
-type wrongs struct {
+// mismatches collects wrong sectors. It joins neighbours with the same fault.
+type mismatches struct {
 	count       int
 	runs        []string
 	first, last int64
 	what        string
 }
 
-func (w *wrongs) add(s int64, what string) {
+func (w *mismatches) add(s int64, what string) {
 	w.count++
 	if w.what == what && s == w.last+1 {
 		w.last = s
@@ -110,28 +110,28 @@ func (w *wrongs) add(s int64, what string) {
 	w.first, w.last, w.what = s, s, what
 }
 
-func (w *wrongs) end() {
+func (w *mismatches) end() {
 	if w.what != "" {
 		w.runs = append(w.runs, fmt.Sprintf("sectors %d to %d: %s", w.first, w.last, w.what))
 	}
 	w.what = ""
 }
 
-func (w *wrongs) err() error {
+func (w *mismatches) err() error {
 	if w.count == 0 {
 		return nil
 	}
 	w.end()
 	n := min(len(w.runs), maxShown)
-	return fmt.Errorf("%d sectors are wrong, in %d runs, the first of them:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
+	return fmt.Errorf("%d sectors are wrong, in %d runs; the first:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
 }
 
-// check compares content, the whole disk, with what is allowed. What is found is what
-// must be found from now on, until something happens again.
+// check compares content, the whole disk, with the allowed versions. The versions found become the
+// expected ones until the next event.
 func (o *oracle) check(content []byte, e event) error {
-	var w wrongs
+	var w mismatches
 	for s := range int64(len(o.stable)) {
-		v, err := found(content[s*sectorSize:], o.disk, s)
+		v, err := readVersion(content[s*sectorSize:], o.disk, s)
 		pending := len(o.pending[s]) > 0
 		switch {
 		case err != nil:
@@ -142,13 +142,13 @@ func (o *oracle) check(content []byte, e event) error {
 		case !slices.Contains(o.allowed(s, e), v):
 			w.add(s, fmt.Sprintf("%v, expected %v", v, o.allowed(s, e)))
 		}
-		if e == lost {
+		if e == remounted {
 			o.stable[s] = v
 		} else {
 			o.pending[s] = append(o.pending[s], write{v, true}) // not flushed yet
 		}
 	}
-	if e == lost {
+	if e == remounted {
 		clear(o.pending)
 	}
 	return w.err()

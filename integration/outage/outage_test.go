@@ -11,54 +11,54 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// everywhere is the whole device.
-var everywhere = []device.Range{{Off: 0, Len: deviceSize}}
+// wholeDevice is the whole device.
+var wholeDevice = []device.Range{{Off: 0, Len: deviceSize}}
 
-// unflushed leaves disks with content that is flushed and, over it and beside it,
-// content that is not; the kernel has written back everything but the latter's data.
-func (m *machine) unflushed(salt int64) {
+// leaveUnflushed leaves disks with flushed content and, over it and beside it, unflushed content. The
+// kernel has written back everything but the data of the latter.
+func (m *machine) leaveUnflushed(salt int64) {
 	m.Helper()
 	m.scatter(salt)
 	m.fsyncAllButData()
 }
 
-// The power of a device that never wrote back what was not flushed; the kernel goes on.
+// The device loses power before the unflushed content is written back; the kernel continues.
 func TestPowerCutInTheSameBoot(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
 		for n := range int64(2) {
-			m.unflushed(n)
+			m.leaveUnflushed(n)
 			m.must(m.dev.Cut(0))
 			m.crash()
 		}
 	})
 }
 
-// Every write fails while a disk is served: the guest's flush fails. The server is then
-// killed, and the device works again.
+// Every write fails while a disk is served, so the guest's flush fails. The server is then killed,
+// and the device works again.
 func TestDeviceFailsWhileServed(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		faults device.Faults
 	}{
-		{"writes", device.Faults{Writes: everywhere}},
+		{"writes", device.Faults{Writes: wholeDevice}},
 		{"syncs", device.Faults{Syncs: true}},
-		{"everything", device.Faults{Reads: everywhere, Writes: everywhere, Syncs: true}},
+		{"everything", device.Faults{Reads: wholeDevice, Writes: wholeDevice, Syncs: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.serve()
-				m.unflushed(1)
+				m.leaveUnflushed(1)
 				m.must(m.dev.Fail(c.faults))
 				for _, d := range m.disks {
 					if err := d.flush(); err == nil {
-						m.Errorf("disk %s: a flush has succeeded on a device that fails", d.name)
+						m.Errorf("disk %s: a flush succeeded on a failing device", d.name)
 					}
-					// Whatever becomes of these: they are not flushed.
+					// The results do not matter: these writes are not flushed.
 					_ = d.write(1000, 64)
 					_ = d.write(30000, 3)
 					if err := d.flush(); err == nil {
-						m.Errorf("disk %s: a second flush has succeeded", d.name)
+						m.Errorf("disk %s: a second flush succeeded", d.name)
 					}
 				}
 				m.crash()
@@ -67,14 +67,14 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 	}
 }
 
-// The file system is shut down, without a flush of its log, as after an error.
+// The file system is shut down without a flush of its log, as after an error.
 func TestFileSystemShutDown(t *testing.T) {
 	onEach(t, func(m *machine) {
 		if !m.fs.shutdown {
-			m.Skipf("%s has no shutdown; TestDeviceFailsWhileServed is what comes nearest", m.fs.name)
+			m.Skipf("%s has no shutdown ioctl; TestDeviceFailsWhileServed is the nearest test", m.fs.name)
 		}
 		m.serve()
-		m.unflushed(1)
+		m.leaveUnflushed(1)
 		root, err := os.Open(m.mnt)
 		m.must(err)
 		// EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, with NOLOGFLUSH.
@@ -83,14 +83,14 @@ func TestFileSystemShutDown(t *testing.T) {
 		m.must(err)
 		for _, d := range m.disks {
 			if err := d.flush(); err == nil {
-				m.Errorf("disk %s: a flush has succeeded on a file system that is shut down", d.name)
+				m.Errorf("disk %s: a flush succeeded on a file system that is shut down", d.name)
 			}
 		}
 		m.crash()
 	})
 }
 
-// A frozen device is only slow: nothing fails, and nothing is lost.
+// A frozen device is only slow: no request fails, and nothing is lost.
 func TestDeviceFreezes(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()

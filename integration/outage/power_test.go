@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A guest's flush arrives at the device, or no test here shows anything.
+// A guest's flush arrives at the device. Every other test here depends on that.
 func TestFlushReachesTheDevice(t *testing.T) {
 	onEach(t, func(m *machine) {
 		m.serve()
@@ -29,7 +29,7 @@ func TestFlushReachesTheDevice(t *testing.T) {
 	})
 }
 
-// life is a machine that lives through random steps, a power cut, and again.
+// life is a machine that runs random steps up to a power cut, repeatedly.
 type life struct {
 	*machine
 	r    *rand.Rand
@@ -55,8 +55,7 @@ func number(t *testing.T, env string, otherwise uint64) uint64 {
 	return n
 }
 
-// Random steps and power cuts: nothing flushed is lost, nothing is served that was
-// never written.
+// Random steps and power cuts: nothing flushed is lost, and every sector served was once written.
 func TestPowerCuts(t *testing.T) {
 	cuts := number(t, cutsEnv, 3)
 	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
@@ -80,10 +79,12 @@ func TestPowerCuts(t *testing.T) {
 	})
 }
 
-// tag is the name of the n-th promotion.
+// tag returns the name of the n-th promotion.
 func tag(n int) string { return fmt.Sprintf("t%d", n) }
 
-func (l *life) note(format string, args ...any) { l.log = append(l.log, fmt.Sprintf(format, args...)) }
+func (l *life) logStep(format string, args ...any) {
+	l.log = append(l.log, fmt.Sprintf(format, args...))
+}
 
 func (l *life) any() *disk { return l.disks[l.r.IntN(len(l.disks))] }
 
@@ -94,15 +95,15 @@ func (l *life) steps(n int) {
 		d := l.any()
 		switch x := l.r.IntN(1000); {
 		case x < 700:
-			first, n := some(l.r)
-			l.note("%s: write %d+%d", d.name, first, n)
+			first, n := randomRange(l.r)
+			l.logStep("%s: write %d+%d", d.name, first, n)
 			l.must(d.write(first, n))
 		case x < 760:
-			first, n := some(l.r)
-			l.note("%s: zeros %d+%d", d.name, first, n)
+			first, n := randomRange(l.r)
+			l.logStep("%s: zeros %d+%d", d.name, first, n)
 			l.must(d.writeZeroes(first, n, l.r.IntN(2) == 0))
 		case x < 860:
-			l.note("%s: flush", d.name)
+			l.logStep("%s: flush", d.name)
 			l.must(d.flush())
 		case x < 970:
 			l.hostStep()
@@ -112,79 +113,79 @@ func (l *life) steps(n int) {
 	}
 }
 
-// hostStep is what the host or the device does meanwhile.
+// hostStep makes one random step of the host or the device.
 func (l *life) hostStep() {
 	l.Helper()
 	switch x := l.r.IntN(10); {
 	case x < 4:
 		files := l.files()
 		p := files[l.r.IntN(len(files))]
-		l.note("write back %s", p)
+		l.logStep("write back %s", p)
 		l.writeBack(p)
 	case x < 6:
 		keep := l.r.Float64()
-		l.note("drain %.2f", keep)
+		l.logStep("drain %.2f", keep)
 		l.must(l.dev.Drain(keep))
 	case x < 7:
-		l.note("syncfs")
+		l.logStep("syncfs")
 		l.must(l.syncfs())
 	case x < 9 && l.fs.reflink:
-		l.note("reflink")
+		l.logStep("reflink")
 		l.share()
 	default:
-		l.note("fsync all but data")
+		l.logStep("fsync all but data")
 		l.fsyncAllButData()
 	}
 }
 
-// lifeStep is what happens to the server or a disk as a whole.
+// lifeStep makes one random step that concerns the server or a disk as a whole.
 func (l *life) lifeStep(d *disk) {
 	l.Helper()
 	switch x := l.r.IntN(10); {
 	case x < 4:
-		l.note("kill")
+		l.logStep("kill")
 		l.kill()
 		l.serve()
-		l.verify(lived)
+		l.verify(kernelSurvived)
 	case x < 5:
-		l.note("kill, other namespace")
+		l.logStep("kill, other namespace")
 		l.kill()
 		l.serve(otherNamespace...)
-		l.verify(lived)
+		l.verify(kernelSurvived)
 	case x < 6:
-		l.note("restart")
+		l.logStep("restart")
 		l.restart()
-		l.verify(lived)
+		l.verify(kernelSurvived)
 	default:
 		l.tags++
-		l.note("%s: promote t%d", d.name, l.tags)
+		l.logStep("%s: promote t%d", d.name, l.tags)
 		l.must(l.cowblk("promote", d.name, "--tag", tag(l.tags)))
 	}
 }
 
-// cut cuts the power, at once or at one of the next writes to the device, and checks
-// what is left.
+// cut cuts the power, at once or at one of the next writes to the device, and checks the remaining
+// content.
 func (l *life) cut() {
 	l.Helper()
 	keep := []float64{0, 0.1, 0.5, 0.9, 1}[l.r.IntN(5)]
 	if l.r.IntN(3) == 0 {
-		l.note("fsync all but data")
+		l.logStep("fsync all but data")
 		l.fsyncAllButData()
 	}
 	if l.r.IntN(3) > 0 {
 		n := 1 + l.r.Int64N(60)
-		l.note("cut %.1f at write %d", keep, n)
+		l.logStep("cut %.1f at write %d", keep, n)
 		l.must(l.dev.CutAfter(n, keep))
-		// The guests go on until one is told of an error; not every one gets there.
+		// The guests write until a request fails; in some rounds none does.
 		for range 40 {
 			d := l.any()
-			first, n := some(l.r)
+			first, n := randomRange(l.r)
 			if d.write(first, n) != nil || d.flush() != nil {
 				break
 			}
 		}
 	}
-	l.note("cut %.1f", keep)
+	l.logStep("cut %.1f", keep)
 	l.must(l.dev.Cut(keep))
 	l.crash()
 }

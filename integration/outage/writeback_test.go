@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +14,8 @@ import (
 	"cowblk/integration/outage/device"
 )
 
-// victims are the files whose write-back or read fails: each kind of file that the
-// server has mapped or open, alone.
+// victims returns the files whose write-back or read is to fail: one set for each kind of file that
+// the server has mapped or open.
 func (m *machine) victims() map[string][]string {
 	m.Helper()
 	v := map[string][]string{}
@@ -41,11 +40,11 @@ func (m *machine) victims() map[string][]string {
 
 var victimKinds = []string{"mapped files", "all but data", "data"}
 
-// writeBackFails has the kernel write back files while the device fails there, and then
-// evict them; the device works again. No error is seen here.
+// writeBackFails makes the write-back of files fail, evicts their pages, and repairs the device.
+// The errors are not visible here.
 func (m *machine) writeBackFails(files []string) {
 	m.Helper()
-	failing := everywhere // where new pages go is not known
+	failing := wholeDevice // the file system does not report where new pages go
 	if m.fs.ranges && !m.fs.cow && !slices.ContainsFunc(files, isData) {
 		failing = m.places(files...)
 	}
@@ -61,29 +60,29 @@ func (m *machine) writeBackFails(files []string) {
 	m.Logf("%d files, %d requests of the device failed", len(files), after.Failed-before.Failed)
 }
 
-// goOn makes the guests write and flush; requests may fail. It returns what may have
-// become of what is not flushed.
-func (m *machine) goOn() event {
+// writeAndFlush makes the guests write and flush; requests may fail. It returns what may have happened to
+// unflushed content.
+func (m *machine) writeAndFlush() event {
 	m.Helper()
-	e := lived
+	e := kernelSurvived
 	for i := range int64(3) {
 		for _, d := range m.disks {
 			_ = m.tryWrite(d, 500*i+20000, 3)
 			if err := d.flush(); err != nil {
-				if !refused(err) {
+				if !isDeviceError(err) {
 					m.Fatalf("%v\n%s", err, m.server.Output())
 				}
-				e = doubtful
+				e = deviceFailed
 			}
 		}
 	}
 	return e
 }
 
-// serveUnlessBroken is serve after an error of the device. A try may meet that error in
-// the lock file of a disk; one more than there are disks is enough, unless the file system
-// has given up, as btrfs does if one of its own blocks is among those that fail. It then
-// has to be mounted again.
+// serveUnlessBroken calls serve after an error of the device. An attempt may meet that error in the
+// lock file of a disk, so there is one more attempt than there are disks. If one of the file
+// system's own blocks failed, the file system may have given up, as btrfs does, and has to be
+// mounted again.
 func (m *machine) serveUnlessBroken() bool {
 	m.Helper()
 	for try := 1; ; try++ {
@@ -98,14 +97,14 @@ func (m *machine) serveUnlessBroken() bool {
 			break
 		}
 	}
-	if m.alive() == nil {
-		m.Fatal("no disk is served, although the file system can be written")
+	if m.checkWritable() == nil {
+		m.Fatal("no disk is served, although the file system is writable")
 	}
 	return false
 }
 
-// alive writes something to the file system, which may have given up after an error.
-func (m *machine) alive() error {
+// checkWritable returns an error if the file system refuses writes, as it may after an error.
+func (m *machine) checkWritable() error {
 	err := os.WriteFile(filepath.Join(m.mnt, "alive"), ballast, 0o600)
 	if err == nil {
 		err = m.syncfs()
@@ -113,68 +112,71 @@ func (m *machine) alive() error {
 	return err
 }
 
-// serveRefused wants the disks to be refused, for nobody can tell any more whether a hole
-// is a discarded block, and serves them without what was not flushed. As for
-// serveUnlessBroken, other errors may come first, and the file system may have given up.
+// exitRefused is the exit code of a server that refuses a disk.
+const exitRefused = 5
+
+// serveRefused expects that the disks are refused, because nobody can tell a hole from a discarded
+// block any more. It then serves them without their unflushed content. As in serveUnlessBroken,
+// other errors may come first, and the file system may have given up.
 func (m *machine) serveRefused() {
 	m.Helper()
 	refused := false
 	for try := 0; try <= len(m.disks) && !refused; try++ {
 		m.launch(nil)
 		err := m.connect(waitLimit)
-		refused = errors.Is(err, errEnded) && strings.Contains(m.server.Output(), "--drop-unflushed")
+		refused = errors.Is(err, errEnded) && m.server.ExitCode() == exitRefused
 		m.Logf("try %d: refused %v: %v", try, refused, err)
-		m.kill() // hangs up, too
+		m.kill() // also disconnects the guests
 	}
 	if refused {
 		m.launch([]string{"--drop-unflushed"})
 		if m.connect(waitLimit) == nil {
-			m.verifyAs("served", doubtful)
-			m.goOn()
+			m.verifyAs("served", deviceFailed)
+			m.writeAndFlush()
 			return
 		}
 	}
-	if m.alive() == nil {
+	if m.checkWritable() == nil {
 		m.Errorf("refused %v; expected that the disks are refused, and served with --drop-unflushed", refused)
 	}
 }
 
-// The write-back of pages fails once, they are evicted, and the device works again. A
-// later flush must not take flushed content away, whether it succeeds or not.
+// The write-back of pages fails once, the pages are evicted, and the device works again. A later
+// flush must not lose flushed content, whether it succeeds or fails.
 func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 	for _, kind := range victimKinds {
 		t.Run(kind, func(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.serve()
 				m.scatter(1)
-				if kind != "data" { // data is dirty before a flush; of the others, it is what a flush leaves
+				if kind != "data" { // data is dirty before a flush; the other kinds are dirty after one
 					for _, d := range m.disks {
 						m.must(d.flush())
 					}
 				}
 				m.writeBackFails(m.victims()[kind])
 				m.evict()
-				e := m.goOn()
-				// Data that was not flushed is gone with its pages, and the server cannot know.
+				e := m.writeAndFlush()
+				// Unflushed data is lost with its pages, and the server cannot know that.
 				if kind != "data" {
 					m.verifyAs("while served", e)
 				}
 				m.kill()
 				if m.serveUnlessBroken() {
-					m.verifyAs("after a kill", doubtful)
+					m.verifyAs("after a kill", deviceFailed)
 					m.stop()
 				}
 				m.umountAndMount()
 				m.serve()
-				m.verifyAs("mounted again", lost)
+				m.verifyAs("mounted again", remounted)
 			})
 		})
 	}
 }
 
-// The write-back of a disk's data fails after its server was killed, with nobody there
-// to be told. What was not flushed is served as it was written or not at all: never a
-// hole, where the base's content or what was flushed has to be.
+// The write-back of a disk's data fails after its server was killed, so no process receives the
+// error. Unflushed content is served as it was written or not at all. A hole must not replace the
+// base's content or flushed content.
 func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -183,9 +185,9 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	}{
 		{"pages are cached", func(*machine) {}, false},
 		{"pages are evicted", (*machine).dropCaches, false},
-		// The inode is clean then, and goes with what it knew of the error.
+		// The inode is clean after the sync. Its eviction discards the recorded error.
 		{"inode is evicted", func(m *machine) { unix.Sync(); m.dropCaches() }, false},
-		{"inode is evicted and another process was told", func(m *machine) {
+		{"inode is evicted after another process received the error", func(m *machine) {
 			if err := m.syncfs(); !errors.Is(err, unix.EIO) {
 				m.Errorf("syncfs after a write-back error: %v, expected EIO", err)
 			}
@@ -202,8 +204,8 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 				if c.refused {
 					m.serveRefused()
 				} else if m.serveUnlessBroken() {
-					m.verifyAs("served", doubtful)
-					m.goOn()
+					m.verifyAs("served", deviceFailed)
+					m.writeAndFlush()
 				}
 				m.must(m.dev.Cut(0))
 				m.crash()
@@ -212,8 +214,8 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 	}
 }
 
-// Reads fail after all pages were evicted. Requests of the guest may fail; the process
-// goes on, and when the device works again nothing flushed is lost.
+// Reads fail after all pages were evicted. Guest requests may fail. The process continues, and when
+// the device works again nothing flushed is lost.
 func TestReadsFailAfterEviction(t *testing.T) {
 	for _, kind := range victimKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -223,9 +225,9 @@ func TestReadsFailAfterEviction(t *testing.T) {
 				m.must(m.syncfs())
 				m.evict()
 				m.must(m.dev.Fail(device.Faults{Reads: m.places(m.victims()[kind]...)}))
-				e := m.goOn()
+				e := m.writeAndFlush()
 				if !m.server.Running() {
-					m.Fatalf("the server has ended:\n%s", m.server.Output())
+					m.Fatalf("the server ended:\n%s", m.server.Output())
 				}
 				m.must(m.dev.Fail(device.Faults{}))
 				if m.fs.ranges {
@@ -234,7 +236,7 @@ func TestReadsFailAfterEviction(t *testing.T) {
 					m.serve()
 					m.verifyAs("after a kill", e)
 				}
-				// Where all reads failed, the file system itself may have given up.
+				// If all reads failed, the file system itself may have given up.
 				m.crash()
 			})
 		})

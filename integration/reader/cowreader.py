@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Reads and checks stores of cowblk. Written from the words of cow/FORMAT.md alone.
+"""Reads and checks stores of cowblk. Written from cow/FORMAT.md alone.
 
 cowreader.py content STORE NAME[@TAG] [--unlocked]   the disk's bytes to standard output
 cowreader.py check STORE                             a JSON object for each disk to standard output
 
 Exit codes: 0 done, 4 in use, 5 refused. --unlocked reads a disk that a process has open, without its locks.
+
+content prints a JSON object to standard error for each layer that was not closed in order. The content of such a layer
+is that of the last flush, or later. "shared-map": true: a shared map may record later writes.
 """
 
 import datetime
@@ -24,7 +27,7 @@ ZERO32 = bytes(32)
 
 
 class Refused(Exception):
-    """What is there is not what FORMAT.md says it is."""
+    """The store violates FORMAT.md."""
 
 
 class InUse(Exception):
@@ -53,7 +56,7 @@ _zero_crc = {}
 
 
 def data_sum(data):
-    """The number of a unit: its CRC-32C, XORed with that of as many zeros."""
+    """Returns the checksum of a unit: its CRC-32C XORed with the CRC-32C of as many zeros."""
     n = len(data)
     if n not in _zero_crc:
         _zero_crc[n] = crc32c(bytes(n))
@@ -63,7 +66,7 @@ def data_sum(data):
 
 
 def pages_crc(pages):
-    """The map checksum, and that of a table: pages that are not all zero, each behind its number."""
+    """Returns the checksum of a map or a table: CRC-32C of the non-zero pages, each after its number."""
     crc = 0
     for number, page in enumerate(pages):
         if any(page):
@@ -101,7 +104,7 @@ class File:
         return os.lseek(self.fd, 0, os.SEEK_END)
 
     def read(self, start, n):
-        """n bytes; fewer where the file ends."""
+        """Returns n bytes; fewer at the end of the file."""
         out = b""
         while len(out) < n:
             piece = os.pread(self.fd, n - len(out), start + len(out))
@@ -147,7 +150,7 @@ def time(v):
         return False
     year, *rest = [int(g) for g in found.groups()[:6]]
     try:
-        datetime.datetime(year or 2000, *rest)  # that module has no year 0, which is a leap year, too
+        datetime.datetime(year or 2000, *rest)  # datetime has no year 0; it is a leap year like 2000
     except ValueError:
         return False
     return True
@@ -163,7 +166,7 @@ def not_empty(kind):
 
 def parse_document(data):
     def no_number(text):
-        raise Refused(f"number {text} is no integer")
+        raise Refused(f"number {text} is not an integer")
 
     def integer(text):
         if text == "-0":
@@ -173,7 +176,7 @@ def parse_document(data):
     def members(pairs):
         names = [n for n, _ in pairs]
         if len(set(names)) != len(names):
-            raise Refused("a member is there twice")
+            raise Refused("a member occurs twice")
         return dict(pairs)
 
     def depth(v, level=0):
@@ -222,7 +225,7 @@ def any_text(v):
 
 
 def clean_path(field):
-    """An absolute path without empty, "." or ".." elements, filled up with zero bytes."""
+    """Reports whether field is an absolute path without empty, "." or ".." elements, padded with zero bytes."""
     path = field.rstrip(b"\0")
     return path[:1] == b"/" and b"\0" not in path and (path == b"/" or not {b"", b".", b".."} & set(path[1:].split(b"/")))
 
@@ -307,7 +310,7 @@ def check_image_json(m, name):
 
 
 def chunk_digest(f, n):
-    """The chunk digest of an image of n bytes."""
+    """Returns the chunk digest of an image of n bytes."""
     h = hashlib.sha256(struct.pack("<Q", n))
     for number_, start in enumerate(range(0, n, 65536)):
         chunk = f.whole(start, min(65536, n - start))
@@ -332,7 +335,7 @@ class Store:
         return os.path.join(self.path, *elements)
 
     def find_pending(self):
-        """Changes of several disks whose process is gone: their manifests, where the head is still the one before."""
+        """Finds changes of several disks whose process has ended, and the manifests that they put in place of older ones."""
         tmp = self.join("tmp")
         for work in sorted(os.listdir(tmp)) if os.path.isdir(tmp) else []:
             record = os.path.join(tmp, work, "commit.json")
@@ -395,7 +398,7 @@ HEAD, SEALED = 1, 2
 
 
 class Layer:
-    """One layer, with tests 1 to 5 as far as an open makes them."""
+    """One layer. Opening it makes tests 1 to 5 as far as an open of cowblk does."""
 
     def __init__(self, store, entry, locked=True):
         path = (lambda p: p if p.startswith("/") else store.join(p))
@@ -491,7 +494,7 @@ class Layer:
                 raise Refused(f"{self.map.path}: map_crc")
 
     def find_sums(self, store):
-        """The file and the offset of the table, if there is one."""
+        """Finds the file and the offset of the checksum table, if there is one."""
         self.table = None
         if self.data_sums:
             self.table, self.table_at, self.table_crc = self.map, self.map_end, self.sums_crc
@@ -516,7 +519,7 @@ class Layer:
         self.table, self.table_at, self.table_crc = f, 4096, u32(52)
 
     def check_table(self):
-        """Test 5 in full: the table's checksum, and every unit."""
+        """Makes test 5 in full: the table's checksum, and every unit."""
         if self.table is None:
             return
         raw = self.table.whole(self.table_at, self.sums_length())
@@ -599,7 +602,7 @@ class Stack:
                 raise Refused(f"{path}: {self.base.size()} bytes, expected {image['size']}")
 
     def check_image(self):
-        """An image as a whole has the digests that its document says."""
+        """Checks that the whole image has the digests of its document."""
         b = self.manifest.get("base")
         if b is None or "image" not in b:
             return
@@ -632,8 +635,7 @@ class Stack:
         self.sealed_top = not tag and top.state == SEALED
         for layer in self.layers:
             if layer.state == HEAD and not layer.clean:
-                self.warnings.append(f"{layer.map.path}: not closed in order: it is shown as it was last flushed, or later"
-                                     + ("; what was written since may be in a shared map" if layer.shared else ""))
+                self.warnings.append({"map": layer.map.path, "unclean": True, "shared-map": layer.shared})
 
     def content(self):
         step = self.layers[-1].block_size
@@ -654,7 +656,7 @@ class Stack:
 # Checker
 
 def parts(store, m):
-    """Which bytes of which inodes are what to a disk: test 7."""
+    """Returns the byte ranges of inodes that a disk uses, with their use: test 7."""
     out = []
 
     def add(kind, owner, head, path, start, n):
@@ -678,7 +680,7 @@ def parts(store, m):
 
 
 def two_owners(store, manifests):
-    """The names of disks of which bytes are another's, too."""
+    """Returns the names of disks that share bytes with another owner."""
     everything = [(name, p) for name, m in manifests.items() for p in parts(store, m)]
     for image in store.names("images"):
         st = os.stat(store.join("images", image, "data"))
@@ -732,7 +734,7 @@ def main(args):
         for piece in stack.content():
             sys.stdout.buffer.write(piece)
         for warning in stack.warnings:
-            print(warning, file=sys.stderr)
+            print(json.dumps(warning), file=sys.stderr)
         return 0
     except InUse as e:
         print(e, file=sys.stderr)

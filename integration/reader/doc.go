@@ -1,4 +1,5 @@
-// Package reader holds cowreader.py, a reader and checker of stores that was written from cow/FORMAT.md alone, and a test
-// that compares it with "cowblk export" and "cowblk check" on every kind of store. Where the two differ, the text, the
-// program or the reader is wrong. It shares no code with cowblk, and needs nothing but Python 3.
+// Package reader holds cowreader.py, a reader and checker of stores that was written from
+// cow/FORMAT.md alone. A test compares it with "cowblk export" and "cowblk check" on every kind of
+// store. If the two differ, the specification, the program or the reader is wrong. The reader
+// shares no code with cowblk and needs only Python 3.
 package reader

@@ -20,10 +20,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// world is a store that a test fills, and everything that has a content in it.
+// world is a store that a test fills, with the names of everything that has content.
 type world struct {
 	t     *testing.T
-	dir   string // of the files beside the store
+	dir   string // directory of the files beside the store
 	store *store.Store
 	rng   *rand.Rand
 }
@@ -48,7 +48,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// file makes a file of n bytes of noise.
+// file makes a file of n random bytes and returns its path.
 func (w *world) file(name string, n int) string {
 	w.t.Helper()
 	p := make([]byte, n)
@@ -60,7 +60,7 @@ func (w *world) file(name string, n int) string {
 	return path
 }
 
-// blank makes a file of n bytes of zeros.
+// blank makes a file of n zeros and returns its path.
 func (w *world) blank(name string, n int64) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
@@ -76,7 +76,7 @@ func (w *world) create(name string, o store.CreateOptions) {
 	}
 }
 
-// scribble writes, discards and zeroes pieces of an open disk.
+// scribble writes, discards and zeroes random ranges of an open disk.
 func (w *world) scribble(d *cow.Disk, n int) {
 	w.t.Helper()
 	ch, err := d.NewChannel()
@@ -118,7 +118,7 @@ func do(t *testing.T, ch *cow.Channel, r *cow.Request) {
 	}
 }
 
-// change scribbles on a stopped disk and closes it in order.
+// change opens a stopped disk, scribbles on it and closes it in order.
 func (w *world) change(name string, n int) {
 	w.t.Helper()
 	o, err := w.store.OpenDisk(context.Background(), name, store.OpenOptions{})
@@ -133,7 +133,7 @@ func (w *world) promote(tag string, names ...string) {
 	must(w.t, err)
 }
 
-// paths are the files of a layer, as the manifest has them.
+// paths returns the files of a layer according to the manifest.
 func (w *world) paths(l *store.Layer) layer.Paths {
 	if filepath.IsAbs(l.Map) {
 		return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: filepath.Join(w.store.Dir(), "layers", l.UUID.String(), "sums")}
@@ -141,7 +141,7 @@ func (w *world) paths(l *store.Layer) layer.Paths {
 	return layer.Paths{Map: filepath.Join(w.store.Dir(), l.Map), Data: filepath.Join(w.store.Dir(), l.Data), DataOffset: l.DataOffset}
 }
 
-// addSums gives all sealed layers of a disk checksums of their data.
+// addSums adds data checksums to all sealed layers of a disk.
 func (w *world) addSums(name string) {
 	w.t.Helper()
 	m, err := w.store.Disk(name)
@@ -154,7 +154,7 @@ func (w *world) addSums(name string) {
 	}
 }
 
-// unsealed leaves a layer below the head of a disk that is not sealed, as a crash in a promotion does.
+// unsealed leaves an unsealed layer below the head of a disk, as a crash in a promotion does.
 func (w *world) unsealed(name string) {
 	w.t.Helper()
 	m, err := w.store.Disk(name)
@@ -168,7 +168,7 @@ func (w *world) unsealed(name string) {
 	p.Close(true)
 }
 
-// pending leaves a change of two disks that is decided and has reached one of them.
+// pending leaves a committed change of two disks that has been applied to one of them.
 func (w *world) pending(tag, one, two string) {
 	w.t.Helper()
 	disk := func(name string) string { return filepath.Join(w.store.Dir(), "disks", name, "disk.json") }
@@ -198,7 +198,7 @@ func (w *world) pending(tag, one, two string) {
 	must(w.t, os.WriteFile(disk(two), before, 0o644))
 }
 
-// stores are the kinds of store; each fills a world.
+// stores returns the kinds of store; each function fills a world.
 func stores() map[string]func(w *world) {
 	all := map[string]func(w *world){
 		"images, tags, clones, larger clones": func(w *world) {
@@ -276,7 +276,7 @@ func stores() map[string]func(w *world) {
 	return all
 }
 
-// refs are all disks and tags of a store.
+// refs returns all disks and tags of a store.
 func (w *world) refs() (refs []string) {
 	w.t.Helper()
 	disks, err := w.store.Disks()
@@ -292,5 +292,5 @@ func (w *world) refs() (refs []string) {
 	return refs
 }
 
-// waitLimit bounds what a program takes that the test has started.
+// waitLimit bounds a program that the test has started.
 const waitLimit = 5 * time.Minute

@@ -13,7 +13,7 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// Requests of NBD's block device, and flags of its disk (linux/nbd.h).
+// NBD ioctls of the kernel, and flags of its disk (linux/nbd.h).
 const (
 	nbdSetSock       = 0xab00
 	nbdSetBlockSize  = 0xab01
@@ -26,12 +26,11 @@ const (
 	flagSendFlush = 1 << 2
 )
 
-// blockSize is what the kernel addresses the disk by, in bytes; the disk has
-// whole blocks.
+// blockSize is the kernel's logical block size of the disk, in bytes. The disk has whole blocks.
 const blockSize = 512
 
-// patience bounds the wait for one answer of the back-end, which emulated
-// processors may make long.
+// patience bounds the wait for one answer of the back-end, which may be slow on emulated
+// processors.
 const patience = 5 * time.Minute
 
 func main() {
@@ -61,12 +60,12 @@ func run(socket, device string) (err error) {
 		return err
 	}
 	err = serve(conn, f.Driver(0))
-	// The kernel sees the end of the connection, and gives the device back.
+	// The kernel sees the end of the connection and releases the device.
 	return errors.Join(err, conn.Close(), <-released)
 }
 
-// connect gives the device a connection and returns its other end. released says
-// when and why the kernel no longer uses it.
+// connect gives the device a connection and returns the other end. released receives the result
+// when the kernel no longer uses the device.
 func connect(dev *os.File, size int64) (conn net.Conn, released <-chan error, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -74,7 +73,7 @@ func connect(dev *os.File, size int64) (conn net.Conn, released <-chan error, er
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "nbd"), os.NewFile(uintptr(pair[1]), "nbd, kernel's end")
 	defer ours.Close()   // FileConn has a duplicate
-	defer theirs.Close() // the kernel has
+	defer theirs.Close() // the kernel has a duplicate
 	fd := int(dev.Fd())
 	for _, set := range []struct{ request, value int }{
 		{nbdSetBlockSize, blockSize},
@@ -91,7 +90,7 @@ func connect(dev *os.File, size int64) (conn net.Conn, released <-chan error, er
 	}
 	ended := make(chan error, 1)
 	go func() {
-		// The call lasts as long as the device is in use.
+		// NBD_DO_IT lasts as long as the device is in use.
 		runtime.LockOSThread()
 		if err := unix.IoctlSetInt(fd, nbdDoIt, 0); err != nil {
 			ended <- fmt.Errorf("%s: %w", dev.Name(), err)

@@ -11,21 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// typeFlush is NBD_CMD_FLUSH, which go-nbd does not have.
+// typeFlush is NBD_CMD_FLUSH, which go-nbd does not define.
 const typeFlush = uint16(3)
 
-// maxLength bounds one request, in bytes: the kernel's own bound.
+// maxLength bounds one request, in bytes; the kernel has the same bound.
 const maxLength = 32 << 20
 
-// disk is what requests are carried out on; its errors are I/O errors to the kernel.
+// disk executes requests. The kernel sees its errors as I/O errors.
 type disk interface {
 	io.ReaderAt
 	io.WriterAt
 	Flush() error
 }
 
-// serve answers NBD requests in the transmission phase until the client says
-// goodbye or is gone.
+// serve answers NBD requests in the transmission phase until the client disconnects.
 func serve(conn io.ReadWriter, d disk) error {
 	var buf []byte
 	for {

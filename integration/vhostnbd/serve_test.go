@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is a disk that counts its flushes and refuses the third.
+// memory is a disk that counts its flushes and fails the third.
 type memory struct {
 	bytes   []byte
 	flushes int
@@ -27,7 +27,7 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// wire joins what the client sends and what it gets.
+// wire joins the client's requests and the replies.
 type wire struct {
 	io.Reader
 	io.Writer

@@ -11,7 +11,7 @@ import (
 	"cowblk/integration/harness"
 )
 
-// kind is how a contender's disk comes about.
+// kind is the kind of a contender's disk.
 type kind string
 
 const (
@@ -27,7 +27,7 @@ type contender struct {
 	Depth int    `json:"depth,omitempty"` // layers over the base
 }
 
-// contenders, the one first that the others are compared with.
+// contenders: the others are compared with the first.
 var contenders = []contender{
 	{Name: "virtio-blk, raw", Kind: raw},
 	{Name: "cowblk, depth 1", Kind: stack, Depth: 1},
@@ -36,28 +36,27 @@ var contenders = []contender{
 	{Name: "dm-snapshot, depth 8", Kind: dmSnapshot, Depth: 8},
 }
 
-// layerMiB is what each layer below the writable one holds.
+// layerMiB is the size of the file in each layer below the writable one.
 const layerMiB = 16
 
-// Scripts for the guest. Its disks are vda, its root, vdb, the tools, and vdc,
-// the disk to measure. For dm-snapshot vdc is the base and vdd has room for the
-// stores.
+// Scripts for the guest. Its disks: vda is the root, vdb the tools, vdc the disk to measure. For
+// dm-snapshot vdc is the base and vdd has space for the exception stores.
 const (
 	scriptTools = `
 mkdir -p /run/tools
 tar -xf /dev/vdb -C /run/tools
 chmod +x /run/tools/*
 `
-	// Argument: the number of the layer, and its file's size.
+	// Arguments: the number of the layer and the size of its file.
 	scriptLayer = `
 set -e
 mount -t ext4 "$(cat /run/device)" /mnt
 dd if=/dev/zero of=/mnt/layer%[1]d bs=1M count=%[2]d conv=fsync status=none
 umount /mnt
 `
-	// Puts a snapshot on top of the chain. Arguments: its number, from 0, and the
-	// size of each lower layer's store in 512-byte sectors; the last store has all
-	// the rest. No udev runs that would make nodes.
+	// Puts a snapshot on top of the chain. Arguments: its number, from 0, and the size of each
+	// lower layer's store in 512-byte sectors; the last store gets the remaining space. No udev
+	// runs to make device nodes.
 	scriptSnapshot = `
 set -e
 export DM_DISABLE_UDEV=1 LD_LIBRARY_PATH=/run/tools
@@ -68,7 +67,7 @@ n=%[1]d at=$((%[1]d * %[2]d)) length=%[2]d
 /run/tools/dmsetup create top$n --table "0 $(blockdev --getsz /dev/vdc) snapshot $(cat /run/device) /dev/mapper/store$n P 8"
 echo /dev/mapper/top$n >/run/device
 `
-	// Arguments: the file's size and the memory's in MiB, and thousands of small files.
+	// Arguments: the size of the file and of the memory in MiB, and thousands of small files.
 	scriptBonnie = `
 set -e
 mount -t ext4 "$(cat /run/device)" /mnt
@@ -78,8 +77,8 @@ umount /mnt
 `
 )
 
-// storeSectors is the size of a lower layer's store: what the layer holds, the
-// file system's changes around it, and the exceptions.
+// storeSectors is the size of a lower layer's store: the layer's file, the file system's changes
+// around it, and the exceptions.
 const storeSectors = 4 * layerMiB << 20 / 512
 
 // measure runs bonnie++ once.
@@ -115,13 +114,13 @@ func (r *runner) close() {
 
 const stackName = "disk"
 
-// plain are arguments of QEMU for a disk over a raw file.
+// plain returns QEMU arguments for a disk over a raw file.
 func plain(id, file, options string) []string {
 	return []string{"-drive", fmt.Sprintf("if=none,id=%s,file=%s,format=raw%s", id, file, options),
 		"-device", "virtio-blk-pci,disable-legacy=on,drive=" + id}
 }
 
-// disks makes what is measured and returns QEMU's arguments for it.
+// disks makes the disks to measure and returns QEMU arguments for them.
 func (r *runner) disks() ([]string, error) {
 	file := filepath.Join(r.dir, "disk.raw")
 	switch r.Kind {
@@ -160,11 +159,11 @@ func (r *runner) run() (measures, error) {
 	if err := r.layers(); err != nil {
 		return nil, err
 	}
-	said, err := r.machine.Run(r.ctx, fmt.Sprintf(scriptBonnie, r.fileMiB, r.fileMiB/2, r.files))
+	output, err := r.machine.Run(r.ctx, fmt.Sprintf(scriptBonnie, r.fileMiB, r.fileMiB/2, r.files))
 	if err != nil {
 		return nil, err
 	}
-	v, err := parse(said)
+	v, err := parse(output)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +206,7 @@ func (r *runner) layers() error {
 	return nil
 }
 
-// sparse makes an empty file.
+// sparse makes an empty sparse file.
 func sparse(path string, mib int) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -220,18 +219,18 @@ func sparse(path string, mib int) error {
 	return f.Close()
 }
 
-// command runs a tool of the host; those of the administrator's are often not
-// in everybody's path.
+// command runs a tool of the host. It also looks in the administrator's directories, which many
+// users' PATH lacks.
 func command(ctx context.Context, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		path = filepath.Join("/usr/sbin", name)
 	}
-	var said bytes.Buffer
+	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", name, err, said.String())
+		return fmt.Errorf("%s: %w\n%s", name, err, output.String())
 	}
 	return nil
 }

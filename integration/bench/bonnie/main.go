@@ -12,22 +12,22 @@ import (
 	"cowblk/integration/harness"
 )
 
-// settings of one benchmark.
+// settings are the settings of one benchmark.
 type settings struct {
 	dir            string
 	rounds         int
-	fileMiB        int // bonnie++'s file; the guest's memory is half of it
-	files          int // 1,024 files each, that are made, looked up and removed
+	fileMiB        int // size of bonnie++'s file; the guest has half as much memory
+	files          int // in units of 1,024 files that are made, looked up and removed
 	limit          time.Duration
 	json, markdown string
 
 	golden harness.Golden
 	tools  string // raw disk: a tar
-	base   string // raw disk: the file system that every disk starts as
+	base   string // raw disk: the initial file system of every disk
 	store  *harness.Store
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bonnie", flag.ExitOnError)
 	var s settings
@@ -38,7 +38,7 @@ func Main(ctx context.Context, args []string) error {
 	fs.DurationVar(&s.limit, "limit", time.Hour, "`TIME` after which to give up")
 	fs.StringVar(&s.json, "json", "", "`FILE` for every run's numbers")
 	fs.StringVar(&s.markdown, "markdown", "", "`FILE` for the tables, besides standard output")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	return run(ctx, &s)
 }
 
@@ -55,7 +55,7 @@ func run(ctx context.Context, s *settings) (err error) {
 	r := newReport(s)
 	for round := range s.rounds {
 		for i := range contenders {
-			// Each comes first in some round.
+			// Rotate, so that each contender comes first in some round.
 			c := contenders[(i+round)%len(contenders)]
 			start := time.Now()
 			v, err := s.measure(ctx, c)
@@ -69,10 +69,10 @@ func run(ctx context.Context, s *settings) (err error) {
 	return r.write(s)
 }
 
-// diskMiB is the size of the disks: room for bonnie++'s files and the layers'.
+// diskMiB returns the size of the disks: space for bonnie++'s files and those of the layers.
 func (s *settings) diskMiB() int { return s.fileMiB + 8*layerMiB + 512 }
 
-// prepare makes what all runs share.
+// prepare makes the files that all runs share.
 func (s *settings) prepare(ctx context.Context) (err error) {
 	if s.golden, err = harness.NewGolden(ctx); err != nil {
 		return err

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// measures are bonnie++'s rates by name. What was over too fast for bonnie++ to
-// give a rate is not there.
+// measures holds bonnie++'s rates by name. A test that was too fast for bonnie++ to give a rate is
+// missing.
 type measures map[string]float64
 
-// columns of bonnie++'s comma-separated line, format 1.98, that are rates.
+// columns are the rates in bonnie++'s comma-separated line, format 1.98.
 var columns = []struct {
 	Name  string
 	Unit  string
@@ -29,14 +29,14 @@ var columns = []struct {
 	{"delete, random", "/s", 36},
 }
 
-// fields of such a line: 38 as above, then twelve latencies.
+// fields is the number of fields of such a line: 38 as above, then twelve latencies.
 const fields = 50
 
-var errFormat = errors.New("not a line of bonnie++'s, format 1.98")
+var errFormat = errors.New("not a bonnie++ line of format 1.98")
 
-// parse returns the rates of the last line that bonnie++ has printed.
-func parse(said string) (measures, error) {
-	lines := strings.Split(strings.TrimSpace(said), "\n")
+// parse returns the rates of the last line that bonnie++ printed.
+func parse(output string) (measures, error) {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
 	line := lines[len(lines)-1]
 	f := strings.Split(line, ",")
 	if len(f) != fields || f[0] != "1.98" {

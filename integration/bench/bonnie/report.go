@@ -11,10 +11,10 @@ import (
 	"cowblk/integration/harness"
 )
 
-// report is what is written as JSON.
+// report is the JSON document.
 type report struct {
 	Machine  machine.Machine `json:"machine"`
-	Limit    string          `json:"limit"` // what to know before reading
+	Limit    string          `json:"limit"` // caveats for the reader
 	FileMiB  int             `json:"file-mib"`
 	Memory   int             `json:"guest-memory-mib"`
 	Files    int             `json:"files"`
@@ -22,15 +22,15 @@ type report struct {
 	Results  []*result       `json:"results"`
 }
 
-// result is one contender's.
+// result is the result of one contender.
 type result struct {
 	contender
 	Runs     []measures `json:"runs"`
 	Median   measures   `json:"median"`
-	SlowDown measures   `json:"slow-down"` // the first contender's rate over this one's, round by round; the median
+	SlowDown measures   `json:"slow-down"` // median over the rounds of the first contender's rate divided by this one's
 }
 
-const limit = "The guest's processor is emulated (TCG) and is the limit of much of what bonnie++ does: read the ratios, not the rates."
+const limit = "The guest's processor is emulated (TCG) and limits many of the rates: compare ratios."
 
 func newReport(s *settings) *report {
 	r := &report{Machine: machine.Describe(s.dir, harness.InstalledQEMU, ""), Limit: limit,
@@ -75,13 +75,13 @@ func (r *report) summarize() {
 	}
 }
 
-// table is the report for people.
+// table formats the report as text.
 func (r *report) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s.\n\n%s\n%s\n\n", r.Machine, r.Limit, r.Machine.Busy())
 	fmt.Fprintf(&b, "A file of %d MiB, %d MiB of memory, %d small files; each layer below the writable one holds %d MiB; medians of %d runs.\n\n",
 		r.FileMiB, r.Memory, r.Files, r.LayerMiB, len(r.Results[0].Runs))
-	fmt.Fprintf(&b, "How many times slower than %s, each beside it in the same round (below 1: faster):\n\n", r.Results[0].Name)
+	fmt.Fprintf(&b, "Slow-down relative to %s in the same round (below 1: faster):\n\n", r.Results[0].Name)
 	r.rows(&b, "", func(x *result) measures { return x.SlowDown }, "%.2f")
 	b.WriteString("\nRates:\n\n")
 	r.rows(&b, "unit", func(x *result) measures { return x.Median }, "%.0f")

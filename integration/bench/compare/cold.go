@@ -9,7 +9,7 @@ import (
 	"cowblk/vhost/load"
 )
 
-// coldReads go past the page cache, ours and fio's on the same file.
+// coldReads returns tasks that bypass the page cache: cowblk's and fio's on the same file.
 func (s *site) coldReads() []task {
 	o := load.Options{RW: load.RandRead, QueueDepth: 32, Size: s.size}
 	ours := s.served(contender{report.StackDirect, "cowblk, depth 8, --cache none", false}, report.ColdQD32, o)
@@ -29,13 +29,13 @@ func (s *site) coldReads() []task {
 		}}}
 }
 
-// serveDirect serves a disk of its own, because those that are served are locked.
+// serveDirect serves a clone, because the disks that are already served are locked.
 func (s *site) serveDirect(ctx context.Context) error {
 	const disk = "direct"
 	if err := s.clone(ctx, disk, 8); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.StackDirect, s.serve(disk, "--cache", "none")); err != nil {
+	if err := s.startServer(ctx, report.StackDirect, s.serve(disk, "--cache", "none")); err != nil {
 		if ctx.Err() == nil && s.store().Cmd("serve", "--cache", "none", "--print-capabilities").Run() != nil {
 			return errors.New("not available: serve refuses --cache none")
 		}

@@ -14,8 +14,7 @@ import (
 
 const mib = 1 << 20
 
-// makeBase writes a raw image of random bytes and leaves it in the page cache
-// the way reading it does.
+// makeBase writes a raw image of random bytes and reads it into the page cache.
 func makeBase(ctx context.Context, path string, size int64) error {
 	if err := writeRandom(ctx, path, size); err != nil {
 		return err
@@ -46,7 +45,7 @@ func writeRandom(ctx context.Context, path string, size int64) error {
 	return f.Sync()
 }
 
-// dropCache forgets what the page cache has of a file that is on the disk.
+// dropCache evicts a synced file from the page cache.
 func dropCache(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -59,7 +58,7 @@ func dropCache(path string) error {
 	return nil
 }
 
-// readAll brings the first size bytes of a file into the page cache.
+// readAll reads the first size bytes of a file into the page cache.
 func readAll(ctx context.Context, path string, size int64) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -78,7 +77,7 @@ func readAll(ctx context.Context, path string, size int64) error {
 	return nil
 }
 
-// makeSparse makes an empty file of a size.
+// makeSparse makes an empty sparse file of size bytes.
 func makeSparse(path string, size int64) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -105,7 +104,7 @@ func connect(socket string) (*vhosttest.Frontend, error) {
 // 5.2.4).
 const configWCE = 32
 
-// extent is part of a disk, in bytes.
+// extent is a part of a disk, in bytes.
 type extent struct{ offset, length int64 }
 
 // fill writes random bytes to extents of a served disk, in order, and flushes.
@@ -161,8 +160,8 @@ func readServed(ctx context.Context, socket string) (err error) {
 	return nil
 }
 
-// flush makes what a server has taken durable, so that the next contender need
-// not share the disk with it.
+// flush makes a server's writes durable, so that their write-back does not disturb the next
+// contender.
 func flush(socket string) error {
 	f, err := connect(socket)
 	if err != nil {
@@ -178,15 +177,14 @@ func flush(socket string) error {
 // Every layer between base and head owns a few extents, spread over the disk.
 const (
 	extentsPerLayer = 4
-	extentLength    = 64 << 10 // a cluster of qcow2
+	extentLength    = 64 << 10 // the cluster size of qcow2
 	extentPlaces    = 512
 )
 
-// layerExtents are those of the n-th layer, from 1 to 127: no two layers share a
-// place.
+// layerExtents returns the extents of the n-th layer, from 1 to 127. No two layers share a place.
 func layerExtents(n int, size int64) (all []extent) {
 	for i := range extentsPerLayer {
-		// An odd factor visits every place once.
+		// A multiplication by an odd factor visits every place once.
 		place := int64((n*extentsPerLayer + i) * 7919 % extentPlaces)
 		all = append(all, extent{offset: size / extentPlaces * place &^ (extentLength - 1), length: extentLength})
 	}

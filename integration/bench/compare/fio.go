@@ -13,8 +13,8 @@ import (
 	"cowblk/integration/bench/compare/report"
 )
 
-// fioReads are fio's engines on the bare base image; those that have no queue are
-// for one request at a time.
+// fioReads returns tasks for fio's engines on the bare base image. Engines without a queue are used
+// for queue depth 1 only.
 func (s *site) fioReads(qd int, workload string) (all []task) {
 	engines := []string{"psync", "mmap", "io_uring"}
 	if qd > 1 {
@@ -29,7 +29,7 @@ func (s *site) fioReads(qd int, workload string) (all []task) {
 	return all
 }
 
-// fioOutput is what is needed of fio's JSON.
+// fioOutput has the members of fio's JSON that are used.
 type fioOutput struct {
 	Jobs []struct {
 		Error int `json:"error"`
@@ -49,7 +49,7 @@ type fioOutput struct {
 	} `json:"jobs"`
 }
 
-// runFio reads a file at random.
+// runFio makes random reads of a file.
 func (s *site) runFio(ctx context.Context, file, engine string, qd int, direct bool) (report.Sample, error) {
 	args := []string{
 		"--name=compare", "--filename=" + file, "--readonly", "--rw=randread", "--bs=4k", "--ioengine=" + engine,
@@ -82,7 +82,7 @@ func parseFio(text []byte) (s report.Sample, err error) {
 		return s, fmt.Errorf("fio's output: %w", err)
 	}
 	if len(out.Jobs) != 1 || out.Jobs[0].Error != 0 || out.Jobs[0].Read.Total == 0 {
-		return s, errors.New("fio's output: expected one job that has read something")
+		return s, errors.New("fio's output: expected one job with reads")
 	}
 	j := &out.Jobs[0]
 	l := &j.Read.Latency

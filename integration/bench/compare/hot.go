@@ -12,23 +12,22 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// Hot reads are asked for at a steady pace, come what may, and their latency
-// counts from when they were due: a queue that stands still for a while is seen
-// by every request that it keeps waiting, not by one. Cold reads go through the
-// same queue, several at a time, to blocks that nobody has read before.
+// Hot reads are issued at a constant rate, and their latency counts from the time when they were
+// due. A stall of the queue is then seen by every request that it delays, not by one. Cold reads go
+// through the same queue, several at a time, to blocks that have not been read before.
 const (
 	hotPace  = 50 * time.Microsecond
 	hotSlots = 32
 	coldQD   = 16
 
-	coldLeast = 5 * time.Millisecond // what each takes at least, on the average, on a disk that is slowed down
-	hotBytes  = 64 * mib             // from the start of the disk on
+	minColdTime = 5 * time.Millisecond // least mean latency of a cold read on a throttled disk
+	hotBytes    = 64 * mib             // from the start of the disk
 )
 
 // slowBase is the image whose cold part is not in the page cache.
 const slowBase = "slow.img"
 
-// hotReads is a hot stream without and with a cold one on the same queue.
+// hotReads returns a hot stream without and with a cold one on the same queue.
 func (s *site) hotReads() []task {
 	one := func(workload string, cold bool) task {
 		return task{report.SlowStack, "cowblk, depth 1", workload, true, func(ctx context.Context, round int) (report.Sample, error) {
@@ -56,7 +55,7 @@ func (s *site) serveSlow(ctx context.Context) error {
 	if _, err := s.store().Run(ctx, "create", "slow", "--base", path); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.SlowStack, s.serve("slow")); err != nil {
+	if err := s.startServer(ctx, report.SlowStack, s.serve("slow")); err != nil {
 		return err
 	}
 	if err := readAll(ctx, path, hotBytes); err != nil {
@@ -65,11 +64,11 @@ func (s *site) serveSlow(ctx context.Context) error {
 	undo, err := slowDisk(s.dir, s.servers[report.SlowStack].PID())
 	if err != nil {
 		s.results.Notes = append(s.results.Notes, fmt.Sprintf(
-			"Cold reads beside hot ones: the disk could not be slowed down (%v); its own latency it is.", err))
+			"Cold reads beside hot ones: the disk could not be throttled (%v) and has its own latency.", err))
 		return nil
 	}
 	s.results.Notes = append(s.results.Notes, fmt.Sprintf(
-		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a good part of a second.",
+		"Cold reads beside hot ones: %d in flight on the hot reads' queue, the disk throttled to %d reads/s by a control group, so that each takes a large part of a second.",
 		coldQD, slowReads))
 	s.cold.slowed = true
 	s.closers = append(s.closers, undo)
@@ -105,8 +104,8 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	if err := f.Close(); err != nil {
 		return sample, err
 	}
-	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*coldLeast {
-		return sample, fmt.Errorf("misses beside hot reads: expected the slow disk to take %s or more for each, found %s: they were in memory", coldLeast, p.waited/time.Duration(p.done))
+	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*minColdTime {
+		return sample, fmt.Errorf("misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", minColdTime, p.waited/time.Duration(p.done))
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited
@@ -120,13 +119,13 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	}, nil
 }
 
-// coldFigures says how slow the misses were beside which the hot reads went on.
+// coldFigures records how slow the misses beside the hot reads were.
 func (s *site) coldFigures() {
 	if s.cold.done == 0 {
 		return
 	}
-	s.results.AddSingle(report.ColdRate, "cold reads answered beside the hot ones", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
-	s.results.AddSingle(report.ColdLatency, "and how long each took, on average", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
+	s.results.AddSingle(report.ColdRate, "cold reads completed beside hot reads", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
+	s.results.AddSingle(report.ColdLatency, "their mean latency", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
 }
 
 const blockSize = 4 << 10
@@ -142,27 +141,26 @@ type pacer struct {
 	returned  []vhosttest.Completion
 	ended     bool
 
-	// Of the cold reads: when they were asked for, how many came back, and how
-	// long these took together.
-	asked  [coldQD]time.Time
+	// Of the cold reads: times of issue, number completed, and sum of their latencies.
+	issued [coldQD]time.Time
 	done   int
 	waited time.Duration
 }
 
-// miss asks for a cold block.
+// miss issues a cold read.
 func (p *pacer) miss(slot int) error {
-	p.asked[slot-hotSlots] = time.Now()
+	p.issued[slot-hotSlots] = time.Now()
 	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
-// run goes on for a time and until everything has come back.
+// run runs the streams until limit, and then until all requests have completed.
 func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 	start := time.Now()
 	next := time.Duration(0)
 	for {
 		now := time.Since(start)
 		if now >= limit+patience {
-			return fmt.Errorf("%d requests have not come back", p.driver.InFlight())
+			return fmt.Errorf("%d requests have not completed", p.driver.InFlight())
 		}
 		p.ended = now >= limit || ctx.Err() != nil
 		if p.ended && p.driver.InFlight() == 0 {
@@ -179,14 +177,14 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 		if err := p.driver.Kick(); err != nil {
 			return err
 		}
-		if err := p.take(start); err != nil {
+		if err := p.complete(start); err != nil {
 			return err
 		}
 	}
 }
 
-// take records what has come back.
-func (p *pacer) take(start time.Time) error {
+// complete records completed requests.
+func (p *pacer) complete(start time.Time) error {
 	p.returned = p.driver.Poll(p.returned[:0])
 	if err := p.driver.Err(); err != nil {
 		return err
@@ -194,7 +192,7 @@ func (p *pacer) take(start time.Time) error {
 	now := time.Since(start)
 	for _, c := range p.returned {
 		if c.Status != vhosttest.StatusOK {
-			return fmt.Errorf("a read came back with status %d", c.Status)
+			return fmt.Errorf("a read completed with status %d", c.Status)
 		}
 		if c.ID < hotSlots {
 			p.free = append(p.free, c.ID)
@@ -204,7 +202,7 @@ func (p *pacer) take(start time.Time) error {
 			continue
 		}
 		p.done++
-		p.waited += time.Since(p.asked[c.ID-hotSlots])
+		p.waited += time.Since(p.issued[c.ID-hotSlots])
 		if p.ended {
 			continue
 		}

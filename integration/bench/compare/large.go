@@ -20,17 +20,17 @@ import (
 const (
 	largeSize   = 1 << 40
 	largeLayers = 32
-	largeShare  = 20 // one part in
+	largeShare  = 20 // each owns one block in 20
 )
 
-// scattered owns one block here and one there.
+// scattered sets the bits of single blocks at random places.
 func scattered(b *layer.Bitmap, random *rand.Rand) {
 	for block := random.Uint64N(largeShare); block < b.Blocks(); block += 1 + random.Uint64N(2*largeShare-1) {
 		b.Set(block, 1)
 	}
 }
 
-// largeFiles owns runs of 64 MiB.
+// largeFiles sets the bits of runs of 64 MiB.
 func largeFiles(b *layer.Bitmap, random *rand.Rand) {
 	const run = 64 * mib / layer.DefaultBlockSize
 	runs := b.Blocks() / run
@@ -39,9 +39,8 @@ func largeFiles(b *layer.Bitmap, random *rand.Rand) {
 	}
 }
 
-// openLarge makes such a disk, opens it some times in this process, and records
-// how long that took and how large the index is. Maps are in the page cache: they
-// have just been written.
+// openLarge makes such a disk, opens it several times in this process, and records the time and the
+// size of the index. The maps are in the page cache: they have just been written.
 func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitmap, *rand.Rand), indexKey, timeKey, what string) error {
 	dir := s.path("large-" + name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -82,7 +81,7 @@ func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitma
 	return nil
 }
 
-// makeLayer makes a layer and seals it, unless it is to be the head.
+// makeLayer makes a layer and optionally seals it.
 func makeLayer(p layer.Paths, parent uuid.UUID, seal bool, own func(*layer.Bitmap)) (uuid.UUID, error) {
 	l, err := layer.CreateHead(vfs.OS{}, p, layer.CreateParams{Size: largeSize, Parent: parent})
 	if err != nil {

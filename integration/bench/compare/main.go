@@ -14,7 +14,7 @@ import (
 	"cowblk/integration/bench/compare/report"
 )
 
-// settings are the command line.
+// settings holds the command line's options.
 type settings struct {
 	cowblk, qsd, fio string
 	dir, out         string
@@ -27,7 +27,7 @@ type settings struct {
 	only, contenders *regexp.Regexp
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("compare", flag.ExitOnError)
 	s := settings{}
@@ -36,19 +36,19 @@ func Main(ctx context.Context, args []string) error {
 	fs.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
 	fs.StringVar(&s.out, "out", "bench/results", "`DIRECTORY` for results.json, results.md and the plots")
-	// Two starts of one server differ more than two seconds of it: many rounds, short ones.
+	// Two instances of one server differ more than two seconds of one: prefer many short rounds.
 	fs.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
 	fs.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
 	fs.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
-	fs.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites go to")
+	fs.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites use")
 	fs.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
 	fs.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
-	fs.BoolVar(&s.renewed, "renew", true, "start the servers anew for each round (with --quick: only if given)")
+	fs.BoolVar(&s.renewed, "renew", true, "restart the servers for each round (with --quick: only if given)")
 	only := fs.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
 	contenders := fs.String("contenders", "", "only contenders whose key matches the `REGEXP`")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	if s.quick {
-		quickly(fs, &s)
+		shorten(fs, &s)
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("argument %q: expected options only", fs.Arg(0))
@@ -63,8 +63,8 @@ func Main(ctx context.Context, args []string) error {
 	return run(ctx, &s)
 }
 
-// quickly shortens what the command line has left at its default.
-func quickly(fs *flag.FlagSet, s *settings) {
+// shorten shortens the options that the command line leaves at their defaults.
+func shorten(fs *flag.FlagSet, s *settings) {
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["renew"] {
@@ -112,7 +112,7 @@ func run(ctx context.Context, s *settings) (err error) {
 	if err := s.check(); err != nil {
 		return err
 	}
-	// The collector would show in the latencies.
+	// Garbage collections would show in the latencies.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(2 << 30)
 
@@ -148,5 +148,5 @@ func run(ctx context.Context, s *settings) (err error) {
 	return nil
 }
 
-// say tells a person how far the run has come.
+// say prints the progress of the run.
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

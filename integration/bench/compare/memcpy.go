@@ -12,7 +12,7 @@ import (
 	"cowblk/integration/bench/compare/report"
 )
 
-// mapping is the base image in memory, every page of it mapped.
+// mapping returns the base image mapped into memory, with every page present.
 func (s *site) mapping() ([]byte, error) {
 	if s.mapped != nil {
 		return s.mapped, nil
@@ -31,8 +31,8 @@ func (s *site) mapping() ([]byte, error) {
 	return m, nil
 }
 
-// copySequential copies the base in order, 128 KiB at a time to eight buffers in
-// turn: what the sequential reads do, with nothing around it.
+// copySequential copies the base in order, 128 KiB at a time, to eight buffers in turn: the copies
+// of a sequential read and nothing else.
 func (s *site) copySequential(context.Context, int) (report.Sample, error) {
 	m, err := s.mapping()
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *site) copyRandom(_ context.Context, round int) (report.Sample, error) {
 	}), nil
 }
 
-// copies repeats one copy of size bytes for a time.
+// copies repeats one, a copy of size bytes, until limit.
 func copies(limit time.Duration, size int, one func()) report.Sample {
 	n, start := 0, time.Now()
 	for time.Since(start) < limit {

@@ -24,10 +24,10 @@ type contender struct {
 	quick      bool
 }
 
-// stackLabel is what a person reads.
+// stackLabel returns the display name of a stack.
 func stackLabel(n int) string { return fmt.Sprintf("cowblk, depth %d", n) }
 
-// readers read the base image.
+// readers returns the contenders that read the base image.
 func readers() (all []contender) {
 	for _, n := range report.Depths() {
 		all = append(all, contender{report.Stack(n), stackLabel(n), true})
@@ -39,7 +39,7 @@ func readers() (all []contender) {
 	return all
 }
 
-// writers own what they overwrite.
+// writers returns the contenders that own the blocks that they overwrite.
 func writers() (all []contender) {
 	for _, n := range headDepths {
 		all = append(all, contender{report.Head(n), stackLabel(n), n != 128})
@@ -48,7 +48,7 @@ func writers() (all []contender) {
 		contender{report.QSDWrite, "qemu raw", true}, contender{report.QcowHead, "qemu qcow2", true})
 }
 
-// tasks are the plan of one round; contenders of a workload follow each other.
+// tasks returns the plan of one round; contenders of a workload follow each other.
 func (s *site) tasks() (all []task) {
 	read := load.Options{RW: load.RandRead, Size: s.size}
 	write := load.Options{RW: load.RandWrite, Size: s.area}
@@ -86,10 +86,10 @@ func (s *site) tasks() (all []task) {
 	return append(all, s.hotReads()...)
 }
 
-// warmup before a sample, as a share of it.
+// warmup is the duration of the warm-up, as a share of a sample.
 const warmup = 0.1
 
-// served is a load on a server that runs.
+// served returns a task that loads a running server.
 func (s *site) served(c contender, workload string, o load.Options) task {
 	return task{contender: c.key, label: c.label, workload: workload, quick: c.quick,
 		measure: func(ctx context.Context, round int) (report.Sample, error) {
@@ -108,7 +108,7 @@ func (s *site) served(c contender, workload string, o load.Options) task {
 		}}
 }
 
-// drive is one load with a polling driver, and the write cache on where it writes.
+// drive runs one load with a polling driver. It turns the write cache on if the load writes.
 func drive(ctx context.Context, socket string, o load.Options) (report.Sample, error) {
 	o.Socket, o.Poll, o.Timeout = socket, true, patience
 	if o.Writes() {
@@ -123,7 +123,7 @@ func drive(ctx context.Context, socket string, o load.Options) (report.Sample, e
 		return report.Sample{}, err
 	}
 	if r.Errors > 0 || r.Requests == 0 {
-		return report.Sample{}, fmt.Errorf("%d requests came back well, %d with an error", r.Requests, r.Errors)
+		return report.Sample{}, fmt.Errorf("%d requests succeeded, %d failed", r.Requests, r.Errors)
 	}
 	return sampleOf(r), nil
 }
@@ -145,13 +145,12 @@ func sampleOf(r *load.Report) report.Sample {
 	return s
 }
 
-// firstWriteTime is short, so that only a small part of qcow2's clusters has been
-// touched when it ends: later writes into a touched one are no first writes to
-// it, though they are to the guest.
+// firstWriteTime is short, so that few of qcow2's clusters have been touched when it ends. A later
+// write into a touched cluster is a first write to the guest but not to qcow2.
 const firstWriteTime = 400 * time.Millisecond
 
-// firstWrites are writes in random order to a disk that owns nothing yet, made
-// anew for every sample and thrown away unflushed.
+// firstWrites returns random writes to a disk that owns nothing. The disk is made for every sample
+// and discarded without a flush.
 func (s *site) firstWrites(qd int) []task {
 	workload := map[int]string{1: report.FirstQD1, 32: report.FirstQD32}[qd]
 	o := load.Options{RW: load.RandWrite, QueueDepth: qd, Size: s.size, FirstWrite: true, Duration: min(s.time, firstWriteTime)}

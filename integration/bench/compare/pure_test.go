@@ -82,14 +82,14 @@ func TestPlan(t *testing.T) {
 	for _, task := range s.tasks() {
 		key := task.contender + " " + task.workload
 		if seen[key] {
-			t.Errorf("%s is there twice", key)
+			t.Errorf("%s occurs twice", key)
 		}
 		seen[key] = true
 		if task.label == "" || report.WorkloadTitle(task.workload) == task.workload {
 			t.Errorf("%s has no label or title", key)
 		}
 	}
-	// Every point that a target is about: with them all, none is missing.
+	// The results have every point that a target needs, so no target lacks one.
 	r := &report.Results{Missing: map[string]string{}}
 	for _, task := range s.tasks() {
 		r.Add(task.contender, task.label, task.workload, report.Sample{IOPS: 1, Bytes: 1, Latency: report.Latencies{P99: 1}})

@@ -9,19 +9,19 @@ import (
 	"cowblk/integration/bench/compare/report"
 )
 
-// node is a block device of qemu-storage-daemon, with all below it.
+// node is a block device of qemu-storage-daemon, with all nodes below it.
 type node map[string]any
 
-// fileNode is a file, in the page cache, by io_uring.
+// fileNode returns a file node that uses the page cache and io_uring.
 func fileNode(path string) node {
 	return node{"driver": "file", "filename": path, "aio": "io_uring"}
 }
 
-// rawNode is a raw image.
+// rawNode returns a raw image.
 func rawNode(path string) node { return node{"driver": "raw", "file": fileNode(path)} }
 
-// chainNode is a chain of qcow2 images, oldest first, over a raw base. Every
-// file is named, for those below the top would be opened with threads else.
+// chainNode returns a chain of qcow2 images, oldest first, over a raw base. It names every file:
+// QEMU would open unnamed files below the top with its thread pool.
 func chainNode(base string, images []string) node {
 	below := rawNode(base)
 	for _, i := range images {
@@ -30,8 +30,8 @@ func chainNode(base string, images []string) node {
 	return below
 }
 
-// export is qemu-storage-daemon with one disk on a socket, in an I/O thread of its
-// own, which polls, or in the main loop, which does not.
+// export returns qemu-storage-daemon with one disk on a socket: in an I/O thread of its own, which
+// polls, or in the main loop, which does not.
 func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
 		n["node-name"] = "disk"
@@ -62,11 +62,11 @@ func (s *site) createImage(ctx context.Context, path, below string) error {
 	return tool(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", format, path)
 }
 
-// chainDepths are those of the qcow2 chains.
+// chainDepths are the depths of the qcow2 chains.
 var chainDepths = [...]int{1, 8, 32}
 
-// makeChains makes the images and serves them: chains of which all but the top own
-// the extents that layers own, and an overlay that owns everything in the area.
+// makeChains makes the images and serves them: chains in which each image but the top owns the
+// extents that cowblk's layers own, and an overlay that owns everything in the area.
 func (s *site) makeChains(ctx context.Context) error {
 	var images []string
 	below := s.base()
@@ -111,5 +111,5 @@ func (s *site) makeChain(ctx context.Context, key string, images []string) error
 		return err
 	}
 	all := append(append([]string{}, images...), top)
-	return s.keep(ctx, key, s.export(chainNode(s.base(), all), true))
+	return s.startServer(ctx, key, s.export(chainNode(s.base(), all), true))
 }

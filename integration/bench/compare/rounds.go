@@ -26,7 +26,7 @@ func (s *site) measureAll(ctx context.Context) error {
 	return s.singles(ctx)
 }
 
-// prepare makes everything that is there from the first round on.
+// prepare makes everything that the first round needs.
 func (s *site) prepare(ctx context.Context) error {
 	if err := makeBase(ctx, s.base(), s.size); err != nil {
 		return err
@@ -34,14 +34,14 @@ func (s *site) prepare(ctx context.Context) error {
 	if err := s.makeStacks(ctx); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
+	if err := s.startServer(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
 		return err
 	}
 	plain := s.path("plain.img")
 	if err := makeSparse(plain, s.size); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
+	if err := s.startServer(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
 		return err
 	}
 	if err := fill(ctx, s.servers[report.RawWrite].Socket, extent{0, s.area}); err != nil {
@@ -59,10 +59,10 @@ func (s *site) prepare(ctx context.Context) error {
 	}
 	where := map[bool]string{true: "an I/O thread each, with its default polling", false: "the main loop"}[s.iothread]
 	s.results.Notes = append(s.results.Notes, "qemu-storage-daemon: write cache on, aio=io_uring, exports in "+where+".")
-	if err := s.keep(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
+	if err := s.startServer(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
+	if err := s.startServer(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
 		return err
 	}
 	return s.makeChains(ctx)
@@ -79,10 +79,10 @@ func (s *site) takeSamples(ctx context.Context) error {
 			slices.Reverse(order)
 		}
 		if s.settings.renewed && round > 0 {
-			say("round %d/%d: starting servers anew", round+1, s.settings.rounds)
-			// In the same order: of two like servers the one that is started first is
-			// faster, by 8 to 13 % in random reads.
-			if err := s.renew(ctx, order); err != nil {
+			say("round %d/%d: restarting servers", round+1, s.settings.rounds)
+			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
+			// % in random reads.
+			if err := s.restartServers(ctx, order); err != nil {
 				return err
 			}
 		}
@@ -109,8 +109,8 @@ func (s *site) takeSamples(ctx context.Context) error {
 	return nil
 }
 
-// arrange puts the points into the order of the plan; a round that went backwards
-// may have met some first.
+// arrange sorts the points into the order of the plan; a backward round may have created some in
+// reverse.
 func (s *site) arrange(tasks []task) {
 	place := map[string]int{}
 	for i, t := range tasks {

@@ -13,8 +13,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// singles measures the figures that are no rates. One that cannot be measured is
-// left out with its reason.
+// singles measures the figures that are not rates. It omits a figure that cannot be measured and
+// records the reason.
 func (s *site) singles(ctx context.Context) error {
 	s.coldFigures()
 	for _, m := range []struct {
@@ -49,8 +49,8 @@ func (s *site) singles(ctx context.Context) error {
 	return nil
 }
 
-// idle is the CPU time of a daemon whose disks are all connected and have been
-// used, and ask for nothing.
+// idle measures the CPU time of a daemon whose disks are connected and have been used, but have no
+// requests.
 func (s *site) idle(ctx context.Context) error {
 	const disks = 100
 	args := []string{"serve"}
@@ -61,7 +61,7 @@ func (s *site) idle(ctx context.Context) error {
 		}
 		args = append(args, name)
 	}
-	// Sockets are made in the order of the disks.
+	// Sockets appear in the order of the disks.
 	started, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	b, err := harness.StartBackend(started, s.store().Cmd(args...), s.diskSocket(disks-1))
@@ -101,7 +101,7 @@ func (s *site) idle(ctx context.Context) error {
 	return nil
 }
 
-// diskSocket is the socket of one of the idle disks.
+// diskSocket returns the socket of one of the idle disks.
 func (s *site) diskSocket(i int) string { return s.path(fmt.Sprintf("store/run/i%d.sock", i)) }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -113,7 +113,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// cpuTime that a process has used so far, all of its threads, also ended ones.
+// cpuTime returns the CPU time of all threads of a process, also of ended ones.
 func cpuTime(pid int) (time.Duration, error) {
 	// include/linux/posix-timers.h: CPUCLOCK_SCHED of a process.
 	const schedClock = 2
@@ -124,7 +124,7 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// freshClone is the memory for the index of a new disk on a large image.
+// freshClone measures the index memory of a new disk on a large image.
 func (s *site) freshClone(ctx context.Context) error {
 	image := s.path("fifty.img")
 	if err := makeSparse(image, 50<<30); err != nil {
@@ -152,7 +152,7 @@ func (s *site) freshClone(ctx context.Context) error {
 		return err
 	}
 	if len(disks) != 1 {
-		return fmt.Errorf("query-cow-disks told of %d, expected 1", len(disks))
+		return fmt.Errorf("query-cow-disks reported %d disks, expected 1", len(disks))
 	}
 	s.results.AddSingle(report.IndexClone, "index of a fresh clone of a 50 GB image, after reads", float64(disks[0].Index), "bytes")
 	return nil

@@ -16,18 +16,18 @@ import (
 // patience bounds every wait for a server.
 const patience = time.Minute
 
-// site is the directory of a run, with the servers that run on its files.
+// site is the directory of a run, with the servers of its files.
 type site struct {
 	*settings
 	dir     string
 	servers map[string]*harness.Backend              // by contender
-	command map[string]func(socket string) *exec.Cmd // that starts it
+	command map[string]func(socket string) *exec.Cmd // command that starts the server
 	sockets int
 	fresh   int    // disks made for one sample so far
-	mapped  []byte // the base, once it is needed
+	mapped  []byte // the base, mapped on first use
 	closers []func() error
-	cold    struct { // misses beside hot reads, in all rounds
-		slowed     bool // the disk is
+	cold    struct { // misses beside hot reads, over all rounds
+		slowed     bool // the disk is throttled
 		done       int
 		wait, time time.Duration
 	}
@@ -42,8 +42,7 @@ func (s *site) store() *harness.Store {
 	return &harness.Store{Binary: s.cowblk, Dir: s.path("store")}
 }
 
-// close ends every server, without giving it time to flush what is thrown away,
-// and removes the files.
+// close kills every server without a flush and removes the files.
 func (s *site) close() error {
 	for _, b := range s.servers {
 		b.Kill()
@@ -55,14 +54,14 @@ func (s *site) close() error {
 	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
 }
 
-// socket is a new path for a socket, short enough for one.
+// socket returns a new socket path, short enough for a UNIX socket.
 func (s *site) socket() string {
 	s.sockets++
 	return s.path(fmt.Sprintf("s%d", s.sockets))
 }
 
-// keep starts a server that runs until the end.
-func (s *site) keep(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
+// startServer starts a server that runs until the end.
+func (s *site) startServer(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
 	b, err := s.start(ctx, cmd)
 	if err != nil {
 		return fmt.Errorf("%s: %w", contender, err)
@@ -74,21 +73,20 @@ func (s *site) keep(ctx context.Context, contender string, cmd func(socket strin
 	return nil
 }
 
-// renew starts the servers of tasks anew: what an instance owes to where its memory
-// came to lie, up to a quarter of its speed, is then part of the spread and not of
-// the result. Each reads all of its disk before it is measured, the second time
-// from where what it keeps in memory is.
-func (s *site) renew(ctx context.Context, tasks []task) error {
+// restartServers restarts the servers of tasks. An instance's speed depends by up to a quarter on where its
+// memory lies; with restarts this is part of the spread and not of the result. Each server reads
+// its whole disk before it is measured, the second time from its own cache.
+func (s *site) restartServers(ctx context.Context, tasks []task) error {
 	done := map[string]bool{}
 	for _, t := range tasks {
 		b := s.servers[t.contender]
-		// The slow one is compared with itself only, and must not read what is to be cold.
+		// The throttled server is compared with itself only, and must not read its cold blocks.
 		if b == nil || done[t.contender] || t.contender == report.SlowStack {
 			continue
 		}
 		done[t.contender] = true
 		if err := s.renewOne(ctx, t.contender, b); err != nil {
-			return fmt.Errorf("%s, started anew: %w", t.contender, err)
+			return fmt.Errorf("%s, restarted: %w", t.contender, err)
 		}
 	}
 	return nil
@@ -100,7 +98,7 @@ func (s *site) renewOne(ctx context.Context, contender string, b *harness.Backen
 	if err := b.Stop(ending); err != nil {
 		return err
 	}
-	if err := s.keep(ctx, contender, s.command[contender]); err != nil {
+	if err := s.startServer(ctx, contender, s.command[contender]); err != nil {
 		return err
 	}
 	for range 2 {
@@ -118,14 +116,14 @@ func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*h
 	return harness.StartBackend(ctx, cmd(socket), socket)
 }
 
-// serve is "cowblk serve" for a disk of the store.
+// serve returns "cowblk serve" for a disk of the store.
 func (s *site) serve(disk string, options ...string) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
 		return s.store().Cmd(append([]string{"serve", disk, "--socket-path", socket}, options...)...)
 	}
 }
 
-// passThrough is "cowblk serve" for a raw file.
+// passThrough returns "cowblk serve" for a raw file.
 func (s *site) passThrough(file string, options ...string) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
 		return exec.Command(s.cowblk, append([]string{"serve", "--blk-file", file, "--socket-path", socket}, options...)...)

@@ -11,17 +11,17 @@ import (
 	"cowblk/integration/harness"
 )
 
-// deepest stack; shallower ones are made from its tags.
+// deepest is the depth of the deepest stack; shallower ones are made from its tags.
 const deepest = 128
 
-// tower is the disk of that depth.
-const tower = "tower"
+// deepDisk is the name of the deepest disk.
+const deepDisk = "deep"
 
-// makeStacks makes the disks and serves them. The disk of depth n has n layers,
-// of which all but the head own a few extents and the head owns nothing; heads
-// of the second kind own everything in the area.
+// makeStacks makes the disks and serves them. The disk of depth n has n layers: each sealed layer
+// owns a few extents, the head owns nothing. The heads of a second set of disks own everything in
+// the area.
 func (s *site) makeStacks(ctx context.Context) error {
-	if err := s.makeTower(ctx); err != nil {
+	if err := s.makeDeepDisk(ctx); err != nil {
 		return fmt.Errorf("making a disk of %d layers: %w", deepest, err)
 	}
 	for _, n := range report.Depths() {
@@ -29,7 +29,7 @@ func (s *site) makeStacks(ctx context.Context) error {
 		if err := s.clone(ctx, disk, n); err != nil {
 			return err
 		}
-		if err := s.keep(ctx, disk, s.serve(disk)); err != nil {
+		if err := s.startServer(ctx, disk, s.serve(disk)); err != nil {
 			return err
 		}
 	}
@@ -38,7 +38,7 @@ func (s *site) makeStacks(ctx context.Context) error {
 		if err := s.clone(ctx, disk, n); err != nil {
 			return err
 		}
-		if err := s.keep(ctx, disk, s.serve(disk)); err != nil {
+		if err := s.startServer(ctx, disk, s.serve(disk)); err != nil {
 			return err
 		}
 		if err := fill(ctx, s.servers[disk].Socket, extent{0, s.area}); err != nil {
@@ -54,18 +54,18 @@ var headDepths = [...]int{1, 8, 128}
 func (s *site) clone(ctx context.Context, disk string, n int) error {
 	args := []string{"create", disk, "--base", s.base()}
 	if n > 1 {
-		args = []string{"create", disk, "--from", fmt.Sprintf("%s@t%d", tower, n-1)}
+		args = []string{"create", disk, "--from", fmt.Sprintf("%s@t%d", deepDisk, n-1)}
 	}
 	_, err := s.store().Run(ctx, args...)
 	return err
 }
 
-// makeTower promotes a served disk again and again, with some data in each layer.
-func (s *site) makeTower(ctx context.Context) error {
-	if _, err := s.store().Run(ctx, "create", tower, "--base", s.base()); err != nil {
+// makeDeepDisk promotes a served disk repeatedly, with some data in each layer.
+func (s *site) makeDeepDisk(ctx context.Context) error {
+	if _, err := s.store().Run(ctx, "create", deepDisk, "--base", s.base()); err != nil {
 		return err
 	}
-	b, err := s.start(ctx, s.serve(tower))
+	b, err := s.start(ctx, s.serve(deepDisk))
 	if err != nil {
 		return err
 	}
@@ -78,8 +78,8 @@ func (s *site) makeTower(ctx context.Context) error {
 	return b.Stop(ctx)
 }
 
-// control is the control socket of a disk's server, which is made after the
-// disk's own.
+// control returns a client of the control socket of a disk's server. That socket appears after the
+// disk's.
 func (s *site) control(disk string) (client *control.Client, err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		client, err = control.Dial(s.path("store/run/"+disk+".ctl"), 0)
@@ -90,7 +90,7 @@ func (s *site) control(disk string) (client *control.Client, err error) {
 }
 
 func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
-	client, err := s.control(tower)
+	client, err := s.control(deepDisk)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
 		if err := fill(ctx, b.Socket, layerExtents(n, s.size)...); err != nil {
 			return err
 		}
-		args := map[string]any{"disks": []string{tower}, "tag": fmt.Sprintf("t%d", n)}
+		args := map[string]any{"disks": []string{deepDisk}, "tag": fmt.Sprintf("t%d", n)}
 		if err := client.Run(ctx, "cow-promote", args, nil); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
 			select {
 			case e, ok := <-events:
 				if !ok {
-					return errors.New("the server went away")
+					return errors.New("the server disconnected")
 				}
 				if e.Event != "COW_SEALED" {
 					continue

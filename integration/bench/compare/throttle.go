@@ -11,16 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slowReads is how many reads per second a slow disk does. The kernel gives them
-// out a tenth of a second's worth at a time: with more requests than that in
-// flight, each takes about as long.
+// slowReads is the reads per second of the throttled disk. The kernel grants them in slices of a
+// tenth of a second: with more requests in flight than a slice holds, all take about as long.
 const slowReads = 50
 
-// slowDisk makes a process's reads of the disk under dir slow, by the kernel's
-// own throttle for groups of processes; what is in the page cache is not
-// concerned. It returns how to undo that. The delay is real, the disk's answer
-// comes that late; a delaying device-mapper target would do the same, where the
-// kernel has one.
+// slowDisk throttles a process's reads of the disk under dir with the kernel's io.max of control
+// groups; reads from the page cache are not affected. It returns a function that removes the
+// throttle. The delay is real: the disk's answer comes late. A device-mapper delay target would do
+// the same on kernels that have it.
 func slowDisk(dir string, pid int) (undo func() error, err error) {
 	device, err := wholeDisk(dir)
 	if err != nil {
@@ -29,7 +27,8 @@ func slowDisk(dir string, pid int) (undo func() error, err error) {
 	group, file, limit := "/sys/fs/cgroup/blkio", "blkio.throttle.read_iops_device", fmt.Sprintf("%s %d", device, slowReads)
 	if _, err := os.Stat(group); err != nil {
 		group, file, limit = "/sys/fs/cgroup", "io.max", fmt.Sprintf("%s riops=%d", device, slowReads)
-		// Refused where it is on already, or cannot be: the write below tells.
+		// This fails if it is already enabled or not possible. In the latter case the write below
+		// fails.
 		_ = os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte("+io"), 0)
 	}
 	own := filepath.Join(group, "cowcompare-"+strconv.Itoa(pid))
@@ -51,7 +50,7 @@ func slowDisk(dir string, pid int) (undo func() error, err error) {
 	return undo, nil
 }
 
-// wholeDisk is the MAJOR:MINOR of the disk that a directory lies on.
+// wholeDisk returns MAJOR:MINOR of the disk that a directory lies on.
 func wholeDisk(dir string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
@@ -60,7 +59,7 @@ func wholeDisk(dir string) (string, error) {
 	number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	path, err := filepath.EvalSymlinks("/sys/dev/block/" + number)
 	if err != nil {
-		return "", fmt.Errorf("%s lies on no block device that could be throttled: %w", dir, err)
+		return "", fmt.Errorf("%s is not on a block device that can be throttled: %w", dir, err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "partition")); err == nil {
 		path = filepath.Dir(path)

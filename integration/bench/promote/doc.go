@@ -1,16 +1,14 @@
-// Package promote measures what a promotion costs the guest: the longest time that any
-// of its requests waits.
+// Package promote measures the cost of a promotion to the guest: the longest time that any of its
+// requests waits.
 //
-// An in-process front-end drives a real "cowblk serve" process with random 4 KiB
-// reads and writes, while the disk is promoted again and again, from depth 1 on.
-// A window reaches from the command to promote until the former head is sealed;
-// after it comes a window as long without a promotion, under the same load. What
-// a window says is the longest latency of the requests that were under way in
-// it; its part from command to reply is also shown by itself. The difference
-// between the distributions of the two kinds of windows is what the promotion
-// adds. Where 1 GiB is dirty before each promotion, the space of the layers below
-// is given back between windows.
+// An in-process front-end drives a real "cowblk serve" process with random 4 KiB reads and writes,
+// while the disk is promoted repeatedly, from depth 1 on. A window reaches from the promote command
+// until the former head is sealed. After it comes a window of the same length without a promotion,
+// under the same load. The figure of a window is the longest latency of the requests in flight in
+// it; the part from command to reply is also shown separately. The difference between the
+// distributions of the two kinds of windows is the cost of the promotion. In scenarios with 1 GiB
+// dirty before each promotion, the space of the layers below is freed between windows.
 //
-// Beside it qemu-storage-daemon takes snapshots of a qcow2 image
-// (blockdev-snapshot-sync) under the same load, with its write cache on.
+// For comparison qemu-storage-daemon takes snapshots of a qcow2 image (blockdev-snapshot-sync)
+// under the same load, with its write cache on.
 package promote

@@ -12,8 +12,8 @@ import (
 
 const requestSize = 4096
 
-// sample is one request: when it was made visible to the device and when it came
-// back, in nanoseconds of one clock.
+// sample is one request: when it became visible to the device and when it completed, in nanoseconds
+// of one clock.
 type sample struct{ start, end int64 }
 
 // loader keeps requests in flight on one queue, from a goroutine of its own.
@@ -31,7 +31,7 @@ type loader struct {
 	ended   chan error
 }
 
-// bulk asks for bytes to be written one after the other, before the load goes on.
+// bulk asks the loader to write bytes sequentially before it continues the load.
 type bulk struct {
 	bytes int64
 	done  chan struct{}
@@ -69,7 +69,7 @@ func (l *loader) run() error {
 		now := l.now()
 		for _, c := range done {
 			if c.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a request came back with status %d", c.Status)
+				return fmt.Errorf("a request completed with status %d", c.Status)
 			}
 			l.samples = append(l.samples, sample{starts[c.ID], now})
 			if l.stop.Load() || l.bulk.Load() != nil {
@@ -108,7 +108,7 @@ func (l *loader) submit(slot int, starts []int64) error {
 	return l.driver.Submit(slot, op, l.start+rand.Int64N(l.blocks)*requestSize, requestSize)
 }
 
-// fill writes bytes from the start of the disk on.
+// fill writes bytes from the start of the disk.
 func (l *loader) fill(bytes int64) error {
 	buf := make([]byte, 1<<20)
 	for at := int64(0); at < min(bytes, l.start); at += int64(len(buf)) {
@@ -119,16 +119,15 @@ func (l *loader) fill(bytes int64) error {
 	return nil
 }
 
-// take returns the requests that have come back since the last time. After it has
-// returned, those that were in flight when it was called may still be missing; the
-// next one has them.
-func (l *loader) take() []sample {
+// takeSamples returns the requests that completed since the last call. Requests in flight at the time of
+// the call may be missing; the next call returns them.
+func (l *loader) takeSamples() []sample {
 	ask := make(chan []sample, 1)
 	l.asked.Store(&ask)
 	return <-ask
 }
 
-// dirty writes bytes and returns when the load is on again.
+// dirty writes bytes and returns when the load runs again.
 func (l *loader) dirty(bytes int64) {
 	if bytes == 0 {
 		return

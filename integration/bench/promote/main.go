@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// scenario is one row, or several, of the table.
+// scenario is one or several rows of the table.
 type scenario struct {
 	name  string
 	size  string // of the disk
@@ -31,24 +31,24 @@ type settings struct {
 	bulk             int
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("promote", flag.ExitOnError)
 	var s settings
 	fs.StringVar(&s.cowblk, "cowblk", "cowblk", "the cowblk `BINARY`")
-	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; not there: left out")
+	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; omitted if it is missing")
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.count, "n", 1000, "promotions of the long rows")
 	fs.IntVar(&s.bulk, "bulk", 20, "promotions of the rows with 1 GiB of dirty data")
 	fs.IntVar(&s.qd, "depth", 16, "requests in flight")
-	fs.Int64Var(&s.span, "span", 16<<20, "bytes of the disk that requests go to, in its middle: as much, or less, is in each layer")
+	fs.Int64Var(&s.span, "span", 16<<20, "bytes in the middle of the disk that requests use; each layer has at most as much")
 	fs.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	return run(&s)
 }
 
 func run(s *settings) error {
-	// The collector would show in the latencies.
+	// Garbage collections would show in the latencies.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(2 << 30)
 	all := []scenario{

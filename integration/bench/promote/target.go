@@ -22,14 +22,14 @@ const patience = 2 * time.Minute
 
 // target is a running back-end with one disk.
 type target struct {
-	dir      string
-	cmd      *exec.Cmd
-	log      bytes.Buffer
-	frontend *vhosttest.Frontend
-	size     int64
-	cancel   context.CancelFunc
-	promote  func() error // returns with the reply
-	settled  func() error // returns when nothing of the promotion is going on any more
+	dir        string
+	cmd        *exec.Cmd
+	log        bytes.Buffer
+	frontend   *vhosttest.Frontend
+	size       int64
+	cancel     context.CancelFunc
+	promote    func() error // returns with the reply
+	waitSealed func() error // returns when the promotion is complete
 }
 
 func (s *settings) start(sc *scenario) (t *target, err error) {
@@ -63,12 +63,11 @@ func (t *target) end() error {
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
-// thin gives back the space of sealed layers that take more than so many bytes (0:
-// of none), which nobody reads again, so that the number of promotions is not
-// bounded by the size of the disk below.
-func (t *target) thin(bytes int64) error {
+// freeSealed frees the space of sealed layers that use more than bytes (0: of none). Nobody reads them
+// again, and the file system's size then does not bound the number of promotions.
+func (t *target) freeSealed(bytes int64) error {
 	if bytes == 0 {
-		return nil // before a look at what may be a thousand layers
+		return nil // do not list what may be a thousand layers
 	}
 	files, err := filepath.Glob(filepath.Join(t.dir, "layers", "*", "data"))
 	if err != nil {
@@ -88,7 +87,7 @@ func (t *target) thin(bytes int64) error {
 		}
 		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("give back the space of %s: %w", name, err)
+			return fmt.Errorf("free the space of %s: %w", name, err)
 		}
 	}
 	return nil
@@ -104,8 +103,7 @@ func (t *target) launch(name string, args ...string) error {
 	return nil
 }
 
-// connect connects the front-end as soon as the socket is there, and turns the
-// write cache on.
+// connect connects the front-end as soon as the socket exists, and turns the write cache on.
 func (t *target) connect(socket string) (err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		t.frontend, err = vhosttest.Dial(socket, vhosttest.Options{QueueSize: 256, Timeout: patience})
@@ -145,7 +143,7 @@ func (t *target) startCowblk(s *settings, sc *scenario) error {
 		n++
 		return client.Run(ctx, "cow-promote", map[string]any{"disks": []string{"disk"}, "tag": fmt.Sprintf("t%d", n)}, nil)
 	}
-	t.settled = func() error {
+	t.waitSealed = func() error {
 		limit := time.After(patience)
 		for {
 			select {
@@ -189,6 +187,6 @@ func (t *target) startQEMU(s *settings, sc *scenario) error {
 			"snapshot-file": filepath.Join(t.dir, fmt.Sprintf("%d.qcow2", n)),
 		}, nil)
 	}
-	t.settled = func() error { return nil }
+	t.waitSealed = func() error { return nil }
 	return nil
 }

@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// pair is what one promotion's window and the window after it show, in nanoseconds.
+// pair holds the figures of one promotion's window and of the window after it, in nanoseconds.
 type pair struct {
-	command, window int64 // lengths: command to reply, command to sealed
-	cut             int64 // longest request under way between command and reply
-	sealing         int64 // and in the whole window
-	quietCut        int64 // the same for windows as long without a promotion
+	command, window int64 // durations: command to reply, command to sealed
+	untilReply      int64 // longest request in flight between command and reply
+	sealing         int64 // longest request in flight in the whole window
+	quietUntilReply int64 // the same in windows of these lengths without a promotion
 	quiet           int64
 	requests        int
 }
 
-// longest is the longest of the requests that were under way between from and to.
+// longest returns the longest of the requests that were in flight between from and to.
 func longest(samples []sample, from, to int64) (most int64, n int) {
 	for _, s := range samples {
 		if s.end >= from && s.start <= to {
@@ -49,37 +49,37 @@ func (s *settings) measure(sc *scenario) (pairs []pair, err error) {
 		if err := target.promote(); err != nil {
 			return nil, err
 		}
-		if err := target.settled(); err != nil {
+		if err := target.waitSealed(); err != nil {
 			return nil, err
 		}
 	}
 	for range sc.count {
-		if err := target.thin(sc.dirty / 2); err != nil {
+		if err := target.freeSealed(sc.dirty / 2); err != nil {
 			return nil, err
 		}
 		l.dirty(sc.dirty)
 		time.Sleep(50 * time.Millisecond)
-		l.take()
+		l.takeSamples()
 		from := l.now()
 		if err := target.promote(); err != nil {
 			return nil, err
 		}
 		replied := l.now()
-		if err := target.settled(); err != nil {
+		if err := target.waitSealed(); err != nil {
 			return nil, err
 		}
 		sealed := l.now()
 		time.Sleep(20 * time.Millisecond)
-		samples := l.take()
+		samples := l.takeSamples()
 		quiet := l.now()
 		time.Sleep(time.Duration(sealed - from))
 		end := l.now()
 		time.Sleep(20 * time.Millisecond)
 		p := pair{command: replied - from, window: sealed - from}
-		rest := l.take()
-		p.cut, _ = longest(append(samples, rest...), from, replied)
+		rest := l.takeSamples()
+		p.untilReply, _ = longest(append(samples, rest...), from, replied)
 		p.sealing, p.requests = longest(append(samples, rest...), from, sealed)
-		p.quietCut, _ = longest(rest, quiet, quiet+p.command)
+		p.quietUntilReply, _ = longest(rest, quiet, quiet+p.command)
 		p.quiet, _ = longest(rest, quiet, end)
 		pairs = append(pairs, p)
 	}
@@ -92,7 +92,7 @@ var heading = []string{
 	"to sealed p50", "p99", "max", "quiet p50", "p99", "max", "added p50", "p99",
 }
 
-// rows are a scenario's lines in the table: by depth where it reaches deep.
+// rows returns a scenario's rows of the table, split by depth if it reaches deep.
 func rows(sc *scenario, pairs []pair) (all [][]string) {
 	bounds := []int{0, len(pairs)}
 	if len(pairs) > 200 {
@@ -130,7 +130,7 @@ func row(name string, pairs []pair) []string {
 		ms(at(pick(func(p pair) int64 { return p.window }), 0.5)), fmt.Sprint(requests * 1e9 / max(time, 1)),
 	}
 	for _, two := range [][2][]int64{
-		{pick(func(p pair) int64 { return p.cut }), pick(func(p pair) int64 { return p.quietCut })},
+		{pick(func(p pair) int64 { return p.untilReply }), pick(func(p pair) int64 { return p.quietUntilReply })},
 		{pick(func(p pair) int64 { return p.sealing }), pick(func(p pair) int64 { return p.quiet })},
 	} {
 		for _, v := range two {

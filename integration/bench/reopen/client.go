@@ -13,13 +13,13 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// patience bounds every wait for a back-end. A disk of 64 TiB takes its time.
+// patience bounds every wait for a back-end. A disk of 64 TiB takes minutes.
 const patience = 5 * time.Minute
 
-// dialPause is how long a front-end waits that has found nobody.
+// dialPause is the interval between a front-end's attempts to connect.
 const dialPause = 200 * time.Microsecond
 
-// writeDepth is how many requests are in flight while blocks are written.
+// writeDepth is the number of requests in flight while blocks are written.
 const writeDepth = 32
 
 // client is a guest with one queue.
@@ -41,12 +41,12 @@ func dial(p *server) (*client, error) {
 	return c, err
 }
 
-// reconnect goes on with another server, as QEMU does.
+// reconnect connects to another server, as QEMU does.
 func (c *client) reconnect(p *server) error {
 	return p.retry(func() error { return c.Reconnect(c.socket) })
 }
 
-// retry repeats connect until somebody listens.
+// retry repeats connect until the server listens.
 func (p *server) retry(connect func() error) error {
 	for end := time.Now().Add(patience); ; time.Sleep(dialPause) {
 		err := connect()
@@ -55,19 +55,19 @@ func (p *server) retry(connect func() error) error {
 			return err
 		}
 		if unix.Kill(p.cmd.Process.Pid, 0) != nil || p.zombie() {
-			return fmt.Errorf("it has ended before it served: %w", p.explain(p.cmd.Wait()))
+			return fmt.Errorf("the server ended before it listened: %w", p.explain(p.cmd.Wait()))
 		}
 	}
 }
 
-// zombie reports whether the server has ended and was not waited for.
+// zombie reports whether the server has ended but has not been waited for.
 func (p *server) zombie() bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo != 0
 }
 
-// stamp is the content of a block.
+// stamp fills p with the content of a block.
 func stamp(p []byte, block int64) {
 	for i := 0; i < len(p); i += 512 {
 		binary.LittleEndian.PutUint64(p[i:], uint64(block)+1)
@@ -103,7 +103,7 @@ func (c *client) write(blocks []int64) error {
 		done = d.Poll(done[:0])
 		for _, r := range done {
 			if r.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a write came back with status %d", r.Status)
+				return fmt.Errorf("a write completed with status %d", r.Status)
 			}
 			if err := submit(r.ID); err != nil {
 				return err
@@ -122,13 +122,13 @@ func (c *client) check(block int64) error {
 	stamp(want, block)
 	for i := 0; i < blockSize; i += 512 {
 		if found := binary.LittleEndian.Uint64(p[i:]); found != uint64(block)+1 {
-			return fmt.Errorf("block %d: expected what was written, found %#x: it was lost when the process was killed", block, found)
+			return fmt.Errorf("block %d: expected the written content, found %#x: lost when the process was killed", block, found)
 		}
 	}
 	return nil
 }
 
-// checkSome checks a sample.
+// checkSome checks a sample of blocks.
 func (c *client) checkSome(blocks []int64) error {
 	for range min(len(blocks), 512) {
 		if err := c.check(blocks[rand.IntN(len(blocks))]); err != nil {
@@ -138,7 +138,7 @@ func (c *client) checkSome(blocks []int64) error {
 	return nil
 }
 
-// scattered are n blocks of a disk, evenly spread and in random order.
+// scattered returns n blocks of a disk, evenly spread and in random order.
 func scattered(size int64, n int) []int64 {
 	all := size / blockSize
 	n = int(min(int64(n), all))
@@ -151,8 +151,7 @@ func scattered(size int64, n int) []int64 {
 	return blocks
 }
 
-// contiguous are n blocks of a disk from its middle on, in order; all of it, if it has
-// fewer.
+// contiguous returns n consecutive blocks from the middle of a disk, or all blocks if it has fewer.
 func contiguous(size int64, n int) []int64 {
 	all := size / blockSize
 	n = int(min(int64(n), all))

@@ -10,17 +10,16 @@ import (
 	"cowblk/backend/control"
 )
 
-// emptySize is the size of the disk that has nothing.
+// emptySize is the size of the empty disk, in bytes.
 const emptySize = 64 * tib
 
-// emptySample is what an empty disk costs one build: times and CPU in ms, sizes in
-// bytes.
+// emptySample holds one build's costs of an empty disk: times and CPU in ms, sizes in bytes.
 type emptySample struct {
 	create, serve, cpu, peak, promote, sealed float64
 	created, record, promoted, records        int64
 }
 
-// measureEmpty prints what an empty disk costs, to make, to serve and to promote.
+// measureEmpty prints the costs of creating, serving and promoting an empty disk.
 func measureEmpty(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, s.image)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"cowblk/integration/bench/own"
+	"cowblk/integration/bench/mountns"
 )
 
 const (
@@ -18,7 +18,7 @@ const (
 	blockSize = 4096 // bytes
 )
 
-// settings are the command line.
+// settings holds the command line's options.
 type settings struct {
 	builds  []*build // before, after
 	dir     string
@@ -30,12 +30,12 @@ type settings struct {
 	image   int64
 }
 
-// parts are the values of --parts, in the order in which they are done.
+// parts are the values of --parts.
 var parts = map[string]func(context.Context, *settings) error{
 	"empty": measureEmpty, "reopen": measureReopen, "takeover": measureTakeover, "writes": measureWrites,
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("reopen", flag.ExitOnError)
 	var s settings
@@ -44,18 +44,18 @@ func Main(ctx context.Context, args []string) error {
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.reopens, "reopens", 5, "reopen: how often each disk is killed and opened again")
 	fs.IntVar(&s.rounds, "rounds", 9, "takeover, writes: samples of each build")
-	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: how many unflushed blocks are many")
+	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: number of unflushed blocks in the rows with many")
 	fs.StringVar(&s.only, "only", "", "reopen: only the rows whose name contains `TEXT`")
 	fs.Int64Var(&s.image, "image", 60*gib, "reopen, empty: `BYTES` of the sparse file for the XFS")
 	which := fs.String("parts", "empty,reopen,takeover,writes", "what to measure, a `LIST` separated by commas")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	s.parts = strings.Split(*which, ",")
 	s.builds = []*build{{name: "before", binary: *before}, {name: "after", binary: *after}}
 	return run(ctx, &s)
 }
 
 func run(ctx context.Context, s *settings) (err error) {
-	if err := own.Mounts(); err != nil {
+	if err := mountns.Enter(); err != nil {
 		return err
 	}
 	for _, b := range s.builds {
@@ -81,7 +81,7 @@ func run(ctx context.Context, s *settings) (err error) {
 	return nil
 }
 
-// inTurn calls f for both builds, in another order in each round.
+// inTurn calls f for both builds, in alternating order.
 func (s *settings) inTurn(round int, f func(i int, b *build) error) error {
 	order := []int{0, 1}
 	if round%2 == 1 {

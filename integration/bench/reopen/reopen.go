@@ -27,15 +27,15 @@ func (s *settings) cells() (all []cell) {
 	return all
 }
 
-// reopening is what one build shows in one cell.
-type reopening struct {
+// reopenResult holds one build's results for one cell.
+type reopenResult struct {
 	time, cpu []float64 // ms
 	peak      []float64 // MiB
 	record    int64     // bytes
 	fill      time.Duration
 }
 
-// measureReopen prints what the processes cost that follow killed ones.
+// measureReopen prints the costs of processes that follow killed ones.
 func measureReopen(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, s.image)
 	if err != nil {
@@ -49,7 +49,7 @@ func measureReopen(ctx context.Context, s *settings) error {
 			continue
 		}
 		blocks := c.blocks(c.size)
-		var r [2]*reopening
+		var r [2]*reopenResult
 		load := loadNow()
 		err := s.inTurn(0, func(i int, b *build) error {
 			var err error
@@ -66,7 +66,7 @@ func measureReopen(ctx context.Context, s *settings) error {
 	return v.close()
 }
 
-func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blocks []int64) (r *reopening, err error) {
+func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blocks []int64) (r *reopenResult, err error) {
 	if err := v.fresh(ctx); err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blo
 		return nil, err
 	}
 	defer guest.Abort()
-	r = &reopening{}
+	r = &reopenResult{}
 	began := time.Now()
 	if err := guest.write(blocks); err != nil {
 		return nil, err

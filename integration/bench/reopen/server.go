@@ -19,8 +19,8 @@ import (
 // build is one of the two binaries.
 type build struct {
 	name, binary string
-	// noFlush are the options of "serve" that turn background flushes off, if the
-	// build has such flushes.
+	// noFlush holds the options of "serve" that turn background flushes off, if the build has such
+	// flushes.
 	noFlush []string
 }
 
@@ -35,22 +35,22 @@ func (b *build) inspect(ctx context.Context) error {
 	return nil
 }
 
-// diskName is the only disk of a store.
+// diskName is the name of the only disk of a store.
 const diskName = "disk"
 
 func (b *build) create(ctx context.Context, v *volume, size int64) error {
 	return tool(ctx, b.binary, "--store", v.store, "create", diskName, "--size", strconv.FormatInt(size, 10))
 }
 
-// server is a "cowblk serve".
+// server is a "cowblk serve" process.
 type server struct {
 	cmd     *exec.Cmd
 	socket  string
 	started time.Time
-	log     bytes.Buffer // once it has ended
+	log     bytes.Buffer // valid once the process has ended
 }
 
-// serve starts a server; its socket is there some time later.
+// serve starts a server and does not wait for its socket.
 func (b *build) serve(v *volume, options ...string) (*server, error) {
 	args := append([]string{"--store", v.store, "serve", diskName}, options...)
 	p := &server{cmd: exec.Command(b.binary, args...), socket: filepath.Join(v.store, "run", diskName+".sock"), started: time.Now()}
@@ -58,10 +58,10 @@ func (b *build) serve(v *volume, options ...string) (*server, error) {
 	return p, p.cmd.Start()
 }
 
-// kill ends it as the kernel does when it is out of memory.
+// kill ends the server with SIGKILL, as the kernel does when memory runs out.
 func (p *server) kill() error { return p.end(syscall.SIGKILL) }
 
-// stop ends it in order.
+// stop ends the server in order.
 func (p *server) stop() error { return p.end(syscall.SIGTERM) }
 
 func (p *server) end(s syscall.Signal) error {
@@ -82,14 +82,14 @@ func (p *server) explain(err error) error {
 	return fmt.Errorf("%s: %w\n%s", strings.Join(p.cmd.Args, " "), err, p.log.String())
 }
 
-// usage is what a process has used so far.
+// usage holds the resources that a process has used so far.
 type usage struct {
-	cpu  time.Duration // user and system time of all its threads
-	peak int64         // resident memory, bytes
+	cpu  time.Duration // user and system time of all threads
+	peak int64         // peak resident memory, bytes
 }
 
 func (p *server) usage() (u usage, err error) {
-	// The number of its CPU clock is made as clock_getcpuclockid(3) makes it.
+	// Compute the CPU clock's ID as clock_getcpuclockid(3) does.
 	const sched = 2
 	var ts unix.Timespec
 	pid := p.cmd.Process.Pid

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// table is one in Markdown.
+// table is a Markdown table.
 type table struct{ lines []string }
 
 func newTable(heading ...string) *table {
@@ -33,7 +33,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// ratios are after/before, pair by pair.
+// ratios returns after/before, pair by pair.
 func ratios(before, after []float64) []float64 {
 	all := make([]float64, len(before))
 	for i := range before {
@@ -42,12 +42,12 @@ func ratios(before, after []float64) []float64 {
 	return all
 }
 
-// spread is the median, and the least and the most.
+// spread formats the median, the least and the greatest value.
 func spread(v []float64) string {
 	return fmt.Sprintf("%s (%s to %s)", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
 }
 
-// number has three digits, or two if it is small.
+// number formats x with three digits, or two if it is small.
 func number(x float64) string {
 	switch {
 	case x >= 100:
@@ -62,7 +62,7 @@ func number(x float64) string {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// mib is a number of bytes in MiB.
+// mib formats a number of bytes in MiB.
 func mib(bytes int64) string { return number(float64(bytes) / (1 << 20)) }
 
 func sizeText(bytes int64) string {
@@ -72,7 +72,7 @@ func sizeText(bytes int64) string {
 	return fmt.Sprintf("%d GiB", bytes/gib)
 }
 
-// loadNow is the load average of the last minute: what else the machine does.
+// loadNow returns the load average of the last minute.
 func loadNow() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -16,13 +16,13 @@ import (
 // takeoverSize is the size of the disk that is taken over, in bytes.
 const takeoverSize = gib
 
-// takeoverSpan is the part of it that the load goes to: its first bytes.
+// takeoverSpan is the number of bytes, from the start of the disk, that the load uses.
 const takeoverSpan = 16 << 20
 
-// takeoverDepth is how many requests are in flight.
+// takeoverDepth is the number of requests in flight.
 const takeoverDepth = 16
 
-// measureTakeover prints how long requests wait for a takeover.
+// measureTakeover prints how long requests wait during a takeover.
 func measureTakeover(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, 0)
 	if err != nil {
@@ -37,7 +37,7 @@ func measureTakeover(ctx context.Context, s *settings) error {
 		for round := range s.rounds {
 			err := s.inTurn(round, func(i int, b *build) error {
 				g, err := takeOver(ctx, v, b, dirty)
-				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.told), append(quiet[i], g.quiet)
+				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.reported), append(quiet[i], g.quiet)
 				return err
 			})
 			if err != nil {
@@ -55,10 +55,10 @@ func measureTakeover(ctx context.Context, s *settings) error {
 	return v.close()
 }
 
-// takeoverSample is one takeover, in ms.
-type takeoverSample struct{ gap, told, quiet float64 }
+// takeoverSample holds the times of one takeover, in ms.
+type takeoverSample struct{ gap, reported, quiet float64 }
 
-var afterMS = regexp.MustCompile(`another process has taken over the disks.* after_ms=(\d+)`)
+var afterMS = regexp.MustCompile(`\bafter_ms=(\d+)`)
 
 func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeoverSample, err error) {
 	if err := v.fresh(ctx); err != nil {
@@ -94,7 +94,7 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 		return r, errors.Join(err, l.finish())
 	}
 	serving = append(serving, second)
-	// It ends once the other one serves.
+	// The old process ends once the new one serves.
 	werr := first.cmd.Wait()
 	serving = serving[1:]
 	time.Sleep(100 * time.Millisecond)
@@ -106,15 +106,15 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 	if m == nil || l.reconnects != 1 {
 		return r, fmt.Errorf("expected one takeover, found %d reconnections and the log\n%s", l.reconnects, first.log.String())
 	}
-	r.told, err = strconv.ParseFloat(string(m[1]), 64)
+	r.reported, err = strconv.ParseFloat(string(m[1]), 64)
 	return r, err
 }
 
-// gapLoad keeps requests in flight, from a goroutine of its own, and knows the longest
-// time in which none came back.
+// gapLoad keeps requests in flight from its own goroutine, and records the longest time without a
+// completion.
 type gapLoad struct {
 	*client
-	most       atomic.Int64 // ns
+	most       atomic.Int64 // longest gap, in ns
 	stop       atomic.Bool
 	reconnects int
 	ended      chan error
@@ -159,7 +159,7 @@ func (l *gapLoad) run() error {
 		last = now
 		for _, r := range done {
 			if r.Status != vhosttest.StatusOK {
-				return fmt.Errorf("a request came back with status %d", r.Status)
+				return fmt.Errorf("a request completed with status %d", r.Status)
 			}
 			if l.stop.Load() {
 				continue

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volume is a file system that is made anew for each sample: an XFS, or a directory of
-// --dir. A store on it has its run directory in memory.
+// volume is a file system that is made anew for each sample: an XFS, or a directory of --dir. The
+// run directory of its store is in memory.
 type volume struct {
-	top   string // a temporary directory in --dir, with all that follows
-	dir   string // where stores go
-	loop  string // device; empty: no file system of its own
-	store string // the store that Fresh has made
-	size  int64  // of the XFS, bytes; 0: a plain directory
+	top   string // a temporary directory in --dir with everything below
+	dir   string // directory of the stores
+	loop  string // loop device; empty: no file system of its own
+	store string // the store that fresh has made
+	size  int64  // size of the XFS in bytes; 0: a plain directory
 }
 
 func newVolume(ctx context.Context, dir string, size int64) (v *volume, err error) {
@@ -43,7 +43,7 @@ func newVolume(ctx context.Context, dir string, size int64) (v *volume, err erro
 	if err := os.Truncate(image, size); err != nil {
 		return v, err
 	}
-	// Without a second copy of everything in the page cache.
+	// Direct I/O avoids a second copy of everything in the page cache.
 	out, err := exec.CommandContext(ctx, "losetup", "--direct-io=on", "--find", "--show", image).Output()
 	if err != nil {
 		return v, fmt.Errorf("losetup %s: %w", image, err)
@@ -52,7 +52,7 @@ func newVolume(ctx context.Context, dir string, size int64) (v *volume, err erro
 	return v, nil
 }
 
-// fresh makes an empty store, and throws the one before away.
+// fresh removes the last store and makes an empty one.
 func (v *volume) fresh(ctx context.Context) error {
 	if err := v.clear(); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (v *volume) fresh(ctx context.Context) error {
 	return nil
 }
 
-// goingDown is XFS_IOC_GOINGDOWN; with the value 2 neither data nor the log are written.
+// goingDown is XFS_IOC_GOINGDOWN; with the value 2 it writes neither data nor log.
 const goingDown = 0x8004587d
 
 func (v *volume) clear() error {
@@ -118,9 +118,8 @@ func (v *volume) close() error {
 	return os.RemoveAll(v.top)
 }
 
-// settle writes back all that is dirty on the file system, which would disturb the next
-// sample.
-func (v *volume) settle() error {
+// writeBack writes back the file system's dirty data, which would disturb the next sample.
+func (v *volume) writeBack() error {
 	f, err := os.Open(v.dir)
 	if err != nil {
 		return err
@@ -128,8 +127,8 @@ func (v *volume) settle() error {
 	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
-// allocated is what the files that match patterns take, in bytes; a directory counts
-// with all that is in it.
+// allocated returns the allocated bytes of the files that match patterns; a directory counts with
+// its content.
 func (v *volume) allocated(patterns ...string) (sum int64, err error) {
 	for _, p := range patterns {
 		names, err := filepath.Glob(filepath.Join(v.store, p))
@@ -153,8 +152,8 @@ func (v *volume) allocated(patterns ...string) (sum int64, err error) {
 	return sum, nil
 }
 
-// record is what the record of unflushed blocks takes: live files beside the disk, or
-// shared maps in the run directory.
+// record returns the size, in bytes, of the record of unflushed blocks: live files beside the disk,
+// or shared maps in the run directory.
 func (v *volume) record() (int64, error) {
 	return v.allocated("disks/*/live-*", "run/unflushed/*")
 }

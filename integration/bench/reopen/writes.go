@@ -10,19 +10,19 @@ import (
 	"cowblk/vhost/load"
 )
 
-// writesSize is the size of the disk that is written, in bytes.
+// writesSize is the size of the measured disk, in bytes.
 const writesSize = gib
 
-// writing is one kind of load.
-type writing struct {
+// writeLoad is one kind of load.
+type writeLoad struct {
 	name    string
 	o       load.Options
-	written bool // each block of the disk was written, and flushed, before
+	written bool // each block of the disk was written and flushed before
 }
 
-func writings() []writing {
+func writings() []writeLoad {
 	const window = 3 * time.Second
-	return []writing{
+	return []writeLoad{
 		{"first write, QD1", load.Options{FirstWrite: true}, false},
 		{"first write, QD32", load.Options{FirstWrite: true, QueueDepth: 32}, false},
 		{"overwrite, QD1", load.Options{Duration: window, Warmup: window / 10}, true},
@@ -32,7 +32,7 @@ func writings() []writing {
 	}
 }
 
-// measureWrites prints how fast writes are.
+// measureWrites prints the rates of writes.
 func measureWrites(ctx context.Context, s *settings) error {
 	v, err := newVolume(ctx, s.dir, 0)
 	if err != nil {
@@ -66,7 +66,7 @@ func measureWrites(ctx context.Context, s *settings) error {
 	return v.close()
 }
 
-func (w *writing) sample(ctx context.Context, v *volume, b *build) (r *load.Report, err error) {
+func (w *writeLoad) sample(ctx context.Context, v *volume, b *build) (r *load.Report, err error) {
 	if err := v.fresh(ctx); err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (w *writing) sample(ctx context.Context, v *volume, b *build) (r *load.Repo
 	if err := errors.Join(err, guest.Close()); err != nil {
 		return nil, err
 	}
-	if err := v.settle(); err != nil {
+	if err := v.writeBack(); err != nil {
 		return nil, err
 	}
 	w.o.Socket = p.socket

@@ -17,11 +17,11 @@ type client struct {
 	ctx    context.Context
 	binary string
 	store  string
-	tag    string // that is cloned
+	tag    string // the tag to clone
 }
 
-// counted are the system calls that are about files. Those of threads and memory differ from run to run.
-const counted = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
+// countedCalls lists the system calls on files. Those for threads and memory differ from run to run.
+const countedCalls = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
 
 func (c *client) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.ctx, name, args...)
@@ -36,10 +36,10 @@ func (c *client) run(args ...string) error {
 	return nil
 }
 
-// calls is how many of the counted system calls a command makes.
+// calls returns the number of counted system calls that a command makes.
 func (c *client) calls(args ...string) (float64, error) {
 	report := filepath.Join(filepath.Dir(c.store), "strace")
-	trace := append([]string{"-f", "-c", "-e", "trace=" + counted, "-o", report, c.binary}, args...)
+	trace := append([]string{"-f", "-c", "-e", "trace=" + countedCalls, "-o", report, c.binary}, args...)
 	if out, err := c.command("strace", trace...).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("strace %s: %w: %s", strings.Join(args, " "), err, out)
 	}
@@ -58,7 +58,7 @@ func (c *client) calls(args ...string) (float64, error) {
 	return 0, fmt.Errorf("%s: expected a line of totals", report)
 }
 
-// time is how long a command takes, in milliseconds.
+// time returns the duration of a command in milliseconds.
 func (c *client) time(args ...string) (float64, error) {
 	start := time.Now()
 	err := c.run(args...)
@@ -83,7 +83,7 @@ func (c *client) disks(n int64) error {
 	return err
 }
 
-// tags makes n tags, the last of which is cloned.
+// tags makes n tags; the last is cloned.
 func (c *client) tags(n int64) error {
 	err := c.golden(gib)
 	for i := int64(1); i < n && err == nil; i++ {
@@ -99,7 +99,7 @@ type step struct {
 	args []string
 }
 
-// steps are what is measured, in this order.
+// steps returns the measured commands in their order.
 func (c *client) steps() []step {
 	return []step{
 		{"create --from TAG", []string{"create", "x", "--from", c.tag}},

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cowblk/integration/bench/own"
+	"cowblk/integration/bench/mountns"
 )
 
 const (
@@ -22,22 +22,22 @@ const (
 // build is a cowblk binary.
 type build struct{ name, binary string }
 
-// settings are the command line.
+// settings holds the command line's options.
 type settings struct {
 	builds []build
 	dir    string // on the XFS
 	rounds int
 }
 
-// axis is what grows.
+// axis is a quantity that grows.
 type axis struct {
 	name  string
 	sizes []int64
 	text  func(int64) string
-	make  func(c *client, size int64) error // the store, and in it the tag golden@t0
+	make  func(c *client, size int64) error // makes the store with the tag golden@t0
 }
 
-// Main measures what the command line says, until ctx is done.
+// Main parses the command line and measures until ctx is done.
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("scale", flag.ExitOnError)
 	var s settings
@@ -48,7 +48,7 @@ func Main(ctx context.Context, args []string) error {
 	disks := fs.String("disks", "10,100,1000", "numbers of disks, a `LIST` separated by commas")
 	tags := fs.String("tags", "1,30,1000", "numbers of tags, a `LIST` separated by commas")
 	fs.IntVar(&s.rounds, "rounds", 3, "how often each command is timed")
-	_ = fs.Parse(args) // it ends the process
+	_ = fs.Parse(args) // exits on an error
 	for _, b := range []build{{"before", *before}, {"after", *after}} {
 		if b.binary != "" {
 			s.builds = append(s.builds, b)
@@ -58,7 +58,7 @@ func Main(ctx context.Context, args []string) error {
 }
 
 func run(ctx context.Context, s *settings, dir string, image int64, disks, tags string) (err error) {
-	if err := own.Mounts(); err != nil {
+	if err := mountns.Enter(); err != nil {
 		return err
 	}
 	for i := range s.builds {
@@ -68,7 +68,7 @@ func run(ctx context.Context, s *settings, dir string, image int64, disks, tags 
 	}
 	axes := []axis{
 		{name: "disks in the store", text: plain, make: func(c *client, n int64) error { return c.disks(n) }},
-		{name: "tags of the disk that is cloned", text: plain, make: func(c *client, n int64) error { return c.tags(n) }},
+		{name: "tags of the cloned disk", text: plain, make: func(c *client, n int64) error { return c.tags(n) }},
 		{name: "size of the disk", sizes: []int64{gib, tib, 64 * tib}, text: sizeText, make: func(c *client, size int64) error { return c.golden(size) }},
 	}
 	for i, list := range []string{disks, tags} {

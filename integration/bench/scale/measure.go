@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// cost is what one command costs at each size.
+// cost holds the cost of one command at each size.
 type cost struct{ calls, times []float64 }
 
 // measure prints the table of one axis.
@@ -56,7 +56,7 @@ func measureStore(ctx context.Context, s *settings, a *axis, b build, size int64
 	if err := a.make(c, size); err != nil {
 		return nil, err
 	}
-	// What is found out once is found out here.
+	// A first pass makes the checks that are done once after a start of the system.
 	for _, st := range c.steps() {
 		if err := c.run(st.args...); err != nil {
 			return nil, err
@@ -96,7 +96,7 @@ func measureStore(ctx context.Context, s *settings, a *axis, b build, size int64
 	return names, nil
 }
 
-// exponent is e of cost ~ size^e, between the first and the last size.
+// exponent returns e of cost ~ size^e, between the first and the last size.
 func exponent(sizes []int64, costs []float64) string {
 	last := len(sizes) - 1
 	if last == 0 {

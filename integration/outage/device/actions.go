@@ -2,24 +2,24 @@ package device
 
 import "math/rand/v2"
 
-// Drain makes each volatile sector durable with probability keep (0 to 1), as the
-// cache of a disk does at any time.
+// Drain makes each volatile sector durable with probability keep (0 to 1), as the cache of a disk
+// may at any time.
 func (d *Disk) Drain(keep float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.drain(keep)
 }
 
-// Cut turns the power off: each volatile sector survives with probability keep, the
-// others have the content of the last sync. Every request fails until PowerOn.
+// Cut turns the power off: each volatile sector survives with probability keep; the others revert
+// to the content of the last sync. Every request fails until PowerOn.
 func (d *Disk) Cut(keep float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cut(keep)
 }
 
-// CutAfter is Cut at the n-th write or sync from now, which fails; a write may be
-// among the sectors that survive. 0 takes the order back.
+// CutAfter cuts the power at the n-th write or sync from now, which fails. Sectors of that write
+// may survive. 0 cancels.
 func (d *Disk) CutAfter(n int64, keep float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -47,7 +47,7 @@ func (d *Disk) Freeze() {
 	d.frozen = true
 }
 
-// Thaw lets the requests that wait go on, with the faults of now.
+// Thaw lets the waiting requests continue, with the current faults.
 func (d *Disk) Thaw() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -55,14 +55,14 @@ func (d *Disk) Thaw() {
 	d.thawed.Broadcast()
 }
 
-// Seed starts the random choice of surviving sectors anew.
+// Seed restarts the random choice of surviving sectors.
 func (d *Disk) Seed(seed uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.rng = rand.New(rand.NewPCG(seed, seed))
 }
 
-// Counters returns the counts up to now.
+// Counters returns the current counts.
 func (d *Disk) Counters() Counters {
 	d.mu.Lock()
 	defer d.mu.Unlock()

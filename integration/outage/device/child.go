@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childEnv marks the child process; its value is the size.
+// childEnv marks the child process; its value is the size of the device in bytes.
 const childEnv = "COWBLK_TEST_DEVICE"
 
-// controlFD is the child's end of the socket pair, fuseFD where FUSE asks.
+// controlFD is the child's end of the socket pair, fuseFD the FUSE connection.
 const (
 	controlFD = 3
 	fuseFD    = 4
 )
 
-// RunChild does nothing in a program that was started in the usual way. In the child
-// of Start it serves the device and exits.
+// RunChild returns at once in a program that was started normally. In the child of Start it serves
+// the device and exits.
 func RunChild() {
 	spec := os.Getenv(childEnv)
 	if spec == "" {
@@ -39,8 +39,8 @@ func child(spec string) error {
 	if _, err := fmt.Sscan(spec, &size); err != nil {
 		return fmt.Errorf("%s=%s: %w", childEnv, strconv.Quote(spec), err)
 	}
-	// The namespace is a copy of the parent's: what is mounted there, on other devices,
-	// must not stay mounted here.
+	// The namespace is a copy of the parent's. Mounts there on other devices must not stay mounted
+	// here.
 	if err := unix.Unmount("/", unix.MNT_DETACH); err != nil {
 		return os.NewSyscallError("umount /", err)
 	}
@@ -60,7 +60,8 @@ func child(spec string) error {
 		return err
 	}
 	r.ServeConn(conn) // returns when the parent has closed its end, or died
-	// A loop device may still hold the file. What it asks for from now on fails, at the latest when this process ends.
+	// A loop device may still hold the file. Its later requests fail, at the latest when this
+	// process ends.
 	disk.Cut(0)
 	disk.Thaw()
 	return nil
@@ -68,10 +69,10 @@ func child(spec string) error {
 
 const service = "Disk"
 
-// remote is a Disk as package rpc wants it.
+// remote exports a Disk to package rpc.
 type remote struct{ disk *Disk }
 
-// CutArgs are the arguments of Cut and CutAfter.
+// CutArgs holds the arguments of Cut and CutAfter.
 type CutArgs struct {
 	After int64 // 0: at once
 	Keep  float64
@@ -109,8 +110,8 @@ func socketPair() (parent, child *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
 }
 
-// childAttr has the child die with its parent, and in a mount namespace of its own: the
-// end of the parent's namespace unmounts what lies on the device, which writes to it. A
-// server that ended as the last one of that namespace would wait for itself, for ever,
-// and with it every sync of the machine.
+// childAttr makes the child die with its parent and gives it a mount namespace of its own. The end
+// of the parent's namespace unmounts what lies on the device, which writes to the device. A server
+// that was the last process of that namespace would wait for itself for ever, and block every sync
+// of the machine.
 var childAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Unshareflags: unix.CLONE_NEWNS}

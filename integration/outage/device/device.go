@@ -19,14 +19,14 @@ type Device struct {
 	dir    string
 	cmd    *exec.Cmd
 	client *rpc.Client
-	stderr bytes.Buffer // of the child; to be read when it has ended
+	stderr bytes.Buffer // of the child; read it only when the child has ended
 	loop   int          // number of the loop device; 0: none yet
 }
 
-// Missing returns what this machine lacks for a Device, or nil.
+// Missing returns an error that names what this machine lacks for a Device, or nil.
 func Missing() error {
 	if os.Geteuid() != 0 {
-		return errors.New("not root: FUSE and loop devices cannot be mounted")
+		return errors.New("not root: cannot mount FUSE and loop devices")
 	}
 	var errs []error
 	for _, p := range []string{"/dev/fuse", "/dev/loop-control"} {
@@ -36,8 +36,8 @@ func Missing() error {
 	return errors.Join(errs...)
 }
 
-// Start makes a device of size bytes, all zeros, whose FUSE file system is mounted
-// at dir, an empty directory that must have no spaces in its name.
+// Start makes a device of size bytes, all zeros. Its FUSE file system is mounted at dir, an empty
+// directory without spaces in its name.
 func Start(dir string, size int64) (*Device, error) {
 	mine, its, err := socketPair()
 	if err != nil {
@@ -72,7 +72,7 @@ func Start(dir string, size int64) (*Device, error) {
 	return d, nil
 }
 
-// Close ends the child. Requests that the kernel still has for it fail.
+// Close ends the child. Requests that the kernel has not finished fail.
 func (d *Device) Close() error {
 	err := d.client.Close()
 	if d.loop != 0 {
@@ -96,42 +96,41 @@ func (d *Device) call(method string, args any) error {
 	return nil
 }
 
-// Drain, and the methods below, are those of Disk.
+// Drain calls the method of Disk; so do the methods below.
 func (d *Device) Drain(keep float64) error { return d.call("Drain", keep) }
 
-// Cut see Disk.
+// Cut calls Disk.Cut.
 func (d *Device) Cut(keep float64) error { return d.call("Cut", CutArgs{Keep: keep}) }
 
-// CutAfter see Disk.
+// CutAfter calls Disk.CutAfter.
 func (d *Device) CutAfter(n int64, keep float64) error {
 	return d.call("CutAfter", CutArgs{After: n, Keep: keep})
 }
 
-// PowerOn see Disk.
+// PowerOn calls Disk.PowerOn.
 func (d *Device) PowerOn() error { return d.call("PowerOn", struct{}{}) }
 
-// Fail see Disk.
+// Fail calls Disk.Fail.
 func (d *Device) Fail(f Faults) error { return d.call("Fail", f) }
 
-// Freeze see Disk.
+// Freeze calls Disk.Freeze.
 func (d *Device) Freeze() error { return d.call("Freeze", struct{}{}) }
 
-// Thaw see Disk.
+// Thaw calls Disk.Thaw.
 func (d *Device) Thaw() error { return d.call("Thaw", struct{}{}) }
 
-// Seed see Disk.
+// Seed calls Disk.Seed.
 func (d *Device) Seed(seed uint64) error { return d.call("Seed", seed) }
 
-// Counters see Disk.
+// Counters calls Disk.Counters.
 func (d *Device) Counters() (c Counters, err error) {
 	err = d.client.Call(service+".Counters", struct{}{}, &c)
 	return c, err
 }
 
-// Loop devices are taken by number, from firstLoop: a device keeps its number for
-// life, so that its file systems have the same device number again when they are
-// mounted again, and others, who ask the kernel for the lowest that is free, do not
-// get it meanwhile.
+// Loop devices are created by number, from firstLoop. A device keeps its number for its lifetime,
+// so that its file systems have the same device number whenever they are mounted. Other programs
+// ask the kernel for the lowest free number and do not get it meanwhile.
 const (
 	firstLoop = 200
 	lastLoop  = 999
@@ -142,9 +141,9 @@ var loops struct {
 	next int // counted from firstLoop
 }
 
-// Attach makes a loop device over the device and returns it open. When it has been
-// closed, and nothing is mounted from it, the loop device goes by itself; the next
-// Attach sees nothing of what the kernel had cached of it.
+// Attach makes a loop device over the device and returns it open. The loop device disappears when
+// it is closed and nothing is mounted from it. The next Attach sees nothing that the kernel cached
+// for this one.
 func (d *Device) Attach() (*os.File, error) {
 	backing, err := os.OpenFile(filepath.Join(d.dir, fileName), os.O_RDWR, 0)
 	if err != nil {
@@ -158,7 +157,7 @@ func (d *Device) Attach() (*os.File, error) {
 	defer loops.Unlock()
 	for n := firstLoop + loops.next; n <= lastLoop; n++ {
 		loops.next++
-		loop, err := d.take(n, backing)
+		loop, err := d.makeLoop(n, backing)
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) {
 			d.loop = n
 			return loop, err
@@ -167,15 +166,15 @@ func (d *Device) Attach() (*os.File, error) {
 	return nil, fmt.Errorf("no loop device from %d to %d is free", firstLoop, lastLoop)
 }
 
-// take makes loop device n. EEXIST, EBUSY: another process has it.
-func (d *Device) take(n int, backing *os.File) (*os.File, error) {
+// makeLoop makes loop device n. It returns EEXIST or EBUSY if another process has it.
+func (d *Device) makeLoop(n int, backing *os.File) (*os.File, error) {
 	if err := loopControl(unix.LOOP_CTL_ADD, n); err != nil {
 		return nil, err
 	}
 	return configure(n, backing)
 }
 
-// loopControl is an ioctl of /dev/loop-control about loop device n.
+// loopControl calls an ioctl of /dev/loop-control for loop device n.
 func loopControl(request uint, n int) error {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
@@ -193,7 +192,7 @@ func configure(n int, backing *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize} // the logical block size
+	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize} // sets the logical block size
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
 	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &config); err != nil {
 		loop.Close()

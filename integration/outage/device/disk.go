@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SectorSize is the unit that a power cut keeps or loses as a whole, in bytes.
+// SectorSize is the unit, in bytes, that a power cut keeps or loses as a whole.
 const SectorSize = 512
 
 const (
@@ -23,30 +23,30 @@ type Range struct{ Off, Len int64 }
 
 func (r Range) overlaps(off, n int64) bool { return off < r.Off+r.Len && r.Off < off+n }
 
-// Faults are what fails with EIO. The zero value: nothing.
+// Faults selects the requests that fail with EIO. Zero value: none.
 type Faults struct {
-	Reads, Writes []Range // requests that touch one of these
+	Reads, Writes []Range // requests that touch one of these fail
 	Syncs         bool
 }
 
-// Counters count requests since the device was made.
+// Counters counts requests since the device was made.
 type Counters struct {
 	Reads, Writes, Syncs int64
-	Failed               int64 // of all of them, for whatever reason
+	Failed               int64 // of all requests, for any reason
 	Volatile             int64 // sectors that a power cut would lose now
 }
 
-// page is what was written of a page since the last sync.
+// page holds the sectors of a page that were written since the last sync.
 type page struct {
 	data  [pageSize]byte
 	valid uint8 // bit i: sector i was written
 }
 
-// Disk is the content of a device with a volatile write cache. Reads see the newest
-// content. A Disk is safe for concurrent use.
+// Disk is the content of a device with a volatile write cache. Reads return the newest content. A
+// Disk is safe for concurrent use.
 type Disk struct {
 	mu       sync.Mutex
-	thawed   sync.Cond // frozen became false
+	thawed   sync.Cond // signals that frozen became false
 	durable  []byte    // anonymous mapping: untouched pages cost nothing
 	volatile map[int64]*page
 	faults   Faults
@@ -82,10 +82,10 @@ func (d *Disk) Close() error {
 	return unix.Munmap(b)
 }
 
-// Size in bytes.
+// Size returns the size in bytes.
 func (d *Disk) Size() int64 { return int64(len(d.durable)) }
 
-// enter waits while the device is frozen, counts a request, and fails without power.
+// enter waits while the device is frozen, counts a request, and returns an error without power.
 func (d *Disk) enter(count *int64) error {
 	for d.frozen {
 		d.thawed.Wait()
@@ -107,7 +107,7 @@ func touches(ranges []Range, off, n int64) bool {
 	return false
 }
 
-var errOutside = errors.New("request lies outside of the device")
+var errOutside = errors.New("request outside the device")
 
 func (d *Disk) inside(p []byte, off int64) error {
 	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off || off%SectorSize != 0 || len(p)%SectorSize != 0 {
@@ -116,14 +116,14 @@ func (d *Disk) inside(p []byte, off int64) error {
 	return nil
 }
 
-// ReadAt reads whole sectors. EIO: a fault, or no power.
+// ReadAt reads whole sectors. It returns EIO for a fault or without power.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.inside(p, off); err != nil {
 		return 0, err
 	}
-	// A freeze may end with other faults than it began with: they are looked up after it.
+	// Faults may change during a freeze: look them up after it.
 	if err := d.enter(&d.counters.Reads); err != nil {
 		return 0, err
 	}
@@ -145,7 +145,7 @@ func (d *Disk) find(off int64) (pg *page, sector int64) {
 	return d.volatile[off/pageSize], off / SectorSize % sectorsPerPage
 }
 
-// WriteAt writes whole sectors into the volatile cache. EIO as for ReadAt.
+// WriteAt writes whole sectors into the volatile cache. It returns EIO as ReadAt does.
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -171,8 +171,8 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), d.countdown()
 }
 
-// Sync makes everything durable that was written before. EIO as for ReadAt; then
-// the cache stays as it is.
+// Sync makes all earlier writes durable. It returns EIO as ReadAt does and then leaves the cache
+// unchanged.
 func (d *Disk) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -183,7 +183,7 @@ func (d *Disk) Sync() error {
 		d.counters.Failed++
 		return syscall.EIO
 	}
-	// The power can go at the beginning of a sync: then it has done nothing.
+	// The power may fail at the beginning of a sync, which then does nothing.
 	if err := d.countdown(); err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (d *Disk) Sync() error {
 	return nil
 }
 
-// countdown cuts the power when the last request of CutAfter has come.
+// countdown cuts the power at the last request of CutAfter.
 func (d *Disk) countdown() error {
 	if d.cutAfter == 0 {
 		return nil

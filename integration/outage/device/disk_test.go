@@ -41,7 +41,7 @@ func (d *Disk) want(t *testing.T, off int64, fill byte, n int) {
 	}
 }
 
-// Synced content survives every cut; of the rest, each sector as a whole does or does not.
+// Synced content survives every cut. Each other sector survives as a whole or is lost as a whole.
 func TestCutLosesVolatileSectors(t *testing.T) {
 	for _, keep := range []float64{0, 0.5, 1} {
 		d := newDisk(t)
@@ -81,7 +81,7 @@ func TestCutLosesVolatileSectors(t *testing.T) {
 	}
 }
 
-// An older version of a sector survives where the cache wrote it back before it was overwritten.
+// An older version of a sector survives if the cache wrote it back before it was overwritten.
 func TestDrainKeepsOlderVersion(t *testing.T) {
 	d := newDisk(t)
 	d.mustWrite(t, 0, 1, 512)
@@ -136,7 +136,7 @@ func TestFaultsByRange(t *testing.T) {
 	}
 }
 
-// A request that waits in a freeze meets the faults of the time when it goes on.
+// A request that waits for the end of a freeze meets the faults set at that time.
 func TestFreeze(t *testing.T) {
 	d := newDisk(t)
 	d.Freeze()

@@ -15,8 +15,7 @@ import (
 // fileName is the only file of the FUSE file system.
 const fileName = "disk"
 
-// file is a Disk as a file. It is read and written past the page cache: what the
-// Disk holds is all there is.
+// file is a Disk as a file. Reads and writes bypass the page cache, so all content is in the Disk.
 type file struct {
 	fs.Inode
 	disk *Disk
@@ -54,7 +53,7 @@ func (f *file) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	return errno(f.disk.Sync())
 }
 
-// Allocate refuses: the loop device then offers neither discard nor fast zeroing.
+// Allocate refuses, so the loop device offers neither discard nor fast zeroing.
 func (f *file) Allocate(context.Context, fs.FileHandle, uint64, uint64, uint32) syscall.Errno {
 	return syscall.EOPNOTSUPP
 }
@@ -70,8 +69,7 @@ func errno(err error) syscall.Errno {
 	return syscall.EINVAL
 }
 
-// openMounted mounts a FUSE file system at dir and returns the descriptor that it is to
-// be served on.
+// openMounted mounts a FUSE file system at dir and returns the descriptor to serve it on.
 func openMounted(dir string) (*os.File, error) {
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
@@ -85,7 +83,7 @@ func openMounted(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// serve begins to serve the file system that is mounted on fd.
+// serve starts to serve the file system that is mounted on fd.
 func serve(fd int, disk *Disk) error {
 	root := &fs.Inode{}
 	_, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &fs.Options{

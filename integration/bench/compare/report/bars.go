@@ -7,8 +7,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// barPlot shows one quantity of all contenders under one workload, one bar each,
-// in the order in which they were measured.
+// barPlot shows one quantity of all contenders under one workload, one bar each, in the order of
+// measurement.
 func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plot.Plot, vg.Length, error) {
 	var points []*Point
 	for _, p := range r.Points {
@@ -24,7 +24,7 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 	top := 0.0
 	values := plotter.XYLabels{}
 	for i := range points {
-		// The first one at the top.
+		// The first contender is at the top.
 		q := points[len(points)-1-i]
 		v := q.Median(of)
 		top = max(top, v)
@@ -32,9 +32,9 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 		if err != nil {
 			return nil, 0, err
 		}
-		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), ink(kindOf(q.Contender)), 0
+		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), colour(kindOf(q.Contender)), 0
 		p.Add(bar)
-		// Space for letters of a substitute font, which may be wider.
+		// The space allows for the wider letters of a substitute font.
 		names = append(names, q.Label+"     ")
 		values.XYs = append(values.XYs, plotter.XY{X: v, Y: float64(i)})
 		values.Labels = append(values.Labels, " "+number(v))

@@ -12,7 +12,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// depthPlot shows what depth costs each kind of stack.
+// depthPlot shows the effect of depth on each kind of stack.
 func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
 	p := newPlot("Random reads of 4 KiB from the base, by depth of the stack", "layers above the base", "thousand requests per second")
 	p.Add(gridLines())
@@ -21,7 +21,7 @@ func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
 		key      func(int) string
 		workload string
 		dashes   []vg.Length
-		mark     draw.GlyphDrawer // nil: no layers, one figure for every depth
+		mark     draw.GlyphDrawer // nil: no layers, one value for every depth
 	}{
 		{"cowblk, QD32", Stack, ReadQD32, nil, draw.CircleGlyph{}},
 		{"cowblk, QD1", Stack, ReadQD1, dotted(), draw.SquareGlyph{}},
@@ -42,7 +42,7 @@ func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
 		if len(points) == 0 {
 			continue
 		}
-		if err := line(p, f.label, points, ink(kindOf(f.key(1))), f.dashes, f.mark); err != nil {
+		if err := line(p, f.label, points, colour(kindOf(f.key(1))), f.dashes, f.mark); err != nil {
 			return nil, 0, err
 		}
 		drawn++
@@ -57,17 +57,17 @@ func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
 		ticks = append(ticks, plot.Tick{Value: float64(d), Label: fmt.Sprint(d)})
 	}
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
-	// The legend has the space above the curves.
+	// The legend needs the space above the curves.
 	p.Y.Min, p.Y.Max = 0, top*1.65
 	p.Legend.Top, p.Legend.Left = true, true
 	return p, plotHeight, nil
 }
 
-// Depths are those of the stacks compared.
+// Depths returns the depths of the compared stacks.
 func Depths() []int { return []int{1, 8, 32, 128} }
 
-// latencyPlot shows distributions as curves over the share of requests, the
-// slowest ones stretched: each step to the right is ten times rarer.
+// latencyPlot shows latency distributions as curves over the share of requests. The axis is
+// stretched for the slowest requests: each step to the right is ten times rarer.
 func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 	p := newPlot("Latency: "+WorkloadTitle(workload), "share of requests that took no longer", "µs")
 	p.Add(gridLines())
@@ -89,7 +89,7 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 		for _, x := range points {
 			low, high = min(low, x.Y), max(high, x.Y)
 		}
-		if err := line(p, c.label, points, ink(kindOf(c.key)), c.dashes, nil); err != nil {
+		if err := line(p, c.label, points, colour(kindOf(c.key)), c.dashes, nil); err != nil {
 			return nil, 0, err
 		}
 		drawn++
@@ -109,17 +109,17 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 	return p, plotHeight, nil
 }
 
-// Quantiles of the curves: before the first there is one lucky request, beyond the
-// last a short round has too few.
+// Quantiles of the curves. Below the first there is a single lucky request; beyond the last a short
+// round has too few.
 const (
 	firstQuantile = 0.01
 	lastQuantile  = 0.9999
 )
 
-// rarity is the place of a quantile on the axis: 0 for 0, 1 for 0.9, 2 for 0.99.
+// rarity returns the position of a quantile on the axis: 0 for 0, 1 for 0.9, 2 for 0.99.
 func rarity(q float64) float64 { return -math.Log10(1 - q) }
 
-// medianCurve is the median of each quantile over the rounds, in µs.
+// medianCurve returns the median of each quantile over the rounds, in µs.
 func medianCurve(p *Point) (points plotter.XYs) {
 	for i, c := range p.Rounds[0].Curve {
 		if c.Q < firstQuantile || c.Q > lastQuantile {
@@ -138,7 +138,7 @@ func medianCurve(p *Point) (points plotter.XYs) {
 	return points
 }
 
-// plainTicks are powers of ten as numbers, with unlabelled steps between.
+// plainTicks labels powers of ten as numbers, with unlabelled ticks between.
 type plainTicks struct{}
 
 func (plainTicks) Ticks(low, high float64) (ticks []plot.Tick) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// round keeps as many decimals as the table shows of a value beside limit.
+// round rounds v to the decimals that the table shows beside limit.
 func round(v, limit float64) float64 {
 	if math.Abs(limit) >= 100 {
 		return math.Round(v*10) / 10
@@ -15,7 +15,7 @@ func round(v, limit float64) float64 {
 	return math.Round(v*1000) / 1000
 }
 
-// number is v to about three significant digits, thousands apart.
+// number formats v with about three significant digits and separated thousands.
 func number(v float64) string {
 	a := math.Abs(v)
 	switch {
@@ -46,10 +46,10 @@ func unitText(unit string) string {
 	return " " + unit
 }
 
-// grid is a table, its first row the heading.
+// grid is a table; its first row is the heading.
 type grid [][]string
 
-// plain aligns the columns by characters, the first one to the left.
+// plain formats the table with aligned columns, the first one to the left.
 func (g grid) plain() string {
 	widths := g.widths()
 	var b strings.Builder
@@ -79,7 +79,7 @@ func (g grid) plain() string {
 	return b.String()
 }
 
-// markdown is the same for a browser.
+// markdown formats the table as Markdown.
 func (g grid) markdown() string {
 	var b strings.Builder
 	for i, row := range g {
@@ -104,10 +104,10 @@ func (g grid) widths() []int {
 	return w
 }
 
-// text says whether a column is prose rather than numbers.
+// text reports whether a column has text rather than numbers.
 func (g grid) text(c int) bool {
 	return len(g) > 0 && c < len(g[0]) && g[0][c] == detailHeading
 }
 
-// width in characters: every one that the tables use takes one column.
+// width returns the width in characters; every character in the tables takes one column.
 func width(s string) int { return len([]rune(s)) }

@@ -2,7 +2,7 @@ package report
 
 import "fmt"
 
-// Workloads, as the targets and plots name them.
+// Workloads, named as in the targets and plots.
 const (
 	ReadQD1     = "randread-qd1"
 	ReadQD32    = "randread-qd32"
@@ -19,18 +19,18 @@ const (
 
 // Contenders other than stacks and chains.
 const (
-	RawRead     = "raw-read"       // our pass-through of the base image itself
-	RawWrite    = "raw-write"      // and of a plain file, writable
-	Sparse      = "raw-sparse"     // and of an empty sparse file
+	RawRead     = "raw-read"       // cowblk's pass-through of the base image
+	RawWrite    = "raw-write"      // cowblk's pass-through of a plain file, writable
+	Sparse      = "raw-sparse"     // cowblk's pass-through of an empty sparse file
 	QSDRead     = "qsd-raw-read"   // qemu-storage-daemon on the base image
-	QSDWrite    = "qsd-raw-write"  // and on the plain file
-	Memcpy      = "memcpy"         // from a mapping of the base image
+	QSDWrite    = "qsd-raw-write"  // qemu-storage-daemon on the plain file
+	Memcpy      = "memcpy"         // copies from a mapping of the base image
 	FioDirect   = "fio-direct"     // io_uring, O_DIRECT
-	StackDirect = "stack-8-direct" // the same through us
+	StackDirect = "stack-8-direct" // the same through cowblk
 	FreshHead   = "fresh-head"     // a new clone
 	FreshQcow2  = "fresh-qcow2"    // a new overlay
-	SlowStack   = "slow-disk"      // a stack whose disk is slow
-	QcowHead    = "qcow2-head"     // an overlay that has all the data
+	SlowStack   = "slow-disk"      // a stack on a throttled disk
+	QcowHead    = "qcow2-head"     // an overlay that owns all data
 )
 
 // Figures that are measured once.
@@ -45,19 +45,19 @@ const (
 	OpenFileTime = "open-files"     // seconds
 )
 
-// Stack is our stack of some depth that reads its base.
+// Stack is the key of cowblk's stack of some depth that reads its base.
 func Stack(depth int) string { return fmt.Sprintf("stack-%d", depth) }
 
-// Head is our stack of some depth whose head owns what is written.
+// Head is the key of cowblk's stack of some depth whose head owns the written blocks.
 func Head(depth int) string { return fmt.Sprintf("head-%d", depth) }
 
-// Chain is a chain of qcow2 images that reads its base.
+// Chain is the key of a chain of qcow2 images that reads its base.
 func Chain(depth int) string { return fmt.Sprintf("qcow2-%d", depth) }
 
-// Fio is fio on the bare file with one of its engines.
+// Fio is the key of fio on the bare file with one of its engines.
 func Fio(engine string) string { return "fio-" + engine }
 
-// WorkloadTitle is a workload for people.
+// WorkloadTitle returns a workload's title.
 func WorkloadTitle(workload string) string {
 	for _, t := range workloads {
 		if t.key == workload {
@@ -78,6 +78,6 @@ var workloads = []struct{ key, title string }{
 	{WriteFlush, "overwrite 4 KiB + flush each, QD1"},
 	{SeqRead, "sequential read 128 KiB, QD8, hot"},
 	{ColdQD32, "random read 4 KiB, QD32, O_DIRECT"},
-	{HotAlone, "hot reads 4 KiB at a steady pace, alone"},
-	{HotWithCold, "hot reads 4 KiB at a steady pace, others of the queue wait for a slow disk"},
+	{HotAlone, "hot reads 4 KiB at a constant rate, alone"},
+	{HotWithCold, "hot reads 4 KiB at a constant rate, beside requests of the queue that wait for a slow disk"},
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is where and when the run was made.
+// Machine describes the machine and the time of the run.
 type Machine struct {
 	CPU        string    `json:"cpu"`
 	Cores      int       `json:"cores"`
@@ -24,11 +24,11 @@ type Machine struct {
 	Fio        string    `json:"fio,omitempty"`
 	Revision   string    `json:"revision,omitempty"`
 	Date       time.Time `json:"date"`
-	LoadBefore string    `json:"load_before"` // of 1, 5 and 15 minutes
+	LoadBefore string    `json:"load_before"` // over 1, 5 and 15 minutes
 	LoadAfter  string    `json:"load_after"`
 }
 
-// Describe looks at this machine; dir is where the files of the run lie.
+// Describe returns a description of this machine; dir is the directory of the run's files.
 func Describe(dir, qsd, fio string) Machine {
 	m := Machine{
 		Cores: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Truncate(time.Second),
@@ -48,7 +48,7 @@ func Describe(dir, qsd, fio string) Machine {
 	return m
 }
 
-// Load is the load average of 1, 5 and 15 minutes.
+// Load returns the load average of 1, 5 and 15 minutes.
 func Load() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -57,21 +57,20 @@ func Load() string {
 	return strings.Join(strings.Fields(string(b))[:3], " ")
 }
 
-// Busy warns if the machine had something else to do when the run began, and is
-// empty otherwise.
+// Busy returns a warning if the machine was busy when the run began, else "".
 func (m Machine) Busy() string {
 	var load float64
 	if _, err := fmt.Sscan(m.LoadBefore, &load); err != nil || load < busyLoad {
 		return ""
 	}
-	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: these figures say little, the ratios hardly more.",
+	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: the figures are unreliable, and so are the ratios.",
 		m.LoadBefore, m.Cores)
 }
 
-// busyLoad is what an idle machine's load average of the last minute stays below.
+// busyLoad bounds an idle machine's load average of the last minute.
 const busyLoad = 0.5
 
-// field is the value of the first line of a file whose name is as given.
+// field returns the value of the first line of a file that has this name.
 func field(path, name, separator string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -85,7 +84,7 @@ func field(path, name, separator string) string {
 	return ""
 }
 
-// firstLine of what a program prints, empty if it cannot be run.
+// firstLine returns the first line of a program's output, or "" if it cannot be run.
 func firstLine(name string, args ...string) string {
 	out, err := exec.Command(name, args...).Output()
 	if err != nil {
@@ -95,7 +94,7 @@ func firstLine(name string, args ...string) string {
 	return line
 }
 
-// fileSystem is the type of the file system of a directory and what it lies on.
+// fileSystem returns the type of a directory's file system and its device.
 func fileSystem(dir string) string {
 	out := firstLine("findmnt", "--noheadings", "--output", "FSTYPE,SOURCE,OPTIONS", "--target", dir)
 	f := strings.Fields(out)
@@ -105,7 +104,7 @@ func fileSystem(dir string) string {
 	return fmt.Sprintf("%s on %s (%s)", f[0], f[1], f[2])
 }
 
-// String is one paragraph about the machine.
+// String describes the machine in one paragraph.
 func (m Machine) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s; %d cores of %s, %.0f GiB; Linux %s; %s; %s; %s",

@@ -24,9 +24,9 @@ const (
 	margin     = 3 * vg.Millimeter
 )
 
-// Colours that differ in lightness too: ours blue, our pass-through light blue,
-// QEMU's orange and brown, references grey.
-func ink(kind kind) color.Color {
+// colour returns a colour. The colours differ in lightness, too: cowblk blue, its pass-through light
+// blue, QEMU's orange and brown, references grey.
+func colour(kind kind) color.Color {
 	switch kind {
 	case ours:
 		return color.RGBA{R: 0x0b, G: 0x5c, B: 0xad, A: 0xff}
@@ -40,7 +40,7 @@ func ink(kind kind) color.Color {
 	return color.RGBA{R: 0x80, G: 0x80, B: 0x80, A: 0xff}
 }
 
-// kind of contender, by which it is coloured.
+// kind is the kind of a contender, which determines its colour.
 type kind int
 
 const (
@@ -65,7 +65,7 @@ func kindOf(contender string) kind {
 	return other
 }
 
-// writePlots draws what there is data for and returns the names of the files.
+// writePlots draws the plots that have data and returns the names of the files.
 func (r *Results) writePlots(dir string) (names []string, err error) {
 	all := []struct {
 		name string
@@ -102,7 +102,7 @@ func (r *Results) writePlots(dir string) (names []string, err error) {
 
 func save(p *plot.Plot, height vg.Length, path string) error {
 	c := vgsvg.New(plotWidth, height)
-	// A margin, for letters of a substitute font may be wider.
+	// The margin allows for the wider letters of a substitute font.
 	p.Draw(draw.Crop(draw.NewCanvas(c, plotWidth, height), margin, -2*margin, margin, -margin))
 	var b strings.Builder
 	if _, err := c.WriteTo(&b); err != nil {
@@ -112,7 +112,7 @@ func save(p *plot.Plot, height vg.Length, path string) error {
 	return os.WriteFile(path, []byte(svg), 0o644)
 }
 
-// newPlot is an empty plot in sans-serif letters on white.
+// newPlot returns an empty plot in sans-serif letters on white.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
@@ -133,7 +133,7 @@ func sans(s *text.Style, size font.Length) {
 	s.Font.Size = size
 }
 
-// gridLines are enough to stay behind.
+// gridLines returns faint grid lines.
 func gridLines() *plotter.Grid {
 	g := plotter.NewGrid()
 	light := color.RGBA{R: 0xe2, G: 0xe2, B: 0xe2, A: 0xff}
@@ -141,7 +141,7 @@ func gridLines() *plotter.Grid {
 	return g
 }
 
-// line draws points joined, with dashes and marks as asked for.
+// line draws joined points, with these dashes and marks.
 func line(p *plot.Plot, label string, points plotter.XYs, c color.Color, dashes []vg.Length, mark draw.GlyphDrawer) error {
 	l, err := plotter.NewLine(points)
 	if err != nil {

@@ -25,7 +25,7 @@ func TestMedian(t *testing.T) {
 	}
 	in := []float64{3, 1, 2}
 	if Median(in); in[0] != 3 {
-		t.Error("Median has sorted its argument")
+		t.Error("Median sorted its argument")
 	}
 }
 
@@ -46,7 +46,7 @@ func TestRatiosPairRounds(t *testing.T) {
 	b.Rounds = b.Rounds[:2]
 	got := Ratios(a, b, iops)
 	if len(got) != 2 || got[0] != 10 || got[1] != 10 {
-		t.Errorf("ratios %v, expected 10 twice: the round that b lacks is left out", got)
+		t.Errorf("ratios %v, expected 10 twice: the round that b lacks is omitted", got)
 	}
 	if Ratios(nil, b, iops) != nil || Ratios(a, &Point{Rounds: samples(0)}, iops) != nil {
 		t.Error("ratios of nothing, or to 0")
@@ -99,7 +99,7 @@ func TestNumber(t *testing.T) {
 	}
 }
 
-// full is a run in which everything was measured.
+// full returns results in which everything was measured.
 func full() *Results {
 	r := &Results{
 		Machine:  Machine{CPU: "A CPU", Cores: 2, Memory: 24 << 30, Kernel: "6.18", FileSystem: "ext4", Date: time.Unix(1164585600, 0).UTC()},
@@ -156,15 +156,15 @@ func TestEveryTargetIsJudged(t *testing.T) {
 	}
 	empty := &Results{Missing: map[string]string{StackDirect: "serve does not know --cache"}}
 	empty.Judge()
-	said := false
+	explained := false
 	for _, v := range empty.Targets {
 		if v.Result != Unknown || v.Detail == "" {
 			t.Errorf("%s: %s, with nothing measured", v.Name, v.Result)
 		}
-		said = said || strings.Contains(v.Detail, "does not know --cache")
+		explained = explained || strings.Contains(v.Detail, "does not know --cache")
 	}
-	if !said || len(empty.Misses()) != 0 {
-		t.Error("the reason is not given, or what was not measured counts as missed")
+	if !explained || len(empty.Misses()) != 0 {
+		t.Error("the reason is missing, or an unmeasured target counts as missed")
 	}
 }
 
@@ -230,8 +230,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// checkSVG reads a file as XML and wants shapes and letters in it, all of them
-// at places that are numbers.
+// checkSVG parses a file as XML and requires shapes and letters in it, all at numeric positions.
 func checkSVG(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)

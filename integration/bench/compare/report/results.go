@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// Results are everything that one run has measured.
+// Results holds everything that one run measured.
 type Results struct {
 	Machine  Machine   `json:"machine"`
 	Settings Settings  `json:"settings"`
 	Points   []*Point  `json:"points"`
 	Singles  []*Single `json:"singles"`
-	// Missing says why a contender has no samples, by its key.
+	// Missing gives the reason why a contender has no samples, by its key.
 	Missing map[string]string `json:"missing,omitempty"`
 	Targets []Verdict         `json:"targets"`
 	Notes   []string          `json:"notes,omitempty"`
 }
 
-// Settings are how the samples were taken.
+// Settings describes how the samples were taken.
 type Settings struct {
-	Size   int64         `json:"size"`    // bytes that requests go to, of reads
-	Area   int64         `json:"area"`    // the same, of writes
-	Time   time.Duration `json:"time_ns"` // of one sample
+	Size   int64         `json:"size"`    // range of the reads, in bytes
+	Area   int64         `json:"area"`    // range of the writes, in bytes
+	Time   time.Duration `json:"time_ns"` // duration of one sample
 	Rounds int           `json:"rounds"`
 }
 
@@ -34,22 +34,21 @@ type Sample struct {
 	IOPS     float64   `json:"iops"`
 	Bytes    float64   `json:"bytes_per_second"`
 	Latency  Latencies `json:"latency_ns"`
-	// CPU time per request in nanoseconds: of the process that serves and of
-	// the one that asks. A polling asker needs all of one CPU. 0: not known.
+	// CPU time per request in nanoseconds, of the server process and of the client process. A
+	// polling client uses all of one CPU. 0: unknown.
 	Server float64 `json:"cpu_server_ns"`
 	Driver float64 `json:"cpu_driver_ns"`
 	// Curve is the distribution of the latencies, for a plot.
 	Curve []Quantile `json:"curve,omitempty"`
 }
 
-// Quantile says that the share Q of all requests, 0 to 1, took at most Latency
-// nanoseconds.
+// Quantile reports that the share Q of all requests, 0 to 1, took at most Latency nanoseconds.
 type Quantile struct {
 	Q       float64 `json:"q"`
 	Latency float64 `json:"ns"`
 }
 
-// Latencies of a sample in nanoseconds.
+// Latencies holds the latencies of a sample in nanoseconds.
 type Latencies struct {
 	Mean float64 `json:"mean"`
 	P50  float64 `json:"p50"`
@@ -59,10 +58,10 @@ type Latencies struct {
 	Max  float64 `json:"max"`
 }
 
-// Point is a contender under a workload, in every round.
+// Point is a contender under a workload, over all rounds.
 type Point struct {
 	Contender string   `json:"contender"`
-	Label     string   `json:"label"` // of the contender, for people
+	Label     string   `json:"label"` // of the contender, for display
 	Workload  string   `json:"workload"`
 	Rounds    []Sample `json:"rounds"`
 }
@@ -90,7 +89,7 @@ func (r *Results) AddSingle(key, label string, value float64, unit string) {
 	r.Singles = append(r.Singles, &Single{Key: key, Label: label, Value: value, Unit: unit})
 }
 
-// Point returns what was measured, nil for nothing.
+// Point returns the point, or nil if it was not measured.
 func (r *Results) Point(contender, workload string) *Point {
 	for _, p := range r.Points {
 		if p.Contender == contender && p.Workload == workload {
@@ -100,7 +99,7 @@ func (r *Results) Point(contender, workload string) *Point {
 	return nil
 }
 
-// Single returns a figure, nil if it was not measured.
+// Single returns the figure, or nil if it was not measured.
 func (r *Results) Single(key string) *Single {
 	for _, s := range r.Singles {
 		if s.Key == key {
@@ -110,7 +109,7 @@ func (r *Results) Single(key string) *Single {
 	return nil
 }
 
-// Median of one quantity over the rounds; 0 if there are none.
+// Median returns the median of one quantity over the rounds, 0 without rounds.
 func (p *Point) Median(of func(Sample) float64) float64 {
 	if p == nil {
 		return 0
@@ -122,7 +121,7 @@ func (p *Point) Median(of func(Sample) float64) float64 {
 	return Median(all)
 }
 
-// Write puts results.json, results.md and the plots into dir, which is made.
+// Write creates dir and writes results.json, results.md and the plots to it.
 func (r *Results) Write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

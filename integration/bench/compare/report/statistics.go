@@ -2,7 +2,7 @@ package report
 
 import "slices"
 
-// Median of v, the mean of the two middle ones for an even number; 0 for none.
+// Median returns the median of v: the mean of the two middle values for an even number, 0 for none.
 func Median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
@@ -15,20 +15,20 @@ func Median(v []float64) float64 {
 	return (s[m-1] + s[m]) / 2
 }
 
-// Spread is a median and what lies furthest from it on each side.
+// Spread is a median with the least and the greatest value.
 type Spread struct {
 	Median float64 `json:"median"`
 	Low    float64 `json:"low"`
 	High   float64 `json:"high"`
 }
 
-// SpreadOf returns the spread of v, which is not empty.
+// SpreadOf returns the spread of v, which must not be empty.
 func SpreadOf(v []float64) Spread {
 	return Spread{Median: Median(v), Low: slices.Min(v), High: slices.Max(v)}
 }
 
-// Ratios divides a quantity of a by that of b, round by round. A round that one
-// of them lacks, or in which b has 0, is left out.
+// Ratios divides a quantity of a by that of b, round by round. It omits rounds that a or b lacks,
+// or in which b is 0.
 func Ratios(a, b *Point, of func(Sample) float64) (ratios []float64) {
 	if a == nil || b == nil {
 		return nil

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// detailHeading is the column of prose in the table of targets.
+// detailHeading is the heading of the text column in the table of targets.
 const detailHeading = "from"
 
-// targetGrid is the table of targets.
+// targetGrid returns the table of targets.
 func (r *Results) targetGrid() grid {
 	g := grid{{"target", "bar", "stretch", "measured", "lowest to highest", "", detailHeading}}
 	for _, v := range r.Targets {
@@ -25,7 +25,7 @@ func (r *Results) targetGrid() grid {
 	return g
 }
 
-// workloadGrid are all contenders under one workload; nil if there are none.
+// workloadGrid returns the table of all contenders under one workload, or nil without contenders.
 func (r *Results) workloadGrid(workload string) grid {
 	var points []*Point
 	best := 0.0
@@ -71,14 +71,14 @@ func (r *Results) singleGrid() grid {
 	return g
 }
 
-// Method is one sentence on how the samples were taken.
+// Method returns one sentence on how the samples were taken.
 func (r *Results) Method() string {
 	s := r.Settings
-	return fmt.Sprintf("Medians of %d rounds of %s each, contenders in turn; one queue, driver polling, reads in %d MiB and writes in %d MiB of the page cache unless said otherwise; CPU is the server's.",
+	return fmt.Sprintf("Medians of %d rounds of %s each, contenders in turn; one queue, driver polling, reads in %d MiB and writes in %d MiB of the page cache unless noted otherwise; CPU is the server's.",
 		s.Rounds, s.Time.Round(time.Millisecond), s.Size>>20, s.Area>>20)
 }
 
-// Text is everything for a terminal: the samples first, what they come to last.
+// Text formats the results for a terminal: samples first, verdicts last.
 func (r *Results) Text() string {
 	var b strings.Builder
 	for _, w := range workloads {
@@ -97,7 +97,7 @@ func (r *Results) Text() string {
 	return b.String()
 }
 
-// Markdown is the same with the plots, for a browser: what it comes to first.
+// Markdown formats the same with the plots: verdicts first.
 func (r *Results) Markdown(plots []string) string {
 	var b strings.Builder
 	b.WriteString("# cowblk beside others on one machine\n\n")

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Verdict is one target and what became of it.
+// Verdict is the result of one target.
 type Verdict struct {
 	Name    string  `json:"name"`
 	Bar     string  `json:"bar"`
@@ -13,11 +13,11 @@ type Verdict struct {
 	Result  string  `json:"result"` // stretch, pass, MISS, or not measured
 	Value   *Spread `json:"value,omitempty"`
 	Unit    string  `json:"unit"`
-	// Detail is what the value was made from, or why there is none.
+	// Detail describes the inputs of the value, or the reason why there is none.
 	Detail string `json:"detail"`
 }
 
-// The results of a target.
+// Results of a target.
 const (
 	Stretched = "stretch"
 	Passed    = "pass"
@@ -25,17 +25,17 @@ const (
 	Unknown   = "not measured"
 )
 
-// target is a line of the table of targets.
+// target is a row of the table of targets.
 type target struct {
 	name         string
 	bar, stretch float64
 	less         bool   // smaller is better
-	unit         string // "×" of ratios
-	strict       bool   // the bar itself misses it
+	unit         string // "×" for ratios
+	strict       bool   // a value equal to the bar is a miss
 	measure      func(*Results) measured
 }
 
-// measured is what a target is judged by; no values: detail says why.
+// measured is the value of a target. Without values detail gives the reason.
 type measured struct {
 	values []float64
 	detail string
@@ -45,7 +45,7 @@ func iops(s Sample) float64  { return s.IOPS }
 func bytes(s Sample) float64 { return s.Bytes }
 func p99(s Sample) float64   { return s.Latency.P99 }
 
-// Judge fills in the verdicts on all targets.
+// Judge computes the verdicts on all targets.
 func (r *Results) Judge() {
 	r.Targets = nil
 	for _, t := range targets() {
@@ -72,8 +72,7 @@ func (t target) judge(r *Results) Verdict {
 	return v
 }
 
-// reaches rounds to what the table shows: what it says and what it judges are
-// the same.
+// reaches compares values as rounded in the table, so that table and verdict agree.
 func (t target) reaches(v, limit float64) bool {
 	if t.less {
 		return round(v, limit) <= limit
@@ -133,8 +132,7 @@ func single(key string, scale float64) func(*Results) measured {
 	}
 }
 
-// hot compares the 99th percentile of hot reads with and without misses beside
-// them.
+// hot compares the 99th percentile of hot reads with and without concurrent misses.
 func hot(r *Results) measured {
 	a, b := r.Point(SlowStack, HotWithCold), r.Point(SlowStack, HotAlone)
 	if a == nil || b == nil {
@@ -181,7 +179,7 @@ func targets() []target {
 	}
 }
 
-// Misses are the targets that were measured and missed.
+// Misses returns the targets that were measured and missed.
 func (r *Results) Misses() []Verdict {
 	return slices.DeleteFunc(slices.Clone(r.Targets), func(v Verdict) bool { return v.Result != Missed })
 }
