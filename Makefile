@@ -33,7 +33,7 @@ demo: deps build ## golden image, two disks, two guests, a summary: in minutes
 test: deps build unit integration ## unit, model and integration tests (real QEMU and libvirt)
 
 unit:
-	$(GO) test -timeout 10m $(PACKAGES)
+	$(GO) test -tags invariants -timeout 10m $(PACKAGES)
 
 integration:
 	$(GO) test -C integration -timeout 35m -tags integration ./...
@@ -42,7 +42,7 @@ test-qemus: deps build ## integration tests on all of Debian's QEMUs, and QEMU's
 	COWBLK_QEMUS=all $(GO) test -C integration -count=1 -v -timeout 120m -tags integration .
 
 race: ## unit and model tests under the race detector, and with checked pointers
-	$(GO) test -race -timeout 20m $(PACKAGES)
+	$(GO) test -race -tags invariants -timeout 20m $(PACKAGES)
 	$(GO) test -gcflags=all=-d=checkptr -timeout 10m ./vhost/... ./backend ./cow
 
 fuzz: ## every fuzz test for $(FUZZTIME)
@@ -87,6 +87,7 @@ lint: ## gofmt, vet, staticcheck, import and unsafe rules
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	    [ -z "$$unformatted" ] || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./... && $(GO) vet -C integration ./... && $(GO) vet -C integration -tags integration ./...
+	$(GO) vet -tags invariants ./...
 	$(STATICCHECK) ./...
 	cd integration && $(GO) tool staticcheck ./... && $(GO) tool staticcheck -tags integration ./...
 	$(GO) test -C integration -count=1 ./lint

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/invariants"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
@@ -159,6 +160,9 @@ func (w *worker) batch() (worked bool) {
 // error means that the chain is malformed, which breaks the queue.
 func (w *worker) begin(head uint16) error {
 	s := &w.slots[head]
+	if invariants.Enabled && s.mem != nil {
+		panic("worker: the slot of a new request is in use")
+	}
 	s.chain.Head = head
 	if err := w.ring.Load(w.mem.table, &s.chain); err != nil {
 		return err

@@ -1,6 +1,10 @@
 package cow
 
-import "sync"
+import (
+	"sync"
+
+	"cowblk/cow/invariants"
+)
 
 // guard orders the first writes of a disk: it is a range lock over blocks, shared by all views. A
 // request that makes the head the owner of a block (a write, whole or partial, a discard, a
@@ -84,6 +88,9 @@ func (g *guard) append(c *claim) {
 // unlock releases the claim's blocks and wakes the claims that only this one has blocked.
 func (g *guard) unlock(c *claim) {
 	g.mu.Lock()
+	if invariants.Enabled && g.first != c && c.prev == nil {
+		panic("guard: unlock of a claim that is not locked")
+	}
 	for o := c.next; o != nil; o = o.next {
 		if o.overlaps(c) {
 			o.earlier--

@@ -2,9 +2,11 @@ package cow
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"cowblk/cow/index"
+	"cowblk/cow/invariants"
 	"cowblk/cow/layer"
 )
 
@@ -159,6 +161,9 @@ func (p *pinState) refAsync(seq uint64) {
 
 // unrefAsync drops one reference to view seq.
 func (p *pinState) unrefAsync(seq uint64) {
+	if invariants.Enabled && !slices.ContainsFunc(p.asyncRefs, func(r asyncRef) bool { return r.seq == seq && r.n > 0 }) {
+		panic("view: a reference is dropped that nobody has")
+	}
 	gone := 0
 	for i := range p.asyncRefs {
 		if p.asyncRefs[i].seq == seq {

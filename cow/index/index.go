@@ -14,6 +14,7 @@ type Index struct {
 	dir    []atomic.Uint64 // of entry
 	arena  *arena
 	locks  [stripes]stripe
+	checks [stripes]scratch // with invariants only; under the lock of its number
 }
 
 // stripe is a mutex on a cache line of its own.

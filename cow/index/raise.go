@@ -1,5 +1,7 @@
 package index
 
+import "cowblk/cow/invariants"
+
 // olderLayers is how many layers below the first owner of a page a new page can hold: a write of an
 // older view may complete after a write of a newer one.
 const olderLayers = 16
@@ -16,7 +18,14 @@ func (x *Index) Raise(first, n uint64, o Owner) {
 		stop := min(end, (page+1)<<pageShift)
 		lock := &x.locks[page%stripes]
 		lock.Lock()
+		check := &x.checks[page%stripes]
+		if invariants.Enabled {
+			check.before = x.owners(check.before[:0], page<<pageShift)
+		}
 		x.raisePage(page, first%pageBlocks, stop-first, o)
+		if invariants.Enabled {
+			x.checkRaised(check, page<<pageShift, first, stop, o)
+		}
 		lock.Unlock()
 		first = stop
 	}

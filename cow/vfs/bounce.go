@@ -4,6 +4,8 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"cowblk/cow/invariants"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -30,6 +32,7 @@ func (b *bouncePool) get() ([]byte, error) {
 }
 
 func (b *bouncePool) put(p []byte) {
+	invariants.Poison(p)
 	b.mu.Lock()
 	b.free = append(b.free, p)
 	b.mu.Unlock()
