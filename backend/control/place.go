@@ -4,22 +4,19 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/way"
 )
 
 // ErrSymlink says that the way to a socket leads through a symbolic link that another
 // user can change.
-var ErrSymlink = errors.New("symbolic link in a directory that another user can change")
-
-// maxLinks bounds the symbolic links on the way to one directory, as the kernel does.
-const maxLinks = 40
+var ErrSymlink = way.ErrSymlink
 
 // place is a name in a directory that is held open. Every operation on a socket's file
 // goes through it: what others do to the path meanwhile leads no operation elsewhere.
@@ -43,115 +40,11 @@ func openPlace(path string) (*place, error) {
 	if name == string(filepath.Separator) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
 	}
-	w := walker{whole: filepath.Dir(path), private: true}
-	dir, err := w.walk()
+	dir, weak, err := way.Open(filepath.Dir(path), way.Options{})
 	if err != nil {
 		return nil, err
 	}
-	return &place{path: path, name: name, dir: dir, private: w.private}, nil
-}
-
-// walker goes from the root to a directory, one element at a time.
-type walker struct {
-	whole   string // absolute
-	at      *os.File
-	rest    []string
-	links   int
-	private bool // so far; see place
-}
-
-func (w *walker) walk() (dir *os.File, err error) {
-	w.rest = elements(w.whole)
-	if err := w.enter(unix.AT_FDCWD, "/"); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			w.at.Close()
-		}
-	}()
-	for len(w.rest) > 0 {
-		if err := w.step(); err != nil {
-			return nil, err
-		}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(w.at.Fd()), &st); err != nil {
-		return nil, w.failed(err)
-	}
-	w.private = w.private && private(&st)
-	return w.at, nil
-}
-
-// step goes on to the next element, or puts a symbolic link's content in its place.
-func (w *walker) step() error {
-	name := w.rest[0]
-	var dir, st unix.Stat_t
-	if err := unix.Fstat(int(w.at.Fd()), &dir); err != nil {
-		return w.failed(err)
-	}
-	w.private = w.private && private(&dir)
-	if err := unix.Fstatat(int(w.at.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return w.failed(err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		w.rest = w.rest[1:]
-		return w.enter(int(w.at.Fd()), name)
-	}
-	// In a directory such as /tmp everybody makes entries, and each their own.
-	if !w.private || !trusted(st.Uid) {
-		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.whole, name, ErrSymlink)
-	}
-	if w.links++; w.links > maxLinks {
-		return w.failed(unix.ELOOP)
-	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(w.at.Fd()), name, buf)
-	if err != nil {
-		return w.failed(err)
-	}
-	target := string(buf[:n])
-	w.rest = append(elements(target), w.rest[1:]...)
-	if filepath.IsAbs(target) {
-		return w.enter(unix.AT_FDCWD, "/")
-	}
-	return nil
-}
-
-// enter makes the directory name of at the present one.
-func (w *walker) enter(at int, name string) error {
-	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return w.failed(err)
-	}
-	if w.at != nil {
-		w.at.Close()
-	}
-	w.at = os.NewFile(uintptr(fd), w.whole)
-	return nil
-}
-
-func (w *walker) failed(err error) error {
-	return &fs.PathError{Op: "open", Path: w.whole, Err: err}
-}
-
-// elements are the parts of a path. ".." is kept: behind a symbolic link it is not the
-// element before.
-func elements(path string) (list []string) {
-	for _, e := range strings.Split(path, "/") {
-		if e != "" && e != "." {
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
-func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
-
-// private reports whether only root and this user can replace entries of theirs in a
-// directory: others may make entries of their own in a sticky one.
-func private(dir *unix.Stat_t) bool {
-	return trusted(dir.Uid) && (dir.Mode&0o022 == 0 || dir.Mode&unix.S_ISVTX != 0)
+	return &place{path: path, name: name, dir: dir, private: weak == nil}, nil
 }
 
 func (p *place) fd() int { return int(p.dir.Fd()) }
