@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	if line := os.Getenv(childEnv); line != "" {
 		os.Exit(child(strings.Fields(line)))
 	}
+	syscall.Umask(0o022) // root's stores are refused in directories that a group may write to
 	os.Exit(m.Run())
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
+	"cowblk/cow/way"
 )
 
 // Serving says who has a disk open: the content of the disk's lock file, as far as the process that holds the lock has
@@ -186,7 +187,7 @@ func described(pid int) string {
 	text := strconv.Quote(strings.TrimSpace(string(name)))
 	var st unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err == nil {
-		text += ", user " + userName(st.Uid)
+		text += ", user " + way.UserName(st.Uid)
 	}
 	return " (" + text + ")"
 }

@@ -64,7 +64,8 @@ type Store struct {
 	now         func() time.Time
 	program     string // Options.Command
 
-	trustOnce    sync.Once
+	trustMu      sync.Mutex
+	trustKnown   bool
 	trust        error // see trusted
 	restrictOnce sync.Once
 	refillOnce   sync.Once

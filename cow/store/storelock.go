@@ -90,6 +90,9 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 	if err := s.makeDir(); err != nil {
 		return nil, err
 	}
+	if err := s.trusted(); err != nil { // somebody else has made it meanwhile
+		return nil, err
+	}
 	return s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
 }
 

@@ -37,6 +37,8 @@ type Weak struct {
 	// Link is a symbolic link in Dir, which is sticky, that belongs to LinkUID; empty: Dir itself is at fault.
 	Link    string
 	LinkUID uint32
+	// End: Dir is the directory that was asked for, not one on the way to it.
+	End bool
 }
 
 // String says what is at fault: "directory /srv (user bob, group kvm, mode 2775)".
@@ -111,7 +113,10 @@ func (w *walker) walk() (dir *os.File, err error) {
 			return nil, err
 		}
 	}
-	_, err = w.look()
+	before := w.weak
+	if _, err = w.look(); w.weak != before {
+		w.weak.End = true
+	}
 	return w.at, err
 }
 

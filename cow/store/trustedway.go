@@ -1,0 +1,140 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/vfs"
+	"cowblk/cow/way"
+)
+
+// Trusted refuses a store through which somebody else could lead this process to files or to processes of his choice,
+// before anything in it is opened, changed or removed, and before what its lock files say is believed: what is below is
+// found by name. Nobody but root and this user may be able to put another directory in the place of the store, of a
+// directory on the way to it or of one in it. Root trusts no group; other users trust those that they or root let write to
+// a directory. To list another store and to look into it is no danger. It is an ErrInvalid.
+func (s *Store) Trusted() error { return s.trusted() }
+
+func (s *Store) trusted() error {
+	// Sockets and bases of its disks would have paths that the documents cannot hold.
+	if err := checkPathText("store", s.dir); err != nil {
+		return err
+	}
+	if _, real := s.fs.(vfs.HostFS); !real {
+		return nil
+	}
+	s.trustMu.Lock()
+	defer s.trustMu.Unlock()
+	if s.trustKnown {
+		return s.trust
+	}
+	made, err := checkStore(s.dir)
+	// One that is still to be made is looked at again then: somebody else may make it meanwhile, as in /tmp.
+	s.trust, s.trustKnown = err, made
+	return err
+}
+
+// wayOptions: root cannot know who belongs to a group tomorrow. A user's own group, or that of a team, is often let in
+// by the umask.
+func wayOptions() way.Options { return way.Options{Group: os.Geteuid() != 0} }
+
+// checkStore is Trusted of the store in dir. made: the directory is there.
+func checkStore(dir string) (made bool, err error) {
+	weak, err := way.Check(dir, wayOptions())
+	switch {
+	case weak != nil:
+		return true, weakStore(dir, weak)
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil // it is made by this process
+	case err != nil:
+		return true, fmt.Errorf("store %s: %w", dir, err)
+	}
+	if err := checkHeld(dir, "store "+dir); err != nil {
+		return true, err
+	}
+	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, refsDir, reserveDir} {
+		var st unix.Stat_t
+		path := filepath.Join(dir, name)
+		if unix.Lstat(path, &st) != nil {
+			continue
+		}
+		if !way.Trusted(st.Uid) {
+			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s", dir, name, st.Mode, way.UserName(st.Uid))
+		}
+		weak, err := way.Check(path, wayOptions())
+		if err == nil && weak == nil {
+			err = checkHeld(path, fmt.Sprintf("store %s: %s", dir, name))
+		}
+		switch {
+		case weak != nil && weak.End && way.Trusted(weak.UID):
+			return true, writable(fmt.Sprintf("store %s: %s", dir, name), weak.Mode)
+		case weak != nil:
+			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, weak, weak.Who(), owners())
+		case errors.Is(err, ErrInvalid):
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// checkHeld refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
+// is to have may not be there yet.
+func checkHeld(dir, what string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil // whoever uses it says so
+	}
+	others := uint32(0o022)
+	if wayOptions().Group {
+		others = 0o002
+	}
+	if st.Mode&others != 0 {
+		return writable(what, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// writable is the error about a directory of root's or this user's own that others can write to.
+func writable(what string, mode uint32) error {
+	who, bits := "others", "o-w"
+	if mode&0o002 == 0 {
+		who, bits = "its group", "g-w"
+	} else if mode&0o020 != 0 && !wayOptions().Group {
+		bits = "go-w"
+	}
+	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nif all in it is yours: chmod %s",
+		what, mode, who, bits)
+}
+
+// weakStore is the error about the way to the store in dir.
+func weakStore(dir string, weak *way.Weak) error {
+	stranger := !way.Trusted(weak.UID)
+	name := way.UserName(weak.UID)
+	switch {
+	case weak.End && !stranger:
+		return writable("store "+dir, weak.Mode)
+	case weak.End && os.Geteuid() == 0:
+		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, name)
+	case weak.End:
+		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, owners(), name)
+	}
+	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, owners(), weak, weak.Who())
+	advice := "put the store elsewhere, as into a directory that only " + owners() + " can change"
+	if stranger && os.Geteuid() == 0 {
+		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", name)
+	}
+	return fmt.Errorf("%w\n%s", err, advice)
+}
+
+// owners are those whose changes this process trusts: "root", "root and alice".
+func owners() string {
+	if os.Geteuid() == 0 {
+		return "root"
+	}
+	return "root and " + way.UserName(uint32(os.Geteuid()))
+}
