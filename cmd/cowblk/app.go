@@ -123,6 +123,16 @@ func (a *app) openStore() (*store.Store, error) {
 	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv, Command: a.program()})
 }
 
+// openTrusted is openStore for a command that changes something, asks a process that serves a disk, or has QEMU connect to
+// one: what the store says of those is believed. Another user's store is an ErrInvalid.
+func (a *app) openTrusted() (*store.Store, error) {
+	s, err := a.openStore()
+	if err == nil {
+		err = s.Trusted()
+	}
+	return s, err
+}
+
 // program is how this command line calls cowblk on its store: for texts that say what to type next.
 func (a *app) program() string {
 	if a.storeDir == "" {

@@ -101,7 +101,7 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 		return nil, usagef("--qmp: %w", err)
 	}
 	o.args.Disk, o.args.QMP, o.args.Timeout = name, absoluteAddress(o.args.QMP), o.timeout.Seconds()
-	s, err := a.openStore()
+	s, err := a.openTrusted()
 	if err != nil {
 		return nil, err
 	}

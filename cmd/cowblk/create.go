@@ -29,7 +29,7 @@ then formatted, or hold the layers already; what holds anything else is refused 
 		Args:                  exactArgs("NAME"),
 		ValidArgsFunction:     cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

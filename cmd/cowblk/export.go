@@ -105,7 +105,7 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 // finds all exports.
 func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
 	log := a.serveLogger()
-	st, err := a.openStore()
+	st, err := a.openTrusted()
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"errors"
 	"math"
 	"path/filepath"
+
+	"github.com/spf13/cobra"
 
 	"cowblk/cow/store"
 )
@@ -57,7 +59,11 @@ func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 	if g.socket != "" {
 		return filepath.Abs(g.socket) // QEMU and libvirt have another working directory
 	}
-	if v, ok := s.Serving(disk); ok && v.Socket != "" {
+	v, err := s.ServingError(disk)
+	if errors.Is(err, store.ErrInvalid) {
+		return "", err
+	}
+	if v != nil && v.Socket != "" {
 		return v.Socket, nil
 	}
 	return s.Socket(disk)

@@ -40,7 +40,7 @@ them; --format raw takes any file as it is.`,
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

@@ -47,7 +47,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {
 				return err
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -125,7 +125,11 @@ func servedBy(s *store.Store, names []string) (path string, err error) {
 			return "", err
 		}
 		at := ""
-		if v, ok := s.Serving(name); ok {
+		v, err := s.ServingError(name)
+		if err != nil {
+			return "", err
+		}
+		if v != nil {
 			if at = v.Control; at == "" {
 				return "", fmt.Errorf("disk %q is %w: %s", name, store.ErrInUse, v)
 			}

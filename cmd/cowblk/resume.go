@@ -28,7 +28,7 @@ does nothing to the guest: if it still runs, thaw or continue it (virsh domfstha
 		Args:              distinct("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			st, err := a.openStore()
+			st, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

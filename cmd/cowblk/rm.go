@@ -32,7 +32,7 @@ taken for an answer. Interrupted between two, it says what was removed and what 
 		Args:              atLeast(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

@@ -30,7 +30,7 @@ asks first; without one, --yes is needed. Nothing that comes through a pipe is t
 			if err != nil {
 				return err
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

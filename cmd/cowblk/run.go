@@ -85,7 +85,7 @@ func runArgs(cmd *cobra.Command, args []string) error {
 
 // runGuest serves the disk, unless somebody does, and runs QEMU until it ends or ctx is done.
 func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
-	st, err := a.openStore()
+	st, err := a.openTrusted()
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,11 @@ type servedForRun struct {
 
 // serveForRun finds the disk's socket, or serves the disk in this process.
 func (a *app) serveForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*servedForRun, error) {
-	if v, ok := st.Serving(name); ok && v.Socket != "" {
+	v, err := st.ServingError(name)
+	if errors.Is(err, store.ErrInvalid) {
+		return nil, err
+	}
+	if v != nil && v.Socket != "" {
 		if o.dataGiven {
 			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}

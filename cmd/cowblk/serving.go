@@ -59,7 +59,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 			return s, err
 		}
 		s.disks = append(s.disks, o)
-	} else if st, err = a.openStore(); err != nil {
+	} else if st, err = a.openTrusted(); err != nil {
 		return s, err
 	}
 	if st != nil {

@@ -56,7 +56,7 @@ stopped there: systemctl stop UNIT.`,
 			if o.timeout <= 0 {
 				return usagef("stop: --timeout %s: expected more than nothing", o.timeout)
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

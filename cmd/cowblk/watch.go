@@ -55,7 +55,7 @@ With --json every line is an object as on the control socket: "event", "data", "
 			if err := o.check(args); err != nil {
 				return err
 			}
-			st, err := a.openStore()
+			st, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

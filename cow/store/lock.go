@@ -57,6 +57,9 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 	if err := s.trusted(); err != nil {
 		return nil, err
 	}
+	if err := s.trustedDisk(name); err != nil {
+		return nil, err
+	}
 	path := s.path(disksDir, name, lockFile)
 	said := false
 	for start, try := time.Now(), 0; ; try++ {

@@ -64,7 +64,7 @@ func checkStore(dir string) (made bool, err error) {
 			continue
 		}
 		if !way.Trusted(st.Uid) {
-			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s", dir, name, st.Mode, way.UserName(st.Uid))
+			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nif all in it is yours: chown --no-dereference it", dir, name, st.Mode, way.UserName(st.Uid))
 		}
 		weak, err := way.Check(path, wayOptions())
 		if err == nil && weak == nil {
@@ -80,6 +80,19 @@ func checkStore(dir string) (made bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// trustedDisk refuses a disk whose directory is another user's, or a symbolic link to where others can change it: its
+// manifest and its lock file say what they want. One that is not there is none's. The store is Trusted.
+func (s *Store) trustedDisk(name string) error {
+	if _, real := s.fs.(vfs.HostFS); !real {
+		return nil
+	}
+	weak, _ := way.Check(s.path(disksDir, name), wayOptions()) // whoever opens it says what is wrong
+	if weak == nil {
+		return nil
+	}
+	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, owners(), weak, weak.Who())
 }
 
 // checkHeld refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
