@@ -66,5 +66,8 @@ func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 	if v != nil && v.Socket != "" {
 		return v.Socket, nil
 	}
+	if err := s.CheckRunDir(); err != nil {
+		return "", err // QEMU would connect to what another user puts there
+	}
 	return s.Socket(disk)
 }

@@ -33,6 +33,12 @@ func child(args []string) int {
 	}
 	ctx := context.Background()
 	switch args[0] {
+	case "rundir": // of the user's default store
+		env := map[string]string{"XDG_DATA_HOME": args[1], runtimeEnv: args[2]}
+		getenv := func(k string) string { return env[k] }
+		if s, err = Open(args[1]+"/"+programDir, Options{Getenv: getenv}); err == nil {
+			err = errors.Join(s.MakeRunDir(), s.CheckRunDir())
+		}
 	case "create":
 		_, err = s.Create(ctx, args[2], CreateOptions{Size: 1 << 20})
 	case "open":

@@ -159,7 +159,7 @@ func (s *Store) MakeRunDir() error {
 		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
 	}
 	err := s.makeRunDir(s.runDir)
-	if dir := s.getenv(runtimeEnv); err != nil && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
 		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
 	}
 	return err

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/way"
 )
 
 // ErrNotInMemory says that a file lies on a file system that a device is behind: its
@@ -44,8 +46,8 @@ type SharedFS interface {
 	// write-back on it that nobody has been told yet, of whatever file.
 	SyncFS(f File) error
 	// MakeSharedDir makes a directory in memory, with its missing parents, that nobody
-	// but this user can change. ErrNotInMemory; an error also where it exists and is
-	// somebody else's.
+	// but this user can change or put another one in the place of. ErrNotInMemory; an
+	// error also where it exists and is somebody else's.
 	MakeSharedDir(dir string) error
 	// OpenShared opens or creates a file in memory; flag as for os.OpenFile. What
 	// lies elsewhere is refused with ErrNotInMemory and is not created.
@@ -289,7 +291,11 @@ func (OS) MakeSharedDir(dir string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("expected a directory of user %d that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)}
 	}
-	return nil
+	weak, err := way.Check(dir, way.Options{Group: os.Geteuid() != 0})
+	if weak != nil {
+		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("%s can put another directory in its place: %s", weak.Who(), weak)}
+	}
+	return err
 }
 
 func inMemoryDir(name string) error {
