@@ -15,7 +15,7 @@ import (
 
 // listed is one line of "cowblk list --json".
 type listed struct {
-	Kind string `json:"kind"` // image or disk
+	Kind string `json:"kind"` // image, disk or other
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes, as a guest sees it
 	Owns int64  `json:"owns"` // bytes: an image's allocation, what a disk's head owns
@@ -30,7 +30,8 @@ type listed struct {
 	Error    string         `json:"error,omitempty"`
 
 	node   *store.Node
-	unread bool // a disk whose manifest cannot be read: nothing else is known
+	unread bool   // a disk whose manifest cannot be read: nothing else is known
+	state  string // of kindOther
 }
 
 func newList(a *app) *cobra.Command {
@@ -43,6 +44,8 @@ disk's head has of its own: what the guest wrote since the disk was created or p
 Of a disk that is being served the process says how much; where it does not answer, what is
 durable in the files is counted and shown as "≥" (with --json, owns-from: process, header
 or map).
+
+Whatever else takes a name in the store's directories, such as a file, is listed as "other".
 
 On a terminal that is too narrow names are shortened and columns left out; "cowblk info NAME"
 shows all. Anything else that reads the table gets all of it.`,
@@ -121,10 +124,27 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 		}
 		all = append(all, l)
 	}
-	return all, err
+	strays, serr := s.Strays()
+	for _, t := range strays {
+		all = append(all, listed{Kind: kindOther, Name: t.Name, Tags: []string{}, Users: []string{}, Error: t.Err().Error(), state: fmt.Sprintf("not %s %s: %s", article(t.Kind), t.Kind, t.What)})
+	}
+	return all, errors.Join(err, serr)
+}
+
+// kindOther is what takes the name of a disk or an image and is none.
+const kindOther = "other"
+
+func article(kind string) string {
+	if kind == store.KindImage {
+		return "an"
+	}
+	return "a"
 }
 
 func (l *listed) row() []string {
+	if l.Kind == kindOther {
+		return []string{l.Name, l.Kind, "", "", "", "", l.state}
+	}
 	if l.unread {
 		state := "unreadable"
 		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {

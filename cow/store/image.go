@@ -107,6 +107,11 @@ func (s *Store) Image(name string) (*Image, error) {
 	}
 	m := new(Image)
 	err := s.readDocument(s.path(imagesDir, name, imageFile), m, func() error { return m.check(name) })
+	if err != nil {
+		if t := s.stray(KindImage, name); t != nil {
+			return nil, t.Err()
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, s.notFound("image", name)
 	}

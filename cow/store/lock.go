@@ -133,6 +133,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 		}
 	}
 	switch {
+	case err != nil && s.stray(KindDisk, name) != nil:
+		return nil, s.stray(KindDisk, name).Err()
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound("disk", name)
 	case cannotWrite(err) && s.mayRead(path):

@@ -180,6 +180,11 @@ func (s *Store) Disk(name string) (*Manifest, error) {
 	m := new(Manifest)
 	path := s.path(disksDir, name, diskFile)
 	err := s.readDocument(path, m, func() error { return m.check(name) })
+	if err != nil {
+		if t := s.stray(KindDisk, name); t != nil {
+			return nil, t.Err()
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, s.notFound("disk", name)
 	}
@@ -189,8 +194,14 @@ func (s *Store) Disk(name string) (*Manifest, error) {
 	return m, nil
 }
 
-// notFound says that there is no such disk or image, and whether the name is the other kind's.
+// notFound says that there is no such disk or image, and whether the name is the other kind's. Of a Stray it is an
+// ErrRefused.
 func (s *Store) notFound(kind, name string) error {
+	for _, kind := range []string{KindDisk, KindImage} {
+		if t := s.stray(kind, name); t != nil {
+			return t.Err()
+		}
+	}
 	other, dir := "image", imagesDir
 	if kind == "image" {
 		other, dir = "disk", disksDir

@@ -29,6 +29,9 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
+	if t := s.stray(KindImage, name); t != nil {
+		return nil, t.Err()
+	}
 	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
 	} else if there {

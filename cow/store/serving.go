@@ -55,6 +55,11 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 		return nil, nil
 	}
 	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		if t := s.stray(KindDisk, name); t != nil {
+			return nil, t.Err()
+		}
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -210,7 +210,10 @@ func (s *Store) exists(path string) (bool, error) {
 // checkFree returns an ErrExists if an image or a disk has the name: both share one name space, so that every
 // command can take either.
 func (s *Store) checkFree(name string) error {
-	for dir, kind := range map[string]string{imagesDir: "image", disksDir: "disk"} {
+	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
+		if t := s.stray(kind, name); t != nil {
+			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
+		}
 		taken, err := s.exists(s.path(dir, name))
 		if err != nil {
 			return fmt.Errorf("store %s: %w", s.dir, err)
