@@ -40,6 +40,9 @@ func TestStoresOfOthers(t *testing.T) {
 		{"further above is another's", "sudo -u nobody cowblk", func(t *testing.T, dir, _ string) {
 			must(t, os.Chown(filepath.Dir(filepath.Dir(dir)), nobody, nobody))
 		}},
+		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
+		}},
 		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
 		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir, _ string) {
 			must(t, os.Chown(filepath.Dir(dir), 0, nobody))

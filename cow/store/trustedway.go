@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -132,16 +134,25 @@ func weakStore(dir string, weak *way.Weak) error {
 	case weak.End && !stranger:
 		return writable("store "+dir, weak.Mode)
 	case weak.End && os.Geteuid() == 0:
-		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, name)
+		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(weak.UID))
 	case weak.End:
 		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, owners(), name)
 	}
 	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, owners(), weak, weak.Who())
 	advice := "put the store elsewhere, as into a directory that only " + owners() + " can change"
 	if stranger && os.Geteuid() == 0 {
-		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", name)
+		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(weak.UID))
 	}
 	return fmt.Errorf("%w\n%s", err, advice)
+}
+
+// sudoName is a user as sudo(8) takes it, for a shell.
+func sudoName(uid uint32) string {
+	name := way.UserName(uid)
+	if name == strconv.FormatUint(uint64(uid), 10) {
+		name = "#" + name
+	}
+	return shell.Word(name)
 }
 
 // owners are those whose changes this process trusts: "root", "root and alice".
