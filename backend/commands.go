@@ -12,6 +12,7 @@ import (
 // DiskInfo answers query-cow-disks: one served disk.
 type DiskInfo struct {
 	Name       string    `json:"name"`
+	Store      string    `json:"store,omitempty"`     // directory of its store
 	Size       int64     `json:"size"`                // bytes
 	BlockSize  int       `json:"block-size"`          // bytes
 	Depth      int       `json:"depth"`               // layers, the head included
@@ -37,7 +38,9 @@ func (d *Daemon) registerCommands(s *control.Server) {
 	s.Register("query-cow-disks", func(context.Context, json.RawMessage) (any, error) {
 		infos := []DiskInfo{}
 		for _, e := range d.snapshot() {
-			infos = append(infos, e.info())
+			info := e.info()
+			info.Store = d.store
+			infos = append(infos, info)
 		}
 		return infos, nil
 	})

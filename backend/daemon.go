@@ -14,6 +14,7 @@ import (
 type Daemon struct {
 	log       *slog.Logger
 	control   *control.Server
+	store     string // DaemonOptions.Store
 	names     Names
 	keeper    Keeper
 	held      heldGuests
@@ -38,6 +39,7 @@ type Daemon struct {
 type DaemonOptions struct {
 	Log     *slog.Logger    // default: slog.Default
 	Control *control.Server // nil: no control socket; Run closes it
+	Store   string          // directory of the disks' store, which query-cow-disks tells; empty: none
 	Names   Names           // nil: the disks have no layers to promote
 	Keeper  Keeper          // nil: the disks cannot be handed over to another process
 	Held    []Held          // guests that a dead process may have left frozen or paused
@@ -53,7 +55,7 @@ func NewDaemon(o DaemonOptions) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, keeper: o.Keeper}
+	d := &Daemon{log: o.Log, control: o.Control, store: o.Store, names: o.Names, keeper: o.Keeper}
 	for _, h := range o.Held {
 		d.held.add(h)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -11,13 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
-	"cowblk/backend/control"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
 
 // plugOptions are those of "cowblk attach" and "cowblk detach".
 type plugOptions struct {
+	store   *store.Store // set by plugStart
 	args    backend.PlugArgs
 	timeout time.Duration
 }
@@ -105,6 +106,7 @@ func (a *app) plugStart(o *plugOptions, name string) (*store.Serving, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.store = s
 	if _, err := s.Disk(name); err != nil {
 		return nil, err
 	}
@@ -157,7 +159,10 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 
 // ask has the process that serves the disk do it: that may be the one that holds QEMU's monitor.
 func (o *plugOptions) ask(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := control.Dial(v.Control, askLimit)
+	c, err := reach(ctx, o.store, v.Control, []string{o.args.Disk})
+	if errors.Is(err, store.ErrRefused) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}

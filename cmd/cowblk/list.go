@@ -79,7 +79,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 	all := []listed{}
 	roots, err := s.Tree()
 	nodes := store.Flatten(roots)
-	askServing(ctx, nodes)
+	askServing(ctx, s, nodes)
 	heads := map[string]*store.Node{}
 	for _, n := range nodes {
 		if n.Kind == store.KindDisk {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const askAtOnce = 32
 
 // askServing replaces what the files say of served disks' heads by what the processes say: at most askLimit for all of
 // them together. Those that do not answer leave what the files say.
-func askServing(ctx context.Context, nodes []*store.Node) {
+func askServing(ctx context.Context, st *store.Store, nodes []*store.Node) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	byControl := map[string][]*store.Node{}
@@ -38,7 +39,7 @@ func askServing(ctx context.Context, nodes []*store.Node) {
 			case <-ctx.Done():
 				return
 			}
-			disks, err := queryDisks(ctx, path)
+			disks, err := queryDisks(ctx, st, path)
 			if err != nil {
 				return
 			}
@@ -54,8 +55,8 @@ func askServing(ctx context.Context, nodes []*store.Node) {
 	asking.Wait()
 }
 
-// queryDisks asks one process for the disks that it serves.
-func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
+// queryDisks asks one process for the disks of the store that it serves.
+func queryDisks(ctx context.Context, st *store.Store, path string) ([]backend.DiskInfo, error) {
 	limit := askLimit
 	if end, ok := ctx.Deadline(); ok {
 		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial takes two steps
@@ -66,17 +67,17 @@ func queryDisks(ctx context.Context, path string) ([]backend.DiskInfo, error) {
 	}
 	var disks []backend.DiskInfo
 	err = c.Run(ctx, "query-cow-disks", nil, &disks)
-	return disks, err
+	return slices.DeleteFunc(disks, func(d backend.DiskInfo) bool { return otherStore(st, &d) }), err
 }
 
 // live asks the process that serves a disk about it; nil if no process does.
-func live(ctx context.Context, v *store.Serving, name string) (*backend.DiskInfo, error) {
+func live(ctx context.Context, st *store.Store, v *store.Serving, name string) (*backend.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	disks, err := queryDisks(ctx, v.Control)
+	disks, err := queryDisks(ctx, st, v.Control)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %s, which does not answer: %w", name, v, err)
 	}

@@ -62,7 +62,7 @@ Whatever goes wrong, the guest is thawed and continued, and runs on the old head
 			if path == "" {
 				return a.promoteStopped(cmd.Context(), s, args, &o)
 			}
-			return a.promoteServed(cmd.Context(), path, args, &o)
+			return a.promoteServed(cmd.Context(), s, path, args, &o)
 		},
 	}
 	f := cmd.Flags()
@@ -158,8 +158,11 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 
 // promoteServed has the daemon do it. If the daemon dies in between, this process sees to it that the guest goes on; if
 // this process dies, the daemon does.
-func (a *app) promoteServed(ctx context.Context, path string, names []string, o *promoteOptions) error {
-	c, err := control.Dial(path, 5*time.Second)
+func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string, o *promoteOptions) error {
+	c, err := reach(ctx, s, path, names)
+	if errors.Is(err, store.ErrRefused) {
+		return fmt.Errorf("promote: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("the process that serves %q does not answer: %w", names[0], err)
 	}

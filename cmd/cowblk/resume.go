@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend/control"
 	"cowblk/cow/store"
 )
 
@@ -73,7 +72,7 @@ func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
 	if path == "" {
 		return fmt.Errorf("disk %q is stopped: nothing of it waits", name)
 	}
-	return askControl(ctx, path, name, "cow-resume")
+	return askControl(ctx, st, path, name, "cow-resume")
 }
 
 // forget takes back what is noted of a disk's guest, through the process that serves the disk if one does.
@@ -88,7 +87,7 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (said st
 		return "has no record of a guest that holds still", nil
 	}
 	if path != "" {
-		err = askControl(ctx, path, name, "cow-forget-guest")
+		err = askControl(ctx, st, path, name, "cow-forget-guest")
 	} else {
 		err = st.ForgetNote(name)
 	}
@@ -96,8 +95,11 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (said st
 }
 
 // askControl runs a command about one disk in the process that serves it.
-func askControl(ctx context.Context, path, name, command string) error {
-	c, err := control.Dial(path, askLimit)
+func askControl(ctx context.Context, st *store.Store, path, name, command string) error {
+	c, err := reach(ctx, st, path, []string{name})
+	if errors.Is(err, store.ErrRefused) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("disk %q: the process that serves it does not answer: %w", name, err)
 	}

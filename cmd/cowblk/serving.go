@@ -162,7 +162,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		}
 	}
 	s.daemon = backend.NewDaemon(backend.DaemonOptions{
-		Log: log, Control: s.control, Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
+		Log: log, Control: s.control, Store: st.Dir(), Names: names, Held: held, Hooks: hooks, Space: space, Full: full,
 		Keeper: &keeper{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: backend.NBDOptions{
 			Open: readTags(st, log, f.data.forceShare, f.sandbox.explain(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explain(st),

@@ -101,6 +101,11 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
 		}
 		disks, err := a.mayEnd(ctx, c, pid, names, o)
+		if err == nil {
+			if err = rightStore(s, path, disks, names); err != nil {
+				err = fmt.Errorf("stop: %w", err)
+			}
+		}
 		if err != nil {
 			return err
 		}

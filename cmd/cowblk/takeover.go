@@ -41,6 +41,10 @@ func (a *app) askPredecessor(ctx context.Context, st *store.Store, names []strin
 			return nil, fmt.Errorf("takeover: the process that serves %q goes on: %w", names[0], err)
 		}
 	}
+	// Of a process that does not answer Request says more.
+	if _, err := reach(ctx, st, path, names); errors.Is(err, store.ErrRefused) {
+		return nil, fmt.Errorf("takeover: %w", err)
+	}
 	offer, err := takeover.Request(ctx, path, names)
 	if errors.Is(err, control.ErrNoDaemon) || errors.Is(err, io.EOF) {
 		log.Warn("the process that served the disks has gone", "err", err)

@@ -61,7 +61,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 				}
 			}
 			nodes := store.Flatten(roots)
-			askServing(cmd.Context(), nodes)
+			askServing(cmd.Context(), s, nodes)
 			damage = errors.Join(damage, nodeErrors(nodes))
 			if a.json {
 				return errors.Join(a.printJSON(nodes), damage)
