@@ -30,6 +30,12 @@
 // What is damaged is refused when it is opened, and whoever is refused can still look (Check) and, where a checksum or a
 // count proves what was there, repair. check.go names what is looked at, layer.Repair what is proven.
 //
+// # Whom to believe
+//
+// Files are found by name, again and again, and documents name sockets and files. So nothing of a store is believed,
+// opened or removed where somebody other than root and this user can change what is found (Store.Trusted, package way),
+// and no socket is made there (Store.CheckRunDir). Such a store can be looked at: no process is asked then.
+//
 // # Locks
 //
 // The store's lock is held for the time of renames and manifest writes, never while content is copied, hashed or given

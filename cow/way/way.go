@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/shell"
 )
 
 // maxLinks bounds the symbolic links on one way, as the kernel does.
@@ -43,11 +45,19 @@ type Weak struct {
 
 // String says what is at fault: "directory /srv (user bob, group kvm, mode 2775)".
 func (w *Weak) String() string {
-	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", w.Dir, UserName(w.UID), groupName(w.GID), w.Mode)
+	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", shown(w.Dir), UserName(w.UID), groupName(w.GID), w.Mode)
 	if w.Link != "" {
-		text = fmt.Sprintf("symbolic link %s of user %s in %s", w.Link, UserName(w.LinkUID), text)
+		text = fmt.Sprintf("symbolic link %s of user %s in %s", shown(w.Link), UserName(w.LinkUID), text)
 	}
 	return text
+}
+
+// shown is a path for a message: quoted where it holds what cannot be printed.
+func shown(path string) string {
+	if shell.Shown(path) {
+		return path
+	}
+	return strconv.Quote(path)
 }
 
 // Who are the users who can change it, for a person: "user bob", "all users", "the members of group kvm".
