@@ -12,7 +12,7 @@ import (
 // DiskInfo answers query-cow-disks: one served disk.
 type DiskInfo struct {
 	Name       string    `json:"name"`
-	Store      string    `json:"store,omitempty"`     // directory of its store
+	Store      string    `json:"store,omitempty"`     // directory of its store: see DisksArgs
 	Size       int64     `json:"size"`                // bytes
 	BlockSize  int       `json:"block-size"`          // bytes
 	Depth      int       `json:"depth"`               // layers, the head included
@@ -28,6 +28,11 @@ type DiskInfo struct {
 	Parked     int       `json:"parked"`              // requests that wait for space
 }
 
+// DisksArgs are the arguments of query-cow-disks.
+type DisksArgs struct {
+	Store bool `json:"store,omitempty"` // tell the store of each disk, too; earlier versions do not
+}
+
 // DiskStats answers query-cow-stats: one disk's counters.
 type DiskStats struct {
 	Name string `json:"name"`
@@ -35,11 +40,17 @@ type DiskStats struct {
 }
 
 func (d *Daemon) registerCommands(s *control.Server) {
-	s.Register("query-cow-disks", func(context.Context, json.RawMessage) (any, error) {
+	s.Register("query-cow-disks", func(_ context.Context, args json.RawMessage) (any, error) {
+		var o DisksArgs
+		if err := control.Decode(args, &o); err != nil {
+			return nil, err
+		}
 		infos := []DiskInfo{}
 		for _, e := range d.snapshot() {
 			info := e.info()
-			info.Store = d.store
+			if o.Store {
+				info.Store = d.store
+			}
 			infos = append(infos, info)
 		}
 		return infos, nil

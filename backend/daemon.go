@@ -39,7 +39,7 @@ type Daemon struct {
 type DaemonOptions struct {
 	Log     *slog.Logger    // default: slog.Default
 	Control *control.Server // nil: no control socket; Run closes it
-	Store   string          // directory of the disks' store, which query-cow-disks tells; empty: none
+	Store   string          // directory of the disks' store, which query-cow-disks tells if it is asked to; empty: none
 	Names   Names           // nil: the disks have no layers to promote
 	Keeper  Keeper          // nil: the disks cannot be handed over to another process
 	Held    []Held          // guests that a dead process may have left frozen or paused

@@ -66,7 +66,7 @@ func queryDisks(ctx context.Context, st *store.Store, path string) ([]backend.Di
 		return nil, err
 	}
 	var disks []backend.DiskInfo
-	err = c.Run(ctx, "query-cow-disks", nil, &disks)
+	err = c.Run(ctx, "query-cow-disks", backend.DisksArgs{Store: true}, &disks)
 	return slices.DeleteFunc(disks, func(d backend.DiskInfo) bool { return otherStore(st, &d) }), err
 }
 

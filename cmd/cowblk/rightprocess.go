@@ -21,7 +21,7 @@ func reach(ctx context.Context, st *store.Store, path string, names []string) (*
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	var disks []backend.DiskInfo
-	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
+	if err := c.Run(ctx, "query-cow-disks", backend.DisksArgs{Store: true}, &disks); err != nil {
 		return c, nil // the command itself says what is wrong with the process
 	}
 	return c, rightStore(st, path, disks, names)

@@ -157,7 +157,7 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 // mayEnd refuses to end a process with disks that nobody has named, and returns those that it serves.
 func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
 	var disks []backend.DiskInfo
-	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
+	if err := c.Run(ctx, "query-cow-disks", backend.DisksArgs{Store: true}, &disks); err != nil {
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
 	}
 	var others []string
