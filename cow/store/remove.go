@@ -203,7 +203,7 @@ func (s *Store) removeLeft(plan *Removal) {
 	if plan.left == "" {
 		return
 	}
-	if err := s.fs.RemoveAll(plan.left); err != nil {
+	if err := s.removeWork(plan.left); err != nil {
 		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
 	}
 }

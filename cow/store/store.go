@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cowblk/cow/shell"
@@ -65,7 +66,8 @@ type Store struct {
 	program     string // Options.Command
 
 	trustOnce    sync.Once
-	trust        error // see trusted
+	trust        error       // see trusted
+	known        atomic.Bool // there is evidence that the directory is a store: see recognised
 	restrictOnce sync.Once
 	refillOnce   sync.Once
 	waiters      waiters // for the store's lock

@@ -77,15 +77,12 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 	return nil, fmt.Errorf("store %s: %w", s.dir, err)
 }
 
-// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there.
+// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there. The directory is trusted.
 func (s *Store) openStoreLock() (vfs.File, error) {
 	path := s.path(lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
-	}
-	if err := s.mayBecome(); err != nil {
-		return nil, err
 	}
 	if err := s.makeDir(); err != nil {
 		return nil, err
@@ -124,6 +121,9 @@ func (s *Store) restrict(lock vfs.File) {
 // prepare does for a store of an earlier version whose disks are only served what a change does for others. It needs no
 // lock: what it makes, others make too.
 func (s *Store) prepare() {
+	if s.trusted() != nil {
+		return // nothing in it is opened either
+	}
 	if lock, err := s.openStoreLock(); err == nil {
 		s.restrict(lock)
 		lock.Close()
