@@ -36,6 +36,11 @@ func (e *unfinishedError) concerns(disk string) bool {
 // settle finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
 // Its error says that a change of this disk could not be finished.
 func (s *Store) settle(ctx context.Context, disk string) error {
+	return s.settleKeeping(ctx, disk, reserveKept)
+}
+
+// settleKeeping is settle that leaves so many files of the reserve.
+func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
 		return nil
@@ -43,7 +48,7 @@ func (s *Store) settle(ctx context.Context, disk string) error {
 	if err != nil {
 		return err
 	}
-	err = s.InNeed(func() error {
+	err = s.inNeed(keep, func() error {
 		return s.locked(ctx, func() (err error) {
 			for _, u := range s.clean() {
 				if u.concerns(disk) {

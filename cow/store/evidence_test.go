@@ -96,7 +96,7 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 			image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 512))
 			for what, f := range map[string]func(s *Store) error{
 				"create":       func(s *Store) error { _, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20}); return err },
-				"import":       func(s *Store) error { _, err := s.Import(ctx, "img", image, ImportOptions{}); return err },
+				"import":       func(s *Store) error { _, err := s.Import(ctx, image, "img", ImportOptions{}); return err },
 				"rm":           func(s *Store) error { _, err := s.Remove(ctx, "web"); return err },
 				"rm image":     func(s *Store) error { _, err := s.Remove(ctx, "photo"); return err },
 				"rm --damaged": func(s *Store) error { _, err := s.RemoveDamaged(ctx, "web"); return err },

@@ -216,7 +216,15 @@ func (s *Store) removeOwn(k own, dir string) (left string, err error) {
 		return slices.Index(k.marks, e.Name())
 	}
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a) - rank(b) })
+	durable := true // that files are gone whose names say nothing by themselves
 	for _, e := range entries {
+		if !durable && rank(e) >= 0 {
+			if err := s.fs.SyncDir(dir); err != nil {
+				return "", err
+			}
+			durable = true
+		}
+		durable = durable && (e.Name() != dataFile && e.Name() != sumsFile || k.dirs == nil)
 		path, below := filepath.Join(dir, e.Name()), ""
 		switch {
 		case !k.has(e):

@@ -81,13 +81,16 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 func (s *Store) openStoreLock() (vfs.File, error) {
 	path := s.path(lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return f, err
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(); err != nil {
+			return nil, err
+		}
+		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
 	}
-	if err := s.makeDir(); err != nil {
-		return nil, err
+	if err == nil {
+		s.known.Store(true)
 	}
-	return s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
+	return f, err
 }
 
 // makeDir makes the store's directory. Its parents are others' too.
