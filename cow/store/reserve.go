@@ -18,10 +18,11 @@ import (
 // and the removal of disks and images.
 const (
 	reserveDir   = "reserve"
-	reserveFiles = 16
+	reserveFiles = 24               // a rollback needs up to 9 inodes; earlier versions have made, and use, the first 16
 	reserveKept  = reserveFiles / 2 // the second half, with the lower numbers
-	// Of one file, in bytes. It is a 256th of what was free: the reserve is a sixteenth at most.
-	minReserve, maxReserve = 4 << 10, 128 << 10
+	// Of one file, in bytes. It is that part of what was free: the reserve is a sixteenth at most.
+	minReserve, maxReserve = 4 << 10, 80 << 10
+	reservePart            = 16 * reserveFiles
 )
 
 func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprintf("%02d", i)) }
@@ -92,7 +93,7 @@ func (s *Store) replenish() {
 		return
 	}
 	free, err := host.Free(s.dir)
-	size := min(free/256, maxReserve) &^ 4095
+	size := min(free/reservePart, maxReserve) &^ 4095
 	if err != nil || size < minReserve {
 		return
 	}
