@@ -19,12 +19,17 @@ import (
 // modes there: other programs have a file named lock, and directories named tmp, images or refs, too. It is one if its
 // lock is a regular file of this user, and
 //
+//   - the lock says so, or
 //   - it holds a manifest, a description of an image or the map of a layer that can be decoded, or
 //   - it holds nothing but names that a store has, and nothing in its images/, layers/ and disks/; and what is in tmp/ and
 //     refs/ is cowblk's own. That is a store that has been begun, or emptied.
 //
 // A lock file that is missing beside such a manifest and nothing foreign has been taken away by a power cut. Any other
 // directory has to be empty to become a store. A foreign file in a store is left alone.
+
+// lockMark is the content of the lock file of a store that this version has made: evidence by itself. It need not be there:
+// earlier versions have left the file empty, and a full file system or a power cut may.
+const lockMark = "cowblk store\n"
 
 // lostFound is in the root of a file system of its own.
 const lostFound = "lost+found"
@@ -78,6 +83,10 @@ func (s *Store) evidence() (foreign string, err error) {
 			foreign = PathText(name) + " in it"
 		}
 	}
+	if locked && s.marked() {
+		s.known.Store(true)
+		return "", nil
+	}
 	if locked || foreign == "" {
 		real, err := s.holdsOwn()
 		if err != nil {
@@ -99,6 +108,18 @@ func (s *Store) evidence() (foreign string, err error) {
 		foreign += ", and no disk, image or layer of a store that can be read"
 	}
 	return foreign, err
+}
+
+// marked reports whether the lock file says what it is.
+func (s *Store) marked() bool {
+	f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	text := make([]byte, len(lockMark))
+	n, _ := f.ReadAt(text, 0)
+	return string(text[:n]) == lockMark
 }
 
 // foreignLock says what is wrong with the lock file of a directory: it is not of cowblk's kind, or of another user.

@@ -186,23 +186,38 @@ func TestStoresInAllStates(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"emptied, with a note": func(t *testing.T, s *Store) {
+			if _, err := s.Remove(ctx, "vm1"); err != nil {
+				t.Fatal(err)
+			}
+			plant(t, s.Dir(), "README.txt")
+		},
+		"empty lock file of an earlier version": func(t *testing.T, s *Store) { must(t, os.Truncate(s.path(lockFile), 0)) },
+		"empty lock file, and a note": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			plant(t, s.Dir(), "README.txt")
+		},
 		"no lock": func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
 		"begun": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, refsDir, reserveDir} {
 				must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data", "tmp/"+someUUID+"/image/image.json.new")
 		},
 		"begun, killed before the lock file": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, refsDir, reserveDir} {
 				must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/")
 		},
 		"a damaged manifest": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
 			must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), []byte("{"), 0o600))
 		},
 		"damaged layers": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
 			for _, id := range entries(t, s.path(layersDir)) {
 				must(t, os.Truncate(s.path(layersDir, id, mapFile), 0))
 			}

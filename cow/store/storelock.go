@@ -86,6 +86,9 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 			return nil, err
 		}
 		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
+		if err == nil {
+			_, _ = f.WriteAt([]byte(lockMark), 0) // without it there is other evidence
+		}
 	}
 	if err == nil {
 		s.known.Store(true)
