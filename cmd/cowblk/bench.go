@@ -138,7 +138,7 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 	}
 	if loads[0].Writes() && !f.null && !f.yes {
 		if err := a.confirm(cmd.Context(), fmt.Sprintf("Overwrite data on the disk behind %s (%s)?", strings.Join(sockets, ", "), loads[0].RW)); err != nil {
-			return err
+			return notConfirmed(err)
 		}
 	}
 	reports, sum, err := load.RunAll(cmd.Context(), loads)
