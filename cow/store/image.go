@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"syscall"
 	"time"
@@ -106,10 +105,7 @@ func (s *Store) Image(name string) (*Image, error) {
 		return nil, err
 	}
 	m := new(Image)
-	err := s.readDocument(s.path(imagesDir, name, imageFile), m, func() error { return m.check(name) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.notFound("image", name)
-	}
+	err := s.readNamed("image", name, m, func() error { return m.check(name) })
 	if err != nil {
 		return nil, err
 	}
