@@ -31,7 +31,7 @@ func (v Serving) String() string {
 	if v.Socket == "" {
 		return "open in " + who
 	}
-	return fmt.Sprintf("served by %s on %s", who, v.Socket)
+	return fmt.Sprintf("served by %s on %s", who, PathText(v.Socket))
 }
 
 // maxServing bounds what is read of a lock file, in bytes.

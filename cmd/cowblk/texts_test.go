@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cowblk/cow/store"
+)
+
+// What there is no help or completion of is an error.
+func TestUnknownTopics(t *testing.T) {
+	for _, line := range []string{"help nosuch", "help rm nosuch", "help completion nosuch", "completion nosuch", "completion nosuch bash"} {
+		if code, text := said(t.TempDir(), strings.Fields(line)...); code != exitUsage || !strings.Contains(text, "nosuch") || strings.Contains(text, "Usage:") {
+			t.Errorf("%s: exit %d: %s", line, code, text)
+		}
+	}
+	for _, line := range []string{"help", "help rm", "help remove", "help exit-codes", "help completion bash", "completion", "completion bash", "help help"} {
+		if code, text := said(t.TempDir(), strings.Fields(line)...); code != exitOK || text == "" {
+			t.Errorf("%s: exit %d: %s", line, code, text)
+		}
+	}
+}
+
+// A process that does not answer is one that was not stopped in time, whatever the limit.
+func TestStopOfASuspendedProcess(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "d", "--size", "1M")
+	p, _ := startServing(t, dir, "d")
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer p.cmd.Process.Signal(syscall.SIGCONT)
+	for _, limit := range []string{"100ms", "1s"} {
+		if code, text := outcomeOf(t, dir, "stop", "d", "--timeout", limit); code != exitTimeout || !strings.Contains(text, "does not answer") {
+			t.Errorf("%s: exit %d: %s", limit, code, text)
+		}
+	}
+	// A signal ends a longer wait.
+	q := start(t, dir, nil, "stop", "d", "--timeout", "1h")
+	eventually(t, "stop has connected", func() bool { return len(q.log.String()) > 0 || opensSocket(q.cmd.Process.Pid) })
+	if err := q.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if code := q.outcome(t); code != exitInterrupted {
+		t.Errorf("interrupted: exit %d: %s", code, q.log.String())
+	}
+}
+
+// opensSocket reports whether a process has a socket open.
+func opensSocket(pid int) bool {
+	links, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && strings.HasPrefix(to, "socket:") {
+			return true
+		}
+	}
+	return false
+}
+
+// The name of a store, of a file or of a socket does not begin a line of a message.
+func TestPathsOnOneLine(t *testing.T) {
+	const forged = "cowblk: all is lost"
+	dir := filepath.Join(t.TempDir(), "e\n"+forged)
+	expect(t, dir, exitNotFound, "not found in store", "info", "x")
+	expect(t, dir, exitOK, "", "create", "d", "--size", "1M")
+	for _, line := range []string{"info x", "list x", "tree x", "serve x", "create d --size 1M", "list", "tree", "rm --yes x", "import nosuch i", "export d@t --listen unix:n", "check x", "check d", "stop x"} {
+		_, text := said(dir, strings.Fields(line)...)
+		forgedLine(t, line, text, forged)
+	}
+	file := filepath.Join(t.TempDir(), "f\n"+forged)
+	for _, args := range [][]string{{"import", file, "i"}, {"create", "n", "--base", file}, {"serve", "--fd", "99", "--blk-file", file}} {
+		_, text := said(t.TempDir(), args...)
+		forgedLine(t, args[0], text, forged)
+	}
+	v := store.Serving{PID: 1, Socket: "/run/s\n" + forged}
+	forgedLine(t, "a lock", v.String(), forged)
+	// A store that cannot be opened.
+	if err := os.Chmod(filepath.Join(dir, "lock"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "disks")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "disks"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"list", "info d", "create e --size 1M", "rm --yes d"} {
+		_, text := said(dir, strings.Fields(line)...)
+		forgedLine(t, line, text, forged)
+	}
+}
+
+func forgedLine(t *testing.T, what, text, forged string) {
+	t.Helper()
+	for line := range bytes.Lines([]byte(text)) {
+		if strings.HasPrefix(strings.TrimSpace(string(line)), forged) {
+			t.Errorf("%s: a line of somebody else's:\n%s", what, text)
+		}
+	}
+}
