@@ -30,7 +30,7 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
 		return err
-	case o.alone(err) && cmd != nil && changes[cmd.Name()]:
+	case o.alone(err) && cmd != nil && changes[cmd.Name()] && !cmd.Flags().Changed("help"):
 		return fmt.Errorf("%w\n%s has done what it was asked for: only its output is lost", outputError(o.err), cmd.CommandPath())
 	case errors.Is(err, o.err):
 		return err

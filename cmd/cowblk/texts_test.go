@@ -103,3 +103,33 @@ func forgedLine(t *testing.T, what, text, forged string) {
 		}
 	}
 }
+
+// A name that one mistake makes of an event's is refused; what no version known here has is let pass.
+func TestMisspelledEvents(t *testing.T) {
+	for _, name := range []string{"SHUTDWON", "SHUTDOW", "SHUTDOWNN", "shutdawn", "RESTE", "GUEST-PANICED", "SOTP"} {
+		expect(t, t.TempDir(), exitUsage, "did you mean", "serve", "d", "--qmp", "unix:q", "--promote-on", name)
+	}
+	for _, name := range []string{"SHUTDOWN", "stop", "guest-panicked", "NOBODY_KNOWS"} {
+		expect(t, t.TempDir(), exitNotFound, "not found", "serve", "d", "--qmp", "unix:q", "--promote-on", name)
+	}
+	code, text := said(t.TempDir(), "serve", "d", "--socket-group", "nosuchgroup")
+	if code != exitUsage || strings.Contains(text, "unknown group") || !strings.Contains(text, "none of that name") {
+		t.Errorf("exit %d: %s", code, text)
+	}
+}
+
+// Help whose output is lost has done nothing.
+func TestHelpOntoAFullFile(t *testing.T) {
+	for _, line := range []string{"create d --size 1M --help", "rm d -h", "help create", "import --help"} {
+		out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		var errOut bytes.Buffer
+		a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
+		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), a); code != exitFailure || strings.Contains(errOut.String(), "has done") {
+			t.Errorf("%s: exit %d: %s", line, code, &errOut)
+		}
+	}
+}

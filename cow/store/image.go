@@ -34,7 +34,7 @@ type Image struct {
 func (m *Image) check(name string) error {
 	switch {
 	case m.Name != name:
-		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+		return &nameError{expected: name, found: m.Name}
 	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
 		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.SHA256 == "" && m.ChunkSHA256 == "":

@@ -117,7 +117,7 @@ func (m *Manifest) Tagged(tag string) (int, error) {
 func (m *Manifest) check(name string) error {
 	switch {
 	case m.Name != name:
-		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+		return &nameError{expected: name, found: m.Name}
 	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
 		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize || m.BlockSize&(m.BlockSize-1) != 0:
@@ -196,7 +196,7 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 	for range 2 { // it may have been removed and made anew between the two looks
 		err := s.readDocument(path, v, check)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return s.adviseName(kind, path, err)
 		}
 		if there, serr := s.exists(s.path(dir, name)); serr == nil && !there {
 			return s.notFound(kind, name)
