@@ -133,3 +133,58 @@ func TestHelpOntoAFullFile(t *testing.T) {
 		}
 	}
 }
+
+// A path that no socket can have is one mistake, to all commands.
+func TestSocketPathsTooLong(t *testing.T) {
+	dir := t.TempDir()
+	command(t, dir, "create", "d", "--size", "1M")
+	command(t, dir, "promote", "d", "--tag", "t")
+	long := "/tmp/" + strings.Repeat("x", 110)
+	for _, args := range [][]string{{"serve", "d", "--socket-path", long}, {"export", "d@t", "--listen", "unix:" + long}, {"bench", long}} {
+		expect(t, dir, exitUsage, "the path has 115 bytes, at most 107 are possible", args...)
+	}
+}
+
+// A lock that is a symbolic link has a way on, which works when it is pasted.
+func TestLinkedLock(t *testing.T) {
+	for _, words := range [][]string{{"rm", "--yes", "d"}, {"rm", "--damaged", "--yes", "d"}, {"serve", "d"}, {"promote", "d"}, {"stop", "d"}} {
+		dir := t.TempDir()
+		command(t, dir, "create", "d", "--size", "1M")
+		if words[1] == "--damaged" {
+			if err := os.Remove(filepath.Join(dir, "disks/d/disk.json")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lock := filepath.Join(dir, "disks/d/lock")
+		if err := os.Remove(lock); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/etc/passwd", lock); err != nil {
+			t.Fatal(err)
+		}
+		text := expect(t, dir, exitRefused, "mv -n ", words...)
+		_, advice, _ := strings.Cut(text, "another name: ")
+		advice, _, _ = strings.Cut(advice, "\n")
+		tool(t, "sh", "-c", advice)
+		if words[0] != "serve" {
+			expect(t, dir, exitOK, "", words...)
+		}
+	}
+}
+
+// What is wrong is said once.
+func TestSaidOnce(t *testing.T) {
+	if code, text := said("/", "create", "x", "--size", "1M"); code != exitUsage || strings.Count(text, "store /:") != 1 {
+		t.Errorf("exit %d: %s", code, text)
+	}
+	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	var errOut bytes.Buffer
+	a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
+	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, a); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
+		t.Errorf("exit %d: %s", code, &errOut)
+	}
+}

@@ -54,6 +54,9 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, linkedLock(s.path(disksDir, name, lockFile))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
 	}
