@@ -66,7 +66,14 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 			return err
 		}
 		// What the references say of this disk is of another time; the next command makes them anew.
-		if err := s.invalidate(); err != nil {
+		err := s.invalidate()
+		if noSpace(err) {
+			// A stamp that is not there says no more than an empty one, and to remove it takes no room.
+			if err = s.fs.Remove(s.path(refsDir, stampFile)); errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+		}
+		if err != nil {
 			return err
 		}
 		// The manifest first, durably: who finishes the removal would release the layers that it names.
