@@ -147,7 +147,7 @@ func (l *listed) row() []string {
 	}
 	if l.unread {
 		state := "unreadable"
-		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
+		if errors.Is(l.node.Err, store.ErrRefused) {
 			state = "damaged"
 		}
 		return []string{l.Name, l.Kind, "", "", "", "", state}

@@ -112,7 +112,16 @@ func (s *Store) takes(l *Layer) int64 {
 // Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file
 // system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
 // manifest cannot be read; any disk's, if it is an image).
-func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
+func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error) {
+	defer s.replenish()
+	return r, s.inNeed(0, func() error {
+		r, err = s.removeOnce(ctx, name)
+		return err
+	})
+}
+
+// removeOnce is Remove. After an error nothing has changed.
+func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	plan, err := s.PlanRemove(name)
 	if err != nil {
 		return nil, err
@@ -149,7 +158,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.settleKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
@@ -206,7 +215,7 @@ func (s *Store) removeLeft(plan *Removal) {
 	if plan.left == "" {
 		return
 	}
-	if err := s.fs.RemoveAll(plan.left); err != nil {
+	if err := s.removeWork(plan.left); err != nil {
 		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
 	}
 }

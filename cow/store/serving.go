@@ -63,11 +63,14 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err == nil && s.trusted() == nil {
+	if err == nil && s.trustedWay() == nil {
 		if err = s.trustedDisk(name); err != nil {
 			f.Close()
 			return nil, err
 		}
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, linkedLock(s.path(disksDir, name, lockFile))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
@@ -83,7 +86,7 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	if !sure && f.Lock(false) == nil {
 		return nil, nil // it has just been given up
 	}
-	if s.trusted() != nil {
+	if s.trustedWay() != nil {
 		// Whoever can write that file can name any socket: one of another store's process, which would do there what it is
 		// told, or one of his own.
 		v.Control = ""

@@ -37,11 +37,11 @@ func TestRunDirsOfOthers(t *testing.T) {
 		{"open to all, root's", func(t *testing.T, run string) {
 			made(t, run, public, 0)
 			made(t, run+"/cowblk", 0o777, 0)
-		}, "chmod o-w"},
+		}, "use a directory of its own"},
 		{"open to all, sticky, root's", func(t *testing.T, run string) {
 			made(t, run, public, 0)
 			made(t, run+"/cowblk", public, 0)
-		}, "chmod o-w"},
+		}, "use a directory of its own"},
 		{"another's, open to all", func(t *testing.T, run string) {
 			made(t, run, public, 0)
 			made(t, run+"/cowblk", 0o777, attacker)

@@ -17,12 +17,20 @@ import (
 
 // Trusted refuses a store through which somebody else could lead this process to files or to processes of his choice,
 // before anything in it is opened, changed or removed, and before what its lock files say is believed: what is below is
-// found by name. Nobody but root and this user may be able to put another directory in the place of the store, of a
+// found by name. It also refuses a directory that is no store and has something else in it: see recognised. Nobody but root and this user may be able to put another directory in the place of the store, of a
 // directory on the way to it or of one in it. Root trusts no group; other users trust those that they or root let write to
 // a directory. To list another store and to look into it is no danger. It is an ErrInvalid.
 func (s *Store) Trusted() error { return s.trusted() }
 
 func (s *Store) trusted() error {
+	if err := s.trustedWay(); err != nil {
+		return err
+	}
+	return s.recognised()
+}
+
+// trustedWay is Trusted of a directory that need not be a store.
+func (s *Store) trustedWay() error {
 	// Sockets and bases of its disks would have paths that the documents cannot hold.
 	if err := checkPathText("store", s.dir); err != nil {
 		return err
@@ -66,7 +74,7 @@ func checkStore(dir string) (made bool, err error) {
 			continue
 		}
 		if !way.Trusted(st.Uid) {
-			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nif all in it is yours: chown --no-dereference it", dir, name, st.Mode, way.UserName(st.Uid))
+			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
 		}
 		weak, err := way.Check(path, wayOptions())
 		if err == nil && weak == nil {
@@ -116,14 +124,12 @@ func checkHeld(dir, what string) error {
 
 // writable is the error about a directory of root's or this user's own that others can write to.
 func writable(what string, mode uint32) error {
-	who, bits := "others", "o-w"
+	who := "others"
 	if mode&0o002 == 0 {
-		who, bits = "its group", "g-w"
-	} else if mode&0o020 != 0 && !wayOptions().Group {
-		bits = "go-w"
+		who = "its group"
 	}
-	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nif all in it is yours: chmod %s",
-		what, mode, who, bits)
+	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
+		what, mode, who)
 }
 
 // weakStore is the error about the way to the store in dir.
