@@ -65,8 +65,8 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
-		// What the references say of this disk is of another time; the next command makes them anew.
-		if err := s.invalidate(); err != nil {
+		v, err := s.survey()
+		if err != nil {
 			return err
 		}
 		// The manifest first, durably: who finishes the removal would release the layers that it names.
@@ -77,7 +77,9 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 		if err := s.fs.SyncDir(dir); err != nil {
 			return err
 		}
-		plan.left, err = s.moveOut(disksDir, name)
+		if plan.left, err = s.moveOut(disksDir, name); err == nil {
+			v.forget(name)
+		}
 		return err
 	})
 	if err != nil {

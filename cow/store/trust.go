@@ -48,7 +48,7 @@ func checkOwner(dir string, me int) error {
 		return invalidf("store %s: expected a directory that others cannot write to, found mode %04o: they can lead this process to any file through it\nif all in it is yours: chmod o-w",
 			dir, st.Mode&0o7777)
 	}
-	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, refsDir, reserveDir} {
+	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir} {
 		if unix.Lstat(dir+"/"+name, &st) != nil || mine(st.Uid) {
 			continue
 		}
@@ -89,7 +89,7 @@ func (s *Store) looksOwn(dir string) bool {
 	own := map[string]func(e fs.DirEntry) bool{
 		tmpDir:     isWork,
 		layersDir:  func(e fs.DirEntry) bool { return isWork(e) && !isRemoval(e.Name()) },
-		refsDir:    func(fs.DirEntry) bool { return true },
+		indexDir:   func(e fs.DirEntry) bool { return strings.TrimSuffix(e.Name(), vfs.TempSuffix) == indexFile },
 		reserveDir: func(e fs.DirEntry) bool { return !e.IsDir() },
 		imagesDir:  func(e fs.DirEntry) bool { return s.holds(dir, e, imageFile) },
 		disksDir:   func(e fs.DirEntry) bool { return s.holds(dir, e, diskFile) },
