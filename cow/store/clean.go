@@ -246,7 +246,7 @@ func (s *Store) finishRemoval(dir string) error {
 		if err != nil {
 			return err
 		}
-		v.forgetAway(m.Name, []uuid.UUID{m.Head().UUID})
+		v.forgetAway(m.Name, m.uuids()) // the index may be older than the last promotion
 		if err := v.releaseAbove(m, 0, dir, ""); err != nil {
 			return err
 		}

@@ -254,7 +254,10 @@ func (v *survey) startClock() {
 }
 
 // save writes the index anew if it is not what has been found. Whether it was written may be ignored: it is a cache.
-func (v *survey) save() (written bool) {
+func (v *survey) save() (written bool) { return v.saveAs(false) }
+
+// saveAs is save; durably if a power cut must not bring back what the index had before.
+func (v *survey) saveAs(durable bool) (written bool) {
 	entries := map[string]*indexEntry{}
 	for name, d := range v.disks {
 		if d.entry != nil && !(d.err != nil && v.index.entries[name] == nil) {
@@ -283,7 +286,7 @@ func (v *survey) save() (written bool) {
 	}
 	v.startClock()
 	defer v.close()
-	if v.file == nil || v.s.writeIndex(v.file, text) != nil {
+	if v.file == nil || v.s.writeIndex(v.file, text, durable) != nil {
 		return false
 	}
 	_ = v.file.Close() // it has its name
@@ -301,10 +304,10 @@ func (v *survey) close() {
 	_ = v.s.fs.Remove(path)
 }
 
-// forget drops what the index has of a disk that this program has removed.
+// forget drops what the index has of a disk that this program has removed, before its layers go.
 func (v *survey) forget(name string) {
 	delete(v.disks, name)
-	if v.save() {
+	if v.saveAs(true) {
 		return
 	}
 	if err := v.s.strike(name); err != nil {
@@ -319,7 +322,7 @@ func (v *survey) forgetAway(name string, layers []uuid.UUID) {
 	v.away = slices.DeleteFunc(v.away, func(e *indexEntry) bool {
 		return e.Name == name && slices.Contains(layers, e.Head)
 	})
-	if len(v.away) < n && !v.save() && v.disks[name] == nil {
+	if len(v.away) < n && !v.saveAs(true) && v.disks[name] == nil {
 		_ = v.s.strike(name)
 	}
 }
@@ -354,7 +357,7 @@ func (v *survey) replace(m *Manifest) {
 		e := entryOf(m.Name, m)
 		e.Directory = d.entry.Directory
 		d.entry = e
-		v.save()
+		v.saveAs(true)
 	}
 }
 
@@ -371,14 +374,22 @@ func (v *survey) users(id uuid.UUID, except string) (names []string) {
 
 // mayUse says which disk that cannot be read, or that is not there, keeps a layer; empty: none does.
 func (v *survey) mayUse(id uuid.UUID, except string) string {
-	for _, name := range slices.Sorted(maps.Keys(v.disks)) {
-		if d := v.disks[name]; name != except && d.err != nil && (d.unknown || d.entry.names(id)) {
-			return fmt.Sprintf("the manifest of disk %q cannot be read", name)
-		}
+	if name := v.brokenUser(id, except); name != "" {
+		return fmt.Sprintf("the manifest of disk %q cannot be read", name)
 	}
 	for _, e := range v.away {
 		if e.names(id) {
 			return fmt.Sprintf("the directory of disk %q was moved away without rm", e.Name)
+		}
+	}
+	return ""
+}
+
+// brokenUser is a disk whose manifest cannot be read and may name a layer; empty: none.
+func (v *survey) brokenUser(id uuid.UUID, except string) string {
+	for _, name := range slices.Sorted(maps.Keys(v.disks)) {
+		if d := v.disks[name]; name != except && d.err != nil && (d.unknown || d.entry.names(id)) {
+			return name
 		}
 	}
 	return ""

@@ -57,10 +57,7 @@ func (s *Store) parentOf(id uuid.UUID) uuid.UUID {
 // low-1 if none of them is. why says which disk needs it that cannot be read or is not there; empty: another one. What a
 // disk called except names does not count: that of m, or empty.
 func (v *survey) needed(m *Manifest, low int, except string) (top int, why string, err error) {
-	var own []uuid.UUID
-	for _, l := range m.Layers {
-		own = append(own, l.UUID)
-	}
+	own := m.uuids()
 	on, err := v.parents(own)
 	if err != nil {
 		return 0, "", err
@@ -179,7 +176,7 @@ func (s *Store) putBack(dir string) error {
 	}
 	back := false
 	for _, id := range out {
-		if len(v.users(id, "")) == 0 && v.mayUse(id, "") == "" {
+		if len(v.users(id, "")) == 0 && v.brokenUser(id, "") == "" {
 			continue
 		}
 		to := s.path(layersDir, id.String())

@@ -25,7 +25,8 @@ import (
 //
 // It is lines, each an entry behind a checksum of it. A line that is torn or damaged is passed over, and a later line
 // replaces an earlier one of the same disk: who makes or promotes a disk adds a line, who deletes writes the file anew.
-// It is never synced, and no command fails because it cannot be written.
+// No command fails because it cannot be written. It is synced only where it forgets a disk, before the layers of the disk
+// go: an older index would take the disk for one that was moved away.
 
 const (
 	indexDir     = "index"
@@ -73,10 +74,7 @@ type indexEntry struct {
 
 // entryOf is the entry of a manifest, in the directory of this name, whose state is not known.
 func entryOf(name string, m *Manifest) *indexEntry {
-	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Elsewhere: !m.Head().own()}
-	for _, l := range m.Layers {
-		e.Layers = append(e.Layers, l.UUID)
-	}
+	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().own()}
 	if m.Base != nil {
 		e.Image = m.Base.Image
 	}
@@ -156,14 +154,20 @@ func (e *indexEntry) replacedBy(now *indexEntry) []*indexEntry {
 }
 
 // writeIndex replaces the index. at is a new file from newIndex.
-func (s *Store) writeIndex(at vfs.File, text []byte) error {
+func (s *Store) writeIndex(at vfs.File, text []byte, durable bool) error {
 	path := s.path(indexDir, indexFile)
 	_, err := at.WriteAt(text, 0)
 	if err == nil {
 		err = at.Truncate(int64(len(text)))
 	}
+	if err == nil && durable {
+		err = at.Datasync()
+	}
 	if err == nil {
 		err = s.fs.Rename(path+vfs.TempSuffix, path)
+	}
+	if err == nil && durable {
+		_ = s.fs.SyncDir(s.path(indexDir)) // it is written all the same
 	}
 	return err
 }
@@ -249,7 +253,7 @@ func (s *Store) compact(text []byte) error {
 		return err
 	}
 	defer f.Close()
-	return s.writeIndex(f, indexText(x.entries, x.away))
+	return s.writeIndex(f, indexText(x.entries, x.away), false)
 }
 
 // indexText is the content of an index.
@@ -281,5 +285,5 @@ func (s *Store) strike(name string) error {
 			return err
 		}
 	}
-	return nil
+	return f.Datasync()
 }
