@@ -25,9 +25,12 @@ func NoSpace(err error) bool {
 // Finish is a flush after which the disk is closed: all room may be used up that was kept for that, see
 // Options.MakeRoom. It may be repeated. nil where nothing is written.
 func (d *Disk) Finish() error {
-	d.closing.Store(true)
+	d.BeginClose()
 	return d.Flush()
 }
+
+// BeginClose lets all flushes from now on use up the room that Finish may. For whoever flushes by a channel of its own.
+func (d *Disk) BeginClose() { d.closing.Store(true) }
 
 // KeepsUnflushed reports whether the next Open in this run of the kernel finds all that guests have written, flushed or
 // not, when this process ends without having written the map: by the shared map, or because no write completes before

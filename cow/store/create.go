@@ -399,8 +399,10 @@ func (w *work) stageDisk(m *Manifest) error {
 	if err := w.s.fs.Mkdir(w.path("disk"), dirPerm); err != nil {
 		return err
 	}
-	if err := w.s.writeDocument(w.path("disk", diskFile), m); err != nil {
+	// First, so that its name is durable with the manifest's: without a lock file a disk could not be removed where there
+	// is no room to make one.
+	if err := w.newLock(); err != nil {
 		return err
 	}
-	return w.newLock()
+	return w.s.writeDocument(w.path("disk", diskFile), m)
 }

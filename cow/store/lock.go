@@ -98,7 +98,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 }
 
 // newLock makes the lock file of a new disk, with content: a disk that is opened for the first time needs no room for it
-// then. It need not be durable.
+// then. Its content need not be durable.
 func (w *work) newLock() error {
 	f, err := w.s.fs.OpenFile(w.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
 	if err != nil {

@@ -77,9 +77,9 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 		if err := s.fs.SyncDir(dir); err != nil {
 			return err
 		}
-		if plan.left, err = s.moveOut(disksDir, name); err == nil {
-			v.forget(name)
-		}
+		// Before it is gone: else it would be taken for one that was moved away.
+		v.forget(name)
+		plan.left, err = s.moveOut(disksDir, name)
 		return err
 	})
 	if err != nil {

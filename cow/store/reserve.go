@@ -65,7 +65,7 @@ func (s *Store) giveUp(why error, keep int) bool {
 // do the same at the same time. A store without a reserve is as good as any until it is full.
 func (s *Store) refill() {
 	s.refillOnce.Do(func() {
-		host, ok := s.fs.(vfs.HostFS)
+		host, ok := s.fs.(vfs.RoomFS)
 		if !ok {
 			return
 		}

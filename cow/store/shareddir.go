@@ -88,12 +88,12 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 		return nil
 	}
 	disks := []string{m.Name}
-	if id != m.Head().UUID { // another disk may have had it as its head
-		users, err := s.layerUsers()
-		if err != nil {
+	if id != m.Head().UUID {
+		// Another disk may have had it as its head, also one whose manifest cannot be read: the file's name says it.
+		var err error
+		if disks, err = s.DiskNames(); err != nil {
 			return err
 		}
-		disks = users[id]
 	}
 	for _, name := range disks {
 		path := s.liveFile(name, id)

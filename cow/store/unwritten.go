@@ -26,7 +26,7 @@ const fullBelow = 1 << 20
 
 // Full reports whether the store's file system has no room, or next to none, for this user.
 func (s *Store) Full() bool {
-	host, ok := s.fs.(vfs.HostFS)
+	host, ok := s.fs.(vfs.RoomFS)
 	if !ok {
 		return false
 	}

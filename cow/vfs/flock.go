@@ -29,9 +29,9 @@ type Restricter interface {
 	Restrict(perm fs.FileMode) error
 }
 
-// HostFS is an FS that knows of other processes and users, and of the room that there is.
+// HostFS is an FS that knows of other processes and users, and of the room that there is (RoomFS).
 type HostFS interface {
-	FS
+	RoomFS
 	// FlockHolders reads which processes hold locks of whole files (flock). A process of
 	// another PID namespace is not in it, and the kernel may leave one out while others
 	// come and go.
@@ -42,6 +42,11 @@ type HostFS interface {
 	// Writable returns nil if this process may make files in the directory dir, else
 	// the reason: fs.ErrPermission, unix.EROFS, fs.ErrNotExist.
 	Writable(dir string) error
+}
+
+// RoomFS is an FS that knows how much room there is.
+type RoomFS interface {
+	FS
 	// Free is the room on the file system of dir, in bytes, that this user may use.
 	Free(dir string) (int64, error)
 }
@@ -191,7 +196,7 @@ func (OS) Writable(dir string) error {
 	return nil
 }
 
-// Free implements HostFS.
+// Free implements RoomFS.
 func (OS) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 )
 
@@ -40,6 +41,18 @@ func (pl *player) actor(s Step) (done bool, err error) {
 		return true, pl.sleep(s)
 	case "detach":
 		return true, pl.detach(s)
+	case "damage":
+		return true, pl.damage(s)
+	case "mend":
+		return true, pl.mend(s)
+	case "room":
+		return true, pl.room(s)
+	case "check":
+		return true, pl.check(s)
+	case "lock-base":
+		return true, pl.lockBase(s)
+	case "unlock-base":
+		return true, pl.unlockBase(s)
 	case "older":
 		return true, pl.older(s)
 	case "version":
@@ -105,7 +118,7 @@ func (pl *player) hold(s Step) error {
 	err = pl.do(func() (err error) {
 		ctx, stop := context.WithTimeout(context.Background(), holdWait)
 		defer stop()
-		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, cow.Options{}); err == nil {
+		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, pl.reader()); err == nil {
 			h.content, err = readAll(h.r.Disk)
 		}
 		return err
@@ -114,7 +127,7 @@ func (pl *player) hold(s Step) error {
 		if h.r != nil {
 			return errors.Join(err, h.r.Close())
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.mayRefuse(err) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.refused(s, err) {
 			return nil
 		}
 		return err
@@ -155,7 +168,7 @@ func (pl *player) peek(s Step) error {
 	}
 	var p []byte
 	err = pl.do(func() error {
-		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, cow.Options{})
+		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, pl.reader())
 		if err != nil {
 			return err
 		}
@@ -163,7 +176,7 @@ func (pl *player) peek(s Step) error {
 		return errors.Join(err, r.Close())
 	})
 	if err != nil {
-		if pl.mayRefuse(err) {
+		if pl.refused(s, err) {
 			return nil
 		}
 		return err
@@ -300,9 +313,14 @@ func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error 
 	return nil
 }
 
+// explained reports whether something was made to fail that an error comes of.
+func (pl *player) explained(err error) bool {
+	return errors.Is(err, errInjected) || errors.Is(err, faultfs.ErrFull)
+}
+
 // mayFail takes the error of a step: nil, if something was made to fail that explains it.
 func (pl *player) mayFail(s Step, err error) error {
-	if errors.Is(err, errInjected) {
+	if pl.explained(err) {
 		pl.faults++
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
 		return nil

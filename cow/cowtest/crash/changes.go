@@ -4,22 +4,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"cowblk/cow/cowtest"
 )
 
 // names are the disks of a step.
 func names(list string) []string { return strings.Split(list, ",") }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// sourceContent is what the file that import imports holds.
-func sourceContent() *content {
-	c := newImage(imageSize, cowtest.BaseContent)
-	hole := newContent(imageSize, nil)
-	c.sectors[1] = hole.sectors[1]
-	return c
-}
 
 // The functions below are what operations make of the world; false: they cannot
 // happen in it.
@@ -32,17 +22,20 @@ func (w *world) create(s Step) bool {
 		if from == nil || from.tagged(t) == nil {
 			return false
 		}
-		below = from.tagged(t).content
+		below, d.image = from.tagged(t).content, from.image
 		for _, x := range from.tags {
 			d.tags = append(d.tags, x)
 			if x.name == t {
 				break
 			}
 		}
+	} else if s.Arg == baseFile {
+		below = newImage(baseSize, inBase)
 	} else if s.Arg != "" {
 		if below = w.images[s.Arg]; below == nil {
 			return false
 		}
+		d.image = s.Arg
 	}
 	d.content = newContent(s.Size, below)
 	if w.disks[s.Name] != nil {
@@ -80,18 +73,10 @@ func (w *world) rollback(s Step) bool {
 }
 
 func (w *world) remove(s Step) bool {
-	if w.disks[s.Name] == nil && w.images[s.Name] == nil {
+	if w.disks[s.Name] == nil && (w.images[s.Name] == nil || w.onImage(s.Name)) {
 		return false
 	}
 	delete(w.disks, s.Name)
 	delete(w.images, s.Name)
-	return true
-}
-
-func (w *world) imported(s Step) bool {
-	if w.images[s.Name] != nil {
-		return false
-	}
-	w.images[s.Name] = sourceContent()
 	return true
 }

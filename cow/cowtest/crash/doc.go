@@ -53,8 +53,17 @@
 // fails (fault); a file system without space, the store's or the one in memory (full);
 // a program of a version before shared maps (older); changes by one that knows no
 // index of manifests (version); disks that are left for a process
-// that does not come at once (detach); time for background flushes (sleep). An error is
-// taken if the script has made a call fail that explains it; what had completed must be
+// that does not come at once (detach); time for background flushes (sleep).
+//
+// There are imports of a raw file and of one to three qcow2 files on one another
+// (import); removals of images, which are refused while a disk lies on them (remove);
+// stops in order, which are no kills (stop); manifests that are damaged, also of a served
+// disk, and disks that are removed as damaged or whose manifest is put back (damage,
+// remove-damaged, mend); a base that somebody else has locked (lock-base, open NAME
+// share); a file system with little room or none (room), on which the reserve of the
+// store is used up, and made again later, and what README.md promises is to be had.
+//
+// An error is taken if the script has made a call fail that explains it; what had completed must be
 // there after it all the same, unless it was a sync that failed. TestRandom prints how
 // often each has happened.
 //

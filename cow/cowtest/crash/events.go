@@ -51,7 +51,7 @@ func (g *generator) away(name string, d *planned) {
 
 // event is something that happens to a disk besides what its guest does.
 func (g *generator) event(name string, d *planned) {
-	switch g.rng.IntN(19) {
+	switch g.rng.IntN(29) {
 	case 0, 1:
 		g.heldFormerHead(name, d)
 	case 2:
@@ -110,6 +110,16 @@ func (g *generator) event(name string, d *planned) {
 		g.fullMemory(name, d)
 	case 18:
 		g.noSharedMap(name, d)
+	case 22, 23:
+		g.damage(name, d)
+	case 24, 25:
+		g.base()
+	case 26, 27, 28:
+		g.littleRoom(name, d)
+	case 19:
+		g.image()
+	case 20, 21:
+		g.stop(name, d)
 	case 14:
 		if g.rng.IntN(2) == 0 {
 			g.writes(name, d)

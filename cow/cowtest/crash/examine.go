@@ -84,11 +84,15 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 			slots <- struct{}{}
 			wg.Go(func() {
 				s, err := observe(m)
+				var w *world
 				if err == nil {
-					_, err = o.check(s)
+					w, err = o.check(s)
+				}
+				if err == nil {
+					err = w.putBack(m)
 				}
 				if err == nil && again != nil {
-					err = dismantle(again, s, first)
+					err = dismantle(again, s, w, first)
 				}
 				errs[i] = err
 				<-slots

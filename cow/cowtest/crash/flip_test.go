@@ -74,7 +74,7 @@ func TestBitFlips(t *testing.T) {
 				}
 				got, err := observe(x)
 				switch {
-				case err != nil:
+				case err != nil || len(got.damaged) > 0:
 					refused++
 				case same(want, got):
 					harmless++
@@ -182,7 +182,7 @@ func TestJunk(t *testing.T) {
 				}
 			}
 		}
-		if _, err := observe(x); err != nil {
+		if got, err := observe(x); err != nil || len(got.damaged) > 0 {
 			refused++
 		}
 	}

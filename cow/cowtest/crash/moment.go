@@ -78,11 +78,15 @@ func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, ch
 func seen(m *faultfs.Machine, o *Oracle, first int) error {
 	again := m.Clone()
 	s, err := observe(m)
+	var w *world
 	if err == nil {
-		_, err = o.check(s)
+		w, err = o.check(s)
 	}
 	if err == nil {
-		err = dismantle(again, s, first)
+		err = w.putBack(m)
+	}
+	if err == nil {
+		err = dismantle(again, s, w, first)
 	}
 	return err
 }

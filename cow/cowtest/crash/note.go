@@ -2,6 +2,7 @@ package crash
 
 import (
 	"errors"
+	"fmt"
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
@@ -74,7 +75,11 @@ func changing(what string, f func(w *world) bool) *note {
 
 // changed notes that the operation has succeeded.
 func changed(what string) *note {
-	return &note{text: "end " + what, tells: true, step: func(o *Oracle, _ int) { o.states = o.states[o.before:] }}
+	return &note{text: "end " + what, tells: true, step: func(o *Oracle, _ int) {
+		if o.states = o.states[o.before:]; len(o.states) == 0 {
+			o.broken = errors.Join(o.broken, fmt.Errorf("%s succeeded, which it cannot have", what))
+		}
+	}}
 }
 
 // unsure notes that it has failed: from then on all states are possible, until one

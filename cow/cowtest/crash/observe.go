@@ -22,6 +22,9 @@ const storeDir = "/store"
 type sight struct {
 	images map[string][]byte
 	disks  map[string]*seenDisk
+	// damaged are the disks whose manifests cannot be read.
+	damaged map[string]bool
+	strays  []string // files of layers that no disk names
 }
 
 type seenDisk struct {
@@ -42,7 +45,7 @@ func observe(m *faultfs.Machine) (*sight, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &sight{images: map[string][]byte{}, disks: map[string]*seenDisk{}}
+	out := &sight{images: map[string][]byte{}, disks: map[string]*seenDisk{}, damaged: map[string]bool{}}
 	images, err := s.Images()
 	if err != nil {
 		return nil, err
@@ -52,28 +55,49 @@ func observe(m *faultfs.Machine) (*sight, error) {
 			return nil, err
 		}
 	}
-	disks, err := s.Disks()
+	names, err := s.DiskNames()
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range disks {
-		if out.disks[d.Name], err = look(s, d.Name); err != nil {
+	for _, name := range names {
+		if _, err := s.Disk(name); err != nil {
+			out.damaged[name] = true
+		} else if out.disks[name], err = look(s, name); err != nil {
 			return nil, err
 		}
 	}
-	return out, leftovers(m, s)
+	if err := baseUnchanged(m); err != nil {
+		return nil, err
+	}
+	out.strays, err = leftovers(m, s, len(out.damaged) > 0)
+	return out, err
 }
 
 // dismantle removes the disks of a store one after the other, beginning with number first. The others must stay what
 // they are, and at the end no layer may be left. seen is what another look at the same machine has shown.
-func dismantle(m *faultfs.Machine, seen *sight, first int) error {
+func dismantle(m *faultfs.Machine, seen *sight, w *world, first int) error {
 	s, err := openStore(m.Process(nil))
 	if err != nil {
 		return err
 	}
 	left := sortedKeys(seen.disks)
-	if len(left) == 0 {
+	if len(left) == 0 && len(seen.damaged) == 0 {
 		return nil // and nobody tidies up
+	}
+	damaged := sortedKeys(seen.damaged)
+	removeDamaged := func() error {
+		for _, name := range damaged {
+			if _, err := s.RemoveDamaged(context.Background(), name); err != nil {
+				return fmt.Errorf("remove damaged disk %s: %w", name, err)
+			}
+		}
+		damaged = nil
+		return nil
+	}
+	if first%2 == 0 {
+		if err := removeDamaged(); err != nil {
+			return err
+		}
 	}
 	for len(left) > 0 {
 		i := first % len(left)
@@ -92,9 +116,32 @@ func dismantle(m *faultfs.Machine, seen *sight, first int) error {
 			}
 		}
 	}
-	for _, dir := range []string{"layers", "tmp"} {
+	if len(damaged) > 0 && first%4 == 1 {
+		// What only they need has stayed.
+		if err := w.putBack(m); err != nil {
+			return err
+		}
+		for _, name := range damaged {
+			if _, err := s.Remove(context.Background(), name); err != nil {
+				return fmt.Errorf("remove disk %s: %w", name, err)
+			}
+		}
+	} else if err := removeDamaged(); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(seen.images) {
+		if _, err := s.Remove(context.Background(), name); err != nil {
+			return fmt.Errorf("remove image %s, on which no disk lies: %w", name, err)
+		}
+	}
+	if w.strays {
+		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true, Prune: true}); err != nil {
+			return fmt.Errorf("check that removes layers that no disk names: %w", err)
+		}
+	}
+	for _, dir := range []string{"layers", "images", "tmp"} {
 		if files := m.Files(path.Join(storeDir, dir)); len(files) > 0 {
-			return fmt.Errorf("all disks were removed, and %q is left", files)
+			return fmt.Errorf("all disks and images were removed, and %q is left", files)
 		}
 	}
 	return nil
@@ -121,7 +168,7 @@ func look(s *store.Store, name string) (*seenDisk, error) {
 		if l.Tag == "" {
 			continue
 		}
-		p, err := readTag(s, name, l.Tag)
+		p, err := readTag(s, name, l.Tag, cow.Options{})
 		if err != nil {
 			return nil, err
 		}
@@ -130,8 +177,8 @@ func look(s *store.Store, name string) (*seenDisk, error) {
 	return d, nil
 }
 
-func readTag(s *store.Store, name, tag string) ([]byte, error) {
-	t, err := s.OpenTag(context.Background(), store.Ref{Name: name, Tag: tag}, cow.Options{})
+func readTag(s *store.Store, name, tag string, o cow.Options) ([]byte, error) {
+	t, err := s.OpenTag(context.Background(), store.Ref{Name: name, Tag: tag}, o)
 	if err != nil {
 		return nil, err
 	}
@@ -148,21 +195,19 @@ func readAll(d *cow.Disk) ([]byte, error) {
 }
 
 // leftovers finds what nobody names, once the next command has cleaned up.
-func leftovers(m *faultfs.Machine, s *store.Store) error {
-	disks, err := s.Disks()
-	if err != nil {
-		return err
-	}
-	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 {
+func leftovers(m *faultfs.Machine, s *store.Store, damaged bool) (strays []string, err error) {
+	disks, _ := s.Disks() // without those that are damaged
+	// What a change of a damaged disk has left stays until that one is mended or removed.
+	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 && !damaged {
 		// Opening a disk has cleaned up; without disks some other change does.
 		if len(disks) > 0 {
-			return fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
+			return nil, fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
 		}
 		if _, err := s.Create(context.Background(), "probe", store.CreateOptions{Size: 4096}); err != nil {
-			return fmt.Errorf("the store cannot be used any more: %w", err)
+			return nil, fmt.Errorf("the store cannot be used any more: %w", err)
 		}
 		if _, err := s.Remove(context.Background(), "probe"); err != nil {
-			return fmt.Errorf("the store cannot be used any more: %w", err)
+			return nil, fmt.Errorf("the store cannot be used any more: %w", err)
 		}
 	}
 	named := map[string]bool{}
@@ -173,10 +218,10 @@ func leftovers(m *faultfs.Machine, s *store.Store) error {
 	}
 	for _, f := range m.Files(path.Join(storeDir, "layers")) {
 		if id := path.Base(path.Dir(f)); !named[id] {
-			return fmt.Errorf("%s is left and no disk names it", f)
+			strays = append(strays, f)
 		}
 	}
-	return nil
+	return strays, nil
 }
 
 // getenv gives users that are not root a run directory in the machine's memory, too.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing/synctest"
 	"time"
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
+	"cowblk/cow/vfs"
 )
 
 // Life is one machine's life: a script carried out on it, recorded.
@@ -60,7 +62,11 @@ type player struct {
 	open  map[string]*served
 	next  cowtest.Content
 	holds map[string]*held // tags that other processes have open
-	kills int
+	// foreign is the base as another process has it open, with a lock of the kind locked; nil: nobody has one.
+	foreign vfs.File
+	locked  string
+	hurt    map[string][]byte // manifests, from before a step has damaged them, by disk
+	kills   int
 	// moments decides where the machine is noted: not rng, for the order of calls
 	// does not depend on it.
 	moments *rand.Rand
@@ -77,13 +83,17 @@ var errStuck = errors.New("nothing goes on and something is not finished")
 // Play carries the script out. Call it within synctest.Test.
 func (l *Life) Play() (*Played, error) {
 	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), moments: rand.New(rand.NewPCG(l.Seed, 4)),
-		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}}
+		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}, hurt: map[string][]byte{}}
 	pl.m = faultfs.New()
 	before := NewOracle()
 	if l.Start != nil {
 		pl.m, before = l.Start.Clone(), l.Before.clone()
 	}
-	pl.source()
+	putSources(pl.m)
+	putBase(pl.m)
+	for name, d := range before.states[0].damaged() {
+		pl.hurt[name] = d.saved
+	}
 	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before, counts: map[string]int{}}
 	if err := pl.start(); err != nil {
 		return nil, err
@@ -105,20 +115,6 @@ func (l *Life) Play() (*Played, error) {
 	}
 	pl.out.Next = pl.next
 	return pl.out, err
-}
-
-// imageSize is the length of the file that import imports, in bytes. Small images
-// are cheap to open: a fingerprint takes 256 samples of any.
-const imageSize = 3 * cowtest.SectorSize
-
-const sourceFile = "/src.raw"
-
-// source puts the file there that import imports.
-func (pl *player) source() {
-	content := make([]byte, imageSize)
-	cowtest.Stamp(content, 0, cowtest.BaseContent)
-	clear(content[512:1024]) // zeros
-	pl.m.Put(sourceFile, content)
 }
 
 // start begins a process.
@@ -233,8 +229,19 @@ func (pl *player) mayRefuse(err error) bool {
 		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
 }
 
-// disturbed reports whether a step before may not have come to its end.
-func (pl *player) disturbed() bool { return pl.kills > 0 || pl.faults > 0 || pl.life.Fault != nil }
+// refused reports whether a step was refused for a reason that the script has made.
+func (pl *player) refused(s Step, err error) bool {
+	if pl.ofDamaged(s, err) || pl.ofLockedBase(s, err) {
+		pl.faults++ // what follows may miss what the step was to make
+		return true
+	}
+	return pl.mayRefuse(err)
+}
+
+// disturbed reports whether a step before may not have come to its end, or a kill not to its step.
+func (pl *player) disturbed() bool {
+	return pl.kills > 0 || pl.doom > 0 || pl.faults > 0 || pl.life.Fault != nil
+}
 
 func (pl *player) step(s Step) error {
 	if s.guest() {
@@ -243,6 +250,11 @@ func (pl *player) step(s Step) error {
 	// What changes a store is not made beside other things, live promotions
 	// excepted.
 	if s.Verb == "promote" {
+		for _, name := range names(s.Name) {
+			if pl.hurt[name] != nil && pl.open[name] != nil {
+				return nil // that would write the manifest anew
+			}
+		}
 		switch open, all := pl.live(s); {
 		case all:
 			return pl.promoteLive(s)
@@ -268,6 +280,8 @@ func (pl *player) step(s Step) error {
 		return pl.handOver(s)
 	case "close":
 		return pl.closeDisk(s)
+	case "stop":
+		return pl.stopServed(s)
 	case "kill":
 		return pl.killStep(s)
 	case "wait":
@@ -285,7 +299,9 @@ func (pl *player) step(s Step) error {
 		pl.sched.arm(pl.fault, pl.errno(), true, true)
 		pl.fault = 0
 	}
+	reserve := pl.reserve()
 	err = pl.do(f)
+	pl.promised(s, reserve, err)
 	fired, syncFailed := false, false
 	if pl.sched.armed() {
 		fired, syncFailed = pl.sched.disarm()
@@ -303,8 +319,16 @@ func (pl *player) step(s Step) error {
 			}
 		}
 	}
+	if s.Verb == "remove-damaged" && pl.removedDamaged(s, err) {
+		return nil
+	}
 	if err != nil {
-		if pl.mayRefuse(err) {
+		if s.Verb == "remove" && errors.Is(err, store.ErrInUse) {
+			pl.m.Mark(imageInUse(s.String(), s.Name))
+			pl.out.count("remove, image in use")
+			return nil
+		}
+		if pl.refused(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
@@ -318,6 +342,9 @@ func (pl *player) step(s Step) error {
 	}
 	pl.m.Mark(changed(s.String()))
 	pl.out.count(s.Verb)
+	if s.Verb == "import" && s.Arg != "" {
+		pl.out.count("import of qcow2 " + s.Arg)
+	}
 	if s.Verb == "promote" {
 		return pl.readTags(s)
 	}
@@ -346,7 +373,9 @@ func (pl *player) doomed(s Step, f func() error, after func()) error {
 	pl.doom = 0
 	if ended {
 		pl.out.Whole = true
-		if err != nil && !errors.Is(err, errInjected) && !pl.mayRefuse(err) {
+		// An image that is in use, a disk that is served or is not damaged.
+		kept := strings.HasPrefix(s.Verb, "remove") && (errors.Is(err, store.ErrInUse) || errors.Is(err, store.ErrInvalid))
+		if err != nil && !pl.explained(err) && !pl.refused(s, err) && !kept {
 			return err
 		}
 		if err == nil && s.changesStore() {
@@ -369,13 +398,15 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 	ctx := context.Background()
 	switch s.Verb {
 	case "import":
-		return func() error {
-			_, err := pl.s.Import(ctx, sourceFile, s.Name, store.ImportOptions{Format: store.FormatRaw})
-			return err
-		}, func(w *world) bool { return w.imported(s) }, nil
+		f, err := pl.importStep(s)
+		return f, func(w *world) bool { return w.imported(s) }, err
 	case "create":
 		return func() error {
-			_, err := pl.s.Create(ctx, s.Name, store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit})
+			o := store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit}
+			if s.Arg == baseFile {
+				o.From, o.Base, o.ForceShare = "", baseFile, pl.foreign != nil
+			}
+			_, err := pl.s.Create(ctx, s.Name, o)
 			return err
 		}, func(w *world) bool { return w.create(s) }, nil
 	case "promote":
@@ -388,6 +419,15 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 			_, err := pl.s.Rollback(ctx, store.Ref{Name: s.Name, Tag: s.Arg})
 			return err
 		}, func(w *world) bool { return w.rollback(s) }, nil
+	case "remove-damaged":
+		return func() error {
+			// A version that knows no references has no such command.
+			now, err := openStore(pl.p)
+			if err == nil {
+				_, err = now.RemoveDamaged(ctx, s.Name)
+			}
+			return err
+		}, func(w *world) bool { return w.damaged()[s.Name] != nil && w.remove(s) }, nil
 	case "remove":
 		return func() error {
 			_, err := pl.s.Remove(ctx, s.Name)

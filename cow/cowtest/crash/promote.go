@@ -43,7 +43,7 @@ func (pl *player) promoteLive(s Step) error {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			pl.faults++
 			pl.out.count("promote, live, failed")
 			return
@@ -82,7 +82,7 @@ func (pl *player) sum(s Step) error {
 		if err == nil || pl.p != p || pl.sched.released() {
 			return
 		}
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
@@ -113,11 +113,11 @@ func (pl *player) promotion(s Step) error {
 	}
 	pend, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
 	if err != nil {
-		if pl.mayRefuse(err) {
+		if pl.refused(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
-		if errors.Is(err, errInjected) {
+		if pl.explained(err) {
 			pl.m.Mark(refused(s.String())) // nothing names the new heads
 		} else {
 			pl.m.Mark(unsure(s.String()))
@@ -181,9 +181,12 @@ func (pl *player) readTags(s Step) error {
 		return err
 	}
 	for _, name := range names(s.Name) {
-		p, err := readTag(other, name, s.Arg)
+		p, err := readTag(other, name, s.Arg, pl.reader())
 		if pl.faults > 0 && errors.Is(err, layer.ErrInUse) {
 			continue // a call has failed while an earlier head was sealed: the next open does it
+		}
+		if pl.ofLockedBase(Step{Verb: "peek", Name: name}, err) {
+			continue
 		}
 		if err != nil {
 			return err

@@ -36,7 +36,10 @@ func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step 
 	g := &generator{rng: rng, label: label, disks: map[string]*planned{}}
 	if w != nil {
 		g.images = sortedKeys(w.images)
-		for name, d := range w.disks {
+		for _, name := range sortedKeys(w.damaged()) {
+			g.add(Step{Verb: []string{"mend", "remove-damaged"}[rng.IntN(2)], Name: name})
+		}
+		for name, d := range w.whole() {
 			p := &planned{size: d.content.size, unit: 4096}
 			for _, t := range d.tags {
 				p.tags = append(p.tags, t.name)
@@ -49,6 +52,7 @@ func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step 
 	}
 	if inOrder {
 		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
+		g.add(Step{Verb: "room", Name: "-1"})
 		for _, name := range sortedKeys(g.disks) {
 			// What its open has refused is closed too: whether it has nobody knows.
 			g.add(Step{Verb: "close", Name: name})
@@ -109,9 +113,7 @@ func (g *generator) step() {
 	case k < 97 && d.open:
 		g.add(Step{Verb: "hand-over", Name: name})
 	case k < 98 && len(g.images) < 2:
-		img := g.name("i")
-		g.add(Step{Verb: "import", Name: img})
-		g.images = append(g.images, img)
+		g.importAny()
 	case k < 99:
 		g.add(Step{Verb: "wait"})
 	case d.open:

@@ -10,9 +10,10 @@ import (
 
 // Step is one step of a script. Its text is one line:
 //
-//	import IMAGE
+//	import IMAGE [N|N+raw]             of N qcow2 files on one another, on a raw file; default: a raw file
 //	create DISK SIZE BLOCKSIZE [FROM]
-//	open DISK | close DISK
+//	open DISK [share] | close DISK     share: although the base is locked
+//	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
 //	hand-over DISK                     to another process, while it is open
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
 //	flush DISK
@@ -20,6 +21,13 @@ import (
 //	sum DISK                           its sealed layers' data, while it is open
 //	rollback DISK TAG
 //	remove NAME
+//	damage DISK cut|bit|empty          its manifest, by no program
+//	lock-base flock|image|writer       another process locks the base, and keeps it locked
+//	unlock-base
+//	room N                             pages that are free on the file system; -1: no limit
+//	check [repair]
+//	mend DISK                          its manifest is put back
+//	remove-damaged DISK
 //	wait                               until nothing is under way
 //	kill                               the process, and start another
 //	kill N                             the same after N changes that the next step makes
@@ -36,7 +44,7 @@ import (
 //	version older|now                  a version that knows no index makes the next changes
 //	sleep                              longer than the interval of background flushes
 //
-// Sizes are in bytes; FROM is an image or DISK@TAG.
+// Sizes are in bytes; FROM is an image, DISK@TAG, or the base, /base.raw.
 type Step struct {
 	Verb string
 	Name string // disks with commas between them
@@ -65,7 +73,7 @@ func (s Step) guest() bool { return s.Op.Op != 0 }
 // note of its own.
 func (s Step) changesStore() bool {
 	switch s.Verb {
-	case "import", "create", "promote", "rollback", "remove":
+	case "import", "create", "promote", "rollback", "remove", "remove-damaged":
 		return true
 	}
 	return false

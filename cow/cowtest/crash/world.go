@@ -12,11 +12,15 @@ import (
 type world struct {
 	images map[string]*content
 	disks  map[string]*disk
+	// strays: there may be layers that no disk names, for a manifest was damaged.
+	strays bool
 }
 
 type disk struct {
 	content *content
-	tags    []tag // oldest first
+	tags    []tag  // oldest first
+	image   string // that it lies on; "": none
+	saved   []byte // the manifest from before it was damaged; nil: it is whole
 }
 
 type tag struct {
@@ -25,9 +29,9 @@ type tag struct {
 }
 
 func (w *world) clone() *world {
-	c := &world{images: maps.Clone(w.images), disks: map[string]*disk{}}
+	c := &world{images: maps.Clone(w.images), disks: map[string]*disk{}, strays: w.strays}
 	for name, d := range w.disks {
-		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags)}
+		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags), image: d.image, saved: d.saved}
 	}
 	return c
 }
@@ -151,30 +155,43 @@ func (w *world) check(s *sight) error {
 	if want, have := sorted(w.images), sorted(s.images); want != have {
 		return fmt.Errorf("images: expected %q, found %q", want, have)
 	}
-	if want, have := sorted(w.disks), sorted(s.disks); want != have {
+	if want, have := sorted(w.whole()), sorted(s.disks); want != have {
 		return fmt.Errorf("disks: expected %q, found %q", want, have)
+	}
+	if want, have := sorted(w.damaged()), sorted(s.damaged); want != have {
+		return fmt.Errorf("disks with damaged manifests: expected %q, found %q", want, have)
+	}
+	if len(s.strays) > 0 && !w.strays {
+		return fmt.Errorf("%q are left and no disk names them", s.strays)
 	}
 	for name, c := range w.images {
 		if err := c.check(s.images[name]); err != nil {
 			return fmt.Errorf("image %s: %w", name, err)
 		}
 	}
-	for name, d := range w.disks {
-		seen := s.disks[name]
-		var names []string
-		for _, t := range d.tags {
-			names = append(names, t.name)
+	for name, d := range w.whole() {
+		if err := d.check(name, s.disks[name]); err != nil {
+			return err
 		}
-		if !slices.Equal(names, seen.names) {
-			return fmt.Errorf("disk %s: expected tags %q, found %q", name, names, seen.names)
-		}
-		if err := d.content.check(seen.content); err != nil {
-			return fmt.Errorf("disk %s: %w", name, err)
-		}
-		for i, t := range d.tags {
-			if err := t.content.check(seen.tags[i]); err != nil {
-				return fmt.Errorf("tag %s@%s: %w", name, t.name, err)
-			}
+	}
+	return nil
+}
+
+// check compares what has been seen of a disk with what it may be.
+func (d *disk) check(name string, seen *seenDisk) error {
+	var names []string
+	for _, t := range d.tags {
+		names = append(names, t.name)
+	}
+	if !slices.Equal(names, seen.names) {
+		return fmt.Errorf("disk %s: expected tags %q, found %q", name, names, seen.names)
+	}
+	if err := d.content.check(seen.content); err != nil {
+		return fmt.Errorf("disk %s: %w", name, err)
+	}
+	for i, t := range d.tags {
+		if err := t.content.check(seen.tags[i]); err != nil {
+			return fmt.Errorf("tag %s@%s: %w", name, t.name, err)
 		}
 	}
 	return nil
@@ -182,10 +199,11 @@ func (w *world) check(s *sight) error {
 
 // looksLike compares disks and tags.
 func (w *world) looksLike(seen map[string][]string) bool {
-	if sorted(w.disks) != sorted(seen) {
+	whole := w.whole()
+	if sorted(whole) != sorted(seen) {
 		return false
 	}
-	for name, d := range w.disks {
+	for name, d := range whole {
 		if !slices.EqualFunc(d.tags, seen[name], func(t tag, name string) bool { return t.name == name }) {
 			return false
 		}
@@ -195,9 +213,12 @@ func (w *world) looksLike(seen map[string][]string) bool {
 
 // pin makes what has been seen, which fits w, the only state from now on.
 func (o *Oracle) pin(w *world, s *sight) {
-	n := &world{images: w.images, disks: map[string]*disk{}}
+	n := &world{images: w.images, disks: map[string]*disk{}, strays: w.strays}
+	for name, d := range w.damaged() {
+		n.disks[name] = d.rebased()
+	}
 	for name, seen := range s.disks {
-		d := &disk{content: newContent(int64(len(seen.content)), nil)}
+		d := &disk{content: newContent(int64(len(seen.content)), nil), image: w.disks[name].image}
 		d.content.pin(seen.content)
 		for i, t := range seen.tags {
 			c := newContent(int64(len(t)), nil)

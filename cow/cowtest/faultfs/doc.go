@@ -38,5 +38,5 @@
 // device nevertheless. The rest is lost but stays readable, as in Linux, where the
 // pages are clean afterwards: the next sync succeeds and proves nothing.
 //
-// Flip turns single bits over.
+// SetRoom makes the file system small, or full: see there. Flip turns single bits over.
 package faultfs

@@ -344,3 +344,47 @@ func TestDropCache(t *testing.T) {
 		t.Errorf("expected z and y, found %c and %c", got[0], got[512])
 	}
 }
+
+// A machine with little room refuses what needs more, and counts what is given back.
+func TestRoom(t *testing.T) {
+	m := New()
+	p := m.Process(nil)
+	if _, err := p.Free("/"); err == nil {
+		t.Error("without a limit: expected an error")
+	}
+	m.SetRoom(4)
+	f, err := p.OpenFile("/a", os.O_RDWR|os.O_CREATE, 0o600) // 1
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 5000), 0); err != nil { // 2
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 3192), 5000); err != nil { // up to the end of the second page
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 8192), 8192); !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a write of two pages with one free: %v", err)
+	}
+	if free, err := p.Free("/"); free != 4096 || err != nil {
+		t.Errorf("free: %d, %v", free, err)
+	}
+	if err := f.PunchHole(0, 4096); err != nil || m.Room() != 2 {
+		t.Errorf("after a hole: %d pages, %v", m.Room(), err)
+	}
+	if err := f.(*file).Reserve(0, 8192); err != nil || m.Room() != 1 { // the other page is there
+		t.Errorf("after a reservation: %d pages, %v", m.Room(), err)
+	}
+	if err := p.Mkdir("/d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Mkdir("/e", 0o700); !errors.Is(err, ErrFull) {
+		t.Errorf("a name without room: %v", err)
+	}
+	if err := p.Remove("/a"); err != nil || m.Room() != 3 {
+		t.Errorf("after the removal: %d pages, %v", m.Room(), err)
+	}
+	if c := m.Clone(); c.Room() != -1 {
+		t.Error("a copy has a limit")
+	}
+}

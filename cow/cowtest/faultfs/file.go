@@ -26,7 +26,8 @@ func (f *file) writeCall(off, n int64) Call {
 	c := f.call("write", off, n)
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
-	c.Space = f.p.m.tree.node(f.id).needsSpace(off, n)
+	node := f.p.m.tree.node(f.id)
+	c.Space, c.pages = node.needsSpace(off, n), node.missing(off, n)
 	return c
 }
 
@@ -164,7 +165,7 @@ func (f *file) PunchHole(off, n int64) error {
 		return fault.Err
 	}
 	if n > 0 {
-		m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off))
+		m.giveRoom(f.name, f.id, false, func() { m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off)) })
 		f.changed(&Record{Kind: Punch, Off: off, Len: n})
 	}
 	return fault.Err
@@ -186,7 +187,7 @@ func (f *file) Truncate(n int64) error {
 
 // truncate is Truncate with the machine locked.
 func (f *file) truncate(n int64) {
-	f.p.m.tree.resize(f.id, n)
+	f.p.m.giveRoom(f.name, f.id, false, func() { f.p.m.tree.resize(f.id, n) })
 	f.changed(&Record{Kind: Truncate, Len: n})
 }
 
@@ -270,11 +271,24 @@ func (f *file) LockRange(off, n int64, exclusive bool) error {
 	return nil
 }
 
-// LockImage has nothing to do: no QEMU sees the files of a machine in memory.
-func (f *file) LockImage(vfs.ImageAccess) error {
+// LockImage is QEMU's lock of an image: who writes, and who reads what shall stay as it is, exclude one another.
+func (f *file) LockImage(a vfs.ImageAccess) error {
 	if f.p.dead.Load() {
 		return ErrDead
 	}
+	m := f.p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, has := range m.images[f.id] {
+		if other != f && a != vfs.ImageForced && (a == vfs.ImageWrite || has == vfs.ImageWrite) {
+			delete(m.images[f.id], f)
+			return &vfs.ImageLockError{Path: f.name, Wanted: a, Writer: has == vfs.ImageWrite}
+		}
+	}
+	if m.images[f.id] == nil {
+		m.images[f.id] = map[*file]vfs.ImageAccess{}
+	}
+	m.images[f.id][f] = a
 	return nil
 }
 
@@ -330,5 +344,6 @@ func (f *file) Close() error {
 	defer f.p.m.mu.Unlock()
 	delete(f.p.m.locks[f.id], f)
 	delete(f.p.m.ranges[f.id], f)
+	delete(f.p.m.images[f.id], f)
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"path"
 	"strings"
 	"sync"
+
+	"cowblk/cow/vfs"
 )
 
 // Machine is a computer with one file system. Its methods may be called from any
@@ -19,10 +21,14 @@ type Machine struct {
 	device *Device
 	locks  map[inode]map[*file]bool // exclusive?
 	ranges map[inode]map[*file]rangeLock
-	boots  int                // runs of the machine, this one included
-	mounts int                // of its file system, this one included
-	first  inode              // that no file had when this run of the machine began
-	shared map[inode][]uint64 // content of files in memory, as processes see it
+	images map[inode]map[*file]vfs.ImageAccess
+	boots  int   // runs of the machine, this one included
+	mounts int   // of its file system, this one included
+	first  inode // that no file had when this run of the machine began
+	// room is how many pages are free, if roomLimited.
+	room        int64
+	roomLimited bool
+	shared      map[inode][]uint64 // content of files in memory, as processes see it
 }
 
 // rangeLock is a lock on bytes off to end of a file.
@@ -35,7 +41,7 @@ type rangeLock struct {
 func New() *Machine { return newMachine(newTree(), 1) }
 
 func newMachine(t *tree, boots int) *Machine {
-	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{},
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{}, images: map[inode]map[*file]vfs.ImageAccess{},
 		boots: boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
 }
 

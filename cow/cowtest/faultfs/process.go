@@ -29,6 +29,7 @@ type Call struct {
 	// said when it was made: a new name, a write beyond the end of a file or into a
 	// hole, memory for a page.
 	Space bool
+	pages int64 // of room that it takes
 }
 
 // String is one line for a person.
@@ -91,6 +92,13 @@ func (p *Process) Kill() {
 			}
 		}
 	}
+	for _, holders := range p.m.images {
+		for f := range holders {
+			if f.p == p {
+				delete(holders, f)
+			}
+		}
+	}
 	for _, holders := range p.m.ranges {
 		for f := range holders {
 			if f.p == p {
@@ -111,6 +119,11 @@ func (p *Process) ask(c Call) (Fault, error) {
 	}
 	if p.dead.Load() { // killed while the hook waited
 		return Fault{}, ErrDead
+	}
+	if f.Err == nil {
+		if err := p.m.takeRoom(c); err != nil {
+			return Fault{}, err
+		}
 	}
 	if f.Err != nil {
 		f.Err = &fs.PathError{Op: c.Op, Path: c.Name, Err: f.Err}
@@ -136,7 +149,9 @@ func (p *Process) change(c Call, f func() error) error {
 func (p *Process) OpenFile(name string, flag int, _ fs.FileMode) (vfs.File, error) {
 	c := Call{Op: "open", Name: name}
 	if flag&os.O_CREATE != 0 {
-		c.Op, c.Space = "create", !p.m.exists(name)
+		if c.Op = "create"; !p.m.exists(name) {
+			c.Space, c.pages = true, 1
+		}
 	}
 	var f *file
 	err := p.change(c, func() (err error) {
@@ -193,6 +208,7 @@ func (p *Process) Rename(from, to string) error {
 			if len(n.entries) > 0 {
 				return &fs.PathError{Op: "rename", Path: to, Err: unix.ENOTEMPTY}
 			}
+			m.giveRoom(to, old, true, func() {})
 		}
 		m.tree.link(fromDir, fromBase, 0)
 		m.tree.link(toDir, toBase, id)
@@ -213,7 +229,7 @@ func (p *Process) Remove(name string) error {
 			return &fs.PathError{Op: "remove", Path: name, Err: unix.ENOTEMPTY}
 		}
 		dir, base, _ := m.parent("remove", name)
-		m.tree.link(dir, base, 0)
+		m.giveRoom(name, id, true, func() { m.tree.link(dir, base, 0) })
 		m.record(&Record{Kind: Remove, Name: name, entries: []entry{{dir, base, 0}}})
 		return nil
 	})
@@ -300,7 +316,7 @@ func (p *Process) SomeNames(dir string, n int) (names []string, err error) {
 }
 
 func (p *Process) mkdir(name string) error {
-	return p.change(Call{Op: "mkdir", Name: name, Space: true}, func() error {
+	return p.change(Call{Op: "mkdir", Name: name, Space: true, pages: 1}, func() error {
 		m := p.m
 		dir, base, err := m.parent("mkdir", name)
 		if err != nil {

@@ -83,12 +83,17 @@ func inMemory(name string) bool { return strings.HasPrefix(name, MemoryDir+"/") 
 // Reserve implements vfs.SharedFile.
 func (f *file) Reserve(off, n int64) error {
 	c := f.call("reserve", off, n)
-	c.Space = true
+	f.p.m.mu.Lock()
+	c.Space, c.pages = true, f.p.m.tree.node(f.id).missing(off, n)
+	f.p.m.mu.Unlock()
 	fault, err := f.p.ask(c)
-	if err != nil {
-		return err
+	if err == nil {
+		err = fault.Err
 	}
-	return fault.Err
+	if err == nil && !inMemory(f.name) {
+		f.reserve(off, n)
+	}
+	return err
 }
 
 // MapShared implements vfs.SharedFile.

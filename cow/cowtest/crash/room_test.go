@@ -1,0 +1,62 @@
+package crash
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path"
+	"testing"
+)
+
+// A disk that a power cut has left can be removed although the file system is full and there is no reserve: all that is
+// needed for that is durable with the disk.
+func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
+	script, err := Parse(`create vm 32768 4096`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := play(t, &Life{Script: script})
+	d := p.Tape.Play()
+	for _, r := range p.Tape.Records {
+		d.Apply(r)
+	}
+	for _, c := range d.Choices(rand.New(rand.NewPCG(1, 1)), 100, 20) {
+		m := d.Image(c)
+		m.SetRoom(0)
+		s, err := openStore(m.Process(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Remove(context.Background(), "vm"); err != nil {
+			t.Fatalf("keeping %s: %v", c, err)
+		}
+	}
+}
+
+// Nor does the removal of a damaged disk need room, also where a power cut has taken what the references are known by.
+func TestRemovalOfDamagedNeedsNoRoom(t *testing.T) {
+	script, err := Parse(`create vm 32768 4096`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := play(t, &Life{Script: script}).Machine
+	p := m.Process(nil)
+	f, err := p.OpenFile(manifestPath("vm"), os.O_RDWR, 0)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		err = p.Remove(path.Join(storeDir, "refs", "stamp"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.SetRoom(0)
+	s, err := openStore(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.RemoveDamaged(context.Background(), "vm"); err != nil {
+		t.Fatal(err)
+	}
+}

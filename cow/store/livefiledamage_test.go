@@ -1,0 +1,31 @@
+package store
+
+import (
+	"context"
+	"os"
+	"testing"
+)
+
+// A disk on a former head that was not closed in order, and is not sealed yet, is opened although the manifest of another
+// disk is damaged: whether an older version was killed there is known without it.
+func TestFormerHeadBesideDamage(t *testing.T) {
+	ctx := context.Background()
+	s := openStore(t, t.TempDir())
+	create(t, s, "other", CreateOptions{Size: 1 << 20})
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
+	must(t, err)
+	if _, err := o.Disk.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+	must(t, err)
+	for _, h := range p.Heads() {
+		must(t, h.Close())
+	}
+	must(t, p.Commit())
+	p.Close(true)
+	must(t, o.Lock.Unlock())
+	must(t, os.Truncate(s.path(disksDir, "other", diskFile), 100))
+	content(t, s, "vm1")
+}
