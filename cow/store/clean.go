@@ -223,7 +223,7 @@ func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
 }
 
 // removalPrefix begins the name of a disk's directory in tmp once the disk is removed: the rest goes with the next
-// command that changes the store. A version before references removes the directory and leaves the layers.
+// command that changes the store. A version before it removes the directory and leaves the layers.
 const removalPrefix = "rm-"
 
 func isRemoval(dir string) bool { return strings.HasPrefix(filepath.Base(dir), removalPrefix) }

@@ -50,11 +50,6 @@ func (c *counting) Mkdir(name string, perm fs.FileMode) error {
 	return c.OS.Mkdir(name, perm)
 }
 
-func (c *counting) SetModTime(name string, at time.Time) error {
-	c.calls.Add(1)
-	return c.OS.SetModTime(name, at)
-}
-
 func (c *counting) SomeNames(dir string, n int) ([]string, error) {
 	c.calls.Add(1)
 	return c.OS.SomeNames(dir, n)
