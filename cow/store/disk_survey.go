@@ -24,7 +24,8 @@ type survey struct {
 	s     *Store
 	index *manifestIndex // as it was read
 	disks map[string]*surveyed
-	away  []*indexEntry // of disks whose directories were moved away without rm
+	away  []*indexEntry          // of disks whose directories were moved away without rm
+	named map[uuid.UUID][]string // by the disks that can be read; made when it is needed
 
 	write bool // the index may be written
 	file  vfs.File
@@ -138,11 +139,11 @@ func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed
 	text, rerr := v.s.readBounded(v.s.path(disksDir, name, diskFile))
 	if rerr == nil {
 		more, whole := uuidsIn(text)
-		for _, id := range more {
-			if !e.names(id) {
-				e.Layers = append(e.Layers, id)
-			}
+		last := map[uuid.UUID]bool{}
+		for _, id := range e.Layers {
+			last[id] = true
 		}
+		e.Layers = append(e.Layers, slices.DeleteFunc(slices.Clone(more), func(id uuid.UUID) bool { return last[id] })...)
 		if whole && len(more) > 0 {
 			d.unknown = false
 		}
@@ -155,13 +156,15 @@ var uuidText = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0
 
 // uuidsIn are the UUIDs in a text, and whether it is a whole JSON document: then also those in its strings.
 func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
+	seen := map[uuid.UUID]bool{}
 	found := uuidText.FindAllString(string(text), -1)
 	var tree any
 	if whole = json.Unmarshal(text, &tree) == nil; whole {
 		found = append(found, uuidText.FindAllString(strings.Join(stringsIn(tree, nil), "\n"), -1)...)
 	}
 	for _, f := range found {
-		if id, err := uuid.Parse(strings.ReplaceAll(f, "-", "")); err == nil && !slices.Contains(all, id) {
+		if id, err := uuid.Parse(strings.ReplaceAll(f, "-", "")); err == nil && !seen[id] {
+			seen[id] = true
 			all = append(all, id)
 		}
 	}
@@ -307,6 +310,7 @@ func (v *survey) close() {
 // forget drops what the index has of a disk that this program has removed, before its layers go.
 func (v *survey) forget(name string) {
 	delete(v.disks, name)
+	v.named = nil
 	if v.saveAs(true) {
 		return
 	}
@@ -356,20 +360,24 @@ func (v *survey) replace(m *Manifest) {
 	if d := v.disks[m.Name]; d != nil {
 		e := entryOf(m.Name, m)
 		e.Directory = d.entry.Directory
-		d.entry = e
+		d.entry, v.named = e, nil
 		v.saveAs(true)
 	}
 }
 
 // users are the names of other disks than except that name a layer, sorted.
-func (v *survey) users(id uuid.UUID, except string) (names []string) {
-	for name, d := range v.disks {
-		if name != except && d.err == nil && d.entry.names(id) {
-			names = append(names, name)
+func (v *survey) users(id uuid.UUID, except string) []string {
+	if v.named == nil {
+		v.named = map[uuid.UUID][]string{}
+		for _, name := range slices.Sorted(maps.Keys(v.disks)) {
+			if d := v.disks[name]; d.err == nil {
+				for _, id := range d.entry.Layers {
+					v.named[id] = append(v.named[id], name)
+				}
+			}
 		}
 	}
-	slices.Sort(names)
-	return names
+	return slices.DeleteFunc(slices.Clone(v.named[id]), func(name string) bool { return name == except })
 }
 
 // mayUse says which disk that cannot be read, or that is not there, keeps a layer; empty: none does.

@@ -21,20 +21,13 @@ func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 		return nil, err
 	}
 	skip := map[uuid.UUID]bool{}
-	for _, d := range v.disks {
-		if d.err == nil {
-			for _, id := range d.entry.Layers {
-				skip[id] = true
-			}
-		}
-	}
 	for _, id := range own {
 		skip[id] = true
 	}
 	on := map[uuid.UUID]bool{}
 	for _, e := range list {
 		id, err := uuid.Parse(e.Name())
-		if err != nil || skip[id] {
+		if err != nil || skip[id] || len(v.users(id, "")) > 0 {
 			continue
 		}
 		if parent := s.parentOf(id); parent != uuid.Nil {

@@ -322,3 +322,34 @@ func TestIndexIsCompacted(t *testing.T) {
 		t.Errorf("entry %+v", e)
 	}
 }
+
+// What the index says of a manifest that was changed just before it was read is not believed: a change just after may
+// leave the same times. Nor does a manifest that cannot be read make the index grow.
+func TestIndexTrustsOldManifests(t *testing.T) {
+	s := newStore(t)
+	h := hand{s, t}
+	create(t, s, "a", CreateOptions{Size: 4096})
+	look := func() (*fileState, int) {
+		v, err := s.survey()
+		must(t, err)
+		e := s.readIndex().entries["a"]
+		if v.disks["a"] == nil || e == nil {
+			t.Fatal("the index does not know the disk")
+		}
+		return e.Manifest, len(s.readIndex().text)
+	}
+	if st, _ := look(); st != nil {
+		t.Error("a manifest that is new is taken for known")
+	}
+	h.indexed()
+	if st, _ := look(); st == nil {
+		t.Error("a manifest that is old is not taken for known")
+	}
+	must(t, os.Truncate(s.path(disksDir, "a", diskFile), 300))
+	_, size := look()
+	for range 3 {
+		if st, now := look(); st != nil || now != size {
+			t.Errorf("state %v, an index of %d bytes, was %d", st, now, size)
+		}
+	}
+}
