@@ -353,3 +353,59 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 		}
 	}
 }
+
+// A removal or a rollback is killed at each of its changes, and somebody restores the manifest before the next command
+// finds what it has left: the disk is whole.
+func TestManifestRestoredAfterAKill(t *testing.T) {
+	ctx := context.Background()
+	for op, do := range map[string]func(s *Store) error{
+		"remove":   func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
+		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
+	} {
+		t.Run(op, func(t *testing.T) {
+			restored := 0
+			for n := 1; ; n++ {
+				h := hand{newStore(t), t}
+				h.fs = &cowtest.Mortal{FS: vfs.OS{}}
+				create(t, h.Store, "a", CreateOptions{Size: 1 << 20})
+				h.promote("a", "t")
+				h.promote("a", "u")
+				h.indexed()
+				put(t, h.Store, "a", noise(3, 4096), 4096)
+				want, backup, before := content(t, h.Store, "a"), h.manifest("a"), first(h.Disk("a"))
+				m := &cowtest.Mortal{FS: vfs.OS{}, At: n}
+				h.fs = m
+				err := do(h.Store)
+				m.Bury()
+				h.fs = &cowtest.Mortal{FS: vfs.OS{}}
+				if err == nil && !m.Dead() {
+					break
+				}
+				if now, _ := os.ReadFile(h.path(disksDir, "a", diskFile)); bytes.Equal(now, backup) || len(entries(t, h.path(tmpDir))) == 0 {
+					continue // it has not begun, or has ended
+				}
+				whole := 0
+				for _, l := range before.Layers {
+					for _, file := range []string{mapFile, dataFile} {
+						out, _ := filepath.Glob(h.path(tmpDir, "*", l.UUID.String(), file))
+						in, _ := filepath.Glob(h.path(layersDir, l.UUID.String(), file))
+						whole += len(in) + len(out)
+					}
+				}
+				if whole < 2*len(before.Layers) {
+					continue // files of the layers are gone: too late
+				}
+				restored++
+				must(t, os.MkdirAll(h.path(disksDir, "a"), 0o700))
+				must(t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
+				create(t, h.Store, "x", CreateOptions{Size: 4096})
+				if !bytes.Equal(content(t, h.Store, "a"), want) {
+					t.Errorf("killed at change %d: the disk shows something else: %s", n, last(m))
+				}
+			}
+			if restored < 2 {
+				t.Errorf("the manifest was restored %d times", restored)
+			}
+		})
+	}
+}
