@@ -33,6 +33,17 @@ func (c *checker) works(house *Checked) error {
 				continue
 			}
 			dir := c.s.path(tmpDir, e.Name())
+			foreign, err := c.s.notOwnWork(dir)
+			if err != nil {
+				house.fail(err)
+			}
+			if foreign != "" {
+				house.Problems = append(house.Problems, &Problem{
+					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
+					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
+				})
+				continue
+			}
 			dead, err := c.s.workIsDead(dir)
 			if err != nil {
 				house.fail(err)
@@ -210,7 +221,7 @@ func (s *Store) removeLayer(id uuid.UUID) error {
 	if err := s.fs.Rename(s.path(layersDir, id.String()), filepath.Join(out, id.String())); err != nil {
 		return err
 	}
-	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.fs.RemoveAll(out))
+	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeWork(out))
 }
 
 func holdings(found *layer.Inspection, err error) string {

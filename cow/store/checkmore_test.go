@@ -76,7 +76,7 @@ func moreDamages() []damage {
 		{"empty layer that nobody names", func(h *hurt) { h.orphan(0) }, []string{"repairable store layer ORPHAN: disks that name it"}, nil, nil},
 		{"empty layer that a damaged manifest may name", func(h *hurt) { h.orphan(0); h.truncate(h.path(disksDir, "vm1", diskFile), 100) },
 			[]string{"left vm1 manifest: content", orphaned, orphaned}, vm1, vm1},
-		{"interrupted command", func(h *hurt) { h.work("something", "half done") }, []string{"repairable store work directory: work of a process that is gone"}, nil, nil},
+		{"interrupted command", func(h *hurt) { h.work("0"+stagedAfter, "half done") }, []string{"repairable store work directory: work of a process that is gone"}, nil, nil},
 		{"interrupted command with layers", func(h *hurt) {
 			h.orphan(3)
 			entries, _ := os.ReadDir(h.path(layersDir))

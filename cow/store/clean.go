@@ -36,6 +36,11 @@ func (e *unfinishedError) concerns(disk string) bool {
 // settle finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
 // Its error says that a change of this disk could not be finished.
 func (s *Store) settle(ctx context.Context, disk string) error {
+	return s.settleKeeping(ctx, disk, reserveKept)
+}
+
+// settleKeeping is settle that leaves so many files of the reserve.
+func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
 		return nil
@@ -43,7 +48,7 @@ func (s *Store) settle(ctx context.Context, disk string) error {
 	if err != nil {
 		return err
 	}
-	err = s.InNeed(func() error {
+	err = s.inNeed(keep, func() error {
 		return s.locked(ctx, func() (err error) {
 			for _, u := range s.clean() {
 				if u.concerns(disk) {
@@ -82,14 +87,19 @@ func (s *Store) clean() (unfinished []*unfinishedError) {
 	return unfinished
 }
 
-// isWork reports whether an entry of tmp/ is a work directory: what else is there is not cowblk's.
+// isWork reports whether an entry of tmp/ has the name of a work directory: what else is there is not cowblk's. See
+// notOwnWork for what has such a name.
 func isWork(e fs.DirEntry) bool {
-	id := strings.TrimPrefix(e.Name(), removalPrefix)
-	_, err := uuid.Parse(id)
-	return err == nil && len(id) == len(uuid.Nil.String()) && e.IsDir()
+	return isUUID(strings.TrimPrefix(e.Name(), removalPrefix)) && e.IsDir()
 }
 
 func (s *Store) cleanOne(dir string) error {
+	if foreign, err := s.notOwnWork(dir); err != nil || foreign != "" {
+		if foreign != "" {
+			s.log.Debug("a directory in the store's tmp is left alone: it is not cowblk's", "directory", dir, "found", foreign)
+		}
+		return err
+	}
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -186,15 +196,15 @@ func (s *Store) discard(dir string, j journal) error {
 			}
 		}
 	}
-	return s.removeWork(dir)
+	return s.removeDead(dir)
 }
 
-// removeWork removes the directory of a process that is gone, or of this one.
-func (s *Store) removeWork(dir string) error {
-	if err := s.putBack(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// removeDead is removeWork of a process that is gone, or has failed: layers that a manifest names again stay.
+func (s *Store) removeDead(dir string) error {
+	if err := s.putLayersBack(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.fs.RemoveAll(dir)
+	return s.removeWork(dir)
 }
 
 // isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
@@ -251,7 +261,7 @@ func (s *Store) finishRemoval(dir string) error {
 			return err
 		}
 	}
-	return s.removeWork(dir)
+	return s.removeDead(dir)
 }
 
 // removedDisk reads the manifest in the directory of a removed disk.

@@ -55,7 +55,8 @@ func (o *CreateOptions) check() error {
 
 // Create makes a disk with an empty head. It costs the same whatever lies below. Errors: ErrInvalid, ErrExists,
 // ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
-func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Manifest, err error) {
+	defer func() { err = s.full(err) }()
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}

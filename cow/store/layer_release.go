@@ -142,9 +142,9 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 	return v.s.syncLayers()
 }
 
-// putBack moves layers that an interrupted command has taken out, and that a manifest names again, back among the
+// putLayersBack moves layers that an interrupted command has taken out, and that a manifest names again, back among the
 // store's: somebody has restored a manifest since. dir is a work directory.
-func (s *Store) putBack(dir string) error {
+func (s *Store) putLayersBack(dir string) error {
 	list, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 
 // preparePromotion makes the new heads of p, which says everything else.
 func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
+	defer func() { err = s.full(err) }()
 	now := s.now().UTC()
 	if p.tag == "" {
 		p.tag = freeTag(p.before, now)

@@ -115,7 +115,16 @@ func (s *Store) takes(l *Layer) int64 {
 // Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file
 // system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
 // manifest cannot be read; any disk's, if it is an image).
-func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
+func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error) {
+	defer s.replenish()
+	return r, s.inNeed(0, func() error {
+		r, err = s.removeOnce(ctx, name)
+		return err
+	})
+}
+
+// removeOnce is Remove. After an error nothing has changed.
+func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
@@ -157,7 +166,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.settleKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
@@ -222,7 +231,7 @@ func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	if err := s.writeDocument(filepath.Join(out, diskFile), m); err != nil {
 		return "", errors.Join(err, s.fs.RemoveAll(out))
 	}
-	link := filepath.Join(out, "link")
+	link := filepath.Join(out, linkFile)
 	if err := s.fs.Rename(s.path(disksDir, m.Name), link); err != nil {
 		return "", errors.Join(err, s.fs.RemoveAll(out))
 	}
@@ -238,7 +247,7 @@ func (s *Store) removeLeft(plan *Removal) {
 	if plan.left == "" {
 		return
 	}
-	if err := s.fs.RemoveAll(plan.left); err != nil {
+	if err := s.removeWork(plan.left); err != nil {
 		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
 	}
 }

@@ -51,7 +51,16 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 // RemoveDamaged removes what is left of a disk whose manifest is missing or damaged, so that its name is free. Which
 // layers were its own nobody can say: all stay, and Check shows those that no disk names. Errors: ErrNotFound, ErrInUse,
 // ErrInvalid (the manifest can be read), ErrRefused (a newer program's).
-func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, err error) {
+func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
+	defer s.replenish()
+	return r, s.inNeed(0, func() error {
+		r, err = s.removeDamagedOnce(ctx, name)
+		return err
+	})
+}
+
+// removeDamagedOnce is RemoveDamaged. After an error for want of room nothing has changed.
+func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Removal, err error) {
 	if _, err := s.PlanRemoveDamaged(name); err != nil {
 		return nil, err // before a lock file is made
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cowblk/cow/shell"
@@ -66,10 +67,13 @@ type Store struct {
 	clockMargin time.Duration // see defaultClockMargin
 
 	trustOnce    sync.Once
-	trust        error // see trusted
+	trust        error       // see trusted
+	known        atomic.Bool // there is evidence that the directory is a store: see recognised
 	restrictOnce sync.Once
 	refillOnce   sync.Once
-	waiters      waiters // for the store's lock
+	givenSize    atomic.Int64 // of one of givenUp, in bytes
+	givenUp      atomic.Int32 // files of the reserve, by this Store, that it has not put back
+	waiters      waiters      // for the store's lock
 	held         heldLocks
 	holders      holderCache
 }

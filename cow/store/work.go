@@ -116,7 +116,7 @@ func (w *work) end() {
 
 func (w *work) discard() error {
 	if len(w.journal.Layers) == 0 {
-		return w.s.fs.RemoveAll(w.dir)
+		return w.s.removeWork(w.dir)
 	}
 	// The store's lock, also where nothing is to be looked up: a check that has read a manifest before the change must
 	// still find the new layer in the journal.
@@ -135,5 +135,5 @@ func (w *work) discard() error {
 		return err
 	}
 	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
-	return w.s.fs.RemoveAll(w.dir)
+	return w.s.removeWork(w.dir)
 }
