@@ -42,11 +42,16 @@ type Client struct {
 // step of connecting, then and later, 0 for 5 s. ErrNoDaemon: there is no socket, or
 // nobody listens on it.
 func Dial(path string, timeout time.Duration) (*Client, error) {
+	return DialContext(context.Background(), path, timeout)
+}
+
+// DialContext is Dial that ends when ctx does, with its error.
+func DialContext(ctx context.Context, path string, timeout time.Duration) (*Client, error) {
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
 	c := &Client{path: path, timeout: timeout}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*timeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
 	defer cancel()
 	mon, err := c.connect(ctx)
 	if err != nil {

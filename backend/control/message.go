@@ -30,7 +30,8 @@ type Error struct {
 	Desc  string `json:"desc"`  // for a person
 }
 
-func (e *Error) Error() string { return e.Desc }
+// Error is Desc on one line: a peer that is not ours writes no line of its own into a message.
+func (e *Error) Error() string { return strings.ReplaceAll(e.Desc, "\n", "; ") }
 
 // errorf is a GenericError.
 func errorf(format string, args ...any) *Error {

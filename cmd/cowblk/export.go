@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
+	"cowblk/backend/control"
 	"cowblk/backend/nbd"
 	"cowblk/cow"
 	"cowblk/cow/shell"
@@ -83,6 +85,15 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 		at, err := nbd.ParseAddress(l)
 		if err != nil {
 			return nil, nil, usagef("export: --listen: %w", err)
+		}
+		if at.Network == "unix" {
+			path, err := filepath.Abs(at.Path)
+			if err == nil {
+				err = control.CheckPath(path)
+			}
+			if err != nil {
+				return nil, nil, usagef("export: --listen: %w", err)
+			}
 		}
 		addresses = append(addresses, at)
 	}

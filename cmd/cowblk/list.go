@@ -127,7 +127,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listed, error) {
 func (l *listed) row() []string {
 	if l.unread {
 		state := "unreadable"
-		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
+		if errors.Is(l.node.Err, store.ErrRefused) {
 			state = "damaged"
 		}
 		return []string{l.Name, l.Kind, "", "", "", "", state}

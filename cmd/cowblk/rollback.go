@@ -53,7 +53,7 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 	}
 	if !yes {
 		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan))); err != nil {
-			return err
+			return notConfirmed(err)
 		}
 	}
 	r, err := s.RollbackLosing(ctx, ref, plan.Lost)

@@ -18,14 +18,17 @@ func (e signalError) Error() string { return "interrupted by " + e.Signal.String
 // process and to its group.
 const signalGrace = time.Second
 
-// untilSignal is a context that SIGINT, SIGTERM and SIGHUP end; another one, after signalGrace, ends the process. SIGHUP
-// counts unless it was ignored when the process began (nohup). One goroutine, which ends with stop.
+// untilSignal is a context that SIGINT, SIGTERM, SIGHUP and SIGQUIT end; another one, after signalGrace, ends the process.
+// SIGHUP and SIGQUIT count unless they were ignored when the process began (nohup, a shell's background). One goroutine,
+// which ends with stop.
 func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	stopped := make(chan struct{})
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(s) {
+			signals = append(signals, s)
+		}
 	}
 	got := make(chan os.Signal, 1)
 	signal.Notify(got, signals...)
@@ -43,4 +46,12 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 		}
 	}()
 	return ctx, sync.OnceFunc(func() { close(stopped); cancel(context.Canceled) })
+}
+
+// quitDumps gives SIGQUIT back to Go's runtime, which prints every goroutine's stack and ends the process: of a server
+// that hangs it is the last thing to ask.
+func quitDumps() {
+	if !signal.Ignored(syscall.SIGQUIT) {
+		signal.Reset(syscall.SIGQUIT)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -93,9 +94,12 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	clients := map[string]*control.Client{}
 	written := map[string]bool{} // disks that are served to be written to
 	for path, pid := range controls {
-		c, err := control.Dial(path, askLimit)
+		c, err := control.DialContext(ctx, path, o.timeout)
 		if errors.Is(err, control.ErrNoDaemon) {
 			continue // it is just ending
+		}
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return unanswered(ctx, pid, names, err)
 		}
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
@@ -153,6 +157,9 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 func (a *app) mayEnd(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]backend.DiskInfo, error) {
 	var disks []backend.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
+		if ctx.Err() != nil {
+			return nil, unanswered(ctx, pid, names, err)
+		}
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
 	}
 	var others []string
@@ -193,6 +200,16 @@ func (a *app) awaitStopped(ctx context.Context, s *store.Store, d *stopped, left
 		case <-time.After(stopPoll):
 		}
 	}
+}
+
+// unanswered is the error of a process that says nothing, before it was told to end: at the time limit, or when a signal
+// ends the wait.
+func unanswered(ctx context.Context, pid int, names []string, err error) error {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStopTimeout) {
+		return stopError(ctx, names, err)
+	}
+	return fmt.Errorf("stop: %w: process %d does not answer: %w\nit was not told to end: see whether it is suspended or waits for a disk that hangs, or wait for longer with --timeout",
+		errStopTimeout, pid, err)
 }
 
 // stopError says what the end of ctx was, and which disks may be open still.

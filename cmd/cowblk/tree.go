@@ -83,7 +83,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 
 // sayEmpty says that nothing is in the store, and how to begin.
 func (a *app) sayEmpty(s *store.Store) {
-	a.say("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
+	a.say("nothing in store %s yet; to begin: %s", store.PathText(s.Dir()), a.command("import", "FILE", "NAME"))
 }
 
 // nodeErrors joins what is wrong with nodes.

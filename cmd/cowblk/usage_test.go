@@ -116,9 +116,9 @@ func TestRemoveDamaged(t *testing.T) {
 		t.Errorf("list: exit %d\n%s", code, text)
 	}
 	expect(t, dir, code, `"name": "vm1"`, "list", "--json")
-	expect(t, dir, exitNotFound, "manifest", "info", "vm1")
+	expect(t, dir, exitRefused, "manifest", "info", "vm1")
 	expect(t, dir, exitExists, "", "create", "vm1", "--size", "1M")
-	expect(t, dir, exitNotFound, "manifest", "rm", "--yes", "vm1")
+	expect(t, dir, exitRefused, "manifest", "rm", "--yes", "vm1")
 	expect(t, dir, exitUnconfirmed, "--yes", "rm", "--damaged", "vm1")
 	expect(t, dir, 0, "kept", "rm", "--damaged", "--yes", "vm1")
 	expect(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "vm1")

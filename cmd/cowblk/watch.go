@@ -73,11 +73,8 @@ func (o *watchOptions) check(names []string) (err error) {
 		return usagef("watch: --timeout %s: expected more than nothing, or 0 for ever", o.timeout)
 	}
 	if o.threshold != "" {
-		if o.limit, err = backend.ParseThreshold(o.threshold); err != nil {
+		if o.limit, err = backend.ParseSpace(o.threshold); err != nil {
 			return usagef("watch: --threshold: %w", err)
-		}
-		if o.limit == (backend.Threshold{}) {
-			return usagef("watch: --threshold %s: nothing would ever be low", o.threshold)
 		}
 	}
 	for i, n := range names {

@@ -43,7 +43,7 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 // Reasons why a shared map is not believed.
 var (
 	ErrRestarted  = errors.New("the kernel was started anew since")
-	errGivenUp    = errors.New("it was asked for (--drop-unflushed)")
+	ErrGivenUp    = errors.New("it was asked for (--drop-unflushed)")
 	errOtherFiles = errors.New("the disk's files are others, a copy perhaps, or their file system was mounted anew")
 	errRewritten  = errors.New("the map was written since, by another program")
 	errSync       = errors.New("a sync had failed")
@@ -62,7 +62,7 @@ func (l *Layer) believe(o OpenParams) (s *sharedMap, dropped, err error) {
 	case h.Generation == 0:
 		return nil, nil, nil
 	case o.Unflushed == DropUnflushed:
-		return nil, errGivenUp, nil
+		return nil, ErrGivenUp, nil
 	}
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {

@@ -250,8 +250,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 		return nil, err
 	}
 	if size == 0 || size%SectorSize != 0 {
-		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
-			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
+		return nil, &Mismatch{File: path, What: "size of the base", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
 	}
 	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
@@ -306,7 +305,7 @@ func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	if format.name == FormatRaw || force {
 		return nil
 	}
-	advice := format.advice(fsys, path, "--force")
+	advice := format.advice(fsys, path, FormatRaw, "--force")
 	switch {
 	case format.name == FormatQcow2:
 		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"

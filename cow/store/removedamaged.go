@@ -42,7 +42,7 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // it is whole, for another program
-	case !errors.Is(err, ErrNotFound) && !isDamage(err) && !noFile:
+	case !isDamage(err) && !noFile:
 		return nil, fmt.Errorf("disk %q: whether its manifest is damaged cannot be said: %w", name, err)
 	}
 	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil

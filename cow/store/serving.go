@@ -31,7 +31,7 @@ func (v Serving) String() string {
 	if v.Socket == "" {
 		return "open in " + who
 	}
-	return fmt.Sprintf("served by %s on %s", who, v.Socket)
+	return fmt.Sprintf("served by %s on %s", who, PathText(v.Socket))
 }
 
 // maxServing bounds what is read of a lock file, in bytes.
@@ -53,6 +53,9 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, linkedLock(s.path(disksDir, name, lockFile))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)

@@ -45,6 +45,9 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 		return nil, err
 	}
 	lock, err := s.openStoreLock()
+	if errors.Is(err, ErrInvalid) {
+		return nil, err // it names the store
+	}
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}

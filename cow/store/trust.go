@@ -47,7 +47,7 @@ func checkOwner(dir string, me int) error {
 		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...",
 			dir, name, name)
 	case st.Mode&0o002 != 0:
-		return invalidf("store %s: expected a directory that others cannot write to, found mode %04o: they can lead this process to any file through it\nif all in it is yours: chmod o-w",
+		return invalidf("store %s: expected a directory that others cannot write to, found mode %04o: they can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
 			dir, st.Mode&0o7777)
 	}
 	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir} {

@@ -23,8 +23,8 @@ func TestStoresOfOthers(t *testing.T) {
 		plant       func(t *testing.T, dir, victim string)
 	}{
 		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(dir, nobody, nobody)) }},
-		{"others may write", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
-		{"others may write, sticky", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
+		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
+		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
 		{"tmp is a link", "of user nobody", func(t *testing.T, dir, victim string) {
 			must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
 			must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
