@@ -249,7 +249,11 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 	for i, p := range promotions {
 		name := exports[i].dev.name
 		d.background.Go(func() {
-			if err := p.Sealed(ctx); err != nil {
+			err := p.Sealed(ctx)
+			if err != nil && err == ctx.Err() {
+				return // it is being sealed still: closing the disk waits for that
+			}
+			if err != nil {
 				d.log.Error("a former head is not sealed; the next start does it", "disk", name, "tag", tag, "err", err)
 				return
 			}

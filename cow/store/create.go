@@ -355,42 +355,29 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 
 // moveInHead puts the new head of m, which newHead has made, among the store's layers, where it keeps the layer below,
 // also while no manifest names it. The store is locked.
-func (w *work) moveInHead(m *Manifest) error {
-	r := w.s.validRefs()
-	if err := w.moveInLayer(r, m); err != nil {
-		return err
-	}
-	r.stamp()
-	return nil
+//
+// before is the disk's manifest as it is: the index has the new head from now on, too, for the manifest may be damaged
+// once it names it.
+func (w *work) moveInHead(before, m *Manifest) error {
+	w.s.announce(before, m.Head().UUID)
+	return w.moveInLayer(m)
 }
 
-// moveInLayer is moveInHead without the stamp.
-func (w *work) moveInLayer(r *refs, m *Manifest) error {
-	id := m.Head().UUID
-	if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
-		return err
-	}
-	r.addNode(id.String())
-	r.add(m.below(len(m.Layers)-1), id)
-	return nil
+func (w *work) moveInLayer(m *Manifest) error {
+	return w.moveIn(w.path("layer"), layersDir, m.Head().UUID.String())
 }
 
 // moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
 // locked.
 func (w *work) moveInDisk(m *Manifest) error {
-	// Made anew if need be, once in a run of the system: not when somebody waits to remove something.
-	r, err := w.s.openRefs()
-	if err != nil {
-		return err
-	}
-	if err := w.moveInLayer(r, m); err != nil {
+	if err := w.moveInLayer(m); err != nil {
 		return err
 	}
 	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
-	r.stamp()
 	w.done = true
+	w.s.announce(m)
 	return nil
 }
 
@@ -400,8 +387,11 @@ func (w *work) publish(m *Manifest) error {
 	if err := w.stageDisk(m); err != nil {
 		return err
 	}
-	// References to layers that lie elsewhere are made anew with the next stamp.
-	return w.moveIn(w.path("disk"), disksDir, m.Name)
+	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
+		return err
+	}
+	w.s.announce(m)
+	return nil
 }
 
 // stageDisk makes the directory of a new disk, with its manifest, in the work directory.

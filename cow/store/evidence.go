@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -16,14 +17,14 @@ import (
 	"cowblk/cow/way"
 )
 
-// A directory is a store only with evidence, because cowblk removes what is in tmp/ and refs/ of a store and restricts
-// modes there: other programs have a file named lock, and directories named tmp, images or refs, too. It is one if its
+// A directory is a store only with evidence, because cowblk removes what is in tmp/ of a store and restricts
+// modes there: other programs have a file named lock, and directories named tmp, images or index, too. It is one if its
 // lock is a regular file of this user, and
 //
 //   - the lock says so, or
 //   - it holds a manifest, a description of an image or the map of a layer that can be decoded, or
 //   - it holds nothing but names that a store has, and nothing in its images/, layers/ and disks/; and what is in tmp/ and
-//     refs/ is cowblk's own. That is a store that has been begun, or emptied.
+//     index/ is cowblk's own. That is a store that has been begun, or emptied.
 //
 // A lock file that is missing beside such a manifest and nothing foreign has been taken away by a power cut. Any other
 // directory has to be empty to become a store. A foreign file in a store is left alone.
@@ -35,8 +36,8 @@ const lockMark = "cowblk store\n"
 // lostFound is in the root of a file system of its own.
 const lostFound = "lost+found"
 
-// ownDirs are the directories of a store; index is one of test versions.
-var ownDirs = []string{imagesDir, layersDir, disksDir, tmpDir, refsDir, reserveDir, "run", "index"}
+// ownDirs are the directories of a store.
+var ownDirs = []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir, "run"}
 
 // recognised refuses a directory that is no store and may not become one: before anything in it is made, changed or
 // removed. It is an ErrInvalid. What is found is kept for the life of the Store.
@@ -235,13 +236,11 @@ func (s *Store) unused(locked bool) (foreign string, err error) {
 					return "", err
 				}
 				own = strange == ""
-			case dir == refsDir:
-				own = name == stampFile || e.IsDir() && (isUUID(name) || len(name) > len(imagePrefix) && name[:len(imagePrefix)] == imagePrefix)
 			case dir == reserveDir:
 				n, err := strconv.Atoi(name)
 				own = err == nil && n >= 0 && len(name) == 2 && e.Type().IsRegular()
-			case dir == "index":
-				own = true
+			case dir == indexDir:
+				own = strings.TrimSuffix(name, vfs.TempSuffix) == indexFile
 			}
 			if !own {
 				return PathText(dir+"/"+e.Name()) + " in it", nil

@@ -200,14 +200,14 @@ func TestStoresInAllStates(t *testing.T) {
 		"no lock": func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
 		"begun": func(t *testing.T, s *Store) {
 			must(t, os.Truncate(s.path(lockFile), 0))
-			for _, dir := range []string{disksDir, layersDir, refsDir, reserveDir} {
+			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
 				must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data", "tmp/"+someUUID+"/image/image.json.new")
 		},
 		"begun, killed before the lock file": func(t *testing.T, s *Store) {
 			must(t, os.Truncate(s.path(lockFile), 0))
-			for _, dir := range []string{disksDir, layersDir, refsDir, reserveDir} {
+			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
 				must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/")

@@ -137,18 +137,6 @@ func (s *Store) Images() ([]*Image, error) {
 // ImageData is the path of an image's raw content.
 func (s *Store) ImageData(name string) string { return s.path(imagesDir, name, dataFile) }
 
-// imageUsers are the names of the disks on an image, sorted. An error means that it may be incomplete.
-func (s *Store) imageUsers(name string) ([]string, error) {
-	disks, err := s.Disks()
-	var users []string
-	for _, m := range disks {
-		if m.Base != nil && m.Base.Image == name {
-			users = append(users, m.Name)
-		}
-	}
-	return users, err
-}
-
 // allocated is the space a file takes on its file system, in bytes; 0 if unknown.
 func (s *Store) allocated(path string) int64 {
 	st, err := s.fs.Stat(path)

@@ -78,11 +78,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := w.moveIn(w.path("image"), imagesDir, name); err != nil {
-			return err
-		}
-		w.s.validRefs().addNode(imageRef(name))
-		return nil
+		return w.moveIn(w.path("image"), imagesDir, name)
 	})
 	if err != nil {
 		return nil, err

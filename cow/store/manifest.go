@@ -90,6 +90,14 @@ func (s *Store) paths(l *Layer) layer.Paths {
 	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Sums: s.path(layersDir, l.UUID.String(), sumsFile)}
 }
 
+// uuids are those of the layers, oldest first.
+func (m *Manifest) uuids() (all []uuid.UUID) {
+	for _, l := range m.Layers {
+		all = append(all, l.UUID)
+	}
+	return all
+}
+
 // Head is the writable layer.
 func (m *Manifest) Head() *Layer { return &m.Layers[len(m.Layers)-1] }
 

@@ -25,6 +25,9 @@ var (
 	layerMarks = []string{mapFile}
 )
 
+// linkFile is the symbolic link, in the directory of a removed disk, that stood for its directory.
+const linkFile = "link"
+
 // own is what a directory of one kind holds.
 type own struct {
 	files []string
@@ -36,7 +39,7 @@ var (
 	workLayer = own{files: []string{dataFile, sumsFile}, marks: layerMarks}
 	workDisk  = own{files: []string{lockFile, noteFile}, marks: diskMarks}
 	workImage = own{files: []string{dataFile}, marks: imageMarks}
-	// Of versions before references: a disk or an image that is removed.
+	// Of early versions: a disk or an image that is removed.
 	workRemoved = own{files: []string{lockFile, noteFile, dataFile}, marks: slices.Concat(diskMarks, imageMarks)}
 	anyUUID     = "UUID"
 	workKind    = own{files: []string{lockFile}, marks: workMarks, dirs: map[string]own{"layer": workLayer, "disk": workDisk, "image": workImage, "removed": workRemoved, anyUUID: workLayer}}
@@ -66,6 +69,9 @@ func (k own) has(e fs.DirEntry) bool {
 	if e.IsDir() {
 		_, known := k.dirs[name]
 		return known || k.dirs != nil && isUUID(name)
+	}
+	if name == linkFile && e.Type()&fs.ModeSymlink != 0 {
+		return k.dirs != nil && slices.Contains(k.marks, diskFile)
 	}
 	if !e.Type().IsRegular() {
 		return false

@@ -110,7 +110,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveInHead(&after) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.w.moveInHead(m, &after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}

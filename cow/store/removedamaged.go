@@ -74,14 +74,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
-		// What the references say of this disk is of another time; the next command makes them anew.
-		err := s.invalidate()
-		if noSpace(err) {
-			// A stamp that is not there says no more than an empty one, and to remove it takes no room.
-			if err = s.fs.Remove(s.path(refsDir, stampFile)); errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
-		}
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
@@ -93,6 +86,8 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if err := s.fs.SyncDir(dir); err != nil {
 			return err
 		}
+		// Before it is gone: else it would be taken for one that was moved away.
+		v.forget(name)
 		plan.left, err = s.moveOut(disksDir, name)
 		return err
 	})

@@ -63,7 +63,8 @@ type Store struct {
 	getenv      func(string) string
 	lockTimeout time.Duration
 	now         func() time.Time
-	program     string // Options.Command
+	program     string        // Options.Command
+	clockMargin time.Duration // see defaultClockMargin
 
 	trustMu      sync.Mutex
 	trustKnown   bool
@@ -120,6 +121,7 @@ func Open(dir string, o Options) (*Store, error) {
 	return &Store{
 		dir: dir, runDir: run,
 		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
+		clockMargin: defaultClockMargin,
 	}, nil
 }
 
@@ -196,11 +198,21 @@ func (s *Store) names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && CheckName("", e.Name()) == nil {
+		if CheckName("", e.Name()) == nil && (e.IsDir() || s.linkToDirectory(dir, e)) {
 			names = append(names, e.Name())
 		}
 	}
 	return names, nil
+}
+
+// linkToDirectory reports whether an entry of one of the store's directories is a symbolic link to a directory: what is
+// behind it is served like any other.
+func (s *Store) linkToDirectory(dir string, e fs.DirEntry) bool {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return false
+	}
+	st, err := s.fs.Stat(s.path(dir, e.Name()))
+	return err == nil && st.IsDir()
 }
 
 func (s *Store) exists(path string) (bool, error) {

@@ -124,7 +124,7 @@ func (s *Store) restrict(lock vfs.File) {
 			}
 		}
 		s.restrictDir(".", enterPerm)
-		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, refsDir} {
+		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, indexDir} {
 			s.restrictDir(dir, dirPerm)
 		}
 	})

@@ -67,7 +67,7 @@ func checkStore(dir string) (made bool, err error) {
 	if err := checkHeld(dir, "store "+dir); err != nil {
 		return true, err
 	}
-	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, refsDir, reserveDir} {
+	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir} {
 		var st unix.Stat_t
 		path := filepath.Join(dir, name)
 		if unix.Lstat(path, &st) != nil {

@@ -19,8 +19,7 @@ const journalFile = "journal.json"
 // their last user. If the process dies, whoever cleans up removes those that nobody needs.
 type journal struct {
 	Layers []uuid.UUID `json:"layers"`
-	// Disks are the disks whose manifests alone may name the layers, unless other layers lie on them. Absent in what
-	// versions before references have written: any manifest may name them.
+	// Disks are the disks whose manifests were to name the layers. Absent in what earlier versions have written.
 	Disks []string `json:"disks,omitempty"`
 }
 

@@ -3,7 +3,6 @@ package vfs
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -155,7 +154,4 @@ type FS interface {
 	// SomeNames returns names in a directory, in no order: all of them if there are
 	// at most n, else n or more.
 	SomeNames(dir string, n int) ([]string, error)
-	// SetModTime sets the time of the last change of a file or directory. The file
-	// system may keep a coarser one.
-	SetModTime(name string, at time.Time) error
 }

@@ -18,8 +18,7 @@ var wallClock = map[string]string{
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for a person",
 	"backend/hooks.go":           "QEMU's own times: after a jump one tag is made too many, never one too few",
 	"cow/layer/header.go":        "times in a layer's header, for a person",
-	"cow/store/refstamp.go":      "the times of two directories, made to differ from all others by random nanoseconds, and compared for that alone",
-	"cow/store/refs.go":          "the times of directories, which a hash gives, and compared for that alone",
+	"cow/store/disk_survey.go":   "a manifest's time of change beside the file system's own time: after a jump one is read once too often, or has to be changed in the same nanosecond as before",
 	"cow/store/base.go":          "a file's modification time, compared with what was recorded of the same file",
 }
 
