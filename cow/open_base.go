@@ -83,7 +83,7 @@ func (k *stack) openRaw(b *BaseSpec) error {
 	}
 	if k.baseSize <= 0 || k.baseSize > size-b.Offset || k.baseSize%layer.SectorSize != 0 {
 		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
-			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Advice: "if the file is complete, fill the last sector of a copy up: truncate -s %512 COPY", Err: ErrSpec}
+			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Err: ErrSpec}
 	}
 	return k.lockBaseRange(b.Path, true)
 }

@@ -72,6 +72,8 @@ func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
 	recovered, dropped := l.Unflushed()
 	const lost = "unflushed writes of a killed process are lost: the disk is as after a power cut"
 	switch {
+	case readOnly && errors.Is(dropped, layer.ErrDropRequested):
+		k.log.Info("what a guest had written and not flushed is not read, as it was asked for (--drop-unflushed); it stays, and is there again when the disk is opened without", "map", l.Paths().Map)
 	case errors.Is(dropped, layer.ErrRestarted):
 		k.log.Info(lost, "map", l.Paths().Map, "err", dropped)
 	case errors.Is(dropped, layer.ErrWriteBack):

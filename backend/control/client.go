@@ -31,11 +31,16 @@ type Client struct {
 // each step of connecting, also in later calls; 0: 5 s. ErrNoDaemon: the socket does not exist, or
 // no process listens on it.
 func Dial(path string, timeout time.Duration) (*Client, error) {
+	return DialContext(context.Background(), path, timeout)
+}
+
+// DialContext is Dial that ends when ctx does, with its error.
+func DialContext(ctx context.Context, path string, timeout time.Duration) (*Client, error) {
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
 	c := &Client{path: path, timeout: timeout}
-	l, err := c.connect(context.Background())
+	l, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}

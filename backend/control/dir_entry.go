@@ -4,21 +4,18 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+
+	"cowblk/cow/way"
 
 	"golang.org/x/sys/unix"
 )
 
 // ErrSymlink says that the path of a socket contains a symbolic link that another user can change.
-var ErrSymlink = errors.New("symbolic link in a directory that another user can change")
-
-// maxLinks bounds the symbolic links in one path, as the kernel does.
-const maxLinks = 40
+var ErrSymlink = way.ErrSymlink
 
 // dirEntry is a name in a directory that is held open. All operations on a socket's file use it, so
 // that concurrent changes of the path by others cannot redirect them.
@@ -42,115 +39,11 @@ func openDirEntry(path string) (*dirEntry, error) {
 	if name == string(filepath.Separator) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
 	}
-	w := walker{path: filepath.Dir(path), private: true}
-	dir, err := w.walk()
+	dir, weak, err := way.Open(filepath.Dir(path), way.Options{})
 	if err != nil {
 		return nil, err
 	}
-	return &dirEntry{path: path, name: name, dir: dir, private: w.private}, nil
-}
-
-// walker opens a directory from the root, one path element at a time.
-type walker struct {
-	path      string // absolute
-	dir       *os.File
-	remaining []string
-	links     int
-	private   bool // so far, see dirEntry
-}
-
-func (w *walker) walk() (dir *os.File, err error) {
-	w.remaining = elements(w.path)
-	if err := w.enter(unix.AT_FDCWD, "/"); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			w.dir.Close()
-		}
-	}()
-	for len(w.remaining) > 0 {
-		if err := w.step(); err != nil {
-			return nil, err
-		}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(w.dir.Fd()), &st); err != nil {
-		return nil, w.pathError(err)
-	}
-	w.private = w.private && private(&st)
-	return w.dir, nil
-}
-
-// step opens the next element, or replaces a symbolic link by its target.
-func (w *walker) step() error {
-	name := w.remaining[0]
-	var dir, st unix.Stat_t
-	if err := unix.Fstat(int(w.dir.Fd()), &dir); err != nil {
-		return w.pathError(err)
-	}
-	w.private = w.private && private(&dir)
-	if err := unix.Fstatat(int(w.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return w.pathError(err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		w.remaining = w.remaining[1:]
-		return w.enter(int(w.dir.Fd()), name)
-	}
-	// In a directory such as /tmp every user can create entries.
-	if !w.private || !trusted(st.Uid) {
-		return fmt.Errorf("%s: %q is a %w: use the path of the directory itself", w.path, name, ErrSymlink)
-	}
-	if w.links++; w.links > maxLinks {
-		return w.pathError(unix.ELOOP)
-	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(w.dir.Fd()), name, buf)
-	if err != nil {
-		return w.pathError(err)
-	}
-	target := string(buf[:n])
-	w.remaining = append(elements(target), w.remaining[1:]...)
-	if filepath.IsAbs(target) {
-		return w.enter(unix.AT_FDCWD, "/")
-	}
-	return nil
-}
-
-// enter makes the directory name in at the current one.
-func (w *walker) enter(at int, name string) error {
-	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return w.pathError(err)
-	}
-	if w.dir != nil {
-		w.dir.Close()
-	}
-	w.dir = os.NewFile(uintptr(fd), w.path)
-	return nil
-}
-
-func (w *walker) pathError(err error) error {
-	return &fs.PathError{Op: "open", Path: w.path, Err: err}
-}
-
-// elements splits a path. It keeps "..", because after a symbolic link ".." is not the previous
-// element.
-func elements(path string) (list []string) {
-	for _, e := range strings.Split(path, "/") {
-		if e != "" && e != "." {
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
-func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
-
-// private reports whether only root and this user can replace their entries in a directory. In a
-// sticky directory others may create entries of their own.
-func private(dir *unix.Stat_t) bool {
-	return trusted(dir.Uid) && (dir.Mode&0o022 == 0 || dir.Mode&unix.S_ISVTX != 0)
+	return &dirEntry{path: path, name: name, dir: dir, private: weak == nil}, nil
 }
 
 func (p *dirEntry) fd() int { return int(p.dir.Fd()) }

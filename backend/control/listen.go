@@ -287,6 +287,9 @@ func groupOrNone(group string) (int, error) {
 		return int(n), nil
 	}
 	g, err := user.LookupGroup(group)
+	if errors.As(err, new(user.UnknownGroupError)) {
+		return 0, fmt.Errorf("group %q: expected the name or the number of a group, found none of that name", group)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("group %q: %w", group, err)
 	}

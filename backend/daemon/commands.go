@@ -13,6 +13,7 @@ import (
 // DiskInfo is one served disk in the answer to query-cow-disks.
 type DiskInfo struct {
 	Name       string        `json:"name"`
+	Store      string        `json:"store,omitempty"`     // directory of its store: see DisksArgs
 	Size       int64         `json:"size"`                // bytes
 	BlockSize  int           `json:"block-size"`          // bytes
 	Depth      int           `json:"depth"`               // layers, including the head
@@ -28,6 +29,11 @@ type DiskInfo struct {
 	Parked     int           `json:"parked"`              // requests that wait for space
 }
 
+// DisksArgs are the arguments of query-cow-disks.
+type DisksArgs struct {
+	Store bool `json:"store,omitempty"` // also return the store of each disk; earlier versions do not
+}
+
 // DiskStats is one disk's counters in the answer to query-cow-stats.
 type DiskStats struct {
 	Name string `json:"name"`
@@ -35,10 +41,18 @@ type DiskStats struct {
 }
 
 func (d *Daemon) registerCommands(s *control.Server) {
-	s.Register("query-cow-disks", func(context.Context, json.RawMessage) (any, error) {
+	s.Register("query-cow-disks", func(_ context.Context, args json.RawMessage) (any, error) {
+		var o DisksArgs
+		if err := control.Decode(args, &o); err != nil {
+			return nil, err
+		}
 		infos := []DiskInfo{}
 		for _, e := range d.snapshot() {
-			infos = append(infos, e.info())
+			info := e.info()
+			if o.Store {
+				info.Store = d.store
+			}
+			infos = append(infos, info)
 		}
 		return infos, nil
 	})

@@ -16,6 +16,7 @@ type Daemon struct {
 	log       *slog.Logger
 	control   *control.Server
 	names     Names
+	store     string // Options.Store
 	owner     DiskOwner
 	quiesced  quiescedGuests
 	hooks     *hooks
@@ -39,6 +40,7 @@ type Daemon struct {
 type Options struct {
 	Log      *slog.Logger    // default: slog.Default
 	Control  *control.Server // nil: no control socket; Run closes it
+	Store    string          // directory of the disks' store, for query-cow-disks; empty: none
 	Names    Names           // nil: the disks have no layers to promote
 	Owner    DiskOwner       // nil: another process cannot take the disks over
 	Quiesced []QuiescedGuest // guests that an earlier process may have left frozen or paused
@@ -54,7 +56,7 @@ func New(o Options) *Daemon {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{log: o.Log, control: o.Control, names: o.Names, owner: o.Owner}
+	d := &Daemon{log: o.Log, control: o.Control, store: o.Store, names: o.Names, owner: o.Owner}
 	for _, h := range o.Quiesced {
 		d.quiesced.add(h)
 	}

@@ -54,11 +54,45 @@ func HookEvents(names []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if known := misspelled(event); known != "" {
+			return nil, fmt.Errorf("%q is no event of the versions of QEMU known here: did you mean %s?", name, known)
+		}
 		if !slices.Contains(events, event) {
 			events = append(events, event)
 		}
 	}
 	return events, nil
+}
+
+// misspelled is the event of QEMU that one mistake makes event of: a letter too much,
+// one too few, another one, or two exchanged. Empty: event is one itself, or like none.
+func misspelled(event string) string {
+	if knownEvent(event) {
+		return ""
+	}
+	for _, known := range qemuEvents {
+		if oneMistake(event, known) {
+			return known
+		}
+	}
+	return ""
+}
+
+func oneMistake(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	switch len(b) - len(a) {
+	case 0:
+		return i < len(a) && (a[i+1:] == b[i+1:] || i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:])
+	case 1:
+		return a[i:] == b[i+1:]
+	}
+	return false
 }
 
 func knownEvent(event string) bool {

@@ -247,7 +247,11 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 	for i, p := range promotions {
 		name := exports[i].dev.Name()
 		d.background.Go(func() {
-			if err := p.Sealed(ctx); err != nil {
+			err := p.Sealed(ctx)
+			if err != nil && err == ctx.Err() {
+				return // the sealing goes on: closing the disk waits for it
+			}
+			if err != nil {
 				d.log.Error("a former head is not sealed; the next start will seal it", "disk", name, "tag", tag, "err", err)
 				return
 			}

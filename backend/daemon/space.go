@@ -36,10 +36,20 @@ var percentForm = regexp.MustCompile(`^[0-9]{1,3}(\.[0-9]{1,20})?%$`)
 // ParseThreshold parses "5%", a number of bytes in the form of bytesize.Parse, or "off". It refuses
 // zero.
 func ParseThreshold(s string) (Threshold, error) {
+	if s == "off" {
+		return Threshold{}, nil
+	}
+	return parseSpace(s, "5%, 10G, or off")
+}
+
+// ParseSpace reads "5%" or a number of bytes as bytesize.Parse has it (10G, of 1024).
+// Zero and "off", with which nothing would ever be low, are refused.
+func ParseSpace(s string) (Threshold, error) { return parseSpace(s, "5% or 10G") }
+
+func parseSpace(s, examples string) (Threshold, error) {
 	t := Threshold{text: s}
 	switch {
-	case s == "off":
-		return Threshold{}, nil
+	case s == "off": // as zero
 	case strings.HasSuffix(s, "%"):
 		p, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
 		if err != nil || !percentForm.MatchString(s) || p > 100 {
@@ -49,12 +59,12 @@ func ParseThreshold(s string) (Threshold, error) {
 	default:
 		v, err := bytesize.Parse(s, 1, math.MaxInt64)
 		if err != nil {
-			return Threshold{}, fmt.Errorf("%w\nexpected an amount of free space such as 5%%, 10G, or off", err)
+			return Threshold{}, fmt.Errorf("%w\nexpected an amount of free space such as %s", err, examples)
 		}
 		t.bytes = v
 	}
 	if t.percent == 0 && t.bytes == 0 {
-		return Threshold{}, fmt.Errorf("%q: nothing would ever be low; expected an amount of free space such as 5%%, 10G, or off", s)
+		return Threshold{}, fmt.Errorf("%q: nothing would ever be low; expected an amount of free space such as %s", s, examples)
 	}
 	return t, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
@@ -18,6 +18,7 @@ import (
 
 // plugOptions holds the options of "cowblk attach" and "cowblk detach".
 type plugOptions struct {
+	store   *store.Store // set by preparePlug
 	args    daemon.PlugArgs
 	timeout time.Duration
 }
@@ -102,10 +103,11 @@ func (a *app) preparePlug(o *plugOptions, name string) (*store.Serving, error) {
 		return nil, usagef("--qmp: %w", err)
 	}
 	o.args.Disk, o.args.QMP, o.args.Timeout = name, absoluteAddress(o.args.QMP), o.timeout.Seconds()
-	s, err := a.openStore()
+	s, err := a.openTrusted()
 	if err != nil {
 		return nil, err
 	}
+	o.store = s
 	if _, err := s.Disk(name); err != nil {
 		return nil, err
 	}
@@ -159,7 +161,10 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 // runInDaemon runs the command in the process that serves the disk, which may hold the connection
 // to QEMU's monitor.
 func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := control.Dial(v.Control, queryTimeout)
+	c, err := reach(ctx, o.store, v.Control, []string{o.args.Disk})
+	if errors.Is(err, store.ErrRefused) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("process %d, which serves it, does not answer: %w", v.PID, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/control"
 	"cowblk/vhost/load"
 )
 
@@ -136,9 +137,14 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 	if len(slices.Compact(slices.Sorted(slices.Values(sockets)))) != len(sockets) {
 		return usagef("a socket is named twice; a back-end takes one connection")
 	}
+	for _, path := range sockets {
+		if err := control.CheckPath(path); err != nil {
+			return usagef("bench: %w", err)
+		}
+	}
 	if loads[0].Writes() && !f.null && !f.yes {
 		if err := a.confirm(cmd.Context(), fmt.Sprintf("Overwrite data on the disk behind %s (%s)?", strings.Join(sockets, ", "), loads[0].RW)); err != nil {
-			return err
+			return notConfirmed(err)
 		}
 	}
 	reports, sum, err := load.RunAll(cmd.Context(), loads)

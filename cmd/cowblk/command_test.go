@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -169,5 +170,24 @@ func TestCompletionScripts(t *testing.T) {
 		if out := newScript(t).command("cowblk completion " + shell); !strings.Contains(out, "__complete") {
 			t.Errorf("%s: %.100s", shell, out)
 		}
+	}
+}
+
+// What takes a name and is no disk has a line of its own, which does not make the list fail.
+func TestListShowsStrays(t *testing.T) {
+	dir := t.TempDir()
+	command(t, dir, "create", "a", "--size", "1M")
+	if err := os.WriteFile(filepath.Join(dir, "disks", "notes"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text := command(t, dir, "list"); !strings.Contains(text, "not a disk: a file") {
+		t.Error(text)
+	}
+	var all []listEntry
+	if err := json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 2 || all[1].Kind != "other" || all[1].Name != "notes" || !strings.Contains(all[1].Error, "expected a directory, found a file") {
+		t.Errorf("%+v", all)
 	}
 }

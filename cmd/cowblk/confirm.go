@@ -3,17 +3,36 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
+// errNotConfirmed is the answer no. The caller reports what was done before the question.
+var errNotConfirmed = unconfirmedError{errors.New("not confirmed")}
+
+// notConfirmed adds to the answer no that nothing was done before it; other errors stay.
+func notConfirmed(err error) error {
+	if errors.Is(err, errNotConfirmed) {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	return err
+}
+
 // confirm asks a yes/no question on a terminal and returns nil for yes. Standard input of a script
-// is never taken for an answer. When ctx ends, confirm returns its error.
+// is never taken for an answer, nor is anything that was typed before the question. When ctx ends,
+// confirm returns its error.
 func (a *app) confirm(ctx context.Context, question string) error {
 	if !a.terminal(a.in) || !a.terminal(a.err) {
 		return unconfirmedf("%s\nno terminal to ask on: --yes confirms", question)
 	}
-	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	discardTyped(a.in)
+	if _, err := fmt.Fprintf(a.err, "%s [y/N] ", printable(question)); err != nil {
+		return errors.Join(errNotConfirmed, fmt.Errorf("the question: %w", err))
+	}
 	answer := make(chan string, 1)
 	go func() { // outlives confirm after a signal, when the process ends
 		line, err := bufio.NewReader(a.in).ReadString('\n')
@@ -30,10 +49,20 @@ func (a *app) confirm(ctx context.Context, question string) error {
 		}
 		if line == "" {
 			fmt.Fprintln(a.err)
+			if !a.terminal(a.in) { // every ioctl fails after a hang-up (tty_ioctl(4)); SIGHUP is on its way
+				return fmt.Errorf("%w: %w", context.Canceled, signalError{unix.SIGHUP})
+			}
 		}
-		return unconfirmedf("not confirmed; nothing was changed")
+		return errNotConfirmed
 	case <-ctx.Done():
 		fmt.Fprintln(a.err)
 		return ctx.Err()
+	}
+}
+
+// discardTyped drops what was typed on a terminal and not read (tcflush(3), TCIFLUSH).
+func discardTyped(in any) {
+	if f, ok := in.(*os.File); ok {
+		_ = unix.IoctlSetInt(int(f.Fd()), unix.TCFLSH, unix.TCIFLUSH)
 	}
 }

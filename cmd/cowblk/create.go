@@ -29,7 +29,7 @@ then formatted, or must contain the layers already; other content is refused unl
 		Args:                  exactArgs("NAME"),
 		ValidArgsFunction:     cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

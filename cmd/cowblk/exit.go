@@ -39,13 +39,13 @@ var exitText = []struct {
 	{exitUsage, "wrong usage: an unknown option, a bad name or size, options that exclude each other"},
 	{exitNotFound, "no image, disk or tag has that name"},
 	{exitInUse, "in use: a process serves the disk, other disks use the image, or the store is busy"},
-	{exitRefused, "refused: something is damaged or differs from its record; nothing was changed"},
+	{exitRefused, "refused: something is damaged or differs from its record; it was not changed, and\n       what was done before, to others, is listed"},
 	{exitExists, "the name is taken"},
 	{exitTimeout, "the time limit has expired (--timeout of cowblk watch and cowblk stop)"},
-	{exitUnconfirmed, "not confirmed, nothing was changed: the question was answered with no, or a confirming\n       option is missing: --yes without a terminal, --discard-tags"},
+	{exitUnconfirmed, "not confirmed: the question was answered with no, or a confirming option is missing:\n       --yes without a terminal, --discard-tags; what was done before, to others, is listed"},
 	{exitInterrupted, "interrupted by Ctrl-C; incomplete work was undone, and completed work is reported"},
 	{141, "the reader of standard output has closed it, as head(1) does"},
-	{143, "the same by SIGTERM; 129 by SIGHUP"},
+	{143, "the same by SIGTERM; 129 by SIGHUP, 131 by SIGQUIT (Ctrl-\\), which makes \"cowblk serve\" print\n       what its threads do and end at once with code 2, as if killed"},
 }
 
 // usageError marks an error in the command line.
@@ -98,7 +98,7 @@ func exitCode(err error) int {
 func exitCodeOf(ctx context.Context, err error) int {
 	code := exitCode(err)
 	var by signalError
-	if code == exitInterrupted && errors.As(context.Cause(ctx), &by) {
+	if code == exitInterrupted && (errors.As(context.Cause(ctx), &by) || errors.As(err, &by)) {
 		code = 128 + int(by.Signal)
 	}
 	return code
@@ -118,7 +118,7 @@ func (a *app) printError(err error, code int) {
 		}{text, code})
 		return
 	}
-	text = strings.ReplaceAll(text, "\n", "\n  ")
+	text = strings.ReplaceAll(oneLinePaths(text, a.pathsOf(err)), "\n", "\n  ")
 	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
 		text = "cowblk: " + text
 	}

@@ -13,6 +13,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/nbd"
 	"cowblk/cow"
@@ -87,6 +88,15 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 		if err != nil {
 			return nil, nil, usagef("export: --listen: %w", err)
 		}
+		if at.Network == "unix" {
+			path, err := filepath.Abs(at.Path)
+			if err == nil {
+				err = control.CheckPath(path)
+			}
+			if err != nil {
+				return nil, nil, usagef("export: --listen: %w", err)
+			}
+		}
 		addresses = append(addresses, at)
 	}
 	seen := map[store.Ref]bool{}
@@ -108,7 +118,7 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 // client finds all of them.
 func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
 	log := a.serveLogger()
-	st, err := a.openStore()
+	st, err := a.openTrusted()
 	if err != nil {
 		return err
 	}

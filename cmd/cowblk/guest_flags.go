@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"path/filepath"
 
@@ -58,8 +59,15 @@ func (g *guestOptions) socketOf(s *store.Store, disk string) (string, error) {
 	if g.socket != "" {
 		return filepath.Abs(g.socket) // QEMU and libvirt have another working directory
 	}
-	if v, ok := s.Serving(disk); ok && v.Socket != "" {
+	v, err := s.ServingError(disk)
+	if errors.Is(err, store.ErrInvalid) {
+		return "", err
+	}
+	if v != nil && v.Socket != "" {
 		return v.Socket, nil
+	}
+	if err := s.CheckRunDir(); err != nil {
+		return "", err // QEMU would connect to what another user puts there
 	}
 	return s.Socket(disk)
 }

@@ -103,7 +103,7 @@ func TestBlkFileFormats(t *testing.T) {
 			if !strings.Contains(out, tt.found) || !strings.Contains(out, "--format raw") || !strings.Contains(out, "exit 5") {
 				t.Errorf("served, or refused with %q", out)
 			}
-			if strings.Contains(out, "cowblk import") != (tt.name == "qcow2") || tt.name != "HTML" && !strings.Contains(out, " 'a b'") {
+			if strings.Contains(out, "cowblk import") != (tt.name == "qcow2") || tt.name != "HTML" && !strings.Contains(out, " '"+filepath.Join(s.dir, "a b")+"'") {
 				t.Errorf("advice: %q", out)
 			}
 		})

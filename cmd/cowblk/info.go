@@ -143,7 +143,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 	if users {
 		others = layerUsers(s, m)
 	}
-	if info.Daemon, err = queryDaemon(ctx, info.Serving, m.Name); err != nil {
+	if info.Daemon, err = queryDaemon(ctx, s, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
 	for i := range m.Layers {

@@ -15,7 +15,7 @@ import (
 
 // listEntry is one element of the JSON output.
 type listEntry struct {
-	Kind string `json:"kind"` // image or disk
+	Kind string `json:"kind"` // image, disk or other
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes, as a guest sees it
 	Owns int64  `json:"owns"` // bytes allocated by an image, or owned by a disk's head
@@ -30,7 +30,8 @@ type listEntry struct {
 	Error    string         `json:"error,omitempty"`
 
 	node       *store.Node
-	unreadable bool // the manifest cannot be read; no other field is known
+	unreadable bool   // the manifest cannot be read; no other field is known
+	state      string // of kindOther
 }
 
 func newList(a *app) *cobra.Command {
@@ -42,6 +43,8 @@ func newList(a *app) *cobra.Command {
 data in a disk's head: what the guest wrote since the disk was created or promoted. The value
 for a served disk comes from its process; if that does not answer, it is the durable part in the
 files, shown as "≥" (with --json, owns-from: process, header or map).
+
+Anything else that takes a name in the store's directories, such as a file, is listed as "other".
 
 On a narrow terminal names are shortened and columns omitted; "cowblk info NAME" shows everything.
 Other outputs get the complete table.`,
@@ -75,7 +78,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 	all := []listEntry{}
 	roots, err := s.Tree()
 	nodes := store.Flatten(roots)
-	queryDaemons(ctx, nodes)
+	queryDaemons(ctx, s, nodes)
 	heads := map[string]*store.Node{}
 	for _, n := range nodes {
 		if n.Kind == store.KindDisk {
@@ -121,13 +124,30 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 		}
 		all = append(all, l)
 	}
-	return all, err
+	strays, serr := s.Strays()
+	for _, t := range strays {
+		all = append(all, listEntry{Kind: kindOther, Name: t.Name, Tags: []string{}, Users: []string{}, Error: t.Err().Error(), state: fmt.Sprintf("not %s %s: %s", article(t.Kind), t.Kind, t.What)})
+	}
+	return all, errors.Join(err, serr)
+}
+
+// kindOther is what takes the name of a disk or an image and is none.
+const kindOther = "other"
+
+func article(kind string) string {
+	if kind == store.KindImage {
+		return "an"
+	}
+	return "a"
 }
 
 func (l *listEntry) row() []string {
+	if l.Kind == kindOther {
+		return []string{l.Name, l.Kind, "", "", "", "", l.state}
+	}
 	if l.unreadable {
 		state := "unreadable"
-		if errors.Is(l.node.Err, store.ErrRefused) || errors.Is(l.node.Err, store.ErrNotFound) {
+		if errors.Is(l.node.Err, store.ErrRefused) {
 			state = "damaged"
 		}
 		return []string{l.Name, l.Kind, "", "", "", "", state}

@@ -33,14 +33,20 @@ func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags
 
 // openRaw opens a raw file or block device as a disk without layers.
 func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
+	path, err := filepath.Abs(path) // advice in messages may be typed elsewhere
+	if err != nil {
+		return nil, fmt.Errorf("--blk-file: %w", err)
+	}
 	if dir := store.StoredIn(path); dir != "" && !f.readOnly {
 		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
 			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
 	}
-	if f.blkFormat == "" {
-		if err := store.CheckRaw(nil, path, "--format raw"); err != nil {
-			return nil, fmt.Errorf("--blk-file: %w", err)
-		}
+	word := "--format raw"
+	if f.blkFormat == store.FormatRaw {
+		word = ""
+	}
+	if err := store.CheckRaw(nil, path, word); err != nil {
+		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}
 	disk, err := cow.Open(spec, f.data.cowOptions(log))

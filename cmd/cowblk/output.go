@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -30,10 +31,10 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
 		return err
-	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()]:
+	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()] && !cmd.Flags().Changed("help"):
 		return fmt.Errorf("%w\n%s has succeeded: only its output is lost", outputError(o.err), cmd.CommandPath())
-	case errors.Is(err, o.err):
-		return err
+	case err != nil && strings.Contains(err.Error(), o.err.Error()):
+		return err // it, or that of a later write
 	}
 	return errors.Join(err, outputError(o.err))
 }

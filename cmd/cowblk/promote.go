@@ -48,7 +48,7 @@ After any failure the guest is thawed and continued, and runs on the old head or
 			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {
 				return err
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ After any failure the guest is thawed and continued, and runs on the old head or
 			if path == "" {
 				return a.promoteStopped(cmd.Context(), s, args, &o)
 			}
-			return a.promoteServed(cmd.Context(), path, args, &o)
+			return a.promoteServed(cmd.Context(), s, path, args, &o)
 		},
 	}
 	f := cmd.Flags()
@@ -127,7 +127,11 @@ func controlSocketOf(s *store.Store, names []string) (path string, err error) {
 			return "", err
 		}
 		at := ""
-		if v, ok := s.Serving(name); ok {
+		v, err := s.ServingError(name)
+		if err != nil {
+			return "", err
+		}
+		if v != nil {
 			if at = v.Control; at == "" {
 				return "", fmt.Errorf("disk %q is %w: %s", name, store.ErrInUse, v)
 			}
@@ -156,8 +160,11 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 
 // promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
 // thaws the guest; if this process dies, the daemon does.
-func (a *app) promoteServed(ctx context.Context, path string, names []string, o *promoteOptions) error {
-	c, err := control.Dial(path, 5*time.Second)
+func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string, o *promoteOptions) error {
+	c, err := reach(ctx, s, path, names)
+	if errors.Is(err, store.ErrRefused) {
+		return fmt.Errorf("promote: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("the process that serves %q does not answer: %w", names[0], err)
 	}

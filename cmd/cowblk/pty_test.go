@@ -26,26 +26,44 @@ type terminal struct {
 // onTerminal starts this program with args on a terminal of 80 columns.
 func onTerminal(t *testing.T, dir string, args ...string) *terminal {
 	t.Helper()
+	return typedAhead(t, dir, "", args...)
+}
+
+// typedAhead is onTerminal with text that was typed before the program was there.
+func typedAhead(t *testing.T, dir, text string, args ...string) *terminal {
+	t.Helper()
+	return runOnTerminal(t, text, os.Args[0], append([]string{"--store", dir}, args...)...)
+}
+
+// runOnTerminal starts any program on a terminal, on which text was typed before.
+func runOnTerminal(t *testing.T, text, program string, args ...string) *terminal {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	raw, err := master.SyscallConn() // Fd would make it blocking, and Close wait for a reader
 	if err != nil {
 		t.Fatal(err)
+	}
+	var n int
+	if cerr := raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+		if err == nil {
+			err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
+		}
+	}); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer slave.Close()
-	if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
-		t.Fatal(err)
-	}
-	p := &terminal{master: master, cmd: exec.Command(os.Args[0], append([]string{"--store", dir}, args...)...), ended: make(chan struct{})}
+	p := &terminal{master: master, cmd: exec.Command(program, args...), ended: make(chan struct{})}
+	p.typed(t, text)
 	p.cmd.Env = append(os.Environ(), mainEnv+"=1")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

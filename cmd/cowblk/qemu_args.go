@@ -34,7 +34,7 @@ accept both, earlier versions only "reconnect=1".`,
 			if err := g.check(len(args)); err != nil {
 				return err
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

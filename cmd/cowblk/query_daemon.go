@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const maxQueries = 32
 
 // queryDaemons replaces the usage of served heads by the answers of their daemons. It takes at most
 // queryTimeout in all. If a daemon does not answer, the usage from the files stays.
-func queryDaemons(ctx context.Context, nodes []*store.Node) {
+func queryDaemons(ctx context.Context, st *store.Store, nodes []*store.Node) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	byControl := map[string][]*store.Node{}
@@ -38,7 +39,7 @@ func queryDaemons(ctx context.Context, nodes []*store.Node) {
 			case <-ctx.Done():
 				return
 			}
-			disks, err := queryDisks(ctx, path)
+			disks, err := queryDisks(ctx, st, path)
 			if err != nil {
 				return
 			}
@@ -54,8 +55,8 @@ func queryDaemons(ctx context.Context, nodes []*store.Node) {
 	queries.Wait()
 }
 
-// queryDisks returns the disks of one daemon.
-func queryDisks(ctx context.Context, path string) ([]daemon.DiskInfo, error) {
+// queryDisks returns the disks of the store that one daemon serves.
+func queryDisks(ctx context.Context, st *store.Store, path string) ([]daemon.DiskInfo, error) {
 	limit := queryTimeout
 	if end, ok := ctx.Deadline(); ok {
 		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial has two steps
@@ -65,18 +66,18 @@ func queryDisks(ctx context.Context, path string) ([]daemon.DiskInfo, error) {
 		return nil, err
 	}
 	var disks []daemon.DiskInfo
-	err = c.Run(ctx, "query-cow-disks", nil, &disks)
-	return disks, err
+	err = c.Run(ctx, "query-cow-disks", daemon.DisksArgs{Store: true}, &disks)
+	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool { return otherStore(st, &d) }), err
 }
 
 // queryDaemon returns what the daemon of a disk reports about it; nil if no process serves it.
-func queryDaemon(ctx context.Context, v *store.Serving, name string) (*daemon.DiskInfo, error) {
+func queryDaemon(ctx context.Context, st *store.Store, v *store.Serving, name string) (*daemon.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	disks, err := queryDisks(ctx, v.Control)
+	disks, err := queryDisks(ctx, st, v.Control)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %s, which does not answer: %w", name, v, err)
 	}

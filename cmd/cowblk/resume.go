@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend/control"
 	"cowblk/cow/store"
 )
 
@@ -28,7 +27,7 @@ the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's
 		Args:              distinctArgs("NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			st, err := a.openStore()
+			st, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -73,7 +72,7 @@ func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
 	if path == "" {
 		return fmt.Errorf("disk %q is stopped: nothing of it waits", name)
 	}
-	return runDiskCommand(ctx, path, name, "cow-resume")
+	return runDiskCommand(ctx, st, path, name, "cow-resume")
 }
 
 // forget removes the record of a quiesced guest, through the daemon if one serves the disk.
@@ -88,7 +87,7 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 		return "has no record of a guest that holds still", nil
 	}
 	if path != "" {
-		err = runDiskCommand(ctx, path, name, "cow-forget-guest")
+		err = runDiskCommand(ctx, st, path, name, "cow-forget-guest")
 	} else {
 		err = st.ForgetNote(name)
 	}
@@ -96,8 +95,11 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 }
 
 // runDiskCommand runs a control command about one disk in the process that serves it.
-func runDiskCommand(ctx context.Context, path, name, command string) error {
-	c, err := control.Dial(path, queryTimeout)
+func runDiskCommand(ctx context.Context, st *store.Store, path, name, command string) error {
+	c, err := reach(ctx, st, path, []string{name})
+	if errors.Is(err, store.ErrRefused) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("disk %q: the process that serves it does not answer: %w", name, err)
 	}

@@ -32,7 +32,7 @@ confirms. If it is interrupted, it reports what was removed and what was not.`,
 		Args:              minArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -113,6 +113,8 @@ func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o r
 		case errors.Is(err, context.Canceled) && len(done) > 0:
 			others := withoutCanceled(err)
 			err = errors.Join(append([]error{interruptedf("removed %s; not removed: %s", strings.Join(done, ", "), strings.Join(left, ", "))}, others...)...)
+		case errors.Is(err, errNotConfirmed) && len(done) == 0:
+			err = notConfirmed(err)
 		case len(names) > 1 && !errors.Is(err, context.Canceled):
 			err = fmt.Errorf("%w\n%s", err, removedText(done, left))
 		}

@@ -29,7 +29,7 @@ otherwise --yes is needed. Input from a pipe never confirms.`,
 			if err != nil {
 				return err
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -52,7 +52,7 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 	}
 	if !yes {
 		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan))); err != nil {
-			return err
+			return notConfirmed(err)
 		}
 	}
 	r, err := s.RollbackLosing(ctx, ref, plan.Lost)

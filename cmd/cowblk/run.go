@@ -86,7 +86,7 @@ func runArgs(cmd *cobra.Command, args []string) error {
 // runGuest runs QEMU on the disk until QEMU ends or ctx is done. It serves the disk unless another
 // process does.
 func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
-	st, err := a.openStore()
+	st, err := a.openTrusted()
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,11 @@ type runDisk struct {
 
 // openForRun returns the socket of a served disk, or serves the disk in this process.
 func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*runDisk, error) {
-	if v, ok := st.Serving(name); ok && v.Socket != "" {
+	v, err := st.ServingError(name)
+	if errors.Is(err, store.ErrInvalid) {
+		return nil, err
+	}
+	if v != nil && v.Socket != "" {
 		if o.dataFlagsSet {
 			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}

@@ -208,6 +208,7 @@ func (a *app) printCapabilities() error {
 
 // serve opens what the command line names and serves it until ctx is done.
 func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err error) {
+	quitDumps()
 	log := a.serveLogger()
 	d, err := a.openServing(ctx, names, f, log)
 	if err != nil {

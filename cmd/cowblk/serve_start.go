@@ -61,7 +61,7 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 			return s, err
 		}
 		s.disks = append(s.disks, o)
-	} else if st, err = a.openStore(); err != nil {
+	} else if st, err = a.openTrusted(); err != nil {
 		return s, err
 	}
 	if st != nil {
@@ -164,7 +164,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 		}
 	}
 	s.daemon = daemon.New(daemon.Options{
-		Log: log, Control: s.control, Names: names, Quiesced: held, Hooks: hooks, Space: space, ENOSPC: full,
+		Log: log, Control: s.control, Store: st.Dir(), Names: names, Quiesced: held, Hooks: hooks, Space: space, ENOSPC: full,
 		Owner: &servedDisks{store: st, disks: s.disks, flags: f, log: log, names: names}, NBDOf: inherited,
 		NBD: daemon.NBDOptions{
 			Open: tagOpener(st, log, f.data.forceShare, f.sandbox.explainer(st)), Group: f.controlGroup, SocketDir: st.RunDir(), Explain: f.sandbox.explainer(st),

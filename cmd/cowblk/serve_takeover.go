@@ -41,6 +41,10 @@ func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []stri
 			return nil, fmt.Errorf("takeover: the process that serves %q continues: %w", names[0], err)
 		}
 	}
+	// Request says more about a process that does not answer.
+	if _, err := reach(ctx, st, path, names); errors.Is(err, store.ErrRefused) {
+		return nil, fmt.Errorf("takeover: %w", err)
+	}
 	offer, err := takeover.Request(ctx, path, names)
 	if errors.Is(err, control.ErrNoDaemon) || errors.Is(err, io.EOF) {
 		log.Warn("the process that served the disks has ended", "err", err)

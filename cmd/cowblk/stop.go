@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ stopped there: systemctl stop UNIT.`,
 			if o.timeout <= 0 {
 				return usagef("stop: --timeout %s: expected a time above 0", o.timeout)
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -93,14 +94,22 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	clients := map[string]*control.Client{}
 	written := map[string]bool{} // served writable
 	for path, pid := range controls {
-		c, err := control.Dial(path, queryTimeout)
+		c, err := control.DialContext(ctx, path, o.timeout)
 		if errors.Is(err, control.ErrNoDaemon) {
 			continue // already ending
+		}
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return unanswered(ctx, pid, names, err)
 		}
 		if err != nil {
 			return fmt.Errorf("stop: process %d does not answer: %w", pid, err)
 		}
 		disks, err := a.checkMayQuit(ctx, c, pid, names, o)
+		if err == nil {
+			if err = rightStore(s, path, disks, names); err != nil {
+				err = fmt.Errorf("stop: %w", err)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -152,7 +161,10 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 // checkMayQuit returns the disks of a process, or an error if it serves disks that are not named.
 func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]daemon.DiskInfo, error) {
 	var disks []daemon.DiskInfo
-	if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
+	if err := c.Run(ctx, "query-cow-disks", daemon.DisksArgs{Store: true}, &disks); err != nil {
+		if ctx.Err() != nil {
+			return nil, unanswered(ctx, pid, names, err)
+		}
 		return nil, stopError(ctx, names, fmt.Errorf("process %d: %w", pid, err))
 	}
 	var others []string
@@ -194,6 +206,16 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 		case <-time.After(stopPoll):
 		}
 	}
+}
+
+// unanswered returns the error of a process that did not answer before it was told to end: at the
+// time limit, or when a signal ended the wait.
+func unanswered(ctx context.Context, pid int, names []string, err error) error {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStopTimeout) {
+		return stopError(ctx, names, err)
+	}
+	return fmt.Errorf("stop: %w: process %d does not answer: %w\nit was not told to end: see whether it is suspended or waits for a disk that hangs, or wait for longer with --timeout",
+		errStopTimeout, pid, err)
 }
 
 // stopError adds to err why ctx ended and which disks may still be open.

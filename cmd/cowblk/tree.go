@@ -60,7 +60,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 				}
 			}
 			nodes := store.Flatten(roots)
-			queryDaemons(cmd.Context(), nodes)
+			queryDaemons(cmd.Context(), s, nodes)
 			damage = errors.Join(damage, nodeErrors(nodes))
 			if a.json {
 				return errors.Join(a.printJSON(nodes), damage)
@@ -82,7 +82,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 
 // printEmptyStore says that the store is empty, and how to begin.
 func (a *app) printEmptyStore(s *store.Store) {
-	a.printf("nothing in store %s yet; to begin: %s", s.Dir(), a.command("import", "FILE", "NAME"))
+	a.printf("nothing in store %s yet; to begin: %s", store.PathText(s.Dir()), a.command("import", "FILE", "NAME"))
 }
 
 // nodeErrors joins the errors of nodes.

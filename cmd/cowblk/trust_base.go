@@ -16,7 +16,7 @@ that the content is the same.`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: a.complete(1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

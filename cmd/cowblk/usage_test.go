@@ -118,9 +118,9 @@ func TestRemoveDamaged(t *testing.T) {
 		t.Errorf("list: exit %d\n%s", code, text)
 	}
 	expectOutput(t, dir, code, `"name": "vm1"`, "list", "--json")
-	expectOutput(t, dir, exitNotFound, "manifest", "info", "vm1")
+	expectOutput(t, dir, exitRefused, "manifest", "info", "vm1")
 	expectOutput(t, dir, exitExists, "", "create", "vm1", "--size", "1M")
-	expectOutput(t, dir, exitNotFound, "manifest", "rm", "--yes", "vm1")
+	expectOutput(t, dir, exitRefused, "manifest", "rm", "--yes", "vm1")
 	expectOutput(t, dir, exitUnconfirmed, "--yes", "rm", "--damaged", "vm1")
 	expectOutput(t, dir, 0, "kept", "rm", "--damaged", "--yes", "vm1")
 	expectOutput(t, dir, exitNotFound, "not found", "rm", "--damaged", "--yes", "vm1")

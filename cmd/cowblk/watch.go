@@ -55,7 +55,7 @@ With --json every line is an object as on the control socket: "event", "data", "
 			if err := o.check(args); err != nil {
 				return err
 			}
-			st, err := a.openStore()
+			st, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
@@ -73,11 +73,8 @@ func (o *watchOptions) check(names []string) (err error) {
 		return usagef("watch: --timeout %s: expected a time above 0, or 0 for ever", o.timeout)
 	}
 	if o.threshold != "" {
-		if o.limit, err = daemon.ParseThreshold(o.threshold); err != nil {
+		if o.limit, err = daemon.ParseSpace(o.threshold); err != nil {
 			return usagef("watch: --threshold: %w", err)
-		}
-		if o.limit == (daemon.Threshold{}) {
-			return usagef("watch: --threshold %s: nothing would ever be low", o.threshold)
 		}
 	}
 	for i, n := range names {

@@ -37,7 +37,7 @@ The QEMU process of libvirt must be able to open the socket.`,
 			if !targetForm.MatchString(o.target) {
 				return usagef("--target is %q, expected the name of a disk such as vda, sdb or xvdc", o.target)
 			}
-			s, err := a.openStore()
+			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"cowblk/cow/vfs"
 )
@@ -168,14 +167,6 @@ func (m *KillFS) Mkdir(name string, perm fs.FileMode) error {
 		return err
 	}
 	return m.FS.Mkdir(name, perm)
-}
-
-// SetModTime implements vfs.FS.
-func (m *KillFS) SetModTime(name string, at time.Time) error {
-	if err := m.change("set time of %s", name); err != nil {
-		return err
-	}
-	return m.FS.SetModTime(name, at)
 }
 
 // SyncDir implements vfs.FS.

@@ -126,7 +126,8 @@ const (
 	offHeaderCRC    = 508
 )
 
-const magic = "COWBLK\x00L"
+// Magic are the first bytes of a layer's map; see cow/FORMAT.md.
+const Magic = "COWBLK\x00L"
 
 // maxSharedDir is the length of the longest path of a shared map's directory, in bytes.
 const maxSharedDir = offReserved - offSharedDir
@@ -137,7 +138,7 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 // belong to a feature that may be ignored.
 func (h *Header) encode(sector *[SectorSize]byte) {
 	le := binary.LittleEndian
-	copy(sector[offMagic:], magic)
+	copy(sector[offMagic:], Magic)
 	le.PutUint32(sector[offVersion:], formatVersion)
 	le.PutUint32(sector[offMapOffset:], MapOffset)
 	le.PutUint64(sector[offMustRefuse:], h.Features.MustRefuse)
@@ -172,7 +173,7 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 // and wrap ErrNotLayer, ErrUnsupported or ErrDamaged.
 func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 	le := binary.LittleEndian
-	if !bytes.Equal(sector[:len(magic)], []byte(magic)) {
+	if !bytes.Equal(sector[:len(Magic)], []byte(Magic)) {
 		return Header{}, notLayer(sector)
 	}
 	if v := le.Uint32(sector[offVersion:]); v != formatVersion {
@@ -248,7 +249,7 @@ func checkFields(h *Header, mapOffset, flags uint32) error {
 }
 
 func notLayer(sector *[SectorSize]byte) error {
-	f := &Fault{What: "magic", Expected: fmt.Sprintf("%q", magic), Found: fmt.Sprintf("%q", sector[:len(magic)]), Advice: adviceFiles, Err: ErrNotLayer}
+	f := &Fault{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", sector[:len(Magic)]), Advice: adviceFiles, Err: ErrNotLayer}
 	if *sector == [SectorSize]byte{} {
 		f.Found = "zeros: the map was never formatted"
 	}

@@ -222,7 +222,7 @@ func FuzzDecodeHeader(f *testing.F) {
 	h.State, h.Clean, h.SealedAt, h.Parent = Head, false, time.Time{}, uuid.Nil
 	h.encode(&sector)
 	f.Add(sector[:])
-	f.Add([]byte(magic))
+	f.Add([]byte(Magic))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		var sector [SectorSize]byte
 		copy(sector[:], p)

@@ -67,7 +67,7 @@ func (k *Known) accept(sector *[SectorSize]byte, p Paths) (Header, bool) {
 // write puts the fields that k knows into a sector and keeps the rest, in particular the checksum.
 func (k *Known) write(sector *[SectorSize]byte, p Paths, size, created bool) {
 	le := binary.LittleEndian
-	copy(sector[offMagic:], magic)
+	copy(sector[offMagic:], Magic)
 	le.PutUint32(sector[offVersion:], formatVersion)
 	le.PutUint32(sector[offMapOffset:], MapOffset)
 	copy(sector[offUUID:], k.UUID[:])

@@ -42,7 +42,7 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 // Reasons for which a shared map is not valid.
 var (
 	ErrRestarted     = errors.New("the kernel has been restarted since")
-	errDropRequested = errors.New("they were dropped on request (--drop-unflushed)")
+	ErrDropRequested = errors.New("they were dropped on request (--drop-unflushed)")
 	errOtherFiles    = errors.New("the disk's files are others, such as a copy, or their file system was mounted again")
 	errRewritten     = errors.New("another program has written to the map since")
 	errSync          = errors.New("a sync failed before")
@@ -61,7 +61,7 @@ func (l *Layer) openValidShared(o OpenParams) (s *sharedMap, dropped, err error)
 	case h.Generation == 0:
 		return nil, nil, nil
 	case o.Unflushed == DropUnflushed:
-		return nil, errDropRequested, nil
+		return nil, ErrDropRequested, nil
 	}
 	sfs, ok := l.fs.(vfs.SharedFS)
 	if !ok {

@@ -14,7 +14,7 @@ type Access struct {
 // outside the store it is what these disks lie on: the tags of others may lie on more.
 func (s *Store) Access(disks []*Manifest) (Access, error) {
 	a := Access{Write: []string{s.path(lockFile)}, Read: []string{s.dir, s.path(imagesDir)}}
-	for _, dir := range []string{layersDir, disksDir, tmpDir, refsDir} {
+	for _, dir := range []string{layersDir, disksDir, tmpDir, indexDir} {
 		dir = s.path(dir)
 		// It cannot be made later, for the store's own directory is only read.
 		err := s.InNeed(func() error { return s.fs.MkdirAll(dir, dirPerm) })

@@ -127,6 +127,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return nil, err
 	}
 	c.undecided = house.Error != "" || slices.ContainsFunc(house.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
+	c.strays(house)
 	c.readManifests(disks)
 	for _, name := range images {
 		c.report.Checked = append(c.report.Checked, c.image(name))
@@ -171,11 +172,14 @@ func (c *checker) choose() (images, disks []string, err error) {
 		if err := CheckName("image or disk", name); err != nil {
 			return nil, nil, err
 		}
-		found := false
+		found := c.s.stray(KindImage, name) != nil || c.s.stray(KindDisk, name) != nil // see strays
 		for _, kind := range []struct {
-			dir  string
-			list *[]string
-		}{{imagesDir, &images}, {disksDir, &disks}} {
+			of, dir string
+			list    *[]string
+		}{{KindImage, imagesDir, &images}, {KindDisk, disksDir, &disks}} {
+			if c.s.stray(kind.of, name) != nil {
+				continue
+			}
 			there, err := c.s.exists(c.s.path(kind.dir, name))
 			if err != nil {
 				return nil, nil, err

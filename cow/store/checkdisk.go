@@ -77,14 +77,7 @@ func (c *checker) lockDisk(k *Checked) (*Lock, error) {
 // lookAtDisk checks a disk that is locked, or that somebody else has open; whole says that its manifest could be read.
 func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 	m, err := c.s.Disk(k.Name)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		path := c.s.path(disksDir, k.Name, diskFile)
-		k.Problems = append(k.Problems, &Problem{
-			Object: "manifest", File: path, What: "manifest of the disk", Expected: "a file", Found: "none", Status: StatusLeft,
-			Advice: "restore it from a backup; the layers stay, for check removes none while a manifest is missing",
-		})
-	case err != nil:
+	if err != nil {
 		k.trouble("manifest", err)
 	}
 	if k.Serving == nil {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -32,6 +33,17 @@ func (c *checker) works(house *Checked) error {
 				continue
 			}
 			dir := c.s.path(tmpDir, e.Name())
+			foreign, err := c.s.notOwnWork(dir)
+			if err != nil {
+				house.fail(err)
+			}
+			if foreign != "" {
+				house.Problems = append(house.Problems, &Problem{
+					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
+					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
+				})
+				continue
+			}
 			dead, err := c.s.workIsDead(dir)
 			if err != nil {
 				house.fail(err)
@@ -114,25 +126,35 @@ func (s *Store) describeWork(dir string) (string, error) {
 // orphans reports layers that neither a manifest nor the journal of any work names. They are never removed just for that:
 // a manifest may have been lost. One that owns nothing is no loss; for others somebody has to ask.
 func (c *checker) orphans(house *Checked) error {
-	entries, err := c.s.fs.ReadDir(c.s.path(layersDir))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		house.fail(err)
+	there, err := c.s.exists(c.s.path(layersDir))
+	if err != nil || !there {
+		if err != nil {
+			house.fail(err)
+		}
 		return nil
 	}
 	return c.locked(func() error {
-		// Once more: disks may have come and gone since.
-		users, err := c.s.layerUsers()
-		lost := err != nil || c.manifestMissing()
-		named, err := c.s.journalled()
-		if err != nil {
-			lost = true
+		look := c.s.planSurvey
+		if c.o.Repair {
+			look = c.s.survey
 		}
+		v, err := look()
+		if err != nil {
+			house.fail(err)
+			return nil
+		}
+		c.awayDisks(house, v)
+		entries, err := c.s.fs.ReadDir(c.s.path(layersDir))
+		if err != nil {
+			house.fail(err)
+			return nil
+		}
+		damage, passing := v.broken(nil)
+		named, err := c.s.journalled()
+		lost := damage != nil || passing != nil || err != nil
 		for _, e := range entries {
 			id, err := uuid.Parse(e.Name())
-			if err != nil || len(users[id]) > 0 || named[id] {
+			if err != nil || len(v.users(id, "")) > 0 || v.awayUses(id) || named[id] {
 				continue
 			}
 			if there, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !there {
@@ -142,6 +164,23 @@ func (c *checker) orphans(house *Checked) error {
 		}
 		return nil
 	})
+}
+
+// awayDisks reports disks whose directories somebody has moved away: what they named is kept for them. A repair that
+// prunes gives that up.
+func (c *checker) awayDisks(house *Checked, v *survey) {
+	for _, e := range slices.Clone(v.away) {
+		p := &Problem{
+			Object: "disk " + e.Name, File: c.s.path(disksDir, e.Name), What: "directory of a disk that was not removed", Expected: "one", Found: "none, or that of another disk",
+			Status: StatusLeft, Leftover: true,
+			Advice: "put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\"",
+		}
+		house.Problems = append(house.Problems, p)
+		if c.o.Repair && c.o.Prune {
+			p.Remedy = "keep nothing for it any more"
+			c.settleProblem(house, p, func() error { v.forgetAway(e.Name, []uuid.UUID{e.Head}); return nil })
+		}
+	}
 }
 
 // orphan reports one layer without a user. lost: some document cannot be read that might name it. The store is locked.
@@ -175,14 +214,14 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 // removeLayer removes a layer's directory. It becomes the work of a dead process first: whoever interrupts this leaves no
 // half a layer. The store is locked.
 func (s *Store) removeLayer(id uuid.UUID) error {
-	out := s.path(tmpDir, id.String())
-	if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
+	out := s.path(tmpDir, removalPrefix+uuid.NewString())
+	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
 		return err
 	}
-	if err := s.fs.Rename(s.path(layersDir, id.String()), out); err != nil {
+	if err := s.fs.Rename(s.path(layersDir, id.String()), filepath.Join(out, id.String())); err != nil {
 		return err
 	}
-	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.fs.RemoveAll(out))
+	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeWork(out))
 }
 
 func holdings(found *layer.Inspection, err error) string {
@@ -190,19 +229,6 @@ func holdings(found *layer.Inspection, err error) string {
 		return "something that cannot be read"
 	}
 	return fmt.Sprintf("%d blocks", found.Owned)
-}
-
-// manifestMissing reports whether a disk's directory is without a manifest.
-func (c *checker) manifestMissing() bool {
-	names, err := c.s.names(disksDir)
-	for _, name := range names {
-		there, statErr := c.s.exists(c.s.path(disksDir, name, diskFile))
-		err = errors.Join(err, statErr)
-		if !there {
-			return true
-		}
-	}
-	return err != nil
 }
 
 // journalled are the layers that the works of living and dead processes answer for. The store is locked.

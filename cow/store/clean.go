@@ -36,6 +36,11 @@ func (e *unfinishedError) concerns(disk string) bool {
 // settle finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
 // Its error says that a change of this disk could not be finished.
 func (s *Store) settle(ctx context.Context, disk string) error {
+	return s.settleKeeping(ctx, disk, reserveKept)
+}
+
+// settleKeeping is settle that leaves so many files of the reserve.
+func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
 		return nil
@@ -43,7 +48,7 @@ func (s *Store) settle(ctx context.Context, disk string) error {
 	if err != nil {
 		return err
 	}
-	err = s.InNeed(func() error {
+	err = s.inNeed(keep, func() error {
 		return s.locked(ctx, func() (err error) {
 			for _, u := range s.clean() {
 				if u.concerns(disk) {
@@ -82,14 +87,19 @@ func (s *Store) clean() (unfinished []*unfinishedError) {
 	return unfinished
 }
 
-// isWork reports whether an entry of tmp/ is a work directory: what else is there is not cowblk's.
+// isWork reports whether an entry of tmp/ has the name of a work directory: what else is there is not cowblk's. See
+// notOwnWork for what has such a name.
 func isWork(e fs.DirEntry) bool {
-	id := strings.TrimPrefix(e.Name(), removalPrefix)
-	_, err := uuid.Parse(id)
-	return err == nil && len(id) == len(uuid.Nil.String()) && e.IsDir()
+	return isUUID(strings.TrimPrefix(e.Name(), removalPrefix)) && e.IsDir()
 }
 
 func (s *Store) cleanOne(dir string) error {
+	if foreign, err := s.notOwnWork(dir); err != nil || foreign != "" {
+		if foreign != "" {
+			s.log.Debug("a directory in the store's tmp is left alone: it is not cowblk's", "directory", dir, "found", foreign)
+		}
+		return err
+	}
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -162,21 +172,39 @@ func (s *Store) discard(dir string, j journal) error {
 		return err
 	}
 	if len(there) > 0 {
-		named, err := s.namedBy(j.Disks)
+		v, err := s.survey()
+		if err != nil {
+			return err
+		}
+		damage, passing := v.broken(j.Disks)
 		switch {
-		case err != nil && !isDamage(err):
-			return err // the next command may have more luck
-		case err != nil:
+		case passing != nil:
+			return passing // the next command may have more luck
+		case damage != nil:
 			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
-				"layers", there, "err", err)
+				"layers", there, "err", damage)
+		case v.isAway(j.Disks, there):
+			s.log.Warn("layers of an interrupted command are kept, for the directory of its disk was moved away without rm", "layers", there)
 		default:
-			there = slices.DeleteFunc(there, func(id uuid.UUID) bool { return named[id] })
-			if err := s.release(there, dir); err != nil {
+			for _, name := range j.Disks {
+				if v.disks[name] != nil {
+					v.forgetAway(name, j.Layers) // its manifest was replaced, as by a rollback
+				}
+			}
+			if err := v.release(there, dir); err != nil {
 				return err
 			}
 		}
 	}
-	return s.fs.RemoveAll(dir)
+	return s.removeDead(dir)
+}
+
+// removeDead is removeWork of a process that is gone, or has failed: layers that a manifest names again stay.
+func (s *Store) removeDead(dir string) error {
+	if err := s.putLayersBack(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return s.removeWork(dir)
 }
 
 // isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
@@ -204,89 +232,8 @@ func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
 	return there, nil
 }
 
-// namedBy are the layers that the manifests of some disks name; of all disks if none is given. An error: one of them
-// cannot be read.
-func (s *Store) namedBy(disks []string) (map[uuid.UUID]bool, error) {
-	named := map[uuid.UUID]bool{}
-	var all []*Manifest
-	var err error
-	if len(disks) == 0 {
-		all, err = s.Disks()
-	}
-	for _, name := range disks {
-		m, derr := s.Disk(name)
-		if errors.Is(derr, ErrNotFound) {
-			there, eerr := s.exists(s.path(disksDir, name))
-			if eerr == nil && !there {
-				continue
-			}
-		}
-		if derr != nil {
-			err = errors.Join(err, derr)
-			continue
-		}
-		all = append(all, m)
-	}
-	for _, m := range all {
-		for _, l := range m.Layers {
-			named[l.UUID] = true
-		}
-	}
-	return named, err
-}
-
-// release removes those of the layers on which nothing lies; no manifest names them. They are renamed into dir first.
-func (s *Store) release(layers []uuid.UUID, dir string) error {
-	if len(layers) == 0 {
-		return nil
-	}
-	r, err := s.openRefs()
-	if err != nil {
-		return err
-	}
-	if r.unknown {
-		s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
-			"layers", layers, "unreadable_disk", r.unreadable)
-		return nil
-	}
-	// In whatever order they are: once more for those that lay under others.
-	for again := true; again; {
-		again = false
-		for _, id := range slices.Clone(layers) {
-			used, twice, err := r.above(id.String(), uuid.Nil)
-			if err != nil {
-				return err
-			}
-			if used || twice || r.unknown || s.lyingElsewhere(id) {
-				continue
-			}
-			parent, _ := s.parentOf(id) // unknown: a reference too many
-			if err := r.takeOut(id, parent, dir); err != nil {
-				return err
-			}
-			layers = slices.DeleteFunc(layers, func(other uuid.UUID) bool { return other == id })
-			again = true
-		}
-	}
-	if err := s.syncLayers(); err != nil {
-		return err
-	}
-	r.stamp()
-	return nil
-}
-
-// lyingElsewhere reports whether only the sums of a layer are in layers/, and some disk needs them: there are no
-// references to such layers.
-func (s *Store) lyingElsewhere(id uuid.UUID) bool {
-	if there, err := s.exists(s.path(layersDir, id.String(), mapFile)); err == nil && there {
-		return false
-	}
-	named, err := s.namedBy(nil)
-	return err != nil || named[id]
-}
-
 // removalPrefix begins the name of a disk's directory in tmp once the disk is removed: the rest goes with the next
-// command that changes the store. A version before references removes the directory and leaves the layers.
+// command that changes the store. A version before it removes the directory and leaves the layers.
 const removalPrefix = "rm-"
 
 func isRemoval(dir string) bool { return strings.HasPrefix(filepath.Base(dir), removalPrefix) }
@@ -305,16 +252,16 @@ func (s *Store) finishRemoval(dir string) error {
 	case err != nil:
 		s.log.Warn("the manifest of a removed disk cannot be read: its layers are kept, cowblk check shows those that no disk needs", "err", err)
 	default:
-		r, err := s.openRefs()
-		if err == nil {
-			err = r.releaseAbove(m, 0, dir)
-		}
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
-		r.stamp()
+		v.forgetAway(m.Name, m.uuids()) // the index may be older than the last promotion
+		if err := v.releaseAbove(m, 0, dir, ""); err != nil {
+			return err
+		}
 	}
-	return s.fs.RemoveAll(dir)
+	return s.removeDead(dir)
 }
 
 // removedDisk reads the manifest in the directory of a removed disk.

@@ -5,9 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // ControlSocket is the path of a new control socket of the process that serves the disk, in the run directory, which may
@@ -59,12 +57,5 @@ func (s *Store) makeOwnDir(dir string) error {
 	if err := s.fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	fi, err := s.fs.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && (st.Uid != 0 && int64(st.Uid) != int64(os.Geteuid()) || fi.Mode()&0o022 != 0) {
-		return fmt.Errorf("directory %s: expected one that only user %d can change, found mode %v of user %d", dir, os.Geteuid(), fi.Mode(), st.Uid)
-	}
-	return nil
+	return s.trustedRunDir(dir, false)
 }

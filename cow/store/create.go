@@ -55,7 +55,8 @@ func (o *CreateOptions) check() error {
 
 // Create makes a disk with an empty head. It costs the same whatever lies below. Errors: ErrInvalid, ErrExists,
 // ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
-func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Manifest, err error) {
+	defer func() { err = s.full(err) }()
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
@@ -249,8 +250,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 		return nil, err
 	}
 	if size == 0 || size%SectorSize != 0 {
-		return nil, &Mismatch{File: path, What: "size of the base", Expected: "a positive multiple of 512 bytes", Found: quoteBytes(size),
-			Advice: "it may be truncated: compare its length with the original's. If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"}
+		return nil, &Mismatch{File: path, What: "size of the base", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
 	}
 	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
@@ -305,7 +305,7 @@ func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	if format.name == FormatRaw || force {
 		return nil
 	}
-	advice := format.advice(fsys, path, "--force")
+	advice := format.advice(fsys, path, FormatRaw, "--force")
 	switch {
 	case format.name == FormatQcow2:
 		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
@@ -355,42 +355,29 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 
 // moveInHead puts the new head of m, which newHead has made, among the store's layers, where it keeps the layer below,
 // also while no manifest names it. The store is locked.
-func (w *work) moveInHead(m *Manifest) error {
-	r := w.s.validRefs()
-	if err := w.moveInLayer(r, m); err != nil {
-		return err
-	}
-	r.stamp()
-	return nil
+//
+// before is the disk's manifest as it is: the index has the new head from now on, too, for the manifest may be damaged
+// once it names it.
+func (w *work) moveInHead(before, m *Manifest) error {
+	w.s.announce(before, m.Head().UUID)
+	return w.moveInLayer(m)
 }
 
-// moveInLayer is moveInHead without the stamp.
-func (w *work) moveInLayer(r *refs, m *Manifest) error {
-	id := m.Head().UUID
-	if err := w.moveIn(w.path("layer"), layersDir, id.String()); err != nil {
-		return err
-	}
-	r.addNode(id.String())
-	r.add(m.below(len(m.Layers)-1), id)
-	return nil
+func (w *work) moveInLayer(m *Manifest) error {
+	return w.moveIn(w.path("layer"), layersDir, m.Head().UUID.String())
 }
 
 // moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
 // locked.
 func (w *work) moveInDisk(m *Manifest) error {
-	// Made anew if need be, once in a run of the system: not when somebody waits to remove something.
-	r, err := w.s.openRefs()
-	if err != nil {
-		return err
-	}
-	if err := w.moveInLayer(r, m); err != nil {
+	if err := w.moveInLayer(m); err != nil {
 		return err
 	}
 	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
-	r.stamp()
 	w.done = true
+	w.s.announce(m)
 	return nil
 }
 
@@ -400,8 +387,11 @@ func (w *work) publish(m *Manifest) error {
 	if err := w.stageDisk(m); err != nil {
 		return err
 	}
-	// References to layers that lie elsewhere are made anew with the next stamp.
-	return w.moveIn(w.path("disk"), disksDir, m.Name)
+	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
+		return err
+	}
+	w.s.announce(m)
+	return nil
 }
 
 // stageDisk makes the directory of a new disk, with its manifest, in the work directory.

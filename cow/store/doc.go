@@ -11,7 +11,7 @@
 //	STORE/disks/NAME/lock          flock: whoever has the disk open holds it exclusively; its content says who serves it
 //	STORE/tmp/UUID/                work in progress of one process
 //	STORE/tmp/rm-UUID/             a disk or image that has been removed, and what goes with it
-//	STORE/refs/                    which layers lie on which: a cache, see refs.go
+//	STORE/index/disks              what unchanged manifests name: a cache, see manifest_index.go
 //	STORE/reserve/                 files that are given up when the file system is full
 //	STORE/run/                     sockets, of a store of one's own
 //
@@ -30,10 +30,16 @@
 // What is damaged is refused when it is opened, and whoever is refused can still look (Check) and, where a checksum or a
 // count proves what was there, repair. check.go names what is looked at, layer.Repair what is proven.
 //
+// # Whom to believe
+//
+// Files are found by name, again and again, and documents name sockets and files. So nothing of a store is believed,
+// opened or removed where somebody other than root and this user can change what is found (Store.Trusted, package way),
+// and no socket is made there (Store.CheckRunDir). Such a store can be looked at: no process is asked then.
+//
 // # Locks
 //
 // The store's lock is held for the time of renames and manifest writes, never while content is copied, hashed or given
-// back, and that time does not follow the number of disks: but once in a run of the system, when the references are made.
+// back, and that time does not follow the number of disks, but for one stat of each by who deletes (disk_survey.go).
 // Lock order: disk, then store. A process that has a disk open holds the disk's lock for as long.
 // A promotion commits under the locks of its disks alone: the guest may be standing still.
 //

@@ -28,7 +28,7 @@ func (s *Store) readDocument(path string, v any, check func() error) error {
 
 func decodeDocument(path string, data []byte, v any, check func() error) error {
 	refuse := func(what string, err error) error {
-		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(),
+		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(), cause: err,
 			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
 	}
 	if version, ok := strictjson.Number(data, "version"); ok && version != formatVersion {

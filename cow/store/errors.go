@@ -33,6 +33,8 @@ type Mismatch struct {
 	Expected string
 	Found    string
 	Advice   string // what to do next; may be empty
+
+	cause error // what Found is the text of; may be nil
 }
 
 func (m *Mismatch) Error() string {

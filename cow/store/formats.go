@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/qcow2"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
@@ -32,14 +33,15 @@ type fileFormat struct {
 	// magic are bytes that each file of the format has at offset, counted from the end of the file if negative.
 	magic  string
 	offset int64
-	// tool converts or unpacks FILE, a shell's word; NEW is one for a new file. Empty: nothing can be said.
+	// tool converts or unpacks FILE, a shell's word; NEW is one for a new file, TO the format that it is to have. Empty:
+	// nothing can be said.
 	tool string
 	// disk: a guest's disk may truly begin so.
 	disk bool
 }
 
 const (
-	convertWith = "qemu-img convert -f %s -O qcow2 FILE NEW.qcow2"
+	convertWith = "qemu-img convert -f %s -O TO FILE NEW.TO"
 	extractWith = "unpack it in an empty directory, and import the disk image that is in it"
 )
 
@@ -60,6 +62,8 @@ var formats = []fileFormat{
 	{name: "vpc (VHD of fixed size)", magic: "conectix", offset: -512, tool: convert("vpc"), disk: true},
 	{name: "parallels", magic: "WithoutFreeSpace", tool: convert("parallels")},
 	{name: "parallels", magic: "WithouFreSpacExt", tool: convert("parallels")},
+	{name: "cow (User-mode Linux)", magic: "OOOM", tool: "uml_moo FILE NEW.raw"},
+	{name: "cow (User-mode Linux)", magic: "MOOO", tool: "uml_moo FILE NEW.raw"},
 	{name: "bochs", magic: "Bochs Virtual HD Image", tool: convert("bochs")},
 	{name: "cloop", magic: "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", tool: convert("cloop")},
 	{name: "dmg", magic: "koly", offset: -512, tool: convert("dmg"), disk: true},
@@ -101,6 +105,7 @@ var formats = []fileFormat{
 	{name: "zip", kind: kindArchive, magic: "PK\x07\x08", tool: "unzip FILE"},
 	{name: "7z", kind: kindArchive, magic: "7z\xbc\xaf\x27\x1c", tool: "7z x FILE"},
 	{name: "rar", kind: kindArchive, magic: "Rar!\x1a\x07", tool: "unrar x FILE"},
+	{name: "zoo", kind: kindArchive, magic: "\xdc\xa7\xc4\xfd", offset: 20, tool: "zoo x FILE"},
 	{name: "xar", kind: kindArchive, magic: "xar!", tool: "xar -xf FILE"},
 	{name: "ar", kind: kindArchive, magic: "!<arch>\n", tool: "ar x FILE"},
 	{name: "rpm", kind: kindArchive, magic: "\xed\xab\xee\xdb", tool: "rpm2cpio FILE | cpio -id"},
@@ -112,6 +117,8 @@ var formats = []fileFormat{
 	{name: "HTML", kind: kindOther, magic: "<html"},
 	{name: "XML", kind: kindOther, magic: "<?xml"},
 	{name: "Git LFS pointer", kind: kindOther, magic: "version https://git-lfs.github.com/", tool: "git lfs pull"},
+	{name: "map of a cowblk layer", kind: kindOther, magic: layer.Magic, tool: "it says which blocks of the layer's data count; serve or export the disk that the layer is of"},
+	{name: "PNG", kind: kindOther, magic: "\x89PNG\r\n\x1a\n"},
 	{name: "PDF", kind: kindOther, magic: "%PDF-"},
 	{name: "ELF", kind: kindOther, magic: "\x7fELF", disk: true},
 	{name: "core dump (kdump)", kind: kindOther, magic: "KDUMP   "},
@@ -156,7 +163,7 @@ func probeBytes(head, tail []byte) *fileFormat {
 			return f
 		}
 	}
-	for _, f := range []func([]byte) *fileFormat{probeTar, probeBzip2, probeZstdSkippable, probeLZMA, probeCpio} {
+	for _, f := range []func([]byte) *fileFormat{probeTar, probeBzip2, probeZstdSkippable, probeLZMA, probeCpio, probeARJ} {
 		if found := f(head); found != nil {
 			return found
 		}
@@ -251,17 +258,31 @@ func probeCpio(head []byte) *fileFormat {
 	return &fileFormat{name: "cpio", kind: kindArchive, tool: "cpio -id <FILE", disk: true}
 }
 
-// advice says what to do with a file of the format, by commands that overwrite no file; word is what takes it as it is.
-func (f *fileFormat) advice(fsys vfs.FS, path, word string) string {
+// probeARJ: the main header, of a plausible length, says that it is one (type 2).
+func probeARJ(head []byte) *fileFormat {
+	const least, most = 30, 2600 // of the header's first part, of all of it
+	if len(head) < 11 || head[0] != 0x60 || head[1] != 0xea || head[10] != 2 {
+		return nil
+	}
+	if all, first := int(binary.LittleEndian.Uint16(head[2:])), int(head[4]); first < least || all < first || all > most {
+		return nil
+	}
+	return &fileFormat{name: "arj", kind: kindArchive, tool: "arj x FILE", disk: true}
+}
+
+// advice says what to do with a file of the format, whose path is absolute, by commands that overwrite no file. to is the
+// format that the file is to have then, word is what takes it as it is.
+func (f *fileFormat) advice(fsys vfs.FS, path, to, word string) string {
 	var text string
 	fresh := ".new"
 	if f.kind == kindStream {
 		fresh = ".unpacked"
 	}
 	words := []string{"FILE", shell.Path(path)}
-	for _, ext := range []string{".qcow2", ".raw", ""} {
-		words = append(words, "NEW"+ext, shell.Path(freshPath(fsys, path, fresh, ext)))
+	for _, n := range []struct{ name, ext string }{{"NEW.TO", "." + to}, {"NEW.raw", ".raw"}, {"NEW", ""}} {
+		words = append(words, n.name, shell.Path(freshPath(fsys, path, fresh, n.ext)))
 	}
+	words = append(words, "-O TO", "-O "+to)
 	tool := strings.NewReplacer(words...).Replace(f.tool)
 	switch f.kind {
 	case kindStream:

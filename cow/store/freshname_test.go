@@ -50,6 +50,7 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 	xz := write(t, filepath.Join(dir, "a.xz"), append([]byte("\xfd7zXZ\x00"), make([]byte, 1018)...))
 	mid := overlay(t, filepath.Join(dir, "top"), "nbd:localhost:1", "raw")
 	write(t, vmdk+".new.qcow2", nil)
+	write(t, vmdk+".new.raw", nil)
 	write(t, mid+".new.qcow2", nil)
 	if err := os.Mkdir(vmdk+".new-2.qcow2", 0o755); err != nil {
 		t.Fatal(err)
@@ -71,6 +72,7 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 			continue
 		}
 		_, create := s.Create(context.Background(), "vm1", CreateOptions{Base: path})
+		want = strings.ReplaceAll(want, "-3.qcow2", "-2.raw") // these read raw images alone
 		for what, err := range map[string]error{"create": create, "serve --raw": CheckRaw(vfs.OS{}, path, "--format raw")} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s of %s: %v, want advice with %q", what, path, err, want)

@@ -155,7 +155,7 @@ func snapshot(t testing.TB, dirs ...string) map[string]string {
 			if err != nil || d.Name() == lockFile {
 				return err
 			}
-			if d.Name() == refsDir {
+			if d.Name() == indexDir {
 				return fs.SkipDir // a cache
 			}
 			if d.IsDir() {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +34,7 @@ type Image struct {
 func (m *Image) check(name string) error {
 	switch {
 	case m.Name != name:
-		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+		return &nameError{expected: name, found: m.Name}
 	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
 		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.SHA256 == "" && m.ChunkSHA256 == "":
@@ -106,10 +105,7 @@ func (s *Store) Image(name string) (*Image, error) {
 		return nil, err
 	}
 	m := new(Image)
-	err := s.readDocument(s.path(imagesDir, name, imageFile), m, func() error { return m.check(name) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.notFound("image", name)
-	}
+	err := s.readNamed("image", name, m, func() error { return m.check(name) })
 	if err != nil {
 		return nil, err
 	}
@@ -140,18 +136,6 @@ func (s *Store) Images() ([]*Image, error) {
 
 // ImageData is the path of an image's raw content.
 func (s *Store) ImageData(name string) string { return s.path(imagesDir, name, dataFile) }
-
-// imageUsers are the names of the disks on an image, sorted. An error means that it may be incomplete.
-func (s *Store) imageUsers(name string) ([]string, error) {
-	disks, err := s.Disks()
-	var users []string
-	for _, m := range disks {
-		if m.Base != nil && m.Base.Image == name {
-			users = append(users, m.Name)
-		}
-	}
-	return users, err
-}
 
 // allocated is the space a file takes on its file system, in bytes; 0 if unknown.
 func (s *Store) allocated(path string) int64 {

@@ -41,7 +41,8 @@ type ImportOptions struct {
 // recorded. It takes the time of the data in the file, not of its size. The source is not changed, and locked against
 // those that would. An import that fails or is interrupted leaves nothing.
 // Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (somebody writes to the source), the context's.
-func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (*Image, error) {
+func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image, err error) {
+	defer func() { err = s.full(err) }()
 	if err := CheckName("image", name); err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	if path == "" {
 		return nil, invalidf("the file to import has an empty name")
 	}
-	path, err := filepath.Abs(path)
+	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
@@ -77,11 +78,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := w.moveIn(w.path("image"), imagesDir, name); err != nil {
-			return err
-		}
-		w.s.validRefs().addNode(imageRef(name))
-		return nil
+		return w.moveIn(w.path("image"), imagesDir, name)
 	})
 	if err != nil {
 		return nil, err

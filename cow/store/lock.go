@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -55,6 +56,9 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		return nil, err
 	}
 	if err := s.trusted(); err != nil {
+		return nil, err
+	}
+	if err := s.trustedDisk(name); err != nil {
 		return nil, err
 	}
 	path := s.path(disksDir, name, lockFile)
@@ -130,8 +134,12 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 		}
 	}
 	switch {
+	case err != nil && s.stray(KindDisk, name) != nil:
+		return nil, s.stray(KindDisk, name).Err()
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound("disk", name)
+	case errors.Is(err, unix.ELOOP):
+		return nil, linkedLock(path)
 	case cannotWrite(err) && s.mayRead(path):
 		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: %s; cowblk export, cowblk check", name, err, s.command("serve", name, "--read-only"))
 	case err != nil:
@@ -139,6 +147,12 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	}
 	l.file = f
 	return l, nil
+}
+
+// linkedLock refuses a lock file that is a symbolic link (O_NOFOLLOW, open(2)): whose lock that is nobody can say.
+func linkedLock(path string) error {
+	return &Mismatch{File: path, What: "lock of the disk", Expected: "a regular file", Found: "a symbolic link",
+		Advice: "see to it that no process has the disk open, and give the link another name: mv -n " + shell.Path(path) + " " + shell.Path(path+".link") + "\nthe next command makes the lock anew"}
 }
 
 // mayRead reports whether a file can be opened for reading.

@@ -90,6 +90,14 @@ func (s *Store) paths(l *Layer) layer.Paths {
 	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), sumsFile)}
 }
 
+// uuids are those of the layers, oldest first.
+func (m *Manifest) uuids() (all []uuid.UUID) {
+	for _, l := range m.Layers {
+		all = append(all, l.UUID)
+	}
+	return all
+}
+
 // Head is the writable layer.
 func (m *Manifest) Head() *Layer { return &m.Layers[len(m.Layers)-1] }
 
@@ -117,7 +125,7 @@ func (m *Manifest) Tagged(tag string) (int, error) {
 func (m *Manifest) check(name string) error {
 	switch {
 	case m.Name != name:
-		return fmt.Errorf("name: expected %q, found %q", name, m.Name)
+		return &nameError{expected: name, found: m.Name}
 	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
 		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
 	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize || m.BlockSize&(m.BlockSize-1) != 0:
@@ -178,30 +186,60 @@ func (s *Store) Disk(name string) (*Manifest, error) {
 		return nil, err
 	}
 	m := new(Manifest)
-	path := s.path(disksDir, name, diskFile)
-	err := s.readDocument(path, m, func() error { return m.check(name) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.notFound("disk", name)
-	}
+	err := s.readNamed("disk", name, m, func() error { return m.check(name) })
 	if err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-// notFound says that there is no such disk or image, and whether the name is the other kind's.
-func (s *Store) notFound(kind, name string) error {
-	other, dir := "image", imagesDir
+// readNamed reads the document of a disk or an image: an ErrNotFound if there is none of the name, an ErrRefused if its
+// directory is there without the document.
+func (s *Store) readNamed(kind, name string, v any, check func() error) error {
+	dir, file, what := disksDir, diskFile, "manifest of the disk"
 	if kind == "image" {
-		other, dir = "disk", disksDir
+		dir, file, what = imagesDir, imageFile, "description of the image"
+	}
+	path := s.path(dir, name, file)
+	for range 2 { // it may have been removed and made anew between the two looks
+		err := s.readDocument(path, v, check)
+		if err != nil {
+			if t := s.stray(kind, name); t != nil {
+				return t.Err()
+			}
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return s.adviseName(kind, path, err)
+		}
+		if there, serr := s.exists(s.path(dir, name)); serr == nil && !there {
+			return s.notFound(kind, name)
+		}
+	}
+	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + kept[kind]}
+}
+
+// kept says what stays beside a document that is missing.
+var kept = map[string]string{
+	"disk":  "the layers stay, for check removes none while a manifest is missing",
+	"image": "disks on it need the same content",
+}
+
+// notFound says that there is no such disk or image, and whether the name is the other kind's. Of a Stray it is an
+// ErrRefused.
+func (s *Store) notFound(kind, name string) error {
+	for _, kind := range []string{KindDisk, KindImage} {
+		if t := s.stray(kind, name); t != nil {
+			return t.Err()
+		}
+	}
+	other, dir := "an image", imagesDir
+	if kind == "image" {
+		other, dir = "a disk", disksDir
 	}
 	if there, err := s.exists(s.path(dir, name)); err == nil && there {
-		return fmt.Errorf("%s %q %w in store %s: it is an %s", kind, name, ErrNotFound, s.dir, other)
+		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, PathText(s.dir), other)
 	}
-	if there, err := s.exists(s.path(disksDir, name)); err == nil && there && kind == "disk" {
-		return fmt.Errorf("disk %q: manifest %w: %s: restore it from a backup", name, ErrNotFound, PathText(s.path(disksDir, name, diskFile)))
-	}
-	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, s.dir, s.command("list"))
+	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, PathText(s.dir), s.command("list"))
 }
 
 // writeDocument replaces one of the store's JSON files durably.
@@ -230,10 +268,7 @@ func (s *Store) Disks() ([]*Manifest, error) {
 	for _, name := range names {
 		m, err := s.Disk(name)
 		if errors.Is(err, ErrNotFound) {
-			if there, eerr := s.exists(s.path(disksDir, name)); eerr == nil && !there {
-				continue // removed since the directory was read
-			}
-			err = &Mismatch{File: s.path(disksDir, name, diskFile), What: "manifest of the disk", Expected: "a file", Found: "none", Advice: "restore it from a backup"}
+			continue // removed since the directory was read
 		}
 		if err != nil {
 			errs = append(errs, err)

@@ -31,7 +31,11 @@ type Opened struct {
 }
 
 // Close closes the disk, then gives up the lock.
-func (o *Opened) Close() error { return errors.Join(o.Disk.Close(), o.Lock.Unlock()) }
+func (o *Opened) Close() error {
+	err := errors.Join(o.Disk.Close(), o.Lock.Unlock())
+	o.Lock.s.putBack()
+	return err
+}
 
 // OpenDisk takes the disk's lock, checks its base and its layers, and opens the stack. A refused open has changed
 // nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
@@ -79,7 +83,8 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		o.Cow.Log = s.log
 	}
 	if o.Cow.OnNoSpace == nil {
-		o.Cow.OnNoSpace = s.makeRoom
+		// The second half of the reserve is not for a disk that is opened to be rolled back or promoted.
+		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.makeRoom(why, closing && o.Serve) }
 	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {

@@ -45,6 +45,9 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 	if err := s.trusted(); err != nil {
 		return nil, err
 	}
+	if err := s.trustedDisk(ref.Name); err != nil {
+		return nil, err
+	}
 	if err := s.settle(ctx, ref.Name); err != nil {
 		return nil, err
 	}

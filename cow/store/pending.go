@@ -53,6 +53,7 @@ func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag str
 
 // preparePromotion makes the new heads of p, which says everything else.
 func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
+	defer func() { err = s.full(err) }()
 	now := s.now().UTC()
 	if p.tag == "" {
 		p.tag = freeTag(p.before, now)
@@ -109,7 +110,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveInHead(&after) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.w.moveInHead(m, &after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}

@@ -53,8 +53,8 @@ func fillStore(t *testing.T, s *Store) {
 // Nobody but the owner can open anything of a store, and so hold its locks, whatever the umask. The store's directory and
 // the run directory can be entered, for the guest's QEMU is another user.
 func TestModes(t *testing.T) {
-	defer unix.Umask(unix.Umask(0))
 	s := newStore(t)
+	defer unix.Umask(unix.Umask(0))
 	fillStore(t, s)
 	for path, mode := range modes(t, s.Dir()) {
 		most := fs.FileMode(0o700)
@@ -83,7 +83,7 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 	}
 	// A link in the place of a directory, to one that is somebody else's affair.
 	outside := t.TempDir()
-	if err := os.Chmod(outside, 0o777); err != nil {
+	if err := os.Chmod(outside, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(s.path(imagesDir), filepath.Join(outside, imagesDir)); err != nil {
@@ -117,15 +117,19 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 			t.Errorf("%s has mode %#o, expected %#o", path, now[path], want)
 		}
 	}
-	for path, want := range map[string]fs.FileMode{outside: 0o777, filepath.Join(outside, imagesDir): 0o755} {
+	for path, want := range map[string]fs.FileMode{outside: 0o755, filepath.Join(outside, imagesDir): 0o755} {
 		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
 			t.Errorf("%s has mode %v, expected %#o (%v)", path, st.Mode(), want, err)
 		}
 	}
 }
 
-// A group that may write to the store's directories was given them on purpose, and modes that are narrower stay.
+// A group that may write to the store's directories was given them on purpose, and modes that are narrower stay. Root, who
+// would be led by its members, refuses such a store.
 func TestModesOfASharedStore(t *testing.T) {
+	if asNobody(t) {
+		return
+	}
 	s := newStore(t)
 	fillStore(t, s)
 	for path, mode := range map[string]fs.FileMode{".": 0o775, disksDir: 0o775, layersDir: 0o500, lockFile: 0o664} {

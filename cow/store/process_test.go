@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	if line := os.Getenv(childEnv); line != "" {
 		os.Exit(child(strings.Fields(line)))
 	}
+	syscall.Umask(0o022) // root's stores are refused in directories that a group may write to
 	os.Exit(m.Run())
 }
 
@@ -32,6 +33,12 @@ func child(args []string) int {
 	}
 	ctx := context.Background()
 	switch args[0] {
+	case "rundir": // of the user's default store
+		env := map[string]string{"XDG_DATA_HOME": args[1], runtimeEnv: args[2]}
+		getenv := func(k string) string { return env[k] }
+		if s, err = Open(args[1]+"/"+programDir, Options{Getenv: getenv}); err == nil {
+			err = errors.Join(s.MakeRunDir(), s.CheckRunDir())
+		}
 	case "create":
 		_, err = s.Create(ctx, args[2], CreateOptions{Size: 1 << 20})
 	case "open":

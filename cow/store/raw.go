@@ -8,8 +8,9 @@ import (
 )
 
 // CheckRaw refuses a file that is to be served as it is, without a store, unless it can be the content of a disk: not the
-// container of another format, nor a compressed file or an archive. A guest may encrypt its whole disk, so LUKS passes.
-// word is what takes the file nevertheless, for the advice. fsys nil: the operating system's.
+// container of another format, nor a compressed file or an archive, and of a size that a disk has. A guest may encrypt its
+// whole disk, so LUKS passes. path is absolute. word is what takes a file of any format, for the advice; empty: any is
+// taken. fsys nil: the operating system's.
 func CheckRaw(fsys vfs.FS, path, word string) error {
 	if fsys == nil {
 		fsys = vfs.OS{}
@@ -25,14 +26,27 @@ func CheckRaw(fsys vfs.FS, path, word string) error {
 		return refusedFile("file", path, err)
 	}
 	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if size == 0 || size%SectorSize != 0 && word == "" {
+		return rawSize(path, size)
+	}
+	if word == "" {
+		return nil
+	}
 	format, err := probe(f)
 	if err != nil {
 		return err
 	}
 	if format.name == FormatRaw || format.kind == kindOther && format.disk {
+		if size%SectorSize != 0 {
+			return rawSize(path, size)
+		}
 		return nil
 	}
-	advice := format.advice(fsys, path, word)
+	advice := format.advice(fsys, path, FormatRaw, word)
 	switch {
 	case format.name == FormatQcow2:
 		advice = "import it, and serve a disk on it: cowblk import " + shell.Path(path) + " NAME; cowblk create DISK --from NAME\nif the guest is to see the qcow2 file itself: " + word
@@ -40,4 +54,8 @@ func CheckRaw(fsys vfs.FS, path, word string) error {
 		advice += "\nif the guest is to see the file itself: " + word
 	}
 	return &Mismatch{File: path, What: "format of the file", Expected: "raw", Found: format.name, Advice: advice}
+}
+
+func rawSize(path string, size int64) error {
+	return &Mismatch{File: path, What: "size of the file", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
 }

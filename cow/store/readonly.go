@@ -130,8 +130,11 @@ func (s *Store) makeRunDir(dir string) error {
 	if err := makeDir(s.fs, dir, enterPerm); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
+	if err := s.trustedRunDir(dir, true); err != nil {
+		return err
+	}
 	restrictDir(s, filepath.Dir(dir), filepath.Base(dir), enterPerm)
-	return nil
+	return s.trustedRunDir(dir, false)
 }
 
 // NoRoom reports whether an error says that nothing can be made in a directory: no space, no share of it left, a file

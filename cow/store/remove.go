@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
@@ -29,27 +30,31 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
+	if t := s.stray(KindImage, name); t != nil {
+		return nil, t.Err()
+	}
 	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
 	} else if there {
-		r, err := s.planRefs()
+		v, err := s.planSurvey()
 		if err != nil {
 			return nil, err
 		}
-		return s.planImage(r, name)
-	}
-	if _, serving := s.Serving(name); serving {
-		return nil, s.inUse(name)
+		return s.planImage(v, name)
 	}
 	return s.planDisk(name)
 }
 
-func (s *Store) planImage(r *refs, name string) (*Removal, error) {
-	used, _, err := r.above(imageRef(name), uuid.Nil)
-	var users []string
-	if used || err != nil || r.unreadable != "" {
-		users, err = s.imageUsers(name) // whose names are told
+// removableDisk is the manifest of a disk that nobody has open.
+func (s *Store) removableDisk(name string) (*Manifest, error) {
+	if _, serving := s.Serving(name); serving {
+		return nil, s.inUse(name)
 	}
+	return s.Disk(name)
+}
+
+func (s *Store) planImage(v *survey, name string) (*Removal, error) {
+	users, away, err := v.imageUsers(name)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: whether disks use it cannot be said: %w", name, err)
 	}
@@ -61,24 +66,28 @@ func (s *Store) planImage(r *refs, name string) (*Removal, error) {
 		return nil, fmt.Errorf("image %q is %w: base of %s %s\nit stays as long as a disk lies on it: %s shows them",
 			name, ErrInUse, noun, strings.Join(users, ", "), s.command("tree", name))
 	}
+	if len(away) > 0 {
+		return nil, fmt.Errorf("image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
+			name, ErrInUse, strings.Join(away, ", "), PathText(s.path(disksDir)))
+	}
 	return &Removal{Name: name, Kind: "image", Freed: s.allocated(s.ImageData(name)), Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
 }
 
 func (s *Store) planDisk(name string) (*Removal, error) {
-	m, err := s.Disk(name)
+	m, err := s.removableDisk(name)
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.planRefs()
+	v, err := s.planSurvey()
 	if err != nil {
 		return nil, err
 	}
-	return s.planWith(r, m)
+	return s.planWith(v, m)
 }
 
-// planWith says what the removal of a disk does if r is right.
-func (s *Store) planWith(r *refs, m *Manifest) (*Removal, error) {
-	stays, err := r.needed(m, 0)
+// planWith says what the removal of a disk does by what v has found.
+func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
+	stays, _, err := v.needed(m, 0, m.Name)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
 	}
@@ -109,26 +118,40 @@ func (s *Store) takes(l *Layer) int64 {
 // Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file
 // system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
 // manifest cannot be read; any disk's, if it is an image).
-func (s *Store) Remove(ctx context.Context, name string) (*Removal, error) {
-	plan, err := s.PlanRemove(name)
+func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error) {
+	defer s.replenish()
+	return r, s.inNeed(0, func() error {
+		r, err = s.removeOnce(ctx, name)
+		return err
+	})
+}
+
+// removeOnce is Remove. After an error nothing has changed.
+func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
+	if err := CheckName("disk", name); err != nil {
+		return nil, err
+	}
+	image, err := s.exists(s.path(imagesDir, name))
 	if err != nil {
 		return nil, err
 	}
-	if plan.Kind == "disk" {
+	if !image {
+		if _, err := s.removableDisk(name); err != nil {
+			return nil, err // before a lock file is made
+		}
 		return s.removeDisk(ctx, name)
 	}
+	var plan *Removal
 	err = s.locked(ctx, func() error {
 		_ = s.clean()
-		r, err := s.openRefs()
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
-		if plan, err = s.planImage(r, name); err != nil {
+		if plan, err = s.planImage(v, name); err != nil {
 			return err
 		}
-		if plan.left, err = s.moveOut(imagesDir, name); err == nil {
-			r.dropNode(imageRef(name))
-		}
+		plan.left, err = s.moveOut(imagesDir, name)
 		return err
 	})
 	if err != nil {
@@ -146,7 +169,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.settleKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
@@ -155,22 +178,22 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		if err != nil {
 			return err
 		}
-		r, err := s.openRefs()
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
-		if plan, err = s.planWith(r, m); err != nil {
+		if plan, err = s.planWith(v, m); err != nil {
 			return err
 		}
-		left, err := s.moveOut(disksDir, name)
+		left, err := s.moveOutDisk(v, m)
 		if err != nil {
 			return err
 		}
-		if err := r.releaseAbove(m, 0, left); err != nil {
+		v.forget(name)
+		if err := v.releaseAbove(m, 0, left, m.Name); err != nil {
 			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
 			return nil
 		}
-		r.stamp()
 		plan.left = left
 		return nil
 	})
@@ -198,12 +221,36 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 	return out, nil
 }
 
+// moveOutDisk is moveOut of a disk. One whose directory is a symbolic link gets a directory for its layers beside the
+// link, and a copy of its manifest: what the link leads to is not the store's, and stays.
+func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
+	if d := v.disks[m.Name]; d == nil || !d.link {
+		return s.moveOut(disksDir, m.Name)
+	}
+	out := s.path(tmpDir, removalPrefix+uuid.NewString())
+	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
+		return "", err
+	}
+	if err := s.writeDocument(filepath.Join(out, diskFile), m); err != nil {
+		return "", errors.Join(err, s.fs.RemoveAll(out))
+	}
+	link := filepath.Join(out, linkFile)
+	if err := s.fs.Rename(s.path(disksDir, m.Name), link); err != nil {
+		return "", errors.Join(err, s.fs.RemoveAll(out))
+	}
+	if err := s.fs.SyncDir(s.path(disksDir)); err != nil {
+		return "", errors.Join(err, s.fs.Rename(link, s.path(disksDir, m.Name)), s.fs.SyncDir(s.path(disksDir)))
+	}
+	s.log.Warn("the disk's directory was a symbolic link: the link is removed, and the directory that it led to stays", "disk", m.Name)
+	return out, nil
+}
+
 // removeLeft gives back the space of what has been removed. Nobody has to wait for that.
 func (s *Store) removeLeft(plan *Removal) {
 	if plan.left == "" {
 		return
 	}
-	if err := s.fs.RemoveAll(plan.left); err != nil {
+	if err := s.removeWork(plan.left); err != nil {
 		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
 	}
 }

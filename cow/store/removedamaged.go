@@ -42,7 +42,7 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // it is whole, for another program
-	case !errors.Is(err, ErrNotFound) && !isDamage(err) && !noFile:
+	case !isDamage(err) && !noFile:
 		return nil, fmt.Errorf("disk %q: whether its manifest is damaged cannot be said: %w", name, err)
 	}
 	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
@@ -51,7 +51,16 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 // RemoveDamaged removes what is left of a disk whose manifest is missing or damaged, so that its name is free. Which
 // layers were its own nobody can say: all stay, and Check shows those that no disk names. Errors: ErrNotFound, ErrInUse,
 // ErrInvalid (the manifest can be read), ErrRefused (a newer program's).
-func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, err error) {
+func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
+	defer s.replenish()
+	return r, s.inNeed(0, func() error {
+		r, err = s.removeDamagedOnce(ctx, name)
+		return err
+	})
+}
+
+// removeDamagedOnce is RemoveDamaged. After an error for want of room nothing has changed.
+func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Removal, err error) {
 	if _, err := s.PlanRemoveDamaged(name); err != nil {
 		return nil, err // before a lock file is made
 	}
@@ -65,14 +74,7 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
-		// What the references say of this disk is of another time; the next command makes them anew.
-		err := s.invalidate()
-		if noSpace(err) {
-			// A stamp that is not there says no more than an empty one, and to remove it takes no room.
-			if err = s.fs.Remove(s.path(refsDir, stampFile)); errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
-		}
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
@@ -84,6 +86,8 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (plan *Removal, 
 		if err := s.fs.SyncDir(dir); err != nil {
 			return err
 		}
+		// Before it is gone: else it would be taken for one that was moved away.
+		v.forget(name)
 		plan.left, err = s.moveOut(disksDir, name)
 		return err
 	})

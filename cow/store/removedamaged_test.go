@@ -126,6 +126,7 @@ func TestRemoveDamagedNewer(t *testing.T) {
 type keepLeft struct{ vfs.FS }
 
 func (keepLeft) RemoveAll(string) error { return nil }
+func (keepLeft) Remove(string) error    { return nil }
 
 // entries are the names in a directory.
 func entries(t *testing.T, dir string) (names []string) {

@@ -11,40 +11,55 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A store keeps a reserve: files that hold nothing. What frees room, or lets a guest go on, gives one of them up when the
-// file system is full; the next change after that makes it again. Several small files are room for inodes, too.
+// A store keeps a reserve: files that hold nothing. They are given up one by one when the file system is full, and made
+// again when there is room: by the command that has used them at its end, and by the next change. Several small files are
+// room for inodes, too. The first half is for any command that lets a guest go on or frees room. The second half is for
+// two things alone, which must not depend on what others have done before: the maps of served disks when they are closed,
+// and the removal of disks and images.
 const (
 	reserveDir   = "reserve"
-	reserveFiles = 16
-	// Of one file, in bytes. It is a 256th of what was free: the reserve is a sixteenth at most.
-	minReserve, maxReserve = 4 << 10, 128 << 10
+	reserveFiles = 24               // a rollback needs up to 9 inodes; earlier versions have made, and use, the first 16
+	reserveKept  = reserveFiles / 2 // the second half, with the lower numbers
+	// Of one file, in bytes. It is that part of what was free: the reserve is a sixteenth at most.
+	minReserve, maxReserve = 4 << 10, 80 << 10
+	reservePart            = 16 * reserveFiles
 )
 
 func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprintf("%02d", i)) }
 
-// InNeed runs f, which changes nothing if it fails for want of room. Then it gives up files of the store's reserve, one
-// after the other, and runs f again.
-func (s *Store) InNeed(f func() error) error {
+// InNeed runs f, which changes nothing if it fails for want of room. Then it gives up a file of the first half of the
+// store's reserve, and runs f again. What f has not used or has freed is put back. An error for want of room says what
+// makes some.
+func (s *Store) InNeed(f func() error) error { return s.inNeed(reserveKept, f) }
+
+func (s *Store) inNeed(keep int, f func() error) error {
+	defer s.putBack()
 	for {
 		err := f()
-		if err == nil || !noSpace(err) || !s.giveUp(err, 0) {
+		if err == nil || !noSpace(err) {
 			return err
+		}
+		if !s.giveUp(err, keep) {
+			return s.full(err)
 		}
 	}
 }
 
-// makeRoom is cow.Options.OnNoSpace: for the maps of disks that go on being served half of the reserve stays, so that they
-// can be closed.
+// makeRoom is cow.Options.OnNoSpace.
 func (s *Store) makeRoom(why error, closing bool) bool {
 	if closing {
 		return s.giveUp(why, 0)
 	}
-	return s.giveUp(why, reserveFiles/2)
+	return s.giveUp(why, reserveKept)
 }
 
 // giveUp removes the last file of the reserve, if there is one. The first ones stay, keep of them.
 func (s *Store) giveUp(why error, keep int) bool {
 	for i := reserveFiles - 1; i >= keep; i-- {
+		size := int64(maxReserve)
+		if st, err := s.fs.Stat(s.reservePath(i)); err == nil {
+			size = st.Size()
+		}
 		err := s.fs.Remove(s.reservePath(i))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -53,6 +68,8 @@ func (s *Store) giveUp(why error, keep int) bool {
 			s.log.Warn("the store's reserve cannot be given up", "err", err)
 			return false
 		}
+		s.givenUp.Add(1)
+		s.givenSize.Store(size)
 		s.log.Warn("the file system is full: a part of the store's reserve is given up", "left", i, "reason", why)
 		// Some file systems have the room only when that is durable; others need not.
 		_ = s.fs.SyncDir(s.path(reserveDir))
@@ -61,34 +78,61 @@ func (s *Store) giveUp(why error, keep int) bool {
 	return false
 }
 
-// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store. Others may
-// do the same at the same time. A store without a reserve is as good as any until it is full.
-func (s *Store) refill() {
-	s.refillOnce.Do(func() {
-		host, ok := s.fs.(vfs.SpaceFS)
-		if !ok {
+// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store.
+func (s *Store) refill() { s.refillOnce.Do(s.replenish) }
+
+// replenish is refill at the end of a command that frees room. Others may do the same at the same time. A store without a
+// reserve is as good as any until it is full.
+func (s *Store) replenish() {
+	host, ok := s.fs.(vfs.SpaceFS)
+	if !ok || !s.known.Load() {
+		return
+	}
+	// The last one is given up first.
+	if there, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || there {
+		return
+	}
+	free, err := host.Free(s.dir)
+	size := min(free/reservePart, maxReserve) &^ 4095
+	if err != nil || size < minReserve {
+		return
+	}
+	if err := s.fs.MkdirAll(s.path(reserveDir), dirPerm); err != nil {
+		s.log.Debug("the store has no reserve", "err", err)
+		return
+	}
+	for i := range reserveFiles {
+		if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
+			s.log.Debug("the store's reserve is not whole", "err", err)
 			return
 		}
-		// The last one is given up first.
-		if there, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || there {
+	}
+}
+
+// putBack makes as many files of the reserve again as this Store has given up, while there is room, if only for smaller
+// ones: those that are given up last come first.
+func (s *Store) putBack() {
+	n := s.givenUp.Swap(0)
+	for i := 0; i < reserveFiles && n > 0; i++ {
+		path := s.reservePath(i)
+		if there, err := s.exists(path); err != nil {
 			return
+		} else if there {
+			continue
 		}
-		free, err := host.Free(s.dir)
-		size := min(free/256, maxReserve) &^ 4095
-		if err != nil || size < minReserve {
-			return
+		err := error(unix.ENOSPC)
+		for size := min(s.givenSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
+			err = s.makeReserve(path, size)
 		}
-		if err := s.fs.MkdirAll(s.path(reserveDir), dirPerm); err != nil {
-			s.log.Debug("the store has no reserve", "err", err)
-			return
-		}
-		for i := range reserveFiles {
-			if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err != nil {
+			if !errors.Is(err, fs.ErrExist) {
 				s.log.Debug("the store's reserve is not whole", "err", err)
 				return
 			}
+			continue
 		}
-	})
+		n--
+	}
 }
 
 func (s *Store) makeReserve(path string, size int64) error {

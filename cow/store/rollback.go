@@ -26,6 +26,19 @@ type Rollback struct {
 
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
 func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
+	m, err := s.rollable(ref)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.planSurvey()
+	if err != nil {
+		return nil, err
+	}
+	return s.planRollback(v, m, ref.Tag)
+}
+
+// rollable is the manifest of a disk that nobody has open and that has the tag.
+func (s *Store) rollable(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
 		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
@@ -36,33 +49,23 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := m.Tagged(ref.Tag); err != nil {
-		return nil, err
-	}
-	r, err := s.planRefs()
-	if err != nil {
-		return nil, err
-	}
-	return s.planRollback(r, m, ref.Tag)
+	_, err = m.Tagged(ref.Tag)
+	return m, err
 }
 
-// planRollback says what a rollback of the disk does if r is right.
-func (s *Store) planRollback(r *refs, m *Manifest, tag string) (*Rollback, error) {
+// planRollback says what a rollback of the disk does by what v has found.
+func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, error) {
 	top, err := m.Tagged(tag)
 	if err != nil {
 		return nil, err
 	}
-	stays, err := r.needed(m, top+1)
+	stays, _, err := v.needed(m, top+1, m.Name)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
 	}
 	plan := &Rollback{
 		Disk: m.Name, Tag: tag, Depth: top + 2,
 		Lost: []string{}, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
-	}
-	var users map[uuid.UUID][]string
-	if stays > top {
-		users, _ = s.layerUsers() // for the names only: a disk that cannot be read has none to tell
 	}
 	for i := top + 1; i < len(m.Layers); i++ {
 		l := &m.Layers[i]
@@ -77,11 +80,7 @@ func (s *Store) planRollback(r *refs, m *Manifest, tag string) (*Rollback, error
 			continue
 		}
 		plan.Kept = append(plan.Kept, l.UUID)
-		for _, name := range users[l.UUID] {
-			if name != m.Name {
-				plan.KeptBy = append(plan.KeptBy, name)
-			}
-		}
+		plan.KeptBy = append(plan.KeptBy, v.users(l.UUID, m.Name)...)
 	}
 	slices.Sort(plan.KeptBy)
 	plan.KeptBy = slices.Compact(plan.KeptBy)
@@ -100,7 +99,7 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 // RollbackLosing is Rollback that is refused, with an ErrBusy, if the tags that are lost are others than lost by then:
 // those that a person has agreed to lose, as PlanRollback has listed them. A nil slice stands for any.
 func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	if _, err := s.PlanRollback(ref); err != nil {
+	if _, err := s.rollable(ref); err != nil {
 		return nil, err
 	}
 	lock, err := s.LockDisk(ref.Name)
@@ -152,7 +151,7 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	if err != nil {
 		return nil, err
 	}
-	if err := s.locked(ctx, func() error { return w.moveInHead(&after) }); err != nil {
+	if err := s.locked(ctx, func() error { return w.moveInHead(m, &after) }); err != nil {
 		return nil, err
 	}
 	// Before anything is given up for it, the new stack has to prove sound. Opening also seals the tag's layer if a
@@ -173,23 +172,23 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	}
 	var plan *Rollback
 	err = s.locked(ctx, func() error {
-		r, err := s.openRefs()
+		v, err := s.survey()
 		if err != nil {
 			return err
 		}
-		if plan, err = s.planRollback(r, m, ref.Tag); err != nil {
+		if plan, err = s.planRollback(v, m, ref.Tag); err != nil {
 			return err
 		}
 		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), &after); err != nil {
 			return err
 		}
 		// Done. What cannot be removed now the journal has for the next command.
-		if err := r.releaseAbove(m, top+1, w.dir); err != nil {
+		v.replace(&after)
+		if err := v.releaseAbove(m, top+1, w.dir, m.Name); err != nil {
 			w.unfinished = true
 			s.log.Warn("layers that were rolled back cannot be removed, the next command will try again", "disk", m.Name, "err", err)
 			return nil
 		}
-		r.stamp()
 		w.done = true
 		return nil
 	})

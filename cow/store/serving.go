@@ -12,14 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
+	"cowblk/cow/way"
 )
 
 // Serving says who has a disk open: the content of the disk's lock file, as far as the process that holds the lock has
 // written it.
 type Serving struct {
 	PID     int    `json:"pid"`               // 0: not known
-	Control string `json:"control,omitempty"` // path of the control socket; empty: none
-	Socket  string `json:"socket,omitempty"`  // path of the vhost-user socket; empty: not serving, only using the disk
+	Control string `json:"control,omitempty"` // path of the control socket; empty: none, or not believed
+	// Socket is the path of the vhost-user socket; empty: not serving, only using the disk. Of a store that is not
+	// Trusted it is only for showing.
+	Socket string `json:"socket,omitempty"`
 }
 
 // String says it for a person: "served by process 42 on /run/cowblk/vm1.sock".
@@ -31,14 +34,15 @@ func (v Serving) String() string {
 	if v.Socket == "" {
 		return "open in " + who
 	}
-	return fmt.Sprintf("served by %s on %s", who, v.Socket)
+	return fmt.Sprintf("served by %s on %s", who, PathText(v.Socket))
 }
 
 // maxServing bounds what is read of a lock file, in bytes.
 const maxServing = 1 << 16
 
 // Serving reports who has the disk open, in this or another process. False: nobody, or no such disk. Whether a disk is
-// open that this process may not look at is not known; see ServingError.
+// open that this process may not look at is not known; see ServingError. Of a store that is not Trusted there is no
+// Control.
 func (s *Store) Serving(name string) (*Serving, bool) {
 	v, _ := s.ServingError(name)
 	return v, v != nil
@@ -51,8 +55,22 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 		return nil, nil
 	}
 	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		if t := s.stray(KindDisk, name); t != nil {
+			return nil, t.Err()
+		}
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil && s.trustedWay() == nil {
+		if err = s.trustedDisk(name); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, linkedLock(s.path(disksDir, name, lockFile))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
@@ -67,6 +85,11 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	v, sure := s.readServing(f)
 	if !sure && f.Lock(false) == nil {
 		return nil, nil // it has just been given up
+	}
+	if s.trustedWay() != nil {
+		// Whoever can write that file can name any socket: one of another store's process, which would do there what it is
+		// told, or one of his own.
+		v.Control = ""
 	}
 	return &v, nil
 }
@@ -186,7 +209,7 @@ func described(pid int) string {
 	text := strconv.Quote(strings.TrimSpace(string(name)))
 	var st unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err == nil {
-		text += ", user " + userName(st.Uid)
+		text += ", user " + way.UserName(st.Uid)
 	}
 	return " (" + text + ")"
 }

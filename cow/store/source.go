@@ -132,9 +132,21 @@ func (c *chainFile) open(format string) error {
 		}
 		c.size = c.img.Size
 	default:
-		return &Mismatch{File: c.path, What: "format of the file", Expected: "raw or qcow2", Found: found.name, Advice: found.advice(c.fsys, c.path, "--format raw")}
+		return &Mismatch{File: c.path, What: "format of the file", Expected: "raw or qcow2", Found: found.name, Advice: found.advice(c.fsys, c.path, FormatQcow2, "--format raw")}
 	}
 	return nil
+}
+
+// expectedSize is what a file has to have that is to be the content of a disk.
+const expectedSize = "a positive multiple of 512 bytes"
+
+// sizeAdvice says what to do with a file whose size is not expectedSize.
+func sizeAdvice(size int64) string {
+	if size == 0 {
+		return "it is empty: copy or download it again"
+	}
+	return "a file that was not copied to its end looks like this: compare its length with the original's.\n" +
+		"If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"
 }
 
 // checkSize refuses what no disk can be.
@@ -143,11 +155,8 @@ func (src *source) checkSize() error {
 		return &Mismatch{File: src.name, What: "size of the " + src.format + " image", Expected: expected, Found: quoteBytes(src.size), Advice: advice}
 	}
 	switch {
-	case src.size == 0:
-		return refuse("a positive multiple of 512 bytes", "it is empty: copy or download it again")
-	case src.size%SectorSize != 0:
-		return refuse("a positive multiple of 512 bytes", "a file that was not copied to its end looks like this: compare its length with the original's.\n"+
-			"If it is complete, fill the last sector of a copy up: truncate -s %512 COPY")
+	case src.size == 0 || src.size%SectorSize != 0:
+		return refuse(expectedSize, sizeAdvice(src.size))
 	case src.size > layer.MaxSize:
 		return refuse(fmt.Sprintf("at most %d bytes", int64(layer.MaxSize)), "")
 	}

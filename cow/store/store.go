@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cowblk/cow/shell"
@@ -62,13 +63,18 @@ type Store struct {
 	getenv      func(string) string
 	lockTimeout time.Duration
 	now         func() time.Time
-	program     string // Options.Command
+	program     string        // Options.Command
+	clockMargin time.Duration // see defaultClockMargin
 
-	trustOnce    sync.Once
-	trust        error // see trusted
+	trustMu      sync.Mutex
+	trustKnown   bool
+	trust        error       // see trusted
+	known        atomic.Bool // there is evidence that the directory is a store: see recognised
 	restrictOnce sync.Once
 	refillOnce   sync.Once
-	waiters      waiters // for the store's lock
+	givenSize    atomic.Int64 // of one of givenUp, in bytes
+	givenUp      atomic.Int32 // files of the reserve, by this Store, that it has not put back
+	waiters      waiters      // for the store's lock
 	held         heldLocks
 	holders      holderCache
 }
@@ -115,6 +121,7 @@ func Open(dir string, o Options) (*Store, error) {
 	return &Store{
 		dir: dir, runDir: run,
 		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
+		clockMargin: defaultClockMargin,
 	}, nil
 }
 
@@ -158,7 +165,7 @@ func (s *Store) MakeRunDir() error {
 		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
 	}
 	err := s.makeRunDir(s.runDir)
-	if dir := s.getenv(runtimeEnv); err != nil && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
 		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
 	}
 	return err
@@ -191,11 +198,21 @@ func (s *Store) names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && CheckName("", e.Name()) == nil {
+		if CheckName("", e.Name()) == nil && (e.IsDir() || s.linkToDirectory(dir, e)) {
 			names = append(names, e.Name())
 		}
 	}
 	return names, nil
+}
+
+// linkToDirectory reports whether an entry of one of the store's directories is a symbolic link to a directory: what is
+// behind it is served like any other.
+func (s *Store) linkToDirectory(dir string, e fs.DirEntry) bool {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return false
+	}
+	st, err := s.fs.Stat(s.path(dir, e.Name()))
+	return err == nil && st.IsDir()
 }
 
 func (s *Store) exists(path string) (bool, error) {
@@ -209,7 +226,10 @@ func (s *Store) exists(path string) (bool, error) {
 // checkFree returns an ErrExists if an image or a disk has the name: both share one name space, so that every
 // command can take either.
 func (s *Store) checkFree(name string) error {
-	for dir, kind := range map[string]string{imagesDir: "image", disksDir: "disk"} {
+	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
+		if t := s.stray(kind, name); t != nil {
+			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
+		}
 		taken, err := s.exists(s.path(dir, name))
 		if err != nil {
 			return fmt.Errorf("store %s: %w", s.dir, err)

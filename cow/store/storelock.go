@@ -45,6 +45,9 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 		return nil, err
 	}
 	lock, err := s.openStoreLock()
+	if errors.Is(err, ErrInvalid) {
+		return nil, err // it names the store
+	}
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
@@ -77,20 +80,26 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 	return nil, fmt.Errorf("store %s: %w", s.dir, err)
 }
 
-// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there.
+// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there. The directory is trusted.
 func (s *Store) openStoreLock() (vfs.File, error) {
 	path := s.path(lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return f, err
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeDir(); err != nil {
+			return nil, err
+		}
+		if err := s.trustedWay(); err != nil { // somebody else has made it meanwhile
+			return nil, err
+		}
+		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
+		if err == nil {
+			_, _ = f.WriteAt([]byte(lockMark), 0) // without it there is other evidence
+		}
 	}
-	if err := s.mayBecome(); err != nil {
-		return nil, err
+	if err == nil {
+		s.known.Store(true)
 	}
-	if err := s.makeDir(); err != nil {
-		return nil, err
-	}
-	return s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
+	return f, err
 }
 
 // makeDir makes the store's directory. Its parents are others' too.
@@ -115,7 +124,7 @@ func (s *Store) restrict(lock vfs.File) {
 			}
 		}
 		s.restrictDir(".", enterPerm)
-		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, refsDir} {
+		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, indexDir} {
 			s.restrictDir(dir, dirPerm)
 		}
 	})
@@ -124,6 +133,9 @@ func (s *Store) restrict(lock vfs.File) {
 // prepare does for a store of an earlier version whose disks are only served what a change does for others. It needs no
 // lock: what it makes, others make too.
 func (s *Store) prepare() {
+	if s.trusted() != nil {
+		return // nothing in it is opened either
+	}
 	if lock, err := s.openStoreLock(); err == nil {
 		s.restrict(lock)
 		lock.Close()

@@ -205,7 +205,15 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, s.dir, s.command("list"))
+		for _, read := range []func() error{
+			func() error { _, err := s.Disk(name); return err },
+			func() error { _, err := s.Image(name); return err },
+		} {
+			if err := read(); err != nil && !errors.Is(err, ErrNotFound) {
+				return nil, err // it is there, and cannot be read
+			}
+		}
+		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, PathText(s.dir), s.command("list"))
 	}
 	return found, nil
 }

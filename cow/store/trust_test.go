@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cowblk/cow"
@@ -16,15 +18,48 @@ func TestStoresOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	const nobody = 65534
 	ctx := context.Background()
 	for _, c := range []struct {
 		name, found string
 		plant       func(t *testing.T, dir, victim string)
 	}{
 		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(dir, nobody, nobody)) }},
-		{"others may write", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
-		{"others may write, sticky", "chmod o-w", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
+		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
+		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
+		{"its group may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o770)) }},
+		{"the group of its layers may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Join(dir, layersDir), 0o770)) }},
+		{"all may write to its disks", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Join(dir, disksDir), 0o703)) }},
+		{"layers lead through another's", "user nobody can lead", func(t *testing.T, dir, victim string) {
+			must(t, os.Rename(filepath.Join(dir, layersDir), filepath.Join(victim, layersDir)))
+			must(t, os.Symlink(filepath.Join(victim, layersDir), filepath.Join(dir, layersDir)))
+			must(t, os.Chown(victim, nobody, nobody))
+		}},
+		{"above is another's", "user nobody can put another store in its place\nput the store elsewhere", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+		}},
+		{"further above is another's", "sudo -u nobody cowblk", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(filepath.Dir(filepath.Dir(dir)), nobody, nobody))
+		}},
+		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
+		}},
+		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
+		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(filepath.Dir(dir), 0, nobody))
+			must(t, os.Chmod(filepath.Dir(dir), 0o775|os.ModeSetgid))
+		}},
+		{"a link of another's is at its place", "user nobody can put", func(t *testing.T, dir, _ string) {
+			must(t, os.Rename(dir, dir+"2"))
+			must(t, os.Symlink(dir+"2", dir))
+			must(t, os.Lchown(dir, nobody, nobody))
+			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
+		}},
+		{"a link in another's directory is at its place", "user nobody can put", func(t *testing.T, dir, victim string) {
+			must(t, os.Rename(dir, dir+"2"))
+			must(t, os.Symlink(dir+"2", filepath.Join(victim, "link")))
+			must(t, os.Chown(victim, nobody, nobody))
+			must(t, os.Symlink(filepath.Join(victim, "link"), dir))
+		}},
 		{"tmp is a link", "of user nobody", func(t *testing.T, dir, victim string) {
 			must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
 			must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
@@ -83,8 +118,8 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 			t.Errorf("%s: mode of the directory: %v, %v", name, fi.Mode(), err)
 		}
 	}
-	// A mount point, a directory of dot files, one that was made beforehand.
-	for _, name := range []string{"lost+found", ".snapshot", "run"} {
+	// A mount point, one that was made beforehand.
+	for _, name := range []string{"lost+found", "run"} {
 		dir := t.TempDir()
 		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
 		s, err := Open(dir, Options{})
@@ -118,5 +153,115 @@ func TestStoreWithoutUTF8(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory: %v", err)
+	}
+}
+
+// nobody is a user who is neither root nor this one.
+const nobody = 65534
+
+// asNobody runs the test as an ordinary user, if this process is root's, in another process; true: it has.
+func asNobody(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return false
+	}
+	dir, err := os.MkdirTemp("", "cowblk") // t.TempDir is nobody else's to enter
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	binary, err := os.ReadFile(os.Args[0])
+	must(t, err)
+	self := filepath.Join(dir, "test")
+	must(t, os.WriteFile(self, binary, 0o755))
+	must(t, os.Chown(dir, nobody, nobody))
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("as user %d: %v\n%s", nobody, err, out)
+	}
+	return true
+}
+
+// A directory of another user's is trusted by nobody; those that a user's group may write to are the user's affair.
+func TestStoresOfOrdinaryUsers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	for _, c := range []struct {
+		name  string
+		owner int // of the directory above
+		mode  os.FileMode
+		want  string // empty: trusted
+	}{
+		{"root's", 0, 0o755, ""},
+		{"the user's", nobody, 0o700, ""},
+		{"the user's group's", nobody, 0o775, ""},
+		{"operators'", 0, 0o775 | os.ModeSetgid, ""},
+		{"a public one", 0, 0o777 | os.ModeSticky, ""},
+		{"another's", nobody - 1, 0o755, "user 65533 can put another store in its place"},
+		{"another's public one", nobody - 1, 0o777 | os.ModeSticky, "user 65533 can put another store in its place"},
+		{"everybody's", nobody, 0o777, "all users can put another store in its place"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			top, err := os.MkdirTemp("", "cowblk")
+			must(t, err)
+			t.Cleanup(func() { os.RemoveAll(top) })
+			must(t, os.Chmod(top, 0o755))
+			above := filepath.Join(top, "above")
+			dir := filepath.Join(above, "store")
+			must(t, os.MkdirAll(dir, 0o711))
+			must(t, os.Chown(dir, nobody, nobody))
+			must(t, os.Chown(above, c.owner, nobody))
+			must(t, os.Chmod(above, c.mode))
+			out := asChild(t, "create", dir, "vm1")
+			if c.want == "" && out != "done" || c.want != "" && !strings.Contains(out, c.want) {
+				t.Errorf("%s", out)
+			}
+			if strings.Contains(out, "chmod") || strings.Contains(out, "rm ") {
+				t.Errorf("advice that changes what others use: %s", out)
+			}
+		})
+	}
+}
+
+// asChild is what child prints as an ordinary user.
+func asChild(t *testing.T, args ...string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cowblk")
+	must(t, err)
+	defer os.RemoveAll(dir)
+	must(t, os.Chmod(dir, 0o755))
+	binary, err := os.ReadFile(os.Args[0])
+	must(t, err)
+	self := filepath.Join(dir, "test")
+	must(t, os.WriteFile(self, binary, 0o755))
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil && len(out) == 0 {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Who makes the store's directory while this process is about to, as in a directory where everybody may, gets nothing.
+func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	above := t.TempDir()
+	must(t, os.Chmod(above, 0o777|os.ModeSticky))
+	s := openStore(t, filepath.Join(above, "store"))
+	must(t, s.Trusted())
+	must(t, os.Mkdir(s.dir, 0o755))
+	must(t, os.Chown(s.dir, nobody, nobody))
+	if _, err := s.openStoreLock(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody") {
+		t.Errorf("%v", err)
+	}
+	if list, err := os.ReadDir(s.dir); err != nil || len(list) > 0 {
+		t.Errorf("it holds %v, %v", list, err)
 	}
 }

@@ -19,8 +19,7 @@ const journalFile = "journal.json"
 // their last user. If the process dies, whoever cleans up removes those that nobody needs.
 type journal struct {
 	Layers []uuid.UUID `json:"layers"`
-	// Disks are the disks whose manifests alone may name the layers, unless other layers lie on them. Absent in what
-	// versions before references have written: any manifest may name them.
+	// Disks are the disks whose manifests were to name the layers. Absent in what earlier versions have written.
 	Disks []string `json:"disks,omitempty"`
 }
 
@@ -117,7 +116,7 @@ func (w *work) end() {
 
 func (w *work) discard() error {
 	if len(w.journal.Layers) == 0 {
-		return w.s.fs.RemoveAll(w.dir)
+		return w.s.removeWork(w.dir)
 	}
 	// The store's lock, also where nothing is to be looked up: a check that has read a manifest before the change must
 	// still find the new layer in the journal.
@@ -136,5 +135,5 @@ func (w *work) discard() error {
 		return err
 	}
 	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
-	return w.s.fs.RemoveAll(w.dir)
+	return w.s.removeWork(w.dir)
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -156,6 +155,3 @@ func (OS) SomeNames(dir string, n int) ([]string, error) {
 	}
 	return names, err
 }
-
-// SetModTime implements FS. The access time does not change.
-func (OS) SetModTime(name string, at time.Time) error { return os.Chtimes(name, time.Time{}, at) }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/way"
 )
 
 // ErrNotInMemory says that a file is on a file system with a device behind it: its content can be
@@ -281,7 +283,11 @@ func (OS) MakeSharedDir(dir string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("expected a directory of user %d that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)}
 	}
-	return nil
+	weak, err := way.Check(dir, way.Options{Group: os.Geteuid() != 0})
+	if weak != nil {
+		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("%s can put another directory in its place: %s", weak.Who(), weak)}
+	}
+	return err
 }
 
 func inMemoryDir(name string) error {

@@ -3,7 +3,6 @@ package vfs
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -140,6 +139,4 @@ type FS interface {
 	// SomeNames returns names of a directory in no order: all of them if there are at most n, else
 	// at least n.
 	SomeNames(dir string, n int) ([]string, error)
-	// SetModTime sets the modification time of a file or directory. The file system may round it.
-	SetModTime(name string, at time.Time) error
 }

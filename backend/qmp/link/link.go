@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +38,8 @@ type Error struct {
 	Desc  string `json:"desc"`  // for a person
 }
 
-func (e *Error) Error() string { return e.Desc }
+// Error returns Desc on one line: a peer cannot write a line of its own into a message.
+func (e *Error) Error() string { return strings.ReplaceAll(e.Desc, "\n", "; ") }
 
 // Link is one negotiated connection. Read must run for Run to get replies.
 type Link struct {

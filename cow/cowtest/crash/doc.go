@@ -52,7 +52,7 @@
 // opens of which one call fails (open-fault), changes of the store of which one call
 // fails (fault); a file system without space, the store's or the one in memory (full);
 // a program of a version before shared maps (older); changes by one that knows no
-// references between layers (version); disks that are left for a process
+// index of manifests (version); disks that are left for a process
 // that does not come at once (detach); time for background flushes (sleep).
 //
 // There are imports of a raw file and of one to three qcow2 files on one another

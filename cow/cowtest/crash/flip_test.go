@@ -63,7 +63,7 @@ func TestBitFlips(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(content) == 0 {
-			continue // a reference, or of the reserve: the name is all
+			continue // of the reserve: the name is all
 		}
 		t.Run(strings.TrimPrefix(name, storeDir+"/"), func(t *testing.T) {
 			refused, harmless, wrong := 0, 0, 0

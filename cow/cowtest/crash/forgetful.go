@@ -4,20 +4,18 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-	"time"
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
-// forgetful is a process of a version before references, as far as they go: it neither sees nor changes them, nor the
-// times that say whether they hold.
+// forgetful is a process of a version before the index of manifests, as far as that goes: it neither sees nor changes it.
 type forgetful struct{ *faultfs.Process }
 
-var refsPath = path.Join(storeDir, "refs")
+var indexPath = path.Join(storeDir, "index")
 
 func (forgetful) unseen(op, name string) error {
-	if name == refsPath || strings.HasPrefix(name, refsPath+"/") {
+	if name == indexPath || strings.HasPrefix(name, indexPath+"/") {
 		return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
 	}
 	return nil
@@ -47,10 +45,7 @@ func (f forgetful) MkdirAll(name string, perm fs.FileMode) error {
 	return f.Process.MkdirAll(name, perm)
 }
 
-// SetModTime implements vfs.FS.
-func (f forgetful) SetModTime(string, time.Time) error { return fs.ErrPermission }
-
-// version has the next changes made by another version of the program: older knows no references.
+// version has the next changes made by another version of the program: older knows no index.
 func (pl *player) version(s Step) (err error) {
 	if s.Name == "older" {
 		pl.s, err = openStore(forgetful{pl.p})

@@ -421,7 +421,7 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 		}, func(w *world) bool { return w.rollback(s) }, nil
 	case "remove-damaged":
 		return func() error {
-			// A version that knows no references has no such command.
+			// A version that knows no index has no such command.
 			now, err := openStore(pl.p)
 			if err == nil {
 				_, err = now.RemoveDamaged(ctx, s.Name)

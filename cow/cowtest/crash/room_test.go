@@ -33,7 +33,7 @@ func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
 	}
 }
 
-// Nor does the removal of a damaged disk need room, also where a power cut has taken what the references are known by.
+// Nor does the removal of a damaged disk need room, also where a power cut has taken the index of manifests.
 func TestRemovalOfDamagedNeedsNoRoom(t *testing.T) {
 	script, err := Parse(`create vm 32768 4096`)
 	if err != nil {
@@ -46,7 +46,7 @@ func TestRemovalOfDamagedNeedsNoRoom(t *testing.T) {
 		err = f.Truncate(0)
 	}
 	if err == nil {
-		err = p.Remove(path.Join(storeDir, "refs", "stamp"))
+		err = p.Remove(path.Join(storeDir, "index", "disks"))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ import (
 //	fault N sync                       the N-th sync of a file from now on fails
 //	full N store|run                   the next N calls that need space find none
 //	older DISK close|kill              an older version has the disk open meanwhile
-//	version older|now                  a version that knows no references makes the next changes
+//	version older|now                  a version that knows no index makes the next changes
 //	sleep                              longer than the interval of background flushes
 //
 // Sizes are in bytes; FROM is an image, DISK@TAG, or the base, /base.raw.

@@ -16,7 +16,7 @@ func (d *Device) Apply(r *Record) {
 		if !r.Failed {
 			d.syncDir(r.node)
 		}
-	case r.isData(), r.Kind == SetTime:
+	case r.isData():
 		d.pending = append(d.pending, r)
 	case r.isName():
 		if r.Kind == Create {
@@ -52,7 +52,6 @@ func (d *Device) syncFile(s *Record) {
 func (d *Device) syncDir(dir inode) {
 	take := make([]bool, len(d.pending))
 	for i, r := range d.pending {
-		take[i] = r.Kind == SetTime && r.node == dir
 		for _, e := range r.entries {
 			take[i] = take[i] || e.dir == dir
 		}
@@ -108,10 +107,6 @@ func commit(t *tree, r *Record, keep func(sector int64) bool) {
 				t.writable(e.dir).mtime = r.mtime
 			}
 		}
-		return
-	}
-	if r.Kind == SetTime {
-		t.writable(r.node).mtime = r.mtime
 		return
 	}
 	if keep == nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -285,20 +284,6 @@ func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
 
 // Mkdir implements vfs.FS.
 func (p *Process) Mkdir(name string, _ fs.FileMode) error { return p.mkdir(name) }
-
-// SetModTime implements vfs.FS.
-func (p *Process) SetModTime(name string, at time.Time) error {
-	return p.change(Call{Op: "set time", Name: name}, func() error {
-		m := p.m
-		id, err := m.walk("set time", name)
-		if err != nil {
-			return err
-		}
-		m.tree.writable(id).mtime = at.UnixNano()
-		m.record(&Record{Kind: SetTime, Name: name, node: id, mtime: at.UnixNano()})
-		return nil
-	})
-}
 
 // SomeNames implements vfs.FS.
 func (p *Process) SomeNames(dir string, n int) (names []string, err error) {

@@ -16,10 +16,9 @@ const (
 	Sync    // of a file; Failed: see Through
 	SyncDir // of a directory; Failed: nothing has become certain
 	Mark    // Note: the test's own
-	SetTime // of a file or directory: its modification time
 )
 
-var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync", "sync directory", "mark", "set time"}
+var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync", "sync directory", "mark"}
 
 func (k Kind) String() string { return kindNames[k] }
 

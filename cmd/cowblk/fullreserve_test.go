@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// reserveFiles are the numbers of the files of a store's reserve.
+func reserveFiles(t *testing.T, st string) (names []string) {
+	t.Helper()
+	files, err := os.ReadDir(filepath.Join(st, "reserve"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	return names
+}
+
+// What others do on a full file system, however often, leaves the second half of the reserve (files 00 to 11) to the maps
+// of disks that are served, so that they end in order. What cannot be done says what makes room.
+func TestReserveIsKeptForTheEnd(t *testing.T) {
+	if !canMount(t) {
+		return
+	}
+	for _, k := range fullKinds {
+		if k.size > 0 && os.Getuid() != 0 {
+			continue
+		}
+		t.Run(k.name, k.keepsReserve)
+	}
+}
+
+func (k *fullKind) keepsReserve(t *testing.T) {
+	m := k.mount(t)
+	st := filepath.Join(m, "s")
+	command(t, st, "create", "a", "--size", "1G")
+	for _, d := range []string{"b", "c"} {
+		command(t, st, "create", d, "--size", "1M")
+		command(t, st, "promote", d, "--tag", "t")
+	}
+	p := start(t, st, nil, "serve", "a", "--flush-interval", "24h")
+	guest := dial(t, servedAt(t, st, "a"))
+	for n := range int64(8) {
+		writeAt(t, guest, n*sparse, pattern(byte(n+1), 4096))
+	}
+	before := reserveFiles(t, st)
+	if len(before) < 12 {
+		t.Fatalf("the reserve has the files %v", before)
+	}
+	rolledBack := 0
+	for range 12 {
+		k.exhaust(t, m)
+		if code, text := outcomeOf(t, st, "rollback", "b@t", "--yes"); code == exitOK {
+			rolledBack++
+		} else if !strings.Contains(text, "no room left") || !strings.Contains(text, "larger file system") {
+			t.Errorf("rollback: exit %d, no advice: %s", code, text)
+		}
+		if code, text := outcomeOf(t, st, "promote", "c"); code != exitOK && !strings.Contains(text, "larger file system") {
+			t.Errorf("promote: exit %d, no advice: %s", code, text)
+		}
+		k.exhaust(t, m)
+		at := filepath.Join(m, "nbd")
+		_, _ = outcomeOf(t, st, "export", "b@nothing", "--listen", "unix:"+at)
+	}
+	left := reserveFiles(t, st)
+	if k.inodes && rolledBack != 12 {
+		t.Errorf("%d of 12 rollbacks: each frees the inodes that it has used", rolledBack)
+	}
+	t.Logf("%d of 12 rollbacks, reserve %v", rolledBack, left)
+	if got := strings.Join(left, " "); !strings.HasPrefix(got, "00 01 02 03 04 05 06 07 08 09 10 11") {
+		t.Errorf("of the reserve %v were left, then %v", before, left)
+	}
+	k.exhaust(t, m)
+	guest.Close()
+	code, text := outcomeOf(t, st, "stop", "a", "--timeout", "40s")
+	if served := p.outcome(t); code != exitOK || served != exitOK {
+		t.Errorf("stop: exit %d, serve: exit %d\n%s\n%s", code, served, text, p.log.String())
+	}
+}
+
+// What removes needs no room at all: neither the reserve nor anything else.
+func TestRemoveWithoutAnyRoom(t *testing.T) {
+	if !canMount(t) {
+		return
+	}
+	for _, k := range fullKinds {
+		if k.size > 0 && os.Getuid() != 0 {
+			continue
+		}
+		for _, args := range [][]string{{"rm", "--damaged", "damaged", "--yes"}, {"rm", "img", "--yes"}, {"rm", "x", "y", "z", "--yes"}} {
+			t.Run(k.name+"/"+strings.Join(args[:2], " "), func(t *testing.T) { k.removes(t, args) })
+		}
+	}
+}
+
+func (k *fullKind) removes(t *testing.T, args []string) {
+	m := k.mount(t)
+	st := filepath.Join(m, "s")
+	image := filepath.Join(shortDir(t), "image")
+	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, st, "import", image, "img")
+	for _, d := range []string{"x", "y", "z", "damaged"} {
+		command(t, st, "create", d, "--size", "1M")
+	}
+	command(t, st, "promote", "x", "--tag", "t")
+	if args[1] == "--damaged" {
+		if err := os.WriteFile(filepath.Join(st, "disks", "damaged", "disk.json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(st, "reserve")); err != nil {
+		t.Fatal(err)
+	}
+	k.exhaust(t, m)
+	command(t, st, args...)
+	listed := command(t, st, "list")
+	for _, name := range args[1:] {
+		if !strings.HasPrefix(name, "-") && strings.Contains(listed, fmt.Sprintf("\n%s ", name)) {
+			t.Errorf("%v: still there:\n%s", args, listed)
+		}
+	}
+}

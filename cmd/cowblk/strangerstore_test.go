@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// stranger is a store of which another user can write the lock files: he names root's own sockets there.
+type stranger struct {
+	dir   string
+	store string
+	asked atomic.Int32 // connections to the sockets that the lock file names
+}
+
+func newStranger(t *testing.T, take func(s *stranger)) *stranger {
+	t.Helper()
+	s := &stranger{dir: shortDir(t)}
+	if err := os.Chmod(s.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.store = filepath.Join(s.dir, "vic", "s")
+	command(t, s.store, "create", "d", "--size", "1M")
+	command(t, s.store, "promote", "d", "--tag", "t")
+	var sockets []string
+	for _, name := range []string{"ctl", "sock"} {
+		l, err := net.Listen("unix", filepath.Join(s.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				s.asked.Add(1)
+				c.Close()
+			}
+		}()
+		sockets = append(sockets, l.Addr().String())
+	}
+	lock, err := os.OpenFile(filepath.Join(s.store, "disks", "d", "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lock.Close() })
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(map[string]any{"pid": os.Getpid(), "control": sockets[0], "socket": sockets[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.WriteAt(append(text, '\n'), 0); err != nil {
+		t.Fatal(err)
+	}
+	take(s)
+	return s
+}
+
+func (s *stranger) run(args ...string) (code int, out string) {
+	var b bytes.Buffer
+	a := &app{
+		in: strings.NewReader(""), out: &b, err: &b, getenv: func(string) string { return "" },
+		terminal: func(any) bool { return false }, kvm: func() bool { return false },
+	}
+	code = run(append([]string{"--store", s.store}, args...), a)
+	return code, b.String()
+}
+
+// What another user writes into the lock file of a disk leads root's commands to no process: neither to one of root's own,
+// which would be stopped or promoted, nor to his, which QEMU would be connected to.
+func TestLockFilesOfStrangers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs two users: run as root")
+	}
+	chown := func(path string) {
+		t.Helper()
+		if err := os.Chown(path, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, take := range map[string]func(s *stranger){
+		"another's store":                    func(s *stranger) { chownToNobody(t, s.store) },
+		"in another's directory":             func(s *stranger) { chown(filepath.Dir(s.store)) },
+		"another's directory in root's":      func(s *stranger) { chown(filepath.Join(s.store, "disks")) },
+		"another's disk in root's store":     func(s *stranger) { chownToNobody(t, filepath.Join(s.store, "disks", "d")) },
+		"everybody's disk in root's store":   func(s *stranger) { chmod(t, filepath.Join(s.store, "disks", "d"), 0o777) },
+		"a group's store":                    func(s *stranger) { chmod(t, s.store, 0o775) },
+		"in a directory that a group shares": func(s *stranger) { chmod(t, filepath.Dir(s.store), 0o775|os.ModeSetgid) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStranger(t, take)
+			for _, line := range []string{
+				"stop d", "stop d --whole-process", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp",
+				"resume d", "resume --forget d", "run d --qemu /bin/true", "serve d", "serve d --takeover", "serve d --read-only", "qemu-args d", "xml d",
+				"watch --timeout 100ms", "watch d --threshold 1 --timeout 100ms", "rm --yes d", "rm --yes --damaged d", "rollback --yes d@t",
+				"create e --from d@t", "trust-base d", "export d --listen unix:" + s.dir + "/nbd", "export d@t --listen unix:" + s.dir + "/nbd",
+			} {
+				code, out := s.run(strings.Fields(line)...)
+				// Of one disk that is not to be believed these say something else first, or look at the others.
+				elsewhere := strings.Contains(name, "disk in") && slices.ContainsFunc([]string{"watch", "create", "trust-base", "run", "rm --yes --damaged"},
+					func(begin string) bool { return strings.HasPrefix(line, begin) })
+				if !elsewhere && (code == exitOK || !strings.Contains(out, "can lead") && !strings.Contains(out, "can put")) {
+					t.Errorf("%s: exit %d: %s", line, code, out)
+				}
+			}
+			for _, line := range []string{"list", "list --json", "info d", "info d --json", "tree", "tree --json", "check", "check d"} {
+				_, out := s.run(strings.Fields(line)...)
+				if strings.Contains(out, s.dir+"/ctl") {
+					t.Errorf("%s: the control socket is believed: %s", line, out)
+				}
+			}
+			if n := s.asked.Load(); n > 0 {
+				t.Errorf("%d connections to sockets that another user has named", n)
+			}
+		})
+	}
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}

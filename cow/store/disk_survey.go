@@ -1,0 +1,243 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// survey is what the manifests that are on disk name at this moment. It costs one call for each disk, and the reading of
+// each manifest that is not in the state in which the index has it. Who deletes layers or images holds the store's lock
+// from the survey until that is done.
+type survey struct {
+	s     *Store
+	index *manifestIndex // as it was read
+	disks map[string]*surveyed
+	away  []*indexEntry          // of disks whose directories were moved away without rm
+	named map[uuid.UUID][]string // by the disks that can be read; made when it is needed
+
+	write bool // the index may be written
+	file  vfs.File
+	clock time.Time // of the file system, before the first manifest was read
+}
+
+// surveyed is what is known of a disk that is there. Its name is that of its directory.
+type surveyed struct {
+	entry   *indexEntry // nil: nothing is known
+	err     error       // of the manifest, if it cannot be read: entry has what it may name
+	passes  bool        // err is no damage
+	unknown bool        // it may name anything
+	link    bool        // the directory is a symbolic link
+}
+
+// survey looks at all disks. The store is locked. Its error says that the store's directories cannot be listed.
+func (s *Store) survey() (*survey, error) { return s.surveyDisks(true) }
+
+// planSurvey is survey for who changes nothing and has not locked the store.
+func (s *Store) planSurvey() (*survey, error) { return s.surveyDisks(false) }
+
+func (s *Store) surveyDisks(write bool) (*survey, error) {
+	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyed{}, write: write}
+	defer v.close()
+	list, err := s.fs.ReadDir(s.path(disksDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	for _, e := range list {
+		link := e.Type()&fs.ModeSymlink != 0
+		if !e.IsDir() && !link {
+			continue
+		}
+		d := v.look(e.Name())
+		if d == nil {
+			continue // removed since the directory was read
+		}
+		d.link = link
+		v.disks[e.Name()] = d
+	}
+	if err := v.findAway(); err != nil {
+		return nil, err
+	}
+	v.save()
+	return v, nil
+}
+
+// look finds out what the disk in a directory names: by the index where its manifest has not changed.
+func (v *survey) look(name string) *surveyed {
+	path := v.s.path(disksDir, name, diskFile)
+	st, err := v.s.fs.Stat(path)
+	known := v.index.entries[name]
+	if errors.Is(err, fs.ErrNotExist) && CheckName("disk", name) != nil {
+		return nil // no disk has this name, and there is no manifest: lost+found, for example
+	}
+	if err == nil && known != nil && known.Manifest != nil {
+		if now := stateOf(st); now != nil && *now == *known.Manifest {
+			return &surveyed{entry: known}
+		}
+	}
+	v.startClock()
+	var state *fileState
+	if err == nil {
+		if state = stateOf(st); state != nil && (v.file == nil || v.clock.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+			state = nil // a later change may leave the same state
+		}
+	}
+	m, rerr := v.s.Disk(name)
+	if rerr == nil {
+		e := entryOf(name, m)
+		e.Manifest, e.Directory = state, v.s.directoryOf(name)
+		if known != nil {
+			v.away = append(v.away, known.replacedBy(e)...)
+		}
+		return &surveyed{entry: e}
+	}
+	if errors.Is(rerr, ErrNotFound) || errors.Is(rerr, ErrInvalid) { // the name may be none of a disk
+		rerr = v.missing(name, rerr)
+	}
+	if rerr == nil {
+		return nil
+	}
+	return v.unreadable(name, known, rerr)
+}
+
+// missing returns nil if the directory of a disk is gone, too. A link that leads nowhere is there.
+func (v *survey) missing(name string, err error) error {
+	st, serr := v.s.fs.Stat(v.s.path(disksDir, name))
+	if errors.Is(serr, fs.ErrNotExist) {
+		names, lerr := v.s.fs.ReadDir(v.s.path(disksDir))
+		if lerr == nil && !slices.ContainsFunc(names, func(e fs.DirEntry) bool { return e.Name() == name }) {
+			return nil
+		}
+		return errors.Join(err, serr, lerr)
+	}
+	if serr == nil && !st.IsDir() {
+		return nil // a link to something else
+	}
+	return errors.Join(err, serr)
+}
+
+// unreadable gathers what a manifest may name that cannot be read: what the index last knew of it, and every UUID in
+// it. That is all if the index knows the disk, or if the file is a whole document.
+func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed {
+	d := &surveyed{err: err, passes: !isDamage(err), unknown: known == nil}
+	e := &indexEntry{Version: indexVersion, Name: name}
+	if known != nil {
+		*e = *known
+		e.Manifest, e.Layers = nil, slices.Clone(known.Layers)
+	}
+	text, rerr := v.s.readBounded(v.s.path(disksDir, name, diskFile))
+	if rerr == nil {
+		more, whole := uuidsIn(text)
+		last := map[uuid.UUID]bool{}
+		for _, id := range e.Layers {
+			last[id] = true
+		}
+		e.Layers = append(e.Layers, slices.DeleteFunc(slices.Clone(more), func(id uuid.UUID) bool { return last[id] })...)
+		if whole && len(more) > 0 {
+			d.unknown = false
+		}
+	}
+	d.entry = e
+	return d
+}
+
+var uuidText = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
+
+// uuidsIn are the UUIDs in a text, and whether it is a whole JSON document: then also those in its strings.
+func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
+	seen := map[uuid.UUID]bool{}
+	found := uuidText.FindAllString(string(text), -1)
+	var tree any
+	if whole = json.Unmarshal(text, &tree) == nil; whole {
+		found = append(found, uuidText.FindAllString(strings.Join(stringsIn(tree, nil), "\n"), -1)...)
+	}
+	for _, f := range found {
+		if id, err := uuid.Parse(strings.ReplaceAll(f, "-", "")); err == nil && !seen[id] {
+			seen[id] = true
+			all = append(all, id)
+		}
+	}
+	return all, whole
+}
+
+// stringsIn appends the strings in a decoded document, names of members among them.
+func stringsIn(tree any, all []string) []string {
+	switch t := tree.(type) {
+	case string:
+		all = append(all, t)
+	case []any:
+		for _, e := range t {
+			all = stringsIn(e, all)
+		}
+	case map[string]any:
+		for k, e := range t {
+			all = stringsIn(e, append(all, k))
+		}
+	}
+	return all
+}
+
+func (s *Store) directoryOf(name string) *directory {
+	st, err := s.fs.Stat(s.path(disksDir, name))
+	if err != nil {
+		return nil
+	}
+	if state := stateOf(st); state != nil {
+		return &directory{Dev: state.Dev, Inode: state.Inode}
+	}
+	return nil
+}
+
+// findAway finds the disks that the index knows and that are not there: moved away, and not to another name. One whose
+// head is not there either cannot come back: an earlier version has removed it.
+func (v *survey) findAway() error {
+	for name, e := range v.index.entries {
+		if v.disks[name] == nil {
+			v.away = append(v.away, e)
+		}
+	}
+	v.away = append(v.away, v.index.away...)
+	kept := v.away[:0:0]
+	for _, e := range v.away {
+		there, err := v.mayComeBack(e)
+		if err != nil {
+			return err
+		}
+		if there && !v.renamed(e) && !slices.ContainsFunc(kept, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+			kept = append(kept, e)
+		}
+	}
+	v.away = kept
+	return nil
+}
+
+func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
+	if e.Elsewhere {
+		return true, nil
+	}
+	there, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
+	if err != nil || there {
+		return there, err
+	}
+	all, err := v.s.exists(v.s.path(layersDir))
+	return !all, err // the directory itself is away
+}
+
+// renamed reports whether a disk that is there is the one of e under another name.
+func (v *survey) renamed(e *indexEntry) bool {
+	for _, d := range v.disks {
+		if now := d.entry; e.Directory != nil && d.err == nil && now.Directory != nil && *now.Directory == *e.Directory && now.names(e.Head) {
+			return true
+		}
+	}
+	return false
+}

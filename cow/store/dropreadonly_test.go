@@ -1,0 +1,55 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+)
+
+// Who only reads a disk gives nothing up, and does not say so.
+func TestDropUnflushedReadOnly(t *testing.T) {
+	ctx := context.Background()
+	s := openStore(t, t.TempDir())
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := noise(1, 4096)
+	if _, err := o.Disk.WriteAt(data, 8192); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Disk.Detach(); err != nil { // as if killed
+		t.Fatal(err)
+	}
+	o.Lock.Unlock()
+	read := func(o OpenOptions) ([]byte, string) {
+		t.Helper()
+		var log bytes.Buffer
+		o.Cow.Log = slog.New(slog.NewTextHandler(&log, nil))
+		d, err := s.OpenDisk(ctx, "vm1", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 4096)
+		if _, err := d.Disk.ReadAt(p, 8192); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return p, log.String()
+	}
+	p, log := read(OpenOptions{ReadOnly: true, Cow: cow.Options{Unflushed: layer.DropUnflushed}})
+	if bytes.Equal(p, data) || strings.Contains(log, "is given up") || !strings.Contains(log, "it stays") {
+		t.Errorf("read-only: data there: %t, log %q", bytes.Equal(p, data), log)
+	}
+	if p, log = read(OpenOptions{}); !bytes.Equal(p, data) {
+		t.Errorf("the next process has lost it: %q", log)
+	}
+}

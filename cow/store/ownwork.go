@@ -1,0 +1,263 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cowblk/cow/vfs"
+)
+
+// What is removed below tmp/ must be recognisable as cowblk's own: anything else there has a UUID for its name by chance,
+// or was put there by somebody who took the directory for one of his own.
+
+// stagedName is what a promotion puts into its work directory: see stage.go.
+var stagedName = regexp.MustCompile(`^([0-9]+|commit\.json)\.(after|before)$`)
+
+// Files that tell, by their names and their content, what a directory is. They are removed last, in this order.
+var (
+	workMarks  = []string{journalFile, commitFile}
+	diskMarks  = []string{damagedFile, diskFile}
+	imageMarks = []string{imageFile}
+	layerMarks = []string{mapFile}
+)
+
+// linkFile is the symbolic link, in the directory of a removed disk, that stood for its directory.
+const linkFile = "link"
+
+// own is what a directory of one kind holds.
+type own struct {
+	files []string
+	marks []string       // files, one of which proves the kind; they are among what may be there
+	dirs  map[string]own // by name; "UUID": any UUID
+}
+
+var (
+	workLayer = own{files: []string{dataFile, sumsFile}, marks: layerMarks}
+	workDisk  = own{files: []string{lockFile, noteFile}, marks: diskMarks}
+	workImage = own{files: []string{dataFile}, marks: imageMarks}
+	// Of early versions: a disk or an image that is removed.
+	workRemoved = own{files: []string{lockFile, noteFile, dataFile}, marks: slices.Concat(diskMarks, imageMarks)}
+	anyUUID     = "UUID"
+	workKind    = own{files: []string{lockFile}, marks: workMarks, dirs: map[string]own{"layer": workLayer, "disk": workDisk, "image": workImage, "removed": workRemoved, anyUUID: workLayer}}
+	removalKind = own{
+		files: []string{lockFile, noteFile, dataFile, sumsFile}, marks: slices.Concat(diskMarks, imageMarks, layerMarks),
+		dirs: map[string]own{anyUUID: workLayer},
+	}
+)
+
+func ownIn(dir string) own {
+	if isRemoval(dir) {
+		return removalKind
+	}
+	// A layer that check removes is a work directory itself.
+	k := workKind
+	k.files = append([]string{dataFile, sumsFile}, k.files...)
+	k.marks = append(slices.Clone(layerMarks), k.marks...)
+	return k
+}
+
+// has reports whether an entry of such a directory is one that cowblk makes.
+func (k own) has(e fs.DirEntry) bool {
+	name := e.Name()
+	if name == damagedFile && slices.Contains(k.marks, name) {
+		return true // of whatever kind: a person has agreed to its removal
+	}
+	if e.IsDir() {
+		_, known := k.dirs[name]
+		return known || k.dirs != nil && isUUID(name)
+	}
+	if name == linkFile && e.Type()&fs.ModeSymlink != 0 {
+		return k.dirs != nil && slices.Contains(k.marks, diskFile)
+	}
+	if !e.Type().IsRegular() {
+		return false
+	}
+	name = strings.TrimSuffix(name, vfs.TempSuffix)
+	return slices.Contains(k.files, name) || slices.Contains(k.marks, name) || k.dirs != nil && stagedName.MatchString(name)
+}
+
+func (k own) below(name string) own {
+	if below, known := k.dirs[name]; known {
+		return below
+	}
+	return k.dirs[anyUUID]
+}
+
+// notOwnWork says what makes a directory in tmp/ none of cowblk's; empty: it is one. It has a file that proves it; or it has
+// nothing that cowblk does not make, and a lock file or, where a power cut has taken that away, what is staged alone. One that
+// holds nothing at all is nobody's loss.
+func (s *Store) notOwnWork(dir string) (string, error) {
+	k := ownIn(dir)
+	entries, err := s.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // its process has just ended
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(entries) == 0 {
+		return "", nil
+	}
+	lock, staged, foreign := false, true, ""
+	for _, e := range entries {
+		name := e.Name()
+		proof, err := s.proves(k, dir, e)
+		if err != nil {
+			return "", err
+		}
+		if proof {
+			return "", nil
+		}
+		if name == damagedFile && isRemoval(dir) {
+			return "", nil
+		}
+		if name == commitFile && e.Type().IsRegular() {
+			return "", nil // whatever it holds, it decides which manifests may be believed
+		}
+		switch {
+		case name == lockFile && e.Type().IsRegular():
+			lock = true
+		case !e.IsDir() && !stagedName.MatchString(name) && name != noteFile && !strings.HasSuffix(name, vfs.TempSuffix):
+			staged = false
+		}
+		if foreign != "" {
+			continue
+		}
+		if foreign, err = s.foreignIn(k, dir, e); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case foreign != "":
+		return foreign, nil
+	case !lock && !staged:
+		return entries[0].Name(), nil
+	}
+	return "", nil
+}
+
+// proves reports whether an entry shows by its content that the directory is cowblk's.
+func (s *Store) proves(k own, dir string, e fs.DirEntry) (bool, error) {
+	path := filepath.Join(dir, e.Name())
+	var err error
+	switch name := e.Name(); {
+	case e.IsDir() && isUUID(name):
+		err = s.foreignMap(filepath.Join(path, mapFile))
+	case e.IsDir() && name == "layer" && !isRemoval(dir):
+		err = s.foreignMap(filepath.Join(path, mapFile))
+	case !e.Type().IsRegular() || !slices.Contains(k.marks, name):
+		return false, nil
+	case name == mapFile:
+		err = s.foreignMap(path)
+	case name == diskFile:
+		_, err = s.removedDisk(dir)
+	case name == imageFile:
+		m := new(Image)
+		err = s.readDocument(path, m, func() error { return m.check(m.Name) })
+	case name == journalFile:
+		_, err = s.readJournal(dir)
+	case name == commitFile:
+		_, err = s.readChange(dir)
+	default:
+		return false, nil
+	}
+	if err != nil && !isDamage(err) {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// foreignIn is the first thing in an entry of dir that is not cowblk's, as a path below dir.
+func (s *Store) foreignIn(k own, dir string, e fs.DirEntry) (string, error) {
+	if !k.has(e) {
+		return e.Name(), nil
+	}
+	if !e.IsDir() || e.Name() == damagedFile {
+		return "", nil
+	}
+	at := filepath.Join(dir, e.Name())
+	entries, err := s.fs.ReadDir(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, below := range entries {
+		foreign, err := s.foreignIn(k.below(e.Name()), at, below)
+		if foreign != "" || err != nil {
+			return filepath.Join(e.Name(), foreign), err
+		}
+	}
+	return "", nil
+}
+
+// removeWork removes a directory of tmp/ that is cowblk's, less what is foreign in it. What shows what it is goes last, so
+// that one whose removal was interrupted is recognised.
+func (s *Store) removeWork(dir string) error {
+	left, err := s.removeOwn(ownIn(dir), dir)
+	if left != "" && err == nil {
+		s.log.Warn("a directory of the store's tmp is not removed: expected cowblk's files alone", "directory", dir, "found", left)
+	}
+	return err
+}
+
+// removeOwn removes what is cowblk's in a directory, and the directory if that was all; else it returns what is left.
+func (s *Store) removeOwn(k own, dir string) (left string, err error) {
+	entries, err := s.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	rank := func(e fs.DirEntry) int {
+		if e.Name() == lockFile {
+			return len(k.marks) + 1
+		}
+		return slices.Index(k.marks, e.Name())
+	}
+	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a) - rank(b) })
+	durable := true // that files are gone whose names say nothing by themselves
+	for _, e := range entries {
+		if !durable && rank(e) >= 0 {
+			if err := s.fs.SyncDir(dir); err != nil {
+				return "", err
+			}
+			durable = true
+		}
+		durable = durable && (e.Name() != dataFile && e.Name() != sumsFile || k.dirs == nil)
+		path, below := filepath.Join(dir, e.Name()), ""
+		switch {
+		case !k.has(e):
+			below = e.Name()
+		case e.Name() == damagedFile:
+			err = s.fs.RemoveAll(path)
+		case e.IsDir():
+			if below, err = s.removeOwn(k.below(e.Name()), path); below != "" {
+				below = filepath.Join(e.Name(), below)
+			}
+		default:
+			if err = s.fs.Remove(path); errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+		}
+		if err != nil {
+			return "", err
+		}
+		if left == "" {
+			left = below
+		}
+	}
+	if left != "" {
+		return left, nil
+	}
+	if err := s.fs.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return "", nil
+}

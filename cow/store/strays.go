@@ -1,0 +1,113 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"cowblk/cow/vfs"
+)
+
+// Stray is an entry of images/ or disks/ that has the name of an image or a disk and is none: a file, a FIFO, a symbolic
+// link that leads to no directory. As long as it is there nothing can have the name.
+type Stray struct {
+	Kind string // KindImage or KindDisk: what would have the name
+	Name string
+	Path string
+	What string // "a FIFO"
+}
+
+// Err is what a command says that is given the name. It is an ErrRefused.
+func (t *Stray) Err() error {
+	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceStray}
+}
+
+const adviceStray = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
+
+// Strays lists those that there are: of images, then of disks, each in the order of names.
+func (s *Store) Strays() ([]*Stray, error) {
+	var all []*Stray
+	for _, kind := range []string{KindImage, KindDisk} {
+		entries, err := s.fs.ReadDir(s.path(dirOf(kind)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return all, fmt.Errorf("store %s: %w", s.dir, err)
+		}
+		for _, e := range entries {
+			if e.IsDir() || CheckName("", e.Name()) != nil {
+				continue
+			}
+			if t := s.stray(kind, e.Name()); t != nil {
+				all = append(all, t)
+			}
+		}
+	}
+	return all, nil
+}
+
+func dirOf(kind string) string {
+	if kind == KindImage {
+		return imagesDir
+	}
+	return disksDir
+}
+
+// stray is the entry at the place of an image or a disk that is none; nil: there is a directory, or nothing.
+func (s *Store) stray(kind, name string) *Stray {
+	path := s.path(dirOf(kind), name)
+	look := s.fs.Stat
+	if _, real := s.fs.(vfs.HostFS); real {
+		look = os.Lstat
+	}
+	fi, err := look(path)
+	if err != nil || fi.IsDir() {
+		return nil
+	}
+	what := fileText(fi.Mode())
+	if fi.Mode().Type() == fs.ModeSymlink {
+		switch to, err := s.fs.Stat(path); {
+		case err == nil && to.IsDir():
+			return nil
+		case err == nil:
+			what = "a symbolic link to " + fileText(to.Mode())
+		case errors.Is(err, fs.ErrNotExist):
+			what = "a symbolic link to nothing"
+		default:
+			what = "a symbolic link that leads nowhere"
+		}
+	}
+	return &Stray{Kind: kind, Name: name, Path: path, What: what}
+}
+
+func fileText(mode fs.FileMode) string {
+	switch mode.Type() {
+	case 0:
+		return "a file"
+	case fs.ModeNamedPipe:
+		return "a FIFO"
+	case fs.ModeSocket:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// strays reports those whose names are checked, or all.
+func (c *checker) strays(house *Checked) {
+	strays, err := c.s.Strays()
+	if err != nil {
+		return // whoever lists the directory says so
+	}
+	for _, t := range strays {
+		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
+			continue
+		}
+		house.Problems = append(house.Problems, &Problem{
+			Object: t.Kind + " " + t.Name, File: t.Path, What: "entry of " + dirOf(t.Kind) + "/", Expected: "a directory", Found: t.What,
+			Status: StatusLeft, Leftover: true, Advice: adviceStray,
+		})
+	}
+}

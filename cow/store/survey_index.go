@@ -1,0 +1,133 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// What a survey writes into the index.
+
+// startClock begins a new index, unless nothing is to be written, and so learns the file system's time.
+func (v *survey) startClock() {
+	if !v.write || v.file != nil {
+		return
+	}
+	if f, at, err := v.s.newIndex(); err == nil {
+		v.file, v.clock = f, at
+	} else {
+		v.write = false
+		v.s.log.Debug("the index of manifests cannot be written", "err", err)
+	}
+}
+
+// save writes the index anew if it is not what has been found. Whether it was written may be ignored: it is a cache.
+func (v *survey) save() (written bool) { return v.saveAs(false) }
+
+// saveAs is save; durably if a power cut must not bring back what the index had before.
+func (v *survey) saveAs(durable bool) (written bool) {
+	entries := map[string]*indexEntry{}
+	for name, d := range v.disks {
+		if d.entry != nil && !(d.err != nil && v.index.entries[name] == nil) {
+			entries[name] = d.entry
+		}
+	}
+	away := slices.Clone(v.away)
+	for i, e := range away {
+		if e.Away {
+			continue
+		}
+		if entries[e.Name] == nil {
+			entries[e.Name] = e
+			away[i] = nil
+		} else {
+			other := *e
+			other.Away = true
+			away[i] = &other
+		}
+	}
+	away = slices.DeleteFunc(away, func(e *indexEntry) bool { return e == nil })
+	text := indexText(entries, away)
+	if string(text) == string(v.index.text) {
+		v.close()
+		return true
+	}
+	v.startClock()
+	defer v.close()
+	if v.file == nil || v.s.writeIndex(v.file, text, durable) != nil {
+		return false
+	}
+	_ = v.file.Close() // it has its name
+	v.file, v.index.text = nil, text
+	return true
+}
+
+func (v *survey) close() {
+	if v.file == nil {
+		return
+	}
+	_ = v.file.Close()
+	v.file = nil
+	path := v.s.path(indexDir, indexFile) + vfs.TempSuffix
+	_ = v.s.fs.Remove(path)
+}
+
+// forget drops what the index has of a disk that this program has removed, before its layers go.
+func (v *survey) forget(name string) {
+	delete(v.disks, name)
+	v.named = nil
+	if v.saveAs(true) {
+		return
+	}
+	if err := v.s.strike(name); err != nil {
+		v.s.log.Debug("the index of manifests cannot be written", "err", err)
+	}
+}
+
+// forgetAway drops what the index has of a disk that is not there, if one of the layers is its head: those of an
+// interrupted command that has removed or replaced its manifest, or of one that nobody is to wait for.
+func (v *survey) forgetAway(name string, layers []uuid.UUID) {
+	n := len(v.away)
+	v.away = slices.DeleteFunc(v.away, func(e *indexEntry) bool {
+		return e.Name == name && slices.Contains(layers, e.Head)
+	})
+	if len(v.away) < n && !v.saveAs(true) && v.disks[name] == nil {
+		_ = v.s.strike(name)
+	}
+}
+
+// isAway reports whether a disk that an interrupted command was about is not there, and lets the index know that it may
+// name the layers, too. Without names it may be any.
+func (v *survey) isAway(disks []string, layers []uuid.UUID) bool {
+	away := false
+	for i, e := range v.away {
+		if v.disks[e.Name] != nil || len(disks) > 0 && !slices.Contains(disks, e.Name) {
+			continue
+		}
+		away = true
+		more := *e
+		more.Layers = slices.Clone(e.Layers)
+		for _, id := range layers {
+			if !more.names(id) && len(v.users(id, "")) == 0 {
+				more.Layers = append(more.Layers, id)
+			}
+		}
+		v.away[i] = &more
+	}
+	if away {
+		v.save()
+	}
+	return away
+}
+
+// replace says what a manifest names that was just written.
+func (v *survey) replace(m *Manifest) {
+	if d := v.disks[m.Name]; d != nil {
+		e := entryOf(m.Name, m)
+		e.Directory = d.entry.Directory
+		d.entry, v.named = e, nil
+		v.saveAs(true)
+	}
+}

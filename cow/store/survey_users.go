@@ -1,0 +1,101 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// Who names layers and images, by a survey.
+
+// users are the names of other disks than except that name a layer, sorted.
+func (v *survey) users(id uuid.UUID, except string) []string {
+	if v.named == nil {
+		v.named = map[uuid.UUID][]string{}
+		for _, name := range slices.Sorted(maps.Keys(v.disks)) {
+			if d := v.disks[name]; d.err == nil {
+				for _, id := range d.entry.Layers {
+					v.named[id] = append(v.named[id], name)
+				}
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(v.named[id]), func(name string) bool { return name == except })
+}
+
+// mayUse says which disk that cannot be read, or that is not there, keeps a layer; empty: none does.
+func (v *survey) mayUse(id uuid.UUID, except string) string {
+	if name := v.brokenUser(id, except); name != "" {
+		return fmt.Sprintf("the manifest of disk %q cannot be read", name)
+	}
+	for _, e := range v.away {
+		if e.names(id) {
+			return fmt.Sprintf("the directory of disk %q was moved away without rm", e.Name)
+		}
+	}
+	return ""
+}
+
+// brokenUser is a disk whose manifest cannot be read and may name a layer; empty: none.
+func (v *survey) brokenUser(id uuid.UUID, except string) string {
+	for _, name := range slices.Sorted(maps.Keys(v.disks)) {
+		if d := v.disks[name]; name != except && d.err != nil && (d.unknown || d.entry.names(id)) {
+			return name
+		}
+	}
+	return ""
+}
+
+// awayUses reports whether a disk that is not there keeps a layer.
+func (v *survey) awayUses(id uuid.UUID) bool {
+	return slices.ContainsFunc(v.away, func(e *indexEntry) bool { return e.names(id) })
+}
+
+// promoted reports whether a layer was the head of a disk that cannot be read when the index last knew it: what lies on
+// it may be that disk's, too.
+func (v *survey) promoted(id uuid.UUID, except string) bool {
+	for name, d := range v.disks {
+		if name != except && d.err != nil && d.entry.Head == id && id != uuid.Nil {
+			return true
+		}
+	}
+	return false
+}
+
+// broken returns the errors of the manifests that cannot be read, of some disks; of all if none is given.
+func (v *survey) broken(names []string) (damage, passing error) {
+	for name, d := range v.disks {
+		switch {
+		case d.err == nil || len(names) > 0 && !slices.Contains(names, name):
+		case d.passes:
+			passing = errors.Join(passing, d.err)
+		default:
+			damage = errors.Join(damage, d.err)
+		}
+	}
+	return damage, passing
+}
+
+// imageUsers are the disks on an image, sorted. An error: it is not known of all.
+func (v *survey) imageUsers(image string) (names []string, away []string, err error) {
+	for name, d := range v.disks {
+		switch {
+		case d.err != nil:
+			err = errors.Join(err, fmt.Errorf("%s: %w", PathText(filepath.Join(disksDir, name)), d.err))
+		case d.entry.Image == image:
+			names = append(names, name)
+		}
+	}
+	for _, e := range v.away {
+		if e.Image == image {
+			away = append(away, e.Name)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(away)
+	return names, slices.Compact(away), err
+}

@@ -1,0 +1,106 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A user's run directory that somebody else has made, or can replace, gets no sockets: he would put his own there.
+func TestRunDirsOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	const attacker = nobody - 1
+	made := func(t *testing.T, dir string, mode os.FileMode, uid int) {
+		t.Helper()
+		must(t, os.MkdirAll(dir, 0o755))
+		must(t, os.Chown(dir, uid, uid))
+		must(t, os.Chmod(dir, mode))
+	}
+	public := os.ModeSticky | 0o777
+	for _, c := range []struct {
+		name string
+		make func(t *testing.T, run string) // $XDG_RUNTIME_DIR, in which there is to be cowblk/
+		want string                         // empty: it is used
+	}{
+		{"as logging in does", func(t *testing.T, run string) { made(t, run, 0o700, nobody) }, ""},
+		{"a public one", func(t *testing.T, run string) { made(t, run, public, 0) }, ""},
+		{"open to all, the user's own", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"/cowblk", 0o777, nobody) // it is restricted
+		}, ""},
+		{"open to all, root's", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"/cowblk", 0o777, 0)
+		}, "use a directory of its own"},
+		{"open to all, sticky, root's", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"/cowblk", public, 0)
+		}, "use a directory of its own"},
+		{"another's, open to all", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"/cowblk", 0o777, attacker)
+		}, "XDG_RUNTIME_DIR is "},
+		{"another's, sticky", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"/cowblk", public, attacker)
+		}, "XDG_RUNTIME_DIR is "},
+		{"the user's own, in another's", func(t *testing.T, run string) {
+			made(t, run, 0o777, attacker)
+			made(t, run+"/cowblk", 0o711, nobody)
+		}, "XDG_RUNTIME_DIR is "},
+		{"another's link to the user's own", func(t *testing.T, run string) {
+			made(t, run, public, 0)
+			made(t, run+"2", 0o711, nobody)
+			must(t, os.Symlink(run+"2", run+"/cowblk"))
+			must(t, os.Lchown(run+"/cowblk", attacker, attacker))
+		}, "XDG_RUNTIME_DIR is "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			top, err := os.MkdirTemp("", "cowblk")
+			must(t, err)
+			t.Cleanup(func() { os.RemoveAll(top) })
+			must(t, os.Chmod(top, 0o755))
+			run := filepath.Join(top, "run")
+			c.make(t, run)
+			out := asChild(t, "rundir", filepath.Join(top, "data"), run)
+			if c.want == "" && out != "done" || c.want != "" && (!strings.Contains(out, c.want) || !strings.Contains(out, run)) {
+				t.Errorf("%s", out)
+			}
+		})
+	}
+}
+
+// The same of the run directory in a store, and of those that take its place.
+func TestRunDirInStore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	for name, take := range map[string]func(run string) error{
+		"another's": func(run string) error { return errors.Join(os.Mkdir(run, 0o755), os.Chown(run, nobody, nobody)) },
+		"a link to another's": func(run string) error {
+			other := run + "2"
+			return errors.Join(os.Mkdir(other, 0o755), os.Chown(other, nobody, nobody), os.Symlink(other, run))
+		},
+		"a group's": func(run string) error { return errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o770)) },
+	} {
+		s := newStore(t)
+		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+		must(t, take(s.runDir))
+		if err := s.MakeRunDir(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "run directory "+s.runDir) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := s.makeOwnDir(s.runDir); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s, for a control socket: %v", name, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(s.runDir, &st); err != nil || name == "another's" && st.Mode&0o777 != 0o755 {
+			t.Errorf("%s: mode %o, %v", name, st.Mode, err)
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/shell"
+	"cowblk/cow/vfs"
+	"cowblk/cow/way"
+)
+
+// Trusted refuses a store through which somebody else could lead this process to files or to processes of his choice,
+// before anything in it is opened, changed or removed, and before what its lock files say is believed: what is below is
+// found by name. It also refuses a directory that is no store and has something else in it: see recognised. Nobody but root and this user may be able to put another directory in the place of the store, of a
+// directory on the way to it or of one in it. Root trusts no group; other users trust those that they or root let write to
+// a directory. To list another store and to look into it is no danger. It is an ErrInvalid.
+func (s *Store) Trusted() error { return s.trusted() }
+
+func (s *Store) trusted() error {
+	if err := s.trustedWay(); err != nil {
+		return err
+	}
+	return s.recognised()
+}
+
+// trustedWay is Trusted of a directory that need not be a store.
+func (s *Store) trustedWay() error {
+	// Sockets and bases of its disks would have paths that the documents cannot hold.
+	if err := checkPathText("store", s.dir); err != nil {
+		return err
+	}
+	if _, real := s.fs.(vfs.HostFS); !real {
+		return nil
+	}
+	s.trustMu.Lock()
+	defer s.trustMu.Unlock()
+	if s.trustKnown {
+		return s.trust
+	}
+	made, err := checkStore(s.dir)
+	// One that is still to be made is looked at again then: somebody else may make it meanwhile, as in /tmp.
+	s.trust, s.trustKnown = err, made
+	return err
+}
+
+// wayOptions: root cannot know who belongs to a group tomorrow. A user's own group, or that of a team, is often let in
+// by the umask.
+func wayOptions() way.Options { return way.Options{Group: os.Geteuid() != 0} }
+
+// checkStore is Trusted of the store in dir. made: the directory is there.
+func checkStore(dir string) (made bool, err error) {
+	weak, err := way.Check(dir, wayOptions())
+	switch {
+	case weak != nil:
+		return true, weakStore(dir, weak)
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil // it is made by this process
+	case err != nil:
+		return true, fmt.Errorf("store %s: %w", dir, err)
+	}
+	if err := checkHeld(dir, "store "+dir); err != nil {
+		return true, err
+	}
+	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir} {
+		var st unix.Stat_t
+		path := filepath.Join(dir, name)
+		if unix.Lstat(path, &st) != nil {
+			continue
+		}
+		if !way.Trusted(st.Uid) {
+			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
+		}
+		weak, err := way.Check(path, wayOptions())
+		if err == nil && weak == nil {
+			err = checkHeld(path, fmt.Sprintf("store %s: %s", dir, name))
+		}
+		switch {
+		case weak != nil && weak.End && way.Trusted(weak.UID):
+			return true, writable(fmt.Sprintf("store %s: %s", dir, name), weak.Mode)
+		case weak != nil:
+			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, weak, weak.Who(), owners())
+		case errors.Is(err, ErrInvalid):
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// trustedDisk refuses a disk whose directory is another user's, or a symbolic link to where others can change it: its
+// manifest and its lock file say what they want. One that is not there is none's. The store is Trusted.
+func (s *Store) trustedDisk(name string) error {
+	if _, real := s.fs.(vfs.HostFS); !real {
+		return nil
+	}
+	weak, _ := way.Check(s.path(disksDir, name), wayOptions()) // whoever opens it says what is wrong
+	if weak == nil {
+		return nil
+	}
+	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, owners(), weak, weak.Who())
+}
+
+// checkHeld refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
+// is to have may not be there yet.
+func checkHeld(dir, what string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil // whoever uses it says so
+	}
+	others := uint32(0o022)
+	if wayOptions().Group {
+		others = 0o002
+	}
+	if st.Mode&others != 0 {
+		return writable(what, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// writable is the error about a directory of root's or this user's own that others can write to.
+func writable(what string, mode uint32) error {
+	who := "others"
+	if mode&0o002 == 0 {
+		who = "its group"
+	}
+	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
+		what, mode, who)
+}
+
+// weakStore is the error about the way to the store in dir.
+func weakStore(dir string, weak *way.Weak) error {
+	stranger := !way.Trusted(weak.UID)
+	name := way.UserName(weak.UID)
+	switch {
+	case weak.End && !stranger:
+		return writable("store "+dir, weak.Mode)
+	case weak.End && os.Geteuid() == 0:
+		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(weak.UID))
+	case weak.End:
+		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, owners(), name)
+	}
+	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, owners(), weak, weak.Who())
+	advice := "put the store elsewhere, as into a directory that only " + owners() + " can change"
+	if stranger && os.Geteuid() == 0 {
+		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(weak.UID))
+	}
+	return fmt.Errorf("%w\n%s", err, advice)
+}
+
+// sudoName is a user as sudo(8) takes it, for a shell.
+func sudoName(uid uint32) string {
+	name := way.UserName(uid)
+	if name == strconv.FormatUint(uint64(uid), 10) {
+		name = "#" + name
+	}
+	return shell.Word(name)
+}
+
+// owners are those whose changes this process trusts: "root", "root and alice".
+func owners() string {
+	if os.Geteuid() == 0 {
+		return "root"
+	}
+	return "root and " + way.UserName(uint32(os.Geteuid()))
+}
