@@ -137,14 +137,14 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	for _, under := range []string{base, filepath.Join(dir, "data"), filepath.Join(dir, "map")} {
 		p = start(t, one, nil, "serve", "a")
 		f = dial(t, filepath.Join(one, "run", "a.sock"))
-		q = start(t, one, nil, "serve", "--blk-file", under, "--socket-path", filepath.Join(dir, "q"))
+		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
 			t.Errorf("%s raw beside a disk that lies on it: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
 		}
 		wantAt(t, f, 0, pattern(1, 4096))
 		f.Close()
 		p.end(t)
-		p = start(t, one, nil, "serve", "--blk-file", under, "--socket-path", filepath.Join(dir, "p"))
+		p = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "p"))
 		f = dial(t, filepath.Join(dir, "p"))
 		q = start(t, one, nil, "serve", "a")
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {

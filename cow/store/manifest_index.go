@@ -166,6 +166,9 @@ func (s *Store) writeIndex(at vfs.File, text []byte, durable bool) error {
 	if err == nil {
 		err = s.fs.Rename(path+vfs.TempSuffix, path)
 	}
+	if err != nil {
+		_ = s.fs.Remove(path + vfs.TempSuffix) // it may have taken the last block
+	}
 	if err == nil && durable {
 		_ = s.fs.SyncDir(s.path(indexDir)) // it is written all the same
 	}
@@ -191,6 +194,7 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	}
 	if err != nil {
 		f.Close()
+		_ = s.fs.Remove(path)
 		return nil, time.Time{}, err
 	}
 	return f, st.ModTime(), nil

@@ -131,6 +131,9 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
+	if t := s.stray(KindImage, name); t != nil {
+		return nil, t.Err()
+	}
 	image, err := s.exists(s.path(imagesDir, name))
 	if err != nil {
 		return nil, err
