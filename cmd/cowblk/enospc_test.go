@@ -189,7 +189,7 @@ func enospcPauses(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	s.check(s.f)
-	expectFailure(t, s.dir, []string{"resume", "a"}, "nothing of it waits")
+	expectFailure(t, s.dir, []string{"resume", "a"}, "none of its requests waits")
 	s.f.Close()
 	s.p.end(t)
 	q := start(t, s.dir, nil, "serve", "a")
