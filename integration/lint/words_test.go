@@ -21,6 +21,7 @@ var replaced = map[string]string{
 	"keeper":      "store",
 	"mailbox":     "scheduled functions",
 	"mortal":      "shared map",
+	"postpone":    "submit asynchronously",
 	"predecessor": "old process",
 	"relic":       "hand-over state",
 	"relics":      "hand-over state",
@@ -29,9 +30,14 @@ var replaced = map[string]string{
 	"sparing":     "throttle",
 	"survival":    "shared map",
 	"survivor":    "shared map",
+	"unkept":      "unshared",
 	"whoever":     "a caller that, any user that",
 	"whosoever":   "a caller that",
 }
+
+// replacedNames are identifiers that are gone. Their words are in use elsewhere.
+var replacedNames = regexp.MustCompile(`\b(askLimit|askServing|bellStroke|firstWipe|goOn|heldGuests|holdUp|hangUp|keepPin|keepReleasing|` +
+	`letGo|letPinGo|lookAfter|lookOut|noteIsGone|readMail|releaseHeld|remoteList|turnAway|waitQuiet|wakeQuiet|wipeBlocks)\b`)
 
 // words splits text into words: also identifiers at each capital letter.
 var words = regexp.MustCompile(`[A-Z]?[a-z]+|[A-Z]+`)
@@ -56,6 +62,10 @@ func TestReplacedWords(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n, line := range strings.Split(string(text), "\n") {
+			if w := replacedNames.FindString(line); w != "" {
+				t.Errorf("%s:%d: %s is the name of something that has another one now", name, n+1, w)
+				found++
+			}
 			for _, w := range words.FindAllString(line, -1) {
 				if use := replaced[strings.ToLower(w)]; use != "" {
 					t.Errorf("%s:%d: %q: say %s", name, n+1, w, use)
