@@ -47,7 +47,7 @@ type killLoad struct {
 	queues [killQueues]*killQueue
 	stop   atomic.Bool
 	paused chan int // queues that have lost the connection or ended
-	goOn   [killQueues]chan struct{}
+	resume   [killQueues]chan struct{}
 }
 
 // killQueue is one queue. It belongs to its goroutine.
@@ -74,7 +74,7 @@ func newKillLoad(t *testing.T, f *vhosttest.Frontend, seed uint64) *killLoad {
 	l := &killLoad{t: t, f: f, paused: make(chan int, killQueues)}
 	for i := range l.queues {
 		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i), rng: rand.New(rand.NewPCG(seed, uint64(i))), slots: make([]killRequest, f.Driver(i).Slots())}
-		l.goOn[i] = make(chan struct{})
+		l.resume[i] = make(chan struct{})
 	}
 	return l
 }
@@ -165,7 +165,7 @@ func (q *killQueue) run() error {
 		err := q.d.Wait()
 		if errors.Is(err, vhosttest.ErrDisconnected) {
 			q.l.paused <- q.index
-			<-q.l.goOn[q.index]
+			<-q.l.resume[q.index]
 			continue
 		}
 		if err != nil {
@@ -211,8 +211,8 @@ func (l *killLoad) reconnect(socket string) {
 			l.t.Fatal(err)
 		}
 	}
-	for i := range l.goOn {
-		l.goOn[i] <- struct{}{}
+	for i := range l.resume {
+		l.resume[i] <- struct{}{}
 	}
 }
 

@@ -75,8 +75,8 @@ func (c *scene) play(s *Store) error {
 	for _, h := range c.disks {
 		h.cut = h.writes
 	}
-	goOn := c.holdSealing(s, manifests)
-	defer goOn()
+	resume := c.holdSealing(s, manifests)
+	defer resume()
 	if err := cow.Swap(c.sealing...); err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (c *scene) play(s *Store) error {
 			return err
 		}
 	}
-	goOn()
+	resume()
 	c.sealed()
 	if err := c.do(c.write(512, 512), c.flush, c.write(16896, 512)); err != nil {
 		return err
@@ -129,9 +129,9 @@ func (c *scene) flush() error {
 	return nil
 }
 
-// holdSealing holds back a write to each head, which its sealing has to wait for, until goOn is called. It changes nothing:
+// holdSealing holds back a write to each head, which its sealing has to wait for, until resume is called. It changes nothing:
 // it writes zeros where there are zeros.
-func (c *scene) holdSealing(s *Store, manifests []*Manifest) (goOn func()) {
+func (c *scene) holdSealing(s *Store, manifests []*Manifest) (resume func()) {
 	held, release := make(chan struct{}, len(manifests)), make(chan struct{})
 	heads := map[string]bool{}
 	for _, m := range manifests {
