@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"cowblk/backend/loglimit"
 	"cowblk/cow"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
@@ -96,7 +97,7 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 	block := uint32(disk.BlockSize())
 	d := &Device{
 		name:     o.Name,
-		log:      LimitLog(o.Log).With("disk", o.Name),
+		log:      loglimit.New(o.Log).With("disk", o.Name),
 		ioErrors: rate.NewLimiter(rate.Every(errorLogInterval), 1),
 		workers:  make([]*worker, o.Queues),
 		config: blk.Config{

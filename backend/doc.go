@@ -32,7 +32,7 @@
 //
 // Everything that a guest or its front-end can write is read once and copied; the copy is checked
 // and used. A violation breaks the queue (error eventfd, DEVICE_NEEDS_RESET in GET_STATUS) or
-// closes the connection. Violations are counted, and logged within limits (log_limit.go).
+// closes the connection. Violations are counted, and logged within limits (package loglimit).
 //
 //	what                             checked by                   when it is wrong
 //	message header, size, number of  vhost: checkHeader, handle,  connection closed before the payload

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
+	"cowblk/backend/loglimit"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -121,7 +122,7 @@ func (g *growth) check(n int, what string, texts int64) {
 	took := time.Since(g.start)
 	lines, text := g.to.log.lines.Load(), g.to.log.bytes.Load() // since the beginning
 	grown, rss := int64(heap())-int64(g.heap), resident(g.t)-g.resident
-	if limit := texts * (logBurst + 1 + int64(took/logInterval)); lines > limit {
+	if limit := texts * (loglimit.Burst + 1 + int64(took/loglimit.Interval)); lines > limit {
 		g.t.Errorf("%d lines of log, expected at most %d", lines, limit)
 	}
 	if grown > 1<<20 {
@@ -144,7 +145,7 @@ func TestReconnectingInALoop(t *testing.T) {
 	const rounds = 3000
 	to := newTarget(t, targetDisk, DeviceOptions{})
 	socket := filepath.Join(t.TempDir(), "s")
-	defer backendtest.Serve(t, socket, to.dev, LimitLog(slog.New(to.log)))()
+	defer backendtest.Serve(t, socket, to.dev, loglimit.New(slog.New(to.log)))()
 	memfd, err := unix.MemfdCreate("reconnecting", unix.MFD_CLOEXEC)
 	must(t, err)
 	defer unix.Close(memfd)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cowblk/backend"
+	"cowblk/backend/loglimit"
 )
 
 // Listener is a listening UNIX socket: *net.UnixListener, or one that also manages the socket's
@@ -61,7 +62,7 @@ func NewExport(o ExportOptions) *Export {
 		o.Log = slog.Default()
 	}
 	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: backend.LimitLog(o.Log).With("disk", o.Device.Name()),
+		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: loglimit.New(o.Log).With("disk", o.Device.Name()),
 		emit: func(string, any) {}, ended: make(chan struct{}),
 	}
 }

@@ -44,7 +44,7 @@ func (s *Server) accept(l *listener) {
 			return
 		default:
 		}
-		s.log.warn("cannot accept on NBD socket", "socket", l.addr.String(), "err", err)
+		s.log.Warn("cannot accept on NBD socket", "socket", l.addr.String(), "err", err)
 		select {
 		case <-s.done:
 			return
@@ -68,7 +68,7 @@ func (s *Server) admit(conn net.Conn, at Address) {
 		return
 	default:
 	}
-	s.log.warn("NBD client refused: too many connections", "client", from, "max", s.opts.Connections)
+	s.log.Warn("NBD client refused: too many connections", "client", from, "max", s.opts.Connections)
 }
 
 // addClient starts c's goroutine; false: there are too many clients.
@@ -165,9 +165,9 @@ func (s *Server) report(c *client, g *guard, err error) {
 	s.mu.Unlock()
 	switch {
 	case !quiet:
-		s.log.warn("NBD connection ended", "client", c.from, "export", g.export.Name, "read", g.sent, "err", err)
+		s.log.Warn("NBD connection ended", "client", c.from, "export", g.export.Name, "read", g.sent, "err", err)
 	case g.established():
-		s.log.info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
+		s.log.Info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
 	default:
 		s.opts.Log.Debug("NBD client disconnected during the handshake", "client", c.from)
 	}
@@ -221,5 +221,5 @@ func (s *Server) establish(c *client) {
 	c.export.total++
 	name := c.export.name
 	s.mu.Unlock()
-	s.log.info("NBD client connected", "client", c.from, "export", name)
+	s.log.Info("NBD client connected", "client", c.from, "export", name)
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/backend/loglimit"
 )
 
 // ends reports whether the server closes the connection before the test's own deadline.
@@ -235,7 +237,7 @@ func TestLogIsLimited(t *testing.T) {
 		c.closed()
 	}
 	must(t, s.Close())
-	if n := strings.Count(log.String(), "\n"); n < 1 || n > 2*logBurst+1 {
+	if n := strings.Count(log.String(), "\n"); n < 1 || n > 2*loglimit.Burst+1 {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 }

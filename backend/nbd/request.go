@@ -31,7 +31,7 @@ func (g *guard) nextRequest() error {
 		case r.headerSent:
 			return fmt.Errorf("in the middle of a reply: %w", r.err)
 		}
-		g.server.log.warn("NBD read failed", "client", g.client.from, "export", g.export.Name, "err", r.err)
+		g.server.log.Warn("NBD read failed", "client", g.client.from, "export", g.export.Name, "err", r.err)
 		failed := *r
 		*r, g.header = request{}, g.header[:0]
 		return g.reply(failed.cookie, failed.err)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"cowblk/backend/loglimit"
 )
 
 // Disk is the content of an export; *cow.Disk implements it. ReadAt must allow concurrent calls.
@@ -61,7 +63,7 @@ func (o Options) withDefaults() Options {
 // goroutine.
 type Server struct {
 	opts Options
-	log  limitedLog
+	log  *slog.Logger
 	wg   sync.WaitGroup // accept loops and clients
 	done chan struct{}  // closed by Close
 
@@ -92,7 +94,7 @@ type listener struct {
 func New(o Options) *Server {
 	o = o.withDefaults()
 	return &Server{
-		opts: o, log: limitedLog{log: o.Log}, done: make(chan struct{}),
+		opts: o, log: loglimit.New(o.Log), done: make(chan struct{}),
 		exports: map[string]*export{}, clients: map[*client]struct{}{},
 	}
 }

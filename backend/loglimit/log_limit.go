@@ -1,4 +1,5 @@
-package backend
+// Package loglimit limits log lines that guests, front-ends and clients cause.
+package loglimit
 
 import (
 	"context"
@@ -9,15 +10,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A guest or front-end can cause the same log line at any rate. The log of a disk has room for
-// logBurst lines with one message, and for one more every logInterval. The next line that is
+// A guest or front-end can cause the same log line at any rate. A logger has room for
+// Burst lines with one message, and for one more every Interval. The next line that is
 // logged counts the lost ones in its attribute "suppressed".
 const (
-	logBurst    = 10
-	logInterval = 10 * time.Second
+	Burst    = 10
+	Interval = 10 * time.Second
 )
 
-// logLimiter is a slog.Handler that limits repeated lines of a disk. Debug lines pass.
+// logLimiter is a slog.Handler that limits repeated lines. Debug lines pass.
 type logLimiter struct {
 	next     slog.Handler
 	messages *messageLimits // shared by all handlers that descend from one
@@ -37,8 +38,8 @@ type messageLimit struct {
 	suppressed int64
 }
 
-// LimitLog returns a logger for lines that guests and front-ends cause.
-func LimitLog(log *slog.Logger) *slog.Logger {
+// New returns a logger for lines that others cause.
+func New(log *slog.Logger) *slog.Logger {
 	return slog.New(&logLimiter{next: log.Handler(), messages: &messageLimits{now: time.Now, byMessage: map[string]*messageLimit{}}})
 }
 
@@ -77,7 +78,7 @@ func (m *messageLimits) allow(message string) (ok bool, suppressed int64) {
 	defer m.mu.Unlock()
 	l := m.byMessage[message]
 	if l == nil {
-		l = &messageLimit{rate: rate.NewLimiter(rate.Every(logInterval), logBurst)}
+		l = &messageLimit{rate: rate.NewLimiter(rate.Every(Interval), Burst)}
 		m.byMessage[message] = l
 	}
 	if !l.rate.AllowN(m.now(), 1) {

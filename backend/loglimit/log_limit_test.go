@@ -1,4 +1,4 @@
-package backend
+package loglimit
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 
 func TestRepeatedLinesAreHeldBack(t *testing.T) {
 	var out bytes.Buffer
-	root := LimitLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	root := New(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	now := time.Unix(1000, 0)
 	root.Handler().(*logLimiter).messages.now = func() time.Time { return now }
 	a, b := root.With("disk", "a"), root.WithGroup("g")
@@ -23,8 +23,8 @@ func TestRepeatedLinesAreHeldBack(t *testing.T) {
 		a.Warn("broken", "queue", 1)
 		b.Info("broken")
 	}
-	if n := count(); n != logBurst {
-		t.Errorf("%d lines of 2,000, expected %d", n, logBurst)
+	if n := count(); n != Burst {
+		t.Errorf("%d lines of 2,000, expected %d", n, Burst)
 	}
 	a.Info("another text")
 	if n := count(); n != 1 {
@@ -36,7 +36,7 @@ func TestRepeatedLinesAreHeldBack(t *testing.T) {
 	if n := count(); n != 100 {
 		t.Errorf("%d of 100 debug lines", n)
 	}
-	now = now.Add(logInterval)
+	now = now.Add(Interval)
 	a.Warn("broken", "queue", 2)
 	a.Warn("broken", "queue", 2)
 	if s := out.String(); count() != 1 || !strings.Contains(s, "disk=a queue=2 suppressed=1990") {
@@ -46,7 +46,7 @@ func TestRepeatedLinesAreHeldBack(t *testing.T) {
 	for range 1000 {
 		a.Warn("broken")
 	}
-	if n := count(); n != logBurst {
-		t.Errorf("%d lines after an hour, expected %d", n, logBurst)
+	if n := count(); n != Burst {
+		t.Errorf("%d lines after an hour, expected %d", n, Burst)
 	}
 }
