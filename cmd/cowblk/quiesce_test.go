@@ -97,7 +97,7 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 			if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
 				t.Errorf("a record is left: %t, %v", noted, err)
 			}
-			if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "has ended since") {
+			if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the guest has ended") {
 				t.Errorf("log:\n%s", log)
 			}
 		})
@@ -175,7 +175,7 @@ func TestEndBeforeThaw(t *testing.T) {
 	p, _ := startServing(t, dir, "a")
 	began := time.Now()
 	p.end(t)
-	if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next one tries again") {
+	if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next process tries again") {
 		t.Errorf("log:\n%s", log)
 	}
 	if noted, err := s.Note("a", &qmp.Spec{}); !noted || err != nil {
