@@ -62,7 +62,7 @@ func TestWeakWays(t *testing.T) {
 		{path: link(filepath.Join(top, "l1"), good, 0)},
 		{path: link(filepath.Join(top, "l2"), "good/../good/a/end", 0)},
 		{path: link(filepath.Join(top, "l3"), filepath.Join(top, "l2"), 0) + "/"},
-		// Only root can change it, whoever owns it.
+		// Only root can change it, whatever its owner.
 		{path: link(filepath.Join(top, "l4"), good, nobody)},
 		{path: end(sticky)},
 		{path: link(filepath.Join(sticky, "l"), good, 0)},
