@@ -161,7 +161,7 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 // runInDaemon runs the command in the process that serves the disk, which may hold the connection
 // to QEMU's monitor.
 func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := reach(ctx, o.store, v.Control, []string{o.args.Disk})
+	c, err := dialServing(ctx, o.store, v.Control, []string{o.args.Disk})
 	if errors.Is(err, store.ErrRefused) {
 		return err
 	}

@@ -118,7 +118,7 @@ func (a *app) printError(err error, code int) {
 		}{text, code})
 		return
 	}
-	text = strings.ReplaceAll(oneLinePaths(text, a.pathsOf(err)), "\n", "\n  ")
+	text = strings.ReplaceAll(escapeLineBreaks(text, a.pathsInError(err)), "\n", "\n  ")
 	if !strings.HasPrefix(text, "cowblk ") && !strings.HasPrefix(text, "cowblk: ") {
 		text = "cowblk: " + text
 	}

@@ -161,7 +161,7 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 // promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
 // thaws the guest; if this process dies, the daemon does.
 func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string, o *promoteOptions) error {
-	c, err := reach(ctx, s, path, names)
+	c, err := dialServing(ctx, s, path, names)
 	if errors.Is(err, store.ErrRefused) {
 		return fmt.Errorf("promote: %w", err)
 	}

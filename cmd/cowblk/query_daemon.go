@@ -67,7 +67,7 @@ func queryDisks(ctx context.Context, st *store.Store, path string) ([]daemon.Dis
 	}
 	var disks []daemon.DiskInfo
 	err = c.Run(ctx, "query-cow-disks", daemon.DisksArgs{Store: true}, &disks)
-	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool { return otherStore(st, &d) }), err
+	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool { return servesOtherStore(st, &d) }), err
 }
 
 // queryDaemon returns what the daemon of a disk reports about it; nil if no process serves it.

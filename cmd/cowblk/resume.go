@@ -96,7 +96,7 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 
 // runDiskCommand runs a control command about one disk in the process that serves it.
 func runDiskCommand(ctx context.Context, st *store.Store, path, name, command string) error {
-	c, err := reach(ctx, st, path, []string{name})
+	c, err := dialServing(ctx, st, path, []string{name})
 	if errors.Is(err, store.ErrRefused) {
 		return err
 	}

@@ -42,7 +42,7 @@ func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []stri
 		}
 	}
 	// Request says more about a process that does not answer.
-	if _, err := reach(ctx, st, path, names); errors.Is(err, store.ErrRefused) {
+	if _, err := dialServing(ctx, st, path, names); errors.Is(err, store.ErrRefused) {
 		return nil, fmt.Errorf("takeover: %w", err)
 	}
 	offer, err := takeover.Request(ctx, path, names)

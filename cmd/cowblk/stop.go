@@ -106,7 +106,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		}
 		disks, err := a.checkMayQuit(ctx, c, pid, names, o)
 		if err == nil {
-			if err = rightStore(s, path, disks, names); err != nil {
+			if err = checkServedStore(s, path, disks, names); err != nil {
 				err = fmt.Errorf("stop: %w", err)
 			}
 		}

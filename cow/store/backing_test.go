@@ -15,14 +15,14 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// overlay writes a qcow2 of 1 MiB that names a backing file and holds its first cluster itself.
+// overlay writes a qcow2 of 1 MiB that names a backing file and contains its first cluster.
 func overlay(t testing.TB, path, backing, format string) string {
 	t.Helper()
 	return write(t, path, buildQcow2(qcow2File{clusterBits: 16, size: 1 << 20, data: noise(7, 65536), backing: backing, backingFmt: format}))
 }
 
-// Whatever an image names as its backing file, and whatever that is, the import ends, refuses with the name, and leaves
-// nothing: with leave to follow backing files, and without, where the chain is listed.
+// An import ends for every backing file name and every kind of backing file. It refuses with the
+// name and leaves nothing, with --backing and without. Without --backing it lists the chain.
 func TestHostileBacking(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -54,7 +54,7 @@ func TestHostileBacking(t *testing.T) {
 	write(t, path("short"), []byte("QFI\xfb"))
 	tests := []struct {
 		backing, format string
-		with            string // a part of the refusal, with leave
+		with            string // a part of the error with --backing
 	}{
 		{path("fifo"), "raw", "a FIFO"},
 		{"fifo", "qcow2", "a FIFO"},
@@ -121,7 +121,8 @@ func TestHostileBacking(t *testing.T) {
 	}
 }
 
-// What may be followed is followed, listed in the image's description, and read as QEMU does.
+// Backing files that may be followed are followed, listed in image.json, and read as QEMU reads
+// them.
 func TestBackingFollowed(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()
@@ -145,7 +146,7 @@ func TestBackingFollowed(t *testing.T) {
 	if got, err := os.ReadFile(s.ImageData("img")); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("wrong content, %v", err)
 	}
-	// Somebody writes to the bottom of the chain.
+	// Another process writes to the bottom of the chain.
 	f, err := vfs.OS{}.OpenFile(path("base raw"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -162,8 +163,8 @@ func TestBackingFollowed(t *testing.T) {
 	}
 }
 
-// The data of a disk that is open for writing, by whatever name, is not imported, and a file served raw by an earlier
-// version is not, which knows no lock but flock.
+// The data of a disk that is open for writing is not imported, by any name. The same holds for a
+// file that an earlier version serves raw, which has only flock.
 func TestImportOfOpenDisk(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -200,7 +201,7 @@ func TestImportOfOpenDisk(t *testing.T) {
 	}
 }
 
-// While an import reads a file, nobody else may write to it.
+// While an import reads a file, no other process may write to it.
 func TestImportHoldsSource(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 3<<20))
@@ -225,7 +226,7 @@ func TestImportHoldsSource(t *testing.T) {
 	}
 }
 
-// A path that JSON cannot hold does not make a broken disk, nor a broken image.
+// A path that JSON cannot represent makes neither a broken disk nor a broken image.
 func TestPathsThatAreNoText(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()

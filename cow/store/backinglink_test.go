@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Of a backing file that is named by a symbolic link, in whatever part of its path, the file is shown that is opened.
+// If a symbolic link is a part of a backing file's path, image.json shows the file that was opened.
 func TestBackingByASymbolicLink(t *testing.T) {
 	s := newStore(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())

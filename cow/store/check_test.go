@@ -19,16 +19,16 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// immortal is a file system that does not sync: a test's files need not outlive a power cut.
+// immortal is a file system that does not sync: a test's files need not survive a power cut.
 func immortal() vfs.FS { return &cowtest.KillFS{FS: vfs.OS{}} }
 
-// mouldSize is small: every case hashes all of it several times. The last block is partial.
+// mouldSize is small because every case hashes it several times. The last block is partial.
 const mouldSize = 64<<10 + 512
 
-// mould is a sound store that the cases copy.
+// mould is an undamaged store that the cases copy.
 type mould struct {
 	dir, base string
-	reads     map[string]string // SHA-256 of what the disks read
+	reads     map[string]string // SHA-256 of each disk's content
 }
 
 func newMould(t *testing.T) *mould {
@@ -53,7 +53,7 @@ func newMould(t *testing.T) *mould {
 	return m
 }
 
-// cast is a copy of the mould, damaged.
+// cast returns a damaged copy of the mould.
 func (m *mould) cast(t *testing.T, d damage) *hurt {
 	t.Helper()
 	dir := t.TempDir()
@@ -104,7 +104,8 @@ func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
 	return r
 }
 
-// problemTexts are the problems as the table of damages has them: status, name of the disk or image, object, what.
+// problemTexts formats problems as the table of damages does: status, name of the disk or image,
+// object, what.
 func problemTexts(h *hurt, r *CheckReport) (all []string) {
 	names := map[uuid.UUID]string{}
 	for _, m := range first(h.Disks()) {
@@ -139,7 +140,8 @@ func problemTexts(h *hurt, r *CheckReport) (all []string) {
 
 func first[T any](v T, _ error) T { return v }
 
-// refusals are the disks that cannot be opened, or not be read. What can be must read as before it was damaged.
+// refusals returns the disks that cannot be opened or read. The others must have the content from
+// before the damage.
 func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(m.reads)) {
@@ -184,9 +186,9 @@ func repaired(texts []string) (all []string) {
 	return all
 }
 
-// Every damage is found, nothing is changed by looking, and a disk on it is refused or reads what it should; a repair
-// repairs what the table says, a second one finds nothing to do, and then disks read what they should or are still
-// refused.
+// check finds every damage and changes nothing. A disk on it is refused or has the right content. A
+// repair repairs what the table says, and a second repair finds nothing to do. After it disks have
+// the right content or are still refused.
 func TestDamages(t *testing.T) {
 	m := newMould(t)
 	for _, d := range damages() {
@@ -198,7 +200,7 @@ func TestDamages(t *testing.T) {
 			got := problemTexts(h, found)
 			sameFiles(t, before, snapshot(t, h.Dir()))
 
-			opened := m.cast(t, d) // opening seals, settles and marks
+			opened := m.cast(t, d) // opening seals, cleans up and marks
 			same(t, "refused before a repair", m.refusals(t, opened), d.refused)
 
 			fixed := check(t, h.Store, CheckOptions{Repair: true})
@@ -220,7 +222,7 @@ func TestDamages(t *testing.T) {
 	}
 }
 
-// A repair that is killed at any change that it makes leaves what the next one brings to the same end.
+// A repair is killed at each of its changes. The next repair comes to the same end.
 func TestKillAtEveryStepOfRepair(t *testing.T) {
 	m := newMould(t)
 	for _, names := range [][]string{
@@ -244,7 +246,7 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 			for i, change := range witness.Changes() {
 				lock := strings.HasSuffix(strings.TrimRight(change, " at0123456789"), "/"+lockFile) || strings.Contains(change, "/"+lockFile+" to ")
 				if lock || strings.HasPrefix(change, "sync ") {
-					continue // nothing depends on what a lock file holds; dead before a sync is dead before what follows it
+					continue // nothing depends on the content of a lock file; death before a sync equals death before the next call
 				}
 				n := i + 1
 				h := m.cast(t, d)

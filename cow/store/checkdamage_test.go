@@ -24,25 +24,26 @@ const (
 	atBase, atSumsCRC, atReserved, atHeaderCRC                                           = 136, 168, 172, 508
 )
 
-// sumTable is where the data sums begin in the map of so small a disk.
+// sumTable is the offset of the data checksums in the map of such a small disk.
 const sumTable = layer.MapOffset + layer.MapPageSize
 
-// hurt is a store that is about to be damaged: vm1 has a sealed layer with the tag t and a head on the image img, vm2 is a
-// clone of vm1@t, bare lies on nothing and owns nothing, and place on a file outside of the store.
+// hurt is a store to be damaged. vm1 has a sealed layer with the tag t and a head on the image img.
+// vm2 is a clone of vm1@t. bare has no base and owns nothing. place lies on a file outside the
+// store.
 type hurt struct {
 	*Store
 	t    *testing.T
-	base string // of place
+	base string // the base file of place
 }
 
-// map and data of one of the layers.
+// Map and data of one of the layers.
 func (h *hurt) files(name string) (mapPath, dataPath string) {
 	h.t.Helper()
 	l := h.role(name)
 	return h.path(l.Map), h.path(l.Data)
 }
 
-// role finds SEALED (of vm1), or DISK's head.
+// role returns a layer: SEALED (of vm1), or the head of DISK.
 func (h *hurt) role(name string) *Layer {
 	h.t.Helper()
 	if name == "SEALED" {
@@ -68,7 +69,7 @@ func (h *hurt) put(path string, off int64, p ...byte) {
 	}
 }
 
-// header overwrites bytes of a layer's header; with a right checksum if sum is set.
+// header overwrites bytes of a layer's header, and corrects its checksum if sum is set.
 func (h *hurt) header(name string, sum bool, off int64, p ...byte) {
 	h.t.Helper()
 	path, _ := h.files(name)
@@ -127,7 +128,7 @@ func (h *hurt) dirty(name string) {
 	write(h.t, path, data)
 }
 
-// sums gives the sealed layer checksums of its data.
+// sums gives the sealed layer data checksums.
 func (h *hurt) sums() {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, "vm1")
@@ -136,7 +137,7 @@ func (h *hurt) sums() {
 	}
 }
 
-// orphan adds a layer that nobody names; it owns blocks.
+// orphan adds a layer that no manifest names and that owns blocks.
 func (h *hurt) orphan(blocks uint64) {
 	h.t.Helper()
 	l := ownLayer(uuid.New(), time.Now())
@@ -154,7 +155,8 @@ func (h *hurt) orphan(blocks uint64) {
 	}
 }
 
-// unsealed takes the seal off vm1's lower layer, as if a promotion had been interrupted before it.
+// unsealed marks vm1's lower layer as not sealed, as if a promotion had been interrupted before the
+// seal.
 func (h *hurt) unsealed() {
 	h.header("SEALED", false, atState, 1, 0, 0, 0, 0, 0, 0, 0)
 	h.header("SEALED", true, atSealedAt, make([]byte, 8)...)
@@ -179,7 +181,8 @@ func (h *hurt) work(file string, content any) {
 	write(h.t, filepath.Join(dir, file), []byte(data))
 }
 
-// decided is an interrupted promotion of vm1 and vm2 that had reached only vm1, and that was to be undone or not.
+// decided leaves an interrupted promotion of vm1 and vm2 that had reached only vm1. It is to be
+// completed or undone.
 func (h *hurt) decided(undo bool) {
 	h.t.Helper()
 	ctx := context.Background()
@@ -209,7 +212,7 @@ func (h *hurt) decided(undo bool) {
 		h.t.Fatal("the change was made")
 	}
 	h.fs = immortal()
-	p.w.lock.Close() // the process's death
+	p.w.lock.Close() // the process dies
 }
 
 // swap exchanges two files or directories.
@@ -222,18 +225,19 @@ func (h *hurt) swap(a, b string) {
 	}
 }
 
-// damage is one way to hurt a store.
+// damage is one way to damage a store.
 type damage struct {
 	name string
 	do   func(h *hurt)
-	// want are the problems that check finds, as problemTexts has them. One that begins with "repairable" is expected to be
-	// repaired by a repair, any other to stay; unless otherwise has it.
+	// want lists the problems that check finds, as problemTexts formats them. A repair repairs
+	// those that begin with "repairable" and leaves the others, unless otherwise says something
+	// else.
 	want    []string
 	refused []string // disks that cannot be opened before a repair
-	after   []string // and after it
+	after   []string // the same after a repair
 }
 
-// otherwise is what a repair says where the first thing that it does changes what comes after.
+// otherwise lists the results of a repair whose first step changes the later ones.
 var otherwise = map[string][]string{
 	"interrupted promotion of two disks": {
 		"repaired store work directory: work of a process that is gone",

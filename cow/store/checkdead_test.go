@@ -10,8 +10,8 @@ import (
 	"cowblk/cow"
 )
 
-// die has a process killed that has written to vm1 without flushing, after it has promoted it to tag if there is one. It
-// returns what the disk must read.
+// die starts a process that promotes vm1 to tag (if not empty), writes to vm1 without a flush and
+// is killed. It returns the content that the disk must have.
 func die(t *testing.T, tag ...string) (*hurt, []byte) {
 	t.Helper()
 	h := newMould(t).cast(t, damage{do: func(*hurt) {}})
@@ -26,7 +26,8 @@ func die(t *testing.T, tag ...string) (*hurt, []byte) {
 	return &hurt{Store: s, t: t}, want
 }
 
-// What a killed process has written and not flushed is not lost by a check or a repair, which closes the disk.
+// A check or a repair, which closes the disk, does not lose the unflushed writes of a killed
+// process.
 func TestCheckAfterTheProcessDied(t *testing.T) {
 	h, want := die(t)
 	for _, o := range []CheckOptions{{Depth: CheckFast}, {}, {Repair: true}} {
@@ -54,7 +55,8 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 	}
 }
 
-// Killed in a promotion: the former head is sealed with all that was written to it, through whichever disk.
+// The process is killed in a promotion. The former head is sealed with all its writes, by whichever
+// disk is opened.
 func TestRepairSealsWhatADeadProcessLeft(t *testing.T) {
 	h, want := die(t, "u")
 	create(t, h.Store, "a-clone", CreateOptions{From: "vm1@u"})
@@ -75,7 +77,7 @@ func TestRepairSealsWhatADeadProcessLeft(t *testing.T) {
 	}
 }
 
-// The clone is opened first; what the dead process has left lies with the disk.
+// The clone is opened first. The shared map of the dead process belongs to the disk.
 func TestCloneOpenedBeforeTheDiskOfADeadProcess(t *testing.T) {
 	h, want := die(t, "u")
 	create(t, h.Store, "a-clone", CreateOptions{From: "vm1@u"})

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestCheckOfLinkedFiles: a file of the store that is two parts, of one disk or of two, is told, also by the check of
-// that disk alone, and for every pair of parts, as the disk cannot be opened.
+// TestCheckOfLinkedFiles: a file of the store that is two parts, of one disk or of two, is reported
+// for every pair of parts, also by a check of that disk alone, because the disk cannot be opened.
 func TestCheckOfLinkedFiles(t *testing.T) {
 	ctx := context.Background()
 	links := map[string]func(from, to string) error{"hard link": os.Link, "symbolic link": os.Symlink}
@@ -45,7 +45,7 @@ func TestCheckOfLinkedFiles(t *testing.T) {
 			}
 			named := "d"
 			if strings.HasPrefix(c.what, "another") && link == "symbolic link" {
-				named = "other" // the file itself does not show who leads to it
+				named = "other" // the file itself does not show who links to it
 			}
 			for _, o := range []CheckOptions{{}, {Names: []string{named}}, {Names: []string{named}, Depth: CheckFast}} {
 				r := check(t, s, o)

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// moreDamages are those of documents, of images and bases, and what is left over.
+// moreDamages has the damages of documents, images and bases, and the rest.
 func moreDamages() []damage {
 	vm1, place := []string{"vm1"}, []string{"place"}
 	const orphaned = "left store layer ORPHAN: disks that name it"
@@ -110,7 +110,7 @@ func moreDamages() []damage {
 			path := h.ImageData("img")
 			st, _ := os.Stat(path)
 			os.Chmod(path, 0o600)
-			h.put(path, 4096*10+5, 0x5a) // every page is sampled: it is small
+			h.put(path, 4096*10+5, 0x5a) // every page is sampled because the file is small
 			os.Chtimes(path, time.Time{}, st.ModTime())
 		}, []string{
 			"left img image data: sampled content of the image", "left vm1 image data: sampled content of the image",

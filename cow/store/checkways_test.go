@@ -14,13 +14,14 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A disk that somebody has open is not disturbed, and what it may change is not looked at.
+// check does not disturb a disk that a process has open, and does not check what that process may
+// change.
 func TestCheckOfAServedDisk(t *testing.T) {
 	h := newMould(t).cast(t, damage{do: func(*hurt) {}})
 	o := openDisk(t, h.Store, "vm1")
 	defer o.Close()
 	mapPath, _ := h.files("vm1")
-	h.put(mapPath, layer.MapOffset+100, 0xff) // as if in the middle of something
+	h.put(mapPath, layer.MapOffset+100, 0xff) // as if in the middle of a write
 	for _, repair := range []bool{false, true} {
 		r := check(t, h.Store, CheckOptions{Repair: repair})
 		if r.Found != 0 || r.Failed != 0 {
@@ -34,7 +35,7 @@ func TestCheckOfAServedDisk(t *testing.T) {
 	if _, err := o.Disk.WriteAt(noise(1, 4096), 0); err != nil {
 		t.Error(err)
 	}
-	// A sealed layer below it that is damaged is found; it cannot be repaired in use.
+	// A damaged sealed layer below is found. It cannot be repaired while in use.
 	sealed, _ := h.files("SEALED")
 	h.put(sealed, layer.MapOffset+100, 1)
 	r := check(t, h.Store, CheckOptions{Repair: true, Names: []string{"vm1"}})
@@ -44,7 +45,7 @@ func TestCheckOfAServedDisk(t *testing.T) {
 	}
 }
 
-// Promotions, clones and removals meanwhile: check sees no half of anything.
+// check during promotions, clones and removals never sees half of a change.
 func TestCheckBesideChanges(t *testing.T) {
 	ctx := context.Background()
 	h := newMould(t).cast(t, damage{do: func(*hurt) {}})
@@ -58,7 +59,7 @@ func TestCheckBesideChanges(t *testing.T) {
 				if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, tag); err != nil && !errors.Is(err, ErrInUse) {
 					return err
 				} else if err != nil {
-					continue // check had it
+					continue // check has it open
 				}
 				if _, err := s.Create(ctx, "new"+tag, CreateOptions{From: "vm1@" + tag}); err != nil {
 					return err
@@ -91,7 +92,7 @@ func TestCheckBesideChanges(t *testing.T) {
 	}
 }
 
-// Fast reads the maps of what a crash may have left unfinished, and no other.
+// --fast reads only the maps that a crash may have left unfinished.
 func TestCheckFast(t *testing.T) {
 	h := newMould(t).cast(t, damage{do: func(h *hurt) {
 		h.dirty("vm1")
@@ -101,7 +102,7 @@ func TestCheckFast(t *testing.T) {
 		}
 	}})
 	same(t, "fast", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFast})), []string{"repairable vm1 layer vm1: bitmap"})
-	// Once it is marked clean it is as fast as the others.
+	// When it is marked clean it is as fast as the others.
 	check(t, h.Store, CheckOptions{Depth: CheckFast, Repair: true})
 	p, _ := h.files("vm1")
 	h.put(p, layer.MapOffset+100, 1)
@@ -111,7 +112,7 @@ func TestCheckFast(t *testing.T) {
 	}
 }
 
-// Full hashes images, reads all data and compares it with its checksums.
+// --full hashes images, reads all data and compares it with its checksums.
 func TestCheckFull(t *testing.T) {
 	m := newMould(t)
 	h := m.cast(t, damage{do: func(*hurt) {}})
@@ -120,7 +121,7 @@ func TestCheckFull(t *testing.T) {
 	if r.Found != 0 || read["img"] != mouldSize || read[h.role("SEALED").Data] != mouldSize || read[h.role("vm1").Data] != mouldSize {
 		t.Errorf("%v; read %v", problemTexts(h, r), read)
 	}
-	// Content that no sample and no time tells: another hash is recorded.
+	// No sample and no time shows this change of content. The recorded hash is changed instead.
 	img, err := h.Image("img")
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +134,7 @@ func TestCheckFull(t *testing.T) {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
 	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: chunk digest of the image"})
-	// A layer without checksums of its data is no problem, but said; data that is not what it was is one.
+	// A layer without data checksums is a note. Data that differs from its checksum is a problem.
 	if notes := r.Checked[slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
 		t.Errorf("notes %q", notes)
 	}
@@ -155,7 +156,8 @@ func TestCheckFull(t *testing.T) {
 	}
 }
 
-// Orphans with content go only if somebody says so, and never while a document that may name them cannot be read.
+// Orphans with content are removed only on request, and never while a document that may name them
+// is unreadable.
 func TestPrune(t *testing.T) {
 	m := newMould(t)
 	h := m.cast(t, damage{do: func(h *hurt) { h.orphan(5) }})
@@ -196,7 +198,7 @@ func TestCheckNames(t *testing.T) {
 	}
 }
 
-// A record of a change of several disks is taken only if every manifest in it would be.
+// The record of a change of several disks is accepted only if every manifest in it would be.
 func FuzzChange(f *testing.F) {
 	good := `{"from":["11111111-0000-4000-8000-000000000001"],"to":[{"version":1,"name":"vm1","size":512,"block-size":512,` +
 		`"created":"2006-11-27T12:00:00Z","layers":[{"uuid":"11111111-0000-4000-8000-000000000001",` +
@@ -222,7 +224,7 @@ func FuzzChange(f *testing.F) {
 	})
 }
 
-// A description of an image that is accepted holds together.
+// A description of an image is accepted only if it is consistent.
 func FuzzImage(f *testing.F) {
 	s := newStore(f)
 	importRaw(f, s, "img", noise(1, 512))
@@ -247,8 +249,8 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// goneWhenRead is a file system on which a disk is removed just before its manifest is read for the second time, after
-// somebody has been found to have it open.
+// goneWhenRead is a file system that removes a disk just before the second read of its manifest,
+// after the disk was found open.
 type goneWhenRead struct {
 	vfs.OS
 	manifest string
@@ -267,7 +269,7 @@ func (g *goneWhenRead) OpenFile(name string, flag int, perm fs.FileMode) (vfs.Fi
 	return g.OS.OpenFile(name, flag, perm)
 }
 
-// A disk that another process removes while it is looked at is no problem.
+// A disk that another process removes during the check is no problem.
 func TestCheckBesideARemoval(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})

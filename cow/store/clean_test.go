@@ -20,14 +20,15 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A work directory of a dead process goes with the next command, whether or not it can be known what goes with it. What
-// a disk that cannot be read may need stays, is said once, and cowblk check shows it once the disk can be read.
+// The next command removes the work directory of a dead process, even if it cannot know which
+// layers of the journal are needed. Layers that an unreadable disk may need stay. This is reported
+// once, and cowblk check shows them when the disk can be read.
 func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {
 		name    string
 		journal func(orphan uuid.UUID) string
-		stays   bool // the layer of the journal
+		stays   bool // the journal's layer is kept
 	}{
 		{"of an older version", func(id uuid.UUID) string {
 			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}})))
@@ -104,7 +105,7 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 	}
 }
 
-// busyOnce cannot open one file once.
+// busyOnce fails once to open one file.
 type busyOnce struct {
 	vfs.OS
 	path string
@@ -118,7 +119,7 @@ func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, 
 	return b.OS.OpenFile(name, flag, perm)
 }
 
-// An error that passes is no damage: what a failed promotion has left is removed by the next command.
+// A temporary error is no damage: the next command removes what a failed promotion has left.
 func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -136,7 +137,7 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	consistent(t, s, nil)
 }
 
-// Many commands at once wait for each other and do not fail.
+// Many concurrent commands wait for each other and do not fail.
 func TestManyCreatesAtOnce(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)

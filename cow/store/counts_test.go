@@ -13,8 +13,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// counting is the machine's file system, which counts the calls that are made on it. RemoveAll and WriteFileAtomic
-// count as one each.
+// counting counts the calls on the machine's file system. RemoveAll and WriteFileAtomic count as
+// one call each.
 type counting struct {
 	vfs.OS
 	calls atomic.Int64
@@ -93,14 +93,14 @@ func countingStore(t testing.TB) (*Store, *counting) {
 	return s, c
 }
 
-// counted are the commands whose cost must not follow the number of disks or the depth of a shared stack, but for one
-// call for each disk in those that delete something, or say what they would delete.
+// counted has the commands whose cost must not grow with the number of disks or the depth of a
+// shared stack. Commands that delete, or plan to delete, may make one more call for each disk.
 func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	t.Helper()
 	ctx := context.Background()
 	counts := map[string]int64{}
-	s.clockMargin = -time.Hour // the disks are as good as old
-	// The first one that deletes something reads all manifests.
+	s.clockMargin = -time.Hour // the index trusts the disks as if they were old
+	// The first command that deletes reads all manifests.
 	if _, err := s.Remove(ctx, "d0"); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	return counts
 }
 
-// manyDisks puts n clones of one tag into a store that has an image.
+// manyDisks creates n clones of one tag in a store that has an image.
 func manyDisks(t testing.TB, s *Store, n int) {
 	t.Helper()
 	importRaw(t, s, "img", noise(1, 1<<16))
@@ -160,13 +160,13 @@ func manyDisks(t testing.TB, s *Store, n int) {
 	}
 }
 
-// looksAtAll are the commands that see once for each disk whether its manifest has changed.
+// looksAtAll has the commands that check once for each disk whether its manifest has changed.
 var looksAtAll = map[string]bool{
 	"plan rollback": true, "rollback": true, "plan remove": true, "remove": true, "remove clone": true, "remove on image": true,
 }
 
-// What a command costs that is about one disk does not follow the number of disks, but that who deletes looks at each
-// once.
+// The cost of a command about one disk does not grow with the number of disks, except for one check
+// of each disk by a command that deletes.
 func TestCallsDoNotFollowDisks(t *testing.T) {
 	few, c := countingStore(t)
 	manyDisks(t, few, 3)
@@ -186,7 +186,7 @@ func TestCallsDoNotFollowDisks(t *testing.T) {
 	}
 }
 
-// What a clone costs does not follow the depth of what it lies on.
+// The cost of a clone does not grow with the depth of its stack.
 func TestCallsDoNotFollowDepth(t *testing.T) {
 	ctx := context.Background()
 	costs := func(tags int) map[string]int64 {

@@ -29,7 +29,7 @@ func newTableFiles(t *testing.T) *tableFiles {
 		write(t, f.path(name), make([]byte, 16384))
 	}
 	write(t, f.path("rdata"), nil)
-	write(t, f.path("wdata"), noise(9, 4096)) // what lies before DATA_OFFSET is not the layer's
+	write(t, f.path("wdata"), noise(9, 4096)) // bytes before DATA_OFFSET are not the layer's
 	return f
 }
 
@@ -44,7 +44,7 @@ func (f *tableFiles) two() string {
 		f.path("wmap"), f.path("wdata"), f.dataOff, f.path("rmap"), f.path("rdata"), f.dataOffset1)
 }
 
-// want is what a fresh disk reads as.
+// want returns the content of a fresh disk.
 func (f *tableFiles) want() []byte {
 	return append([]byte(nil), f.base[f.baseOffset*512:][:f.sectors*512]...)
 }
@@ -79,7 +79,8 @@ func TestTable(t *testing.T) {
 		t.Errorf("second disk on the same map: %v", err)
 	}
 
-	// Removing leaves the files alone, and the same table finds the layer again: dm-cow's way to load a table.
+	// Removing the disk leaves the files. The same table finds the layer again, which is how dm-cow
+	// loads a table.
 	before := snapshot(t, f.dir)
 	if r, err := s.Remove(ctx, "old"); err != nil || len(r.Layers) != 0 || len(r.Kept) != 1 {
 		t.Fatalf("removal %+v, %v", r, err)
@@ -90,7 +91,7 @@ func TestTable(t *testing.T) {
 		t.Error("the layer's content is lost")
 	}
 
-	// The RFC's rotation: the first W turns into an R and a new W goes on top.
+	// The RFC's rotation: the first W becomes an R and a new W is added on top.
 	if _, err := s.Remove(ctx, "again"); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func TestTable(t *testing.T) {
 		t.Errorf("the former W is %v, %v; want sealed", h.State, err)
 	}
 
-	// Promotion puts the store's own layer on top.
+	// A promotion puts the store's own layer on top.
 	if _, err := s.Promote(ctx, []string{"rotated"}, "t"); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestTableRefused(t *testing.T) {
 		prepare func(t *testing.T, s *Store, f *tableFiles) (line string)
 		as      error
 		text    string
-		force   bool // then --force makes it work
+		force   bool // --force makes it succeed
 	}{
 		{"map holds something", func(t *testing.T, s *Store, f *tableFiles) string {
 			write(t, f.path("wmap"), append(make([]byte, 4097), 1))

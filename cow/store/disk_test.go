@@ -169,8 +169,8 @@ func TestImageTouched(t *testing.T) {
 	}
 }
 
-// Images of earlier versions have a SHA-256 of the whole and no chunk digest: they are compared with that, at open and by
-// a check, and stay as they are.
+// Images of earlier versions have a SHA-256 of the whole and no chunk digest. Open and check
+// compare that digest and do not change the image.
 func TestImageOfEarlierVersion(t *testing.T) {
 	s := newStore(t)
 	data := sparse(imageSize, 4096)
@@ -201,7 +201,7 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	}
 }
 
-// What an earlier version wrote as image.json is read, and one without any digest is refused.
+// image.json of an earlier version is read. One without any digest is refused.
 func TestImageDigestsWanted(t *testing.T) {
 	s := newStore(t)
 	img := importRaw(t, s, "img", noise(1, 512))

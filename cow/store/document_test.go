@@ -14,7 +14,8 @@ import (
 	"cowblk/cow/strictjson"
 )
 
-// TestDocumentsAreStrict: what is no document by FORMAT.md is refused in each of the places where one is read.
+// TestDocumentsAreStrict: each reader of a document refuses content that is no document by
+// FORMAT.md.
 func TestDocumentsAreStrict(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -42,7 +43,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 			{"two documents", "}\n", "}\n" + string(text)},
 		} {
 			changed := strings.Replace(string(text), c.from, c.to, 1)
-			if c.from == "}\n" { // the last one
+			if c.from == "}\n" { // the last object
 				changed = strings.TrimSuffix(string(text), "}\n") + c.to
 			}
 			if changed == string(text) {
@@ -61,7 +62,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 				t.Errorf("%s in %s: check: expected a problem, found %+v, %v", c.what, path, r, err)
 			}
 		}
-		// Members that are missing, one after another.
+		// Each member is missing in turn.
 		for line := range strings.Lines(string(text)) {
 			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
 			if !ok || strings.HasSuffix(strings.TrimSpace(line), "{") || strings.HasSuffix(strings.TrimSpace(line), "[") {
@@ -87,7 +88,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 	if _, err := s.Disk("d"); err != nil {
 		t.Fatal(err)
 	}
-	// A FIFO in the place of a document does not hang anybody, and a huge file is not read.
+	// A FIFO in place of a document blocks no command, and a huge file is not read.
 	if err := errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 	}
 }
 
-// TestMayIgnoreIsKept: members that this version does not know, in the place for those, survive what rewrites a document.
+// TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
 func TestMayIgnoreIsKept(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -147,8 +148,8 @@ func TestMayIgnoreIsKept(t *testing.T) {
 	}
 }
 
-// FuzzDocuments: no content of any of the store's documents panics, and what is accepted is accepted again as it is
-// written.
+// FuzzDocuments: no content of the store's documents panics. Accepted content is accepted again
+// after it was written.
 func FuzzDocuments(f *testing.F) {
 	id := uuid.NewString()
 	f.Add([]byte(`{"version":1,"name":"d","size":512,"block-size":512,"created":"2006-11-27T12:00:00Z","layers":[{"uuid":"` + id + `","map":"layers/` + id + `/map","data":"layers/` + id + `/data","data-offset":0,"created":"2006-11-27T12:00:00Z"}]}`))

@@ -23,8 +23,8 @@ func rewrite(t *testing.T, path, from, to string) {
 	write(t, path, []byte(changed))
 }
 
-// TestBaseWithoutBytes: a manifest whose base has no bytes, or another number of them than the layers say, is refused
-// before a promotion could make a head of it.
+// TestBaseWithoutBytes: a manifest whose base has no bytes, or another number than the layers say,
+// is refused before a promotion could make a head of it.
 func TestBaseWithoutBytes(t *testing.T) {
 	ctx := context.Background()
 	for _, size := range []string{"0", "-512", "512", "1000", "1048064", "1049088"} {
@@ -52,8 +52,8 @@ func TestBaseWithoutBytes(t *testing.T) {
 	}
 }
 
-// TestDocumentsThatFormatRefuses: what encoding/json or time.Time would take, and FORMAT.md does not, is refused, and
-// told by check.
+// TestDocumentsThatFormatRefuses: content that encoding/json or time.Time accepts and FORMAT.md
+// does not is refused, and reported by check.
 func TestDocumentsThatFormatRefuses(t *testing.T) {
 	ctx := context.Background()
 	const disk, image = "disk", "image"
@@ -108,8 +108,8 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 	}
 }
 
-// TestDocumentsOfEarlierVersions: what 0ae2cef has written is read. It leaves sealed out where a layer of a table does not
-// say when it was sealed, and has the time 1 for one that does not say when it was made.
+// TestDocumentsOfEarlierVersions: documents of version 0ae2cef are read. It omits sealed for a
+// table's layer of unknown sealing time, and writes the time 1 for one of unknown creation time.
 func TestDocumentsOfEarlierVersions(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -134,8 +134,8 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 	}
 }
 
-// TestTableOfLayersWithoutTimes: what create --table writes over layers that do not say when they were made and sealed,
-// or whose head says when it was, is read again.
+// TestTableOfLayersWithoutTimes: a manifest that create --table makes over layers without times of
+// creation and sealing, or over a head with a time of sealing, can be read again.
 func TestTableOfLayersWithoutTimes(t *testing.T) {
 	ctx := context.Background()
 	f := newTableFiles(t)
@@ -170,8 +170,8 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 	}
 }
 
-// TestNoteThatIsNoDocument: of a guest that is noted as quiesced check says so; of a note that is no document it is a
-// problem, for no process lets the guest go.
+// TestNoteThatIsNoDocument: check reports a quiesced guest as a note. A quiesced.json that is no
+// document is a problem, because no process thaws the guest.
 func TestNoteThatIsNoDocument(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "d", CreateOptions{Size: 1 << 20})

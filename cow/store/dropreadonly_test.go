@@ -11,7 +11,7 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Who only reads a disk gives nothing up, and does not say so.
+// A read-only open drops nothing, and does not log that it does.
 func TestDropUnflushedReadOnly(t *testing.T) {
 	ctx := context.Background()
 	s := openStore(t, t.TempDir())

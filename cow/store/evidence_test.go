@@ -16,7 +16,7 @@ import (
 
 const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"
 
-// state is what a tree holds: names, modes and content.
+// state returns the names, modes and contents of a tree.
 func state(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -41,7 +41,7 @@ func state(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// plant makes files, with text in them, and directories, whose names end with a slash.
+// plant makes files that contain text, and directories, whose names end with a slash.
 func plant(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -55,7 +55,7 @@ func plant(t *testing.T, dir string, names ...string) {
 	}
 }
 
-// Nothing is changed in a directory that is no store, whatever names of a store it has.
+// Nothing is changed in a directory that is no store, even if it has names that a store has.
 func TestNothingChangesInForeignDirectories(t *testing.T) {
 	ctx := context.Background()
 	for name, files := range map[string][]string{
@@ -123,7 +123,7 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 	}
 }
 
-// What is foreign in a store stays as it is, and what is like work of a dead process and is none is told.
+// Foreign files in a store stay. Files that only resemble work of a dead process are reported.
 func TestForeignFilesInAStore(t *testing.T) {
 	ctx := context.Background()
 	for name, files := range map[string][]string{
@@ -176,7 +176,8 @@ func TestForeignFilesInAStore(t *testing.T) {
 	}
 }
 
-// Stores of every state are stores: begun, emptied, of test versions, damaged, without their lock file after a power cut.
+// A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
+// file after a power cut.
 func TestStoresInAllStates(t *testing.T) {
 	ctx := context.Background()
 	for name, change := range map[string]func(t *testing.T, s *Store){

@@ -14,7 +14,7 @@ import (
 
 var errInjected = errors.New("injected")
 
-// failing is a file system on which the n-th change fails, and nothing after it.
+// failing is a file system whose n-th change fails, and no later one.
 type failing struct {
 	vfs.FS
 	n int
@@ -65,8 +65,8 @@ func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, e
 	return f.FS.OpenFile(name, flag, perm)
 }
 
-// Each operation fails at every one of its changes in turn; afterwards the store is as before or as after, and once
-// cleaned holds no layer that nobody names.
+// Each operation fails at each of its changes in turn. The store is then in the state before or
+// after the operation, and after a cleanup has no layer that no manifest names.
 func TestFailureAtEveryStep(t *testing.T) {
 	ctx := context.Background()
 	ops := []struct {
@@ -123,7 +123,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 	}
 }
 
-// together wants both disks to have the tag, or neither.
+// together requires that both disks have the tag, or neither.
 func together(t *testing.T, s *Store, a, b, tag string) {
 	t.Helper()
 	var has [2]bool
@@ -141,7 +141,8 @@ func together(t *testing.T, s *Store, a, b, tag string) {
 	}
 }
 
-// consistent cleans and checks that every layer has a user, every disk opens and shared content is as it was.
+// consistent cleans up and checks that every layer has a user, every disk opens, and shared content
+// is unchanged.
 func consistent(t *testing.T, s *Store, want []byte) {
 	t.Helper()
 	w, err := s.begin(context.Background())

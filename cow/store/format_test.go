@@ -13,7 +13,7 @@ import (
 	"cowblk/cow/layer"
 )
 
-// changeHeader changes the header of a map, and makes its checksum right again.
+// changeHeader changes the header of a map and corrects its checksum.
 func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -32,7 +32,8 @@ func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 	}
 }
 
-// TestStackWithTwoBaseSizes: layers that do not agree on how much of the base belongs to them are refused, and told.
+// TestStackWithTwoBaseSizes: layers that disagree about the size of the base are refused and
+// reported.
 func TestStackWithTwoBaseSizes(t *testing.T) {
 	ctx := context.Background()
 	for which := range 2 {
@@ -75,7 +76,8 @@ func TestOffsetOnImage(t *testing.T) {
 	}
 }
 
-// TestCheckCountsWhatIsDurable: of a disk that is being written check says how many blocks are there at least.
+// TestCheckCountsWhatIsDurable: check reports the minimum number of blocks of a disk that is being
+// written.
 func TestCheckCountsWhatIsDurable(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -99,8 +101,8 @@ func TestCheckCountsWhatIsDurable(t *testing.T) {
 	}
 }
 
-// TestTagOfSmallerLayer: a tag has the size of its layer, and what a smaller layer does not reach of its last block reads
-// as zeros in a larger disk on it, unless a layer above has it.
+// TestTagOfSmallerLayer: a tag has the size of its layer. Beyond the end of a smaller layer, its
+// last block reads as zeros in a larger disk, unless a layer above owns the block.
 func TestTagOfSmallerLayer(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -134,7 +136,8 @@ func TestTagOfSmallerLayer(t *testing.T) {
 	}
 }
 
-// TestSealedHead: of a disk whose head is sealed everybody that would write says what can be done, and that can be done.
+// TestSealedHead: every writer refuses a disk whose head is sealed, and says how to read it. That
+// way works.
 func TestSealedHead(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)

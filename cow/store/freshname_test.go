@@ -14,8 +14,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Advice to make one image of a chain names the image that the person has named, wherever in the chain the fault is: an
-// image that was made of a file below would hold nothing of those above.
+// An advised conversion of one image of a chain names the image that the user has named, wherever
+// the fault is. An image made of a file below would lack the content of the files above.
 func TestAdviceNamesTop(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -26,7 +26,7 @@ func TestAdviceNamesTop(t *testing.T) {
 	for i := range maxBacking + 3 {
 		overlay(t, path(fmt.Sprint("deep-", i+1)), fmt.Sprint("deep-", i), "qcow2")
 	}
-	// An incompatible feature that nobody knows.
+	// An unknown incompatible feature.
 	unknown := buildQcow2(qcow2File{clusterBits: 16, size: 1 << 20, data: noise(7, 65536)})
 	binary.BigEndian.PutUint64(unknown[72:], 1<<40)
 	write(t, path("unknown"), unknown)
@@ -43,7 +43,7 @@ func TestAdviceNamesTop(t *testing.T) {
 	}
 }
 
-// A command that an error advises does not overwrite a file that is there.
+// An advised command does not overwrite a file that exists.
 func TestAdviceOverwritesNothing(t *testing.T) {
 	dir := t.TempDir()
 	vmdk := write(t, filepath.Join(dir, "a.vmdk"), append([]byte("KDMV"), make([]byte, 1020)...))
@@ -72,7 +72,7 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 			continue
 		}
 		_, create := s.Create(context.Background(), "vm1", CreateOptions{Base: path})
-		want = strings.ReplaceAll(want, "-3.qcow2", "-2.raw") // these read raw images alone
+		want = strings.ReplaceAll(want, "-3.qcow2", "-2.raw") // these commands read only raw images
 		for what, err := range map[string]error{"create": create, "serve --raw": CheckRaw(vfs.OS{}, path, "--format raw")} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s of %s: %v, want advice with %q", what, path, err, want)
@@ -81,7 +81,7 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 	}
 }
 
-// What is advised is a name that a file system takes.
+// An advised name is accepted by the file system.
 func TestFreshPathFits(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{strings.Repeat("x", 255), strings.Repeat("é", 127) + "x", strings.Repeat("x", 251) + ".raw", strings.Repeat("日", 85)} {

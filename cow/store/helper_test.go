@@ -18,7 +18,7 @@ import (
 
 func noEnv(string) string { return "" }
 
-// newStore is an empty store with a clock that stands still.
+// newStore returns an empty store whose clock stands still.
 func newStore(t testing.TB) *Store {
 	t.Helper()
 	return openStore(t, filepath.Join(t.TempDir(), "store"))
@@ -36,7 +36,7 @@ func openStore(t testing.TB, dir string) *Store {
 	return s
 }
 
-// noise is n bytes that no compression and no zero detection changes; the same for the same seed.
+// noise returns n bytes without runs of zeros that do not compress. Equal seeds give equal bytes.
 func noise(seed uint64, n int) []byte {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
@@ -45,7 +45,7 @@ func noise(seed uint64, n int) []byte {
 	return p
 }
 
-// sparse is size bytes with pieces of noise at the offsets.
+// sparse returns size bytes with pieces of noise at the offsets.
 func sparse(size int, at ...int) []byte {
 	p := make([]byte, size)
 	for i, off := range at {
@@ -96,7 +96,7 @@ func openDisk(t testing.TB, s *Store, name string) *Opened {
 	return o
 }
 
-// put writes p to a disk, durably, and closes it.
+// put opens a disk, writes p durably and closes the disk.
 func put(t testing.TB, s *Store, name string, p []byte, off int64) {
 	t.Helper()
 	o := openDisk(t, s, name)
@@ -111,7 +111,7 @@ func put(t testing.TB, s *Store, name string, p []byte, off int64) {
 	}
 }
 
-// content is what a guest sees of a disk.
+// content returns the content of a disk as a guest reads it.
 func content(t testing.TB, s *Store, name string) []byte {
 	t.Helper()
 	o := openDisk(t, s, name)
@@ -130,7 +130,7 @@ func sum(p []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// chunkSum is the chunk digest, as cow/FORMAT.md has it.
+// chunkSum returns the chunk digest of cow/FORMAT.md.
 func chunkSum(p []byte) string {
 	h := sha256.New()
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(p))))
@@ -146,7 +146,8 @@ func chunkSum(p []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// snapshot is every file under dir with its hash. Lock files are left out: whoever opens a disk writes its PID there.
+// snapshot returns the hash of every file below dir. It leaves out lock files: a process that has
+// the disk open writes its PID there.
 func snapshot(t testing.TB, dirs ...string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -193,13 +194,14 @@ type qcow2File struct {
 	clusterBits uint
 	size        int
 	data        []byte       // content; clusters of zeros stay unallocated
-	alloc       map[int]bool // clusters to allocate although they are zeros
+	alloc       map[int]bool // clusters of zeros to allocate
 	compressed  bool
 	backing     string
 	backingFmt  string
 }
 
-// buildQcow2 writes a version 3 image (QEMU, docs/interop/qcow2.txt), without refcounts: readers do not need them.
+// buildQcow2 writes a version 3 image (QEMU, docs/interop/qcow2.txt), without refcounts: readers do
+// not need them.
 func buildQcow2(f qcow2File) []byte {
 	be := binary.BigEndian
 	cluster := 1 << f.clusterBits
@@ -215,7 +217,7 @@ func buildQcow2(f qcow2File) []byte {
 	be.PutUint64(out[24:], uint64(f.size))
 	be.PutUint32(out[36:], uint32(l1Size))
 	be.PutUint64(out[40:], uint64(headClusters*cluster))
-	be.PutUint32(out[56:], 1) // nobody follows the refcount table
+	be.PutUint32(out[56:], 1) // no reader uses the refcount table
 	be.PutUint32(out[96:], 4)
 	be.PutUint32(out[100:], 104)
 	if f.backing != "" {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSizeOfAnImage: no disk is made on an image whose data is not as long as image.json says, whatever the identity
-// says; where only the identity is wrong, the content decides.
+// TestSizeOfAnImage: an image whose data differs in length from image.json is refused, whatever the
+// identity says. If only the identity is wrong, the content decides.
 func TestSizeOfAnImage(t *testing.T) {
 	ctx := context.Background()
 	const in = "\n  \"size\": 1048576"

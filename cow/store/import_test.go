@@ -15,8 +15,8 @@ func TestImport(t *testing.T) {
 	const size = 5<<20 + 512
 	want := sparse(size, 0, 1<<20-100, 3<<20+4096, size-700)
 	dir := t.TempDir()
-	// A backing image with small clusters, one of them holding data behind one that does not: a reader that takes the
-	// first small cluster's state for the whole large one loses it.
+	// A backing image with small clusters: one that contains data follows one that does not. A
+	// reader that uses the first small cluster's state for the whole large cluster loses the data.
 	under := append([]byte(nil), want...)
 	clear(under[1<<20:])
 	over := append([]byte(nil), want...)
@@ -131,7 +131,7 @@ func TestImportRefused(t *testing.T) {
 	}
 }
 
-// nothingLeft checks that a store holds no image, no disk, no layer and no work in progress.
+// nothingLeft checks that a store has no image, disk, layer or work in progress.
 func nothingLeft(t *testing.T, s *Store) {
 	t.Helper()
 	for _, dir := range []string{imagesDir, disksDir, layersDir, tmpDir} {

@@ -13,7 +13,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// noRoom has no room for a new document.
+// noRoom is a file system without space for a new document.
 type noRoom struct{ vfs.OS }
 
 func (noRoom) WriteFileAtomic(name string, _ []byte, _ fs.FileMode) error {
@@ -30,7 +30,8 @@ func (r readOnly) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, e
 	return r.OS.OpenFile(name, flag, perm)
 }
 
-// interrupted is a store in which a process has died in the middle of a change of two disks: it has reached the first.
+// interrupted returns a store in which a process died in a change of two disks that had reached the
+// first.
 func interrupted(t *testing.T) *Store {
 	t.Helper()
 	s := newStore(t)
@@ -66,7 +67,7 @@ func interrupted(t *testing.T) *Store {
 	return s
 }
 
-// An interrupted change of several disks is finished where there is no room on the file system.
+// An interrupted change of several disks is completed on a full file system.
 func TestInterruptedChangeTakesNoRoom(t *testing.T) {
 	s := interrupted(t)
 	s.fs = noRoom{}
@@ -81,7 +82,8 @@ func TestInterruptedChangeTakesNoRoom(t *testing.T) {
 	}
 }
 
-// Where the store is only read the change cannot be finished: the disks are refused, not shown in two different states.
+// If the store is read-only the change cannot be completed. The disks are refused, not shown in two
+// different states.
 func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s := interrupted(t)
 	before := snapshot(t, s.Dir())
@@ -97,7 +99,7 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 		t.Errorf("%+v, %v: expected the work of a dead process", r, err)
 	}
 	sameFiles(t, before, snapshot(t, s.Dir()))
-	// Once it is finished where the store can be written, it can be read.
+	// After the change was completed by a writer, the disks can be read.
 	s.fs = vfs.OS{}
 	openDisk(t, s, "vm2").Close()
 	s.fs = readOnly{}

@@ -21,13 +21,14 @@ const (
 	killTag    = "u"
 )
 
-// history is what one disk of a killed process may hold. Every write fills its sectors with its own number.
+// history is the legal content of one disk of a killed process. Every write fills its sectors with
+// its own number.
 type history struct {
 	name    string
 	writes  int           // made, acknowledged or not
 	at      map[int][]int // sector → numbers of the writes that touched it, in order
 	flushed int           // the last write that an acknowledged flush covers
-	cut     int           // the last write before the cut; -1: it has not been made
+	cut     int           // the last write before the swap; -1: it was not made
 }
 
 // scene is the life of a process that promotes open disks while they are written.
@@ -37,11 +38,12 @@ type scene struct {
 	disks   []*history
 	open    []*Opened
 	sealing []*cow.Promotion
-	// behind has the former heads sealed only after writes and flushes to the new ones; otherwise they are before.
+	// behind: the former heads are sealed after writes and flushes to the new heads. Otherwise
+	// before.
 	behind bool
 }
 
-// play is the process's life. It ends early with the process.
+// play runs the process. It ends early if the process is killed.
 func (c *scene) play(s *Store) error {
 	var manifests []*Manifest
 	for _, h := range c.disks {
@@ -52,7 +54,8 @@ func (c *scene) play(s *Store) error {
 		c.open = append(c.open, o)
 		manifests = append(manifests, o.Manifest)
 	}
-	// Blocks have 4 KiB: whole ones, parts, overwrites; the last two are not flushed before the cut.
+	// Blocks have 4 KiB. Writes cover whole blocks and parts, and overwrite. The last two are not
+	// flushed before the swap.
 	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096), c.write(16384, 4096)); err != nil {
 		return err
 	}
@@ -82,7 +85,7 @@ func (c *scene) play(s *Store) error {
 	}
 	swapped = true
 	if c.behind {
-		// Whole blocks: a part of one waits for the writes to the former head.
+		// Whole blocks: a write of a part of a block waits for the writes to the former head.
 		if err := c.do(c.write(24576, 4096), c.flush, c.write(0, 4096)); err != nil {
 			return err
 		}
@@ -129,8 +132,8 @@ func (c *scene) flush() error {
 	return nil
 }
 
-// holdSealing holds back a write to each head, which its sealing has to wait for, until resume is called. It changes nothing:
-// it writes zeros where there are zeros.
+// holdSealing delays a write to each head, for which its sealing waits, until resume is called. The
+// write changes nothing: it writes zeros over zeros.
 func (c *scene) holdSealing(s *Store, manifests []*Manifest) (resume func()) {
 	held, release := make(chan struct{}, len(manifests)), make(chan struct{})
 	heads := map[string]bool{}
@@ -149,7 +152,7 @@ func (c *scene) holdSealing(s *Store, manifests []*Manifest) (resume func()) {
 		ended := make(chan struct{})
 		writes.Go(func() {
 			defer close(ended)
-			_, _ = o.Disk.WriteAt(make([]byte, killSector), killSize-killSector) // a dead process's fails
+			_, _ = o.Disk.WriteAt(make([]byte, killSector), killSize-killSector) // the write of a dead process fails
 		})
 		select {
 		case <-held:
@@ -165,7 +168,7 @@ func (c *scene) sealed() {
 	}
 }
 
-// end is what the last process does when it is not killed, and how a killed one's memory is given back.
+// end is the end of the last process, if it is not killed, and frees the memory of a killed one.
 func (c *scene) end() error {
 	var errs []error
 	for _, o := range c.open {
@@ -174,9 +177,9 @@ func (c *scene) end() error {
 	return errors.Join(errs...)
 }
 
-// A process is killed at every change that it makes to a file while it promotes one disk, or two together. Whoever opens
-// the disks then finds all on the old heads or all on the new ones, with what had been flushed, and in the tags what was
-// written before the cut.
+// A process is killed at each change of a file while it promotes one disk, or two together. The
+// next process finds all disks on the old heads or all on the new heads, with the flushed writes,
+// and the tags with the writes before the swap.
 func TestKillAtEveryStepOfPromotion(t *testing.T) {
 	for _, disks := range []int{1, 2} {
 		for _, behind := range []bool{false, true} {
@@ -213,8 +216,8 @@ func last(m *cowtest.KillFS) string {
 	return "none"
 }
 
-// killedAt plays the scene on a new store in a process that dies at its n-th change, promotion's first change being
-// number 1.
+// killedAt plays the scene on a new store in a process that dies at its n-th change. The
+// promotion's first change is number 1.
 func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS) {
 	t.Helper()
 	s := newStore(t)
@@ -239,7 +242,7 @@ func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS)
 	return c, m
 }
 
-// survivors opens what a dead process has left and checks it.
+// survivors opens the disks of a dead process and checks them.
 func survivors(t *testing.T, c *scene) (promoted bool) {
 	t.Helper()
 	s := openStore(t, c.dir)
@@ -273,7 +276,8 @@ func survivors(t *testing.T, c *scene) (promoted bool) {
 	return promoted
 }
 
-// check wants in every sector the content of its last write up to flushed, or of one after it up to most.
+// check requires in every sector the content of its last write up to flushed, or of a later write
+// up to most.
 func (h *history) check(t *testing.T, what string, got []byte, flushed, most int) {
 	t.Helper()
 	for s := range len(got) / killSector {

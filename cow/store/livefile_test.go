@@ -15,8 +15,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// An older cowblk was killed. In the same run of the kernel the disk is refused, with the way out; what it kept means
-// nothing afterwards, and is removed.
+// An older cowblk was killed. In the same run of the kernel the disk is refused, with the ways to
+// continue. Later its live file means nothing and is removed.
 func TestAnOlderVersionWasKilled(t *testing.T) {
 	boot, err := vfs.OS{}.Boot()
 	if err != nil {

@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// A disk on a former head that was not closed in order, and is not sealed yet, is opened although the manifest of another
-// disk is damaged: whether an older version was killed there is known without it.
+// A disk on a former head that was neither closed in order nor sealed is opened although the
+// manifest of another disk is damaged. The test for a killed older version does not need that
+// manifest.
 func TestFormerHeadBesideDamage(t *testing.T) {
 	ctx := context.Background()
 	s := openStore(t, t.TempDir())

@@ -10,13 +10,13 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// Whoever is to serve a disk waits for a check or a promotion that has it open, not for
-// another process that serves it, and not for ever.
+// A process that is to serve a disk waits for a check or a promotion that has it open. It does not
+// wait for another process that serves the disk, and its wait has a limit.
 func TestServeWaitsForTheLock(t *testing.T) {
 	for name, c := range map[string]struct {
 		holder Serving
 		held   time.Duration
-		waits  time.Duration // at least, of those that get the disk
+		waits  time.Duration // minimum, for those that get the disk
 		err    error
 	}{
 		"a check":           {Serving{PID: 7}, 10 * time.Second, 10 * time.Second, nil},
@@ -53,7 +53,7 @@ func TestServeWaitsForTheLock(t *testing.T) {
 				if err == nil {
 					o.Close()
 				}
-				time.Sleep(time.Hour) // the holder's end
+				time.Sleep(time.Hour) // the holder ends
 			})
 		})
 	}

@@ -16,7 +16,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// hand is a store in which somebody works by hand while cowblk deletes. What the disk "kept" holds must stay.
+// hand is a store in which a user changes files by hand while cowblk deletes. The content of the
+// disk "kept" must stay.
 type hand struct {
 	*Store
 	t *testing.T
@@ -57,7 +58,7 @@ func (h hand) move(from, to string) {
 	must(h.t, os.Rename(from, to))
 }
 
-// indexed makes the index know every disk and, with old, trust what it knows.
+// indexed makes the index know every disk. With old, the index also trusts what it knows.
 func (h hand) indexed() {
 	h.t.Helper()
 	h.clockMargin = -time.Hour
@@ -65,7 +66,7 @@ func (h hand) indexed() {
 	h.remove("other")
 }
 
-// Whatever somebody does by hand with manifests, no layer and no image goes that one of them names.
+// Whatever a user does with manifests by hand, no layer or image that a manifest names is removed.
 func TestNothingNamedIsRemoved(t *testing.T) {
 	ctx := context.Background()
 	cases := map[string]func(h hand){
@@ -238,8 +239,8 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 	}
 }
 
-// killedPromotion kills a promotion of a once its manifest names the new head, renames the disk to kept by hand, and has
-// the next command clean up after f.
+// killedPromotion kills a promotion of a after its manifest names the new head, renames the disk to
+// kept by hand, and has the next command clean up after f.
 func (h hand) killedPromotion(f func()) {
 	h.t.Helper()
 	for n := 1; ; n++ {
@@ -262,7 +263,7 @@ func (h hand) killedPromotion(f func()) {
 	create(h.t, h.Store, "z", CreateOptions{Size: 4096})
 }
 
-// A disk whose directory is a symbolic link is removed: its layers, and the link.
+// rm of a disk whose directory is a symbolic link removes its layers and the link.
 func TestRemoveDiskBehindALink(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "v", CreateOptions{Size: 1 << 20})
@@ -281,7 +282,7 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 	}
 }
 
-// What was kept for a disk that was moved away goes when somebody gives the disk up, and not before.
+// Files kept for a disk that was moved away are removed only when the user gives the disk up.
 func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -306,7 +307,7 @@ func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 	must(t, err)
 }
 
-// The index grows by lines, and is written anew when it has doubled: it says the same.
+// The index grows by lines, and is rewritten when it has doubled, with the same content.
 func TestIndexIsCompacted(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "a", CreateOptions{Size: 4096})
@@ -323,8 +324,9 @@ func TestIndexIsCompacted(t *testing.T) {
 	}
 }
 
-// What the index says of a manifest that was changed just before it was read is not believed: a change just after may
-// leave the same times. Nor does a manifest that cannot be read make the index grow.
+// The index does not believe an entry about a manifest that was changed just before it was read,
+// because a change just after may leave the same times. An unreadable manifest does not make the
+// index grow.
 func TestIndexTrustsOldManifests(t *testing.T) {
 	s := newStore(t)
 	h := hand{s, t}
@@ -354,8 +356,8 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	}
 }
 
-// A removal or a rollback is killed at each of its changes, and somebody restores the manifest before the next command
-// finds what it has left: the disk is whole.
+// A removal or a rollback is killed at each of its changes, and a user restores the manifest before
+// the next command finds the remains. The disk is whole.
 func TestManifestRestoredAfterAKill(t *testing.T) {
 	ctx := context.Background()
 	for op, do := range map[string]func(s *Store) error{

@@ -51,8 +51,8 @@ func (u indexless) MkdirAll(name string, perm fs.FileMode) error {
 	return u.OS.MkdirAll(name, perm)
 }
 
-// family is a store with the tags golden@a and golden@b, and the disks ofa and ofb on them, all of different contents.
-// The index knows all of them.
+// family is a store with the tags golden@a and golden@b and the disks ofa and ofb on them, all with
+// different contents. The index knows all of them.
 func family(t testing.TB, s *Store) map[string][]byte {
 	t.Helper()
 	ctx := context.Background()
@@ -80,8 +80,8 @@ func family(t testing.TB, s *Store) map[string][]byte {
 	return contents
 }
 
-// dismantled removes the disks in this order and wants those that are left to stay what they were, and nothing to be left
-// at the end.
+// dismantled removes the disks in this order. The remaining disks must keep their content, and at
+// the end nothing may be left.
 func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...string) {
 	t.Helper()
 	for i, name := range order {
@@ -101,7 +101,8 @@ func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...str
 	}
 }
 
-// Whatever changes the store besides this version, no layer goes that a disk needs, and none stays that no disk needs.
+// Whatever else changes the store, no layer that a disk needs is removed, and no layer stays that
+// no disk needs.
 func TestStoreChangedByOthers(t *testing.T) {
 	ctx := context.Background()
 	older := func(t *testing.T, s *Store) *Store {
@@ -162,7 +163,7 @@ func TestStoreChangedByOthers(t *testing.T) {
 			family(t, other)
 			text, err := os.ReadFile(other.path(indexDir, indexFile))
 			mustNot(t, err)
-			// Without what it says of disks that are not there, which only a person can give up.
+			// Without the entries about missing disks, which only a user can give up.
 			mustNot(t, os.WriteFile(s.path(indexDir, indexFile), text, 0o600))
 		}, []string{"golden", "ofb", "ofa"}},
 		{"a copy of the store", func(t *testing.T, s *Store) {
@@ -197,8 +198,8 @@ func TestStoreChangedByOthers(t *testing.T) {
 	}
 }
 
-// An older version has put a new head among the layers and not yet named it when another command deletes. It names it
-// afterwards, and no directory's time shows that.
+// An older version has added a new head that no manifest names yet when another command deletes. It
+// names the head later, and no directory's time shows this.
 func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -233,7 +234,8 @@ func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 	dismantled(t, s, contents, "clone", "golden", "ofb", "ofa")
 }
 
-// Each change is killed at each of its steps. Then the disks are removed, which relies on what the killed one has left.
+// Each change is killed at each of its steps. Then the disks are removed, which relies on the
+// remains of the killed change.
 func TestRemovalsAfterKills(t *testing.T) {
 	ctx := context.Background()
 	for _, op := range []struct {
@@ -284,13 +286,13 @@ func TestRemovalsAfterKills(t *testing.T) {
 	}
 }
 
-// A manifest that cannot be read keeps what it may name: what the index knows of it, or else everything. Other disks go
-// all the same, and commands do not become slower with each other.
+// An unreadable manifest keeps the layers that the index knows of it, or else all layers. Other
+// disks can be removed, and commands do not become slower over time.
 func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	ctx := context.Background()
 	for _, damage := range []struct {
 		name   string
-		header bool // a layer's header is damaged, too
+		header bool // a layer's header is damaged too
 		do     func(path string) error
 	}{
 		{"cut off", false, func(path string) error { return os.Truncate(path, 100) }},
@@ -364,7 +366,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	}
 }
 
-// nothingNew is a file system on which nothing new can be made.
+// nothingNew is a file system that cannot make any new file.
 type nothingNew struct{ vfs.OS }
 
 func (n nothingNew) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
@@ -389,7 +391,7 @@ func (nothingNew) WriteFileAtomic(name string, _ []byte, _ fs.FileMode) error {
 	return &fs.PathError{Op: "write", Path: name, Err: syscall.ENOSPC}
 }
 
-// What gives space back needs none, with an index and without one.
+// A command that frees space needs none, with an index and without one.
 func TestRemoveWithoutRoom(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -413,7 +415,7 @@ func TestRemoveWithoutRoom(t *testing.T) {
 	}
 }
 
-// A manifest that somebody has copied names what another one names, heads among it.
+// A copied manifest names the layers of another one, including heads.
 func TestCopiedManifestKeepsLayers(t *testing.T) {
 	ctx := context.Background()
 	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it", "promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
@@ -474,7 +476,7 @@ func TestCopiedManifestKeepsLayers(t *testing.T) {
 				_, err := os.Stat(s.paths(&kept.Layers[i]).Map)
 				must(err)
 			}
-			if step != "promote copy, rm it" { // which has sealed the other's head
+			if step != "promote copy, rm it" { // which has sealed the other disk's head
 				openDisk(t, s, stays).Close()
 			}
 		})

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A manifest that can be read at all never leads outside the store or to offsets that overflow.
+// A readable manifest never leads outside the store or to offsets that overflow.
 func FuzzManifest(f *testing.F) {
 	s := newStore(f)
 	create(f, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -111,7 +111,7 @@ func TestTree(t *testing.T) {
 	if _, err := s.Find(roots, "vm9"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("find: %v", err)
 	}
-	// A damaged layer is shown as such; the rest is shown too.
+	// A damaged layer is shown as damaged. The other layers are shown too.
 	flip(t, s.path(head(t, s, "vm1").Map), 100)
 	roots, err = s.Tree()
 	if err != nil || roots[0].Children[0].Children[0].Error == "" || roots[0].Children[0].Children[1].Error != "" {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Somebody else can take the name of a user's directory in memory, in any way, and any other name that can be guessed.
-// The user gets another directory, the same from then on.
+// Another user can take the name of a user's directory in memory, in any way, and any other name
+// that can be guessed. The user gets another directory, and the same one from then on.
 func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can make the files of another user")
@@ -48,7 +48,7 @@ func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
 			if again := memoryDirIn(shm, uid); again != mine {
 				t.Errorf("first %s, then %s", mine, again)
 			}
-			if err := os.Remove(plain); err != nil { // what lies in the other one is still found
+			if err := os.Remove(plain); err != nil { // files in the other directory are still found
 				t.Fatal(err)
 			}
 			if again := memoryDirIn(shm, uid); again != mine {

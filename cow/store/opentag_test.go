@@ -37,7 +37,7 @@ func checkContent(t testing.TB, o *Reading, want []byte) {
 	}
 }
 
-// taggedDisk is vm1 with the tags one and two over an image, and what each holds.
+// taggedDisk is vm1 with the tags one and two over an image, and the content of each.
 func taggedDisk(t *testing.T, s *Store) (one, two, now []byte) {
 	t.Helper()
 	one = noise(1, 1<<20+512)
@@ -97,7 +97,7 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Readers of a tag are in nobody's way, not even when the disk goes.
+	// Readers of a tag block nobody, even if the disk is removed.
 	put(t, s, "vm1", noise(10, 512), 0)
 	if _, err := s.Promote(context.Background(), []string{"vm1"}, "three"); err != nil {
 		t.Fatal(err)
@@ -137,8 +137,8 @@ func TestOpenTagErrors(t *testing.T) {
 	}
 }
 
-// TestOpenTagWaitsForSeal: between the manifest's change and the seal, the tag's layer
-// is the process's that promotes.
+// TestOpenTagWaitsForSeal: between the change of the manifest and the seal, the tag's layer belongs
+// to the process that promotes.
 func TestOpenTagWaitsForSeal(t *testing.T) {
 	s := newStore(t)
 	_, _, now := taggedDisk(t, s)

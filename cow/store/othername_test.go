@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The directory of a disk that was copied or renamed by hand is told as such, with a way on that loses nothing.
+// A directory of a disk that was copied or renamed by hand is reported, with a way to continue that
+// loses nothing.
 func TestCopiedByHand(t *testing.T) {
 	s := newStore(t)
 	if _, err := s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20}); err != nil {

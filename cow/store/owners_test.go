@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// alias makes other names of a file: each leads to the same bytes.
+// alias makes other names of a file. Each leads to the same bytes.
 func aliases(t *testing.T, path string) map[string]string {
 	dir := t.TempDir()
 	a := map[string]string{"same path": path}
@@ -42,7 +42,7 @@ func aliases(t *testing.T, path string) map[string]string {
 	return a
 }
 
-// bindMount mounts a file elsewhere; empty, and logged, if this user may not.
+// bindMount mounts a file at another place. It returns "" and logs if this user may not.
 func bindMount(t *testing.T, path string) string {
 	at := tempFile(t, "mounted", nil)
 	if out, err := exec.Command("mount", "--bind", path, at).CombinedOutput(); err != nil {
@@ -53,7 +53,7 @@ func bindMount(t *testing.T, path string) string {
 	return at
 }
 
-// loopDevice is one over a file; empty, and logged, if this user can have none.
+// loopDevice makes a loop device over a file. It returns "" and logs if this user may not.
 func loopDevice(t *testing.T, path string) string {
 	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
 	if err != nil {
@@ -65,17 +65,17 @@ func loopDevice(t *testing.T, path string) string {
 	return name
 }
 
-// plainFile is a file of n zero bytes, a multiple of 512.
+// plainFile makes a file of n zero bytes, a multiple of 512.
 func plainFile(t *testing.T, n int) string { return tempFile(t, "file", make([]byte, n)) }
 
 const tableSectors = 64
 
-// tableOf is a table with one layer.
+// tableOf returns a table with one layer.
 func tableOf(base string, baseOff int, m, data string, dataOff int) string {
 	return fmt.Sprintf("0 %d cow %s %d %s %s %d", tableSectors, base, baseOff, m, data, dataOff)
 }
 
-// TestTableSharesFiles: no part of a table may be a part of another disk, by whatever name.
+// TestTableSharesFiles: no part of a table may be a part of another disk, by any name.
 func TestTableSharesFiles(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -104,7 +104,7 @@ func TestTableSharesFiles(t *testing.T) {
 		refused("overlapping data by "+name, tableOf(fresh(), 0, fresh(), alias, tableSectors-1), `disk "a"`)
 		refused("writable data as base by "+name, tableOf(alias, 0, fresh(), fresh(), 0), `disk "a"`)
 		refused("data as map by "+name, tableOf(fresh(), 0, alias, fresh(), 0), alias)
-		if name != "loop device" { // which cannot grow
+		if name != "loop device" { // a loop device cannot grow
 			if _, err := s.Create(ctx, "beside", CreateOptions{Table: tableOf(fresh(), 0, fresh(), alias, tableSectors)}); err != nil {
 				t.Errorf("the sectors behind it, by %s: %v", name, err)
 			} else if _, err := s.Remove(ctx, "beside"); err != nil {
@@ -134,7 +134,7 @@ func TestTableSharesFiles(t *testing.T) {
 	}
 }
 
-// TestTableNamesFileTwice: the parts of one table are in places of their own.
+// TestTableNamesFileTwice: no two parts of one table overlap.
 func TestTableNamesFileTwice(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -167,7 +167,8 @@ func TestTableNamesFileTwice(t *testing.T) {
 	}
 }
 
-// TestBaseInsideStore: what a store does with its files does not ask a disk that lies on them by another name.
+// TestBaseInsideStore: a file of a store is refused as a base, by any name, because the store
+// removes files without asking disks outside it.
 func TestBaseInsideStore(t *testing.T) {
 	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
@@ -183,7 +184,7 @@ func TestBaseInsideStore(t *testing.T) {
 		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
 			for name, alias := range aliases(t, path) {
 				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
-					continue // of another store's file nothing tells that it is one; its locks do while it is used
+					continue // nothing marks a file of another store; its locks do while it is in use
 				}
 				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true})
 				if !errors.Is(err, ErrRefused) {
@@ -197,7 +198,7 @@ func TestBaseInsideStore(t *testing.T) {
 	}
 }
 
-// TestTwoStoresOneFile: who has a file open excludes others, whatever store they belong to.
+// TestTwoStoresOneFile: a process that has a file open excludes others, in whatever store.
 func TestTwoStoresOneFile(t *testing.T) {
 	ctx := context.Background()
 	a, b := newStore(t), newStore(t)
@@ -236,12 +237,14 @@ func TestTwoStoresOneFile(t *testing.T) {
 	}
 }
 
-// rawInUse reports whether a raw file was refused for the locks of somebody else, of either kind.
+// rawInUse reports whether a raw file was refused because of a lock of another process, of either
+// kind.
 func rawInUse(err error) bool {
 	return errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked)
 }
 
-// TestRawFileUnderDisk: a file that is written raw is nobody's base, data or map at the same time, in both orders.
+// TestRawFileUnderDisk: a file that is served raw cannot be a base, data or map at the same time,
+// in both orders.
 func TestRawFileUnderDisk(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -304,8 +307,8 @@ func TestRawFileUnderDisk(t *testing.T) {
 	openDisk(t, s, "on-base").Close()
 }
 
-// TestSealedLayersAreShared: many disks read one layer and one base, and an older version, which has locks on maps alone,
-// reads them too.
+// TestSealedLayersAreShared: many disks read one layer and one base. So does an older version,
+// which locks only maps.
 func TestSealedLayersAreShared(t *testing.T) {
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, 1<<20))
@@ -329,7 +332,8 @@ func TestSealedLayersAreShared(t *testing.T) {
 	}
 }
 
-// TestCheckFindsTwoOwners: check names both disks of a store that an earlier version has made so.
+// TestCheckFindsTwoOwners: check names both disks of a store that an earlier version has made in
+// this way.
 func TestCheckFindsTwoOwners(t *testing.T) {
 	ctx := context.Background()
 	fresh := func() string { return plainFile(t, 1<<20) }
@@ -376,8 +380,8 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 	}
 }
 
-// partition makes a loop device over a file with one partition, and returns both; empty, and logged, if this machine or
-// this user can have none.
+// partition makes a loop device with one partition over a file, and returns both. It returns "" and
+// logs if this machine or user cannot.
 func partition(t *testing.T, path string, start, sectors int) (disk, part string) {
 	if disk = loopDevice(t, path); disk == "" {
 		return "", ""
@@ -387,7 +391,7 @@ func partition(t *testing.T, path string, start, sectors int) (disk, part string
 		return disk, ""
 	}
 	t.Cleanup(func() { exec.Command("delpart", disk, "1").Run() })
-	// A node of its own: without udev nobody makes the one in /dev.
+	// A device node made here: without udev there is none in /dev.
 	number, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk), filepath.Base(disk)+"p1", "dev"))
 	if err != nil {
 		t.Logf("without partitions: %v", err)
@@ -424,7 +428,7 @@ func TestPartitions(t *testing.T) {
 		} else if _, err := a.Remove(ctx, "b"); err != nil {
 			t.Fatal(err)
 		}
-		// Another store knows nothing of the disk, but of its locks.
+		// Another store does not know the disk, but finds its locks.
 		create(t, b, "b", CreateOptions{Table: inside})
 		o := openDisk(t, a, "a")
 		if other, err := b.OpenDisk(ctx, "b", OpenOptions{}); !errors.Is(err, ErrInUse) {
@@ -448,7 +452,7 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
-// TestImportOfOpenData: what a served disk writes to is not imported in the middle of that, but by word.
+// TestImportOfOpenData: a file that a served disk writes to is imported only with --force-share.
 func TestImportOfOpenData(t *testing.T) {
 	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
@@ -476,7 +480,8 @@ func TestImportOfOpenData(t *testing.T) {
 	}
 }
 
-// TestBesideABaseInAFile: writes to a regular file change the time by which a base in it is known to be right.
+// TestBesideABaseInAFile: writes to a regular file change the time that shows whether a base in it
+// is unchanged.
 func TestBesideABaseInAFile(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)

@@ -11,7 +11,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// untidy cannot remove what is under the store's tmp directory.
+// untidy cannot remove files below the store's tmp directory.
 type untidy struct{ vfs.FS }
 
 func (u untidy) RemoveAll(name string) error {
@@ -21,8 +21,8 @@ func (u untidy) RemoveAll(name string) error {
 	return u.FS.RemoveAll(name)
 }
 
-// The record of a change of several disks may outlive it, when it cannot be removed. It must not be carried out again
-// over what the disks have become since.
+// The record of a change of several disks may stay after the change if it cannot be removed. It
+// must not be carried out again over later changes of the disks.
 func TestStaleCommitIsLeftAlone(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -69,8 +69,9 @@ func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.File
 	return vfs.WriteAtomic(r, name, data, perm)
 }
 
-// A change of several disks that fails half way and cannot be taken back either stays recorded: while the process lives
-// nobody touches it, and once it is gone the disks are brought together, or are refused for as long as they cannot be.
+// A change of several disks that fails half-way and cannot be undone stays recorded. While the
+// process lives no other process touches it. After that the change is completed, or the disks are
+// refused until it can be.
 func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -87,7 +88,7 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 		t.Fatalf("commit: %v", err)
 	}
 	p.Close(false)
-	p.w.lock.Close() // the process's death
+	p.w.lock.Close() // the process dies
 	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {
 		o.Close()
 		t.Error("a disk was opened although its partner could not be brought along")
@@ -98,7 +99,7 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	consistent(t, s, content(t, s, "vm1"))
 }
 
-// failsAfter lets one disk's manifest be replaced once.
+// failsAfter allows one replacement of a disk's manifest.
 type failsAfter struct {
 	vfs.FS
 	disk string

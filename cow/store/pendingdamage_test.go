@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestRecordThatCannotBeRead: of a change of several disks that nobody can read, nobody knows which disks it is about: no
-// manifest is believed, by whatever command, and nothing is changed or lost.
+// TestRecordThatCannotBeRead: if the record of a change of several disks is unreadable, the disks
+// that it concerns are unknown. No command believes any manifest, and nothing is changed or lost.
 func TestRecordThatCannotBeRead(t *testing.T) {
 	ctx := context.Background()
 	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`, `{"from":["` + uuid.NewString() + `"],"to":[]}`} {
@@ -47,8 +47,8 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestChangeOfADamagedDisk: a change of several disks is carried out on those whose manifests can be read; the record
-// stays for the others, which go by it once they can.
+// TestChangeOfADamagedDisk: a change of several disks is carried out on those whose manifests can
+// be read. The record stays for the others, until they can be changed.
 func TestChangeOfADamagedDisk(t *testing.T) {
 	ctx := context.Background()
 	names := []string{"m0", "m1", "m2"}
@@ -90,7 +90,7 @@ func TestChangeOfADamagedDisk(t *testing.T) {
 				}
 				must(t, o.Close())
 			}
-			// The manifest comes back from a backup of before the change.
+			// The manifest is restored from a backup made before the change.
 			write(t, path, saved)
 			o := openDisk(t, s, names[bad])
 			if _, err := o.Manifest.Tagged("all"); err != nil {

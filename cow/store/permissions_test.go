@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modes are those of all that is below dir; of sockets and links none.
+// modes returns the modes of everything below dir except sockets and links.
 func modes(t *testing.T, dir string) map[string]fs.FileMode {
 	t.Helper()
 	all := map[string]fs.FileMode{}
@@ -33,7 +33,7 @@ func modes(t *testing.T, dir string) map[string]fs.FileMode {
 	return all
 }
 
-// fill puts one of everything into a store.
+// fill puts one object of each kind into a store.
 func fillStore(t *testing.T, s *Store) {
 	t.Helper()
 	importRaw(t, s, "img", noise(1, 64<<10))
@@ -50,8 +50,8 @@ func fillStore(t *testing.T, s *Store) {
 	}
 }
 
-// Nobody but the owner can open anything of a store, and so hold its locks, whatever the umask. The store's directory and
-// the run directory can be entered, for the guest's QEMU is another user.
+// Only the owner can open a file of a store, and so hold its locks, whatever the umask. Others can
+// enter the store's directory and the run directory, because the guest's QEMU is another user.
 func TestModes(t *testing.T) {
 	s := newStore(t)
 	defer unix.Umask(unix.Umask(0))
@@ -67,7 +67,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// A store of an earlier version is closed to others by the next change, and what does not belong to it is left alone.
+// The next change closes a store of an earlier version to others, and leaves foreign files alone.
 func TestModesOfAnEarlierVersion(t *testing.T) {
 	s := newStore(t)
 	fillStore(t, s)
@@ -81,7 +81,7 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A link in the place of a directory, to one that is somebody else's affair.
+	// A symbolic link in place of a directory, to a foreign directory.
 	outside := t.TempDir()
 	if err := os.Chmod(outside, 0o755); err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = openStore(t, s.Dir())
-	o := openDisk(t, s, "vm1") // that is enough of a change
+	o := openDisk(t, s, "vm1") // this is a change already
 	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +124,9 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 	}
 }
 
-// A group that may write to the store's directories was given them on purpose, and modes that are narrower stay. Root, who
-// would be led by its members, refuses such a store.
+// A group that may write to the store's directories was given this right on purpose: it stays, and
+// so do narrower modes. Root refuses such a store, because the group's members could lead it
+// elsewhere.
 func TestModesOfASharedStore(t *testing.T) {
 	if asNobody(t) {
 		return

@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// childEnv makes the test binary do something with a store as another process: "ACTION DIR ARGS".
+// childEnv makes the test binary act on a store as another process: "ACTION DIR ARGS".
 const childEnv = "COWBLK_STORE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if line := os.Getenv(childEnv); line != "" {
 		os.Exit(child(strings.Fields(line)))
 	}
-	syscall.Umask(0o022) // root's stores are refused in directories that a group may write to
+	syscall.Umask(0o022) // root refuses stores in directories that a group may write to
 	os.Exit(m.Run())
 }
 
-// child prints what happened and, where it holds something, waits until standard input ends.
+// child prints the result and, if it holds something, waits until standard input ends.
 func child(args []string) int {
 	s, err := Open(args[1], Options{Getenv: noEnv})
 	if err != nil {
@@ -47,7 +47,7 @@ func child(args []string) int {
 			defer o.Close()
 			err = o.Lock.SetServing(Serving{PID: os.Getpid(), Socket: "/run/x.sock", Control: "/run/x.ctl"})
 		}
-	case "die": // in the middle of a promotion, with a write that was not flushed
+	case "die": // in a promotion, with a write that was not flushed
 		var o *Opened
 		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{Serve: true}); err == nil {
 			if _, err = o.Disk.WriteAt(noise(8, 8192), 16384); err == nil && len(args) > 3 {
@@ -202,7 +202,7 @@ func TestProcessesOpenOneDisk(t *testing.T) {
 	content(t, s, "vm1")
 }
 
-// What a killed process left is cleaned by the next command, what a live one works on is not.
+// The next command removes the work of a killed process, but not of a live one.
 func TestKilledImport(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 4<<20))

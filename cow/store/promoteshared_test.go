@@ -13,8 +13,8 @@ import (
 	"cowblk/cow/layer"
 )
 
-// A disk whose guest's writes survive the process is not promoted to a head whose do
-// not: there may be no memory, no descriptor, no right to it just now.
+// A disk with a shared map is not promoted to a head without one: there may be no memory,
+// descriptor or permission for it at the moment.
 func TestPromotionKeepsASharedMap(t *testing.T) {
 	var failing atomic.Pointer[string]
 	m := faultfs.New()

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// Chains that QEMU has written, with all kinds of clusters, read as QEMU reads them.
+// Chains written by QEMU, with all kinds of clusters, read as QEMU reads them.
 func TestQcow2AgainstQEMU(t *testing.T) {
 	for _, tool := range []string{"qemu-img", "qemu-io"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -47,7 +47,8 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 				}
 				tool("qemu-io", append(append([]string{"-f", "qcow2"}, args...), file)...)
 			}
-			// The bottom ends before the others, in the middle of a cluster; the middle one is compressed in part.
+			// The bottom ends before the others, in the middle of a cluster. Parts of the middle
+			// one are compressed.
 			write(t, filepath.Join(dir, "bottom"), noise(uint64(seed), 5<<20+1536))
 			under := options[rng.IntN(len(options))]
 			if strings.Contains(under, "preallocation") {

@@ -11,10 +11,12 @@ import (
 	"time"
 )
 
-// A refused open changes nothing and says which file, what was expected, what was found, and what to do.
+// A refused open changes nothing and says which file, what was expected, what was found, and what
+// to do.
 func TestRefusedOpen(t *testing.T) {
 	base := noise(1, imageSize)
-	// Each case damages the store; vm1 and vm2 are clones of the same tag, "place" lies on a file in place.
+	// Each case damages the store. vm1 and vm2 are clones of the same tag, "place" lies on a file
+	// in place.
 	tests := []struct {
 		name   string
 		disk   string

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A disk whose manifest is missing or damaged can be removed by a word of its own: its name is free then, and no layer is
-// gone, also when its manifest is a copy of another disk's.
+// rm --damaged removes a disk whose manifest is missing or damaged and frees its name. No layer is
+// removed, also if the manifest is a copy of another disk's.
 func TestRemoveDamaged(t *testing.T) {
 	ctx := context.Background()
 	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
@@ -85,7 +85,8 @@ func TestRemoveDamaged(t *testing.T) {
 	}
 }
 
-// A removal that was killed before its end, of a disk with another's manifest, is finished without touching that one.
+// A removal of a disk with another disk's manifest that was killed is completed without touching
+// the other disk.
 func TestRemoveDamagedInterrupted(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -122,13 +123,13 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	}
 }
 
-// keepLeft removes nothing, as if the process were killed before.
+// keepLeft removes nothing, as if the process were killed before the removal.
 type keepLeft struct{ vfs.FS }
 
 func (keepLeft) RemoveAll(string) error { return nil }
 func (keepLeft) Remove(string) error    { return nil }
 
-// entries are the names in a directory.
+// entries returns the names in a directory.
 func entries(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	all, err := os.ReadDir(dir)
@@ -139,7 +140,7 @@ func entries(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// A check that was interrupted says so, and not what Go calls it.
+// An interrupted check says so in words, not with Go's text.
 func TestCheckInterruptedInWords(t *testing.T) {
 	k := &Checked{}
 	k.fail(fmt.Errorf("%s: %w", "layers/x/data", context.Canceled))

@@ -72,7 +72,7 @@ func TestRollback(t *testing.T) {
 	consistent(t, s, content(t, s, "vm1"))
 }
 
-// What stays must be sound before anything is discarded for it.
+// The remaining layers must be intact before a layer is discarded.
 func TestRollbackRefused(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)

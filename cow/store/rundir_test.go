@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// A run directory that cannot be made names the variable that it comes from.
+// The error for a run directory that cannot be made names the variable that it comes from.
 func TestBadRuntimeDirIsNamed(t *testing.T) {
 	if os.Geteuid() == 0 {
-		// Root's run directory does not come from the environment; the text is the same.
+		// Root's run directory does not come from the environment. The text is the same.
 		s := &Store{runDir: "", fs: mustStore(t).fs}
 		file := filepath.Join(t.TempDir(), "a file")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -42,7 +42,7 @@ func checkRuntimeError(t *testing.T, err error, dir string) {
 	}
 }
 
-// A run directory that is not the variable's does not blame it.
+// The error for a run directory that does not come from the variable does not name it.
 func TestRuntimeDirIsNotBlamed(t *testing.T) {
 	s := mustStore(t)
 	s.getenv = func(string) string { return "/nonexistent/run" }

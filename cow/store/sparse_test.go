@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// countingFS counts the bytes that are read from files, and the calls that look for data.
+// countingFS counts the bytes read from files, and the calls that look for data.
 type countingFS struct {
 	vfs.FS
 	read, calls atomic.Int64
@@ -63,8 +63,9 @@ func sparseFile(t *testing.T, path string) string {
 	return path
 }
 
-// sparseQcow2 is an image of 1 TiB with one L2 table. With entry 0 that table describes the first 512 MiB, all of it not
-// allocated, and nothing else is described; else each 512 MiB have that table, full of the entry.
+// sparseQcow2 is an image of 1 TiB with one L2 table. With entry 0 the table describes the first
+// 512 MiB, all not allocated, and there is no other table. Otherwise every 512 MiB have this table,
+// filled with the entry.
 func sparseQcow2(entry uint64, backing string) []byte {
 	const cluster, tables = 65536, terabyte >> 29
 	p := buildQcow2(qcow2File{clusterBits: 16, size: cluster, backing: backing, backingFmt: "raw"})
@@ -81,14 +82,14 @@ func sparseQcow2(entry uint64, backing string) []byte {
 	return p
 }
 
-// An import, the checks of the image and the use of it cost what the data costs, not what the size does. What costs is
-// counted: bytes read and calls.
+// The cost of an import, of the checks of the image and of its use follows the data, not the size.
+// The costs counted are bytes read and calls.
 func TestImportFollowsData(t *testing.T) {
 	dir := t.TempDir()
 	raw := sparseFile(t, filepath.Join(dir, "raw"))
 	tests := []struct {
 		name, path string
-		data       int64 // bytes in the image, at most
+		data       int64 // maximum of bytes in the image
 		calls      int64
 	}{
 		{"raw", raw, 5 << 20, 1000},
@@ -102,7 +103,8 @@ func TestImportFollowsData(t *testing.T) {
 			s := newStore(t)
 			c := &countingFS{FS: s.fs}
 			s.fs = c
-			// Tables, three samples for a fingerprint of 1.2 MB each, and the data: once to copy, once to verify.
+			// Tables, three samples for a fingerprint of 1.2 MB each, and the data: once to copy,
+			// once to verify.
 			within := func(what string, passes int64) {
 				t.Helper()
 				if read, calls := c.read.Swap(0), c.calls.Swap(0); read > passes*tt.data+8<<20 || calls > tt.calls {
@@ -134,7 +136,8 @@ func TestImportFollowsData(t *testing.T) {
 	}
 }
 
-// The digest does not depend on where the holes lie, and tells a chunk of zeros from one that is not there.
+// The digest does not depend on the position of holes, and distinguishes a chunk of zeros from a
+// missing one.
 func TestChunkDigestIgnoresHoles(t *testing.T) {
 	s := newStore(t)
 	data := sparse(5<<20+512, 70000, 3<<20)

@@ -17,7 +17,7 @@ import (
 
 const lockPatience = 30 * time.Second
 
-// waiting is how many wait for an exclusive lock of the file path.
+// waiting returns the number of waits for an exclusive lock of the file path.
 func waiting(t *testing.T, path string) (n int) {
 	t.Helper()
 	var st unix.Stat_t
@@ -45,7 +45,7 @@ func lockEventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// foreignLock holds the exclusive lock of a file, on a descriptor that no Store knows.
+// foreignLock takes the exclusive lock of a file on a descriptor that no Store knows.
 func foreignLock(t *testing.T, path string) (unlock func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -59,7 +59,7 @@ func foreignLock(t *testing.T, path string) (unlock func()) {
 	return func() { f.Close() }
 }
 
-// The store's lock is had in the order in which it was asked for.
+// The store's lock is granted in the order of the requests.
 func TestStoreLockInOrder(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -67,7 +67,7 @@ func TestStoreLockInOrder(t *testing.T) {
 	const n = 12
 	order, errs := make(chan int, n), make(chan error, n)
 	for i := range n {
-		// Each is another process as far as the lock is concerned.
+		// Each Store counts as another process for the lock.
 		other := openStore(t, s.Dir())
 		go func() {
 			errs <- other.locked(context.Background(), func() error { order <- i; return nil })
@@ -87,8 +87,8 @@ func TestStoreLockInOrder(t *testing.T) {
 	}
 }
 
-// A wait for the store's lock ends with its context, and with the time limit, and says who has the lock. What is left of
-// waits that were given up does not grow, and the lock is free after its holder.
+// A wait for the store's lock ends with its context, and with the time limit, and names the process
+// that holds the lock. Abandoned waits do not accumulate, and the lock is free after its holder.
 func TestStoreLockWaitEnds(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -125,7 +125,8 @@ func TestStoreLockWaitEnds(t *testing.T) {
 	}
 }
 
-// Who has a disk open is the process that holds its lock, not one that has once written its number there.
+// The process that has a disk open is the one that holds its lock, not one that once wrote its
+// number there.
 func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -166,8 +167,8 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	}
 }
 
-// What a lock says is written over what is there, and read by versions that know of no padding; a lock file of an earlier
-// version, which is shorter, or longer, is none the worse.
+// A lock's content is written over the old content, and versions that do not know the padding can
+// read it. A lock file of an earlier version, shorter or longer, works too.
 func TestLockContent(t *testing.T) {
 	for name, before := range map[string]string{"none": "", "earlier": `{"pid":7,"socket":"/x"}` + "\n", "long": strings.Repeat("x", 5000)} {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is no directory in the place of a disk or an image is named, whoever comes upon it, and stays.
+// A file that is no directory in place of a disk or an image is named by every command that finds
+// it, and stays.
 func TestStrays(t *testing.T) {
 	ctx := context.Background()
 	for _, kind := range []string{KindDisk, KindImage} {

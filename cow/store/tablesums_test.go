@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/layer"
 )
 
-// rotatedTable is a disk of two layers outside the store, both sealed and with data
-// sums, and a head in it.
+// rotatedTable is a disk of two layers outside the store, both sealed and with data checksums, and
+// a head in it.
 func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	t.Helper()
 	ctx := context.Background()
@@ -41,8 +41,8 @@ func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	return s, f, m
 }
 
-// Layers outside the store have the checksums of their data in it, whatever lies
-// behind their maps.
+// The data checksums of layers outside the store are files of the store, whatever follows their
+// bitmaps.
 func TestSumsOfTable(t *testing.T) {
 	ctx := context.Background()
 	s, f, m := rotatedTable(t)
@@ -90,7 +90,7 @@ func TestSumsOfTable(t *testing.T) {
 	if _, err := s.OpenDisk(ctx, "vm", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), sums) {
 		t.Errorf("a damaged header of the sums: %v", err)
 	}
-	// What the error advises.
+	// Follow the error's advice.
 	if err := os.Remove(sums); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestSumsOfTable(t *testing.T) {
 	}
 }
 
-// They go with the last disk that lies on the layer, and the layer stays.
+// They are removed with the last disk on the layer, and the layer stays.
 func TestSumsOfTableAreRemoved(t *testing.T) {
 	ctx := context.Background()
 	s, f, m := rotatedTable(t)

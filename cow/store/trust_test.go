@@ -13,7 +13,8 @@ import (
 	"cowblk/cow"
 )
 
-// Root makes, serves and removes nothing in a store through which another user could lead it elsewhere.
+// Root makes, serves and removes nothing in a store through which another user could lead it
+// elsewhere.
 func TestStoresOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
@@ -97,7 +98,7 @@ func TestStoresOfOthers(t *testing.T) {
 	}
 }
 
-// A directory that holds something else becomes no store, and what is in a tmp/ of its own stays.
+// A directory with foreign content does not become a store, and foreign files in its tmp/ stay.
 func TestDirectoryThatIsNoStore(t *testing.T) {
 	ctx := context.Background()
 	for _, name := range []string{"tmp/thesis/ch1", "images/photo", "etc/passwd", "layers/x"} {
@@ -118,14 +119,14 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 			t.Errorf("%s: mode of the directory: %v, %v", name, fi.Mode(), err)
 		}
 	}
-	// A mount point, one that was made beforehand.
+	// A mount point that was made beforehand.
 	for _, name := range []string{"lost+found", "run"} {
 		dir := t.TempDir()
 		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
 		s, err := Open(dir, Options{})
 		must(t, err)
 		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-		// Something else in tmp/ is nobody's work.
+		// A foreign directory in tmp/ is no work in progress.
 		must(t, os.MkdirAll(s.path(tmpDir, "thesis", "ch1"), 0o755))
 		must(t, os.WriteFile(s.path(tmpDir, "notes"), nil, 0o644))
 		create(t, s, "vm2", CreateOptions{Size: 1 << 20})
@@ -159,13 +160,14 @@ func TestStoreWithoutUTF8(t *testing.T) {
 // nobody is a user who is neither root nor this one.
 const nobody = 65534
 
-// asNobody runs the test as an ordinary user, if this process is root's, in another process; true: it has.
+// asNobody runs the test as an ordinary user in another process if this process is root's. It
+// reports whether it did.
 func asNobody(t *testing.T) bool {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return false
 	}
-	dir, err := os.MkdirTemp("", "cowblk") // t.TempDir is nobody else's to enter
+	dir, err := os.MkdirTemp("", "cowblk") // only the owner can enter t.TempDir
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	binary, err := os.ReadFile(os.Args[0])
@@ -184,7 +186,8 @@ func asNobody(t *testing.T) bool {
 	return true
 }
 
-// A directory of another user's is trusted by nobody; those that a user's group may write to are the user's affair.
+// No user trusts a directory of another user. Directories that a user's own group may write to are
+// trusted.
 func TestStoresOfOrdinaryUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
@@ -226,7 +229,7 @@ func TestStoresOfOrdinaryUsers(t *testing.T) {
 	}
 }
 
-// asChild is what child prints as an ordinary user.
+// asChild returns the output of child as an ordinary user.
 func asChild(t *testing.T, args ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
@@ -247,7 +250,8 @@ func asChild(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Who makes the store's directory while this process is about to, as in a directory where everybody may, gets nothing.
+// A user who makes the store's directory just before this process does, in a directory where
+// everybody may, gains nothing.
 func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")

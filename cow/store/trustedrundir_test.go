@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A user's run directory that somebody else has made, or can replace, gets no sockets: he would put his own there.
+// No sockets are made in a run directory that another user has made or can replace: that user could
+// put own sockets there.
 func TestRunDirsOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
@@ -25,14 +26,14 @@ func TestRunDirsOfOthers(t *testing.T) {
 	public := os.ModeSticky | 0o777
 	for _, c := range []struct {
 		name string
-		make func(t *testing.T, run string) // $XDG_RUNTIME_DIR, in which there is to be cowblk/
+		make func(t *testing.T, run string) // $XDG_RUNTIME_DIR, in which cowblk/ will be
 		want string                         // empty: it is used
 	}{
 		{"as logging in does", func(t *testing.T, run string) { made(t, run, 0o700, nobody) }, ""},
 		{"a public one", func(t *testing.T, run string) { made(t, run, public, 0) }, ""},
 		{"open to all, the user's own", func(t *testing.T, run string) {
 			made(t, run, public, 0)
-			made(t, run+"/cowblk", 0o777, nobody) // it is restricted
+			made(t, run+"/cowblk", 0o777, nobody) // the mode is restricted
 		}, ""},
 		{"open to all, root's", func(t *testing.T, run string) {
 			made(t, run, public, 0)
@@ -76,7 +77,7 @@ func TestRunDirsOfOthers(t *testing.T) {
 	}
 }
 
-// The same of the run directory in a store, and of those that take its place.
+// The same for the run directory in a store, and for files in its place.
 func TestRunDirInStore(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")

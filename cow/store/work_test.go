@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A promotion's journal stays while somebody else has the store locked: a check that has read the manifest before the
-// change finds the new head there.
+// A promotion's journal stays while another process has the store locked: a check that has read the
+// manifest before the change finds the new head there.
 func TestJournalStaysWhileTheStoreIsLocked(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)

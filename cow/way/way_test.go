@@ -27,11 +27,12 @@ func mkdir(t *testing.T, dir, name string, mode fs.FileMode, uid int) string {
 	path := filepath.Join(dir, name)
 	must(t, os.Mkdir(path, 0o755))
 	must(t, os.Chown(path, uid, uid))
-	must(t, os.Chmod(path, mode)) // after the change of the owner, which takes bits away
+	must(t, os.Chmod(path, mode)) // after the change of the owner, which clears bits
 	return path
 }
 
-// Every directory on the way counts, those behind symbolic links and those that hold the links too.
+// Every directory on the path counts, also those after symbolic links and those that hold the
+// links.
 func TestWeakWays(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
@@ -53,7 +54,7 @@ func TestWeakWays(t *testing.T) {
 	inSticky := mkdir(t, sticky, "theirs", 0o755, nobody)
 	for _, c := range []struct {
 		path string
-		weak string // the directory at fault; empty: none
+		weak string // the untrusted directory; empty: none
 		end  bool
 	}{
 		{path: good},
@@ -61,7 +62,7 @@ func TestWeakWays(t *testing.T) {
 		{path: link(filepath.Join(top, "l1"), good, 0)},
 		{path: link(filepath.Join(top, "l2"), "good/../good/a/end", 0)},
 		{path: link(filepath.Join(top, "l3"), filepath.Join(top, "l2"), 0) + "/"},
-		// Nobody but root can change it, whoever owns it.
+		// Only root can change it, whatever its owner.
 		{path: link(filepath.Join(top, "l4"), good, nobody)},
 		{path: end(sticky)},
 		{path: link(filepath.Join(sticky, "l"), good, 0)},

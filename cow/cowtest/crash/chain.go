@@ -7,17 +7,17 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// Chain is a machine that loses power again and again: each life begins with what
-// a cut of the one before has left, recovery and all.
+// Chain is a machine that loses power again and again. Each life begins with the state that a cut
+// of the previous life has left, including recovery.
 type Chain struct {
 	Seed  uint64
 	Lives int
 	Steps int // of a life's script
-	Cuts  int // random ones of a life, besides the one that ends it
-	// Moments is at how many moments of a life the process is killed, and the file
+	Cuts  int // random cuts of a life, besides the one that ends it
+	// Moments is the number of moments of a life at which the process is killed, and the file
 	// system lost and mounted again: see Exam.
 	Moments int
-	Counts  map[string]int // how often each kind of step and of cut has happened
+	Counts  map[string]int // number of each kind of step and of cut
 
 	rng    *rand.Rand
 	start  *faultfs.Machine
@@ -27,7 +27,7 @@ type Chain struct {
 	end    string // how the life ends
 }
 
-// Next makes the next life; nil: the chain has ended.
+// Next returns the next life; nil: the chain has ended.
 func (c *Chain) Next() *Life {
 	if c.rng == nil {
 		c.rng = rand.New(rand.NewPCG(c.Seed, 3))
@@ -45,9 +45,8 @@ func (c *Chain) Next() *Life {
 	return l
 }
 
-// Examine cuts the life's power at random, and ends it for the next to begin with what
-// that leaves: by another cut, by the loss of the file system alone, or by an orderly
-// shutdown of the machine.
+// Examine cuts the life's power at random. Then it ends the life and keeps the state for the next
+// one: after another cut, the loss of the file system alone, or an orderly shutdown of the machine.
 func (c *Chain) Examine(l *Life, p *Played) (cuts int, err error) {
 	cuts, err = l.Examine(p, Exam{Seed: l.Seed, Cuts: c.Cuts, Moments: c.Moments})
 	if c.Counts == nil {
@@ -69,7 +68,7 @@ func (c *Chain) Examine(l *Life, p *Played) (cuts int, err error) {
 	if err != nil {
 		return cuts + 1, &Failure{Life: l, At: at, Kind: "end of the life by a " + c.end, Err: err}
 	}
-	o.pin(w, s)
+	o.fix(w, s)
 	o.running = nil
 	c.start, c.before, c.state = m, o, o.states[0]
 	return cuts + 1, nil

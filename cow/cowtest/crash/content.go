@@ -21,15 +21,15 @@ type write struct {
 	below *content
 }
 
-// content is what the sectors of a disk or tag may hold after a power cut: every
-// write that has begun and is not replaced. A write is replaced by one that began
-// after its end and is certain to be durable.
+// content is the possible content of a disk's or tag's sectors after a power cut: every write that
+// has begun and is not replaced. A write is replaced by a write that began after its end and is
+// certain to be durable.
 type content struct {
 	size    int64
 	sectors [][]*write
 }
 
-// newContent is a disk that shows the given content, or zeros behind its end.
+// newContent returns a disk with the given content, and zeros after its end.
 func newContent(size int64, below *content) *content {
 	c := &content{size: size, sectors: make([][]*write, size/cowtest.SectorSize)}
 	w := &write{id: cowtest.Zeros, what: "nothing", acked: true, below: below}
@@ -39,7 +39,7 @@ func newContent(size int64, below *content) *content {
 	return c
 }
 
-// newImage is an image stamped with an identity of its own.
+// newImage returns an image stamped with its own identity.
 func newImage(size int64, id cowtest.Content) *content {
 	c := newContent(size, nil)
 	w := &write{id: id, what: "image", acked: true}
@@ -49,7 +49,7 @@ func newImage(size int64, id cowtest.Content) *content {
 	return c
 }
 
-// add enters a write to byte ranges.
+// add records a write to byte ranges.
 func (c *content) add(w *write, ranges [][2]int64) {
 	for _, r := range ranges {
 		for s := r[0] / cowtest.SectorSize; s < (r[0]+r[1])/cowtest.SectorSize; s++ {
@@ -58,8 +58,7 @@ func (c *content) add(w *write, ranges [][2]int64) {
 	}
 }
 
-// durable forgets what has been replaced by the acknowledged writes that ended
-// before a time.
+// durable forgets the writes replaced by acknowledged writes that ended before a time.
 func (c *content) durable(before int) {
 	for s, list := range c.sectors {
 		if len(list) == 1 {
@@ -75,7 +74,7 @@ func (c *content) durable(before int) {
 	}
 }
 
-// replace forgets what w, durable by itself, has replaced.
+// replace forgets the writes replaced by w, which is durable by itself.
 func (c *content) replace(w *write) {
 	for s, list := range c.sectors {
 		if slices.Contains(list, w) {
@@ -84,8 +83,8 @@ func (c *content) replace(w *write) {
 	}
 }
 
-// snapshot is the content at the instant of a promotion's cut. Whether a write in
-// flight is in it nobody knows, and no flush will make it certain.
+// snapshot returns the content at the instant of a promotion's swap. A write in flight may or may
+// not be in it, and no flush decides this.
 func (c *content) snapshot() *content {
 	n := &content{size: c.size, sectors: make([][]*write, len(c.sectors))}
 	copies := map[*write]*write{}
@@ -104,7 +103,7 @@ func (c *content) snapshot() *content {
 	return n
 }
 
-// clone is a content that changes on its own.
+// clone returns an independent copy.
 func (c *content) clone() *content {
 	n := &content{size: c.size, sectors: make([][]*write, len(c.sectors))}
 	for s, list := range c.sectors {
@@ -113,8 +112,8 @@ func (c *content) clone() *content {
 	return n
 }
 
-// lost makes it unsure whether what no flush has covered is still there.
-func (c *content) lost() {
+// syncFailed makes unflushed writes uncertain.
+func (c *content) syncFailed() {
 	for _, list := range c.sectors {
 		if len(list) == 1 {
 			continue
@@ -125,9 +124,9 @@ func (c *content) lost() {
 	}
 }
 
-// died ends what was in flight when its process was killed: it has happened or
-// not, and will not any more. What had ended is still there.
-func (c *content) died(now int) {
+// processDied ends the writes in flight when the process was killed: each has happened or not, and
+// will not happen later. Completed writes are kept.
+func (c *content) processDied(now int) {
 	for _, list := range c.sectors {
 		for _, w := range list {
 			w.end = min(w.end, now)
@@ -135,7 +134,7 @@ func (c *content) died(now int) {
 	}
 }
 
-// visible enters what has been read as a write that ended now, where there was a doubt.
+// visible records content that was read as a write that ended now, where it was uncertain.
 func (c *content) visible(p []byte, now int) {
 	writes := map[cowtest.Content]*write{}
 	for s, list := range c.sectors {
@@ -150,16 +149,16 @@ func (c *content) visible(p []byte, now int) {
 	}
 }
 
-// pin makes what has been read the only content from now on.
-func (c *content) pin(p []byte) {
+// fix makes the content that was read the only possible one.
+func (c *content) fix(p []byte) {
 	for s := range c.sectors {
 		found := identify(p, int64(s))
 		c.sectors[s] = []*write{{id: found, what: "found", acked: true}}
 	}
 }
 
-// identify is the content of one sector of a disk that was read as p; torn and
-// misplaced ones have been found out before.
+// identify returns the content of one sector of a disk that was read as p. Torn and misplaced
+// sectors were found before.
 func identify(p []byte, sector int64) cowtest.Content {
 	var room [4]cowtest.Content
 	found, err := cowtest.Identify(p[sector*cowtest.SectorSize:][:cowtest.SectorSize], sector, room[:0])
@@ -169,7 +168,7 @@ func identify(p []byte, sector int64) cowtest.Content {
 	return found[0]
 }
 
-// check says what is wrong with what a disk reads as.
+// check returns an error if a disk was read with impossible content.
 func (c *content) check(p []byte) error {
 	if int64(len(p)) != c.size {
 		return fmt.Errorf("expected %d bytes, found %d", c.size, len(p))
@@ -207,7 +206,7 @@ func (c *content) history(s int) string {
 	b.WriteString("  legal:")
 	for _, w := range c.sectors[s] {
 		if w.below != nil {
-			fmt.Fprintf(&b, "\n  what is below")
+			fmt.Fprintf(&b, "\n  the content below")
 			if s < len(w.below.sectors) {
 				b.WriteString(": " + w.below.history(s))
 			}

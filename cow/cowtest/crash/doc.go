@@ -1,87 +1,87 @@
-// Package crash cuts the power under whole stores and looks at what is left.
+// Package crash tests whole stores with power cuts, killed processes and failing calls.
 //
 // # A life
 //
-// A Life carries a script out (Step) on a faultfs.Machine: it creates, serves,
-// promotes, rolls back and removes disks through package store and package cow as
-// the programs do, and submits guests' requests, overlapping in time if Depth says
-// so. All goroutines of that process run in a testing/synctest bubble, and each of
-// their calls on files waits for its turn: a seed decides whose is next. So the
-// same seed gives the same order of everything, and any order can be had.
+// A Life carries a script (Step) out on a faultfs.Machine. It creates, serves, promotes, rolls back
+// and removes disks through package store and package cow, as the programs do, and submits guests'
+// requests. Depth says how many of them overlap in time. All goroutines of that process run in a
+// testing/synctest bubble. Each of their calls on files waits for its turn, and a seed decides whose
+// turn is next. So the same seed gives the same order of everything, and every order is possible.
 //
-// The machine's tape records what happens, and between it the player's notes: a
-// write begins, a flush has succeeded, a promotion swaps.
+// The machine's tape records all changes, and between them the player's notes: a write begins, a
+// flush has succeeded, a promotion swaps.
 //
 // # A cut
 //
-// Examine plays a tape again, record by record, and after each of them, or after
-// random ones, cuts the power: it makes images of what may be left (faultfs.Choice)
-// and opens every disk and tag of each through the real open path.
+// Examine plays a tape again, record by record. After every record, or after random ones, it cuts
+// the power: it makes images of the states that a cut may leave (faultfs.Choice) and opens every disk
+// and tag of each image through the real open path.
 //
-// The Oracle follows the notes. For each sector it knows the writes that may be its
-// content: all that have begun, less those that ended before another began whose
-// durability was acknowledged. For the store it knows the state, or the two states,
-// it may be in: before and after the change under way. A tag holds what its disk
-// held at the swap; from the moment its layer is sealed, exactly what was read from
-// it then. What is left must fit one of the states in everything, and nothing
-// half-made may stay once the next command has cleaned up. Of some images, and of all
-// machines that were killed or have lost their file system, a copy is taken to pieces:
-// its disks are removed one by one, beginning with any, and what is left must stay what
-// it is, until no layer is there.
+// The Oracle follows the notes. For each sector it knows the writes that may be its content: all
+// writes that have begun, except those that ended before the begin of another write whose durability
+// was acknowledged. For the store it knows the possible states: one, or two during a change (before
+// and after it). A tag has the content of its disk at the swap. After its layer is sealed, it has
+// exactly the content that was read then. An image must match one of the states in everything, and
+// no half-made change may stay after the next command has cleaned up. A copy of some images, and of
+// all machines that were killed or have lost their file system, is dismantled: its disks are removed
+// one by one, beginning with any of them. The remaining disks must keep their content, and no layer
+// may be left at the end.
 //
-// A death of the process alone takes nothing away: every disk is read when it is
-// opened, and must show what has completed, flushed or not. What the next process
-// finds so it must be able to make durable, which the cuts after it show.
+// The death of the process alone loses nothing: every disk is read when it is opened, and must show
+// all completed writes, flushed or not. The next process must be able to make them durable, which
+// later cuts test.
 //
 // # Other ways to end
 //
-// What processes have stored in mapped memory is not on the tape, so the player notes
-// copies of the whole machine at random moments (Exam.Moments). There the process is
-// killed, and nothing else: all that has completed must be there. And the file system is
-// lost and mounted again in the same run of the machine, while memory stays: the oracle
-// asks the same as after a power cut. A life of a Chain ends for the next one by a cut,
-// by such a remount, or by a reboot before which everything pending has reached the
-// disk, after an orderly close of all disks or a mere kill.
+// The tape does not record stores of processes to mapped memory. So the player notes copies of the
+// whole machine at random moments (Exam.Moments). At such a moment the process alone is killed: all
+// completed writes must be there. And the file system is lost and mounted again in the same run of
+// the machine, while memory stays: the oracle demands the same as after a power cut. A life of a
+// Chain ends by a cut, by such a remount, or by a reboot. Before a reboot all pending changes reach
+// the disk, after an orderly close of all disks or after a kill.
 //
-// # Who else is there
+// # Other processes and faults
 //
-// Random scripts have, besides the guest: readers in other processes, which keep former
-// heads from being sealed and outlive the server (hold, release), or look at a disk
-// between two servers (peek); kills within an open, a close, a hand-over or a change of
-// the store (kill N), and between the swap of a promotion and its end (kill swapped);
-// opens of which one call fails (open-fault), changes of the store of which one call
-// fails (fault); a file system without space, the store's or the one in memory (full);
-// a program of a version before shared maps (older); changes by one that knows no
-// index of manifests (version); disks that are left for a process
-// that does not come at once (detach); time for background flushes (sleep).
+// Besides the guest's requests, random scripts have:
 //
-// There are imports of a raw file and of one to three qcow2 files on one another
-// (import); removals of images, which are refused while a disk lies on them (remove);
-// stops in order, which are no kills (stop); manifests that are damaged, also of a served
-// disk, and disks that are removed as damaged or whose manifest is put back (damage,
-// remove-damaged, mend); a base that somebody else has locked (lock-base, open NAME
-// share); a file system with little room or none (room), on which the reserve of the
-// store is used up, and made again later, and what README.md promises is to be had.
+//   - readers in other processes, which prevent the sealing of former heads and outlive the server
+//     (hold, release), or read a disk between two servers (peek)
+//   - kills within an open, a close, a hand-over or a change of the store (kill N), and between the
+//     swap of a promotion and its end (kill swapped)
+//   - opens and changes of the store of which one call fails (open-fault, fault)
+//   - a file system without space, the store's or the one in memory (full)
+//   - a program of a version before shared maps (older), and changes by a version without the index
+//     of manifests (version)
+//   - disks that are detached for a process that does not open them at once (detach), and time for
+//     background flushes (sleep)
+//   - imports of a raw file and of a chain of one to three qcow2 files (import), and removals of
+//     images, which are refused while a disk lies on them (remove)
+//   - stops in order (stop)
+//   - damaged manifests, also of served disks, and disks that are removed as damaged or whose
+//     manifest is restored (damage, remove-damaged, mend)
+//   - a base that another process has locked (lock-base, open NAME share)
+//   - a file system with little or no space (room), on which the reserve of the store is used and
+//     made again, and the promises of README.md must hold
 //
-// An error is taken if the script has made a call fail that explains it; what had completed must be
-// there after it all the same, unless it was a sync that failed. TestRandom prints how
-// often each has happened.
+// An error is accepted if the script has made a call fail that causes it. The completed writes must
+// be there after the error too, unless the failed call was a sync. TestRandom prints how often each
+// has happened.
 //
-// The disks are too small for the pages of a shared map to be given back:
-// TestReleaseBesideAdd of package layer does that.
+// The disks are too small for pages of a shared map to be released: TestReleaseBesideAdd of package
+// layer tests that.
 //
-// # What is tried
+// # Tests
 //
 //   - TestEveryBoundary: scenarios of every operation, cut after every record.
-//   - TestKilledThenServedThenCut: operations killed half-way, served on by another
-//     process, then cut.
-//   - TestRandom: Chains of random lives, each beginning with what a cut has left. A
-//     failure is minimised to a short script.
-//   - TestRefusedOpen: a script goes on without what a kill has prevented.
+//   - TestKilledThenServedThenCut: operations that are killed, then served by another process, then
+//     cut.
+//   - TestRandom: Chains of random lives. Each begins with the state that a cut has left. A failure
+//     is minimised to a short script.
+//   - TestRefusedOpen: a script continues without the steps that a kill has prevented.
 //   - TestEveryCallFails: every call on a file fails once, in every way.
 //   - TestBitFlips, TestJunk: damage to every file.
 //
-// The tests have a short form, which always runs, and a long one: COWBLK_CRASH_CUTS
-// is the number of random cuts (make crash: a million) and has everything else tried
-// without gaps. COWBLK_CRASH_SEED repeats a run of TestRandom.
+// The tests have a short form, which always runs, and a long form. COWBLK_CRASH_CUTS is the number of
+// random cuts (make crash: a million); it also makes the other tests complete. COWBLK_CRASH_SEED
+// repeats a run of TestRandom.
 package crash

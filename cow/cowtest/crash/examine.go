@@ -9,31 +9,30 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// workers is how many images are looked at at once: more than there are
-// processors, for opening and closing a disk waits for its goroutines.
+// workers is the number of images examined at once. It exceeds the number of processors, because
+// opening and closing a disk waits for goroutines.
 const workers = 4
 
 // Exam says how a life is examined.
 type Exam struct {
 	Seed uint64
-	// Every cuts the power after every record of the tape; else after Cuts random
-	// ones.
+	// Every cuts the power after every record of the tape. Otherwise Cuts cuts are made at random
+	// records.
 	Every bool
 	From  int  // the first record for Every
-	Plain bool // of what is not certain, Every keeps nothing or all
+	Plain bool // Every keeps all uncertain changes or none
 	Cuts  int
-	// Moments is at how many random moments at which the whole machine is known
-	// the process is killed, and the file system lost and mounted again: or, with
-	// Every, at all of them.
+	// Moments is the number of random moments with a known whole machine at which the process is
+	// killed, and the file system lost and mounted again. With Every: all of these moments.
 	Moments int
-	// Singles and Extra are as of faultfs.Device.Choices, for Every.
+	// Singles and Extra are parameters of faultfs.Device.Choices, for Every.
 	Singles, Extra int
 }
 
-// Failure is a cut after which something was not as it must be.
+// Failure is a cut after which the store was wrong.
 type Failure struct {
 	Life   *Life
-	At     int    // record after which the power went
+	At     int    // record after which the power failed
 	Kind   string // what happened instead; "": a power cut
 	Choice faultfs.Choice
 	Err    error
@@ -49,9 +48,8 @@ func (f *Failure) Error() string {
 		f.Err, kind, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "), Text(f.Life.Script))
 }
 
-// Examine cuts the power during a life that has been played, again and again, and
-// looks at the store each time. It returns the number of cuts and the first
-// Failure.
+// Examine cuts the power of a played life again and again, and checks the store each time. It
+// returns the number of cuts and the first Failure.
 func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 	d, o := p.Tape.Play(), p.Before.clone()
 	rng := rand.New(rand.NewPCG(x.Seed, 2))
@@ -75,7 +73,7 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 		var wg sync.WaitGroup
 		slots := make(chan struct{}, workers)
 		for i, c := range choices {
-			m := d.Image(c) // changes d's tree, so one after the other
+			m := d.Image(c) // changes d's tree: one after the other
 			var again *faultfs.Machine
 			if rng.IntN(4) == 0 {
 				again = m.Clone()
@@ -89,7 +87,7 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 					w, err = o.check(s)
 				}
 				if err == nil {
-					err = w.putBack(m)
+					err = w.restoreManifests(m)
 				}
 				if err == nil && again != nil {
 					err = dismantle(again, s, w, first)
@@ -117,7 +115,7 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 				if o.broken != nil {
 					return cuts, &Failure{Life: l, At: at, Err: o.broken, tail: tail(p.Tape, at, d)}
 				}
-				tells = n.tells
+				tells = n.tightens
 			}
 		}
 		var choices []faultfs.Choice
@@ -148,7 +146,7 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 	return cuts, nil
 }
 
-// tail is the pending changes, and the last of what happened.
+// tail returns the pending changes, and the last records.
 func tail(t *faultfs.Tape, at int, d *faultfs.Device) []string {
 	var out []string
 	for _, r := range d.Pending() {

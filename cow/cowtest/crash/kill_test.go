@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A process is killed after every change that an operation makes, the next one
-// serves the disks on, as it finds them, and then the power fails: what it has
-// found is what there is, durable or not, so what it writes must last. In the short
-// form the process is killed after every fifth change only.
+// A process is killed after every change that an operation makes. The next process serves the disks
+// as it finds them. Then the power fails. The next process has relied on what it found, durable or
+// not, so its writes must last. In the short form the process is killed after every fifth change
+// only.
 func TestKilledThenServedThenCut(t *testing.T) {
 	const disk = `
 		create vm 32768 4096
@@ -54,13 +54,13 @@ func TestKilledThenServedThenCut(t *testing.T) {
 				}
 				l := &Life{Script: script, Seed: uint64(n)}
 				p := play(t, l)
-				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.Died, Plain: !long(t), Extra: 2})
+				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.DiedAt, Plain: !long(t), Extra: 2})
 				cuts += k
 				deaths++
 				if err != nil {
 					t.Fatal(err)
 				}
-				if p.Whole {
+				if p.DiedAfterStep {
 					break
 				}
 			}

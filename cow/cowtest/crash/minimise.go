@@ -2,10 +2,10 @@ package crash
 
 import "slices"
 
-// Minimise looks for a shorter script that still fails: it leaves out half of the
-// steps, a quarter, and so on down to single ones, as long as that helps. fails
-// plays a life and returns its failure, or nil, also when the script cannot be
-// carried out any more. nil: not even the whole one fails again.
+// Minimise looks for a shorter script that still fails. It leaves out half of the steps, a quarter,
+// and so on down to single steps, as long as that helps. fails plays a life and returns its
+// failure. It returns nil if the life does not fail or the script cannot be carried out. Minimise
+// returns nil if not even the whole script fails again.
 func Minimise(l *Life, fails func(*Life) *Failure) *Failure {
 	const most = 120 // lives
 	best := fails(l)

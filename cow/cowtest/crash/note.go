@@ -8,21 +8,20 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// note is what the player puts on the tape: a step of the oracle at that position.
+// note is a step of the oracle that the player puts on the tape.
 type note struct {
 	text    string
 	step    func(o *Oracle, now int)
-	machine *faultfs.Machine // as it is here; nil: not known
-	// tells: the oracle asks more of a cut from here on, or other things.
-	tells bool
+	machine *faultfs.Machine // copy of the machine at this position; nil: none
+	// tightens: the oracle's demands on a cut change here.
+	tightens bool
 }
 
 func (n *note) String() string { return n.text }
 
-// began notes a write that is about to be submitted. The functions it returns note
-// its end.
+// began notes a write that is about to be submitted. The returned function notes its end.
 func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *note, end func(ok, durable bool) *note) {
-	key := &what // tells one write from all others in every copy of the oracle
+	key := &what // identifies the write in every copy of the oracle
 	n = &note{text: "begin " + what, step: func(o *Oracle, now int) {
 		w := &write{id: id, what: *key, begin: now, end: never}
 		o.started(key, w)
@@ -39,7 +38,7 @@ func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *
 		if !ok {
 			text = "failed: " + what
 		}
-		return &note{text: text, tells: durable, step: func(o *Oracle, now int) {
+		return &note{text: text, tightens: durable, step: func(o *Oracle, now int) {
 			w := o.running[key]
 			delete(o.running, key)
 			if w == nil { // its process was killed
@@ -53,15 +52,15 @@ func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *
 	}
 }
 
-// flushed notes a flush that has succeeded, submitted at the given position.
+// flushed notes a successful flush that was submitted at the given position.
 func flushed(disk string, submitted int) *note {
-	return &note{text: "flushed " + disk, tells: true, step: func(o *Oracle, _ int) {
+	return &note{text: "flushed " + disk, tightens: true, step: func(o *Oracle, _ int) {
 		o.contents(disk, func(c *content) { c.durable(submitted) })
 	}}
 }
 
-// changing notes that an operation has begun which takes the store from a state it
-// is in to the one that f makes of it, in one step. f says whether it can.
+// changing notes the begin of an operation that takes the store, in one step, from each possible
+// state to the state that f makes of it. f returns false if it is impossible.
 func changing(what string, f func(w *world) bool) *note {
 	return &note{text: "begin " + what, step: func(o *Oracle, _ int) {
 		o.before = len(o.states)
@@ -75,47 +74,45 @@ func changing(what string, f func(w *world) bool) *note {
 
 // changed notes that the operation has succeeded.
 func changed(what string) *note {
-	return &note{text: "end " + what, tells: true, step: func(o *Oracle, _ int) {
+	return &note{text: "end " + what, tightens: true, step: func(o *Oracle, _ int) {
 		if o.states = o.states[o.before:]; len(o.states) == 0 {
-			o.broken = errors.Join(o.broken, fmt.Errorf("%s succeeded, which it cannot have", what))
+			o.broken = errors.Join(o.broken, fmt.Errorf("%s succeeded, which is impossible", what))
 		}
 	}}
 }
 
-// unsure notes that it has failed: from then on all states are possible, until one
-// is seen.
+// unsure notes that the operation has failed: all states stay possible until one is observed.
 func unsure(what string) *note {
 	return &note{text: "failed: " + what, step: func(*Oracle, int) {}}
 }
 
-// refused notes that it has failed before it began.
+// refused notes that the operation has failed before it began.
 func refused(what string) *note {
 	return &note{text: "refused: " + what, step: func(o *Oracle, _ int) { o.states = o.states[:o.before] }}
 }
 
-// settled notes which disks and tags somebody has found who relies on them from now
-// on.
-func settled(what string, seen map[string][]string) *note {
-	return &note{text: what, tells: true, step: func(o *Oracle, _ int) {
+// reliedOn notes the disks and tags that a reader has found and relies on.
+func reliedOn(what string, seen map[string][]string) *note {
+	return &note{text: what, tightens: true, step: func(o *Oracle, _ int) {
 		fit := o.states[:0:0]
 		for _, w := range o.states {
 			if w.looksLike(seen) {
 				fit = append(fit, w)
 			}
 		}
-		if len(fit) > 0 { // else the next cut will show what is wrong
+		if len(fit) > 0 { // otherwise the next cut shows the mistake
 			o.states = fit
 		}
 	}}
 }
 
-// swapped notes the instant at which a tag's content parts from the disk's.
+// swapped notes the instant at which the contents of a tag and its disk separate.
 func swapped(disk string) *note {
-	return &note{text: "swapped " + disk, step: func(o *Oracle, _ int) { o.part(disk) }}
+	return &note{text: "swapped " + disk, step: func(o *Oracle, _ int) { o.splitTags(disk) }}
 }
 
-// part takes what a disk holds now for its tags that were promised just that.
-func (o *Oracle) part(disk string) {
+// splitTags gives the tags that share a disk's content a snapshot of it.
+func (o *Oracle) splitTags(disk string) {
 	parted := map[*content]*content{}
 	for _, w := range o.states {
 		d := w.disks[disk]
@@ -133,10 +130,10 @@ func (o *Oracle) part(disk string) {
 	}
 }
 
-// sealed notes what a tag has been read as once it could not change any more.
+// sealed notes the content of a tag, read when it could no longer change.
 func sealed(disk, name string, p []byte) *note {
-	return &note{text: "sealed " + disk + "@" + name, tells: true, step: func(o *Oracle, _ int) {
-		o.part(disk) // it was promoted while stopped
+	return &note{text: "sealed " + disk + "@" + name, tightens: true, step: func(o *Oracle, _ int) {
+		o.splitTags(disk) // the disk was promoted while stopped
 		for _, w := range o.states {
 			d := w.disks[disk]
 			if d == nil {
@@ -146,45 +143,45 @@ func sealed(disk, name string, p []byte) *note {
 			if t == nil {
 				continue
 			}
-			t.content.pin(p)
+			t.content.fix(p)
 		}
 	}}
 }
 
-// lost notes that a sync of a disk has failed: what was not durable may be gone.
+// lost notes that a sync of a disk has failed: writes that were not durable may be gone.
 func lost(disk string) *note {
 	return &note{text: "lost " + disk, step: func(o *Oracle, _ int) {
-		o.contents(disk, func(c *content) { c.lost() })
+		o.contents(disk, func(c *content) { c.syncFailed() })
 	}}
 }
 
-// killed notes the end of the process. What had completed is still there.
+// killed notes the end of the process. Completed writes are kept.
 func killed() *note {
 	return &note{text: "killed", step: func(o *Oracle, now int) {
 		o.running = nil
 		for _, w := range o.states {
 			for name := range w.disks {
-				o.contents(name, func(c *content) { c.died(now) })
-				o.part(name)
+				o.contents(name, func(c *content) { c.processDied(now) })
+				o.splitTags(name)
 			}
 		}
 	}}
 }
 
-// passedOver notes that a program of the version before shared maps has had a disk open
-// that was not closed in order: it knows nothing of what was not flushed.
-func passedOver(disk string) *note {
+// unflushedIgnored notes that a version before shared maps has opened a disk that was not closed in
+// order: it ignores unflushed writes.
+func unflushedIgnored(disk string) *note {
 	return &note{text: "passed over " + disk, step: func(o *Oracle, now int) {
 		for _, w := range o.states {
 			if d := w.disks[disk]; d != nil {
-				d.content.died(now)
-				d.content.lost()
+				d.content.processDied(now)
+				d.content.syncFailed()
 			}
 		}
 	}}
 }
 
-// foundTag is found of a tag.
+// foundTag is found for a tag.
 func foundTag(disk, name string, p []byte) *note {
 	return &note{text: "found " + disk + "@" + name, step: func(o *Oracle, now int) {
 		var errs []error
@@ -205,11 +202,10 @@ func foundTag(disk, name string, p []byte) *note {
 	}}
 }
 
-// found notes what a disk was read as, with nothing in flight and no power cut
-// since what the oracle knows of: what has ended with success must be there,
-// flushed or not.
+// found notes the content of a disk that was read with nothing in flight and no power cut since the
+// oracle's last state: all completed writes must be there, flushed or not.
 func found(disk string, p []byte) *note {
-	return &note{text: "found " + disk, tells: true, step: func(o *Oracle, now int) {
+	return &note{text: "found " + disk, tightens: true, step: func(o *Oracle, now int) {
 		var errs []error
 		for _, w := range o.states {
 			d := w.disks[disk]
@@ -228,8 +224,8 @@ func found(disk string, p []byte) *note {
 	}}
 }
 
-// visible notes what a disk was read as that is served from then on: it is as good as
-// written now, so the next flush makes it durable.
+// visible notes the content of a disk that is served from now on. It counts as written now, so the
+// next flush makes it durable.
 func visible(disk string, p []byte) *note {
 	return &note{text: "visible " + disk, step: func(o *Oracle, now int) {
 		done := map[*content]bool{}

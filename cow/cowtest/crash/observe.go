@@ -18,16 +18,16 @@ import (
 
 const storeDir = "/store"
 
-// sight is what somebody sees who looks at a whole store.
-type sight struct {
+// observation is the content of a whole store, as read.
+type observation struct {
 	images map[string][]byte
-	disks  map[string]*seenDisk
-	// damaged are the disks whose manifests cannot be read.
+	disks  map[string]*observedDisk
+	// damaged has the disks whose manifests cannot be read.
 	damaged map[string]bool
 	strays  []string // files of layers that no disk names
 }
 
-type seenDisk struct {
+type observedDisk struct {
 	content []byte
 	names   []string // of tags, oldest first
 	tags    [][]byte
@@ -37,15 +37,14 @@ func openStore(p vfs.FS) (*store.Store, error) {
 	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: getenv})
 }
 
-// observe looks at a store as the programs do: every disk is opened for writing,
-// read and closed, every tag opened and read. Nothing may be refused, and nothing
-// half-made may be left afterwards.
-func observe(m *faultfs.Machine) (*sight, error) {
+// observe reads a store as the programs do: it opens, reads and closes every disk for writing, and
+// opens and reads every tag. Nothing may be refused, and no half-made change may be left.
+func observe(m *faultfs.Machine) (*observation, error) {
 	s, err := openStore(m.Process(nil))
 	if err != nil {
 		return nil, err
 	}
-	out := &sight{images: map[string][]byte{}, disks: map[string]*seenDisk{}, damaged: map[string]bool{}}
+	out := &observation{images: map[string][]byte{}, disks: map[string]*observedDisk{}, damaged: map[string]bool{}}
 	images, err := s.Images()
 	if err != nil {
 		return nil, err
@@ -62,7 +61,7 @@ func observe(m *faultfs.Machine) (*sight, error) {
 	for _, name := range names {
 		if _, err := s.Disk(name); err != nil {
 			out.damaged[name] = true
-		} else if out.disks[name], err = look(s, name); err != nil {
+		} else if out.disks[name], err = readDisk(s, name); err != nil {
 			return nil, err
 		}
 	}
@@ -73,16 +72,17 @@ func observe(m *faultfs.Machine) (*sight, error) {
 	return out, err
 }
 
-// dismantle removes the disks of a store one after the other, beginning with number first. The others must stay what
-// they are, and at the end no layer may be left. seen is what another look at the same machine has shown.
-func dismantle(m *faultfs.Machine, seen *sight, w *world, first int) error {
+// dismantle removes the disks of a store one after the other, beginning with number first. The
+// other disks must keep their content, and at the end no layer may be left. seen is an observation
+// of the same machine.
+func dismantle(m *faultfs.Machine, seen *observation, w *world, first int) error {
 	s, err := openStore(m.Process(nil))
 	if err != nil {
 		return err
 	}
 	left := sortedKeys(seen.disks)
 	if len(left) == 0 && len(seen.damaged) == 0 {
-		return nil // and nobody tidies up
+		return nil // no command cleans up
 	}
 	damaged := sortedKeys(seen.damaged)
 	removeDamaged := func() error {
@@ -107,18 +107,18 @@ func dismantle(m *faultfs.Machine, seen *sight, w *world, first int) error {
 		gone := left[i]
 		left = slices.Delete(left, i, i+1)
 		for _, name := range left {
-			d, err := look(s, name)
+			d, err := readDisk(s, name)
 			if err != nil {
 				return fmt.Errorf("after disk %s was removed: %w", gone, err)
 			}
-			if !d.same(seen.disks[name]) {
-				return fmt.Errorf("disk %s shows something else after disk %s was removed", name, gone)
+			if !d.equal(seen.disks[name]) {
+				return fmt.Errorf("disk %s has changed after disk %s was removed", name, gone)
 			}
 		}
 	}
 	if len(damaged) > 0 && first%4 == 1 {
-		// What only they need has stayed.
-		if err := w.putBack(m); err != nil {
+		// The files that only the damaged disks need have stayed.
+		if err := w.restoreManifests(m); err != nil {
 			return err
 		}
 		for _, name := range damaged {
@@ -131,34 +131,34 @@ func dismantle(m *faultfs.Machine, seen *sight, w *world, first int) error {
 	}
 	for _, name := range sortedKeys(seen.images) {
 		if _, err := s.Remove(context.Background(), name); err != nil {
-			return fmt.Errorf("remove image %s, on which no disk lies: %w", name, err)
+			return fmt.Errorf("remove image %s, which no disk uses: %w", name, err)
 		}
 	}
 	if w.strays {
 		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true, Prune: true}); err != nil {
-			return fmt.Errorf("check that removes layers that no disk names: %w", err)
+			return fmt.Errorf("check with removal of layers that no disk names: %w", err)
 		}
 	}
 	for _, dir := range []string{"layers", "images", "tmp"} {
 		if files := m.Files(path.Join(storeDir, dir)); len(files) > 0 {
-			return fmt.Errorf("all disks and images were removed, and %q is left", files)
+			return fmt.Errorf("all disks and images were removed, but %q is left", files)
 		}
 	}
 	return nil
 }
 
-func (d *seenDisk) same(other *seenDisk) bool {
+func (d *observedDisk) equal(other *observedDisk) bool {
 	return bytes.Equal(d.content, other.content) && slices.Equal(d.names, other.names) && slices.EqualFunc(d.tags, other.tags, bytes.Equal)
 }
 
-// look reads one disk and its tags.
-func look(s *store.Store, name string) (*seenDisk, error) {
+// readDisk reads one disk and its tags.
+func readDisk(s *store.Store, name string) (*observedDisk, error) {
 	ctx := context.Background()
 	o, err := s.OpenDisk(ctx, name, store.OpenOptions{})
 	if err != nil {
 		return nil, err
 	}
-	d := &seenDisk{}
+	d := &observedDisk{}
 	d.content, err = readAll(o.Disk)
 	manifest := o.Manifest
 	if err := errors.Join(err, o.Close()); err != nil {
@@ -194,12 +194,12 @@ func readAll(d *cow.Disk) ([]byte, error) {
 	return p, nil
 }
 
-// leftovers finds what nobody names, once the next command has cleaned up.
+// leftovers returns the files that no disk names after the next command has cleaned up.
 func leftovers(m *faultfs.Machine, s *store.Store, damaged bool) (strays []string, err error) {
-	disks, _ := s.Disks() // without those that are damaged
-	// What a change of a damaged disk has left stays until that one is mended or removed.
+	disks, _ := s.Disks() // without the damaged disks
+	// A damaged disk's interrupted change stays until the disk is mended or removed.
 	if len(m.Files(path.Join(storeDir, "tmp"))) > 0 && !damaged {
-		// Opening a disk has cleaned up; without disks some other change does.
+		// Opening a disk has cleaned up. Without disks another change does.
 		if len(disks) > 0 {
 			return nil, fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
 		}
@@ -224,7 +224,7 @@ func leftovers(m *faultfs.Machine, s *store.Store, damaged bool) (strays []strin
 	return strays, nil
 }
 
-// getenv gives users that are not root a run directory in the machine's memory, too.
+// getenv gives users other than root a run directory in the machine's memory too.
 func getenv(name string) string {
 	if name == "XDG_RUNTIME_DIR" {
 		return faultfs.MemoryDir

@@ -19,39 +19,39 @@ import (
 type Life struct {
 	Script []Step
 	Seed   uint64
-	// Depth is how many requests of a disk overlap; 0: 1, one after the other.
+	// Depth is the number of requests of a disk that overlap; 0: 1, one after the other.
 	Depth int
-	// Fault is asked about the n-th call on files, from 1; nil: none fails.
+	// Fault is called with the n-th call on files, from 1; nil: none fails.
 	Fault func(n int, c faultfs.Call) faultfs.Fault
-	// Start is what the machine holds, and Before what the oracle knows about
-	// that; nil: an empty machine. Neither is changed.
+	// Start is the content of the machine, and Before the oracle's knowledge about it; nil: an
+	// empty machine. Neither is changed.
 	Start  *faultfs.Machine
 	Before *Oracle
 	// First is the number of the first write; 0: 2.
 	First cowtest.Content
-	// Moments: at one in so many turns the whole machine is noted; 0: 16. See Exam.
+	// Moments: one in this many turns notes a copy of the machine; 0: 16. See Exam.
 	Moments int
 }
 
 // Played is a life that has ended with the death of its process.
 type Played struct {
-	Machine *faultfs.Machine // as it was then
-	Tape    *faultfs.Tape
-	Before  *Oracle // at the start of the tape
-	Calls   int     // on files
-	Next    cowtest.Content
-	Errs    []error // of steps, in order; nil without faults
-	Died    int     // position on the tape of the death that "kill N" has brought
-	Whole   bool    // it came after the step's end
-	Broken  error   // a promise of the programs that did not even need a cut
+	Machine       *faultfs.Machine // as it was then
+	Tape          *faultfs.Tape
+	Before        *Oracle // at the start of the tape
+	Calls         int     // on files
+	Next          cowtest.Content
+	Errs          []error // of steps, in order; nil without faults
+	DiedAt        int     // position on the tape of the death by "kill N"
+	DiedAfterStep bool    // the death came after the step's end
+	Broken        error   // a promise of the programs that was broken without a cut
 
-	counts map[string]int // steps carried out, and cuts made, of each kind
+	counts map[string]int // number of steps and cuts of each kind
 }
 
 func (p *Played) count(what string) { p.counts[what]++ }
 
-// player carries a script out. It runs in a synctest bubble: all goroutines of the
-// process are in it, and only one of them at a time gets a turn.
+// player carries a script out. It runs in a synctest bubble: all goroutines of the process are in
+// it, and only one of them at a time gets a turn.
 type player struct {
 	life  *Life
 	rng   *rand.Rand
@@ -61,29 +61,28 @@ type player struct {
 	sched *schedule
 	open  map[string]*served
 	next  cowtest.Content
-	holds map[string]*held // tags that other processes have open
-	// foreign is the base as another process has it open, with a lock of the kind locked; nil: nobody has one.
-	foreign vfs.File
-	locked  string
-	hurt    map[string][]byte // manifests, from before a step has damaged them, by disk
-	kills   int
-	// moments decides where the machine is noted: not rng, for the order of calls
-	// does not depend on it.
-	moments *rand.Rand
-	faults  int  // steps so far in which something was made to fail
-	fault   int  // call of the next step that fails; 0: none
-	swapped bool // the promotion under way has swapped
-	doom    int  // changes after which the next step's process dies; 0: it does not
-	jobs    int  // goroutines at work for the script, besides requests
-	out     *Played
+	holds map[string]*tagReader // tags that other processes have open
+	// baseLock is the base, locked by another process with a lock of baseLockKind; nil: not locked.
+	baseLock       vfs.File
+	baseLockKind   string
+	savedManifests map[string][]byte // by disk: manifests from before a step damaged them
+	kills          int
+	// moments decides where the machine is noted. It is not rng, which decides the order of calls.
+	moments   *rand.Rand
+	faults    int  // steps so far in which a call was made to fail
+	fault     int  // call of the next step that fails; 0: none
+	swapped   bool // the current promotion has swapped
+	killAfter int  // changes after which the next step's process dies; 0: it does not
+	jobs      int  // goroutines that work for the script, besides requests
+	out       *Played
 }
 
-var errStuck = errors.New("nothing goes on and something is not finished")
+var errStuck = errors.New("no call is waiting and a step has not ended")
 
-// Play carries the script out. Call it within synctest.Test.
+// Play carries the script out. It must run within synctest.Test.
 func (l *Life) Play() (*Played, error) {
 	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), moments: rand.New(rand.NewPCG(l.Seed, 4)),
-		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*held{}, hurt: map[string][]byte{}}
+		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*tagReader{}, savedManifests: map[string][]byte{}}
 	pl.m = faultfs.New()
 	before := NewOracle()
 	if l.Start != nil {
@@ -92,7 +91,7 @@ func (l *Life) Play() (*Played, error) {
 	putSources(pl.m)
 	putBase(pl.m)
 	for name, d := range before.states[0].damaged() {
-		pl.hurt[name] = d.saved
+		pl.savedManifests[name] = d.saved
 	}
 	pl.out = &Played{Machine: pl.m, Tape: pl.m.Record(), Before: before, counts: map[string]int{}}
 	if err := pl.start(); err != nil {
@@ -106,7 +105,7 @@ func (l *Life) Play() (*Played, error) {
 		}
 	}
 	if err == nil {
-		err = pl.until(func() bool { return pl.idle("") })
+		err = pl.runUntil(func() bool { return pl.idle("") })
 	}
 	pl.kill()
 	for _, key := range sortedKeys(pl.holds) {
@@ -123,14 +122,14 @@ func (pl *player) start() (err error) {
 	pl.p = pl.m.Process(pl.sched.hook)
 	if pl.s, err = openStore(pl.p); err != nil && pl.life.Fault != nil {
 		pl.out.Errs = append(pl.out.Errs, err)
-		pl.s, err = openStore(pl.p) // somebody tries again
+		pl.s, err = openStore(pl.p) // the user tries again
 	}
 	return err
 }
 
-// kill ends the process at whatever it is doing, and waits for its goroutines.
+// kill ends the process at any point, and waits for its goroutines.
 func (pl *player) kill() {
-	synctest.Wait() // nobody is in the middle of a call: the same seed gives the same
+	synctest.Wait() // no goroutine is in a call: the same seed gives the same run
 	pl.p.Kill()
 	pl.markLost()
 	pl.m.Mark(killed())
@@ -142,13 +141,13 @@ func (pl *player) kill() {
 		synctest.Wait()
 	}
 	for _, v := range pl.open {
-		v.end()
+		v.closeDead()
 	}
 	pl.open = map[string]*served{}
 	synctest.Wait()
 }
 
-// markLost notes what a failed sync may have lost, of all disks that the process has open.
+// markLost notes for all open disks what a failed sync may have lost.
 func (pl *player) markLost() {
 	if pl.sched.syncFailed() {
 		for _, name := range sortedKeys(pl.open) {
@@ -161,46 +160,46 @@ func (pl *player) markLost() {
 func (pl *player) turn() bool {
 	synctest.Wait()
 	pl.collect(false)
-	return pl.turnNow()
+	return pl.giveTurn()
 }
 
-// until lets calls happen until done says so.
-func (pl *player) until(done func() bool) error {
+// runUntil lets calls happen until done returns true.
+func (pl *player) runUntil(done func() bool) error {
 	for idle := 0; ; {
 		synctest.Wait()
 		pl.collect(false)
 		switch {
 		case done():
 			return nil
-		case pl.turnNow():
+		case pl.giveTurn():
 			idle = 0
 		case idle > 10_000:
 			return errStuck
 		default:
 			idle++
-			time.Sleep(10 * time.Millisecond) // somebody waits for the clock
+			time.Sleep(10 * time.Millisecond) // some goroutine waits for the clock
 		}
 	}
 }
 
-// do runs f, whose calls on files need turns, to its end.
-func (pl *player) do(f func() error) (err error) {
+// run runs f, whose calls on files need turns, to its end.
+func (pl *player) run(f func() error) (err error) {
 	ended := false
 	go func() { err = f(); ended = true }()
-	if e := pl.until(func() bool { return ended }); e != nil {
+	if e := pl.runUntil(func() bool { return ended }); e != nil {
 		return e
 	}
 	return err
 }
 
-// collect takes what requests have completed.
+// collect takes completed requests.
 func (pl *player) collect(dead bool) {
 	for _, name := range sortedKeys(pl.open) {
 		pl.open[name].collect(dead)
 	}
 }
 
-// idle reports whether nothing is under way on a disk, or at all.
+// idle reports whether nothing is in flight on a disk; "": on any disk.
 func (pl *player) idle(name string) bool {
 	if pl.jobs > 0 {
 		return false
@@ -213,7 +212,7 @@ func (pl *player) idle(name string) bool {
 	return true
 }
 
-// failed notes an error of a step. Without faults there may be none.
+// failed notes an error of a step. Without faults it returns the error.
 func (pl *player) failed(what string, err error) error {
 	if pl.life.Fault == nil {
 		return err
@@ -222,43 +221,42 @@ func (pl *player) failed(what string, err error) error {
 	return nil
 }
 
-// mayRefuse reports whether a step can have failed because an earlier one has not
-// come to its end: its process was killed, or something failed.
+// mayRefuse reports whether a step can have failed because an earlier step was incomplete: its
+// process was killed, or a call failed.
 func (pl *player) mayRefuse(err error) bool {
-	return pl.disturbed() &&
+	return pl.interrupted() &&
 		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
 }
 
 // refused reports whether a step was refused for a reason that the script has made.
 func (pl *player) refused(s Step, err error) bool {
-	if pl.ofDamaged(s, err) || pl.ofLockedBase(s, err) {
-		pl.faults++ // what follows may miss what the step was to make
+	if pl.refusedForDamage(s, err) || pl.refusedForLock(s, err) {
+		pl.faults++ // later steps may miss this step's result
 		return true
 	}
 	return pl.mayRefuse(err)
 }
 
-// disturbed reports whether a step before may not have come to its end, or a kill not to its step.
-func (pl *player) disturbed() bool {
-	return pl.kills > 0 || pl.doom > 0 || pl.faults > 0 || pl.life.Fault != nil
+// interrupted reports whether an earlier step, or the step of a pending kill, may be incomplete.
+func (pl *player) interrupted() bool {
+	return pl.kills > 0 || pl.killAfter > 0 || pl.faults > 0 || pl.life.Fault != nil
 }
 
 func (pl *player) step(s Step) error {
 	if s.guest() {
 		return pl.request(s)
 	}
-	// What changes a store is not made beside other things, live promotions
-	// excepted.
+	// A change of the store runs alone, except for live promotions.
 	if s.Verb == "promote" {
 		for _, name := range names(s.Name) {
-			if pl.hurt[name] != nil && pl.open[name] != nil {
-				return nil // that would write the manifest anew
+			if pl.savedManifests[name] != nil && pl.open[name] != nil {
+				return nil // the promotion would rewrite the manifest
 			}
 		}
-		switch open, all := pl.live(s); {
+		switch open, all := pl.openDisks(s); {
 		case all:
 			return pl.promoteLive(s)
-		case open > 0 && pl.disturbed():
+		case open > 0 && pl.interrupted():
 			return nil
 		}
 	}
@@ -266,11 +264,11 @@ func (pl *player) step(s Step) error {
 		return pl.sum(s)
 	}
 	if s.Verb != "kill" {
-		if err := pl.until(func() bool { return pl.idle("") }); err != nil {
+		if err := pl.runUntil(func() bool { return pl.idle("") }); err != nil {
 			return err
 		}
 	}
-	if done, err := pl.actor(s); done {
+	if done, err := pl.auxiliaryStep(s); done {
 		return err
 	}
 	switch s.Verb {
@@ -292,16 +290,16 @@ func (pl *player) step(s Step) error {
 		return err
 	}
 	pl.m.Mark(changing(s.String(), change))
-	if pl.doom > 0 {
-		return pl.doomed(s, f, nil)
+	if pl.killAfter > 0 {
+		return pl.runUntilKilled(s, f, nil)
 	}
 	if pl.fault > 0 {
 		pl.sched.arm(pl.fault, pl.errno(), true, true)
 		pl.fault = 0
 	}
 	reserve := pl.reserve()
-	err = pl.do(f)
-	pl.promised(s, reserve, err)
+	err = pl.run(f)
+	pl.checkSpacePromise(s, reserve, err)
 	fired, syncFailed := false, false
 	if pl.sched.armed() {
 		fired, syncFailed = pl.sched.disarm()
@@ -333,12 +331,12 @@ func (pl *player) step(s Step) error {
 			return nil
 		}
 		pl.m.Mark(unsure(s.String()))
-		if s.Verb == "promote" { // the tag may be there, of a disk that nobody writes
+		if s.Verb == "promote" { // the tag may exist, of a disk that is not being written
 			for _, name := range names(s.Name) {
 				pl.m.Mark(swapped(name))
 			}
 		}
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.m.Mark(changed(s.String()))
 	pl.out.count(s.Verb)
@@ -351,31 +349,31 @@ func (pl *player) step(s Step) error {
 	return nil
 }
 
-// doomed carries a step out until it is killed. If it comes to its end, it is dead all
-// the same. after, unless nil, lets go of what it has left in this process.
-func (pl *player) doomed(s Step, f func() error, after func()) error {
+// runUntilKilled carries a step out until it is killed. If the step ends first, the process is
+// killed anyway. after, unless nil, releases what the step has left in this process.
+func (pl *player) runUntilKilled(s Step, f func() error, after func()) error {
 	var err error
 	ended := false
 	pl.jobs++
 	go func() { err = f(); ended = true; pl.jobs-- }()
-	for made := 0; made < pl.doom; {
+	for made := 0; made < pl.killAfter; {
 		synctest.Wait()
 		if ended {
 			break
 		}
-		if pl.turnNow() {
+		if pl.giveTurn() {
 			made++
 		} else {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
 	synctest.Wait()
-	pl.doom = 0
+	pl.killAfter = 0
 	if ended {
-		pl.out.Whole = true
-		// An image that is in use, a disk that is served or is not damaged.
+		pl.out.DiedAfterStep = true
+		// An image in use, or a disk that is served or not damaged.
 		kept := strings.HasPrefix(s.Verb, "remove") && (errors.Is(err, store.ErrInUse) || errors.Is(err, store.ErrInvalid))
-		if err != nil && !pl.explained(err) && !pl.refused(s, err) && !kept {
+		if err != nil && !pl.causedByFault(err) && !pl.refused(s, err) && !kept {
 			return err
 		}
 		if err == nil && s.changesStore() {
@@ -383,7 +381,7 @@ func (pl *player) doomed(s Step, f func() error, after func()) error {
 		}
 	}
 	pl.out.count("kill in " + s.Verb)
-	pl.out.Died = pl.m.Len()
+	pl.out.DiedAt = pl.m.Len()
 	pl.kill()
 	if after != nil {
 		after()
@@ -393,7 +391,7 @@ func (pl *player) doomed(s Step, f func() error, after func()) error {
 	return pl.start()
 }
 
-// storeStep is what a step does to the store, and what that makes of the world.
+// storeStep returns the operation of a step on the store, and its effect on the world.
 func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, err error) {
 	ctx := context.Background()
 	switch s.Verb {
@@ -404,7 +402,7 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 		return func() error {
 			o := store.CreateOptions{From: s.Arg, Size: s.Size, BlockSize: s.Unit}
 			if s.Arg == baseFile {
-				o.From, o.Base, o.ForceShare = "", baseFile, pl.foreign != nil
+				o.From, o.Base, o.ForceShare = "", baseFile, pl.baseLock != nil
 			}
 			_, err := pl.s.Create(ctx, s.Name, o)
 			return err
@@ -421,7 +419,7 @@ func (pl *player) storeStep(s Step) (f func() error, change func(*world) bool, e
 		}, func(w *world) bool { return w.rollback(s) }, nil
 	case "remove-damaged":
 		return func() error {
-			// A version that knows no index has no such command.
+			// A version without the index has no such command.
 			now, err := openStore(pl.p)
 			if err == nil {
 				_, err = now.RemoveDamaged(ctx, s.Name)

@@ -9,38 +9,37 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// generator makes random scripts that can be carried out: it keeps track of which
-// disks and tags there are.
+// generator makes random scripts that can be carried out: it tracks the existing disks and tags.
 type generator struct {
 	rng    *rand.Rand
-	disks  map[string]*planned
+	disks  map[string]*plannedDisk
 	images []string
 	script []Step
 	label  string
-	made   int         // names given so far
+	made   int         // number of names made so far
 	held   [][2]string // disk and tag that another process may have open
 }
 
-type planned struct {
+type plannedDisk struct {
 	size int64
 	unit int
 	tags []string
 	open bool
 }
 
-// Script makes a random script of about n steps for a store that may hold
-// something already: what w says, or nothing (nil).
+// Script makes a random script of about n steps for a store with the content w; nil: an empty
+// store.
 //
 // label makes names that no other script has. inOrder: all disks are closed at the end.
 func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step {
-	g := &generator{rng: rng, label: label, disks: map[string]*planned{}}
+	g := &generator{rng: rng, label: label, disks: map[string]*plannedDisk{}}
 	if w != nil {
 		g.images = sortedKeys(w.images)
 		for _, name := range sortedKeys(w.damaged()) {
 			g.add(Step{Verb: []string{"mend", "remove-damaged"}[rng.IntN(2)], Name: name})
 		}
-		for name, d := range w.whole() {
-			p := &planned{size: d.content.size, unit: 4096}
+		for name, d := range w.undamaged() {
+			p := &plannedDisk{size: d.content.size, unit: 4096}
 			for _, t := range d.tags {
 				p.tags = append(p.tags, t.name)
 			}
@@ -54,7 +53,8 @@ func Script(rng *rand.Rand, w *world, n int, label string, inOrder bool) []Step 
 		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
 		g.add(Step{Verb: "room", Name: "-1"})
 		for _, name := range sortedKeys(g.disks) {
-			// What its open has refused is closed too: whether it has nobody knows.
+			// A disk whose open was refused is closed too: the generator does not know whether it
+			// is open.
 			g.add(Step{Verb: "close", Name: name})
 		}
 	}
@@ -68,8 +68,8 @@ func (g *generator) name(prefix string) string {
 	return fmt.Sprintf("%s%s%d", prefix, g.label, g.made)
 }
 
-// pick is a random disk; "" if there is none.
-func (g *generator) pick() (string, *planned) {
+// pick returns a random disk; "" if there is none.
+func (g *generator) pick() (string, *plannedDisk) {
 	names := sortedKeys(g.disks)
 	if len(names) == 0 {
 		return "", nil
@@ -121,7 +121,7 @@ func (g *generator) step() {
 	}
 }
 
-func (g *generator) close(name string, d *planned) {
+func (g *generator) close(name string, d *plannedDisk) {
 	if d.open {
 		g.add(Step{Verb: "close", Name: name})
 		d.open = false
@@ -130,7 +130,7 @@ func (g *generator) close(name string, d *planned) {
 
 func (g *generator) create() {
 	units := []int{4096, 4096, 4096, 512, 8192, 65536}
-	p := &planned{unit: units[g.rng.IntN(len(units))], size: 24<<10 + g.rng.Int64N(48)*cowtest.SectorSize}
+	p := &plannedDisk{unit: units[g.rng.IntN(len(units))], size: 24<<10 + g.rng.Int64N(48)*cowtest.SectorSize}
 	s := Step{Verb: "create", Name: g.name("d")}
 	if from, d := g.pick(); d != nil && len(d.tags) > 0 && g.rng.IntN(2) == 0 {
 		i := g.rng.IntN(len(d.tags))
@@ -152,7 +152,7 @@ func (g *generator) create() {
 	g.disks[s.Name] = p
 }
 
-func (g *generator) promote(name string, d *planned) {
+func (g *generator) promote(name string, d *plannedDisk) {
 	tag := g.name("t")
 	list := name
 	d.tags = append(d.tags, tag)
@@ -165,8 +165,8 @@ func (g *generator) promote(name string, d *planned) {
 	g.add(Step{Verb: "promote", Name: list, Arg: tag})
 }
 
-// request is a guest's request, often at a place that has been used before.
-func (g *generator) request(name string, d *planned) {
+// request adds a guest's request, often at a place that was used before.
+func (g *generator) request(name string, d *plannedDisk) {
 	s := Step{Name: name}
 	switch k := g.rng.IntN(20); {
 	case k < 12:
@@ -189,7 +189,7 @@ func (g *generator) request(name string, d *planned) {
 	g.add(s)
 }
 
-func (g *generator) place(d *planned) cow.Range {
+func (g *generator) place(d *plannedDisk) cow.Range {
 	sectors := d.size / cowtest.SectorSize
 	first := g.rng.Int64N(sectors)
 	if g.rng.IntN(2) == 0 { // the same few blocks again and again

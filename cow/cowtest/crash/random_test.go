@@ -20,14 +20,13 @@ func envInt(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// long reports whether the long form of the tests was asked for.
+// long reports whether the long form of the tests was requested.
 func long(t *testing.T) bool { return envInt(t, "COWBLK_CRASH_CUTS", 0) > 0 }
 
-// TestRandom is everything together: random scripts, requests that overlap in
-// time, promotions, kills and cuts, each life beginning with what a cut has left.
-// COWBLK_CRASH_CUTS is the number of cuts (6,000 unless set), COWBLK_CRASH_PER_LIFE how
-// many random ones each life gets (80 unless set; a run with few sees more lives),
-// COWBLK_CRASH_SEED repeats a run.
+// TestRandom tests everything together: random scripts, requests that overlap in time, promotions,
+// kills and cuts. Each life begins with the state that a cut has left. COWBLK_CRASH_CUTS is the
+// number of cuts (6,000 unless set), COWBLK_CRASH_PER_LIFE the number of random cuts in each life
+// (80 unless set; fewer cuts give more lives). COWBLK_CRASH_SEED repeats a run.
 func TestRandom(t *testing.T) {
 	want := envInt(t, "COWBLK_CRASH_CUTS", 6_000)
 	seed := uint64(envInt(t, "COWBLK_CRASH_SEED", int(time.Now().UnixNano()&0xffffffff)))
@@ -57,8 +56,8 @@ func TestRandom(t *testing.T) {
 	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(), seed)
 }
 
-// What follows an open that was refused goes without that disk, a promotion of it
-// and an open one among others.
+// The steps after a refused open continue without that disk, including a promotion of it and an
+// open disk.
 func TestRefusedOpen(t *testing.T) {
 	script, err := Parse(`
 		create a 36352 0
@@ -81,15 +80,15 @@ func report(t *testing.T, c *Chain, l *Life, err error) {
 		t.Fatalf("COWBLK_CRASH_SEED=%d: %v", c.Seed, err)
 	}
 	t.Logf("COWBLK_CRASH_SEED=%d: life %d: %v", c.Seed, c.next, err)
-	short := Minimise(l, func(l *Life) *Failure { return fails(t, l) })
+	short := Minimise(l, func(l *Life) *Failure { return playAndExamine(t, l) })
 	if short == nil {
 		short = f
 	}
 	t.Fatalf("shortest script found, %d of %d steps: %v", len(short.Life.Script), len(l.Script), short)
 }
 
-// fails plays a life and cuts it at every boundary.
-func fails(t *testing.T, l *Life) *Failure {
+// playAndExamine plays a life and cuts it at every boundary.
+func playAndExamine(t *testing.T, l *Life) *Failure {
 	t.Helper()
 	var f *Failure
 	try := *l

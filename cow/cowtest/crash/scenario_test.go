@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// scenarios are the operations one by one. Each is cut at every record of its tape.
+// scenarios has the operations one by one. Each is cut at every record of its tape.
 var scenarios = []struct{ name, script string }{
 	{"first write", `
 		create vm 65536 4096
@@ -287,7 +287,7 @@ func play(t *testing.T, l *Life) *Played {
 	return p
 }
 
-// tryPlay is play of a script that may make no sense.
+// tryPlay is play for a script that may be impossible.
 func tryPlay(t *testing.T, l *Life) (p *Played) {
 	t.Helper()
 	var err error

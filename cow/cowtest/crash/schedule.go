@@ -11,9 +11,8 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// schedule decides in which order the calls of concurrent goroutines on files
-// happen: each waits until it is its turn. So one seed gives one order, and any
-// order can be had.
+// schedule decides the order of calls on files by concurrent goroutines: each call waits for its
+// turn. So one seed gives one order, and every order is possible.
 type schedule struct {
 	rng   *rand.Rand
 	fault func(n int, c faultfs.Call) faultfs.Fault // of the n-th call, from 1; nil: none
@@ -23,12 +22,12 @@ type schedule struct {
 	calls   int
 	inject  injection
 	random  map[string]int // random parts of names, in the order of their appearance
-	free    bool           // nobody waits any more
+	free    bool           // no call waits any more
 }
 
 type turn struct {
 	call  faultfs.Call
-	order string // what orders it among others
+	order string // sort key among the waiting calls
 	fault faultfs.Fault
 	mine  chan struct{}
 }
@@ -40,8 +39,8 @@ func (s *schedule) hook(c faultfs.Call) faultfs.Fault {
 		s.mu.Unlock()
 		return faultfs.Fault{}
 	}
-	if !needsTurn(c) && (s.inject.after == 0 || !s.inject.every) {
-		f := s.count(c)
+	if !needsTurn(c) && (s.inject.after == 0 || !s.inject.allCalls) {
+		f := s.countCall(c)
 		s.mu.Unlock()
 		return f
 	}
@@ -57,8 +56,8 @@ func needsTurn(c faultfs.Call) bool {
 	return c.Changes() || c.Op == "read" && path.Base(c.Name) == "data"
 }
 
-// count is called with each call just before it happens.
-func (s *schedule) count(c faultfs.Call) faultfs.Fault {
+// countCall is called with each call just before it happens.
+func (s *schedule) countCall(c faultfs.Call) faultfs.Fault {
 	s.calls++
 	if f := s.inject.fault(c); f.Err != nil {
 		return f
@@ -69,34 +68,33 @@ func (s *schedule) count(c faultfs.Call) faultfs.Fault {
 	return s.fault(s.calls, c)
 }
 
-// next lets one of the waiting calls happen; false: none waits. Nobody else may be
-// running.
+// next lets one of the waiting calls happen; false: none waits. No other goroutine may be running.
 func (s *schedule) next() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) == 0 {
 		return false
 	}
-	// Goroutines that ran at the same time have come in any order.
+	// Goroutines that ran at the same time have arrived in any order.
 	for _, t := range s.waiting {
 		if t.order == "" {
-			t.order = s.stable(t.call.String())
+			t.order = s.stableText(t.call.String())
 		}
 	}
 	sort.SliceStable(s.waiting, func(i, j int) bool { return s.waiting[i].order < s.waiting[j].order })
 	i := s.rng.IntN(len(s.waiting))
 	t := s.waiting[i]
 	s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
-	t.fault = s.count(t.call)
+	t.fault = s.countCall(t.call)
 	close(t.mine)
 	return true
 }
 
-// randomPart is a UUID, or the generation of a shared map.
+// randomPart matches a UUID, or the generation of a shared map.
 var randomPart = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|-[0-9a-f]{16}`)
 
-// stable replaces what is another text in every run.
-func (s *schedule) stable(call string) string {
+// stableText replaces text that differs in every run.
+func (s *schedule) stableText(call string) string {
 	return randomPart.ReplaceAllStringFunc(call, func(id string) string {
 		n, ok := s.random[id]
 		if !ok {
@@ -110,7 +108,7 @@ func (s *schedule) stable(call string) string {
 	})
 }
 
-// release lets all calls happen, those that wait and those to come.
+// release lets all calls happen, waiting and later ones.
 func (s *schedule) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

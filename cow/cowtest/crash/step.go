@@ -10,41 +10,41 @@ import (
 
 // Step is one step of a script. Its text is one line:
 //
-//	import IMAGE [N|N+raw]             of N qcow2 files on one another, on a raw file; default: a raw file
+//	import IMAGE [N|N+raw]             a chain of N qcow2 files, with "+raw" on a raw file; default: a raw file
 //	create DISK SIZE BLOCKSIZE [FROM]
-//	open DISK [share] | close DISK     share: although the base is locked
+//	open DISK [share] | close DISK     share: with --force-share, for a locked base
 //	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
 //	hand-over DISK                     to another process, while it is open
 //	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
 //	flush DISK
 //	promote DISK[,DISK] TAG            live if the disks are open
-//	sum DISK                           its sealed layers' data, while it is open
+//	sum DISK                           add data checksums to its sealed layers, while it is open
 //	rollback DISK TAG
 //	remove NAME
-//	damage DISK cut|bit|empty          its manifest, by no program
+//	damage DISK cut|bit|empty          damage its manifest, outside any program
 //	lock-base flock|image|writer       another process locks the base, and keeps it locked
 //	unlock-base
-//	room N                             pages that are free on the file system; -1: no limit
+//	room N                             number of free pages of the file system; -1: no limit
 //	check [repair]
-//	mend DISK                          its manifest is put back
+//	mend DISK                          restore its manifest
 //	remove-damaged DISK
-//	wait                               until nothing is under way
+//	wait                               until nothing is in flight
 //	kill                               the process, and start another
-//	kill N                             the same after N changes that the next step makes
+//	kill N                             the same after N changes by the next step
 //	kill swapped                       between the swap of a live promotion and its end
 //	hold DISK TAG                      another process opens the tag, and keeps it open
-//	release DISK TAG                   it closes the tag
+//	release DISK TAG                   that process closes the tag
 //	peek DISK                          another process reads a disk that is not open
-//	detach DISK                        for another process, which does not come at once
-//	open-fault DISK N                  open, and the N-th call fails that is not a sync
+//	detach DISK                        for another process, which does not open it at once
+//	open-fault DISK N                  open, and the N-th call that is not a sync fails
 //	fault N                            the N-th call of the next change of the store fails
 //	fault N sync                       the N-th sync of a file from now on fails
 //	full N store|run                   the next N calls that need space find none
-//	older DISK close|kill              an older version has the disk open meanwhile
-//	version older|now                  a version that knows no index makes the next changes
+//	older DISK close|kill              an older version has the disk open for a while
+//	version older|now                  a version without the index makes the next changes
 //	sleep                              longer than the interval of background flushes
 //
-// Sizes are in bytes; FROM is an image, DISK@TAG, or the base, /base.raw.
+// Sizes are in bytes. FROM is an image, DISK@TAG, or the base, /base.raw.
 type Step struct {
 	Verb string
 	Name string // disks with commas between them
@@ -54,7 +54,7 @@ type Step struct {
 	Unit int // block size
 }
 
-// String is the step's line.
+// String returns the step's line.
 func (s Step) String() string {
 	switch s.Verb {
 	case "write", "discard", "write-zeroes", "flush":
@@ -66,11 +66,10 @@ func (s Step) String() string {
 	return strings.TrimSpace(s.Verb + " " + s.Name + " " + s.Arg)
 }
 
-// guest reports whether the step is a request of a guest.
+// guest reports whether the step is a guest's request.
 func (s Step) guest() bool { return s.Op.Op != 0 }
 
-// changesStore reports whether the step is a change of the store, which has begun with a
-// note of its own.
+// changesStore reports whether the step changes the store and has its own note of the begin.
 func (s Step) changesStore() bool {
 	switch s.Verb {
 	case "import", "create", "promote", "rollback", "remove", "remove-damaged":
@@ -79,7 +78,7 @@ func (s Step) changesStore() bool {
 	return false
 }
 
-// Parse reads a script: one step a line, empty lines between them.
+// Parse reads a script: one step a line. Empty lines are ignored.
 func Parse(text string) ([]Step, error) {
 	var out []Step
 	for _, line := range strings.Split(text, "\n") {
@@ -135,7 +134,7 @@ func parse(f []string) (Step, error) {
 	return s, nil
 }
 
-// Text is the script that Parse reads.
+// Text returns the script in the form that Parse reads.
 func Text(script []Step) string {
 	var b strings.Builder
 	for _, s := range script {

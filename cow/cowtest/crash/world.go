@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// world is one state that a store may be in.
+// world is one possible state of a store.
 type world struct {
 	images map[string]*content
 	disks  map[string]*disk
-	// strays: there may be layers that no disk names, for a manifest was damaged.
+	// strays: there may be layers that no disk names, because a manifest was damaged.
 	strays bool
 }
 
 type disk struct {
 	content *content
 	tags    []tag  // oldest first
-	image   string // that it lies on; "": none
-	saved   []byte // the manifest from before it was damaged; nil: it is whole
+	image   string // the image below; "": none
+	saved   []byte // the manifest from before it was damaged; nil: not damaged
 }
 
 type tag struct {
@@ -36,7 +36,7 @@ func (w *world) clone() *world {
 	return c
 }
 
-// tagged finds the content of a tag; nil: there is none.
+// tagged returns a tag of the disk; nil: there is none.
 func (d *disk) tagged(name string) *tag {
 	for i := range d.tags {
 		if d.tags[i].name == name {
@@ -46,16 +46,15 @@ func (d *disk) tagged(name string) *tag {
 	return nil
 }
 
-// Oracle knows what a cut may leave at one position of a tape. Notes on the tape
-// move it on.
+// Oracle knows the states that a cut may leave at one position of a tape. Notes on the tape move it
+// on.
 type Oracle struct {
-	// states are the ones that the store may be in: one, or two while something
-	// changes it.
+	// states are the possible states of the store: one, or two during a change.
 	states []*world
-	before int // states that come from before the change under way
-	// running are the writes in flight, by what names them on the tape.
+	before int // number of states from before the current change
+	// running are the writes in flight, by their keys on the tape.
 	running map[*string]*write
-	broken  error // what was seen while the machine ran is wrong
+	broken  error // an error observed while the machine ran
 }
 
 func (o *Oracle) started(key *string, w *write) {
@@ -65,12 +64,12 @@ func (o *Oracle) started(key *string, w *write) {
 	o.running[key] = w
 }
 
-// NewOracle is an empty store.
+// NewOracle returns the oracle of an empty store.
 func NewOracle() *Oracle {
 	return &Oracle{states: []*world{{images: map[string]*content{}, disks: map[string]*disk{}}}}
 }
 
-// clone is an oracle that changes on its own, contents and all.
+// clone returns an independent deep copy.
 func (o *Oracle) clone() *Oracle {
 	contents := map[*content]*content{}
 	writes := map[*write]*write{}
@@ -134,9 +133,8 @@ func (o *Oracle) contents(name string, f func(*content)) {
 	}
 }
 
-// check compares what has been seen with the states there may be. It returns the
-// one that fits.
-func (o *Oracle) check(s *sight) (*world, error) {
+// check compares an observation with the possible states. It returns the state that matches.
+func (o *Oracle) check(s *observation) (*world, error) {
 	var errs []error
 	for i, w := range o.states {
 		err := w.check(s)
@@ -151,25 +149,25 @@ func (o *Oracle) check(s *sight) (*world, error) {
 	return nil, errors.Join(errs...)
 }
 
-func (w *world) check(s *sight) error {
+func (w *world) check(s *observation) error {
 	if want, have := sorted(w.images), sorted(s.images); want != have {
 		return fmt.Errorf("images: expected %q, found %q", want, have)
 	}
-	if want, have := sorted(w.whole()), sorted(s.disks); want != have {
+	if want, have := sorted(w.undamaged()), sorted(s.disks); want != have {
 		return fmt.Errorf("disks: expected %q, found %q", want, have)
 	}
 	if want, have := sorted(w.damaged()), sorted(s.damaged); want != have {
 		return fmt.Errorf("disks with damaged manifests: expected %q, found %q", want, have)
 	}
 	if len(s.strays) > 0 && !w.strays {
-		return fmt.Errorf("%q are left and no disk names them", s.strays)
+		return fmt.Errorf("%q are left although no disk names them", s.strays)
 	}
 	for name, c := range w.images {
 		if err := c.check(s.images[name]); err != nil {
 			return fmt.Errorf("image %s: %w", name, err)
 		}
 	}
-	for name, d := range w.whole() {
+	for name, d := range w.undamaged() {
 		if err := d.check(name, s.disks[name]); err != nil {
 			return err
 		}
@@ -177,8 +175,8 @@ func (w *world) check(s *sight) error {
 	return nil
 }
 
-// check compares what has been seen of a disk with what it may be.
-func (d *disk) check(name string, seen *seenDisk) error {
+// check compares an observed disk with its possible content.
+func (d *disk) check(name string, seen *observedDisk) error {
 	var names []string
 	for _, t := range d.tags {
 		names = append(names, t.name)
@@ -197,9 +195,9 @@ func (d *disk) check(name string, seen *seenDisk) error {
 	return nil
 }
 
-// looksLike compares disks and tags.
+// looksLike compares the names of disks and tags.
 func (w *world) looksLike(seen map[string][]string) bool {
-	whole := w.whole()
+	whole := w.undamaged()
 	if sorted(whole) != sorted(seen) {
 		return false
 	}
@@ -211,18 +209,18 @@ func (w *world) looksLike(seen map[string][]string) bool {
 	return true
 }
 
-// pin makes what has been seen, which fits w, the only state from now on.
-func (o *Oracle) pin(w *world, s *sight) {
+// fix makes the observation, which matches w, the only possible state.
+func (o *Oracle) fix(w *world, s *observation) {
 	n := &world{images: w.images, disks: map[string]*disk{}, strays: w.strays}
 	for name, d := range w.damaged() {
-		n.disks[name] = d.rebased()
+		n.disks[name] = d.withResetTimes()
 	}
 	for name, seen := range s.disks {
 		d := &disk{content: newContent(int64(len(seen.content)), nil), image: w.disks[name].image}
-		d.content.pin(seen.content)
+		d.content.fix(seen.content)
 		for i, t := range seen.tags {
 			c := newContent(int64(len(t)), nil)
-			c.pin(t)
+			c.fix(t)
 			d.tags = append(d.tags, tag{seen.names[i], c})
 		}
 		n.disks[name] = d

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// A disk that a power cut has left can be removed although the file system is full and there is no reserve: all that is
-// needed for that is durable with the disk.
-func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
+// A disk that a power cut has left can be removed on a full file system without a reserve:
+// everything needed for it is durable with the disk.
+func TestRemovalNeedsNoSpaceAfterCut(t *testing.T) {
 	script, err := Parse(`create vm 32768 4096`)
 	if err != nil {
 		t.Fatal(err)
@@ -33,8 +33,9 @@ func TestRemovalNeedsNoRoomAfterACut(t *testing.T) {
 	}
 }
 
-// Nor does the removal of a damaged disk need room, also where a power cut has taken the index of manifests.
-func TestRemovalOfDamagedNeedsNoRoom(t *testing.T) {
+// The removal of a damaged disk needs no space either, also if a power cut has removed the index of
+// manifests.
+func TestRemovalOfDamagedNeedsNoSpace(t *testing.T) {
 	script, err := Parse(`create vm 32768 4096`)
 	if err != nil {
 		t.Fatal(err)

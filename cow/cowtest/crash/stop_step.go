@@ -9,14 +9,15 @@ import (
 	"cowblk/cow/layer"
 )
 
-// How long a process that is to end waits for space, and how often it looks (cmd/cowblk).
+// stopWait limits the wait for space of a process that is to end. stopRetry is its interval
+// (cmd/cowblk).
 const (
 	stopWait  = 10 * time.Second
 	stopRetry = 200 * time.Millisecond
 )
 
-// stopServed ends the serving of a disk as "cowblk stop" has it: the last flush, again for a while if there is no space
-// for it, then the disk is closed, with or without its map, and given up.
+// stopServed ends the serving of a disk like "cowblk stop": it repeats the last flush for a while
+// if there is no space for it, then closes the disk, with or without its map.
 func (pl *player) stopServed(s Step) error {
 	v := pl.open[s.Name]
 	if v == nil {
@@ -26,14 +27,14 @@ func (pl *player) stopServed(s Step) error {
 	delete(pl.open, s.Name)
 	at := pl.m.Len()
 	var err error
-	last := v.lanes[0].ch
-	for _, l := range v.lanes[1:] {
+	last := v.queues[0].ch
+	for _, l := range v.queues[1:] {
 		err = errors.Join(err, l.ch.Close())
 	}
 	if err != nil {
 		return err
 	}
-	v.lanes = nil
+	v.queues = nil
 	keeps := false
 	work := func() error {
 		v.o.Disk.BeginClose()
@@ -46,17 +47,17 @@ func (pl *player) stopServed(s Step) error {
 		keeps = v.o.Disk.KeepsUnflushed()
 		return errors.Join(last.Close(), v.o.Close())
 	}
-	if pl.doom > 0 {
-		return pl.doomed(s, work, func() { v.end() })
+	if pl.killAfter > 0 {
+		return pl.runUntilKilled(s, work, func() { v.closeDead() })
 	}
 	if pl.fault > 0 {
-		// Calls that need no turn may be made by somebody who holds a mutex.
+		// A goroutine that makes a call without a turn may hold a mutex.
 		pl.sched.arm(pl.fault, pl.errno(), true, false)
 		pl.fault = 0
 	}
 	reserve := pl.reserve()
-	err = pl.do(work)
-	pl.promised(s, reserve, err)
+	err = pl.run(work)
+	pl.checkSpacePromise(s, reserve, err)
 	if errors.Is(err, errStuck) {
 		return err
 	}
@@ -70,30 +71,30 @@ func (pl *player) stopServed(s Step) error {
 	}
 	switch {
 	case err == nil && v.failed:
-		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", s))
+		pl.reportBroken(fmt.Errorf("%s succeeded after a failed flush", s))
 	case err == nil && lostSync:
-		// The sync may have been of something else, or been made again.
+		// The sync may have been of another file, or was repeated.
 	case err == nil:
 		pl.m.Mark(flushed(s.Name, at))
 		if pl.unwritten(s.Name) {
-			pl.breaks(fmt.Errorf("%s succeeded, and the disk is said to be not written", s))
+			pl.reportBroken(fmt.Errorf("%s succeeded, but the disk is reported as not written", s))
 		}
-	case v.failed, lostSync && errors.Is(err, layer.ErrSyncFailed): // the first error went with the flush
+	case v.failed, lostSync && errors.Is(err, layer.ErrSyncFailed): // the flush has consumed the first error
 		return nil
-	case cow.NoSpace(err) && pl.explained(err):
+	case cow.NoSpace(err) && pl.causedByFault(err):
 		if !keeps {
-			pl.breaks(fmt.Errorf("%s: without the map the next process has not all that was written", s))
+			pl.reportBroken(fmt.Errorf("%s: without the map the next process loses writes", s))
 		}
 		pl.out.count("stop, without the map")
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	default:
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.out.count("stop")
 	return nil
 }
 
-// flushBy flushes by a channel, and waits for that where a test that stops the clock sees it.
+// flushBy flushes by a channel, and polls with sleeps, which a test with a stopped clock sees.
 func flushBy(ch *cow.Channel) error {
 	req := cow.Request{Op: cow.OpFlush}
 	ch.Submit(&req)
@@ -103,22 +104,22 @@ func flushBy(ch *cow.Channel) error {
 	return req.Err
 }
 
-// unwritten is store.Unwritten, as "cowblk stop" asks in another process.
+// unwritten is store.Unwritten, as "cowblk stop" calls it in another process.
 func (pl *player) unwritten(name string) bool {
 	other, err := openStore(pl.m.Process(nil))
 	return err == nil && other.Unwritten(name)
 }
 
 // stop ends the serving of a disk in order, or tries to.
-func (g *generator) stop(name string, d *planned) {
+func (g *generator) stop(name string, d *plannedDisk) {
 	g.writes(name, d)
 	switch g.rng.IntN(5) {
 	case 0:
-		g.add(Step{Verb: "fault", Name: g.number(12)})
+		g.add(Step{Verb: "fault", Name: g.randomNumber(12)})
 	case 1:
-		g.add(Step{Verb: "full", Name: g.number(80), Arg: "store"})
+		g.add(Step{Verb: "full", Name: g.randomNumber(80), Arg: "store"})
 	case 2:
-		g.add(Step{Verb: "kill", Name: g.number(12)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(12)})
 		g.allClosed()
 	case 3:
 		g.promote(name, d)

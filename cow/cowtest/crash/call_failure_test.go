@@ -10,10 +10,10 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// failures are what may happen to one call on a file.
+// failures are the ways in which one call on a file may fail.
 var failures = []struct {
 	name  string
-	op    string // of the calls it can happen to; "": any
+	op    string // of the calls that can fail so; "": any
 	fault faultfs.Fault
 }{
 	{"EIO", "", faultfs.Fault{Err: syscall.EIO}},
@@ -25,7 +25,7 @@ var failures = []struct {
 	{"short", "read", faultfs.Fault{Short: 512}},
 }
 
-// faulty are the scenarios that fail at each of their calls.
+// faulty has the scenarios whose calls fail one by one.
 var faulty = []struct{ name, script string }{
 	{"guest", `
 		create vm 32768 4096
@@ -108,9 +108,9 @@ var faulty = []struct{ name, script string }{
 		close c`},
 }
 
-// Every call on a file fails once, in every way. The process goes on as far as it
-// can; then it dies, or the power fails. Nothing acknowledged may be lost, nothing
-// half-made be seen, and no flush succeed after a sync has failed.
+// Every call on a file fails once, in every way. The process continues as far as it can; then it
+// dies, or the power fails. No acknowledged write may be lost, no half-made change may be visible,
+// and no flush may succeed after a failed sync.
 func TestEveryCallFails(t *testing.T) {
 	for _, c := range faulty {
 		t.Run(c.name, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestEveryCallFails(t *testing.T) {
 	}
 }
 
-// failOnce plays a script in which the n-th call fails, and examines what is left.
+// failOnce plays a script whose n-th call fails, and examines the store.
 func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault, name string) (cuts int, happened bool) {
 	t.Helper()
 	var what string
@@ -174,7 +174,7 @@ func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault
 		cuts += k
 	}
 	if err == nil {
-		err = usable(p.Machine)
+		err = checkUsable(p.Machine)
 	}
 	if err != nil {
 		fail(err)
@@ -182,8 +182,8 @@ func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault
 	return cuts, true
 }
 
-// usable promotes and removes every disk of a store whose last process is dead.
-func usable(m *faultfs.Machine) error {
+// checkUsable promotes and removes every disk of a store whose last process is dead.
+func checkUsable(m *faultfs.Machine) error {
 	s, err := openStore(m.Process(nil))
 	if err != nil {
 		return err

@@ -14,30 +14,31 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// baseFile is a raw image outside of the store on which disks lie in place, and baseSize its length in bytes.
+// baseFile is a raw image outside the store on which disks lie in place. baseSize is its length in
+// bytes.
 const (
 	baseFile                     = "/base.raw"
 	baseSize                     = 8 * cowtest.SectorSize
-	inBase       cowtest.Content = firstSource + 100
-	lockedFlock                  = "flock"  // as who serves the file raw has it, or anybody who may read it
-	lockedImage                  = "image"  // QEMU's image locks, of a writer
-	lockedWriter                 = "writer" // of bytes: only a writer of this program can have it
+	baseContent  cowtest.Content = firstSource + 100
+	lockedFlock                  = "flock"  // flock, as a process that serves the file raw has it, or any reader of the file
+	lockedImage                  = "image"  // QEMU's image locks of a writer
+	lockedWriter                 = "writer" // range lock: only a writer of cowblk has it
 )
 
 func baseBytes() []byte {
 	p := make([]byte, baseSize)
-	cowtest.Stamp(p, 0, inBase)
+	cowtest.Stamp(p, 0, baseContent)
 	return p
 }
 
-// putBase makes the base, unless it is there: to touch it would change it.
+// putBase makes the base unless it exists: writing it again would change its times.
 func putBase(m *faultfs.Machine) {
 	if _, err := m.Content(baseFile); err != nil {
 		m.Put(baseFile, baseBytes())
 	}
 }
 
-// baseUnchanged looks whether the base is what it was: disks only read it.
+// baseUnchanged checks the content of the base: disks only read it.
 func baseUnchanged(m *faultfs.Machine) error {
 	p, err := m.Content(baseFile)
 	if err == nil && !bytes.Equal(p, baseBytes()) {
@@ -46,9 +47,9 @@ func baseUnchanged(m *faultfs.Machine) error {
 	return err
 }
 
-// lockBase has another process take a lock on the base, which it keeps when this one is killed.
+// lockBase has another process take a lock on the base. That process survives a kill of this one.
 func (pl *player) lockBase(s Step) error {
-	if pl.foreign != nil {
+	if pl.baseLock != nil {
 		return nil
 	}
 	f, err := pl.m.Process(nil).OpenFile(baseFile, os.O_RDWR, 0)
@@ -63,24 +64,24 @@ func (pl *player) lockBase(s Step) error {
 	default:
 		err = f.LockRange(0, baseSize, true)
 	}
-	if err != nil { // a disk that lies on it is open
+	if err != nil { // a disk on it is open
 		pl.out.count(s.String() + ", refused")
 		if !errors.Is(err, vfs.ErrLocked) && !errors.Is(err, vfs.ErrImageLocked) {
 			return err
 		}
 		return f.Close()
 	}
-	pl.foreign, pl.locked = f, s.Name
+	pl.baseLock, pl.baseLockKind = f, s.Name
 	pl.out.count(s.String())
 	return nil
 }
 
 func (pl *player) unlockBase(s Step) error {
-	if pl.foreign == nil {
+	if pl.baseLock == nil {
 		return nil
 	}
-	err := pl.foreign.Close()
-	pl.foreign, pl.locked = nil, ""
+	err := pl.baseLock.Close()
+	pl.baseLock, pl.baseLockKind = nil, ""
 	pl.out.count(s.String())
 	return err
 }
@@ -95,34 +96,35 @@ func (pl *player) onBase(name string) bool {
 	return err == nil && m.Base != nil && m.Base.Path == baseFile
 }
 
-// ofLockedBase reports whether a step was refused because somebody has a lock on the base.
-func (pl *player) ofLockedBase(s Step, err error) bool {
-	if pl.foreign == nil || !errors.Is(err, store.ErrInUse) || s.Arg == byForce && pl.locked != lockedWriter {
+// refusedForLock reports whether a step was refused because another process has a lock on the base.
+func (pl *player) refusedForLock(s Step, err error) bool {
+	if pl.baseLock == nil || !errors.Is(err, store.ErrInUse) || s.Arg == forceShare && pl.baseLockKind != lockedWriter {
 		return false
 	}
-	return s.Verb == "create" && s.Arg == baseFile && pl.locked == lockedWriter || slices.ContainsFunc(names(s.Name), pl.onBase)
+	return s.Verb == "create" && s.Arg == baseFile && pl.baseLockKind == lockedWriter || slices.ContainsFunc(names(s.Name), pl.onBase)
 }
 
-// byForce is the argument of an open with the word --force-share.
-const byForce = "share"
+// forceShare is the argument of an open with --force-share.
+const forceShare = "share"
 
-// openedBase looks at an open that has succeeded: whose base is locked it may have opened by force only.
+// openedBase checks a successful open: if the base is locked, only --force-share may have opened
+// it.
 func (pl *player) openedBase(s Step) {
-	if pl.foreign == nil || !pl.onBase(s.Name) {
+	if pl.baseLock == nil || !pl.onBase(s.Name) {
 		return
 	}
-	if s.Arg != byForce || pl.locked == lockedWriter {
-		pl.breaks(fmt.Errorf("%s succeeded, and somebody has a lock (%s) on the base", s, pl.locked))
+	if s.Arg != forceShare || pl.baseLockKind == lockedWriter {
+		pl.reportBroken(fmt.Errorf("%s succeeded, but another process has a lock (%s) on the base", s, pl.baseLockKind))
 	}
-	pl.out.count("open, base shared by force, " + pl.locked)
+	pl.out.count("open, base shared by force, " + pl.baseLockKind)
 }
 
-// reader are the options of a process that reads beside the one that serves.
-func (pl *player) reader() cow.Options { return cow.Options{ForceShare: pl.foreign != nil} }
+// readerOptions are the options of a process that reads beside the serving one.
+func (pl *player) readerOptions() cow.Options { return cow.Options{ForceShare: pl.baseLock != nil} }
 
-// base has a disk on the base, which somebody else locks.
-func (g *generator) base() {
-	p := &planned{unit: []int{512, 4096}[g.rng.IntN(2)], size: 24 << 10}
+// lockedBase makes a disk on the base, which another process locks.
+func (g *generator) lockedBase() {
+	p := &plannedDisk{unit: []int{512, 4096}[g.rng.IntN(2)], size: 24 << 10}
 	s := Step{Verb: "create", Name: g.name("d"), Arg: baseFile, Size: p.size, Unit: p.unit}
 	locked := []string{lockedFlock, lockedFlock, lockedImage, lockedImage, lockedWriter}[g.rng.IntN(5)]
 	if g.rng.IntN(3) == 0 {
@@ -144,10 +146,10 @@ func (g *generator) base() {
 	g.open(s.Name, p) // refused
 	p.open = true
 	if g.rng.IntN(4) == 0 {
-		g.add(Step{Verb: "kill", Name: g.number(30)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(30)})
 		g.allClosed()
 	}
-	g.add(Step{Verb: "open", Name: s.Name, Arg: byForce})
+	g.add(Step{Verb: "open", Name: s.Name, Arg: forceShare})
 	if locked != lockedWriter {
 		g.writes(s.Name, p)
 	}
@@ -159,7 +161,7 @@ func (g *generator) base() {
 	case 2:
 		g.close(s.Name, p)
 		g.add(Step{Verb: "peek", Name: s.Name})
-		g.promote(s.Name, p) // refused, while it is stopped
+		g.promote(s.Name, p) // refused while it is stopped
 	}
 	if g.rng.IntN(3) > 0 {
 		g.add(Step{Verb: "unlock-base"})

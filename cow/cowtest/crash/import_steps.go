@@ -9,7 +9,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// importStep is what "import" does: a file that names others needs the word for it, and is refused without.
+// importStep is "import". A file with backing files needs the option Backing, and is refused
+// without it.
 func (pl *player) importStep(s Step) (func() error, error) {
 	src, err := parseSource(s.Arg)
 	if err != nil {
@@ -19,12 +20,12 @@ func (pl *player) importStep(s Step) (func() error, error) {
 	if src.files == 0 {
 		o.Format = store.FormatRaw
 	}
-	unasked := src.backing() && pl.doom == 0 && pl.fault == 0
+	unasked := src.backing() && pl.killAfter == 0 && pl.fault == 0
 	return func() error {
 		if unasked {
 			_, err := pl.s.Import(ctx, src.path(), s.Name, store.ImportOptions{})
-			if err == nil || !errors.Is(err, store.ErrRefused) && !pl.explained(err) && !pl.mayRefuse(err) {
-				pl.breaks(fmt.Errorf("%s without the word for backing files: expected a refusal, found: %v", s, err))
+			if err == nil || !errors.Is(err, store.ErrRefused) && !pl.causedByFault(err) && !pl.mayRefuse(err) {
+				pl.reportBroken(fmt.Errorf("%s without the option for backing files: expected a refusal, found: %v", s, err))
 			}
 		}
 		_, err := pl.s.Import(ctx, src.path(), s.Name, o)
@@ -32,7 +33,7 @@ func (pl *player) importStep(s Step) (func() error, error) {
 	}, nil
 }
 
-// imported is what an import makes of the world.
+// imported adds an imported image to the world.
 func (w *world) imported(s Step) bool {
 	src, err := parseSource(s.Arg)
 	if err != nil || w.images[s.Name] != nil || w.disks[s.Name] != nil {
@@ -65,18 +66,18 @@ func imageInUse(what, image string) *note {
 	}}
 }
 
-// imported images are used and removed.
-func (g *generator) image() {
+// importedImage uses and removes imported images.
+func (g *generator) importedImage() {
 	switch g.rng.IntN(4) {
 	case 0:
-		g.add(Step{Verb: "fault", Name: g.number(120)})
+		g.add(Step{Verb: "fault", Name: g.randomNumber(120)})
 	case 1:
-		g.add(Step{Verb: "kill", Name: g.number(60)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(60)})
 		g.allClosed()
 	}
 	g.importAny()
 	if g.rng.IntN(2) == 0 {
-		p := &planned{unit: 4096, size: 24 << 10}
+		p := &plannedDisk{unit: 4096, size: 24 << 10}
 		img := g.images[g.rng.IntN(len(g.images))]
 		s := Step{Verb: "create", Name: g.name("d"), Arg: img, Size: p.size, Unit: p.unit}
 		g.add(s)
@@ -85,7 +86,7 @@ func (g *generator) image() {
 	}
 	if len(g.images) > 3 || g.rng.IntN(3) == 0 {
 		i := g.rng.IntN(len(g.images))
-		g.add(Step{Verb: "remove", Name: g.images[i]}) // refused, if a disk lies on it
+		g.add(Step{Verb: "remove", Name: g.images[i]}) // refused if a disk lies on it
 		g.images = slices.Delete(g.images, i, i+1)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// A sync of a directory fails, or it and the next one: a change of names may be durable
-// or not, and so may the way back. Whatever of it the power leaves, no disk or image is
-// there of which something is missing. In the short form every third sync fails.
+// A sync of a directory fails, or it and the next one. A change of names may then be durable or
+// not, and so may its undo. Whatever the power cut leaves, no existing disk or image is incomplete.
+// In the short form every third sync fails.
 func TestDirectorySyncFails(t *testing.T) {
 	const disk = `
 		create vm 32768 4096
@@ -57,7 +57,7 @@ func TestDirectorySyncFails(t *testing.T) {
 	}
 }
 
-// directorySyncs counts those of a script.
+// directorySyncs counts the syncs of directories of a script.
 func directorySyncs(t *testing.T, text string) (n int) {
 	t.Helper()
 	script, err := Parse(text)
@@ -73,8 +73,8 @@ func directorySyncs(t *testing.T, text string) (n int) {
 	return n
 }
 
-// directorySyncFails lets some syncs of directories fail, from the n-th on, and cuts the
-// power after every record from there on.
+// directorySyncFails fails some syncs of directories, from the n-th on, and cuts the power after
+// every record from there on.
 func directorySyncFails(t *testing.T, text string, n, times int) (cuts int, happened bool) {
 	t.Helper()
 	script, err := Parse(text)

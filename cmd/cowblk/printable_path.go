@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// pathsOf are the paths that a message about err may hold as they are: of the store, of the errors of the operating
-// system in it.
-func (a *app) pathsOf(err error) []string {
+// pathsInError returns the paths that a message about err may contain unescaped: the path of the store and
+// the paths in the errors of the operating system.
+func (a *app) pathsInError(err error) []string {
 	var paths []string
 	if dir, derr := a.dir(); derr == nil {
 		paths = append(paths, dir)
@@ -41,9 +41,9 @@ func (a *app) pathsOf(err error) []string {
 	return paths
 }
 
-// oneLinePaths escapes the ends of lines in paths, wherever text has them: whoever has made a directory does not write a
-// line under cowblk's name. What printable escapes is left to it.
-func oneLinePaths(text string, paths []string) string {
+// escapeLineBreaks escapes line breaks of these paths in text, so that the name of a directory cannot forge
+// a line of cowblk's output. printable escapes other characters.
+func escapeLineBreaks(text string, paths []string) string {
 	for _, path := range paths {
 		if strings.Contains(path, "\n") {
 			quoted := strconv.Quote(path)

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// names are the disks of a step.
+// names returns the disks of a step.
 func names(list string) []string { return strings.Split(list, ",") }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// The functions below are what operations make of the world; false: they cannot
-// happen in it.
+// The functions below apply operations to the world. They return false if the operation is
+// impossible in it.
 
 func (w *world) create(s Step) bool {
 	d := &disk{}
@@ -30,7 +30,7 @@ func (w *world) create(s Step) bool {
 			}
 		}
 	} else if s.Arg == baseFile {
-		below = newImage(baseSize, inBase)
+		below = newImage(baseSize, baseContent)
 	} else if s.Arg != "" {
 		if below = w.images[s.Arg]; below == nil {
 			return false
@@ -45,7 +45,7 @@ func (w *world) create(s Step) bool {
 	return true
 }
 
-// promote gives the disks a tag, which shows what the disk does until the swap.
+// promote gives the disks a tag, which has the content of the disk until the swap.
 func (w *world) promote(s Step) bool {
 	for _, name := range names(s.Name) {
 		d := w.disks[name]
@@ -65,7 +65,7 @@ func (w *world) rollback(s Step) bool {
 	for i, t := range d.tags {
 		if t.name == s.Arg {
 			d.tags = d.tags[:i+1]
-			d.content = newContent(d.content.size, t.content) // it may have grown since
+			d.content = newContent(d.content.size, t.content) // the disk may have grown since
 			return true
 		}
 	}

@@ -9,24 +9,24 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// The files that import imports are made by this package: nobody can run qemu-img on a machine in memory. Clusters of
-// 512 bytes, the smallest there are, make each sector one.
+// This package makes the files to import, because qemu-img cannot run on a machine in memory.
+// Clusters have 512 bytes, the smallest size, so each is one sector.
 
 const (
-	// imageSize is the length of the raw file, in bytes. Small images are cheap to open: a fingerprint takes 256
-	// samples of any.
+	// imageSize is the length of the raw file in bytes. Small images are cheap to open: a
+	// fingerprint takes 256 samples of any image.
 	imageSize  = 3 * cowtest.SectorSize
 	sourceFile = "/src.raw"
-	// longestChain is how many qcow2 files lie on one another, at most.
+	// longestChain is the maximum length of a chain of qcow2 files.
 	longestChain = 3
-	// firstSource is the content that the first qcow2 file has; no write has such a number.
+	// firstSource is the content of the first qcow2 file; no write has such a number.
 	firstSource cowtest.Content = 1 << 32
 )
 
-// source is what the argument of an import names: "" the raw file, "N" N qcow2 files on one another, "N+raw" the same
-// on the raw file.
+// source is the argument of an import: "" the raw file, "N" a chain of N qcow2 files, "N+raw" the
+// same on the raw file.
 type source struct {
-	files int // qcow2 files
+	files int // number of qcow2 files
 	raw   bool
 }
 
@@ -42,7 +42,7 @@ func parseSource(arg string) (src source, err error) {
 	return src, err
 }
 
-// path is the file to import.
+// path returns the path of the file to import.
 func (src source) path() string {
 	if src.files == 0 {
 		return sourceFile
@@ -50,7 +50,7 @@ func (src source) path() string {
 	return "/" + src.file(src.files)
 }
 
-// file is the name of the n-th qcow2 file from the bottom.
+// file returns the name of the n-th qcow2 file from the bottom.
 func (src source) file(n int) string {
 	if src.raw {
 		return fmt.Sprintf("over-raw-%d.qcow2", n)
@@ -58,15 +58,15 @@ func (src source) file(n int) string {
 	return fmt.Sprintf("alone-%d.qcow2", n)
 }
 
-// backing reports whether the file names others below it.
+// backing reports whether the file has backing files.
 func (src source) backing() bool { return src.files > 1 || src.files == 1 && src.raw }
 
-// sectorsOf is the length of the n-th qcow2 file's disk: those above are longer.
+// sectorsOf returns the length of the n-th qcow2 file's disk in sectors: upper files are longer.
 func sectorsOf(n int) int { return 6 + 2*n }
 
-// What the n-th qcow2 file says about a sector.
+// States of a sector in the n-th qcow2 file.
 const (
-	sectorBelow = iota // nothing: what is below counts
+	sectorBelow = iota // not allocated: the file below counts
 	sectorZero
 	sectorData
 )
@@ -75,14 +75,14 @@ func sectorIn(n, sector int) int {
 	return []int{sectorData, sectorZero, sectorBelow, sectorBelow}[(sector+n)%4]
 }
 
-// rawContent is what the raw file holds.
+// rawContent returns the content of the raw file.
 func rawContent() *content {
 	c := newImage(imageSize, cowtest.BaseContent)
 	c.sectors[1] = newContent(imageSize, nil).sectors[1]
 	return c
 }
 
-// content is what the file shows as a disk, worked out from the top sector by sector.
+// content returns the content of the file as a disk, computed from the top sector by sector.
 func (src source) content() *content {
 	raw := rawContent()
 	if src.files == 0 {
@@ -93,7 +93,7 @@ sectors:
 	for s := range c.sectors {
 		for n := src.files; n > 0; n-- {
 			if s >= sectorsOf(n) {
-				continue sectors // what lies below a shorter file is not seen
+				continue sectors // a shorter file hides the content below it
 			}
 			switch sectorIn(n, s) {
 			case sectorZero:
@@ -110,7 +110,7 @@ sectors:
 	return c
 }
 
-// putSources puts the files there that import imports.
+// putSources makes the files to import.
 func putSources(m *faultfs.Machine) {
 	p := make([]byte, imageSize)
 	cowtest.Stamp(p, 0, cowtest.BaseContent)
@@ -128,7 +128,7 @@ func putSources(m *faultfs.Machine) {
 	}
 }
 
-// Of a qcow2 file (QEMU, docs/interop/qcow2.txt).
+// Constants of a qcow2 file (QEMU, docs/interop/qcow2.txt).
 const (
 	clusterSize          = 512
 	extensionOfBacking   = 0xe2792aca // the format of the backing file
@@ -140,7 +140,7 @@ const (
 	headerLength, v3Bits = 104, 9
 )
 
-// qcow2File is the n-th qcow2 file, on a file below of the given format; "": on none.
+// qcow2File returns the n-th qcow2 file, with a backing file of the given format; "": with none.
 func qcow2File(n int, below, format string) []byte {
 	be, sectors := binary.BigEndian, sectorsOf(n)
 	p := make([]byte, firstData*clusterSize)
@@ -158,7 +158,7 @@ func qcow2File(n int, below, format string) []byte {
 	be.PutUint64(p[24:], uint64(sectors*clusterSize))
 	be.PutUint32(p[36:], 1) // entries of the L1 table
 	be.PutUint64(p[40:], tableL1*clusterSize)
-	be.PutUint64(p[48:], tableL1*clusterSize) // the refcounts, at which a reader does not look
+	be.PutUint64(p[48:], tableL1*clusterSize) // the refcounts, which a reader ignores
 	be.PutUint32(p[56:], 1)
 	be.PutUint32(p[96:], 4) // refcounts of 16 bits
 	be.PutUint32(p[100:], headerLength)

@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Where the header of a map has what a version before shared maps changes (FORMAT.md).
+// Header fields of a map that a version before shared maps changes (FORMAT.md).
 const (
 	headerClearOnOpen = 32
 	headerFlags       = 88
@@ -34,12 +34,12 @@ type olderHead struct {
 	bitmap     []byte // whole pages
 }
 
-// older has a disk open for a while as a version before shared maps does: it knows
-// nothing of the bits that a killed process has left in memory, nor of the feature that
-// names them, and drops from the page cache what no bit of the map owns. It may write a
-// block and flush it. Then it closes the disk in order, or is killed.
+// older opens a disk as a version before shared maps does. That version ignores the bits that a
+// killed process has left in memory, and the feature that names them. It drops pages of blocks
+// without a bit in the map from the page cache. It may write a block and flush it. Then it closes
+// the disk in order, or is killed.
 func (pl *player) older(s Step) error {
-	if pl.m.FreePages() >= 0 { // what it does on a full file system is not this version's business
+	if pl.m.FreePages() >= 0 { // this model does not cover that version on a full file system
 		return nil
 	}
 	if pl.open[s.Name] != nil || len(pl.m.Files(path.Join(storeDir, "tmp"))) > 0 {
@@ -64,19 +64,19 @@ func (pl *player) older(s Step) error {
 			return err
 		}
 		if h.State != layer.Sealed {
-			return nil // it would seal it: the next step's business
+			return nil // that version would seal it: the next step does
 		}
 	}
 	seen, err := pl.manifests()
 	if err != nil {
 		return err
 	}
-	pl.m.Mark(settled(s.String(), seen))
+	pl.m.Mark(reliedOn(s.String(), seen))
 	o, err := openOlder(p, path.Join(storeDir, m.Head().Map), path.Join(storeDir, m.Head().Data))
 	if err != nil {
 		return err
 	}
-	pl.m.Mark(passedOver(s.Name))
+	pl.m.Mark(unflushedIgnored(s.Name))
 	if err := o.begin(); err != nil {
 		return err
 	}
@@ -130,8 +130,8 @@ func openOlder(fsys vfs.FS, mapName, dataName string) (*olderHead, error) {
 
 func (o *olderHead) owns(block int64) bool { return o.bitmap[block/8]>>(block%8)&1 != 0 }
 
-// begin opens the head: what is not known to be on the device is dropped, and the header
-// loses clean and what this version does not know.
+// begin opens the head. Data that may not be on the device is dropped, and the header loses clean
+// and unknown features.
 func (o *olderHead) begin() error {
 	if !o.header.Clean {
 		size := int64(o.header.BlockSize)
@@ -147,7 +147,7 @@ func (o *olderHead) begin() error {
 	return o.writeHeader(false)
 }
 
-// writeHeader is durable when it returns.
+// writeHeader writes the header durably.
 func (o *olderHead) writeHeader(clean bool) error {
 	le := binary.LittleEndian
 	le.PutUint64(o.sector[headerClearOnOpen:], 0)
@@ -193,7 +193,7 @@ func allZero(p []byte) bool {
 	return true
 }
 
-// write puts a block in place and flushes: the data, then the bits, of the whole map.
+// write writes a block and flushes: the data, then the bits of the whole map.
 func (o *olderHead) write(block int64, p []byte, off int64) error {
 	if _, err := o.data.WriteAt(p, off); err != nil {
 		return err

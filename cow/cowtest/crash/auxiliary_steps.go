@@ -14,9 +14,9 @@ import (
 	"cowblk/cow/store"
 )
 
-// actor carries out a step that is about somebody besides a disk's server; false: it is
+// auxiliaryStep carries out a step that is not about a disk's server. done is false if the step is
 // another one.
-func (pl *player) actor(s Step) (done bool, err error) {
+func (pl *player) auxiliaryStep(s Step) (done bool, err error) {
 	switch s.Verb {
 	case "hold":
 		return true, pl.hold(s)
@@ -69,7 +69,7 @@ func (pl *player) killStep(s Step) error {
 			pl.turn()
 		}
 	case "swapped":
-		if err := pl.until(func() bool { return pl.jobs == 0 || pl.swapped }); err != nil {
+		if err := pl.runUntil(func() bool { return pl.jobs == 0 || pl.swapped }); err != nil {
 			return err
 		}
 		if pl.jobs > 0 {
@@ -80,7 +80,7 @@ func (pl *player) killStep(s Step) error {
 		}
 	default:
 		var err error
-		pl.doom, err = strconv.Atoi(s.Name)
+		pl.killAfter, err = strconv.Atoi(s.Name)
 		return err
 	}
 	pl.out.count("kill")
@@ -89,22 +89,22 @@ func (pl *player) killStep(s Step) error {
 	return pl.start()
 }
 
-// errnos are what an open can fail with that has nothing to do with the disk.
+// errnos are errors of an open that have nothing to do with the disk.
 var errnos = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.EACCES, syscall.ENOSPC}
 
 func (pl *player) errno() syscall.Errno { return errnos[pl.rng.IntN(len(errnos))] }
 
-// held is a tag that another process has open.
-type held struct {
+// tagReader is a tag that another process has open.
+type tagReader struct {
 	disk, tag string
 	r         *store.Reading
 	content   []byte
 }
 
-// holdWait is how long a reader waits for a tag that is being sealed.
+// holdWait limits a reader's wait for a tag that is being sealed.
 const holdWait = 2 * time.Second
 
-// hold opens a tag in another process, which goes on when this one is killed.
+// hold opens a tag in another process, which survives a kill of this one.
 func (pl *player) hold(s Step) error {
 	key := s.Name + "@" + s.Arg
 	if pl.holds[key] != nil {
@@ -114,11 +114,11 @@ func (pl *player) hold(s Step) error {
 	if err != nil {
 		return err
 	}
-	h := &held{disk: s.Name, tag: s.Arg}
-	err = pl.do(func() (err error) {
+	h := &tagReader{disk: s.Name, tag: s.Arg}
+	err = pl.run(func() (err error) {
 		ctx, stop := context.WithTimeout(context.Background(), holdWait)
 		defer stop()
-		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, pl.reader()); err == nil {
+		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, pl.readerOptions()); err == nil {
 			h.content, err = readAll(h.r.Disk)
 		}
 		return err
@@ -138,7 +138,7 @@ func (pl *player) hold(s Step) error {
 	return nil
 }
 
-// release closes what hold has opened: a tag shows the same for ever.
+// release closes what hold has opened. The content of a tag never changes.
 func (pl *player) release(s Step) error {
 	key := s.Name + "@" + s.Arg
 	h := pl.holds[key]
@@ -151,13 +151,13 @@ func (pl *player) release(s Step) error {
 		return err
 	}
 	if !bytes.Equal(p, h.content) {
-		pl.breaks(fmt.Errorf("tag %s shows something else than when it was opened", key))
+		pl.reportBroken(fmt.Errorf("tag %s has changed since it was opened", key))
 	}
 	pl.out.count(s.Verb)
 	return nil
 }
 
-// peek reads a disk that is not open as another process does that may not write.
+// peek reads a disk that is not open, as another process without write permission does.
 func (pl *player) peek(s Step) error {
 	if pl.open[s.Name] != nil {
 		return nil
@@ -167,8 +167,8 @@ func (pl *player) peek(s Step) error {
 		return err
 	}
 	var p []byte
-	err = pl.do(func() error {
-		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, pl.reader())
+	err = pl.run(func() error {
+		r, err := other.OpenTag(context.Background(), store.Ref{Name: s.Name}, pl.readerOptions())
 		if err != nil {
 			return err
 		}
@@ -185,13 +185,13 @@ func (pl *player) peek(s Step) error {
 	if err != nil {
 		return err
 	}
-	pl.m.Mark(settled(s.String(), seen))
+	pl.m.Mark(reliedOn(s.String(), seen))
 	pl.m.Mark(found(s.Name, p))
 	pl.out.count(s.Verb)
 	return nil
 }
 
-// openFault opens a disk while one call on files fails, which is not a sync.
+// openFault opens a disk while one call on files fails that is not a sync.
 func (pl *player) openFault(s Step) error {
 	if pl.open[s.Name] != nil {
 		return nil
@@ -226,8 +226,8 @@ func (pl *player) full(s Step) error {
 	return nil
 }
 
-// sleep lets the time pass in which a background round begins. If it can come to its
-// end, what had completed before is durable.
+// sleep waits until a background round has begun. If the round can end, completed writes from
+// before are durable.
 func (pl *player) sleep(s Step) error {
 	at := pl.m.Len()
 	failing := pl.sched.filled() || pl.sched.syncFailed() || pl.life.Fault != nil
@@ -253,7 +253,7 @@ func (pl *player) sleep(s Step) error {
 	return nil
 }
 
-// detach leaves a disk for another process, which does not come at once.
+// detach leaves a disk for another process, which does not open it at once.
 func (pl *player) detach(s Step) error {
 	v := pl.open[s.Name]
 	if v == nil {
@@ -263,8 +263,7 @@ func (pl *player) detach(s Step) error {
 	return pl.stop(s, v, at, func() (bool, error) { return v.detach() })
 }
 
-// detach is the old process's half of a hand-over. detached: it has no part in the disk
-// any more.
+// detach is the old process's part of a hand-over. detached: it no longer has the disk.
 func (v *served) detach() (detached bool, err error) {
 	detached, err = v.o.Disk.Detach()
 	if !detached {
@@ -273,14 +272,14 @@ func (v *served) detach() (detached bool, err error) {
 	return true, errors.Join(err, v.o.Lock.Unlock())
 }
 
-// stop ends the serving of a disk by f, which may be killed in the middle. f reports
-// whether the disk is closed; it is closed in order otherwise, as a daemon does.
+// stop ends the serving of a disk by f, which may be killed. f reports whether the disk is closed.
+// Otherwise stop closes it in order, as a daemon does.
 func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error {
 	var err error
-	for _, l := range v.lanes {
+	for _, l := range v.queues {
 		err = errors.Join(err, l.ch.Close())
 	}
-	v.lanes = nil
+	v.queues = nil
 	if err != nil {
 		return err
 	}
@@ -289,38 +288,38 @@ func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error 
 		closed, err = f()
 		return err
 	}
-	if pl.doom > 0 {
+	if pl.killAfter > 0 {
 		delete(pl.open, s.Name)
-		return pl.doomed(s, work, func() { v.end() })
+		return pl.runUntilKilled(s, work, func() { v.closeDead() })
 	}
-	err = pl.do(work)
+	err = pl.run(work)
 	if closed {
 		delete(pl.open, s.Name)
 	}
 	switch {
 	case errors.Is(err, errStuck):
 		return err
-	case !closed: // refused: a former head is not sealed, say, or a flush has failed
-		if err := pl.mayFail(s, err); err != nil && !errors.Is(err, cow.ErrPromoting) && !errors.Is(err, cow.ErrFailed) {
+	case !closed: // refused: for example a former head is not sealed, or a flush has failed
+		if err := pl.acceptFault(s, err); err != nil && !errors.Is(err, cow.ErrPromoting) && !errors.Is(err, cow.ErrFailed) {
 			return err
 		}
 		pl.out.count(s.Verb + ", refused")
 		return pl.closeDisk(Step{Verb: "close", Name: s.Name})
 	case err != nil:
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.out.count(s.Verb)
 	return nil
 }
 
-// explained reports whether something was made to fail that an error comes of.
-func (pl *player) explained(err error) bool {
+// causedByFault reports whether the script caused an error by a fault.
+func (pl *player) causedByFault(err error) bool {
 	return errors.Is(err, errInjected) || errors.Is(err, faultfs.ErrFull)
 }
 
-// mayFail takes the error of a step: nil, if something was made to fail that explains it.
-func (pl *player) mayFail(s Step, err error) error {
-	if pl.explained(err) {
+// acceptFault handles the error of a step. It returns nil if a fault of the script caused it.
+func (pl *player) acceptFault(s Step, err error) error {
+	if pl.causedByFault(err) {
 		pl.faults++
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
 		return nil

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Commands that name a file with a relative path. A server that takes it fails at the descriptor.
+// fileCommands name a file with a relative path. A server that accepts the file fails at the descriptor.
 var fileCommands = [][]string{
 	{"import", "FILE", "img"},
 	{"create", "d", "--base", "FILE"},
@@ -16,11 +16,12 @@ var fileCommands = [][]string{
 	{"serve", "--fd", "99", "--read-only", "--blk-file", "FILE"},
 }
 
-// Advice about a file works when it is pasted elsewhere, and what it makes is taken by the command that gave it.
+// An advised command about a file works in another directory, and the command that gave the advice
+// accepts its result.
 func TestPastedAdvice(t *testing.T) {
 	for _, program := range []string{"qemu-img", "tar", "gzip"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed, which makes the files; make deps installs it", program)
+			t.Skipf("%s, which makes the files, is not installed; make deps installs it", program)
 		}
 	}
 	t.Chdir(t.TempDir())
@@ -64,7 +65,7 @@ func TestPastedAdvice(t *testing.T) {
 			paste := exec.Command("sh", "-c", advice)
 			paste.Dir = t.TempDir()
 			if out, err := paste.CombinedOutput(); err != nil {
-				t.Errorf("%q advises what fails in another directory: %s: %v: %s", args, advice, err, out)
+				t.Errorf("%q advises a command that fails in another directory: %s: %v: %s", args, advice, err, out)
 				continue
 			}
 			for _, made := range []string{filepath.Join(paste.Dir, "raw"), tt.file + ".new.raw", tt.file + ".new.qcow2", tt.file + ".unpacked"} {
@@ -79,7 +80,7 @@ func TestPastedAdvice(t *testing.T) {
 					verb[1] = "./" + verb[1]
 				}
 				if code, text := runOutcome(st, verb...); code != exitOK {
-					t.Errorf("%q advises what is refused then: %s: exit %d: %s", args, advice, code, text)
+					t.Errorf("%q advises a command whose result is refused: %s: exit %d: %s", args, advice, code, text)
 				}
 				if filepath.Dir(made) == "." {
 					os.Remove(made)
@@ -89,8 +90,8 @@ func TestPastedAdvice(t *testing.T) {
 	}
 }
 
-// A file of a size that no disk has is one fault, with one text and one code, whoever meets it.
-func TestSizesOfFiles(t *testing.T) {
+// A file whose size no disk can have gives the same text and exit code from every command.
+func TestFilesOfUnusableSize(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, size := range map[string]int{"empty": 0, "odd": 513, "short": 1} {
 		if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
@@ -112,8 +113,8 @@ func TestSizesOfFiles(t *testing.T) {
 	}
 }
 
-// What looks like a disk image to nobody else either is named: each is refused by all commands.
-func TestMoreFormats(t *testing.T) {
+// Every command refuses files of these formats and names the format.
+func TestRefusedFormats(t *testing.T) {
 	t.Chdir(t.TempDir())
 	st := t.TempDir()
 	command(t, st, "create", "vm1", "--size", "1M")
@@ -138,7 +139,7 @@ func TestMoreFormats(t *testing.T) {
 	}
 }
 
-// watch has no threshold that is off, and does not offer it.
+// watch has no threshold "off", and does not offer it.
 func TestWatchThresholdTexts(t *testing.T) {
 	for _, text := range []string{"0", "0%", "off", "0K", "little", "1,5G"} {
 		if code, runOutcome := runOutcome(t.TempDir(), "watch", "--threshold", text); code != exitUsage || strings.Contains(runOutcome, "or off") || !strings.Contains(runOutcome, "such as 5% or 10G") {

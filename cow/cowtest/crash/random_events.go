@@ -7,7 +7,7 @@ import (
 	"cowblk/cow"
 )
 
-func (g *generator) open(name string, d *planned) {
+func (g *generator) open(name string, d *plannedDisk) {
 	if !d.open {
 		g.add(Step{Verb: "open", Name: name})
 		d.open = true
@@ -22,19 +22,19 @@ func (g *generator) kill(how string) {
 	}
 }
 
-// writes are some requests of a guest.
-func (g *generator) writes(name string, d *planned) {
+// writes adds some requests of a guest.
+func (g *generator) writes(name string, d *plannedDisk) {
 	g.open(name, d)
 	for range 1 + g.rng.IntN(3) {
 		g.request(name, d)
 	}
 }
 
-func (g *generator) number(most int) string { return strconv.Itoa(1 + g.rng.IntN(most)) }
+func (g *generator) randomNumber(most int) string { return strconv.Itoa(1 + g.rng.IntN(most)) }
 
-// away sees to it that a disk is not open: its process was killed, mostly, with writes
-// that were not flushed.
-func (g *generator) away(name string, d *planned) {
+// stopOrKill makes sure that a disk is not open. Mostly its process was killed with unflushed
+// writes.
+func (g *generator) stopOrKill(name string, d *plannedDisk) {
 	switch g.rng.IntN(4) {
 	case 0:
 		g.close(name, d)
@@ -49,8 +49,8 @@ func (g *generator) away(name string, d *planned) {
 	}
 }
 
-// event is something that happens to a disk besides what its guest does.
-func (g *generator) event(name string, d *planned) {
+// event adds something that happens to a disk besides its guest's requests.
+func (g *generator) event(name string, d *plannedDisk) {
 	switch g.rng.IntN(29) {
 	case 0, 1:
 		g.heldFormerHead(name, d)
@@ -59,26 +59,26 @@ func (g *generator) event(name string, d *planned) {
 	case 3:
 		g.hold(name, d)
 	case 4, 5:
-		g.away(name, d)
-		g.add(Step{Verb: "open-fault", Name: name, Arg: g.number(60)})
+		g.stopOrKill(name, d)
+		g.add(Step{Verb: "open-fault", Name: name, Arg: g.randomNumber(60)})
 		g.add(Step{Verb: "open", Name: name})
 		d.open = true
 	case 6, 7:
-		g.away(name, d)
-		g.killIn(name, d)
+		g.stopOrKill(name, d)
+		g.killDuring(name, d)
 	case 8, 9:
-		g.away(name, d)
-		g.add(Step{Verb: "fault", Name: g.number(90)})
+		g.stopOrKill(name, d)
+		g.add(Step{Verb: "fault", Name: g.randomNumber(90)})
 		g.change(name, d)
 		if g.disks[name] != nil {
 			g.open(name, d)
 		}
 	case 10:
 		g.open(name, d)
-		g.add(Step{Verb: "fault", Name: g.number(90)})
+		g.add(Step{Verb: "fault", Name: g.randomNumber(90)})
 		g.promote(name, d)
 	case 11, 12:
-		g.add(Step{Verb: "full", Name: g.number(6), Arg: []string{"store", "run"}[g.rng.IntN(2)]})
+		g.add(Step{Verb: "full", Name: g.randomNumber(6), Arg: []string{"store", "run"}[g.rng.IntN(2)]})
 		if g.rng.IntN(2) == 0 {
 			g.open(name, d)
 			g.promote(name, d)
@@ -91,14 +91,14 @@ func (g *generator) event(name string, d *planned) {
 		g.add(Step{Verb: "full", Name: "0", Arg: "store"})
 	case 13:
 		if g.rng.IntN(3) > 0 {
-			// Below what the older version does not know there is something.
+			// Make layers below the head that the older version opens.
 			g.writes(name, d)
 			g.promote(name, d)
 			g.add(Step{Verb: "wait"})
 			g.writes(name, d)
 			g.kill("")
 		} else {
-			g.away(name, d)
+			g.stopOrKill(name, d)
 		}
 		g.add(Step{Verb: "older", Name: name, Arg: []string{"close", "kill"}[g.rng.IntN(2)]})
 		g.writes(name, d)
@@ -113,11 +113,11 @@ func (g *generator) event(name string, d *planned) {
 	case 22, 23:
 		g.damage(name, d)
 	case 24, 25:
-		g.base()
+		g.lockedBase()
 	case 26, 27, 28:
-		g.littleRoom(name, d)
+		g.fullFileSystem(name, d)
 	case 19:
-		g.image()
+		g.importedImage()
 	case 20, 21:
 		g.stop(name, d)
 	case 14:
@@ -137,7 +137,7 @@ func (g *generator) event(name string, d *planned) {
 }
 
 // hold has another process open a tag, or close one.
-func (g *generator) hold(name string, d *planned) {
+func (g *generator) hold(name string, d *plannedDisk) {
 	if n := len(g.held); n > 0 && (g.rng.IntN(2) == 0 || len(d.tags) == 0) {
 		i := g.rng.IntN(n)
 		g.add(Step{Verb: "release", Name: g.held[i][0], Arg: g.held[i][1]})
@@ -154,9 +154,8 @@ func (g *generator) holdTag(name, tag string) {
 	g.held = append(g.held, [2]string{name, tag})
 }
 
-// killSwapped leaves a former head that is not sealed, with writes that nobody has
-// flushed.
-func (g *generator) killSwapped(name string, d *planned) (tag string) {
+// killSwapped leaves a former head that is not sealed, with unflushed writes.
+func (g *generator) killSwapped(name string, d *plannedDisk) (tag string) {
 	g.writes(name, d)
 	g.promote(name, d)
 	if g.rng.IntN(2) == 0 {
@@ -166,8 +165,8 @@ func (g *generator) killSwapped(name string, d *planned) (tag string) {
 	return d.tags[len(d.tags)-1]
 }
 
-// heldFormerHead is a reader of a former head that keeps the next server from sealing it.
-func (g *generator) heldFormerHead(name string, d *planned) {
+// heldFormerHead adds a reader of a former head that prevents the next server from sealing it.
+func (g *generator) heldFormerHead(name string, d *plannedDisk) {
 	tag := g.killSwapped(name, d)
 	g.holdTag(name, tag)
 	g.open(name, d)
@@ -184,14 +183,14 @@ func (g *generator) heldFormerHead(name string, d *planned) {
 	}
 }
 
-// twoClones lie on a former head that is not sealed.
-func (g *generator) twoClones(name string, d *planned) {
+// twoClones makes two clones on a former head that is not sealed.
+func (g *generator) twoClones(name string, d *plannedDisk) {
 	tag := g.killSwapped(name, d)
 	if g.rng.IntN(2) == 0 {
 		g.holdTag(name, tag)
 	}
 	for range 2 {
-		p := &planned{unit: d.unit, size: d.size, tags: slices.Clone(d.tags)}
+		p := &plannedDisk{unit: d.unit, size: d.size, tags: slices.Clone(d.tags)}
 		s := Step{Verb: "create", Name: g.name("d"), Arg: name + "@" + tag, Size: d.size}
 		g.add(s)
 		g.disks[s.Name] = p
@@ -199,10 +198,10 @@ func (g *generator) twoClones(name string, d *planned) {
 	}
 }
 
-// failedSync is a disk that has failed, and is served again after that.
-func (g *generator) failedSync(name string, d *planned) {
+// failedSync makes a sync of a disk fail and serves the disk again.
+func (g *generator) failedSync(name string, d *plannedDisk) {
 	g.writes(name, d)
-	g.add(Step{Verb: "fault", Name: g.number(4), Arg: "sync"})
+	g.add(Step{Verb: "fault", Name: g.randomNumber(4), Arg: "sync"})
 	if g.rng.IntN(3) == 0 {
 		g.promote(name, d)
 	}
@@ -220,32 +219,31 @@ func (g *generator) flush(name string) {
 	g.add(s)
 }
 
-// fullMap is a new head whose map finds no space at the first flush.
-func (g *generator) fullMap(name string, d *planned) {
+// fullMap makes the map of a new head find no space at the first flush.
+func (g *generator) fullMap(name string, d *plannedDisk) {
 	g.open(name, d)
 	g.promote(name, d)
 	g.add(Step{Verb: "wait"})
 	g.writes(name, d)
-	g.add(Step{Verb: "full", Name: g.number(2), Arg: "store"})
+	g.add(Step{Verb: "full", Name: g.randomNumber(2), Arg: "store"})
 	g.flush(name)
 	g.add(Step{Verb: "wait"})
 	g.add(Step{Verb: "full", Name: "0", Arg: "store"})
 	g.flush(name)
 }
 
-// fullMemory is a head for whose first bits there is no memory.
-func (g *generator) fullMemory(name string, d *planned) {
+// fullMemory makes a head find no memory for its first bits.
+func (g *generator) fullMemory(name string, d *plannedDisk) {
 	g.close(name, d)
 	g.open(name, d)
-	g.add(Step{Verb: "full", Name: g.number(3), Arg: "run"})
+	g.add(Step{Verb: "full", Name: g.randomNumber(3), Arg: "run"})
 	g.writes(name, d)
 	g.kill("")
 	g.open(name, d)
 }
 
-// noSharedMap is a disk that is served without a shared map, for which there was no
-// memory.
-func (g *generator) noSharedMap(name string, d *planned) {
+// noSharedMap serves a disk without a shared map, because there was no memory for it.
+func (g *generator) noSharedMap(name string, d *plannedDisk) {
 	g.close(name, d)
 	g.add(Step{Verb: "full", Name: "1", Arg: "run"})
 	g.open(name, d)
@@ -257,8 +255,8 @@ func (g *generator) noSharedMap(name string, d *planned) {
 	g.open(name, d)
 }
 
-// change changes the store, of a disk that is not open.
-func (g *generator) change(name string, d *planned) {
+// change changes the store, at a disk that is not open.
+func (g *generator) change(name string, d *plannedDisk) {
 	g.close(name, d)
 	switch k := g.rng.IntN(4); {
 	case k == 0 && len(d.tags) > 0:
@@ -275,24 +273,24 @@ func (g *generator) change(name string, d *planned) {
 	}
 }
 
-// killIn kills the process in the middle of something.
-func (g *generator) killIn(name string, d *planned) {
+// killDuring kills the process in the middle of a step.
+func (g *generator) killDuring(name string, d *plannedDisk) {
 	switch g.rng.IntN(4) {
 	case 0:
 		g.open(name, d)
-		g.add(Step{Verb: "kill", Name: g.number(20)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(20)})
 		g.add(Step{Verb: "close", Name: name})
 	case 1:
 		g.writes(name, d)
-		g.add(Step{Verb: "kill", Name: g.number(40)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(40)})
 		g.add(Step{Verb: "hand-over", Name: name})
 	case 2:
 		g.close(name, d)
-		g.add(Step{Verb: "kill", Name: g.number(40)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(40)})
 		g.add(Step{Verb: "open", Name: name})
 	default:
 		g.close(name, d)
-		g.add(Step{Verb: "kill", Name: g.number(90)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(90)})
 		g.change(name, d)
 	}
 	for _, d := range g.disks {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An answer of no after one of yes does not take back what was done: the text and the help say so.
+// An answer of no after an answer of yes does not undo the first change: text and help say so.
 func TestNoAfterYes(t *testing.T) {
 	for _, answer := range []string{"n\n", "\n", "\x04", "what?\n"} {
 		dir := shortDir(t)
@@ -30,14 +30,14 @@ func TestNoAfterYes(t *testing.T) {
 	for _, code := range []int{exitUnconfirmed, exitRefused} {
 		for _, e := range exitText {
 			if e.code == code && strings.Contains(e.text, "nothing was changed") {
-				t.Errorf("exit code %d: %s: rm of several may have removed some", code, e.text)
+				t.Errorf("exit code %d: %s: rm of several disks may have removed some", code, e.text)
 			}
 		}
 	}
 }
 
-// What was typed before a question was read by nobody who answers it: with Enter, without, in part an answer to come.
-func TestTypedBeforeTheQuestion(t *testing.T) {
+// Input typed before a question is no answer to it: with Enter, without, or as a part of an answer.
+func TestInputBeforeTheQuestion(t *testing.T) {
 	for _, early := range []string{"y\n", "y", "y\ny\ny\n", "yes\ny"} {
 		dir := shortDir(t)
 		command(t, dir, "create", "vm1", "--size", "1M")
@@ -53,8 +53,8 @@ func TestTypedBeforeTheQuestion(t *testing.T) {
 	}
 }
 
-// A second answer that was typed with the first one is none to the second question.
-func TestTypedBeforeTheSecondQuestion(t *testing.T) {
+// A second answer that was typed together with the first is no answer to the second question.
+func TestInputBeforeTheSecondQuestion(t *testing.T) {
 	dir := shortDir(t)
 	for _, name := range []string{"k1", "k2"} {
 		command(t, dir, "create", name, "--size", "1M")
@@ -69,7 +69,7 @@ func TestTypedBeforeTheSecondQuestion(t *testing.T) {
 	}
 }
 
-// A terminal that is closed at the question interrupts, as SIGHUP does, whichever of the two is seen first.
+// Closing the terminal at the question interrupts like SIGHUP, whichever of the two is seen first.
 func TestTerminalClosedAtTheQuestion(t *testing.T) {
 	for range 20 {
 		dir := shortDir(t)
@@ -86,7 +86,7 @@ func TestTerminalClosedAtTheQuestion(t *testing.T) {
 	}
 }
 
-// A question that nobody can see is not asked, wherever its stream leads; nothing is changed.
+// A question that the user cannot see is not asked, wherever its stream leads. Nothing is changed.
 func TestInvisibleQuestion(t *testing.T) {
 	for _, to := range []string{"2>/dev/null", "2>FILE", "2>&1 | cat", "2>&-", "</dev/null", "<&-"} {
 		dir := shortDir(t)
@@ -101,8 +101,8 @@ func TestInvisibleQuestion(t *testing.T) {
 	}
 }
 
-// Of a command SIGQUIT is one signal more that ends it in order; only a server's state is worth printing.
-func TestQuit(t *testing.T) {
+// SIGQUIT ends a command in order, like other signals. Only a server prints its goroutines.
+func TestSIGQUIT(t *testing.T) {
 	for name, act := range map[string]func(*terminal){
 		"Ctrl-\\": func(p *terminal) { p.typed(t, "\x1c") },
 		"SIGQUIT": func(p *terminal) { p.cmd.Process.Signal(syscall.SIGQUIT) },
@@ -130,8 +130,8 @@ func TestQuit(t *testing.T) {
 	}
 }
 
-// Two signals at once are one: what was done is said.
-func TestRemovalInterruptedTwice(t *testing.T) {
+// Two signals at once count as one, and the command reports what it has done.
+func TestTwoSignalsAtOnce(t *testing.T) {
 	dir := shortDir(t)
 	args := []string{"rm", "-y"}
 	for i := range 40 {
@@ -145,7 +145,7 @@ func TestRemovalInterruptedTwice(t *testing.T) {
 	p.cmd.Process.Signal(os.Interrupt)
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	switch code := p.exit(t); {
-	case code == exitOK && strings.Contains(p.screen(), "removed disk d39"): // it was faster
+	case code == exitOK && strings.Contains(p.screen(), "removed disk d39"): // the command was faster
 	case code != exitInterrupted || !strings.Contains(p.screen(), "interrupted: removed d00, d01, d02"):
 		t.Errorf("exit %d:\n%s", code, p.screen())
 	}

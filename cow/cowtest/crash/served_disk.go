@@ -16,22 +16,22 @@ type served struct {
 	pl     *player
 	name   string
 	o      *store.Opened
-	lanes  []*lane
-	failed bool // a flush failed for good: nothing may succeed any more
+	queues []*queue
+	failed bool // a flush failed for good: no later request may succeed
 }
 
-// lane is one queue: one request at a time.
-type lane struct {
-	v         *served
-	ch        *cow.Channel
-	req       cow.Request
-	out       []*cow.Request
-	active    bool
-	submitted bool // Submit has returned
-	at        int  // position of the tape at submission
-	late      bool // a flush had failed then
-	what      string
-	ended     func(ok, durable bool) *note
+// queue is one queue: one request at a time.
+type queue struct {
+	v            *served
+	ch           *cow.Channel
+	req          cow.Request
+	out          []*cow.Request
+	active       bool
+	submitted    bool // Submit has returned
+	at           int  // position of the tape at submission
+	afterFailure bool // a flush had failed before the submission
+	what         string
+	ended        func(ok, durable bool) *note
 }
 
 // openDisk opens a disk.
@@ -41,38 +41,38 @@ func (pl *player) openDisk(s Step) error {
 	}
 	var o *store.Opened
 	work := func() (err error) {
-		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true, Cow: cow.Options{ForceShare: s.Arg == byForce}})
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true, Cow: cow.Options{ForceShare: s.Arg == forceShare}})
 		return err
 	}
-	if pl.doom > 0 {
-		return pl.doomed(s, work, func() {
+	if pl.killAfter > 0 {
+		return pl.runUntilKilled(s, work, func() {
 			if o != nil {
 				_ = o.Close()
 			}
 		})
 	}
 	reserve := pl.reserve()
-	err := pl.do(work)
-	pl.promised(s, reserve, err)
+	err := pl.run(work)
+	pl.checkSpacePromise(s, reserve, err)
 	if err != nil {
 		if pl.refused(s, err) {
-			if pl.ofLockedBase(s, err) {
+			if pl.refusedForLock(s, err) {
 				pl.out.count("open, base locked, refused")
 			}
 			return nil
 		}
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.openedBase(s)
-	if pl.hurt[s.Name] != nil {
-		pl.breaks(fmt.Errorf("%s succeeded, and the manifest is damaged", s))
+	if pl.savedManifests[s.Name] != nil {
+		pl.reportBroken(fmt.Errorf("%s succeeded, and the manifest is damaged", s))
 	}
 	pl.out.count("open")
 	seen, err := pl.manifests()
 	if err != nil {
 		return err
 	}
-	pl.m.Mark(settled(s.String(), seen))
+	pl.m.Mark(reliedOn(s.String(), seen))
 	v := &served{pl: pl, name: s.Name, o: o}
 	for i := range max(1, pl.life.Depth) {
 		open := o.Disk.NewChannel
@@ -83,34 +83,34 @@ func (pl *player) openDisk(s Step) error {
 		if err != nil {
 			return err
 		}
-		v.lanes = append(v.lanes, &lane{v: v, ch: ch, out: make([]*cow.Request, 0, 1)})
+		v.queues = append(v.queues, &queue{v: v, ch: ch, out: make([]*cow.Request, 0, 1)})
 	}
 	pl.open[s.Name] = v
 	if pl.life.Fault != nil {
 		return nil
 	}
 	var p []byte
-	err = pl.do(func() (err error) {
+	err = pl.run(func() (err error) {
 		p, err = readAll(o.Disk)
 		return err
 	})
 	if err != nil {
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.m.Mark(found(s.Name, p))
 	pl.m.Mark(visible(s.Name, p))
 	return nil
 }
 
-// manifests are the disks that another process sees, and their tags.
+// manifests returns the disks that another process sees, and their tags.
 func (pl *player) manifests() (map[string][]string, error) {
 	other, err := openStore(pl.m.Process(nil))
 	if err != nil {
 		return nil, err
 	}
 	disks, err := other.Disks()
-	if err != nil && len(pl.hurt) > 0 {
-		err = nil // of those; what else is missing does not look like any state
+	if err != nil && len(pl.savedManifests) > 0 {
+		err = nil // the error is about damaged disks; another missing disk fits no state
 	}
 	seen := map[string][]string{}
 	for _, d := range disks {
@@ -133,13 +133,13 @@ func (pl *player) closeDisk(s Step) error {
 	delete(pl.open, s.Name)
 	at := pl.m.Len()
 	var err error
-	for _, l := range v.lanes {
+	for _, l := range v.queues {
 		err = errors.Join(err, l.ch.Close())
 	}
-	if pl.doom > 0 {
-		return errors.Join(err, pl.doomed(s, v.o.Close, func() { v.end() }))
+	if pl.killAfter > 0 {
+		return errors.Join(err, pl.runUntilKilled(s, v.o.Close, func() { v.closeDead() }))
 	}
-	if e := pl.do(v.o.Close); errors.Is(e, errStuck) {
+	if e := pl.run(v.o.Close); errors.Is(e, errStuck) {
 		return e
 	} else {
 		err = errors.Join(err, e)
@@ -151,38 +151,37 @@ func (pl *player) closeDisk(s Step) error {
 		if v.failed {
 			return nil
 		}
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.out.count("close")
 	if v.failed {
-		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", s))
+		pl.reportBroken(fmt.Errorf("%s succeeded after a failed flush", s))
 	}
 	pl.m.Mark(flushed(s.Name, at))
 	return nil
 }
 
-// handOver leaves a disk and opens it again, as two processes do of which one takes
-// over from the other.
+// handOver detaches a disk and opens it again, as the old and the new process of a takeover do.
 func (pl *player) handOver(s Step) error {
 	v := pl.open[s.Name]
 	if v == nil {
 		return nil
 	}
-	if pl.doom > 0 {
+	if pl.killAfter > 0 {
 		var o *store.Opened
-		for _, l := range v.lanes {
+		for _, l := range v.queues {
 			_ = l.ch.Close()
 		}
 		delete(pl.open, s.Name)
-		return pl.doomed(s, func() error {
+		return pl.runUntilKilled(s, func() error {
 			if detached, err := v.detach(); !detached || err != nil {
-				return nil // it is killed all the same
+				return nil // the process is killed anyway
 			}
 			var err error
 			o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true})
 			return err
 		}, func() {
-			v.end()
+			v.closeDead()
 			if o != nil {
 				_ = o.Close()
 			}
@@ -194,35 +193,35 @@ func (pl *player) handOver(s Step) error {
 	return pl.openDisk(s)
 }
 
-// breaks keeps the first promise that was broken in the open.
-func (pl *player) breaks(err error) {
+// reportBroken keeps the first broken promise that was seen while the machine ran.
+func (pl *player) reportBroken(err error) {
 	if pl.out.Broken == nil {
 		pl.out.Broken = err
 	}
 }
 
-// end lets go of a dead process's disk.
-func (v *served) end() {
-	for _, l := range v.lanes {
+// closeDead closes a dead process's disk.
+func (v *served) closeDead() {
+	for _, l := range v.queues {
 		_ = l.ch.Close()
 	}
 	_ = v.o.Close()
 }
 
 func (v *served) busy() bool {
-	return slices.ContainsFunc(v.lanes, func(l *lane) bool { return l.active })
+	return slices.ContainsFunc(v.queues, func(l *queue) bool { return l.active })
 }
 
-// request submits a guest's request, to a queue that is free.
+// request submits a guest's request to a free queue.
 func (pl *player) request(s Step) error {
 	v := pl.open[s.Name]
 	if v == nil {
 		return nil // its open failed
 	}
-	var free []*lane
-	err := pl.until(func() bool {
+	var free []*queue
+	err := pl.runUntil(func() bool {
 		free = free[:0]
-		for _, l := range v.lanes {
+		for _, l := range v.queues {
 			if !l.active {
 				free = append(free, l)
 			}
@@ -235,7 +234,7 @@ func (pl *player) request(s Step) error {
 	l := free[pl.rng.IntN(len(free))]
 	l.submit(s)
 	if pl.life.Depth <= 1 {
-		return pl.until(func() bool { return !l.active })
+		return pl.runUntil(func() bool { return !l.active })
 	}
 	for range pl.rng.IntN(4) {
 		pl.turn()
@@ -243,10 +242,10 @@ func (pl *player) request(s Step) error {
 	return nil
 }
 
-func (l *lane) submit(s Step) {
+func (l *queue) submit(s Step) {
 	pl, d := l.v.pl, l.v.o.Disk
 	l.req = cow.Request{Op: s.Op.Op, FUA: s.Op.FUA}
-	l.what, l.ended, l.at, l.late = s.String(), nil, pl.m.Len(), l.v.failed
+	l.what, l.ended, l.at, l.afterFailure = s.String(), nil, pl.m.Len(), l.v.failed
 	id := cowtest.Zeros
 	switch s.Op.Op {
 	case cow.OpWrite:
@@ -268,9 +267,9 @@ func (l *lane) submit(s Step) {
 	go func() { l.ch.Submit(&l.req); l.submitted = true }()
 }
 
-// collect takes what has completed.
+// collect takes completed requests.
 func (v *served) collect(dead bool) {
-	for _, l := range v.lanes {
+	for _, l := range v.queues {
 		if !l.active || !l.submitted {
 			continue
 		}
@@ -284,12 +283,12 @@ func (v *served) collect(dead bool) {
 	}
 }
 
-// finish notes how a request has ended.
-func (l *lane) finish() {
+// finish notes the result of a request.
+func (l *queue) finish() {
 	v, pl, err := l.v, l.v.pl, l.req.Err
 	switch {
-	case err == nil && l.late:
-		pl.breaks(fmt.Errorf("%s succeeded after a failed flush", l.what))
+	case err == nil && l.afterFailure:
+		pl.reportBroken(fmt.Errorf("%s succeeded after a failed flush", l.what))
 	case errors.Is(err, cow.ErrFailed) && !v.failed:
 		v.failed = true
 		pl.m.Mark(lost(v.name))
@@ -303,10 +302,10 @@ func (l *lane) finish() {
 	if err == nil {
 		return
 	}
-	if pl.explained(err) {
+	if pl.causedByFault(err) {
 		pl.out.count("requests that failed")
 	} else if pl.life.Fault == nil {
-		pl.breaks(fmt.Errorf("%s: %w", l.what, err))
+		pl.reportBroken(fmt.Errorf("%s: %w", l.what, err))
 	}
 	pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", l.what, err))
 }

@@ -15,10 +15,11 @@ import (
 
 func manifestPath(disk string) string { return path.Join(storeDir, "disks", disk, "disk.json") }
 
-// damage damages the manifest of a disk, as a file system does that has lost a block: "cut" off, "bit", one turned
-// over, "empty". The disk may be served meanwhile. Nobody but this step has changed the disk half.
+// damage damages the manifest of a disk, as a file system does that has lost a block: "cut"
+// truncates it, "bit" flips a bit, "empty" empties it. The disk may be served at that time. No
+// change of the disk by another step is half done.
 func (pl *player) damage(s Step) error {
-	if pl.hurt[s.Name] != nil || len(pl.m.Files(path.Join(storeDir, "tmp"))) > 0 {
+	if pl.savedManifests[s.Name] != nil || len(pl.m.Files(path.Join(storeDir, "tmp"))) > 0 {
 		return nil
 	}
 	seen, err := pl.manifests()
@@ -32,7 +33,7 @@ func (pl *player) damage(s Step) error {
 	if err != nil {
 		return err
 	}
-	pl.m.Mark(settled(s.String(), seen))
+	pl.m.Mark(reliedOn(s.String(), seen))
 	off, n := int64(0), 0
 	switch s.Arg {
 	case "cut":
@@ -63,7 +64,7 @@ func (pl *player) damage(s Step) error {
 	if err := errors.Join(err, f.Datasync(), f.Close()); err != nil {
 		return err
 	}
-	pl.hurt[s.Name] = saved
+	pl.savedManifests[s.Name] = saved
 	pl.m.Mark(changed(s.String()))
 	what := s.Verb + ", " + s.Arg
 	if pl.open[s.Name] != nil {
@@ -73,8 +74,9 @@ func (pl *player) damage(s Step) error {
 	return nil
 }
 
-// harmfulBit looks for a bit of a manifest without which it cannot be read. With the others turned over it is a whole
-// manifest, of this program or a newer one, and the disk must not be removed as damaged. -1: none was found.
+// harmfulBit returns a bit of a manifest that makes it unreadable if flipped. With other bits
+// flipped it is a valid manifest, of this program or a newer one, and the disk must not be removed
+// as damaged. -1: none was found.
 func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 	for range 16 {
 		bit := pl.rng.Int64N(int64(len(saved)) * 8)
@@ -89,7 +91,7 @@ func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 		_, err = s.Disk(disk)
 		_, plan := s.PlanRemoveDamaged(disk)
 		if err == nil && !errors.Is(plan, store.ErrInvalid) {
-			pl.breaks(fmt.Errorf("bit %d of the manifest of disk %s: it can be read, and may be removed as damaged: %v", bit, disk, plan))
+			pl.reportBroken(fmt.Errorf("bit %d of the manifest of disk %s: it can be read, but may be removed as damaged: %v", bit, disk, plan))
 		}
 		if err != nil && plan == nil {
 			return bit, nil
@@ -98,11 +100,11 @@ func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 	return -1, nil
 }
 
-// mend puts a manifest back that was damaged: all must be there that it names.
+// mend restores a manifest that was damaged: everything that it names must exist.
 func (pl *player) mend(s Step) error {
-	saved := pl.hurt[s.Name]
+	saved := pl.savedManifests[s.Name]
 	if room := pl.m.FreePages(); saved == nil || room >= 0 && room < 4 {
-		return nil // putting it back needs room
+		return nil // restoring it needs space
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool {
 		d := w.disks[s.Name]
@@ -113,26 +115,26 @@ func (pl *player) mend(s Step) error {
 		return true
 	}))
 	p := pl.m.Process(nil)
-	if _, err := p.Stat(path.Dir(manifestPath(s.Name))); err != nil { // a removal that failed has got as far as this
+	if _, err := p.Stat(path.Dir(manifestPath(s.Name))); err != nil { // a failed removal has got this far
 		pl.m.Mark(refused(s.String()))
 		return nil
 	}
 	if err := restoreManifest(p, s.Name, saved); err != nil {
 		return err
 	}
-	delete(pl.hurt, s.Name)
+	delete(pl.savedManifests, s.Name)
 	pl.m.Mark(changed(s.String()))
 	pl.out.count(s.Verb)
 	return nil
 }
 
-// ofDamaged reports whether a step was refused because the manifest of a disk that it is about is damaged, or, of the
-// removal of an image, of any disk.
-func (pl *player) ofDamaged(s Step, err error) bool {
+// refusedForDamage reports whether a step was refused because the manifest of one of its disks is
+// damaged or, for the removal of an image, the manifest of any disk.
+func (pl *player) refusedForDamage(s Step, err error) bool {
 	if !errors.Is(err, store.ErrRefused) && !errors.Is(err, store.ErrNotFound) {
 		return false
 	}
-	if s.Verb == "remove" && len(pl.hurt) > 0 && pl.hurt[s.Name] == nil {
+	if s.Verb == "remove" && len(pl.savedManifests) > 0 && pl.savedManifests[s.Name] == nil {
 		_, nerr := pl.m.Content(manifestPath(s.Name))
 		return nerr != nil // an image
 	}
@@ -142,18 +144,18 @@ func (pl *player) ofDamaged(s Step, err error) bool {
 			list = append(list, ref.Name)
 		}
 	}
-	return slices.ContainsFunc(list, func(name string) bool { return pl.hurt[name] != nil })
+	return slices.ContainsFunc(list, func(name string) bool { return pl.savedManifests[name] != nil })
 }
 
-// removedDamaged looks at how "remove-damaged" has ended. done: its notes are made.
+// removedDamaged checks the result of "remove-damaged". done: its notes are on the tape.
 func (pl *player) removedDamaged(s Step, err error) (done bool) {
 	served := pl.open[s.Name] != nil
 	switch {
 	case err == nil && served:
-		pl.breaks(fmt.Errorf("%s succeeded, and the disk is served", s))
+		pl.reportBroken(fmt.Errorf("%s succeeded, but the disk is served", s))
 	case err == nil:
-		delete(pl.hurt, s.Name)
-	case errors.Is(err, store.ErrInUse) && served, errors.Is(err, store.ErrInvalid) && pl.hurt[s.Name] == nil:
+		delete(pl.savedManifests, s.Name)
+	case errors.Is(err, store.ErrInUse) && served, errors.Is(err, store.ErrInvalid) && pl.savedManifests[s.Name] == nil:
 		pl.m.Mark(refused(s.String()))
 		pl.out.count(s.Verb + ", refused")
 		return true
@@ -161,22 +163,23 @@ func (pl *player) removedDamaged(s Step, err error) (done bool) {
 	return false
 }
 
-// damaged are the disks of a world whose manifests are.
+// damaged returns the disks of a world whose manifests are damaged.
 func (w *world) damaged() map[string]*disk {
 	c := maps.Clone(w.disks)
 	maps.DeleteFunc(c, func(_ string, d *disk) bool { return d.saved == nil })
 	return c
 }
 
-// whole are the others.
-func (w *world) whole() map[string]*disk {
+// undamaged returns the other disks.
+func (w *world) undamaged() map[string]*disk {
 	c := maps.Clone(w.disks)
 	maps.DeleteFunc(c, func(_ string, d *disk) bool { return d.saved != nil })
 	return c
 }
 
-// putBack mends the manifests of a machine, which w describes, and sees whether the disks are what they were.
-func (w *world) putBack(m *faultfs.Machine) error {
+// restoreManifests restores the manifests of a machine that w describes, and checks the content of
+// the disks.
+func (w *world) restoreManifests(m *faultfs.Machine) error {
 	damaged := w.damaged()
 	if len(damaged) == 0 {
 		return nil
@@ -192,12 +195,12 @@ func (w *world) putBack(m *faultfs.Machine) error {
 		return err
 	}
 	for name, d := range damaged {
-		seen, err := look(s, name)
+		seen, err := readDisk(s, name)
 		if err == nil {
 			err = d.check(name, seen)
 		}
 		if err != nil {
-			return fmt.Errorf("disk %s, whose manifest was damaged and is put back: %w", name, err)
+			return fmt.Errorf("disk %s, whose manifest was damaged and restored: %w", name, err)
 		}
 	}
 	return nil
@@ -207,17 +210,17 @@ func restoreManifest(p vfs.FS, name string, saved []byte) error {
 	return p.WriteFileAtomic(manifestPath(name), saved, 0o600)
 }
 
-// rebased are the contents of a disk at which nobody could look, at the start of another tape.
-func (d *disk) rebased() *disk {
+// withResetTimes returns a disk that could not be read, with times for the start of another tape.
+func (d *disk) withResetTimes() *disk {
 	done := map[*content]bool{}
-	d.content.rebase(done)
+	d.content.resetTimes(done)
 	for _, t := range d.tags {
-		t.content.rebase(done)
+		t.content.resetTimes(done)
 	}
 	return d
 }
 
-func (c *content) rebase(done map[*content]bool) {
+func (c *content) resetTimes(done map[*content]bool) {
 	if c == nil || done[c] {
 		return
 	}
@@ -225,19 +228,19 @@ func (c *content) rebase(done map[*content]bool) {
 	for _, list := range c.sectors {
 		for _, w := range list {
 			w.begin, w.end, w.acked = -1, -1, len(list) == 1
-			w.below.rebase(done)
+			w.below.resetTimes(done)
 		}
 	}
 }
 
-// damage has a disk lose its manifest, and be removed or get it back.
-func (g *generator) damage(name string, d *planned) {
+// damage makes a disk lose its manifest. The disk is then removed, or gets the manifest back.
+func (g *generator) damage(name string, d *plannedDisk) {
 	if g.rng.IntN(2) == 0 && len(g.disks) < 5 {
 		g.writes(name, d)
 		g.promote(name, d)
 		g.add(Step{Verb: "wait"})
 		tag := d.tags[len(d.tags)-1]
-		c := &planned{unit: d.unit, size: d.size, tags: slices.Clone(d.tags)}
+		c := &plannedDisk{unit: d.unit, size: d.size, tags: slices.Clone(d.tags)}
 		s := Step{Verb: "create", Name: g.name("d"), Arg: name + "@" + tag, Size: d.size}
 		g.add(s)
 		g.disks[s.Name] = c
@@ -251,7 +254,7 @@ func (g *generator) damage(name string, d *planned) {
 		g.add(remove) // refused: it is served
 		g.request(name, d)
 	} else {
-		g.away(name, d)
+		g.stopOrKill(name, d)
 		g.add(damage)
 	}
 	delete(g.disks, name)
@@ -270,9 +273,9 @@ func (g *generator) damage(name string, d *planned) {
 	}
 	switch g.rng.IntN(4) {
 	case 0:
-		g.add(Step{Verb: "fault", Name: g.number(40)})
+		g.add(Step{Verb: "fault", Name: g.randomNumber(40)})
 	case 1:
-		g.add(Step{Verb: "kill", Name: g.number(20)})
+		g.add(Step{Verb: "kill", Name: g.randomNumber(20)})
 		g.allClosed()
 	}
 	g.add(remove)

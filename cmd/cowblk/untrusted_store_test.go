@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stranger is a store of which another user can write the lock files: he names root's own sockets there.
-type stranger struct {
-	dir   string
-	store string
-	asked atomic.Int32 // connections to the sockets that the lock file names
+// untrustedStore is a store whose lock files another user can write. They name sockets of root.
+type untrustedStore struct {
+	dir         string
+	store       string
+	connections atomic.Int32 // number of connections to the sockets that the lock file names
 }
 
-func newStranger(t *testing.T, take func(s *stranger)) *stranger {
+func newUntrustedStore(t *testing.T, change func(s *untrustedStore)) *untrustedStore {
 	t.Helper()
-	s := &stranger{dir: shortDir(t)}
+	s := &untrustedStore{dir: shortDir(t)}
 	if err := os.Chmod(s.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func newStranger(t *testing.T, take func(s *stranger)) *stranger {
 				if err != nil {
 					return
 				}
-				s.asked.Add(1)
+				s.connections.Add(1)
 				c.Close()
 			}
 		}()
@@ -67,11 +67,11 @@ func newStranger(t *testing.T, take func(s *stranger)) *stranger {
 	if _, err := lock.WriteAt(append(text, '\n'), 0); err != nil {
 		t.Fatal(err)
 	}
-	take(s)
+	change(s)
 	return s
 }
 
-func (s *stranger) run(args ...string) (code int, out string) {
+func (s *untrustedStore) run(args ...string) (code int, out string) {
 	var b bytes.Buffer
 	a := &app{
 		in: strings.NewReader(""), out: &b, err: &b, getenv: func(string) string { return "" },
@@ -81,9 +81,9 @@ func (s *stranger) run(args ...string) (code int, out string) {
 	return code, b.String()
 }
 
-// What another user writes into the lock file of a disk leads root's commands to no process: neither to one of root's own,
-// which would be stopped or promoted, nor to his, which QEMU would be connected to.
-func TestLockFilesOfStrangers(t *testing.T) {
+// Another user's content of a lock file makes root's commands contact no process: neither a process of
+// root, which would be stopped or promoted, nor one of that user, to which QEMU would be connected.
+func TestLockFilesInUntrustedStores(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs two users: run as root")
 	}
@@ -93,17 +93,17 @@ func TestLockFilesOfStrangers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, take := range map[string]func(s *stranger){
-		"another's store":                    func(s *stranger) { chownToNobody(t, s.store) },
-		"in another's directory":             func(s *stranger) { chown(filepath.Dir(s.store)) },
-		"another's directory in root's":      func(s *stranger) { chown(filepath.Join(s.store, "disks")) },
-		"another's disk in root's store":     func(s *stranger) { chownToNobody(t, filepath.Join(s.store, "disks", "d")) },
-		"everybody's disk in root's store":   func(s *stranger) { chmod(t, filepath.Join(s.store, "disks", "d"), 0o777) },
-		"a group's store":                    func(s *stranger) { chmod(t, s.store, 0o775) },
-		"in a directory that a group shares": func(s *stranger) { chmod(t, filepath.Dir(s.store), 0o775|os.ModeSetgid) },
+	for name, change := range map[string]func(s *untrustedStore){
+		"another's store":                    func(s *untrustedStore) { chownToNobody(t, s.store) },
+		"in another's directory":             func(s *untrustedStore) { chown(filepath.Dir(s.store)) },
+		"another's directory in root's":      func(s *untrustedStore) { chown(filepath.Join(s.store, "disks")) },
+		"another's disk in root's store":     func(s *untrustedStore) { chownToNobody(t, filepath.Join(s.store, "disks", "d")) },
+		"everybody's disk in root's store":   func(s *untrustedStore) { chmod(t, filepath.Join(s.store, "disks", "d"), 0o777) },
+		"a group's store":                    func(s *untrustedStore) { chmod(t, s.store, 0o775) },
+		"in a directory that a group shares": func(s *untrustedStore) { chmod(t, filepath.Dir(s.store), 0o775|os.ModeSetgid) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStranger(t, take)
+			s := newUntrustedStore(t, change)
 			for _, line := range []string{
 				"stop d", "stop d --whole-process", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp",
 				"resume d", "resume --forget d", "run d --qemu /bin/true", "serve d", "serve d --takeover", "serve d --read-only", "qemu-args d", "xml d",
@@ -111,10 +111,10 @@ func TestLockFilesOfStrangers(t *testing.T) {
 				"create e --from d@t", "trust-base d", "export d --listen unix:" + s.dir + "/nbd", "export d@t --listen unix:" + s.dir + "/nbd",
 			} {
 				code, out := s.run(strings.Fields(line)...)
-				// Of one disk that is not to be believed these say something else first, or look at the others.
-				elsewhere := strings.Contains(name, "disk in") && slices.ContainsFunc([]string{"watch", "create", "trust-base", "run", "rm --yes --damaged"},
+				// For a single untrusted disk these commands fail earlier with another error, or check the other disks.
+				otherRefusal := strings.Contains(name, "disk in") && slices.ContainsFunc([]string{"watch", "create", "trust-base", "run", "rm --yes --damaged"},
 					func(begin string) bool { return strings.HasPrefix(line, begin) })
-				if !elsewhere && (code == exitOK || !strings.Contains(out, "can lead") && !strings.Contains(out, "can put")) {
+				if !otherRefusal && (code == exitOK || !strings.Contains(out, "can lead") && !strings.Contains(out, "can put")) {
 					t.Errorf("%s: exit %d: %s", line, code, out)
 				}
 			}
@@ -124,7 +124,7 @@ func TestLockFilesOfStrangers(t *testing.T) {
 					t.Errorf("%s: the control socket is believed: %s", line, out)
 				}
 			}
-			if n := s.asked.Load(); n > 0 {
+			if n := s.connections.Load(); n > 0 {
 				t.Errorf("%d connections to sockets that another user has named", n)
 			}
 		})

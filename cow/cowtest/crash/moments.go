@@ -6,30 +6,29 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// The tape has what happened to files. What processes have stored in mapped memory is
-// not on it, so the player notes copies of the whole machine at random moments: there
-// the process can be killed, or the file system be lost and mounted again.
+// The tape records changes of files, but not stores to mapped memory. So the player notes copies of
+// the whole machine at random moments: there the process can be killed, or the file system be lost
+// and mounted again.
 
-// moment notes the machine as it is now, now and then. All goroutines of the process
-// wait for turns, or for nothing.
+// moment notes a copy of the machine now and then. All goroutines of the process are waiting then.
 func (pl *player) moment() {
 	every := pl.life.Moments
 	if every == 0 {
 		every = 16
 	}
 	if pl.life.Fault != nil || pl.sched.syncFailed() || pl.moments.IntN(every) != 0 {
-		return // what a failed sync has lost is noted when somebody has heard of it
+		return // the effect of a failed sync is noted when its caller has the error
 	}
 	pl.m.Mark(&note{text: "moment", step: func(*Oracle, int) {}, machine: pl.m.Clone()})
 }
 
-// turnNow gives the next turn away; false: nobody waits for one.
-func (pl *player) turnNow() bool {
+// giveTurn gives the next turn away; false: no call waits for one.
+func (pl *player) giveTurn() bool {
 	pl.moment()
 	return pl.sched.next()
 }
 
-// momentsOf are the positions of a tape where the whole machine is known.
+// momentsOf returns the positions of a tape with a copy of the whole machine.
 func momentsOf(t *faultfs.Tape) (at []int) {
 	for i, r := range t.Records {
 		if r.Kind == faultfs.Mark && r.Note.(*note).machine != nil {
@@ -39,8 +38,8 @@ func momentsOf(t *faultfs.Tape) (at []int) {
 	return at
 }
 
-// killedAt is what the oracle asks of a machine whose process was killed and on which
-// nothing else has happened: all that has ended with success is there.
+// killedAt returns the oracle's demands on a machine whose process was killed and nothing else: all
+// completed writes are there.
 func (o *Oracle) killedAt(now int) *Oracle {
 	c := o.clone()
 	killed().step(c, now)
@@ -52,14 +51,14 @@ func (o *Oracle) killedAt(now int) *Oracle {
 	return c
 }
 
-// examineMoment kills the process at a moment, and loses and mounts the file system
-// there, with each of the choices.
+// examineMoment kills the process at a moment. It also loses and mounts the file system there, with
+// each of the choices.
 func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, choices []faultfs.Choice) (cuts int, err error) {
 	m := p.Tape.Records[at].Note.(*note).machine
 	fail := func(kind string, c faultfs.Choice, err error) error {
 		return &Failure{Life: l, At: at, Kind: kind, Choice: c, Err: err, tail: tail(p.Tape, at, d)}
 	}
-	if err := seen(m.Clone(), o.killedAt(at), at); err != nil {
+	if err := checkMachine(m.Clone(), o.killedAt(at), at); err != nil {
 		return 1, fail("process killed", d.All(), err)
 	}
 	p.count("cut: kill")
@@ -67,15 +66,16 @@ func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, ch
 	for _, c := range choices {
 		cuts++
 		p.count("cut: remount")
-		if err := seen(d.Remount(c, m), o, at); err != nil {
+		if err := checkMachine(d.Remount(c, m), o, at); err != nil {
 			return cuts, fail("file system lost and mounted again", c, err)
 		}
 	}
 	return cuts, nil
 }
 
-// seen looks at a machine as the oracle does, and has all disks removed, beginning with number first.
-func seen(m *faultfs.Machine, o *Oracle, first int) error {
+// checkMachine compares a machine with the oracle, and removes all disks, beginning with number
+// first.
+func checkMachine(m *faultfs.Machine, o *Oracle, first int) error {
 	again := m.Clone()
 	s, err := observe(m)
 	var w *world
@@ -83,7 +83,7 @@ func seen(m *faultfs.Machine, o *Oracle, first int) error {
 		w, err = o.check(s)
 	}
 	if err == nil {
-		err = w.putBack(m)
+		err = w.restoreManifests(m)
 	}
 	if err == nil {
 		err = dismantle(again, s, w, first)
@@ -91,15 +91,15 @@ func seen(m *faultfs.Machine, o *Oracle, first int) error {
 	return err
 }
 
-// Ways in which a life of a chain can end for the next one.
+// Ways in which a life of a chain can end for the next life.
 const (
 	endCut    = "power cut"
 	endMount  = "remount"
 	endReboot = "reboot"
 )
 
-// endOf is the machine and the oracle after a life that ends in the given way. Without a
-// moment at which the machine is known there is no remount, but a power cut.
+// endOf returns the machine and the oracle after a life that ends in the given way. If no copy of
+// the machine is known, a power cut replaces the remount.
 func (l *Life) endOf(p *Played, how string, rng *rand.Rand) (m *faultfs.Machine, o *Oracle, at int) {
 	at = len(p.Tape.Records) - 1
 	var running *faultfs.Machine

@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// A disk or an image whose document is missing, cut off or no file is damaged, to all commands alike: it is there, and the
-// text names the file.
+// A disk or an image whose document is missing, truncated or no file is damaged for all commands: it
+// exists, and the error names the file.
 func TestLostDocument(t *testing.T) {
 	for name, lose := range map[string]func(path string) error{
 		"missing":   os.Remove,
-		"cut off":   func(p string) error { return os.Truncate(p, 10) },
+		"truncated": func(p string) error { return os.Truncate(p, 10) },
 		"empty":     func(p string) error { return os.Truncate(p, 0) },
 		"link":      func(p string) error { os.Remove(p); return os.Symlink("nowhere", p) },
 		"directory": func(p string) error { os.Remove(p); return os.Mkdir(p, 0o700) },

@@ -13,22 +13,24 @@ import (
 )
 
 const (
-	// roomy is so many free pages that a store makes its reserve: each of its files has a 256th of them.
-	roomy = 640
-	// enough files of the reserve are there for what README.md promises of a full file system.
-	enough = 14
+	// reservePages is the number of free pages with which a store makes its reserve: each of its
+	// files has a 256th of them.
+	reservePages = 640
+	// reserveFilesNeeded is the number of files of the reserve for which README.md's promises about
+	// a full file system hold.
+	reserveFilesNeeded = 14
 )
 
-// room limits the room on the file system.
+// room limits the space on the file system.
 func (pl *player) room(s Step) error {
 	n, err := strconv.ParseInt(s.Name, 10, 64)
 	if err != nil {
 		return err
 	}
 	pl.m.SetFreePages(n)
-	if n >= 0 && n < roomy {
+	if n >= 0 && n < reservePages {
 		state := "no reserve"
-		if r := pl.reserve(); r >= enough {
+		if r := pl.reserve(); r >= reserveFilesNeeded {
 			state = "whole reserve"
 		} else if r > 0 {
 			state = "part of the reserve"
@@ -38,7 +40,7 @@ func (pl *player) room(s Step) error {
 	return nil
 }
 
-// reserve is how many files of the store's reserve there are that hold room.
+// reserve returns the number of files of the store's reserve that occupy space.
 func (pl *player) reserve() (n int) {
 	for _, f := range pl.m.Files(path.Join(storeDir, "reserve")) {
 		if p, err := pl.m.Content(f); err == nil && len(p) > 4096 {
@@ -48,9 +50,10 @@ func (pl *player) reserve() (n int) {
 	return n
 }
 
-// promised looks at how a step has ended that may have found no room, with so many files in reserve at its start: a
-// removal needs none, and with the reserve a disk can be opened, rolled back and stopped.
-func (pl *player) promised(s Step, reserve int, err error) {
+// checkSpacePromise checks the result of a step that may have found no space, with this number of
+// files in reserve at its start. A removal needs no space. With the reserve a disk can be opened,
+// rolled back and stopped.
+func (pl *player) checkSpacePromise(s Step, reserve int, err error) {
 	room := pl.m.FreePages()
 	if room < 0 {
 		return
@@ -59,7 +62,7 @@ func (pl *player) promised(s Step, reserve int, err error) {
 		pl.out.count(s.Verb + ", with the reserve")
 	}
 	if err == nil {
-		if room < roomy/2 {
+		if room < reservePages/2 {
 			pl.out.count(s.Verb + ", little room")
 		}
 		return
@@ -71,33 +74,33 @@ func (pl *player) promised(s Step, reserve int, err error) {
 	switch s.Verb {
 	case "remove", "remove-damaged", "check":
 	case "open", "rollback", "stop":
-		if reserve < enough {
+		if reserve < reserveFilesNeeded {
 			return
 		}
 	default:
 		return
 	}
-	pl.breaks(fmt.Errorf("%s on a full file system, with %d files in reserve: %w", s, reserve, err))
+	pl.reportBroken(fmt.Errorf("%s on a full file system, with %d files in reserve: %w", s, reserve, err))
 }
 
 // check is "check" and "check repair". Problems are no error.
 func (pl *player) check(s Step) error {
 	reserve := pl.reserve()
-	err := pl.do(func() error {
+	err := pl.run(func() error {
 		_, err := pl.s.Check(context.Background(), store.CheckOptions{Repair: s.Name == "repair"})
 		return err
 	})
-	pl.promised(s, reserve, err)
+	pl.checkSpacePromise(s, reserve, err)
 	if err != nil {
-		return pl.mayFail(s, err)
+		return pl.acceptFault(s, err)
 	}
 	pl.out.count(s.String())
 	return nil
 }
 
-// littleRoom fills the file system and goes on there.
-func (g *generator) littleRoom(name string, d *planned) {
-	g.add(Step{Verb: "room", Name: fmt.Sprint(roomy)})
+// fullFileSystem fills the file system and continues.
+func (g *generator) fullFileSystem(name string, d *plannedDisk) {
+	g.add(Step{Verb: "room", Name: fmt.Sprint(reservePages)})
 	if g.rng.IntN(2) == 0 {
 		g.kill("") // a process makes the reserve once
 	}
@@ -120,7 +123,7 @@ func (g *generator) littleRoom(name string, d *planned) {
 			if len(o.tags) > 0 {
 				i := g.rng.IntN(len(o.tags))
 				g.add(Step{Verb: "rollback", Name: other, Arg: o.tags[i]})
-				o.tags = slices.Clone(o.tags[:i+1]) // later ones may be there still, and are not used
+				o.tags = slices.Clone(o.tags[:i+1]) // later tags may still exist, and are not used
 			}
 		case 1:
 			if len(g.disks) > 1 {
@@ -139,7 +142,7 @@ func (g *generator) littleRoom(name string, d *planned) {
 		case 4:
 			g.add(Step{Verb: "check", Name: []string{"", "repair"}[g.rng.IntN(2)]})
 		case 5:
-			g.away(other, o)
+			g.stopOrKill(other, o)
 			g.open(other, o)
 		case 6:
 			g.writes(other, o)
@@ -149,13 +152,13 @@ func (g *generator) littleRoom(name string, d *planned) {
 			g.open(other, o)
 		}
 		if g.rng.IntN(4) == 0 {
-			little() // what was freed is used by others
+			little() // others use the freed space
 		}
 	}
 	if g.rng.IntN(3) == 0 {
-		return // the next change finds it full, too
+		return // the next change finds it full too
 	}
-	g.add(Step{Verb: "room", Name: fmt.Sprint(roomy)})
+	g.add(Step{Verb: "room", Name: fmt.Sprint(reservePages)})
 	if g.rng.IntN(2) == 0 {
 		g.kill("")
 		if name, d := g.pick(); d != nil {

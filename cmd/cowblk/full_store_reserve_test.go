@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// reserveFiles are the numbers of the files of a store's reserve.
+// reserveFiles returns the names of the files of a store's reserve, which are numbers.
 func reserveFiles(t *testing.T, st string) (names []string) {
 	t.Helper()
 	files, err := os.ReadDir(filepath.Join(st, "reserve"))
@@ -21,9 +21,9 @@ func reserveFiles(t *testing.T, st string) (names []string) {
 	return names
 }
 
-// What others do on a full file system, however often, leaves the second half of the reserve (files 00 to 11) to the maps
-// of disks that are served, so that they end in order. What cannot be done says what makes room.
-func TestReserveIsKeptForTheEnd(t *testing.T) {
+// Other commands on a full file system, however many, leave half of the reserve (files 00 to 11) for the
+// maps of served disks, so that serving ends in order. A command that fails says how to free space.
+func TestReserveIsKeptForServedMaps(t *testing.T) {
 	if !canMount(t) {
 		return
 	}
@@ -31,11 +31,11 @@ func TestReserveIsKeptForTheEnd(t *testing.T) {
 		if k.size > 0 && os.Getuid() != 0 {
 			continue
 		}
-		t.Run(k.name, k.keepsReserve)
+		t.Run(k.name, k.keepsReserveForMaps)
 	}
 }
 
-func (k *fullKind) keepsReserve(t *testing.T) {
+func (k *fullKind) keepsReserveForMaps(t *testing.T) {
 	m := k.mount(t)
 	st := filepath.Join(m, "s")
 	command(t, st, "create", "a", "--size", "1G")
@@ -69,11 +69,11 @@ func (k *fullKind) keepsReserve(t *testing.T) {
 	}
 	left := reserveFiles(t, st)
 	if k.inodes && rolledBack != 12 {
-		t.Errorf("%d of 12 rollbacks: each frees the inodes that it has used", rolledBack)
+		t.Errorf("%d of 12 rollbacks: each returns the inodes that it has used", rolledBack)
 	}
 	t.Logf("%d of 12 rollbacks, reserve %v", rolledBack, left)
 	if got := strings.Join(left, " "); !strings.HasPrefix(got, "00 01 02 03 04 05 06 07 08 09 10 11") {
-		t.Errorf("of the reserve %v were left, then %v", before, left)
+		t.Errorf("expected files 00 to 11 of the reserve to be left, was %v, found %v", before, left)
 	}
 	k.exhaust(t, m)
 	guest.Close()
@@ -83,8 +83,8 @@ func (k *fullKind) keepsReserve(t *testing.T) {
 	}
 }
 
-// What removes needs no room at all: neither the reserve nor anything else.
-func TestRemoveWithoutAnyRoom(t *testing.T) {
+// rm needs no space at all, not even the reserve.
+func TestRemoveWithoutSpace(t *testing.T) {
 	if !canMount(t) {
 		return
 	}
@@ -93,12 +93,12 @@ func TestRemoveWithoutAnyRoom(t *testing.T) {
 			continue
 		}
 		for _, args := range [][]string{{"rm", "--damaged", "damaged", "--yes"}, {"rm", "img", "--yes"}, {"rm", "x", "y", "z", "--yes"}} {
-			t.Run(k.name+"/"+strings.Join(args[:2], " "), func(t *testing.T) { k.removes(t, args) })
+			t.Run(k.name+"/"+strings.Join(args[:2], " "), func(t *testing.T) { k.removesWithoutSpace(t, args) })
 		}
 	}
 }
 
-func (k *fullKind) removes(t *testing.T, args []string) {
+func (k *fullKind) removesWithoutSpace(t *testing.T, args []string) {
 	m := k.mount(t)
 	st := filepath.Join(m, "s")
 	image := filepath.Join(shortDir(t), "image")

@@ -11,8 +11,8 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 )
 
-// flipped plays a disk with an image, a sealed layer and a head, closed in order.
-func flipped(t *testing.T) (*faultfs.Machine, *sight) {
+// playClosed plays a disk with an image, a sealed layer and a head, closed in order.
+func playClosed(t *testing.T) (*faultfs.Machine, *observation) {
 	t.Helper()
 	script, err := Parse(`
 		import img
@@ -38,11 +38,10 @@ func flipped(t *testing.T) (*faultfs.Machine, *sight) {
 	return m, s
 }
 
-// A single bit that has turned over is refused, or does not matter: what is served
-// is right. Only the data of the head, which may change, has no checksum: there
-// exactly the sector is wrong that the bit is in.
+// A single flipped bit is refused or harmless: the served content is right. Only the data of a head
+// has no checksum, because it may change: there exactly the sector with the bit is wrong.
 func TestBitFlips(t *testing.T) {
-	m, want := flipped(t)
+	m, want := playClosed(t)
 	s, err := openStore(m.Process(nil))
 	if err != nil {
 		t.Fatal(err)
@@ -56,18 +55,18 @@ func TestBitFlips(t *testing.T) {
 	for _, name := range m.Files(storeDir) {
 		base := path.Base(name)
 		if base == "lock" {
-			continue // says nothing that is believed
+			continue // no content of it is believed
 		}
 		content, err := m.Content(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(content) == 0 {
-			continue // of the reserve: the name is all
+			continue // a file of the reserve: only its name matters
 		}
 		t.Run(strings.TrimPrefix(name, storeDir+"/"), func(t *testing.T) {
 			refused, harmless, wrong := 0, 0, 0
-			for _, bit := range bits(rng, content, long(t)) {
+			for _, bit := range chooseBits(rng, content, long(t)) {
 				x := m.Clone()
 				if err := x.Flip(name, bit); err != nil {
 					t.Fatal(err)
@@ -76,9 +75,9 @@ func TestBitFlips(t *testing.T) {
 				switch {
 				case err != nil || len(got.damaged) > 0:
 					refused++
-				case same(want, got):
+				case sameContents(want, got):
 					harmless++
-				case name == head && oneSector(want, got):
+				case name == head && atMostOneSector(want, got):
 					wrong++
 				default:
 					t.Fatalf("bit %d (byte %d: %#x): served, and not what was written", bit, bit/8, content[bit/8])
@@ -92,9 +91,9 @@ func TestBitFlips(t *testing.T) {
 	}
 }
 
-// bits are those to turn over: all where something is, or a choice of them, and
-// some elsewhere.
-func bits(rng *rand.Rand, content []byte, all bool) (out []int64) {
+// chooseBits returns the bits to flip: all or a choice of the bits where data is, and some
+// elsewhere.
+func chooseBits(rng *rand.Rand, content []byte, all bool) (out []int64) {
 	var some []int64
 	for i, b := range content {
 		if b == 0 && i > 512 {
@@ -114,8 +113,8 @@ func bits(rng *rand.Rand, content []byte, all bool) (out []int64) {
 	return some
 }
 
-// same compares what disks and tags hold; what tags are called is not looked at.
-func same(a, b *sight) bool {
+// sameContents compares the contents of disks and tags, not the names of tags.
+func sameContents(a, b *observation) bool {
 	if len(a.disks) != len(b.disks) {
 		return false
 	}
@@ -133,8 +132,8 @@ func same(a, b *sight) bool {
 	return true
 }
 
-// oneSector reports whether no more than one sector of each disk and tag differs.
-func oneSector(a, b *sight) bool {
+// atMostOneSector reports whether at most one sector of each disk and tag differs.
+func atMostOneSector(a, b *observation) bool {
 	for name, d := range a.disks {
 		e := b.disks[name]
 		if differ(d.content, e.content) > 1 {
@@ -158,9 +157,9 @@ func differ(a, b []byte) (n int) {
 	return n
 }
 
-// Damage of any size to any file of a store is refused or served; nothing panics.
+// A store with damage of any size to any file is refused or served; nothing panics.
 func TestJunk(t *testing.T) {
-	m, _ := flipped(t)
+	m, _ := playClosed(t)
 	rng := rand.New(rand.NewPCG(2, 2))
 	names := m.Files(storeDir)
 	n := 400

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lock file that names the control socket of a process with disks of the same names, from another store, leads to no
-// change of those.
+// A lock file may name the control socket of a process that serves a disk of the same name from another
+// store. No command changes that disk.
 func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	dir := shortDir(t)
 	served, meant := filepath.Join(dir, "served"), filepath.Join(dir, "meant")
@@ -40,7 +40,7 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	if _, err := lock.WriteAt(text, 0); err != nil {
 		t.Fatal(err)
 	}
-	s := &stranger{store: meant}
+	s := &untrustedStore{store: meant}
 	for _, line := range []string{
 		"stop d --timeout 10s", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp", "resume d", "serve d --takeover",
 	} {
@@ -48,7 +48,7 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 			t.Errorf("%s: exit %d: %s", line, code, out)
 		}
 	}
-	// By another path it is the same store.
+	// A store reached by another path is the same store.
 	other := filepath.Join(dir, "link")
 	if err := os.Symlink(served, other); err != nil {
 		t.Fatal(err)

@@ -10,9 +10,9 @@ import (
 	"cowblk/cow/store"
 )
 
-// live counts the disks of a promotion that are open. A script means all of them
-// or none, but an open may have been refused: see mayRefuse.
-func (pl *player) live(s Step) (open int, all bool) {
+// openDisks counts the disks of a promotion that are open. A script means all of them or none, but
+// an open may have been refused: see mayRefuse.
+func (pl *player) openDisks(s Step) (open int, all bool) {
 	list := names(s.Name)
 	for _, name := range list {
 		if pl.open[name] != nil {
@@ -22,17 +22,17 @@ func (pl *player) live(s Step) (open int, all bool) {
 	return open, open == len(list)
 }
 
-// promoteLive begins a promotion beside the guests' requests. Other steps that
-// change the store wait for its end.
+// promoteLive begins a promotion beside the guests' requests. Other steps that change the store
+// wait for its end.
 func (pl *player) promoteLive(s Step) error {
-	if err := pl.until(func() bool { return pl.jobs == 0 }); err != nil {
+	if err := pl.runUntil(func() bool { return pl.jobs == 0 }); err != nil {
 		return err
 	}
 	pl.m.Mark(changing(s.String(), func(w *world) bool { return w.promote(s) }))
 	pl.jobs++
 	pl.swapped = false
 	if pl.fault > 0 {
-		// Calls that need no turn may be made by somebody who holds a mutex.
+		// A goroutine that makes a call without a turn may hold a mutex.
 		pl.sched.arm(pl.fault, pl.errno(), false, false)
 		pl.fault = 0
 	}
@@ -43,18 +43,17 @@ func (pl *player) promoteLive(s Step) error {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
-		if pl.explained(err) {
+		if pl.causedByFault(err) {
 			pl.faults++
 			pl.out.count("promote, live, failed")
 			return
 		}
-		if pl.life.Fault == nil && !errors.Is(err, errDied) {
-			pl.breaks(fmt.Errorf("%s: %w", s, err))
+		if pl.life.Fault == nil && !errors.Is(err, errKilled) {
+			pl.reportBroken(fmt.Errorf("%s: %w", s, err))
 		}
 	}()
 	if pl.life.Depth <= 1 {
-		// Up to the swap, or a bit further: what follows goes on behind the
-		// next requests.
+		// Up to the swap, or a bit further: the rest runs beside the next requests.
 		for range pl.rng.IntN(60) {
 			pl.turn()
 		}
@@ -62,9 +61,9 @@ func (pl *player) promoteLive(s Step) error {
 	return nil
 }
 
-// sum begins to add the checksums of sealed layers' data, beside the guests' requests.
+// sum begins to add data checksums to sealed layers, beside the guests' requests.
 func (pl *player) sum(s Step) error {
-	if err := pl.until(func() bool { return pl.jobs == 0 }); err != nil {
+	if err := pl.runUntil(func() bool { return pl.jobs == 0 }); err != nil {
 		return err
 	}
 	v := pl.open[s.Name]
@@ -82,26 +81,26 @@ func (pl *player) sum(s Step) error {
 		if err == nil || pl.p != p || pl.sched.released() {
 			return
 		}
-		if pl.explained(err) {
+		if pl.causedByFault(err) {
 			return
 		}
 		pl.out.Errs = append(pl.out.Errs, fmt.Errorf("%s: %w", s, err))
 		if pl.life.Fault == nil {
-			pl.breaks(fmt.Errorf("%s: %w", s, err))
+			pl.reportBroken(fmt.Errorf("%s: %w", s, err))
 		}
 	}()
 	return nil
 }
 
-// errDied: the process was killed in the middle.
-var errDied = errors.New("killed")
+// errKilled: the process was killed in a promotion.
+var errKilled = errors.New("killed")
 
-// promotion does what the daemon does.
+// promotion does the same as the daemon.
 func (pl *player) promotion(s Step) error {
 	p, list := pl.p, names(s.Name)
-	died := func(err error) error {
+	orKilled := func(err error) error {
 		if pl.p != p || pl.sched.released() {
-			return errors.Join(err, errDied)
+			return errors.Join(err, errKilled)
 		}
 		return err
 	}
@@ -111,67 +110,66 @@ func (pl *player) promotion(s Step) error {
 		disks = append(disks, pl.open[name])
 		before = append(before, pl.open[name].o.Manifest)
 	}
-	pend, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
+	pending, err := pl.s.PreparePromotion(context.Background(), before, s.Arg)
 	if err != nil {
 		if pl.refused(s, err) {
 			pl.m.Mark(refused(s.String()))
 			return nil
 		}
-		if pl.explained(err) {
+		if pl.causedByFault(err) {
 			pl.m.Mark(refused(s.String())) // nothing names the new heads
 		} else {
 			pl.m.Mark(unsure(s.String()))
 		}
-		return died(err)
+		return orKilled(err)
 	}
-	for i, h := range pend.Heads() {
+	for i, h := range pending.Heads() {
 		old := disks[i].o.Disk.Layers()
 		if old[len(old)-1].Generation != 0 && !h.Bitmap().Shared() {
-			pl.breaks(fmt.Errorf("%s: disk %s: the head has a shared map, the new one has none, and the promotion goes on", s, list[i]))
+			pl.reportBroken(fmt.Errorf("%s: disk %s: the head has a shared map, the new head has none, but the promotion continues", s, list[i]))
 		}
 	}
 	var promotions []*cow.Promotion
-	give := func(err error) error {
+	abandon := func(err error) error {
 		for _, p := range promotions {
 			p.Cancel()
 		}
-		pend.Close(false)
+		pending.Close(false)
 		pl.m.Mark(unsure(s.String()))
-		return died(err)
+		return orKilled(err)
 	}
 	for i, v := range disks {
-		x, err := v.o.Disk.Prepare(pend.Heads()[i])
+		x, err := v.o.Disk.Prepare(pending.Heads()[i])
 		if err != nil {
-			return give(err)
+			return abandon(err)
 		}
 		promotions = append(promotions, x)
 	}
-	if err := pend.Commit(); err != nil {
-		return give(err)
+	if err := pending.Commit(); err != nil {
+		return abandon(err)
 	}
 	pl.m.Mark(changed(s.String()))
 	if err := cow.Swap(promotions...); err != nil {
-		return errors.Join(give(err), pend.Revert())
+		return errors.Join(abandon(err), pending.Revert())
 	}
 	pl.swapped = true
 	for i, v := range disks {
 		pl.m.Mark(swapped(list[i]))
-		v.o.Manifest = pend.Manifests()[i]
+		v.o.Manifest = pending.Manifests()[i]
 	}
-	pend.Close(true)
+	pending.Close(true)
 	for _, x := range promotions {
 		<-x.Done()
 		err = errors.Join(err, x.Err())
 	}
 	if err != nil {
-		return died(err)
+		return orKilled(err)
 	}
 	pl.out.count("promote, live")
-	return died(pl.readTags(s))
+	return orKilled(pl.readTags(s))
 }
 
-// readTags fixes what tags hold, now that they are sealed. It reads as another
-// process does.
+// readTags fixes the content of tags, which are sealed now. It reads as another process does.
 func (pl *player) readTags(s Step) error {
 	if pl.sched.released() {
 		return nil
@@ -181,11 +179,11 @@ func (pl *player) readTags(s Step) error {
 		return err
 	}
 	for _, name := range names(s.Name) {
-		p, err := readTag(other, name, s.Arg, pl.reader())
+		p, err := readTag(other, name, s.Arg, pl.readerOptions())
 		if pl.faults > 0 && errors.Is(err, layer.ErrInUse) {
-			continue // a call has failed while an earlier head was sealed: the next open does it
+			continue // a call has failed while an earlier head was sealed: the next open seals it
 		}
-		if pl.ofLockedBase(Step{Verb: "peek", Name: name}, err) {
+		if pl.refusedForLock(Step{Verb: "peek", Name: name}, err) {
 			continue
 		}
 		if err != nil {

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// What there is no help or completion of is an error.
-func TestUnknownTopics(t *testing.T) {
+// Help or completion for an unknown command is an error.
+func TestUnknownHelpTopics(t *testing.T) {
 	for _, line := range []string{"help nosuch", "help rm nosuch", "help completion nosuch", "completion nosuch", "completion nosuch bash"} {
 		if code, text := runOutcome(t.TempDir(), strings.Fields(line)...); code != exitUsage || !strings.Contains(text, "nosuch") || strings.Contains(text, "Usage:") {
 			t.Errorf("%s: exit %d: %s", line, code, text)
@@ -26,7 +26,7 @@ func TestUnknownTopics(t *testing.T) {
 	}
 }
 
-// A process that does not answer is one that was not stopped in time, whatever the limit.
+// A process that does not answer counts as not stopped in time, whatever the limit.
 func TestStopOfASuspendedProcess(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "d", "--size", "1M")
@@ -62,7 +62,7 @@ func opensSocket(pid int) bool {
 	return false
 }
 
-// The name of a store, of a file or of a socket does not begin a line of a message.
+// The name of a store, file or socket cannot begin a line of a message.
 func TestPathsOnOneLine(t *testing.T) {
 	const forged = "cowblk: all is lost"
 	dir := filepath.Join(t.TempDir(), "e\n"+forged)
@@ -70,15 +70,15 @@ func TestPathsOnOneLine(t *testing.T) {
 	expectOutput(t, dir, exitOK, "", "create", "d", "--size", "1M")
 	for _, line := range []string{"info x", "list x", "tree x", "serve x", "create d --size 1M", "list", "tree", "rm --yes x", "import nosuch i", "export d@t --listen unix:n", "check x", "check d", "stop x"} {
 		_, text := runOutcome(dir, strings.Fields(line)...)
-		forgedLine(t, line, text, forged)
+		checkNoForgedLine(t, line, text, forged)
 	}
 	file := filepath.Join(t.TempDir(), "f\n"+forged)
 	for _, args := range [][]string{{"import", file, "i"}, {"create", "n", "--base", file}, {"serve", "--fd", "99", "--blk-file", file}} {
 		_, text := runOutcome(t.TempDir(), args...)
-		forgedLine(t, args[0], text, forged)
+		checkNoForgedLine(t, args[0], text, forged)
 	}
 	v := store.Serving{PID: 1, Socket: "/run/s\n" + forged}
-	forgedLine(t, "a lock", v.String(), forged)
+	checkNoForgedLine(t, "a lock", v.String(), forged)
 	// A store that cannot be opened.
 	if err := os.Chmod(filepath.Join(dir, "lock"), 0o600); err != nil {
 		t.Fatal(err)
@@ -91,20 +91,20 @@ func TestPathsOnOneLine(t *testing.T) {
 	}
 	for _, line := range []string{"list", "info d", "create e --size 1M", "rm --yes d"} {
 		_, text := runOutcome(dir, strings.Fields(line)...)
-		forgedLine(t, line, text, forged)
+		checkNoForgedLine(t, line, text, forged)
 	}
 }
 
-func forgedLine(t *testing.T, what, text, forged string) {
+func checkNoForgedLine(t *testing.T, what, text, forged string) {
 	t.Helper()
 	for line := range bytes.Lines([]byte(text)) {
 		if strings.HasPrefix(strings.TrimSpace(string(line)), forged) {
-			t.Errorf("%s: a line of somebody else's:\n%s", what, text)
+			t.Errorf("%s: a forged line:\n%s", what, text)
 		}
 	}
 }
 
-// A name that one mistake makes of an event's is refused; what no version known here has is let pass.
+// An event name with one typing mistake is refused. An unknown event name is accepted.
 func TestMisspelledEvents(t *testing.T) {
 	for _, name := range []string{"SHUTDWON", "SHUTDOW", "SHUTDOWNN", "shutdawn", "RESTE", "GUEST-PANICED", "SOTP"} {
 		expectOutput(t, t.TempDir(), exitUsage, "did you mean", "serve", "d", "--qmp", "unix:q", "--promote-on", name)
@@ -118,8 +118,8 @@ func TestMisspelledEvents(t *testing.T) {
 	}
 }
 
-// Help whose output is lost has done nothing.
-func TestHelpOntoAFullFile(t *testing.T) {
+// Help whose output is lost does not report that the command has done its work.
+func TestHelpOutputIsLost(t *testing.T) {
 	for _, line := range []string{"create d --size 1M --help", "rm d -h", "help create", "import --help"} {
 		out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil {
@@ -134,7 +134,7 @@ func TestHelpOntoAFullFile(t *testing.T) {
 	}
 }
 
-// A path that no socket can have is one mistake, to all commands.
+// A path that is too long for a socket gives the same error from every command.
 func TestSocketPathsTooLong(t *testing.T) {
 	dir := t.TempDir()
 	command(t, dir, "create", "d", "--size", "1M")
@@ -145,8 +145,8 @@ func TestSocketPathsTooLong(t *testing.T) {
 	}
 }
 
-// A lock that is a symbolic link has a way on, which works when it is pasted.
-func TestLinkedLock(t *testing.T) {
+// A lock that is a symbolic link is refused with an advised command, which works.
+func TestLockIsSymlink(t *testing.T) {
 	for _, words := range [][]string{{"rm", "--yes", "d"}, {"rm", "--damaged", "--yes", "d"}, {"serve", "d"}, {"promote", "d"}, {"stop", "d"}} {
 		dir := t.TempDir()
 		command(t, dir, "create", "d", "--size", "1M")
@@ -172,8 +172,8 @@ func TestLinkedLock(t *testing.T) {
 	}
 }
 
-// What is wrong is said once.
-func TestSaidOnce(t *testing.T) {
+// An error is printed once.
+func TestErrorIsPrintedOnce(t *testing.T) {
 	if code, text := runOutcome("/", "create", "x", "--size", "1M"); code != exitUsage || strings.Count(text, "store /:") != 1 {
 		t.Errorf("exit %d: %s", code, text)
 	}
