@@ -47,7 +47,7 @@ type killLoad struct {
 	queues [killQueues]*killQueue
 	stop   atomic.Bool
 	paused chan int // queues that have lost the connection or ended
-	resume   [killQueues]chan struct{}
+	resume [killQueues]chan struct{}
 }
 
 // killQueue is one queue. It belongs to its goroutine.
