@@ -89,7 +89,7 @@ var importRules = []struct {
 	{"cow/cowtest", []string{"cow"}},
 	{"cow/layer", []string{"cow/vfs"}},
 	{"cow/invariants", nil},
-	{"cow/way", nil},
+	{"cow/way", []string{"cow/shell"}},
 	{"cow/aio", nil},
 	{"cow/index", []string{"cow/invariants"}},
 	{"cow/qcow2", nil},
