@@ -77,7 +77,7 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	for _, d := range []string{m.run, m.mnt, fuse} {
 		m.must(os.Mkdir(d, 0o755))
 	}
-	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, fmt.Sprintf("size=%d", runSize)))
+	m.must(unix.Mount("tmpfs", m.run, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0711", runSize)))
 	t.Cleanup(func() { m.must(unix.Unmount(m.run, unix.MNT_DETACH)) })
 	m.dev, err = device.Start(fuse, deviceSize)
 	m.must(err)

@@ -70,7 +70,7 @@ func (v *volume) fresh(ctx context.Context) error {
 	if err := os.MkdirAll(run, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", run, "tmpfs", 0, ""); err != nil {
+	if err := unix.Mount("tmpfs", run, "tmpfs", 0, "mode=0711"); err != nil {
 		return fmt.Errorf("mount a tmpfs on %s: %w", run, err)
 	}
 	v.store = store
