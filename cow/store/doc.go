@@ -45,7 +45,7 @@
 //
 // Every wait for a lock has a limit, and ends with its context. The store's lock is waited for in the kernel, which gives
 // it in the order in which it was asked for. Whoever can open a lock file can hold it: files are 0600, directories 0700,
-// those that others must pass 0711 (storelock.go).
+// those that others must pass 0711 (store_lock.go).
 //
 // The package starts no goroutine but those that wait for the store's lock (waiters).
 package store

@@ -154,3 +154,16 @@ func (s *Store) makeReserve(path string, size int64) error {
 	}
 	return err
 }
+
+// fullBelow is so little room, in bytes, that there may be none for a page of a map: XFS shows what it keeps for itself.
+const fullBelow = 1 << 20
+
+// Full reports whether the store's file system has no room, or next to none, for this user.
+func (s *Store) Full() bool {
+	host, ok := s.fs.(vfs.SpaceFS)
+	if !ok {
+		return false
+	}
+	free, err := host.Free(s.dir)
+	return err == nil && free < fullBelow
+}

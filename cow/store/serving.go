@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -239,4 +240,20 @@ func (s *Store) storeHolder() string {
 		return fmt.Sprintf("process %d%s", pid, described(pid))
 	}
 	return "another process"
+}
+
+// Unwritten reports whether a disk that nobody has open was not closed in order: what its guest has not flushed is not
+// durable. False where that cannot be told.
+func (s *Store) Unwritten(name string) bool {
+	m, err := s.Disk(name)
+	if err != nil || len(m.Layers) == 0 {
+		return false
+	}
+	head := m.Head()
+	h, err := layer.ReadHeader(s.fs, s.paths(head).Map)
+	if err != nil || h.State != layer.Head || h.Clean {
+		return false
+	}
+	_, open := s.Serving(name) // the next process
+	return !open
 }

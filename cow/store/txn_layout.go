@@ -14,7 +14,7 @@ import (
 // What is removed below tmp/ must be recognisable as cowblk's own: anything else there has a UUID for its name by chance,
 // or was put there by somebody who took the directory for one of his own.
 
-// stagedName is what a promotion puts into its work directory: see stage.go.
+// stagedName is what a promotion puts into its work directory: see Pending.stage.
 var stagedName = regexp.MustCompile(`^([0-9]+|commit\.json)\.(after|before)$`)
 
 // Files that tell, by their names and their content, what a directory is. They are removed last, in this order.
