@@ -17,7 +17,7 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 	for _, dir := range []string{layersDir, disksDir, tmpDir, indexDir} {
 		dir = s.path(dir)
 		// It cannot be made later, for the store's own directory is only read.
-		err := s.InNeed(func() error { return s.fs.MkdirAll(dir, dirPerm) })
+		err := s.WithReserve(func() error { return s.fs.MkdirAll(dir, dirPerm) })
 		if cannotWrite(err) {
 			continue // a store that is only read
 		}
@@ -38,7 +38,7 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 		// Those that a table has named: opened again to be read when they are sealed, and by a process to which a
 		// disk comes back that it has handed over.
 		for i, l := range m.Layers {
-			if l.own() {
+			if l.inStore() {
 				continue
 			}
 			if i == len(m.Layers)-1 {

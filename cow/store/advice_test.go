@@ -87,7 +87,7 @@ func TestFreshPathFits(t *testing.T) {
 	for _, name := range []string{strings.Repeat("x", 255), strings.Repeat("é", 127) + "x", strings.Repeat("x", 251) + ".raw", strings.Repeat("日", 85)} {
 		path := filepath.Join(dir, name)
 		for range 3 {
-			fresh := freshPath(vfs.OS{}, path, ".new", ".qcow2")
+			fresh := unusedPath(vfs.OS{}, path, ".new", ".qcow2")
 			if !utf8.ValidString(fresh) || filepath.Dir(fresh) != dir || !bytes.HasSuffix([]byte(fresh), []byte(".qcow2")) {
 				t.Errorf("fresh name %q of %q", fresh, name)
 			}

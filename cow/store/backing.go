@@ -34,14 +34,14 @@ func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 		below, err := src.openBelow(fsys, c, o)
 		if err != nil {
 			if !o.Backing {
-				return src.needsLeave(c, err)
+				return src.needsBackingFlag(c, err)
 			}
 			return err
 		}
 		src.chain = append(src.chain, below)
 	}
 	if len(src.chain) > 1 && !o.Backing {
-		return src.needsLeave(nil, nil)
+		return src.needsBackingFlag(nil, nil)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 		return nil, err
 	}
 	for _, above := range src.chain {
-		if sameInode(above.before, below.before) {
+		if sameInode(above.opened, below.opened) {
 			_ = below.close()
 			return nil, refuse("backing file", "another file than those above it", PathText(path)+", which is "+PathText(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
@@ -107,8 +107,8 @@ func backingPath(image, name string) (string, bool) {
 	return name, true
 }
 
-// needsLeave lists the chain, as far as it could be followed.
-func (src *source) needsLeave(last *chainFile, err error) error {
+// needsBackingFlag lists the chain, as far as it could be followed.
+func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
 		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.real), c.format})

@@ -44,7 +44,7 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}
-	mismatch := changed(b.Path, *b.Identity, now)
+	mismatch := stateMismatch(b.Path, *b.Identity, now)
 	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
 		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name))
 	return nil, mismatch
@@ -58,8 +58,8 @@ func sameState(a, b vfs.Identity) bool {
 	return a.Size == b.Size && a.MTime == b.MTime && a.Block == b.Block
 }
 
-// changed says how a file differs from what was recorded.
-func changed(path string, was, is vfs.Identity) *Mismatch {
+// stateMismatch says how a file differs from what was recorded.
+func stateMismatch(path string, was, is vfs.Identity) *Mismatch {
 	m := &Mismatch{File: path}
 	switch {
 	case was.Block != is.Block:
@@ -163,7 +163,7 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.recoverFor(ctx, name); err != nil {
 		return nil, err
 	}
 	m, err := s.Disk(name)
@@ -189,7 +189,7 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	m.Base.Identity = &now
-	return m, s.InNeed(func() error { // the disk cannot be served before
+	return m, s.WithReserve(func() error { // the disk cannot be served before
 		return s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
 	})
 }

@@ -59,8 +59,8 @@ type Problem struct {
 	Leftover bool `json:"leftover,omitempty"`
 }
 
-// Checked is what was found about one image or disk, or about what belongs to none of them.
-type Checked struct {
+// Report is what was found about one image or disk, or about what belongs to none of them.
+type Report struct {
 	Kind    string   `json:"kind"`           // KindImage, KindDisk or KindStore
 	Name    string   `json:"name,omitempty"` // empty: the store
 	Serving *Serving `json:"serving,omitempty"`
@@ -81,11 +81,11 @@ const KindStore = "store"
 
 // CheckReport is the outcome of Check. A problem that concerns several disks is counted once.
 type CheckReport struct {
-	Checked    []*Checked `json:"checked"`
-	Found      int        `json:"found"`
-	Repaired   int        `json:"repaired"`
-	Repairable int        `json:"repairable"`
-	Failed     int        `json:"failed"` // objects with an Error
+	Reports    []*Report `json:"checked"`
+	Found      int       `json:"found"`
+	Repaired   int       `json:"repaired"`
+	Repairable int       `json:"repairable"`
+	Failed     int       `json:"failed"` // objects with an Error
 }
 
 // Left is the number of problems that remain.
@@ -101,8 +101,8 @@ type checker struct {
 	manifests map[string]*Manifest    // those that can be read
 	users     map[uuid.UUID][]string  // disks that name it, of those that are checked
 	layers    map[string]*layerResult // by path of the map
-	images    map[string]*Checked
-	undecided bool // a change of several disks could not be finished: no disk is to be opened
+	images    map[string]*Report
+	inDoubt   bool // a change of several disks could not be finished: no disk is to be opened
 }
 
 // Check looks for what is damaged, half done or left over, and with Repair puts right what it can without guessing.
@@ -111,8 +111,8 @@ type checker struct {
 // what was done until then.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{
-		s: s, ctx: ctx, o: o, report: CheckReport{Checked: []*Checked{}},
-		layers: map[string]*layerResult{}, images: map[string]*Checked{},
+		s: s, ctx: ctx, o: o, report: CheckReport{Reports: []*Report{}},
+		layers: map[string]*layerResult{}, images: map[string]*Report{},
 	}
 	images, disks, err := c.choose()
 	if err != nil {
@@ -122,20 +122,20 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return &c.report, err
 	}
 	// First: a repair finishes or undoes what manifests are waiting for.
-	house := &Checked{Kind: KindStore, Problems: []*Problem{}}
-	if err := c.works(house); err != nil {
+	storeReport := &Report{Kind: KindStore, Problems: []*Problem{}}
+	if err := c.staleTxns(storeReport); err != nil {
 		return nil, err
 	}
-	c.undecided = house.Error != "" || slices.ContainsFunc(house.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
-	c.strays(house)
+	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
+	c.notDirectories(storeReport)
 	c.readManifests(disks)
 	for _, name := range images {
-		c.report.Checked = append(c.report.Checked, c.image(name))
+		c.report.Reports = append(c.report.Reports, c.image(name))
 	}
 	for _, name := range disks {
 		d, err := c.disk(name)
 		if d != nil {
-			c.report.Checked = append(c.report.Checked, d)
+			c.report.Reports = append(c.report.Reports, d)
 		}
 		if err != nil {
 			c.count()
@@ -144,17 +144,17 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.images)) {
 		if !slices.Contains(images, name) { // a disk lies on it
-			c.report.Checked = append(c.report.Checked, c.images[name])
+			c.report.Reports = append(c.report.Reports, c.images[name])
 		}
 	}
-	c.owners()
+	c.overlaps()
 	if len(o.Names) == 0 {
-		if err := c.orphans(house); err != nil {
+		if err := c.orphans(storeReport); err != nil {
 			return nil, err
 		}
 	}
-	if len(o.Names) == 0 || len(house.Problems) > 0 || house.Error != "" {
-		c.report.Checked = append(c.report.Checked, house)
+	if len(o.Names) == 0 || len(storeReport.Problems) > 0 || storeReport.Error != "" {
+		c.report.Reports = append(c.report.Reports, storeReport)
 	}
 	c.count()
 	return &c.report, ctx.Err()
@@ -172,12 +172,12 @@ func (c *checker) choose() (images, disks []string, err error) {
 		if err := CheckName("image or disk", name); err != nil {
 			return nil, nil, err
 		}
-		found := c.s.stray(KindImage, name) != nil || c.s.stray(KindDisk, name) != nil // see strays
+		found := c.s.notDirectory(KindImage, name) != nil || c.s.notDirectory(KindDisk, name) != nil // see strays
 		for _, kind := range []struct {
 			of, dir string
 			list    *[]string
 		}{{KindImage, imagesDir, &images}, {KindDisk, disksDir, &disks}} {
-			if c.s.stray(kind.of, name) != nil {
+			if c.s.notDirectory(kind.of, name) != nil {
 				continue
 			}
 			there, err := c.s.exists(c.s.path(kind.dir, name))
@@ -214,7 +214,7 @@ func (c *checker) readManifests(disks []string) {
 func (c *checker) count() {
 	type same struct{ object, file, what, expected string }
 	seen := map[same]bool{}
-	for _, k := range c.report.Checked {
+	for _, k := range c.report.Reports {
 		if k.Error != "" {
 			c.report.Failed++
 		}
@@ -235,9 +235,9 @@ func (c *checker) count() {
 	}
 }
 
-// trouble makes a Problem of an error that says what was expected and what was found; of another it takes the text, as
+// addError makes a Problem of an error that says what was expected and what was found; of another it takes the text, as
 // the reason why k could not be checked to the end.
-func (k *Checked) trouble(object string, err error) *Problem {
+func (k *Report) addError(object string, err error) *Problem {
 	p := &Problem{Object: object, Status: StatusLeft}
 	var m *Mismatch
 	var f *layer.Fault
@@ -247,14 +247,14 @@ func (k *Checked) trouble(object string, err error) *Problem {
 	case errors.As(err, &f):
 		p.File, p.What, p.Expected, p.Found, p.Advice = f.Path, f.What, f.Expected, f.Found, f.Advice
 	default:
-		k.fail(err)
+		k.addFailure(err)
 		return nil
 	}
 	k.Problems = append(k.Problems, p)
 	return p
 }
 
-func (k *Checked) fail(err error) {
+func (k *Report) addFailure(err error) {
 	if k.Error != "" {
 		k.Error += "; "
 	}
@@ -265,12 +265,12 @@ func (k *Checked) fail(err error) {
 	k.Error += err.Error()
 }
 
-func (k *Checked) note(format string, args ...any) {
+func (k *Report) addNote(format string, args ...any) {
 	k.Notes = append(k.Notes, fmt.Sprintf(format, args...))
 }
 
-// settleProblem carries out the remedy of a problem if this is a repair, and notes how that went.
-func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
+// applyRemedy carries out the remedy of a problem if this is a repair, and notes how that went.
+func (c *checker) applyRemedy(k *Report, p *Problem, remedy func() error) {
 	p.Status = StatusRepairable
 	if !c.o.Repair {
 		return
@@ -283,17 +283,17 @@ func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
 		p.Status, p.Advice = StatusLeft, "stop the processes that use it, then repair it again"
 	default:
 		p.Status = StatusLeft
-		k.fail(err)
+		k.addFailure(err)
 	}
 }
 
-// tempFile reports what an interrupted replacement of one of k's documents has left beside it. It is garbage if the
+// leftTempFile reports what an interrupted replacement of one of k's documents has left beside it. It is garbage if the
 // document itself is whole. The disk's lock is held, or it is an image's.
-func (c *checker) tempFile(k *Checked, whole bool, elem ...string) {
+func (c *checker) leftTempFile(k *Report, whole bool, elem ...string) {
 	path := c.s.path(elem...) + vfs.TempSuffix
 	there, err := c.s.exists(path)
 	if err != nil {
-		k.fail(err)
+		k.addFailure(err)
 	}
 	if !there {
 		return
@@ -305,7 +305,7 @@ func (c *checker) tempFile(k *Checked, whole bool, elem ...string) {
 	k.Problems = append(k.Problems, p)
 	if whole {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
-		c.settleProblem(k, p, func() error {
+		c.applyRemedy(k, p, func() error {
 			return c.s.locked(c.ctx, func() error {
 				return errors.Join(c.s.fs.RemoveAll(path), c.s.fs.SyncDir(filepath.Dir(path)))
 			})

@@ -7,9 +7,9 @@ import (
 	"cowblk/cow/layer"
 )
 
-// unfinished deals with what a process that died has not brought to its end on a disk: layers that it has not sealed, a
+// closeUnclean deals with what a process that died has not brought to its end on a disk: layers that it has not sealed, a
 // head that it has not closed. A repair does what the next process to open the disk would: it opens and closes it.
-func (c *checker) unfinished(k *Checked, m *Manifest, head layer.Header) {
+func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 	var unsealed []*Problem
 	for i := range m.Sealed() {
 		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != StatusRepaired {
@@ -20,20 +20,20 @@ func (c *checker) unfinished(k *Checked, m *Manifest, head layer.Header) {
 	if len(unsealed) == 0 && !k.Unclean {
 		return
 	}
-	if c.o.Repair && !c.otherwiseWrong(k, unsealed) && c.reopen(k, m, unsealed) {
+	if c.o.Repair && !c.hasOtherProblems(k, unsealed) && c.reopen(k, m, unsealed) {
 		if k.Unclean {
-			k.note("it was not closed in order; its head is sound, and is closed now")
+			k.addNote("it was not closed in order; its head is sound, and is closed now")
 		}
 		return
 	}
 	if k.Unclean {
-		k.note("it was not closed in order, and holds what was last flushed, or later")
+		k.addNote("it was not closed in order, and holds what was last flushed, or later")
 	}
 }
 
-// otherwiseWrong reports whether a disk cannot be opened for other reasons than those that opening it removes.
-func (c *checker) otherwiseWrong(k *Checked, unsealed []*Problem) bool {
-	wrong := k.Error != "" || c.undecided || slices.ContainsFunc(k.Problems, func(p *Problem) bool {
+// hasOtherProblems reports whether a disk cannot be opened for other reasons than those that opening it removes.
+func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
+	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *Problem) bool {
 		return p.Status != StatusRepaired && !p.Leftover && !slices.Contains(unsealed, p)
 	})
 	if wrong {
@@ -45,13 +45,13 @@ func (c *checker) otherwiseWrong(k *Checked, unsealed []*Problem) bool {
 }
 
 // reopen opens and closes a disk whose lock is held, and looks what that has sealed.
-func (c *checker) reopen(k *Checked, m *Manifest, unsealed []*Problem) bool {
+func (c *checker) reopen(k *Report, m *Manifest, unsealed []*Problem) bool {
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {
 		err = disk.Close()
 	}
 	if err != nil {
-		k.fail(fmt.Errorf("it could not be opened and closed: %w", err))
+		k.addFailure(fmt.Errorf("it could not be opened and closed: %w", err))
 		return false
 	}
 	for i := range m.Sealed() {

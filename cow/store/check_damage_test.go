@@ -139,7 +139,7 @@ func (h *hurt) sums() {
 // orphan adds a layer that nobody names; it owns blocks.
 func (h *hurt) orphan(blocks uint64) {
 	h.t.Helper()
-	l := ownLayer(uuid.New(), time.Now())
+	l := storeLayer(uuid.New(), time.Now())
 	p := h.paths(&l)
 	if err := os.MkdirAll(filepath.Dir(p.Map), 0o755); err != nil {
 		h.t.Fatal(err)
@@ -209,7 +209,7 @@ func (h *hurt) decided(undo bool) {
 		h.t.Fatal("the change was made")
 	}
 	h.fs = immortal()
-	p.w.lock.Close() // the process's death
+	p.txn.lock.Close() // the process's death
 }
 
 // swap exchanges two files or directories.

@@ -31,12 +31,12 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 	h, want := die(t)
 	for _, o := range []CheckOptions{{Depth: CheckFast}, {}, {Repair: true}} {
 		r := check(t, h.Store, o)
-		i := slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })
-		if k := r.Checked[i]; r.Found != 0 || r.Failed != 0 || !k.Unclean || len(k.Notes) != 2 {
+		i := slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })
+		if k := r.Reports[i]; r.Found != 0 || r.Failed != 0 || !k.Unclean || len(k.Notes) != 2 {
 			t.Errorf("%+v: %v, %+v", o, problemTexts(h, r), k)
 		}
 	}
-	if r := check(t, h.Store, CheckOptions{Depth: CheckFast}); slices.ContainsFunc(r.Checked, func(k *Checked) bool { return k.Unclean }) {
+	if r := check(t, h.Store, CheckOptions{Depth: CheckFast}); slices.ContainsFunc(r.Reports, func(k *Report) bool { return k.Unclean }) {
 		t.Error("it is not closed after the repair")
 	}
 	m, err := h.Disk("vm1")

@@ -12,28 +12,28 @@ import (
 	"cowblk/cow/layer"
 )
 
-// attempts bounds how often a disk is looked at that changes meanwhile: it is being promoted.
-const attempts = 5
+// maxDiskAttempts bounds how often a disk is looked at that changes meanwhile: it is being promoted.
+const maxDiskAttempts = 5
 
 // disk checks one disk; nil if it has been removed in the meantime. Its error is the context's.
-func (c *checker) disk(name string) (*Checked, error) {
+func (c *checker) disk(name string) (*Report, error) {
 	for attempt := 1; ; attempt++ {
 		if err := c.ctx.Err(); err != nil {
 			return nil, err
 		}
-		k := &Checked{Kind: KindDisk, Name: name, Problems: []*Problem{}}
+		k := &Report{Kind: KindDisk, Name: name, Problems: []*Problem{}}
 		lock, err := c.lockDisk(k)
 		if errors.Is(err, ErrNotFound) {
 			return nil, nil
 		}
 		if err != nil {
-			k.fail(err)
+			k.addFailure(err)
 			return k, nil
 		}
-		before, whole := c.lookAtDisk(k)
+		before, whole := c.inspectDisk(k)
 		if lock != nil {
 			if err := lock.Unlock(); err != nil {
-				k.fail(err)
+				k.addFailure(err)
 			}
 			return k, c.ctx.Err()
 		}
@@ -43,7 +43,7 @@ func (c *checker) disk(name string) (*Checked, error) {
 				return nil, c.ctx.Err()
 			}
 		}
-		if !whole || attempt == attempts {
+		if !whole || attempt == maxDiskAttempts {
 			return k, c.ctx.Err()
 		}
 		if now, err := c.s.Disk(name); err == nil && reflect.DeepEqual(now, before) {
@@ -56,7 +56,7 @@ func (c *checker) disk(name string) (*Checked, error) {
 }
 
 // lockDisk takes the disk's lock, and says in k who has it otherwise: the lock is nil then.
-func (c *checker) lockDisk(k *Checked) (*Lock, error) {
+func (c *checker) lockDisk(k *Report) (*Lock, error) {
 	v, err := c.s.ServingError(k.Name)
 	if err != nil {
 		return nil, err
@@ -74,24 +74,24 @@ func (c *checker) lockDisk(k *Checked) (*Lock, error) {
 	return lock, err
 }
 
-// lookAtDisk checks a disk that is locked, or that somebody else has open; whole says that its manifest could be read.
-func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
+// inspectDisk checks a disk that is locked, or that somebody else has open; whole says that its manifest could be read.
+func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 	m, err := c.s.Disk(k.Name)
 	if err != nil {
-		k.trouble("manifest", err)
+		k.addError("manifest", err)
 	}
 	if k.Serving == nil {
-		for _, document := range []string{diskFile, noteFile} {
-			c.tempFile(k, err == nil || document != diskFile, disksDir, k.Name, document)
+		for _, document := range []string{diskFile, quiesceFile} {
+			c.leftTempFile(k, err == nil || document != diskFile, disksDir, k.Name, document)
 		}
 	}
 	if err != nil {
 		return nil, false
 	}
-	if k.Serving == nil && !c.settled(k) {
+	if k.Serving == nil && !c.consistent(k) {
 		return m, true
 	}
-	c.noteQuiesced(k)
+	c.reportQuiesced(k)
 	k.Layers = len(m.Layers)
 	c.base(k, m)
 	headers := make([]layer.Header, len(m.Layers))
@@ -103,38 +103,38 @@ func (c *checker) lookAtDisk(k *Checked) (m *Manifest, whole bool) {
 		k.Problems = append(k.Problems, r.problems...)
 		k.Notes = append(k.Notes, r.notes...)
 		if r.err != nil {
-			k.fail(r.err)
+			k.addFailure(r.err)
 		}
 	}
 	c.chain(k, m, headers)
-	c.shares(k, m)
+	c.duplicates(k, m)
 	c.adviseClone(k, m)
 	if k.Serving == nil {
-		c.unfinished(k, m, headers[len(headers)-1])
+		c.closeUnclean(k, m, headers[len(headers)-1])
 	} else {
-		k.note("%s: its head, and what else it may change, was not looked at; of the head the blocks are counted that are durable, and those that its process has in memory are in no file", k.Serving)
+		k.addNote("%s: its head, and what else it may change, was not looked at; of the head the blocks are counted that are durable, and those that its process has in memory are in no file", k.Serving)
 	}
 	return m, true
 }
 
-// settled reports whether the disk's manifest is one that may be believed. Of a disk that an interrupted change has not
+// consistent reports whether the disk's manifest is one that may be believed. Of a disk that an interrupted change has not
 // reached it may not be, and what it names may be in a state that the end of the change explains.
-func (c *checker) settled(k *Checked) bool {
-	err := c.s.settleReadOnly(k.Name)
+func (c *checker) consistent(k *Report) bool {
+	err := c.s.refuseHalfChanged(k.Name)
 	var unfinished *unfinishedError
 	switch {
 	case err == nil:
 		return true
 	case errors.As(err, &unfinished):
-		k.trouble("change of several disks", err)
+		k.addError("change of several disks", err)
 	default:
-		k.note("an interrupted change of several disks has not reached this one: the next command that opens it, or check --repair, finishes the change; until then the disk is not looked at")
+		k.addNote("an interrupted change of several disks has not reached this one: the next command that opens it, or check --repair, finishes the change; until then the disk is not looked at")
 	}
 	return false
 }
 
 // adviseClone names the way on from a damaged head: whatever is wrong with it, the tags below are whole.
-func (c *checker) adviseClone(k *Checked, m *Manifest) {
+func (c *checker) adviseClone(k *Report, m *Manifest) {
 	tags := m.tags()
 	if len(tags) == 0 || k.Serving != nil {
 		return
@@ -153,8 +153,8 @@ func (c *checker) adviseClone(k *Checked, m *Manifest) {
 	}
 }
 
-// quiesced is the content of noteFile, for its form; package qmp says what the members mean.
-type quiesced struct {
+// quiesceRecord is the content of noteFile, for its form; package qmp says what the members mean.
+type quiesceRecord struct {
 	Mode     string `json:"quiesce,omitempty"`
 	QMP      string `json:"qmp,omitempty"`
 	Agent    string `json:"agent,omitempty"`
@@ -163,29 +163,29 @@ type quiesced struct {
 	Instance string `json:"instance,omitempty"`
 }
 
-// noteQuiesced tells of a guest that an interrupted promotion has made hold still. The note of a process that has the
+// reportQuiesced tells of a guest that an interrupted promotion has made hold still. The note of a process that has the
 // disk open comes and goes.
-func (c *checker) noteQuiesced(k *Checked) {
+func (c *checker) reportQuiesced(k *Report) {
 	if k.Serving != nil {
 		return
 	}
 	forget := c.s.command("resume", "--forget", k.Name)
-	there, err := c.s.Note(k.Name, new(quiesced))
+	there, err := c.s.QuiesceRecord(k.Name, new(quiesceRecord))
 	switch {
 	case err != nil && !isDamage(err):
-		k.fail(err)
+		k.addFailure(err)
 	case err != nil:
 		k.Problems = append(k.Problems, &Problem{
-			Object: noteFile, File: c.s.path(disksDir, k.Name, noteFile), What: "note of a guest being quiesced", Expected: "a document of this version, or none", Found: err.Error(),
+			Object: quiesceFile, File: c.s.path(disksDir, k.Name, quiesceFile), What: "note of a guest being quiesced", Expected: "a document of this version, or none", Found: err.Error(),
 			Status: StatusLeft, Advice: "nobody lets the guest go on by it: look whether the guest is frozen or paused, then give the note up: " + forget,
 		})
 	case there:
-		k.note("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), forget)
+		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), forget)
 	}
 }
 
-// shares looks for heads that two disks would write, and for one layer in two places.
-func (c *checker) shares(k *Checked, m *Manifest) {
+// duplicates looks for heads that two disks would write, and for one layer in two places.
+func (c *checker) duplicates(k *Report, m *Manifest) {
 	head := m.Head().UUID
 	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool { return name == m.Name })
 	if len(others) > 0 {
@@ -210,16 +210,16 @@ func (c *checker) shares(k *Checked, m *Manifest) {
 }
 
 // base checks what a disk lies on.
-func (c *checker) base(k *Checked, m *Manifest) {
+func (c *checker) base(k *Report, m *Manifest) {
 	b := m.Base
 	if b == nil {
 		return
 	}
 	if b.Image == "" {
 		if _, err := c.s.baseSpec(c.ctx, m); err != nil {
-			k.troubleOrMissing("base", b.Path, err)
+			k.addErrorOrMissing("base", b.Path, err)
 		} else if err := c.s.sampleBase(m, b.Path); err != nil {
-			k.troubleOrMissing("base", b.Path, err)
+			k.addErrorOrMissing("base", b.Path, err)
 		}
 		return
 	}
@@ -237,7 +237,7 @@ func (c *checker) base(k *Checked, m *Manifest) {
 		}
 	}
 	if img.Error != "" {
-		k.fail(fmt.Errorf("image %s: %s", b.Image, img.Error))
+		k.addFailure(fmt.Errorf("image %s: %s", b.Image, img.Error))
 	}
 	if doc, err := c.s.Image(b.Image); err == nil && (doc.Fingerprint != b.Fingerprint || doc.Size != b.Size) {
 		k.Problems = append(k.Problems, &Problem{
@@ -248,15 +248,15 @@ func (c *checker) base(k *Checked, m *Manifest) {
 	}
 }
 
-// troubleOrMissing is trouble; a file that is not there is a problem too, and no failure of the check.
-func (k *Checked) troubleOrMissing(object, path string, err error) {
+// addErrorOrMissing is trouble; a file that is not there is a problem too, and no failure of the check.
+func (k *Report) addErrorOrMissing(object, path string, err error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
 		k.Problems = append(k.Problems, &Problem{
 			Object: object, File: path, What: "file", Expected: "one", Found: "none", Status: StatusLeft, Advice: "put it back",
 		})
 		return
 	}
-	k.trouble(object, err)
+	k.addError(object, err)
 }
 
 // sampleBase compares the sampled fingerprint of a base.

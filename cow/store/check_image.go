@@ -10,11 +10,11 @@ import (
 )
 
 // image checks one image, once.
-func (c *checker) image(name string) *Checked {
+func (c *checker) image(name string) *Report {
 	if k := c.images[name]; k != nil {
 		return k
 	}
-	k := &Checked{Kind: KindImage, Name: name, Problems: []*Problem{}}
+	k := &Report{Kind: KindImage, Name: name, Problems: []*Problem{}}
 	c.images[name] = k
 	img, err := c.s.Image(name)
 	switch {
@@ -24,21 +24,21 @@ func (c *checker) image(name string) *Checked {
 			Advice: "restore it from a backup; disks on it need the same content",
 		})
 	case err != nil:
-		k.trouble("image.json", err)
+		k.addError("image.json", err)
 	}
-	c.tempFile(k, err == nil, imagesDir, name, imageFile)
+	c.leftTempFile(k, err == nil, imagesDir, name, imageFile)
 	if err != nil {
 		return k
 	}
 	if err := c.imageData(k, img); err != nil {
-		k.troubleOrMissing("image data", c.s.ImageData(name), err)
+		k.addErrorOrMissing("image data", c.s.ImageData(name), err)
 	}
 	return k
 }
 
 // imageData compares an image's content with what was recorded: samples of it; all of it if it was touched, as opening a
 // disk on it would, or if everything is to be read.
-func (c *checker) imageData(k *Checked, img *Image) error {
+func (c *checker) imageData(k *Report, img *Image) error {
 	path := c.s.ImageData(img.Name)
 	f, err := c.s.fs.OpenFile(path, 0, 0)
 	if err != nil {
@@ -52,17 +52,17 @@ func (c *checker) imageData(k *Checked, img *Image) error {
 	if err := img.checkSize(path, now); err != nil {
 		return err
 	}
-	print, err := layer.ComputeFingerprint(f, 0, img.Size)
+	fingerprint, err := layer.ComputeFingerprint(f, 0, img.Size)
 	if err != nil {
 		return err
 	}
-	if print != img.Fingerprint {
-		return &Mismatch{File: path, What: "sampled content of the image", Expected: "fingerprint " + img.Fingerprint.String(), Found: print.String(), Advice: adviceImage}
+	if fingerprint != img.Fingerprint {
+		return &Mismatch{File: path, What: "sampled content of the image", Expected: "fingerprint " + img.Fingerprint.String(), Found: fingerprint.String(), Advice: adviceImage}
 	}
 	touched := !sameState(now, img.Identity)
 	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
 		if touched {
-			k.note("its file is not in the state that was recorded; its content is compared when a disk on it is opened")
+			k.addNote("its file is not in the state that was recorded; its content is compared when a disk on it is opened")
 		}
 		return nil
 	}
@@ -78,14 +78,14 @@ func (c *checker) imageData(k *Checked, img *Image) error {
 const adviceImage = "restore the image's data file from a backup"
 
 // touchedImage reports an image whose time is another, and whose content is not.
-func (c *checker) touchedImage(k *Checked, img *Image, now vfs.Identity) {
-	m := changed(c.s.ImageData(img.Name), img.Identity, now)
+func (c *checker) touchedImage(k *Report, img *Image, now vfs.Identity) {
+	m := stateMismatch(c.s.ImageData(img.Name), img.Identity, now)
 	p := &Problem{
 		Object: "image data", File: m.File, What: m.What, Expected: m.Expected, Found: m.Found,
 		Remedy: "record the new time: the whole content is the same", Leftover: true,
 	}
 	k.Problems = append(k.Problems, p)
-	c.settleProblem(k, p, func() error {
+	c.applyRemedy(k, p, func() error {
 		return c.s.locked(context.WithoutCancel(c.ctx), func() error {
 			fresh, err := c.s.Image(img.Name)
 			if errors.Is(err, fs.ErrNotExist) || err != nil {

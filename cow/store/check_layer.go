@@ -12,18 +12,18 @@ import (
 
 // layerResult is what was found about the files of one layer, whatever disks lie on it.
 type layerResult struct {
-	header   layer.Header // zero UUID: unknown
-	owned    uint64
-	atLeast  bool // owned counts what is durable in a map that is being written
-	sums     bool // it has checksums of its data
-	problems []*Problem
-	unsealed *Problem // among problems
-	notes    []string
-	err      error
+	header       layer.Header // zero UUID: unknown
+	owned        uint64
+	atLeast      bool // owned counts what is durable in a map that is being written
+	hasChecksums bool // it has checksums of its data
+	problems     []*Problem
+	unsealed     *Problem // among problems
+	notes        []string
+	err          error
 }
 
 // layer looks at one layer of a disk, once for all disks that name it in the same way.
-func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
+func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	l := &m.Layers[i]
 	path := c.s.paths(l).Map
 	if r := c.layers[path]; r != nil {
@@ -57,7 +57,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		r.err = err
 		return r
 	}
-	r.header, r.owned, r.sums = found.Header, found.Owned, found.HasChecksums
+	r.header, r.owned, r.hasChecksums = found.Header, found.Owned, found.HasChecksums
 	fits := belongs(m, i, &r.header)
 	for _, f := range found.Findings {
 		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs, found.Header) {
@@ -72,7 +72,7 @@ func (c *checker) layer(k *Checked, m *Manifest, i int) *layerResult {
 		}
 	}
 	if fits {
-		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.sums {
+		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.hasChecksums {
 			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
 		}
 		c.unflushed(m, l, r)
@@ -89,7 +89,7 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	}
 	p := c.s.paths(l)
 	if r.header.Generation == 0 {
-		if err := c.s.checkLiveFiles(m, l.UUID, layer.RecoverUnflushed); err != nil {
+		if err := c.s.refuseLegacyLiveFile(m, l.UUID, layer.RecoverUnflushed); err != nil {
 			r.problems = append(r.problems, &Problem{
 				Object: layerObject(l.UUID), File: p.Map, What: "unflushed writes", Expected: "none of an older cowblk that was killed", Found: err.Error(),
 				Status: StatusLeft, Advice: "go on as it says",
@@ -126,7 +126,7 @@ func belongs(m *Manifest, i int, h *layer.Header) bool {
 }
 
 // unsealed reports a lower layer that an interrupted promotion has left unsealed; see reopen.
-func (c *checker) unsealed(k *Checked, m *Manifest, i int, r *layerResult) {
+func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	l := &m.Layers[i]
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
 		return
@@ -181,14 +181,14 @@ func findingProblem(id uuid.UUID, f layer.Finding) *Problem {
 }
 
 // repairLayer carries out what Inspect has named, if this is a repair.
-func (c *checker) repairLayer(k *Checked, m *Manifest, i int, r *layerResult) {
+func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
 	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status == StatusRepairable }) {
 		return
 	}
 	done, err := layer.Repair(c.s.fs, c.s.paths(&m.Layers[i]), known(m, i))
 	for _, p := range r.problems {
 		if p.Status == StatusRepairable {
-			c.settleProblem(k, p, func() error {
+			c.applyRemedy(k, p, func() error {
 				if slices.ContainsFunc(done, func(d layer.Remedy) bool { return d.String() == p.Remedy }) {
 					return nil
 				}
@@ -200,7 +200,7 @@ func (c *checker) repairLayer(k *Checked, m *Manifest, i int, r *layerResult) {
 
 // chain compares the headers with the manifest and with each other. What it finds nobody can repair: one of the two is
 // not the right one.
-func (c *checker) chain(k *Checked, m *Manifest, headers []layer.Header) {
+func (c *checker) chain(k *Report, m *Manifest, headers []layer.Header) {
 	var below int64
 	for i := range m.Layers {
 		h, l := &headers[i], &m.Layers[i]

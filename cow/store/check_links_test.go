@@ -50,7 +50,7 @@ func TestCheckOfLinkedFiles(t *testing.T) {
 			for _, o := range []CheckOptions{{}, {Names: []string{named}}, {Names: []string{named}, Depth: CheckFast}} {
 				r := check(t, s, o)
 				found := false
-				for _, k := range r.Checked {
+				for _, k := range r.Reports {
 					for _, p := range k.Problems {
 						found = found || k.Kind == KindDisk && p.What == "owner of the file's bytes"
 					}

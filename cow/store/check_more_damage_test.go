@@ -59,7 +59,7 @@ func moreDamages() []damage {
 
 		{"temporary files", func(h *hurt) {
 			write(h.t, h.path(disksDir, "vm1", diskFile+".new"), []byte("{"))
-			write(h.t, h.path(disksDir, "vm2", noteFile+".new"), nil)
+			write(h.t, h.path(disksDir, "vm2", quiesceFile+".new"), nil)
 			write(h.t, h.path(imagesDir, "img", imageFile+".new"), []byte("{}"))
 		}, []string{
 			"repairable img temporary file: a file that an interrupted change has not put in place",

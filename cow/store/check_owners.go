@@ -12,10 +12,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// owners looks for bytes of files that two disks, or two parts of one, lie on. Manifests do not show that: a table may
+// overlaps looks for bytes of files that two disks, or two parts of one, lie on. Manifests do not show that: a table may
 // name one file by several names, and a file of the store may be a link. Of some disks the parts are compared with each
 // other and with their images; with those of all other disks only where one of them lies on files that may be another's.
-func (c *checker) owners() {
+func (c *checker) overlaps() {
 	manifests := c.sortedManifests()
 	names := slices.Collect(maps.Keys(c.images))
 	if len(c.o.Names) == 0 || slices.ContainsFunc(manifests, c.s.foreign) {
@@ -46,7 +46,7 @@ func (c *checker) owners() {
 		}
 	}
 	byInode := map[vfs.Inode][]*part{}
-	told := map[[2]*part]bool{}
+	reported := map[[2]*part]bool{}
 	for _, p := range parts {
 		// What cannot be looked at is reported where the disk itself is.
 		if err := c.s.locate(p); err != nil {
@@ -54,14 +54,14 @@ func (c *checker) owners() {
 		}
 		for _, e := range p.extents {
 			for _, o := range byInode[e.Inode] {
-				mine, other, ok := p.common(o)
+				mine, other, ok := p.overlap(o)
 				// One layer that two disks name is what shares looks at.
 				same := p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer
-				if !ok || same || p.compatible(o) || told[[2]*part{p, o}] {
+				if !ok || same || p.compatible(o) || reported[[2]*part{p, o}] {
 					continue
 				}
-				told[[2]*part{p, o}] = true
-				c.twoOwners(o, other, p, mine)
+				reported[[2]*part{p, o}] = true
+				c.reportOverlap(o, other, p, mine)
 			}
 			byInode[e.Inode] = append(byInode[e.Inode], p)
 		}
@@ -71,7 +71,7 @@ func (c *checker) owners() {
 // foreign reports whether a disk lies on files outside the store, or on files of the store that have another name, too.
 func (s *Store) foreign(m *Manifest) bool {
 	return m.Base != nil && m.Base.Path != "" || slices.ContainsFunc(m.Layers, func(l Layer) bool {
-		return !l.own() || s.linked(l.Map) || s.linked(l.Data)
+		return !l.inStore() || s.linked(l.Map) || s.linked(l.Data)
 	})
 }
 
@@ -104,9 +104,9 @@ func (c *checker) sortedManifests() []*Manifest {
 	return all
 }
 
-// twoOwners reports bytes that are both a and b to each of their disks that is being checked.
-func (c *checker) twoOwners(a *part, pathOfA string, b *part, pathOfB string) {
-	for _, k := range c.report.Checked {
+// reportOverlap reports bytes that are both a and b to each of their disks that is being checked.
+func (c *checker) reportOverlap(a *part, pathOfA string, b *part, pathOfB string) {
+	for _, k := range c.report.Reports {
 		if k.Kind == KindStore {
 			continue
 		}
@@ -115,7 +115,7 @@ func (c *checker) twoOwners(a *part, pathOfA string, b *part, pathOfB string) {
 		}
 		k.Problems = append(k.Problems, &Problem{
 			Object: string(a.kind), File: a.path, What: "owner of the file's bytes", Expected: a.owner + " alone",
-			Found: fmt.Sprintf("the same bytes are %s%s", b, alsoKnown(a, pathOfA, b, pathOfB)), Status: StatusLeft,
+			Found: fmt.Sprintf("the same bytes are %s%s", b, sharedFileText(a, pathOfA, b, pathOfB)), Status: StatusLeft,
 			Advice: "what is written through one of them changes the other: use one of them, and compare what it holds with a backup; two processes cannot open both at a time",
 		})
 	}

@@ -26,8 +26,8 @@ func TestCheckOfAServedDisk(t *testing.T) {
 		if r.Found != 0 || r.Failed != 0 {
 			t.Errorf("repair %v: %v", repair, problemTexts(h, r))
 		}
-		i := slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })
-		if k := r.Checked[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean || len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "not looked at") {
+		i := slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })
+		if k := r.Reports[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean || len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "not looked at") {
 			t.Errorf("vm1: %+v", k)
 		}
 	}
@@ -39,8 +39,8 @@ func TestCheckOfAServedDisk(t *testing.T) {
 	h.put(sealed, layer.MapOffset+100, 1)
 	r := check(t, h.Store, CheckOptions{Repair: true, Names: []string{"vm1"}})
 	same(t, "damaged below", problemTexts(h, r), []string{"left vm1 layer SEALED: bitmap"})
-	if !strings.Contains(r.Checked[0].Problems[0].Advice, "stop the processes") {
-		t.Errorf("advice: %+v", r.Checked[0].Problems[0])
+	if !strings.Contains(r.Reports[0].Problems[0].Advice, "stop the processes") {
+		t.Errorf("advice: %+v", r.Reports[0].Problems[0])
 	}
 }
 
@@ -74,7 +74,7 @@ func TestCheckBesideChanges(t *testing.T) {
 		r := check(t, h.Store, CheckOptions{})
 		if r.Found != 0 || r.Failed != 0 {
 			t.Errorf("%v", problemTexts(h, r))
-			for _, k := range r.Checked {
+			for _, k := range r.Reports {
 				if k.Error != "" {
 					t.Error(k.Name, k.Error)
 				}
@@ -134,7 +134,7 @@ func TestCheckFull(t *testing.T) {
 	}
 	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: chunk digest of the image"})
 	// A layer without checksums of its data is no problem, but said; data that is not what it was is one.
-	if notes := r.Checked[slices.IndexFunc(r.Checked, func(k *Checked) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
+	if notes := r.Reports[slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
 		t.Errorf("notes %q", notes)
 	}
 	h.sums()
@@ -145,8 +145,8 @@ func TestCheckFull(t *testing.T) {
 		"left img image data: chunk digest of the image", "left vm1 image data: chunk digest of the image",
 		"left vm1 layer SEALED: checksum of the data from byte 4096 to 8191",
 	})
-	if n := len(full.Checked[0].Notes); n != 0 {
-		t.Errorf("notes %q", full.Checked[0].Notes)
+	if n := len(full.Reports[0].Notes); n != 0 {
+		t.Errorf("notes %q", full.Reports[0].Notes)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -179,7 +179,7 @@ func TestPrune(t *testing.T) {
 func TestCheckNames(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
-	if r := check(t, s, CheckOptions{}); len(r.Checked) != 0 || r.Found != 0 {
+	if r := check(t, s, CheckOptions{}); len(r.Reports) != 0 || r.Found != 0 {
 		t.Errorf("no store: %+v", r)
 	}
 	if _, err := os.Stat(s.Dir()); err == nil {
@@ -191,8 +191,8 @@ func TestCheckNames(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Checked) != 1 {
-		t.Errorf("twice: %+v", r.Checked)
+	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Reports) != 1 {
+		t.Errorf("twice: %+v", r.Reports)
 	}
 }
 

@@ -16,53 +16,53 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// works reports the work of processes that are gone, and finishes or undoes it. Its error is an ErrBusy or the
+// staleTxns reports the work of processes that are gone, and finishes or undoes it. Its error is an ErrBusy or the
 // context's.
-func (c *checker) works(house *Checked) error {
+func (c *checker) staleTxns(storeReport *Report) error {
 	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return nil
 	}
 	if err != nil {
-		house.fail(err)
+		storeReport.addFailure(err)
 		return nil
 	}
 	return c.locked(func() error {
 		for _, e := range entries {
-			if !isWork(e) {
+			if !isTxnDir(e) {
 				continue
 			}
 			dir := c.s.path(tmpDir, e.Name())
-			foreign, err := c.s.notOwnWork(dir)
+			foreign, err := c.s.foreignInTxn(dir)
 			if err != nil {
-				house.fail(err)
+				storeReport.addFailure(err)
 			}
 			if foreign != "" {
-				house.Problems = append(house.Problems, &Problem{
+				storeReport.Problems = append(storeReport.Problems, &Problem{
 					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
 					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
 				})
 				continue
 			}
-			dead, err := c.s.workIsDead(dir)
+			stale, err := c.s.isStale(dir)
 			if err != nil {
-				house.fail(err)
+				storeReport.addFailure(err)
 			}
-			if !dead {
+			if !stale {
 				continue
 			}
-			text, err := c.s.describeWork(dir)
+			text, err := c.s.describeTxn(dir)
 			p := &Problem{
 				Object: "work directory", File: dir, What: "work of a process that is gone", Expected: "none", Found: text, Status: StatusLeft, Leftover: true,
 			}
-			house.Problems = append(house.Problems, p)
+			storeReport.Problems = append(storeReport.Problems, p)
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
 				p.Advice = "what was to be done is not known: compare the tags of the disks, then move the directory out of the store"
 				continue
 			}
 			p.Remedy = "finish or undo it, as the next command that changes the store would"
-			c.settleProblem(house, p, func() error { return c.s.cleanOne(dir) })
+			c.applyRemedy(storeReport, p, func() error { return c.s.recoverTxn(dir) })
 		}
 		return nil
 	})
@@ -76,8 +76,8 @@ func (c *checker) locked(f func() error) error {
 	return c.s.lockedToRead(c.ctx, f)
 }
 
-// workIsDead reports whether the process of a work directory is gone. The store's lock is held.
-func (s *Store) workIsDead(dir string) (bool, error) {
+// isStale reports whether the process of a work directory is gone. The store's lock is held.
+func (s *Store) isStale(dir string) (bool, error) {
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.exists(dir) // see cleanOne
@@ -93,8 +93,8 @@ func (s *Store) workIsDead(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// describeWork says what a dead process was about to do. An error: its record is damaged.
-func (s *Store) describeWork(dir string) (string, error) {
+// describeTxn says what a dead process was about to do. An error: its record is damaged.
+func (s *Store) describeTxn(dir string) (string, error) {
 	if isRemoval(dir) {
 		m, err := s.removedDisk(dir)
 		if err != nil {
@@ -125,33 +125,33 @@ func (s *Store) describeWork(dir string) (string, error) {
 
 // orphans reports layers that neither a manifest nor the journal of any work names. They are never removed just for that:
 // a manifest may have been lost. One that owns nothing is no loss; for others somebody has to ask.
-func (c *checker) orphans(house *Checked) error {
+func (c *checker) orphans(storeReport *Report) error {
 	there, err := c.s.exists(c.s.path(layersDir))
 	if err != nil || !there {
 		if err != nil {
-			house.fail(err)
+			storeReport.addFailure(err)
 		}
 		return nil
 	}
 	return c.locked(func() error {
-		look := c.s.planSurvey
+		survey := c.s.surveyReadOnly
 		if c.o.Repair {
-			look = c.s.survey
+			survey = c.s.survey
 		}
-		v, err := look()
+		v, err := survey()
 		if err != nil {
-			house.fail(err)
+			storeReport.addFailure(err)
 			return nil
 		}
-		c.awayDisks(house, v)
+		c.awayDisks(storeReport, v)
 		entries, err := c.s.fs.ReadDir(c.s.path(layersDir))
 		if err != nil {
-			house.fail(err)
+			storeReport.addFailure(err)
 			return nil
 		}
-		damage, passing := v.broken(nil)
-		named, err := c.s.journalled()
-		lost := damage != nil || passing != nil || err != nil
+		damage, transient := v.damagedManifests(nil)
+		named, err := c.s.journaledLayers()
+		lost := damage != nil || transient != nil || err != nil
 		for _, e := range entries {
 			id, err := uuid.Parse(e.Name())
 			if err != nil || len(v.users(id, "")) > 0 || v.awayUses(id) || named[id] {
@@ -160,7 +160,7 @@ func (c *checker) orphans(house *Checked) error {
 			if there, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !there {
 				continue
 			}
-			c.orphan(house, id, lost)
+			c.orphan(storeReport, id, lost)
 		}
 		return nil
 	})
@@ -168,32 +168,32 @@ func (c *checker) orphans(house *Checked) error {
 
 // awayDisks reports disks whose directories somebody has moved away: what they named is kept for them. A repair that
 // prunes gives that up.
-func (c *checker) awayDisks(house *Checked, v *survey) {
+func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	for _, e := range slices.Clone(v.away) {
 		p := &Problem{
 			Object: "disk " + e.Name, File: c.s.path(disksDir, e.Name), What: "directory of a disk that was not removed", Expected: "one", Found: "none, or that of another disk",
 			Status: StatusLeft, Leftover: true,
 			Advice: "put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\"",
 		}
-		house.Problems = append(house.Problems, p)
+		storeReport.Problems = append(storeReport.Problems, p)
 		if c.o.Repair && c.o.Prune {
 			p.Remedy = "keep nothing for it any more"
-			c.settleProblem(house, p, func() error { v.forgetAway(e.Name, []uuid.UUID{e.Head}); return nil })
+			c.applyRemedy(storeReport, p, func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
 		}
 	}
 }
 
 // orphan reports one layer without a user. lost: some document cannot be read that might name it. The store is locked.
-func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
-	l := ownLayer(id, c.s.now())
+func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
+	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
 	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
 	found, err := layer.Inspect(c.s.fs, c.s.paths(&l), layer.InspectParams{Map: true})
 	if errors.Is(err, layer.ErrInUse) {
-		house.note("layer %s: no disk names it, but a process uses it", id)
+		storeReport.addNote("layer %s: no disk names it, but a process uses it", id)
 		return
 	}
-	house.Problems = append(house.Problems, p)
+	storeReport.Problems = append(storeReport.Problems, p)
 	empty := err == nil && len(found.Findings) == 0 && found.Owned == 0
 	switch {
 	case lost:
@@ -207,7 +207,7 @@ func (c *checker) orphan(house *Checked, id uuid.UUID, lost bool) {
 		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
 	}
 	if p.Remedy != "" {
-		c.settleProblem(house, p, func() error { return c.s.removeLayer(id) })
+		c.applyRemedy(storeReport, p, func() error { return c.s.removeLayer(id) })
 	}
 }
 
@@ -221,7 +221,7 @@ func (s *Store) removeLayer(id uuid.UUID) error {
 	if err := s.fs.Rename(s.path(layersDir, id.String()), filepath.Join(out, id.String())); err != nil {
 		return err
 	}
-	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeWork(out))
+	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeTxnDir(out))
 }
 
 func holdings(found *layer.Inspection, err error) string {
@@ -231,15 +231,15 @@ func holdings(found *layer.Inspection, err error) string {
 	return fmt.Sprintf("%d blocks", found.Owned)
 }
 
-// journalled are the layers that the works of living and dead processes answer for. The store is locked.
-func (s *Store) journalled() (map[uuid.UUID]bool, error) {
+// journaledLayers are the layers that the works of living and dead processes answer for. The store is locked.
+func (s *Store) journaledLayers() (map[uuid.UUID]bool, error) {
 	named := map[uuid.UUID]bool{}
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return named, nil
 	}
 	for _, e := range entries {
-		if !isWork(e) {
+		if !isTxnDir(e) {
 			continue
 		}
 		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))

@@ -21,10 +21,10 @@ func TestCopiedByHand(t *testing.T) {
 		t.Helper()
 		_, err := s.Disk("b")
 		r, cerr := s.Check(t.Context(), CheckOptions{Names: []string{"b"}})
-		if cerr != nil || len(r.Checked) != 1 || len(r.Checked[0].Problems) == 0 {
+		if cerr != nil || len(r.Reports) != 1 || len(r.Reports[0].Problems) == 0 {
 			t.Fatalf("%+v, %v", r, cerr)
 		}
-		for _, text := range []string{err.Error(), r.Checked[0].Problems[0].Advice} {
+		for _, text := range []string{err.Error(), r.Reports[0].Problems[0].Advice} {
 			if !strings.Contains(text, what) || strings.Contains(text, "newer cowblk") {
 				t.Errorf("%s, want %q", text, what)
 			}

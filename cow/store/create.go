@@ -56,7 +56,7 @@ func (o *CreateOptions) check() error {
 // Create makes a disk with an empty head. It costs the same whatever lies below. Errors: ErrInvalid, ErrExists,
 // ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
 func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Manifest, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
@@ -69,18 +69,18 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 	if o.Table != "" {
 		return s.createFromTable(ctx, name, o)
 	}
-	m, err := s.plan(ctx, name, o)
+	m, err := s.newManifest(ctx, name, o)
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	_, err = w.newHead(m)
+	defer tx.close()
+	_, err = tx.newHead(m)
 	if err == nil {
-		err = w.stageDisk(m)
+		err = tx.stageDisk(m)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create disk %q: %w", name, err)
@@ -89,16 +89,16 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.stillThere(m, o.From); err != nil {
+		if err := s.recheckSource(m, o.From); err != nil {
 			return err
 		}
 		if o.Base != "" {
 			p := &part{owner: "the new disk", kind: partBase, path: m.Base.Path, n: m.Base.Size}
-			if err := s.refuseShared([]*part{p}, true); err != nil {
+			if err := s.refuseUsed([]*part{p}, true); err != nil {
 				return err
 			}
 		}
-		return w.moveInDisk(m)
+		return tx.moveInDisk(m)
 	})
 	if err != nil {
 		return nil, err
@@ -106,13 +106,13 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 	return m, nil
 }
 
-// plan is the manifest of the new disk without its head.
-func (s *Store) plan(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+// newManifest is the manifest of the new disk without its head.
+func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
 	m := &Manifest{Version: formatVersion, Name: name, Size: o.Size, BlockSize: o.BlockSize, Created: s.now().UTC()}
 	var err error
 	switch {
 	case o.From != "":
-		err = s.planFrom(ctx, m, o.From)
+		err = s.resolveFrom(ctx, m, o.From)
 	case o.Base != "":
 		m.Base, err = s.baseInPlace(o.Base, o.Force, o.ForceShare)
 	}
@@ -142,8 +142,8 @@ func (m *Manifest) atLeast(size int64, below string) error {
 	return nil
 }
 
-// planFrom resolves --from: the name of an image, or a tag.
-func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
+// resolveFrom resolves --from: the name of an image, or a tag.
+func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error {
 	ref, err := ParseRef(from)
 	if err != nil {
 		return err
@@ -162,7 +162,7 @@ func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
 		return s.checkImage(ctx, m)
 	}
-	if err := s.settle(ctx, ref.Name); err != nil {
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return err
 	}
 	src, err := s.Disk(ref.Name)
@@ -195,8 +195,8 @@ func (m *Manifest) tags() []string {
 	return tags
 }
 
-// stillThere repeats, with the store locked, what was found before: image or layers may have been removed since.
-func (s *Store) stillThere(m *Manifest, from string) error {
+// recheckSource repeats, with the store locked, what was found before: image or layers may have been removed since.
+func (s *Store) recheckSource(m *Manifest, from string) error {
 	if m.Base != nil && m.Base.Image != "" {
 		if _, err := s.Image(m.Base.Image); err != nil {
 			return err
@@ -231,7 +231,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	if err := checkPathText("base", path); err != nil {
 		return nil, err
 	}
-	if err := s.refuseStored("base", path); err != nil {
+	if err := s.refuseStoreFile("base", path); err != nil {
 		return nil, err
 	}
 	f, err := openBaseFile(s.fs, path, share)
@@ -317,7 +317,7 @@ func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 
 // baseOf describes size bytes from offset of an open file.
 func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
-	print, err := layer.ComputeFingerprint(f, offset, size)
+	fingerprint, err := layer.ComputeFingerprint(f, offset, size)
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -325,13 +325,13 @@ func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: print, Identity: &id}, nil
+	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: fingerprint, Identity: &id}, nil
 }
 
 // newHead creates an empty head for m in the work directory, enters it in m and in the journal.
-func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
+func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
 	p := layer.CreateParams{
-		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: w.s.now().UTC(), Perm: 0o600,
+		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: tx.s.now().UTC(), Perm: 0o600,
 	}
 	if len(m.Layers) > 0 {
 		p.Parent = m.Head().UUID
@@ -339,18 +339,18 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 	if m.Base != nil {
 		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
 	}
-	if err := w.s.fs.Mkdir(w.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := tx.s.fs.Mkdir(tx.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return uuid.Nil, err
 	}
-	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
+	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile), Data: tx.path("layer", dataFile)}, p)
 	if err != nil {
 		return uuid.Nil, classify(err)
 	}
 	if err := l.Close(); err != nil {
 		return uuid.Nil, err
 	}
-	m.Layers = append(m.Layers, ownLayer(p.UUID, p.Created))
-	return p.UUID, w.note(m.Name, p.UUID)
+	m.Layers = append(m.Layers, storeLayer(p.UUID, p.Created))
+	return p.UUID, tx.journalLayers(m.Name, p.UUID)
 }
 
 // moveInHead puts the new head of m, which newHead has made, among the store's layers, where it keeps the layer below,
@@ -358,51 +358,51 @@ func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
 //
 // before is the disk's manifest as it is: the index has the new head from now on, too, for the manifest may be damaged
 // once it names it.
-func (w *work) moveInHead(before, m *Manifest) error {
-	w.s.announce(before, m.Head().UUID)
-	return w.moveInLayer(m)
+func (tx *txn) moveInHead(before, m *Manifest) error {
+	tx.s.indexManifest(before, m.Head().UUID)
+	return tx.moveInLayer(m)
 }
 
-func (w *work) moveInLayer(m *Manifest) error {
-	return w.moveIn(w.path("layer"), layersDir, m.Head().UUID.String())
+func (tx *txn) moveInLayer(m *Manifest) error {
+	return tx.moveIn(tx.path("layer"), layersDir, m.Head().UUID.String())
 }
 
 // moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
 // locked.
-func (w *work) moveInDisk(m *Manifest) error {
-	if err := w.moveInLayer(m); err != nil {
+func (tx *txn) moveInDisk(m *Manifest) error {
+	if err := tx.moveInLayer(m); err != nil {
 		return err
 	}
-	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
+	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
-	w.done = true
-	w.s.announce(m)
+	tx.committed = true
+	tx.s.indexManifest(m)
 	return nil
 }
 
-// publish puts the manifest of a new disk in place whose layers are all somewhere else: the step that makes it exist.
+// installDisk puts the manifest of a new disk in place whose layers are all somewhere else: the step that makes it exist.
 // The store is locked.
-func (w *work) publish(m *Manifest) error {
-	if err := w.stageDisk(m); err != nil {
+func (tx *txn) installDisk(m *Manifest) error {
+	if err := tx.stageDisk(m); err != nil {
 		return err
 	}
-	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
+	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
-	w.s.announce(m)
+	tx.s.indexManifest(m)
 	return nil
 }
 
 // stageDisk makes the directory of a new disk, with its manifest, in the work directory.
-func (w *work) stageDisk(m *Manifest) error {
-	if err := w.s.fs.Mkdir(w.path("disk"), dirPerm); err != nil {
+func (tx *txn) stageDisk(m *Manifest) error {
+	if err := tx.s.fs.Mkdir(tx.path("disk"), dirPerm); err != nil {
 		return err
 	}
 	// First, so that its name is durable with the manifest's: without a lock file a disk could not be removed where there
 	// is no room to make one.
-	if err := w.newLock(); err != nil {
+	if err := tx.newLock(); err != nil {
 		return err
 	}
-	return w.s.writeDocument(w.path("disk", diskFile), m)
+	return tx.s.writeDocument(tx.path("disk", diskFile), m)
 }

@@ -33,11 +33,11 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
 	parts := t.parts(nil)
 	for _, p := range parts {
-		if err := s.refuseStored(string(p.kind)+" of the table", p.path); err != nil {
+		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.refuseTwice(parts); err != nil {
+	if err := s.refuseOverlap(parts); err != nil {
 		return nil, err
 	}
 	if m.Base, err = s.tableBase(t, o.Force, o.ForceShare); err != nil {
@@ -47,29 +47,29 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
+	defer tx.close()
 	err = s.locked(ctx, func() error {
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.refuseShared(t.parts(maps), false); err != nil {
+		if err := s.refuseUsed(t.parts(maps), false); err != nil {
 			return err
 		}
-		held, err := s.holdTable(t, maps)
+		locked, err := s.lockTable(t, maps)
 		if err != nil {
 			return err
 		}
-		defer held.close()
+		defer locked.close()
 		for i := range maps {
-			if err := s.adopt(m, &maps[i], i == len(maps)-1, o.Force); err != nil {
+			if err := s.addTableLayer(m, &maps[i], i == len(maps)-1, o.Force); err != nil {
 				return err
 			}
 		}
-		return w.publish(m)
+		return tx.installDisk(m)
 	})
 	if err != nil {
 		return nil, err
@@ -230,8 +230,8 @@ func (s *Store) checkZero(path string, size int64) error {
 	return nil
 }
 
-// adopt enters a map and its data in the manifest, formatted if they have to be. The store is locked.
-func (s *Store) adopt(m *Manifest, tm *tableMap, last, force bool) error {
+// addTableLayer enters a map and its data in the manifest, formatted if they have to be. The store is locked.
+func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error {
 	if tm.format {
 		p := layer.CreateParams{
 			Size: m.Size, BlockSize: uint32(m.BlockSize), Created: s.now().UTC(),

@@ -73,7 +73,7 @@ func (f fileExtents) next(_ context.Context, off int64) (start, end int64, err e
 // ascending order: its offset, and its bytes, which do must not keep. progress is told how far it has come.
 func eachChunk(ctx context.Context, in extents, size int64, progress func(done int64), do func(off int64, p []byte) error) error {
 	buf := make([]byte, chunkSize)
-	start, end, told := int64(0), int64(0), int64(0) // of the data range at or after off; of what progress knows
+	start, end, reported := int64(0), int64(0), int64(0) // of the data range at or after off; of what progress knows
 	for off := int64(0); off < size; off += chunkSize {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -113,10 +113,10 @@ func eachChunk(ctx context.Context, in extents, size int64, progress func(done i
 		if err := do(off, p); err != nil {
 			return err
 		}
-		told = off + int64(len(p))
-		progress(told)
+		reported = off + int64(len(p))
+		progress(reported)
 	}
-	if told < size {
+	if reported < size {
 		progress(size)
 	}
 	return nil

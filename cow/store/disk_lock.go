@@ -20,10 +20,10 @@ import (
 
 // Lock is the right to open one disk. It ends with Unlock or with the process.
 type Lock struct {
-	s    *Store
-	file vfs.File // nil: there is no lock file, and none could be made; nobody has the disk open then
-	name string
-	kept string // path of the file in memory that says who serves the disk; empty: the lock file does
+	s          *Store
+	file       vfs.File // nil: there is no lock file, and none could be made; nobody has the disk open then
+	name       string
+	memoryPath string // path of the file in memory that says who serves the disk; empty: the lock file does
 	// readOnly: the lock file cannot be written.
 	readOnly bool
 }
@@ -62,15 +62,15 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		return nil, err
 	}
 	path := s.path(disksDir, name, lockFile)
-	said := false
+	logged := false
 	for start, try := time.Now(), 0; ; try++ {
 		if try >= lockTries {
 			v := s.servingNow(name)
 			if v.Socket != "" || time.Since(start) >= o.wait {
 				break
 			}
-			if !said {
-				said = true
+			if !logged {
+				logged = true
 				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid", v.PID, "at_most", o.wait)
 			}
 		}
@@ -80,7 +80,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		}
 		err = l.file.Lock(true)
 		if err == nil && s.sameFile(l.file, path) {
-			s.held.add(l)
+			s.diskLocks.add(l)
 			l.restrict()
 			if err := l.SetServing(Serving{PID: os.Getpid()}); err != nil {
 				return nil, errors.Join(err, l.Unlock())
@@ -103,12 +103,12 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 
 // newLock makes the lock file of a new disk, with content: a disk that is opened for the first time needs no room for it
 // then. Its content need not be durable.
-func (w *work) newLock() error {
-	f, err := w.s.fs.OpenFile(w.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
+func (tx *txn) newLock() error {
+	f, err := tx.s.fs.OpenFile(tx.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
 	if err != nil {
 		return err
 	}
-	l := Lock{s: w.s, file: f}
+	l := Lock{s: tx.s, file: f}
 	return errors.Join(l.write(Serving{}), f.Close())
 }
 
@@ -118,7 +118,7 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	flags := os.O_RDWR | unix.O_NOFOLLOW
 	f, err := s.fs.OpenFile(path, flags, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = s.InNeed(func() (err error) {
+		err = s.WithReserve(func() (err error) {
 			f, err = s.fs.OpenFile(path, flags|os.O_CREATE, filePerm)
 			return err
 		})
@@ -134,8 +134,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 		}
 	}
 	switch {
-	case err != nil && s.stray(KindDisk, name) != nil:
-		return nil, s.stray(KindDisk, name).Err()
+	case err != nil && s.notDirectory(KindDisk, name) != nil:
+		return nil, s.notDirectory(KindDisk, name).Err()
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound("disk", name)
 	case errors.Is(err, unix.ELOOP):
@@ -211,12 +211,12 @@ func (l *Lock) SetServing(v Serving) error {
 	err := l.write(v)
 	switch {
 	case err == nil:
-		l.forget()
+		l.removeMemory()
 		return nil
 	case !noSpace(err) && !cannotWrite(err):
 		return fmt.Errorf("disk %q: lock file: %w", l.name, err)
 	}
-	if kerr := l.keep(v); kerr != nil && v.Socket != "" {
+	if kerr := l.writeMemory(v); kerr != nil && v.Socket != "" {
 		l.s.log.Warn("other commands cannot find out where the disk is served: its lock file cannot be written, and there is no place in memory",
 			"disk", l.name, "err", errors.Join(err, kerr))
 	}
@@ -250,20 +250,20 @@ func (l *Lock) Unlock() error {
 	if l.file == nil {
 		return nil
 	}
-	l.forget()
+	l.removeMemory()
 	// What remains written there is not believed once another process has the lock.
 	_ = l.write(Serving{})
-	l.s.held.remove(l)
+	l.s.diskLocks.remove(l)
 	return l.file.Close()
 }
 
-// heldLocks are the locks of disks that a Store has.
-type heldLocks struct {
+// lockSet are the locks of disks that a Store has.
+type lockSet struct {
 	mu  sync.Mutex
 	all map[*Lock]bool
 }
 
-func (h *heldLocks) add(l *Lock) {
+func (h *lockSet) add(l *Lock) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.all == nil {
@@ -272,14 +272,14 @@ func (h *heldLocks) add(l *Lock) {
 	h.all[l] = true
 }
 
-func (h *heldLocks) remove(l *Lock) {
+func (h *lockSet) remove(l *Lock) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.all, l)
 }
 
-// of is the lock of a disk, or nil.
-func (h *heldLocks) of(name string) *Lock {
+// find is the lock of a disk, or nil.
+func (h *lockSet) find(name string) *Lock {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.all {

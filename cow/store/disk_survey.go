@@ -21,7 +21,7 @@ import (
 type survey struct {
 	s     *Store
 	index *manifestIndex // as it was read
-	disks map[string]*surveyed
+	disks map[string]*surveyedDisk
 	away  []*indexEntry          // of disks whose directories were moved away without rm
 	named map[uuid.UUID][]string // by the disks that can be read; made when it is needed
 
@@ -30,23 +30,23 @@ type survey struct {
 	clock time.Time // of the file system, before the first manifest was read
 }
 
-// surveyed is what is known of a disk that is there. Its name is that of its directory.
-type surveyed struct {
-	entry   *indexEntry // nil: nothing is known
-	err     error       // of the manifest, if it cannot be read: entry has what it may name
-	passes  bool        // err is no damage
-	unknown bool        // it may name anything
-	link    bool        // the directory is a symbolic link
+// surveyedDisk is what is known of a disk that is there. Its name is that of its directory.
+type surveyedDisk struct {
+	entry     *indexEntry // nil: nothing is known
+	err       error       // of the manifest, if it cannot be read: entry has what it may name
+	transient bool        // err is no damage
+	unknown   bool        // it may name anything
+	link      bool        // the directory is a symbolic link
 }
 
 // survey looks at all disks. The store is locked. Its error says that the store's directories cannot be listed.
 func (s *Store) survey() (*survey, error) { return s.surveyDisks(true) }
 
-// planSurvey is survey for who changes nothing and has not locked the store.
-func (s *Store) planSurvey() (*survey, error) { return s.surveyDisks(false) }
+// surveyReadOnly is survey for who changes nothing and has not locked the store.
+func (s *Store) surveyReadOnly() (*survey, error) { return s.surveyDisks(false) }
 
 func (s *Store) surveyDisks(write bool) (*survey, error) {
-	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyed{}, write: write}
+	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, write: write}
 	defer v.close()
 	list, err := s.fs.ReadDir(s.path(disksDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -57,7 +57,7 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 		if !e.IsDir() && !link {
 			continue
 		}
-		d := v.look(e.Name())
+		d := v.readDisk(e.Name())
 		if d == nil {
 			continue // removed since the directory was read
 		}
@@ -71,8 +71,8 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 	return v, nil
 }
 
-// look finds out what the disk in a directory names: by the index where its manifest has not changed.
-func (v *survey) look(name string) *surveyed {
+// readDisk finds out what the disk in a directory names: by the index where its manifest has not changed.
+func (v *survey) readDisk(name string) *surveyedDisk {
 	path := v.s.path(disksDir, name, diskFile)
 	st, err := v.s.fs.Stat(path)
 	known := v.index.entries[name]
@@ -81,7 +81,7 @@ func (v *survey) look(name string) *surveyed {
 	}
 	if err == nil && known != nil && known.Manifest != nil {
 		if now := stateOf(st); now != nil && *now == *known.Manifest {
-			return &surveyed{entry: known}
+			return &surveyedDisk{entry: known}
 		}
 	}
 	v.startClock()
@@ -98,10 +98,10 @@ func (v *survey) look(name string) *surveyed {
 		if known != nil {
 			v.away = append(v.away, known.replacedBy(e)...)
 		}
-		return &surveyed{entry: e}
+		return &surveyedDisk{entry: e}
 	}
 	if errors.Is(rerr, ErrNotFound) || errors.Is(rerr, ErrInvalid) { // the name may be none of a disk
-		rerr = v.missing(name, rerr)
+		rerr = v.checkMissing(name, rerr)
 	}
 	if rerr == nil {
 		return nil
@@ -109,8 +109,8 @@ func (v *survey) look(name string) *surveyed {
 	return v.unreadable(name, known, rerr)
 }
 
-// missing returns nil if the directory of a disk is gone, too. A link that leads nowhere is there.
-func (v *survey) missing(name string, err error) error {
+// checkMissing returns nil if the directory of a disk is gone, too. A link that leads nowhere is there.
+func (v *survey) checkMissing(name string, err error) error {
 	st, serr := v.s.fs.Stat(v.s.path(disksDir, name))
 	if errors.Is(serr, fs.ErrNotExist) {
 		names, lerr := v.s.fs.ReadDir(v.s.path(disksDir))
@@ -127,8 +127,8 @@ func (v *survey) missing(name string, err error) error {
 
 // unreadable gathers what a manifest may name that cannot be read: what the index last knew of it, and every UUID in
 // it. That is all if the index knows the disk, or if the file is a whole document.
-func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed {
-	d := &surveyed{err: err, passes: !isDamage(err), unknown: known == nil}
+func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyedDisk {
+	d := &surveyedDisk{err: err, transient: !isDamage(err), unknown: known == nil}
 	e := &indexEntry{Version: indexVersion, Name: name}
 	if known != nil {
 		*e = *known
@@ -206,17 +206,17 @@ func (v *survey) findAway() error {
 		}
 	}
 	v.away = append(v.away, v.index.away...)
-	kept := v.away[:0:0]
+	known := v.away[:0:0]
 	for _, e := range v.away {
 		there, err := v.mayComeBack(e)
 		if err != nil {
 			return err
 		}
-		if there && !v.renamed(e) && !slices.ContainsFunc(kept, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
-			kept = append(kept, e)
+		if there && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+			known = append(known, e)
 		}
 	}
-	v.away = kept
+	v.away = known
 	return nil
 }
 

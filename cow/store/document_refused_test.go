@@ -191,13 +191,13 @@ func TestNoteThatIsNoDocument(t *testing.T) {
 		`null`:                                  true,
 		`[]`:                                    true,
 	} {
-		write(t, s.path(disksDir, "d", noteFile), []byte(text))
+		write(t, s.path(disksDir, "d", quiesceFile), []byte(text))
 		for _, o := range []CheckOptions{{}, {Names: []string{"d"}}, {Repair: true}} {
 			r := check(t, s, o)
 			if found := r.Left() > 0; found != wrong {
 				t.Errorf("%q: check %+v: problem expected: %v, found: %v", text, o, wrong, found)
 			}
-			for _, k := range r.Checked {
+			for _, k := range r.Reports {
 				if k.Name == "d" && !wrong && len(k.Notes) == 0 {
 					t.Errorf("%q: expected a note, found none", text)
 				}

@@ -280,7 +280,7 @@ func (f *fileFormat) advice(fsys vfs.FS, path, to, word string) string {
 	}
 	words := []string{"FILE", shell.Path(path)}
 	for _, n := range []struct{ name, ext string }{{"NEW.TO", "." + to}, {"NEW.raw", ".raw"}, {"NEW", ""}} {
-		words = append(words, n.name, shell.Path(freshPath(fsys, path, fresh, n.ext)))
+		words = append(words, n.name, shell.Path(unusedPath(fsys, path, fresh, n.ext)))
 	}
 	words = append(words, "-O TO", "-O "+to)
 	tool := strings.NewReplacer(words...).Replace(f.tool)

@@ -42,7 +42,7 @@ type ImportOptions struct {
 // those that would. An import that fails or is interrupted leaves nothing.
 // Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (somebody writes to the source), the context's.
 func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("image", name); err != nil {
 		return nil, err
 	}
@@ -65,12 +65,12 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	defer in.Close()
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	img, err := w.importImage(ctx, in, name, o)
+	defer tx.close()
+	img, err := tx.importImage(ctx, in, name, o)
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", PathText(path), err)
 	}
@@ -78,7 +78,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		return w.moveIn(w.path("image"), imagesDir, name)
+		return tx.moveIn(tx.path("image"), imagesDir, name)
 	})
 	if err != nil {
 		return nil, err
@@ -87,8 +87,8 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 }
 
 // moveIn renames a finished directory to its place and makes that durable, or takes it back.
-func (w *work) moveIn(from, dir, name string) error {
-	s := w.s
+func (tx *txn) moveIn(from, dir, name string) error {
+	s := tx.s
 	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
 		return err
 	}
@@ -97,18 +97,18 @@ func (w *work) moveIn(from, dir, name string) error {
 		return err
 	}
 	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, w.moveBack(to, from, dir))
+		return errors.Join(err, tx.undoRename(to, from, dir))
 	}
 	return nil
 }
 
-func (w *work) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
-	fsys := w.s.fs
-	if err := fsys.MkdirAll(w.path("image"), dirPerm); err != nil {
+func (tx *txn) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
+	fsys := tx.s.fs
+	if err := fsys.MkdirAll(tx.path("image"), dirPerm); err != nil {
 		return nil, err
 	}
 	// 0444: nobody writes to an image by accident. This descriptor was there before.
-	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
+	out, err := fsys.OpenFile(tx.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 	}
 	img := &Image{
 		Version: formatVersion, Name: name, Size: in.size,
-		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: w.s.now().UTC(),
+		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: tx.s.now().UTC(),
 	}
 	img.ChunkSHA256, err = hashChunks(ctx, out, in.size, func(done int64) { progress(o, PhaseVerify, done, in.size) }, written.compare)
 	if err == nil {
@@ -142,7 +142,7 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 	if img.Identity, err = out.Identity(); err != nil {
 		return nil, err
 	}
-	return img, w.s.writeDocument(w.path("image", imageFile), img)
+	return img, tx.s.writeDocument(tx.path("image", imageFile), img)
 }
 
 func progress(o ImportOptions, phase string, done, total int64) {

@@ -70,9 +70,9 @@ func (v *survey) needed(m *Manifest, low int, except string) (top int, why strin
 	return low - 1, "", nil
 }
 
-// takeOut moves a layer that nothing names or lies on to the directory to, where it is garbage. Who has named it has
+// moveToTxn moves a layer that nothing names or lies on to the directory to, where it is garbage. Who has named it has
 // durably stopped.
-func (s *Store) takeOut(id uuid.UUID, to string) error {
+func (s *Store) moveToTxn(id uuid.UUID, to string) error {
 	from := s.path(layersDir, id.String())
 	// What cannot be removed takes memory until the kernel stops.
 	_ = layer.RemoveShared(s.fs, layer.Paths{Map: s.path(layersDir, id.String(), mapFile)})
@@ -91,7 +91,7 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 		return err
 	}
 	for i := len(m.Layers) - 1; i > stays; i-- {
-		if err := v.s.takeOut(m.Layers[i].UUID, to); err != nil {
+		if err := v.s.moveToTxn(m.Layers[i].UUID, to); err != nil {
 			return err
 		}
 	}
@@ -106,18 +106,18 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 
 // release takes out those of the layers of an interrupted command that no manifest names and nothing lies on.
 func (v *survey) release(layers []uuid.UUID, to string) error {
-	var kept []string
+	var reasons []string
 	free := slices.DeleteFunc(slices.Clone(layers), func(id uuid.UUID) bool {
 		if len(v.users(id, "")) > 0 {
 			return true
 		}
 		why := v.mayUse(id, "")
-		if why != "" && !slices.Contains(kept, why) {
-			kept = append(kept, why)
+		if why != "" && !slices.Contains(reasons, why) {
+			reasons = append(reasons, why)
 		}
 		return why != ""
 	})
-	for _, why := range kept {
+	for _, why := range reasons {
 		v.s.log.Warn("layers of an interrupted command are kept: cowblk check shows those that no disk names", "why", why)
 	}
 	// In whatever order they are: once more for those that lay under others.
@@ -131,7 +131,7 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 		if i < 0 {
 			break
 		}
-		if err := v.s.takeOut(free[i], to); err != nil {
+		if err := v.s.moveToTxn(free[i], to); err != nil {
 			return err
 		}
 		free, taken = slices.Delete(free, i, i+1), true
@@ -142,9 +142,9 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 	return v.s.syncLayers()
 }
 
-// putLayersBack moves layers that an interrupted command has taken out, and that a manifest names again, back among the
+// restoreLayers moves layers that an interrupted command has taken out, and that a manifest names again, back among the
 // store's: somebody has restored a manifest since. dir is a work directory.
-func (s *Store) putLayersBack(dir string) error {
+func (s *Store) restoreLayers(dir string) error {
 	list, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (s *Store) putLayersBack(dir string) error {
 	}
 	back := false
 	for _, id := range out {
-		if len(v.users(id, "")) == 0 && v.brokenUser(id, "") == "" {
+		if len(v.users(id, "")) == 0 && v.damagedUser(id, "") == "" {
 			continue
 		}
 		to := s.path(layersDir, id.String())

@@ -52,7 +52,7 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			file := append([]byte("COWBLK\x00V"), id[:]...)
 			file = binary.LittleEndian.AppendUint64(file, 1)
 			file = append(binary.LittleEndian.AppendUint64(file, 2), c.boot...)
-			path := s.liveFile("vm1", id)
+			path := s.legacyLiveFile("vm1", id)
 			if err := os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -28,13 +28,13 @@ func (t *Table) parts(maps []tableMap) []*part {
 	return parts
 }
 
-// heldFiles are files that are open for their locks alone.
-type heldFiles struct {
+// lockedFiles are files that are open for their locks alone.
+type lockedFiles struct {
 	files []vfs.File
 	locks []*vfs.RangeLock
 }
 
-func (h *heldFiles) close() {
+func (h *lockedFiles) close() {
 	for _, l := range h.locks {
 		_ = l.Close()
 	}
@@ -43,17 +43,17 @@ func (h *heldFiles) close() {
 	}
 }
 
-// holdTable takes the locks of an open disk on what the table names: a process may have it open in another store. What
+// lockTable takes the locks of an open disk on what the table names: a process may have it open in another store. What
 // is to be formatted is locked when that is done.
-func (s *Store) holdTable(t *Table, maps []tableMap) (_ *heldFiles, err error) {
-	h := new(heldFiles)
+func (s *Store) lockTable(t *Table, maps []tableMap) (_ *lockedFiles, err error) {
+	h := new(lockedFiles)
 	defer func() {
 		if err != nil {
 			h.close()
 		}
 	}()
 	size := t.Length * SectorSize
-	if err := h.hold(s.fs, t.Base, "base", t.BaseOffset*SectorSize, size, false, false); err != nil {
+	if err := h.lock(s.fs, t.Base, "base", t.BaseOffset*SectorSize, size, false, false); err != nil {
 		return nil, err
 	}
 	for i, l := range t.Layers {
@@ -62,9 +62,9 @@ func (s *Store) holdTable(t *Table, maps []tableMap) (_ *heldFiles, err error) {
 			continue
 		}
 		last := i == len(t.Layers)-1
-		err := h.hold(s.fs, l.Map, "map", 0, hd.MapSize(), last, true)
+		err := h.lock(s.fs, l.Map, "map", 0, hd.MapSize(), last, true)
 		if err == nil {
-			err = h.hold(s.fs, l.Data, "data", l.DataOffset*SectorSize, size, last, false)
+			err = h.lock(s.fs, l.Data, "data", l.DataOffset*SectorSize, size, last, false)
 		}
 		if err != nil {
 			return nil, err
@@ -73,8 +73,8 @@ func (s *Store) holdTable(t *Table, maps []tableMap) (_ *heldFiles, err error) {
 	return h, nil
 }
 
-// hold locks bytes of a file as an open layer would; whole also takes the lock of its map.
-func (h *heldFiles) hold(fsys vfs.FS, path, what string, off, n int64, exclusive, whole bool) error {
+// lock locks bytes of a file as an open layer would; whole also takes the lock of its map.
+func (h *lockedFiles) lock(fsys vfs.FS, path, what string, off, n int64, exclusive, whole bool) error {
 	flag := os.O_RDONLY
 	if exclusive {
 		flag = os.O_RDWR

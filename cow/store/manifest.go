@@ -70,11 +70,11 @@ type Layer struct {
 	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed, or was about to be; absent: a head, or not known
 }
 
-// own reports whether the layer's files belong to the store; those named by a device-mapper table do not.
-func (l *Layer) own() bool { return !filepath.IsAbs(l.Map) }
+// inStore reports whether the layer's files belong to the store; those named by a device-mapper table do not.
+func (l *Layer) inStore() bool { return !filepath.IsAbs(l.Map) }
 
-// ownLayer is the entry of a layer that lies in the store.
-func ownLayer(id uuid.UUID, created time.Time) Layer {
+// storeLayer is the entry of a layer that lies in the store.
+func storeLayer(id uuid.UUID, created time.Time) Layer {
 	return Layer{
 		UUID: id, Created: created,
 		Map:  filepath.Join(layersDir, id.String(), mapFile),
@@ -84,10 +84,10 @@ func ownLayer(id uuid.UUID, created time.Time) Layer {
 
 // paths are the files of a layer.
 func (s *Store) paths(l *Layer) layer.Paths {
-	if l.own() {
+	if l.inStore() {
 		return layer.Paths{Map: s.path(l.Map), Data: s.path(l.Data), DataOffset: l.DataOffset}
 	}
-	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), sumsFile)}
+	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), checksumsFile)}
 }
 
 // uuids are those of the layers, oldest first.
@@ -158,15 +158,15 @@ func (m *Manifest) check(name string) error {
 	}
 	seen, tags := map[uuid.UUID]bool{}, map[string]bool{}
 	for i, l := range m.Layers {
-		own := ownLayer(l.UUID, l.Created)
+		own := storeLayer(l.UUID, l.Created)
 		switch {
 		case l.UUID == uuid.Nil || seen[l.UUID]:
 			return fmt.Errorf("layer %d: uuid %s is zero or there twice", i, l.UUID)
 		case l.DataOffset < 0 || l.DataOffset > layer.MaxSize:
 			return fmt.Errorf("layer %d: data-offset %d", i, l.DataOffset)
-		case l.own() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
+		case l.inStore() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
 			return fmt.Errorf("layer %d: map: expected %s or an absolute path, found %s", i, own.Map, l.Map)
-		case !l.own() && !filepath.IsAbs(l.Data):
+		case !l.inStore() && !filepath.IsAbs(l.Data):
 			return fmt.Errorf("layer %d: data: expected an absolute path, found %s", i, l.Data)
 		case l.Tag != "" && CheckName("tag", l.Tag) != nil:
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
@@ -204,7 +204,7 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 	for range 2 { // it may have been removed and made anew between the two looks
 		err := s.readDocument(path, v, check)
 		if err != nil {
-			if t := s.stray(kind, name); t != nil {
+			if t := s.notDirectory(kind, name); t != nil {
 				return t.Err()
 			}
 		}
@@ -215,11 +215,11 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 			return s.notFound(kind, name)
 		}
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + kept[kind]}
+	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + missingAdvice[kind]}
 }
 
-// kept says what stays beside a document that is missing.
-var kept = map[string]string{
+// missingAdvice says what stays beside a document that is missing.
+var missingAdvice = map[string]string{
 	"disk":  "the layers stay, for check removes none while a manifest is missing",
 	"image": "disks on it need the same content",
 }
@@ -228,7 +228,7 @@ var kept = map[string]string{
 // ErrRefused.
 func (s *Store) notFound(kind, name string) error {
 	for _, kind := range []string{KindDisk, KindImage} {
-		if t := s.stray(kind, name); t != nil {
+		if t := s.notDirectory(kind, name); t != nil {
 			return t.Err()
 		}
 	}

@@ -312,7 +312,7 @@ func TestIndexIsCompacted(t *testing.T) {
 	m := create(t, s, "a", CreateOptions{Size: 4096})
 	largest := int64(0)
 	for range 2000 {
-		s.announce(m, uuid.New())
+		s.indexManifest(m, uuid.New())
 		largest = max(largest, first(os.Stat(s.path(indexDir, indexFile))).Size())
 	}
 	if largest > 4*compactFrom {

@@ -74,7 +74,7 @@ type indexEntry struct {
 
 // entryOf is the entry of a manifest, in the directory of this name, whose state is not known.
 func entryOf(name string, m *Manifest) *indexEntry {
-	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().own()}
+	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().inStore()}
 	if m.Base != nil {
 		e.Image = m.Base.Image
 	}
@@ -205,9 +205,9 @@ func stateOf(st fs.FileInfo) *fileState {
 	return &fileState{Dev: sys.Dev, Inode: sys.Ino, Size: sys.Size, MTime: sys.Mtim.Nano(), CTime: sys.Ctim.Nano()}
 }
 
-// announce adds what a manifest names, or is about to name. The store is locked. more are layers that the manifest does
+// indexManifest adds what a manifest names, or is about to name. The store is locked. more are layers that the manifest does
 // not name yet.
-func (s *Store) announce(m *Manifest, more ...uuid.UUID) {
+func (s *Store) indexManifest(m *Manifest, more ...uuid.UUID) {
 	e := entryOf(m.Name, m)
 	e.Directory = s.directoryOf(m.Name)
 	e.Layers = append(e.Layers, more...)
@@ -269,8 +269,8 @@ func indexText(entries map[string]*indexEntry, away []*indexEntry) []byte {
 	return bytes.Join(slices.CompactFunc(lines, bytes.Equal), nil)
 }
 
-// strike makes the lines of a disk void where the index cannot be written anew: that takes no room.
-func (s *Store) strike(name string) error {
+// voidLines makes the lines of a disk void where the index cannot be written anew: that takes no room.
+func (s *Store) voidLines(name string) error {
 	x := s.readIndex()
 	if len(x.lines[name]) == 0 {
 		return nil

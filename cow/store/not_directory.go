@@ -10,9 +10,9 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Stray is an entry of images/ or disks/ that has the name of an image or a disk and is none: a file, a FIFO, a symbolic
+// NotDirectory is an entry of images/ or disks/ that has the name of an image or a disk and is none: a file, a FIFO, a symbolic
 // link that leads to no directory. As long as it is there nothing can have the name.
-type Stray struct {
+type NotDirectory struct {
 	Kind string // KindImage or KindDisk: what would have the name
 	Name string
 	Path string
@@ -20,15 +20,15 @@ type Stray struct {
 }
 
 // Err is what a command says that is given the name. It is an ErrRefused.
-func (t *Stray) Err() error {
-	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceStray}
+func (t *NotDirectory) Err() error {
+	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceNotDirectory}
 }
 
-const adviceStray = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
+const adviceNotDirectory = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
 
-// Strays lists those that there are: of images, then of disks, each in the order of names.
-func (s *Store) Strays() ([]*Stray, error) {
-	var all []*Stray
+// NotDirectories lists those that there are: of images, then of disks, each in the order of names.
+func (s *Store) NotDirectories() ([]*NotDirectory, error) {
+	var all []*NotDirectory
 	for _, kind := range []string{KindImage, KindDisk} {
 		entries, err := s.fs.ReadDir(s.path(dirOf(kind)))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -41,7 +41,7 @@ func (s *Store) Strays() ([]*Stray, error) {
 			if e.IsDir() || CheckName("", e.Name()) != nil {
 				continue
 			}
-			if t := s.stray(kind, e.Name()); t != nil {
+			if t := s.notDirectory(kind, e.Name()); t != nil {
 				all = append(all, t)
 			}
 		}
@@ -56,8 +56,8 @@ func dirOf(kind string) string {
 	return disksDir
 }
 
-// stray is the entry at the place of an image or a disk that is none; nil: there is a directory, or nothing.
-func (s *Store) stray(kind, name string) *Stray {
+// notDirectory is the entry at the place of an image or a disk that is none; nil: there is a directory, or nothing.
+func (s *Store) notDirectory(kind, name string) *NotDirectory {
 	path := s.path(dirOf(kind), name)
 	look := s.fs.Stat
 	if _, real := s.fs.(vfs.HostFS); real {
@@ -80,7 +80,7 @@ func (s *Store) stray(kind, name string) *Stray {
 			what = "a symbolic link that leads nowhere"
 		}
 	}
-	return &Stray{Kind: kind, Name: name, Path: path, What: what}
+	return &NotDirectory{Kind: kind, Name: name, Path: path, What: what}
 }
 
 func fileText(mode fs.FileMode) string {
@@ -95,9 +95,9 @@ func fileText(mode fs.FileMode) string {
 	return "a device"
 }
 
-// strays reports those whose names are checked, or all.
-func (c *checker) strays(house *Checked) {
-	strays, err := c.s.Strays()
+// notDirectories reports those whose names are checked, or all.
+func (c *checker) notDirectories(storeReport *Report) {
+	strays, err := c.s.NotDirectories()
 	if err != nil {
 		return // whoever lists the directory says so
 	}
@@ -105,9 +105,9 @@ func (c *checker) strays(house *Checked) {
 		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
 			continue
 		}
-		house.Problems = append(house.Problems, &Problem{
+		storeReport.Problems = append(storeReport.Problems, &Problem{
 			Object: t.Kind + " " + t.Name, File: t.Path, What: "entry of " + dirOf(t.Kind) + "/", Expected: "a directory", Found: t.What,
-			Status: StatusLeft, Leftover: true, Advice: adviceStray,
+			Status: StatusLeft, Leftover: true, Advice: adviceNotDirectory,
 		})
 	}
 }

@@ -59,7 +59,7 @@ func TestStrays(t *testing.T) {
 					t.Errorf("%s, %s: %s: %v", kind, what, from, err)
 				}
 			}
-			if strays, err := s.Strays(); err != nil || len(strays) != 1 || *strays[0] != (Stray{kind, "x", path, what}) {
+			if strays, err := s.NotDirectories(); err != nil || len(strays) != 1 || *strays[0] != (NotDirectory{kind, "x", path, what}) {
 				t.Errorf("%s, %s: %v, %v", kind, what, strays, err)
 			}
 			for _, names := range [][]string{nil, {"x"}} {

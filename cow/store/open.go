@@ -33,7 +33,7 @@ type Opened struct {
 // Close closes the disk, then gives up the lock.
 func (o *Opened) Close() error {
 	err := errors.Join(o.Disk.Close(), o.Lock.Unlock())
-	o.Lock.s.putBack()
+	o.Lock.s.restoreReserve()
 	return err
 }
 
@@ -41,25 +41,25 @@ func (o *Opened) Close() error {
 // nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
 // hashed again).
 func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
-	how := lockOptions{readOnly: o.ReadOnly}
+	lockOpts := lockOptions{readOnly: o.ReadOnly}
 	if o.Serve {
-		how.wait = lockWait
+		lockOpts.wait = lockWait
 	}
-	lock, err := s.lockDisk(ctx, name, how)
+	lock, err := s.lockDisk(ctx, name, lockOpts)
 	if err != nil {
 		return nil, err
 	}
 	if !o.ReadOnly {
 		s.prepare()
 	}
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.recoverFor(ctx, name); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	m, err := s.Disk(name)
 	if err == nil {
 		var disk *cow.Disk
 		// On some file systems a full one has no room to write over a header either.
-		err = s.InNeed(func() (err error) {
+		err = s.WithReserve(func() (err error) {
 			disk, err = s.openStack(ctx, m, o)
 			return err
 		})
@@ -84,7 +84,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	}
 	if o.Cow.OnNoSpace == nil {
 		// The second half of the reserve is not for a disk that is opened to be rolled back or promoted.
-		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.makeRoom(why, closing && o.Serve) }
+		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.onNoSpace(why, closing && o.Serve) }
 	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 			return nil, s.refusedLayer(m, err)
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
-			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
+			if err := s.refuseLegacyLiveFile(m, h.UUID, o.Cow.Unflushed); err != nil {
 				return nil, s.refusedLayer(m, classify(err))
 			}
 		}
@@ -116,7 +116,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		disk, err := cow.Open(spec, o.Cow)
 		if err == nil {
 			if !o.ReadOnly {
-				s.removeLiveFiles(m)
+				s.removeLegacyLiveFiles(m)
 			}
 			return disk, nil
 		}

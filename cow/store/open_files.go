@@ -7,9 +7,9 @@ import (
 	"os"
 )
 
-// InPlace returns an ErrRefused if the files of a disk, which this process has open, are not in their places any more: a
+// CheckOpenFiles returns an ErrRefused if the files of a disk, which this process has open, are not in their places any more: a
 // change made there would be one of another disk, or of none.
-func (s *Store) InPlace(m *Manifest) error {
+func (s *Store) CheckOpenFiles(m *Manifest) error {
 	misplaced := func(path, what, found string) error {
 		return &Mismatch{File: path, What: fmt.Sprintf("%s of disk %q, which is open", what, m.Name), Expected: "it to be here", Found: found,
 			Advice: "what is written is only in open files: copy the disk from within the guest before this process ends"}
@@ -26,12 +26,12 @@ func (s *Store) InPlace(m *Manifest) error {
 			return misplaced(f.path, f.what, "that it was removed")
 		}
 	}
-	return s.stillLocked(m, misplaced)
+	return s.checkLockFile(m, misplaced)
 }
 
-// stillLocked wants the disk's lock file to be the one that this process has locked. The lock is one of a file, not of a
+// checkLockFile wants the disk's lock file to be the one that this process has locked. The lock is one of a file, not of a
 // name: another file has another lock.
-func (s *Store) stillLocked(m *Manifest, misplaced func(path, what, found string) error) error {
+func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found string) error) error {
 	path := s.path(disksDir, m.Name, lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
 	switch {
@@ -48,7 +48,7 @@ func (s *Store) stillLocked(m *Manifest, misplaced func(path, what, found string
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	l := s.held.of(m.Name)
+	l := s.diskLocks.find(m.Name)
 	if l == nil {
 		return misplaced(path, "lock", "that this process does not hold it")
 	}

@@ -48,7 +48,7 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 	if err := s.trustedDisk(ref.Name); err != nil {
 		return nil, err
 	}
-	if err := s.settle(ctx, ref.Name); err != nil {
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return nil, err
 	}
 	for start := time.Now(); ; {

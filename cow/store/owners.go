@@ -51,8 +51,8 @@ func (s *Store) locate(p *part) error {
 	return err
 }
 
-// common returns the names of a file of which both parts have bytes in common: the ones by which either knows it.
-func (p *part) common(o *part) (mine, other string, ok bool) {
+// overlap returns the names of a file of which both parts have bytes in common: the ones by which either knows it.
+func (p *part) overlap(o *part) (mine, other string, ok bool) {
 	for _, a := range p.extents {
 		for _, b := range o.extents {
 			if a.Overlaps(b) {
@@ -63,10 +63,10 @@ func (p *part) common(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
-// clashes is common for a disk that is to be made. A base that is a regular file is told by its time of change, which
+// conflicts is common for a disk that is to be made. A base that is a regular file is told by its time of change, which
 // writes to any of its bytes change: none of it may be map or data.
-func (p *part) clashes(o *part) (mine, other string, ok bool) {
-	if mine, other, ok = p.common(o); ok || (p.kind == partBase) == (o.kind == partBase) {
+func (p *part) conflicts(o *part) (mine, other string, ok bool) {
+	if mine, other, ok = p.overlap(o); ok || (p.kind == partBase) == (o.kind == partBase) {
 		return mine, other, ok
 	}
 	for _, a := range p.extents {
@@ -101,7 +101,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 		p, head := s.paths(l), i == len(m.Layers)-1
 		// A layer below may be smaller than the disk, and another's data lie behind it.
 		size := m.Size
-		if !head && !l.own() {
+		if !head && !l.inStore() {
 			if h, err := layer.ReadHeader(s.fs, p.Map); err == nil && h.UUID == l.UUID {
 				size = h.Size
 			}
@@ -126,26 +126,26 @@ func (s *Store) partsOfImages(names []string) (parts []*part) {
 	return parts
 }
 
-// refuseTwice refuses parts of one disk of which bytes are another's of them. Each must be there.
-func (s *Store) refuseTwice(parts []*part) error {
+// refuseOverlap refuses parts of one disk of which bytes are another's of them. Each must be there.
+func (s *Store) refuseOverlap(parts []*part) error {
 	for i, p := range parts {
 		var err error
 		if p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		for _, o := range parts[:i] {
-			if mine, other, ok := p.clashes(o); ok {
-				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, alsoKnown(o, other, p, mine))
+			if mine, other, ok := p.conflicts(o); ok {
+				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
 			}
 		}
 	}
 	return nil
 }
 
-// refuseShared refuses the parts of a new disk of which bytes are those of another disk or of an image of the store,
+// refuseUsed refuses the parts of a new disk of which bytes are those of another disk or of an image of the store,
 // unless both only read them. The store is locked. A disk whose manifest cannot be read might own any file: an error, but
 // where the parts are only read (lenient): the locks of who opens that disk keep it from writing to them.
-func (s *Store) refuseShared(parts []*part, lenient bool) error {
+func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	for _, p := range parts {
 		if err := s.locate(p); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
@@ -167,18 +167,18 @@ func (s *Store) refuseShared(parts []*part, lenient bool) error {
 			return fmt.Errorf("%s: %w", o, err)
 		}
 		for _, p := range parts {
-			mine, other, ok := p.clashes(o)
-			if !ok || p.compatible(o) && !s.inside(o.path) {
+			mine, other, ok := p.conflicts(o)
+			if !ok || p.compatible(o) && !s.contains(o.path) {
 				continue
 			}
-			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, alsoKnown(p, mine, o, other), sharedAdvice(o))
+			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, sharedFileText(p, mine, o, other), sharedAdvice(o))
 		}
 	}
 	return nil
 }
 
-// alsoKnown names the file that two parts have in common, where neither's path does.
-func alsoKnown(a *part, pathOfA string, b *part, pathOfB string) string {
+// sharedFileText names the file that two parts have in common, where neither's path does.
+func sharedFileText(a *part, pathOfA string, b *part, pathOfB string) string {
 	if pathOfA == a.path && pathOfB == b.path {
 		return ""
 	}
@@ -202,11 +202,11 @@ func sharedAdvice(o *part) string {
 	return "name another file"
 }
 
-// refuseStored refuses a file that belongs to a store: this one or another. What the store does with it, removing it for
+// refuseStoreFile refuses a file that belongs to a store: this one or another. What the store does with it, removing it for
 // example, does not ask those who have it by another name.
-func (s *Store) refuseStored(what, path string) error {
-	if s.inside(path) {
-		return s.stored(what, path, path, s.dir)
+func (s *Store) refuseStoreFile(what, path string) error {
+	if s.contains(path) {
+		return s.storeFileError(what, path, path, s.dir)
 	}
 	extents, err := vfs.Extents(s.fs, path, 0, -1)
 	if err != nil {
@@ -216,31 +216,31 @@ func (s *Store) refuseStored(what, path string) error {
 		if e.Path == "" {
 			continue
 		}
-		if s.inside(e.Path) {
-			return s.stored(what, path, e.Path, s.dir)
+		if s.contains(e.Path) {
+			return s.storeFileError(what, path, e.Path, s.dir)
 		}
-		if dir := storedIn(s.fs, e.Path); dir != "" {
-			return s.stored(what, path, e.Path, dir)
+		if dir := storeOf(s.fs, e.Path); dir != "" {
+			return s.storeFileError(what, path, e.Path, dir)
 		}
 	}
-	own, err := s.ownInode(extents)
+	own, err := s.inodeInStore(extents)
 	if err == nil && own != "" {
-		err = s.stored(what, path, own, s.dir)
+		err = s.storeFileError(what, path, own, s.dir)
 	}
 	return err
 }
 
-// stored says to which store the file at path belongs, whose name there is file, and what to do instead.
-func (s *Store) stored(what, path, file, dir string) error {
+// storeFileError says to which store the file at path belongs, whose name there is file, and what to do instead.
+func (s *Store) storeFileError(what, path, file, dir string) error {
 	found := "a file of " + dir
 	if file != path {
 		found += ", " + file
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.insteadOf(file, dir)}
+	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviceInstead(file, dir)}
 }
 
-// insteadOf says how a disk is made on what a file of a store holds.
-func (s *Store) insteadOf(file, dir string) string {
+// adviceInstead says how a disk is made on what a file of a store holds.
+func (s *Store) adviceInstead(file, dir string) string {
 	if dir != s.dir {
 		return "name a file outside of it"
 	}
@@ -266,8 +266,8 @@ func (s *Store) insteadOf(file, dir string) string {
 	return "make the disk on what a disk holds: cowblk promote DISK --tag TAG, then --from DISK@TAG"
 }
 
-// inside reports whether a path leads into the store's directory, symbolic links followed.
-func (s *Store) inside(path string) bool {
+// contains reports whether a path leads into the store's directory, symbolic links followed.
+func (s *Store) contains(path string) bool {
 	dir, err1 := filepath.EvalSymlinks(s.dir)
 	path, err2 := filepath.EvalSymlinks(path)
 	if err1 != nil || err2 != nil {
@@ -277,24 +277,24 @@ func (s *Store) inside(path string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// StoredIn returns the directory that makes a file one of a store; empty: it is none. What lies below a loop device or a
+// StoreOf returns the directory that makes a file one of a store; empty: it is none. What lies below a loop device or a
 // partition counts, too.
-func StoredIn(path string) string {
+func StoreOf(path string) string {
 	extents, err := vfs.Extents(vfs.OS{}, path, 0, -1)
 	if err != nil {
 		return ""
 	}
 	for _, e := range extents {
-		if dir := storedIn(vfs.OS{}, e.Path); dir != "" {
+		if dir := storeOf(vfs.OS{}, e.Path); dir != "" {
 			return dir
 		}
 	}
 	return ""
 }
 
-// storedIn returns the directory that makes a file one of a store, wherever that is: images/NAME with image.json, or
+// storeOf returns the directory that makes a file one of a store, wherever that is: images/NAME with image.json, or
 // layers/UUID with the map of that layer. Empty: it is none.
-func storedIn(fsys vfs.FS, path string) string {
+func storeOf(fsys vfs.FS, path string) string {
 	if path == "" {
 		return ""
 	}
@@ -304,7 +304,7 @@ func storedIn(fsys vfs.FS, path string) string {
 	}
 	dir := filepath.Dir(path)
 	switch filepath.Base(path) {
-	case dataFile, mapFile, sumsFile:
+	case dataFile, mapFile, checksumsFile:
 	default:
 		return ""
 	}
@@ -319,8 +319,8 @@ func storedIn(fsys vfs.FS, path string) string {
 	return ""
 }
 
-// ownInode looks for a file of the store that one of the extents is: by a hard link, or mounted elsewhere.
-func (s *Store) ownInode(extents []vfs.Extent) (string, error) {
+// inodeInStore looks for a file of the store that one of the extents is: by a hard link, or mounted elsewhere.
+func (s *Store) inodeInStore(extents []vfs.Extent) (string, error) {
 	want := map[vfs.Inode]bool{}
 	for _, e := range extents {
 		want[e.Inode] = true
@@ -328,7 +328,7 @@ func (s *Store) ownInode(extents []vfs.Extent) (string, error) {
 	for _, d := range []struct {
 		dir   string
 		files []string
-	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, sumsFile}}} {
+	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, checksumsFile}}} {
 		entries, err := s.fs.ReadDir(s.path(d.dir))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

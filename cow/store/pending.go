@@ -32,15 +32,15 @@ type change struct {
 // them yet. The caller holds the locks of the disks.
 type Pending struct {
 	s         *Store
-	w         *work
+	txn       *txn
 	tag       string
 	sharedDir string // for the shared maps of the new heads; empty: none
-	noShared  error  // why there is none
+	sharedErr error  // why there is none
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
-	spare     spare
-	undecided bool // neither Commit nor Revert came to its end
+	fds       fdReserve
+	inDoubt   bool // neither Commit nor Revert came to its end
 }
 
 // PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
@@ -48,12 +48,12 @@ type Pending struct {
 // (a head has a shared map, and the new one would have none).
 func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
 	dir, err := s.sharedDir() // none: whoever opened the disks has said so
-	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, noShared: err})
+	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, sharedErr: err})
 }
 
 // preparePromotion makes the new heads of p, which says everything else.
 func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	now := s.now().UTC()
 	if p.tag == "" {
 		p.tag = freeTag(p.before, now)
@@ -67,15 +67,15 @@ func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, e
 			return nil, fmt.Errorf("tag %s@%s %w: choose another", m.Name, p.tag, ErrExists)
 		}
 	}
-	if p.spare, err = s.reserve(spareAtOnce + sparePerDisk*len(disks)); err != nil {
+	if p.fds, err = s.reserveFDs(fdsTransient + fdsPerDisk*len(disks)); err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
 	// The last ones are for the way back.
-	if err := p.spare.free(sparePerDisk * len(disks)); err != nil {
+	if err := p.fds.free(fdsPerDisk * len(disks)); err != nil {
 		return nil, err
 	}
-	if p.w, err = s.begin(ctx); err != nil {
-		return nil, errors.Join(err, p.spare.free(len(p.spare)))
+	if p.txn, err = s.begin(ctx); err != nil {
+		return nil, errors.Join(err, p.fds.free(len(p.fds)))
 	}
 	for _, m := range disks {
 		if err := p.add(ctx, m, now); err != nil {
@@ -101,21 +101,21 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err != nil {
 		return classify(err)
 	}
-	survives := h.Generation != 0
-	if survives && p.sharedDir == "" {
-		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.noShared)
+	hasShared := h.Generation != 0
+	if hasShared && p.sharedDir == "" {
+		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.sharedErr)
 	}
 	old.Tag, old.Sealed = p.tag, &now
-	id, err := p.w.newHead(&after)
+	id, err := p.txn.newHead(&after)
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveInHead(m, &after) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.txn.moveInHead(m, &after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
 	head, err := layer.Open(s.fs, s.paths(after.Head()), params)
-	if !survives && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
+	if !hasShared && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
 		params.SharedDir = "" // as for the head before it
 		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
 	}
@@ -148,16 +148,16 @@ func (p *Pending) Commit() error {
 	if err := p.replace(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
-	p.w.done = true
+	p.txn.committed = true
 	return nil
 }
 
 // Revert puts the manifests from before back, durably. It is called once.
 func (p *Pending) Revert() error {
 	err := p.replace(stagedBefore)
-	p.w.done = false
+	p.txn.committed = false
 	if err != nil {
-		p.undecided = true
+		p.inDoubt = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
 	}
 	return err
@@ -165,19 +165,19 @@ func (p *Pending) Revert() error {
 
 // replace is put with the file descriptors that were kept for it. Once begun, it goes to its end.
 func (p *Pending) replace(suffix string) error {
-	_ = p.spare.free(len(p.spare))
-	return p.put(suffix)
+	_ = p.fds.free(len(p.fds))
+	return p.renameStaged(suffix)
 }
 
 // Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is
 // removed.
 func (p *Pending) Close(swapped bool) {
-	_ = p.spare.free(len(p.spare))
+	_ = p.fds.free(len(p.fds))
 	if !swapped {
 		for _, h := range p.heads {
 			// The next process may find the change half made, and the new head in use.
 			give := h.AbandonNew
-			if p.undecided {
+			if p.inDoubt {
 				give = h.Abandon
 			}
 			if err := give(); err != nil {
@@ -185,12 +185,12 @@ func (p *Pending) Close(swapped bool) {
 			}
 		}
 	}
-	if p.undecided {
+	if p.inDoubt {
 		// The record is still needed. The work's lock, held until this process ends, keeps others from acting on it
 		// while the disks are open here.
 		return
 	}
-	p.w.end()
+	p.txn.close()
 }
 
 // disks are the names of those that the change is about. There may be no change.

@@ -64,8 +64,8 @@ func TestChangeOfADamagedDisk(t *testing.T) {
 			for _, h := range p.heads {
 				must(t, h.Close())
 			}
-			must(t, os.Rename(p.w.path(commitFile+stagedAfter), p.w.path(commitFile)))
-			must(t, errors.Join(p.spare.free(len(p.spare)), p.w.lock.Close()))
+			must(t, os.Rename(p.txn.path(commitFile+stagedAfter), p.txn.path(commitFile)))
+			must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
 			path := s.path(disksDir, names[bad], diskFile)
 			saved := first(os.ReadFile(path))
 			if missing {

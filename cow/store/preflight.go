@@ -9,10 +9,10 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Rehearse opens and closes what lies below the head of a disk that another process may be serving, with all checks
+// Preflight opens and closes what lies below the head of a disk that another process may be serving, with all checks
 // that OpenDisk makes. It does not touch the head, and takes no lock: OpenDisk may still fail, but what is wrong with
 // base, images, sealed layers and manifest comes out here, and what it reads from them is in memory then.
-func (s *Store) Rehearse(ctx context.Context, name string, o cow.Options) error {
+func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error {
 	m, err := s.Disk(name)
 	if err != nil {
 		return err

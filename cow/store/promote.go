@@ -112,7 +112,7 @@ func (p *Pending) stage() error {
 			record.From = append(record.From, c.from[i].Head().UUID)
 			data, err := document(m)
 			if err == nil {
-				err = p.w.write(strconv.Itoa(i)+c.suffix, data, filePerm)
+				err = p.txn.writeFile(strconv.Itoa(i)+c.suffix, data, filePerm)
 			}
 			if err != nil {
 				return err
@@ -123,18 +123,18 @@ func (p *Pending) stage() error {
 		}
 		data, err := json.Marshal(record)
 		if err == nil {
-			err = p.w.write(commitFile+c.suffix, data, filePerm)
+			err = p.txn.writeFile(commitFile+c.suffix, data, filePerm)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return p.s.fs.SyncDir(p.w.dir)
+	return p.s.fs.SyncDir(p.txn.dir)
 }
 
-// write makes a file in the work directory, its content durable; its name is with the directory's next sync.
-func (w *work) write(name string, data []byte, perm os.FileMode) error {
-	f, err := w.s.fs.OpenFile(w.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+// writeFile makes a file in the work directory, its content durable; its name is with the directory's next sync.
+func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
+	f, err := tx.s.fs.OpenFile(tx.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
 		return err
 	}
@@ -147,19 +147,19 @@ func (w *work) write(name string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// put moves what was staged with this suffix to its places, durably.
-func (p *Pending) put(suffix string) error {
+// renameStaged moves what was staged with this suffix to its places, durably.
+func (p *Pending) renameStaged(suffix string) error {
 	s := p.s
 	if len(p.after) > 1 {
-		if err := s.fs.Rename(p.w.path(commitFile+suffix), p.w.path(commitFile)); err != nil {
+		if err := s.fs.Rename(p.txn.path(commitFile+suffix), p.txn.path(commitFile)); err != nil {
 			return err
 		}
-		if err := s.fs.SyncDir(p.w.dir); err != nil {
+		if err := s.fs.SyncDir(p.txn.dir); err != nil {
 			return err
 		}
 	}
 	for i, m := range p.after {
-		if err := s.fs.Rename(p.w.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name, diskFile)); err != nil {
+		if err := s.fs.Rename(p.txn.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name, diskFile)); err != nil {
 			return err
 		}
 		if err := s.fs.SyncDir(s.path(disksDir, m.Name)); err != nil {
@@ -171,15 +171,15 @@ func (p *Pending) put(suffix string) error {
 
 // File descriptors that a promotion takes. It must not run out of them half way, when it can neither go on nor back.
 const (
-	sparePerDisk = 8 // the new head's, those of the former head when it is sealed, each once more for direct I/O
-	spareAtOnce  = 4 // locks, directories and files that are open for a moment
+	fdsPerDisk   = 8 // the new head's, those of the former head when it is sealed, each once more for direct I/O
+	fdsTransient = 4 // locks, directories and files that are open for a moment
 )
 
-// spare are files that are open for nothing but the descriptors that they hold.
-type spare []vfs.File
+// fdReserve are files that are open for nothing but the descriptors that they hold.
+type fdReserve []vfs.File
 
-// reserve opens n of them, or none: the process may not have so many more, and its error says so.
-func (s *Store) reserve(n int) (r spare, err error) {
+// reserveFDs opens n of them, or none: the process may not have so many more, and its error says so.
+func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
 	for range n {
 		f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY, 0)
 		if err != nil {
@@ -191,7 +191,7 @@ func (s *Store) reserve(n int) (r spare, err error) {
 }
 
 // free gives n of them back.
-func (r *spare) free(n int) error {
+func (r *fdReserve) free(n int) error {
 	var errs []error
 	for _, f := range (*r)[len(*r)-n:] {
 		errs = append(errs, f.Close())

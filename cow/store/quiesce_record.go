@@ -9,13 +9,13 @@ import (
 	"cowblk/cow/strictjson"
 )
 
-// noteFile, in a disk's directory, is there while the disk's guest is made to hold still for a promotion. A process that
+// quiesceFile, in a disk's directory, is there while the disk's guest is made to hold still for a promotion. A process that
 // finds one of a dead process lets the guest go on.
-const noteFile = "quiesced.json"
+const quiesceFile = "quiesced.json"
 
-// SetNote keeps v, durably, as the note of a disk whose lock the caller holds; nil takes the note back.
-func (s *Store) SetNote(name string, v any) error {
-	path := s.path(disksDir, name, noteFile)
+// SetQuiesceRecord keeps v, durably, as the note of a disk whose lock the caller holds; nil takes the note back.
+func (s *Store) SetQuiesceRecord(name string, v any) error {
+	path := s.path(disksDir, name, quiesceFile)
 	var err error
 	if v != nil {
 		var data []byte
@@ -31,18 +31,18 @@ func (s *Store) SetNote(name string, v any) error {
 	return nil
 }
 
-// ForgetNote takes the note back of a disk that nobody has open; ErrInUse.
-func (s *Store) ForgetNote(name string) error {
+// DropQuiesceRecord takes the note back of a disk that nobody has open; ErrInUse.
+func (s *Store) DropQuiesceRecord(name string) error {
 	lock, err := s.LockDisk(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.SetNote(name, nil), lock.Unlock())
+	return errors.Join(s.SetQuiesceRecord(name, nil), lock.Unlock())
 }
 
-// Note reads a disk's note into v; false if there is none.
-func (s *Store) Note(name string, v any) (bool, error) {
-	path := s.path(disksDir, name, noteFile)
+// QuiesceRecord reads a disk's note into v; false if there is none.
+func (s *Store) QuiesceRecord(name string, v any) (bool, error) {
+	path := s.path(disksDir, name, quiesceFile)
 	data, err := s.readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

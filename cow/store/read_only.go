@@ -43,9 +43,9 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// settleReadOnly refuses to read disks of which it is not known what they are: a change of several disks was interrupted,
+// refuseHalfChanged refuses to read disks of which it is not known what they are: a change of several disks was interrupted,
 // and has reached some of them.
-func (s *Store) settleReadOnly(disk string) error {
+func (s *Store) refuseHalfChanged(disk string) error {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -54,7 +54,7 @@ func (s *Store) settleReadOnly(disk string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !isWork(e) {
+		if !isTxnDir(e) {
 			continue
 		}
 		dir := s.path(tmpDir, e.Name())
@@ -65,7 +65,7 @@ func (s *Store) settleReadOnly(disk string) error {
 		if u := (unfinishedError{disks: c.disks()}); c == nil || !u.concerns(disk) {
 			continue
 		}
-		if dead, err := s.workIsDead(dir); err != nil || !dead {
+		if stale, err := s.isStale(dir); err != nil || !stale {
 			continue // a process elsewhere, where the store can be written, is about it
 		}
 		for i, m := range c.To {
@@ -137,9 +137,9 @@ func (s *Store) makeRunDir(dir string) error {
 	return s.trustedRunDir(dir, false)
 }
 
-// NoRoom reports whether an error says that nothing can be made in a directory: no space, no share of it left, a file
+// CannotCreate reports whether an error says that nothing can be made in a directory: no space, no share of it left, a file
 // system that is only read.
-func NoRoom(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
+func CannotCreate(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
 
 // within reports whether path is dir or below it. Both are clean.
 func within(dir, path string) bool {

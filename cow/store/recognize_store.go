@@ -29,29 +29,29 @@ import (
 // A lock file that is missing beside such a manifest and nothing foreign has been taken away by a power cut. Any other
 // directory has to be empty to become a store. A foreign file in a store is left alone.
 
-// lockMark is the content of the lock file of a store that this version has made: evidence by itself. It need not be there:
+// lockMagic is the content of the lock file of a store that this version has made: evidence by itself. It need not be there:
 // earlier versions have left the file empty, and a full file system or a power cut may.
-const lockMark = "cowblk store\n"
+const lockMagic = "cowblk store\n"
 
 // lostFound is in the root of a file system of its own.
 const lostFound = "lost+found"
 
-// ownDirs are the directories of a store.
-var ownDirs = []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir, "run"}
+// storeDirs are the directories of a store.
+var storeDirs = []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir, "run"}
 
-// recognised refuses a directory that is no store and may not become one: before anything in it is made, changed or
+// recognize refuses a directory that is no store and may not become one: before anything in it is made, changed or
 // removed. It is an ErrInvalid. What is found is kept for the life of the Store.
-func (s *Store) recognised() error {
-	if s.known.Load() {
+func (s *Store) recognize() error {
+	if s.recognized.Load() {
 		return nil
 	}
 	for {
-		found, err := s.evidence()
+		found, err := s.findForeign()
 		if err != nil || found == "" {
 			return err
 		}
 		// Another process may make the store at this moment, and a listing need not show what comes meanwhile.
-		again, err := s.evidence()
+		again, err := s.findForeign()
 		if err != nil || again == "" {
 			return err
 		}
@@ -61,8 +61,8 @@ func (s *Store) recognised() error {
 	}
 }
 
-// evidence returns what is foreign in a directory that is no store and may not become one; else the empty string.
-func (s *Store) evidence() (foreign string, err error) {
+// findForeign returns what is foreign in a directory that is no store and may not become one; else the empty string.
+func (s *Store) findForeign() (foreign string, err error) {
 	entries, err := s.fs.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -80,30 +80,30 @@ func (s *Store) evidence() (foreign string, err error) {
 			}
 			locked = true
 		case name == lostFound:
-		case slices.Contains(ownDirs, name) && (e.IsDir() || e.Type()&fs.ModeSymlink != 0):
+		case slices.Contains(storeDirs, name) && (e.IsDir() || e.Type()&fs.ModeSymlink != 0):
 		case foreign == "":
 			foreign = PathText(name) + " in it"
 		}
 	}
-	if locked && s.marked() {
-		s.known.Store(true)
+	if locked && s.hasLockMagic() {
+		s.recognized.Store(true)
 		return "", nil
 	}
 	if locked || foreign == "" {
-		real, err := s.holdsOwn()
+		real, err := s.holdsStoreObject()
 		if err != nil {
 			return "", err
 		}
 		if real {
-			s.known.Store(locked)
+			s.recognized.Store(locked)
 			return "", nil
 		}
 	}
 	if foreign == "" {
-		foreign, err = s.unused(locked)
+		foreign, err = s.foreignInEmpty(locked)
 	}
 	if foreign == "" && err == nil {
-		s.known.Store(locked)
+		s.recognized.Store(locked)
 		return "", nil
 	}
 	if foreign != "" {
@@ -112,16 +112,16 @@ func (s *Store) evidence() (foreign string, err error) {
 	return foreign, err
 }
 
-// marked reports whether the lock file says what it is.
-func (s *Store) marked() bool {
+// hasLockMagic reports whether the lock file says what it is.
+func (s *Store) hasLockMagic() bool {
 	f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	text := make([]byte, len(lockMark))
+	text := make([]byte, len(lockMagic))
 	n, _ := f.ReadAt(text, 0)
-	return string(text[:n]) == lockMark
+	return string(text[:n]) == lockMagic
 }
 
 // foreignLock says what is wrong with the lock file of a directory: it is not of cowblk's kind, or of another user.
@@ -154,9 +154,9 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	return "a lock of user " + way.UserName(st.Uid) + " in it", nil
 }
 
-// holdsOwn reports whether the directory holds a layer, a disk or an image that can only be cowblk's. The first one will
+// holdsStoreObject reports whether the directory holds a layer, a disk or an image that can only be cowblk's. The first one will
 // do, so the cost does not follow their number.
-func (s *Store) holdsOwn() (bool, error) {
+func (s *Store) holdsStoreObject() (bool, error) {
 	for _, look := range []struct {
 		dir string
 		own func(name string) error
@@ -165,7 +165,7 @@ func (s *Store) holdsOwn() (bool, error) {
 			if !isUUID(name) {
 				return fs.ErrNotExist
 			}
-			return s.foreignMap(s.path(layersDir, name, mapFile))
+			return s.checkMapMagic(s.path(layersDir, name, mapFile))
 		}},
 		{disksDir, func(name string) error {
 			m := new(Manifest)
@@ -204,8 +204,8 @@ func (s *Store) holdsOwn() (bool, error) {
 	return false, nil
 }
 
-// foreignMap is nil for a file that begins as the map of a layer does, damaged or of a newer version though it may be.
-func (s *Store) foreignMap(path string) error {
+// checkMapMagic is nil for a file that begins as the map of a layer does, damaged or of a newer version though it may be.
+func (s *Store) checkMapMagic(path string) error {
 	_, err := layer.ReadHeader(s.fs, path)
 	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
 		return nil
@@ -213,10 +213,10 @@ func (s *Store) foreignMap(path string) error {
 	return err
 }
 
-// unused says what keeps a directory of nothing but a store's names from being one that has just been begun, or emptied.
+// foreignInEmpty says what keeps a directory of nothing but a store's names from being one that has just been begun, or emptied.
 // Without a lock file there can be directories at most, and sockets.
-func (s *Store) unused(locked bool) (foreign string, err error) {
-	for _, dir := range ownDirs {
+func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
+	for _, dir := range storeDirs {
 		entries, err := s.fs.ReadDir(s.path(dir))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -230,8 +230,8 @@ func (s *Store) unused(locked bool) (foreign string, err error) {
 			case dir == "run":
 				own = locked || e.Type()&fs.ModeSocket != 0
 			case !locked:
-			case dir == tmpDir && isWork(e):
-				strange, err := s.notOwnWork(s.path(tmpDir, name))
+			case dir == tmpDir && isTxnDir(e):
+				strange, err := s.foreignInTxn(s.path(tmpDir, name))
 				if err != nil {
 					return "", err
 				}

@@ -151,13 +151,13 @@ func TestForeignFilesInAStore(t *testing.T) {
 			r, err := again.Check(ctx, CheckOptions{Repair: true, Prune: true})
 			must(t, err)
 			told := false
-			for _, k := range r.Checked {
+			for _, k := range r.Reports {
 				for _, p := range k.Problems {
 					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == StatusLeft
 				}
 			}
 			if told != strings.HasPrefix(files[0], "tmp/") {
-				t.Errorf("check: told %v: %+v", told, r.Checked)
+				t.Errorf("check: told %v: %+v", told, r.Reports)
 			}
 			if _, err := again.Remove(ctx, "vm1"); err != nil {
 				t.Error(err)

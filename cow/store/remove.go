@@ -22,7 +22,7 @@ type Removal struct {
 	// Damaged: the disk's manifest was missing or damaged, and no layer goes with it.
 	Damaged bool `json:"damaged,omitempty"`
 
-	left string // directory in tmp in which everything is that goes; empty: nothing
+	txnDir string // directory in tmp in which everything is that goes; empty: nothing
 }
 
 // PlanRemove says what Remove would do, and returns the errors that Remove would.
@@ -30,13 +30,13 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
-	if t := s.stray(KindImage, name); t != nil {
+	if t := s.notDirectory(KindImage, name); t != nil {
 		return nil, t.Err()
 	}
 	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
 	} else if there {
-		v, err := s.planSurvey()
+		v, err := s.surveyReadOnly()
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.planSurvey()
+	v, err := s.surveyReadOnly()
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +95,9 @@ func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		if i > stays {
-			plan.Freed += s.takes(l)
+			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.own() {
+		if i > stays && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 		} else {
 			plan.Kept = append(plan.Kept, l.UUID)
@@ -106,10 +106,10 @@ func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
 	return plan, nil
 }
 
-// takes is what the store holds of a layer, in bytes on the file system.
-func (s *Store) takes(l *Layer) int64 {
+// storeBytes is what the store holds of a layer, in bytes on the file system.
+func (s *Store) storeBytes(l *Layer) int64 {
 	p := s.paths(l)
-	if l.own() {
+	if l.inStore() {
 		return s.allocated(p.Map) + s.allocated(p.Data)
 	}
 	return s.allocated(p.Checksums)
@@ -119,8 +119,8 @@ func (s *Store) takes(l *Layer) int64 {
 // system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
 // manifest cannot be read; any disk's, if it is an image).
 func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error) {
-	defer s.replenish()
-	return r, s.inNeed(0, func() error {
+	defer s.fillReserve()
+	return r, s.withReserve(0, func() error {
 		r, err = s.removeOnce(ctx, name)
 		return err
 	})
@@ -143,7 +143,7 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	}
 	var plan *Removal
 	err = s.locked(ctx, func() error {
-		_ = s.clean()
+		_ = s.recoverStaleTxns()
 		v, err := s.survey()
 		if err != nil {
 			return err
@@ -151,13 +151,13 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 		if plan, err = s.planImage(v, name); err != nil {
 			return err
 		}
-		plan.left, err = s.moveOut(imagesDir, name)
+		plan.txnDir, err = s.moveOut(imagesDir, name)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.removeLeft(plan)
+	s.removeTxn(plan)
 	return plan, nil
 }
 
@@ -169,11 +169,11 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settleKeeping(ctx, name, 0); err != nil {
+	if err := s.recoverForKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
-		_ = s.clean() // a promotion that was interrupted has left a layer on the disk's head
+		_ = s.recoverStaleTxns() // a promotion that was interrupted has left a layer on the disk's head
 		m, err := s.Disk(name)
 		if err != nil {
 			return err
@@ -189,18 +189,18 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		if err != nil {
 			return err
 		}
-		v.forget(name)
+		v.dropDisk(name)
 		if err := v.releaseAbove(m, 0, left, m.Name); err != nil {
 			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
 			return nil
 		}
-		plan.left = left
+		plan.txnDir = left
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.removeLeft(plan)
+	s.removeTxn(plan)
 	return plan, nil
 }
 
@@ -245,12 +245,12 @@ func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	return out, nil
 }
 
-// removeLeft gives back the space of what has been removed. Nobody has to wait for that.
-func (s *Store) removeLeft(plan *Removal) {
-	if plan.left == "" {
+// removeTxn gives back the space of what has been removed. Nobody has to wait for that.
+func (s *Store) removeTxn(plan *Removal) {
+	if plan.txnDir == "" {
 		return
 	}
-	if err := s.removeWork(plan.left); err != nil {
-		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
+	if err := s.removeTxnDir(plan.txnDir); err != nil {
+		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.txnDir, "err", err)
 	}
 }

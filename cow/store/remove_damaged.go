@@ -52,8 +52,8 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 // layers were its own nobody can say: all stay, and Check shows those that no disk names. Errors: ErrNotFound, ErrInUse,
 // ErrInvalid (the manifest can be read), ErrRefused (a newer program's).
 func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
-	defer s.replenish()
-	return r, s.inNeed(0, func() error {
+	defer s.fillReserve()
+	return r, s.withReserve(0, func() error {
 		r, err = s.removeDamagedOnce(ctx, name)
 		return err
 	})
@@ -70,7 +70,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 	}
 	defer lock.Unlock()
 	err = s.locked(ctx, func() error {
-		_ = s.clean()
+		_ = s.recoverStaleTxns()
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
@@ -87,13 +87,13 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 			return err
 		}
 		// Before it is gone: else it would be taken for one that was moved away.
-		v.forget(name)
-		plan.left, err = s.moveOut(disksDir, name)
+		v.dropDisk(name)
+		plan.txnDir, err = s.moveOut(disksDir, name)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.removeLeft(plan)
+	s.removeTxn(plan)
 	return plan, nil
 }

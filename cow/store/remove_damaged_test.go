@@ -141,8 +141,8 @@ func entries(t *testing.T, dir string) (names []string) {
 
 // A check that was interrupted says so, and not what Go calls it.
 func TestCheckInterruptedInWords(t *testing.T) {
-	k := &Checked{}
-	k.fail(fmt.Errorf("%s: %w", "layers/x/data", context.Canceled))
+	k := &Report{}
+	k.addFailure(fmt.Errorf("%s: %w", "layers/x/data", context.Canceled))
 	if k.Error != "interrupted" {
 		t.Error(k.Error)
 	}

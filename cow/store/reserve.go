@@ -17,9 +17,9 @@ import (
 // two things alone, which must not depend on what others have done before: the maps of served disks when they are closed,
 // and the removal of disks and images.
 const (
-	reserveDir   = "reserve"
-	reserveFiles = 24               // a rollback needs up to 9 inodes; earlier versions have made, and use, the first 16
-	reserveKept  = reserveFiles / 2 // the second half, with the lower numbers
+	reserveDir      = "reserve"
+	reserveFiles    = 24               // a rollback needs up to 9 inodes; earlier versions have made, and use, the first 16
+	reserveForClose = reserveFiles / 2 // the second half, with the lower numbers
 	// Of one file, in bytes. It is that part of what was free: the reserve is a sixteenth at most.
 	minReserve, maxReserve = 4 << 10, 80 << 10
 	reservePart            = 16 * reserveFiles
@@ -27,34 +27,34 @@ const (
 
 func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprintf("%02d", i)) }
 
-// InNeed runs f, which changes nothing if it fails for want of room. Then it gives up a file of the first half of the
+// WithReserve runs f, which changes nothing if it fails for want of room. Then it gives up a file of the first half of the
 // store's reserve, and runs f again. What f has not used or has freed is put back. An error for want of room says what
 // makes some.
-func (s *Store) InNeed(f func() error) error { return s.inNeed(reserveKept, f) }
+func (s *Store) WithReserve(f func() error) error { return s.withReserve(reserveForClose, f) }
 
-func (s *Store) inNeed(keep int, f func() error) error {
-	defer s.putBack()
+func (s *Store) withReserve(keep int, f func() error) error {
+	defer s.restoreReserve()
 	for {
 		err := f()
 		if err == nil || !noSpace(err) {
 			return err
 		}
-		if !s.giveUp(err, keep) {
-			return s.full(err)
+		if !s.releaseReserve(err, keep) {
+			return s.adviseNoSpace(err)
 		}
 	}
 }
 
-// makeRoom is cow.Options.OnNoSpace.
-func (s *Store) makeRoom(why error, closing bool) bool {
+// onNoSpace is cow.Options.OnNoSpace.
+func (s *Store) onNoSpace(why error, closing bool) bool {
 	if closing {
-		return s.giveUp(why, 0)
+		return s.releaseReserve(why, 0)
 	}
-	return s.giveUp(why, reserveKept)
+	return s.releaseReserve(why, reserveForClose)
 }
 
-// giveUp removes the last file of the reserve, if there is one. The first ones stay, keep of them.
-func (s *Store) giveUp(why error, keep int) bool {
+// releaseReserve removes the last file of the reserve, if there is one. The first ones stay, keep of them.
+func (s *Store) releaseReserve(why error, keep int) bool {
 	for i := reserveFiles - 1; i >= keep; i-- {
 		size := int64(maxReserve)
 		if st, err := s.fs.Stat(s.reservePath(i)); err == nil {
@@ -68,8 +68,8 @@ func (s *Store) giveUp(why error, keep int) bool {
 			s.log.Warn("the store's reserve cannot be given up", "err", err)
 			return false
 		}
-		s.givenUp.Add(1)
-		s.givenSize.Store(size)
+		s.released.Add(1)
+		s.releasedSize.Store(size)
 		s.log.Warn("the file system is full: a part of the store's reserve is given up", "left", i, "reason", why)
 		// Some file systems have the room only when that is durable; others need not.
 		_ = s.fs.SyncDir(s.path(reserveDir))
@@ -78,14 +78,14 @@ func (s *Store) giveUp(why error, keep int) bool {
 	return false
 }
 
-// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store.
-func (s *Store) refill() { s.refillOnce.Do(s.replenish) }
+// fillReserveOnce makes the files of the reserve that are missing, while there is room: once in the life of a Store.
+func (s *Store) fillReserveOnce() { s.reserveOnce.Do(s.fillReserve) }
 
-// replenish is refill at the end of a command that frees room. Others may do the same at the same time. A store without a
+// fillReserve is refill at the end of a command that frees room. Others may do the same at the same time. A store without a
 // reserve is as good as any until it is full.
-func (s *Store) replenish() {
+func (s *Store) fillReserve() {
 	host, ok := s.fs.(vfs.SpaceFS)
-	if !ok || !s.known.Load() {
+	if !ok || !s.recognized.Load() {
 		return
 	}
 	// The last one is given up first.
@@ -109,10 +109,10 @@ func (s *Store) replenish() {
 	}
 }
 
-// putBack makes as many files of the reserve again as this Store has given up, while there is room, if only for smaller
+// restoreReserve makes as many files of the reserve again as this Store has given up, while there is room, if only for smaller
 // ones: those that are given up last come first.
-func (s *Store) putBack() {
-	n := s.givenUp.Swap(0)
+func (s *Store) restoreReserve() {
+	n := s.released.Swap(0)
 	for i := 0; i < reserveFiles && n > 0; i++ {
 		path := s.reservePath(i)
 		if there, err := s.exists(path); err != nil {
@@ -121,7 +121,7 @@ func (s *Store) putBack() {
 			continue
 		}
 		err := error(unix.ENOSPC)
-		for size := min(s.givenSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
+		for size := min(s.releasedSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
 			err = s.makeReserve(path, size)
 		}
 		if err != nil {
@@ -155,8 +155,8 @@ func (s *Store) makeReserve(path string, size int64) error {
 	return err
 }
 
-// fullBelow is so little room, in bytes, that there may be none for a page of a map: XFS shows what it keeps for itself.
-const fullBelow = 1 << 20
+// minFree is so little room, in bytes, that there may be none for a page of a map: XFS shows what it keeps for itself.
+const minFree = 1 << 20
 
 // Full reports whether the store's file system has no room, or next to none, for this user.
 func (s *Store) Full() bool {
@@ -165,5 +165,5 @@ func (s *Store) Full() bool {
 		return false
 	}
 	free, err := host.Free(s.dir)
-	return err == nil && free < fullBelow
+	return err == nil && free < minFree
 }

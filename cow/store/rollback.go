@@ -26,19 +26,19 @@ type Rollback struct {
 
 // PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
 func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
-	m, err := s.rollable(ref)
+	m, err := s.rollbackTarget(ref)
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.planSurvey()
+	v, err := s.surveyReadOnly()
 	if err != nil {
 		return nil, err
 	}
 	return s.planRollback(v, m, ref.Tag)
 }
 
-// rollable is the manifest of a disk that nobody has open and that has the tag.
-func (s *Store) rollable(ref Ref) (*Manifest, error) {
+// rollbackTarget is the manifest of a disk that nobody has open and that has the tag.
+func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
 		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
@@ -73,9 +73,9 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 			plan.Lost = append(plan.Lost, l.Tag)
 		}
 		if i > stays {
-			plan.Freed += s.takes(l)
+			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.own() {
+		if i > stays && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 			continue
 		}
@@ -99,7 +99,7 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 // RollbackLosing is Rollback that is refused, with an ErrBusy, if the tags that are lost are others than lost by then:
 // those that a person has agreed to lose, as PlanRollback has listed them. A nil slice stands for any.
 func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	if _, err := s.rollable(ref); err != nil {
+	if _, err := s.rollbackTarget(ref); err != nil {
 		return nil, err
 	}
 	lock, err := s.LockDisk(ref.Name)
@@ -107,12 +107,12 @@ func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Ro
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, ref.Name); err != nil {
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return nil, err
 	}
 	// A rollback frees room, and may be wanted for that.
 	var r *Rollback
-	err = s.InNeed(func() (err error) {
+	err = s.WithReserve(func() (err error) {
 		r, err = s.rollbackOnce(ctx, ref, lost)
 		return err
 	})
@@ -124,15 +124,15 @@ func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Ro
 
 // rollbackOnce is Rollback of a disk that is locked. After an error nothing has changed.
 func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	return s.rollback(ctx, w, ref, lost)
+	defer tx.close()
+	return s.rollback(ctx, tx, ref, lost)
 }
 
-func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (*Rollback, error) {
+func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err
@@ -147,11 +147,11 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
 			m.Name, ErrBusy, listText(lost), listText(now))
 	}
-	id, err := w.newHead(&after)
+	id, err := tx.newHead(&after)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.locked(ctx, func() error { return w.moveInHead(m, &after) }); err != nil {
+	if err := s.locked(ctx, func() error { return tx.moveInHead(m, &after) }); err != nil {
 		return nil, err
 	}
 	// Before anything is given up for it, the new stack has to prove sound. Opening also seals the tag's layer if a
@@ -167,7 +167,7 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	for i := len(m.Layers) - 1; i > top; i-- {
 		discarded = append(discarded, m.Layers[i].UUID)
 	}
-	if err := w.note(m.Name, discarded...); err != nil {
+	if err := tx.journalLayers(m.Name, discarded...); err != nil {
 		return nil, err
 	}
 	var plan *Rollback
@@ -184,18 +184,18 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 		}
 		// Done. What cannot be removed now the journal has for the next command.
 		v.replace(&after)
-		if err := v.releaseAbove(m, top+1, w.dir, m.Name); err != nil {
-			w.unfinished = true
+		if err := v.releaseAbove(m, top+1, tx.dir, m.Name); err != nil {
+			tx.unresolved = true
 			s.log.Warn("layers that were rolled back cannot be removed, the next command will try again", "disk", m.Name, "err", err)
 			return nil
 		}
-		w.done = true
+		tx.committed = true
 		return nil
 	})
 	if err != nil {
 		uerr := s.undo(m, &after)
 		// Which of the two manifests a power cut leaves is not known then: no layer of either may go yet.
-		w.unfinished = w.unfinished || uerr != nil
+		tx.unresolved = tx.unresolved || uerr != nil
 		return nil, errors.Join(err, uerr)
 	}
 	plan.Head = id

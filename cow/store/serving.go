@@ -57,14 +57,14 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	}
 	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		if t := s.stray(KindDisk, name); t != nil {
+		if t := s.notDirectory(KindDisk, name); t != nil {
 			return nil, t.Err()
 		}
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err == nil && s.trustedWay() == nil {
+	if err == nil && s.trustedPath() == nil {
 		if err = s.trustedDisk(name); err != nil {
 			f.Close()
 			return nil, err
@@ -83,11 +83,11 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 	case !errors.Is(err, vfs.ErrLocked):
 		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
 	}
-	v, sure := s.readServing(f)
-	if !sure && f.Lock(false) == nil {
+	v, confirmed := s.readServing(f)
+	if !confirmed && f.Lock(false) == nil {
 		return nil, nil // it has just been given up
 	}
-	if s.trustedWay() != nil {
+	if s.trustedPath() != nil {
 		// Whoever can write that file can name any socket: one of another store's process, which would do there what it is
 		// told, or one of his own.
 		v.Control = ""
@@ -105,7 +105,7 @@ func (s *Store) servingNow(name string) Serving {
 
 // readServing is what is known of the process that holds the lock of f. The content of the file may be that of an earlier
 // holder, which was killed; it is believed of the process alone that has written it. sure: it does hold the lock.
-func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
+func (s *Store) readServing(f vfs.File) (v Serving, confirmed bool) {
 	id, err := f.Identity()
 	if err != nil {
 		return v, false
@@ -117,11 +117,11 @@ func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
 		if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing)); err == nil {
 			v, _ = decodeServing(text)
 		}
-		if s.holders.held(s.fs, id, v.PID) {
+		if s.holders.holds(s.fs, id, v.PID) {
 			return v, true
 		}
-		if kept, ok := s.readKept(id); ok && s.holders.held(s.fs, id, kept.PID) {
-			return kept, true
+		if recorded, ok := s.readMemory(id); ok && s.holders.holds(s.fs, id, recorded.PID) {
+			return recorded, true
 		}
 		if holders, err = flockHolders(s.fs); err != nil {
 			// Nothing is known of locks: a confined process, a file system of tests.
@@ -163,7 +163,7 @@ type holderCache struct {
 	all vfs.FlockHolders
 }
 
-func (c *holderCache) held(fsys vfs.FS, id vfs.Identity, pid int) bool {
+func (c *holderCache) holds(fsys vfs.FS, id vfs.Identity, pid int) bool {
 	if pid == 0 {
 		return false
 	}
@@ -187,22 +187,22 @@ func (c *holderCache) held(fsys vfs.FS, id vfs.Identity, pid int) bool {
 func (s *Store) inUse(name string) error {
 	v := s.servingNow(name)
 	if v == (Serving{}) { // somebody who only reads the lock file
-		v.PID = s.holderOf(s.path(disksDir, name, lockFile))
+		v.PID = s.lockHolder(s.path(disksDir, name, lockFile))
 	}
 	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
 	switch {
 	case v.Control != "":
 		return fmt.Errorf("%w\nstop it first: %s", err, s.command("stop", name))
 	case v.PID != 0 && v.Socket == "":
-		return fmt.Errorf("%w%s\nwait until that process has ended", err, described(v.PID))
+		return fmt.Errorf("%w%s\nwait until that process has ended", err, describeProcess(v.PID))
 	case v.Socket != "":
 		return err // --blk-file and the like: it has no control socket
 	}
 	return fmt.Errorf("%w\nwait until it has ended", err)
 }
 
-// described tells a person more about a process: ` ("qemu-img", user alice)`; empty if nothing is to be had.
-func described(pid int) string {
+// describeProcess tells a person more about a process: ` ("qemu-img", user alice)`; empty if nothing is to be had.
+func describeProcess(pid int) string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return ""
@@ -215,8 +215,8 @@ func described(pid int) string {
 	return " (" + text + ")"
 }
 
-// holderOf is the process that holds a lock file, or one of several that do; 0: not known.
-func (s *Store) holderOf(path string) int {
+// lockHolder is the process that holds a lock file, or one of several that do; 0: not known.
+func (s *Store) lockHolder(path string) int {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return 0
@@ -236,15 +236,15 @@ func (s *Store) holderOf(path string) int {
 
 // storeHolder names the process that holds the store's lock, as far as that is known.
 func (s *Store) storeHolder() string {
-	if pid := s.holderOf(s.path(lockFile)); pid > 0 {
-		return fmt.Sprintf("process %d%s", pid, described(pid))
+	if pid := s.lockHolder(s.path(lockFile)); pid > 0 {
+		return fmt.Sprintf("process %d%s", pid, describeProcess(pid))
 	}
 	return "another process"
 }
 
-// Unwritten reports whether a disk that nobody has open was not closed in order: what its guest has not flushed is not
+// Unclean reports whether a disk that nobody has open was not closed in order: what its guest has not flushed is not
 // durable. False where that cannot be told.
-func (s *Store) Unwritten(name string) bool {
+func (s *Store) Unclean(name string) bool {
 	m, err := s.Disk(name)
 	if err != nil || len(m.Layers) == 0 {
 		return false

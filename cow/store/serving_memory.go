@@ -11,12 +11,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// keptName is the name of the file in memory that says who has a disk open, where the disk's lock file cannot be written:
+// memoryName is the name of the file in memory that says who has a disk open, where the disk's lock file cannot be written:
 // it names the lock file, which another store does not share.
-func keptName(id vfs.Identity) string { return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode) }
+func memoryName(id vfs.Identity) string { return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode) }
 
-// keep writes v to a file in memory.
-func (l *Lock) keep(v Serving) error {
+// writeMemory writes v to a file in memory.
+func (l *Lock) writeMemory(v Serving) error {
 	sfs, ok := l.s.fs.(vfs.SharedFS)
 	if !ok {
 		return errors.ErrUnsupported
@@ -33,12 +33,12 @@ func (l *Lock) keep(v Serving) error {
 	for _, dir := range l.s.SharedDirs() {
 		err := sfs.MakeSharedDir(dir)
 		if err == nil {
-			l.forget()
-			l.kept = filepath.Join(dir, keptName(id))
-			if err = writeShared(sfs, l.kept, append(data, '\n')); err == nil {
+			l.removeMemory()
+			l.memoryPath = filepath.Join(dir, memoryName(id))
+			if err = writeShared(sfs, l.memoryPath, append(data, '\n')); err == nil {
 				return nil
 			}
-			l.forget()
+			l.removeMemory()
 		}
 		errs = append(errs, err)
 	}
@@ -54,25 +54,25 @@ func writeShared(sfs vfs.SharedFS, path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// forget removes the file in memory, if there is one.
-func (l *Lock) forget() {
-	if l.kept == "" {
+// removeMemory removes the file in memory, if there is one.
+func (l *Lock) removeMemory() {
+	if l.memoryPath == "" {
 		return
 	}
-	if err := l.s.fs.Remove(l.kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := l.s.fs.Remove(l.memoryPath); err != nil && !errors.Is(err, os.ErrNotExist) {
 		l.s.log.Warn("a file in memory that says who serves a disk is left over", "disk", l.name, "err", err)
 	}
-	l.kept = ""
+	l.memoryPath = ""
 }
 
-// readKept is what the file in memory of a lock file says, if there is one.
-func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
+// readMemory is what the file in memory of a lock file says, if there is one.
+func (s *Store) readMemory(id vfs.Identity) (v Serving, ok bool) {
 	sfs, ok := s.fs.(vfs.SharedFS)
 	if !ok {
 		return v, false
 	}
 	for _, dir := range s.SharedDirs() {
-		data, err := readOwn(sfs, filepath.Join(dir, keptName(id)))
+		data, err := readShared(sfs, filepath.Join(dir, memoryName(id)))
 		if err != nil {
 			continue
 		}
@@ -83,8 +83,8 @@ func (s *Store) readKept(id vfs.Identity) (v Serving, ok bool) {
 	return Serving{}, false
 }
 
-// readOwn reads a file in memory that this user, or root, has written: others may have a directory of the same name.
-func readOwn(sfs vfs.SharedFS, path string) ([]byte, error) {
+// readShared reads a file in memory that this user, or root, has written: others may have a directory of the same name.
+func readShared(sfs vfs.SharedFS, path string) ([]byte, error) {
 	f, err := sfs.OpenShared(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err

@@ -11,21 +11,21 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// sharedName is the directory of shared maps in a run directory.
-const sharedName = "unflushed"
+// sharedMapsDir is the directory of shared maps in a run directory.
+const sharedMapsDir = "unflushed"
 
-// sharedRoom is how much room a directory of shared maps should have, in bytes: of a disk up to 256 KiB.
-const sharedRoom = 1 << 20
+// sharedMinFree is how much room a directory of shared maps should have, in bytes: of a disk up to 256 KiB.
+const sharedMinFree = 1 << 20
 
 // SharedDirs are the directories in which this user's processes may keep shared maps, in the order in which they are
 // tried: the store's run directory first, which a store of one's own has on a disk.
 func (s *Store) SharedDirs() []string {
 	var dirs []string
 	if !within(ownMemoryDir(), s.runDir) { // else it is the last one
-		dirs = append(dirs, filepath.Join(s.runDir, sharedName))
+		dirs = append(dirs, filepath.Join(s.runDir, sharedMapsDir))
 	}
 	if d := userRunDir(s.getenv); d != "" {
-		dirs = append(dirs, filepath.Join(d, sharedName))
+		dirs = append(dirs, filepath.Join(d, sharedMapsDir))
 	}
 	return append(dirs, ownMemoryDir())
 }
@@ -46,7 +46,7 @@ func (s *Store) sharedDir() (string, error) {
 			continue
 		}
 		if host, ok := s.fs.(vfs.HostFS); ok {
-			if free, err := host.Free(dir); err == nil && free < sharedRoom {
+			if free, err := host.Free(dir); err == nil && free < sharedMinFree {
 				if full == "" {
 					full = dir
 				}
@@ -61,16 +61,16 @@ func (s *Store) sharedDir() (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// liveFile is where an older cowblk kept what a guest had not flushed, in the directory of a disk.
-func (s *Store) liveFile(disk string, id uuid.UUID) string {
+// legacyLiveFile is where an older cowblk kept what a guest had not flushed, in the directory of a disk.
+func (s *Store) legacyLiveFile(disk string, id uuid.UUID) string {
 	return s.path(disksDir, disk, "live-"+id.String())
 }
 
-// removeLiveFiles removes what an older cowblk has left beside a disk that is open for writing, so that it does not
+// removeLegacyLiveFiles removes what an older cowblk has left beside a disk that is open for writing, so that it does not
 // believe it if it has the disk once more.
-func (s *Store) removeLiveFiles(m *Manifest) {
+func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
-		path := s.liveFile(m.Name, l.UUID)
+		path := s.legacyLiveFile(m.Name, l.UUID)
 		if there, err := s.exists(path); err == nil && there {
 			s.log.Warn("what an older cowblk kept of unflushed writes is given up", "disk", m.Name, "file", path)
 			if err := s.fs.Remove(path); err != nil {
@@ -80,9 +80,9 @@ func (s *Store) removeLiveFiles(m *Manifest) {
 	}
 }
 
-// checkLiveFiles refuses a layer that a process of cowblk 0.x served which died in this run of the kernel: what its guest
+// refuseLegacyLiveFile refuses a layer that a process of cowblk 0.x served which died in this run of the kernel: what its guest
 // had not flushed is in a file that only such a version reads.
-func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) error {
+func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflushed) error {
 	sfs, ok := s.fs.(vfs.SharedFS)
 	if !ok || what == layer.DropUnflushed {
 		return nil
@@ -96,7 +96,7 @@ func (s *Store) checkLiveFiles(m *Manifest, id uuid.UUID, what layer.Unflushed) 
 		}
 	}
 	for _, name := range disks {
-		path := s.liveFile(name, id)
+		path := s.legacyLiveFile(name, id)
 		if there, err := s.exists(path); err != nil {
 			return err
 		} else if !there {

@@ -30,7 +30,7 @@ type chainFile struct {
 	size   int64 // bytes of the disk that it is
 	file   vfs.File
 	img    *qcow2.Image // nil: raw
-	before vfs.Identity // as it was opened
+	opened vfs.Identity // as it was opened
 	ranges *vfs.RangeLock
 }
 
@@ -70,7 +70,7 @@ func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile,
 		}
 	}
 	if err == nil {
-		c.before, err = f.Identity()
+		c.opened, err = f.Identity()
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.close())
@@ -179,8 +179,8 @@ func (src *source) unchanged() error {
 		if err != nil {
 			return err
 		}
-		if !sameState(c.before, now) {
-			m := changed(c.path, c.before, now)
+		if !sameState(c.opened, now) {
+			m := stateMismatch(c.path, c.opened, now)
 			m.Advice = "it was written to while it was being imported: stop who uses it, then try again"
 			return m
 		}
@@ -211,7 +211,7 @@ func (src *source) at(off, limit int64) (*chainFile, int64, error) {
 		}
 		kind, n, err := c.img.Status(off)
 		if err != nil {
-			return nil, 0, c.failed(err)
+			return nil, 0, c.wrapError(err)
 		}
 		end = min(end, off+n)
 		switch kind {
@@ -261,7 +261,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 			clear(part)
 		case c.img != nil:
 			if _, err := c.img.ReadAt(part, at); err != nil {
-				return done, c.failed(err)
+				return done, c.wrapError(err)
 			}
 		default:
 			if _, err := c.file.ReadAt(part, at); errors.Is(err, io.EOF) {
@@ -275,8 +275,8 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// failed gives an error of the qcow2 reader the file's name and advice.
-func (c *chainFile) failed(err error) error {
+// wrapError gives an error of the qcow2 reader the file's name and advice.
+func (c *chainFile) wrapError(err error) error {
 	var q *qcow2.Error
 	if errors.As(err, &q) {
 		return c.qcow2Refusal(err)

@@ -18,19 +18,19 @@ import (
 
 // Directories and files of a store; see the package comment.
 const (
-	imagesDir  = "images"
-	layersDir  = "layers"
-	disksDir   = "disks"
-	tmpDir     = "tmp"
-	lockFile   = "lock"
-	imageFile  = "image.json"
-	diskFile   = "disk.json"
-	dataFile   = "data"
-	mapFile    = "map"
-	sumsFile   = "sums" // of the data of a layer that lies elsewhere
-	systemDir  = "/var/lib/cowblk"
-	systemRun  = "/run/cowblk"
-	programDir = "cowblk"
+	imagesDir     = "images"
+	layersDir     = "layers"
+	disksDir      = "disks"
+	tmpDir        = "tmp"
+	lockFile      = "lock"
+	imageFile     = "image.json"
+	diskFile      = "disk.json"
+	dataFile      = "data"
+	mapFile       = "map"
+	checksumsFile = "sums" // of the data of a layer that lies elsewhere
+	systemDir     = "/var/lib/cowblk"
+	systemRun     = "/run/cowblk"
+	programDir    = "cowblk"
 
 	// runtimeEnv is the user's run directory (XDG Base Directory Specification): absolute, else it is ignored.
 	runtimeEnv = "XDG_RUNTIME_DIR"
@@ -69,13 +69,13 @@ type Store struct {
 	trustMu      sync.Mutex
 	trustKnown   bool
 	trust        error       // see trusted
-	known        atomic.Bool // there is evidence that the directory is a store: see recognised
+	recognized   atomic.Bool // there is evidence that the directory is a store: see recognised
 	restrictOnce sync.Once
-	refillOnce   sync.Once
-	givenSize    atomic.Int64 // of one of givenUp, in bytes
-	givenUp      atomic.Int32 // files of the reserve, by this Store, that it has not put back
+	reserveOnce  sync.Once
+	releasedSize atomic.Int64 // of one of givenUp, in bytes
+	released     atomic.Int32 // files of the reserve, by this Store, that it has not put back
 	waiters      waiters      // for the store's lock
-	held         heldLocks
+	diskLocks    lockSet
 	holders      holderCache
 }
 
@@ -227,7 +227,7 @@ func (s *Store) exists(path string) (bool, error) {
 // command can take either.
 func (s *Store) checkFree(name string) error {
 	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
-		if t := s.stray(kind, name); t != nil {
+		if t := s.notDirectory(kind, name); t != nil {
 			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
 		}
 		taken, err := s.exists(s.path(dir, name))

@@ -35,7 +35,7 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
-	s.refill()
+	s.fillReserveOnce()
 	return nil
 }
 
@@ -88,16 +88,16 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 		if err := s.makeDir(); err != nil {
 			return nil, err
 		}
-		if err := s.trustedWay(); err != nil { // somebody else has made it meanwhile
+		if err := s.trustedPath(); err != nil { // somebody else has made it meanwhile
 			return nil, err
 		}
 		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
 		if err == nil {
-			_, _ = f.WriteAt([]byte(lockMark), 0) // without it there is other evidence
+			_, _ = f.WriteAt([]byte(lockMagic), 0) // without it there is other evidence
 		}
 	}
 	if err == nil {
-		s.known.Store(true)
+		s.recognized.Store(true)
 	}
 	return f, err
 }
@@ -140,7 +140,7 @@ func (s *Store) prepare() {
 		s.restrict(lock)
 		lock.Close()
 	}
-	s.refill()
+	s.fillReserveOnce()
 }
 
 func (s *Store) restrictDir(name string, perm fs.FileMode) { restrictDir(s, s.dir, name, perm) }

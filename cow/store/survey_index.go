@@ -74,27 +74,27 @@ func (v *survey) close() {
 	_ = v.s.fs.Remove(path)
 }
 
-// forget drops what the index has of a disk that this program has removed, before its layers go.
-func (v *survey) forget(name string) {
+// dropDisk drops what the index has of a disk that this program has removed, before its layers go.
+func (v *survey) dropDisk(name string) {
 	delete(v.disks, name)
 	v.named = nil
 	if v.saveAs(true) {
 		return
 	}
-	if err := v.s.strike(name); err != nil {
+	if err := v.s.voidLines(name); err != nil {
 		v.s.log.Debug("the index of manifests cannot be written", "err", err)
 	}
 }
 
-// forgetAway drops what the index has of a disk that is not there, if one of the layers is its head: those of an
+// dropAway drops what the index has of a disk that is not there, if one of the layers is its head: those of an
 // interrupted command that has removed or replaced its manifest, or of one that nobody is to wait for.
-func (v *survey) forgetAway(name string, layers []uuid.UUID) {
+func (v *survey) dropAway(name string, layers []uuid.UUID) {
 	n := len(v.away)
 	v.away = slices.DeleteFunc(v.away, func(e *indexEntry) bool {
 		return e.Name == name && slices.Contains(layers, e.Head)
 	})
 	if len(v.away) < n && !v.saveAs(true) && v.disks[name] == nil {
-		_ = v.s.strike(name)
+		_ = v.s.voidLines(name)
 	}
 }
 

@@ -29,7 +29,7 @@ func (v *survey) users(id uuid.UUID, except string) []string {
 
 // mayUse says which disk that cannot be read, or that is not there, keeps a layer; empty: none does.
 func (v *survey) mayUse(id uuid.UUID, except string) string {
-	if name := v.brokenUser(id, except); name != "" {
+	if name := v.damagedUser(id, except); name != "" {
 		return fmt.Sprintf("the manifest of disk %q cannot be read", name)
 	}
 	for _, e := range v.away {
@@ -40,8 +40,8 @@ func (v *survey) mayUse(id uuid.UUID, except string) string {
 	return ""
 }
 
-// brokenUser is a disk whose manifest cannot be read and may name a layer; empty: none.
-func (v *survey) brokenUser(id uuid.UUID, except string) string {
+// damagedUser is a disk whose manifest cannot be read and may name a layer; empty: none.
+func (v *survey) damagedUser(id uuid.UUID, except string) string {
 	for _, name := range slices.Sorted(maps.Keys(v.disks)) {
 		if d := v.disks[name]; name != except && d.err != nil && (d.unknown || d.entry.names(id)) {
 			return name
@@ -66,18 +66,18 @@ func (v *survey) promoted(id uuid.UUID, except string) bool {
 	return false
 }
 
-// broken returns the errors of the manifests that cannot be read, of some disks; of all if none is given.
-func (v *survey) broken(names []string) (damage, passing error) {
+// damagedManifests returns the errors of the manifests that cannot be read, of some disks; of all if none is given.
+func (v *survey) damagedManifests(names []string) (damage, transient error) {
 	for name, d := range v.disks {
 		switch {
 		case d.err == nil || len(names) > 0 && !slices.Contains(names, name):
-		case d.passes:
-			passing = errors.Join(passing, d.err)
+		case d.transient:
+			transient = errors.Join(transient, d.err)
 		default:
 			damage = errors.Join(damage, d.err)
 		}
 	}
-	return damage, passing
+	return damage, transient
 }
 
 // imageUsers are the disks on an image, sorted. An error: it is not known of all.

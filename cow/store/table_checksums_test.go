@@ -52,8 +52,8 @@ func TestSumsOfTable(t *testing.T) {
 		}
 	}
 	full := CheckOptions{Depth: CheckFull}
-	if r := check(t, s, full); r.Found != 0 || len(r.Checked[0].Notes) != 0 {
-		t.Errorf("%+v", r.Checked[0])
+	if r := check(t, s, full); r.Found != 0 || len(r.Reports[0].Notes) != 0 {
+		t.Errorf("%+v", r.Reports[0])
 	}
 	sums := s.paths(&m.Layers[0]).Checksums
 	whole, err := os.ReadFile(sums)
@@ -71,16 +71,16 @@ func TestSumsOfTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := check(t, s, full)
-	if r.Found != 1 || r.Checked[0].Problems[0].File != data {
-		t.Errorf("damaged data: %+v", r.Checked[0].Problems)
+	if r.Found != 1 || r.Reports[0].Problems[0].File != data {
+		t.Errorf("damaged data: %+v", r.Reports[0].Problems)
 	}
 	flip(t, data, f.dataOff*512+4096+5)
 
 	for _, at := range []int64{9, 4096 + 5} {
 		flip(t, sums, at)
 		r := check(t, s, CheckOptions{Repair: true})
-		if r.Found != 1 || r.Repaired != 1 || r.Checked[0].Problems[0].File != sums {
-			t.Errorf("byte %d of the sums: %+v", at, r.Checked[0].Problems)
+		if r.Found != 1 || r.Repaired != 1 || r.Reports[0].Problems[0].File != sums {
+			t.Errorf("byte %d of the sums: %+v", at, r.Reports[0].Problems)
 		}
 		if got, err := os.ReadFile(sums); err != nil || !bytes.Equal(got, whole) {
 			t.Errorf("byte %d of the sums: not what it was, %v", at, err)

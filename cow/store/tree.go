@@ -75,7 +75,7 @@ func (s *Store) Tree() ([]*Node, error) {
 			}
 			byBase[baseKey(m.Base)] = n
 		}
-		t.plant(n, m)
+		t.addDisk(n, m)
 	}
 	order := map[string]int{KindImage: 0, KindBase: 1, KindZeros: 2}
 	sort.SliceStable(t.roots, func(i, j int) bool {
@@ -120,8 +120,8 @@ func (t *tree) node(parent *Node, kind, name string) *Node {
 	return n
 }
 
-// plant adds a disk to the tree of its base, sharing the layers that are there already.
-func (t *tree) plant(root *Node, m *Manifest) {
+// addDisk adds a disk to the tree of its base, sharing the layers that are there already.
+func (t *tree) addDisk(root *Node, m *Manifest) {
 	n := root
 	n.Users++
 	n.UserNames = append(n.UserNames, m.Name)
@@ -133,7 +133,7 @@ func (t *tree) plant(root *Node, m *Manifest) {
 	}
 	disk := t.node(n, KindDisk, m.Name)
 	disk.Name, disk.UUID, disk.Size = m.Name, m.Head().UUID, m.Size
-	t.s.measure(disk, m.Head())
+	t.s.setUsage(disk, m.Head())
 	v, err := t.s.ServingError(m.Name)
 	if disk.Serving = v; err != nil {
 		disk.fail(err)
@@ -147,13 +147,13 @@ func (t *tree) layer(parent *Node, l *Layer) *Node {
 	if n == nil {
 		n = t.node(parent, KindLayer, l.UUID.String())
 		n.UUID, n.Tag = l.UUID, l.Tag
-		t.s.measure(n, l)
+		t.s.setUsage(n, l)
 		t.layers[place] = n
 	}
 	return n
 }
 
-func (s *Store) measure(n *Node, l *Layer) {
+func (s *Store) setUsage(n *Node, l *Layer) {
 	u, err := s.LayerUsage(l)
 	if err != nil {
 		n.fail(err)

@@ -23,14 +23,14 @@ import (
 func (s *Store) Trusted() error { return s.trusted() }
 
 func (s *Store) trusted() error {
-	if err := s.trustedWay(); err != nil {
+	if err := s.trustedPath(); err != nil {
 		return err
 	}
-	return s.recognised()
+	return s.recognize()
 }
 
-// trustedWay is Trusted of a directory that need not be a store.
-func (s *Store) trustedWay() error {
+// trustedPath is Trusted of a directory that need not be a store.
+func (s *Store) trustedPath() error {
 	// Sockets and bases of its disks would have paths that the documents cannot hold.
 	if err := checkPathText("store", s.dir); err != nil {
 		return err
@@ -49,22 +49,22 @@ func (s *Store) trustedWay() error {
 	return err
 }
 
-// wayOptions: root cannot know who belongs to a group tomorrow. A user's own group, or that of a team, is often let in
+// pathOptions: root cannot know who belongs to a group tomorrow. A user's own group, or that of a team, is often let in
 // by the umask.
-func wayOptions() way.Options { return way.Options{Group: os.Geteuid() != 0} }
+func pathOptions() way.Options { return way.Options{Group: os.Geteuid() != 0} }
 
 // checkStore is Trusted of the store in dir. made: the directory is there.
 func checkStore(dir string) (made bool, err error) {
-	weak, err := way.Check(dir, wayOptions())
+	untrusted, err := way.Check(dir, pathOptions())
 	switch {
-	case weak != nil:
-		return true, weakStore(dir, weak)
+	case untrusted != nil:
+		return true, untrustedStore(dir, untrusted)
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil // it is made by this process
 	case err != nil:
 		return true, fmt.Errorf("store %s: %w", dir, err)
 	}
-	if err := checkHeld(dir, "store "+dir); err != nil {
+	if err := checkDirMode(dir, "store "+dir); err != nil {
 		return true, err
 	}
 	for _, name := range []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir} {
@@ -76,15 +76,15 @@ func checkStore(dir string) (made bool, err error) {
 		if !way.Trusted(st.Uid) {
 			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
 		}
-		weak, err := way.Check(path, wayOptions())
-		if err == nil && weak == nil {
-			err = checkHeld(path, fmt.Sprintf("store %s: %s", dir, name))
+		untrusted, err := way.Check(path, pathOptions())
+		if err == nil && untrusted == nil {
+			err = checkDirMode(path, fmt.Sprintf("store %s: %s", dir, name))
 		}
 		switch {
-		case weak != nil && weak.End && way.Trusted(weak.UID):
-			return true, writable(fmt.Sprintf("store %s: %s", dir, name), weak.Mode)
-		case weak != nil:
-			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, weak, weak.Who(), owners())
+		case untrusted != nil && untrusted.End && way.Trusted(untrusted.UID):
+			return true, writable(fmt.Sprintf("store %s: %s", dir, name), untrusted.Mode)
+		case untrusted != nil:
+			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
 		case errors.Is(err, ErrInvalid):
 			return true, err
 		}
@@ -98,22 +98,22 @@ func (s *Store) trustedDisk(name string) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
 	}
-	weak, _ := way.Check(s.path(disksDir, name), wayOptions()) // whoever opens it says what is wrong
-	if weak == nil {
+	untrusted, _ := way.Check(s.path(disksDir, name), pathOptions()) // whoever opens it says what is wrong
+	if untrusted == nil {
 		return nil
 	}
-	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, owners(), weak, weak.Who())
+	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }
 
-// checkHeld refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
+// checkDirMode refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
 // is to have may not be there yet.
-func checkHeld(dir, what string) error {
+func checkDirMode(dir, what string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return nil // whoever uses it says so
 	}
 	others := uint32(0o022)
-	if wayOptions().Group {
+	if pathOptions().Group {
 		others = 0o002
 	}
 	if st.Mode&others != 0 {
@@ -132,22 +132,22 @@ func writable(what string, mode uint32) error {
 		what, mode, who)
 }
 
-// weakStore is the error about the way to the store in dir.
-func weakStore(dir string, weak *way.Weak) error {
-	stranger := !way.Trusted(weak.UID)
-	name := way.UserName(weak.UID)
+// untrustedStore is the error about the way to the store in dir.
+func untrustedStore(dir string, untrusted *way.Untrusted) error {
+	stranger := !way.Trusted(untrusted.UID)
+	name := way.UserName(untrusted.UID)
 	switch {
-	case weak.End && !stranger:
-		return writable("store "+dir, weak.Mode)
-	case weak.End && os.Geteuid() == 0:
-		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(weak.UID))
-	case weak.End:
-		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, owners(), name)
+	case untrusted.End && !stranger:
+		return writable("store "+dir, untrusted.Mode)
+	case untrusted.End && os.Geteuid() == 0:
+		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
+	case untrusted.End:
+		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
 	}
-	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, owners(), weak, weak.Who())
-	advice := "put the store elsewhere, as into a directory that only " + owners() + " can change"
+	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	advice := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
 	if stranger && os.Geteuid() == 0 {
-		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(weak.UID))
+		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(untrusted.UID))
 	}
 	return fmt.Errorf("%w\n%s", err, advice)
 }
@@ -161,8 +161,8 @@ func sudoName(uid uint32) string {
 	return shell.Word(name)
 }
 
-// owners are those whose changes this process trusts: "root", "root and alice".
-func owners() string {
+// trustedUsers are those whose changes this process trusts: "root", "root and alice".
+func trustedUsers() string {
 	if os.Geteuid() == 0 {
 		return "root"
 	}
@@ -179,27 +179,27 @@ func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
 	}
-	weak, err := way.Check(dir, wayOptions())
+	untrusted, err := way.Check(dir, pathOptions())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return fmt.Errorf("run directory: %w", err)
-	case weak == nil:
+	case untrusted == nil:
 		// In one that is sticky others can take the names of sockets.
-		if err := checkHeld(dir, "run directory "+dir); err != nil && !restrictable {
+		if err := checkDirMode(dir, "run directory "+dir); err != nil && !restrictable {
 			return err
 		}
 		return nil
-	case weak.End && way.Trusted(weak.UID):
+	case untrusted.End && way.Trusted(untrusted.UID):
 		if restrictable {
 			return nil
 		}
-		return writable("run directory "+dir, weak.Mode)
+		return writable("run directory "+dir, untrusted.Mode)
 	}
-	err = invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, owners(), weak, weak.Who())
+	err = invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	if from := s.getenv(runtimeEnv); filepath.IsAbs(from) && within(from, dir) {
 		return fmt.Errorf("%w\n%s is %s: set it to a directory of your own that nobody else can write to, as logging in does", err, runtimeEnv, shell.Word(from))
 	}
-	return fmt.Errorf("%w\nuse a store in a directory that only %s can change, or give this one back to its owner", err, owners())
+	return fmt.Errorf("%w\nuse a store in a directory that only %s can change, or give this one back to its owner", err, trustedUsers())
 }

@@ -23,41 +23,41 @@ type journal struct {
 	Disks []string `json:"disks,omitempty"`
 }
 
-// work is a directory under tmp in which one operation builds. Its flock shows that the process is alive.
-type work struct {
+// txn is a directory under tmp in which one operation builds. Its flock shows that the process is alive.
+type txn struct {
 	s       *Store
 	dir     string
 	lock    vfs.File
 	journal journal
-	// done: what the journal lists is named, durably, and not to be looked up.
-	done bool
-	// unfinished leaves the directory to the next command: what it is about may not be durable.
-	unfinished bool
+	// committed: what the journal lists is named, durably, and not to be looked up.
+	committed bool
+	// unresolved leaves the directory to the next command: what it is about may not be durable.
+	unresolved bool
 }
 
 // begin makes a work directory, after cleaning those of processes that are gone. The caller must end it.
-func (s *Store) begin(ctx context.Context) (*work, error) {
-	w := &work{s: s, dir: s.path(tmpDir, uuid.NewString())}
+func (s *Store) begin(ctx context.Context) (*txn, error) {
+	tx := &txn{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
-		_ = s.clean() // logged; what it could not finish concerns those who open the disks
+		_ = s.recoverStaleTxns() // logged; what it could not finish concerns those who open the disks
 		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 			return err
 		}
-		if err := s.fs.Mkdir(w.dir, dirPerm); err != nil {
+		if err := s.fs.Mkdir(tx.dir, dirPerm); err != nil {
 			return err
 		}
 		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
-		f, err := s.fs.OpenFile(filepath.Join(w.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
+		f, err := s.fs.OpenFile(filepath.Join(tx.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 		if err == nil {
 			if err = f.Lock(true); err != nil {
 				f.Close()
 			}
 		}
 		if err != nil {
-			_ = s.fs.RemoveAll(w.dir)
+			_ = s.fs.RemoveAll(tx.dir)
 			return err
 		}
-		w.lock = f
+		tx.lock = f
 		return nil
 	})
 	if err != nil {
@@ -65,75 +65,75 @@ func (s *Store) begin(ctx context.Context) (*work, error) {
 	}
 	// The journal must not get lost with the name of its directory.
 	if err := s.fs.SyncDir(s.path(tmpDir)); err != nil {
-		w.end()
+		tx.close()
 		return nil, err
 	}
-	return w, nil
+	return tx, nil
 }
 
-// moveBack undoes a rename between this directory and dir, one of the store's, that could not be made durable. The way
+// undoRename undoes a rename between this directory and dir, one of the store's, that could not be made durable. The way
 // back must be, before the journal goes and the layers on it: else a power cut may leave a disk without its layers, or
 // layers that nobody names.
-func (w *work) moveBack(from, to, dir string) error {
-	err := w.s.fs.Rename(from, to)
-	if err != nil || w.s.fs.SyncDir(w.s.path(dir)) != nil {
-		w.unfinished = true
+func (tx *txn) undoRename(from, to, dir string) error {
+	err := tx.s.fs.Rename(from, to)
+	if err != nil || tx.s.fs.SyncDir(tx.s.path(dir)) != nil {
+		tx.unresolved = true
 	}
 	return err
 }
 
-func (w *work) path(elem ...string) string {
-	return filepath.Join(append([]string{w.dir}, elem...)...)
+func (tx *txn) path(elem ...string) string {
+	return filepath.Join(append([]string{tx.dir}, elem...)...)
 }
 
-// note records layers in the journal, durably, which only the disk's manifest may name, or which lie below those that it
+// journalLayers records layers in the journal, durably, which only the disk's manifest may name, or which lie below those that it
 // names: the highest ones first.
-func (w *work) note(disk string, layers ...uuid.UUID) error {
-	w.journal.Layers = append(w.journal.Layers, layers...)
-	if !slices.Contains(w.journal.Disks, disk) {
-		w.journal.Disks = append(w.journal.Disks, disk)
+func (tx *txn) journalLayers(disk string, layers ...uuid.UUID) error {
+	tx.journal.Layers = append(tx.journal.Layers, layers...)
+	if !slices.Contains(tx.journal.Disks, disk) {
+		tx.journal.Disks = append(tx.journal.Disks, disk)
 	}
-	data, err := json.Marshal(w.journal)
+	data, err := json.Marshal(tx.journal)
 	if err != nil {
 		return err
 	}
-	return w.s.fs.WriteFileAtomic(w.path(journalFile), data, filePerm)
+	return tx.s.fs.WriteFileAtomic(tx.path(journalFile), data, filePerm)
 }
 
-// end removes the work directory, and after a failure the layers of the journal that nobody needs. A failure here is
+// close removes the work directory, and after a failure the layers of the journal that nobody needs. A failure here is
 // logged, not returned: the operation itself is done or undone already, and the next command tries again.
-func (w *work) end() {
-	defer w.lock.Close()
-	if w.unfinished {
+func (tx *txn) close() {
+	defer tx.lock.Close()
+	if tx.unresolved {
 		return
 	}
 	// Not the operation's context: an interrupted operation must clean up too.
-	err := w.discard()
+	err := tx.cleanUp()
 	if err != nil {
-		w.s.log.Warn("cannot clean up, the next command will try again", "directory", w.dir, "err", err)
+		tx.s.log.Warn("cannot clean up, the next command will try again", "directory", tx.dir, "err", err)
 	}
 }
 
-func (w *work) discard() error {
-	if len(w.journal.Layers) == 0 {
-		return w.s.removeWork(w.dir)
+func (tx *txn) cleanUp() error {
+	if len(tx.journal.Layers) == 0 {
+		return tx.s.removeTxnDir(tx.dir)
 	}
 	// The store's lock, also where nothing is to be looked up: a check that has read a manifest before the change must
 	// still find the new layer in the journal.
-	err := w.s.locked(context.Background(), func() error {
-		if !w.done {
-			return w.s.discard(w.dir, w.journal)
+	err := tx.s.locked(context.Background(), func() error {
+		if !tx.committed {
+			return tx.s.rollBackTxn(tx.dir, tx.journal)
 		}
 		for _, name := range []string{commitFile, journalFile} {
-			if err := w.s.fs.Remove(w.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := tx.s.fs.Remove(tx.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil || !w.done {
+	if err != nil || !tx.committed {
 		return err
 	}
 	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
-	return w.s.removeWork(w.dir)
+	return tx.s.removeTxnDir(tx.dir)
 }

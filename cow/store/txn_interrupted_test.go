@@ -54,13 +54,13 @@ func interrupted(t *testing.T) *Store {
 		}
 	}
 	for from, to := range map[string]string{
-		commitFile + stagedAfter: p.w.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1", diskFile),
+		commitFile + stagedAfter: p.txn.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1", diskFile),
 	} {
-		if err := os.Rename(p.w.path(from), to); err != nil {
+		if err := os.Rename(p.txn.path(from), to); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(p.spare.free(len(p.spare)), p.w.lock.Close()); err != nil {
+	if err := errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return s

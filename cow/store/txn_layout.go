@@ -19,51 +19,51 @@ var stagedName = regexp.MustCompile(`^([0-9]+|commit\.json)\.(after|before)$`)
 
 // Files that tell, by their names and their content, what a directory is. They are removed last, in this order.
 var (
-	workMarks  = []string{journalFile, commitFile}
-	diskMarks  = []string{damagedFile, diskFile}
-	imageMarks = []string{imageFile}
-	layerMarks = []string{mapFile}
+	txnProofs   = []string{journalFile, commitFile}
+	diskProofs  = []string{damagedFile, diskFile}
+	imageProofs = []string{imageFile}
+	layerProofs = []string{mapFile}
 )
 
 // linkFile is the symbolic link, in the directory of a removed disk, that stood for its directory.
 const linkFile = "link"
 
-// own is what a directory of one kind holds.
-type own struct {
-	files []string
-	marks []string       // files, one of which proves the kind; they are among what may be there
-	dirs  map[string]own // by name; "UUID": any UUID
+// dirLayout is what a directory of one kind holds.
+type dirLayout struct {
+	files  []string
+	proofs []string             // files, one of which proves the kind; they are among what may be there
+	dirs   map[string]dirLayout // by name; "UUID": any UUID
 }
 
 var (
-	workLayer = own{files: []string{dataFile, sumsFile}, marks: layerMarks}
-	workDisk  = own{files: []string{lockFile, noteFile}, marks: diskMarks}
-	workImage = own{files: []string{dataFile}, marks: imageMarks}
+	layerLayout = dirLayout{files: []string{dataFile, checksumsFile}, proofs: layerProofs}
+	diskLayout  = dirLayout{files: []string{lockFile, quiesceFile}, proofs: diskProofs}
+	imageLayout = dirLayout{files: []string{dataFile}, proofs: imageProofs}
 	// Of early versions: a disk or an image that is removed.
-	workRemoved = own{files: []string{lockFile, noteFile, dataFile}, marks: slices.Concat(diskMarks, imageMarks)}
-	anyUUID     = "UUID"
-	workKind    = own{files: []string{lockFile}, marks: workMarks, dirs: map[string]own{"layer": workLayer, "disk": workDisk, "image": workImage, "removed": workRemoved, anyUUID: workLayer}}
-	removalKind = own{
-		files: []string{lockFile, noteFile, dataFile, sumsFile}, marks: slices.Concat(diskMarks, imageMarks, layerMarks),
-		dirs: map[string]own{anyUUID: workLayer},
+	legacyRemovalLayout = dirLayout{files: []string{lockFile, quiesceFile, dataFile}, proofs: slices.Concat(diskProofs, imageProofs)}
+	anyUUID             = "UUID"
+	txnLayout           = dirLayout{files: []string{lockFile}, proofs: txnProofs, dirs: map[string]dirLayout{"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": legacyRemovalLayout, anyUUID: layerLayout}}
+	removalLayout       = dirLayout{
+		files: []string{lockFile, quiesceFile, dataFile, checksumsFile}, proofs: slices.Concat(diskProofs, imageProofs, layerProofs),
+		dirs: map[string]dirLayout{anyUUID: layerLayout},
 	}
 )
 
-func ownIn(dir string) own {
+func layoutOf(dir string) dirLayout {
 	if isRemoval(dir) {
-		return removalKind
+		return removalLayout
 	}
 	// A layer that check removes is a work directory itself.
-	k := workKind
-	k.files = append([]string{dataFile, sumsFile}, k.files...)
-	k.marks = append(slices.Clone(layerMarks), k.marks...)
+	k := txnLayout
+	k.files = append([]string{dataFile, checksumsFile}, k.files...)
+	k.proofs = append(slices.Clone(layerProofs), k.proofs...)
 	return k
 }
 
-// has reports whether an entry of such a directory is one that cowblk makes.
-func (k own) has(e fs.DirEntry) bool {
+// allows reports whether an entry of such a directory is one that cowblk makes.
+func (k dirLayout) allows(e fs.DirEntry) bool {
 	name := e.Name()
-	if name == damagedFile && slices.Contains(k.marks, name) {
+	if name == damagedFile && slices.Contains(k.proofs, name) {
 		return true // of whatever kind: a person has agreed to its removal
 	}
 	if e.IsDir() {
@@ -71,27 +71,27 @@ func (k own) has(e fs.DirEntry) bool {
 		return known || k.dirs != nil && isUUID(name)
 	}
 	if name == linkFile && e.Type()&fs.ModeSymlink != 0 {
-		return k.dirs != nil && slices.Contains(k.marks, diskFile)
+		return k.dirs != nil && slices.Contains(k.proofs, diskFile)
 	}
 	if !e.Type().IsRegular() {
 		return false
 	}
 	name = strings.TrimSuffix(name, vfs.TempSuffix)
-	return slices.Contains(k.files, name) || slices.Contains(k.marks, name) || k.dirs != nil && stagedName.MatchString(name)
+	return slices.Contains(k.files, name) || slices.Contains(k.proofs, name) || k.dirs != nil && stagedName.MatchString(name)
 }
 
-func (k own) below(name string) own {
+func (k dirLayout) subdir(name string) dirLayout {
 	if below, known := k.dirs[name]; known {
 		return below
 	}
 	return k.dirs[anyUUID]
 }
 
-// notOwnWork says what makes a directory in tmp/ none of cowblk's; empty: it is one. It has a file that proves it; or it has
+// foreignInTxn says what makes a directory in tmp/ none of cowblk's; empty: it is one. It has a file that proves it; or it has
 // nothing that cowblk does not make, and a lock file or, where a power cut has taken that away, what is staged alone. One that
 // holds nothing at all is nobody's loss.
-func (s *Store) notOwnWork(dir string) (string, error) {
-	k := ownIn(dir)
+func (s *Store) foreignInTxn(dir string) (string, error) {
+	k := layoutOf(dir)
 	entries, err := s.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil // its process has just ended
@@ -121,7 +121,7 @@ func (s *Store) notOwnWork(dir string) (string, error) {
 		switch {
 		case name == lockFile && e.Type().IsRegular():
 			lock = true
-		case !e.IsDir() && !stagedName.MatchString(name) && name != noteFile && !strings.HasSuffix(name, vfs.TempSuffix):
+		case !e.IsDir() && !stagedName.MatchString(name) && name != quiesceFile && !strings.HasSuffix(name, vfs.TempSuffix):
 			staged = false
 		}
 		if foreign != "" {
@@ -141,18 +141,18 @@ func (s *Store) notOwnWork(dir string) (string, error) {
 }
 
 // proves reports whether an entry shows by its content that the directory is cowblk's.
-func (s *Store) proves(k own, dir string, e fs.DirEntry) (bool, error) {
+func (s *Store) proves(k dirLayout, dir string, e fs.DirEntry) (bool, error) {
 	path := filepath.Join(dir, e.Name())
 	var err error
 	switch name := e.Name(); {
 	case e.IsDir() && isUUID(name):
-		err = s.foreignMap(filepath.Join(path, mapFile))
+		err = s.checkMapMagic(filepath.Join(path, mapFile))
 	case e.IsDir() && name == "layer" && !isRemoval(dir):
-		err = s.foreignMap(filepath.Join(path, mapFile))
-	case !e.Type().IsRegular() || !slices.Contains(k.marks, name):
+		err = s.checkMapMagic(filepath.Join(path, mapFile))
+	case !e.Type().IsRegular() || !slices.Contains(k.proofs, name):
 		return false, nil
 	case name == mapFile:
-		err = s.foreignMap(path)
+		err = s.checkMapMagic(path)
 	case name == diskFile:
 		_, err = s.removedDisk(dir)
 	case name == imageFile:
@@ -172,8 +172,8 @@ func (s *Store) proves(k own, dir string, e fs.DirEntry) (bool, error) {
 }
 
 // foreignIn is the first thing in an entry of dir that is not cowblk's, as a path below dir.
-func (s *Store) foreignIn(k own, dir string, e fs.DirEntry) (string, error) {
-	if !k.has(e) {
+func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error) {
+	if !k.allows(e) {
 		return e.Name(), nil
 	}
 	if !e.IsDir() || e.Name() == damagedFile {
@@ -188,7 +188,7 @@ func (s *Store) foreignIn(k own, dir string, e fs.DirEntry) (string, error) {
 		return "", err
 	}
 	for _, below := range entries {
-		foreign, err := s.foreignIn(k.below(e.Name()), at, below)
+		foreign, err := s.foreignIn(k.subdir(e.Name()), at, below)
 		if foreign != "" || err != nil {
 			return filepath.Join(e.Name(), foreign), err
 		}
@@ -196,18 +196,18 @@ func (s *Store) foreignIn(k own, dir string, e fs.DirEntry) (string, error) {
 	return "", nil
 }
 
-// removeWork removes a directory of tmp/ that is cowblk's, less what is foreign in it. What shows what it is goes last, so
+// removeTxnDir removes a directory of tmp/ that is cowblk's, less what is foreign in it. What shows what it is goes last, so
 // that one whose removal was interrupted is recognised.
-func (s *Store) removeWork(dir string) error {
-	left, err := s.removeOwn(ownIn(dir), dir)
+func (s *Store) removeTxnDir(dir string) error {
+	left, err := s.removeAllowed(layoutOf(dir), dir)
 	if left != "" && err == nil {
 		s.log.Warn("a directory of the store's tmp is not removed: expected cowblk's files alone", "directory", dir, "found", left)
 	}
 	return err
 }
 
-// removeOwn removes what is cowblk's in a directory, and the directory if that was all; else it returns what is left.
-func (s *Store) removeOwn(k own, dir string) (left string, err error) {
+// removeAllowed removes what is cowblk's in a directory, and the directory if that was all; else it returns what is left.
+func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) {
 	entries, err := s.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -217,9 +217,9 @@ func (s *Store) removeOwn(k own, dir string) (left string, err error) {
 	}
 	rank := func(e fs.DirEntry) int {
 		if e.Name() == lockFile {
-			return len(k.marks) + 1
+			return len(k.proofs) + 1
 		}
-		return slices.Index(k.marks, e.Name())
+		return slices.Index(k.proofs, e.Name())
 	}
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a) - rank(b) })
 	durable := true // that files are gone whose names say nothing by themselves
@@ -230,15 +230,15 @@ func (s *Store) removeOwn(k own, dir string) (left string, err error) {
 			}
 			durable = true
 		}
-		durable = durable && (e.Name() != dataFile && e.Name() != sumsFile || k.dirs == nil)
+		durable = durable && (e.Name() != dataFile && e.Name() != checksumsFile || k.dirs == nil)
 		path, below := filepath.Join(dir, e.Name()), ""
 		switch {
-		case !k.has(e):
+		case !k.allows(e):
 			below = e.Name()
 		case e.Name() == damagedFile:
 			err = s.fs.RemoveAll(path)
 		case e.IsDir():
-			if below, err = s.removeOwn(k.below(e.Name()), path); below != "" {
+			if below, err = s.removeAllowed(k.subdir(e.Name()), path); below != "" {
 				below = filepath.Join(e.Name(), below)
 			}
 		default:

@@ -33,14 +33,14 @@ func (e *unfinishedError) concerns(disk string) bool {
 	return e.disks == nil || slices.Contains(e.disks, disk)
 }
 
-// settle finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
+// recoverFor finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
 // Its error says that a change of this disk could not be finished.
-func (s *Store) settle(ctx context.Context, disk string) error {
-	return s.settleKeeping(ctx, disk, reserveKept)
+func (s *Store) recoverFor(ctx context.Context, disk string) error {
+	return s.recoverForKeeping(ctx, disk, reserveForClose)
 }
 
-// settleKeeping is settle that leaves so many files of the reserve.
-func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error {
+// recoverForKeeping is settle that leaves so many files of the reserve.
+func (s *Store) recoverForKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
 		return nil
@@ -48,9 +48,9 @@ func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error 
 	if err != nil {
 		return err
 	}
-	err = s.inNeed(keep, func() error {
+	err = s.withReserve(keep, func() error {
 		return s.locked(ctx, func() (err error) {
-			for _, u := range s.clean() {
+			for _, u := range s.recoverStaleTxns() {
 				if u.concerns(disk) {
 					err = errors.Join(err, u)
 				}
@@ -59,24 +59,24 @@ func (s *Store) settleKeeping(ctx context.Context, disk string, keep int) error 
 		})
 	})
 	if cannotWrite(err) {
-		return s.settleReadOnly(disk)
+		return s.refuseHalfChanged(disk)
 	}
 	return err
 }
 
-// clean finishes and discards the work directories of processes that are gone. What it cannot do is logged, and what
+// recoverStaleTxns finishes and discards the work directories of processes that are gone. What it cannot do is logged, and what
 // disks must not be believed for it is returned. The store's lock is held.
-func (s *Store) clean() (unfinished []*unfinishedError) {
+func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if err != nil {
 		return nil // none, or the operation itself will meet the same error
 	}
 	for _, e := range entries {
-		if !isWork(e) {
+		if !isTxnDir(e) {
 			continue
 		}
 		dir := s.path(tmpDir, e.Name())
-		if err := s.cleanOne(dir); err != nil {
+		if err := s.recoverTxn(dir); err != nil {
 			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
 			var u *unfinishedError
 			if errors.As(err, &u) {
@@ -87,14 +87,14 @@ func (s *Store) clean() (unfinished []*unfinishedError) {
 	return unfinished
 }
 
-// isWork reports whether an entry of tmp/ has the name of a work directory: what else is there is not cowblk's. See
+// isTxnDir reports whether an entry of tmp/ has the name of a work directory: what else is there is not cowblk's. See
 // notOwnWork for what has such a name.
-func isWork(e fs.DirEntry) bool {
+func isTxnDir(e fs.DirEntry) bool {
 	return isUUID(strings.TrimPrefix(e.Name(), removalPrefix)) && e.IsDir()
 }
 
-func (s *Store) cleanOne(dir string) error {
-	if foreign, err := s.notOwnWork(dir); err != nil || foreign != "" {
+func (s *Store) recoverTxn(dir string) error {
+	if foreign, err := s.foreignInTxn(dir); err != nil || foreign != "" {
 		if foreign != "" {
 			s.log.Debug("a directory in the store's tmp is left alone: it is not cowblk's", "directory", dir, "found", foreign)
 		}
@@ -136,7 +136,7 @@ func (s *Store) cleanOne(dir string) error {
 	if jerr != nil {
 		s.log.Warn("the journal of an interrupted command cannot be read: the layers that it lists are kept, cowblk check shows those that no disk needs", "err", jerr)
 	}
-	return s.discard(dir, j)
+	return s.rollBackTxn(dir, j)
 }
 
 // changedDisks are the disks whose manifests a dead process may have replaced.
@@ -151,8 +151,8 @@ func (s *Store) changedDisks(j journal, unread error, c *change) []string {
 // syncDirectories makes durable what a dead process has changed, perhaps without syncing it: the names of images, layers
 // and disks, and of manifests, and what its work directory says. Others find these changes made and rely on them, so a
 // power cut must not take them back. The store's lock is held.
-func (s *Store) syncDirectories(work string, disks []string) error {
-	dirs := []string{work, s.dir, s.path(imagesDir), s.path(layersDir), s.path(disksDir)}
+func (s *Store) syncDirectories(txnDir string, disks []string) error {
+	dirs := []string{txnDir, s.dir, s.path(imagesDir), s.path(layersDir), s.path(disksDir)}
 	for _, name := range disks {
 		dirs = append(dirs, s.path(disksDir, name))
 	}
@@ -164,9 +164,9 @@ func (s *Store) syncDirectories(work string, disks []string) error {
 	return nil
 }
 
-// discard removes the layers of j that nobody needs, then dir. If that cannot be known the layers stay, and Check shows
+// rollBackTxn removes the layers of j that nobody needs, then dir. If that cannot be known the layers stay, and Check shows
 // them later: the next commands shall not look for it again and again. The store's lock is held.
-func (s *Store) discard(dir string, j journal) error {
+func (s *Store) rollBackTxn(dir string, j journal) error {
 	there, err := s.present(j.Layers)
 	if err != nil {
 		return err
@@ -176,10 +176,10 @@ func (s *Store) discard(dir string, j journal) error {
 		if err != nil {
 			return err
 		}
-		damage, passing := v.broken(j.Disks)
+		damage, transient := v.damagedManifests(j.Disks)
 		switch {
-		case passing != nil:
-			return passing // the next command may have more luck
+		case transient != nil:
+			return transient // the next command may have more luck
 		case damage != nil:
 			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
 				"layers", there, "err", damage)
@@ -188,7 +188,7 @@ func (s *Store) discard(dir string, j journal) error {
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {
-					v.forgetAway(name, j.Layers) // its manifest was replaced, as by a rollback
+					v.dropAway(name, j.Layers) // its manifest was replaced, as by a rollback
 				}
 			}
 			if err := v.release(there, dir); err != nil {
@@ -196,15 +196,15 @@ func (s *Store) discard(dir string, j journal) error {
 			}
 		}
 	}
-	return s.removeDead(dir)
+	return s.removeStaleTxn(dir)
 }
 
-// removeDead is removeWork of a process that is gone, or has failed: layers that a manifest names again stay.
-func (s *Store) removeDead(dir string) error {
-	if err := s.putLayersBack(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// removeStaleTxn is removeWork of a process that is gone, or has failed: layers that a manifest names again stay.
+func (s *Store) removeStaleTxn(dir string) error {
+	if err := s.restoreLayers(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.removeWork(dir)
+	return s.removeTxnDir(dir)
 }
 
 // isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
@@ -256,12 +256,12 @@ func (s *Store) finishRemoval(dir string) error {
 		if err != nil {
 			return err
 		}
-		v.forgetAway(m.Name, m.uuids()) // the index may be older than the last promotion
+		v.dropAway(m.Name, m.uuids()) // the index may be older than the last promotion
 		if err := v.releaseAbove(m, 0, dir, ""); err != nil {
 			return err
 		}
 	}
-	return s.removeDead(dir)
+	return s.removeStaleTxn(dir)
 }
 
 // removedDisk reads the manifest in the directory of a removed disk.

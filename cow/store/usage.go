@@ -33,8 +33,8 @@ const (
 	SourceProcess = "process" // that serves the disk: exact; set by a caller that has asked it
 )
 
-// Serve replaces what the files say of a served disk's head by what its process says: blocks of blockSize bytes.
-func (u *Usage) Serve(blocks uint64, blockSize int) {
+// SetServed replaces what the files say of a served disk's head by what its process says: blocks of blockSize bytes.
+func (u *Usage) SetServed(blocks uint64, blockSize int) {
 	u.Blocks, u.Flushed, u.Source = blocks, false, SourceProcess
 	u.Owned = owned(blocks, blockSize, u.Size)
 }
@@ -66,7 +66,7 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 		u.Flushed, u.Source = true, SourceMap
 	}
 	u.Owned = owned(u.Blocks, int(h.BlockSize), h.Size)
-	u.Allocated = s.takes(l)
+	u.Allocated = s.storeBytes(l)
 	return u, nil
 }
 

@@ -31,8 +31,8 @@ type Options struct {
 	Group bool
 }
 
-// Weak is a directory on a way, or at its end, in which somebody else can replace what is root's or this user's.
-type Weak struct {
+// Untrusted is a directory on a way, or at its end, in which somebody else can replace what is root's or this user's.
+type Untrusted struct {
 	Dir      string // absolute, without symbolic links
 	UID, GID uint32 // its owner and group
 	Mode     uint32 // permission bits with those of set-ID and sticky, as in chmod(1)
@@ -44,24 +44,24 @@ type Weak struct {
 }
 
 // String says what is at fault: "directory /srv (user bob, group kvm, mode 2775)".
-func (w *Weak) String() string {
-	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", shown(w.Dir), UserName(w.UID), groupName(w.GID), w.Mode)
+func (w *Untrusted) String() string {
+	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", printable(w.Dir), UserName(w.UID), groupName(w.GID), w.Mode)
 	if w.Link != "" {
-		text = fmt.Sprintf("symbolic link %s of user %s in %s", shown(w.Link), UserName(w.LinkUID), text)
+		text = fmt.Sprintf("symbolic link %s of user %s in %s", printable(w.Link), UserName(w.LinkUID), text)
 	}
 	return text
 }
 
-// shown is a path for a message: quoted where it holds what cannot be printed.
-func shown(path string) string {
+// printable is a path for a message: quoted where it holds what cannot be printed.
+func printable(path string) string {
 	if shell.Shown(path) {
 		return path
 	}
 	return strconv.Quote(path)
 }
 
-// Who are the users who can change it, for a person: "user bob", "all users", "the members of group kvm".
-func (w *Weak) Who() string {
+// WhoCanChange are the users who can change it, for a person: "user bob", "all users", "the members of group kvm".
+func (w *Untrusted) WhoCanChange() string {
 	switch {
 	case w.Link != "":
 		return "user " + UserName(w.LinkUID)
@@ -76,46 +76,46 @@ func (w *Weak) Who() string {
 // Open opens a directory (O_PATH), whose path is absolute. Symbolic links are followed only where nobody but root and
 // this user can have put them there (ErrSymlink), other elements everywhere. weak is the first directory that others can
 // change; nil: nobody can. Errors: those of opening the directory; ErrSymlink.
-func Open(dir string, o Options) (f *os.File, weak *Weak, err error) {
-	w := walker{whole: dir, options: o}
+func Open(dir string, o Options) (f *os.File, untrusted *Untrusted, err error) {
+	w := walker{target: dir, options: o}
 	if f, err = w.walk(); err != nil {
-		return nil, w.weak, err
+		return nil, w.untrusted, err
 	}
-	return f, w.weak, nil
+	return f, w.untrusted, nil
 }
 
 // Check says what Open does of a directory. Of one that is not there it is the way to where it would be made, and the
 // error an fs.ErrNotExist. A weak way has no error.
-func Check(dir string, o Options) (*Weak, error) {
-	f, weak, err := Open(dir, o)
+func Check(dir string, o Options) (*Untrusted, error) {
+	f, untrusted, err := Open(dir, o)
 	if err == nil {
 		f.Close()
 	}
-	if weak != nil {
-		return weak, nil
+	if untrusted != nil {
+		return untrusted, nil
 	}
 	return nil, err
 }
 
 // walker goes from the root to a directory.
 type walker struct {
-	whole   string // absolute
-	options Options
-	at      *os.File
-	path    string // of at, without symbolic links
-	rest    []string
-	links   int
-	weak    *Weak
+	target    string // absolute
+	options   Options
+	dir       *os.File
+	path      string // of at, without symbolic links
+	rest      []string
+	links     int
+	untrusted *Untrusted
 }
 
 func (w *walker) walk() (dir *os.File, err error) {
-	w.rest = elements(w.whole)
+	w.rest = elements(w.target)
 	if err := w.enter(unix.AT_FDCWD, "/", unix.O_NOFOLLOW); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			w.at.Close()
+			w.dir.Close()
 		}
 	}()
 	for len(w.rest) > 0 {
@@ -123,55 +123,55 @@ func (w *walker) walk() (dir *os.File, err error) {
 			return nil, err
 		}
 	}
-	before := w.weak
-	if _, err = w.look(); w.weak != before {
-		w.weak.End = true
+	before := w.untrusted
+	if _, err = w.checkDir(); w.untrusted != before {
+		w.untrusted.End = true
 	}
-	return w.at, err
+	return w.dir, err
 }
 
-// look judges the present directory.
-func (w *walker) look() (*unix.Stat_t, error) {
+// checkDir judges the present directory.
+func (w *walker) checkDir() (*unix.Stat_t, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(w.at.Fd()), &st); err != nil {
-		return nil, w.failed(err)
+	if err := unix.Fstat(int(w.dir.Fd()), &st); err != nil {
+		return nil, w.pathError(err)
 	}
-	if w.weak == nil && !private(&st, w.options) {
-		w.weak = w.weakness(&st)
+	if w.untrusted == nil && !onlyTrusted(&st, w.options) {
+		w.untrusted = w.untrustedDir(&st)
 	}
 	return &st, nil
 }
 
-func (w *walker) weakness(st *unix.Stat_t) *Weak {
-	return &Weak{Dir: w.path, UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777}
+func (w *walker) untrustedDir(st *unix.Stat_t) *Untrusted {
+	return &Untrusted{Dir: w.path, UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777}
 }
 
 // step goes on to the next element, or puts a symbolic link's content in its place.
 func (w *walker) step() error {
 	name := w.rest[0]
-	dir, err := w.look()
+	dir, err := w.checkDir()
 	if err != nil {
 		return err
 	}
-	at := int(w.at.Fd())
+	at := int(w.dir.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return w.failed(err)
+		return w.pathError(err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		w.rest = w.rest[1:]
 		return w.enter(at, name, unix.O_NOFOLLOW)
 	}
 	// In a directory such as /tmp everybody makes entries, and each their own.
-	if w.weak == nil && dir.Mode&0o022 != 0 && !Trusted(st.Uid) {
-		w.weak = w.weakness(dir)
-		w.weak.Link, w.weak.LinkUID = filepath.Join(w.path, name), st.Uid
+	if w.untrusted == nil && dir.Mode&0o022 != 0 && !Trusted(st.Uid) {
+		w.untrusted = w.untrustedDir(dir)
+		w.untrusted.Link, w.untrusted.LinkUID = filepath.Join(w.path, name), st.Uid
 	}
-	if w.weak != nil {
-		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.whole, name, ErrSymlink)
+	if w.untrusted != nil {
+		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.target, name, ErrSymlink)
 	}
 	if w.links++; w.links > maxLinks {
-		return w.failed(unix.ELOOP)
+		return w.pathError(unix.ELOOP)
 	}
 	var system unix.Statfs_t
 	if err := unix.Fstatfs(at, &system); err == nil && system.Type == unix.PROC_SUPER_MAGIC {
@@ -182,7 +182,7 @@ func (w *walker) step() error {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(at, name, buf)
 	if err != nil {
-		return w.failed(err)
+		return w.pathError(err)
 	}
 	target := string(buf[:n])
 	w.rest = append(elements(target), w.rest[1:]...)
@@ -196,20 +196,20 @@ func (w *walker) step() error {
 func (w *walker) enter(at int, name string, flags int) error {
 	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
-		return w.failed(err)
+		return w.pathError(err)
 	}
-	if w.at != nil {
-		w.at.Close()
+	if w.dir != nil {
+		w.dir.Close()
 	}
-	w.at = os.NewFile(uintptr(fd), w.whole)
+	w.dir = os.NewFile(uintptr(fd), w.target)
 	if w.path = filepath.Join(w.path, name); name == "/" {
 		w.path = name
 	}
 	return nil
 }
 
-func (w *walker) failed(err error) error {
-	return &fs.PathError{Op: "open", Path: w.whole, Err: err}
+func (w *walker) pathError(err error) error {
+	return &fs.PathError{Op: "open", Path: w.target, Err: err}
 }
 
 // elements are the parts of a path. ".." is kept: behind a symbolic link it is not the element before.
@@ -222,9 +222,9 @@ func elements(path string) (list []string) {
 	return list
 }
 
-// private reports whether only root and this user can replace entries of theirs in a directory: others may make entries
+// onlyTrusted reports whether only root and this user can replace entries of theirs in a directory: others may make entries
 // of their own in a sticky one.
-func private(dir *unix.Stat_t, o Options) bool {
+func onlyTrusted(dir *unix.Stat_t, o Options) bool {
 	others := uint32(0o022)
 	if o.Group {
 		others = 0o002

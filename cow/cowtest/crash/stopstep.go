@@ -106,7 +106,7 @@ func flushBy(ch *cow.Channel) error {
 // unwritten is store.Unwritten, as "cowblk stop" asks in another process.
 func (pl *player) unwritten(name string) bool {
 	other, err := openStore(pl.m.Process(nil))
-	return err == nil && other.Unwritten(name)
+	return err == nil && other.Unclean(name)
 }
 
 // stop ends the serving of a disk in order, or tries to.
