@@ -16,12 +16,13 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// command is a command line that an error advises: the program, on this store, with words quoted for a shell.
+// command returns a command line for an error's advice: the program on this store, with words
+// quoted for a shell.
 func (s *Store) command(words ...string) string {
 	return s.program + " " + shell.Line(words...)
 }
 
-// listText writes a list for a person.
+// listText joins a list for a message.
 func listText(all []string) string {
 	if len(all) == 0 {
 		return "none"
@@ -29,7 +30,7 @@ func listText(all []string) string {
 	return strings.Join(all, ", ")
 }
 
-// PathText is a path for a message: as it is, or quoted where it holds what cannot be printed.
+// PathText returns a path for a message, quoted if it holds unprintable characters.
 func PathText(path string) string {
 	if shell.Shown(path) {
 		return path
@@ -37,7 +38,7 @@ func PathText(path string) string {
 	return strconv.Quote(path)
 }
 
-// pathError is an error of the operating system's whose path can be shown.
+// pathError is an error of the operating system whose path is printable.
 func pathError(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) && PathText(p.Path) != p.Path {
@@ -46,7 +47,8 @@ func pathError(err error) error {
 	return err
 }
 
-// refusedFile makes an ErrRefused of a file that cannot hold an image; other errors stay.
+// refusedFile turns the error of a file that cannot hold an image into an ErrRefused; it returns
+// other errors as they are.
 func refusedFile(what, path string, err error) error {
 	var kind *vfs.KindError
 	if errors.As(err, &kind) {
@@ -55,7 +57,7 @@ func refusedFile(what, path string, err error) error {
 	return fmt.Errorf("%s: %w", what, pathError(err))
 }
 
-// checkPathText refuses a path that a JSON document cannot hold: it would be another one when it is read again.
+// checkPathText refuses a path that JSON cannot represent: it would read back as another path.
 func checkPathText(what, path string) error {
 	if utf8.ValidString(path) {
 		return nil
@@ -64,15 +66,16 @@ func checkPathText(what, path string) error {
 		"give it another name, or name it through a symbolic link that has one", what, strconv.Quote(path))
 }
 
-// maxFileName is the length limit of a file's name, in bytes (NAME_MAX of Linux's file systems).
+// maxFileName is the length limit of a file name, in bytes (NAME_MAX of Linux's file systems).
 const maxFileName = 255
 
-// freshTries bounds the names that freshPath looks at, one after the other.
+// freshTries limits the names that unusedPath tries.
 const freshTries = 1000
 
-// unusedPath is the path of a new file beside path, for a command that an error advises: the command may be pasted, and
-// would overwrite without a question what has the name. suffix and ext are what tells it from path, such as ".new" and
-// ".qcow2"; ".new-2.qcow2" if that is taken, and so on. A name that would be too long for a file system is shortened.
+// unusedPath returns the path of a new file beside path, for a command in an error's advice: a user
+// may paste the command, and it would overwrite an existing file. The name ends in suffix and ext,
+// such as ".new" and ".qcow2"; if that file exists, in ".new-2.qcow2" and so on. It is cut to the
+// length limit of file names.
 func unusedPath(fsys vfs.FS, path, suffix, ext string) string {
 	for n := 1; n <= freshTries; n++ {
 		end := suffix + ext
@@ -86,7 +89,8 @@ func unusedPath(fsys vfs.FS, path, suffix, ext string) string {
 	return withSuffix(path, suffix+"-"+uuid.NewString()+ext)
 }
 
-// withSuffix is path with end added to its name, the name cut if both are too long, between characters.
+// withSuffix appends end to path. It cuts the name between characters if the result would be too
+// long.
 func withSuffix(path, end string) string {
 	dir, name := filepath.Split(path)
 	if cut := maxFileName - len(end); len(name) > cut {
@@ -98,8 +102,8 @@ func withSuffix(path, end string) string {
 	return dir + name + end
 }
 
-// taken reports whether a file may have the name. A symbolic link that leads nowhere has it: what writes to it makes a
-// file elsewhere.
+// taken reports whether a name is in use. A dangling symbolic link uses its name: a write through
+// it creates a file elsewhere.
 func taken(fsys vfs.FS, path string) bool {
 	if _, err := fsys.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return true
@@ -111,21 +115,23 @@ func taken(fsys vfs.FS, path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// flatten is the command that makes one new qcow2 of an image and of all that is under it. It names the image that the
-// person has named: one made of a file below holds nothing of those above.
+// flatten returns the command that converts an image and its backing files to one new qcow2. It
+// names the top image: a conversion of a file below would lack the content above it.
 func flatten(fsys vfs.FS, top string) string {
 	return "qemu-img convert -O qcow2 " + shell.Path(top) + " " + shell.Path(unusedPath(fsys, top, ".new", ".qcow2"))
 }
 
-// nameError: a document has another name than its directory, which somebody has copied or renamed by hand.
+// nameError says that the name in a document differs from the name of its directory: somebody
+// copied or renamed the directory by hand.
 type nameError struct{ expected, found string }
 
 func (e *nameError) Error() string {
 	return fmt.Sprintf("name: expected %q, found %q", e.expected, e.found)
 }
 
-// adviseName gives the refusal of a document for its name the way on. A second manifest with the layers of a disk that is
-// there is no disk: two heads cannot be one file. What is alone was renamed. An image has its content beside it.
+// adviseName adds advice to a refusal because of a document's name. If the disk of that name
+// exists, the directory is a copy, and two disks cannot write one head. Otherwise the directory was
+// renamed. An image has its content beside the document.
 func (s *Store) adviseName(kind, path string, err error) error {
 	var m *Mismatch
 	var other *nameError

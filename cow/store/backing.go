@@ -12,19 +12,19 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// maxBacking is how many backing files a chain may have.
+// maxBacking is the maximum number of backing files in a chain.
 const maxBacking = 64
 
-// Backing is a file under an imported qcow2, whose content is in the image.
+// Backing is a backing file of an imported qcow2. Its content is part of the image.
 type Backing struct {
-	Path   string `json:"path"`   // absolute, without symbolic links; in Go's quotes if it holds what cannot be printed
+	Path   string `json:"path"`   // absolute, without symbolic links; Go-quoted if it holds unprintable characters
 	Format string `json:"format"` // FormatRaw or FormatQcow2
 }
 
 func (b Backing) String() string { return b.Path + " (" + b.Format + ")" }
 
-// openBacking opens the files under the top, one after the other, each checked and locked before its content is looked
-// at. Without leave it opens them as far as to list them, and refuses.
+// openBacking opens the backing files from the top down. It checks and locks each file before it
+// reads the content. Unless o.Backing is set it refuses the chain and lists the files.
 func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 	for {
 		c := src.chain[len(src.chain)-1]
@@ -94,8 +94,9 @@ func sameInode(a, b vfs.Identity) bool {
 	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
 }
 
-// backingPath is where QEMU looks for a backing file: in the directory of the image that names it. False for what is no
-// name of a file: a colon before the first slash makes a protocol (nbd:, json:, file:, ssh://) of it.
+// backingPath resolves the name of a backing file as QEMU does: relative to the directory of the
+// image. It returns false for a protocol name, which has a colon before the first slash (nbd:,
+// json:, file:, ssh://).
 func backingPath(image, name string) (string, bool) {
 	first, _, _ := strings.Cut(name, "/")
 	if strings.Contains(first, ":") {
@@ -107,7 +108,8 @@ func backingPath(image, name string) (string, bool) {
 	return name, true
 }
 
-// needsBackingFlag lists the chain, as far as it could be followed.
+// needsBackingFlag returns the refusal of an image with backing files. It lists the chain as far as
+// it could be followed.
 func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {

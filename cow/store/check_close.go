@@ -7,8 +7,8 @@ import (
 	"cowblk/cow/layer"
 )
 
-// closeUnclean deals with what a process that died has not brought to its end on a disk: layers that it has not sealed, a
-// head that it has not closed. A repair does what the next process to open the disk would: it opens and closes it.
+// closeUnclean handles what a dead process left unfinished on a disk: unsealed layers and a head
+// that was not closed. A repair opens and closes the disk, as the next process to open it would.
 func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 	var unsealed []*Problem
 	for i := range m.Sealed() {
@@ -31,7 +31,7 @@ func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 	}
 }
 
-// hasOtherProblems reports whether a disk cannot be opened for other reasons than those that opening it removes.
+// hasOtherProblems reports whether the disk has problems that opening it does not remove.
 func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *Problem) bool {
 		return p.Status != StatusRepaired && !p.Leftover && !slices.Contains(unsealed, p)
@@ -44,7 +44,7 @@ func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 	return wrong
 }
 
-// reopen opens and closes a disk whose lock is held, and looks what that has sealed.
+// reopen opens and closes a disk whose lock is held. It marks the layers that this has sealed.
 func (c *checker) reopen(k *Report, m *Manifest, unsealed []*Problem) bool {
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {

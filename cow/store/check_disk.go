@@ -12,10 +12,11 @@ import (
 	"cowblk/cow/layer"
 )
 
-// maxDiskAttempts bounds how often a disk is looked at that changes meanwhile: it is being promoted.
+// maxDiskAttempts limits the checks of a disk that is promoted meanwhile.
 const maxDiskAttempts = 5
 
-// disk checks one disk; nil if it has been removed in the meantime. Its error is the context's.
+// disk checks one disk. It returns nil if the disk has been removed meanwhile. The error is the
+// context's.
 func (c *checker) disk(name string) (*Report, error) {
 	for attempt := 1; ; attempt++ {
 		if err := c.ctx.Err(); err != nil {
@@ -38,7 +39,7 @@ func (c *checker) disk(name string) (*Report, error) {
 			return k, c.ctx.Err()
 		}
 		if !whole {
-			// Who has it open may just have removed it.
+			// The process that has it open may just have removed it.
 			if there, err := c.s.exists(c.s.path(disksDir, name)); err == nil && !there {
 				return nil, c.ctx.Err()
 			}
@@ -55,7 +56,8 @@ func (c *checker) disk(name string) (*Report, error) {
 	}
 }
 
-// lockDisk takes the disk's lock, and says in k who has it otherwise: the lock is nil then.
+// lockDisk takes the disk's lock. If another process holds it, lockDisk records the process in k
+// and returns nil.
 func (c *checker) lockDisk(k *Report) (*Lock, error) {
 	v, err := c.s.ServingError(k.Name)
 	if err != nil {
@@ -74,7 +76,8 @@ func (c *checker) lockDisk(k *Report) (*Lock, error) {
 	return lock, err
 }
 
-// inspectDisk checks a disk that is locked, or that somebody else has open; whole says that its manifest could be read.
+// inspectDisk checks a disk that is locked or that another process has open; whole: its manifest is
+// readable.
 func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 	m, err := c.s.Disk(k.Name)
 	if err != nil {
@@ -117,8 +120,8 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 	return m, true
 }
 
-// consistent reports whether the disk's manifest is one that may be believed. Of a disk that an interrupted change has not
-// reached it may not be, and what it names may be in a state that the end of the change explains.
+// consistent reports whether the disk's manifest may be used. An interrupted change that has not
+// reached this disk may explain the state of its layers.
 func (c *checker) consistent(k *Report) bool {
 	err := c.s.refuseHalfChanged(k.Name)
 	var unfinished *unfinishedError
@@ -133,7 +136,7 @@ func (c *checker) consistent(k *Report) bool {
 	return false
 }
 
-// adviseClone names the way on from a damaged head: whatever is wrong with it, the tags below are whole.
+// adviseClone advises a clone of the latest tag if only the head is damaged.
 func (c *checker) adviseClone(k *Report, m *Manifest) {
 	tags := m.tags()
 	if len(tags) == 0 || k.Serving != nil {
@@ -153,7 +156,8 @@ func (c *checker) adviseClone(k *Report, m *Manifest) {
 	}
 }
 
-// quiesceRecord is the content of noteFile, for its form; package qmp says what the members mean.
+// quiesceRecord is the content of quiesceFile, for a check of its form; package qmp defines the
+// members.
 type quiesceRecord struct {
 	Mode     string `json:"quiesce,omitempty"`
 	QMP      string `json:"qmp,omitempty"`
@@ -163,8 +167,8 @@ type quiesceRecord struct {
 	Instance string `json:"instance,omitempty"`
 }
 
-// reportQuiesced tells of a guest that an interrupted promotion has made hold still. The note of a process that has the
-// disk open comes and goes.
+// reportQuiesced reports a guest that an interrupted promotion has quiesced. It ignores the record
+// of a process that has the disk open: that process removes it.
 func (c *checker) reportQuiesced(k *Report) {
 	if k.Serving != nil {
 		return
@@ -184,7 +188,7 @@ func (c *checker) reportQuiesced(k *Report) {
 	}
 }
 
-// duplicates looks for heads that two disks would write, and for one layer in two places.
+// duplicates finds heads that two disks would write, and layers with different files.
 func (c *checker) duplicates(k *Report, m *Manifest) {
 	head := m.Head().UUID
 	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool { return name == m.Name })
@@ -209,7 +213,7 @@ func (c *checker) duplicates(k *Report, m *Manifest) {
 	}
 }
 
-// base checks what a disk lies on.
+// base checks the base of a disk.
 func (c *checker) base(k *Report, m *Manifest) {
 	b := m.Base
 	if b == nil {
@@ -248,7 +252,7 @@ func (c *checker) base(k *Report, m *Manifest) {
 	}
 }
 
-// addErrorOrMissing is trouble; a file that is not there is a problem too, and no failure of the check.
+// addErrorOrMissing is addError, and adds a Problem for a missing file.
 func (k *Report) addErrorOrMissing(object, path string, err error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
 		k.Problems = append(k.Problems, &Problem{
@@ -259,7 +263,7 @@ func (k *Report) addErrorOrMissing(object, path string, err error) {
 	k.addError(object, err)
 }
 
-// sampleBase compares the sampled fingerprint of a base.
+// sampleBase compares the sampled fingerprint of the base.
 func (s *Store) sampleBase(m *Manifest, path string) error {
 	f, err := s.openBase(m, path)
 	if err != nil {

@@ -36,8 +36,9 @@ func (c *checker) image(name string) *Report {
 	return k
 }
 
-// imageData compares an image's content with what was recorded: samples of it; all of it if it was touched, as opening a
-// disk on it would, or if everything is to be read.
+// imageData compares samples of an image's content with the recorded fingerprint. It compares the
+// whole content if the file's state differs from the recorded one, as the next open would, or for
+// CheckFull.
 func (c *checker) imageData(k *Report, img *Image) error {
 	path := c.s.ImageData(img.Name)
 	f, err := c.s.fs.OpenFile(path, 0, 0)
@@ -77,7 +78,7 @@ func (c *checker) imageData(k *Report, img *Image) error {
 
 const adviceImage = "restore the image's data file from a backup"
 
-// touchedImage reports an image whose time is another, and whose content is not.
+// touchedImage reports an image whose modification time differs and whose content is the same.
 func (c *checker) touchedImage(k *Report, img *Image, now vfs.Identity) {
 	m := stateMismatch(c.s.ImageData(img.Name), img.Identity, now)
 	p := &Problem{

@@ -10,19 +10,19 @@ import (
 	"cowblk/cow/layer"
 )
 
-// layerResult is what was found about the files of one layer, whatever disks lie on it.
+// layerResult holds the findings about the files of one layer. All disks that use it share them.
 type layerResult struct {
 	header       layer.Header // zero UUID: unknown
 	owned        uint64
-	atLeast      bool // owned counts what is durable in a map that is being written
-	hasChecksums bool // it has checksums of its data
+	atLeast      bool // owned counts the durable bits of a map that a process is writing
+	hasChecksums bool // of its data
 	problems     []*Problem
-	unsealed     *Problem // among problems
+	unsealed     *Problem // also in problems
 	notes        []string
 	err          error
 }
 
-// layer looks at one layer of a disk, once for all disks that name it in the same way.
+// layer checks one layer once, for all disks that name the same map.
 func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	l := &m.Layers[i]
 	path := c.s.paths(l).Map
@@ -32,10 +32,10 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	r := &layerResult{}
 	c.layers[path] = r
 	if k.Serving != nil {
-		// Before a lock is taken: that of a layer that is being written is its writer's.
+		// Without a lock: a layer that is being written is locked by its writer.
 		h, err := layer.ReadHeader(c.s.fs, path)
 		if err == nil && h.State == layer.Head {
-			// What its header says of the number is not kept up meanwhile.
+			// The writer does not update the count in the header meanwhile.
 			r.header, r.atLeast = h, true
 			if r.owned, err = c.s.countBlocks(path, &h); err != nil {
 				r.err = err
@@ -66,7 +66,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 		if fits {
 			r.problems = append(r.problems, findingProblem(l.UUID, f))
 		} else if f.Remedy != layer.GrowData {
-			// It may be another layer, or its header may be wrong: then what follows from it proves nothing.
+			// It may be another layer or have a wrong header. Then a remedy proves nothing.
 			f.Remedy = layer.NoRemedy
 			r.problems = append(r.problems, findingProblem(l.UUID, f))
 		}
@@ -82,7 +82,8 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	return r
 }
 
-// unflushed looks for what a process that was killed has left of a head, or former head, that nobody has open.
+// unflushed finds the unflushed writes of a killed process in a head, or former head, that nobody
+// has open.
 func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	if r.header.State != layer.Head || r.header.Clean || len(r.problems) > 0 {
 		return
@@ -107,7 +108,7 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 		})
 		return
 	case err != nil:
-		return // what else is wrong was found before
+		return // found before
 	}
 	defer f.Close()
 	if n, dropped := f.Unflushed(); dropped != nil {
@@ -118,14 +119,14 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	}
 }
 
-// belongs reports whether a header is that of layer i of a manifest.
+// belongs reports whether a header matches layer i of the manifest.
 func belongs(m *Manifest, i int, h *layer.Header) bool {
 	kn := known(m, i)
 	return h.UUID == kn.UUID && h.Parent == kn.Parent && h.BlockSize == kn.BlockSize && h.Base == kn.Base && h.BaseSize == kn.BaseSize &&
 		h.DataOffset == m.Layers[i].DataOffset && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
 }
 
-// unsealed reports a lower layer that an interrupted promotion has left unsealed; see reopen.
+// unsealed reports a lower layer that an interrupted promotion left unsealed; see reopen.
 func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	l := &m.Layers[i]
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
@@ -138,7 +139,7 @@ func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	r.problems = append(r.problems, r.unsealed)
 }
 
-// known is what the manifest says of layer i.
+// known returns what the manifest says about layer i.
 func known(m *Manifest, i int) layer.Known {
 	l := &m.Layers[i]
 	kn := layer.Known{UUID: l.UUID, BlockSize: uint32(m.BlockSize), Size: m.Size, Created: l.Created}
@@ -180,7 +181,7 @@ func findingProblem(id uuid.UUID, f layer.Finding) *Problem {
 	return p
 }
 
-// repairLayer carries out what Inspect has named, if this is a repair.
+// repairLayer carries out the remedies that Inspect named, if this is a repair.
 func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
 	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status == StatusRepairable }) {
 		return
@@ -198,8 +199,8 @@ func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
 	}
 }
 
-// chain compares the headers with the manifest and with each other. What it finds nobody can repair: one of the two is
-// not the right one.
+// chain compares the headers with the manifest and with each other. A difference cannot be
+// repaired: it does not show which of the two is wrong.
 func (c *checker) chain(k *Report, m *Manifest, headers []layer.Header) {
 	var below int64
 	for i := range m.Layers {
@@ -218,7 +219,7 @@ func (c *checker) chain(k *Report, m *Manifest, headers []layer.Header) {
 		switch {
 		case h.UUID != l.UUID:
 			wrong("UUID", l.UUID, h.UUID)
-			continue // the rest would be wrong too, and say nothing
+			continue // all other fields would differ too
 		case h.Parent != kn.Parent:
 			wrong("parent", kn.Parent, h.Parent)
 		}

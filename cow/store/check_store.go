@@ -16,8 +16,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// staleTxns reports the work of processes that are gone, and finishes or undoes it. Its error is an ErrBusy or the
-// context's.
+// staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
+// Errors: ErrBusy, the context's.
 func (c *checker) staleTxns(storeReport *Report) error {
 	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
@@ -68,7 +68,7 @@ func (c *checker) staleTxns(storeReport *Report) error {
 	})
 }
 
-// locked runs f, which changes the store only in a repair, with the store locked.
+// locked runs f with the store locked. f changes the store only in a repair.
 func (c *checker) locked(f func() error) error {
 	if c.o.Repair {
 		return c.s.locked(c.ctx, f)
@@ -76,11 +76,11 @@ func (c *checker) locked(f func() error) error {
 	return c.s.lockedToRead(c.ctx, f)
 }
 
-// isStale reports whether the process of a work directory is gone. The store's lock is held.
+// isStale reports whether the process of a transaction is dead. The caller holds the store's lock.
 func (s *Store) isStale(dir string) (bool, error) {
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.exists(dir) // see cleanOne
+		return s.exists(dir) // see recoverTxn
 	}
 	if err != nil {
 		return false, err
@@ -93,7 +93,7 @@ func (s *Store) isStale(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// describeTxn says what a dead process was about to do. An error: its record is damaged.
+// describeTxn describes the transaction of a dead process. Error: its record is damaged.
 func (s *Store) describeTxn(dir string) (string, error) {
 	if isRemoval(dir) {
 		m, err := s.removedDisk(dir)
@@ -123,8 +123,9 @@ func (s *Store) describeTxn(dir string) (string, error) {
 	return "an interrupted command", nil
 }
 
-// orphans reports layers that neither a manifest nor the journal of any work names. They are never removed just for that:
-// a manifest may have been lost. One that owns nothing is no loss; for others somebody has to ask.
+// orphans reports layers that neither a manifest nor a journal names. A missing reference alone is
+// no reason to remove a layer: a manifest may be lost. A repair removes a layer that owns no
+// blocks; others need Prune.
 func (c *checker) orphans(storeReport *Report) error {
 	there, err := c.s.exists(c.s.path(layersDir))
 	if err != nil || !there {
@@ -166,8 +167,8 @@ func (c *checker) orphans(storeReport *Report) error {
 	})
 }
 
-// awayDisks reports disks whose directories somebody has moved away: what they named is kept for them. A repair that
-// prunes gives that up.
+// awayDisks reports disks whose directories were moved away. Their layers are kept. A repair with
+// Prune gives them up.
 func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	for _, e := range slices.Clone(v.away) {
 		p := &Problem{
@@ -183,7 +184,8 @@ func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	}
 }
 
-// orphan reports one layer without a user. lost: some document cannot be read that might name it. The store is locked.
+// orphan reports a layer that no disk names. lost: an unreadable document may name it. The caller
+// holds the store's lock.
 func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
 	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
@@ -211,8 +213,8 @@ func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
 	}
 }
 
-// removeLayer removes a layer's directory. It becomes the work of a dead process first: whoever interrupts this leaves no
-// half a layer. The store is locked.
+// removeLayer removes a layer's directory. It moves the directory to tmp/ first, so that an
+// interruption leaves no partial layer. The caller holds the store's lock.
 func (s *Store) removeLayer(id uuid.UUID) error {
 	out := s.path(tmpDir, removalPrefix+uuid.NewString())
 	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
@@ -231,7 +233,8 @@ func holdings(found *layer.Inspection, err error) string {
 	return fmt.Sprintf("%d blocks", found.Owned)
 }
 
-// journaledLayers are the layers that the works of living and dead processes answer for. The store is locked.
+// journaledLayers returns the layers in the journals and removals of all transactions. The caller
+// holds the store's lock.
 func (s *Store) journaledLayers() (map[uuid.UUID]bool, error) {
 	named := map[uuid.UUID]bool{}
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
@@ -259,7 +262,7 @@ func (s *Store) journaledLayers() (map[uuid.UUID]bool, error) {
 	return named, err
 }
 
-// readJournal reads the journal of a work directory; an empty one if there is none.
+// readJournal reads the journal of a transaction; a missing journal is empty.
 func (s *Store) readJournal(dir string) (j journal, err error) {
 	path := filepath.Join(dir, journalFile)
 	data, err := s.readBounded(path)
@@ -268,7 +271,7 @@ func (s *Store) readJournal(dir string) (j journal, err error) {
 	}
 	if err == nil {
 		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
-			j = journal{} // what was read before the error proves nothing
+			j = journal{} // discard a partial result
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}

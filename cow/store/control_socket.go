@@ -8,10 +8,11 @@ import (
 	"path/filepath"
 )
 
-// ControlSocket is the path of a new control socket of the process that serves the disk, in the run directory, which may
-// not exist yet, or in another one, which it makes. Nobody has to know the path: the disk's lock file says it (Serving). It is NAME.ctl in the run directory. Where that
-// is longer than a UNIX socket allows it is a short name there, and where the store's own path is too long for any, one
-// in the system's or this user's run directory, or in /dev/shm/cowblk-UID (see ownMemoryDir).
+// ControlSocket returns the path of a new control socket for the process that serves the disk.
+// Clients find the path in the disk's lock file (Serving). It is NAME.ctl in the run directory,
+// which may not exist yet. If that exceeds the length of a UNIX socket path it is a short name in
+// the run directory. If the store's path is too long for that, it lies in the system's or the
+// user's run directory or in /dev/shm/cowblk-UID (see ownMemoryDir), which ControlSocket creates.
 func (s *Store) ControlSocket(name string) (string, error) {
 	if err := CheckName("disk", name); err != nil {
 		return "", err
@@ -37,13 +38,13 @@ func (s *Store) ControlSocket(name string) (string, error) {
 	return "", fmt.Errorf("control socket of disk %q: no directory for it: the path of run directory %s is too long: %w", name, s.runDir, errors.Join(errs...))
 }
 
-// shortName is 16 characters that differ where names differ.
+// shortName returns a hash of name in 16 characters.
 func shortName(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return hex.EncodeToString(sum[:8])
 }
 
-// otherRunDirs are directories with short paths, in the order in which they are tried.
+// otherRunDirs returns directories with short paths, in order of preference.
 func (s *Store) otherRunDirs() (dirs []string) {
 	if d := userRunDir(s.getenv); d != "" {
 		dirs = append(dirs, d)
@@ -51,8 +52,8 @@ func (s *Store) otherRunDirs() (dirs []string) {
 	return append(dirs, ownMemoryDir())
 }
 
-// makeOwnDir makes a directory, or finds it made, that nobody but this user and root can change: a socket in it is the
-// one that was put there.
+// makeOwnDir creates a directory, or accepts an existing one, that only this user and root can
+// change: nobody else can replace a socket in it.
 func (s *Store) makeOwnDir(dir string) error {
 	if err := s.fs.MkdirAll(dir, 0o755); err != nil {
 		return err

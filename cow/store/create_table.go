@@ -13,15 +13,15 @@ import (
 	"cowblk/cow/layer"
 )
 
-// tableMap is what was found in one map of a table.
+// tableMap describes one map of a table.
 type tableMap struct {
 	paths  layer.Paths
-	format bool          // not a layer: shall become one
-	header *layer.Header // of the layer that it is; nil: format
+	format bool          // not a layer yet: format it
+	header *layer.Header // nil: format
 }
 
-// createFromTable makes a disk over files and devices that a table names. They stay where they are: removing the disk
-// leaves them alone. Everything is looked at before anything is formatted.
+// createFromTable creates a disk of the files and devices that a table names. They stay in place,
+// and removing the disk keeps them. All files are checked before any is formatted.
 func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
 	t, err := ParseTable(o.Table)
 	if err != nil {
@@ -92,7 +92,7 @@ func (t *Table) absolute() error {
 		}
 		*p = abs
 	}
-	return t.check() // two spellings of one path are the same path now
+	return t.check() // two spellings of one path are equal now
 }
 
 func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
@@ -115,8 +115,8 @@ func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
 	return baseOf(f, t.Base, t.BaseOffset*SectorSize, t.Length*SectorSize)
 }
 
-// inspectMaps finds out what every map holds and whether the disk can be made of them. Nothing is changed. It decides
-// the disk's block size: that of the layers there are.
+// inspectMaps reads every map and checks that the disk can be made of them. It changes nothing. It
+// sets the disk's block size to that of the existing layers.
 func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
 	maps := make([]tableMap, len(t.Layers))
 	m.BlockSize = o.BlockSize
@@ -151,7 +151,8 @@ func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap,
 	return maps, nil
 }
 
-// checkMap says whether a map can be used as it is, or formatted. With force what does not fit is formatted.
+// checkMap checks that a map can be used as it is or formatted. With force it marks a map that does
+// not fit for formatting.
 func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, force bool) error {
 	path := tm.paths.Map
 	var err error
@@ -192,7 +193,7 @@ func layerText(id uuid.UUID) string {
 	return "layer " + id.String()
 }
 
-// checkZero refuses a map that holds something within its first size bytes.
+// checkZero refuses a map with nonzero bytes in its first size bytes.
 func (s *Store) checkZero(path string, size int64) error {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
@@ -230,7 +231,8 @@ func (s *Store) checkZero(path string, size int64) error {
 	return nil
 }
 
-// addTableLayer enters a map and its data in the manifest, formatted if they have to be. The store is locked.
+// addTableLayer adds a map and its data to the manifest. It formats them if tm.format is set. The
+// caller holds the store's lock.
 func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error {
 	if tm.format {
 		p := layer.CreateParams{
@@ -254,7 +256,7 @@ func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error
 		}
 	}
 	entry := Layer{UUID: tm.header.UUID, Map: tm.paths.Map, Data: tm.paths.Data, DataOffset: tm.paths.DataOffset, Created: tm.header.Created}
-	if !last && !tm.header.SealedAt.IsZero() { // of a head the field means nothing
+	if !last && !tm.header.SealedAt.IsZero() { // a head has no seal time
 		sealed := tm.header.SealedAt
 		entry.Sealed = &sealed
 	}

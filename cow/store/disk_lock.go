@@ -18,37 +18,37 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Lock is the right to open one disk. It ends with Unlock or with the process.
+// Lock is the exclusive lock of one disk. Unlock or the end of the process releases it.
 type Lock struct {
 	s          *Store
-	file       vfs.File // nil: there is no lock file, and none could be made; nobody has the disk open then
+	file       vfs.File // nil: the lock file is missing and cannot be created; nobody has the disk open
 	name       string
-	memoryPath string // path of the file in memory that says who serves the disk; empty: the lock file does
-	// readOnly: the lock file cannot be written.
+	memoryPath string // path of the record in memory (serving_memory.go); empty: the record is in the lock file
+	// readOnly: the lock file is not writable.
 	readOnly bool
 }
 
-// lockTries bounds the wait for a disk's lock: Serving takes the lock for a moment to see whether it is free, which
-// must not make an opener fail.
+// lockTries limits the attempts to take a disk's lock. One attempt is not enough: Serving takes the
+// lock for a moment to see whether it is free.
 const lockTries = 30
 
-// lockWait is how long a process that is to serve a disk waits for one that only uses it: a check, a promotion of a
-// stopped disk. Its supervisor would give it up after a few refusals.
+// lockWait limits how long a process that will serve a disk waits for a holder that does not serve,
+// such as a check or an offline promotion. A supervisor would give up after a few failures.
 const lockWait = time.Minute
 
-// servingSize is the length of a lock file, in bytes: its content is written over what is there, which takes no room on
-// a full file system.
+// servingSize is the minimum length of a lock file in bytes. Overwriting it needs no space on a
+// full file system.
 const servingSize = 1024
 
-// LockDisk takes the disk's lock. ErrInUse names who holds it; ErrNotFound.
+// LockDisk takes the disk's lock. Errors: ErrInUse, which names the holder; ErrNotFound.
 func (s *Store) LockDisk(name string) (*Lock, error) {
 	return s.lockDisk(context.Background(), name, lockOptions{})
 }
 
 // lockOptions for lockDisk.
 type lockOptions struct {
-	wait     time.Duration // for as long as the holder serves nobody, at most
-	readOnly bool          // the disk is only read: its lock file may be one that cannot be written
+	wait     time.Duration // maximum wait for a holder that does not serve the disk
+	readOnly bool          // accept a lock file that is not writable
 }
 
 func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock, error) {
@@ -91,7 +91,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		if err != nil && !errors.Is(err, vfs.ErrLocked) {
 			return nil, fmt.Errorf("disk %q: %w", name, err)
 		}
-		// Locked, or removed and made anew between open and lock.
+		// Locked, or replaced between open and lock.
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: %w", s.inUse(name), ctx.Err())
@@ -101,8 +101,8 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 	return nil, s.inUse(name)
 }
 
-// newLock makes the lock file of a new disk, with content: a disk that is opened for the first time needs no room for it
-// then. Its content need not be durable.
+// newLock creates the lock file of a new disk at its full length, so that the first open needs no
+// space. The content need not be durable.
 func (tx *txn) newLock() error {
 	f, err := tx.s.fs.OpenFile(tx.path("disk", lockFile), os.O_WRONLY|os.O_CREATE, filePerm)
 	if err != nil {
@@ -112,7 +112,7 @@ func (tx *txn) newLock() error {
 	return errors.Join(l.write(Serving{}), f.Close())
 }
 
-// openLock opens the lock file of a disk, and makes it if there is none.
+// openLock opens the lock file of a disk and creates it if it is missing.
 func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	l := &Lock{s: s, name: name}
 	flags := os.O_RDWR | unix.O_NOFOLLOW
@@ -149,13 +149,14 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	return l, nil
 }
 
-// linkedLock refuses a lock file that is a symbolic link (O_NOFOLLOW, open(2)): whose lock that is nobody can say.
+// linkedLock refuses a lock file that is a symbolic link (O_NOFOLLOW, open(2)): its lock may
+// protect another disk.
 func linkedLock(path string) error {
 	return &Mismatch{File: path, What: "lock of the disk", Expected: "a regular file", Found: "a symbolic link",
 		Advice: "see to it that no process has the disk open, and give the link another name: mv -n " + shell.Path(path) + " " + shell.Path(path+".link") + "\nthe next command makes the lock anew"}
 }
 
-// mayRead reports whether a file can be opened for reading.
+// mayRead reports whether this process can open a file for reading.
 func (s *Store) mayRead(path string) bool {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err == nil {
@@ -164,16 +165,16 @@ func (s *Store) mayRead(path string) bool {
 	return err == nil
 }
 
-// cannotWrite reports whether an error says that this process cannot change a file, which it may still be able to read:
-// a read-only file system, another user's file.
+// cannotWrite reports whether an error means a file is not writable for this process: a read-only
+// file system or a file of another user. It may still be readable.
 func cannotWrite(err error) bool {
 	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
 }
 
-// noSpace reports whether an error says that the file system, or the user's share of it, is full.
+// noSpace reports whether an error means that the file system or the user's quota is full.
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// restrict takes from other users what an earlier version has let them open.
+// restrict removes the access of other users that earlier versions granted.
 func (l *Lock) restrict() {
 	if f, ok := l.file.(vfs.Restricter); ok && !l.readOnly {
 		if err := f.Restrict(filePerm); err != nil {
@@ -182,7 +183,7 @@ func (l *Lock) restrict() {
 	}
 }
 
-// sameFile reports whether path still leads to the open file f.
+// sameFile reports whether path still names the open file f.
 func (s *Store) sameFile(f vfs.File, path string) bool {
 	id, err := f.Identity()
 	if err != nil {
@@ -196,9 +197,9 @@ func (s *Store) sameFile(f vfs.File, path string) bool {
 	return !ok || sys.Ino == id.Inode && sys.Dev == id.Dev
 }
 
-// SetServing records who serves the disk, for other processes to find. Where the lock file cannot be written, because
-// the file system is full or read-only, the record is kept in memory (tmpfs), and where that is not to be had either,
-// other processes find out from the kernel which process it is, and not where its sockets are.
+// SetServing records for other processes how the disk is served. If the lock file is not writable,
+// because the file system is full or read-only, the record is kept in memory (tmpfs). If that fails
+// too, other processes learn only the PID, from the kernel.
 func (l *Lock) SetServing(v Serving) error {
 	if l.file == nil {
 		return nil
@@ -223,7 +224,8 @@ func (l *Lock) SetServing(v Serving) error {
 	return nil
 }
 
-// write puts v over the content of the lock file, which becomes no shorter: on most file systems that takes no room.
+// write overwrites the content of the lock file with v. The file does not shrink: on most file
+// systems that needs no space.
 func (l *Lock) write(v Serving) error {
 	if l.readOnly {
 		return unix.EROFS
@@ -236,7 +238,7 @@ func (l *Lock) write(v Serving) error {
 	if err != nil {
 		return err
 	}
-	// Spaces and an end of line belong to no value of JSON: readers of all versions take what is before them.
+	// JSON readers of all versions ignore trailing white space.
 	if pad := max(servingSize, min(int(size), maxServing)) - len(data) - 1; pad > 0 {
 		data = append(data, bytes.Repeat([]byte{' '}, pad)...)
 	}
@@ -245,19 +247,19 @@ func (l *Lock) write(v Serving) error {
 	return err
 }
 
-// Unlock gives the disk back.
+// Unlock releases the disk.
 func (l *Lock) Unlock() error {
 	if l.file == nil {
 		return nil
 	}
 	l.removeMemory()
-	// What remains written there is not believed once another process has the lock.
+	// The record is ignored once another process has the lock.
 	_ = l.write(Serving{})
 	l.s.diskLocks.remove(l)
 	return l.file.Close()
 }
 
-// lockSet are the locks of disks that a Store has.
+// lockSet is the set of disk locks that a Store holds.
 type lockSet struct {
 	mu  sync.Mutex
 	all map[*Lock]bool
@@ -278,7 +280,7 @@ func (h *lockSet) remove(l *Lock) {
 	delete(h.all, l)
 }
 
-// find is the lock of a disk, or nil.
+// find returns the lock of a disk, or nil.
 func (h *lockSet) find(name string) *Lock {
 	h.mu.Lock()
 	defer h.mu.Unlock()

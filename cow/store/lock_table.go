@@ -11,7 +11,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// parts are the files that the table names. maps, nil before they have been looked at, says which of them are layers.
+// parts returns the files that the table names. maps, if not nil, says which of them are layers.
 func (t *Table) parts(maps []tableMap) []*part {
 	const owner = "the table"
 	size := t.Length * SectorSize
@@ -28,7 +28,7 @@ func (t *Table) parts(maps []tableMap) []*part {
 	return parts
 }
 
-// lockedFiles are files that are open for their locks alone.
+// lockedFiles are files that are open only for their locks.
 type lockedFiles struct {
 	files []vfs.File
 	locks []*vfs.RangeLock
@@ -43,8 +43,8 @@ func (h *lockedFiles) close() {
 	}
 }
 
-// lockTable takes the locks of an open disk on what the table names: a process may have it open in another store. What
-// is to be formatted is locked when that is done.
+// lockTable takes the locks of an open disk on the table's files: a process may have them open in
+// another store. Maps that will be formatted are locked when they are.
 func (s *Store) lockTable(t *Table, maps []tableMap) (_ *lockedFiles, err error) {
 	h := new(lockedFiles)
 	defer func() {
@@ -73,7 +73,7 @@ func (s *Store) lockTable(t *Table, maps []tableMap) (_ *lockedFiles, err error)
 	return h, nil
 }
 
-// lock locks bytes of a file as an open layer would; whole also takes the lock of its map.
+// lock locks bytes of a file as an open layer does; whole also takes the flock of a map.
 func (h *lockedFiles) lock(fsys vfs.FS, path, what string, off, n int64, exclusive, whole bool) error {
 	flag := os.O_RDONLY
 	if exclusive {

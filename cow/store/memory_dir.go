@@ -12,11 +12,11 @@ import (
 	"syscall"
 )
 
-// ownMemoryDir is this user's directory where there is no run directory: /dev/shm/cowblk-UID. It need not exist; see
-// MakeSharedDir. Everybody can make files in /dev/shm, and so take that name: then it is one with a random end, the
-// first that this user has already, or a new one. Whoever looks for what lies there finds the paths recorded, or finds the same
-// directory: nobody else can make one that is this user's, and nobody else can rename or remove it (/dev/shm is sticky). A
-// process stays with one.
+// ownMemoryDir returns this user's directory in memory: /dev/shm/cowblk-UID. It need not exist; see
+// MakeSharedDir. Other users can take that name in /dev/shm. Then a random suffix is added, and the
+// first such directory that this user owns is used again. Other processes find the recorded paths,
+// or the same directory: /dev/shm is sticky, so other users cannot create, rename or remove a
+// directory of this user. The result is constant within a process.
 var ownMemoryDir = sync.OnceValue(func() string { return memoryDirIn("/dev/shm", os.Geteuid()) })
 
 func memoryDirIn(shm string, uid int) string {
@@ -25,7 +25,7 @@ func memoryDirIn(shm string, uid int) string {
 	if ok {
 		return plain
 	}
-	others, _ := filepath.Glob(plain + "-*") // in the order of names
+	others, _ := filepath.Glob(plain + "-*") // sorted by name
 	for _, dir := range others {
 		if ok, _ := ownDir(dir, uid); ok {
 			return dir
@@ -35,11 +35,12 @@ func memoryDirIn(shm string, uid int) string {
 		return plain
 	}
 	var end [8]byte
-	_, _ = rand.Read(end[:]) // it never fails
+	_, _ = rand.Read(end[:]) // never fails
 	return plain + "-" + hex.EncodeToString(end[:])
 }
 
-// ownDir reports whether there is something at path, and whether it is a directory that no other user can change.
+// ownDir reports whether path exists (there), and whether it is a directory that no other user can
+// change (ok).
 func ownDir(path string, uid int) (ok, there bool) {
 	fi, err := os.Lstat(path)
 	if err != nil {
@@ -49,7 +50,7 @@ func ownDir(path string, uid int) (ok, there bool) {
 	return known && fi.IsDir() && int64(st.Uid) == int64(uid) && fi.Mode()&0o022 == 0, true
 }
 
-// userRunDir is the system's run directory for root, and this user's for others; empty: there is none.
+// userRunDir returns the system's run directory for root and the user's for others; empty: none.
 func userRunDir(getenv func(string) string) string {
 	if os.Geteuid() == 0 {
 		return systemRun

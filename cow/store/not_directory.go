@@ -10,23 +10,23 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// NotDirectory is an entry of images/ or disks/ that has the name of an image or a disk and is none: a file, a FIFO, a symbolic
-// link that leads to no directory. As long as it is there nothing can have the name.
+// NotDirectory is an entry of images/ or disks/ with a valid name that is not a directory: a file,
+// a FIFO, a symbolic link to anything else. It blocks the name.
 type NotDirectory struct {
-	Kind string // KindImage or KindDisk: what would have the name
+	Kind string // KindImage or KindDisk, by its place
 	Name string
 	Path string
 	What string // "a FIFO"
 }
 
-// Err is what a command says that is given the name. It is an ErrRefused.
+// Err returns the error of a command for that name. It is an ErrRefused.
 func (t *NotDirectory) Err() error {
 	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceNotDirectory}
 }
 
 const adviceNotDirectory = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
 
-// NotDirectories lists those that there are: of images, then of disks, each in the order of names.
+// NotDirectories lists the entries of images/, then of disks/, each in the order of names.
 func (s *Store) NotDirectories() ([]*NotDirectory, error) {
 	var all []*NotDirectory
 	for _, kind := range []string{KindImage, KindDisk} {
@@ -56,7 +56,8 @@ func dirOf(kind string) string {
 	return disksDir
 }
 
-// notDirectory is the entry at the place of an image or a disk that is none; nil: there is a directory, or nothing.
+// notDirectory returns the entry at the place of an image or a disk if it is not a directory; else
+// nil.
 func (s *Store) notDirectory(kind, name string) *NotDirectory {
 	path := s.path(dirOf(kind), name)
 	look := s.fs.Stat
@@ -95,11 +96,11 @@ func fileText(mode fs.FileMode) string {
 	return "a device"
 }
 
-// notDirectories reports those whose names are checked, or all.
+// notDirectories reports the entries with the checked names, or all.
 func (c *checker) notDirectories(storeReport *Report) {
 	strays, err := c.s.NotDirectories()
 	if err != nil {
-		return // whoever lists the directory says so
+		return // reported with the directory
 	}
 	for _, t := range strays {
 		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {

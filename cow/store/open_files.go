@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// CheckOpenFiles returns an ErrRefused if the files of a disk, which this process has open, are not in their places any more: a
-// change made there would be one of another disk, or of none.
+// CheckOpenFiles returns an ErrRefused if the files of a disk that this process has open were moved
+// or replaced: a change by name would affect another disk or none.
 func (s *Store) CheckOpenFiles(m *Manifest) error {
 	misplaced := func(path, what, found string) error {
 		return &Mismatch{File: path, What: fmt.Sprintf("%s of disk %q, which is open", what, m.Name), Expected: "it to be here", Found: found,
@@ -29,8 +29,8 @@ func (s *Store) CheckOpenFiles(m *Manifest) error {
 	return s.checkLockFile(m, misplaced)
 }
 
-// checkLockFile wants the disk's lock file to be the one that this process has locked. The lock is one of a file, not of a
-// name: another file has another lock.
+// checkLockFile checks that the disk's lock file is the one that this process has locked. A flock
+// belongs to the inode, not to the name.
 func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found string) error) error {
 	path := s.path(disksDir, m.Name, lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
@@ -38,7 +38,7 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 	case errors.Is(err, fs.ErrNotExist):
 		return misplaced(path, "lock", "that it was removed")
 	case errors.Is(err, fs.ErrPermission):
-		// To this process, which may be confined to the files that were there.
+		// Perhaps only for this process: the sandbox may allow only the original files.
 		return misplaced(path, "lock", "another one, which cannot be opened: the files were replaced")
 	case err != nil:
 		return fmt.Errorf("disk %q: %w", m.Name, err)

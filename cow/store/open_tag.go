@@ -11,14 +11,14 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Reading is the content of a tag or of a stopped disk, open for reading.
+// Reading is a tag or a stopped disk that is open for reading.
 type Reading struct {
 	*cow.Disk
-	Manifest *Manifest // for a tag: its layers end with the tag's
-	lock     *Lock     // nil: a tag
+	Manifest *Manifest // for a tag: up to the tag's layer
+	lock     *Lock     // nil for a tag
 }
 
-// Close closes the disk and, if it was not a tag, gives up its lock.
+// Close closes the disk and releases the lock of a stopped disk.
 func (r *Reading) Close() error {
 	err := r.Disk.Close()
 	if r.lock != nil {
@@ -27,10 +27,11 @@ func (r *Reading) Close() error {
 	return err
 }
 
-// OpenTag opens NAME@TAG for reading: the base and the layers up to the tag's. Those never change, so the disk may be
-// served meanwhile, by this process or another one, promoted, rolled back or removed. A disk without a tag is opened
-// as a whole, and has to be stopped and stay so: its lock is held.
-// Errors: as of OpenDisk; ErrInUse also for a tag that is not sealed after some time, or when ctx ends while waiting.
+// OpenTag opens NAME@TAG for reading: the base and the layers up to the tag's. They are immutable,
+// so any process may serve, promote, roll back or remove the disk meanwhile. Without a tag it opens
+// the whole disk, which must be stopped, and holds its lock.
+// Errors: those of OpenDisk; also ErrInUse if the tag's layer is not sealed in time or ctx ends
+// during that wait.
 func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, error) {
 	if ref.Tag == "" {
 		opened, err := s.OpenDisk(ctx, ref.Name, OpenOptions{Cow: o, ReadOnly: true})
@@ -52,7 +53,7 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		return nil, err
 	}
 	for start := time.Now(); ; {
-		// The manifest too is read anew: a promotion that fails takes its tag back.
+		// Read the manifest again each time: a failed promotion removes its tag.
 		m, err := s.upToTag(ref)
 		if err != nil {
 			return nil, err
@@ -61,8 +62,8 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		if err == nil {
 			return &Reading{Disk: disk, Manifest: m}, nil
 		}
-		// Of a tag's layers only a former head that is not sealed yet is locked exclusively; openStack waits for those
-		// below the last one.
+		// Only a former head that is not sealed yet is locked exclusively. openStack waits for the
+		// layers below the last one.
 		var locked *cow.BaseLockedError
 		if !errors.Is(err, layer.ErrInUse) || errors.As(err, &locked) {
 			return nil, fmt.Errorf("tag %s: %w", ref, err)
@@ -78,7 +79,7 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 	}
 }
 
-// upToTag is the disk's manifest without the layers above the tag's.
+// upToTag returns the disk's manifest without the layers above the tag's.
 func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 	if err := CheckName("tag", ref.Tag); err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 	return m, nil
 }
 
-// tagAdvice says which tags a disk has, or how it gets one.
+// tagAdvice lists the tags of a disk, or says how to make one.
 func (s *Store) tagAdvice(name string) string {
 	var tags []string
 	if m, err := s.Disk(name); err == nil {

@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// partKind is what bytes of a file are for a disk.
+// partKind says what a disk uses a range of a file for.
 type partKind string
 
 const (
@@ -21,17 +21,17 @@ const (
 	partBase partKind = "base"
 )
 
-// part is bytes of a file or device that a disk, or an image, consists of.
+// part is a range of a file or device that a disk or an image uses.
 type part struct {
 	owner string // "disk NAME", "image NAME", or "the table"
 	kind  partKind
-	layer uuid.UUID // zero: a base, or a layer that is to be made
-	head  bool      // of a layer that is written
+	layer uuid.UUID // zero: a base, or a layer still to be created
+	head  bool      // part of a writable layer
 	path  string
 	off   int64
-	n     int64 // < 0: all of the file
+	n     int64 // < 0: to the end of the file
 
-	extents []vfs.Extent // of it and of what its device is a part of; see locate
+	extents []vfs.Extent // on the inode and on the devices below it; see locate
 }
 
 func (p *part) String() string {
@@ -41,7 +41,7 @@ func (p *part) String() string {
 	return fmt.Sprintf("%s %s of %s", p.kind, p.path, p.owner)
 }
 
-// locate finds out which bytes of which inodes a part is. A file that is not there has none.
+// locate finds the extents of a part. A missing file has none.
 func (s *Store) locate(p *part) error {
 	var err error
 	p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n)
@@ -51,7 +51,7 @@ func (s *Store) locate(p *part) error {
 	return err
 }
 
-// overlap returns the names of a file of which both parts have bytes in common: the ones by which either knows it.
+// overlap returns the paths, as either part knows them, of a file in which both have common bytes.
 func (p *part) overlap(o *part) (mine, other string, ok bool) {
 	for _, a := range p.extents {
 		for _, b := range o.extents {
@@ -63,8 +63,8 @@ func (p *part) overlap(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
-// conflicts is common for a disk that is to be made. A base that is a regular file is told by its time of change, which
-// writes to any of its bytes change: none of it may be map or data.
+// conflicts is overlap for a new disk. It also refuses map or data in a regular file that is a
+// base: any write to the file changes the time by which a base is checked.
 func (p *part) conflicts(o *part) (mine, other string, ok bool) {
 	if mine, other, ok = p.overlap(o); ok || (p.kind == partBase) == (o.kind == partBase) {
 		return mine, other, ok
@@ -79,8 +79,8 @@ func (p *part) conflicts(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
-// compatible reports whether two parts may be the same bytes: a base of several disks, or the same file of a sealed
-// layer that they share.
+// compatible reports whether two parts may share bytes: both are bases, or the same file of a
+// sealed layer.
 func (p *part) compatible(o *part) bool {
 	if p.kind == partBase && o.kind == partBase {
 		return true
@@ -88,7 +88,7 @@ func (p *part) compatible(o *part) bool {
 	return p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer && !p.head && !o.head
 }
 
-// partsOf are the files of a disk. Its image, if it lies on one, is the image's.
+// partsOf returns the files of a disk without its image.
 func (s *Store) partsOf(m *Manifest) []*part {
 	owner := fmt.Sprintf("disk %q", m.Name)
 	var parts []*part
@@ -99,7 +99,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		p, head := s.paths(l), i == len(m.Layers)-1
-		// A layer below may be smaller than the disk, and another's data lie behind it.
+		// A lower layer may be smaller than the disk, and the data of another may follow.
 		size := m.Size
 		if !head && !l.inStore() {
 			if h, err := layer.ReadHeader(s.fs, p.Map); err == nil && h.UUID == l.UUID {
@@ -113,7 +113,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	return parts
 }
 
-// imageParts are the data of the store's images, which layers lie on and nobody writes.
+// imageParts returns the data files of the store's images, which are never written.
 func (s *Store) imageParts() ([]*part, error) {
 	names, err := s.names(imagesDir)
 	return s.partsOfImages(names), err
@@ -126,7 +126,7 @@ func (s *Store) partsOfImages(names []string) (parts []*part) {
 	return parts
 }
 
-// refuseOverlap refuses parts of one disk of which bytes are another's of them. Each must be there.
+// refuseOverlap refuses parts of one disk that share bytes. Each file must exist.
 func (s *Store) refuseOverlap(parts []*part) error {
 	for i, p := range parts {
 		var err error
@@ -142,9 +142,10 @@ func (s *Store) refuseOverlap(parts []*part) error {
 	return nil
 }
 
-// refuseUsed refuses the parts of a new disk of which bytes are those of another disk or of an image of the store,
-// unless both only read them. The store is locked. A disk whose manifest cannot be read might own any file: an error, but
-// where the parts are only read (lenient): the locks of who opens that disk keep it from writing to them.
+// refuseUsed refuses parts of a new disk that share bytes with another disk or an image, unless
+// both only read them. A disk with an unreadable manifest might use any file: an error unless
+// lenient, for parts that are only read, because the locks of an open disk prevent writes to them.
+// The caller holds the store's lock.
 func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	for _, p := range parts {
 		if err := s.locate(p); err != nil {
@@ -177,7 +178,7 @@ func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	return nil
 }
 
-// sharedFileText names the file that two parts have in common, where neither's path does.
+// sharedFileText names the file that two parts share if neither path does.
 func sharedFileText(a *part, pathOfA string, b *part, pathOfB string) string {
 	if pathOfA == a.path && pathOfB == b.path {
 		return ""
@@ -202,15 +203,15 @@ func sharedAdvice(o *part) string {
 	return "name another file"
 }
 
-// refuseStoreFile refuses a file that belongs to a store: this one or another. What the store does with it, removing it for
-// example, does not ask those who have it by another name.
+// refuseStoreFile refuses a file that belongs to this or another store. The store may remove it at
+// any time.
 func (s *Store) refuseStoreFile(what, path string) error {
 	if s.contains(path) {
 		return s.storeFileError(what, path, path, s.dir)
 	}
 	extents, err := vfs.Extents(s.fs, path, 0, -1)
 	if err != nil {
-		return nil // whoever opens it says what is wrong with it
+		return nil // the open reports the error
 	}
 	for _, e := range extents {
 		if e.Path == "" {
@@ -230,7 +231,8 @@ func (s *Store) refuseStoreFile(what, path string) error {
 	return err
 }
 
-// storeFileError says to which store the file at path belongs, whose name there is file, and what to do instead.
+// storeFileError returns the error for the file at path that belongs to the store in dir, where its
+// path is file, with advice.
 func (s *Store) storeFileError(what, path, file, dir string) error {
 	found := "a file of " + dir
 	if file != path {
@@ -239,7 +241,7 @@ func (s *Store) storeFileError(what, path, file, dir string) error {
 	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviceInstead(file, dir)}
 }
 
-// adviceInstead says how a disk is made on what a file of a store holds.
+// adviceInstead says how to make a disk on the content of a store's file.
 func (s *Store) adviceInstead(file, dir string) string {
 	if dir != s.dir {
 		return "name a file outside of it"
@@ -266,7 +268,7 @@ func (s *Store) adviceInstead(file, dir string) string {
 	return "make the disk on what a disk holds: cowblk promote DISK --tag TAG, then --from DISK@TAG"
 }
 
-// contains reports whether a path leads into the store's directory, symbolic links followed.
+// contains reports whether a path, with symbolic links resolved, is in the store's directory.
 func (s *Store) contains(path string) bool {
 	dir, err1 := filepath.EvalSymlinks(s.dir)
 	path, err2 := filepath.EvalSymlinks(path)
@@ -277,8 +279,8 @@ func (s *Store) contains(path string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// StoreOf returns the directory that makes a file one of a store; empty: it is none. What lies below a loop device or a
-// partition counts, too.
+// StoreOf returns the directory of the layer or image that a file belongs to; empty: none. It also
+// checks the files below a loop device or a partition.
 func StoreOf(path string) string {
 	extents, err := vfs.Extents(vfs.OS{}, path, 0, -1)
 	if err != nil {
@@ -292,8 +294,8 @@ func StoreOf(path string) string {
 	return ""
 }
 
-// storeOf returns the directory that makes a file one of a store, wherever that is: images/NAME with image.json, or
-// layers/UUID with the map of that layer. Empty: it is none.
+// storeOf returns the directory of the layer or image of any store that a file belongs to:
+// images/NAME with image.json, or layers/UUID with the map of that layer; empty: none.
 func storeOf(fsys vfs.FS, path string) string {
 	if path == "" {
 		return ""
@@ -319,7 +321,8 @@ func storeOf(fsys vfs.FS, path string) string {
 	return ""
 }
 
-// inodeInStore looks for a file of the store that one of the extents is: by a hard link, or mounted elsewhere.
+// inodeInStore finds a file of the store with the inode of one of the extents: a hard link or a
+// bind mount.
 func (s *Store) inodeInStore(extents []vfs.Extent) (string, error) {
 	want := map[vfs.Inode]bool{}
 	for _, e := range extents {

@@ -9,9 +9,10 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Preflight opens and closes what lies below the head of a disk that another process may be serving, with all checks
-// that OpenDisk makes. It does not touch the head, and takes no lock: OpenDisk may still fail, but what is wrong with
-// base, images, sealed layers and manifest comes out here, and what it reads from them is in memory then.
+// Preflight opens and closes the layers below the head of a disk that another process may be
+// serving, with the checks of OpenDisk. It does not open the head and takes no lock, so OpenDisk
+// may still fail. It finds errors of base, images, sealed layers and manifest early, and leaves
+// what it read in the page cache.
 func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error {
 	m, err := s.Disk(name)
 	if err != nil {
@@ -35,7 +36,7 @@ func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error
 	}
 	disk, err := s.openStack(ctx, m, OpenOptions{Cow: o, ReadOnly: true})
 	if errors.Is(err, layer.ErrInUse) {
-		return nil // a former head that is still being sealed: the process that does it has it open
+		return nil // another process is still sealing a former head
 	}
 	if err != nil {
 		return err

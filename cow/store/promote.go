@@ -16,19 +16,20 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Promotion is what Promote has done.
+// Promotion is the result of Promote for one disk.
 type Promotion struct {
 	Disk   string    `json:"disk"`
 	Tag    string    `json:"tag"`
-	Sealed uuid.UUID `json:"sealed"` // the layer that was the head
-	Head   uuid.UUID `json:"head"`   // the new one
-	Depth  int       `json:"depth"`  // layers now
+	Sealed uuid.UUID `json:"sealed"` // the former head
+	Head   uuid.UUID `json:"head"`   // the new head
+	Depth  int       `json:"depth"`  // number of layers with the new head
 }
 
-// DefaultTag is the tag of a promotion that was given none: the time.
+// DefaultTag returns the tag of a promotion without a tag: the time.
 func DefaultTag(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
 
-// freeTag is DefaultTag, or what follows it if one of the disks has that already: 20061127T120000Z-2 and so on.
+// freeTag returns DefaultTag, or the next one that none of the disks has: 20061127T120000Z-2 and so
+// on.
 func freeTag(disks []*Manifest, t time.Time) string {
 	first := DefaultTag(t)
 	tag := first
@@ -38,9 +39,10 @@ func freeTag(disks []*Manifest, t time.Time) string {
 	return tag
 }
 
-// Promote seals the heads of disks that nobody has open, names them tag (DefaultTag if empty, or the next free one) and puts a new, empty head
-// on each: on all of them or on none. The new heads and the manifests that name them are durable before the old ones
-// are sealed; a crash in between leaves an unsealed layer below the head, which the next open accepts and seals.
+// Promote seals the heads of disks that nobody has open, tags them and adds a new, empty head: on
+// all of them or on none. An empty tag is DefaultTag or the next free one. The new heads and
+// manifests are durable before the old heads are sealed. A crash in between leaves an unsealed
+// layer below the head, which the next open seals.
 // Errors: ErrNotFound, ErrInUse, ErrExists (the tag), ErrRefused.
 func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion, err error) {
 	var disks []*Manifest
@@ -50,7 +52,7 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 		}
 	}
 	for _, name := range names {
-		// Opening proves that the stack is sound, and closing leaves nothing unwritten.
+		// The open checks the stack, and the close flushes it.
 		opened, err := s.OpenDisk(ctx, name, OpenOptions{})
 		if err != nil {
 			return nil, err
@@ -93,15 +95,16 @@ func (s *Store) seal(l *Layer, now time.Time) error {
 	return errors.Join(f.Seal(now), f.Close())
 }
 
-// Everything that a promotion puts in place, forward and back, lies in its work directory before the guest is touched:
-// from then on the change takes renames alone, which need no room on the file system, so that it can always be taken
-// back. A disk's file is named after its place among the disks.
+// The files of a promotion and of its reversal are staged in the transaction before the guest is
+// quiesced. From then on the change only renames files, which needs no space, so it can always be
+// undone. A file is named after the index of its disk.
 const (
 	stagedAfter  = ".after"
 	stagedBefore = ".before"
 )
 
-// stage writes the manifests from before and after, and for several disks the records of the change in both directions.
+// stage writes the old and the new manifests, and for several disks the commit records of both
+// directions.
 func (p *Pending) stage() error {
 	for _, c := range []struct {
 		from, to []*Manifest
@@ -119,7 +122,7 @@ func (p *Pending) stage() error {
 			}
 		}
 		if len(c.to) == 1 {
-			continue // one rename happens or does not
+			continue // one rename is atomic
 		}
 		data, err := json.Marshal(record)
 		if err == nil {
@@ -132,7 +135,8 @@ func (p *Pending) stage() error {
 	return p.s.fs.SyncDir(p.txn.dir)
 }
 
-// writeFile makes a file in the work directory, its content durable; its name is with the directory's next sync.
+// writeFile durably writes a file in the transaction. Its name is durable after the next sync of
+// the directory.
 func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
 	f, err := tx.s.fs.OpenFile(tx.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
@@ -147,7 +151,7 @@ func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// renameStaged moves what was staged with this suffix to its places, durably.
+// renameStaged durably renames the files staged with this suffix to their places.
 func (p *Pending) renameStaged(suffix string) error {
 	s := p.s
 	if len(p.after) > 1 {
@@ -169,16 +173,17 @@ func (p *Pending) renameStaged(suffix string) error {
 	return nil
 }
 
-// File descriptors that a promotion takes. It must not run out of them half way, when it can neither go on nor back.
+// File descriptors that a promotion needs. It must not run out of them half way, when it can
+// neither finish nor undo the change.
 const (
-	fdsPerDisk   = 8 // the new head's, those of the former head when it is sealed, each once more for direct I/O
+	fdsPerDisk   = 8 // the new head, and the former head for the seal, each also for direct I/O
 	fdsTransient = 4 // locks, directories and files that are open for a moment
 )
 
-// fdReserve are files that are open for nothing but the descriptors that they hold.
+// fdReserve is a set of files that are open only to reserve their descriptors.
 type fdReserve []vfs.File
 
-// reserveFDs opens n of them, or none: the process may not have so many more, and its error says so.
+// reserveFDs opens n files or none.
 func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
 	for range n {
 		f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY, 0)
@@ -190,7 +195,7 @@ func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
 	return r, nil
 }
 
-// free gives n of them back.
+// free closes n of the files.
 func (r *fdReserve) free(n int) error {
 	var errs []error
 	for _, f := range (*r)[len(*r)-n:] {

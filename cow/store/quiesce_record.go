@@ -9,11 +9,12 @@ import (
 	"cowblk/cow/strictjson"
 )
 
-// quiesceFile, in a disk's directory, is there while the disk's guest is made to hold still for a promotion. A process that
-// finds one of a dead process lets the guest go on.
+// quiesceFile is in a disk's directory while a promotion has the disk's guest quiesced. A process
+// that finds the record of a dead process thaws the guest.
 const quiesceFile = "quiesced.json"
 
-// SetQuiesceRecord keeps v, durably, as the note of a disk whose lock the caller holds; nil takes the note back.
+// SetQuiesceRecord durably writes v as the quiesce record of a disk; nil removes the record. The
+// caller holds the disk's lock.
 func (s *Store) SetQuiesceRecord(name string, v any) error {
 	path := s.path(disksDir, name, quiesceFile)
 	var err error
@@ -31,7 +32,7 @@ func (s *Store) SetQuiesceRecord(name string, v any) error {
 	return nil
 }
 
-// DropQuiesceRecord takes the note back of a disk that nobody has open; ErrInUse.
+// DropQuiesceRecord removes the quiesce record of a disk. ErrInUse: a process has the disk open.
 func (s *Store) DropQuiesceRecord(name string) error {
 	lock, err := s.LockDisk(name)
 	if err != nil {
@@ -40,7 +41,7 @@ func (s *Store) DropQuiesceRecord(name string) error {
 	return errors.Join(s.SetQuiesceRecord(name, nil), lock.Unlock())
 }
 
-// QuiesceRecord reads a disk's note into v; false if there is none.
+// QuiesceRecord reads a disk's quiesce record into v; false if there is none.
 func (s *Store) QuiesceRecord(name string, v any) (bool, error) {
 	path := s.path(disksDir, name, quiesceFile)
 	data, err := s.readBounded(path)

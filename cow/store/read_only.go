@@ -14,11 +14,12 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A store may be one that this process can only read: a file system that was remounted after an error, a snapshot, a
-// read-only bind mount, a store of another user. It can be checked and listed, its disks exported and served read-only.
+// A store may be read-only for this process: a file system that was remounted after an error, a
+// snapshot, a read-only bind mount, a store of another user. It can be checked and listed, and its
+// disks can be exported and served read-only.
 
-// lockedToRead runs f, which only reads, while nobody changes the store, as far as this process can see to that: what it
-// cannot lock it reads all the same.
+// lockedToRead runs f, which only reads, with the store locked. It runs f without the lock if this
+// process cannot take it.
 func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 	ran := false
 	err := s.locked(ctx, func() error {
@@ -35,7 +36,7 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("store %s: %w", s.dir, err)
 	}
-	// Shared: many may read, and a change elsewhere, where the store can be written, waits for this moment.
+	// Shared: readers do not exclude each other, and a change by another process waits.
 	if err := lock.Lock(false); err != nil && !errors.Is(err, vfs.ErrLocked) {
 		return errors.Join(fmt.Errorf("store %s: %w", s.dir, err), lock.Close())
 	}
@@ -43,8 +44,8 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// refuseHalfChanged refuses to read disks of which it is not known what they are: a change of several disks was interrupted,
-// and has reached some of them.
+// refuseHalfChanged refuses a disk if an interrupted change of several disks has reached only some
+// of them.
 func (s *Store) refuseHalfChanged(disk string) error {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +67,7 @@ func (s *Store) refuseHalfChanged(disk string) error {
 			continue
 		}
 		if stale, err := s.isStale(dir); err != nil || !stale {
-			continue // a process elsewhere, where the store can be written, is about it
+			continue // a process elsewhere, which can write the store, is changing it
 		}
 		for i, m := range c.To {
 			if now, err := s.Disk(m.Name); err == nil && now.Head().UUID == c.From[i] {
@@ -80,14 +81,14 @@ func (s *Store) refuseHalfChanged(disk string) error {
 	return nil
 }
 
-// replaceRunDir is the directory for the sockets of a store that cannot be written, whose run directory run lies in it:
-// one of this user's, named after the store's directory dir. Empty: run can be used.
+// replaceRunDir returns a directory of this user, named after the store in dir, if the run
+// directory run lies in a store that is not writable; empty: run can be used.
 func replaceRunDir(o *Options, dir, run string) string {
 	host, ok := o.FS.(vfs.HostFS)
 	if !ok || !within(dir, run) {
 		return ""
 	}
-	// Of what there is: neither the run directory nor the store need be there yet.
+	// Check the nearest existing directory.
 	for at := run; within(dir, at); at = filepath.Dir(at) {
 		err := host.Writable(at)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +105,8 @@ func replaceRunDir(o *Options, dir, run string) string {
 	return otherRunDir(o.Getenv, dir)
 }
 
-// otherRunDir is a directory of this user's that is named after the store in dir, not in it.
+// otherRunDir returns a directory of this user that is named after the store in dir and lies
+// outside it.
 func otherRunDir(getenv func(string) string, dir string) string {
 	name := "store-" + shortName(dir)
 	if d := userRunDir(getenv); d != "" {
@@ -113,7 +115,7 @@ func otherRunDir(getenv func(string) string, dir string) string {
 	return filepath.Join(ownMemoryDir(), name)
 }
 
-// OtherRunDir is a directory for sockets that cannot be made in RunDir, because the file system is full. It need not exist.
+// OtherRunDir returns a directory for sockets that RunDir has no space for. It need not exist.
 func (s *Store) OtherRunDir() string { return otherRunDir(s.getenv, s.dir) }
 
 // MakeOtherRunDir creates OtherRunDir.
@@ -137,11 +139,11 @@ func (s *Store) makeRunDir(dir string) error {
 	return s.trustedRunDir(dir, false)
 }
 
-// CannotCreate reports whether an error says that nothing can be made in a directory: no space, no share of it left, a file
-// system that is only read.
+// CannotCreate reports whether an error means that nothing can be created in a directory: no space,
+// no quota, or a read-only file system.
 func CannotCreate(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
 
-// within reports whether path is dir or below it. Both are clean.
+// within reports whether path is dir or below it. Both must be clean.
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

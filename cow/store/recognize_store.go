@@ -17,30 +17,31 @@ import (
 	"cowblk/cow/way"
 )
 
-// A directory is a store only with evidence, because cowblk removes what is in tmp/ of a store and restricts
-// modes there: other programs have a file named lock, and directories named tmp, images or index, too. It is one if its
-// lock is a regular file of this user, and
+// cowblk removes files in tmp/ of a store and restricts modes in it, so it must not take another
+// directory for a store: other programs also have a file named lock and directories named tmp,
+// images or index. A directory is a store if its lock is a regular file of this user and
 //
-//   - the lock says so, or
-//   - it holds a manifest, a description of an image or the map of a layer that can be decoded, or
-//   - it holds nothing but names that a store has, and nothing in its images/, layers/ and disks/; and what is in tmp/ and
-//     index/ is cowblk's own. That is a store that has been begun, or emptied.
+//     - the lock file has the content lockMagic, or
+//     - it contains a readable manifest, image description or map of a layer, or
+//     - all names in it are those of a store, images/, layers/ and disks/ are empty, and tmp/ and
+//     index/ contain only files of cowblk: a new or emptied store.
 //
-// A lock file that is missing beside such a manifest and nothing foreign has been taken away by a power cut. Any other
-// directory has to be empty to become a store. A foreign file in a store is left alone.
+// If the lock file is missing beside a readable document and nothing is foreign, a power cut has
+// lost it. Any other directory must be empty to become a store. Foreign files in a store are left
+// alone.
 
-// lockMagic is the content of the lock file of a store that this version has made: evidence by itself. It need not be there:
-// earlier versions have left the file empty, and a full file system or a power cut may.
+// lockMagic is the content of the lock file of a store that this version created. It may be
+// missing: earlier versions left the file empty, and so may a full file system or a power cut.
 const lockMagic = "cowblk store\n"
 
-// lostFound is in the root of a file system of its own.
+// lostFound is in the root of a file system.
 const lostFound = "lost+found"
 
 // storeDirs are the directories of a store.
 var storeDirs = []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir, "run"}
 
-// recognize refuses a directory that is no store and may not become one: before anything in it is made, changed or
-// removed. It is an ErrInvalid. What is found is kept for the life of the Store.
+// recognize refuses a directory that is not a store and may not become one, before anything in it
+// is created, changed or removed. It is an ErrInvalid. A positive result is remembered.
 func (s *Store) recognize() error {
 	if s.recognized.Load() {
 		return nil
@@ -50,7 +51,7 @@ func (s *Store) recognize() error {
 		if err != nil || found == "" {
 			return err
 		}
-		// Another process may make the store at this moment, and a listing need not show what comes meanwhile.
+		// Another process may be creating the store, and a listing may miss new entries.
 		again, err := s.findForeign()
 		if err != nil || again == "" {
 			return err
@@ -61,7 +62,8 @@ func (s *Store) recognize() error {
 	}
 }
 
-// findForeign returns what is foreign in a directory that is no store and may not become one; else the empty string.
+// findForeign returns a foreign entry of a directory that is not a store and may not become one;
+// else the empty string.
 func (s *Store) findForeign() (foreign string, err error) {
 	entries, err := s.fs.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -112,7 +114,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 	return foreign, err
 }
 
-// hasLockMagic reports whether the lock file says what it is.
+// hasLockMagic reports whether the lock file starts with lockMagic.
 func (s *Store) hasLockMagic() bool {
 	f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -124,7 +126,7 @@ func (s *Store) hasLockMagic() bool {
 	return string(text[:n]) == lockMagic
 }
 
-// foreignLock says what is wrong with the lock file of a directory: it is not of cowblk's kind, or of another user.
+// foreignLock says why a lock file is not cowblk's: its type or its owner; empty: it may be.
 func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	if !e.Type().IsRegular() {
 		return "a file named lock in it that is not a regular one", nil
@@ -143,7 +145,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {
 		return "", nil
 	}
-	// A group may share a store: its lock is whose the store is.
+	// A group may share a store: accept the owner of the directory.
 	dir, err := s.fs.Stat(s.dir)
 	if err != nil {
 		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
@@ -154,8 +156,8 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	return "a lock of user " + way.UserName(st.Uid) + " in it", nil
 }
 
-// holdsStoreObject reports whether the directory holds a layer, a disk or an image that can only be cowblk's. The first one will
-// do, so the cost does not follow their number.
+// holdsStoreObject reports whether the directory contains a layer, disk or image of cowblk. It
+// stops at the first one, so the cost does not depend on their number.
 func (s *Store) holdsStoreObject() (bool, error) {
 	for _, look := range []struct {
 		dir string
@@ -204,7 +206,8 @@ func (s *Store) holdsStoreObject() (bool, error) {
 	return false, nil
 }
 
-// checkMapMagic is nil for a file that begins as the map of a layer does, damaged or of a newer version though it may be.
+// checkMapMagic returns nil if a file begins like the map of a layer, which may be damaged or of a
+// newer version.
 func (s *Store) checkMapMagic(path string) error {
 	_, err := layer.ReadHeader(s.fs, path)
 	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
@@ -213,8 +216,8 @@ func (s *Store) checkMapMagic(path string) error {
 	return err
 }
 
-// foreignInEmpty says what keeps a directory of nothing but a store's names from being one that has just been begun, or emptied.
-// Without a lock file there can be directories at most, and sockets.
+// foreignInEmpty returns an entry that a new or emptied store does not have. Without a lock file
+// there may only be directories and sockets.
 func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 	for _, dir := range storeDirs {
 		entries, err := s.fs.ReadDir(s.path(dir))

@@ -10,11 +10,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// damagedFile is the manifest of a damaged disk that is being removed. It must not be believed: a copy of another disk's
-// manifest names that disk's layers.
+// damagedFile is the manifest of a damaged disk during its removal. It must not be used: a copy of
+// another disk's manifest names the layers of that disk.
 const damagedFile = diskFile + ".damaged"
 
-// PlanRemoveDamaged says what RemoveDamaged would do, and returns the errors that it would.
+// PlanRemoveDamaged returns what RemoveDamaged would do, or its error.
 func (s *Store) PlanRemoveDamaged(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
@@ -41,16 +41,17 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 	case err == nil:
 		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
-		return nil, err // it is whole, for another program
+		return nil, err // a document of another program version
 	case !isDamage(err) && !noFile:
 		return nil, fmt.Errorf("disk %q: whether its manifest is damaged cannot be said: %w", name, err)
 	}
 	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
 }
 
-// RemoveDamaged removes what is left of a disk whose manifest is missing or damaged, so that its name is free. Which
-// layers were its own nobody can say: all stay, and Check shows those that no disk names. Errors: ErrNotFound, ErrInUse,
-// ErrInvalid (the manifest can be read), ErrRefused (a newer program's).
+// RemoveDamaged removes a disk whose manifest is missing or damaged, so that its name is free. It
+// is unknown which layers were its own: all stay, and Check lists those that no disk names. Errors:
+// ErrNotFound, ErrInUse, ErrInvalid (the manifest is readable), ErrRefused (a newer version's
+// manifest).
 func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
 	defer s.fillReserve()
 	return r, s.withReserve(0, func() error {
@@ -59,10 +60,10 @@ func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err
 	})
 }
 
-// removeDamagedOnce is RemoveDamaged. After an error for want of room nothing has changed.
+// removeDamagedOnce makes one attempt of RemoveDamaged. After a lack of space nothing has changed.
 func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Removal, err error) {
 	if _, err := s.PlanRemoveDamaged(name); err != nil {
-		return nil, err // before a lock file is made
+		return nil, err // before a lock file is created
 	}
 	lock, err := s.LockDisk(name)
 	if err != nil {
@@ -78,7 +79,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if err != nil {
 			return err
 		}
-		// The manifest first, durably: who finishes the removal would release the layers that it names.
+		// Durably rename the manifest first: recovery would remove the layers that it names.
 		dir := s.path(disksDir, name)
 		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name, damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -86,7 +87,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if err := s.fs.SyncDir(dir); err != nil {
 			return err
 		}
-		// Before it is gone: else it would be taken for one that was moved away.
+		// Before the rename: the index would list the disk as moved away.
 		v.dropDisk(name)
 		plan.txnDir, err = s.moveOut(disksDir, name)
 		return err

@@ -11,11 +11,11 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// memoryName is the name of the file in memory that says who has a disk open, where the disk's lock file cannot be written:
-// it names the lock file, which another store does not share.
+// memoryName returns the file name of the Serving record in memory, which replaces a lock file that
+// is not writable. It contains the inode of the lock file, so stores do not share it.
 func memoryName(id vfs.Identity) string { return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode) }
 
-// writeMemory writes v to a file in memory.
+// writeMemory writes the record to a directory in memory.
 func (l *Lock) writeMemory(v Serving) error {
 	sfs, ok := l.s.fs.(vfs.SharedFS)
 	if !ok {
@@ -54,7 +54,7 @@ func writeShared(sfs vfs.SharedFS, path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// removeMemory removes the file in memory, if there is one.
+// removeMemory removes the record from memory, if there is one.
 func (l *Lock) removeMemory() {
 	if l.memoryPath == "" {
 		return
@@ -65,7 +65,7 @@ func (l *Lock) removeMemory() {
 	l.memoryPath = ""
 }
 
-// readMemory is what the file in memory of a lock file says, if there is one.
+// readMemory reads the record of a lock file from memory.
 func (s *Store) readMemory(id vfs.Identity) (v Serving, ok bool) {
 	sfs, ok := s.fs.(vfs.SharedFS)
 	if !ok {
@@ -83,7 +83,8 @@ func (s *Store) readMemory(id vfs.Identity) (v Serving, ok bool) {
 	return Serving{}, false
 }
 
-// readShared reads a file in memory that this user, or root, has written: others may have a directory of the same name.
+// readShared reads a file in memory that belongs to this user or root: another user may own a
+// directory of that name.
 func readShared(sfs vfs.SharedFS, path string) ([]byte, error) {
 	f, err := sfs.OpenShared(path, os.O_RDONLY, 0)
 	if err != nil {

@@ -14,14 +14,15 @@ import (
 // sharedMapsDir is the directory of shared maps in a run directory.
 const sharedMapsDir = "unflushed"
 
-// sharedMinFree is how much room a directory of shared maps should have, in bytes: of a disk up to 256 KiB.
+// sharedMinFree is the space that a directory of shared maps should have, in bytes: a disk needs up
+// to 256 KiB.
 const sharedMinFree = 1 << 20
 
-// SharedDirs are the directories in which this user's processes may keep shared maps, in the order in which they are
-// tried: the store's run directory first, which a store of one's own has on a disk.
+// SharedDirs returns the directories for shared maps of this user's processes, in order of
+// preference. The first is in the store's run directory, which need not be in memory.
 func (s *Store) SharedDirs() []string {
 	var dirs []string
-	if !within(ownMemoryDir(), s.runDir) { // else it is the last one
+	if !within(ownMemoryDir(), s.runDir) { // else the last one is the same
 		dirs = append(dirs, filepath.Join(s.runDir, sharedMapsDir))
 	}
 	if d := userRunDir(s.getenv); d != "" {
@@ -30,14 +31,14 @@ func (s *Store) SharedDirs() []string {
 	return append(dirs, ownMemoryDir())
 }
 
-// sharedDir is the first of SharedDirs that can be had. Which one it is does not matter to others: the header of a head
-// names it.
+// sharedDir returns the first usable directory of SharedDirs. Other processes find it in the header
+// of the head.
 func (s *Store) sharedDir() (string, error) {
 	sfs, ok := s.fs.(vfs.SharedFS)
 	if !ok {
 		return "", errors.ErrUnsupported
 	}
-	full := "" // the first one that can be had and has no room
+	full := "" // the first usable one without enough space
 	var errs []error
 	for _, dir := range s.SharedDirs() {
 		err := sfs.MakeSharedDir(dir)
@@ -61,13 +62,14 @@ func (s *Store) sharedDir() (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// legacyLiveFile is where an older cowblk kept what a guest had not flushed, in the directory of a disk.
+// legacyLiveFile returns the path of a file in which earlier versions kept unflushed writes, in the
+// directory of a disk.
 func (s *Store) legacyLiveFile(disk string, id uuid.UUID) string {
 	return s.path(disksDir, disk, "live-"+id.String())
 }
 
-// removeLegacyLiveFiles removes what an older cowblk has left beside a disk that is open for writing, so that it does not
-// believe it if it has the disk once more.
+// removeLegacyLiveFiles removes the files of an earlier version from the directory of a disk that
+// is open for writing. That version must not use them if it opens the disk again.
 func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
 		path := s.legacyLiveFile(m.Name, l.UUID)
@@ -80,8 +82,8 @@ func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	}
 }
 
-// refuseLegacyLiveFile refuses a layer that a process of cowblk 0.x served which died in this run of the kernel: what its guest
-// had not flushed is in a file that only such a version reads.
+// refuseLegacyLiveFile refuses a layer that a process of cowblk 0.x served and that died since the
+// machine was booted: only that version can read the unflushed writes of its guest.
 func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflushed) error {
 	sfs, ok := s.fs.(vfs.SharedFS)
 	if !ok || what == layer.DropUnflushed {
@@ -89,7 +91,8 @@ func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflu
 	}
 	disks := []string{m.Name}
 	if id != m.Head().UUID {
-		// Another disk may have had it as its head, also one whose manifest cannot be read: the file's name says it.
+		// It may have been the head of another disk, perhaps with an unreadable manifest: the file
+		// name has the layer's UUID.
 		var err error
 		if disks, err = s.DiskNames(); err != nil {
 			return err

@@ -15,17 +15,17 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Modes of what a store makes. flock(2) needs no more than an open file, so whoever may open one of the store's locks, or
-// the map of a layer, could hold a disk down: nobody but the owner may. The store's directory and the run directory can be
-// entered, for QEMU runs as another user and connects to a socket there, and not be listed or opened.
+// Modes of the store's files. flock(2) only needs an open file, so a user that can open a lock file
+// or a map can block a disk: only the owner may. Other users can enter, but not list, the store's
+// directory and the run directory: QEMU runs as another user and connects to a socket there.
 const (
 	enterPerm fs.FileMode = 0o711 // the store's directory, the run directory
 	dirPerm   fs.FileMode = 0o700
 	filePerm  fs.FileMode = 0o600
 )
 
-// locked runs f while this process alone may change the store. Processes get the lock in the order in which they ask.
-// It waits as Options.LockTimeout says, then gives up with an ErrBusy; it ends early when ctx is done.
+// locked runs f with the store's lock. Processes get the lock in the order of their requests.
+// ErrBusy after Options.LockTimeout; it returns early when ctx is done.
 func (s *Store) locked(ctx context.Context, f func() error) error {
 	lock, err := s.lockStore(ctx)
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 	return nil
 }
 
-// lockStore returns the open lock file of the store, with the lock; Close gives it up.
+// lockStore returns the open and locked lock file of the store. Close releases the lock.
 func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 	if err := s.trusted(); err != nil {
 		return nil, err
@@ -80,7 +80,8 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 	return nil, fmt.Errorf("store %s: %w", s.dir, err)
 }
 
-// openStoreLock opens the lock file, and makes it, with the store's directory, if it is not there. The directory is trusted.
+// openStoreLock opens the lock file. It creates the file and the store's directory if they are
+// missing. The directory must be trusted.
 func (s *Store) openStoreLock() (vfs.File, error) {
 	path := s.path(lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -88,12 +89,12 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 		if err := s.makeDir(); err != nil {
 			return nil, err
 		}
-		if err := s.trustedPath(); err != nil { // somebody else has made it meanwhile
+		if err := s.trustedPath(); err != nil { // another user may have created it meanwhile
 			return nil, err
 		}
 		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
 		if err == nil {
-			_, _ = f.WriteAt([]byte(lockMagic), 0) // without it there is other evidence
+			_, _ = f.WriteAt([]byte(lockMagic), 0) // optional: see recognize
 		}
 	}
 	if err == nil {
@@ -102,7 +103,7 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 	return f, err
 }
 
-// makeDir makes the store's directory. Its parents are others' too.
+// makeDir creates the store's directory. Missing parents are readable by other users.
 func (s *Store) makeDir() error { return makeDir(s.fs, s.dir, enterPerm) }
 
 func makeDir(fsys vfs.FS, dir string, perm fs.FileMode) error {
@@ -114,8 +115,8 @@ func makeDir(fsys vfs.FS, dir string, perm fs.FileMode) error {
 	return fsys.MkdirAll(dir, perm)
 }
 
-// restrict takes from other users what an earlier version has let them open: once in the life of a Store, by descriptor.
-// What cannot be restricted stays as it is: it is somebody else's.
+// restrict removes the access of other users that earlier versions granted, once for each Store, by
+// file descriptor. It skips what belongs to another user.
 func (s *Store) restrict(lock vfs.File) {
 	s.restrictOnce.Do(func() {
 		if f, ok := lock.(vfs.Restricter); ok {
@@ -130,8 +131,8 @@ func (s *Store) restrict(lock vfs.File) {
 	})
 }
 
-// prepare does for a store of an earlier version whose disks are only served what a change does for others. It needs no
-// lock: what it makes, others make too.
+// prepare restricts modes and fills the reserve for a process that only serves disks: other
+// processes do that with their first change. It needs no lock.
 func (s *Store) prepare() {
 	if s.trusted() != nil {
 		return // nothing in it is opened either
@@ -155,11 +156,11 @@ func restrictDir(s *Store, dir, name string, perm fs.FileMode) {
 	}
 }
 
-// lockPoll is the time between two attempts to get a lock where a wait in the kernel is not to be had, or would have to
-// be ended when the holder turns out to be a daemon.
+// lockPoll is the interval of attempts where a wait in the kernel is unavailable or must be
+// interruptible.
 const lockPoll = 10 * time.Millisecond
 
-// errLockTimeout says that a lock was not to be had in time.
+// errLockTimeout is the timeout of a wait for a lock.
 var errLockTimeout = errors.New("the lock was not to be had in time")
 
 func poll(ctx context.Context, f vfs.File, timeout <-chan time.Time) error {
@@ -177,21 +178,21 @@ func poll(ctx context.Context, f vfs.File, timeout <-chan time.Time) error {
 	}
 }
 
-// waiters are waits for the store's lock in the kernel, which nothing can end but the lock. One that nobody waits for any
-// more is left to the next caller, so that there are never more of them than callers at one time.
+// waiters are waits for the store's lock in the kernel, which cannot be interrupted. An abandoned
+// wait is passed to the next caller, so there are never more waits than concurrent callers.
 type waiters struct {
 	mu        sync.Mutex
 	abandoned []*waiter
 }
 
-// waiter is one wait: a goroutine, which ends with it.
+// waiter is one wait: a goroutine that ends with it.
 type waiter struct {
 	file vfs.LockWaiter
-	done chan error // holds one
+	done chan error // buffered: one result
 }
 
-// wait returns the file of the lock that it has got, which need not be f: that is closed then. After an error the file
-// is f, to be closed by the caller, or nil.
+// wait returns the locked file. It may be another file than f; f is closed then. After an error the
+// result is f, which the caller closes, or nil.
 func (ws *waiters) wait(ctx context.Context, f vfs.LockWaiter, timeout <-chan time.Time) (vfs.File, error) {
 	w := ws.take(f)
 	if w.file != f {
@@ -209,7 +210,7 @@ func (ws *waiters) wait(ctx context.Context, f vfs.LockWaiter, timeout <-chan ti
 	}
 }
 
-// take returns a wait that was abandoned, which is nearer to the lock, or begins one.
+// take returns an abandoned wait, which is earlier in the queue, or starts one.
 func (ws *waiters) take(f vfs.LockWaiter) *waiter {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -235,7 +236,7 @@ func (ws *waiters) take(f vfs.LockWaiter) *waiter {
 	return w
 }
 
-// abandon leaves a wait to the next caller. If the lock has come at this very moment it is given up.
+// abandon leaves a wait to the next caller. If it has just got the lock, abandon releases the lock.
 func (ws *waiters) abandon(w *waiter) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -15,11 +15,13 @@ import (
 	"cowblk/cow/way"
 )
 
-// Trusted refuses a store through which somebody else could lead this process to files or to processes of his choice,
-// before anything in it is opened, changed or removed, and before what its lock files say is believed: what is below is
-// found by name. It also refuses a directory that is no store and has something else in it: see recognised. Nobody but root and this user may be able to put another directory in the place of the store, of a
-// directory on the way to it or of one in it. Root trusts no group; other users trust those that they or root let write to
-// a directory. To list another store and to look into it is no danger. It is an ErrInvalid.
+// Trusted refuses a store through which another user could redirect this process to other files or
+// processes. It is called before anything in the store is opened, changed or removed, and before a
+// lock file is used, because files are found by name. Only root and this user may be able to
+// replace the store, a directory on the path to it, or a directory in it. Root trusts no group;
+// another user trusts a group that may write to a directory of that user or of root. Trusted also
+// refuses a directory that is not a store and contains something else: see recognize. Listing an
+// untrusted store is harmless. It is an ErrInvalid.
 func (s *Store) Trusted() error { return s.trusted() }
 
 func (s *Store) trusted() error {
@@ -29,9 +31,9 @@ func (s *Store) trusted() error {
 	return s.recognize()
 }
 
-// trustedPath is Trusted of a directory that need not be a store.
+// trustedPath is Trusted for a directory that need not be a store.
 func (s *Store) trustedPath() error {
-	// Sockets and bases of its disks would have paths that the documents cannot hold.
+	// The documents could not represent the paths of its sockets and bases.
 	if err := checkPathText("store", s.dir); err != nil {
 		return err
 	}
@@ -44,23 +46,23 @@ func (s *Store) trustedPath() error {
 		return s.trust
 	}
 	made, err := checkStore(s.dir)
-	// One that is still to be made is looked at again then: somebody else may make it meanwhile, as in /tmp.
+	// A missing directory is checked again once it exists: another user may create it, as in /tmp.
 	s.trust, s.trustKnown = err, made
 	return err
 }
 
-// pathOptions: root cannot know who belongs to a group tomorrow. A user's own group, or that of a team, is often let in
-// by the umask.
+// pathOptions trusts groups, except for root: root cannot know the future members of a group. The
+// umask of other users often permits writes by their own group or a team.
 func pathOptions() way.Options { return way.Options{Group: os.Geteuid() != 0} }
 
-// checkStore is Trusted of the store in dir. made: the directory is there.
+// checkStore is Trusted for the store in dir. made: the directory exists.
 func checkStore(dir string) (made bool, err error) {
 	untrusted, err := way.Check(dir, pathOptions())
 	switch {
 	case untrusted != nil:
 		return true, untrustedStore(dir, untrusted)
 	case errors.Is(err, fs.ErrNotExist):
-		return false, nil // it is made by this process
+		return false, nil // this process creates it
 	case err != nil:
 		return true, fmt.Errorf("store %s: %w", dir, err)
 	}
@@ -92,25 +94,26 @@ func checkStore(dir string) (made bool, err error) {
 	return true, nil
 }
 
-// trustedDisk refuses a disk whose directory is another user's, or a symbolic link to where others can change it: its
-// manifest and its lock file say what they want. One that is not there is none's. The store is Trusted.
+// trustedDisk refuses a disk whose directory belongs to another user or is a symbolic link to a
+// directory that others can change: its manifest and lock file cannot be trusted. A missing disk is
+// accepted. The store must be Trusted.
 func (s *Store) trustedDisk(name string) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
 	}
-	untrusted, _ := way.Check(s.path(disksDir, name), pathOptions()) // whoever opens it says what is wrong
+	untrusted, _ := way.Check(s.path(disksDir, name), pathOptions()) // the open reports the error
 	if untrusted == nil {
 		return nil
 	}
 	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }
 
-// checkDirMode refuses a directory in which others can make entries. The sticky bit does not help: the entries that a store
-// is to have may not be there yet.
+// checkDirMode refuses a directory in which others can create entries, even a sticky one: the
+// store's entries may not exist yet.
 func checkDirMode(dir, what string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
-		return nil // whoever uses it says so
+		return nil // the caller's next access reports the error
 	}
 	others := uint32(0o022)
 	if pathOptions().Group {
@@ -122,7 +125,7 @@ func checkDirMode(dir, what string) error {
 	return nil
 }
 
-// writable is the error about a directory of root's or this user's own that others can write to.
+// writable returns the error for a directory of root or this user that others can write to.
 func writable(what string, mode uint32) error {
 	who := "others"
 	if mode&0o002 == 0 {
@@ -132,7 +135,7 @@ func writable(what string, mode uint32) error {
 		what, mode, who)
 }
 
-// untrustedStore is the error about the way to the store in dir.
+// untrustedStore returns the error for an untrusted path to the store in dir.
 func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	stranger := !way.Trusted(untrusted.UID)
 	name := way.UserName(untrusted.UID)
@@ -152,7 +155,7 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	return fmt.Errorf("%w\n%s", err, advice)
 }
 
-// sudoName is a user as sudo(8) takes it, for a shell.
+// sudoName returns a user as sudo(8) takes it, quoted for a shell.
 func sudoName(uid uint32) string {
 	name := way.UserName(uid)
 	if name == strconv.FormatUint(uint64(uid), 10) {
@@ -161,7 +164,7 @@ func sudoName(uid uint32) string {
 	return shell.Word(name)
 }
 
-// trustedUsers are those whose changes this process trusts: "root", "root and alice".
+// trustedUsers names the users that this process trusts: "root", "root and alice".
 func trustedUsers() string {
 	if os.Geteuid() == 0 {
 		return "root"
@@ -169,12 +172,12 @@ func trustedUsers() string {
 	return "root and " + way.UserName(uint32(os.Geteuid()))
 }
 
-// CheckRunDir refuses a RunDir in which another user could put sockets of his own in the place of this user's. One that is
-// not there yet is none's. It is an ErrInvalid.
+// CheckRunDir refuses a RunDir in which another user could replace this user's sockets. A missing
+// one is accepted. It is an ErrInvalid.
 func (s *Store) CheckRunDir() error { return s.trustedRunDir(s.runDir, true) }
 
-// trustedRunDir is CheckRunDir of any directory for sockets. restrictable: it may be this user's or root's own with a mode
-// that is yet to be restricted.
+// trustedRunDir is CheckRunDir for any directory of sockets. restrictable: accept a directory of
+// this user or root whose mode will be restricted.
 func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
@@ -186,7 +189,7 @@ func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 	case err != nil:
 		return fmt.Errorf("run directory: %w", err)
 	case untrusted == nil:
-		// In one that is sticky others can take the names of sockets.
+		// In a sticky directory others can take the names of sockets.
 		if err := checkDirMode(dir, "run directory "+dir); err != nil && !restrictable {
 			return err
 		}

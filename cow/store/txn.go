@@ -15,38 +15,40 @@ import (
 
 const journalFile = "journal.json"
 
-// journal is what a work directory says about layers outside it: those that were put in place, or are about to lose
-// their last user. If the process dies, whoever cleans up removes those that nobody needs.
+// journal lists the layers outside the transaction's directory that it has moved to their place or
+// will leave without a user. If the process dies, recovery removes those that nobody needs.
 type journal struct {
 	Layers []uuid.UUID `json:"layers"`
-	// Disks are the disks whose manifests were to name the layers. Absent in what earlier versions have written.
+	// Disks are the disks whose manifests were to name the layers. Absent in journals of earlier
+	// versions.
 	Disks []string `json:"disks,omitempty"`
 }
 
-// txn is a directory under tmp in which one operation builds. Its flock shows that the process is alive.
+// txn is the transaction of one operation: a directory under tmp/. Its flock shows that the process
+// is alive.
 type txn struct {
 	s       *Store
 	dir     string
 	lock    vfs.File
 	journal journal
-	// committed: what the journal lists is named, durably, and not to be looked up.
+	// committed: manifests durably name the layers of the journal.
 	committed bool
-	// unresolved leaves the directory to the next command: what it is about may not be durable.
+	// unresolved: leave the directory to the next command. The state on disk may not be durable.
 	unresolved bool
 }
 
-// begin makes a work directory, after cleaning those of processes that are gone. The caller must end it.
+// begin creates a transaction. It recovers stale ones first. The caller must close it.
 func (s *Store) begin(ctx context.Context) (*txn, error) {
 	tx := &txn{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns() // logged; what it could not finish concerns those who open the disks
+		_ = s.recoverStaleTxns() // errors are logged, and concern the commands that open those disks
 		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 			return err
 		}
 		if err := s.fs.Mkdir(tx.dir, dirPerm); err != nil {
 			return err
 		}
-		// Locked before the store's lock is given up: nobody finds it free while its owner lives.
+		// Lock it before the store's lock is released: nobody finds it free while its owner lives.
 		f, err := s.fs.OpenFile(filepath.Join(tx.dir, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 		if err == nil {
 			if err = f.Lock(true); err != nil {
@@ -63,7 +65,7 @@ func (s *Store) begin(ctx context.Context) (*txn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The journal must not get lost with the name of its directory.
+	// The journal must not be lost with the name of its directory.
 	if err := s.fs.SyncDir(s.path(tmpDir)); err != nil {
 		tx.close()
 		return nil, err
@@ -71,9 +73,9 @@ func (s *Store) begin(ctx context.Context) (*txn, error) {
 	return tx, nil
 }
 
-// undoRename undoes a rename between this directory and dir, one of the store's, that could not be made durable. The way
-// back must be, before the journal goes and the layers on it: else a power cut may leave a disk without its layers, or
-// layers that nobody names.
+// undoRename undoes a rename from or to the store's directory dir that could not be made durable.
+// The undo must be durable before the journal and its layers are removed: otherwise a power cut may
+// leave a disk without its layers, or unnamed layers.
 func (tx *txn) undoRename(from, to, dir string) error {
 	err := tx.s.fs.Rename(from, to)
 	if err != nil || tx.s.fs.SyncDir(tx.s.path(dir)) != nil {
@@ -86,8 +88,8 @@ func (tx *txn) path(elem ...string) string {
 	return filepath.Join(append([]string{tx.dir}, elem...)...)
 }
 
-// journalLayers records layers in the journal, durably, which only the disk's manifest may name, or which lie below those that it
-// names: the highest ones first.
+// journalLayers durably records layers that only the disk's manifest may name, or that lie below
+// those, from the highest down.
 func (tx *txn) journalLayers(disk string, layers ...uuid.UUID) error {
 	tx.journal.Layers = append(tx.journal.Layers, layers...)
 	if !slices.Contains(tx.journal.Disks, disk) {
@@ -100,14 +102,15 @@ func (tx *txn) journalLayers(disk string, layers ...uuid.UUID) error {
 	return tx.s.fs.WriteFileAtomic(tx.path(journalFile), data, filePerm)
 }
 
-// close removes the work directory, and after a failure the layers of the journal that nobody needs. A failure here is
-// logged, not returned: the operation itself is done or undone already, and the next command tries again.
+// close removes the transaction and, unless it was committed, the layers of the journal that nobody
+// needs. It logs its errors: the operation itself is finished or undone, and the next command tries
+// again.
 func (tx *txn) close() {
 	defer tx.lock.Close()
 	if tx.unresolved {
 		return
 	}
-	// Not the operation's context: an interrupted operation must clean up too.
+	// Without the operation's context: an interrupted operation must clean up too.
 	err := tx.cleanUp()
 	if err != nil {
 		tx.s.log.Warn("cannot clean up, the next command will try again", "directory", tx.dir, "err", err)
@@ -118,8 +121,8 @@ func (tx *txn) cleanUp() error {
 	if len(tx.journal.Layers) == 0 {
 		return tx.s.removeTxnDir(tx.dir)
 	}
-	// The store's lock, also where nothing is to be looked up: a check that has read a manifest before the change must
-	// still find the new layer in the journal.
+	// Take the store's lock even if no layer is removed: a check that has read a manifest before
+	// the change must still find the new layer in the journal.
 	err := tx.s.locked(context.Background(), func() error {
 		if !tx.committed {
 			return tx.s.rollBackTxn(tx.dir, tx.journal)
@@ -134,6 +137,6 @@ func (tx *txn) cleanUp() error {
 	if err != nil || !tx.committed {
 		return err
 	}
-	// The rest is garbage for whoever finds it, whether it is still locked or not. The store need not wait for that.
+	// The rest is garbage, locked or not, and needs no store lock.
 	return tx.s.removeTxnDir(tx.dir)
 }

@@ -11,13 +11,13 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// What is removed below tmp/ must be recognisable as cowblk's own: anything else there has a UUID for its name by chance,
-// or was put there by somebody who took the directory for one of his own.
+// A directory in tmp/ is removed only if it is recognizably cowblk's: another one may have a UUID
+// as its name by chance, or a user may have put it there.
 
-// stagedName is what a promotion puts into its work directory: see Pending.stage.
+// stagedName matches the files of Pending.stage.
 var stagedName = regexp.MustCompile(`^([0-9]+|commit\.json)\.(after|before)$`)
 
-// Files that tell, by their names and their content, what a directory is. They are removed last, in this order.
+// Files whose name and content prove the kind of a directory. They are removed last, in this order.
 var (
 	txnProofs   = []string{journalFile, commitFile}
 	diskProofs  = []string{damagedFile, diskFile}
@@ -25,13 +25,13 @@ var (
 	layerProofs = []string{mapFile}
 )
 
-// linkFile is the symbolic link, in the directory of a removed disk, that stood for its directory.
+// linkFile is the symbolic link that stood for the directory of a removed disk.
 const linkFile = "link"
 
-// dirLayout is what a directory of one kind holds.
+// dirLayout lists the permitted entries of a kind of directory.
 type dirLayout struct {
 	files  []string
-	proofs []string             // files, one of which proves the kind; they are among what may be there
+	proofs []string             // files that prove the kind
 	dirs   map[string]dirLayout // by name; "UUID": any UUID
 }
 
@@ -39,7 +39,7 @@ var (
 	layerLayout = dirLayout{files: []string{dataFile, checksumsFile}, proofs: layerProofs}
 	diskLayout  = dirLayout{files: []string{lockFile, quiesceFile}, proofs: diskProofs}
 	imageLayout = dirLayout{files: []string{dataFile}, proofs: imageProofs}
-	// Of early versions: a disk or an image that is removed.
+	// Early versions: a removed disk or image.
 	legacyRemovalLayout = dirLayout{files: []string{lockFile, quiesceFile, dataFile}, proofs: slices.Concat(diskProofs, imageProofs)}
 	anyUUID             = "UUID"
 	txnLayout           = dirLayout{files: []string{lockFile}, proofs: txnProofs, dirs: map[string]dirLayout{"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": legacyRemovalLayout, anyUUID: layerLayout}}
@@ -53,18 +53,18 @@ func layoutOf(dir string) dirLayout {
 	if isRemoval(dir) {
 		return removalLayout
 	}
-	// A layer that check removes is a work directory itself.
+	// A layer that an earlier check removed is a directory in tmp/ itself.
 	k := txnLayout
 	k.files = append([]string{dataFile, checksumsFile}, k.files...)
 	k.proofs = append(slices.Clone(layerProofs), k.proofs...)
 	return k
 }
 
-// allows reports whether an entry of such a directory is one that cowblk makes.
+// allows reports whether cowblk creates such an entry in such a directory.
 func (k dirLayout) allows(e fs.DirEntry) bool {
 	name := e.Name()
 	if name == damagedFile && slices.Contains(k.proofs, name) {
-		return true // of whatever kind: a person has agreed to its removal
+		return true // of any type: the user has confirmed its removal
 	}
 	if e.IsDir() {
 		_, known := k.dirs[name]
@@ -87,9 +87,9 @@ func (k dirLayout) subdir(name string) dirLayout {
 	return k.dirs[anyUUID]
 }
 
-// foreignInTxn says what makes a directory in tmp/ none of cowblk's; empty: it is one. It has a file that proves it; or it has
-// nothing that cowblk does not make, and a lock file or, where a power cut has taken that away, what is staged alone. One that
-// holds nothing at all is nobody's loss.
+// foreignInTxn returns what makes a directory in tmp/ foreign; empty: it is cowblk's. It is
+// cowblk's if a file proves it, or if all entries are permitted and there is a lock file or, if a
+// power cut has lost that, only staged files. An empty directory counts as cowblk's.
 func (s *Store) foreignInTxn(dir string) (string, error) {
 	k := layoutOf(dir)
 	entries, err := s.fs.ReadDir(dir)
@@ -116,7 +116,7 @@ func (s *Store) foreignInTxn(dir string) (string, error) {
 			return "", nil
 		}
 		if name == commitFile && e.Type().IsRegular() {
-			return "", nil // whatever it holds, it decides which manifests may be believed
+			return "", nil // whatever its content, it decides which manifests may be used
 		}
 		switch {
 		case name == lockFile && e.Type().IsRegular():
@@ -140,7 +140,7 @@ func (s *Store) foreignInTxn(dir string) (string, error) {
 	return "", nil
 }
 
-// proves reports whether an entry shows by its content that the directory is cowblk's.
+// proves reports whether an entry proves by its content that the directory is cowblk's.
 func (s *Store) proves(k dirLayout, dir string, e fs.DirEntry) (bool, error) {
 	path := filepath.Join(dir, e.Name())
 	var err error
@@ -171,7 +171,7 @@ func (s *Store) proves(k dirLayout, dir string, e fs.DirEntry) (bool, error) {
 	return err == nil, nil
 }
 
-// foreignIn is the first thing in an entry of dir that is not cowblk's, as a path below dir.
+// foreignIn returns the first foreign entry in e, an entry of dir, as a path below dir.
 func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error) {
 	if !k.allows(e) {
 		return e.Name(), nil
@@ -196,8 +196,8 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 	return "", nil
 }
 
-// removeTxnDir removes a directory of tmp/ that is cowblk's, less what is foreign in it. What shows what it is goes last, so
-// that one whose removal was interrupted is recognised.
+// removeTxnDir removes a directory of tmp/ except for foreign entries. The files that prove its
+// kind go last, so an interrupted removal is recognized.
 func (s *Store) removeTxnDir(dir string) error {
 	left, err := s.removeAllowed(layoutOf(dir), dir)
 	if left != "" && err == nil {
@@ -206,7 +206,8 @@ func (s *Store) removeTxnDir(dir string) error {
 	return err
 }
 
-// removeAllowed removes what is cowblk's in a directory, and the directory if that was all; else it returns what is left.
+// removeAllowed removes the permitted entries of a directory, and the directory if it is empty
+// then; else it returns what is left.
 func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) {
 	entries, err := s.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -222,7 +223,7 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 		return slices.Index(k.proofs, e.Name())
 	}
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a) - rank(b) })
-	durable := true // that files are gone whose names say nothing by themselves
+	durable := true // the removal of files that prove nothing
 	for _, e := range entries {
 		if !durable && rank(e) >= 0 {
 			if err := s.fs.SyncDir(dir); err != nil {

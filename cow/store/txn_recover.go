@@ -16,9 +16,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// unfinishedError marks a change that may not be durable, or of several disks that may have reached only some of them.
+// unfinishedError is the error of a change that may not be durable, or that may have reached only
+// some of its disks.
 type unfinishedError struct {
-	disks []string // that it is about; nil: any
+	disks []string // of the change; nil: any
 	err   error
 }
 
@@ -28,18 +29,18 @@ func (e *unfinishedError) Error() string {
 
 func (e *unfinishedError) Unwrap() error { return e.err }
 
-// concerns reports whether the disk may be in a state that must not be believed.
+// concerns reports whether the disk may be in an invalid state.
 func (e *unfinishedError) concerns(disk string) bool {
 	return e.disks == nil || slices.Contains(e.disks, disk)
 }
 
-// recoverFor finishes what dead processes have left half done, if there is anything: before a disk's manifest is believed.
-// Its error says that a change of this disk could not be finished.
+// recoverFor recovers stale transactions before a disk's manifest is used. Error: a change of this
+// disk could not be finished.
 func (s *Store) recoverFor(ctx context.Context, disk string) error {
 	return s.recoverForKeeping(ctx, disk, reserveForClose)
 }
 
-// recoverForKeeping is settle that leaves so many files of the reserve.
+// recoverForKeeping is recoverFor that leaves keep files of the reserve.
 func (s *Store) recoverForKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
@@ -64,12 +65,12 @@ func (s *Store) recoverForKeeping(ctx context.Context, disk string, keep int) er
 	return err
 }
 
-// recoverStaleTxns finishes and discards the work directories of processes that are gone. What it cannot do is logged, and what
-// disks must not be believed for it is returned. The store's lock is held.
+// recoverStaleTxns finishes or undoes the transactions of dead processes. It logs its errors and
+// returns those that make disks unusable. The caller holds the store's lock.
 func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if err != nil {
-		return nil // none, or the operation itself will meet the same error
+		return nil // none, or the operation itself will get the same error
 	}
 	for _, e := range entries {
 		if !isTxnDir(e) {
@@ -87,8 +88,8 @@ func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
 	return unfinished
 }
 
-// isTxnDir reports whether an entry of tmp/ has the name of a work directory: what else is there is not cowblk's. See
-// notOwnWork for what has such a name.
+// isTxnDir reports whether an entry of tmp/ has the name of a transaction. Other entries are not
+// cowblk's. foreignInTxn checks the content.
 func isTxnDir(e fs.DirEntry) bool {
 	return isUUID(strings.TrimPrefix(e.Name(), removalPrefix)) && e.IsDir()
 }
@@ -103,8 +104,8 @@ func (s *Store) recoverTxn(dir string) error {
 	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		// begin makes directory and lock file while it holds the store's lock, as we do now: its process is gone, or has
-		// left nothing here but garbage.
+		// begin creates directory and lock file under the store's lock, which this process holds:
+		// the other process is dead, or has left only garbage.
 	case err != nil:
 		return err
 	default:
@@ -139,7 +140,7 @@ func (s *Store) recoverTxn(dir string) error {
 	return s.rollBackTxn(dir, j)
 }
 
-// changedDisks are the disks whose manifests a dead process may have replaced.
+// changedDisks returns the disks whose manifests a dead process may have replaced.
 func (s *Store) changedDisks(j journal, unread error, c *change) []string {
 	names := slices.Clone(j.Disks)
 	if len(names) == 0 && (len(j.Layers) > 0 || unread != nil) {
@@ -148,9 +149,9 @@ func (s *Store) changedDisks(j journal, unread error, c *change) []string {
 	return append(names, c.disks()...)
 }
 
-// syncDirectories makes durable what a dead process has changed, perhaps without syncing it: the names of images, layers
-// and disks, and of manifests, and what its work directory says. Others find these changes made and rely on them, so a
-// power cut must not take them back. The store's lock is held.
+// syncDirectories makes the renames of a dead process durable: of images, layers, disks and
+// manifests, and in its own directory. Other processes use the result, so a power cut must not undo
+// it. The caller holds the store's lock.
 func (s *Store) syncDirectories(txnDir string, disks []string) error {
 	dirs := []string{txnDir, s.dir, s.path(imagesDir), s.path(layersDir), s.path(disksDir)}
 	for _, name := range disks {
@@ -164,8 +165,9 @@ func (s *Store) syncDirectories(txnDir string, disks []string) error {
 	return nil
 }
 
-// rollBackTxn removes the layers of j that nobody needs, then dir. If that cannot be known the layers stay, and Check shows
-// them later: the next commands shall not look for it again and again. The store's lock is held.
+// rollBackTxn removes the layers of j that nobody needs, then dir. If the need is unknown the
+// layers stay, so that not every command looks again, and Check lists them. The caller holds the
+// store's lock.
 func (s *Store) rollBackTxn(dir string, j journal) error {
 	there, err := s.present(j.Layers)
 	if err != nil {
@@ -179,7 +181,7 @@ func (s *Store) rollBackTxn(dir string, j journal) error {
 		damage, transient := v.damagedManifests(j.Disks)
 		switch {
 		case transient != nil:
-			return transient // the next command may have more luck
+			return transient // temporary: the next command tries again
 		case damage != nil:
 			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
 				"layers", there, "err", damage)
@@ -199,7 +201,8 @@ func (s *Store) rollBackTxn(dir string, j journal) error {
 	return s.removeStaleTxn(dir)
 }
 
-// removeStaleTxn is removeWork of a process that is gone, or has failed: layers that a manifest names again stay.
+// removeStaleTxn is removeTxnDir for a dead process or a failed operation. It keeps layers that a
+// manifest names again.
 func (s *Store) removeStaleTxn(dir string) error {
 	if err := s.restoreLayers(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -207,8 +210,8 @@ func (s *Store) removeStaleTxn(dir string) error {
 	return s.removeTxnDir(dir)
 }
 
-// isDamage reports whether a document cannot be read because of what it holds, or because it is not there: no later try
-// will find another.
+// isDamage reports whether a document is missing or unreadable because of its content: a retry
+// would not help.
 func isDamage(err error) bool {
 	var io *fs.PathError
 	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
@@ -232,15 +235,16 @@ func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
 	return there, nil
 }
 
-// removalPrefix begins the name of a disk's directory in tmp once the disk is removed: the rest goes with the next
-// command that changes the store. A version before it removes the directory and leaves the layers.
+// removalPrefix starts the name of a removed disk's directory in tmp/. The next command that
+// changes the store removes its layers. Earlier versions remove the directory and leave the layers.
 const removalPrefix = "rm-"
 
 func isRemoval(dir string) bool { return strings.HasPrefix(filepath.Base(dir), removalPrefix) }
 
-// finishRemoval removes what a disk leaves that was removed by a process that is gone. The store's lock is held.
+// finishRemoval finishes the removal of a disk by a dead process. The caller holds the store's
+// lock.
 func (s *Store) finishRemoval(dir string) error {
-	// The removal may not be durable yet, and the layers must not go before it.
+	// The removal must be durable before the layers are removed.
 	if err := s.syncDirectories(dir, nil); err != nil {
 		return err
 	}
