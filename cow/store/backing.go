@@ -120,7 +120,7 @@ func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	}
 	advice := "what is in these files becomes part of the image, and a guest can read it. If they may: --backing"
 	if err != nil {
-		advice += "\nthat would not do here: " + err.Error()
+		advice += "\nthat would fail here: " + err.Error()
 	}
 	return &Mismatch{File: src.name, What: "backing files", Expected: "none, or the word --backing", Found: strings.TrimSuffix(b.String(), ", "), Advice: advice}
 }

@@ -143,7 +143,7 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	if sameState(now, img.Identity) {
 		return nil
 	}
-	s.log.Warn("an image's file is not in the state that was recorded, checking its whole content", "image", img.Name, "size", img.Size)
+	s.log.Warn("an image's file differs from its recorded state: checking the whole content", "image", img.Name, "size", img.Size)
 	if err := img.compare(ctx, f, func(int64) {}); err != nil {
 		return err
 	}

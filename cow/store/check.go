@@ -301,7 +301,7 @@ func (c *checker) leftTempFile(k *Report, whole bool, elem ...string) {
 	}
 	p := &Problem{
 		Object: "temporary file", File: path, What: "a file that an interrupted change has not put in place", Expected: "none", Found: "a file",
-		Status: StatusLeft, Advice: "look whether it holds the document that is missing", Leftover: true,
+		Status: StatusLeft, Advice: "see whether it is the missing document", Leftover: true,
 	}
 	k.Problems = append(k.Problems, p)
 	if whole {

@@ -38,7 +38,7 @@ func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 	})
 	if wrong {
 		for _, p := range unsealed {
-			p.Status, p.Advice = StatusLeft, "put right first what else is wrong with the disk"
+			p.Status, p.Advice = StatusLeft, "fix the other problems of the disk first"
 		}
 	}
 	return wrong

@@ -115,7 +115,7 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 	if k.Serving == nil {
 		c.closeUnclean(k, m, headers[len(headers)-1])
 	} else {
-		k.addNote("%s: its head, and what else it may change, was not looked at; of the head the blocks are counted that are durable, and those that its process has in memory are in no file", k.Serving)
+		k.addNote("%s: the files that it may change, such as the head, were not checked; of the head only the durable blocks are counted", k.Serving)
 	}
 	return m, true
 }
@@ -131,7 +131,7 @@ func (c *checker) consistent(k *Report) bool {
 	case errors.As(err, &unfinished):
 		k.addError("change of several disks", err)
 	default:
-		k.addNote("an interrupted change of several disks has not reached this one: the next command that opens it, or check --repair, finishes the change; until then the disk is not looked at")
+		k.addNote("an interrupted change of several disks has not reached this one: the next command that opens it, or check --repair, finishes the change; until then the disk is not checked")
 	}
 	return false
 }
@@ -180,11 +180,11 @@ func (c *checker) reportQuiesced(k *Report) {
 		k.addFailure(err)
 	case err != nil:
 		k.Problems = append(k.Problems, &Problem{
-			Object: quiesceFile, File: c.s.path(disksDir, k.Name, quiesceFile), What: "note of a guest being quiesced", Expected: "a document of this version, or none", Found: err.Error(),
-			Status: StatusLeft, Advice: "nobody lets the guest go on by it: look whether the guest is frozen or paused, then give the note up: " + forget,
+			Object: quiesceFile, File: c.s.path(disksDir, k.Name, quiesceFile), What: "quiesce record", Expected: "a document of this version, or none", Found: err.Error(),
+			Status: StatusLeft, Advice: "no process can thaw the guest with it: see whether the guest is frozen or paused, then remove the record: " + forget,
 		})
 	case there:
-		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s lets it go on, and %s gives that up", c.s.command("serve", k.Name), forget)
+		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s thaws it, and %s removes the record", c.s.command("serve", k.Name), forget)
 	}
 }
 

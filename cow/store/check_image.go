@@ -63,7 +63,7 @@ func (c *checker) imageData(k *Report, img *Image) error {
 	touched := !sameState(now, img.Identity)
 	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
 		if touched {
-			k.addNote("its file is not in the state that was recorded; its content is compared when a disk on it is opened")
+			k.addNote("its file differs from its recorded state; its content is compared when a disk on it is opened")
 		}
 		return nil
 	}

@@ -42,7 +42,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 				return r
 			}
 			if i < len(m.Layers)-1 {
-				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not looked at", l.UUID))
+				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not checked", l.UUID))
 			}
 			return r
 		}
@@ -50,7 +50,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	found, err := c.inspect(l, known(m, i))
 	switch {
 	case errors.Is(err, layer.ErrInUse):
-		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not looked at", l.UUID))
+		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not checked", l.UUID))
 		r.header, _ = layer.ReadHeader(c.s.fs, path)
 		return r
 	case err != nil:
@@ -73,7 +73,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	}
 	if fits {
 		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.hasChecksums {
-			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was read, and that is all; who serves a disk on it adds them", l.UUID))
+			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was only read; a process that serves a disk on it adds them", l.UUID))
 		}
 		c.unflushed(m, l, r)
 		c.repairLayer(k, m, i, r)
@@ -112,10 +112,10 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	}
 	defer f.Close()
 	if n, dropped := f.Unflushed(); dropped != nil {
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed, and what its guest had not flushed is given up at the next open: %v", l.UUID, dropped))
+		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed, and the next open discards the unflushed writes of its guest: %v", l.UUID, dropped))
 	} else if n > 0 {
 		r.owned += n
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed; %d blocks that its guest has written and not flushed are kept in memory, and become durable with the next open", l.UUID, n))
+		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed; %d blocks that its guest has not flushed are in memory, and the next open makes them durable", l.UUID, n))
 	}
 }
 

@@ -58,7 +58,7 @@ func (c *checker) staleTxns(storeReport *Report) error {
 			storeReport.Problems = append(storeReport.Problems, p)
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
-				p.Advice = "what was to be done is not known: compare the tags of the disks, then move the directory out of the store"
+				p.Advice = "the intended change is unknown: compare the tags of the disks, then move the directory out of the store"
 				continue
 			}
 			p.Remedy = "finish or undo it, as the next command that changes the store would"

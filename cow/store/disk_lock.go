@@ -218,7 +218,7 @@ func (l *Lock) SetServing(v Serving) error {
 		return fmt.Errorf("disk %q: lock file: %w", l.name, err)
 	}
 	if kerr := l.writeMemory(v); kerr != nil && v.Socket != "" {
-		l.s.log.Warn("other commands cannot find out where the disk is served: its lock file cannot be written, and there is no place in memory",
+		l.s.log.Warn("other commands cannot find the disk's sockets: its lock file is not writable, and no directory in memory is usable",
 			"disk", l.name, "err", errors.Join(err, kerr))
 	}
 	return nil

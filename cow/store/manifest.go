@@ -162,7 +162,7 @@ func (m *Manifest) check(name string) error {
 		own := storeLayer(l.UUID, l.Created)
 		switch {
 		case l.UUID == uuid.Nil || seen[l.UUID]:
-			return fmt.Errorf("layer %d: uuid %s is zero or there twice", i, l.UUID)
+			return fmt.Errorf("layer %d: uuid %s is zero or a duplicate", i, l.UUID)
 		case l.DataOffset < 0 || l.DataOffset > layer.MaxSize:
 			return fmt.Errorf("layer %d: data-offset %d", i, l.DataOffset)
 		case l.inStore() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):

@@ -21,7 +21,7 @@ func CheckName(kind, name string) error {
 		return invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
 	}
 	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" && CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
-		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which nothing can be done with here", kind, name)
+		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
 	}
 	for i := range len(name) {
 		c := name[i]

@@ -108,7 +108,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	}
 	if !o.ReadOnly && o.Serve {
 		if o.Cow.SharedDir, err = s.sharedDir(); err != nil && !o.Cow.LoseUnflushed {
-			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
+			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: no directory in memory can keep unflushed writes if this process is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
 				"disk", m.Name, "places", listText(s.SharedDirs()), "err", err)
 		}
 	}

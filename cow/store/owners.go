@@ -154,7 +154,7 @@ func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	}
 	disks, err := s.Disks()
 	if err != nil && !lenient {
-		return fmt.Errorf("not known whose the files are: %w", err)
+		return fmt.Errorf("cannot determine which disks use the files: %w", err)
 	}
 	others, err := s.imageParts()
 	if err != nil {

@@ -182,7 +182,7 @@ func (p *Pending) Close(swapped bool) {
 				give = h.Abandon
 			}
 			if err := give(); err != nil {
-				p.s.log.Warn("a new head that is not needed could not be closed", "err", err)
+				p.s.log.Warn("an unused new head could not be closed", "err", err)
 			}
 		}
 	}
@@ -278,7 +278,7 @@ func (s *Store) readChange(dir string) (*change, error) {
 	if err := c.decode(data); err != nil {
 		return nil, &Mismatch{
 			File: path, What: "record of a change of several disks", Expected: "a document of the form in FORMAT.md", Found: err.Error(),
-			Advice: "what was to be done is not known: compare the tags of the disks, then move the directory of the record out of the store",
+			Advice: "the intended change is unknown: compare the tags of the disks, then move the directory of the record out of the store",
 		}
 	}
 	return c, nil

@@ -81,7 +81,7 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 		old := &m.Layers[len(m.Layers)-2]
 		done = append(done, &Promotion{Disk: m.Name, Tag: p.Tag(), Sealed: old.UUID, Head: m.Head().UUID, Depth: len(m.Layers)})
 		if serr := s.seal(old, *old.Sealed); serr != nil {
-			err = errors.Join(err, fmt.Errorf("promote %q: the tag is there and the disk is intact, but its layer could not be sealed yet; the next open will: %w", m.Name, serr))
+			err = errors.Join(err, fmt.Errorf("promote %q: the tag exists and the disk is intact; the layer could not be sealed, and the next open tries again: %w", m.Name, serr))
 		}
 	}
 	return done, err

@@ -27,7 +27,7 @@ func (s *Store) SetQuiesceRecord(name string, v any) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("disk %q: note of a guest being quiesced: %w", name, err)
+		return fmt.Errorf("disk %q: quiesce record: %w", name, err)
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (s *Store) QuiesceRecord(name string, v any) (bool, error) {
 		err = strictjson.Decode(data, v, strictjson.Options{})
 	}
 	if err != nil {
-		return false, fmt.Errorf("disk %q: note of a guest being quiesced: %s: %w", name, path, err)
+		return false, fmt.Errorf("disk %q: quiesce record: %s: %w", name, path, err)
 	}
 	return true, nil
 }

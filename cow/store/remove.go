@@ -56,7 +56,7 @@ func (s *Store) removableDisk(name string) (*Manifest, error) {
 func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 	users, away, err := v.imageUsers(name)
 	if err != nil {
-		return nil, fmt.Errorf("image %q: whether disks use it cannot be said: %w", name, err)
+		return nil, fmt.Errorf("image %q: cannot determine whether disks use it: %w", name, err)
 	}
 	if len(users) > 0 {
 		noun := "disk"
@@ -89,7 +89,7 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
 	stays, _, err := v.needed(m, 0, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
 	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
 	for i := range m.Layers {

@@ -43,7 +43,7 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // a document of another program version
 	case !isDamage(err) && !noFile:
-		return nil, fmt.Errorf("disk %q: whether its manifest is damaged cannot be said: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether its manifest is damaged: %w", name, err)
 	}
 	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
 }

@@ -67,12 +67,12 @@ func (s *Store) releaseReserve(why error, keep int) bool {
 			continue
 		}
 		if err != nil {
-			s.log.Warn("the store's reserve cannot be given up", "err", err)
+			s.log.Warn("a file of the store's reserve could not be removed", "err", err)
 			return false
 		}
 		s.released.Add(1)
 		s.releasedSize.Store(size)
-		s.log.Warn("the file system is full: a part of the store's reserve is given up", "left", i, "reason", why)
+		s.log.Warn("the file system is full: a file of the store's reserve is removed", "left", i, "reason", why)
 		// Some file systems free the space only when the removal is durable.
 		_ = s.fs.SyncDir(s.path(reserveDir))
 		return true
@@ -105,7 +105,7 @@ func (s *Store) fillReserve() {
 	}
 	for i := range reserveFiles {
 		if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
-			s.log.Debug("the store's reserve is not whole", "err", err)
+			s.log.Debug("the store's reserve is incomplete", "err", err)
 			return
 		}
 	}
@@ -128,7 +128,7 @@ func (s *Store) restoreReserve() {
 		}
 		if err != nil {
 			if !errors.Is(err, fs.ErrExist) {
-				s.log.Debug("the store's reserve is not whole", "err", err)
+				s.log.Debug("the store's reserve is incomplete", "err", err)
 				return
 			}
 			continue

@@ -61,7 +61,7 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	}
 	stays, _, err := v.needed(m, top+1, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
 	plan := &Rollback{
 		Disk: m.Name, Tag: tag, Depth: top + 2,

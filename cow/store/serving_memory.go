@@ -60,7 +60,7 @@ func (l *Lock) removeMemory() {
 		return
 	}
 	if err := l.s.fs.Remove(l.memoryPath); err != nil && !errors.Is(err, os.ErrNotExist) {
-		l.s.log.Warn("a file in memory that says who serves a disk is left over", "disk", l.name, "err", err)
+		l.s.log.Warn("the record of a served disk could not be removed from memory", "disk", l.name, "err", err)
 	}
 	l.memoryPath = ""
 }

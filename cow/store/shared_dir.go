@@ -74,9 +74,9 @@ func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
 		path := s.legacyLiveFile(m.Name, l.UUID)
 		if there, err := s.exists(path); err == nil && there {
-			s.log.Warn("what an older cowblk kept of unflushed writes is given up", "disk", m.Name, "file", path)
+			s.log.Warn("unflushed writes that an older cowblk kept are discarded", "disk", m.Name, "file", path)
 			if err := s.fs.Remove(path); err != nil {
-				s.log.Warn("a file of an older cowblk is left over", "err", err)
+				s.log.Warn("a file of an older cowblk could not be removed", "err", err)
 			}
 		}
 	}

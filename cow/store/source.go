@@ -66,7 +66,7 @@ func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile,
 	c := &chainFile{path: path, real: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
 		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
-			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", err)
+			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
 		}
 	}
 	if err == nil {
@@ -181,7 +181,7 @@ func (src *source) unchanged() error {
 		}
 		if !sameState(c.opened, now) {
 			m := stateMismatch(c.path, c.opened, now)
-			m.Advice = "it was written to while it was being imported: stop who uses it, then try again"
+			m.Advice = "it was written to while it was being imported: stop the process that uses it, then try again"
 			return m
 		}
 	}

@@ -201,7 +201,7 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 func (s *Store) removeTxnDir(dir string) error {
 	left, err := s.removeAllowed(layoutOf(dir), dir)
 	if left != "" && err == nil {
-		s.log.Warn("a directory of the store's tmp is not removed: expected cowblk's files alone", "directory", dir, "found", left)
+		s.log.Warn("a directory in the store's tmp is not removed: it contains files that are not cowblk's", "directory", dir, "found", left)
 	}
 	return err
 }

@@ -183,10 +183,10 @@ func (s *Store) rollBackTxn(dir string, j journal) error {
 		case transient != nil:
 			return transient // temporary: the next command tries again
 		case damage != nil:
-			s.log.Warn("layers of an interrupted command are kept, for a disk that cannot be read may need them: cowblk check shows them once it can",
+			s.log.Warn("layers of an interrupted command are kept: an unreadable disk may need them",
 				"layers", there, "err", damage)
 		case v.isAway(j.Disks, there):
-			s.log.Warn("layers of an interrupted command are kept, for the directory of its disk was moved away without rm", "layers", there)
+			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", there)
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {
