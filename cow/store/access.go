@@ -29,7 +29,7 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 	}
 	// Later changes may fill the reserve. A process works without it until the file system is full.
 	_ = s.fs.MkdirAll(s.path(reserveDir), dirPerm)
-	if there, err := s.exists(s.path(reserveDir)); err == nil && there {
+	if exists, err := s.exists(s.path(reserveDir)); err == nil && exists {
 		a.Change = append(a.Change, s.path(reserveDir))
 	}
 	for _, m := range disks {

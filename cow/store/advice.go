@@ -69,15 +69,15 @@ func checkPathText(what, path string) error {
 // maxFileName is the length limit of a file name, in bytes (NAME_MAX of Linux's file systems).
 const maxFileName = 255
 
-// freshTries limits the names that unusedPath tries.
-const freshTries = 1000
+// maxUnusedPathTries limits the names that unusedPath tries.
+const maxUnusedPathTries = 1000
 
 // unusedPath returns the path of a new file beside path, for a command in an error's advice: a user
 // may paste the command, and it would overwrite an existing file. The name ends in suffix and ext,
 // such as ".new" and ".qcow2"; if that file exists, in ".new-2.qcow2" and so on. It is cut to the
 // length limit of file names.
 func unusedPath(fsys vfs.FS, path, suffix, ext string) string {
-	for n := 1; n <= freshTries; n++ {
+	for n := 1; n <= maxUnusedPathTries; n++ {
 		end := suffix + ext
 		if n > 1 {
 			end = fmt.Sprintf("%s-%d%s", suffix, n, ext)
@@ -93,11 +93,11 @@ func unusedPath(fsys vfs.FS, path, suffix, ext string) string {
 // long.
 func withSuffix(path, end string) string {
 	dir, name := filepath.Split(path)
-	if cut := maxFileName - len(end); len(name) > cut {
-		for cut > 0 && !utf8.RuneStart(name[cut]) {
-			cut--
+	if maxLen := maxFileName - len(end); len(name) > maxLen {
+		for maxLen > 0 && !utf8.RuneStart(name[maxLen]) {
+			maxLen--
 		}
-		name = name[:cut]
+		name = name[:maxLen]
 	}
 	return dir + name + end
 }
@@ -143,7 +143,7 @@ func (s *Store) adviseName(kind, path string, err error) error {
 	if kind != "disk" || CheckName("disk", other.found) != nil {
 		return err
 	}
-	if there, serr := s.exists(s.path(disksDir, other.found)); serr == nil && !there {
+	if exists, serr := s.exists(s.path(disksDir, other.found)); serr == nil && !exists {
 		return err
 	}
 	m.Advice = fmt.Sprintf("this is the manifest of disk %[1]q, copied by hand: it names that disk's layers, which no other disk can write to. It has none of its own: "+

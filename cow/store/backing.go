@@ -113,7 +113,7 @@ func backingPath(image, name string) (string, bool) {
 func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
-		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.real), c.format})
+		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.realPath), c.format})
 	}
 	if last != nil {
 		fmt.Fprintf(&b, "%s, ", strconv.Quote(last.img.Backing))

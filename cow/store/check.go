@@ -114,11 +114,11 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		s: s, ctx: ctx, o: o, report: CheckReport{Reports: []*Report{}},
 		layers: map[string]*layerResult{}, images: map[string]*Report{},
 	}
-	images, disks, err := c.choose()
+	images, disks, err := c.selectNames()
 	if err != nil {
 		return nil, err
 	}
-	if there, err := s.exists(s.dir); err != nil || !there {
+	if exists, err := s.exists(s.dir); err != nil || !exists {
 		return &c.report, err
 	}
 	// First: manifests may depend on transactions that a repair finishes or undoes.
@@ -160,9 +160,9 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	return &c.report, ctx.Err()
 }
 
-// choose returns the names to check. A disk exists here as soon as its directory does, with or
+// selectNames returns the names to check. A disk exists here as soon as its directory does, with or
 // without a manifest.
-func (c *checker) choose() (images, disks []string, err error) {
+func (c *checker) selectNames() (images, disks []string, err error) {
 	if len(c.o.Names) == 0 {
 		if images, err = c.s.names(imagesDir); err == nil {
 			disks, err = c.s.names(disksDir)
@@ -181,14 +181,14 @@ func (c *checker) choose() (images, disks []string, err error) {
 			if c.s.notDirectory(kind.of, name) != nil {
 				continue
 			}
-			there, err := c.s.exists(c.s.path(kind.dir, name))
+			exists, err := c.s.exists(c.s.path(kind.dir, name))
 			if err != nil {
 				return nil, nil, err
 			}
-			if there && !slices.Contains(*kind.list, name) {
+			if exists && !slices.Contains(*kind.list, name) {
 				*kind.list = append(*kind.list, name)
 			}
-			found = found || there
+			found = found || exists
 		}
 		if !found {
 			return nil, nil, c.s.notFound("disk", name)
@@ -288,15 +288,15 @@ func (c *checker) applyRemedy(k *Report, p *Problem, remedy func() error) {
 	}
 }
 
-// leftTempFile reports the temporary file of an interrupted replacement of one of k's documents. It
+// reportTempFile reports the temporary file of an interrupted replacement of one of k's documents. It
 // is garbage if the document is whole. The caller holds the disk's lock; an image needs none.
-func (c *checker) leftTempFile(k *Report, whole bool, elem ...string) {
+func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 	path := c.s.path(elem...) + vfs.TempSuffix
-	there, err := c.s.exists(path)
+	exists, err := c.s.exists(path)
 	if err != nil {
 		k.addFailure(err)
 	}
-	if !there {
+	if !exists {
 		return
 	}
 	p := &Problem{

@@ -20,7 +20,7 @@ func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 	if len(unsealed) == 0 && !k.Unclean {
 		return
 	}
-	if c.o.Repair && !c.hasOtherProblems(k, unsealed) && c.reopen(k, m, unsealed) {
+	if c.o.Repair && !c.hasOtherProblems(k, unsealed) && c.openAndClose(k, m, unsealed) {
 		if k.Unclean {
 			k.addNote("it was not closed in order; its head is sound, and is closed now")
 		}
@@ -44,8 +44,8 @@ func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 	return wrong
 }
 
-// reopen opens and closes a disk whose lock is held. It marks the layers that this has sealed.
-func (c *checker) reopen(k *Report, m *Manifest, unsealed []*Problem) bool {
+// openAndClose opens and closes a disk whose lock is held. It marks the layers that this has sealed.
+func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*Problem) bool {
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {
 		err = disk.Close()

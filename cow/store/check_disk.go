@@ -40,7 +40,7 @@ func (c *checker) disk(name string) (*Report, error) {
 		}
 		if !whole {
 			// The process that has it open may just have removed it.
-			if there, err := c.s.exists(c.s.path(disksDir, name)); err == nil && !there {
+			if exists, err := c.s.exists(c.s.path(disksDir, name)); err == nil && !exists {
 				return nil, c.ctx.Err()
 			}
 		}
@@ -85,7 +85,7 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 	}
 	if k.Serving == nil {
 		for _, document := range []string{diskFile, quiesceFile} {
-			c.leftTempFile(k, err == nil || document != diskFile, disksDir, k.Name, document)
+			c.reportTempFile(k, err == nil || document != diskFile, disksDir, k.Name, document)
 		}
 	}
 	if err != nil {
@@ -109,7 +109,7 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 			k.addFailure(r.err)
 		}
 	}
-	c.chain(k, m, headers)
+	c.compareHeaders(k, m, headers)
 	c.duplicates(k, m)
 	c.adviseClone(k, m)
 	if k.Serving == nil {
@@ -123,7 +123,7 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 // consistent reports whether the disk's manifest may be used. An interrupted change that has not
 // reached this disk may explain the state of its layers.
 func (c *checker) consistent(k *Report) bool {
-	err := c.s.refuseHalfChanged(k.Name)
+	err := c.s.refuseUnfinished(k.Name)
 	var unfinished *unfinishedError
 	switch {
 	case err == nil:
@@ -174,7 +174,7 @@ func (c *checker) reportQuiesced(k *Report) {
 		return
 	}
 	forget := c.s.command("resume", "--forget", k.Name)
-	there, err := c.s.QuiesceRecord(k.Name, new(quiesceRecord))
+	exists, err := c.s.QuiesceRecord(k.Name, new(quiesceRecord))
 	switch {
 	case err != nil && !isDamage(err):
 		k.addFailure(err)
@@ -183,7 +183,7 @@ func (c *checker) reportQuiesced(k *Report) {
 			Object: quiesceFile, File: c.s.path(disksDir, k.Name, quiesceFile), What: "quiesce record", Expected: "a document of this version, or none", Found: err.Error(),
 			Status: StatusLeft, Advice: "no process can thaw the guest with it: see whether the guest is frozen or paused, then remove the record: " + forget,
 		})
-	case there:
+	case exists:
 		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s thaws it, and %s removes the record", c.s.command("serve", k.Name), forget)
 	}
 }
@@ -227,7 +227,7 @@ func (c *checker) base(k *Report, m *Manifest) {
 		}
 		return
 	}
-	if there, err := c.s.exists(c.s.path(imagesDir, b.Image)); err != nil || !there {
+	if exists, err := c.s.exists(c.s.path(imagesDir, b.Image)); err != nil || !exists {
 		k.Problems = append(k.Problems, &Problem{
 			Object: "image " + b.Image, File: c.s.path(imagesDir, b.Image), What: "base of the disk", Expected: "an image", Found: "none", Status: StatusLeft,
 			Advice: "put the image's directory back; importing another under this name does not help",

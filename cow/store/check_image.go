@@ -26,7 +26,7 @@ func (c *checker) image(name string) *Report {
 	case err != nil:
 		k.addError("image.json", err)
 	}
-	c.leftTempFile(k, err == nil, imagesDir, name, imageFile)
+	c.reportTempFile(k, err == nil, imagesDir, name, imageFile)
 	if err != nil {
 		return k
 	}

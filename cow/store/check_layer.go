@@ -199,9 +199,9 @@ func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
 	}
 }
 
-// chain compares the headers with the manifest and with each other. A difference cannot be
+// compareHeaders compares the headers with the manifest and with each other. A difference cannot be
 // repaired: it does not show which of the two is wrong.
-func (c *checker) chain(k *Report, m *Manifest, headers []layer.Header) {
+func (c *checker) compareHeaders(k *Report, m *Manifest, headers []layer.Header) {
 	var below int64
 	for i := range m.Layers {
 		h, l := &headers[i], &m.Layers[i]

@@ -127,8 +127,8 @@ func (s *Store) describeTxn(dir string) (string, error) {
 // no reason to remove a layer: a manifest may be lost. A repair removes a layer that owns no
 // blocks; others need Prune.
 func (c *checker) orphans(storeReport *Report) error {
-	there, err := c.s.exists(c.s.path(layersDir))
-	if err != nil || !there {
+	exists, err := c.s.exists(c.s.path(layersDir))
+	if err != nil || !exists {
 		if err != nil {
 			storeReport.addFailure(err)
 		}
@@ -151,14 +151,14 @@ func (c *checker) orphans(storeReport *Report) error {
 			return nil
 		}
 		damage, transient := v.damagedManifests(nil)
-		named, err := c.s.journaledLayers()
+		named, err := c.s.layersInJournals()
 		lost := damage != nil || transient != nil || err != nil
 		for _, e := range entries {
 			id, err := uuid.Parse(e.Name())
 			if err != nil || len(v.users(id, "")) > 0 || v.awayUses(id) || named[id] {
 				continue
 			}
-			if there, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !there {
+			if exists, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !exists {
 				continue
 			}
 			c.orphan(storeReport, id, lost)
@@ -205,7 +205,7 @@ func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
 	case c.o.Repair && c.o.Prune:
 		p.Remedy = "remove it"
 	default:
-		p.Found += ", and it holds " + holdings(found, err)
+		p.Found += ", and it holds " + describeContent(found, err)
 		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
 	}
 	if p.Remedy != "" {
@@ -226,16 +226,16 @@ func (s *Store) removeLayer(id uuid.UUID) error {
 	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeTxnDir(out))
 }
 
-func holdings(found *layer.Inspection, err error) string {
+func describeContent(found *layer.Inspection, err error) string {
 	if err != nil || found.Header.UUID == uuid.Nil {
 		return "something that cannot be read"
 	}
 	return fmt.Sprintf("%d blocks", found.Owned)
 }
 
-// journaledLayers returns the layers in the journals and removals of all transactions. The caller
+// layersInJournals returns the layers in the journals and removals of all transactions. The caller
 // holds the store's lock.
-func (s *Store) journaledLayers() (map[uuid.UUID]bool, error) {
+func (s *Store) layersInJournals() (map[uuid.UUID]bool, error) {
 	named := map[uuid.UUID]bool{}
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -127,8 +127,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 		l.readOnly = true
 		f, err = s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			there, serr := s.exists(s.path(disksDir, name))
-			if serr == nil && there {
+			exists, serr := s.exists(s.path(disksDir, name))
+			if serr == nil && exists {
 				return l, nil
 			}
 		}

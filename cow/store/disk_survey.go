@@ -25,9 +25,9 @@ type survey struct {
 	away  []*indexEntry          // disks whose directories were moved away without rm
 	named map[uuid.UUID][]string // layer to readable disks; built on demand
 
-	write bool // the index may be written
-	file  vfs.File
-	clock time.Time // the file system's time before the first manifest was read
+	mayWrite bool // the index may be written
+	file     vfs.File
+	fsTime   time.Time // the file system's time before the first manifest was read
 }
 
 // surveyedDisk describes an existing disk. Its name is that of its directory.
@@ -47,7 +47,7 @@ func (s *Store) survey() (*survey, error) { return s.surveyDisks(true) }
 func (s *Store) surveyReadOnly() (*survey, error) { return s.surveyDisks(false) }
 
 func (s *Store) surveyDisks(write bool) (*survey, error) {
-	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, write: write}
+	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, mayWrite: write}
 	defer v.close()
 	list, err := s.fs.ReadDir(s.path(disksDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -86,10 +86,10 @@ func (v *survey) readDisk(name string) *surveyedDisk {
 			return &surveyedDisk{entry: known}
 		}
 	}
-	v.startClock()
+	v.startIndex()
 	var state *fileState
 	if err == nil {
-		if state = stateOf(st); state != nil && (v.file == nil || v.clock.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+		if state = stateOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
 			state = nil // a later change may leave the same state
 		}
 	}
@@ -212,11 +212,11 @@ func (v *survey) findAway() error {
 	v.away = append(v.away, v.index.away...)
 	known := v.away[:0:0]
 	for _, e := range v.away {
-		there, err := v.mayComeBack(e)
+		exists, err := v.mayComeBack(e)
 		if err != nil {
 			return err
 		}
-		if there && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+		if exists && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
 			known = append(known, e)
 		}
 	}
@@ -228,9 +228,9 @@ func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	there, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
-	if err != nil || there {
-		return there, err
+	exists, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
+	if err != nil || exists {
+		return exists, err
 	}
 	all, err := v.s.exists(v.s.path(layersDir))
 	return !all, err // layers/ itself was moved away

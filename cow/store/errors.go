@@ -107,8 +107,8 @@ func (e *noSpaceError) Unwrap() error { return e.err }
 // adviseNoSpace adds advice to an ENOSPC or EDQUOT error, once. It returns other errors as they
 // are.
 func (s *Store) adviseNoSpace(err error) error {
-	var said *noSpaceError
-	if !noSpace(err) || errors.As(err, &said) {
+	var advised *noSpaceError
+	if !noSpace(err) || errors.As(err, &advised) {
 		return err
 	}
 	return &noSpaceError{err: err, advice: "the file system of store " + PathText(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +

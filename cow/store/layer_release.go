@@ -87,11 +87,11 @@ func (s *Store) moveToTxn(id uuid.UUID, to string) error {
 // releaseAbove durably moves the unneeded layers of m, from the top down to index low, to the
 // directory to. except is as for needed.
 func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
-	stays, why, err := v.needed(m, low, except)
+	lastNeeded, why, err := v.needed(m, low, except)
 	if err != nil {
 		return err
 	}
-	for i := len(m.Layers) - 1; i > stays; i-- {
+	for i := len(m.Layers) - 1; i > lastNeeded; i-- {
 		if err := v.s.moveToTxn(m.Layers[i].UUID, to); err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 	if why != "" {
 		v.s.log.Warn("layers are kept: cowblk check shows those that no disk names", "layers_of", m.Name, "why", why)
 	}
-	if stays == len(m.Layers)-1 {
+	if lastNeeded == len(m.Layers)-1 {
 		return nil
 	}
 	return v.s.syncLayers()
@@ -175,9 +175,9 @@ func (s *Store) restoreLayers(dir string) error {
 			continue
 		}
 		to := s.path(layersDir, id.String())
-		if there, err := s.exists(to); err != nil {
+		if exists, err := s.exists(to); err != nil {
 			return err
-		} else if there {
+		} else if exists {
 			continue
 		}
 		if err := s.fs.Rename(from[id], to); err != nil {

@@ -212,7 +212,7 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return s.adviseName(kind, path, err)
 		}
-		if there, serr := s.exists(s.path(dir, name)); serr == nil && !there {
+		if exists, serr := s.exists(s.path(dir, name)); serr == nil && !exists {
 			return s.notFound(kind, name)
 		}
 	}
@@ -237,7 +237,7 @@ func (s *Store) notFound(kind, name string) error {
 	if kind == "image" {
 		other, dir = "a disk", disksDir
 	}
-	if there, err := s.exists(s.path(dir, name)); err == nil && there {
+	if exists, err := s.exists(s.path(dir, name)); err == nil && exists {
 		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, PathText(s.dir), other)
 	}
 	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, PathText(s.dir), s.command("list"))

@@ -21,7 +21,7 @@ var ownMemoryDir = sync.OnceValue(func() string { return memoryDirIn("/dev/shm",
 
 func memoryDirIn(shm string, uid int) string {
 	plain := filepath.Join(shm, fmt.Sprintf("%s-%d", programDir, uid))
-	ok, there := ownDir(plain, uid)
+	ok, exists := ownDir(plain, uid)
 	if ok {
 		return plain
 	}
@@ -31,7 +31,7 @@ func memoryDirIn(shm string, uid int) string {
 			return dir
 		}
 	}
-	if !there {
+	if !exists {
 		return plain
 	}
 	var end [8]byte
@@ -41,7 +41,7 @@ func memoryDirIn(shm string, uid int) string {
 
 // ownDir reports whether path exists (there), and whether it is a directory that no other user can
 // change (ok).
-func ownDir(path string, uid int) (ok, there bool) {
+func ownDir(path string, uid int) (ok, exists bool) {
 	fi, err := os.Lstat(path)
 	if err != nil {
 		return false, !errors.Is(err, fs.ErrNotExist)

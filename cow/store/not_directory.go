@@ -60,11 +60,11 @@ func dirOf(kind string) string {
 // nil.
 func (s *Store) notDirectory(kind, name string) *NotDirectory {
 	path := s.path(dirOf(kind), name)
-	look := s.fs.Stat
+	lstat := s.fs.Stat
 	if _, real := s.fs.(vfs.HostFS); real {
-		look = os.Lstat
+		lstat = os.Lstat
 	}
-	fi, err := look(path)
+	fi, err := lstat(path)
 	if err != nil || fi.IsDir() {
 		return nil
 	}
@@ -98,11 +98,11 @@ func fileText(mode fs.FileMode) string {
 
 // notDirectories reports the entries with the checked names, or all.
 func (c *checker) notDirectories(storeReport *Report) {
-	strays, err := c.s.NotDirectories()
+	entries, err := c.s.NotDirectories()
 	if err != nil {
 		return // reported with the directory
 	}
-	for _, t := range strays {
+	for _, t := range entries {
 		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
 			continue
 		}

@@ -18,11 +18,11 @@ func (s *Store) CheckOpenFiles(m *Manifest) error {
 	for _, f := range []struct{ path, what string }{
 		{s.path(disksDir, m.Name), "directory"}, {head.Map, "map"}, {head.Data, "data"},
 	} {
-		there, err := s.exists(f.path)
+		exists, err := s.exists(f.path)
 		if err != nil {
 			return fmt.Errorf("disk %q: %w", m.Name, err)
 		}
-		if !there {
+		if !exists {
 			return misplaced(f.path, f.what, "that it was removed")
 		}
 	}

@@ -238,11 +238,11 @@ func (s *Store) storeFileError(what, path, file, dir string) error {
 	if file != path {
 		found += ", " + file
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviceInstead(file, dir)}
+	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviseOther(file, dir)}
 }
 
-// adviceInstead says how to make a disk on the content of a store's file.
-func (s *Store) adviceInstead(file, dir string) string {
+// adviseOther says how to make a disk on the content of a store's file.
+func (s *Store) adviseOther(file, dir string) string {
 	if dir != s.dir {
 		return "name a file outside of it"
 	}

@@ -177,11 +177,11 @@ func (p *Pending) Close(swapped bool) {
 	if !swapped {
 		for _, h := range p.heads {
 			// Another process may find the change in doubt and use the new head.
-			give := h.AbandonNew
+			release := h.AbandonNew
 			if p.inDoubt {
-				give = h.Abandon
+				release = h.Abandon
 			}
-			if err := give(); err != nil {
+			if err := release(); err != nil {
 				p.s.log.Warn("an unused new head could not be closed", "err", err)
 			}
 		}
@@ -215,8 +215,8 @@ func (s *Store) rollForward(dir string, c *change) error {
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
 		if errors.Is(err, ErrNotFound) {
-			there, serr := s.exists(s.path(disksDir, m.Name))
-			if serr == nil && !there {
+			exists, serr := s.exists(s.path(disksDir, m.Name))
+			if serr == nil && !exists {
 				continue
 			}
 			err = errors.Join(err, serr)

@@ -44,9 +44,9 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// refuseHalfChanged refuses a disk if an interrupted change of several disks has reached only some
+// refuseUnfinished refuses a disk if an interrupted change of several disks has reached only some
 // of them.
-func (s *Store) refuseHalfChanged(disk string) error {
+func (s *Store) refuseUnfinished(disk string) error {
 	entries, err := s.fs.ReadDir(s.path(tmpDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -34,8 +34,8 @@ import (
 // missing: earlier versions left the file empty, and so may a full file system or a power cut.
 const lockMagic = "cowblk store\n"
 
-// lostFound is in the root of a file system.
-const lostFound = "lost+found"
+// lostAndFound is in the root of a file system.
+const lostAndFound = "lost+found"
 
 // storeDirs are the directories of a store.
 var storeDirs = []string{imagesDir, layersDir, disksDir, tmpDir, indexDir, reserveDir, "run"}
@@ -81,7 +81,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 				return what, err
 			}
 			locked = true
-		case name == lostFound:
+		case name == lostAndFound:
 		case slices.Contains(storeDirs, name) && (e.IsDir() || e.Type()&fs.ModeSymlink != 0):
 		case foreign == "":
 			foreign = PathText(name) + " in it"
@@ -159,7 +159,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 // holdsStoreObject reports whether the directory contains a layer, disk or image of cowblk. It
 // stops at the first one, so the cost does not depend on their number.
 func (s *Store) holdsStoreObject() (bool, error) {
-	for _, look := range []struct {
+	for _, kind := range []struct {
 		dir string
 		own func(name string) error
 	}{
@@ -179,7 +179,7 @@ func (s *Store) holdsStoreObject() (bool, error) {
 		}},
 	} {
 		for n := 8; ; n = 1 << 30 {
-			names, err := s.fs.SomeNames(s.path(look.dir), n)
+			names, err := s.fs.SomeNames(s.path(kind.dir), n)
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 				break
 			}
@@ -187,10 +187,10 @@ func (s *Store) holdsStoreObject() (bool, error) {
 				return false, fmt.Errorf("store %s: %w", PathText(s.dir), err)
 			}
 			for _, name := range names[:min(n, len(names))] {
-				if look.dir != layersDir && CheckName("", name) != nil {
+				if kind.dir != layersDir && CheckName("", name) != nil {
 					continue
 				}
-				err := look.own(name)
+				err := kind.own(name)
 				if err == nil {
 					return true, nil
 				}
@@ -234,11 +234,11 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 				own = locked || e.Type()&fs.ModeSocket != 0
 			case !locked:
 			case dir == tmpDir && isTxnDir(e):
-				strange, err := s.foreignInTxn(s.path(tmpDir, name))
+				inTxn, err := s.foreignInTxn(s.path(tmpDir, name))
 				if err != nil {
 					return "", err
 				}
-				own = strange == ""
+				own = inTxn == ""
 			case dir == reserveDir:
 				n, err := strconv.Atoi(name)
 				own = err == nil && n >= 0 && len(name) == 2 && e.Type().IsRegular()

@@ -33,9 +33,9 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if t := s.notDirectory(KindImage, name); t != nil {
 		return nil, t.Err()
 	}
-	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
+	if exists, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
-	} else if there {
+	} else if exists {
 		v, err := s.surveyReadOnly()
 		if err != nil {
 			return nil, err
@@ -87,17 +87,17 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 
 // planWith plans the removal of a disk from a survey.
 func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
-	stays, _, err := v.needed(m, 0, m.Name)
+	lastNeeded, _, err := v.needed(m, 0, m.Name)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
 	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
 	for i := range m.Layers {
 		l := &m.Layers[i]
-		if i > stays {
+		if i > lastNeeded {
 			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.inStore() {
+		if i > lastNeeded && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 		} else {
 			plan.Kept = append(plan.Kept, l.UUID)
@@ -169,7 +169,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.recoverForKeeping(ctx, name, 0); err != nil {
+	if err := s.recoverKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {

@@ -91,7 +91,7 @@ func (s *Store) fillReserve() {
 		return
 	}
 	// The highest file is removed first.
-	if there, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || there {
+	if exists, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || exists {
 		return
 	}
 	free, err := host.Free(s.dir)
@@ -117,9 +117,9 @@ func (s *Store) restoreReserve() {
 	n := s.released.Swap(0)
 	for i := 0; i < reserveFiles && n > 0; i++ {
 		path := s.reservePath(i)
-		if there, err := s.exists(path); err != nil {
+		if exists, err := s.exists(path); err != nil {
 			return
-		} else if there {
+		} else if exists {
 			continue
 		}
 		err := error(unix.ENOSPC)

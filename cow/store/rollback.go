@@ -59,7 +59,7 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	if err != nil {
 		return nil, err
 	}
-	stays, _, err := v.needed(m, top+1, m.Name)
+	lastNeeded, _, err := v.needed(m, top+1, m.Name)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
@@ -72,10 +72,10 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 		if l.Tag != "" {
 			plan.Lost = append(plan.Lost, l.Tag)
 		}
-		if i > stays {
+		if i > lastNeeded {
 			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.inStore() {
+		if i > lastNeeded && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 			continue
 		}

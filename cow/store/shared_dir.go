@@ -73,7 +73,7 @@ func (s *Store) legacyLiveFile(disk string, id uuid.UUID) string {
 func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
 		path := s.legacyLiveFile(m.Name, l.UUID)
-		if there, err := s.exists(path); err == nil && there {
+		if exists, err := s.exists(path); err == nil && exists {
 			s.log.Warn("unflushed writes that an older cowblk kept are discarded", "disk", m.Name, "file", path)
 			if err := s.fs.Remove(path); err != nil {
 				s.log.Warn("a file of an older cowblk could not be removed", "err", err)
@@ -100,9 +100,9 @@ func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflu
 	}
 	for _, name := range disks {
 		path := s.legacyLiveFile(name, id)
-		if there, err := s.exists(path); err != nil {
+		if exists, err := s.exists(path); err != nil {
 			return err
-		} else if !there {
+		} else if !exists {
 			continue
 		}
 		boot, err := sfs.Boot()

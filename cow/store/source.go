@@ -22,16 +22,16 @@ type source struct {
 
 // chainFile is one file of a source. The first in the chain is the top.
 type chainFile struct {
-	path   string // absolute, as named: names of backing files are relative to it
-	real   string // without symbolic links
-	top    string // path of the first file of the chain, as the user named it
-	fsys   vfs.FS
-	format string
-	size   int64 // bytes of its disk
-	file   vfs.File
-	img    *qcow2.Image // nil: raw
-	opened vfs.Identity // when it was opened
-	ranges *vfs.RangeLock
+	path     string // absolute, as named: names of backing files are relative to it
+	realPath string // without symbolic links
+	top      string // path of the first file of the chain, as the user named it
+	fsys     vfs.FS
+	format   string
+	size     int64 // bytes of its disk
+	file     vfs.File
+	img      *qcow2.Image // nil: raw
+	opened   vfs.Identity // when it was opened
+	ranges   *vfs.RangeLock
 }
 
 // openSource opens an image file, and its backing files if o allows that. It refuses what cannot be
@@ -63,7 +63,7 @@ func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile,
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
-	c := &chainFile{path: path, real: vfs.RealPath(f), top: top, fsys: fsys, file: f}
+	c := &chainFile{path: path, realPath: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
 		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
@@ -167,7 +167,7 @@ func (src *source) checkSize() error {
 func (src *source) backing() []Backing {
 	var all []Backing
 	for _, c := range src.chain[1:] {
-		all = append(all, Backing{Path: PathText(c.real), Format: c.format})
+		all = append(all, Backing{Path: PathText(c.realPath), Format: c.format})
 	}
 	return all
 }
@@ -188,9 +188,9 @@ func (src *source) unchanged() error {
 	return nil
 }
 
-// at finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and the
+// locate finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and the
 // length of that range up to limit.
-func (src *source) at(off, limit int64) (*chainFile, int64, error) {
+func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
 	end := min(limit, src.size)
 	for _, c := range src.chain {
 		if off >= c.size {
@@ -231,7 +231,7 @@ func (src *source) next(ctx context.Context, off int64) (start, end int64, err e
 		if err := ctx.Err(); err != nil {
 			return 0, 0, err
 		}
-		c, n, err := src.at(off, src.size)
+		c, n, err := src.locate(off, src.size)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -251,7 +251,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 		if at >= src.size {
 			return done, fmt.Errorf("%s: %w", PathText(src.name), io.ErrUnexpectedEOF)
 		}
-		c, n, err := src.at(at, off+int64(len(p)))
+		c, n, err := src.locate(at, off+int64(len(p)))
 		if err != nil {
 			return done, err
 		}

@@ -70,7 +70,7 @@ type Store struct {
 
 	trustMu      sync.Mutex
 	trustKnown   bool
-	trust        error       // result of trustedPath, if trustKnown
+	trustErr     error       // result of trustedPath, if trustKnown
 	recognized   atomic.Bool // the directory is a store: see recognize
 	restrictOnce sync.Once
 	reserveOnce  sync.Once

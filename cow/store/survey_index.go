@@ -10,16 +10,16 @@ import (
 
 // How a survey updates the index.
 
-// startClock creates the file of a new index, which shows the file system's time, unless the index
+// startIndex creates the file of a new index, which shows the file system's time, unless the index
 // must not be written.
-func (v *survey) startClock() {
-	if !v.write || v.file != nil {
+func (v *survey) startIndex() {
+	if !v.mayWrite || v.file != nil {
 		return
 	}
 	if f, at, err := v.s.newIndex(); err == nil {
-		v.file, v.clock = f, at
+		v.file, v.fsTime = f, at
 	} else {
-		v.write = false
+		v.mayWrite = false
 		v.s.log.Debug("the index of manifests cannot be written", "err", err)
 	}
 }
@@ -56,7 +56,7 @@ func (v *survey) saveAs(durable bool) (written bool) {
 		v.close()
 		return true
 	}
-	v.startClock()
+	v.startIndex()
 	defer v.close()
 	if v.file == nil || v.s.writeIndex(v.file, text, durable) != nil {
 		return false

@@ -231,9 +231,9 @@ func (n *Node) prune(disk string) *Node {
 	}
 	for _, c := range n.Children {
 		if p := c.prune(disk); p != nil {
-			cut := *n
-			cut.Children = []*Node{p}
-			return &cut
+			pruned := *n
+			pruned.Children = []*Node{p}
+			return &pruned
 		}
 	}
 	return nil

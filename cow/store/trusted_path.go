@@ -43,11 +43,11 @@ func (s *Store) trustedPath() error {
 	s.trustMu.Lock()
 	defer s.trustMu.Unlock()
 	if s.trustKnown {
-		return s.trust
+		return s.trustErr
 	}
 	made, err := checkStore(s.dir)
 	// A missing directory is checked again once it exists: another user may create it, as in /tmp.
-	s.trust, s.trustKnown = err, made
+	s.trustErr, s.trustKnown = err, made
 	return err
 }
 
@@ -137,10 +137,10 @@ func writable(what string, mode uint32) error {
 
 // untrustedStore returns the error for an untrusted path to the store in dir.
 func untrustedStore(dir string, untrusted *way.Untrusted) error {
-	stranger := !way.Trusted(untrusted.UID)
+	foreignOwner := !way.Trusted(untrusted.UID)
 	name := way.UserName(untrusted.UID)
 	switch {
-	case untrusted.End && !stranger:
+	case untrusted.End && !foreignOwner:
 		return writable("store "+dir, untrusted.Mode)
 	case untrusted.End && os.Geteuid() == 0:
 		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
@@ -149,7 +149,7 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	}
 	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	advice := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
-	if stranger && os.Geteuid() == 0 {
+	if foreignOwner && os.Geteuid() == 0 {
 		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(untrusted.UID))
 	}
 	return fmt.Errorf("%w\n%s", err, advice)

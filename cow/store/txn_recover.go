@@ -37,11 +37,11 @@ func (e *unfinishedError) concerns(disk string) bool {
 // recoverFor recovers stale transactions before a disk's manifest is used. Error: a change of this
 // disk could not be finished.
 func (s *Store) recoverFor(ctx context.Context, disk string) error {
-	return s.recoverForKeeping(ctx, disk, reserveForClose)
+	return s.recoverKeeping(ctx, disk, reserveForClose)
 }
 
-// recoverForKeeping is recoverFor that leaves keep files of the reserve.
-func (s *Store) recoverForKeeping(ctx context.Context, disk string, keep int) error {
+// recoverKeeping is recoverFor that leaves keep files of the reserve.
+func (s *Store) recoverKeeping(ctx context.Context, disk string, keep int) error {
 	names, err := s.fs.SomeNames(s.path(tmpDir), 1)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0 {
 		return nil
@@ -60,7 +60,7 @@ func (s *Store) recoverForKeeping(ctx context.Context, disk string, keep int) er
 		})
 	})
 	if cannotWrite(err) {
-		return s.refuseHalfChanged(disk)
+		return s.refuseUnfinished(disk)
 	}
 	return err
 }
@@ -169,11 +169,11 @@ func (s *Store) syncDirectories(txnDir string, disks []string) error {
 // layers stay, so that not every command looks again, and Check lists them. The caller holds the
 // store's lock.
 func (s *Store) rollBackTxn(dir string, j journal) error {
-	there, err := s.present(j.Layers)
+	existing, err := s.existingLayers(j.Layers)
 	if err != nil {
 		return err
 	}
-	if len(there) > 0 {
+	if len(existing) > 0 {
 		v, err := s.survey()
 		if err != nil {
 			return err
@@ -184,16 +184,16 @@ func (s *Store) rollBackTxn(dir string, j journal) error {
 			return transient // temporary: the next command tries again
 		case damage != nil:
 			s.log.Warn("layers of an interrupted command are kept: an unreadable disk may need them",
-				"layers", there, "err", damage)
-		case v.isAway(j.Disks, there):
-			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", there)
+				"layers", existing, "err", damage)
+		case v.isAway(j.Disks, existing):
+			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", existing)
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {
 					v.dropAway(name, j.Layers) // its manifest was replaced, as by a rollback
 				}
 			}
-			if err := v.release(there, dir); err != nil {
+			if err := v.release(existing, dir); err != nil {
 				return err
 			}
 		}
@@ -222,17 +222,17 @@ func isDamage(err error) bool {
 	return !errors.As(err, &io)
 }
 
-func (s *Store) present(layers []uuid.UUID) (there []uuid.UUID, err error) {
+func (s *Store) existingLayers(layers []uuid.UUID) (existing []uuid.UUID, err error) {
 	for _, id := range layers {
 		ok, err := s.exists(s.path(layersDir, id.String()))
 		if err != nil {
 			return nil, err
 		}
 		if ok {
-			there = append(there, id)
+			existing = append(existing, id)
 		}
 	}
-	return there, nil
+	return existing, nil
 }
 
 // removalPrefix starts the name of a removed disk's directory in tmp/. The next command that
