@@ -156,7 +156,7 @@ func listenInRunDir(st *store.Store, path string, listen func(path string) error
 	return other, nil
 }
 
-// withReserve is st.InNeed. st may be nil.
+// withReserve is st.WithReserve. st may be nil.
 func withReserve(st *store.Store, f func() error) error {
 	if st == nil {
 		return f()

@@ -103,7 +103,7 @@ func flushBy(ch *cow.Channel) error {
 	return req.Err
 }
 
-// unwritten is store.Unwritten, as "cowblk stop" asks in another process.
+// unwritten is store.Unclean, as "cowblk stop" asks in another process.
 func (pl *player) unwritten(name string) bool {
 	other, err := openStore(pl.m.Process(nil))
 	return err == nil && other.Unclean(name)
