@@ -21,9 +21,9 @@ import (
 // directory for a store: other programs also have a file named lock and directories named tmp,
 // images or index. A directory is a store if its lock is a regular file of this user and
 //
-//     - the lock file has the content lockMagic, or
-//     - it contains a readable manifest, image description or map of a layer, or
-//     - all names in it are those of a store, images/, layers/ and disks/ are empty, and tmp/ and
+//   - the lock file has the content lockMagic, or
+//   - it contains a readable manifest, image description or map of a layer, or
+//   - all names in it are those of a store, images/, layers/ and disks/ are empty, and tmp/ and
 //     index/ contain only files of cowblk: a new or emptied store.
 //
 // If the lock file is missing beside a readable document and nothing is foreign, a power cut has

@@ -125,7 +125,7 @@ func (tx *txn) cleanUp() error {
 	// the change must still find the new layer in the journal.
 	err := tx.s.locked(context.Background(), func() error {
 		if !tx.committed {
-			return tx.s.rollBackTxn(tx.dir, tx.journal)
+			return tx.s.discardTxn(tx.dir, tx.journal)
 		}
 		for _, name := range []string{commitFile, journalFile} {
 			if err := tx.s.fs.Remove(tx.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {

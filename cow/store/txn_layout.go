@@ -60,7 +60,7 @@ func layoutOf(dir string) dirLayout {
 	return k
 }
 
-// allows reports whether cowblk creates such an entry in such a directory.
+// allows reports whether cowblk creates such an entry in a directory of this kind.
 func (k dirLayout) allows(e fs.DirEntry) bool {
 	name := e.Name()
 	if name == damagedFile && slices.Contains(k.proofs, name) {

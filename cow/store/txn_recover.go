@@ -137,7 +137,7 @@ func (s *Store) recoverTxn(dir string) error {
 	if jerr != nil {
 		s.log.Warn("the journal of an interrupted command cannot be read: the layers that it lists are kept, cowblk check shows those that no disk needs", "err", jerr)
 	}
-	return s.rollBackTxn(dir, j)
+	return s.discardTxn(dir, j)
 }
 
 // changedDisks returns the disks whose manifests a dead process may have replaced.
@@ -165,10 +165,10 @@ func (s *Store) syncDirectories(txnDir string, disks []string) error {
 	return nil
 }
 
-// rollBackTxn removes the layers of j that nobody needs, then dir. If the need is unknown the
+// discardTxn removes the layers of j that nobody needs, then dir. If the need is unknown the
 // layers stay, so that not every command looks again, and Check lists them. The caller holds the
 // store's lock.
-func (s *Store) rollBackTxn(dir string, j journal) error {
+func (s *Store) discardTxn(dir string, j journal) error {
 	existing, err := s.existingLayers(j.Layers)
 	if err != nil {
 		return err
