@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -87,22 +86,6 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		return nil, err
 	}
 	return img, nil
-}
-
-// moveIn durably renames a finished directory to its place. After an error it undoes the rename.
-func (tx *txn) moveIn(from, dir, name string) error {
-	s := tx.s
-	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
-		return err
-	}
-	to := s.path(dir, name)
-	if err := s.fs.Rename(from, to); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, tx.undoRename(to, from, dir))
-	}
-	return nil
 }
 
 func (tx *txn) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
