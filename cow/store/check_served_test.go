@@ -27,7 +27,7 @@ func TestCheckOfAServedDisk(t *testing.T) {
 			t.Errorf("repair %v: %v", repair, problemTexts(h, r))
 		}
 		i := slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })
-		if k := r.Reports[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean || len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "not looked at") {
+		if k := r.Reports[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean || len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "were not checked") {
 			t.Errorf("vm1: %+v", k)
 		}
 	}
