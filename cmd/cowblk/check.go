@@ -135,7 +135,7 @@ func checkOutcome(r *store.CheckReport) error {
 // remedy.
 func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	images, disks := 0, 0
-	for _, k := range r.Checked {
+	for _, k := range r.Reports {
 		switch k.Kind {
 		case store.KindImage:
 			images++
@@ -167,7 +167,7 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 	a.printf("%s", text)
 }
 
-func (a *app) printChecked(k *store.Checked) {
+func (a *app) printChecked(k *store.Report) {
 	text := k.Kind
 	if k.Name != "" {
 		text += " " + k.Name

@@ -210,7 +210,7 @@ func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bou
 	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
 		return server.Listen(at)
 	}
-	err = st.InNeed(func() error {
+	err = st.WithReserve(func() error {
 		bound, err = server.Listen(at)
 		return err
 	})

@@ -88,7 +88,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 				t.Fatal(err)
 			}
 			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-				noted, err := s.Note("a", &qmp.Spec{})
+				noted, err := s.QuiesceRecord("a", &qmp.Spec{})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -154,7 +154,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 			damage = append(damage, err)
 		}
 		if l := info.Daemon; u != nil && l != nil && i == len(m.Layers)-1 {
-			u.Serve(l.HeadBlocks, m.BlockSize)
+			u.SetServed(l.HeadBlocks, m.BlockSize)
 		}
 		info.Usage = append(info.Usage, li)
 	}

@@ -115,7 +115,7 @@ func TestCheckInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	st := s.store()
 	r, err := st.Check(ctx, store.CheckOptions{Names: []string{"a", "b", "c"}})
-	if err != nil || len(r.Checked) != 3 {
+	if err != nil || len(r.Reports) != 3 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	cancel()

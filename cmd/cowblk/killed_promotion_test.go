@@ -349,8 +349,8 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 	}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var v qmp.Spec
-		a, errA := s.Note("a", &v)
-		b, errB := s.Note("b", &v)
+		a, errA := s.QuiesceRecord("a", &v)
+		b, errB := s.QuiesceRecord("b", &v)
 		if errors.Join(errA, errB) == nil && !a && !b && !g.quiesced() {
 			break
 		}
@@ -387,7 +387,7 @@ func TestQuiesceRecordForAllOrNone(t *testing.T) {
 	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
 		t.Fatal("a record was made for a disk that does not exist")
 	}
-	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
+	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {
 		t.Errorf("a record is left: %v, %v", left, err)
 	}
 }
@@ -403,7 +403,7 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	}
 	agent := filepath.Join(dir, "agent")
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + agent}
-	if err := s.SetNote("a", spec); err != nil {
+	if err := s.SetQuiesceRecord("a", spec); err != nil {
 		t.Fatal(err)
 	}
 	p := start(t, dir, nil, "serve", "a") // the agent does not exist yet
@@ -432,7 +432,7 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
 		t.Errorf("the guest saw %v", commands)
 	}
-	if left, err := s.Note("a", &qmp.Spec{}); err != nil || left {
+	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {
 		t.Errorf("a record is left: %v, %v", left, err)
 	}
 }

@@ -124,7 +124,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 		}
 		all = append(all, l)
 	}
-	strays, serr := s.Strays()
+	strays, serr := s.NotDirectories()
 	for _, t := range strays {
 		all = append(all, listEntry{Kind: kindOther, Name: t.Name, Tags: []string{}, Users: []string{}, Error: t.Err().Error(), state: fmt.Sprintf("not %s %s: %s", article(t.Kind), t.Kind, t.What)})
 	}

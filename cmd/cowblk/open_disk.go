@@ -37,7 +37,7 @@ func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
-	if dir := store.StoredIn(path); dir != "" && !f.readOnly {
+	if dir := store.StoreOf(path); dir != "" && !f.readOnly {
 		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
 			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
 	}

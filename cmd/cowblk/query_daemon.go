@@ -46,7 +46,7 @@ func queryDaemons(ctx context.Context, st *store.Store, nodes []*store.Node) {
 			for _, n := range served {
 				for _, d := range disks {
 					if d.Name == n.Name && d.BlockSize > 0 {
-						n.Usage.Serve(d.HeadBlocks, d.BlockSize)
+						n.Usage.SetServed(d.HeadBlocks, d.BlockSize)
 					}
 				}
 			}

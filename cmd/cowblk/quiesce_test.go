@@ -49,7 +49,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 		if code != exitFailure || !strings.Contains(text, "the guest was not quiesced") {
 			t.Errorf("%v: exit %d: %s", args, code, text)
 		}
-		if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
+		if noted, err := s.QuiesceRecord("a", &qmp.Spec{}); noted || err != nil {
 			t.Errorf("%v: a record is left: %t, %v", args, noted, err)
 		}
 	}
@@ -87,14 +87,14 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
 				}
 			}
-			if err := s.SetNote("a", spec); err != nil {
+			if err := s.SetQuiesceRecord("a", spec); err != nil {
 				t.Fatal(err)
 			}
 			p, _ := startServing(t, dir, "a")
 			newFakeGuest(t, dir)
 			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 			p.end(t)
-			if noted, err := s.Note("a", &qmp.Spec{}); noted || err != nil {
+			if noted, err := s.QuiesceRecord("a", &qmp.Spec{}); noted || err != nil {
 				t.Errorf("a record is left: %t, %v", noted, err)
 			}
 			if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the guest has ended") {
@@ -116,7 +116,7 @@ func TestForget(t *testing.T) {
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}
 	noted := func() bool {
 		t.Helper()
-		there, err := s.Note("a", &qmp.Spec{})
+		there, err := s.QuiesceRecord("a", &qmp.Spec{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestForget(t *testing.T) {
 	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out, "a has no record") {
 		t.Error(out)
 	}
-	if err := s.SetNote("a", spec); err != nil {
+	if err := s.SetQuiesceRecord("a", spec); err != nil {
 		t.Fatal(err)
 	}
 	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
@@ -138,7 +138,7 @@ func TestForget(t *testing.T) {
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("damaged: it is still there")
 	}
-	if err := s.SetNote("a", spec); err != nil {
+	if err := s.SetQuiesceRecord("a", spec); err != nil {
 		t.Fatal(err)
 	}
 	p, _ := startServing(t, dir, "a") // tries to thaw the guest
@@ -169,7 +169,7 @@ func TestEndBeforeThaw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SetNote("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}); err != nil {
+	if err := s.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}); err != nil {
 		t.Fatal(err)
 	}
 	p, _ := startServing(t, dir, "a")
@@ -178,7 +178,7 @@ func TestEndBeforeThaw(t *testing.T) {
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next process tries again") {
 		t.Errorf("log:\n%s", log)
 	}
-	if noted, err := s.Note("a", &qmp.Spec{}); !noted || err != nil {
+	if noted, err := s.QuiesceRecord("a", &qmp.Spec{}); !noted || err != nil {
 		t.Errorf("after %s: the record is gone, %v", time.Since(began), err)
 	}
 }

@@ -82,14 +82,14 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 		return "", err
 	}
 	// A record that cannot be read is removed as well.
-	found, readErr := st.Note(name, &struct{}{})
+	found, readErr := st.QuiesceRecord(name, &struct{}{})
 	if !found && readErr == nil {
 		return "has no record of a guest that holds still", nil
 	}
 	if path != "" {
 		err = runDiskCommand(ctx, st, path, name, "cow-forget-guest")
 	} else {
-		err = st.ForgetNote(name)
+		err = st.DropQuiesceRecord(name)
 	}
 	return "no longer has a record of a guest that holds still", err
 }

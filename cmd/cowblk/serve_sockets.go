@@ -135,13 +135,13 @@ func adoptSystemd(l *net.UnixListener, path string) (*control.Listener, error) {
 // store's reserve. If there is still no space, it makes the socket in another directory and returns
 // that path.
 func listenInRunDir(st *store.Store, path string, listen func(path string) error, log *slog.Logger) (string, error) {
-	err := st.InNeed(func() error {
+	err := st.WithReserve(func() error {
 		if err := st.MakeRunDir(); err != nil {
 			return err
 		}
 		return listen(path)
 	})
-	if !store.NoRoom(err) {
+	if !store.CannotCreate(err) {
 		return path, err
 	}
 	if oerr := st.MakeOtherRunDir(); oerr != nil {
@@ -156,12 +156,12 @@ func listenInRunDir(st *store.Store, path string, listen func(path string) error
 	return other, nil
 }
 
-// withReserve is st.InNeed. st may be nil.
+// withReserve is st.WithReserve. st may be nil.
 func withReserve(st *store.Store, f func() error) error {
 	if st == nil {
 		return f()
 	}
-	return st.InNeed(f)
+	return st.WithReserve(f)
 }
 
 // systemdControl takes the control socket out of the sockets that systemd has stored; nil if it is

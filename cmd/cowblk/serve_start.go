@@ -155,7 +155,7 @@ func (s *serving) listenControl(st *store.Store, f *serveFlags, log *slog.Logger
 	for _, o := range s.disks {
 		names.manifests[o.name] = o.manifest
 		h := daemon.QuiescedGuest{Disk: o.name}
-		found, err := st.Note(o.name, &h.Spec)
+		found, err := st.QuiesceRecord(o.name, &h.Spec)
 		if err != nil {
 			log.Error("the record of a quiesced guest cannot be read: the guest may still be frozen or paused", "disk", o.name, "err", err)
 		}

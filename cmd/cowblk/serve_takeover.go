@@ -37,7 +37,7 @@ func (a *app) requestTakeover(ctx context.Context, st *store.Store, names []stri
 		return nil, err
 	}
 	for _, name := range names {
-		if err := st.Rehearse(ctx, name, f.data.cowOptions(log)); err != nil {
+		if err := st.Preflight(ctx, name, f.data.cowOptions(log)); err != nil {
 			return nil, fmt.Errorf("takeover: the process that serves %q continues: %w", names[0], err)
 		}
 	}

@@ -35,7 +35,7 @@ func (n *servedManifests) Prepare(ctx context.Context, disks []string, tag strin
 	}
 	n.mu.Unlock()
 	for _, m := range manifests {
-		if err := n.store.InPlace(m); err != nil {
+		if err := n.store.CheckOpenFiles(m); err != nil {
 			return nil, explainLimits(fmt.Errorf("promote: %w", err))
 		}
 	}
@@ -51,12 +51,12 @@ func (n *servedManifests) Note(disks []string, spec *qmp.Spec) error {
 	if spec == nil {
 		var errs []error
 		for _, name := range disks {
-			errs = append(errs, n.store.SetNote(name, nil))
+			errs = append(errs, n.store.SetQuiesceRecord(name, nil))
 		}
 		return errors.Join(errs...)
 	}
 	for i, name := range disks {
-		if err := n.store.SetNote(name, spec); err != nil {
+		if err := n.store.SetQuiesceRecord(name, spec); err != nil {
 			// Nothing is quiesced yet, so no record may remain.
 			return errors.Join(err, n.Note(disks[:i], nil))
 		}

@@ -128,7 +128,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		if err := a.waitStopped(ctx, s, &open[i], names[i:]); err != nil {
 			return err
 		}
-		if written[d.Name] && s.Unwritten(d.Name) {
+		if written[d.Name] && s.Unclean(d.Name) {
 			unwritten = append(unwritten, d.Name)
 			continue
 		}

@@ -12,19 +12,19 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// maxBacking is how many backing files a chain may have.
+// maxBacking is the maximum number of backing files in a chain.
 const maxBacking = 64
 
-// Backing is a file under an imported qcow2, whose content is in the image.
+// Backing is a backing file of an imported qcow2. Its content is part of the image.
 type Backing struct {
-	Path   string `json:"path"`   // absolute, without symbolic links; in Go's quotes if it holds what cannot be printed
+	Path   string `json:"path"`   // absolute, without symbolic links; Go-quoted if it holds unprintable characters
 	Format string `json:"format"` // FormatRaw or FormatQcow2
 }
 
 func (b Backing) String() string { return b.Path + " (" + b.Format + ")" }
 
-// openBacking opens the files under the top, one after the other, each checked and locked before its content is looked
-// at. Without leave it opens them as far as to list them, and refuses.
+// openBacking opens the backing files from the top down. It checks and locks each file before it
+// reads the content. Unless o.Backing is set it refuses the chain and lists the files.
 func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 	for {
 		c := src.chain[len(src.chain)-1]
@@ -34,14 +34,14 @@ func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 		below, err := src.openBelow(fsys, c, o)
 		if err != nil {
 			if !o.Backing {
-				return src.needsLeave(c, err)
+				return src.needsBackingFlag(c, err)
 			}
 			return err
 		}
 		src.chain = append(src.chain, below)
 	}
 	if len(src.chain) > 1 && !o.Backing {
-		return src.needsLeave(nil, nil)
+		return src.needsBackingFlag(nil, nil)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 		return nil, err
 	}
 	for _, above := range src.chain {
-		if sameInode(above.before, below.before) {
+		if sameInode(above.opened, below.opened) {
 			_ = below.close()
 			return nil, refuse("backing file", "another file than those above it", PathText(path)+", which is "+PathText(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
@@ -94,8 +94,9 @@ func sameInode(a, b vfs.Identity) bool {
 	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
 }
 
-// backingPath is where QEMU looks for a backing file: in the directory of the image that names it. False for what is no
-// name of a file: a colon before the first slash makes a protocol (nbd:, json:, file:, ssh://) of it.
+// backingPath resolves the name of a backing file as QEMU does: relative to the directory of the
+// image. It returns false for a protocol name, which has a colon before the first slash (nbd:,
+// json:, file:, ssh://).
 func backingPath(image, name string) (string, bool) {
 	first, _, _ := strings.Cut(name, "/")
 	if strings.Contains(first, ":") {
@@ -107,18 +108,19 @@ func backingPath(image, name string) (string, bool) {
 	return name, true
 }
 
-// needsLeave lists the chain, as far as it could be followed.
-func (src *source) needsLeave(last *chainFile, err error) error {
+// needsBackingFlag returns the refusal of an image with backing files. It lists the chain as far as
+// it could be followed.
+func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
-		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.real), c.format})
+		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.realPath), c.format})
 	}
 	if last != nil {
 		fmt.Fprintf(&b, "%s, ", strconv.Quote(last.img.Backing))
 	}
 	advice := "what is in these files becomes part of the image, and a guest can read it. If they may: --backing"
 	if err != nil {
-		advice += "\nthat would not do here: " + err.Error()
+		advice += "\nthat would fail here: " + err.Error()
 	}
 	return &Mismatch{File: src.name, What: "backing files", Expected: "none, or the word --backing", Found: strings.TrimSuffix(b.String(), ", "), Advice: advice}
 }

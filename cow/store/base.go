@@ -16,9 +16,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// baseSpec checks that the base of a disk is still what it was, as far as that is cheap, and describes it for
-// cow.Open, which compares the sampled fingerprint. Same size and modification time: accepted. Otherwise an image is
-// hashed again, and its new time recorded if the content is the same; a base in place is refused.
+// baseSpec cheaply checks that the base of a disk is unchanged and describes it for cow.Open, which
+// compares the sampled fingerprint. It accepts a base of the same size and modification time.
+// Otherwise it hashes an image again and records the new time if the content is the same, and
+// refuses a base in place.
 func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error) {
 	b := m.Base
 	if b == nil {
@@ -44,22 +45,24 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}
-	mismatch := changed(b.Path, *b.Identity, now)
+	mismatch := stateMismatch(b.Path, *b.Identity, now)
 	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
 		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name))
 	return nil, mismatch
 }
 
-// sampledBytes is how much of a base its fingerprint looks at, at most; see layer.ComputeFingerprint.
+// sampledBytes returns the maximum number of bytes that a fingerprint samples; see
+// layer.ComputeFingerprint.
 func sampledBytes(size int64) int64 { return min(size, 2*64<<10+256*4<<10) }
 
-// sameState compares what a change of content would change. Device and inode are left out: a store may be copied.
+// sameState compares the fields that a write changes. It ignores device and inode: a store may be
+// copied.
 func sameState(a, b vfs.Identity) bool {
 	return a.Size == b.Size && a.MTime == b.MTime && a.Block == b.Block
 }
 
-// changed says how a file differs from what was recorded.
-func changed(path string, was, is vfs.Identity) *Mismatch {
+// stateMismatch describes how a file differs from its recorded state.
+func stateMismatch(path string, was, is vfs.Identity) *Mismatch {
 	m := &Mismatch{File: path}
 	switch {
 	case was.Block != is.Block:
@@ -87,7 +90,7 @@ func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
 	return f, nil
 }
 
-// checkFingerprint compares samples of the content with what was recorded.
+// checkFingerprint compares the sampled fingerprint of the base with the recorded one.
 func checkFingerprint(f vfs.File, m *Manifest) error {
 	b := m.Base
 	size, err := f.Size()
@@ -140,11 +143,11 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	if sameState(now, img.Identity) {
 		return nil
 	}
-	s.log.Warn("an image's file is not in the state that was recorded, checking its whole content", "image", img.Name, "size", img.Size)
+	s.log.Warn("an image's file differs from its recorded state: checking the whole content", "image", img.Name, "size", img.Size)
 	if err := img.compare(ctx, f, func(int64) {}); err != nil {
 		return err
 	}
-	// Only a convenience: without it the next open hashes again.
+	// An optimization: without the record the next open hashes again.
 	err = s.locked(ctx, func() error {
 		img.Identity = now
 		return s.writeDocument(s.path(imagesDir, img.Name, imageFile), img)
@@ -155,15 +158,15 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	return nil
 }
 
-// TrustBase records the present state of a base in place as the right one, after its sampled fingerprint matched. An
-// image is hashed instead, if its time has changed. ErrRefused: the content is another.
+// TrustBase records the current state of a base in place after a check of its sampled fingerprint.
+// It hashes an image whose modification time has changed. ErrRefused: the content differs.
 func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 	lock, err := s.LockDisk(name)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.recoverFor(ctx, name); err != nil {
 		return nil, err
 	}
 	m, err := s.Disk(name)
@@ -189,17 +192,17 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	m.Base.Identity = &now
-	return m, s.InNeed(func() error { // the disk cannot be served before
+	return m, s.WithReserve(func() error { // until then the disk cannot be served
 		return s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
 	})
 }
 
-// hashFile is the SHA-256 of the first size bytes, in hexadecimal; holes are hashed without being read. check, if not
-// nil, sees every chunk: its offset, its bytes.
+// hashFile returns the SHA-256 of the first size bytes in hexadecimal. It does not read holes.
+// check, if not nil, is called with the offset and the bytes of each chunk.
 func hashFile(ctx context.Context, f vfs.File, size int64, check func(off int64, p []byte) error) (string, error) {
 	sum := sha256.New()
 	zeros, buf := make([]byte, chunkSize), make([]byte, chunkSize)
-	data, end := int64(0), int64(0) // the data range at or after off
+	data, end := int64(0), int64(0) // the first data range at or after off
 	for off := int64(0); off < size; off += chunkSize {
 		if err := ctx.Err(); err != nil {
 			return "", err

@@ -14,25 +14,25 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// CheckDepth says how much Check reads.
+// CheckDepth selects how much Check reads.
 type CheckDepth int
 
 const (
-	CheckMaps CheckDepth = iota // manifests, headers, lengths, samples of the bases, and every map
-	CheckFast                   // the same, but only the maps of heads that were not closed in order
-	CheckFull                   // the same as CheckMaps, and every byte of layers' data, with its checksums, and of images
+	CheckMaps CheckDepth = iota // manifests, headers, lengths, fingerprints of the bases, and every map
+	CheckFast                   // the same, but only the maps of heads that were not closed cleanly
+	CheckFull                   // CheckMaps, and all data of layers, with its checksums, and of images
 )
 
 // CheckOptions for Check; the zero value checks everything in the store and changes nothing.
 type CheckOptions struct {
-	// Names are images and disks; none: the whole store, and what belongs to none of them. Disks are compared with the
-	// others that are checked: whether two name the same head comes out only where both are.
+	// Names are images and disks; empty: the whole store, including objects that belong to no disk
+	// or image. Two disks with the same head are found only if both are checked.
 	Names []string
 	Depth CheckDepth
-	// Repair does what can be done without guessing. Prune also removes layers that hold something and that no disk
-	// names; it means nothing without Repair.
+	// Repair applies the remedies that need no guess. Prune also removes layers with data that no
+	// disk names; it needs Repair.
 	Repair, Prune bool
-	// Progress, if not nil, is told how many bytes of a file have been read: CheckFull only.
+	// Progress, if not nil, receives the number of bytes read from a file; only with CheckFull.
 	Progress func(what string, done, total int64)
 }
 
@@ -40,12 +40,12 @@ type CheckOptions struct {
 type Status string
 
 const (
-	StatusRepairable Status = "repairable" // Repair would help
+	StatusRepairable Status = "repairable" // Repair would fix it
 	StatusRepaired   Status = "repaired"
-	StatusLeft       Status = "left" // a person has to decide; see Advice
+	StatusLeft       Status = "left" // a person must decide; see Advice
 )
 
-// Problem is one thing that is wrong.
+// Problem is one finding of a check.
 type Problem struct {
 	Object   string `json:"object"` // "manifest", "layer UUID", "base", ...
 	File     string `json:"file"`   // path
@@ -53,42 +53,42 @@ type Problem struct {
 	Expected string `json:"expected"`
 	Found    string `json:"found"`
 	Status   Status `json:"status"`
-	Remedy   string `json:"remedy,omitempty"` // what a repair has done, or would do
-	Advice   string `json:"advice,omitempty"` // what a person can do
-	// Leftover: nothing is damaged, something is to be tidied up.
+	Remedy   string `json:"remedy,omitempty"` // what a repair did or would do
+	Advice   string `json:"advice,omitempty"` // what the user can do
+	// Leftover: nothing is damaged; something can be removed.
 	Leftover bool `json:"leftover,omitempty"`
 }
 
-// Checked is what was found about one image or disk, or about what belongs to none of them.
-type Checked struct {
+// Report holds the findings about one image or disk, or about the rest of the store.
+type Report struct {
 	Kind    string   `json:"kind"`           // KindImage, KindDisk or KindStore
 	Name    string   `json:"name,omitempty"` // empty: the store
 	Serving *Serving `json:"serving,omitempty"`
 	Layers  int      `json:"layers,omitempty"` // of a disk
-	Blocks  uint64   `json:"blocks,omitempty"` // that its layers own
-	// AtLeast: a process has the disk open, and may have more blocks in its memory, or durable by now.
+	Blocks  uint64   `json:"blocks,omitempty"` // owned by its layers
+	// AtLeast: a process has the disk open and may have more blocks in memory, or on disk by now.
 	AtLeast bool `json:"blocks-at-least,omitempty"`
-	// Unclean: the head was not closed in order before; no error.
+	// Unclean: the head was not closed cleanly; not an error.
 	Unclean  bool       `json:"unclean,omitempty"`
-	Notes    []string   `json:"notes,omitempty"` // what was not looked at and why, and what is no error
+	Notes    []string   `json:"notes,omitempty"` // what was not checked and why, and observations that are not errors
 	Problems []*Problem `json:"problems"`
-	// Error says why something could not be checked or repaired: no permission, input or output error.
+	// Error says why a check or a repair failed: no permission, I/O error.
 	Error string `json:"error,omitempty"`
 }
 
-// KindStore is the Checked.Kind of what belongs to no image and no disk.
+// KindStore is the Report.Kind of objects that belong to no image and no disk.
 const KindStore = "store"
 
-// CheckReport is the outcome of Check. A problem that concerns several disks is counted once.
+// CheckReport is the result of Check. It counts a problem of several disks once.
 type CheckReport struct {
-	Checked    []*Checked `json:"checked"`
-	Found      int        `json:"found"`
-	Repaired   int        `json:"repaired"`
-	Repairable int        `json:"repairable"`
-	Failed     int        `json:"failed"` // objects with an Error
+	Reports    []*Report `json:"checked"`
+	Found      int       `json:"found"`
+	Repaired   int       `json:"repaired"`
+	Repairable int       `json:"repairable"`
+	Failed     int       `json:"failed"` // reports with an Error
 }
 
-// Left is the number of problems that remain.
+// Left returns the number of remaining problems.
 func (r *CheckReport) Left() int { return r.Found - r.Repaired }
 
 // checker is one run of Check.
@@ -98,44 +98,44 @@ type checker struct {
 	o      CheckOptions
 	report CheckReport
 
-	manifests map[string]*Manifest    // those that can be read
-	users     map[uuid.UUID][]string  // disks that name it, of those that are checked
+	manifests map[string]*Manifest    // the readable ones
+	users     map[uuid.UUID][]string  // checked disks that name the layer
 	layers    map[string]*layerResult // by path of the map
-	images    map[string]*Checked
-	undecided bool // a change of several disks could not be finished: no disk is to be opened
+	images    map[string]*Report
+	inDoubt   bool // a change of several disks could not be finished: no disk must be opened
 }
 
-// Check looks for what is damaged, half done or left over, and with Repair puts right what it can without guessing.
-// Without Repair nothing is changed. A disk that a process has open is not disturbed: only what cannot change under it is
-// looked at. Problems are no error. Errors: ErrNotFound, ErrInvalid (a name), ErrBusy, the context's, with a report of
-// what was done until then.
+// Check finds damage, interrupted changes and leftovers. With Repair it fixes what needs no guess;
+// without, it changes nothing. It does not disturb a disk that a process has open: it checks only
+// the parts that the process cannot change. Problems are not an error. Errors: ErrNotFound,
+// ErrInvalid (a name), ErrBusy, and the context's with a partial report.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{
-		s: s, ctx: ctx, o: o, report: CheckReport{Checked: []*Checked{}},
-		layers: map[string]*layerResult{}, images: map[string]*Checked{},
+		s: s, ctx: ctx, o: o, report: CheckReport{Reports: []*Report{}},
+		layers: map[string]*layerResult{}, images: map[string]*Report{},
 	}
-	images, disks, err := c.choose()
+	images, disks, err := c.selectNames()
 	if err != nil {
 		return nil, err
 	}
-	if there, err := s.exists(s.dir); err != nil || !there {
+	if exists, err := s.exists(s.dir); err != nil || !exists {
 		return &c.report, err
 	}
-	// First: a repair finishes or undoes what manifests are waiting for.
-	house := &Checked{Kind: KindStore, Problems: []*Problem{}}
-	if err := c.works(house); err != nil {
+	// First: manifests may depend on transactions that a repair finishes or undoes.
+	storeReport := &Report{Kind: KindStore, Problems: []*Problem{}}
+	if err := c.staleTxns(storeReport); err != nil {
 		return nil, err
 	}
-	c.undecided = house.Error != "" || slices.ContainsFunc(house.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
-	c.strays(house)
+	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
+	c.notDirectories(storeReport)
 	c.readManifests(disks)
 	for _, name := range images {
-		c.report.Checked = append(c.report.Checked, c.image(name))
+		c.report.Reports = append(c.report.Reports, c.image(name))
 	}
 	for _, name := range disks {
 		d, err := c.disk(name)
 		if d != nil {
-			c.report.Checked = append(c.report.Checked, d)
+			c.report.Reports = append(c.report.Reports, d)
 		}
 		if err != nil {
 			c.count()
@@ -143,25 +143,26 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.images)) {
-		if !slices.Contains(images, name) { // a disk lies on it
-			c.report.Checked = append(c.report.Checked, c.images[name])
+		if !slices.Contains(images, name) { // the base of a checked disk
+			c.report.Reports = append(c.report.Reports, c.images[name])
 		}
 	}
-	c.owners()
+	c.overlaps()
 	if len(o.Names) == 0 {
-		if err := c.orphans(house); err != nil {
+		if err := c.orphans(storeReport); err != nil {
 			return nil, err
 		}
 	}
-	if len(o.Names) == 0 || len(house.Problems) > 0 || house.Error != "" {
-		c.report.Checked = append(c.report.Checked, house)
+	if len(o.Names) == 0 || len(storeReport.Problems) > 0 || storeReport.Error != "" {
+		c.report.Reports = append(c.report.Reports, storeReport)
 	}
 	c.count()
 	return &c.report, ctx.Err()
 }
 
-// choose returns the names to check. Unlike elsewhere, a disk is there as soon as its directory is.
-func (c *checker) choose() (images, disks []string, err error) {
+// selectNames returns the names to check. A disk exists here as soon as its directory does, with or
+// without a manifest.
+func (c *checker) selectNames() (images, disks []string, err error) {
 	if len(c.o.Names) == 0 {
 		if images, err = c.s.names(imagesDir); err == nil {
 			disks, err = c.s.names(disksDir)
@@ -172,22 +173,22 @@ func (c *checker) choose() (images, disks []string, err error) {
 		if err := CheckName("image or disk", name); err != nil {
 			return nil, nil, err
 		}
-		found := c.s.stray(KindImage, name) != nil || c.s.stray(KindDisk, name) != nil // see strays
+		found := c.s.notDirectory(KindImage, name) != nil || c.s.notDirectory(KindDisk, name) != nil // see notDirectories
 		for _, kind := range []struct {
 			of, dir string
 			list    *[]string
 		}{{KindImage, imagesDir, &images}, {KindDisk, disksDir, &disks}} {
-			if c.s.stray(kind.of, name) != nil {
+			if c.s.notDirectory(kind.of, name) != nil {
 				continue
 			}
-			there, err := c.s.exists(c.s.path(kind.dir, name))
+			exists, err := c.s.exists(c.s.path(kind.dir, name))
 			if err != nil {
 				return nil, nil, err
 			}
-			if there && !slices.Contains(*kind.list, name) {
+			if exists && !slices.Contains(*kind.list, name) {
 				*kind.list = append(*kind.list, name)
 			}
-			found = found || there
+			found = found || exists
 		}
 		if !found {
 			return nil, nil, c.s.notFound("disk", name)
@@ -196,7 +197,7 @@ func (c *checker) choose() (images, disks []string, err error) {
 	return images, disks, nil
 }
 
-// readManifests learns which of the disks use which layer. What cannot be read is reported where it belongs.
+// readManifests records which disks use each layer. Errors are reported with the disk.
 func (c *checker) readManifests(disks []string) {
 	c.manifests, c.users = map[string]*Manifest{}, map[uuid.UUID][]string{}
 	for _, name := range disks {
@@ -214,7 +215,7 @@ func (c *checker) readManifests(disks []string) {
 func (c *checker) count() {
 	type same struct{ object, file, what, expected string }
 	seen := map[same]bool{}
-	for _, k := range c.report.Checked {
+	for _, k := range c.report.Reports {
 		if k.Error != "" {
 			c.report.Failed++
 		}
@@ -235,9 +236,9 @@ func (c *checker) count() {
 	}
 }
 
-// trouble makes a Problem of an error that says what was expected and what was found; of another it takes the text, as
-// the reason why k could not be checked to the end.
-func (k *Checked) trouble(object string, err error) *Problem {
+// addError adds a Problem for an error that has an expected and a found value. Any other error
+// becomes the reason why the check of k is incomplete.
+func (k *Report) addError(object string, err error) *Problem {
 	p := &Problem{Object: object, Status: StatusLeft}
 	var m *Mismatch
 	var f *layer.Fault
@@ -247,14 +248,14 @@ func (k *Checked) trouble(object string, err error) *Problem {
 	case errors.As(err, &f):
 		p.File, p.What, p.Expected, p.Found, p.Advice = f.Path, f.What, f.Expected, f.Found, f.Advice
 	default:
-		k.fail(err)
+		k.addFailure(err)
 		return nil
 	}
 	k.Problems = append(k.Problems, p)
 	return p
 }
 
-func (k *Checked) fail(err error) {
+func (k *Report) addFailure(err error) {
 	if k.Error != "" {
 		k.Error += "; "
 	}
@@ -265,12 +266,12 @@ func (k *Checked) fail(err error) {
 	k.Error += err.Error()
 }
 
-func (k *Checked) note(format string, args ...any) {
+func (k *Report) addNote(format string, args ...any) {
 	k.Notes = append(k.Notes, fmt.Sprintf(format, args...))
 }
 
-// settleProblem carries out the remedy of a problem if this is a repair, and notes how that went.
-func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
+// applyRemedy carries out the remedy of a problem if this is a repair, and sets the status.
+func (c *checker) applyRemedy(k *Report, p *Problem, remedy func() error) {
 	p.Status = StatusRepairable
 	if !c.o.Repair {
 		return
@@ -283,29 +284,29 @@ func (c *checker) settleProblem(k *Checked, p *Problem, remedy func() error) {
 		p.Status, p.Advice = StatusLeft, "stop the processes that use it, then repair it again"
 	default:
 		p.Status = StatusLeft
-		k.fail(err)
+		k.addFailure(err)
 	}
 }
 
-// tempFile reports what an interrupted replacement of one of k's documents has left beside it. It is garbage if the
-// document itself is whole. The disk's lock is held, or it is an image's.
-func (c *checker) tempFile(k *Checked, whole bool, elem ...string) {
+// reportTempFile reports the temporary file of an interrupted replacement of one of k's documents. It
+// is garbage if the document is whole. The caller holds the disk's lock; an image needs none.
+func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 	path := c.s.path(elem...) + vfs.TempSuffix
-	there, err := c.s.exists(path)
+	exists, err := c.s.exists(path)
 	if err != nil {
-		k.fail(err)
+		k.addFailure(err)
 	}
-	if !there {
+	if !exists {
 		return
 	}
 	p := &Problem{
 		Object: "temporary file", File: path, What: "a file that an interrupted change has not put in place", Expected: "none", Found: "a file",
-		Status: StatusLeft, Advice: "look whether it holds the document that is missing", Leftover: true,
+		Status: StatusLeft, Advice: "see whether it is the missing document", Leftover: true,
 	}
 	k.Problems = append(k.Problems, p)
 	if whole {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
-		c.settleProblem(k, p, func() error {
+		c.applyRemedy(k, p, func() error {
 			return c.s.locked(c.ctx, func() error {
 				return errors.Join(c.s.fs.RemoveAll(path), c.s.fs.SyncDir(filepath.Dir(path)))
 			})

@@ -12,19 +12,20 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// owners looks for bytes of files that two disks, or two parts of one, lie on. Manifests do not show that: a table may
-// name one file by several names, and a file of the store may be a link. Of some disks the parts are compared with each
-// other and with their images; with those of all other disks only where one of them lies on files that may be another's.
-func (c *checker) owners() {
+// overlaps finds file ranges that two disks, or two parts of one disk, use. Manifests do not show
+// them: a table may name one file by several paths, and a file of the store may be a link. If only
+// some disks are checked, their parts are compared with each other and with their images. Parts of
+// the other disks are included if one of the checked disks uses files that another disk may use.
+func (c *checker) overlaps() {
 	manifests := c.sortedManifests()
 	names := slices.Collect(maps.Keys(c.images))
 	if len(c.o.Names) == 0 || slices.ContainsFunc(manifests, c.s.foreign) {
 		var err error
 		if names, err = c.s.names(imagesDir); err != nil {
-			return // the images themselves are reported
+			return // reported with the images
 		}
 		if len(c.o.Names) > 0 {
-			manifests, _ = c.s.Disks() // one that cannot be read is for the check of that disk
+			manifests, _ = c.s.Disks() // an unreadable manifest is reported with its disk
 		}
 	}
 	slices.Sort(names)
@@ -39,43 +40,45 @@ func (c *checker) owners() {
 		for _, p := range c.s.partsOf(k) {
 			key := once{p.kind, p.layer, p.path}
 			if p.layer != uuid.Nil && !p.head && seen[key] {
-				continue // a layer that several disks share
+				continue // a layer that disks share
 			}
 			seen[key] = true
 			parts = append(parts, p)
 		}
 	}
 	byInode := map[vfs.Inode][]*part{}
-	told := map[[2]*part]bool{}
+	reported := map[[2]*part]bool{}
 	for _, p := range parts {
-		// What cannot be looked at is reported where the disk itself is.
+		// Errors are reported with the disk.
 		if err := c.s.locate(p); err != nil {
 			continue
 		}
 		for _, e := range p.extents {
 			for _, o := range byInode[e.Inode] {
-				mine, other, ok := p.common(o)
-				// One layer that two disks name is what shares looks at.
+				mine, other, ok := p.overlap(o)
+				// duplicates reports a layer that two disks name.
 				same := p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer
-				if !ok || same || p.compatible(o) || told[[2]*part{p, o}] {
+				if !ok || same || p.compatible(o) || reported[[2]*part{p, o}] {
 					continue
 				}
-				told[[2]*part{p, o}] = true
-				c.twoOwners(o, other, p, mine)
+				reported[[2]*part{p, o}] = true
+				c.reportOverlap(o, other, p, mine)
 			}
 			byInode[e.Inode] = append(byInode[e.Inode], p)
 		}
 	}
 }
 
-// foreign reports whether a disk lies on files outside the store, or on files of the store that have another name, too.
+// foreign reports whether a disk uses files outside the store, or files of the store that have
+// another name.
 func (s *Store) foreign(m *Manifest) bool {
 	return m.Base != nil && m.Base.Path != "" || slices.ContainsFunc(m.Layers, func(l Layer) bool {
-		return !l.own() || s.linked(l.Map) || s.linked(l.Data)
+		return !l.inStore() || s.linked(l.Map) || s.linked(l.Data)
 	})
 }
 
-// linked reports whether a file of the store, whose path is relative to it, has several names or is a symbolic link.
+// linked reports whether a file of the store has several names or is a symbolic link. name is
+// relative to the store.
 func (s *Store) linked(name string) bool {
 	path := s.path(name)
 	st, err := s.fs.Stat(path)
@@ -104,9 +107,9 @@ func (c *checker) sortedManifests() []*Manifest {
 	return all
 }
 
-// twoOwners reports bytes that are both a and b to each of their disks that is being checked.
-func (c *checker) twoOwners(a *part, pathOfA string, b *part, pathOfB string) {
-	for _, k := range c.report.Checked {
+// reportOverlap reports bytes that belong to both a and b with each of their disks that is checked.
+func (c *checker) reportOverlap(a *part, pathOfA string, b *part, pathOfB string) {
+	for _, k := range c.report.Reports {
 		if k.Kind == KindStore {
 			continue
 		}
@@ -115,7 +118,7 @@ func (c *checker) twoOwners(a *part, pathOfA string, b *part, pathOfB string) {
 		}
 		k.Problems = append(k.Problems, &Problem{
 			Object: string(a.kind), File: a.path, What: "owner of the file's bytes", Expected: a.owner + " alone",
-			Found: fmt.Sprintf("the same bytes are %s%s", b, alsoKnown(a, pathOfA, b, pathOfB)), Status: StatusLeft,
+			Found: fmt.Sprintf("the same bytes are %s%s", b, sharedFileText(a, pathOfA, b, pathOfB)), Status: StatusLeft,
 			Advice: "what is written through one of them changes the other: use one of them, and compare what it holds with a backup; two processes cannot open both at a time",
 		})
 	}

@@ -116,7 +116,7 @@ func problemTexts(h *hurt, r *CheckReport) (all []string) {
 	for _, m := range first(h.Disks()) {
 		names[m.Head().UUID] = m.Name
 	}
-	for _, k := range r.Checked {
+	for _, k := range r.Reports {
 		name := k.Name
 		if name == "" {
 			name = k.Kind

@@ -4,30 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
-// CreateOptions for Create: what the new disk lies on. At most one of From, Base and Table; without any, the disk is
-// empty and Size must be given.
+// CreateOptions for Create select the base of the new disk. At most one of From, Base and Table may
+// be set. Without any, the disk is empty and Size is required.
 type CreateOptions struct {
 	From  string // IMAGE or DISK@TAG
 	Base  string // path of a raw image or block device, used in place
 	Table string // device-mapper table line of dm-cow
-	// Size of the disk in bytes; default: what it lies on. It may be larger, never smaller.
+	// Size of the disk in bytes; default: the size of its base. It must not be smaller than that.
 	Size int64
-	// BlockSize in bytes, 512 to 65536; default: that of the layers it lies on, else 4096.
+	// BlockSize in bytes, 512 to 65536; default: that of the layers below, else 4096.
 	BlockSize int
-	// Force formats maps of a Table that hold something else, and takes a Base that looks like a qcow2 image.
+	// Force formats maps of a Table that hold something else, and accepts a Base in another image
+	// format.
 	Force bool
-	// ForceShare takes a Base on which somebody else holds a lock: see cow.Options.ForceShare.
+	// ForceShare accepts a Base that another process has locked: see cow.Options.ForceShare.
 	ForceShare bool
 }
 
@@ -53,10 +51,10 @@ func (o *CreateOptions) check() error {
 	return nil
 }
 
-// Create makes a disk with an empty head. It costs the same whatever lies below. Errors: ErrInvalid, ErrExists,
-// ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
+// Create creates a disk with an empty head. Its cost does not depend on the size of the base.
+// Errors: ErrInvalid, ErrExists, ErrNotFound (From), ErrRefused, ErrInUse (the maps of a table).
 func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Manifest, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
@@ -69,18 +67,18 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 	if o.Table != "" {
 		return s.createFromTable(ctx, name, o)
 	}
-	m, err := s.plan(ctx, name, o)
+	m, err := s.newManifest(ctx, name, o)
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	_, err = w.newHead(m)
+	defer tx.close()
+	_, err = tx.newHead(m)
 	if err == nil {
-		err = w.stageDisk(m)
+		err = tx.stageDisk(m)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create disk %q: %w", name, err)
@@ -89,16 +87,16 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.stillThere(m, o.From); err != nil {
+		if err := s.recheckSource(m, o.From); err != nil {
 			return err
 		}
 		if o.Base != "" {
 			p := &part{owner: "the new disk", kind: partBase, path: m.Base.Path, n: m.Base.Size}
-			if err := s.refuseShared([]*part{p}, true); err != nil {
+			if err := s.refuseUsed([]*part{p}, true); err != nil {
 				return err
 			}
 		}
-		return w.moveInDisk(m)
+		return tx.moveInDisk(m)
 	})
 	if err != nil {
 		return nil, err
@@ -106,13 +104,13 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 	return m, nil
 }
 
-// plan is the manifest of the new disk without its head.
-func (s *Store) plan(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+// newManifest returns the manifest of the new disk without its head.
+func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
 	m := &Manifest{Version: formatVersion, Name: name, Size: o.Size, BlockSize: o.BlockSize, Created: s.now().UTC()}
 	var err error
 	switch {
 	case o.From != "":
-		err = s.planFrom(ctx, m, o.From)
+		err = s.resolveFrom(ctx, m, o.From)
 	case o.Base != "":
 		m.Base, err = s.baseInPlace(o.Base, o.Force, o.ForceShare)
 	}
@@ -133,7 +131,8 @@ func (s *Store) plan(ctx context.Context, name string, o CreateOptions) (*Manife
 	return m, nil
 }
 
-// atLeast makes the disk as large as what it lies on, or leaves it larger.
+// atLeast sets the disk's size to size, the size of its base, unless it is larger. below names the
+// base.
 func (m *Manifest) atLeast(size int64, below string) error {
 	if m.Size != 0 && m.Size < size {
 		return invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
@@ -142,8 +141,8 @@ func (m *Manifest) atLeast(size int64, below string) error {
 	return nil
 }
 
-// planFrom resolves --from: the name of an image, or a tag.
-func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
+// resolveFrom resolves --from: an image or a tag.
+func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error {
 	ref, err := ParseRef(from)
 	if err != nil {
 		return err
@@ -162,7 +161,7 @@ func (s *Store) planFrom(ctx context.Context, m *Manifest, from string) error {
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
 		return s.checkImage(ctx, m)
 	}
-	if err := s.settle(ctx, ref.Name); err != nil {
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return err
 	}
 	src, err := s.Disk(ref.Name)
@@ -195,8 +194,9 @@ func (m *Manifest) tags() []string {
 	return tags
 }
 
-// stillThere repeats, with the store locked, what was found before: image or layers may have been removed since.
-func (s *Store) stillThere(m *Manifest, from string) error {
+// recheckSource repeats checks with the store locked: the image or layers may have been removed
+// meanwhile.
+func (s *Store) recheckSource(m *Manifest, from string) error {
 	if m.Base != nil && m.Base.Image != "" {
 		if _, err := s.Image(m.Base.Image); err != nil {
 			return err
@@ -213,7 +213,7 @@ func (s *Store) stillThere(m *Manifest, from string) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	// It keeps the layers below; its tag may be another one of the same name since.
+	// The tag may be a new one of the same name: compare the layer.
 	if err == nil {
 		if i, terr := src.Tagged(ref.Tag); terr == nil && src.Layers[i].UUID == m.Layers[len(m.Layers)-2].UUID {
 			return nil
@@ -222,7 +222,7 @@ func (s *Store) stillThere(m *Manifest, from string) error {
 	return fmt.Errorf("%s %w any more: it was removed just now", from, ErrNotFound)
 }
 
-// baseInPlace describes a file or device that a disk shall lie on without being copied.
+// baseInPlace describes a file or device that a disk uses as its base without a copy.
 func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -231,7 +231,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	if err := checkPathText("base", path); err != nil {
 		return nil, err
 	}
-	if err := s.refuseStored("base", path); err != nil {
+	if err := s.refuseStoreFile("base", path); err != nil {
 		return nil, err
 	}
 	f, err := openBaseFile(s.fs, path, share)
@@ -260,8 +260,9 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	return baseOf(f, path, 0, size)
 }
 
-// lockBaseInPlace takes the locks that an open disk has on its base: a process of this or of an earlier version may write
-// it raw, or as part of a disk of another store. They end with the RangeLock and f.
+// lockBaseInPlace takes the locks that an open disk has on its base: a process of this or an
+// earlier version may write it raw, or as part of a disk of another store. Close the RangeLock and
+// f to release them.
 func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock, error) {
 	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) && !share {
 		return nil, fmt.Errorf("%w\n%s", classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
@@ -273,11 +274,11 @@ func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool)
 	return lock, err
 }
 
-// shareAdvice is the way past a lock that whoever may read a base can hold.
+// shareAdvice names the option that ignores a lock: any process that can read a base can lock it.
 const shareAdvice = "if you know that nobody changes the base: --force-share (of create --base, serve, run and export)"
 
-// openBaseFile opens a file that a disk is to lie on. ErrInUse: somebody writes to it, or holds a lock like one who does,
-// unless share.
+// openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked,
+// unless share is set.
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
@@ -296,7 +297,8 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	return f, nil
 }
 
-// rawBase refuses a base that is the container of another format, a compressed file or an archive, unless force.
+// rawBase refuses a base in another image format, a compressed file and an archive, unless force is
+// set.
 func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	format, err := probe(f)
 	if err != nil {
@@ -315,9 +317,9 @@ func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	return &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
 }
 
-// baseOf describes size bytes from offset of an open file.
+// baseOf describes size bytes of an open file from offset on.
 func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
-	print, err := layer.ComputeFingerprint(f, offset, size)
+	fingerprint, err := layer.ComputeFingerprint(f, offset, size)
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -325,84 +327,5 @@ func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: print, Identity: &id}, nil
-}
-
-// newHead creates an empty head for m in the work directory, enters it in m and in the journal.
-func (w *work) newHead(m *Manifest) (uuid.UUID, error) {
-	p := layer.CreateParams{
-		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: w.s.now().UTC(), Perm: 0o600,
-	}
-	if len(m.Layers) > 0 {
-		p.Parent = m.Head().UUID
-	}
-	if m.Base != nil {
-		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
-	}
-	if err := w.s.fs.Mkdir(w.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
-		return uuid.Nil, err
-	}
-	l, err := layer.CreateHead(w.s.fs, layer.Paths{Map: w.path("layer", mapFile), Data: w.path("layer", dataFile)}, p)
-	if err != nil {
-		return uuid.Nil, classify(err)
-	}
-	if err := l.Close(); err != nil {
-		return uuid.Nil, err
-	}
-	m.Layers = append(m.Layers, ownLayer(p.UUID, p.Created))
-	return p.UUID, w.note(m.Name, p.UUID)
-}
-
-// moveInHead puts the new head of m, which newHead has made, among the store's layers, where it keeps the layer below,
-// also while no manifest names it. The store is locked.
-//
-// before is the disk's manifest as it is: the index has the new head from now on, too, for the manifest may be damaged
-// once it names it.
-func (w *work) moveInHead(before, m *Manifest) error {
-	w.s.announce(before, m.Head().UUID)
-	return w.moveInLayer(m)
-}
-
-func (w *work) moveInLayer(m *Manifest) error {
-	return w.moveIn(w.path("layer"), layersDir, m.Head().UUID.String())
-}
-
-// moveInDisk puts the new head of a new disk and its manifest in place, the step that makes it exist. The store is
-// locked.
-func (w *work) moveInDisk(m *Manifest) error {
-	if err := w.moveInLayer(m); err != nil {
-		return err
-	}
-	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
-		return err
-	}
-	w.done = true
-	w.s.announce(m)
-	return nil
-}
-
-// publish puts the manifest of a new disk in place whose layers are all somewhere else: the step that makes it exist.
-// The store is locked.
-func (w *work) publish(m *Manifest) error {
-	if err := w.stageDisk(m); err != nil {
-		return err
-	}
-	if err := w.moveIn(w.path("disk"), disksDir, m.Name); err != nil {
-		return err
-	}
-	w.s.announce(m)
-	return nil
-}
-
-// stageDisk makes the directory of a new disk, with its manifest, in the work directory.
-func (w *work) stageDisk(m *Manifest) error {
-	if err := w.s.fs.Mkdir(w.path("disk"), dirPerm); err != nil {
-		return err
-	}
-	// First, so that its name is durable with the manifest's: without a lock file a disk could not be removed where there
-	// is no room to make one.
-	if err := w.newLock(); err != nil {
-		return err
-	}
-	return w.s.writeDocument(w.path("disk", diskFile), m)
+	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: fingerprint, Identity: &id}, nil
 }

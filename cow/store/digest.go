@@ -14,12 +14,13 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// digestChunk is the unit of an image's chunk digest, in bytes. Part of the format.
+// digestChunk is the chunk size of an image's digest, in bytes. It is part of the format.
 const digestChunk = 64 << 10
 
-// chunkDigest is the SHA-256 by which an image of holes is known in a time that follows its data: of the image's size as
-// 64 bits, little-endian, and for each chunk of digestChunk bytes that is not all zeros, in ascending order, of its
-// number as 64 bits and the SHA-256 of its bytes. Where holes lie makes no difference.
+// chunkDigest is a SHA-256 that can be computed without reading holes. Its input is the image's
+// size as a 64-bit little-endian number, then for each chunk of digestChunk bytes that is not all
+// zeros, in ascending order, the chunk's number as 64 bits and the SHA-256 of its bytes. The digest
+// does not depend on the position of holes.
 type chunkDigest struct{ sum hash.Hash }
 
 func newChunkDigest(size int64) *chunkDigest {
@@ -34,8 +35,8 @@ func (d *chunkDigest) number(n uint64) {
 	d.sum.Write(le[:])
 }
 
-// add takes bytes from off on, which begins a chunk, as they come in ascending order; only the last call may end within
-// a chunk.
+// add adds bytes from off on, the start of a chunk. Offsets must ascend; only the last call may end
+// within a chunk.
 func (d *chunkDigest) add(off int64, p []byte) {
 	for ; len(p) > 0; off, p = off+digestChunk, p[min(digestChunk, len(p)):] {
 		chunk := p[:min(digestChunk, len(p))]
@@ -55,25 +56,27 @@ var zeroChunk = make([]byte, chunkSize)
 // isZero reports whether p, at most chunkSize bytes, is all zeros.
 func isZero(p []byte) bool { return bytes.Equal(p, zeroChunk[:len(p)]) }
 
-// extents finds data in what is copied or hashed: a vfs.File or a source.
+// extents enumerates the data of a vfs.File or a source.
 type extents interface {
-	// next returns the first range [start, end) at or after off that may hold anything but zeros; io.EOF if none.
+	// next returns the first range [start, end) at or after off that may be nonzero; io.EOF if
+	// none.
 	next(ctx context.Context, off int64) (start, end int64, err error)
 	ReadAt(p []byte, off int64) (int, error)
 }
 
-// fileExtents are those of a file.
+// fileExtents are the extents of a file.
 type fileExtents struct{ vfs.File }
 
 func (f fileExtents) next(_ context.Context, off int64) (start, end int64, err error) {
 	return f.NextData(off)
 }
 
-// eachChunk calls do with each chunk of chunkSize bytes of the first size bytes that may hold anything but zeros, in
-// ascending order: its offset, and its bytes, which do must not keep. progress is told how far it has come.
+// eachChunk calls do for each chunk of chunkSize bytes within the first size bytes that may be
+// nonzero, in ascending order. do must not keep the bytes. progress receives the number of bytes
+// done.
 func eachChunk(ctx context.Context, in extents, size int64, progress func(done int64), do func(off int64, p []byte) error) error {
 	buf := make([]byte, chunkSize)
-	start, end, told := int64(0), int64(0), int64(0) // of the data range at or after off; of what progress knows
+	start, end, reported := int64(0), int64(0), int64(0) // start, end: the data range at or after off
 	for off := int64(0); off < size; off += chunkSize {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -113,19 +116,19 @@ func eachChunk(ctx context.Context, in extents, size int64, progress func(done i
 		if err := do(off, p); err != nil {
 			return err
 		}
-		told = off + int64(len(p))
-		progress(told)
+		reported = off + int64(len(p))
+		progress(reported)
 	}
-	if told < size {
+	if reported < size {
 		progress(size)
 	}
 	return nil
 }
 
-// hashChunks is the chunk digest of the first size bytes of a file. check, if not nil, sees each chunk that may hold
-// data.
+// hashChunks returns the chunk digest of the first size bytes of a file. check, if not nil, is
+// called for each chunk that may hold data.
 func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done int64), check func(off int64, p []byte) error) (string, error) {
-	// A file that has become shorter would look like one with a hole at its end.
+	// A truncated file would have the digest of a file with a hole at its end.
 	if now, err := f.Size(); err != nil {
 		return "", err
 	} else if now < size {

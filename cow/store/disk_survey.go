@@ -15,38 +15,39 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// survey is what the manifests that are on disk name at this moment. It costs one call for each disk, and the reading of
-// each manifest that is not in the state in which the index has it. Who deletes layers or images holds the store's lock
-// from the survey until that is done.
+// survey holds what the manifests on disk name. It takes one stat for each disk and reads each
+// manifest whose state differs from the index. A caller that deletes layers or images holds the
+// store's lock from the survey until the deletion is done.
 type survey struct {
 	s     *Store
-	index *manifestIndex // as it was read
-	disks map[string]*surveyed
-	away  []*indexEntry          // of disks whose directories were moved away without rm
-	named map[uuid.UUID][]string // by the disks that can be read; made when it is needed
+	index *manifestIndex // as read
+	disks map[string]*surveyedDisk
+	away  []*indexEntry          // disks whose directories were moved away without rm
+	named map[uuid.UUID][]string // layer to readable disks; built on demand
 
-	write bool // the index may be written
-	file  vfs.File
-	clock time.Time // of the file system, before the first manifest was read
+	mayWrite bool // the index may be written
+	file     vfs.File
+	fsTime   time.Time // the file system's time before the first manifest was read
 }
 
-// surveyed is what is known of a disk that is there. Its name is that of its directory.
-type surveyed struct {
-	entry   *indexEntry // nil: nothing is known
-	err     error       // of the manifest, if it cannot be read: entry has what it may name
-	passes  bool        // err is no damage
-	unknown bool        // it may name anything
-	link    bool        // the directory is a symbolic link
+// surveyedDisk describes an existing disk. Its name is that of its directory.
+type surveyedDisk struct {
+	entry     *indexEntry // nil: unknown
+	err       error       // of an unreadable manifest; entry lists what it may name
+	transient bool        // err does not mean damage
+	unknown   bool        // it may name any layer
+	link      bool        // the directory is a symbolic link
 }
 
-// survey looks at all disks. The store is locked. Its error says that the store's directories cannot be listed.
+// survey reads all disks. The caller holds the store's lock. Error: the store's directories cannot
+// be listed.
 func (s *Store) survey() (*survey, error) { return s.surveyDisks(true) }
 
-// planSurvey is survey for who changes nothing and has not locked the store.
-func (s *Store) planSurvey() (*survey, error) { return s.surveyDisks(false) }
+// surveyReadOnly is survey without the store's lock. It does not write the index.
+func (s *Store) surveyReadOnly() (*survey, error) { return s.surveyDisks(false) }
 
 func (s *Store) surveyDisks(write bool) (*survey, error) {
-	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyed{}, write: write}
+	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, mayWrite: write}
 	defer v.close()
 	list, err := s.fs.ReadDir(s.path(disksDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -57,9 +58,9 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 		if !e.IsDir() && !link {
 			continue
 		}
-		d := v.look(e.Name())
+		d := v.readDisk(e.Name())
 		if d == nil {
-			continue // removed since the directory was read
+			continue // removed meanwhile
 		}
 		d.link = link
 		v.disks[e.Name()] = d
@@ -71,23 +72,24 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 	return v, nil
 }
 
-// look finds out what the disk in a directory names: by the index where its manifest has not changed.
-func (v *survey) look(name string) *surveyed {
+// readDisk returns what the disk in a directory names. It uses the index if the manifest has not
+// changed.
+func (v *survey) readDisk(name string) *surveyedDisk {
 	path := v.s.path(disksDir, name, diskFile)
 	st, err := v.s.fs.Stat(path)
 	known := v.index.entries[name]
 	if errors.Is(err, fs.ErrNotExist) && CheckName("disk", name) != nil {
-		return nil // no disk has this name, and there is no manifest: lost+found, for example
+		return nil // not a disk: lost+found, for example
 	}
 	if err == nil && known != nil && known.Manifest != nil {
 		if now := stateOf(st); now != nil && *now == *known.Manifest {
-			return &surveyed{entry: known}
+			return &surveyedDisk{entry: known}
 		}
 	}
-	v.startClock()
+	v.startIndex()
 	var state *fileState
 	if err == nil {
-		if state = stateOf(st); state != nil && (v.file == nil || v.clock.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+		if state = stateOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
 			state = nil // a later change may leave the same state
 		}
 	}
@@ -98,10 +100,10 @@ func (v *survey) look(name string) *surveyed {
 		if known != nil {
 			v.away = append(v.away, known.replacedBy(e)...)
 		}
-		return &surveyed{entry: e}
+		return &surveyedDisk{entry: e}
 	}
-	if errors.Is(rerr, ErrNotFound) || errors.Is(rerr, ErrInvalid) { // the name may be none of a disk
-		rerr = v.missing(name, rerr)
+	if errors.Is(rerr, ErrNotFound) || errors.Is(rerr, ErrInvalid) { // the name may be invalid
+		rerr = v.checkMissing(name, rerr)
 	}
 	if rerr == nil {
 		return nil
@@ -109,8 +111,9 @@ func (v *survey) look(name string) *surveyed {
 	return v.unreadable(name, known, rerr)
 }
 
-// missing returns nil if the directory of a disk is gone, too. A link that leads nowhere is there.
-func (v *survey) missing(name string, err error) error {
+// checkMissing returns nil if the directory of the disk is gone too. A dangling link counts as
+// present.
+func (v *survey) checkMissing(name string, err error) error {
 	st, serr := v.s.fs.Stat(v.s.path(disksDir, name))
 	if errors.Is(serr, fs.ErrNotExist) {
 		names, lerr := v.s.fs.ReadDir(v.s.path(disksDir))
@@ -125,10 +128,10 @@ func (v *survey) missing(name string, err error) error {
 	return errors.Join(err, serr)
 }
 
-// unreadable gathers what a manifest may name that cannot be read: what the index last knew of it, and every UUID in
-// it. That is all if the index knows the disk, or if the file is a whole document.
-func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed {
-	d := &surveyed{err: err, passes: !isDamage(err), unknown: known == nil}
+// unreadable collects what an unreadable manifest may name: the last index entry and every UUID in
+// the text. The result is complete if the index has the disk or the text is a whole document.
+func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyedDisk {
+	d := &surveyedDisk{err: err, transient: !isDamage(err), unknown: known == nil}
 	e := &indexEntry{Version: indexVersion, Name: name}
 	if known != nil {
 		*e = *known
@@ -152,7 +155,8 @@ func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed
 
 var uuidText = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 
-// uuidsIn are the UUIDs in a text, and whether it is a whole JSON document: then also those in its strings.
+// uuidsIn returns the UUIDs in a text. whole: the text is a JSON document; then UUIDs in escaped
+// strings are included.
 func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
 	seen := map[uuid.UUID]bool{}
 	found := uuidText.FindAllString(string(text), -1)
@@ -169,7 +173,7 @@ func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
 	return all, whole
 }
 
-// stringsIn appends the strings in a decoded document, names of members among them.
+// stringsIn appends the strings of a decoded document, including member names.
 func stringsIn(tree any, all []string) []string {
 	switch t := tree.(type) {
 	case string:
@@ -197,8 +201,8 @@ func (s *Store) directoryOf(name string) *directory {
 	return nil
 }
 
-// findAway finds the disks that the index knows and that are not there: moved away, and not to another name. One whose
-// head is not there either cannot come back: an earlier version has removed it.
+// findAway finds disks of the index that were moved away and not renamed. It drops a disk whose
+// head is missing too: an earlier version has removed it.
 func (v *survey) findAway() error {
 	for name, e := range v.index.entries {
 		if v.disks[name] == nil {
@@ -206,17 +210,17 @@ func (v *survey) findAway() error {
 		}
 	}
 	v.away = append(v.away, v.index.away...)
-	kept := v.away[:0:0]
+	known := v.away[:0:0]
 	for _, e := range v.away {
-		there, err := v.mayComeBack(e)
+		exists, err := v.mayComeBack(e)
 		if err != nil {
 			return err
 		}
-		if there && !v.renamed(e) && !slices.ContainsFunc(kept, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
-			kept = append(kept, e)
+		if exists && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+			known = append(known, e)
 		}
 	}
-	v.away = kept
+	v.away = known
 	return nil
 }
 
@@ -224,15 +228,15 @@ func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	there, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
-	if err != nil || there {
-		return there, err
+	exists, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
+	if err != nil || exists {
+		return exists, err
 	}
 	all, err := v.s.exists(v.s.path(layersDir))
-	return !all, err // the directory itself is away
+	return !all, err // layers/ itself was moved away
 }
 
-// renamed reports whether a disk that is there is the one of e under another name.
+// renamed reports whether an existing disk is the disk of e under another name.
 func (v *survey) renamed(e *indexEntry) bool {
 	for _, d := range v.disks {
 		if now := d.entry; e.Directory != nil && d.err == nil && now.Directory != nil && *now.Directory == *e.Directory && now.names(e.Head) {

@@ -10,14 +10,15 @@ import (
 	"cowblk/cow/strictjson"
 )
 
-// maxDocument bounds the size of the store's JSON files, in bytes: a manifest of 65,535 layers has 20 MiB.
+// maxDocument limits the size of the store's JSON files, in bytes: a manifest of 65,535 layers has
+// 20 MiB.
 const maxDocument = 64 << 20
 
-// versionOfDocument is Mismatch.What of a document of another version, which is not damaged.
+// versionOfDocument is the Mismatch.What of a document of another version, which is not damaged.
 const versionOfDocument = "version"
 
-// readDocument decodes one of the store's versioned JSON files and checks it. Unknown members are refused: who wrote
-// them knew something about the disk that this program does not.
+// readDocument decodes and checks one of the store's versioned JSON files. It refuses unknown
+// members: their writer knew something about the disk that this program does not.
 func (s *Store) readDocument(path string, v any, check func() error) error {
 	data, err := s.readBounded(path)
 	if err != nil {
@@ -43,7 +44,7 @@ func decodeDocument(path string, data []byte, v any, check func() error) error {
 	return nil
 }
 
-// readBounded reads a whole file that somebody else may have put there: a regular one, and no more than a document has.
+// readBounded reads a file of at most maxDocument bytes.
 func (s *Store) readBounded(path string) ([]byte, error) {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
@@ -66,8 +67,7 @@ func (s *Store) readBounded(path string) ([]byte, error) {
 	return data[:n], nil
 }
 
-// decodeServing reads what a lock file says; the zero value if that is no such document. Members that are not known are
-// information for others.
+// decodeServing decodes the content of a lock file and ignores unknown members.
 func decodeServing(data []byte) (Serving, error) {
 	var v Serving
 	err := strictjson.Decode(data, &v, strictjson.Options{IgnoreUnknown: true})

@@ -26,15 +26,16 @@ var (
 	ErrRefused = errors.New("refused")
 )
 
-// Mismatch is an ErrRefused that says what a person needs: which file, what was expected, what was found, what to do.
+// Mismatch is an ErrRefused that names the file, the expected and the found value, and the next
+// step.
 type Mismatch struct {
-	File     string // path of the file that is wrong
-	What     string // which property of it
+	File     string // path of the wrong file
+	What     string // the property
 	Expected string
 	Found    string
-	Advice   string // what to do next; may be empty
+	Advice   string // what the user can do; may be empty
 
-	cause error // what Found is the text of; may be nil
+	cause error // the error behind Found; may be nil
 }
 
 func (m *Mismatch) Error() string {
@@ -59,7 +60,7 @@ func invalidf(format string, args ...any) error {
 	return &usageError{msg: fmt.Sprintf(format, args...)}
 }
 
-// classified is an error of the packages below with this package's sentinel added, its text unchanged.
+// classified adds a sentinel of this package to an error of a lower package and keeps its text.
 type classified struct {
 	error
 	as error
@@ -67,11 +68,11 @@ type classified struct {
 
 func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
 
-// Classify gives an error of cow the sentinel of this package that decides what a caller does, for a file that is opened
-// without a store.
+// Classify adds a sentinel of this package to an error of cow, for a file that is opened without a
+// store.
 func Classify(err error) error { return classify(err) }
 
-// classify gives errors of cow and cow/layer the sentinel that decides what a caller does.
+// classify adds a sentinel of this package to an error of cow or cow/layer.
 func classify(err error) error {
 	for _, c := range []struct {
 		as   error
@@ -91,4 +92,26 @@ func classify(err error) error {
 		}
 	}
 	return err
+}
+
+// noSpaceError adds advice to an ENOSPC or EDQUOT error.
+type noSpaceError struct {
+	err    error
+	advice string
+}
+
+func (e *noSpaceError) Error() string { return e.err.Error() + "\n" + e.advice }
+
+func (e *noSpaceError) Unwrap() error { return e.err }
+
+// adviseNoSpace adds advice to an ENOSPC or EDQUOT error, once. It returns other errors as they
+// are.
+func (s *Store) adviseNoSpace(err error) error {
+	var advised *noSpaceError
+	if !noSpace(err) || errors.As(err, &advised) {
+		return err
+	}
+	return &noSpaceError{err: err, advice: "the file system of store " + PathText(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
+		"from other files and snapshots on it, and from disks and images of the store that nobody needs: to remove one takes no room, and " +
+		s.command("list") + " shows what each takes. A disk with a damaged manifest gives room back only after its layers are pruned (" + s.command("check") + " shows those that no disk needs)"}
 }

@@ -149,7 +149,7 @@ func consistent(t *testing.T, s *Store, want []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.end()
+	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
 		t.Errorf("%d work directories", len(works))
 	}

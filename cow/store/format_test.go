@@ -94,7 +94,7 @@ func TestCheckCountsWhatIsDurable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range r.Checked {
+	for _, k := range r.Reports {
 		if k.Name == "d" && (k.Blocks != 5 || !k.AtLeast) {
 			t.Errorf("expected at least 5 blocks, found %d, at least: %v", k.Blocks, k.AtLeast)
 		}

@@ -16,27 +16,28 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// fileKind groups formats by what a person does with a file that is not raw.
+// fileKind groups file formats by the advice for them.
 type fileKind int
 
 const (
-	kindImage   fileKind = iota // another format of disk images, which qemu-img or another tool converts
+	kindImage   fileKind = iota // another disk image format, which qemu-img or another tool converts
 	kindStream                  // a compressed file
-	kindArchive                 // a file with others in it
-	kindOther                   // a disk may begin so, but a file that does is probably none
+	kindArchive                 // a file that contains other files
+	kindOther                   // probably no disk, although a disk may begin like it
 )
 
-// fileFormat is a format of files that are not what a guest is to see.
+// fileFormat is a file format other than a raw disk.
 type fileFormat struct {
 	name string
 	kind fileKind
-	// magic are bytes that each file of the format has at offset, counted from the end of the file if negative.
+	// magic is at offset in each file of the format. A negative offset counts from the end of the
+	// file.
 	magic  string
 	offset int64
-	// tool converts or unpacks FILE, a shell's word; NEW is one for a new file, TO the format that it is to have. Empty:
-	// nothing can be said.
+	// tool converts or unpacks the file. In it FILE stands for the file, NEW for a new file and TO
+	// for the target format. Empty: no advice.
 	tool string
-	// disk: a guest's disk may truly begin so.
+	// disk: the disk of a guest may begin like this.
 	disk bool
 }
 
@@ -47,10 +48,10 @@ const (
 
 func convert(driver string) string { return fmt.Sprintf(convertWith, driver) }
 
-// probeSize is how much of the start and of the end of a file is looked at, in bytes.
+// probeSize is the number of bytes that a probe reads at the start and at the end of a file.
 const probeSize = 1024
 
-// formats that are known, those of qemu-img and the likely ones of file(1), in the order in which they are looked for.
+// formats are the known formats in probe order: those of qemu-img and the common ones of file(1).
 var formats = []fileFormat{
 	{name: "qed", magic: "QED\x00", tool: convert("qed")},
 	{name: "vmdk", magic: "KDMV", tool: convert("vmdk")},
@@ -125,8 +126,8 @@ var formats = []fileFormat{
 	{name: "QEMU's saved machine state", kind: kindOther, magic: "QEVM"},
 }
 
-// probe finds out what a file is: raw, qcow2, or a format that cannot be imported. Everything unknown is raw: file
-// systems, partition tables and optical discs are what a disk holds.
+// probe detects the format of a file: raw, qcow2, or one that cannot be imported. Unknown content
+// is raw: file systems, partition tables and optical discs are contents of disks.
 func probe(f vfs.File) (*fileFormat, error) {
 	size, err := f.Size()
 	if err != nil {
@@ -179,7 +180,7 @@ func (f *fileFormat) matches(head, tail []byte) bool {
 	return at >= 0 && at <= int64(len(p)) && bytes.HasPrefix(p[at:], []byte(f.magic))
 }
 
-// probeTar believes the checksum of the first member: the oldest archives have no magic.
+// probeTar verifies the checksum of the first member: the oldest archives have no magic.
 func probeTar(head []byte) *fileFormat {
 	const field, length = 148, 8
 	if len(head) < SectorSize {
@@ -208,7 +209,7 @@ func probeTar(head []byte) *fileFormat {
 	return f
 }
 
-// probeBzip2: "BZh", the block size, then the magic of a block or of the end.
+// probeBzip2: "BZh", the block size, then the magic of a block or of the stream's end.
 func probeBzip2(head []byte) *fileFormat {
 	if len(head) < 10 || string(head[:3]) != "BZh" || head[3] < '1' || head[3] > '9' ||
 		string(head[4:10]) != "\x31\x41\x59\x26\x53\x59" && string(head[4:10]) != "\x17\x72\x45\x38\x50\x90" {
@@ -217,7 +218,7 @@ func probeBzip2(head []byte) *fileFormat {
 	return &fileFormat{name: "bzip2", kind: kindStream, tool: "bzip2 -dc FILE >NEW"}
 }
 
-// probeZstdSkippable: a frame to be passed over, before others of zstd or lz4.
+// probeZstdSkippable: a skippable frame before frames of zstd or lz4.
 func probeZstdSkippable(head []byte) *fileFormat {
 	if len(head) < 8 || head[0]&0xf0 != 0x50 || string(head[1:4]) != "\x2a\x4d\x18" {
 		return nil
@@ -225,7 +226,8 @@ func probeZstdSkippable(head []byte) *fileFormat {
 	return &fileFormat{name: "zstd", kind: kindStream, tool: "zstd -dc FILE >NEW"}
 }
 
-// probeLZMA: properties of the usual encoders, a dictionary size as they choose it, a size or none.
+// probeLZMA: the properties of common encoders, a dictionary size that they use, and a size or
+// none.
 func probeLZMA(head []byte) *fileFormat {
 	if len(head) < 13 || head[0] != 0x5d {
 		return nil
@@ -237,7 +239,7 @@ func probeLZMA(head []byte) *fileFormat {
 	return &fileFormat{name: "lzma", kind: kindStream, tool: "xz --format=lzma -dc FILE >NEW", disk: true}
 }
 
-// probeCpio: the old binary form, in either byte order, with a plausible name.
+// probeCpio: the old binary format in either byte order, with a plausible name.
 func probeCpio(head []byte) *fileFormat {
 	const header = 26
 	if len(head) < header {
@@ -258,9 +260,9 @@ func probeCpio(head []byte) *fileFormat {
 	return &fileFormat{name: "cpio", kind: kindArchive, tool: "cpio -id <FILE", disk: true}
 }
 
-// probeARJ: the main header, of a plausible length, says that it is one (type 2).
+// probeARJ: a main header (type 2) of a plausible length.
 func probeARJ(head []byte) *fileFormat {
-	const least, most = 30, 2600 // of the header's first part, of all of it
+	const least, most = 30, 2600 // bytes: minimum of the first part, maximum of the whole header
 	if len(head) < 11 || head[0] != 0x60 || head[1] != 0xea || head[10] != 2 {
 		return nil
 	}
@@ -270,8 +272,8 @@ func probeARJ(head []byte) *fileFormat {
 	return &fileFormat{name: "arj", kind: kindArchive, tool: "arj x FILE", disk: true}
 }
 
-// advice says what to do with a file of the format, whose path is absolute, by commands that overwrite no file. to is the
-// format that the file is to have then, word is what takes it as it is.
+// advice returns how to convert a file of the format to the format to. path is absolute, and the
+// commands overwrite no file. word is the option that accepts the file as it is.
 func (f *fileFormat) advice(fsys vfs.FS, path, to, word string) string {
 	var text string
 	fresh := ".new"
@@ -280,7 +282,7 @@ func (f *fileFormat) advice(fsys vfs.FS, path, to, word string) string {
 	}
 	words := []string{"FILE", shell.Path(path)}
 	for _, n := range []struct{ name, ext string }{{"NEW.TO", "." + to}, {"NEW.raw", ".raw"}, {"NEW", ""}} {
-		words = append(words, n.name, shell.Path(freshPath(fsys, path, fresh, n.ext)))
+		words = append(words, n.name, shell.Path(unusedPath(fsys, path, fresh, n.ext)))
 	}
 	words = append(words, "-O TO", "-O "+to)
 	tool := strings.NewReplacer(words...).Replace(f.tool)

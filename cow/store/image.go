@@ -18,14 +18,14 @@ type Image struct {
 	Version     int               `json:"version"`
 	Name        string            `json:"name"`
 	Size        int64             `json:"size"`                   // bytes, of the guest's disk
-	SHA256      string            `json:"sha256,omitempty"`       // of the whole content, holes included; may be empty beside ChunkSHA256
+	SHA256      string            `json:"sha256,omitempty"`       // of the whole content with holes; may be empty if ChunkSHA256 is set
 	ChunkSHA256 string            `json:"chunk-sha256,omitempty"` // see chunkDigest; empty: imported by an earlier version
 	Fingerprint layer.Fingerprint `json:"fingerprint"`            // of the content
-	// Identity is the state of the data file when the content was last known to be right.
+	// Identity is the state of the data file when its content was last verified.
 	Identity vfs.Identity `json:"identity"`
-	Source   string       `json:"source"`            // path it was imported from; in Go's quotes if it holds what cannot be printed
+	Source   string       `json:"source"`            // path of the imported file; Go-quoted if it holds unprintable characters
 	Format   string       `json:"format"`            // of the source: raw or qcow2
-	Backing  []Backing    `json:"backing,omitempty"` // files below a qcow2, whose content is in the image; the top's first
+	Backing  []Backing    `json:"backing,omitempty"` // backing files of a qcow2, from the top down; their content is in the image
 	Imported time.Time    `json:"imported"`
 	// MayIgnore is as in Manifest.
 	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
@@ -66,7 +66,7 @@ func checkFormat(format string) error {
 	return nil
 }
 
-// checkSize compares the length of the image's data, in the file at path, with what image.json says.
+// checkSize compares the length of the image's data file at path with image.json.
 func (m *Image) checkSize(path string, now vfs.Identity) error {
 	if now.Size != m.Size {
 		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(m.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
@@ -78,8 +78,8 @@ func isDigest(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// compare reads the image's content from f and compares it with what was recorded: in a time that follows the data, for
-// images of this version.
+// compare reads the image's content from f and compares it with the recorded digest. It does not
+// read holes, except for images without a chunk digest, of an earlier version.
 func (m *Image) compare(ctx context.Context, f vfs.File, progress func(done int64)) error {
 	what, expected := "chunk digest of the image", m.ChunkSHA256
 	var found string
@@ -99,7 +99,7 @@ func (m *Image) compare(ctx context.Context, f vfs.File, progress func(done int6
 	return nil
 }
 
-// Image reads what the store knows about an image: an ErrNotFound if there is none, an ErrRefused if it is damaged.
+// Image reads the description of an image. Errors: ErrNotFound, ErrRefused (damaged).
 func (s *Store) Image(name string) (*Image, error) {
 	if err := CheckName("image", name); err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (s *Store) Image(name string) (*Image, error) {
 	return m, nil
 }
 
-// Images reads all images, in the order of names; errors as Disks.
+// Images reads all images in the order of names; errors as Disks.
 func (s *Store) Images() ([]*Image, error) {
 	names, err := s.names(imagesDir)
 	if err != nil {
@@ -134,10 +134,10 @@ func (s *Store) Images() ([]*Image, error) {
 	return all, errors.Join(errs...)
 }
 
-// ImageData is the path of an image's raw content.
+// ImageData returns the path of an image's raw content.
 func (s *Store) ImageData(name string) string { return s.path(imagesDir, name, dataFile) }
 
-// allocated is the space a file takes on its file system, in bytes; 0 if unknown.
+// allocated returns the space of a file on its file system, in bytes; 0 if unknown.
 func (s *Store) allocated(path string) int64 {
 	st, err := s.fs.Stat(path)
 	if err != nil {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -12,10 +11,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// chunkSize is what one read takes when content is copied or hashed, in bytes.
+// chunkSize is the size of one read when content is copied or hashed, in bytes.
 const chunkSize = 1 << 20
 
-// holeSize is the unit in which zeros become holes, in bytes: a file system block.
+// holeSize is the unit in which zeros become holes, in bytes: one block of the file system.
 const holeSize = 4096
 
 // Phases of an import, for ImportOptions.Progress.
@@ -26,30 +25,33 @@ const (
 
 // ImportOptions for Import; the zero value is usable.
 type ImportOptions struct {
-	Format string // FormatRaw, FormatQcow2; default: found from the content
-	// Backing lets the files that a qcow2 names below itself become part of the image.
+	Format string // FormatRaw or FormatQcow2; default: detected from the content
+	// Backing accepts a qcow2 with backing files. Their content becomes part of the image.
 	Backing bool
-	// ForceShare reads files that others have open for writing, QEMU's image locks notwithstanding.
+	// ForceShare reads files that other processes have open for writing and ignores QEMU's image
+	// locks.
 	ForceShare bool
-	// SHA256 also records the SHA-256 of the whole content, holes included: its time follows the size, not the data.
+	// SHA256 also records the SHA-256 of the whole content, which reads holes too.
 	SHA256 bool
-	// Progress, if not nil, is told how many bytes of the image's size a phase has dealt with.
+	// Progress, if not nil, receives the number of bytes that a phase has processed.
 	Progress func(phase string, done, total int64)
 }
 
-// Import makes an image of a raw or qcow2 file: copied sparse, made durable, read back and compared, its digest
-// recorded. It takes the time of the data in the file, not of its size. The source is not changed, and locked against
-// those that would. An import that fails or is interrupted leaves nothing.
-// Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (somebody writes to the source), the context's.
+// Import makes an image of a raw or qcow2 file. It copies the file sparsely, makes the copy
+// durable, reads it back, compares it and records its digest. The time depends on the data in the
+// file, not on its size. The source is locked against writers and not changed. A failed or
+// interrupted import leaves nothing.
+// Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (another process writes to the source), the
+// context's.
 func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("image", name); err != nil {
 		return nil, err
 	}
 	if o.Format != "" && o.Format != FormatRaw && o.Format != FormatQcow2 {
 		return nil, invalidf("format %q: expected raw or qcow2", o.Format)
 	}
-	// Before the work, and again with the store locked when it is done.
+	// Before the copy; checked again with the store locked when it is done.
 	if err := s.checkFree(name); err != nil {
 		return nil, err
 	}
@@ -65,12 +67,12 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	defer in.Close()
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	img, err := w.importImage(ctx, in, name, o)
+	defer tx.close()
+	img, err := tx.importImage(ctx, in, name, o)
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", PathText(path), err)
 	}
@@ -78,7 +80,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		return w.moveIn(w.path("image"), imagesDir, name)
+		return tx.moveIn(tx.path("image"), imagesDir, name)
 	})
 	if err != nil {
 		return nil, err
@@ -86,29 +88,13 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	return img, nil
 }
 
-// moveIn renames a finished directory to its place and makes that durable, or takes it back.
-func (w *work) moveIn(from, dir, name string) error {
-	s := w.s
-	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
-		return err
-	}
-	to := s.path(dir, name)
-	if err := s.fs.Rename(from, to); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, w.moveBack(to, from, dir))
-	}
-	return nil
-}
-
-func (w *work) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
-	fsys := w.s.fs
-	if err := fsys.MkdirAll(w.path("image"), dirPerm); err != nil {
+func (tx *txn) importImage(ctx context.Context, in *source, name string, o ImportOptions) (*Image, error) {
+	fsys := tx.s.fs
+	if err := fsys.MkdirAll(tx.path("image"), dirPerm); err != nil {
 		return nil, err
 	}
-	// 0444: nobody writes to an image by accident. This descriptor was there before.
-	out, err := fsys.OpenFile(w.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
+	// 0444 against accidental writes. This descriptor stays writable.
+	out, err := fsys.OpenFile(tx.path("image", dataFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +108,7 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 	}
 	img := &Image{
 		Version: formatVersion, Name: name, Size: in.size,
-		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: w.s.now().UTC(),
+		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: tx.s.now().UTC(),
 	}
 	img.ChunkSHA256, err = hashChunks(ctx, out, in.size, func(done int64) { progress(o, PhaseVerify, done, in.size) }, written.compare)
 	if err == nil {
@@ -142,7 +128,7 @@ func (w *work) importImage(ctx context.Context, in *source, name string, o Impor
 	if img.Identity, err = out.Identity(); err != nil {
 		return nil, err
 	}
-	return img, w.s.writeDocument(w.path("image", imageFile), img)
+	return img, tx.s.writeDocument(tx.path("image", imageFile), img)
 }
 
 func progress(o ImportOptions, phase string, done, total int64) {
@@ -151,7 +137,7 @@ func progress(o ImportOptions, phase string, done, total int64) {
 	}
 }
 
-// writtenChunks are the checksums of what was written, of chunks that are not all zeros, in ascending order.
+// writtenChunks holds the checksums of the written nonzero chunks in ascending order.
 type writtenChunks struct {
 	path   string
 	chunks []writtenChunk
@@ -159,7 +145,7 @@ type writtenChunks struct {
 
 type writtenChunk struct {
 	number int64  // offset / chunkSize
-	sum    uint32 // CRC-32C, which processors have an instruction for
+	sum    uint32 // CRC-32C, which has a processor instruction
 }
 
 func checksum(p []byte) uint32 { return crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)) }
@@ -169,7 +155,7 @@ func (w *writtenChunks) differs(number int64) error {
 		Found: "something else", Advice: "check the machine's memory and the disk under the store"}
 }
 
-// compare takes off what was written at off, and compares it with what is read back there.
+// compare compares a chunk that was read back at off with its checksum, and removes the checksum.
 func (w *writtenChunks) compare(off int64, p []byte) error {
 	number := off / chunkSize
 	if len(w.chunks) > 0 && w.chunks[0].number < number {
@@ -185,7 +171,7 @@ func (w *writtenChunks) compare(off int64, p []byte) error {
 	return nil
 }
 
-// end reports what was written and not read back.
+// end reports a chunk that was written and not read back.
 func (w *writtenChunks) end() error {
 	if len(w.chunks) > 0 {
 		return w.differs(w.chunks[0].number)
@@ -193,7 +179,7 @@ func (w *writtenChunks) end() error {
 	return nil
 }
 
-// copySparse writes in to the empty file out, leaving holes for zeros, and makes it durable.
+// copySparse durably copies in to the empty file out, with holes for zeros.
 func copySparse(ctx context.Context, out vfs.File, in *source, progress func(done int64)) (*writtenChunks, error) {
 	if err := out.Truncate(in.size); err != nil {
 		return nil, err
@@ -212,7 +198,7 @@ func copySparse(ctx context.Context, out vfs.File, in *source, progress func(don
 	return w, out.Datasync()
 }
 
-// writeSparse writes the runs of p's blocks that are not zero.
+// writeSparse writes the runs of nonzero blocks of p.
 func writeSparse(out vfs.File, p []byte, off int64) error {
 	zero := func(i int) bool { return isZero(p[i:min(i+holeSize, len(p))]) }
 	for i := 0; i < len(p); {

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/layer"
 )
 
-// parents are the layers on which layers lie that no manifest names: left over, or of a promotion that is going on. own
-// are layers that are not to be counted, like those that manifests name.
+// parents returns the layers below unnamed layers: leftovers, or those of a promotion in progress.
+// It ignores the layers in own and those that manifests name.
 func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 	s := v.s
 	list, err := s.fs.ReadDir(s.path(layersDir))
@@ -37,7 +37,8 @@ func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 	return on, nil
 }
 
-// parentOf is what the header of a layer in layers/ says that it lies on; zero: nothing, or it cannot be read.
+// parentOf returns the parent in the header of a layer in layers/; zero: none, or an unreadable
+// header.
 func (s *Store) parentOf(id uuid.UUID) uuid.UUID {
 	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
 	if err != nil || h.UUID != id {
@@ -46,9 +47,9 @@ func (s *Store) parentOf(id uuid.UUID) uuid.UUID {
 	return h.Parent
 }
 
-// needed returns the index of the highest layer of m that is still needed when m's disk gives up those from index low on;
-// low-1 if none of them is. why says which disk needs it that cannot be read or is not there; empty: another one. What a
-// disk called except names does not count: that of m, or empty.
+// needed returns the index of the highest layer of m that others need if m's disk gives up the
+// layers from index low on; low-1 if none is needed. why names an unreadable or missing disk that
+// may need the layer. It does not count the disk named except, which is m's or empty.
 func (v *survey) needed(m *Manifest, low int, except string) (top int, why string, err error) {
 	own := m.uuids()
 	on, err := v.parents(own)
@@ -70,57 +71,58 @@ func (v *survey) needed(m *Manifest, low int, except string) (top int, why strin
 	return low - 1, "", nil
 }
 
-// takeOut moves a layer that nothing names or lies on to the directory to, where it is garbage. Who has named it has
-// durably stopped.
-func (s *Store) takeOut(id uuid.UUID, to string) error {
+// moveToTxn moves a layer to the directory to, whose removal deletes it. Nothing names the layer
+// any more, durably, and no layer lies on it.
+func (s *Store) moveToTxn(id uuid.UUID, to string) error {
 	from := s.path(layersDir, id.String())
-	// What cannot be removed takes memory until the kernel stops.
+	// On failure the shared map stays in memory until the kernel stops.
 	_ = layer.RemoveShared(s.fs, layer.Paths{Map: s.path(layersDir, id.String(), mapFile)})
 	if err := s.fs.Rename(from, filepath.Join(to, id.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// A full file system may not have room for one more name.
+		// A full file system may have no space for one more name.
 		return s.fs.RemoveAll(from)
 	}
 	return nil
 }
 
-// releaseAbove takes out the layers of m from the top down to index low that are not needed any more, and makes that
-// durable. except is as for needed.
+// releaseAbove durably moves the unneeded layers of m, from the top down to index low, to the
+// directory to. except is as for needed.
 func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
-	stays, why, err := v.needed(m, low, except)
+	lastNeeded, why, err := v.needed(m, low, except)
 	if err != nil {
 		return err
 	}
-	for i := len(m.Layers) - 1; i > stays; i-- {
-		if err := v.s.takeOut(m.Layers[i].UUID, to); err != nil {
+	for i := len(m.Layers) - 1; i > lastNeeded; i-- {
+		if err := v.s.moveToTxn(m.Layers[i].UUID, to); err != nil {
 			return err
 		}
 	}
 	if why != "" {
 		v.s.log.Warn("layers are kept: cowblk check shows those that no disk names", "layers_of", m.Name, "why", why)
 	}
-	if stays == len(m.Layers)-1 {
+	if lastNeeded == len(m.Layers)-1 {
 		return nil
 	}
 	return v.s.syncLayers()
 }
 
-// release takes out those of the layers of an interrupted command that no manifest names and nothing lies on.
+// release moves those layers of an interrupted command to the directory to that no manifest names
+// and no layer lies on.
 func (v *survey) release(layers []uuid.UUID, to string) error {
-	var kept []string
+	var reasons []string
 	free := slices.DeleteFunc(slices.Clone(layers), func(id uuid.UUID) bool {
 		if len(v.users(id, "")) > 0 {
 			return true
 		}
 		why := v.mayUse(id, "")
-		if why != "" && !slices.Contains(kept, why) {
-			kept = append(kept, why)
+		if why != "" && !slices.Contains(reasons, why) {
+			reasons = append(reasons, why)
 		}
 		return why != ""
 	})
-	for _, why := range kept {
+	for _, why := range reasons {
 		v.s.log.Warn("layers of an interrupted command are kept: cowblk check shows those that no disk names", "why", why)
 	}
-	// In whatever order they are: once more for those that lay under others.
+	// In any order: repeat for layers that were below others.
 	taken := false
 	for {
 		on, err := v.parents(nil)
@@ -131,7 +133,7 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 		if i < 0 {
 			break
 		}
-		if err := v.s.takeOut(free[i], to); err != nil {
+		if err := v.s.moveToTxn(free[i], to); err != nil {
 			return err
 		}
 		free, taken = slices.Delete(free, i, i+1), true
@@ -142,9 +144,9 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 	return v.s.syncLayers()
 }
 
-// putLayersBack moves layers that an interrupted command has taken out, and that a manifest names again, back among the
-// store's: somebody has restored a manifest since. dir is a work directory.
-func (s *Store) putLayersBack(dir string) error {
+// restoreLayers moves layers that an interrupted command took out back to layers/ if a manifest
+// names them again: somebody has restored the manifest. dir is a directory in tmp/.
+func (s *Store) restoreLayers(dir string) error {
 	list, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return err
@@ -155,7 +157,7 @@ func (s *Store) putLayersBack(dir string) error {
 		if id, err := uuid.Parse(e.Name()); err == nil && e.IsDir() {
 			out, from[id] = append(out, id), filepath.Join(dir, e.Name())
 		}
-		// An earlier version's removal of a single layer.
+		// The removal of a single layer by an earlier version.
 		if id, err := uuid.Parse(filepath.Base(dir)); err == nil && e.Name() == mapFile && !e.IsDir() {
 			out, from[id] = append(out, id), dir
 		}
@@ -169,13 +171,13 @@ func (s *Store) putLayersBack(dir string) error {
 	}
 	back := false
 	for _, id := range out {
-		if len(v.users(id, "")) == 0 && v.brokenUser(id, "") == "" {
+		if len(v.users(id, "")) == 0 && v.damagedUser(id, "") == "" {
 			continue
 		}
 		to := s.path(layersDir, id.String())
-		if there, err := s.exists(to); err != nil {
+		if exists, err := s.exists(to); err != nil {
 			return err
-		} else if there {
+		} else if exists {
 			continue
 		}
 		if err := s.fs.Rename(from[id], to); err != nil {
@@ -190,7 +192,7 @@ func (s *Store) putLayersBack(dir string) error {
 	return nil
 }
 
-// syncLayers makes durable what has been renamed into and out of layers/.
+// syncLayers makes renames into and out of layers/ durable.
 func (s *Store) syncLayers() error {
 	err := s.fs.SyncDir(s.path(layersDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -199,9 +201,9 @@ func (s *Store) syncLayers() error {
 	return err
 }
 
-// SharedLayers returns how many layers of m, from the oldest on, other disks name, too. It is for information, and goes
-// by the index where a disk is in it: a manifest that was changed by hand, or by an earlier version, counts from the next
-// removal or rollback on.
+// SharedLayers returns how many layers of m, from the oldest on, other disks name too. It is
+// informative only: it uses the index, which misses changes by hand or by earlier versions until
+// the next removal or rollback.
 func (s *Store) SharedLayers(m *Manifest) (int, error) {
 	x := s.readIndex()
 	names, err := s.names(disksDir)
@@ -217,7 +219,7 @@ func (s *Store) SharedLayers(m *Manifest) (int, error) {
 		if e == nil {
 			other, err := s.Disk(name)
 			if err != nil {
-				continue // list and check say so
+				continue // reported by list and check
 			}
 			e = entryOf(name, other)
 		}
@@ -229,7 +231,7 @@ func (s *Store) SharedLayers(m *Manifest) (int, error) {
 			if !e.names(id) {
 				continue
 			}
-			// An entry may be of another time.
+			// An entry may be out of date.
 			if now, err := s.Disk(e.Name); err == nil && slices.ContainsFunc(now.Layers, func(l Layer) bool { return l.UUID == id }) {
 				return i + 1, nil
 			}

@@ -15,10 +15,10 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// formatVersion is the version of both JSON documents, disk.json and image.json.
+// formatVersion is the version of disk.json and image.json.
 const formatVersion = 1
 
-// Manifest is a disk: the content of disk.json. cow/FORMAT.md describes it for readers in other languages.
+// Manifest describes a disk: the content of disk.json. cow/FORMAT.md specifies it.
 type Manifest struct {
 	Version   int       `json:"version"`
 	Name      string    `json:"name"`
@@ -27,10 +27,9 @@ type Manifest struct {
 	Created   time.Time `json:"created"`
 	Base      *Base     `json:"base,omitempty"` // absent: zeros
 	Layers    []Layer   `json:"layers"`         // oldest first; the last one is the head
-	// TableStart is the START of the device-mapper table that the disk was made from, in sectors of 512 bytes.
+	// TableStart is the START of the disk's device-mapper table, in sectors of 512 bytes.
 	TableStart int64 `json:"table-start,omitempty"`
-	// MayIgnore is an object of members that whoever does not know them may ignore. It is kept when the manifest is
-	// rewritten.
+	// MayIgnore is an object of members that readers may ignore. Writers keep it.
 	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
 
@@ -41,12 +40,12 @@ type Base struct {
 	Offset      int64             `json:"offset"`          // bytes into the file
 	Size        int64             `json:"size"`            // bytes from there
 	Fingerprint layer.Fingerprint `json:"fingerprint"`     // of those bytes
-	// Identity is the state of the file when it was last known to be right; absent for an image, whose image.json
-	// has it.
+	// Identity is the state of the file when its content was last verified. It is absent for an
+	// image: image.json has it.
 	Identity *vfs.Identity `json:"identity,omitempty"`
 }
 
-// String names the base for a person.
+// String names the base for a message.
 func (b *Base) String() string {
 	switch {
 	case b == nil:
@@ -62,19 +61,20 @@ func (b *Base) String() string {
 // Layer is one layer of a disk.
 type Layer struct {
 	UUID       uuid.UUID  `json:"uuid"`
-	Map        string     `json:"map"`         // relative to the store for its own layers, else absolute
+	Map        string     `json:"map"`         // relative to the store for layers in the store, else absolute
 	Data       string     `json:"data"`        // same
 	DataOffset int64      `json:"data-offset"` // bytes into Data
 	Tag        string     `json:"tag,omitempty"`
-	Created    time.Time  `json:"created"`          // zero: not known
-	Sealed     *time.Time `json:"sealed,omitempty"` // when it was sealed, or was about to be; absent: a head, or not known
+	Created    time.Time  `json:"created"`          // zero: unknown
+	Sealed     *time.Time `json:"sealed,omitempty"` // planned or actual time of the seal; absent: a head, or unknown
 }
 
-// own reports whether the layer's files belong to the store; those named by a device-mapper table do not.
-func (l *Layer) own() bool { return !filepath.IsAbs(l.Map) }
+// inStore reports whether the layer's files belong to the store. Those of a device-mapper table do
+// not.
+func (l *Layer) inStore() bool { return !filepath.IsAbs(l.Map) }
 
-// ownLayer is the entry of a layer that lies in the store.
-func ownLayer(id uuid.UUID, created time.Time) Layer {
+// storeLayer returns the manifest entry of a layer in the store.
+func storeLayer(id uuid.UUID, created time.Time) Layer {
 	return Layer{
 		UUID: id, Created: created,
 		Map:  filepath.Join(layersDir, id.String(), mapFile),
@@ -82,15 +82,15 @@ func ownLayer(id uuid.UUID, created time.Time) Layer {
 	}
 }
 
-// paths are the files of a layer.
+// paths returns the files of a layer.
 func (s *Store) paths(l *Layer) layer.Paths {
-	if l.own() {
+	if l.inStore() {
 		return layer.Paths{Map: s.path(l.Map), Data: s.path(l.Data), DataOffset: l.DataOffset}
 	}
-	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), sumsFile)}
+	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), checksumsFile)}
 }
 
-// uuids are those of the layers, oldest first.
+// uuids returns the UUIDs of the layers, oldest first.
 func (m *Manifest) uuids() (all []uuid.UUID) {
 	for _, l := range m.Layers {
 		all = append(all, l.UUID)
@@ -98,13 +98,14 @@ func (m *Manifest) uuids() (all []uuid.UUID) {
 	return all
 }
 
-// Head is the writable layer.
+// Head returns the writable layer.
 func (m *Manifest) Head() *Layer { return &m.Layers[len(m.Layers)-1] }
 
-// Sealed are the layers below the head, oldest first.
+// Sealed returns the layers below the head, oldest first.
 func (m *Manifest) Sealed() []Layer { return m.Layers[:len(m.Layers)-1] }
 
-// Tagged returns the index of the sealed layer with the tag, or an ErrNotFound that lists the tags there are.
+// Tagged returns the index of the sealed layer with the tag, or an ErrNotFound that lists the
+// existing tags.
 func (m *Manifest) Tagged(tag string) (int, error) {
 	var tags []string
 	for i, l := range m.Sealed() {
@@ -121,7 +122,7 @@ func (m *Manifest) Tagged(tag string) (int, error) {
 	return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound, m.Name, listText(tags))
 }
 
-// check looks for what no version of this program can have written.
+// check refuses values that no version of this program writes.
 func (m *Manifest) check(name string) error {
 	switch {
 	case m.Name != name:
@@ -145,7 +146,7 @@ func (m *Manifest) check(name string) error {
 		if b.Offset < 0 || b.Offset > layer.MaxSize {
 			return fmt.Errorf("base.offset: expected 0 to 2^60, found %d", b.Offset)
 		}
-		// 0 means all of the file to package cow, and the layers say how many bytes are theirs.
+		// Package cow takes 0 as the whole file, and the layers record the number of bytes.
 		if b.Size <= 0 || b.Size%layer.SectorSize != 0 || b.Size > layer.MaxSize {
 			return fmt.Errorf("base.size: expected a positive multiple of 512 up to 2^60, found %d", b.Size)
 		}
@@ -158,15 +159,15 @@ func (m *Manifest) check(name string) error {
 	}
 	seen, tags := map[uuid.UUID]bool{}, map[string]bool{}
 	for i, l := range m.Layers {
-		own := ownLayer(l.UUID, l.Created)
+		own := storeLayer(l.UUID, l.Created)
 		switch {
 		case l.UUID == uuid.Nil || seen[l.UUID]:
-			return fmt.Errorf("layer %d: uuid %s is zero or there twice", i, l.UUID)
+			return fmt.Errorf("layer %d: uuid %s is zero or a duplicate", i, l.UUID)
 		case l.DataOffset < 0 || l.DataOffset > layer.MaxSize:
 			return fmt.Errorf("layer %d: data-offset %d", i, l.DataOffset)
-		case l.own() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
+		case l.inStore() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
 			return fmt.Errorf("layer %d: map: expected %s or an absolute path, found %s", i, own.Map, l.Map)
-		case !l.own() && !filepath.IsAbs(l.Data):
+		case !l.inStore() && !filepath.IsAbs(l.Data):
 			return fmt.Errorf("layer %d: data: expected an absolute path, found %s", i, l.Data)
 		case l.Tag != "" && CheckName("tag", l.Tag) != nil:
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
@@ -180,7 +181,7 @@ func (m *Manifest) check(name string) error {
 	return nil
 }
 
-// Disk reads the manifest of a disk: an ErrNotFound if there is none, an ErrRefused if it is damaged.
+// Disk reads the manifest of a disk. Errors: ErrNotFound, ErrRefused (damaged).
 func (s *Store) Disk(name string) (*Manifest, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
@@ -193,42 +194,42 @@ func (s *Store) Disk(name string) (*Manifest, error) {
 	return m, nil
 }
 
-// readNamed reads the document of a disk or an image: an ErrNotFound if there is none of the name, an ErrRefused if its
-// directory is there without the document.
+// readNamed reads the document of a disk or an image. Errors: ErrNotFound; ErrRefused if the
+// directory exists without the document.
 func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 	dir, file, what := disksDir, diskFile, "manifest of the disk"
 	if kind == "image" {
 		dir, file, what = imagesDir, imageFile, "description of the image"
 	}
 	path := s.path(dir, name, file)
-	for range 2 { // it may have been removed and made anew between the two looks
+	for range 2 { // it may be removed and created again between the two calls
 		err := s.readDocument(path, v, check)
 		if err != nil {
-			if t := s.stray(kind, name); t != nil {
+			if t := s.notDirectory(kind, name); t != nil {
 				return t.Err()
 			}
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return s.adviseName(kind, path, err)
 		}
-		if there, serr := s.exists(s.path(dir, name)); serr == nil && !there {
+		if exists, serr := s.exists(s.path(dir, name)); serr == nil && !exists {
 			return s.notFound(kind, name)
 		}
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + kept[kind]}
+	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + missingAdvice[kind]}
 }
 
-// kept says what stays beside a document that is missing.
-var kept = map[string]string{
+// missingAdvice says, for a missing document, what is still there.
+var missingAdvice = map[string]string{
 	"disk":  "the layers stay, for check removes none while a manifest is missing",
 	"image": "disks on it need the same content",
 }
 
-// notFound says that there is no such disk or image, and whether the name is the other kind's. Of a Stray it is an
-// ErrRefused.
+// notFound returns the error for a missing disk or image. It says whether the name belongs to the
+// other kind. For a NotDirectory it is an ErrRefused.
 func (s *Store) notFound(kind, name string) error {
 	for _, kind := range []string{KindDisk, KindImage} {
-		if t := s.stray(kind, name); t != nil {
+		if t := s.notDirectory(kind, name); t != nil {
 			return t.Err()
 		}
 	}
@@ -236,13 +237,13 @@ func (s *Store) notFound(kind, name string) error {
 	if kind == "image" {
 		other, dir = "a disk", disksDir
 	}
-	if there, err := s.exists(s.path(dir, name)); err == nil && there {
+	if exists, err := s.exists(s.path(dir, name)); err == nil && exists {
 		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, PathText(s.dir), other)
 	}
 	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, PathText(s.dir), s.command("list"))
 }
 
-// writeDocument replaces one of the store's JSON files durably.
+// writeDocument durably replaces one of the store's JSON files.
 func (s *Store) writeDocument(path string, v any) error {
 	data, err := document(v)
 	if err != nil {
@@ -251,13 +252,13 @@ func (s *Store) writeDocument(path string, v any) error {
 	return s.fs.WriteFileAtomic(path, data, filePerm)
 }
 
-// document is the text of a manifest or of an image's description.
+// document returns the text of a manifest or an image's description.
 func document(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
 	return append(data, '\n'), err
 }
 
-// Disks reads all manifests, in the order of names. Those that cannot be read are left out and joined into the error.
+// Disks reads all manifests in the order of names. It skips unreadable ones and joins their errors.
 func (s *Store) Disks() ([]*Manifest, error) {
 	names, err := s.names(disksDir)
 	if err != nil {
@@ -268,7 +269,7 @@ func (s *Store) Disks() ([]*Manifest, error) {
 	for _, name := range names {
 		m, err := s.Disk(name)
 		if errors.Is(err, ErrNotFound) {
-			continue // removed since the directory was read
+			continue // removed meanwhile
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -279,13 +280,14 @@ func (s *Store) Disks() ([]*Manifest, error) {
 	return all, errors.Join(errs...)
 }
 
-// DiskNames are the names of the disks there are, sorted. Their manifests may be damaged.
+// DiskNames returns the sorted names of the disks. Their manifests may be damaged.
 func (s *Store) DiskNames() ([]string, error) { return s.names(disksDir) }
 
-// ImageNames are those of the images.
+// ImageNames returns the sorted names of the images.
 func (s *Store) ImageNames() ([]string, error) { return s.names(imagesDir) }
 
-// layerUsers are the names of the disks that use each layer, sorted. An error means that it may be incomplete.
+// layerUsers returns the sorted names of the disks that use each layer. After an error it may be
+// incomplete.
 func (s *Store) layerUsers() (map[uuid.UUID][]string, error) {
 	disks, err := s.Disks()
 	users := map[uuid.UUID][]string{}

@@ -18,15 +18,16 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// The index, in index/disks, is a cache of what the manifests of disks name, so that who deletes need not read all of
-// them: it is enough to see that they have not changed (disk_survey.go). Nothing in it is believed of a manifest that is
-// not in the state that its entry has. Two things only the index knows, and both only keep layers: what a manifest named
-// that cannot be read any more, and what a disk named whose directory somebody has moved away.
+// The index, in index/disks, caches what the manifests name. A deletion need not read all
+// manifests: it checks that they have not changed (disk_survey.go). An entry is used only if the
+// manifest is in the recorded state. Two facts are only in the index, and both only keep layers:
+// what an unreadable manifest named, and what a disk named whose directory was moved away.
 //
-// It is lines, each an entry behind a checksum of it. A line that is torn or damaged is passed over, and a later line
-// replaces an earlier one of the same disk: who makes or promotes a disk adds a line, who deletes writes the file anew.
-// No command fails because it cannot be written. It is synced only where it forgets a disk, before the layers of the disk
-// go: an older index would take the disk for one that was moved away.
+// Each line is an entry with a checksum before it. Readers skip torn and damaged lines, and a later
+// line replaces an earlier one of the same disk. The creation or promotion of a disk appends a
+// line; a deletion rewrites the file. A failed write fails no command. The index is synced only
+// when it drops a disk, before the layers of the disk are deleted: an old index would list the disk
+// as moved away.
 
 const (
 	indexDir     = "index"
@@ -35,14 +36,14 @@ const (
 	indexPerm    = filePerm
 )
 
-// defaultClockMargin is by how much a manifest must be older than its reading for its times to show every later change: a
-// file system's clock may tick every two seconds.
+// defaultClockMargin is the minimum age of a manifest at its reading, so that its timestamps show
+// every later change: a file system's clock may tick every two seconds.
 const defaultClockMargin = 3 * time.Second
 
-// compactFrom is the size, in bytes, from which an index that grows by lines is written anew at each doubling.
+// compactFrom is the size in bytes from which a growing index is rewritten at each doubling.
 const compactFrom = 64 << 10
 
-// fileState tells one state of a file from another. Nobody can set the time of change (ctime).
+// fileState identifies one state of a file. Users cannot set the time of change (ctime).
 type fileState struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`
@@ -51,44 +52,45 @@ type fileState struct {
 	CTime int64  `json:"ctime"` // likewise
 }
 
-// directory is the inode of a disk's directory, which a change of its name does not change.
+// directory identifies a disk's directory across renames.
 type directory struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`
 }
 
-// indexEntry is what the manifest of one disk names.
+// indexEntry records what the manifest of one disk names.
 type indexEntry struct {
 	Version int    `json:"version"`
 	Name    string `json:"name"` // of its directory
-	// Manifest is the state of disk.json when it was read; nil: the entry proves nothing of the manifest that is there.
+	// Manifest is the state of disk.json when it was read; nil: the entry does not match the
+	// current manifest.
 	Manifest  *fileState  `json:"manifest,omitempty"`
 	Directory *directory  `json:"directory,omitempty"`
 	Image     string      `json:"image,omitempty"`
 	Head      uuid.UUID   `json:"head"`
-	Layers    []uuid.UUID `json:"layers"`              // with the head
+	Layers    []uuid.UUID `json:"layers"`              // including the head
 	Elsewhere bool        `json:"elsewhere,omitempty"` // the head lies outside the store
-	// Away: the disk was moved away, and another one has its name now.
+	// Away: the disk was moved away, and another disk has its name now.
 	Away bool `json:"away,omitempty"`
 }
 
-// entryOf is the entry of a manifest, in the directory of this name, whose state is not known.
+// entryOf returns the entry of a manifest in the directory name. Its Manifest state is not set.
 func entryOf(name string, m *Manifest) *indexEntry {
-	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().own()}
+	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().inStore()}
 	if m.Base != nil {
 		e.Image = m.Base.Image
 	}
 	return e
 }
 
-// names reports whether the entry has the layer.
+// names reports whether the entry includes the layer.
 func (e *indexEntry) names(id uuid.UUID) bool { return slices.Contains(e.Layers, id) }
 
-// line is the entry as it stands in the file.
+// line returns the entry's line in the file.
 func (e *indexEntry) line() []byte {
 	text, err := json.Marshal(e)
 	if err != nil {
-		return nil // no such entry can be made
+		return nil // cannot happen
 	}
 	return slices.Concat(lineSum(text), []byte(" "), text, []byte("\n"))
 }
@@ -98,15 +100,15 @@ func lineSum(text []byte) []byte {
 	return hex.AppendEncode(nil, sum[:8])
 }
 
-// manifestIndex is an index that was read.
+// manifestIndex is the content of the index.
 type manifestIndex struct {
 	text    []byte
-	entries map[string]*indexEntry // of the disks of these names
+	entries map[string]*indexEntry // by disk name
 	away    []*indexEntry
-	lines   map[string][]int64 // where the lines of each of entries begin
+	lines   map[string][]int64 // by disk name: offsets of the lines of the entry
 }
 
-// readIndex reads what can be read: an index without an entry is one.
+// readIndex reads the index. It skips what it cannot read.
 func (s *Store) readIndex() *manifestIndex {
 	x := &manifestIndex{entries: map[string]*indexEntry{}, lines: map[string][]int64{}}
 	text, err := s.readBounded(s.path(indexDir, indexFile))
@@ -142,8 +144,9 @@ func (x *manifestIndex) add(line []byte, off int64) {
 	x.lines[e.Name] = append(x.lines[e.Name], off)
 }
 
-// replacedBy returns what is to be remembered of an entry whose name now has another one: the entry itself, unless the
-// disk is the same. A disk that goes on keeps its head as a layer, or this program knows that it does not.
+// replacedBy returns what to remember of an entry when a new entry has its name: the entry, unless
+// both describe the same disk. A disk that is promoted keeps its head as a layer; for other changes
+// this program updates the index.
 func (e *indexEntry) replacedBy(now *indexEntry) []*indexEntry {
 	if now.names(e.Head) {
 		return nil
@@ -153,7 +156,7 @@ func (e *indexEntry) replacedBy(now *indexEntry) []*indexEntry {
 	return []*indexEntry{&old}
 }
 
-// writeIndex replaces the index. at is a new file from newIndex.
+// writeIndex replaces the index with text. at is a file from newIndex.
 func (s *Store) writeIndex(at vfs.File, text []byte, durable bool) error {
 	path := s.path(indexDir, indexFile)
 	_, err := at.WriteAt(text, 0)
@@ -170,13 +173,13 @@ func (s *Store) writeIndex(at vfs.File, text []byte, durable bool) error {
 		_ = s.fs.Remove(path + vfs.TempSuffix) // it may have taken the last block
 	}
 	if err == nil && durable {
-		_ = s.fs.SyncDir(s.path(indexDir)) // it is written all the same
+		_ = s.fs.SyncDir(s.path(indexDir)) // the index is written even if this fails
 	}
 	return err
 }
 
-// newIndex makes the file that is to become the index, and returns the file system's own time. Its error says that there
-// will be none.
+// newIndex creates the temporary file of a new index and returns the file system's current time.
+// After an error the index is not rewritten.
 func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	path := s.path(indexDir, indexFile) + vfs.TempSuffix
 	if err := s.fs.MkdirAll(s.path(indexDir), dirPerm); err != nil {
@@ -186,7 +189,7 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	// The change of a byte, for a file that was there already keeps its times.
+	// Write a byte: opening an existing file keeps its times.
 	_, err = f.WriteAt([]byte("\n"), 0)
 	var st fs.FileInfo
 	if err == nil {
@@ -200,7 +203,7 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	return f, st.ModTime(), nil
 }
 
-// stateOf is the state of a manifest; nil where the file system does not tell.
+// stateOf returns the state of a manifest; nil if the file system does not report it.
 func stateOf(st fs.FileInfo) *fileState {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -209,9 +212,9 @@ func stateOf(st fs.FileInfo) *fileState {
 	return &fileState{Dev: sys.Dev, Inode: sys.Ino, Size: sys.Size, MTime: sys.Mtim.Nano(), CTime: sys.Ctim.Nano()}
 }
 
-// announce adds what a manifest names, or is about to name. The store is locked. more are layers that the manifest does
-// not name yet.
-func (s *Store) announce(m *Manifest, more ...uuid.UUID) {
+// indexManifest appends what a manifest names. more are layers that it will name soon. The caller
+// holds the store's lock.
+func (s *Store) indexManifest(m *Manifest, more ...uuid.UUID) {
 	e := entryOf(m.Name, m)
 	e.Directory = s.directoryOf(m.Name)
 	e.Layers = append(e.Layers, more...)
@@ -246,7 +249,7 @@ func (s *Store) appendIndex(line []byte) error {
 	return err
 }
 
-// compact replaces the index by one of the last lines in text.
+// compact rewrites the index with the last line of each disk in text.
 func (s *Store) compact(text []byte) error {
 	x := &manifestIndex{entries: map[string]*indexEntry{}, lines: map[string][]int64{}}
 	for line := range bytes.Lines(text) {
@@ -260,7 +263,7 @@ func (s *Store) compact(text []byte) error {
 	return s.writeIndex(f, indexText(x.entries, x.away), false)
 }
 
-// indexText is the content of an index.
+// indexText returns the content of an index.
 func indexText(entries map[string]*indexEntry, away []*indexEntry) []byte {
 	var lines [][]byte
 	for _, e := range entries {
@@ -273,8 +276,9 @@ func indexText(entries map[string]*indexEntry, away []*indexEntry) []byte {
 	return bytes.Join(slices.CompactFunc(lines, bytes.Equal), nil)
 }
 
-// strike makes the lines of a disk void where the index cannot be written anew: that takes no room.
-func (s *Store) strike(name string) error {
+// voidLines invalidates the lines of a disk in place, which needs no space, if the index cannot be
+// rewritten.
+func (s *Store) voidLines(name string) error {
 	x := s.readIndex()
 	if len(x.lines[name]) == 0 {
 		return nil

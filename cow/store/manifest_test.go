@@ -36,7 +36,7 @@ func FuzzManifest(f *testing.F) {
 		}
 		for i := range m.Layers {
 			p := s.paths(&m.Layers[i])
-			if m.Layers[i].own() && (!strings.HasPrefix(p.Map, s.path(layersDir)+"/") || strings.Contains(m.Layers[i].Map, "..")) {
+			if m.Layers[i].inStore() && (!strings.HasPrefix(p.Map, s.path(layersDir)+"/") || strings.Contains(m.Layers[i].Map, "..")) {
 				t.Fatalf("the store's layer lies in %s", p.Map)
 			}
 		}

@@ -7,11 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// MaxName is the length limit of image, disk and tag names, in bytes. A socket path (108 bytes) holds one.
+// MaxName is the maximum length of image, disk and tag names, in bytes. It fits a socket path (108
+// bytes).
 const MaxName = 64
 
-// CheckName returns an ErrInvalid unless name may be given to an image, a disk or a tag (kind, for the message):
-// [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most MaxName bytes. Such a name is also a safe file name.
+// CheckName returns an ErrInvalid unless name is valid for an image, a disk or a tag (kind, for the
+// message): [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most MaxName bytes. A valid name is a safe file name.
 func CheckName(kind, name string) error {
 	switch {
 	case name == "":
@@ -20,7 +21,7 @@ func CheckName(kind, name string) error {
 		return invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
 	}
 	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" && CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
-		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which nothing can be done with here", kind, name)
+		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
 	}
 	for i := range len(name) {
 		c := name[i]
@@ -38,13 +39,13 @@ func CheckName(kind, name string) error {
 	return nil
 }
 
-// Ref names an image or a disk, or with a tag one sealed layer of a disk: "vm1@before-upgrade".
+// Ref names an image, a disk or one tag of a disk: "vm1@before-upgrade".
 type Ref struct {
 	Name string
 	Tag  string // empty: none
 }
 
-// String is the form that ParseRef reads.
+// String returns the form that ParseRef reads.
 func (r Ref) String() string {
 	if r.Tag == "" {
 		return r.Name
@@ -52,7 +53,7 @@ func (r Ref) String() string {
 	return r.Name + "@" + r.Tag
 }
 
-// ParseRef reads NAME or NAME@TAG; anything else is an ErrInvalid.
+// ParseRef parses NAME or NAME@TAG. Error: ErrInvalid.
 func ParseRef(s string) (Ref, error) {
 	name, tag, tagged := strings.Cut(s, "@")
 	r := Ref{Name: name, Tag: tag}

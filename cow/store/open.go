@@ -16,14 +16,14 @@ import (
 type OpenOptions struct {
 	// Cow is handed to cow.Open; its FS and Log are the store's if nil.
 	Cow cow.Options
-	// ReadOnly opens the head for reading too.
+	// ReadOnly opens all layers for reading only.
 	ReadOnly bool
-	// Serve opens for a guest, which outlives this process: what it has not flushed is kept for the next one
-	// (cow.Options.SharedDir, which is the store's to say).
+	// Serve opens for a guest that outlives this process: unflushed writes are kept for the next
+	// process. The store chooses cow.Options.SharedDir.
 	Serve bool
 }
 
-// Opened is an open disk and the right to it.
+// Opened is an open disk with its lock.
 type Opened struct {
 	Disk     *cow.Disk
 	Manifest *Manifest
@@ -33,33 +33,33 @@ type Opened struct {
 // Close closes the disk, then gives up the lock.
 func (o *Opened) Close() error {
 	err := errors.Join(o.Disk.Close(), o.Lock.Unlock())
-	o.Lock.s.putBack()
+	o.Lock.s.restoreReserve()
 	return err
 }
 
-// OpenDisk takes the disk's lock, checks its base and its layers, and opens the stack. A refused open has changed
-// nothing. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, the context's (an image may have to be
-// hashed again).
+// OpenDisk locks the disk, checks its base and layers, and opens the stack. After an error nothing
+// has changed. Errors: ErrNotFound, ErrInUse (names the process), ErrRefused, and the context's: an
+// image may be hashed again.
 func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Opened, error) {
-	how := lockOptions{readOnly: o.ReadOnly}
+	lockOpts := lockOptions{readOnly: o.ReadOnly}
 	if o.Serve {
-		how.wait = lockWait
+		lockOpts.wait = lockWait
 	}
-	lock, err := s.lockDisk(ctx, name, how)
+	lock, err := s.lockDisk(ctx, name, lockOpts)
 	if err != nil {
 		return nil, err
 	}
 	if !o.ReadOnly {
 		s.prepare()
 	}
-	if err := s.settle(ctx, name); err != nil {
+	if err := s.recoverFor(ctx, name); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	m, err := s.Disk(name)
 	if err == nil {
 		var disk *cow.Disk
-		// On some file systems a full one has no room to write over a header either.
-		err = s.InNeed(func() (err error) {
+		// Some file systems need space to overwrite a header.
+		err = s.WithReserve(func() (err error) {
 			disk, err = s.openStack(ctx, m, o)
 			return err
 		})
@@ -74,7 +74,7 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 	return nil, errors.Join(err, lock.Unlock())
 }
 
-// openStack opens what a manifest describes. The disk's lock is held.
+// openStack opens the stack that a manifest describes. The caller holds the disk's lock.
 func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow.Disk, error) {
 	if o.Cow.FS == nil {
 		o.Cow.FS = s.fs
@@ -83,8 +83,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		o.Cow.Log = s.log
 	}
 	if o.Cow.OnNoSpace == nil {
-		// The second half of the reserve is not for a disk that is opened to be rolled back or promoted.
-		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.makeRoom(why, closing && o.Serve) }
+		// A disk that is opened for a rollback or a promotion must not use the second half of the
+		// reserve.
+		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.onNoSpace(why, closing && o.Serve) }
 	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
@@ -99,7 +100,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 			return nil, s.refusedLayer(m, err)
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
-			if err := s.checkLiveFiles(m, h.UUID, o.Cow.Unflushed); err != nil {
+			if err := s.refuseLegacyLiveFile(m, h.UUID, o.Cow.Unflushed); err != nil {
 				return nil, s.refusedLayer(m, classify(err))
 			}
 		}
@@ -107,7 +108,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	}
 	if !o.ReadOnly && o.Serve {
 		if o.Cow.SharedDir, err = s.sharedDir(); err != nil && !o.Cow.LoseUnflushed {
-			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: there is no place in memory to keep for the next process what a guest has not flushed, if this one is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
+			s.log.Warn("writes of new blocks complete only when they are durable, which is slow: no directory in memory can keep unflushed writes if this process is killed. Mount a tmpfs at one of them, or give --lose-unflushed",
 				"disk", m.Name, "places", listText(s.SharedDirs()), "err", err)
 		}
 	}
@@ -116,7 +117,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		disk, err := cow.Open(spec, o.Cow)
 		if err == nil {
 			if !o.ReadOnly {
-				s.removeLiveFiles(m)
+				s.removeLegacyLiveFiles(m)
 			}
 			return disk, nil
 		}
@@ -128,7 +129,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 			}
 			return nil, err
 		}
-		// Once more after it was sealed: that may have happened after the open.
+		// Retry once after the seal: it may have come after the open.
 		again := sealing
 		sealing = s.beingSealed(m)
 		if !errors.Is(err, layer.ErrInUse) || !again && !sealing || time.Now().After(end) {
@@ -142,7 +143,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	}
 }
 
-// refusedLayer names the disk, and what can be done if a layer is damaged or is not the right one.
+// refusedLayer adds the disk's name and, if a layer is damaged or missing, advice.
 func (s *Store) refusedLayer(m *Manifest, err error) error {
 	if errors.Is(err, ErrRefused) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: %s", m.Name, err, s.command("check", m.Name))
@@ -150,14 +151,14 @@ func (s *Store) refusedLayer(m *Manifest, err error) error {
 	return fmt.Errorf("disk %q: %w", m.Name, err)
 }
 
-// A layer that another disk has just been promoted over is still being synced and sealed by the process that serves
-// that disk: opening waits for it.
+// The process that serves another disk may still be syncing and sealing its former head, which is a
+// layer of this disk. Opening waits for the seal.
 const (
 	sealWait = time.Minute
 	sealPoll = 20 * time.Millisecond
 )
 
-// beingSealed reports whether a layer below the head is not sealed yet.
+// beingSealed reports whether a layer below the head is not sealed.
 func (s *Store) beingSealed(m *Manifest) bool {
 	for _, l := range m.Sealed() {
 		if h, err := layer.ReadHeader(s.fs, s.paths(&l).Map); err == nil && h.State == layer.Head {
@@ -167,8 +168,8 @@ func (s *Store) beingSealed(m *Manifest) bool {
 	return false
 }
 
-// checkLayer compares a layer's header with the manifest. What the headers say about each other cow.Open checks; only
-// the manifest knows that the files of two heads on the same parent were not exchanged.
+// checkLayer compares a layer's header with the manifest. cow.Open compares the headers with each
+// other, but only the manifest shows that the files of two heads with the same parent were swapped.
 func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	l := &m.Layers[i]
 	path := s.paths(l).Map

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
@@ -12,7 +11,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// partKind is what bytes of a file are for a disk.
+// partKind says what a disk uses a range of a file for.
 type partKind string
 
 const (
@@ -21,17 +20,17 @@ const (
 	partBase partKind = "base"
 )
 
-// part is bytes of a file or device that a disk, or an image, consists of.
+// part is a range of a file or device that a disk or an image uses.
 type part struct {
 	owner string // "disk NAME", "image NAME", or "the table"
 	kind  partKind
-	layer uuid.UUID // zero: a base, or a layer that is to be made
-	head  bool      // of a layer that is written
+	layer uuid.UUID // zero: a base, or a layer still to be created
+	head  bool      // part of a writable layer
 	path  string
 	off   int64
-	n     int64 // < 0: all of the file
+	n     int64 // < 0: to the end of the file
 
-	extents []vfs.Extent // of it and of what its device is a part of; see locate
+	extents []vfs.Extent // on the inode and on the devices below it; see locate
 }
 
 func (p *part) String() string {
@@ -41,7 +40,7 @@ func (p *part) String() string {
 	return fmt.Sprintf("%s %s of %s", p.kind, p.path, p.owner)
 }
 
-// locate finds out which bytes of which inodes a part is. A file that is not there has none.
+// locate finds the extents of a part. A missing file has none.
 func (s *Store) locate(p *part) error {
 	var err error
 	p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n)
@@ -51,8 +50,8 @@ func (s *Store) locate(p *part) error {
 	return err
 }
 
-// common returns the names of a file of which both parts have bytes in common: the ones by which either knows it.
-func (p *part) common(o *part) (mine, other string, ok bool) {
+// overlap returns the paths, as either part knows them, of a file in which both have common bytes.
+func (p *part) overlap(o *part) (mine, other string, ok bool) {
 	for _, a := range p.extents {
 		for _, b := range o.extents {
 			if a.Overlaps(b) {
@@ -63,10 +62,10 @@ func (p *part) common(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
-// clashes is common for a disk that is to be made. A base that is a regular file is told by its time of change, which
-// writes to any of its bytes change: none of it may be map or data.
-func (p *part) clashes(o *part) (mine, other string, ok bool) {
-	if mine, other, ok = p.common(o); ok || (p.kind == partBase) == (o.kind == partBase) {
+// conflicts is overlap for a new disk. It also refuses map or data in a regular file that is a
+// base: any write to the file changes the time by which a base is checked.
+func (p *part) conflicts(o *part) (mine, other string, ok bool) {
+	if mine, other, ok = p.overlap(o); ok || (p.kind == partBase) == (o.kind == partBase) {
 		return mine, other, ok
 	}
 	for _, a := range p.extents {
@@ -79,8 +78,8 @@ func (p *part) clashes(o *part) (mine, other string, ok bool) {
 	return "", "", false
 }
 
-// compatible reports whether two parts may be the same bytes: a base of several disks, or the same file of a sealed
-// layer that they share.
+// compatible reports whether two parts may share bytes: both are bases, or the same file of a
+// sealed layer.
 func (p *part) compatible(o *part) bool {
 	if p.kind == partBase && o.kind == partBase {
 		return true
@@ -88,7 +87,7 @@ func (p *part) compatible(o *part) bool {
 	return p.kind == o.kind && p.layer != uuid.Nil && p.layer == o.layer && !p.head && !o.head
 }
 
-// partsOf are the files of a disk. Its image, if it lies on one, is the image's.
+// partsOf returns the files of a disk without its image.
 func (s *Store) partsOf(m *Manifest) []*part {
 	owner := fmt.Sprintf("disk %q", m.Name)
 	var parts []*part
@@ -99,9 +98,9 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		p, head := s.paths(l), i == len(m.Layers)-1
-		// A layer below may be smaller than the disk, and another's data lie behind it.
+		// A lower layer may be smaller than the disk, and the data of another may follow.
 		size := m.Size
-		if !head && !l.own() {
+		if !head && !l.inStore() {
 			if h, err := layer.ReadHeader(s.fs, p.Map); err == nil && h.UUID == l.UUID {
 				size = h.Size
 			}
@@ -113,7 +112,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	return parts
 }
 
-// imageParts are the data of the store's images, which layers lie on and nobody writes.
+// imageParts returns the data files of the store's images, which are never written.
 func (s *Store) imageParts() ([]*part, error) {
 	names, err := s.names(imagesDir)
 	return s.partsOfImages(names), err
@@ -126,26 +125,27 @@ func (s *Store) partsOfImages(names []string) (parts []*part) {
 	return parts
 }
 
-// refuseTwice refuses parts of one disk of which bytes are another's of them. Each must be there.
-func (s *Store) refuseTwice(parts []*part) error {
+// refuseOverlap refuses parts of one disk that share bytes. Each file must exist.
+func (s *Store) refuseOverlap(parts []*part) error {
 	for i, p := range parts {
 		var err error
 		if p.extents, err = vfs.Extents(s.fs, p.path, p.off, p.n); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		for _, o := range parts[:i] {
-			if mine, other, ok := p.clashes(o); ok {
-				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, alsoKnown(o, other, p, mine))
+			if mine, other, ok := p.conflicts(o); ok {
+				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
 			}
 		}
 	}
 	return nil
 }
 
-// refuseShared refuses the parts of a new disk of which bytes are those of another disk or of an image of the store,
-// unless both only read them. The store is locked. A disk whose manifest cannot be read might own any file: an error, but
-// where the parts are only read (lenient): the locks of who opens that disk keep it from writing to them.
-func (s *Store) refuseShared(parts []*part, lenient bool) error {
+// refuseUsed refuses parts of a new disk that share bytes with another disk or an image, unless
+// both only read them. A disk with an unreadable manifest might use any file: an error unless
+// lenient, for parts that are only read, because the locks of an open disk prevent writes to them.
+// The caller holds the store's lock.
+func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	for _, p := range parts {
 		if err := s.locate(p); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
@@ -153,7 +153,7 @@ func (s *Store) refuseShared(parts []*part, lenient bool) error {
 	}
 	disks, err := s.Disks()
 	if err != nil && !lenient {
-		return fmt.Errorf("not known whose the files are: %w", err)
+		return fmt.Errorf("cannot determine which disks use the files: %w", err)
 	}
 	others, err := s.imageParts()
 	if err != nil {
@@ -167,18 +167,18 @@ func (s *Store) refuseShared(parts []*part, lenient bool) error {
 			return fmt.Errorf("%s: %w", o, err)
 		}
 		for _, p := range parts {
-			mine, other, ok := p.clashes(o)
-			if !ok || p.compatible(o) && !s.inside(o.path) {
+			mine, other, ok := p.conflicts(o)
+			if !ok || p.compatible(o) && !s.contains(o.path) {
 				continue
 			}
-			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, alsoKnown(p, mine, o, other), sharedAdvice(o))
+			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, sharedFileText(p, mine, o, other), sharedAdvice(o))
 		}
 	}
 	return nil
 }
 
-// alsoKnown names the file that two parts have in common, where neither's path does.
-func alsoKnown(a *part, pathOfA string, b *part, pathOfB string) string {
+// sharedFileText names the file that two parts share if neither path does.
+func sharedFileText(a *part, pathOfA string, b *part, pathOfB string) string {
 	if pathOfA == a.path && pathOfB == b.path {
 		return ""
 	}
@@ -200,151 +200,4 @@ func sharedAdvice(o *part) string {
 		return fmt.Sprintf("name another file, or make the disk on what %s holds: cowblk promote %s --tag TAG, then --from %s@TAG", o.owner, name, name)
 	}
 	return "name another file"
-}
-
-// refuseStored refuses a file that belongs to a store: this one or another. What the store does with it, removing it for
-// example, does not ask those who have it by another name.
-func (s *Store) refuseStored(what, path string) error {
-	if s.inside(path) {
-		return s.stored(what, path, path, s.dir)
-	}
-	extents, err := vfs.Extents(s.fs, path, 0, -1)
-	if err != nil {
-		return nil // whoever opens it says what is wrong with it
-	}
-	for _, e := range extents {
-		if e.Path == "" {
-			continue
-		}
-		if s.inside(e.Path) {
-			return s.stored(what, path, e.Path, s.dir)
-		}
-		if dir := storedIn(s.fs, e.Path); dir != "" {
-			return s.stored(what, path, e.Path, dir)
-		}
-	}
-	own, err := s.ownInode(extents)
-	if err == nil && own != "" {
-		err = s.stored(what, path, own, s.dir)
-	}
-	return err
-}
-
-// stored says to which store the file at path belongs, whose name there is file, and what to do instead.
-func (s *Store) stored(what, path, file, dir string) error {
-	found := "a file of " + dir
-	if file != path {
-		found += ", " + file
-	}
-	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.insteadOf(file, dir)}
-}
-
-// insteadOf says how a disk is made on what a file of a store holds.
-func (s *Store) insteadOf(file, dir string) string {
-	if dir != s.dir {
-		return "name a file outside of it"
-	}
-	if real, err := filepath.EvalSymlinks(file); err == nil {
-		file = real
-	}
-	holder, kind := filepath.Base(filepath.Dir(file)), filepath.Base(filepath.Dir(filepath.Dir(file)))
-	if kind == imagesDir && CheckName("image", holder) == nil {
-		return "make the disk on the image: --from " + holder
-	}
-	disks, _ := s.Disks()
-	for _, m := range disks {
-		for _, l := range m.Layers {
-			if kind != layersDir || l.UUID.String() != holder {
-				continue
-			}
-			if l.Tag != "" {
-				return fmt.Sprintf("make the disk on the tag of this layer: --from %s@%s", m.Name, l.Tag)
-			}
-			return fmt.Sprintf("make the disk on what disk %q holds: cowblk promote %s --tag TAG, then --from %s@TAG", m.Name, m.Name, m.Name)
-		}
-	}
-	return "make the disk on what a disk holds: cowblk promote DISK --tag TAG, then --from DISK@TAG"
-}
-
-// inside reports whether a path leads into the store's directory, symbolic links followed.
-func (s *Store) inside(path string) bool {
-	dir, err1 := filepath.EvalSymlinks(s.dir)
-	path, err2 := filepath.EvalSymlinks(path)
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	rel, err := filepath.Rel(dir, path)
-	return err == nil && filepath.IsLocal(rel)
-}
-
-// StoredIn returns the directory that makes a file one of a store; empty: it is none. What lies below a loop device or a
-// partition counts, too.
-func StoredIn(path string) string {
-	extents, err := vfs.Extents(vfs.OS{}, path, 0, -1)
-	if err != nil {
-		return ""
-	}
-	for _, e := range extents {
-		if dir := storedIn(vfs.OS{}, e.Path); dir != "" {
-			return dir
-		}
-	}
-	return ""
-}
-
-// storedIn returns the directory that makes a file one of a store, wherever that is: images/NAME with image.json, or
-// layers/UUID with the map of that layer. Empty: it is none.
-func storedIn(fsys vfs.FS, path string) string {
-	if path == "" {
-		return ""
-	}
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return ""
-	}
-	dir := filepath.Dir(path)
-	switch filepath.Base(path) {
-	case dataFile, mapFile, sumsFile:
-	default:
-		return ""
-	}
-	if _, err := fsys.Stat(filepath.Join(dir, imageFile)); err == nil {
-		return dir
-	}
-	if id, err := uuid.Parse(filepath.Base(dir)); err == nil {
-		if h, err := layer.ReadHeader(fsys, filepath.Join(dir, mapFile)); err == nil && h.UUID == id {
-			return dir
-		}
-	}
-	return ""
-}
-
-// ownInode looks for a file of the store that one of the extents is: by a hard link, or mounted elsewhere.
-func (s *Store) ownInode(extents []vfs.Extent) (string, error) {
-	want := map[vfs.Inode]bool{}
-	for _, e := range extents {
-		want[e.Inode] = true
-	}
-	for _, d := range []struct {
-		dir   string
-		files []string
-	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, sumsFile}}} {
-		entries, err := s.fs.ReadDir(s.path(d.dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		for _, e := range entries {
-			for _, name := range d.files {
-				path := s.path(d.dir, e.Name(), name)
-				found, err := vfs.Extents(s.fs, path, 0, -1)
-				if err == nil && want[found[0].Inode] {
-					return path, nil
-				}
-			}
-		}
-	}
-	return "", nil
 }

@@ -362,7 +362,7 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 					t.Fatal(err)
 				}
 				found := 0
-				for _, k := range r.Checked {
+				for _, k := range r.Reports {
 					for _, p := range k.Problems {
 						if p.What == "owner of the file's bytes" && p.Expected == `disk "a" alone` && strings.Contains(p.Found, `disk "b"`) {
 							found++

@@ -17,43 +17,44 @@ import (
 	"cowblk/cow/strictjson"
 )
 
-// commitFile, in a work directory, holds a change of several disks. It is what makes the change happen to all of them or
-// to none: once it is durable, whoever finds its process gone writes the manifests that are missing.
+// commitFile, in the directory of a transaction, is the commit record of a change of several disks.
+// Once it is durable, recovery finishes the change on all of them if the process dies.
 const commitFile = "commit.json"
 
-// change is the content of commitFile. It may outlive the change (a directory that could not be removed), so it is
-// carried out only on a disk whose head is still the one it began with.
+// change is the content of commitFile. The record may outlive the change if its directory cannot be
+// removed, so recovery changes only disks that still have their old head.
 type change struct {
 	From []uuid.UUID `json:"from"` // the disks' heads before
 	To   []*Manifest `json:"to"`   // the disks afterwards
 }
 
-// Pending is a promotion of one or more disks that is prepared: the new heads are there, durable, and nothing names
-// them yet. The caller holds the locks of the disks.
+// Pending is a prepared promotion of one or more disks. The new heads are durable, and no manifest
+// names them yet. The caller holds the locks of the disks.
 type Pending struct {
 	s         *Store
-	w         *work
+	txn       *txn
 	tag       string
 	sharedDir string // for the shared maps of the new heads; empty: none
-	noShared  error  // why there is none
+	sharedErr error  // why sharedDir is empty
 	before    []*Manifest
 	after     []*Manifest
 	heads     []*layer.Layer
-	spare     spare
-	undecided bool // neither Commit nor Revert came to its end
+	fds       fdReserve
+	inDoubt   bool // Commit and Revert both failed
 }
 
-// PreparePromotion makes a new head for each disk, whose manifests are given, and opens it for writing. The disks' heads
-// will have the tag (DefaultTag if empty, or the next free one). Close must follow. Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared
-// (a head has a shared map, and the new one would have none).
+// PreparePromotion creates a new head for each of the disks and opens it for writing. The former
+// heads will get the tag; empty: DefaultTag, or the next free one. The caller must call Close.
+// Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared (a head has a shared map, and there is
+// no directory for that of the new head).
 func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
-	dir, err := s.sharedDir() // none: whoever opened the disks has said so
-	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, noShared: err})
+	dir, err := s.sharedDir() // the open has logged an error
+	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, sharedErr: err})
 }
 
-// preparePromotion makes the new heads of p, which says everything else.
+// preparePromotion creates the new heads of p. Its other fields are set.
 func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, err error) {
-	defer func() { err = s.full(err) }()
+	defer func() { err = s.adviseNoSpace(err) }()
 	now := s.now().UTC()
 	if p.tag == "" {
 		p.tag = freeTag(p.before, now)
@@ -67,15 +68,15 @@ func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, e
 			return nil, fmt.Errorf("tag %s@%s %w: choose another", m.Name, p.tag, ErrExists)
 		}
 	}
-	if p.spare, err = s.reserve(spareAtOnce + sparePerDisk*len(disks)); err != nil {
+	if p.fds, err = s.reserveFDs(fdsTransient + fdsPerDisk*len(disks)); err != nil {
 		return nil, fmt.Errorf("promote: %w", err)
 	}
-	// The last ones are for the way back.
-	if err := p.spare.free(sparePerDisk * len(disks)); err != nil {
+	// The others are for Revert.
+	if err := p.fds.free(fdsPerDisk * len(disks)); err != nil {
 		return nil, err
 	}
-	if p.w, err = s.begin(ctx); err != nil {
-		return nil, errors.Join(err, p.spare.free(len(p.spare)))
+	if p.txn, err = s.begin(ctx); err != nil {
+		return nil, errors.Join(err, p.fds.free(len(p.fds)))
 	}
 	for _, m := range disks {
 		if err := p.add(ctx, m, now); err != nil {
@@ -90,33 +91,33 @@ func (s *Store) preparePromotion(ctx context.Context, p *Pending) (_ *Pending, e
 	return p, nil
 }
 
-// add puts a new head for m among the store's layers, where it stays if it is committed, and opens it there.
+// add creates a new head for m in layers/ and opens it there.
 func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	s := p.s
 	after := *m
 	after.Layers = slices.Clone(m.Layers)
 	old := after.Head()
-	// A guest whose writes survive this process must not lose that unnoticed.
+	// If unflushed writes survive a kill on the current head, they must on the new one.
 	h, err := layer.ReadHeader(s.fs, s.paths(old).Map)
 	if err != nil {
 		return classify(err)
 	}
-	survives := h.Generation != 0
-	if survives && p.sharedDir == "" {
-		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.noShared)
+	hasShared := h.Generation != 0
+	if hasShared && p.sharedDir == "" {
+		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.sharedErr)
 	}
 	old.Tag, old.Sealed = p.tag, &now
-	id, err := p.w.newHead(&after)
+	id, err := p.txn.newHead(&after)
 	if err != nil {
 		return err
 	}
-	if err := s.locked(ctx, func() error { return p.w.moveInHead(m, &after) }); err != nil {
+	if err := s.locked(ctx, func() error { return p.txn.moveInHead(m, &after) }); err != nil {
 		return err
 	}
 	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
 	head, err := layer.Open(s.fs, s.paths(after.Head()), params)
-	if !survives && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
-		params.SharedDir = "" // as for the head before it
+	if !hasShared && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
+		params.SharedDir = "" // as the current head
 		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
 	}
 	if err != nil {
@@ -127,73 +128,73 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	return nil
 }
 
-// Tag is the tag that the former heads get.
+// Tag returns the tag of the former heads.
 func (p *Pending) Tag() string { return p.tag }
 
-// Heads are the new heads, in the order of the disks.
+// Heads returns the new heads in the order of the disks.
 func (p *Pending) Heads() []*layer.Layer { return p.heads }
 
-// Manifests are those that Commit puts in place, in the order of the disks.
+// Manifests returns the manifests that Commit installs, in the order of the disks.
 func (p *Pending) Manifests() []*Manifest { return p.after }
 
-// Commit makes the new heads and the tag part of every disk, durably: of all of them or, after an error, of none; also
-// when the process is killed at any moment. If the manifests from before cannot be put back after an error, the disks
-// are brought to one or the other state by the next process that opens one of them, or are refused until they can be.
+// Commit durably adds the new heads and the tag to all disks or, after an error, to none, even if
+// the process is killed. If it fails and the old manifests cannot be restored, the next process
+// that opens one of the disks finishes or undoes the change; until it can, the disks are refused.
 //
-// It does not take the store's lock, for which others may be waiting while a guest stands still. The locks of the disks,
-// which the caller holds, and that of the work directory do: nobody else writes these manifests, each is replaced by one
-// rename, and who reads one before or after finds the same layers in it, but for the new head, which is in the journal of
-// the work.
+// Commit does not take the store's lock: other processes may hold it while the guest is quiesced.
+// The locks of the disks, which the caller holds, and of the transaction are enough. Nobody else
+// writes these manifests, and each is replaced by one rename. A reader finds the same layers before
+// and after, except for the new head, which is in the journal.
 func (p *Pending) Commit() error {
 	if err := p.replace(stagedAfter); err != nil {
 		return errors.Join(err, p.Revert())
 	}
-	p.w.done = true
+	p.txn.committed = true
 	return nil
 }
 
-// Revert puts the manifests from before back, durably. It is called once.
+// Revert durably restores the old manifests. It is called once.
 func (p *Pending) Revert() error {
 	err := p.replace(stagedBefore)
-	p.w.done = false
+	p.txn.committed = false
 	if err != nil {
-		p.undecided = true
+		p.inDoubt = true
 		err = fmt.Errorf("the disks' manifests could not be put back; the next start finishes or undoes the change: %w", err)
 	}
 	return err
 }
 
-// replace is put with the file descriptors that were kept for it. Once begun, it goes to its end.
+// replace renames the staged manifests with the reserved file descriptors.
 func (p *Pending) replace(suffix string) error {
-	_ = p.spare.free(len(p.spare))
-	return p.put(suffix)
+	_ = p.fds.free(len(p.fds))
+	return p.renameStaged(suffix)
 }
 
-// Close ends the promotion. Heads that a cow.Disk has taken over stay open: swapped says so. What was not committed is
-// removed.
+// Close ends the promotion and removes what was not committed. swapped: the heads belong to their
+// cow.Disk and stay open.
 func (p *Pending) Close(swapped bool) {
-	_ = p.spare.free(len(p.spare))
+	_ = p.fds.free(len(p.fds))
 	if !swapped {
 		for _, h := range p.heads {
-			// The next process may find the change half made, and the new head in use.
-			give := h.AbandonNew
-			if p.undecided {
-				give = h.Abandon
+			// Another process may find the change in doubt and use the new head.
+			release := h.AbandonNew
+			if p.inDoubt {
+				release = h.Abandon
 			}
-			if err := give(); err != nil {
-				p.s.log.Warn("a new head that is not needed could not be closed", "err", err)
+			if err := release(); err != nil {
+				p.s.log.Warn("an unused new head could not be closed", "err", err)
 			}
 		}
 	}
-	if p.undecided {
-		// The record is still needed. The work's lock, held until this process ends, keeps others from acting on it
-		// while the disks are open here.
+	if p.inDoubt {
+		// Keep the record. The lock of the transaction, held until this process ends, prevents
+		// recovery while the disks are open here.
 		return
 	}
-	p.w.end()
+	p.txn.close()
 }
 
-// disks are the names of those that the change is about. There may be no change.
+// disks returns the names of the changed disks. c may be nil.
 func (c *change) disks() (names []string) {
 	if c != nil {
 		for _, m := range c.To {
@@ -203,9 +204,9 @@ func (c *change) disks() (names []string) {
 	return names
 }
 
-// rollForward finishes the change of several disks of a work directory, if there is one, whose process died after it had
-// become durable. The store is locked. Of a disk whose manifest cannot be read it is not known what it is about: the
-// others are changed, and the error concerns that one. After another error none of the disks is to be believed.
+// rollForward finishes the change of several disks that a dead process has committed. c may be nil.
+// It skips a disk with a damaged manifest, and the returned error concerns that disk. Any other
+// error concerns all disks of the change. The caller holds the store's lock.
 func (s *Store) rollForward(dir string, c *change) error {
 	if c == nil {
 		return nil
@@ -214,8 +215,8 @@ func (s *Store) rollForward(dir string, c *change) error {
 	for i, m := range c.To {
 		now, err := s.Disk(m.Name)
 		if errors.Is(err, ErrNotFound) {
-			there, serr := s.exists(s.path(disksDir, m.Name))
-			if serr == nil && !there {
+			exists, serr := s.exists(s.path(disksDir, m.Name))
+			if serr == nil && !exists {
 				continue
 			}
 			err = errors.Join(err, serr)
@@ -228,7 +229,7 @@ func (s *Store) rollForward(dir string, c *change) error {
 			return &unfinishedError{disks: c.disks(), err: err}
 		}
 		if now.Head().UUID != c.From[i] {
-			continue // done, or changed again since
+			continue // finished, or changed again
 		}
 		if err := s.finishDisk(dir, i, m); err != nil {
 			return &unfinishedError{disks: c.disks(), err: err}
@@ -241,8 +242,9 @@ func (s *Store) rollForward(dir string, c *change) error {
 	return nil
 }
 
-// finishDisk puts the manifest of disk i of a change in place. What the dead process has staged for that takes no room; it
-// may have staged both directions.
+// finishDisk installs the manifest of disk i of a change. It renames the staged file of the dead
+// process if there is one, which needs no space. The directory may have staged files of both
+// directions.
 func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
 	to := s.path(disksDir, m.Name, diskFile)
 	want, err := document(m)
@@ -262,7 +264,7 @@ func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
 	return s.writeDocument(to, m)
 }
 
-// readChange reads the commit of a work directory; nil if there is none.
+// readChange reads the commit record of a transaction; nil: none.
 func (s *Store) readChange(dir string) (*change, error) {
 	path := filepath.Join(dir, commitFile)
 	data, err := s.readBounded(path)
@@ -276,13 +278,13 @@ func (s *Store) readChange(dir string) (*change, error) {
 	if err := c.decode(data); err != nil {
 		return nil, &Mismatch{
 			File: path, What: "record of a change of several disks", Expected: "a document of the form in FORMAT.md", Found: err.Error(),
-			Advice: "what was to be done is not known: compare the tags of the disks, then move the directory of the record out of the store",
+			Advice: "the intended change is unknown: compare the tags of the disks, then move the directory of the record out of the store",
 		}
 	}
 	return c, nil
 }
 
-// decode reads what stage has written, and refuses manifests that no reader would take.
+// decode decodes a commit record and checks its manifests.
 func (c *change) decode(data []byte) error {
 	if err := strictjson.Decode(data, c, strictjson.Options{}); err != nil {
 		return err

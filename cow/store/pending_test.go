@@ -88,7 +88,7 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 		t.Fatalf("commit: %v", err)
 	}
 	p.Close(false)
-	p.w.lock.Close() // the process dies
+	p.txn.lock.Close() // the process dies
 	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {
 		o.Close()
 		t.Error("a disk was opened although its partner could not be brought along")

@@ -8,8 +8,8 @@ import (
 	"cowblk/cow/shell"
 )
 
-// qcow2Refusal gives an error about a qcow2 image its advice. Converting is advised only where nothing is damaged: a
-// conversion makes an image without complaints of one with damage.
+// qcow2Refusal adds advice to an error about a qcow2 image. It advises a conversion only if nothing
+// is damaged: a conversion hides damage.
 func (c *chainFile) qcow2Refusal(err error) error {
 	var q *qcow2.Error
 	if !errors.As(err, &q) {

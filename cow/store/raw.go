@@ -7,10 +7,11 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// CheckRaw refuses a file that is to be served as it is, without a store, unless it can be the content of a disk: not the
-// container of another format, nor a compressed file or an archive, and of a size that a disk has. A guest may encrypt its
-// whole disk, so LUKS passes. path is absolute. word is what takes a file of any format, for the advice; empty: any is
-// taken. fsys nil: the operating system's.
+// CheckRaw refuses a file that is to be served without a store unless it can be the content of a
+// disk. It refuses other image formats, compressed files, archives, and sizes that no disk has.
+// LUKS is accepted: a guest may encrypt its whole disk. path is absolute. word is the option that
+// accepts any format, for the advice; empty: any format is accepted. fsys nil: the operating
+// system's.
 func CheckRaw(fsys vfs.FS, path, word string) error {
 	if fsys == nil {
 		fsys = vfs.OS{}

@@ -10,33 +10,33 @@ import (
 	"github.com/google/uuid"
 )
 
-// Removal says what Remove does, or has done.
+// Removal is the plan or the result of Remove.
 type Removal struct {
 	Name  string `json:"name"`
 	Kind  string `json:"kind"`  // "disk" or "image"
 	Freed int64  `json:"freed"` // bytes given back to the file system
-	// Layers that are removed with a disk, and those that stay because other disks use them or because they are not
-	// the store's.
+	// Layers are removed. Kept are layers that stay because other disks use them or because they
+	// are outside the store.
 	Layers []uuid.UUID `json:"layers"`
 	Kept   []uuid.UUID `json:"kept"`
-	// Damaged: the disk's manifest was missing or damaged, and no layer goes with it.
+	// Damaged: the disk's manifest was missing or damaged, and no layer is removed.
 	Damaged bool `json:"damaged,omitempty"`
 
-	left string // directory in tmp in which everything is that goes; empty: nothing
+	txnDir string // directory in tmp/ with all that is removed; empty: none
 }
 
-// PlanRemove says what Remove would do, and returns the errors that Remove would.
+// PlanRemove returns what Remove would do, or its error.
 func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
-	if t := s.stray(KindImage, name); t != nil {
+	if t := s.notDirectory(KindImage, name); t != nil {
 		return nil, t.Err()
 	}
-	if there, err := s.exists(s.path(imagesDir, name)); err != nil {
+	if exists, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
-	} else if there {
-		v, err := s.planSurvey()
+	} else if exists {
+		v, err := s.surveyReadOnly()
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	return s.planDisk(name)
 }
 
-// removableDisk is the manifest of a disk that nobody has open.
+// removableDisk returns the manifest of a disk that nobody has open.
 func (s *Store) removableDisk(name string) (*Manifest, error) {
 	if _, serving := s.Serving(name); serving {
 		return nil, s.inUse(name)
@@ -56,7 +56,7 @@ func (s *Store) removableDisk(name string) (*Manifest, error) {
 func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 	users, away, err := v.imageUsers(name)
 	if err != nil {
-		return nil, fmt.Errorf("image %q: whether disks use it cannot be said: %w", name, err)
+		return nil, fmt.Errorf("image %q: cannot determine whether disks use it: %w", name, err)
 	}
 	if len(users) > 0 {
 		noun := "disk"
@@ -78,26 +78,26 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.planSurvey()
+	v, err := s.surveyReadOnly()
 	if err != nil {
 		return nil, err
 	}
 	return s.planWith(v, m)
 }
 
-// planWith says what the removal of a disk does by what v has found.
+// planWith plans the removal of a disk from a survey.
 func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
-	stays, _, err := v.needed(m, 0, m.Name)
+	lastNeeded, _, err := v.needed(m, 0, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
 	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
 	for i := range m.Layers {
 		l := &m.Layers[i]
-		if i > stays {
-			plan.Freed += s.takes(l)
+		if i > lastNeeded {
+			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.own() {
+		if i > lastNeeded && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 		} else {
 			plan.Kept = append(plan.Kept, l.UUID)
@@ -106,32 +106,32 @@ func (s *Store) planWith(v *survey, m *Manifest) (*Removal, error) {
 	return plan, nil
 }
 
-// takes is what the store holds of a layer, in bytes on the file system.
-func (s *Store) takes(l *Layer) int64 {
+// storeBytes returns the space of a layer's files in the store, in bytes on the file system.
+func (s *Store) storeBytes(l *Layer) int64 {
 	p := s.paths(l)
-	if l.own() {
+	if l.inStore() {
 		return s.allocated(p.Map) + s.allocated(p.Data)
 	}
 	return s.allocated(p.Checksums)
 }
 
-// Remove removes a disk, with the layers that only it uses, or an image that no disk uses. It needs no room on the file
-// system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks lie on the image), ErrRefused (the disk's
-// manifest cannot be read; any disk's, if it is an image).
+// Remove removes a disk with the layers that only it uses, or an image that no disk uses. It needs
+// no space on the file system. Errors: ErrNotFound, ErrInUse (a process has the disk open, disks
+// use the image), ErrRefused (the disk's manifest is unreadable; for an image, that of any disk).
 func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error) {
-	defer s.replenish()
-	return r, s.inNeed(0, func() error {
+	defer s.fillReserve()
+	return r, s.withReserve(0, func() error {
 		r, err = s.removeOnce(ctx, name)
 		return err
 	})
 }
 
-// removeOnce is Remove. After an error nothing has changed.
+// removeOnce makes one attempt of Remove. After an error nothing has changed.
 func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
-	if t := s.stray(KindImage, name); t != nil {
+	if t := s.notDirectory(KindImage, name); t != nil {
 		return nil, t.Err()
 	}
 	image, err := s.exists(s.path(imagesDir, name))
@@ -140,13 +140,13 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	}
 	if !image {
 		if _, err := s.removableDisk(name); err != nil {
-			return nil, err // before a lock file is made
+			return nil, err // before a lock file is created
 		}
 		return s.removeDisk(ctx, name)
 	}
 	var plan *Removal
 	err = s.locked(ctx, func() error {
-		_ = s.clean()
+		_ = s.recoverStaleTxns()
 		v, err := s.survey()
 		if err != nil {
 			return err
@@ -154,29 +154,29 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 		if plan, err = s.planImage(v, name); err != nil {
 			return err
 		}
-		plan.left, err = s.moveOut(imagesDir, name)
+		plan.txnDir, err = s.moveOut(imagesDir, name)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.removeLeft(plan)
+	s.removeTxn(plan)
 	return plan, nil
 }
 
-// removeDisk moves the disk's directory, with its manifest and its lock, to tmp: that removes the disk, and the directory
-// says what else is to go. The store is locked for renames only.
+// removeDisk renames the disk's directory, with its manifest and lock, to tmp/. That removes the
+// disk, and the manifest there lists the layers to remove. The store is locked for renames only.
 func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err error) {
 	lock, err := s.LockDisk(name)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settleKeeping(ctx, name, 0); err != nil {
+	if err := s.recoverKeeping(ctx, name, 0); err != nil {
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
-		_ = s.clean() // a promotion that was interrupted has left a layer on the disk's head
+		_ = s.recoverStaleTxns() // an interrupted promotion has left a layer on the disk's head
 		m, err := s.Disk(name)
 		if err != nil {
 			return err
@@ -192,23 +192,23 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		if err != nil {
 			return err
 		}
-		v.forget(name)
+		v.dropDisk(name)
 		if err := v.releaseAbove(m, 0, left, m.Name); err != nil {
 			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
 			return nil
 		}
-		plan.left = left
+		plan.txnDir = left
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.removeLeft(plan)
+	s.removeTxn(plan)
 	return plan, nil
 }
 
-// moveOut moves a disk or an image to tmp, durably, and returns its path there; or it takes that back. The store is
-// locked.
+// moveOut durably renames a disk or an image to tmp/ and returns its path there. After an error it
+// undoes the rename. The caller holds the store's lock.
 func (s *Store) moveOut(dir, name string) (string, error) {
 	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
 		return "", err
@@ -218,14 +218,15 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 		return "", err
 	}
 	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		// If it cannot come back, or a power cut undoes that, the next command finishes the removal.
+		// If that fails too, or a power cut undoes it, the next command finishes the removal.
 		return "", errors.Join(err, s.fs.Rename(out, s.path(dir, name)), s.fs.SyncDir(s.path(dir)))
 	}
 	return out, nil
 }
 
-// moveOutDisk is moveOut of a disk. One whose directory is a symbolic link gets a directory for its layers beside the
-// link, and a copy of its manifest: what the link leads to is not the store's, and stays.
+// moveOutDisk is moveOut for a disk. If the disk's directory is a symbolic link, moveOutDisk
+// creates a directory with a copy of the manifest and moves the link into it. The target of the
+// link stays.
 func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	if d := v.disks[m.Name]; d == nil || !d.link {
 		return s.moveOut(disksDir, m.Name)
@@ -248,12 +249,12 @@ func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	return out, nil
 }
 
-// removeLeft gives back the space of what has been removed. Nobody has to wait for that.
-func (s *Store) removeLeft(plan *Removal) {
-	if plan.left == "" {
+// removeTxn frees the space of a removal, after the removal is complete.
+func (s *Store) removeTxn(plan *Removal) {
+	if plan.txnDir == "" {
 		return
 	}
-	if err := s.removeWork(plan.left); err != nil {
-		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.left, "err", err)
+	if err := s.removeTxnDir(plan.txnDir); err != nil {
+		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.txnDir, "err", err)
 	}
 }

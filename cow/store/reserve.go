@@ -11,50 +11,52 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// A store keeps a reserve: files that hold nothing. They are given up one by one when the file system is full, and made
-// again when there is room: by the command that has used them at its end, and by the next change. Several small files are
-// room for inodes, too. The first half is for any command that lets a guest go on or frees room. The second half is for
-// two things alone, which must not depend on what others have done before: the maps of served disks when they are closed,
-// and the removal of disks and images.
+// A store has a reserve: files without content. They are removed one by one when the file system is
+// full, and created again when there is space: at the end of the command that removed them, and by
+// the next change. Several small files also reserve inodes. The first half is for any command that
+// resumes a guest or frees space. The second half is only for closing the maps of served disks and
+// for removals, which must not depend on earlier commands.
 const (
-	reserveDir   = "reserve"
-	reserveFiles = 24               // a rollback needs up to 9 inodes; earlier versions have made, and use, the first 16
-	reserveKept  = reserveFiles / 2 // the second half, with the lower numbers
-	// Of one file, in bytes. It is that part of what was free: the reserve is a sixteenth at most.
+	reserveDir      = "reserve"
+	reserveFiles    = 24               // a rollback needs up to 9 inodes; earlier versions create and use the first 16
+	reserveForClose = reserveFiles / 2 // the second half, with the lower numbers
+	// Limits of the size of one file, in bytes. The size is 1/reservePart of the free space: the
+	// reserve takes at most a sixteenth.
 	minReserve, maxReserve = 4 << 10, 80 << 10
 	reservePart            = 16 * reserveFiles
 )
 
 func (s *Store) reservePath(i int) string { return s.path(reserveDir, fmt.Sprintf("%02d", i)) }
 
-// InNeed runs f, which changes nothing if it fails for want of room. Then it gives up a file of the first half of the
-// store's reserve, and runs f again. What f has not used or has freed is put back. An error for want of room says what
-// makes some.
-func (s *Store) InNeed(f func() error) error { return s.inNeed(reserveKept, f) }
+// WithReserve runs f, which changes nothing if it fails with ENOSPC or EDQUOT. In that case it
+// removes a file of the first half of the reserve and runs f again. It creates the files again at
+// the end. A remaining error gets advice on how to make space.
+func (s *Store) WithReserve(f func() error) error { return s.withReserve(reserveForClose, f) }
 
-func (s *Store) inNeed(keep int, f func() error) error {
-	defer s.putBack()
+func (s *Store) withReserve(keep int, f func() error) error {
+	defer s.restoreReserve()
 	for {
 		err := f()
 		if err == nil || !noSpace(err) {
 			return err
 		}
-		if !s.giveUp(err, keep) {
-			return s.full(err)
+		if !s.releaseReserve(err, keep) {
+			return s.adviseNoSpace(err)
 		}
 	}
 }
 
-// makeRoom is cow.Options.OnNoSpace.
-func (s *Store) makeRoom(why error, closing bool) bool {
+// onNoSpace is cow.Options.OnNoSpace.
+func (s *Store) onNoSpace(why error, closing bool) bool {
 	if closing {
-		return s.giveUp(why, 0)
+		return s.releaseReserve(why, 0)
 	}
-	return s.giveUp(why, reserveKept)
+	return s.releaseReserve(why, reserveForClose)
 }
 
-// giveUp removes the last file of the reserve, if there is one. The first ones stay, keep of them.
-func (s *Store) giveUp(why error, keep int) bool {
+// releaseReserve removes the highest file of the reserve, except for the lowest keep files. It
+// reports whether there was one.
+func (s *Store) releaseReserve(why error, keep int) bool {
 	for i := reserveFiles - 1; i >= keep; i-- {
 		size := int64(maxReserve)
 		if st, err := s.fs.Stat(s.reservePath(i)); err == nil {
@@ -65,31 +67,31 @@ func (s *Store) giveUp(why error, keep int) bool {
 			continue
 		}
 		if err != nil {
-			s.log.Warn("the store's reserve cannot be given up", "err", err)
+			s.log.Warn("a file of the store's reserve could not be removed", "err", err)
 			return false
 		}
-		s.givenUp.Add(1)
-		s.givenSize.Store(size)
-		s.log.Warn("the file system is full: a part of the store's reserve is given up", "left", i, "reason", why)
-		// Some file systems have the room only when that is durable; others need not.
+		s.released.Add(1)
+		s.releasedSize.Store(size)
+		s.log.Warn("the file system is full: a file of the store's reserve is removed", "left", i, "reason", why)
+		// Some file systems free the space only when the removal is durable.
 		_ = s.fs.SyncDir(s.path(reserveDir))
 		return true
 	}
 	return false
 }
 
-// refill makes the files of the reserve that are missing, while there is room: once in the life of a Store.
-func (s *Store) refill() { s.refillOnce.Do(s.replenish) }
+// fillReserveOnce calls fillReserve once for each Store.
+func (s *Store) fillReserveOnce() { s.reserveOnce.Do(s.fillReserve) }
 
-// replenish is refill at the end of a command that frees room. Others may do the same at the same time. A store without a
-// reserve is as good as any until it is full.
-func (s *Store) replenish() {
+// fillReserve creates the missing files of the reserve while there is space. Other processes may do
+// the same. Errors are ignored: the reserve is needed only on a full file system.
+func (s *Store) fillReserve() {
 	host, ok := s.fs.(vfs.SpaceFS)
-	if !ok || !s.known.Load() {
+	if !ok || !s.recognized.Load() {
 		return
 	}
-	// The last one is given up first.
-	if there, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || there {
+	// The highest file is removed first.
+	if exists, err := s.exists(s.reservePath(reserveFiles - 1)); err != nil || exists {
 		return
 	}
 	free, err := host.Free(s.dir)
@@ -103,30 +105,30 @@ func (s *Store) replenish() {
 	}
 	for i := range reserveFiles {
 		if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
-			s.log.Debug("the store's reserve is not whole", "err", err)
+			s.log.Debug("the store's reserve is incomplete", "err", err)
 			return
 		}
 	}
 }
 
-// putBack makes as many files of the reserve again as this Store has given up, while there is room, if only for smaller
-// ones: those that are given up last come first.
-func (s *Store) putBack() {
-	n := s.givenUp.Swap(0)
+// restoreReserve creates as many files of the reserve as this Store has removed, while there is
+// space, with a smaller size if need be. The lowest missing number comes first.
+func (s *Store) restoreReserve() {
+	n := s.released.Swap(0)
 	for i := 0; i < reserveFiles && n > 0; i++ {
 		path := s.reservePath(i)
-		if there, err := s.exists(path); err != nil {
+		if exists, err := s.exists(path); err != nil {
 			return
-		} else if there {
+		} else if exists {
 			continue
 		}
 		err := error(unix.ENOSPC)
-		for size := min(s.givenSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
+		for size := min(s.releasedSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
 			err = s.makeReserve(path, size)
 		}
 		if err != nil {
 			if !errors.Is(err, fs.ErrExist) {
-				s.log.Debug("the store's reserve is not whole", "err", err)
+				s.log.Debug("the store's reserve is incomplete", "err", err)
 				return
 			}
 			continue
@@ -153,4 +155,18 @@ func (s *Store) makeReserve(path string, size int64) error {
 		err = errors.Join(err, s.fs.Remove(path))
 	}
 	return err
+}
+
+// minFree is the space in bytes below which even a page of a map may not fit: the free space of XFS
+// includes blocks that it reserves.
+const minFree = 1 << 20
+
+// Full reports whether the store's file system has less than minFree for this user.
+func (s *Store) Full() bool {
+	host, ok := s.fs.(vfs.SpaceFS)
+	if !ok {
+		return false
+	}
+	free, err := host.Free(s.dir)
+	return err == nil && free < minFree
 }

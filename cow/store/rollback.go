@@ -9,36 +9,36 @@ import (
 	"github.com/google/uuid"
 )
 
-// Rollback says what Store.Rollback does, or has done.
+// Rollback is the plan or the result of Store.Rollback.
 type Rollback struct {
 	Disk  string   `json:"disk"`
 	Tag   string   `json:"tag"`
-	Lost  []string `json:"lost"`  // later tags of the disk, oldest first; what has no tag is lost too
+	Lost  []string `json:"lost"`  // later tags of the disk, oldest first; untagged layers are lost too
 	Freed int64    `json:"freed"` // bytes given back to the file system
-	// Layers that are removed, and discarded layers that stay: because the disks in KeptBy use them, or because they are
-	// not the store's.
+	// Layers are removed. Kept are discarded layers that stay because the disks in KeptBy use them
+	// or because they are outside the store.
 	Layers []uuid.UUID `json:"layers"`
 	Kept   []uuid.UUID `json:"kept"`
 	KeptBy []string    `json:"kept-by"`
 	Head   uuid.UUID   `json:"head"`  // the new, empty one; the zero UUID in a plan
-	Depth  int         `json:"depth"` // layers then
+	Depth  int         `json:"depth"` // number of layers afterwards
 }
 
-// PlanRollback says what Rollback would do, and returns the errors that can be known beforehand.
+// PlanRollback returns what Rollback would do, or the errors known beforehand.
 func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
-	m, err := s.rollable(ref)
+	m, err := s.rollbackTarget(ref)
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.planSurvey()
+	v, err := s.surveyReadOnly()
 	if err != nil {
 		return nil, err
 	}
 	return s.planRollback(v, m, ref.Tag)
 }
 
-// rollable is the manifest of a disk that nobody has open and that has the tag.
-func (s *Store) rollable(ref Ref) (*Manifest, error) {
+// rollbackTarget returns the manifest of a disk that nobody has open and that has the tag.
+func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
 		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
@@ -53,15 +53,15 @@ func (s *Store) rollable(ref Ref) (*Manifest, error) {
 	return m, err
 }
 
-// planRollback says what a rollback of the disk does by what v has found.
+// planRollback plans the rollback of a disk from a survey.
 func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, error) {
 	top, err := m.Tagged(tag)
 	if err != nil {
 		return nil, err
 	}
-	stays, _, err := v.needed(m, top+1, m.Name)
+	lastNeeded, _, err := v.needed(m, top+1, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether others use its layers cannot be said: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
 	}
 	plan := &Rollback{
 		Disk: m.Name, Tag: tag, Depth: top + 2,
@@ -72,10 +72,10 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 		if l.Tag != "" {
 			plan.Lost = append(plan.Lost, l.Tag)
 		}
-		if i > stays {
-			plan.Freed += s.takes(l)
+		if i > lastNeeded {
+			plan.Freed += s.storeBytes(l)
 		}
-		if i > stays && l.own() {
+		if i > lastNeeded && l.inStore() {
 			plan.Layers = append(plan.Layers, l.UUID)
 			continue
 		}
@@ -87,19 +87,20 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	return plan, nil
 }
 
-// Rollback takes a disk that nobody has open back to one of its tags: the layers up to the tag stay, a new, empty head
-// goes on top, and what came after is discarded. Discarded layers that no other disk uses are removed. The change is
-// one durable step: a crash leaves the disk as it was or rolled back, and what is to be removed goes with the next
-// command. The discarded layers need not be sound, what stays must be. The disk keeps its size.
-// Errors: ErrInvalid, ErrNotFound (disk, tag), ErrInUse, ErrRefused (what would stay is damaged).
+// Rollback returns a disk that nobody has open to one of its tags. The layers up to the tag stay, a
+// new, empty head is added, and later layers are discarded: those that no other disk uses are
+// removed. The change is one atomic, durable step; after a crash the next command removes what is
+// left over. The discarded layers may be damaged, the others must not be. The disk keeps its size.
+// Errors: ErrInvalid, ErrNotFound (disk, tag), ErrInUse, ErrRefused (a layer that stays is
+// damaged).
 func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 	return s.RollbackLosing(ctx, ref, nil)
 }
 
-// RollbackLosing is Rollback that is refused, with an ErrBusy, if the tags that are lost are others than lost by then:
-// those that a person has agreed to lose, as PlanRollback has listed them. A nil slice stands for any.
+// RollbackLosing is Rollback with a check of the lost tags: it fails with an ErrBusy if they differ
+// from lost, the list of PlanRollback that the user confirmed. nil accepts any.
 func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	if _, err := s.rollable(ref); err != nil {
+	if _, err := s.rollbackTarget(ref); err != nil {
 		return nil, err
 	}
 	lock, err := s.LockDisk(ref.Name)
@@ -107,12 +108,12 @@ func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Ro
 		return nil, err
 	}
 	defer lock.Unlock()
-	if err := s.settle(ctx, ref.Name); err != nil {
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return nil, err
 	}
-	// A rollback frees room, and may be wanted for that.
+	// A rollback frees space and may be needed for that.
 	var r *Rollback
-	err = s.InNeed(func() (err error) {
+	err = s.WithReserve(func() (err error) {
 		r, err = s.rollbackOnce(ctx, ref, lost)
 		return err
 	})
@@ -122,17 +123,18 @@ func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Ro
 	return r, nil
 }
 
-// rollbackOnce is Rollback of a disk that is locked. After an error nothing has changed.
+// rollbackOnce makes one attempt of Rollback with the disk locked. After an error nothing has
+// changed.
 func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	w, err := s.begin(ctx)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer w.end()
-	return s.rollback(ctx, w, ref, lost)
+	defer tx.close()
+	return s.rollback(ctx, tx, ref, lost)
 }
 
-func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (*Rollback, error) {
+func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err
@@ -147,15 +149,15 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
 			m.Name, ErrBusy, listText(lost), listText(now))
 	}
-	id, err := w.newHead(&after)
+	id, err := tx.newHead(&after)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.locked(ctx, func() error { return w.moveInHead(m, &after) }); err != nil {
+	if err := s.locked(ctx, func() error { return tx.moveInHead(m, &after) }); err != nil {
 		return nil, err
 	}
-	// Before anything is given up for it, the new stack has to prove sound. Opening also seals the tag's layer if a
-	// crash had left that undone.
+	// Check that the new stack opens before anything is discarded. The open also seals the tag's
+	// layer if a crash has prevented that.
 	disk, err := s.openStack(ctx, &after, OpenOptions{})
 	if err != nil {
 		return nil, err
@@ -167,7 +169,7 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 	for i := len(m.Layers) - 1; i > top; i-- {
 		discarded = append(discarded, m.Layers[i].UUID)
 	}
-	if err := w.note(m.Name, discarded...); err != nil {
+	if err := tx.journalLayers(m.Name, discarded...); err != nil {
 		return nil, err
 	}
 	var plan *Rollback
@@ -182,27 +184,27 @@ func (s *Store) rollback(ctx context.Context, w *work, ref Ref, lost []string) (
 		if err := s.writeDocument(s.path(disksDir, m.Name, diskFile), &after); err != nil {
 			return err
 		}
-		// Done. What cannot be removed now the journal has for the next command.
+		// The change is done. The journal keeps what cannot be removed now for the next command.
 		v.replace(&after)
-		if err := v.releaseAbove(m, top+1, w.dir, m.Name); err != nil {
-			w.unfinished = true
+		if err := v.releaseAbove(m, top+1, tx.dir, m.Name); err != nil {
+			tx.unresolved = true
 			s.log.Warn("layers that were rolled back cannot be removed, the next command will try again", "disk", m.Name, "err", err)
 			return nil
 		}
-		w.done = true
+		tx.committed = true
 		return nil
 	})
 	if err != nil {
 		uerr := s.undo(m, &after)
-		// Which of the two manifests a power cut leaves is not known then: no layer of either may go yet.
-		w.unfinished = w.unfinished || uerr != nil
+		// A power cut may leave either manifest, so no layer of either may be removed.
+		tx.unresolved = tx.unresolved || uerr != nil
 		return nil, errors.Join(err, uerr)
 	}
 	plan.Head = id
 	return plan, nil
 }
 
-// undo puts m back where a failed change may have left after in its place, though perhaps not durably.
+// undo restores m if a failed change may have installed after, perhaps not durably.
 func (s *Store) undo(m, after *Manifest) error {
 	now, err := s.Disk(m.Name)
 	if err == nil && now.Head().UUID == after.Head().UUID {
@@ -213,7 +215,7 @@ func (s *Store) undo(m, after *Manifest) error {
 	return err
 }
 
-// tagsAbove are the tags of the layers above the one at top, oldest first.
+// tagsAbove returns the tags of the layers above layer top, oldest first.
 func tagsAbove(m *Manifest, top int) []string {
 	tags := []string{}
 	for _, l := range m.Layers[top+1:] {

@@ -11,21 +11,21 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
 
-// Serving says who has a disk open: the content of the disk's lock file, as far as the process that holds the lock has
-// written it.
+// Serving says which process has a disk open. It is the content of the disk's lock file.
 type Serving struct {
-	PID     int    `json:"pid"`               // 0: not known
-	Control string `json:"control,omitempty"` // path of the control socket; empty: none, or not believed
-	// Socket is the path of the vhost-user socket; empty: not serving, only using the disk. Of a store that is not
-	// Trusted it is only for showing.
+	PID     int    `json:"pid"`               // 0: unknown
+	Control string `json:"control,omitempty"` // path of the control socket; empty: none, or not trusted
+	// Socket is the path of the vhost-user socket; empty: the process does not serve the disk. If
+	// the store is not Trusted it must only be displayed.
 	Socket string `json:"socket,omitempty"`
 }
 
-// String says it for a person: "served by process 42 on /run/cowblk/vm1.sock".
+// String describes it: "served by process 42 on /run/cowblk/vm1.sock".
 func (v Serving) String() string {
 	who := "another process"
 	if v.PID != 0 {
@@ -37,33 +37,32 @@ func (v Serving) String() string {
 	return fmt.Sprintf("served by %s on %s", who, PathText(v.Socket))
 }
 
-// maxServing bounds what is read of a lock file, in bytes.
+// maxServing limits the bytes read from a lock file.
 const maxServing = 1 << 16
 
-// Serving reports who has the disk open, in this or another process. False: nobody, or no such disk. Whether a disk is
-// open that this process may not look at is not known; see ServingError. Of a store that is not Trusted there is no
-// Control.
+// Serving reports which process has the disk open. False: none, no such disk, or unknown because of
+// an error; see ServingError. Control is empty if the store is not Trusted.
 func (s *Store) Serving(name string) (*Serving, bool) {
 	v, _ := s.ServingError(name)
 	return v, v != nil
 }
 
-// ServingError is Serving that also says why it cannot be told who has the disk open: no permission, an input or output
-// error. nil, nil: nobody, or no such disk.
+// ServingError is Serving that returns the error: no permission, I/O error. nil, nil: no process
+// has the disk open, or there is no such disk.
 func (s *Store) ServingError(name string) (*Serving, error) {
 	if CheckName("disk", name) != nil {
 		return nil, nil
 	}
 	f, err := s.fs.OpenFile(s.path(disksDir, name, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		if t := s.stray(KindDisk, name); t != nil {
+		if t := s.notDirectory(KindDisk, name); t != nil {
 			return nil, t.Err()
 		}
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err == nil && s.trustedWay() == nil {
+	if err == nil && s.trustedPath() == nil {
 		if err = s.trustedDisk(name); err != nil {
 			f.Close()
 			return nil, err
@@ -73,28 +72,28 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 		return nil, linkedLock(s.path(disksDir, name, lockFile))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name, err)
 	}
 	defer f.Close()
 	switch err := f.Lock(false); {
 	case err == nil:
 		return nil, nil
 	case !errors.Is(err, vfs.ErrLocked):
-		return nil, fmt.Errorf("disk %q: whether a process has it open: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name, err)
 	}
-	v, sure := s.readServing(f)
-	if !sure && f.Lock(false) == nil {
-		return nil, nil // it has just been given up
+	v, confirmed := s.readServing(f)
+	if !confirmed && f.Lock(false) == nil {
+		return nil, nil // just released
 	}
-	if s.trustedWay() != nil {
-		// Whoever can write that file can name any socket: one of another store's process, which would do there what it is
-		// told, or one of his own.
+	if s.trustedPath() != nil {
+		// A user that can write the file can name any socket, such as that of another store's
+		// process.
 		v.Control = ""
 	}
 	return &v, nil
 }
 
-// servingNow is the Serving of a disk whose lock was not to be had a moment ago; the zero value if nothing is known.
+// servingNow returns the Serving of a disk whose lock was just taken; zero if unknown.
 func (s *Store) servingNow(name string) Serving {
 	if v, ok := s.Serving(name); ok {
 		return *v
@@ -102,9 +101,10 @@ func (s *Store) servingNow(name string) Serving {
 	return Serving{}
 }
 
-// readServing is what is known of the process that holds the lock of f. The content of the file may be that of an earlier
-// holder, which was killed; it is believed of the process alone that has written it. sure: it does hold the lock.
-func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
+// readServing describes the process that holds the lock of f. The content of the file may be that
+// of a former holder that was killed: it is used only if its process holds the lock now. confirmed:
+// the process does hold the lock.
+func (s *Store) readServing(f vfs.File) (v Serving, confirmed bool) {
 	id, err := f.Identity()
 	if err != nil {
 		return v, false
@@ -112,18 +112,18 @@ func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
 	var holders vfs.FlockHolders
 	for range holderTries {
 		v = Serving{}
-		// What cannot be read is not what a process has written.
+		// Unreadable content was not written by a holder.
 		if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxServing)); err == nil {
 			v, _ = decodeServing(text)
 		}
-		if s.holders.held(s.fs, id, v.PID) {
+		if s.holders.holds(s.fs, id, v.PID) {
 			return v, true
 		}
-		if kept, ok := s.readKept(id); ok && s.holders.held(s.fs, id, kept.PID) {
-			return kept, true
+		if recorded, ok := s.readMemory(id); ok && s.holders.holds(s.fs, id, recorded.PID) {
+			return recorded, true
 		}
 		if holders, err = flockHolders(s.fs); err != nil {
-			// Nothing is known of locks: a confined process, a file system of tests.
+			// The list of locks is unavailable: a sandboxed process, or a file system in a test.
 			if _, real := s.fs.(vfs.HostFS); real && !alive(v.PID) {
 				v.PID = 0
 			}
@@ -134,17 +134,17 @@ func (s *Store) readServing(f vfs.File) (v Serving, sure bool) {
 		return Serving{PID: pid}, true
 	}
 	if holders.Locked(id) && !alive(v.PID) {
-		return Serving{}, true // the file system does not let its locks be told apart
+		return Serving{}, true // the file system does not report the locks of single files
 	}
-	v.PID = 0 // a process of another PID namespace, where its number is another
+	v.PID = 0 // the PID is from another PID namespace
 	return v, false
 }
 
-// holderTries is how often the lock file and the kernel are asked, for the holder may just be writing there, and the
-// kernel's list may miss a lock while others change.
+// holderTries limits how often the lock file and the kernel's list are read: the holder may be
+// writing the file, and the list may miss a lock while others change.
 const holderTries = 3
 
-// alive reports whether there is a process with this number.
+// alive reports whether the process exists.
 func alive(pid int) bool { return pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
 
 func flockHolders(fsys vfs.FS) (vfs.FlockHolders, error) {
@@ -155,14 +155,14 @@ func flockHolders(fsys vfs.FS) (vfs.FlockHolders, error) {
 	return lfs.FlockHolders()
 }
 
-// holderCache is what was last read of the kernel's locks. A list of a thousand disks reads them once: that a process
-// held a lock a moment ago, and says itself that it does, is as true as any answer.
+// holderCache caches the kernel's list of locks, so that a listing of a thousand disks reads it
+// once. A process that held the lock a moment ago and says that it does is a valid answer.
 type holderCache struct {
 	mu  sync.Mutex
 	all vfs.FlockHolders
 }
 
-func (c *holderCache) held(fsys vfs.FS, id vfs.Identity, pid int) bool {
+func (c *holderCache) holds(fsys vfs.FS, id vfs.Identity, pid int) bool {
 	if pid == 0 {
 		return false
 	}
@@ -182,26 +182,27 @@ func (c *holderCache) held(fsys vfs.FS, id vfs.Identity, pid int) bool {
 	return all.Held(id, pid)
 }
 
-// inUse says who has a disk open.
+// inUse returns the error that names the process which has a disk open.
 func (s *Store) inUse(name string) error {
 	v := s.servingNow(name)
-	if v == (Serving{}) { // somebody who only reads the lock file
-		v.PID = s.holderOf(s.path(disksDir, name, lockFile))
+	if v == (Serving{}) { // a process that only reads the lock file
+		v.PID = s.lockHolder(s.path(disksDir, name, lockFile))
 	}
 	err := fmt.Errorf("disk %q is %w: %s", name, ErrInUse, v)
 	switch {
 	case v.Control != "":
 		return fmt.Errorf("%w\nstop it first: %s", err, s.command("stop", name))
 	case v.PID != 0 && v.Socket == "":
-		return fmt.Errorf("%w%s\nwait until that process has ended", err, described(v.PID))
+		return fmt.Errorf("%w%s\nwait until that process has ended", err, describeProcess(v.PID))
 	case v.Socket != "":
-		return err // --blk-file and the like: it has no control socket
+		return err // it has no control socket (--blk-file, for example)
 	}
 	return fmt.Errorf("%w\nwait until it has ended", err)
 }
 
-// described tells a person more about a process: ` ("qemu-img", user alice)`; empty if nothing is to be had.
-func described(pid int) string {
+// describeProcess returns the name and user of a process, ` ("qemu-img", user alice)`; empty if
+// unknown.
+func describeProcess(pid int) string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return ""
@@ -214,8 +215,8 @@ func described(pid int) string {
 	return " (" + text + ")"
 }
 
-// holderOf is the process that holds a lock file, or one of several that do; 0: not known.
-func (s *Store) holderOf(path string) int {
+// lockHolder returns the PID of a process that holds a lock file; 0: unknown.
+func (s *Store) lockHolder(path string) int {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return 0
@@ -233,10 +234,26 @@ func (s *Store) holderOf(path string) int {
 	return pid
 }
 
-// storeHolder names the process that holds the store's lock, as far as that is known.
+// storeHolder describes the process that holds the store's lock.
 func (s *Store) storeHolder() string {
-	if pid := s.holderOf(s.path(lockFile)); pid > 0 {
-		return fmt.Sprintf("process %d%s", pid, described(pid))
+	if pid := s.lockHolder(s.path(lockFile)); pid > 0 {
+		return fmt.Sprintf("process %d%s", pid, describeProcess(pid))
 	}
 	return "another process"
+}
+
+// Unclean reports whether a disk that nobody has open was not closed cleanly: its guest's unflushed
+// writes are not durable. False if unknown.
+func (s *Store) Unclean(name string) bool {
+	m, err := s.Disk(name)
+	if err != nil || len(m.Layers) == 0 {
+		return false
+	}
+	head := m.Head()
+	h, err := layer.ReadHeader(s.fs, s.paths(head).Map)
+	if err != nil || h.State != layer.Head || h.Clean {
+		return false
+	}
+	_, open := s.Serving(name) // by the next process
+	return !open
 }

@@ -12,7 +12,7 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// source is an image to import: one file, or a qcow2 and the chain of its backing files.
+// source is an image to import: one file, or a qcow2 with its backing files.
 type source struct {
 	name   string
 	format string
@@ -20,22 +20,22 @@ type source struct {
 	chain  []*chainFile
 }
 
-// chainFile is one file of a source: of the chain, the top is the first.
+// chainFile is one file of a source. The first in the chain is the top.
 type chainFile struct {
-	path   string // absolute, as it was named: names of backing files start there
-	real   string // without symbolic links: the file that was opened
-	top    string // the first file of its chain, which the person has named
-	fsys   vfs.FS
-	format string
-	size   int64 // bytes of the disk that it is
-	file   vfs.File
-	img    *qcow2.Image // nil: raw
-	before vfs.Identity // as it was opened
-	ranges *vfs.RangeLock
+	path     string // absolute, as named: names of backing files are relative to it
+	realPath string // without symbolic links
+	top      string // path of the first file of the chain, as the user named it
+	fsys     vfs.FS
+	format   string
+	size     int64 // bytes of its disk
+	file     vfs.File
+	img      *qcow2.Image // nil: raw
+	opened   vfs.Identity // when it was opened
+	ranges   *vfs.RangeLock
 }
 
-// openSource opens an image file, and its backing files if o allows it. What cannot be imported is refused with what to
-// do about it.
+// openSource opens an image file, and its backing files if o allows that. It refuses what cannot be
+// imported, with advice.
 func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 	src := &source{name: name}
 	top, err := openChainFile(s.fs, name, name, o)
@@ -57,20 +57,20 @@ func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 	return src, nil
 }
 
-// openChainFile opens one file of the chain of top, and locks it against those that write to it.
+// openChainFile opens one file of the chain below top and locks it against writers.
 func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
-	c := &chainFile{path: path, real: vfs.RealPath(f), top: top, fsys: fsys, file: f}
+	c := &chainFile{path: path, realPath: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
 		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
-			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it all the same, and what comes of it may be of two moments", err)
+			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
 		}
 	}
 	if err == nil {
-		c.before, err = f.Identity()
+		c.opened, err = f.Identity()
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.close())
@@ -78,9 +78,9 @@ func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile,
 	return c, nil
 }
 
-// lock keeps everybody from writing to the file while it is read: QEMU, by its image locks; a cowblk that serves a disk
-// with data there, by the locks of ranges; and one of an earlier version that serves the file raw, by flock. ErrInUse: one
-// of them has it open for writing.
+// lock prevents writes to the file while it is read: by QEMU with its image locks, by a cowblk
+// process that serves a disk with data in it with range locks, and by an earlier version that
+// serves the file raw with a flock. ErrInUse: a process has it open for writing.
 func (c *chainFile) lock(fsys vfs.FS) error {
 	if err := c.file.LockImage(vfs.ImageRead); err != nil {
 		return classify(err)
@@ -109,7 +109,7 @@ func (c *chainFile) close() error {
 	return errors.Join(err, c.file.Close())
 }
 
-// open looks into the file. format is FormatRaw, FormatQcow2 or empty: found from the content.
+// open detects the format, unless format is FormatRaw or FormatQcow2, and opens a qcow2.
 func (c *chainFile) open(format string) error {
 	found := &fileFormat{name: format}
 	if format == "" {
@@ -137,10 +137,10 @@ func (c *chainFile) open(format string) error {
 	return nil
 }
 
-// expectedSize is what a file has to have that is to be the content of a disk.
+// expectedSize is the required size of a file with the content of a disk.
 const expectedSize = "a positive multiple of 512 bytes"
 
-// sizeAdvice says what to do with a file whose size is not expectedSize.
+// sizeAdvice advises on a file whose size is not expectedSize.
 func sizeAdvice(size int64) string {
 	if size == 0 {
 		return "it is empty: copy or download it again"
@@ -149,7 +149,7 @@ func sizeAdvice(size int64) string {
 		"If it is complete, fill the last sector of a copy up: truncate -s %512 COPY"
 }
 
-// checkSize refuses what no disk can be.
+// checkSize refuses a size that a disk cannot have.
 func (src *source) checkSize() error {
 	refuse := func(expected, advice string) error {
 		return &Mismatch{File: src.name, What: "size of the " + src.format + " image", Expected: expected, Found: quoteBytes(src.size), Advice: advice}
@@ -163,38 +163,38 @@ func (src *source) checkSize() error {
 	return nil
 }
 
-// backing are the files under the top, for image.json.
+// backing returns the backing files for image.json.
 func (src *source) backing() []Backing {
 	var all []Backing
 	for _, c := range src.chain[1:] {
-		all = append(all, Backing{Path: PathText(c.real), Format: c.format})
+		all = append(all, Backing{Path: PathText(c.realPath), Format: c.format})
 	}
 	return all
 }
 
-// unchanged refuses the source if one of its files has changed since it was opened.
+// unchanged refuses the source if one of its files has changed since the open.
 func (src *source) unchanged() error {
 	for _, c := range src.chain {
 		now, err := c.file.Identity()
 		if err != nil {
 			return err
 		}
-		if !sameState(c.before, now) {
-			m := changed(c.path, c.before, now)
-			m.Advice = "it was written to while it was being imported: stop who uses it, then try again"
+		if !sameState(c.opened, now) {
+			m := stateMismatch(c.path, c.opened, now)
+			m.Advice = "it was written to while it was being imported: stop the process that uses it, then try again"
 			return m
 		}
 	}
 	return nil
 }
 
-// at finds the bytes of the disk from off on: the file of the chain that holds them, nil for zeros, and how many there
-// are of one kind, up to limit.
-func (src *source) at(off, limit int64) (*chainFile, int64, error) {
+// locate finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and the
+// length of that range up to limit.
+func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
 	end := min(limit, src.size)
 	for _, c := range src.chain {
 		if off >= c.size {
-			return nil, end - off, nil // files below may be longer: what is above ends here, and hides them
+			return nil, end - off, nil // a longer file below is hidden from here on
 		}
 		end = min(end, c.size)
 		if c.img == nil {
@@ -211,7 +211,7 @@ func (src *source) at(off, limit int64) (*chainFile, int64, error) {
 		}
 		kind, n, err := c.img.Status(off)
 		if err != nil {
-			return nil, 0, c.failed(err)
+			return nil, 0, c.wrapError(err)
 		}
 		end = min(end, off+n)
 		switch kind {
@@ -224,14 +224,14 @@ func (src *source) at(off, limit int64) (*chainFile, int64, error) {
 	return nil, end - off, nil
 }
 
-// next returns the first range [start, end) at or after off that may hold anything but zeros; io.EOF if none. Its time
-// follows what the tables and the file system say, not the size.
+// next returns the first range [start, end) at or after off that may be nonzero; io.EOF if none.
+// Its time depends on the tables and extents, not on the size.
 func (src *source) next(ctx context.Context, off int64) (start, end int64, err error) {
 	for off < src.size {
 		if err := ctx.Err(); err != nil {
 			return 0, 0, err
 		}
-		c, n, err := src.at(off, src.size)
+		c, n, err := src.locate(off, src.size)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -243,7 +243,7 @@ func (src *source) next(ctx context.Context, off int64) (start, end int64, err e
 	return 0, 0, io.EOF
 }
 
-// ReadAt fills p; the end of the source within p is an error, for its size is known.
+// ReadAt fills p. A read beyond the end is an error: callers know the size.
 func (src *source) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
@@ -251,7 +251,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 		if at >= src.size {
 			return done, fmt.Errorf("%s: %w", PathText(src.name), io.ErrUnexpectedEOF)
 		}
-		c, n, err := src.at(at, off+int64(len(p)))
+		c, n, err := src.locate(at, off+int64(len(p)))
 		if err != nil {
 			return done, err
 		}
@@ -261,7 +261,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 			clear(part)
 		case c.img != nil:
 			if _, err := c.img.ReadAt(part, at); err != nil {
-				return done, c.failed(err)
+				return done, c.wrapError(err)
 			}
 		default:
 			if _, err := c.file.ReadAt(part, at); errors.Is(err, io.EOF) {
@@ -275,8 +275,8 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// failed gives an error of the qcow2 reader the file's name and advice.
-func (c *chainFile) failed(err error) error {
+// wrapError adds the file's name and advice to an error of the qcow2 reader.
+func (c *chainFile) wrapError(err error) error {
 	var q *qcow2.Error
 	if errors.As(err, &q) {
 		return c.qcow2Refusal(err)

@@ -18,21 +18,22 @@ import (
 
 // Directories and files of a store; see the package comment.
 const (
-	imagesDir  = "images"
-	layersDir  = "layers"
-	disksDir   = "disks"
-	tmpDir     = "tmp"
-	lockFile   = "lock"
-	imageFile  = "image.json"
-	diskFile   = "disk.json"
-	dataFile   = "data"
-	mapFile    = "map"
-	sumsFile   = "sums" // of the data of a layer that lies elsewhere
-	systemDir  = "/var/lib/cowblk"
-	systemRun  = "/run/cowblk"
-	programDir = "cowblk"
+	imagesDir     = "images"
+	layersDir     = "layers"
+	disksDir      = "disks"
+	tmpDir        = "tmp"
+	lockFile      = "lock"
+	imageFile     = "image.json"
+	diskFile      = "disk.json"
+	dataFile      = "data"
+	mapFile       = "map"
+	checksumsFile = "sums" // of a layer whose data lies outside the store
+	systemDir     = "/var/lib/cowblk"
+	systemRun     = "/run/cowblk"
+	programDir    = "cowblk"
 
-	// runtimeEnv is the user's run directory (XDG Base Directory Specification): absolute, else it is ignored.
+	// runtimeEnv names the user's run directory (XDG Base Directory Specification). A relative path
+	// is ignored.
 	runtimeEnv = "XDG_RUNTIME_DIR"
 )
 
@@ -43,18 +44,19 @@ const maxSocketPath = 107
 type Options struct {
 	FS  vfs.FS       // default: vfs.OS
 	Log *slog.Logger // default: slog.Default
-	// Getenv finds the environment variables that decide the run directory; default: os.Getenv.
+	// Getenv reads the environment variables that select the run directory; default: os.Getenv.
 	Getenv func(string) string
-	// LockTimeout is how long a change waits for another process's change; default: 10 s.
+	// LockTimeout limits the wait for another process's change; default: 10 s.
 	LockTimeout time.Duration
-	// Now gives the times recorded in manifests; default: time.Now.
+	// Now returns the time for manifests; default: time.Now.
 	Now func() time.Time
-	// Command is how a person calls the program on this store, quoted for a shell: errors advise commands by it.
-	// Default: cowblk.
+	// Command is the shell command of the program on this store, for the advice in errors. Default:
+	// cowblk.
 	Command string
 }
 
-// Store is one directory of images and disks. Its methods may be called from several goroutines and processes.
+// Store is one directory of images and disks. Its methods are safe for concurrent use by goroutines
+// and processes.
 type Store struct {
 	dir         string // absolute
 	runDir      string // absolute
@@ -68,19 +70,19 @@ type Store struct {
 
 	trustMu      sync.Mutex
 	trustKnown   bool
-	trust        error       // see trusted
-	known        atomic.Bool // there is evidence that the directory is a store: see recognised
+	trustErr     error       // result of trustedPath, if trustKnown
+	recognized   atomic.Bool // the directory is a store: see recognize
 	restrictOnce sync.Once
-	refillOnce   sync.Once
-	givenSize    atomic.Int64 // of one of givenUp, in bytes
-	givenUp      atomic.Int32 // files of the reserve, by this Store, that it has not put back
+	reserveOnce  sync.Once
+	releasedSize atomic.Int64 // size of a removed file, in bytes
+	released     atomic.Int32 // files of the reserve that this Store has removed and not created again
 	waiters      waiters      // for the store's lock
-	held         heldLocks
+	diskLocks    lockSet
 	holders      holderCache
 }
 
-// Open returns the store in dir. It creates nothing: a directory that does not exist is an empty store, made by the
-// first command that puts something in.
+// Open returns the store in dir. It creates nothing: a missing directory is an empty store, which
+// the first change creates.
 func Open(dir string, o Options) (*Store, error) {
 	if dir == "" {
 		return nil, invalidf("the store's directory has no name")
@@ -125,8 +127,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}, nil
 }
 
-// DefaultDir is the store used when nothing else is said: /var/lib/cowblk for root, $XDG_DATA_HOME/cowblk (default
-// ~/.local/share/cowblk) for others. Its error is an ErrInvalid: no home directory.
+// DefaultDir returns the default store: /var/lib/cowblk for root, $XDG_DATA_HOME/cowblk (default
+// ~/.local/share/cowblk) for other users. ErrInvalid: no home directory.
 func DefaultDir(getenv func(string) string) (string, error) {
 	if os.Geteuid() == 0 {
 		return systemDir, nil
@@ -140,8 +142,8 @@ func DefaultDir(getenv func(string) string) (string, error) {
 	return "", invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
 }
 
-// runDir is where the sockets of a store's disks are: the system's or the user's run directory for the default store,
-// inside the store for any other, so that two stores never share a socket.
+// runDir returns the directory of the sockets: the system's or the user's run directory for the
+// default store, and a directory inside any other store, so that stores do not share sockets.
 func runDir(dir string, getenv func(string) string) string {
 	if def, err := DefaultDir(getenv); err == nil && def == dir {
 		if d := userRunDir(getenv); d != "" {
@@ -151,14 +153,14 @@ func runDir(dir string, getenv func(string) string) string {
 	return filepath.Join(dir, "run")
 }
 
-// Dir is the store's absolute directory.
+// Dir returns the store's absolute directory.
 func (s *Store) Dir() string { return s.dir }
 
-// RunDir is the absolute directory of the sockets. It may not exist yet.
+// RunDir returns the absolute directory of the sockets. It may not exist yet.
 func (s *Store) RunDir() string { return s.runDir }
 
-// MakeRunDir creates RunDir. Other users may enter it, for the mode of each socket says who may connect. They may not open
-// it: ListenUnix locks it.
+// MakeRunDir creates RunDir. Other users may enter it: the mode of each socket controls
+// connections. They must not be able to open it: ListenUnix locks it.
 func (s *Store) MakeRunDir() error {
 	dir := s.getenv(runtimeEnv)
 	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
@@ -171,7 +173,7 @@ func (s *Store) MakeRunDir() error {
 	return err
 }
 
-// Socket is the path of the disk's vhost-user socket. It is an ErrInvalid if no socket can have it: too long.
+// Socket returns the path of the disk's vhost-user socket. ErrInvalid: the path is too long.
 func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
 
 func (s *Store) socket(name, ext string) (string, error) {
@@ -187,7 +189,7 @@ func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-// names lists the entries of one of the store's directories that are valid names, sorted.
+// names returns the sorted entries of one of the store's directories that have valid names.
 func (s *Store) names(dir string) ([]string, error) {
 	entries, err := s.fs.ReadDir(s.path(dir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,8 +207,8 @@ func (s *Store) names(dir string) ([]string, error) {
 	return names, nil
 }
 
-// linkToDirectory reports whether an entry of one of the store's directories is a symbolic link to a directory: what is
-// behind it is served like any other.
+// linkToDirectory reports whether an entry is a symbolic link to a directory, which is accepted as
+// a disk or image.
 func (s *Store) linkToDirectory(dir string, e fs.DirEntry) bool {
 	if e.Type()&fs.ModeSymlink == 0 {
 		return false
@@ -223,11 +225,11 @@ func (s *Store) exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-// checkFree returns an ErrExists if an image or a disk has the name: both share one name space, so that every
-// command can take either.
+// checkFree returns an ErrExists if an image or a disk has the name. Both share one name space:
+// every command accepts either.
 func (s *Store) checkFree(name string) error {
 	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
-		if t := s.stray(kind, name); t != nil {
+		if t := s.notDirectory(kind, name); t != nil {
 			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
 		}
 		taken, err := s.exists(s.path(dir, name))

@@ -8,25 +8,27 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// What a survey writes into the index.
+// How a survey updates the index.
 
-// startClock begins a new index, unless nothing is to be written, and so learns the file system's time.
-func (v *survey) startClock() {
-	if !v.write || v.file != nil {
+// startIndex creates the file of a new index, which shows the file system's time, unless the index
+// must not be written.
+func (v *survey) startIndex() {
+	if !v.mayWrite || v.file != nil {
 		return
 	}
 	if f, at, err := v.s.newIndex(); err == nil {
-		v.file, v.clock = f, at
+		v.file, v.fsTime = f, at
 	} else {
-		v.write = false
+		v.mayWrite = false
 		v.s.log.Debug("the index of manifests cannot be written", "err", err)
 	}
 }
 
-// save writes the index anew if it is not what has been found. Whether it was written may be ignored: it is a cache.
+// save rewrites the index if the survey differs from it. Callers may ignore a failure: the index is
+// a cache.
 func (v *survey) save() (written bool) { return v.saveAs(false) }
 
-// saveAs is save; durably if a power cut must not bring back what the index had before.
+// saveAs is save; durable: a power cut must not restore the old index.
 func (v *survey) saveAs(durable bool) (written bool) {
 	entries := map[string]*indexEntry{}
 	for name, d := range v.disks {
@@ -54,12 +56,12 @@ func (v *survey) saveAs(durable bool) (written bool) {
 		v.close()
 		return true
 	}
-	v.startClock()
+	v.startIndex()
 	defer v.close()
 	if v.file == nil || v.s.writeIndex(v.file, text, durable) != nil {
 		return false
 	}
-	_ = v.file.Close() // it has its name
+	_ = v.file.Close() // it was renamed
 	v.file, v.index.text = nil, text
 	return true
 }
@@ -74,32 +76,33 @@ func (v *survey) close() {
 	_ = v.s.fs.Remove(path)
 }
 
-// forget drops what the index has of a disk that this program has removed, before its layers go.
-func (v *survey) forget(name string) {
+// dropDisk removes a disk that this program has removed from the index, before its layers are
+// deleted.
+func (v *survey) dropDisk(name string) {
 	delete(v.disks, name)
 	v.named = nil
 	if v.saveAs(true) {
 		return
 	}
-	if err := v.s.strike(name); err != nil {
+	if err := v.s.voidLines(name); err != nil {
 		v.s.log.Debug("the index of manifests cannot be written", "err", err)
 	}
 }
 
-// forgetAway drops what the index has of a disk that is not there, if one of the layers is its head: those of an
-// interrupted command that has removed or replaced its manifest, or of one that nobody is to wait for.
-func (v *survey) forgetAway(name string, layers []uuid.UUID) {
+// dropAway removes a disk that was moved away from the index if its head is one of layers: an
+// interrupted command has removed the disk or replaced its manifest, or the user gave the disk up.
+func (v *survey) dropAway(name string, layers []uuid.UUID) {
 	n := len(v.away)
 	v.away = slices.DeleteFunc(v.away, func(e *indexEntry) bool {
 		return e.Name == name && slices.Contains(layers, e.Head)
 	})
 	if len(v.away) < n && !v.saveAs(true) && v.disks[name] == nil {
-		_ = v.s.strike(name)
+		_ = v.s.voidLines(name)
 	}
 }
 
-// isAway reports whether a disk that an interrupted command was about is not there, and lets the index know that it may
-// name the layers, too. Without names it may be any.
+// isAway reports whether a disk of an interrupted command was moved away, and records in the index
+// that the disk may name the layers too. No disks: any.
 func (v *survey) isAway(disks []string, layers []uuid.UUID) bool {
 	away := false
 	for i, e := range v.away {
@@ -122,7 +125,7 @@ func (v *survey) isAway(disks []string, layers []uuid.UUID) bool {
 	return away
 }
 
-// replace says what a manifest names that was just written.
+// replace updates the survey and the index with a manifest that was just written.
 func (v *survey) replace(m *Manifest) {
 	if d := v.disks[m.Name]; d != nil {
 		e := entryOf(m.Name, m)

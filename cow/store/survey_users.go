@@ -10,9 +10,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Who names layers and images, by a survey.
+// Queries of a survey: which disks use a layer or an image.
 
-// users are the names of other disks than except that name a layer, sorted.
+// users returns the sorted names of the disks that name a layer, without the disk except.
 func (v *survey) users(id uuid.UUID, except string) []string {
 	if v.named == nil {
 		v.named = map[uuid.UUID][]string{}
@@ -27,9 +27,9 @@ func (v *survey) users(id uuid.UUID, except string) []string {
 	return slices.DeleteFunc(slices.Clone(v.named[id]), func(name string) bool { return name == except })
 }
 
-// mayUse says which disk that cannot be read, or that is not there, keeps a layer; empty: none does.
+// mayUse names an unreadable or missing disk that keeps a layer; empty: none.
 func (v *survey) mayUse(id uuid.UUID, except string) string {
-	if name := v.brokenUser(id, except); name != "" {
+	if name := v.damagedUser(id, except); name != "" {
 		return fmt.Sprintf("the manifest of disk %q cannot be read", name)
 	}
 	for _, e := range v.away {
@@ -40,8 +40,8 @@ func (v *survey) mayUse(id uuid.UUID, except string) string {
 	return ""
 }
 
-// brokenUser is a disk whose manifest cannot be read and may name a layer; empty: none.
-func (v *survey) brokenUser(id uuid.UUID, except string) string {
+// damagedUser returns a disk with an unreadable manifest that may name a layer; empty: none.
+func (v *survey) damagedUser(id uuid.UUID, except string) string {
 	for _, name := range slices.Sorted(maps.Keys(v.disks)) {
 		if d := v.disks[name]; name != except && d.err != nil && (d.unknown || d.entry.names(id)) {
 			return name
@@ -50,13 +50,13 @@ func (v *survey) brokenUser(id uuid.UUID, except string) string {
 	return ""
 }
 
-// awayUses reports whether a disk that is not there keeps a layer.
+// awayUses reports whether a disk that was moved away keeps a layer.
 func (v *survey) awayUses(id uuid.UUID) bool {
 	return slices.ContainsFunc(v.away, func(e *indexEntry) bool { return e.names(id) })
 }
 
-// promoted reports whether a layer was the head of a disk that cannot be read when the index last knew it: what lies on
-// it may be that disk's, too.
+// promoted reports whether a layer was the last known head of an unreadable disk. A layer on it may
+// belong to that disk too.
 func (v *survey) promoted(id uuid.UUID, except string) bool {
 	for name, d := range v.disks {
 		if name != except && d.err != nil && d.entry.Head == id && id != uuid.Nil {
@@ -66,21 +66,23 @@ func (v *survey) promoted(id uuid.UUID, except string) bool {
 	return false
 }
 
-// broken returns the errors of the manifests that cannot be read, of some disks; of all if none is given.
-func (v *survey) broken(names []string) (damage, passing error) {
+// damagedManifests returns the errors of the unreadable manifests of the named disks; no names: of
+// all.
+func (v *survey) damagedManifests(names []string) (damage, transient error) {
 	for name, d := range v.disks {
 		switch {
 		case d.err == nil || len(names) > 0 && !slices.Contains(names, name):
-		case d.passes:
-			passing = errors.Join(passing, d.err)
+		case d.transient:
+			transient = errors.Join(transient, d.err)
 		default:
 			damage = errors.Join(damage, d.err)
 		}
 	}
-	return damage, passing
+	return damage, transient
 }
 
-// imageUsers are the disks on an image, sorted. An error: it is not known of all.
+// imageUsers returns the sorted names of the disks that use an image, and of those that were moved
+// away. After an error the lists may be incomplete.
 func (v *survey) imageUsers(image string) (names []string, away []string, err error) {
 	for name, d := range v.disks {
 		switch {

@@ -9,7 +9,7 @@ import (
 // SectorSize is the unit of a device-mapper table, in bytes.
 const SectorSize = 512
 
-// MaxTableLayers bounds the layers one table line may name; a line of any length is refused early rather than opened.
+// MaxTableLayers limits the layers of one table line. Longer lines are refused early.
 const MaxTableLayers = 1024
 
 // Table is one line of dm-cow's device-mapper table:
@@ -32,7 +32,7 @@ type TableLayer struct {
 	DataOffset int64 // sector of Data that is the disk's sector 0
 }
 
-// ParseTable reads a table line. Every error is an ErrInvalid and names the field.
+// ParseTable parses a table line. Every error is an ErrInvalid and names the field.
 func ParseTable(line string) (*Table, error) {
 	if strings.ContainsAny(strings.TrimRight(line, "\r\n"), "\r\n\x00") {
 		return nil, invalidf("table: one line is expected, the text has several")
@@ -75,7 +75,8 @@ func ParseTable(line string) (*Table, error) {
 	return t, t.check()
 }
 
-// check refuses sums that leave 63 bits and maps named twice: two layers in one map would overwrite each other.
+// check refuses sums beyond 63 bits and a map that is named twice: two layers in one map would
+// overwrite each other.
 func (t *Table) check() error {
 	limit := int64(math.MaxInt64/SectorSize) - t.Length
 	if t.Start > limit || t.BaseOffset > limit {
@@ -112,7 +113,7 @@ func (t *Table) check() error {
 
 func overlap(a, b, n int64) bool { return a < b+n && b < a+n }
 
-// sectors reads an unsigned decimal number of sectors whose byte offset fits in 63 bits.
+// sectors parses an unsigned decimal number of sectors whose byte offset fits in 63 bits.
 func sectors(field, s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 63)
 	if err != nil || n > math.MaxInt64/SectorSize {
@@ -121,7 +122,7 @@ func sectors(field, s string) (int64, error) {
 	return int64(n), nil
 }
 
-// String is the line that ParseTable reads.
+// String returns the line that ParseTable reads.
 func (t *Table) String() string {
 	var b strings.Builder
 	b.WriteString(strconv.FormatInt(t.Start, 10) + " " + strconv.FormatInt(t.Length, 10) + " cow " +

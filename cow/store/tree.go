@@ -18,12 +18,12 @@ const (
 	KindDisk  = "disk"
 )
 
-// Node is one thing in the tree of a store: an image or base, on it layers that disks share, and disks, each of which
-// stands for its head. As JSON a tree is an array of nodes, each after its parent: its size grows with their number,
-// whatever the depth.
+// Node is one object of a store's tree: an image or base, the layers on it that disks share, and
+// disks, each of which stands for its head. In JSON a tree is an array of nodes, each after its
+// parent, so its size grows with the number of nodes and not with the depth.
 type Node struct {
-	ID     string `json:"id"`               // KIND:NAME, of a layer KIND:UUID, of zeros KIND; unique in the tree
-	Parent string `json:"parent,omitempty"` // the ID of what it lies on; absent: it is a root
+	ID     string `json:"id"`               // KIND:NAME, for a layer KIND:UUID, for zeros KIND; unique in the tree
+	Parent string `json:"parent,omitempty"` // ID of the node below; absent: a root
 	Kind   string `json:"kind"`
 
 	Name      string    `json:"name,omitempty"`      // of an image, base or disk
@@ -32,21 +32,23 @@ type Node struct {
 	Size      int64     `json:"size,omitempty"`      // bytes
 	Usage     *Usage    `json:"usage,omitempty"`     // of a layer, or of a disk's head
 	Allocated int64     `json:"allocated,omitempty"` // of an image: bytes on the file system
-	Users     int       `json:"users,omitempty"`     // number of disks that lie on it
+	Users     int       `json:"users,omitempty"`     // number of disks on it
 	Serving   *Serving  `json:"serving,omitempty"`   // who has the disk open
 	Error     string    `json:"error,omitempty"`     // what is wrong with it
 
 	Err       error    `json:"-"` // Error
-	Unknown   bool     `json:"-"` // whether a process has the disk open cannot be said
-	UserNames []string `json:"-"` // of Users: all for a root, the first ones for a layer
+	Unknown   bool     `json:"-"` // unknown whether a process has the disk open
+	UserNames []string `json:"-"` // of Users: all for a root, the first for a layer
 	Children  []*Node  `json:"-"`
 }
 
-// layerUsers bounds the names that a layer's node keeps: with all of them a tree would grow with the square of its depth.
+// layerUsers limits the names in a layer's node: all names would make the tree grow with the square
+// of its depth.
 const layerUsers = 4
 
-// Tree returns the roots: images, then bases in place, then zeros, each with what lies on it. The error joins what
-// could not be read; the rest is there nevertheless. What is wrong with a node is in the node.
+// Tree returns the roots: images, then bases in place, then zeros, each with the nodes on it. The
+// error joins all read errors; the tree has what could be read. The error of a single node is in
+// the node.
 func (s *Store) Tree() ([]*Node, error) {
 	images, imgErr := s.Images()
 	disks, diskErr := s.Disks()
@@ -75,7 +77,7 @@ func (s *Store) Tree() ([]*Node, error) {
 			}
 			byBase[baseKey(m.Base)] = n
 		}
-		t.plant(n, m)
+		t.addDisk(n, m)
 	}
 	order := map[string]int{KindImage: 0, KindBase: 1, KindZeros: 2}
 	sort.SliceStable(t.roots, func(i, j int) bool {
@@ -87,21 +89,22 @@ func (s *Store) Tree() ([]*Node, error) {
 	return t.roots, errors.Join(imgErr, diskErr)
 }
 
-// tree is a tree being built.
+// tree is a tree under construction.
 type tree struct {
 	s      *Store
 	roots  []*Node
 	layers map[layerPlace]*Node
-	ids    map[string]int // how many nodes have this ID before it is made unique
+	ids    map[string]int // number of nodes with this ID before it is made unique
 }
 
-// layerPlace is a layer and what it lies on: of manifests that contradict each other both are shown.
+// layerPlace is a layer and the node below it. Manifests that contradict each other get one node
+// each.
 type layerPlace struct {
 	parent *Node
 	id     uuid.UUID
 }
 
-// node adds a node on parent, or a root.
+// node adds a node above parent; nil: a root.
 func (t *tree) node(parent *Node, kind, name string) *Node {
 	n := &Node{ID: kind, Kind: kind}
 	if name != "" {
@@ -120,8 +123,8 @@ func (t *tree) node(parent *Node, kind, name string) *Node {
 	return n
 }
 
-// plant adds a disk to the tree of its base, sharing the layers that are there already.
-func (t *tree) plant(root *Node, m *Manifest) {
+// addDisk adds a disk to the tree of its base. It shares existing layer nodes.
+func (t *tree) addDisk(root *Node, m *Manifest) {
 	n := root
 	n.Users++
 	n.UserNames = append(n.UserNames, m.Name)
@@ -133,7 +136,7 @@ func (t *tree) plant(root *Node, m *Manifest) {
 	}
 	disk := t.node(n, KindDisk, m.Name)
 	disk.Name, disk.UUID, disk.Size = m.Name, m.Head().UUID, m.Size
-	t.s.measure(disk, m.Head())
+	t.s.setUsage(disk, m.Head())
 	v, err := t.s.ServingError(m.Name)
 	if disk.Serving = v; err != nil {
 		disk.fail(err)
@@ -147,13 +150,13 @@ func (t *tree) layer(parent *Node, l *Layer) *Node {
 	if n == nil {
 		n = t.node(parent, KindLayer, l.UUID.String())
 		n.UUID, n.Tag = l.UUID, l.Tag
-		t.s.measure(n, l)
+		t.s.setUsage(n, l)
 		t.layers[place] = n
 	}
 	return n
 }
 
-func (s *Store) measure(n *Node, l *Layer) {
+func (s *Store) setUsage(n *Node, l *Layer) {
 	u, err := s.LayerUsage(l)
 	if err != nil {
 		n.fail(err)
@@ -177,7 +180,7 @@ func baseKey(b *Base) string {
 	return "path " + b.String()
 }
 
-// Flatten lists the nodes of trees, each after its parent.
+// Flatten returns all nodes of trees, each after its parent.
 func Flatten(roots []*Node) []*Node {
 	all := []*Node{}
 	var add func(*Node)
@@ -193,7 +196,7 @@ func Flatten(roots []*Node) []*Node {
 	return all
 }
 
-// Find cuts a tree down to the image or disk called name, with what leads to it and what lies on it; ErrNotFound.
+// Find reduces a tree to an image or disk with the nodes below and above it. Error: ErrNotFound.
 func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 	var found []*Node
 	for _, r := range roots {
@@ -210,7 +213,7 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 			func() error { _, err := s.Image(name); return err },
 		} {
 			if err := read(); err != nil && !errors.Is(err, ErrNotFound) {
-				return nil, err // it is there, and cannot be read
+				return nil, err // it exists but is unreadable
 			}
 		}
 		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, PathText(s.dir), s.command("list"))
@@ -218,7 +221,7 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 	return found, nil
 }
 
-// prune is the part of the tree that leads to a disk, or nil.
+// prune returns the part of the tree that leads to a disk, or nil.
 func (n *Node) prune(disk string) *Node {
 	if n.Kind == KindDisk {
 		if n.Name == disk {
@@ -228,9 +231,9 @@ func (n *Node) prune(disk string) *Node {
 	}
 	for _, c := range n.Children {
 		if p := c.prune(disk); p != nil {
-			cut := *n
-			cut.Children = []*Node{p}
-			return &cut
+			pruned := *n
+			pruned.Children = []*Node{p}
+			return &pruned
 		}
 	}
 	return nil

@@ -11,35 +11,37 @@ import (
 	"cowblk/cow/layer"
 )
 
-// Usage is what one layer holds.
+// Usage describes the space of one layer.
 type Usage struct {
 	State  string `json:"state"`  // "head" or "sealed"
-	Size   int64  `json:"size"`   // bytes, of the disk when the layer was made
-	Blocks uint64 `json:"blocks"` // that the layer owns
+	Size   int64  `json:"size"`   // bytes of the disk at the layer's creation
+	Blocks uint64 `json:"blocks"` // owned by the layer
 	Owned  int64  `json:"owned"`  // the same in bytes
-	// Allocated is the space that the layer takes in the store, in bytes on the file system: less than Owned where
-	// blocks are zeros. Of a layer that is not the store's it is that of the checksums of its data.
+	// Allocated is the space of the layer in the store, in bytes on the file system: less than
+	// Owned if blocks are zeros. For a layer outside the store it is the space of its checksums.
 	Allocated int64 `json:"allocated"`
-	// Flushed: the layer is being written, or was not closed in order; Blocks counts what is durable.
+	// Flushed: the layer is being written or was not closed cleanly; Blocks counts the durable
+	// bits.
 	Flushed bool `json:"flushed,omitempty"`
-	// Source says where Blocks is from; see the constants.
+	// Source says where Blocks comes from; see the constants.
 	Source string `json:"source"`
 }
 
 // Sources of Usage.Blocks.
 const (
-	SourceHeader  = "header"  // of a layer that was closed in order: exact
-	SourceMap     = "map"     // its durable bits: at least so many
-	SourceProcess = "process" // that serves the disk: exact; set by a caller that has asked it
+	SourceHeader  = "header"  // the layer was closed cleanly: exact
+	SourceMap     = "map"     // the durable bits: a lower bound
+	SourceProcess = "process" // the process that serves the disk: exact; set by SetServed
 )
 
-// Serve replaces what the files say of a served disk's head by what its process says: blocks of blockSize bytes.
-func (u *Usage) Serve(blocks uint64, blockSize int) {
+// SetServed replaces the numbers of a served disk's head by those of its process: blocks of
+// blockSize bytes.
+func (u *Usage) SetServed(blocks uint64, blockSize int) {
 	u.Blocks, u.Flushed, u.Source = blocks, false, SourceProcess
 	u.Owned = owned(blocks, blockSize, u.Size)
 }
 
-// owned is blocks in bytes. The last block may be partial; counting it whole would say more than the disk's size.
+// owned converts blocks to bytes. It does not exceed size: the last block may be partial.
 func owned(blocks uint64, blockSize int, size int64) int64 {
 	if blocks > uint64(size)/uint64(blockSize) {
 		return size
@@ -47,8 +49,8 @@ func owned(blocks uint64, blockSize int, size int64) int64 {
 	return int64(blocks) * int64(blockSize)
 }
 
-// LayerUsage reads what a layer holds, without opening it: also while a process writes it. Errors: ErrRefused if its
-// header cannot be read.
+// LayerUsage reads the usage of a layer without opening it, even while a process writes it. Errors:
+// ErrRefused (unreadable header).
 func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	p := s.paths(l)
 	h, err := layer.ReadHeader(s.fs, p.Map)
@@ -66,11 +68,12 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 		u.Flushed, u.Source = true, SourceMap
 	}
 	u.Owned = owned(u.Blocks, int(h.BlockSize), h.Size)
-	u.Allocated = s.takes(l)
+	u.Allocated = s.storeBytes(l)
 	return u, nil
 }
 
-// countBlocks counts the bits of a map that somebody may be writing. Each bit is durable or will be in a moment.
+// countBlocks counts the bits of a map that may be being written. Each bit is durable or will be
+// soon.
 func (s *Store) countBlocks(path string, h *layer.Header) (uint64, error) {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {

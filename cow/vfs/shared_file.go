@@ -285,7 +285,7 @@ func (OS) MakeSharedDir(dir string) error {
 	}
 	weak, err := way.Check(dir, way.Options{Group: os.Geteuid() != 0})
 	if weak != nil {
-		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("%s can put another directory in its place: %s", weak.Who(), weak)}
+		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("%s can put another directory in its place: %s", weak.WhoCanChange(), weak)}
 	}
 	return err
 }

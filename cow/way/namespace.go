@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unmappedRoot is the number under which this process sees the machine's root, if its user namespace has none for it
-// (user_namespaces(7)): the overflow user, if it owns the root directory. 0 in any other.
+// unmappedRoot returns the UID of the machine's root in a user namespace without a mapping for it
+// (user_namespaces(7)): the overflow user, if it owns the root directory; else 0.
 var unmappedRoot = sync.OnceValue(func() uint32 {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -23,12 +23,12 @@ var unmappedRoot = sync.OnceValue(func() uint32 {
 	return st.Uid
 })
 
-// mapped reports whether a user of the namespace with this uid_map has the number uid.
+// mapped reports whether the user namespace of this uid_map has the number uid.
 func mapped(uidMap string, uid uint32) bool {
 	for line := range strings.Lines(uidMap) {
 		f := strings.Fields(line)
 		if len(f) != 3 {
-			return true // not known: as outside of namespaces
+			return true // unknown: as outside of namespaces
 		}
 		first, err := strconv.ParseUint(f[0], 10, 32)
 		count, cerr := strconv.ParseUint(f[2], 10, 32)

@@ -111,7 +111,7 @@ func TestWeakWays(t *testing.T) {
 		t.Errorf("a link of another user's: %v", err)
 	}
 	weak, _ := Check(filepath.Join(group, "a"), Options{})
-	if text := weak.String() + ": " + weak.Who(); !strings.Contains(text, group+" (user root, group root, mode 2775)") || !strings.Contains(text, "the members of group root") {
+	if text := weak.String() + ": " + weak.WhoCanChange(); !strings.Contains(text, group+" (user root, group root, mode 2775)") || !strings.Contains(text, "the members of group root") {
 		t.Error(text)
 	}
 }

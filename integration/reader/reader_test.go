@@ -161,7 +161,7 @@ func (w *world) check() map[string]findings {
 		w.t.Fatalf("check: %v: %s%s", err, out, log)
 	}
 	found := map[string]findings{}
-	for _, k := range r.Checked {
+	for _, k := range r.Reports {
 		if k.Kind != store.KindDisk {
 			continue
 		}

@@ -104,10 +104,10 @@ func flushBy(ch *cow.Channel) error {
 	return req.Err
 }
 
-// unwritten is store.Unwritten, as "cowblk stop" calls it in another process.
+// unwritten is store.Unclean, as "cowblk stop" asks in another process.
 func (pl *player) unwritten(name string) bool {
 	other, err := openStore(pl.m.Process(nil))
-	return err == nil && other.Unwritten(name)
+	return err == nil && other.Unclean(name)
 }
 
 // stop ends the serving of a disk in order, or tries to.

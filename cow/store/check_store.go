@@ -1,0 +1,279 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/strictjson"
+	"cowblk/cow/vfs"
+)
+
+// staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
+// Errors: ErrBusy, the context's.
+func (c *checker) staleTxns(storeReport *Report) error {
+	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		storeReport.addFailure(err)
+		return nil
+	}
+	return c.locked(func() error {
+		for _, e := range entries {
+			if !isTxnDir(e) {
+				continue
+			}
+			dir := c.s.path(tmpDir, e.Name())
+			foreign, err := c.s.foreignInTxn(dir)
+			if err != nil {
+				storeReport.addFailure(err)
+			}
+			if foreign != "" {
+				storeReport.Problems = append(storeReport.Problems, &Problem{
+					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
+					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
+				})
+				continue
+			}
+			stale, err := c.s.isStale(dir)
+			if err != nil {
+				storeReport.addFailure(err)
+			}
+			if !stale {
+				continue
+			}
+			text, err := c.s.describeTxn(dir)
+			p := &Problem{
+				Object: "work directory", File: dir, What: "work of a process that is gone", Expected: "none", Found: text, Status: StatusLeft, Leftover: true,
+			}
+			storeReport.Problems = append(storeReport.Problems, p)
+			if err != nil {
+				p.Found, p.Leftover = err.Error(), false
+				p.Advice = "the intended change is unknown: compare the tags of the disks, then move the directory out of the store"
+				continue
+			}
+			p.Remedy = "finish or undo it, as the next command that changes the store would"
+			c.applyRemedy(storeReport, p, func() error { return c.s.recoverTxn(dir) })
+		}
+		return nil
+	})
+}
+
+// locked runs f with the store locked. f changes the store only in a repair.
+func (c *checker) locked(f func() error) error {
+	if c.o.Repair {
+		return c.s.locked(c.ctx, f)
+	}
+	return c.s.lockedToRead(c.ctx, f)
+}
+
+// isStale reports whether the process of a transaction is dead. The caller holds the store's lock.
+func (s *Store) isStale(dir string) (bool, error) {
+	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.exists(dir) // see recoverTxn
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = f.Lock(true)
+	if errors.Is(err, vfs.ErrLocked) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// describeTxn describes the transaction of a dead process. Error: its record is damaged.
+func (s *Store) describeTxn(dir string) (string, error) {
+	if isRemoval(dir) {
+		m, err := s.removedDisk(dir)
+		if err != nil {
+			return "an interrupted removal", nil
+		}
+		return fmt.Sprintf("the interrupted removal of disk %s, and those of its %d layers that go with it", m.Name, len(m.Layers)), nil
+	}
+	ch, err := s.readChange(dir)
+	if err != nil {
+		return "", fmt.Errorf("a change of several disks whose record is damaged: %w", err)
+	}
+	if ch != nil {
+		var names []string
+		for _, m := range ch.To {
+			names = append(names, m.Name)
+		}
+		return "a change of the disks " + strings.Join(names, ", ") + " that was decided, and may not have reached all of them", nil
+	}
+	j, err := s.readJournal(dir)
+	if err != nil {
+		return "", fmt.Errorf("an interrupted command whose journal is damaged: %w", err)
+	}
+	if len(j.Layers) > 0 {
+		return fmt.Sprintf("an interrupted command, and %d layers that go with it if no disk names them", len(j.Layers)), nil
+	}
+	return "an interrupted command", nil
+}
+
+// orphans reports layers that neither a manifest nor a journal names. A missing reference alone is
+// no reason to remove a layer: a manifest may be lost. A repair removes a layer that owns no
+// blocks; others need Prune.
+func (c *checker) orphans(storeReport *Report) error {
+	exists, err := c.s.exists(c.s.path(layersDir))
+	if err != nil || !exists {
+		if err != nil {
+			storeReport.addFailure(err)
+		}
+		return nil
+	}
+	return c.locked(func() error {
+		survey := c.s.surveyReadOnly
+		if c.o.Repair {
+			survey = c.s.survey
+		}
+		v, err := survey()
+		if err != nil {
+			storeReport.addFailure(err)
+			return nil
+		}
+		c.awayDisks(storeReport, v)
+		entries, err := c.s.fs.ReadDir(c.s.path(layersDir))
+		if err != nil {
+			storeReport.addFailure(err)
+			return nil
+		}
+		damage, transient := v.damagedManifests(nil)
+		named, err := c.s.layersInJournals()
+		lost := damage != nil || transient != nil || err != nil
+		for _, e := range entries {
+			id, err := uuid.Parse(e.Name())
+			if err != nil || len(v.users(id, "")) > 0 || v.awayUses(id) || named[id] {
+				continue
+			}
+			if exists, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !exists {
+				continue
+			}
+			c.orphan(storeReport, id, lost)
+		}
+		return nil
+	})
+}
+
+// awayDisks reports disks whose directories were moved away. Their layers are kept. A repair with
+// Prune gives them up.
+func (c *checker) awayDisks(storeReport *Report, v *survey) {
+	for _, e := range slices.Clone(v.away) {
+		p := &Problem{
+			Object: "disk " + e.Name, File: c.s.path(disksDir, e.Name), What: "directory of a disk that was not removed", Expected: "one", Found: "none, or that of another disk",
+			Status: StatusLeft, Leftover: true,
+			Advice: "put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\"",
+		}
+		storeReport.Problems = append(storeReport.Problems, p)
+		if c.o.Repair && c.o.Prune {
+			p.Remedy = "keep nothing for it any more"
+			c.applyRemedy(storeReport, p, func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
+		}
+	}
+}
+
+// orphan reports a layer that no disk names. lost: an unreadable document may name it. The caller
+// holds the store's lock.
+func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
+	l := storeLayer(id, c.s.now())
+	dir := c.s.path(layersDir, id.String())
+	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
+	found, err := layer.Inspect(c.s.fs, c.s.paths(&l), layer.InspectParams{Map: true})
+	if errors.Is(err, layer.ErrInUse) {
+		storeReport.addNote("layer %s: no disk names it, but a process uses it", id)
+		return
+	}
+	storeReport.Problems = append(storeReport.Problems, p)
+	empty := err == nil && len(found.Findings) == 0 && found.Owned == 0
+	switch {
+	case lost:
+		p.Advice = "a document of the store cannot be read and may name it: put that right first"
+	case empty:
+		p.Remedy = "remove it: it owns no block"
+	case c.o.Repair && c.o.Prune:
+		p.Remedy = "remove it"
+	default:
+		p.Found += ", and it holds " + describeContent(found, err)
+		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
+	}
+	if p.Remedy != "" {
+		c.applyRemedy(storeReport, p, func() error { return c.s.removeLayer(id) })
+	}
+}
+
+// removeLayer removes a layer's directory. It moves the directory to tmp/ first, so that an
+// interruption leaves no partial layer. The caller holds the store's lock.
+func (s *Store) removeLayer(id uuid.UUID) error {
+	out := s.path(tmpDir, removalPrefix+uuid.NewString())
+	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(s.path(layersDir, id.String()), filepath.Join(out, id.String())); err != nil {
+		return err
+	}
+	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeTxnDir(out))
+}
+
+func describeContent(found *layer.Inspection, err error) string {
+	if err != nil || found.Header.UUID == uuid.Nil {
+		return "something that cannot be read"
+	}
+	return fmt.Sprintf("%d blocks", found.Owned)
+}
+
+// layersInJournals returns the layers in the journals and removals of all transactions. The caller
+// holds the store's lock.
+func (s *Store) layersInJournals() (map[uuid.UUID]bool, error) {
+	named := map[uuid.UUID]bool{}
+	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return named, nil
+	}
+	for _, e := range entries {
+		if !isTxnDir(e) {
+			continue
+		}
+		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))
+		err = errors.Join(err, jerr)
+		for _, id := range j.Layers {
+			named[id] = true
+		}
+		if !isRemoval(e.Name()) {
+			continue
+		}
+		if m, merr := s.removedDisk(s.path(tmpDir, e.Name())); merr == nil {
+			for _, l := range m.Layers {
+				named[l.UUID] = true
+			}
+		}
+	}
+	return named, err
+}
+
+// readJournal reads the journal of a transaction; a missing journal is empty.
+func (s *Store) readJournal(dir string) (j journal, err error) {
+	path := filepath.Join(dir, journalFile)
+	data, err := s.readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, nil
+	}
+	if err == nil {
+		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
+			j = journal{} // discard a partial result
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return j, err
+}

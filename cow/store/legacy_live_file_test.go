@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow"
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
+)
+
+// An older cowblk was killed. In the same run of the kernel the disk is refused, with the ways to
+// continue. Later its live file means nothing and is removed.
+func TestAnOlderVersionWasKilled(t *testing.T) {
+	boot, err := vfs.OS{}.Boot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		boot    string
+		clean   bool
+		o       OpenOptions
+		refused bool
+	}{
+		"in this run":              {boot: boot, refused: true},
+		"in this run, for reading": {boot: boot, o: OpenOptions{ReadOnly: true}, refused: true},
+		"given up":                 {boot: boot, o: OpenOptions{Cow: cow.Options{Unflushed: layer.DropUnflushed}}},
+		"in another run":           {boot: uuid.NewString()},
+		"closed in order":          {boot: boot, clean: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			s := openStore(t, t.TempDir())
+			m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			if !c.clean {
+				o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := o.Disk.Detach(); err != nil {
+					t.Fatal(err)
+				}
+				o.Lock.Unlock()
+			}
+			id := m.Head().UUID
+			file := append([]byte("COWBLK\x00V"), id[:]...)
+			file = binary.LittleEndian.AppendUint64(file, 1)
+			file = append(binary.LittleEndian.AppendUint64(file, 2), c.boot...)
+			path := s.legacyLiveFile("vm1", id)
+			if err := os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			o, err := s.OpenDisk(ctx, "vm1", c.o)
+			if c.refused {
+				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--drop-unflushed") {
+					t.Errorf("%v, expected a refusal with advice", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the file is still there: %v", err)
+			}
+		})
+	}
+}

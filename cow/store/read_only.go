@@ -1,0 +1,149 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cowblk/cow/vfs"
+)
+
+// A store may be read-only for this process: a file system that was remounted after an error, a
+// snapshot, a read-only bind mount, a store of another user. It can be checked and listed, and its
+// disks can be exported and served read-only.
+
+// lockedToRead runs f, which only reads, with the store locked. It runs f without the lock if this
+// process cannot take it.
+func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
+	ran := false
+	err := s.locked(ctx, func() error {
+		ran = true
+		return f()
+	})
+	if ran || !cannotWrite(err) {
+		return err
+	}
+	lock, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return f()
+	}
+	if err != nil {
+		return fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	// Shared: readers do not exclude each other, and a change by another process waits.
+	if err := lock.Lock(false); err != nil && !errors.Is(err, vfs.ErrLocked) {
+		return errors.Join(fmt.Errorf("store %s: %w", s.dir, err), lock.Close())
+	}
+	defer lock.Close()
+	return f()
+}
+
+// refuseUnfinished refuses a disk if an interrupted change of several disks has reached only some
+// of them.
+func (s *Store) refuseUnfinished(disk string) error {
+	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !isTxnDir(e) {
+			continue
+		}
+		dir := s.path(tmpDir, e.Name())
+		c, err := s.readChange(dir)
+		if err != nil {
+			return &unfinishedError{err: err}
+		}
+		if u := (unfinishedError{disks: c.disks()}); c == nil || !u.concerns(disk) {
+			continue
+		}
+		if stale, err := s.isStale(dir); err != nil || !stale {
+			continue // a process elsewhere, which can write the store, is changing it
+		}
+		for i, m := range c.To {
+			if now, err := s.Disk(m.Name); err == nil && now.Head().UUID == c.From[i] {
+				return &Mismatch{
+					File: dir, What: "change of several disks", Expected: "none, or one that has reached all of them", Found: "that disk " + m.Name + " is still as before",
+					Advice: "open a disk once where the store can be written: that finishes the change",
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// replaceRunDir returns a directory of this user, named after the store in dir, if the run
+// directory run lies in a store that is not writable; empty: run can be used.
+func replaceRunDir(o *Options, dir, run string) string {
+	host, ok := o.FS.(vfs.HostFS)
+	if !ok || !within(dir, run) {
+		return ""
+	}
+	// Check the nearest existing directory.
+	for at := run; within(dir, at); at = filepath.Dir(at) {
+		err := host.Writable(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if !cannotWrite(err) {
+			return ""
+		}
+		break
+	}
+	if _, err := o.FS.Stat(dir); err != nil {
+		return ""
+	}
+	return otherRunDir(o.Getenv, dir)
+}
+
+// otherRunDir returns a directory of this user that is named after the store in dir and lies
+// outside it.
+func otherRunDir(getenv func(string) string, dir string) string {
+	name := "store-" + shortName(dir)
+	if d := userRunDir(getenv); d != "" {
+		return filepath.Join(d, name)
+	}
+	return filepath.Join(ownMemoryDir(), name)
+}
+
+// OtherRunDir returns a directory for sockets that RunDir has no space for. It need not exist.
+func (s *Store) OtherRunDir() string { return otherRunDir(s.getenv, s.dir) }
+
+// MakeOtherRunDir creates OtherRunDir.
+func (s *Store) MakeOtherRunDir() error { return s.makeRunDir(s.OtherRunDir()) }
+
+func (s *Store) makeRunDir(dir string) error {
+	if parent := filepath.Dir(dir); parent == ownMemoryDir() {
+		if sfs, ok := s.fs.(vfs.SharedFS); ok {
+			if err := sfs.MakeSharedDir(parent); err != nil {
+				return fmt.Errorf("run directory: %w", err)
+			}
+		}
+	}
+	if err := makeDir(s.fs, dir, enterPerm); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	if err := s.trustedRunDir(dir, true); err != nil {
+		return err
+	}
+	restrictDir(s, filepath.Dir(dir), filepath.Base(dir), enterPerm)
+	return s.trustedRunDir(dir, false)
+}
+
+// CannotCreate reports whether an error means that nothing can be created in a directory: no space,
+// no quota, or a read-only file system.
+func CannotCreate(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
+
+// within reports whether path is dir or below it. Both must be clean.
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}

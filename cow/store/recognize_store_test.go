@@ -1,0 +1,248 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"
+
+// state returns the names, modes and contents of a tree.
+func state(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		text := fmt.Sprintf("%s %v", strings.TrimPrefix(path, dir), fi.Mode())
+		if fi.Mode().IsRegular() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text += fmt.Sprintf(" %x", sha256.Sum256(data))
+		}
+		all = append(all, text)
+		return nil
+	}))
+	return all
+}
+
+// plant makes files that contain text, and directories, whose names end with a slash.
+func plant(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		if strings.HasSuffix(name, "/") {
+			must(t, os.MkdirAll(path, 0o755))
+			continue
+		}
+		must(t, os.WriteFile(path, []byte("precious"), 0o644))
+	}
+}
+
+// Nothing is changed in a directory that is no store, even if it has names that a store has.
+func TestNothingChangesInForeignDirectories(t *testing.T) {
+	ctx := context.Background()
+	for name, files := range map[string][]string{
+		"project with refs":         {"refs/paper.bib", "refs/pdf/1.pdf", ".git/config"},
+		"refs alone":                {"refs/paper.bib"},
+		"tmp of UUIDs":              {"tmp/" + someUUID + "/f"},
+		"tmp of empty UUIDs":        {"tmp/" + someUUID + "/"},
+		"tmp of removals":           {"tmp/rm-" + someUUID + "/f"},
+		"tmp with a lock":           {"tmp/" + someUUID + "/lock"},
+		"a lock and a tmp":          {"lock", "tmp/" + someUUID + "/f"},
+		"a lock and removals":       {"lock", "tmp/rm-" + someUUID + "/disk.json"},
+		"a lock, data in tmp":       {"lock", "tmp/" + someUUID + "/data"},
+		"a lock, locked files":      {"lock", "tmp/" + someUUID + "/lock", "tmp/" + someUUID + "/f"},
+		"a lock, a layer's name":    {"lock", "tmp/" + someUUID + "/layer/f"},
+		"a lock and refs":           {"lock", "refs/paper.bib"},
+		"a lock, refs and sources":  {"lock", "refs/f", "src/f", "tmp/" + someUUID + "/f"},
+		"a lock and a reserve":      {"lock", "reserve/notes"},
+		"like dpkg":                 {"lock", "lock-frontend", "status", "info/x.list", "updates/", "tmp.ci/"},
+		"like apt":                  {"lock", "partial/", "auxfiles/", "deb_Packages"},
+		"a lock and layers":         {"lock", "layers/" + someUUID + "/map", "layers/" + someUUID + "/data"},
+		"a lock and disks":          {"lock", "disks/web/disk.json", "disks/web/data"},
+		"a lock and images":         {"lock", "images/photo/image.json"},
+		"disks, unreadable":         {"disks/web/disk.json"},
+		"home of dot files":         {".profile", ".ssh/id"},
+		"home with an empty config": {".config/"},
+		"run with a PID":            {"run/daemon.pid"},
+		"lock is a directory":       {"lock/"},
+		"lock is a directory, more": {"lock/f", "tmp/" + someUUID + "/f"},
+		"index":                     {"index"},
+		"index without lock":        {"index/f"},
+		"lost+found and a file":     {"lost+found/", "file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			plant(t, dir, files...)
+			must(t, os.Chmod(dir, 0o755))
+			before := state(t, dir)
+			image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 512))
+			for what, f := range map[string]func(s *Store) error{
+				"create":       func(s *Store) error { _, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20}); return err },
+				"import":       func(s *Store) error { _, err := s.Import(ctx, image, "img", ImportOptions{}); return err },
+				"rm":           func(s *Store) error { _, err := s.Remove(ctx, "web"); return err },
+				"rm image":     func(s *Store) error { _, err := s.Remove(ctx, "photo"); return err },
+				"rm --damaged": func(s *Store) error { _, err := s.RemoveDamaged(ctx, "web"); return err },
+				"open":         func(s *Store) error { _, err := s.OpenDisk(ctx, "web", OpenOptions{Serve: true}); return err },
+				"promote":      func(s *Store) error { _, err := s.Promote(ctx, []string{"web"}, "t"); return err },
+				"rollback":     func(s *Store) error { _, err := s.Rollback(ctx, Ref{"web", "t"}); return err },
+				"check":        func(s *Store) error { _, err := s.Check(ctx, CheckOptions{}); return err },
+				"check --repair": func(s *Store) error {
+					_, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true})
+					return err
+				},
+			} {
+				s, err := Open(dir, Options{LockTimeout: time.Second})
+				must(t, err)
+				err = f(s)
+				if what == "create" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory")) {
+					t.Errorf("%s: %v", what, err)
+				}
+				if after := state(t, dir); !slices.Equal(after, before) {
+					t.Fatalf("%s changed\n%s\nto\n%s", what, strings.Join(before, "\n"), strings.Join(after, "\n"))
+				}
+			}
+		})
+	}
+}
+
+// Foreign files in a store stay. Files that only resemble work of a dead process are reported.
+func TestForeignFilesInAStore(t *testing.T) {
+	ctx := context.Background()
+	for name, files := range map[string][]string{
+		"notes":            {"README.txt", "notes/vm1.txt", ".hidden"},
+		"tmp without lock": {"tmp/" + someUUID + "/f"},
+		"tmp with a lock":  {"tmp/" + someUUID + "/f", "tmp/" + someUUID + "/lock"},
+		"removal":          {"tmp/rm-" + someUUID + "/f"},
+		"data":             {"tmp/" + someUUID + "/data"},
+		"removed data":     {"tmp/rm-" + someUUID + "/data", "tmp/rm-" + someUUID + "/disk.json"},
+		"a disk":           {"tmp/" + someUUID + "/disk/thesis"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			plant(t, s.Dir(), files...)
+			again, err := Open(s.Dir(), Options{})
+			must(t, err)
+			create(t, again, "vm2", CreateOptions{Size: 1 << 20})
+			if _, err := again.Promote(ctx, []string{"vm2"}, "t"); err != nil {
+				t.Error(err)
+			}
+			if _, err := again.Rollback(ctx, Ref{"vm2", "t"}); err != nil {
+				t.Error(err)
+			}
+			r, err := again.Check(ctx, CheckOptions{Repair: true, Prune: true})
+			must(t, err)
+			told := false
+			for _, k := range r.Reports {
+				for _, p := range k.Problems {
+					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == StatusLeft
+				}
+			}
+			if told != strings.HasPrefix(files[0], "tmp/") {
+				t.Errorf("check: told %v: %+v", told, r.Reports)
+			}
+			if _, err := again.Remove(ctx, "vm1"); err != nil {
+				t.Error(err)
+			}
+			for _, file := range files {
+				path := s.path(file)
+				data, err := os.ReadFile(path)
+				if err != nil || string(data) != "precious" {
+					t.Errorf("%s: %q, %v", file, data, err)
+				}
+				if fi, err := os.Stat(path); err == nil && fi.Mode().Perm() != 0o644 {
+					t.Errorf("%s: mode %v", file, fi.Mode())
+				}
+			}
+		})
+	}
+}
+
+// A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
+// file after a power cut.
+func TestStoresInAllStates(t *testing.T) {
+	ctx := context.Background()
+	for name, change := range map[string]func(t *testing.T, s *Store){
+		"whole": func(*testing.T, *Store) {},
+		"emptied": func(t *testing.T, s *Store) {
+			if _, err := s.Remove(ctx, "vm1"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"emptied, with a note": func(t *testing.T, s *Store) {
+			if _, err := s.Remove(ctx, "vm1"); err != nil {
+				t.Fatal(err)
+			}
+			plant(t, s.Dir(), "README.txt")
+		},
+		"empty lock file of an earlier version": func(t *testing.T, s *Store) { must(t, os.Truncate(s.path(lockFile), 0)) },
+		"empty lock file, and a note": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			plant(t, s.Dir(), "README.txt")
+		},
+		"no lock": func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
+		"begun": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
+				must(t, os.RemoveAll(s.path(dir)))
+			}
+			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data", "tmp/"+someUUID+"/image/image.json.new")
+		},
+		"begun, killed before the lock file": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
+				must(t, os.RemoveAll(s.path(dir)))
+			}
+			plant(t, s.Dir(), "tmp/"+someUUID+"/")
+		},
+		"a damaged manifest": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), []byte("{"), 0o600))
+		},
+		"damaged layers": func(t *testing.T, s *Store) {
+			must(t, os.Truncate(s.path(lockFile), 0))
+			for _, id := range entries(t, s.path(layersDir)) {
+				must(t, os.Truncate(s.path(layersDir, id, mapFile), 0))
+			}
+		},
+		"links and lost+found": func(t *testing.T, s *Store) {
+			elsewhere := filepath.Join(t.TempDir(), "layers")
+			must(t, os.Rename(s.path(layersDir), elsewhere))
+			must(t, os.Symlink(elsewhere, s.path(layersDir)))
+			plant(t, s.Dir(), "lost+found/", "index/x")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			change(t, s)
+			again, err := Open(s.Dir(), Options{})
+			must(t, err)
+			create(t, again, "vm2", CreateOptions{Size: 1 << 20})
+			if left := entries(t, s.path(tmpDir)); len(left) != 0 {
+				t.Errorf("left in tmp: %v", left)
+			}
+			if _, err := again.Remove(ctx, "vm2"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// rm --damaged removes a disk whose manifest is missing or damaged and frees its name. No layer is
+// removed, also if the manifest is a copy of another disk's.
+func TestRemoveDamaged(t *testing.T) {
+	ctx := context.Background()
+	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
+		"missing": func(t *testing.T, _ *Store, path string) { must(t, os.Remove(path)) },
+		"cut off": func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 100)) },
+		"empty":   func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 0)) },
+		"directory": func(t *testing.T, _ *Store, path string) {
+			must(t, os.Remove(path))
+			must(t, os.MkdirAll(path+"/x", 0o700))
+		},
+		"of another disk": func(t *testing.T, s *Store, path string) {
+			data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
+			must(t, err)
+			must(t, os.WriteFile(path, data, 0o600))
+		},
+		"everything missing": func(t *testing.T, s *Store, _ string) {
+			must(t, os.RemoveAll(s.path(disksDir, "vm1")))
+			must(t, os.Mkdir(s.path(disksDir, "vm1"), 0o700))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newStore(t)
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			create(t, s, "other", CreateOptions{Size: 1 << 20})
+			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
+				t.Fatal(err)
+			}
+			create(t, s, "clone", CreateOptions{From: "vm1@t"})
+			layers := entries(t, s.path(layersDir))
+			path := s.path(disksDir, "vm1", diskFile)
+			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInvalid) {
+				t.Fatalf("of a disk that is whole: %v", err)
+			}
+			hurt(t, s, path)
+			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(), "vm1") {
+				t.Errorf("disks: %d, %v", len(all), err)
+			}
+			if _, err := s.Remove(ctx, "vm1"); err == nil {
+				t.Fatal("removed without the word")
+			}
+			lock, err := s.LockDisk("vm1")
+			must(t, err)
+			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInUse) {
+				t.Fatalf("of a disk in use: %v", err)
+			}
+			must(t, lock.Unlock())
+			r, err := s.RemoveDamaged(ctx, "vm1")
+			if err != nil || !r.Damaged || len(r.Layers) != 0 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if got := entries(t, s.path(layersDir)); !slices.Equal(got, layers) {
+				t.Errorf("layers %v, were %v", got, layers)
+			}
+			if left := entries(t, s.path(tmpDir)); len(left) != 0 {
+				t.Errorf("left in tmp: %v", left)
+			}
+			content(t, s, "clone")
+			content(t, s, "other")
+			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+			if _, err := s.Remove(ctx, "clone"); err != nil {
+				t.Error(err)
+			}
+			check(t, s, CheckOptions{Repair: true, Prune: true})
+			if got := entries(t, s.path(layersDir)); len(got) != 2 {
+				t.Errorf("pruned: %v, want those of vm1 and other", got)
+			}
+			content(t, s, "other")
+		})
+	}
+}
+
+// A removal of a disk with another disk's manifest that was killed is completed without touching
+// the other disk.
+func TestRemoveDamagedInterrupted(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	create(t, s, "other", CreateOptions{Size: 1 << 20})
+	data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
+	must(t, err)
+	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
+	fsys := &keepLeft{FS: s.fs}
+	s.fs = fsys
+	if _, err := s.RemoveDamaged(context.Background(), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	s.fs = fsys.FS
+	if left := entries(t, s.path(tmpDir)); len(left) != 1 {
+		t.Fatalf("left in tmp: %v", left)
+	}
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+	if left := entries(t, s.path(tmpDir)); len(left) != 0 {
+		t.Errorf("left in tmp: %v", left)
+	}
+	content(t, s, "other")
+}
+
+// A manifest of a newer program is not damaged.
+func TestRemoveDamagedNewer(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	path := s.path(disksDir, "vm1", diskFile)
+	data, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
+	if _, err := s.RemoveDamaged(context.Background(), "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("%v", err)
+	}
+}
+
+// keepLeft removes nothing, as if the process were killed before the removal.
+type keepLeft struct{ vfs.FS }
+
+func (keepLeft) RemoveAll(string) error { return nil }
+func (keepLeft) Remove(string) error    { return nil }
+
+// entries returns the names in a directory.
+func entries(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range all {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// An interrupted check says so in words, not with Go's text.
+func TestCheckInterruptedInWords(t *testing.T) {
+	k := &Report{}
+	k.addFailure(fmt.Errorf("%s: %w", "layers/x/data", context.Canceled))
+	if k.Error != "interrupted" {
+		t.Error(k.Error)
+	}
+}

@@ -1,0 +1,107 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+)
+
+// What a transaction builds and moves to its place: heads, layers, disks and images.
+
+// newHead creates an empty head for m in the transaction and adds it to m and to the journal.
+func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
+	p := layer.CreateParams{
+		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: tx.s.now().UTC(), Perm: 0o600,
+	}
+	if len(m.Layers) > 0 {
+		p.Parent = m.Head().UUID
+	}
+	if m.Base != nil {
+		p.Base, p.BaseSize = m.Base.Fingerprint, m.Base.Size
+	}
+	if err := tx.s.fs.Mkdir(tx.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return uuid.Nil, err
+	}
+	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile), Data: tx.path("layer", dataFile)}, p)
+	if err != nil {
+		return uuid.Nil, classify(err)
+	}
+	if err := l.Close(); err != nil {
+		return uuid.Nil, err
+	}
+	m.Layers = append(m.Layers, storeLayer(p.UUID, p.Created))
+	return p.UUID, tx.journalLayers(m.Name, p.UUID)
+}
+
+// moveInHead moves the new head of m, which newHead has created, into layers/. From then on the
+// head keeps the layer below, even if no manifest names it. The caller holds the store's lock.
+//
+// before is the disk's current manifest. Its index entry gets the new head now: the new manifest
+// may be damaged later.
+func (tx *txn) moveInHead(before, m *Manifest) error {
+	tx.s.indexManifest(before, m.Head().UUID)
+	return tx.moveInLayer(m)
+}
+
+func (tx *txn) moveInLayer(m *Manifest) error {
+	return tx.moveIn(tx.path("layer"), layersDir, m.Head().UUID.String())
+}
+
+// moveInDisk moves the head of a new disk and its manifest to their places. The second rename
+// creates the disk. The caller holds the store's lock.
+func (tx *txn) moveInDisk(m *Manifest) error {
+	if err := tx.moveInLayer(m); err != nil {
+		return err
+	}
+	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
+		return err
+	}
+	tx.committed = true
+	tx.s.indexManifest(m)
+	return nil
+}
+
+// installDisk creates a disk whose layers lie outside the store. The rename of its directory
+// creates the disk. The caller holds the store's lock.
+func (tx *txn) installDisk(m *Manifest) error {
+	if err := tx.stageDisk(m); err != nil {
+		return err
+	}
+	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
+		return err
+	}
+	tx.s.indexManifest(m)
+	return nil
+}
+
+// stageDisk creates the directory of a new disk with its manifest in the transaction.
+func (tx *txn) stageDisk(m *Manifest) error {
+	if err := tx.s.fs.Mkdir(tx.path("disk"), dirPerm); err != nil {
+		return err
+	}
+	// First, so that its name is durable with the manifest. Without a lock file a disk could not be
+	// removed on a full file system.
+	if err := tx.newLock(); err != nil {
+		return err
+	}
+	return tx.s.writeDocument(tx.path("disk", diskFile), m)
+}
+
+// moveIn durably renames a finished directory to its place. After an error it undoes the rename.
+func (tx *txn) moveIn(from, dir, name string) error {
+	s := tx.s
+	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
+		return err
+	}
+	to := s.path(dir, name)
+	if err := s.fs.Rename(from, to); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(s.path(dir)); err != nil {
+		return errors.Join(err, tx.undoRename(to, from, dir))
+	}
+	return nil
+}
