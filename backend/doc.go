@@ -14,7 +14,7 @@
 //	worker, one a ring  Device.StartQueue      ring, slots, cow.Channel, its fds   Device.StopQueue, after its last request completed
 //	flusher, one a disk cow.Open               flush rounds of the disk            cow.Disk.Close
 //	flush timer         cow.Channel            nothing; it asks for a round        a flush round begins, or cow.Disk.Close
-//	thread pool, ≤ 32   cow.Channel.Submit     a request that would block a worker idle, or cow.Disk.Close
+//	thread pool, ≤ 64   cow.Channel.Submit     a request that would block a worker idle, or cow.Disk.Close
 //
 // A worker is locked to its thread. No request has a goroutine of its own.
 //

@@ -11,9 +11,11 @@ import (
 const engineDepth = 128
 
 // asyncIO is what an asynchronous channel has in its I/O engine. The thread that uses the engine
-// makes it at its first use: a queue that finds everything in memory has none.
+// makes it at its first use: a queue that finds everything in memory has none. Without io_uring the
+// thread pool does the engine's work.
 type asyncIO struct {
-	engine       aio.Engine
+	engine       *aio.Engine
+	unavailable  bool // the engine could not be made
 	ops          []operation
 	free         []int // of ops
 	backlog      []int // not in the engine yet, in order of arrival
@@ -40,12 +42,8 @@ type operation struct {
 // and moves the cursor behind them. v is pinned. errWouldWait: the engine cannot do it.
 func (c *Channel) submitAsync(r *Request, v *view, s *source, pos, n int64, write bool) error {
 	a := &c.asyncIO
-	if a.engine == nil {
-		var err error
-		if a.engine, err = aio.New(aio.Options{Depth: engineDepth, EventFD: c.completions.fd}); err != nil {
-			return errWouldWait
-		}
-		a.finished = make([]aio.Completion, 0, engineDepth)
+	if a.engine == nil && !c.makeEngine() {
+		return errWouldWait
 	}
 	iov, _ := c.cur.iovecs(c.iov, n)
 	if s.file.AsyncFD(iov, s.start+pos) < 0 {
@@ -64,6 +62,25 @@ func (c *Channel) submitAsync(r *Request, v *view, s *source, pos, n int64, writ
 	c.pinsOf(write).refAsync(v.seq)
 	c.startOperation(i)
 	return nil
+}
+
+// makeEngine makes the channel's engine, and reports whether it exists. It tries once.
+func (c *Channel) makeEngine() bool {
+	a := &c.asyncIO
+	if a.unavailable {
+		return false
+	}
+	engine, err := c.disk.newEngine(aio.Options{Depth: engineDepth, EventFD: c.completions.fd})
+	if err != nil {
+		a.unavailable = true
+		if c.disk.engineWarned.CompareAndSwap(false, true) {
+			c.disk.log.Warn("io_uring is not available: threads wait for the device instead", "err", err)
+		}
+		return false
+	}
+	a.engine = engine
+	a.finished = make([]aio.Completion, 0, engineDepth)
+	return true
 }
 
 func (c *Channel) pinsOf(write bool) *pinState {

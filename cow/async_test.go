@@ -1,6 +1,8 @@
 package cow_test
 
 import (
+	"bytes"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -113,73 +115,88 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	want(t, rig.Disk, 3, 65536, 4096)
 }
 
-// Cold reads go through the engine, many at once, over every layer, with requests split into many
-// pieces; a promotion seals meanwhile.
+// bothWays runs f with io_uring and as where io_uring is not available.
+func bothWays(t *testing.T, f func(t *testing.T, ioUring bool)) {
+	t.Run("io_uring", func(t *testing.T) { f(t, true) })
+	t.Run("thread pool", func(t *testing.T) { f(t, false) })
+}
+
+func disableIOUring(d *cow.Disk) { d.DisableIOUring() }
+
+// Cold reads go through the engine or the thread pool, many at once, over every layer, with requests
+// split into many pieces; a promotion seals meanwhile.
 func TestColdReads(t *testing.T) {
-	for _, direct := range []bool{false, true} {
-		t.Run(map[bool]string{false: "buffered", true: "direct"}[direct], func(t *testing.T) {
-			const size = 8 << 20
-			rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
-			if err != nil {
+	bothWays(t, func(t *testing.T, ioUring bool) {
+		for _, direct := range []bool{false, true} {
+			t.Run(map[bool]string{false: "buffered", true: "direct"}[direct], func(t *testing.T) { coldReads(t, ioUring, direct) })
+		}
+	})
+}
+
+func coldReads(t *testing.T, ioUring, direct bool) {
+	const size = 8 << 20
+	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rig.Close() })
+	content := make([]byte, size)
+	if _, err := rig.Disk.ReadAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for layer := range 3 {
+		for range 200 {
+			off := rng.Int64N(size/512-16) * 512
+			p := fill(byte(layer+1), 512*(1+rng.IntN(16)))
+			copy(content[off:], p)
+			if _, err := rig.Disk.WriteAt(p, off); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { rig.Close() })
-			content := make([]byte, size)
-			if _, err := rig.Disk.ReadAt(content, 0); err != nil {
-				t.Fatal(err)
+		}
+		sealed(t, promote(t, rig))
+	}
+	rig.Direct = direct
+	if !ioUring {
+		rig.OnOpen = disableIOUring
+	}
+	if err := rig.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	ch := asyncChannel(t, rig.Disk)
+	for round := range 5 {
+		dropCache(t, rig.Spec.Base.Path)
+		for _, l := range rig.Spec.Layers {
+			dropCache(t, l.Data)
+		}
+		const n = 300 // more than the engine takes at once
+		reqs := make([]cow.Request, n)
+		for i := range reqs {
+			r := &reqs[i]
+			length := 512 * (1 + rng.Int64N(64))
+			r.Offset, r.Length = rng.Int64N((size-length)/512)*512, length
+			buf := make([]byte, length)
+			cut := rng.Int64N(length)
+			r.Data = [][]byte{buf[:cut], nil, buf[cut:]}
+			ch.Submit(r)
+		}
+		var p *cow.Promotion
+		if round == 2 {
+			p = promote(t, rig)
+		}
+		if err := waitCompletions(ch, n); err != nil {
+			t.Fatal(err)
+		}
+		for i := range reqs {
+			r := &reqs[i]
+			got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
+			if r.Err != nil || string(got) != string(content[r.Offset:r.Offset+r.Length]) {
+				t.Fatalf("read of %d bytes at %d: error %v, or wrong content", r.Length, r.Offset, r.Err)
 			}
-			rng := rand.New(rand.NewPCG(1, 2))
-			for layer := range 3 {
-				for range 200 {
-					off := rng.Int64N(size/512-16) * 512
-					p := fill(byte(layer+1), 512*(1+rng.IntN(16)))
-					copy(content[off:], p)
-					if _, err := rig.Disk.WriteAt(p, off); err != nil {
-						t.Fatal(err)
-					}
-				}
-				sealed(t, promote(t, rig))
-			}
-			rig.Direct = direct
-			if err := rig.Reopen(); err != nil {
-				t.Fatal(err)
-			}
-			ch := asyncChannel(t, rig.Disk)
-			for round := range 5 {
-				dropCache(t, rig.Spec.Base.Path)
-				for _, l := range rig.Spec.Layers {
-					dropCache(t, l.Data)
-				}
-				const n = 300 // more than the engine takes at once
-				reqs := make([]cow.Request, n)
-				for i := range reqs {
-					r := &reqs[i]
-					length := 512 * (1 + rng.Int64N(64))
-					r.Offset, r.Length = rng.Int64N((size-length)/512)*512, length
-					buf := make([]byte, length)
-					cut := rng.Int64N(length)
-					r.Data = [][]byte{buf[:cut], nil, buf[cut:]}
-					ch.Submit(r)
-				}
-				var p *cow.Promotion
-				if round == 2 {
-					p = promote(t, rig)
-				}
-				if err := waitCompletions(ch, n); err != nil {
-					t.Fatal(err)
-				}
-				for i := range reqs {
-					r := &reqs[i]
-					got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
-					if r.Err != nil || string(got) != string(content[r.Offset:r.Offset+r.Length]) {
-						t.Fatalf("read of %d bytes at %d: error %v, or wrong content", r.Length, r.Offset, r.Err)
-					}
-				}
-				if p != nil {
-					sealed(t, p)
-				}
-			}
-		})
+		}
+		if p != nil {
+			sealed(t, p)
+		}
 	}
 }
 
@@ -188,14 +205,58 @@ func TestColdReads(t *testing.T) {
 func TestModelAsync(t *testing.T) {
 	total := envInt(t, "COWBLK_MODEL_OPS", 24_000)
 	seed := uint64(envInt(t, "COWBLK_MODEL_SEED", int(time.Now().UnixNano()&0xffffffff)))
-	rng := rand.New(rand.NewPCG(seed, 0))
-	for ops, lives := 0, 0; ops < total; lives++ {
-		l := newModelRun(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
-		l.async, l.direct, l.dropCaches = true, rng.IntN(2) == 0, true
-		n, err := l.run()
-		if err != nil {
-			t.Fatalf("seed %d, life %d, direct %v: %v", seed, lives, l.direct, err)
+	bothWays(t, func(t *testing.T, ioUring bool) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for ops, lives := 0, 0; ops < total; lives++ {
+			l := newModelRun(t.TempDir(), rng, blockSizes[rng.IntN(len(blockSizes))], total-ops)
+			l.async, l.direct, l.dropCaches = true, rng.IntN(2) == 0, true
+			if !ioUring {
+				l.onOpen = disableIOUring
+			}
+			n, err := l.run()
+			if err != nil {
+				t.Fatalf("seed %d, life %d, direct %v: %v", seed, lives, l.direct, err)
+			}
+			ops += n
 		}
-		ops += n
+	})
+}
+
+// Without io_uring each channel tries once to make an engine, the disk logs it once, and requests
+// complete.
+func TestWithoutIOUring(t *testing.T) {
+	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+	content, err := cowtest.ReadAll(rig.Disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rig.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	rig.Disk, err = cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempts := rig.Disk.DisableIOUring()
+	x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
+	for range 3 {
+		ch := asyncChannel(t, rig.Disk)
+		for off := int64(0); off < 16*4096; off += 4096 {
+			r := cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+			ch.Submit(&r)
+			if err := waitCompletions(ch, 1); err != nil || r.Err != nil {
+				t.Fatal(err, r.Err)
+			}
+			if !bytes.Equal(r.Data[0], content[off:][:4096]) {
+				t.Fatalf("read at %d: wrong content", off)
+			}
+		}
+	}
+	if n := attempts(); n != 3 {
+		t.Errorf("%d attempts to make an engine, expected one for each of 3 channels", n)
+	}
+	if n := strings.Count(log.String(), "io_uring is not available"); n != 1 {
+		t.Errorf("expected one line about io_uring, found %d:\n%s", n, log.String())
 	}
 }

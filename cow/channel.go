@@ -17,7 +17,7 @@ import (
 //
 // A request that would wait for a device or for another request blocks in Submit of a synchronous
 // channel. An asynchronous one hands it to an I/O engine (reads, and direct overwrites) or to the
-// disk's thread pool (the rest), so that no other request waits behind it.
+// disk's thread pool (the rest; all without io_uring), so that no other request waits behind it.
 type Channel struct {
 	pins      pins
 	disk      *Disk

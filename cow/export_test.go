@@ -1,5 +1,23 @@
 package cow
 
+import (
+	"errors"
+	"sync/atomic"
+
+	"cowblk/cow/aio"
+)
+
+// DisableIOUring makes the disk's channels work as where io_uring is not available. It returns the
+// function that counts the attempts to make an engine.
+func (d *Disk) DisableIOUring() (attempts func() int64) {
+	var n atomic.Int64
+	d.newEngine = func(aio.Options) (*aio.Engine, error) {
+		n.Add(1)
+		return nil, errors.ErrUnsupported
+	}
+	return n.Load
+}
+
 // BeginSwap is the first half of Swap, SwapAll the second.
 func BeginSwap(promotions ...*Promotion) (ok bool) {
 	ok = true

@@ -84,6 +84,7 @@ type modelRun struct {
 	async      bool // channels
 	direct     bool // I/O
 	dropCaches bool // page caches are dropped during operations
+	onOpen     func(*cow.Disk)
 }
 
 func newModelRun(dir string, rng *rand.Rand, bs uint32, most int) *modelRun {
@@ -96,7 +97,7 @@ func (f *modelRun) run() (done int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	rig.Direct = f.direct
+	rig.Direct, rig.OnOpen = f.direct, f.onOpen
 	if err := rig.Reopen(); err != nil {
 		return 0, err
 	}

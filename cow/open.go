@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/aio"
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -211,6 +212,7 @@ func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
 		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, onNoSpace: o.OnNoSpace,
+		newEngine: aio.New,
 	}
 	if o.OnFailure != nil {
 		d.NotifyFailure(o.OnFailure)

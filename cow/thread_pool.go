@@ -7,13 +7,13 @@ import (
 
 // Limits of a disk's thread pool.
 const (
-	maxWorkers     = 32 // as many requests of a disk block at once
+	maxWorkers     = 64 // as many requests of a disk block at once
 	maxIdleWorkers = 4  // workers that stay when there is nothing to do
 )
 
 // threadPool carries out requests that would block a queue's thread: copy-ups of what is not in
 // memory, first writes past the page cache or of blocks that another request is about to own,
-// discards. Its workers are goroutines, each with a synchronous channel of its own. They start when
+// discards; without io_uring also reads from the device and overwrites with direct I/O. Its workers are goroutines, each with a synchronous channel of its own. They start when
 // there is work and end when there is none, the last ones in stop.
 type threadPool struct {
 	disk *Disk

@@ -229,19 +229,23 @@ func closed(c interface{ Close() error }, err error) error {
 
 // ring is an I/O engine, with kernel worker threads, made before the confinement.
 type ring struct {
-	engine aio.Engine
+	engine *aio.Engine // nil: io_uring is not available
 	buf    []byte
 }
 
 func newRing() *ring {
 	e, err := aio.New(aio.Options{EventFD: -1})
-	if err != nil {
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		panic(err)
 	}
 	return &ring{e, make([]byte, 4096)}
 }
 
 func (r *ring) read(f *os.File) error {
+	if r.engine == nil {
+		_, err := f.ReadAt(r.buf[:1], 0)
+		return err
+	}
 	iov := []unix.Iovec{{Base: &r.buf[0], Len: uint64(len(r.buf))}}
 	if !r.engine.Start(1, false, int(f.Fd()), iov, 0) {
 		return errors.New("the engine is full")

@@ -1,6 +1,6 @@
 package aio
 
-// Names and layouts of the kernel, from include/uapi/linux/io_uring.h: those that the ring uses.
+// Names and layouts of the kernel, from include/uapi/linux/io_uring.h: those that the engine uses.
 
 // struct io_uring_sqe.
 type sqe struct {

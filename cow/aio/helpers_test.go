@@ -14,33 +14,28 @@ import (
 // variant is one way to make an engine.
 type variant struct {
 	name string
-	make func(Options) (Engine, error)
-	ring bool
+	make func(Options) (*Engine, error)
 }
 
-// variants returns all engines of this kernel: the pool and each mode of the ring.
-// TestRingWhereTheKernelHasOne makes sure that the rings are not missing.
-func variants(t testing.TB) []variant {
+// variants returns each mode that this kernel has. It skips the test if there is none:
+// TestEngineWhereTheKernelHasIOUring fails if one is expected.
+func variants(t testing.TB) (all []variant) {
 	t.Helper()
-	all := []variant{{"pool", NewPool, false}}
 	for _, m := range modes {
-		with := func(o Options) (Engine, error) {
-			r, err := newRing(o, m)
-			if err != nil {
-				return nil, err
-			}
-			return r, nil
-		}
+		with := func(o Options) (*Engine, error) { return newEngine(o, m) }
 		e, err := with(Options{Depth: 1})
-		if errors.Is(err, ErrUnsupported) {
-			t.Logf("ring, %s: %v", m.name, err)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Logf("%s: %v", m.name, err)
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		e.Close()
-		all = append(all, variant{"ring, " + m.name, with, true})
+		all = append(all, variant{m.name, with})
+	}
+	if len(all) == 0 {
+		t.Skip("io_uring is not available here")
 	}
 	return all
 }
@@ -48,9 +43,8 @@ func variants(t testing.TB) []variant {
 // rig is an engine under test with its eventfd, on a locked thread.
 type rig struct {
 	t  testing.TB
-	e  Engine
+	e  *Engine
 	fd int
-	v  variant
 }
 
 // conform runs f once for each variant.
@@ -73,7 +67,7 @@ func newRig(t testing.TB, v variant, depth int) *rig {
 			t.Errorf("Close: %v", err)
 		}
 	})
-	return &rig{t: t, e: e, fd: fd, v: v}
+	return &rig{t: t, e: e, fd: fd}
 }
 
 func eventFD(t testing.TB) int {

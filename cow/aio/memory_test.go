@@ -42,7 +42,7 @@ func TestNoAllocation(t *testing.T) {
 						runtime.Gosched()
 					}
 				}
-				for range 20 { // the pool starts its goroutines
+				for range 20 { // warm the engine
 					round()
 				}
 				if n := testing.AllocsPerRun(50, round); n != 0 {

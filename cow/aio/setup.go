@@ -16,8 +16,8 @@ type mode struct {
 
 // modes lists them, best first. A kernel that does not know a flag returns EINVAL.
 //
-// All begin disabled: the ring is then made, and known to be allowed, where it can still be
-// replaced by a pool, and belongs to the thread that first uses it. With deferred task work the
+// All begin disabled: New reports an io_uring that is not allowed, and the ring belongs to the thread
+// that first uses it. With deferred task work the
 // kernel finishes transfers only when their thread asks for it; with cooperative task work,
 // whenever the thread enters the kernel; without either, it interrupts the thread.
 var modes = [...]mode{
@@ -27,14 +27,15 @@ var modes = [...]mode{
 	{"plain", setupDisabled},
 }
 
-// NewRing makes an engine on io_uring. ErrUnsupported, wrapped: the kernel is older than 5.10 or
-// forbids it (the sysctl kernel.io_uring_disabled, a seccomp filter, a limit of locked memory).
-func NewRing(o Options) (Engine, error) {
+// New makes an engine. errors.ErrUnsupported, wrapped with the kernel's error: the kernel is older
+// than 5.10 or forbids io_uring (the sysctl kernel.io_uring_disabled, a seccomp filter, a limit of
+// locked memory).
+func New(o Options) (*Engine, error) {
 	var err error
 	for _, m := range modes {
-		var r *ring
-		if r, err = newRing(o, m); err == nil {
-			return r, nil
+		var e *Engine
+		if e, err = newEngine(o, m); err == nil {
+			return e, nil
 		}
 		if !errors.Is(err, unix.EINVAL) {
 			break
@@ -43,7 +44,7 @@ func NewRing(o Options) (Engine, error) {
 	return nil, err
 }
 
-func newRing(o Options, m mode) (*ring, error) {
+func newEngine(o Options, m mode) (*Engine, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func newRing(o Options, m mode) (*ring, error) {
 		return nil, err
 	}
 	deferred := m.flags&setupDeferTaskrun != 0
-	return &ring{
+	return &Engine{
 		slots:  s,
 		k:      k,
 		failed: make([]failure, 0, o.Depth),
@@ -100,7 +101,7 @@ func refused(err error) bool {
 
 func setupError(err error) error {
 	if refused(err) {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		return fmt.Errorf("set up an io_uring: %w: %w", errors.ErrUnsupported, err)
 	}
 	return fmt.Errorf("set up an io_uring: %w", err)
 }

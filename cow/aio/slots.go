@@ -13,7 +13,7 @@ type operation struct {
 	retried bool // was submitted a second time
 }
 
-// slots are the operations in flight of one engine. Their number bounds everything else: no queue
+// slots are the operations in flight of an engine. Their number bounds everything else: no queue
 // between caller, engine and kernel is shorter.
 type slots struct {
 	ops  []operation

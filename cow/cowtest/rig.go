@@ -31,6 +31,8 @@ type Rig struct {
 	Disk  *cow.Disk // nil while closed
 	// Direct opens the disk with direct I/O, from the next Open on.
 	Direct bool
+	// OnOpen, if not nil, is called with each disk that Open has opened.
+	OnOpen func(*cow.Disk)
 }
 
 // NewRig makes a base stamped with BaseContent and one head, and opens the disk.
@@ -122,6 +124,9 @@ func (r *Rig) Promote() (*cow.Promotion, error) {
 // Open opens the disk of the Spec.
 func (r *Rig) Open() (err error) {
 	r.Disk, err = cow.Open(r.Spec, cow.Options{FS: r.FS, Direct: r.Direct, LoseUnflushed: true})
+	if err == nil && r.OnOpen != nil {
+		r.OnOpen(r.Disk)
+	}
 	return err
 }
 

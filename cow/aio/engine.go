@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ring is the engine on io_uring.
+// Engine performs positional I/O on io_uring without blocking its caller. It is for one goroutine;
+// the package documentation says on which thread.
 //
 // Neither ring can overflow: there are at least as many submission entries as slots, and twice as
 // many completion entries, and an operation holds its slot from Start to Reap. The one additional
 // request of Close at a time fits in.
-type ring struct {
+type Engine struct {
 	slots
 	k *rings
 
@@ -41,96 +42,98 @@ type failure struct {
 // cancelData is the user data of a cancellation: no slot has this number.
 const cancelData = math.MaxUint64
 
-// Name implements Engine.
-func (r *ring) Name() string { return "io_uring" }
+// InFlight returns the number of operations queued, in the kernel, or completed and not reaped.
+func (e *Engine) InFlight() int { return e.inUse() }
 
-// InFlight implements Engine.
-func (r *ring) InFlight() int { return r.inUse() }
-
-// Start implements Engine.
-func (r *ring) Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64) bool {
-	slot, ok := r.take(id, write, fd, iov, off)
+// Start queues an operation on fd at off, in bytes, with the memory of iov. Nothing reaches the
+// kernel before Submit. iov is copied; its memory, and fd, must stay until the completion was
+// reaped. False: Options.Depth operations are in flight, iov is longer than MaxIovecs, or the engine
+// is closed.
+func (e *Engine) Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64) bool {
+	slot, ok := e.take(id, write, fd, iov, off)
 	if ok {
-		r.enqueue(slot, 0)
+		e.enqueue(slot, 0)
 	}
 	return ok
 }
 
 // enqueue writes the submission entry of a slot. There is room: at most one entry per slot is
 // between head and tail.
-func (r *ring) enqueue(slot uint32, flags uint8) {
-	o := &r.ops[slot]
+func (e *Engine) enqueue(slot uint32, flags uint8) {
+	o := &e.ops[slot]
 	off := o.off
 	if off < 0 {
 		// -1 would mean the descriptor's own position. Every other negative offset is EINVAL, as
 		// for preadv.
 		off = math.MinInt64
 	}
-	e := sqe{
+	entry := sqe{
 		opcode: opReadv, flags: flags, fd: o.fd, off: uint64(off),
 		addr: uint64(o.iov), len: o.count, userData: uint64(slot),
 	}
 	if o.write {
-		e.opcode = opWritev
+		entry.opcode = opWritev
 	}
-	r.push(e)
+	e.push(entry)
 }
 
-func (r *ring) push(e sqe) {
-	r.k.sqes[r.sqTail&uint32(len(r.k.sqes)-1)] = e
-	r.sqTail++
-	r.queued++
+func (e *Engine) push(entry sqe) {
+	e.k.sqes[e.sqTail&uint32(len(e.k.sqes)-1)] = entry
+	e.sqTail++
+	e.queued++
 }
 
 // submitRetries is how often, a millisecond apart, a submission is repeated for which the kernel
 // had no memory.
 const submitRetries = 20
 
-// Submit implements Engine.
-func (r *ring) Submit() error {
-	if r.queued == 0 {
+// Submit passes everything queued to the kernel, usually in one system call, and in none if nothing
+// is queued. Each operation started gets exactly one completion. An error says why the kernel
+// refused some operations; these complete with it.
+func (e *Engine) Submit() error {
+	if e.queued == 0 {
 		return nil
 	}
-	if !r.enabled {
-		if errno := r.k.enable(); errno != 0 {
-			return r.refuse(errno)
+	if !e.enabled {
+		if errno := e.k.enable(); errno != 0 {
+			return e.refuse(errno)
 		}
-		r.enabled = true
+		e.enabled = true
 	}
 	// The kernel reads the tail in the following call, on this thread, after the entries before it
 	// were written.
-	r.k.sqTail.Store(r.sqTail)
-	for tries := 0; r.queued > 0; {
-		n, errno := r.k.enter(r.queued, 0)
+	e.k.sqTail.Store(e.sqTail)
+	for tries := 0; e.queued > 0; {
+		n, errno := e.k.enter(e.queued, 0)
 		switch {
 		case errno == 0 && n > 0:
-			r.queued -= uint32(n)
-			r.kernel += n
+			e.queued -= uint32(n)
+			e.kernel += n
 		case errno == unix.EINTR:
 		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
 			tries++
 			time.Sleep(time.Millisecond)
 		default:
-			return r.refuse(errno)
+			return e.refuse(errno)
 		}
 	}
 	return nil
 }
 
 // refuse takes back the entries that the kernel did not take, and completes them with errno.
-func (r *ring) refuse(errno unix.Errno) error {
+func (e *Engine) refuse(errno unix.Errno) error {
 	if errno == 0 {
 		errno = unix.EAGAIN
 	}
-	n := r.queued
-	for ; r.queued > 0; r.queued-- {
-		r.sqTail--
-		e := &r.k.sqes[r.sqTail&uint32(len(r.k.sqes)-1)]
-		if e.userData != cancelData {
-			r.failed = append(r.failed, failure{slot: uint32(e.userData), errno: errno})
+	n := e.queued
+	for ; e.queued > 0; e.queued-- {
+		e.sqTail--
+		entry := &e.k.sqes[e.sqTail&uint32(len(e.k.sqes)-1)]
+		if entry.userData != cancelData {
+			e.failed = append(e.failed, failure{slot: uint32(entry.userData), errno: errno})
 		}
 	}
-	r.k.sqTail.Store(r.sqTail)
+	e.k.sqTail.Store(e.sqTail)
 	if errno == unix.EEXIST {
 		return fmt.Errorf("submit %d operations: %w", n, ErrForeignThread)
 	}
