@@ -19,8 +19,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// immortal is a file system that does not sync: a test's files need not survive a power cut.
-func immortal() vfs.FS { return &cowtest.KillFS{FS: vfs.OS{}} }
+// withoutSync is a file system that does not sync: a test's files need not survive a power cut.
+func withoutSync() vfs.FS { return &cowtest.KillFS{FS: vfs.OS{}} }
 
 // mouldSize is small because every case hashes it several times. The last block is partial.
 const mouldSize = 64<<10 + 512
@@ -34,7 +34,7 @@ type mould struct {
 func newMould(t *testing.T) *mould {
 	t.Helper()
 	s := newStore(t)
-	s.fs = immortal()
+	s.fs = withoutSync()
 	importRaw(t, s, "img", noise(1, mouldSize))
 	base := tempFile(t, "base.raw", noise(4, 65536))
 	create(t, s, "place", CreateOptions{Base: base})
@@ -58,7 +58,7 @@ func (m *mould) cast(t *testing.T, d damage) *hurt {
 	t.Helper()
 	dir := t.TempDir()
 	s := openStore(t, copyTree(t, m.dir, filepath.Join(dir, "store")))
-	s.fs = immortal()
+	s.fs = withoutSync()
 	h := &hurt{Store: s, t: t, base: copyTree(t, m.base, filepath.Join(dir, "base.raw"))}
 	h.manifest("place", m.base, h.base)
 	d.do(h)
@@ -250,24 +250,24 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				}
 				n := i + 1
 				h := m.cast(t, d)
-				mortal := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
-				h.fs = mortal
+				killed := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+				h.fs = killed
 				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
-				mortal.CloseFiles()
-				h.fs = immortal()
-				if !mortal.Killed() {
+				killed.CloseFiles()
+				h.fs = withoutSync()
+				if !killed.Killed() {
 					t.Fatalf("change %d, %s: it did not come: %v", n, change, err)
 				}
 				killed++
 				again := check(t, h.Store, CheckOptions{Repair: true})
 				if again.Left() != done.Left() || again.Failed != 0 {
-					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(mortal), again.Left(), again.Failed, problemTexts(h, again))
+					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(killed), again.Left(), again.Failed, problemTexts(h, again))
 				}
 				if third := check(t, h.Store, CheckOptions{}); third.Found != again.Left() {
-					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(mortal), problemTexts(h, third))
+					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(killed), problemTexts(h, third))
 				}
 				if refused := m.refusals(t, h); refused != nil {
-					t.Errorf("killed at change %d, %s: refused: %v", n, last(mortal), refused)
+					t.Errorf("killed at change %d, %s: refused: %v", n, last(killed), refused)
 				}
 				if t.Failed() {
 					break
