@@ -223,8 +223,8 @@ func TestWriteCacheOff(t *testing.T) {
 	}
 }
 
-// A memory file that is cut while it is in use breaks the queue that touches
-// it; the process and the other disks go on.
+// A memory file that is cut while it is in use breaks the queue that touches it; the process and
+// the other disks go on.
 func TestMemoryShrunkUnderTheQueue(t *testing.T) {
 	bad, good := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
 	healthy := good.dial(vhosttest.Options{})
@@ -249,8 +249,8 @@ func memoryFile(f *vhosttest.Frontend) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(f.Memory().FD()))
 }
 
-// SIGTERM: every request that the ring says is taken has been completed, none
-// is started any more, and then the connection ends.
+// SIGTERM: every request that the ring says is taken has been completed, none is started any more,
+// and then the connection ends.
 func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 	s := serve(t, DeviceOptions{})
 	f := s.dial(vhosttest.Options{QueueSize: 256})

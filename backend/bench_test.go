@@ -11,9 +11,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// From the driver's Submit to its Poll: 4 KiB reads at random places of a base
-// that is in memory, through a real socket, rings and eventfds. Front-end and
-// back-end are one process, so cpu-ns/op is that of both sides.
+// From the driver's Submit to its Poll: 4 KiB reads at random places of a base that is in memory,
+// through a real socket, rings and eventfds. Front-end and back-end are one process, so cpu-ns/op
+// is that of both sides.
 func BenchmarkEndToEnd(b *testing.B) {
 	for _, load := range []struct {
 		name    string

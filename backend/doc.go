@@ -1,12 +1,12 @@
-// Package backend is the device of one disk and its queues: it joins the vhost-user session of
-// a front-end to the copy-on-write engine. The whole path of a request is in worker.go; read it
-// from (*worker).batch down. The process around the devices is package backend/daemon, of which
-// this package knows nothing.
+// Package backend is the device of one disk and its queues: it joins the vhost-user session of a
+// front-end to the copy-on-write engine. The whole path of a request is in worker.go; read it from
+// (*worker).batch down. The process around the devices is package backend/daemon, of which this
+// package knows nothing.
 //
 // # Goroutines
 //
-// Every goroutine of a device, who starts it, what it owns, how it ends (backend/daemon has
-// those of the process):
+// Every goroutine of a device, who starts it, what it owns, how it ends (backend/daemon has those
+// of the process):
 //
 //	goroutine           started by             owns                                ends
 //	session             caller of Serve        the connection, ring set-up         front-end disconnects, or a malformed message

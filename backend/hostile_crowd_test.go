@@ -51,8 +51,7 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	return c
 }
 
-// read reads, and now and then writes, until it is stopped or finds something
-// wrong.
+// read reads, and now and then writes, until it is stopped or finds something wrong.
 func (c *crowd) read(want []byte) {
 	defer close(c.ended)
 	d := c.front.Driver(0)

@@ -22,8 +22,7 @@ func drain(fd int) bool {
 	return err == nil && n == len(b)
 }
 
-// outcome waits until the used index has reached used, or the queue has said
-// that it is broken.
+// outcome waits until the used index has reached used, or the queue has said that it is broken.
 func (a *attacker) outcome(used uint16) (broken bool) {
 	a.t.Helper()
 	a.until(func() bool {
@@ -54,8 +53,8 @@ func (a *attacker) until(done func() bool) {
 	}
 }
 
-// request writes the header of slot i's request and returns the descriptors of
-// the whole, whose data are given.
+// request writes the header of slot i's request and returns the descriptors of the whole, whose
+// data are given.
 func (a *attacker) request(i uint64, typ uint32, sector uint64, data ...virtq.Desc) []virtq.Desc {
 	b := a.mem.Bytes(atkMeta+16*i, 16)
 	putHeader(b, typ, sector)

@@ -13,8 +13,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// What is no eventfd is refused where one belongs: writing to it could wait for
-// ever (a full pipe, a file of a user's own file system), reading it, too.
+// What is no eventfd is refused where one belongs: writing to it could wait for ever (a full pipe,
+// a file of a user's own file system), reading it, too.
 func TestForeignEventFDs(t *testing.T) {
 	var pipe [2]int
 	must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
@@ -55,9 +55,8 @@ func TestForeignEventFDs(t *testing.T) {
 	}
 }
 
-// A front-end makes its eventfds blocking again, and full or empty, so that
-// a write or read of them waits. The queue may wait; its end may not, nor
-// those who ask how it is.
+// A front-end makes its eventfds blocking again, and full or empty, so that a write or read of them
+// waits. The queue may wait; its end may not, nor those who ask how it is.
 func TestEventFDsThatBlock(t *testing.T) {
 	for _, name := range []string{"call", "err", "kick"} {
 		t.Run(name, func(t *testing.T) {

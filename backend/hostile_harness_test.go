@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long the generated runs of the hostile fuzzers take: COWBLK_FUZZ_SECONDS
-// seconds, by default 60, or until COWBLK_FUZZ_EXECS inputs have been tried,
-// whichever comes last. COWBLK_FUZZ_SEED repeats a run.
+// How long the generated runs of the hostile fuzzers take: COWBLK_FUZZ_SECONDS seconds, by default
+// 60, or until COWBLK_FUZZ_EXECS inputs have been tried, whichever comes last. COWBLK_FUZZ_SEED
+// repeats a run.
 func fuzzLimits(t *testing.T) (d time.Duration, execs int, seed uint64) {
 	number := func(name string, missing uint64) uint64 {
 		s := os.Getenv(name)
@@ -38,8 +38,7 @@ func fuzzLimits(t *testing.T) (d time.Duration, execs int, seed uint64) {
 	return d, int(number("COWBLK_FUZZ_EXECS", 0)), number("COWBLK_FUZZ_SEED", rand.Uint64())
 }
 
-// input takes what decides an execution from the fuzzer's bytes; what is missing
-// is zero.
+// input takes what decides an execution from the fuzzer's bytes; what is missing is zero.
 type input struct{ b []byte }
 
 func (in *input) byte() byte {
@@ -110,8 +109,8 @@ func goroutines(what string) int {
 	return strings.Count(b.String(), what)
 }
 
-// underWay keeps the input of the present execution in a file, which outlives a
-// process that dies of it.
+// underWay keeps the input of the present execution in a file, which outlives a process that dies
+// of it.
 type underWay struct {
 	mem  []byte
 	path string
@@ -139,14 +138,13 @@ func (u *underWay) set(in []byte) {
 	copy(u.mem[4:], in)
 }
 
-// lanes is how many attackers there are at once: most of an execution is waiting
-// for a thread to wake.
+// lanes is how many attackers there are at once: most of an execution is waiting for a thread to
+// wake.
 const lanes = 4
 
-// generate runs bodies, each in a goroutine of its own, on generated inputs:
-// seeds and what is made of them. A body fails the test by t; the input that did
-// is saved as one of fuzz's, for go test -run 'fuzz/name'. Every so many
-// executions all stand still and between is called.
+// generate runs bodies, each in a goroutine of its own, on generated inputs: seeds and what is made
+// of them. A body fails the test by t; the input that did is saved as one of fuzz's, for go test
+// -run 'fuzz/name'. Every so many executions all stand still and between is called.
 func generate(t *testing.T, fuzz string, seeds [][]byte, bodies []func(in []byte), between func()) {
 	d, execs, seed := fuzzLimits(t)
 	seeds = corpus(t, fuzz, seeds)
@@ -209,8 +207,8 @@ func corpus(t testing.TB, fuzz string, seeds [][]byte) [][]byte {
 	return seeds
 }
 
-// mutate makes an input of at most 512 bytes: a seed or two, cut and joined, with
-// some bytes changed, or noise.
+// mutate makes an input of at most 512 bytes: a seed or two, cut and joined, with some bytes
+// changed, or noise.
 func mutate(r *rand.Rand, seeds [][]byte) []byte {
 	noise := func(n int) []byte {
 		b := make([]byte, n)

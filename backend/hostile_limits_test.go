@@ -22,9 +22,8 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// A guest keeps as many requests in flight as its rings take, each with the
-// longest chain that there is. They wait for the disk; what they cost must not
-// depend on how many there are.
+// A guest keeps as many requests in flight as its rings take, each with the longest chain that
+// there is. They wait for the disk; what they cost must not depend on how many there are.
 func TestLongChainsInFlightAreBounded(t *testing.T) {
 	to := newTarget(t, targetDisk, DeviceOptions{})
 	a := newAttacker(t, to)
@@ -35,8 +34,8 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	a.mem = mem
 	a.ring, err = virtqtest.NewRing(mem, num, atkBase)
 	must(t, err)
-	// 1,022 segments of a sector each, then the status, in one indirect table
-	// that all requests share.
+	// 1,022 segments of a sector each, then the status, in one indirect table that all requests
+	// share.
 	const table, data = atkBase + 1<<20, atkBase + 2<<20
 	header := mem.Bytes(table+1<<16, 16)
 	putHeader(header, blk.TypeOut, 0)
@@ -114,8 +113,8 @@ func startGrowth(t testing.TB, to *target) *growth {
 	return g
 }
 
-// check fails the test if n hostile acts have left more than a little: none of
-// the limits depends on n.
+// check fails the test if n hostile acts have left more than a little: none of the limits depends
+// on n.
 func (g *growth) check(n int, what string, texts int64) {
 	g.t.Helper()
 	settle()
@@ -139,8 +138,7 @@ func (g *growth) check(n int, what string, texts int64) {
 		n, what, took.Round(time.Millisecond), lines, text, grown>>10, rss>>10, len(openFiles(g.t))-len(g.files))
 }
 
-// A front-end that connects, breaks the protocol with descriptors in its hands,
-// and comes back.
+// A front-end that connects, breaks the protocol with descriptors in its hands, and comes back.
 func TestReconnectingInALoop(t *testing.T) {
 	const rounds = 3000
 	to := newTarget(t, targetDisk, DeviceOptions{})
@@ -244,9 +242,9 @@ func TestBadMessagesInALoop(t *testing.T) {
 	g.check(3*rounds, "messages", 2)
 }
 
-// A front-end that says nothing and goes, one that stops in the middle, one that
-// floods: the worst that they do to a healthy disk beside them is to use the
-// processor. How long the healthy disk's requests took is shown, not judged.
+// A front-end that says nothing and goes, one that stops in the middle, one that floods: the worst
+// that they do to a healthy disk beside them is to use the processor. How long the healthy disk's
+// requests took is shown, not judged.
 func TestHealthyDiskBesideAttackers(t *testing.T) {
 	const long = 4 * time.Second
 	crowd := newCrowd(t, 0)

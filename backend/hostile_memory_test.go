@@ -30,9 +30,8 @@ func (a *attacker) cut(i int, n int64) {
 
 func fdPath(fd int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(fd)) }
 
-// A region's file is cut while it is in use. Whatever part of a request is gone,
-// the fault is the request's or the queue's, the queue can be stopped, and the
-// session goes on.
+// A region's file is cut while it is in use. Whatever part of a request is gone, the fault is the
+// request's or the queue's, the queue can be stopped, and the session goes on.
 func TestMemoryCutUnderARequest(t *testing.T) {
 	const lost = atkBorder + 0x8000 // in the second region, which is cut to nothing
 	in, out := virtq.Desc{Addr: lost, Len: 4096, Flags: virtq.DescWrite}, virtq.Desc{Addr: lost, Len: 4096}
@@ -162,8 +161,8 @@ func (a *attacker) do(typ uint32, sector uint64, data ...virtq.Desc) {
 	}
 }
 
-// Many requests complete at once and none of their status bytes can be written:
-// the first fault breaks the queue, and it still comes to rest.
+// Many requests complete at once and none of their status bytes can be written: the first fault
+// breaks the queue, and it still comes to rest.
 func TestMemoryCutUnderManyCompletions(t *testing.T) {
 	for _, typ := range []uint32{blk.TypeIn, blk.TypeOut, blk.TypeFlush} {
 		for range 5 {
@@ -193,8 +192,7 @@ func TestMemoryCutUnderManyCompletions(t *testing.T) {
 	}
 }
 
-// The parts of the ring itself go, one at a time, under a running queue and
-// before it starts.
+// The parts of the ring itself go, one at a time, under a running queue and before it starts.
 func TestMemoryCutUnderTheRing(t *testing.T) {
 	for _, part := range []string{"descriptors", "available ring", "used ring", "all"} {
 		for _, when := range []string{"running", "before the start"} {
@@ -236,8 +234,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 				a.tell(vhost.SetVringBase, vringState(0, 0))
 				a.send(vhost.SetVringKick, vhost.FlagNeedReply, u64(0), a.kick)
 				if answer, ok := a.receive(); !ok || answer[0] == 0 {
-					// It started without a look at what is gone, and breaks at
-					// the first.
+					// It started without a look at what is gone, and breaks at the first.
 					a.broke()
 				}
 				a.leave()
@@ -256,8 +253,8 @@ func (a *attacker) taken() {
 	})
 }
 
-// A region goes while a request is in flight whose status lies in it: the
-// request keeps it until its status is written.
+// A region goes while a request is in flight whose status lies in it: the request keeps it until
+// its status is written.
 func TestMemoryRemovedUnderARequest(t *testing.T) {
 	to := newTarget(t, targetDisk, DeviceOptions{})
 	a := newAttacker(t, to)

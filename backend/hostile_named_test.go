@@ -15,9 +15,9 @@ import (
 // breaks is the outcome of what breaks a queue; other outcomes are statuses.
 const breaks = -1
 
-// Requests that no sound driver makes, each to a live queue. It breaks, and says
-// so in every way it has, or the request ends with a status; either way the
-// queue serves the next sound request, if need be after a restart.
+// Requests that no sound driver makes, each to a live queue. It breaks, and says so in every way it
+// has, or the request ends with a status; either way the queue serves the next sound request, if
+// need be after a restart.
 func TestHostileRequests(t *testing.T) {
 	const sectors = targetDisk / 512
 	const hole = atkEnd // nothing is there
@@ -194,9 +194,8 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
-// Places, sizes and indexes of rings that are wrong. What is wrong beyond doubt
-// is refused at the start, the rest breaks at the first look; a ring with an odd
-// but possible place runs.
+// Places, sizes and indexes of rings that are wrong. What is wrong beyond doubt is refused at the
+// start, the rest breaks at the first look; a ring with an odd but possible place runs.
 func TestHostileRings(t *testing.T) {
 	const refused, broken, runs = "refused", "broken", "runs"
 	user := uint64(virtqtest.UserBase)

@@ -20,12 +20,12 @@ import (
 	"cowblk/vhost/virtq/virtqtest"
 )
 
-// patience is how long a hostile test waits for what must come; far longer than
-// it takes on a busy machine.
+// patience is how long a hostile test waits for what must come; far longer than it takes on a busy
+// machine.
 const patience = 20 * time.Second
 
-// target is a small disk, a base of random content with a head on top, and the
-// device in front of it.
+// target is a small disk, a base of random content with a head on top, and the device in front of
+// it.
 type target struct {
 	base []byte
 	disk *cow.Disk
@@ -69,8 +69,7 @@ func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *tar
 	return x
 }
 
-// logCount counts what a person's log would get, lines of Info and above, and
-// keeps the last.
+// logCount counts what a person's log would get, lines of Info and above, and keeps the last.
 type logCount struct {
 	lines, bytes atomic.Int64
 	last         atomic.Value // string
@@ -93,8 +92,8 @@ func (c *logCount) text() string {
 	return s
 }
 
-// Guest memory of an attacker: two adjacent regions with a border between them,
-// nothing above or below.
+// Guest memory of an attacker: two adjacent regions with a border between them, nothing above or
+// below.
 const (
 	atkBase   = 0x10000
 	atkRegion = 0x20000
@@ -107,8 +106,8 @@ const (
 	atkData   = atkBorder - 0x8000
 )
 
-// attacker is a front-end and driver that does what it is told, right or wrong,
-// to a session over a socket pair.
+// attacker is a front-end and driver that does what it is told, right or wrong, to a session over a
+// socket pair.
 type attacker struct {
 	t    testing.TB
 	to   *target
@@ -182,8 +181,8 @@ func connected(t testing.TB) (a, b *net.UnixConn) {
 	return unixConn(t, pair[0]), unixConn(t, pair[1])
 }
 
-// leave disconnects when all that was sent has been dealt with, and returns what
-// Serve returned. It may be called again.
+// leave disconnects when all that was sent has been dealt with, and returns what Serve returned. It
+// may be called again.
 func (a *attacker) leave() error {
 	if !a.served {
 		return nil
@@ -207,8 +206,8 @@ func (a *attacker) leave() error {
 	}
 }
 
-// send sends a message with its correct framing; errors of a connection that
-// the other side has closed do not count.
+// send sends a message with its correct framing; errors of a connection that the other side has
+// closed do not count.
 func (a *attacker) send(r vhost.Request, flags uint32, payload []byte, fds ...int) {
 	h := vhost.Header{Request: r, Flags: vhost.FlagVersion | flags, Size: uint32(len(payload))}
 	a.raw(append(h.Append(nil), payload...), fds...)

@@ -31,10 +31,9 @@ func newRingRig(t testing.TB) *ringRig {
 	return r
 }
 
-// execute lets the queue have what in says: sound chains of which then some
-// fields are changed, before and while the queue reads them; a memory file that
-// is cut, a region that goes. Afterwards the queue has taken all, or is broken
-// and has said so.
+// execute lets the queue have what in says: sound chains of which then some fields are changed,
+// before and while the queue reads them; a memory file that is cut, a region that goes. Afterwards
+// the queue has taken all, or is broken and has said so.
 func (r *ringRig) execute(t testing.TB, raw []byte) {
 	r.t = t
 	in := &input{raw}
@@ -91,8 +90,8 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 	}
 }
 
-// settled waits until the queue has taken and completed all that is available
-// (false) or is broken (true).
+// settled waits until the queue has taken and completed all that is available (false) or is broken
+// (true).
 func (r *ringRig) settled() (broken bool) {
 	r.t.Helper()
 	w := r.to.dev.worker(0)
@@ -238,8 +237,8 @@ func ringSeeds() [][]byte {
 	return seeds
 }
 
-// FuzzHostileRing: whatever a driver writes into guest memory, also while it is
-// read, its queue goes on or breaks, and nothing else does.
+// FuzzHostileRing: whatever a driver writes into guest memory, also while it is read, its queue
+// goes on or breaks, and nothing else does.
 func FuzzHostileRing(f *testing.F) {
 	crowd, r := newCrowd(f, time.Millisecond), newRingRig(f)
 	for _, s := range ringSeeds() {
@@ -252,8 +251,8 @@ func FuzzHostileRing(f *testing.F) {
 	})
 }
 
-// TestHostileRing is FuzzHostileRing with generated inputs, for as long as
-// COWBLK_FUZZ_SECONDS and COWBLK_FUZZ_EXECS say.
+// TestHostileRing is FuzzHostileRing with generated inputs, for as long as COWBLK_FUZZ_SECONDS and
+// COWBLK_FUZZ_EXECS say.
 func TestHostileRing(t *testing.T) {
 	before := openFiles(t)
 	t.Run("attack", func(t *testing.T) {

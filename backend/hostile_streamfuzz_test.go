@@ -15,9 +15,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// execute plays one stream. A first byte says how much of the sound start comes
-// ahead; then each step is a message, whole or spoiled, or something that is done
-// to the memory that is shared.
+// execute plays one stream. A first byte says how much of the sound start comes ahead; then each
+// step is a message, whole or spoiled, or something that is done to the memory that is shared.
 func (r *streamRig) execute(t testing.TB, raw []byte) {
 	r.t = t
 	in := &input{raw}
@@ -90,8 +89,8 @@ func (r *streamRig) spoilt(m message, flags uint32, how byte, in *input) []byte 
 	return b
 }
 
-// play sends b with its descriptors, at one stroke or in pieces. What the other
-// side answers is thrown away when it fills the socket.
+// play sends b with its descriptors, at one stroke or in pieces. What the other side answers is
+// thrown away when it fills the socket.
 func (r *streamRig) play(b []byte, kindsOf []byte, in *input, split bool) {
 	var fds []int
 	for _, k := range kindsOf {
@@ -186,8 +185,7 @@ func (l *leftovers) look(t testing.TB) {
 	}
 }
 
-// The front-end goes away after any byte of a session in which a ring starts,
-// serves and stops.
+// The front-end goes away after any byte of a session in which a ring starts, serves and stops.
 func TestDisconnectAtEveryByteOfALiveSession(t *testing.T) {
 	crowd, r := newCrowd(t, time.Millisecond), newStreamRig(t)
 	steps, _ := r.steps()
@@ -230,9 +228,8 @@ func streamSeeds() [][]byte {
 	return seeds
 }
 
-// FuzzHostileFrontend: whatever a front-end sends, with whatever descriptors and
-// in whatever pieces, its session goes on or ends, leaves nothing behind, and
-// nothing else notices.
+// FuzzHostileFrontend: whatever a front-end sends, with whatever descriptors and in whatever
+// pieces, its session goes on or ends, leaves nothing behind, and nothing else notices.
 func FuzzHostileFrontend(f *testing.F) {
 	crowd, r, left, execs := newCrowd(f, time.Millisecond), newStreamRig(f), &leftovers{}, 0
 	for _, s := range streamSeeds() {
@@ -248,8 +245,8 @@ func FuzzHostileFrontend(f *testing.F) {
 	})
 }
 
-// TestHostileFrontend is FuzzHostileFrontend with generated inputs, for as long
-// as COWBLK_FUZZ_SECONDS and COWBLK_FUZZ_EXECS say.
+// TestHostileFrontend is FuzzHostileFrontend with generated inputs, for as long as
+// COWBLK_FUZZ_SECONDS and COWBLK_FUZZ_EXECS say.
 func TestHostileFrontend(t *testing.T) {
 	before := openFiles(t)
 	t.Run("attack", func(t *testing.T) {

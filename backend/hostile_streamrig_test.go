@@ -28,8 +28,8 @@ const (
 	kinds
 )
 
-// streamRig sends streams of messages, each over a connection of its own, to a
-// device beside a healthy disk.
+// streamRig sends streams of messages, each over a connection of its own, to a device beside a
+// healthy disk.
 type streamRig struct {
 	*attacker // its memory and descriptors; it holds no connection between two executions
 	fds       [kinds]int
@@ -86,8 +86,8 @@ type message struct {
 	fds     []byte // kinds
 }
 
-// steps are what a stream is made of: the messages of a sound session with one
-// ring, in order (sound says how many), then others.
+// steps are what a stream is made of: the messages of a sound session with one ring, in order
+// (sound says how many), then others.
 func (r *streamRig) steps() (all []message, sound int) {
 	regions := r.mem.Regions()
 	index := func(i, n uint32) []byte { return vringState(i, n) }

@@ -36,7 +36,8 @@ type inMemory struct {
 	used    int    // blocks that stable has written to
 }
 
-// serveInMemory serves a disk over a base of 'b' that flushes when it is asked to, and not otherwise.
+// serveInMemory serves a disk over a base of 'b' that flushes when it is asked to, and not
+// otherwise.
 func serveInMemory(t *testing.T, o DeviceOptions) *inMemory {
 	t.Helper()
 	s := &inMemory{t: t, machine: faultfs.New()}
@@ -82,7 +83,8 @@ func (s *inMemory) export(o DeviceOptions) {
 	s.stop = backendtest.Serve(s.t, s.socket, s.dev, o.Log)
 }
 
-// afterPowerCut returns what n bytes at off are when the power fails now, and nothing is kept but what is certain.
+// afterPowerCut returns what n bytes at off are when the power fails now, and nothing is kept but
+// what is certain.
 func (s *inMemory) afterPowerCut(off int64, n int) []byte {
 	s.t.Helper()
 	m := s.machine.Cut(func(d *faultfs.Device) faultfs.Choice {
@@ -97,8 +99,8 @@ func (s *inMemory) afterPowerCut(off int64, n int) []byte {
 	return p
 }
 
-// stable carries out every kind of write through a ring, takes the power away as soon as each has completed, and
-// reports whether it was there afterwards. It fails unless all kinds are the same.
+// stable carries out every kind of write through a ring, takes the power away as soon as each has
+// completed, and reports whether it was there afterwards. It fails unless all kinds are the same.
 func (s *inMemory) stable(d *vhosttest.Driver) bool {
 	s.t.Helper()
 	at := func(n int) int64 { return int64(s.used+n) * memoryBlock }

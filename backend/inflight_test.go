@@ -14,7 +14,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// otherBuffer replaces the front-end's in-flight buffer, while its rings stand, by one that it can change as it likes.
+// otherBuffer replaces the front-end's in-flight buffer, while its rings stand, by one that it can
+// change as it likes.
 func otherBuffer(t *testing.T, f *vhosttest.Frontend, queues int) (fd int) {
 	t.Helper()
 	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
@@ -24,8 +25,8 @@ func otherBuffer(t *testing.T, f *vhosttest.Frontend, queues int) (fd int) {
 	return fd
 }
 
-// A front-end that cuts its in-flight buffer short breaks its own rings, and nothing else: the process lives, other
-// front-ends are served, and so is this one after a reset.
+// A front-end that cuts its in-flight buffer short breaks its own rings, and nothing else: the
+// process lives, other front-ends are served, and so is this one after a reset.
 func TestInflightBufferShrunk(t *testing.T) {
 	s, other := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
 	healthy := other.dial(vhosttest.Options{})
@@ -71,8 +72,8 @@ func TestInflightBufferDamaged(t *testing.T) {
 	must(t, f.Driver(0).Flush())
 }
 
-// A ring that the in-flight buffer has no region for is served: after a stop, after the connection was lost, and after
-// the device was reset, which brings a buffer that has one.
+// A ring that the in-flight buffer has no region for is served: after a stop, after the connection
+// was lost, and after the device was reset, which brings a buffer that has one.
 func TestRingBeyondItsInflightBuffer(t *testing.T) {
 	for _, num := range []uint16{256, 1024} {
 		s := serve(t, DeviceOptions{})
@@ -107,7 +108,8 @@ func TestRingBeyondItsInflightBuffer(t *testing.T) {
 	}
 }
 
-// What is resubmitted after a promotion lands in the head of then: the layer that was the head stays as it was sealed.
+// What is resubmitted after a promotion lands in the head of then: the layer that was the head
+// stays as it was sealed.
 func TestResubmittedToTheCurrentHead(t *testing.T) {
 	const n = 8
 	s := serveFull(t)

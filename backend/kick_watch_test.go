@@ -13,8 +13,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// A driver that kicks and never fills its ring is one whose memory is another: it is told of. One whose request comes
-// with the kick is not.
+// A driver that kicks and never fills its ring is one whose memory is another: it is told of. One
+// whose request comes with the kick is not.
 func TestKicksWithoutRequests(t *testing.T) {
 	log := &backendtest.Log{}
 	s := serve(t, DeviceOptions{})

@@ -40,7 +40,8 @@ func serveFull(t *testing.T) *full {
 func (s *full) fill(err error) { s.err.Store(&err) }
 func (s *full) free()          { s.err.Store(nil) }
 
-// fillUp submits a write of 4 KiB of its own number on each of n slots, and waits until all are parked.
+// fillUp submits a write of 4 KiB of its own number on each of n slots, and waits until all are
+// parked.
 func (s *full) fillUp(d *vhosttest.Driver, n int) {
 	s.t.Helper()
 	for i := range n {
@@ -164,8 +165,8 @@ func TestNotParked(t *testing.T) {
 	}
 }
 
-// A ring that stops leaves what is parked in its region: the machine's stop and cont, and another front-end's
-// connection for the same guest, find it there. Without a region it fails.
+// A ring that stops leaves what is parked in its region: the machine's stop and cont, and another
+// front-end's connection for the same guest, find it there. Without a region it fails.
 func TestParkedOverStop(t *testing.T) {
 	const n = 12
 	t.Run("stop and cont", func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// A queue that looks for work finds what a driver sends without being kicked,
-// completions of the flusher, and mail; and counts it.
+// A queue that looks for work finds what a driver sends without being kicked, completions of the
+// flusher, and mail; and counts it.
 func TestQueueLooksBeforeItSleeps(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	for name, o := range map[string]vhosttest.Options{
@@ -56,8 +56,8 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 	}
 }
 
-// A queue that waits for a sync and nothing else sleeps at once, and does not
-// take it for an idle period.
+// A queue that waits for a sync and nothing else sleeps at once, and does not take it for an idle
+// period.
 func TestQueueSleepsDuringSync(t *testing.T) {
 	dev := &Device{}
 	dev.poll.Store(int64(MaxPoll))
@@ -72,8 +72,7 @@ func TestQueueSleepsDuringSync(t *testing.T) {
 	}
 }
 
-// Stop, memory changes and resets reach a queue that looks as they reach one
-// that sleeps.
+// Stop, memory changes and resets reach a queue that looks as they reach one that sleeps.
 func TestMailReachesALookingQueue(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	s := serve(t, DeviceOptions{Poll: MaxPoll})

@@ -7,8 +7,8 @@ import (
 
 const us = time.Microsecond
 
-// simulate runs idle periods of the given lengths through a pace. A worker that
-// slept sees its period longer by wake.
+// simulate runs idle periods of the given lengths through a pace. A worker that slept sees its
+// period longer by wake.
 func simulate(p *pollWindow, limit, wake time.Duration, gaps ...time.Duration) (hits, misses int, spun time.Duration) {
 	for _, gap := range gaps {
 		window := min(p.length, limit)
@@ -72,8 +72,8 @@ func TestPaceOverPeriods(t *testing.T) {
 	}
 }
 
-// Whatever came before, a worker that finds short periods again looks again
-// soon, and one whose disk falls idle spends no more than one look.
+// Whatever came before, a worker that finds short periods again looks again soon, and one whose
+// disk falls idle spends no more than one look.
 func TestPaceChangesItsMind(t *testing.T) {
 	var p pollWindow
 	simulate(&p, 50*us, 20*us, repeat(100000, 100*us)...)

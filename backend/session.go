@@ -12,8 +12,8 @@ import (
 	"cowblk/vhost"
 )
 
-// Observer is what a device reports to. Workers call the functions: they must not wait,
-// and must not call the device. A nil function is not called.
+// Observer is what a device reports to. Workers call the functions: they must not wait, and must
+// not call the device. A nil function is not called.
 type Observer struct {
 	IOError func(IOErrorEvent)    // a request failed; at most one call in 10 seconds
 	Parked  func(io *cow.Request) // a request was parked
@@ -35,9 +35,9 @@ func (o *Observer) parked(io *cow.Request) {
 // Observe sets what the device reports to. It must be called before Serve.
 func (d *Device) Observe(o Observer) { d.observer = o }
 
-// Serve serves one front-end until it disconnects, breaks the protocol, or Drain was called
-// and the connection is closed. It closes conn. Each device serves one front-end at a time.
-// LacksResources distinguishes errors that are not the front-end's.
+// Serve serves one front-end until it disconnects, breaks the protocol, or Drain was called and the
+// connection is closed. It closes conn. Each device serves one front-end at a time. LacksResources
+// distinguishes errors that are not the front-end's.
 func (d *Device) Serve(conn *net.UnixConn, log *slog.Logger) error {
 	d.cache.connect()
 	d.Reset() // settings may have changed since the last front-end left
@@ -52,8 +52,8 @@ func (d *Device) Serve(conn *net.UnixConn, log *slog.Logger) error {
 	return err
 }
 
-// LacksResources reports whether a session ended because this process, not the front-end,
-// ran out of descriptors or memory.
+// LacksResources reports whether a session ended because this process, not the front-end, ran out
+// of descriptors or memory.
 func LacksResources(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
@@ -70,8 +70,8 @@ func (d *Device) Direct() bool { return d.direct }
 // Poll returns the time that an idle queue polls at most.
 func (d *Device) Poll() time.Duration { return time.Duration(d.poll.Load()) }
 
-// WriteCacheOn reports whether the write cache is on, or would be for a driver that
-// negotiates all that is offered while there is none.
+// WriteCacheOn reports whether the write cache is on, or would be for a driver that negotiates all
+// that is offered while there is none.
 func (d *Device) WriteCacheOn() bool { return d.cache.shown() }
 
 // WriteCache returns the setting that the next driver finds.

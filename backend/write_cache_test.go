@@ -13,8 +13,9 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// Whether a write is durable, data and bit, when it completes: for each set of features, each setting, and each thing
-// that the driver can write to writeback, before its queues start and while they run.
+// Whether a write is durable, data and bit, when it completes: for each set of features, each
+// setting, and each thing that the driver can write to writeback, before its queues start and while
+// they run.
 func TestWriteIsStableWhenItCompletes(t *testing.T) {
 	// S stable, v volatile: with writeback not written, written 0, written 1.
 	for _, c := range []struct {
@@ -60,7 +61,8 @@ func TestWriteIsStableWhenItCompletes(t *testing.T) {
 	}
 }
 
-// dialWith connects a front-end whose driver accepts FLUSH and CONFIG_WCE only if features has an F, a W.
+// dialWith connects a front-end whose driver accepts FLUSH and CONFIG_WCE only if features has an
+// F, a W.
 func dialWith(t *testing.T, socket, features string, noStart bool) *vhosttest.Frontend {
 	t.Helper()
 	o := vhosttest.Options{NoStart: noStart}
@@ -76,7 +78,8 @@ func dialWith(t *testing.T, socket, features string, noStart bool) *vhosttest.Fr
 	return f
 }
 
-// A stop, a reset and a new connection change nothing for the same driver: what it negotiated is looked at anew.
+// A stop, a reset and a new connection change nothing for the same driver: what it negotiated is
+// looked at anew.
 func TestWriteCacheAfterStopAndReset(t *testing.T) {
 	for features, want := range map[string]bool{"": true, "W": true, "F": false, "FW": false} {
 		t.Run(features, func(t *testing.T) {
@@ -97,8 +100,9 @@ func TestWriteCacheAfterStopAndReset(t *testing.T) {
 	}
 }
 
-// A driver that was shown a write cache that is off goes on believing so when another process serves it: one that was
-// killed has told nothing, one with other options knows nothing. A front-end that starts anew is not concerned.
+// A driver that was shown a write cache that is off goes on believing so when another process
+// serves it: one that was killed has told nothing, one with other options knows nothing. A
+// front-end that starts anew is not concerned.
 func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -141,8 +145,9 @@ func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 	const flush, wce = blk.FeatureFlush, blk.FeatureConfigWCE
 	for _, c := range []struct{ name, steps string }{
-		// F, W: features; -: none; 0, 1: SET_CONFIG; r, s: GET_CONFIG that finds it so; R: reset; q: queues run, Q: not
-		// o, O: the operator's write-cache off, on. After each comes the state: '!' stable, '.' volatile.
+		// F, W: features; -: none; 0, 1: SET_CONFIG; r, s: GET_CONFIG that finds it so; R: reset;
+		// q: queues run, Q: not o, O: the operator's write-cache off, on. After each comes the
+		// state: '!' stable, '.' volatile.
 		{"nothing negotiated", "R!"},
 		{"firmware, then a system", "R! s! -! FW. -! FW."},
 		{"off, then a reset that is not told", "R! s! FW. q. 0! Q! -! FW! F. FW!"},
@@ -193,7 +198,8 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 	}
 }
 
-// A write that is to be stable fails if its round does: for want of space in the map, and for good when a sync fails.
+// A write that is to be stable fails if its round does: for want of space in the map, and for good
+// when a sync fails.
 func TestStableWriteFailsWithItsRound(t *testing.T) {
 	for _, op := range []string{"write", "sync"} {
 		s := serveInMemory(t, DeviceOptions{})
@@ -211,8 +217,8 @@ func TestStableWriteFailsWithItsRound(t *testing.T) {
 	}
 }
 
-// A flush that nobody has asked for and that fails is told as an event; a request that waited for the same flush does
-// not tell it again.
+// A flush that nobody has asked for and that fails is told as an event; a request that waited for
+// the same flush does not tell it again.
 func TestFailedFlushIsOneEvent(t *testing.T) {
 	for _, asked := range []bool{false, true} {
 		s := serveInMemory(t, DeviceOptions{})

@@ -123,8 +123,8 @@ func bothWays(t *testing.T, f func(t *testing.T, ioUring bool)) {
 
 func disableIOUring(d *cow.Disk) { d.DisableIOUring() }
 
-// Cold reads go through the engine or the thread pool, many at once, over every layer, with requests
-// split into many pieces; a promotion seals meanwhile.
+// Cold reads go through the engine or the thread pool, many at once, over every layer, with
+// requests split into many pieces; a promotion seals meanwhile.
 func TestColdReads(t *testing.T) {
 	bothWays(t, func(t *testing.T, ioUring bool) {
 		for _, direct := range []bool{false, true} {

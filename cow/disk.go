@@ -161,8 +161,8 @@ func (d *Disk) KeepsUnflushed() bool {
 	return b == nil || b.Shared() || !d.loseUnflushed
 }
 
-// beginShutdown refuses new work and waits for all goroutines but the flusher. After err nothing has
-// happened; closeErr is what failed later.
+// beginShutdown refuses new work and waits for all goroutines but the flusher. After err nothing
+// has happened; closeErr is what failed later.
 func (d *Disk) beginShutdown() (closeErr, err error) {
 	d.mu.Lock()
 	if d.closed {

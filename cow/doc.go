@@ -1,5 +1,5 @@
-// Package cow is the engine: it serves reads, writes, flushes, discards and write-zeroes of a
-// disk from a stack of copy-on-write layers.
+// Package cow is the engine: it serves reads, writes, flushes, discards and write-zeroes of a disk
+// from a stack of copy-on-write layers.
 //
 // # Words
 //
@@ -57,9 +57,9 @@
 // # A stack
 //
 // The base never changes, sealed layers never change again, and there is one head. A layer is a
-// map, one bit per block (set: this layer owns the block), and data, with block i at offset i
-// times the block size. Package layer keeps the files. Package index finds the owner of a block,
-// and the length of its run, at the same cost at any depth.
+// map, one bit per block (set: this layer owns the block), and data, with block i at offset i times
+// the block size. Package layer keeps the files. Package index finds the owner of a block, and the
+// length of its run, at the same cost at any depth.
 //
 // # What happens to a block
 //
@@ -76,34 +76,33 @@
 //	promote              ————————————————— H becomes H+1, no block changes —————————————————
 //
 // The guard is in guard.go; the owner is looked up again once it is held. Old writers are writes
-// that began before the promotion that made the head (view.go). Raising the index is the last
-// step: a reader that sees the new owner finds its data in place.
+// that began before the promotion that made the head (view.go). Raising the index is the last step:
+// a reader that sees the new owner finds its data in place.
 //
 // # A write finds a newer owner
 //
-// A write that began on a view before a promotion finds a newer owner when a write of the new
-// view has taken its block meanwhile. The two overlap in time, and the newer one replaced the
-// whole block (a partial first write would have waited for the older one, see waitOldWriters).
-// So the older write may be the one that loses: it is skipped. This holds after a power cut too:
-// the flush that makes the older write durable covers all heads, and with them the newer write.
+// A write that began on a view before a promotion finds a newer owner when a write of the new view
+// has taken its block meanwhile. The two overlap in time, and the newer one replaced the whole
+// block (a partial first write would have waited for the older one, see waitOldWriters). So the
+// older write may be the one that loses: it is skipped. This holds after a power cut too: the flush
+// that makes the older write durable covers all heads, and with them the newer write.
 //
 // # What is durable when
 //
-// A flush round (flush.go) does, for the head and for former heads that are not sealed yet:
-// (a) copy the map pages that changed, with the bits of completed writes; (b) sync the data;
-// (c) write the copied pages; (d) sync the map. Without new bits it is (b) alone. So a bit is
-// never durable before its data, and a power cut leaves in each sector what was flushed last or
-// something written later. Flushes that wait together share a round; a flush that arrives during
-// a round waits for the next. A failed sync turns the disk read-only until it is opened again.
+// A flush round (flush.go) does, for the head and for former heads that are not sealed yet: (a)
+// copy the map pages that changed, with the bits of completed writes; (b) sync the data; (c) write
+// the copied pages; (d) sync the map. Without new bits it is (b) alone. So a bit is never durable
+// before its data, and a power cut leaves in each sector what was flushed last or something written
+// later. Flushes that wait together share a round; a flush that arrives during a round waits for
+// the next. A failed sync turns the disk read-only until it is opened again.
 //
-// A round also begins by itself when a completed write has waited for one for
-// Options.FlushInterval (background.go). A round that fails for want of space in the map is
-// repeated after the same time.
+// A round also begins by itself when a completed write has waited for one for Options.FlushInterval
+// (background.go). A round that fails for want of space in the map is repeated after the same time.
 //
 // # What survives the process
 //
-// The death of the process is no power cut: its guest lives on and reads what it has written.
-// The kernel has the data. The bits that are not in the map yet are in the head's shared map
+// The death of the process is no power cut: its guest lives on and reads what it has written. The
+// kernel has the data. The bits that are not in the map yet are in the head's shared map
 // (layer/shared_map.go). The rules:
 //
 //   - The bitmap in memory is private and alone says who owns a block. No error, eviction, fault
@@ -124,15 +123,15 @@
 //     durable by the open (a former head: sealed, or, while others read it, written to its map).
 //     Nothing of them is removed before the header or manifest that replaces them is durable.
 //
-// So the cost of an open depends on what the maps own and the shared map holds, not on the size
-// of the disk. A disk that was detached is opened in the same way, but the header need not be
-// written: the last process has left it in order.
+// So the cost of an open depends on what the maps own and the shared map holds, not on the size of
+// the disk. A disk that was detached is opened in the same way, but the header need not be written:
+// the last process has left it in order.
 //
 // # What is verified
 //
 // A sealed layer may have checksums of its data (AddChecksums makes them). Data is compared with
-// them before its request succeeds when it is read for the first time since the open, or comes
-// from the device (verify.go). A difference is an error. Base and head have no checksums.
+// them before its request succeeds when it is read for the first time since the open, or comes from
+// the device (verify.go). A difference is an error. Base and head have no checksums.
 //
 // # Who runs where
 //
@@ -155,7 +154,7 @@
 //     and ends. Close and Detach stop the timer before the flusher.
 //   - One goroutine per promotion, from Swap to the end of sealing; Close waits for it.
 //
-// view.go explains views and why they can be swapped under running queues; promote.go has the
-// swap. This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as
-// they are.
+// view.go explains views and why they can be swapped under running queues; promote.go has the swap.
+// This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as they
+// are.
 package cow

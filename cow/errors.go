@@ -27,8 +27,8 @@ var (
 	// ErrFailed: an earlier flush failed, so that it is unknown which writes reached the disk. It
 	// is sticky: reads go on, everything else is refused until the disk is opened again.
 	ErrFailed = errors.New("disk is read-only after a failed flush")
-	// ErrRange: a request, or one of its ranges, does not lie inside the disk,
-	// or its buffers are shorter than its length.
+	// ErrRange: a request, or one of its ranges, does not lie inside the disk, or its buffers are
+	// shorter than its length.
 	ErrRange = errors.New("request outside the disk or its buffers")
 	// ErrTruncated: a file of the stack is shorter than its content.
 	ErrTruncated = errors.New("file has become shorter than its content")

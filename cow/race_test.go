@@ -38,8 +38,8 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	want(t, rig.Disk, 'a', 1536, 4096-1536)
 }
 
-// The same with a first write of the whole block on the old view, which holds
-// the guard, and with one that is a copy-up itself.
+// The same with a first write of the whole block on the old view, which holds the guard, and with
+// one that is a copy-up itself.
 func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 	for _, n := range []int{4096, 512} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -62,8 +62,7 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 	}
 }
 
-// Writes of whole blocks, overwrites and reads go on while an old write hangs:
-// only copy-ups wait.
+// Writes of whole blocks, overwrites and reads go on while an old write hangs: only copy-ups wait.
 func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)

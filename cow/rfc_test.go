@@ -28,8 +28,7 @@ func bit(t testing.TB, rig *cowtest.Rig, layerIndex int, block int64) bool {
 // The five mistakes of the dm-cow RFC (linux-kernel, 27 November 2006), each of which loses data or
 // refuses service there.
 
-// RFC mistake 1: the map's byte offset drops bits, so that eight sectors share
-// one bit.
+// RFC mistake 1: the map's byte offset drops bits, so that eight sectors share one bit.
 func TestRFCEightSectorsShareOneBit(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 512, BaseSize: 1 << 20})
 	const sector = 8*5 + 3
@@ -57,8 +56,7 @@ func TestRFCEightSectorsShareOneBit(t *testing.T) {
 	}
 }
 
-// RFC mistake 2: a write whose first sector the head already owns sets no bits
-// for the rest.
+// RFC mistake 2: a write whose first sector the head already owns sets no bits for the rest.
 func TestRFCRestOfWriteAfterOwnedFirstSector(t *testing.T) {
 	for _, bs := range blockSizes {
 		rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: bs, BaseSize: 1 << 20})
@@ -78,9 +76,9 @@ func TestRFCRestOfWriteAfterOwnedFirstSector(t *testing.T) {
 	}
 }
 
-// RFC mistake 3: a request is looked up as if the table started at sector 0.
-// Here what can be offset is the base in its file and the layer's data in its
-// file or device; the disk itself begins at its own sector 0.
+// RFC mistake 3: a request is looked up as if the table started at sector 0. Here what can be
+// offset is the base in its file and the layer's data in its file or device; the disk itself begins
+// at its own sector 0.
 func TestRFCNonZeroTableOffset(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20, BaseOffset: 63 * 512})
 	if err := rig.Close(); err != nil {
@@ -129,8 +127,8 @@ func TestRFCNonZeroTableOffset(t *testing.T) {
 	}
 }
 
-// RFC mistake 4: a bit is visible or durable before its data. The order of calls
-// of a flush: data synced, then the map written, then the map synced; see also
+// RFC mistake 4: a bit is visible or durable before its data. The order of calls of a flush: data
+// synced, then the map written, then the map synced; see also
 // TestFirstWriteIsInvisibleUntilItsDataIsThere.
 func TestRFCBitBeforeData(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
@@ -166,8 +164,7 @@ func TestRFCBitBeforeData(t *testing.T) {
 	}
 }
 
-// RFC mistake 5: no more than ten layers. Here 500, each owning some blocks of
-// its own, reopened.
+// RFC mistake 5: no more than ten layers. Here 500, each owning some blocks of its own, reopened.
 func TestRFCTenLayers(t *testing.T) {
 	const depth = 500
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096, BaseSize: 4 << 20})

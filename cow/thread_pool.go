@@ -13,8 +13,9 @@ const (
 
 // threadPool carries out requests that would block a queue's thread: copy-ups of what is not in
 // memory, first writes past the page cache or of blocks that another request is about to own,
-// discards; without io_uring also reads from the device and overwrites with direct I/O. Its workers are goroutines, each with a synchronous channel of its own. They start when
-// there is work and end when there is none, the last ones in stop.
+// discards; without io_uring also reads from the device and overwrites with direct I/O. Its workers
+// are goroutines, each with a synchronous channel of its own. They start when there is work and end
+// when there is none, the last ones in stop.
 type threadPool struct {
 	disk *Disk
 

@@ -205,8 +205,8 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 	return r.Err
 }
 
-// damagePage changes a page of a file on the device and drops it from the page cache even though it is
-// mapped, as a write past the page cache does.
+// damagePage changes a page of a file on the device and drops it from the page cache even though it
+// is mapped, as a write past the page cache does.
 func damagePage(t *testing.T, name string, page int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
@@ -269,8 +269,8 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 	}
 }
 
-// corruptingFS returns a wrong byte in every n-th read of a data file, as a bad disk or cable, or a guest
-// that writes to a buffer during the comparison.
+// corruptingFS returns a wrong byte in every n-th read of a data file, as a bad disk or cable, or a
+// guest that writes to a buffer during the comparison.
 type corruptingFS struct {
 	vfs.OS
 	reads atomic.Int64

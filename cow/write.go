@@ -68,8 +68,8 @@ func (c *Channel) writeRuns(r *Request, v *view, pos, n int64) error {
 	return nil
 }
 
-// writeRunsLocked is writeRuns for a caller that holds the guard of all blocks. Nothing goes to
-// the I/O engine, so all is written when it returns.
+// writeRunsLocked is writeRuns for a caller that holds the guard of all blocks. Nothing goes to the
+// I/O engine, so all is written when it returns.
 func (c *Channel) writeRunsLocked(v *view, pos, n int64) error {
 	for n > 0 {
 		owner, m := c.disk.nextRun(v, pos, n)
@@ -92,8 +92,8 @@ func (c *Channel) writeRunsLocked(v *view, pos, n int64) error {
 }
 
 // nextRun returns the owner of the block with byte pos, and the number of bytes from pos on, at
-// most n, that are served in the same way: they have that owner, or, if it is older than v's
-// head, some owner older than the head, or none.
+// most n, that are served in the same way: they have that owner, or, if it is older than v's head,
+// some owner older than the head, or none.
 func (d *Disk) nextRun(v *view, pos, n int64) (owner index.Owner, m int64) {
 	block, blocks := d.block(pos), d.touched(pos, n)
 	owner, run := d.index.Lookup(block, blocks)
@@ -130,8 +130,8 @@ func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 // GB/s at 32 KiB.
 const maxWrite = 32 << 10
 
-// writeHead writes leading, n bytes from the cursor, and trailing, one behind the other, to the head at
-// disk byte pos, in as few calls as possible.
+// writeHead writes leading, n bytes from the cursor, and trailing, one behind the other, to the
+// head at disk byte pos, in as few calls as possible.
 func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, pos int64) error {
 	s := &v.sources[v.head]
 	for len(leading) > 0 || n > 0 || len(trailing) > 0 {

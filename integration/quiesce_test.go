@@ -43,8 +43,8 @@ func TestPromotePaused(t *testing.T) {
 	e.checkTags(r, qemu, e.finish(r, tags), copies, marks)
 }
 
-// agentProxy is a proxy between cowblk and the guest agent. It delays the agent's answer to the first
-// freeze, so that the guest stays frozen until the test releases it.
+// agentProxy is a proxy between cowblk and the guest agent. It delays the agent's answer to the
+// first freeze, so that the guest stays frozen until the test releases it.
 type agentProxy struct {
 	listener net.Listener
 	agent    string        // QEMU's listening socket
@@ -211,8 +211,8 @@ func (e *env) layers(disk string) int {
 	return len(info.Usage)
 }
 
-// checkNoQuiesceRecord fails the test if the store still has a quiesce record of the disk: the next daemon
-// would thaw a guest that is not frozen.
+// checkNoQuiesceRecord fails the test if the store still has a quiesce record of the disk: the next
+// daemon would thaw a guest that is not frozen.
 func (e *env) checkNoQuiesceRecord(disk string) {
 	e.Helper()
 	notes, err := filepath.Glob(filepath.Join(suite.store.Dir, "disks", disk, "quiesced*"))

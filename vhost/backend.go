@@ -27,18 +27,16 @@ type Backend interface {
 	// SetConfig writes p at offset bytes into the configuration space. The Backend ignores writes
 	// to read-only fields. An error refuses the message.
 	SetConfig(offset uint32, p []byte) error
-	// SetMemory replaces the memory table, possibly under running queues. The
-	// session holds a reference until the next call; the Backend acquires its
-	// own for as long as a request or a ring uses the table. On error the
-	// Backend still uses the previous table.
+	// SetMemory replaces the memory table, possibly under running queues. The session holds a
+	// reference until the next call; the Backend acquires its own for as long as a request or a
+	// ring uses the table. On error the Backend still uses the previous table.
 	SetMemory(t *guest.Table) error
 	// StartQueue starts to process a ring. Not called for a running queue.
 	StartQueue(q Queue) error
-	// StopQueue returns after the last request in flight of a running queue
-	// has completed, with the ring's next avail index; a request that is marked
-	// in the queue's Inflight may be left there for the next StartQueue. A queue
-	// that broke counts as running until it is stopped, and stopping it is no
-	// error.
+	// StopQueue returns after the last request in flight of a running queue has completed, with the
+	// ring's next avail index; a request that is marked in the queue's Inflight may be left there
+	// for the next StartQueue. A queue that broke counts as running until it is stopped, and
+	// stopping it is no error.
 	StopQueue(i int) (base uint16, err error)
 	// SetCall replaces the call eventfd of a running queue; -1 means none, the driver polls. The
 	// Backend signals a new one once, because the driver may wait for a completion from before the
@@ -52,8 +50,8 @@ type Backend interface {
 	// NeedsReset reports whether the device needs a reset because a queue broke. GET_STATUS then
 	// has DEVICE_NEEDS_RESET (virtio 1.2, 2.1.2).
 	NeedsReset() bool
-	// Reset returns the device to its initial state; the session has stopped
-	// all queues. The memory table stays.
+	// Reset returns the device to its initial state; the session has stopped all queues. The memory
+	// table stays.
 	Reset()
 }
 
@@ -64,9 +62,8 @@ type Queue struct {
 	Num uint16
 	// Base is the next avail index to process.
 	Base uint16
-	// Desc, Avail and Used are addresses in the front-end's address space
-	// ("user addresses"), aligned to 16, 4 and 4 bytes but otherwise
-	// unchecked.
+	// Desc, Avail and Used are addresses in the front-end's address space ("user addresses"),
+	// aligned to 16, 4 and 4 bytes but otherwise unchecked.
 	Desc, Avail, Used uint64
 	// Kick, Call and Err are eventfds that the Backend closes. Kick -1: poll the ring; Call -1: the
 	// driver polls; Err -1: none.
@@ -83,17 +80,17 @@ type Queue struct {
 	Memory *guest.Table
 }
 
-// MaxQueues is the largest number of queues of a session: ring messages carry
-// the index in eight bits.
+// MaxQueues is the largest number of queues of a session: ring messages carry the index in eight
+// bits.
 const MaxQueues = 256
 
 // Options configures a session. The zero value is usable.
 type Options struct {
-	// Log receives one debug line per message and one warning for the first
-	// message that was refused with an answer; nil discards them.
+	// Log receives one debug line per message and one warning for the first message that was
+	// refused with an answer; nil discards them.
 	Log *slog.Logger
-	// MaxQueueSize is the largest ring accepted, in descriptors; 0 means
-	// 1,024, the largest that QEMU makes.
+	// MaxQueueSize is the largest ring accepted, in descriptors; 0 means 1,024, the largest that
+	// QEMU makes.
 	MaxQueueSize uint16
 }
 

@@ -14,8 +14,8 @@ import (
 // largest SET_MEM_TABLE. The kernel closes further ones and reports it (MSG_CTRUNC).
 const maxMessageFDs = MaxTableRegions
 
-// Conn reads and writes whole vhost-user messages on a UNIX stream socket.
-// One reader and one writer may use it at once.
+// Conn reads and writes whole vhost-user messages on a UNIX stream socket. One reader and one
+// writer may use it at once.
 type Conn struct {
 	sock *net.UnixConn
 	// One header or payload and its control message at a time; reused, because a message is handled
@@ -30,15 +30,14 @@ func NewConn(sock *net.UnixConn) *Conn {
 	return &Conn{sock: sock, oob: make([]byte, unix.CmsgSpace(maxMessageFDs*4))}
 }
 
-// Limits bounds a message before its payload is read: check is called with
-// the header alone.
+// Limits bounds a message before its payload is read: check is called with the header alone.
 type limits func(h Header) error
 
-// ReadMessage reads the next message. Its payload is valid until the next
-// call; its descriptors are the caller's, all of them close-on-exec. A payload
-// longer than [MaxPayload] is an error before any of it is read. io.EOF means
-// that the peer disconnected between two messages, io.ErrUnexpectedEOF within
-// one; after an error no descriptor is left open and the stream is useless.
+// ReadMessage reads the next message. Its payload is valid until the next call; its descriptors are
+// the caller's, all of them close-on-exec. A payload longer than [MaxPayload] is an error before
+// any of it is read. io.EOF means that the peer disconnected between two messages,
+// io.ErrUnexpectedEOF within one; after an error no descriptor is left open and the stream is
+// useless.
 func (c *Conn) ReadMessage() (*Message, error) { return c.readMessage(nil) }
 
 func (c *Conn) readMessage(check limits) (*Message, error) {
@@ -73,8 +72,8 @@ func (c *Conn) readMessage(check limits) (*Message, error) {
 	return m, nil
 }
 
-// readFull fills p and collects the descriptors that come along. io.EOF only
-// if nothing at all was read.
+// readFull fills p and collects the descriptors that come along. io.EOF only if nothing at all was
+// read.
 func (c *Conn) readFull(p []byte, m *Message) error {
 	for done := 0; done < len(p); {
 		n, oobn, flags, _, err := c.sock.ReadMsgUnix(p[done:], c.oob)
@@ -135,16 +134,15 @@ func parseFDs(oob []byte) ([]int, error) {
 	return fds, nil
 }
 
-// WriteMessage sends a message; h.Size is set from the payload. The
-// descriptors stay the caller's.
+// WriteMessage sends a message; h.Size is set from the payload. The descriptors stay the caller's.
 func (c *Conn) WriteMessage(h Header, payload []byte, fds ...int) error {
 	h.Size = uint32(len(payload))
 	c.out = append(h.Append(c.out[:0]), payload...)
 	return c.WriteRaw(c.out, fds...)
 }
 
-// WriteRaw sends bytes as they are, for tests that break the framing, with
-// descriptors at the first byte.
+// WriteRaw sends bytes as they are, for tests that break the framing, with descriptors at the first
+// byte.
 func (c *Conn) WriteRaw(b []byte, fds ...int) error {
 	var oob []byte
 	if len(fds) > 0 {

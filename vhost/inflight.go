@@ -47,8 +47,7 @@ type inflight struct {
 	layout inflightLayout
 }
 
-// mapInflight maps the regions of l, which d describes, in fd, which stays the
-// caller's.
+// mapInflight maps the regions of l, which d describes, in fd, which stays the caller's.
 func mapInflight(d Inflight, l inflightLayout, fd int) (*inflight, error) {
 	size, page, err := guest.CheckFile(fd)
 	if err != nil {

@@ -40,8 +40,8 @@ func (p inflightPart) stride() int {
 	return virtq.InflightSize(p.num)
 }
 
-// newInflightLayout is the layout of a new buffer for d.Queues rings. largest is
-// the largest ring accepted, in descriptors.
+// newInflightLayout is the layout of a new buffer for d.Queues rings. largest is the largest ring
+// accepted, in descriptors.
 func newInflightLayout(d Inflight, largest uint16) inflightLayout {
 	l := inflightLayout{rings: int(d.Queues), small: inflightPart{num: min(d.QueueSize, largest)}}
 	if l.small.num < largest {

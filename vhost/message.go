@@ -46,8 +46,8 @@ const (
 	GetStatus           Request = 40
 )
 
-// String returns the message's name in the specification without its prefix,
-// such as "SET_VRING_NUM", or "message 99".
+// String returns the message's name in the specification without its prefix, such as
+// "SET_VRING_NUM", or "message 99".
 func (r Request) String() string {
 	names := [...]string{
 		GetFeatures: "GET_FEATURES", SetFeatures: "SET_FEATURES",
@@ -83,8 +83,8 @@ const (
 // HeaderSize is the size of a message's header in bytes.
 const HeaderSize = 12
 
-// Header precedes every message's payload, in the machine's byte order, which
-// both ends share; this package is built for little-endian machines.
+// Header precedes every message's payload, in the machine's byte order, which both ends share; this
+// package is built for little-endian machines.
 type Header struct {
 	Request Request
 	Flags   uint32

@@ -7,12 +7,12 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// MaxTableRegions is the largest number of regions in one SET_MEM_TABLE; more
-// are shared one by one with ADD_MEM_REG.
+// MaxTableRegions is the largest number of regions in one SET_MEM_TABLE; more are shared one by one
+// with ADD_MEM_REG.
 const MaxTableRegions = 8
 
-// MaxConfigSize is the size in bytes of the window on the configuration space
-// that GET_CONFIG and SET_CONFIG can reach (VHOST_USER_MAX_CONFIG_SIZE).
+// MaxConfigSize is the size in bytes of the window on the configuration space that GET_CONFIG and
+// SET_CONFIG can reach (VHOST_USER_MAX_CONFIG_SIZE).
 const MaxConfigSize = 256
 
 // Sizes of payloads, in bytes.
@@ -30,8 +30,7 @@ const (
 	sizeInflight       = 24 // with C's padding, as QEMU sends it
 )
 
-// MaxPayload is the size in bytes of the largest payload of a supported
-// message.
+// MaxPayload is the size in bytes of the largest payload of a supported message.
 const MaxPayload = maxPayload
 
 func wrongSize(what string, got, want int) error {
@@ -75,8 +74,8 @@ func DecodeVringState(b []byte) (VringState, error) {
 // VringFlagLog is VHOST_VRING_F_LOG: writes to the used ring are logged.
 const VringFlagLog uint32 = 1
 
-// VringAddr is a "vring address description". Desc, Used and Avail are user
-// addresses, Log is a guest address.
+// VringAddr is a "vring address description". Desc, Used and Avail are user addresses, Log is a
+// guest address.
 type VringAddr struct {
 	Index, Flags           uint32
 	Desc, Used, Avail, Log uint64
@@ -140,8 +139,7 @@ func decodeRegion(b []byte) guest.RegionDesc {
 	}
 }
 
-// AppendMemTable appends the payload of SET_MEM_TABLE ("multiple memory
-// regions description") to b.
+// AppendMemTable appends the payload of SET_MEM_TABLE ("multiple memory regions description") to b.
 func AppendMemTable(b []byte, regions []guest.RegionDesc) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(regions)))
 	b = binary.LittleEndian.AppendUint32(b, 0)
@@ -172,8 +170,8 @@ func DecodeMemTable(b []byte) ([]guest.RegionDesc, error) {
 	return regions, nil
 }
 
-// AppendMemReg appends the payload of ADD_MEM_REG and REM_MEM_REG ("single
-// memory region description") to b.
+// AppendMemReg appends the payload of ADD_MEM_REG and REM_MEM_REG ("single memory region
+// description") to b.
 func AppendMemReg(b []byte, r guest.RegionDesc) []byte {
 	return appendRegion(AppendU64(b, 0), r)
 }
@@ -192,8 +190,8 @@ const (
 	ConfigMigration uint32 = 1 // live migration
 )
 
-// ConfigSpace is a "virtio device config space" payload: a window of Size
-// bytes at Offset. Data aliases the decoded payload.
+// ConfigSpace is a "virtio device config space" payload: a window of Size bytes at Offset. Data
+// aliases the decoded payload.
 type ConfigSpace struct {
 	Offset, Size, Flags uint32
 	Data                []byte

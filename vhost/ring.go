@@ -97,8 +97,8 @@ func (s *session) start(i int) (err error) {
 	return nil
 }
 
-// stop returns when the ring's last request has completed. The ring counts as
-// stopped even if the Backend reports an error.
+// stop returns when the ring's last request has completed. The ring counts as stopped even if the
+// Backend reports an error.
 func (s *session) stop(i int) error {
 	r := &s.rings[i]
 	if !r.running {
@@ -113,8 +113,7 @@ func (s *session) stop(i int) error {
 	return nil
 }
 
-// stopAll stops and disables every ring; the first error is returned after all
-// have been tried.
+// stopAll stops and disables every ring; the first error is returned after all have been tried.
 func (s *session) stopAll() error {
 	var first error
 	for i := range s.rings {

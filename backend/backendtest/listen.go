@@ -14,8 +14,8 @@ type Device interface {
 	Drain()
 }
 
-// Serve serves front-ends on the socket at path, one after another, until stop. Stop completes
-// all requests in flight and disconnects the front-end; it may be called again.
+// Serve serves front-ends on the socket at path, one after another, until stop. Stop completes all
+// requests in flight and disconnects the front-end; it may be called again.
 func Serve(t testing.TB, path string, dev Device, log *slog.Logger) (stop func()) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

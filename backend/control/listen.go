@@ -126,8 +126,8 @@ func bind(at *dirEntry, gid int) (*Listener, error) {
 	return l, nil
 }
 
-// setAccess sets group and mode of a socket's file, and returns the file's device and inode. gid -1: only
-// the owner has access.
+// setAccess sets group and mode of a socket's file, and returns the file's device and inode. gid
+// -1: only the owner has access.
 func setAccess(file *os.File, gid int) (dev, ino uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {

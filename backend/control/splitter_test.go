@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// split feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It stops
-// at errTooLong, as the reader does.
+// split feeds in to a splitter, step bytes at a time, and returns texts and errors in order. It
+// stops at errTooLong, as the reader does.
 func split(in []byte, step int) (out []string) {
 	var s splitter
 	for len(in) > 0 {

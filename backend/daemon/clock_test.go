@@ -9,8 +9,9 @@ import (
 	goqmp "github.com/digitalocean/go-qemu/qmp"
 )
 
-// QEMU's clock and ours are set, far back and far ahead: what comes after is acted on, bursts are still one, and a pause
-// of our own makes one tag too many at worst. (What waits goes by the monotonic clock: see integration/lint.)
+// QEMU's clock and ours are set, far back and far ahead: what comes after is acted on, bursts are
+// still one, and a pause of our own makes one tag too many at worst. (What waits goes by the
+// monotonic clock: see integration/lint.)
 func TestHooksWhenTheClockIsSet(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	d, n := quietDaemon(t, io.Discard, HookOptions{})
@@ -38,7 +39,8 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 		d.hooks.handle(stop(time.Now().Add(jump))) // the clock was set between our noting and QEMU's
 		end()
 		during := len(n.asked)
-		// A later pause of somebody else counts, and one of ours does not, by the new clock or the old.
+		// A later pause of somebody else counts, and one of ours does not, by the new clock or the
+		// old.
 		d.hooks.handle(stop(time.Now().Add(2 * time.Hour)))
 		end = d.hooks.beginPause()
 		d.hooks.handle(stop(time.Now()))

@@ -1,6 +1,6 @@
 // Package daemon is a process that serves disks: it listens for front-ends, offers each disk as a
-// backend.Device, answers commands on control sockets, promotes, watches space, and hands its
-// disks to the next process.
+// backend.Device, answers commands on control sockets, promotes, watches space, and hands its disks
+// to the next process.
 //
 // # Goroutines
 //

@@ -54,8 +54,8 @@ func awaitInfo(t *testing.T, e *Export, what string, ok func(DiskInfo) bool) {
 	}
 }
 
-// A second front-end on a disk waits until the first has gone. It is told of, with who has the disk and since when,
-// and is served then, unless it has given up.
+// A second front-end on a disk waits until the first has gone. It is told of, with who has the disk
+// and since when, and is served then, unless it has given up.
 func TestSecondFrontEnd(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Skip("socat is not installed; make deps installs it")

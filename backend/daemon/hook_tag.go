@@ -64,8 +64,8 @@ func HookEvents(names []string) ([]string, error) {
 	return events, nil
 }
 
-// misspelled is the event of QEMU that one mistake makes event of: a letter too much,
-// one too few, another one, or two exchanged. Empty: event is one itself, or like none.
+// misspelled is the event of QEMU that one mistake makes event of: a letter too much, one too few,
+// another one, or two exchanged. Empty: event is one itself, or like none.
 func misspelled(event string) string {
 	if knownEvent(event) {
 		return ""

@@ -181,8 +181,8 @@ func TestSet(t *testing.T) {
 	}
 }
 
-// Run's goroutines end with it, also when no monitor ever answers and settings
-// change at the last moment.
+// Run's goroutines end with it, also when no monitor ever answers and settings change at the last
+// moment.
 func TestDaemonLeavesNoGoroutine(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {

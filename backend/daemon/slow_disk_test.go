@@ -61,8 +61,8 @@ func beside(f func() error) *job {
 	return j
 }
 
-// waits reports that the job does not end for a while. On a slow machine it may wrongly say so, which lets a test
-// pass, never fail.
+// waits reports that the job does not end for a while. On a slow machine it may wrongly say so,
+// which lets a test pass, never fail.
 func (j *job) waits() bool {
 	select {
 	case <-j.done:
@@ -98,8 +98,9 @@ func goesOn(t *testing.T, what string, f func() error) {
 	}
 }
 
-// A device that does not answer to a write holds up the queue that waits for it, and nothing else: not the disk's other
-// queues, not other disks, not what a person asks. GET_VRING_BASE waits for it, as it must.
+// A device that does not answer to a write holds up the queue that waits for it, and nothing else:
+// not the disk's other queues, not other disks, not what a person asks. GET_VRING_BASE waits for
+// it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s, d := serveSlow(t)
 	other := serve(t)
@@ -136,7 +137,8 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	}
 }
 
-// A device that does not answer to a sync holds up flushes, and neither reads nor writes, on the same queue.
+// A device that does not answer to a sync holds up flushes, and neither reads nor writes, on the
+// same queue.
 func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	s, _ := serveSlow(t)
 	f := s.dial(vhosttest.Options{})
@@ -199,8 +201,8 @@ func (n *cutHeads) Commit() error         { return nil }
 func (n *cutHeads) Revert() error         { return nil }
 func (n *cutHeads) Close(bool)            {}
 
-// A disk is promoted while its device does not answer: the cut waits for nothing, and the new head takes writes. Sealing
-// waits.
+// A disk is promoted while its device does not answer: the cut waits for nothing, and the new head
+// takes writes. Sealing waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
 	s, d := serveSlow(t)
 	f := s.dial(vhosttest.Options{Queues: 2})
@@ -230,7 +232,8 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	}
 }
 
-// A former head that cannot be sealed, however often it is tried, does not keep the process from ending.
+// A former head that cannot be sealed, however often it is tried, does not keep the process from
+// ending.
 func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	s, d := serveSlow(t)
 	ctx, end := context.WithCancel(t.Context())

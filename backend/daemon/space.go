@@ -42,8 +42,8 @@ func ParseThreshold(s string) (Threshold, error) {
 	return parseSpace(s, "5%, 10G, or off")
 }
 
-// ParseSpace reads "5%" or a number of bytes as bytesize.Parse has it (10G, of 1024).
-// Zero and "off", with which nothing would ever be low, are refused.
+// ParseSpace reads "5%" or a number of bytes as bytesize.Parse has it (10G, of 1024). Zero and
+// "off", with which nothing would ever be low, are refused.
 func ParseSpace(s string) (Threshold, error) { return parseSpace(s, "5% or 10G") }
 
 func parseSpace(s, examples string) (Threshold, error) {

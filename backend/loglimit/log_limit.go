@@ -10,9 +10,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A guest or front-end can cause the same log line at any rate. A logger has room for
-// Burst lines with one message, and for one more every Interval. The next line that is
-// logged counts the lost ones in its attribute "suppressed".
+// A guest or front-end can cause the same log line at any rate. A logger has room for Burst lines
+// with one message, and for one more every Interval. The next line that is logged counts the lost
+// ones in its attribute "suppressed".
 const (
 	Burst    = 10
 	Interval = 10 * time.Second

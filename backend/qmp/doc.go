@@ -9,8 +9,8 @@
 //   - [Pause] sends stop and cont through a [Monitor] or, with [GoQEMU], any of go-qemu's monitors;
 //   - [LibvirtFreeze] and [LibvirtPause] do the same through libvirt.
 //
-// Only [WhileQuiesced] pairs the two halves. Everything here waits for other programs. So no goroutine
-// that serves a virtqueue may call it, and every wait has a deadline.
+// Only [WhileQuiesced] pairs the two halves. Everything here waits for other programs. So no
+// goroutine that serves a virtqueue may call it, and every wait has a deadline.
 //
 // Monitor uses the types of go-qemu but not its SocketMonitor. SocketMonitor returns replies in the
 // buffer that receives the next event, stops reading replies while an event is pending, fails at a

@@ -75,8 +75,8 @@ func (l Libvirt) dial(ctx context.Context) (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// LibvirtFreeze freezes a domain's file systems through libvirt, which owns the
-// channel to the guest agent.
+// LibvirtFreeze freezes a domain's file systems through libvirt, which owns the channel to the
+// guest agent.
 type LibvirtFreeze struct {
 	at       Libvirt
 	frozen   bool   // freeze was sent and may have been executed

@@ -23,9 +23,9 @@ type Quiescer interface {
 	Thaw(ctx context.Context) error
 }
 
-// WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended. f is
-// not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10 s
-// each.
+// WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended.
+// f is not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10
+// s each.
 func WhileQuiesced(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
 	defer func() {
 		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeoutOrDefault(thaw))

@@ -129,9 +129,9 @@ func (a *app) openStore() (*store.Store, error) {
 	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv, Command: a.program()})
 }
 
-// openTrusted is openStore for a command that changes something, queries a process that serves a disk,
-// or has QEMU connect to one: such a command believes what the store says of them. ErrInvalid: the
-// store belongs to another user.
+// openTrusted is openStore for a command that changes something, queries a process that serves a
+// disk, or has QEMU connect to one: such a command believes what the store says of them.
+// ErrInvalid: the store belongs to another user.
 func (a *app) openTrusted() (*store.Store, error) {
 	s, err := a.openStore()
 	if err == nil {

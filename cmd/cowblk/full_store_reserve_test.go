@@ -21,8 +21,9 @@ func reserveFiles(t *testing.T, st string) (names []string) {
 	return names
 }
 
-// Other commands on a full file system, however many, leave half of the reserve (files 00 to 11) for the
-// maps of served disks, so that serving ends in order. A command that fails says how to free space.
+// Other commands on a full file system, however many, leave half of the reserve (files 00 to 11)
+// for the maps of served disks, so that serving ends in order. A command that fails says how to
+// free space.
 func TestReserveIsKeptForServedMaps(t *testing.T) {
 	if !canMount(t) {
 		return

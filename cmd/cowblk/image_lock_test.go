@@ -11,7 +11,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// storageDaemon runs qemu-storage-daemon with an NBD export of one image, until the returned function is called.
+// storageDaemon runs qemu-storage-daemon with an NBD export of one image, until the returned
+// function is called.
 func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop func()) {
 	t.Helper()
 	ready := filepath.Join(dir, "qsd.pid")

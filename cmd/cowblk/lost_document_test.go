@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A disk or an image whose document is missing, truncated or no file is damaged for all commands: it
-// exists, and the error names the file.
+// A disk or an image whose document is missing, truncated or no file is damaged for all commands:
+// it exists, and the error names the file.
 func TestLostDocument(t *testing.T) {
 	for name, lose := range map[string]func(path string) error{
 		"missing":   os.Remove,

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// fileCommands name a file with a relative path. A server that accepts the file fails at the descriptor.
+// fileCommands name a file with a relative path. A server that accepts the file fails at the
+// descriptor.
 var fileCommands = [][]string{
 	{"import", "FILE", "img"},
 	{"create", "d", "--base", "FILE"},

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// pathsInError returns the paths that a message about err may contain unescaped: the path of the store and
-// the paths in the errors of the operating system.
+// pathsInError returns the paths that a message about err may contain unescaped: the path of the
+// store and the paths in the errors of the operating system.
 func (a *app) pathsInError(err error) []string {
 	var paths []string
 	if dir, derr := a.dir(); derr == nil {
@@ -41,8 +41,8 @@ func (a *app) pathsInError(err error) []string {
 	return paths
 }
 
-// escapeLineBreaks escapes line breaks of these paths in text, so that the name of a directory cannot forge
-// a line of cowblk's output. printable escapes other characters.
+// escapeLineBreaks escapes line breaks of these paths in text, so that the name of a directory
+// cannot forge a line of cowblk's output. printable escapes other characters.
 func escapeLineBreaks(text string, paths []string) string {
 	for _, path := range paths {
 		if strings.Contains(path, "\n") {

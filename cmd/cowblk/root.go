@@ -89,8 +89,8 @@ func newRoot(a *app) *cobra.Command {
 	return root
 }
 
-// refuseUnknownTopics makes errors of "cowblk help nosuch" and "cowblk completion nosuch", which cobra answers with a
-// general help and exit code 0.
+// refuseUnknownTopics makes errors of "cowblk help nosuch" and "cowblk completion nosuch", which
+// cobra answers with a general help and exit code 0.
 func refuseUnknownTopics(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -12,8 +12,8 @@ import (
 	"cowblk/cow/store"
 )
 
-// servedManifests implements daemon.Names over a store. The process holds the lock of every disk
-// in it.
+// servedManifests implements daemon.Names over a store. The process holds the lock of every disk in
+// it.
 type servedManifests struct {
 	store *store.Store
 

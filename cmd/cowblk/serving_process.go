@@ -11,8 +11,9 @@ import (
 	"cowblk/cow/store"
 )
 
-// dialServing dials the control socket at path, which the lock files of the disks name. It refuses a process
-// that serves disks of these names from another store: a command would change those disks.
+// dialServing dials the control socket at path, which the lock files of the disks name. It refuses
+// a process that serves disks of these names from another store: a command would change those
+// disks.
 func dialServing(ctx context.Context, st *store.Store, path string, names []string) (*control.Client, error) {
 	c, err := control.Dial(path, queryTimeout)
 	if err != nil {
@@ -27,8 +28,8 @@ func dialServing(ctx context.Context, st *store.Store, path string, names []stri
 	return c, checkServedStore(st, path, disks, names)
 }
 
-// checkServedStore refuses the answer of a process to query-cow-disks if one of the disks belongs to another
-// store.
+// checkServedStore refuses the answer of a process to query-cow-disks if one of the disks belongs
+// to another store.
 func checkServedStore(st *store.Store, path string, disks []daemon.DiskInfo, names []string) error {
 	for _, d := range disks {
 		if slices.Contains(names, d.Name) && servesOtherStore(st, &d) {
@@ -39,9 +40,9 @@ func checkServedStore(st *store.Store, path string, disks []daemon.DiskInfo, nam
 	return nil
 }
 
-// servesOtherStore reports whether a served disk certainly belongs to another store. A process of an earlier
-// version does not report its store. A process in another mount namespace may report a path that does
-// not exist here.
+// servesOtherStore reports whether a served disk certainly belongs to another store. A process of
+// an earlier version does not report its store. A process in another mount namespace may report a
+// path that does not exist here.
 func servesOtherStore(st *store.Store, d *daemon.DiskInfo) bool {
 	if d.Store == "" || d.Store == st.Dir() {
 		return false

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lock file may name the control socket of a process that serves a disk of the same name from another
-// store. No command changes that disk.
+// A lock file may name the control socket of a process that serves a disk of the same name from
+// another store. No command changes that disk.
 func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	dir := shortDir(t)
 	served, meant := filepath.Join(dir, "served"), filepath.Join(dir, "meant")

@@ -18,9 +18,9 @@ func (e signalError) Error() string { return "interrupted by " + e.Signal.String
 // and terminals send one to a process and to its group.
 const signalGrace = time.Second
 
-// signalContext returns a context that SIGINT, SIGTERM, SIGHUP and SIGQUIT end; another signal, after
-// signalGrace, ends the process. SIGHUP and SIGQUIT are left out if they were ignored at the start
-// (nohup, a shell's background). It starts one goroutine, which ends with stop.
+// signalContext returns a context that SIGINT, SIGTERM, SIGHUP and SIGQUIT end; another signal,
+// after signalGrace, ends the process. SIGHUP and SIGQUIT are left out if they were ignored at the
+// start (nohup, a shell's background). It starts one goroutine, which ends with stop.
 func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	stopped := make(chan struct{})
@@ -48,8 +48,8 @@ func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 	return ctx, sync.OnceFunc(func() { close(stopped); cancel(context.Canceled) })
 }
 
-// quitDumps gives SIGQUIT back to Go's runtime, which prints every goroutine's stack and ends the process: of a server
-// that hangs it is the last thing to ask.
+// quitDumps gives SIGQUIT back to Go's runtime, which prints every goroutine's stack and ends the
+// process: of a server that hangs it is the last thing to ask.
 func quitDumps() {
 	if !signal.Ignored(syscall.SIGQUIT) {
 		signal.Reset(syscall.SIGQUIT)

@@ -81,8 +81,9 @@ func (s *untrustedStore) run(args ...string) (code int, out string) {
 	return code, b.String()
 }
 
-// Another user's content of a lock file makes root's commands contact no process: neither a process of
-// root, which would be stopped or promoted, nor one of that user, to which QEMU would be connected.
+// Another user's content of a lock file makes root's commands contact no process: neither a process
+// of root, which would be stopped or promoted, nor one of that user, to which QEMU would be
+// connected.
 func TestLockFilesInUntrustedStores(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs two users: run as root")
@@ -111,7 +112,8 @@ func TestLockFilesInUntrustedStores(t *testing.T) {
 				"create e --from d@t", "trust-base d", "export d --listen unix:" + s.dir + "/nbd", "export d@t --listen unix:" + s.dir + "/nbd",
 			} {
 				code, out := s.run(strings.Fields(line)...)
-				// For a single untrusted disk these commands fail earlier with another error, or check the other disks.
+				// For a single untrusted disk these commands fail earlier with another error, or
+				// check the other disks.
 				otherRefusal := strings.Contains(name, "disk in") && slices.ContainsFunc([]string{"watch", "create", "trust-base", "run", "rm --yes --damaged"},
 					func(begin string) bool { return strings.HasPrefix(line, begin) })
 				if !otherRefusal && (code == exitOK || !strings.Contains(out, "can lead") && !strings.Contains(out, "can put")) {

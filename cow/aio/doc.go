@@ -13,8 +13,8 @@
 // # Threads
 //
 // An engine is used by one goroutine, and starts none. Its ring belongs to the thread that calls
-// Submit first, so the goroutine must be locked to a thread (runtime.LockOSThread) while it uses the
-// engine. The kernel does the last part of a transfer on that thread, in Reap: it does not
+// Submit first, so the goroutine must be locked to a thread (runtime.LockOSThread) while it uses
+// the engine. The kernel does the last part of a transfer on that thread, in Reap: it does not
 // interrupt the thread at other times. The thread must not end before it has reaped or closed what
 // it has started: no other thread can. A transfer that the kernel cannot do without blocking (a
 // buffered write, a file system without non-blocking reads) goes to a thread of the kernel.

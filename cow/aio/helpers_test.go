@@ -97,8 +97,7 @@ func (r *rig) submit() {
 // hangGuard bounds a wait that would otherwise never end, in milliseconds.
 const hangGuard = 30_000
 
-// wait reaps n completions as a user of the engine does: only the eventfd ends
-// its sleep.
+// wait reaps n completions as a user of the engine does: only the eventfd ends its sleep.
 func (r *rig) wait(n int) map[uint64]Completion {
 	r.t.Helper()
 	got := make(map[uint64]Completion, n)

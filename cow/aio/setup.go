@@ -16,10 +16,10 @@ type mode struct {
 
 // modes lists them, best first. A kernel that does not know a flag returns EINVAL.
 //
-// All begin disabled: New reports an io_uring that is not allowed, and the ring belongs to the thread
-// that first uses it. With deferred task work the
-// kernel finishes transfers only when their thread asks for it; with cooperative task work,
-// whenever the thread enters the kernel; without either, it interrupts the thread.
+// All begin disabled: New reports an io_uring that is not allowed, and the ring belongs to the
+// thread that first uses it. With deferred task work the kernel finishes transfers only when their
+// thread asks for it; with cooperative task work, whenever the thread enters the kernel; without
+// either, it interrupts the thread.
 var modes = [...]mode{
 	{"deferred, no array", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray},
 	{"deferred", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag},

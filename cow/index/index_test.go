@@ -206,9 +206,8 @@ func TestBuildIgnoresBitsBeyondTheEnd(t *testing.T) {
 	}
 }
 
-// Owners only rise, and a lookup that begins after a Raise has returned sees
-// at least its owner. Writers raise overlapping ranges through fold, unfold
-// and widening while readers check both.
+// Owners only rise, and a lookup that begins after a Raise has returned sees at least its owner.
+// Writers raise overlapping ranges through fold, unfold and widening while readers check both.
 func TestConcurrentRaiseAndLookup(t *testing.T) {
 	const blocks = 5*pageBlocks + 100
 	const writers, perWriter, lastOwner = 4, 3000, 600
@@ -293,8 +292,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// FuzzIndex interprets its input as raises and lookups, and compares with the
-// model.
+// FuzzIndex interprets its input as raises and lookups, and compares with the model.
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte{0, 0, 10, 1, 0, 16, 0, 2, 1, 5})
 	f.Add([]byte{255, 255, 255, 255, 3, 0, 0, 255, 255, 2})

@@ -54,8 +54,8 @@ const (
 
 // ComputeFingerprint hashes, with SHA-256, size as a 64-bit little-endian number and then these
 // pieces of the size bytes from offset of f, each truncated at the end: the first 64 KiB; the last
-// 64 KiB; and for i from 0 to 255 the 4 KiB at 4096 × ⌊⌊size/4096⌋ × i / 256⌋. It reads
-// at most 1.2 MB.
+// 64 KiB; and for i from 0 to 255 the 4 KiB at 4096 × ⌊⌊size/4096⌋ × i / 256⌋. It reads at most 1.2
+// MB.
 func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
 	if offset < 0 || size < 0 || offset > MaxSize || size > MaxSize {
 		return Fingerprint{}, &Fault{Path: f.Name(), What: "range to fingerprint", Expected: fmt.Sprintf("offset and size from 0 to %d", int64(MaxSize)),

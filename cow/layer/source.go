@@ -6,8 +6,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// Source reads a layer's bitmap as 64-bit words, bit i of word w being block 64·w+i. It may be
-// used concurrently, until the layer is closed.
+// Source reads a layer's bitmap as 64-bit words, bit i of word w being block 64·w+i. It may be used
+// concurrently, until the layer is closed.
 type Source struct {
 	words  uint64  // of the bitmap, whole pages
 	bitmap *Bitmap // of an unsealed layer

@@ -288,8 +288,8 @@ func (c *checker) applyRemedy(k *Report, p *Problem, remedy func() error) {
 	}
 }
 
-// reportTempFile reports the temporary file of an interrupted replacement of one of k's documents. It
-// is garbage if the document is whole. The caller holds the disk's lock; an image needs none.
+// reportTempFile reports the temporary file of an interrupted replacement of one of k's documents.
+// It is garbage if the document is whole. The caller holds the disk's lock; an image needs none.
 func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 	path := c.s.path(elem...) + vfs.TempSuffix
 	exists, err := c.s.exists(path)

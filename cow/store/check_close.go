@@ -44,7 +44,8 @@ func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 	return wrong
 }
 
-// openAndClose opens and closes a disk whose lock is held. It marks the layers that this has sealed.
+// openAndClose opens and closes a disk whose lock is held. It marks the layers that this has
+// sealed.
 func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*Problem) bool {
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {

@@ -211,7 +211,7 @@ func (h *hurt) decided(undo bool) {
 	if err := commit(); err == nil {
 		h.t.Fatal("the change was made")
 	}
-	h.fs = immortal()
+	h.fs = withoutSync()
 	p.txn.lock.Close() // the process dies
 }
 

@@ -250,24 +250,24 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				}
 				n := i + 1
 				h := m.cast(t, d)
-				killed := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
-				h.fs = killed
+				dies := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+				h.fs = dies
 				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
-				killed.CloseFiles()
+				dies.CloseFiles()
 				h.fs = withoutSync()
-				if !killed.Killed() {
+				if !dies.Killed() {
 					t.Fatalf("change %d, %s: it did not come: %v", n, change, err)
 				}
 				killed++
 				again := check(t, h.Store, CheckOptions{Repair: true})
 				if again.Left() != done.Left() || again.Failed != 0 {
-					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(killed), again.Left(), again.Failed, problemTexts(h, again))
+					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(dies), again.Left(), again.Failed, problemTexts(h, again))
 				}
 				if third := check(t, h.Store, CheckOptions{}); third.Found != again.Left() {
-					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(killed), problemTexts(h, third))
+					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(dies), problemTexts(h, third))
 				}
 				if refused := m.refusals(t, h); refused != nil {
-					t.Errorf("killed at change %d, %s: refused: %v", n, last(killed), refused)
+					t.Errorf("killed at change %d, %s: refused: %v", n, last(dies), refused)
 				}
 				if t.Failed() {
 					break

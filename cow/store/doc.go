@@ -34,10 +34,10 @@
 //
 // # Trust
 //
-// Files are found by name, and documents contain the paths of sockets and files. So a store in which
-// a user other than root and this one can replace files is refused (Store.Trusted, package way), and
-// no socket is created in such a run directory (Store.CheckRunDir). Listing such a store is allowed,
-// but no process is contacted.
+// Files are found by name, and documents contain the paths of sockets and files. So a store in
+// which a user other than root and this one can replace files is refused (Store.Trusted, package
+// way), and no socket is created in such a run directory (Store.CheckRunDir). Listing such a store
+// is allowed, but no process is contacted.
 //
 // # Locks
 //

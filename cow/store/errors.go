@@ -12,7 +12,8 @@ import (
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
 var (
-	// ErrInvalid: the request itself makes no sense (a name, a size, options that exclude each other).
+	// ErrInvalid: the request itself makes no sense (a name, a size, options that exclude each
+	// other).
 	ErrInvalid = errors.New("invalid request")
 	// ErrNotFound: no image, disk or tag of that name.
 	ErrNotFound = errors.New("not found")

@@ -40,9 +40,8 @@ type ImportOptions struct {
 // Import makes an image of a raw or qcow2 file. It copies the file sparsely, makes the copy
 // durable, reads it back, compares it and records its digest. The time depends on the data in the
 // file, not on its size. The source is locked against writers and not changed. A failed or
-// interrupted import leaves nothing.
-// Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (another process writes to the source), the
-// context's.
+// interrupted import leaves nothing. Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (another
+// process writes to the source), the context's.
 func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image, err error) {
 	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("image", name); err != nil {

@@ -252,7 +252,7 @@ func TestRemovalsAfterKills(t *testing.T) {
 			killed := 0
 			for n := 1; ; n++ {
 				s := newStore(t)
-				s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal, and does not sync
+				s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
 				contents := family(t, s)
 				m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 				s.fs = m

@@ -29,9 +29,8 @@ func (r *Reading) Close() error {
 
 // OpenTag opens NAME@TAG for reading: the base and the layers up to the tag's. They are immutable,
 // so any process may serve, promote, roll back or remove the disk meanwhile. Without a tag it opens
-// the whole disk, which must be stopped, and holds its lock.
-// Errors: those of OpenDisk; also ErrInUse if the tag's layer is not sealed in time or ctx ends
-// during that wait.
+// the whole disk, which must be stopped, and holds its lock. Errors: those of OpenDisk; also
+// ErrInUse if the tag's layer is not sealed in time or ctx ends during that wait.
 func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, error) {
 	if ref.Tag == "" {
 		opened, err := s.OpenDisk(ctx, ref.Name, OpenOptions{Cow: o, ReadOnly: true})

@@ -42,8 +42,8 @@ func freeTag(disks []*Manifest, t time.Time) string {
 // Promote seals the heads of disks that nobody has open, tags them and adds a new, empty head: on
 // all of them or on none. An empty tag is DefaultTag or the next free one. The new heads and
 // manifests are durable before the old heads are sealed. A crash in between leaves an unsealed
-// layer below the head, which the next open seals.
-// Errors: ErrNotFound, ErrInUse, ErrExists (the tag), ErrRefused.
+// layer below the head, which the next open seals. Errors: ErrNotFound, ErrInUse, ErrExists (the
+// tag), ErrRefused.
 func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion, err error) {
 	var disks []*Manifest
 	for i, name := range names {

@@ -221,7 +221,7 @@ func last(m *cowtest.KillFS) string {
 func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS) {
 	t.Helper()
 	s := newStore(t)
-	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal, and does not sync
+	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
 	c := &scene{dir: s.Dir(), behind: behind}
 	for i := range disks {
 		h := &history{name: fmt.Sprintf("vm%d", i+1), at: map[int][]int{}, cut: -1}
@@ -246,7 +246,7 @@ func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS)
 func survivors(t *testing.T, c *scene) (promoted bool) {
 	t.Helper()
 	s := openStore(t, c.dir)
-	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // immortal
+	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
 	for i, h := range c.disks {
 		got := content(t, s, h.name)
 		manifest, err := s.Disk(h.name)

@@ -188,8 +188,8 @@ func (src *source) unchanged() error {
 	return nil
 }
 
-// locate finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and the
-// length of that range up to limit.
+// locate finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and
+// the length of that range up to limit.
 func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
 	end := min(limit, src.size)
 	for _, c := range src.chain {

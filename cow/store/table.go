@@ -16,8 +16,8 @@ const MaxTableLayers = 1024
 //
 //	START LENGTH cow BASE BASE_OFFSET [MAP DATA DATA_OFFSET]... MAP DATA DATA_OFFSET
 //
-// The last triple is the writable layer. Source: "dm-cow: copy-on-write stackable target for device-mapper",
-// linux-kernel, 27 November 2006.
+// The last triple is the writable layer. Source: "dm-cow: copy-on-write stackable target for
+// device-mapper", linux-kernel, 27 November 2006.
 type Table struct {
 	Start      int64 // sector of the mapped device at which this target begins; the disk's sector 0
 	Length     int64 // size of the disk in sectors

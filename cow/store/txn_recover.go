@@ -165,9 +165,9 @@ func (s *Store) syncDirectories(txnDir string, disks []string) error {
 	return nil
 }
 
-// discardTxn removes the layers of j that nobody needs, then dir. If the need is unknown the
-// layers stay, so that not every command looks again, and Check lists them. The caller holds the
-// store's lock.
+// discardTxn removes the layers of j that nobody needs, then dir. If the need is unknown the layers
+// stay, so that not every command looks again, and Check lists them. The caller holds the store's
+// lock.
 func (s *Store) discardTxn(dir string, j journal) error {
 	existing, err := s.existingLayers(j.Layers)
 	if err != nil {

@@ -54,8 +54,8 @@ func (p *Process) waitListening(ctx context.Context, socket string) error {
 	}
 }
 
-// Flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON of the kernel's
-// include/linux/net.h, in hexadecimal).
+// Flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON of the kernel's include/linux/net.h,
+// in hexadecimal).
 const acceptsConnections = "00010000"
 
 // listening reports whether a process listens on socket. It does not connect: the back-end would

@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// wallPattern matches code in which a time loses its monotonic part, or comes from outside without one. A
-// comparison with such a time, or a wait for it, goes wrong when the clock is set.
+// wallPattern matches code in which a time loses its monotonic part, or comes from outside without
+// one. A comparison with such a time, or a wait for it, goes wrong when the clock is set.
 var wallPattern = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
 
-// wallClockFiles lists the files that may do that, each with the reason why a jump of the clock does no
-// harm.
+// wallClockFiles lists the files that may do that, each with the reason why a jump of the clock
+// does no harm.
 var wallClockFiles = map[string]string{
 	"backend/control/message.go": "the timestamp of an event, for display",
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for display",

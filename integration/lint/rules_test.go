@@ -63,8 +63,8 @@ func under(path, root string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// importRules lists the imports within the module that a package may have, besides packages below itself.
-// The first entry that a package lies under applies.
+// importRules lists the imports within the module that a package may have, besides packages below
+// itself. The first entry that a package lies under applies.
 var importRules = []struct {
 	pkg string
 	may []string

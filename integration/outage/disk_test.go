@@ -112,8 +112,8 @@ func (d *disk) verify(e event) error {
 	return d.oracle.check(p, e)
 }
 
-// randomRange returns a random range of the disk, usually a small one. It is unaligned or aligned to one
-// of several block sizes.
+// randomRange returns a random range of the disk, usually a small one. It is unaligned or aligned
+// to one of several block sizes.
 func randomRange(r *rand.Rand) (first, n int64) {
 	const sectors = diskSize / sectorSize
 	n = 1 + r.Int64N(16)

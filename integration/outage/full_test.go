@@ -13,8 +13,8 @@ import (
 	"cowblk/vhost/vhosttest"
 )
 
-// isDeviceError reports whether the device completed a request with an error, as it does if there is no
-// space and --on-enospc is error.
+// isDeviceError reports whether the device completed a request with an error, as it does if there
+// is no space and --on-enospc is error.
 func isDeviceError(err error) bool {
 	var e *vhosttest.StatusError
 	return errors.As(err, &e) && e.Status == vhosttest.StatusIOErr
@@ -39,8 +39,8 @@ const mapPageSectors = 4096 * 8
 // trials is the number of attempts on a nearly full file system.
 const trials = wideSize/sectorSize/mapPageSectors - 1
 
-// nearlyFull calls step for n from 0 with n*pages free pages on the file system (three times as many
-// on XFS). Before each step the server's files are clean: on a copy-on-write file system every
+// nearlyFull calls step for n from 0 with n*pages free pages on the file system (three times as
+// many on XFS). Before each step the server's files are clean: on a copy-on-write file system every
 // change then needs new space.
 func (m *machine) nearlyFull(pages int, step func(n int)) {
 	m.Helper()

@@ -69,8 +69,8 @@ type event int
 const (
 	// kernelSurvived: the kernel and the file system survived. Every completed write is there.
 	kernelSurvived event = iota
-	// deviceFailed: the kernel survived, but the device failed. Unflushed content may be lost, now or
-	// later.
+	// deviceFailed: the kernel survived, but the device failed. Unflushed content may be lost, now
+	// or later.
 	deviceFailed
 	// remounted: the file system was mounted again. Unflushed content may be lost; the content that
 	// remains is durable.

@@ -14,8 +14,8 @@ import (
 // wholeDevice is the whole device.
 var wholeDevice = []device.Range{{Off: 0, Len: deviceSize}}
 
-// leaveUnflushed leaves disks with flushed content and, over it and beside it, unflushed content. The
-// kernel has written back everything but the data of the latter.
+// leaveUnflushed leaves disks with flushed content and, over it and beside it, unflushed content.
+// The kernel has written back everything but the data of the latter.
 func (m *machine) leaveUnflushed(salt int64) {
 	m.Helper()
 	m.scatter(salt)

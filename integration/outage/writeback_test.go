@@ -60,8 +60,8 @@ func (m *machine) writeBackFails(files []string) {
 	m.Logf("%d files, %d requests of the device failed", len(files), after.Failed-before.Failed)
 }
 
-// writeAndFlush makes the guests write and flush; requests may fail. It returns what may have happened to
-// unflushed content.
+// writeAndFlush makes the guests write and flush; requests may fail. It returns what may have
+// happened to unflushed content.
 func (m *machine) writeAndFlush() event {
 	m.Helper()
 	e := kernelSurvived

@@ -3,6 +3,6 @@
 // back-end that runs in the same guest.
 //
 // It executes requests one by one. It reports a write cache to the kernel, so that a flush arrives
-// for each barrier. It ends when the kernel releases the device, or the back-end disconnects.
-// lets go of the device, or the back-end goes away.
+// for each barrier. It ends when the kernel releases the device, or the back-end disconnects. lets
+// go of the device, or the back-end goes away.
 package main

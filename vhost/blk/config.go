@@ -7,15 +7,15 @@ import (
 	"math"
 )
 
-// SectorSize is the protocol's unit of addresses and lengths, in bytes,
-// whatever the disk's block size (5.2.6).
+// SectorSize is the protocol's unit of addresses and lengths, in bytes, whatever the disk's block
+// size (5.2.6).
 const SectorSize = 512
 
 // IDSize is the length of the identifier that GET_ID returns, in bytes.
 const IDSize = 20
 
-// SpaceSize is the length of struct virtio_blk_config without the fields of
-// features that we do not offer, in bytes.
+// SpaceSize is the length of struct virtio_blk_config without the fields of features that we do not
+// offer, in bytes.
 const SpaceSize = 60
 
 // WritebackOffset is the offset of the writeback byte in the configuration space, the only field

@@ -8,8 +8,8 @@ import (
 	"cowblk/vhost/virtq"
 )
 
-// Sizes in bytes (5.2.6): of le32 type, le32 reserved, le64 sector; and of
-// struct virtio_blk_discard_write_zeroes.
+// Sizes in bytes (5.2.6): of le32 type, le32 reserved, le64 sector; and of struct
+// virtio_blk_discard_write_zeroes.
 const (
 	headerSize  = 16
 	segmentSize = 16
@@ -188,8 +188,7 @@ func (p *Parser) copyHeader(segs [][]byte) (rest [][]byte, ok bool) {
 	}
 }
 
-// splitStatus cuts the last byte off segs, in place; status is nil if there is
-// none.
+// splitStatus cuts the last byte off segs, in place; status is nil if there is none.
 func splitStatus(segs [][]byte) (data [][]byte, status []byte) {
 	last := len(segs) - 1
 	if last < 0 {
@@ -238,8 +237,8 @@ func (s Status) String() string {
 	return fmt.Sprintf("status %d", uint8(s))
 }
 
-// Range is one segment of a DISCARD or WRITE_ZEROES, inside the disk, never
-// empty; sectors of 512 bytes.
+// Range is one segment of a DISCARD or WRITE_ZEROES, inside the disk, never empty; sectors of 512
+// bytes.
 type Range struct {
 	Sector, Sectors uint64
 	Unmap           bool // WRITE_ZEROES: the blocks may be freed

@@ -41,8 +41,8 @@ func split(b []byte, n int) (out [][]byte) {
 	return out
 }
 
-// chain makes a chain of the readable bytes and of n writable ones, in
-// descriptors of at most size bytes.
+// chain makes a chain of the readable bytes and of n writable ones, in descriptors of at most size
+// bytes.
 func chain(readable []byte, n, size int) *virtq.Chain {
 	return &virtq.Chain{
 		Readable: split(readable, size), ReadLen: uint64(len(readable)),

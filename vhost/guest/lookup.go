@@ -27,9 +27,8 @@ func (t *Table) find(gpa uint64) (*region, int) {
 	return r, lo - 1
 }
 
-// Slice returns the n bytes at guest physical address gpa, which must lie
-// within one region. The slice is valid while the caller holds a reference to
-// the table. Errors wrap ErrOutside.
+// Slice returns the n bytes at guest physical address gpa, which must lie within one region. The
+// slice is valid while the caller holds a reference to the table. Errors wrap ErrOutside.
 func (t *Table) Slice(gpa, n uint64) ([]byte, error) {
 	r, _ := t.find(gpa)
 	if r == nil {
@@ -60,8 +59,8 @@ func (t *Table) Append(dst [][]byte, gpa, n uint64) ([][]byte, error) {
 	return t.appendAcross(dst, gpa, n, i)
 }
 
-// appendAcross is Append for a range that leaves region i. The addresses of a
-// region never wrap, so the sums below do not either.
+// appendAcross is Append for a range that leaves region i. The addresses of a region never wrap, so
+// the sums below do not either.
 func (t *Table) appendAcross(dst [][]byte, gpa, n uint64, i int) ([][]byte, error) {
 	out := dst
 	at, left := gpa, n

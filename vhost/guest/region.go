@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapping is one mmap of a region's file, shared by every table that has the
-// region.
+// mapping is one mmap of a region's file, shared by every table that has the region.
 type mapping struct {
 	space *Space
 	raw   []byte // as mmap returned it: page-aligned, may be larger than the region

@@ -19,8 +19,8 @@ var (
 	ErrOutside = errors.New("address outside guest memory")
 )
 
-// RegionDesc is one memory region as the front-end announced it (vhost-user,
-// "Memory region description"). All fields are in bytes.
+// RegionDesc is one memory region as the front-end announced it (vhost-user, "Memory region
+// description"). All fields are in bytes.
 type RegionDesc struct {
 	GuestAddr  uint64 // guest physical address of the first byte
 	Size       uint64
@@ -40,8 +40,8 @@ type region struct {
 	mapping *mapping
 }
 
-// Table is an immutable, reference-counted set of mapped regions, ordered by
-// guest address. It may be used by any number of goroutines.
+// Table is an immutable, reference-counted set of mapped regions, ordered by guest address. It may
+// be used by any number of goroutines.
 type Table struct {
 	space   *Space
 	regions []region
@@ -57,9 +57,8 @@ func NewTable(regions []RegionDesc, fds []int) (*Table, error) {
 	return new(Space).NewTable(regions, fds)
 }
 
-// With returns a new table that also has r, mapped from fd (ADD_MEM_REG). The
-// caller holds one reference to it and keeps fd. Errors wrap ErrRegion or come
-// from mmap.
+// With returns a new table that also has r, mapped from fd (ADD_MEM_REG). The caller holds one
+// reference to it and keeps fd. Errors wrap ErrRegion or come from mmap.
 func (t *Table) With(r RegionDesc, fd int) (*Table, error) {
 	if err := t.fits(r); err != nil {
 		return nil, err
@@ -77,9 +76,9 @@ func (t *Table) With(r RegionDesc, fd int) (*Table, error) {
 	return next, nil
 }
 
-// Without returns a new table that lacks r (REM_MEM_REG). The caller holds one
-// reference to it. As the protocol asks, the region is the one whose guest
-// address, user address and size are r's; anything else is ErrRegion.
+// Without returns a new table that lacks r (REM_MEM_REG). The caller holds one reference to it. As
+// the protocol asks, the region is the one whose guest address, user address and size are r's;
+// anything else is ErrRegion.
 func (t *Table) Without(r RegionDesc) (*Table, error) {
 	i := slices.IndexFunc(t.regions, func(x region) bool {
 		return x.GuestAddr == r.GuestAddr && x.UserAddr == r.UserAddr && x.Size == r.Size

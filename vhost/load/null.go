@@ -25,8 +25,7 @@ type Null struct {
 	ended  chan error   // what Serve returned
 }
 
-// startNull serves one connection, whose other end it returns, until that is
-// closed.
+// startNull serves one connection, whose other end it returns, until that is closed.
 func startNull(queues int) (*Null, *net.UnixConn, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

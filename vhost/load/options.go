@@ -56,8 +56,8 @@ type Options struct {
 	Size   int64 `json:"size"`
 	Offset int64 `json:"offset"`
 
-	// Poll makes the driver spin with interrupts suppressed; otherwise it sleeps
-	// on the call eventfd, as a guest does.
+	// Poll makes the driver spin with interrupts suppressed; otherwise it sleeps on the call
+	// eventfd, as a guest does.
 	Poll bool `json:"poll"`
 	// FsyncEvery makes each of the QueueDepth requesters flush after this number of its writes, and
 	// wait for the flush; 0: never.

@@ -9,8 +9,8 @@ import (
 // ChainBase is the smallest ID of a chain; smaller IDs are slots.
 const ChainBase = 1 << 16
 
-// Segment is a buffer of a chain, at a guest address, for the device to read
-// (or to write, if Write is set). It may cross regions.
+// Segment is a buffer of a chain, at a guest address, for the device to read (or to write, if Write
+// is set). It may cross regions.
 type Segment struct {
 	Addr  uint64
 	Len   uint32
@@ -75,8 +75,7 @@ func (d *Driver) DoChain(segments []Segment, indirect int) (written uint32, err 
 // HeaderSize is the size in bytes of what PutHeader writes.
 const HeaderSize = headerSize
 
-// PutHeader writes a request's header (struct virtio_blk_req up to its data) to
-// the start of b.
+// PutHeader writes a request's header (struct virtio_blk_req up to its data) to the start of b.
 func PutHeader(b []byte, op Op, sector uint64) {
 	binary.LittleEndian.PutUint32(b, uint32(op))
 	binary.LittleEndian.PutUint32(b[4:], 0)

@@ -267,8 +267,8 @@ func (d *Driver) expose(head uint16, fl flight) {
 	d.inFlight++
 }
 
-// Kick makes the submitted requests visible to the device and notifies it if it
-// asked for that (virtio 1.2, 2.7.13.4.1).
+// Kick makes the submitted requests visible to the device and notifies it if it asked for that
+// (virtio 1.2, 2.7.13.4.1).
 func (d *Driver) Kick() error {
 	old := d.published
 	if d.next == old {

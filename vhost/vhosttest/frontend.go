@@ -230,9 +230,8 @@ func (f *Frontend) Memory() *Memory { return f.mem }
 // Driver returns the driver of ring i.
 func (f *Frontend) Driver(i int) *Driver { return f.drivers[i] }
 
-// PeerPID returns the process that listens on the back-end's socket, as the
-// kernel recorded it (SO_PEERCRED); 0 if it is in a PID namespace that this
-// process does not see.
+// PeerPID returns the process that listens on the back-end's socket, as the kernel recorded it
+// (SO_PEERCRED); 0 if it is in a PID namespace that this process does not see.
 func (f *Frontend) PeerPID() (int, error) {
 	c, err := unix.GetsockoptUcred(f.sockFD, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

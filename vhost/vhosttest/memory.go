@@ -68,8 +68,8 @@ func (m *Memory) FD() int { return m.fd }
 // ends.
 func (m *Memory) Regions() []guest.RegionDesc { return m.regions }
 
-// Bytes returns n bytes at a guest address, across regions if need be. It
-// panics on addresses outside, like a slice expression.
+// Bytes returns n bytes at a guest address, across regions if need be. It panics on addresses
+// outside, like a slice expression.
 func (m *Memory) Bytes(gpa, n uint64) []byte {
 	off := gpa - guestBase
 	return m.all[off : off+n : off+n]

@@ -29,8 +29,8 @@ func (f *Frontend) SendRaw(b []byte, fds ...int) error {
 	return f.conn.WriteRaw(b, fds...)
 }
 
-// Receive returns the next message from the back-end. Its payload is valid
-// until the next call; the caller closes its descriptors.
+// Receive returns the next message from the back-end. Its payload is valid until the next call; the
+// caller closes its descriptors.
 func (f *Frontend) Receive() (*vhost.Message, error) {
 	if err := f.deadline(); err != nil {
 		return nil, err

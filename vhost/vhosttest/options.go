@@ -36,8 +36,8 @@ const DriverFeatures = FeatureSizeMax | FeatureSegMax | FeatureRO | FeatureBlkSi
 type Style int
 
 const (
-	// QEMU 7.2 to 10: protocol features first, memory before rings, rings
-	// enabled last; at the end rings are disabled, then stopped.
+	// QEMU 7.2 to 10: protocol features first, memory before rings, rings enabled last; at the end
+	// rings are disabled, then stopped.
 	QEMU Style = iota
 	// SPDK's initiator: features before protocol features, no reply-ack, rings enabled before any
 	// other message about them, no FLUSH and no INDIRECT; at the end rings are stopped and the
@@ -99,8 +99,8 @@ type Options struct {
 	// MaxTransfer is the size of a slot's buffer in bytes; 0: as large as half of the memory
 	// allows, at most 1 MiB.
 	MaxTransfer int
-	// Poll makes the driver spin with interrupts suppressed; otherwise it
-	// blocks on the call eventfd.
+	// Poll makes the driver spin with interrupts suppressed; otherwise it blocks on the call
+	// eventfd.
 	Poll bool
 	// NoKick sends no kick descriptor: the back-end must poll the ring.
 	NoKick bool

@@ -285,8 +285,8 @@ func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() e
 	return f, func() error { return <-end }
 }
 
-// connect is connectEnd for a connection that must succeed. The returned
-// function closes it and checks both ends.
+// connect is connectEnd for a connection that must succeed. The returned function closes it and
+// checks both ends.
 func connect(t testing.TB, d *ramDisk, o Options) (*Frontend, func()) {
 	t.Helper()
 	f, wait := connectEnd(t, d, o)

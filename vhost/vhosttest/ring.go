@@ -25,8 +25,8 @@ func newRing(m *Memory, num uint16) (*Ring, error) {
 	r := &Ring{Num: num, shadow: make([]RawDesc, num)}
 	descSize := uint64(virtq.DescTableSize(num))
 	availSize := uint64(virtq.AvailSize(num)+7) &^ 7
-	// The used ring gets its own page, as Linux lays it out, so that no cache
-	// line is written by both sides.
+	// The used ring gets its own page, as Linux lays it out, so that no cache line is written by
+	// both sides.
 	usedAt := (descSize + availSize + 4095) &^ 4095
 	size := usedAt + uint64(virtq.UsedSize(num)+7)&^7
 	gpa, err := m.Alloc(size, 4096)
@@ -57,8 +57,7 @@ func (r *Ring) Clear() {
 	r.availFlags = 0
 }
 
-// RawDesc is a descriptor as it lies in memory: flags are virtq.DescNext and
-// so on.
+// RawDesc is a descriptor as it lies in memory: flags are virtq.DescNext and so on.
 type RawDesc struct {
 	Addr        uint64 // guest address
 	Len         uint32 // bytes

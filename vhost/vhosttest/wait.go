@@ -16,8 +16,7 @@ var (
 	ErrTimeout = errors.New("the device did not answer in time")
 	// ErrDisconnected reports that the back-end closed the connection.
 	ErrDisconnected = errors.New("the back-end disconnected")
-	// ErrQueueBroken reports that the back-end signalled the ring's error
-	// eventfd.
+	// ErrQueueBroken reports that the back-end signalled the ring's error eventfd.
 	ErrQueueBroken = errors.New("the back-end reported a broken ring")
 )
 
@@ -84,8 +83,7 @@ func (d *Driver) block(deadline time.Time) (err error) {
 
 func (d *Driver) ready() bool { return d.ring.UsedIdx() != d.last }
 
-// sleep waits for the call eventfd, the error eventfd or the end of the
-// connection.
+// sleep waits for the call eventfd, the error eventfd or the end of the connection.
 func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 	fds := &d.pollFDs
 	fds[0] = unix.PollFd{Fd: int32(d.call), Events: unix.POLLIN}

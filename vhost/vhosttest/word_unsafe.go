@@ -12,7 +12,7 @@ func word(b []byte, off int) *uint32 {
 	return (*uint32)(unsafe.Pointer((*[4]byte)(b[off:])))
 }
 
-// load and store are sequentially consistent, which orders them as acquire and
-// release and keeps a load from passing an earlier store.
+// load and store are sequentially consistent, which orders them as acquire and release and keeps a
+// load from passing an earlier store.
 func load(p *uint32) uint32     { return atomic.LoadUint32(p) }
 func store(p *uint32, v uint32) { atomic.StoreUint32(p, v) }

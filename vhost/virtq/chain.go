@@ -6,8 +6,8 @@ import (
 	"cowblk/vhost/guest"
 )
 
-// maxChainBytes limits a chain, readable and writable parts together, so that a
-// used length fits its 32 bits; the specification's limit is one more (2.7.5.2).
+// maxChainBytes limits a chain, readable and writable parts together, so that a used length fits
+// its 32 bits; the specification's limit is one more (2.7.5.2).
 const maxChainBytes = 1<<32 - 1
 
 // maxSlices limits the slices of a chain. A descriptor gives one slice for each region that it
@@ -19,9 +19,9 @@ const maxSlices = 2 * MaxChain
 // driver needs within the usual limits of segments.
 const keptSlices = 256
 
-// Chain is one chain of descriptors as byte slices of guest memory. The slices
-// are valid while the caller holds the memory table given to Load, and until
-// the next Load into the same Chain, which reuses their arrays.
+// Chain is one chain of descriptors as byte slices of guest memory. The slices are valid while the
+// caller holds the memory table given to Load, and until the next Load into the same Chain, which
+// reuses their arrays.
 type Chain struct {
 	Head               uint16
 	Readable, Writable [][]byte // no empty slices; one descriptor may give several

@@ -85,9 +85,8 @@ func (k *tracker) mark(head uint16) {
 	word.Put32(k.mem, at+stateMark, 1)
 }
 
-// link writes the list of the batch, before the used index shows it to the
-// driver; that store is atomic, so the plain ones here stay before it. used is
-// the index still in the ring.
+// link writes the list of the batch, before the used index shows it to the driver; that store is
+// atomic, so the plain ones here stay before it. used is the index still in the ring.
 func (k *tracker) link(used uint16) {
 	for _, head := range k.batch {
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateLink:], uint32(k.last)<<16)

@@ -40,8 +40,8 @@ const (
 	RingEntries  = 4  // first element, in both rings
 )
 
-// The rings' sizes round up to 4 bytes because their last field, the event
-// index, is reached through a 32-bit word.
+// The rings' sizes round up to 4 bytes because their last field, the event index, is reached
+// through a 32-bit word.
 
 // DescTableSize returns the bytes of the descriptor table of num descriptors.
 func DescTableSize(num uint16) int { return DescSize * int(num) }
@@ -78,9 +78,9 @@ func checkNum(num uint16) error {
 	return nil
 }
 
-// MapSplit finds the three parts of a split ring of num descriptors from their
-// front-end virtual addresses (SET_VRING_ADDR). The slices alias guest memory
-// and are valid while the caller holds a reference to t. Errors wrap ErrRing.
+// MapSplit finds the three parts of a split ring of num descriptors from their front-end virtual
+// addresses (SET_VRING_ADDR). The slices alias guest memory and are valid while the caller holds a
+// reference to t. Errors wrap ErrRing.
 func MapSplit(t *guest.Table, num uint16, descUVA, availUVA, usedUVA uint64) (desc, avail, used []byte, err error) {
 	if err := checkNum(num); err != nil {
 		return nil, nil, nil, err

@@ -59,8 +59,7 @@ func newRig(t testing.TB, cfg virtq.SplitConfig) *rig {
 	return r
 }
 
-// region returns memory for one queue's region of an in-flight buffer; nil for
-// num 0.
+// region returns memory for one queue's region of an in-flight buffer; nil for num 0.
 func region(t testing.TB, num uint16) []byte {
 	t.Helper()
 	if num == 0 {

@@ -90,9 +90,9 @@ func NewSplit(cfg SplitConfig) (*Split, error) {
 	return q, nil
 }
 
-// SetMemory moves the live ring to a new mapping of the same guest memory (the
-// memory table was replaced). Cursors and requests in flight stay as they are.
-// On an error, which wraps ErrRing, the old mapping stays in use.
+// SetMemory moves the live ring to a new mapping of the same guest memory (the memory table was
+// replaced). Cursors and requests in flight stay as they are. On an error, which wraps ErrRing, the
+// old mapping stays in use.
 func (q *Split) SetMemory(desc, avail, used []byte) error {
 	if err := checkPart("descriptor table", desc, DescTableSize(q.num), descAlign); err != nil {
 		return err

@@ -23,8 +23,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// roundTrips passes n one-descriptor chains through the ring in batches that
-// fill it, and compares what both sides see.
+// roundTrips passes n one-descriptor chains through the ring in batches that fill it, and compares
+// what both sides see.
 func roundTrips(t *testing.T, r *rig, n int) {
 	t.Helper()
 	sent := map[uint16]uint32{} // by head: bytes

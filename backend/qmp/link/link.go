@@ -161,8 +161,8 @@ func (l *Link) Read(deliver func(qmp.Event)) error {
 	}
 }
 
-// Run executes one command. Errors: *Error from the server; ErrDisconnected; ctx's. Replies are matched by id, so that a late reply is not taken for that
-// of another command.
+// Run executes one command. Errors: *Error from the server; ErrDisconnected; ctx's. Replies are
+// matched by id, so that a late reply is not taken for that of another command.
 func (l *Link) Run(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	l.mu.Lock()
 	if l.pending == nil {

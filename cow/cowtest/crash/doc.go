@@ -5,8 +5,9 @@
 // A Life carries a script (Step) out on a faultfs.Machine. It creates, serves, promotes, rolls back
 // and removes disks through package store and package cow, as the programs do, and submits guests'
 // requests. Depth says how many of them overlap in time. All goroutines of that process run in a
-// testing/synctest bubble. Each of their calls on files waits for its turn, and a seed decides whose
-// turn is next. So the same seed gives the same order of everything, and every order is possible.
+// testing/synctest bubble. Each of their calls on files waits for its turn, and a seed decides
+// whose turn is next. So the same seed gives the same order of everything, and every order is
+// possible.
 //
 // The machine's tape records all changes, and between them the player's notes: a write begins, a
 // flush has succeeded, a promotion swaps.
@@ -14,18 +15,18 @@
 // # A cut
 //
 // Examine plays a tape again, record by record. After every record, or after random ones, it cuts
-// the power: it makes images of the states that a cut may leave (faultfs.Choice) and opens every disk
-// and tag of each image through the real open path.
+// the power: it makes images of the states that a cut may leave (faultfs.Choice) and opens every
+// disk and tag of each image through the real open path.
 //
 // The Oracle follows the notes. For each sector it knows the writes that may be its content: all
-// writes that have begun, except those that ended before the begin of another write whose durability
-// was acknowledged. For the store it knows the possible states: one, or two during a change (before
-// and after it). A tag has the content of its disk at the swap. After its layer is sealed, it has
-// exactly the content that was read then. An image must match one of the states in everything, and
-// no half-made change may stay after the next command has cleaned up. A copy of some images, and of
-// all machines that were killed or have lost their file system, is dismantled: its disks are removed
-// one by one, beginning with any of them. The remaining disks must keep their content, and no layer
-// may be left at the end.
+// writes that have begun, except those that ended before the begin of another write whose
+// durability was acknowledged. For the store it knows the possible states: one, or two during a
+// change (before and after it). A tag has the content of its disk at the swap. After its layer is
+// sealed, it has exactly the content that was read then. An image must match one of the states in
+// everything, and no half-made change may stay after the next command has cleaned up. A copy of
+// some images, and of all machines that were killed or have lost their file system, is dismantled:
+// its disks are removed one by one, beginning with any of them. The remaining disks must keep their
+// content, and no layer may be left at the end.
 //
 // The death of the process alone loses nothing: every disk is read when it is opened, and must show
 // all completed writes, flushed or not. The next process must be able to make them durable, which
@@ -81,7 +82,7 @@
 //   - TestEveryCallFails: every call on a file fails once, in every way.
 //   - TestBitFlips, TestJunk: damage to every file.
 //
-// The tests have a short form, which always runs, and a long form. COWBLK_CRASH_CUTS is the number of
-// random cuts (make crash: a million); it also makes the other tests complete. COWBLK_CRASH_SEED
+// The tests have a short form, which always runs, and a long form. COWBLK_CRASH_CUTS is the number
+// of random cuts (make crash: a million); it also makes the other tests complete. COWBLK_CRASH_SEED
 // repeats a run of TestRandom.
 package crash

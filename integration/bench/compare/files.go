@@ -100,8 +100,7 @@ func connect(socket string) (*vhosttest.Frontend, error) {
 	return f, nil
 }
 
-// configWCE is the offset of writeback in the configuration space (virtio 1.2,
-// 5.2.4).
+// configWCE is the offset of writeback in the configuration space (virtio 1.2, 5.2.4).
 const configWCE = 32
 
 // extent is a part of a disk, in bytes.

@@ -73,9 +73,9 @@ func (s *site) startServer(ctx context.Context, contender string, cmd func(socke
 	return nil
 }
 
-// restartServers restarts the servers of tasks. An instance's speed depends by up to a quarter on where its
-// memory lies; with restarts this is part of the spread and not of the result. Each server reads
-// its whole disk before it is measured, the second time from its own cache.
+// restartServers restarts the servers of tasks. An instance's speed depends by up to a quarter on
+// where its memory lies; with restarts this is part of the spread and not of the result. Each
+// server reads its whole disk before it is measured, the second time from its own cache.
 func (s *site) restartServers(ctx context.Context, tasks []task) error {
 	done := map[string]bool{}
 	for _, t := range tasks {

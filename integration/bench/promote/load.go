@@ -119,8 +119,8 @@ func (l *loader) fill(bytes int64) error {
 	return nil
 }
 
-// takeSamples returns the requests that completed since the last call. Requests in flight at the time of
-// the call may be missing; the next call returns them.
+// takeSamples returns the requests that completed since the last call. Requests in flight at the
+// time of the call may be missing; the next call returns them.
 func (l *loader) takeSamples() []sample {
 	ask := make(chan []sample, 1)
 	l.asked.Store(&ask)

@@ -63,8 +63,8 @@ func (t *target) end() error {
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
-// freeSealed frees the space of sealed layers that use more than bytes (0: of none). Nobody reads them
-// again, and the file system's size then does not bound the number of promotions.
+// freeSealed frees the space of sealed layers that use more than bytes (0: of none). Nobody reads
+// them again, and the file system's size then does not bound the number of promotions.
 func (t *target) freeSealed(bytes int64) error {
 	if bytes == 0 {
 		return nil // do not list what may be a thousand layers

@@ -20,7 +20,8 @@ type client struct {
 	tag    string // the tag to clone
 }
 
-// countedCalls lists the system calls on files. Those for threads and memory differ from run to run.
+// countedCalls lists the system calls on files. Those for threads and memory differ from run to
+// run.
 const countedCalls = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
 
 func (c *client) command(name string, args ...string) *exec.Cmd {

@@ -60,8 +60,8 @@ func (d *Driver) Add(ds ...virtq.Desc) (head uint16, err error) {
 	return head, nil
 }
 
-// AddIndirect writes ds, linked, as an indirect table at guest address gpa,
-// and adds the one descriptor that refers to it.
+// AddIndirect writes ds, linked, as an indirect table at guest address gpa, and adds the one
+// descriptor that refers to it.
 func (d *Driver) AddIndirect(gpa uint64, ds ...virtq.Desc) (head uint16, err error) {
 	if len(d.free) == 0 {
 		return 0, ErrFull

@@ -94,8 +94,8 @@ func (m *Memory) FDs() []int {
 // Table returns the device's view of the memory, with one reference.
 func (m *Memory) Table() (*guest.Table, error) { return guest.NewTable(m.regions, m.FDs()) }
 
-// Bytes returns the n bytes at guest address gpa in the driver's mapping, or
-// nil if they do not lie within one region.
+// Bytes returns the n bytes at guest address gpa in the driver's mapping, or nil if they do not lie
+// within one region.
 func (m *Memory) Bytes(gpa, n uint64) []byte {
 	for i, r := range m.regions {
 		if gpa >= r.GuestAddr && gpa-r.GuestAddr < r.Size && n <= r.Size-(gpa-r.GuestAddr) {

@@ -54,8 +54,7 @@ func (r *Ring) Clear() {
 // SetDesc writes descriptor i.
 func (r *Ring) SetDesc(i uint16, d virtq.Desc) { d.Put(r.desc[virtq.DescSize*int(i):]) }
 
-// WriteTable writes an indirect table at guest address gpa, which must be in
-// memory.
+// WriteTable writes an indirect table at guest address gpa, which must be in memory.
 func (r *Ring) WriteTable(gpa uint64, ds []virtq.Desc) {
 	b := r.mem.Bytes(gpa, uint64(virtq.DescSize*len(ds)))
 	for i, d := range ds {

@@ -24,8 +24,8 @@ const (
 	margin     = 3 * vg.Millimeter
 )
 
-// colour returns a colour. The colours differ in lightness, too: cowblk blue, its pass-through light
-// blue, QEMU's orange and brown, references grey.
+// colour returns a colour. The colours differ in lightness, too: cowblk blue, its pass-through
+// light blue, QEMU's orange and brown, references grey.
 func colour(kind kind) color.Color {
 	switch kind {
 	case ours:

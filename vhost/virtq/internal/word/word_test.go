@@ -65,8 +65,7 @@ func TestAligned(t *testing.T) {
 	}
 }
 
-// Two goroutines own one half of a word each; neither may lose the other's
-// stores.
+// Two goroutines own one half of a word each; neither may lose the other's stores.
 func TestHalvesAreIndependent(t *testing.T) {
 	const n = 20000
 	b := aligned(4)

@@ -24,13 +24,13 @@ func ptr(p []byte, off int) *uint32 {
 // Load32 reads the word at off, a multiple of 4.
 func Load32(p []byte, off int) uint32 { return atomic.LoadUint32(ptr(p, off)) }
 
-// Store32 writes the word at off, a multiple of 4. Both halves must belong to
-// the caller: the other side's write to one of them would be lost.
+// Store32 writes the word at off, a multiple of 4. Both halves must belong to the caller: the other
+// side's write to one of them would be lost.
 func Store32(p []byte, off int, v uint32) { atomic.StoreUint32(ptr(p, off), v) }
 
-// Put32 writes the word at off, a multiple of 4, for a process that uses the memory after this thread
-// was killed: it keeps its place among the thread's stores, but orders nothing for a concurrent
-// reader. It is not inlined, because the compiler moves no store past a call.
+// Put32 writes the word at off, a multiple of 4, for a process that uses the memory after this
+// thread was killed: it keeps its place among the thread's stores, but orders nothing for a
+// concurrent reader. It is not inlined, because the compiler moves no store past a call.
 //
 //go:noinline
 func Put32(p []byte, off int, v uint32) { *ptr(p, off) = v }
