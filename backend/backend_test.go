@@ -14,7 +14,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 const testDisk = backendtest.Size
@@ -59,19 +59,19 @@ func must(t testing.TB, err error) {
 	backendtest.Must(t, err)
 }
 
-func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
+func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	s.t.Helper()
-	f, err := vhosttest.Dial(s.socket, o)
+	f, err := frontend.Dial(s.socket, o)
 	must(s.t, err)
 	return f
 }
 
-func writes(d *vhosttest.Driver, b byte, off int64) func() error {
+func writes(d *frontend.Driver, b byte, off int64) func() error {
 	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
 }
 
 // readBack compares the whole disk with want, through driver d.
-func readBack(t *testing.T, d *vhosttest.Driver, want []byte) {
+func readBack(t *testing.T, d *frontend.Driver, want []byte) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
 	for off := 0; off < len(want); off += len(buf) {
@@ -84,17 +84,17 @@ func readBack(t *testing.T, d *vhosttest.Driver, want []byte) {
 }
 
 func TestReadWriteThroughRings(t *testing.T) {
-	for name, o := range map[string]vhosttest.Options{
+	for name, o := range map[string]frontend.Options{
 		"qemu":         {},
 		"qemu polling": {Poll: true},
-		"spdk":         {Style: vhosttest.SPDK, Poll: true},
+		"spdk":         {Style: frontend.SPDK, Poll: true},
 		"4 queues":     {Queues: 4},
 		"8 regions":    {Regions: 8},
 		"no kick":      {NoKick: true},
 		"small ring":   {QueueSize: 4},
 		"large ring":   {QueueSize: 1024},
-		"no event idx": {Refuse: vhosttest.FeatureEventIdx},
-		"no indirect":  {Refuse: vhosttest.FeatureIndirect},
+		"no event idx": {Refuse: frontend.FeatureEventIdx},
+		"no indirect":  {Refuse: frontend.FeatureIndirect},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, DeviceOptions{})
@@ -117,7 +117,7 @@ func TestReadWriteThroughRings(t *testing.T) {
 				_, err := d.WriteAt(p, int64(off))
 				must(t, err)
 				copy(want[off:], p)
-				if i%50 == 0 && f.Features()&vhosttest.FeatureFlush != 0 {
+				if i%50 == 0 && f.Features()&frontend.FeatureFlush != 0 {
 					must(t, d.Flush())
 				}
 			}
@@ -128,7 +128,7 @@ func TestReadWriteThroughRings(t *testing.T) {
 
 func TestDiscardWriteZeroesAndID(t *testing.T) {
 	s := serve(t, DeviceOptions{Serial: "serial-1"})
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	d := f.Driver(0)
 	id, err := d.GetID()
@@ -137,17 +137,17 @@ func TestDiscardWriteZeroesAndID(t *testing.T) {
 		t.Errorf("GET_ID: %q", id)
 	}
 	want := bytes.Clone(s.base)
-	must(t, d.WriteZeroes(vhosttest.Range{Off: 512, Len: 9000 - 9000%512}, vhosttest.Range{Off: 1 << 20, Len: 2 << 20}))
+	must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512}, frontend.Range{Off: 1 << 20, Len: 2 << 20}))
 	clear(want[512 : 512+9000-9000%512])
 	clear(want[1<<20 : 3<<20])
-	must(t, d.Discard(vhosttest.Range{Off: 8 << 20, Len: 1 << 20}))
+	must(t, d.Discard(frontend.Range{Off: 8 << 20, Len: 1 << 20}))
 	clear(want[8<<20 : 9<<20])
 	readBack(t, d, want)
 }
 
 func TestStopContResetKeepContent(t *testing.T) {
 	s := serve(t, DeviceOptions{})
-	f := s.dial(vhosttest.Options{Queues: 2})
+	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Close()
 	want := bytes.Clone(s.base)
 	for i := range 20 {
@@ -171,7 +171,7 @@ func TestNextFrontendOnTheSameSocket(t *testing.T) {
 	s := serve(t, DeviceOptions{})
 	want := bytes.Clone(s.base)
 	for i := range 30 {
-		f := s.dial(vhosttest.Options{})
+		f := s.dial(frontend.Options{})
 		p := bytes.Repeat([]byte{byte(i + 1)}, 4096)
 		_, err := f.Driver(0).WriteAt(p, int64(i)*8192)
 		must(t, err)
@@ -182,7 +182,7 @@ func TestNextFrontendOnTheSameSocket(t *testing.T) {
 			must(t, f.Abort()) // as when QEMU is killed
 		}
 	}
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	readBack(t, f.Driver(0), want)
 	if got := s.dev.Stats().Writes; got != 30 {
@@ -192,12 +192,12 @@ func TestNextFrontendOnTheSameSocket(t *testing.T) {
 
 func TestReadOnlyDevice(t *testing.T) {
 	s := serve(t, DeviceOptions{ReadOnly: true})
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
-	if f.Offered()&vhosttest.FeatureRO == 0 || f.Offered()&(vhosttest.FeatureDiscard|vhosttest.FeatureWriteZeroes) != 0 {
+	if f.Offered()&frontend.FeatureRO == 0 || f.Offered()&(frontend.FeatureDiscard|frontend.FeatureWriteZeroes) != 0 {
 		t.Errorf("features %#x", f.Offered())
 	}
-	var status *vhosttest.StatusError
+	var status *frontend.StatusError
 	if _, err := f.Driver(0).WriteAt(make([]byte, 512), 0); !errors.As(err, &status) {
 		t.Errorf("write: %v", err)
 	}
@@ -206,7 +206,7 @@ func TestReadOnlyDevice(t *testing.T) {
 
 func TestWriteCacheOff(t *testing.T) {
 	s := serve(t, DeviceOptions{})
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	d := f.Driver(0)
 	rounds := func() uint64 { return s.disk.Stats().FlushRounds }
@@ -227,9 +227,9 @@ func TestWriteCacheOff(t *testing.T) {
 // the other disks go on.
 func TestMemoryShrunkUnderTheQueue(t *testing.T) {
 	bad, good := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
-	healthy := good.dial(vhosttest.Options{})
+	healthy := good.dial(frontend.Options{})
 	defer healthy.Close()
-	f := bad.dial(vhosttest.Options{NoKick: true, Timeout: 2 * time.Second})
+	f := bad.dial(frontend.Options{NoKick: true, Timeout: 2 * time.Second})
 	must(t, os.Truncate(memoryFile(f), 0))
 	for deadline := time.Now().Add(10 * time.Second); bad.dev.Stats().Broken == 0; {
 		if time.Now().After(deadline) {
@@ -240,12 +240,12 @@ func TestMemoryShrunkUnderTheQueue(t *testing.T) {
 	f.Abort()
 	readBack(t, healthy.Driver(0), good.base)
 
-	again := bad.dial(vhosttest.Options{})
+	again := bad.dial(frontend.Options{})
 	defer again.Close()
 	readBack(t, again.Driver(0), bad.base)
 }
 
-func memoryFile(f *vhosttest.Frontend) string {
+func memoryFile(f *frontend.Frontend) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(f.Memory().FD()))
 }
 
@@ -253,12 +253,12 @@ func memoryFile(f *vhosttest.Frontend) string {
 // and then the connection ends.
 func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 	s := serve(t, DeviceOptions{})
-	f := s.dial(vhosttest.Options{QueueSize: 256})
+	f := s.dial(frontend.Options{QueueSize: 256})
 	defer f.Abort()
 	d := f.Driver(0)
 	stopped := make(chan struct{})
 	go func() { time.Sleep(20 * time.Millisecond); s.stop(); close(stopped) }()
-	var done []vhosttest.Completion
+	var done []frontend.Completion
 	inFlight := make([]bool, d.Slots())
 	for running := true; running; {
 		select {
@@ -267,7 +267,7 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 		default:
 		}
 		for i := range inFlight {
-			if !inFlight[i] && running && d.Submit(i, vhosttest.OpWrite, int64(i)*4096, 4096) == nil {
+			if !inFlight[i] && running && d.Submit(i, frontend.OpWrite, int64(i)*4096, 4096) == nil {
 				inFlight[i] = true
 			}
 		}
@@ -275,7 +275,7 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 		done = d.Poll(done[:0])
 		for _, c := range done {
 			inFlight[c.ID] = false
-			if c.Status != vhosttest.StatusOK {
+			if c.Status != frontend.StatusOK {
 				t.Fatalf("status %d", c.Status)
 			}
 		}
@@ -285,26 +285,26 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 
 func TestNoAllocationPerRequest(t *testing.T) {
 	s := serve(t, DeviceOptions{})
-	f := s.dial(vhosttest.Options{}) // not polling: AllocsPerRun leaves one thread to run Go
+	f := s.dial(frontend.Options{}) // not polling: AllocsPerRun leaves one thread to run Go
 	defer f.Close()
 	d := f.Driver(0)
-	done := make([]vhosttest.Completion, 0, 8)
-	round := func(op vhosttest.Op, off int64) {
+	done := make([]frontend.Completion, 0, 8)
+	round := func(op frontend.Op, off int64) {
 		must(t, d.Submit(0, op, off, 4096))
 		must(t, d.Kick())
 		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
 			must(t, d.Wait())
 		}
 	}
-	round(vhosttest.OpWrite, 0)
-	for name, op := range map[string]vhosttest.Op{"read": vhosttest.OpRead, "write": vhosttest.OpWrite, "flush": vhosttest.OpFlush} {
+	round(frontend.OpWrite, 0)
+	for name, op := range map[string]frontend.Op{"read": frontend.OpRead, "write": frontend.OpWrite, "flush": frontend.OpFlush} {
 		// AllocsPerRun counts every goroutine's, hence the worker's too.
 		if n := testing.AllocsPerRun(1000, func() { round(op, 0) }); n != 0 {
 			t.Errorf("%s: %v allocations per request", name, n)
 		}
 	}
 	off := int64(1 << 20)
-	if n := testing.AllocsPerRun(1000, func() { round(vhosttest.OpWrite, off); off += 4096 }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { round(frontend.OpWrite, off); off += 4096 }); n != 0 {
 		t.Errorf("first write: %v allocations per request", n)
 	}
 }

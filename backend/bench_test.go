@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // From the driver's Submit to its Poll: 4 KiB reads at random places of a base that is in memory,
@@ -33,7 +33,7 @@ func BenchmarkEndToEnd(b *testing.B) {
 				// What processors does for a daemon: both sides spin, and the rest.
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
 				s := serve(b, DeviceOptions{Poll: poll})
-				f := s.dial(vhosttest.Options{Poll: load.polling})
+				f := s.dial(frontend.Options{Poll: load.polling})
 				defer f.Close()
 				d := f.Driver(0)
 				runtime.LockOSThread()
@@ -57,12 +57,12 @@ func BenchmarkEndToEnd(b *testing.B) {
 }
 
 // flood keeps depth reads in flight until n have come back.
-func flood(b *testing.B, d *vhosttest.Driver, n, depth int, think time.Duration) {
-	done := make([]vhosttest.Completion, 0, d.Slots())
+func flood(b *testing.B, d *frontend.Driver, n, depth int, think time.Duration) {
+	done := make([]frontend.Completion, 0, d.Slots())
 	random := uint64(1)
 	submit := func(slot int) {
 		random = random*6364136223846793005 + 1442695040888963407
-		must(b, d.Submit(slot, vhosttest.OpRead, int64(random>>33)%(testDisk/4096)*4096, 4096))
+		must(b, d.Submit(slot, frontend.OpRead, int64(random>>33)%(testDisk/4096)*4096, 4096))
 	}
 	sent, back := 0, 0
 	for ; sent < min(depth, n); sent++ {
@@ -78,7 +78,7 @@ func flood(b *testing.B, d *vhosttest.Driver, n, depth int, think time.Duration)
 			}
 		}
 		for _, c := range done {
-			if c.Status != vhosttest.StatusOK {
+			if c.Status != frontend.StatusOK {
 				b.Fatalf("status %d", c.Status)
 			}
 			if sent < n {

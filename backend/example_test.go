@@ -11,7 +11,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // A disk without a base is served on a UNIX socket, to one front-end after another. QEMU would
@@ -54,7 +54,7 @@ func ExampleDevice_Serve() {
 		served <- err
 	}()
 
-	frontEnd, err := vhosttest.Dial(socket, vhosttest.Options{})
+	frontEnd, err := frontend.Dial(socket, frontend.Options{})
 	if err != nil {
 		panic(err)
 	}

@@ -8,12 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // crowd is a healthy disk with a reader, in the process that is attacked.
 type crowd struct {
-	front   *vhosttest.Frontend
+	front   *frontend.Frontend
 	reads   atomic.Int64
 	last    atomic.Int64 // unix nanoseconds of the last read that was right
 	wrong   atomic.Value // error
@@ -32,7 +32,7 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	served := make(chan error, 1)
 	go func() { served <- serveSession(b, to) }()
 	var err error
-	c.front, err = vhosttest.New(a, vhosttest.Options{Memory: 4 << 20, QueueSize: 16, MaxTransfer: 64 << 10})
+	c.front, err = frontend.New(a, frontend.Options{Memory: 4 << 20, QueueSize: 16, MaxTransfer: 64 << 10})
 	must(t, err)
 	buf := make([]byte, targetDisk)
 	_, err = c.front.Driver(0).ReadAt(buf, 0) // all of it is in memory from here on

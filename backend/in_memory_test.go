@@ -15,7 +15,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 const (
@@ -101,10 +101,10 @@ func (s *inMemory) afterPowerCut(off int64, n int) []byte {
 
 // stable carries out every kind of write through a ring, takes the power away as soon as each has
 // completed, and reports whether it was there afterwards. It fails unless all kinds are the same.
-func (s *inMemory) stable(d *vhosttest.Driver) bool {
+func (s *inMemory) stable(d *frontend.Driver) bool {
 	s.t.Helper()
 	at := func(n int) int64 { return int64(s.used+n) * memoryBlock }
-	whole := func(n int) vhosttest.Range { return vhosttest.Range{Off: at(n), Len: memoryBlock} }
+	whole := func(n int) frontend.Range { return frontend.Range{Off: at(n), Len: memoryBlock} }
 	must(s.t, writes(d, 'o', at(0))())
 	must(s.t, s.disk.Flush()) // the head owns block 0
 	kinds := []struct {

@@ -11,12 +11,12 @@ import (
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // otherBuffer replaces the front-end's in-flight buffer, while its rings stand, by one that it can
 // change as it likes.
-func otherBuffer(t *testing.T, f *vhosttest.Frontend, queues int) (fd int) {
+func otherBuffer(t *testing.T, f *frontend.Frontend, queues int) (fd int) {
 	t.Helper()
 	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
 	must(t, err)
@@ -29,9 +29,9 @@ func otherBuffer(t *testing.T, f *vhosttest.Frontend, queues int) (fd int) {
 // process lives, other front-ends are served, and so is this one after a reset.
 func TestInflightBufferShrunk(t *testing.T) {
 	s, other := serve(t, DeviceOptions{}), serve(t, DeviceOptions{})
-	healthy := other.dial(vhosttest.Options{})
+	healthy := other.dial(frontend.Options{})
 	defer healthy.Close()
-	f := s.dial(vhosttest.Options{Queues: 2})
+	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Close()
 	must(t, f.Stop())
 	fd := otherBuffer(t, f, 2)
@@ -42,7 +42,7 @@ func TestInflightBufferShrunk(t *testing.T) {
 	}
 	must(t, unix.Ftruncate(fd, 0))
 	for q := range 2 {
-		if _, err := f.Driver(q).WriteAt(make([]byte, 4096), 0); !errors.Is(err, vhosttest.ErrQueueBroken) {
+		if _, err := f.Driver(q).WriteAt(make([]byte, 4096), 0); !errors.Is(err, frontend.ErrQueueBroken) {
 			t.Errorf("queue %d: %v, expected ErrQueueBroken", q, err)
 		}
 	}
@@ -58,14 +58,14 @@ func TestInflightBufferShrunk(t *testing.T) {
 // A buffer that is short already when a ring starts, or damaged, is no harm either.
 func TestInflightBufferDamaged(t *testing.T) {
 	s := serve(t, DeviceOptions{})
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	must(t, f.Stop())
 	fd := otherBuffer(t, f, 1)
 	_, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xff}, 4096), 0)
 	must(t, err)
 	must(t, f.Cont())
-	if err := f.Driver(0).Flush(); !errors.Is(err, vhosttest.ErrQueueBroken) {
+	if err := f.Driver(0).Flush(); !errors.Is(err, frontend.ErrQueueBroken) {
 		t.Errorf("%v, expected ErrQueueBroken", err)
 	}
 	must(t, f.Reset())
@@ -77,7 +77,7 @@ func TestInflightBufferDamaged(t *testing.T) {
 func TestRingBeyondItsInflightBuffer(t *testing.T) {
 	for _, num := range []uint16{256, 1024} {
 		s := serve(t, DeviceOptions{})
-		f := s.dial(vhosttest.Options{Queues: 2, QueueSize: num, InflightQueueSize: 128})
+		f := s.dial(frontend.Options{Queues: 2, QueueSize: num, InflightQueueSize: 128})
 		moves := func(when string, round byte) {
 			t.Helper()
 			for q := range 2 {
@@ -114,7 +114,7 @@ func TestResubmittedToTheCurrentHead(t *testing.T) {
 	const n = 8
 	s := serveFull(t)
 	s.dev.SetParking(true)
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	s.fill(unix.ENOSPC)
 	s.fillUp(f.Driver(0), n)
@@ -129,7 +129,7 @@ func TestResubmittedToTheCurrentHead(t *testing.T) {
 	must(t, p.Err())
 	s.free()
 	must(t, f.Cont())
-	collect(t, f.Driver(0), n, vhosttest.StatusOK)
+	collect(t, f.Driver(0), n, frontend.StatusOK)
 	written(t, f.Driver(0), n)
 	h, err := layer.ReadHeader(vfs.OS{}, filepath.Join(s.dir, "map"))
 	must(t, err)

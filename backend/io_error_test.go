@@ -11,7 +11,7 @@ import (
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // Of requests that fail within ten seconds, the first is logged and reported, the others are not.
@@ -29,7 +29,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 		}
 		return nil
 	})
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	failing := func() {
 		t.Helper()
 		for range 20 {

@@ -10,7 +10,7 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // A driver that kicks and never fills its ring is one whose memory is another: it is told of. One
@@ -25,7 +25,7 @@ func TestKicksWithoutRequests(t *testing.T) {
 	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	must(t, err)
 	defer unix.Close(kick)
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	must(t, f.Barrier())
 	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
@@ -39,7 +39,7 @@ func TestKicksWithoutRequests(t *testing.T) {
 	}
 	must(t, f.Close())
 
-	f = s.dial(vhosttest.Options{})
+	f = s.dial(frontend.Options{})
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
 		t.Fatal(err)
 	}

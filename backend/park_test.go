@@ -14,7 +14,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // full is a served disk whose file system can be full.
@@ -42,13 +42,13 @@ func (s *full) free()          { s.err.Store(nil) }
 
 // fillUp submits a write of 4 KiB of its own number on each of n slots, and waits until all are
 // parked.
-func (s *full) fillUp(d *vhosttest.Driver, n int) {
+func (s *full) fillUp(d *frontend.Driver, n int) {
 	s.t.Helper()
 	for i := range n {
 		for j := range 4096 {
 			d.Buffer(i)[j] = byte(i + 1)
 		}
-		must(s.t, d.Submit(i, vhosttest.OpWrite, int64(i)*8192, 4096))
+		must(s.t, d.Submit(i, frontend.OpWrite, int64(i)*8192, 4096))
 	}
 	must(s.t, d.Kick())
 	s.parks(n)
@@ -65,7 +65,7 @@ func (s *full) parks(n int) {
 }
 
 // collect waits for n completions of one status, each of another slot.
-func collect(t *testing.T, d *vhosttest.Driver, n int, status byte) {
+func collect(t *testing.T, d *frontend.Driver, n int, status byte) {
 	t.Helper()
 	seen := map[int]bool{}
 	for len(seen) < n {
@@ -83,7 +83,7 @@ func collect(t *testing.T, d *vhosttest.Driver, n int, status byte) {
 }
 
 // written checks what fillUp wrote.
-func written(t *testing.T, d *vhosttest.Driver, n int) {
+func written(t *testing.T, d *frontend.Driver, n int) {
 	t.Helper()
 	p := make([]byte, 4096)
 	for i := range n {
@@ -100,7 +100,7 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 	for _, err := range []error{unix.ENOSPC, unix.EDQUOT} {
 		s := serveFull(t)
 		s.dev.SetParking(true)
-		f := s.dial(vhosttest.Options{Queues: 2})
+		f := s.dial(frontend.Options{Queues: 2})
 		d := f.Driver(0)
 		s.fill(err)
 		s.fillUp(d, 20)
@@ -120,7 +120,7 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 		s.parks(20)
 		s.free()
 		s.dev.ResumeParked()
-		collect(t, d, 20, vhosttest.StatusOK)
+		collect(t, d, 20, frontend.StatusOK)
 		written(t, d, 20)
 		if n := s.dev.Parked() + s.dev.ResumeParked(); n != 0 {
 			t.Errorf("%d requests are parked still", n)
@@ -132,12 +132,12 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 // Without the policy, and for other errors, nothing is parked; nor when it is taken back.
 func TestNotParked(t *testing.T) {
 	s := serveFull(t)
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	d := f.Driver(0)
 	write := func(want bool) {
 		t.Helper()
-		var status *vhosttest.StatusError
+		var status *frontend.StatusError
 		if _, err := d.WriteAt(make([]byte, 4096), 0); errors.As(err, &status) == want {
 			t.Errorf("write: %v", err)
 		}
@@ -151,7 +151,7 @@ func TestNotParked(t *testing.T) {
 	s.fillUp(d, 3)
 	s.dev.SetParking(false)
 	s.dev.ResumeParked()
-	collect(t, d, 3, vhosttest.StatusIOErr)
+	collect(t, d, 3, frontend.StatusIOErr)
 	s.free()
 	write(true)
 	for err, want := range map[error]bool{
@@ -172,7 +172,7 @@ func TestParkedOverStop(t *testing.T) {
 	t.Run("stop and cont", func(t *testing.T) {
 		s := serveFull(t)
 		s.dev.SetParking(true)
-		f := s.dial(vhosttest.Options{})
+		f := s.dial(frontend.Options{})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
@@ -187,13 +187,13 @@ func TestParkedOverStop(t *testing.T) {
 		must(t, f.Stop())
 		s.free()
 		must(t, f.Cont())
-		collect(t, f.Driver(0), n, vhosttest.StatusOK)
+		collect(t, f.Driver(0), n, frontend.StatusOK)
 		written(t, f.Driver(0), n)
 	})
 	t.Run("disconnected", func(t *testing.T) {
 		s := serveFull(t)
 		s.dev.SetParking(true)
-		f := s.dial(vhosttest.Options{})
+		f := s.dial(frontend.Options{})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
@@ -201,18 +201,18 @@ func TestParkedOverStop(t *testing.T) {
 		s.parks(0)
 		s.free()
 		must(t, f.Reconnect(s.socket))
-		collect(t, f.Driver(0), n, vhosttest.StatusOK)
+		collect(t, f.Driver(0), n, frontend.StatusOK)
 		written(t, f.Driver(0), n)
 	})
 	t.Run("not tracked", func(t *testing.T) {
 		s := serveFull(t)
 		s.dev.SetParking(true)
-		f := s.dial(vhosttest.Options{Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
+		f := s.dial(frontend.Options{Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
 		must(t, f.Stop())
-		collect(t, f.Driver(0), n, vhosttest.StatusIOErr)
+		collect(t, f.Driver(0), n, frontend.StatusIOErr)
 		s.free()
 		must(t, f.Cont())
 		_, err := f.Driver(0).WriteAt(make([]byte, 4096), 0)

@@ -5,17 +5,17 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // A queue that looks for work finds what a driver sends without being kicked, completions of the
 // flusher, and mail; and counts it.
 func TestQueueLooksBeforeItSleeps(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
-	for name, o := range map[string]vhosttest.Options{
+	for name, o := range map[string]frontend.Options{
 		"qemu polling": {Poll: true},
 		"qemu":         {},
-		"spdk":         {Style: vhosttest.SPDK, Poll: true},
+		"spdk":         {Style: frontend.SPDK, Poll: true},
 		"no kick":      {NoKick: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 					_, err := d.ReadAt(p, 0)
 					must(t, err)
 				}
-				if f.Features()&vhosttest.FeatureFlush != 0 {
+				if f.Features()&frontend.FeatureFlush != 0 {
 					must(t, d.Flush())
 				}
 				if time.Now().After(end) {
@@ -76,7 +76,7 @@ func TestQueueSleepsDuringSync(t *testing.T) {
 func TestMailReachesALookingQueue(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	s := serve(t, DeviceOptions{Poll: MaxPoll})
-	f := s.dial(vhosttest.Options{Poll: true, Queues: 2})
+	f := s.dial(frontend.Options{Poll: true, Queues: 2})
 	defer f.Close()
 	p := make([]byte, 4096)
 	for i := range 20 {

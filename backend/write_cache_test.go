@@ -10,7 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/vhost/blk"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // Whether a write is durable, data and bit, when it completes: for each set of features, each
@@ -63,16 +63,16 @@ func TestWriteIsStableWhenItCompletes(t *testing.T) {
 
 // dialWith connects a front-end whose driver accepts FLUSH and CONFIG_WCE only if features has an
 // F, a W.
-func dialWith(t *testing.T, socket, features string, noStart bool) *vhosttest.Frontend {
+func dialWith(t *testing.T, socket, features string, noStart bool) *frontend.Frontend {
 	t.Helper()
-	o := vhosttest.Options{NoStart: noStart}
+	o := frontend.Options{NoStart: noStart}
 	if !strings.Contains(features, "F") {
-		o.Refuse |= vhosttest.FeatureFlush
+		o.Refuse |= frontend.FeatureFlush
 	}
 	if !strings.Contains(features, "W") {
-		o.Refuse |= vhosttest.FeatureConfigWCE
+		o.Refuse |= frontend.FeatureConfigWCE
 	}
-	f, err := vhosttest.Dial(socket, o)
+	f, err := frontend.Dial(socket, o)
 	must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f

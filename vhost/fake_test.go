@@ -14,7 +14,7 @@ import (
 
 	"cowblk/vhost"
 	"cowblk/vhost/guest"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // fake is a Backend that processes nothing. It checks the rules in Backend's comments about the
@@ -50,7 +50,7 @@ func (b *fake) rule(ok bool, format string, args ...any) {
 	}
 }
 
-func (b *fake) Features() uint64 { return vhosttest.DriverFeatures }
+func (b *fake) Features() uint64 { return frontend.DriverFeatures }
 func (b *fake) Queues() int      { return b.queues }
 
 func (b *fake) SetFeatures(f uint64) error {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 	"cowblk/vhost/virtq"
 )
 
@@ -34,7 +34,7 @@ func (l *lockedBuffer) untracked() int {
 }
 
 // connectLogged starts a front-end on a session that logs warnings.
-func connectLogged(t *testing.T, queues int, o vhosttest.Options) (*served, *vhosttest.Frontend, *lockedBuffer) {
+func connectLogged(t *testing.T, queues int, o frontend.Options) (*served, *frontend.Frontend, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
 	s := serveWith(t, newFake(queues), vhost.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
@@ -51,7 +51,7 @@ func own(queues int, asked uint16) uint64 {
 // there.
 func TestInflightRingsLargerThanAsked(t *testing.T) {
 	for _, num := range []uint16{64, 128, 256, 1024} {
-		s, f, log := connectLogged(t, 8, vhosttest.Options{Queues: 4, QueueSize: num, InflightQueueSize: 128})
+		s, f, log := connectLogged(t, 8, frontend.Options{Queues: 4, QueueSize: num, InflightQueueSize: 128})
 		must(t, "barrier", f.Barrier())
 		want := uint16(128)
 		if num > 128 {
@@ -127,7 +127,7 @@ func TestInflightSizes(t *testing.T) {
 		{"beyond the largest ring", vhost.Inflight{Size: 2 * large, Queues: 2, QueueSize: 32768}, 1024, []uint64{0, large}, 1024},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s, f, log := connectLogged(t, 4, vhosttest.Options{Queues: 2, QueueSize: tc.num, NoStart: true})
+			s, f, log := connectLogged(t, 4, frontend.Options{Queues: 2, QueueSize: tc.num, NoStart: true})
 			fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
 			must(t, "memfd", err)
 			must(t, "truncate", unix.Ftruncate(fd, 8<<20))

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 	"cowblk/vhost/virtq"
 )
 
@@ -26,7 +26,7 @@ func (b *fake) region(i int) []byte { return b.queue(i).Inflight }
 // a reset the front-end gets a new buffer.
 func TestInflightAcrossSessions(t *testing.T) {
 	s := serve(t, newFake(4))
-	f := connect(t, s, vhosttest.Options{Queues: 4, QueueSize: 64})
+	f := connect(t, s, frontend.Options{Queues: 4, QueueSize: 64})
 	must(t, "barrier", f.Barrier())
 	for i := range 4 {
 		r := s.be.region(i)
@@ -90,7 +90,7 @@ func TestInflightAcrossSessions(t *testing.T) {
 // A front-end that keeps the buffer over RESET_DEVICE finds it empty.
 func TestInflightEmptiedByReset(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{})
+	f := connect(t, s, frontend.Options{})
 	must(t, "barrier", f.Barrier())
 	s.be.region(0)[100] = 1
 	fd, desc := f.Inflight()
@@ -151,7 +151,7 @@ func TestInflightRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := serve(t, newFake(4))
-			f := connect(t, s, vhosttest.Options{NoStart: !tc.running})
+			f := connect(t, s, frontend.Options{NoStart: !tc.running})
 			var fds []int
 			if tc.file > 0 {
 				fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)

@@ -11,7 +11,7 @@ import (
 
 	"cowblk/vhost"
 	"cowblk/vhost/guest"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 func (l *lockedBuffer) text() string {
@@ -50,7 +50,7 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 		t.Helper()
 		must(t, r.String(), c.WriteMessage(vhost.Header{Request: r, Flags: vhost.FlagVersion}, payload, fds...))
 	}
-	send(vhost.SetFeatures, u64(vhosttest.FeatureVersion1)) // without protocol features rings are enabled
+	send(vhost.SetFeatures, u64(frontend.FeatureVersion1)) // without protocol features rings are enabled
 	send(vhost.SetVringNum, state(0, 8))
 	send(vhost.SetVringBase, state(0, 0))
 	send(vhost.SetVringAddr, addr(0, 0, desc, avail, used))

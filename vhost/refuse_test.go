@@ -10,7 +10,7 @@ import (
 
 	"cowblk/vhost"
 	"cowblk/vhost/guest"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // bad is a message that must be refused.
@@ -145,7 +145,7 @@ func TestRefused(t *testing.T) {
 
 func refused(t *testing.T, c bad, survives, ack bool) {
 	s := serve(t, newFake(2))
-	f := connect(t, s, vhosttest.Options{NoStart: c.idle, Protocol: vhost.ProtocolFeatures &^ c.without})
+	f := connect(t, s, frontend.Options{NoStart: c.idle, Protocol: vhost.ProtocolFeatures &^ c.without})
 	must(t, "barrier", f.Barrier())
 	s.be.take()
 	s.be.mu.Lock()
@@ -207,7 +207,7 @@ func TestBadHeader(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := serve(t, newFake(1))
-			f := connect(t, s, vhosttest.Options{})
+			f := connect(t, s, frontend.Options{})
 			must(t, "send", f.Send(vhost.GetFeatures, c.flags, nil))
 			if _, err := f.Receive(); err == nil {
 				t.Error("answered, expected the connection to close")
@@ -223,7 +223,7 @@ func TestBadHeader(t *testing.T) {
 // GET_CONFIG is refused with an empty payload, and the session continues.
 func TestConfigRefused(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{})
+	f := connect(t, s, frontend.Options{})
 	for _, c := range []vhost.ConfigSpace{
 		{Offset: 257}, {Offset: 256, Size: 1}, {Size: 257}, {Offset: 1<<32 - 1, Size: 2}, {Size: 8, Data: []byte{1}},
 	} {
@@ -235,7 +235,7 @@ func TestConfigRefused(t *testing.T) {
 	s.be.mu.Lock()
 	s.be.refuse["Config"] = errBackend
 	s.be.mu.Unlock()
-	if _, err := f.Config(0, 8); !errors.Is(err, vhosttest.ErrRefused) {
+	if _, err := f.Config(0, 8); !errors.Is(err, frontend.ErrRefused) {
 		t.Errorf("config the device refuses: %v", err)
 	}
 	must(t, "close", f.Close())
@@ -245,12 +245,12 @@ func TestConfigRefused(t *testing.T) {
 // A refused start leaves the ring as it was; the next one may succeed.
 func TestStartRefused(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{})
+	f := connect(t, s, frontend.Options{})
 	must(t, "stop", f.Stop())
 	s.be.mu.Lock()
 	s.be.refuse["StartQueue"] = errBackend
 	s.be.mu.Unlock()
-	if err := f.Start(); !errors.Is(err, vhosttest.ErrRefused) {
+	if err := f.Start(); !errors.Is(err, frontend.ErrRefused) {
 		t.Errorf("start: %v, expected ErrRefused", err)
 	}
 	s.be.mu.Lock()
@@ -280,7 +280,7 @@ func TestForeignDescriptors(t *testing.T) {
 	defer closeAll(pipe[:]...)
 	for _, fd := range pipe {
 		s := serve(t, newFake(1))
-		f := connect(t, s, vhosttest.Options{NoStart: true})
+		f := connect(t, s, frontend.Options{NoStart: true})
 		must(t, "send", f.Send(vhost.SetMemTable, vhost.FlagVersion, table(reg(0, mib, 0, 0)), fd))
 		f.Abort()
 		if err := s.wait(); err == nil || !strings.Contains(err.Error(), "SET_MEM_TABLE") {

@@ -5,15 +5,15 @@ import (
 	"testing"
 
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
-const features = "features 0x130007e66" // vhosttest.DriverFeatures: the Backend is not shown the protocol's bit
+const features = "features 0x130007e66" // frontend.DriverFeatures: the Backend is not shown the protocol's bit
 
-func connect(t *testing.T, s *served, o vhosttest.Options) *vhosttest.Frontend {
+func connect(t *testing.T, s *served, o frontend.Options) *frontend.Frontend {
 	t.Helper()
 	o.Memory = max(o.Memory, 8<<20)
-	f, err := vhosttest.New(s.conn, o)
+	f, err := frontend.New(s.conn, o)
 	if err != nil {
 		s.conn.Close()
 		t.Fatalf("%v; Serve: %v", err, s.wait())
@@ -31,7 +31,7 @@ func must(t *testing.T, what string, err error) {
 // The messages of QEMU from connection to exit, with stop, cont and system_reset in between, each
 // more than once.
 func TestQEMU(t *testing.T) {
-	for _, o := range []vhosttest.Options{
+	for _, o := range []frontend.Options{
 		{Queues: 4},
 		{Queues: 4, AckAll: true},
 		// QEMU 7.2 negotiates no RESET_DEVICE, its first releases no STATUS.
@@ -90,7 +90,7 @@ func TestQEMU(t *testing.T) {
 
 func TestQEMUKilled(t *testing.T) {
 	s := serve(t, newFake(4))
-	f := connect(t, s, vhosttest.Options{Queues: 3, Regions: 2})
+	f := connect(t, s, frontend.Options{Queues: 3, Regions: 2})
 	must(t, "barrier", f.Barrier())
 	s.be.take()
 	must(t, "abort", f.Abort())
@@ -102,7 +102,7 @@ func TestQEMUKilled(t *testing.T) {
 // again when they are stopped.
 func TestSPDK(t *testing.T) {
 	s := serve(t, newFake(4))
-	f := connect(t, s, vhosttest.Options{Style: vhosttest.SPDK, Queues: 2})
+	f := connect(t, s, frontend.Options{Style: frontend.SPDK, Queues: 2})
 	s.expect("start", "features 0x100007c66", "memory 1",
 		"start 0 num 128 base 0 kick true call true err false",
 		"start 1 num 128 base 0 kick true call true err false")
@@ -116,7 +116,7 @@ func TestSPDK(t *testing.T) {
 // The oldest front-ends negotiate no protocol features: rings start enabled.
 func TestNoProtocolFeatures(t *testing.T) {
 	s := serve(t, newFake(4))
-	f := connect(t, s, vhosttest.Options{NoProtocol: true})
+	f := connect(t, s, frontend.Options{NoProtocol: true})
 	must(t, "barrier", f.Barrier())
 	s.expect("start", features, "memory 1", "start 0 num 128 base 0 kick true call true err true", "call 0 true")
 	must(t, "close", f.Close())
@@ -126,7 +126,7 @@ func TestNoProtocolFeatures(t *testing.T) {
 // A front-end with polled rings sends SET_VRING_KICK without a descriptor.
 func TestNoKick(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{NoKick: true})
+	f := connect(t, s, frontend.Options{NoKick: true})
 	must(t, "barrier", f.Barrier())
 	s.expect("start", features, "status 8", "memory 1",
 		"start 0 num 128 base 0 kick false call true err true", "status 15", "call 0 true")
@@ -137,7 +137,7 @@ func TestNoKick(t *testing.T) {
 // Regions are added and removed, also under running rings, and more than one table can hold.
 func TestMemorySlots(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{Regions: 40, Memory: 80 << 20, NoStart: true})
+	f := connect(t, s, frontend.Options{Regions: 40, Memory: 80 << 20, NoStart: true})
 	s.expect("nothing yet")
 	must(t, "start", f.Start())
 	must(t, "barrier", f.Barrier())
@@ -161,7 +161,7 @@ func TestMemorySlots(t *testing.T) {
 // The state of a ring follows from its messages in any order.
 func TestRingStates(t *testing.T) {
 	s := serve(t, newFake(2))
-	f := connect(t, s, vhosttest.Options{AckAll: true})
+	f := connect(t, s, frontend.Options{AckAll: true})
 	must(t, "barrier", f.Barrier())
 	s.be.take()
 	ring := func(r vhost.Request, num uint32) {
@@ -199,7 +199,7 @@ func TestRingStates(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{})
+	f := connect(t, s, frontend.Options{})
 	s.be.take()
 	for _, c := range []struct{ off, n uint32 }{{0, 60}, {0, 256}, {20, 40}, {63, 2}, {200, 56}, {256, 0}, {0, 0}} {
 		b, err := f.Config(c.off, c.n)
@@ -231,7 +231,7 @@ func TestConfig(t *testing.T) {
 // A device with a broken queue reports DEVICE_NEEDS_RESET in its status.
 func TestNeedsReset(t *testing.T) {
 	s := serve(t, newFake(1))
-	f := connect(t, s, vhosttest.Options{})
+	f := connect(t, s, frontend.Options{})
 	for _, broken := range []bool{false, true, false} {
 		s.be.mu.Lock()
 		s.be.needsReset = broken

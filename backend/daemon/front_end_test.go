@@ -12,7 +12,7 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // stranger is another process that has connected to a socket and says nothing.
@@ -62,7 +62,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	log := &backendtest.Log{}
 	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
 	if i := s.export.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" || i.Waiting != nil {
@@ -92,16 +92,16 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	second.leave(t)
 	awaitInfo(t, s.export, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
-	s.dial(vhosttest.Options{}).Close()
+	s.dial(frontend.Options{}).Close()
 }
 
 // The front-end that connects anew before its former connection has ended is no stranger.
 func TestFrontEndComesAgain(t *testing.T) {
 	log := &backendtest.Log{}
 	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
-	f := s.dial(vhosttest.Options{})
-	done := make(chan *vhosttest.Frontend)
-	go func() { done <- s.dial(vhosttest.Options{}) }()
+	f := s.dial(frontend.Options{})
+	done := make(chan *frontend.Frontend)
+	go func() { done <- s.dial(frontend.Options{}) }()
 	log.Await(t, "the front-end connects again")
 	must(t, f.Close())
 	again := <-done

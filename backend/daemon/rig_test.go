@@ -12,7 +12,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // served is a disk that is exported on a socket.
@@ -59,13 +59,13 @@ func must(t testing.TB, err error) {
 	backendtest.Must(t, err)
 }
 
-func (s *served) dial(o vhosttest.Options) *vhosttest.Frontend {
+func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	s.t.Helper()
-	f, err := vhosttest.Dial(s.socket, o)
+	f, err := frontend.Dial(s.socket, o)
 	must(s.t, err)
 	return f
 }
 
-func writes(d *vhosttest.Driver, b byte, off int64) func() error {
+func writes(d *frontend.Driver, b byte, off int64) func() error {
 	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
 }

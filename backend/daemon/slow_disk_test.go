@@ -15,7 +15,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // slow is a served disk whose device can be made to answer no more.
@@ -104,9 +104,9 @@ func goesOn(t *testing.T, what string, f func() error) {
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s, d := serveSlow(t)
 	other := serve(t)
-	f := s.dial(vhosttest.Options{Queues: 2})
+	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Abort()
-	healthy := other.dial(vhosttest.Options{})
+	healthy := other.dial(frontend.Options{})
 	defer healthy.Close()
 	must(t, writes(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
@@ -141,16 +141,16 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 // same queue.
 func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	s, _ := serveSlow(t)
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
 	must(t, writes(d, 1, 0)())
 	s.hold("datasync", "/data")
-	must(t, d.Submit(0, vhosttest.OpFlush, 0, 0))
+	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
 	must(t, d.Kick())
 	<-s.caught
-	var done []vhosttest.Completion
-	for slot, op := range []vhosttest.Op{1: vhosttest.OpWrite, 2: vhosttest.OpRead} {
+	var done []frontend.Completion
+	for slot, op := range []frontend.Op{1: frontend.OpWrite, 2: frontend.OpRead} {
 		if slot == 0 {
 			continue
 		}
@@ -159,7 +159,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
 			must(t, d.Wait())
 		}
-		if done[0].ID != slot || done[0].Status != vhosttest.StatusOK {
+		if done[0].ID != slot || done[0].Status != frontend.StatusOK {
 			t.Fatalf("%+v", done[0])
 		}
 	}
@@ -167,7 +167,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
 		must(t, d.Wait())
 	}
-	if done[0].ID != 0 || done[0].Status != vhosttest.StatusOK {
+	if done[0].ID != 0 || done[0].Status != frontend.StatusOK {
 		t.Fatalf("flush: %+v", done[0])
 	}
 }
@@ -205,7 +205,7 @@ func (n *cutHeads) Close(bool)            {}
 // takes writes. Sealing waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
 	s, d := serveSlow(t)
-	f := s.dial(vhosttest.Options{Queues: 2})
+	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Abort()
 	s.hold("pwritev", "/data")
 	stuck := beside(writes(f.Driver(0), 2, 1<<20))
@@ -238,7 +238,7 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	s, d := serveSlow(t)
 	ctx, end := context.WithCancel(t.Context())
 	d.serving = ctx // as Run has it
-	f := s.dial(vhosttest.Options{})
+	f := s.dial(frontend.Options{})
 	must(t, writes(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)

@@ -9,7 +9,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // The data of a sealed layer has checksums soon after the promotion or, if the disk was promoted
@@ -38,11 +38,11 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	if err := flipBit(data, 20000); err != nil {
 		t.Fatal(err)
 	}
-	var bad *vhosttest.StatusError
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) || bad.Status != vhosttest.StatusIOErr {
+	var bad *frontend.StatusError
+	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data: %v", err)
 	}
-	if _, err := f.Driver(0).WriteAt(pattern(3, 512), 16384); !errors.As(err, &bad) || bad.Status != vhosttest.StatusIOErr {
+	if _, err := f.Driver(0).WriteAt(pattern(3, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("a write of part of a damaged block: %v", err)
 	}
 	for limit := time.After(waitTimeout); ; {
@@ -66,7 +66,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	command(t, dir, "create", "b", "--from", "a@one")
 	q := start(t, dir, nil, "serve", "b")
 	g := dial(t, filepath.Join(dir, "run", "b.sock"))
-	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) || bad.Status != vhosttest.StatusIOErr {
+	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data, in a clone: %v", err)
 	}
 	q.end(t)

@@ -14,7 +14,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // enospcGuest is disk a on a small file system, served with options, and a front-end that has
@@ -24,9 +24,9 @@ type enospcGuest struct {
 	small string // the file system
 	dir   string // the store
 	p     *process
-	f     *vhosttest.Frontend
+	f     *frontend.Frontend
 	n     int                    // acknowledged writes
-	done  []vhosttest.Completion // the completion of the last write, if it has one
+	done  []frontend.Completion // the completion of the last write, if it has one
 
 	control *control.Client
 	events  <-chan goqmp.Event
@@ -55,14 +55,14 @@ func (s *enospcGuest) fill() (event map[string]any) {
 	limit := time.After(waitTimeout)
 	for ; ; s.n++ {
 		copy(d.Buffer(0), pattern(byte(s.n+1), enospcWrite))
-		if err := d.Submit(0, vhosttest.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
+		if err := d.Submit(0, frontend.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
 			s.t.Fatal(err)
 		}
 		if err := d.Kick(); err != nil {
 			s.t.Fatal(err)
 		}
 		for done := d.Poll(nil); ; done = d.Poll(nil) {
-			if len(done) == 1 && done[0].Status == vhosttest.StatusOK {
+			if len(done) == 1 && done[0].Status == frontend.StatusOK {
 				break
 			}
 			s.done = append(s.done, done...)
@@ -102,7 +102,7 @@ func (s *enospcGuest) ended(want byte) {
 	if len(done) != 1 || done[0].Status != want {
 		s.t.Fatalf("%+v, expected status %d", done, want)
 	}
-	if want == vhosttest.StatusOK {
+	if want == frontend.StatusOK {
 		s.n++
 	}
 }
@@ -116,7 +116,7 @@ func (s *enospcGuest) free() {
 }
 
 // check reads and compares all acknowledged writes.
-func (s *enospcGuest) check(f *vhosttest.Frontend) {
+func (s *enospcGuest) check(f *frontend.Frontend) {
 	s.t.Helper()
 	for i := range s.n {
 		wantAt(s.t, f, int64(i)*enospcWrite, pattern(byte(i+1), enospcWrite))
@@ -153,7 +153,7 @@ func enospcFails(t *testing.T) {
 	if e := s.fill(); e["nospace"] != true || e["action"] != "report" || !strings.Contains(e["reason"].(string), "no space left") {
 		t.Errorf("%+v", e)
 	}
-	s.ended(vhosttest.StatusIOErr)
+	s.ended(frontend.StatusIOErr)
 	s.check(s.f)
 	s.free()
 	writeAt(t, s.f, int64(s.n)*enospcWrite, pattern(byte(s.n+1), enospcWrite))
@@ -183,7 +183,7 @@ func enospcPauses(t *testing.T) {
 		t.Errorf("%d requests wait", n)
 	}
 	s.free()
-	s.ended(vhosttest.StatusOK)
+	s.ended(frontend.StatusOK)
 	eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })
 	if e := nextEvent(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
 		t.Errorf("%+v", e)
@@ -203,7 +203,7 @@ func enospcNotRunning(t *testing.T) {
 	s := newENOSPCGuest(t, "--qmp", qemu.qmp)
 	s.fill()
 	s.free()
-	s.ended(vhosttest.StatusOK)
+	s.ended(frontend.StatusOK)
 	nextEvent(t, s.events, "COW_NOSPACE_RESUMED")
 	if now := qemu.status(); now != before || now == "running" {
 		t.Errorf("the guest was in state %s and is in state %s", before, now)
@@ -221,7 +221,7 @@ func enospcWaits(t *testing.T) {
 	if now := changeSettings(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != daemon.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
-	s.ended(vhosttest.StatusIOErr)
+	s.ended(frontend.StatusIOErr)
 	s.check(s.f)
 	s.f.Close()
 	// There is no space for the map either: the process waits for space before it ends.
@@ -256,7 +256,7 @@ func enospcTakenOver(t *testing.T) {
 	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
 	eventually(t, "it waits in the third process", func() bool { return s.waits() == 1 })
 	s.free()
-	s.ended(vhosttest.StatusOK)
+	s.ended(frontend.StatusOK)
 	s.check(s.f)
 	s.f.Close()
 	s.p.end(t)
@@ -267,7 +267,7 @@ func (s *enospcGuest) checkBeside(slot int) {
 	s.t.Helper()
 	d := s.f.Driver(0)
 	for i := range s.n {
-		if err := d.Submit(slot, vhosttest.OpRead, int64(i)*enospcWrite, enospcWrite); err != nil {
+		if err := d.Submit(slot, frontend.OpRead, int64(i)*enospcWrite, enospcWrite); err != nil {
 			s.t.Fatal(err)
 		}
 		if err := d.Kick(); err != nil {
@@ -277,7 +277,7 @@ func (s *enospcGuest) checkBeside(slot int) {
 			s.t.Fatal(err)
 		}
 		done := d.Poll(nil)
-		if len(done) != 1 || done[0].ID != slot || done[0].Status != vhosttest.StatusOK || !bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
+		if len(done) != 1 || done[0].ID != slot || done[0].Status != frontend.StatusOK || !bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
 			s.t.Fatalf("read %d: %+v", i, done)
 		}
 	}

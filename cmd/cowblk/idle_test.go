@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // The CPU time of a process that serves a hundred connected disks, used a moment ago and now idle,
@@ -26,7 +26,7 @@ func BenchmarkIdle100Disks(b *testing.B) {
 			args = append(args, name)
 		}
 		p := start(b, dir, nil, args...)
-		var frontends []*vhosttest.Frontend
+		var frontends []*frontend.Frontend
 		for _, name := range args[1:] {
 			f := dial(b, filepath.Join(dir, "run", name+".sock"))
 			frontends = append(frontends, f)

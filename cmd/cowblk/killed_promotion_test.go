@@ -25,7 +25,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // killEnv makes the test binary, as cowblk, kill itself with SIGKILL at a change to a file of its
@@ -254,7 +254,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 			c.Env = append(c.Env, fmt.Sprintf("%s=%d %s", killEnv, n, k.from))
 		}
 	}, "serve", "a", "b")
-	var disks []*vhosttest.Frontend
+	var disks []*frontend.Frontend
 	for _, name := range names {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))
 		writeAt(t, f, 0, pattern(1, 8192))

@@ -18,7 +18,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // killCyclesEnv overrides killCycles, the number of kills in TestKilledUnderLoad.
@@ -43,7 +43,7 @@ const (
 // killLoad is a guest that checks all data that it reads.
 type killLoad struct {
 	t      *testing.T
-	f      *vhosttest.Frontend
+	f      *frontend.Frontend
 	queues [killQueues]*killQueue
 	stop   atomic.Bool
 	paused chan int // queues that have lost the connection or ended
@@ -54,23 +54,23 @@ type killLoad struct {
 type killQueue struct {
 	l        *killLoad
 	index    int
-	d        *vhosttest.Driver
+	d        *frontend.Driver
 	rng      *rand.Rand
 	versions [killBlocks]uint64 // of the last completed write
 	busy     [killBlocks]bool
 	slots    []killRequest
-	done     []vhosttest.Completion
+	done     []frontend.Completion
 	err      error // read after paused
 	requests int
 }
 
 type killRequest struct {
-	op      vhosttest.Op
+	op      frontend.Op
 	block   int
 	version uint64 // written
 }
 
-func newKillLoad(t *testing.T, f *vhosttest.Frontend, seed uint64) *killLoad {
+func newKillLoad(t *testing.T, f *frontend.Frontend, seed uint64) *killLoad {
 	l := &killLoad{t: t, f: f, paused: make(chan int, killQueues)}
 	for i := range l.queues {
 		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i), rng: rand.New(rand.NewPCG(seed, uint64(i))), slots: make([]killRequest, f.Driver(i).Slots())}
@@ -114,7 +114,7 @@ func (q *killQueue) offset(block int) int64 {
 func (q *killQueue) submit(slot int) error {
 	r := &q.slots[slot]
 	if q.rng.IntN(50) == 0 {
-		*r = killRequest{op: vhosttest.OpFlush, block: -1}
+		*r = killRequest{op: frontend.OpFlush, block: -1}
 		return q.d.Submit(slot, r.op, 0, 0)
 	}
 	block := q.rng.IntN(killBlocks)
@@ -122,9 +122,9 @@ func (q *killQueue) submit(slot int) error {
 		block = (block + 1) % killBlocks
 	}
 	q.busy[block] = true
-	*r = killRequest{op: vhosttest.OpRead, block: block, version: q.versions[block]}
+	*r = killRequest{op: frontend.OpRead, block: block, version: q.versions[block]}
 	if q.rng.IntN(3) > 0 {
-		r.op = vhosttest.OpWrite
+		r.op = frontend.OpWrite
 		r.version++
 		q.stamp(q.d.Buffer(slot)[:killBlock], block, r.version)
 	} else {
@@ -134,17 +134,17 @@ func (q *killQueue) submit(slot int) error {
 }
 
 // finish checks a completed request.
-func (q *killQueue) finish(c vhosttest.Completion) error {
+func (q *killQueue) finish(c frontend.Completion) error {
 	r := &q.slots[c.ID]
 	q.requests++
-	if c.Status != vhosttest.StatusOK {
+	if c.Status != frontend.StatusOK {
 		return fmt.Errorf("queue %d: request type %d on block %d: status %d", q.index, r.op, r.block, c.Status)
 	}
 	if r.block < 0 {
 		return nil
 	}
 	q.busy[r.block] = false
-	if r.op == vhosttest.OpWrite {
+	if r.op == frontend.OpWrite {
 		q.versions[r.block] = r.version
 		return nil
 	}
@@ -163,7 +163,7 @@ func (q *killQueue) run() error {
 			return err
 		}
 		err := q.d.Wait()
-		if errors.Is(err, vhosttest.ErrDisconnected) {
+		if errors.Is(err, frontend.ErrDisconnected) {
 			q.l.paused <- q.index
 			<-q.l.resume[q.index]
 			continue
@@ -217,7 +217,7 @@ func (l *killLoad) reconnect(socket string) {
 }
 
 // verify reads every block.
-func (l *killLoad) verify(f *vhosttest.Frontend) {
+func (l *killLoad) verify(f *frontend.Frontend) {
 	l.t.Helper()
 	p := make([]byte, killBlock)
 	for i, q := range l.queues {
@@ -252,7 +252,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 	socket := filepath.Join(dir, "run", "a.sock")
 	p := start(t, dir, nil, "serve", "a")
 	rng := rand.New(rand.NewPCG(seed, 99))
-	f := dialWith(t, socket, vhosttest.Options{
+	f := dialWith(t, socket, frontend.Options{
 		Queues: killQueues, QueueSize: ring.size, InflightQueueSize: ring.asked,
 		Slots: cmp.Or(ring.depth, killDepth), MaxTransfer: killBlock, Memory: 32 << 20,
 	})
@@ -312,7 +312,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 	}
 	// The content after an orderly close is the same.
 	p = start(t, dir, nil, "serve", "a")
-	f = dialWith(t, socket, vhosttest.Options{Queues: killQueues})
+	f = dialWith(t, socket, frontend.Options{Queues: killQueues})
 	l.verify(f)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/daemon"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // descriptors returns the number of open descriptors of a process.
@@ -105,7 +105,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	refused := 0
 	for more := range 12 {
 		p.allow(t, more)
-		g, err := vhosttest.Dial(filepath.Join(dir, "run", "b.sock"), vhosttest.Options{Timeout: 300 * time.Millisecond})
+		g, err := frontend.Dial(filepath.Join(dir, "run", "b.sock"), frontend.Options{Timeout: 300 * time.Millisecond})
 		if err == nil {
 			g.Close()
 		} else {
@@ -141,7 +141,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	p.allow(t, 0)
 	served := make(chan error, 1)
 	go func() {
-		g, err := vhosttest.Dial(filepath.Join(dir, "run", "b.sock"), vhosttest.Options{})
+		g, err := frontend.Dial(filepath.Join(dir, "run", "b.sock"), frontend.Options{})
 		if err == nil {
 			err = g.Close()
 		}
@@ -187,7 +187,7 @@ func TestDescriptorsNeeded(t *testing.T) {
 	} {
 		p := start(t, dir, nil, append([]string{"serve"}, tc.names...)...)
 		for _, name := range tc.names {
-			f := dialWith(t, filepath.Join(dir, "run", name+".sock"), vhosttest.Options{Queues: tc.queues})
+			f := dialWith(t, filepath.Join(dir, "run", name+".sock"), frontend.Options{Queues: tc.queues})
 			writeAt(t, f, 0, pattern(1, 512))
 		}
 		open, need := p.descriptors(t), int(descriptorsNeeded(len(tc.names), tc.layers, tc.queues))

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // A read-only store can be listed, checked and exported, and its disks are served without writes,
@@ -86,7 +86,7 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 		p := start(t, st, nil, "serve", d, "--read-only")
 		eventually(t, "others know where "+d+" is served", func() bool { i := infoOf(t, st, d); return i.Serving != nil && i.Serving.Control != "" })
 		f := dial(t, infoOf(t, st, d).Socket)
-		if f.Offered()&vhosttest.FeatureRO == 0 {
+		if f.Offered()&frontend.FeatureRO == 0 {
 			t.Errorf("%s: VIRTIO_BLK_F_RO is not offered", d)
 		}
 		wantAt(t, f, 0, pattern(1, 64<<10))

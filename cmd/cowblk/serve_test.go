@@ -22,7 +22,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/cow"
 	"cowblk/cow/store"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // mainEnv makes the test binary run as cowblk, for tests that need a separate process.
@@ -83,15 +83,15 @@ func (p *process) end(t testing.TB) {
 }
 
 // dial connects a driver as soon as the socket exists.
-func dial(t testing.TB, socket string) *vhosttest.Frontend {
+func dial(t testing.TB, socket string) *frontend.Frontend {
 	t.Helper()
-	return dialWith(t, socket, vhosttest.Options{})
+	return dialWith(t, socket, frontend.Options{})
 }
 
-func dialWith(t testing.TB, socket string, o vhosttest.Options) *vhosttest.Frontend {
+func dialWith(t testing.TB, socket string, o frontend.Options) *frontend.Frontend {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		f, err := vhosttest.Dial(socket, o)
+		f, err := frontend.Dial(socket, o)
 		if err == nil {
 			t.Cleanup(func() { f.Close() })
 			return f
@@ -143,7 +143,7 @@ func shortDir(t testing.TB) string {
 
 func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 
-func wantAt(t testing.TB, f *vhosttest.Frontend, off int64, want []byte) {
+func wantAt(t testing.TB, f *frontend.Frontend, off int64, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
 	if _, err := f.Driver(0).ReadAt(got, off); err != nil {
@@ -154,7 +154,7 @@ func wantAt(t testing.TB, f *vhosttest.Frontend, off int64, want []byte) {
 	}
 }
 
-func writeAt(t testing.TB, f *vhosttest.Frontend, off int64, p []byte) {
+func writeAt(t testing.TB, f *frontend.Frontend, off int64, p []byte) {
 	t.Helper()
 	if _, err := f.Driver(0).WriteAt(p, off); err != nil {
 		t.Fatal(err)
@@ -273,7 +273,7 @@ func TestBackendProgramConventions(t *testing.T) {
 
 	p = start(t, dir, nil, "serve", "--blk-file", raw, "--socket-path", socket, "--read-only")
 	f := dial(t, socket)
-	if f.Offered()&vhosttest.FeatureRO == 0 {
+	if f.Offered()&frontend.FeatureRO == 0 {
 		t.Error("read-only is not offered")
 	}
 	if _, err := f.Driver(0).WriteAt(pattern(1, 512), 0); err == nil {
@@ -293,7 +293,7 @@ func TestBackendProgramConventions(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours.Close()
-	f, err = vhosttest.New(conn.(*net.UnixConn), vhosttest.Options{})
+	f, err = frontend.New(conn.(*net.UnixConn), frontend.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,7 +415,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 		with := len(args) > 2
 		p := start(t, dir, nil, args...)
 		c, _ := dialControl(t, dir, "a")
-		f, err := vhosttest.Dial(filepath.Join(dir, "run", "a.sock"), vhosttest.Options{Refuse: vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE})
+		f, err := frontend.Dial(filepath.Join(dir, "run", "a.sock"), frontend.Options{Refuse: frontend.FeatureFlush | frontend.FeatureConfigWCE})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,7 +14,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // lockHolderEnv makes the test binary, as cowblk, delay calls on the files of its store. Its value
@@ -77,7 +77,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			}, "serve", "a", "b", "--sandbox", "off")
 			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
-			for _, f := range []*vhosttest.Frontend{a, b} {
+			for _, f := range []*frontend.Frontend{a, b} {
 				writeAt(t, f, 0, pattern(1, 4096))
 				if err := f.Driver(0).Flush(); err != nil {
 					t.Fatal(err)

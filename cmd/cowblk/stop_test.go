@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // outcomeOf runs cowblk as a process and returns its exit code and output.
@@ -19,7 +19,7 @@ func outcomeOf(t *testing.T, dir string, args ...string) (int, string) {
 }
 
 // startServing starts a process that serves disks, and connects to the first.
-func startServing(t *testing.T, dir string, names ...string) (*process, *vhosttest.Frontend) {
+func startServing(t *testing.T, dir string, names ...string) (*process, *frontend.Frontend) {
 	t.Helper()
 	p := start(t, dir, nil, append([]string{"serve"}, names...)...)
 	return p, dial(t, filepath.Join(dir, "run", names[len(names)-1]+".sock"))

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // steadyLoad writes and reads blocks continuously, as a guest whose QEMU reconnects at once, and
@@ -17,7 +17,7 @@ import (
 type steadyLoad struct {
 	t      *testing.T
 	socket string
-	f      *vhosttest.Frontend
+	f      *frontend.Frontend
 	blocks uint64
 	stop   atomic.Bool
 	ended  chan error
@@ -82,14 +82,14 @@ func (l *steadyLoad) run() error {
 		}
 	}
 	l.last = time.Now()
-	var done []vhosttest.Completion
+	var done []frontend.Completion
 	lost := false // connection lost since the last completion
 	for flying := len(l.slots); flying > 0; {
 		err := d.Kick()
 		if err == nil {
 			err = d.Wait()
 		}
-		if errors.Is(err, vhosttest.ErrDisconnected) {
+		if errors.Is(err, frontend.ErrDisconnected) {
 			if err := l.reconnect(); err != nil {
 				return err
 			}
@@ -128,7 +128,7 @@ func (l *steadyLoad) submit(slot int) error {
 	d, s := l.f.Driver(0), &l.slots[slot]
 	if l.random.IntN(1000) == 0 {
 		*s = loadSlot{flush: true}
-		return d.Submit(slot, vhosttest.OpFlush, 0, 0)
+		return d.Submit(slot, frontend.OpFlush, 0, 0)
 	}
 	block := l.random.Uint64N(l.blocks)
 	for l.busy[block] {
@@ -137,16 +137,16 @@ func (l *steadyLoad) submit(slot int) error {
 	l.busy[block] = true
 	*s = loadSlot{block: block}
 	if l.random.IntN(4) == 0 {
-		return d.Submit(slot, vhosttest.OpRead, int64(block)*4096, 4096)
+		return d.Submit(slot, frontend.OpRead, int64(block)*4096, 4096)
 	}
 	s.version = l.versions[block] + 1
 	stampBlock(d.Buffer(slot)[:4096], block, s.version)
-	return d.Submit(slot, vhosttest.OpWrite, int64(block)*4096, 4096)
+	return d.Submit(slot, frontend.OpWrite, int64(block)*4096, 4096)
 }
 
-func (l *steadyLoad) complete(c vhosttest.Completion) error {
+func (l *steadyLoad) complete(c frontend.Completion) error {
 	s := &l.slots[c.ID]
-	if c.Status != vhosttest.StatusOK {
+	if c.Status != frontend.StatusOK {
 		return fmt.Errorf("%+v: status %d", *s, c.Status)
 	}
 	l.done.Add(1)

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"cowblk/backend/daemon"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // waitExit waits for a process that ends by itself with exit code 0.
@@ -71,14 +71,14 @@ func deepDisk(t *testing.T, dir string) {
 	command(t, dir, "create", "a", "--size", "50G")
 	p := start(t, dir, nil, "serve", "a")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
-	ranges := make([]vhosttest.Range, 64)
+	ranges := make([]frontend.Range, 64)
 	for layer := range 8 {
 		for i := range 400 {
 			for j := range ranges {
 				// Scattered as the files of a guest, but not in the first GB, where the load
 				// writes.
 				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
-				ranges[j] = vhosttest.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
+				ranges[j] = frontend.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
 			if err := f.Driver(0).WriteZeroes(ranges...); err != nil {
 				t.Fatal(err)

@@ -80,7 +80,7 @@ var importRules = []struct {
 	{"backend/nbd", []string{"backend/loglimit", "backend/control", "backend/qmp"}},
 	{"backend", []string{"vhost", "cow"}},
 	{"vhost/load", []string{"vhost"}},
-	{"vhost/vhosttest", []string{"vhost"}},
+	{"vhost/frontend", []string{"vhost"}},
 	{"vhost/blk", []string{"vhost/virtq"}},
 	{"vhost/virtq", []string{"vhost/guest"}},
 	{"vhost/guest", nil},

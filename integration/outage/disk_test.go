@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // disk is one disk of a machine, with the guest that uses it.
@@ -21,7 +21,7 @@ type disk struct {
 	number uint32
 	size   int64 // bytes
 	oracle *oracle
-	guest  *vhosttest.Frontend // nil: disconnected
+	guest  *frontend.Frontend // nil: disconnected
 }
 
 // newDisk creates a disk; blank disks have no base.
@@ -53,7 +53,7 @@ var errNotListening = errors.New("the server does not listen")
 func (d *disk) connect(limit time.Duration) error {
 	socket := filepath.Join(d.m.store.Dir, "run", d.name+".sock")
 	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
-		f, err := vhosttest.Dial(socket, vhosttest.Options{Memory: 4 << 20, MaxTransfer: 1 << 20, Slots: 1, Timeout: waitLimit})
+		f, err := frontend.Dial(socket, frontend.Options{Memory: 4 << 20, MaxTransfer: 1 << 20, Slots: 1, Timeout: waitLimit})
 		if err == nil {
 			d.guest = f
 			return nil
@@ -91,7 +91,7 @@ func (d *disk) write(first, n int64) error {
 
 // writeZeroes writes zeros with a WRITE_ZEROES request.
 func (d *disk) writeZeroes(first, n int64, unmap bool) error {
-	err := d.guest.Driver(0).WriteZeroes(vhosttest.Range{Off: first * sectorSize, Len: n * sectorSize, Unmap: unmap})
+	err := d.guest.Driver(0).WriteZeroes(frontend.Range{Off: first * sectorSize, Len: n * sectorSize, Unmap: unmap})
 	d.oracle.wrote(first, n, zeros, err == nil)
 	return err
 }

@@ -10,14 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // isDeviceError reports whether the device completed a request with an error, as it does if there
 // is no space and --on-enospc is error.
 func isDeviceError(err error) bool {
-	var e *vhosttest.StatusError
-	return errors.As(err, &e) && e.Status == vhosttest.StatusIOErr
+	var e *frontend.StatusError
+	return errors.As(err, &e) && e.Status == frontend.StatusIOErr
 }
 
 // tryWrite calls write, and returns an error of the device instead of failing the test.

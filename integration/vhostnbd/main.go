@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // NBD ioctls of the kernel, and flags of its disk (linux/nbd.h).
@@ -45,7 +45,7 @@ func main() {
 }
 
 func run(socket, device string) (err error) {
-	f, err := vhosttest.Dial(socket, vhosttest.Options{Timeout: patience})
+	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // listen serves back-ends on a socket, one connection at a time.
@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 		"mixed":      {RW: RandRW, QueueDepth: 8, FsyncEvery: 3},
 		"sequential": {RW: Read, BlockSize: 128 << 10, QueueDepth: 8, Queues: 2},
 		"deep":       {RW: Write, QueueDepth: maxDepth, BlockSize: 512},
-		"spdk":       {Style: vhosttest.SPDK, QueueDepth: 16, Queues: 2},
+		"spdk":       {Style: frontend.SPDK, QueueDepth: 16, Queues: 2},
 		"area":       {RW: RandWrite, Size: 1 << 20, Offset: 1 << 30, BlockSize: 8192},
 		"warm-up":    {Warmup: short},
 	} {
@@ -99,7 +99,7 @@ func TestRun(t *testing.T) {
 			if !slices.IsSortedFunc(r.Distribution, func(a, b Quantile) int { return int(a.Latency - b.Latency) }) {
 				t.Errorf("distribution %v", r.Distribution)
 			}
-			if wce := r.WriteCache; (wce == nil || !*wce) && o.Style == vhosttest.QEMU {
+			if wce := r.WriteCache; (wce == nil || !*wce) && o.Style == frontend.QEMU {
 				t.Errorf("write cache %v", wce)
 			}
 		})
@@ -187,7 +187,7 @@ func TestBackendFails(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	for _, poll := range []bool{false, true} {
 		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 500 * time.Millisecond})
-		if !errors.Is(err, vhosttest.ErrTimeout) || !strings.Contains(err.Error(), mute) {
+		if !errors.Is(err, frontend.ErrTimeout) || !strings.Contains(err.Error(), mute) {
 			t.Errorf("nothing comes back: %v", err)
 		}
 	}
@@ -208,7 +208,7 @@ func TestBackendFails(t *testing.T) {
 			gone <- err
 		}()
 		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll, Timeout: 10 * time.Second})
-		if !errors.Is(err, vhosttest.ErrDisconnected) {
+		if !errors.Is(err, frontend.ErrDisconnected) {
 			t.Errorf("closed connection: %v", err)
 		}
 		if err := <-gone; err != nil {
@@ -231,7 +231,7 @@ func TestInterrupted(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	ctx, cancel = context.WithTimeout(t.Context(), short)
 	defer cancel()
-	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, vhosttest.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {
+	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, frontend.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {
 		t.Errorf("%v", err)
 	}
 }
@@ -249,10 +249,10 @@ func TestTargets(t *testing.T) {
 		"read-only":   {RW: RandWrite},
 		"size_max":    {BlockSize: 16384},
 		"cache":       {WCE: &off}, // the null back-end refuses
-		"cache, SPDK": {WCE: &off, Style: vhosttest.SPDK},
+		"cache, SPDK": {WCE: &off, Style: frontend.SPDK},
 	} {
 		o.Socket = readOnly
-		if _, err := Run(t.Context(), o); !errors.Is(err, ErrTarget) && !errors.Is(err, vhosttest.ErrRefused) {
+		if _, err := Run(t.Context(), o); !errors.Is(err, ErrTarget) && !errors.Is(err, frontend.ErrRefused) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -267,7 +267,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: vhosttest.SPDK}); !errors.Is(err, ErrTarget) {
+	if _, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK}); !errors.Is(err, ErrTarget) {
 		t.Errorf("no FLUSH: %v", err)
 	}
 }
@@ -291,7 +291,7 @@ func TestNoAllocation(t *testing.T) {
 }
 
 func TestReportIsJSON(t *testing.T) {
-	_, r := until(t, hundreds, Options{Null: true, Style: vhosttest.SPDK})
+	_, r := until(t, hundreds, Options{Null: true, Style: frontend.SPDK})
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // ErrOptions reports an invalid load. The errors that wrap it have their own texts.
@@ -71,7 +71,7 @@ type Options struct {
 	Seed uint64 `json:"seed"`
 
 	Hugepages bool            `json:"hugepages,omitempty"` // guest memory from 2 MiB pages; SPDK needs them
-	Style     vhosttest.Style `json:"style"`               // the front-end's habits
+	Style     frontend.Style `json:"style"`               // the front-end's habits
 	Timeout   time.Duration   `json:"timeout_ns"`          // of each wait for the back-end; 0: 30 s
 	// BackendPID is the process whose CPU time is measured; 0: the process that listens on Socket.
 	BackendPID int `json:"-"`

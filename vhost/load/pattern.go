@@ -1,6 +1,6 @@
 package load
 
-import "cowblk/vhost/vhosttest"
+import "cowblk/vhost/frontend"
 
 // pattern generates the requests of a queue.
 type pattern struct {
@@ -51,10 +51,10 @@ func newPattern(o Options, blocks uint64, i int) pattern {
 }
 
 // take returns the next request; ok is false at the end.
-func (p *pattern) take() (op vhosttest.Op, off int64, ok bool) {
-	op = vhosttest.OpWrite
+func (p *pattern) take() (op frontend.Op, off int64, ok bool) {
+	op = frontend.OpWrite
 	if p.readShare == always || p.readShare > 0 && p.rng.next()>>32 < p.readShare {
-		op = vhosttest.OpRead
+		op = frontend.OpRead
 	}
 	var block uint64
 	switch {

@@ -3,7 +3,7 @@ package load
 import (
 	"testing"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // For any n, each number below it occurs once.
@@ -67,9 +67,9 @@ func TestRandomBelow(t *testing.T) {
 	}
 }
 
-func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[vhosttest.Op]int, offs [][]int64) {
+func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[frontend.Op]int, offs [][]int64) {
 	t.Helper()
-	ops = map[vhosttest.Op]int{}
+	ops = map[frontend.Op]int{}
 	for q := range o.Queues {
 		p := newPattern(o, blocks, q)
 		var mine []int64
@@ -108,7 +108,7 @@ func TestFirstWriteTouchesEachBlockOnce(t *testing.T) {
 						}
 					}
 				}
-				if uint64(len(seen)) != blocks || ops[vhosttest.OpWrite] != int(blocks) {
+				if uint64(len(seen)) != blocks || ops[frontend.OpWrite] != int(blocks) {
 					t.Errorf("%s, %d queues: %d of %d blocks", rw, queues, len(seen), blocks)
 				}
 			}
@@ -138,8 +138,8 @@ func TestMix(t *testing.T) {
 		{RandRW, 70, 6700, 7300}, {RandRW, 1, 50, 160},
 	} {
 		ops, _ := takeAll(t, Options{RW: c.rw, ReadPercent: c.percent, Queues: 1, BlockSize: 512}, 1000, 10_000)
-		if n := ops[vhosttest.OpRead]; n < c.least || n > c.atMost || n+ops[vhosttest.OpWrite] != 10_000 {
-			t.Errorf("%s: %d reads and %d writes", c.rw, n, ops[vhosttest.OpWrite])
+		if n := ops[frontend.OpRead]; n < c.least || n > c.atMost || n+ops[frontend.OpWrite] != 10_000 {
+			t.Errorf("%s: %d reads and %d writes", c.rw, n, ops[frontend.OpWrite])
 		}
 	}
 }

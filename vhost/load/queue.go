@@ -10,12 +10,12 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // queue loads one ring. All fields except stop belong to the goroutine of run.
 type queue struct {
-	driver    *vhosttest.Driver
+	driver    *frontend.Driver
 	pattern   pattern
 	blockSize int
 	fsync     int // Options.FsyncEvery
@@ -23,7 +23,7 @@ type queue struct {
 	backend   *process // measured by this queue; nil: by another one
 
 	slots []requester
-	done  []vhosttest.Completion
+	done  []frontend.Completion
 	phase phase
 	// Nanoseconds since origin: the next change of phase, and the two.
 	origin           time.Time
@@ -38,7 +38,7 @@ type queue struct {
 
 // requester has one request in flight; there are QueueDepth of them.
 type requester struct {
-	op      vhosttest.Op
+	op      frontend.Op
 	started int64
 	writes  int // since its last flush
 }
@@ -71,10 +71,10 @@ func (t *tally) add(x *tally) {
 	t.nFlushes, t.nErrors = t.nFlushes+x.nFlushes, t.nErrors+x.nErrors
 }
 
-func newQueue(d *vhosttest.Driver, o Options, p pattern, stop *atomic.Bool) *queue {
+func newQueue(d *frontend.Driver, o Options, p pattern, stop *atomic.Bool) *queue {
 	q := &queue{
 		driver: d, pattern: p, blockSize: o.BlockSize, fsync: o.FsyncEvery, stop: stop,
-		slots: make([]requester, o.QueueDepth), done: make([]vhosttest.Completion, 0, d.Slots()),
+		slots: make([]requester, o.QueueDepth), done: make([]frontend.Completion, 0, d.Slots()),
 		start: int64(o.Warmup), end: math.MaxInt64, tally: newTally(),
 	}
 	if o.Duration > 0 {
@@ -173,21 +173,21 @@ func (q *queue) addCPU(sign time.Duration) error {
 }
 
 // account counts a completed request. Those in flight at the end only count for the latencies.
-func (q *queue) account(c vhosttest.Completion, now int64) {
+func (q *queue) account(c frontend.Completion, now int64) {
 	if q.phase == warming {
 		return
 	}
 	s := &q.slots[c.ID]
 	hist, n := q.readHist, &q.nReads
 	switch s.op {
-	case vhosttest.OpWrite:
+	case frontend.OpWrite:
 		hist, n = q.writeHist, &q.nWrites
-	case vhosttest.OpFlush:
+	case frontend.OpFlush:
 		hist, n = q.flushHist, &q.nFlushes
 	}
 	// Cannot fail: the value is within bounds.
 	_ = hist.RecordValue(min(max(now-s.started, minLatency), maxLatency))
-	if c.Status != vhosttest.StatusOK {
+	if c.Status != frontend.StatusOK {
 		q.nErrors++
 	}
 	if q.phase == counting {
@@ -205,14 +205,14 @@ func (q *queue) submit(slot int, now int64) {
 	n := q.blockSize
 	var off int64
 	if q.fsync > 0 && s.writes == q.fsync {
-		s.op, s.writes, n = vhosttest.OpFlush, 0, 0
+		s.op, s.writes, n = frontend.OpFlush, 0, 0
 	} else {
 		var ok bool
 		if s.op, off, ok = q.pattern.take(); !ok {
 			q.exhausted = true
 			return
 		}
-		if s.op == vhosttest.OpWrite {
+		if s.op == frontend.OpWrite {
 			s.writes++
 		}
 	}

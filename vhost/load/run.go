@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // stopTimeout bounds how long queues may take to end after an interruption.
@@ -31,7 +31,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 //
 // When ctx ends, the load ends early without an error, and the reports say Interrupted. Errors wrap
 // ErrOptions for an invalid load, ErrTarget for a load that this back-end does not support, or
-// vhosttest's errors for a back-end that fails; there are no reports then.
+// vhost/frontend's errors for a back-end that fails; there are no reports then.
 //
 // Queues need threads that run concurrently with the rest of the program, so GOMAXPROCS is raised
 // if it is too small.
@@ -94,7 +94,7 @@ func drive(ctx context.Context, targets []*target, stop *atomic.Bool) error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
-	var connections []*vhosttest.Frontend
+	var connections []*frontend.Frontend
 	for _, t := range targets {
 		connections = append(connections, t.f)
 	}

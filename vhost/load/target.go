@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // ErrTarget reports a back-end that does not support the load.
@@ -23,7 +23,7 @@ const writebackAt = 32
 // target is one back-end under load.
 type target struct {
 	o       Options
-	f       *vhosttest.Frontend
+	f       *frontend.Frontend
 	null    *Null // nil: a real one
 	pid     int
 	process *process
@@ -59,7 +59,7 @@ func (t *target) connect() (err error) {
 		ring *= 2
 	}
 	buffers := int64(t.o.Queues) * int64(t.o.QueueDepth) * int64(t.o.BlockSize)
-	fo := vhosttest.Options{
+	fo := frontend.Options{
 		Style: t.o.Style, Queues: t.o.Queues, QueueSize: ring, Slots: t.o.QueueDepth, MaxTransfer: t.o.BlockSize,
 		Memory:    buffers + int64(t.o.Queues)*(256<<10) + 1<<20, // rings and headers
 		Hugepages: t.o.Hugepages, Poll: t.o.Poll, Timeout: t.o.Timeout,
@@ -69,10 +69,10 @@ func (t *target) connect() (err error) {
 		if t.null, conn, err = startNull(t.o.Queues); err != nil {
 			return err
 		}
-		t.f, err = vhosttest.New(conn, fo)
+		t.f, err = frontend.New(conn, fo)
 		return err
 	}
-	t.f, err = vhosttest.Dial(t.o.Socket, fo)
+	t.f, err = frontend.Dial(t.o.Socket, fo)
 	return err
 }
 
@@ -84,10 +84,10 @@ func (t *target) setUp() (err error) {
 	}
 	t.process = newProcess(t.pid)
 	features := t.f.Features()
-	if t.o.Writes() && features&vhosttest.FeatureRO != 0 {
+	if t.o.Writes() && features&frontend.FeatureRO != 0 {
 		return fmt.Errorf("%s: the disk is read-only: %w", t.o.RW, ErrTarget)
 	}
-	if t.o.FsyncEvery > 0 && features&vhosttest.FeatureFlush == 0 {
+	if t.o.FsyncEvery > 0 && features&frontend.FeatureFlush == 0 {
 		return fmt.Errorf("flushes: FLUSH was not negotiated: %w", ErrTarget)
 	}
 	if err := t.writeCache(); err != nil {
@@ -113,7 +113,7 @@ func (t *target) setUp() (err error) {
 
 // writeCache sets the write cache if requested, and records its state.
 func (t *target) writeCache() error {
-	const needed = vhosttest.FeatureFlush | vhosttest.FeatureConfigWCE
+	const needed = frontend.FeatureFlush | frontend.FeatureConfigWCE
 	if t.f.Features()&needed != needed || t.f.Capacity() == 0 {
 		if t.o.WCE != nil {
 			return fmt.Errorf("write cache: CONFIG_WCE was not negotiated: %w", ErrTarget)
@@ -172,7 +172,7 @@ func (t *target) describeError(err error) error {
 		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", name, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", name, err)
-	case errors.Is(err, vhosttest.ErrDisconnected), errors.Is(err, io.EOF):
+	case errors.Is(err, frontend.ErrDisconnected), errors.Is(err, io.EOF):
 		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", name, err)
 	}
 	return fmt.Errorf("%s: %w", name, err)

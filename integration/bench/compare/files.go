@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 const mib = 1 << 20
@@ -88,8 +88,8 @@ func makeSparse(path string, size int64) error {
 }
 
 // connect connects a front-end and turns the write cache on.
-func connect(socket string) (*vhosttest.Frontend, error) {
-	f, err := vhosttest.Dial(socket, vhosttest.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
+func connect(socket string) (*frontend.Frontend, error) {
+	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func fill(ctx context.Context, socket string, extents ...extent) (err error) {
 
 // readServed reads all of a served disk.
 func readServed(ctx context.Context, socket string) (err error) {
-	f, err := vhosttest.Dial(socket, vhosttest.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
+	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
 	if err != nil {
 		return err
 	}

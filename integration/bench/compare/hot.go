@@ -9,7 +9,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"cowblk/integration/bench/compare/report"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // Hot reads are issued at a constant rate, and their latency counts from the time when they were
@@ -77,7 +77,7 @@ func (s *site) serveSlow(ctx context.Context) error {
 
 // paced takes one sample of hot reads.
 func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample report.Sample, err error) {
-	f, err := vhosttest.Dial(s.servers[report.SlowStack].Socket, vhosttest.Options{Timeout: patience, Poll: true, Memory: 16 * mib})
+	f, err := frontend.Dial(s.servers[report.SlowStack].Socket, frontend.Options{Timeout: patience, Poll: true, Memory: 16 * mib})
 	if err != nil {
 		return sample, err
 	}
@@ -132,13 +132,13 @@ const blockSize = 4 << 10
 
 // pacer keeps both streams going on one queue. Slots from hotSlots on are cold.
 type pacer struct {
-	driver    *vhosttest.Driver
+	driver    *frontend.Driver
 	random    *rand.Rand
 	cold      extent
 	histogram *hdrhistogram.Histogram
 	free      []int
 	due       [hotSlots]time.Duration
-	returned  []vhosttest.Completion
+	returned  []frontend.Completion
 	ended     bool
 
 	// Of the cold reads: times of issue, number completed, and sum of their latencies.
@@ -150,7 +150,7 @@ type pacer struct {
 // miss issues a cold read.
 func (p *pacer) miss(slot int) error {
 	p.issued[slot-hotSlots] = time.Now()
-	return p.driver.Submit(slot, vhosttest.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
+	return p.driver.Submit(slot, frontend.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
 // run runs the streams until limit, and then until all requests have completed.
@@ -170,7 +170,7 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 			slot := p.free[len(p.free)-1]
 			p.free = p.free[:len(p.free)-1]
 			p.due[slot] = next
-			if err := p.driver.Submit(slot, vhosttest.OpRead, p.random.Int64N(hotBytes/blockSize)*blockSize, blockSize); err != nil {
+			if err := p.driver.Submit(slot, frontend.OpRead, p.random.Int64N(hotBytes/blockSize)*blockSize, blockSize); err != nil {
 				return err
 			}
 		}
@@ -191,7 +191,7 @@ func (p *pacer) complete(start time.Time) error {
 	}
 	now := time.Since(start)
 	for _, c := range p.returned {
-		if c.Status != vhosttest.StatusOK {
+		if c.Status != frontend.StatusOK {
 			return fmt.Errorf("a read completed with status %d", c.Status)
 		}
 		if c.ID < hotSlots {

@@ -10,7 +10,7 @@ import (
 	"cowblk/integration/bench/compare/report"
 	"cowblk/integration/harness"
 	"cowblk/vhost/load"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // singles measures the figures that are not rates. It omits a figure that cannot be measured and
@@ -70,7 +70,7 @@ func (s *site) idle(ctx context.Context) error {
 	}
 	defer b.Kill()
 	for i := range disks {
-		f, err := vhosttest.Dial(s.diskSocket(i), vhosttest.Options{Memory: 2 * mib, Timeout: patience})
+		f, err := frontend.Dial(s.diskSocket(i), frontend.Options{Memory: 2 * mib, Timeout: patience})
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 const requestSize = 4096
@@ -18,7 +18,7 @@ type sample struct{ start, end int64 }
 
 // loader keeps requests in flight on one queue, from a goroutine of its own.
 type loader struct {
-	driver *vhosttest.Driver
+	driver *frontend.Driver
 	qd     int
 	start  int64 // bytes
 	blocks int64
@@ -37,7 +37,7 @@ type bulk struct {
 	done  chan struct{}
 }
 
-func startLoad(d *vhosttest.Driver, qd int, diskSize, span int64) *loader {
+func startLoad(d *frontend.Driver, qd int, diskSize, span int64) *loader {
 	span = min(span, diskSize)
 	l := &loader{
 		driver: d, qd: qd, start: (diskSize - span) / 2 &^ (1<<20 - 1), blocks: span / requestSize,
@@ -57,7 +57,7 @@ func (l *loader) run() error {
 			return err
 		}
 	}
-	done := make([]vhosttest.Completion, 0, 256)
+	done := make([]frontend.Completion, 0, 256)
 	for l.driver.InFlight() > 0 {
 		if err := l.driver.Kick(); err != nil {
 			return err
@@ -68,7 +68,7 @@ func (l *loader) run() error {
 		done = l.driver.Poll(done[:0])
 		now := l.now()
 		for _, c := range done {
-			if c.Status != vhosttest.StatusOK {
+			if c.Status != frontend.StatusOK {
 				return fmt.Errorf("a request completed with status %d", c.Status)
 			}
 			l.samples = append(l.samples, sample{starts[c.ID], now})
@@ -100,9 +100,9 @@ func (l *loader) run() error {
 }
 
 func (l *loader) submit(slot int, starts []int64) error {
-	op := vhosttest.OpRead
+	op := frontend.OpRead
 	if rand.Uint32()&1 == 0 {
-		op = vhosttest.OpWrite
+		op = frontend.OpWrite
 	}
 	starts[slot] = l.now()
 	return l.driver.Submit(slot, op, l.start+rand.Int64N(l.blocks)*requestSize, requestSize)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/control"
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // patience bounds every wait.
@@ -25,7 +25,7 @@ type target struct {
 	dir        string
 	cmd        *exec.Cmd
 	log        bytes.Buffer
-	frontend   *vhosttest.Frontend
+	frontend   *frontend.Frontend
 	size       int64
 	cancel     context.CancelFunc
 	promote    func() error // returns with the reply
@@ -106,7 +106,7 @@ func (t *target) launch(name string, args ...string) error {
 // connect connects the front-end as soon as the socket exists, and turns the write cache on.
 func (t *target) connect(socket string) (err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		t.frontend, err = vhosttest.Dial(socket, vhosttest.Options{QueueSize: 256, Timeout: patience})
+		t.frontend, err = frontend.Dial(socket, frontend.Options{QueueSize: 256, Timeout: patience})
 		if err == nil || time.Now().After(end) {
 			break
 		}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // patience bounds every wait for a back-end. A disk of 64 TiB takes minutes.
@@ -24,7 +24,7 @@ const writeDepth = 32
 
 // client is a guest with one queue.
 type client struct {
-	*vhosttest.Frontend
+	*frontend.Frontend
 	socket string
 }
 
@@ -32,7 +32,7 @@ type client struct {
 func dial(p *server) (*client, error) {
 	c := &client{socket: p.socket}
 	err := p.retry(func() (err error) {
-		c.Frontend, err = vhosttest.Dial(p.socket, vhosttest.Options{QueueSize: 256, Slots: writeDepth, MaxTransfer: 64 << 10, Timeout: patience})
+		c.Frontend, err = frontend.Dial(p.socket, frontend.Options{QueueSize: 256, Slots: writeDepth, MaxTransfer: 64 << 10, Timeout: patience})
 		return err
 	})
 	if err == nil { // virtio 1.2, 5.2.4: writeback
@@ -85,14 +85,14 @@ func (c *client) write(blocks []int64) error {
 		block := blocks[next]
 		next++
 		stamp(d.Buffer(slot)[:blockSize], block)
-		return d.Submit(slot, vhosttest.OpWrite, block*blockSize, blockSize)
+		return d.Submit(slot, frontend.OpWrite, block*blockSize, blockSize)
 	}
 	for slot := range writeDepth {
 		if err := submit(slot); err != nil {
 			return err
 		}
 	}
-	done := make([]vhosttest.Completion, 0, writeDepth)
+	done := make([]frontend.Completion, 0, writeDepth)
 	for d.InFlight() > 0 {
 		if err := d.Kick(); err != nil {
 			return err
@@ -102,7 +102,7 @@ func (c *client) write(blocks []int64) error {
 		}
 		done = d.Poll(done[:0])
 		for _, r := range done {
-			if r.Status != vhosttest.StatusOK {
+			if r.Status != frontend.StatusOK {
 				return fmt.Errorf("a write completed with status %d", r.Status)
 			}
 			if err := submit(r.ID); err != nil {

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cowblk/vhost/vhosttest"
+	"cowblk/vhost/frontend"
 )
 
 // takeoverSize is the size of the disk that is taken over, in bytes.
@@ -136,13 +136,13 @@ func (l *gapLoad) run() error {
 	}
 	d := l.Driver(0)
 	last := time.Now()
-	done := make([]vhosttest.Completion, 0, takeoverDepth)
+	done := make([]frontend.Completion, 0, takeoverDepth)
 	for d.InFlight() > 0 {
 		err := d.Kick()
 		if err == nil {
 			err = d.Wait()
 		}
-		if errors.Is(err, vhosttest.ErrDisconnected) {
+		if errors.Is(err, frontend.ErrDisconnected) {
 			if err := l.again(); err != nil {
 				return err
 			}
@@ -158,7 +158,7 @@ func (l *gapLoad) run() error {
 		}
 		last = now
 		for _, r := range done {
-			if r.Status != vhosttest.StatusOK {
+			if r.Status != frontend.StatusOK {
 				return fmt.Errorf("a request completed with status %d", r.Status)
 			}
 			if l.stop.Load() {
@@ -173,9 +173,9 @@ func (l *gapLoad) run() error {
 }
 
 func (l *gapLoad) submit(slot int) error {
-	op := vhosttest.OpRead
+	op := frontend.OpRead
 	if rand.Uint32()&1 == 0 {
-		op = vhosttest.OpWrite
+		op = frontend.OpWrite
 	}
 	return l.Driver(0).Submit(slot, op, rand.Int64N(takeoverSpan/blockSize)*blockSize, blockSize)
 }

@@ -1,4 +1,4 @@
-package vhosttest
+package frontend
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-// Package vhosttest is the other side of vhost-user-blk: a front-end that negotiates, shares memory
+// Package frontend is the other side of vhost-user-blk: a front-end that negotiates, shares memory
 // and sets up rings as QEMU does (or as SPDK does), and a virtio-blk driver for each ring. It runs
 // in the process that uses it and works with any vhost-user-blk back-end; tests, fuzzing and
 // benchmarks use it instead of a virtual machine.
@@ -22,4 +22,4 @@
 // # Goroutines
 //
 // None. A Frontend is for one goroutine, each of its Drivers for one, which may be another.
-package vhosttest
+package frontend
