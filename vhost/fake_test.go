@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/guest"
 	"cowblk/vhost/frontend"
+	"cowblk/vhost/guest"
 )
 
 // fake is a Backend that processes nothing. It checks the rules in Backend's comments about the

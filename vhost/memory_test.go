@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/guest"
 	"cowblk/vhost/frontend"
+	"cowblk/vhost/guest"
 )
 
 func (l *lockedBuffer) text() string {

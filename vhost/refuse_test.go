@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/vhost"
-	"cowblk/vhost/guest"
 	"cowblk/vhost/frontend"
+	"cowblk/vhost/guest"
 )
 
 // bad is a message that must be refused.

@@ -25,7 +25,7 @@ type enospcGuest struct {
 	dir   string // the store
 	p     *process
 	f     *frontend.Frontend
-	n     int                    // acknowledged writes
+	n     int                   // acknowledged writes
 	done  []frontend.Completion // the completion of the last write, if it has one
 
 	control *control.Client

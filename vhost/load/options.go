@@ -70,9 +70,9 @@ type Options struct {
 	// Seed selects the sequence of requests. 0 is a seed like any other.
 	Seed uint64 `json:"seed"`
 
-	Hugepages bool            `json:"hugepages,omitempty"` // guest memory from 2 MiB pages; SPDK needs them
+	Hugepages bool           `json:"hugepages,omitempty"` // guest memory from 2 MiB pages; SPDK needs them
 	Style     frontend.Style `json:"style"`               // the front-end's habits
-	Timeout   time.Duration   `json:"timeout_ns"`          // of each wait for the back-end; 0: 30 s
+	Timeout   time.Duration  `json:"timeout_ns"`          // of each wait for the back-end; 0: 30 s
 	// BackendPID is the process whose CPU time is measured; 0: the process that listens on Socket.
 	BackendPID int `json:"-"`
 }

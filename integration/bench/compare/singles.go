@@ -9,8 +9,8 @@ import (
 
 	"cowblk/integration/bench/compare/report"
 	"cowblk/integration/harness"
-	"cowblk/vhost/load"
 	"cowblk/vhost/frontend"
+	"cowblk/vhost/load"
 )
 
 // singles measures the figures that are not rates. It omits a figure that cannot be measured and
