@@ -21,7 +21,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		command(t, dir, "create", name, "--size", "16M")
 	}
-	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1ms",
+	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1us",
 		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
 	t.Cleanup(func() {
 		if t.Failed() {
