@@ -93,5 +93,5 @@ func expectedFileWay() string {
 }
 
 func adviceFileWay() string {
-	return "put the file where only " + trustedUsers() + " can change the directories, and links lead to it"
+	return "put the file where only " + trustedUsers() + " can change the directories and links on the way to it"
 }
