@@ -167,6 +167,9 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	if err := s.recoverFor(ctx, ref.Name); err != nil {
 		return err
 	}
+	if err := s.trustedDisk(ref.Name); err != nil {
+		return err
+	}
 	src, err := s.Disk(ref.Name)
 	if err != nil {
 		return err

@@ -56,7 +56,8 @@ func (s *Store) trustedImage(name string) error {
 // trustedFile refuses a file that another user can replace. what names its owner.
 func (s *Store) trustedFile(what, path string) error {
 	if untrusted := s.untrustedFile(path); untrusted != nil {
-		return invalidf("%s: %s: %s, found %s: %s can lead this process to any file through it\n%s", what, PathText(path), expectedFileWay(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
+		return invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
+			what, PathText(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
 	}
 	return nil
 }
@@ -86,10 +87,6 @@ func (s *Store) untrustedProblem(object string, paths ...string) *Problem {
 		}
 	}
 	return nil
-}
-
-func expectedFileWay() string {
-	return "expected a way to it that only " + trustedUsers() + " can change"
 }
 
 func adviceFileWay() string {

@@ -117,6 +117,31 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 	}
 }
 
+// A manifest behind a link through another user's directory names no files for this process.
+func TestManifestThroughDirectoryOfAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes the owners of files")
+	}
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	_, err := s.Promote(ctx, []string{"vm1"}, "t")
+	must(t, err)
+	victim := t.TempDir()
+	must(t, os.Rename(s.path(disksDir, "vm1", diskFile), filepath.Join(victim, diskFile)))
+	must(t, os.Symlink(filepath.Join(victim, diskFile), s.path(disksDir, "vm1", diskFile)))
+	must(t, os.Chown(victim, nobody, nobody))
+	_, opened := s.OpenDisk(ctx, "vm1", OpenOptions{})
+	_, read := s.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
+	_, cloned := s.Create(ctx, "vm2", CreateOptions{From: "vm1@t"})
+	_, rolledBack := s.Rollback(ctx, Ref{Name: "vm1", Tag: "t"})
+	for what, err := range map[string]error{"open": opened, "tag": read, "create": cloned, "rollback": rolledBack} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody can lead this process to any file through it") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // Links of root to directories of root, and files that others own but cannot replace, are used.
 func TestFilesThroughDirectoriesOfTheirOwner(t *testing.T) {
 	ctx := context.Background()
