@@ -16,6 +16,10 @@ func (c *checker) image(name string) *Report {
 	}
 	k := &Report{Kind: KindImage, Name: name, Problems: []*Problem{}}
 	c.images[name] = k
+	if p := c.s.untrustedProblem("image", c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); p != nil {
+		k.Problems = append(k.Problems, p)
+		return k
+	}
 	img, err := c.s.Image(name)
 	switch {
 	case errors.Is(err, ErrNotFound):

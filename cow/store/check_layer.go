@@ -31,6 +31,10 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	}
 	r := &layerResult{}
 	c.layers[path] = r
+	if p := c.s.untrustedProblem(layerObject(l.UUID), c.s.layerFiles(l)...); p != nil {
+		r.problems = append(r.problems, p)
+		return r
+	}
 	if k.Serving != nil {
 		// Without a lock: a layer that is being written is locked by its writer.
 		h, err := layer.ReadHeader(c.s.fs, path)

@@ -158,10 +158,16 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		if err != nil {
 			return err
 		}
+		if err := s.trustedImage(img.Name); err != nil {
+			return err
+		}
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
 		return s.checkImage(ctx, m)
 	}
 	if err := s.recoverFor(ctx, ref.Name); err != nil {
+		return err
+	}
+	if err := s.trustedDisk(ref.Name); err != nil {
 		return err
 	}
 	src, err := s.Disk(ref.Name)
@@ -174,6 +180,11 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	}
 	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
 		return invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
+	}
+	below := *src
+	below.Layers = src.Layers[:i+1]
+	if err := s.trustedFiles(&below); err != nil {
+		return err
 	}
 	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)
 	if err != nil {

@@ -36,6 +36,11 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
+		if p.kind != partBase {
+			if err := s.trustedFile(string(p.kind)+" of the table", p.path); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := s.refuseOverlap(parts); err != nil {
 		return nil, err

@@ -111,7 +111,11 @@ type manifestIndex struct {
 // readIndex reads the index. It skips what it cannot read.
 func (s *Store) readIndex() *manifestIndex {
 	x := &manifestIndex{entries: map[string]*indexEntry{}, lines: map[string][]int64{}}
-	text, err := s.readBounded(s.path(indexDir, indexFile))
+	path := s.path(indexDir, indexFile)
+	if s.ownIndex(path) != nil {
+		return x
+	}
+	text, err := s.readBounded(path)
 	if err != nil {
 		return x
 	}
@@ -185,7 +189,12 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	if err := s.fs.MkdirAll(s.path(indexDir), dirPerm); err != nil {
 		return nil, time.Time{}, err
 	}
-	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, indexPerm)
+	for _, path := range []string{path, s.path(indexDir, indexFile)} {
+		if err := s.ownIndex(path); err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, indexPerm)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -227,7 +236,10 @@ func (s *Store) appendIndex(line []byte) error {
 	if err := s.fs.MkdirAll(s.path(indexDir), dirPerm); err != nil {
 		return err
 	}
-	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE, indexPerm)
+	if err := s.ownIndex(s.path(indexDir, indexFile)); err != nil {
+		return err
+	}
+	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, indexPerm)
 	if err != nil {
 		return err
 	}

@@ -87,6 +87,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		// reserve.
 		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.onNoSpace(why, closing && o.Serve) }
 	}
+	if err := s.trustedFiles(m); err != nil {
+		return nil, err
+	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)

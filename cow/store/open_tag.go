@@ -92,6 +92,9 @@ func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 		return nil, err
 	}
 	m.Layers = m.Layers[:i+1]
+	if err := s.trustedFiles(m); err != nil {
+		return nil, err
+	}
 	// The disk may have grown since.
 	h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
 	if err != nil {

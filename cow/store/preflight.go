@@ -18,6 +18,9 @@ func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error
 	if err != nil {
 		return err
 	}
+	if err := s.trustedFiles(m); err != nil {
+		return err
+	}
 	m.Layers = m.Layers[:len(m.Layers)-1]
 	if len(m.Layers) == 0 {
 		if m.Base == nil {

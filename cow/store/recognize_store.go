@@ -23,8 +23,9 @@ import (
 //
 //   - the lock file has the content lockMagic, or
 //   - it contains a readable manifest, image description or map of a layer, or
-//   - all names in it are those of a store, images/, layers/ and disks/ are empty, and tmp/ and
-//     index/ contain only files of cowblk: a new or emptied store.
+//   - all names in it are those of a store, the lock file has no other content, images/, layers/ and
+//     disks/ are empty, tmp/, index/ and reserve/ contain only files of cowblk, by their content, and
+//     run/ contains something only beside layers/ and disks/: a new or emptied store.
 //
 // If the lock file is missing beside a readable document and nothing is foreign, a power cut has
 // lost it. Any other directory must be empty to become a store. Foreign files in a store are left
@@ -87,7 +88,13 @@ func (s *Store) findForeign() (foreign string, err error) {
 			foreign = PathText(name) + " in it"
 		}
 	}
-	if locked && s.hasLockMagic() {
+	text := lockUnknown
+	if locked {
+		if text, err = s.readLockText(); err != nil {
+			return "", err
+		}
+	}
+	if text == lockOwn {
 		s.recognized.Store(true)
 		return "", nil
 	}
@@ -101,6 +108,9 @@ func (s *Store) findForeign() (foreign string, err error) {
 			return "", nil
 		}
 	}
+	if foreign == "" && text == lockOther {
+		foreign = "a lock with other content in it"
+	}
 	if foreign == "" {
 		foreign, err = s.foreignInEmpty(locked)
 	}
@@ -112,18 +122,6 @@ func (s *Store) findForeign() (foreign string, err error) {
 		foreign += ", and no disk, image or layer of a store that can be read"
 	}
 	return foreign, err
-}
-
-// hasLockMagic reports whether the lock file starts with lockMagic.
-func (s *Store) hasLockMagic() bool {
-	f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	text := make([]byte, len(lockMagic))
-	n, _ := f.ReadAt(text, 0)
-	return string(text[:n]) == lockMagic
 }
 
 // foreignLock says why a lock file is not cowblk's: its type or its owner; empty: it may be.
@@ -231,7 +229,11 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 			own := false
 			switch name := e.Name(); {
 			case dir == "run":
-				own = locked || e.Type()&fs.ModeSocket != 0
+				// The user may put files there, but no process has listened before these existed.
+				if own, err = s.hasDirs(layersDir, disksDir); err != nil {
+					return "", err
+				}
+				own = own && (locked || e.Type()&fs.ModeSocket != 0)
 			case !locked:
 			case dir == tmpDir && isTxnDir(e):
 				inTxn, err := s.foreignInTxn(s.path(tmpDir, name))
@@ -240,10 +242,18 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 				}
 				own = inTxn == ""
 			case dir == reserveDir:
-				n, err := strconv.Atoi(name)
-				own = err == nil && n >= 0 && len(name) == 2 && e.Type().IsRegular()
+				if n, err := strconv.Atoi(name); err != nil || n < 0 || len(name) != 2 {
+					break
+				}
+				if own, err = isOwn(s.ownReserve(s.path(reserveDir, name))); err != nil {
+					return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+				}
 			case dir == indexDir:
-				own = strings.TrimSuffix(name, vfs.TempSuffix) == indexFile
+				if strings.TrimSuffix(name, vfs.TempSuffix) == indexFile {
+					if own, err = isOwn(s.ownIndex(s.path(indexDir, name))); err != nil {
+						return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+					}
+				}
 			}
 			if !own {
 				return PathText(dir+"/"+e.Name()) + " in it", nil
@@ -251,6 +261,28 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// isOwn turns the result of ownIndex or ownReserve into an answer. A file that was removed meanwhile
+// is no foreign one.
+func isOwn(err error) (bool, error) {
+	switch {
+	case errors.Is(err, errForeign):
+		return false, nil
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	}
+	return false, err
+}
+
+// hasDirs reports whether the store has all of these directories.
+func (s *Store) hasDirs(names ...string) (bool, error) {
+	for _, name := range names {
+		if exists, err := s.exists(s.path(name)); err != nil || !exists {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func isUUID(name string) bool {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,17 +42,22 @@ func state(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// plant makes files that contain text, and directories, whose names end with a slash.
+// plant makes files that contain text, or what follows a = in the name, and directories, whose names
+// end with a slash.
 func plant(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {
+		name, text, given := strings.Cut(name, "=")
+		if !given {
+			text = "precious"
+		}
 		path := filepath.Join(dir, name)
 		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		if strings.HasSuffix(name, "/") {
 			must(t, os.MkdirAll(path, 0o755))
 			continue
 		}
-		must(t, os.WriteFile(path, []byte("precious"), 0o644))
+		must(t, os.WriteFile(path, []byte(text), 0o644))
 	}
 }
 
@@ -82,6 +88,18 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 		"home of dot files":         {".profile", ".ssh/id"},
 		"home with an empty config": {".config/"},
 		"run with a PID":            {"run/daemon.pid"},
+		"a lock with text":          {"lock"},
+		"a lock with text, a run":   {"lock", "run/daemon.pid"},
+		"a lock with text, a store": {"lock", "disks/", "layers/", "tmp/"},
+		"an empty lock and a run":   {"lock=", "run/daemon.pid"},
+		"an empty lock, tmp, run":   {"lock=", "tmp/", "run/daemon.pid"},
+		"an empty lock, an index":   {"lock=", "index/disks"},
+		"an empty lock, a new one":  {"lock=", "index/disks.new"},
+		"an empty lock, a reserve":  {"lock=", "reserve/00", "reserve/23"},
+		"a torn lock, a reserve":    {"lock=cowblk st", "reserve/23", "disks/", "layers/"},
+		"a lock of zeros, a run":    {"lock=\x00\x00", "run/f"},
+		"a lock of JSON":            {"lock={\"pid\":1}"},
+		"a lock like ours":          {"lock=cowblk" + " stores\n"},
 		"lock is a directory":       {"lock/"},
 		"lock is a directory, more": {"lock/f", "tmp/" + someUUID + "/f"},
 		"index":                     {"index"},
@@ -198,7 +216,18 @@ func TestStoresInAllStates(t *testing.T) {
 			must(t, os.Truncate(s.path(lockFile), 0))
 			plant(t, s.Dir(), "README.txt")
 		},
-		"no lock": func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
+		"a lock of zeros after a power cut": func(t *testing.T, s *Store) {
+			must(t, os.WriteFile(s.path(lockFile), make([]byte, len(lockMagic)), 0o600))
+		},
+		"emptied, torn lock, reserve, index and run": func(t *testing.T, s *Store) {
+			if _, err := s.Remove(ctx, "vm1"); err != nil {
+				t.Fatal(err)
+			}
+			must(t, os.Truncate(s.path(lockFile), 5))
+			plant(t, s.Dir(), "run/vm1.pid")
+		},
+		"foreign content in the lock of a store": func(t *testing.T, s *Store) { plant(t, s.Dir(), "lock=1234") },
+		"no lock":                                func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
 		"begun": func(t *testing.T, s *Store) {
 			must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
@@ -244,5 +273,57 @@ func TestStoresInAllStates(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Foreign files in the places of the index and the reserve are neither deleted nor overwritten, and
+// what symbolic links there lead to stays too.
+func TestForeignIndexAndReserve(t *testing.T) {
+	ctx := context.Background()
+	for _, name := range []string{"index/disks", "index/disks.new", "reserve/23", "reserve/00"} {
+		for _, kind := range []string{"file", "link", "link to an empty file", "FIFO"} {
+			t.Run(name+" is a "+kind, func(t *testing.T) {
+				s := newStore(t)
+				create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+				path := s.path(name)
+				must(t, os.RemoveAll(path))
+				text, target := "precious", path
+				switch kind {
+				case "link to an empty file":
+					text = ""
+					fallthrough
+				case "link":
+					target = filepath.Join(t.TempDir(), "f")
+					must(t, os.Symlink(target, path))
+				case "FIFO":
+					must(t, syscall.Mkfifo(path, 0o600))
+				}
+				if kind != "FIFO" {
+					must(t, os.WriteFile(target, []byte(text), 0o600))
+				}
+				before, err := os.Lstat(path)
+				must(t, err)
+				again, err := Open(s.Dir(), Options{})
+				must(t, err)
+				create(t, again, "vm2", CreateOptions{Size: 1 << 20})
+				_, err = again.Promote(ctx, []string{"vm2"}, "t")
+				must(t, err)
+				_, err = again.Remove(ctx, "vm1")
+				must(t, err)
+				for again.releaseReserve(syscall.ENOSPC, 0) {
+				}
+				after, err := os.Lstat(path)
+				must(t, err)
+				if !os.SameFile(before, after) {
+					t.Error("it was replaced")
+				}
+				if kind == "FIFO" {
+					return
+				}
+				if now, err := os.ReadFile(target); err != nil || string(now) != text {
+					t.Errorf("%q, %v", now, err)
+				}
+			})
+		}
 	}
 }

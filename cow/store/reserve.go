@@ -62,8 +62,11 @@ func (s *Store) releaseReserve(why error, keep int) bool {
 		if st, err := s.fs.Stat(s.reservePath(i)); err == nil {
 			size = st.Size()
 		}
-		err := s.fs.Remove(s.reservePath(i))
-		if errors.Is(err, fs.ErrNotExist) {
+		err := s.ownReserve(s.reservePath(i))
+		if err == nil {
+			err = s.fs.Remove(s.reservePath(i))
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errForeign) {
 			continue
 		}
 		if err != nil {

@@ -143,6 +143,9 @@ func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (
 	if err != nil {
 		return nil, err
 	}
+	if err := s.trustedFiles(m); err != nil {
+		return nil, err
+	}
 	after := *m
 	after.Layers = slices.Clone(m.Layers[:top+1])
 	if now := tagsAbove(m, top); lost != nil && !slices.Equal(lost, now) {

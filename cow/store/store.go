@@ -115,6 +115,10 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, invalidf("store %s is not a directory", dir)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("store %s: %w", dir, err)
+	case err != nil:
+		if err := refuseDangling(o.FS, dir); err != nil {
+			return nil, err
+		}
 	}
 	run := runDir(dir, o.Getenv)
 	if other := replaceRunDir(&o, dir, run); other != "" {

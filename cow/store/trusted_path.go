@@ -95,15 +95,16 @@ func checkStore(dir string) (made bool, err error) {
 }
 
 // trustedDisk refuses a disk whose directory belongs to another user or is a symbolic link to a
-// directory that others can change: its manifest and lock file cannot be trusted. A missing disk is
-// accepted. The store must be Trusted.
+// directory that others can change: its manifest and lock file cannot be trusted. It also refuses a
+// manifest that is a link to where others can replace it. A missing disk is accepted. The store must
+// be Trusted.
 func (s *Store) trustedDisk(name string) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
 	}
 	untrusted, _ := way.Check(s.path(disksDir, name), pathOptions()) // the open reports the error
 	if untrusted == nil {
-		return nil
+		return s.trustedFile(fmt.Sprintf("disk %q", name), s.path(disksDir, name, diskFile))
 	}
 	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }

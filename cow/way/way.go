@@ -101,10 +101,27 @@ func Check(dir string, o Options) (*Untrusted, error) {
 	return nil, err
 }
 
+// CheckFile is Check for the path of a file of any type, such as a device: it returns the first
+// directory in which another user can replace the file, a directory above it, or a symbolic link on
+// the path. The file itself may belong to another user, except in a sticky directory, where its
+// owner can replace it. A missing file is an fs.ErrNotExist.
+func CheckFile(path string, o Options) (*Untrusted, error) {
+	w := walker{target: path, options: o, file: true}
+	f, err := w.walk()
+	if err == nil {
+		f.Close()
+	}
+	if w.untrusted != nil {
+		return w.untrusted, nil
+	}
+	return nil, err
+}
+
 // walker resolves the path of a directory.
 type walker struct {
 	target    string // absolute
 	options   Options
+	file      bool // the last element may be a file; dir ends as its directory then
 	dir       *os.File
 	path      string // of dir, without symbolic links
 	rest      []string
@@ -164,6 +181,12 @@ func (w *walker) step() error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		w.rest = w.rest[1:]
+		if w.file && len(w.rest) == 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			if w.untrusted == nil && dir.Mode&0o022 != 0 && !Trusted(st.Uid) {
+				w.untrusted = w.untrustedDir(dir)
+			}
+			return nil
+		}
 		return w.enter(at, name, unix.O_NOFOLLOW)
 	}
 	// In a directory such as /tmp any user can create a link.
