@@ -20,8 +20,9 @@ import (
 
 // The index, in index/disks, caches what the manifests name. A deletion need not read all
 // manifests: it checks that they have not changed (disk_survey.go). An entry is used only if the
-// manifest is in the recorded state. Two facts are only in the index, and both only keep layers:
-// what an unreadable manifest named, and what a disk named whose directory was moved away.
+// manifest is in the recorded state: an unreadable manifest in another state may name any layer. One
+// fact is only in the index, and it only keeps layers: what a disk named whose directory was moved
+// away.
 //
 // Each line is an entry with a checksum before it. Readers skip torn and damaged lines, and a later
 // line replaces an earlier one of the same disk. The creation or promotion of a disk appends a
