@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"math/bits"
@@ -112,7 +113,7 @@ type manifestIndex struct {
 // readIndex reads the index. It skips what it cannot read.
 func (s *Store) readIndex() *manifestIndex {
 	x := &manifestIndex{entries: map[string]*indexEntry{}, lines: map[string][]int64{}}
-	text, err := s.readBounded(s.path(indexDir, indexFile))
+	text, err := s.readBoundedAs(s.path(indexDir, indexFile), os.O_RDONLY|syscall.O_NOFOLLOW)
 	if err != nil {
 		return x
 	}
@@ -186,11 +187,20 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 	if err := s.fs.MkdirAll(s.path(indexDir), dirPerm); err != nil {
 		return nil, time.Time{}, err
 	}
-	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, indexPerm)
+	// A file that is there is a leftover, or a link to a foreign file.
+	open := func() (vfs.File, error) {
+		return s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, indexPerm)
+	}
+	f, err := open()
+	if errors.Is(err, fs.ErrExist) {
+		if err = s.fs.Remove(path); err == nil {
+			f, err = open()
+		}
+	}
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	// Write a byte: opening an existing file keeps its times.
+	// A byte, for the time of a write.
 	_, err = f.WriteAt([]byte("\n"), 0)
 	var st fs.FileInfo
 	if err == nil {
@@ -228,7 +238,10 @@ func (s *Store) appendIndex(line []byte) error {
 	if err := s.fs.MkdirAll(s.path(indexDir), dirPerm); err != nil {
 		return err
 	}
-	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE, indexPerm)
+	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, indexPerm)
+	if errors.Is(err, syscall.ELOOP) {
+		return s.compact(line) // a symbolic link is no index: the rename replaces it
+	}
 	if err != nil {
 		return err
 	}
@@ -284,7 +297,7 @@ func (s *Store) voidLines(name string) error {
 	if len(x.lines[name]) == 0 {
 		return nil
 	}
-	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR, 0)
+	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
