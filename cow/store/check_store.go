@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,6 +154,7 @@ func (c *checker) orphans(storeReport *Report) error {
 		damage, transient := v.damagedManifests(nil)
 		named, err := c.s.layersInJournals()
 		lost := damage != nil || transient != nil || err != nil
+		var unnamed []uuid.UUID
 		for _, e := range entries {
 			id, err := uuid.Parse(e.Name())
 			if err != nil || len(v.users(id, "")) > 0 || v.awayUses(id) || named[id] {
@@ -161,10 +163,52 @@ func (c *checker) orphans(storeReport *Report) error {
 			if exists, err := c.s.exists(c.s.path(layersDir, e.Name())); err != nil || !exists {
 				continue
 			}
-			c.orphan(storeReport, id, lost)
+			unnamed = append(unnamed, id)
 		}
+		c.unnamedLayers(storeReport, unnamed, entries, lost)
 		return nil
 	})
+}
+
+// unnamedLayers reports the layers that no disk names, each after those that lie on it.
+func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entries []fs.DirEntry, lost bool) {
+	if len(unnamed) == 0 {
+		return
+	}
+	on, unread := map[uuid.UUID]int{}, uuid.Nil
+	parent := map[uuid.UUID]uuid.UUID{}
+	for _, e := range entries {
+		id, err := uuid.Parse(e.Name())
+		if err != nil {
+			continue
+		}
+		h, err := layer.ReadHeader(c.s.fs, c.s.path(layersDir, e.Name(), mapFile))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil || h.UUID != id:
+			unread = id
+		case h.Parent != uuid.Nil && h.Parent != id:
+			parent[id] = h.Parent
+			on[h.Parent]++
+		}
+	}
+	below := maps.Clone(on)
+	for len(unnamed) > 0 {
+		i := max(0, slices.IndexFunc(unnamed, func(id uuid.UUID) bool { return on[id] == 0 }))
+		id := unnamed[i]
+		unnamed = slices.Delete(unnamed, i, i+1)
+		needed := "" // why an empty layer stays
+		switch {
+		case on[id] > 0 || below[id] > 0:
+			needed = "another layer lies on it"
+		case unread != uuid.Nil && unread != id:
+			needed = "layer " + unread.String() + " cannot be read and may lie on it"
+		}
+		c.orphan(storeReport, id, lost, on[id] > 0, needed)
+		if exists, err := c.s.exists(c.s.path(layersDir, id.String())); err == nil && !exists {
+			on[parent[id]]--
+		}
+	}
 }
 
 // awayDisks reports disks whose directories were moved away. Their layers are kept. A repair with
@@ -184,9 +228,10 @@ func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	}
 }
 
-// orphan reports a layer that no disk names. lost: an unreadable document may name it. The caller
-// holds the store's lock.
-func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
+// orphan reports a layer that no disk names. lost: an unreadable document may name it. covered: a
+// layer lies on it that stays. needed: why it is not removed without Prune even if it is empty. The
+// caller holds the store's lock.
+func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool, needed string) {
 	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
 	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
@@ -200,10 +245,15 @@ func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost bool) {
 	switch {
 	case lost:
 		p.Advice = "a document of the store cannot be read and may name it: put that right first"
-	case empty:
+	case c.o.Repair && c.o.Prune && covered:
+		p.Advice = "another layer lies on it and stays: see what check says about that one"
+	case empty && needed == "":
 		p.Remedy = "remove it: it owns no block"
 	case c.o.Repair && c.o.Prune:
 		p.Remedy = "remove it"
+	case empty:
+		p.Found += ", but " + needed
+		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
 	default:
 		p.Found += ", and it holds " + describeContent(found, err)
 		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""

@@ -129,9 +129,10 @@ func (v *survey) checkMissing(name string, err error) error {
 }
 
 // unreadable collects what an unreadable manifest may name: the last index entry and every UUID in
-// the text. The result is complete if the index has the disk or the text is a whole document.
+// the text. The result is complete only if the text is a whole document: the manifest is not in the
+// state that the index has recorded, and may name other layers than it did then.
 func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyedDisk {
-	d := &surveyedDisk{err: err, transient: !isDamage(err), unknown: known == nil}
+	d := &surveyedDisk{err: err, transient: !isDamage(err), unknown: true}
 	e := &indexEntry{Version: indexVersion, Name: name}
 	if known != nil {
 		*e = *known

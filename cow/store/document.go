@@ -45,8 +45,11 @@ func decodeDocument(path string, data []byte, v any, check func() error) error {
 }
 
 // readBounded reads a file of at most maxDocument bytes.
-func (s *Store) readBounded(path string) ([]byte, error) {
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+func (s *Store) readBounded(path string) ([]byte, error) { return s.readBoundedAs(path, os.O_RDONLY) }
+
+// readBoundedAs is readBounded with the flags of the open.
+func (s *Store) readBoundedAs(path string, flag int) ([]byte, error) {
+	f, err := s.fs.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}

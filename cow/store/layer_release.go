@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -72,16 +73,27 @@ func (v *survey) needed(m *Manifest, low int, except string) (top int, why strin
 }
 
 // moveToTxn moves a layer to the directory to, whose removal deletes it. Nothing names the layer
-// any more, durably, and no layer lies on it.
-func (s *Store) moveToTxn(id uuid.UUID, to string) error {
+// any more, durably, and no layer lies on it. stays: its directory cannot be moved because it is a
+// mount point, and is left as it is.
+func (s *Store) moveToTxn(id uuid.UUID, to string) (stays bool, err error) {
 	from := s.path(layersDir, id.String())
 	// On failure the shared map stays in memory until the kernel stops.
 	_ = layer.RemoveShared(s.fs, layer.Paths{Map: s.path(layersDir, id.String(), mapFile)})
-	if err := s.fs.Rename(from, filepath.Join(to, id.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// A full file system may have no space for one more name.
-		return s.fs.RemoveAll(from)
+	err = s.fs.Rename(from, filepath.Join(to, id.String()))
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV):
+		s.log.Warn("a layer is kept: its directory is a mount point, or on another file system", "directory", from, "err", err)
+		return true, nil
 	}
-	return nil
+	// A full file system may have no space for one more name. The directory may hold files that are
+	// not cowblk's.
+	left, err := s.removeAllowed(layerLayout, from)
+	if left != "" && err == nil {
+		s.log.Warn("the directory of a layer is not removed: it contains files that are not cowblk's", "directory", from, "found", left)
+	}
+	return false, err
 }
 
 // releaseAbove durably moves the unneeded layers of m, from the top down to index low, to the
@@ -92,8 +104,10 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 		return err
 	}
 	for i := len(m.Layers) - 1; i > lastNeeded; i-- {
-		if err := v.s.moveToTxn(m.Layers[i].UUID, to); err != nil {
+		if stays, err := v.s.moveToTxn(m.Layers[i].UUID, to); err != nil {
 			return err
+		} else if stays {
+			break // those below it stay too
 		}
 	}
 	if why != "" {
@@ -133,7 +147,7 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 		if i < 0 {
 			break
 		}
-		if err := v.s.moveToTxn(free[i], to); err != nil {
+		if _, err := v.s.moveToTxn(free[i], to); err != nil {
 			return err
 		}
 		free, taken = slices.Delete(free, i, i+1), true

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"math/bits"
@@ -20,8 +21,9 @@ import (
 
 // The index, in index/disks, caches what the manifests name. A deletion need not read all
 // manifests: it checks that they have not changed (disk_survey.go). An entry is used only if the
-// manifest is in the recorded state. Two facts are only in the index, and both only keep layers:
-// what an unreadable manifest named, and what a disk named whose directory was moved away.
+// manifest is in the recorded state: an unreadable manifest in another state may name any layer. One
+// fact is only in the index, and it only keeps layers: what a disk named whose directory was moved
+// away.
 //
 // Each line is an entry with a checksum before it. Readers skip torn and damaged lines, and a later
 // line replaces an earlier one of the same disk. The creation or promotion of a disk appends a
@@ -115,7 +117,7 @@ func (s *Store) readIndex() *manifestIndex {
 	if s.ownIndex(path) != nil {
 		return x
 	}
-	text, err := s.readBounded(path)
+	text, err := s.readBoundedAs(path, os.O_RDONLY|syscall.O_NOFOLLOW)
 	if err != nil {
 		return x
 	}
@@ -194,11 +196,20 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 			return nil, time.Time{}, err
 		}
 	}
-	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, indexPerm)
+	// A file that is there is a leftover.
+	open := func() (vfs.File, error) {
+		return s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, indexPerm)
+	}
+	f, err := open()
+	if errors.Is(err, fs.ErrExist) {
+		if err = s.fs.Remove(path); err == nil {
+			f, err = open()
+		}
+	}
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	// Write a byte: opening an existing file keeps its times.
+	// A byte, for the time of a write.
 	_, err = f.WriteAt([]byte("\n"), 0)
 	var st fs.FileInfo
 	if err == nil {
@@ -295,7 +306,7 @@ func (s *Store) voidLines(name string) error {
 	if len(x.lines[name]) == 0 {
 		return nil
 	}
-	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR, 0)
+	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}

@@ -286,8 +286,8 @@ func TestRemovalsAfterKills(t *testing.T) {
 	}
 }
 
-// An unreadable manifest keeps the layers that the index knows of it, or else all layers. Other
-// disks can be removed, and commands do not become slower over time.
+// An unreadable manifest keeps all layers, whatever the index knows of it: it may have changed since.
+// Other disks can be removed, and commands do not become slower over time.
 func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	ctx := context.Background()
 	for _, damage := range []struct {
@@ -337,7 +337,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 					if _, err := s.Remove(ctx, fmt.Sprint("c", i)); err != nil {
 						t.Fatal(err)
 					}
-					if n := strings.Count(said.String(), "\n"); known && n > 1 || !known && n != 1 {
+					if n := strings.Count(said.String(), "\n"); n != 1 {
 						t.Errorf("a removal says %d lines:\n%s", n, said.String())
 					}
 				}
@@ -348,9 +348,6 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				}
 				if left := entries(t, s.path(tmpDir)); len(left) > 0 {
 					t.Errorf("in tmp: %v", left)
-				}
-				if known {
-					layers = len(m.Layers)
 				}
 				if left := entries(t, s.path(layersDir)); len(left) != layers {
 					t.Errorf("%d layers are left, expected %d", len(left), layers)

@@ -54,6 +54,13 @@ func (s *Store) removableDisk(name string) (*Manifest, error) {
 }
 
 func (s *Store) planImage(v *survey, name string) (*Removal, error) {
+	link, err := s.isLink(imagesDir, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ownName(v, name, link); err != nil {
+		return nil, err
+	}
 	users, away, err := v.imageUsers(name)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: cannot determine whether disks use it: %w", name, err)
@@ -70,7 +77,11 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 		return nil, fmt.Errorf("image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
 			name, ErrInUse, strings.Join(away, ", "), PathText(s.path(disksDir)))
 	}
-	return &Removal{Name: name, Kind: "image", Freed: s.allocated(s.ImageData(name)), Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
+	var freed int64
+	if !link {
+		freed = s.allocated(s.ImageData(name))
+	}
+	return &Removal{Name: name, Kind: "image", Freed: freed, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
 }
 
 func (s *Store) planDisk(name string) (*Removal, error) {
@@ -153,6 +164,11 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 		}
 		if plan, err = s.planImage(v, name); err != nil {
 			return err
+		}
+		if link, err := s.isLink(imagesDir, name); err != nil {
+			return err
+		} else if link {
+			return s.removeLink(imagesDir, name)
 		}
 		plan.txnDir, err = s.moveOut(imagesDir, name)
 		return err

@@ -79,6 +79,10 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if err != nil {
 			return err
 		}
+		if d := v.disks[name]; d != nil && d.link {
+			v.dropDisk(name)
+			return s.removeLink(disksDir, name)
+		}
 		// Durably rename the manifest first: recovery would remove the layers that it names.
 		dir := s.path(disksDir, name)
 		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name, damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,0 +1,92 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+)
+
+// isLink reports whether an entry of images/ or disks/ is a symbolic link. A removal must not go
+// through it: what it leads to may be another image, or no cowblk's at all.
+func (s *Store) isLink(dir, name string) (bool, error) {
+	entries, err := s.fs.ReadDir(s.path(dir))
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return e.Name() == name && e.Type()&fs.ModeSymlink != 0
+	}), nil
+}
+
+// removeLink durably removes a symbolic link that stands for a directory of images/ or disks/. Its
+// target stays. The caller holds the store's lock.
+func (s *Store) removeLink(dir, name string) error {
+	path := s.path(dir, name)
+	if err := s.fs.Remove(path); err != nil {
+		return err
+	}
+	s.log.Warn("the directory was a symbolic link: the link is removed, and the directory that it led to stays", "path", path)
+	if err := s.fs.SyncDir(s.path(dir)); err != nil {
+		return fmt.Errorf("%s: the symbolic link is removed, but a power cut may bring it back: %w", PathText(path), err)
+	}
+	return nil
+}
+
+// ownName refuses the removal of an image directory that may be another image, renamed by hand:
+// disks name it by the name in image.json. A link to another image's directory may go while that
+// directory has its own name.
+func (s *Store) ownName(v *survey, name string, link bool) error {
+	_, err := s.Image(name)
+	if err == nil {
+		return nil
+	}
+	var other *nameError
+	if errors.As(err, &other) {
+		if link {
+			at, lerr := s.isLink(imagesDir, other.found)
+			exists, xerr := s.exists(s.path(imagesDir, other.found))
+			if lerr == nil && xerr == nil && exists && !at {
+				return nil
+			}
+			if used, uerr := v.namesImage(other.found); uerr == nil && !used {
+				return nil
+			}
+		}
+		return err
+	}
+	if !isDamage(err) {
+		return fmt.Errorf("image %q: cannot determine its name: %w", name, err)
+	}
+	// It may be any image that a disk names and that is not there.
+	for _, image := range v.namedImages() {
+		if exists, xerr := s.exists(s.path(imagesDir, image)); xerr != nil || !exists {
+			return &Mismatch{File: s.path(imagesDir, name, imageFile), What: "description of the image", Expected: "one that can be read, for disks lie on an image that is not there: " + image,
+				Found: err.Error(), cause: err, Advice: "restore it from a backup; if the directory was renamed, rename it back"}
+		}
+	}
+	return nil
+}
+
+// namesImage reports whether a disk, present or moved away, lies on an image.
+func (v *survey) namesImage(image string) (bool, error) {
+	names, away, err := v.imageUsers(image)
+	return len(names)+len(away) > 0, err
+}
+
+// namedImages returns the sorted names of the images on which disks lie, present or moved away.
+func (v *survey) namedImages() []string {
+	all := map[string]bool{}
+	for _, d := range v.disks {
+		if d.entry != nil && d.entry.Image != "" {
+			all[d.entry.Image] = true
+		}
+	}
+	for _, e := range v.away {
+		if e.Image != "" {
+			all[e.Image] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}

@@ -1,0 +1,108 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// rm of an image whose directory is a symbolic link removes the link only.
+func TestRemoveImageBehindALink(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		what string
+		to   func(t *testing.T, s *Store) (link, target string)
+	}{
+		{"a directory outside", func(t *testing.T, s *Store) (string, string) {
+			away := filepath.Join(t.TempDir(), "g")
+			must(t, os.Rename(s.path(imagesDir, "g"), away))
+			return "g", away
+		}},
+		{"an image of another store", func(t *testing.T, s *Store) (string, string) {
+			other := newStore(t)
+			importRaw(t, other, "h", noise(2, 1<<16))
+			return "h", other.path(imagesDir, "h")
+		}},
+		{"another image of this store", func(t *testing.T, s *Store) (string, string) {
+			create(t, s, "v", CreateOptions{From: "g"})
+			return "golden", s.path(imagesDir, "g")
+		}},
+		{"a directory without an image", func(t *testing.T, s *Store) (string, string) { return "photos", t.TempDir() }},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			s := newStore(t)
+			importRaw(t, s, "g", noise(1, 1<<16))
+			link, target := c.to(t, s)
+			write(t, filepath.Join(target, "notes.txt"), []byte("mine"))
+			must(t, os.Symlink(target, s.path(imagesDir, link)))
+			before := snapshot(t, target)
+			if _, err := s.Remove(ctx, link); err != nil {
+				t.Fatal(err)
+			}
+			check(t, s, CheckOptions{Repair: true})
+			create(t, s, "next", CreateOptions{Size: 4096})
+			sameFiles(t, before, snapshot(t, target))
+			if _, err := os.Lstat(s.path(imagesDir, link)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the link: expected none, found %v", err)
+			}
+			if left := entries(t, s.path(tmpDir)); len(left) > 0 {
+				t.Errorf("in tmp: %v", left)
+			}
+		})
+	}
+}
+
+// rm --damaged of a disk whose directory is a symbolic link removes the link only.
+func TestRemoveDamagedDiskBehindALink(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "v", CreateOptions{Size: 4096})
+	away := filepath.Join(t.TempDir(), "v")
+	must(t, os.Rename(s.path(disksDir, "v"), away))
+	must(t, os.Symlink(away, s.path(disksDir, "v")))
+	must(t, os.Truncate(filepath.Join(away, diskFile), 20))
+	before := snapshot(t, away)
+	if _, err := s.RemoveDamaged(context.Background(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "next", CreateOptions{Size: 4096})
+	sameFiles(t, before, snapshot(t, away))
+	if _, err := os.Lstat(s.path(disksDir, "v")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the link: expected none, found %v", err)
+	}
+}
+
+// An image directory renamed by hand is the image that disks name, and stays.
+func TestRemoveRenamedImage(t *testing.T) {
+	ctx := context.Background()
+	for what, damage := range map[string]func(path string) error{
+		"renamed":               func(string) error { return nil },
+		"renamed, and cut off":  func(path string) error { return os.Truncate(path, 10) },
+		"renamed, without json": os.Remove,
+	} {
+		s := newStore(t)
+		importRaw(t, s, "g", noise(1, 1<<16))
+		create(t, s, "v", CreateOptions{From: "g"})
+		saw := content(t, s, "v")
+		must(t, os.Rename(s.path(imagesDir, "g"), s.path(imagesDir, "g2")))
+		path := s.path(imagesDir, "g2", imageFile)
+		saved := first(os.ReadFile(path))
+		must(t, damage(path))
+		before := snapshot(t, s.path(imagesDir))
+		_, perr := s.PlanRemove("g2")
+		_, err := s.Remove(ctx, "g2")
+		if !errors.Is(err, ErrRefused) || !errors.Is(perr, ErrRefused) || !strings.Contains(err.Error(), "g2") {
+			t.Errorf("%s: expected a refusal, found %v and %v", what, perr, err)
+			continue
+		}
+		sameFiles(t, before, snapshot(t, s.path(imagesDir)))
+		must(t, os.WriteFile(path, saved, 0o600))
+		must(t, os.Rename(s.path(imagesDir, "g2"), s.path(imagesDir, "g")))
+		if !bytes.Equal(content(t, s, "v"), saw) {
+			t.Errorf("%s: the disk shows something else", what)
+		}
+	}
+}

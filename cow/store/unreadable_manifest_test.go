@@ -1,0 +1,125 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// brokenFile is the file system on which the content of one file cannot be read.
+type brokenFile struct {
+	vfs.OS
+	path string
+	err  error
+}
+
+func (b brokenFile) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if name == b.path {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: b.err}
+	}
+	return b.OS.OpenFile(name, flag, perm)
+}
+
+// A manifest that was changed in place since the index has read it, and that cannot be read while
+// another disk gives up layers, keeps them.
+func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
+	ctx := context.Background()
+	ways := map[string]func(t *testing.T, s *Store) (restore func()){
+		"EIO": func(t *testing.T, s *Store) func() {
+			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EIO}
+			return func() { s.fs = vfs.OS{} }
+		},
+		"EACCES": func(t *testing.T, s *Store) func() {
+			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EACCES}
+			return func() { s.fs = vfs.OS{} }
+		},
+		"missing": func(t *testing.T, s *Store) func() {
+			path := s.path(disksDir, "b", diskFile)
+			must(t, os.Rename(path, path+".bak"))
+			return func() { must(t, os.Rename(path+".bak", path)) }
+		},
+		"cut off": func(t *testing.T, s *Store) func() {
+			path := s.path(disksDir, "b", diskFile)
+			saved := first(os.ReadFile(path))
+			must(t, os.Truncate(path, 0))
+			return func() { must(t, os.WriteFile(path, saved, 0o600)) }
+		},
+		"link to a file system that is not mounted": func(t *testing.T, s *Store) func() {
+			away := filepath.Join(t.TempDir(), "b")
+			must(t, os.Rename(s.path(disksDir, "b"), away))
+			must(t, os.Symlink(away, s.path(disksDir, "b")))
+			must(t, os.Rename(away, away+".x"))
+			return func() { must(t, os.Rename(away+".x", away)) }
+		},
+	}
+	commands := map[string]func(s *Store) error{
+		"rm":             func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
+		"rollback":       func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t1"}); return err },
+		"check --repair": func(s *Store) error { _, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true}); return err },
+		"clean-up": func(s *Store) error {
+			tx, err := s.begin(ctx)
+			if err != nil {
+				return err
+			}
+			var m *Manifest
+			if m, err = s.Disk("a"); err == nil {
+				err = errors.Join(tx.journalLayers("a", m.Head().UUID, m.Layers[1].UUID), os.RemoveAll(s.path(disksDir, "a")))
+				tx.close()
+			}
+			return errors.Join(err, ignoreCreated(s))
+		},
+		"clean-up after a removal": func(s *Store) error {
+			out := s.path(tmpDir, removalPrefix+"0d6ae1de-4bd2-4d9e-8f1c-1f1b5a1d1c11")
+			return errors.Join(os.MkdirAll(s.path(tmpDir), 0o700), os.Rename(s.path(disksDir, "a"), out), ignoreCreated(s))
+		},
+	}
+	for way, spoil := range ways {
+		for command, do := range commands {
+			t.Run(command+", "+way, func(t *testing.T) {
+				s := newStore(t)
+				s.clockMargin = 0
+				create(t, s, "a", CreateOptions{Size: 1 << 20})
+				for i, tag := range []string{"t1", "t2"} {
+					put(t, s, "a", noise(uint64(i), 4096), int64(i)*8192)
+					if _, err := s.Promote(ctx, []string{"a"}, tag); err != nil {
+						t.Fatal(err)
+					}
+				}
+				create(t, s, "b", CreateOptions{Size: 1 << 20})
+				create(t, s, "z", CreateOptions{Size: 4096})
+				if _, err := s.Remove(ctx, "z"); err != nil {
+					t.Fatal(err)
+				}
+				saw := content(t, s, "a")
+				text := first(os.ReadFile(s.path(disksDir, "a", diskFile)))
+				must(t, os.WriteFile(s.path(disksDir, "b", diskFile), bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
+				restore := spoil(t, s)
+				if err := do(s); err != nil {
+					t.Fatal(err)
+				}
+				restore()
+				if command == "rollback" || command == "check --repair" {
+					if _, err := s.Remove(ctx, "a"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if !bytes.Equal(content(t, s, "b"), saw) {
+					t.Error("the disk shows something else")
+				}
+			})
+		}
+	}
+}
+
+// ignoreCreated runs a command that cleans up first.
+func ignoreCreated(s *Store) error {
+	_, err := s.Create(context.Background(), "next", CreateOptions{Size: 4096})
+	return err
+}
