@@ -43,7 +43,8 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 		return nil
 	}
 	var other *nameError
-	if errors.As(err, &other) {
+	var m *Mismatch
+	if errors.As(err, &other) || errors.As(err, &m) && errors.As(m.cause, &other) {
 		if link {
 			at, lerr := s.isLink(imagesDir, other.found)
 			exists, xerr := s.exists(s.path(imagesDir, other.found))
