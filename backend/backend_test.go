@@ -66,10 +66,6 @@ func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	return f
 }
 
-func writes(d *frontend.Driver, b byte, off int64) func() error {
-	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
-}
-
 // readBack compares the whole disk with want, through driver d.
 func readBack(t *testing.T, d *frontend.Driver, want []byte) {
 	t.Helper()

@@ -105,15 +105,15 @@ func (s *inMemory) stable(d *frontend.Driver) bool {
 	s.t.Helper()
 	at := func(n int) int64 { return int64(s.used+n) * memoryBlock }
 	whole := func(n int) frontend.Range { return frontend.Range{Off: at(n), Len: memoryBlock} }
-	must(s.t, writes(d, 'o', at(0))())
+	must(s.t, backendtest.Write(d, 'o', at(0))())
 	must(s.t, s.disk.Flush()) // the head owns block 0
 	kinds := []struct {
 		name string
 		want byte
 		do   func() error
 	}{
-		{"overwrite", 'w', writes(d, 'w', at(0))},
-		{"first write", 'w', writes(d, 'w', at(1))},
+		{"overwrite", 'w', backendtest.Write(d, 'w', at(0))},
+		{"first write", 'w', backendtest.Write(d, 'w', at(1))},
 		{"discard", 0, func() error { return d.Discard(whole(2)) }},
 		{"write-zeroes", 0, func() error { return d.WriteZeroes(whole(3)) }},
 	}

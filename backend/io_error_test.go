@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
@@ -33,7 +34,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	failing := func() {
 		t.Helper()
 		for range 20 {
-			if writes(f.Driver(0), 1, 0)() == nil {
+			if backendtest.Write(f.Driver(0), 1, 0)() == nil {
 				t.Fatal("a write succeeded")
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/vhost/blk"
@@ -211,7 +212,7 @@ func TestStableWriteFailsWithItsRound(t *testing.T) {
 			return x
 		})
 		s.hook.Store(&hook)
-		if err := writes(f.Driver(0), 'w', 0)(); err == nil {
+		if err := backendtest.Write(f.Driver(0), 'w', 0)(); err == nil {
 			t.Errorf("a %s of the map failed, and the write did not", op)
 		}
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -64,8 +63,4 @@ func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	f, err := frontend.Dial(s.socket, o)
 	must(s.t, err)
 	return f
-}
-
-func writes(d *frontend.Driver, b byte, off int64) func() error {
-	return func() error { _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); return err }
 }

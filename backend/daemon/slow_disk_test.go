@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -108,14 +109,14 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	defer f.Abort()
 	healthy := other.dial(frontend.Options{})
 	defer healthy.Close()
-	must(t, writes(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
+	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
 	s.hold("pwritev", "/data")
-	stuck := beside(writes(f.Driver(0), 2, 1<<20))
+	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
 	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
-	goesOn(t, "a write to another disk", writes(healthy.Driver(0), 3, 0))
+	goesOn(t, "a write to another disk", backendtest.Write(healthy.Driver(0), 3, 0))
 	goesOn(t, "a flush of another disk", healthy.Driver(0).Flush)
 	goesOn(t, "query-cow-disks", func() error { d.snapshot()[0].info(); return nil })
 	goesOn(t, "query-cow-stats", func() error { s.dev.Stats(); return nil })
@@ -144,7 +145,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	f := s.dial(frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
-	must(t, writes(d, 1, 0)())
+	must(t, backendtest.Write(d, 1, 0)())
 	s.hold("datasync", "/data")
 	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
 	must(t, d.Kick())
@@ -208,13 +209,13 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Abort()
 	s.hold("pwritev", "/data")
-	stuck := beside(writes(f.Driver(0), 2, 1<<20))
+	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
 		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
 		return err
 	})
-	goesOn(t, "a write to the new head", writes(f.Driver(1), 3, 2<<20))
+	goesOn(t, "a write to the new head", backendtest.Write(f.Driver(1), 3, 2<<20))
 	if n := s.disk.Stats().Unsealed; n != 1 {
 		t.Errorf("%d layers are not sealed, expected the former head", n)
 	}
@@ -239,7 +240,7 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	d.serving = ctx // as Run has it
 	f := s.dial(frontend.Options{})
-	must(t, writes(f.Driver(0), 1, 0)())
+	must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
 	s.files.OnCall(func(c cowtest.Call) error {
@@ -253,7 +254,7 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	if s.disk.Stats().Unsealed != 1 {
 		t.Fatal("there is no former head to seal")
 	}
-	must(t, writes(f.Driver(0), 2, 1<<20)())
+	must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
 	end()
 	d.background.Wait()
 	fails.Store(false)

@@ -71,7 +71,7 @@ var importRules = []struct {
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
-	{"backend/backendtest", []string{"cow"}},
+	{"backend/backendtest", []string{"cow", "vhost/frontend"}},
 	{"backend/qmp/link", nil},
 	{"backend/loglimit", nil},
 	{"backend/control", []string{"backend/qmp/link", "cow/way"}},
