@@ -11,7 +11,7 @@ type sqe struct {
 	off      uint64
 	addr     uint64
 	len      uint32
-	opFlags  uint32 // rw_flags, cancel_flags
+	opFlags  uint32 // rw_flags, cancel_flags, statx_flags
 	userData uint64
 	_        [3]uint64
 }
@@ -47,6 +47,7 @@ const (
 	opReadv       = 1
 	opWritev      = 2
 	opAsyncCancel = 14
+	opStatx       = 21 // Linux 5.6
 
 	sqeAsync = 1 << 4 // IOSQE_ASYNC
 

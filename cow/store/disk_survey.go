@@ -15,8 +15,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// survey holds what the manifests on disk name. It takes one stat for each disk and reads each
-// manifest whose state differs from the index. A caller that deletes layers or images holds the
+// survey holds what the manifests on disk name. It compares the version of each manifest with
+// the index and reads those that differ. A caller that deletes layers or images holds the
 // store's lock from the survey until the deletion is done.
 type survey struct {
 	s     *Store
@@ -53,16 +53,21 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
-	for _, e := range list {
-		link := e.Type()&fs.ModeSymlink != 0
-		if !e.IsDir() && !link {
-			continue
+	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool { return !e.IsDir() && !isLinkEntry(e) })
+	paths := make([]string, len(list))
+	for i, e := range list {
+		paths[i] = s.path(disksDir, e.Name(), diskFile)
+	}
+	now := s.fs.Versions(paths)
+	for i, e := range list {
+		d := v.knownDisk(e.Name(), now[i])
+		if d == nil {
+			d = v.readDisk(e.Name())
 		}
-		d := v.readDisk(e.Name())
 		if d == nil {
 			continue // removed meanwhile
 		}
-		d.link = link
+		d.link = isLinkEntry(e)
 		v.disks[e.Name()] = d
 	}
 	if err := v.findAway(); err != nil {
@@ -72,8 +77,19 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 	return v, nil
 }
 
-// readDisk returns what the disk in a directory names. It uses the index if the manifest has not
-// changed.
+func isLinkEntry(e fs.DirEntry) bool { return e.Type()&fs.ModeSymlink != 0 }
+
+// knownDisk returns a disk whose manifest has the version that the index has recorded; nil: it may
+// have changed.
+func (v *survey) knownDisk(name string, now *vfs.Version) *surveyedDisk {
+	known := v.index.entries[name]
+	if now == nil || known == nil || known.Manifest == nil || *now != *known.Manifest {
+		return nil
+	}
+	return &surveyedDisk{entry: known}
+}
+
+// readDisk returns what the disk in a directory names.
 func (v *survey) readDisk(name string) *surveyedDisk {
 	path := v.s.path(disksDir, name, diskFile)
 	st, err := v.s.fs.Stat(path)
@@ -81,15 +97,10 @@ func (v *survey) readDisk(name string) *surveyedDisk {
 	if errors.Is(err, fs.ErrNotExist) && CheckName("disk", name) != nil {
 		return nil // not a disk: lost+found, for example
 	}
-	if err == nil && known != nil && known.Manifest != nil {
-		if now := stateOf(st); now != nil && *now == *known.Manifest {
-			return &surveyedDisk{entry: known}
-		}
-	}
 	v.startIndex()
-	var state *fileState
+	var state *vfs.Version
 	if err == nil {
-		if state = stateOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+		if state = vfs.VersionOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
 			state = nil // a later change may leave the same state
 		}
 	}
@@ -196,7 +207,7 @@ func (s *Store) directoryOf(name string) *directory {
 	if err != nil {
 		return nil
 	}
-	if state := stateOf(st); state != nil {
+	if state := vfs.VersionOf(st); state != nil {
 		return &directory{Dev: state.Dev, Inode: state.Inode}
 	}
 	return nil

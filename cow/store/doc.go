@@ -42,10 +42,10 @@
 // # Locks
 //
 // The store's lock is held for renames and manifest writes, never while content is copied, hashed
-// or freed. The time does not depend on the number of disks, except for one stat of each in a
-// removal (disk_survey.go). Lock order: disk, then store. A process holds a disk's lock as long as
-// it has the disk open. The commit of a promotion takes only the locks of its disks: the guest may
-// be quiesced.
+// or freed. The number of system calls does not depend on the number of disks: a removal compares
+// the versions of all manifests with the index by one io_uring (disk_survey.go). Lock order: disk,
+// then store. A process holds a disk's lock as long as it has the disk open. The commit of a
+// promotion takes only the locks of its disks: the guest may be quiesced.
 //
 // Every wait for a lock has a limit and ends with its context. The kernel grants the store's lock
 // in the order of requests. A user that can open a lock file can hold it: files are 0600,

@@ -331,7 +331,7 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	s := newStore(t)
 	h := hand{s, t}
 	create(t, s, "a", CreateOptions{Size: 4096})
-	look := func() (*fileState, int) {
+	look := func() (*vfs.Version, int) {
 		v, err := s.survey()
 		must(t, err)
 		e := s.readIndex().entries["a"]

@@ -45,15 +45,6 @@ const defaultClockMargin = 3 * time.Second
 // compactFrom is the size in bytes from which a growing index is rewritten at each doubling.
 const compactFrom = 64 << 10
 
-// fileState identifies one state of a file. Users cannot set the time of change (ctime).
-type fileState struct {
-	Dev   uint64 `json:"dev"`
-	Inode uint64 `json:"inode"`
-	Size  int64  `json:"size"`
-	MTime int64  `json:"mtime"` // nanoseconds since 1970
-	CTime int64  `json:"ctime"` // likewise
-}
-
 // directory identifies a disk's directory across renames.
 type directory struct {
 	Dev   uint64 `json:"dev"`
@@ -66,12 +57,12 @@ type indexEntry struct {
 	Name    string `json:"name"` // of its directory
 	// Manifest is the state of disk.json when it was read; nil: the entry does not match the
 	// current manifest.
-	Manifest  *fileState  `json:"manifest,omitempty"`
-	Directory *directory  `json:"directory,omitempty"`
-	Image     string      `json:"image,omitempty"`
-	Head      uuid.UUID   `json:"head"`
-	Layers    []uuid.UUID `json:"layers"`              // including the head
-	Elsewhere bool        `json:"elsewhere,omitempty"` // the head lies outside the store
+	Manifest  *vfs.Version `json:"manifest,omitempty"`
+	Directory *directory   `json:"directory,omitempty"`
+	Image     string       `json:"image,omitempty"`
+	Head      uuid.UUID    `json:"head"`
+	Layers    []uuid.UUID  `json:"layers"`              // including the head
+	Elsewhere bool         `json:"elsewhere,omitempty"` // the head lies outside the store
 	// Away: the disk was moved away, and another disk has its name now.
 	Away bool `json:"away,omitempty"`
 }
@@ -221,15 +212,6 @@ func (s *Store) newIndex() (vfs.File, time.Time, error) {
 		return nil, time.Time{}, err
 	}
 	return f, st.ModTime(), nil
-}
-
-// stateOf returns the state of a manifest; nil if the file system does not report it.
-func stateOf(st fs.FileInfo) *fileState {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	return &fileState{Dev: sys.Dev, Inode: sys.Ino, Size: sys.Size, MTime: sys.Mtim.Nano(), CTime: sys.Ctim.Nano()}
 }
 
 // indexManifest appends what a manifest names. more are layers that it will name soon. The caller

@@ -109,6 +109,16 @@ type Identity struct {
 	Block bool   `json:"block"` // a block device
 }
 
+// Version identifies one version of a file's content. It is comparable. Users cannot set the time of
+// change (ctime).
+type Version struct {
+	Dev   uint64 `json:"dev"`
+	Inode uint64 `json:"inode"`
+	Size  int64  `json:"size"`  // bytes
+	MTime int64  `json:"mtime"` // nanoseconds since 1970
+	CTime int64  `json:"ctime"` // likewise
+}
+
 // FS is a tree of files.
 type FS interface {
 	// OpenFile opens or creates a file; flag as for os.OpenFile, and the open(2) flags of Linux.
@@ -134,6 +144,9 @@ type FS interface {
 	WriteFileAtomic(name string, data []byte, perm fs.FileMode) error
 	// Stat follows symbolic links.
 	Stat(name string) (fs.FileInfo, error)
+	// Versions returns the versions of many files, as Stat sees them; nil for one that cannot be
+	// determined. It takes few system calls where the kernel allows that.
+	Versions(names []string) []*Version
 	// ReadDir lists a directory, sorted by name.
 	ReadDir(name string) ([]fs.DirEntry, error)
 	// SomeNames returns names of a directory in no order: all of them if there are at most n, else

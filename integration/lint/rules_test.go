@@ -93,7 +93,7 @@ var importRules = []struct {
 	{"cow/aio", nil},
 	{"cow/index", []string{"cow/invariants"}},
 	{"cow/qcow2", nil},
-	{"cow/vfs", []string{"cow/invariants", "cow/way"}},
+	{"cow/vfs", []string{"cow/aio", "cow/invariants", "cow/way"}},
 	{"cow/shell", nil},
 	{"cow", nil},
 	{"integration", []string{"backend", "vhost", "cow"}},

@@ -363,6 +363,9 @@ func (p *Process) Stat(name string) (st fs.FileInfo, err error) {
 	return st, err
 }
 
+// Versions implements vfs.FS, file by file.
+func (p *Process) Versions(names []string) []*vfs.Version { return vfs.VersionsByStat(p, names) }
+
 // ReadDir implements vfs.FS.
 func (p *Process) ReadDir(name string) (list []fs.DirEntry, err error) {
 	err = p.change(Call{Op: "list", Name: name}, func() error {
