@@ -22,7 +22,7 @@ type client struct {
 
 // countedCalls lists the system calls on files. Those for threads and memory differ from run to
 // run.
-const countedCalls = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64"
+const countedCalls = "%file,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,fsync,fdatasync,getdents64,flock,fcntl,ftruncate,fallocate,fstat,fstatfs,lseek,ioctl,fadvise64,io_uring_setup,io_uring_enter"
 
 func (c *client) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.ctx, name, args...)

@@ -12,6 +12,6 @@
 // The numbers of calls are nearly the same on every machine. Times are not, and say little on a
 // busy machine.
 //
-// Each build makes its own stores. What it determines once after a start of the system it has
-// determined before the measurement.
+// Each build makes its own stores. What it determines once after a start of the system, or once
+// after the creation of a disk, it has determined before the measurement.
 package scale
