@@ -308,7 +308,7 @@ func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
 		c.applyRemedy(k, p, func() error {
 			return c.s.locked(c.ctx, func() error {
-				return errors.Join(c.s.fs.RemoveAll(path), c.s.fs.SyncDir(filepath.Dir(path)))
+				return errors.Join(c.s.fs.Remove(path), c.s.fs.SyncDir(filepath.Dir(path)))
 			})
 		})
 	}
