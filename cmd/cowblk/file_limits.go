@@ -76,6 +76,10 @@ func explainLimits(err error) error {
 	case errors.Is(err, unix.EMFILE):
 		return fmt.Errorf("%w\n%s", err, descriptorAdvice)
 	case errors.Is(err, unix.EFBIG):
+		var limit unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
+			return fmt.Errorf("%w\nthis process may make files of at most %d bytes (RLIMIT_FSIZE), and a disk's data is one file: raise that limit with ulimit -f unlimited in the shell that starts it, LimitFSIZE= in its systemd unit", err, limit.Cur)
+		}
 		return fmt.Errorf("%w\n%s", err, fileSizeAdvice)
 	}
 	return err
