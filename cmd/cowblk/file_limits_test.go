@@ -29,3 +29,15 @@ func TestFileSizeAdvice(t *testing.T) {
 		}
 	}
 }
+
+// A read-only file system has advice, once.
+func TestReadOnlyAdvice(t *testing.T) {
+	bare := fmt.Errorf("store /s: %w", unix.EROFS)
+	if text := explainLimits(bare).Error(); !strings.Contains(text, "--read-only") {
+		t.Errorf("no advice: %s", text)
+	}
+	advised := fmt.Errorf("disk: %w\nthe store can be read", unix.EROFS)
+	if text := explainLimits(advised).Error(); text != advised.Error() {
+		t.Errorf("advised twice: %s", text)
+	}
+}
