@@ -61,6 +61,7 @@ func newCheck(a *app) *cobra.Command {
 		Aliases:           []string{"fsck"},
 		Short:             "Find damage and remains of interrupted commands, and repair them",
 		Long:              checkLong,
+		Args:              distinctArgs(0, "NAME"),
 		Example:           "  cowblk check\n  cowblk check vm1 --repair\n  cowblk check --full --json | jq '.checked[] | select(.problems != [])'",
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
