@@ -1,6 +1,10 @@
-// Package daemon is a process that serves disks: it listens for front-ends, offers each disk as a
-// backend.Device, answers commands on control sockets, promotes, watches space, and hands its disks
-// to the next process.
+// Package daemon is a process that serves disks. Serve does all of it: it opens the disks, makes or
+// inherits the sockets, offers each disk as a backend.Device, answers commands on control sockets,
+// promotes, watches space, and hands the disks to the next process or closes them. Open, Daemon.Run
+// and Daemon.Close are its steps. ExportTags serves tags over NBD, without a Daemon.
+//
+// Serve and Open change the process: they ignore SIGPIPE, Serve gives SIGQUIT to Go's runtime, and
+// Options.Sandbox confines the process for good.
 //
 // # Goroutines
 //
@@ -8,6 +12,7 @@
 // what it owns, how it ends:
 //
 //	goroutine           started by           owns                                ends
+//	Run                 Daemon.Start         nothing: cowblk run waits for QEMU  Run returns
 //	accept, one a disk  Export.Run           the listening socket, the Device    its context is done
 //	watch pending       Export.session       the front-end that waits            the session ends
 //	control             Daemon.Run           control socket and its clients      control.Server.Close

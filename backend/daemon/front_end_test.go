@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"cowblk/backend/backendtest"
-	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
@@ -61,7 +59,7 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Skip("socat is not installed; make deps installs it")
 	}
 	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	s := serveLogged(t, log)
 	f := s.dial(frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
@@ -69,7 +67,7 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, s.socket)
-	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
+	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" disk=test waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
 	if !strings.Contains(log.String(), "held_since=2") {
 		t.Errorf("since when: %s", log)
 	}
@@ -98,7 +96,7 @@ func TestSecondFrontEnd(t *testing.T) {
 // The front-end that connects anew before its former connection has ended is no stranger.
 func TestFrontEndComesAgain(t *testing.T) {
 	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	s := serveLogged(t, log)
 	f := s.dial(frontend.Options{})
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial(frontend.Options{}) }()

@@ -71,6 +71,11 @@ func dataFlagNames() []string {
 	return []string{"cache", "writeback-without-flush", "flush-interval", "poll", "lose-unflushed", "drop-unflushed", "keep-unflushed", "force-share"}
 }
 
+// device returns the options of the disk's device.
+func (f *dataFlags) device() backend.DeviceOptions {
+	return backend.DeviceOptions{Queues: backend.DefaultQueues, Cache: f.cache, WritebackWithoutFlush: f.withoutFlush, Poll: f.poll}
+}
+
 // cowOptions returns the options of cow.Open.
 func (f *dataFlags) cowOptions(log *slog.Logger) cow.Options {
 	o := cow.Options{Log: log, Direct: f.cache.Direct, FlushInterval: f.flushInterval, LoseUnflushed: f.loseUnflushed, Unflushed: f.unflushed(), ForceShare: f.forceShare}

@@ -374,24 +374,6 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 	return promoted
 }
 
-// If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
-// a later process must not thaw a guest that somebody else has paused.
-func TestQuiesceRecordForAllOrNone(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &servedManifests{store: s}
-	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
-		t.Fatal("a record was made for a disk that does not exist")
-	}
-	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {
-		t.Errorf("a record is left: %v, %v", left, err)
-	}
-}
-
 // A guest that an earlier process left frozen is thawed before it is frozen again, never during a
 // promotion.
 func TestPromoteWaitsForThaw(t *testing.T) {

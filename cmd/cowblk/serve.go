@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
+	"cowblk/backend/client"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
+	"cowblk/backend/sandbox"
 	"cowblk/cow/store"
 )
 
@@ -36,7 +39,7 @@ type serveFlags struct {
 
 	takeover bool
 
-	sandbox sandboxFlags
+	sandbox sandbox.Mode
 }
 
 func newServe(a *app) *cobra.Command {
@@ -120,7 +123,8 @@ that should stay.`,
 	f.data.register(cmd)
 	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
-	f.sandbox.register(cmd)
+	fl.TextVar(&f.sandbox, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or fail; off")
+	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
 	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
 	fl.StringVar(&f.group, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
 	fl.StringVar(&f.controlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
@@ -197,6 +201,21 @@ func (f *serveFlags) check(args []string) error {
 	return nil
 }
 
+// checkSocketPath refuses a --socket-path whose absolute form does not fit a socket address.
+func checkSocketPath(path string) error {
+	if path == "" {
+		return nil
+	}
+	path, err := filepath.Abs(path)
+	if err == nil {
+		err = control.CheckPath(path)
+	}
+	if err != nil {
+		return usagef("--socket-path: %w", err)
+	}
+	return nil
+}
+
 // printCapabilities implements --print-capabilities, in the schema of QEMU's
 // docs/interop/vhost-user.json.
 func (a *app) printCapabilities() error {
@@ -206,24 +225,44 @@ func (a *app) printCapabilities() error {
 	}{"block", []string{"read-only", "blk-file"}})
 }
 
-// serve opens what the command line names and serves it until ctx is done.
+// serve serves what the command line names until ctx is done. The flags have been checked.
 func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err error) {
-	quitDumps()
 	log := a.serveLogger()
-	d, err := a.openServing(ctx, names, f, log)
-	if err != nil {
+	o := daemon.Options{
+		Log: log, Version: controlVersion(),
+		Disks: names, File: f.blkFile, AnyContent: f.blkFormat == store.FormatRaw,
+		Device: f.data.device(), Cow: f.data.cowOptions(log),
+		SocketPath: f.socketPath, SocketGroup: f.group, ControlGroup: f.controlGroup, Sandbox: f.sandbox,
+	}
+	o.Device.Serial, o.Device.Queues, o.Device.ReadOnly = f.serial, f.queues, f.readOnly
+	if f.fd >= 0 {
+		o.FD = &f.fd
+	}
+	if o.Hooks, o.Space, err = f.hooks.options(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
-	if d.old != nil {
-		d.old.confirm()
+	if o.ENOSPC, err = f.hooks.enospcOptions(); err != nil {
+		return err
 	}
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		log.Warn("cannot notify systemd of readiness", "err", err)
+	if f.blkFile == "" {
+		if o.Store, err = a.openTrusted(); err != nil {
+			return err
+		}
 	}
-	err = d.daemon.Run(ctx)
-	log.Info("stopping")
-	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+	if f.takeover {
+		if o.TakeOverFrom, err = client.OldProcess(ctx, o.Store, names); err != nil {
+			return err
+		}
+	}
+	return optionUsage(daemon.Serve(ctx, o))
+}
+
+// optionUsage makes a usage error of an error in an option.
+func optionUsage(err error) error {
+	var bad daemon.OptionError
+	if errors.As(err, &bad) {
+		return usageError{err}
+	}
 	return err
 }
 
