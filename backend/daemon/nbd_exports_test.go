@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
@@ -34,10 +33,9 @@ func TestExportCommands(t *testing.T) {
 		_, err := st.Promote(t.Context(), []string{disk}, "t")
 		must(t, err)
 	}
-	d, _ := start(t, Options{Store: st, Disks: []string{"test"}})
+	d := start(t, st, Options{}, "test")
 	dir := t.TempDir()
-	c, err := control.Dial(d.control.Listeners()[0].Path(), 10*time.Second)
-	must(t, err)
+	c := d.control()
 	layers := filepath.Join(st.Dir(), "layers")
 	before := openIn(t, layers)
 	open := func() int { return openIn(t, layers) - before }

@@ -1,52 +1,22 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
-
-// served is a disk without a store that is exported on a socket.
-type served struct {
-	t      testing.TB
-	export *Export
-	socket string
-}
-
-func serve(t testing.TB) *served { return serveLogged(t, io.Discard) }
-
-func serveLogged(t testing.TB, log io.Writer) *served {
-	t.Helper()
-	disk := backendtest.NewDisk(t, vfs.OS{})
-	s := &served{t: t, socket: filepath.Join(disk.Dir, "sock")}
-	d := newDaemon(Options{Log: slog.New(slog.NewTextHandler(log, nil))})
-	dev, err := backend.NewDevice(disk.Disk, backend.DeviceOptions{Name: "test", Log: slog.New(slog.DiscardHandler)})
-	must(t, err)
-	l, err := control.ListenUnix(s.socket, "")
-	must(t, err)
-	s.export = &Export{listener: l}
-	s.export.setDevice(dev, d)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.export.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("export: %v", err)
-		}
-	})
-	return s
-}
 
 // newStore makes a store with empty disks of these names.
 func newStore(t testing.TB, files vfs.FS, disks ...string) *store.Store {
@@ -65,7 +35,9 @@ func open(t testing.TB, o Options) *Daemon {
 	t.Helper()
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	d := openUnowned(t, o)
+	o.Log, o.Cow.LoseUnflushed = cmp.Or(o.Log, slog.New(slog.DiscardHandler)), true
+	d, err := Open(t.Context(), o)
+	must(t, err)
 	t.Cleanup(func() {
 		_, stop := d.Start(ended) // closes the sockets
 		must(t, stop())
@@ -73,21 +45,77 @@ func open(t testing.TB, o Options) *Daemon {
 	return d
 }
 
-// start is open, and calls Run. alive ends when Run returns.
-func start(t testing.TB, o Options) (d *Daemon, alive context.Context) {
-	t.Helper()
-	d = openUnowned(t, o)
-	alive, stop := d.Start(context.Background())
-	t.Cleanup(func() { must(t, stop()) })
-	return d, alive
+// running is a daemon that serves disks of a store.
+type running struct {
+	*Daemon
+	t     testing.TB
+	alive context.Context // ends with Run
+	log   *backendtest.Log
+	end   func() // closes the daemon, as the test's end does
 }
 
-func openUnowned(t testing.TB, o Options) *Daemon {
+func start(t testing.TB, st *store.Store, o Options, disks ...string) *running {
 	t.Helper()
-	o.Log, o.Cow.LoseUnflushed = cmp.Or(o.Log, slog.New(slog.DiscardHandler)), true
-	d, err := Open(t.Context(), o)
+	r := &running{t: t, log: &backendtest.Log{}}
+	o.Store, o.Disks, o.Log, o.Cow.LoseUnflushed = st, disks, slog.New(slog.NewTextHandler(r.log, nil)), true
+	var err error
+	r.Daemon, err = Open(t.Context(), o)
 	must(t, err)
-	return d
+	var stop func() error
+	r.alive, stop = r.Start(context.Background())
+	r.end = sync.OnceFunc(func() { must(t, stop()) })
+	t.Cleanup(r.end)
+	return r
+}
+
+// dial connects a driver to the disk.
+func (r *running) dial(disk string, o frontend.Options) *frontend.Frontend {
+	r.t.Helper()
+	found, err := r.named([]string{disk})
+	must(r.t, err)
+	f, err := frontend.Dial(found[0].path, o)
+	must(r.t, err)
+	r.t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// control connects to the control socket.
+func (r *running) control() *control.Client {
+	r.t.Helper()
+	c, err := control.Dial(r.Daemon.control.Listeners()[0].Path(), 10*time.Second)
+	must(r.t, err)
+	return c
+}
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+// wantAt fails unless the disk has the byte b in the 4 KiB at off.
+func wantAt(t testing.TB, f *frontend.Frontend, b byte, off int64) {
+	t.Helper()
+	p := make([]byte, 4096)
+	_, err := f.Driver(0).ReadAt(p, off)
+	must(t, err)
+	if !bytes.Equal(p, bytes.Repeat([]byte{b}, 4096)) {
+		t.Errorf("the block at %d is not what was written", off)
+	}
+}
+
+// wantClean fails unless a check of the store finds nothing.
+func wantClean(t testing.TB, st *store.Store) {
+	t.Helper()
+	report, err := st.Check(t.Context(), store.CheckOptions{})
+	must(t, err)
+	if report.Found+report.Failed != 0 {
+		t.Errorf("%+v", report)
+	}
 }
 
 // quietDaemon serves the disk "test" of a store.
@@ -107,11 +135,4 @@ func tag(t testing.TB, d *Daemon, tags ...string) {
 func must(t testing.TB, err error) {
 	t.Helper()
 	backendtest.Must(t, err)
-}
-
-func (s *served) dial(o frontend.Options) *frontend.Frontend {
-	s.t.Helper()
-	f, err := frontend.Dial(s.socket, o)
-	must(s.t, err)
-	return f
 }

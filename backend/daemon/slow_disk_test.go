@@ -3,7 +3,9 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,9 +22,7 @@ import (
 
 // slow is the served disk "test" of a store whose device can be made to answer no more.
 type slow struct {
-	*Daemon
-	alive   context.Context // ends with Run
-	t       *testing.T
+	*running
 	head    string        // directory of the head's files
 	caught  chan struct{} // a call that is held back
 	release func()
@@ -30,30 +30,22 @@ type slow struct {
 }
 
 func serveSlow(t *testing.T) *slow {
-	s := &slow{t: t, files: &cowtest.Intercept{FS: vfs.OS{}}}
-	s.Daemon, s.alive = start(t, Options{Store: newStore(t, s.files, "test"), Disks: []string{"test"}})
+	files := &cowtest.Intercept{FS: vfs.OS{}}
+	s := &slow{running: start(t, newStore(t, files, "test"), Options{}, "test"), files: files}
 	s.head = filepath.Dir(s.names.Data("test"))
 	return s
 }
 
-func (s *slow) dial(o frontend.Options) *frontend.Frontend {
-	s.t.Helper()
-	f, err := frontend.Dial(s.exports[0].path, o)
-	must(s.t, err)
-	return f
-}
-
 func (s *slow) disk() *cow.Disk { return s.exports[0].dev.Disk() }
 
-// hold holds back the calls op on a file of the head, until release.
-func (s *slow) hold(op, name string) {
+// hold holds back the calls op on files in or at path, until release.
+func (s *slow) hold(op, path string) {
 	caught, open := make(chan struct{}, 64), make(chan struct{})
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
 	s.t.Cleanup(s.release) // before start's own, which waits for what is in flight
-	path := filepath.Join(s.head, name)
 	s.files.OnCall(func(c cowtest.Call) error {
-		if c.Op == op && c.Name == path {
+		if c.Op == op && strings.HasPrefix(c.Name, path) {
 			caught <- struct{}{}
 			<-open
 		}
@@ -115,14 +107,14 @@ func goesOn(t *testing.T, what string, f func() error) {
 // it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s := serveSlow(t)
-	other := serve(t)
-	f := s.dial(frontend.Options{Queues: 2})
+	other := start(t, newStore(t, nil, "test"), Options{}, "test")
+	f := s.dial("test", frontend.Options{Queues: 2})
 	defer f.Abort()
-	healthy := other.dial(frontend.Options{})
+	healthy := other.dial("test", frontend.Options{})
 	defer healthy.Close()
 	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
-	s.hold("pwritev", "data")
+	s.hold("pwritev", s.head+"/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
@@ -153,11 +145,11 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 // same queue.
 func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	s := serveSlow(t)
-	f := s.dial(frontend.Options{})
+	f := s.dial("test", frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
 	must(t, backendtest.Write(d, 1, 0)())
-	s.hold("datasync", "data")
+	s.hold("datasync", s.head+"/data")
 	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
 	must(t, d.Kick())
 	<-s.caught
@@ -188,9 +180,9 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 // takes writes. Sealing waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
 	s := serveSlow(t)
-	f := s.dial(frontend.Options{Queues: 2})
+	f := s.dial("test", frontend.Options{Queues: 2})
 	defer f.Abort()
-	s.hold("pwritev", "data")
+	s.hold("pwritev", s.head+"/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
@@ -203,11 +195,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	}
 	s.release()
 	stuck.ends(t)
-	for end := time.Now().Add(20 * time.Second); s.disk().Stats().Unsealed != 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the former head is not sealed")
-		}
-	}
+	eventually(t, "the former head is sealed", func() bool { return s.disk().Stats().Unsealed == 0 })
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
 	must(t, err)
@@ -220,7 +208,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 // ending.
 func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	s := serveSlow(t)
-	f := s.dial(frontend.Options{})
+	f := s.dial("test", frontend.Options{})
 	must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
@@ -240,4 +228,43 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	<-s.alive.Done()
 	fails.Store(false)
 	f.Abort()
+}
+
+// The store does not answer while a promotion is prepared: the promotion waits, and nothing else
+// does. The client may give up; the promotion is completed or undone when the store answers.
+func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
+	s := serveSlow(t)
+	f := s.dial("test", frontend.Options{})
+	c := s.control()
+	must(t, backendtest.Write(f.Driver(0), 1, 0)())
+	s.hold("datasync", filepath.Join(s.opts.Store.Dir(), "tmp"))
+	args := PromoteArgs{Disks: []string{"test"}, Tag: "t"}
+	asked := beside(func() error { return c.Run(t.Context(), "cow-promote", args, nil) })
+	<-s.caught
+	gone, giveUp := context.WithCancel(t.Context())
+	impatient := beside(func() error {
+		return c.Run(gone, "cow-promote", PromoteArgs{Disks: []string{"test"}, Tag: "given-up"}, nil)
+	})
+	giveUp()
+	<-impatient.done
+	goesOn(t, "a write or a flush", func() error {
+		for i := range byte(20) {
+			if err := errors.Join(backendtest.Write(f.Driver(0), i, 4096)(), f.Driver(0).Flush()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	wantAt(t, f, 19, 4096)
+	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
+		goesOn(t, query, func() error { return c.Run(t.Context(), query, nil, nil) })
+	}
+	s.release()
+	asked.ends(t)
+	args.Tag = "u"
+	must(t, c.Run(t.Context(), "cow-promote", args, nil))
+	wantAt(t, f, 1, 0)
+	wantAt(t, f, 19, 4096)
+	s.end()
+	wantClean(t, s.opts.Store)
 }
