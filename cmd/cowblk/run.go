@@ -159,11 +159,9 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 		}
 		return &runDisk{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
-	log := a.logger()
-	d, err := daemon.Open(ctx, daemon.Options{
-		Log: log, Version: controlVersion(), Store: st, Disks: []string{name}, SocketPath: o.guest.socket,
-		Device: o.data.device(), Cow: o.data.cowOptions(log),
-	})
+	do := o.data.Options
+	do.Log, do.Version, do.Store, do.Disks, do.SocketPath = a.logger(), controlVersion(), st, []string{name}, o.guest.socket
+	d, err := daemon.Open(ctx, do)
 	if err != nil {
 		return nil, optionUsage(err)
 	}
