@@ -9,6 +9,7 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
+	"cowblk/backend/takeover"
 	"cowblk/cow/store"
 )
 
@@ -28,8 +29,8 @@ type Daemon struct {
 	stop      context.CancelFunc // set by Run
 	serving   context.Context    // set by Run: done when the exports have ended; nil before
 
-	old       *oldProcess   // the old process of a takeover, which waits for the outcome; nil: none
-	inherited *inheritedNBD // its NBD server; nil: none
+	old    *oldProcess        // the old process of a takeover; nil: none
+	oldNBD []takeover.Message // the sockets of its NBD server
 
 	promoting  sync.Mutex     // one promotion at a time
 	background sync.WaitGroup // goroutines that Run waits for
@@ -80,7 +81,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.background.Go(func() { d.space.run(aside) })
 	d.background.Go(func() { d.enospc.run(aside) })
 	d.background.Go(func() { d.checksums.run(aside) })
-	d.background.Go(func() { d.nbd.inherit(aside, d.inherited) })
+	if d.old != nil {
+		d.background.Go(func() { d.nbd.inherit(aside, d.oldNBD, d.old.offer.Exports) })
+	}
 	d.thawLeftovers(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup

@@ -90,23 +90,15 @@ func (p *oldProcess) adopt(m *takeover.Message) (*control.Listener, error) {
 	return l, nil
 }
 
-// nbdServer returns the sockets and exports of the old process's NBD server.
-func (p *oldProcess) nbdServer() *inheritedNBD {
-	in := &inheritedNBD{sockets: map[string]int{}, exports: p.offer.Exports}
-	for i := range p.offer.NBD {
-		m := &p.offer.NBD[i]
-		in.sockets[m.Address], m.FD = m.FD, 0
-	}
-	return in
-}
-
-// confirm tells the old process to end.
-func (p *oldProcess) confirm() {
+// confirm tells the old process to end, and returns the sockets of its NBD server.
+func (p *oldProcess) confirm() (nbd []takeover.Message) {
 	for _, l := range p.sockets {
 		l.SetKeepFile(false)
 	}
 	_ = p.offer.Confirm() // an error means that it has already ended
+	nbd, p.offer.NBD = p.offer.NBD, nil
 	p.close()
+	return nbd
 }
 
 // abort tells the old process to continue. This process must have closed the disks.

@@ -68,8 +68,7 @@ func Serve(ctx context.Context, o Options) error {
 		return err
 	}
 	if d.old != nil {
-		d.inherited = d.old.nbdServer()
-		d.old.confirm()
+		d.oldNBD = d.old.confirm()
 	}
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		d.log.Warn("cannot notify systemd of readiness", "err", err)

@@ -12,12 +12,6 @@ import (
 	"cowblk/cow/store"
 )
 
-// inheritedNBD is the NBD server of the old process.
-type inheritedNBD struct {
-	sockets map[string]int // listening descriptors by address; the daemon owns them
-	exports []string
-}
-
 // offer sends the server's sockets and the names of its exports, if it runs.
 func (r *nbdExports) offer(h *handover) error {
 	r.mu.Lock()
@@ -51,34 +45,35 @@ func (r *nbdExports) keep() {
 	}
 }
 
-// inherit continues the server of the old process. New clients wait meanwhile.
-func (r *nbdExports) inherit(ctx context.Context, in *inheritedNBD) {
-	if in == nil || len(in.sockets) == 0 {
+// inherit continues the server of the old process: its sockets (messages of kind NBD) and exports.
+// New clients wait meanwhile.
+func (r *nbdExports) inherit(ctx context.Context, sockets []takeover.Message, exports []string) {
+	if len(sockets) == 0 {
 		return
 	}
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		for _, fd := range in.sockets {
-			unix.Close(fd)
+		for _, m := range sockets {
+			unix.Close(m.FD)
 		}
 		return
 	}
 	s := r.newServer()
 	r.server, r.disks = s, map[string]*store.Reading{}
 	r.mu.Unlock()
-	for _, name := range in.exports {
+	for _, name := range exports {
 		if _, err := r.add(ctx, name); err != nil {
 			r.daemon.log.Error("an NBD export of the old process is lost", "export", name, "err", err)
 		}
 	}
 	var errs []error
-	for addr, fd := range in.sockets {
-		a, err := nbd.ParseAddress(addr)
+	for _, m := range sockets {
+		a, err := nbd.ParseAddress(m.Address)
 		if err != nil {
-			unix.Close(fd)
+			unix.Close(m.FD)
 		} else {
-			err = s.Adopt(a, fd)
+			err = s.Adopt(a, m.FD)
 		}
 		errs = append(errs, err)
 	}
