@@ -80,8 +80,8 @@ func Serve(ctx context.Context, o Options) error {
 }
 
 // Open opens the disks, then the sockets: a front-end that can connect can be served. The caller
-// must call Close, after Run if that is called. After an error nothing is open, and the old process
-// of a takeover continues. Errors: OptionError, and those of store.OpenDisk.
+// must call Run, which closes the sockets, then Close. After an error nothing is open, and the old
+// process of a takeover continues. Errors: OptionError, and those of store.OpenDisk.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	// If the reader of the log ends, log lines are lost but the disks are served.
 	signal.Ignore(syscall.SIGPIPE)
@@ -108,6 +108,9 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	}
 	return d, nil
 }
+
+// Socket returns the path of the first disk's socket.
+func (d *Daemon) Socket() string { return d.exports[0].path }
 
 // Start calls Run with ctx in a goroutine. alive ends when Run returns; stop ends it, waits for
 // that, and closes the disks.

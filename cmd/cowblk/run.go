@@ -165,13 +165,9 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 	if err != nil {
 		return nil, optionUsage(err)
 	}
-	socket, err := o.guest.socketOf(st, name)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
 	// Not ctx: at Ctrl-C QEMU must end before the disk that it uses.
 	alive, stop := d.Start(context.WithoutCancel(ctx))
-	return &runDisk{socket, alive, stop}, nil
+	return &runDisk{d.Socket(), alive, stop}, nil
 }
 
 // daemonizes reports whether QEMU would become a daemon.
