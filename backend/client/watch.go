@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -84,11 +83,7 @@ func (w *watcher) poll(ctx context.Context) (low *daemon.SpaceLow, err error) {
 		if w.Threshold == (daemon.Threshold{}) {
 			continue
 		}
-		path := m.Head().Data
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(w.Store.Dir(), path)
-		}
-		found, ok := daemon.FreeSpace(path, w.Threshold)
+		found, ok := daemon.FreeSpace(w.Store.HeadData(m), w.Threshold)
 		found.Disks = []string{m.Name}
 		switch {
 		case !ok || !found.Low():

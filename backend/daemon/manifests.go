@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 
 	"cowblk/backend/qmp"
@@ -96,9 +95,5 @@ func (n *manifests) Data(disk string) string {
 	if err != nil {
 		return ""
 	}
-	path := all[0].Head().Data
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(n.store.Dir(), path)
-	}
-	return path
+	return n.store.HeadData(all[0])
 }

@@ -29,13 +29,7 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 			l.Close()
 			continue
 		}
-		path, err := ul.Addr().String(), error(nil)
-		if hasNoPath(ul) {
-			path, err = d.opts.Store.ControlSocket(d.exports[0].name)
-		}
-		if err == nil {
-			stored, err = keepListener(ul, path)
-		}
+		stored, err = fromSystemd(ul, func() (string, error) { return d.opts.Store.ControlSocket(d.exports[0].name) })
 		if err != nil {
 			return nil, false, fmt.Errorf("control socket from systemd: %w", err)
 		}
@@ -47,10 +41,8 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 	total := 0
 	var only net.Listener
 	for _, ls := range all {
-		for _, l := range ls {
-			total++
-			only = l
-		}
+		total += len(ls)
+		only = ls[0]
 	}
 	for _, e := range d.exports {
 		l := only
@@ -64,23 +56,26 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 		if !ok {
 			return nil, false, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", e.name, l.Addr().Network())
 		}
-		e.path = ul.Addr().String()
-		if hasNoPath(ul) {
-			e.path, err = d.socketPath(e.name)
-		}
-		if err == nil {
-			e.listener, err = keepListener(ul, e.path)
-		}
+		e.listener, err = fromSystemd(ul, func() (string, error) { return d.socketPath(e.name) })
 		if err != nil {
 			return nil, false, fmt.Errorf("disk %q: socket from systemd: %w", e.name, err)
 		}
+		e.path = e.listener.Path()
 	}
 	return stored, true, nil
 }
 
-// hasNoPath reports whether the address of a socket is only a /proc path, as of one that
-// control.ListenUnix made in a directory of another user.
-func hasNoPath(l net.Listener) bool { return strings.HasPrefix(l.Addr().String(), "/proc/self/fd/") }
+// fromSystemd returns a listener on a socket that systemd keeps. If control.ListenUnix made it in a
+// directory of another user, the kernel knows it by a /proc path only; path returns the true one.
+func fromSystemd(l *net.UnixListener, path func() (string, error)) (_ *control.Listener, err error) {
+	at := l.Addr().String()
+	if strings.HasPrefix(at, "/proc/self/fd/") {
+		if at, err = path(); err != nil {
+			return nil, err
+		}
+	}
+	return keepListener(l, at)
+}
 
 // storeSockets passes the sockets of this process to systemd's file descriptor store (sd_notify(3),
 // FDSTORE=1). After a restart they are in LISTEN_FDS, and front-ends that connect meanwhile wait
