@@ -119,7 +119,7 @@ func (w *watcher) listen(ctx context.Context, path string) {
 }
 
 func (w *watcher) watchProcess(ctx context.Context, path string) {
-	c, err := control.Dial(path, QueryTimeout)
+	c, err := control.DialContext(ctx, path, QueryTimeout)
 	if err != nil {
 		return // ended or not answering: the next poll tries again
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+	"os"
+	"path/filepath"
 
 	"cowblk/cow/store"
 )
@@ -48,7 +50,8 @@ then formatted, or must contain the layers already; other content is refused unl
 			if err != nil {
 				return err
 			}
-			if _, err := s.Socket(m.Name); err != nil {
+			_, noSocket := s.Socket(m.Name)
+			if err := noSocket; err != nil {
 				a.logger().Warn("the default path of the disk's socket is too long: serve and run it with --socket-path", "err", err)
 			}
 			if a.json {
@@ -61,6 +64,10 @@ then formatted, or must contain the layers already; other content is refused unl
 				a.printf("disk %s: %s on %s", m.Name, bytesText(m.Size), m.Base)
 			default:
 				a.printf("disk %s: %s of zeros", m.Name, bytesText(m.Size))
+			}
+			if noSocket != nil {
+				a.printf("next: %s", a.command("serve", m.Name, "--socket-path", a.shortSocket(m.Name)))
+				return nil
 			}
 			a.printf("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
 			return nil
@@ -77,4 +84,17 @@ then formatted, or must contain the layers already; other content is refused unl
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
 	return cmd
+}
+
+// shortSocket returns a path for a disk's socket that fits sun_path (unix(7)), outside of the store.
+func (a *app) shortSocket(name string) string {
+	dir := a.getenv("XDG_RUNTIME_DIR")
+	switch {
+	case dir != "" && len(dir) <= 64:
+	case os.Geteuid() == 0:
+		dir = "/run"
+	default:
+		dir = "/tmp"
+	}
+	return filepath.Join(dir, name[:min(len(name), 30)]+".sock")
 }
