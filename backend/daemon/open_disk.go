@@ -28,9 +28,10 @@ func (d *Daemon) openRaw() error {
 		return fmt.Errorf("--blk-file: %w", err)
 	}
 	readOnly := d.opts.Device.ReadOnly
-	if dir := store.StoreOf(path); dir != "" && !readOnly {
-		return &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
-			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
+	if !readOnly {
+		if err := store.CheckWritable(d.opts.UserStore, path); err != nil {
+			return fmt.Errorf("--blk-file: %w", err)
+		}
 	}
 	word := "--format raw"
 	if d.opts.AnyContent {

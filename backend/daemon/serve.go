@@ -29,6 +29,8 @@ type Options struct {
 	Disks      []string
 	File       string // a raw file or block device
 	AnyContent bool   // accept a File that looks like another format (--format raw)
+	// UserStore has disks that may use File, which must not be written then; nil: the user has none.
+	UserStore *store.Store
 
 	Device backend.DeviceOptions // of every disk; Name and Log are set for each
 	Cow    cow.Options           // of every disk

@@ -52,7 +52,8 @@ FileDescriptorName= or, for one disk, with any name; systemd is notified of read
 QEMU's conventions for back-end programs require the options --socket-path, --fd, --print-capabilities,
 --blk-file and --read-only. --blk-file serves a raw file or block device without a store and without
 layers. A file of another format is refused unless --format raw is given; so is one that another process
-has open, such as QEMU or cowblk.
+has open, such as QEMU or cowblk. To be written, the file must not be a store's, or used by a disk of
+the user's store or, as a mounted device, by the system.
 
 With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together, for
 example to keep the changes of each boot, or the state after a panic, in a separate layer. The tag is
@@ -224,10 +225,10 @@ func (a *app) printCapabilities() error {
 func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	o := f.Options
 	o.Log, o.Version = a.serveLogger(), controlVersion()
-	if o.File == "" {
-		if o.Store, err = a.openTrusted(); err != nil {
-			return err
-		}
+	if o.File != "" {
+		o.UserStore, _ = a.openStore() // nil: this user has none
+	} else if o.Store, err = a.openTrusted(); err != nil {
+		return err
 	}
 	if f.takeover {
 		if o.TakeOverFrom, err = client.OldProcess(ctx, o.Store, o.Disks); err != nil {
