@@ -116,7 +116,8 @@ func TestManyPromotions(t *testing.T) {
 	}
 	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
 		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
-	if got := after.fds - before.fds; got != 2*count {
+	// The checksummer has the two files of one layer open, for as long as it rests.
+	if got := after.fds - before.fds; got < 2*count-2 || got > 2*count+2 {
 		t.Errorf("%d descriptors for %d layers, expected two each", got, count)
 	}
 	if after.goroutines > before.goroutines+2 {
