@@ -156,6 +156,9 @@ func (p *Promotion) Sealed(ctx context.Context) error {
 	}
 	select {
 	case <-p.done:
+		if p.err == nil {
+			return nil // sealed, although sealEnded is not closed yet
+		}
 		return errors.Join(ctx.Err(), p.err)
 	default:
 		return ctx.Err()

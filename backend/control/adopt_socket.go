@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -32,9 +33,11 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s", path, nl.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
-	at, err := openDirEntry(path)
-	if err != nil { // for example, the directory is gone: the socket still listens
-		at = &dirEntry{path: path}
+	at := &dirEntry{path: path} // an abstract address, or the directory is gone: it still listens
+	if filepath.IsAbs(path) {
+		if opened, err := openDirEntry(path); err == nil {
+			at = opened
+		}
 	}
 	l := &Listener{UnixListener: ul, entry: at}
 	if l.dev, l.ino, ok = at.identity(); !ok {

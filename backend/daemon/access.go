@@ -45,17 +45,17 @@ const socketSuffix = ".nbd"
 
 // checkStart refuses addresses outside the run directory.
 func (r *nbdExports) checkStart(ctx context.Context, at nbd.Address) error {
-	if at.Network == "unix" && r.opts.SocketDir != "" &&
-		at.Path == filepath.Join(r.opts.SocketDir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
+	dir := r.daemon.opts.Store.RunDir()
+	if at.Network == "unix" && at.Path == filepath.Join(dir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
 		return nil
 	}
-	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at, filepath.Join(r.opts.SocketDir, "NAME"+socketSuffix)))
+	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at, filepath.Join(dir, "NAME"+socketSuffix)))
 }
 
 // checkAdd refuses disks that the process does not serve, and exports to a network.
 func (r *nbdExports) checkAdd(ctx context.Context, name string) error {
 	disk, _, _ := strings.Cut(name, "@")
-	if !r.serves(disk) {
+	if !r.daemon.serves(disk) {
 		return control.OwnerOnly(ctx, fmt.Sprintf("export of %q, a disk that this process does not serve", name))
 	}
 	r.mu.Lock()

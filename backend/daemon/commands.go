@@ -50,7 +50,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		for _, e := range d.snapshot() {
 			info := e.info()
 			if o.Store {
-				info.Store = d.store
+				info.Store = d.opts.Store.Dir()
 			}
 			infos = append(infos, info)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -8,26 +9,28 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
-	"cowblk/cow"
+	"cowblk/backend/takeover"
+	"cowblk/cow/store"
 )
 
-// Daemon is a process that serves one or more exports and answers commands on control sockets.
+// Daemon is a process that serves one or more disks and answers commands on control sockets.
 type Daemon struct {
+	opts      Options
 	log       *slog.Logger
-	control   *control.Server
-	names     Names
-	store     string // Options.Store
-	owner     DiskOwner
+	control   *control.Server // nil: none
+	names     *manifests      // nil: a raw file is served
 	quiesced  quiescedGuests
 	hooks     *hooks
 	nbd       *nbdExports
-	inherited *InheritedNBD
 	space     *spaceMonitor
 	enospc    *enospcMonitor
 	checksums *checksummer
 	procs     backend.MaxProcs
 	stop      context.CancelFunc // set by Run
 	serving   context.Context    // set by Run: done when the exports have ended; nil before
+
+	old    *oldProcess        // the old process of a takeover; nil: none
+	oldNBD []takeover.Message // the sockets of its NBD server
 
 	promoting  sync.Mutex     // one promotion at a time
 	background sync.WaitGroup // goroutines that Run waits for
@@ -36,54 +39,22 @@ type Daemon struct {
 	exports []*Export
 }
 
-// Options describes a daemon. The zero value has no control socket.
-type Options struct {
-	Log      *slog.Logger    // default: slog.Default
-	Control  *control.Server // nil: no control socket; Run closes it
-	Store    string          // directory of the disks' store, for query-cow-disks; empty: none
-	Names    Names           // nil: the disks have no layers to promote
-	Owner    DiskOwner       // nil: another process cannot take the disks over
-	Quiesced []QuiescedGuest // guests that an earlier process may have left frozen or paused
-	Hooks    HookOptions     // promotions at events of QEMU; zero: none
-	NBD      NBDOptions      // reading of tags over NBD; zero: none
-	NBDOf    *InheritedNBD   // NBD server of the old process; nil: none
-	Space    Threshold       // COW_SPACE_LOW is emitted below this free space; zero: never
-	ENOSPC   ENOSPCOptions   // requests without space; zero: they fail
-}
-
-// New returns a daemon without exports.
-func New(o Options) *Daemon {
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
-	d := &Daemon{log: o.Log, control: o.Control, store: o.Store, names: o.Names, owner: o.Owner}
-	for _, h := range o.Quiesced {
-		d.quiesced.add(h)
-	}
+// newDaemon returns a daemon without disks and sockets.
+func newDaemon(o Options) *Daemon {
+	d := &Daemon{opts: o, log: cmp.Or(o.Log, slog.Default())}
+	d.opts.Cow.Log = d.log
 	d.hooks = newHooks(d, o.Hooks)
 	d.space = newSpaceMonitor(d, o.Space)
 	d.enospc = newENOSPCMonitor(d, o.ENOSPC)
 	d.checksums = newChecksummer(d)
-	d.nbd, d.inherited = newNBDExports(o.NBD, o.Log, d.serves), o.NBDOf
-	if d.control != nil {
+	d.nbd = newNBDExports(d)
+	if o.Store != nil {
+		d.names = &manifests{store: o.Store, byDisk: map[string]*store.Manifest{}}
+		d.control = control.NewServer(control.Options{Log: d.log, Version: o.Version, Group: o.ControlGroup})
 		d.registerCommands(d.control)
 		d.nbd.register(d.control)
 	}
 	return d
-}
-
-// Add adds an export. It must be called before Run.
-func (d *Daemon) Add(e *Export) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	e.emit = d.emit
-	e.dev.Observe(backend.Observer{
-		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
-		Parked:  func(io *cow.Request) { d.enospc.onPark(e.dev, io) },
-		Procs:   &d.procs,
-	})
-	e.dev.SetParking(d.enospc.policy == ENOSPCStop)
-	d.exports = append(d.exports, e)
 }
 
 // Run serves every export until ctx is done, the control command quit arrives, or every export has
@@ -110,7 +81,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.background.Go(func() { d.space.run(aside) })
 	d.background.Go(func() { d.enospc.run(aside) })
 	d.background.Go(func() { d.checksums.run(aside) })
-	d.background.Go(func() { d.nbd.inherit(aside, d.inherited) })
+	if d.old != nil {
+		d.background.Go(func() { d.nbd.inherit(aside, d.oldNBD, d.old.offer.Exports) })
+	}
 	d.thawLeftovers(ctx)
 	errs := make([]error, len(exports))
 	var wg sync.WaitGroup

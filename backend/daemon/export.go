@@ -9,41 +9,30 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"cowblk/backend"
+	"cowblk/backend/control"
 	"cowblk/backend/loglimit"
+	"cowblk/cow"
+	"cowblk/cow/store"
 )
 
-// Listener is a listening UNIX socket: *net.UnixListener, or one that also manages the socket's
-// file.
-type Listener interface {
-	AcceptUnix() (*net.UnixConn, error)
-	Addr() net.Addr
-	SetDeadline(time.Time) error
-	SyscallConn() (syscall.RawConn, error)
-	Close() error
-}
-
-// ExportOptions is where a device is offered. Exactly one of Listener and Conn is set.
-type ExportOptions struct {
-	Device   *backend.Device
-	Listener Listener      // serves front-ends one after another
-	Conn     *net.UnixConn // serves one front-end (--fd); Run ends with it
-	First    *net.UnixConn // accepted from Listener by the old process; nil: none
-	Log      *slog.Logger  // default: slog.Default
-}
-
-// Export serves one device on one socket.
+// Export is one disk that is offered on one socket.
 //
 // A second front-end waits until the first has left: two drivers on one disk would destroy it, and
 // QEMU 7.2 exits when a connection is accepted and closed.
 type Export struct {
-	dev       *backend.Device
-	listener  Listener
+	name     string
+	opened   *store.Opened     // without Lock and Manifest: a raw file
+	detached bool              // the disk was closed for another process
+	serving  store.Serving     // recorded in the disk's lock
+	path     string            // of the socket, or "fd N"
+	listener *control.Listener // nil: conn is served, and nothing else
+
+	dev       *backend.Device // set by setDevice
 	log       *slog.Logger
-	emit      func(event string, data any) // set by Daemon.Add
+	emit      func(event string, data any)
 	connected atomic.Bool
 	sessions  atomic.Uint64
 
@@ -56,24 +45,21 @@ type Export struct {
 	ended       chan struct{} // closed when Run has returned
 }
 
-// NewExport returns an export; Run serves it.
-func NewExport(o ExportOptions) *Export {
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
-	return &Export{
-		dev: o.Device, listener: o.Listener, conn: o.Conn, pending: o.First, log: loglimit.New(o.Log).With("disk", o.Device.Name()),
-		emit: func(string, any) {}, ended: make(chan struct{}),
-	}
+// setDevice makes e an export of d. Run must not have been called.
+func (e *Export) setDevice(dev *backend.Device, d *Daemon) {
+	e.dev, e.log, e.emit, e.ended = dev, loglimit.New(d.log).With("disk", dev.Name()), d.emit, make(chan struct{})
+	dev.Observe(backend.Observer{
+		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
+		Parked:  func(io *cow.Request) { d.enospc.onPark(dev, io) },
+		Procs:   &d.procs,
+	})
+	dev.SetParking(d.enospc.policy == ENOSPCStop)
 }
 
 // Connected reports whether a front-end is connected, and the number of front-ends so far.
 func (e *Export) Connected() (now bool, sessions uint64) {
 	return e.connected.Load(), e.sessions.Load()
 }
-
-// Device returns the exported device.
-func (e *Export) Device() *backend.Device { return e.dev }
 
 // Run serves front-ends until ctx is done. Then it drains the rings, closes connection and
 // listener, and returns nil.

@@ -3,15 +3,11 @@ package daemon
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
-	"cowblk/backend/backendtest"
-	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
@@ -47,11 +43,7 @@ func (c *stranger) pid() int32 { return int32(c.cmd.Process.Pid) }
 
 func awaitInfo(t *testing.T, e *Export, what string, ok func(DiskInfo) bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(e.info()); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s: %+v", what, e.info())
-		}
-	}
+	eventually(t, what, func() bool { return ok(e.info()) })
 }
 
 // A second front-end on a disk waits until the first has gone. It is told of, with who has the disk
@@ -60,48 +52,48 @@ func TestSecondFrontEnd(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Skip("socat is not installed; make deps installs it")
 	}
-	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
-	f := s.dial(frontend.Options{})
+	s := start(t, newStore(t, nil, "test"), Options{}, "test")
+	log, e := s.log, s.exports[0]
+	f := s.dial("test", frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
-	if i := s.export.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" || i.Waiting != nil {
+	if i := e.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" || i.Waiting != nil {
 		t.Errorf("%+v", i)
 	}
-	first := connectStranger(t, s.socket)
-	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
+	first := connectStranger(t, e.path)
+	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" disk=test waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
 	if !strings.Contains(log.String(), "held_since=2") {
 		t.Errorf("since when: %s", log)
 	}
-	if i := s.export.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
+	if i := e.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
 		t.Errorf("%+v", i)
 	}
 	first.leave(t)
-	awaitInfo(t, s.export, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
+	awaitInfo(t, e, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
 	log.Await(t, "the waiting front-end has left")
-	second := connectStranger(t, s.socket)
-	awaitInfo(t, s.export, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
+	second := connectStranger(t, e.path)
+	awaitInfo(t, e, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
 		t.Errorf("the one that is served: %v", err)
 	}
 	must(t, f.Close())
-	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
+	awaitInfo(t, e, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
 	log.Await(t, "msg=\"front-end disconnected\"")
 	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
 		t.Errorf("no advice: %s", log)
 	}
 	second.leave(t)
-	awaitInfo(t, s.export, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
-	s.dial(frontend.Options{}).Close()
+	awaitInfo(t, e, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
+	s.dial("test", frontend.Options{}).Close()
 }
 
 // The front-end that connects anew before its former connection has ended is no stranger.
 func TestFrontEndComesAgain(t *testing.T) {
-	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
-	f := s.dial(frontend.Options{})
+	s := start(t, newStore(t, nil, "test"), Options{}, "test")
+	log := s.log
+	f := s.dial("test", frontend.Options{})
 	done := make(chan *frontend.Frontend)
-	go func() { done <- s.dial(frontend.Options{}) }()
+	go func() { done <- s.dial("test", frontend.Options{}) }()
 	log.Await(t, "the front-end connects again")
 	must(t, f.Close())
 	again := <-done

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"runtime"
@@ -16,30 +15,6 @@ import (
 	"cowblk/backend/qmp"
 )
 
-// fakeNames has tags, and notes which promotions were asked for; it makes none.
-type fakeNames struct {
-	tags  map[string][]string
-	asked []string
-}
-
-var errNoneMade = errors.New("none is made")
-
-func (n *fakeNames) Prepare(_ context.Context, disks []string, tag string) (Pending, error) {
-	n.asked = append(n.asked, strings.Join(disks, ",")+"@"+tag)
-	return nil, errNoneMade
-}
-func (n *fakeNames) Note([]string, *qmp.Spec) error { return nil }
-func (n *fakeNames) Tags(disk string) []string      { return n.tags[disk] }
-func (n *fakeNames) Data(string) string             { return "" }
-
-// quietDaemon serves the disk "test", on a store that makes no promotion.
-func quietDaemon(t *testing.T, log io.Writer, o HookOptions) (*Daemon, *fakeNames) {
-	n := &fakeNames{tags: map[string][]string{}}
-	d := New(Options{Log: slog.New(slog.NewTextHandler(log, nil)), Names: n, Hooks: o})
-	d.Add(serve(t).export)
-	return d, n
-}
-
 // event is one of QEMU's, so long after an arbitrary moment.
 func event(name string, after time.Duration) (e goqmp.Event) {
 	at := time.Date(2026, 11, 22, 18, 4, 32, 0, time.UTC).Add(after)
@@ -50,7 +25,7 @@ func event(name string, after time.Duration) (e goqmp.Event) {
 
 func TestHooksCollapseBursts(t *testing.T) {
 	var log strings.Builder
-	d, n := quietDaemon(t, &log, HookOptions{})
+	d := quietDaemon(t, &log, HookOptions{})
 	h := d.hooks
 	for _, e := range []goqmp.Event{
 		event("GUEST_PANICKED", 0), event("SHUTDOWN", time.Millisecond), event("STOP", 2*time.Millisecond), event("RESET", 9999*time.Millisecond),
@@ -59,9 +34,9 @@ func TestHooksCollapseBursts(t *testing.T) {
 	} {
 		h.handle(e)
 	}
-	want := []string{"test@guest-panicked-20261122T180432Z", "test@reset-20261122T180442Z", "test@shutdown-20261122T170432Z"}
-	if !slices.Equal(n.asked, want) {
-		t.Errorf("promotions %v, want %v", n.asked, want)
+	want := []string{"guest-panicked-20261122T180432Z", "reset-20261122T180442Z", "shutdown-20261122T170432Z"}
+	if got := d.names.Tags("test"); !slices.Equal(got, want) {
+		t.Errorf("tags %v, want %v", got, want)
 	}
 	if !strings.Contains(log.String(), `events="RESET 1, SHUTDOWN 1, STOP 1"`) || !strings.Contains(log.String(), `events="RESET 1"`) {
 		t.Errorf("what was dropped is not in the log:\n%s", log.String())
@@ -69,35 +44,34 @@ func TestHooksCollapseBursts(t *testing.T) {
 }
 
 func TestHooksInOneSecond(t *testing.T) {
-	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
-	n.tags["test"] = []string{"reset-20261122T180432Z", "reset-20261122T180433Z"}
+	d := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	tag(t, d, "reset-20261122T180432Z", "reset-20261122T180433Z")
 	d.hooks.handle(event("RESET", 0))
-	if want := []string{"test@reset-20261122T180434Z"}; !slices.Equal(n.asked, want) {
-		t.Errorf("promotions %v, want %v", n.asked, want)
+	if got := d.names.Tags("test"); len(got) != 3 || got[2] != "reset-20261122T180434Z" {
+		t.Errorf("tags %v", got)
 	}
 }
 
 func TestHooksKeep(t *testing.T) {
 	var log strings.Builder
-	d, n := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
-	n.tags["test"] = []string{"reset-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z"}
+	d := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
+	tag(t, d, "something-new-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z")
 	d.hooks.handle(event("RESET", 0))
-	n.tags["test"] = append(n.tags["test"], "something-new-20261122T180432Z")
 	d.hooks.handle(event("RESET", time.Hour))
-	if len(n.asked) != 1 || !strings.Contains(log.String(), "has 2 tags made by hooks") {
-		t.Errorf("promotions %v\n%s", n.asked, log.String())
+	if got := d.names.Tags("test"); len(got) != 5 || !strings.Contains(log.String(), "has 2 tags made by hooks") {
+		t.Errorf("tags %v\n%s", got, log.String())
 	}
 	if _, err := d.set(SetArgs{Keep: new(int)}); err != nil {
 		t.Fatal(err)
 	}
 	d.hooks.handle(event("RESET", 2*time.Hour))
-	if len(n.asked) != 2 {
-		t.Errorf("promotions %v after the limit was lifted", n.asked)
+	if got := d.names.Tags("test"); len(got) != 6 {
+		t.Errorf("tags %v after the limit was lifted", got)
 	}
 }
 
 func TestHooksIgnoreOwnPauses(t *testing.T) {
-	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	d := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
 	at := func(when time.Time) goqmp.Event {
 		e := goqmp.Event{Event: "STOP"}
 		e.Timestamp.Seconds, e.Timestamp.Microseconds = when.Unix(), int64(when.Nanosecond()/1000)
@@ -115,13 +89,13 @@ func TestHooksIgnoreOwnPauses(t *testing.T) {
 	d.hooks.handle(at(time.Now().Add(time.Second)))
 	open()
 	d.hooks.handle(at(during[len(during)-1])) // it comes late
-	if len(n.asked) != 0 {
-		t.Errorf("promotions for pauses of our own: %v", n.asked)
+	if got := d.names.Tags("test"); len(got) != 0 {
+		t.Errorf("tags for pauses of our own: %v", got)
 	}
 	d.hooks.handle(at(before))
 	d.hooks.handle(at(time.Now().Add(time.Second)))
-	if len(n.asked) != 2 {
-		t.Errorf("promotions for pauses of others: %v", n.asked)
+	if got := d.names.Tags("test"); len(got) != 2 {
+		t.Errorf("tags for pauses of others: %v", got)
 	}
 }
 
@@ -151,7 +125,7 @@ func TestHookEvent(t *testing.T) {
 }
 
 func TestSet(t *testing.T) {
-	d, _ := quietDaemon(t, io.Discard, HookOptions{})
+	d := quietDaemon(t, io.Discard, HookOptions{})
 	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1, "10G", "much", 0.0
 	for _, a := range []SetArgs{
 		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list}, {Keep: &minus, WriteCache: &off},
@@ -186,8 +160,8 @@ func TestSet(t *testing.T) {
 func TestDaemonLeavesNoGoroutine(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
-		d := New(Options{
-			Log: slog.New(slog.DiscardHandler), Names: &fakeNames{},
+		d := newDaemon(Options{
+			Log: slog.New(slog.DiscardHandler), Store: newStore(t, nil),
 			Hooks: HookOptions{QMP: &qmp.Address{Path: t.TempDir() + "/none"}, Events: []string{"RESET"}},
 		})
 		set := make(chan error, 1)

@@ -5,32 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"sync"
 
 	"cowblk/backend/control"
 	"cowblk/backend/nbd"
+	"cowblk/cow"
+	"cowblk/cow/store"
 )
-
-// NBDDisk is the content of a tag or a stopped disk, readable until Close.
-type NBDDisk interface {
-	nbd.Disk
-	io.Closer
-}
-
-// NBDOptions lets clients of the control socket export tags over NBD.
-type NBDOptions struct {
-	// Open opens a tag such as "vm1@tag" for reading; nil: the daemon has no such commands.
-	Open func(ctx context.Context, name string) (NBDDisk, error)
-	// Group may also connect to UNIX sockets; empty: the owner only.
-	Group string
-	// SocketDir is the only directory in which members of the control socket's group can create
-	// UNIX sockets; empty: they cannot.
-	SocketDir string
-	// Explain adds advice to a failure to create a UNIX socket; nil: none.
-	Explain func(error) error
-}
 
 // NBDInfo answers query-cow-exports.
 type NBDInfo struct {
@@ -38,27 +19,25 @@ type NBDInfo struct {
 	Exports   []nbd.ExportInfo `json:"exports"`
 }
 
-// nbdExports is the daemon's NBD server and its exports.
+// nbdExports is the daemon's NBD server and its exports: tags of the store and stopped disks.
 type nbdExports struct {
-	opts   NBDOptions
-	log    *slog.Logger
-	serves func(disk string) bool // whether this process serves the disk
+	daemon *Daemon
 
 	mu     sync.Mutex
 	server *nbd.Server // nil: stopped
-	disks  map[string]NBDDisk
+	disks  map[string]*store.Reading
 	closed bool
 }
 
-func newNBDExports(o NBDOptions, log *slog.Logger, serves func(disk string) bool) *nbdExports {
-	return &nbdExports{opts: o, log: log, serves: serves}
+func newNBDExports(d *Daemon) *nbdExports { return &nbdExports{daemon: d} }
+
+// newServer returns an NBD server whose UNIX sockets the control group may use.
+func (r *nbdExports) newServer() *nbd.Server {
+	return nbd.New(nbd.Options{Log: r.daemon.log, Group: r.daemon.opts.ControlGroup})
 }
 
 // register registers the commands. They have QEMU's names where QEMU has such commands.
 func (r *nbdExports) register(s *control.Server) {
-	if r.opts.Open == nil {
-		return
-	}
 	s.RegisterChange("nbd-server-start", func(ctx context.Context, args json.RawMessage) (any, error) {
 		var a struct {
 			Addr string `json:"addr"`
@@ -132,18 +111,18 @@ func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error
 	}
 	s := r.server
 	if s == nil {
-		s = nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
+		s = r.newServer()
 	}
 	if at, err = s.Listen(at); err != nil {
-		if at.Network == "unix" && r.opts.Explain != nil {
-			err = r.opts.Explain(err)
+		if at.Network == "unix" {
+			err = r.daemon.explainConfined(err)
 		}
 		return at, err
 	}
 	if r.server == nil {
-		r.server, r.disks = s, map[string]NBDDisk{}
+		r.server, r.disks = s, map[string]*store.Reading{}
 	}
-	r.log.Info("NBD server listens", "address", at.String())
+	r.daemon.log.Info("NBD server listens", "address", at.String())
 	return at, nil
 }
 
@@ -153,9 +132,14 @@ func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, err
 	if err != nil {
 		return nil, err
 	}
-	disk, err := r.opts.Open(ctx, name)
+	ref, err := store.ParseRef(name)
 	if err != nil {
 		return nil, err
+	}
+	d := r.daemon
+	disk, err := d.opts.Store.OpenTag(ctx, ref, cow.Options{Log: d.log, ForceShare: d.opts.Cow.ForceShare})
+	if err != nil {
+		return nil, d.explainConfined(ExplainLimits(err))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,7 +150,7 @@ func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, err
 		return nil, errors.Join(err, disk.Close())
 	}
 	r.disks[name] = disk
-	r.log.Info("NBD export added", "export", name, "size", disk.Size())
+	r.daemon.log.Info("NBD export added", "export", name, "size", disk.Size())
 	for _, e := range s.Exports() {
 		if e.Name == name {
 			return &e, nil
@@ -199,7 +183,7 @@ func (r *nbdExports) remove(name string) error {
 		return &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
 	}
 	err = errors.Join(s.RemoveExport(name), disk.Close())
-	r.log.Info("NBD export removed", "export", name)
+	r.daemon.log.Info("NBD export removed", "export", name)
 	return err
 }
 
@@ -217,7 +201,7 @@ func (r *nbdExports) stop(forGood bool) error {
 	for _, d := range disks {
 		errs = append(errs, d.Close())
 	}
-	r.log.Info("NBD server stopped")
+	r.daemon.log.Info("NBD server stopped")
 	return errors.Join(errs...)
 }
 

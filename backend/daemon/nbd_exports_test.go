@@ -1,74 +1,44 @@
 package daemon
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
+	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/backend/nbd"
 )
 
-// shelf opens disks of zeros by name and knows which are open.
-type shelf struct {
-	mu   sync.Mutex
-	open map[string]int
-}
-
-type volume struct {
-	*bytes.Reader
-	name string
-	from *shelf
-}
-
-func (v *volume) BlockSize() int { return 4096 }
-
-func (v *volume) Close() error {
-	v.from.mu.Lock()
-	defer v.from.mu.Unlock()
-	v.from.open[v.name]--
-	return nil
-}
-
-func (s *shelf) Open(_ context.Context, name string) (NBDDisk, error) {
-	if strings.HasPrefix(name, "no") {
-		return nil, fmt.Errorf("%s is not there", name)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open[name]++
-	return &volume{bytes.NewReader(make([]byte, 1<<20)), name, s}, nil
-}
-
-func (s *shelf) count() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, k := range s.open {
-		n += k
+// openIn returns the number of descriptors of this process on files below dir.
+func openIn(t testing.TB, dir string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for _, e := range all {
+		if at, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(at, dir+"/") {
+			n++
+		}
 	}
 	return n
 }
 
 func TestExportCommands(t *testing.T) {
-	log := slog.New(slog.DiscardHandler)
-	disks := &shelf{open: map[string]int{}}
-	r := newNBDExports(NBDOptions{Open: disks.Open}, log, func(string) bool { return false })
+	st := newStore(t, nil, "test", "a", "b")
+	for _, disk := range []string{"a", "b"} {
+		_, err := st.Promote(t.Context(), []string{disk}, "t")
+		must(t, err)
+	}
+	d := start(t, st, Options{}, "test")
 	dir := t.TempDir()
-	server := control.NewServer(control.Options{Log: log})
-	r.register(server)
-	must(t, server.Listen(filepath.Join(dir, "ctl")))
-	go server.Serve()
-	t.Cleanup(func() { must(t, server.Close()) })
-	c, err := control.Dial(filepath.Join(dir, "ctl"), 10*time.Second)
-	must(t, err)
+	c := d.control()
+	layers := filepath.Join(st.Dir(), "layers")
+	before := openIn(t, layers)
+	open := func() int { return openIn(t, layers) - before }
 
 	ask := func(command, key, value string, out any) error {
 		var args any
@@ -96,15 +66,16 @@ func TestExportCommands(t *testing.T) {
 	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
 	var bound map[string]string
 	must(t, ask("nbd-server-start", "addr", "tcp:0", &bound))
-	refused(control.GenericError, "no is not there", "cow-export-add", "name", "no")
+	refused(control.GenericError, "not found", "cow-export-add", "name", "no")
 	refused(control.GenericError, "missing", "cow-export-add", "", "")
 	var added nbd.ExportInfo
 	must(t, ask("cow-export-add", "name", "a@t", &added))
 	must(t, ask("cow-export-add", "name", "b@t", nil))
 	refused(control.GenericError, "exists", "cow-export-add", "name", "a@t")
-	if added.Name != "a@t" || added.Size != 1<<20 || len(added.URIs) != 2 || disks.count() != 2 {
-		t.Errorf("added %+v, %d open", added, disks.count())
+	if added.Name != "a@t" || added.Size != backendtest.Size || len(added.URIs) != 2 {
+		t.Errorf("added %+v", added)
 	}
+	both := open()
 	var info NBDInfo
 	must(t, ask("query-cow-exports", "", "", &info))
 	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) || len(info.Exports) != 2 {
@@ -112,26 +83,26 @@ func TestExportCommands(t *testing.T) {
 	}
 	for _, e := range info.Exports {
 		for _, uri := range e.URIs {
-			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "1048576" {
+			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != fmt.Sprint(backendtest.Size) {
 				t.Errorf("nbdinfo %s: %v: %s", uri, err, out)
 			}
 		}
 	}
 	must(t, ask("cow-export-del", "name", "a@t", nil))
 	refused(control.DeviceNotFound, "a@t", "cow-export-del", "name", "a@t")
-	if n := disks.count(); n != 1 {
-		t.Errorf("%d disks are open", n)
+	if n := open(); n == 0 || 2*n != both {
+		t.Errorf("%d files are open for one export, %d for two", n, both)
 	}
 	must(t, ask("nbd-server-stop", "", "", nil))
 	must(t, ask("query-cow-exports", "", "", &info))
-	if n := disks.count(); n != 0 || len(info.Addresses)+len(info.Exports) != 0 {
-		t.Errorf("after stop: %d disks are open, %+v", n, info)
+	if n := open(); n != 0 || len(info.Addresses)+len(info.Exports) != 0 {
+		t.Errorf("after stop: %d files are open, %+v", n, info)
 	}
 	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
 	must(t, ask("cow-export-add", "name", "a@t", nil))
-	must(t, r.stop(true))
-	if n := disks.count(); n != 0 {
-		t.Errorf("at the end %d disks are open", n)
+	must(t, d.nbd.stop(true))
+	if n := open(); n != 0 {
+		t.Errorf("at the end %d files are open", n)
 	}
 	refused(control.GenericError, "closed", "nbd-server-start", "addr", "unix:"+socket)
 }

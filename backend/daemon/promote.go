@@ -12,35 +12,8 @@ import (
 	"cowblk/backend/qmp"
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/cow/store"
 )
-
-// Names changes the names of a disk's layers in the store.
-type Names interface {
-	// Prepare makes new, empty heads for the disks. They are durable, open for writing, and not
-	// named by any manifest. An empty tag stands for the time.
-	Prepare(ctx context.Context, disks []string, tag string) (Pending, error)
-	// Note durably records that a guest of the disks is being quiesced, so that the next process
-	// that serves one of them thaws the guest if this process is killed; nil removes the record.
-	Note(disks []string, spec *qmp.Spec) error
-	// Tags returns the tags of the disk's sealed layers.
-	Tags(disk string) []string
-	// Data returns the path of the head's data; empty: none.
-	Data(disk string) string
-}
-
-// Pending is one prepared promotion of one or more disks.
-type Pending interface {
-	Tag() string
-	// Heads returns the new heads in the order of the disks. A head that was swapped in belongs to
-	// its cow.Disk, the others to Close.
-	Heads() []*layer.Layer
-	// Commit names the new heads durably: all or none.
-	Commit() error
-	// Revert durably undoes Commit.
-	Revert() error
-	// Close removes prepared heads that were not committed; swapped: the heads were swapped in.
-	Close(swapped bool)
-}
 
 // PromoteArgs are the arguments of cow-promote.
 type PromoteArgs struct {
@@ -187,7 +160,7 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 // swap is one swap of heads.
 type swap struct {
 	daemon     *Daemon
-	pending    Pending
+	pending    *store.Pending
 	exports    []*Export
 	promotions []*cow.Promotion
 	oldHeads   []layer.Header // the heads before the swap
@@ -234,6 +207,7 @@ func (c *swap) commitAndSwap() error {
 		return errors.Join(err, c.pending.Revert())
 	}
 	c.swapped = true
+	c.daemon.names.set(c.pending.Manifests()...)
 	return nil
 }
 

@@ -1,66 +1,138 @@
 package daemon
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
-	"cowblk/backend"
 	"cowblk/backend/backendtest"
-	"cowblk/cow"
+	"cowblk/backend/control"
+	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
-// served is a disk that is exported on a socket.
-type served struct {
-	t      testing.TB
-	dir    string
-	disk   *cow.Disk
-	dev    *backend.Device
-	export *Export
-	socket string
+// newStore makes a store with empty disks of these names.
+func newStore(t testing.TB, files vfs.FS, disks ...string) *store.Store {
+	t.Helper()
+	s, err := store.Open(filepath.Join(t.TempDir(), "s"), store.Options{FS: files})
+	must(t, err)
+	for _, name := range disks {
+		_, err := s.Create(t.Context(), name, store.CreateOptions{Size: backendtest.Size})
+		must(t, err)
+	}
+	return s
 }
 
-func serve(t testing.TB) *served { return serveOn(t, vfs.OS{}) }
-
-// serveOn is serve with files of its own kind. prepare runs before anybody can connect.
-func serveOn(t testing.TB, files vfs.FS, prepare ...func(*served)) *served {
+// open opens a daemon, which the test's end closes.
+func open(t testing.TB, o Options) *Daemon {
 	t.Helper()
-	d := backendtest.NewDisk(t, files)
-	s := &served{t: t, dir: d.Dir, disk: d.Disk, socket: filepath.Join(d.Dir, "sock")}
-	log := slog.New(slog.DiscardHandler)
-	var err error
-	s.dev, err = backend.NewDevice(s.disk, backend.DeviceOptions{Name: "test", Log: log})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	o.Log, o.Cow.LoseUnflushed = cmp.Or(o.Log, slog.New(slog.DiscardHandler)), true
+	d, err := Open(t.Context(), o)
 	must(t, err)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	must(t, err)
-	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l, Log: log})
-	for _, f := range prepare {
-		f(s)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.export.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("export: %v", err)
-		}
+		_, stop := d.Start(ended) // closes the sockets
+		must(t, stop())
 	})
-	return s
+	return d
+}
+
+// running is a daemon that serves disks of a store.
+type running struct {
+	*Daemon
+	t     testing.TB
+	alive context.Context // ends with Run
+	log   *backendtest.Log
+	end   func() // closes the daemon, as the test's end does
+}
+
+func start(t testing.TB, st *store.Store, o Options, disks ...string) *running {
+	t.Helper()
+	r := &running{t: t, log: &backendtest.Log{}}
+	o.Store, o.Disks, o.Log, o.Cow.LoseUnflushed = st, disks, slog.New(slog.NewTextHandler(r.log, nil)), true
+	var err error
+	r.Daemon, err = Open(t.Context(), o)
+	must(t, err)
+	var stop func() error
+	r.alive, stop = r.Start(context.Background())
+	r.end = sync.OnceFunc(func() { must(t, stop()) })
+	t.Cleanup(r.end)
+	return r
+}
+
+// dial connects a driver to the disk.
+func (r *running) dial(disk string, o frontend.Options) *frontend.Frontend {
+	r.t.Helper()
+	found, err := r.named([]string{disk})
+	must(r.t, err)
+	f, err := frontend.Dial(found[0].path, o)
+	must(r.t, err)
+	r.t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// control connects to the control socket.
+func (r *running) control() *control.Client {
+	r.t.Helper()
+	c, err := control.Dial(r.Daemon.control.Listeners()[0].Path(), 10*time.Second)
+	must(r.t, err)
+	return c
+}
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+// wantAt fails unless the disk has the byte b in the 4 KiB at off.
+func wantAt(t testing.TB, f *frontend.Frontend, b byte, off int64) {
+	t.Helper()
+	p := make([]byte, 4096)
+	_, err := f.Driver(0).ReadAt(p, off)
+	must(t, err)
+	if !bytes.Equal(p, bytes.Repeat([]byte{b}, 4096)) {
+		t.Errorf("the block at %d is not what was written", off)
+	}
+}
+
+// wantClean fails unless a check of the store finds nothing.
+func wantClean(t testing.TB, st *store.Store) {
+	t.Helper()
+	report, err := st.Check(t.Context(), store.CheckOptions{})
+	must(t, err)
+	if report.Found+report.Failed != 0 {
+		t.Errorf("%+v", report)
+	}
+}
+
+// quietDaemon serves the disk "test" of a store.
+func quietDaemon(t *testing.T, log io.Writer, o HookOptions) *Daemon {
+	return open(t, Options{Log: slog.New(slog.NewTextHandler(log, nil)), Store: newStore(t, nil, "test"), Disks: []string{"test"}, Hooks: o})
+}
+
+// tag promotes the disk "test".
+func tag(t testing.TB, d *Daemon, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}, Tag: tag}, "")
+		must(t, err)
+	}
 }
 
 func must(t testing.TB, err error) {
 	t.Helper()
 	backendtest.Must(t, err)
-}
-
-func (s *served) dial(o frontend.Options) *frontend.Frontend {
-	s.t.Helper()
-	f, err := frontend.Dial(s.socket, o)
-	must(s.t, err)
-	return f
 }

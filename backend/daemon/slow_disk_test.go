@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,36 +14,38 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
+	"cowblk/cow"
 	"cowblk/cow/cowtest"
-	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
-// slow is a served disk whose device can be made to answer no more.
+// slow is the served disk "test" of a store whose device can be made to answer no more.
 type slow struct {
-	*served
+	*running
+	head    string        // directory of the head's files
 	caught  chan struct{} // a call that is held back
 	release func()
 	files   *cowtest.Intercept
 }
 
-// serveSlow serves a disk whose calls on files can be held back, as the only one of a daemon.
-func serveSlow(t *testing.T) (*slow, *Daemon) {
-	s := &slow{files: &cowtest.Intercept{FS: vfs.OS{}}}
-	d := New(Options{Names: &cutHeads{s: s}})
-	s.served = serveOn(t, s.files, func(v *served) { d.Add(v.export) })
-	return s, d
+func serveSlow(t *testing.T) *slow {
+	files := &cowtest.Intercept{FS: vfs.OS{}}
+	s := &slow{running: start(t, newStore(t, files, "test"), Options{}, "test"), files: files}
+	s.head = filepath.Dir(s.names.Data("test"))
+	return s
 }
 
-// hold holds back the calls op on files whose name ends in suffix, until release.
-func (s *slow) hold(op, suffix string) {
+func (s *slow) disk() *cow.Disk { return s.exports[0].dev.Disk() }
+
+// hold holds back the calls op on files in or at path, until release.
+func (s *slow) hold(op, path string) {
 	caught, open := make(chan struct{}, 64), make(chan struct{})
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
-	s.t.Cleanup(s.release) // before serve's own, which waits for what is in flight
+	s.t.Cleanup(s.release) // before start's own, which waits for what is in flight
 	s.files.OnCall(func(c cowtest.Call) error {
-		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
+		if c.Op == op && strings.HasPrefix(c.Name, path) {
 			caught <- struct{}{}
 			<-open
 		}
@@ -103,30 +106,30 @@ func goesOn(t *testing.T, what string, f func() error) {
 // not the disk's other queues, not other disks, not what a person asks. GET_VRING_BASE waits for
 // it, as it must.
 func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
-	s, d := serveSlow(t)
-	other := serve(t)
-	f := s.dial(frontend.Options{Queues: 2})
+	s := serveSlow(t)
+	other := start(t, newStore(t, nil, "test"), Options{}, "test")
+	f := s.dial("test", frontend.Options{Queues: 2})
 	defer f.Abort()
-	healthy := other.dial(frontend.Options{})
+	healthy := other.dial("test", frontend.Options{})
 	defer healthy.Close()
 	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
-	s.hold("pwritev", "/data")
+	s.hold("pwritev", s.head+"/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
 	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
 	goesOn(t, "a write to another disk", backendtest.Write(healthy.Driver(0), 3, 0))
 	goesOn(t, "a flush of another disk", healthy.Driver(0).Flush)
-	goesOn(t, "query-cow-disks", func() error { d.snapshot()[0].info(); return nil })
-	goesOn(t, "query-cow-stats", func() error { s.dev.Stats(); return nil })
+	goesOn(t, "query-cow-disks", func() error { s.exports[0].info(); return nil })
+	goesOn(t, "query-cow-stats", func() error { s.exports[0].dev.Stats(); return nil })
 
 	stop := beside(f.Stop) // GET_VRING_BASE of each ring
 	if !stop.waits() {
 		t.Fatalf("the rings were stopped with a request in flight: %v", stop.err)
 	}
-	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.dev.Stats(); return nil })
-	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.dev.SetPoll(time.Microsecond); return nil })
+	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.exports[0].dev.Stats(); return nil })
+	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.exports[0].dev.SetPoll(time.Microsecond); return nil })
 	s.release()
 	stop.ends(t)
 	<-stuck.done // its completion came before the stop, or comes after Cont
@@ -141,12 +144,12 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 // A device that does not answer to a sync holds up flushes, and neither reads nor writes, on the
 // same queue.
 func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
-	s, _ := serveSlow(t)
-	f := s.dial(frontend.Options{})
+	s := serveSlow(t)
+	f := s.dial("test", frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
 	must(t, backendtest.Write(d, 1, 0)())
-	s.hold("datasync", "/data")
+	s.hold("datasync", s.head+"/data")
 	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
 	must(t, d.Kick())
 	<-s.caught
@@ -173,58 +176,26 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	}
 }
 
-// cutHeads makes new heads for a served disk, and commits nothing.
-type cutHeads struct {
-	fakeNames
-	s    *slow
-	next *layer.Layer
-}
-
-func (n *cutHeads) Prepare(context.Context, []string, string) (Pending, error) {
-	below := n.s.disk.Layers()
-	top := below[len(below)-1]
-	paths := layer.Paths{Map: filepath.Join(n.s.dir, "map2"), Data: filepath.Join(n.s.dir, "data2")}
-	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{
-		Size: top.Size, BlockSize: top.BlockSize, Parent: top.UUID, Base: top.Base, BaseSize: top.BaseSize,
-	})
-	if err == nil {
-		err = l.Close()
-	}
-	if err == nil {
-		n.next, err = layer.Open(n.s.files, paths, layer.OpenParams{Write: true})
-	}
-	return n, err
-}
-
-func (n *cutHeads) Tag() string           { return "t" }
-func (n *cutHeads) Heads() []*layer.Layer { return []*layer.Layer{n.next} }
-func (n *cutHeads) Commit() error         { return nil }
-func (n *cutHeads) Revert() error         { return nil }
-func (n *cutHeads) Close(bool)            {}
-
 // A disk is promoted while its device does not answer: the cut waits for nothing, and the new head
 // takes writes. Sealing waits.
 func TestPromotionOfASlowDisk(t *testing.T) {
-	s, d := serveSlow(t)
-	f := s.dial(frontend.Options{Queues: 2})
+	s := serveSlow(t)
+	f := s.dial("test", frontend.Options{Queues: 2})
 	defer f.Abort()
-	s.hold("pwritev", "/data")
+	s.hold("pwritev", s.head+"/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
-		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
+		_, err := s.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
 		return err
 	})
 	goesOn(t, "a write to the new head", backendtest.Write(f.Driver(1), 3, 2<<20))
-	if n := s.disk.Stats().Unsealed; n != 1 {
+	if n := s.disk().Stats().Unsealed; n != 1 {
 		t.Errorf("%d layers are not sealed, expected the former head", n)
 	}
 	s.release()
 	stuck.ends(t)
-	d.background.Wait() // until it is sealed
-	if n := s.disk.Stats().Unsealed; n != 0 {
-		t.Errorf("%d layers are not sealed", n)
-	}
+	eventually(t, "the former head is sealed", func() bool { return s.disk().Stats().Unsealed == 0 })
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
 	must(t, err)
@@ -236,27 +207,64 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 // A former head that cannot be sealed, however often it is tried, does not keep the process from
 // ending.
 func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
-	s, d := serveSlow(t)
-	ctx, end := context.WithCancel(t.Context())
-	d.serving = ctx // as Run has it
-	f := s.dial(frontend.Options{})
+	s := serveSlow(t)
+	f := s.dial("test", frontend.Options{})
 	must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
 	s.files.OnCall(func(c cowtest.Call) error {
-		if fails.Load() && c.Op == "pwritev" && strings.HasSuffix(c.Name, "/map") {
+		if fails.Load() && c.Op == "pwritev" && c.Name == filepath.Join(s.head, "map") {
 			return unix.ENOSPC
 		}
 		return nil
 	})
-	_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
+	_, err := s.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
 	must(t, err)
-	if s.disk.Stats().Unsealed != 1 {
+	if s.disk().Stats().Unsealed != 1 {
 		t.Fatal("there is no former head to seal")
 	}
 	must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
-	end()
-	d.background.Wait()
+	s.quit()
+	<-s.alive.Done()
 	fails.Store(false)
-	must(t, f.Close())
+	f.Abort()
+}
+
+// The store does not answer while a promotion is prepared: the promotion waits, and nothing else
+// does. The client may give up; the promotion is completed or undone when the store answers.
+func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
+	s := serveSlow(t)
+	f := s.dial("test", frontend.Options{})
+	c := s.control()
+	must(t, backendtest.Write(f.Driver(0), 1, 0)())
+	s.hold("datasync", filepath.Join(s.opts.Store.Dir(), "tmp"))
+	args := PromoteArgs{Disks: []string{"test"}, Tag: "t"}
+	asked := beside(func() error { return c.Run(t.Context(), "cow-promote", args, nil) })
+	<-s.caught
+	gone, giveUp := context.WithCancel(t.Context())
+	impatient := beside(func() error {
+		return c.Run(gone, "cow-promote", PromoteArgs{Disks: []string{"test"}, Tag: "given-up"}, nil)
+	})
+	giveUp()
+	<-impatient.done
+	goesOn(t, "a write or a flush", func() error {
+		for i := range byte(20) {
+			if err := errors.Join(backendtest.Write(f.Driver(0), i, 4096)(), f.Driver(0).Flush()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	wantAt(t, f, 19, 4096)
+	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
+		goesOn(t, query, func() error { return c.Run(t.Context(), query, nil, nil) })
+	}
+	s.release()
+	asked.ends(t)
+	args.Tag = "u"
+	must(t, c.Run(t.Context(), "cow-promote", args, nil))
+	wantAt(t, f, 1, 0)
+	wantAt(t, f, 19, 4096)
+	s.end()
+	wantClean(t, s.opts.Store)
 }

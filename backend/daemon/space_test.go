@@ -34,8 +34,7 @@ func TestParseThreshold(t *testing.T) {
 
 func TestSpaceLow(t *testing.T) {
 	var log strings.Builder
-	d, _ := quietDaemon(t, &log, HookOptions{})
-	d.names = heads{d.names}
+	d := quietDaemon(t, &log, HookOptions{})
 	now := fsSpace{id: 1, total: 1000}
 	d.space.statfs = func(string) (fsSpace, bool) { return now, true }
 	set := func(s string) {
@@ -73,11 +72,6 @@ func TestSpaceLow(t *testing.T) {
 	set("off")
 	look(0, "")
 }
-
-// heads gives fake names a file for the head.
-type heads struct{ Names }
-
-func (heads) Data(disk string) string { return "/heads/" + disk }
 
 func TestMeasure(t *testing.T) {
 	if _, ok := statfs("/dev/null"); ok {

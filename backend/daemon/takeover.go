@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,20 +18,10 @@ import (
 	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
-	"cowblk/cow"
 )
 
-// DiskOwner opens and closes the disks of a daemon and owns them.
-type DiskOwner interface {
-	// Detach closes a disk so that another process can open it (cow.Disk.Detach), and releases its
-	// lock. If detached is false, nothing has changed.
-	Detach(disk string) (detached bool, err error)
-	// Reopen undoes Detach. ErrTaken: another process serves the disk.
-	Reopen(ctx context.Context, disk string) (*cow.Disk, error)
-}
-
-// ErrTaken: another process serves the disk.
-var ErrTaken = errors.New("another process serves the disk")
+// errTaken: another process serves the disk.
+var errTaken = errors.New("another process serves the disk")
 
 // Limits of a handover. Commands and promotions wait during it.
 const (
@@ -45,16 +36,15 @@ const (
 // handover is one attempt to hand the disks to another process. It runs on the control session's
 // goroutine. Package takeover has the conversation.
 type handover struct {
-	daemon   *Daemon
-	c        *takeover.Conn
-	exports  []*Export
-	detached map[string]bool // by disk
-	began    time.Time       // when the exports were suspended
+	daemon  *Daemon
+	c       *takeover.Conn
+	exports []*Export
+	began   time.Time // when the exports were suspended
 }
 
 // handOver is the control command takeover.Command.
 func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawMessage) {
-	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot(), detached: map[string]bool{}}
+	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot()}
 	release, err := h.begin(ctx, raw)
 	if err == nil {
 		defer release()
@@ -117,7 +107,7 @@ func (h *handover) check(raw json.RawMessage) error {
 			return fmt.Errorf("disk %q is served on one connection only (--fd), which cannot be handed over", e.dev.Name())
 		}
 	}
-	if h.daemon.owner == nil {
+	if h.daemon.opts.Store == nil {
 		return errors.New("this process serves no disks of a store")
 	}
 	slices.Sort(served)
@@ -166,11 +156,8 @@ func (h *handover) waitIdle(ctx context.Context) error {
 // offer sends everything that can be sent while the disks are served, and waits for go.
 func (h *handover) offer(ctx context.Context) error {
 	for _, e := range h.exports {
-		keep := true
-		if l, ok := e.listener.(*control.Listener); ok {
-			keep = l.KeepsFile()
-		}
-		if err := h.pass(takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), KeepFile: keep}, e.listener); err != nil {
+		m := takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), KeepFile: e.listener.KeepsFile()}
+		if err := h.pass(m, e.listener); err != nil {
 			return err
 		}
 	}
@@ -194,7 +181,7 @@ func (h *handover) offer(ctx context.Context) error {
 }
 
 // pass sends a message with a duplicate of the descriptor of s.
-func (h *handover) pass(m takeover.Message, s socket) error {
+func (h *handover) pass(m takeover.Message, s syscall.Conn) error {
 	fd, err := control.Duplicate(s)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Path, err)
@@ -213,14 +200,13 @@ func (h *handover) detach() error {
 	}
 	wg.Wait()
 	for _, e := range h.exports {
-		detached, err := h.daemon.owner.Detach(e.dev.Name())
+		detached, err := e.detach()
 		if !detached {
 			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 		if err != nil {
 			h.daemon.log.Warn("a disk was detached with an error", "disk", e.dev.Name(), "err", err)
 		}
-		h.detached[e.dev.Name()] = true
 	}
 	for _, e := range h.exports {
 		if conn := e.pendingConn(); conn != nil {
@@ -249,9 +235,7 @@ func explainEOF(err error) error {
 // end lets Run return and leaves the sockets' files to the new process.
 func (h *handover) end() {
 	for _, e := range h.exports {
-		if l, ok := e.listener.(*control.Listener); ok {
-			l.SetKeepFile(true)
-		}
+		e.listener.SetKeepFile(true)
 	}
 	for _, l := range h.daemon.control.Listeners() {
 		l.SetKeepFile(true)
@@ -266,11 +250,9 @@ func (h *handover) resume(why error) {
 	d := h.daemon
 	d.log.Error("a takeover failed: this process continues", "err", why)
 	for _, e := range h.exports {
-		disk := e.dev.Disk()
-		if h.detached[e.dev.Name()] {
-			var err error
-			disk, err = h.reopen(e.dev.Name())
-			if errors.Is(err, ErrTaken) {
+		if e.detached {
+			err := h.reopen(e)
+			if errors.Is(err, errTaken) {
 				h.end()
 				return
 			}
@@ -280,29 +262,29 @@ func (h *handover) resume(why error) {
 				return
 			}
 		}
-		e.resume(disk)
+		e.resume(e.opened.Disk)
 	}
 	d.log.Info("the disks are served again", "after_ms", time.Since(h.began).Milliseconds())
 }
 
 // reopen waits for the new process to release the disk, at its end at the latest. The new process
 // may serve after all, with a message that came too late.
-func (h *handover) reopen(name string) (disk *cow.Disk, err error) {
+func (h *handover) reopen(e *Export) error {
 	var taken time.Time
 	for end := time.Now().Add(reopenLimit); ; time.Sleep(reopenPoll) {
-		disk, err = h.daemon.owner.Reopen(context.Background(), name)
+		err := h.daemon.reopen(context.Background(), e)
 		switch {
 		case err == nil:
-			return disk, nil
-		case !errors.Is(err, ErrTaken):
+			return nil
+		case !errors.Is(err, errTaken):
 			taken = time.Time{}
 		case taken.IsZero():
 			taken = time.Now()
 		case time.Since(taken) > takenGrace:
-			return nil, err
+			return err
 		}
 		if time.Now().After(end) {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -9,16 +9,8 @@ import (
 
 	"cowblk/backend/nbd"
 	"cowblk/backend/takeover"
+	"cowblk/cow/store"
 )
-
-// socket is something whose descriptor can be duplicated.
-type socket = syscall.Conn
-
-// InheritedNBD is the NBD server of the old process.
-type InheritedNBD struct {
-	Sockets map[string]int // listening descriptors by address; the daemon owns them
-	Exports []string
-}
 
 // offer sends the server's sockets and the names of its exports, if it runs.
 func (r *nbdExports) offer(h *handover) error {
@@ -34,7 +26,7 @@ func (r *nbdExports) offer(h *handover) error {
 		return err
 	}
 	for _, a := range lost {
-		r.log.Warn("a socket of the NBD server cannot be handed over: start it again in the new process", "address", a.String())
+		r.daemon.log.Warn("a socket of the NBD server cannot be handed over: start it again in the new process", "address", a.String())
 	}
 	for _, e := range r.server.Exports() {
 		if err := h.c.Send(takeover.Message{Kind: takeover.Export, Name: e.Name}); err != nil {
@@ -53,38 +45,39 @@ func (r *nbdExports) keep() {
 	}
 }
 
-// inherit continues the server of the old process. New clients wait meanwhile.
-func (r *nbdExports) inherit(ctx context.Context, in *InheritedNBD) {
-	if in == nil || len(in.Sockets) == 0 {
+// inherit continues the server of the old process: its sockets (messages of kind NBD) and exports.
+// New clients wait meanwhile.
+func (r *nbdExports) inherit(ctx context.Context, sockets []takeover.Message, exports []string) {
+	if len(sockets) == 0 {
 		return
 	}
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		for _, fd := range in.Sockets {
-			unix.Close(fd)
+		for _, m := range sockets {
+			unix.Close(m.FD)
 		}
 		return
 	}
-	s := nbd.New(nbd.Options{Log: r.log, Group: r.opts.Group})
-	r.server, r.disks = s, map[string]NBDDisk{}
+	s := r.newServer()
+	r.server, r.disks = s, map[string]*store.Reading{}
 	r.mu.Unlock()
-	for _, name := range in.Exports {
+	for _, name := range exports {
 		if _, err := r.add(ctx, name); err != nil {
-			r.log.Error("an NBD export of the old process is lost", "export", name, "err", err)
+			r.daemon.log.Error("an NBD export of the old process is lost", "export", name, "err", err)
 		}
 	}
 	var errs []error
-	for addr, fd := range in.Sockets {
-		a, err := nbd.ParseAddress(addr)
+	for _, m := range sockets {
+		a, err := nbd.ParseAddress(m.Address)
 		if err != nil {
-			unix.Close(fd)
+			unix.Close(m.FD)
 		} else {
-			err = s.Adopt(a, fd)
+			err = s.Adopt(a, m.FD)
 		}
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		r.log.Error("a socket of the old process's NBD server is lost", "err", err)
+		r.daemon.log.Error("a socket of the old process's NBD server is lost", "err", err)
 	}
 }

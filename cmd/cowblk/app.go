@@ -8,8 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"cowblk/backend/daemon"
 	"cowblk/cow/shell"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
@@ -47,29 +46,8 @@ func newApp() *app {
 		getenv: os.Getenv, lookupEnv: os.LookupEnv,
 		terminal: isTerminal,
 		width:    terminalWidth,
-		kvm:      func() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil },
+		kvm:      canUseKVM,
 	}
-}
-
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
-
-func terminalWidth(stream any) int {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return 0
-	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0
-	}
-	return int(size.Col)
 }
 
 // run executes one command line and returns the exit code of the process. SIGINT, SIGTERM and
@@ -89,7 +67,7 @@ func run(args []string, a *app) int {
 	if err == nil {
 		return exitOK
 	}
-	err = explainLimits(err)
+	err = daemon.ExplainLimits(err)
 	code := exitCodeOf(ctx, err)
 	a.printError(err, code)
 	return code

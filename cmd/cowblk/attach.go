@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
@@ -161,7 +162,7 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 // runInDaemon runs the command in the process that serves the disk, which may hold the connection
 // to QEMU's monitor.
 func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
-	c, err := dialServing(ctx, o.store, v.Control, []string{o.args.Disk})
+	c, err := client.Dial(ctx, o.store, v.Control, []string{o.args.Disk})
 	if errors.Is(err, store.ErrRefused) {
 		return err
 	}

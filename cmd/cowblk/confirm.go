@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // errNotConfirmed is the answer no. The caller reports what was done before the question.
@@ -33,36 +31,26 @@ func (a *app) confirm(ctx context.Context, question string) error {
 	if _, err := fmt.Fprintf(a.err, "%s [y/N] ", printable(question)); err != nil {
 		return errors.Join(errNotConfirmed, fmt.Errorf("the question: %w", err))
 	}
-	answer := make(chan string, 1)
-	go func() { // outlives confirm after a signal, when the process ends
+	line, answered := abandonable(ctx, 0, func() string {
 		line, err := bufio.NewReader(a.in).ReadString('\n')
 		if err != nil {
-			line = "" // end of input, also after "y" without Enter
+			return "" // end of input, also after "y" without Enter
 		}
-		answer <- line
-	}()
-	select {
-	case line := <-answer:
-		switch strings.ToLower(strings.TrimSpace(line)) {
-		case "y", "yes":
-			return nil
-		}
-		if line == "" {
-			fmt.Fprintln(a.err)
-			if !a.terminal(a.in) { // every ioctl fails after a hang-up (tty_ioctl(4)); SIGHUP is on its way
-				return fmt.Errorf("%w: %w", context.Canceled, signalError{unix.SIGHUP})
-			}
-		}
-		return errNotConfirmed
-	case <-ctx.Done():
+		return line
+	})
+	if !answered {
 		fmt.Fprintln(a.err)
 		return ctx.Err()
 	}
-}
-
-// discardTyped drops what was typed on a terminal and not read (tcflush(3), TCIFLUSH).
-func discardTyped(in any) {
-	if f, ok := in.(*os.File); ok {
-		_ = unix.IoctlSetInt(int(f.Fd()), unix.TCFLSH, unix.TCIFLUSH)
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return nil
 	}
+	if line == "" {
+		fmt.Fprintln(a.err)
+		if !a.terminal(a.in) { // every ioctl fails after a hang-up (tty_ioctl(4)); SIGHUP is on its way
+			return fmt.Errorf("%w: %w", context.Canceled, signalError{syscall.SIGHUP})
+		}
+	}
+	return errNotConfirmed
 }

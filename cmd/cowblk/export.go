@@ -2,21 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
-	"syscall"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/nbd"
-	"cowblk/cow"
 	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
@@ -114,65 +107,18 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 	return refs, addresses, nil
 }
 
-// export serves until ctx is done. It opens all exports before the first socket exists, so that a
-// client finds all of them.
+// export serves until ctx is done.
 func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
-	log := a.serveLogger()
-	st, err := a.openTrusted()
-	if err != nil {
+	o := daemon.TagOptions{Log: a.serveLogger(), Refs: refs, Addresses: addresses, Group: f.group, ForceShare: f.forceShare}
+	if o.Store, err = a.openTrusted(); err != nil {
 		return err
 	}
-	server := nbd.New(nbd.Options{Log: log, Group: f.group})
-	closers := []func() error{}
-	defer func() {
-		err = errors.Join(err, server.Close()) // before the disks that its clients read
-		for _, c := range closers {
-			err = errors.Join(err, c())
-		}
-	}()
-	for _, ref := range refs {
-		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log, ForceShare: f.forceShare})
-		if err != nil {
-			return err
-		}
-		closers = append(closers, r.Close)
-		if err := server.AddExport(ref.String(), r); err != nil {
-			return err
-		}
-	}
-	for _, at := range addresses {
-		bound, err := listenWithReserve(st, server, at)
-		if err != nil {
-			return err
-		}
-		if reachable(bound) {
-			log.Warn("anyone who can reach this port can read all exports: NBD has neither encryption nor authentication here", "address", bound.String())
-		}
-	}
-	if err := a.printExports(server); err != nil {
-		return err
-	}
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		log.Warn("cannot notify systemd of readiness", "err", err)
-	}
-	<-ctx.Done()
-	log.Info("stopping")
-	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	return nil
+	return daemon.ExportTags(ctx, o, a.printExports)
 }
 
-// reachable reports whether users of other machines may be able to connect.
-func reachable(at nbd.Address) bool {
-	if at.Network != "tcp" || at.Host == "localhost" {
-		return false
-	}
-	ip := net.ParseIP(at.Host)
-	return ip == nil || !ip.IsLoopback()
-}
-
-func (a *app) printExports(server *nbd.Server) error {
+func (a *app) printExports(exports []nbd.ExportInfo) error {
 	infos := []exportInfo{}
-	for _, e := range server.Exports() {
+	for _, e := range exports {
 		infos = append(infos, exportInfo{e.Name, e.Size, e.URIs})
 	}
 	if a.json {
@@ -186,49 +132,4 @@ func (a *app) printExports(server *nbd.Server) error {
 		}
 	}
 	return nil
-}
-
-// tagOpener returns a function that opens tags for a serving daemon to export. explain adds advice
-// to an error.
-func tagOpener(st *store.Store, log *slog.Logger, forceShare bool, explain func(error) error) func(context.Context, string) (daemon.NBDDisk, error) {
-	return func(ctx context.Context, name string) (daemon.NBDDisk, error) {
-		ref, err := store.ParseRef(name)
-		if err != nil {
-			return nil, err
-		}
-		r, err := st.OpenTag(ctx, ref, cow.Options{Log: log, ForceShare: forceShare})
-		if err != nil {
-			return nil, explain(explainLimits(err)) // not a nil *Reading in an interface
-		}
-		return r, nil
-	}
-}
-
-// listenWithReserve is server.Listen. On a full file system a UNIX socket may use the space reserve
-// of a store on the same file system.
-func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
-	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
-		return server.Listen(at)
-	}
-	err = st.WithReserve(func() error {
-		bound, err = server.Listen(at)
-		return err
-	})
-	return bound, err
-}
-
-func sameDevice(a, b string) bool {
-	var dev [2]uint64
-	for i, path := range []string{a, b} {
-		fi, err := os.Stat(path)
-		if err != nil {
-			return false
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok {
-			return false
-		}
-		dev[i] = st.Dev
-	}
-	return dev[0] == dev[1]
 }

@@ -1,18 +1,10 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"cowblk/backend"
-	"cowblk/backend/control"
-	"cowblk/backend/daemon"
 )
 
 // The events of a QEMU that starts after the daemon, ends and starts again.
@@ -89,90 +81,5 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	pause("connected")
 	q.run("system_reset", nil, nil)
 	nextEvent(t, events, "COW_PROMOTE_REFUSED")
-	p.end(t)
-}
-
-// A monitor that accepts and does not answer, or that does not exist, delays nothing.
-func TestHooksDoNotDisturb(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
-	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // the backlog accepts connections
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, gone := range []bool{false, true} {
-		if gone {
-			mute.Close()
-		}
-		p := start(t, dir, nil, "serve", "a", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-on", "RESET")
-		f := dial(t, filepath.Join(dir, "run", "a.sock"))
-		writeAt(t, f, 0, pattern(1, 4096))
-		command(t, dir, "promote", "a")
-		wantAt(t, f, 0, pattern(1, 4096))
-		f.Close()
-		p.end(t)
-		time.Sleep(time.Second) // a tag's name has seconds
-	}
-}
-
-func TestCowSetIsStrict(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
-	p := start(t, dir, nil, "serve", "a", "--space-low", "100%")
-	c, _ := dialControl(t, dir, "a")
-	for args, word := range map[string]string{
-		`{"nonsense": 1}`:                                         "nonsense",
-		`{"keep": "many"}`:                                        "keep",
-		`{"promote-on": ["RESET"]}`:                               "--qmp",
-		`{"disk": "b", "write-cache": false}`:                     "not served",
-		`{"space-low": "a lot"}`:                                  "a lot",
-		`{"disk": "a", "keep": 1}`:                                "poll-microseconds",
-		`{"write-cache": false, "writeback-without-flush": true}`: "writeback-without-flush",
-		`{"poll-microseconds": -1}`:                               "poll-microseconds",
-		`{"poll-microseconds": 1e300}`:                            "poll-microseconds",
-		`{"poll-microseconds": 1000.1}`:                           "0, which is off, to 1000",
-		`{"promote-min-interval": -1, "keep":1}`:                  "promote-min-interval",
-	} {
-		var e *control.Error
-		err := c.Run(context.Background(), "cow-set", json.RawMessage(args), nil)
-		if !errors.As(err, &e) || !strings.Contains(e.Desc, word) {
-			t.Errorf("%s: %v", args, err)
-		}
-	}
-	if s := changeSettings(t, c, `{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (daemon.DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
-		t.Errorf("%+v", s)
-	}
-	for us, want := range map[string]float64{"12.5": 12.5, "0": 0, "1000": 1000} {
-		if s := changeSettings(t, c, `{"poll-microseconds": `+us+`}`); s.Disks[0].Poll != want || s.Disks[0].WriteCache {
-			t.Errorf("%s: %+v", us, s)
-		}
-	}
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
-	var disks []daemon.DiskInfo
-	if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
-		t.Errorf("%+v, %v", disks, err)
-	}
-	f.Close()
-	p.end(t)
-	if !strings.Contains(p.log.String(), "space is low") {
-		t.Errorf("no disk has more than 100%% free:\n%s", p.log.String())
-	}
-}
-
-// COW_SPACE_LOW names the disks, the path and the free space.
-func TestSpaceLowEvent(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
-	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
-	c, events := dialControl(t, dir, "a")
-	changeSettings(t, c, `{"space-low": "100%"}`)
-	got := nextEvent(t, events, "COW_SPACE_LOW")
-	free, _ := got["free"].(float64)
-	limit, _ := got["threshold"].(float64)
-	if fmt.Sprint(got["disks"]) != "[a b]" || !strings.HasPrefix(fmt.Sprint(got["path"]), dir) || free <= 0 || limit <= free {
-		t.Errorf("%v", got)
-	}
 	p.end(t)
 }

@@ -81,27 +81,16 @@ const importGrace = 5 * time.Second
 // return, as on a network file system whose server is gone. The unfinished import stays in the
 // store as a stale transaction, which the next command removes.
 func importInterruptible(ctx context.Context, s *store.Store, path, name string, o store.ImportOptions) (*store.Image, error) {
-	type result struct {
-		img *store.Image
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		img, err := s.Import(ctx, path, name, o)
-		done <- result{img, err}
-	}()
-	select {
-	case r := <-done:
-		return r.img, r.err
-	case <-ctx.Done():
-	}
-	select {
-	case r := <-done:
-		return r.img, r.err
-	case <-time.After(importGrace):
+	var img *store.Image
+	err, returned := abandonable(ctx, importGrace, func() (err error) {
+		img, err = s.Import(ctx, path, name, o)
+		return err
+	})
+	if !returned {
 		return nil, interruptedf("import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
 			store.PathText(path))
 	}
+	return img, err
 }
 
 // bars shows one progress bar per phase on a terminal.

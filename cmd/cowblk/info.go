@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
@@ -143,7 +144,7 @@ func (a *app) printDisk(ctx context.Context, s *store.Store, m *store.Manifest, 
 	if users {
 		others = layerUsers(s, m)
 	}
-	if info.Daemon, err = queryDaemon(ctx, s, info.Serving, m.Name); err != nil {
+	if info.Daemon, err = client.QueryDisk(ctx, s, info.Serving, m.Name); err != nil {
 		damage = append(damage, err)
 	}
 	for i := range m.Layers {

@@ -1,24 +1,21 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
@@ -53,141 +50,6 @@ func killMain(spec string) int {
 		select {}
 	}}
 	return run(os.Args[1:], a)
-}
-
-// fakeGuest is a guest agent and a QEMU monitor on two sockets, which outlive the processes that
-// use them.
-type fakeGuest struct {
-	dir string
-
-	mu     sync.Mutex
-	frozen bool
-	paused bool
-	// hook is called with "before" or "after" and the command.
-	hook func(when, command string)
-}
-
-func newFakeGuest(t testing.TB, dir string) *fakeGuest {
-	t.Helper()
-	g := &fakeGuest{dir: dir}
-	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
-	for name, serve := range map[string]func(net.Conn){"agent": g.agent, "qmp": g.monitor} {
-		l, err := net.Listen("unix", filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		wg.Go(func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				serve(conn)
-				conn.Close()
-			}
-		})
-	}
-	return g
-}
-
-func (g *fakeGuest) address(name string) string { return "unix:" + filepath.Join(g.dir, name) }
-
-// spec returns the options of promote that quiesce this guest.
-func (g *fakeGuest) spec(mode string) qmp.Spec {
-	if mode == qmp.QuiesceGuest {
-		return qmp.Spec{Mode: mode, Agent: g.address("agent")}
-	}
-	return qmp.Spec{Mode: mode, QMP: g.address("qmp")}
-}
-
-func (g *fakeGuest) quiesced() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.frozen || g.paused
-}
-
-// each calls f for every command; id is QMP's or the agent's.
-func each(conn net.Conn, f func(command string, id json.RawMessage)) {
-	in := bufio.NewReader(conn)
-	for {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			return
-		}
-		line = line[strings.LastIndexByte(line, 0xff)+1:]
-		var r struct {
-			Execute   string
-			ID        json.RawMessage
-			Arguments struct{ ID json.RawMessage }
-		}
-		if json.Unmarshal([]byte(line), &r) == nil {
-			f(r.Execute, append(r.ID, r.Arguments.ID...))
-		}
-	}
-}
-
-// change executes a state change between the two calls of hook.
-func (g *fakeGuest) change(command string, what *bool, to bool) {
-	g.mu.Lock()
-	hook := g.hook
-	g.mu.Unlock()
-	if hook != nil {
-		hook("before", command)
-		defer hook("after", command)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	*what = to
-}
-
-func (g *fakeGuest) setHook(f func(when, command string)) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.hook = f
-}
-
-func (g *fakeGuest) agent(conn net.Conn) {
-	each(conn, func(command string, id json.RawMessage) {
-		reply := `{"return": 1}`
-		switch command {
-		case "guest-sync-delimited":
-			reply = fmt.Sprintf("\xff{\"return\": %s}", id)
-		case "guest-fsfreeze-status":
-			reply = `{"return": "thawed"}`
-			if g.quiesced() {
-				reply = `{"return": "frozen"}`
-			}
-		case "guest-fsfreeze-freeze":
-			g.change(command, &g.frozen, true)
-		case "guest-fsfreeze-thaw":
-			g.change(command, &g.frozen, false)
-		}
-		fmt.Fprintln(conn, reply)
-	})
-}
-
-func (g *fakeGuest) monitor(conn net.Conn) {
-	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}`)
-	each(conn, func(command string, id json.RawMessage) {
-		result := `{}`
-		switch command {
-		case "query-status":
-			result = `{"running": true, "status": "running"}`
-			if g.quiesced() {
-				result = `{"running": false, "status": "paused"}`
-			}
-		case "stop":
-			g.change(command, &g.paused, true)
-		case "cont":
-			g.change(command, &g.paused, false)
-		}
-		if len(id) == 0 {
-			id = json.RawMessage("null")
-		}
-		fmt.Fprintf(conn, "{\"return\": %s, \"id\": %s}\n", result, id)
-	})
 }
 
 // killedPromotion is one test case.
@@ -248,7 +110,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	for _, name := range names {
 		command(t, dir, "create", name, "--size", "1M")
 	}
-	g := newFakeGuest(t, dir)
+	g := backendtest.NewGuest(t, dir)
 	p := start(t, dir, func(c *exec.Cmd) {
 		if !k.guest {
 			c.Env = append(c.Env, fmt.Sprintf("%s=%d %s", killEnv, n, k.from))
@@ -265,7 +127,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	}
 	if k.guest {
 		calls := 0
-		g.setHook(func(string, string) {
+		g.SetHook(func(string, string) {
 			if calls++; calls == n {
 				p.cmd.Process.Kill()
 			}
@@ -273,7 +135,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	}
 
 	answered := k.promote(dir, g)
-	if k.cli && g.quiesced() {
+	if k.cli && g.Quiesced() {
 		t.Error("the guest is quiesced although the command has ended")
 	}
 	later := answered
@@ -290,13 +152,13 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	for _, f := range disks {
 		f.Close()
 	}
-	g.setHook(nil)
+	g.SetHook(nil)
 	return killed, k.check(t, dir, g, answered, later)
 }
 
 // promote requests the promotion and reports whether it succeeded.
-func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
-	spec := g.spec(k.mode)
+func (k *killedPromotion) promote(dir string, g *backendtest.Guest) bool {
+	spec := g.Spec(k.mode)
 	if k.cli {
 		var out bytes.Buffer
 		a := &app{
@@ -325,7 +187,7 @@ func (k *killedPromotion) promote(dir string, g *fakeGuest) bool {
 }
 
 // check starts the next process. later: data written after the promotion was flushed.
-func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered, later bool) (promoted bool) {
+func (k *killedPromotion) check(t *testing.T, dir string, g *backendtest.Guest, answered, later bool) (promoted bool) {
 	p := start(t, dir, nil, "serve", "a", "b")
 	for i, name := range []string{"a", "b"} {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))
@@ -351,11 +213,11 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 		var v qmp.Spec
 		a, errA := s.QuiesceRecord("a", &v)
 		b, errB := s.QuiesceRecord("b", &v)
-		if errors.Join(errA, errB) == nil && !a && !b && !g.quiesced() {
+		if errors.Join(errA, errB) == nil && !a && !b && !g.Quiesced() {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
+			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.Quiesced(), a, b, p.log.String())
 		}
 	}
 	if promoted {
@@ -372,67 +234,4 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 	}
 	p.end(t)
 	return promoted
-}
-
-// If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
-// a later process must not thaw a guest that somebody else has paused.
-func TestQuiesceRecordForAllOrNone(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &servedManifests{store: s}
-	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
-		t.Fatal("a record was made for a disk that does not exist")
-	}
-	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {
-		t.Errorf("a record is left: %v, %v", left, err)
-	}
-}
-
-// A guest that an earlier process left frozen is thawed before it is frozen again, never during a
-// promotion.
-func TestPromoteWaitsForThaw(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	agent := filepath.Join(dir, "agent")
-	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + agent}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
-	p := start(t, dir, nil, "serve", "a") // the agent does not exist yet
-	dial(t, filepath.Join(dir, "run", "a.sock"))
-	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ask := func(tag string, spec qmp.Spec, timeout float64) error {
-		args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
-		return c.Run(context.Background(), "cow-promote", args, nil)
-	}
-	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {
-		t.Errorf("promoted before the guest was thawed: %v", err)
-	}
-	if err := ask("t2", qmp.Spec{}, 0); err != nil {
-		t.Errorf("with quiesce none: %v", err)
-	}
-	g := newFakeGuest(t, dir)
-	var commands []string
-	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })
-	if err := ask("t3", spec, 20); err != nil {
-		t.Error(err)
-	}
-	p.end(t)
-	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
-		t.Errorf("the guest saw %v", commands)
-	}
-	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {
-		t.Errorf("a record is left: %v, %v", left, err)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/cow/store"
 )
 
@@ -78,7 +79,7 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 	all := []listEntry{}
 	roots, err := s.Tree()
 	nodes := store.Flatten(roots)
-	queryDaemons(ctx, s, nodes)
+	client.UpdateUsage(ctx, s, nodes)
 	heads := map[string]*store.Node{}
 	for _, n := range nodes {
 		if n.Kind == store.KindDisk {

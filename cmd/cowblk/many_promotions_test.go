@@ -1,159 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"cowblk/backend/control"
-	"cowblk/cow/cowtest"
-	"cowblk/cow/vfs"
 )
-
-// manyEnv sets the number of promotions of TestManyPromotions; default: 100.
-const manyEnv = "COWBLK_TEST_PROMOTIONS"
-
-// resources counts the resources of this process.
-type resources struct {
-	fds, goroutines int
-	heap            uint64
-}
-
-func openResources(t *testing.T) (r resources) {
-	t.Helper()
-	runtime.GC()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return resources{len(entries), runtime.NumGoroutine(), m.HeapAlloc}
-}
-
-// A disk is promoted repeatedly while it is read and written. A promotion leaves a layer, which is
-// two files and two descriptors, and nothing else.
-func TestManyPromotions(t *testing.T) {
-	count := 100
-	if v := os.Getenv(manyEnv); v != "" {
-		var err error
-		if count, err = strconv.Atoi(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "64M")
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	var log bytes.Buffer
-	a := &app{
-		in: strings.NewReader(""), out: &log, err: &log, getenv: func(string) string { return "" }, storeDir: dir,
-		terminal: func(any) bool { return false }, kvm: func() bool { return false },
-		// Syncs would take most of the time, and nothing here depends on them.
-		files: &cowtest.KillFS{FS: vfs.OS{}, Begin: func(string) bool { return false }},
-	}
-	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1}) }()
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
-	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pause atomic.Bool
-	var stopped atomic.Bool
-	paused := make(chan struct{})
-	writer := make(chan error, 1)
-	go func() {
-		p := make([]byte, 4096)
-		for n := uint64(0); !stopped.Load(); n++ {
-			if pause.Load() {
-				paused <- struct{}{}
-				<-paused
-			}
-			off := int64(n*0x9e3779b97f4a7c15>>52) * 16384 % (64 << 20)
-			_, err := f.Driver(0).WriteAt(p, off)
-			if err == nil {
-				_, err = f.Driver(0).ReadAt(p, off)
-			}
-			if err == nil && n%64 == 0 {
-				err = f.Driver(0).Flush()
-			}
-			if err != nil {
-				writer <- err
-				return
-			}
-		}
-		writer <- nil
-	}()
-	// quiet counts resources while nothing runs.
-	quiet := func(layers int) resources {
-		pause.Store(true)
-		<-paused
-		defer func() { pause.Store(false); paused <- struct{}{} }()
-		want := 0
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			var stats []struct{ Unsealed int }
-			if err := c.Run(ctx, "query-cow-stats", nil, &stats); err != nil {
-				t.Fatal(err)
-			}
-			if want = stats[0].Unsealed; want == 0 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%d layers are not sealed", want)
-			}
-		}
-		time.Sleep(50 * time.Millisecond) // connections and goroutines of the last commands end
-		for sub, n := range map[string]int{"layers": layers, "tmp": 0, "disks/a": 2} {
-			if e, err := os.ReadDir(filepath.Join(dir, sub)); err != nil || len(e) != n {
-				t.Errorf("%s: %d entries, expected %d: %v", sub, len(e), n, err)
-			}
-		}
-		return openResources(t)
-	}
-	made := 0
-	promote := func(n int) {
-		for range n {
-			made++
-			args := map[string]any{"disks": []string{"a"}, "tag": fmt.Sprintf("t%d", made)}
-			if err := c.Run(ctx, "cow-promote", args, nil); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	promote(10) // creates what is created once
-	before := quiet(11)
-	promote(count)
-	after := quiet(11 + count)
-	stopped.Store(true)
-	if err := <-writer; err != nil {
-		t.Error(err)
-	}
-	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
-		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
-	if got := after.fds - before.fds; got != 2*count {
-		t.Errorf("%d descriptors for %d layers, expected two each", got, count)
-	}
-	if after.goroutines > before.goroutines+2 {
-		t.Errorf("%d goroutines, %d before", after.goroutines, before.goroutines)
-	}
-	if grown := int64(after.heap) - int64(before.heap); grown > int64(count)*8192+1<<20 {
-		t.Errorf("%d bytes of heap for %d layers", grown, count)
-	}
-	f.Close()
-	stop()
-	if err := <-ended; err != nil {
-		t.Errorf("%v\n%s", err, log.String())
-	}
-}
 
 // At the limit of open files a process refuses to promote, says what to do, and serves on.
 func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {

@@ -163,42 +163,6 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// The estimate of checkDescriptors is never below /proc/PID/fd, and not much above.
-func TestDescriptorsNeeded(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
-	for i := range 5 {
-		command(t, dir, "promote", "b", "--tag", fmt.Sprint("t", i))
-	}
-	image := filepath.Join(dir, "image")
-	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	command(t, dir, "import", image, "i")
-	command(t, dir, "create", "d", "--from", "i")
-	for _, tc := range []struct {
-		names  []string
-		layers int
-		queues int
-	}{
-		{[]string{"a"}, 1, 1}, {[]string{"a"}, 1, 8}, {[]string{"b"}, 6, 1}, {[]string{"a", "b", "c"}, 8, 1}, {[]string{"d"}, 1, 2}, {[]string{"a", "c"}, 2, 64},
-	} {
-		p := start(t, dir, nil, append([]string{"serve"}, tc.names...)...)
-		for _, name := range tc.names {
-			f := dialWith(t, filepath.Join(dir, "run", name+".sock"), frontend.Options{Queues: tc.queues})
-			writeAt(t, f, 0, pattern(1, 512))
-		}
-		open, need := p.descriptors(t), int(descriptorsNeeded(len(tc.names), tc.layers, tc.queues))
-		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues, open, need)
-		if unused := need - open - descriptorsReserve; unused < 0 || unused > 4+6*len(tc.names) {
-			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsReserve)
-		}
-		p.end(t)
-	}
-}
-
 // A disk larger than the file system's limit for a file: the error names the limit, and nothing is
 // left.
 func TestLargerThanFileSystemAllows(t *testing.T) {

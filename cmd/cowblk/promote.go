@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
@@ -52,8 +53,8 @@ After any failure the guest is thawed and continued, and runs on the old head or
 			if err != nil {
 				return err
 			}
-			path, err := controlSocketOf(s, args)
-			var apart *notOneProcessError
+			path, err := client.ControlSocket(s, args)
+			var apart *client.NotOneProcessError
 			if errors.As(err, &apart) {
 				return fmt.Errorf("%w, so they cannot be promoted at one moment: promote them one by one, or serve them from one process", err)
 			}
@@ -100,50 +101,6 @@ func (o *promoteOptions) check(explicit bool) error {
 	return nil
 }
 
-// notOneProcessError says that some of the disks are served by other processes than the rest, or
-// are stopped. It wraps store.ErrInUse.
-type notOneProcessError struct {
-	a, b             string
-	aServed, bServed bool
-}
-
-func (e *notOneProcessError) Error() string {
-	switch {
-	case !e.aServed:
-		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b, e.a)
-	case !e.bServed:
-		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.a, e.b)
-	}
-	return fmt.Sprintf("disks %q and %q are in use, and not served by one process", e.a, e.b)
-}
-
-func (e *notOneProcessError) Unwrap() error { return store.ErrInUse }
-
-// controlSocketOf returns the control socket of the process that serves the disks, or "" if all are
-// stopped. Otherwise it returns a notOneProcessError.
-func controlSocketOf(s *store.Store, names []string) (path string, err error) {
-	for i, name := range names {
-		if _, err := s.Disk(name); err != nil {
-			return "", err
-		}
-		at := ""
-		v, err := s.ServingError(name)
-		if err != nil {
-			return "", err
-		}
-		if v != nil {
-			if at = v.Control; at == "" {
-				return "", fmt.Errorf("disk %q is %w: %s", name, store.ErrInUse, v)
-			}
-		}
-		if i > 0 && at != path {
-			return "", &notOneProcessError{names[0], name, path != "", at != ""}
-		}
-		path = at
-	}
-	return path, nil
-}
-
 func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string, o *promoteOptions) error {
 	if o.spec.Active() {
 		return usagef("promote: disk %q is stopped: there is no guest to quiesce; leave --quiesce out", names[0])
@@ -161,7 +118,7 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 // promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
 // thaws the guest; if this process dies, the daemon does.
 func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string, o *promoteOptions) error {
-	c, err := dialServing(ctx, s, path, names)
+	c, err := client.Dial(ctx, s, path, names)
 	if errors.Is(err, store.ErrRefused) {
 		return fmt.Errorf("promote: %w", err)
 	}

@@ -3,13 +3,11 @@ package main
 import (
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
+	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
 )
@@ -53,54 +51,11 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 			t.Errorf("%v: a record is left: %t, %v", args, noted, err)
 		}
 	}
-	newFakeGuest(t, dir)
+	backendtest.NewGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "frozen or paused") {
 		t.Errorf("log:\n%s", log)
-	}
-}
-
-// The record of a guest that has ended is removed automatically, and promotions are quiesced again
-// at once.
-func TestRecordOfEndedGuestRemoved(t *testing.T) {
-	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
-	for name, spec := range map[string]qmp.Spec{
-		"process ended":          {Mode: qmp.QuiesceGuest, Agent: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
-		"process ended, pause":   {Mode: qmp.QuiescePause, QMP: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
-		"an older version's":     {Mode: qmp.QuiesceGuest, Agent: "unix:refuses"},
-		"an older one's, paused": {Mode: qmp.QuiescePause, QMP: "unix:refuses"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "1M")
-			s, err := store.Open(dir, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			listenRefusing(t, filepath.Join(dir, "refuses"))
-			for _, at := range []*string{&spec.Agent, &spec.QMP} {
-				if *at != "" {
-					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
-				}
-			}
-			if err := s.SetQuiesceRecord("a", spec); err != nil {
-				t.Fatal(err)
-			}
-			p, _ := startServing(t, dir, "a")
-			newFakeGuest(t, dir)
-			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
-			p.end(t)
-			if noted, err := s.QuiesceRecord("a", &qmp.Spec{}); noted || err != nil {
-				t.Errorf("a record is left: %t, %v", noted, err)
-			}
-			if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the guest has ended") {
-				t.Errorf("log:\n%s", log)
-			}
-		})
 	}
 }
 
@@ -148,7 +103,7 @@ func TestForget(t *testing.T) {
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("served: it is still there")
 	}
-	newFakeGuest(t, dir)
+	backendtest.NewGuest(t, dir)
 	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") {
@@ -158,27 +113,5 @@ func TestForget(t *testing.T) {
 		if code, text := outcomeOf(t, dir, args...); code == exitOK {
 			t.Errorf("%v: %s", args, text)
 		}
-	}
-}
-
-// Ending a process before it could thaw a guest is not an error: the next process tries again.
-func TestEndBeforeThaw(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}); err != nil {
-		t.Fatal(err)
-	}
-	p, _ := startServing(t, dir, "a")
-	began := time.Now()
-	p.end(t)
-	if log := p.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next process tries again") {
-		t.Errorf("log:\n%s", log)
-	}
-	if noted, err := s.QuiesceRecord("a", &qmp.Spec{}); !noted || err != nil {
-		t.Errorf("after %s: the record is gone, %v", time.Since(began), err)
 	}
 }

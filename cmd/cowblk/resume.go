@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/cow/store"
 )
 
@@ -65,7 +66,7 @@ the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's
 }
 
 func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
-	path, err := controlSocketOf(st, []string{name})
+	path, err := client.ControlSocket(st, []string{name})
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (a *app) resume(ctx context.Context, st *store.Store, name string) error {
 
 // forget removes the record of a quiesced guest, through the daemon if one serves the disk.
 func (a *app) forget(ctx context.Context, st *store.Store, name string) (result string, err error) {
-	path, err := controlSocketOf(st, []string{name})
+	path, err := client.ControlSocket(st, []string{name})
 	if err != nil {
 		return "", err
 	}
@@ -96,14 +97,14 @@ func (a *app) forget(ctx context.Context, st *store.Store, name string) (result 
 
 // runDiskCommand runs a control command about one disk in the process that serves it.
 func runDiskCommand(ctx context.Context, st *store.Store, path, name, command string) error {
-	c, err := dialServing(ctx, st, path, []string{name})
+	c, err := client.Dial(ctx, st, path, []string{name})
 	if errors.Is(err, store.ErrRefused) {
 		return err
 	}
 	if err != nil {
 		return fmt.Errorf("disk %q: the process that serves it does not answer: %w", name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, client.QueryTimeout)
 	defer cancel()
 	return c.Run(ctx, command, map[string]string{"disk": name}, nil)
 }

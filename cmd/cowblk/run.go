@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
@@ -15,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowblk/backend"
+	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
 
@@ -130,17 +131,13 @@ func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []
 
 // runBound runs cmd as a child that the kernel kills when this process ends (PR_SET_PDEATHSIG,
 // prctl(2)). A surviving QEMU would connect to the next process that serves its disk. The signal
-// comes when the thread that forked the child ends, so the goroutine keeps its thread until the
+// comes when the thread that forked the child ends, so this goroutine keeps its thread until the
 // child has ended.
 func runBound(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		ended <- cmd.Run()
-	}()
-	return <-ended
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
 }
 
 // runDisk is the disk of "cowblk run".
@@ -162,27 +159,15 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 		}
 		return &runDisk{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
-	f := serveFlags{fd: -1, socketPath: o.guest.socket, queues: backend.DefaultQueues, data: o.data}
-	s, err := a.openServing(ctx, []string{name}, &f, a.logger())
+	do := o.data.Options
+	do.Log, do.Version, do.Store, do.Disks, do.SocketPath = a.logger(), controlVersion(), st, []string{name}, o.guest.socket
+	d, err := daemon.Open(ctx, do)
 	if err != nil {
-		return nil, err
-	}
-	socket, err := o.guest.socketOf(st, name)
-	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, optionUsage(err)
 	}
 	// Not ctx: at Ctrl-C QEMU must end before the disk that it uses.
-	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	alive, end := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		defer end()
-		ended <- s.daemon.Run(serving)
-	}()
-	return &runDisk{socket, alive, func() error {
-		cancel()
-		return errors.Join(<-ended, s.close())
-	}}, nil
+	alive, stop := d.Start(context.WithoutCancel(ctx))
+	return &runDisk{d.Socket(), alive, stop}, nil
 }
 
 // daemonizes reports whether QEMU would become a daemon.
@@ -224,4 +209,14 @@ func wantsReconnectMS(ctx context.Context, binary string) (bool, error) {
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
 	return major > 9 || major == 9 && minor >= 2, nil
+}
+
+// canUseKVM reports whether this user can use /dev/kvm.
+func canUseKVM() bool {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }

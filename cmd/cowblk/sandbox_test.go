@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/sandbox/sandboxtest"
@@ -178,7 +179,7 @@ func TestServeConfined(t *testing.T) {
 	command(t, st, "import", foreign, "img")
 	command(t, st, "create", "b", "--from", "img")
 	user := asOrdinaryUser(t, dir)
-	g := newFakeGuest(t, dir)
+	g := backendtest.NewGuest(t, dir)
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)); err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +210,7 @@ func TestServeConfined(t *testing.T) {
 	}
 	// Promotions of one disk and of both, quiesced through sockets elsewhere.
 	for i, args := range []daemon.PromoteArgs{
-		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.spec("pause")},
+		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.Spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.Spec("pause")},
 	} {
 		args.Tag = fmt.Sprintf("t%d", i)
 		writeAt(t, f, 4096, pattern(byte(10+i), 4096))
@@ -218,7 +219,7 @@ func TestServeConfined(t *testing.T) {
 		}
 		waitSealed(t, c)
 	}
-	if g.quiesced() {
+	if g.Quiesced() {
 		t.Error("the guest is quiesced")
 	}
 	writeAt(t, f, 4096, pattern(20, 512))

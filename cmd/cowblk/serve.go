@@ -6,41 +6,33 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cowblk/backend"
+	"cowblk/backend/client"
 	"cowblk/backend/control"
+	"cowblk/backend/daemon"
+	"cowblk/backend/sandbox"
 	"cowblk/cow/store"
 )
 
-// serveFlags holds the options of "cowblk serve". The first group is from QEMU's "Backend program
-// conventions" for vhost-user-blk (docs/interop/vhost-user.rst).
+// serveFlags holds the options of "cowblk serve". QEMU's "Backend program conventions" for
+// vhost-user-blk (docs/interop/vhost-user.rst) require --socket-path, --fd, --print-capabilities,
+// --blk-file and --read-only.
 type serveFlags struct {
-	socketPath   string
+	dataFlags
+	hooks        hookFlags
 	fd           int
 	capabilities bool
-	blkFile      string
-	blkFormat    string // "raw": accept any content of blkFile
-	readOnly     bool
-
-	queues int
-	data   dataFlags
-	serial string
-	group  string
-	hooks  hookFlags
-
-	controlGroup string
-
-	takeover bool
-
-	sandbox sandboxFlags
+	blkFormat    string // "raw": accept any content of the file
+	takeover     bool
 }
 
 func newServe(a *app) *cobra.Command {
-	f := serveFlags{fd: -1}
+	f := serveFlags{}
 	cmd := &cobra.Command{
 		Use:   "serve NAME... | --blk-file FILE",
 		Short: "Serve disks to QEMU over vhost-user-blk, in the foreground",
@@ -107,85 +99,88 @@ that should stay.`,
 			if err := f.check(args); err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), args, &f)
+			return a.serve(cmd.Context(), &f)
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.socketPath, "socket-path", "", "make the socket at `PATH` (one disk only)")
+	fl.StringVar(&f.SocketPath, "socket-path", "", "make the socket at `PATH` (one disk only)")
 	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: a listening one, or a connection, whose end ends the process")
 	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print the capabilities of this back-end as JSON, and exit")
-	fl.StringVar(&f.blkFile, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
+	fl.StringVar(&f.File, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
 	fl.StringVar(&f.blkFormat, "format", "", "`FORMAT` of --blk-file: raw accepts any content")
-	fl.BoolVar(&f.readOnly, "read-only", false, "do not let the guest write")
-	fl.IntVar(&f.queues, "queues", backend.DefaultQueues, "maximum number of virtqueues of a guest, up to 256")
-	f.data.register(cmd)
-	fl.StringVar(&f.serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
+	fl.BoolVar(&f.Device.ReadOnly, "read-only", false, "do not let the guest write")
+	fl.IntVar(&f.Device.Queues, "queues", backend.DefaultQueues, "maximum number of virtqueues of a guest, up to 256")
+	f.register(cmd)
+	fl.StringVar(&f.Device.Serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
-	f.sandbox.register(cmd)
+	fl.TextVar(&f.Sandbox, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or fail; off")
+	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
 	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
-	fl.StringVar(&f.group, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
-	fl.StringVar(&f.controlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
+	fl.StringVar(&f.SocketGroup, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
+	fl.StringVar(&f.ControlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
 	return cmd
 }
 
 // maxSerial bounds a serial number, in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const maxSerial = 20
 
+// check validates the command line and completes Options, but for the store.
 func (f *serveFlags) check(args []string) error {
 	switch {
-	case f.blkFile != "" && len(args) > 0:
+	case f.File != "" && len(args) > 0:
 		return usagef("serve: --blk-file serves a file and takes no disk names, found %q", args[0])
-	case f.blkFile == "" && len(args) == 0:
+	case f.File == "" && len(args) == 0:
 		return usagef("serve: NAME is missing: the disk to serve (\"cowblk list\" shows them)")
-	case f.blkFile != "" && f.socketPath == "" && f.fd < 0 && os.Getenv("LISTEN_FDS") == "":
+	case f.File != "" && f.SocketPath == "" && f.fd < 0 && os.Getenv("LISTEN_FDS") == "":
 		return usagef("serve: --blk-file needs --socket-path or --fd")
-	case f.blkFormat != "" && f.blkFile == "":
+	case f.blkFormat != "" && f.File == "":
 		return usagef("serve: --format is for --blk-file")
 	case f.blkFormat != "" && f.blkFormat != store.FormatRaw:
 		return usagef("serve: --format %q: expected raw", f.blkFormat)
-	case f.socketPath != "" && f.fd >= 0:
+	case f.SocketPath != "" && f.fd >= 0:
 		return usagef("serve: --socket-path and --fd exclude each other")
-	case (f.socketPath != "" || f.fd >= 0) && len(args) > 1:
+	case (f.SocketPath != "" || f.fd >= 0) && len(args) > 1:
 		return usagef("serve: --socket-path and --fd are for one disk, found %d names", len(args))
-	case f.takeover && (f.blkFile != "" || f.fd >= 0 || f.socketPath != ""):
+	case f.takeover && (f.File != "" || f.fd >= 0 || f.SocketPath != ""):
 		return usagef("serve: --takeover keeps the sockets of the process that serves the disks: omit --socket-path, --fd and --blk-file")
-	case f.serial != "" && len(args) > 1:
+	case f.Device.Serial != "" && len(args) > 1:
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
-	case len(f.serial) > maxSerial:
-		return usagef("serve: --serial %q: expected at most %d bytes, found %d", f.serial, maxSerial, len(f.serial))
-	case f.queues < 1 || f.queues > 256:
-		return usagef("serve: --queues %d: expected 1 to 256", f.queues)
+	case len(f.Device.Serial) > maxSerial:
+		return usagef("serve: --serial %q: expected at most %d bytes, found %d", f.Device.Serial, maxSerial, len(f.Device.Serial))
+	case f.Device.Queues < 1 || f.Device.Queues > 256:
+		return usagef("serve: --queues %d: expected 1 to 256", f.Device.Queues)
 	}
-	if err := checkSocketPath(f.socketPath); err != nil {
+	if err := checkSocketPath(f.SocketPath); err != nil {
 		return err
 	}
-	for _, g := range []struct{ option, name string }{{"socket-group", f.group}, {"control-group", f.controlGroup}} {
+	for _, g := range []struct{ option, name string }{{"socket-group", f.SocketGroup}, {"control-group", f.ControlGroup}} {
 		if err := control.CheckGroup(g.name); err != nil {
 			return usagef("serve: --%s: %w", g.option, err)
 		}
 	}
-	if err := f.data.check("serve"); err != nil {
+	if err := f.dataFlags.check("serve"); err != nil {
 		return err
 	}
-	if _, _, err := f.hooks.options(); err != nil {
+	var err error
+	if f.Hooks, f.Space, err = f.hooks.options(); err != nil {
 		return err
 	}
-	if _, err := f.hooks.enospcOptions(); err != nil {
+	if f.ENOSPC, err = f.hooks.enospcOptions(); err != nil {
 		return err
 	}
-	if f.blkFile != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
+	if f.File != "" && (f.hooks.onENOSPC != "" || f.hooks.libvirt != "") {
 		return usagef("serve: --on-enospc is for disks of the store, which have a control socket")
 	}
-	if f.blkFile != "" && (f.data.loseUnflushed || f.data.keepUnflushed || f.data.dropUnflushed) {
+	if f.File != "" && (f.Cow.LoseUnflushed || f.keepUnflushed || f.dropUnflushed) {
 		return usagef("serve: --lose-unflushed, --keep-unflushed and --drop-unflushed are for disks of the store: a raw file has no map")
 	}
-	if f.blkFile != "" && f.data.forceShare {
+	if f.File != "" && f.Cow.ForceShare {
 		return usagef("serve: --force-share is for disks on a base in place: a raw file is locked for this process alone")
 	}
-	if f.blkFile != "" && f.controlGroup != "" {
+	if f.File != "" && f.ControlGroup != "" {
 		return usagef("serve: --control-group is for disks of the store, which have a control socket")
 	}
-	if f.blkFile != "" && len(f.hooks.events) > 0 {
+	if f.File != "" && len(f.hooks.events) > 0 {
 		return usagef("serve: --promote-on is for disks of the store: a raw file has no layers to promote")
 	}
 	seen := map[string]bool{}
@@ -194,6 +189,25 @@ func (f *serveFlags) check(args []string) error {
 			return usagef("serve: disk %q is named twice", n)
 		}
 		seen[n] = true
+	}
+	f.Disks, f.AnyContent = args, f.blkFormat == store.FormatRaw
+	if f.fd >= 0 {
+		f.FD = &f.fd
+	}
+	return nil
+}
+
+// checkSocketPath refuses a --socket-path whose absolute form does not fit a socket address.
+func checkSocketPath(path string) error {
+	if path == "" {
+		return nil
+	}
+	path, err := filepath.Abs(path)
+	if err == nil {
+		err = control.CheckPath(path)
+	}
+	if err != nil {
+		return usagef("--socket-path: %w", err)
 	}
 	return nil
 }
@@ -207,24 +221,29 @@ func (a *app) printCapabilities() error {
 	}{"block", []string{"read-only", "blk-file"}})
 }
 
-// serve opens what the command line names and serves it until ctx is done.
-func (a *app) serve(ctx context.Context, names []string, f *serveFlags) (err error) {
-	quitDumps()
-	log := a.serveLogger()
-	d, err := a.openServing(ctx, names, f, log)
-	if err != nil {
+// serve serves what the command line names until ctx is done.
+func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
+	o := f.Options
+	o.Log, o.Version = a.serveLogger(), controlVersion()
+	if o.File != "" {
+		o.UserStore, _ = a.openStore() // nil: this user has none
+	} else if o.Store, err = a.openTrusted(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
-	if d.old != nil {
-		d.old.confirm()
+	if f.takeover {
+		if o.TakeOverFrom, err = client.OldProcess(ctx, o.Store, o.Disks); err != nil {
+			return err
+		}
 	}
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		log.Warn("cannot notify systemd of readiness", "err", err)
+	return optionUsage(daemon.Serve(ctx, o))
+}
+
+// optionUsage makes a usage error of an error in an option.
+func optionUsage(err error) error {
+	var bad daemon.OptionError
+	if errors.As(err, &bad) {
+		return usageError{err}
 	}
-	err = d.daemon.Run(ctx)
-	log.Info("stopping")
-	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	return err
 }
 

@@ -436,8 +436,8 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 func TestFlushIntervalFlag(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{0: -1, time.Second: time.Second} {
 		f := dataFlags{flushInterval: given}
-		if got := f.cowOptions(nil).FlushInterval; got != want {
-			t.Errorf("%v became %v, expected %v", given, got, want)
+		if err := f.check("serve"); err != nil || f.Cow.FlushInterval != want {
+			t.Errorf("%v became %v, expected %v: %v", given, f.Cow.FlushInterval, want, err)
 		}
 	}
 	cmd := newServe(&app{})

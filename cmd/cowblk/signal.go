@@ -48,10 +48,21 @@ func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 	return ctx, sync.OnceFunc(func() { close(stopped); cancel(context.Canceled) })
 }
 
-// quitDumps gives SIGQUIT back to Go's runtime, which prints every goroutine's stack and ends the
-// process: of a server that hangs it is the last thing to ask.
-func quitDumps() {
-	if !signal.Ignored(syscall.SIGQUIT) {
-		signal.Reset(syscall.SIGQUIT)
+// abandonable runs f in a goroutine and returns its result. If f has not returned grace after the
+// end of ctx, returned is false, and f goes on until the process ends: it may be in a system call
+// that nothing can interrupt, such as a read from a terminal or from a file server that is gone.
+func abandonable[T any](ctx context.Context, grace time.Duration, f func() T) (result T, returned bool) {
+	done := make(chan T, 1)
+	go func() { done <- f() }()
+	select {
+	case result = <-done:
+		return result, true
+	case <-ctx.Done():
+	}
+	select {
+	case result = <-done:
+		return result, true
+	case <-time.After(grace):
+		return result, false
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend/daemon"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
@@ -154,56 +153,4 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			q.end(t)
 		})
 	}
-}
-
-// The store does not answer while a promotion is prepared: the promotion waits, and nothing else
-// does. The client may give up; the promotion is completed or undone when the store answers.
-func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	gate := filepath.Join(dir, "gate")
-	p := start(t, dir, func(c *exec.Cmd) {
-		c.Env = append(c.Env, fmt.Sprintf("%s=%s datasync %s/tmp/", lockHolderEnv, gate, dir))
-	}, "serve", "a", "--sandbox", "off")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
-	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
-	writeAt(t, f, 0, pattern(1, 4096))
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	asked := make(chan error, 1)
-	args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
-	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
-	waitExists(t, gate+".caught")
-	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
-	if _, err := fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`); err != nil {
-		t.Fatal(err)
-	}
-	impatient.Close()
-	for i := range 20 {
-		writeAt(t, f, 4096, pattern(byte(i), 4096))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Fatal(err)
-		}
-		wantAt(t, f, 4096, pattern(byte(i), 4096))
-	}
-	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
-		if err := ctl.run(query, nil); err != nil {
-			t.Errorf("%s: %v", query, err)
-		}
-	}
-	if err := os.Remove(gate); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-asked; err != nil {
-		t.Errorf("the promotion: %v", err)
-	}
-	args.Tag = "u"
-	if err := ctl.run("cow-promote", args); err != nil {
-		t.Errorf("the next one: %v", err)
-	}
-	wantAt(t, f, 0, append(pattern(1, 4096), pattern(19, 4096)...))
-	f.Close()
-	p.end(t)
-	command(t, dir, "check")
 }

@@ -7,11 +7,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"cowblk/backend/client"
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/cow/store"
@@ -106,7 +107,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		}
 		disks, err := a.checkMayQuit(ctx, c, pid, names, o)
 		if err == nil {
-			if err = checkServedStore(s, path, disks, names); err != nil {
+			if err = client.CheckStore(s, path, disks, names); err != nil {
 				err = fmt.Errorf("stop: %w", err)
 			}
 		}
@@ -151,7 +152,7 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 func stoppedUnwritten(s *store.Store, names []string) error {
 	reason := "the log of its process says why"
 	if s.Full() {
-		reason = unix.ENOSPC.Error() + " on the store's file system"
+		reason = syscall.ENOSPC.Error() + " on the store's file system"
 	}
 	return fmt.Errorf("stop: stopped, but not all that was written is durable: %s: %s\n"+
 		"until a reboot, the next process that serves it has all written data (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+

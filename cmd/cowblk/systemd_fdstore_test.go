@@ -146,6 +146,29 @@ func restarted(t *testing.T, m *fdStoreManager, dir string) (socket string) {
 	return filepath.Join(dir, "run", "b.sock")
 }
 
+// If systemd has kept the control socket only, it is used, and the disk's socket is made anew.
+func TestRestartWithControlSocketOnly(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "a", "--size", "1M")
+	m := newFDStoreManager(t, dir)
+	p := m.start(dir, "serve", "a")
+	m.store = slices.DeleteFunc(m.store, func(f *os.File) bool { return f.Name() != ".control" && f.Close() == nil })
+	m.names = []string{".control"}
+	ctl := filepath.Join(dir, "run", "a.ctl")
+	before, err := os.Stat(ctl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
+	p = m.start(dir, "serve", "a")
+	if after, err := os.Stat(ctl); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the control socket was made anew: %v", err)
+	}
+	dialControl(t, dir, "a")
+	p.end(t)
+}
+
 // A socket that was made in a directory of another user has only a /proc path in the kernel. The
 // next process uses its configured path.
 func TestRestartInAnothersDirectory(t *testing.T) {

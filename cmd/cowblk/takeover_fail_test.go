@@ -15,6 +15,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
+	"cowblk/cow"
 	"cowblk/cow/store"
 )
 
@@ -66,12 +67,12 @@ func TestTakeoverThatFails(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			opened, err := openStored(t.Context(), st, "a", &serveFlags{}, testLog(t))
+			opened, err := st.OpenDisk(t.Context(), "a", store.OpenOptions{Serve: true, Cow: cow.Options{Log: testLog(t)}})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if err := opened.close(); err != nil {
+			if err := opened.Close(); err != nil {
 				t.Error(err)
 			}
 		},

@@ -8,6 +8,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/cow/store"
 )
 
@@ -60,7 +61,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 				}
 			}
 			nodes := store.Flatten(roots)
-			queryDaemons(cmd.Context(), s, nodes)
+			client.UpdateUsage(cmd.Context(), s, nodes)
 			damage = errors.Join(damage, nodeErrors(nodes))
 			if a.json {
 				return errors.Join(a.printJSON(nodes), damage)

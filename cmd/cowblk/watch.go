@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 	"github.com/spf13/cobra"
 
+	"cowblk/backend/client"
 	"cowblk/backend/daemon"
 	"cowblk/cow/store"
 )
@@ -24,9 +24,6 @@ type watchOptions struct {
 	limit     daemon.Threshold // parsed threshold
 	timeout   time.Duration
 }
-
-// watchPoll is the interval for measuring file systems and finding new daemons.
-const watchPoll = time.Second
 
 // errWatchTimeout: space did not become low before --timeout.
 var errWatchTimeout = errors.New("space did not become low")
@@ -88,89 +85,19 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 			return err
 		}
 	}
-	limited := ctx
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
 		defer cancel()
 	}
-	w := &watcher{app: a, store: st, names: names, options: o, spaceLow: make(chan daemon.SpaceLow), events: make(chan qmp.Event), daemons: map[string]*watchedDaemon{}}
-	listening, cancel := context.WithCancel(limited)
-	defer func() { cancel(); w.running.Wait() }()
-	tick := time.NewTicker(watchPoll)
-	defer tick.Stop()
-	for {
-		if low, err := w.poll(listening); err != nil || low != nil {
-			if err == nil {
-				err = a.printSpaceLow(low)
-			}
-			return err
-		}
-		if done, err := w.showEvents(limited, tick.C); done || err != nil {
-			return err
-		}
+	low, err := client.Watch(ctx, client.WatchOptions{Store: st, Disks: names, Threshold: o.limit}, a.printEvent)
+	if errors.Is(err, context.DeadlineExceeded) && errors.Is(context.Cause(ctx), errWatchTimeout) {
+		return fmt.Errorf("watch: %w (%s)", errWatchTimeout, o.timeout)
 	}
-}
-
-// showEvents prints events until the next tick; true: space is low, and printed.
-func (w *watcher) showEvents(limited context.Context, tick <-chan time.Time) (done bool, err error) {
-	for {
-		select {
-		case low := <-w.spaceLow:
-			return true, w.app.printSpaceLow(&low)
-		case e := <-w.events:
-			if err := w.app.printEvent(e); err != nil {
-				return true, err
-			}
-		case <-tick:
-			return false, nil
-		case <-limited.Done():
-			if err := context.Cause(limited); errors.Is(err, errWatchTimeout) {
-				return true, fmt.Errorf("watch: %w (%s)", err, w.options.timeout)
-			}
-			return true, limited.Err()
-		}
+	if err != nil {
+		return err
 	}
-}
-
-// poll measures free space, if --threshold is given, and connects to daemons that are not connected
-// yet.
-func (w *watcher) poll(ctx context.Context) (*daemon.SpaceLow, error) {
-	manifests, err := w.store.Disks()
-	if err != nil && len(w.names) == 0 && len(manifests) == 0 {
-		return nil, err
-	}
-	var low *daemon.SpaceLow
-	for _, m := range manifests {
-		if !w.watches(m.Name) {
-			continue
-		}
-		if s, ok := w.store.Serving(m.Name); ok && s.Control != "" {
-			w.listen(ctx, s.Control)
-		}
-		if w.options.threshold == "" {
-			continue
-		}
-		path := m.Head().Data
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(w.store.Dir(), path)
-		}
-		found, ok := daemon.FreeSpace(path, w.options.limit)
-		found.Disks = []string{m.Name}
-		switch {
-		case !ok || !found.Low():
-		case low == nil:
-			low = &found
-		case low.Total == found.Total: // the same file system, unless two have the same size
-			low.Disks = append(low.Disks, m.Name)
-		}
-	}
-	return low, nil
-}
-
-// watches reports whether the disk is watched.
-func (w *watcher) watches(disk string) bool {
-	return len(w.names) == 0 || slices.Contains(w.names, disk)
+	return a.printSpaceLow(low)
 }
 
 func (a *app) printSpaceLow(low *daemon.SpaceLow) error {

@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cowblk/backend/client"
 	"cowblk/backend/control"
 )
 
@@ -20,7 +21,7 @@ func TestWatchOfASuspendedProcess(t *testing.T) {
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
 	dialled := make(chan error, 1)
 	go func() {
-		_, err := control.Dial(path, queryTimeout/2)
+		_, err := control.Dial(path, client.QueryTimeout/2)
 		dialled <- err
 	}()
 	if code, text := outcomeOf(t, dir, "watch", "d", "--timeout", "100ms"); code != exitTimeout {

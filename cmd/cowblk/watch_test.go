@@ -47,7 +47,7 @@ func TestWatchServedDisks(t *testing.T) {
 	named, namedOut := beginWatch(t, dir, "c", "--json")
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
 	ca, _ := dialControl(t, dir, "a")
-	time.Sleep(watchPoll + watchPoll/2) // until watch has found it
+	time.Sleep(3 * time.Second / 2) // until watch has found it
 	p.end(t)
 	p = start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
 	dial(t, filepath.Join(dir, "run", "a.sock"))

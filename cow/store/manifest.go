@@ -90,6 +90,9 @@ func (s *Store) paths(l *Layer) layer.Paths {
 	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), checksumsFile)}
 }
 
+// HeadData returns the path of the data of the disk's head.
+func (s *Store) HeadData(m *Manifest) string { return s.paths(m.Head()).Data }
+
 // uuids returns the UUIDs of the layers, oldest first.
 func (m *Manifest) uuids() (all []uuid.UUID) {
 	for _, l := range m.Layers {

@@ -70,8 +70,9 @@ var importRules = []struct {
 	may []string
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
+	{"backend/client", []string{"backend/control", "backend/daemon", "cow/store"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
-	{"backend/backendtest", []string{"cow", "vhost/frontend"}},
+	{"backend/backendtest", []string{"backend/qmp", "cow", "vhost/frontend"}},
 	{"backend/qmp/link", nil},
 	{"backend/loglimit", nil},
 	{"backend/control", []string{"backend/qmp/link", "cow/way"}},

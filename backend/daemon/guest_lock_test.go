@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -12,9 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend/control"
-	"cowblk/backend/daemon"
+	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
+	"cowblk/cow/store"
+	"cowblk/vhost/frontend"
 )
 
 // A quiesced guest does not wait for another process that changes the store. Another process takes
@@ -30,24 +31,17 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.mode, len(c.disks)), func(t *testing.T) {
 			t.Parallel()
-			dir := shortDir(t)
-			for _, d := range c.disks {
-				command(t, dir, "create", d, "--size", "1M")
-			}
-			g := newFakeGuest(t, dir)
-			p := start(t, dir, nil, append([]string{"serve"}, c.disks...)...)
-			f := dial(t, filepath.Join(dir, "run", "a.sock"))
-			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			lock, err := os.Open(filepath.Join(dir, "lock"))
+			st := newStore(t, nil, c.disks...)
+			g := backendtest.NewGuest(t, t.TempDir())
+			d := start(t, st, Options{}, c.disks...)
+			f := d.dial("a", frontend.Options{})
+			lock, err := os.Open(filepath.Join(st.Dir(), "lock"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer lock.Close()
 			var taken, given error
-			g.setHook(func(when, command string) {
+			g.SetHook(func(when, command string) {
 				switch {
 				case when == "before" && command == c.stop:
 					taken = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
@@ -55,18 +49,18 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 					given = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
 				}
 			})
-			args := daemon.PromoteArgs{Disks: c.disks, Tag: "t", Spec: g.spec(c.mode)}
-			if err := ctl.Run(context.Background(), "cow-promote", args, nil); err != nil || taken != nil || given != nil {
+			_, err = d.promote(t.Context(), PromoteArgs{Disks: c.disks, Tag: "t", Spec: g.Spec(c.mode)}, "")
+			if err != nil || taken != nil || given != nil {
 				t.Errorf("promote: %v; lock: %v, %v", err, taken, given)
 			}
-			for _, d := range c.disks {
-				if n := len(manifestOf(t, dir, d).Layers); n != 2 {
-					t.Errorf("disk %s has %d layers, expected 2", d, n)
+			for _, disk := range c.disks {
+				if tags := d.names.Tags(disk); len(tags) != 1 {
+					t.Errorf("disk %s has tags %v, expected 1", disk, tags)
 				}
 			}
 			f.Close()
-			p.end(t)
-			command(t, dir, "check")
+			d.end()
+			wantClean(t, st)
 		})
 	}
 }
@@ -76,18 +70,13 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 func BenchmarkQuiescedPromotion(b *testing.B) {
 	for _, creators := range []int{0, 4, 16} {
 		b.Run(fmt.Sprintf("creators=%d", creators), func(b *testing.B) {
-			dir := shortDir(b)
-			command(b, dir, "create", "a", "--size", "1G")
-			g := newFakeGuest(b, dir)
-			p := start(b, dir, nil, "serve", "a")
-			f := dial(b, filepath.Join(dir, "run", "a.sock"))
-			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				b.Fatal(err)
-			}
+			st := newStore(b, nil, "a")
+			g := backendtest.NewGuest(b, b.TempDir())
+			d := start(b, st, Options{}, "a")
+			d.dial("a", frontend.Options{})
 			var stopped time.Time
 			var held []time.Duration
-			g.setHook(func(when, command string) {
+			g.SetHook(func(when, command string) {
 				switch {
 				case when == "before" && command == "stop":
 					stopped = time.Now()
@@ -100,7 +89,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			for c := range creators {
 				wg.Go(func() {
 					for i := 0; ctx.Err() == nil; i++ {
-						if err := runCommand(dir, "create", fmt.Sprintf("c%d-%d", c, i), "--size", "1G"); err != nil {
+						if _, err := st.Create(ctx, fmt.Sprintf("c%d-%d", c, i), store.CreateOptions{Size: 1 << 30}); err != nil && ctx.Err() == nil {
 							b.Log(err)
 						}
 					}
@@ -110,7 +99,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			var total []time.Duration
 			for i := 0; b.Loop(); i++ {
 				start := time.Now()
-				err := ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d", i), Spec: g.spec(qmp.QuiescePause)}, nil)
+				_, err := d.promote(ctx, PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d", i), Spec: g.Spec(qmp.QuiescePause)}, "")
 				if err != nil {
 					failed++
 				}
@@ -118,8 +107,6 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			}
 			cancel()
 			wg.Wait()
-			f.Close()
-			p.end(b)
 			slices.Sort(held)
 			slices.Sort(total)
 			ms := func(d []time.Duration, q float64) float64 {

@@ -1,14 +1,11 @@
-package main
+package daemon
 
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"cowblk/cow/store"
 )
 
 // Open files of a serving process, counted in /proc/PID/fd (TestDescriptorsNeeded).
@@ -41,17 +38,17 @@ func descriptorsNeeded(disks, layers, queues int) uint64 {
 	return uint64(descriptorsProcess + descriptorsReserve + disks*disk + layers*descriptorsLayer)
 }
 
-// checkDescriptors returns an error if the disks need more open files than this process may have
+// checkOpenFiles returns an error if the disks need more open files than this process may have
 // with one queue for each disk. It logs a warning if all queues of all disks would need more. The
 // soft limit is the hard limit: package os has raised it.
-func checkDescriptors(st *store.Store, names []string, queues int, log *slog.Logger) error {
+func (d *Daemon) checkOpenFiles() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("limit of open files: %w", err)
 	}
-	layers := 0
+	layers, names, queues := 0, d.opts.Disks, d.opts.Device.Queues
 	for _, name := range names {
-		m, err := st.Disk(name)
+		m, err := d.opts.Store.Disk(name)
 		if err != nil {
 			return err
 		}
@@ -61,7 +58,7 @@ func checkDescriptors(st *store.Store, names []string, queues int, log *slog.Log
 		return fmt.Errorf("%d disks with %d layers need about %d open files, this process may have %d\n%s", len(names), layers, need, limit.Cur, descriptorAdvice)
 	}
 	if need := descriptorsNeeded(len(names), layers, queues); need > limit.Cur {
-		log.Warn("guests that use all queues of all disks need more open files than this process may have", "queues", queues, "need", need, "limit", limit.Cur, "advice", descriptorAdvice)
+		d.log.Warn("guests that use all queues of all disks need more open files than this process may have", "queues", queues, "need", need, "limit", limit.Cur, "advice", descriptorAdvice)
 	}
 	return nil
 }
@@ -73,9 +70,9 @@ const descriptorAdvice = "raise the limit: ulimit -Hn in the shell that starts i
 
 const readOnlyAdvice = "nothing can be written there: have the file system remounted, or use another store. A store on it can be listed, checked and exported, and served with --read-only"
 
-// explainLimits adds advice to an error caused by the limit of open files or of the file size, or by
+// ExplainLimits adds advice to an error caused by the limit of open files or of the file size, or by
 // a read-only file system unless the error has advice.
-func explainLimits(err error) error {
+func ExplainLimits(err error) error {
 	switch {
 	case errors.Is(err, unix.EMFILE):
 		return fmt.Errorf("%w\n%s", err, descriptorAdvice)

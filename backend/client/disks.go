@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -12,16 +12,16 @@ import (
 	"cowblk/cow/store"
 )
 
-// queryTimeout bounds the wait for a daemon's answer to a query.
-const queryTimeout = 5 * time.Second
+// QueryTimeout bounds the wait for a daemon's answer to a query.
+const QueryTimeout = 5 * time.Second
 
 // maxQueries bounds the number of concurrent queries.
 const maxQueries = 32
 
-// queryDaemons replaces the usage of served heads by the answers of their daemons. It takes at most
-// queryTimeout in all. If a daemon does not answer, the usage from the files stays.
-func queryDaemons(ctx context.Context, st *store.Store, nodes []*store.Node) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+// UpdateUsage replaces the usage of served heads by the answers of their daemons. It takes at most
+// QueryTimeout in all. If a daemon does not answer, the usage from the files stays.
+func UpdateUsage(ctx context.Context, st *store.Store, nodes []*store.Node) {
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
 	byControl := map[string][]*store.Node{}
 	for _, n := range nodes {
@@ -57,7 +57,7 @@ func queryDaemons(ctx context.Context, st *store.Store, nodes []*store.Node) {
 
 // queryDisks returns the disks of the store that one daemon serves.
 func queryDisks(ctx context.Context, st *store.Store, path string) ([]daemon.DiskInfo, error) {
-	limit := queryTimeout
+	limit := QueryTimeout
 	if end, ok := ctx.Deadline(); ok {
 		limit = max(min(limit, time.Until(end)/2), time.Millisecond) // Dial has two steps
 	}
@@ -70,12 +70,12 @@ func queryDisks(ctx context.Context, st *store.Store, path string) ([]daemon.Dis
 	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool { return servesOtherStore(st, &d) }), err
 }
 
-// queryDaemon returns what the daemon of a disk reports about it; nil if no process serves it.
-func queryDaemon(ctx context.Context, st *store.Store, v *store.Serving, name string) (*daemon.DiskInfo, error) {
+// QueryDisk returns what the daemon of a disk reports about it; nil if no process serves it.
+func QueryDisk(ctx context.Context, st *store.Store, v *store.Serving, name string) (*daemon.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
 	disks, err := queryDisks(ctx, st, v.Control)
 	if err != nil {

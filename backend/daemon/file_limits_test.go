@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ func TestFileSizeAdvice(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: tt.limit, Max: saved.Max}); err != nil {
 			t.Fatal(err)
 		}
-		if text := explainLimits(cause).Error(); !strings.Contains(text, tt.has) || strings.Contains(text, tt.lacks) {
+		if text := ExplainLimits(cause).Error(); !strings.Contains(text, tt.has) || strings.Contains(text, tt.lacks) {
 			t.Errorf("limit %d: %s", tt.limit, text)
 		}
 	}
@@ -33,11 +33,11 @@ func TestFileSizeAdvice(t *testing.T) {
 // A read-only file system has advice, once.
 func TestReadOnlyAdvice(t *testing.T) {
 	bare := fmt.Errorf("store /s: %w", unix.EROFS)
-	if text := explainLimits(bare).Error(); !strings.Contains(text, "--read-only") {
+	if text := ExplainLimits(bare).Error(); !strings.Contains(text, "--read-only") {
 		t.Errorf("no advice: %s", text)
 	}
 	advised := fmt.Errorf("disk: %w\nthe store can be read", unix.EROFS)
-	if text := explainLimits(advised).Error(); text != advised.Error() {
+	if text := ExplainLimits(advised).Error(); text != advised.Error() {
 		t.Errorf("advised twice: %s", text)
 	}
 }

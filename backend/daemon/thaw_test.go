@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cowblk/backend/backendtest"
+	"cowblk/backend/qmp"
+)
+
+// A guest that an earlier process left frozen is thawed before it is frozen again, never during a
+// promotion.
+func TestPromoteWaitsForThaw(t *testing.T) {
+	st, dir := newStore(t, nil, "a"), t.TempDir()
+	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "agent")}
+	must(t, st.SetQuiesceRecord("a", spec))
+	d := start(t, st, Options{}, "a") // the agent does not exist yet
+	promote := func(tag string, spec qmp.Spec, timeout float64) error {
+		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}, "")
+		return err
+	}
+	if err := promote("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), spec.Agent) {
+		t.Errorf("promoted before the guest was thawed: %v", err)
+	}
+	must(t, promote("t2", qmp.Spec{}, 0))
+	g := backendtest.NewGuest(t, dir)
+	var commands []string
+	g.SetHook(func(when, command string) { commands = append(commands, when+" "+command) })
+	must(t, promote("t3", spec, 20))
+	d.end()
+	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
+		t.Errorf("the guest saw %v", commands)
+	}
+	if hasRecord(t, st) {
+		t.Error("a record is left")
+	}
+}
+
+// listenRefusing makes a socket file on which no process listens.
+func listenRefusing(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	must(t, l.Close())
+}
+
+// The record of a guest that has ended is removed automatically, and promotions are quiesced again
+// at once.
+func TestRecordOfEndedGuestRemoved(t *testing.T) {
+	dead := exec.Command("true")
+	must(t, dead.Run())
+	instance := "pid " + strconv.Itoa(dead.Process.Pid)
+	dir := t.TempDir()
+	none, refuses := "unix:"+filepath.Join(dir, "none"), "unix:"+filepath.Join(dir, "refuses")
+	listenRefusing(t, filepath.Join(dir, "refuses"))
+	for name, spec := range map[string]qmp.Spec{
+		"process ended":          {Mode: qmp.QuiesceGuest, Agent: none, Instance: instance},
+		"process ended, pause":   {Mode: qmp.QuiescePause, QMP: none, Instance: instance},
+		"an older version's":     {Mode: qmp.QuiesceGuest, Agent: refuses},
+		"an older one's, paused": {Mode: qmp.QuiescePause, QMP: refuses},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStore(t, nil, "a")
+			must(t, st.SetQuiesceRecord("a", spec))
+			d := start(t, st, Options{}, "a")
+			g := backendtest.NewGuest(t, t.TempDir())
+			_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(qmp.QuiesceGuest), Timeout: 30}, "")
+			must(t, err)
+			d.end()
+			if hasRecord(t, st) {
+				t.Error("a record is left")
+			}
+			if log := d.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the guest has ended") {
+				t.Errorf("log:\n%s", log)
+			}
+		})
+	}
+}
+
+// Ending a process before it could thaw a guest is not an error: the next process tries again.
+func TestEndBeforeThaw(t *testing.T) {
+	st := newStore(t, nil, "a")
+	must(t, st.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
+	d := start(t, st, Options{}, "a")
+	d.end()
+	if log := d.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next process tries again") {
+		t.Errorf("log:\n%s", log)
+	}
+	if !hasRecord(t, st) {
+		t.Error("the record is gone")
+	}
+}
