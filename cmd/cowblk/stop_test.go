@@ -44,7 +44,7 @@ func TestStop(t *testing.T) {
 func TestStopStopped(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
-	if out := command(t, dir, "stop", "vm1", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
+	if out := command(t, dir, "stop", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
 		t.Errorf("stop: %s", out)
 	}
 	for _, args := range [][]string{{"stop", "nosuch"}, {"stop", "vm1", "nosuch"}} {
