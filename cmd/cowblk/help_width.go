@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,16 @@ func wrapHelp(root *cobra.Command, a *app) {
 		".InheritedFlags.FlagUsages ", "wrapFlags .InheritedFlags ",
 	).Replace(root.UsageTemplate()))
 	root.SetHelpTemplate(strings.Replace(root.HelpTemplate(), "{{. | ", "{{wrapText . | ", 1))
+	// cobra prints an error of the output itself: run reports it.
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		out := cmd.OutOrStdout()
+		var text strings.Builder
+		cmd.SetOut(&text)
+		help(cmd, args)
+		cmd.SetOut(out)
+		_, _ = io.WriteString(out, text.String())
+	})
 }
 
 // wrapText makes the lines of a text at most width columns long. Words of a line that is too long

@@ -171,6 +171,10 @@ func refuseImportOf(fsys vfs.FS, path string) error {
 		if filepath.Base(real) == dataFile && (filepath.Dir(real) == dir || kind == filepath.Join(dir, imagesDir) || kind == filepath.Join(dir, layersDir)) {
 			continue
 		}
+		// A file that a user has put beside the store's own is only read.
+		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile && !slices.Contains(storeDirs, strings.Split(rel, "/")[0]) && storeOf(fsys, filepath.Join(dir, lockFile)) == dir {
+			continue
+		}
 		return &Mismatch{File: path, What: "image file", Expected: "a file that is no store's", Found: "a file of " + dir,
 			Advice: "move it out of the store's directory if it is not the store's; to read a disk: cowblk export"}
 	}
