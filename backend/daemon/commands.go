@@ -102,7 +102,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, d.enospc.resume(disk)
+		return nil, d.space.resume(disk)
 	})
 	s.RegisterChange("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
 		disk, err := d.oneDisk(args)

@@ -23,7 +23,6 @@ type Daemon struct {
 	nbd       *nbdExports
 	inherited *InheritedNBD
 	space     *spaceMonitor
-	enospc    *enospcMonitor
 	checksums *checksummer
 	procs     backend.MaxProcs
 	stop      context.CancelFunc // set by Run
@@ -61,8 +60,7 @@ func New(o Options) *Daemon {
 		d.quiesced.add(h)
 	}
 	d.hooks = newHooks(d, o.Hooks)
-	d.space = newSpaceMonitor(d, o.Space)
-	d.enospc = newENOSPCMonitor(d, o.ENOSPC)
+	d.space = newSpaceMonitor(d, o.Space, o.ENOSPC)
 	d.checksums = newChecksummer(d)
 	d.nbd, d.inherited = newNBDExports(o.NBD, o.Log, d.serves), o.NBDOf
 	if d.control != nil {
@@ -74,15 +72,16 @@ func New(o Options) *Daemon {
 
 // Add adds an export. It must be called before Run.
 func (d *Daemon) Add(e *Export) {
+	_, policy := d.space.settings()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e.emit = d.emit
 	e.dev.Observe(backend.Observer{
 		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
-		Parked:  func(io *cow.Request) { d.enospc.onPark(e.dev, io) },
+		Parked:  func(io *cow.Request) { d.space.onPark(e.dev, io) },
 		Procs:   &d.procs,
 	})
-	e.dev.SetParking(d.enospc.policy == ENOSPCStop)
+	e.dev.SetParking(policy == ENOSPCStop)
 	d.exports = append(d.exports, e)
 }
 
@@ -108,7 +107,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
-	d.background.Go(func() { d.enospc.run(aside) })
 	d.background.Go(func() { d.checksums.run(aside) })
 	d.background.Go(func() { d.nbd.inherit(aside, d.inherited) })
 	d.thawLeftovers(ctx)
