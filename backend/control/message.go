@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -97,6 +98,20 @@ func Decode(args json.RawMessage, v any) error {
 	}
 	return errorf("Invalid arguments: %v", err)
 }
+
+// Typed returns a Handler whose arguments are decoded into an A, see [Decode].
+func Typed[A any](run func(ctx context.Context, args A) (any, error)) Handler {
+	return func(ctx context.Context, raw json.RawMessage) (any, error) {
+		var args A
+		if err := Decode(raw, &args); err != nil {
+			return nil, err
+		}
+		return run(ctx, args)
+	}
+}
+
+// NoArgs are the arguments of a command that has none.
+type NoArgs struct{}
 
 // request is one parsed command. ID is set even after a parse error if the text was an object, so
 // that the error reply can carry it.

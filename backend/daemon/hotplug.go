@@ -2,12 +2,10 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
-	"cowblk/backend/control"
 	"cowblk/backend/qmp"
 )
 
@@ -27,11 +25,7 @@ type PlugArgs struct {
 const plugLimit = 10 * time.Second
 
 // attach is cow-attach.
-func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
-	var a PlugArgs
-	if err := control.Decode(raw, &a); err != nil {
-		return nil, err
-	}
+func (d *Daemon) attach(ctx context.Context, a PlugArgs) (any, error) {
 	found, err := d.named([]string{a.Disk})
 	if err != nil {
 		return nil, err
@@ -60,11 +54,7 @@ func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
 }
 
 // detach is cow-detach.
-func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
-	var a PlugArgs
-	if err := control.Decode(raw, &a); err != nil {
-		return nil, err
-	}
+func (d *Daemon) detach(ctx context.Context, a PlugArgs) (any, error) {
 	if a.Bus != "" || a.Queues != 0 {
 		return nil, errors.New("cow-detach takes neither bus nor queues")
 	}

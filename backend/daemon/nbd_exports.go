@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,61 +58,50 @@ func (r *nbdExports) register(s *control.Server) {
 	if r.opts.Open == nil {
 		return
 	}
-	s.RegisterChange("nbd-server-start", func(ctx context.Context, args json.RawMessage) (any, error) {
-		var a struct {
-			Addr string `json:"addr"`
-		}
-		if err := control.Decode(args, &a); err != nil {
-			return nil, err
-		}
+	type addr struct {
+		Addr string `json:"addr"`
+	}
+	s.RegisterChange("nbd-server-start", control.Typed(func(ctx context.Context, a addr) (any, error) {
 		at, err := r.start(ctx, a.Addr)
 		if err != nil {
 			return nil, err
 		}
-		return map[string]string{"addr": at.String()}, nil
-	})
-	s.RegisterChange("nbd-server-stop", func(_ context.Context, args json.RawMessage) (any, error) {
-		if err := control.Decode(args, &struct{}{}); err != nil {
-			return nil, err
-		}
+		return addr{at.String()}, nil
+	}))
+	s.RegisterChange("nbd-server-stop", control.Typed(func(context.Context, control.NoArgs) (any, error) {
 		return nil, r.stop(false)
-	})
-	s.RegisterChange("cow-export-add", func(ctx context.Context, args json.RawMessage) (any, error) {
-		name, err := exportName(args)
-		if err != nil {
+	}))
+	s.RegisterChange("cow-export-add", control.Typed(func(ctx context.Context, a exportArgs) (any, error) {
+		if err := a.check(); err != nil {
 			return nil, err
 		}
-		if err := r.checkAdd(ctx, name); err != nil {
+		if err := r.checkAdd(ctx, a.Name); err != nil {
 			return nil, err
 		}
-		return r.add(ctx, name)
-	})
-	s.RegisterChange("cow-export-del", func(_ context.Context, args json.RawMessage) (any, error) {
-		name, err := exportName(args)
-		if err != nil {
+		return r.add(ctx, a.Name)
+	}))
+	s.RegisterChange("cow-export-del", control.Typed(func(_ context.Context, a exportArgs) (any, error) {
+		if err := a.check(); err != nil {
 			return nil, err
 		}
-		return nil, r.remove(name)
-	})
-	s.Register("query-cow-exports", func(_ context.Context, args json.RawMessage) (any, error) {
-		if err := control.Decode(args, &struct{}{}); err != nil {
-			return nil, err
-		}
+		return nil, r.remove(a.Name)
+	}))
+	s.Register("query-cow-exports", control.Typed(func(context.Context, control.NoArgs) (any, error) {
 		return r.query(), nil
-	})
+	}))
 }
 
-func exportName(args json.RawMessage) (string, error) {
-	var a struct {
-		Name string `json:"name"`
-	}
-	if err := control.Decode(args, &a); err != nil {
-		return "", err
-	}
+// exportArgs are the arguments of commands about one export.
+type exportArgs struct {
+	Name string `json:"name"`
+}
+
+func (a *exportArgs) check() error {
 	if a.Name == "" {
-		return "", &control.Error{Class: control.GenericError, Desc: "Parameter 'name' is missing: a disk's tag, such as vm1@before-upgrade"}
+		return &control.Error{Class: control.GenericError,
+			Desc: "Parameter 'name' is missing: a disk's tag, such as vm1@before-upgrade"}
 	}
-	return a.Name, nil
+	return nil
 }
 
 // start listens on an address; the first call starts the server.

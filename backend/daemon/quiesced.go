@@ -32,7 +32,8 @@ const thawLimit = 2 * time.Minute
 type quiescedGuests struct {
 	mu  sync.Mutex
 	all []*QuiescedGuest
-	ctx context.Context // Run's; nil before. Thawing outlives the command that quiesced the guest, not the process
+	// ctx is Run's; nil before. Thawing outlives the command that quiesced the guest, not the process.
+	ctx context.Context
 }
 
 func (g *quiescedGuests) add(h QuiescedGuest) *QuiescedGuest {
@@ -49,11 +50,15 @@ func (g *quiescedGuests) of(disks []string) (found []*QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, h := range g.all {
-		if slices.Contains(disks, h.Disk) || slices.ContainsFunc(h.otherDisks, func(disk string) bool { return slices.Contains(disks, disk) }) {
+		if slices.ContainsFunc(disks, h.has) {
 			found = append(found, h)
 		}
 	}
 	return found
+}
+
+func (h *QuiescedGuest) has(disk string) bool {
+	return disk == h.Disk || slices.Contains(h.otherDisks, disk)
 }
 
 // remove removes a guest: it continues, or the operator must act.
@@ -84,7 +89,8 @@ func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 	if ctx == nil || ctx.Err() != nil {
 		return // the next process finds the record
 	}
-	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "this process could not thaw it")
+	h := d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]})
+	d.thawInBackground(ctx, h, "this process could not thaw it")
 }
 
 // thawInBackground starts one goroutine for the guest.
@@ -111,9 +117,11 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 		case err == nil:
 			log.Info(outcome)
 		case ctx.Err() != nil:
-			log.Warn("the guest was not thawed before the end of this process; the next process tries again", "err", err)
+			log.Warn("the guest was not thawed before the end of this process; "+
+				"the next process tries again", "err", err)
 		default:
-			log.Error("the guest may still be frozen or paused; cowblk resume --forget removes its record", "err", err)
+			log.Error("the guest may still be frozen or paused; "+
+				"cowblk resume --forget removes its record", "err", err)
 		}
 	})
 }
@@ -121,7 +129,8 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 // forgetGuest ends the attempts to thaw a guest of the disk and removes its record.
 func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 	if d.names == nil {
-		return errors.New("this process serves raw files: there are no promotions, and no guest is quiesced")
+		return errors.New(
+			"this process serves raw files: there are no promotions, and no guest is quiesced")
 	}
 	held := d.quiesced.of([]string{disk})
 	for _, h := range held {
@@ -144,9 +153,6 @@ func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
 // guest waits for it: else the guest would be thawed, and the promotion's own record removed, in
 // the middle of the swap.
 func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Duration) error {
-	if limit <= 0 {
-		limit = defaultQuiesceLimit
-	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for _, h := range d.quiesced.of(disks) {
@@ -155,7 +161,9 @@ func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Dura
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: make sure that %s answers, promote with quiesce none, or, if that guest has ended or runs, remove its record (cowblk resume --forget)",
+			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: "+
+				"make sure that %s answers, promote with quiesce none, or, if that guest has ended "+
+				"or runs, remove its record (cowblk resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}
