@@ -16,15 +16,7 @@ type ConnHandler func(ctx context.Context, conn *net.UnixConn, args json.RawMess
 // RegisterConn adds a command that takes over its connection. query-commands does not list it. Only
 // the user of this process and root may use it; members of the socket's group are refused.
 func (s *Server) RegisterConn(name string, h ConnHandler) {
-	s.mu.Lock()
-	s.conns[name] = h
-	s.mu.Unlock()
-}
-
-func (s *Server) lookupConn(name string) ConnHandler {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.conns[name]
+	s.register(name, command{takeConn: h, changes: true})
 }
 
 // runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
@@ -89,16 +81,12 @@ func (s *Server) setAcceptDeadlines(t time.Time) {
 	}
 }
 
-// resumed returns a channel that is closed when commands are not suspended.
-func (s *Server) resumed() <-chan struct{} {
+// suspension returns a channel that is closed when commands are resumed; nil: they are not
+// suspended.
+func (s *Server) suspension() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.suspended != nil {
-		return s.suspended
-	}
-	none := make(chan struct{})
-	close(none)
-	return none
+	return s.suspended
 }
 
 // beginCommand waits until commands are not suspended and counts one as running. The caller must

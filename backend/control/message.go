@@ -35,6 +35,8 @@ func errorf(format string, args ...any) *Error {
 	return &Error{Class: GenericError, Desc: truncate(fmt.Sprintf(format, args...), maxDesc)}
 }
 
+func notFound(desc string) *Error { return &Error{Class: CommandNotFound, Desc: desc} }
+
 // maxDesc bounds an error's description, in bytes.
 const maxDesc = 1024
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,8 +27,8 @@ const closeTimeout = 2 * time.Second
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of a group that may connect, see OwnerOnly; empty: none
-	MaxClients   int           // of the owner and root, and as many others; 0: 32; further ones get an error
+	Group        string        // name or number of a group that may connect (OwnerOnly); empty: none
+	MaxClients   int           // of owner and root, and as many others; 0: 32; the next gets an error
 	MaxQueue     int           // unread bytes at which a client is disconnected; 0: 1 MiB
 	WriteTimeout time.Duration // for one write to a client; 0: 30 s
 }
@@ -35,17 +37,10 @@ func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.MaxClients == 0 {
-		o.MaxClients = 32
-	}
-	if o.MaxQueue == 0 {
-		o.MaxQueue = 1 << 20
-	}
+	o.MaxClients = cmp.Or(o.MaxClients, 32)
 	// Each half of an outbox must hold two lines of maximum length.
-	o.MaxQueue = max(o.MaxQueue, 4*maxText)
-	if o.WriteTimeout == 0 {
-		o.WriteTimeout = 30 * time.Second
-	}
+	o.MaxQueue = max(cmp.Or(o.MaxQueue, 1<<20), 4*maxText)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
 	return o
 }
 
@@ -66,8 +61,7 @@ type Server struct {
 	wg   sync.WaitGroup // accept loops and clients
 
 	mu            sync.Mutex
-	handlers      map[string]command
-	conns         map[string]ConnHandler
+	commands      map[string]command
 	listeners     []*Listener
 	sessions      map[*session]struct{}
 	refusalLogged bool // the refusal of clients was logged
@@ -83,20 +77,22 @@ type Server struct {
 func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
-		handlers: make(map[string]command),
-		conns:    make(map[string]ConnHandler),
+		commands: make(map[string]command),
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
 	}
-	s.Register("query-version", s.queryVersion)
-	s.Register("query-commands", s.queryCommands)
+	s.Register("query-version", Typed(func(context.Context, NoArgs) (any, error) {
+		return s.opts.Version, nil
+	}))
+	s.Register("query-commands", Typed(s.queryCommands))
 	return s
 }
 
-// command is a Handler and whether it changes state.
+// command is one command; run or takeConn is set.
 type command struct {
-	run     Handler
-	changes bool
+	run      Handler
+	takeConn ConnHandler
+	changes  bool // it changes state: it is logged
 }
 
 // Register adds a command that changes nothing. It replaces a command of the same name.
@@ -110,7 +106,7 @@ func (s *Server) RegisterChange(name string, h Handler) {
 
 func (s *Server) register(name string, c command) {
 	s.mu.Lock()
-	s.handlers[name] = c
+	s.commands[name] = c
 	s.mu.Unlock()
 }
 
@@ -163,10 +159,11 @@ func (s *Server) accept(l *Listener) {
 			return
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) { // see SuspendCommands
-			select {
-			case <-s.resumed():
-			case <-s.done:
-				return
+			if suspended := s.suspension(); suspended != nil {
+				select {
+				case <-suspended:
+				case <-s.done:
+				}
 			}
 			continue
 		}
@@ -184,7 +181,8 @@ func (s *Server) accept(l *Listener) {
 func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
 	if err == nil && l.checkPeers && !peer.Owner() && !peer.inGroup(conn, l.gid) {
-		err = fmt.Errorf("%s was open to more users in the former process: user %d is not in the group that may connect now", l.Path(), peer.UID)
+		err = fmt.Errorf("%s was open to more users in the former process: "+
+			"user %d is not in the group that may connect now", l.Path(), peer.UID)
 	}
 	if err != nil { // an unknown peer must not count as root
 		s.opts.Log.Warn("control client refused", "err", err)
@@ -203,7 +201,8 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 			s.opts.Log.Warn("control clients refused: too many", "connected", n, "max", s.opts.MaxClients)
 		}
 		// Does not block: the buffer of a new socket is empty.
-		line, _ := encodeReply(nil, nil, errorf("%d clients are connected and no more are allowed: end one of them", n))
+		line, _ := encodeReply(nil, nil,
+			errorf("%d clients are connected and no more are allowed: end one of them", n))
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		conn.Write(line)
 		conn.Close()
@@ -303,32 +302,24 @@ func (s *Server) Close() error {
 func (s *Server) lookup(name string) (command, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h, ok := s.handlers[name]
-	return h, ok
+	c, ok := s.commands[name]
+	return c, ok
 }
 
-func (s *Server) queryVersion(_ context.Context, args json.RawMessage) (any, error) {
-	return s.opts.Version, Decode(args, &struct{}{})
-}
-
-func (s *Server) queryCommands(_ context.Context, args json.RawMessage) (any, error) {
-	if err := Decode(args, &struct{}{}); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	names := []string{cmdCapabilities, cmdSetEvents, cmdLastError}
-	for name := range s.handlers {
-		names = append(names, name)
-	}
-	s.mu.Unlock()
-	slices.Sort(names)
+// queryCommands lists the commands, except those that take over a connection.
+func (s *Server) queryCommands(context.Context, NoArgs) (any, error) {
 	type info struct {
 		Name string `json:"name"`
 	}
-	list := make([]info, len(names))
-	for i, name := range names {
-		list[i].Name = name
+	list := []info{{cmdCapabilities}, {cmdSetEvents}, {cmdLastError}}
+	s.mu.Lock()
+	for name, c := range s.commands {
+		if c.takeConn == nil {
+			list = append(list, info{name})
+		}
 	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b info) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
 }
 

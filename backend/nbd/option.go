@@ -179,7 +179,7 @@ func (g *guard) sendReplies() error {
 	g.replies = g.replies[:0]
 	if g.phase == atRequests {
 		g.replies = nil
-		return g.conn.SetDeadline(time.Time{})
+		return g.Conn.SetDeadline(time.Time{})
 	}
 	return nil
 }

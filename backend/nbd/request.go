@@ -120,7 +120,7 @@ func (g *guard) reply(cookie uint64, err error) error {
 	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
 	b = binary.BigEndian.AppendUint32(b, errorValue(err))
 	b = binary.BigEndian.AppendUint64(b, cookie)
-	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.Conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	return g.send(b)
 }
 
@@ -144,7 +144,7 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	if r.err != nil || uint64(len(p)) > uint64(r.pending) {
 		return 0, fmt.Errorf("%w: %d bytes to a read with %d to come", errReply, len(p), r.pending)
 	}
-	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.Conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	g.out = g.out[:0]
 	if !r.headerSent {
 		g.out = append(g.out, g.header)
@@ -152,7 +152,7 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	g.out = append(g.out, p)
 	r.headerSent = true
 	g.unsent = g.out // WriteTo consumes unsent
-	if _, err := g.unsent.WriteTo(g.conn); err != nil {
+	if _, err := g.unsent.WriteTo(g.Conn); err != nil {
 		return 0, err
 	}
 	r.pending -= uint32(len(p))

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control"
 )
 
 // ErrGone says that the quiesced guest no longer exists: its QEMU has ended, or another run has
@@ -29,19 +31,11 @@ func peerInstance(conn net.Conn) string {
 	if !ok {
 		return ""
 	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
+	peer, err := control.PeerOf(uc)
+	if err != nil || peer.PID <= 0 {
 		return ""
 	}
-	pid := int32(0)
-	if err := raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = cred.Pid
-		}
-	}); err != nil || pid <= 0 {
-		return ""
-	}
-	return instancePID + strconv.Itoa(int(pid))
+	return instancePID + strconv.Itoa(int(peer.PID))
 }
 
 // processState reports whether the state of an instance's process is known, and if so, whether the

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,7 @@ type MonitorOptions struct {
 	Address Address       // of a QMP monitor without other clients: QEMU serves one at a time
 	Timeout time.Duration // of connecting, and of a command whose context has no deadline; 0: 10 s
 	Retry   time.Duration // maximum delay between attempts to connect; 0: 5 s
-	Queue   int           // events queued for a subscriber; 0: 64; further ones are dropped and counted
+	Queue   int           // events queued for a subscriber; 0: 64; further ones are dropped
 }
 
 // Monitor is a connection to QEMU's monitor that reconnects when QEMU restarts. All methods may be
@@ -52,15 +53,9 @@ func NewMonitor(o MonitorOptions) *Monitor {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = 10 * time.Second
-	}
-	if o.Retry <= 0 {
-		o.Retry = 5 * time.Second
-	}
-	if o.Queue <= 0 {
-		o.Queue = 64
-	}
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.Retry = cmp.Or(o.Retry, 5*time.Second)
+	o.Queue = cmp.Or(o.Queue, 64)
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Monitor{opts: o, cancel: cancel, ended: make(chan struct{}), linked: make(chan struct{})}
 	go m.loop(ctx)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,10 +108,8 @@ func (c *Conn) Expect(kinds ...string) (Message, error) {
 	if err != nil {
 		return m, err
 	}
-	for _, k := range kinds {
-		if m.Kind == k {
-			return m, nil
-		}
+	if slices.Contains(kinds, m.Kind) {
+		return m, nil
 	}
 	if m.FD > 0 {
 		unix.Close(m.FD)
