@@ -96,10 +96,13 @@ func (a *Agent) Thaw(ctx context.Context) error {
 	return a.ForceThaw(ctx)
 }
 
-// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
-// process that was killed between Freeze and Thaw.
+// ForceThaw thaws the guest even if another process froze it.
 func (a *Agent) ForceThaw(ctx context.Context) error {
-	err := retry(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
+	if err := goneIfEnded(a.opts.Instance); err != nil {
+		return err
+	}
+	const advice = "run guest-fsfreeze-thaw, or virsh domfsthaw"
+	err := retry(ctx, "guest-fsfreeze-thaw", advice, func(ctx context.Context) error {
 		// The agent runs one command at a time: a freeze without a reply has ended before the sync
 		// of a new connection is answered. Thawing a guest that is not frozen is not an error.
 		err := a.call(ctx, "guest-fsfreeze-thaw", nil)
@@ -144,7 +147,7 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 		}
 		a.conn = conn
 	}
-	err := a.conn.call(ctx, command, nil, out)
+	err := a.conn.call(ctx, command, out)
 	var remote *control.Error
 	if err != nil && !errors.As(err, &remote) {
 		a.disconnect()
@@ -266,11 +269,8 @@ func (c *agentConn) peekLine() ([]byte, error) {
 }
 
 // call runs one command.
-func (c *agentConn) call(ctx context.Context, command string, args, out any) error {
-	text, err := json.Marshal(map[string]any{"execute": command})
-	if args != nil {
-		text, err = json.Marshal(map[string]any{"execute": command, "arguments": args})
-	}
+func (c *agentConn) call(ctx context.Context, command string, out any) error {
+	text, err := json.Marshal(map[string]string{"execute": command})
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package qmp
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -64,12 +63,11 @@ func goneIfRefused(instance string, err error) error {
 	return err
 }
 
-// unlessGone returns forceThaw preceded by a check whether the instance's process has ended.
-func unlessGone(instance string, forceThaw func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		if _, gone := processState(instance); gone {
-			return fmt.Errorf("%w: process %s has ended", ErrGone, strings.TrimPrefix(instance, instancePID))
-		}
-		return forceThaw(ctx)
+// goneIfEnded returns ErrGone if the instance's process is known to have ended.
+func goneIfEnded(instance string) error {
+	if _, gone := processState(instance); gone {
+		pid := strings.TrimPrefix(instance, instancePID)
+		return fmt.Errorf("%w: process %s has ended", ErrGone, pid)
 	}
+	return nil
 }

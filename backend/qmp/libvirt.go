@@ -185,8 +185,7 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 	return f.ForceThaw(ctx)
 }
 
-// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
-// process that was killed between Freeze and Thaw.
+// ForceThaw thaws the guest even if another process froze it.
 func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
 	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
 		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
@@ -261,24 +260,26 @@ func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error
 	return instance, err
 }
 
-// forceThaw is Pause.ForceThaw, but returns ErrGone for a domain that is off, whose monitor does
+// ForceThaw is Pause.ForceThaw, but returns ErrGone for a domain that is off, whose monitor does
 // not answer.
-func (p *libvirtPause) forceThaw(ctx context.Context) error {
-	if err := p.gone(ctx); err != nil {
+func (p *libvirtPause) ForceThaw(ctx context.Context) error {
+	if err := p.ifGone(ctx, nil); err != nil {
 		return err
 	}
-	return p.ForceThaw(ctx)
+	return p.Pause.ForceThaw(ctx)
 }
 
-func (p *libvirtPause) gone(ctx context.Context) error {
-	now, err := p.at.identify(ctx)
+// ifGone returns ErrGone if libvirt says that the recorded run of the domain has ended, else err. A
+// libvirt that does not answer says nothing about the guest.
+func (p *libvirtPause) ifGone(ctx context.Context, err error) error {
+	now, qerr := p.at.identify(ctx)
 	switch {
-	case noGuest(err):
-		return fmt.Errorf("%w: %w", ErrGone, err)
-	case err == nil && p.recorded != "" && now != p.recorded:
+	case noGuest(qerr):
+		return fmt.Errorf("%w: %w", ErrGone, qerr)
+	case qerr == nil && p.recorded != "" && now != p.recorded:
 		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.recorded, now)
 	}
-	return nil
+	return err
 }
 
 // identify returns the instance of the domain, which must run.
