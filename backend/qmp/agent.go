@@ -286,24 +286,7 @@ func (c *agentConn) call(ctx context.Context, command string, out any) error {
 			}
 			line = bytes.TrimSpace(raw)
 		}
-		var reply struct {
-			Return json.RawMessage `json:"return"`
-			Error  *control.Error  `json:"error"`
-		}
-		if err := json.Unmarshal(line, &reply); err != nil {
-			return fmt.Errorf("reply: %w", err)
-		}
-		switch {
-		case reply.Error != nil:
-			return reply.Error
-		case reply.Return == nil:
-			return errors.New("reply: expected a return or an error, found neither")
-		case out != nil:
-			if err := json.Unmarshal(reply.Return, out); err != nil {
-				return fmt.Errorf("reply: %w", err)
-			}
-		}
-		return nil
+		return decodeReply(line, out)
 	})
 }
 

@@ -125,11 +125,10 @@ func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		select {
-		case <-time.After(pollInterval):
-		case <-ctx.Done():
-			return fmt.Errorf("QEMU does not connect to %s, where disk %q is served: "+
-				"QEMU's user must be allowed to open it (serve --socket-group) and see that path: %w", p.Socket, p.Disk, ctx.Err())
+		if err := sleep(ctx, pollInterval); err != nil {
+			return fmt.Errorf("QEMU does not connect to %s, where disk %q is served: QEMU's user must "+
+				"be allowed to open it (serve --socket-group) and see that path: %w",
+				p.Socket, p.Disk, err)
 		}
 	}
 }
@@ -210,9 +209,7 @@ func removeChardev(ctx context.Context, r Runner, id string) error {
 		case !strings.Contains(err.Error(), "busy"):
 			return err
 		}
-		select {
-		case <-time.After(pollInterval):
-		case <-ctx.Done():
+		if sleep(ctx, pollInterval) != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,20 +91,13 @@ func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at}
 // Identify checks that the domain runs and that its agent answers. A later freeze error of libvirt
 // does not tell a missing agent from one that failed during the freeze.
 func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
-	err = f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-		if instance, err = domainInstance(dom); err != nil {
-			return err
-		}
+	return f.at.identify(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		// The guest's time is not needed. Errors of an agent that answers are ignored.
 		if _, _, err := l.DomainGetTime(dom, 0); notExecuted(err) || noAgent(err) {
 			return err
 		}
 		return nil
 	})
-	if err != nil {
-		return "", fmt.Errorf("domain %s of %s: %w", f.at.Domain, f.at.URI, err)
-	}
-	return instance, nil
 }
 
 // errNotRunning: the domain is defined and off.
@@ -120,45 +115,37 @@ func domainInstance(dom libvirt.Domain) (string, error) {
 	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
 }
 
-// notExecuted reports whether libvirt's error says that the command never reached the guest: the
-// domain has no agent or does not run, or this user lacks permission (include/libvirt/virterror.h).
-func notExecuted(err error) bool {
+// hasCode reports whether err is one of these errors of libvirt (include/libvirt/virterror.h).
+func hasCode(err error, codes ...libvirt.ErrorNumber) bool {
 	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported,
-		libvirt.ErrArgumentUnsupported, libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable:
-		return true
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(codes, libvirt.ErrorNumber(e.Code))
+}
+
+// notExecuted reports whether libvirt's error says that the command never reached the guest: the
+// domain has no agent or does not run, or this user lacks permission.
+func notExecuted(err error) bool {
+	return hasCode(err, libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain,
+		libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported, libvirt.ErrArgumentUnsupported,
+		libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable)
 }
 
 // noAgent reports whether the error says that the agent does not answer.
 func noAgent(err error) bool {
-	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced:
-		return true
-	}
-	return false
+	return hasCode(err, libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced)
 }
 
 // noGuest reports whether an error of a thaw says that no guest can be frozen.
 func noGuest(err error) bool {
-	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return errors.Is(err, errNotRunning)
+	return errors.Is(err, errNotRunning) ||
+		hasCode(err, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported)
+}
+
+// checkRun returns ErrGone if the recorded run of a domain is known and another one than now.
+func checkRun(recorded, now string) error {
+	if recorded != "" && now != recorded {
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, recorded, now)
 	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported:
-		return true
-	}
-	return false
+	return nil
 }
 
 // Freeze freezes all of the guest's file systems.
@@ -190,13 +177,12 @@ func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
 	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
 		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 			now, err := domainInstance(dom)
-			if err != nil {
-				return err
+			if err == nil {
+				err = checkRun(f.recorded, now)
 			}
-			if f.recorded != "" && now != f.recorded {
-				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.recorded, now)
+			if err == nil {
+				_, err = l.DomainFsthaw(dom, nil, 0)
 			}
-			_, err = l.DomainFsthaw(dom, nil, 0)
 			return err
 		})
 		if noGuest(err) {
@@ -211,17 +197,19 @@ func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
 	return nil
 }
 
+// domainFunc makes calls about a domain on a connection.
+type domainFunc func(*libvirt.Libvirt, libvirt.Domain) error
+
 // withDomain connects, runs do and disconnects, until ctx ends. go-libvirt has no contexts; closing
 // the connection makes it return. It takes a lost connection for an empty reply, so do must only
 // make calls whose reply has content. Its goroutines end with the connection.
-func (l Libvirt) withDomain(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+func (l Libvirt) withDomain(ctx context.Context, do domainFunc) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	c := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
 	if err = c.ConnectToURI(libvirt.ConnectURI(l.uri)); err == nil {
 		var dom libvirt.Domain
@@ -253,7 +241,7 @@ type libvirtPause struct {
 
 // Identify implements Quiescer.
 func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error) {
-	if instance, err = p.at.identify(ctx); err != nil {
+	if instance, err = p.at.identify(ctx, nil); err != nil {
 		return "", err
 	}
 	_, err = p.Pause.Identify(ctx)
@@ -272,20 +260,22 @@ func (p *libvirtPause) ForceThaw(ctx context.Context) error {
 // ifGone returns ErrGone if libvirt says that the recorded run of the domain has ended, else err. A
 // libvirt that does not answer says nothing about the guest.
 func (p *libvirtPause) ifGone(ctx context.Context, err error) error {
-	now, qerr := p.at.identify(ctx)
+	now, qerr := p.at.identify(ctx, nil)
 	switch {
 	case noGuest(qerr):
 		return fmt.Errorf("%w: %w", ErrGone, qerr)
-	case qerr == nil && p.recorded != "" && now != p.recorded:
-		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.recorded, now)
+	case qerr == nil:
+		return cmp.Or(checkRun(p.recorded, now), err)
 	}
 	return err
 }
 
-// identify returns the instance of the domain, which must run.
-func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
-	err = l.withDomain(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
-		instance, err = domainInstance(dom)
+// identify returns the instance of the domain, which must run and pass check; nil: no check.
+func (l Libvirt) identify(ctx context.Context, check domainFunc) (instance string, err error) {
+	err = l.withDomain(ctx, func(c *libvirt.Libvirt, dom libvirt.Domain) error {
+		if instance, err = domainInstance(dom); err == nil && check != nil {
+			err = check(c, dom)
+		}
 		return err
 	})
 	if err != nil {
@@ -303,8 +293,7 @@ func (r *libvirtRunner) Run(ctx context.Context, command string, args, out any) 
 		return fmt.Errorf("libvirt %s: %w", r.at.URI, err)
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	mon := qmp.NewLibvirtRPCMonitor(r.at.Domain, conn)
 	if err = mon.Connect(); err == nil {
 		err = GoQEMU(mon).Run(ctx, command, args, out)

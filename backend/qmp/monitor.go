@@ -99,12 +99,7 @@ func (m *Monitor) loop(ctx context.Context) {
 			lastLogged = text
 			m.opts.Log.Warn("no connection to QEMU's monitor, retrying", "address", m.opts.Address.String(), "err", err)
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
+		_ = sleep(ctx, wait) // the loop ends with ctx
 		wait = min(2*wait, m.opts.Retry)
 	}
 }

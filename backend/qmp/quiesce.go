@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,13 +34,13 @@ func WhileQuiesced(
 	ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error,
 ) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeoutOrDefault(thaw))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(thaw, quiesceLimit))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, timeoutOrDefault(freeze))
+	fctx, cancel := context.WithTimeout(ctx, cmp.Or(freeze, quiesceLimit))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
@@ -47,12 +48,7 @@ func WhileQuiesced(
 	return f(ctx)
 }
 
-func timeoutOrDefault(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 10 * time.Second
-	}
-	return d
-}
+const quiesceLimit = 10 * time.Second
 
 // Retries of Thaw: the first attempt at once, then with increasing delays.
 const (
@@ -76,14 +72,21 @@ func retry(ctx context.Context, what, advice string, try func(context.Context) e
 		if err == nil || errors.Is(err, ErrGone) {
 			return err
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s", ErrNotThawed, what, n, err, advice)
+		if sleep(ctx, wait) != nil {
+			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s",
+				ErrNotThawed, what, n, err, advice)
 		}
 		wait = min(2*wait, retryMax)
+	}
+}
+
+// sleep waits for d or the end of ctx, whose error it returns then.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
