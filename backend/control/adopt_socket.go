@@ -19,7 +19,8 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: file descriptor %d: expected one that is open", path, fd)
 	}
 	defer file.Close()
-	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || on != 1 {
 		return nil, fmt.Errorf("socket %s: expected a listening socket (%v)", path, err)
 	}
 	nl, err := net.FileListener(file)
@@ -29,7 +30,8 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 	ul, ok := nl.(*net.UnixListener)
 	if !ok {
 		nl.Close()
-		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s", path, nl.Addr().Network())
+		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s",
+			path, nl.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
 	at, err := openDirEntry(path)

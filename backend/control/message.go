@@ -92,7 +92,8 @@ func Decode(args json.RawMessage, v any) error {
 	}
 	var te *json.UnmarshalTypeError
 	if errors.As(err, &te) {
-		return errorf("Invalid parameter type for '%s', expected: %s, found: %s", te.Field, te.Type, te.Value)
+		return errorf("Invalid parameter type for '%s', expected: %s, found: %s",
+			te.Field, te.Type, te.Value)
 	}
 	// encoding/json has no error type for an unknown member, only this text.
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
@@ -101,7 +102,8 @@ func Decode(args json.RawMessage, v any) error {
 	return errorf("Invalid arguments: %v", err)
 }
 
-// Typed returns a Handler whose arguments are decoded into an A, see [Decode].
+// Typed returns a Handler whose arguments are decoded into an A, see [Decode]. struct{} stands for
+// no arguments.
 func Typed[A any](run func(ctx context.Context, args A) (any, error)) Handler {
 	return func(ctx context.Context, raw json.RawMessage) (any, error) {
 		var args A
@@ -111,9 +113,6 @@ func Typed[A any](run func(ctx context.Context, args A) (any, error)) Handler {
 		return run(ctx, args)
 	}
 }
-
-// NoArgs are the arguments of a command that has none.
-type NoArgs struct{}
 
 // request is one parsed command. ID is set even after a parse error if the text was an object, so
 // that the error reply can carry it.
@@ -187,7 +186,8 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 		case err != nil:
 			failure = errorf("reply cannot be encoded as JSON: %v", err)
 		case len(line) > maxText:
-			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for less at once", len(line), maxText)
+			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for "+
+				"less at once", len(line), maxText)
 		default:
 			return line, nil
 		}

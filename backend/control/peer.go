@@ -70,7 +70,8 @@ func OwnerOnly(ctx context.Context, what string) error {
 	case !ok:
 		return errorf("%s: only user %d and root may do that", what, os.Geteuid())
 	case !p.Owner():
-		return errorf("%s: only user %d and root may do that, found user %d", what, os.Geteuid(), p.UID)
+		return errorf("%s: only user %d and root may do that, found user %d",
+			what, os.Geteuid(), p.UID)
 	}
 	return nil
 }

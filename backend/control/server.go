@@ -27,8 +27,8 @@ const closeTimeout = 2 * time.Second
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of a group that may connect (OwnerOnly); empty: none
-	MaxClients   int           // of owner and root, and as many others; 0: 32; the next gets an error
+	Group        string        // name or number of a group that may connect; empty: none
+	MaxClients   int           // of owner and root, and as many others; 0: 32
 	MaxQueue     int           // unread bytes at which a client is disconnected; 0: 1 MiB
 	WriteTimeout time.Duration // for one write to a client; 0: 30 s
 }
@@ -81,7 +81,7 @@ func NewServer(o Options) *Server {
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
 	}
-	s.Register("query-version", Typed(func(context.Context, NoArgs) (any, error) {
+	s.Register("query-version", Typed(func(context.Context, struct{}) (any, error) {
 		return s.opts.Version, nil
 	}))
 	s.Register("query-commands", Typed(s.queryCommands))
@@ -198,7 +198,8 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	if n := s.countLike(peer); n >= s.opts.MaxClients {
 		if !s.refusalLogged {
 			s.refusalLogged = true
-			s.opts.Log.Warn("control clients refused: too many", "connected", n, "max", s.opts.MaxClients)
+			s.opts.Log.Warn("control clients refused: too many", "connected", n,
+				"max", s.opts.MaxClients)
 		}
 		// Does not block: the buffer of a new socket is empty.
 		line, _ := encodeReply(nil, nil,
@@ -253,12 +254,14 @@ func (s *Server) Emit(event string, data any) {
 	// Under the lock, so that timestamps never go back within a stream.
 	s.event = appendEvent(s.event[:0], name, raw, time.Now())
 	if len(s.event) > maxText {
-		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event), "max", maxText)
+		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event),
+			"max", maxText)
 		return
 	}
 	for c := range s.sessions {
 		if c.events && !c.out.tryPut(s.event) {
-			s.opts.Log.Warn("control client does not read: disconnected", "unread_max", s.opts.MaxQueue)
+			s.opts.Log.Warn("control client does not read: disconnected",
+				"unread_max", s.opts.MaxQueue)
 			c.abort()
 		}
 	}
@@ -307,7 +310,7 @@ func (s *Server) lookup(name string) (command, bool) {
 }
 
 // queryCommands lists the commands, except those that take over a connection.
-func (s *Server) queryCommands(context.Context, NoArgs) (any, error) {
+func (s *Server) queryCommands(context.Context, struct{}) (any, error) {
 	type info struct {
 		Name string `json:"name"`
 	}

@@ -54,7 +54,8 @@ type input struct {
 func newSession(s *Server, conn *net.UnixConn, peer Peer) *session {
 	c := &session{
 		srv: s, conn: conn, peer: peer, out: newOutbox(s.opts.MaxQueue),
-		inputs: make(chan input, maxPending), readEnded: make(chan struct{}), written: make(chan struct{}),
+		inputs:    make(chan input, maxPending),
+		readEnded: make(chan struct{}), written: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(withPeer(context.Background(), peer))
 	c.writeTimeout.Store(int64(s.opts.WriteTimeout))

@@ -47,30 +47,17 @@ type diskArgs struct {
 func (d *Daemon) registerCommands(s *control.Server) {
 	s.Register("query-cow-disks", control.Typed(d.queryDisks))
 	s.Register("query-cow-stats", control.Typed(d.queryStats))
-	s.Register("query-cow-space", control.Typed(func(context.Context, control.NoArgs) (any, error) {
+	s.Register("query-cow-space", control.Typed(func(context.Context, struct{}) (any, error) {
 		return d.space.query(), nil
 	}))
-	s.RegisterChange("cow-promote", control.Typed(func(ctx context.Context, a PromoteArgs) (any, error) {
-		if err := d.checkReach(ctx, &a.Spec); err != nil {
-			return nil, err
-		}
-		return d.promote(ctx, a, "")
-	}))
+	s.RegisterChange("cow-promote", control.Typed(d.promoteCommand))
 	s.RegisterChange("cow-set", control.Typed(func(_ context.Context, a SetArgs) (any, error) {
 		return d.set(a)
 	}))
 	s.RegisterChange("cow-resume", control.Typed(func(_ context.Context, a diskArgs) (any, error) {
-		if _, err := d.named([]string{a.Disk}); err != nil {
-			return nil, err
-		}
 		return nil, d.space.resume(a.Disk)
 	}))
-	s.RegisterChange("cow-forget-guest", control.Typed(func(ctx context.Context, a diskArgs) (any, error) {
-		if _, err := d.named([]string{a.Disk}); err != nil {
-			return nil, err
-		}
-		return nil, d.forgetGuest(ctx, a.Disk)
-	}))
+	s.RegisterChange("cow-forget-guest", control.Typed(d.forgetGuest))
 	s.RegisterConn(takeover.Command, d.handOver)
 	s.RegisterChange("cow-attach", control.Typed(d.attach))
 	s.RegisterChange("cow-detach", control.Typed(d.detach))

@@ -29,8 +29,8 @@ const (
 	ENOSPCReport ENOSPCPolicy = "report"
 )
 
-// ParseENOSPCPolicy returns the policy with this name. The former names are pause for stop and error
-// for report.
+// ParseENOSPCPolicy returns the policy with this name. The former names are pause (stop) and error
+// (report).
 func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
 	switch p := ENOSPCPolicy(s); p {
 	case ENOSPCStop, ENOSPCReport:
@@ -46,7 +46,8 @@ func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
 // warnFormerName logs a warning if the policy was given by its former name.
 func (p ENOSPCPolicy) warnFormerName(log *slog.Logger, given string) {
 	if given != string(p) && given != "" {
-		log.Warn("on-enospc: this name of the policy is a former one", "found", given, "use", string(p))
+		log.Warn("on-enospc: this name of the policy is a former one", "found", given,
+			"use", string(p))
 	}
 }
 
@@ -118,6 +119,9 @@ func (m *spaceMonitor) setPolicy(p ENOSPCPolicy) {
 
 // resume is cow-resume: parked requests are retried now, and the guest continues.
 func (m *spaceMonitor) resume(disk string) error {
+	if _, err := m.daemon.named([]string{disk}); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.waiting[disk] == nil {
@@ -211,7 +215,8 @@ func (m *spaceMonitor) continueGuest(ctx context.Context, disks []string) error 
 		return err
 	}
 	if err := m.note(disks, nil); err != nil {
-		m.daemon.log.Warn("the guest continues, and the record that it was paused is left", "err", err)
+		m.daemon.log.Warn("the guest continues, and the record that it was paused is left",
+			"err", err)
 	}
 	m.closeGuest()
 	return nil

@@ -33,19 +33,24 @@ func (d *Daemon) attach(ctx context.Context, a PlugArgs) (any, error) {
 	e := found[0]
 	switch now, _ := e.Connected(); {
 	case e.listener == nil:
-		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): serve it on a socket", a.Disk)
+		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): "+
+			"serve it on a socket", a.Disk)
 	case now:
 		// A second QEMU would wait for the first to leave, and its guest with it.
-		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first", a.Disk)
+		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first",
+			a.Disk)
 	case a.Queues < 0 || a.Queues > e.dev.Queues():
-		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.Queues(), a.Queues)
+		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues",
+			a.Disk, e.dev.Queues(), a.Queues)
 	}
 	ctx, m, end, err := d.plugging(ctx, &a)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	made, err := qmp.Attach(ctx, m, qmp.Plug{Disk: a.Disk, Socket: e.listener.Addr().String(), ID: a.ID, Bus: a.Bus, Queues: a.Queues})
+	socket := e.listener.Addr().String()
+	made, err := qmp.Attach(ctx, m,
+		qmp.Plug{Disk: a.Disk, Socket: socket, ID: a.ID, Bus: a.Bus, Queues: a.Queues})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +104,9 @@ func (e *Export) awaitEnd(ctx context.Context) {
 
 // plugging returns the monitor for attach and detach: the hooks' monitor if it has that address,
 // else a new connection until end.
-func (d *Daemon) plugging(ctx context.Context, a *PlugArgs) (_ context.Context, m *qmp.Monitor, end func(), err error) {
+func (d *Daemon) plugging(
+	ctx context.Context, a *PlugArgs,
+) (_ context.Context, m *qmp.Monitor, end func(), err error) {
 	limit := plugLimit
 	if a.Timeout != 0 {
 		if !(a.Timeout > 0 && a.Timeout <= maxInterval.Seconds()) {

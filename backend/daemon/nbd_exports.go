@@ -33,7 +33,7 @@ type NBDOptions struct {
 
 // NBDInfo answers query-cow-exports.
 type NBDInfo struct {
-	Addresses []string         `json:"addresses"` // listening addresses; none: the server is stopped
+	Addresses []string         `json:"addresses"` // where it listens; none: it is stopped
 	Exports   []nbd.ExportInfo `json:"exports"`
 }
 
@@ -58,37 +58,20 @@ func (r *nbdExports) register(s *control.Server) {
 	if r.opts.Open == nil {
 		return
 	}
-	type addr struct {
-		Addr string `json:"addr"`
-	}
-	s.RegisterChange("nbd-server-start", control.Typed(func(ctx context.Context, a addr) (any, error) {
-		at, err := r.start(ctx, a.Addr)
-		if err != nil {
-			return nil, err
-		}
-		return addr{at.String()}, nil
-	}))
-	s.RegisterChange("nbd-server-stop", control.Typed(func(context.Context, control.NoArgs) (any, error) {
+	s.RegisterChange("nbd-server-start", control.Typed(r.start))
+	s.RegisterChange("nbd-server-stop", control.Typed(func(context.Context, struct{}) (any, error) {
 		return nil, r.stop(false)
 	}))
-	s.RegisterChange("cow-export-add", control.Typed(func(ctx context.Context, a exportArgs) (any, error) {
-		if err := a.check(); err != nil {
-			return nil, err
-		}
-		if err := r.checkAdd(ctx, a.Name); err != nil {
-			return nil, err
-		}
-		return r.add(ctx, a.Name)
-	}))
-	s.RegisterChange("cow-export-del", control.Typed(func(_ context.Context, a exportArgs) (any, error) {
-		if err := a.check(); err != nil {
-			return nil, err
-		}
-		return nil, r.remove(a.Name)
-	}))
-	s.Register("query-cow-exports", control.Typed(func(context.Context, control.NoArgs) (any, error) {
+	s.RegisterChange("cow-export-add", control.Typed(r.addCommand))
+	s.RegisterChange("cow-export-del", control.Typed(r.remove))
+	s.Register("query-cow-exports", control.Typed(func(context.Context, struct{}) (any, error) {
 		return r.query(), nil
 	}))
+}
+
+// addrArgs are the arguments of nbd-server-start, and its answer.
+type addrArgs struct {
+	Addr string `json:"addr"`
 }
 
 // exportArgs are the arguments of commands about one export.
@@ -104,19 +87,19 @@ func (a *exportArgs) check() error {
 	return nil
 }
 
-// start listens on an address; the first call starts the server.
-func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error) {
-	at, err := nbd.ParseAddress(addr)
+// start is nbd-server-start: it listens on an address; the first call starts the server.
+func (r *nbdExports) start(ctx context.Context, a addrArgs) (any, error) {
+	at, err := nbd.ParseAddress(a.Addr)
 	if err != nil {
-		return at, err
+		return nil, err
 	}
 	if err := r.checkStart(ctx, at); err != nil {
-		return at, err
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return at, nbd.ErrClosed
+		return nil, nbd.ErrClosed
 	}
 	s := r.server
 	if s == nil {
@@ -126,13 +109,24 @@ func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error
 		if at.Network == "unix" && r.opts.Explain != nil {
 			err = r.opts.Explain(err)
 		}
-		return at, err
+		return nil, err
 	}
 	if r.server == nil {
 		r.server, r.disks = s, map[string]NBDDisk{}
 	}
 	r.log.Info("NBD server listens", "address", at.String())
-	return at, nil
+	return addrArgs{at.String()}, nil
+}
+
+// addCommand is cow-export-add.
+func (r *nbdExports) addCommand(ctx context.Context, a exportArgs) (any, error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
+	if err := r.checkAdd(ctx, a.Name); err != nil {
+		return nil, err
+	}
+	return r.add(ctx, a.Name)
 }
 
 // add opens a disk and exports it. It holds no lock meanwhile: opening may take long.
@@ -168,27 +162,34 @@ func (r *nbdExports) running() (*nbd.Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
-		return nil, &control.Error{Class: control.DeviceNotActive, Desc: `the NBD server is not running: start it with nbd-server-start {"addr": "unix:PATH"}`}
+		return nil, &control.Error{Class: control.DeviceNotActive,
+			Desc: `the NBD server is not running: ` +
+				`start it with nbd-server-start {"addr": "unix:PATH"}`}
 	}
 	return r.server, nil
 }
 
-// remove disconnects the export's clients and closes its disk.
-func (r *nbdExports) remove(name string) error {
+// remove is cow-export-del: it disconnects the export's clients and closes its disk.
+func (r *nbdExports) remove(_ context.Context, a exportArgs) (any, error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
 	s, err := r.running()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	name := a.Name
 	r.mu.Lock()
 	disk := r.disks[name]
 	delete(r.disks, name)
 	r.mu.Unlock()
 	if disk == nil {
-		return &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
+		return nil, &control.Error{Class: control.DeviceNotFound,
+			Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
 	}
 	err = errors.Join(s.RemoveExport(name), disk.Close())
 	r.log.Info("NBD export removed", "export", name)
-	return err
+	return nil, err
 }
 
 // stop ends the server and its exports. forGood: start fails from now on.

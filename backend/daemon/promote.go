@@ -57,7 +57,7 @@ type Promoted struct {
 	Quiesce  string         `json:"quiesce"`
 	Trigger  string         `json:"trigger,omitempty"` // QEMU's event, if a hook promoted
 	SwapTime float64        `json:"swap-microseconds"` // longest possible wait of a new write
-	HeldTime float64        `json:"held-milliseconds"` // from quiesced to continued; 0: not quiesced
+	HeldTime float64        `json:"held-milliseconds"` // quiesced until thawed; 0: not quiesced
 }
 
 // PromotedDisk is one disk of a promotion.
@@ -70,6 +70,14 @@ type PromotedDisk struct {
 
 // errPromoted wraps an error that came after the promotion.
 var errPromoted = errors.New("the disks are promoted, but")
+
+// promoteCommand is cow-promote.
+func (d *Daemon) promoteCommand(ctx context.Context, args PromoteArgs) (any, error) {
+	if err := d.checkReach(ctx, &args.Spec); err != nil {
+		return nil, err
+	}
+	return d.promote(ctx, args, "")
+}
 
 // promote promotes disks of this process at one instant. After an error the guest runs on the old
 // heads, unless the error wraps errPromoted.

@@ -32,7 +32,7 @@ const thawLimit = 2 * time.Minute
 type quiescedGuests struct {
 	mu  sync.Mutex
 	all []*QuiescedGuest
-	// ctx is Run's; nil before. Thawing outlives the command that quiesced the guest, not the process.
+	// ctx is Run's; nil before. Thawing outlives the command that quiesced the guest.
 	ctx context.Context
 }
 
@@ -126,27 +126,32 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 	})
 }
 
-// forgetGuest ends the attempts to thaw a guest of the disk and removes its record.
-func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
+// forgetGuest is cow-forget-guest: it ends the attempts to thaw a guest of the disk and removes its
+// record.
+func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
+	disks := []string{a.Disk}
+	if _, err := d.named(disks); err != nil {
+		return nil, err
+	}
 	if d.names == nil {
-		return errors.New(
+		return nil, errors.New(
 			"this process serves raw files: there are no promotions, and no guest is quiesced")
 	}
-	held := d.quiesced.of([]string{disk})
+	held := d.quiesced.of(disks)
 	for _, h := range held {
 		h.cancelTries()
 		select {
 		case <-h.thawed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	if len(held) > 0 {
-		return nil // together with the record of all its disks
+		return nil, nil // together with the record of all its disks
 	}
 	d.promoting.Lock() // else the record could be that of a promotion in progress
 	defer d.promoting.Unlock()
-	return d.names.Note([]string{disk}, nil)
+	return nil, d.names.Note(disks, nil)
 }
 
 // waitThawed returns when no guest of the disks is still to be thawed. A promotion that quiesces a
@@ -162,8 +167,8 @@ func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Dura
 			return ctx.Err()
 		case <-timer.C:
 			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: "+
-				"make sure that %s answers, promote with quiesce none, or, if that guest has ended "+
-				"or runs, remove its record (cowblk resume --forget)",
+				"make sure that %s answers, promote with quiesce none, or, if that guest has "+
+				"ended or runs, remove its record (cowblk resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

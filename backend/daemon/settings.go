@@ -15,7 +15,7 @@ type SetArgs struct {
 	WriteCache *bool     `json:"write-cache,omitempty"`
 	NoFlush    *bool     `json:"writeback-without-flush,omitempty"` // see backend.DeviceOptions
 	Poll       *float64  `json:"poll-microseconds,omitempty"`       // 0: off
-	PromoteOn  *[]string `json:"promote-on,omitempty"`              // replaces the list; empty: none
+	PromoteOn  *[]string `json:"promote-on,omitempty"`              // replaces the list
 	Keep       *int      `json:"keep,omitempty"`                    // 0: no limit
 	Interval   *float64  `json:"promote-min-interval,omitempty"`    // seconds
 	SpaceLow   *string   `json:"space-low,omitempty"`               // see ParseThreshold
@@ -114,15 +114,16 @@ func (d *Daemon) checkSettings(a *SetArgs) (c checkedSettings, err error) {
 	}
 	if a.Interval != nil {
 		if !(*a.Interval > 0 && *a.Interval <= maxInterval.Seconds()) {
-			return c, fmt.Errorf("promote-min-interval %v: expected seconds, more than 0", *a.Interval)
+			return c, fmt.Errorf("promote-min-interval %v: expected seconds, more than 0",
+				*a.Interval)
 		}
 		c.interval = seconds(*a.Interval)
 	}
 	if a.Poll != nil {
 		most := backend.MaxPoll.Microseconds()
 		if !(*a.Poll >= 0 && *a.Poll <= float64(most)) {
-			return c, fmt.Errorf(
-				"poll-microseconds %v: expected a number from 0, which is off, to %d", *a.Poll, most)
+			return c, fmt.Errorf("poll-microseconds %v: "+
+				"expected a number from 0, which is off, to %d", *a.Poll, most)
 		}
 		c.poll = time.Duration(*a.Poll * float64(time.Microsecond))
 	}

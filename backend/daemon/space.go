@@ -19,15 +19,15 @@ const (
 	parkedInterval = time.Second     // between retries of parked requests
 )
 
-// spaceMonitor watches the space of the heads in one goroutine: it reports file systems that are low
-// on space (this file) and handles requests that are parked for want of space (enospc.go). Nothing
-// waits for it: a file system or a guest that does not answer blocks the monitor only.
+// spaceMonitor watches the space of the heads in one goroutine: it reports file systems that are
+// low on space (this file) and handles requests that are parked for want of space (enospc.go).
+// Nothing waits for it: a file system or a guest that does not answer blocks the monitor only.
 type spaceMonitor struct {
 	daemon   *Daemon
 	statfs   func(path string) (fsSpace, bool) // false: no file system that can fill up
 	guest    qmp.Spec                          // ENOSPCOptions.Guest
 	newLimit chan struct{}                     // capacity one
-	parked   chan struct{}                     // capacity one: waiting, policy or retryNow has changed
+	parked   chan struct{}                     // capacity one: waiting, policy, retryNow
 
 	mu       sync.Mutex
 	limit    Threshold

@@ -55,8 +55,8 @@ func parseSpace(s, examples string) (Threshold, error) {
 		t.bytes = v
 	}
 	if t.percent == 0 && t.bytes == 0 {
-		return Threshold{}, fmt.Errorf(
-			"%q: nothing would ever be low; expected an amount of free space such as %s", s, examples)
+		return Threshold{}, fmt.Errorf("%q: nothing would ever be low; "+
+			"expected an amount of free space such as %s", s, examples)
 	}
 	return t, nil
 }

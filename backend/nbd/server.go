@@ -93,10 +93,12 @@ func New(o Options) *Server {
 // Errors: ErrExists, ErrName, ErrSize, ErrClosed.
 func (s *Server) AddExport(name string, disk Disk) error {
 	if len(name) > maxName || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
-		return fmt.Errorf("%w %q: expected UTF-8 without zero bytes, at most %d bytes", ErrName, name, maxName)
+		return fmt.Errorf("%w %q: expected UTF-8 without zero bytes, at most %d bytes",
+			ErrName, name, maxName)
 	}
 	if size := disk.Size(); size <= 0 || size%sectorSize != 0 {
-		return fmt.Errorf("export %q: %w: expected a positive multiple of 512, found %d bytes", name, ErrSize, size)
+		return fmt.Errorf("export %q: %w: expected a positive multiple of 512, found %d bytes",
+			name, ErrSize, size)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

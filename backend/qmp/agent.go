@@ -83,7 +83,8 @@ func (a *Agent) freeze(ctx context.Context) error {
 		return err
 	}
 	if count == 0 {
-		a.opts.Log.Warn("the guest agent found no file system to freeze", "address", a.opts.Address.String())
+		a.opts.Log.Warn("the guest agent found no file system to freeze",
+			"address", a.opts.Address.String())
 	}
 	return nil
 }
@@ -220,7 +221,8 @@ func (c *agentConn) withContext(ctx context.Context, f func() error) error {
 // and the agent's 0xFF directly precedes the reply with our id.
 func (c *agentConn) sync() error {
 	id := rand.Int64()
-	if _, err := fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n", id); err != nil {
+	const command = "\xff" + `{"execute":"guest-sync-delimited","arguments":{"id":%d}}` + "\n"
+	if _, err := fmt.Fprintf(c, command, id); err != nil {
 		return err
 	}
 	for stale := 0; stale < maxStale; {

@@ -31,7 +31,8 @@ type Libvirt struct {
 // ParseLibvirt parses a URI and determines the daemon's sockets.
 func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	bad := func(why string) (Libvirt, error) {
-		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as qemu:///system", uri, why)
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as "+
+			"qemu:///system", uri, why)
 	}
 	u, err := url.Parse(uri)
 	switch {
@@ -42,7 +43,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	case u.Scheme == "" || len(u.Path) < 2:
 		return bad("driver or path is missing")
 	case domain == "":
-		return Libvirt{}, fmt.Errorf("libvirt URI %q: the domain's name is missing: add --domain NAME", uri)
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: the domain's name is missing: add --domain "+
+			"NAME", uri)
 	}
 	l := Libvirt{URI: uri, Domain: domain, uri: u.Scheme + "://" + u.Path}
 	dir := "/run/libvirt"
@@ -50,7 +52,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	if u.Path == "/session" && s == "" {
 		run := os.Getenv("XDG_RUNTIME_DIR")
 		if !filepath.IsAbs(run) {
-			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set it to an absolute path, or add ?socket=PATH", run))
+			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set "+
+				"it to an absolute path, or add ?socket=PATH", run))
 		}
 		dir = filepath.Join(run, "libvirt")
 	}
@@ -58,7 +61,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 		l.sockets = []string{s}
 	} else {
 		// The daemon for all drivers, or the driver's own.
-		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, "virt"+u.Scheme+"d-sock")}
+		own := "virt" + u.Scheme + "d-sock"
+		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, own)}
 	}
 	return l, nil
 }
@@ -137,7 +141,8 @@ func noAgent(err error) bool {
 // noGuest reports whether an error of a thaw says that no guest can be frozen.
 func noGuest(err error) bool {
 	return errors.Is(err, errNotRunning) ||
-		hasCode(err, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported)
+		hasCode(err, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid,
+			libvirt.ErrArgumentUnsupported)
 }
 
 // checkRun returns ErrGone if the recorded run of a domain is known and another one than now.
@@ -174,17 +179,19 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 
 // ForceThaw thaws the guest even if another process froze it.
 func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
-	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-			now, err := domainInstance(dom)
-			if err == nil {
-				err = checkRun(f.recorded, now)
-			}
-			if err == nil {
-				_, err = l.DomainFsthaw(dom, nil, 0)
-			}
-			return err
-		})
+	thaw := func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		now, err := domainInstance(dom)
+		if err == nil {
+			err = checkRun(f.recorded, now)
+		}
+		if err == nil {
+			_, err = l.DomainFsthaw(dom, nil, 0)
+		}
+		return err
+	}
+	advice := "run virsh domfsthaw " + f.at.Domain
+	err := retry(ctx, "thawing", advice, func(ctx context.Context) error {
+		err := f.at.withDomain(ctx, thaw)
 		if noGuest(err) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
@@ -227,7 +234,8 @@ func (l Libvirt) withDomain(ctx context.Context, do domainFunc) error {
 // go-qemu supports only qemu:///system.
 func NewLibvirtPause(at Libvirt) (*Pause, error) {
 	if at.uri != string(libvirt.QEMUSystem) {
-		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
+		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s "+
+			"only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
 	}
 	return NewPause(&libvirtRunner{at}), nil
 }
@@ -337,7 +345,8 @@ func (c *packetConn) Read(p []byte) (int, error) {
 		}
 		length := binary.BigEndian.Uint32(c.head[:])
 		if length < packetHeader || length > packetMax {
-			return 0, fmt.Errorf("packet of %d bytes, expected %d to %d: is this libvirt's socket?", length, packetHeader, packetMax)
+			return 0, fmt.Errorf("packet of %d bytes, expected %d to %d: is this libvirt's socket?",
+				length, packetHeader, packetMax)
 		}
 		c.have, c.left = 0, length-uint32(len(c.head))
 	}

@@ -80,7 +80,8 @@ func (m *Monitor) loop(ctx context.Context) {
 		l, err := dial(dctx, m.opts.Address)
 		cancel()
 		if err == nil {
-			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(), "version", l.Version())
+			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(),
+				"version", l.Version())
 			since := time.Now()
 			stop := context.AfterFunc(ctx, func() { l.Conn().Close() })
 			m.setLink(l, nil)
@@ -97,7 +98,8 @@ func (m *Monitor) loop(ctx context.Context) {
 		// Repeated errors are logged once.
 		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
 			lastLogged = text
-			m.opts.Log.Warn("no connection to QEMU's monitor, retrying", "address", m.opts.Address.String(), "err", err)
+			m.opts.Log.Warn("no connection to QEMU's monitor, retrying",
+				"address", m.opts.Address.String(), "err", err)
 		}
 		_ = sleep(ctx, wait) // the loop ends with ctx
 		wait = min(2*wait, m.opts.Retry)
@@ -247,7 +249,8 @@ func (m *Monitor) deliver(e qmp.Event) {
 		case s.ch <- e:
 		default:
 			if s.lost++; s.lost == 1 {
-				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read", "event", e.Event, "queue", cap(s.ch))
+				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read",
+					"event", e.Event, "queue", cap(s.ch))
 			}
 		}
 	}

@@ -124,7 +124,8 @@ func (o *Offer) skipLines() error {
 		}
 		if json.Unmarshal(bytes.TrimSpace(line), &reply) == nil && reply.Error != nil {
 			if reply.Error.Class == control.CommandNotFound {
-				return fmt.Errorf("it knows no takeover, and must be stopped first: %w", &RefusedError{reply.Error.Desc})
+				return fmt.Errorf("it knows no takeover, and must be stopped first: %w",
+					&RefusedError{reply.Error.Desc})
 			}
 			return &RefusedError{reply.Error.Desc}
 		}
@@ -176,7 +177,8 @@ func (o *Offer) collect() error {
 			o.Exports = append(o.Exports, m.Name)
 		default:
 			if o.Control.FD == 0 || len(o.Sockets) == 0 {
-				return fmt.Errorf("%d sockets of disks, control socket: %v: %w", len(o.Sockets), o.Control.FD != 0, ErrProtocol)
+				return fmt.Errorf("%d sockets of disks, control socket: %v: %w",
+					len(o.Sockets), o.Control.FD != 0, ErrProtocol)
 			}
 			return nil
 		}
