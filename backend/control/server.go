@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,16 +42,6 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Handler runs one command. args is a JSON object (see [Decode]). The result must be encodable as
-// JSON; nil stands for the empty object.
-//
-// The commands of a client run one at a time; those of different clients run concurrently. ctx ends
-// when the client disconnects or the server closes. Half-closing, as socat does at the end of its
-// input, is not disconnecting. The handler must then return soon, because Close waits for it. A
-// handler must not call [Server.Close]; the handler of quit signals the main goroutine, and its
-// reply is sent before the socket closes.
-type Handler func(ctx context.Context, args json.RawMessage) (any, error)
-
 // Server is a control server on any number of sockets. All methods may be called from any
 // goroutine.
 type Server struct {
@@ -86,28 +74,6 @@ func NewServer(o Options) *Server {
 	}))
 	s.Register("query-commands", Typed(s.queryCommands))
 	return s
-}
-
-// command is one command; run or takeConn is set.
-type command struct {
-	run      Handler
-	takeConn ConnHandler
-	changes  bool // it changes state: it is logged
-}
-
-// Register adds a command that changes nothing. It replaces a command of the same name.
-func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
-
-// RegisterChange adds a command that changes state; sender and arguments are logged. It replaces a
-// command of the same name.
-func (s *Server) RegisterChange(name string, h Handler) {
-	s.register(name, command{run: h, changes: true})
-}
-
-func (s *Server) register(name string, c command) {
-	s.mu.Lock()
-	s.commands[name] = c
-	s.mu.Unlock()
 }
 
 // Listen makes a socket, see [ListenUnix]. Clients wait in its backlog until Serve.
@@ -301,31 +267,6 @@ func (s *Server) Close() error {
 	return first
 }
 
-// lookup returns a command by name.
-func (s *Server) lookup(name string) (command, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c, ok := s.commands[name]
-	return c, ok
-}
-
-// queryCommands lists the commands, except those that take over a connection.
-func (s *Server) queryCommands(context.Context, struct{}) (any, error) {
-	type info struct {
-		Name string `json:"name"`
-	}
-	list := []info{{cmdCapabilities}, {cmdSetEvents}, {cmdLastError}}
-	s.mu.Lock()
-	for name, c := range s.commands {
-		if c.takeConn == nil {
-			list = append(list, info{name})
-		}
-	}
-	s.mu.Unlock()
-	slices.SortFunc(list, func(a, b info) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
-}
-
 // hungUp reports whether the peer has closed its socket (POLLHUP), not just its output with
 // shutdown(SHUT_WR).
 func hungUp(conn *net.UnixConn) bool {
@@ -341,4 +282,11 @@ func hungUp(conn *net.UnixConn) bool {
 		}
 	})
 	return err != nil || hungUp
+}
+
+// Listeners returns the server's sockets.
+func (s *Server) Listeners() []*Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*Listener(nil), s.listeners...)
 }

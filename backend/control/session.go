@@ -234,6 +234,23 @@ func (c *session) dispatch(r request) {
 	c.reply(r.ID, value, nil)
 }
 
+// runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
+// connection to h. After an error the session continues.
+func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
+	if err := OwnerOnly(c.ctx, "this command"); err != nil {
+		return err
+	}
+	c.srv.setEvents(c, false)
+	c.out.end()
+	<-c.written
+	c.conn.SetReadDeadline(time.Unix(1, 0))
+	<-c.readEnded
+	c.conn.SetDeadline(time.Time{})
+	h(c.ctx, c.conn, args)
+	c.abort()
+	return nil
+}
+
 // maxLoggedArgs bounds the logged arguments of a command, in bytes.
 const maxLoggedArgs = 512
 
