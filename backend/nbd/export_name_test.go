@@ -58,13 +58,9 @@ func TestExportName(t *testing.T) {
 				if size, tf := c.oldReply(flags&2 == 0); size != 8<<10 || tf != transmissionFlags {
 					t.Errorf("size %d, flags %#x", size, tf)
 				}
-				if e := c.reply(9); e != 0 || !bytes.Equal(c.take(4096), x.data[512:512+4096]) {
-					t.Errorf("read: error %d or another content", e)
-				}
+				c.wantData(9, x.data[512:512+4096])
 				c.give(command(cmdWrite, 0, 10, 0, 0))
-				if e := c.reply(10); e != nbdEPERM {
-					t.Errorf("write: error %d", e)
-				}
+				c.wantReply(10, nbdEPERM)
 				c.give(command(cmdDisc, 0, 0, 0, 0))
 				c.closed()
 			})

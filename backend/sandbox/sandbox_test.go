@@ -13,44 +13,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // makeFiles makes the files and the listener that helpers use.
 func makeFiles(t *testing.T) *task {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "confined")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	at := func(elem ...string) string { return filepath.Join(append([]string{dir}, elem...)...) }
 	for _, sub := range []string{"foreign", "read", "change", "change2", "sockets"} {
-		if err := os.Mkdir(at(sub), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(at(sub), 0o700))
 	}
 	program, err := os.ReadFile("/bin/true")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for path, content := range map[string][]byte{
 		at("foreign", "file"): []byte("foreign"), at("read", "file"): []byte("read"), at("write"): nil,
 		at("foreign", "old-before"): nil, at("foreign", "old-after"): nil, at("foreign", "mv-before"): nil, at("foreign", "mv-after"): nil,
 		at("change", "program"): program,
 	} {
-		if err := os.WriteFile(path, content, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, content, 0o700))
 	}
 	for network, address := range map[string]string{"unix": at("foreign", "listens"), "unix ": "@" + at("abstract")} {
 		l, err := net.Listen(strings.TrimSpace(network), address)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		t.Cleanup(func() { l.Close() })
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { l.Close() })
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return &task{
@@ -66,9 +61,7 @@ func makeFiles(t *testing.T) *task {
 func (k *task) helper(t *testing.T) (a answer) {
 	t.Helper()
 	text, err := json.Marshal(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(text))
 	cmd.Stderr = os.Stderr
@@ -106,7 +99,8 @@ func kernelABI(t *testing.T) int {
 	t.Helper()
 	abi, reason := supported()
 	if abi == 0 && os.Getenv("COWBLK_TEST_NO_LANDLOCK") == "" {
-		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)", reason)
+		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)",
+			reason)
 	}
 	return abi
 }
@@ -144,7 +138,8 @@ func TestConfined(t *testing.T) {
 	if len(a.Status) < 3 || slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 		t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 	}
-	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 && len(left) > 0 {
+	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 &&
+		len(left) > 0 {
 		t.Errorf("reported as missing: %v", a.Report.Missing)
 	}
 }
@@ -200,7 +195,9 @@ func TestRules(t *testing.T) {
 	}
 	k = makeFiles(t)
 	k.Rules.Abstract = true
-	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" || a.Report.ABI > 0 && !slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
+	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" ||
+		a.Report.ABI > 0 &&
+			!slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
 		t.Errorf("%s: %s", a.Error, a.Ops["after"]["connect to abstract"])
 	}
 }

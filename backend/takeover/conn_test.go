@@ -20,29 +20,30 @@ import (
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		t.Cleanup(func() { c.Close() })
 		ends[i] = c.(*net.UnixConn)
 	}
 	return ends[0], ends[1]
 }
 
-func openDescriptors(t testing.TB) int {
+func must(t testing.TB, err error) {
 	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func openDescriptors(t testing.TB) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
 	return len(all)
 }
 
@@ -50,9 +51,7 @@ func TestMessages(t *testing.T) {
 	a, b := pair(t)
 	from, to := NewConn(a), NewConn(b)
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer file.Close()
 	if _, err := file.WriteString("what is in it"); err != nil {
 		t.Fatal(err)
@@ -65,15 +64,11 @@ func TestMessages(t *testing.T) {
 		{Kind: Ready},
 	}
 	for _, m := range sent {
-		if err := from.Send(m); err != nil {
-			t.Fatal(err)
-		}
+		must(t, from.Send(m))
 	}
 	for _, want := range sent {
 		got, err := to.Expect(want.Kind)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if (got.FD > 0) != (want.FD > 0) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -94,9 +89,7 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%q was sent", m.Kind)
 		}
 	}
-	if err := from.Send(Message{Kind: Refused, Error: "no"}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, from.Send(Message{Kind: Refused, Error: "no"}))
 	var refused *RefusedError
 	if _, err := to.Expect(Go); !errors.As(err, &refused) || refused.Reason != "no" {
 		t.Errorf("refusal: %v", err)
@@ -165,9 +158,7 @@ func TestRequestToOthers(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "c")
 		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		go func() {
 			c, err := l.Accept()
 			if err != nil {
@@ -187,7 +178,8 @@ func TestRequestToOthers(t *testing.T) {
 		}
 		l.Close()
 	}
-	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
+	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err,
+		control.ErrNoDaemon) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
