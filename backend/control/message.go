@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -218,15 +217,15 @@ func truncate(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
-// appendEvent appends an event's line to dst. name and data are encoded JSON.
-func appendEvent(dst, name, data []byte, at time.Time) []byte {
-	dst = append(dst, `{"event":`...)
-	dst = append(dst, name...)
-	dst = append(dst, `,"data":`...)
-	dst = append(dst, data...)
-	dst = append(dst, `,"timestamp":{"seconds":`...)
-	dst = strconv.AppendInt(dst, at.Unix(), 10)
-	dst = append(dst, `,"microseconds":`...)
-	dst = strconv.AppendInt(dst, int64(at.Nanosecond()/1000), 10)
-	return append(dst, "}}\n"...)
+// encodeEvent returns the line of an event; data is encoded JSON.
+func encodeEvent(name string, data json.RawMessage, at time.Time) ([]byte, error) {
+	type timestamp struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int   `json:"microseconds"`
+	}
+	return encodeLine(struct {
+		Event string          `json:"event"`
+		Data  json.RawMessage `json:"data"`
+		At    timestamp       `json:"timestamp"`
+	}{name, data, timestamp{at.Unix(), at.Nanosecond() / 1000}})
 }

@@ -55,7 +55,6 @@ type Server struct {
 	refusalLogged bool // the refusal of clients was logged
 	closed        bool
 	done          chan struct{} // closed by Close
-	event         []byte        // Emit's buffer
 	running       int           // commands in handlers
 	suspended     chan struct{} // see SuspendCommands; nil: not suspended
 }
@@ -206,26 +205,25 @@ func (s *Server) Emit(event string, data any) {
 	if data == nil {
 		data = struct{}{}
 	}
-	name, err := json.Marshal(event)
-	var raw []byte
-	if err == nil {
-		raw, err = json.Marshal(data)
-	}
-	if err != nil {
-		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
-		return
-	}
+	raw, err := json.Marshal(data)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Under the lock, so that timestamps never go back within a stream.
-	s.event = appendEvent(s.event[:0], name, raw, time.Now())
-	if len(s.event) > maxText {
-		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event),
-			"max", maxText)
+	var line []byte
+	if err == nil {
+		// Under the lock, so that timestamps never go back within a stream.
+		line, err = encodeEvent(event, raw, time.Now())
+	}
+	switch {
+	case err != nil:
+		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
+		return
+	case len(line) > maxText:
+		s.opts.Log.Error("event too long, not sent", "event", event,
+			"bytes", len(line), "max", maxText)
 		return
 	}
 	for c := range s.sessions {
-		if c.events && !c.out.tryPut(s.event) {
+		if c.events && !c.out.tryPut(line) {
 			s.opts.Log.Warn("control client does not read: disconnected",
 				"unread_max", s.opts.MaxQueue)
 			c.abort()

@@ -72,9 +72,6 @@ func (e *Export) Connected() (now bool, sessions uint64) {
 	return e.connected.Load(), e.sessions.Load()
 }
 
-// Device returns the exported device.
-func (e *Export) Device() *backend.Device { return e.dev }
-
 // Run serves front-ends until ctx is done. Then it drains the rings, closes connection and
 // listener, and returns nil.
 func (e *Export) Run(ctx context.Context) error {

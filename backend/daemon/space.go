@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -111,6 +112,8 @@ type SpaceLow struct {
 	Total     int64    `json:"total"`     // bytes
 	Threshold int64    `json:"threshold"` // bytes; 0: off
 	Files              // free files: a new disk or layer needs some
+
+	id uint64 // of the file system
 }
 
 // Low reports whether space or files are low.
@@ -125,27 +128,25 @@ func (m *spaceMonitor) checkLow() {
 	if limit == (Threshold{}) {
 		return
 	}
-	found, order := m.survey(limit)
-	for _, id := range order {
-		f := found[id]
+	for _, f := range m.survey(limit) {
 		log := m.daemon.log.With("disks", strings.Join(f.Disks, ", "), "path", f.Path,
 			"free", humanize.IBytes(uint64(f.Free)))
 		switch {
-		case f.Low() && !low[id]:
-			low[id] = true
+		case f.Low() && !low[f.id]:
+			low[f.id] = true
 			log.Warn("space is low: guest writes will fail when it runs out",
 				"threshold", humanize.IBytes(uint64(f.Threshold)), "free_files", f.Files.Free)
 			m.daemon.emit("COW_SPACE_LOW", f)
-		case !f.Low() && f.Free >= f.Threshold+f.Threshold/4 && low[id]:
-			delete(low, id)
+		case !f.Low() && f.Free >= f.Threshold+f.Threshold/4 && low[f.id]:
+			delete(low, f.id)
 			log.Info("space is no longer low")
 		}
 	}
 }
 
 // survey measures every file system of heads, in the order of the disks. Raw files have no heads.
-func (m *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, order []uint64) {
-	found = map[uint64]*SpaceLow{}
+func (m *spaceMonitor) survey(limit Threshold) []*SpaceLow {
+	found := []*SpaceLow{}
 	for _, e := range m.daemon.snapshot() {
 		path := m.head(e)
 		if path == "" || e.dev.ReadOnly() {
@@ -155,16 +156,15 @@ func (m *spaceMonitor) survey(limit Threshold) (found map[uint64]*SpaceLow, orde
 		if !ok {
 			continue
 		}
-		f := found[r.id]
-		if f == nil {
+		i := slices.IndexFunc(found, func(f *SpaceLow) bool { return f.id == r.id })
+		if i < 0 {
+			i = len(found)
 			low := r.below(path, limit)
-			f = &low
-			found[r.id] = f
-			order = append(order, r.id)
+			found = append(found, &low)
 		}
-		f.Disks = append(f.Disks, e.dev.Name())
+		found[i].Disks = append(found[i].Disks, e.dev.Name())
 	}
-	return found, order
+	return found
 }
 
 // head returns the path of the head's data; empty: none.
@@ -178,12 +178,7 @@ func (m *spaceMonitor) head(e *Export) string {
 // query returns every file system of heads, low or not: the answer to query-cow-space.
 func (m *spaceMonitor) query() []*SpaceLow {
 	limit, _ := m.settings()
-	found, order := m.survey(limit)
-	all := []*SpaceLow{}
-	for _, id := range order {
-		all = append(all, found[id])
-	}
-	return all
+	return m.survey(limit)
 }
 
 // Files counts the files (inodes) of a file system. Zero value: the file system does not count
@@ -208,7 +203,7 @@ type fsSpace struct {
 func (r fsSpace) below(path string, limit Threshold) SpaceLow {
 	return SpaceLow{
 		Path: filepath.Dir(path), Free: r.free, Total: r.total,
-		Threshold: limit.of(r.total), Files: limit.files(r.files),
+		Threshold: limit.of(r.total), Files: limit.files(r.files), id: r.id,
 	}
 }
 

@@ -210,7 +210,9 @@ func TestMode(t *testing.T) {
 			t.Errorf("%v: %q, %v", m, text, err)
 		}
 	}
-	if err := new(Mode).UnmarshalText([]byte("yes")); err == nil {
-		t.Error("yes is no mode")
+	for _, bad := range []string{"yes", "", "Off"} {
+		if err := new(Mode).UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q is no mode", bad)
+		}
 	}
 }
