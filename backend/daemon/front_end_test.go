@@ -65,8 +65,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	f := s.dial(frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
-	if i := s.export.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me ||
-		i.FrontEnd.Name == "" || i.Waiting != nil {
+	if i := s.export.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" || i.Waiting != nil {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, s.socket)
@@ -74,8 +73,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	if !strings.Contains(log.String(), "held_since=2") {
 		t.Errorf("since when: %s", log)
 	}
-	if i := s.export.info(); i.Waiting == nil || i.Waiting.PID != first.pid() ||
-		int(i.FrontEnd.PID) != me {
+	if i := s.export.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
 		t.Errorf("%+v", i)
 	}
 	first.leave(t)
@@ -89,8 +87,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	must(t, f.Close())
 	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
 	log.Await(t, "msg=\"front-end disconnected\"")
-	if !strings.Contains(log.String(), "virsh attach-device") ||
-		!strings.Contains(log.String(), "cowblk attach") {
+	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
 		t.Errorf("no advice: %s", log)
 	}
 	second.leave(t)

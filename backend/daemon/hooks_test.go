@@ -136,8 +136,7 @@ func TestHookEvent(t *testing.T) {
 		}
 		if err == nil {
 			tag := hookTag(got, time.Now())
-			if len(tag) > 64 || !isHookTag(tag, []string{got}) ||
-				isHookTag(tag, nil) != knownEvent(got) {
+			if len(tag) > 64 || !isHookTag(tag, []string{got}) || isHookTag(tag, nil) != knownEvent(got) {
 				t.Errorf("tag %q of %s", tag, got)
 			}
 		}
@@ -162,18 +161,15 @@ func TestSet(t *testing.T) {
 			t.Errorf("%+v was accepted: %+v", a, s)
 		}
 	}
-	if s := d.settings(); s.Keep != 0 || !s.Disks[0].WriteCache || s.SpaceLow != "off" ||
-		s.Interval != 10 {
+	if s := d.settings(); s.Keep != 0 || !s.Disks[0].WriteCache || s.SpaceLow != "off" || s.Interval != 10 {
 		t.Errorf("refused settings are in force: %+v", s)
 	}
 	d.hooks.address = &qmp.Address{Path: "/q"}
 	s, err := d.set(SetArgs{PromoteOn: &list, Keep: &five, WriteCache: &off, Disk: "test", SpaceLow: &low})
-	if err != nil || !slices.Equal(s.PromoteOn, []string{"RESET"}) || s.Keep != 5 ||
-		s.SpaceLow != "10G" || s.Disks[0].WriteCache {
+	if err != nil || !slices.Equal(s.PromoteOn, []string{"RESET"}) || s.Keep != 5 || s.SpaceLow != "10G" || s.Disks[0].WriteCache {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if s, err = d.set(SetArgs{PromoteOn: &none}); err != nil || len(s.PromoteOn) != 0 ||
-		s.Keep != 5 {
+	if s, err = d.set(SetArgs{PromoteOn: &none}); err != nil || len(s.PromoteOn) != 0 || s.Keep != 5 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	// The next driver finds the write cache off.
@@ -205,8 +201,7 @@ func TestDaemonLeavesNoGoroutine(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			buf := make([]byte, 1<<16)
-			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before,
-				buf[:runtime.Stack(buf, true)])
+			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}
 	}
 }

@@ -107,14 +107,12 @@ func TestExportCommands(t *testing.T) {
 	}
 	var info NBDInfo
 	must(t, ask("query-cow-exports", "", "", &info))
-	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) ||
-		len(info.Exports) != 2 {
+	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) || len(info.Exports) != 2 {
 		t.Errorf("%+v", info)
 	}
 	for _, e := range info.Exports {
 		for _, uri := range e.URIs {
-			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil ||
-				strings.TrimSpace(string(out)) != "1048576" {
+			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "1048576" {
 				t.Errorf("nbdinfo %s: %v: %s", uri, err, out)
 			}
 		}

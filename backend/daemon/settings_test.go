@@ -23,8 +23,7 @@ func TestSetWritebackWithoutFlush(t *testing.T) {
 	if !dev.WriteCacheOn() {
 		t.Error("the write cache is off for a driver without FLUSH")
 	}
-	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush ||
-		s.Disks[0].WriteCache {
+	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush || s.Disks[0].WriteCache {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

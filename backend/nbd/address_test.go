@@ -38,8 +38,7 @@ func TestParseAddress(t *testing.T) {
 			test.out = test.in
 		}
 		if a.String() != test.out || a.URI("vm1@tag") != test.uri {
-			t.Errorf("%q: %s, %s; expected %s, %s", test.in, a, a.URI("vm1@tag"), test.out,
-				test.uri)
+			t.Errorf("%q: %s, %s; expected %s, %s", test.in, a, a.URI("vm1@tag"), test.out, test.uri)
 		}
 		if b, err := ParseAddress(a.String()); err != nil || a != b {
 			t.Errorf("%q again: %+v, %v", a, b, err)
@@ -50,8 +49,7 @@ func TestParseAddress(t *testing.T) {
 		"tcp:::1:80", "tcp:host:-1", "tcp:host:+1", "tcp:a b:1", "vsock", "vsock:", "vsock:1", "vsock::1", "vsock:host:1", "vsock:1:x",
 		"vsock:-1:1", "vsock:1:4294967295", "vsock:4294967296:1", "vsock:1:2:3",
 	} {
-		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) ||
-			!strings.Contains(err.Error(), "expected") {
+		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) || !strings.Contains(err.Error(), "expected") {
 			t.Errorf("%q: %+v, %v", in, a, err)
 		}
 	}
@@ -117,8 +115,7 @@ func TestListenVsock(t *testing.T) {
 		}
 		return
 	}
-	if a.Port == 0 || len(s.Addresses()) != 2 ||
-		!strings.HasPrefix(s.Exports()[0].URIs[1], "nbd+vsock://2:") {
+	if a.Port == 0 || len(s.Addresses()) != 2 || !strings.HasPrefix(s.Exports()[0].URIs[1], "nbd+vsock://2:") {
 		t.Errorf("bound to %s, %+v", a, s.Exports())
 	}
 	if _, err := s.Listen(a); err == nil {

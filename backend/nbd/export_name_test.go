@@ -58,9 +58,13 @@ func TestExportName(t *testing.T) {
 				if size, tf := c.oldReply(flags&2 == 0); size != 8<<10 || tf != transmissionFlags {
 					t.Errorf("size %d, flags %#x", size, tf)
 				}
-				c.wantData(9, x.data[512:512+4096])
+				if e := c.reply(9); e != 0 || !bytes.Equal(c.take(4096), x.data[512:512+4096]) {
+					t.Errorf("read: error %d or another content", e)
+				}
 				c.give(command(cmdWrite, 0, 10, 0, 0))
-				c.wantReply(10, nbdEPERM)
+				if e := c.reply(10); e != nbdEPERM {
+					t.Errorf("write: error %d", e)
+				}
 				c.give(command(cmdDisc, 0, 0, 0, 0))
 				c.closed()
 			})

@@ -67,8 +67,7 @@ func checkOutput(t *testing.T, out []byte, g *guard) {
 	out = out[greetingLen:]
 	for len(out) > 0 && binary.BigEndian.Uint32(out) == 0x3e889 {
 		n := binary.BigEndian.Uint32(out[16:])
-		if g.established() && binary.BigEndian.Uint32(out[8:]) == optGo &&
-			binary.BigEndian.Uint32(out[12:]) == repInfo && n == infoExportLen &&
+		if g.established() && binary.BigEndian.Uint32(out[8:]) == optGo && binary.BigEndian.Uint32(out[12:]) == repInfo && n == infoExportLen &&
 			binary.BigEndian.Uint16(out[optionReplyLen:]) == 0 && binary.BigEndian.Uint16(out[optionReplyLen+10:]) != transmissionFlags {
 			t.Fatalf("flags % x", out[optionReplyLen:][:n])
 		}

@@ -120,15 +120,13 @@ func TestInfoThenGo(t *testing.T) {
 			}
 		}
 	}
-	if size, flags, last := info(optInfo, "x"); size != 512 || flags != transmissionFlags ||
-		last != repAck {
+	if size, flags, last := info(optInfo, "x"); size != 512 || flags != transmissionFlags || last != repAck {
 		t.Errorf("INFO x: %d bytes, flags %#x, %#x", size, flags, last)
 	}
 	if _, _, last := info(optGo, "z"); last != repErrUnknown {
 		t.Errorf("GO z: %#x", last)
 	}
-	if size, flags, last := info(optGo, "y"); size != 1024 || flags != transmissionFlags ||
-		last != repAck {
+	if size, flags, last := info(optGo, "y"); size != 1024 || flags != transmissionFlags || last != repAck {
 		t.Errorf("GO y: %d bytes, flags %#x, %#x", size, flags, last)
 	}
 }
@@ -182,8 +180,12 @@ func TestHostileRequests(t *testing.T) {
 					return
 				}
 				c.give(good)
-				c.wantReply(1, test.want)
-				c.wantData(2, d.data[512:1024])
+				if e := c.reply(1); e != test.want {
+					t.Errorf("error %d, expected %d", e, test.want)
+				}
+				if e := c.reply(2); e != 0 || !bytes.Equal(c.take(512), d.data[512:1024]) {
+					t.Errorf("the next request: error %d", e)
+				}
 			})
 			if n > uint64(test.payload)+1<<20 {
 				t.Errorf("%d bytes were allocated", n)
@@ -214,10 +216,16 @@ func TestReadErrors(t *testing.T) {
 		c := ready(t, a, "x")
 		c.give(command(cmdRead, 0, 1, 2<<20, 2*chunkSize))
 		c.give(command(cmdRead, 0, 2, 4096, 4096))
-		c.wantReply(1, test.want)
-		c.wantData(2, d.data[4096:8192])
+		if e := c.reply(1); e != test.want {
+			t.Errorf("%v: error %d, expected %d", test.err, e, test.want)
+		}
+		if e := c.reply(2); e != 0 || !bytes.Equal(c.take(4096), d.data[4096:8192]) {
+			t.Errorf("%v: the next request: error %d", test.err, e)
+		}
 		c.give(command(cmdRead, 0, 3, 1<<20-chunkSize, 2*chunkSize))
-		c.wantData(3, d.data[1<<20-chunkSize:1<<20]) // the part that could be read
+		if e := c.reply(3); e != 0 || !bytes.Equal(c.take(chunkSize), d.data[1<<20-chunkSize:1<<20]) {
+			t.Errorf("%v: the part that could be read: error %d", test.err, e)
+		}
 		c.closed()
 	}
 }
@@ -234,7 +242,9 @@ func TestPipelined(t *testing.T) {
 	}
 	c.give(append(all, command(cmdDisc, 0, 0, 0, 0)...))
 	for i, n := range lengths {
-		c.wantData(uint64(i), d.data[i*1000:i*1000+n])
+		if e := c.reply(uint64(i)); e != 0 || !bytes.Equal(c.take(n), d.data[i*1000:i*1000+n]) {
+			t.Errorf("read of %d bytes: error %d", n, e)
+		}
 	}
 	c.closed()
 }
@@ -257,5 +267,9 @@ func TestDisconnectAnywhere(t *testing.T) {
 		must(t, c.Close())
 	}
 	checkServes(t, a, "x", d)
-	eventually(t, "all clients are gone", func() bool { return s.connected() == 0 })
+	eventually(t, "all clients are gone", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.clients) == 0
+	})
 }

@@ -39,12 +39,13 @@ func TestHandshakeTime(t *testing.T) {
 	c := ready(t, a, "x")
 	time.Sleep(1500 * time.Millisecond) // longer than HandshakeTime, which does not limit the connection
 	c.give(command(cmdRead, 0, 1, 0, 512))
-	c.wantReply(1, 0)
+	if e := c.reply(1); e != 0 {
+		t.Errorf("error %d", e)
+	}
 }
 
 func TestIdleTime(t *testing.T) {
-	_, a := start(t, Options{IdleTime: 50 * time.Millisecond},
-		map[string]Disk{"x": randomDisk(512)})
+	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": randomDisk(512)})
 	if !ends(ready(t, a, "x")) {
 		t.Error("an idle connection stays")
 	}
@@ -88,8 +89,7 @@ func TestPerExport(t *testing.T) {
 	first, _ := ready(t, a, "x"), ready(t, a, "x")
 	c := greeted(t, a)
 	c.give(option(optGo, choice("x")))
-	if kind, text := c.optionReply(optGo); kind != repErrPolicy ||
-		!strings.Contains(string(text), "too many connections") {
+	if kind, text := c.optionReply(optGo); kind != repErrPolicy || !strings.Contains(string(text), "too many connections") {
 		t.Errorf("third connection: %#x %q", kind, text)
 	}
 	checkServes(t, a, "y", d)
@@ -128,7 +128,11 @@ func TestFlood(t *testing.T) {
 		}
 		c.take(512)
 	}
-	eventually(t, "only those who talk are left", func() bool { return s.connected() == 8 })
+	eventually(t, "only those who talk are left", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.clients) == 8
+	})
 }
 
 func TestRemoveExport(t *testing.T) {
@@ -153,7 +157,9 @@ func TestRemoveExport(t *testing.T) {
 		t.Error("the client stays")
 	}
 	other.give(command(cmdRead, 0, 1, 0, 512))
-	other.wantReply(1, 0)
+	if e := other.reply(1); e != 0 {
+		t.Errorf("the other export: error %d", e)
+	}
 	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
@@ -224,8 +230,7 @@ func TestCloseUnderLoad(t *testing.T) {
 // Many bad clients do not produce as many log lines.
 func TestLogIsLimited(t *testing.T) {
 	var log bytes.Buffer
-	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))},
-		map[string]Disk{"x": randomDisk(512)})
+	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, map[string]Disk{"x": randomDisk(512)})
 	for range 100 {
 		c := greeted(t, a)
 		c.give(make([]byte, optionHeaderLen))
@@ -238,38 +243,11 @@ func TestLogIsLimited(t *testing.T) {
 }
 
 func TestExports(t *testing.T) {
-	s, a := start(t, Options{},
-		map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
+	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
 	ready(t, a, "vm1@t")
 	eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
 	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))
 	if got := fmt.Sprint(s.Exports()); got != want {
 		t.Errorf("%s\nexpected %s", got, want)
 	}
-}
-
-// After NBD_CMD_DISC the client sees the end of the connection before the server closes it, and no
-// longer counts as connected.
-func TestAwaitClose(t *testing.T) {
-	s, unix := start(t, Options{PerExport: 1, CloseTime: waitTimeout},
-		map[string]Disk{"x": randomDisk(1 << 20)})
-	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
-	must(t, err)
-	for _, a := range []Address{unix, tcp} {
-		c := ready(t, a, "x")
-		c.give(command(cmdDisc, 0, 0, 0, 0))
-		c.closed()
-		if n := s.connected(); n != 1 {
-			t.Errorf("%s: %d connections before the client has closed its end; expected 1", a, n)
-		}
-		if n := s.Exports()[0].Clients; n != 0 {
-			t.Errorf("%s: the export has %d clients; expected none", a, n)
-		}
-		must(t, c.Conn.(interface{ CloseWrite() error }).CloseWrite())
-		eventually(t, "the client is gone", func() bool { return s.connected() == 0 })
-	}
-	// Close of the server does not wait for such a client: see start.
-	c := ready(t, unix, "x")
-	c.give(command(cmdDisc, 0, 0, 0, 0))
-	c.closed()
 }

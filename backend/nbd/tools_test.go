@@ -66,8 +66,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	if len(info.Exports) != 1 {
 		t.Fatalf("nbdinfo: %+v", info)
 	}
-	if e := info.Exports[0]; e.Name != name || e.Size != len(want) || e.Min != 1 ||
-		e.Pref != 4096 || e.Max != maxRequest || !e.RO || e.Flush {
+	if e := info.Exports[0]; e.Name != name || e.Size != len(want) || e.Min != 1 || e.Pref != 4096 || e.Max != maxRequest || !e.RO || e.Flush {
 		t.Errorf("nbdinfo: %+v", e)
 	}
 
@@ -78,8 +77,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 		got, err := os.ReadFile(file)
 		must(t, err)
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s: %d bytes differ from the %d exported", filepath.Base(file), len(got),
-				len(want))
+			t.Errorf("%s: %d bytes differ from the %d exported", filepath.Base(file), len(got), len(want))
 		}
 	}
 	check(copied)
@@ -91,21 +89,17 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	check(raw)
 	runTool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
 	for format, file := range map[string]string{"raw": raw, "qcow2": qcow} {
-		out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file)
-		if !strings.Contains(out, "identical") {
+		if out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
 			t.Errorf("qemu-img compare: %s", out)
 		}
 	}
-	write := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", uri)
-	if out, err := write.CombinedOutput(); err == nil {
+	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", uri).CombinedOutput(); err == nil {
 		t.Errorf("qemu-io could open the export for writing: %s", out)
 	}
 }
 
 func TestToolsList(t *testing.T) {
-	_, a := start(t, Options{},
-		map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024),
-			"vm2": randomDisk(2048)})
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024), "vm2": randomDisk(2048)})
 	var info struct {
 		Exports []struct {
 			Name string `json:"export-name"`

@@ -13,39 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // makeFiles makes the files and the listener that helpers use.
 func makeFiles(t *testing.T) *task {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "confined")
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	at := func(elem ...string) string { return filepath.Join(append([]string{dir}, elem...)...) }
 	for _, sub := range []string{"foreign", "read", "change", "change2", "sockets"} {
-		must(t, os.Mkdir(at(sub), 0o700))
+		if err := os.Mkdir(at(sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	program, err := os.ReadFile("/bin/true")
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for path, content := range map[string][]byte{
 		at("foreign", "file"): []byte("foreign"), at("read", "file"): []byte("read"), at("write"): nil,
 		at("foreign", "old-before"): nil, at("foreign", "old-after"): nil, at("foreign", "mv-before"): nil, at("foreign", "mv-after"): nil,
 		at("change", "program"): program,
 	} {
-		must(t, os.WriteFile(path, content, 0o700))
+		if err := os.WriteFile(path, content, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for network, address := range map[string]string{"unix": at("foreign", "listens"), "unix ": "@" + at("abstract")} {
 		l, err := net.Listen(strings.TrimSpace(network), address)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() { l.Close() })
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { l.Close() })
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return &task{
@@ -61,7 +66,9 @@ func makeFiles(t *testing.T) *task {
 func (k *task) helper(t *testing.T) (a answer) {
 	t.Helper()
 	text, err := json.Marshal(k)
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(text))
 	cmd.Stderr = os.Stderr
@@ -99,8 +106,7 @@ func kernelABI(t *testing.T) int {
 	t.Helper()
 	abi, reason := supported()
 	if abi == 0 && os.Getenv("COWBLK_TEST_NO_LANDLOCK") == "" {
-		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)",
-			reason)
+		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)", reason)
 	}
 	return abi
 }
@@ -138,8 +144,7 @@ func TestConfined(t *testing.T) {
 	if len(a.Status) < 3 || slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 		t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 	}
-	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 &&
-		len(left) > 0 {
+	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 && len(left) > 0 {
 		t.Errorf("reported as missing: %v", a.Report.Missing)
 	}
 }
@@ -195,9 +200,7 @@ func TestRules(t *testing.T) {
 	}
 	k = makeFiles(t)
 	k.Rules.Abstract = true
-	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" ||
-		a.Report.ABI > 0 &&
-			!slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
+	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" || a.Report.ABI > 0 && !slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
 		t.Errorf("%s: %s", a.Error, a.Ops["after"]["connect to abstract"])
 	}
 }
@@ -210,9 +213,7 @@ func TestMode(t *testing.T) {
 			t.Errorf("%v: %q, %v", m, text, err)
 		}
 	}
-	for _, bad := range []string{"yes", "", "Off"} {
-		if err := new(Mode).UnmarshalText([]byte(bad)); err == nil {
-			t.Errorf("%q is no mode", bad)
-		}
+	if err := new(Mode).UnmarshalText([]byte("yes")); err == nil {
+		t.Error("yes is no mode")
 	}
 }

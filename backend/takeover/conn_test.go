@@ -20,30 +20,29 @@ import (
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() { c.Close() })
 		ends[i] = c.(*net.UnixConn)
 	}
 	return ends[0], ends[1]
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func openDescriptors(t testing.TB) int {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return len(all)
 }
 
@@ -51,7 +50,9 @@ func TestMessages(t *testing.T) {
 	a, b := pair(t)
 	from, to := NewConn(a), NewConn(b)
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer file.Close()
 	if _, err := file.WriteString("what is in it"); err != nil {
 		t.Fatal(err)
@@ -64,11 +65,15 @@ func TestMessages(t *testing.T) {
 		{Kind: Ready},
 	}
 	for _, m := range sent {
-		must(t, from.Send(m))
+		if err := from.Send(m); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, want := range sent {
 		got, err := to.Expect(want.Kind)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if (got.FD > 0) != (want.FD > 0) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -89,7 +94,9 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%q was sent", m.Kind)
 		}
 	}
-	must(t, from.Send(Message{Kind: Refused, Error: "no"}))
+	if err := from.Send(Message{Kind: Refused, Error: "no"}); err != nil {
+		t.Fatal(err)
+	}
 	var refused *RefusedError
 	if _, err := to.Expect(Go); !errors.As(err, &refused) || refused.Reason != "no" {
 		t.Errorf("refusal: %v", err)
@@ -158,7 +165,9 @@ func TestRequestToOthers(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "c")
 		l, err := net.Listen("unix", path)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		go func() {
 			c, err := l.Accept()
 			if err != nil {
@@ -178,8 +187,7 @@ func TestRequestToOthers(t *testing.T) {
 		}
 		l.Close()
 	}
-	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err,
-		control.ErrNoDaemon) {
+	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
