@@ -29,6 +29,7 @@ type Daemon struct {
 	serving   context.Context    // set by Run: done when the exports have ended; nil before
 
 	promoting  sync.Mutex     // one promotion at a time
+	setting    sync.Mutex     // one cow-set at a time
 	background sync.WaitGroup // goroutines that Run waits for
 
 	mu      sync.Mutex

@@ -87,13 +87,12 @@ func (h *hooks) settings() HookOptions {
 	return h.opts
 }
 
-// change changes the settings. Events after it has returned use them.
-func (h *hooks) change(f func(*HookOptions)) {
+// set changes the settings. Events after it has returned use them.
+func (h *hooks) set(o HookOptions) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.opts.Events
-	f(&h.opts)
-	if !slices.Equal(before, h.opts.Events) {
+	if h.opts = o; !slices.Equal(before, o.Events) {
 		h.subscribe()
 	}
 }

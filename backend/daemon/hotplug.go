@@ -109,10 +109,9 @@ func (d *Daemon) plugging(
 ) (_ context.Context, m *qmp.Monitor, end func(), err error) {
 	limit := plugLimit
 	if a.Timeout != 0 {
-		if !(a.Timeout > 0 && a.Timeout <= maxInterval.Seconds()) {
-			return nil, nil, nil, fmt.Errorf("timeout %v: expected seconds, more than 0", a.Timeout)
+		if limit, err = positiveSeconds("timeout", a.Timeout); err != nil {
+			return nil, nil, nil, err
 		}
-		limit = time.Duration(a.Timeout * float64(time.Second))
 	}
 	if err := d.checkReach(ctx, &qmp.Spec{QMP: a.QMP}); err != nil {
 		return nil, nil, nil, err

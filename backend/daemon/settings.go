@@ -45,19 +45,28 @@ type DiskSettings struct {
 // maxInterval bounds times that are given in seconds.
 const maxInterval = 365 * 24 * time.Hour
 
+// positiveSeconds returns a time that was given in seconds.
+func positiveSeconds(name string, s float64) (time.Duration, error) {
+	if !(s > 0 && s <= maxInterval.Seconds()) {
+		return 0, fmt.Errorf("%s %v: expected seconds, more than 0", name, s)
+	}
+	return seconds(s), nil
+}
+
 // checkedSettings are SetArgs whose values are valid, in the types of their owners.
 type checkedSettings struct {
-	exports  []*Export
-	caches   []backend.WriteCacheSetting // of exports
-	poll     time.Duration
-	events   []string
-	interval time.Duration
-	limit    Threshold
-	policy   ENOSPCPolicy
+	exports []*Export
+	caches  []backend.WriteCacheSetting // of exports
+	poll    time.Duration
+	hooks   HookOptions
+	limit   Threshold
+	policy  ENOSPCPolicy
 }
 
 // set changes all settings that are named, or none if it returns an error.
 func (d *Daemon) set(a SetArgs) (*Settings, error) {
+	d.setting.Lock()
+	defer d.setting.Unlock()
 	c, err := d.checkSettings(&a)
 	if err != nil {
 		return nil, err
@@ -75,24 +84,14 @@ func (d *Daemon) set(a SetArgs) (*Settings, error) {
 			e.dev.SetPoll(c.poll)
 		}
 	}
-	d.hooks.change(func(o *HookOptions) {
-		if a.PromoteOn != nil {
-			o.Events = c.events
-		}
-		if a.Keep != nil {
-			o.Keep = *a.Keep
-		}
-		if a.Interval != nil {
-			o.Interval = c.interval
-		}
-	})
+	d.hooks.set(c.hooks)
 	now := d.settings()
 	d.log.Info("settings", "now", fmt.Sprintf("%+v", *now))
 	return now, nil
 }
 
 func (d *Daemon) checkSettings(a *SetArgs) (c checkedSettings, err error) {
-	c.exports = d.snapshot()
+	c.exports, c.hooks = d.snapshot(), d.hooks.settings()
 	if a.Disk != "" {
 		if a.WriteCache == nil && a.NoFlush == nil && a.Poll == nil {
 			return c, fmt.Errorf("disk %q: only write-cache, writeback-without-flush and "+
@@ -104,20 +103,18 @@ func (d *Daemon) checkSettings(a *SetArgs) (c checkedSettings, err error) {
 		}
 	}
 	if a.PromoteOn != nil {
-		if c.events, err = HookEvents(*a.PromoteOn); err != nil {
+		if c.hooks.Events, err = HookEvents(*a.PromoteOn); err != nil {
 			return c, err
 		}
-		if len(c.events) > 0 && d.hooks.address == nil {
+		if len(c.hooks.Events) > 0 && d.hooks.address == nil {
 			return c, &control.Error{Class: control.DeviceNotActive, Desc: "promote-on: " +
 				"this process has no connection to QEMU's monitor: serve with --qmp unix:PATH"}
 		}
 	}
 	if a.Interval != nil {
-		if !(*a.Interval > 0 && *a.Interval <= maxInterval.Seconds()) {
-			return c, fmt.Errorf("promote-min-interval %v: expected seconds, more than 0",
-				*a.Interval)
+		if c.hooks.Interval, err = positiveSeconds("promote-min-interval", *a.Interval); err != nil {
+			return c, err
 		}
-		c.interval = seconds(*a.Interval)
 	}
 	if a.Poll != nil {
 		most := backend.MaxPoll.Microseconds()
@@ -127,8 +124,11 @@ func (d *Daemon) checkSettings(a *SetArgs) (c checkedSettings, err error) {
 		}
 		c.poll = time.Duration(*a.Poll * float64(time.Microsecond))
 	}
-	if a.Keep != nil && *a.Keep < 0 {
-		return c, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
+	if a.Keep != nil {
+		if *a.Keep < 0 {
+			return c, fmt.Errorf("keep %d: expected a number of tags, 0 for any", *a.Keep)
+		}
+		c.hooks.Keep = *a.Keep
 	}
 	if a.OnENOSPC != nil {
 		if c.policy, err = ParseENOSPCPolicy(*a.OnENOSPC); err != nil {
