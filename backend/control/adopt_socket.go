@@ -20,7 +20,8 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: file descriptor %d: expected one that is open", path, fd)
 	}
 	defer file.Close()
-	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || on != 1 {
 		return nil, fmt.Errorf("socket %s: expected a listening socket (%v)", path, err)
 	}
 	nl, err := net.FileListener(file)
@@ -30,7 +31,8 @@ func AdoptUnix(fd int, path string) (*Listener, error) {
 	ul, ok := nl.(*net.UnixListener)
 	if !ok {
 		nl.Close()
-		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s", path, nl.Addr().Network())
+		return nil, fmt.Errorf("socket %s: expected a UNIX stream socket, found %s",
+			path, nl.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
 	at := &dirEntry{path: path} // an abstract address, or the directory is gone: it still listens

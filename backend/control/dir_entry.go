@@ -105,7 +105,8 @@ func (p *dirEntry) newPrivateDir() (*privateDir, error) {
 	var st unix.Stat_t
 	if err = unix.Fstat(int(d.dir.Fd()), &st); err == nil &&
 		(st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0) {
-		err = errors.New("another user replaces what this process makes there: choose another directory")
+		err = errors.New(
+			"another user replaces what this process makes there: choose another directory")
 	}
 	if err == nil {
 		err = chmod(d.dir, 0o700) // independent of the umask
@@ -121,7 +122,8 @@ func (p *dirEntry) newPrivateDir() (*privateDir, error) {
 func (d *privateDir) moveOut(name string) error {
 	from, to := int(d.dir.Fd()), d.entry.fd()
 	err := unix.Renameat2(from, name, to, d.entry.name, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not supported by every file system
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// Not every file system has the flag.
 		if err = unix.Linkat(from, name, to, d.entry.name, 0); err == nil {
 			err = unix.Unlinkat(from, name, 0)
 		}

@@ -119,7 +119,8 @@ func bind(at *dirEntry, gid int) (*Listener, error) {
 	if err != nil {
 		l.UnixListener.Close()
 		if private == nil {
-			_ = unix.Unlinkat(at.fd(), at.name, 0) // the directory is private: no other user can have replaced it
+			// The directory is private: no other user can have replaced the file.
+			_ = unix.Unlinkat(at.fd(), at.name, 0)
 		}
 		return nil, err
 	}
@@ -140,7 +141,8 @@ func setAccess(file *os.File, gid int) (dev, ino uint64, err error) {
 	if gid >= 0 {
 		if err := unix.Fchownat(int(file.Fd()), "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
 			if errors.Is(err, unix.EPERM) {
-				return 0, 0, fmt.Errorf("group %d: %w: only root and members of the group can set it on a socket", gid, err)
+				return 0, 0, fmt.Errorf("group %d: %w: only root and members of the group can "+
+					"set it on a socket", gid, err)
 			}
 			return 0, 0, fmt.Errorf("group %d: %w", gid, err)
 		}
@@ -172,7 +174,9 @@ func (l *Listener) SetGroup(group string) error {
 		if st.Mode&0o777 == 0o600 && gid < 0 || st.Mode&0o777 == 0o660 && int(st.Gid) == gid {
 			return nil
 		}
-		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, because other users can replace the file: stop the process that made it, then start this one", l.entry.path, st.Mode&0o777, st.Gid)
+		return fmt.Errorf("socket %s: mode %#o of group %d cannot be changed, because other "+
+			"users can replace the file: stop the process that made it, then start this one",
+			l.entry.path, st.Mode&0o777, st.Gid)
 	}
 	if _, _, err := setAccess(file, gid); err != nil {
 		return fmt.Errorf("socket %s: %w", l.entry.path, err)
@@ -218,7 +222,8 @@ func removeStale(at *dirEntry) error {
 		return fmt.Errorf("socket %s: %w", at.path, err)
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("socket %s: expected a socket or no file, found a file with mode %s: choose another path", at.path, fi.Mode())
+		return fmt.Errorf("socket %s: expected a socket or no file, found a file with mode %s: "+
+			"choose another path", at.path, fi.Mode())
 	}
 	// Connects to this file even if its name was changed. If the backlog is full, connect waits,
 	// which also proves a listener.
@@ -227,11 +232,13 @@ func removeStale(at *dirEntry) error {
 		conn.Close()
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("%s: %w by another process: stop that one or choose another path", at.path, ErrInUse)
+		return fmt.Errorf("%s: %w by another process: stop that one or choose another path",
+			at.path, ErrInUse)
 	}
 	st := fi.Sys().(*syscall.Stat_t)
 	if err := at.remove(st.Dev, st.Ino); err != nil {
-		return fmt.Errorf("socket %s: no process listens on it, but it cannot be replaced: %w", at.path, err)
+		return fmt.Errorf("socket %s: no process listens on it, but it cannot be replaced: %w",
+			at.path, err)
 	}
 	return nil
 }
@@ -267,7 +274,8 @@ func lockDir(at *dirEntry) (unlock func()) {
 // CheckPath returns an error if path is too long for a socket's address.
 func CheckPath(path string) error {
 	if len(path) > maxPath {
-		return fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a shorter path", path, len(path), maxPath)
+		return fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible: choose a "+
+			"shorter path", path, len(path), maxPath)
 	}
 	return nil
 }
@@ -288,7 +296,8 @@ func groupOrNone(group string) (int, error) {
 	}
 	g, err := user.LookupGroup(group)
 	if errors.As(err, new(user.UnknownGroupError)) {
-		return 0, fmt.Errorf("group %q: expected the name or the number of a group, found none of that name", group)
+		return 0, fmt.Errorf("group %q: expected the name or the number of a group, found none "+
+			"of that name", group)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("group %q: %w", group, err)

@@ -2,10 +2,10 @@ package control
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,6 +33,8 @@ type Error = link.Error
 func errorf(format string, args ...any) *Error {
 	return &Error{Class: GenericError, Desc: truncate(fmt.Sprintf(format, args...), maxDesc)}
 }
+
+func notFound(desc string) *Error { return &Error{Class: CommandNotFound, Desc: desc} }
 
 // maxDesc bounds an error's description, in bytes.
 const maxDesc = 1024
@@ -89,13 +91,26 @@ func Decode(args json.RawMessage, v any) error {
 	}
 	var te *json.UnmarshalTypeError
 	if errors.As(err, &te) {
-		return errorf("Invalid parameter type for '%s', expected: %s, found: %s", te.Field, te.Type, te.Value)
+		return errorf("Invalid parameter type for '%s', expected: %s, found: %s",
+			te.Field, te.Type, te.Value)
 	}
 	// encoding/json has no error type for an unknown member, only this text.
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return errorf("Parameter '%s' is unexpected", strings.Trim(name, `"`))
 	}
 	return errorf("Invalid arguments: %v", err)
+}
+
+// Typed returns a Handler whose arguments are decoded into an A, see [Decode]. struct{} stands for
+// no arguments.
+func Typed[A any](run func(ctx context.Context, args A) (any, error)) Handler {
+	return func(ctx context.Context, raw json.RawMessage) (any, error) {
+		var args A
+		if err := Decode(raw, &args); err != nil {
+			return nil, err
+		}
+		return run(ctx, args)
+	}
 }
 
 // request is one parsed command. ID is set even after a parse error if the text was an object, so
@@ -170,7 +185,8 @@ func encodeReply(id json.RawMessage, value any, failure *Error) ([]byte, *Error)
 		case err != nil:
 			failure = errorf("reply cannot be encoded as JSON: %v", err)
 		case len(line) > maxText:
-			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for less at once", len(line), maxText)
+			failure = errorf("reply of %d bytes is longer than the %d a line may have: ask for "+
+				"less at once", len(line), maxText)
 		default:
 			return line, nil
 		}
@@ -201,15 +217,15 @@ func truncate(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
-// appendEvent appends an event's line to dst. name and data are encoded JSON.
-func appendEvent(dst, name, data []byte, at time.Time) []byte {
-	dst = append(dst, `{"event":`...)
-	dst = append(dst, name...)
-	dst = append(dst, `,"data":`...)
-	dst = append(dst, data...)
-	dst = append(dst, `,"timestamp":{"seconds":`...)
-	dst = strconv.AppendInt(dst, at.Unix(), 10)
-	dst = append(dst, `,"microseconds":`...)
-	dst = strconv.AppendInt(dst, int64(at.Nanosecond()/1000), 10)
-	return append(dst, "}}\n"...)
+// encodeEvent returns the line of an event; data is encoded JSON.
+func encodeEvent(name string, data json.RawMessage, at time.Time) ([]byte, error) {
+	type timestamp struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int   `json:"microseconds"`
+	}
+	return encodeLine(struct {
+		Event string          `json:"event"`
+		Data  json.RawMessage `json:"data"`
+		At    timestamp       `json:"timestamp"`
+	}{name, data, timestamp{at.Unix(), at.Nanosecond() / 1000}})
 }

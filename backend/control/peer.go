@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -21,13 +22,15 @@ type Peer struct {
 // PeerOf returns the peer of a connection.
 func PeerOf(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
+	var cred *unix.Ucred
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) {
+			cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		})
+		err = cmp.Or(cerr, err)
+	}
 	if err != nil {
 		return Peer{}, fmt.Errorf("user of the peer: %w", err)
-	}
-	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if cerr != nil || err != nil {
-		return Peer{}, fmt.Errorf("user of the peer: %v %v", cerr, err)
 	}
 	return Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
 }
@@ -67,7 +70,8 @@ func OwnerOnly(ctx context.Context, what string) error {
 	case !ok:
 		return errorf("%s: only user %d and root may do that", what, os.Geteuid())
 	case !p.Owner():
-		return errorf("%s: only user %d and root may do that, found user %d", what, os.Geteuid(), p.UID)
+		return errorf("%s: only user %d and root may do that, found user %d",
+			what, os.Geteuid(), p.UID)
 	}
 	return nil
 }

@@ -13,7 +13,8 @@ func peerGroups(fd int) ([]uint32, error) {
 	for n := 64; ; n *= 4 {
 		groups := make([]uint32, n)
 		size := uint32(4 * n)
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT,
+			uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
 			uintptr(unsafe.Pointer(unsafe.SliceData(groups))), uintptr(unsafe.Pointer(&size)), 0)
 		switch {
 		case errno == 0:

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +25,8 @@ const closeTimeout = 2 * time.Second
 type Options struct {
 	Log          *slog.Logger  // nil: nothing is logged
 	Version      Version       // the daemon's
-	Group        string        // name or number of a group that may connect, see OwnerOnly; empty: none
-	MaxClients   int           // of the owner and root, and as many others; 0: 32; further ones get an error
+	Group        string        // name or number of a group that may connect; empty: none
+	MaxClients   int           // of owner and root, and as many others; 0: 32
 	MaxQueue     int           // unread bytes at which a client is disconnected; 0: 1 MiB
 	WriteTimeout time.Duration // for one write to a client; 0: 30 s
 }
@@ -35,29 +35,12 @@ func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.MaxClients == 0 {
-		o.MaxClients = 32
-	}
-	if o.MaxQueue == 0 {
-		o.MaxQueue = 1 << 20
-	}
+	o.MaxClients = cmp.Or(o.MaxClients, 32)
 	// Each half of an outbox must hold two lines of maximum length.
-	o.MaxQueue = max(o.MaxQueue, 4*maxText)
-	if o.WriteTimeout == 0 {
-		o.WriteTimeout = 30 * time.Second
-	}
+	o.MaxQueue = max(cmp.Or(o.MaxQueue, 1<<20), 4*maxText)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
 	return o
 }
-
-// Handler runs one command. args is a JSON object (see [Decode]). The result must be encodable as
-// JSON; nil stands for the empty object.
-//
-// The commands of a client run one at a time; those of different clients run concurrently. ctx ends
-// when the client disconnects or the server closes. Half-closing, as socat does at the end of its
-// input, is not disconnecting. The handler must then return soon, because Close waits for it. A
-// handler must not call [Server.Close]; the handler of quit signals the main goroutine, and its
-// reply is sent before the socket closes.
-type Handler func(ctx context.Context, args json.RawMessage) (any, error)
 
 // Server is a control server on any number of sockets. All methods may be called from any
 // goroutine.
@@ -66,14 +49,12 @@ type Server struct {
 	wg   sync.WaitGroup // accept loops and clients
 
 	mu            sync.Mutex
-	handlers      map[string]command
-	conns         map[string]ConnHandler
+	commands      map[string]command
 	listeners     []*Listener
 	sessions      map[*session]struct{}
 	refusalLogged bool // the refusal of clients was logged
 	closed        bool
 	done          chan struct{} // closed by Close
-	event         []byte        // Emit's buffer
 	running       int           // commands in handlers
 	suspended     chan struct{} // see SuspendCommands; nil: not suspended
 }
@@ -83,35 +64,15 @@ type Server struct {
 func NewServer(o Options) *Server {
 	s := &Server{
 		opts:     o.withDefaults(),
-		handlers: make(map[string]command),
-		conns:    make(map[string]ConnHandler),
+		commands: make(map[string]command),
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
 	}
-	s.Register("query-version", s.queryVersion)
-	s.Register("query-commands", s.queryCommands)
+	s.Register("query-version", Typed(func(context.Context, struct{}) (any, error) {
+		return s.opts.Version, nil
+	}))
+	s.Register("query-commands", Typed(s.queryCommands))
 	return s
-}
-
-// command is a Handler and whether it changes state.
-type command struct {
-	run     Handler
-	changes bool
-}
-
-// Register adds a command that changes nothing. It replaces a command of the same name.
-func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
-
-// RegisterChange adds a command that changes state; sender and arguments are logged. It replaces a
-// command of the same name.
-func (s *Server) RegisterChange(name string, h Handler) {
-	s.register(name, command{run: h, changes: true})
-}
-
-func (s *Server) register(name string, c command) {
-	s.mu.Lock()
-	s.handlers[name] = c
-	s.mu.Unlock()
 }
 
 // Listen makes a socket, see [ListenUnix]. Clients wait in its backlog until Serve.
@@ -163,10 +124,11 @@ func (s *Server) accept(l *Listener) {
 			return
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) { // see SuspendCommands
-			select {
-			case <-s.resumed():
-			case <-s.done:
-				return
+			if suspended := s.suspension(); suspended != nil {
+				select {
+				case <-suspended:
+				case <-s.done:
+				}
 			}
 			continue
 		}
@@ -184,7 +146,8 @@ func (s *Server) accept(l *Listener) {
 func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	peer, err := PeerOf(conn)
 	if err == nil && l.checkPeers && !peer.Owner() && !peer.inGroup(conn, l.gid) {
-		err = fmt.Errorf("%s was open to more users in the former process: user %d is not in the group that may connect now", l.Path(), peer.UID)
+		err = fmt.Errorf("%s was open to more users in the former process: "+
+			"user %d is not in the group that may connect now", l.Path(), peer.UID)
 	}
 	if err != nil { // an unknown peer must not count as root
 		s.opts.Log.Warn("control client refused", "err", err)
@@ -200,10 +163,12 @@ func (s *Server) admit(conn *net.UnixConn, l *Listener) {
 	if n := s.countLike(peer); n >= s.opts.MaxClients {
 		if !s.refusalLogged {
 			s.refusalLogged = true
-			s.opts.Log.Warn("control clients refused: too many", "connected", n, "max", s.opts.MaxClients)
+			s.opts.Log.Warn("control clients refused: too many", "connected", n,
+				"max", s.opts.MaxClients)
 		}
 		// Does not block: the buffer of a new socket is empty.
-		line, _ := encodeReply(nil, nil, errorf("%d clients are connected and no more are allowed: end one of them", n))
+		line, _ := encodeReply(nil, nil,
+			errorf("%d clients are connected and no more are allowed: end one of them", n))
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		conn.Write(line)
 		conn.Close()
@@ -240,26 +205,27 @@ func (s *Server) Emit(event string, data any) {
 	if data == nil {
 		data = struct{}{}
 	}
-	name, err := json.Marshal(event)
-	var raw []byte
-	if err == nil {
-		raw, err = json.Marshal(data)
-	}
-	if err != nil {
-		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
-		return
-	}
+	raw, err := json.Marshal(data)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Under the lock, so that timestamps never go back within a stream.
-	s.event = appendEvent(s.event[:0], name, raw, time.Now())
-	if len(s.event) > maxText {
-		s.opts.Log.Error("event too long, not sent", "event", event, "bytes", len(s.event), "max", maxText)
+	var line []byte
+	if err == nil {
+		// Under the lock, so that timestamps never go back within a stream.
+		line, err = encodeEvent(event, raw, time.Now())
+	}
+	switch {
+	case err != nil:
+		s.opts.Log.Error("event cannot be encoded as JSON", "event", event, "err", err)
+		return
+	case len(line) > maxText:
+		s.opts.Log.Error("event too long, not sent", "event", event,
+			"bytes", len(line), "max", maxText)
 		return
 	}
 	for c := range s.sessions {
-		if c.events && !c.out.tryPut(s.event) {
-			s.opts.Log.Warn("control client does not read: disconnected", "unread_max", s.opts.MaxQueue)
+		if c.events && !c.out.tryPut(line) {
+			s.opts.Log.Warn("control client does not read: disconnected",
+				"unread_max", s.opts.MaxQueue)
 			c.abort()
 		}
 	}
@@ -299,39 +265,6 @@ func (s *Server) Close() error {
 	return first
 }
 
-// lookup returns a command by name.
-func (s *Server) lookup(name string) (command, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h, ok := s.handlers[name]
-	return h, ok
-}
-
-func (s *Server) queryVersion(_ context.Context, args json.RawMessage) (any, error) {
-	return s.opts.Version, Decode(args, &struct{}{})
-}
-
-func (s *Server) queryCommands(_ context.Context, args json.RawMessage) (any, error) {
-	if err := Decode(args, &struct{}{}); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	names := []string{cmdCapabilities, cmdSetEvents, cmdLastError}
-	for name := range s.handlers {
-		names = append(names, name)
-	}
-	s.mu.Unlock()
-	slices.Sort(names)
-	type info struct {
-		Name string `json:"name"`
-	}
-	list := make([]info, len(names))
-	for i, name := range names {
-		list[i].Name = name
-	}
-	return list, nil
-}
-
 // hungUp reports whether the peer has closed its socket (POLLHUP), not just its output with
 // shutdown(SHUT_WR).
 func hungUp(conn *net.UnixConn) bool {
@@ -347,4 +280,11 @@ func hungUp(conn *net.UnixConn) bool {
 		}
 	})
 	return err != nil || hungUp
+}
+
+// Listeners returns the server's sockets.
+func (s *Server) Listeners() []*Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*Listener(nil), s.listeners...)
 }

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Commands about the session itself. The last two are for this package's client, see Client.
+// Commands about the session itself. The last two are for clients on go-qemu, which stops reading
+// replies while an event waits, and drops error classes.
 const (
 	cmdCapabilities = "qmp_capabilities"
 	cmdSetEvents    = "cow-set-events"
@@ -34,7 +35,8 @@ type session struct {
 	inputs       chan input   // reader to executor
 	writeTimeout atomic.Int64 // of one write, a time.Duration
 
-	readEnded, written chan struct{} // closed when the reader has read its last byte, and when the writer has ended
+	readEnded chan struct{} // closed when the reader has read its last byte
+	written   chan struct{} // closed when the writer has ended
 
 	events bool // subscribed to events; under srv.mu
 
@@ -51,7 +53,8 @@ type input struct {
 
 func newSession(s *Server, conn *net.UnixConn, peer Peer) *session {
 	c := &session{
-		srv: s, conn: conn, peer: peer, out: newOutbox(s.opts.MaxQueue), inputs: make(chan input, maxPending),
+		srv: s, conn: conn, peer: peer, out: newOutbox(s.opts.MaxQueue),
+		inputs:    make(chan input, maxPending),
 		readEnded: make(chan struct{}), written: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(withPeer(context.Background(), peer))
@@ -192,35 +195,36 @@ func (c *session) dispatch(r request) {
 			return
 		}
 	case r.Execute == cmdCapabilities:
-		err = &Error{Class: CommandNotFound, Desc: "Capabilities negotiation is already complete, command ignored"}
+		err = notFound("Capabilities negotiation is already complete, command ignored")
 	case !c.negotiated:
-		err = &Error{Class: CommandNotFound, Desc: "Expecting capabilities negotiation with 'qmp_capabilities'"}
+		err = notFound("Expecting capabilities negotiation with 'qmp_capabilities'")
 	case r.Execute == cmdSetEvents:
 		err = c.setEvents(r.Args)
 	case r.Execute == cmdLastError:
 		value = c.lastErr
 	default:
-		if h := c.srv.lookupConn(r.Execute); h != nil {
-			c.logCommand(r)
-			if err = c.runConnHandler(h, r.Args); err == nil {
+		command, ok := c.srv.lookup(r.Execute)
+		if !ok {
+			err = notFound("The command " + r.Execute + " has not been found")
+			break
+		}
+		log := c.srv.opts.Log.With("command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID)
+		if command.changes {
+			// Not rate-limited: members of the group must not be able to suppress a line.
+			log.Info("control command", "arguments", truncateArgs(r.Args))
+		}
+		if command.takeConn != nil {
+			if err = c.runConnHandler(command.takeConn, r.Args); err == nil {
 				return
 			}
 			break
-		}
-		command, ok := c.srv.lookup(r.Execute)
-		if !ok {
-			err = &Error{Class: CommandNotFound, Desc: "The command " + r.Execute + " has not been found"}
-			break
-		}
-		if command.changes {
-			c.logCommand(r)
 		}
 		if err = c.srv.beginCommand(c.ctx); err == nil {
 			value, err = command.run(c.ctx, r.Args)
 			c.srv.endCommand()
 		}
 		if command.changes && err != nil {
-			c.srv.opts.Log.Warn("control command failed", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "err", err)
+			log.Warn("control command failed", "err", err)
 		}
 	}
 	if err != nil {
@@ -230,17 +234,31 @@ func (c *session) dispatch(r request) {
 	c.reply(r.ID, value, nil)
 }
 
+// runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
+// connection to h. After an error the session continues.
+func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
+	if err := OwnerOnly(c.ctx, "this command"); err != nil {
+		return err
+	}
+	c.srv.setEvents(c, false)
+	c.out.end()
+	<-c.written
+	c.conn.SetReadDeadline(time.Unix(1, 0))
+	<-c.readEnded
+	c.conn.SetDeadline(time.Time{})
+	h(c.ctx, c.conn, args)
+	c.abort()
+	return nil
+}
+
 // maxLoggedArgs bounds the logged arguments of a command, in bytes.
 const maxLoggedArgs = 512
 
-// logCommand logs a command that changes state, before it runs, with sender and arguments. These
-// lines are not rate-limited: members of the group must not be able to suppress one.
-func (c *session) logCommand(r request) {
-	args := string(r.Args)
+func truncateArgs(args json.RawMessage) string {
 	if len(args) > maxLoggedArgs {
-		args = args[:maxLoggedArgs] + "..."
+		return string(args[:maxLoggedArgs]) + "..."
 	}
-	c.srv.opts.Log.Info("control command", "command", r.Execute, "uid", c.peer.UID, "pid", c.peer.PID, "arguments", args)
+	return string(args)
 }
 
 // reply queues a reply and keeps its error for cow-last-error.

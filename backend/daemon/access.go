@@ -17,7 +17,7 @@ import (
 
 // checkReach refuses addresses that the process was not started with.
 func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
-	own := d.enospc.spec
+	own := d.space.guest
 	switch {
 	case s.Agent != "":
 		return control.OwnerOnly(ctx, "guest agent at "+s.Agent)

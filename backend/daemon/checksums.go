@@ -41,12 +41,7 @@ func newChecksummer(d *Daemon) *checksummer {
 }
 
 // notify makes run look for layers without checksums.
-func (s *checksummer) notify() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *checksummer) notify() { notify(s.wake) }
 
 // run works until ctx is done.
 func (s *checksummer) run(ctx context.Context) {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 
 	"cowblk/backend"
 	"cowblk/backend/control"
@@ -13,17 +12,17 @@ import (
 // DiskInfo is one served disk in the answer to query-cow-disks.
 type DiskInfo struct {
 	Name       string        `json:"name"`
-	Store      string        `json:"store,omitempty"`     // directory of its store: see DisksArgs
+	Store      string        `json:"store,omitempty"`     // its directory; see DisksArgs
 	Size       int64         `json:"size"`                // bytes
 	BlockSize  int           `json:"block-size"`          // bytes
 	Depth      int           `json:"depth"`               // layers, including the head
 	ReadOnly   bool          `json:"read-only"`           // for the guest
-	WriteCache bool          `json:"write-cache"`         // false: every write is durable when it completes
+	WriteCache bool          `json:"write-cache"`         // false: completed writes are durable
 	Cache      backend.Cache `json:"cache"`               // write cache and use of the page cache
 	Connected  bool          `json:"connected"`           // a front-end is connected
 	Sessions   uint64        `json:"sessions"`            // number of front-ends so far
 	FrontEnd   *FrontEnd     `json:"front-end,omitempty"` // the connected one
-	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // the one that waits for the connected one to leave
+	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // waits for the connected one to leave
 	HeadBlocks uint64        `json:"head-blocks"`         // blocks that the head owns
 	IndexBytes int64         `json:"index-bytes"`         // memory of the block index
 	Parked     int           `json:"parked"`              // requests that wait for space
@@ -31,7 +30,7 @@ type DiskInfo struct {
 
 // DisksArgs are the arguments of query-cow-disks.
 type DisksArgs struct {
-	Store bool `json:"store,omitempty"` // also return the store of each disk; earlier versions do not
+	Store bool `json:"store,omitempty"` // return the store of each disk; earlier versions do not
 }
 
 // DiskStats is one disk's counters in the answer to query-cow-stats.
@@ -40,96 +39,60 @@ type DiskStats struct {
 	backend.Stats
 }
 
+// diskArgs are the arguments of commands about one disk.
+type diskArgs struct {
+	Disk string `json:"disk"`
+}
+
 func (d *Daemon) registerCommands(s *control.Server) {
-	s.Register("query-cow-disks", func(_ context.Context, args json.RawMessage) (any, error) {
-		var o DisksArgs
-		if err := control.Decode(args, &o); err != nil {
-			return nil, err
-		}
-		infos := []DiskInfo{}
-		for _, e := range d.snapshot() {
-			info := e.info()
-			if o.Store {
-				info.Store = d.opts.Store.Dir()
-			}
-			infos = append(infos, info)
-		}
-		return infos, nil
-	})
-	s.Register("query-cow-stats", func(_ context.Context, args json.RawMessage) (any, error) {
-		var only struct {
-			Disk string `json:"disk"`
-		}
-		if err := control.Decode(args, &only); err != nil {
-			return nil, err
-		}
-		stats := []DiskStats{}
-		for _, e := range d.snapshot() {
-			if only.Disk == "" || only.Disk == e.dev.Name() {
-				stats = append(stats, DiskStats{e.dev.Name(), e.dev.Stats()})
-			}
-		}
-		if only.Disk != "" && len(stats) == 0 {
-			return nil, &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("disk %q is not served by this process", only.Disk)}
-		}
-		return stats, nil
-	})
-	s.Register("query-cow-space", func(_ context.Context, args json.RawMessage) (any, error) {
-		if err := control.Decode(args, &struct{}{}); err != nil {
-			return nil, err
-		}
+	s.Register("query-cow-disks", control.Typed(d.queryDisks))
+	s.Register("query-cow-stats", control.Typed(d.queryStats))
+	s.Register("query-cow-space", control.Typed(func(context.Context, struct{}) (any, error) {
 		return d.space.query(), nil
-	})
-	s.RegisterChange("cow-promote", func(ctx context.Context, args json.RawMessage) (any, error) {
-		var a PromoteArgs
-		if err := control.Decode(args, &a); err != nil {
-			return nil, err
-		}
-		if err := d.checkReach(ctx, &a.Spec); err != nil {
-			return nil, err
-		}
-		return d.promote(ctx, a, "")
-	})
-	s.RegisterChange("cow-set", func(_ context.Context, args json.RawMessage) (any, error) {
-		var a SetArgs
-		if err := control.Decode(args, &a); err != nil {
-			return nil, err
-		}
+	}))
+	s.RegisterChange("cow-promote", control.Typed(d.promoteCommand))
+	s.RegisterChange("cow-set", control.Typed(func(_ context.Context, a SetArgs) (any, error) {
 		return d.set(a)
-	})
-	s.RegisterChange("cow-resume", func(_ context.Context, args json.RawMessage) (any, error) {
-		disk, err := d.oneDisk(args)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.enospc.resume(disk)
-	})
-	s.RegisterChange("cow-forget-guest", func(ctx context.Context, args json.RawMessage) (any, error) {
-		disk, err := d.oneDisk(args)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.forgetGuest(ctx, disk)
-	})
+	}))
+	s.RegisterChange("cow-resume", control.Typed(func(_ context.Context, a diskArgs) (any, error) {
+		return nil, d.space.resume(a.Disk)
+	}))
+	s.RegisterChange("cow-forget-guest", control.Typed(d.forgetGuest))
 	s.RegisterConn(takeover.Command, d.handOver)
-	s.RegisterChange("cow-attach", d.attach)
-	s.RegisterChange("cow-detach", d.detach)
+	s.RegisterChange("cow-attach", control.Typed(d.attach))
+	s.RegisterChange("cow-detach", control.Typed(d.detach))
 	s.RegisterChange("quit", func(context.Context, json.RawMessage) (any, error) {
 		d.quit()
 		return nil, nil
 	})
 }
 
-// oneDisk returns the disk that a command's arguments name. This process serves it.
-func (d *Daemon) oneDisk(args json.RawMessage) (string, error) {
-	var a struct {
-		Disk string `json:"disk"`
+func (d *Daemon) queryDisks(_ context.Context, o DisksArgs) (any, error) {
+	infos := []DiskInfo{}
+	for _, e := range d.snapshot() {
+		info := e.info()
+		if o.Store {
+			info.Store = d.opts.Store.Dir()
+		}
+		infos = append(infos, info)
 	}
-	if err := control.Decode(args, &a); err != nil {
-		return "", err
+	return infos, nil
+}
+
+// queryStats returns the counters of one disk, or of all if none is named.
+func (d *Daemon) queryStats(_ context.Context, only diskArgs) (any, error) {
+	exports := d.snapshot()
+	if only.Disk != "" {
+		var err error
+		if exports, err = d.named([]string{only.Disk}); err != nil {
+			return nil, err
+		}
 	}
-	_, err := d.named([]string{a.Disk})
-	return a.Disk, err
+	stats := []DiskStats{}
+	for _, e := range exports {
+		stats = append(stats, DiskStats{e.dev.Name(), e.dev.Stats()})
+	}
+	return stats, nil
 }
 
 func (d *Daemon) snapshot() []*Export {

@@ -23,7 +23,6 @@ type Daemon struct {
 	hooks     *hooks
 	nbd       *nbdExports
 	space     *spaceMonitor
-	enospc    *enospcMonitor
 	checksums *checksummer
 	procs     backend.MaxProcs
 	stop      context.CancelFunc // set by Run
@@ -33,6 +32,7 @@ type Daemon struct {
 	oldNBD []takeover.Message // the sockets of its NBD server
 
 	promoting  sync.Mutex     // one promotion at a time
+	setting    sync.Mutex     // one cow-set at a time
 	background sync.WaitGroup // goroutines that Run waits for
 
 	mu      sync.Mutex
@@ -44,8 +44,7 @@ func newDaemon(o Options) *Daemon {
 	d := &Daemon{opts: o, log: cmp.Or(o.Log, slog.Default())}
 	d.opts.Cow.Log = d.log
 	d.hooks = newHooks(d, o.Hooks)
-	d.space = newSpaceMonitor(d, o.Space)
-	d.enospc = newENOSPCMonitor(d, o.ENOSPC)
+	d.space = newSpaceMonitor(d, o.Space, o.ENOSPC)
 	d.checksums = newChecksummer(d)
 	d.nbd = newNBDExports(d)
 	if o.Store != nil {
@@ -79,7 +78,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.background.Go(func() { d.hooks.run(aside) })
 	d.background.Go(func() { d.space.run(aside) })
-	d.background.Go(func() { d.enospc.run(aside) })
 	d.background.Go(func() { d.checksums.run(aside) })
 	if d.old != nil {
 		d.background.Go(func() { d.nbd.inherit(aside, d.oldNBD, d.old.offer.Exports) })

@@ -21,8 +21,8 @@
 //	thaw                Daemon.Run           a guest left frozen or paused       the guest runs, or two minutes have passed
 //	hooks               Daemon.Run           the effects of QEMU's events        the exports have ended
 //	QEMU's monitor      Daemon.Run           the connection that hooks listen to  Run returns
-//	space monitor       Daemon.Run           which file systems are low          the exports have ended
-//	ENOSPC monitor      Daemon.Run           requests parked for want of space   the exports have ended
+//	space monitor       Daemon.Run           file systems, requests parked for   the exports have ended
+//	                                         want of space, the paused guest
 //	checksummer         Daemon.Run           layers that get checksums           the exports have ended
 //	NBD takeover        Daemon.Run           the exports of the old process      they are served again
 //

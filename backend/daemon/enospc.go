@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,40 +19,49 @@ import (
 	"cowblk/cow"
 )
 
-// ENOSPCPolicy is the action for guest requests that find no space.
+// ENOSPCPolicy is the action for guest requests that find no space, in the words of QEMU's werror.
 type ENOSPCPolicy string
 
 const (
 	// ENOSPCStop parks them until there is space, and pauses the guest if a monitor is known.
-	ENOSPCStop ENOSPCPolicy = "pause"
+	ENOSPCStop ENOSPCPolicy = "stop"
 	// ENOSPCReport fails them.
-	ENOSPCReport ENOSPCPolicy = "error"
+	ENOSPCReport ENOSPCPolicy = "report"
 )
 
-// ParseENOSPCPolicy returns the policy with this name.
+// ParseENOSPCPolicy returns the policy with this name. The former names are pause (stop) and error
+// (report).
 func ParseENOSPCPolicy(s string) (ENOSPCPolicy, error) {
-	if p := ENOSPCPolicy(s); p == ENOSPCStop || p == ENOSPCReport {
+	switch p := ENOSPCPolicy(s); p {
+	case ENOSPCStop, ENOSPCReport:
 		return p, nil
+	case "pause":
+		return ENOSPCStop, nil
+	case "error":
+		return ENOSPCReport, nil
 	}
 	return "", fmt.Errorf("%q: expected %s or %s", s, ENOSPCStop, ENOSPCReport)
+}
+
+// warnFormerName logs a warning if the policy was given by its former name.
+func (p ENOSPCPolicy) warnFormerName(log *slog.Logger, given string) {
+	if given != string(p) && given != "" {
+		log.Warn("on-enospc: this name of the policy is a former one", "found", given,
+			"use", string(p))
+	}
 }
 
 // ENOSPCOptions sets the actions for a full file system or quota.
 type ENOSPCOptions struct {
 	Policy ENOSPCPolicy // default: ENOSPCReport
-	Guest  qmp.Spec     // monitor that pauses the guest (QMP, or Libvirt and Domain); zero: the guest is not paused
+	Given  string       // the name of Policy on the command line; empty: none
+	// Guest is the monitor that pauses the guest (QMP, or Libvirt and Domain). Zero: the guest is
+	// not paused.
+	Guest qmp.Spec
 }
 
-const (
-	enospcPoll        = time.Second           // interval of looking for space
-	enospcBlindRetry  = 5 * time.Second       // interval of retries where free space is unknown
-	enospcRetryTime   = 50 * time.Millisecond // time that a retried request gets to fail again
-	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for continuing it
-	enospcReportAgain = 10 * time.Second      // after this time it is logged again
-)
-
-// enospcMonitor handles requests that are parked for want of space (park.go in package backend), in
-// one goroutine; workers only notify it. All disks of a process belong to one guest.
+// The methods below handle requests that are parked for want of space (park.go in package backend).
+// All disks of a process belong to one guest.
 //
 // ext4 and XFS reserve space for delayed allocation when a write enters the page cache, quotas
 // (EDQUOT) included, and Btrfs does the same. So a full file system shows at the write. A sync that
@@ -59,24 +69,13 @@ const (
 // guest has seen complete. The disk is then read-only (cow.ErrFailed), and nothing is parked. On
 // such a file system the page cache must be bypassed (--cache none), so that the write itself
 // fails.
-type enospcMonitor struct {
-	daemon   *Daemon
-	spec     qmp.Spec
-	hasSpace func(path string, want int64) (enoughSpace, known bool)
-	wake     chan struct{} // capacity one: the fields below have changed
 
-	mu             sync.Mutex
-	policy         ENOSPCPolicy
-	waiting        map[string]*waitingDisk // by disk
-	retryRequested bool                    // the operator says that there is space
-
-	// Owned by run's goroutine.
-	guest        *qmp.Handle // was asked to pause; nil: not since space ran out
-	endPause     func()      // ends the pause that hooks ignore
-	pausedAt     time.Time   // when the guest was paused
-	blindRetryAt time.Time   // when requests were retried last without knowledge of free space
-	lastError    string      // last error of the guest that was logged
-}
+const (
+	enospcBlindRetry  = 5 * time.Second       // interval of retries where free space is unknown
+	enospcRetryTime   = 50 * time.Millisecond // time that a retried request gets to fail again
+	enospcGuestLimit  = 10 * time.Second      // for pausing a guest, and for continuing it
+	enospcReportAgain = 10 * time.Second      // after this time it is logged again
+)
 
 // waitingDisk is a disk with parked requests.
 type waitingDisk struct {
@@ -86,203 +85,213 @@ type waitingDisk struct {
 	reportedAt  time.Time            // zero: not yet reported
 }
 
-func newENOSPCMonitor(d *Daemon, o ENOSPCOptions) *enospcMonitor {
-	if o.Policy == "" {
-		o.Policy = ENOSPCReport
-	}
-	o.Guest.Mode = qmp.QuiescePause
-	return &enospcMonitor{daemon: d, spec: o.Guest, policy: o.Policy, hasSpace: hasSpaceFor, wake: make(chan struct{}, 1), waiting: map[string]*waitingDisk{}}
-}
-
 // onPark is called for every parked request by its worker.
-func (f *enospcMonitor) onPark(dev *backend.Device, io *cow.Request) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.waiting[dev.Name()]
-	if s == nil {
-		s = &waitingDisk{event: dev.ErrorEvent(io, f.action())}
-		f.waiting[dev.Name()] = s
+func (m *spaceMonitor) onPark(dev *backend.Device, io *cow.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.waiting[dev.Name()]
+	if w == nil {
+		action := backend.ActionWait
+		if m.canPause() {
+			action = backend.ActionStop
+		}
+		w = &waitingDisk{event: dev.ErrorEvent(io, action)}
+		m.waiting[dev.Name()] = w
 	}
-	s.bytes += io.Length
-	s.newlyParked = true
-	f.notify()
+	w.bytes += io.Length
+	w.newlyParked = true
+	notify(m.parked)
 }
 
-func (f *enospcMonitor) action() string {
-	if f.reachable() {
-		return backend.ActionStop
-	}
-	return backend.ActionWait
-}
-
-// reachable reports whether the guest can be paused.
-func (f *enospcMonitor) reachable() bool { return f.spec.QMP != "" || f.spec.Libvirt != "" }
-
-func (f *enospcMonitor) notify() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
-}
+func (m *spaceMonitor) canPause() bool { return m.guest.QMP != "" || m.guest.Libvirt != "" }
 
 // setPolicy changes the policy. With ENOSPCReport parked requests fail at once.
-func (f *enospcMonitor) setPolicy(p ENOSPCPolicy) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.policy = p
-	for _, e := range f.daemon.snapshot() {
+func (m *spaceMonitor) setPolicy(p ENOSPCPolicy) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.policy = p
+	for _, e := range m.daemon.snapshot() {
 		e.dev.SetParking(p == ENOSPCStop)
 	}
-	f.retryRequested = true
-	f.notify()
-}
-
-func (f *enospcMonitor) currentPolicy() ENOSPCPolicy {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.policy
+	m.retryNow = true
+	notify(m.parked)
 }
 
 // resume is cow-resume: parked requests are retried now, and the guest continues.
-func (f *enospcMonitor) resume(disk string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.waiting[disk] == nil {
-		return &control.Error{Class: control.DeviceNotActive, Desc: fmt.Sprintf("disk %q: none of its requests waits for space", disk)}
+func (m *spaceMonitor) resume(disk string) error {
+	if _, err := m.daemon.named([]string{disk}); err != nil {
+		return err
 	}
-	f.retryRequested = true
-	f.notify()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting[disk] == nil {
+		return &control.Error{Class: control.DeviceNotActive,
+			Desc: fmt.Sprintf("disk %q: none of its requests waits for space", disk)}
+	}
+	m.retryNow = true
+	notify(m.parked)
 	return nil
 }
 
-// waitingDisks returns the disks with parked requests, sorted.
-func (f *enospcMonitor) waitingDisks() (disks []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for name := range f.waiting {
-		disks = append(disks, name)
+// handleParked pauses the guest when a request was parked, and retries all parked requests when
+// there seems to be space or the operator says so.
+func (m *spaceMonitor) handleParked(ctx context.Context) {
+	bytes, newlyParked := m.reportParked()
+	disks := slices.Sorted(maps.Keys(bytes))
+	if newlyParked && m.canPause() {
+		m.pauseGuest(ctx, disks)
 	}
-	slices.Sort(disks)
-	return disks
-}
-
-// run handles parked requests until ctx is done. A paused guest then stays paused: the next process
-// finds its record and continues it.
-func (f *enospcMonitor) run(ctx context.Context) {
-	tick := time.NewTicker(enospcPoll)
-	defer tick.Stop()
-	defer f.closeGuest()
-	for {
-		select {
-		case <-f.wake:
-		case <-tick.C:
-			if len(f.waitingDisks()) == 0 {
-				continue
-			}
-		case <-ctx.Done():
-			return
-		}
-		f.report()
-		f.pause(ctx)
-		f.retry(ctx)
+	exports, err := m.daemon.named(disks)
+	if err != nil {
+		return // none is parked, or the disks are gone
+	}
+	m.mu.Lock()
+	now := m.retryNow || m.policy == ENOSPCReport
+	m.retryNow = false
+	m.mu.Unlock()
+	if now || m.enoughSpace(exports, bytes) {
+		m.retry(ctx, exports, disks)
 	}
 }
 
-func (f *enospcMonitor) closeGuest() {
-	if f.guest != nil {
-		f.guest.Close()
-	}
-	if f.endPause != nil {
-		f.endPause()
-	}
-}
-
-// report logs and emits disks that are newly out of space.
-func (f *enospcMonitor) report() {
-	f.mu.Lock()
+// reportParked logs and emits disks that are newly out of space. It returns the bytes parked since
+// the last retry, by disk, and whether a request was parked since the last call.
+func (m *spaceMonitor) reportParked() (bytes map[string]int64, newlyParked bool) {
+	bytes = map[string]int64{}
 	var events []backend.IOErrorEvent
-	for _, s := range f.waiting {
-		if s.reportedAt.IsZero() || s.newlyParked && time.Since(s.reportedAt) > enospcReportAgain {
-			events = append(events, s.event)
+	m.mu.Lock()
+	for name, w := range m.waiting {
+		bytes[name] = w.bytes
+		again := w.newlyParked && time.Since(w.reportedAt) > enospcReportAgain
+		if w.reportedAt.IsZero() || again {
+			events = append(events, w.event)
 		}
-		if s.newlyParked {
-			s.reportedAt = time.Now()
+		if w.newlyParked {
+			w.reportedAt, w.newlyParked, newlyParked = time.Now(), false, true
 		}
 	}
-	f.mu.Unlock()
+	m.mu.Unlock()
 	for _, e := range events {
-		f.daemon.log.Error("no space is left for the guest's writes: its requests wait for space", "disk", e.Disk, "op", e.Operation,
-			"offset", e.Offset, "length", e.Length, "err", e.Error, "action", e.Action)
-		f.daemon.emit("COW_IO_ERROR", e)
+		m.daemon.log.Error("no space is left for the guest's writes: its requests wait for space",
+			"disk", e.Disk, "op", e.Operation, "offset", e.Offset, "length", e.Length,
+			"err", e.Error, "action", e.Action)
+		m.daemon.emit("COW_IO_ERROR", e)
 	}
+	return bytes, newlyParked
 }
 
-// pause pauses the guest, if it runs, when a request was parked.
-func (f *enospcMonitor) pause(ctx context.Context) {
-	f.mu.Lock()
-	fresh := false
-	for _, s := range f.waiting {
-		fresh = fresh || s.newlyParked
-		s.newlyParked = false
-	}
-	f.mu.Unlock()
-	if !fresh || !f.reachable() {
-		return
-	}
-	if f.guest == nil {
-		guest, err := f.spec.Open(f.daemon.log, f.daemon.monitorFor(f.spec.QMP))
+// pauseGuest pauses the guest, if it runs.
+func (m *spaceMonitor) pauseGuest(ctx context.Context, disks []string) {
+	if m.paused == nil {
+		guest, err := m.guest.Open(m.daemon.log, m.daemon.monitorFor(m.guest.QMP))
 		if err != nil {
-			f.guestFailed("paused", err)
+			m.guestFailed("paused", err)
 			return
 		}
-		f.guest, f.endPause, f.pausedAt = guest, f.daemon.hooks.beginPause(), time.Now()
+		m.paused, m.endPause = guest, m.daemon.hooks.beginPause()
 	}
 	// The next process continues the guest if this one dies. On a full file system there may be no
 	// room for the record.
-	if err := f.note(f.waitingDisks(), &f.spec); err != nil {
-		f.daemon.log.Warn("a guest is being paused, and the record of that could not be written: if this process is killed, run cont on QEMU's monitor", "err", err)
+	if err := m.note(disks, &m.guest); err != nil {
+		m.daemon.log.Warn("a guest is being paused, and the record of that could not be written: "+
+			"if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
-	if err := f.guest.Freeze(limit); err != nil {
-		f.guestFailed("paused", err)
+	if err := m.paused.Freeze(limit); err != nil {
+		m.guestFailed("paused", err)
 	}
 }
 
-func (f *enospcMonitor) note(disks []string, spec *qmp.Spec) error {
-	if f.daemon.names == nil {
+// continueGuest continues the guest if it was paused.
+func (m *spaceMonitor) continueGuest(ctx context.Context, disks []string) error {
+	if m.paused == nil {
 		return nil
 	}
-	return f.daemon.names.Note(disks, spec)
+	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
+	defer cancel()
+	if err := m.paused.Thaw(limit); err != nil {
+		m.guestFailed("continued", err)
+		return err
+	}
+	if err := m.note(disks, nil); err != nil {
+		m.daemon.log.Warn("the guest continues, and the record that it was paused is left",
+			"err", err)
+	}
+	m.closeGuest()
+	return nil
+}
+
+func (m *spaceMonitor) closeGuest() {
+	if m.paused != nil {
+		m.paused.Close()
+		m.endPause()
+		m.paused, m.endPause = nil, nil
+	}
+}
+
+func (m *spaceMonitor) note(disks []string, spec *qmp.Spec) error {
+	if m.daemon.names == nil {
+		return nil
+	}
+	return m.daemon.names.Note(disks, spec)
 }
 
 // guestFailed logs an error of the guest unless it equals the last one logged.
-func (f *enospcMonitor) guestFailed(what string, err error) {
-	if text := err.Error(); text != f.lastError {
-		f.lastError = text
-		f.daemon.log.Error("the guest cannot be "+what+" for want of space", "err", err)
+func (m *spaceMonitor) guestFailed(what string, err error) {
+	if text := err.Error(); text != m.lastError {
+		m.lastError = text
+		m.daemon.log.Error("the guest cannot be "+what+" for want of space", "err", err)
 	}
 }
 
-// retry retries all parked requests when there seems to be space, or when the operator says so.
-func (f *enospcMonitor) retry(ctx context.Context) {
-	disks := f.waitingDisks()
-	exports, err := f.daemon.named(disks)
-	if len(disks) == 0 || err != nil {
-		return
+// enoughSpace reports whether there seems to be space for all parked requests, whose bytes are
+// given by disk.
+func (m *spaceMonitor) enoughSpace(exports []*Export, bytes map[string]int64) bool {
+	blind := false
+	for _, e := range exports {
+		enough, known := m.hasSpace(m.head(e), bytes[e.dev.Name()])
+		if !enough {
+			return false
+		}
+		blind = blind || !known
 	}
-	f.mu.Lock()
-	told := f.retryRequested
-	f.retryRequested = false
-	f.mu.Unlock()
-	if !told && !f.enoughSpace(exports) {
-		return
+	if blind && time.Since(m.blindRetryAt) < enospcBlindRetry {
+		return false
 	}
-	f.mu.Lock()
-	for _, s := range f.waiting {
-		s.bytes = 0
+	m.blindRetryAt = time.Now()
+	return true
+}
+
+// hasSpace reports whether the file system of the file at path has space for want bytes and a
+// margin. known is false for a device, and where the kernel does not tell.
+func (m *spaceMonitor) hasSpace(path string, want int64) (enough, known bool) {
+	r, ok := m.statfs(path)
+	if !ok {
+		return true, false
 	}
-	f.mu.Unlock()
+	// Without the margin the guest would stop and continue with every block.
+	want = max(2*want, min(16<<20, r.total/128))
+	if r.free < want {
+		return false, true
+	}
+	// A quota shows only at an allocation: try one in an unnamed file of the same owner in the same
+	// directory.
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.Fallocate(fd, 0, 0, want)
+	}
+	return !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT), true
+}
+
+// retry retries the parked requests. If none is parked again, the guest continues.
+func (m *spaceMonitor) retry(ctx context.Context, exports []*Export, disks []string) {
+	m.mu.Lock()
+	for _, w := range m.waiting {
+		w.bytes = 0
+	}
+	m.mu.Unlock()
 	for _, e := range exports {
 		e.dev.ResumeParked()
 	}
@@ -296,82 +305,18 @@ func (f *enospcMonitor) retry(ctx context.Context) {
 			return
 		}
 	}
-	if f.guest != nil {
-		limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
-		defer cancel()
-		if err := f.guest.Thaw(limit); err != nil {
-			f.guestFailed("continued", err)
-			return
-		}
-		if err := f.note(disks, nil); err != nil {
-			f.daemon.log.Warn("the guest continues, and the record that it was paused is left", "err", err)
-		}
-		f.closeGuest()
-		f.guest, f.endPause = nil, nil
+	if m.continueGuest(ctx, disks) != nil {
+		return
 	}
-	f.end(disks)
-}
-
-// end forgets disks whose requests have space again.
-func (f *enospcMonitor) end(disks []string) {
-	f.mu.Lock()
+	m.mu.Lock()
 	for _, name := range disks {
-		if s := f.waiting[name]; s != nil && !s.newlyParked {
-			delete(f.waiting, name)
+		if w := m.waiting[name]; w != nil && !w.newlyParked {
+			delete(m.waiting, name)
 		}
 	}
-	f.mu.Unlock()
-	f.lastError = ""
-	f.daemon.log.Info("all requests that waited for space have been retried", "disks", strings.Join(disks, ", "))
-	f.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
-}
-
-// enoughSpace reports whether there seems to be space for all parked requests.
-func (f *enospcMonitor) enoughSpace(exports []*Export) bool {
-	blind := false
-	for _, e := range exports {
-		path := ""
-		if f.daemon.names != nil {
-			path = f.daemon.names.Data(e.dev.Name())
-		}
-		f.mu.Lock()
-		want := int64(0)
-		if s := f.waiting[e.dev.Name()]; s != nil {
-			want = s.bytes
-		}
-		f.mu.Unlock()
-		enough, known := f.hasSpace(path, want)
-		if !enough {
-			return false
-		}
-		blind = blind || !known
-	}
-	if blind && time.Since(f.blindRetryAt) < enospcBlindRetry {
-		return false
-	}
-	f.blindRetryAt = time.Now()
-	return true
-}
-
-// hasSpaceFor reports whether the file system of the file at path has space for want bytes and a
-// margin. known is false for a device, and where the kernel does not tell.
-func hasSpaceFor(path string, want int64) (enough, known bool) {
-	r, ok := statfs(path)
-	if !ok {
-		return true, false
-	}
-	// Without the margin the guest would stop and continue with every block.
-	want = max(2*want, min(16<<20, r.total/128))
-	if r.free < want {
-		return false, true
-	}
-	// A quota shows only at an allocation: try one in an unnamed file of the same owner in the same
-	// directory.
-	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT), true
-	}
-	defer unix.Close(fd)
-	err = unix.Fallocate(fd, 0, 0, want)
-	return !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT), true
+	m.mu.Unlock()
+	m.lastError = ""
+	m.daemon.log.Info("all requests that waited for space have been retried",
+		"disks", strings.Join(disks, ", "))
+	m.daemon.emit("COW_NOSPACE_RESUMED", map[string][]string{"disks": disks})
 }

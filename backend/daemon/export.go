@@ -50,10 +50,11 @@ func (e *Export) setDevice(dev *backend.Device, d *Daemon) {
 	e.dev, e.log, e.emit, e.ended = dev, loglimit.New(d.log).With("disk", dev.Name()), d.emit, make(chan struct{})
 	dev.Observe(backend.Observer{
 		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
-		Parked:  func(io *cow.Request) { d.enospc.onPark(dev, io) },
+		Parked:  func(io *cow.Request) { d.space.onPark(dev, io) },
 		Procs:   &d.procs,
 	})
-	dev.SetParking(d.enospc.policy == ENOSPCStop)
+	_, policy := d.space.settings()
+	dev.SetParking(policy == ENOSPCStop)
 }
 
 // Connected reports whether a front-end is connected, and the number of front-ends so far.

@@ -41,7 +41,8 @@ var eventForm = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
 func HookEvent(name string) (string, error) {
 	event := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 	if !eventForm.MatchString(event) || len(event) > maxEvent {
-		return "", fmt.Errorf("%q is no name of an event of QEMU; expected one such as SHUTDOWN, RESET, GUEST_PANICKED, STOP", name)
+		return "", fmt.Errorf("%q is no name of an event of QEMU; expected one such as SHUTDOWN, "+
+			"RESET, GUEST_PANICKED, STOP", name)
 	}
 	return event, nil
 }
@@ -55,7 +56,8 @@ func HookEvents(names []string) ([]string, error) {
 			return nil, err
 		}
 		if known := misspelled(event); known != "" {
-			return nil, fmt.Errorf("%q is no event of the versions of QEMU known here: did you mean %s?", name, known)
+			return nil, fmt.Errorf("%q is no event of the versions of QEMU known here: "+
+				"did you mean %s?", name, known)
 		}
 		if !slices.Contains(events, event) {
 			events = append(events, event)
@@ -88,7 +90,11 @@ func oneMistake(a, b string) bool {
 	}
 	switch len(b) - len(a) {
 	case 0:
-		return i < len(a) && (a[i+1:] == b[i+1:] || i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:])
+		if i == len(a) {
+			return false
+		}
+		exchanged := i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
+		return exchanged || a[i+1:] == b[i+1:]
 	case 1:
 		return a[i:] == b[i+1:]
 	}

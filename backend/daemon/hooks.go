@@ -68,7 +68,8 @@ func (h *hooks) start() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.address != nil {
-		h.monitor = qmp.NewMonitor(qmp.MonitorOptions{Log: h.log, Address: *h.address, Retry: hookRetry})
+		o := qmp.MonitorOptions{Log: h.log, Address: *h.address, Retry: hookRetry}
+		h.monitor = qmp.NewMonitor(o)
 	}
 	h.subscribe()
 }
@@ -86,13 +87,12 @@ func (h *hooks) settings() HookOptions {
 	return h.opts
 }
 
-// change changes the settings. Events after it has returned use them.
-func (h *hooks) change(f func(*HookOptions)) {
+// set changes the settings. Events after it has returned use them.
+func (h *hooks) set(o HookOptions) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.opts.Events
-	f(&h.opts)
-	if !slices.Equal(before, h.opts.Events) {
+	if h.opts = o; !slices.Equal(before, o.Events) {
 		h.subscribe()
 	}
 }
@@ -101,7 +101,8 @@ func (h *hooks) change(f func(*HookOptions)) {
 func (h *hooks) subscribe() {
 	for _, e := range h.opts.Events {
 		if !knownEvent(e) {
-			h.log.Warn("QEMU 7.2 to 10 has no such event: it does nothing unless this QEMU has it", "event", e)
+			h.log.Warn("QEMU 7.2 to 10 has no such event: it does nothing unless this QEMU has it",
+				"event", e)
 		}
 	}
 	if h.monitor == nil {
@@ -191,9 +192,11 @@ func (h *hooks) handle(e goqmp.Event) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errPromoted):
-		h.log.Error("a promotion at an event of QEMU was made with an error", "event", e.Event, "tag", tag, "err", err)
+		h.log.Error("a promotion at an event of QEMU was made with an error", "event", e.Event,
+			"tag", tag, "err", err)
 	default:
-		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag, "disks", strings.Join(disks, ", "), "err", err)
+		h.log.Error("an event of QEMU made no tag", "event", e.Event, "tag", tag,
+			"disks", strings.Join(disks, ", "), "err", err)
 		h.daemon.emit("COW_PROMOTE_REFUSED", promoteRefused{disks, tag, e.Event, err.Error()})
 	}
 }
@@ -206,7 +209,10 @@ type promoteRefused struct {
 	Reason  string   `json:"reason"`
 }
 
-func (h *hooks) promote(event string, at time.Time, o *HookOptions) (disks []string, tag string, err error) {
+// promote promotes all disks that can be written to, with the tag of an event at this time.
+func (h *hooks) promote(
+	event string, at time.Time, o *HookOptions,
+) (disks []string, tag string, err error) {
 	var tags []string
 	for _, e := range h.daemon.snapshot() {
 		if !e.dev.ReadOnly() && h.daemon.names != nil {
@@ -243,8 +249,9 @@ func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
 			}
 		}
 		if n >= o.Keep {
-			return fmt.Errorf("disk %q has %d tags made by hooks, at most %d are to be kept, and none is deleted without being asked for: "+
-				"raise the limit (cow-set \"keep\", serve --keep), or clone the disk from a tag and go on there", disk, n, o.Keep)
+			return fmt.Errorf("disk %q has %d tags made by hooks, at most %d are to be kept, and "+
+				"none is deleted without being asked for: raise the limit (cow-set \"keep\", "+
+				"serve --keep), or clone the disk from a tag and go on there", disk, n, o.Keep)
 		}
 	}
 	return nil
@@ -255,7 +262,8 @@ func (h *hooks) logDropped() {
 	if len(h.dropped) == 0 {
 		return
 	}
-	h.log.Warn("events of QEMU came too soon after the last promotion and made no tags", "events", countsText(h.dropped),
+	h.log.Warn("events of QEMU came too soon after the last promotion and made no tags",
+		"events", countsText(h.dropped),
 		"after", h.last.UTC(), "min_interval", h.settings().Interval)
 	clear(h.dropped)
 }

@@ -2,12 +2,10 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
-	"cowblk/backend/control"
 	"cowblk/backend/qmp"
 )
 
@@ -27,11 +25,7 @@ type PlugArgs struct {
 const plugLimit = 10 * time.Second
 
 // attach is cow-attach.
-func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
-	var a PlugArgs
-	if err := control.Decode(raw, &a); err != nil {
-		return nil, err
-	}
+func (d *Daemon) attach(ctx context.Context, a PlugArgs) (any, error) {
 	found, err := d.named([]string{a.Disk})
 	if err != nil {
 		return nil, err
@@ -39,19 +33,24 @@ func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
 	e := found[0]
 	switch now, _ := e.Connected(); {
 	case e.listener == nil:
-		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): serve it on a socket", a.Disk)
+		return nil, fmt.Errorf("disk %q is served on one connection only (--fd): "+
+			"serve it on a socket", a.Disk)
 	case now:
 		// A second QEMU would wait for the first to leave, and its guest with it.
-		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first", a.Disk)
+		return nil, fmt.Errorf("disk %q is connected to a QEMU already: detach it there first",
+			a.Disk)
 	case a.Queues < 0 || a.Queues > e.dev.Queues():
-		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues", a.Disk, e.dev.Queues(), a.Queues)
+		return nil, fmt.Errorf("disk %q offers %d queues, not %d: serve it with --queues",
+			a.Disk, e.dev.Queues(), a.Queues)
 	}
 	ctx, m, end, err := d.plugging(ctx, &a)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	made, err := qmp.Attach(ctx, m, qmp.Plug{Disk: a.Disk, Socket: e.listener.Addr().String(), ID: a.ID, Bus: a.Bus, Queues: a.Queues})
+	socket := e.listener.Addr().String()
+	made, err := qmp.Attach(ctx, m,
+		qmp.Plug{Disk: a.Disk, Socket: socket, ID: a.ID, Bus: a.Bus, Queues: a.Queues})
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +59,7 @@ func (d *Daemon) attach(ctx context.Context, raw json.RawMessage) (any, error) {
 }
 
 // detach is cow-detach.
-func (d *Daemon) detach(ctx context.Context, raw json.RawMessage) (any, error) {
-	var a PlugArgs
-	if err := control.Decode(raw, &a); err != nil {
-		return nil, err
-	}
+func (d *Daemon) detach(ctx context.Context, a PlugArgs) (any, error) {
 	if a.Bus != "" || a.Queues != 0 {
 		return nil, errors.New("cow-detach takes neither bus nor queues")
 	}
@@ -109,13 +104,14 @@ func (e *Export) awaitEnd(ctx context.Context) {
 
 // plugging returns the monitor for attach and detach: the hooks' monitor if it has that address,
 // else a new connection until end.
-func (d *Daemon) plugging(ctx context.Context, a *PlugArgs) (_ context.Context, m *qmp.Monitor, end func(), err error) {
+func (d *Daemon) plugging(
+	ctx context.Context, a *PlugArgs,
+) (_ context.Context, m *qmp.Monitor, end func(), err error) {
 	limit := plugLimit
 	if a.Timeout != 0 {
-		if !(a.Timeout > 0 && a.Timeout <= maxInterval.Seconds()) {
-			return nil, nil, nil, fmt.Errorf("timeout %v: expected seconds, more than 0", a.Timeout)
+		if limit, err = positiveSeconds("timeout", a.Timeout); err != nil {
+			return nil, nil, nil, err
 		}
-		limit = time.Duration(a.Timeout * float64(time.Second))
 	}
 	if err := d.checkReach(ctx, &qmp.Spec{QMP: a.QMP}); err != nil {
 		return nil, nil, nil, err

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -15,7 +14,7 @@ import (
 
 // NBDInfo answers query-cow-exports.
 type NBDInfo struct {
-	Addresses []string         `json:"addresses"` // listening addresses; none: the server is stopped
+	Addresses []string         `json:"addresses"` // where it listens; none: it is stopped
 	Exports   []nbd.ExportInfo `json:"exports"`
 }
 
@@ -38,76 +37,48 @@ func (r *nbdExports) newServer() *nbd.Server {
 
 // register registers the commands. They have QEMU's names where QEMU has such commands.
 func (r *nbdExports) register(s *control.Server) {
-	s.RegisterChange("nbd-server-start", func(ctx context.Context, args json.RawMessage) (any, error) {
-		var a struct {
-			Addr string `json:"addr"`
-		}
-		if err := control.Decode(args, &a); err != nil {
-			return nil, err
-		}
-		at, err := r.start(ctx, a.Addr)
-		if err != nil {
-			return nil, err
-		}
-		return map[string]string{"addr": at.String()}, nil
-	})
-	s.RegisterChange("nbd-server-stop", func(_ context.Context, args json.RawMessage) (any, error) {
-		if err := control.Decode(args, &struct{}{}); err != nil {
-			return nil, err
-		}
+	s.RegisterChange("nbd-server-start", control.Typed(r.start))
+	s.RegisterChange("nbd-server-stop", control.Typed(func(context.Context, struct{}) (any, error) {
 		return nil, r.stop(false)
-	})
-	s.RegisterChange("cow-export-add", func(ctx context.Context, args json.RawMessage) (any, error) {
-		name, err := exportName(args)
-		if err != nil {
-			return nil, err
-		}
-		if err := r.checkAdd(ctx, name); err != nil {
-			return nil, err
-		}
-		return r.add(ctx, name)
-	})
-	s.RegisterChange("cow-export-del", func(_ context.Context, args json.RawMessage) (any, error) {
-		name, err := exportName(args)
-		if err != nil {
-			return nil, err
-		}
-		return nil, r.remove(name)
-	})
-	s.Register("query-cow-exports", func(_ context.Context, args json.RawMessage) (any, error) {
-		if err := control.Decode(args, &struct{}{}); err != nil {
-			return nil, err
-		}
+	}))
+	s.RegisterChange("cow-export-add", control.Typed(r.addCommand))
+	s.RegisterChange("cow-export-del", control.Typed(r.remove))
+	s.Register("query-cow-exports", control.Typed(func(context.Context, struct{}) (any, error) {
 		return r.query(), nil
-	})
+	}))
 }
 
-func exportName(args json.RawMessage) (string, error) {
-	var a struct {
-		Name string `json:"name"`
-	}
-	if err := control.Decode(args, &a); err != nil {
-		return "", err
-	}
+// addrArgs are the arguments of nbd-server-start, and its answer.
+type addrArgs struct {
+	Addr string `json:"addr"`
+}
+
+// exportArgs are the arguments of commands about one export.
+type exportArgs struct {
+	Name string `json:"name"`
+}
+
+func (a *exportArgs) check() error {
 	if a.Name == "" {
-		return "", &control.Error{Class: control.GenericError, Desc: "Parameter 'name' is missing: a disk's tag, such as vm1@before-upgrade"}
+		return &control.Error{Class: control.GenericError,
+			Desc: "Parameter 'name' is missing: a disk's tag, such as vm1@before-upgrade"}
 	}
-	return a.Name, nil
+	return nil
 }
 
-// start listens on an address; the first call starts the server.
-func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error) {
-	at, err := nbd.ParseAddress(addr)
+// start is nbd-server-start: it listens on an address; the first call starts the server.
+func (r *nbdExports) start(ctx context.Context, a addrArgs) (any, error) {
+	at, err := nbd.ParseAddress(a.Addr)
 	if err != nil {
-		return at, err
+		return nil, err
 	}
 	if err := r.checkStart(ctx, at); err != nil {
-		return at, err
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return at, nbd.ErrClosed
+		return nil, nbd.ErrClosed
 	}
 	s := r.server
 	if s == nil {
@@ -117,13 +88,24 @@ func (r *nbdExports) start(ctx context.Context, addr string) (nbd.Address, error
 		if at.Network == "unix" {
 			err = r.daemon.explainConfined(err)
 		}
-		return at, err
+		return nil, err
 	}
 	if r.server == nil {
 		r.server, r.disks = s, map[string]*store.Reading{}
 	}
 	r.daemon.log.Info("NBD server listens", "address", at.String())
-	return at, nil
+	return addrArgs{at.String()}, nil
+}
+
+// addCommand is cow-export-add.
+func (r *nbdExports) addCommand(ctx context.Context, a exportArgs) (any, error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
+	if err := r.checkAdd(ctx, a.Name); err != nil {
+		return nil, err
+	}
+	return r.add(ctx, a.Name)
 }
 
 // add opens a disk and exports it. It holds no lock meanwhile: opening may take long.
@@ -164,27 +146,34 @@ func (r *nbdExports) running() (*nbd.Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
-		return nil, &control.Error{Class: control.DeviceNotActive, Desc: `the NBD server is not running: start it with nbd-server-start {"addr": "unix:PATH"}`}
+		return nil, &control.Error{Class: control.DeviceNotActive,
+			Desc: `the NBD server is not running: ` +
+				`start it with nbd-server-start {"addr": "unix:PATH"}`}
 	}
 	return r.server, nil
 }
 
-// remove disconnects the export's clients and closes its disk.
-func (r *nbdExports) remove(name string) error {
+// remove is cow-export-del: it disconnects the export's clients and closes its disk.
+func (r *nbdExports) remove(_ context.Context, a exportArgs) (any, error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
 	s, err := r.running()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	name := a.Name
 	r.mu.Lock()
 	disk := r.disks[name]
 	delete(r.disks, name)
 	r.mu.Unlock()
 	if disk == nil {
-		return &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
+		return nil, &control.Error{Class: control.DeviceNotFound,
+			Desc: fmt.Sprintf("there is no export %q: query-cow-exports lists them", name)}
 	}
 	err = errors.Join(s.RemoveExport(name), disk.Close())
 	r.daemon.log.Info("NBD export removed", "export", name)
-	return err
+	return nil, err
 }
 
 // stop ends the server and its exports. forGood: start fails from now on.

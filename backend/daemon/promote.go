@@ -11,7 +11,6 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/qmp"
 	"cowblk/cow"
-	"cowblk/cow/layer"
 	"cowblk/cow/store"
 )
 
@@ -30,7 +29,7 @@ type Promoted struct {
 	Quiesce  string         `json:"quiesce"`
 	Trigger  string         `json:"trigger,omitempty"` // QEMU's event, if a hook promoted
 	SwapTime float64        `json:"swap-microseconds"` // longest possible wait of a new write
-	HeldTime float64        `json:"held-milliseconds"` // from quiesced to continued; 0: not quiesced
+	HeldTime float64        `json:"held-milliseconds"` // quiesced until thawed; 0: not quiesced
 }
 
 // PromotedDisk is one disk of a promotion.
@@ -44,6 +43,14 @@ type PromotedDisk struct {
 // errPromoted wraps an error that came after the promotion.
 var errPromoted = errors.New("the disks are promoted, but")
 
+// promoteCommand is cow-promote.
+func (d *Daemon) promoteCommand(ctx context.Context, args PromoteArgs) (any, error) {
+	if err := d.checkReach(ctx, &args.Spec); err != nil {
+		return nil, err
+	}
+	return d.promote(ctx, args, "")
+}
+
 // promote promotes disks of this process at one instant. After an error the guest runs on the old
 // heads, unless the error wraps errPromoted.
 func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) (*Promoted, error) {
@@ -54,13 +61,14 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if d.names == nil {
 		return nil, errors.New("this process serves raw files: there are no layers to promote")
 	}
-	var guest *qmp.Handle
 	if args.Mode == "" {
 		if err := args.Check(); err != nil {
 			return nil, err
 		}
 	}
 	args.Spec.Instance = "" // this process finds out which run of the guest it is
+	limit := quiesceLimit(args.Timeout)
+	var guest *qmp.Handle
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
 			return nil, err
@@ -71,7 +79,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	defer d.promoting.Unlock()
 	if guest != nil {
 		// Under the lock: an earlier promotion may have left a guest to be thawed.
-		if err := d.waitThawed(ctx, args.Disks, seconds(args.Timeout)); err != nil {
+		if err := d.waitThawed(ctx, args.Disks, limit); err != nil {
 			return nil, err
 		}
 	}
@@ -81,31 +89,26 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if err != nil {
 		return nil, err
 	}
-	c := swap{daemon: d, pending: pending, exports: exports}
+	result := &Promoted{Tag: pending.Tag(), Quiesce: qmp.QuiesceNone, Trigger: trigger}
+	c := swap{pending: pending, result: result}
 	defer func() { pending.Close(c.swapped) }()
-	if err := c.prepare(); err != nil {
+	defer c.cancel()
+	if err := c.prepare(exports); err != nil {
 		return nil, err
 	}
-	defer c.cancel()
 
-	result := &Promoted{Tag: pending.Tag(), Quiesce: qmp.QuiesceNone, Trigger: trigger}
 	if guest == nil {
 		err = c.commitAndSwap()
 	} else {
 		result.Quiesce = args.Mode
-		err = d.swapQuiesced(ctx, &c, guest, args, result)
+		err = d.swapQuiesced(ctx, &c, guest, args, limit)
 	}
 	if !c.swapped {
 		return nil, err
 	}
-	result.SwapTime = float64(c.took.Nanoseconds()) / 1e3
-	for i, e := range exports {
-		sealed := c.oldHeads[i]
-		result.Disks = append(result.Disks, PromotedDisk{
-			Disk: e.dev.Name(), Sealed: sealed.UUID.String(), Head: pending.Heads()[i].Header().UUID.String(), Depth: c.depth[i],
-		})
-	}
-	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag, "quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
+	d.names.set(pending.Manifests()...)
+	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag,
+		"quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
 	d.emit("COW_PROMOTED", result)
 	d.watchSeals(exports, c.promotions, result.Tag)
 	if err != nil {
@@ -115,13 +118,17 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 }
 
 // swapQuiesced swaps while the guest is quiesced. The record outlives this process if it is killed.
-func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, args PromoteArgs, result *Promoted) error {
-	limit := seconds(args.Timeout)
+func (d *Daemon) swapQuiesced(
+	ctx context.Context, c *swap, guest *qmp.Handle, args PromoteArgs, limit time.Duration,
+) error {
 	// A guest that cannot be reached was not touched: it needs no record.
-	var err error
-	if args.Spec.Instance, err = identify(ctx, guest, limit); err != nil {
+	reach, cancel := context.WithTimeout(ctx, limit)
+	instance, err := guest.Identify(reach)
+	cancel()
+	if err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
 	}
+	args.Spec.Instance = instance
 	if err := d.names.Note(args.Disks, &args.Spec); err != nil {
 		return err
 	}
@@ -134,7 +141,7 @@ func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, a
 		return c.commitAndSwap()
 	})
 	if !held.IsZero() {
-		result.HeldTime = float64(time.Since(held).Microseconds()) / 1e3
+		c.result.HeldTime = float64(time.Since(held).Microseconds()) / 1e3
 	}
 	if errors.Is(err, qmp.ErrNotThawed) {
 		d.retryThaw(args.Disks, args.Spec) // the record stays until the guest continues
@@ -143,41 +150,39 @@ func (d *Daemon) swapQuiesced(ctx context.Context, c *swap, guest *qmp.Handle, a
 	return errors.Join(err, d.names.Note(args.Disks, nil))
 }
 
-func identify(ctx context.Context, guest *qmp.Handle, limit time.Duration) (string, error) {
-	if limit <= 0 {
-		limit = defaultQuiesceLimit
+// quiesceLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of
+// thawing it.
+func quiesceLimit(s float64) time.Duration {
+	if s <= 0 {
+		return 10 * time.Second
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return guest.Identify(ctx)
+	return seconds(s)
 }
-
-// defaultQuiesceLimit is the limit of reaching a guest, of quiescing it, and of thawing it.
-const defaultQuiesceLimit = 10 * time.Second
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // swap is one swap of heads.
 type swap struct {
-	daemon     *Daemon
 	pending    *store.Pending
-	exports    []*Export
 	promotions []*cow.Promotion
-	oldHeads   []layer.Header // the heads before the swap
-	depth      []int
 	swapped    bool
-	took       time.Duration
+	result     *Promoted
 }
 
 // prepare makes sure that every disk will accept its new head.
-func (c *swap) prepare() error {
-	for i, e := range c.exports {
-		p, err := e.dev.Disk().Prepare(c.pending.Heads()[i])
+func (c *swap) prepare(exports []*Export) error {
+	for i, e := range exports {
+		next := c.pending.Heads()[i]
+		p, err := e.dev.Disk().Prepare(next)
 		if err != nil {
-			c.cancel()
 			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 		c.promotions = append(c.promotions, p)
+		layers := e.dev.Disk().Layers()
+		c.result.Disks = append(c.result.Disks, PromotedDisk{
+			Disk: e.dev.Name(), Sealed: layers[len(layers)-1].UUID.String(),
+			Head: next.Header().UUID.String(), Depth: len(layers) + 1,
+		})
 	}
 	return nil
 }
@@ -192,22 +197,16 @@ func (c *swap) cancel() {
 // commitAndSwap commits the names of the new heads, then swaps the heads in. After a crash in
 // between the new heads are in use and empty, which changes nothing.
 func (c *swap) commitAndSwap() error {
-	for _, e := range c.exports {
-		layers := e.dev.Disk().Layers()
-		c.oldHeads = append(c.oldHeads, layers[len(layers)-1])
-		c.depth = append(c.depth, len(layers)+1)
-	}
 	if err := c.pending.Commit(); err != nil {
 		return err
 	}
 	start := time.Now()
 	err := cow.Swap(c.promotions...)
-	c.took = time.Since(start)
+	c.result.SwapTime = float64(time.Since(start).Nanoseconds()) / 1e3
 	if err != nil {
 		return errors.Join(err, c.pending.Revert())
 	}
 	c.swapped = true
-	c.daemon.names.set(c.pending.Manifests()...)
 	return nil
 }
 
@@ -226,7 +225,8 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 				return // the sealing goes on: closing the disk waits for it
 			}
 			if err != nil {
-				d.log.Error("a former head is not sealed; the next start will seal it", "disk", name, "tag", tag, "err", err)
+				d.log.Error("a former head is not sealed; the next start will seal it",
+					"disk", name, "tag", tag, "err", err)
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})
@@ -255,7 +255,8 @@ func (d *Daemon) named(disks []string) ([]*Export, error) {
 			}
 		}
 		if len(found) == n {
-			return nil, &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("disk %q is not served by this process", name)}
+			return nil, &control.Error{Class: control.DeviceNotFound,
+				Desc: fmt.Sprintf("disk %q is not served by this process", name)}
 		}
 	}
 	return found, nil

@@ -32,7 +32,8 @@ const thawLimit = 2 * time.Minute
 type quiescedGuests struct {
 	mu  sync.Mutex
 	all []*QuiescedGuest
-	ctx context.Context // Run's; nil before. Thawing outlives the command that quiesced the guest, not the process
+	// ctx is Run's; nil before. Thawing outlives the command that quiesced the guest.
+	ctx context.Context
 }
 
 func (g *quiescedGuests) add(h QuiescedGuest) *QuiescedGuest {
@@ -49,11 +50,15 @@ func (g *quiescedGuests) of(disks []string) (found []*QuiescedGuest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, h := range g.all {
-		if slices.Contains(disks, h.Disk) || slices.ContainsFunc(h.otherDisks, func(disk string) bool { return slices.Contains(disks, disk) }) {
+		if slices.ContainsFunc(disks, h.has) {
 			found = append(found, h)
 		}
 	}
 	return found
+}
+
+func (h *QuiescedGuest) has(disk string) bool {
+	return disk == h.Disk || slices.Contains(h.otherDisks, disk)
 }
 
 // remove removes a guest: it continues, or the operator must act.
@@ -84,7 +89,8 @@ func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 	if ctx == nil || ctx.Err() != nil {
 		return // the next process finds the record
 	}
-	d.thawInBackground(ctx, d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]}), "this process could not thaw it")
+	h := d.quiesced.add(QuiescedGuest{Disk: disks[0], Spec: spec, otherDisks: disks[1:]})
+	d.thawInBackground(ctx, h, "this process could not thaw it")
 }
 
 // thawInBackground starts one goroutine for the guest.
@@ -111,42 +117,47 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 		case err == nil:
 			log.Info(outcome)
 		case ctx.Err() != nil:
-			log.Warn("the guest was not thawed before the end of this process; the next process tries again", "err", err)
+			log.Warn("the guest was not thawed before the end of this process; "+
+				"the next process tries again", "err", err)
 		default:
-			log.Error("the guest may still be frozen or paused; cowblk resume --forget removes its record", "err", err)
+			log.Error("the guest may still be frozen or paused; "+
+				"cowblk resume --forget removes its record", "err", err)
 		}
 	})
 }
 
-// forgetGuest ends the attempts to thaw a guest of the disk and removes its record.
-func (d *Daemon) forgetGuest(ctx context.Context, disk string) error {
-	if d.names == nil {
-		return errors.New("this process serves raw files: there are no promotions, and no guest is quiesced")
+// forgetGuest is cow-forget-guest: it ends the attempts to thaw a guest of the disk and removes its
+// record.
+func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
+	disks := []string{a.Disk}
+	if _, err := d.named(disks); err != nil {
+		return nil, err
 	}
-	held := d.quiesced.of([]string{disk})
+	if d.names == nil {
+		return nil, errors.New(
+			"this process serves raw files: there are no promotions, and no guest is quiesced")
+	}
+	held := d.quiesced.of(disks)
 	for _, h := range held {
 		h.cancelTries()
 		select {
 		case <-h.thawed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	if len(held) > 0 {
-		return nil // together with the record of all its disks
+		return nil, nil // together with the record of all its disks
 	}
 	d.promoting.Lock() // else the record could be that of a promotion in progress
 	defer d.promoting.Unlock()
-	return d.names.Note([]string{disk}, nil)
+	return nil, d.names.Note(disks, nil)
 }
 
 // waitThawed returns when no guest of the disks is still to be thawed. A promotion that quiesces a
 // guest waits for it: else the guest would be thawed, and the promotion's own record removed, in
 // the middle of the swap.
 func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Duration) error {
-	if limit <= 0 {
-		limit = defaultQuiesceLimit
-	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for _, h := range d.quiesced.of(disks) {
@@ -155,7 +166,9 @@ func (d *Daemon) waitThawed(ctx context.Context, disks []string, limit time.Dura
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: make sure that %s answers, promote with quiesce none, or, if that guest has ended or runs, remove its record (cowblk resume --forget)",
+			return fmt.Errorf("disk %q: its guest was quiesced earlier and could not be thawed: "+
+				"make sure that %s answers, promote with quiesce none, or, if that guest has "+
+				"ended or runs, remove its record (cowblk resume --forget)",
 				h.Disk, cmp.Or(h.Agent, h.QMP, h.Libvirt))
 		}
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"io"
+	"strings"
 	"testing"
 )
 
@@ -24,5 +25,32 @@ func TestSetWritebackWithoutFlush(t *testing.T) {
 	}
 	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush || s.Disks[0].WriteCache {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// cow-set and the command line accept the former names of the policies and warn.
+func TestENOSPCPolicyNames(t *testing.T) {
+	for given, want := range map[string]ENOSPCPolicy{
+		"stop": ENOSPCStop, "report": ENOSPCReport, "pause": ENOSPCStop, "error": ENOSPCReport,
+	} {
+		var log strings.Builder
+		d := quietDaemon(t, &log, HookOptions{})
+		s, err := d.set(SetArgs{OnENOSPC: &given})
+		if err != nil || s.OnENOSPC != want {
+			t.Errorf("%s: %+v, %v", given, s, err)
+		}
+		newSpaceMonitor(d, Threshold{}, ENOSPCOptions{Policy: want, Given: given})
+		warning, warnings := "found="+given+" use="+string(want), 0
+		if given != string(want) {
+			warnings = 2
+		}
+		if n := strings.Count(log.String(), warning); n != warnings {
+			t.Errorf("%s: %d warnings, want %d\n%s", given, n, warnings, log.String())
+		}
+	}
+	for _, bad := range []string{"", "Stop", "ignore", "stop "} {
+		if p, err := ParseENOSPCPolicy(bad); err == nil {
+			t.Errorf("%q was accepted as %s", bad, p)
+		}
 	}
 }

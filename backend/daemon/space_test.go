@@ -46,7 +46,7 @@ func TestSpaceLow(t *testing.T) {
 		t.Helper()
 		log.Reset()
 		now.free = free
-		d.space.check()
+		d.space.checkLow()
 		told := ""
 		switch {
 		case strings.Contains(log.String(), "space is low"):

@@ -40,7 +40,8 @@ type messageLimit struct {
 
 // New returns a logger for lines that others cause.
 func New(log *slog.Logger) *slog.Logger {
-	return slog.New(&logLimiter{next: log.Handler(), messages: &messageLimits{now: time.Now, byMessage: map[string]*messageLimit{}}})
+	m := &messageLimits{now: time.Now, byMessage: map[string]*messageLimit{}}
+	return slog.New(&logLimiter{next: log.Handler(), messages: m})
 }
 
 // Enabled, WithAttrs, WithGroup and Handle implement slog.Handler.

@@ -31,7 +31,8 @@ func ParseAddress(s string) (Address, error) {
 	network, rest, _ := strings.Cut(s, ":")
 	a := Address{Network: network}
 	bad := func(format string, args ...any) (Address, error) {
-		return Address{}, fmt.Errorf("%w %q: %s: expected unix:PATH, tcp:HOST:PORT or vsock:CID:PORT", ErrAddress, s, fmt.Sprintf(format, args...))
+		return Address{}, fmt.Errorf("%w %q: %s: expected unix:PATH, tcp:HOST:PORT or "+
+			"vsock:CID:PORT", ErrAddress, s, fmt.Sprintf(format, args...))
 	}
 	switch network {
 	case "unix":
@@ -45,7 +46,8 @@ func ParseAddress(s string) (Address, error) {
 		if strings.Contains(rest, ":") {
 			var err error
 			if host, port, err = net.SplitHostPort(rest); err != nil {
-				return bad("host and port cannot be told apart (an IPv6 address goes into brackets)")
+				return bad("host and port cannot be told apart " +
+					"(an IPv6 address goes into brackets)")
 			}
 		}
 		n, err := parseNumber(port, 16)
@@ -121,7 +123,8 @@ func (a Address) URI(export string) string {
 		host = "localhost"
 	}
 	host = strings.ReplaceAll(host, "%", "%25") // a zone
-	return "nbd://" + net.JoinHostPort(host, strconv.FormatUint(uint64(a.Port), 10)) + "/" + escape(export)
+	return "nbd://" + net.JoinHostPort(host, strconv.FormatUint(uint64(a.Port), 10)) + "/" +
+		escape(export)
 }
 
 // escape escapes everything except characters that all URI parsers accept unescaped. net/url does
@@ -131,7 +134,8 @@ func escape(s string) string {
 	for i := range len(s) {
 		c := s[i]
 		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-._~/@", c) >= 0:
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9',
+			strings.IndexByte("-._~/@", c) >= 0:
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "%%%02X", c)
@@ -156,7 +160,8 @@ func (a Address) listen(group string) (net.Listener, Address, error) {
 		return l, a, nil
 	case "tcp":
 		var lc net.ListenConfig
-		l, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(a.Host, strconv.FormatUint(uint64(a.Port), 10)))
+		l, err := lc.Listen(context.Background(), "tcp",
+			net.JoinHostPort(a.Host, strconv.FormatUint(uint64(a.Port), 10)))
 		if err != nil {
 			return nil, a, err
 		}
@@ -165,7 +170,8 @@ func (a Address) listen(group string) (net.Listener, Address, error) {
 	case "vsock":
 		l, err := vsock.ListenContextID(a.CID, a.Port, nil)
 		if err != nil {
-			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, and is %d a CID of this machine?)", err, a.CID)
+			return nil, a, fmt.Errorf("%w (is the module vhost_vsock or vsock_loopback loaded, "+
+				"and is %d a CID of this machine?)", err, a.CID)
 		}
 		a.Port = l.Addr().(*vsock.Addr).Port
 		return l, a, nil

@@ -68,7 +68,8 @@ func (s *Server) admit(conn net.Conn, at Address) {
 		return
 	default:
 	}
-	s.log.Warn("NBD client refused: too many connections", "client", from, "max", s.opts.Connections)
+	s.log.Warn("NBD client refused: too many connections", "client", from,
+		"max", s.opts.Connections)
 }
 
 // addClient starts c's goroutine; false: there are too many clients.
@@ -117,7 +118,8 @@ func (s *Server) serve(c *client) {
 	// A panic in the library must not end a process that serves guests.
 	defer func() {
 		if p := recover(); p != nil {
-			s.opts.Log.Error("panic in NBD client's goroutine", "client", c.from, "panic", p, "stack", string(debug.Stack()))
+			s.opts.Log.Error("panic in NBD client's goroutine", "client", c.from, "panic", p,
+				"stack", string(debug.Stack()))
 		}
 	}()
 	g := newGuard(s, c)
@@ -165,9 +167,11 @@ func (s *Server) report(c *client, g *guard, err error) {
 	s.mu.Unlock()
 	switch {
 	case !quiet:
-		s.log.Warn("NBD connection ended", "client", c.from, "export", g.export.Name, "read", g.sent, "err", err)
+		s.log.Warn("NBD connection ended", "client", c.from, "export", g.export.Name,
+			"read", g.sent, "err", err)
 	case g.established():
-		s.log.Info("NBD client disconnected", "client", c.from, "export", g.export.Name, "read", g.sent)
+		s.log.Info("NBD client disconnected", "client", c.from, "export", g.export.Name,
+			"read", g.sent)
 	default:
 		s.opts.Log.Debug("NBD client disconnected during the handshake", "client", c.from)
 	}

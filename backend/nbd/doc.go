@@ -6,20 +6,23 @@
 // a guard, a net.Conn between the client and go-nbd that reads each message completely, checks it,
 // and forwards it in its simplest form. The guard's effect:
 //
-//	client sends                       go-nbd alone                           with the guard
-//	option of any length               allocates the length, 4 GiB            refused above maxOption
-//	INFO or GO, lengths disagree       takes later bytes for the option       ERR_INVALID
-//	INFO a known name, GO another      serves the first                       ERR_UNKNOWN
-//	LIST, several exports              one reply with all names               one reply for each name
-//	STRUCTURED_REPLY, STARTTLS, ...    ERR_UNSUP                              ERR_UNSUP, at most maxOptions of them
-//	EXPORT_NAME                        ERR_UNSUP                              forwarded as GO, with EXPORT_NAME's reply (and NO_ZEROES); disconnects if unknown
-//	GO                                 flags say writable                     flags say read-only (the reply is rewritten)
-//	READ                               allocates its length, at most 32 MiB   forwarded in pieces of chunkSize
-//	READ beyond the end                reply of success, then disconnects     EINVAL
-//	READ that fails                    reply of success, then disconnects     EIO; disconnects if a piece was sent already
-//	WRITE                              EPERM                                  EPERM, never reaches go-nbd
-//	TRIM, WRITE_ZEROES                 takes later bytes for their payload    EPERM
-//	FLUSH and others not offered       the same                               EINVAL
+//	client sends                   go-nbd alone                       with the guard
+//	option of any length           allocates the length, 4 GiB        refused above maxOption
+//	INFO or GO, lengths disagree   takes later bytes for the option   ERR_INVALID
+//	INFO a name, GO another        serves the first                   ERR_UNKNOWN
+//	LIST, several exports          one reply with all names           one reply for each name
+//	STRUCTURED_REPLY, STARTTLS     ERR_UNSUP                          ERR_UNSUP, maxOptions of them
+//	EXPORT_NAME                    ERR_UNSUP                          forwarded as GO (see below)
+//	GO                             flags say writable                 flags say read-only
+//	READ                           allocates its length, 32 MiB       in pieces of chunkSize
+//	READ beyond the end            success, then disconnects          EINVAL
+//	READ that fails                success, then disconnects          EIO; disconnects after a piece
+//	WRITE                          EPERM                              EPERM, never reaches go-nbd
+//	TRIM, WRITE_ZEROES             takes later bytes for a payload    EPERM
+//	FLUSH and others not offered   the same                           EINVAL
+//
+// The client gets EXPORT_NAME's own reply, with NO_ZEROES if negotiated; an unknown name
+// disconnects. The guard rewrites the flags in the reply to GO.
 //
 // A reply that the guard does not know ends the connection: if a later go-nbd answers differently,
 // exports fail rather than appear writable.
@@ -37,10 +40,11 @@
 //
 // # Goroutines
 //
-//	goroutine               started by       owns                          ends
-//	accept, one per socket  Server.Listen    the listening socket          Server.Close
-//	client, one each        accept           the connection, a pin on its  the client disconnects or violates a limit;
-//	                                         export                        RemoveExport; Server.Close
+//	goroutine               started by     owns                  ends
+//	accept, one per socket  Server.Listen  the listening socket  Server.Close
+//	client, one each        accept         the connection,       the client disconnects or
+//	                                       a pin on its export   violates a limit; RemoveExport;
+//	                                                             Server.Close
 //
 // # Not implemented
 //

@@ -3,7 +3,6 @@ package nbd
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,12 +28,12 @@ const (
 // The guard also describes the export to go-nbd: export and options are set before go-nbd reads the
 // option that selects the export.
 type guard struct {
-	conn    net.Conn
-	server  *Server
-	client  *client
-	br      *bufio.Reader // reads from the client
-	export  server.Export
-	options server.Options
+	net.Conn // the client's; go-nbd uses only Read and Write, which the guard replaces
+	server   *Server
+	client   *client
+	br       *bufio.Reader // reads from the client
+	export   server.Export
+	options  server.Options
 
 	phase        phase
 	input        []byte // to be read by go-nbd
@@ -57,10 +56,11 @@ type guard struct {
 
 func newGuard(s *Server, c *client) *guard {
 	g := &guard{
-		conn: c.conn, server: s, client: c, br: bufio.NewReader(c.conn),
+		Conn: c.conn, server: s, client: c, br: bufio.NewReader(c.conn),
 		options: server.Options{
 			ReadOnly: true, SupportsMultiConn: true,
-			MinimumBlockSize: 1, PreferredBlockSize: 4096, MaximumBlockSize: maxRequest, MaximumRequestSize: maxRequest,
+			MinimumBlockSize: 1, PreferredBlockSize: 4096,
+			MaximumBlockSize: maxRequest, MaximumRequestSize: maxRequest,
 		},
 		header: make([]byte, 0, replyLen),
 		out:    make(net.Buffers, 0, 2),
@@ -153,7 +153,7 @@ func (g *guard) greet() error {
 
 // send writes all of p to the client.
 func (g *guard) send(p []byte) error {
-	_, err := g.conn.Write(p)
+	_, err := g.Conn.Write(p)
 	return err
 }
 
@@ -162,13 +162,13 @@ func (g *guard) receive(p []byte) error {
 	if g.br.Buffered() < len(p) {
 		now := time.Now()
 		if g.br.Buffered() == 0 {
-			g.conn.SetReadDeadline(now.Add(g.server.opts.IdleTime))
+			g.Conn.SetReadDeadline(now.Add(g.server.opts.IdleTime))
 			if _, err := g.br.Peek(1); err != nil {
 				return err
 			}
 			now = time.Now()
 		}
-		g.conn.SetReadDeadline(now.Add(g.server.opts.StallTime))
+		g.Conn.SetReadDeadline(now.Add(g.server.opts.StallTime))
 	}
 	_, err := io.ReadFull(g.br, p)
 	return err
@@ -176,27 +176,7 @@ func (g *guard) receive(p []byte) error {
 
 // discard skips n bytes of payload.
 func (g *guard) discard(n int) error {
-	g.conn.SetReadDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.Conn.SetReadDeadline(time.Now().Add(g.server.opts.StallTime))
 	_, err := g.br.Discard(n)
 	return err
 }
-
-// The rest of net.Conn is not used by go-nbd.
-
-// Close closes the client's connection.
-func (g *guard) Close() error { return g.conn.Close() }
-
-// LocalAddr returns the address of the client's connection.
-func (g *guard) LocalAddr() net.Addr { return g.conn.LocalAddr() }
-
-// RemoteAddr returns the client's address.
-func (g *guard) RemoteAddr() net.Addr { return g.conn.RemoteAddr() }
-
-// SetDeadline fails, because the guard sets the deadlines.
-func (g *guard) SetDeadline(time.Time) error { return errors.ErrUnsupported }
-
-// SetReadDeadline fails, like SetDeadline.
-func (g *guard) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
-
-// SetWriteDeadline fails, like SetDeadline.
-func (g *guard) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }

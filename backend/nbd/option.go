@@ -20,7 +20,8 @@ func (g *guard) nextOption() error {
 	if _, err := io.ReadFull(g.br, header[:]); err != nil {
 		return err
 	}
-	magic, id, n := binary.BigEndian.Uint64(header[:]), binary.BigEndian.Uint32(header[8:]), binary.BigEndian.Uint32(header[12:])
+	magic := binary.BigEndian.Uint64(header[:])
+	id, n := binary.BigEndian.Uint32(header[8:]), binary.BigEndian.Uint32(header[12:])
 	switch {
 	case magic != protocol.NEGOTIATION_MAGIC_OPTION:
 		return protocolf("option with magic %#x", magic)
@@ -162,7 +163,8 @@ func (g *guard) sendReplies() error {
 	}
 	chosen := g.option == optGo || g.option == optInfo
 	if chosen && (exports != 1 || last != repAck) {
-		return fmt.Errorf("%w: %d descriptions of an export, then type %#x", errReply, exports, last)
+		return fmt.Errorf("%w: %d descriptions of an export, then type %#x",
+			errReply, exports, last)
 	}
 	if g.option == optGo {
 		// Before the reply, because the client's next message may follow at once.
@@ -179,7 +181,7 @@ func (g *guard) sendReplies() error {
 	g.replies = g.replies[:0]
 	if g.phase == atRequests {
 		g.replies = nil
-		return g.conn.SetDeadline(time.Time{})
+		return g.Conn.SetDeadline(time.Time{})
 	}
 	return nil
 }
@@ -192,13 +194,15 @@ func (g *guard) patch(b []byte) (last uint32, exports int, err error) {
 			return 0, 0, fmt.Errorf("%w: %d bytes left over", errReply, len(b))
 		}
 		option, n := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[16:])
-		if binary.BigEndian.Uint64(b) != protocol.NEGOTIATION_MAGIC_REPLY || option != g.option || uint64(n) > uint64(len(b)-optionReplyLen) {
+		if binary.BigEndian.Uint64(b) != protocol.NEGOTIATION_MAGIC_REPLY || option != g.option ||
+			uint64(n) > uint64(len(b)-optionReplyLen) {
 			return 0, 0, fmt.Errorf("%w: to option %d, of %d bytes", errReply, option, n)
 		}
 		last = binary.BigEndian.Uint32(b[12:])
 		data := b[optionReplyLen:][:n]
 		b = b[optionReplyLen+n:]
-		if last != repInfo || len(data) < 2 || binary.BigEndian.Uint16(data) != protocol.NEGOTIATION_TYPE_INFO_EXPORT {
+		if last != repInfo || len(data) < 2 ||
+			binary.BigEndian.Uint16(data) != protocol.NEGOTIATION_TYPE_INFO_EXPORT {
 			continue
 		}
 		if len(data) != infoExportLen || binary.BigEndian.Uint64(data[2:]) != uint64(g.size) {

@@ -31,7 +31,8 @@ func (g *guard) nextRequest() error {
 		case r.headerSent:
 			return fmt.Errorf("in the middle of a reply: %w", r.err)
 		}
-		g.server.log.Warn("NBD read failed", "client", g.client.from, "export", g.export.Name, "err", r.err)
+		g.server.log.Warn("NBD read failed", "client", g.client.from, "export", g.export.Name,
+			"err", r.err)
 		failed := *r
 		*r, g.header = request{}, g.header[:0]
 		return g.reply(failed.cookie, failed.err)
@@ -44,7 +45,8 @@ func (g *guard) nextRequest() error {
 	if err := g.receive(h[:]); err != nil {
 		return err
 	}
-	magic, flags, kind := binary.BigEndian.Uint32(h[0:]), binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:])
+	magic := binary.BigEndian.Uint32(h[0:])
+	flags, kind := binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:])
 	*r = request{cookie: binary.BigEndian.Uint64(h[8:]), offset: binary.BigEndian.Uint64(h[16:])}
 	n := binary.BigEndian.Uint32(h[24:])
 	if magic != protocol.TRANSMISSION_MAGIC_REQUEST {
@@ -91,7 +93,8 @@ func (g *guard) checkRead(flags uint16, n uint32) error {
 	case n > maxRequest:
 		return fmt.Errorf("%w: READ of %d bytes, at most %d are allowed", errRequest, n, maxRequest)
 	case offset > size || uint64(n) > size-offset:
-		return fmt.Errorf("%w: READ of %d bytes at %d, the export has %d", errRequest, n, offset, size)
+		return fmt.Errorf("%w: READ of %d bytes at %d, the export has %d",
+			errRequest, n, offset, size)
 	}
 	return nil
 }
@@ -120,7 +123,7 @@ func (g *guard) reply(cookie uint64, err error) error {
 	b := binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REPLY)
 	b = binary.BigEndian.AppendUint32(b, errorValue(err))
 	b = binary.BigEndian.AppendUint64(b, cookie)
-	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.Conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	return g.send(b)
 }
 
@@ -133,7 +136,8 @@ func (g *guard) writeReply(p []byte) (int, error) {
 		g.header = append(g.header, p[:k]...)
 		if p = p[k:]; len(g.header) == replyLen {
 			h := g.header
-			if binary.BigEndian.Uint32(h) != protocol.TRANSMISSION_MAGIC_REPLY || binary.BigEndian.Uint32(h[4:]) != 0 || binary.BigEndian.Uint64(h[8:]) != r.cookie {
+			if binary.BigEndian.Uint32(h) != protocol.TRANSMISSION_MAGIC_REPLY ||
+				binary.BigEndian.Uint32(h[4:]) != 0 || binary.BigEndian.Uint64(h[8:]) != r.cookie {
 				return 0, fmt.Errorf("%w: to a read: % x", errReply, h)
 			}
 		}
@@ -144,7 +148,7 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	if r.err != nil || uint64(len(p)) > uint64(r.pending) {
 		return 0, fmt.Errorf("%w: %d bytes to a read with %d to come", errReply, len(p), r.pending)
 	}
-	g.conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
+	g.Conn.SetWriteDeadline(time.Now().Add(g.server.opts.StallTime))
 	g.out = g.out[:0]
 	if !r.headerSent {
 		g.out = append(g.out, g.header)
@@ -152,7 +156,7 @@ func (g *guard) writeReply(p []byte) (int, error) {
 	g.out = append(g.out, p)
 	r.headerSent = true
 	g.unsent = g.out // WriteTo consumes unsent
-	if _, err := g.unsent.WriteTo(g.conn); err != nil {
+	if _, err := g.unsent.WriteTo(g.Conn); err != nil {
 		return 0, err
 	}
 	r.pending -= uint32(len(p))

@@ -1,10 +1,12 @@
 package nbd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -31,31 +33,19 @@ type Options struct {
 	HandshakeTime time.Duration // from accept to the end of the handshake; default: 10 s
 	StallTime     time.Duration // for one message, in either direction; default: 1 min
 	IdleTime      time.Duration // between two requests; default: 1 h
-	CloseTime     time.Duration // for a client to close the connection after NBD_CMD_DISC; default: 1 s
+	CloseTime     time.Duration // for a client to close after NBD_CMD_DISC; default: 1 s
 }
 
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	if o.Connections <= 0 {
-		o.Connections = defaultConnections
-	}
-	if o.PerExport <= 0 {
-		o.PerExport = defaultPerExport
-	}
-	if o.HandshakeTime <= 0 {
-		o.HandshakeTime = defaultHandshakeTime
-	}
-	if o.StallTime <= 0 {
-		o.StallTime = defaultStallTime
-	}
-	if o.IdleTime <= 0 {
-		o.IdleTime = defaultIdleTime
-	}
-	if o.CloseTime <= 0 {
-		o.CloseTime = defaultCloseTime
-	}
+	o.Connections = cmp.Or(o.Connections, 64)
+	o.PerExport = cmp.Or(o.PerExport, 16)
+	o.HandshakeTime = cmp.Or(o.HandshakeTime, 10*time.Second)
+	o.StallTime = cmp.Or(o.StallTime, time.Minute)
+	o.IdleTime = cmp.Or(o.IdleTime, time.Hour)
+	o.CloseTime = cmp.Or(o.CloseTime, time.Second)
 	return o
 }
 
@@ -103,10 +93,12 @@ func New(o Options) *Server {
 // Errors: ErrExists, ErrName, ErrSize, ErrClosed.
 func (s *Server) AddExport(name string, disk Disk) error {
 	if len(name) > maxName || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
-		return fmt.Errorf("%w %q: expected UTF-8 without zero bytes, at most %d bytes", ErrName, name, maxName)
+		return fmt.Errorf("%w %q: expected UTF-8 without zero bytes, at most %d bytes",
+			ErrName, name, maxName)
 	}
 	if size := disk.Size(); size <= 0 || size%sectorSize != 0 {
-		return fmt.Errorf("export %q: %w: expected a positive multiple of 512, found %d bytes", name, ErrSize, size)
+		return fmt.Errorf("export %q: %w: expected a positive multiple of 512, found %d bytes",
+			name, ErrSize, size)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +151,9 @@ func (s *Server) Exports() []ExportInfo {
 	defer s.mu.Unlock()
 	infos := make([]ExportInfo, 0, len(s.exports))
 	for _, e := range s.exports {
-		i := ExportInfo{Name: e.name, Size: e.disk.Size(), Clients: e.clients, Total: e.total, URIs: []string{}}
+		i := ExportInfo{
+			Name: e.name, Size: e.disk.Size(), Clients: e.clients, Total: e.total, URIs: []string{},
+		}
 		for _, l := range s.listeners {
 			i.URIs = append(i.URIs, l.addr.URI(e.name))
 		}
@@ -173,12 +167,7 @@ func (s *Server) Exports() []ExportInfo {
 func (s *Server) names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	names := make([]string, 0, len(s.exports))
-	for name := range s.exports {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(s.exports))
 }
 
 // Listen opens a socket and serves it until Close. The returned address has the chosen port or the
@@ -194,10 +183,15 @@ func (s *Server) Listen(a Address) (Address, error) {
 	if err != nil {
 		return a, fmt.Errorf("listen on %s: %w", a, err)
 	}
+	s.add(nl, a)
+	return a, nil
+}
+
+// add serves a socket. The caller holds s.mu.
+func (s *Server) add(nl net.Listener, a Address) {
 	l := &listener{nl, a}
 	s.listeners = append(s.listeners, l)
 	s.wg.Go(func() { s.accept(l) })
-	return a, nil
 }
 
 // Addresses returns the addresses of all sockets, in the order of Listen.

@@ -54,9 +54,7 @@ func (s *Server) Adopt(a Address, fd int) error {
 		nl.Close()
 		return ErrClosed
 	}
-	l := &listener{nl, a}
-	s.listeners = append(s.listeners, l)
-	s.wg.Go(func() { s.accept(l) })
+	s.add(nl, a)
 	return nil
 }
 

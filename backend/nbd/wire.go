@@ -1,10 +1,6 @@
 package nbd
 
-import (
-	"time"
-
-	"github.com/pojntfx/go-nbd/pkg/protocol"
-)
+import "github.com/pojntfx/go-nbd/pkg/protocol"
 
 // Limits of what a client may send.
 const (
@@ -28,16 +24,6 @@ const (
 // sectorSize divides the size of every export, in bytes. Otherwise, with simple replies, QEMU's
 // client waits for the rest of the last sector for ever.
 const sectorSize = 512
-
-// Defaults of Options.
-const (
-	defaultConnections   = 64
-	defaultPerExport     = 16
-	defaultHandshakeTime = 10 * time.Second
-	defaultStallTime     = time.Minute
-	defaultIdleTime      = time.Hour
-	defaultCloseTime     = time.Second
-)
 
 // Options ("Option types"). go-nbd lacks some names.
 const (
@@ -75,7 +61,8 @@ const flagReadOnly = uint16(1 << 1)
 // without zeros ("Flag fields").
 const flagNoZeroes = uint32(1 << 1)
 
-const transmissionFlags = protocol.NEGOTIATION_REPLY_FLAGS_HAS_FLAGS | flagReadOnly | protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN
+const transmissionFlags = protocol.NEGOTIATION_REPLY_FLAGS_HAS_FLAGS | flagReadOnly |
+	protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN
 
 // Lengths of fixed parts, in bytes.
 const (

@@ -23,7 +23,8 @@ type Address struct {
 func ParseAddress(s string) (Address, error) {
 	kind, rest, _ := strings.Cut(s, ":")
 	bad := func(found string) (Address, error) {
-		return Address{}, fmt.Errorf("address %q: %s: expected unix:PATH or vsock:CID:PORT", s, found)
+		return Address{}, fmt.Errorf("address %q: %s: expected unix:PATH or vsock:CID:PORT",
+			s, found)
 	}
 	switch kind {
 	case "unix":
@@ -31,7 +32,8 @@ func ParseAddress(s string) (Address, error) {
 			return bad("the path is missing")
 		}
 		if limit := len(unix.RawSockaddrUnix{}.Path) - 1; len(rest) > limit {
-			return bad(fmt.Sprintf("the path has %d bytes, at most %d are possible", len(rest), limit))
+			return bad(
+				fmt.Sprintf("the path has %d bytes, at most %d are possible", len(rest), limit))
 		}
 		return Address{Path: rest}, nil
 	case "vsock":

@@ -83,7 +83,8 @@ func (a *Agent) freeze(ctx context.Context) error {
 		return err
 	}
 	if count == 0 {
-		a.opts.Log.Warn("the guest agent found no file system to freeze", "address", a.opts.Address.String())
+		a.opts.Log.Warn("the guest agent found no file system to freeze",
+			"address", a.opts.Address.String())
 	}
 	return nil
 }
@@ -96,10 +97,13 @@ func (a *Agent) Thaw(ctx context.Context) error {
 	return a.ForceThaw(ctx)
 }
 
-// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
-// process that was killed between Freeze and Thaw.
+// ForceThaw thaws the guest even if another process froze it.
 func (a *Agent) ForceThaw(ctx context.Context) error {
-	err := retry(ctx, "guest-fsfreeze-thaw", "run guest-fsfreeze-thaw, or virsh domfsthaw", func(ctx context.Context) error {
+	if err := goneIfEnded(a.opts.Instance); err != nil {
+		return err
+	}
+	const advice = "run guest-fsfreeze-thaw, or virsh domfsthaw"
+	err := retry(ctx, "guest-fsfreeze-thaw", advice, func(ctx context.Context) error {
 		// The agent runs one command at a time: a freeze without a reply has ended before the sync
 		// of a new connection is answered. Thawing a guest that is not frozen is not an error.
 		err := a.call(ctx, "guest-fsfreeze-thaw", nil)
@@ -144,7 +148,7 @@ func (a *Agent) call(ctx context.Context, command string, out any) error {
 		}
 		a.conn = conn
 	}
-	err := a.conn.call(ctx, command, nil, out)
+	err := a.conn.call(ctx, command, out)
 	var remote *control.Error
 	if err != nil && !errors.As(err, &remote) {
 		a.disconnect()
@@ -217,7 +221,8 @@ func (c *agentConn) withContext(ctx context.Context, f func() error) error {
 // and the agent's 0xFF directly precedes the reply with our id.
 func (c *agentConn) sync() error {
 	id := rand.Int64()
-	if _, err := fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n", id); err != nil {
+	const command = "\xff" + `{"execute":"guest-sync-delimited","arguments":{"id":%d}}` + "\n"
+	if _, err := fmt.Fprintf(c, command, id); err != nil {
 		return err
 	}
 	for stale := 0; stale < maxStale; {
@@ -266,11 +271,8 @@ func (c *agentConn) peekLine() ([]byte, error) {
 }
 
 // call runs one command.
-func (c *agentConn) call(ctx context.Context, command string, args, out any) error {
-	text, err := json.Marshal(map[string]any{"execute": command})
-	if args != nil {
-		text, err = json.Marshal(map[string]any{"execute": command, "arguments": args})
-	}
+func (c *agentConn) call(ctx context.Context, command string, out any) error {
+	text, err := json.Marshal(map[string]string{"execute": command})
 	if err != nil {
 		return err
 	}
@@ -286,24 +288,7 @@ func (c *agentConn) call(ctx context.Context, command string, args, out any) err
 			}
 			line = bytes.TrimSpace(raw)
 		}
-		var reply struct {
-			Return json.RawMessage `json:"return"`
-			Error  *control.Error  `json:"error"`
-		}
-		if err := json.Unmarshal(line, &reply); err != nil {
-			return fmt.Errorf("reply: %w", err)
-		}
-		switch {
-		case reply.Error != nil:
-			return reply.Error
-		case reply.Return == nil:
-			return errors.New("reply: expected a return or an error, found neither")
-		case out != nil:
-			if err := json.Unmarshal(reply.Return, out); err != nil {
-				return fmt.Errorf("reply: %w", err)
-			}
-		}
-		return nil
+		return decodeReply(line, out)
 	})
 }
 

@@ -3,6 +3,7 @@ package qmp
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/digitalocean/go-qemu/qmp"
@@ -49,22 +50,35 @@ func (g goQEMU) Run(ctx context.Context, command string, args, out any) error {
 	if r.err != nil {
 		return fmt.Errorf("%s: %w", command, r.err)
 	}
+	if err := decodeReply(r.reply, out); err != nil {
+		if errors.Is(err, errNeither) {
+			err = fmt.Errorf("%w: the reply is empty", ErrDisconnected)
+		}
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
+}
+
+var errNeither = errors.New("expected a return or an error, found neither")
+
+// decodeReply unmarshals the value in the reply to a command into out unless that is nil. It
+// returns the error in the reply (a *control.Error), or errNeither.
+func decodeReply(text []byte, out any) error {
 	var reply struct {
 		Return json.RawMessage `json:"return"`
 		Error  *control.Error  `json:"error"`
 	}
-	if err := json.Unmarshal(r.reply, &reply); err != nil {
-		return fmt.Errorf("%s: reply: %w", command, err)
-	}
+	err := json.Unmarshal(text, &reply)
 	switch {
-	case reply.Error != nil:
-		return fmt.Errorf("%s: %w", command, reply.Error)
-	case reply.Return == nil:
-		return fmt.Errorf("%s: %w: the reply is empty", command, ErrDisconnected)
-	case out != nil:
-		if err := json.Unmarshal(reply.Return, out); err != nil {
-			return fmt.Errorf("%s: reply: %w", command, err)
-		}
+	case err == nil && reply.Error != nil:
+		return reply.Error
+	case err == nil && reply.Return == nil:
+		err = errNeither
+	case err == nil && out != nil:
+		err = json.Unmarshal(reply.Return, out)
+	}
+	if err != nil {
+		return fmt.Errorf("reply: %w", err)
 	}
 	return nil
 }

@@ -53,7 +53,8 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 		return nil, err
 	}
 	if t.devices[p.ID] != "" {
-		return nil, fmt.Errorf("QEMU has a device %q already: detach it, or give this one another id", p.ID)
+		return nil, fmt.Errorf("QEMU has a device %q already: detach it, or give this one "+
+			"another id", p.ID)
 	}
 	if err := t.checkMemory(ctx); err != nil {
 		return nil, err
@@ -68,8 +69,10 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	if _, found, err := t.chardev(ctx, plugged.Chardev); err != nil {
 		return nil, err
 	} else if found {
-		if err := r.Run(ctx, "chardev-remove", map[string]string{"id": plugged.Chardev}, nil); err != nil {
-			return nil, fmt.Errorf("QEMU has a connection %q to disk %q already: %w", plugged.Chardev, p.Disk, err)
+		id := map[string]string{"id": plugged.Chardev}
+		if err := r.Run(ctx, "chardev-remove", id, nil); err != nil {
+			return nil, fmt.Errorf("QEMU has a connection %q to disk %q already: %w",
+				plugged.Chardev, p.Disk, err)
 		}
 	}
 	if err := r.Run(ctx, "chardev-add", t.chardevAdd(plugged.Chardev, p.Socket), nil); err != nil {
@@ -77,7 +80,9 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	}
 	// If QEMU cannot reach the socket, device_add blocks QEMU and the guest.
 	if err = t.waitConnected(ctx, plugged.Chardev, p); err == nil {
-		device := map[string]any{"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": plugged.Chardev}
+		device := map[string]any{
+			"driver": "vhost-user-blk-pci", "id": p.ID, "chardev": plugged.Chardev,
+		}
 		if plugged.Bus != "" {
 			device["bus"] = plugged.Bus
 		}
@@ -92,7 +97,8 @@ func Attach(ctx context.Context, r Runner, p Plug) (*Plugged, error) {
 	uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if uerr := removeChardev(uctx, r, plugged.Chardev); uerr != nil {
-		err = errors.Join(err, fmt.Errorf("and the incomplete change could not be undone: %w: run \"cowblk detach\" when QEMU answers again", uerr))
+		err = errors.Join(err, fmt.Errorf("and the incomplete change could not be undone: %w: "+
+			"run \"cowblk detach\" when QEMU answers again", uerr))
 	}
 	return nil, err
 }
@@ -125,11 +131,10 @@ func (t *target) waitConnected(ctx context.Context, id string, p Plug) error {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		select {
-		case <-time.After(pollInterval):
-		case <-ctx.Done():
-			return fmt.Errorf("QEMU does not connect to %s, where disk %q is served: "+
-				"QEMU's user must be allowed to open it (serve --socket-group) and see that path: %w", p.Socket, p.Disk, ctx.Err())
+		if err := sleep(ctx, pollInterval); err != nil {
+			return fmt.Errorf("QEMU does not connect to %s, where disk %q is served: QEMU's user "+
+				"must be allowed to open it (serve --socket-group) and see that path: %w",
+				p.Socket, p.Disk, err)
 		}
 	}
 }
@@ -152,7 +157,8 @@ func Detach(ctx context.Context, m *Monitor, disk, id string) error {
 	switch {
 	case kind == "":
 		if _, found, err := t.chardev(ctx, chardev); err != nil || !found {
-			return errors.Join(err, &control.Error{Class: control.DeviceNotFound, Desc: fmt.Sprintf("QEMU has no device %q", id)})
+			return errors.Join(err, &control.Error{Class: control.DeviceNotFound,
+				Desc: fmt.Sprintf("QEMU has no device %q", id)})
 		}
 		return removeChardev(ctx, m, chardev)
 	case !strings.HasPrefix(kind, "vhost-user-blk"):
@@ -185,7 +191,8 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 			case e.Event == "DEVICE_DELETED":
 				return nil
 			default:
-				return fmt.Errorf("the guest refuses to release device %q: is it in use there? unmount it and try again", id)
+				return fmt.Errorf("the guest refuses to release device %q: is it in use there? "+
+					"unmount it and try again", id)
 			}
 		case <-ticker.C:
 			// An error comes from the connection, which is restored.
@@ -193,8 +200,9 @@ func (t *target) waitDeleted(ctx context.Context, sub *Subscription, id string) 
 				return nil
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("the guest has not released device %q: the request stands, and it still can; "+
-				"it must run a system that supports hot-plugging: try again when it does, or after a reset: %w", id, ctx.Err())
+			return fmt.Errorf("the guest has not released device %q: the request stands, and it "+
+				"still can; it must run a system that supports hot-plugging: try again when it "+
+				"does, or after a reset: %w", id, ctx.Err())
 		}
 	}
 }
@@ -210,9 +218,7 @@ func removeChardev(ctx context.Context, r Runner, id string) error {
 		case !strings.Contains(err.Error(), "busy"):
 			return err
 		}
-		select {
-		case <-time.After(pollInterval):
-		case <-ctx.Done():
+		if sleep(ctx, pollInterval) != nil {
 			return err
 		}
 	}

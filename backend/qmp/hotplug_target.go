@@ -162,8 +162,10 @@ func (t *target) freeBus(ctx context.Context) (bus string, err error) {
 	if len(used) > 0 {
 		found = "in use are " + strings.Join(used, ", ")
 	}
-	return "", fmt.Errorf("QEMU has no free PCIe root port with an id: %s: each hot-plugged disk needs its own port, and ports are created when QEMU starts: "+
-		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each (libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
+	return "", fmt.Errorf("QEMU has no free PCIe root port with an id: %s: each hot-plugged disk "+
+		"needs its own port, and ports are created when QEMU starts: "+
+		"-device pcie-root-port,id=NAME,chassis=NUMBER, once for each "+
+		"(libvirt: <controller type='pci' model='pcie-root-port'/>)", found)
 }
 
 // portUser returns what uses a root port; empty: nothing.

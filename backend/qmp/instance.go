@@ -1,7 +1,6 @@
 package qmp
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/backend/control"
 )
 
 // ErrGone says that the quiesced guest no longer exists: its QEMU has ended, or another run has
@@ -29,19 +30,11 @@ func peerInstance(conn net.Conn) string {
 	if !ok {
 		return ""
 	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
+	peer, err := control.PeerOf(uc)
+	if err != nil || peer.PID <= 0 {
 		return ""
 	}
-	pid := int32(0)
-	if err := raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = cred.Pid
-		}
-	}); err != nil || pid <= 0 {
-		return ""
-	}
-	return instancePID + strconv.Itoa(int(pid))
+	return instancePID + strconv.Itoa(int(peer.PID))
 }
 
 // processState reports whether the state of an instance's process is known, and if so, whether the
@@ -70,12 +63,11 @@ func goneIfRefused(instance string, err error) error {
 	return err
 }
 
-// unlessGone returns forceThaw preceded by a check whether the instance's process has ended.
-func unlessGone(instance string, forceThaw func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		if _, gone := processState(instance); gone {
-			return fmt.Errorf("%w: process %s has ended", ErrGone, strings.TrimPrefix(instance, instancePID))
-		}
-		return forceThaw(ctx)
+// goneIfEnded returns ErrGone if the instance's process is known to have ended.
+func goneIfEnded(instance string) error {
+	if _, gone := processState(instance); gone {
+		pid := strings.TrimPrefix(instance, instancePID)
+		return fmt.Errorf("%w: process %s has ended", ErrGone, pid)
 	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,7 +31,8 @@ type Libvirt struct {
 // ParseLibvirt parses a URI and determines the daemon's sockets.
 func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	bad := func(why string) (Libvirt, error) {
-		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as qemu:///system", uri, why)
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: %s: expected DRIVER:///PATH, such as "+
+			"qemu:///system", uri, why)
 	}
 	u, err := url.Parse(uri)
 	switch {
@@ -40,7 +43,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	case u.Scheme == "" || len(u.Path) < 2:
 		return bad("driver or path is missing")
 	case domain == "":
-		return Libvirt{}, fmt.Errorf("libvirt URI %q: the domain's name is missing: add --domain NAME", uri)
+		return Libvirt{}, fmt.Errorf("libvirt URI %q: the domain's name is missing: add --domain "+
+			"NAME", uri)
 	}
 	l := Libvirt{URI: uri, Domain: domain, uri: u.Scheme + "://" + u.Path}
 	dir := "/run/libvirt"
@@ -48,7 +52,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 	if u.Path == "/session" && s == "" {
 		run := os.Getenv("XDG_RUNTIME_DIR")
 		if !filepath.IsAbs(run) {
-			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set it to an absolute path, or add ?socket=PATH", run))
+			return bad(fmt.Sprintf("XDG_RUNTIME_DIR is %q, where the session's sockets are: set "+
+				"it to an absolute path, or add ?socket=PATH", run))
 		}
 		dir = filepath.Join(run, "libvirt")
 	}
@@ -56,7 +61,8 @@ func ParseLibvirt(uri, domain string) (Libvirt, error) {
 		l.sockets = []string{s}
 	} else {
 		// The daemon for all drivers, or the driver's own.
-		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, "virt"+u.Scheme+"d-sock")}
+		own := "virt" + u.Scheme + "d-sock"
+		l.sockets = []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, own)}
 	}
 	return l, nil
 }
@@ -89,20 +95,13 @@ func NewLibvirtFreeze(at Libvirt) *LibvirtFreeze { return &LibvirtFreeze{at: at}
 // Identify checks that the domain runs and that its agent answers. A later freeze error of libvirt
 // does not tell a missing agent from one that failed during the freeze.
 func (f *LibvirtFreeze) Identify(ctx context.Context) (instance string, err error) {
-	err = f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-		if instance, err = domainInstance(dom); err != nil {
-			return err
-		}
+	return f.at.identify(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		// The guest's time is not needed. Errors of an agent that answers are ignored.
 		if _, _, err := l.DomainGetTime(dom, 0); notExecuted(err) || noAgent(err) {
 			return err
 		}
 		return nil
 	})
-	if err != nil {
-		return "", fmt.Errorf("domain %s of %s: %w", f.at.Domain, f.at.URI, err)
-	}
-	return instance, nil
 }
 
 // errNotRunning: the domain is defined and off.
@@ -120,45 +119,38 @@ func domainInstance(dom libvirt.Domain) (string, error) {
 	return instanceDomain + strconv.Itoa(int(dom.ID)), nil
 }
 
-// notExecuted reports whether libvirt's error says that the command never reached the guest: the
-// domain has no agent or does not run, or this user lacks permission (include/libvirt/virterror.h).
-func notExecuted(err error) bool {
+// hasCode reports whether err is one of these errors of libvirt (include/libvirt/virterror.h).
+func hasCode(err error, codes ...libvirt.ErrorNumber) bool {
 	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported,
-		libvirt.ErrArgumentUnsupported, libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable:
-		return true
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(codes, libvirt.ErrorNumber(e.Code))
+}
+
+// notExecuted reports whether libvirt's error says that the command never reached the guest: the
+// domain has no agent or does not run, or this user lacks permission.
+func notExecuted(err error) bool {
+	return hasCode(err, libvirt.ErrNoSupport, libvirt.ErrOperationDenied, libvirt.ErrNoDomain,
+		libvirt.ErrOperationInvalid, libvirt.ErrConfigUnsupported, libvirt.ErrArgumentUnsupported,
+		libvirt.ErrOperationUnsupported, libvirt.ErrAccessDenied, libvirt.ErrAuthUnavailable)
 }
 
 // noAgent reports whether the error says that the agent does not answer.
 func noAgent(err error) bool {
-	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced:
-		return true
-	}
-	return false
+	return hasCode(err, libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced)
 }
 
 // noGuest reports whether an error of a thaw says that no guest can be frozen.
 func noGuest(err error) bool {
-	var e libvirt.Error
-	if !errors.As(err, &e) {
-		return errors.Is(err, errNotRunning)
+	return errors.Is(err, errNotRunning) ||
+		hasCode(err, libvirt.ErrNoDomain, libvirt.ErrOperationInvalid,
+			libvirt.ErrArgumentUnsupported)
+}
+
+// checkRun returns ErrGone if the recorded run of a domain is known and another one than now.
+func checkRun(recorded, now string) error {
+	if recorded != "" && now != recorded {
+		return fmt.Errorf("%w: expected %s, found %s", ErrGone, recorded, now)
 	}
-	switch libvirt.ErrorNumber(e.Code) {
-	case libvirt.ErrNoDomain, libvirt.ErrOperationInvalid, libvirt.ErrArgumentUnsupported:
-		return true
-	}
-	return false
+	return nil
 }
 
 // Freeze freezes all of the guest's file systems.
@@ -185,21 +177,21 @@ func (f *LibvirtFreeze) Thaw(ctx context.Context) error {
 	return f.ForceThaw(ctx)
 }
 
-// ForceThaw thaws the guest even if another process froze it. It is for the quiesce record of a
-// process that was killed between Freeze and Thaw.
+// ForceThaw thaws the guest even if another process froze it.
 func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
-	err := retry(ctx, "thawing", "run virsh domfsthaw "+f.at.Domain, func(ctx context.Context) error {
-		err := f.at.withDomain(ctx, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-			now, err := domainInstance(dom)
-			if err != nil {
-				return err
-			}
-			if f.recorded != "" && now != f.recorded {
-				return fmt.Errorf("%w: expected %s, found %s", ErrGone, f.recorded, now)
-			}
+	thaw := func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		now, err := domainInstance(dom)
+		if err == nil {
+			err = checkRun(f.recorded, now)
+		}
+		if err == nil {
 			_, err = l.DomainFsthaw(dom, nil, 0)
-			return err
-		})
+		}
+		return err
+	}
+	advice := "run virsh domfsthaw " + f.at.Domain
+	err := retry(ctx, "thawing", advice, func(ctx context.Context) error {
+		err := f.at.withDomain(ctx, thaw)
 		if noGuest(err) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
@@ -212,17 +204,19 @@ func (f *LibvirtFreeze) ForceThaw(ctx context.Context) error {
 	return nil
 }
 
+// domainFunc makes calls about a domain on a connection.
+type domainFunc func(*libvirt.Libvirt, libvirt.Domain) error
+
 // withDomain connects, runs do and disconnects, until ctx ends. go-libvirt has no contexts; closing
 // the connection makes it return. It takes a lost connection for an empty reply, so do must only
 // make calls whose reply has content. Its goroutines end with the connection.
-func (l Libvirt) withDomain(ctx context.Context, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+func (l Libvirt) withDomain(ctx context.Context, do domainFunc) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	c := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
 	if err = c.ConnectToURI(libvirt.ConnectURI(l.uri)); err == nil {
 		var dom libvirt.Domain
@@ -240,7 +234,8 @@ func (l Libvirt) withDomain(ctx context.Context, do func(*libvirt.Libvirt, libvi
 // go-qemu supports only qemu:///system.
 func NewLibvirtPause(at Libvirt) (*Pause, error) {
 	if at.uri != string(libvirt.QEMUSystem) {
-		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
+		return nil, fmt.Errorf("libvirt URI %q: pausing through libvirt is possible with %s "+
+			"only: quiesce the guest instead", at.URI, libvirt.QEMUSystem)
 	}
 	return NewPause(&libvirtRunner{at}), nil
 }
@@ -254,37 +249,41 @@ type libvirtPause struct {
 
 // Identify implements Quiescer.
 func (p *libvirtPause) Identify(ctx context.Context) (instance string, err error) {
-	if instance, err = p.at.identify(ctx); err != nil {
+	if instance, err = p.at.identify(ctx, nil); err != nil {
 		return "", err
 	}
 	_, err = p.Pause.Identify(ctx)
 	return instance, err
 }
 
-// forceThaw is Pause.ForceThaw, but returns ErrGone for a domain that is off, whose monitor does
+// ForceThaw is Pause.ForceThaw, but returns ErrGone for a domain that is off, whose monitor does
 // not answer.
-func (p *libvirtPause) forceThaw(ctx context.Context) error {
-	if err := p.gone(ctx); err != nil {
+func (p *libvirtPause) ForceThaw(ctx context.Context) error {
+	if err := p.ifGone(ctx, nil); err != nil {
 		return err
 	}
-	return p.ForceThaw(ctx)
+	return p.Pause.ForceThaw(ctx)
 }
 
-func (p *libvirtPause) gone(ctx context.Context) error {
-	now, err := p.at.identify(ctx)
+// ifGone returns ErrGone if libvirt says that the recorded run of the domain has ended, else err. A
+// libvirt that does not answer says nothing about the guest.
+func (p *libvirtPause) ifGone(ctx context.Context, err error) error {
+	now, qerr := p.at.identify(ctx, nil)
 	switch {
-	case noGuest(err):
-		return fmt.Errorf("%w: %w", ErrGone, err)
-	case err == nil && p.recorded != "" && now != p.recorded:
-		return fmt.Errorf("%w: expected %s, found %s", ErrGone, p.recorded, now)
+	case noGuest(qerr):
+		return fmt.Errorf("%w: %w", ErrGone, qerr)
+	case qerr == nil:
+		return cmp.Or(checkRun(p.recorded, now), err)
 	}
-	return nil
+	return err
 }
 
-// identify returns the instance of the domain, which must run.
-func (l Libvirt) identify(ctx context.Context) (instance string, err error) {
-	err = l.withDomain(ctx, func(_ *libvirt.Libvirt, dom libvirt.Domain) error {
-		instance, err = domainInstance(dom)
+// identify returns the instance of the domain, which must run and pass check; nil: no check.
+func (l Libvirt) identify(ctx context.Context, check domainFunc) (instance string, err error) {
+	err = l.withDomain(ctx, func(c *libvirt.Libvirt, dom libvirt.Domain) error {
+		if instance, err = domainInstance(dom); err == nil && check != nil {
+			err = check(c, dom)
+		}
 		return err
 	})
 	if err != nil {
@@ -302,8 +301,7 @@ func (r *libvirtRunner) Run(ctx context.Context, command string, args, out any) 
 		return fmt.Errorf("libvirt %s: %w", r.at.URI, err)
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	mon := qmp.NewLibvirtRPCMonitor(r.at.Domain, conn)
 	if err = mon.Connect(); err == nil {
 		err = GoQEMU(mon).Run(ctx, command, args, out)
@@ -347,7 +345,8 @@ func (c *packetConn) Read(p []byte) (int, error) {
 		}
 		length := binary.BigEndian.Uint32(c.head[:])
 		if length < packetHeader || length > packetMax {
-			return 0, fmt.Errorf("packet of %d bytes, expected %d to %d: is this libvirt's socket?", length, packetHeader, packetMax)
+			return 0, fmt.Errorf("packet of %d bytes, expected %d to %d: is this libvirt's socket?",
+				length, packetHeader, packetMax)
 		}
 		c.have, c.left = 0, length-uint32(len(c.head))
 	}

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,7 @@ type MonitorOptions struct {
 	Address Address       // of a QMP monitor without other clients: QEMU serves one at a time
 	Timeout time.Duration // of connecting, and of a command whose context has no deadline; 0: 10 s
 	Retry   time.Duration // maximum delay between attempts to connect; 0: 5 s
-	Queue   int           // events queued for a subscriber; 0: 64; further ones are dropped and counted
+	Queue   int           // events queued for a subscriber; 0: 64; further ones are dropped
 }
 
 // Monitor is a connection to QEMU's monitor that reconnects when QEMU restarts. All methods may be
@@ -52,15 +53,9 @@ func NewMonitor(o MonitorOptions) *Monitor {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = 10 * time.Second
-	}
-	if o.Retry <= 0 {
-		o.Retry = 5 * time.Second
-	}
-	if o.Queue <= 0 {
-		o.Queue = 64
-	}
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.Retry = cmp.Or(o.Retry, 5*time.Second)
+	o.Queue = cmp.Or(o.Queue, 64)
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Monitor{opts: o, cancel: cancel, ended: make(chan struct{}), linked: make(chan struct{})}
 	go m.loop(ctx)
@@ -85,7 +80,8 @@ func (m *Monitor) loop(ctx context.Context) {
 		l, err := dial(dctx, m.opts.Address)
 		cancel()
 		if err == nil {
-			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(), "version", l.Version())
+			m.opts.Log.Info("connected to QEMU's monitor", "address", m.opts.Address.String(),
+				"version", l.Version())
 			since := time.Now()
 			stop := context.AfterFunc(ctx, func() { l.Conn().Close() })
 			m.setLink(l, nil)
@@ -102,14 +98,10 @@ func (m *Monitor) loop(ctx context.Context) {
 		// Repeated errors are logged once.
 		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
 			lastLogged = text
-			m.opts.Log.Warn("no connection to QEMU's monitor, retrying", "address", m.opts.Address.String(), "err", err)
+			m.opts.Log.Warn("no connection to QEMU's monitor, retrying",
+				"address", m.opts.Address.String(), "err", err)
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
+		_ = sleep(ctx, wait) // the loop ends with ctx
 		wait = min(2*wait, m.opts.Retry)
 	}
 }
@@ -257,7 +249,8 @@ func (m *Monitor) deliver(e qmp.Event) {
 		case s.ch <- e:
 		default:
 			if s.lost++; s.lost == 1 {
-				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read", "event", e.Event, "queue", cap(s.ch))
+				m.opts.Log.Warn("QEMU's events dropped: the subscriber does not read",
+					"event", e.Event, "queue", cap(s.ch))
 			}
 		}
 	}

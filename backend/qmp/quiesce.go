@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,20 +22,25 @@ type Quiescer interface {
 	// Thaw undoes what Freeze did or may have done, and nothing else. It retries until the guest is
 	// known to run or ctx ends, which gives ErrNotThawed. Without Freeze it does nothing.
 	Thaw(ctx context.Context) error
+	// ForceThaw thaws the guest even if another process quiesced it. It is for the quiesce record
+	// of a process that was killed between Freeze and Thaw. ErrGone: the guest no longer exists.
+	ForceThaw(ctx context.Context) error
 }
 
 // WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended.
 // f is not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10
 // s each.
-func WhileQuiesced(ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error) (err error) {
+func WhileQuiesced(
+	ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error,
+) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeoutOrDefault(thaw))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(thaw, quiesceLimit))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, timeoutOrDefault(freeze))
+	fctx, cancel := context.WithTimeout(ctx, cmp.Or(freeze, quiesceLimit))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
@@ -42,12 +48,7 @@ func WhileQuiesced(ctx context.Context, q Quiescer, freeze, thaw time.Duration, 
 	return f(ctx)
 }
 
-func timeoutOrDefault(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 10 * time.Second
-	}
-	return d
-}
+const quiesceLimit = 10 * time.Second
 
 // Retries of Thaw: the first attempt at once, then with increasing delays.
 const (
@@ -71,14 +72,21 @@ func retry(ctx context.Context, what, advice string, try func(context.Context) e
 		if err == nil || errors.Is(err, ErrGone) {
 			return err
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s", ErrNotThawed, what, n, err, advice)
+		if sleep(ctx, wait) != nil {
+			return fmt.Errorf("%w: %s failed %d times, last with: %w: %s",
+				ErrNotThawed, what, n, err, advice)
 		}
 		wait = min(2*wait, retryMax)
+	}
+}
+
+// sleep waits for d or the end of ctx, whose error it returns then.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -93,13 +101,16 @@ type Pause struct {
 	run      Runner
 	stopped  bool   // stop was sent and may have been executed
 	recorded string // recorded instance; empty: unknown
-	// gone returns ErrGone if the guest is known to be gone. It is called after a failure. nil:
-	// QEMU's socket shows it.
-	gone func(context.Context) error
+	// ifGone returns ErrGone if a failed command shows that the guest is gone, else err.
+	ifGone func(ctx context.Context, err error) error
 }
 
 // NewPause returns a Quiescer that sends stop and cont.
-func NewPause(r Runner) *Pause { return &Pause{run: r} }
+func NewPause(r Runner) *Pause {
+	p := &Pause{run: r}
+	p.ifGone = func(_ context.Context, err error) error { return goneIfRefused(p.recorded, err) }
+	return p
+}
 
 // status returns QEMU's RunState (qapi/run-state.json).
 func (p *Pause) status(ctx context.Context) (running bool, state string, err error) {
@@ -140,23 +151,22 @@ func (p *Pause) Thaw(ctx context.Context) error {
 	return p.ForceThaw(ctx)
 }
 
-// ForceThaw continues a paused guest even if another process paused it. It is for the quiesce
-// record of a process that was killed between Freeze and Thaw.
+// ForceThaw continues a paused guest even if another process paused it.
 func (p *Pause) ForceThaw(ctx context.Context) error {
+	if err := goneIfEnded(p.recorded); err != nil {
+		return err
+	}
 	err := retry(ctx, "cont", "run cont on QEMU's monitor", func(ctx context.Context) error {
 		// QEMU runs the commands of a monitor in order, so a stop whose reply was lost has been
 		// executed before this is answered.
 		running, state, err := p.status(ctx)
-		if err != nil && p.gone != nil {
-			if gone := p.gone(ctx); gone != nil {
-				return gone
-			}
+		if err != nil {
+			return p.ifGone(ctx, err)
 		}
-		err = goneIfRefused(p.recorded, err)
 		// Any state but paused has another cause, such as a shutdown or an I/O error. cont would be
 		// refused or do harm.
-		if err != nil || running || state != "paused" {
-			return err
+		if running || state != "paused" {
+			return nil
 		}
 		return p.run.Run(ctx, "cont", nil, nil)
 	})

@@ -1,7 +1,7 @@
 package qmp
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 )
@@ -29,13 +29,8 @@ type Spec struct {
 // Handle is an opened Spec.
 type Handle struct {
 	Quiescer
-	forceThaw func(context.Context) error
-	close     func()
+	close func() // nil: no connections
 }
-
-// ForceThaw thaws the guest of a quiesce record whose process has died. ErrGone: the guest no
-// longer exists.
-func (h *Handle) ForceThaw(ctx context.Context) error { return h.forceThaw(ctx) }
 
 // Close closes the connections.
 func (h *Handle) Close() {
@@ -51,10 +46,12 @@ func (s *Spec) Active() bool { return s.Mode != "" && s.Mode != QuiesceNone }
 func (s *Spec) Check() error {
 	for _, address := range []struct{ name, value, mode string }{
 		{"agent", s.Agent, QuiesceGuest}, {"qmp", s.QMP, QuiescePause},
-		{"libvirt", s.Libvirt, QuiesceGuest + "|" + QuiescePause}, {"domain", s.Domain, QuiesceGuest + "|" + QuiescePause},
+		{"libvirt", s.Libvirt, QuiesceGuest + "|" + QuiescePause},
+		{"domain", s.Domain, QuiesceGuest + "|" + QuiescePause},
 	} {
 		if address.value != "" && !s.Active() {
-			return fmt.Errorf("--%s without --quiesce %s: the guest would not be quiesced", address.name, address.mode)
+			return fmt.Errorf("--%s without --quiesce %s: the guest would not be quiesced",
+				address.name, address.mode)
 		}
 	}
 	return nil
@@ -67,36 +64,39 @@ func (s *Spec) Open(log *slog.Logger, monitor *Monitor) (*Handle, error) {
 	case !s.Active():
 		return nil, fmt.Errorf("quiesce %q: nothing to open", s.Mode)
 	case s.Mode != QuiesceGuest && s.Mode != QuiescePause:
-		return nil, fmt.Errorf("quiesce %q: expected %s, %s or %s", s.Mode, QuiesceNone, QuiesceGuest, QuiescePause)
+		return nil, fmt.Errorf("quiesce %q: expected %s, %s or %s",
+			s.Mode, QuiesceNone, QuiesceGuest, QuiescePause)
 	case s.Libvirt != "":
 		return s.openLibvirt()
 	case s.Mode == QuiesceGuest:
 		if s.Agent == "" {
-			return nil, fmt.Errorf("quiesce guest: the guest agent's address is missing: --agent unix:PATH or vsock:CID:PORT, or --libvirt URI --domain NAME")
+			return nil, errors.New("quiesce guest: the guest agent's address is missing: " +
+				"--agent unix:PATH or vsock:CID:PORT, or --libvirt URI --domain NAME")
 		}
 		addr, err := ParseAddress(s.Agent)
 		if err != nil {
 			return nil, fmt.Errorf("guest agent: %w", err)
 		}
 		a := NewAgent(AgentOptions{Log: log, Address: addr, Instance: s.Instance})
-		return &Handle{Quiescer: a, forceThaw: unlessGone(s.Instance, a.ForceThaw), close: a.disconnect}, nil
+		return &Handle{a, a.disconnect}, nil
 	}
-	if monitor != nil {
-		p := NewPause(monitor)
-		p.recorded = s.Instance
-		return &Handle{Quiescer: p, forceThaw: unlessGone(s.Instance, p.ForceThaw)}, nil
+	h := &Handle{}
+	if monitor == nil {
+		if s.QMP == "" {
+			return nil, errors.New("quiesce pause: the address of QEMU's monitor is missing: " +
+				"--qmp unix:PATH, or --libvirt URI --domain NAME")
+		}
+		addr, err := ParseAddress(s.QMP)
+		if err != nil {
+			return nil, fmt.Errorf("QEMU's monitor: %w", err)
+		}
+		monitor = NewMonitor(MonitorOptions{Log: log, Address: addr})
+		h.close = func() { monitor.Close() }
 	}
-	if s.QMP == "" {
-		return nil, fmt.Errorf("quiesce pause: the address of QEMU's monitor is missing: --qmp unix:PATH, or --libvirt URI --domain NAME")
-	}
-	addr, err := ParseAddress(s.QMP)
-	if err != nil {
-		return nil, fmt.Errorf("QEMU's monitor: %w", err)
-	}
-	m := NewMonitor(MonitorOptions{Log: log, Address: addr})
-	p := NewPause(m)
+	p := NewPause(monitor)
 	p.recorded = s.Instance
-	return &Handle{Quiescer: p, forceThaw: unlessGone(s.Instance, p.ForceThaw), close: func() { m.Close() }}, nil
+	h.Quiescer = p
+	return h, nil
 }
 
 func (s *Spec) openLibvirt() (*Handle, error) {
@@ -107,13 +107,13 @@ func (s *Spec) openLibvirt() (*Handle, error) {
 	if s.Mode == QuiesceGuest {
 		f := NewLibvirtFreeze(at)
 		f.recorded = s.Instance
-		return &Handle{Quiescer: f, forceThaw: f.ForceThaw}, nil
+		return &Handle{Quiescer: f}, nil
 	}
 	p, err := NewLibvirtPause(at)
 	if err != nil {
 		return nil, err
 	}
 	lp := &libvirtPause{Pause: p, at: at, recorded: s.Instance}
-	p.gone = lp.gone
-	return &Handle{Quiescer: lp, forceThaw: lp.forceThaw}, nil
+	p.ifGone = lp.ifGone
+	return &Handle{Quiescer: lp}, nil
 }

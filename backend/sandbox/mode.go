@@ -1,35 +1,31 @@
 package sandbox
 
-import "fmt"
-
-// Mode says whether a process is confined.
-type Mode uint8
-
-const (
-	Off     Mode = iota // not confined
-	On                  // as far as this kernel can
-	Require             // fails if this kernel cannot
+import (
+	"cmp"
+	"fmt"
 )
 
-var modeNames = [...]string{"off", "on", "require"}
+// Mode says whether a process is confined.
+type Mode string
 
-func (m Mode) String() string {
-	if int(m) >= len(modeNames) {
-		return fmt.Sprintf("mode %d", m)
-	}
-	return modeNames[m]
-}
+const (
+	Off     Mode = ""        // not confined
+	On      Mode = "on"      // as far as this kernel can
+	Require Mode = "require" // fails if this kernel cannot
+)
 
 // MarshalText implements encoding.TextMarshaler.
-func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+func (m Mode) MarshalText() ([]byte, error) { return []byte(cmp.Or(m, "off")), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *Mode) UnmarshalText(text []byte) error {
-	for i, name := range modeNames {
-		if name == string(text) {
-			*m = Mode(i)
-			return nil
-		}
+	switch s := Mode(text); s {
+	case "off":
+		*m = Off
+	case On, Require:
+		*m = s
+	default:
+		return fmt.Errorf("%q: expected off, on or require", text)
 	}
-	return fmt.Errorf("%q: expected off, on or require", text)
+	return nil
 }

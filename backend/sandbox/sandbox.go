@@ -43,10 +43,13 @@ const minABI = 2
 // Landlock rights of each kind of rule.
 const (
 	readFile = ll.AccessFSReadFile | ll.AccessFSIoctlDev
-	readAll  = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSReadDir
-	write    = ll.AccessFSReadFile | ll.AccessFSIoctlDev | ll.AccessFSWriteFile | ll.AccessFSTruncate
-	change   = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
-	socket   = ll.AccessFSReadDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSRefer
+	readAll  = readFile | ll.AccessFSReadDir
+	write    = readFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
+	inDir    = ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSRemoveFile |
+		ll.AccessFSRemoveDir | ll.AccessFSRefer
+	change = inDir | ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate |
+		ll.AccessFSMakeReg
+	socket = inDir | ll.AccessFSMakeSock
 )
 
 // handled returns the rights that are denied unless a rule grants them.
@@ -95,13 +98,15 @@ func supported() (abi int, reason string) {
 	abi, err := ll.LandlockGetABIVersion()
 	switch {
 	case errors.Is(err, unix.ENOSYS):
-		return 0, "landlock is not built into it, or forbidden to this process: expected Linux 5.19 or later"
+		return 0, "landlock is not built into it, or forbidden to this process: expected Linux " +
+			"5.19 or later"
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return 0, `landlock is switched off: boot with "landlock" in the list lsm=`
 	case err != nil:
 		return 0, fmt.Sprintf("landlock: %v", err)
 	case abi < minABI:
-		return 0, fmt.Sprintf("its landlock (version %d) lets no file be renamed between directories: expected Linux 5.19 or later", abi)
+		return 0, fmt.Sprintf("its landlock (version %d) lets no file be renamed between "+
+			"directories: expected Linux 5.19 or later", abi)
 	}
 	return abi, ""
 }

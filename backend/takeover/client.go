@@ -48,12 +48,16 @@ func Request(ctx context.Context, path string, disks []string) (*Offer, error) {
 	return request(ctx, conn.(*net.UnixConn), path, disks, greetingTimeout)
 }
 
-func request(ctx context.Context, conn *net.UnixConn, path string, disks []string, greeting time.Duration) (*Offer, error) {
-	o := &Offer{conn: conn}
-	o.c = NewConn(o.conn)
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	peer := peerName(conn)
+// request is Request on a connection; greeting is the time limit for the old process's greeting.
+func request(
+	ctx context.Context, conn *net.UnixConn, path string, disks []string, greeting time.Duration,
+) (*Offer, error) {
+	o := &Offer{conn: conn, c: NewConn(conn)}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	peer := "its process"
+	if p, err := control.PeerOf(conn); err == nil {
+		peer = fmt.Sprintf("process %d", p.PID)
+	}
 	o.c.Deadline(time.Now().Add(greeting))
 	_, err := o.line()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -77,36 +81,14 @@ func request(ctx context.Context, conn *net.UnixConn, path string, disks []strin
 	return o, nil
 }
 
-// peerName returns the name of the listening process: "process 42".
-func peerName(conn *net.UnixConn) string {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return "its process"
-	}
-	name := "its process"
-	_ = raw.Control(func(fd uintptr) {
-		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			name = fmt.Sprintf("process %d", c.Pid)
-		}
-	})
-	return name
-}
-
 // sendCommand sends the control commands from the negotiation to cow-takeover.
 func (o *Offer) sendCommand(disks []string) error {
 	args, err := json.Marshal(Args{Version: Version, Disks: disks})
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = fmt.Fprintf(o.conn, "{\"execute\":\"qmp_capabilities\"}\n"+
+			"{\"execute\":%q,\"arguments\":%s}\n", Command, args)
 	}
-	for _, command := range []string{
-		`{"execute":"qmp_capabilities"}`,
-		`{"execute":"` + Command + `","arguments":` + string(args) + `}`,
-	} {
-		if _, err := o.conn.Write([]byte(command + "\n")); err != nil {
-			return eofError(err)
-		}
-	}
-	return nil
+	return eofError(err)
 }
 
 // line reads exactly one line. Reading further could lose descriptors, which arrive with later
@@ -142,7 +124,8 @@ func (o *Offer) skipLines() error {
 		}
 		if json.Unmarshal(bytes.TrimSpace(line), &reply) == nil && reply.Error != nil {
 			if reply.Error.Class == control.CommandNotFound {
-				return fmt.Errorf("it knows no takeover, and must be stopped first: %w", &RefusedError{reply.Error.Desc})
+				return fmt.Errorf("it knows no takeover, and must be stopped first: %w",
+					&RefusedError{reply.Error.Desc})
 			}
 			return &RefusedError{reply.Error.Desc}
 		}
@@ -194,7 +177,8 @@ func (o *Offer) collect() error {
 			o.Exports = append(o.Exports, m.Name)
 		default:
 			if o.Control.FD == 0 || len(o.Sockets) == 0 {
-				return fmt.Errorf("%d sockets of disks, control socket: %v: %w", len(o.Sockets), o.Control.FD != 0, ErrProtocol)
+				return fmt.Errorf("%d sockets of disks, control socket: %v: %w",
+					len(o.Sockets), o.Control.FD != 0, ErrProtocol)
 			}
 			return nil
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,7 +80,8 @@ func (c *Conn) Receive() (m Message, err error) {
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if size > maxMessage {
-		return m, fmt.Errorf("message of %d bytes, expected at most %d: %w", size, maxMessage, ErrProtocol)
+		return m, fmt.Errorf("message of %d bytes, expected at most %d: %w",
+			size, maxMessage, ErrProtocol)
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(c.conn, body); err != nil {
@@ -91,7 +93,8 @@ func (c *Conn) Receive() (m Message, err error) {
 	m.FD = 0
 	if carriesFD(m.Kind) {
 		if len(fds) != 1 {
-			return m, fmt.Errorf("message %q: expected one file descriptor, found %d: %w", m.Kind, len(fds), ErrProtocol)
+			return m, fmt.Errorf("message %q: expected one file descriptor, found %d: %w",
+				m.Kind, len(fds), ErrProtocol)
 		}
 		m.FD = fds[0]
 		return m, nil
@@ -107,10 +110,8 @@ func (c *Conn) Expect(kinds ...string) (Message, error) {
 	if err != nil {
 		return m, err
 	}
-	for _, k := range kinds {
-		if m.Kind == k {
-			return m, nil
-		}
+	if slices.Contains(kinds, m.Kind) {
+		return m, nil
 	}
 	if m.FD > 0 {
 		unix.Close(m.FD)
@@ -128,7 +129,8 @@ func (e *RefusedError) Error() string { return e.Reason }
 
 // eofError maps all errors of a closed connection to io.EOF.
 func eofError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return io.EOF
 	}
 	return err

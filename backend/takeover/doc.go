@@ -7,17 +7,17 @@
 // big-endian) and a JSON object; a message that carries a file descriptor carries exactly one.
 //
 //	new  cow-takeover {"version", "disks"}
-//	old  refused {"error"}                                 continues to serve
-//	     socket {"disk", "path", "keep"} + fd              one for each disk, listening
-//	     control {"path", "keep"} + fd                     the control socket, listening
-//	     nbd {"address"} + fd, export {"name"}             sockets and exports of the NBD server, if it runs
-//	     ready                                             still serves; promotions and commands wait
-//	new  go                                                has prepared all that is possible
-//	old  refused {"error"}                                 continues to serve
-//	     connection {"disk"} + fd                          accepted at the last moment, nothing read
-//	     left                                              drained, sessions closed, disks detached, locks free
-//	new  serving                                           holds the locks and accepts: the old process ends
-//	     failed {"error"}                                  the old process opens the disks again
+//	old  refused {"error"}                       continues to serve
+//	     socket {"disk", "path", "keep"} + fd    one for each disk, listening
+//	     control {"path", "keep"} + fd           the control socket, listening
+//	     nbd {"address"} + fd, export {"name"}   sockets and exports of the NBD server, if it runs
+//	     ready                                   still serves; promotions and commands wait
+//	new  go                                      has prepared all that is possible
+//	old  refused {"error"}                       continues to serve
+//	     connection {"disk"} + fd                accepted at the last moment, nothing read
+//	     left                                    drained; sessions closed, disks detached, unlocked
+//	new  serving                                 holds the locks and accepts: the old process ends
+//	     failed {"error"}                        the old process opens the disks again
 //
 // Only the process that holds the locks of the disks may accept. Both processes keep the listening
 // sockets open until the end, so that no connection is refused, or accepted only to be closed. If

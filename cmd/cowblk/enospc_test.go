@@ -138,7 +138,7 @@ func TestFullFileSystem(t *testing.T) {
 		return
 	}
 	for name, test := range map[string]func(t *testing.T){
-		"error": enospcFails, "pause": enospcPauses, "guest that was not running": enospcNotRunning,
+		"report": enospcFails, "stop": enospcPauses, "guest that was not running": enospcNotRunning,
 		"no guest to pause": enospcWaits, "takeover and kill": enospcTakenOver,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -213,12 +213,12 @@ func enospcNotRunning(t *testing.T) {
 }
 
 func enospcWaits(t *testing.T) {
-	s := newENOSPCGuest(t, "--on-enospc", "pause", "--space-low", "off")
+	s := newENOSPCGuest(t, "--on-enospc", "stop", "--space-low", "off")
 	if e := s.fill(); e["action"] != "wait" {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := changeSettings(t, s.control, `{"on-enospc": "error"}`); now.OnENOSPC != daemon.ENOSPCReport {
+	if now := changeSettings(t, s.control, `{"on-enospc": "report"}`); now.OnENOSPC != daemon.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
 	s.ended(frontend.StatusIOErr)
@@ -236,7 +236,8 @@ func enospcWaits(t *testing.T) {
 	q.end(t)
 }
 
-// Waiting requests also wait in the next process, after a takeover or a kill.
+// Waiting requests also wait in the next process, after a takeover or a kill. The policy is given by
+// its former name.
 func enospcTakenOver(t *testing.T) {
 	s := newENOSPCGuest(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")

@@ -28,10 +28,10 @@ func (f *hookFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.maxTags, "keep", 0, "make no more tags for events once a disk has `N` of them (0: any number)")
 	fl.DurationVar(&f.interval, "promote-min-interval", daemon.DefaultHookInterval, "an event sooner after another one makes no tag")
 	fl.StringVar(&f.spaceLow, "space-low", daemon.DefaultSpaceLow, "warn when less `SPACE` is free where the heads are: 5%, 10G, or off")
-	fl.StringVar(&f.onENOSPC, "on-enospc", "", "writes that find no space fail (error), or wait for space while the guest is\npaused (pause; default with --qmp or --libvirt)")
+	fl.StringVar(&f.onENOSPC, "on-enospc", "", "writes that find no space fail (report), or wait for space while the guest is\npaused (stop; default with --qmp or --libvirt)")
 	fl.StringVar(&f.libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, to pause it through: qemu:///system")
 	fl.StringVar(&f.domain, "domain", "", "`NAME` of the guest in libvirt")
-	_ = cmd.RegisterFlagCompletionFunc("on-enospc", cobra.FixedCompletions([]cobra.Completion{"pause", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("on-enospc", cobra.FixedCompletions([]cobra.Completion{"stop", "report"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("promote-on", cobra.FixedCompletions(
 		[]cobra.Completion{"SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP", "SUSPEND", "WATCHDOG"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -86,6 +86,7 @@ func (f *hookFlags) enospcOptions() (o daemon.ENOSPCOptions, err error) {
 	}
 	switch {
 	case f.onENOSPC != "":
+		o.Given = f.onENOSPC
 		if o.Policy, err = daemon.ParseENOSPCPolicy(f.onENOSPC); err != nil {
 			return o, usagef("serve: --on-enospc %w", err)
 		}

@@ -16,7 +16,7 @@ func newResume(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resume NAME...",
 		Short: "Continue guests that wait for space, at once",
-		Long: `Continue guests that wait for space on a full file system or quota ("cowblk serve --on-enospc pause").
+		Long: `Continue guests that wait for space on a full file system or quota ("cowblk serve --on-enospc stop").
 They continue automatically soon after space is free; this command is for free space that cannot be
 detected, as on a thinly provisioned device. If there still is no space, they wait again.
 

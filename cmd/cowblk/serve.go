@@ -63,7 +63,7 @@ When its disks are open and its sockets made, the process gives up (--sandbox) w
 need: it can reach only the store's files, executes nothing and gains no privileges. A socket outside
 the run directory remains when the process ends; the next process replaces it.
 
-On a full file system or quota, writes that find no space fail in the guest. With --on-enospc pause they
+On a full file system or quota, writes that find no space fail in the guest. With --on-enospc stop they
 wait instead while the guest is paused through --qmp or --libvirt, until there is space or "cowblk
 resume". Other reads and writes continue. A process that must end and finds no space for a disk's map,
 not even in the store's reserve, ends after 10 seconds without it: exit code 1. Nothing is lost unless a

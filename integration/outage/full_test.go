@@ -14,7 +14,7 @@ import (
 )
 
 // isDeviceError reports whether the device completed a request with an error, as it does if there
-// is no space and --on-enospc is error.
+// is no space and --on-enospc is report.
 func isDeviceError(err error) bool {
 	var e *frontend.StatusError
 	return errors.As(err, &e) && e.Status == frontend.StatusIOErr

@@ -5,43 +5,77 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 )
+
+// Handler runs one command. args is a JSON object (see [Decode]). The result must be encodable as
+// JSON; nil stands for the empty object.
+//
+// The commands of a client run one at a time; those of different clients run concurrently. ctx ends
+// when the client disconnects or the server closes. Half-closing, as socat does at the end of its
+// input, is not disconnecting. The handler must then return soon, because Close waits for it. A
+// handler must not call [Server.Close]; the handler of quit signals the main goroutine, and its
+// reply is sent before the socket closes.
+type Handler func(ctx context.Context, args json.RawMessage) (any, error)
 
 // ConnHandler runs a command that takes over its connection, for example to pass file descriptors.
 // It writes its own answer to conn. ctx ends when the peer hangs up. Input after the command is
 // lost, so the client must wait for an answer.
 type ConnHandler func(ctx context.Context, conn *net.UnixConn, args json.RawMessage)
 
-// RegisterConn adds a command that takes over its connection. query-commands does not list it. Only
-// the user of this process and root may use it; members of the socket's group are refused.
-func (s *Server) RegisterConn(name string, h ConnHandler) {
+// command is one command; run or takeConn is set.
+type command struct {
+	run      Handler
+	takeConn ConnHandler
+	changes  bool // it changes state: it is logged
+}
+
+// Register adds a command that changes nothing. It replaces a command of the same name.
+func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
+
+// RegisterChange adds a command that changes state; sender and arguments are logged. It replaces a
+// command of the same name.
+func (s *Server) RegisterChange(name string, h Handler) {
+	s.register(name, command{run: h, changes: true})
+}
+
+func (s *Server) register(name string, c command) {
 	s.mu.Lock()
-	s.conns[name] = h
+	s.commands[name] = c
 	s.mu.Unlock()
 }
 
-func (s *Server) lookupConn(name string) ConnHandler {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.conns[name]
+// RegisterConn adds a command that takes over its connection. query-commands does not list it. Only
+// the user of this process and root may use it; members of the socket's group are refused.
+func (s *Server) RegisterConn(name string, h ConnHandler) {
+	s.register(name, command{takeConn: h, changes: true})
 }
 
-// runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
-// connection to h. After an error the session continues.
-func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
-	if err := OwnerOnly(c.ctx, "this command"); err != nil {
-		return err
+// lookup returns a command by name.
+func (s *Server) lookup(name string) (command, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.commands[name]
+	return c, ok
+}
+
+// queryCommands lists the commands, except those that take over a connection.
+func (s *Server) queryCommands(context.Context, struct{}) (any, error) {
+	type info struct {
+		Name string `json:"name"`
 	}
-	c.srv.setEvents(c, false)
-	c.out.end()
-	<-c.written
-	c.conn.SetReadDeadline(time.Unix(1, 0))
-	<-c.readEnded
-	c.conn.SetDeadline(time.Time{})
-	h(c.ctx, c.conn, args)
-	c.abort()
-	return nil
+	list := []info{{cmdCapabilities}, {cmdSetEvents}, {cmdLastError}}
+	s.mu.Lock()
+	for name, c := range s.commands {
+		if c.takeConn == nil {
+			list = append(list, info{name})
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b info) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
 }
 
 // SuspendCommands stops starting commands and accepting clients until resume is called; both wait.
@@ -89,16 +123,12 @@ func (s *Server) setAcceptDeadlines(t time.Time) {
 	}
 }
 
-// resumed returns a channel that is closed when commands are not suspended.
-func (s *Server) resumed() <-chan struct{} {
+// suspension returns a channel that is closed when commands are resumed; nil: they are not
+// suspended.
+func (s *Server) suspension() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.suspended != nil {
-		return s.suspended
-	}
-	none := make(chan struct{})
-	close(none)
-	return none
+	return s.suspended
 }
 
 // beginCommand waits until commands are not suspended and counts one as running. The caller must
@@ -125,11 +155,4 @@ func (s *Server) endCommand() {
 	s.mu.Lock()
 	s.running--
 	s.mu.Unlock()
-}
-
-// Listeners returns the server's sockets.
-func (s *Server) Listeners() []*Listener {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]*Listener(nil), s.listeners...)
 }
