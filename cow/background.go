@@ -31,22 +31,6 @@ func CheckFlushInterval(d time.Duration) error {
 // sync/atomic have one order. A write that found the mark set had changed its file before the round
 // cleared the mark, and the round covers it; any other write sets the mark again.
 
-// markUnflushed records that a write, discard or write-zeroes of the channel has changed the head,
-// or may have. A request with FUA waits for a round anyway.
-func (c *Channel) markUnflushed(r *Request) {
-	if r.FUA || c.unflushed.Load() {
-		return
-	}
-	c.unflushed.Store(true)
-	c.disk.flusher.startTimer()
-}
-
-// endWrite is markUnflushed and unpinWrite.
-func (c *Channel) endWrite(r *Request) {
-	c.markUnflushed(r)
-	c.unpinWrite()
-}
-
 // startTimer makes sure that a round begins within the interval.
 func (f *flusher) startTimer() {
 	if f.interval <= 0 {

@@ -52,7 +52,7 @@
 //   - completion queue: completions that other goroutines post to a channel
 //   - notifier: an eventfd that wakes one goroutine
 //   - resident: said of a page that is in the page cache, as far as is known
-//   - prefetch: to load the index entry and the first bytes of a read into the CPU's cache
+//   - prefetch: to look up the owners of all reads of a batch before the first is served
 //
 // # A stack
 //
@@ -154,7 +154,8 @@
 //     and ends. Close and Detach stop the timer before the flusher.
 //   - One goroutine per promotion, from Swap to the end of sealing; Close waits for it.
 //
-// view.go explains views and why they can be swapped under running queues; promote.go has the swap.
+// Why views can be swapped under running queues is explained at pins (channel.go) and synchronize
+// (view.go); promote.go has the swap.
 // This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as they
 // are.
 package cow
