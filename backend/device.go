@@ -11,6 +11,7 @@ import (
 
 	"cowblk/backend/loglimit"
 	"cowblk/cow"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -215,9 +216,9 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closing {
-		closeFD(q.Kick)
-		closeFD(q.Call)
-		closeFD(q.Err)
+		eventfd.Close(q.Kick)
+		eventfd.Close(q.Call)
+		eventfd.Close(q.Err)
 		return fmt.Errorf("start queue %d: the disk is being closed", q.Index)
 	}
 	// After a reset the session does not repeat features that are the same.
@@ -283,7 +284,7 @@ func (d *Device) SetCall(i, fd int) {
 		w.setCall(fd)
 		return
 	}
-	closeFD(fd)
+	eventfd.Close(fd)
 }
 
 // SetErr implements vhost.Backend.
@@ -292,7 +293,7 @@ func (d *Device) SetErr(i, fd int) {
 		w.setErr(fd)
 		return
 	}
-	closeFD(fd)
+	eventfd.Close(fd)
 }
 
 // SetStatus implements vhost.Backend.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -51,21 +49,20 @@ func (d *Disk) NewChannel() (*Channel, error) { return d.openChannel(false) }
 func (d *Disk) NewAsyncChannel() (*Channel, error) { return d.openChannel(true) }
 
 func (d *Disk) openChannel(async bool) (*Channel, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("eventfd of a channel: %w", err)
-	}
-	c := d.makeChannel(fd)
+	c := d.makeChannel()
 	c.async = async
-	if err := d.addChannel(c, 1); err != nil {
-		unix.Close(fd)
+	if err := c.completions.notifier.Open(); err != nil {
 		return nil, err
+	}
+	if err := d.addChannel(c, 1); err != nil {
+		return nil, errors.Join(err, c.completions.close())
 	}
 	return c, nil
 }
 
-func (d *Disk) makeChannel(fd int) *Channel {
-	c := &Channel{
+// makeChannel makes a channel for perform alone: nothing completes on it.
+func (d *Disk) makeChannel() *Channel {
+	return &Channel{
 		disk:      d,
 		iov:       make([]vfs.Iovec, 0, vfs.MaxIovecs),
 		leading:   make([]byte, d.blockSize),
@@ -74,8 +71,6 @@ func (d *Disk) makeChannel(fd int) *Channel {
 		checksums: make([]byte, checksumBatch),
 		claim:     newClaim(),
 	}
-	c.completions.fd = fd
-	return c
 }
 
 // Submit starts r. What needs no waiting is done at once, on the caller's thread: positional I/O
@@ -160,7 +155,7 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 	}
 	// Signalled without a request: the eventfd was written after its request had been taken, and
 	// may have been read by the user of FD. Without drainTo the next completion would not write it.
-	if c.completions.head.Load() != nil || c.completions.signalled.Load() {
+	if c.completions.head.Load() != nil || c.completions.notifier.Pending() {
 		c.completions.drainTo(&c.done)
 	}
 	for c.done.head != nil {
@@ -176,7 +171,7 @@ func (c *Channel) Completed(dst []*Request) []*Request {
 // FD returns an eventfd that becomes readable when completions arrive that Submit has not made
 // itself. Completed resets it, except for signals of the I/O engine: read it, without blocking,
 // before Completed, or it may stay readable for nothing. It belongs to the channel.
-func (c *Channel) FD() int { return c.completions.fd }
+func (c *Channel) FD() int { return c.completions.notifier.FD() }
 
 // InFlight returns the number of requests submitted and not yet returned by Completed.
 func (c *Channel) InFlight() int { return c.inFlight }

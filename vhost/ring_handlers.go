@@ -1,6 +1,12 @@
 package vhost
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
 
 // index checks a ring's index against the number of queues.
 func (s *session) index(i uint32) (int, error) {
@@ -119,6 +125,27 @@ func (s *session) vringFD(m *Message) (int, error) {
 		}
 	}
 	return i, nil
+}
+
+// checkEventFD refuses a descriptor that is not an eventfd, and makes it non-blocking. Any other
+// file could block the thread that signals it for as long as the front-end likes: a full pipe, or a
+// file system of the front-end's own (FUSE), where not even poll returns. The front-end can make an
+// eventfd blocking again, so the Backend must tolerate that.
+//
+// The type is read from the name in /proc, which does not access the file system of the file.
+func checkEventFD(fd int) error {
+	const want = "anon_inode:[eventfd]"
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return fmt.Errorf("kind of a file descriptor: %w", err)
+	}
+	if name != want {
+		return fmt.Errorf("expected an eventfd, found %.40s: %w", name, ErrProtocol)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	return nil
 }
 
 func (s *session) setVringKick(m *Message) error {
