@@ -75,11 +75,13 @@ func Wait(fd int) error {
 // blocking and filled its counter. A full counter becomes a small one, so the signal stays.
 func UnblockSignal(fd int) {
 	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	if n, err := unix.Poll(fds[:], 0); err == nil && n == 1 || fd < 0 || unix.SetNonblock(fd, true) != nil {
-		return
+	if n, err := unix.Poll(fds[:], 0); err == nil && n == 1 {
+		return // a write does not wait
 	}
-	_, _ = Drain(fd)
-	_ = Signal(fd)
+	if fd >= 0 && unix.SetNonblock(fd, true) == nil {
+		_, _ = Drain(fd)
+		_ = Signal(fd)
+	}
 }
 
 // UnblockDrain frees a thread that waits in Drain, because another process has made the eventfd
@@ -117,8 +119,8 @@ func (n *Notifier) Notify() error {
 // Pending reports whether Notify was called since Drain.
 func (n *Notifier) Pending() bool { return n.pending.Load() }
 
-// Drain takes the signals. What the caller looks at after it was done before any Notify that made no
-// system call.
+// Drain takes the signals. The caller sees what was done before each Notify that made no system
+// call.
 func (n *Notifier) Drain() {
 	_, _ = Drain(n.fd)
 	n.pending.Store(false)
