@@ -229,7 +229,7 @@ func (f *osFile) unlock() {
 		_ = unix.Flock(f.fd, unix.LOCK_UN)
 	}
 	if f.ofdLocked.Load() {
-		_ = unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart})
+		_, _ = f.fcntlLock(unix.F_OFD_SETLK, unix.F_UNLCK, 0, 0)
 	}
 }
 
