@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 	"cowblk/cow"
@@ -156,7 +155,7 @@ func (h *handover) waitIdle(ctx context.Context) error {
 		if e.dev.ReadOnly() {
 			continue
 		}
-		if err := e.dev.Disk().Flush(); err != nil && !backend.LacksSpace(err) {
+		if err := e.dev.Disk().Flush(); err != nil && !cow.NoSpace(err) {
 			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 	}
