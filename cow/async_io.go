@@ -72,7 +72,7 @@ func (c *Channel) makeEngine() bool {
 	if a.unavailable {
 		return false
 	}
-	engine, err := c.disk.newEngine(aio.Options{Depth: engineDepth, EventFD: c.FD()})
+	engine, err := c.disk.newEngine(engineDepth, c.FD())
 	if err != nil {
 		a.unavailable = true
 		if c.disk.engineWarned.CompareAndSwap(false, true) {

@@ -35,8 +35,8 @@ type Disk struct {
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
 	threadPool    *threadPool
-	newEngine     func(aio.Options) (*aio.Engine, error) // aio.New; tests replace it
-	engineWarned  atomic.Bool                            // it was logged that newEngine fails
+	newEngine     func(depth, eventFD int) (*aio.Engine, error) // aio.New; tests replace it
+	engineWarned  atomic.Bool                                   // it was logged that newEngine fails
 	unshared      unsharedBits
 	synchronizing struct {
 		waiting atomic.Int32
