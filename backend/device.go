@@ -26,7 +26,7 @@ const DefaultQueues = 64
 const (
 	segMax           = 126              // data descriptors: a ring of 128 less header and status
 	sizeMax          = 1 << 20          // bytes in one of them
-	maxWipeSectors   = 1 << 22          // 2 GiB in one segment of a DISCARD or WRITE_ZEROES, in sectors of 512 bytes
+	maxWipeSectors   = 1 << 22          // of 512 bytes, 2 GiB, in one segment of a DISCARD
 	maxWipeSegs      = 64               // segments of a DISCARD or WRITE_ZEROES
 	errorLogInterval = 10 * time.Second // one I/O error line a disk in this time
 )
@@ -146,7 +146,8 @@ func log2(n uint32) (exp uint8) {
 
 // Features implements vhost.Backend.
 func (d *Device) Features() uint64 {
-	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
+	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx |
+		vhost.FeatureVersion1
 }
 
 // SetFeatures implements vhost.Backend. StartQueue gets the features again.

@@ -9,7 +9,8 @@ func (d *Device) ioError(queue int, io *cow.Request) {
 	if !d.ioErrors.Allow() {
 		return
 	}
-	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
+	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset,
+		"length", io.Length, "err", io.Err)
 	d.observer.ioError(d.ErrorEvent(io, ActionReport))
 }
 
@@ -24,7 +25,8 @@ func (d *Device) diskFailed(err error) {
 // ErrorEvent describes a request that failed in the engine. action: ActionReport, ActionStop or
 // ActionWait.
 func (d *Device) ErrorEvent(io *cow.Request, action string) IOErrorEvent {
-	return IOErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(), cow.NoSpace(io.Err), action}
+	return IOErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(),
+		cow.NoSpace(io.Err), action}
 }
 
 // IOErrorEvent is the data of COW_IO_ERROR.

@@ -71,7 +71,7 @@ type worker struct {
 	poll  busyPoll
 	call  int        // eventfd, -1 = none
 	errfd int        // eventfd, -1 = none
-	fdMu  sync.Mutex // guards changes of call and errfd, and uses by other goroutines: see unblockEventfds
+	fdMu  sync.Mutex // guards changes of call and errfd, and uses by unblockEventfds
 	stats queueStats
 
 	counted bool // by MaxProcs; guarded by Device.mu

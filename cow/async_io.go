@@ -57,7 +57,8 @@ func (c *Channel) submitAsync(r *Request, v *view, s *source, pos, n int64, writ
 	}
 	i := a.free[len(a.free)-1]
 	a.free = a.free[:len(a.free)-1]
-	a.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write, dst: c.cur, dstPos: pos}
+	a.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write,
+		dst: c.cur, dstPos: pos}
 	c.cur.advance(n)
 	r.pending++
 	a.active++
@@ -76,7 +77,8 @@ func (c *Channel) makeEngine() bool {
 	if err != nil {
 		a.unavailable = true
 		if c.disk.engineWarned.CompareAndSwap(false, true) {
-			c.disk.log.Warn("io_uring is not available: threads wait for the device instead", "err", err)
+			c.disk.log.Warn("io_uring is not available: threads wait for the device instead",
+				"err", err)
 		}
 		return false
 	}
@@ -112,7 +114,8 @@ func (p *pinState) refAsync(seq uint64) {
 
 // unrefAsync drops one reference to view seq.
 func (p *pinState) unrefAsync(seq uint64) {
-	if invariants.Enabled && !slices.ContainsFunc(p.asyncRefs, func(r asyncRef) bool { return r.seq == seq && r.n > 0 }) {
+	if invariants.Enabled && !slices.ContainsFunc(p.asyncRefs,
+		func(r asyncRef) bool { return r.seq == seq && r.n > 0 }) {
 		panic("view: a reference is dropped that nobody has")
 	}
 	gone := 0
@@ -185,7 +188,8 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		c.endOperation(i, errWouldWait)
 		return
 	case done.N == 0:
-		c.endOperation(i, fmt.Errorf("read %d bytes at byte %d of %s: %w", o.left, off, o.src.file.Name(), ErrTruncated))
+		c.endOperation(i, fmt.Errorf("read %d bytes at byte %d of %s: %w", o.left, off,
+			o.src.file.Name(), ErrTruncated))
 		return
 	}
 	n := int64(done.N)

@@ -15,7 +15,8 @@ const (
 // CheckFlushInterval returns an error unless Options accepts d as an interval.
 func CheckFlushInterval(d time.Duration) error {
 	if d > 0 && (d < MinFlushInterval || d > MaxFlushInterval) {
-		return fmt.Errorf("flush interval %v: expected %v to %v, or none", d, MinFlushInterval, MaxFlushInterval)
+		return fmt.Errorf("flush interval %v: expected %v to %v, or none", d, MinFlushInterval,
+			MaxFlushInterval)
 	}
 	return nil
 }

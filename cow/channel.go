@@ -189,8 +189,8 @@ func (c *Channel) Close() error {
 }
 
 // SubmitBatch is Submit for each of rs, in order. It looks the owners of all reads up before the
-// first is served (see prefetch). Reads that follow each other share a pin, so that the loads of one
-// need not wait for the stores of the one before.
+// first is served (see prefetch). Reads that follow each other share a pin, so that the loads of
+// one need not wait for the stores of the one before.
 func (c *Channel) SubmitBatch(rs []*Request) {
 	if len(rs) == 1 {
 		c.Submit(rs[0])
@@ -211,7 +211,8 @@ func (c *Channel) SubmitBatch(rs []*Request) {
 
 // waitsForFlush reports whether r, which was performed, must be durable before it completes.
 func (r *Request) waitsForFlush() bool {
-	return (r.FUA || r.mustFlush) && r.Err == nil && (r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
+	return (r.FUA || r.mustFlush) && r.Err == nil &&
+		(r.Op == OpWrite || r.Op == OpDiscard || r.Op == OpWriteZeroes)
 }
 
 // requestList is a first-in first-out list linked through Request.next, so that queueing does not

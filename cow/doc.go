@@ -140,8 +140,9 @@
 //     are known to be resident, otherwise read without blocking) and writes into the page cache.
 //     A request that would block goes elsewhere, so that no other request waits behind it: reads
 //     from the device and overwrites with direct I/O to the channel's I/O engine (package aio),
-//     the rest, or all without io_uring, to the thread pool. Only the gate of a swap of several disks is waited for. A
-//     synchronous channel, which tools and NBD use, blocks instead. No request allocates.
+//     the rest, or all without io_uring, to the thread pool. Only the gate of a swap of several
+//     disks is waited for. A synchronous channel, which tools and NBD use, blocks instead. No
+//     request allocates.
 //   - The thread pool: up to 64 goroutines per disk, started when needed, ended by Close. They
 //     carry out copy-ups of cold blocks, first writes of blocks that another request is about to
 //     own, copy-ups just after a promotion, discards, first writes with direct I/O, and reads

@@ -84,7 +84,8 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 			return fmt.Errorf("read %d bytes at byte %d of the disk: %w", left, at, err)
 		}
 		if got == 0 {
-			return fmt.Errorf("read %d bytes at byte %d of %s: %w", left, s.start+at, s.file.Name(), ErrTruncated)
+			return fmt.Errorf("read %d bytes at byte %d of %s: %w", left, s.start+at, s.file.Name(),
+				ErrTruncated)
 		}
 		c.cur.advance(int64(got))
 		left -= int64(got)

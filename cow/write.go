@@ -189,7 +189,8 @@ func (c *Channel) firstWrite(v *view, pos, n int64) error {
 	from, to := d.block(pos), d.block(pos+n-1)
 	partial := d.partial(pos, n)
 	if c.async {
-		if partial && !v.oldWritersGone.Load() || v.sources[v.head].direct != nil || !d.guard.tryLock(c.claim, from, to) {
+		if partial && !v.oldWritersGone.Load() || v.sources[v.head].direct != nil ||
+			!d.guard.tryLock(c.claim, from, to) {
 			return errWouldWait
 		}
 	} else {

@@ -14,6 +14,9 @@ type mode struct {
 	flags uint32
 }
 
+const setupDeferred = setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun |
+	setupTaskrunFlag
+
 // modes lists them, best first. A kernel that does not know a flag returns EINVAL.
 //
 // All begin disabled: New reports an io_uring that is not allowed, and the ring belongs to the
@@ -21,8 +24,8 @@ type mode struct {
 // thread asks for it; with cooperative task work, whenever the thread enters the kernel; without
 // either, it interrupts the thread.
 var modes = [...]mode{
-	{"deferred, no array", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray},
-	{"deferred", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag},
+	{"deferred, no array", setupDeferred | setupNoSQArray},
+	{"deferred", setupDeferred},
 	{"cooperative", setupDisabled | setupSubmitAll | setupCoopTaskrun | setupTaskrunFlag},
 	{"plain", setupDisabled},
 }
@@ -68,7 +71,8 @@ func newEngine(depth, eventFD int, m mode) (*Engine, error) {
 			k.release()
 			if errno == unix.EINVAL || errno == unix.EBADF {
 				// Not wrapped: EINVAL would look like an unknown flag.
-				return nil, fmt.Errorf("%w: descriptor %d is no eventfd (%v)", ErrOptions, eventFD, errno)
+				return nil, fmt.Errorf("%w: descriptor %d is no eventfd (%v)", ErrOptions, eventFD,
+					errno)
 			}
 			return nil, setupError(errno)
 		}

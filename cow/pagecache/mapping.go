@@ -36,7 +36,7 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // ever; within the last page zeros are read.
 type Mapping struct {
 	// The fields of every copy are in one cache line: a disk has many mappings.
-	disabledUntil atomic.Int64 // ns; 0: enabled; forever: disabled for good; else: disabled until then
+	disabledUntil atomic.Int64 // ns; 0: enabled; forever: disabled for good
 	faultTicks    int64        // a longer copy may have waited for the device
 	mem           []byte       // the file
 	pages         residency

@@ -28,7 +28,8 @@ func (b *bouncePool) get() ([]byte, error) {
 		b.free = b.free[:n-1]
 		return p, nil
 	}
-	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 }
 
 func (b *bouncePool) put(p []byte) {
@@ -83,7 +84,8 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 		return 0, d.fail("read", err)
 	}
 	defer d.bounces.put(p)
-	got, errno := vectored(unix.SYS_PREADV, d.dfd, oneIovec(p, int(min(length(iov), bounceSize))), off, 0)
+	got, errno := vectored(unix.SYS_PREADV, d.dfd, oneIovec(p, int(min(length(iov), bounceSize))),
+		off, 0)
 	if errno != 0 {
 		return 0, d.fail("read", errno)
 	}

@@ -16,7 +16,7 @@ var ErrNoDirect = errors.New("no direct I/O")
 // DirectError says that a file cannot be opened with Direct.
 type DirectError struct {
 	Path string
-	Err  error // the kernel's unix.Errno or another reason; nil: the file system has no direct I/O for this file
+	Err  error // the kernel's unix.Errno or another reason; nil: the file system has none for it
 }
 
 func (e *DirectError) Error() string {

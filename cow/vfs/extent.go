@@ -101,7 +101,8 @@ func extentsOf(fsys FS, f File, off, n int64) ([]Extent, error) {
 		}
 		above := all[len(all)-1]
 		size := below.End - below.Start
-		below.Start, below.End = below.Start+min(above.Start, size), below.Start+min(above.End, size)
+		start := below.Start
+		below.Start, below.End = start+min(above.Start, size), start+min(above.End, size)
 		all = append(all, below)
 		next := openExtent(fsys, below, os.O_RDONLY)
 		if opened != nil {

@@ -132,7 +132,8 @@ func (f *osFile) Truncate(n int64) error {
 			return err
 		}
 		if n > size {
-			return f.fail("truncate", fmt.Errorf("need %d bytes, the device has %d: %w", n, size, unix.ENOSPC))
+			return f.fail("truncate", fmt.Errorf("need %d bytes, the device has %d: %w", n, size,
+				unix.ENOSPC))
 		}
 		return nil
 	}

@@ -106,7 +106,8 @@ func (f *osFile) LockImage(a ImageAccess) error {
 
 // noImageLocks reports whether a file system has no locks of this kind; QEMU ignores that too.
 func noImageLocks(err error) bool {
-	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) ||
+		errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }
 
 // setImageLocks locks the bytes of the permissions and unlocks all others.

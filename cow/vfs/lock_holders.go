@@ -16,7 +16,8 @@ import (
 // opened by if the path is not known.
 func RealPath(f File) string {
 	if o, ok := f.(*osFile); ok {
-		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil && filepath.IsAbs(path) {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil &&
+			filepath.IsAbs(path) {
 			return path
 		}
 	}

@@ -75,7 +75,8 @@ func vectored(trap uintptr, fd int, iov []Iovec, off int64, flags uintptr) (int,
 	}
 	count := min(len(iov), MaxIovecs)
 	for {
-		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(count), uintptr(off), 0, flags)
+		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])),
+			uintptr(count), uintptr(off), 0, flags)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}

@@ -114,8 +114,8 @@ type Identity struct {
 	Block bool   `json:"block"` // a block device
 }
 
-// Version identifies one version of a file's content. It is comparable. Users cannot set the time of
-// change (ctime).
+// Version identifies one version of a file's content. It is comparable. Users cannot set the time
+// of change (ctime).
 type Version struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`

@@ -89,7 +89,8 @@ func (q *Split) Load(t *guest.Table, c *Chain) error {
 		return q.broken
 	}
 	if c.Head >= q.num {
-		return q.fail(fmt.Errorf("chain %d: the ring has %d descriptors: %w", c.Head, q.num, ErrBroken))
+		return q.fail(fmt.Errorf("chain %d: the ring has %d descriptors: %w", c.Head, q.num,
+			ErrBroken))
 	}
 	if err := q.walk(t, c); err != nil {
 		c.Reset()
@@ -135,7 +136,8 @@ func (q *Split) walkIndirect(t *guest.Table, c *Chain, d Desc, limit int) error 
 	case d.Flags&DescNext != 0:
 		return fmt.Errorf("indirect descriptor with a next descriptor") // 2.7.5.3.1
 	case d.Len == 0 || d.Len%DescSize != 0:
-		return fmt.Errorf("indirect table of %d bytes: expected a multiple of %d, not 0", d.Len, DescSize)
+		return fmt.Errorf("indirect table of %d bytes: expected a multiple of %d, not 0", d.Len,
+			DescSize)
 	case d.Len/DescSize > uint32(limit):
 		return fmt.Errorf("indirect table of %d descriptors: at most %d fit", d.Len/DescSize, limit)
 	}

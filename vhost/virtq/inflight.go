@@ -53,7 +53,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 		k.format(num, q.published)
 		return nil
 	}
-	if found := word.Load16(mem, inflightNum); version != inflightVersion1 || features != 0 || found != num {
+	if found := word.Load16(mem, inflightNum); version != inflightVersion1 || features != 0 ||
+		found != num {
 		return fmt.Errorf("version %d, features %#x, %d states; expected %d, 0 and %d: %w",
 			version, features, found, inflightVersion1, num, ErrBroken)
 	}
@@ -67,7 +68,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 		return nil
 	}
 	if waits > q.num {
-		return fmt.Errorf("available index is %d past the used index, the ring has %d entries: %w", waits, q.num, ErrBroken)
+		return fmt.Errorf("available index is %d past the used index, the ring has %d entries: %w",
+			waits, q.num, ErrBroken)
 	}
 	if err := q.finishBatch(); err != nil {
 		return err
@@ -100,11 +102,13 @@ func (q *Split) finishBatch() error {
 	k.last = head
 	n := q.published - word.Load16(k.mem, inflightUsed)
 	if n > q.num {
-		return fmt.Errorf("used index %d is %d past the one recorded, the ring has %d entries: %w", q.published, n, q.num, ErrBroken)
+		return fmt.Errorf("used index %d is %d past the one recorded, the ring has %d entries: %w",
+			q.published, n, q.num, ErrBroken)
 	}
 	for range n {
 		if head >= q.num {
-			return fmt.Errorf("last batch: head %d, the ring has %d descriptors: %w", head, q.num, ErrBroken)
+			return fmt.Errorf("last batch: head %d, the ring has %d descriptors: %w", head, q.num,
+				ErrBroken)
 		}
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
 		head = word.Load16(k.mem, state(head)+stateLink+2)
@@ -126,7 +130,8 @@ func (q *Split) findMarked(num uint16) error {
 		case mark == 0:
 			continue
 		case mark != 1 || head >= q.num:
-			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark, q.num, ErrBroken)
+			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark,
+				q.num, ErrBroken)
 		}
 		counter := binary.LittleEndian.Uint64(k.mem[state(head)+stateCounter:])
 		all = append(all, found{counter, head})

@@ -71,7 +71,8 @@ var ErrRing = errors.New("bad ring")
 // checkNum accepts the sizes of a split ring: powers of two up to MaxNum.
 func checkNum(num uint16) error {
 	if num == 0 || num > MaxNum || num&(num-1) != 0 {
-		return fmt.Errorf("ring size: expected a power of two from 1 to %d, found %d: %w", MaxNum, num, ErrRing)
+		return fmt.Errorf("ring size: expected a power of two from 1 to %d, found %d: %w", MaxNum,
+			num, ErrRing)
 	}
 	return nil
 }
@@ -79,7 +80,8 @@ func checkNum(num uint16) error {
 // MapSplit finds the three parts of a split ring of num descriptors from their front-end virtual
 // addresses (SET_VRING_ADDR). The slices alias guest memory and are valid while the caller holds a
 // reference to t. Errors wrap ErrRing.
-func MapSplit(t *guest.Table, num uint16, descUVA, availUVA, usedUVA uint64) (desc, avail, used []byte, err error) {
+func MapSplit(t *guest.Table, num uint16, descUVA, availUVA,
+	usedUVA uint64) (desc, avail, used []byte, err error) {
 	if err := checkNum(num); err != nil {
 		return nil, nil, nil, err
 	}

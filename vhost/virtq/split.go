@@ -79,7 +79,8 @@ func NewSplit(cfg SplitConfig) (*Split, error) {
 		return q, nil
 	}
 	if cfg.InflightNum < cfg.Num {
-		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w", cfg.InflightNum, cfg.Num, ErrRing)
+		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w",
+			cfg.InflightNum, cfg.Num, ErrRing)
 	}
 	if err := checkPart("in-flight region", cfg.Inflight, InflightSize(cfg.InflightNum), inflightAlign); err != nil {
 		return nil, err
