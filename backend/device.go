@@ -11,6 +11,7 @@ import (
 
 	"cowblk/backend/loglimit"
 	"cowblk/cow"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -25,7 +26,7 @@ const DefaultQueues = 64
 const (
 	segMax           = 126              // data descriptors: a ring of 128 less header and status
 	sizeMax          = 1 << 20          // bytes in one of them
-	maxWipeSectors   = 1 << 22          // 2 GiB in one segment of a DISCARD or WRITE_ZEROES, in sectors of 512 bytes
+	maxWipeSectors   = 1 << 22          // of 512 bytes, 2 GiB, in one segment of a DISCARD
 	maxWipeSegs      = 64               // segments of a DISCARD or WRITE_ZEROES
 	errorLogInterval = 10 * time.Second // one I/O error line a disk in this time
 )
@@ -145,7 +146,8 @@ func log2(n uint32) (exp uint8) {
 
 // Features implements vhost.Backend.
 func (d *Device) Features() uint64 {
-	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
+	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx |
+		vhost.FeatureVersion1
 }
 
 // SetFeatures implements vhost.Backend. StartQueue gets the features again.
@@ -215,9 +217,9 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closing {
-		closeFD(q.Kick)
-		closeFD(q.Call)
-		closeFD(q.Err)
+		eventfd.Close(q.Kick)
+		eventfd.Close(q.Call)
+		eventfd.Close(q.Err)
 		return fmt.Errorf("start queue %d: the disk is being closed", q.Index)
 	}
 	// After a reset the session does not repeat features that are the same.
@@ -283,7 +285,7 @@ func (d *Device) SetCall(i, fd int) {
 		w.setCall(fd)
 		return
 	}
-	closeFD(fd)
+	eventfd.Close(fd)
 }
 
 // SetErr implements vhost.Backend.
@@ -292,7 +294,7 @@ func (d *Device) SetErr(i, fd int) {
 		w.setErr(fd)
 		return
 	}
-	closeFD(fd)
+	eventfd.Close(fd)
 }
 
 // SetStatus implements vhost.Backend.

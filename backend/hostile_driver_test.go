@@ -4,22 +4,20 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"cowblk/eventfd"
 	"cowblk/vhost/virtq"
 )
 
 // offer makes the chain at head available and kicks.
 func (a *attacker) offer(head uint16) {
 	a.ring.Offer(head)
-	signal(a.kick)
+	_ = eventfd.Signal(a.kick)
 }
 
 // drain takes an eventfd's count; false: it was not signalled.
 func drain(fd int) bool {
-	var b [8]byte
-	n, err := unix.Read(fd, b[:])
-	return err == nil && n == len(b)
+	n, _ := eventfd.Drain(fd)
+	return n > 0
 }
 
 // outcome waits until the used index has reached used, or the queue has said that it is broken.

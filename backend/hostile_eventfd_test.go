@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -77,7 +78,7 @@ func TestEventFDsThatBlock(t *testing.T) {
 				case "err":
 					a.offer(atkNum) // no such head
 				case "kick":
-					signal(fd)
+					_ = eventfd.Signal(fd)
 					// Before the worker, or not.
 					_, _ = unix.Preadv2(fd, [][]byte{make([]byte, 8)}, -1, unix.RWF_NOWAIT)
 				}

@@ -16,6 +16,7 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/backend/loglimit"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -60,7 +61,7 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	a.tell(vhost.SetVringKick, u64(0), a.kick)
 	before := heap()
 	a.ring.SetAvailIdx(num)
-	signal(a.kick)
+	_ = eventfd.Signal(a.kick)
 	most := uint64(0)
 	a.until(func() bool {
 		most = max(most, heap())
@@ -215,7 +216,7 @@ func TestMillionBadRequests(t *testing.T) {
 	g := startGrowth(t, to)
 	for i := range rounds {
 		a.ring.SetAvailIdx(uint16(i+1) * atkNum)
-		signal(a.kick)
+		_ = eventfd.Signal(a.kick)
 		if a.outcome(uint16(i+1) * atkNum) {
 			t.Fatal(to.log.text())
 		}
@@ -253,7 +254,7 @@ func TestHealthyDiskBesideAttackers(t *testing.T) {
 	quiet = (crowd.reads.Load() - quiet) * 4
 	t.Logf("alone: %d requests in %v, slowest %v", quiet, long, time.Duration(crowd.slowest.Swap(0)))
 	for name, attack := range map[string]func(a *attacker, i int){
-		"kicks without end":       func(a *attacker, _ int) { signal(a.kick) },
+		"kicks without end":       func(a *attacker, _ int) { _ = eventfd.Signal(a.kick) },
 		"breaking and restarting": func(a *attacker, _ int) { a.offer(atkNum); a.broke(); a.restart() },
 		"reconnecting": func(a *attacker, _ int) {
 			a.raw(binary.LittleEndian.AppendUint64(nil, 1<<63), a.mem.FDs()...)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -183,7 +184,7 @@ func TestMemoryCutUnderManyCompletions(t *testing.T) {
 			}
 			a.cut(1, 0)
 			a.ring.SetAvailIdx(5)
-			signal(a.kick)
+			_ = eventfd.Signal(a.kick)
 			a.broke()
 			if err := a.leave(); err != nil {
 				t.Fatal(err)
@@ -223,7 +224,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 					if avail != atkBorder && part != "all" {
 						a.ring.Offer(0)
 					}
-					signal(a.kick)
+					_ = eventfd.Signal(a.kick)
 					a.broke()
 					if err := a.leave(); err != nil {
 						t.Error(err)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"testing"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -166,7 +167,7 @@ func TestHostileRequests(t *testing.T) {
 			used := a.ring.UsedIdx()
 			a.mem.Bytes(atkStatus, 1)[0] = 0xee
 			tc.do(a)
-			signal(a.kick)
+			_ = eventfd.Signal(a.kick)
 			broken := a.outcome(used + 1)
 			if broken != (tc.want == breaks) {
 				t.Fatalf("broken: %t, status %#x; %s", broken, a.status(0), a.to.log.text())
@@ -252,7 +253,7 @@ func TestHostileRings(t *testing.T) {
 				}
 			}
 			if got == runs {
-				signal(a.kick)
+				_ = eventfd.Signal(a.kick)
 				a.tell(vhost.SetVringCall, u64(0), a.call) // the queue has looked at least once when this is answered
 				a.tell(vhost.SetVringCall, u64(0), a.call)
 				if to.dev.Stats().Broken > 0 {

@@ -16,6 +16,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -130,7 +131,7 @@ func newAttacker(t testing.TB, to *target) *attacker {
 	a.ring, err = virtqtest.NewRing(a.mem, atkNum, atkBase)
 	must(t, err)
 	for _, p := range []*int{&a.kick, &a.call, &a.err} {
-		*p, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		*p, err = eventfd.New()
 		must(t, err)
 	}
 	a.connect()

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -55,7 +56,7 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 	}
 	broken := r.to.dev.Stats().Broken
 	r.ring.SetAvailIdx(r.avail + uint16(chains) + jump)
-	signal(r.kick)
+	_ = eventfd.Signal(r.kick)
 	if how&1 != 0 { // races
 		for range in.n(64) {
 			r.spoil(in)
@@ -72,7 +73,7 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 		}
 		must(t, r.cuts[1].Truncate(atkRegion))
 	}
-	signal(r.kick)
+	_ = eventfd.Signal(r.kick)
 	if r.settled() {
 		if got := r.to.dev.Stats().Broken; got != broken+1 {
 			t.Errorf("%d broken queues counted, expected %d", got, broken+1)

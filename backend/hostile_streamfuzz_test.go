@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -135,7 +136,7 @@ func (r *streamRig) disturb(in *input, what int) {
 			r.link(next, ds)
 			r.ring.Offer(next)
 		}
-		signal(r.kick)
+		_ = eventfd.Signal(r.kick)
 	case 1: // the in-flight region
 		binary.LittleEndian.PutUint64(r.inflight[8*in.n(inflightSize/8):], in.odd())
 		binary.LittleEndian.PutUint16(r.inflight[2*in.n(8)+64*in.n(64):], uint16(in.odd()))
@@ -152,7 +153,7 @@ func (r *streamRig) disturb(in *input, what int) {
 	case 3: // indexes
 		r.ring.SetAvailIdx(uint16(in.odd()))
 		r.ring.SetUsedIdx(uint16(in.odd()))
-		signal(r.kick)
+		_ = eventfd.Signal(r.kick)
 	}
 }
 

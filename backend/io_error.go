@@ -1,12 +1,6 @@
 package backend
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-
-	"cowblk/cow"
-)
+import "cowblk/cow"
 
 // ioError logs and reports a request that failed in the engine, at most once in errorLogInterval: a
 // guest may retry at any rate. Workers call it, so it must not take d.mu, which is held by callers
@@ -15,7 +9,8 @@ func (d *Device) ioError(queue int, io *cow.Request) {
 	if !d.ioErrors.Allow() {
 		return
 	}
-	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset, "length", io.Length, "err", io.Err)
+	d.log.Error("request failed", "queue", queue, "op", io.Op, "offset", io.Offset,
+		"length", io.Length, "err", io.Err)
 	d.observer.ioError(d.ErrorEvent(io, ActionReport))
 }
 
@@ -30,7 +25,8 @@ func (d *Device) diskFailed(err error) {
 // ErrorEvent describes a request that failed in the engine. action: ActionReport, ActionStop or
 // ActionWait.
 func (d *Device) ErrorEvent(io *cow.Request, action string) IOErrorEvent {
-	return IOErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(), LacksSpace(io.Err), action}
+	return IOErrorEvent{d.name, io.Op.String(), io.Offset, io.Length, io.Err.Error(),
+		cow.NoSpace(io.Err), action}
 }
 
 // IOErrorEvent is the data of COW_IO_ERROR.
@@ -50,9 +46,3 @@ const (
 	ActionStop   = "stop"   // the request waits, and the guest is stopped
 	ActionWait   = "wait"   // the request waits
 )
-
-// LacksSpace reports whether a request can succeed later, when there is space. A disk that a failed
-// sync has made read-only is excluded.
-func LacksSpace(err error) bool {
-	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, cow.ErrFailed)
-}

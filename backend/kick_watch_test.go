@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -22,14 +23,14 @@ func TestKicksWithoutRequests(t *testing.T) {
 	s.dev.Reopen(s.disk)
 	s.stop = backendtest.Serve(t, s.socket, s.dev, slog.New(slog.NewTextHandler(log, nil)))
 	t.Cleanup(s.stop)
-	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	kick, err := eventfd.New()
 	must(t, err)
 	defer unix.Close(kick)
 	f := s.dial(frontend.Options{})
 	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	must(t, f.Barrier())
 	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
-		signal(kick)
+		_ = eventfd.Signal(kick)
 		if time.Now().After(end) {
 			t.Fatalf("not told of: %s", log)
 		}
@@ -46,7 +47,7 @@ func TestKicksWithoutRequests(t *testing.T) {
 	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	must(t, f.Barrier())
 	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
-		signal(kick)
+		_ = eventfd.Signal(kick)
 		if time.Now().After(end) {
 			t.Fatal("the kick was not noticed")
 		}

@@ -32,7 +32,7 @@ func (d *Device) Parked() (n int) { return int(d.parkedNow.Load()) }
 // parkIfNoSpace parks a request that the engine has failed for want of space, and reports whether
 // it did.
 func (w *worker) parkIfNoSpace(s *slot, io *cow.Request) bool {
-	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !LacksSpace(io.Err) {
+	if io.Err == nil || w.broken != nil || !w.dev.parking.Load() || !cow.NoSpace(io.Err) {
 		return false
 	}
 	w.parked = append(w.parked, s)

@@ -159,7 +159,7 @@ func TestNotParked(t *testing.T) {
 		fmt.Errorf("%w: %w", cow.ErrFailed, error(unix.ENOSPC)): false, // no later success
 		unix.EIO: false,
 	} {
-		if LacksSpace(err) != want {
+		if cow.NoSpace(err) != want {
 			t.Errorf("%v: %v", err, !want)
 		}
 	}

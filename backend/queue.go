@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"cowblk/cow"
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -76,8 +77,8 @@ func newWorker(d *Device, q vhost.Queue) (_ *worker, err error) {
 // release releases what the worker owns. Its goroutine has ended or was never started.
 func (w *worker) release() {
 	w.wait.close()
-	closeFD(w.call)
-	closeFD(w.errfd)
+	eventfd.Close(w.call)
+	eventfd.Close(w.errfd)
 	if w.ch != nil {
 		w.ch.Close()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/invariants"
+	"cowblk/eventfd"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
@@ -70,7 +71,7 @@ type worker struct {
 	poll  busyPoll
 	call  int        // eventfd, -1 = none
 	errfd int        // eventfd, -1 = none
-	fdMu  sync.Mutex // guards changes of call and errfd, and uses by other goroutines: see unblockEventfds
+	fdMu  sync.Mutex // guards changes of call and errfd, and uses by unblockEventfds
 	stats queueStats
 
 	counted bool // by MaxProcs; guarded by Device.mu
@@ -89,7 +90,7 @@ func (w *worker) run() {
 	// the process (see batch).
 	debug.SetPanicOnFault(true)
 	// A back-end that died may have published without a call.
-	signal(w.call)
+	_ = eventfd.Signal(w.call)
 	w.poll.start = time.Now()
 	for {
 		w.runScheduled()
@@ -299,7 +300,7 @@ func (w *worker) publish() {
 	w.stats.show()
 	if w.broken == nil && w.ring.Publish() {
 		w.stats.calls.Add(1)
-		signal(w.call)
+		_ = eventfd.Signal(w.call)
 	}
 }
 
@@ -329,7 +330,7 @@ func (w *worker) breakQueue(err error) {
 	w.dev.broken.Add(1)
 	w.log.Warn("queue is broken: the driver or front-end broke the protocol; it stays idle until the device is reset",
 		"queue", w.index, "err", err)
-	signal(w.errfd)
+	_ = eventfd.Signal(w.errfd)
 }
 
 // catchFault turns a fault on guest memory (a truncated file) into a broken queue. Any other panic

@@ -1,6 +1,11 @@
 package backend
 
-import "cowblk/vhost/guest"
+import (
+	"time"
+
+	"cowblk/eventfd"
+	"cowblk/vhost/guest"
+)
 
 // runScheduledAndWait runs f on the worker's goroutine between two batches and returns true when f
 // has returned, or false if the worker has ended.
@@ -16,7 +21,7 @@ func (w *worker) schedule(f func()) {
 	w.scheduled = append(w.scheduled, f)
 	w.hasScheduled.Store(true)
 	w.scheduledMu.Unlock()
-	signal(w.wait.wake)
+	_ = eventfd.Signal(w.wait.wake)
 }
 
 // runScheduled runs the scheduled functions.
@@ -65,15 +70,15 @@ func (w *worker) setMemory(t *guest.Table) {
 
 // setCall replaces the eventfd that calls the driver; the worker owns fd.
 func (w *worker) setCall(fd int) {
-	if !w.runScheduledAndWait(func() { w.replace(&w.call, fd); signal(fd) }) {
-		closeFD(fd)
+	if !w.runScheduledAndWait(func() { w.replace(&w.call, fd); _ = eventfd.Signal(fd) }) {
+		eventfd.Close(fd)
 	}
 }
 
 // setErr replaces the eventfd that reports a broken queue; the worker owns fd.
 func (w *worker) setErr(fd int) {
 	if !w.runScheduledAndWait(func() { w.replace(&w.errfd, fd) }) {
-		closeFD(fd)
+		eventfd.Close(fd)
 	}
 }
 
@@ -81,6 +86,41 @@ func (w *worker) setErr(fd int) {
 func (w *worker) replace(at *int, fd int) {
 	w.fdMu.Lock()
 	defer w.fdMu.Unlock()
-	closeFD(*at)
+	eventfd.Close(*at)
 	*at = fd
+}
+
+// unblockAfter is the time a worker may take to answer before unblockEventfds is called. Long I/O
+// is the usual reason; the call does no harm then.
+const unblockAfter = 100 * time.Millisecond
+
+// waitFor returns true when c is closed, false when the worker has ended.
+//
+// The front-end shares the flags and counters of its eventfds with this process. A front-end that
+// makes a call eventfd blocking again and fills its counter stops the worker in Signal; an empty
+// kick eventfd can do the same in Drain. waitFor then frees the worker; else neither the queue nor
+// the session would ever end.
+func (w *worker) waitFor(c <-chan struct{}) bool {
+	t := time.NewTimer(unblockAfter)
+	defer t.Stop()
+	for {
+		select {
+		case <-c:
+			return true
+		case <-w.ended:
+			return false
+		case <-t.C:
+			w.unblockEventfds()
+			t.Reset(unblockAfter)
+		}
+	}
+}
+
+// unblockEventfds frees a worker that is blocked on an eventfd.
+func (w *worker) unblockEventfds() {
+	w.fdMu.Lock()
+	defer w.fdMu.Unlock()
+	eventfd.UnblockSignal(w.call)
+	eventfd.UnblockSignal(w.errfd)
+	eventfd.UnblockDrain(w.wait.kick)
 }

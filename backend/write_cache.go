@@ -36,7 +36,7 @@ type writeCache struct {
 	negotiated   bool              // since the last reset
 	features     uint64            // valid if negotiated
 	written      writeback         // by the driver since the last reset
-	early        bool              // written while no queue ran, by a driver that has not negotiated yet
+	early        bool              // written while no queue ran, before the driver negotiated
 	frontendsOff bool              // the front-end may show its driver a writeback of 0
 	known        bool              // frontendsOff belongs to this connection
 }

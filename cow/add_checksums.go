@@ -7,7 +7,7 @@ import (
 
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
+	"cowblk/cow/pagecache"
 )
 
 // AddChecksums computes checksums of the data (see layer.AddChecksums) for sealed layers that have
@@ -82,7 +82,8 @@ func (d *Disk) attachChecksums(owner index.Owner, l *layer.Layer) error {
 
 // swapChecksums swaps the view for attachChecksums. It returns the view's seq and the source's
 // mapping; nil: the source has no mapping, or nothing was changed.
-func (d *Disk) swapChecksums(owner index.Owner, l *layer.Layer, checksums *layer.Checksums) (seq uint64, mapping *vfs.Mapping) {
+func (d *Disk) swapChecksums(owner index.Owner, l *layer.Layer,
+	checksums *layer.Checksums) (seq uint64, mapping *pagecache.Mapping) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.layers[owner-1] != l {

@@ -3,11 +3,10 @@ package cow_test
 import (
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/eventfd"
 )
 
 // No request allocates.
@@ -22,12 +21,11 @@ func TestNoAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := make([]*cow.Request, 0, 1)
-	fds := []unix.PollFd{{Fd: int32(ch.FD()), Events: unix.POLLIN}}
 	buf := make([]byte, 8192)
 	submit := func(r *cow.Request) {
 		ch.Submit(r)
 		for out = ch.Completed(out[:0]); len(out) == 0; out = ch.Completed(out[:0]) {
-			unix.Poll(fds, -1)
+			_ = eventfd.Wait(ch.FD())
 		}
 		if r.Err != nil {
 			t.Fatal(r.Err)

@@ -2,8 +2,10 @@ package cow
 
 import (
 	"fmt"
+	"slices"
 
 	"cowblk/cow/aio"
+	"cowblk/cow/invariants"
 )
 
 // engineDepth is the number of a channel's operations that are in the kernel at once; others are
@@ -55,7 +57,8 @@ func (c *Channel) submitAsync(r *Request, v *view, s *source, pos, n int64, writ
 	}
 	i := a.free[len(a.free)-1]
 	a.free = a.free[:len(a.free)-1]
-	a.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write, dst: c.cur, dstPos: pos}
+	a.ops[i] = operation{req: r, view: v, src: s, cur: c.cur, pos: pos, left: n, write: write,
+		dst: c.cur, dstPos: pos}
 	c.cur.advance(n)
 	r.pending++
 	a.active++
@@ -70,11 +73,12 @@ func (c *Channel) makeEngine() bool {
 	if a.unavailable {
 		return false
 	}
-	engine, err := c.disk.newEngine(aio.Options{Depth: engineDepth, EventFD: c.completions.fd})
+	engine, err := c.disk.newEngine(engineDepth, c.FD())
 	if err != nil {
 		a.unavailable = true
 		if c.disk.engineWarned.CompareAndSwap(false, true) {
-			c.disk.log.Warn("io_uring is not available: threads wait for the device instead", "err", err)
+			c.disk.log.Warn("io_uring is not available: threads wait for the device instead",
+				"err", err)
 		}
 		return false
 	}
@@ -88,6 +92,49 @@ func (c *Channel) pinsOf(write bool) *pinState {
 		return &c.pins.writes
 	}
 	return &c.pins.reads
+}
+
+// asyncRef counts the asynchronous operations on one view. A channel meets views in the order of
+// their seq, so that a new view is always the last.
+type asyncRef struct {
+	seq uint64
+	n   int
+}
+
+// refAsync adds a reference to view seq, which the current request has pinned, for one asynchronous
+// operation.
+func (p *pinState) refAsync(seq uint64) {
+	if n := len(p.asyncRefs); n > 0 && p.asyncRefs[n-1].seq == seq {
+		p.asyncRefs[n-1].n++
+		return
+	}
+	p.asyncRefs = append(p.asyncRefs, asyncRef{seq, 1})
+	p.oldest.Store(p.asyncRefs[0].seq)
+}
+
+// unrefAsync drops one reference to view seq.
+func (p *pinState) unrefAsync(seq uint64) {
+	if invariants.Enabled && !slices.ContainsFunc(p.asyncRefs,
+		func(r asyncRef) bool { return r.seq == seq && r.n > 0 }) {
+		panic("view: a reference is dropped that nobody has")
+	}
+	gone := 0
+	for i := range p.asyncRefs {
+		if p.asyncRefs[i].seq == seq {
+			p.asyncRefs[i].n--
+		}
+		if gone == i && p.asyncRefs[i].n == 0 {
+			gone++
+		}
+	}
+	if gone > 0 {
+		p.asyncRefs = p.asyncRefs[:copy(p.asyncRefs, p.asyncRefs[gone:])]
+	}
+	oldest := p.current
+	if len(p.asyncRefs) > 0 {
+		oldest = p.asyncRefs[0].seq
+	}
+	p.oldest.Store(oldest)
 }
 
 // startOperation gives the rest of operation i to the engine, or queues it if the engine is full.
@@ -141,7 +188,8 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		c.endOperation(i, errWouldWait)
 		return
 	case done.N == 0:
-		c.endOperation(i, fmt.Errorf("read %d bytes at byte %d of %s: %w", o.left, off, o.src.file.Name(), ErrTruncated))
+		c.endOperation(i, fmt.Errorf("read %d bytes at byte %d of %s: %w", o.left, off,
+			o.src.file.Name(), ErrTruncated))
 		return
 	}
 	n := int64(done.N)

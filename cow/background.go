@@ -15,7 +15,8 @@ const (
 // CheckFlushInterval returns an error unless Options accepts d as an interval.
 func CheckFlushInterval(d time.Duration) error {
 	if d > 0 && (d < MinFlushInterval || d > MaxFlushInterval) {
-		return fmt.Errorf("flush interval %v: expected %v to %v, or none", d, MinFlushInterval, MaxFlushInterval)
+		return fmt.Errorf("flush interval %v: expected %v to %v, or none", d, MinFlushInterval,
+			MaxFlushInterval)
 	}
 	return nil
 }
@@ -30,22 +31,6 @@ func CheckFlushInterval(d time.Duration) error {
 // timer. A round clears the marks before it copies map pages or syncs data. Loads and stores of
 // sync/atomic have one order. A write that found the mark set had changed its file before the round
 // cleared the mark, and the round covers it; any other write sets the mark again.
-
-// markUnflushed records that a write, discard or write-zeroes of the channel has changed the head,
-// or may have. A request with FUA waits for a round anyway.
-func (c *Channel) markUnflushed(r *Request) {
-	if r.FUA || c.unflushed.Load() {
-		return
-	}
-	c.unflushed.Store(true)
-	c.disk.flusher.startTimer()
-}
-
-// endWrite is markUnflushed and unpinWrite.
-func (c *Channel) endWrite(r *Request) {
-	c.markUnflushed(r)
-	c.unpinWrite()
-}
 
 // startTimer makes sure that a round begins within the interval.
 func (f *flusher) startTimer() {

@@ -119,6 +119,39 @@ func benchRequests(b *testing.B, rig *cowtest.Rig, op cow.Op) {
 	}
 }
 
+// BenchmarkReadBatch does random 4 KiB reads, eight at a time as a queue's worker does, into random
+// pages of a buffer as large as a small guest's.
+func BenchmarkReadBatch(b *testing.B) {
+	const batch = 8
+	rig := benchStack(b, 1)
+	ch := asyncChannel(b, rig.Disk)
+	guest := make([]byte, benchSize)
+	rs, out := make([]*cow.Request, batch), make([]*cow.Request, 0, batch)
+	for i := range rs {
+		rs[i] = &cow.Request{Op: cow.OpRead, Length: benchBlock, Data: make([][]byte, 1)}
+	}
+	run := func(page func() int64) {
+		for _, r := range rs {
+			to := page() * benchBlock
+			r.Offset, r.Data[0] = page()*benchBlock, guest[to:][:benchBlock]
+		}
+		ch.SubmitBatch(rs)
+		for back := 0; back < batch; back += len(out) {
+			out = ch.Completed(out[:0])
+		}
+	}
+	next := int64(-1)
+	for range 2 * benchSize / benchBlock / batch { // page tables, marks
+		run(func() int64 { next++; return next / 2 % (benchSize / benchBlock) })
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	b.SetBytes(batch * benchBlock)
+	b.ReportAllocs()
+	for b.Loop() {
+		run(func() int64 { return rng.Int64N(benchSize / benchBlock) })
+	}
+}
+
 func BenchmarkFile(b *testing.B) {
 	for _, op := range []string{"read", "overwrite"} {
 		b.Run(op, func(b *testing.B) {

@@ -4,7 +4,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"cowblk/eventfd"
 )
 
 // completionQueue takes completions from other goroutines: the flusher and the workers of the
@@ -13,10 +13,8 @@ import (
 // scheduler, cost three more thread switches per flush.
 type completionQueue struct {
 	head      atomic.Pointer[Request] // newest first
-	signalled atomic.Bool             // fd is readable, or is about to be
-	notifying atomic.Int32            // completions under way that may still use fd
-	fd        int                     // eventfd
-	word      [8]byte                 // buffer for reads of fd, so that no call allocates
+	notifier  eventfd.Notifier
+	notifying atomic.Int32 // completions under way that may still use notifier
 }
 
 // complete posts r to its channel from another goroutine. The channel owns r from then on.
@@ -30,21 +28,15 @@ func (r *Request) complete() {
 			break
 		}
 	}
-	if q.signalled.Swap(true) {
-		return
-	}
-	// The number (the byte order decides which) does not matter. The counter may be full: then it
-	// is readable.
-	_, _ = unix.Write(q.fd, eventfdOne)
+	_ = q.notifier.Notify()
 }
 
 // drainTo moves all requests to done, in order. For the channel's thread. It resets the signal
 // first and takes the list last: a sender that finds fd signalled has its request in the list that
 // is taken; any other sender signals again.
 func (q *completionQueue) drainTo(done *requestList) {
-	if q.signalled.Load() {
-		_, _ = unix.Read(q.fd, q.word[:])
-		q.signalled.Store(false)
+	if q.notifier.Pending() {
+		q.notifier.Drain()
 	}
 	var first *Request
 	for r := q.head.Swap(nil); r != nil; {
@@ -59,10 +51,10 @@ func (q *completionQueue) drainTo(done *requestList) {
 	}
 }
 
-// close waits for senders that still use fd; their requests have been drained.
+// close waits for senders that still use the notifier; their requests have been drained.
 func (q *completionQueue) close() error {
 	for q.notifying.Load() > 0 {
 		runtime.Gosched()
 	}
-	return unix.Close(q.fd)
+	return q.notifier.Close()
 }

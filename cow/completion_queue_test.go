@@ -6,18 +6,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/eventfd"
 )
 
 // No completion of many goroutines is lost on its way to a channel that sleeps whenever there is
 // none.
 func TestCompletionQueue(t *testing.T) {
 	const senders, each = 4, 20_000
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
+	c := &Channel{}
+	if err := c.completions.notifier.Open(); err != nil {
 		t.Fatal(err)
 	}
-	c := &Channel{}
-	c.completions.fd = fd
 	var wg sync.WaitGroup
 	for id := range senders {
 		wg.Go(func() {
@@ -33,7 +33,7 @@ func TestCompletionQueue(t *testing.T) {
 	var done requestList
 	next := [senders]int64{}
 	for got := 0; got < senders*each; {
-		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		fds := [1]unix.PollFd{{Fd: int32(c.FD()), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds[:], 5000)
 		if err == unix.EINTR {
 			continue
@@ -59,31 +59,28 @@ func TestCompletionQueue(t *testing.T) {
 // A completion may be taken before its signal arrives. When the signal arrives and is read with the
 // channel's FD, as a worker does that was woken for nothing, the next completion must signal again.
 func TestSignalAfterItsCompletion(t *testing.T) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
 	c := &Channel{inFlight: 2}
 	l := &c.completions
-	l.fd = fd
+	if err := l.notifier.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
 	var room [2]*Request
 	l.head.Store(&Request{ch: c}) // the first half of complete
 	if got := c.Completed(room[:0]); len(got) != 1 {
 		t.Fatalf("%d completions", len(got))
 	}
-	l.signalled.Store(true) // the second half
-	if _, err := unix.Write(fd, eventfdOne); err != nil {
+	if err := l.notifier.Notify(); err != nil { // the second half
 		t.Fatal(err)
 	}
-	if _, err := unix.Read(fd, l.word[:]); err != nil {
-		t.Fatal(err)
+	if n, err := eventfd.Drain(c.FD()); n != 1 || err != nil {
+		t.Fatalf("Drain: %d, %v", n, err)
 	}
 	if got := c.Completed(room[:0]); len(got) != 0 {
 		t.Fatalf("%d completions", len(got))
 	}
 	(&Request{ch: c}).complete()
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); n != 1 {
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.FD()), Events: unix.POLLIN}}, 0); n != 1 {
 		t.Fatalf("the next completion does not signal: %v", err)
 	}
 	if got := c.Completed(room[:0]); len(got) != 1 {

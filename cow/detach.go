@@ -18,7 +18,8 @@ func (d *Disk) Detach() (detached bool, err error) {
 		return false, fmt.Errorf("detach disk: %w", err)
 	}
 	if n := d.Stats().Unsealed; n > 0 {
-		return false, fmt.Errorf("detach disk: %d former heads are not sealed yet: %w", n, ErrPromoting)
+		return false, fmt.Errorf("detach disk: %d former heads are not sealed yet: %w", n,
+			ErrPromoting)
 	}
 	if b := d.view.Load().bitmap; b != nil && !b.Shared() {
 		if err := d.flusher.flushNow(); err != nil {

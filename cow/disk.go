@@ -35,8 +35,8 @@ type Disk struct {
 	channels      atomic.Pointer[[]*Channel] // replaced under mu
 	flusher       *flusher                   // nil when read-only
 	threadPool    *threadPool
-	newEngine     func(aio.Options) (*aio.Engine, error) // aio.New; tests replace it
-	engineWarned  atomic.Bool                            // it was logged that newEngine fails
+	newEngine     func(depth, eventFD int) (*aio.Engine, error) // aio.New; tests replace it
+	engineWarned  atomic.Bool                                   // it was logged that newEngine fails
 	unshared      unsharedBits
 	synchronizing struct {
 		waiting atomic.Int32
@@ -197,7 +197,8 @@ func (d *Disk) beginShutdown() (closeErr, err error) {
 // closeFiles closes the layers from the head down, then the base (nil: none). The layers of a
 // failed disk are closed without a write: they must not be marked clean. retryNoSpace runs what may
 // need space (nil: it runs once).
-func closeFiles(base vfs.File, layers []*layer.Layer, failed bool, retryNoSpace func(func() error) error) error {
+func closeFiles(base vfs.File, layers []*layer.Layer, failed bool,
+	retryNoSpace func(func() error) error) error {
 	var errs []error
 	for i := len(layers) - 1; i >= 0; i-- {
 		if l := layers[i]; !failed {

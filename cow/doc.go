@@ -52,7 +52,7 @@
 //   - completion queue: completions that other goroutines post to a channel
 //   - notifier: an eventfd that wakes one goroutine
 //   - resident: said of a page that is in the page cache, as far as is known
-//   - prefetch: to load the index entry and the first bytes of a read into the CPU's cache
+//   - prefetch: to look up the owners of all reads of a batch before the first is served
 //
 // # A stack
 //
@@ -140,8 +140,9 @@
 //     are known to be resident, otherwise read without blocking) and writes into the page cache.
 //     A request that would block goes elsewhere, so that no other request waits behind it: reads
 //     from the device and overwrites with direct I/O to the channel's I/O engine (package aio),
-//     the rest, or all without io_uring, to the thread pool. Only the gate of a swap of several disks is waited for. A
-//     synchronous channel, which tools and NBD use, blocks instead. No request allocates.
+//     the rest, or all without io_uring, to the thread pool. Only the gate of a swap of several
+//     disks is waited for. A synchronous channel, which tools and NBD use, blocks instead. No
+//     request allocates.
 //   - The thread pool: up to 64 goroutines per disk, started when needed, ended by Close. They
 //     carry out copy-ups of cold blocks, first writes of blocks that another request is about to
 //     own, copy-ups just after a promotion, discards, first writes with direct I/O, and reads
@@ -154,7 +155,8 @@
 //     and ends. Close and Detach stop the timer before the flusher.
 //   - One goroutine per promotion, from Swap to the end of sealing; Close waits for it.
 //
-// view.go explains views and why they can be swapped under running queues; promote.go has the swap.
+// Why views can be swapped under running queues is explained at pins (channel.go) and synchronize
+// (view.go); promote.go has the swap.
 // This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as they
 // are.
 package cow

@@ -55,7 +55,8 @@ var (
 )
 
 // NoSpace reports whether err says that the file system or a quota is full and nothing was lost:
-// the same call may succeed later.
+// the same request may succeed later. A disk that a failed sync has made read-only is excluded.
 func NoSpace(err error) bool {
-	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, ErrFailed)
+	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
+		!errors.Is(err, ErrFailed)
 }

@@ -11,7 +11,7 @@ import (
 // function that counts the attempts to make an engine.
 func (d *Disk) DisableIOUring() (attempts func() int64) {
 	var n atomic.Int64
-	d.newEngine = func(aio.Options) (*aio.Engine, error) {
+	d.newEngine = func(int, int) (*aio.Engine, error) {
 		n.Add(1)
 		return nil, errors.ErrUnsupported
 	}

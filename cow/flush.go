@@ -33,7 +33,7 @@ type flusher struct {
 	waiting      requestList
 	sealJobs     []sealJob
 	roundWaiters []chan<- error // callers of flushNow; they get the outcome of the next round
-	unsealed     []*layer.Layer // oldest first, the last is the head; replaced, never changed in place
+	unsealed     []*layer.Layer // oldest first, then the head; replaced, never changed in place
 	stopping     bool
 	timer        *time.Timer // of background rounds; nil: not needed yet
 	timerRunning bool        // timer runs, or has expired and its round has not begun
@@ -55,12 +55,14 @@ const maxKeptPages = 1024
 // every sleep.
 const yieldEvery = 5 * time.Millisecond
 
-func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File, interval time.Duration) (*flusher, error) {
+func startFlusher(d *Disk, unsealed []*layer.Layer, raw vfs.File,
+	interval time.Duration) (*flusher, error) {
 	n, err := newNotifier(d.sources.fs)
 	if err != nil {
 		return nil, fmt.Errorf("start to flush: %w", err)
 	}
-	f := &flusher{disk: d, notifier: n, ended: make(chan struct{}), unsealed: unsealed, raw: raw, interval: interval}
+	f := &flusher{disk: d, notifier: n, ended: make(chan struct{}), unsealed: unsealed, raw: raw,
+		interval: interval}
 	go f.run()
 	return f, nil
 }
@@ -177,7 +179,8 @@ func (f *flusher) round() error {
 func (d *Disk) retryNoSpace(f func() error) error {
 	for {
 		err := f()
-		if err == nil || d.onNoSpace == nil || !NoSpace(err) || !d.onNoSpace(err, d.closing.Load()) {
+		if err == nil || d.onNoSpace == nil || !NoSpace(err) ||
+			!d.onNoSpace(err, d.closing.Load()) {
 			return err
 		}
 	}

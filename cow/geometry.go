@@ -31,7 +31,8 @@ func (d *Disk) partial(pos, n int64) bool {
 
 func (d *Disk) checkRange(op Op, off, n int64) error {
 	if off < 0 || n < 0 || off > d.size || n > d.size-off {
-		return fmt.Errorf("%s of %d bytes at byte %d: %w: the disk has %d bytes", op, n, off, ErrRange, d.size)
+		return fmt.Errorf("%s of %d bytes at byte %d: %w: the disk has %d bytes", op, n, off,
+			ErrRange, d.size)
 	}
 	return nil
 }
@@ -41,7 +42,8 @@ func (d *Disk) checkBuffers(r *Request) error {
 		return err
 	}
 	if !hasLength(r.Data, r.Length) {
-		return fmt.Errorf("%s of %d bytes at byte %d: %w: buffers too short", r.Op, r.Length, r.Offset, ErrRange)
+		return fmt.Errorf("%s of %d bytes at byte %d: %w: buffers too short", r.Op, r.Length,
+			r.Offset, ErrRange)
 	}
 	return nil
 }

@@ -8,11 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/eventfd"
 )
 
 // newRig makes a stack with an Intercept on its files.
@@ -92,8 +91,7 @@ func waitCompletions(ch *cow.Channel, n int) error {
 		if out = ch.Completed(out); len(out) == n {
 			return nil
 		}
-		fds := []unix.PollFd{{Fd: int32(ch.FD()), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+		if err := eventfd.Wait(ch.FD()); err != nil {
 			return err
 		}
 	}

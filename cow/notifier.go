@@ -1,12 +1,8 @@
 package cow
 
 import (
-	"fmt"
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow/vfs"
+	"cowblk/eventfd"
 )
 
 // notifier wakes one goroutine that waits in the kernel, on an eventfd, and not in Go's scheduler.
@@ -17,37 +13,27 @@ import (
 // With files that are not the operating system's it uses a Go channel: a test that stops the clock
 // while all goroutines wait (testing/synctest) does not see that a goroutine waits in the kernel.
 type notifier struct {
-	fake      chan struct{} // used instead of fd unless nil; capacity 1
-	fd        int
-	signalled atomic.Bool // fd is readable, or is about to be
+	fake chan struct{} // used instead of real unless nil; capacity 1
+	real eventfd.Notifier
 }
 
 func newNotifier(fsys vfs.FS) (*notifier, error) {
 	if _, ok := fsys.(vfs.OS); !ok {
 		return &notifier{fake: make(chan struct{}, 1)}, nil
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("eventfd: %w", err)
-	}
-	return &notifier{fd: fd}, nil
+	n := new(notifier)
+	return n, n.real.Open()
 }
 
 // notify ends the wait under way, or the next one. The waiter sees what was done before notify.
 func (n *notifier) notify() {
-	if n.fake != nil {
-		select {
-		case n.fake <- struct{}{}:
-		default: // the waiter has not run since, and will see our changes
-		}
+	if n.fake == nil {
+		_ = n.real.Notify()
 		return
 	}
-	if n.signalled.Swap(true) {
-		return // the waiter has not run since, and will see our changes
-	}
-	// The number (the byte order decides which) does not matter.
-	for _, err := unix.Write(n.fd, eventfdOne); err == unix.EINTR; {
-		_, err = unix.Write(n.fd, eventfdOne)
+	select {
+	case n.fake <- struct{}{}:
+	default: // the waiter has not run since, and will see our changes
 	}
 }
 
@@ -57,17 +43,12 @@ func (n *notifier) wait() {
 		<-n.fake
 		return
 	}
-	var word [8]byte
-	for _, err := unix.Read(n.fd, word[:]); err == unix.EINTR; {
-		_, err = unix.Read(n.fd, word[:])
-	}
-	n.signalled.Store(false)
+	_ = eventfd.Wait(n.real.FD())
+	n.real.Drain()
 }
 
 func (n *notifier) close() {
 	if n.fake == nil {
-		unix.Close(n.fd)
+		_ = n.real.Close()
 	}
 }
-
-var eventfdOne = []byte{1, 0, 0, 0, 0, 0, 0, 0}

@@ -58,7 +58,9 @@ func Open(s Spec, o Options) (*Disk, error) {
 	if err := errors.Join(s.check(), CheckFlushInterval(o.FlushInterval)); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log, sources: sources{fs: o.FS, direct: o.Direct}, sharedDir: o.SharedDir, unflushed: o.Unflushed, forceShare: o.ForceShare}
+	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log,
+		sources:   sources{fs: o.FS, direct: o.Direct},
+		sharedDir: o.SharedDir, unflushed: o.Unflushed, forceShare: o.ForceShare}
 	ix, err := k.open(s)
 	var d *Disk
 	if err == nil {
@@ -87,9 +89,11 @@ func (s *Spec) check() error {
 	case len(s.Layers) == 0 && s.Base == nil:
 		return fmt.Errorf("%w: expected a base or layers, found neither", ErrSpec)
 	case len(s.Layers) >= int(^index.Owner(0)):
-		return fmt.Errorf("%w: expected fewer than %d layers, found %d", ErrSpec, ^index.Owner(0), len(s.Layers))
+		return fmt.Errorf("%w: expected fewer than %d layers, found %d", ErrSpec, ^index.Owner(0),
+			len(s.Layers))
 	case s.Base != nil && (s.Base.Offset < 0 || s.Base.Size < 0):
-		return fmt.Errorf("%w: base %s: expected offset and size from 0 up, found %d and %d", ErrSpec, s.Base.Path, s.Base.Offset, s.Base.Size)
+		return fmt.Errorf("%w: base %s: expected offset and size from 0 up, found %d and %d",
+			ErrSpec, s.Base.Path, s.Base.Offset, s.Base.Size)
 	}
 	return nil
 }
@@ -151,7 +155,8 @@ func (k *stack) sealFormerHeads() error {
 }
 
 func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error) {
-	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
+	l, err := layer.Open(k.fs, p, layer.OpenParams{Write: true, Expect: layer.Expect{UUID: id},
+		Unflushed: k.unflushed})
 	switch {
 	case err == nil:
 		if err = l.Seal(time.Now()); err == nil {
@@ -162,17 +167,20 @@ func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error
 		if err != nil {
 			return nil, err
 		}
-		k.log.Info("sealed a former head that an interrupted promotion had left unsealed", "map", p.Map)
+		k.log.Info("sealed a former head that an interrupted promotion had left unsealed",
+			"map", p.Map)
 	case errors.Is(err, layer.ErrInUse), errors.Is(err, layer.ErrSealed):
 		// Another process reads it, or has just sealed it.
 	default:
 		return nil, err
 	}
-	l, err = layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id}, Unflushed: k.unflushed})
+	l, err = layer.Open(k.fs, p, layer.OpenParams{Expect: layer.Expect{UUID: id},
+		Unflushed: k.unflushed})
 	if err != nil || l.Header().State == layer.Sealed {
 		return l, err
 	}
-	k.log.Warn("a former head stays unsealed until the next open: another process reads it", "map", p.Map)
+	k.log.Warn("a former head stays unsealed until the next open: another process reads it",
+		"map", p.Map)
 	if err := l.MakeDurable(); err != nil {
 		return nil, errors.Join(err, l.Abandon())
 	}
@@ -181,7 +189,8 @@ func (k *stack) sealFormerHead(p layer.Paths, id uuid.UUID) (*layer.Layer, error
 
 // makeView makes the first view of the stack, with its sources.
 func (k *stack) makeView(s Spec) error {
-	v := &view{seq: 1, headSince: 1, oldWritersGone: new(atomic.Bool), top: index.Owner(len(k.layers))}
+	v := &view{seq: 1, headSince: 1, oldWritersGone: new(atomic.Bool),
+		top: index.Owner(len(k.layers))}
 	v.oldWritersGone.Store(true) // there was no view before it
 	var base source              // empty without a base
 	if k.base != nil {
@@ -211,7 +220,8 @@ func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 		size: k.size, blockSize: k.blockSize, blocks: k.blocks(),
 		shift:    uint(bits.TrailingZeros64(uint64(k.blockSize))),
 		readOnly: s.ReadOnly, zeroBlock: make([]byte, k.blockSize), index: ix,
-		log: k.log, base: k.base, layers: k.layers, sources: k.sources, loseUnflushed: o.LoseUnflushed, onNoSpace: o.OnNoSpace,
+		log: k.log, base: k.base, layers: k.layers, sources: k.sources,
+		loseUnflushed: o.LoseUnflushed, onNoSpace: o.OnNoSpace,
 		newEngine: aio.New,
 	}
 	if o.OnFailure != nil {
@@ -228,7 +238,8 @@ func (k *stack) newDisk(s Spec, o Options, ix *index.Index) (*Disk, error) {
 	case s.Raw: // owner 0 is the head, which owns every block
 		d.flusher, err = startFlusher(d, nil, k.base, o.FlushInterval)
 	case !s.ReadOnly:
-		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil, o.FlushInterval)
+		d.flusher, err = startFlusher(d, k.layers[len(k.layers)-1:len(k.layers):len(k.layers)], nil,
+			o.FlushInterval)
 	}
 	d.view.Store(k.view)
 	if err == nil && k.headUnclean() {

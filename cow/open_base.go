@@ -35,7 +35,8 @@ func (k *stack) openBase(b *BaseSpec) error {
 			return changed("size of the base in bytes", b.Identity.Size, id.Size)
 		}
 		if id.MTime != b.Identity.MTime {
-			return changed("modification time of the base in nanoseconds", b.Identity.MTime, id.MTime)
+			return changed("modification time of the base in nanoseconds", b.Identity.MTime,
+				id.MTime)
 		}
 	}
 	k.baseStart, k.baseSize = b.Offset, b.Size
@@ -43,7 +44,9 @@ func (k *stack) openBase(b *BaseSpec) error {
 		k.baseSize = max(0, id.Size-b.Offset)
 	}
 	if b.Offset > id.Size || k.baseSize > id.Size-b.Offset {
-		return changed("length of the base", fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset), fmt.Sprintf("%d bytes in all", id.Size))
+		return changed("length of the base",
+			fmt.Sprintf("%d bytes from byte %d on", k.baseSize, b.Offset),
+			fmt.Sprintf("%d bytes in all", id.Size))
 	}
 	// The process that excludes this one has the file open for writing: ForceShare does not help.
 	if err := k.lockBaseRange(b.Path, false); errors.Is(err, layer.ErrInUse) {
@@ -83,7 +86,8 @@ func (k *stack) openRaw(b *BaseSpec) error {
 	}
 	if k.baseSize <= 0 || k.baseSize > size-b.Offset || k.baseSize%layer.SectorSize != 0 {
 		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
-			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), Err: ErrSpec}
+			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size),
+			Err:   ErrSpec}
 	}
 	return k.lockBaseRange(b.Path, true)
 }
@@ -117,7 +121,8 @@ func (k *stack) lockBaseShared(b *BaseSpec, f vfs.File) error {
 	if !k.forceShare {
 		return &BaseLockedError{error: err}
 	}
-	k.log.Warn("the base is used although another process holds a lock on it: it must not change", "base", b.Path, "err", err)
+	k.log.Warn("the base is used although another process holds a lock on it: it must not change",
+		"base", b.Path, "err", err)
 	if image != nil {
 		// Processes that come later are refused.
 		if err := f.LockImage(vfs.ImageForced); err != nil && !errors.Is(err, vfs.ErrImageLocked) {
@@ -154,7 +159,8 @@ func lockRaw(f vfs.File, exclusive bool) error {
 }
 
 func unsupportedLock(err error) bool {
-	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) ||
+		errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // lockBaseRange locks the bytes of the open base: against writers, or, for a raw disk, against

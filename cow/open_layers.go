@@ -36,7 +36,8 @@ func (k *stack) openLayers(s Spec) error {
 		if i > 0 {
 			parent = headers[i-1].UUID
 		}
-		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent, BlockSize: top.BlockSize, Base: &k.baseSum, BaseSize: &k.baseSize}
+		expect := layer.Expect{UUID: headers[i].UUID, Size: headers[i].Size, Parent: &parent,
+			BlockSize: top.BlockSize, Base: &k.baseSum, BaseSize: &k.baseSize}
 		params := layer.OpenParams{Expect: expect, Unflushed: k.unflushed}
 		if i == last && !s.ReadOnly {
 			params.Write, params.SharedDir = true, k.sharedDir
@@ -83,7 +84,8 @@ func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
 	case recovered > 0 && readOnly:
 		k.log.Info("unflushed writes of a killed process are read from its shared map and are not durable yet", "map", l.Paths().Map, "blocks", recovered)
 	case recovered > 0:
-		k.log.Info("recovered the unflushed writes of a killed process", "map", l.Paths().Map, "blocks", recovered)
+		k.log.Info("recovered the unflushed writes of a killed process", "map", l.Paths().Map,
+			"blocks", recovered)
 	}
 }
 

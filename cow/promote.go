@@ -306,7 +306,8 @@ func (p *Promotion) seal(v *view) error {
 			return err
 		}
 	}
-	sealed, err := layer.Open(d.sources.fs, p.old.Paths(), layer.OpenParams{Expect: layer.Expect{State: layer.Sealed, UUID: p.old.Header().UUID}})
+	sealed, err := layer.Open(d.sources.fs, p.old.Paths(),
+		layer.OpenParams{Expect: layer.Expect{State: layer.Sealed, UUID: p.old.Header().UUID}})
 	if err != nil {
 		return err
 	}
@@ -317,7 +318,8 @@ func (p *Promotion) seal(v *view) error {
 	// Requests may still be on views with the writable file.
 	d.synchronize(seq, true)
 	if err := errors.Join(former.close(), p.old.Close()); err != nil {
-		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map, "err", err)
+		d.log.Warn("the files of a former head could not be closed", "map", p.old.Paths().Map,
+			"err", err)
 	}
 	return nil
 }

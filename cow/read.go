@@ -40,6 +40,23 @@ func (c *Channel) read(r *Request) error {
 	return nil
 }
 
+// prefetch looks up the owners of the first blocks of all reads before the first read is served, so
+// that the CPU can wait for several cache lines of the index at once. It touches no memory of the
+// caller. Random reads of 4 KiB of a disk with alternating owners (an index of 3 MiB) take 5 % less
+// CPU time by it; of a disk with one layer, 1 to 3 % more. (Measured as in pagecache/mapping.go.)
+//
+// read uses the owner that was found. The owner may have changed meanwhile, which is harmless: the
+// read was submitted before the change.
+func (c *Channel) prefetch(v *view, rs []*Request) {
+	d := c.disk
+	for _, r := range rs {
+		if r.Op == OpRead {
+			owner, run := d.index.Lookup(d.block(r.Offset), d.touched(r.Offset, r.Length))
+			r.prefetched = prefetched{v.seq, owner, run}
+		}
+	}
+}
+
 // readSource reads n bytes of the disk from pos out of one source to the cursor. Bytes beyond the
 // source's limit are zeros (a base shorter than the disk, a layer made before the disk grew).
 //
@@ -67,7 +84,8 @@ func (c *Channel) readSource(r *Request, v *view, s *source, pos, n int64) error
 			return fmt.Errorf("read %d bytes at byte %d of the disk: %w", left, at, err)
 		}
 		if got == 0 {
-			return fmt.Errorf("read %d bytes at byte %d of %s: %w", left, s.start+at, s.file.Name(), ErrTruncated)
+			return fmt.Errorf("read %d bytes at byte %d of %s: %w", left, s.start+at, s.file.Name(),
+				ErrTruncated)
 		}
 		c.cur.advance(int64(got))
 		left -= int64(got)
@@ -99,13 +117,21 @@ func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err er
 	return got, err
 }
 
+// markResident records that n bytes from byte off of the file have just been read. Pages with
+// checksums are resident only once they have been compared: see verify.
+func (s *source) markResident(off, n int64) {
+	if s.mapping != nil && s.checksums == nil {
+		s.mapping.MarkResident(off, n)
+	}
+}
+
 // maxCopy is the most that is copied or cleared in one piece, in bytes. The runtime cannot stop a
 // thread within a piece, and a guest's request may have 4 GiB: all other disks would wait for it.
 const maxCopy = 1 << 20
 
 // copyMapped copies what it can of n bytes at pos from the source's mapping to the cursor, buffer
 // by buffer, and returns how many bytes. It saves a system call, and half the cost of a page; see
-// vfs.Mapping for why it is safe. maybeFaulted: some bytes may have come from the device.
+// pagecache.Mapping for why it is safe. maybeFaulted: some bytes may have come from the device.
 func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, maybeFaulted bool) {
 	off := s.start + pos
 	for done < n {
@@ -113,7 +139,7 @@ func (c *Channel) copyMapped(s *source, pos, n int64) (done int64, maybeFaulted 
 		if p == nil {
 			break
 		}
-		ok, faulted := s.mapping.CopyTimed(p, off+done)
+		ok, faulted := s.mapping.Copy(p, off+done)
 		if !ok {
 			break
 		}

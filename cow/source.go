@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -18,9 +19,9 @@ type source struct {
 	start int64    // byte of file of the disk's byte 0
 	limit int64    // bytes of the disk that it can hold; zeros beyond
 
-	mapping   *vfs.Mapping     // of an immutable file; nil: none
-	checksums *layer.Checksums // of a sealed layer's data; nil: none
-	direct    vfs.File         // file, if the source has opened it itself; else nil
+	mapping   *pagecache.Mapping // of an immutable file; nil: none
+	checksums *layer.Checksums   // of a sealed layer's data; nil: none
+	direct    vfs.File           // file, if the source has opened it itself; else nil
 }
 
 // sources makes the sources of one disk.
@@ -66,14 +67,6 @@ func (k *sources) openLayer(l *layer.Layer) (source, error) {
 	s, err := k.open(l.Data(), l.Paths().Data, l.DataOffset(), l.Header().Size, l.Writable())
 	s.checksums = checksums
 	return s, err
-}
-
-// markResident records that n bytes from byte off of the file have just been read. Pages with
-// checksums are resident only once they have been compared: see verify.
-func (s *source) markResident(off, n int64) {
-	if s.mapping != nil && s.checksums == nil {
-		s.mapping.MarkResident(off, n)
-	}
 }
 
 // close closes what the source itself has opened. No request is on it any more.

@@ -8,7 +8,7 @@ import (
 	"cowblk/cow/cowtest"
 )
 
-// A batch may hold any request, and more than prefetch handles together.
+// A batch may hold any request, and any number of them.
 func TestSubmitBatch(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4<<20 + 512, BlockSize: 4096, BaseSize: 3<<20 + 512, BaseOffset: 512})
 	write(t, rig.Disk, 7, 1<<20, 1<<20)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sys/unix"
+	"cowblk/eventfd"
 )
 
 // syncChannel is a channel that waits for each of its requests, for callers without a queue of
@@ -47,8 +47,7 @@ func (s *syncChannel) run() error {
 		if len(s.out) == 1 {
 			return s.req.Err
 		}
-		fds := [1]unix.PollFd{{Fd: int32(s.ch.FD()), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds[:], -1); err != nil && err != unix.EINTR {
+		if err := eventfd.Wait(s.ch.FD()); err != nil {
 			return fmt.Errorf("wait for a flush: %w", err)
 		}
 	}

@@ -56,7 +56,7 @@ func (p *threadPool) worker() {
 	defer p.ended.Done()
 	// Without this a fault on a guest's memory would end the process: see Channel.perform.
 	debug.SetPanicOnFault(true)
-	c := p.disk.makeChannel(-1)
+	c := p.disk.makeChannel()
 	if p.disk.addChannel(c, 0) == nil {
 		defer p.disk.dropChannel(c, 0)
 	}

@@ -81,7 +81,8 @@ func (c *Channel) verifyUnit(s *source, k *cursor, unit uint64, want uint32, pos
 		return err
 	}
 	if found := layer.DataChecksum(p); found != want {
-		return fmt.Errorf("read %d bytes at byte %d of the disk: %w", n, pos, s.checksums.Fault(unit, want, found))
+		return fmt.Errorf("read %d bytes at byte %d of the disk: %w", n, pos,
+			s.checksums.Fault(unit, want, found))
 	}
 	s.checksums.SetVerified(unit)
 	dst.copyFrom(p[pos-start:][:n])

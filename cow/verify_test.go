@@ -17,6 +17,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -292,7 +293,7 @@ type corruptingFile struct {
 
 func (f *corruptingFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *corruptingFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *corruptingFile) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
 
 func (f *corruptingFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	return f.corrupt(f.File.Preadv, iov, off)

@@ -11,11 +11,11 @@ import (
 // modify serves a write, discard or write-zeroes. The caller handles r.FUA.
 func (c *Channel) modify(r *Request) error {
 	d := c.disk
-	if d.ReadOnly() {
+	if d.readOnly {
 		return ErrReadOnly
 	}
-	if err := d.failure(); err != nil {
-		return err
+	if err := d.failed.Load(); err != nil {
+		return *err
 	}
 	if r.Op == OpWrite {
 		if err := d.checkBuffers(r); err != nil {
@@ -42,6 +42,22 @@ func (c *Channel) modify(r *Request) error {
 		}
 	}
 	return nil
+}
+
+// markUnflushed records that a write, discard or write-zeroes of the channel has changed the head,
+// or may have. A request with FUA waits for a round anyway.
+func (c *Channel) markUnflushed(r *Request) {
+	if r.FUA || c.unflushed.Load() {
+		return
+	}
+	c.unflushed.Store(true)
+	c.disk.flusher.startTimer()
+}
+
+// endWrite is markUnflushed and unpinWrite.
+func (c *Channel) endWrite(r *Request) {
+	c.markUnflushed(r)
+	c.unpinWrite()
 }
 
 // writeRuns writes n bytes of r from the cursor to the disk at byte pos, run by run.
@@ -173,7 +189,8 @@ func (c *Channel) firstWrite(v *view, pos, n int64) error {
 	from, to := d.block(pos), d.block(pos+n-1)
 	partial := d.partial(pos, n)
 	if c.async {
-		if partial && !v.oldWritersGone.Load() || v.sources[v.head].direct != nil || !d.guard.tryLock(c.claim, from, to) {
+		if partial && !v.oldWritersGone.Load() || v.sources[v.head].direct != nil ||
+			!d.guard.tryLock(c.claim, from, to) {
 			return errWouldWait
 		}
 	} else {

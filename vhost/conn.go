@@ -53,7 +53,8 @@ func (c *Conn) readMessage(check limits) (*Message, error) {
 	}
 	m.Header = h
 	if h.Size > MaxPayload {
-		err = fmt.Errorf("%v: payload of %d bytes, expected at most %d: %w", h.Request, h.Size, MaxPayload, ErrProtocol)
+		err = fmt.Errorf("%v: payload of %d bytes, expected at most %d: %w", h.Request, h.Size,
+			MaxPayload, ErrProtocol)
 	} else if check != nil {
 		err = check(h)
 	}
@@ -95,7 +96,8 @@ func (c *Conn) readFull(p []byte, m *Message) error {
 		}
 		switch {
 		case len(m.FDs) > maxMessageFDs:
-			return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs, ErrProtocol)
+			return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs,
+				ErrProtocol)
 		case flags&unix.MSG_CTRUNC != 0:
 			return truncated(got)
 		}
@@ -107,7 +109,8 @@ func (c *Conn) readFull(p []byte, m *Message) error {
 // more than the maximum, or this process has reached its limit of open files.
 func truncated(got int) error {
 	if got >= maxMessageFDs {
-		return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs, ErrProtocol)
+		return fmt.Errorf("more than %d descriptors with one message: %w", maxMessageFDs,
+			ErrProtocol)
 	}
 	return fmt.Errorf("the front-end has sent more than %d descriptors, and this process can have no more files open "+
 		"(raise its limit: LimitNOFILE= in its systemd unit, ulimit -Hn in the shell that starts it): %w", got, unix.EMFILE)

@@ -80,7 +80,8 @@ func (s *session) setFeatures(m *Message) error {
 	}
 	// A running ring uses the old features.
 	if s.anyRunning() {
-		return fmt.Errorf("features changed from %#x to %#x while a ring runs: %w", s.features, f, ErrProtocol)
+		return fmt.Errorf("features changed from %#x to %#x while a ring runs: %w", s.features, f,
+			ErrProtocol)
 	}
 	if err := s.be.SetFeatures(f &^ FeatureProtocolFeatures); err != nil {
 		return err
@@ -97,7 +98,8 @@ func (s *session) setProtocolFeatures(m *Message) error {
 		return err
 	}
 	if extra := f &^ ProtocolFeatures; extra != 0 {
-		return fmt.Errorf("protocol features %#x: bits %#x were not offered: %w", f, extra, ErrProtocol)
+		return fmt.Errorf("protocol features %#x: bits %#x were not offered: %w", f, extra,
+			ErrProtocol)
 	}
 	s.protocol = f
 	return nil
@@ -196,7 +198,8 @@ func (s *session) setMemTable(m *Message) error {
 		return err
 	}
 	if len(regions) != len(m.FDs) {
-		return fmt.Errorf("%d regions with %d file descriptors: %w", len(regions), len(m.FDs), ErrProtocol)
+		return fmt.Errorf("%d regions with %d file descriptors: %w", len(regions), len(m.FDs),
+			ErrProtocol)
 	}
 	t, err := s.space.NewTable(regions, m.FDs)
 	if err != nil {

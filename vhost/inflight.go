@@ -55,13 +55,17 @@ func mapInflight(d Inflight, l inflightLayout, fd int) (*inflight, error) {
 	}
 	switch {
 	case page != uint64(os.Getpagesize()):
-		return nil, fmt.Errorf("inflight buffer of pages of %d bytes, expected %d: %w", page, os.Getpagesize(), ErrProtocol)
+		return nil, fmt.Errorf("inflight buffer of pages of %d bytes, expected %d: %w", page,
+			os.Getpagesize(), ErrProtocol)
 	case d.Offset%page != 0:
-		return nil, fmt.Errorf("inflight buffer at offset %d, expected a multiple of %d: %w", d.Offset, page, ErrProtocol)
+		return nil, fmt.Errorf("inflight buffer at offset %d, expected a multiple of %d: %w",
+			d.Offset, page, ErrProtocol)
 	case d.Offset > size || uint64(l.size()) > size-d.Offset:
-		return nil, fmt.Errorf("inflight buffer of %d bytes at offset %d of a file of %d: %w", l.size(), d.Offset, size, ErrProtocol)
+		return nil, fmt.Errorf("inflight buffer of %d bytes at offset %d of a file of %d: %w",
+			l.size(), d.Offset, size, ErrProtocol)
 	}
-	mem, err := unix.Mmap(fd, int64(d.Offset), l.size(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(fd, int64(d.Offset), l.size(), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the inflight buffer: %w", err)
 	}
@@ -82,7 +86,8 @@ func makeInflight(d Inflight) (fd int, err error) {
 	}
 	err = unix.Ftruncate(fd, int64(d.Size))
 	if err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS,
+			unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
 	}
 	if err != nil {
 		closeFD(fd)

@@ -62,8 +62,9 @@ func newInflightLayout(d Inflight, largest uint16) inflightLayout {
 func findInflightLayout(d Inflight, largest uint16) (inflightLayout, error) {
 	l := newInflightLayout(d, largest)
 	small, both := uint64(l.small.stride()), uint64(l.small.stride()+l.large.stride())
-	if n := d.Size / both; l.large.num != 0 && d.Size%both == 0 && n >= 1 && n <= MaxQueues && d.Size != uint64(d.Queues)*small {
-		l.large.at = int(n * small) // the large part follows the small regions of all rings of the buffer
+	if n := d.Size / both; l.large.num != 0 && d.Size%both == 0 && n >= 1 && n <= MaxQueues &&
+		d.Size != uint64(d.Queues)*small {
+		l.large.at = int(n * small) // it follows the small regions of all rings
 		l.rings = min(l.rings, int(n))
 		return l, nil
 	}
@@ -102,10 +103,12 @@ func (l inflightLayout) region(i int, descriptors uint16) (at, size int, num uin
 // accepted, because it is only the front-end's configuration.
 func (d Inflight) check(queues int) error {
 	if d.Queues == 0 || int(d.Queues) > queues {
-		return fmt.Errorf("inflight buffer for %d rings, expected 1 to %d: %w", d.Queues, queues, ErrProtocol)
+		return fmt.Errorf("inflight buffer for %d rings, expected 1 to %d: %w", d.Queues, queues,
+			ErrProtocol)
 	}
 	if d.QueueSize == 0 {
-		return fmt.Errorf("inflight buffer for rings of 0 descriptors, expected at least 1: %w", ErrProtocol)
+		return fmt.Errorf("inflight buffer for rings of 0 descriptors, expected at least 1: %w",
+			ErrProtocol)
 	}
 	return nil
 }

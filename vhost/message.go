@@ -101,7 +101,8 @@ func (h Header) Append(b []byte) []byte {
 // DecodeHeader reads a header from the first 12 bytes of b.
 func DecodeHeader(b []byte) (Header, error) {
 	if len(b) < HeaderSize {
-		return Header{}, fmt.Errorf("header of %d bytes, expected %d: %w", len(b), HeaderSize, ErrProtocol)
+		return Header{}, fmt.Errorf("header of %d bytes, expected %d: %w", len(b), HeaderSize,
+			ErrProtocol)
 	}
 	return Header{
 		Request: Request(binary.LittleEndian.Uint32(b)),

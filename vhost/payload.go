@@ -158,9 +158,11 @@ func DecodeMemTable(b []byte) ([]guest.RegionDesc, error) {
 	}
 	n := binary.LittleEndian.Uint32(b)
 	if n > MaxTableRegions {
-		return nil, fmt.Errorf("memory table of %d regions, expected at most %d: %w", n, MaxTableRegions, ErrProtocol)
+		return nil, fmt.Errorf("memory table of %d regions, expected at most %d: %w", n,
+			MaxTableRegions, ErrProtocol)
 	}
-	if want := sizeMemHeader + int(n)*sizeRegion; len(b) < want || len(b) > sizeMemHeader+MaxTableRegions*sizeRegion {
+	if want := sizeMemHeader + int(n)*sizeRegion; len(b) < want ||
+		len(b) > sizeMemHeader+MaxTableRegions*sizeRegion {
 		return nil, wrongSize(fmt.Sprintf("memory table of %d regions", n), len(b), want)
 	}
 	regions := make([]guest.RegionDesc, n)
@@ -222,7 +224,8 @@ func DecodeConfigSpace(b []byte) (ConfigSpace, error) {
 			c.Size, c.Offset, MaxConfigSize, ErrProtocol)
 	}
 	if len(c.Data) != 0 && len(c.Data) != int(c.Size) {
-		return ConfigSpace{}, fmt.Errorf("config space: %d bytes follow, expected %d: %w", len(c.Data), c.Size, ErrProtocol)
+		return ConfigSpace{}, fmt.Errorf("config space: %d bytes follow, expected %d: %w",
+			len(c.Data), c.Size, ErrProtocol)
 	}
 	return c, nil
 }

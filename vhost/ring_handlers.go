@@ -1,6 +1,12 @@
 package vhost
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
 
 // index checks a ring's index against the number of queues.
 func (s *session) index(i uint32) (int, error) {
@@ -25,14 +31,16 @@ func (s *session) setVringNum(m *Message) error {
 		return err
 	}
 	if num == 0 || num&(num-1) != 0 || num > uint32(s.opts.MaxQueueSize) {
-		return fmt.Errorf("ring %d: size %d, expected a power of two from 1 to %d: %w", i, num, s.opts.MaxQueueSize, ErrProtocol)
+		return fmt.Errorf("ring %d: size %d, expected a power of two from 1 to %d: %w", i, num,
+			s.opts.MaxQueueSize, ErrProtocol)
 	}
 	r := &s.rings[i]
 	if r.running {
 		if uint16(num) == r.num {
 			return nil
 		}
-		return fmt.Errorf("ring %d: size changed from %d to %d while it runs: %w", i, r.num, num, ErrProtocol)
+		return fmt.Errorf("ring %d: size changed from %d to %d while it runs: %w", i, r.num, num,
+			ErrProtocol)
 	}
 	return s.change(i, func(r *ring) { r.num = uint16(num) })
 }
@@ -50,14 +58,16 @@ func (s *session) setVringAddr(m *Message) error {
 		return err
 	}
 	if a.Flags != 0 {
-		return fmt.Errorf("ring %d: address flags %#x: the dirty log was not negotiated: %w", i, a.Flags, ErrProtocol)
+		return fmt.Errorf("ring %d: address flags %#x: the dirty log was not negotiated: %w", i,
+			a.Flags, ErrProtocol)
 	}
 	for _, part := range [...]struct {
 		name        string
 		addr, align uint64
 	}{{"descriptor table", a.Desc, 16}, {"available ring", a.Avail, 4}, {"used ring", a.Used, 4}} {
 		if part.addr%part.align != 0 {
-			return fmt.Errorf("ring %d: %s at %#x, expected a multiple of %d: %w", i, part.name, part.addr, part.align, ErrProtocol)
+			return fmt.Errorf("ring %d: %s at %#x, expected a multiple of %d: %w", i, part.name,
+				part.addr, part.align, ErrProtocol)
 		}
 	}
 	if r := &s.rings[i]; r.haveAddr && r.desc == a.Desc && r.avail == a.Avail && r.used == a.Used {
@@ -111,7 +121,8 @@ func (s *session) vringFD(m *Message) (int, error) {
 		return 0, err
 	}
 	if hasFD != (len(m.FDs) == 1) {
-		return 0, fmt.Errorf("ring %d: %d file descriptors although the message says %t: %w", i, len(m.FDs), hasFD, ErrProtocol)
+		return 0, fmt.Errorf("ring %d: %d file descriptors although the message says %t: %w", i,
+			len(m.FDs), hasFD, ErrProtocol)
 	}
 	if hasFD {
 		if err := checkEventFD(m.FDs[0]); err != nil {
@@ -119,6 +130,27 @@ func (s *session) vringFD(m *Message) (int, error) {
 		}
 	}
 	return i, nil
+}
+
+// checkEventFD refuses a descriptor that is not an eventfd, and makes it non-blocking. Any other
+// file could block the thread that signals it for as long as the front-end likes: a full pipe, or a
+// file system of the front-end's own (FUSE), where not even poll returns. The front-end can make an
+// eventfd blocking again, so the Backend must tolerate that.
+//
+// The type is read from the name in /proc, which does not access the file system of the file.
+func checkEventFD(fd int) error {
+	const want = "anon_inode:[eventfd]"
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return fmt.Errorf("kind of a file descriptor: %w", err)
+	}
+	if name != want {
+		return fmt.Errorf("expected an eventfd, found %.40s: %w", name, ErrProtocol)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	return nil
 }
 
 func (s *session) setVringKick(m *Message) error {

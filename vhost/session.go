@@ -104,11 +104,14 @@ func checkHeader(h Header) error {
 	case hd == nil:
 		return fmt.Errorf("%v is not supported: %w", h.Request, ErrProtocol)
 	case h.Flags&FlagVersionMask != FlagVersion:
-		return fmt.Errorf("%v: flags %#x: version %d, expected %d: %w", h.Request, h.Flags, h.Flags&FlagVersionMask, FlagVersion, ErrProtocol)
+		return fmt.Errorf("%v: flags %#x: version %d, expected %d: %w", h.Request, h.Flags,
+			h.Flags&FlagVersionMask, FlagVersion, ErrProtocol)
 	case h.Flags&FlagReply != 0:
-		return fmt.Errorf("%v: flags %#x: a reply, expected a request: %w", h.Request, h.Flags, ErrProtocol)
+		return fmt.Errorf("%v: flags %#x: a reply, expected a request: %w", h.Request, h.Flags,
+			ErrProtocol)
 	case h.Size < hd.min || h.Size > hd.max:
-		return fmt.Errorf("%v: payload of %d bytes, expected %s: %w", h.Request, h.Size, span(hd.min, hd.max), ErrProtocol)
+		return fmt.Errorf("%v: payload of %d bytes, expected %s: %w", h.Request, h.Size,
+			span(hd.min, hd.max), ErrProtocol)
 	}
 	return nil
 }
@@ -126,7 +129,8 @@ func (s *session) handle(m *Message) error {
 	defer m.CloseFDs()
 	h := lookup(m.Request)
 	if n := len(m.FDs); n < h.minFDs || n > h.maxFDs {
-		return fmt.Errorf("%d file descriptors, expected %s: %w", n, span(h.minFDs, h.maxFDs), ErrProtocol)
+		return fmt.Errorf("%d file descriptors, expected %s: %w", n, span(h.minFDs, h.maxFDs),
+			ErrProtocol)
 	}
 	s.log.Debug("message", "request", m.Request, "size", m.Size, "fds", len(m.FDs))
 	err := s.obey(h, m)

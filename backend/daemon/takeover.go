@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 )
@@ -146,7 +145,7 @@ func (h *handover) waitIdle(ctx context.Context) error {
 		if e.dev.ReadOnly() {
 			continue
 		}
-		if err := e.dev.Disk().Flush(); err != nil && !backend.LacksSpace(err) {
+		if err := e.dev.Disk().Flush(); err != nil && !cow.NoSpace(err) {
 			return fmt.Errorf("disk %q: %w", e.dev.Name(), err)
 		}
 	}

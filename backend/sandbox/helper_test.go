@@ -234,7 +234,7 @@ type ring struct {
 }
 
 func newRing() *ring {
-	e, err := aio.New(aio.Options{EventFD: -1})
+	e, err := aio.New(128, -1)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		panic(err)
 	}

@@ -38,7 +38,8 @@ func (e *Engine) Close() error {
 		if errno == unix.EEXIST {
 			// Only the ring's own thread can run the task work that completes them, and no other
 			// thread can learn when they end.
-			return fmt.Errorf("close an io_uring with %d operations in the kernel: %w", e.kernel, ErrForeignThread)
+			return fmt.Errorf("close an io_uring with %d operations in the kernel: %w", e.kernel,
+				ErrForeignThread)
 		}
 		time.Sleep(pause)
 	}
@@ -60,7 +61,8 @@ func (e *Engine) withdraw() {
 // otherwise one by one. Close repeats what fails.
 func (e *Engine) cancel() {
 	if e.cancelAny {
-		e.submitCancel(sqe{opcode: opAsyncCancel, fd: -1, opFlags: cancelAny | cancelAll, userData: cancelData})
+		e.submitCancel(sqe{opcode: opAsyncCancel, fd: -1, opFlags: cancelAny | cancelAll,
+			userData: cancelData})
 		return
 	}
 	free := make([]bool, len(e.ops))
@@ -69,7 +71,8 @@ func (e *Engine) cancel() {
 	}
 	for slot := range e.ops {
 		if !free[slot] {
-			e.submitCancel(sqe{opcode: opAsyncCancel, fd: -1, addr: uint64(slot), userData: cancelData})
+			e.submitCancel(sqe{opcode: opAsyncCancel, fd: -1, addr: uint64(slot),
+				userData: cancelData})
 		}
 	}
 }

@@ -141,7 +141,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		event := eventFD(t)
 		before, goroutines := files(), runtime.NumGoroutine()
 		for i := range 20 {
-			e, err := v.make(Options{EventFD: event})
+			e, err := v.make(1, event)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +196,7 @@ func TestCloseAfterTheThread(t *testing.T) {
 			go func() {
 				runtime.LockOSThread() // never unlocked: the thread ends
 				defer close(engine)
-				e, err := v.make(Options{Depth: 4, EventFD: event})
+				e, err := v.make(4, event)
 				if err != nil {
 					t.Error(err)
 					return

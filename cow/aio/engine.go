@@ -47,8 +47,8 @@ func (e *Engine) InFlight() int { return e.inUse() }
 
 // Start queues an operation on fd at off, in bytes, with the memory of iov. Nothing reaches the
 // kernel before Submit. iov is copied; its memory, and fd, must stay until the completion was
-// reaped. False: Options.Depth operations are in flight, iov is longer than MaxIovecs, or the
-// engine is closed.
+// reaped. False: the engine's depth of operations is in flight, iov is longer than MaxIovecs, or
+// the engine is closed.
 func (e *Engine) Start(id uint64, write bool, fd int, iov []unix.Iovec, off int64) bool {
 	slot, ok := e.take(id, write, fd, iov, off)
 	if ok {

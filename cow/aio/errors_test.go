@@ -109,13 +109,13 @@ func TestUnalignedDirect(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for _, v := range variants(t) {
-		for _, depth := range []int{-1, MaxDepth + 1} {
-			if _, err := v.make(Options{Depth: depth}); !errors.Is(err, ErrOptions) {
+		for _, depth := range []int{-1, 0, MaxDepth + 1} {
+			if _, err := v.make(depth, 0); !errors.Is(err, ErrOptions) {
 				t.Errorf("%s, depth %d: %v", v.name, depth, err)
 			}
 		}
-		for _, depth := range []int{0, 1, 3, 100, MaxDepth} {
-			e, err := v.make(Options{Depth: depth})
+		for _, depth := range []int{1, 3, 100, MaxDepth} {
+			e, err := v.make(depth, 0)
 			if err != nil {
 				t.Errorf("%s, depth %d: %v", v.name, depth, err)
 				continue
@@ -123,9 +123,6 @@ func TestOptions(t *testing.T) {
 			n := 0
 			for e.Start(uint64(n), false, -1, nil, 0) {
 				n++
-			}
-			if depth == 0 {
-				depth = DefaultDepth
 			}
 			if n != depth {
 				t.Errorf("%s, depth %d: full at %d", v.name, depth, n)
@@ -138,7 +135,7 @@ func TestOptions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.make(Options{EventFD: null}); !errors.Is(err, ErrOptions) || errors.Is(err, errors.ErrUnsupported) {
+		if _, err := v.make(1, null); !errors.Is(err, ErrOptions) || errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s, /dev/null for an eventfd: %v", v.name, err)
 		}
 		unix.Close(null)

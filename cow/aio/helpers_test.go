@@ -14,7 +14,7 @@ import (
 // variant is one way to make an engine.
 type variant struct {
 	name string
-	make func(Options) (*Engine, error)
+	make func(depth, eventFD int) (*Engine, error)
 }
 
 // variants returns each mode that this kernel has. It skips the test if there is none:
@@ -22,8 +22,8 @@ type variant struct {
 func variants(t testing.TB) (all []variant) {
 	t.Helper()
 	for _, m := range modes {
-		with := func(o Options) (*Engine, error) { return newEngine(o, m) }
-		e, err := with(Options{Depth: 1})
+		with := func(depth, eventFD int) (*Engine, error) { return newEngine(depth, eventFD, m) }
+		e, err := with(1, 0)
 		if errors.Is(err, errors.ErrUnsupported) {
 			t.Logf("%s: %v", m.name, err)
 			continue
@@ -58,7 +58,7 @@ func newRig(t testing.TB, v variant, depth int) *rig {
 	t.Helper()
 	runtime.LockOSThread() // ends with the goroutine, and the thread with it
 	fd := eventFD(t)
-	e, err := v.make(Options{Depth: depth, EventFD: fd})
+	e, err := v.make(depth, fd)
 	if err != nil {
 		t.Fatal(err)
 	}

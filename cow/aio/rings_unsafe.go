@@ -36,7 +36,8 @@ type rings struct {
 // is its Errno.
 func setup(depth int, flags uint32) (*rings, error) {
 	p := params{flags: flags}
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&p)), 0)
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth),
+		uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, errno
 	}
@@ -59,7 +60,8 @@ func (r *rings) mmap(p *params) (err error) {
 	if err != nil {
 		return fmt.Errorf("map the rings of an io_uring: %w", err)
 	}
-	r.sqeMap, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*int(unsafe.Sizeof(sqe{})), unix.PROT_READ|unix.PROT_WRITE, shared)
+	r.sqeMap, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*int(unsafe.Sizeof(sqe{})),
+		unix.PROT_READ|unix.PROT_WRITE, shared)
 	if err != nil {
 		return fmt.Errorf("map the entries of an io_uring: %w", err)
 	}
@@ -84,21 +86,24 @@ func (r *rings) mmap(p *params) (err error) {
 // take long (a submission can wait for memory, or copy), so it is a Syscall and not a RawSyscall:
 // the scheduler and the garbage collector must know.
 func (r *rings) enter(submit, flags uint32) (int, unix.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), 0, uintptr(flags), 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), 0,
+		uintptr(flags), 0, 0)
 	return int(n), errno
 }
 
 // setEventFD makes the kernel signal eventFD for completions.
 func (r *rings) setEventFD(eventFD int) unix.Errno {
 	fd := int32(eventFD)
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEventFD, uintptr(unsafe.Pointer(&fd)), 1, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEventFD,
+		uintptr(unsafe.Pointer(&fd)), 1, 0, 0)
 	return errno
 }
 
 // enable starts a ring that was made with setupDisabled. With setupSingleIssuer the calling thread
 // owns it from now on.
 func (r *rings) enable() unix.Errno {
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEnableRings, 0, 0, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEnableRings, 0,
+		0, 0, 0)
 	return errno
 }
 

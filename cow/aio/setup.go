@@ -14,6 +14,9 @@ type mode struct {
 	flags uint32
 }
 
+const setupDeferred = setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun |
+	setupTaskrunFlag
+
 // modes lists them, best first. A kernel that does not know a flag returns EINVAL.
 //
 // All begin disabled: New reports an io_uring that is not allowed, and the ring belongs to the
@@ -21,20 +24,22 @@ type mode struct {
 // thread asks for it; with cooperative task work, whenever the thread enters the kernel; without
 // either, it interrupts the thread.
 var modes = [...]mode{
-	{"deferred, no array", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray},
-	{"deferred", setupDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag},
+	{"deferred, no array", setupDeferred | setupNoSQArray},
+	{"deferred", setupDeferred},
 	{"cooperative", setupDisabled | setupSubmitAll | setupCoopTaskrun | setupTaskrunFlag},
 	{"plain", setupDisabled},
 }
 
-// New makes an engine. errors.ErrUnsupported, wrapped with the kernel's error: the kernel is older
-// than 5.10 or forbids io_uring (the sysctl kernel.io_uring_disabled, a seccomp filter, a limit of
-// locked memory).
-func New(o Options) (*Engine, error) {
+// New makes an engine for up to depth operations in flight, 1 to MaxDepth. eventFD is an eventfd
+// that is signalled when completions arrive; it belongs to the caller and must stay open until
+// Close; 0 or less: none. ErrOptions: an argument is out of bounds. errors.ErrUnsupported, wrapped
+// with the kernel's error: the kernel is older than 5.10 or forbids io_uring (the sysctl
+// kernel.io_uring_disabled, a seccomp filter, a limit of locked memory).
+func New(depth, eventFD int) (*Engine, error) {
 	var err error
 	for _, m := range modes {
 		var e *Engine
-		if e, err = newEngine(o, m); err == nil {
+		if e, err = newEngine(depth, eventFD, m); err == nil {
 			return e, nil
 		}
 		if !errors.Is(err, unix.EINVAL) {
@@ -44,12 +49,11 @@ func New(o Options) (*Engine, error) {
 	return nil, err
 }
 
-func newEngine(o Options, m mode) (*Engine, error) {
-	o, err := o.withDefaults()
-	if err != nil {
-		return nil, err
+func newEngine(depth, eventFD int, m mode) (*Engine, error) {
+	if depth < 1 || depth > MaxDepth {
+		return nil, fmt.Errorf("%w: depth %d, expected 1 to %d", ErrOptions, depth, MaxDepth)
 	}
-	k, err := setup(o.Depth, m.flags)
+	k, err := setup(depth, m.flags)
 	if err != nil {
 		return nil, setupError(err)
 	}
@@ -62,17 +66,18 @@ func newEngine(o Options, m mode) (*Engine, error) {
 		}
 		return nil, setupError(errno)
 	}
-	if o.EventFD > 0 {
-		if errno := k.setEventFD(o.EventFD); errno != 0 {
+	if eventFD > 0 {
+		if errno := k.setEventFD(eventFD); errno != 0 {
 			k.release()
 			if errno == unix.EINVAL || errno == unix.EBADF {
 				// Not wrapped: EINVAL would look like an unknown flag.
-				return nil, fmt.Errorf("%w: descriptor %d is no eventfd (%v)", ErrOptions, o.EventFD, errno)
+				return nil, fmt.Errorf("%w: descriptor %d is no eventfd (%v)", ErrOptions, eventFD,
+					errno)
 			}
 			return nil, setupError(errno)
 		}
 	}
-	s, err := newSlots(o.Depth)
+	s, err := newSlots(depth)
 	if err != nil {
 		k.release()
 		return nil, err
@@ -81,9 +86,9 @@ func newEngine(o Options, m mode) (*Engine, error) {
 	return &Engine{
 		slots:  s,
 		k:      k,
-		failed: make([]failure, 0, o.Depth),
+		failed: make([]failure, 0, depth),
 		// See mute for the reason.
-		canMute:   deferred && o.EventFD > 0 && runtime.GOARCH == "amd64",
+		canMute:   deferred && eventFD > 0 && runtime.GOARCH == "amd64",
 		single:    m.flags&setupSingleIssuer != 0,
 		cancelAny: m.flags&(setupDeferTaskrun|setupCoopTaskrun) != 0,
 	}, nil

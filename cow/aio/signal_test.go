@@ -91,7 +91,7 @@ func TestWithoutEventFD(t *testing.T) {
 	for _, v := range variants(t) {
 		t.Run(v.name, func(t *testing.T) {
 			runtime.LockOSThread()
-			e, err := v.make(Options{Depth: 8})
+			e, err := v.make(8, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

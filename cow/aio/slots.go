@@ -34,7 +34,8 @@ func newSlots(depth int) (slots, error) {
 }
 
 // take fills a free slot. False: there is none, or iov is too long.
-func (s *slots) take(id uint64, write bool, fd int, iov []unix.Iovec, off int64) (slot uint32, ok bool) {
+func (s *slots) take(id uint64, write bool, fd int, iov []unix.Iovec,
+	off int64) (slot uint32, ok bool) {
 	last := len(s.free) - 1
 	if last < 0 || len(iov) > MaxIovecs {
 		return 0, false

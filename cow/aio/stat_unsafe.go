@@ -99,7 +99,8 @@ func (r *rings) reapStat(n int, errs []unix.Errno) (unsupported bool) {
 		tail := r.cqTail.Load() // acquire: the entries before it are complete
 		if tail == head {
 			// Any error but EINTR is repeated: the kernel still owns the memory.
-			_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), 0, uintptr(left), enterGetEvents, 0, 0)
+			_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), 0, uintptr(left),
+				enterGetEvents, 0, 0)
 			if errno != 0 && errno != unix.EINTR {
 				time.Sleep(time.Millisecond)
 			}

@@ -14,7 +14,7 @@ import (
 // Where the kernel has io_uring and this process may use it, New makes an engine. Otherwise the
 // other tests would be skipped silently.
 func TestEngineWhereTheKernelHasIOUring(t *testing.T) {
-	e, err := New(Options{})
+	e, err := New(1, 0)
 	if err == nil {
 		e.Close()
 		return
@@ -48,7 +48,7 @@ func TestUnsupported(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			forbid(t, c.call, c.errno)
-			if e, err := New(Options{EventFD: eventFD(t)}); e != nil || !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, c.errno) {
+			if e, err := New(1, eventFD(t)); e != nil || !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, c.errno) {
 				t.Fatalf("New: %v, %v, expected ErrUnsupported and %v", e, err, c.errno)
 			}
 		})
@@ -58,10 +58,10 @@ func TestUnsupported(t *testing.T) {
 // A failure other than missing support is not reported as such.
 func TestOtherFailures(t *testing.T) {
 	forbid(t, unix.SYS_IO_URING_SETUP, unix.EMFILE)
-	if e, err := New(Options{}); !errors.Is(err, unix.EMFILE) || errors.Is(err, errors.ErrUnsupported) {
+	if e, err := New(1, 0); !errors.Is(err, unix.EMFILE) || errors.Is(err, errors.ErrUnsupported) {
 		t.Fatalf("New: %v, %v", e, err)
 	}
-	if _, err := New(Options{Depth: -1}); !errors.Is(err, ErrOptions) {
+	if _, err := New(-1, 0); !errors.Is(err, ErrOptions) {
 		t.Fatalf("New: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"sync/atomic"
 
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -86,7 +87,9 @@ func (f *interceptedFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) 
 // AsyncFD and Map must not bypass the methods above.
 func (f *interceptedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *interceptedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *interceptedFile) Map(int64) (*pagecache.Mapping, error) {
+	return nil, pagecache.ErrNotMappable
+}
 
 func (f *interceptedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 	if err := f.call("pwritev", off, length(iov)); err != nil {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -242,7 +243,7 @@ func (f *killFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 // AsyncFD and Map must not bypass the methods.
 func (f *killFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *killFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *killFile) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
 
 func (f *killFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.m.checkAlive(); err != nil {

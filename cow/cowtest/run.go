@@ -7,9 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"cowblk/cow"
+	"cowblk/eventfd"
 )
 
 // Run performs each script on a channel and goroutine of its own, all at once, and checks every
@@ -179,11 +178,9 @@ func (x *runner) collect() error {
 
 // wait blocks until a completion arrives.
 func (x *runner) wait() error {
-	fds := []unix.PollFd{{Fd: int32(x.ch.FD()), Events: unix.POLLIN}}
-	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+	if err := eventfd.Wait(x.ch.FD()); err != nil {
 		return err
 	}
-	var count [8]byte // the caller must take the signals of an I/O engine
-	unix.Read(x.ch.FD(), count[:])
+	_, _ = eventfd.Drain(x.ch.FD()) // the caller must take the signals of an I/O engine
 	return x.collect()
 }

@@ -43,19 +43,6 @@ func newArena(n uint64) *arena {
 // unitsOf returns the number of units of so many words.
 func unitsOf(words int) uint64 { return uint64(words+unitWords-1) / unitWords }
 
-// words returns n words of memory from the start of a unit.
-func (a *arena) words(unit uint64, n int) []uint64 {
-	s := a.slabs[unit/slabUnits].Load()
-	first := unit % slabUnits * unitWords
-	return s[first : first+uint64(n)]
-}
-
-// load reads one word of the memory that starts at a unit.
-func (a *arena) load(unit, word uint64) uint64 {
-	s := a.slabs[unit/slabUnits].Load()
-	return atomic.LoadUint64(&s[(unit*unitWords+word)%slabWords])
-}
-
 // alloc returns the first of adjacent units for n words.
 func (a *arena) alloc(n int) uint64 {
 	units := unitsOf(n)

@@ -15,7 +15,8 @@ func mapSlab(huge bool) (s *slab, mapping []byte) {
 	if huge {
 		size = 2 * slabBytes // room to align it
 	}
-	mapping, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mapping, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return new(slab), nil
 	}

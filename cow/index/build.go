@@ -37,7 +37,8 @@ const (
 // that each block is written once.
 func Build(blocks uint64, sources []Source) (*Index, error) {
 	if len(sources) > 1<<16-1 {
-		return nil, fmt.Errorf("build index: expected at most %d layers, found %d", 1<<16-1, len(sources))
+		return nil, fmt.Errorf("build index: expected at most %d layers, found %d", 1<<16-1,
+			len(sources))
 	}
 	x := New(blocks)
 	windows := (blocks + windowBlocks - 1) / windowBlocks

@@ -7,7 +7,7 @@
 // relative to the entry's base owner: of 6 bits where the owners span up to 63 layers, of 8 bits up
 // to 255, of 16 bits beyond. Pages lie in anonymous memory outside Go's heap. A run of equal owners
 // is found a word at a time. In front of the numbers, a byte for every 16 blocks has the number
-// that they share, if they do (group.go): most lookups need no more, and a sixteenth of a byte per
+// that they share, if they do (groups): most lookups need no more, and a sixteenth of a byte per
 // block stays in the CPU's cache where the page does not.
 //
 // Lookups take no lock and write nothing. Owners only rise: Raise changes a page under one of a set

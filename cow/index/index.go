@@ -1,6 +1,7 @@
 package index
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -147,4 +148,155 @@ func (e entry) unit() uint64  { return uint64(e>>entryPageBits) - 1 }
 // page returns e without the owner bits.
 func (e entry) page() entry {
 	return e>>entryPageBits<<entryPageBits | e&(entryGrouped|3<<entryKindBits)
+}
+
+// words returns the words of an entry's page.
+func (x *Index) words(e entry) []uint64 {
+	return x.arena.words(e.unit(), forms[e.kind()].words)
+}
+
+// groups returns the groups of an entry's page that has them.
+func (x *Index) groups(e entry) groups {
+	return x.arena.words(e.unit()-groupUnits, groupWords)
+}
+
+// words returns n words of memory from the start of a unit.
+func (a *arena) words(unit uint64, n int) []uint64 {
+	s := a.slabs[unit/slabUnits].Load()
+	first := unit % slabUnits * unitWords
+	return s[first : first+uint64(n)]
+}
+
+// load reads one word of the memory that starts at a unit.
+func (a *arena) load(unit, word uint64) uint64 {
+	s := a.slabs[unit/slabUnits].Load()
+	return atomic.LoadUint64(&s[(unit*unitWords+word)%slabWords])
+}
+
+// groupBlocks is the number of blocks of a group: 64 KiB of a disk with blocks of 4 KiB. Most
+// writes are larger, so that nearly all lookups need only the groups' numbers, which are a
+// thirteenth of a page and stay in the CPU's cache where the page does not.
+const (
+	groupBlocks = 16
+	pageGroups  = pageBlocks / groupBlocks
+	groupWords  = pageGroups / 8
+
+	// mixed, instead of a number, refers to the blocks' own numbers.
+	mixed = 1<<8 - 1
+	// A page with more mixed groups has none: most lookups would read two places.
+	maxMixed = pageGroups / 4
+)
+
+// groups has a byte for each group of a page: the number that all its blocks have, or mixed. A
+// group is set to mixed before the first of its blocks' numbers is raised, and gets a number after
+// the last: a lookup finds a value that was right in either place.
+type groups []uint64
+
+// groupPlace returns the word of group g and its lowest bit there.
+func groupPlace(g uint64) (word, bit uint64) { return g / 8, g % 8 * 8 }
+
+func (s groups) at(g uint64) uint64 {
+	word, bit := groupPlace(g)
+	return atomic.LoadUint64(&s[word]) >> bit & mixed
+}
+
+// run returns the length of the run of n from a block on, at most max; the block's group was just
+// found to have n. That group is not read again: it may be mixed by now.
+func (s groups) run(k kind, words []uint64, n, at, max uint64) (run uint64) {
+	for run = groupBlocks - at%groupBlocks; run < max; run += groupBlocks {
+		switch s.at((at + run) / groupBlocks) {
+		case n:
+		case mixed:
+			if next, more := k.run(words, at+run, max-run); next == n {
+				run += more
+			}
+			return run
+		default:
+			return run
+		}
+	}
+	return max
+}
+
+// form is the layout of owners in the 64-bit words of a page, as numbers above the base of its
+// entry: number n > 0 is owner base+n, and 0 is owner 0.
+type form struct {
+	bits  uint64 // of a number
+	per   uint64 // numbers in a word, from its low end on; the rest is zero
+	ones  uint64 // the number 1 in each place
+	max   Owner  // greatest number
+	words int    // of a page
+}
+
+// kind selects a form. A page gets the smallest that can distinguish its layers.
+type kind uint64
+
+const (
+	tight  kind = iota // 63 layers in three quarters of a byte a block
+	narrow             // 255 in one byte
+	wide               // all owners in two bytes; its base is 0
+)
+
+// Places in a word of each form, as constants: every lookup divides by them.
+const (
+	tightPer  = 10
+	narrowPer = 8
+	widePer   = 4
+)
+
+var forms = [...]form{
+	tight:  {6, tightPer, 0x041041041041041, 1<<6 - 1, (pageBlocks + tightPer - 1) / tightPer},
+	narrow: {8, narrowPer, 0x0101010101010101, 1<<8 - 1, pageBlocks / narrowPer},
+	wide:   {16, widePer, 0x0001000100010001, 1<<16 - 1, pageBlocks / widePer},
+}
+
+// place returns the word of a block's number and its place in the word.
+func (k kind) place(at uint64) (word, place uint64) {
+	switch k {
+	case tight:
+		return at / tightPer, at % tightPer
+	case narrow:
+		return at / narrowPer, at % narrowPer
+	}
+	return at / widePer, at % widePer
+}
+
+// run returns the number at a block of the page, and the length of the run of equal numbers from
+// there on, at most max.
+func (k kind) run(words []uint64, at, max uint64) (n, run uint64) {
+	f := &forms[k]
+	i, place := k.place(at)
+	w := atomic.LoadUint64(&words[i]) >> (place * f.bits)
+	n = w & uint64(f.max)
+	if max == 1 {
+		return n, 1
+	}
+	return n, f.equal(words[i:], w, n, place, max)
+}
+
+// equal returns how many numbers from a place of the first word on are n. w is that word, shifted
+// so that the place is its lowest.
+func (f *form) equal(words []uint64, w, n, place, max uint64) uint64 {
+	all := n * f.ones
+	run := f.per - place
+	// Ignore the zeros that the shift has brought in.
+	valid := f.ones * uint64(f.max) >> (place * f.bits)
+	if diff := (w ^ all) & valid; diff != 0 {
+		return min(max, uint64(bits.TrailingZeros64(diff))/f.bits)
+	}
+	for i := 1; run < max; i++ {
+		if diff := atomic.LoadUint64(&words[i]) ^ all; diff != 0 {
+			return min(max, run+uint64(bits.TrailingZeros64(diff))/f.bits)
+		}
+		run += f.per
+	}
+	return min(max, run)
+}
+
+// ownerOf returns the owner of a number in a page.
+func ownerOf(base Owner, n uint64) Owner {
+	if n == 0 {
+		return 0
+	}
+	return base + Owner(n)
 }

@@ -1,6 +1,10 @@
 package index
 
-import "cowblk/cow/invariants"
+import (
+	"cowblk/cow/invariants"
+	"math/bits"
+	"sync/atomic"
+)
 
 // olderLayers is how many layers below the first owner of a page a new page can hold: a write of an
 // older view may complete after a write of a newer one.
@@ -157,12 +161,112 @@ func (x *Index) newPlainPage(k kind) entry {
 	return pageOf(x.arena.alloc(forms[k].words), k)
 }
 
-// words returns the words of an entry's page.
-func (x *Index) words(e entry) []uint64 {
-	return x.arena.words(e.unit(), forms[e.kind()].words)
+func (s groups) set(g, n uint64) {
+	word, bit := groupPlace(g)
+	old := atomic.LoadUint64(&s[word])
+	if fresh := old&^(mixed<<bit) | n<<bit; fresh != old {
+		atomic.StoreUint64(&s[word], fresh)
+	}
 }
 
-// groups returns the groups of an entry's page that has them.
-func (x *Index) groups(e entry) groups {
-	return x.arena.words(e.unit()-groupUnits, groupWords)
+// mix sets the groups from first to last to mixed and reports whether any changed.
+func (s groups) mix(first, last uint64) (more bool) {
+	for g := first; g <= last; g++ {
+		if s.at(g) != mixed {
+			s.set(g, mixed)
+			more = true
+		}
+	}
+	return more
+}
+
+// mixed returns the number of mixed groups.
+func (s groups) mixed() (n int) {
+	const top, rest, one = 0x8080808080808080, 0x7f7f7f7f7f7f7f7f, 0x0101010101010101
+	for i := range s {
+		w := atomic.LoadUint64(&s[i])
+		// The top bit of each byte of all ones: it is set, and the rest plus 1 carries into it.
+		n += bits.OnesCount64(w & (w&rest + one) & top)
+	}
+	return n
+}
+
+// resolve gives the groups from first to last a number if all of their blocks have the same.
+func (s groups) resolve(k kind, words []uint64, first, last uint64) {
+	for g := first; g <= last; g++ {
+		if n, run := k.run(words, g*groupBlocks, groupBlocks); run == groupBlocks && n < mixed {
+			s.set(g, n)
+		}
+	}
+}
+
+// holds reports whether a page of this form and base can hold o.
+func (k kind) holds(base, o Owner) bool {
+	return o == 0 || o > base && o-base <= forms[k].max
+}
+
+// kindFor returns the smallest form that can hold 0 and the owners from low to high above base.
+func kindFor(base, low, high Owner) kind {
+	for k := tight; k < wide; k++ {
+		if k.holds(base, low) && k.holds(base, high) {
+			return k
+		}
+	}
+	return wide
+}
+
+// raise raises count numbers from a block of the page on to n; higher numbers stay. The caller
+// holds the page's lock and is the only writer, so a store needs no compare.
+func (k kind) raise(words []uint64, at, count, n uint64) {
+	f := &forms[k]
+	all := n * f.ones
+	i, place := k.place(at)
+	for ; count > 0; i, place = i+1, 0 {
+		here := min(f.per-place, count)
+		mask := ^uint64(0) >> (64 - f.bits*here) << (f.bits * place)
+		old := atomic.LoadUint64(&words[i])
+		if fresh := f.greater(old, all, mask); fresh != old {
+			atomic.StoreUint64(&words[i], fresh)
+		}
+		count -= here
+	}
+}
+
+// greater returns the greater of each number of a and b within mask, and a elsewhere.
+func (f *form) greater(a, b, mask uint64) uint64 {
+	if a&mask == 0 {
+		return a | b&mask
+	}
+	out := a
+	for s := uint64(0); s < f.per*f.bits; s += f.bits {
+		m := uint64(f.max) << s
+		if m&mask != 0 && b&m > a&m {
+			out = out&^m | b&m
+		}
+	}
+	return out
+}
+
+// fill sets all numbers of a page to n.
+func (k kind) fill(words []uint64, n uint64) {
+	v := n * forms[k].ones
+	for i := range words {
+		atomic.StoreUint64(&words[i], v)
+	}
+}
+
+// base returns the base of a page of this form, if it can be chosen freely.
+func (k kind) base(free Owner) Owner {
+	if k == wide {
+		return 0
+	}
+	return free
+}
+
+// number returns o's number in a page, the inverse of ownerOf.
+func number(base, o Owner) uint64 {
+	if o == 0 {
+		return 0
+	}
+	return uint64(o - base)
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -56,7 +57,7 @@ type recordedFile struct {
 // AsyncFD and Map must not bypass the methods.
 func (f *recordedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *recordedFile) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *recordedFile) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
 
 func (f *recordedFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.r.record("write %s %d", f.base, off); err != nil {

@@ -4,9 +4,9 @@ import (
 	"runtime/debug"
 	"sync"
 
-	"cowblk/cow/invariants"
-
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/invariants"
 )
 
 // bounceSize is the size of one bounced transfer in bytes; a longer one is short, as the interface
@@ -28,7 +28,8 @@ func (b *bouncePool) get() ([]byte, error) {
 		b.free = b.free[:n-1]
 		return p, nil
 	}
-	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	return unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 }
 
 func (b *bouncePool) put(p []byte) {
@@ -72,7 +73,7 @@ func (d *directFile) writeBounced(iov []Iovec, off int64) (int, error) {
 	if errno != 0 {
 		return 0, d.fail("write", errno)
 	}
-	put, errno := preadPwrite(unix.SYS_PWRITE64, d.dfd, p[:n], off)
+	put, errno := vectored(unix.SYS_PWRITEV, d.dfd, oneIovec(p, n), off, 0)
 	return d.result("write", put, errno)
 }
 
@@ -83,12 +84,20 @@ func (d *directFile) readBounced(iov []Iovec, off int64) (int, error) {
 		return 0, d.fail("read", err)
 	}
 	defer d.bounces.put(p)
-	got, errno := preadPwrite(unix.SYS_PREAD64, d.dfd, p[:min(length(iov), bounceSize)], off)
+	got, errno := vectored(unix.SYS_PREADV, d.dfd, oneIovec(p, int(min(length(iov), bounceSize))),
+		off, 0)
 	if errno != 0 {
 		return 0, d.fail("read", errno)
 	}
 	n, errno := catchFault(func() int { return scatter(iov, p[:got]) })
 	return d.result("read", n, errno)
+}
+
+// oneIovec returns an iovec of the first n bytes of p, which is not empty.
+func oneIovec(p []byte, n int) []Iovec {
+	iov := []Iovec{{Base: &p[0]}}
+	iov[0].SetLen(n)
+	return iov
 }
 
 // catchFault runs a copy to or from the caller's memory. Memory of a guest may have lost its

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/pagecache"
 )
 
 // loopDevice returns a block device of the given logical block size over a file. Only root can make
@@ -82,14 +84,14 @@ func TestBlockDevice(t *testing.T) {
 		must(t, f.Datasync())
 		m, err := f.Map(size)
 		if flag == Direct {
-			if !errors.Is(err, ErrNotMappable) {
+			if !errors.Is(err, pagecache.ErrNotMappable) {
 				t.Errorf("Map of direct I/O: got %v, want ErrNotMappable", err)
 			}
 		} else {
 			must(t, err)
 			m.MarkResident(0, size)
 			clear(mem)
-			if !m.Copy(mem, 1<<20) || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
+			if ok, _ := m.Copy(mem, 1<<20); !ok || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
 				t.Error("a mapping of the device has other bytes")
 			}
 			must(t, m.Close())

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/pagecache"
 )
 
 // ErrNoDirect is wrapped by DirectError.
@@ -14,7 +16,7 @@ var ErrNoDirect = errors.New("no direct I/O")
 // DirectError says that a file cannot be opened with Direct.
 type DirectError struct {
 	Path string
-	Err  error // the kernel's unix.Errno or another reason; nil: the file system has no direct I/O for this file
+	Err  error // the kernel's unix.Errno or another reason; nil: the file system has none for it
 }
 
 func (e *DirectError) Error() string {
@@ -120,7 +122,7 @@ var errReplaced = fmt.Errorf("another file has taken its place; try again: %w", 
 // Preadv implements File.
 func (d *directFile) Preadv(iov []Iovec, off int64) (int, error) {
 	if d.aligned(iov, off) {
-		n, errno := vectored(unix.SYS_PREADV, d.dfd, iov, off)
+		n, errno := vectored(unix.SYS_PREADV, d.dfd, iov, off, 0)
 		if errno != unix.EINVAL {
 			return d.result("read", n, errno)
 		}
@@ -133,7 +135,7 @@ func (d *directFile) Preadv(iov []Iovec, off int64) (int, error) {
 // Pwritev implements File.
 func (d *directFile) Pwritev(iov []Iovec, off int64) (int, error) {
 	if d.aligned(iov, off) {
-		n, errno := vectored(unix.SYS_PWRITEV, d.dfd, iov, off)
+		n, errno := vectored(unix.SYS_PWRITEV, d.dfd, iov, off, 0)
 		if errno != unix.EINVAL {
 			return d.result("write", n, errno)
 		}
@@ -167,8 +169,8 @@ func (d *directFile) AsyncFD(iov []Iovec, off int64) int {
 }
 
 // Map implements File: a mapping would fill the page cache.
-func (d *directFile) Map(int64) (*Mapping, error) {
-	return nil, d.fail("map", ErrNotMappable)
+func (d *directFile) Map(int64) (*pagecache.Mapping, error) {
+	return nil, d.fail("map", pagecache.ErrNotMappable)
 }
 
 // Close implements File.

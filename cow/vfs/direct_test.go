@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/pagecache"
 )
 
 // openDirectly opens a file on a file system with direct I/O. It must not be in memory; the working
@@ -215,7 +217,7 @@ func TestDirectRefused(t *testing.T) {
 
 func TestDirectOpens(t *testing.T) {
 	d := openDirectly(t, 4096)
-	if m, err := d.Map(4096); !errors.Is(err, ErrNotMappable) {
+	if m, err := d.Map(4096); !errors.Is(err, pagecache.ErrNotMappable) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
 	must(t, d.Lock(true))

@@ -3,6 +3,7 @@ package vfs
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,20 +55,13 @@ func Extents(fsys FS, path string, off, n int64) ([]Extent, error) {
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if ok && st.Mode().IsRegular() {
-		e := Extent{Inode: Inode{Dev: sys.Dev, Inode: sys.Ino}, Start: off, End: off + n, Path: path}
-		if n < 0 {
-			e.End = maxExtent
-		}
-		return []Extent{e}, nil
+		return []Extent{newExtent(Inode{Dev: sys.Dev, Inode: sys.Ino}, off, n, path)}, nil
 	}
 	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		if ok && st.Mode()&fs.ModeDevice != 0 {
-			e := Extent{Inode: Inode{Dev: sys.Rdev, Block: true}, Start: off, End: off + n, Path: path}
-			if n < 0 {
-				e.End = maxExtent
-			}
-			return []Extent{e}, nil // this user may know no more
+			// This user may know no more.
+			return []Extent{newExtent(Inode{Dev: sys.Rdev, Block: true}, off, n, path)}, nil
 		}
 		return nil, err
 	}
@@ -75,19 +69,21 @@ func Extents(fsys FS, path string, off, n int64) ([]Extent, error) {
 	return extentsOf(fsys, f, off, n)
 }
 
-// maxExtent is beyond the end of every file.
-const maxExtent = 1<<63 - 1
+// newExtent returns n bytes from off of a file; n < 0: the whole file.
+func newExtent(i Inode, off, n int64, path string) Extent {
+	e := Extent{Inode: i, Start: off, End: off + n, Path: path}
+	if n < 0 {
+		e.End = math.MaxInt64
+	}
+	return e
+}
 
 func extentsOf(fsys FS, f File, off, n int64) ([]Extent, error) {
 	id, err := f.Identity()
 	if err != nil {
 		return nil, err
 	}
-	top := Extent{Inode: Inode{id.Dev, id.Inode, id.Block}, Start: off, End: off + n, Path: f.Name()}
-	if n < 0 {
-		top.End = maxExtent
-	}
-	all := []Extent{top}
+	all := []Extent{newExtent(Inode{id.Dev, id.Inode, id.Block}, off, n, f.Name())}
 	sfs, ok := fsys.(StackedFS)
 	if !ok || !id.Block {
 		return all, nil
@@ -105,7 +101,8 @@ func extentsOf(fsys FS, f File, off, n int64) ([]Extent, error) {
 		}
 		above := all[len(all)-1]
 		size := below.End - below.Start
-		below.Start, below.End = below.Start+min(above.Start, size), below.Start+min(above.End, size)
+		start := below.Start
+		below.Start, below.End = start+min(above.Start, size), start+min(above.End, size)
 		all = append(all, below)
 		next := openExtent(fsys, below, os.O_RDONLY)
 		if opened != nil {
@@ -142,7 +139,7 @@ func (OS) Lower(f File) (Extent, bool) {
 	if err != nil {
 		return Extent{}, false
 	}
-	e := Extent{Inode: Inode{Dev: info.Device, Inode: info.Inode}, Start: int64(info.Offset), End: int64(info.Offset) + int64(size)}
+	e := newExtent(Inode{Dev: info.Device, Inode: info.Inode}, int64(info.Offset), int64(size), "")
 	name, _ := os.ReadFile(filepath.Join(dir, "loop", "backing_file"))
 	e.Path = strings.TrimSuffix(string(name), "\n")
 	if info.Rdevice != 0 {
@@ -170,10 +167,8 @@ func wholeDisk(dir string) (Extent, bool) {
 		return Extent{}, false
 	}
 	const sector = 512 // the unit of sysfs, independent of the device
-	return Extent{
-		Inode: Inode{Dev: unix.Mkdev(major, minor), Block: true}, Start: start * sector, End: (start + size) * sector,
-		Path: deviceNode(disk),
-	}, true
+	dev := Inode{Dev: unix.Mkdev(major, minor), Block: true}
+	return newExtent(dev, start*sector, size*sector, deviceNode(disk)), true
 }
 
 // deviceNode returns the path of a device's node; dir is the device's directory in sysfs; empty:

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/pagecache"
 )
 
 // osFile is a descriptor outside Go's poller: its calls run on the calling goroutine's thread and
@@ -17,7 +19,8 @@ type osFile struct {
 	name   string
 	block  bool // block device
 	memory bool // see inMemory
-	nowait nowaitState
+	// RWF_NOWAIT was refused by the kernel (before 4.14) or the file system.
+	nowaitRefused atomic.Bool
 	// Whether the file has ever had a lock of this kind: see unlock.
 	flocked, ofdLocked atomic.Bool
 }
@@ -26,22 +29,6 @@ func (f *osFile) Name() string { return f.name }
 
 func (f *osFile) fail(op string, err error) error {
 	return &fs.PathError{Op: op, Path: f.name, Err: err}
-}
-
-func (f *osFile) Preadv(iov []Iovec, off int64) (int, error) {
-	n, errno := vectored(unix.SYS_PREADV, f.fd, iov, off)
-	if errno != 0 {
-		return 0, f.fail("read", errno)
-	}
-	return n, nil
-}
-
-func (f *osFile) Pwritev(iov []Iovec, off int64) (int, error) {
-	n, errno := vectored(unix.SYS_PWRITEV, f.fd, iov, off)
-	if errno != 0 {
-		return 0, f.fail("write", errno)
-	}
-	return n, nil
 }
 
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
@@ -145,7 +132,8 @@ func (f *osFile) Truncate(n int64) error {
 			return err
 		}
 		if n > size {
-			return f.fail("truncate", fmt.Errorf("need %d bytes, the device has %d: %w", n, size, unix.ENOSPC))
+			return f.fail("truncate", fmt.Errorf("need %d bytes, the device has %d: %w", n, size,
+				unix.ENOSPC))
 		}
 		return nil
 	}
@@ -242,7 +230,7 @@ func (f *osFile) unlock() {
 		_ = unix.Flock(f.fd, unix.LOCK_UN)
 	}
 	if f.ofdLocked.Load() {
-		_ = unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart})
+		_, _ = f.fcntlLock(unix.F_OFD_SETLK, unix.F_UNLCK, 0, 0)
 	}
 }
 
@@ -252,4 +240,13 @@ func ignoringEINTR(call func() error) error {
 			return err
 		}
 	}
+}
+
+// Map implements File.
+func (f *osFile) Map(length int64) (*pagecache.Mapping, error) {
+	m, err := pagecache.Map(f.fd, length)
+	if err != nil {
+		return nil, f.fail("map", err)
+	}
+	return m, nil
 }

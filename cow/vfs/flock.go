@@ -161,7 +161,8 @@ func (OS) FlockHolders() (FlockHolders, error) {
 		if _, err := fmt.Sscanf(fields[4]+" "+fields[5], "%d %x:%x:%d", &pid, &major, &minor, &inode); err != nil {
 			continue
 		}
-		all[inode] = append(all[inode], FlockHolder{PID: pid, Exclusive: fields[3] == "WRITE", dev: unix.Mkdev(major, minor)})
+		all[inode] = append(all[inode], FlockHolder{PID: pid, Exclusive: fields[3] == "WRITE",
+			dev: unix.Mkdev(major, minor)})
 	}
 	return all, lines.Err()
 }

@@ -17,7 +17,8 @@ import (
 
 // sysfsOf are the directories with an object for each mounted file system, named after its block
 // device.
-var sysfsOf = []string{"/sys/fs/ext4", "/sys/fs/xfs", "/sys/fs/f2fs", "/sys/fs/nilfs2", "/sys/fs/bcachefs"}
+var sysfsOf = []string{"/sys/fs/ext4", "/sys/fs/xfs", "/sys/fs/f2fs", "/sys/fs/nilfs2",
+	"/sys/fs/bcachefs"}
 
 // Instance implements SharedFS.
 func (OS) Instance(f File) (string, error) {
@@ -105,5 +106,6 @@ func btrfsInstance(fd int) (string, error) {
 		return "", err
 	}
 	h := hex.EncodeToString(id[:])
-	return sysfsObject("/sys/fs/btrfs/" + h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:])
+	return sysfsObject("/sys/fs/btrfs/" + h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] +
+		"-" + h[20:])
 }

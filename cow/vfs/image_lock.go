@@ -3,7 +3,6 @@ package vfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/bits"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +106,8 @@ func (f *osFile) LockImage(a ImageAccess) error {
 
 // noImageLocks reports whether a file system has no locks of this kind; QEMU ignores that too.
 func noImageLocks(err error) bool {
-	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENOSYS) ||
+		errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }
 
 // setImageLocks locks the bytes of the permissions and unlocks all others.
@@ -135,8 +135,7 @@ func (f *osFile) ofdLock(kind int16, base int64, width int, set uint64) error {
 		}
 		run := min(bits.TrailingZeros64(^(set >> n)), width-n)
 		f.ofdLocked.Store(true)
-		lk := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: base + int64(n), Len: int64(run)}
-		if err := ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lk) }); err != nil {
+		if _, err := f.fcntlLock(unix.F_OFD_SETLK, kind, base+int64(n), int64(run)); err != nil {
 			return f.fail("lock image", err)
 		}
 		n += run
@@ -154,12 +153,14 @@ func (f *osFile) testImageLocks(a ImageAccess, takes, denies uint64) error {
 	}{{lockPermBase, denies, true}, {lockShareBase, takes, false}} {
 		for set := half.set; set != 0; set &= set - 1 {
 			// A lock for writing conflicts with every lock of others.
-			lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: half.base + int64(bits.TrailingZeros64(set)), Len: 1}
-			if err := ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_GETLK, &lk) }); err != nil {
+			at := half.base + int64(bits.TrailingZeros64(set))
+			found, err := f.fcntlLock(unix.F_OFD_GETLK, unix.F_WRLCK, at, 1)
+			if err != nil {
 				return f.fail("lock image", err)
 			}
-			if lk.Type != unix.F_UNLCK {
-				return &ImageLockError{Path: f.name, Wanted: a, Writer: half.writer || a == ImageRead, Holders: f.imageHolders()}
+			if found != unix.F_UNLCK {
+				writer := half.writer || a == ImageRead
+				return &ImageLockError{f.name, a, writer, f.imageHolders()}
 			}
 		}
 	}

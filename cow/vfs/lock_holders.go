@@ -12,20 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockLister is a File that can list the holders of its locks.
-type LockLister interface {
-	// LockHolders returns the other processes that hold a lock of any kind on the file, as "NAME
-	// (process PID)"; those that this user may know of.
-	LockHolders() []string
-}
-
-var _ LockLister = (*osFile)(nil)
-
 // RealPath returns the present path of an open file without symbolic links, or the name it was
 // opened by if the path is not known.
 func RealPath(f File) string {
 	if o, ok := f.(*osFile); ok {
-		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil && filepath.IsAbs(path) {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.fd)); err == nil &&
+			filepath.IsAbs(path) {
 			return path
 		}
 	}
@@ -40,16 +32,17 @@ func HoldersText(holders []string) string {
 	return strings.Join(holders, ", ")
 }
 
-// HoldersOf returns LockHolders of a File that is a LockLister, else nil.
+// HoldersOf returns the other processes that hold a lock of any kind on the file, as "NAME (process
+// PID)"; those that this user may know of.
 func HoldersOf(f File) []string {
-	if k, ok := f.(LockLister); ok {
-		return k.LockHolders()
+	o, ok := f.(interface {
+		holders(match func(lock []string) bool) []string
+	})
+	if !ok {
+		return nil
 	}
-	return nil
+	return o.holders(func([]string) bool { return true })
 }
-
-// LockHolders implements LockKnower.
-func (f *osFile) LockHolders() []string { return f.holders(func([]string) bool { return true }) }
 
 // imageHolders returns the holders of locks on QEMU's bytes.
 func (f *osFile) imageHolders() []string { return f.holders(isImageLock) }

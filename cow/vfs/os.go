@@ -155,3 +155,18 @@ func (OS) SomeNames(dir string, n int) ([]string, error) {
 	}
 	return names, err
 }
+
+// inMemory reports whether the file's content is memory only, so that no read waits for a device
+// (unless the memory was swapped out). These file systems have neither RWF_NOWAIT nor a cache that
+// direct I/O could bypass.
+func inMemory(fd int) bool {
+	var st unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return false
+	}
+	switch int64(st.Type) {
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.HUGETLBFS_MAGIC:
+		return true
+	}
+	return false
+}

@@ -16,21 +16,27 @@ const rangeLockBase = 1 << 62
 
 // LockRange implements File.
 func (f *osFile) LockRange(off, n int64, exclusive bool) error {
-	lk := unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart, Start: rangeLockBase + off, Len: n}
+	kind := int16(unix.F_RDLCK)
 	if exclusive {
-		lk.Type = unix.F_WRLCK
+		kind = unix.F_WRLCK
 	}
 	f.ofdLocked.Store(true)
-	err := ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lk) })
-	switch {
-	case err == nil:
-		return nil
-	case err == unix.EAGAIN || err == unix.EACCES:
+	switch _, err := f.fcntlLock(unix.F_OFD_SETLK, kind, rangeLockBase+off, n); err {
+	case unix.EAGAIN, unix.EACCES:
 		return f.fail("lock a range", ErrLocked)
-	case err == unix.ENOLCK || err == unix.ENOSYS || err == unix.EOPNOTSUPP || err == unix.EINVAL || err == unix.EOVERFLOW:
-		return nil // the file system has no such locks, or shorter offsets
+	case nil, unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.EOVERFLOW:
+		return nil // or the file system has no such locks, or shorter offsets
+	default:
+		return f.fail("lock a range", err)
 	}
-	return f.fail("lock a range", err)
+}
+
+// fcntlLock sets or tests (cmd) a lock of the open file description on n bytes from off on; n is 0:
+// to the end of all offsets. A test returns the kind of a lock that excludes it, or F_UNLCK.
+func (f *osFile) fcntlLock(cmd int, kind int16, off, n int64) (found int16, err error) {
+	lk := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: off, Len: n}
+	err = ignoringEINTR(func() error { return unix.FcntlFlock(uintptr(f.fd), cmd, &lk) })
+	return lk.Type, err
 }
 
 // RangeLock is a lock on bytes of one file, and on the same bytes of what the file lies on: see

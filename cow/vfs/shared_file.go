@@ -142,7 +142,8 @@ func checkOwner(fd int) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != 0 && int(st.Uid) != os.Geteuid() ||
+		st.Mode&0o022 != 0 {
 		return fmt.Errorf("expected a regular file of user %d or root that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)
 	}
 	return nil
@@ -151,7 +152,8 @@ func checkOwner(fd int) error {
 // keepsTimes reports whether a file system sets the times of its files itself.
 func keepsTimes(fsType int64) bool {
 	switch fsType {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
+		unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
 		return true
 	}
 	return false
@@ -230,7 +232,8 @@ func (OS) Resident(f File, off, n int64) (bool, error) {
 	}
 	page := int64(os.Getpagesize())
 	first, end := off/page, (off+n+page-1)/page
-	pages, err := o.cached(&unix.CachestatRange{Off: uint64(first * page), Len: uint64((end - first) * page)})
+	pages, err := o.cached(&unix.CachestatRange{Off: uint64(first * page),
+		Len: uint64((end - first) * page)})
 	switch {
 	case cachestatUnavailable(err):
 		return false, nil
@@ -243,7 +246,8 @@ func (OS) Resident(f File, off, n int64) (bool, error) {
 // cachestatUnavailable reports whether an error of cachestat says that it cannot be used: an older
 // kernel, or a filter of system calls.
 func cachestatUnavailable(err error) bool {
-	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM)
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) ||
+		errors.Is(err, unix.EPERM)
 }
 
 // SyncFS implements SharedFS.
@@ -281,11 +285,14 @@ func (OS) MakeSharedDir(dir string) error {
 		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
-		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("expected a directory of user %d that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)}
+		return &fs.PathError{Op: "use", Path: dir,
+			Err: fmt.Errorf("expected a directory of user %d that nobody else may write to, found mode %#o of user %d", os.Geteuid(), st.Mode, st.Uid)}
 	}
 	weak, err := way.Check(dir, way.Options{Group: os.Geteuid() != 0})
 	if weak != nil {
-		return &fs.PathError{Op: "use", Path: dir, Err: fmt.Errorf("%s can put another directory in its place: %s", weak.WhoCanChange(), weak)}
+		return &fs.PathError{Op: "use", Path: dir,
+			Err: fmt.Errorf("%s can put another directory in its place: %s", weak.WhoCanChange(),
+				weak)}
 	}
 	return err
 }

@@ -51,5 +51,6 @@ func VersionOf(st fs.FileInfo) *Version {
 	if !ok {
 		return nil
 	}
-	return &Version{Dev: sys.Dev, Inode: sys.Ino, Size: sys.Size, MTime: sys.Mtim.Nano(), CTime: sys.Ctim.Nano()}
+	return &Version{Dev: sys.Dev, Inode: sys.Ino, Size: sys.Size, MTime: sys.Mtim.Nano(),
+		CTime: sys.Ctim.Nano()}
 }

@@ -5,11 +5,17 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/pagecache"
 )
 
 // ErrLocked is returned by File.Lock when another open file description, in this or another
 // process, holds a conflicting lock.
 var ErrLocked = errors.New("locked by another user of the file")
+
+// ErrWouldBlock is returned by File.PreadvNowait, not wrapped, when the first byte is not in
+// memory: read it by a call that may block.
+var ErrWouldBlock = errors.New("would have to wait for a device")
 
 // MaxIovecs is the number of iovecs that one Preadv or Pwritev passes to the kernel (UIO_MAXIOV of
 // Linux). Longer arrays are legal: the call is then short.
@@ -44,10 +50,9 @@ type File interface {
 	// direct I/O that is not aligned, and for a file in memory, which never waits. The File owns
 	// it: it is valid until Close and must not be closed or configured.
 	AsyncFD(iov []Iovec, off int64) int
-	// Map maps the first length bytes (> 0) for reading; the file may be shorter. The Mapping does
-	// not need the File, and must be closed. ErrNotMappable: a wrapper, a file open for direct I/O,
-	// or a refusal of the kernel; the file must be read by other means.
-	Map(length int64) (*Mapping, error)
+	// Map is pagecache.Map of the file. It returns pagecache.ErrNotMappable also for a wrapper and
+	// for a file that is open for direct I/O.
+	Map(length int64) (*pagecache.Mapping, error)
 
 	// ReadAt fills p from off, or returns the number of bytes read and the reason (io.EOF at the
 	// end of the file).
@@ -109,8 +114,8 @@ type Identity struct {
 	Block bool   `json:"block"` // a block device
 }
 
-// Version identifies one version of a file's content. It is comparable. Users cannot set the time of
-// change (ctime).
+// Version identifies one version of a file's content. It is comparable. Users cannot set the time
+// of change (ctime).
 type Version struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -79,24 +80,26 @@ var importRules = []struct {
 	{"backend/sandbox", nil},
 	{"backend/qmp", []string{"backend/control"}},
 	{"backend/nbd", []string{"backend/loglimit", "backend/control", "backend/qmp"}},
-	{"backend", []string{"vhost", "cow"}},
-	{"vhost/load", []string{"vhost"}},
-	{"vhost/frontend", []string{"vhost"}},
+	{"backend", []string{"vhost", "cow", "eventfd"}},
+	{"vhost/load", []string{"vhost", "eventfd"}},
+	{"vhost/frontend", []string{"vhost", "eventfd"}},
 	{"vhost/blk", []string{"vhost/virtq"}},
 	{"vhost/virtq", []string{"vhost/guest"}},
 	{"vhost/guest", nil},
 	{"vhost", nil},
 	{"cow/store", []string{"cow", "cow/layer", "cow/qcow2", "cow/shell", "cow/vfs"}},
-	{"cow/cowtest", []string{"cow"}},
+	{"cow/cowtest", []string{"cow", "eventfd"}},
 	{"cow/layer", []string{"cow/vfs"}},
 	{"cow/invariants", nil},
 	{"cow/way", []string{"cow/shell"}},
 	{"cow/aio", nil},
 	{"cow/index", []string{"cow/invariants"}},
 	{"cow/qcow2", nil},
-	{"cow/vfs", []string{"cow/aio", "cow/invariants", "cow/way"}},
+	{"cow/pagecache", nil},
+	{"cow/vfs", []string{"cow/aio", "cow/invariants", "cow/pagecache", "cow/way"}},
 	{"cow/shell", nil},
-	{"cow", nil},
+	{"cow", []string{"eventfd"}},
+	{"eventfd", nil},
 	{"integration", []string{"backend", "vhost", "cow"}},
 }
 
@@ -140,6 +143,21 @@ func TestVhostAndCowDoNotMeet(t *testing.T) {
 		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			if under(p.ImportPath, "vhost") && under(imp, "cow") || under(p.ImportPath, "cow") && under(imp, "vhost") {
 				t.Errorf("%s imports %s", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+// Package eventfd alone makes eventfds; tests may make others.
+func TestEventfdsAreMadeInOnePlace(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, f := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.ImportPath != module+"eventfd" && strings.Contains(string(text), "unix.Eventfd(") {
+				t.Errorf("%s/%s: unix.Eventfd belongs in package eventfd", p.ImportPath, f)
 			}
 		}
 	}

@@ -67,9 +67,11 @@ func (c *Config) Check() error {
 	case c.Sectors > math.MaxInt64/SectorSize:
 		return fmt.Errorf("capacity: %d sectors are more than 2^63 bytes: %w", c.Sectors, ErrConfig)
 	case c.BlkSize != 0 && (c.BlkSize < SectorSize || c.BlkSize&(c.BlkSize-1) != 0):
-		return fmt.Errorf("block size: expected a power of two of at least %d bytes, found %d: %w", SectorSize, c.BlkSize, ErrConfig)
+		return fmt.Errorf("block size: expected a power of two of at least %d bytes, found %d: %w",
+			SectorSize, c.BlkSize, ErrConfig)
 	case len(c.ID) > IDSize:
-		return fmt.Errorf("ID: expected at most %d bytes, found %d: %w", IDSize, len(c.ID), ErrConfig)
+		return fmt.Errorf("ID: expected at most %d bytes, found %d: %w", IDSize, len(c.ID),
+			ErrConfig)
 	}
 	return nil
 }

@@ -83,7 +83,8 @@ func (p *Parser) Parse(c *virtq.Chain, r *Request) (Status, error) {
 
 	writable, status := splitStatus(c.Writable)
 	if status == nil {
-		return StatusIOErr, fmt.Errorf("chain %d: no writable byte for the status: %w", c.Head, ErrMalformed)
+		return StatusIOErr, fmt.Errorf("chain %d: no writable byte for the status: %w", c.Head,
+			ErrMalformed)
 	}
 	r.status, r.statusAt = status, c.WriteLen-1
 

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost/virtq"
 )
 
@@ -73,16 +74,15 @@ type Driver struct {
 	stashed               []Completion // polled by a synchronous method, for Poll
 	scratch               []Completion
 	broken                error
-	eventBuf              [8]byte // for eventfds
 	pollFDs               [3]unix.PollFd
 }
 
 func newDriver(f *Frontend, index int, r *Ring) (*Driver, error) {
 	d := &Driver{f: f, index: index, ring: r, kick: -1, call: -1, err: -1}
 	for _, p := range []*int{&d.kick, &d.call, &d.err} {
-		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		fd, err := eventfd.New()
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("ring %d: eventfd: %w", index, err), d.close())
+			return nil, errors.Join(fmt.Errorf("ring %d: %w", index, err), d.close())
 		}
 		*p = fd
 	}
@@ -292,7 +292,7 @@ func (d *Driver) kickAlways() error {
 	if d.f.opts.NoKick {
 		return nil
 	}
-	return signal(d.kick, &d.eventBuf)
+	return eventfd.Signal(d.kick)
 }
 
 // Poll appends the new completions to dst, without waiting.

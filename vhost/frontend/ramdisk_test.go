@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -71,7 +72,7 @@ func (d *ramDisk) StartQueue(q vhost.Queue) error {
 		})
 	}
 	if err == nil {
-		w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		w.wake, err = eventfd.New()
 	}
 	if err != nil {
 		w.close()
@@ -88,7 +89,7 @@ func (d *ramDisk) StopQueue(i int) (uint16, error) {
 	w := d.workers[i]
 	delete(d.workers, i)
 	close(w.stop)
-	if err := signal(w.wake, new([8]byte)); err != nil {
+	if err := eventfd.Signal(w.wake); err != nil {
 		return 0, err
 	}
 	<-w.done
@@ -105,7 +106,7 @@ func (d *ramDisk) SetCall(i, fd int) {
 	closeFDs(w.q.Call)
 	w.q.Call = fd
 	if fd >= 0 {
-		_ = signal(fd, &w.buf)
+		_ = eventfd.Signal(fd)
 	}
 }
 
@@ -128,8 +129,6 @@ type ramWorker struct {
 	chain  virtq.Chain
 	req    blk.Request
 	wake   int
-	buf    [8]byte // for eventfds, under mu
-	kicks  [8]byte // for the kick eventfd
 	fds    [2]unix.PollFd
 	stop   chan struct{}
 	done   chan struct{}
@@ -186,7 +185,7 @@ func (w *ramWorker) run() {
 			w.fds[0] = unix.PollFd{Fd: int32(w.q.Kick), Events: unix.POLLIN}
 			w.fds[1] = unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN}
 			_, _ = unix.Poll(w.fds[:], -1)
-			drain(w.q.Kick, &w.kicks)
+			_, _ = eventfd.Drain(w.q.Kick)
 		}
 		w.kicksOn(false)
 		idle = 0
@@ -222,7 +221,7 @@ func (w *ramWorker) batch() (n int) {
 		}
 		if err != nil {
 			if w.q.Err >= 0 {
-				_ = signal(w.q.Err, &w.buf)
+				_ = eventfd.Signal(w.q.Err)
 			}
 			return -1
 		}
@@ -235,7 +234,7 @@ func (w *ramWorker) batch() (n int) {
 		w.ring.Push(head, w.req.Finish(status))
 	}
 	if n > 0 && w.ring.Publish() && w.q.Call >= 0 {
-		_ = signal(w.q.Call, &w.buf)
+		_ = eventfd.Signal(w.q.Call)
 	}
 	return n
 }

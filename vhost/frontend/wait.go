@@ -1,13 +1,13 @@
 package frontend
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost/virtq"
 )
 
@@ -94,10 +94,10 @@ func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 	case err != nil && !errors.Is(err, unix.EINTR):
 		return fmt.Errorf("ring %d: poll: %w", d.index, err)
 	case fds[0].Revents != 0:
-		drain(d.call, &d.eventBuf)
+		_, _ = eventfd.Drain(d.call)
 	case d.ready():
 	case fds[1].Revents != 0:
-		drain(d.err, &d.eventBuf)
+		_, _ = eventfd.Drain(d.err)
 		return fmt.Errorf("ring %d: %w", d.index, ErrQueueBroken)
 	case fds[2].Revents != 0:
 		return fmt.Errorf("ring %d: %w", d.index, ErrDisconnected)
@@ -108,10 +108,16 @@ func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 }
 
 // CallPending returns and resets the number of signals on the call eventfd.
-func (d *Driver) CallPending() uint64 { return drain(d.call, &d.eventBuf) }
+func (d *Driver) CallPending() uint64 {
+	n, _ := eventfd.Drain(d.call)
+	return n
+}
 
 // ErrPending reports and resets whether the back-end has signalled the error eventfd.
-func (d *Driver) ErrPending() bool { return drain(d.err, &d.eventBuf) > 0 }
+func (d *Driver) ErrPending() bool {
+	n, _ := eventfd.Drain(d.err)
+	return n > 0
+}
 
 // enableCalls requests a call at the next used element (virtio 1.2, 2.7.7).
 func (d *Driver) enableCalls() {
@@ -129,26 +135,4 @@ func (d *Driver) suppressCalls() {
 		return
 	}
 	d.ring.setAvailFlags(virtq.AvailNoInterrupt)
-}
-
-// signal adds one to an eventfd, using the caller's buffer.
-func signal(fd int, b *[8]byte) error {
-	binary.LittleEndian.PutUint64(b[:], 1)
-	for {
-		_, err := unix.Write(fd, b[:])
-		if err == nil || errors.Is(err, unix.EAGAIN) {
-			return nil // counter full: signalled already
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("kick: %w", err)
-		}
-	}
-}
-
-// drain returns and resets an eventfd's count; 0 if it was not signalled.
-func drain(fd int, b *[8]byte) uint64 {
-	if n, err := unix.Read(fd, b[:]); err != nil || n != len(b) {
-		return 0
-	}
-	return binary.LittleEndian.Uint64(b[:])
 }

@@ -29,21 +29,25 @@ func (m *mapping) release() {
 func (t *Table) fits(r RegionDesc) error {
 	switch {
 	case len(t.regions) >= MaxRegions:
-		return fmt.Errorf("add region [%v]: the table is full (%d regions): %w", r, MaxRegions, ErrRegion)
+		return fmt.Errorf("add region [%v]: the table is full (%d regions): %w", r, MaxRegions,
+			ErrRegion)
 	case r.Size == 0:
 		return fmt.Errorf("add region [%v]: size is 0: %w", r, ErrRegion)
 	case r.Size > math.MaxInt64,
 		r.GuestAddr > math.MaxUint64-r.Size,
 		r.UserAddr > math.MaxUint64-r.Size,
 		r.MmapOffset > math.MaxInt64-r.Size:
-		return fmt.Errorf("add region [%v]: address or offset plus size overflows: %w", r, ErrRegion)
+		return fmt.Errorf("add region [%v]: address or offset plus size overflows: %w", r,
+			ErrRegion)
 	}
 	for _, x := range t.regions {
 		if overlap(r.GuestAddr, x.GuestAddr, r.Size, x.Size) {
-			return fmt.Errorf("add region [%v]: guest addresses overlap region [%v]: %w", r, x.RegionDesc, ErrRegion)
+			return fmt.Errorf("add region [%v]: guest addresses overlap region [%v]: %w", r,
+				x.RegionDesc, ErrRegion)
 		}
 		if overlap(r.UserAddr, x.UserAddr, r.Size, x.Size) {
-			return fmt.Errorf("add region [%v]: user addresses overlap region [%v]: %w", r, x.RegionDesc, ErrRegion)
+			return fmt.Errorf("add region [%v]: user addresses overlap region [%v]: %w", r,
+				x.RegionDesc, ErrRegion)
 		}
 	}
 	return nil
@@ -73,7 +77,8 @@ func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
 	if err := space.reserve(int64(length)); err != nil {
 		return nil, nil, fmt.Errorf("map region [%v]: %w", r, err)
 	}
-	raw, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	raw, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		space.unreserve(int64(length))
 		return nil, nil, fmt.Errorf("map region [%v]: mmap: %w", r, err)

@@ -27,11 +27,13 @@ type Space struct {
 func (s *Space) reserve(n int64) error {
 	if all := s.bytes.Add(n); all > MaxBytes {
 		s.bytes.Add(-n)
-		return fmt.Errorf("%d bytes on top of %d that are mapped: at most %d: %w", n, all-n, int64(MaxBytes), ErrRegion)
+		return fmt.Errorf("%d bytes on top of %d that are mapped: at most %d: %w", n, all-n,
+			int64(MaxBytes), ErrRegion)
 	}
 	if all := s.mappings.Add(1); all > MaxMappings {
 		s.unreserve(n)
-		return fmt.Errorf("%d regions are mapped or in use by requests, at most %d: %w", all-1, MaxMappings, ErrRegion)
+		return fmt.Errorf("%d regions are mapped or in use by requests, at most %d: %w", all-1,
+			MaxMappings, ErrRegion)
 	}
 	return nil
 }

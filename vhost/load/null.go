@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -112,23 +113,23 @@ func (n *Null) StopQueue(i int) (base uint16, err error) {
 	q := n.queues[i]
 	n.queues[i] = nil
 	q.pause()
-	return q.ring.Base(), q.close()
+	q.close()
+	return q.ring.Base(), nil
 }
 
 func (n *Null) SetCall(i, fd int) {
 	q := n.queues[i]
 	q.pause()
-	closeFD(&q.call)
-	if q.call = fd; fd >= 0 {
-		q.signal(fd)
-	}
+	eventfd.Close(q.call)
+	q.call = fd
+	_ = eventfd.Signal(fd)
 	q.resume()
 }
 
 func (n *Null) SetErr(i, fd int) {
 	q := n.queues[i]
 	q.pause()
-	closeFD(&q.fault)
+	eventfd.Close(q.fault)
 	q.fault = fd
 	q.resume()
 }

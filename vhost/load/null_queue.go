@@ -1,13 +1,13 @@
 package load
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/eventfd"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -28,10 +28,8 @@ type nullQueue struct {
 	req    blk.Request
 	broken bool
 
-	kick, call, fault int     // eventfds; -1: none
-	wake              int     // to interrupt the goroutine's sleep in pause
-	one               [8]byte // buffer of signal
-	count             [8]byte
+	kick, call, fault int // eventfds; -1: none
+	wake              int // to interrupt the goroutine's sleep in pause
 	fds               [2]unix.PollFd
 	halt              atomic.Bool
 	halted            chan struct{}
@@ -48,7 +46,7 @@ const (
 func newNullQueue(c *blk.Config, vq vhost.Queue) (*nullQueue, error) {
 	q := &nullQueue{
 		num: vq.Num, desc: vq.Desc, avail: vq.Avail, used: vq.Used,
-		kick: vq.Kick, call: vq.Call, fault: vq.Err, wake: -1, one: [8]byte{1},
+		kick: vq.Kick, call: vq.Call, fault: vq.Err, wake: -1,
 		parser: blk.NewParser(c, vq.Features),
 	}
 	desc, avail, used, err := virtq.MapSplit(vq.Memory, vq.Num, vq.Desc, vq.Avail, vq.Used)
@@ -59,32 +57,24 @@ func newNullQueue(c *blk.Config, vq vhost.Queue) (*nullQueue, error) {
 		})
 	}
 	if err == nil {
-		q.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		q.wake, err = eventfd.New()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("queue %d: %w", vq.Index, err), q.close())
+		q.close()
+		return nil, fmt.Errorf("queue %d: %w", vq.Index, err)
 	}
 	q.memory = vq.Memory
 	q.memory.Acquire()
 	return q, nil
 }
 
-func closeFD(fd *int) {
-	if *fd >= 0 {
-		unix.Close(*fd)
-		*fd = -1
-	}
-}
-
-func (q *nullQueue) close() error {
-	for _, fd := range []*int{&q.kick, &q.call, &q.fault, &q.wake} {
-		closeFD(fd)
+func (q *nullQueue) close() {
+	for _, fd := range []int{q.kick, q.call, q.fault, q.wake} {
+		eventfd.Close(fd)
 	}
 	if q.memory != nil {
 		q.memory.Release()
-		q.memory = nil
 	}
-	return nil
 }
 
 func (q *nullQueue) setMemory(t *guest.Table) error {
@@ -109,14 +99,9 @@ func (q *nullQueue) resume() {
 
 func (q *nullQueue) pause() {
 	q.halt.Store(true)
-	q.signal(q.wake)
+	_ = eventfd.Signal(q.wake)
 	<-q.halted
-	_, _ = unix.Read(q.wake, q.count[:])
-}
-
-// signal adds one to an eventfd. If the counter is full, the eventfd is signalled already.
-func (q *nullQueue) signal(fd int) {
-	_, _ = unix.Write(fd, q.one[:])
+	_, _ = eventfd.Drain(q.wake)
 }
 
 func (q *nullQueue) run() {
@@ -136,7 +121,7 @@ func (q *nullQueue) run() {
 			q.fds = [2]unix.PollFd{{Fd: int32(q.kick), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
 			_, _ = unix.Poll(q.fds[:], -1)
 			if q.fds[0].Revents != 0 {
-				_, _ = unix.Read(q.kick, q.count[:])
+				_, _ = eventfd.Drain(q.kick)
 			}
 		}
 		q.ring.SuppressKicks()
@@ -157,15 +142,14 @@ func (q *nullQueue) batch() (some bool) {
 			err = q.complete(head)
 		}
 		if err != nil {
-			if q.broken = true; q.fault >= 0 {
-				q.signal(q.fault)
-			}
+			q.broken = true
+			_ = eventfd.Signal(q.fault)
 			return false
 		}
 		some = true
 	}
-	if some && q.ring.Publish() && q.call >= 0 {
-		q.signal(q.call)
+	if some && q.ring.Publish() {
+		_ = eventfd.Signal(q.call)
 	}
 	return some
 }

@@ -1,6 +1,7 @@
 package virtq
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"cowblk/vhost/guest"
@@ -18,6 +19,38 @@ const maxSlices = 2 * MaxChain
 // keptSlices is the capacity, for each direction, that a chain keeps between uses: more than a
 // driver needs within the usual limits of segments.
 const keptSlices = 256
+
+// Descriptor flags (virtio 1.2, 2.7.5).
+const (
+	DescNext     = 1 // VIRTQ_DESC_F_NEXT: Next is valid
+	DescWrite    = 2 // VIRTQ_DESC_F_WRITE: the device writes the buffer
+	DescIndirect = 4 // VIRTQ_DESC_F_INDIRECT: the buffer is a table of descriptors
+)
+
+// Desc is one descriptor, as a copy.
+type Desc struct {
+	Addr  uint64 // guest physical address
+	Len   uint32 // bytes
+	Flags uint16
+	Next  uint16 // valid with DescNext
+}
+
+// Put writes d to p, DescSize bytes, as the ring holds it.
+func (d Desc) Put(p []byte) {
+	binary.LittleEndian.PutUint64(p, d.Addr)
+	binary.LittleEndian.PutUint64(p[8:], uint64(d.Len)|uint64(d.Flags)<<32|uint64(d.Next)<<48)
+}
+
+// descOf decodes a private copy of a descriptor.
+func descOf(raw *[DescSize]byte) Desc {
+	hi := binary.LittleEndian.Uint64(raw[8:])
+	return Desc{
+		Addr:  binary.LittleEndian.Uint64(raw[:]),
+		Len:   uint32(hi),
+		Flags: uint16(hi >> 32),
+		Next:  uint16(hi >> 48),
+	}
+}
 
 // Chain is one chain of descriptors as byte slices of guest memory. The slices are valid while the
 // caller holds the memory table given to Load, and until the next Load into the same Chain, which
@@ -56,7 +89,8 @@ func (q *Split) Load(t *guest.Table, c *Chain) error {
 		return q.broken
 	}
 	if c.Head >= q.num {
-		return q.fail(fmt.Errorf("chain %d: the ring has %d descriptors: %w", c.Head, q.num, ErrBroken))
+		return q.fail(fmt.Errorf("chain %d: the ring has %d descriptors: %w", c.Head, q.num,
+			ErrBroken))
 	}
 	if err := q.walk(t, c); err != nil {
 		c.Reset()
@@ -102,7 +136,8 @@ func (q *Split) walkIndirect(t *guest.Table, c *Chain, d Desc, limit int) error 
 	case d.Flags&DescNext != 0:
 		return fmt.Errorf("indirect descriptor with a next descriptor") // 2.7.5.3.1
 	case d.Len == 0 || d.Len%DescSize != 0:
-		return fmt.Errorf("indirect table of %d bytes: expected a multiple of %d, not 0", d.Len, DescSize)
+		return fmt.Errorf("indirect table of %d bytes: expected a multiple of %d, not 0", d.Len,
+			DescSize)
 	case d.Len/DescSize > uint32(limit):
 		return fmt.Errorf("indirect table of %d descriptors: at most %d fit", d.Len/DescSize, limit)
 	}

@@ -11,9 +11,9 @@
 // The order of a request's steps is Next, Load, the work, Push, and one Publish per batch. split.go
 // states beside each access who writes the word and which barrier orders it.
 //
-// With an in-flight region, a queue records requests in flight for its successor. inflight.go
-// argues why the process may be killed between any two stores, and a test steps through it an
-// instruction at a time (COWBLK_STEP_ROUNDS=N: N rounds on each ring).
+// With an in-flight region, a queue records requests in flight for its successor (inflight.go). The
+// comment of tracker argues why the process may be killed between any two stores, and a test steps
+// through it an instruction at a time (COWBLK_STEP_ROUNDS=N: N rounds on each ring).
 //
 // unsafe is confined to internal/word.
 package virtq

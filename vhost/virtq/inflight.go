@@ -41,70 +41,6 @@ func InflightSize(num uint16) int {
 // bytes (16 at least if num is a power of two). A Backend may keep its own data there.
 func InflightPadding(mem []byte, num uint16) []byte { return mem[state(num):] }
 
-// tracker keeps a queue's region. Only the device writes the region, and reads it back once, when
-// the queue starts; later decisions use only these fields. The front-end also maps the region and
-// could write anything: what is read is checked, and the worst effect is a broken queue.
-//
-// Why a process may be killed between any two of the stores:
-//
-//  1. mark: counter, then the mark. A head that is not marked yet has not been
-//     given to anybody; the successor finds it in the available ring again. Heads
-//     are marked in the order of that ring, so the marked ones are a prefix of it,
-//     and the next entry is used index + number of marks.
-//  2. link: the list of the batch is complete before the used index moves.
-//     Until it moves, the ring's index equals the region's copy, the list has no
-//     meaning, and the batch is in flight: its marks stand. Its requests are
-//     repeated; the driver has not seen their completion.
-//  3. From the store of the used index on, the batch is the driver's, although
-//     its marks still stand. The ring's index is ahead of the region's copy by
-//     the length of the list, so the successor clears the marks of that many heads
-//     of the list, as clearBatch would. Doing so twice is harmless.
-//  4. The copy is stored last. From there on the list has no meaning again, so
-//     the next batch may overwrite it.
-//
-// Only the order of stores in this thread matters, since a kill loses no store that was executed:
-// not the processor's order, but the compiler's. The stores that others must not pass are
-// word.Put32. (An atomic store would wait until the ones before it are in the cache, including the
-// last request's data.)
-type tracker struct {
-	mem     []byte   // nil: the queue is not tracked
-	counter uint64   // of the next head that is taken
-	last    uint16   // last_batch_head as stored
-	batch   []uint16 // pushed, not yet published
-	resume  []uint16 // in flight when the queue started, oldest first; Next returns them first
-}
-
-// state returns the offset of head's state.
-func state(head uint16) int { return inflightStates + stateSize*int(head) }
-
-// mark marks head as in flight.
-func (k *tracker) mark(head uint16) {
-	at := state(head)
-	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
-	k.counter++
-	word.Put32(k.mem, at+stateMark, 1)
-}
-
-// link writes the list of the batch, before the used index shows it to the driver; that store is
-// atomic, so the plain ones here stay before it. used is the index still in the ring.
-func (k *tracker) link(used uint16) {
-	for _, head := range k.batch {
-		binary.LittleEndian.PutUint32(k.mem[state(head)+stateLink:], uint32(k.last)<<16)
-		k.last = head
-	}
-	binary.LittleEndian.PutUint32(k.mem[inflightLast:], uint32(k.last)|uint32(used)<<16)
-}
-
-// clearBatch clears the marks of the published batch and then stores the region's copy of the used
-// index. used is the index in the ring.
-func (k *tracker) clearBatch(used uint16) {
-	for _, head := range k.batch {
-		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
-	}
-	k.batch = k.batch[:0]
-	word.Put32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
-}
-
 // track makes q keep its region in mem, for rings of up to num descriptors, and restores the
 // requests in flight from the region and the ring; the cursors follow them. A region that was never
 // used is initialised instead. Errors wrap ErrBroken.
@@ -117,7 +53,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 		k.format(num, q.published)
 		return nil
 	}
-	if found := word.Load16(mem, inflightNum); version != inflightVersion1 || features != 0 || found != num {
+	if found := word.Load16(mem, inflightNum); version != inflightVersion1 || features != 0 ||
+		found != num {
 		return fmt.Errorf("version %d, features %#x, %d states; expected %d, 0 and %d: %w",
 			version, features, found, inflightVersion1, num, ErrBroken)
 	}
@@ -131,7 +68,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 		return nil
 	}
 	if waits > q.num {
-		return fmt.Errorf("available index is %d past the used index, the ring has %d entries: %w", waits, q.num, ErrBroken)
+		return fmt.Errorf("available index is %d past the used index, the ring has %d entries: %w",
+			waits, q.num, ErrBroken)
 	}
 	if err := q.finishBatch(); err != nil {
 		return err
@@ -164,11 +102,13 @@ func (q *Split) finishBatch() error {
 	k.last = head
 	n := q.published - word.Load16(k.mem, inflightUsed)
 	if n > q.num {
-		return fmt.Errorf("used index %d is %d past the one recorded, the ring has %d entries: %w", q.published, n, q.num, ErrBroken)
+		return fmt.Errorf("used index %d is %d past the one recorded, the ring has %d entries: %w",
+			q.published, n, q.num, ErrBroken)
 	}
 	for range n {
 		if head >= q.num {
-			return fmt.Errorf("last batch: head %d, the ring has %d descriptors: %w", head, q.num, ErrBroken)
+			return fmt.Errorf("last batch: head %d, the ring has %d descriptors: %w", head, q.num,
+				ErrBroken)
 		}
 		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
 		head = word.Load16(k.mem, state(head)+stateLink+2)
@@ -190,7 +130,8 @@ func (q *Split) findMarked(num uint16) error {
 		case mark == 0:
 			continue
 		case mark != 1 || head >= q.num:
-			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark, q.num, ErrBroken)
+			return fmt.Errorf("head %d is marked %d, the ring has %d descriptors: %w", head, mark,
+				q.num, ErrBroken)
 		}
 		counter := binary.LittleEndian.Uint64(k.mem[state(head)+stateCounter:])
 		all = append(all, found{counter, head})

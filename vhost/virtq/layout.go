@@ -1,12 +1,17 @@
 package virtq
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq/internal/word"
+)
+
+// Feature bits of the ring (virtio 1.2, 6).
+const (
+	FeatureIndirectDesc uint64 = 1 << 28 // VIRTIO_F_INDIRECT_DESC
+	FeatureEventIdx     uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
 )
 
 // MaxNum is the largest size of a split ring, in descriptors (virtio 1.2, 2.7).
@@ -17,13 +22,6 @@ const MaxNum = 32768
 // rings, and other devices accept 1,024. It also bounds the memory that a hostile driver can make a
 // slot keep.
 const MaxChain = 1024
-
-// Descriptor flags (virtio 1.2, 2.7.5).
-const (
-	DescNext     = 1 // VIRTQ_DESC_F_NEXT: Next is valid
-	DescWrite    = 2 // VIRTQ_DESC_F_WRITE: the device writes the buffer
-	DescIndirect = 4 // VIRTQ_DESC_F_INDIRECT: the buffer is a table of descriptors
-)
 
 // Ring flags of drivers and devices without VIRTIO_F_RING_EVENT_IDX.
 const (
@@ -73,7 +71,8 @@ var ErrRing = errors.New("bad ring")
 // checkNum accepts the sizes of a split ring: powers of two up to MaxNum.
 func checkNum(num uint16) error {
 	if num == 0 || num > MaxNum || num&(num-1) != 0 {
-		return fmt.Errorf("ring size: expected a power of two from 1 to %d, found %d: %w", MaxNum, num, ErrRing)
+		return fmt.Errorf("ring size: expected a power of two from 1 to %d, found %d: %w", MaxNum,
+			num, ErrRing)
 	}
 	return nil
 }
@@ -81,7 +80,8 @@ func checkNum(num uint16) error {
 // MapSplit finds the three parts of a split ring of num descriptors from their front-end virtual
 // addresses (SET_VRING_ADDR). The slices alias guest memory and are valid while the caller holds a
 // reference to t. Errors wrap ErrRing.
-func MapSplit(t *guest.Table, num uint16, descUVA, availUVA, usedUVA uint64) (desc, avail, used []byte, err error) {
+func MapSplit(t *guest.Table, num uint16, descUVA, availUVA,
+	usedUVA uint64) (desc, avail, used []byte, err error) {
 	if err := checkNum(num); err != nil {
 		return nil, nil, nil, err
 	}
@@ -113,29 +113,4 @@ func checkPart(name string, b []byte, size int, align uintptr) error {
 		return fmt.Errorf("%s: address is not a multiple of %d: %w", name, align, ErrRing)
 	}
 	return nil
-}
-
-// Desc is one descriptor, as a copy.
-type Desc struct {
-	Addr  uint64 // guest physical address
-	Len   uint32 // bytes
-	Flags uint16
-	Next  uint16 // valid with DescNext
-}
-
-// Put writes d to p, DescSize bytes, as the ring holds it.
-func (d Desc) Put(p []byte) {
-	binary.LittleEndian.PutUint64(p, d.Addr)
-	binary.LittleEndian.PutUint64(p[8:], uint64(d.Len)|uint64(d.Flags)<<32|uint64(d.Next)<<48)
-}
-
-// descOf decodes a private copy of a descriptor.
-func descOf(raw *[DescSize]byte) Desc {
-	hi := binary.LittleEndian.Uint64(raw[8:])
-	return Desc{
-		Addr:  binary.LittleEndian.Uint64(raw[:]),
-		Len:   uint32(hi),
-		Flags: uint16(hi >> 32),
-		Next:  uint16(hi >> 48),
-	}
 }

@@ -79,7 +79,8 @@ func NewSplit(cfg SplitConfig) (*Split, error) {
 		return q, nil
 	}
 	if cfg.InflightNum < cfg.Num {
-		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w", cfg.InflightNum, cfg.Num, ErrRing)
+		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w",
+			cfg.InflightNum, cfg.Num, ErrRing)
 	}
 	if err := checkPart("in-flight region", cfg.Inflight, InflightSize(cfg.InflightNum), inflightAlign); err != nil {
 		return nil, err
@@ -279,4 +280,68 @@ func (q *Split) EnableKicks() (pending bool) {
 // storeUsed writes the used ring's flags and published index.
 func (q *Split) storeUsed() {
 	word.Store32(q.used, RingFlags, uint32(q.usedFlags)|uint32(q.published)<<16)
+}
+
+// tracker keeps a queue's region. Only the device writes the region, and reads it back once, when
+// the queue starts; later decisions use only these fields. The front-end also maps the region and
+// could write anything: what is read is checked, and the worst effect is a broken queue.
+//
+// Why a process may be killed between any two of the stores:
+//
+//  1. mark: counter, then the mark. A head that is not marked yet has not been
+//     given to anybody; the successor finds it in the available ring again. Heads
+//     are marked in the order of that ring, so the marked ones are a prefix of it,
+//     and the next entry is used index + number of marks.
+//  2. link: the list of the batch is complete before the used index moves.
+//     Until it moves, the ring's index equals the region's copy, the list has no
+//     meaning, and the batch is in flight: its marks stand. Its requests are
+//     repeated; the driver has not seen their completion.
+//  3. From the store of the used index on, the batch is the driver's, although
+//     its marks still stand. The ring's index is ahead of the region's copy by
+//     the length of the list, so the successor clears the marks of that many heads
+//     of the list, as clearBatch would. Doing so twice is harmless.
+//  4. The copy is stored last. From there on the list has no meaning again, so
+//     the next batch may overwrite it.
+//
+// Only the order of stores in this thread matters, since a kill loses no store that was executed:
+// not the processor's order, but the compiler's. The stores that others must not pass are
+// word.Put32. (An atomic store would wait until the ones before it are in the cache, including the
+// last request's data.)
+type tracker struct {
+	mem     []byte   // nil: the queue is not tracked
+	counter uint64   // of the next head that is taken
+	last    uint16   // last_batch_head as stored
+	batch   []uint16 // pushed, not yet published
+	resume  []uint16 // in flight when the queue started, oldest first; Next returns them first
+}
+
+// state returns the offset of head's state.
+func state(head uint16) int { return inflightStates + stateSize*int(head) }
+
+// mark marks head as in flight.
+func (k *tracker) mark(head uint16) {
+	at := state(head)
+	binary.LittleEndian.PutUint64(k.mem[at+stateCounter:], k.counter)
+	k.counter++
+	word.Put32(k.mem, at+stateMark, 1)
+}
+
+// link writes the list of the batch, before the used index shows it to the driver; that store is
+// atomic, so the plain ones here stay before it. used is the index still in the ring.
+func (k *tracker) link(used uint16) {
+	for _, head := range k.batch {
+		binary.LittleEndian.PutUint32(k.mem[state(head)+stateLink:], uint32(k.last)<<16)
+		k.last = head
+	}
+	binary.LittleEndian.PutUint32(k.mem[inflightLast:], uint32(k.last)|uint32(used)<<16)
+}
+
+// clearBatch clears the marks of the published batch and then stores the region's copy of the used
+// index. used is the index in the ring.
+func (k *tracker) clearBatch(used uint16) {
+	for _, head := range k.batch {
+		binary.LittleEndian.PutUint32(k.mem[state(head)+stateMark:], 0)
+	}
+	k.batch = k.batch[:0]
+	word.Put32(k.mem, inflightLast, uint32(k.last)|uint32(used)<<16)
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync/atomic"
 
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -337,7 +338,7 @@ func (f *file) DropCache() error {
 // AsyncFD and Map must not bypass the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *file) Map(int64) (*vfs.Mapping, error) { return nil, vfs.ErrNotMappable }
+func (f *file) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
 
 // Close releases the locks. It calls no hook and cannot fail.
 func (f *file) Close() error {

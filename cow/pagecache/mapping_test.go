@@ -1,4 +1,4 @@
-package vfs
+package pagecache
 
 import (
 	"bytes"
@@ -15,21 +15,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func content(n int, seed byte) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16) ^ seed
+	}
+	return p
+}
+
+// filled returns a new file with this content.
+func filled(t *testing.T, p []byte) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	_, err = f.Write(p)
+	must(t, err)
+	must(t, f.Sync())
+	return f
+}
+
 // mapped returns a mapping with which every copy counts as slow: only the fault count decides
 // whether a mark was wrong.
-func mapped(t *testing.T, f File, length int64) *Mapping {
+func mapped(t *testing.T, f *os.File, length int64) *Mapping {
 	t.Helper()
-	m, err := f.Map(length)
+	m, err := Map(int(f.Fd()), length)
 	must(t, err)
 	t.Cleanup(func() { m.Close() })
 	m.faultTicks, m.slowTime = math.MinInt64/2, -time.Hour
 	return m
 }
 
+func (m *Mapping) copies(p []byte, off int64) bool {
+	ok, _ := m.Copy(p, off)
+	return ok
+}
+
 func TestCopyOnlyResidentPages(t *testing.T) {
 	const size = 70*4096 + 100 // the last page is not whole, and two words of bits
 	want := content(size, 1)
-	m := mapped(t, filled(t, filepath.Join(t.TempDir(), "f"), want), size)
+	m := mapped(t, filled(t, want), size)
 	m.faults = func() int64 { return m.lastFaults }
 	tests := []struct {
 		off, n int64
@@ -42,19 +74,12 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 		{0, 1, false}, {3 * 4096, 1, false}, {4 * 4096, 1, false},
 	}
 	for _, tc := range tests {
-		if tc.n > 0 && m.Copy(make([]byte, tc.n), tc.off) {
+		if tc.n > 0 && m.copies(make([]byte, tc.n), tc.off) {
 			t.Errorf("%d bytes from %d were copied before anything had been seen", tc.n, tc.off)
 		}
 	}
-	prefetch := func() {
-		for _, off := range []int64{-1 << 63, -1, 0, 4096, 60 * 4096, size - 1, size, 1<<63 - 1} {
-			m.Prefetch(off)
-		}
-	}
-	prefetch()
 	m.MarkResident(4096+5, 1)
 	m.MarkResidentInside(4096+5, 2*4096) // and parts of pages 1 and 3
-	prefetch()
 	m.MarkResident(60*4096, 1<<40)
 	m.MarkResident(1<<40, 1)
 	m.MarkResident(-5, 100)
@@ -64,7 +89,7 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 	}
 	for _, tc := range tests {
 		p := make([]byte, tc.n)
-		ok := m.Copy(p, tc.off)
+		ok := m.copies(p, tc.off)
 		if ok != tc.ok || ok && !bytes.Equal(p, want[tc.off:][:tc.n]) {
 			t.Errorf("%d bytes from %d: got %v, want %v and the file's content", tc.n, tc.off, ok, tc.ok)
 		}
@@ -74,23 +99,23 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 // A truncated file disables the mapping for ever; a file that grows again, or was short from the
 // start, is copied as far as it is marked.
 func TestCopyOfATruncatedFile(t *testing.T) {
-	f := filled(t, filepath.Join(t.TempDir(), "f"), content(4096, 1))
+	f := filled(t, content(4096, 1))
 	m := mapped(t, f, 1<<20)
 	m.faults = func() int64 { return m.lastFaults }
 	m.MarkResident(0, 4096)
 	p := make([]byte, 4096)
-	if !m.Copy(p, 0) {
+	if !m.copies(p, 0) {
 		t.Fatal("not copied")
 	}
 	_, err := f.WriteAt(content(8192, 2), 4096)
 	must(t, err)
 	m.MarkResident(4096, 8192)
-	if !m.Copy(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
+	if !m.copies(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
 		t.Fatal("what the file has grown by is not copied")
 	}
 	must(t, f.Truncate(4096))
 	before := debug.SetPanicOnFault(false)
-	if m.Copy(p, 4096) {
+	if m.copies(p, 4096) {
 		t.Fatal("bytes beyond the end of the file were copied")
 	}
 	if debug.SetPanicOnFault(before) {
@@ -98,7 +123,7 @@ func TestCopyOfATruncatedFile(t *testing.T) {
 	}
 	m.base = m.base.Add(-24 * time.Hour)
 	m.MarkResident(0, 4096)
-	if m.Copy(p, 0) {
+	if m.copies(p, 0) {
 		t.Error("the mapping is still in use")
 	}
 }
@@ -106,13 +131,12 @@ func TestCopyOfATruncatedFile(t *testing.T) {
 // A fault on the destination is the caller's: it gets the same panic, and the mapping stays
 // enabled.
 func TestCopyToMemoryThatIsGone(t *testing.T) {
-	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	f := filled(t, content(8192, 1))
 	m := mapped(t, f, 8192)
 	m.faults = func() int64 { return m.lastFaults }
 	m.MarkResident(0, 8192)
-	g := create(t, filepath.Join(t.TempDir(), "g")).(*osFile)
-	must(t, g.Truncate(4096))
-	guest, err := unix.Mmap(g.fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	g := filled(t, content(4096, 2))
+	guest, err := unix.Mmap(int(g.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	must(t, err)
 	defer unix.Munmap(guest)
 	must(t, g.Truncate(0))
@@ -124,10 +148,10 @@ func TestCopyToMemoryThatIsGone(t *testing.T) {
 				t.Errorf("the caller got %v, want a fault in its own memory", fault)
 			}
 		}()
-		m.Copy(guest, 0)
+		m.copies(guest, 0)
 		t.Error("Copy returned")
 	}()
-	if p := make([]byte, 4096); !m.Copy(p, 0) {
+	if p := make([]byte, 4096); !m.copies(p, 0) {
 		t.Error("the mapping was switched off")
 	}
 }
@@ -135,28 +159,26 @@ func TestCopyToMemoryThatIsGone(t *testing.T) {
 func TestEvictionSwitchesOff(t *testing.T) {
 	const size = 64 * 4096
 	want := content(size, 1)
-	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
+	f := filled(t, want)
 	m := mapped(t, f, size)
 	// A device may be so fast that the copy is not suspicious, and the kernel does not count every
 	// read page as a fault: both are simulated.
 	m.slowTime, m.faults = -time.Minute, func() int64 { return m.lastFaults + 1 }
 	m.MarkResident(0, size)
-	evict(t, f) // before a page is mapped: mapped pages are kept
+	// Before a page is mapped: mapped pages are kept. It makes no difference if some stay.
+	must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 	p := make([]byte, size)
-	if !m.Copy(p, 0) || !bytes.Equal(p, want) {
+	if !m.copies(p, 0) || !bytes.Equal(p, want) {
 		t.Fatal("the copy that waited has not the file's content")
 	}
-	if m.Copy(p, 0) {
+	if m.copies(p, 0) {
 		t.Fatal("the mapping is in use after a wrong guess")
-	}
-	if n, err := f.Preadv(vector(p), 0); n != size || err != nil || !bytes.Equal(p, want) {
-		t.Errorf("Preadv: got %d, %v", n, err)
 	}
 }
 
 // The times for which wrong marks disable a mapping, with simulated time and faults.
 func TestMappingBackoff(t *testing.T) {
-	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	f := filled(t, content(8192, 1))
 	m := mapped(t, f, 8192)
 	faults := m.lastFaults
 	m.faults = func() int64 { return faults }
@@ -164,7 +186,7 @@ func TestMappingBackoff(t *testing.T) {
 	p := make([]byte, 4096)
 	m.MarkResident(0, 8192)
 	for range 3 {
-		if !m.Copy(p, 0) {
+		if !m.copies(p, 0) {
 			t.Fatal("slow copies without a fault switched the mapping off")
 		}
 	}
@@ -172,7 +194,7 @@ func TestMappingBackoff(t *testing.T) {
 	for i, off := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 100, 100} {
 		off *= 100 * time.Millisecond
 		faults++
-		if !m.Copy(p, 0) {
+		if !m.copies(p, 0) {
 			t.Fatalf("round %d: off before a wrong guess", i)
 		}
 		if m.disabledFor != off {
@@ -180,52 +202,51 @@ func TestMappingBackoff(t *testing.T) {
 		}
 		m.disabledUntil.Add(int64(slack))
 		m.MarkResident(0, 4096)
-		if m.Copy(p, 0) {
+		if m.copies(p, 0) {
 			t.Fatalf("round %d: not off", i)
 		}
 		pass(off + slack)
-		if m.Copy(p, 0) {
+		if m.copies(p, 0) {
 			t.Fatalf("round %d: bits were left of before", i)
 		}
 		m.MarkResident(0, 4096)
 	}
 	pass(20 * time.Minute)
 	faults++
-	m.Copy(p, 0)
+	m.copies(p, 0)
 	if m.disabledFor != disableMin {
 		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.disabledFor, disableMin)
 	}
 }
 
 func TestMapRefuses(t *testing.T) {
-	dir := t.TempDir()
-	f := filled(t, filepath.Join(dir, "f"), content(100, 1))
+	f := filled(t, content(100, 1))
 	for _, n := range []int64{0, -1, 1 << 62} {
-		if m, err := f.Map(n); !errors.Is(err, ErrNotMappable) {
+		if m, err := Map(int(f.Fd()), n); !errors.Is(err, ErrNotMappable) {
 			t.Errorf("%d bytes: got %v, %v, want ErrNotMappable", n, m, err)
 		}
 	}
-	w, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_WRONLY, 0)
+	w, err := os.OpenFile(f.Name(), os.O_WRONLY, 0)
 	must(t, err)
 	defer w.Close()
-	if m, err := w.Map(100); !errors.Is(err, ErrNotMappable) {
+	if m, err := Map(int(w.Fd()), 100); !errors.Is(err, ErrNotMappable) {
 		t.Errorf("of a file open for writing only: got %v, %v, want ErrNotMappable", m, err)
 	}
-	m, err := f.Map(100)
+	m, err := Map(int(f.Fd()), 100)
 	must(t, err)
 	must(t, m.Close())
 	must(t, m.Close())
 }
 
 func TestCopyDoesNotAllocate(t *testing.T) {
-	f := filled(t, filepath.Join(t.TempDir(), "f"), content(8192, 1))
+	f := filled(t, content(8192, 1))
 	m := mapped(t, f, 8192)
 	m.slowTime = time.Hour
 	p := make([]byte, 4096)
 	if n := testing.AllocsPerRun(100, func() {
 		m.MarkResident(0, 4096)
-		m.Copy(p, 0)
-		m.Copy(p, 4096)
+		m.copies(p, 0)
+		m.copies(p, 4096)
 	}); n != 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
@@ -235,7 +256,7 @@ func TestCopyDoesNotAllocate(t *testing.T) {
 func TestConcurrentCopies(t *testing.T) {
 	const size = 256 * 4096
 	want := content(size, 1)
-	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
+	f := filled(t, want)
 	m := mapped(t, f, size)
 	var mu sync.Mutex
 	faults := int64(0)
@@ -255,7 +276,7 @@ func TestConcurrentCopies(t *testing.T) {
 			for range 3000 {
 				n := 1 + rng.IntN(len(p))
 				off := rng.Int64N(size - int64(n))
-				if !m.Copy(p[:n], off) {
+				if !m.copies(p[:n], off) {
 					if _, err := f.ReadAt(p[:n], off); err != nil {
 						t.Error(err)
 						return

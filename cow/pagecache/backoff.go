@@ -1,4 +1,4 @@
-package vfs
+package pagecache
 
 import (
 	"sync"
@@ -23,11 +23,6 @@ type backoff struct {
 	lastFaults  int64         // at the last slow copy
 	enabledAt   time.Duration // when the mapping was last enabled
 	disabledFor time.Duration // how long it was disabled before
-}
-
-func (g *backoff) init() {
-	g.faults = majorFaults
-	g.lastFaults = g.faults()
 }
 
 // afterSlowCopy handles a copy that took suspiciously long. Most slow copies have another cause

@@ -1,9 +1,9 @@
 package backend
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
+
+	"cowblk/eventfd"
 )
 
 // waiter is where an idle worker sleeps until the driver kicks, a completion arrives from another
@@ -15,7 +15,6 @@ type waiter struct {
 	timer bool // there is no kick to wait for: look at the ring every kicklessPoll
 	// kicked: the driver's kick has ended a block. The worker clears it.
 	kicked bool
-	count  [8]byte
 	fds    [3]unix.PollFd
 }
 
@@ -24,15 +23,9 @@ type waiter struct {
 const kicklessPoll = 1
 
 func newWaiter(kick, completions int) (waiter, error) {
-	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	wake, err := eventfd.New()
 	if err != nil {
 		return waiter{}, err
-	}
-	if kick >= 0 {
-		if err := unix.SetNonblock(kick, true); err != nil {
-			unix.Close(wake)
-			return waiter{}, err
-		}
 	}
 	w := waiter{wake: wake, kick: kick, timer: kick < 0}
 	w.fds[0] = unix.PollFd{Fd: int32(wake), Events: unix.POLLIN}
@@ -59,59 +52,25 @@ func (w *waiter) block() {
 		return // EINTR; any other error comes again at the next call
 	}
 	if w.fds[0].Revents != 0 {
-		w.drain(w.wake)
+		_, _ = eventfd.Drain(w.wake)
 	}
 	if w.fds[1].Revents != 0 {
-		w.drain(int(w.fds[1].Fd)) // signals of the I/O engine
+		_, _ = eventfd.Drain(int(w.fds[1].Fd)) // signals of the I/O engine
 	}
 	if w.fds[2].Revents == 0 {
 		return
 	}
 	w.kicked = true
-	if w.fds[2].Revents&unix.POLLIN == 0 || !w.drain(w.kick) {
-		// Not an eventfd: it may stay readable for ever and make the worker spin.
-		w.timer = true
-	}
-}
-
-func (w *waiter) close() {
-	closeFD(w.wake)
-	closeFD(w.kick)
-}
-
-// one is the value written to an eventfd: any number but 0 works, in either byte order. It is a
-// package variable because it may escape; so is count in waiter.
-var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
-
-// signal adds to the eventfd's count; fd -1 is no eventfd.
-func signal(fd int) {
-	if fd < 0 {
-		return
-	}
-	for {
-		// EAGAIN: the counter is full, so the other side has a signal pending.
-		if _, err := unix.Write(fd, one); !errors.Is(err, unix.EINTR) {
+	if w.fds[2].Revents&unix.POLLIN != 0 {
+		if _, err := eventfd.Drain(w.kick); err == nil {
 			return
 		}
 	}
+	// Not an eventfd: it may stay readable for ever and make the worker spin.
+	w.timer = true
 }
 
-// drain takes the eventfd's count and reports whether fd behaves like one.
-func (w *waiter) drain(fd int) bool {
-	for {
-		n, err := unix.Read(fd, w.count[:])
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			return true
-		default:
-			return err == nil && n == len(w.count)
-		}
-	}
-}
-
-func closeFD(fd int) {
-	if fd >= 0 {
-		unix.Close(fd)
-	}
+func (w *waiter) close() {
+	eventfd.Close(w.wake)
+	eventfd.Close(w.kick)
 }
