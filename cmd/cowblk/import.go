@@ -8,6 +8,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
 
@@ -99,7 +100,7 @@ func importInterruptible(ctx context.Context, s *store.Store, path, name string,
 		return r.img, r.err
 	case <-time.After(importGrace):
 		return nil, interruptedf("import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
-			store.PathText(path))
+			shell.Text(path))
 	}
 }
 

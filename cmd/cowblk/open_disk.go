@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/store"
 )
 
@@ -38,8 +39,9 @@ func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
 	if dir := store.StoreOf(path); dir != "" && !f.readOnly {
-		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
-			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
+		return nil, finding.New(nil, path, "--blk-file", "a file outside any store",
+			"a file of "+dir,
+			"serve the disk that lies on it, or a copy; --read-only serves the file as it is")
 	}
 	word := "--format raw"
 	if f.blkFormat == store.FormatRaw {

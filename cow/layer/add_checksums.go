@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -65,7 +66,8 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, throttle func(off 
 		return err
 	}
 	if h.UUID != old.UUID || h.State != Sealed {
-		return &Fault{Path: l.paths.Map, What: "layer", Expected: fmt.Sprintf("%v, sealed", old.UUID), Found: fmt.Sprintf("%v, %v", h.UUID, h.State), Advice: adviceFiles, Err: ErrMismatch}
+		return finding.New(ErrMismatch, l.paths.Map, "layer", fmt.Sprintf("%v, sealed", old.UUID),
+			fmt.Sprintf("%v, %v", h.UUID, h.State), adviceFiles)
 	}
 	if !h.HasChecksums() {
 		if err := extendForChecksums(f, &h); err != nil {
@@ -130,7 +132,8 @@ func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error
 	if err == nil {
 		var found vfs.Identity
 		if found, err = f.Identity(); err == nil && !sameFile(expected, found) {
-			err = &Fault{Path: path, What: "file", Expected: "the one that is open", Found: "another one", Advice: adviceFiles, Err: ErrMismatch}
+			err = finding.New(ErrMismatch, path, "file", "the one that is open", "another one",
+				adviceFiles)
 		}
 	}
 	if err != nil {

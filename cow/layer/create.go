@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -45,10 +46,11 @@ func (c *CreateParams) header(p Paths) (Header, error) {
 	}
 	h.Created = instant(nanoseconds(h.Created))
 	if err := checkFields(&h, MapOffset, 0); err != nil {
-		return Header{}, &Fault{Path: p.Map, What: err.Error(), Advice: adviceParams, Err: ErrInvalid}
+		return Header{}, finding.New(ErrInvalid, p.Map, err.Error(), "", "", adviceParams)
 	}
 	if filepath.Clean(p.Map) == filepath.Clean(p.Data) {
-		return Header{}, &Fault{Path: p.Map, What: "paths", Expected: "a map and a data file", Found: "the same file for both", Advice: adviceParams, Err: ErrInvalid}
+		return Header{}, finding.New(ErrInvalid, p.Map, "paths", "a map and a data file",
+			"the same file for both", adviceParams)
 	}
 	return h, nil
 }
@@ -181,8 +183,9 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 	}
 	if dirty >= 0 {
 		if !force {
-			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
-				Advice: "name another map, one of zeros; this one is left as it is", Err: ErrNotZero}
+			return finding.New(ErrNotZero, l.paths.Map, "content", "zeros, to be formatted",
+				fmt.Sprintf("something else at offset %d", dirty),
+				"name another map, one of zeros; this one is left as it is")
 		}
 		if err := zeroMap(l.mapf, h.MapSize()); err != nil {
 			return err
@@ -199,8 +202,9 @@ func checkCapacity(f vfs.File, need int64) error {
 		return err
 	}
 	if id.Block && id.Size < need {
-		return &Fault{Path: f.Name(), What: "capacity of the device", Expected: fmt.Sprintf("at least %d bytes", need), Found: fmt.Sprintf("%d", id.Size),
-			Advice: "use a larger device or a smaller disk", Err: ErrInvalid}
+		return finding.New(ErrInvalid, f.Name(), "capacity of the device",
+			fmt.Sprintf("at least %d bytes", need), id.Size,
+			"use a larger device or a smaller disk")
 	}
 	return nil
 }

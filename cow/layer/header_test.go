@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"cowblk/cow/finding"
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
@@ -229,7 +230,7 @@ func FuzzDecodeHeader(f *testing.F) {
 		putChecksum(&sector)
 		h, err := decodeHeader(&sector)
 		if err != nil {
-			var fault *Fault
+			var fault *finding.Finding
 			if !errors.As(err, &fault) {
 				t.Fatalf("not a Fault: %v", err)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -132,8 +133,8 @@ func TestRepair(t *testing.T) {
 		must(t, os.Truncate(p.Data, 9*4096))
 		found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k})
 		must(t, err)
-		want := []Remedy{RestoreHeader, GrowMap, ClearBits, GrowData}
-		var got []Remedy
+		want := []string{RestoreHeader, GrowMap, ClearBits, GrowData}
+		var got []string
 		for _, f := range found.Findings {
 			got = append(got, f.Remedy)
 		}
@@ -199,7 +200,7 @@ func TestInspectReadsData(t *testing.T) {
 	}
 	found, err = Inspect(unreadable{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return nil }})
 	must(t, err)
-	if len(found.Findings) != 1 || found.Findings[0].Path != p.Data || found.Findings[0].Remedy != NoRemedy {
+	if len(found.Findings) != 1 || found.Findings[0].File != p.Data || found.Findings[0].Remedy != NoRemedy {
 		t.Errorf("unreadable data: %v", found.Findings)
 	}
 	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }}); !errors.Is(err, errInjected) {
@@ -290,7 +291,7 @@ func FuzzInspect(f *testing.F) {
 		for range 2 {
 			found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true})
 			must(t, err)
-			sound := !slices.ContainsFunc(found.Findings, func(f Finding) bool { return f.Remedy != GrowData })
+			sound := !slices.ContainsFunc(found.Findings, func(f *finding.Finding) bool { return f.Remedy != GrowData })
 			l, err := Open(vfs.OS{}, p, OpenParams{})
 			if err == nil {
 				must(t, l.Close())

@@ -13,7 +13,7 @@ import (
 // layer without findings.
 //
 // It must be the only user of the layer. Errors: ErrInUse, the operating system's.
-func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
+func Repair(fsys vfs.FS, p Paths, k Known) (done []string, err error) {
 	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
 	if err := x.open(true); err != nil {
@@ -38,8 +38,8 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 }
 
 // apply applies one remedy durably.
-func (x *inspector) apply(r Remedy) error {
-	switch r {
+func (x *inspector) apply(remedy string) error {
+	switch remedy {
 	case RestoreHeader:
 		return writeDurably(x.mapf, x.sector[:], 0)
 	case GrowMap:

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"cowblk/cow/finding"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -61,13 +62,13 @@ func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint
 	return nil
 }
 
-// readError turns the end of a file into a Fault.
+// readError turns the end of a file into a finding.
 func readError(f mapReader, what string, off, n int64, err error) error {
 	if err != io.EOF {
 		return err
 	}
-	return &Fault{Path: f.Name(), What: what + " is truncated", Expected: fmt.Sprintf("%d bytes at offset %d", n, off), Found: "the end of the file",
-		Advice: adviceRestore, Err: ErrDamaged}
+	return finding.New(ErrDamaged, f.Name(), what+" is truncated",
+		fmt.Sprintf("%d bytes at offset %d", n, off), "the end of the file", adviceRestore)
 }
 
 func allZero(words []uint64) bool {
@@ -100,8 +101,9 @@ func (c *mapSummary) add(page uint64, words []uint64, withCRC bool) error {
 	}
 	c.end = page*blocksPerPage + uint64(last)*64 + uint64(bits.Len64(words[last]))
 	if c.end > c.blocks {
-		return &Fault{What: "bitmap", Expected: fmt.Sprintf("no bit beyond block %d, the last", c.blocks-1), Found: fmt.Sprintf("a bit for block %d", c.end-1),
-			Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "bitmap",
+			fmt.Sprintf("no bit beyond block %d, the last", c.blocks-1),
+			fmt.Sprintf("a bit for block %d", c.end-1), adviceRestore)
 	}
 	if withCRC {
 		c.crc = addPageCRC(c.crc, page, words)

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"bytes"
+	"cowblk/cow/finding"
 	"encoding/binary"
 	"errors"
 	"testing"
@@ -83,7 +84,7 @@ func FuzzImage(f *testing.F) {
 
 func typed(t *testing.T, err error) {
 	t.Helper()
-	var e *Error
+	var e *finding.Finding
 	if !errors.As(err, &e) || e.Err == nil || e.What == "" {
 		t.Fatalf("%v is no Error", err)
 	}

@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"cowblk/cow/finding"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -46,7 +47,8 @@ func Open(ra io.ReaderAt, size int64) (*Image, error) {
 	}
 	img := &Image{Header: *h, ra: ra, size: size}
 	if end := h.l1Offset + uint64(h.l1Count)*entrySize; h.l1Count > 0 && end > uint64(size) {
-		return nil, &Error{What: "L1 table", Expected: fmt.Sprintf("%d bytes of the file", end), Found: fmt.Sprint(size), Err: ErrTruncated}
+		return nil, finding.New(ErrTruncated, "", "L1 table",
+			fmt.Sprintf("%d bytes of the file", end), size, "")
 	}
 	return img, nil
 }

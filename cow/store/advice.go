@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -30,19 +31,11 @@ func listText(all []string) string {
 	return strings.Join(all, ", ")
 }
 
-// PathText returns a path for a message, quoted if it holds unprintable characters.
-func PathText(path string) string {
-	if shell.Shown(path) {
-		return path
-	}
-	return strconv.Quote(path)
-}
-
 // pathError is an error of the operating system whose path is printable.
 func pathError(err error) error {
 	var p *fs.PathError
-	if errors.As(err, &p) && PathText(p.Path) != p.Path {
-		return &fs.PathError{Op: p.Op, Path: PathText(p.Path), Err: p.Err}
+	if errors.As(err, &p) && shell.Text(p.Path) != p.Path {
+		return &fs.PathError{Op: p.Op, Path: shell.Text(p.Path), Err: p.Err}
 	}
 	return err
 }
@@ -52,7 +45,8 @@ func pathError(err error) error {
 func refusedFile(what, path string, err error) error {
 	var kind *vfs.KindError
 	if errors.As(err, &kind) {
-		return &Mismatch{File: path, What: what, Expected: "a regular file or a block device", Found: kind.Found, Advice: "name the file or device that holds the disk image"}
+		return refused(path, what, "a regular file or a block device", kind.Found,
+			"name the file or device that holds the disk image")
 	}
 	return fmt.Errorf("%s: %w", what, pathError(err))
 }
@@ -133,9 +127,9 @@ func (e *nameError) Error() string {
 // exists, the directory is a copy, and two disks cannot write one head. Otherwise the directory was
 // renamed. An image has its content beside the document.
 func (s *Store) adviseName(kind, path string, err error) error {
-	var m *Mismatch
+	var m *finding.Finding
 	var other *nameError
-	if !errors.As(err, &m) || !errors.As(m.cause, &other) {
+	if !errors.As(err, &m) || !errors.As(err, &other) {
 		return err
 	}
 	rename := fmt.Sprintf("set its name to %q in %s", other.expected, shell.Path(path))

@@ -50,7 +50,7 @@ func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chainFile, error) {
 	name := c.img.Backing
 	refuse := func(what, expected, found, advice string) error {
-		return &Mismatch{File: c.path, What: what, Expected: expected, Found: found, Advice: advice}
+		return refused(c.path, what, expected, found, advice)
 	}
 	oneImage := "if what it names may become a guest's disk, make one image of all: " + flatten(fsys, src.name)
 	if len(src.chain) > maxBacking {
@@ -67,19 +67,20 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 			found = "none"
 			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + shell.Path(name) + " -F FORMAT " + shell.Path(c.path)
 		}
-		return nil, refuse("format of the backing file "+PathText(path), "raw or qcow2", found, advice)
+		return nil, refuse("format of the backing file "+shell.Text(path), "raw or qcow2", found, advice)
 	}
 	below, err := openChainFile(fsys, path, src.name, o)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = &Mismatch{File: path, What: "backing file of " + PathText(c.path), Expected: "a file", Found: "none", Advice: "put it there; without it the image's content is not whole"}
+			err = refused(path, "backing file of "+shell.Text(c.path), "a file", "none",
+				"put it there; without it the image's content is not whole")
 		}
 		return nil, err
 	}
 	for _, above := range src.chain {
 		if sameInode(above.opened, below.opened) {
 			_ = below.close()
-			return nil, refuse("backing file", "another file than those above it", PathText(path)+", which is "+PathText(above.path),
+			return nil, refuse("backing file", "another file than those above it", shell.Text(path)+", which is "+shell.Text(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
 		}
 	}
@@ -113,7 +114,7 @@ func backingPath(image, name string) (string, bool) {
 func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
-		fmt.Fprintf(&b, "%s, ", Backing{PathText(c.realPath), c.format})
+		fmt.Fprintf(&b, "%s, ", Backing{shell.Text(c.realPath), c.format})
 	}
 	if last != nil {
 		fmt.Fprintf(&b, "%s, ", strconv.Quote(last.img.Backing))
@@ -122,5 +123,6 @@ func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	if err != nil {
 		advice += "\nthat would fail here: " + err.Error()
 	}
-	return &Mismatch{File: src.name, What: "backing files", Expected: "none, or the word --backing", Found: strings.TrimSuffix(b.String(), ", "), Advice: advice}
+	return refused(src.name, "backing files", "none, or the word --backing",
+		strings.TrimSuffix(b.String(), ", "), advice)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -45,10 +46,8 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}
-	mismatch := stateMismatch(b.Path, *b.Identity, now)
-	mismatch.Advice = fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
-		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name))
-	return nil, mismatch
+	return nil, stateFinding(b.Path, *b.Identity, now, fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
+		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name)))
 }
 
 // sampledBytes returns the maximum number of bytes that a fingerprint samples; see
@@ -61,19 +60,16 @@ func sameState(a, b vfs.Identity) bool {
 	return a.Size == b.Size && a.MTime == b.MTime && a.Block == b.Block
 }
 
-// stateMismatch describes how a file differs from its recorded state.
-func stateMismatch(path string, was, is vfs.Identity) *Mismatch {
-	m := &Mismatch{File: path}
+// stateFinding says how a file differs from its recorded state.
+func stateFinding(path string, was, is vfs.Identity, advice string) *finding.Finding {
 	switch {
 	case was.Block != is.Block:
 		kind := map[bool]string{false: "a regular file", true: "a block device"}
-		m.What, m.Expected, m.Found = "kind", kind[was.Block], kind[is.Block]
+		return refused(path, "kind", kind[was.Block], kind[is.Block], advice)
 	case was.Size != is.Size:
-		m.What, m.Expected, m.Found = "size of the base", quoteBytes(was.Size), quoteBytes(is.Size)
-	default:
-		m.What, m.Expected, m.Found = "modification time of the base", timeText(was.MTime), timeText(is.MTime)
+		return refused(path, "size of the base", quoteBytes(was.Size), quoteBytes(is.Size), advice)
 	}
-	return m
+	return refused(path, "modification time of the base", timeText(was.MTime), timeText(is.MTime), advice)
 }
 
 func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
@@ -81,8 +77,9 @@ func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC33
 func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
 	f, err := vfs.OpenImage(s.fs, path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &Mismatch{File: path, What: "base of disk " + m.Name, Expected: "the file that the disk was created on", Found: "no such file",
-			Advice: "put it back in this place; the disk's layers hold only what differs from it"}
+		return nil, refused(path, "base of disk "+m.Name,
+			"the file that the disk was created on", "no such file",
+			"put it back in this place; the disk's layers hold only what differs from it")
 	}
 	if err != nil {
 		return nil, refusedFile("base of disk "+m.Name, path, err)
@@ -99,15 +96,16 @@ func checkFingerprint(f vfs.File, m *Manifest) error {
 	}
 	advice := "put the original content back; the disk's layers are right only over that"
 	if size < b.Offset+b.Size {
-		return &Mismatch{File: f.Name(), What: "size of the base", Expected: "at least " + quoteBytes(b.Offset+b.Size), Found: quoteBytes(size), Advice: advice}
+		return refused(f.Name(), "size of the base", "at least "+quoteBytes(b.Offset+b.Size),
+			quoteBytes(size), advice)
 	}
 	found, err := layer.ComputeFingerprint(f, b.Offset, b.Size)
 	if err != nil {
 		return err
 	}
 	if found != b.Fingerprint {
-		return &Mismatch{File: f.Name(), What: "sampled content of the base", Expected: "fingerprint " + b.Fingerprint.String(),
-			Found: found.String(), Advice: advice}
+		return refused(f.Name(), "sampled content of the base",
+			"fingerprint "+b.Fingerprint.String(), found.String(), advice)
 	}
 	return nil
 }
@@ -117,16 +115,18 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	path := s.ImageData(m.Base.Image)
 	img, err := s.Image(m.Base.Image)
 	if errors.Is(err, ErrNotFound) {
-		return &Mismatch{File: s.path(imagesDir, m.Base.Image), What: "base of disk " + m.Name, Expected: "an image", Found: "none",
-			Advice: "put the image's directory back; importing another under this name does not help"}
+		return refused(s.path(imagesDir, m.Base.Image), "base of disk "+m.Name, "an image",
+			"none",
+			adviceNoImage)
 	}
 	if err != nil {
 		return err
 	}
 	if img.Fingerprint != m.Base.Fingerprint {
-		return &Mismatch{File: s.path(imagesDir, m.Base.Image, imageFile), What: "fingerprint of the base of disk " + m.Name,
-			Expected: m.Base.Fingerprint.String(), Found: img.Fingerprint.String(),
-			Advice: "this is another image of the same name: put the original one back"}
+		return refused(s.path(imagesDir, m.Base.Image, imageFile),
+			"fingerprint of the base of disk "+m.Name, m.Base.Fingerprint.String(),
+			img.Fingerprint.String(),
+			adviceOtherImage)
 	}
 	f, err := s.openBase(m, path)
 	if err != nil {

@@ -4,15 +4,16 @@ import (
 	"fmt"
 	"slices"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
 // closeUnclean handles what a dead process left unfinished on a disk: unsealed layers and a head
 // that was not closed. A repair opens and closes the disk, as the next process to open it would.
 func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
-	var unsealed []*Problem
+	var unsealed []*finding.Finding
 	for i := range m.Sealed() {
-		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != StatusRepaired {
+		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != finding.Repaired {
 			unsealed = append(unsealed, p)
 		}
 	}
@@ -32,13 +33,13 @@ func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 }
 
 // hasOtherProblems reports whether the disk has problems that opening it does not remove.
-func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
-	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *Problem) bool {
-		return p.Status != StatusRepaired && !p.Leftover && !slices.Contains(unsealed, p)
+func (c *checker) hasOtherProblems(k *Report, unsealed []*finding.Finding) bool {
+	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *finding.Finding) bool {
+		return p.Status != finding.Repaired && !p.Leftover && !slices.Contains(unsealed, p)
 	})
 	if wrong {
 		for _, p := range unsealed {
-			p.Status, p.Advice = StatusLeft, "fix the other problems of the disk first"
+			p.Status, p.Advice = finding.Left, "fix the other problems of the disk first"
 		}
 	}
 	return wrong
@@ -46,7 +47,7 @@ func (c *checker) hasOtherProblems(k *Report, unsealed []*Problem) bool {
 
 // openAndClose opens and closes a disk whose lock is held. It marks the layers that this has
 // sealed.
-func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*Problem) bool {
+func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*finding.Finding) bool {
 	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
 	if err == nil {
 		err = disk.Close()
@@ -62,10 +63,10 @@ func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*Problem) bool
 			continue
 		}
 		if h, err := layer.ReadHeader(c.s.fs, path); err == nil && h.State == layer.Sealed {
-			p.Status, p.Advice = StatusRepaired, ""
+			p.Status, p.Advice = finding.Repaired, ""
 			continue
 		}
-		p.Status, p.Advice = StatusLeft, "another process reads it: stop that, then repair it again"
+		p.Status, p.Advice = finding.Left, "another process reads it: stop that, then repair it again"
 	}
 	return true
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/strictjson"
 	"cowblk/cow/vfs"
 )
@@ -39,10 +40,8 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				storeReport.addFailure(err)
 			}
 			if foreign != "" {
-				storeReport.Problems = append(storeReport.Problems, &Problem{
-					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
-					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
-				})
+				storeReport.add("directory in tmp", refused(dir, "content", "what cowblk makes, or nothing", shell.Text(foreign),
+					"it is not cowblk's, and stays as it is: move it out of the store")).Leftover = true
 				continue
 			}
 			stale, err := c.s.isStale(dir)
@@ -53,10 +52,8 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				continue
 			}
 			text, err := c.s.describeTxn(dir)
-			p := &Problem{
-				Object: "work directory", File: dir, What: "work of a process that is gone", Expected: "none", Found: text, Status: StatusLeft, Leftover: true,
-			}
-			storeReport.Problems = append(storeReport.Problems, p)
+			p := storeReport.add("work directory", refused(dir, "work of a process that is gone", "none", text, ""))
+			p.Leftover = true
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
 				p.Advice = "the intended change is unknown: compare the tags of the disks, then move the directory out of the store"
@@ -215,12 +212,10 @@ func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entrie
 // Prune gives them up.
 func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	for _, e := range slices.Clone(v.away) {
-		p := &Problem{
-			Object: "disk " + e.Name, File: c.s.path(disksDir, e.Name), What: "directory of a disk that was not removed", Expected: "one", Found: "none, or that of another disk",
-			Status: StatusLeft, Leftover: true,
-			Advice: "put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\"",
-		}
-		storeReport.Problems = append(storeReport.Problems, p)
+		p := storeReport.add("disk "+e.Name, refused(c.s.path(disksDir, e.Name), "directory of a disk that was not removed",
+			"one", "none, or that of another disk",
+			"put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\""))
+		p.Leftover = true
 		if c.o.Repair && c.o.Prune {
 			p.Remedy = "keep nothing for it any more"
 			c.applyRemedy(storeReport, p, func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
@@ -234,13 +229,13 @@ func (c *checker) awayDisks(storeReport *Report, v *survey) {
 func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool, needed string) {
 	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
-	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
 	found, err := layer.Inspect(c.s.fs, c.s.paths(&l), layer.InspectParams{Map: true})
 	if errors.Is(err, layer.ErrInUse) {
 		storeReport.addNote("layer %s: no disk names it, but a process uses it", id)
 		return
 	}
-	storeReport.Problems = append(storeReport.Problems, p)
+	p := storeReport.add(layerObject(id), refused(dir, "disks that name it", "one at least", "none", ""))
+	p.Leftover = true
 	empty := err == nil && len(found.Findings) == 0 && found.Owned == 0
 	switch {
 	case lost:

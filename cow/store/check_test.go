@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/cowtest"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -178,8 +179,8 @@ func same(t *testing.T, what string, got, want []string) {
 
 func repaired(texts []string) (all []string) {
 	for _, text := range texts {
-		if rest, ok := strings.CutPrefix(text, string(StatusRepairable)); ok {
-			text = string(StatusRepaired) + rest
+		if rest, ok := strings.CutPrefix(text, string(finding.Repairable)); ok {
+			text = string(finding.Repaired) + rest
 		}
 		all = append(all, text)
 	}

@@ -251,7 +251,8 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	}
 	defer f.Close()
 	if _, err := layer.ReadHeader(s.fs, path); err == nil {
-		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
+		return nil, refused(path, "content of the base", "a raw image", "the map of a layer",
+			"name the image that the layer lies on")
 	}
 	if err := rawBase(s.fs, f, path, force); err != nil {
 		return nil, err
@@ -261,7 +262,8 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 		return nil, err
 	}
 	if size == 0 || size%SectorSize != 0 {
-		return nil, &Mismatch{File: path, What: "size of the base", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
+		return nil, refused(path, "size of the base", expectedSize, quoteBytes(size),
+			sizeAdvice(size))
 	}
 	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
@@ -325,7 +327,7 @@ func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
 	case !format.disk:
 		advice += "\nif the guest is to see the file itself: --force"
 	}
-	return &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
+	return refused(path, "format of the base", "raw", format.name, advice)
 }
 
 // baseOf describes size bytes of an open file from offset on.

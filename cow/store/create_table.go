@@ -114,8 +114,9 @@ func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
 		return nil, err
 	}
 	if need := (t.BaseOffset + t.Length) * SectorSize; size < need {
-		return nil, &Mismatch{File: t.Base, What: "size of the base", Expected: "at least " + quoteBytes(need) + " (BASE_OFFSET + LENGTH)", Found: quoteBytes(size),
-			Advice: "correct the table"}
+		return nil, refused(t.Base, "size of the base",
+			"at least "+quoteBytes(need)+" (BASE_OFFSET + LENGTH)", quoteBytes(size),
+			"correct the table")
 	}
 	return baseOf(f, t.Base, t.BaseOffset*SectorSize, t.Length*SectorSize)
 }
@@ -168,19 +169,26 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		blank := layer.Header{Size: m.Size, BlockSize: uint32(m.BlockSize)}
 		return s.checkZero(path, blank.MapSize())
 	case h.Parent != parent:
-		err = &Mismatch{File: path, What: "parent of the layer", Expected: layerText(parent), Found: layerText(h.Parent), Advice: "name the layers oldest first, as they were made"}
+		err = refused(path, "parent of the layer", layerText(parent), layerText(h.Parent),
+			"name the layers oldest first, as they were made")
 	case h.Size != m.Size:
-		err = &Mismatch{File: path, What: "size of the layer's disk", Expected: quoteBytes(m.Size), Found: quoteBytes(h.Size), Advice: "correct LENGTH"}
+		err = refused(path, "size of the layer's disk", quoteBytes(m.Size), quoteBytes(h.Size),
+			"correct LENGTH")
 	case int(h.BlockSize) != m.BlockSize:
-		err = &Mismatch{File: path, What: "block size of the layer", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: "leave --block-size out"}
+		err = refused(path, "block size of the layer", quoteBytes(int64(m.BlockSize)),
+			quoteBytes(int64(h.BlockSize)), "leave --block-size out")
 	case h.Base != m.Base.Fingerprint:
-		err = &Mismatch{File: path, What: "fingerprint of the layer's base", Expected: m.Base.Fingerprint.String(), Found: h.Base.String(), Advice: "name the base and the offset that the layer was made on"}
+		err = refused(path, "fingerprint of the layer's base", m.Base.Fingerprint.String(),
+			h.Base.String(), "name the base and the offset that the layer was made on")
 	case h.BaseSize != m.Base.Size:
-		err = &Mismatch{File: path, What: "bytes of the base that belong to the layer", Expected: quoteBytes(m.Base.Size), Found: quoteBytes(h.BaseSize), Advice: "correct LENGTH"}
+		err = refused(path, "bytes of the base that belong to the layer", quoteBytes(m.Base.Size),
+			quoteBytes(h.BaseSize), "correct LENGTH")
 	case h.DataOffset != tm.paths.DataOffset:
-		err = &Mismatch{File: path, What: "offset of the layer's data", Expected: quoteBytes(h.DataOffset), Found: quoteBytes(tm.paths.DataOffset), Advice: "correct DATA_OFFSET"}
+		err = refused(path, "offset of the layer's data", quoteBytes(h.DataOffset),
+			quoteBytes(tm.paths.DataOffset), "correct DATA_OFFSET")
 	case last && h.State == layer.Sealed:
-		err = &Mismatch{File: path, What: "state of the last layer", Expected: "a head", Found: "a sealed layer", Advice: "add a new map and data for a head on top of it"}
+		err = refused(path, "state of the last layer", "a head", "a sealed layer",
+			"add a new map and data for a head on top of it")
 	default:
 		return nil
 	}
@@ -226,8 +234,9 @@ func (s *Store) checkZero(path string, size int64) error {
 			}
 			for i, b := range p {
 				if b != 0 {
-					return &Mismatch{File: path, What: "content of the map", Expected: "zeros, or a layer", Found: fmt.Sprintf("something else at offset %d", off+int64(i)),
-						Advice: "name another map: one of zeros, or one that holds this layer; this one is left as it is"}
+					return refused(path, "content of the map", "zeros, or a layer",
+						fmt.Sprintf("something else at offset %d", off+int64(i)),
+						"name another map: one of zeros, or one that holds this layer; this one is left as it is")
 				}
 			}
 			off += int64(len(p))

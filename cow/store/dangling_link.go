@@ -35,7 +35,7 @@ func refuseDangling(fsys vfs.FS, dir string) error {
 		}
 		target := linkTarget(path)
 		return invalidf("store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
-			PathText(dir), PathText(path), PathText(target), shell.Path(target))
+			shell.Text(dir), shell.Text(path), shell.Text(target), shell.Path(target))
 	}
 	return nil
 }

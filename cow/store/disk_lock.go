@@ -152,8 +152,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 // linkedLock refuses a lock file that is a symbolic link (O_NOFOLLOW, open(2)): its lock may
 // protect another disk.
 func linkedLock(path string) error {
-	return &Mismatch{File: path, What: "lock of the disk", Expected: "a regular file", Found: "a symbolic link",
-		Advice: "see to it that no process has the disk open, and give the link another name: mv -n " + shell.Path(path) + " " + shell.Path(path+".link") + "\nthe next command makes the lock anew"}
+	return refused(path, "lock of the disk", "a regular file", "a symbolic link",
+		"see to it that no process has the disk open, and give the link another name: mv -n "+shell.Path(path)+" "+shell.Path(path+".link")+"\nthe next command makes the lock anew")
 }
 
 // mayRead reports whether this process can open a file for reading.

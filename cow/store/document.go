@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/strictjson"
 )
 
@@ -14,7 +15,7 @@ import (
 // 20 MiB.
 const maxDocument = 64 << 20
 
-// versionOfDocument is the Mismatch.What of a document of another version, which is not damaged.
+// versionOfDocument is the What of a document of another version, which is not damaged.
 const versionOfDocument = "version"
 
 // readDocument decodes and checks one of the store's versioned JSON files. It refuses unknown
@@ -29,7 +30,7 @@ func (s *Store) readDocument(path string, v any, check func() error) error {
 
 func decodeDocument(path string, data []byte, v any, check func() error) error {
 	refuse := func(what string, err error) error {
-		return &Mismatch{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(), cause: err,
+		return &finding.Finding{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(), Cause: err,
 			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
 	}
 	if version, ok := strictjson.Number(data, "version"); ok && version != formatVersion {
@@ -59,8 +60,8 @@ func (s *Store) readBoundedAs(path string, flag int) ([]byte, error) {
 		return nil, err
 	}
 	if size > maxDocument {
-		return nil, &Mismatch{File: path, What: "size of the document", Expected: "at most " + quoteBytes(maxDocument), Found: quoteBytes(size),
-			Advice: "restore the file from a backup"}
+		return nil, refused(path, "size of the document", "at most "+quoteBytes(maxDocument),
+			quoteBytes(size), "restore the file from a backup")
 	}
 	data := make([]byte, size)
 	n, err := f.ReadAt(data, 0)

@@ -3,10 +3,11 @@ package store
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -23,33 +24,14 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrBusy: another process is changing the store and did not finish in time.
 	ErrBusy = errors.New("store is busy")
-	// ErrRefused: what is on disk is damaged or is not what was recorded; see Mismatch.
-	ErrRefused = errors.New("refused")
+	// ErrRefused: what is on disk is damaged or is not what was recorded; see finding.Finding.
+	ErrRefused = finding.ErrRefused
 )
 
-// Mismatch is an ErrRefused that names the file, the expected and the found value, and the next
-// step.
-type Mismatch struct {
-	File     string // path of the wrong file
-	What     string // the property
-	Expected string
-	Found    string
-	Advice   string // what the user can do; may be empty
-
-	cause error // the error behind Found; may be nil
+// refused returns an ErrRefused; see finding.New.
+func refused(file, what string, expected, found any, advice string) *finding.Finding {
+	return finding.New(nil, file, what, expected, found, advice)
 }
-
-func (m *Mismatch) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: expected %s, found %s", PathText(m.File), m.What, m.Expected, m.Found)
-	if m.Advice != "" {
-		b.WriteString("\n" + m.Advice)
-	}
-	return b.String()
-}
-
-// Unwrap makes errors.Is(err, ErrRefused) true.
-func (m *Mismatch) Unwrap() error { return ErrRefused }
 
 // usageError is an ErrInvalid with a message that does not repeat the sentinel's text.
 type usageError struct{ msg string }
@@ -112,7 +94,7 @@ func (s *Store) adviseNoSpace(err error) error {
 	if !noSpace(err) || errors.As(err, &advised) {
 		return err
 	}
-	return &noSpaceError{err: err, advice: "the file system of store " + PathText(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
+	return &noSpaceError{err: err, advice: "the file system of store " + shell.Text(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
 		"from other files and snapshots on it, and from disks and images of the store that nobody needs: to remove one takes no room, and " +
 		s.command("list") + " shows what each takes. A disk with a damaged manifest gives room back only after its layers are pruned (" + s.command("check") + " shows those that no disk needs)"}
 }

@@ -69,7 +69,8 @@ func checkFormat(format string) error {
 // checkSize compares the length of the image's data file at path with image.json.
 func (m *Image) checkSize(path string, now vfs.Identity) error {
 	if now.Size != m.Size {
-		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(m.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+		return refused(path, "size of the image", quoteBytes(m.Size), quoteBytes(now.Size),
+			adviceImage)
 	}
 	return nil
 }
@@ -94,7 +95,7 @@ func (m *Image) compare(ctx context.Context, f vfs.File, progress func(done int6
 		return fmt.Errorf("image %q: %w", m.Name, err)
 	}
 	if found != expected {
-		return &Mismatch{File: f.Name(), What: what, Expected: expected, Found: found, Advice: adviceImage}
+		return refused(f.Name(), what, expected, found, adviceImage)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -73,7 +74,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	defer tx.close()
 	img, err := tx.importImage(ctx, in, name, o)
 	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", PathText(path), err)
+		return nil, fmt.Errorf("import %s: %w", shell.Text(path), err)
 	}
 	err = s.locked(ctx, func() error {
 		if err := s.checkFree(name); err != nil {
@@ -107,7 +108,7 @@ func (tx *txn) importImage(ctx context.Context, in *source, name string, o Impor
 	}
 	img := &Image{
 		Version: formatVersion, Name: name, Size: in.size,
-		Source: PathText(in.name), Format: in.format, Backing: in.backing(), Imported: tx.s.now().UTC(),
+		Source: shell.Text(in.name), Format: in.format, Backing: in.backing(), Imported: tx.s.now().UTC(),
 	}
 	img.ChunkSHA256, err = hashChunks(ctx, out, in.size, func(done int64) { progress(o, PhaseVerify, done, in.size) }, written.compare)
 	if err == nil {
@@ -150,8 +151,9 @@ type writtenChunk struct {
 func checksum(p []byte) uint32 { return crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)) }
 
 func (w *writtenChunks) differs(number int64) error {
-	return &Mismatch{File: w.path, What: fmt.Sprintf("content read back at offset %d", number*chunkSize), Expected: "what was written",
-		Found: "something else", Advice: "check the machine's memory and the disk under the store"}
+	return refused(w.path, fmt.Sprintf("content read back at offset %d", number*chunkSize),
+		"what was written", "something else",
+		"check the machine's memory and the disk under the store")
 }
 
 // compare compares a chunk that was read back at off with its checksum, and removes the checksum.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -216,7 +217,8 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 			return s.notFound(kind, name)
 		}
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + missingAdvice[kind]}
+	return refused(path, what, "a file", "none",
+		"restore it from a backup; "+missingAdvice[kind])
 }
 
 // missingAdvice says, for a missing document, what is still there.
@@ -238,9 +240,9 @@ func (s *Store) notFound(kind, name string) error {
 		other, dir = "a disk", disksDir
 	}
 	if exists, err := s.exists(s.path(dir, name)); err == nil && exists {
-		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, PathText(s.dir), other)
+		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, shell.Text(s.dir), other)
 	}
-	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, PathText(s.dir), s.command("list"))
+	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, shell.Text(s.dir), s.command("list"))
 }
 
 // writeDocument durably replaces one of the store's JSON files.

@@ -21,7 +21,7 @@ type NotDirectory struct {
 
 // Err returns the error of a command for that name. It is an ErrRefused.
 func (t *NotDirectory) Err() error {
-	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceNotDirectory}
+	return refused(t.Path, t.Kind, "a directory", t.What, adviceNotDirectory)
 }
 
 const adviceNotDirectory = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
@@ -106,9 +106,6 @@ func (c *checker) notDirectories(storeReport *Report) {
 		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
 			continue
 		}
-		storeReport.Problems = append(storeReport.Problems, &Problem{
-			Object: t.Kind + " " + t.Name, File: t.Path, What: "entry of " + dirOf(t.Kind) + "/", Expected: "a directory", Found: t.What,
-			Status: StatusLeft, Leftover: true, Advice: adviceNotDirectory,
-		})
+		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/", "a directory", t.What, adviceNotDirectory)).Leftover = true
 	}
 }

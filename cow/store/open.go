@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"time"
 
 	"cowblk/cow"
@@ -183,11 +182,12 @@ func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	advice := "put back the layer that the disk's manifest names"
 	switch {
 	case h.UUID != l.UUID:
-		return h, &Mismatch{File: path, What: "UUID of the layer", Expected: l.UUID.String(), Found: h.UUID.String(), Advice: advice}
+		return h, refused(path, "UUID of the layer", l.UUID.String(), h.UUID.String(), advice)
 	case int(h.BlockSize) != m.BlockSize:
-		return h, &Mismatch{File: path, What: "block size", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: advice}
+		return h, refused(path, "block size", quoteBytes(int64(m.BlockSize)),
+			quoteBytes(int64(h.BlockSize)), advice)
 	case i == len(m.Layers)-1 && h.Size != m.Size:
-		return h, &Mismatch{File: path, What: "size of the disk", Expected: strconv.FormatInt(m.Size, 10), Found: quoteBytes(h.Size), Advice: advice}
+		return h, refused(path, "size of the disk", m.Size, quoteBytes(h.Size), advice)
 	}
 	return h, nil
 }

@@ -11,8 +11,9 @@ import (
 // or replaced: a change by name would affect another disk or none.
 func (s *Store) CheckOpenFiles(m *Manifest) error {
 	misplaced := func(path, what, found string) error {
-		return &Mismatch{File: path, What: fmt.Sprintf("%s of disk %q, which is open", what, m.Name), Expected: "it to be here", Found: found,
-			Advice: "what is written is only in open files: copy the disk from within the guest before this process ends"}
+		return refused(path, fmt.Sprintf("%s of disk %q, which is open", what, m.Name),
+			"it to be here", found,
+			"what is written is only in open files: copy the disk from within the guest before this process ends")
 	}
 	head := s.paths(m.Head())
 	for _, f := range []struct{ path, what string }{

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -36,7 +37,7 @@ func (s *Store) readLockText() (lockText, error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return lockUnknown, nil // the caller's open reports it
 	case err != nil:
-		return lockUnknown, fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return lockUnknown, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	case strings.HasPrefix(string(text), lockMagic):
 		return lockOwn, nil
 	case strings.HasPrefix(lockMagic, string(bytes.TrimRight(text, "\x00"))):
@@ -64,14 +65,14 @@ func (s *Store) beginOf(path string, n int) ([]byte, error) {
 func (s *Store) openOwn(path string) (vfs.File, error) {
 	f, err := s.fs.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("%s: %w", PathText(path), errForeign)
+		return nil, fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if st, err := s.fs.Stat(path); err == nil && !st.Mode().IsRegular() {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", PathText(path), errForeign)
+		return nil, fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 	}
 	return f, nil
 }
@@ -93,7 +94,7 @@ func (s *Store) ownIndex(path string) error {
 	if len(bytes.Trim(text, "\n\x00")) == 0 || indexLine.Match(text) {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", PathText(path), errForeign)
+	return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 }
 
 // ownReserve returns errForeign for a file in the place of one of the reserve that contains
@@ -114,7 +115,7 @@ func (s *Store) ownReserve(path string) error {
 		return err
 	}
 	if size > maxReserve || len(bytes.Trim(text[:n], "\x00")) > 0 {
-		return fmt.Errorf("%s: %w", PathText(path), errForeign)
+		return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 	}
 	return nil
 }

@@ -276,10 +276,9 @@ func (s *Store) readChange(dir string) (*change, error) {
 	}
 	c := new(change)
 	if err := c.decode(data); err != nil {
-		return nil, &Mismatch{
-			File: path, What: "record of a change of several disks", Expected: "a document of the form in FORMAT.md", Found: err.Error(),
-			Advice: "the intended change is unknown: compare the tags of the disks, then move the directory of the record out of the store",
-		}
+		return nil, refused(path, "record of a change of several disks",
+			"a document of the form in FORMAT.md", err.Error(),
+			"the intended change is unknown: compare the tags of the disks, then move the directory of the record out of the store")
 	}
 	return c, nil
 }

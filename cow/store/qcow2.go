@@ -4,18 +4,19 @@ import (
 	"errors"
 	"fmt"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/qcow2"
 	"cowblk/cow/shell"
 )
 
-// qcow2Refusal adds advice to an error about a qcow2 image. It advises a conversion only if nothing
+// qcow2Refusal adds the file's name and advice to an error of the qcow2 reader. It advises a conversion only if nothing
 // is damaged: a conversion hides damage.
 func (c *chainFile) qcow2Refusal(err error) error {
-	var q *qcow2.Error
+	var q *finding.Finding
 	if !errors.As(err, &q) {
-		return fmt.Errorf("%s: %w", PathText(c.path), err)
+		return fmt.Errorf("%s: %w", shell.Text(c.path), err)
 	}
-	return &Mismatch{File: c.path, What: "qcow2 image, " + q.What, Expected: q.Expected, Found: q.Found, Advice: c.qcow2Advice(q.Err)}
+	return refused(c.path, "qcow2 image, "+q.What, q.Expected, q.Found, c.qcow2Advice(q.Err))
 }
 
 func (c *chainFile) qcow2Advice(err error) string {

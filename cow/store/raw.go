@@ -54,9 +54,9 @@ func CheckRaw(fsys vfs.FS, path, word string) error {
 	case !format.disk:
 		advice += "\nif the guest is to see the file itself: " + word
 	}
-	return &Mismatch{File: path, What: "format of the file", Expected: "raw", Found: format.name, Advice: advice}
+	return refused(path, "format of the file", "raw", format.name, advice)
 }
 
 func rawSize(path string, size int64) error {
-	return &Mismatch{File: path, What: "size of the file", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
+	return refused(path, "size of the file", expectedSize, quoteBytes(size), sizeAdvice(size))
 }

@@ -71,10 +71,10 @@ func (s *Store) refuseUnfinished(disk string) error {
 		}
 		for i, m := range c.To {
 			if now, err := s.Disk(m.Name); err == nil && now.Head().UUID == c.From[i] {
-				return &Mismatch{
-					File: dir, What: "change of several disks", Expected: "none, or one that has reached all of them", Found: "that disk " + m.Name + " is still as before",
-					Advice: "open a disk once where the store can be written: that finishes the change",
-				}
+				return refused(dir, "change of several disks",
+					"none, or one that has reached all of them",
+					"that disk "+m.Name+" is still as before",
+					"open a disk once where the store can be written: that finishes the change")
 			}
 		}
 	}

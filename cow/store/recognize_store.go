@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -58,7 +59,7 @@ func (s *Store) recognize() error {
 			return err
 		}
 		if again == found {
-			return invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", PathText(s.dir), found)
+			return invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
 		}
 	}
 }
@@ -71,7 +72,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	locked := false
 	for _, e := range entries {
@@ -85,7 +86,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 		case name == lostAndFound:
 		case slices.Contains(storeDirs, name) && (e.IsDir() || e.Type()&fs.ModeSymlink != 0):
 		case foreign == "":
-			foreign = PathText(name) + " in it"
+			foreign = shell.Text(name) + " in it"
 		}
 	}
 	text := lockUnknown
@@ -137,7 +138,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {
@@ -146,7 +147,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	// A group may share a store: accept the owner of the directory.
 	dir, err := s.fs.Stat(s.dir)
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	if owner, ok := dir.Sys().(*syscall.Stat_t); ok && owner.Uid == st.Uid {
 		return "", nil
@@ -182,7 +183,7 @@ func (s *Store) holdsStoreObject() (bool, error) {
 				break
 			}
 			if err != nil {
-				return false, fmt.Errorf("store %s: %w", PathText(s.dir), err)
+				return false, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 			}
 			for _, name := range names[:min(n, len(names))] {
 				if kind.dir != layersDir && CheckName("", name) != nil {
@@ -193,7 +194,7 @@ func (s *Store) holdsStoreObject() (bool, error) {
 					return true, nil
 				}
 				if !isDamage(err) {
-					return false, fmt.Errorf("store %s: %w", PathText(s.dir), err)
+					return false, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 				}
 			}
 			if len(names) < n {
@@ -223,7 +224,7 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 			continue
 		}
 		if err != nil {
-			return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+			return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 		}
 		for _, e := range entries {
 			own := false
@@ -246,17 +247,17 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 					break
 				}
 				if own, err = isOwn(s.ownReserve(s.path(reserveDir, name))); err != nil {
-					return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+					return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 				}
 			case dir == indexDir:
 				if strings.TrimSuffix(name, vfs.TempSuffix) == indexFile {
 					if own, err = isOwn(s.ownIndex(s.path(indexDir, name))); err != nil {
-						return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+						return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 					}
 				}
 			}
 			if !own {
-				return PathText(dir+"/"+e.Name()) + " in it", nil
+				return shell.Text(dir+"/"+e.Name()) + " in it", nil
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"cowblk/cow/finding"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -171,7 +172,7 @@ func TestForeignFilesInAStore(t *testing.T) {
 			told := false
 			for _, k := range r.Reports {
 				for _, p := range k.Problems {
-					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == StatusLeft
+					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == finding.Left
 				}
 			}
 			if told != strings.HasPrefix(files[0], "tmp/") {

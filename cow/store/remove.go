@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -75,7 +76,7 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 	}
 	if len(away) > 0 {
 		return nil, fmt.Errorf("image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
-			name, ErrInUse, strings.Join(away, ", "), PathText(s.path(disksDir)))
+			name, ErrInUse, strings.Join(away, ", "), shell.Text(s.path(disksDir)))
 	}
 	var freed int64
 	if !link {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"cowblk/cow/finding"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +35,7 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 		return nil, s.notFound("disk", name)
 	}
 	_, err = s.Disk(name)
-	var found *Mismatch
+	var found *finding.Finding
 	st, serr := s.fs.Stat(s.path(disksDir, name, diskFile))
 	noFile := serr == nil && !st.Mode().IsRegular() // a directory, a FIFO
 	switch {

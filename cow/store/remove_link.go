@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,7 +30,7 @@ func (s *Store) removeLink(dir, name string) error {
 	}
 	s.log.Warn("the directory was a symbolic link: the link is removed, and the directory that it led to stays", "path", path)
 	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return fmt.Errorf("%s: the symbolic link is removed, but a power cut may bring it back: %w", PathText(path), err)
+		return fmt.Errorf("%s: the symbolic link is removed, but a power cut may bring it back: %w", shell.Text(path), err)
 	}
 	return nil
 }
@@ -43,8 +44,7 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 		return nil
 	}
 	var other *nameError
-	var m *Mismatch
-	if errors.As(err, &other) || errors.As(err, &m) && errors.As(m.cause, &other) {
+	if errors.As(err, &other) {
 		if link {
 			at, lerr := s.isLink(imagesDir, other.found)
 			exists, xerr := s.exists(s.path(imagesDir, other.found))
@@ -63,8 +63,9 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 	// It may be any image that a disk names and that is not there.
 	for _, image := range v.namedImages() {
 		if exists, xerr := s.exists(s.path(imagesDir, image)); xerr != nil || !exists {
-			return &Mismatch{File: s.path(imagesDir, name, imageFile), What: "description of the image", Expected: "one that can be read, for disks lie on an image that is not there: " + image,
-				Found: err.Error(), cause: err, Advice: "restore it from a backup; if the directory was renamed, rename it back"}
+			return refused(s.path(imagesDir, name, imageFile), "description of the image",
+				"one that can be read, for disks lie on an image that is not there: "+image, err,
+				"restore it from a backup; if the directory was renamed, rename it back")
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/qcow2"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -132,7 +133,8 @@ func (c *chainFile) open(format string) error {
 		}
 		c.size = c.img.Size
 	default:
-		return &Mismatch{File: c.path, What: "format of the file", Expected: "raw or qcow2", Found: found.name, Advice: found.advice(c.fsys, c.path, FormatQcow2, "--format raw")}
+		return refused(c.path, "format of the file", "raw or qcow2", found.name,
+			found.advice(c.fsys, c.path, FormatQcow2, "--format raw"))
 	}
 	return nil
 }
@@ -152,7 +154,8 @@ func sizeAdvice(size int64) string {
 // checkSize refuses a size that a disk cannot have.
 func (src *source) checkSize() error {
 	refuse := func(expected, advice string) error {
-		return &Mismatch{File: src.name, What: "size of the " + src.format + " image", Expected: expected, Found: quoteBytes(src.size), Advice: advice}
+		return refused(src.name, "size of the "+src.format+" image", expected,
+			quoteBytes(src.size), advice)
 	}
 	switch {
 	case src.size == 0 || src.size%SectorSize != 0:
@@ -167,7 +170,7 @@ func (src *source) checkSize() error {
 func (src *source) backing() []Backing {
 	var all []Backing
 	for _, c := range src.chain[1:] {
-		all = append(all, Backing{Path: PathText(c.realPath), Format: c.format})
+		all = append(all, Backing{Path: shell.Text(c.realPath), Format: c.format})
 	}
 	return all
 }
@@ -180,9 +183,8 @@ func (src *source) unchanged() error {
 			return err
 		}
 		if !sameState(c.opened, now) {
-			m := stateMismatch(c.path, c.opened, now)
-			m.Advice = "it was written to while it was being imported: stop the process that uses it, then try again"
-			return m
+			return stateFinding(c.path, c.opened, now,
+				"it was written to while it was being imported: stop the process that uses it, then try again")
 		}
 	}
 	return nil
@@ -211,7 +213,7 @@ func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
 		}
 		kind, n, err := c.img.Status(off)
 		if err != nil {
-			return nil, 0, c.wrapError(err)
+			return nil, 0, c.qcow2Refusal(err)
 		}
 		end = min(end, off+n)
 		switch kind {
@@ -249,7 +251,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 	for done < len(p) {
 		at := off + int64(done)
 		if at >= src.size {
-			return done, fmt.Errorf("%s: %w", PathText(src.name), io.ErrUnexpectedEOF)
+			return done, fmt.Errorf("%s: %w", shell.Text(src.name), io.ErrUnexpectedEOF)
 		}
 		c, n, err := src.locate(at, off+int64(len(p)))
 		if err != nil {
@@ -261,11 +263,11 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 			clear(part)
 		case c.img != nil:
 			if _, err := c.img.ReadAt(part, at); err != nil {
-				return done, c.wrapError(err)
+				return done, c.qcow2Refusal(err)
 			}
 		default:
 			if _, err := c.file.ReadAt(part, at); errors.Is(err, io.EOF) {
-				return done, fmt.Errorf("%s: offset %d: %w", PathText(c.path), at, io.ErrUnexpectedEOF)
+				return done, fmt.Errorf("%s: offset %d: %w", shell.Text(c.path), at, io.ErrUnexpectedEOF)
 			} else if err != nil {
 				return done, err
 			}
@@ -273,15 +275,6 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 		done += len(part)
 	}
 	return done, nil
-}
-
-// wrapError adds the file's name and advice to an error of the qcow2 reader.
-func (c *chainFile) wrapError(err error) error {
-	var q *qcow2.Error
-	if errors.As(err, &q) {
-		return c.qcow2Refusal(err)
-	}
-	return fmt.Errorf("%s: %w", PathText(c.path), err)
 }
 
 // Close closes all files.

@@ -234,7 +234,7 @@ func (s *Store) exists(path string) (bool, error) {
 func (s *Store) checkFree(name string) error {
 	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
 		if t := s.notDirectory(kind, name); t != nil {
-			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
+			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, shell.Text(t.Path), t.What, kind, ErrExists)
 		}
 		taken, err := s.exists(s.path(dir, name))
 		if err != nil {

@@ -49,7 +49,7 @@ func (s *Store) storeFileError(what, path, file, dir string) error {
 	if file != path {
 		found += ", " + file
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviseOther(file, dir)}
+	return refused(path, what, "a file that is no store's", found, s.adviseOther(file, dir))
 }
 
 // adviseOther says how to make a disk on the content of a store's file.

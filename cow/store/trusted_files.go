@@ -3,6 +3,8 @@ package store
 import (
 	"fmt"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -57,7 +59,7 @@ func (s *Store) trustedImage(name string) error {
 func (s *Store) trustedFile(what, path string) error {
 	if untrusted := s.untrustedFile(path); untrusted != nil {
 		return invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
-			what, PathText(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
+			what, shell.Text(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
 	}
 	return nil
 }
@@ -71,19 +73,16 @@ func (s *Store) untrustedFile(path string) *way.Untrusted {
 	return untrusted
 }
 
-// untrustedProblem is trustedFile for a check; nil: none. In a store that is not trusted as a whole
+// untrustedFinding is trustedFile for a check; nil: none. In a store that is not trusted as a whole
 // it would only repeat that.
-func (s *Store) untrustedProblem(object string, paths ...string) *Problem {
+func (s *Store) untrustedFinding(paths ...string) *finding.Finding {
 	if s.trustedPath() != nil {
 		return nil
 	}
 	for _, path := range paths {
 		if untrusted := s.untrustedFile(path); untrusted != nil {
-			return &Problem{
-				Object: object, File: path, What: "directories on the way to the file", Expected: "ones that only " + trustedUsers() + " can change",
-				Found:  fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()),
-				Status: StatusLeft, Advice: adviceFileWay(),
-			}
+			return refused(path, "directories on the way to the file", "ones that only "+trustedUsers()+" can change",
+				fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()), adviceFileWay())
 		}
 	}
 	return nil

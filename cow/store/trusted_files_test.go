@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 )
 
 // A user who can put other files in the place of a layer's or an image's leads no process to them,
@@ -106,7 +107,7 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				told := false
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
-						told = told || k.Name == "vm1" && p.What == "directories on the way to the file" && p.Status == StatusLeft
+						told = told || k.Name == "vm1" && p.What == "directories on the way to the file" && p.Status == finding.Left
 					}
 				}
 				if !told {

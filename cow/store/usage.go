@@ -55,7 +55,7 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	p := s.paths(l)
 	h, err := layer.ReadHeader(s.fs, p.Map)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &Mismatch{File: p.Map, What: "map of layer " + l.UUID.String(), Expected: "a file", Found: "none"}
+		return nil, refused(p.Map, "map of layer "+l.UUID.String(), "a file", "none", "")
 	}
 	if err != nil {
 		return nil, classify(err)
