@@ -8,6 +8,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/store"
 )
 
@@ -44,10 +45,10 @@ func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 			"serve the disk that lies on it, or a copy; --read-only serves the file as it is")
 	}
 	word := "--format raw"
-	if f.blkFormat == store.FormatRaw {
+	if f.blkFormat == imagefile.Raw {
 		word = ""
 	}
-	if err := store.CheckRaw(nil, path, word); err != nil {
+	if err := imagefile.CheckRaw(path, word); err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: f.readOnly, Raw: !f.readOnly}

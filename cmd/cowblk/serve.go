@@ -13,7 +13,7 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/control"
-	"cowblk/cow/store"
+	"cowblk/cow/imagefile"
 )
 
 // serveFlags holds the options of "cowblk serve". The first group is from QEMU's "Backend program
@@ -140,7 +140,7 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --blk-file needs --socket-path or --fd")
 	case f.blkFormat != "" && f.blkFile == "":
 		return usagef("serve: --format is for --blk-file")
-	case f.blkFormat != "" && f.blkFormat != store.FormatRaw:
+	case f.blkFormat != "" && f.blkFormat != imagefile.Raw:
 		return usagef("serve: --format %q: expected raw", f.blkFormat)
 	case f.socketPath != "" && f.fd >= 0:
 		return usagef("serve: --socket-path and --fd exclude each other")

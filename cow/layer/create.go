@@ -177,7 +177,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 			return err
 		}
 	}
-	dirty, err := firstNonZero(l.mapf, h.MapSize())
+	dirty, err := FirstNonZero(l.mapf, h.MapSize())
 	if err != nil {
 		return err
 	}
@@ -228,8 +228,8 @@ func zeroMap(f vfs.File, n int64) error {
 	return f.Datasync()
 }
 
-// firstNonZero returns the offset of the first byte before end that is not zero, or -1.
-func firstNonZero(f vfs.File, end int64) (int64, error) {
+// FirstNonZero returns the offset of the first byte before end that is not zero, or -1.
+func FirstNonZero(f vfs.File, end int64) (int64, error) {
 	size, err := f.Size()
 	if err != nil {
 		return 0, err

@@ -2,11 +2,13 @@ package layer
 
 import (
 	"cowblk/cow/finding"
+	"cowblk/cow/vfs"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"math/bits"
+	"os"
 )
 
 // scanChunk is the size of one read of a map, in bytes.
@@ -60,6 +62,23 @@ func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint
 		}
 	}
 	return nil
+}
+
+// CountOwned counts the bits of a map that may be being written, with the header h. Each bit is
+// durable or will be soon.
+func CountOwned(fsys vfs.FS, name string, h *Header) (blocks uint64, err error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	err = scanMap(f, h.MapPages(), func(_ uint64, words []uint64) error {
+		for _, w := range words {
+			blocks += uint64(bits.OnesCount64(w))
+		}
+		return nil
+	})
+	return blocks, err
 }
 
 // readError turns the end of a file into a finding.

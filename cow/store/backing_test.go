@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cowblk/cow/imagefile"
 	"cowblk/cow/vfs"
 )
 
@@ -47,7 +48,7 @@ func TestHostileBacking(t *testing.T) {
 	overlay(t, path("ring-a"), "ring-b", "qcow2")
 	overlay(t, path("ring-b"), "ring-a", "qcow2")
 	overlay(t, path("deep-0"), raw, "raw")
-	for i := range maxBacking + 1 {
+	for i := range imagefile.MaxBacking + 1 {
 		overlay(t, path(fmt.Sprint("deep-", i+1)), fmt.Sprint("deep-", i), "qcow2")
 	}
 	overlay(t, path("over-fifo"), "fifo", "raw")
@@ -77,7 +78,7 @@ func TestHostileBacking(t *testing.T) {
 		{"self-link", "qcow2", "another file than those above it"},
 		{"self-hard", "qcow2", "another file than those above it"},
 		{"ring-a", "qcow2", "another file than those above it"},
-		{fmt.Sprint("deep-", maxBacking), "qcow2", fmt.Sprintf("at most %d", maxBacking)},
+		{fmt.Sprint("deep-", imagefile.MaxBacking), "qcow2", fmt.Sprintf("at most %d", imagefile.MaxBacking)},
 		{"nosuch", "raw", "expected a file, found none"},
 		{"../nosuch/raw", "raw", "expected a file, found none"},
 		{"raw/under", "raw", "not a directory"},

@@ -2,17 +2,14 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -40,39 +37,19 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 	if err != nil {
 		return nil, err
 	}
-	if sameState(now, *b.Identity) {
+	if imagefile.SameState(now, *b.Identity) {
 		return spec, nil
 	}
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}
-	return nil, stateFinding(b.Path, *b.Identity, now, fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
+	return nil, imagefile.StateFinding(b.Path, *b.Identity, now, fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
 		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name)))
 }
 
 // sampledBytes returns the maximum number of bytes that a fingerprint samples; see
 // layer.ComputeFingerprint.
 func sampledBytes(size int64) int64 { return min(size, 2*64<<10+256*4<<10) }
-
-// sameState compares the fields that a write changes. It ignores device and inode: a store may be
-// copied.
-func sameState(a, b vfs.Identity) bool {
-	return a.Size == b.Size && a.MTime == b.MTime && a.Block == b.Block
-}
-
-// stateFinding says how a file differs from its recorded state.
-func stateFinding(path string, was, is vfs.Identity, advice string) *finding.Finding {
-	switch {
-	case was.Block != is.Block:
-		kind := map[bool]string{false: "a regular file", true: "a block device"}
-		return refused(path, "kind", kind[was.Block], kind[is.Block], advice)
-	case was.Size != is.Size:
-		return refused(path, "size of the base", quoteBytes(was.Size), quoteBytes(is.Size), advice)
-	}
-	return refused(path, "modification time of the base", timeText(was.MTime), timeText(is.MTime), advice)
-}
-
-func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
 func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
 	f, err := vfs.OpenImage(s.fs, path, os.O_RDONLY)
@@ -82,7 +59,7 @@ func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
 			"put it back in this place; the disk's layers hold only what differs from it")
 	}
 	if err != nil {
-		return nil, refusedFile("base of disk "+m.Name, path, err)
+		return nil, imagefile.Refused("base of disk "+m.Name, path, err)
 	}
 	return f, nil
 }
@@ -96,8 +73,8 @@ func checkFingerprint(f vfs.File, m *Manifest) error {
 	}
 	advice := "put the original content back; the disk's layers are right only over that"
 	if size < b.Offset+b.Size {
-		return refused(f.Name(), "size of the base", "at least "+quoteBytes(b.Offset+b.Size),
-			quoteBytes(size), advice)
+		return refused(f.Name(), "size of the base", "at least "+finding.Bytes(b.Offset+b.Size),
+			finding.Bytes(size), advice)
 	}
 	found, err := layer.ComputeFingerprint(f, b.Offset, b.Size)
 	if err != nil {
@@ -140,7 +117,7 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	if err := img.checkSize(path, now); err != nil {
 		return err
 	}
-	if sameState(now, img.Identity) {
+	if imagefile.SameState(now, img.Identity) {
 		return nil
 	}
 	s.log.Warn("an image's file differs from its recorded state: checking the whole content", "image", img.Name, "size", img.Size)
@@ -174,7 +151,7 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	if m.Base == nil {
-		return nil, invalidf("disk %q has no base: there is nothing to trust", name)
+		return nil, finding.Invalidf("disk %q has no base: there is nothing to trust", name)
 	}
 	if m.Base.Image != "" {
 		return m, s.checkImage(ctx, m)
@@ -195,42 +172,4 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 	return m, s.WithReserve(func() error { // until then the disk cannot be served
 		return s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
 	})
-}
-
-// hashFile returns the SHA-256 of the first size bytes in hexadecimal. It does not read holes.
-// check, if not nil, is called with the offset and the bytes of each chunk.
-func hashFile(ctx context.Context, f vfs.File, size int64, check func(off int64, p []byte) error) (string, error) {
-	sum := sha256.New()
-	zeros, buf := make([]byte, chunkSize), make([]byte, chunkSize)
-	data, end := int64(0), int64(0) // the first data range at or after off
-	for off := int64(0); off < size; off += chunkSize {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		if off >= end {
-			var err error
-			if data, end, err = f.NextData(off); errors.Is(err, io.EOF) {
-				data, end = size, size
-			} else if err != nil {
-				return "", err
-			}
-		}
-		n := min(size-off, chunkSize)
-		p := zeros[:n]
-		if data < off+n {
-			p = buf[:n]
-			if _, err := f.ReadAt(p, off); errors.Is(err, io.EOF) {
-				return "", fmt.Errorf("%s: %w", f.Name(), io.ErrUnexpectedEOF)
-			} else if err != nil {
-				return "", err
-			}
-		}
-		if check != nil {
-			if err := check(off, p); err != nil {
-				return "", err
-			}
-		}
-		sum.Write(p)
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -64,7 +65,7 @@ func (c *checker) imageData(k *Report, img *Image) error {
 		return refused(path, "sampled content of the image",
 			"fingerprint "+img.Fingerprint.String(), fingerprint.String(), adviceImage)
 	}
-	touched := !sameState(now, img.Identity)
+	touched := !imagefile.SameState(now, img.Identity)
 	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
 		if touched {
 			k.addNote("its file differs from its recorded state; its content is compared when a disk on it is opened")
@@ -88,7 +89,7 @@ const (
 
 // touchedImage reports an image whose modification time differs and whose content is the same.
 func (c *checker) touchedImage(k *Report, img *Image, now vfs.Identity) {
-	p := k.add("image data", stateFinding(c.s.ImageData(img.Name), img.Identity, now, ""))
+	p := k.add("image data", imagefile.StateFinding(c.s.ImageData(img.Name), img.Identity, now, ""))
 	p.Remedy, p.Leftover = "record the new time: the whole content is the same", true
 	c.applyRemedy(k, p, func() error {
 		return c.s.locked(context.WithoutCancel(c.ctx), func() error {

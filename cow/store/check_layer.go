@@ -50,7 +50,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 		if err == nil && h.State == layer.Head {
 			// The writer does not update the count in the header meanwhile.
 			r.header, r.atLeast = h, true
-			if r.owned, err = c.s.countBlocks(path, &h); err != nil {
+			if r.owned, err = layer.CountOwned(c.s.fs, path, &h); err != nil {
 				r.err = err
 				return r
 			}

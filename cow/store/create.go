@@ -7,8 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
-	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -38,15 +39,15 @@ func (o *CreateOptions) check() error {
 	}
 	switch {
 	case n > 1:
-		return invalidf("only one of --from, --base and --table can be given")
+		return finding.Invalidf("only one of --from, --base and --table can be given")
 	case n == 0 && o.Size == 0:
-		return invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
+		return finding.Invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
 	case o.Table != "" && o.Size != 0:
-		return invalidf("the table says the disk's size: leave --size out")
-	case o.Size < 0 || o.Size%SectorSize != 0:
-		return invalidf("size %d is not a multiple of 512 bytes", o.Size)
+		return finding.Invalidf("the table says the disk's size: leave --size out")
+	case o.Size < 0 || o.Size%layer.SectorSize != 0:
+		return finding.Invalidf("size %d is not a multiple of 512 bytes", o.Size)
 	case o.BlockSize != 0 && (o.BlockSize < layer.MinBlockSize || o.BlockSize > layer.MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0):
-		return invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
+		return finding.Invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 		}
 	}
 	if m.Size > layer.MaxSize {
-		return nil, invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
+		return nil, finding.Invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
 	}
 	return m, nil
 }
@@ -135,7 +136,7 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 // base.
 func (m *Manifest) atLeast(size int64, below string) error {
 	if m.Size != 0 && m.Size < size {
-		return invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
+		return finding.Invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
 	}
 	m.Size = max(m.Size, size)
 	return nil
@@ -151,7 +152,7 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		img, err := s.Image(ref.Name)
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
-				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
+				return finding.Invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
 					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tags()))
 			}
 		}
@@ -179,7 +180,7 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		return err
 	}
 	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
-		return invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
+		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
 	}
 	below := *src
 	below.Layers = src.Layers[:i+1]
@@ -239,7 +240,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPathText("base", path); err != nil {
+	if err := finding.CheckPath("base", path); err != nil {
 		return nil, err
 	}
 	if err := s.refuseStoreFile("base", path); err != nil {
@@ -254,16 +255,18 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 		return nil, refused(path, "content of the base", "a raw image", "the map of a layer",
 			"name the image that the layer lies on")
 	}
-	if err := rawBase(s.fs, f, path, force); err != nil {
-		return nil, err
+	if !force {
+		if err := imagefile.CheckBase(s.fs, f, path); err != nil {
+			return nil, err
+		}
 	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
-	if size == 0 || size%SectorSize != 0 {
-		return nil, refused(path, "size of the base", expectedSize, quoteBytes(size),
-			sizeAdvice(size))
+	if size == 0 || size%layer.SectorSize != 0 {
+		return nil, refused(path, "size of the base", imagefile.ExpectedSize, finding.Bytes(size),
+			imagefile.SizeAdvice(size))
 	}
 	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
@@ -295,7 +298,7 @@ const shareAdvice = "if you know that nobody changes the base: --force-share (of
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
-		return nil, refusedFile("base", path, err)
+		return nil, imagefile.Refused("base", path, err)
 	}
 	if err := f.LockImage(vfs.ImageRead); errors.Is(err, vfs.ErrImageLocked) && share {
 		return f, nil
@@ -308,26 +311,6 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// rawBase refuses a base in another image format, a compressed file and an archive, unless force is
-// set.
-func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
-	format, err := probe(f)
-	if err != nil {
-		return fmt.Errorf("base: %w", err)
-	}
-	if format.name == FormatRaw || force {
-		return nil
-	}
-	advice := format.advice(fsys, path, FormatRaw, "--force")
-	switch {
-	case format.name == FormatQcow2:
-		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
-	case !format.disk:
-		advice += "\nif the guest is to see the file itself: --force"
-	}
-	return refused(path, "format of the base", "raw", format.name, advice)
 }
 
 // baseOf describes size bytes of an open file from offset on.

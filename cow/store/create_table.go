@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/dmtable"
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 )
 
@@ -23,15 +24,15 @@ type tableMap struct {
 // createFromTable creates a disk of the files and devices that a table names. They stay in place,
 // and removing the disk keeps them. All files are checked before any is formatted.
 func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
-	t, err := ParseTable(o.Table)
+	t, err := dmtable.Parse(o.Table)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.absolute(); err != nil {
+	if err := t.Absolute(); err != nil {
 		return nil, err
 	}
-	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
-	parts := t.parts(nil)
+	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * layer.SectorSize, TableStart: t.Start, Created: s.now().UTC()}
+	parts := tableParts(t, nil)
 	for _, p := range parts {
 		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
@@ -61,7 +62,7 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.refuseUsed(t.parts(maps), false); err != nil {
+		if err := s.refuseUsed(tableParts(t, maps), false); err != nil {
 			return err
 		}
 		locked, err := s.lockTable(t, maps)
@@ -82,52 +83,36 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	return m, nil
 }
 
-func (t *Table) absolute() error {
-	paths := []*string{&t.Base}
-	for i := range t.Layers {
-		paths = append(paths, &t.Layers[i].Map, &t.Layers[i].Data)
-	}
-	for _, p := range paths {
-		abs, err := filepath.Abs(*p)
-		if err != nil {
-			return err
-		}
-		if err := checkPathText("path of the table", abs); err != nil {
-			return err
-		}
-		*p = abs
-	}
-	return t.check() // two spellings of one path are equal now
-}
-
-func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
+func (s *Store) tableBase(t *dmtable.Table, force, share bool) (*Base, error) {
 	f, err := openBaseFile(s.fs, t.Base, share)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := rawBase(s.fs, f, t.Base, force); err != nil {
-		return nil, err
+	if !force {
+		if err := imagefile.CheckBase(s.fs, f, t.Base); err != nil {
+			return nil, err
+		}
 	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
-	if need := (t.BaseOffset + t.Length) * SectorSize; size < need {
+	if need := (t.BaseOffset + t.Length) * layer.SectorSize; size < need {
 		return nil, refused(t.Base, "size of the base",
-			"at least "+quoteBytes(need)+" (BASE_OFFSET + LENGTH)", quoteBytes(size),
+			"at least "+finding.Bytes(need)+" (BASE_OFFSET + LENGTH)", finding.Bytes(size),
 			"correct the table")
 	}
-	return baseOf(f, t.Base, t.BaseOffset*SectorSize, t.Length*SectorSize)
+	return baseOf(f, t.Base, t.BaseOffset*layer.SectorSize, t.Length*layer.SectorSize)
 }
 
 // inspectMaps reads every map and checks that the disk can be made of them. It changes nothing. It
 // sets the disk's block size to that of the existing layers.
-func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
+func (s *Store) inspectMaps(t *dmtable.Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
 	maps := make([]tableMap, len(t.Layers))
 	m.BlockSize = o.BlockSize
 	for i, l := range t.Layers {
-		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * SectorSize}
+		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * layer.SectorSize}
 		h, err := layer.ReadHeader(s.fs, l.Map)
 		switch {
 		case err == nil:
@@ -172,20 +157,20 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		err = refused(path, "parent of the layer", layerText(parent), layerText(h.Parent),
 			"name the layers oldest first, as they were made")
 	case h.Size != m.Size:
-		err = refused(path, "size of the layer's disk", quoteBytes(m.Size), quoteBytes(h.Size),
+		err = refused(path, "size of the layer's disk", finding.Bytes(m.Size), finding.Bytes(h.Size),
 			"correct LENGTH")
 	case int(h.BlockSize) != m.BlockSize:
-		err = refused(path, "block size of the layer", quoteBytes(int64(m.BlockSize)),
-			quoteBytes(int64(h.BlockSize)), "leave --block-size out")
+		err = refused(path, "block size of the layer", finding.Bytes(int64(m.BlockSize)),
+			finding.Bytes(int64(h.BlockSize)), "leave --block-size out")
 	case h.Base != m.Base.Fingerprint:
 		err = refused(path, "fingerprint of the layer's base", m.Base.Fingerprint.String(),
 			h.Base.String(), "name the base and the offset that the layer was made on")
 	case h.BaseSize != m.Base.Size:
-		err = refused(path, "bytes of the base that belong to the layer", quoteBytes(m.Base.Size),
-			quoteBytes(h.BaseSize), "correct LENGTH")
+		err = refused(path, "bytes of the base that belong to the layer", finding.Bytes(m.Base.Size),
+			finding.Bytes(h.BaseSize), "correct LENGTH")
 	case h.DataOffset != tm.paths.DataOffset:
-		err = refused(path, "offset of the layer's data", quoteBytes(h.DataOffset),
-			quoteBytes(tm.paths.DataOffset), "correct DATA_OFFSET")
+		err = refused(path, "offset of the layer's data", finding.Bytes(h.DataOffset),
+			finding.Bytes(tm.paths.DataOffset), "correct DATA_OFFSET")
 	case last && h.State == layer.Sealed:
 		err = refused(path, "state of the last layer", "a head", "a sealed layer",
 			"add a new map and data for a head on top of it")
@@ -213,36 +198,12 @@ func (s *Store) checkZero(path string, size int64) error {
 		return err
 	}
 	defer f.Close()
-	length, err := f.Size()
-	if err != nil {
-		return err
+	at, err := layer.FirstNonZero(f, size)
+	if err == nil && at >= 0 {
+		err = refused(path, "content of the map", "zeros, or a layer", fmt.Sprintf("something else at offset %d", at),
+			"name another map: one of zeros, or one that holds this layer; this one is left as it is")
 	}
-	size = min(size, length)
-	buf := make([]byte, chunkSize)
-	for off := int64(0); off < size; {
-		start, end, err := f.NextData(off)
-		if errors.Is(err, io.EOF) || err == nil && start >= size {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for off = start; off < min(end, size); {
-			p := buf[:min(min(end, size)-off, chunkSize)]
-			if _, err := f.ReadAt(p, off); err != nil {
-				return err
-			}
-			for i, b := range p {
-				if b != 0 {
-					return refused(path, "content of the map", "zeros, or a layer",
-						fmt.Sprintf("something else at offset %d", off+int64(i)),
-						"name another map: one of zeros, or one that holds this layer; this one is left as it is")
-				}
-			}
-			off += int64(len(p))
-		}
-	}
-	return nil
+	return err
 }
 
 // addTableLayer adds a map and its data to the manifest. It formats them if tm.format is set. The

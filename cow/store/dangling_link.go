@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
@@ -34,7 +35,7 @@ func refuseDangling(fsys vfs.FS, dir string) error {
 			return nil
 		}
 		target := linkTarget(path)
-		return invalidf("store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
+		return finding.Invalidf("store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
 			shell.Text(dir), shell.Text(path), shell.Text(target), shell.Path(target))
 	}
 	return nil

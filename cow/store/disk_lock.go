@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -205,7 +206,7 @@ func (l *Lock) SetServing(v Serving) error {
 		return nil
 	}
 	for _, path := range []string{v.Socket, v.Control} {
-		if err := checkPathText("socket", path); err != nil {
+		if err := finding.CheckPath("socket", path); err != nil {
 			return err
 		}
 	}

@@ -60,8 +60,8 @@ func (s *Store) readBoundedAs(path string, flag int) ([]byte, error) {
 		return nil, err
 	}
 	if size > maxDocument {
-		return nil, refused(path, "size of the document", "at most "+quoteBytes(maxDocument),
-			quoteBytes(size), "restore the file from a backup")
+		return nil, refused(path, "size of the document", "at most "+finding.Bytes(maxDocument),
+			finding.Bytes(size), "restore the file from a backup")
 	}
 	data := make([]byte, size)
 	n, err := f.ReadAt(data, 0)

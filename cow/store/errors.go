@@ -2,7 +2,6 @@ package store
 
 import (
 	"errors"
-	"fmt"
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
@@ -13,9 +12,8 @@ import (
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
 var (
-	// ErrInvalid: the request itself makes no sense (a name, a size, options that exclude each
-	// other).
-	ErrInvalid = errors.New("invalid request")
+	// ErrInvalid: see finding.ErrInvalid.
+	ErrInvalid = finding.ErrInvalid
 	// ErrNotFound: no image, disk or tag of that name.
 	ErrNotFound = errors.New("not found")
 	// ErrExists: the name is taken.
@@ -31,16 +29,6 @@ var (
 // refused returns an ErrRefused; see finding.New.
 func refused(file, what string, expected, found any, advice string) *finding.Finding {
 	return finding.New(nil, file, what, expected, found, advice)
-}
-
-// usageError is an ErrInvalid with a message that does not repeat the sentinel's text.
-type usageError struct{ msg string }
-
-func (e *usageError) Error() string { return e.msg }
-func (e *usageError) Unwrap() error { return ErrInvalid }
-
-func invalidf(format string, args ...any) error {
-	return &usageError{msg: fmt.Sprintf(format, args...)}
 }
 
 // classified adds a sentinel of this package to an error of a lower package and keeps its text.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
+	"cowblk/cow/imagefile"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -71,7 +72,7 @@ func tempFile(t testing.TB, name string, data []byte) string {
 // importRaw imports data as an image.
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
-	img, err := s.Import(context.Background(), tempFile(t, "src.raw", data), name, ImportOptions{Format: FormatRaw})
+	img, err := s.Import(context.Background(), tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"cowblk/cow/imagefile"
 	"errors"
 	"os"
 	"path/filepath"
@@ -29,12 +30,12 @@ func TestImport(t *testing.T) {
 		format  string
 		backing int
 	}{
-		{"raw", want, FormatRaw, 0},
-		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), FormatQcow2, 0},
-		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), FormatQcow2, 0},
-		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), FormatQcow2, 0},
-		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), FormatQcow2, 1},
-		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), FormatQcow2, 1},
+		{"raw", want, imagefile.Raw, 0},
+		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), imagefile.Qcow2, 0},
+		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), imagefile.Qcow2, 0},
+		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), imagefile.Qcow2, 0},
+		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), imagefile.Qcow2, 1},
+		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), imagefile.Qcow2, 1},
 	}
 	s := newStore(t)
 	for _, tt := range tests {

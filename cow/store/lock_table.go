@@ -7,15 +7,16 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/dmtable"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
 // parts returns the files that the table names. maps, if not nil, says which of them are layers.
-func (t *Table) parts(maps []tableMap) []*part {
+func tableParts(t *dmtable.Table, maps []tableMap) []*part {
 	const owner = "the table"
-	size := t.Length * SectorSize
-	parts := []*part{{owner: owner, kind: partBase, path: t.Base, off: t.BaseOffset * SectorSize, n: size}}
+	size := t.Length * layer.SectorSize
+	parts := []*part{{owner: owner, kind: partBase, path: t.Base, off: t.BaseOffset * layer.SectorSize, n: size}}
 	for i, l := range t.Layers {
 		id, head := uuid.Nil, i == len(t.Layers)-1
 		if maps != nil && maps[i].header != nil {
@@ -23,7 +24,7 @@ func (t *Table) parts(maps []tableMap) []*part {
 		}
 		parts = append(parts,
 			&part{owner: owner, kind: partMap, layer: id, head: head, path: l.Map, n: -1},
-			&part{owner: owner, kind: partData, layer: id, head: head, path: l.Data, off: l.DataOffset * SectorSize, n: size})
+			&part{owner: owner, kind: partData, layer: id, head: head, path: l.Data, off: l.DataOffset * layer.SectorSize, n: size})
 	}
 	return parts
 }
@@ -45,15 +46,15 @@ func (h *lockedFiles) close() {
 
 // lockTable takes the locks of an open disk on the table's files: a process may have them open in
 // another store. Maps that will be formatted are locked when they are.
-func (s *Store) lockTable(t *Table, maps []tableMap) (_ *lockedFiles, err error) {
+func (s *Store) lockTable(t *dmtable.Table, maps []tableMap) (_ *lockedFiles, err error) {
 	h := new(lockedFiles)
 	defer func() {
 		if err != nil {
 			h.close()
 		}
 	}()
-	size := t.Length * SectorSize
-	if err := h.lock(s.fs, t.Base, "base", t.BaseOffset*SectorSize, size, false, false); err != nil {
+	size := t.Length * layer.SectorSize
+	if err := h.lock(s.fs, t.Base, "base", t.BaseOffset*layer.SectorSize, size, false, false); err != nil {
 		return nil, err
 	}
 	for i, l := range t.Layers {
@@ -64,7 +65,7 @@ func (s *Store) lockTable(t *Table, maps []tableMap) (_ *lockedFiles, err error)
 		last := i == len(t.Layers)-1
 		err := h.lock(s.fs, l.Map, "map", 0, hd.MapSize(), last, true)
 		if err == nil {
-			err = h.lock(s.fs, l.Data, "data", l.DataOffset*SectorSize, size, last, false)
+			err = h.lock(s.fs, l.Data, "data", l.DataOffset*layer.SectorSize, size, last, false)
 		}
 		if err != nil {
 			return nil, err

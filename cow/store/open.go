@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
@@ -184,10 +185,10 @@ func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	case h.UUID != l.UUID:
 		return h, refused(path, "UUID of the layer", l.UUID.String(), h.UUID.String(), advice)
 	case int(h.BlockSize) != m.BlockSize:
-		return h, refused(path, "block size", quoteBytes(int64(m.BlockSize)),
-			quoteBytes(int64(h.BlockSize)), advice)
+		return h, refused(path, "block size", finding.Bytes(int64(m.BlockSize)),
+			finding.Bytes(int64(h.BlockSize)), advice)
 	case i == len(m.Layers)-1 && h.Size != m.Size:
-		return h, refused(path, "size of the disk", m.Size, quoteBytes(h.Size), advice)
+		return h, refused(path, "size of the disk", m.Size, finding.Bytes(h.Size), advice)
 	}
 	return h, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -134,7 +135,7 @@ func (s *Store) refuseOverlap(parts []*part) error {
 		}
 		for _, o := range parts[:i] {
 			if mine, other, ok := p.conflicts(o); ok {
-				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
+				return finding.Invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -462,15 +463,15 @@ func TestImportOfOpenData(t *testing.T) {
 	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
 		for name, alias := range aliases(t, path) {
 			o := openDisk(t, s, disk)
-			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) {
+			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: imagefile.Raw}); !errors.Is(err, ErrInUse) {
 				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
 			}
 			if name == "same path" {
-				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: FormatRaw, ForceShare: true}); err != nil {
+				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: imagefile.Raw, ForceShare: true}); err != nil {
 					t.Errorf("--force-share: %v", err)
 				}
 			}
-			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: FormatRaw}); err != nil {
+			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: imagefile.Raw}); err != nil {
 				t.Errorf("the base of an open disk: %v", err)
 			}
 			if err := o.Close(); err != nil {
@@ -506,7 +507,7 @@ func TestBehindASmallerLayer(t *testing.T) {
 	if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
 		t.Fatal(err)
 	}
-	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * SectorSize})
+	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * layer.SectorSize})
 	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
 	one := openDisk(t, s, "larger")
 	defer one.Close()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -48,7 +49,7 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 	var disks []*Manifest
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
-			return nil, invalidf("promote: disk %q is named twice", name)
+			return nil, finding.Invalidf("promote: disk %q is named twice", name)
 		}
 	}
 	for _, name := range names {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
@@ -59,7 +60,7 @@ func (s *Store) recognize() error {
 			return err
 		}
 		if again == found {
-			return invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
+			return finding.Invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 	noFile := serr == nil && !st.Mode().IsRegular() // a directory, a FIFO
 	switch {
 	case err == nil:
-		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
+		return nil, finding.Invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // a document of another program version
 	case !isDamage(err) && !noFile:

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"cowblk/cow/finding"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,7 +41,7 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 // rollbackTarget returns the manifest of a disk that nobody has open and that has the tag.
 func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
-		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
+		return nil, finding.Invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
 	if _, serving := s.Serving(ref.Name); serving {
 		return nil, s.inUse(ref.Name)

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -85,7 +85,7 @@ type Store struct {
 // the first change creates.
 func Open(dir string, o Options) (*Store, error) {
 	if dir == "" {
-		return nil, invalidf("the store's directory has no name")
+		return nil, finding.Invalidf("the store's directory has no name")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -112,7 +112,7 @@ func Open(dir string, o Options) (*Store, error) {
 	st, err := o.FS.Stat(dir)
 	switch {
 	case err == nil && !st.IsDir():
-		return nil, invalidf("store %s is not a directory", dir)
+		return nil, finding.Invalidf("store %s is not a directory", dir)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	case err != nil:
@@ -143,7 +143,7 @@ func DefaultDir(getenv func(string) string) (string, error) {
 	if home := getenv("HOME"); home != "" {
 		return filepath.Join(home, ".local", "share", programDir), nil
 	}
-	return "", invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
+	return "", finding.Invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
 }
 
 // runDir returns the directory of the sockets: the system's or the user's run directory for the
@@ -183,7 +183,7 @@ func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".so
 func (s *Store) socket(name, ext string) (string, error) {
 	p := filepath.Join(s.runDir, name+ext)
 	if len(p) > maxSocketPath {
-		return "", invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
+		return "", finding.Invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
 			p, len(p), maxSocketPath)
 	}
 	return p, nil
@@ -246,5 +246,3 @@ func (s *Store) checkFree(name string) error {
 	}
 	return nil
 }
-
-func quoteBytes(n int64) string { return strconv.FormatInt(n, 10) + " bytes" }

@@ -58,7 +58,7 @@ func (s *Store) trustedImage(name string) error {
 // trustedFile refuses a file that another user can replace. what names its owner.
 func (s *Store) trustedFile(what, path string) error {
 	if untrusted := s.untrustedFile(path); untrusted != nil {
-		return invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
+		return finding.Invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
 			what, shell.Text(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
 	}
 	return nil

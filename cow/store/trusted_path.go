@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
@@ -34,7 +35,7 @@ func (s *Store) trusted() error {
 // trustedPath is Trusted for a directory that need not be a store.
 func (s *Store) trustedPath() error {
 	// The documents could not represent the paths of its sockets and bases.
-	if err := checkPathText("store", s.dir); err != nil {
+	if err := finding.CheckPath("store", s.dir); err != nil {
 		return err
 	}
 	if _, real := s.fs.(vfs.HostFS); !real {
@@ -76,7 +77,7 @@ func checkStore(dir string) (made bool, err error) {
 			continue
 		}
 		if !way.Trusted(st.Uid) {
-			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
+			return true, finding.Invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
 		}
 		untrusted, err := way.Check(path, pathOptions())
 		if err == nil && untrusted == nil {
@@ -86,7 +87,7 @@ func checkStore(dir string) (made bool, err error) {
 		case untrusted != nil && untrusted.End && way.Trusted(untrusted.UID):
 			return true, writable(fmt.Sprintf("store %s: %s", dir, name), untrusted.Mode)
 		case untrusted != nil:
-			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
+			return true, finding.Invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
 		case errors.Is(err, ErrInvalid):
 			return true, err
 		}
@@ -106,7 +107,7 @@ func (s *Store) trustedDisk(name string) error {
 	if untrusted == nil {
 		return s.trustedFile(fmt.Sprintf("disk %q", name), s.path(disksDir, name, diskFile))
 	}
-	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	return finding.Invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }
 
 // checkDirMode refuses a directory in which others can create entries, even a sticky one: the
@@ -132,7 +133,7 @@ func writable(what string, mode uint32) error {
 	if mode&0o002 == 0 {
 		who = "its group"
 	}
-	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
+	return finding.Invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
 		what, mode, who)
 }
 
@@ -144,11 +145,11 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	case untrusted.End && !foreignOwner:
 		return writable("store "+dir, untrusted.Mode)
 	case untrusted.End && os.Geteuid() == 0:
-		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
+		return finding.Invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
 	case untrusted.End:
-		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
+		return finding.Invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
 	}
-	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	err := finding.Invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	advice := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
 	if foreignOwner && os.Geteuid() == 0 {
 		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(untrusted.UID))
@@ -201,7 +202,7 @@ func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 		}
 		return writable("run directory "+dir, untrusted.Mode)
 	}
-	err = invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	err = finding.Invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	if from := s.getenv(runtimeEnv); filepath.IsAbs(from) && within(from, dir) {
 		return fmt.Errorf("%w\n%s is %s: set it to a directory of your own that nobody else can write to, as logging in does", err, runtimeEnv, shell.Word(from))
 	}

@@ -1,26 +1,28 @@
-package store
+package dmtable
 
 import (
+	"cowblk/cow/finding"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
 
-func TestParseTable(t *testing.T) {
+func TestParse(t *testing.T) {
 	tests := []struct {
 		name, line string
 		want       *Table
 		err        string // substring; empty: parses
 	}{
 		{"the issue's example", "0 8385866 cow /dev/sdb1 0 /dev/sdb2 /dev/sdb3 0", &Table{Length: 8385866, Base: "/dev/sdb1",
-			Layers: []TableLayer{{"/dev/sdb2", "/dev/sdb3", 0}}}, ""},
+			Layers: []Layer{{"/dev/sdb2", "/dev/sdb3", 0}}}, ""},
 		{"start and offsets", "63 100 cow b 7 rm rd 8 wm wd 9\n", &Table{Start: 63, Length: 100, Base: "b", BaseOffset: 7,
-			Layers: []TableLayer{{"rm", "rd", 8}, {"wm", "wd", 9}}}, ""},
-		{"tabs and several blanks", "0\t1  cow b 0 m d 0", &Table{Length: 1, Base: "b", Layers: []TableLayer{{"m", "d", 0}}}, ""},
+			Layers: []Layer{{"rm", "rd", 8}, {"wm", "wd", 9}}}, ""},
+		{"tabs and several blanks", "0\t1  cow b 0 m d 0", &Table{Length: 1, Base: "b", Layers: []Layer{{"m", "d", 0}}}, ""},
 		{"layers in one data device", "0 10 cow b 0 m1 d 0 m2 d 10", &Table{Length: 10, Base: "b",
-			Layers: []TableLayer{{"m1", "d", 0}, {"m2", "d", 10}}}, ""},
-		{"layer behind the base", "0 10 cow d 0 m1 d 10", &Table{Length: 10, Base: "d", Layers: []TableLayer{{"m1", "d", 10}}}, ""},
+			Layers: []Layer{{"m1", "d", 0}, {"m2", "d", 10}}}, ""},
+		{"layer behind the base", "0 10 cow d 0 m1 d 10", &Table{Length: 10, Base: "d", Layers: []Layer{{"m1", "d", 10}}}, ""},
 		{"empty", "", nil, "0 fields"},
 		{"no writable layer", "0 1 cow b 0", nil, "at least 8"},
 		{"other target", "0 1 linear b 0 m d 0", nil, `expected the target name "cow"`},
@@ -42,10 +44,10 @@ func TestParseTable(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := ParseTable(tt.line)
+			got, err := Parse(tt.line)
 			if tt.err != "" {
-				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tt.err) {
-					t.Fatalf("error %v, want ErrInvalid with %q", err, tt.err)
+				if !errors.Is(err, finding.ErrInvalid) || !strings.Contains(err.Error(), tt.err) {
+					t.Fatalf("error %v, want finding.ErrInvalid with %q", err, tt.err)
 				}
 				return
 			}
@@ -59,20 +61,20 @@ func TestParseTable(t *testing.T) {
 	}
 }
 
-func FuzzParseTable(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add("0 8385866 cow /dev/sdb1 0 /dev/sdb2 /dev/sdb3 0")
 	f.Add("63 100 cow b 7 rm rd 8 wm wd 9")
 	f.Fuzz(func(t *testing.T, line string) {
-		tab, err := ParseTable(line)
+		tab, err := Parse(line)
 		if err != nil {
-			if !errors.Is(err, ErrInvalid) {
-				t.Fatalf("%q: %v is not ErrInvalid", line, err)
+			if !errors.Is(err, finding.ErrInvalid) {
+				t.Fatalf("%q: %v is not finding.ErrInvalid", line, err)
 			}
 			return
 		}
-		again, err := ParseTable(tab.String())
+		again, err := Parse(tab.line())
 		if err != nil || !reflect.DeepEqual(tab, again) {
-			t.Fatalf("%q: printed %q reads back as %+v, %v", line, tab, again, err)
+			t.Fatalf("%q: printed %q reads back as %+v, %v", line, tab.line(), again, err)
 		}
 		for _, l := range tab.Layers {
 			if l.DataOffset < 0 || (l.DataOffset+tab.Length)*SectorSize < 0 {
@@ -82,27 +84,13 @@ func FuzzParseTable(f *testing.F) {
 	})
 }
 
-func TestCheckName(t *testing.T) {
-	for name, ok := range map[string]bool{
-		"vm1": true, "debian-12": true, "a": true, "A_b.c-1": true, strings.Repeat("x", MaxName): true,
-		"": false, ".": false, "..": false, ".x": false, "-x": false, "_x": false, "a/b": false, "a b": false,
-		"a@b": false, "ä": false, "a\x00": false, "a\n": false, strings.Repeat("x", MaxName+1): false,
-	} {
-		if err := CheckName("disk", name); (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {
-			t.Errorf("CheckName(%q) = %v, want ok %v", name, err, ok)
-		}
+// line returns the line that Parse reads.
+func (t *Table) line() string {
+	var b strings.Builder
+	b.WriteString(strconv.FormatInt(t.Start, 10) + " " + strconv.FormatInt(t.Length, 10) + " cow " +
+		t.Base + " " + strconv.FormatInt(t.BaseOffset, 10))
+	for _, l := range t.Layers {
+		b.WriteString(" " + l.Map + " " + l.Data + " " + strconv.FormatInt(l.DataOffset, 10))
 	}
-}
-
-func TestParseRef(t *testing.T) {
-	for s, want := range map[string]Ref{"vm1": {Name: "vm1"}, "vm1@t": {Name: "vm1", Tag: "t"}} {
-		if got, err := ParseRef(s); err != nil || got != want || got.String() != s {
-			t.Errorf("ParseRef(%q) = %v, %v", s, got, err)
-		}
-	}
-	for _, s := range []string{"", "@", "vm1@", "@t", "a@b@c", "../x"} {
-		if got, err := ParseRef(s); !errors.Is(err, ErrInvalid) {
-			t.Errorf("ParseRef(%q) = %v, %v; want ErrInvalid", s, got, err)
-		}
-	}
+	return b.String()
 }

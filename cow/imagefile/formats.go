@@ -1,4 +1,4 @@
-package store
+package imagefile
 
 import (
 	"bytes"
@@ -148,8 +148,8 @@ func probe(f vfs.File) (*fileFormat, error) {
 
 // Formats that can be imported.
 const (
-	FormatRaw   = "raw"
-	FormatQcow2 = "qcow2"
+	Raw   = "raw"
+	Qcow2 = "qcow2"
 )
 
 func probeBytes(head, tail []byte) *fileFormat {
@@ -157,7 +157,7 @@ func probeBytes(head, tail []byte) *fileFormat {
 		if len(head) >= 8 && binary.BigEndian.Uint32(head[4:]) == 1 {
 			return &fileFormat{name: "qcow", tool: convert("qcow")}
 		}
-		return &fileFormat{name: FormatQcow2}
+		return &fileFormat{name: Qcow2}
 	}
 	for i := range formats {
 		if f := &formats[i]; f.matches(head, tail) {
@@ -169,7 +169,7 @@ func probeBytes(head, tail []byte) *fileFormat {
 			return found
 		}
 	}
-	return &fileFormat{name: FormatRaw}
+	return &fileFormat{name: Raw}
 }
 
 func (f *fileFormat) matches(head, tail []byte) bool {
@@ -183,10 +183,10 @@ func (f *fileFormat) matches(head, tail []byte) bool {
 // probeTar verifies the checksum of the first member: the oldest archives have no magic.
 func probeTar(head []byte) *fileFormat {
 	const field, length = 148, 8
-	if len(head) < SectorSize {
+	if len(head) < layer.SectorSize {
 		return nil
 	}
-	h := head[:SectorSize]
+	h := head[:layer.SectorSize]
 	text := strings.Trim(string(h[field:field+length]), " \x00")
 	want, err := strconv.ParseInt(text, 8, 32)
 	if err != nil || h[0] == 0 {

@@ -1,4 +1,4 @@
-package store
+package imagefile
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ func (c *chainFile) qcow2Refusal(err error) error {
 	if !errors.As(err, &q) {
 		return fmt.Errorf("%s: %w", shell.Text(c.path), err)
 	}
-	return refused(c.path, "qcow2 image, "+q.What, q.Expected, q.Found, c.qcow2Advice(q.Err))
+	return finding.New(nil, c.path, "qcow2 image, "+q.What, q.Expected, q.Found, c.qcow2Advice(q.Err))
 }
 
 func (c *chainFile) qcow2Advice(err error) string {

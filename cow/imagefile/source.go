@@ -1,4 +1,4 @@
-package store
+package imagefile
 
 import (
 	"context"
@@ -7,17 +7,25 @@ import (
 	"io"
 	"os"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/qcow2"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
-// source is an image to import: one file, or a qcow2 with its backing files.
-type source struct {
-	name   string
-	format string
-	size   int64 // bytes of the guest's disk
+// Options for Open; the zero value detects the format and refuses backing files.
+type Options struct {
+	Format     string // Raw or Qcow2; default: detected from the content
+	Backing    bool   // accept backing files: their content becomes part of the image
+	ForceShare bool   // read files that other processes have open for writing
+}
+
+// Source is the content of an image to import: one file, or a qcow2 with its backing files.
+type Source struct {
+	Name   string // as given to Open
+	Format string // Raw or Qcow2
+	Size   int64  // bytes of the guest's disk
 	chain  []*chainFile
 }
 
@@ -35,20 +43,21 @@ type chainFile struct {
 	ranges   *vfs.RangeLock
 }
 
-// openSource opens an image file, and its backing files if o allows that. It refuses what cannot be
-// imported, with advice.
-func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
-	src := &source{name: name}
-	top, err := openChainFile(s.fs, name, name, o)
+// Open opens an image file, and its backing files if o allows that, and locks them against writers.
+// name is absolute. It refuses what cannot be imported, with advice. Errors: finding.ErrRefused;
+// layer.ErrInUse and vfs.ErrImageLocked (a process writes to a file).
+func Open(fsys vfs.FS, name string, o Options) (*Source, error) {
+	src := &Source{Name: name}
+	top, err := openChainFile(fsys, name, name, o)
 	if err != nil {
 		return nil, err
 	}
 	src.chain = append(src.chain, top)
 	err = top.open(o.Format)
 	if err == nil {
-		err = src.openBacking(s.fs, o)
+		err = src.openBacking(fsys, o)
 	}
-	src.format, src.size = top.format, top.size
+	src.Format, src.Size = top.format, top.size
 	if err == nil {
 		err = src.checkSize()
 	}
@@ -59,14 +68,14 @@ func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 }
 
 // openChainFile opens one file of the chain below top and locks it against writers.
-func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile, error) {
+func openChainFile(fsys vfs.FS, path, top string, o Options) (*chainFile, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
-		return nil, refusedFile("image file", path, err)
+		return nil, Refused("image file", path, err)
 	}
 	c := &chainFile{path: path, realPath: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
-		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
+		if err = c.lock(fsys); errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
 		}
 	}
@@ -81,23 +90,23 @@ func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile,
 
 // lock prevents writes to the file while it is read: by QEMU with its image locks, by a cowblk
 // process that serves a disk with data in it with range locks, and by an earlier version that
-// serves the file raw with a flock. ErrInUse: a process has it open for writing.
+// serves the file raw with a flock.
 func (c *chainFile) lock(fsys vfs.FS) error {
 	if err := c.file.LockImage(vfs.ImageRead); err != nil {
-		return classify(err)
+		return err
 	}
 	size, err := c.file.Size()
 	if err != nil {
 		return err
 	}
 	if err := c.file.Lock(false); errors.Is(err, vfs.ErrLocked) {
-		return classify(layer.LockedElsewhere(c.file, "image file", false))
+		return layer.LockedElsewhere(c.file, "image file", false)
 	}
 	if size == 0 {
 		return nil
 	}
 	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err, vfs.ErrLocked) {
-		return classify(layer.InUseElsewhere(c.path, "image file", false))
+		return layer.InUseElsewhere(c.path, "image file", false)
 	}
 	return err
 }
@@ -110,7 +119,7 @@ func (c *chainFile) close() error {
 	return errors.Join(err, c.file.Close())
 }
 
-// open detects the format, unless format is FormatRaw or FormatQcow2, and opens a qcow2.
+// open detects the format, unless format is Raw or Qcow2, and opens a qcow2.
 func (c *chainFile) open(format string) error {
 	found := &fileFormat{name: format}
 	if format == "" {
@@ -125,25 +134,25 @@ func (c *chainFile) open(format string) error {
 	}
 	c.format = found.name
 	switch found.name {
-	case FormatRaw:
+	case Raw:
 		c.size = size
-	case FormatQcow2:
+	case Qcow2:
 		if c.img, err = qcow2.Open(c.file, size); err != nil {
 			return c.qcow2Refusal(err)
 		}
 		c.size = c.img.Size
 	default:
-		return refused(c.path, "format of the file", "raw or qcow2", found.name,
-			found.advice(c.fsys, c.path, FormatQcow2, "--format raw"))
+		return finding.New(nil, c.path, "format of the file", "raw or qcow2", found.name,
+			found.advice(c.fsys, c.path, Qcow2, "--format raw"))
 	}
 	return nil
 }
 
-// expectedSize is the required size of a file with the content of a disk.
-const expectedSize = "a positive multiple of 512 bytes"
+// ExpectedSize is the required size of a file with the content of a disk.
+const ExpectedSize = "a positive multiple of 512 bytes"
 
-// sizeAdvice advises on a file whose size is not expectedSize.
-func sizeAdvice(size int64) string {
+// SizeAdvice advises on a file whose size is not ExpectedSize.
+func SizeAdvice(size int64) string {
 	if size == 0 {
 		return "it is empty: copy or download it again"
 	}
@@ -152,22 +161,22 @@ func sizeAdvice(size int64) string {
 }
 
 // checkSize refuses a size that a disk cannot have.
-func (src *source) checkSize() error {
+func (src *Source) checkSize() error {
 	refuse := func(expected, advice string) error {
-		return refused(src.name, "size of the "+src.format+" image", expected,
-			quoteBytes(src.size), advice)
+		return finding.New(nil, src.Name, "size of the "+src.Format+" image", expected,
+			finding.Bytes(src.Size), advice)
 	}
 	switch {
-	case src.size == 0 || src.size%SectorSize != 0:
-		return refuse(expectedSize, sizeAdvice(src.size))
-	case src.size > layer.MaxSize:
+	case src.Size == 0 || src.Size%layer.SectorSize != 0:
+		return refuse(ExpectedSize, SizeAdvice(src.Size))
+	case src.Size > layer.MaxSize:
 		return refuse(fmt.Sprintf("at most %d bytes", int64(layer.MaxSize)), "")
 	}
 	return nil
 }
 
-// backing returns the backing files for image.json.
-func (src *source) backing() []Backing {
+// Backing returns the backing files, from the top down.
+func (src *Source) Backing() []Backing {
 	var all []Backing
 	for _, c := range src.chain[1:] {
 		all = append(all, Backing{Path: shell.Text(c.realPath), Format: c.format})
@@ -176,14 +185,14 @@ func (src *source) backing() []Backing {
 }
 
 // unchanged refuses the source if one of its files has changed since the open.
-func (src *source) unchanged() error {
+func (src *Source) unchanged() error {
 	for _, c := range src.chain {
 		now, err := c.file.Identity()
 		if err != nil {
 			return err
 		}
-		if !sameState(c.opened, now) {
-			return stateFinding(c.path, c.opened, now,
+		if !SameState(c.opened, now) {
+			return StateFinding(c.path, c.opened, now,
 				"it was written to while it was being imported: stop the process that uses it, then try again")
 		}
 	}
@@ -192,8 +201,8 @@ func (src *source) unchanged() error {
 
 // locate finds the file of the chain that has the bytes of the disk from off on, nil for zeros, and
 // the length of that range up to limit.
-func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
-	end := min(limit, src.size)
+func (src *Source) locate(off, limit int64) (*chainFile, int64, error) {
+	end := min(limit, src.Size)
 	for _, c := range src.chain {
 		if off >= c.size {
 			return nil, end - off, nil // a longer file below is hidden from here on
@@ -228,12 +237,12 @@ func (src *source) locate(off, limit int64) (*chainFile, int64, error) {
 
 // next returns the first range [start, end) at or after off that may be nonzero; io.EOF if none.
 // Its time depends on the tables and extents, not on the size.
-func (src *source) next(ctx context.Context, off int64) (start, end int64, err error) {
-	for off < src.size {
+func (src *Source) next(ctx context.Context, off int64) (start, end int64, err error) {
+	for off < src.Size {
 		if err := ctx.Err(); err != nil {
 			return 0, 0, err
 		}
-		c, n, err := src.locate(off, src.size)
+		c, n, err := src.locate(off, src.Size)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -246,12 +255,12 @@ func (src *source) next(ctx context.Context, off int64) (start, end int64, err e
 }
 
 // ReadAt fills p. A read beyond the end is an error: callers know the size.
-func (src *source) ReadAt(p []byte, off int64) (int, error) {
+func (src *Source) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		at := off + int64(done)
-		if at >= src.size {
-			return done, fmt.Errorf("%s: %w", shell.Text(src.name), io.ErrUnexpectedEOF)
+		if at >= src.Size {
+			return done, fmt.Errorf("%s: %w", shell.Text(src.Name), io.ErrUnexpectedEOF)
 		}
 		c, n, err := src.locate(at, off+int64(len(p)))
 		if err != nil {
@@ -278,7 +287,7 @@ func (src *source) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // Close closes all files.
-func (src *source) Close() error {
+func (src *Source) Close() error {
 	var errs []error
 	for _, c := range src.chain {
 		errs = append(errs, c.close())

@@ -1,4 +1,4 @@
-package store
+package imagefile
 
 import (
 	"errors"
@@ -8,24 +8,25 @@ import (
 	"strconv"
 	"strings"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
-// maxBacking is the maximum number of backing files in a chain.
-const maxBacking = 64
+// MaxBacking is the maximum number of backing files in a chain.
+const MaxBacking = 64
 
 // Backing is a backing file of an imported qcow2. Its content is part of the image.
 type Backing struct {
 	Path   string `json:"path"`   // absolute, without symbolic links; Go-quoted if it holds unprintable characters
-	Format string `json:"format"` // FormatRaw or FormatQcow2
+	Format string `json:"format"` // Raw or Qcow2
 }
 
 func (b Backing) String() string { return b.Path + " (" + b.Format + ")" }
 
 // openBacking opens the backing files from the top down. It checks and locks each file before it
 // reads the content. Unless o.Backing is set it refuses the chain and lists the files.
-func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
+func (src *Source) openBacking(fsys vfs.FS, o Options) error {
 	for {
 		c := src.chain[len(src.chain)-1]
 		if c.img == nil || c.img.Backing == "" {
@@ -47,21 +48,21 @@ func (src *source) openBacking(fsys vfs.FS, o *ImportOptions) error {
 }
 
 // openBelow opens the backing file of c.
-func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chainFile, error) {
+func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, error) {
 	name := c.img.Backing
 	refuse := func(what, expected, found, advice string) error {
-		return refused(c.path, what, expected, found, advice)
+		return finding.New(nil, c.path, what, expected, found, advice)
 	}
-	oneImage := "if what it names may become a guest's disk, make one image of all: " + flatten(fsys, src.name)
-	if len(src.chain) > maxBacking {
-		return nil, refuse("backing files", fmt.Sprintf("at most %d", maxBacking), "more", oneImage)
+	oneImage := "if what it names may become a guest's disk, make one image of all: " + flatten(fsys, src.Name)
+	if len(src.chain) > MaxBacking {
+		return nil, refuse("backing files", fmt.Sprintf("at most %d", MaxBacking), "more", oneImage)
 	}
 	path, ok := backingPath(c.path, name)
 	if !ok {
 		return nil, refuse("backing file", "the name of a file", strconv.Quote(name), oneImage)
 	}
 	driver := c.img.BackingFormat
-	if driver != FormatRaw && driver != FormatQcow2 {
+	if driver != Raw && driver != Qcow2 {
 		found, advice := strconv.Quote(driver), oneImage
 		if driver == "" {
 			found = "none"
@@ -69,10 +70,10 @@ func (src *source) openBelow(fsys vfs.FS, c *chainFile, o *ImportOptions) (*chai
 		}
 		return nil, refuse("format of the backing file "+shell.Text(path), "raw or qcow2", found, advice)
 	}
-	below, err := openChainFile(fsys, path, src.name, o)
+	below, err := openChainFile(fsys, path, src.Name, o)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = refused(path, "backing file of "+shell.Text(c.path), "a file", "none",
+			err = finding.New(nil, path, "backing file of "+shell.Text(c.path), "a file", "none",
 				"put it there; without it the image's content is not whole")
 		}
 		return nil, err
@@ -111,7 +112,7 @@ func backingPath(image, name string) (string, bool) {
 
 // needsBackingFlag returns the refusal of an image with backing files. It lists the chain as far as
 // it could be followed.
-func (src *source) needsBackingFlag(last *chainFile, err error) error {
+func (src *Source) needsBackingFlag(last *chainFile, err error) error {
 	var b strings.Builder
 	for _, c := range src.chain[1:] {
 		fmt.Fprintf(&b, "%s, ", Backing{shell.Text(c.realPath), c.format})
@@ -123,6 +124,6 @@ func (src *source) needsBackingFlag(last *chainFile, err error) error {
 	if err != nil {
 		advice += "\nthat would fail here: " + err.Error()
 	}
-	return refused(src.name, "backing files", "none, or the word --backing",
+	return finding.New(nil, src.Name, "backing files", "none, or the word --backing",
 		strings.TrimSuffix(b.String(), ", "), advice)
 }

@@ -1,4 +1,4 @@
-package store
+package imagefile
 
 import (
 	"bytes"
@@ -125,8 +125,13 @@ func eachChunk(ctx context.Context, in extents, size int64, progress func(done i
 	return nil
 }
 
-// hashChunks returns the chunk digest of the first size bytes of a file. check, if not nil, is
-// called for each chunk that may hold data.
+// Digest returns the chunk digest of the first size bytes of a file. progress receives the number of
+// bytes done.
+func Digest(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string, error) {
+	return hashChunks(ctx, f, size, progress, func(int64, []byte) error { return nil })
+}
+
+// hashChunks is Digest that calls check for each chunk that may hold data.
 func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done int64), check func(off int64, p []byte) error) (string, error) {
 	// A truncated file would have the digest of a file with a hole at its end.
 	if now, err := f.Size(); err != nil {
@@ -136,13 +141,30 @@ func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done 
 	}
 	d := newChunkDigest(size)
 	err := eachChunk(ctx, fileExtents{f}, size, progress, func(off int64, p []byte) error {
-		if check != nil {
-			if err := check(off, p); err != nil {
-				return err
-			}
-		}
 		d.add(off, p)
-		return nil
+		return check(off, p)
 	})
 	return d.text(), err
+}
+
+// SHA256 returns the SHA-256 of the first size bytes of a file, with zeros for holes, which it does
+// not read, in hexadecimal.
+func SHA256(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string, error) {
+	sum, at := sha256.New(), int64(0)
+	zerosTo := func(end int64) {
+		for ; at < end && ctx.Err() == nil; at += min(end-at, chunkSize) {
+			sum.Write(zeroChunk[:min(end-at, chunkSize)])
+		}
+	}
+	err := eachChunk(ctx, fileExtents{f}, size, progress, func(off int64, p []byte) error {
+		zerosTo(off)
+		sum.Write(p)
+		at = off + int64(len(p))
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	zerosTo(size)
+	return hex.EncodeToString(sum.Sum(nil)), ctx.Err()
 }
