@@ -79,7 +79,7 @@ func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, 
 		return nil, err
 	}
 	for _, above := range src.chain {
-		if sameInode(above.opened, below.opened) {
+		if above.opened.SameFile(below.opened) {
 			_ = below.close()
 			return nil, refuse("backing file", "another file than those above it", shell.Text(path)+", which is "+shell.Text(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
@@ -90,10 +90,6 @@ func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, 
 		return nil, err
 	}
 	return below, nil
-}
-
-func sameInode(a, b vfs.Identity) bool {
-	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
 }
 
 // backingPath resolves the name of a backing file as QEMU does: relative to the directory of the

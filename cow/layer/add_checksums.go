@@ -131,7 +131,7 @@ func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error
 	expected, err := open.Identity()
 	if err == nil {
 		var found vfs.Identity
-		if found, err = f.Identity(); err == nil && !sameFile(expected, found) {
+		if found, err = f.Identity(); err == nil && !expected.SameFile(found) {
 			err = finding.New(ErrMismatch, path, "file", "the one that is open", "another one",
 				adviceFiles)
 		}

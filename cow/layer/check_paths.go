@@ -27,15 +27,11 @@ func (l *Layer) CheckPaths() error {
 			return l.pathError(f.path, "none: it was removed")
 		case err != nil:
 			return err
-		case !sameFile(expected, found):
+		case !expected.SameFile(found):
 			return l.pathError(f.path, "another file, with which it was replaced")
 		}
 	}
 	return nil
-}
-
-func sameFile(a, b vfs.Identity) bool {
-	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
 }
 
 func (l *Layer) pathError(path, found string) error {

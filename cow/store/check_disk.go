@@ -138,7 +138,7 @@ func (c *checker) consistent(k *Report) bool {
 
 // adviseClone advises a clone of the latest tag if only the head is damaged.
 func (c *checker) adviseClone(k *Report, m *Manifest) {
-	tags := m.tags()
+	tags := m.tagsFrom(0)
 	if len(tags) == 0 || k.Serving != nil {
 		return
 	}

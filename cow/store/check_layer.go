@@ -71,7 +71,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 		return r
 	}
 	r.header, r.owned, r.hasChecksums = found.Header, found.Owned, found.HasChecksums
-	fits := belongs(m, i, &r.header)
+	fits := c.belongs(m, i, &r.header)
 	for _, f := range found.Findings {
 		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs, found.Header) {
 			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
@@ -131,10 +131,9 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 }
 
 // belongs reports whether a header matches layer i of the manifest.
-func belongs(m *Manifest, i int, h *layer.Header) bool {
+func (c *checker) belongs(m *Manifest, i int, h *layer.Header) bool {
 	kn := known(m, i)
-	return h.UUID == kn.UUID && h.Parent == kn.Parent && h.BlockSize == kn.BlockSize && h.Base == kn.Base && h.BaseSize == kn.BaseSize &&
-		h.DataOffset == m.Layers[i].DataOffset && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
+	return kn.Matches(c.s.paths(&m.Layers[i]), h) && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
 }
 
 // unsealed reports a lower layer that an interrupted promotion left unsealed; see reopen.

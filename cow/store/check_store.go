@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,26 +14,20 @@ import (
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/strictjson"
-	"cowblk/cow/vfs"
 )
 
 // staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
 // Errors: ErrBusy, the context's.
 func (c *checker) staleTxns(storeReport *Report) error {
-	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
+	dirs, err := c.s.txnDirs()
 	if err != nil {
 		storeReport.addFailure(err)
+	}
+	if len(dirs) == 0 {
 		return nil
 	}
 	return c.locked(func() error {
-		for _, e := range entries {
-			if !isTxnDir(e) {
-				continue
-			}
-			dir := c.s.path(tmpDir, e.Name())
+		for _, dir := range dirs {
 			foreign, err := c.s.foreignInTxn(dir)
 			if err != nil {
 				storeReport.addFailure(err)
@@ -72,23 +65,6 @@ func (c *checker) locked(f func() error) error {
 		return c.s.locked(c.ctx, f)
 	}
 	return c.s.lockedToRead(c.ctx, f)
-}
-
-// isStale reports whether the process of a transaction is dead. The caller holds the store's lock.
-func (s *Store) isStale(dir string) (bool, error) {
-	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s.exists(dir) // see recoverTxn
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	err = f.Lock(true)
-	if errors.Is(err, vfs.ErrLocked) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // describeTxn describes the transaction of a dead process. Error: its record is damaged.
@@ -133,11 +109,7 @@ func (c *checker) orphans(storeReport *Report) error {
 		return nil
 	}
 	return c.locked(func() error {
-		survey := c.s.surveyReadOnly
-		if c.o.Repair {
-			survey = c.s.survey
-		}
-		v, err := survey()
+		v, err := c.s.survey(c.o.Repair)
 		if err != nil {
 			storeReport.addFailure(err)
 			return nil
@@ -282,25 +254,19 @@ func describeContent(found *layer.Inspection, err error) string {
 // holds the store's lock.
 func (s *Store) layersInJournals() (map[uuid.UUID]bool, error) {
 	named := map[uuid.UUID]bool{}
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return named, nil
-	}
-	for _, e := range entries {
-		if !isTxnDir(e) {
-			continue
-		}
-		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))
+	dirs, err := s.txnDirs()
+	for _, dir := range dirs {
+		j, jerr := s.readJournal(dir)
 		err = errors.Join(err, jerr)
 		for _, id := range j.Layers {
 			named[id] = true
 		}
-		if !isRemoval(e.Name()) {
+		if !isRemoval(dir) {
 			continue
 		}
-		if m, merr := s.removedDisk(s.path(tmpDir, e.Name())); merr == nil {
-			for _, l := range m.Layers {
-				named[l.UUID] = true
+		if m, merr := s.removedDisk(dir); merr == nil {
+			for _, id := range m.uuids() {
+				named[id] = true
 			}
 		}
 	}

@@ -153,7 +153,7 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
 				return finding.Invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
-					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tags()))
+					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tagsFrom(0)))
 			}
 		}
 		if err != nil {
@@ -189,21 +189,11 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	}
 	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)
 	if err != nil {
-		return classify(err)
+		return Classify(err)
 	}
 	m.BlockSize, m.Base, m.TableStart = src.BlockSize, src.Base, src.TableStart
 	m.Layers = append(m.Layers, src.Layers[:i+1]...)
 	return m.atLeast(top.Size, ref.String())
-}
-
-func (m *Manifest) tags() []string {
-	tags := []string{}
-	for _, l := range m.Sealed() {
-		if l.Tag != "" {
-			tags = append(tags, l.Tag)
-		}
-	}
-	return tags
 }
 
 // recheckSource repeats checks with the store locked: the image or layers may have been removed
@@ -281,11 +271,11 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 // f to release them.
 func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock, error) {
 	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) && !share {
-		return nil, fmt.Errorf("%w\n%s", classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
+		return nil, fmt.Errorf("%w\n%s", Classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
 	}
 	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
 	if errors.Is(err, vfs.ErrLocked) {
-		return nil, classify(layer.InUseElsewhere(path, "use as base", false))
+		return nil, Classify(layer.InUseElsewhere(path, "use as base", false))
 	}
 	return lock, err
 }
@@ -304,7 +294,7 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 		return f, nil
 	} else if err != nil {
 		f.Close()
-		err = fmt.Errorf("base: %w", classify(err))
+		err = fmt.Errorf("base: %w", Classify(err))
 		if errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%w\n%s", err, shareAdvice)
 		}
@@ -317,7 +307,7 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 	fingerprint, err := layer.ComputeFingerprint(f, offset, size)
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	id, err := f.Identity()
 	if err != nil {

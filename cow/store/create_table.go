@@ -123,7 +123,7 @@ func (s *Store) inspectMaps(t *dmtable.Table, m *Manifest, o CreateOptions) ([]t
 		case errors.Is(err, layer.ErrNotLayer) || o.Force && !errors.Is(err, os.ErrPermission):
 			maps[i].format = true
 		default:
-			return nil, classify(err)
+			return nil, Classify(err)
 		}
 	}
 	if m.BlockSize == 0 {
@@ -219,7 +219,7 @@ func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error
 		}
 		l, err := layer.FormatIfZero(s.fs, tm.paths, p, force)
 		if err != nil {
-			return classify(err)
+			return Classify(err)
 		}
 		if !last {
 			err = l.Seal(s.now())

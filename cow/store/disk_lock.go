@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -56,7 +55,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
-	if err := s.trusted(); err != nil {
+	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
 	if err := s.trustedDisk(name); err != nil {
@@ -81,7 +80,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		}
 		err = l.file.Lock(true)
 		if err == nil && s.sameFile(l.file, path) {
-			s.diskLocks.add(l)
+			s.diskLocks.Store(l, true)
 			l.restrict()
 			if err := l.SetServing(Serving{PID: os.Getpid()}); err != nil {
 				return nil, errors.Join(err, l.Unlock())
@@ -256,39 +255,17 @@ func (l *Lock) Unlock() error {
 	l.removeMemory()
 	// The record is ignored once another process has the lock.
 	_ = l.write(Serving{})
-	l.s.diskLocks.remove(l)
+	l.s.diskLocks.Delete(l)
 	return l.file.Close()
 }
 
-// lockSet is the set of disk locks that a Store holds.
-type lockSet struct {
-	mu  sync.Mutex
-	all map[*Lock]bool
-}
-
-func (h *lockSet) add(l *Lock) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.all == nil {
-		h.all = map[*Lock]bool{}
-	}
-	h.all[l] = true
-}
-
-func (h *lockSet) remove(l *Lock) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.all, l)
-}
-
-// find returns the lock of a disk, or nil.
-func (h *lockSet) find(name string) *Lock {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for l := range h.all {
-		if l.name == name {
-			return l
+// heldLock returns the lock of a disk that this Store holds, or nil.
+func (s *Store) heldLock(name string) (held *Lock) {
+	s.diskLocks.Range(func(l, _ any) bool {
+		if l := l.(*Lock); l.name == name {
+			held = l
 		}
-	}
-	return nil
+		return held == nil
+	})
+	return held
 }

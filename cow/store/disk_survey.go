@@ -39,18 +39,13 @@ type surveyedDisk struct {
 	link      bool        // the directory is a symbolic link
 }
 
-// survey reads all disks. The caller holds the store's lock. Error: the store's directories cannot
-// be listed.
-func (s *Store) survey() (*survey, error) { return s.surveyDisks(true) }
-
-// surveyReadOnly is survey without the store's lock. It does not write the index.
-func (s *Store) surveyReadOnly() (*survey, error) { return s.surveyDisks(false) }
-
-func (s *Store) surveyDisks(write bool) (*survey, error) {
+// survey reads all disks. write: the caller holds the store's lock, and the index is updated. Error:
+// the store's directories cannot be listed.
+func (s *Store) survey(write bool) (*survey, error) {
 	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, mayWrite: write}
 	defer v.close()
-	list, err := s.fs.ReadDir(s.path(disksDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	list, err := s.readDir(s.path(disksDir))
+	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
 	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool { return !e.IsDir() && !isLinkEntry(e) })
@@ -73,7 +68,7 @@ func (s *Store) surveyDisks(write bool) (*survey, error) {
 	if err := v.findAway(); err != nil {
 		return nil, err
 	}
-	v.save()
+	v.save(false)
 	return v, nil
 }
 

@@ -39,12 +39,8 @@ type classified struct {
 
 func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
 
-// Classify adds a sentinel of this package to an error of cow, for a file that is opened without a
-// store.
-func Classify(err error) error { return classify(err) }
-
-// classify adds a sentinel of this package to an error of cow or cow/layer.
-func classify(err error) error {
+// Classify adds a sentinel of this package to an error of cow or cow/layer.
+func Classify(err error) error {
 	for _, c := range []struct {
 		as   error
 		from []error

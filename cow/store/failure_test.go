@@ -7,8 +7,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/vfs"
 )
 
@@ -153,19 +151,21 @@ func consistent(t *testing.T, s *Store, want []byte) {
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
 		t.Errorf("%d work directories", len(works))
 	}
-	users, err := s.layerUsers()
-	if err != nil {
-		t.Error(err)
-	}
-	layers, _ := os.ReadDir(s.path(layersDir))
-	for _, l := range layers {
-		if len(users[uuid.MustParse(l.Name())]) == 0 {
-			t.Errorf("layer %s has no user", l.Name())
-		}
-	}
 	disks, err := s.Disks()
 	if err != nil {
 		t.Error(err)
+	}
+	users := map[string]bool{}
+	for _, m := range disks {
+		for _, id := range m.uuids() {
+			users[id.String()] = true
+		}
+	}
+	layers, _ := os.ReadDir(s.path(layersDir))
+	for _, l := range layers {
+		if !users[l.Name()] {
+			t.Errorf("layer %s has no user", l.Name())
+		}
 	}
 	for _, m := range disks {
 		got := content(t, s, m.Name)

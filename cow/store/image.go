@@ -117,24 +117,7 @@ func (s *Store) Image(name string) (*Image, error) {
 
 // Images reads all images in the order of names; errors as Disks.
 func (s *Store) Images() ([]*Image, error) {
-	names, err := s.names(imagesDir)
-	if err != nil {
-		return nil, err
-	}
-	var all []*Image
-	var errs []error
-	for _, name := range names {
-		m, err := s.Image(name)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, m)
-	}
-	return all, errors.Join(errs...)
+	return readAll(s, imagesDir, s.Image)
 }
 
 // ImageData returns the path of an image's raw content.

@@ -58,7 +58,7 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	}
 	in, err := imagefile.Open(s.fs, path, imagefile.Options{Format: o.Format, Backing: o.Backing, ForceShare: o.ForceShare})
 	if err != nil {
-		return nil, fmt.Errorf("import: %w", classify(err))
+		return nil, fmt.Errorf("import: %w", Classify(err))
 	}
 	defer in.Close()
 	tx, err := s.begin(ctx)

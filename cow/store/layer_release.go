@@ -17,8 +17,8 @@ import (
 // It ignores the layers in own and those that manifests name.
 func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 	s := v.s
-	list, err := s.fs.ReadDir(s.path(layersDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	list, err := s.readDir(s.path(layersDir))
+	if err != nil {
 		return nil, err
 	}
 	skip := map[uuid.UUID]bool{}
@@ -179,7 +179,7 @@ func (s *Store) restoreLayers(dir string) error {
 	if len(out) == 0 {
 		return nil
 	}
-	v, err := s.survey()
+	v, err := s.survey(true)
 	if err != nil {
 		return err
 	}

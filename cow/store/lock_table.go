@@ -95,7 +95,7 @@ func (h *lockedFiles) lock(fsys vfs.FS, path, what string, off, n int64, exclusi
 		}
 	}
 	if errors.Is(err, vfs.ErrLocked) {
-		return classify(layer.InUseElsewhere(path, "use as "+what+" of the table", exclusive))
+		return Classify(layer.InUseElsewhere(path, "use as "+what+" of the table", exclusive))
 	}
 	return err
 }

@@ -332,7 +332,7 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	h := hand{s, t}
 	create(t, s, "a", CreateOptions{Size: 4096})
 	look := func() (*vfs.Version, int) {
-		v, err := s.survey()
+		v, err := s.survey(true)
 		must(t, err)
 		e := s.readIndex().entries["a"]
 		if v.disks["a"] == nil || e == nil {

@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
-
-	"cowblk/cow/vfs"
 )
 
 // NotDirectory is an entry of images/ or disks/ with a valid name that is not a directory: a file,
@@ -30,10 +27,7 @@ const adviceNotDirectory = "nothing can have its name as long as it is there: se
 func (s *Store) NotDirectories() ([]*NotDirectory, error) {
 	var all []*NotDirectory
 	for _, kind := range []string{KindImage, KindDisk} {
-		entries, err := s.fs.ReadDir(s.path(dirOf(kind)))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		entries, err := s.readDir(s.path(dirOf(kind)))
 		if err != nil {
 			return all, fmt.Errorf("store %s: %w", s.dir, err)
 		}
@@ -60,11 +54,7 @@ func dirOf(kind string) string {
 // nil.
 func (s *Store) notDirectory(kind, name string) *NotDirectory {
 	path := s.path(dirOf(kind), name)
-	lstat := s.fs.Stat
-	if _, real := s.fs.(vfs.HostFS); real {
-		lstat = os.Lstat
-	}
-	fi, err := lstat(path)
+	fi, err := s.lstat(path)
 	if err != nil || fi.IsDir() {
 		return nil
 	}

@@ -104,7 +104,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
 			if err := s.refuseLegacyLiveFile(m, h.UUID, o.Cow.Unflushed); err != nil {
-				return nil, s.refusedLayer(m, classify(err))
+				return nil, s.refusedLayer(m, Classify(err))
 			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
@@ -126,7 +126,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		var locked *cow.BaseLockedError
 		if errors.As(err, &locked) {
-			err = s.refusedLayer(m, classify(err))
+			err = s.refusedLayer(m, Classify(err))
 			if inPlace && !locked.Writer {
 				err = fmt.Errorf("%w\n%s", err, shareAdvice)
 			}
@@ -136,7 +136,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		again := sealing
 		sealing = s.beingSealed(m)
 		if !errors.Is(err, layer.ErrInUse) || !again && !sealing || time.Now().After(end) {
-			return nil, s.refusedLayer(m, classify(err))
+			return nil, s.refusedLayer(m, Classify(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -178,7 +178,7 @@ func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	path := s.paths(l).Map
 	h, err := layer.ReadHeader(s.fs, path)
 	if err != nil {
-		return h, classify(err)
+		return h, Classify(err)
 	}
 	advice := "put back the layer that the disk's manifest names"
 	switch {

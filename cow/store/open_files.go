@@ -49,7 +49,7 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	l := s.diskLocks.find(m.Name)
+	l := s.heldLock(m.Name)
 	if l == nil {
 		return misplaced(path, "lock", "that this process does not hold it")
 	}
@@ -57,7 +57,7 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	if id.Dev != ours.Dev || id.Inode != ours.Inode {
+	if !id.SameFile(ours) {
 		return misplaced(path, "lock", "another one: the files were replaced")
 	}
 	return nil

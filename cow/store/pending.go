@@ -100,7 +100,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	// If unflushed writes survive a kill on the current head, they must on the new one.
 	h, err := layer.ReadHeader(s.fs, s.paths(old).Map)
 	if err != nil {
-		return classify(err)
+		return Classify(err)
 	}
 	hasShared := h.Generation != 0
 	if hasShared && p.sharedDir == "" {
@@ -121,7 +121,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
 	}
 	if err != nil {
-		return classify(err)
+		return Classify(err)
 	}
 	p.heads = append(p.heads, head)
 	p.after = append(p.after, &after)

@@ -33,7 +33,7 @@ func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error
 	} else {
 		h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
 		if err != nil {
-			return fmt.Errorf("disk %q: %w", name, classify(err))
+			return fmt.Errorf("disk %q: %w", name, Classify(err))
 		}
 		m.Size = h.Size // the disk may have grown since
 	}

@@ -47,18 +47,11 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 // refuseUnfinished refuses a disk if an interrupted change of several disks has reached only some
 // of them.
 func (s *Store) refuseUnfinished(disk string) error {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	dirs, err := s.txnDirs()
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if !isTxnDir(e) {
-			continue
-		}
-		dir := s.path(tmpDir, e.Name())
+	for _, dir := range dirs {
 		c, err := s.readChange(dir)
 		if err != nil {
 			return &unfinishedError{err: err}
@@ -129,13 +122,13 @@ func (s *Store) makeRunDir(dir string) error {
 			}
 		}
 	}
-	if err := makeDir(s.fs, dir, enterPerm); err != nil {
+	if err := s.makeDir(dir); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
 	if err := s.trustedRunDir(dir, true); err != nil {
 		return err
 	}
-	restrictDir(s, filepath.Dir(dir), filepath.Base(dir), enterPerm)
+	s.restrictDir(filepath.Dir(dir), filepath.Base(dir), enterPerm)
 	return s.trustedRunDir(dir, false)
 }
 

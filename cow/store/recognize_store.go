@@ -220,10 +220,7 @@ func (s *Store) checkMapMagic(path string) error {
 // there may only be directories and sockets.
 func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 	for _, dir := range storeDirs {
-		entries, err := s.fs.ReadDir(s.path(dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		entries, err := s.readDir(s.path(dir))
 		if err != nil {
 			return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 		}

@@ -37,7 +37,7 @@ func (s *Store) PlanRemove(name string) (*Removal, error) {
 	if exists, err := s.exists(s.path(imagesDir, name)); err != nil {
 		return nil, err
 	} else if exists {
-		v, err := s.surveyReadOnly()
+		v, err := s.survey(false)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (s *Store) planDisk(name string) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.surveyReadOnly()
+	v, err := s.survey(false)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	var plan *Removal
 	err = s.locked(ctx, func() error {
 		_ = s.recoverStaleTxns()
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}
@@ -198,7 +198,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		if err != nil {
 			return err
 		}
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}

@@ -12,13 +12,8 @@ import (
 // isLink reports whether an entry of images/ or disks/ is a symbolic link. A removal must not go
 // through it: what it leads to may be another image, or no cowblk's at all.
 func (s *Store) isLink(dir, name string) (bool, error) {
-	entries, err := s.fs.ReadDir(s.path(dir))
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
-		return e.Name() == name && e.Type()&fs.ModeSymlink != 0
-	}), nil
+	fi, err := s.lstat(s.path(dir, name))
+	return err == nil && fi.Mode().Type() == fs.ModeSymlink, err
 }
 
 // removeLink durably removes a symbolic link that stands for a directory of images/ or disks/. Its

@@ -31,7 +31,7 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.surveyReadOnly()
+	v, err := s.survey(false)
 	if err != nil {
 		return nil, err
 	}
@@ -66,13 +66,10 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	}
 	plan := &Rollback{
 		Disk: m.Name, Tag: tag, Depth: top + 2,
-		Lost: []string{}, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
+		Lost: m.tagsFrom(top + 1), Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
 	}
 	for i := top + 1; i < len(m.Layers); i++ {
 		l := &m.Layers[i]
-		if l.Tag != "" {
-			plan.Lost = append(plan.Lost, l.Tag)
-		}
 		if i > lastNeeded {
 			plan.Freed += s.storeBytes(l)
 		}
@@ -149,7 +146,7 @@ func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (
 	}
 	after := *m
 	after.Layers = slices.Clone(m.Layers[:top+1])
-	if now := tagsAbove(m, top); lost != nil && !slices.Equal(lost, now) {
+	if now := m.tagsFrom(top + 1); lost != nil && !slices.Equal(lost, now) {
 		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
 			m.Name, ErrBusy, listText(lost), listText(now))
 	}
@@ -178,7 +175,7 @@ func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (
 	}
 	var plan *Rollback
 	err = s.locked(ctx, func() error {
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}
@@ -217,15 +214,4 @@ func (s *Store) undo(m, after *Manifest) error {
 		})
 	}
 	return err
-}
-
-// tagsAbove returns the tags of the layers above layer top, oldest first.
-func tagsAbove(m *Manifest, top int) []string {
-	tags := []string{}
-	for _, l := range m.Layers[top+1:] {
-		if l.Tag != "" {
-			tags = append(tags, l.Tag)
-		}
-	}
-	return tags
 }

@@ -77,7 +77,7 @@ type Store struct {
 	releasedSize atomic.Int64 // size of a removed file, in bytes
 	released     atomic.Int32 // files of the reserve that this Store has removed and not created again
 	waiters      waiters      // for the store's lock
-	diskLocks    lockSet
+	diskLocks    sync.Map     // keys: the *Lock of each disk that is locked
 	holders      holderCache
 }
 
@@ -195,10 +195,7 @@ func (s *Store) path(elem ...string) string {
 
 // names returns the sorted entries of one of the store's directories that have valid names.
 func (s *Store) names(dir string) ([]string, error) {
-	entries, err := s.fs.ReadDir(s.path(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := s.readDir(s.path(dir))
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
@@ -209,6 +206,44 @@ func (s *Store) names(dir string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// readDir lists a directory in the order of names; a missing one is empty.
+func (s *Store) readDir(path string) ([]fs.DirEntry, error) {
+	entries, err := s.fs.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
+}
+
+// lstat is Stat that does not follow a symbolic link at the end. The file systems of tests have
+// none.
+func (s *Store) lstat(path string) (fs.FileInfo, error) {
+	if _, real := s.fs.(vfs.HostFS); real {
+		return os.Lstat(path)
+	}
+	return s.fs.Stat(path)
+}
+
+// readAll reads all documents of a directory in the order of names. It skips unreadable ones and
+// joins their errors.
+func readAll[T any](s *Store, dir string, read func(name string) (T, error)) ([]T, error) {
+	names, err := s.names(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []T
+	var errs []error
+	for _, name := range names {
+		switch v, err := read(name); {
+		case err == nil:
+			all = append(all, v)
+		case !errors.Is(err, ErrNotFound): // else removed meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
 }
 
 // linkToDirectory reports whether an entry is a symbolic link to a directory, which is accepted as

@@ -1,9 +1,7 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -143,10 +141,7 @@ func (s *Store) inodeInStore(extents []vfs.Extent) (string, error) {
 		dir   string
 		files []string
 	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, checksumsFile}}} {
-		entries, err := s.fs.ReadDir(s.path(d.dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		entries, err := s.readDir(s.path(d.dir))
 		if err != nil {
 			return "", err
 		}

@@ -23,9 +23,7 @@ import (
 // another user trusts a group that may write to a directory of that user or of root. Trusted also
 // refuses a directory that is not a store and contains something else: see recognize. Listing an
 // untrusted store is harmless. It is an ErrInvalid.
-func (s *Store) Trusted() error { return s.trusted() }
-
-func (s *Store) trusted() error {
+func (s *Store) Trusted() error {
 	if err := s.trustedPath(); err != nil {
 		return err
 	}

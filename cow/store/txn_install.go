@@ -27,7 +27,7 @@ func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
 	}
 	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile), Data: tx.path("layer", dataFile)}, p)
 	if err != nil {
-		return uuid.Nil, classify(err)
+		return uuid.Nil, Classify(err)
 	}
 	if err := l.Close(); err != nil {
 		return uuid.Nil, err

@@ -92,15 +92,9 @@ func (k dirLayout) subdir(name string) dirLayout {
 // power cut has lost that, only staged files. An empty directory counts as cowblk's.
 func (s *Store) foreignInTxn(dir string) (string, error) {
 	k := layoutOf(dir)
-	entries, err := s.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil // its process has just ended
-	}
-	if err != nil {
+	entries, err := s.readDir(dir)
+	if err != nil || len(entries) == 0 { // missing: its process has just ended
 		return "", err
-	}
-	if len(entries) == 0 {
-		return "", nil
 	}
 	lock, staged, foreign := false, true, ""
 	for _, e := range entries {
@@ -180,10 +174,7 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 		return "", nil
 	}
 	at := filepath.Join(dir, e.Name())
-	entries, err := s.fs.ReadDir(at)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	entries, err := s.readDir(at)
 	if err != nil {
 		return "", err
 	}
@@ -209,10 +200,7 @@ func (s *Store) removeTxnDir(dir string) error {
 // removeAllowed removes the permitted entries of a directory, and the directory if it is empty
 // then; else it returns what is left.
 func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) {
-	entries, err := s.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	entries, err := s.readDir(dir)
 	if err != nil {
 		return "", err
 	}

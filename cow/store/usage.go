@@ -55,7 +55,7 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 		return nil, refused(p.Map, "map of layer "+l.UUID.String(), "a file", "none", "")
 	}
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	u := &Usage{State: h.State.String(), Size: h.Size, Blocks: h.Owned, Source: SourceHeader}
 	if !h.Clean {
