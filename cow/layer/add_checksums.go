@@ -18,14 +18,8 @@ import (
 // throttle is called after each piece of at most 64 KiB with the offset behind it in the data file;
 // its error ends the work; nil: no throttling. ErrNoTableSpace: the table belongs behind the map,
 // and the map is a device, or a file in which something else follows the map.
-func (l *Layer) AddChecksums(throttle func(off int64) error) error {
-	if err := l.addChecksums(throttle); err != nil {
-		return fmt.Errorf("add checksums of the data: %w", err)
-	}
-	return nil
-}
-
-func (l *Layer) addChecksums(throttle func(off int64) error) error {
+func (l *Layer) AddChecksums(throttle func(off int64) error) (err error) {
+	defer addContext(&err, "add checksums of the data")
 	h := l.Header()
 	if h.State != Sealed {
 		return fmt.Errorf("%s: %w", l.paths.Map, ErrNotSealed)

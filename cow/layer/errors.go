@@ -3,6 +3,7 @@ package layer
 import (
 	"cowblk/cow/finding"
 	"errors"
+	"fmt"
 )
 
 // One sentinel per decision of a caller. Every error of this package about a layer's content wraps
@@ -42,4 +43,11 @@ func withPath(path string, err error) error {
 		f.File = path
 	}
 	return err
+}
+
+// addContext says in an error, unless it is nil, what was being done.
+func addContext(err *error, doing string) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", doing, *err)
+	}
 }

@@ -51,14 +51,15 @@ type Inspection struct {
 //
 // It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of InspectParams.Data, the
 // operating system's.
-func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
+func Inspect(fsys vfs.FS, p Paths, o InspectParams) (_ *Inspection, err error) {
+	defer addContext(&err, "inspect layer")
 	x := &inspector{fs: fsys, flag: os.O_RDONLY, paths: p, params: o}
 	defer x.close()
 	if err := x.open(false); err != nil {
-		return nil, fmt.Errorf("inspect layer: %w", err)
+		return nil, err
 	}
 	if err := x.inspect(); err != nil {
-		return nil, fmt.Errorf("inspect layer: %w", err)
+		return nil, err
 	}
 	return &x.Inspection, nil
 }

@@ -111,18 +111,15 @@ func (l *Layer) open(o OpenParams) error {
 
 // ReadHeader reads and checks the header of a map alone, without a lock and without a check of
 // bitmap or data. It is for listings.
-func ReadHeader(fsys vfs.FS, name string) (Header, error) {
+func ReadHeader(fsys vfs.FS, name string) (_ Header, err error) {
+	defer addContext(&err, "read layer header")
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
-		return Header{}, fmt.Errorf("read layer header: %w", err)
+		return Header{}, err
 	}
 	defer f.Close()
 	var sector [SectorSize]byte
-	h, err := readHeader(f, &sector)
-	if err != nil {
-		return Header{}, fmt.Errorf("read layer header: %w", err)
-	}
-	return h, nil
+	return readHeader(f, &sector)
 }
 
 // readHeader reads the header of a map, which another process may be rewriting to seal the layer or

@@ -16,21 +16,23 @@ import (
 func Repair(fsys vfs.FS, p Paths, k Known) (done []string, err error) {
 	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
+	defer addContext(&err, "repair layer")
 	if err := x.open(true); err != nil {
-		return nil, fmt.Errorf("repair layer: %w", err)
+		return nil, err
 	}
 	if err := x.inspect(); err != nil {
-		return nil, fmt.Errorf("repair layer: %w", err)
+		return nil, err
 	}
 	for _, f := range x.Findings {
 		if f.Remedy == NoRemedy {
 			continue
 		}
-		if err := markMapChanging(fsys, x.mapf, &x.Header); err != nil {
-			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		err := markMapChanging(fsys, x.mapf, &x.Header)
+		if err == nil {
+			err = x.apply(f.Remedy)
 		}
-		if err := x.apply(f.Remedy); err != nil {
-			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		if err != nil {
+			return done, fmt.Errorf("%s: %w", p.Map, err)
 		}
 		done = append(done, f.Remedy)
 	}

@@ -28,15 +28,11 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 		spec.Path = s.ImageData(b.Image)
 		return spec, s.checkImage(ctx, m)
 	}
-	f, err := s.openBase(m, b.Path)
+	f, now, err := s.openBase(m, b.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	now, err := f.Identity()
-	if err != nil {
-		return nil, err
-	}
 	if imagefile.SameState(now, *b.Identity) {
 		return spec, nil
 	}
@@ -51,17 +47,20 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 // layer.ComputeFingerprint.
 func sampledBytes(size int64) int64 { return min(size, 2*64<<10+256*4<<10) }
 
-func (s *Store) openBase(m *Manifest, path string) (vfs.File, error) {
-	f, err := vfs.OpenImage(s.fs, path, os.O_RDONLY)
+// openBase opens the file at path, the base of m, and returns its state.
+func (s *Store) openBase(m *Manifest, path string) (f vfs.File, now vfs.Identity, err error) {
+	f, err = vfs.OpenImage(s.fs, path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refused(path, "base of disk "+m.Name,
-			"the file that the disk was created on", "no such file",
+		return nil, now, refused(path, "base of disk "+m.Name, "the file that the disk was created on", "no such file",
 			"put it back in this place; the disk's layers hold only what differs from it")
 	}
 	if err != nil {
-		return nil, imagefile.Refused("base of disk "+m.Name, path, err)
+		return nil, now, imagefile.Refused("base of disk "+m.Name, path, err)
 	}
-	return f, nil
+	if now, err = f.Identity(); err != nil {
+		f.Close()
+	}
+	return f, now, err
 }
 
 // checkFingerprint compares the sampled fingerprint of the base with the recorded one.
@@ -105,15 +104,11 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 			img.Fingerprint.String(),
 			adviceOtherImage)
 	}
-	f, err := s.openBase(m, path)
+	f, now, err := s.openBase(m, path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	now, err := f.Identity()
-	if err != nil {
-		return err
-	}
 	if err := img.checkSize(path, now); err != nil {
 		return err
 	}
@@ -156,15 +151,11 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 	if m.Base.Image != "" {
 		return m, s.checkImage(ctx, m)
 	}
-	f, err := s.openBase(m, m.Base.Path)
+	f, now, err := s.openBase(m, m.Base.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	now, err := f.Identity()
-	if err != nil {
-		return nil, err
-	}
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}

@@ -251,7 +251,7 @@ func (k *Report) addErrorOrMissing(object, path string, err error) {
 
 // sampleBase compares the sampled fingerprint of the base.
 func (s *Store) sampleBase(m *Manifest, path string) error {
-	f, err := s.openBase(m, path)
+	f, _, err := s.openBase(m, path)
 	if err != nil {
 		return err
 	}

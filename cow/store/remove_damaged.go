@@ -55,10 +55,11 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 // manifest).
 func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
 	defer s.fillReserve()
-	return r, s.withReserve(0, func() error {
+	err = s.withReserve(0, func() error {
 		r, err = s.removeDamagedOnce(ctx, name)
 		return err
 	})
+	return r, err
 }
 
 // removeDamagedOnce makes one attempt of RemoveDamaged. After a lack of space nothing has changed.

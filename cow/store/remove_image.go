@@ -1,13 +1,70 @@
 package store
 
 import (
+	"context"
 	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
+
+	"github.com/google/uuid"
 )
+
+func (s *Store) planImage(v *survey, name string) (*Removal, error) {
+	link, err := s.isLink(imagesDir, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ownName(v, name, link); err != nil {
+		return nil, err
+	}
+	users, away, err := v.imageUsers(name)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: cannot determine whether disks use it: %w", name, err)
+	}
+	if len(users) > 0 {
+		noun := "disk"
+		if len(users) > 1 {
+			noun = "disks"
+		}
+		return nil, fmt.Errorf("image %q is %w: base of %s %s\nit stays as long as a disk lies on it: %s shows them",
+			name, ErrInUse, noun, strings.Join(users, ", "), s.command("tree", name))
+	}
+	if len(away) > 0 {
+		return nil, fmt.Errorf("image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
+			name, ErrInUse, strings.Join(away, ", "), shell.Text(s.path(disksDir)))
+	}
+	var freed int64
+	if !link {
+		freed = s.allocated(s.ImageData(name))
+	}
+	return &Removal{Name: name, Kind: "image", Freed: freed, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
+}
+
+// removeImage makes one attempt to remove an image.
+func (s *Store) removeImage(ctx context.Context, name string) (plan *Removal, err error) {
+	err = s.locked(ctx, func() error {
+		_ = s.recoverStaleTxns()
+		v, err := s.survey(true)
+		if err != nil {
+			return err
+		}
+		if plan, err = s.planImage(v, name); err != nil {
+			return err
+		}
+		if link, err := s.isLink(imagesDir, name); err != nil {
+			return err
+		} else if link {
+			return s.removeLink(imagesDir, name)
+		}
+		plan.txnDir, err = s.moveOut(imagesDir, name)
+		return err
+	})
+	return plan, err
+}
 
 // isLink reports whether an entry of images/ or disks/ is a symbolic link. A removal must not go
 // through it: what it leads to may be another image, or no cowblk's at all.

@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/google/uuid"
+)
+
+// removableDisk returns the manifest of a disk that nobody has open.
+func (s *Store) removableDisk(name string) (*Manifest, error) {
+	if _, serving := s.Serving(name); serving {
+		return nil, s.inUse(name)
+	}
+	return s.Disk(name)
+}
+
+// planDisk plans the removal of a disk from a survey.
+func (s *Store) planDisk(v *survey, m *Manifest) (*Removal, error) {
+	lastNeeded, _, err := v.needed(m, 0, m.Name)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+	}
+	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		if i > lastNeeded {
+			plan.Freed += s.storeBytes(l)
+		}
+		if i > lastNeeded && l.inStore() {
+			plan.Layers = append(plan.Layers, l.UUID)
+		} else {
+			plan.Kept = append(plan.Kept, l.UUID)
+		}
+	}
+	return plan, nil
+}
+
+// storeBytes returns the space of a layer's files in the store, in bytes on the file system.
+func (s *Store) storeBytes(l *Layer) int64 {
+	p := s.paths(l)
+	if l.inStore() {
+		return s.allocated(p.Map) + s.allocated(p.Data)
+	}
+	return s.allocated(p.Checksums)
+}
+
+// removeDisk renames the disk's directory, with its manifest and lock, to tmp/. That removes the
+// disk, and the manifest there lists the layers to remove. The store is locked for renames only.
+func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err error) {
+	if _, err := s.removableDisk(name); err != nil {
+		return nil, err // before a lock file is created
+	}
+	lock, err := s.LockDisk(name)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	if err := s.recoverKeeping(ctx, name, 0); err != nil {
+		return nil, err
+	}
+	err = s.locked(ctx, func() error {
+		_ = s.recoverStaleTxns() // an interrupted promotion has left a layer on the disk's head
+		m, err := s.Disk(name)
+		if err != nil {
+			return err
+		}
+		v, err := s.survey(true)
+		if err != nil {
+			return err
+		}
+		if plan, err = s.planDisk(v, m); err != nil {
+			return err
+		}
+		left, err := s.moveOutDisk(v, m)
+		if err != nil {
+			return err
+		}
+		v.dropDisk(name)
+		if err := v.releaseAbove(m, 0, left, m.Name); err != nil {
+			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
+			return nil
+		}
+		plan.txnDir = left
+		return nil
+	})
+	return plan, err
+}
+
+// moveOutDisk is moveOut for a disk. If the disk's directory is a symbolic link, moveOutDisk
+// creates a directory with a copy of the manifest and moves the link into it. The target of the
+// link stays.
+func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
+	if d := v.disks[m.Name]; d == nil || !d.link {
+		return s.moveOut(disksDir, m.Name)
+	}
+	out := s.path(tmpDir, removalPrefix+uuid.NewString())
+	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
+		return "", err
+	}
+	if err := s.writeDocument(filepath.Join(out, diskFile), m); err != nil {
+		return "", errors.Join(err, s.fs.RemoveAll(out))
+	}
+	link := filepath.Join(out, linkFile)
+	if err := s.fs.Rename(s.path(disksDir, m.Name), link); err != nil {
+		return "", errors.Join(err, s.fs.RemoveAll(out))
+	}
+	if err := s.fs.SyncDir(s.path(disksDir)); err != nil {
+		return "", errors.Join(err, s.fs.Rename(link, s.path(disksDir, m.Name)), s.fs.SyncDir(s.path(disksDir)))
+	}
+	s.log.Warn("the disk's directory was a symbolic link: the link is removed, and the directory that it led to stays", "disk", m.Name)
+	return out, nil
+}
